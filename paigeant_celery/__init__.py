@@ -1,0 +1,104 @@
+"""Durable, message-driven workflows of Pydantic AI agents on Celery.
+
+The public names are loaded when they are first used, so that importing the package loads neither Celery nor
+pydantic-ai and changes no application.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from paigeant_celery.agent import PaigeantAgent, register_agent
+    from paigeant_celery.context import WorkflowContext, workflow_context
+    from paigeant_celery.deps import StepOutput, WorkflowDependencies
+    from paigeant_celery.dispatch import WorkflowDispatcher
+    from paigeant_celery.errors import (
+        PaigeantError,
+        StoreRequired,
+        TransientError,
+        UsageError,
+        WorkflowCancelled,
+        WorkflowFailed,
+    )
+    from paigeant_celery.executor import ActivityExecutor
+    from paigeant_celery.functions import activity
+    from paigeant_celery.handle import WorkflowEvent, WorkflowHandle, WorkflowResult, WorkflowStatus
+    from paigeant_celery.message import PaigeantMessage
+    from paigeant_celery.plugin import install
+    from paigeant_celery.policy import StepPolicy
+    from paigeant_celery.slip import ActivitySpec, FunctionSpec, RoutingSlip
+    from paigeant_celery.transport import get_transport
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "ActivityExecutor": "executor",
+    "ActivitySpec": "slip",
+    "FunctionSpec": "slip",
+    "PaigeantAgent": "agent",
+    "PaigeantError": "errors",
+    "PaigeantMessage": "message",
+    "RoutingSlip": "slip",
+    "StepOutput": "deps",
+    "StepPolicy": "policy",
+    "StoreRequired": "errors",
+    "TransientError": "errors",
+    "UsageError": "errors",
+    "WorkflowCancelled": "errors",
+    "WorkflowContext": "context",
+    "WorkflowDependencies": "deps",
+    "WorkflowDispatcher": "dispatch",
+    "WorkflowEvent": "handle",
+    "WorkflowFailed": "errors",
+    "WorkflowHandle": "handle",
+    "WorkflowResult": "handle",
+    "WorkflowStatus": "handle",
+    "activity": "functions",
+    "get_transport": "transport",
+    "install": "plugin",
+    "register_agent": "agent",
+    "workflow_context": "context",
+}
+
+__all__ = [
+    "ActivityExecutor",
+    "ActivitySpec",
+    "FunctionSpec",
+    "PaigeantAgent",
+    "PaigeantError",
+    "PaigeantMessage",
+    "RoutingSlip",
+    "StepOutput",
+    "StepPolicy",
+    "StoreRequired",
+    "TransientError",
+    "UsageError",
+    "WorkflowCancelled",
+    "WorkflowContext",
+    "WorkflowDependencies",
+    "WorkflowDispatcher",
+    "WorkflowEvent",
+    "WorkflowFailed",
+    "WorkflowHandle",
+    "WorkflowResult",
+    "WorkflowStatus",
+    "activity",
+    "get_transport",
+    "install",
+    "register_agent",
+    "workflow_context",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

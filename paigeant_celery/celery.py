@@ -1,0 +1,29 @@
+"""The stand-alone app: `celery -A paigeant_celery worker -I your.agents`.
+
+It reads `celeryconfig.py` of the working directory where there is one; otherwise broker and store are the
+Redis of `PAIGEANT_REDIS_URL`, else that of this host.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from celery import Celery
+
+from paigeant_celery.plugin import install
+from paigeant_celery.transport import default_redis_url
+
+__all__ = ["app"]
+
+DEFAULTS = {
+    "broker_url": default_redis_url(),
+    "paigeant_store_url": "broker",
+    "broker_connection_retry_on_startup": True,
+    "worker_prefetch_multiplier": 1,
+    "worker_send_task_events": True,
+    "task_ignore_result": True,
+}
+
+app = Celery("paigeant_celery")
+app.config_from_object("celeryconfig" if find_spec("celeryconfig") else DEFAULTS)
+install(app)

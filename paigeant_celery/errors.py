@@ -1,0 +1,293 @@
+"""The errors of paigeant_celery, in three families.
+
+`UsageError`: the caller did something wrong. `MessageError`: a message cannot be run, whoever sent it.
+`TransientError`: the world is down and the same call may succeed later.
+
+Celery rebuilds an error as `cls(*args)`, so each class hands its own positional arguments to
+`Exception` and words its text in `__str__`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+__all__ = [
+    "ConfigurationError",
+    "DuplicateActivity",
+    "EmptyItinerary",
+    "HopFailed",
+    "IllegalEvent",
+    "InvalidInput",
+    "MessageError",
+    "NoWorkflow",
+    "NotPublished",
+    "NotSerializable",
+    "PaigeantError",
+    "StoreCorrupt",
+    "StoreRequired",
+    "TransientError",
+    "Unreachable",
+    "UnknownActivity",
+    "UnknownTransport",
+    "UnknownWorkflow",
+    "UsageError",
+    "WorkflowCancelled",
+    "WorkflowConflict",
+    "WorkflowFailed",
+]
+
+
+class PaigeantError(Exception):
+    """Base class of every error that paigeant_celery raises on purpose."""
+
+
+class UsageError(PaigeantError):
+    """The library was called in a way that cannot work; calling again unchanged will not help."""
+
+
+class TransientError(PaigeantError):
+    """Something outside is down; the same call may succeed later."""
+
+
+class InvalidInput(UsageError, ValueError):
+    """A value given by the caller was refused before anything was enqueued.
+
+    `reason` is a fixed code, `path` the dotted field that it concerns ("" for the whole), never a value.
+    """
+
+    def __init__(self, reason: str, path: str, text: str) -> None:
+        super().__init__(reason, path, text)
+        self.reason, self.path, self.text = reason, path, text
+
+    def __str__(self) -> str:
+        where = f" at `{self.path}`" if self.path else ""
+        return f"{self.reason}{where}: {self.text}"
+
+
+class EmptyItinerary(InvalidInput):
+    """A workflow without a step was dispatched."""
+
+    def __init__(self, reason: str = "empty_itinerary", path: str = "itinerary", text: str = "") -> None:
+        super().__init__(
+            reason,
+            path,
+            text or "there is no step to run; call `add_to_runway(…)` since the last dispatch, or pass `itinerary=[…]`",
+        )
+
+
+class WorkflowConflict(UsageError):
+    """The correlation id belongs to a workflow with other content."""
+
+    def __init__(self, correlation_id: str) -> None:
+        super().__init__(correlation_id)
+        self.correlation_id = correlation_id
+
+    def __str__(self) -> str:
+        return (
+            f"workflow_conflict: a workflow {self.correlation_id!r} exists with another itinerary, variables or "
+            "deadline; choose another `correlation_id`, or dispatch the same content to get the existing one"
+        )
+
+
+class StoreRequired(UsageError):
+    """The call needs a store and the transport has none."""
+
+    def __init__(self, operation: str) -> None:
+        super().__init__(operation)
+        self.operation = operation
+
+    def __str__(self) -> str:
+        return (
+            f"`{self.operation}` reads the store, and this transport has none; set `paigeant_store_url` "
+            '(`"broker"` for the broker\'s own Redis) in the Celery configuration, or pass `store=` to `get_transport`'
+        )
+
+
+class UnknownWorkflow(UsageError):
+    """The store holds no workflow of this correlation id."""
+
+    def __init__(self, correlation_id: str, store: str) -> None:
+        super().__init__(correlation_id, store)
+        self.correlation_id, self.store = correlation_id, store
+
+    def __str__(self) -> str:
+        return (
+            f"the store {self.store} knows no workflow {self.correlation_id!r}; it was never dispatched there, or it "
+            "ended longer ago than `paigeant_result_ttl`"
+        )
+
+
+class UnknownActivity(UsageError):
+    """No activity of this name is loaded in this process."""
+
+    def __init__(self, name: str, searched: str, close: Sequence[str] = ()) -> None:
+        super().__init__(name, searched, list(close))
+        self.name, self.searched, self.close = name, searched, list(close)
+
+    def __str__(self) -> str:
+        hint = f"; did you mean {' or '.join(repr(c) for c in self.close)}?" if self.close else ""
+        return f"unknown_agent: no activity {self.name!r} is loaded; searched {self.searched}{hint}"
+
+
+class DuplicateActivity(UsageError):
+    """Two different activities of one process have the same name."""
+
+    def __init__(self, name: str, first: str, second: str) -> None:
+        super().__init__(name, first, second)
+        self.name, self.first, self.second = name, first, second
+
+    def __str__(self) -> str:
+        return (
+            f"two activities are named {self.name!r}: one made at {self.first}, another at {self.second}; "
+            "give one of them another `name=`"
+        )
+
+
+class ConfigurationError(UsageError):
+    """The configuration is wrong; `mistakes` lists everything that was found."""
+
+    def __init__(self, mistakes: Sequence[str]) -> None:
+        super().__init__(list(mistakes))
+        self.mistakes = list(mistakes)
+
+    def __str__(self) -> str:
+        if len(self.mistakes) == 1:
+            return f"configuration: {self.mistakes[0]}"
+        return f"configuration, {len(self.mistakes)} mistakes: " + " | ".join(self.mistakes)
+
+
+class UnknownTransport(UsageError):
+    """`get_transport` was given something that it does not understand."""
+
+    def __init__(self, given: str) -> None:
+        super().__init__(given)
+        self.given = given
+
+    def __str__(self) -> str:
+        return (
+            f"transport {self.given!r} is not supported; use 'inmemory', 'redis', a Kombu URL such as "
+            "'redis://host:6379/0' or 'amqp://host//', or `app=` with an existing Celery app"
+        )
+
+
+class NoWorkflow(UsageError):
+    """`workflow_context()` was called outside a step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def __str__(self) -> str:
+        return "no workflow is running here; `workflow_context()` works inside the tools and functions of a step"
+
+
+class NotSerializable(UsageError):
+    """A value that must cross a queue is no JSON."""
+
+    def __init__(self, reason: str, text: str) -> None:
+        super().__init__(reason, text)
+        self.reason, self.text = reason, text
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.text}"
+
+
+class IllegalEvent(PaigeantError):
+    """An event does not fit the state of the workflow; nothing was changed."""
+
+    def __init__(self, event: str, place: str, text: str) -> None:
+        super().__init__(event, place, text)
+        self.event, self.place, self.text = event, place, text
+
+    def __str__(self) -> str:
+        return f"illegal event {self.event} at place {self.place!r}: {self.text}"
+
+
+class MessageError(PaigeantError):
+    """A message that cannot be run; it is never retried. `reason` is a fixed code, `path` the field."""
+
+    def __init__(self, reason: str, path: str = "", text: str = "") -> None:
+        super().__init__(reason, path, text)
+        self.reason, self.path, self.text = reason, path, text
+
+    def __str__(self) -> str:
+        where = f" at `{self.path}`" if self.path else ""
+        return f"{self.reason}{where}: {self.text}" if self.text else f"{self.reason}{where}"
+
+
+class Unreachable(TransientError):
+    """A server could not be reached; the address is without password."""
+
+    def __init__(self, what: str, address: str, cause: str) -> None:
+        super().__init__(what, address, cause)
+        self.what, self.address, self.cause = what, address, cause
+
+    def __str__(self) -> str:
+        return (
+            f"cannot reach the {self.what} at {self.address} ({self.cause}); start it, or point "
+            "`PAIGEANT_REDIS_URL` (or the Celery configuration) at a running one"
+        )
+
+
+class NotPublished(TransientError):
+    """The workflow is recorded, but its first message could not be sent."""
+
+    def __init__(self, correlation_id: str, cause: str) -> None:
+        super().__init__(correlation_id, cause)
+        self.correlation_id, self.cause = correlation_id, cause
+
+    def __str__(self) -> str:
+        return (
+            f"workflow {self.correlation_id} is recorded, but its first message was not sent ({self.cause}); dispatch "
+            f"the same content again with `correlation_id={self.correlation_id!r}` to send it"
+        )
+
+
+class StoreCorrupt(TransientError):
+    """A record of the store has another type than this version writes."""
+
+    def __init__(self, key: str, text: str) -> None:
+        super().__init__(key, text)
+        self.key, self.text = key, text
+
+    def __str__(self) -> str:
+        return (
+            f"store_corrupt: {self.key!r}: {self.text}; something else writes under this prefix: move it away, "
+            "or choose another `paigeant_prefix`"
+        )
+
+
+class HopFailed(PaigeantError):
+    """What Celery and Flower show of a failed hop: ids and the class of the error, never its text."""
+
+    def __init__(self, hop_id: str, step_id: str, error_class: str) -> None:
+        super().__init__(hop_id, step_id, error_class)
+        self.hop_id, self.step_id, self.error_class = hop_id, step_id, error_class
+
+    def __str__(self) -> str:
+        return (
+            f"hop {self.hop_id} (step {self.step_id!r}) failed with {self.error_class}; "
+            "the handle of the workflow has the text"
+        )
+
+
+class WorkflowFailed(PaigeantError):
+    """The workflow ended as failed: the step, the class of its error (or a reason code) and the text."""
+
+    def __init__(self, correlation_id: str, step_id: str | None, error_class: str, text: str) -> None:
+        super().__init__(correlation_id, step_id, error_class, text)
+        self.correlation_id, self.step_id, self.error_class, self.text = correlation_id, step_id, error_class, text
+
+    def __str__(self) -> str:
+        step = f" at step {self.step_id!r}" if self.step_id is not None else ""
+        return f"workflow {self.correlation_id} failed{step}: {self.error_class}: {self.text}"
+
+
+class WorkflowCancelled(PaigeantError):
+    """The workflow was cancelled before it completed."""
+
+    def __init__(self, correlation_id: str) -> None:
+        super().__init__(correlation_id)
+        self.correlation_id = correlation_id
+
+    def __str__(self) -> str:
+        return f"workflow {self.correlation_id} was cancelled"

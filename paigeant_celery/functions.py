@@ -1,0 +1,178 @@
+"""Plain functions as activities: `@activity`. Loads no agent library."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Callable
+from functools import cached_property, update_wrapper
+from typing import Any, Concatenate, Generic, Literal, ParamSpec, TypeVar, get_type_hints, overload
+
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+
+from paigeant_celery.context import WorkflowContext
+from paigeant_celery.errors import InvalidInput, MessageError, UsageError
+from paigeant_celery.jsonable import dumps, to_jsonable
+from paigeant_celery.names import is_activity_name
+from paigeant_celery.policy import StepPolicy
+from paigeant_celery.ports import ActivityResult, EditLimits
+from paigeant_celery.registry import registry
+from paigeant_celery.slip import FunctionSpec, Step
+
+__all__ = ["FunctionActivity", "activity"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class FunctionActivity(Generic[P, R]):
+    """A function that can be a step; calling it calls the function.
+
+    On the worker an async function runs on the event loop and a sync one in a thread. A thread cannot be
+    stopped: a sync function that times out goes on to its end, and what it returns is discarded.
+    """
+
+    kind: Literal["function"] = "function"
+
+    def __init__(
+        self, function: Callable[..., Any], *, name: str, queue: str | None, policy: StepPolicy | None, description: str
+    ) -> None:
+        if not is_activity_name(name):
+            text = f"{name[:64]!r} names a queue and a task, so it has 1 to 128 ASCII letters, digits, '_' or '-'"
+            raise InvalidInput("bad_agent_name", "name", text)
+        update_wrapper(self, function)
+        self.function = function
+        self.name, self.queue, self.policy, self.description = name, queue, policy, description
+        code = getattr(inspect.unwrap(function), "__code__", None)
+        self.origin = f"{code.co_filename}:{code.co_firstlineno}" if code else repr(function)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function(*args, **kwargs)
+
+    def activity(self, *args: P.args, **kwargs: P.kwargs) -> FunctionSpec:
+        """Return a step that calls the function with these arguments, leaving out its `WorkflowContext`.
+
+        Raises `InvalidInput` where the arguments do not fit the signature or are no JSON.
+        """
+        parameters = [parameter for parameter in self._parameters]
+        try:
+            bound = inspect.Signature(parameters).bind(*args, **kwargs)
+        except TypeError as error:
+            raise InvalidInput("invalid_arguments", "arguments", f"{self.name}: {error}") from None
+        step = FunctionSpec(self.name, dict(bound.arguments), policy=self.policy, queue=self.queue)
+        try:
+            self.check(step)
+        except MessageError as error:
+            raise InvalidInput(error.reason, error.path, error.text) from None
+        return step
+
+    def check(self, step: Step) -> None:
+        """Raise `MessageError` where the step is no function step or its arguments do not fit."""
+        self._arguments_of(step)
+
+    async def run(self, step: Step, context: WorkflowContext, *, limits: EditLimits) -> ActivityResult:
+        """Call the function with the step's arguments; what it returns becomes JSON."""
+        arguments = self._arguments_of(step)
+        first = (context,) if self._takes_context else ()
+        if inspect.iscoroutinefunction(self.function):
+            output = await self.function(*first, **arguments)
+        else:
+            output = await asyncio.to_thread(self.function, *first, **arguments)
+        return ActivityResult(output=to_jsonable(output, reason="output_not_serializable"))
+
+    def _arguments_of(self, step: Step) -> dict[str, Any]:
+        if not isinstance(step, FunctionSpec):
+            raise MessageError(
+                "invalid_envelope", "kind", f"{step.activity!r} is a function, and the step runs an agent"
+            )
+        try:
+            checked = self._model.model_validate_json(dumps(step.arguments))
+        except ValidationError as error:
+            first = error.errors(include_input=False, include_url=False, include_context=False)[0]
+            path = ".".join(["arguments", *(str(part).removeprefix("argument_") for part in first["loc"])])
+            raise MessageError("invalid_arguments", path, first["msg"]) from None
+        return {name: getattr(checked, _field(name)) for name in step.arguments}
+
+    @cached_property
+    def _hints(self) -> dict[str, Any]:
+        return get_type_hints(inspect.unwrap(self.function), include_extras=True)
+
+    @cached_property
+    def _takes_context(self) -> bool:
+        first = next(iter(inspect.signature(self.function).parameters), None)
+        return first is not None and self._hints.get(first) is WorkflowContext
+
+    @cached_property
+    def _parameters(self) -> tuple[inspect.Parameter, ...]:
+        parameters = tuple(inspect.signature(self.function).parameters.values())[1 if self._takes_context else 0 :]
+        named = {inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY}
+        for parameter in parameters:
+            if parameter.kind not in named:
+                raise UsageError(f"{self.name}: a step's arguments have names, and `{parameter}` takes some without")
+        return parameters
+
+    @cached_property
+    def _model(self) -> type[BaseModel]:
+        fields: dict[str, Any] = {
+            _field(parameter.name): (
+                self._hints.get(parameter.name, Any),
+                ... if parameter.default is inspect.Parameter.empty else parameter.default,
+            )
+            for parameter in self._parameters
+        }
+        config = ConfigDict(
+            extra="forbid",
+            arbitrary_types_allowed=False,
+            hide_input_in_errors=True,
+            alias_generator=lambda name: name.removeprefix("argument_"),
+        )
+        return create_model(f"{self.name} arguments", __config__=config, **fields)
+
+
+def _field(name: str) -> str:
+    """A field name that no attribute of a pydantic model can hide."""
+    return f"argument_{name}"
+
+
+@overload
+def activity(function: Callable[Concatenate[WorkflowContext, P], R], /) -> FunctionActivity[P, R]: ...
+
+
+@overload
+def activity(function: Callable[P, R], /) -> FunctionActivity[P, R]: ...
+
+
+@overload
+def activity(
+    *, name: str | None = None, queue: str | None = None, policy: StepPolicy | None = None
+) -> Callable[[Callable[P, R]], FunctionActivity[P, R]]: ...
+
+
+def activity(
+    function: Callable[..., Any] | None = None,
+    /,
+    *,
+    name: str | None = None,
+    queue: str | None = None,
+    policy: StepPolicy | None = None,
+) -> Any:
+    """Make a sync or async function a step of workflows.
+
+    Its name is the function's, its arguments are JSON and checked by the annotations; a first parameter
+    annotated `WorkflowContext` receives the context. What it returns is recorded as JSON.
+
+    Raises `InvalidInput` (`bad_agent_name`).
+    """
+
+    def decorate(function: Callable[..., Any]) -> FunctionActivity[..., Any]:
+        made: FunctionActivity[..., Any] = FunctionActivity(
+            function,
+            name=name or function.__name__,
+            queue=queue,
+            policy=policy,
+            description=(inspect.getdoc(function) or "").partition("\n")[0],
+        )
+        registry.add(made, holder=made)
+        return made
+
+    return decorate if function is None else decorate(function)

@@ -1,0 +1,459 @@
+"""One hop: guard, claim, run, decide, commit, publish. Every way of serving steps goes through here.
+
+The order of the effects survives a crash between any two of them: the claim is recorded before the body
+runs; the output and the next hop are recorded in one step before the next message is published; this message
+is acknowledged last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import logging
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import TypeAlias, assert_never
+
+from pydantic import JsonValue
+
+from paigeant_celery.config import Settings
+from paigeant_celery.context import ReadOutput, entered, open_context
+from paigeant_celery.errors import MessageError, NotSerializable, StoreCorrupt
+from paigeant_celery.flow import (
+    Advance,
+    Begun,
+    Completed,
+    Event,
+    Exhausted,
+    Fail,
+    Failed,
+    Failure,
+    Finish,
+    Limits,
+    Run,
+    decide,
+)
+from paigeant_celery.jsonable import dumps, loads
+from paigeant_celery.message import PaigeantMessage, encode, parse, sha256
+from paigeant_celery.names import split_hop_id
+from paigeant_celery.policy import StepPolicy
+from paigeant_celery.ports import (
+    Activity,
+    ActivityResult,
+    Claim,
+    Claimed,
+    Closing,
+    Completion,
+    Delivery,
+    Dropped,
+    EditLimits,
+    HopRecord,
+    Publisher,
+    Store,
+)
+from paigeant_celery.registry import Registry
+from paigeant_celery.slip import ExecutedStep, OutputRef, Step
+from paigeant_celery.tracing import attached_trace
+
+__all__ = ["Arrival", "Drop", "HopService", "Opened", "Refused", "Summary", "delivery_of", "refusal_of", "step_policy"]
+
+MAX_ERROR_TEXT = 4000  # characters of an error that the store keeps
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arrival:
+    """A message as it came: the id and activity that its headers name, and the envelope, unread.
+
+    `fault` is what the receiver already found wrong with the message around the envelope.
+    """
+
+    hop_id: str
+    activity: str
+    envelope: object
+    fault: MessageError | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opened:
+    """A hop that this owner claimed and must now run and close."""
+
+    message: PaigeantMessage
+    activity: Activity
+    claimed: Claimed
+    closing: Closing
+    timeout: float
+    begun_at: float = field(default_factory=time.monotonic)
+
+    def now(self) -> datetime:
+        """The store's clock, carried on from the claim."""
+        return self.claimed.now + timedelta(seconds=time.monotonic() - self.begun_at)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a run ended; `blob` is the JSON text of an output that does not travel, `notes` are events to record."""
+
+    event: Event
+    blob: str | None = None
+    notes: tuple[Mapping[str, str], ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drop:
+    """Nothing to do: this delivery is a copy of one that was or is handled elsewhere."""
+
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refused:
+    """The message cannot be run; its workflow, where the store knows it, has failed."""
+
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """What became of a hop, without any content."""
+
+    hop_id: str
+    step_id: str
+    outcome: str
+    error_class: str | None = None
+    next_hop: str | None = None
+
+
+Opening: TypeAlias = Opened | Drop | Refused | Summary
+
+
+class HopService:
+    """Runs hops against a store and a publisher. Everything but `run` is synchronous.
+
+    Without a store nothing is claimed: each delivery runs, as often as the broker delivers it.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Store | None,
+        publisher: Publisher,
+        registry: Registry,
+        settings: Settings,
+        owner: Callable[[], str],
+    ) -> None:
+        self._store, self._publisher, self._registry = store, publisher, registry
+        self._settings, self._owner = settings, owner
+        self._limits = Limits(max_steps=settings.max_steps)
+
+    def open(self, arrival: Arrival) -> Opening:
+        """Guard and claim a delivery. Raises `TransientError` where the store is away; nothing is claimed then."""
+        try:
+            message = self._guard(arrival)
+        except MessageError as fault:
+            return self._refuse(arrival, fault)
+        digest = sha256(str(arrival.envelope))
+        activity = self._registry.find(arrival.activity)
+        policy = step_policy(message.step, activity, self._settings)
+        answer = self._claim(arrival, digest=digest, max_attempts=policy.max_attempts or self._settings.max_attempts)
+        if isinstance(answer, Dropped):
+            if answer.reason == "altered":
+                text = "the envelope differs from the one that was recorded when it was sent"
+                return self._refuse(arrival, MessageError("inconsistent_slip", "", text))
+            return self._drop(arrival, answer)
+        closing = Closing(hop_id=arrival.hop_id, owner=self._owner(), fence=answer.fence)
+        if activity is None:
+            close = difflib.get_close_matches(arrival.activity, self._registry.activities(), n=3)
+            hint = f"; close names: {', '.join(close)}" if close else ""
+            return self._fail(
+                message, closing, "unknown_agent", f"no activity {arrival.activity!r} is loaded{hint}", answer.now
+            )
+        timeout = policy.timeout or self._settings.step_timeout
+        if message.deadline is not None:
+            timeout = min(timeout, max(0.001, (message.deadline - answer.now).total_seconds()))
+        opened = Opened(message=message, activity=activity, claimed=answer, closing=closing, timeout=timeout)
+        if answer.exhausted:
+            return self.close(opened, Outcome(event=Exhausted(place=message.place, attempts=answer.attempt)))
+        decision = decide(
+            message, Begun(place=message.place, attempt=answer.attempt), now=answer.now, limits=self._limits
+        )
+        if isinstance(decision, Fail):
+            return self._record_failure(closing, decision)
+        try:
+            activity.check(message.step)
+        except MessageError as fault:
+            return self._fail(message, closing, fault.reason, str(fault), answer.now)
+        return opened
+
+    async def run(self, hop: Opened) -> Outcome:
+        """Run the step inside its context and say how it ended. Only a cancellation from outside is raised."""
+        place = hop.message.place
+        started_at = hop.now()
+        limit = asyncio.timeout(hop.timeout)
+        try:
+            context = await open_context(
+                hop.message, attempt=hop.claimed.attempt, read_output=self._reader(hop.message)
+            )
+            with entered(context), attached_trace(hop.message.trace_context):
+                async with limit:
+                    result = await hop.activity.run(hop.message.step, context, limits=self._edit_limits())
+            return self._completed(hop, result, started_at)
+        except NotSerializable as error:
+            return Outcome(event=Failed(place=place, error_class=error.reason, text=error.text))
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise  # we are told to stop; the hop stays claimed, nothing is recorded
+            return Outcome(event=Failed(place=place, error_class="CancelledError", text="the step cancelled itself"))
+        except BaseException as error:  # noqa: BLE001 - SystemExit and MemoryError of a step must not end a worker
+            if limit.expired():
+                return Outcome(event=self._timed_out(hop))
+            return Outcome(event=Failed(place=place, error_class=_class_of(error), text=_text_of(error)))
+
+    def close(self, hop: Opened, outcome: Outcome) -> Summary:
+        """Record what happened and send the next message.
+
+        May be repeated: a hop that is closed stays as it is. Raises `TransientError` where the store or the
+        broker is away; the same call then finishes what it began.
+        """
+        decision = decide(hop.message, outcome.event, now=hop.now(), limits=self._limits)
+        match decision:
+            case Advance(message=message):
+                envelope = encode(message)
+                if len(envelope.encode()) > self._settings.max_message_size:
+                    text = "with this step's output the envelope exceeds `paigeant_max_message_size`"
+                    too_large = Failed(place=hop.message.place, error_class="too_large", text=text)
+                    return self.close(hop, Outcome(event=too_large))
+                return self._advance(hop, message, envelope, outcome)
+            case Finish(message=message):
+                return self._finish(hop, message, outcome)
+            case Fail():
+                return self._record_failure(hop.closing, decision)
+            case Run():
+                raise TypeError("a begun hop is run, not closed")
+        assert_never(decision)
+
+    def abandon_blocked(self, hop: Opened) -> Summary:
+        """Close a hop whose code blocks the event loop, so that its timeout cannot reach it."""
+        return self.close(hop, Outcome(event=self._timed_out(hop)))
+
+    # The parts of `open`.
+
+    def _guard(self, arrival: Arrival) -> PaigeantMessage:
+        if arrival.fault is not None:
+            raise arrival.fault
+        message = parse(arrival.envelope, max_size=self._settings.max_message_size, max_steps=self._settings.max_steps)
+        step = message.step
+        if message.message_id != arrival.hop_id:
+            raise MessageError("inconsistent_slip", "message_id", f"sent as task {arrival.hop_id[:160]!r}")
+        if step.activity != arrival.activity:
+            raise MessageError("inconsistent_slip", "slip.itinerary[0]", f"sent to the activity {arrival.activity!r}")
+        return message
+
+    def _claim(self, arrival: Arrival, *, digest: str | None, max_attempts: int) -> Claimed | Dropped:
+        if self._store is None:
+            return Claimed(fence=0, attempt=1, now=datetime.now(UTC))
+        claim = Claim(
+            hop_id=arrival.hop_id,
+            owner=self._owner(),
+            token=uuid.uuid4().hex,
+            max_attempts=max_attempts,
+            digest=digest,
+        )
+        return self._store.claim(claim)
+
+    def _drop(self, arrival: Arrival, answer: Dropped) -> Drop:
+        logger.info(
+            "delivery dropped: %s", answer.reason,
+            extra={"action": "delivery_dropped", "hop": arrival.hop_id, "reason": answer.reason},
+        )  # fmt: skip
+        if answer.reason == "finished":
+            self._resend_successor(arrival.hop_id)
+        return Drop(reason=answer.reason)
+
+    def _resend_successor(self, hop_id: str) -> None:
+        # Covers the crash between recording a hop and publishing the next one: the broker delivers the
+        # finished hop again, and its successor still waits for its first message.
+        ids = split_hop_id(hop_id)
+        if self._store is None or ids is None:
+            return
+        correlation_id, place = ids
+        record = self._store.workflow(correlation_id)
+        if record is None or record.state != "running" or record.running:
+            return
+        if split_hop_id(record.hop_id) == (correlation_id, str(int(place) + 1)):
+            message = parse(
+                record.envelope, max_size=self._settings.max_message_size, max_steps=self._settings.max_steps
+            )
+            self._publish(message, record.envelope, record.queue)
+
+    def _refuse(self, arrival: Arrival, fault: MessageError) -> Refused:
+        logger.error(
+            "message refused: %s", fault, extra={"action": "message_refused", **refusal_of(arrival, fault)}
+        )  # fmt: skip
+        if self._store is not None and split_hop_id(arrival.hop_id) is not None:
+            try:
+                answer = self._claim(arrival, digest=None, max_attempts=1000)
+            except StoreCorrupt:
+                answer = Dropped(reason="unknown")
+            if isinstance(answer, Claimed):
+                closing = Closing(hop_id=arrival.hop_id, owner=self._owner(), fence=answer.fence)
+                self._store.fail(closing, Failure(step_id=None, error_class=fault.reason, text=str(fault)))
+        return Refused(reason=fault.reason)
+
+    # The parts of `run`.
+
+    def _reader(self, message: PaigeantMessage) -> ReadOutput:
+        async def read(record: ExecutedStep) -> JsonValue:
+            return await asyncio.to_thread(read_blob, self._store, message.correlation_id, record)
+
+        return read
+
+    def _completed(self, hop: Opened, result: ActivityResult, started_at: datetime) -> Outcome:
+        text = dumps(result.output)
+        size = len(text.encode())
+        if size > self._settings.max_output_size:
+            limit = f"`paigeant_max_output_size` ({self._settings.max_output_size})"
+            text = f"{size} bytes exceed {limit}"
+            return Outcome(event=Failed(place=hop.message.place, error_class="output_too_large", text=text))
+        by_reference = self._store is not None and size > self._settings.inline_output_size
+        event = Completed(
+            place=hop.message.place,
+            attempt=hop.claimed.attempt,
+            started_at=started_at,
+            output=None if by_reference else result.output,
+            output_ref=OutputRef(size=size, sha256=sha256(text)) if by_reference else None,
+            usage=dict(result.usage),
+            inserted=result.inserted,
+        )
+        return Outcome(event=event, blob=text if by_reference else None, notes=result.notes)
+
+    def _timed_out(self, hop: Opened) -> Failed:
+        place = hop.message.place
+        if hop.message.deadline is not None and hop.now() >= hop.message.deadline:
+            return Failed(place=place, error_class="deadline", text="the deadline of the workflow passed in the step")
+        return Failed(place=place, error_class="TimeoutError", text=f"the step ran longer than {hop.timeout:g} s")
+
+    def _edit_limits(self) -> EditLimits:
+        return EditLimits(max_steps=self._settings.max_steps, max_visits=self._settings.max_visits)
+
+    # The parts of `close`.
+
+    def _advance(self, hop: Opened, message: PaigeantMessage, envelope: str, outcome: Outcome) -> Summary:
+        queue = self._publisher.queue_for(message.step.activity, message.step.queue)
+        next_hop = HopRecord(hop_id=message.message_id, queue=queue, envelope=envelope, digest=sha256(envelope))
+        if not self._complete(hop, envelope, next_hop, outcome):
+            return self._overtaken(hop)
+        self._publish(message, envelope, queue)
+        return _summary(hop, "completed", next_hop=message.message_id)
+
+    def _finish(self, hop: Opened, message: PaigeantMessage, outcome: Outcome) -> Summary:
+        if not self._complete(hop, encode(message), None, outcome):
+            return self._overtaken(hop)
+        return _summary(hop, "workflow_completed")
+
+    def _complete(self, hop: Opened, envelope: str, next_hop: HopRecord | None, outcome: Outcome) -> bool:
+        if self._store is None:
+            return True
+        blobs = {hop.message.step.step_id or "": outcome.blob} if outcome.blob is not None else {}
+        return self._store.complete(
+            Completion(closing=hop.closing, envelope=envelope, next_hop=next_hop, blobs=blobs, notes=outcome.notes)
+        )
+
+    def _publish(self, message: PaigeantMessage, envelope: str, queue: str) -> None:
+        activity = self._registry.find(message.step.activity)
+        self._publisher.publish(delivery_of(message, envelope, queue, activity, self._settings))
+
+    def _fail(self, message: PaigeantMessage, closing: Closing, error_class: str, text: str, now: datetime) -> Summary:
+        event = Failed(place=message.place, error_class=error_class, text=text)
+        decision = decide(message, event, now=now, limits=self._limits)
+        if not isinstance(decision, Fail):
+            raise TypeError("a failed hop fails its workflow")
+        return self._record_failure(closing, decision)
+
+    def _record_failure(self, closing: Closing, decision: Fail) -> Summary:
+        failure = decision.failure
+        summary = Summary(
+            hop_id=closing.hop_id, step_id=failure.step_id or "", outcome="failed", error_class=failure.error_class
+        )
+        if self._store is not None and not self._store.fail(closing, failure):
+            return Summary(hop_id=closing.hop_id, step_id=summary.step_id, outcome="overtaken")
+        logger.error(
+            "hop failed with %s", failure.error_class,
+            extra={"action": "hop_failed", "hop": closing.hop_id, "step": failure.step_id, "error": failure.error_class},
+        )  # fmt: skip
+        return summary
+
+    def _overtaken(self, hop: Opened) -> Summary:
+        logger.warning(
+            "another owner took the hop over; this run's output is discarded",
+            extra={"action": "hop_overtaken", "hop": hop.closing.hop_id},
+        )
+        return _summary(hop, "overtaken")
+
+
+def step_policy(step: Step, activity: Activity | None, settings: Settings) -> StepPolicy:
+    """Return the limits of a step: its own, else its activity's, else the settings'."""
+    default = StepPolicy(timeout=settings.step_timeout, max_attempts=settings.max_attempts)
+    own = activity.policy if activity is not None else None
+    return (step.policy or StepPolicy()).over(own).over(default)
+
+
+def delivery_of(
+    message: PaigeantMessage, envelope: str, queue: str, activity: Activity | None, settings: Settings
+) -> Delivery:
+    """Return what must be published for the hop that `message` asks for."""
+    step, slip = message.step, message.slip
+    total = len(slip.executed) + len(slip.itinerary)
+    return Delivery(
+        activity=step.activity,
+        hop_id=message.message_id,
+        root_id=f"{message.correlation_id}.0",
+        parent_id=f"{message.correlation_id}.{len(slip.executed) - 1}" if slip.executed else None,
+        queue=queue,
+        envelope=envelope,
+        summary=f"workflow {message.correlation_id}, step {len(slip.executed) + 1} of {total}: {step.step_id}",
+        timeout=step_policy(step, activity, settings).timeout if activity or step.policy else None,
+    )
+
+
+def read_blob(store: Store | None, correlation_id: str, record: ExecutedStep) -> JsonValue:
+    """Read a large output from the store; raises `StoreCorrupt` where it is not there as it was recorded."""
+    text = store.blob(correlation_id, record.step_id) if store is not None else None
+    if text is None or record.output_ref is None or sha256(text) != record.output_ref.sha256:
+        raise StoreCorrupt(f"{correlation_id}: output of {record.step_id}", "missing, or not as it was recorded")
+    return loads(text, invalid="store_corrupt")
+
+
+def refusal_of(arrival: Arrival, fault: MessageError) -> dict[str, object]:
+    """Return what a log may say of a refused message: reason, ids, size and digest, never its content."""
+    text = arrival.envelope if isinstance(arrival.envelope, str) else repr(arrival.envelope)
+    return {
+        "reason": fault.reason,
+        "hop": arrival.hop_id[:300],
+        "activity": arrival.activity[:200],
+        "size": len(text.encode(errors="surrogatepass")),
+        "sha256": sha256(text),
+    }
+
+
+def _summary(hop: Opened, outcome: str, *, next_hop: str | None = None) -> Summary:
+    return Summary(
+        hop_id=hop.closing.hop_id, step_id=hop.message.step.step_id or "", outcome=outcome, next_hop=next_hop
+    )
+
+
+def _class_of(error: BaseException) -> str:
+    return type(error).__name__
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        text = str(error)
+    except Exception:
+        text = "(its text could not be made)"
+    return text.replace("\0", " ").encode(errors="replace").decode()[:MAX_ERROR_TEXT]

@@ -1,0 +1,173 @@
+"""The Celery task of an activity: takes a delivery through its hop on the process's event loop."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import logging
+import time
+from collections.abc import Callable
+from typing import Any, ClassVar, TypeVar, assert_never
+
+from celery import Task
+from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
+
+from paigeant_celery.errors import HopFailed, MessageError, TransientError
+from paigeant_celery.hop import Arrival, Drop, HopService, Opened, Outcome, Refused, Summary
+from paigeant_celery.loop import ProcessLoop
+from paigeant_celery.owner import Owner
+from paigeant_celery.registry import registry
+from paigeant_celery.transport import CeleryTransport
+
+__all__ = ["HopRuntime", "HopTask"]
+
+T = TypeVar("T")
+
+BLOCKED_GRACE = 30.0  # seconds after a step's timeout when its code is taken to block the event loop
+OPEN_PATIENCE = 30.0  # seconds to wait for a store that is away before the message goes back to its queue
+CLOSE_PATIENCE = 900.0  # seconds to keep an output that was paid for and cannot be recorded yet
+
+# What Celery itself would run after a task. Our messages never carry any of it.
+EMBEDDED = ("callbacks", "errbacks", "chain", "chord", "group")
+
+logger = logging.getLogger(__name__)
+
+
+class HopRuntime:
+    """What the hops of one app share in a process: the loop, the owner and the service."""
+
+    def __init__(self, transport: CeleryTransport) -> None:
+        self.loop = ProcessLoop()
+        store, settings = transport.store, transport.settings
+        self._owner = Owner(store, lease=settings.lease) if store is not None else None
+        self.service = HopService(
+            store=store, publisher=transport.publisher, registry=registry, settings=settings, owner=self._owner_id
+        )
+
+    def perform(self, arrival: Arrival) -> dict[str, str]:
+        """Take one delivery through its hop and return a summary for Flower.
+
+        Raises `Ignore` for a copy, which leaves the state of the task as it is; `HopFailed` where the workflow
+        failed; `Reject` where the store stays away, which puts the message back on its queue.
+        """
+        opening = self._patiently(lambda: self.service.open(arrival), OPEN_PATIENCE)
+        match opening:
+            case Drop():
+                raise Ignore(opening.reason)
+            case Refused(reason=reason):
+                raise HopFailed(arrival.hop_id, "", reason)
+            case Summary():
+                return _shown(opening)
+            case Opened():
+                return _shown(self._run(opening))
+        assert_never(opening)
+
+    def _run(self, hop: Opened) -> Summary:
+        future = self.loop.start(self.service.run(hop))
+        if self._owner is None:
+            return self._close(hop, self._wait(hop, future))
+        with self._owner.holding(hop.closing.hop_id, fence=hop.closing.fence, cancel=future.cancel):
+            return self._close(hop, self._wait(hop, future))
+
+    def _wait(self, hop: Opened, future: concurrent.futures.Future[Outcome]) -> Outcome | None:
+        """Wait for the run; None where its code blocks the loop, so that no timeout could reach it."""
+        try:
+            return future.result(hop.timeout + BLOCKED_GRACE)
+        except concurrent.futures.CancelledError:
+            raise Ignore("taken over by another owner") from None
+        except (TimeoutError, SoftTimeLimitExceeded):
+            future.cancel()
+            logger.error(
+                "the step blocks the event loop of its process; use async calls, or a sync function",
+                extra={"action": "loop_blocked", "hop": hop.closing.hop_id},
+            )
+            return None
+        except BaseException:
+            future.cancel()
+            raise
+
+    def _close(self, hop: Opened, outcome: Outcome | None) -> Summary:
+        if outcome is None:
+            return self._patiently(lambda: self.service.abandon_blocked(hop), CLOSE_PATIENCE)
+        return self._patiently(lambda: self.service.close(hop, outcome), CLOSE_PATIENCE)
+
+    def _patiently(self, call: Callable[[], T], patience: float) -> T:
+        """Repeat a call while the store or broker is away; then give the message back to the broker."""
+        end, wait = time.monotonic() + patience, 0.2
+        while True:
+            try:
+                return call()
+            except TransientError as error:
+                logger.warning("waiting: %s", error, extra={"action": "waiting_for_server"})
+                if time.monotonic() + wait > end:
+                    raise Reject(str(error), requeue=True) from error
+            time.sleep(wait)
+            wait = min(5.0, wait * 2)
+
+    def _owner_id(self) -> str:
+        return self._owner.id if self._owner is not None else ""
+
+
+class HopTask(Task):  # type: ignore[misc]  # Celery ships no types
+    """A Celery task that runs hops of one activity. What it pins, no default of the host changes."""
+
+    abstract = True
+    typing = False  # the guard judges the arguments, and says why
+    acks_late = True
+    acks_on_failure_or_timeout = True
+    acks_on_failure = True
+    acks_on_timeout = True
+    reject_on_worker_lost = True
+    ignore_result = True
+    store_errors_even_if_ignored = False
+    track_started = False
+    send_events = True
+    serializer = "json"
+    compression = None
+    rate_limit = "0/s"  # none; None would take the host's default
+    priority = 0
+    time_limit = None
+    soft_time_limit = None
+    max_retries = 0
+    throws = (HopFailed,)  # its class says all; Celery logs no traceback
+
+    activity_name: ClassVar[str]
+    runtime: ClassVar[HopRuntime]
+
+    @classmethod
+    def annotate(cls) -> None:
+        """Take no annotations of the host; those that would change us are reported at start-up."""
+
+    def run(self, *args: Any, **kwargs: Any) -> dict[str, str]:
+        """Take this delivery through its hop."""
+        request = self.request
+        fault = _fault_of(request, args, kwargs)
+        for name in EMBEDDED:  # Celery looks at them again after the task, whatever it raises
+            setattr(request, name, None)
+        arrival = Arrival(
+            hop_id=str(request.id), activity=self.activity_name, envelope=args[0] if args else None, fault=fault
+        )
+        return self.runtime.perform(arrival)
+
+
+def _fault_of(request: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> MessageError | None:
+    """Say what is wrong with the message around the envelope, or None."""
+    foreign = [name for name in EMBEDDED if getattr(request, name, None)]
+    foreign += [name for name in ("eta", "expires") if getattr(request, name, None)]
+    if foreign:
+        return MessageError("bad_envelope", "embed", f"carries {', '.join(foreign)}, which our messages never do")
+    if not isinstance(request.id, str):
+        return MessageError("bad_envelope", "id", "the task id is no text")
+    if len(args) != 1 or kwargs:
+        return MessageError(
+            "bad_envelope", "args", f"one envelope is expected, not {len(args)} and {len(kwargs)} named"
+        )
+    return None
+
+
+def _shown(summary: Summary) -> dict[str, str]:
+    if summary.outcome == "overtaken":
+        raise Ignore("another owner took the hop over")
+    if summary.outcome == "failed":
+        raise HopFailed(summary.hop_id, summary.step_id, summary.error_class or "")
+    shown = {"step": summary.step_id, "outcome": summary.outcome}
+    return shown if summary.next_hop is None else {**shown, "next": summary.next_hop}

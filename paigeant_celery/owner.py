@@ -1,0 +1,104 @@
+"""The owner: this process, as the one that may write for the hops that it runs.
+
+One daemon thread renews one lease for all of them. Its id is made after a fork, so each child of a prefork
+pool is an owner of its own.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from paigeant_celery.errors import PaigeantError
+from paigeant_celery.ports import Store
+
+__all__ = ["Owner"]
+
+RENEWALS_PER_LEASE = 4  # three may be lost before the lease lapses
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Held:
+    fence: int
+    cancel: Callable[[], None]
+
+
+class Owner:
+    """Keeps the lease of this process alive while it runs hops, and cancels runs that lost theirs."""
+
+    def __init__(self, store: Store, *, lease: float) -> None:
+        self._store = store
+        self._interval = lease / RENEWALS_PER_LEASE
+        self._reset()
+        os.register_at_fork(after_in_child=self._reset)
+
+    @property
+    def id(self) -> str:
+        """Host, process id and a nonce, which tells a reused process id from this process."""
+        with self._lock:
+            if self._id is None:
+                self._id = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:12]}"
+            return self._id
+
+    @contextmanager
+    def holding(self, hop_id: str, *, fence: int, cancel: Callable[[], None]) -> Iterator[None]:
+        """Renew the lease for a hop inside the block; `cancel` is called once where the hop is lost.
+
+        `cancel` runs in the renewing thread.
+        """
+        held = _Held(fence, cancel)
+        with self._lock:
+            self._held[hop_id] = held
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._renew_for_ever, name="paigeant-lease", daemon=True)
+                self._thread.start()
+        try:
+            yield
+        finally:
+            with self._lock:
+                if self._held.get(hop_id) is held:
+                    del self._held[hop_id]
+
+    def renew(self) -> None:
+        """Renew once, where hops are held, and cancel the runs that the store reports as lost."""
+        with self._lock:
+            held = dict(self._held)
+        if not held:
+            return
+        answer = self._store.renew(self.id, {hop_id: hop.fence for hop_id, hop in held.items()})
+        for hop_id in answer.lost:
+            with self._lock:
+                lost = self._held.pop(hop_id, None)
+            if lost is not None:
+                logger.warning("hop lost to another owner; its run is cancelled", extra=_fields("hop_lost", hop_id))
+                lost.cancel()
+
+    def _renew_for_ever(self) -> None:
+        wake = threading.Event()  # never set: a wait that a signal does not cut short
+        while True:
+            wake.wait(self._interval)
+            try:
+                self.renew()
+            except PaigeantError as error:
+                # The lease may lapse while the store is away; the fence then decides who may write.
+                logger.warning("lease not renewed: %s", error, extra=_fields("renew_failed", None))
+            except Exception as error:
+                logger.error("lease not renewed: %s", type(error).__name__, extra=_fields("renew_failed", None))
+
+    def _reset(self) -> None:
+        self._lock = threading.Lock()
+        self._id: str | None = None
+        self._held: dict[str, _Held] = {}
+        self._thread: threading.Thread | None = None
+
+
+def _fields(action: str, hop_id: str | None) -> dict[str, str | None]:
+    return {"action": action, "hop": hop_id}

@@ -1,0 +1,73 @@
+"""`install`: a Celery app gets one task per activity, and its workers serve their queues."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from celery import Celery
+
+from paigeant_celery.errors import DuplicateActivity
+from paigeant_celery.hop_task import HopRuntime, HopTask
+from paigeant_celery.ports import Store
+from paigeant_celery.registry import registry
+from paigeant_celery.transport import CeleryTransport, imports_us, transport_of
+from paigeant_celery.worker import AgentQueues
+
+__all__ = ["install", "install_importing_apps"]
+
+
+def install(app: Celery, *, store: str | Store | None = None) -> CeleryTransport:
+    """Add paigeant_celery to a Celery app; may be called again.
+
+    Activities that are loaded now or later become tasks `paigeant.<name>`; workers of the app consume their
+    queues as `paigeant_consume` says; `agents.py` modules of Django apps are loaded where tasks are. Nothing
+    else of the app changes. Raises `ConfigurationError`.
+    """
+    transport = transport_of(app, store=store)
+    if not hasattr(app, "paigeant_runtime"):
+        cast("Any", app).paigeant_runtime = HopRuntime(transport)
+        app.steps["consumer"].add(AgentQueues)
+        registry.subscribe(lambda: _register_known(app))
+        if _has_django(app):
+            app.autodiscover_tasks(related_name="agents")
+    register_tasks(app)
+    return transport
+
+
+def install_importing_apps() -> None:
+    """Install into the configured apps of this process that import `paigeant_celery.tasks`, and into later ones."""
+    from celery._state import _get_active_apps, connect_on_app_finalize
+
+    for app in _get_active_apps():
+        if imports_us(app):
+            install(app)
+            if _has_django(app):
+                # The signal for which `install` waits came before this module was imported.
+                app._autodiscover_tasks(None, "agents")
+    connect_on_app_finalize(lambda app: install(app) if imports_us(app) else None)
+
+
+def register_tasks(app: Celery) -> None:
+    """Make a task for each activity that has none yet. Raises `DuplicateActivity`."""
+    transport = transport_of(app)
+    for name in registry.activities():
+        task_name = transport.names.task(name)
+        if task_name not in app._tasks:
+            app.register_task(_task(task_name, name, cast("Any", app).paigeant_runtime))
+
+
+def _register_known(app: Celery) -> None:
+    try:
+        register_tasks(app)
+    except DuplicateActivity:
+        return  # raised again, with everything else that is wrong, when a worker starts
+
+
+def _task(task_name: str, activity: str, runtime: HopRuntime) -> HopTask:
+    attributes = {"name": task_name, "activity_name": activity, "runtime": runtime, "__module__": HopTask.__module__}
+    made: HopTask = type(f"HopTask_{activity}", (HopTask,), attributes)()
+    return made
+
+
+def _has_django(app: Celery) -> bool:
+    return any(hasattr(fixup, "autodiscover_tasks") for fixup in app._fixups)

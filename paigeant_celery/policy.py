@@ -1,0 +1,29 @@
+"""How long a step may run and how often it is claimed."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+__all__ = ["StepPolicy"]
+
+
+class StepPolicy(BaseModel):
+    """Limits of one step; what is None comes from the activity's own policy, then from the settings.
+
+    `timeout` is in seconds of one attempt: the run is cancelled and the step fails with `TimeoutError`.
+    `max_attempts` counts how often a hop may be begun, the first time included.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    timeout: float | None = Field(default=None, gt=0, le=30 * 86400, allow_inf_nan=False)
+    max_attempts: int | None = Field(default=None, ge=1, le=1000, strict=True)
+
+    def over(self, default: StepPolicy | None) -> StepPolicy:
+        """Return this policy with what it leaves open filled in from `default`."""
+        if default is None:
+            return self
+        return StepPolicy(
+            timeout=self.timeout if self.timeout is not None else default.timeout,
+            max_attempts=self.max_attempts if self.max_attempts is not None else default.max_attempts,
+        )

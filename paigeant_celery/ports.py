@@ -1,0 +1,322 @@
+"""The seams: what the services need from a store, a broker and an activity."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal, Protocol, TypeAlias
+
+from pydantic import JsonValue
+
+from paigeant_celery.config import Settings
+from paigeant_celery.context import WorkflowContext
+from paigeant_celery.flow import Failure, WorkflowState
+from paigeant_celery.policy import StepPolicy
+from paigeant_celery.slip import Step
+
+__all__ = [
+    "Activity",
+    "ActivityResult",
+    "Claim",
+    "ClaimAnswer",
+    "Claimed",
+    "Closing",
+    "Completion",
+    "Delivery",
+    "Dropped",
+    "EditLimits",
+    "HopRecord",
+    "NewWorkflow",
+    "Publisher",
+    "RenewAnswer",
+    "Store",
+    "StoredEvent",
+    "Transport",
+    "WorkflowRecord",
+]
+
+
+# What the store is told and what it answers. Times are the store's own, in UTC.
+
+
+@dataclass(frozen=True, kw_only=True)
+class HopRecord:
+    """A hop that waits to be run: all that is needed to publish its message again."""
+
+    hop_id: str
+    queue: str
+    envelope: str
+    digest: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewWorkflow:
+    """What START records; `content` is the digest of what the caller asked for."""
+
+    correlation_id: str
+    content: str
+    hop: HopRecord
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """A request to run a hop. `token` names this delivery: the same token gets the same answer again.
+
+    `digest` is that of the envelope as it arrived; None skips the comparison (for one that cannot be run).
+    """
+
+    hop_id: str
+    owner: str
+    token: str
+    max_attempts: int
+    digest: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claimed:
+    """The hop is the owner's until its lease lapses.
+
+    `exhausted`: it was begun `max_attempts` times before, and may only be closed. `envelope` is the recorded one.
+    """
+
+    fence: int
+    attempt: int
+    now: datetime
+    exhausted: bool = False
+
+
+DropReason: TypeAlias = Literal["finished", "running", "unknown", "altered"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dropped:
+    """The hop must not run here: it finished, another owner runs it, the store knows it not, or the envelope
+    differs from the recorded one."""
+
+    reason: DropReason
+
+
+ClaimAnswer: TypeAlias = Claimed | Dropped
+
+
+@dataclass(frozen=True, kw_only=True)
+class Closing:
+    """Who closes a hop; the store accepts it only while owner and fence are unchanged."""
+
+    hop_id: str
+    owner: str
+    fence: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Completion:
+    """What COMPLETE records: the state of the workflow, the next hop or the final envelope, and large outputs.
+
+    `blobs` maps step ids to JSON text that does not travel. `notes` are events to record with it.
+    """
+
+    closing: Closing
+    envelope: str
+    next_hop: HopRecord | None
+    blobs: Mapping[str, str] = field(default_factory=dict)
+    notes: Sequence[Mapping[str, str]] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class RenewAnswer:
+    """Hops of the owner that it may no longer write for; their runs must be cancelled."""
+
+    lost: frozenset[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkflowRecord:
+    """What the store knows of a workflow. `envelope` is that of the current hop, or the last one at the end.
+
+    `running` says whether the current hop is claimed; `queue` is where it was sent.
+    """
+
+    correlation_id: str
+    state: WorkflowState
+    content: str
+    envelope: str
+    hop_id: str
+    queue: str
+    running: bool
+    attempt: int
+    failure: Failure | None
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredEvent:
+    """Something that happened to a workflow; `cursor` orders events and resumes reading."""
+
+    cursor: str
+    at: datetime
+    fields: Mapping[str, str]
+
+
+class Store(Protocol):
+    """The durable record of workflows and hops. Every operation is atomic, idempotent and synchronous.
+
+    Each non-terminal hop is in exactly one place: due (queued) or an owner's (running). Closing operations
+    return False, and change nothing, where another owner has overtaken this one.
+    """
+
+    @property
+    def address(self) -> str:
+        """Where the records are, without password."""
+        ...
+
+    @property
+    def shared(self) -> bool:
+        """Whether other processes see the same records."""
+        ...
+
+    def start(self, new: NewWorkflow) -> Literal["started", "exists", "conflict"]:
+        """Record a workflow and its first hop; `conflict` where the id has other content."""
+        ...
+
+    def claim(self, claim: Claim) -> ClaimAnswer:
+        """Give a queued hop, or one whose owner's lease has lapsed, to an owner."""
+        ...
+
+    def renew(self, owner: str, hops: Mapping[str, int]) -> RenewAnswer:
+        """Extend the owner's lease; `hops` maps the hop ids that it runs to their fences."""
+        ...
+
+    def complete(self, completion: Completion) -> bool:
+        """Record a hop's completion and the next hop, or the end of the workflow."""
+        ...
+
+    def fail(self, closing: Closing, failure: Failure) -> bool:
+        """Record that the hop failed and with it the workflow."""
+        ...
+
+    def workflow(self, correlation_id: str) -> WorkflowRecord | None:
+        """Return what is known of a workflow, or None."""
+        ...
+
+    def blob(self, correlation_id: str, step_id: str) -> str | None:
+        """Return the JSON text of a large output, or None."""
+        ...
+
+    def events(self, correlation_id: str, *, after: str | None, limit: int) -> Sequence[StoredEvent]:
+        """Return events behind the cursor `after`, oldest first."""
+        ...
+
+    def check(self, *, allow_eviction: bool) -> Sequence[str]:
+        """Return warnings about the server; raise `Unreachable` or `ConfigurationError`."""
+        ...
+
+    def bind_broker(self, broker: str) -> str:
+        """Remember the broker that this prefix belongs to; return the one that is remembered."""
+        ...
+
+    def close(self) -> None:
+        """Give connections back."""
+        ...
+
+
+# What a broker is asked.
+
+
+@dataclass(frozen=True, kw_only=True)
+class Delivery:
+    """One message to publish: the hop, its Celery task, and what Flower and logs may show of it."""
+
+    activity: str
+    hop_id: str
+    root_id: str
+    parent_id: str | None
+    queue: str
+    envelope: str
+    summary: str
+    timeout: float | None  # seconds of one attempt; None where this process does not know the activity
+
+
+class Publisher(Protocol):
+    """Puts a hop's message on its queue."""
+
+    def queue_for(self, activity: str, queue: str | None) -> str:
+        """Return the queue of a step: its own, else the host's route, else the one of its name."""
+        ...
+
+    def publish(self, delivery: Delivery) -> None:
+        """Send the message; raises `TransientError` where the broker cannot be reached."""
+        ...
+
+
+class Transport(Protocol):
+    """A broker with its store and settings, as the services see it."""
+
+    @property
+    def store(self) -> Store | None: ...
+
+    @property
+    def settings(self) -> Settings: ...
+
+    @property
+    def publisher(self) -> Publisher: ...
+
+    def check_dispatch(self) -> None:
+        """Raise `ConfigurationError` where messages sent from here would not run as they must."""
+        ...
+
+
+# What runs.
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActivityResult:
+    """What a step gave: JSON, counters such as tokens, and the steps that it inserts behind itself."""
+
+    output: JsonValue
+    usage: Mapping[str, int] = field(default_factory=dict)
+    inserted: tuple[Step, ...] = ()
+    notes: tuple[Mapping[str, str], ...] = ()
+
+
+class Activity(Protocol):
+    """An agent or a function, as the registry and the hop see it."""
+
+    @property
+    def kind(self) -> Literal["agent", "function"]: ...
+
+    @property
+    def name(self) -> str:
+        """The name on the slip; raises `UsageError` where it has none yet."""
+        ...
+
+    @property
+    def origin(self) -> str:
+        """Where it was made, as `file:line`; two of one name and one origin are the same."""
+        ...
+
+    @property
+    def queue(self) -> str | None: ...
+
+    @property
+    def policy(self) -> StepPolicy | None: ...
+
+    @property
+    def description(self) -> str: ...
+
+    def check(self, step: Step) -> None:
+        """Raise `MessageError` (`invalid_deps`, `unexpected_deps`, `invalid_arguments`) where the step does not fit."""
+        ...
+
+    async def run(self, step: Step, context: WorkflowContext, *, limits: EditLimits) -> ActivityResult:
+        """Run the step inside the hop's context."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditLimits:
+    """How far an agent may change the itinerary in any workflow of this deployment."""
+
+    max_steps: int
+    max_visits: int

@@ -1,0 +1,100 @@
+"""The activities of this process, by name. The package's one module-level state."""
+
+from __future__ import annotations
+
+import difflib
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from paigeant_celery.errors import DuplicateActivity, UnknownActivity, UsageError
+from paigeant_celery.ports import Activity
+
+__all__ = ["Registry", "registry"]
+
+Subscriber = Callable[[], None]
+
+
+class Registry:
+    """Holds activities weakly: one that nobody keeps any more is no longer served.
+
+    An activity may be added before it has a name. Its name is asked for when the registry is read, for a
+    global variable gets its value only after the constructor returned.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._entries: list[Callable[[], Activity | None]] = []
+        self._subscribers: list[Subscriber] = []
+
+    def add(self, activity: Activity, *, holder: object) -> None:
+        """Add an activity for as long as `holder` (the agent or function behind it) lives."""
+        held = weakref.ref(holder)
+        setattr(holder, "_paigeant_activity", activity)  # noqa: B010 - the holder keeps its activity alive
+        entry: Callable[[], Activity | None] = lambda: activity_of(held)  # noqa: E731
+        with self._lock:
+            self._entries.append(entry)
+            subscribers = list(self._subscribers)
+        for notify in subscribers:
+            notify()
+
+    def subscribe(self, notify: Subscriber) -> None:
+        """Call `notify` after each addition, without saying which: its name may not be known yet."""
+        with self._lock:
+            self._subscribers.append(notify)
+
+    def activities(self) -> dict[str, Activity]:
+        """Return the named activities; the newest one where two of the same origin have one name.
+
+        Raises `DuplicateActivity` where two of different origin do.
+        """
+        found: dict[str, Activity] = {}
+        for activity in self._live():
+            try:
+                name = activity.name
+            except UsageError:
+                continue  # has no name yet, or never gets one: it cannot stand on a slip either
+            other = found.get(name)
+            if other is not None and other.origin != activity.origin:
+                raise DuplicateActivity(name, other.origin, activity.origin)
+            found[name] = activity
+        return found
+
+    def find(self, name: str) -> Activity | None:
+        """Return the activity of this name, or None."""
+        return self.activities().get(name)
+
+    def get(self, name: str) -> Activity:
+        """Return the activity of this name; raises `UnknownActivity` with close names."""
+        activities = self.activities()
+        if name not in activities:
+            searched = f"{len(activities)} loaded: {', '.join(sorted(activities)[:20]) or 'none'}"
+            raise UnknownActivity(name, searched, difflib.get_close_matches(name, activities, n=3))
+        return activities[name]
+
+    @contextmanager
+    def isolated(self) -> Iterator[None]:
+        """Begin with an empty registry inside the block, and restore it afterwards."""
+        with self._lock:
+            kept, self._entries = self._entries, []
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._entries = kept
+
+    def _live(self) -> list[Activity]:
+        with self._lock:
+            live = [(entry, activity) for entry in self._entries if (activity := entry()) is not None]
+            self._entries = [entry for entry, _ in live]
+            return [activity for _, activity in live]
+
+
+def activity_of(held: weakref.ref[object]) -> Activity | None:
+    """Return the activity of a holder that still lives."""
+    holder = held()
+    return getattr(holder, "_paigeant_activity", None) if holder is not None else None
+
+
+registry = Registry()

@@ -1,0 +1,30 @@
+"""The stores: where workflows and hops are recorded. `open_store` chooses one by URL."""
+
+from __future__ import annotations
+
+from paigeant_celery.errors import ConfigurationError
+from paigeant_celery.ports import Store
+
+__all__ = ["open_store"]
+
+
+def open_store(url: str, *, prefix: str, lease: float, ttl: float) -> Store:
+    """Return the store at `url`; nothing is connected yet.
+
+    `lease` and `ttl` (of records after the end) are in seconds. Raises `ConfigurationError` for a URL that is
+    not understood, without repeating it: it may hold a password.
+    """
+    scheme = url.partition("://")[0].lower() if "://" in url else ""
+    if scheme == "memory":
+        from paigeant_celery.store.memory import MemoryStore
+
+        return MemoryStore(lease=lease, ttl=ttl)
+    if scheme in ("redis", "rediss", "unix"):
+        # Imported here, so that a process with a memory store does not load the client.
+        from paigeant_celery.store.redis import RedisStore
+
+        return RedisStore(url, prefix=prefix, lease=lease, ttl=ttl)
+    given = f"the scheme {scheme!r} is not supported" if scheme else "it is no URL"
+    raise ConfigurationError(
+        [f"store URL: {given}; use 'redis://host:6379/0', 'rediss://…', 'unix:///path/to/socket' or 'memory://'"]
+    )

@@ -1,0 +1,292 @@
+"""The store of one process: the same rules as on Redis, and nothing survives the process."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Literal
+
+from paigeant_celery.errors import InvalidInput
+from paigeant_celery.flow import Failure, WorkflowState
+from paigeant_celery.ports import (
+    Claim,
+    ClaimAnswer,
+    Claimed,
+    Closing,
+    Completion,
+    Dropped,
+    HopRecord,
+    NewWorkflow,
+    RenewAnswer,
+    StoredEvent,
+    WorkflowRecord,
+)
+
+__all__ = ["MemoryStore"]
+
+DUE_AFTER = timedelta(seconds=5)  # a queued hop's message is overdue then
+MAX_EVENTS = 1000  # of one workflow
+
+ClosedState = Literal["done", "failed"]
+
+
+@dataclass(kw_only=True)
+class _Hop:
+    workflow: str
+    queue: str
+    digest: str
+    envelope: str | None
+    state: Literal["queued", "running", "done", "failed"] = "queued"
+    owner: str | None = None
+    token: str | None = None
+    fence: int = 0
+    attempt: int = 0
+    claim: Claimed | None = None
+
+
+@dataclass(kw_only=True)
+class _Workflow:
+    content: str
+    hop_id: str
+    created_at: datetime
+    updated_at: datetime
+    state: WorkflowState = "running"
+    envelope: str | None = None
+    failure: Failure | None = None
+    hop_ids: list[str] = field(default_factory=list)
+    blobs: dict[str, str] = field(default_factory=dict)
+    events: deque[StoredEvent] = field(default_factory=lambda: deque(maxlen=MAX_EVENTS))
+
+
+class MemoryStore:
+    """A store for tests and for workers in threads; every operation holds one lock."""
+
+    def __init__(self, *, lease: float, ttl: float, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+        self._lease, self._ttl, self._clock = timedelta(seconds=lease), timedelta(seconds=ttl), now
+        self._lock = threading.Lock()
+        self._workflows: dict[str, _Workflow] = {}
+        self._hops: dict[str, _Hop] = {}
+        self._due: dict[str, datetime] = {}
+        self._owned: dict[str, set[str]] = {}
+        self._leases: dict[str, datetime] = {}
+        self._ended: deque[tuple[datetime, str]] = deque()
+        self._cursor = 0
+        self._broker: str | None = None
+
+    def __repr__(self) -> str:
+        return "MemoryStore()"
+
+    @property
+    def address(self) -> str:
+        """Where the records are."""
+        return "memory://"
+
+    @property
+    def shared(self) -> bool:
+        """Whether other processes see the same records: they do not."""
+        return False
+
+    def start(self, new: NewWorkflow) -> Literal["started", "exists", "conflict"]:
+        """Record a workflow and its first hop."""
+        with self._transaction() as now:
+            existing = self._workflows.get(new.correlation_id)
+            if existing is not None:
+                return "exists" if existing.content == new.content else "conflict"
+            workflow = _Workflow(content=new.content, hop_id=new.hop.hop_id, created_at=now, updated_at=now)
+            self._workflows[new.correlation_id] = workflow
+            self._queue_hop(new.correlation_id, new.hop, now)
+            _add_event(workflow, self._next_cursor(), now, "started", new.hop.hop_id, queue=new.hop.queue)
+            return "started"
+
+    def claim(self, claim: Claim) -> ClaimAnswer:
+        """Give a queued hop, or one whose owner's lease has lapsed, to an owner."""
+        with self._transaction() as now:
+            hop = self._hops.get(claim.hop_id)
+            if hop is None:
+                return Dropped(reason="unknown")
+            if hop.state in ("done", "failed"):
+                return Dropped(reason="finished")
+            if hop.state == "running":
+                if hop.claim is not None and (hop.token, hop.owner) == (claim.token, claim.owner):
+                    self._leases[claim.owner] = now + self._lease
+                    return hop.claim
+                if self._leases[str(hop.owner)] > now:
+                    return Dropped(reason="running")
+            if claim.digest is not None and claim.digest != hop.digest:
+                return Dropped(reason="altered")
+            return self._give(hop, claim, now)
+
+    def renew(self, owner: str, hops: Mapping[str, int]) -> RenewAnswer:
+        """Extend the owner's lease; hops that lapsed and were not taken are the owner's again."""
+        with self._transaction() as now:
+            lost = frozenset(hop_id for hop_id, fence in hops.items() if not self._is_of(hop_id, owner, fence))
+            # An owner that names no hop keeps no lease alive, even where some are listed: nobody runs those.
+            if hops and owner in self._owned:
+                self._leases[owner] = now + self._lease
+            return RenewAnswer(lost=lost)
+
+    def complete(self, completion: Completion) -> bool:
+        """Record a hop's completion and the next hop, or the end of the workflow."""
+        closing, next_hop = completion.closing, completion.next_hop
+        with self._transaction() as now:
+            hop = self._hops.get(closing.hop_id)
+            if hop is None or not self._is_of(closing.hop_id, closing.owner, closing.fence):
+                return False
+            if hop.state != "running":
+                return hop.state == "done"
+            workflow = self._close_hop(hop, closing, "done", now)
+            workflow.blobs.update(completion.blobs)
+            for note in completion.notes:
+                _add_note(workflow, self._next_cursor(), now, closing.hop_id, note)
+            if next_hop is not None:
+                workflow.hop_id = next_hop.hop_id
+                self._queue_hop(hop.workflow, next_hop, now)
+                _add_event(workflow, self._next_cursor(), now, "completed", closing.hop_id, next_hop=next_hop.hop_id)
+                return True
+            _add_event(workflow, self._next_cursor(), now, "completed", closing.hop_id)
+            _add_event(workflow, self._next_cursor(), now, "workflow_completed", closing.hop_id)
+            workflow.envelope = completion.envelope
+            self._end(hop.workflow, "completed", now)
+            return True
+
+    def fail(self, closing: Closing, failure: Failure) -> bool:
+        """Record that the hop failed and with it the workflow."""
+        with self._transaction() as now:
+            hop = self._hops.get(closing.hop_id)
+            if hop is None or not self._is_of(closing.hop_id, closing.owner, closing.fence):
+                return False
+            if hop.state != "running":
+                return hop.state == "failed"
+            envelope = hop.envelope
+            workflow = self._close_hop(hop, closing, "failed", now)
+            workflow.envelope, workflow.failure = envelope, failure
+            about = {"step": failure.step_id or "", "error": failure.error_class}
+            _add_event(workflow, self._next_cursor(), now, "failed", closing.hop_id, **about)
+            _add_event(workflow, self._next_cursor(), now, "workflow_failed", closing.hop_id, **about)
+            self._end(hop.workflow, "failed", now)
+            return True
+
+    def workflow(self, correlation_id: str) -> WorkflowRecord | None:
+        """Return what is known of a workflow, or None."""
+        with self._transaction():
+            workflow = self._workflows.get(correlation_id)
+            if workflow is None:
+                return None
+            hop = self._hops[workflow.hop_id]
+            return WorkflowRecord(
+                correlation_id=correlation_id,
+                state=workflow.state,
+                content=workflow.content,
+                envelope=workflow.envelope if workflow.envelope is not None else hop.envelope or "",
+                hop_id=workflow.hop_id,
+                queue=hop.queue,
+                running=hop.state == "running",
+                attempt=hop.attempt,
+                failure=workflow.failure,
+                created_at=workflow.created_at,
+                updated_at=workflow.updated_at,
+            )
+
+    def blob(self, correlation_id: str, step_id: str) -> str | None:
+        """Return the JSON text of a large output, or None."""
+        with self._transaction():
+            workflow = self._workflows.get(correlation_id)
+            return workflow.blobs.get(step_id) if workflow is not None else None
+
+    def events(self, correlation_id: str, *, after: str | None, limit: int) -> Sequence[StoredEvent]:
+        """Return events behind the cursor `after`, oldest first."""
+        if after is not None and not (after.isascii() and after.isdigit()):
+            raise InvalidInput("bad_cursor", "after", "is no cursor of an event of this store")
+        with self._transaction():
+            workflow = self._workflows.get(correlation_id)
+            if workflow is None:
+                return []
+            seen = int(after) if after is not None else 0
+            return [event for event in workflow.events if int(event.cursor) > seen][:limit]
+
+    def check(self, *, allow_eviction: bool) -> Sequence[str]:
+        """Return warnings; there is nothing to warn of."""
+        return []
+
+    def bind_broker(self, broker: str) -> str:
+        """Remember the broker; return the one that is remembered."""
+        with self._lock:
+            if self._broker is None:
+                self._broker = broker
+            return self._broker
+
+    def close(self) -> None:
+        """Do nothing: there are no connections."""
+
+    @contextmanager
+    def _transaction(self) -> Iterator[datetime]:
+        with self._lock:
+            now = self._clock()
+            while self._ended and self._ended[0][0] <= now:
+                self._forget(self._ended.popleft()[1])
+            yield now
+
+    def _give(self, hop: _Hop, claim: Claim, now: datetime) -> Claimed:
+        exhausted = hop.attempt >= claim.max_attempts
+        if hop.state == "running":
+            self._take_from(str(hop.owner), claim.hop_id)
+        else:
+            del self._due[claim.hop_id]
+        hop.state, hop.owner, hop.token = "running", claim.owner, claim.token
+        hop.fence, hop.attempt = hop.fence + 1, hop.attempt + (not exhausted)
+        hop.claim = Claimed(fence=hop.fence, attempt=hop.attempt, now=now, exhausted=exhausted)
+        self._owned.setdefault(claim.owner, set()).add(claim.hop_id)
+        self._leases[claim.owner] = now + self._lease
+        workflow = self._workflows[hop.workflow]
+        workflow.updated_at = now
+        about = {"attempt": str(hop.attempt), "fence": str(hop.fence), "exhausted": str(int(exhausted))}
+        _add_event(workflow, self._next_cursor(), now, "claimed", claim.hop_id, **about)
+        return hop.claim
+
+    def _is_of(self, hop_id: str, owner: str, fence: int) -> bool:
+        hop = self._hops.get(hop_id)
+        return hop is not None and (hop.owner, hop.fence) == (owner, fence)
+
+    def _queue_hop(self, correlation_id: str, new: HopRecord, now: datetime) -> None:
+        self._hops[new.hop_id] = _Hop(
+            workflow=correlation_id, queue=new.queue, digest=new.digest, envelope=new.envelope
+        )
+        self._workflows[correlation_id].hop_ids.append(new.hop_id)
+        self._due[new.hop_id] = now + DUE_AFTER
+
+    def _close_hop(self, hop: _Hop, closing: Closing, state: ClosedState, now: datetime) -> _Workflow:
+        self._take_from(closing.owner, closing.hop_id)
+        hop.state, hop.envelope = state, None
+        workflow = self._workflows[hop.workflow]
+        workflow.updated_at = now
+        return workflow
+
+    def _take_from(self, owner: str, hop_id: str) -> None:
+        self._owned[owner].discard(hop_id)
+        if not self._owned[owner]:
+            del self._owned[owner], self._leases[owner]
+
+    def _end(self, correlation_id: str, state: WorkflowState, now: datetime) -> None:
+        self._workflows[correlation_id].state = state
+        self._ended.append((now + self._ttl, correlation_id))
+
+    def _forget(self, correlation_id: str) -> None:
+        for hop_id in self._workflows.pop(correlation_id).hop_ids:
+            del self._hops[hop_id]
+
+    def _next_cursor(self) -> str:
+        self._cursor += 1
+        return str(self._cursor)
+
+
+def _add_event(workflow: _Workflow, cursor: str, now: datetime, type_: str, hop_id: str, **about: str) -> None:
+    workflow.events.append(StoredEvent(cursor=cursor, at=now, fields={"type": type_, "hop": hop_id, **about}))
+
+
+def _add_note(workflow: _Workflow, cursor: str, now: datetime, hop_id: str, note: Mapping[str, str]) -> None:
+    fields = {"type": "note", "hop": hop_id, **note}
+    workflow.events.append(StoredEvent(cursor=cursor, at=now, fields=fields))

@@ -1,0 +1,378 @@
+"""The durable store: records in one Redis database, every operation one script on its clock."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from importlib import resources
+from typing import Any, Literal, TypeAlias, cast
+from urllib.parse import urlsplit
+
+import redis
+from redis.backoff import ExponentialBackoff
+from redis.commands.core import Script
+from redis.connection import parse_url
+from redis.exceptions import (
+    ConnectionError,
+    OutOfMemoryError,
+    RedisError,
+    ResponseError,
+    TimeoutError,
+)
+from redis.retry import Retry
+
+from paigeant_celery.errors import ConfigurationError, InvalidInput, StoreCorrupt, Unreachable
+from paigeant_celery.flow import Failure, WorkflowState
+from paigeant_celery.ports import (
+    Claim,
+    ClaimAnswer,
+    Claimed,
+    Closing,
+    Completion,
+    Dropped,
+    DropReason,
+    HopRecord,
+    NewWorkflow,
+    RenewAnswer,
+    StoredEvent,
+    WorkflowRecord,
+)
+
+__all__ = ["RedisStore"]
+
+FORMAT = "1"  # of the records; grows when an older version could not read them
+SOCKET_TIMEOUT = 1.0  # seconds; with one retry far below the shortest sensible lease
+RETRIES = 1
+MAX_CONNECTIONS = 1024  # more than the threads of one worker; each call holds one for its round trip
+SCRIPTS = ("start", "claim", "renew", "complete", "fail", "read")
+
+_CURSOR = re.compile(r"[0-9]{1,20}-[0-9]{1,20}")
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+_Redis: TypeAlias = "redis.Redis"
+_Reply: TypeAlias = Any  # redis-py types every reply as a union with awaitables; scripts fix what comes
+
+
+@dataclass(frozen=True)
+class _Client:
+    pid: int
+    redis: _Redis
+    scripts: Mapping[str, Script]
+
+
+class RedisStore:
+    """A store in one Redis (or Valkey) database, for any number of processes.
+
+    Raises `Unreachable` where the server is away or full, and `StoreCorrupt` where something else wrote under the
+    prefix. Each call is repeated once where its reply was lost, which changes nothing a second time.
+    """
+
+    def __init__(self, url: str, *, prefix: str, lease: float, ttl: float) -> None:
+        self._address, self._options = _address(url), _options(url)
+        self._prefix = prefix
+        self._lease, self._ttl = round(lease * 1000), round(ttl * 1000)
+        self._client: _Client | None = None
+
+    def __repr__(self) -> str:
+        return f"RedisStore({self._address!r}, prefix={self._prefix!r})"
+
+    @property
+    def address(self) -> str:
+        """Where the records are, without password."""
+        return self._address
+
+    @property
+    def shared(self) -> bool:
+        """Whether other processes see the same records: they do."""
+        return True
+
+    def start(self, new: NewWorkflow) -> Literal["started", "exists", "conflict"]:
+        """Record a workflow and its first hop."""
+        arguments = (new.correlation_id, new.content, *_hop_arguments(new.hop))
+        return cast(
+            "Literal['started', 'exists', 'conflict']",
+            self._run("start", *arguments, about=f"wf:{new.correlation_id}"),
+        )
+
+    def claim(self, claim: Claim) -> ClaimAnswer:
+        """Give a queued hop, or one whose owner's lease has lapsed, to an owner."""
+        about = f"hop:{claim.hop_id}"
+        reply = self._run(
+            "claim", claim.hop_id, claim.owner, claim.token, claim.max_attempts, claim.digest or "", self._lease,
+            about=about,
+        )  # fmt: skip
+        if reply[0] != "claimed":
+            return Dropped(reason=cast("DropReason", reply[0]))
+        with self._readable(about):
+            _, fence, attempt, claimed_at, exhausted = reply
+            return Claimed(fence=int(fence), attempt=int(attempt), now=_moment(claimed_at), exhausted=exhausted == "1")
+
+    def renew(self, owner: str, hops: Mapping[str, int]) -> RenewAnswer:
+        """Extend the owner's lease; hops that lapsed and were not taken are the owner's again."""
+        pairs = (part for hop_id, fence in hops.items() for part in (hop_id, fence))
+        return RenewAnswer(lost=frozenset(self._run("renew", owner, self._lease, *pairs, about=f"owner:{owner}")))
+
+    def complete(self, completion: Completion) -> bool:
+        """Record a hop's completion and the next hop, or the end of the workflow."""
+        closing = completion.closing
+        # Without a next hop, its id, queue and digest are empty, and the envelope is the final one.
+        following = completion.next_hop or HopRecord(hop_id="", queue="", envelope=completion.envelope, digest="")
+        notes = [_flat({"type": "note", "hop": closing.hop_id, **note}) for note in completion.notes]
+        reply = self._run(
+            "complete", closing.hop_id, closing.owner, closing.fence, self._ttl, json.dumps(notes),
+            *_hop_arguments(following), *_flat(completion.blobs),
+            about=f"hop:{closing.hop_id}",
+        )  # fmt: skip
+        return bool(reply)
+
+    def fail(self, closing: Closing, failure: Failure) -> bool:
+        """Record that the hop failed and with it the workflow."""
+        recorded = {"step_id": failure.step_id, "error_class": failure.error_class, "text": failure.text}
+        reply = self._run(
+            "fail", closing.hop_id, closing.owner, closing.fence, self._ttl, json.dumps(recorded),
+            failure.step_id or "", failure.error_class,
+            about=f"hop:{closing.hop_id}",
+        )  # fmt: skip
+        return bool(reply)
+
+    def workflow(self, correlation_id: str) -> WorkflowRecord | None:
+        """Return what is known of a workflow, or None."""
+        about = f"wf:{correlation_id}"
+        reply = self._run("read", correlation_id, about=about)
+        if reply is None:
+            return None
+        with self._readable(about):
+            state, content, hop_id, created_at, updated_at, failure, envelope, queue, hop_state, attempt = reply
+            if None in (content, envelope, queue, hop_state) or state not in ("running", "completed", "failed"):
+                raise ValueError("it lacks fields, or has a state that this version does not know")
+            return WorkflowRecord(
+                correlation_id=correlation_id,
+                state=cast("WorkflowState", state),
+                content=content,
+                envelope=envelope,
+                hop_id=hop_id,
+                queue=queue,
+                running=hop_state == "running",
+                attempt=int(attempt),
+                failure=Failure(**json.loads(failure)) if failure is not None else None,
+                created_at=_moment(created_at),
+                updated_at=_moment(updated_at),
+            )
+
+    def blob(self, correlation_id: str, step_id: str) -> str | None:
+        """Return the JSON text of a large output, or None."""
+        key = f"{self._prefix}:blob:{correlation_id}"
+        return cast("str | None", self._ask(lambda client: client.hget(key, step_id), f"blob:{correlation_id}"))
+
+    def events(self, correlation_id: str, *, after: str | None, limit: int) -> Sequence[StoredEvent]:
+        """Return events behind the cursor `after`, oldest first."""
+        if after is not None and _CURSOR.fullmatch(after) is None:
+            raise InvalidInput("bad_cursor", "after", "is no cursor of an event of this store")
+        key, first = f"{self._prefix}:events:{correlation_id}", f"({after}" if after is not None else "-"
+        reply = self._ask(lambda client: client.xrange(key, min=first, count=limit), f"events:{correlation_id}")
+        return [
+            StoredEvent(cursor=cursor, at=_moment(cursor.partition("-")[0]), fields=fields) for cursor, fields in reply
+        ]
+
+    def check(self, *, allow_eviction: bool) -> Sequence[str]:
+        """Return warnings about the server.
+
+        Raises `Unreachable`, or `ConfigurationError` where it is part of a cluster, may evict records (unless
+        allowed), or holds records of another format.
+        """
+        self._ask(lambda client: client.ping(), "meta")
+        format_ = self._ask(lambda client: client.hget(f"{self._prefix}:meta", "format"), "meta")
+        mistakes = [*self._cluster_mistakes(), *_format_mistakes(format_, self._prefix)]
+        warnings: list[str] = []
+        config = self._server_config()
+        if config is None:
+            warnings.append(
+                f"the store {self._address} does not permit CONFIG GET; make sure that it has `maxmemory-policy "
+                "noeviction` and `appendonly yes`"
+            )
+        else:
+            policy = config.get("maxmemory-policy", "noeviction")
+            if policy != "noeviction":
+                evicts = f"the store {self._address} has `maxmemory-policy {policy}` and may evict running workflows"
+                if allow_eviction:
+                    warnings.append(f"{evicts}; `paigeant_allow_eviction` permits it")
+                else:
+                    mistakes.append(f"{evicts}; set it to `noeviction`, or set `paigeant_allow_eviction = True`")
+            if config.get("appendonly", "yes") == "no":
+                warnings.append(
+                    f"the store {self._address} has no append-only file; a restart of the server loses what it "
+                    "recorded since the last snapshot: set `appendonly yes`"
+                )
+        if mistakes:
+            raise ConfigurationError(mistakes)
+        return warnings
+
+    def bind_broker(self, broker: str) -> str:
+        """Remember the broker that this prefix belongs to; return the one that is remembered."""
+        key = f"{self._prefix}:meta"
+
+        def bind(client: _Redis) -> _Reply:
+            with client.pipeline(transaction=True) as commands:
+                commands.hsetnx(key, "broker", broker)
+                commands.hsetnx(key, "format", FORMAT)
+                commands.hget(key, "broker")
+                return commands.execute()
+
+        return str(self._ask(bind, "meta")[-1])
+
+    def close(self) -> None:
+        """Give this process's connections back; a later call opens new ones."""
+        client, self._client = self._client, None
+        if client is not None and client.pid == os.getpid():
+            client.redis.close()
+            client.redis.connection_pool.disconnect()
+
+    def _run(self, script: str, *arguments: str | int, about: str) -> _Reply:
+        return self._ask(lambda _: self._connected().scripts[script](args=[self._prefix, *arguments]), about)
+
+    def _ask(self, question: Callable[[_Redis], _Reply], about: str) -> _Reply:
+        """Put a question to the server; `about` is the key that it is about, without prefix."""
+        try:
+            with self._readable(about):
+                return question(self._connected().redis)
+        except OutOfMemoryError as error:
+            cause = "the server is full: its `maxmemory` is reached and nothing may be evicted"
+            raise Unreachable("store", self._address, cause) from error
+        except (ConnectionError, TimeoutError) as error:
+            raise Unreachable("store", self._address, type(error).__name__) from error
+        except ResponseError as error:
+            raise self._refusal(error, f"{self._prefix}:{about}") from error
+        except RedisError as error:
+            raise Unreachable("store", self._address, type(error).__name__) from error
+
+    def _refusal(self, error: ResponseError, key: str) -> StoreCorrupt | Unreachable:
+        text = str(error)
+        if text.startswith("CORRUPT "):
+            _, key, what = text.split(" ", 2)
+            return StoreCorrupt(key, what)
+        if text.startswith("WRONGTYPE"):
+            return StoreCorrupt(key, "has another type than this version writes")
+        if "user_script" in text:  # a script fell over a value, before its first write
+            return StoreCorrupt(key, "has values that this version cannot read")
+        # READONLY, MISCONF, BUSY, NOPERM, …: the server is there and will not, which may pass.
+        word = text.partition(" ")[0] if type(error) is ResponseError else type(error).__name__
+        return Unreachable("store", self._address, word)
+
+    @contextmanager
+    def _readable(self, about: str) -> Iterator[None]:
+        try:
+            yield
+        except (UnicodeDecodeError, ValueError, TypeError) as error:
+            if isinstance(error, UnicodeEncodeError):
+                raise  # what we were given, not what is stored
+            raise StoreCorrupt(f"{self._prefix}:{about}", f"cannot be read ({type(error).__name__})") from error
+
+    def _connected(self) -> _Client:
+        # No lock: it could be held by another thread at a fork and never come free in the child. Two threads may
+        # both make a client at first; one of the two goes away when its call is done.
+        client = self._client
+        if client is None or client.pid != os.getpid():
+            client = self._client = _open(self._options)
+        return client
+
+    def _server_config(self) -> Mapping[str, str] | None:
+        try:
+            return cast("Mapping[str, str]", self._connected().redis.config_get("maxmemory-policy", "appendonly"))
+        except (ConnectionError, TimeoutError) as error:
+            raise Unreachable("store", self._address, type(error).__name__) from error
+        except ResponseError:
+            return None
+
+    def _cluster_mistakes(self) -> list[str]:
+        try:
+            info = cast("Mapping[str, object]", self._connected().redis.info("cluster"))
+        except (ConnectionError, TimeoutError) as error:
+            raise Unreachable("store", self._address, type(error).__name__) from error
+        except ResponseError:
+            return []  # INFO is not permitted; a cluster then shows at the first call
+        if str(info.get("cluster_enabled", 0)) != "1":
+            return []
+        return [f"the store {self._address} is a Redis Cluster, which is not supported; use one Redis primary"]
+
+
+def _open(options: Mapping[str, Any]) -> _Client:
+    client = redis.Redis.from_pool(_pool(options))
+    folder = resources.files("paigeant_celery.store").joinpath("scripts")
+    common = folder.joinpath("common.lua").read_text("utf-8")
+    scripts = {name: common + folder.joinpath(f"{name}.lua").read_text("utf-8") for name in SCRIPTS}
+    return _Client(os.getpid(), client, {name: client.register_script(text) for name, text in scripts.items()})
+
+
+def _pool(options: Mapping[str, Any]) -> redis.ConnectionPool:
+    # A new Retry for each pool: it is shared by its connections and must not be shared with a parent process.
+    retry = Retry(ExponentialBackoff(cap=0.2, base=0.05), retries=RETRIES)
+    return redis.ConnectionPool(**{**options, "retry": retry})
+
+
+def _options(url: str) -> dict[str, Any]:
+    """Return the options of the client for `url`, which may set timeouts and the like in its query."""
+    try:
+        given = dict(parse_url(url))
+        if isinstance(mode := given.get("ssl_cert_reqs"), str):
+            given["ssl_cert_reqs"] = mode.upper().removeprefix("SSL.").removeprefix("CERT_").lower()  # Celery's words
+        defaults = {
+            "socket_timeout": SOCKET_TIMEOUT,
+            "socket_connect_timeout": SOCKET_TIMEOUT,
+            "client_name": "paigeant",
+            "max_connections": MAX_CONNECTIONS,
+        }
+        options = {**defaults, **given, "decode_responses": True, "encoding": "utf-8"}
+        _pool(options).make_connection()  # not connected; finds options that no connection has
+        return options
+    except (TypeError, ValueError, RedisError):
+        # From None, and without the cause's text: a URL that was cut in the wrong place shows parts of a password.
+        raise ConfigurationError([_BAD_URL]) from None
+
+
+_BAD_URL = (
+    "store URL: it is not understood; expected 'redis://user:password@host:6379/0' with options that redis-py knows, "
+    "and special characters of the password percent-encoded"
+)
+
+
+def _address(url: str) -> str:
+    """Return `url` without user, password and options."""
+    try:
+        parts = urlsplit(url)
+        if parts.scheme == "unix":
+            return f"unix://{parts.path}"
+        if re.fullmatch(r"/?[0-9]*", parts.path) is None:
+            raise ConfigurationError([f"store URL: its path {parts.path!r} is no database number, such as '/0'"])
+        host = parts.hostname or "localhost"
+        host = f"[{host}]" if ":" in host else host
+        return f"{parts.scheme}://{host}:{parts.port or 6379}/{parts.path.strip('/') or '0'}"
+    except ValueError as error:
+        if isinstance(error, ConfigurationError):
+            raise
+        raise ConfigurationError([_BAD_URL]) from None
+
+
+def _format_mistakes(found: str | None, prefix: str) -> list[str]:
+    if found in (None, FORMAT):
+        return []
+    return [
+        f"the records under {prefix!r} have format {found!r} and this version reads {FORMAT!r}; run one version on all "
+        "workers, or choose another `paigeant_prefix`"
+    ]
+
+
+def _hop_arguments(hop: HopRecord) -> tuple[str, str, str, str]:
+    return hop.hop_id, hop.queue, hop.envelope, hop.digest
+
+
+def _flat(pairs: Mapping[str, str]) -> list[str]:
+    return [part for pair in pairs.items() for part in pair]
+
+
+def _moment(milliseconds: str) -> datetime:
+    return _EPOCH + timedelta(milliseconds=int(milliseconds))

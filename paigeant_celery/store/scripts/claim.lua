@@ -1,0 +1,44 @@
+-- CLAIM: give a queued hop, or one whose owner's lease has lapsed, to an owner.
+-- ARGV: prefix, hop, owner, token, max_attempts, digest ('' skips the comparison), lease
+-- Answer: {'unknown' | 'finished' | 'running' | 'altered'}, or {'claimed', fence, attempt, claimed_at, exhausted (0|1)}
+
+local _, hop, owner, token, max_attempts, digest, lease = unpack(ARGV)
+
+local wrong = misplaced(hop_key(hop), 'hash', due, 'zset', owners, 'zset', owner_key(owner), 'set')
+if wrong then return wrong end
+
+local record = {}
+local fields = { 'workflow', 'state', 'digest', 'owner', 'token', 'fence', 'attempt', 'claimed_at', 'exhausted' }
+for i, value in ipairs(redis.call('HMGET', hop_key(hop), unpack(fields))) do record[fields[i]] = value end
+if redis.call('EXISTS', hop_key(hop)) == 0 then return { 'unknown' } end
+if not (record.workflow and record.state and tonumber(record.fence) and tonumber(record.attempt)) then
+  return corrupt(hop_key(hop), 'lacks fields')
+end
+wrong = misplaced(wf_key(record.workflow), 'hash', events_key(record.workflow), 'stream',
+  owner_key(record.owner or ''), 'set')
+if wrong then return wrong end
+
+if record.state == 'done' or record.state == 'failed' then return { 'finished' } end
+if record.state == 'running' then
+  if record.token == token and record.owner == owner then
+    -- The reply to this very call was lost and the client repeats it.
+    redis.call('ZADD', owners, int(now + lease), owner)
+    return { 'claimed', record.fence, record.attempt, record.claimed_at, record.exhausted }
+  end
+  local lease_ends = redis.call('ZSCORE', owners, record.owner)
+  if lease_ends and tonumber(lease_ends) > now then return { 'running' } end
+elseif record.state ~= 'queued' then
+  return corrupt(hop_key(hop), 'has the state ' .. record.state)
+end
+if digest ~= '' and digest ~= record.digest then return { 'altered' } end
+
+local fence, attempt, exhausted = int(record.fence + 1), record.attempt, '0'
+if tonumber(attempt) >= tonumber(max_attempts) then exhausted = '1' else attempt = int(attempt + 1) end
+redis.call('HSET', hop_key(hop), 'state', 'running', 'owner', owner, 'token', token, 'fence', fence, 'attempt', attempt,
+  'claimed_at', int(now), 'exhausted', exhausted)
+if record.state == 'running' then take_from(record.owner, hop) else redis.call('ZREM', due, hop) end
+redis.call('SADD', owner_key(owner), hop)
+redis.call('ZADD', owners, int(now + lease), owner)
+redis.call('HSET', wf_key(record.workflow), 'updated_at', int(now))
+add_event(record.workflow, 'type', 'claimed', 'hop', hop, 'attempt', attempt, 'fence', fence, 'exhausted', exhausted)
+return { 'claimed', fence, attempt, int(now), exhausted }

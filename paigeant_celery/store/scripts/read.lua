@@ -1,0 +1,17 @@
+-- READ: a workflow together with its current hop, as of one moment.
+-- ARGV: prefix, workflow
+-- Answer: nil where it is unknown, else {state, content, hop, created_at, updated_at, failure, envelope,
+--         the hop's queue, state, attempt}
+
+local workflow = ARGV[2]
+
+local wrong = misplaced(wf_key(workflow), 'hash')
+if wrong then return wrong end
+if redis.call('EXISTS', wf_key(workflow)) == 0 then return nil end
+local record = redis.call('HMGET', wf_key(workflow), 'state', 'content', 'hop', 'created_at', 'updated_at', 'failure',
+  'envelope')
+if not record[3] then return corrupt(wf_key(workflow), 'names no hop') end
+wrong = misplaced(hop_key(record[3]), 'hash')
+if wrong then return wrong end
+local hop = redis.call('HMGET', hop_key(record[3]), 'queue', 'state', 'attempt', 'envelope')
+return { record[1], record[2], record[3], record[4], record[5], record[6], record[7] or hop[4], hop[1], hop[2], hop[3] }

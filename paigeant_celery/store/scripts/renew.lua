@@ -1,0 +1,28 @@
+-- RENEW: extend an owner's lease, and say which of its runs lost their hop.
+-- A lapsed owner is revived with it: a hop that nobody took still names the owner and the fence.
+-- ARGV: prefix, owner, lease, then hop, fence for each hop that the owner runs
+-- Answer: the hops that it may no longer write for
+
+local _, owner, lease = unpack(ARGV, 1, 3)
+
+local wrong = misplaced(owners, 'zset', owner_key(owner), 'set')
+if wrong then return wrong end
+for i = 4, #ARGV, 2 do
+  wrong = misplaced(hop_key(ARGV[i]), 'hash')
+  if wrong then return wrong end
+end
+
+local lost = {}
+for i = 4, #ARGV, 2 do
+  -- A hop that this very claim closed is not lost: its run is about to end.
+  local record = redis.call('HMGET', hop_key(ARGV[i]), 'owner', 'fence')
+  if record[1] ~= owner or record[2] ~= ARGV[i + 1] then lost[#lost + 1] = ARGV[i] end
+end
+
+-- An owner that names no hop keeps no lease alive, even where the store still lists some: nobody runs those.
+if redis.call('EXISTS', owner_key(owner)) == 0 then
+  redis.call('ZREM', owners, owner)
+elseif #ARGV > 3 then
+  redis.call('ZADD', owners, int(now + lease), owner)
+end
+return lost

@@ -1,0 +1,20 @@
+-- START: record a workflow and its first hop.
+-- ARGV: prefix, workflow, content, hop, queue, envelope, digest
+-- Answer: 'started' | 'exists' (same content) | 'conflict' (other content)
+
+local _, workflow, content, hop, queue, envelope, digest = unpack(ARGV)
+
+local wrong = misplaced(wf_key(workflow), 'hash', hop_key(hop), 'hash', hops_key(workflow), 'set',
+  events_key(workflow), 'stream', due, 'zset')
+if wrong then return wrong end
+
+local recorded = redis.call('HGET', wf_key(workflow), 'content')
+if recorded then return recorded == content and 'exists' or 'conflict' end
+if redis.call('EXISTS', wf_key(workflow)) == 1 then return corrupt(wf_key(workflow), 'has no content') end
+if redis.call('EXISTS', hop_key(hop)) == 1 then return corrupt(hop_key(hop), 'is without its workflow') end
+
+redis.call('HSET', wf_key(workflow), 'content', content, 'state', 'running', 'hop', hop, 'created_at', int(now),
+  'updated_at', int(now))
+queue_hop(workflow, hop, queue, envelope, digest)
+add_event(workflow, 'type', 'started', 'hop', hop, 'queue', queue)
+return 'started'

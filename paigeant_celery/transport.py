@@ -1,0 +1,286 @@
+"""Transports: a Celery app with the settings and the store that go with it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from functools import cached_property, lru_cache
+from typing import Any, Protocol, cast
+
+from celery import Celery
+from celery.app.annotations import resolve_all
+from kombu import Queue
+from kombu.exceptions import OperationalError
+from kombu.transport import TRANSPORT_ALIASES
+from kombu.utils.url import maybe_sanitize_url
+
+from paigeant_celery.config import Settings, read_settings
+from paigeant_celery.errors import ConfigurationError, UnknownTransport, Unreachable
+from paigeant_celery.names import SPEC_VERSION, Names
+from paigeant_celery.ports import Delivery, Store
+from paigeant_celery.registry import registry
+from paigeant_celery.store import open_store
+
+__all__ = ["CeleryTransport", "default_redis_url", "get_transport", "transport_of"]
+
+MEMORY_BROKER = "memory://localhost//"  # the host is meaningless, but Kombu warns without one
+IN_MEMORY_POLLING = 0.01  # seconds; Kombu's own default of 1 s would be the time of every hop
+PUBLISH_RETRY = {"max_retries": 8, "interval_start": 0.0, "interval_step": 0.2, "interval_max": 1.0}
+LIMIT_MARGIN = 60.0  # seconds by which Celery's time limits stand behind ours
+LONGEST_STEP = 30 * 86400.0  # seconds; where the sender does not know the activity's own timeout
+COMPRESS_FROM = 8 * 1024  # bytes of envelope; below, gzip gains little
+
+TRANSPORT_VARIABLE = "PAIGEANT_TRANSPORT"
+REDIS_VARIABLE = "PAIGEANT_REDIS_URL"
+
+logger = logging.getLogger(__name__)
+
+
+class _Direct:
+    """A Celery router that routes nothing: the queue of a hop is decided before it is sent."""
+
+    def route(self, options: dict[str, Any], *_: object, **__: object) -> dict[str, Any]:
+        return options
+
+
+class CeleryPublisher:
+    """Sends hops as Celery task messages that no default of the host changes."""
+
+    def __init__(self, app: Celery, names: Names) -> None:
+        self._app, self._names = app, names
+
+    def queue_for(self, activity: str, queue: str | None) -> str:
+        """Return the step's own queue, else the activity's, else the host's route, else the one of its name."""
+        if queue is not None:
+            return queue
+        loaded = registry.find(activity)
+        if loaded is not None and loaded.queue is not None:
+            return loaded.queue
+        return self.routed_queue(activity) or self._names.queue(activity)
+
+    def routed_queue(self, activity: str) -> str | None:
+        """Return the queue that a route of the host names for this activity's task, or None."""
+        route = self._app.amqp.router.lookup_route(self._names.task(activity), (), {}, {})
+        queue = route.get("queue") if isinstance(route, dict) else route
+        if isinstance(queue, Queue):
+            return cast("str", queue.name)
+        return queue if isinstance(queue, str) else None
+
+    def declared(self, queue: str) -> Queue:
+        """Return the queue as the host declares it, or as Celery would declare a new one."""
+        queues = self._app.amqp.queues
+        return queues[queue] if queue in queues else queues.new_missing(queue)
+
+    def publish(self, delivery: Delivery) -> None:
+        """Send the message; raises `Unreachable` when Celery's retries are over."""
+        limit = delivery.timeout if delivery.timeout is not None else LONGEST_STEP
+        try:
+            self._app.send_task(
+                self._names.task(delivery.activity),
+                args=[delivery.envelope],
+                kwargs={},
+                task_id=delivery.hop_id,
+                root_id=delivery.root_id,
+                parent_id=delivery.parent_id,
+                queue=self.declared(delivery.queue),
+                router=_Direct(),
+                serializer="json",
+                compression="gzip" if len(delivery.envelope) >= COMPRESS_FROM else None,
+                soft_time_limit=limit + LIMIT_MARGIN,
+                time_limit=limit + 2 * LIMIT_MARGIN,
+                expires=None,
+                priority=0,
+                delivery_mode=2,
+                ignore_result=True,
+                add_to_parent=False,
+                argsrepr=f"({delivery.summary})",
+                kwargsrepr="{}",
+                headers={"paigeant_spec_version": SPEC_VERSION},
+                retry=True,
+                retry_policy=PUBLISH_RETRY,
+            )
+        except (OperationalError, OSError) as error:
+            raise Unreachable("broker", broker_address(self._app), type(error).__name__) from error
+
+
+class CeleryTransport:
+    """A Celery app, its `Settings`, its store (None: message only) and how to publish through it."""
+
+    def __init__(self, app: Celery, *, settings: Settings, store: Store | None) -> None:
+        self.app, self.settings, self.store = app, settings, store
+        self.names = Names(settings.prefix)
+
+    def __repr__(self) -> str:
+        return f"CeleryTransport(broker={self.broker!r}, store={self.store.address if self.store else None!r})"
+
+    @cached_property
+    def publisher(self) -> CeleryPublisher:
+        """What puts hops on their queues."""
+        return CeleryPublisher(self.app, self.names)
+
+    @property
+    def broker(self) -> str:
+        """The broker's address without password."""
+        return broker_address(self.app)
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether the broker lives in this process, where no other process can reach it."""
+        return self.broker.startswith("memory:")
+
+    @property
+    def mode(self) -> str:
+        """What is promised: `durable`, `in-process` or `message only`."""
+        if self.store is None:
+            return "message only"
+        return "durable" if self.store.shared else "in-process"
+
+    def check_dispatch(self) -> None:
+        """Raise `ConfigurationError` where the app's configuration would change how hops run."""
+        mistakes = list(self.mistakes())
+        if mistakes:
+            raise ConfigurationError(mistakes)
+
+    def mistakes(self) -> Iterator[str]:
+        """Yield what in the host's configuration would reach our tasks in spite of what they pin."""
+        if self.app.conf.task_always_eager:
+            yield (
+                "`task_always_eager` is set, and a message that is sent would wait for ever; "
+                "unset it, or use the fixture `workflow_harness` in tests"
+            )
+        yield from self._annotations()
+
+    def _annotations(self) -> Iterator[str]:
+        harmless = {"time_limit", "soft_time_limit"}  # each message carries its own, which wins
+        probe = cast("Any", type("Probe", (), {"name": self.names.task("probe")}))
+        for annotation in resolve_all(self.app.annotations, probe):
+            for attribute in sorted(set(annotation) - harmless):
+                yield (
+                    f"`task_annotations` sets `{attribute}` for {self.names.task('*')!r} (perhaps through '*'), which "
+                    "would change how hops run; name the tasks it is meant for, or use a function that leaves ours out"
+                )
+
+
+class Opened(Protocol):
+    """An app that carries its transport."""
+
+    paigeant_transport: CeleryTransport
+
+
+def get_transport(
+    url: str | None = None, *, app: Celery | None = None, store: str | Store | None = None
+) -> CeleryTransport:
+    """Return the transport to dispatch to and to work from.
+
+    `url` is `"inmemory"`, `"redis"` or a Kombu URL; a Redis URL is broker and store in that database. `app` is
+    an existing Celery app, whose store is its setting `paigeant_store_url`. `store` overrides the store, as a
+    URL or an object. Without arguments: `PAIGEANT_TRANSPORT`, then `PAIGEANT_REDIS_URL`, then the Celery app
+    that paigeant_celery is installed in, then `"inmemory"`. One log line says which. There is one in-memory
+    transport in a process, for Kombu's in-memory broker is one.
+
+    Opens no connection. Raises `UnknownTransport`, `ConfigurationError` (all mistakes at once).
+    """
+    if app is not None:
+        return _chosen("`app=`", transport_of(app, store=store))
+    if url is not None:
+        return _chosen("the argument", _from_url(url, store))
+    for variable in (TRANSPORT_VARIABLE, REDIS_VARIABLE):
+        if value := os.environ.get(variable):
+            return _chosen(f"`{variable}`", _from_url(value, store))
+    installed = _installed_app()
+    if installed is not None:
+        return _chosen(f"the Celery app {installed.main!r}", transport_of(installed, store=store))
+    return _chosen("the default", _from_url("inmemory", store))
+
+
+def transport_of(app: Celery, *, store: str | Store | None = None) -> CeleryTransport:
+    """Return the transport of an app; one app has one, unless `store` asks for another."""
+    known = cast("CeleryTransport | None", getattr(app, "paigeant_transport", None))
+    if known is not None and store is None:
+        return known
+    settings = read_settings(app.conf)
+    url = store if store is not None else settings.store_url
+    if url == "broker":
+        url = str(app.conf.broker_url)
+    transport = CeleryTransport(app, settings=settings, store=_opened(url, settings))
+    cast("Opened", app).paigeant_transport = transport
+    return transport
+
+
+def default_redis_url() -> str:
+    """Return `PAIGEANT_REDIS_URL`, else the Redis of this host."""
+    return os.environ.get(REDIS_VARIABLE) or "redis://localhost:6379/0"
+
+
+def broker_address(app: Celery) -> str:
+    """Return where the app's broker is, without password."""
+    url = app.conf.broker_write_url or "amqp://"
+    first = url[0] if isinstance(url, (list, tuple)) else str(url).partition(";")[0]
+    return str(maybe_sanitize_url(first))
+
+
+def _chosen(by: str, transport: CeleryTransport) -> CeleryTransport:
+    logger.info(
+        "transport %s, chosen by %s, %s", transport.broker, by, transport.mode,
+        extra={"action": "transport_chosen", "broker": transport.broker, "mode": transport.mode},
+    )  # fmt: skip
+    return transport
+
+
+def _from_url(url: str, store: str | Store | None) -> CeleryTransport:
+    if url in {"inmemory", "memory", "memory://"}:
+        return _in_memory() if store is None else transport_of(_app(MEMORY_BROKER), store=store)
+    if url == "redis":
+        url = default_redis_url()
+    scheme, separator, _ = url.partition("://")
+    if not separator or scheme.partition("+")[0] not in TRANSPORT_ALIASES:
+        raise UnknownTransport(str(maybe_sanitize_url(url)))
+    if store is None and scheme in {"redis", "rediss"}:
+        store = url
+    return transport_of(_app(url), store=store)
+
+
+@lru_cache(maxsize=1)
+def _in_memory() -> CeleryTransport:
+    # Kombu's in-memory broker is one per process; a second store beside it would claim the first one's hops.
+    return transport_of(_app(MEMORY_BROKER), store="memory://")
+
+
+def _app(broker: str) -> Celery:
+    app = Celery("paigeant", broker=broker, set_as_current=False)
+    app.conf.update(
+        task_ignore_result=True,
+        worker_send_task_events=True,
+        broker_connection_retry_on_startup=True,
+        # One message at a time per slot: a step takes minutes, and what waits should wait where others see it.
+        worker_prefetch_multiplier=1,
+    )
+    if broker.startswith("memory:"):
+        app.conf.broker_transport_options = {"polling_interval": IN_MEMORY_POLLING}
+    elif broker.startswith(("amqp", "pyamqp")):
+        app.conf.broker_transport_options = {"confirm_publish": True}
+    return app
+
+
+def _opened(store: str | Store | None, settings: Settings) -> Store | None:
+    if not isinstance(store, str):
+        return store
+    return open_store(store, prefix=settings.prefix, lease=settings.lease, ttl=settings.result_ttl)
+
+
+def _installed_app() -> Celery | None:
+    if "celery" not in sys.modules:
+        return None
+    from celery._state import _get_active_apps
+
+    apps = [app for app in _get_active_apps() if getattr(app, "paigeant_transport", None) and app.main != "paigeant"]
+    return apps[0] if apps else next((app for app in _get_active_apps() if imports_us(app)), None)
+
+
+def imports_us(app: Celery) -> bool:
+    """Say whether a configured app names `paigeant_celery.tasks` among its imports. Configures no app."""
+    if not app.configured:
+        return False
+    return "paigeant_celery.tasks" in {*(app.conf.imports or ()), *(app.conf.include or ())}

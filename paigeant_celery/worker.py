@@ -1,0 +1,145 @@
+"""What a Celery worker does for us: checks at its start, the queues that it serves, and what it says."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import click
+from celery import bootsteps
+from kombu import Queue
+
+from paigeant_celery.errors import ConfigurationError, PaigeantError, TransientError
+from paigeant_celery.ports import Activity
+from paigeant_celery.registry import registry
+from paigeant_celery.transport import CeleryTransport, transport_of
+
+__all__ = ["AgentQueues", "queues_of", "served_activities", "start_checks"]
+
+logger = logging.getLogger(__name__)
+
+
+class AgentQueues(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ships no types
+    """Adds the queues of the served activities to those that a worker consumes.
+
+    The queues are added when the consumer is built, before Celery looks at what kinds of queues there are.
+    """
+
+    requires = ("celery.worker.consumer.connection:Connection",)
+
+    def __init__(self, consumer: Any, **kwargs: Any) -> None:
+        super().__init__(consumer, **kwargs)
+        self._embedded = bool(getattr(consumer.controller, "paigeant_embedded", False))
+        self._announced = self._embedded  # the executor's user reads no banner
+        self._transport = transport_of(consumer.app)
+        if self._embedded:
+            return  # the executor adds the queues of what it serves
+        try:
+            self._serve(consumer.app)
+        except PaigeantError as error:
+            raise SystemExit(f"paigeant_celery: {error}") from error
+
+    def start(self, consumer: Any) -> None:
+        """Say what is served, once the broker is connected."""
+        if not self._announced:
+            self._announced = True
+            click.echo(banner(self._transport, served_activities(self._transport)))
+
+    def _serve(self, app: Any) -> None:
+        from paigeant_celery.plugin import register_tasks
+
+        start_checks(self._transport)
+        register_tasks(app)
+        served = served_activities(self._transport)
+        queues = list(queues_of(self._transport, served))
+        if self._transport.settings.consume == "only" and served:
+            for queue in queues:
+                app.amqp.queues.add(queue)
+            app.amqp.queues.select([queue.name for queue in queues])
+        for queue in queues:
+            app.amqp.queues.select_add(queue)
+
+
+def start_checks(transport: CeleryTransport, *, embedded: bool = False) -> None:
+    """Raise `ConfigurationError` with everything that is wrong; log what a running server may yet mend."""
+    mistakes = list(transport.mistakes())
+    if transport.in_memory and not embedded:
+        mistakes.append(
+            "the broker is `memory://`, which no other process can reach; set `PAIGEANT_REDIS_URL` or `broker_url`, "
+            "or serve the activity inside your program with `ActivityExecutor`"
+        )
+    try:
+        registry.activities()
+        mistakes.extend(_unknown_names(transport))
+    except PaigeantError as error:
+        mistakes.append(str(error))
+    try:
+        mistakes.extend(_store_mistakes(transport))
+    except TransientError as error:
+        logger.warning("%s; hops wait until it is back", error, extra={"action": "store_unreachable"})
+    if mistakes:
+        raise ConfigurationError(mistakes)
+
+
+def served_activities(transport: CeleryTransport) -> dict[str, Activity]:
+    """Return the loaded activities that this worker serves, as `paigeant_consume` says."""
+    consume = transport.settings.consume
+    loaded = registry.activities()
+    if consume == "no":
+        return {}
+    if isinstance(consume, tuple):
+        return {name: activity for name, activity in loaded.items() if name in consume}
+    return loaded
+
+
+def queues_of(transport: CeleryTransport, served: dict[str, Activity]) -> Iterator[Queue]:
+    """Yield the queues of activities: the one that their name leads to, and the one of the name itself.
+
+    A process that does not know the activity's own queue sends to the latter.
+    """
+    publisher = transport.publisher
+    names = [publisher.queue_for(name, None) for name in served] + [transport.names.queue(name) for name in served]
+    for name in dict.fromkeys(names):
+        yield publisher.declared(name)
+
+
+def banner(transport: CeleryTransport, served: dict[str, Activity]) -> str:
+    """Return what a worker says at its start."""
+    store = transport.store.address if transport.store is not None else "none"
+    lines = [f"[paigeant_celery] mode: {transport.mode}, store: {store}"]
+    lines += [
+        f"  . {name} ({activity.kind}) from {transport.publisher.queue_for(name, None)}"
+        for name, activity in sorted(served.items())
+    ]
+    if not served:
+        lines.append("  . no activity is served; name the modules of your agents with `-I` or `imports`")
+    return "\n".join(lines)
+
+
+def _unknown_names(transport: CeleryTransport) -> Iterator[str]:
+    consume = transport.settings.consume
+    if isinstance(consume, tuple):
+        loaded = registry.activities()
+        for name in consume:
+            if name not in loaded:
+                yield f"`paigeant_consume` names {name!r}, which is not loaded; loaded: {', '.join(sorted(loaded)) or 'none'}"
+
+
+def _store_mistakes(transport: CeleryTransport) -> Iterator[str]:
+    store = transport.store
+    if store is None:
+        return
+    try:
+        for warning in store.check(allow_eviction=transport.settings.allow_eviction):
+            logger.warning(warning, extra={"action": "store_checked"})
+        bound = store.bind_broker(transport.broker)
+    except ConfigurationError as error:
+        yield from error.mistakes
+        return
+    if bound != transport.broker:
+        yield (
+            f"the store {store.address} belongs to the broker {bound} under the prefix "
+            f"{transport.settings.prefix!r}, and this worker uses {transport.broker}; choose another "
+            "`paigeant_prefix`, or another store"
+        )
