@@ -20,12 +20,15 @@ from paigeant_celery.runner import AgentActivity, DepsFactory
 from paigeant_celery.slip import ActivitySpec
 
 if TYPE_CHECKING:
-    from pydantic_ai import AgentRetries, Tool, _concurrency, models
-    from pydantic_ai.agent import AgentMetadata, EndStrategy
+    from pydantic_ai import AgentRetries, Tool, models
+    from pydantic_ai._instructions import AgentInstructions  # mypy loses the parameter of the public alias
+    from pydantic_ai.agent import EndStrategy
+    from pydantic_ai.agent.abstract import AgentMetadata, AgentModelSettings
     from pydantic_ai.capabilities import AgentCapability
+    from pydantic_ai.concurrency import AnyConcurrencyLimit
     from pydantic_ai.output import OutputSpec
     from pydantic_ai.template import TemplateStr
-    from pydantic_ai.tools import AgentInstructions, AgentModelSettings, RunContext, ToolFuncEither
+    from pydantic_ai.tools import RunContext, ToolFuncEither
     from pydantic_ai.toolsets import AgentToolset
 
 __all__ = ["PaigeantAgent", "register_agent"]
@@ -83,7 +86,7 @@ class PaigeantAgent(Agent[AgentDepsT, OutputT]):
             end_strategy: EndStrategy = "graceful",
             metadata: AgentMetadata[AgentDepsT] | None = None,
             tool_timeout: float | None = None,
-            max_concurrency: _concurrency.AnyConcurrencyLimit = None,
+            max_concurrency: AnyConcurrencyLimit = None,
             capabilities: Sequence[AgentCapability[AgentDepsT]] | None = None,
             dispatcher: Runway | None = None,
             can_edit_itinerary: bool = False,

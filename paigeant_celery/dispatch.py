@@ -19,11 +19,11 @@ from paigeant_celery.errors import (
     WorkflowConflict,
 )
 from paigeant_celery.handle import WorkflowHandle
-from paigeant_celery.hop import delivery_of
 from paigeant_celery.message import PaigeantMessage, content_digest, encode, parse, sha256
 from paigeant_celery.names import FIRST_PLACE, hop_id, is_correlation_id
 from paigeant_celery.ports import Activity, HopRecord, NewWorkflow, Transport
 from paigeant_celery.registry import registry
+from paigeant_celery.sending import delivery_of
 from paigeant_celery.slip import ActivitySpec, FunctionSpec, RegisteredActivity, RoutingSlip, Step, crossing, name_steps
 from paigeant_celery.tracing import current_trace
 

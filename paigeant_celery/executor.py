@@ -15,7 +15,7 @@ from typing import Any, cast
 from celery.concurrency.thread import TaskPool
 from celery.exceptions import WorkerShutdown
 from celery.worker import WorkController
-from kombu import Queue
+from kombu.entity import Queue
 
 from paigeant_celery.errors import TransientError, UnknownActivity, UsageError
 from paigeant_celery.plugin import install, register_tasks
@@ -153,7 +153,8 @@ class EmbeddedWorker:
     def _stop(self) -> None:
         worker, thread, self._worker, self._thread = self._worker, self._thread, None, None
         worker.consumer.call_soon(_shut_down)
-        thread.join(STOP_PATIENCE)
+        if thread is not None:
+            thread.join(STOP_PATIENCE)
 
     def _add(self, queues: list[Queue]) -> None:
         register_tasks(self._transport.app)

@@ -54,7 +54,7 @@ class FunctionActivity(Generic[P, R]):
 
         Raises `InvalidInput` where the arguments do not fit the signature or are no JSON.
         """
-        parameters = [parameter for parameter in self._parameters]
+        parameters = list(self._parameters)
         try:
             bound = inspect.Signature(parameters).bind(*args, **kwargs)
         except TypeError as error:

@@ -14,8 +14,8 @@ from pydantic import JsonValue
 from paigeant_celery.deps import StepOutput
 from paigeant_celery.errors import StoreRequired, UnknownWorkflow, UsageError, WorkflowFailed
 from paigeant_celery.flow import Failure, WorkflowState
-from paigeant_celery.hop import read_blob
 from paigeant_celery.message import PaigeantMessage, parse
+from paigeant_celery.outputs import read_blob
 from paigeant_celery.ports import Store, StoredEvent, Transport, WorkflowRecord
 
 __all__ = ["WorkflowEvent", "WorkflowHandle", "WorkflowResult", "WorkflowStatus"]
@@ -112,7 +112,7 @@ class WorkflowHandle:
             updated_at=record.updated_at,
         )
 
-    async def result(self, timeout: float | None = None) -> WorkflowResult:
+    async def result(self, timeout: float | None = None) -> WorkflowResult:  # noqa: ASYNC109 - as `AsyncResult.get`
         """Wait until the workflow ends and return its outputs.
 
         `timeout` is in seconds; None waits for ever. Raises `WorkflowFailed` with step, error class and text,
@@ -156,6 +156,15 @@ class WorkflowHandle:
                 return
             if not batch:
                 time.sleep(wait)
+
+    def events_so_far(self, after: str | None = None) -> list[WorkflowEvent]:
+        """Return what has happened until now, without waiting for more."""
+        batch, _ = self._events_after(after)
+        found = list(batch)
+        while len(batch) == EVENTS_AT_ONCE:
+            batch, _ = self._events_after(batch[-1].cursor)
+            found.extend(batch)
+        return found
 
     def _ended(self) -> WorkflowResult | None:
         record = self._record("result")

@@ -36,10 +36,11 @@ from paigeant_celery.flow import (
     Run,
     decide,
 )
-from paigeant_celery.jsonable import dumps, loads
+from paigeant_celery.guard import Arrival, admit, refusal_of
+from paigeant_celery.jsonable import dumps
 from paigeant_celery.message import PaigeantMessage, encode, parse, sha256
 from paigeant_celery.names import split_hop_id
-from paigeant_celery.policy import StepPolicy
+from paigeant_celery.outputs import read_blob
 from paigeant_celery.ports import (
     Activity,
     ActivityResult,
@@ -47,7 +48,6 @@ from paigeant_celery.ports import (
     Claimed,
     Closing,
     Completion,
-    Delivery,
     Dropped,
     EditLimits,
     HopRecord,
@@ -55,27 +55,15 @@ from paigeant_celery.ports import (
     Store,
 )
 from paigeant_celery.registry import Registry
-from paigeant_celery.slip import ExecutedStep, OutputRef, Step
+from paigeant_celery.sending import delivery_of, step_policy
+from paigeant_celery.slip import ExecutedStep, OutputRef
 from paigeant_celery.tracing import attached_trace
 
-__all__ = ["Arrival", "Drop", "HopService", "Opened", "Refused", "Summary", "delivery_of", "refusal_of", "step_policy"]
+__all__ = ["Drop", "HopService", "Opened", "Outcome", "Refused", "Summary"]
 
 MAX_ERROR_TEXT = 4000  # characters of an error that the store keeps
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Arrival:
-    """A message as it came: the id and activity that its headers name, and the envelope, unread.
-
-    `fault` is what the receiver already found wrong with the message around the envelope.
-    """
-
-    hop_id: str
-    activity: str
-    envelope: object
-    fault: MessageError | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +141,7 @@ class HopService:
     def open(self, arrival: Arrival) -> Opening:
         """Guard and claim a delivery. Raises `TransientError` where the store is away; nothing is claimed then."""
         try:
-            message = self._guard(arrival)
+            message = admit(arrival, self._settings)
         except MessageError as fault:
             return self._refuse(arrival, fault)
         digest = sha256(str(arrival.envelope))
@@ -242,17 +230,6 @@ class HopService:
         return self.close(hop, Outcome(event=self._timed_out(hop)))
 
     # The parts of `open`.
-
-    def _guard(self, arrival: Arrival) -> PaigeantMessage:
-        if arrival.fault is not None:
-            raise arrival.fault
-        message = parse(arrival.envelope, max_size=self._settings.max_message_size, max_steps=self._settings.max_steps)
-        step = message.step
-        if message.message_id != arrival.hop_id:
-            raise MessageError("inconsistent_slip", "message_id", f"sent as task {arrival.hop_id[:160]!r}")
-        if step.activity != arrival.activity:
-            raise MessageError("inconsistent_slip", "slip.itinerary[0]", f"sent to the activity {arrival.activity!r}")
-        return message
 
     def _claim(self, arrival: Arrival, *, digest: str | None, max_attempts: int) -> Claimed | Dropped:
         if self._store is None:
@@ -383,9 +360,11 @@ class HopService:
         if self._store is not None and not self._store.fail(closing, failure):
             return Summary(hop_id=closing.hop_id, step_id=summary.step_id, outcome="overtaken")
         logger.error(
-            "hop failed with %s", failure.error_class,
-            extra={"action": "hop_failed", "hop": closing.hop_id, "step": failure.step_id, "error": failure.error_class},
-        )  # fmt: skip
+            "hop %s failed with %s",
+            closing.hop_id,
+            failure.error_class,
+            extra={"action": "hop_failed", "hop": closing.hop_id, "step": failure.step_id},
+        )
         return summary
 
     def _overtaken(self, hop: Opened) -> Summary:
@@ -394,51 +373,6 @@ class HopService:
             extra={"action": "hop_overtaken", "hop": hop.closing.hop_id},
         )
         return _summary(hop, "overtaken")
-
-
-def step_policy(step: Step, activity: Activity | None, settings: Settings) -> StepPolicy:
-    """Return the limits of a step: its own, else its activity's, else the settings'."""
-    default = StepPolicy(timeout=settings.step_timeout, max_attempts=settings.max_attempts)
-    own = activity.policy if activity is not None else None
-    return (step.policy or StepPolicy()).over(own).over(default)
-
-
-def delivery_of(
-    message: PaigeantMessage, envelope: str, queue: str, activity: Activity | None, settings: Settings
-) -> Delivery:
-    """Return what must be published for the hop that `message` asks for."""
-    step, slip = message.step, message.slip
-    total = len(slip.executed) + len(slip.itinerary)
-    return Delivery(
-        activity=step.activity,
-        hop_id=message.message_id,
-        root_id=f"{message.correlation_id}.0",
-        parent_id=f"{message.correlation_id}.{len(slip.executed) - 1}" if slip.executed else None,
-        queue=queue,
-        envelope=envelope,
-        summary=f"workflow {message.correlation_id}, step {len(slip.executed) + 1} of {total}: {step.step_id}",
-        timeout=step_policy(step, activity, settings).timeout if activity or step.policy else None,
-    )
-
-
-def read_blob(store: Store | None, correlation_id: str, record: ExecutedStep) -> JsonValue:
-    """Read a large output from the store; raises `StoreCorrupt` where it is not there as it was recorded."""
-    text = store.blob(correlation_id, record.step_id) if store is not None else None
-    if text is None or record.output_ref is None or sha256(text) != record.output_ref.sha256:
-        raise StoreCorrupt(f"{correlation_id}: output of {record.step_id}", "missing, or not as it was recorded")
-    return loads(text, invalid="store_corrupt")
-
-
-def refusal_of(arrival: Arrival, fault: MessageError) -> dict[str, object]:
-    """Return what a log may say of a refused message: reason, ids, size and digest, never its content."""
-    text = arrival.envelope if isinstance(arrival.envelope, str) else repr(arrival.envelope)
-    return {
-        "reason": fault.reason,
-        "hop": arrival.hop_id[:300],
-        "activity": arrival.activity[:200],
-        "size": len(text.encode(errors="surrogatepass")),
-        "sha256": sha256(text),
-    }
 
 
 def _summary(hop: Opened, outcome: str, *, next_hop: str | None = None) -> Summary:
@@ -454,6 +388,6 @@ def _class_of(error: BaseException) -> str:
 def _text_of(error: BaseException) -> str:
     try:
         text = str(error)
-    except Exception:
+    except Exception:  # noqa: BLE001 - an error whose text raises is still an error of the step
         text = "(its text could not be made)"
     return text.replace("\0", " ").encode(errors="replace").decode()[:MAX_ERROR_TEXT]

@@ -12,7 +12,8 @@ from celery import Task
 from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
 
 from paigeant_celery.errors import HopFailed, MessageError, TransientError
-from paigeant_celery.hop import Arrival, Drop, HopService, Opened, Outcome, Refused, Summary
+from paigeant_celery.guard import Arrival
+from paigeant_celery.hop import Drop, HopService, Opened, Outcome, Refused, Summary
 from paigeant_celery.loop import ProcessLoop
 from paigeant_celery.owner import Owner
 from paigeant_celery.registry import registry

@@ -153,7 +153,7 @@ def _check_slip(message: PaigeantMessage, max_steps: int) -> None:
         raise MessageError(
             "inconsistent_slip",
             "message_id",
-            f"the slip stands at place {slip.place}, after {len(slip.executed)} executed steps, and the id says otherwise",
+            f"the slip stands at place {slip.place}, and the id says otherwise",
         )
     for index, record in enumerate(slip.executed):
         if record.place != str(index):

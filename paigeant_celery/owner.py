@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class _Held:
     fence: int
-    cancel: Callable[[], None]
+    cancel: Callable[[], object]
 
 
 class Owner:
@@ -37,7 +37,10 @@ class Owner:
     def __init__(self, store: Store, *, lease: float) -> None:
         self._store = store
         self._interval = lease / RENEWALS_PER_LEASE
-        self._reset()
+        self._lock = threading.Lock()
+        self._id: str | None = None
+        self._held: dict[str, _Held] = {}
+        self._thread: threading.Thread | None = None
         os.register_at_fork(after_in_child=self._reset)
 
     @property
@@ -49,7 +52,7 @@ class Owner:
             return self._id
 
     @contextmanager
-    def holding(self, hop_id: str, *, fence: int, cancel: Callable[[], None]) -> Iterator[None]:
+    def holding(self, hop_id: str, *, fence: int, cancel: Callable[[], object]) -> Iterator[None]:
         """Renew the lease for a hop inside the block; `cancel` is called once where the hop is lost.
 
         `cancel` runs in the renewing thread.
@@ -90,14 +93,12 @@ class Owner:
             except PaigeantError as error:
                 # The lease may lapse while the store is away; the fence then decides who may write.
                 logger.warning("lease not renewed: %s", error, extra=_fields("renew_failed", None))
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - this thread keeps every hop of the process alive
                 logger.error("lease not renewed: %s", type(error).__name__, extra=_fields("renew_failed", None))
 
     def _reset(self) -> None:
         self._lock = threading.Lock()
-        self._id: str | None = None
-        self._held: dict[str, _Held] = {}
-        self._thread: threading.Thread | None = None
+        self._id, self._held, self._thread = None, {}, None
 
 
 def _fields(action: str, hop_id: str | None) -> dict[str, str | None]:

@@ -11,7 +11,7 @@ from typing import Any, Protocol, cast
 
 from celery import Celery
 from celery.app.annotations import resolve_all
-from kombu import Queue
+from kombu.entity import Queue
 from kombu.exceptions import OperationalError
 from kombu.transport import TRANSPORT_ALIASES
 from kombu.utils.url import maybe_sanitize_url
@@ -65,13 +65,14 @@ class CeleryPublisher:
         route = self._app.amqp.router.lookup_route(self._names.task(activity), (), {}, {})
         queue = route.get("queue") if isinstance(route, dict) else route
         if isinstance(queue, Queue):
-            return cast("str", queue.name)
+            return str(queue.name)
         return queue if isinstance(queue, str) else None
 
     def declared(self, queue: str) -> Queue:
         """Return the queue as the host declares it, or as Celery would declare a new one."""
         queues = self._app.amqp.queues
-        return queues[queue] if queue in queues else queues.new_missing(queue)
+        declared: Queue = queues[queue] if queue in queues else queues.new_missing(queue)
+        return declared
 
     def publish(self, delivery: Delivery) -> None:
         """Send the message; raises `Unreachable` when Celery's retries are over."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 from celery import bootsteps
-from kombu import Queue
+from kombu.entity import Queue
 
 from paigeant_celery.errors import ConfigurationError, PaigeantError, TransientError
 from paigeant_celery.ports import Activity
@@ -121,9 +121,10 @@ def _unknown_names(transport: CeleryTransport) -> Iterator[str]:
     consume = transport.settings.consume
     if isinstance(consume, tuple):
         loaded = registry.activities()
+        known = ", ".join(sorted(loaded)) or "none"
         for name in consume:
             if name not in loaded:
-                yield f"`paigeant_consume` names {name!r}, which is not loaded; loaded: {', '.join(sorted(loaded)) or 'none'}"
+                yield f"`paigeant_consume` names {name!r}, which is not loaded; loaded: {known}"
 
 
 def _store_mistakes(transport: CeleryTransport) -> Iterator[str]:

@@ -17,13 +17,7 @@ import redis
 from redis.backoff import ExponentialBackoff
 from redis.commands.core import Script
 from redis.connection import parse_url
-from redis.exceptions import (
-    ConnectionError,
-    OutOfMemoryError,
-    RedisError,
-    ResponseError,
-    TimeoutError,
-)
+from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
 from redis.retry import Retry
 
 from paigeant_celery.errors import ConfigurationError, InvalidInput, StoreCorrupt, Unreachable
@@ -54,14 +48,15 @@ SCRIPTS = ("start", "claim", "renew", "complete", "fail", "read")
 _CURSOR = re.compile(r"[0-9]{1,20}-[0-9]{1,20}")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
-_Redis: TypeAlias = "redis.Redis"
-_Reply: TypeAlias = Any  # redis-py types every reply as a union with awaitables; scripts fix what comes
+# redis-py leaves functions untyped, and types every reply as a union with awaitables.
+_Reply: TypeAlias = Any
+_parse_url = cast("Callable[[str], dict[str, Any]]", parse_url)
 
 
 @dataclass(frozen=True)
 class _Client:
     pid: int
-    redis: _Redis
+    redis: redis.Redis
     scripts: Mapping[str, Script]
 
 
@@ -73,7 +68,8 @@ class RedisStore:
     """
 
     def __init__(self, url: str, *, prefix: str, lease: float, ttl: float) -> None:
-        self._address, self._options = _address(url), _options(url)
+        self._options = _options(url)
+        self._address = _address(url, self._options)
         self._prefix = prefix
         self._lease, self._ttl = round(lease * 1000), round(ttl * 1000)
         self._client: _Client | None = None
@@ -167,14 +163,14 @@ class RedisStore:
     def blob(self, correlation_id: str, step_id: str) -> str | None:
         """Return the JSON text of a large output, or None."""
         key = f"{self._prefix}:blob:{correlation_id}"
-        return cast("str | None", self._ask(lambda client: client.hget(key, step_id), f"blob:{correlation_id}"))
+        return cast("str | None", self._ask(lambda c: c.redis.hget(key, step_id), about=f"blob:{correlation_id}"))
 
     def events(self, correlation_id: str, *, after: str | None, limit: int) -> Sequence[StoredEvent]:
         """Return events behind the cursor `after`, oldest first."""
         if after is not None and _CURSOR.fullmatch(after) is None:
             raise InvalidInput("bad_cursor", "after", "is no cursor of an event of this store")
         key, first = f"{self._prefix}:events:{correlation_id}", f"({after}" if after is not None else "-"
-        reply = self._ask(lambda client: client.xrange(key, min=first, count=limit), f"events:{correlation_id}")
+        reply = self._ask(lambda c: c.redis.xrange(key, min=first, count=limit), about=f"events:{correlation_id}")
         return [
             StoredEvent(cursor=cursor, at=_moment(cursor.partition("-")[0]), fields=fields) for cursor, fields in reply
         ]
@@ -185,29 +181,17 @@ class RedisStore:
         Raises `Unreachable`, or `ConfigurationError` where it is part of a cluster, may evict records (unless
         allowed), or holds records of another format.
         """
-        self._ask(lambda client: client.ping(), "meta")
-        format_ = self._ask(lambda client: client.hget(f"{self._prefix}:meta", "format"), "meta")
+        format_ = self._ask(lambda c: c.redis.hget(f"{self._prefix}:meta", "format"), about="meta")
         mistakes = [*self._cluster_mistakes(), *_format_mistakes(format_, self._prefix)]
-        warnings: list[str] = []
-        config = self._server_config()
-        if config is None:
-            warnings.append(
-                f"the store {self._address} does not permit CONFIG GET; make sure that it has `maxmemory-policy "
-                "noeviction` and `appendonly yes`"
-            )
-        else:
-            policy = config.get("maxmemory-policy", "noeviction")
-            if policy != "noeviction":
-                evicts = f"the store {self._address} has `maxmemory-policy {policy}` and may evict running workflows"
-                if allow_eviction:
-                    warnings.append(f"{evicts}; `paigeant_allow_eviction` permits it")
-                else:
-                    mistakes.append(f"{evicts}; set it to `noeviction`, or set `paigeant_allow_eviction = True`")
-            if config.get("appendonly", "yes") == "no":
-                warnings.append(
-                    f"the store {self._address} has no append-only file; a restart of the server loses what it "
-                    "recorded since the last snapshot: set `appendonly yes`"
-                )
+        config = self._permitted(lambda c: c.redis.config_get("maxmemory-policy", "appendonly"))
+        warnings = self._config_warnings(config)
+        policy = config.get("maxmemory-policy", "noeviction") if config is not None else "noeviction"
+        if policy != "noeviction":
+            evicts = f"the store {self._address} has `maxmemory-policy {policy}` and may evict running workflows"
+            if allow_eviction:
+                warnings.append(f"{evicts}; `paigeant_allow_eviction` permits it")
+            else:
+                mistakes.append(f"{evicts}; set it to `noeviction`, or set `paigeant_allow_eviction = True`")
         if mistakes:
             raise ConfigurationError(mistakes)
         return warnings
@@ -216,37 +200,44 @@ class RedisStore:
         """Remember the broker that this prefix belongs to; return the one that is remembered."""
         key = f"{self._prefix}:meta"
 
-        def bind(client: _Redis) -> _Reply:
-            with client.pipeline(transaction=True) as commands:
+        def bind(client: _Client) -> _Reply:
+            with client.redis.pipeline(transaction=True) as commands:
                 commands.hsetnx(key, "broker", broker)
                 commands.hsetnx(key, "format", FORMAT)
                 commands.hget(key, "broker")
                 return commands.execute()
 
-        return str(self._ask(bind, "meta")[-1])
+        return str(self._ask(bind, about="meta")[-1])
 
     def close(self) -> None:
         """Give this process's connections back; a later call opens new ones."""
         client, self._client = self._client, None
         if client is not None and client.pid == os.getpid():
             client.redis.close()
-            client.redis.connection_pool.disconnect()
 
     def _run(self, script: str, *arguments: str | int, about: str) -> _Reply:
-        return self._ask(lambda _: self._connected().scripts[script](args=[self._prefix, *arguments]), about)
+        return self._ask(lambda c: c.scripts[script](args=[self._prefix, *arguments]), about=about)
 
-    def _ask(self, question: Callable[[_Redis], _Reply], about: str) -> _Reply:
+    def _ask(self, question: Callable[[_Client], _Reply], *, about: str) -> _Reply:
         """Put a question to the server; `about` is the key that it is about, without prefix."""
         try:
-            with self._readable(about):
-                return question(self._connected().redis)
+            return question(self._connected())
+        except UnicodeDecodeError as error:
+            raise StoreCorrupt(f"{self._prefix}:{about}", "is no UTF-8 text") from error
         except OutOfMemoryError as error:
             cause = "the server is full: its `maxmemory` is reached and nothing may be evicted"
             raise Unreachable("store", self._address, cause) from error
-        except (ConnectionError, TimeoutError) as error:
-            raise Unreachable("store", self._address, type(error).__name__) from error
         except ResponseError as error:
             raise self._refusal(error, f"{self._prefix}:{about}") from error
+        except RedisError as error:
+            raise Unreachable("store", self._address, type(error).__name__) from error
+
+    def _permitted(self, question: Callable[[_Client], _Reply]) -> _Reply:
+        """Put a question to the server that it may refuse to answer; None where it does."""
+        try:
+            return question(self._connected())
+        except ResponseError:
+            return None
         except RedisError as error:
             raise Unreachable("store", self._address, type(error).__name__) from error
 
@@ -267,10 +258,9 @@ class RedisStore:
     def _readable(self, about: str) -> Iterator[None]:
         try:
             yield
-        except (UnicodeDecodeError, ValueError, TypeError) as error:
-            if isinstance(error, UnicodeEncodeError):
-                raise  # what we were given, not what is stored
-            raise StoreCorrupt(f"{self._prefix}:{about}", f"cannot be read ({type(error).__name__})") from error
+        except (ValueError, TypeError) as error:
+            text = f"has values that this version cannot read ({type(error).__name__})"
+            raise StoreCorrupt(f"{self._prefix}:{about}", text) from error
 
     def _connected(self) -> _Client:
         # No lock: it could be held by another thread at a fork and never come free in the child. Two threads may
@@ -280,81 +270,77 @@ class RedisStore:
             client = self._client = _open(self._options)
         return client
 
-    def _server_config(self) -> Mapping[str, str] | None:
-        try:
-            return cast("Mapping[str, str]", self._connected().redis.config_get("maxmemory-policy", "appendonly"))
-        except (ConnectionError, TimeoutError) as error:
-            raise Unreachable("store", self._address, type(error).__name__) from error
-        except ResponseError:
-            return None
-
     def _cluster_mistakes(self) -> list[str]:
-        try:
-            info = cast("Mapping[str, object]", self._connected().redis.info("cluster"))
-        except (ConnectionError, TimeoutError) as error:
-            raise Unreachable("store", self._address, type(error).__name__) from error
-        except ResponseError:
-            return []  # INFO is not permitted; a cluster then shows at the first call
+        info = self._permitted(lambda c: c.redis.info("cluster")) or {}
         if str(info.get("cluster_enabled", 0)) != "1":
             return []
         return [f"the store {self._address} is a Redis Cluster, which is not supported; use one Redis primary"]
 
+    def _config_warnings(self, config: Mapping[str, str] | None) -> list[str]:
+        if not config:
+            return [
+                f"the store {self._address} does not permit CONFIG GET; make sure that it has `maxmemory-policy "
+                "noeviction` and `appendonly yes`"
+            ]
+        if config.get("appendonly", "yes") == "yes":
+            return []
+        return [
+            f"the store {self._address} has no append-only file; a restart of the server loses what it recorded since "
+            "the last snapshot: set `appendonly yes`"
+        ]
+
 
 def _open(options: Mapping[str, Any]) -> _Client:
-    client = redis.Redis.from_pool(_pool(options))
+    client = redis.Redis.from_pool(redis.ConnectionPool(**options))
     folder = resources.files("paigeant_celery.store").joinpath("scripts")
     common = folder.joinpath("common.lua").read_text("utf-8")
     scripts = {name: common + folder.joinpath(f"{name}.lua").read_text("utf-8") for name in SCRIPTS}
     return _Client(os.getpid(), client, {name: client.register_script(text) for name, text in scripts.items()})
 
 
-def _pool(options: Mapping[str, Any]) -> redis.ConnectionPool:
-    # A new Retry for each pool: it is shared by its connections and must not be shared with a parent process.
-    retry = Retry(ExponentialBackoff(cap=0.2, base=0.05), retries=RETRIES)
-    return redis.ConnectionPool(**{**options, "retry": retry})
-
-
 def _options(url: str) -> dict[str, Any]:
-    """Return the options of the client for `url`, which may set timeouts and the like in its query."""
+    """Return the client's options for `url`, whose query may set timeouts and the like."""
     try:
-        given = dict(parse_url(url))
+        parts = urlsplit(url)
+        # A password with '#', '?' or '/' cuts the URL in the wrong place; the '@' is then behind the cut.
+        if parts.fragment or "@" in parts.path + parts.query:
+            raise ValueError
+        # redis-py reads a path that is no number as database 0.
+        if parts.scheme != "unix" and re.fullmatch(r"/*[0-9]*/*", parts.path) is None:
+            raise ValueError
+        given = _parse_url(url)
         if isinstance(mode := given.get("ssl_cert_reqs"), str):
-            given["ssl_cert_reqs"] = mode.upper().removeprefix("SSL.").removeprefix("CERT_").lower()  # Celery's words
-        defaults = {
+            given["ssl_cert_reqs"] = mode.lower().removeprefix("ssl.").removeprefix("cert_")  # Celery's words
+        options = {
             "socket_timeout": SOCKET_TIMEOUT,
             "socket_connect_timeout": SOCKET_TIMEOUT,
             "client_name": "paigeant",
             "max_connections": MAX_CONNECTIONS,
+            **given,
+            "retry": Retry(ExponentialBackoff(cap=0.2, base=0.05), retries=RETRIES),
+            "retry_on_error": [redis.ConnectionError, redis.TimeoutError],  # redis-py before 6 asks for it
+            "decode_responses": True,
         }
-        options = {**defaults, **given, "decode_responses": True, "encoding": "utf-8"}
-        _pool(options).make_connection()  # not connected; finds options that no connection has
-        return options
+        redis.ConnectionPool(**options).make_connection()  # connects to nothing; finds options that do not exist
     except (TypeError, ValueError, RedisError):
-        # From None, and without the cause's text: a URL that was cut in the wrong place shows parts of a password.
-        raise ConfigurationError([_BAD_URL]) from None
+        # Without the cause and its text, which may show parts of a password.
+        raise ConfigurationError(
+            [
+                "store URL: it is not understood; expected 'redis://user:password@host:6379/0' with options that "
+                "redis-py knows, and special characters of the password percent-encoded"
+            ]
+        ) from None
+    return options
 
 
-_BAD_URL = (
-    "store URL: it is not understood; expected 'redis://user:password@host:6379/0' with options that redis-py knows, "
-    "and special characters of the password percent-encoded"
-)
-
-
-def _address(url: str) -> str:
-    """Return `url` without user, password and options."""
-    try:
-        parts = urlsplit(url)
-        if parts.scheme == "unix":
-            return f"unix://{parts.path}"
-        if re.fullmatch(r"/?[0-9]*", parts.path) is None:
-            raise ConfigurationError([f"store URL: its path {parts.path!r} is no database number, such as '/0'"])
-        host = parts.hostname or "localhost"
-        host = f"[{host}]" if ":" in host else host
-        return f"{parts.scheme}://{host}:{parts.port or 6379}/{parts.path.strip('/') or '0'}"
-    except ValueError as error:
-        if isinstance(error, ConfigurationError):
-            raise
-        raise ConfigurationError([_BAD_URL]) from None
+def _address(url: str, options: Mapping[str, Any]) -> str:
+    """Return `url` without user, password and options other than the database."""
+    scheme, database = url.partition("://")[0], options.get("db", 0)
+    if scheme == "unix":
+        return f"unix://{options.get('path', '')}?db={database}"
+    host = options.get("host", "localhost")
+    host = f"[{host}]" if ":" in host else host
+    return f"{scheme}://{host}:{options.get('port', 6379)}/{database}"
 
 
 def _format_mistakes(found: str | None, prefix: str) -> list[str]:

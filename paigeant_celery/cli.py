@@ -1,0 +1,64 @@
+"""`celery -A … paigeant …`: looking at activities and workflows from a shell."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+__all__ = ["paigeant"]
+
+
+@click.group(name="paigeant")
+def paigeant() -> None:
+    """Look at paigeant_celery's activities and workflows."""
+
+
+@paigeant.command()
+@click.pass_context
+def activities(context: click.Context) -> None:
+    """List the activities that this app loads, with their queues."""
+    from paigeant_celery.worker import banner, served_activities
+
+    transport = _transport(context)
+    click.echo(banner(transport, served_activities(transport)))
+
+
+@paigeant.command()
+@click.argument("correlation_id")
+@click.option("--events/--no-events", default=True, help="Also list what happened to it.")
+@click.pass_context
+def show(context: click.Context, correlation_id: str, events: bool) -> None:
+    """Show where a workflow stands, and why it failed."""
+    from paigeant_celery.errors import PaigeantError
+    from paigeant_celery.handle import WorkflowHandle
+
+    handle = WorkflowHandle(correlation_id, _transport(context))
+    try:
+        status = handle.status_sync()
+        happened = handle.events_so_far() if events else []
+    except PaigeantError as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(f"workflow {correlation_id}: {status.state}")
+    click.echo(f"  executed:  {', '.join(status.executed) or '-'}")
+    click.echo(f"  remaining: {', '.join(status.remaining) or '-'}")
+    if status.state == "running":
+        where = "runs" if status.running else f"waits on queue {status.queue}"
+        click.echo(f"  current:   {status.step_id} {where} (begun {status.attempt} times)")
+    if status.failure is not None:
+        click.echo(f"  failed at: {status.failure.step_id}: {status.failure.error_class}: {status.failure.text}")
+    for event in happened:
+        details = " ".join(f"{name}={value}" for name, value in event.fields.items())
+        click.echo(f"  {event.at:%Y-%m-%d %H:%M:%S} {event.type} {event.hop_id} {details}".rstrip())
+
+
+def _transport(context: click.Context) -> Any:
+    from paigeant_celery.errors import PaigeantError
+    from paigeant_celery.transport import transport_of
+
+    app = context.obj.app
+    app.loader.import_default_modules()
+    try:
+        return transport_of(app)
+    except PaigeantError as error:
+        raise click.ClickException(str(error)) from error

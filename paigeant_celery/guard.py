@@ -1,0 +1,49 @@
+"""The guard: what a message must be before anything is claimed for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from paigeant_celery.config import Settings
+from paigeant_celery.errors import MessageError
+from paigeant_celery.message import PaigeantMessage, parse, sha256
+
+__all__ = ["Arrival", "admit", "refusal_of"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arrival:
+    """A message as it came: the id and activity that its headers name, and the envelope, unread.
+
+    `fault` is what the receiver already found wrong with the message around the envelope.
+    """
+
+    hop_id: str
+    activity: str
+    envelope: object
+    fault: MessageError | None = None
+
+
+def admit(arrival: Arrival, settings: Settings) -> PaigeantMessage:
+    """Return the message of a delivery, or raise `MessageError` with the reason why it cannot be run."""
+    if arrival.fault is not None:
+        raise arrival.fault
+    message = parse(arrival.envelope, max_size=settings.max_message_size, max_steps=settings.max_steps)
+    step = message.step
+    if message.message_id != arrival.hop_id:
+        raise MessageError("inconsistent_slip", "message_id", f"sent as task {arrival.hop_id[:160]!r}")
+    if step.activity != arrival.activity:
+        raise MessageError("inconsistent_slip", "slip.itinerary[0]", f"sent to the activity {arrival.activity!r}")
+    return message
+
+
+def refusal_of(arrival: Arrival, fault: MessageError) -> dict[str, object]:
+    """Return what a log may say of a refused message: reason, ids, size and digest, never its content."""
+    text = arrival.envelope if isinstance(arrival.envelope, str) else repr(arrival.envelope)
+    return {
+        "reason": fault.reason,
+        "hop": arrival.hop_id[:300],
+        "activity": arrival.activity[:200],
+        "size": len(text.encode(errors="surrogatepass")),
+        "sha256": sha256(text),
+    }

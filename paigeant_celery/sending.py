@@ -1,0 +1,37 @@
+"""What is published for a hop: its limits, its links and what Flower may show of it."""
+
+from __future__ import annotations
+
+from paigeant_celery.config import Settings
+from paigeant_celery.message import PaigeantMessage
+from paigeant_celery.names import FIRST_PLACE, hop_id
+from paigeant_celery.policy import StepPolicy
+from paigeant_celery.ports import Activity, Delivery
+from paigeant_celery.slip import Step
+
+__all__ = ["delivery_of", "step_policy"]
+
+
+def step_policy(step: Step, activity: Activity | None, settings: Settings) -> StepPolicy:
+    """Return the limits of a step: its own, else its activity's, else the settings'."""
+    default = StepPolicy(timeout=settings.step_timeout, max_attempts=settings.max_attempts)
+    own = activity.policy if activity is not None else None
+    return (step.policy or StepPolicy()).over(own).over(default)
+
+
+def delivery_of(
+    message: PaigeantMessage, envelope: str, queue: str, activity: Activity | None, settings: Settings
+) -> Delivery:
+    """Return what must be published for the hop that `message` asks for."""
+    step, slip = message.step, message.slip
+    total = len(slip.executed) + len(slip.itinerary)
+    return Delivery(
+        activity=step.activity,
+        hop_id=message.message_id,
+        root_id=hop_id(message.correlation_id, FIRST_PLACE),
+        parent_id=hop_id(message.correlation_id, slip.executed[-1].place) if slip.executed else None,
+        queue=queue,
+        envelope=envelope,
+        summary=f"workflow {message.correlation_id}, step {len(slip.executed) + 1} of {total}: {step.step_id}",
+        timeout=step_policy(step, activity, settings).timeout if activity or step.policy else None,
+    )

@@ -1,0 +1,158 @@
+"""The test kit: run workflows in a test's own event loop and context, without a broker or a worker.
+
+Put `pytest_plugins = ["paigeant_celery.testing"]` into the top `conftest.py`, then ask for the fixture:
+
+    async def test_the_draft_reaches_the_critic(workflow_harness):
+        with writer.override(model=TestModel(custom_output_text="a draft")):
+            result = await workflow_harness.run([writer.activity("write"), critic.activity("judge")])
+
+        assert result.outputs["writer"] == "a draft"
+
+Hops go through the code that a worker runs: guard, claim, run, decide, commit. Only the broker is missing: what
+is published waits in `pending` until it is delivered.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+
+import pytest
+
+from paigeant_celery.config import Settings
+from paigeant_celery.dispatch import WorkflowDispatcher
+from paigeant_celery.guard import Arrival
+from paigeant_celery.handle import WorkflowHandle, WorkflowResult
+from paigeant_celery.hop import Drop, HopService, Opened, Refused
+from paigeant_celery.names import Names
+from paigeant_celery.ports import Delivery
+from paigeant_celery.registry import registry
+from paigeant_celery.slip import ActivitySpec, FunctionSpec
+from paigeant_celery.store.memory import MemoryStore
+
+__all__ = ["WorkflowHarness", "workflow_harness"]
+
+MOST_DELIVERIES = 10_000  # of one `run`; a workflow has far fewer steps
+
+
+class WorkflowHarness:
+    """Dispatches workflows and delivers their hops by hand.
+
+    `pending` holds what was published and not yet delivered, `delivered` what was, in order. `transport` can
+    be given to any dispatcher, and `store` is its in-memory store.
+    """
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        settings = settings or Settings()
+        self.store = MemoryStore(lease=settings.lease, ttl=settings.result_ttl)
+        self.pending: deque[Delivery] = deque()
+        self.delivered: list[Delivery] = []
+        self.transport = _HarnessTransport(settings, self.store, self.pending)
+        self._dispatcher = WorkflowDispatcher()
+        self._service = HopService(
+            store=self.store,
+            publisher=self.transport.publisher,
+            registry=registry,
+            settings=settings,
+            owner=lambda: "harness",
+        )
+
+    async def run(
+        self,
+        itinerary: Iterable[ActivitySpec | FunctionSpec] | None = None,
+        *,
+        dispatcher: WorkflowDispatcher | None = None,
+        variables: Mapping[str, object] | None = None,
+        correlation_id: str | None = None,
+        deadline: datetime | None = None,
+        deliver_twice: bool = False,
+    ) -> WorkflowResult:
+        """Run a workflow to its end and return its result.
+
+        The steps are `itinerary`, else those on the runway of `dispatcher`. `deliver_twice` delivers each hop
+        once more after it ran, as a broker may. Raises what `dispatch_workflow` raises, `UnknownActivity`
+        where a step's activity is not loaded, and `WorkflowFailed`.
+        """
+        handle = self.dispatch(
+            itinerary, dispatcher=dispatcher, variables=variables, correlation_id=correlation_id, deadline=deadline
+        )
+        await self.deliver(times=2 if deliver_twice else 1)
+        return handle.result_sync(timeout=0)
+
+    def dispatch(
+        self,
+        itinerary: Iterable[ActivitySpec | FunctionSpec] | None = None,
+        *,
+        dispatcher: WorkflowDispatcher | None = None,
+        variables: Mapping[str, object] | None = None,
+        correlation_id: str | None = None,
+        deadline: datetime | None = None,
+    ) -> WorkflowHandle:
+        """Dispatch a workflow and deliver nothing yet; returns its handle."""
+        steps = list(itinerary) if itinerary is not None else None
+        for step in steps or ():
+            registry.get(step.activity)
+        dispatcher = dispatcher or self._dispatcher
+        dispatched = dispatcher.dispatch_workflow_sync(
+            self.transport,
+            itinerary=steps,
+            variables=variables,
+            correlation_id=correlation_id,
+            deadline=deadline,
+        )
+        return dispatcher.handle(dispatched, self.transport)
+
+    async def deliver(self, hops: int | None = None, *, times: int = 1) -> list[str]:
+        """Deliver pending hops, `hops` of them or until none is left, each `times` times.
+
+        Returns what became of each delivery: `completed`, `workflow_completed`, `failed`, `refused: <reason>`
+        or `dropped: <reason>`.
+        """
+        outcomes: list[str] = []
+        for _ in range(hops if hops is not None else MOST_DELIVERIES):
+            if not self.pending:
+                break
+            delivery = self.pending.popleft()
+            for _ in range(times):
+                outcomes.append(await self.redeliver(delivery))
+        return outcomes
+
+    async def redeliver(self, delivery: Delivery) -> str:
+        """Deliver one message, again or for the first time, and say what became of it."""
+        self.delivered.append(delivery)
+        arrival = Arrival(hop_id=delivery.hop_id, activity=delivery.activity, envelope=delivery.envelope)
+        opening = self._service.open(arrival)
+        if isinstance(opening, Opened):
+            opening = self._service.close(opening, await self._service.run(opening))
+        if isinstance(opening, Drop):
+            return f"dropped: {opening.reason}"
+        if isinstance(opening, Refused):
+            return f"refused: {opening.reason}"
+        return opening.outcome
+
+
+class _HarnessPublisher:
+    def __init__(self, names: Names, pending: deque[Delivery]) -> None:
+        self._names, self._pending = names, pending
+
+    def queue_for(self, activity: str, queue: str | None) -> str:
+        return queue or self._names.queue(activity)
+
+    def publish(self, delivery: Delivery) -> None:
+        self._pending.append(delivery)
+
+
+class _HarnessTransport:
+    def __init__(self, settings: Settings, store: MemoryStore, pending: deque[Delivery]) -> None:
+        self.settings, self.store = settings, store
+        self.publisher = _HarnessPublisher(Names(settings.prefix), pending)
+
+    def check_dispatch(self) -> None:
+        """Nothing of a Celery configuration reaches the harness."""
+
+
+@pytest.fixture
+def workflow_harness() -> WorkflowHarness:
+    """A harness with an empty store and the default settings."""
+    return WorkflowHarness()
