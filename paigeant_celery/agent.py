@@ -149,6 +149,7 @@ class PaigeantAgent(Agent[AgentDepsT, OutputT]):
             max_added_steps=self.max_added_steps if can_edit_itinerary else 0,
             allowed_activities=self.allowed_activities,
         )
+        self._own_activity = activity
         registry.add(activity, holder=self)
 
     def activity(
@@ -200,9 +201,8 @@ class PaigeantAgent(Agent[AgentDepsT, OutputT]):
         )
 
     def _ensure_name(self) -> None:
-        activity: AgentActivity = self._paigeant_activity  # type: ignore[attr-defined]
         try:
-            _ = activity.name
+            _ = self._own_activity.name
         except UsageError:
             self.name = _local_name(self)
             _check_name(self.name)

@@ -49,9 +49,12 @@ class Settings(BaseModel):
     @field_validator("consume", mode="before")
     @classmethod
     def _check_consume(cls, consume: object) -> object:
-        if isinstance(consume, str) and consume not in SPECIAL_CONSUME:
-            return tuple(name.strip() for name in consume.split(",") if name.strip())
-        return tuple(consume) if isinstance(consume, (list, set)) else consume
+        if isinstance(consume, str):
+            names = tuple(name.strip() for name in consume.split(",") if name.strip())
+            return consume if consume in SPECIAL_CONSUME else names
+        if isinstance(consume, (list, tuple, set, frozenset)) and all(isinstance(name, str) for name in consume):
+            return tuple(consume)
+        raise ValueError("is 'also', 'only', 'no', or the names of activities")
 
 
 def read_settings(conf: Mapping[str, object]) -> Settings:
@@ -68,7 +71,7 @@ def read_settings(conf: Mapping[str, object]) -> Settings:
 def _mistake(location: tuple[int | str, ...], kind: str, text: str) -> str:
     name = str(location[0])
     if kind != "extra_forbidden":
-        return f"`{PREFIX}{name}`: {text}"
+        return f"`{PREFIX}{name}`: {text.removeprefix('Value error, ')}"
     close = difflib.get_close_matches(name, Settings.model_fields, n=1)
     hint = f"; did you mean `{PREFIX}{close[0]}`?" if close else ""
     return f"`{PREFIX}{name}` is no setting{hint}"

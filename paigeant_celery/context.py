@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager
 from contextvars import ContextVar, Token
@@ -53,7 +54,8 @@ class WorkflowContext:
 
 async def recorded_output(record: ExecutedStep, read: ReadOutput) -> StepOutput:
     """Return the output of an executed step, read from the store where it did not travel."""
-    output = record.output if record.output_ref is None else await read(record)
+    # A copy: what the step does to it must not change the record that travels on.
+    output = copy.deepcopy(record.output) if record.output_ref is None else await read(record)
     return StepOutput(step_id=record.step_id, activity=record.activity, output=output)
 
 
@@ -67,7 +69,7 @@ async def open_context(message: PaigeantMessage, *, attempt: int, read_output: R
         activity=step.activity,
         attempt=attempt,
         deadline=message.deadline,
-        variables=MappingProxyType(dict(message.variables)),
+        variables=MappingProxyType(copy.deepcopy(message.variables)),
         previous_output=await recorded_output(previous, read_output) if previous else None,
         message=message,
         read_output=read_output,

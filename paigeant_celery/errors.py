@@ -126,7 +126,7 @@ class UnknownActivity(UsageError):
 
     def __str__(self) -> str:
         hint = f"; did you mean {' or '.join(repr(c) for c in self.close)}?" if self.close else ""
-        return f"unknown_agent: no activity {self.name!r} is loaded; searched {self.searched}{hint}"
+        return f"no activity {self.name!r} is loaded; searched {self.searched}{hint}"
 
 
 class DuplicateActivity(UsageError):

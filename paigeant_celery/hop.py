@@ -8,7 +8,6 @@ is acknowledged last.
 from __future__ import annotations
 
 import asyncio
-import difflib
 import logging
 import time
 import uuid
@@ -21,7 +20,7 @@ from pydantic import JsonValue
 
 from paigeant_celery.config import Settings
 from paigeant_celery.context import ReadOutput, entered, open_context
-from paigeant_celery.errors import MessageError, NotSerializable, StoreCorrupt
+from paigeant_celery.errors import MessageError, NotSerializable, StoreCorrupt, UnknownActivity
 from paigeant_celery.flow import (
     Advance,
     Begun,
@@ -41,6 +40,7 @@ from paigeant_celery.jsonable import dumps
 from paigeant_celery.message import PaigeantMessage, encode, parse, sha256
 from paigeant_celery.names import split_hop_id
 from paigeant_celery.outputs import read_blob
+from paigeant_celery.policy import StepPolicy
 from paigeant_celery.ports import (
     Activity,
     ActivityResult,
@@ -142,40 +142,30 @@ class HopService:
         """Guard and claim a delivery. Raises `TransientError` where the store is away; nothing is claimed then."""
         try:
             message = admit(arrival, self._settings)
-        except MessageError as fault:
-            return self._refuse(arrival, fault)
-        digest = sha256(str(arrival.envelope))
-        activity = self._registry.find(arrival.activity)
-        policy = step_policy(message.step, activity, self._settings)
-        answer = self._claim(arrival, digest=digest, max_attempts=policy.max_attempts or self._settings.max_attempts)
-        if isinstance(answer, Dropped):
-            if answer.reason == "altered":
-                text = "the envelope differs from the one that was recorded when it was sent"
-                return self._refuse(arrival, MessageError("inconsistent_slip", "", text))
-            return self._drop(arrival, answer)
-        closing = Closing(hop_id=arrival.hop_id, owner=self._owner(), fence=answer.fence)
-        if activity is None:
-            close = difflib.get_close_matches(arrival.activity, self._registry.activities(), n=3)
-            hint = f"; close names: {', '.join(close)}" if close else ""
-            return self._fail(
-                message, closing, "unknown_agent", f"no activity {arrival.activity!r} is loaded{hint}", answer.now
-            )
-        timeout = policy.timeout or self._settings.step_timeout
-        if message.deadline is not None:
-            timeout = min(timeout, max(0.001, (message.deadline - answer.now).total_seconds()))
-        opened = Opened(message=message, activity=activity, claimed=answer, closing=closing, timeout=timeout)
-        if answer.exhausted:
-            return self.close(opened, Outcome(event=Exhausted(place=message.place, attempts=answer.attempt)))
-        decision = decide(
-            message, Begun(place=message.place, attempt=answer.attempt), now=answer.now, limits=self._limits
-        )
-        if isinstance(decision, Fail):
-            return self._record_failure(closing, decision)
-        try:
+            activity = self._loaded(arrival.activity)
             activity.check(message.step)
         except MessageError as fault:
-            return self._fail(message, closing, fault.reason, str(fault), answer.now)
-        return opened
+            return self._refuse(arrival, fault)
+        policy = step_policy(message.step, activity, self._settings)
+        answer = self._claim(
+            arrival,
+            digest=sha256(str(arrival.envelope)),
+            max_attempts=policy.max_attempts or self._settings.max_attempts,
+        )
+        if isinstance(answer, Claimed):
+            return self._begin(arrival, message, activity, answer, policy)
+        if answer.reason == "altered":
+            text = "the envelope differs from the one that was recorded when it was sent"
+            return self._refuse(arrival, MessageError("inconsistent_slip", "", text))
+        return self._drop(arrival, answer)
+
+    def refuse_unknown(self, hop_id: str, activity: str) -> None:
+        """End the workflow of a message whose activity is not loaded here and which Celery has dropped."""
+        arrival = Arrival(hop_id=hop_id, activity=activity, envelope=None)
+        try:
+            self._loaded(activity)
+        except MessageError as fault:
+            self._refuse(arrival, fault)
 
     async def run(self, hop: Opened) -> Outcome:
         """Run the step inside its context and say how it ended. Only a cancellation from outside is raised."""
@@ -230,6 +220,26 @@ class HopService:
         return self.close(hop, Outcome(event=self._timed_out(hop)))
 
     # The parts of `open`.
+
+    def _loaded(self, name: str) -> Activity:
+        try:
+            return self._registry.get(name)
+        except UnknownActivity as error:
+            raise MessageError("unknown_agent", "", str(error)) from None
+
+    def _begin(
+        self, arrival: Arrival, message: PaigeantMessage, activity: Activity, claimed: Claimed, policy: StepPolicy
+    ) -> Opened | Summary:
+        closing = Closing(hop_id=arrival.hop_id, owner=self._owner(), fence=claimed.fence)
+        timeout = policy.timeout or self._settings.step_timeout
+        if message.deadline is not None:
+            timeout = min(timeout, max(0.001, (message.deadline - claimed.now).total_seconds()))
+        hop = Opened(message=message, activity=activity, claimed=claimed, closing=closing, timeout=timeout)
+        if claimed.exhausted:
+            return self.close(hop, Outcome(event=Exhausted(place=message.place, attempts=claimed.attempt)))
+        begun = Begun(place=message.place, attempt=claimed.attempt)
+        decision = decide(message, begun, now=claimed.now, limits=self._limits)
+        return self._record_failure(closing, decision) if isinstance(decision, Fail) else hop
 
     def _claim(self, arrival: Arrival, *, digest: str | None, max_attempts: int) -> Claimed | Dropped:
         if self._store is None:
@@ -344,13 +354,6 @@ class HopService:
     def _publish(self, message: PaigeantMessage, envelope: str, queue: str) -> None:
         activity = self._registry.find(message.step.activity)
         self._publisher.publish(delivery_of(message, envelope, queue, activity, self._settings))
-
-    def _fail(self, message: PaigeantMessage, closing: Closing, error_class: str, text: str, now: datetime) -> Summary:
-        event = Failed(place=message.place, error_class=error_class, text=text)
-        decision = decide(message, event, now=now, limits=self._limits)
-        if not isinstance(decision, Fail):
-            raise TypeError("a failed hop fails its workflow")
-        return self._record_failure(closing, decision)
 
     def _record_failure(self, closing: Closing, decision: Fail) -> Summary:
         failure = decision.failure

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, cast
 
 from pydantic import BaseModel, JsonValue, SecretBytes, SecretStr
@@ -81,15 +81,18 @@ def to_jsonable(value: object, *, reason: str) -> JsonValue:
     """Return `value` as JSON, as pydantic writes it.
 
     Models, dataclasses, dates, UUIDs and the like are converted. Raises `NotSerializable` with `reason` for
-    what has no JSON form: open connections, NaN, text with lone surrogates, cycles.
+    what has no JSON form (open connections, NaN, cycles), with `invalid_text` for text that cannot travel.
     """
     try:
         text = to_json(value, inf_nan_mode="constants", by_alias=True)
         tree = loads(text.decode(), invalid=reason)
         check_tree(tree, invalid=reason, max_depth=MAX_VALUE_DEPTH)
     except MessageError as error:
-        raise NotSerializable(reason, f"{error.text} at {error.path!r}" if error.path else error.text) from None
+        kept = error.reason if error.reason == "invalid_text" else reason
+        raise NotSerializable(kept, f"{error.text} at {error.path!r}" if error.path else error.text) from None
     except (PydanticSerializationError, ValueError, RecursionError) as error:
+        if "surrogates not allowed" in str(error):
+            raise NotSerializable("invalid_text", "contains a lone surrogate") from None
         raise NotSerializable(reason, f"a {type(value).__name__} has no JSON form ({_first_line(error)})") from None
     return tree
 
@@ -110,7 +113,7 @@ def holds_secret(value: object) -> bool:
             stack.extend(getattr(node, field.name, None) for field in dataclasses.fields(node))
         elif isinstance(node, Mapping):
             stack.extend(node.values())
-        elif isinstance(node, (list, tuple, set, frozenset)):
+        elif isinstance(node, Collection) and not isinstance(node, (bytearray, memoryview, range)):
             stack.extend(node)
     return False
 

@@ -128,7 +128,7 @@ def _refuse_unknown(message: PaigeantMessage) -> None:
 
 
 def _unknown_field(value: Any, path: str) -> str | None:
-    if isinstance(value, WireModel) and value.model_extra:
+    if isinstance(value, BaseModel) and value.model_extra:
         name = next(iter(value.model_extra))[:64]
         return f"{path}.{name}" if path else name
     if isinstance(value, BaseModel):

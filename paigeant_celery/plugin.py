@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from celery import Celery
+from celery import Celery, signals
 
 from paigeant_celery.errors import DuplicateActivity
 from paigeant_celery.hop_task import HopRuntime, HopTask
@@ -28,6 +28,7 @@ def install(app: Celery, *, store: str | Store | None = None) -> CeleryTransport
         cast("Any", app).paigeant_runtime = HopRuntime(transport)
         app.steps["consumer"].add(AgentQueues)
         registry.subscribe(lambda: _register_known(app))
+        signals.task_unknown.connect(_refuse_unknown, weak=False, dispatch_uid="paigeant_celery")
         if _has_django(app):
             app.autodiscover_tasks(related_name="agents")
     register_tasks(app)
@@ -54,6 +55,15 @@ def register_tasks(app: Celery) -> None:
         task_name = transport.names.task(name)
         if task_name not in app._tasks:
             app.register_task(_task(task_name, name, cast("Any", app).paigeant_runtime))
+
+
+def _refuse_unknown(sender: Any, name: str, id: str, **_: Any) -> None:  # noqa: A002 - the signal's own names
+    """End the workflow of a message whose activity this worker has not loaded; Celery only logs and drops it."""
+    runtime: HopRuntime | None = getattr(sender.app, "paigeant_runtime", None)
+    activity = transport_of(sender.app).names.activity(name) if runtime is not None else None
+    if runtime is None or activity is None:
+        return
+    runtime.service.refuse_unknown(hop_id=str(id), activity=activity)
 
 
 def _register_known(app: Celery) -> None:

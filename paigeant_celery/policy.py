@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from paigeant_celery.errors import InvalidInput
 
 __all__ = ["StepPolicy"]
 
@@ -12,12 +14,25 @@ class StepPolicy(BaseModel):
 
     `timeout` is in seconds of one attempt: the run is cancelled and the step fails with `TimeoutError`.
     `max_attempts` counts how often a hop may be begun, the first time included.
+
+    Raises `InvalidInput` (`invalid_policy`).
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    # It travels: limits of a newer minor version are kept when the message is forwarded.
+    model_config = ConfigDict(frozen=True, extra="allow", hide_input_in_errors=True)
 
-    timeout: float | None = Field(default=None, gt=0, le=30 * 86400, allow_inf_nan=False)
+    timeout: float | None = Field(default=None, gt=0, le=30 * 86400, allow_inf_nan=False, strict=True)
     max_attempts: int | None = Field(default=None, ge=1, le=1000, strict=True)
+
+    def __init__(self, *, timeout: float | None = None, max_attempts: int | None = None) -> None:
+        try:
+            super().__init__(timeout=timeout, max_attempts=max_attempts)
+        except ValidationError as error:
+            first = error.errors(include_input=False, include_url=False, include_context=False)[0]
+            raise InvalidInput("invalid_policy", str(first["loc"][0]), first["msg"]) from None
+
+    # Validation of a message fills the fields itself; the signature above would refuse what it does not know.
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
 
     def over(self, default: StepPolicy | None) -> StepPolicy:
         """Return this policy with what it leaves open filled in from `default`."""

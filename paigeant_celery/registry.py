@@ -25,16 +25,16 @@ class Registry:
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
-        self._entries: list[Callable[[], Activity | None]] = []
+        self._entries: list[weakref.ref[Activity]] = []
         self._subscribers: list[Subscriber] = []
 
     def add(self, activity: Activity, *, holder: object) -> None:
         """Add an activity for as long as `holder` (the agent or function behind it) lives."""
-        held = weakref.ref(holder)
-        setattr(holder, "_paigeant_activity", activity)  # noqa: B010 - the holder keeps its activity alive
-        entry: Callable[[], Activity | None] = lambda: activity_of(held)  # noqa: E731
+        kept: list[Activity] = getattr(holder, "_paigeant_activities", [])
+        # The holder keeps its activities alive, of which it may have several, by different names.
+        setattr(holder, "_paigeant_activities", [*kept, activity])  # noqa: B010
         with self._lock:
-            self._entries.append(entry)
+            self._entries.append(weakref.ref(activity))
             subscribers = list(self._subscribers)
         for notify in subscribers:
             notify()
@@ -89,12 +89,6 @@ class Registry:
             live = [(entry, activity) for entry in self._entries if (activity := entry()) is not None]
             self._entries = [entry for entry, _ in live]
             return [activity for _, activity in live]
-
-
-def activity_of(held: weakref.ref[object]) -> Activity | None:
-    """Return the activity of a holder that still lives."""
-    holder = held()
-    return getattr(holder, "_paigeant_activity", None) if holder is not None else None
 
 
 registry = Registry()
