@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import uuid
 from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import cast
+
+from pydantic import JsonValue
 
 from paigeant_celery.errors import (
     EmptyItinerary,
@@ -36,6 +40,17 @@ class _Runway:
 
     steps: list[Step] = field(default_factory=list)
     taken: bool = False
+    lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def take(self) -> bool:
+        """Take the steps for one dispatch; False where another dispatch has them."""
+        with self.lock:
+            free, self.taken = not self.taken, True
+            return free
+
+    def give_back(self) -> None:
+        """Leave the steps to a later dispatch, because this one sent nothing."""
+        self.taken = False
 
 
 class WorkflowDispatcher:
@@ -114,13 +129,17 @@ class WorkflowDispatcher:
         transport = transport or _default_transport()
         transport.check_dispatch()
         runway = self._runway.get() if itinerary is None else None
-        if runway is not None and runway.taken:
+        if runway is not None and not runway.take():
             runway = None
         steps: list[Step] = list(itinerary) if itinerary is not None else list(runway.steps if runway else ())
-        message = _first_message(steps, variables, correlation_id, deadline, self._registered.values(), transport)
-        return _Sending(
-            transport=transport, message=message, envelope=_checked_envelope(message, transport), runway=runway
-        )
+        try:
+            message = _first_message(steps, variables, correlation_id, deadline, self._registered.values(), transport)
+            envelope = _checked_envelope(message, transport)
+        except BaseException:
+            if runway is not None:
+                runway.give_back()
+            raise
+        return _Sending(transport=transport, message=message, envelope=envelope, runway=runway)
 
 
 @dataclass(kw_only=True)
@@ -135,10 +154,10 @@ class _Sending:
     def send(self) -> str:
         message, transport = self.message, self.transport
         step = message.step
-        queue = transport.publisher.queue_for(step.activity, step.queue)
-        if self.runway is not None:
-            self.runway.taken = True
-        envelope, queue = self._record(queue)
+        recorded = self._record(transport.publisher.queue_for(step.activity, step.queue))
+        if recorded is None:
+            return message.correlation_id
+        envelope, queue = recorded
         delivery = delivery_of(message, envelope, queue, registry.find(step.activity), transport.settings)
         try:
             transport.publisher.publish(delivery)
@@ -149,8 +168,11 @@ class _Sending:
             raise NotPublished(message.correlation_id, str(error)) from error
         return message.correlation_id
 
-    def _record(self, queue: str) -> tuple[str, str]:
-        """Record the workflow and return the envelope and queue to publish: an existing one keeps its own."""
+    def _record(self, queue: str) -> tuple[str, str] | None:
+        """Record the workflow and return the envelope and queue to publish, or None where it has ended.
+
+        An existing one keeps its own.
+        """
         store, correlation_id = self.transport.store, self.message.correlation_id
         if store is None:
             return self.envelope, queue
@@ -166,13 +188,15 @@ class _Sending:
         except (TransientError, UsageError):
             self._give_back()
             raise
+        if existing is not None and existing.state != "running":
+            return None
         if existing is not None and existing.hop_id == self.message.message_id:
             return existing.envelope, existing.queue
         return self.envelope, queue
 
     def _give_back(self) -> None:
         if self.runway is not None:
-            self.runway.taken = False
+            self.runway.give_back()
 
 
 def _first_message(
@@ -194,9 +218,9 @@ def _first_message(
         correlation_id = str(uuid.uuid4())
     elif not isinstance(correlation_id, str) or not is_correlation_id(correlation_id):
         raise InvalidInput("bad_correlation_id", "correlation_id", "use 1 to 128 of A-Z, a-z, 0-9, '_' and '-'")
-    json_variables = crossing(dict(variables or {}), path="variables")
-    if not isinstance(json_variables, dict):
-        raise InvalidInput("invalid_variables", "variables", "must be a mapping")
+    if variables is not None and not isinstance(variables, Mapping):
+        raise InvalidInput("invalid_variables", "variables", f"must be a mapping, not a {type(variables).__name__}")
+    json_variables = cast("dict[str, JsonValue]", crossing(dict(variables or {}), path="variables"))
     checked = [_checked_step(index, step) for index, step in enumerate(steps)]
     return PaigeantMessage(
         message_id=hop_id(correlation_id, FIRST_PLACE),

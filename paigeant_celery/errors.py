@@ -242,7 +242,7 @@ class NotPublished(TransientError):
         )
 
 
-class StoreCorrupt(TransientError):
+class StoreCorrupt(PaigeantError):
     """A record of the store has another type than this version writes."""
 
     def __init__(self, key: str, text: str) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import cached_property, update_wrapper
 from typing import Any, Concatenate, Generic, Literal, ParamSpec, TypeVar, get_type_hints, overload
 
-from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, PydanticUserError, ValidationError, create_model
 
 from paigeant_celery.context import WorkflowContext
 from paigeant_celery.errors import InvalidInput, MessageError, UsageError
@@ -40,6 +40,7 @@ class FunctionActivity(Generic[P, R]):
         if not is_activity_name(name):
             text = f"{name[:64]!r} names a queue and a task, so it has 1 to 128 ASCII letters, digits, '_' or '-'"
             raise InvalidInput("bad_agent_name", "name", text)
+        _check_kinds(name, function)
         update_wrapper(self, function)
         self.function = function
         self.name, self.queue, self.policy, self.description = name, queue, policy, description
@@ -54,14 +55,12 @@ class FunctionActivity(Generic[P, R]):
 
         Raises `InvalidInput` where the arguments do not fit the signature or are no JSON.
         """
-        parameters = list(self._parameters)
         try:
-            bound = inspect.Signature(parameters).bind(*args, **kwargs)
+            bound = inspect.Signature(self._parameters).bind(*args, **kwargs)
+            step = FunctionSpec(self.name, dict(bound.arguments), policy=self.policy, queue=self.queue)
+            self.check(step)
         except TypeError as error:
             raise InvalidInput("invalid_arguments", "arguments", f"{self.name}: {error}") from None
-        step = FunctionSpec(self.name, dict(bound.arguments), policy=self.policy, queue=self.queue)
-        try:
-            self.check(step)
         except MessageError as error:
             raise InvalidInput(error.reason, error.path, error.text) from None
         return step
@@ -87,15 +86,24 @@ class FunctionActivity(Generic[P, R]):
             )
         try:
             checked = self._model.model_validate_json(dumps(step.arguments))
+        except MessageError:
+            raise
         except ValidationError as error:
             first = error.errors(include_input=False, include_url=False, include_context=False)[0]
             path = ".".join(["arguments", *(str(part).removeprefix("argument_") for part in first["loc"])])
             raise MessageError("invalid_arguments", path, first["msg"]) from None
+        except Exception as error:
+            text = f"a validator raised {type(error).__name__}"
+            raise MessageError("invalid_arguments", "arguments", text) from error
         return {name: getattr(checked, _field(name)) for name in step.arguments}
 
     @cached_property
     def _hints(self) -> dict[str, Any]:
-        return get_type_hints(inspect.unwrap(self.function), include_extras=True)
+        try:
+            return get_type_hints(inspect.unwrap(self.function), include_extras=True)
+        except (NameError, TypeError) as error:
+            text = f"the annotations of {self.name!r} cannot be read ({error}); import their names at run time"
+            raise MessageError("invalid_arguments", "arguments", text) from error
 
     @cached_property
     def _takes_context(self) -> bool:
@@ -104,12 +112,7 @@ class FunctionActivity(Generic[P, R]):
 
     @cached_property
     def _parameters(self) -> tuple[inspect.Parameter, ...]:
-        parameters = tuple(inspect.signature(self.function).parameters.values())[1 if self._takes_context else 0 :]
-        named = {inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY}
-        for parameter in parameters:
-            if parameter.kind not in named:
-                raise UsageError(f"{self.name}: a step's arguments have names, and `{parameter}` takes some without")
-        return parameters
+        return tuple(inspect.signature(self.function).parameters.values())[1 if self._takes_context else 0 :]
 
     @cached_property
     def _model(self) -> type[BaseModel]:
@@ -126,7 +129,20 @@ class FunctionActivity(Generic[P, R]):
             hide_input_in_errors=True,
             alias_generator=lambda name: name.removeprefix("argument_"),
         )
-        return create_model(f"{self.name} arguments", __config__=config, **fields)
+        try:
+            return create_model(f"{self.name} arguments", __config__=config, **fields)
+        except PydanticUserError as error:
+            text = f"an annotation of {self.name!r} cannot be made from JSON; take an id or a model instead"
+            raise MessageError("invalid_arguments", "arguments", text) from error
+
+
+def _check_kinds(name: str, function: Callable[..., Any]) -> None:
+    """Raise `UsageError` where an argument has no name; the first may have none, for it may be the context."""
+    nameless = {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.kind in nameless:
+            raise UsageError(f"{name}: a step's arguments have names, and `{parameter}` takes some without")
+        nameless.add(inspect.Parameter.POSITIONAL_ONLY)
 
 
 def _field(name: str) -> str:
@@ -167,7 +183,7 @@ def activity(
     def decorate(function: Callable[..., Any]) -> FunctionActivity[..., Any]:
         made: FunctionActivity[..., Any] = FunctionActivity(
             function,
-            name=name or function.__name__,
+            name=name or getattr(function, "__name__", ""),
             queue=queue,
             policy=policy,
             description=(inspect.getdoc(function) or "").partition("\n")[0],

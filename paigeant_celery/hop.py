@@ -20,7 +20,7 @@ from pydantic import JsonValue
 
 from paigeant_celery.config import Settings
 from paigeant_celery.context import ReadOutput, entered, open_context
-from paigeant_celery.errors import MessageError, NotSerializable, StoreCorrupt, UnknownActivity
+from paigeant_celery.errors import MessageError, NotSerializable, StoreCorrupt, TransientError, UnknownActivity
 from paigeant_celery.flow import (
     Advance,
     Begun,
@@ -59,9 +59,10 @@ from paigeant_celery.sending import delivery_of, step_policy
 from paigeant_celery.slip import ExecutedStep, OutputRef
 from paigeant_celery.tracing import attached_trace
 
-__all__ = ["Drop", "HopService", "Opened", "Outcome", "Refused", "Summary"]
+__all__ = ["Drop", "HopService", "Opened", "Outcome", "Refused", "Summary", "timed_out"]
 
 MAX_ERROR_TEXT = 4000  # characters of an error that the store keeps
+READ_WAIT = 0.2  # seconds before a large output is asked for again; doubled up to 5 s
 
 logger = logging.getLogger(__name__)
 
@@ -84,9 +85,13 @@ class Opened:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How a run ended; `blob` is the JSON text of an output that does not travel, `notes` are events to record."""
+    """How a run ended, and when; `blob` is the JSON text of an output that does not travel, `notes` are events.
+
+    Closing a hop again with the same outcome writes the same bytes.
+    """
 
     event: Event
+    at: datetime
     blob: str | None = None
     notes: tuple[Mapping[str, str], ...] = ()
 
@@ -146,6 +151,73 @@ class HopService:
             activity.check(message.step)
         except MessageError as fault:
             return self._refuse(arrival, fault)
+        try:
+            return self._claimed(arrival, message, activity)
+        except StoreCorrupt as error:
+            return self._refuse(arrival, MessageError("store_corrupt", "", str(error)))
+
+    def refuse_unknown(self, hop_id: str, activity: str) -> None:
+        """End the workflow of a message whose activity is not loaded here and which Celery has dropped."""
+        arrival = Arrival(hop_id=hop_id, activity=activity, envelope=None)
+        try:
+            self._loaded(activity)
+        except MessageError as fault:
+            self._refuse(arrival, fault)
+
+    async def run(self, hop: Opened) -> Outcome:
+        """Run the step inside its context and say how it ended. Only a cancellation from outside is raised."""
+        started_at = hop.now()
+        limit = asyncio.timeout(hop.timeout)
+        try:
+            async with limit:
+                read, attempt = self._reader(hop.message), hop.claimed.attempt
+                context = await open_context(hop.message, attempt=attempt, read_output=read)
+                with entered(context), attached_trace(hop.message.trace_context):
+                    result = await hop.activity.run(hop.message.step, context, limits=self._edit_limits())
+            return self._completed(hop, result, started_at)
+        except NotSerializable as error:
+            return _failed(hop, error.reason, error.text)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise  # we are told to stop; the hop stays claimed, nothing is recorded
+            return _failed(hop, "CancelledError", "the step cancelled itself")
+        except BaseException as error:  # noqa: BLE001 - SystemExit and MemoryError of a step must not end a worker
+            if limit.expired():
+                return timed_out(hop)
+            return _failed(hop, type(error).__name__, _text_of(error))
+
+    def close(self, hop: Opened, outcome: Outcome) -> Summary:
+        """Record what happened and send the next message.
+
+        May be repeated: a hop that is closed stays as it is. Raises `TransientError` where the store or the
+        broker is away; the same call then finishes what it began.
+        """
+        decision = decide(hop.message, outcome.event, now=outcome.at, limits=self._limits)
+        match decision:
+            case Advance(message=message):
+                envelope = encode(message)
+                if len(envelope.encode()) > self._settings.max_message_size:
+                    text = "with this step's output the envelope exceeds `paigeant_max_message_size`"
+                    return self.close(hop, _failed(hop, "too_large", text))
+                return self._advance(hop, message, envelope, outcome)
+            case Finish(message=message):
+                return self._finish(hop, message, outcome)
+            case Fail():
+                return self._record_failure(hop.closing, decision)
+            case Run():
+                raise TypeError("a begun hop is run, not closed")
+        assert_never(decision)
+
+    # The parts of `open`.
+
+    def _loaded(self, name: str) -> Activity:
+        try:
+            return self._registry.get(name)
+        except UnknownActivity as error:
+            raise MessageError("unknown_agent", "", str(error)) from None
+
+    def _claimed(self, arrival: Arrival, message: PaigeantMessage, activity: Activity) -> Opening:
         policy = step_policy(message.step, activity, self._settings)
         answer = self._claim(
             arrival,
@@ -159,74 +231,6 @@ class HopService:
             return self._refuse(arrival, MessageError("inconsistent_slip", "", text))
         return self._drop(arrival, answer)
 
-    def refuse_unknown(self, hop_id: str, activity: str) -> None:
-        """End the workflow of a message whose activity is not loaded here and which Celery has dropped."""
-        arrival = Arrival(hop_id=hop_id, activity=activity, envelope=None)
-        try:
-            self._loaded(activity)
-        except MessageError as fault:
-            self._refuse(arrival, fault)
-
-    async def run(self, hop: Opened) -> Outcome:
-        """Run the step inside its context and say how it ended. Only a cancellation from outside is raised."""
-        place = hop.message.place
-        started_at = hop.now()
-        limit = asyncio.timeout(hop.timeout)
-        try:
-            context = await open_context(
-                hop.message, attempt=hop.claimed.attempt, read_output=self._reader(hop.message)
-            )
-            with entered(context), attached_trace(hop.message.trace_context):
-                async with limit:
-                    result = await hop.activity.run(hop.message.step, context, limits=self._edit_limits())
-            return self._completed(hop, result, started_at)
-        except NotSerializable as error:
-            return Outcome(event=Failed(place=place, error_class=error.reason, text=error.text))
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise  # we are told to stop; the hop stays claimed, nothing is recorded
-            return Outcome(event=Failed(place=place, error_class="CancelledError", text="the step cancelled itself"))
-        except BaseException as error:  # noqa: BLE001 - SystemExit and MemoryError of a step must not end a worker
-            if limit.expired():
-                return Outcome(event=self._timed_out(hop))
-            return Outcome(event=Failed(place=place, error_class=_class_of(error), text=_text_of(error)))
-
-    def close(self, hop: Opened, outcome: Outcome) -> Summary:
-        """Record what happened and send the next message.
-
-        May be repeated: a hop that is closed stays as it is. Raises `TransientError` where the store or the
-        broker is away; the same call then finishes what it began.
-        """
-        decision = decide(hop.message, outcome.event, now=hop.now(), limits=self._limits)
-        match decision:
-            case Advance(message=message):
-                envelope = encode(message)
-                if len(envelope.encode()) > self._settings.max_message_size:
-                    text = "with this step's output the envelope exceeds `paigeant_max_message_size`"
-                    too_large = Failed(place=hop.message.place, error_class="too_large", text=text)
-                    return self.close(hop, Outcome(event=too_large))
-                return self._advance(hop, message, envelope, outcome)
-            case Finish(message=message):
-                return self._finish(hop, message, outcome)
-            case Fail():
-                return self._record_failure(hop.closing, decision)
-            case Run():
-                raise TypeError("a begun hop is run, not closed")
-        assert_never(decision)
-
-    def abandon_blocked(self, hop: Opened) -> Summary:
-        """Close a hop whose code blocks the event loop, so that its timeout cannot reach it."""
-        return self.close(hop, Outcome(event=self._timed_out(hop)))
-
-    # The parts of `open`.
-
-    def _loaded(self, name: str) -> Activity:
-        try:
-            return self._registry.get(name)
-        except UnknownActivity as error:
-            raise MessageError("unknown_agent", "", str(error)) from None
-
     def _begin(
         self, arrival: Arrival, message: PaigeantMessage, activity: Activity, claimed: Claimed, policy: StepPolicy
     ) -> Opened | Summary:
@@ -236,7 +240,8 @@ class HopService:
             timeout = min(timeout, max(0.001, (message.deadline - claimed.now).total_seconds()))
         hop = Opened(message=message, activity=activity, claimed=claimed, closing=closing, timeout=timeout)
         if claimed.exhausted:
-            return self.close(hop, Outcome(event=Exhausted(place=message.place, attempts=claimed.attempt)))
+            exhausted = Exhausted(place=message.place, attempts=claimed.attempt)
+            return self.close(hop, Outcome(event=exhausted, at=claimed.now))
         begun = Begun(place=message.place, attempt=claimed.attempt)
         decision = decide(message, begun, now=claimed.now, limits=self._limits)
         return self._record_failure(closing, decision) if isinstance(decision, Fail) else hop
@@ -296,7 +301,14 @@ class HopService:
 
     def _reader(self, message: PaigeantMessage) -> ReadOutput:
         async def read(record: ExecutedStep) -> JsonValue:
-            return await asyncio.to_thread(read_blob, self._store, message.correlation_id, record)
+            wait = READ_WAIT
+            while True:
+                try:
+                    return await asyncio.to_thread(read_blob, self._store, message.correlation_id, record)
+                except TransientError as error:  # the step's own timeout bounds the waiting
+                    logger.warning("waiting: %s", error, extra={"action": "waiting_for_server"})
+                await asyncio.sleep(wait)
+                wait = min(5.0, wait * 2)
 
         return read
 
@@ -306,7 +318,7 @@ class HopService:
         if size > self._settings.max_output_size:
             limit = f"`paigeant_max_output_size` ({self._settings.max_output_size})"
             text = f"{size} bytes exceed {limit}"
-            return Outcome(event=Failed(place=hop.message.place, error_class="output_too_large", text=text))
+            return _failed(hop, "output_too_large", text)
         by_reference = self._store is not None and size > self._settings.inline_output_size
         event = Completed(
             place=hop.message.place,
@@ -317,13 +329,7 @@ class HopService:
             usage=dict(result.usage),
             inserted=result.inserted,
         )
-        return Outcome(event=event, blob=text if by_reference else None, notes=result.notes)
-
-    def _timed_out(self, hop: Opened) -> Failed:
-        place = hop.message.place
-        if hop.message.deadline is not None and hop.now() >= hop.message.deadline:
-            return Failed(place=place, error_class="deadline", text="the deadline of the workflow passed in the step")
-        return Failed(place=place, error_class="TimeoutError", text=f"the step ran longer than {hop.timeout:g} s")
+        return Outcome(event=event, at=hop.now(), blob=text if by_reference else None, notes=result.notes)
 
     def _edit_limits(self) -> EditLimits:
         return EditLimits(max_steps=self._settings.max_steps, max_visits=self._settings.max_visits)
@@ -378,14 +384,21 @@ class HopService:
         return _summary(hop, "overtaken")
 
 
+def timed_out(hop: Opened) -> Outcome:
+    """Return the outcome of a hop that was not over in time."""
+    if hop.message.deadline is not None and hop.now() >= hop.message.deadline:
+        return _failed(hop, "deadline", "the deadline of the workflow passed in the step")
+    return _failed(hop, "TimeoutError", f"the step ran longer than {hop.timeout:g} s")
+
+
+def _failed(hop: Opened, error_class: str, text: str) -> Outcome:
+    return Outcome(event=Failed(place=hop.message.place, error_class=error_class, text=text), at=hop.now())
+
+
 def _summary(hop: Opened, outcome: str, *, next_hop: str | None = None) -> Summary:
     return Summary(
         hop_id=hop.closing.hop_id, step_id=hop.message.step.step_id or "", outcome=outcome, next_hop=next_hop
     )
-
-
-def _class_of(error: BaseException) -> str:
-    return type(error).__name__
 
 
 def _text_of(error: BaseException) -> str:

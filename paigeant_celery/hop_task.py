@@ -13,7 +13,7 @@ from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
 
 from paigeant_celery.errors import HopFailed, MessageError, TransientError
 from paigeant_celery.guard import Arrival
-from paigeant_celery.hop import Drop, HopService, Opened, Outcome, Refused, Summary
+from paigeant_celery.hop import Drop, HopService, Opened, Outcome, Refused, Summary, timed_out
 from paigeant_celery.loop import ProcessLoop
 from paigeant_celery.owner import Owner
 from paigeant_celery.registry import registry
@@ -69,8 +69,8 @@ class HopRuntime:
         with self._owner.holding(hop.closing.hop_id, fence=hop.closing.fence, cancel=future.cancel):
             return self._close(hop, self._wait(hop, future))
 
-    def _wait(self, hop: Opened, future: concurrent.futures.Future[Outcome]) -> Outcome | None:
-        """Wait for the run; None where its code blocks the loop, so that no timeout could reach it."""
+    def _wait(self, hop: Opened, future: concurrent.futures.Future[Outcome]) -> Outcome:
+        """Wait for the run, and give up on one whose code blocks the loop, so that no timeout reaches it."""
         try:
             return future.result(hop.timeout + BLOCKED_GRACE)
         except concurrent.futures.CancelledError:
@@ -81,14 +81,12 @@ class HopRuntime:
                 "the step blocks the event loop of its process; use async calls, or a sync function",
                 extra={"action": "loop_blocked", "hop": hop.closing.hop_id},
             )
-            return None
+            return timed_out(hop)
         except BaseException:
             future.cancel()
             raise
 
-    def _close(self, hop: Opened, outcome: Outcome | None) -> Summary:
-        if outcome is None:
-            return self._patiently(lambda: self.service.abandon_blocked(hop), CLOSE_PATIENCE)
+    def _close(self, hop: Opened, outcome: Outcome) -> Summary:
         return self._patiently(lambda: self.service.close(hop, outcome), CLOSE_PATIENCE)
 
     def _patiently(self, call: Callable[[], T], patience: float) -> T:

@@ -163,7 +163,7 @@ def _validated(data: Any, expected: Any) -> Any:
         name = getattr(expected, "__name__", repr(expected))
         text = f"`deps_type` {name} cannot be made from JSON; make it on the worker with `deps_factory=`"
         raise MessageError("invalid_deps", "deps", text) from error
-    except Exception as error:  # noqa: BLE001 - a validator of the user may raise anything
+    except Exception as error:
         raise MessageError("invalid_deps", "deps", f"a validator raised {type(error).__name__}") from error
 
 
