@@ -59,7 +59,9 @@ class Settings(BaseModel):
 
 def read_settings(conf: Mapping[str, object]) -> Settings:
     """Read the `paigeant_*` keys of `conf`; raises `ConfigurationError` that lists every mistake."""
-    given = {key.lower().removeprefix(PREFIX): value for key, value in conf.items() if key.lower().startswith(PREFIX)}
+    namespace = str(getattr(conf, "prefix", None) or "").lower()  # `CELERY_` in a Django project
+    names = {key: key.lower().removeprefix(namespace) for key in conf}
+    given = {name.removeprefix(PREFIX): conf[key] for key, name in names.items() if name.startswith(PREFIX)}
     try:
         return Settings.model_validate(given)
     except ValidationError as error:

@@ -30,6 +30,9 @@ START_PATIENCE = 30.0  # seconds until the worker must have connected to its bro
 STOP_PATIENCE = 30.0
 IDLE_POLL = 0.1  # seconds; how soon an idle embedded worker notices that it must serve or stop
 
+# Executors start in threads at the same time; without it an app could get two workers, and a task twice.
+_starting = threading.Lock()
+
 
 class ActivityExecutor:
     """Serves one activity of this process from a transport.
@@ -50,8 +53,7 @@ class ActivityExecutor:
         """
         _load(self._module, self._name)
         _check_loaded(self._name, self._module)
-        worker = await asyncio.to_thread(_embedded, self._transport)
-        await asyncio.to_thread(worker.serve, self._name)
+        worker = await asyncio.to_thread(_serve, self._transport, self._name)
         try:
             if lifespan is None:
                 await asyncio.Event().wait()
@@ -195,6 +197,14 @@ class _NotStarted(TransientError):
 
 def _shut_down() -> None:
     raise WorkerShutdown(0)
+
+
+def _serve(transport: CeleryTransport, name: str) -> EmbeddedWorker:
+    """Serve an activity from the app's embedded worker, which the first executor makes."""
+    with _starting:
+        worker = _embedded(transport)
+        worker.serve(name)
+        return worker
 
 
 def _embedded(transport: CeleryTransport) -> EmbeddedWorker:

@@ -58,23 +58,22 @@ def dumps(value: object, *, canonical: bool = False) -> str:
 def check_tree(tree: object, *, invalid: str = "invalid_envelope", max_depth: int = MAX_DEPTH) -> None:
     """Raise `MessageError` where a JSON tree is too deep or holds text or numbers that cannot travel."""
     level: list[tuple[str, object]] = [("", tree)]
-    for _ in range(max_depth + 1):
+    for depth in range(max_depth + 1):
         below: list[tuple[str, object]] = []
         for path, node in level:
             if isinstance(node, str):
                 _check_text(path, node)
             elif isinstance(node, float) and not math.isfinite(node):
                 raise MessageError(invalid, path, "a number is not finite")
+            elif depth == max_depth and isinstance(node, (dict, list, tuple)):
+                raise MessageError("too_deep", path[:200], f"more than {max_depth} levels")
             elif isinstance(node, dict):
                 for key, value in node.items():
                     _check_text(path, key)
                     below.append((f"{path}.{key[:64]}" if path else key[:64], value))
             elif isinstance(node, (list, tuple)):
                 below.extend((f"{path}[{index}]", value) for index, value in enumerate(node))
-        if not below:
-            return
         level = below
-    raise MessageError("too_deep", level[0][0][:200], f"more than {max_depth} levels")
 
 
 def to_jsonable(value: object, *, reason: str) -> JsonValue:

@@ -21,7 +21,8 @@ def install(app: Celery, *, store: str | Store | None = None) -> CeleryTransport
 
     Activities that are loaded now or later become tasks `paigeant.<name>`; workers of the app consume their
     queues as `paigeant_consume` says; `agents.py` modules of Django apps are loaded where tasks are. Nothing
-    else of the app changes. Raises `ConfigurationError`.
+    else of the app changes. What is wrong with its settings is said when a worker starts or a workflow is
+    dispatched.
     """
     transport = transport_of(app, store=store)
     if not hasattr(app, "paigeant_runtime"):

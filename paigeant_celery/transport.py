@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property, lru_cache
 from typing import Any, Protocol, cast
 
@@ -107,10 +107,13 @@ class CeleryPublisher:
 
 
 class CeleryTransport:
-    """A Celery app, its `Settings`, its store (None: message only) and how to publish through it."""
+    """A Celery app, its `Settings`, its store (None: message only) and how to publish through it.
 
-    def __init__(self, app: Celery, *, settings: Settings, store: Store | None) -> None:
-        self.app, self.settings, self.store = app, settings, store
+    `faults` is what is wrong with the settings; a transport with faults neither dispatches nor serves.
+    """
+
+    def __init__(self, app: Celery, *, settings: Settings, store: Store | None, faults: Sequence[str] = ()) -> None:
+        self.app, self.settings, self.store, self.faults = app, settings, store, tuple(faults)
         self.names = Names(settings.prefix)
 
     def __repr__(self) -> str:
@@ -145,7 +148,8 @@ class CeleryTransport:
             raise ConfigurationError(mistakes)
 
     def mistakes(self) -> Iterator[str]:
-        """Yield what in the host's configuration would reach our tasks in spite of what they pin."""
+        """Yield what is wrong with our settings, and what of the host's would reach our tasks in spite of their pins."""
+        yield from self.faults
         if self.app.conf.task_always_eager:
             yield (
                 "`task_always_eager` is set, and a message that is sent would wait for ever; "
@@ -197,15 +201,24 @@ def get_transport(
 
 
 def transport_of(app: Celery, *, store: str | Store | None = None) -> CeleryTransport:
-    """Return the transport of an app; one app has one, unless `store` asks for another."""
+    """Return the transport of an app; one app has one, unless `store` asks for another.
+
+    Raises nothing for settings that are wrong: a worker names them together with everything else.
+    """
     known = cast("CeleryTransport | None", getattr(app, "paigeant_transport", None))
     if known is not None and store is None:
         return known
-    settings = read_settings(app.conf)
-    url = store if store is not None else settings.store_url
-    if url == "broker":
-        url = str(app.conf.broker_url)
-    transport = CeleryTransport(app, settings=settings, store=_opened(url, settings))
+    settings, opened, faults = Settings(), None, list[str]()
+    try:
+        settings = read_settings(app.conf)
+    except ConfigurationError as error:
+        faults.extend(error.mistakes)
+    url = store if store is not None else settings.store_url or app.conf.get("paigeant_store_url")
+    try:
+        opened = _opened(str(app.conf.broker_url) if url == "broker" else url, settings)
+    except ConfigurationError as error:
+        faults.extend(error.mistakes)
+    transport = CeleryTransport(app, settings=settings, store=opened, faults=faults)
     cast("Opened", app).paigeant_transport = transport
     return transport
 
@@ -223,6 +236,8 @@ def broker_address(app: Celery) -> str:
 
 
 def _chosen(by: str, transport: CeleryTransport) -> CeleryTransport:
+    if transport.faults:
+        raise ConfigurationError(transport.faults)
     logger.info(
         "transport %s, chosen by %s, %s", transport.broker, by, transport.mode,
         extra={"action": "transport_chosen", "broker": transport.broker, "mode": transport.mode},

@@ -206,7 +206,7 @@ class MemoryStore:
             if workflow is None:
                 return []
             seen = int(after) if after is not None else 0
-            return [event for event in workflow.events if int(event.cursor) > seen][:limit]
+            return [event for event in workflow.events if int(event.cursor) > seen][: max(limit, 0)]
 
     def check(self, *, allow_eviction: bool) -> Sequence[str]:
         """Return warnings; there is nothing to warn of."""

@@ -46,6 +46,9 @@ MAX_CONNECTIONS = 1024  # more than the threads of one worker; each call holds o
 SCRIPTS = ("start", "claim", "renew", "complete", "fail", "read")
 
 _CURSOR = re.compile(r"[0-9]{1,20}-[0-9]{1,20}")
+# A script that fell over a value, before its first write; servers before Redis 7 word refusals of a command alike.
+_FALLEN = re.compile(r"(?:ERR )?(?:user_script|Error running script)")
+_REFUSED = re.compile(r"\b(?:OOM|READONLY|MISCONF|NOREPLICAS|NOPERM|MASTERDOWN)\b")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 # redis-py leaves functions untyped, and types every reply as a union with awaitables.
@@ -169,6 +172,8 @@ class RedisStore:
         """Return events behind the cursor `after`, oldest first."""
         if after is not None and _CURSOR.fullmatch(after) is None:
             raise InvalidInput("bad_cursor", "after", "is no cursor of an event of this store")
+        if limit < 1:
+            return []
         key, first = f"{self._prefix}:events:{correlation_id}", f"({after}" if after is not None else "-"
         reply = self._ask(lambda c: c.redis.xrange(key, min=first, count=limit), about=f"events:{correlation_id}")
         return [
@@ -181,8 +186,9 @@ class RedisStore:
         Raises `Unreachable`, or `ConfigurationError` where it is part of a cluster, may evict records (unless
         allowed), or holds records of another format.
         """
+        self._refuse_cluster()
         format_ = self._ask(lambda c: c.redis.hget(f"{self._prefix}:meta", "format"), about="meta")
-        mistakes = [*self._cluster_mistakes(), *_format_mistakes(format_, self._prefix)]
+        mistakes = _format_mistakes(format_, self._prefix)
         config = self._permitted(lambda c: c.redis.config_get("maxmemory-policy", "appendonly"))
         warnings = self._config_warnings(config)
         policy = config.get("maxmemory-policy", "noeviction") if config is not None else "noeviction"
@@ -229,6 +235,8 @@ class RedisStore:
             raise Unreachable("store", self._address, cause) from error
         except ResponseError as error:
             raise self._refusal(error, f"{self._prefix}:{about}") from error
+        except redis.DataError:
+            raise  # of an argument that is no text or number; nothing was sent
         except RedisError as error:
             raise Unreachable("store", self._address, type(error).__name__) from error
 
@@ -248,11 +256,12 @@ class RedisStore:
             return StoreCorrupt(key, what)
         if text.startswith("WRONGTYPE"):
             return StoreCorrupt(key, "has another type than this version writes")
-        if "user_script" in text:  # a script fell over a value, before its first write
+        if type(error) is ResponseError and _FALLEN.match(text) and not _REFUSED.search(text):
             return StoreCorrupt(key, "has values that this version cannot read")
-        # READONLY, MISCONF, BUSY, NOPERM, …: the server is there and will not, which may pass.
-        word = text.partition(" ")[0] if type(error) is ResponseError else type(error).__name__
-        return Unreachable("store", self._address, word)
+        # The server is there and will not, which may pass.
+        # What it says behind these words would repeat the script or its arguments.
+        said = re.split(r" script: [0-9a-f]{40}|, with args ", text)[0][:200]
+        return Unreachable("store", self._address, said if type(error) is ResponseError else type(error).__name__)
 
     @contextmanager
     def _readable(self, about: str) -> Iterator[None]:
@@ -270,11 +279,11 @@ class RedisStore:
             client = self._client = _open(self._options)
         return client
 
-    def _cluster_mistakes(self) -> list[str]:
+    def _refuse_cluster(self) -> None:
         info = self._permitted(lambda c: c.redis.info("cluster")) or {}
-        if str(info.get("cluster_enabled", 0)) != "1":
-            return []
-        return [f"the store {self._address} is a Redis Cluster, which is not supported; use one Redis primary"]
+        if str(info.get("cluster_enabled", 0)) == "1":
+            text = f"the store {self._address} is a Redis Cluster, which is not supported; use one Redis primary"
+            raise ConfigurationError([text])
 
     def _config_warnings(self, config: Mapping[str, str] | None) -> list[str]:
         if not config:

@@ -20,6 +20,7 @@ if wrong then return wrong end
 
 if record.state == 'done' or record.state == 'failed' then return { 'finished' } end
 if record.state == 'running' then
+  if not (record.owner and record.claimed_at) then return corrupt(hop_key(hop), 'runs without owner') end
   if record.token == token and record.owner == owner then
     -- The reply to this very call was lost and the client repeats it.
     redis.call('ZADD', owners, int(now + lease), owner)

@@ -1,0 +1,1 @@
+"""Runnable examples; each folder is one, and begins with its README."""

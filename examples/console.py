@@ -1,0 +1,108 @@
+"""What the examples share around their workflow: command line, workers beside it, screen, exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import textwrap
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
+from contextlib import asynccontextmanager
+
+import click
+
+from paigeant_celery import ActivityExecutor, ActivitySpec, FunctionSpec, PaigeantError, WorkflowHandle
+from paigeant_celery.transport import CeleryTransport
+
+__all__ = ["Unexpected", "command_line", "expect", "given_text", "run", "serving", "show_slip", "show_step", "timings"]
+
+WIDTH = 100  # characters of a line on the screen
+
+
+class Unexpected(Exception):
+    """The example ran, and did not end as it promises."""
+
+
+def expect(condition: object, sentence: str) -> None:
+    """Raise `Unexpected` with what is wrong, unless `condition` holds."""
+    if not condition:
+        raise Unexpected(sentence)
+
+
+def command_line(doc: str | None, example: str) -> ArgumentParser:
+    """Return a parser for the user's text and `--model`; an example adds its own flags."""
+    parser = ArgumentParser(description=doc, formatter_class=RawDescriptionHelpFormatter)
+    parser.add_argument("text", nargs="*", default=[example], help="your own text, or '-' to read it from stdin")
+    parser.add_argument(
+        "--model", metavar="PROVIDER:NAME", help="a real model, as in 'openai:gpt-5'; left out, a local function"
+    )
+    return parser
+
+
+def given_text(words: list[str]) -> str:
+    """Return the text of the command line; ends the program where there is none."""
+    text = sys.stdin.read() if words == ["-"] else " ".join(words)
+    if not any(character.isalpha() for character in text):
+        sys.exit("please give a text that has at least one word")
+    return text.strip()
+
+
+@asynccontextmanager
+async def serving(transport: CeleryTransport, *activities: str) -> AsyncIterator[None]:
+    """Serve activities in this process, side by side, while the block runs."""
+    executors = [asyncio.create_task(ActivityExecutor(transport, name).start()) for name in activities]
+    try:
+        yield
+    finally:
+        for executor in executors:
+            executor.cancel()
+        for outcome in await asyncio.gather(*executors, return_exceptions=True):
+            if isinstance(outcome, Exception):  # it could not serve; a cancelled one is none
+                raise outcome
+
+
+def run(main: Coroutine[None, None, None]) -> None:
+    """Run an example; a failure becomes one sentence and exit code 1."""
+    # The example reports a failed step itself; the worker's log would say the same again.
+    logging.disable(logging.ERROR)
+    try:
+        asyncio.run(main)
+    except (Unexpected, PaigeantError, TimeoutError) as error:
+        click.echo(f"{type(error).__name__}: {error}", err=True)
+        sys.exit(1)
+
+
+async def timings(handle: WorkflowHandle) -> list[float]:
+    """Return how many seconds each step took, from its claim to its record."""
+    events = [event async for event in handle.events()]
+    claimed = {event.hop_id: event.at for event in events if event.type == "claimed"}
+    return [(event.at - claimed[event.hop_id]).total_seconds() for event in events if event.type == "completed"]
+
+
+def show_slip(steps: Iterable[ActivitySpec | FunctionSpec], correlation_id: str) -> None:
+    """Print the routing slip as it was dispatched."""
+    click.echo(f"{'slip':10}" + " -> ".join(click.style(step.activity, bold=True) for step in steps))
+    click.echo(f"{'workflow':10}{click.style(correlation_id, dim=True)}")
+
+
+def show_step(number: int, activity: str, queue: str, output: Mapping[str, object] | str, *, seconds: float) -> None:
+    """Print one executed step: where it ran, how long it took and what it gave."""
+    head = click.style(f"{number}  {activity}", bold=True)
+    where = click.style(f"ran on queue {queue}, {seconds * 1000:.0f} ms", dim=True)
+    click.echo(f"\n{head}  {where}")
+    entries = output.items() if isinstance(output, Mapping) else [("", output)]
+    for name, value in entries:
+        for index, line in enumerate(_lines(value)):
+            label = f"{name if index == 0 else '':10}" if name else ""
+            click.echo(textwrap.fill(f"   {label}{line}", WIDTH, subsequent_indent=" " * (3 + len(label))))
+
+
+def _lines(value: object) -> list[str]:
+    if isinstance(value, list) and not any(" " in str(item) for item in value):
+        return [", ".join(map(str, value)) or "none"]
+    if isinstance(value, list):
+        return [f"{number}. {item}" for number, item in enumerate(value, 1)]
+    if isinstance(value, Mapping):
+        return [", ".join(f"{key} {item}" for key, item in value.items()) or "none"]
+    return str(value).splitlines() or [""]

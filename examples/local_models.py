@@ -1,0 +1,91 @@
+"""Models that are local functions: no key, no network, and what they say comes from the text that they get.
+
+A function of this kind stands where a provider stands: it reads the messages of the run, and answers by
+calling the output tool, as a real model does for a structured output.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from typing import TypeVar
+
+from pydantic import BaseModel
+from pydantic_ai.messages import ModelMessage, ModelResponse, ToolCallPart, UserPromptPart
+from pydantic_ai.models.function import AgentInfo
+
+__all__ = ["answer", "keywords", "previous_output", "prompt_of", "sentences", "summary_of", "unreachable", "words"]
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+PREVIOUS = re.compile(r"\n<previous_output [^\n]*>\n(.*)\n</previous_output>\Z", re.DOTALL)
+SENTENCE_END = re.compile(r"(?<=[.!?。！？])['\")\]]*\s+|\n+|(?<=[。！？])")
+WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
+STOP_WORDS = frozenset(
+    "a about after all also am an and any are as at be because been before being but by can could did do does "
+    "doing don't down each even every few for from get gets go goes got had has have he her here hers him his how i "
+    "i'm if in into is isn't it it's its just like me more most much my no nor not now of off on once one only or "
+    "other our out over own really same she should so some such than that that's the their them then there these "
+    "they this those through to too under until up us very was we were what when where which while who whom why "
+    "will with would you your yours".split()
+)
+
+
+def prompt_of(messages: list[ModelMessage]) -> str:
+    """Return the user prompt that began the run."""
+    return next(
+        part.content
+        for message in messages
+        for part in message.parts
+        if isinstance(part, UserPromptPart) and isinstance(part.content, str)
+    )
+
+
+def previous_output(messages: list[ModelMessage], type_: type[ModelT]) -> ModelT:
+    """Return the previous step's output from the block that stands at the end of the prompt."""
+    block = PREVIOUS.search(prompt_of(messages))
+    if block is None:
+        raise ValueError("the prompt has no output of a previous step")
+    return type_.model_validate_json(block[1])
+
+
+def answer(info: AgentInfo, output: BaseModel) -> ModelResponse:
+    """Answer with a structured output, by calling the agent's output tool."""
+    return ModelResponse(parts=[ToolCallPart(info.output_tools[0].name, output.model_dump(mode="json"))])
+
+
+def unreachable(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
+    """Fail as a provider does that is down."""
+    raise ConnectionError("the model provider does not answer")
+
+
+def sentences(text: str) -> list[str]:
+    """Return the sentences of a text, each on one line."""
+    parts = (" ".join((part or "").split()) for part in SENTENCE_END.split(text))
+    return [part for part in parts if part]
+
+
+def words(text: str) -> list[str]:
+    """Return the words of a text in lower case."""
+    return [word.lower() for word in WORD.findall(text)]
+
+
+def keywords(text: str, most: int = 5) -> dict[str, int]:
+    """Return how often the most frequent words occur; longer ones, then earlier ones, first among equals."""
+    found = words(text)
+    counts = Counter(word for word in found if word not in STOP_WORDS and len(word) > 1) or Counter(found)
+    ranked = sorted(counts.items(), key=lambda item: (-item[1], -len(item[0])))
+    return dict(ranked[:most])
+
+
+def summary_of(text: str) -> list[str]:
+    """Return the third of a text's sentences that holds most of its frequent words, in their order."""
+    found = sentences(text)
+    weights = keywords(text, most=20)
+
+    def weight(index: int) -> float:
+        inside = words(found[index])
+        return sum(weights.get(word, 0) for word in inside) / (len(inside) ** 0.5 or 1)
+
+    best = sorted(range(len(found)), key=lambda index: (-weight(index), index))[: max(1, len(found) // 3)]
+    return [found[index] for index in sorted(best)]

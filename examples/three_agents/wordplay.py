@@ -1,0 +1,132 @@
+"""The local models of this example: they find a topic, play with its words, and choose by ear."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import combinations
+from os.path import commonprefix
+
+from pydantic_ai.messages import ModelMessage, ModelResponse
+from pydantic_ai.models.function import AgentInfo
+
+from examples.local_models import answer, keywords, previous_output, prompt_of, words
+from examples.three_agents.outputs import Jokes, Selection, Topic
+
+__all__ = ["choose_joke", "find_topic", "write_jokes"]
+
+VOWELS = "aeiouyäöüàáâèéêëìíîïòóôùúûæø"
+SHORT_WORDS = (
+    "ant arm art ass ate bat bed bee bin bug bus can car cat cow cup day den dog ear egg elf end eye fan fat fin fox "
+    "gas gin god gun ham hat hen ice ink jam jar key kid kin leg lie lip lot mad man mat men mess mice mine nap net "
+    "nut oil old owl pan pat pen pet pie pig pin pit pot rag ram ran rat red rib rice ring rose rum sad sea sin sing "
+    "sock son star sun tax tea ten tie tin toe top toy urn van war wax web win wine wit yak zoo"
+).split()
+RHYMES = (
+    "accountant balloon banana baboon bear beer boat bread bride broom bucket button cactus cake candle canoe car "
+    "carrot castle chair cheese chicken clown coat coconut coffee comedian committee cookie couch crocodile cushion "
+    "daughter dinosaur doctor donkey door dragon duck elephant engine explosion fence ferry fiddle flamingo fountain "
+    "freezer garage gherkin ghost giraffe gorilla guitar hammer hat hedge holiday honey hotel intention jelly judge "
+    "kangaroo kitchen kitten lemon lettuce lobster lotion lunch magician mattress meeting mitten monkey moon mouse "
+    "muffin mustard napkin nation noodle ocean onion opera oven owl pancake parade parrot party peanut penguin piano "
+    "pickle pigeon pillow pirate pizza plumber poodle potato pretzel pudding puppet rabbit rain raincoat raisin "
+    "riddle rocket sailor salad sandwich sausage scooter season sheep shower singer slipper snail soup spider spoon "
+    "statue stew stocking sunday surprise table teacher thunder ticket toaster toffee tomato trombone trousers tuba "
+    "turkey uncle vacation vampire violin waiter walrus warning wedding wig window witch wizard yodel zebra"
+).split()
+
+
+def find_topic(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
+    """Take the word that occurs most, and those that follow it."""
+    topic, *related = keywords(prompt_of(messages))
+    return answer(info, Topic(topic=topic, related=related))
+
+
+def write_jokes(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
+    """Write one joke with each of the first three tricks that the words allow."""
+    topic = previous_output(messages, Topic)
+    made = [joke for joke, _ in zip(_jokes(topic.topic, topic.related), range(3), strict=False)]
+    return answer(info, Jokes(jokes=made))
+
+
+def choose_joke(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
+    """Choose the joke with the most words that sound alike for its length."""
+    jokes = previous_output(messages, Jokes).jokes
+    scores = [_echo(joke) / len(words(joke)) for joke in jokes]
+    best = max(range(len(jokes)), key=scores.__getitem__)
+    reason = f"{_echo(jokes[best])} echoing sounds in {len(words(jokes[best]))} words"
+    return answer(info, Selection(number=best + 1, reason=reason))
+
+
+def _jokes(topic: str, related: list[str]) -> Iterator[str]:
+    """Yield jokes, the ones that play with two words first; the last three work with any word."""
+    for other in related:
+        if (swapped := _spoonerism(topic, other)) is not None:
+            yield f"I asked for {topic} and {other}. I got {swapped[0]} and {swapped[1]}."
+            break
+    for other in (*related[1:], *related[:1]):
+        if (blend := _portmanteau(topic, other)) is not None:
+            yield f"What do you get when you cross {topic} with {other}? {blend.capitalize()}."
+            break
+    for word in (topic, *related):
+        if (inside := _hidden(word)) is not None:
+            yield f"Look closely at {word}: there is {_a(inside)} hiding in it."
+            break
+    if (rhyme := _rhyme(topic)) is not None:
+        yield f"Never mix {topic} with {rhyme}. It rhymes, but nobody else laughs."
+    back = topic[::-1]
+    yield f"Read {topic} backwards and you get {back}. " + (
+        "It cannot make up its mind." if back == topic else "It made more sense that way."
+    )
+    yield f"Knock, knock. Who is there? {topic.capitalize()}. {topic.capitalize()} who? I was hoping you knew."
+    yield f"Letters in {topic}: {len(topic)}. Letters that help: none."
+
+
+def _spoonerism(first: str, second: str) -> tuple[str, str] | None:
+    """Swap what stands before the first vowels: coffee machine, moffee cachine."""
+    a, b = _onset(first), _onset(second)
+    if a == b or not 0 < len(a) < len(first) - 1 or not 0 < len(b) < len(second) - 1:
+        return None
+    return b + first[len(a) :], a + second[len(b) :]
+
+
+def _portmanteau(first: str, second: str) -> str | None:
+    """Join the front of one word and the rear of the other: straw(berries) (g)arden."""
+    cut = (len(first) + 1) // 2
+    while cut < len(first) and first[cut - 1] in VOWELS:
+        cut += 1
+    front, rear = first[:cut], second[len(_onset(second)) :]
+    return front + rear if len(front) > 1 and len(rear) > 1 and front + rear not in {first, second} else None
+
+
+def _hidden(word: str) -> str | None:
+    return next((short for short in sorted(SHORT_WORDS, key=len, reverse=True) if short in word[1:]), None)
+
+
+def _rhyme(word: str) -> str | None:
+    """Return the noun with the longest ending in common that has a vowel in it, in the word's number."""
+    plural = "s" if word.endswith("s") else ""
+    single = word.removesuffix("s")
+    best = max((noun for noun in RHYMES if noun not in word), key=lambda noun: len(_ending(single, noun)))
+    ending = _ending(single, best)
+    if len(ending) < 2 or not any(letter in VOWELS for letter in ending):
+        return None
+    return f"{best}s" if plural else _a(best)
+
+
+def _echo(text: str) -> int:
+    """Count the letters that pairs of different words share at their beginning or end, from two on."""
+    pairs = combinations(dict.fromkeys(words(text)), 2)
+    shared = (max(len(commonprefix([a, b])), len(_ending(a, b))) for a, b in pairs)
+    return sum(size for size in shared if size >= 2)
+
+
+def _ending(first: str, second: str) -> str:
+    return commonprefix([first[::-1], second[::-1]])[::-1]
+
+
+def _onset(word: str) -> str:
+    return word[: next((at for at, letter in enumerate(word) if letter in VOWELS), len(word))]
+
+
+def _a(noun: str) -> str:
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"

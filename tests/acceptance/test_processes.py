@@ -1,0 +1,164 @@
+"""Workers that come late, go early, or find no server."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from celery import Celery
+from processes import (
+    START_WITHIN,
+    Deployment,
+    Process,
+    deployment,
+    free_port,
+    run_script,
+    script_environment,
+)
+from servers import RedisServer
+
+from paigeant_celery import ActivitySpec, WorkflowDispatcher, WorkflowHandle, get_transport
+from paigeant_celery.errors import Unreachable
+from paigeant_celery.transport import transport_of
+
+WITHIN = 20.0
+
+
+@dataclass
+class Late:
+    """A workflow that was dispatched before its worker was started."""
+
+    handle: WorkflowHandle
+    state_before: str
+    worker: Process
+
+
+def dispatch(where: Deployment, *steps: ActivitySpec) -> WorkflowHandle:
+    transport = where.transport()
+    dispatcher = WorkflowDispatcher()
+    return dispatcher.handle(dispatcher.dispatch_workflow_sync(transport, itinerary=steps), transport)
+
+
+@pytest.fixture(scope="module", params=["prefork", "threads", "solo"])
+def late(request: pytest.FixtureRequest, redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Late]:
+    with deployment(redis_url, tmp_path_factory.mktemp("late")) as made:
+        handle = dispatch(made, ActivitySpec("draft", "early"), ActivitySpec("draft", "again"))
+        state = handle.status_sync().state
+        yield Late(handle, state, made.ready_worker("press", pool=request.param))
+
+
+def test_a_workflow_waits_for_a_worker_that_starts_later(late: Late) -> None:
+    """Dispatching needs a broker and a store, nobody else."""
+    assert late.state_before == "running"
+
+    result = late.handle.result_sync(WITHIN)
+
+    assert result.outputs == {"draft": "draft(early|)", "draft-2": "draft(again|draft(early|))"}
+
+
+def test_a_worker_says_what_it_serves_and_what_it_promises(late: Late, redis_url: str) -> None:
+    """An operator reads at its start whether a worker is set up as was meant."""
+    log = late.worker.log()
+
+    assert f"[paigeant_celery] mode: durable, store: {redis_url}\n" in log
+    for line in ("count_letters (function)", "digest_of (function)", "draft (agent)"):
+        assert f"  . {line} from test-" in log
+
+
+def test_a_worker_that_has_run_steps_ends_at_sigterm(late: Late) -> None:
+    """A deployment replaces its workers; none of our threads keeps one alive."""
+    late.handle.result_sync(WITHIN)
+    started = time.monotonic()
+
+    assert late.worker.terminate(within=10.0) == 0
+
+    assert time.monotonic() - started < 6.0
+
+
+def test_the_plain_command_serves_agents_on_the_redis_of_the_environment(
+    own_redis: Callable[..., RedisServer], tmp_path: Path
+) -> None:
+    """`celery -A paigeant_celery worker -I …` is all that a first try needs."""
+    url = own_redis().url
+    environment = {**script_environment(), "PAIGEANT_REDIS_URL": url, "RUNS_FILE": str(tmp_path / "runs")}
+    command = [sys.executable, "-m", "celery", "-A", "paigeant_celery", "worker", "-I", "press", "-c", "1"]
+    worker = Process(command, folder=tmp_path, environment=environment, name="plain")
+    try:
+        script = (
+            "from paigeant_celery import ActivitySpec, WorkflowDispatcher, get_transport\n"
+            "dispatcher = WorkflowDispatcher()\n"
+            "dispatcher.add(ActivitySpec('draft', 'plainly'))\n"
+            "correlation_id = dispatcher.dispatch_workflow_sync(get_transport())\n"
+            "print(dispatcher.handle(correlation_id).result_sync(40).output)\n"
+        )
+        assert run_script(script, PAIGEANT_REDIS_URL=url) == "draft(plainly|)\n"
+        assert worker.terminate() == 0
+    finally:
+        worker.kill()
+
+
+def test_a_worker_that_starts_before_its_server_connects_when_it_comes(
+    own_redis: Callable[..., RedisServer], tmp_path: Path
+) -> None:
+    """After a power cut everything starts at once, in any order."""
+    server = own_redis()
+    server.stop()
+    with deployment(server.url, tmp_path) as made:
+        worker = made.start_worker("press", pool="threads")
+        worker.wait_for_log("Cannot connect to redis", within=START_WITHIN)
+
+        server.start()
+
+        worker.wait_for_log(" ready.", within=START_WITHIN)
+        assert dispatch(made, ActivitySpec("draft", "at last")).result_sync(WITHIN).output == "draft(at last|)"
+        log = worker.log()
+        assert f"cannot reach the store at {server.url}" in log
+        assert "Traceback" not in log
+
+
+def test_a_worker_goes_on_after_its_server_was_away(own_redis: Callable[..., RedisServer], tmp_path: Path) -> None:
+    """A restart of Redis is no reason to restart every worker."""
+    server = own_redis("--appendonly", "yes", "--appendfsync", "always")
+    with deployment(server.url, tmp_path) as made:
+        worker = made.ready_worker("press", pool="threads")
+        dispatch(made, ActivitySpec("draft", "before")).result_sync(WITHIN)
+
+        server.stop()
+        worker.wait_for_log("Connection to broker lost", within=START_WITHIN)
+        server.start()
+
+        assert dispatch(made, ActivitySpec("draft", "after")).result_sync(WITHIN).output == "draft(after|)"
+
+
+def test_dispatch_says_in_one_line_which_store_it_cannot_reach() -> None:
+    """The first try on a new machine fails like this, and must say what to do."""
+    url = f"redis://:secret@127.0.0.1:{free_port()}/0"
+
+    with pytest.raises(Unreachable) as raised:
+        WorkflowDispatcher().dispatch_workflow_sync(get_transport(url), itinerary=[ActivitySpec("draft", "a")])
+
+    text = str(raised.value)
+    assert text.startswith(f"cannot reach the store at {url.replace(':secret@', '')} (")
+    assert "`PAIGEANT_REDIS_URL`" in text
+    assert "\n" not in text
+    assert "secret" not in text
+
+
+def test_dispatch_says_in_one_line_which_broker_it_cannot_reach() -> None:
+    """The same without a store."""
+    port = free_port()
+    app = Celery("unreachable", broker=f"redis://:secret@127.0.0.1:{port}/0", set_as_current=False)
+
+    with pytest.raises(Unreachable) as raised:
+        WorkflowDispatcher().dispatch_workflow_sync(transport_of(app), itinerary=[ActivitySpec("draft", "a")])
+
+    text = str(raised.value)
+    assert text.startswith("cannot reach the broker at redis://")
+    assert f"127.0.0.1:{port}/0" in text
+    assert "`PAIGEANT_REDIS_URL`" in text
+    assert "\n" not in text
+    assert "secret" not in text

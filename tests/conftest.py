@@ -1,0 +1,67 @@
+"""Fixtures of all tests."""
+
+from __future__ import annotations
+
+import os
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import redis
+
+# Helpers beside this file can be imported however pytest is called, and the checkout's package cannot.
+sys.path.insert(0, str(Path(__file__).parent))
+
+from servers import NoServer, RedisServer, redis_server
+
+
+@dataclass(frozen=True)
+class RedisDatabase:
+    """Where one test may write: keys under `prefix`, which are removed after it."""
+
+    url: str
+    prefix: str
+
+    def client(self) -> redis.Redis:
+        """Return a client that the test closes."""
+        return redis.Redis.from_url(self.url, decode_responses=True)
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> Iterator[str]:
+    """Give the server of `REDIS_URL`, else one of our own."""
+    if given := os.environ.get("REDIS_URL"):
+        yield given
+        return
+    with ExitStack() as stack:
+        yield _enter(stack).url
+
+
+@pytest.fixture
+def redis_db(redis_url: str) -> Iterator[RedisDatabase]:
+    """Give an unused prefix; the server may hold other people's keys."""
+    database = RedisDatabase(redis_url, f"test-{uuid.uuid4().hex[:12]}")
+    yield database
+    with database.client() as client:
+        for key in client.scan_iter(f"{database.prefix}*", count=1000):
+            client.delete(key)
+
+
+@pytest.fixture
+def own_redis() -> Iterator[Callable[..., RedisServer]]:
+    """Start servers that the test may configure, fill and stop; takes options of the command line."""
+    with ExitStack() as stack:
+        yield lambda *options: _enter(stack, *options)
+
+
+def _enter(stack: ExitStack, *options: str) -> RedisServer:
+    try:
+        return stack.enter_context(redis_server(*options))
+    except NoServer as error:
+        if os.environ.get("CI"):
+            pytest.fail(str(error))
+        pytest.skip(str(error))

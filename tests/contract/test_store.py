@@ -1,0 +1,1157 @@
+"""What every store promises, run over each of them, and what only the one on Redis can get wrong."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from typing import Any, Protocol, cast
+
+import pytest
+import redis
+from servers import free_port
+
+from paigeant_celery.errors import ConfigurationError, InvalidInput, StoreCorrupt, TransientError, Unreachable
+from paigeant_celery.flow import Failure
+from paigeant_celery.ports import (
+    Claim,
+    Claimed,
+    Closing,
+    Completion,
+    Dropped,
+    HopRecord,
+    NewWorkflow,
+    RenewAnswer,
+    Store,
+)
+from paigeant_celery.store import open_store
+from paigeant_celery.store.memory import MemoryStore
+from paigeant_celery.store.redis import RedisStore
+
+LEASE = 30.0  # seconds; never lapses within a test
+BRIEF_LEASE = 0.2
+TTL = 3600.0
+BRIEF_TTL = 0.3
+
+FAILURE = Failure(step_id="draft", error_class="ValueError", text="no such 'topic' \U0001f600 \0")
+
+
+# Given: workflows, claims and closings that differ only in what a test is about.
+
+
+def hop(hop_id: str = "w.0", *, envelope: str | None = None) -> HopRecord:
+    return HopRecord(
+        hop_id=hop_id, queue=f"q-{hop_id}", envelope=envelope or f"envelope {hop_id}", digest=f"d-{hop_id}"
+    )
+
+
+def new(correlation_id: str = "w", *, content: str = "same") -> NewWorkflow:
+    return NewWorkflow(correlation_id=correlation_id, content=content, hop=hop(f"{correlation_id}.0"))
+
+
+def claim(
+    hop_id: str = "w.0",
+    *,
+    owner: str = "ann",
+    token: str = "t1",
+    max_attempts: int = 5,
+    digest: str | None = "recorded",
+) -> Claim:
+    digest = f"d-{hop_id}" if digest == "recorded" else digest
+    return Claim(hop_id=hop_id, owner=owner, token=token, max_attempts=max_attempts, digest=digest)
+
+
+def closing(claimed: object, hop_id: str = "w.0", *, owner: str = "ann") -> Closing:
+    assert isinstance(claimed, Claimed)
+    return Closing(hop_id=hop_id, owner=owner, fence=claimed.fence)
+
+
+def completion(close: Closing, *, next_hop: HopRecord | None = None, **more: Any) -> Completion:
+    return Completion(closing=close, envelope=next_hop.envelope if next_hop else "final", next_hop=next_hop, **more)
+
+
+def types(store: Store, correlation_id: str = "w") -> list[str]:
+    return [event.fields["type"] for event in store.events(correlation_id, after=None, limit=1000)]
+
+
+def until(condition: Callable[[], bool], *, within: float = 10.0) -> None:
+    """Poll for a condition; the bound only ends a test that fails."""
+    deadline = time.monotonic() + within
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        threading.Event().wait(0.01)
+
+
+# The stores under test. After each call every hop must be in exactly one place.
+
+
+class Bench(Protocol):
+    """One store as the tests see it: `store`, one of brief lease, one of brief ttl, and its inside."""
+
+    store: Store
+    brief: Store
+    short_lived: Store
+
+    def lapse(self) -> None:
+        """Return when the leases given by `brief` are over."""
+
+    def expire(self) -> None:
+        """Return when the workflows ended by `short_lived` are gone."""
+
+    def places(self) -> tuple[dict[str, str], dict[str, list[str]], set[str], set[str]]:
+        """Return the state of each hop, the places of each, owners with a lease, and owners of hops."""
+
+
+class Watched:
+    """A store that checks after every call that each open hop is in one place, and each closed one in none."""
+
+    def __init__(self, store: Store, bench: Bench) -> None:
+        self._store, self._bench = store, bench
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._store, name)
+        if not callable(found):
+            return found
+
+        def watched(*arguments: Any, **named: Any) -> Any:
+            try:
+                return found(*arguments, **named)
+            finally:
+                check_places(self._bench)
+
+        return watched
+
+
+def check_places(bench: Bench) -> None:
+    states, places, leases, owners = bench.places()
+    expected = {hop_id: {"queued": ["due"], "running": ["owner"]}.get(state, []) for hop_id, state in states.items()}
+    assert {hop_id: [place.partition(" ")[0] for place in places.get(hop_id, [])] for hop_id in states} == expected
+    assert set(places) <= set(states)
+    assert leases == owners
+
+
+class MemoryBench:
+    def __init__(self) -> None:
+        self.now = datetime(2030, 1, 1, tzinfo=UTC)
+        self.raw = MemoryStore(lease=LEASE, ttl=TTL, now=lambda: self.now)
+        self.store = self.brief = self.short_lived = cast("Store", Watched(self.raw, self))
+
+    def lapse(self) -> None:
+        self.now += timedelta(seconds=LEASE)
+
+    def expire(self) -> None:
+        self.now += timedelta(seconds=TTL)
+
+    def places(self) -> tuple[dict[str, str], dict[str, list[str]], set[str], set[str]]:
+        raw = self.raw
+        places: dict[str, list[str]] = {hop_id: ["due"] for hop_id in raw._due}
+        for owner, held in raw._owned.items():
+            for hop_id in held:
+                places.setdefault(hop_id, []).append(f"owner {owner}")
+        return {hop_id: hop.state for hop_id, hop in raw._hops.items()}, places, set(raw._leases), set(raw._owned)
+
+
+class RedisBench:
+    def __init__(self, url: str, prefix: str) -> None:
+        self.url, self.prefix = url, prefix
+        self.opened = [
+            RedisStore(url, prefix=prefix, lease=lease, ttl=ttl)
+            for lease, ttl in ((LEASE, TTL), (BRIEF_LEASE, TTL), (LEASE, BRIEF_TTL))
+        ]
+        self.store, self.brief, self.short_lived = (cast("Store", Watched(store, self)) for store in self.opened)
+        self.raw = self.opened[0]
+        self.client = redis.Redis.from_url(url, decode_responses=True)
+
+    def close(self) -> None:
+        self.client.close()
+        for store in self.opened:
+            store.close()
+
+    def key(self, *parts: str) -> str:
+        return ":".join((self.prefix, *parts))
+
+    def now(self) -> float:
+        seconds, micros = self.client.time()
+        return seconds * 1000 + micros / 1000
+
+    def lapse(self) -> None:
+        brief = self.now() + LEASE * 500  # the other leases end later than this
+        until(lambda: not self.client.zcount(self.key("owners"), self.now(), brief))
+
+    def expire(self) -> None:
+        def expiring() -> list[str]:
+            return [key for key in self.client.scan_iter(self.key("*")) if 0 <= self.client.pttl(key) < TTL * 500]
+
+        until(lambda: not expiring())
+
+    def places(self) -> tuple[dict[str, str], dict[str, list[str]], set[str], set[str]]:
+        hops, owned = self.key("hop", ""), self.key("owner", "")
+        states = {key[len(hops) :]: str(self.client.hget(key, "state")) for key in self.client.scan_iter(f"{hops}*")}
+        places = {hop_id: ["due"] for hop_id in cast("list[str]", self.client.zrange(self.key("due"), 0, -1))}
+        owners = {key[len(owned) :] for key in self.client.scan_iter(f"{owned}*")}
+        for owner in owners:
+            for hop_id in cast("set[str]", self.client.smembers(owned + owner)):
+                places.setdefault(hop_id, []).append(f"owner {owner}")
+        return states, places, set(cast("list[str]", self.client.zrange(self.key("owners"), 0, -1))), owners
+
+
+@pytest.fixture(params=["memory", "redis"])
+def bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
+    if request.param == "memory":
+        yield MemoryBench()
+        return
+    yield from request.getfixturevalue("redis_bench_maker")()
+
+
+@pytest.fixture
+def redis_bench_maker(redis_db: Any) -> Callable[[], Iterator[RedisBench]]:
+    def make() -> Iterator[RedisBench]:
+        bench = RedisBench(redis_db.url, redis_db.prefix)
+        yield bench
+        bench.close()
+
+    return make
+
+
+@pytest.fixture
+def on_redis(redis_bench_maker: Callable[[], Iterator[RedisBench]]) -> Iterator[RedisBench]:
+    yield from redis_bench_maker()
+
+
+# START
+
+
+def test_a_started_workflow_waits_as_its_first_hop(bench: Bench) -> None:
+    """After `dispatch_workflow` returns, the run is on record whatever happens to the message."""
+    assert bench.store.start(new()) == "started"
+
+    record = bench.store.workflow("w")
+    assert record is not None
+    assert (record.state, record.hop_id, record.queue, record.envelope) == ("running", "w.0", "q-w.0", "envelope w.0")
+    assert (record.running, record.attempt, record.failure, record.content) == (False, 0, None, "same")
+    assert record.created_at == record.updated_at
+    assert types(bench.store) == ["started"]
+
+
+def test_the_same_content_again_is_the_existing_workflow(bench: Bench) -> None:
+    """A caller that repeats a request with its idempotency key starts nothing twice."""
+    bench.store.start(new())
+    before = bench.store.workflow("w")
+
+    assert bench.store.start(new()) == "exists"
+
+    assert bench.store.workflow("w") == before
+    assert types(bench.store) == ["started"]
+
+
+def test_other_content_under_a_taken_id_is_a_conflict(bench: Bench) -> None:
+    """Two different runs never share an id, so no one reads the other's result."""
+    bench.store.start(new())
+    before = bench.store.workflow("w")
+
+    assert bench.store.start(new(content="other")) == "conflict"
+
+    assert bench.store.workflow("w") == before
+
+
+def test_the_content_of_an_ended_workflow_still_decides(bench: Bench) -> None:
+    """A repeated request after the end returns the finished run and pays for nothing."""
+    bench.store.start(new())
+    bench.store.complete(completion(closing(bench.store.claim(claim()))))
+
+    assert bench.store.start(new()) == "exists"
+    assert bench.store.start(new(content="other")) == "conflict"
+
+
+# CLAIM
+
+
+def test_a_queued_hop_is_given_to_the_first_who_asks(bench: Bench) -> None:
+    """A step is run by one worker, and the handle shows that it runs."""
+    bench.store.start(new())
+
+    claimed = bench.store.claim(claim())
+
+    assert isinstance(claimed, Claimed)
+    assert (claimed.fence, claimed.attempt, claimed.exhausted) == (1, 1, False)
+    record = bench.store.workflow("w")
+    assert record is not None
+    assert (record.running, record.attempt, record.envelope) == (True, 1, "envelope w.0")
+    assert record.updated_at == claimed.now
+    assert types(bench.store) == ["started", "claimed"]
+
+
+def test_a_claim_repeated_with_its_token_gets_the_same_answer(bench: Bench) -> None:
+    """The client repeats a call whose reply was lost; otherwise nobody would run the hop."""
+    bench.store.start(new())
+    first = bench.store.claim(claim())
+
+    assert bench.store.claim(claim()) == first
+
+    assert types(bench.store) == ["started", "claimed"]
+
+
+@pytest.mark.parametrize(("owner", "token"), [("ben", "t2"), ("ann", "t2"), ("ben", "t1")])
+def test_a_running_hop_is_given_to_no_other_delivery(bench: Bench, owner: str, token: str) -> None:
+    """A copy of the message does not pay for the model twice, not even in the same worker."""
+    bench.store.start(new())
+    bench.store.claim(claim())
+
+    assert bench.store.claim(claim(owner=owner, token=token)) == Dropped(reason="running")
+
+
+def test_an_unknown_hop_is_not_run(bench: Bench) -> None:
+    """A message from another deployment or from long ago does nothing here."""
+    assert bench.store.claim(claim("nobody.0")) == Dropped(reason="unknown")
+
+
+@pytest.mark.parametrize("token", ["t1", "t2"])
+def test_a_closed_hop_is_not_run_again(bench: Bench, token: str) -> None:
+    """The broker may deliver a finished step again; it stays finished."""
+    bench.store.start(new())
+    bench.store.complete(completion(closing(bench.store.claim(claim())), next_hop=hop("w.1")))
+    bench.store.fail(closing(bench.store.claim(claim("w.1")), "w.1"), FAILURE)
+
+    assert bench.store.claim(claim(token=token)) == Dropped(reason="finished")
+    assert bench.store.claim(claim("w.1", token=token)) == Dropped(reason="finished")
+
+
+def test_an_altered_envelope_is_refused_and_changes_nothing(bench: Bench) -> None:
+    """Someone who writes to the broker cannot change what a recorded step does."""
+    bench.store.start(new())
+    before = bench.store.workflow("w")
+
+    assert bench.store.claim(claim(digest="of another envelope")) == Dropped(reason="altered")
+
+    assert bench.store.workflow("w") == before
+    assert types(bench.store) == ["started"]
+
+
+def test_a_claim_without_digest_skips_the_comparison(bench: Bench) -> None:
+    """A message that cannot be read can still fail its workflow, instead of leaving it waiting for ever."""
+    bench.store.start(new())
+
+    assert isinstance(bench.store.claim(claim(digest=None)), Claimed)
+
+
+def test_a_hop_of_a_lapsed_owner_is_taken_over_with_a_higher_fence(bench: Bench) -> None:
+    """A step of a killed worker runs again elsewhere."""
+    bench.store.start(new())
+    bench.brief.claim(claim())
+    bench.lapse()
+
+    taken = bench.store.claim(claim(owner="ben", token="t2"))
+
+    assert isinstance(taken, Claimed)
+    assert (taken.fence, taken.attempt, taken.exhausted) == (2, 2, False)
+    assert bench.store.claim(claim(token="t1")) == Dropped(reason="running")
+
+
+def test_an_owner_takes_its_own_lapsed_hop_for_another_delivery(bench: Bench) -> None:
+    """A worker that stood still for a while can run the redelivered step itself."""
+    bench.store.start(new())
+    bench.brief.claim(claim())
+    bench.lapse()
+
+    taken = bench.store.claim(claim(token="t2"))
+
+    assert isinstance(taken, Claimed)
+    assert (taken.fence, taken.attempt) == (2, 2)
+
+
+def test_a_token_repeated_after_a_lapse_revives_the_claim(bench: Bench) -> None:
+    """A slow reply is no second run."""
+    bench.store.start(new())
+    first = bench.brief.claim(claim())
+    bench.lapse()
+
+    assert bench.store.claim(claim()) == first
+
+    assert bench.store.claim(claim(owner="ben", token="t2")) == Dropped(reason="running")
+
+
+def test_a_hop_begun_too_often_may_only_be_closed(bench: Bench) -> None:
+    """A step that kills its worker each time ends as failed and does not take down one worker after another."""
+    bench.store.start(new())
+    for number in (1, 2):
+        assert isinstance(bench.brief.claim(claim(token=f"t{number}", max_attempts=2)), Claimed)
+        bench.lapse()
+
+    spent = bench.store.claim(claim(token="t3", max_attempts=2))
+
+    assert isinstance(spent, Claimed)
+    assert (spent.fence, spent.attempt, spent.exhausted) == (3, 2, True)
+    assert bench.store.claim(claim(token="t3", max_attempts=2)) == spent
+    assert bench.store.fail(closing(spent), FAILURE)
+
+
+def test_of_many_who_claim_at_once_one_wins(bench: Bench) -> None:
+    """Copies of a message on many workers are one run."""
+    bench.store.start(new())
+    raw = cast("Any", bench).raw
+    together = threading.Barrier(8)
+
+    def race(number: int) -> object:
+        together.wait(10)
+        return raw.claim(claim(owner=f"owner-{number}", token=f"t{number}"))
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(race, range(8)))
+
+    assert sum(isinstance(answer, Claimed) for answer in answers) == 1
+    assert answers.count(Dropped(reason="running")) == 7
+    check_places(bench)
+
+
+# RENEW
+
+
+def test_a_renewed_lease_keeps_the_hop(bench: Bench) -> None:
+    """A step may run far longer than the lease."""
+    bench.store.start(new())
+    claimed = bench.brief.claim(claim())
+
+    assert bench.store.renew("ann", {"w.0": closing(claimed).fence}) == RenewAnswer(lost=frozenset())
+
+    if isinstance(bench, RedisBench):
+        bench.lapse()
+    assert bench.store.claim(claim(owner="ben", token="t2")) == Dropped(reason="running")
+
+
+def test_renewing_revives_lapsed_hops_that_nobody_took(bench: Bench) -> None:
+    """A pause of a worker that nobody noticed costs nothing."""
+    bench.store.start(new())
+    claimed = bench.brief.claim(claim())
+    bench.lapse()
+
+    assert bench.store.renew("ann", {"w.0": closing(claimed).fence}) == RenewAnswer(lost=frozenset())
+
+    assert bench.store.claim(claim(owner="ben", token="t2")) == Dropped(reason="running")
+    assert bench.store.complete(completion(closing(claimed)))
+
+
+def test_renewing_reports_hops_that_are_no_longer_the_owners(bench: Bench) -> None:
+    """A worker that came back late cancels the run it lost, and keeps the others."""
+    bench.store.start(new("kept"))
+    bench.store.start(new("taken"))
+    bench.store.start(new("ended"))
+    kept, taken, ended = (bench.brief.claim(claim(f"{name}.0")) for name in ("kept", "taken", "ended"))
+    bench.lapse()
+    bench.store.claim(claim("taken.0", owner="ben"))
+    bench.store.fail(closing(bench.store.claim(claim("ended.0", owner="ben")), "ended.0", owner="ben"), FAILURE)
+
+    answer = bench.store.renew(
+        "ann",
+        {
+            "kept.0": closing(kept).fence,
+            "taken.0": closing(taken).fence,
+            "ended.0": closing(ended).fence,
+            "gone.0": 1,
+        },
+    )
+
+    assert answer == RenewAnswer(lost=frozenset({"taken.0", "ended.0", "gone.0"}))
+
+
+def test_a_hop_that_its_own_claim_closed_is_not_lost(bench: Bench) -> None:
+    """A renewal between the commit and the end of the run cancels nothing."""
+    bench.store.start(new())
+    claimed = bench.store.claim(claim())
+    bench.store.complete(completion(closing(claimed), next_hop=hop("w.1")))
+
+    assert bench.store.renew("ann", {"w.0": closing(claimed).fence}) == RenewAnswer(lost=frozenset())
+
+
+def test_an_owner_that_runs_nothing_keeps_no_lease_alive(bench: Bench) -> None:
+    """A hop whose claim was lost on the way back is taken over, though its owner lives."""
+    bench.store.start(new())
+    bench.brief.claim(claim())
+    bench.lapse()
+
+    assert bench.store.renew("ann", {}) == RenewAnswer(lost=frozenset())
+    assert bench.store.renew("stranger", {}) == RenewAnswer(lost=frozenset())
+
+    assert isinstance(bench.store.claim(claim(owner="ben", token="t2")), Claimed)
+
+
+# COMPLETE and FAIL
+
+
+def test_a_completed_hop_hands_over_to_the_next_one_in_one_step(bench: Bench) -> None:
+    """No crash can leave a finished step without its successor, or a successor without its output."""
+    bench.store.start(new())
+    claimed = bench.store.claim(claim())
+
+    notes = [{"type": "itinerary_edited", "added": "1"}]
+    done = completion(closing(claimed), next_hop=hop("w.1"), blobs={"draft": '"grün"'}, notes=notes)
+    assert bench.store.complete(done)
+
+    record = bench.store.workflow("w")
+    assert record is not None
+    assert (record.state, record.hop_id, record.queue, record.envelope) == ("running", "w.1", "q-w.1", "envelope w.1")
+    assert (record.running, record.attempt) == (False, 0)
+    assert bench.store.blob("w", "draft") == '"grün"'
+    events = [event.fields for event in bench.store.events("w", after=None, limit=10)]
+    assert events[2:] == [
+        {"type": "itinerary_edited", "hop": "w.0", "added": "1"},
+        {"type": "completed", "hop": "w.0", "next_hop": "w.1"},
+    ]
+    assert isinstance(bench.store.claim(claim("w.1", owner="ben")), Claimed)
+
+
+def test_completing_the_last_hop_completes_the_workflow(bench: Bench) -> None:
+    """The result can be read from the store alone."""
+    bench.store.start(new())
+    claimed = bench.store.claim(claim())
+
+    assert bench.store.complete(completion(closing(claimed), blobs={"draft": "1"}))
+
+    record = bench.store.workflow("w")
+    assert record is not None
+    assert (record.state, record.envelope, record.hop_id, record.queue) == ("completed", "final", "w.0", "q-w.0")
+    assert (record.running, record.attempt, record.failure) == (False, 1, None)
+    assert bench.store.blob("w", "draft") == "1"
+    assert types(bench.store) == ["started", "claimed", "completed", "workflow_completed"]
+
+
+def test_a_completion_may_be_repeated(bench: Bench) -> None:
+    """A commit whose reply was lost is repeated and forwards the workflow once."""
+    bench.store.start(new())
+    done = completion(closing(bench.store.claim(claim())), next_hop=hop("w.1"), notes=[{"type": "edited"}])
+    assert bench.store.complete(done)
+    bench.store.claim(claim("w.1"))
+    before = bench.store.workflow("w"), types(bench.store)
+
+    assert bench.store.complete(done)
+
+    assert (bench.store.workflow("w"), types(bench.store)) == before
+
+
+def test_the_last_completion_may_be_repeated(bench: Bench) -> None:
+    """The end of a workflow is recorded once."""
+    bench.store.start(new())
+    done = completion(closing(bench.store.claim(claim())))
+    assert bench.store.complete(done)
+    before = bench.store.workflow("w"), types(bench.store)
+
+    assert bench.store.complete(done)
+    assert not bench.store.fail(done.closing, FAILURE)
+
+    assert (bench.store.workflow("w"), types(bench.store)) == before
+
+
+def test_a_late_completion_that_nobody_overtook_is_accepted(bench: Bench) -> None:
+    """A paid answer is not thrown away because a lease ended a moment before."""
+    bench.store.start(new())
+    claimed = bench.brief.claim(claim())
+    bench.lapse()
+
+    assert bench.store.complete(completion(closing(claimed), next_hop=hop("w.1")))
+
+
+def test_an_overtaken_owner_can_close_nothing(bench: Bench) -> None:
+    """Of two runs of one step only one is forwarded."""
+    bench.store.start(new())
+    late = closing(bench.brief.claim(claim()))
+    bench.lapse()
+    taken = bench.store.claim(claim(owner="ben", token="t2"))
+    before = bench.store.workflow("w"), types(bench.store)
+
+    assert not bench.store.complete(completion(late, next_hop=hop("w.1")))
+    assert not bench.store.fail(late, FAILURE)
+
+    assert (bench.store.workflow("w"), types(bench.store)) == before
+    assert bench.store.complete(completion(closing(taken, owner="ben"), next_hop=hop("w.1")))
+    assert not bench.store.complete(completion(late, next_hop=hop("w.1")))
+
+
+@pytest.mark.parametrize("wrong", [{"fence": 2}, {"owner": "ben"}, {"hop_id": "other.0"}])
+def test_only_the_claim_itself_closes_a_hop(bench: Bench, wrong: Mapping[str, Any]) -> None:
+    """A mistake in one worker does not end another's step."""
+    bench.store.start(new())
+    bench.store.claim(claim())
+    stranger = Closing(**{"hop_id": "w.0", "owner": "ann", "fence": 1, **wrong})
+
+    assert not bench.store.complete(completion(stranger))
+    assert not bench.store.fail(stranger, FAILURE)
+
+    assert types(bench.store) == ["started", "claimed"]
+
+
+def test_a_queued_hop_cannot_be_closed(bench: Bench) -> None:
+    """What was never claimed has no outcome."""
+    bench.store.start(new())
+
+    assert not bench.store.complete(completion(Closing(hop_id="w.0", owner="", fence=0)))
+    assert not bench.store.fail(Closing(hop_id="w.0", owner="", fence=0), FAILURE)
+
+
+@pytest.mark.parametrize("failure", [FAILURE, Failure(step_id=None, error_class="too_deep", text="lone \udc80")])
+def test_a_failed_hop_fails_its_workflow_and_keeps_the_envelope(bench: Bench, failure: Failure) -> None:
+    """The caller learns which step failed and why, and the outputs so far are not lost."""
+    bench.store.start(new())
+    claimed = bench.store.claim(claim())
+
+    assert bench.store.fail(closing(claimed), failure)
+    assert bench.store.fail(closing(claimed), failure)
+    assert not bench.store.complete(completion(closing(claimed)))
+
+    record = bench.store.workflow("w")
+    assert record is not None
+    assert (record.state, record.failure, record.envelope) == ("failed", failure, "envelope w.0")
+    assert types(bench.store) == ["started", "claimed", "failed", "workflow_failed"]
+    last = bench.store.events("w", after=None, limit=10)[-1]
+    assert last.fields == {
+        "type": "workflow_failed",
+        "hop": "w.0",
+        "step": failure.step_id or "",
+        "error": failure.error_class,
+    }
+
+
+def test_a_large_text_comes_back_unchanged(bench: Bench) -> None:
+    """Outputs in any language and of megabytes survive the store."""
+    bench.store.start(new())
+    text = '"' + "é\U0001f600\u202e" * 200_000 + '"'
+
+    done = completion(closing(bench.store.claim(claim())), next_hop=hop("w.1", envelope=text), blobs={"draft": text})
+    assert bench.store.complete(done)
+
+    record = bench.store.workflow("w")
+    assert record is not None
+    assert record.envelope == text
+    assert bench.store.blob("w", "draft") == text
+
+
+# Reading
+
+
+def test_what_is_not_there_is_none(bench: Bench) -> None:
+    """A mistyped id is told apart from an empty result."""
+    bench.store.start(new())
+
+    assert bench.store.workflow("other") is None
+    assert bench.store.blob("w", "draft") is None
+    assert bench.store.blob("other", "draft") is None
+    assert list(bench.store.events("other", after=None, limit=10)) == []
+
+
+def test_events_are_read_on_from_a_cursor(bench: Bench) -> None:
+    """A dashboard follows a workflow without reading it anew each time."""
+    bench.store.start(new())
+    claimed = bench.store.claim(claim())
+    first = bench.store.events("w", after=None, limit=1)
+    bench.store.complete(completion(closing(claimed)))
+
+    rest = bench.store.events("w", after=first[-1].cursor, limit=100)
+
+    assert [event.fields["type"] for event in [*first, *rest]] == [
+        "started",
+        "claimed",
+        "completed",
+        "workflow_completed",
+    ]
+    assert all(event.fields["hop"] == "w.0" for event in rest)
+    assert list(bench.store.events("w", after=rest[-1].cursor, limit=100)) == []
+    assert list(bench.store.events("w", after=None, limit=0)) == []
+    moments = [event.at for event in [*first, *rest]]
+    assert moments == sorted(moments)
+    assert moments[0].tzinfo is not None
+
+
+@pytest.mark.parametrize("cursor", ["", "x", "-1", "1-x", "+"])
+def test_a_cursor_that_is_none_is_refused(bench: Bench, cursor: str) -> None:
+    """A wrong cursor from a web request is the caller's mistake and no fault of the store."""
+    bench.store.start(new())
+
+    with pytest.raises(InvalidInput, match="bad_cursor"):
+        bench.store.events("w", after=cursor, limit=1)
+
+
+def test_an_ended_workflow_goes_away_after_its_time(bench: Bench) -> None:
+    """The store does not grow for ever, and a workflow that runs is never removed."""
+    bench.store.start(new("running"))
+    bench.store.start(new())
+    bench.store.complete(completion(closing(bench.store.claim(claim())), next_hop=hop("w.1"), blobs={"draft": "1"}))
+    bench.short_lived.complete(completion(closing(bench.store.claim(claim("w.1")), "w.1")))
+    bench.expire()
+
+    assert bench.store.workflow("w") is None
+    assert bench.store.blob("w", "draft") is None
+    assert types(bench.store) == []
+    assert bench.store.claim(claim()) == Dropped(reason="unknown")
+    assert bench.store.workflow("running") is not None
+    assert bench.store.start(new(content="other")) == "started"
+
+
+# The store as a whole
+
+
+def test_the_first_broker_is_remembered(bench: Bench) -> None:
+    """Two brokers that share a prefix by mistake are found at start-up."""
+    assert bench.store.bind_broker("redis://one/0") == "redis://one/0"
+    assert bench.store.bind_broker("redis://two/0") == "redis://one/0"
+
+
+def test_a_closed_store_can_be_used_again(bench: Bench) -> None:
+    """Shutdown order does not matter."""
+    bench.store.start(new())
+
+    bench.store.close()
+    bench.store.close()
+
+    assert bench.store.workflow("w") is not None
+
+
+def test_stores_are_chosen_by_url() -> None:
+    """The same code runs on a laptop and in a deployment."""
+    made = [
+        open_store(url, prefix="p", lease=1, ttl=1)
+        for url in (
+            "memory://",
+            "redis://:s3cret@host:7000/2",
+            "rediss://host?ssl_cert_reqs=CERT_NONE",
+            "unix:///s?db=1",
+        )
+    ]
+
+    assert [(store.address, store.shared) for store in made] == [
+        ("memory://", False),
+        ("redis://host:7000/2", True),
+        ("rediss://host:6379/0", True),
+        ("unix:///s?db=1", True),
+    ]
+    assert "s3cret" not in "".join(map(repr, made))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "redis",
+        "sentinel://:s3cret@host:26379/0",
+        "amqp://:s3cret@host",
+        "redis://:s3cret@host:port/0",
+        "redis://:x#s3cret@host/0",
+        "redis://:1/s3cret@host/0",
+        "redis://:1?s3cret@host/0",
+        "redis://host/s3cret",
+        "redis://:s3cret@host/0?nonsense=1",
+        "redis://:s3cret@host/0?socket_timeout=long",
+        "rediss://:s3cret@host/0?ssl_cert_reqs=s3cret",
+    ],
+)
+def test_a_store_url_that_is_not_understood_is_refused_without_its_password(url: str) -> None:
+    """A typing error stops the worker at start, and the password stays out of the log."""
+    with pytest.raises(ConfigurationError) as caught:
+        open_store(url, prefix="p", lease=1, ttl=1)
+
+    assert "store URL" in str(caught.value)
+    assert "s3cret" not in str(caught.value)
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__ or caught.value.__context__ is None
+
+
+def test_a_memory_store_does_not_load_the_redis_client() -> None:
+    """A test suite or a script without Redis starts fast."""
+    import subprocess
+
+    code = (
+        "import sys\n"
+        "from paigeant_celery.store import open_store\n"
+        "open_store('memory://', prefix='p', lease=1, ttl=1)\n"
+        "sys.exit('redis' in sys.modules)"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+
+    assert subprocess.run([sys.executable, "-c", code], env=environment, timeout=60, check=False).returncode == 0
+
+
+# Only Redis
+
+
+def test_no_record_outlives_its_workflow(on_redis: RedisBench) -> None:
+    """Redis does not fill with leftovers of finished runs."""
+    ends: Mapping[str, Callable[[Closing], bool]] = {
+        "done": lambda last: on_redis.store.complete(completion(last)),
+        "failed": lambda last: on_redis.store.fail(last, FAILURE),
+    }
+    for name, end in ends.items():
+        on_redis.store.start(new(name))
+        first = closing(on_redis.store.claim(claim(f"{name}.0")), f"{name}.0")
+        on_redis.store.complete(completion(first, next_hop=hop(f"{name}.1"), blobs={"draft": "1"}))
+        last = closing(on_redis.store.claim(claim(f"{name}.1")), f"{name}.1")
+        assert end(last)
+
+    keys = sorted(on_redis.client.scan_iter(on_redis.key("*")))
+
+    left = {key.removeprefix(on_redis.prefix + ":"): on_redis.client.pttl(key) for key in keys}
+    kinds = ("wf", "hops", "events", "blob")
+    expected = {f"{kind}:{name}" for kind in kinds for name in ("done", "failed")}
+    assert set(left) == expected | {f"hop:{name}.{place}" for name in ("done", "failed") for place in (0, 1)}
+    assert all(TTL * 900 < ttl <= TTL * 1000 for ttl in left.values())
+    assert not on_redis.client.hexists(on_redis.key("hop", "done.0"), "envelope")
+
+
+def test_a_queued_hop_becomes_due(on_redis: RedisBench) -> None:
+    """A step whose message was lost can be found and sent again."""
+    before = on_redis.now()
+
+    on_redis.store.start(new())
+
+    due = cast("float", on_redis.client.zscore(on_redis.key("due"), "w.0"))
+    assert before + 5000 - 1 <= due <= on_redis.now() + 5000
+
+
+def test_a_thousand_hops_are_renewed_in_one_call(on_redis: RedisBench) -> None:
+    """The lease of a worker that runs a thousand agents costs one round trip."""
+    fences = {}
+    for number in range(1000):
+        on_redis.raw.start(new(f"w{number}"))
+        fences[f"w{number}.0"] = closing(on_redis.raw.claim(claim(f"w{number}.0"))).fence
+    on_redis.client.config_resetstat()
+
+    answer = on_redis.raw.renew("ann", {**fences, "w7.0": 2, "none.0": 1})
+
+    assert answer == RenewAnswer(lost=frozenset({"w7.0", "none.0"}))
+    calls = cast("Mapping[str, Mapping[str, int]]", on_redis.client.info("commandstats"))
+    assert calls["cmdstat_evalsha"]["calls"] == 1
+
+
+def test_a_call_whose_reply_was_lost_is_repeated_and_runs_once(
+    on_redis: RedisBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network error at the wrong moment neither loses a step nor runs it twice."""
+    on_redis.raw.start(new())
+    read = redis.Connection.read_response
+    lost: list[Any] = []
+
+    def lose_one(self: Any, *arguments: Any, **named: Any) -> Any:
+        reply = read(self, *arguments, **named)
+        if not lost:
+            lost.append(reply)
+            self.disconnect()
+            raise redis.ConnectionError("the reply was lost")
+        return reply
+
+    monkeypatch.setattr(redis.Connection, "read_response", lose_one)
+    claimed = on_redis.raw.claim(claim())
+
+    assert lost[0][0] == "claimed"
+    assert isinstance(claimed, Claimed)
+    assert (claimed.fence, claimed.attempt) == (1, 1)
+    assert types(on_redis.raw) == ["started", "claimed"]
+
+
+def test_scripts_that_the_server_forgot_are_loaded_again(on_redis: RedisBench) -> None:
+    """A restart or failover of Redis needs no restart of the workers."""
+    on_redis.store.start(new())
+
+    on_redis.client.script_flush()
+
+    assert isinstance(on_redis.store.claim(claim()), Claimed)
+
+
+WHO_NOTICES = {
+    "due": ["start", "claim", "complete"],
+    "owners": ["claim", "renew", "complete", "fail"],
+    "owner:ann": ["claim", "renew", "complete", "fail"],
+    "events:w": ["start", "claim", "complete", "fail", "events"],
+    "wf:w": ["start", "claim", "complete", "fail", "workflow"],
+    "hop:w.0": ["start", "claim", "renew", "complete"],
+    "hops:w": ["start", "complete", "fail"],
+    "blob:w": ["complete", "fail", "blob"],
+}
+
+
+@pytest.mark.parametrize("key", WHO_NOTICES)
+def test_a_key_of_another_type_is_reported_and_nothing_is_half_done(on_redis: RedisBench, key: str) -> None:
+    """Another program that writes under our prefix cannot make the records contradict each other."""
+    store, client, full = on_redis.raw, on_redis.client, on_redis.key(key)
+    first, second = (Closing(hop_id=f"w.{place}", owner="ann", fence=1) for place in (0, 1))
+    calls: Mapping[str, Callable[[], object]] = {
+        "start": lambda: store.start(new()),
+        "claim": lambda: store.claim(claim()),
+        "renew": lambda: store.renew("ann", {"w.0": 1}),
+        "complete": lambda: store.complete(completion(first, next_hop=hop("w.1"))),
+        "claim next": lambda: store.claim(claim("w.1")),
+        "fail": lambda: store.fail(second, FAILURE),
+        "workflow": lambda: store.workflow("w"),
+        "blob": lambda: store.blob("w", "draft"),
+        "events": lambda: store.events("w", after=None, limit=1),
+    }
+
+    refused = []
+    for name, call in calls.items():
+        moved = bool(client.exists(full)) and client.rename(full, f"{full}.kept")
+        client.set(full, "not ours")
+        before = everything(on_redis)
+        fault = fault_of(call)
+        if fault is not None and name != "claim next":
+            refused.append(name)
+            assert fault.key == full
+            assert everything(on_redis) == before
+        client.delete(full)
+        if moved:
+            client.rename(f"{full}.kept", full)
+        call()
+
+    assert refused == WHO_NOTICES[key]
+
+
+def fault_of(call: Callable[[], object]) -> StoreCorrupt | None:
+    try:
+        call()
+    except StoreCorrupt as error:
+        return error
+    return None
+
+
+def everything(on_redis: RedisBench) -> dict[str, object]:
+    client: Any = on_redis.client
+    return {key: client.execute_command("DUMP", key, NEVER_DECODE=True) for key in client.scan_iter(on_redis.key("*"))}
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [{"fence": "x"}, {"attempt": "x"}, {"state": "odd"}, {"state": "running"}, {"workflow": None}, {"state": None}],
+)
+def test_a_hop_with_rubbish_in_its_record_is_reported(on_redis: RedisBench, damage: Mapping[str, str | None]) -> None:
+    """A damaged record is named, so that a person can mend it; the worker lives on."""
+    on_redis.raw.start(new())
+    for name, value in damage.items():
+        if value is None:
+            on_redis.client.hdel(on_redis.key("hop", "w.0"), name)
+        else:
+            on_redis.client.hset(on_redis.key("hop", "w.0"), name, value)
+    before = everything(on_redis)
+
+    with pytest.raises(StoreCorrupt, match=r"hop:w\.0"):
+        on_redis.raw.claim(claim())
+
+    assert everything(on_redis) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("state", "odd"), ("created_at", "x"), ("failure", "{"), ("content", b"\xff"), ("hop", None)]
+)
+def test_a_workflow_with_rubbish_in_its_record_is_reported(
+    on_redis: RedisBench, name: str, value: str | bytes | None
+) -> None:
+    """A handle says what is wrong with the record instead of raising something unreadable."""
+    on_redis.raw.start(new())
+    key = on_redis.key("wf", "w")
+    if value is None:
+        on_redis.client.hdel(key, name)
+    else:
+        on_redis.client.hset(key, name, value)
+
+    with pytest.raises(StoreCorrupt, match="wf:w"):
+        on_redis.raw.workflow("w")
+
+
+def test_an_unreachable_store_is_named_without_its_password() -> None:
+    """The log says which server is down, and nothing secret."""
+    store = RedisStore("redis://user:s3cret@127.0.0.1:1/3", prefix="p", lease=LEASE, ttl=TTL)
+
+    with pytest.raises(Unreachable) as caught:
+        store.claim(claim())
+
+    assert (caught.value.what, caught.value.address, caught.value.cause) == (
+        "store",
+        "redis://127.0.0.1:1/3",
+        "ConnectionError",
+    )
+    assert "s3cret" not in "".join((str(caught.value), repr(caught.value), repr(store), str(caught.value.__cause__)))
+
+
+def test_a_wrong_password_is_named_without_it(own_redis: Callable[..., Any]) -> None:
+    """A mistyped secret is found at start-up and is not printed."""
+    server = own_redis("--requirepass", "right")
+    store = RedisStore(server.url.replace("//", "//:s3cret@"), prefix="p", lease=LEASE, ttl=TTL)
+
+    with pytest.raises(Unreachable, match="AuthenticationError") as caught:
+        store.check(allow_eviction=False)
+
+    assert "s3cret" not in str(caught.value) + str(caught.value.__cause__)
+    store.close()
+
+
+def test_a_store_that_comes_back_is_used_again(own_redis: Callable[..., Any]) -> None:
+    """A restart of Redis with an append-only file loses no workflow and needs no restart of the workers."""
+    server = own_redis("--appendonly", "yes", "--appendfsync", "always")
+    store = RedisStore(server.url, prefix="p", lease=LEASE, ttl=TTL)
+    store.start(new())
+    claimed = store.claim(claim())
+
+    server.stop()
+    with pytest.raises(Unreachable):
+        store.renew("ann", {"w.0": 1})
+    server.start()
+
+    assert store.claim(claim()) == claimed
+    assert store.complete(completion(closing(claimed)))
+    store.close()
+
+
+def test_a_server_that_hangs_costs_seconds_and_not_a_lease(own_redis: Callable[..., Any]) -> None:
+    """A stalled Redis is noticed while there is still time to renew."""
+    import signal
+
+    server = own_redis()
+    store = RedisStore(server.url, prefix="p", lease=LEASE, ttl=TTL)
+    store.start(new())
+    os.kill(server.pid, signal.SIGSTOP)
+    begun = time.monotonic()
+
+    try:
+        with pytest.raises(Unreachable, match="TimeoutError"):
+            store.workflow("w")
+        assert time.monotonic() - begun < 5
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
+        store.close()
+
+
+def test_a_full_store_refuses_new_work_and_lets_workflows_end(own_redis: Callable[..., Any]) -> None:
+    """Nothing is half recorded when memory runs out, and finishing what runs frees it."""
+    server = own_redis("--maxmemory-policy", "noeviction")
+    bench = RedisBench(server.url, "p")
+    for name in ("a", "b", "c"):
+        bench.store.start(new(name))
+    held = {name: closing(bench.store.claim(claim(f"{name}.0")), f"{name}.0") for name in ("a", "b")}
+    bench.client.config_set("maxmemory", "1")
+    before = everything(bench)
+
+    for refused in (
+        lambda: bench.store.start(new("d")),
+        lambda: bench.store.claim(claim("c.0")),
+        lambda: bench.store.complete(completion(held["a"], next_hop=hop("a.1"))),
+        lambda: bench.store.complete(completion(held["a"], blobs={"draft": "1"})),
+    ):
+        with pytest.raises(TransientError, match="full"):
+            refused()
+    assert everything(bench) == before
+
+    assert bench.store.complete(completion(held["a"]))
+    assert bench.store.fail(held["b"], FAILURE)
+    record = bench.store.workflow("b")
+    assert record is not None
+    assert record.state == "failed"
+    bench.close()
+
+
+def test_a_demoted_primary_is_away_and_not_corrupt(own_redis: Callable[..., Any]) -> None:
+    """During a failover workers wait; they do not park sound workflows."""
+    server = own_redis()
+    store = RedisStore(server.url, prefix="p", lease=LEASE, ttl=TTL)
+    with redis.Redis.from_url(server.url) as admin:
+        admin.execute_command("REPLICAOF", "127.0.0.1", free_port())
+
+        with pytest.raises(Unreachable, match="ReadOnlyError"):
+            store.start(new())
+
+        admin.execute_command("REPLICAOF", "NO", "ONE")
+    assert store.start(new()) == "started"
+    store.close()
+
+
+def test_a_command_that_is_not_permitted_is_named_as_such(own_redis: Callable[..., Any]) -> None:
+    """Missing rights on the server are not mistaken for damaged records."""
+    server = own_redis()
+    with redis.Redis.from_url(server.url) as admin:
+        admin.acl_setuser("app", enabled=True, nopass=True, keys=["*"], categories=["+@all"], commands=["-hset"])
+    store = RedisStore(server.url.replace("//", "//app:any@"), prefix="p", lease=LEASE, ttl=TTL)
+
+    with pytest.raises(Unreachable, match=r"\(ACL failure.*hset|NoPermissionError") as caught:
+        store.start(new())
+
+    assert "envelope" not in str(caught.value)
+    store.close()
+
+
+def test_a_server_that_may_evict_is_refused_unless_allowed(own_redis: Callable[..., Any]) -> None:
+    """Workflows do not vanish because a cache setting was inherited."""
+    server = own_redis("--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru", "--appendonly", "yes")
+    store = RedisStore(server.url, prefix="p", lease=LEASE, ttl=TTL)
+
+    with pytest.raises(ConfigurationError, match=r"maxmemory-policy allkeys-lru.*paigeant_allow_eviction"):
+        store.check(allow_eviction=False)
+    (warning,) = store.check(allow_eviction=True)
+
+    assert "paigeant_allow_eviction" in warning
+    store.close()
+
+
+def test_a_server_without_append_only_file_is_warned_about(own_redis: Callable[..., Any]) -> None:
+    """The operator knows that a restart of Redis loses workflows."""
+    lasting, fleeting = own_redis("--appendonly", "yes"), own_redis()
+    stores = [RedisStore(server.url, prefix="p", lease=LEASE, ttl=TTL) for server in (lasting, fleeting)]
+
+    assert list(stores[0].check(allow_eviction=False)) == []
+    (warning,) = stores[1].check(allow_eviction=False)
+
+    assert "appendonly" in warning
+    for store in stores:
+        store.close()
+
+
+def test_a_server_that_hides_its_configuration_is_warned_about(own_redis: Callable[..., Any]) -> None:
+    """A managed Redis works, and says what nobody could check."""
+    server = own_redis()
+    with redis.Redis.from_url(server.url) as admin:
+        admin.acl_setuser(
+            "app", enabled=True, nopass=True, keys=["p:*"], categories=["+@all"], commands=["-config", "-info"]
+        )
+    store = RedisStore(server.url.replace("//", "//app:any@"), prefix="p", lease=LEASE, ttl=TTL)
+
+    (warning,) = store.check(allow_eviction=False)
+
+    assert "CONFIG GET" in warning
+    assert store.start(new()) == "started"
+    store.close()
+
+
+def test_a_cluster_is_refused(own_redis: Callable[..., Any]) -> None:
+    """What cannot work is said at the start, with what can."""
+    server = own_redis("--cluster-enabled", "yes", "--cluster-port", str(free_port()))
+    store = RedisStore(server.url, prefix="p", lease=LEASE, ttl=TTL)
+
+    with pytest.raises(ConfigurationError, match="Redis Cluster"):
+        store.check(allow_eviction=False)
+
+    store.close()
+
+
+def test_records_of_another_format_are_refused(on_redis: RedisBench) -> None:
+    """An old worker beside new ones stops at start-up instead of misreading records."""
+    on_redis.store.bind_broker("redis://one/0")
+    on_redis.store.check(allow_eviction=True)
+    on_redis.client.hset(on_redis.key("meta"), "format", "2")
+
+    with pytest.raises(ConfigurationError, match="format '2'"):
+        on_redis.store.check(allow_eviction=True)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_forked_child_opens_its_own_connections(on_redis: RedisBench) -> None:
+    """Prefork children do not read each other's replies."""
+    on_redis.raw.start(new())
+    parent = {client["id"] for client in on_redis.client.client_list()}
+
+    child = os.fork()
+    if child == 0:
+        try:
+            answer = on_redis.raw.claim(claim())
+            os._exit(0 if isinstance(answer, Claimed) else 1)
+        except BaseException:
+            os._exit(2)
+    assert os.waitpid(child, 0)[1] == 0
+
+    assert on_redis.raw.claim(claim(owner="ben", token="t2")) == Dropped(reason="running")
+    now = {client["id"] for client in on_redis.client.client_list()}
+    assert parent <= now

@@ -1,0 +1,439 @@
+"""Bad input of the dispatching side: refused with its reason before anything is recorded or enqueued."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery import Celery
+from pydantic import BaseModel, SecretStr
+
+from paigeant_celery import get_transport
+from paigeant_celery.agent import PaigeantAgent
+from paigeant_celery.config import Settings
+from paigeant_celery.deps import WorkflowDependencies
+from paigeant_celery.dispatch import WorkflowDispatcher
+from paigeant_celery.errors import (
+    ConfigurationError,
+    EmptyItinerary,
+    InvalidInput,
+    UnknownActivity,
+    UnknownTransport,
+    WorkflowConflict,
+)
+from paigeant_celery.executor import ActivityExecutor
+from paigeant_celery.functions import activity
+from paigeant_celery.policy import StepPolicy
+from paigeant_celery.slip import ActivitySpec, FunctionSpec
+from paigeant_celery.store.memory import MemoryStore
+from paigeant_celery.testing import WorkflowHarness
+from paigeant_celery.transport import transport_of
+from paigeant_celery.worker import start_checks
+
+SECRET = "hunter2-hunter2"  # noqa: S105 - stands in the refused values and must stand in no error
+
+
+class Order(BaseModel):
+    customer: str
+    lines: list[int]
+
+
+class Credentials(WorkflowDependencies):
+    token: SecretStr
+
+
+@dataclass(frozen=True)
+class Nested:
+    inner: list[dict[str, SecretStr]]
+
+
+def agents() -> tuple[PaigeantAgent[Any, str], PaigeantAgent[Any, str]]:
+    ordering = PaigeantAgent("test", name="ordering", deps_type=Order)
+    plain = PaigeantAgent("test", name="plain")
+    return ordering, plain
+
+
+def spec(name: str = "a", prompt: str = "x", **fields: Any) -> Callable[[], dict[str, Any]]:
+    """A dispatch of one step, which is made only inside the checked call."""
+    return lambda: {"itinerary": [ActivitySpec(name, prompt, **fields)]}
+
+
+def options(**given: Any) -> Callable[[], dict[str, Any]]:
+    """A dispatch of a good step with these arguments."""
+    return lambda: {"itinerary": [ActivitySpec("a", "x")], **given}
+
+
+def deep(levels: int) -> object:
+    value: object = SECRET
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+def case(row: str, what: str, call: Callable[[], dict[str, Any]], reason: str, path: str, text: str) -> Any:
+    return pytest.param(call, reason, path, text, id=f"row{row}-{what}")
+
+
+ID_TEXT = "use 1 to 128 of A-Z, a-z, 0-9, '_' and '-'"
+NAME_TEXT = "a name has 1 to 128 ASCII letters, digits, '_' or '-', in parts joined by dots, and begins with a letter"
+SECRET_TEXT = "a pydantic secret would travel as asterisks; leave it out, and make it on the worker with `deps_factory`"  # noqa: S105
+LIMIT_TEXT = "must be a whole number from 0 to 1000"
+EMPTY_TEXT = "there is no step to run; call `add_to_runway(…)` since the last dispatch, or pass `itinerary=[…]`"
+
+CASES = [
+    case("16", "empty-itinerary", lambda: {"itinerary": []}, "empty_itinerary", "itinerary", EMPTY_TEXT),
+    case("16", "empty-runway", dict, "empty_itinerary", "itinerary", EMPTY_TEXT),
+    case(
+        "16", "no-step", lambda: {"itinerary": ["a"]}, "invalid_input", "itinerary[0]",
+        "a step is an `ActivitySpec` or `FunctionSpec`, not a str",
+    ),
+    *(
+        case("18", what, spec(name), "bad_agent_name", "agent_name", NAME_TEXT)
+        for what, name in {
+            "empty": "", "control": f"{SECRET}\x07", "space": f"{SECRET} b", "path": "../etc/passwd",
+            "too-long": "a" * 129, "homoglyph": "аgent", "newline": f"{SECRET}\n", "digit-first": "1st",
+        }.items()
+    ),
+    case("18", "function", lambda: {"itinerary": [FunctionSpec("a b")]}, "bad_agent_name", "function_name", NAME_TEXT),
+    case(
+        "19", "missing-field", spec("ordering", deps={"customer": SECRET}), "invalid_deps", "itinerary[0].deps.lines",
+        "Field required",
+    ),
+    case(
+        "19", "nested-field", spec("ordering", deps={"customer": "c", "lines": [1, SECRET]}), "invalid_deps",
+        "itinerary[0].deps.lines.1", "Input should be a valid integer, unable to parse string as an integer",
+    ),
+    case(
+        "19", "left-out", spec("ordering"), "invalid_deps", "itinerary[0].deps",
+        "Input should be an object",
+    ),
+    case(
+        "19", "unexpected", spec("plain", deps={"x": SECRET}), "unexpected_deps", "itinerary[0].deps",
+        "the agent 'plain' takes no deps; give it a `deps_type`, or leave them out",
+    ),
+    case(
+        "19", "no-json", spec(deps={"pool": object()}), "invalid_deps", "deps",
+        "a dict has no JSON form (PydanticSerializationError)",
+    ),
+    case(
+        "19", "not-finite", spec(deps=float("nan")), "invalid_deps", "deps",
+        "NaN is no JSON number",
+    ),
+    case("19", "too-deep", spec(deps=deep(25)), "invalid_deps", "deps", f"more than 24 levels at {'[0]' * 24!r}"),
+    case(
+        "20", "10-MiB-prompt", spec(prompt="x" * 10 * 2**20), "too_large", "",
+        "the envelope has more than 1048576 bytes (`paigeant_max_message_size`)",
+    ),
+    *(
+        case("20", f"empty-prompt-{prompt!r}", spec(prompt=prompt), "empty_prompt", "prompt", "an agent needs a prompt")
+        for prompt in ("", " \n\t")
+    ),
+    case(
+        "21", "257-steps", lambda: {"itinerary": [ActivitySpec("a", "x")] * 257}, "too_many_steps", "itinerary",
+        "257 steps exceed `paigeant_max_steps` (256)",
+    ),
+    *(
+        case(
+            "22", f"limit-{limit}", lambda limit=limit: PaigeantAgent("test", name="x", max_added_steps=limit),
+            "invalid_limit", "max_added_steps", LIMIT_TEXT,
+        )
+        for limit in (-1, True, 10**9, 1.0, "3", None)
+    ),
+    *(
+        case("22", f"timeout-{seconds}", lambda s=seconds: StepPolicy(timeout=s), "invalid_policy", "timeout", text)
+        for seconds, text in {
+            0: "Input should be greater than 0", -1: "Input should be greater than 0",
+            10**9: "Input should be less than or equal to 2592000", float("nan"): "Input should be a finite number",
+            "5": "Input should be a valid number", True: "Input should be a valid number",
+        }.items()
+    ),
+    case(
+        "22", "attempts", lambda: StepPolicy(max_attempts=0), "invalid_policy", "max_attempts",
+        "Input should be greater than or equal to 1",
+    ),
+    case(
+        "23", "naive", options(deadline=datetime(2099, 1, 1)), "naive_datetime", "deadline",  # noqa: DTZ001
+        "give it a time zone, as in `datetime.now(UTC)`",
+    ),
+    case(
+        "23", "past", options(deadline=datetime(2026, 1, 1, tzinfo=UTC)), "deadline_passed", "deadline",
+        "2026-01-01T00:00:00+00:00 is in the past",
+    ),
+    *(
+        case("26", what, options(correlation_id=text), "bad_correlation_id", "correlation_id", ID_TEXT)
+        for what, text in {
+            "empty": "", "dots": f"{SECRET}.1", "braces": "{a}", "newline": "a\n", "NUL": "a\0", "1-KiB": "a" * 1024,
+            "unicode": "é", "no-text": 17,
+        }.items()
+    ),
+    case("27", "NUL-prompt", spec(prompt=f"{SECRET}\0"), "invalid_text", "prompt", "the prompt contains a NUL character"),
+    case("27", "surrogate-prompt", spec(prompt=f"{SECRET}\ud800"), "invalid_text", "prompt", "contains a lone surrogate"),
+    case(
+        "27", "NUL-deps", spec(deps={"a": [f"{SECRET}\0"]}), "invalid_text", "deps",
+        "contains a NUL character at 'a[0]'",
+    ),
+    case("27", "surrogate-deps", spec(deps={"a": "\udfff"}), "invalid_text", "deps", "contains a lone surrogate"),
+    case(
+        "27", "NUL-variables", options(variables={"a": f"{SECRET}\0"}), "invalid_text", "variables",
+        "contains a NUL character at 'a'",
+    ),
+    case(
+        "27", "surrogate-variables", options(variables={"\ud800": 1}), "invalid_text", "variables",
+        "contains a lone surrogate",
+    ),
+    case(
+        "27", "variables-no-mapping", options(variables=[SECRET]), "invalid_variables", "variables",
+        "must be a mapping, not a list",
+    ),
+    *(
+        case("32", what, spec(deps=deps), "secret_without_encryption", "deps", SECRET_TEXT)
+        for what, deps in {
+            "field": Credentials(token=SecretStr(SECRET)), "in-list": [SecretStr(SECRET)],
+            "in-dataclass": Nested([{"a": SecretStr(SECRET)}]),
+        }.items()
+    ),
+    case(
+        "32", "variables", options(variables={"t": SecretStr(SECRET)}), "secret_without_encryption", "variables",
+        SECRET_TEXT,
+    ),
+    case(
+        "32", "arguments", lambda: {"itinerary": [FunctionSpec("f", {"t": SecretStr(SECRET)})]},
+        "secret_without_encryption", "arguments", SECRET_TEXT,
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("call", "reason", "path", "text"), CASES)
+def test_bad_input_is_refused_before_anything_is_sent(
+    workflow_harness: WorkflowHarness, call: Callable[[], dict[str, Any]], reason: str, path: str, text: str
+) -> None:
+    """The caller gets a fixed code, the field and the remedy; no queue, store or log gets the value."""
+    _held = agents()
+    started: list[object] = []
+    start = workflow_harness.store.start
+    workflow_harness.store.start = lambda new: started.append(new) or start(new)  # type: ignore[method-assign, func-returns-value]
+
+    with pytest.raises(InvalidInput) as caught:
+        WorkflowDispatcher().dispatch_workflow_sync(workflow_harness.transport, **call())
+
+    error = caught.value
+    assert (error.reason, error.path, error.text) == (reason, path, text)
+    assert isinstance(error, EmptyItinerary) == (reason == "empty_itinerary")
+    assert SECRET not in f"{error!s} {error!r} {error.__cause__!r}"
+    assert (started, list(workflow_harness.pending)) == ([], [])
+
+
+def test_row17_an_unknown_name_is_refused_where_the_registry_is_all_there_is(workflow_harness: WorkflowHarness) -> None:
+    """A misspelt name in a test fails at once, with the names that were meant."""
+    _held = agents()
+
+    with pytest.raises(UnknownActivity) as caught:
+        workflow_harness.dispatch([ActivitySpec("orderin", "x")])
+
+    assert str(caught.value) == (
+        "no activity 'orderin' is loaded; searched 2 loaded: ordering, plain; did you mean 'ordering'?"
+    )
+    assert list(workflow_harness.pending) == []
+
+
+def test_row17_an_unknown_name_is_sent_where_other_processes_may_know_it(workflow_harness: WorkflowHarness) -> None:
+    """A web process dispatches steps of agents that it has not loaded."""
+    WorkflowDispatcher().dispatch_workflow_sync(workflow_harness.transport, itinerary=[ActivitySpec("elsewhere", "x")])
+
+    assert [sent.activity for sent in workflow_harness.pending] == ["elsewhere"]
+
+
+@pytest.mark.parametrize("limit", [0, 1, 1000])
+def test_row22_a_limit_in_range_is_taken(limit: int) -> None:
+    """The limits themselves are allowed."""
+    assert PaigeantAgent("test", name="x", max_added_steps=limit).max_added_steps == limit
+
+
+def test_row25_an_id_with_other_content_is_refused_with_both_ways_out(workflow_harness: WorkflowHarness) -> None:
+    """The caller chooses: another id, or the workflow that exists."""
+    dispatcher = WorkflowDispatcher()
+    for prompt in ("x", SECRET):
+        call = {"itinerary": [ActivitySpec("a", prompt)], "correlation_id": "order-17"}
+        if prompt == "x":
+            dispatcher.dispatch_workflow_sync(workflow_harness.transport, **call)  # type: ignore[arg-type]
+            continue
+        with pytest.raises(WorkflowConflict) as caught:
+            dispatcher.dispatch_workflow_sync(workflow_harness.transport, **call)  # type: ignore[arg-type]
+
+    assert str(caught.value) == (
+        "workflow_conflict: a workflow 'order-17' exists with another itinerary, variables or deadline; choose another "
+        "`correlation_id`, or dispatch the same content to get the existing one"
+    )
+    assert len(workflow_harness.pending) == 1
+
+
+@pytest.mark.parametrize("good", ["a", "A_b-9", "0" * 128])
+def test_row26_an_id_of_the_allowed_letters_is_taken(workflow_harness: WorkflowHarness, good: str) -> None:
+    """A caller's own order number is a good id."""
+    WorkflowDispatcher().dispatch_workflow_sync(
+        workflow_harness.transport, itinerary=[ActivitySpec("a", "x")], correlation_id=good
+    )
+
+    assert [sent.hop_id for sent in workflow_harness.pending] == [f"{good}.0"]
+
+
+def test_row21_as_many_steps_as_allowed_are_taken(workflow_harness: WorkflowHarness) -> None:
+    """The cap is the last number that works."""
+    WorkflowDispatcher().dispatch_workflow_sync(workflow_harness.transport, itinerary=[ActivitySpec("a", "x")] * 256)
+
+    assert len(workflow_harness.pending) == 1
+
+
+def test_row38_a_worker_with_two_activities_of_one_name_says_where_both_are() -> None:
+    """Which of the two would run must not depend on the order of imports."""
+    first = PaigeantAgent("test", name="twin")
+    second = PaigeantAgent("test", name="twin")
+    app = Celery(set_as_current=False, broker="memory://localhost//")
+    app.conf.update(paigeant_consume="twin,nobody", task_always_eager=True)
+
+    with pytest.raises(ConfigurationError) as caught:
+        start_checks(transport_of(app, store=MemoryStore(lease=10, ttl=10)))
+
+    assert first is not second
+    lines = [line for line in Path(__file__).read_text().splitlines() if "PaigeantAgent(" in line and "twin" in line]
+    assert len(lines) == 2
+    eager, memory, twins = caught.value.mistakes
+    assert eager.startswith("`task_always_eager` is set")
+    assert memory.startswith("the broker is `memory://`, which no other process can reach; set `PAIGEANT_REDIS_URL`")
+    assert twins.startswith(f"two activities are named 'twin': one made at {__file__}:")
+    assert twins.endswith("; give one of them another `name=`")
+
+
+def test_row38_unknown_settings_are_listed_together_with_the_names_that_were_meant() -> None:
+    """One start shows all mistakes, not one after the other."""
+    app = Celery(set_as_current=False, broker="memory://localhost//")
+    app.conf.update(paigeant_laese=SECRET, paigeant_max_steps=0, paigeant_prefix="a b")
+
+    with pytest.raises(ConfigurationError) as caught:
+        get_transport(app=app)
+
+    assert sorted(caught.value.mistakes) == [
+        "`paigeant_laese` is no setting; did you mean `paigeant_lease`?",
+        "`paigeant_max_steps`: Input should be greater than or equal to 1",
+        "`paigeant_prefix`: has 1 to 128 ASCII letters, digits, '_', '-' or '.', and begins with a letter",
+    ]
+    assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "given"),
+    [
+        (f"postgres://me:{SECRET}@host/db", "the scheme 'postgres' is not supported"),
+        (SECRET, "it is no URL"),
+        ("", "it is no URL"),
+        ("broken://", "the scheme 'broken' is not supported"),
+    ],
+)
+def test_row38_a_store_url_that_is_not_understood_is_refused_without_its_password(url: str, given: str) -> None:
+    """A start-up log is read by more people than may know the password."""
+    app = Celery(set_as_current=False, broker="memory://localhost//")
+    app.conf.paigeant_store_url = url
+
+    with pytest.raises(ConfigurationError) as caught:
+        get_transport(app=app)
+
+    remedy = "use 'redis://host:6379/0', 'rediss://…', 'unix:///path/to/socket' or 'memory://'"
+    assert caught.value.mistakes == [f"store URL: {given}; {remedy}"]
+
+
+@pytest.mark.parametrize(
+    ("module", "searched"),
+    [
+        ("no_such_module.agents", "the module 'no_such_module.agents', which does not exist"),
+        ("no_such_file.py", "the file 'no_such_file.py', which does not exist"),
+        ("textwrap", "the module 'textwrap' and what it loads; 2 loaded: ordering, plain"),
+        (None, "2 loaded: ordering, plain; did you mean 'ordering'?"),
+    ],
+)
+def test_row39_an_executor_that_finds_nothing_says_what_it_searched(module: str | None, searched: str) -> None:
+    """A typo in a module or name is found at the start and not by a step that never runs."""
+    _held = agents()
+
+    with pytest.raises(UnknownActivity) as caught:
+        asyncio.run(ActivityExecutor(get_transport("inmemory"), "orderings", module).start(lifespan=0))
+
+    assert str(caught.value).startswith(f"no activity 'orderings' is loaded; searched {searched}")
+
+
+@pytest.mark.parametrize("given", ["kafka", "", "redis:", f"nats://me:{SECRET}@host"])
+def test_row40_a_transport_that_does_not_exist_is_refused_with_those_that_do(given: str) -> None:
+    """The error names what may be written instead."""
+    with pytest.raises(UnknownTransport) as caught:
+        get_transport(given)
+
+    assert str(caught.value).endswith(
+        "is not supported; use 'inmemory', 'redis', a Kombu URL such as 'redis://host:6379/0' or 'amqp://host//', "
+        "or `app=` with an existing Celery app"
+    )
+    assert SECRET not in str(caught.value)
+
+
+def annotated(**annotations: Any) -> dict[str, Any]:
+    return {"task_annotations": annotations}
+
+
+@pytest.mark.parametrize(
+    ("conf", "named"),
+    [
+        ({"task_always_eager": True}, ["`task_always_eager` is set"]),
+        (annotated(**{"*": {"rate_limit": "1/m", "acks_late": False}}), ["sets `acks_late`", "sets `rate_limit`"]),
+        (annotated(**{"paigeant.probe": {"time_limit": 5}}), []),
+        (annotated(**{"shop.mail": {"rate_limit": "1/m"}}), []),
+    ],
+    ids=["eager", "annotation", "time-limit", "of-others"],
+)
+def test_row42_a_setting_of_the_host_that_would_reach_our_tasks_is_named(conf: dict[str, Any], named: list[str]) -> None:
+    """A host's defaults never change how steps run without anyone being told."""
+    app = Celery(set_as_current=False, broker="memory://localhost//")
+    app.conf.update(conf)
+    store = MemoryStore(lease=10, ttl=10)
+    transport = transport_of(app, store=store)
+
+    if not named:
+        transport.check_dispatch()
+        return
+    with pytest.raises(ConfigurationError) as caught:
+        WorkflowDispatcher().dispatch_workflow_sync(
+            transport, itinerary=[ActivitySpec("a", "x")], correlation_id="row42"
+        )
+
+    assert [mistake for mistake, part in zip(caught.value.mistakes, named, strict=True) if part not in mistake] == []
+    assert store.workflow("row42") is None
+
+
+def test_a_function_step_is_checked_by_the_function_of_this_process(workflow_harness: WorkflowHarness) -> None:
+    """A step that was written by hand is held to the signature like any other."""
+
+    @activity
+    def add(a: int) -> int:
+        return a
+
+    steps = [FunctionSpec("other"), FunctionSpec("add", {"a": SECRET})]
+    with pytest.raises(InvalidInput) as caught:
+        WorkflowDispatcher().dispatch_workflow_sync(workflow_harness.transport, itinerary=steps)
+
+    assert (caught.value.reason, caught.value.path) == ("invalid_arguments", "itinerary[1].arguments.a")
+    assert SECRET not in str(caught.value)
+    assert add.name == "add"
+
+
+def test_a_kind_that_does_not_fit_its_activity_is_refused(workflow_harness: WorkflowHarness) -> None:
+    """An agent step for a function, or the other way round, is a mistake of the dispatcher."""
+    held = agents()
+
+    with pytest.raises(InvalidInput) as caught:
+        WorkflowDispatcher().dispatch_workflow_sync(workflow_harness.transport, itinerary=[FunctionSpec("plain")])
+
+    assert held[1].name == "plain"
+    assert caught.value.text == "'plain' is an agent, and the step calls a function"
+    assert Settings().max_steps == 256

@@ -1,0 +1,283 @@
+"""How a workflow moves: every event, every decision, and what no sequence of them can break."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from paigeant_celery.errors import IllegalEvent
+from paigeant_celery.flow import (
+    Advance,
+    Begun,
+    Completed,
+    Event,
+    Exhausted,
+    Fail,
+    Failed,
+    Failure,
+    Finish,
+    Limits,
+    Run,
+    decide,
+)
+from paigeant_celery.message import PaigeantMessage, encode, parse
+from paigeant_celery.slip import ActivitySpec, ExecutedStep, FunctionSpec, OutputRef, RoutingSlip, Step, name_steps
+
+NOON = datetime(2026, 1, 2, 12, 0, tzinfo=UTC)
+LATER = NOON + timedelta(seconds=5)
+LIMITS = Limits(max_steps=40)
+
+MakeMessage = Callable[..., PaigeantMessage]
+
+
+def completed(place: str, **fields: object) -> Completed:
+    return Completed(place=place, attempt=1, started_at=NOON, **{"output": None, **fields})
+
+
+def test_a_begun_step_is_to_be_run_and_changes_nothing(make_message: MakeMessage) -> None:
+    """A claim alone must leave no trace: the step may have to run again elsewhere."""
+    message = make_message(ActivitySpec("a", "x"))
+
+    decision = decide(message, Begun(place="0", attempt=3), now=LATER, limits=LIMITS)
+
+    assert decision == Run(message=message)
+
+
+@pytest.mark.parametrize("late", [timedelta(0), timedelta(days=1)])
+def test_a_step_that_would_begin_after_the_deadline_fails_the_workflow(
+    make_message: MakeMessage, late: timedelta
+) -> None:
+    """Nobody pays a model for an answer that nobody waits for."""
+    message = make_message(ActivitySpec("a", "x"), deadline=NOON)
+
+    decision = decide(message, Begun(place="0", attempt=1), now=NOON + late, limits=LIMITS)
+
+    text = "the deadline 2026-01-02T12:00:00+00:00 passed before the step"
+    assert decision == Fail(message=message, failure=Failure(step_id="a", error_class="deadline", text=text))
+
+
+def test_a_step_that_begins_before_the_deadline_is_run(make_message: MakeMessage) -> None:
+    """A deadline that is still ahead changes nothing."""
+    message = make_message(ActivitySpec("a", "x"), deadline=LATER)
+
+    assert decide(message, Begun(place="0", attempt=1), now=NOON, limits=LIMITS) == Run(message=message)
+
+
+def test_a_completed_step_is_recorded_and_the_next_one_asked_for(make_message: MakeMessage) -> None:
+    """The whole state of the workflow is in the message that goes on."""
+    message = make_message(ActivitySpec("a", "x", step_id="first"), FunctionSpec("b", {"n": 1}))
+    event = Completed(place="0", attempt=2, started_at=NOON, output={"n": [1, None]}, usage={"requests": 3})
+
+    decision = decide(message, event, now=LATER, limits=LIMITS)
+
+    record = ExecutedStep(
+        step_id="first",
+        place="0",
+        kind="agent",
+        activity="a",
+        attempt=2,
+        started_at=NOON,
+        finished_at=LATER,
+        output={"n": [1, None]},
+        usage={"requests": 3},
+    )
+    slip = RoutingSlip(itinerary=message.slip.itinerary[1:], executed=(record,))
+    assert decision == Advance(message=message.model_copy(update={"slip": slip, "message_id": "w-1.1", "sent_at": LATER}))
+
+
+def test_the_last_step_finishes_the_workflow(make_message: MakeMessage) -> None:
+    """A workflow ends by itself; nothing has to notice that it did."""
+    message = make_message(FunctionSpec("a", {}), outputs=("before",))
+
+    decision = decide(message, completed("1", output="done"), now=LATER, limits=LIMITS)
+
+    assert isinstance(decision, Finish)
+    assert [record.output for record in decision.message.slip.executed] == ["before", "done"]
+    assert (decision.message.slip.itinerary, decision.message.message_id) == ((), "w-1.2")
+
+
+def test_an_output_that_does_not_travel_is_recorded_by_reference(make_message: MakeMessage) -> None:
+    """A message stays small however large an output is, and says how to recognise it."""
+    reference = OutputRef(size=70_000, sha256="ab")
+
+    decision = decide(make_message(), completed("0", output_ref=reference), now=LATER, limits=LIMITS)
+
+    assert isinstance(decision, Finish)
+    assert (decision.message.slip.executed[0].output, decision.message.slip.executed[0].output_ref) == (None, reference)
+
+
+def test_inserted_steps_run_next_and_say_who_added_them(make_message: MakeMessage) -> None:
+    """An operator sees which agent put a step there, and the steps of the dispatcher keep their order."""
+    message = make_message(ActivitySpec("planner", "plan"), ActivitySpec("writer", "write"))
+    inserted = (ActivitySpec("writer", "draft"), ActivitySpec("critic", "judge"))
+
+    decision = decide(message, completed("0", inserted=inserted), now=LATER, limits=LIMITS)
+
+    assert isinstance(decision, Advance)
+    assert [(step.step_id, step.added_by) for step in decision.message.slip.itinerary] == [
+        ("writer-2", "planner"),
+        ("critic", "planner"),
+        ("writer", None),
+    ]
+
+
+def test_who_added_a_step_stands_in_the_executed_log_too(make_message: MakeMessage) -> None:
+    """After the fact the log alone explains why a step ran."""
+    message = make_message(ActivitySpec("planner", "plan"))
+    advanced = decide(message, completed("0", inserted=(ActivitySpec("b", "x"),)), now=LATER, limits=LIMITS)
+    assert isinstance(advanced, Advance)
+
+    finished = decide(advanced.message, completed("1"), now=LATER, limits=LIMITS)
+
+    assert isinstance(finished, Finish)
+    assert [(r.step_id, r.added_by) for r in finished.message.slip.executed] == [("planner", None), ("b", "planner")]
+
+
+def test_inserting_beyond_the_cap_fails_the_workflow(make_message: MakeMessage) -> None:
+    """Agents that keep inserting each other end in a clear failure and not in a bill."""
+    message = make_message(ActivitySpec("a", "x"), ActivitySpec("b", "x"))
+    inserted = (ActivitySpec("a", "again"),)
+
+    decision = decide(message, completed("0", inserted=inserted), now=LATER, limits=Limits(max_steps=2))
+
+    text = "with the inserted steps the workflow has more than 2 (`paigeant_max_steps`)"
+    assert decision == Fail(message=message, failure=Failure(step_id="a", error_class="loop_limit", text=text))
+
+
+def test_an_inserted_id_that_is_taken_fails_the_workflow(make_message: MakeMessage) -> None:
+    """Outputs are kept by step id; two steps of one id would hide each other's."""
+    message = make_message(ActivitySpec("a", "x"), ActivitySpec("b", "x"))
+
+    decision = decide(
+        message, completed("0", inserted=(ActivitySpec("c", "x", step_id="b"),)), now=LATER, limits=LIMITS
+    )
+
+    text = "'b' stands twice in the workflow"
+    assert decision == Fail(message=message, failure=Failure(step_id="a", error_class="duplicate_step_id", text=text))
+
+
+def test_a_failed_step_fails_the_workflow_with_its_class_and_text(make_message: MakeMessage) -> None:
+    """Who waits for the result learns which step failed, and why."""
+    message = make_message(ActivitySpec("a", "x"), ActivitySpec("b", "x"))
+
+    decision = decide(message, Failed(place="0", error_class="ValueError", text="no"), now=LATER, limits=LIMITS)
+
+    assert decision == Fail(message=message, failure=Failure(step_id="a", error_class="ValueError", text="no"))
+
+
+def test_a_step_that_never_ends_fails_the_workflow(make_message: MakeMessage) -> None:
+    """A step that kills its worker each time does not go round for ever."""
+    message = make_message(ActivitySpec("a", "x"))
+
+    decision = decide(message, Exhausted(place="0", attempts=5), now=LATER, limits=LIMITS)
+
+    text = "begun 5 times and never ended; its worker died or lost its lease each time"
+    failure = Failure(step_id="a", error_class="attempts_exhausted", text=text)
+    assert decision == Fail(message=message, failure=failure)
+
+
+EVENTS = [
+    lambda place: Begun(place=place, attempt=1),
+    lambda place: completed(place),
+    lambda place: Failed(place=place, error_class="E", text="t"),
+    lambda place: Exhausted(place=place, attempts=2),
+]
+
+
+@pytest.mark.parametrize("event", EVENTS)
+@pytest.mark.parametrize("place", ["0", "2", "", "x"])
+def test_an_event_of_another_place_is_illegal(
+    make_message: MakeMessage, event: Callable[[str], Event], place: str
+) -> None:
+    """A late or repeated report cannot move a workflow that has gone on."""
+    message = make_message(ActivitySpec("a", "x"), outputs=("done",))
+    happened = event(place)
+
+    with pytest.raises(IllegalEvent) as caught:
+        decide(message, happened, now=LATER, limits=LIMITS)
+
+    assert caught.value.args == (type(happened).__name__, place, "the workflow stands at place '1'")
+
+
+@pytest.mark.parametrize("event", EVENTS)
+def test_a_workflow_that_ended_takes_no_event(make_message: MakeMessage, event: Callable[[str], Event]) -> None:
+    """What is over stays over."""
+    message = make_message(ActivitySpec("a", "x"))
+    finished = decide(message, completed("0"), now=LATER, limits=LIMITS)
+    assert isinstance(finished, Finish)
+
+    with pytest.raises(IllegalEvent):
+        decide(finished.message, event("1"), now=LATER, limits=LIMITS)
+
+
+# Properties over generated itineraries.
+
+names = st.sampled_from(["a", "b", "c", "long.name-x"])
+prompts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1).filter(str.strip)
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False) | prompts,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(prompts, inner, max_size=3),
+    max_leaves=6,
+)
+agent_steps = st.builds(ActivitySpec, names, prompts, deps=json_values, previous_output=st.booleans())
+function_steps = st.builds(FunctionSpec, names, arguments=st.dictionaries(names, json_values, max_size=2))
+steps = agent_steps | function_steps
+itineraries = st.lists(steps, min_size=1, max_size=5)
+completions = st.tuples(json_values, st.lists(steps, max_size=2), st.integers(1, 5))
+
+
+def message_of(itinerary: list[Step]) -> PaigeantMessage:
+    slip = RoutingSlip(itinerary=name_steps(itinerary))
+    return PaigeantMessage(message_id="w.0", correlation_id="w", created_at=NOON, sent_at=NOON, slip=slip)
+
+
+@given(itinerary=itineraries, plan=st.lists(completions, max_size=12))
+def test_a_workflow_only_moves_forward_and_loses_no_step(
+    itinerary: list[Step], plan: list[tuple[object, list[Step], int]]
+) -> None:
+    """Whatever agents insert: each step runs once, in order, and what ran is never rewritten."""
+    message, total = message_of(itinerary), len(itinerary)
+    for place, (output, inserted, attempt) in enumerate(plan):
+        event = Completed(
+            place=str(place), attempt=attempt, started_at=NOON, output=output, inserted=tuple(inserted)  # type: ignore[arg-type]
+        )
+        before = encode(message)
+
+        decision = decide(message, event, now=LATER, limits=LIMITS)
+
+        assert encode(message) == before
+        if isinstance(decision, Fail):
+            assert total + len(inserted) > LIMITS.max_steps
+            return
+        assert isinstance(decision, (Advance, Finish))
+        moved, total = decision.message, total + len(inserted)
+        ran = moved.slip.executed
+        assert ran[:-1] == message.slip.executed
+        assert (ran[-1].step_id, ran[-1].output, ran[-1].attempt) == (message.step.step_id, output, attempt)
+        assert [record.place for record in ran] == [str(n) for n in range(place + 1)]
+        assert len(ran) + len(moved.slip.itinerary) == total == len(set(moved.slip.step_ids()))
+        assert moved.slip.itinerary[len(inserted) :] == message.slip.itinerary[1:]
+        assert isinstance(decision, Finish) == (moved.slip.itinerary == ())
+        with pytest.raises(IllegalEvent):
+            decide(moved, event, now=LATER, limits=LIMITS)
+        if isinstance(decision, Finish):
+            return
+        assert parse(encode(moved), max_size=10**7, max_steps=LIMITS.max_steps) == moved
+        message = moved
+
+
+@given(itinerary=itineraries, output=json_values, inserted=st.lists(steps, max_size=3))
+def test_the_same_event_gives_the_same_decision(itinerary: list[Step], output: object, inserted: list[Step]) -> None:
+    """A worker that takes over after a crash writes the bytes that the dead one would have written."""
+    message = message_of(itinerary)
+    event = Completed(
+        place="0", attempt=1, started_at=NOON, output=output, inserted=tuple(inserted)  # type: ignore[arg-type]
+    )
+
+    first, second = (decide(message, event, now=LATER, limits=LIMITS) for _ in range(2))
+
+    assert encode(first.message) == encode(second.message)
