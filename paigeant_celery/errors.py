@@ -215,7 +215,7 @@ class MessageError(PaigeantError):
 
 
 class Unreachable(TransientError):
-    """A server could not be reached; the address is without password."""
+    """A server is away or refuses to serve; the address is without password."""
 
     def __init__(self, what: str, address: str, cause: str) -> None:
         super().__init__(what, address, cause)
@@ -223,7 +223,7 @@ class Unreachable(TransientError):
 
     def __str__(self) -> str:
         return (
-            f"cannot reach the {self.what} at {self.address} ({self.cause}); start it, or point "
+            f"the {self.what} at {self.address} cannot be used ({self.cause}); start or mend it, or point "
             "`PAIGEANT_REDIS_URL` (or the Celery configuration) at a running one"
         )
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import uuid
+from dataclasses import dataclass, field
 
 from paigeant_celery.config import Settings
 from paigeant_celery.errors import MessageError
@@ -15,13 +16,15 @@ __all__ = ["Arrival", "admit", "refusal_of"]
 class Arrival:
     """A message as it came: the id and activity that its headers name, and the envelope, unread.
 
-    `fault` is what the receiver already found wrong with the message around the envelope.
+    `fault` is what the receiver already found wrong with the message around the envelope. `token` names this
+    delivery: claiming again for it gets the first claim's answer, whose reply may have been lost.
     """
 
     hop_id: str
     activity: str
     envelope: object
     fault: MessageError | None = None
+    token: str = field(default_factory=lambda: uuid.uuid4().hex)
 
 
 def admit(arrival: Arrival, settings: Settings) -> PaigeantMessage:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -252,7 +251,7 @@ class HopService:
         claim = Claim(
             hop_id=arrival.hop_id,
             owner=self._owner(),
-            token=uuid.uuid4().hex,
+            token=arrival.token,
             max_attempts=max_attempts,
             digest=digest,
         )

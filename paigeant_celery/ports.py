@@ -77,7 +77,7 @@ class Claim:
 class Claimed:
     """The hop is the owner's until its lease lapses.
 
-    `exhausted`: it was begun `max_attempts` times before, and may only be closed. `envelope` is the recorded one.
+    `exhausted`: it was begun `max_attempts` times before, and may only be closed.
     """
 
     fence: int
@@ -205,7 +205,7 @@ class Store(Protocol):
         ...
 
     def events(self, correlation_id: str, *, after: str | None, limit: int) -> Sequence[StoredEvent]:
-        """Return events behind the cursor `after`, oldest first."""
+        """Return events behind the cursor `after`, oldest first; raises `InvalidInput` for what is no cursor."""
         ...
 
     def check(self, *, allow_eviction: bool) -> Sequence[str]:
