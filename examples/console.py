@@ -7,15 +7,33 @@ import logging
 import sys
 import textwrap
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
-from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from datetime import datetime
 
 import click
 
-from paigeant_celery import ActivityExecutor, ActivitySpec, FunctionSpec, PaigeantError, WorkflowHandle
+from paigeant_celery import (
+    ActivityExecutor,
+    ActivitySpec,
+    FunctionSpec,
+    PaigeantError,
+    WorkflowEvent,
+    WorkflowResult,
+)
 from paigeant_celery.transport import CeleryTransport
 
-__all__ = ["Unexpected", "command_line", "expect", "given_text", "run", "serving", "show_slip", "show_step", "timings"]
+__all__ = [
+    "Unexpected",
+    "command_line",
+    "expect",
+    "given_text",
+    "reporting",
+    "run",
+    "serving",
+    "show_outputs",
+    "show_slip",
+]
 
 WIDTH = 100  # characters of a line on the screen
 
@@ -64,20 +82,20 @@ async def serving(transport: CeleryTransport, *activities: str) -> AsyncIterator
 
 def run(main: Coroutine[None, None, None]) -> None:
     """Run an example; a failure becomes one sentence and exit code 1."""
+    with reporting():
+        asyncio.run(main)
+
+
+@contextmanager
+def reporting() -> Iterator[None]:
+    """Turn what goes wrong inside the block into one sentence and exit code 1."""
     # The example reports a failed step itself; the worker's log would say the same again.
     logging.disable(logging.ERROR)
     try:
-        asyncio.run(main)
+        yield
     except (Unexpected, PaigeantError, TimeoutError) as error:
         click.echo(f"{type(error).__name__}: {error}", err=True)
         sys.exit(1)
-
-
-async def timings(handle: WorkflowHandle) -> list[float]:
-    """Return how many seconds each step took, from its claim to its record."""
-    events = [event async for event in handle.events()]
-    claimed = {event.hop_id: event.at for event in events if event.type == "claimed"}
-    return [(event.at - claimed[event.hop_id]).total_seconds() for event in events if event.type == "completed"]
 
 
 def show_slip(steps: Iterable[ActivitySpec | FunctionSpec], correlation_id: str) -> None:
@@ -86,16 +104,32 @@ def show_slip(steps: Iterable[ActivitySpec | FunctionSpec], correlation_id: str)
     click.echo(f"{'workflow':10}{click.style(correlation_id, dim=True)}")
 
 
-def show_step(number: int, activity: str, queue: str, output: Mapping[str, object] | str, *, seconds: float) -> None:
-    """Print one executed step: where it ran, how long it took and what it gave."""
-    head = click.style(f"{number}  {activity}", bold=True)
-    where = click.style(f"ran on queue {queue}, {seconds * 1000:.0f} ms", dim=True)
-    click.echo(f"\n{head}  {where}")
-    entries = output.items() if isinstance(output, Mapping) else [("", output)]
-    for name, value in entries:
+def show_outputs(result: WorkflowResult, events: Iterable[WorkflowEvent], transport: CeleryTransport) -> None:
+    """Print each executed step: the queue where it ran, how long it took, and the fields of its output."""
+    for number, (step, seconds) in enumerate(zip(result.steps, _durations(events), strict=True), 1):
+        queue = transport.names.queue(step.activity)
+        head = click.style(f"{number}  {step.activity}", bold=True)
+        where = click.style(f"ran on queue {queue}, {seconds * 1000:.0f} ms", dim=True)
+        click.echo(f"\n{head}  {where}")
+        _show_fields(step.output_as(dict[str, object]))
+
+
+def _durations(events: Iterable[WorkflowEvent]) -> Iterator[float]:
+    """Yield how many seconds each step took, from its claim to its record."""
+    claimed: dict[str, datetime] = {}
+    for event in events:
+        if event.type == "claimed":
+            claimed[event.hop_id] = event.at
+        elif event.type == "completed":
+            yield (event.at - claimed[event.hop_id]).total_seconds()
+
+
+def _show_fields(output: Mapping[str, object]) -> None:
+    indent = 3 + max(map(len, output)) + 2
+    for name, value in output.items():
         for index, line in enumerate(_lines(value)):
-            label = f"{name if index == 0 else '':10}" if name else ""
-            click.echo(textwrap.fill(f"   {label}{line}", WIDTH, subsequent_indent=" " * (3 + len(label))))
+            label = f"   {name if index == 0 else ''}".ljust(indent)
+            click.echo(textwrap.fill(label + line, WIDTH, subsequent_indent=" " * indent))
 
 
 def _lines(value: object) -> list[str]:

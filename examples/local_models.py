@@ -19,16 +19,17 @@ __all__ = ["answer", "keywords", "previous_output", "prompt_of", "sentences", "s
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 PREVIOUS = re.compile(r"\n<previous_output [^\n]*>\n(.*)\n</previous_output>\Z", re.DOTALL)
-SENTENCE_END = re.compile(r"(?<=[.!?。！？])['\")\]]*\s+|\n+|(?<=[。！？])")
-WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
-STOP_WORDS = frozenset(
-    "a about after all also am an and any are as at be because been before being but by can could did do does "
-    "doing don't down each even every few for from get gets go goes got had has have he her here hers him his how i "
-    "i'm if in into is isn't it it's its just like me more most much my no nor not now of off on once one only or "
-    "other our out over own really same she should so some such than that that's the their them then there these "
-    "they this those through to too under until up us very was we were what when where which while who whom why "
-    "will with would you your yours".split()
-)
+# A full stop, perhaps behind a quotation mark, with space after it; a new line; a Chinese or Japanese full stop.
+SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[.!?]['\")\]])\s+|\n+|(?<=[\u3002\uff01\uff1f])")
+WORD = re.compile(r"[^\W\d_]+(?:['\u2019-][^\W\d_]+)*")
+STOP_WORDS = """
+    a about after all also am an and any are as at be because been before being but by can could did do does doing
+    don't down each even every few for from get gets go goes got had has have he her here hers him his how i i'm if
+    in into is isn't it it's its just like me more most much my no nor not now of off on once one only or other our
+    out over own please really same she should so some such than that that's the their them then there these they
+    this those through to too under until up us very want was we were what when where which while who whom why will
+    with would you your yours
+""".split()  # noqa: SIM905 - shorter than as many literals
 
 
 def prompt_of(messages: list[ModelMessage]) -> str:
@@ -67,7 +68,7 @@ def sentences(text: str) -> list[str]:
 
 def words(text: str) -> list[str]:
     """Return the words of a text in lower case."""
-    return [word.lower() for word in WORD.findall(text)]
+    return [word.lower().replace("\u2019", "'") for word in WORD.findall(text)]
 
 
 def keywords(text: str, most: int = 5) -> dict[str, int]:

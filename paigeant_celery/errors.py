@@ -223,7 +223,7 @@ class Unreachable(TransientError):
 
     def __str__(self) -> str:
         return (
-            f"the {self.what} at {self.address} cannot be used ({self.cause}); start or mend it, or point "
+            f"cannot reach the {self.what} at {self.address} ({self.cause}); start or mend it, or point "
             "`PAIGEANT_REDIS_URL` (or the Celery configuration) at a running one"
         )
 

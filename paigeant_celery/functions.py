@@ -6,7 +6,7 @@ import asyncio
 import inspect
 from collections.abc import Callable
 from functools import cached_property, update_wrapper
-from typing import Any, Concatenate, Generic, Literal, ParamSpec, TypeVar, get_type_hints, overload
+from typing import Any, Concatenate, Generic, Literal, ParamSpec, Protocol, TypeVar, get_type_hints, overload
 
 from pydantic import BaseModel, ConfigDict, PydanticUserError, ValidationError, create_model
 
@@ -150,6 +150,16 @@ def _field(name: str) -> str:
     return f"argument_{name}"
 
 
+class Decorator(Protocol):
+    """What `activity(name=…)` gives; the context, where a function takes it, is no argument of its steps."""
+
+    @overload
+    def __call__(self, function: Callable[Concatenate[WorkflowContext, P], R], /) -> FunctionActivity[P, R]: ...
+
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> FunctionActivity[P, R]: ...
+
+
 @overload
 def activity(function: Callable[Concatenate[WorkflowContext, P], R], /) -> FunctionActivity[P, R]: ...
 
@@ -161,7 +171,7 @@ def activity(function: Callable[P, R], /) -> FunctionActivity[P, R]: ...
 @overload
 def activity(
     *, name: str | None = None, queue: str | None = None, policy: StepPolicy | None = None
-) -> Callable[[Callable[P, R]], FunctionActivity[P, R]]: ...
+) -> Decorator: ...
 
 
 def activity(

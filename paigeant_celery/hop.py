@@ -155,11 +155,10 @@ class HopService:
         except StoreCorrupt as error:
             return self._refuse(arrival, MessageError("store_corrupt", "", str(error)))
 
-    def refuse_unknown(self, hop_id: str, activity: str) -> None:
+    def refuse_unknown(self, arrival: Arrival) -> None:
         """End the workflow of a message whose activity is not loaded here and which Celery has dropped."""
-        arrival = Arrival(hop_id=hop_id, activity=activity, envelope=None)
         try:
-            self._loaded(activity)
+            self._loaded(arrival.activity)
         except MessageError as fault:
             self._refuse(arrival, fault)
 
@@ -283,9 +282,15 @@ class HopService:
             self._publish(message, record.envelope, record.queue)
 
     def _refuse(self, arrival: Arrival, fault: MessageError) -> Refused:
+        fields = refusal_of(arrival, fault)
         logger.error(
-            "message refused: %s", fault, extra={"action": "message_refused", **refusal_of(arrival, fault)}
-        )  # fmt: skip
+            "message refused: %s (hop %s, %d bytes, sha256 %s)",
+            fault,
+            fields["hop"],
+            fields["size"],
+            fields["sha256"],
+            extra={"action": "message_refused", **fields},
+        )
         if self._store is not None and split_hop_id(arrival.hop_id) is not None:
             try:
                 answer = self._claim(arrival, digest=None, max_attempts=1000)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from celery import Celery, signals
+from celery import Celery
 
 from paigeant_celery.errors import DuplicateActivity
 from paigeant_celery.hop_task import HopRuntime, HopTask
@@ -28,11 +28,12 @@ def install(app: Celery, *, store: str | Store | None = None) -> CeleryTransport
     if not hasattr(app, "paigeant_runtime"):
         cast("Any", app).paigeant_runtime = HopRuntime(transport)
         app.steps["consumer"].add(AgentQueues)
+        # Not before: registering a task would finalize the host's app while its modules are still loading.
+        app.on_after_finalize.connect(lambda **_: _register_known(app), weak=False)
         registry.subscribe(lambda: _register_known(app))
-        signals.task_unknown.connect(_refuse_unknown, weak=False, dispatch_uid="paigeant_celery")
         if _has_django(app):
             app.autodiscover_tasks(related_name="agents")
-    register_tasks(app)
+    _register_known(app)
     return transport
 
 
@@ -41,7 +42,7 @@ def install_importing_apps() -> None:
     from celery._state import _get_active_apps, connect_on_app_finalize
 
     for app in _get_active_apps():
-        if imports_us(app):
+        if app.configured and imports_us(app):
             install(app)
             if _has_django(app):
                 # The signal for which `install` waits came before this module was imported.
@@ -54,20 +55,13 @@ def register_tasks(app: Celery) -> None:
     transport = transport_of(app)
     for name in registry.activities():
         task_name = transport.names.task(name)
-        if task_name not in app._tasks:
+        if task_name not in app.tasks:
             app.register_task(_task(task_name, name, cast("Any", app).paigeant_runtime))
 
 
-def _refuse_unknown(sender: Any, name: str, id: str, **_: Any) -> None:  # noqa: A002 - the signal's own names
-    """End the workflow of a message whose activity this worker has not loaded; Celery only logs and drops it."""
-    runtime: HopRuntime | None = getattr(sender.app, "paigeant_runtime", None)
-    activity = transport_of(sender.app).names.activity(name) if runtime is not None else None
-    if runtime is None or activity is None:
-        return
-    runtime.service.refuse_unknown(hop_id=str(id), activity=activity)
-
-
 def _register_known(app: Celery) -> None:
+    if not app.finalized:
+        return
     try:
         register_tasks(app)
     except DuplicateActivity:

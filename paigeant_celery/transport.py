@@ -13,6 +13,7 @@ from celery import Celery
 from celery.app.annotations import resolve_all
 from kombu.entity import Queue
 from kombu.exceptions import OperationalError
+from kombu.serialization import prepare_accept_content
 from kombu.transport import TRANSPORT_ALIASES
 from kombu.utils.url import maybe_sanitize_url
 
@@ -88,7 +89,7 @@ class CeleryPublisher:
                 queue=self.declared(delivery.queue),
                 router=_Direct(),
                 serializer="json",
-                compression="gzip" if len(delivery.envelope) >= COMPRESS_FROM else None,
+                compression=self._compression(delivery),
                 soft_time_limit=limit + LIMIT_MARGIN,
                 time_limit=limit + 2 * LIMIT_MARGIN,
                 expires=None,
@@ -104,6 +105,11 @@ class CeleryPublisher:
             )
         except (OperationalError, OSError) as error:
             raise Unreachable("broker", broker_address(self._app), type(error).__name__) from error
+
+    def _compression(self, delivery: Delivery) -> str | None:
+        # None would take the host's default, which workers elsewhere may lack.
+        large = len(delivery.envelope) >= COMPRESS_FROM
+        return "gzip" if large or self._app.conf.task_compression else None
 
 
 class CeleryTransport:
@@ -148,13 +154,18 @@ class CeleryTransport:
             raise ConfigurationError(mistakes)
 
     def mistakes(self) -> Iterator[str]:
-        """Yield what is wrong with our settings, and what of the host's would reach our tasks in spite of their pins."""
+        """Yield what is wrong with our settings, and what of the host's would change how hops run."""
         yield from self.faults
         if self.app.conf.task_always_eager:
             yield (
                 "`task_always_eager` is set, and a message that is sent would wait for ever; "
                 "unset it, or use the fixture `workflow_harness` in tests"
             )
+        if self.app.conf.task_protocol == 1:
+            yield "`task_protocol` is 1, in which a message can say neither what it follows nor its limits; use 2"
+        accepted = prepare_accept_content(self.app.conf.accept_content or ())  # type: ignore[no-untyped-call]
+        if "application/json" not in accepted:
+            yield "`accept_content` leaves out 'json', in which our messages are written; add it"
         yield from self._annotations()
 
     def _annotations(self) -> Iterator[str]:
@@ -218,7 +229,7 @@ def transport_of(app: Celery, *, store: str | Store | None = None) -> CeleryTran
         opened = _opened(str(app.conf.broker_url) if url == "broker" else url, settings)
     except ConfigurationError as error:
         faults.extend(error.mistakes)
-    transport = CeleryTransport(app, settings=settings, store=opened, faults=faults)
+    transport = CeleryTransport(app, settings=settings, store=None if faults else opened, faults=faults)
     cast("Opened", app).paigeant_transport = transport
     return transport
 
@@ -289,14 +300,16 @@ def _opened(store: str | Store | None, settings: Settings) -> Store | None:
 def _installed_app() -> Celery | None:
     if "celery" not in sys.modules:
         return None
-    from celery._state import _get_active_apps
+    from celery._state import _get_active_apps, get_current_app
 
-    apps = [app for app in _get_active_apps() if getattr(app, "paigeant_transport", None) and app.main != "paigeant"]
-    return apps[0] if apps else next((app for app in _get_active_apps() if imports_us(app)), None)
+    apps = [app for app in _get_active_apps() if app.main != "paigeant"]
+    ours = [app for app in apps if hasattr(app, "paigeant_runtime")]
+    # A web process has often not read its configuration yet when it dispatches for the first time.
+    ours = ours or [app for app in apps if (app.configured or app._config_source or app._preconf) and imports_us(app)]
+    current = get_current_app() if ours else None
+    return current if current in ours else next(iter(ours), None)
 
 
 def imports_us(app: Celery) -> bool:
-    """Say whether a configured app names `paigeant_celery.tasks` among its imports. Configures no app."""
-    if not app.configured:
-        return False
+    """Say whether an app names `paigeant_celery.tasks` among its imports."""
     return "paigeant_celery.tasks" in {*(app.conf.imports or ()), *(app.conf.include or ())}

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TypeAlias
 
 import click
 from celery import bootsteps
 from kombu.entity import Queue
 
 from paigeant_celery.errors import ConfigurationError, PaigeantError, TransientError
+from paigeant_celery.guard import Arrival
 from paigeant_celery.ports import Activity
 from paigeant_celery.registry import registry
 from paigeant_celery.transport import CeleryTransport, transport_of
 
 __all__ = ["AgentQueues", "queues_of", "served_activities", "start_checks"]
+
+OnUnknownTask: TypeAlias = Callable[[object, Any, Exception], None]
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +36,7 @@ class AgentQueues(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ship
         self._embedded = bool(getattr(consumer.controller, "paigeant_embedded", False))
         self._announced = self._embedded  # the executor's user reads no banner
         self._transport = transport_of(consumer.app)
+        consumer.on_unknown_task = self._unknown_task(consumer, consumer.on_unknown_task)
         if self._embedded:
             return  # the executor adds the queues of what it serves
         try:
@@ -44,12 +48,22 @@ class AgentQueues(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ship
         """Say what is served, once the broker is connected."""
         if not self._announced:
             self._announced = True
+            if not self._store_seen:
+                self._look_at_store()
             click.echo(banner(self._transport, served_activities(self._transport)))
+
+    def _look_at_store(self) -> None:
+        """Check the store that was away when the worker began, and is back with its broker."""
+        try:
+            start_checks(self._transport)
+        except PaigeantError as error:
+            click.echo(f"paigeant_celery: {error}", err=True)
+            raise SystemExit(1) from error
 
     def _serve(self, app: Any) -> None:
         from paigeant_celery.plugin import register_tasks
 
-        start_checks(self._transport)
+        self._store_seen = start_checks(self._transport)
         register_tasks(app)
         served = served_activities(self._transport)
         queues = list(queues_of(self._transport, served))
@@ -60,9 +74,30 @@ class AgentQueues(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ship
         for queue in queues:
             app.amqp.queues.select_add(queue)
 
+    def _unknown_task(self, consumer: Any, otherwise: OnUnknownTask) -> OnUnknownTask:
+        """Return what ends the workflow of a step that is not loaded here; Celery would log all of its content."""
 
-def start_checks(transport: CeleryTransport, *, embedded: bool = False) -> None:
-    """Raise `ConfigurationError` with everything that is wrong; log what a running server may yet mend."""
+        def refuse(body: object, message: Any, error: Exception) -> None:
+            task, hop_id = str(message.headers.get("task")), str(message.headers.get("id"))
+            activity = self._transport.names.activity(task)
+            if activity is None:
+                otherwise(body, message, error)
+                return
+            try:
+                consumer.app.paigeant_runtime.service.refuse_unknown(
+                    Arrival(hop_id=hop_id, activity=activity, envelope=_envelope_of(message))
+                )
+            except TransientError as away:
+                logger.error("%s; the workflow of hop %s waits", away, hop_id, extra={"action": "store_unreachable"})
+            message.reject_log_error(logger, consumer.connection_errors)
+            consumer.event_dispatcher.send("task-failed", uuid=hop_id, exception=f"NotRegistered({task!r})")
+
+        return refuse
+
+
+def start_checks(transport: CeleryTransport, *, embedded: bool = False) -> bool:
+    """Raise `ConfigurationError` with everything that is wrong; say whether the store was there to be looked at."""
+    store_seen = True
     mistakes = list(transport.mistakes())
     if transport.in_memory and not embedded:
         mistakes.append(
@@ -78,8 +113,10 @@ def start_checks(transport: CeleryTransport, *, embedded: bool = False) -> None:
         mistakes.extend(_store_mistakes(transport))
     except TransientError as error:
         logger.warning("%s; hops wait until it is back", error, extra={"action": "store_unreachable"})
+        store_seen = False
     if mistakes:
         raise ConfigurationError(mistakes)
+    return store_seen
 
 
 def served_activities(transport: CeleryTransport) -> dict[str, Activity]:
@@ -117,10 +154,18 @@ def banner(transport: CeleryTransport, served: dict[str, Activity]) -> str:
     return "\n".join(lines)
 
 
+def _envelope_of(message: Any) -> object:
+    try:
+        return message.decode()[0][0]
+    except Exception:  # noqa: BLE001 - whatever it is, it is no envelope
+        return None
+
+
 def _unknown_names(transport: CeleryTransport) -> Iterator[str]:
-    consume = transport.settings.consume
+    consume, loaded = transport.settings.consume, registry.activities()
+    if consume == "only" and not loaded:
+        yield "`paigeant_consume` is 'only', and no activity is loaded; add the modules of your agents to `imports`"
     if isinstance(consume, tuple):
-        loaded = registry.activities()
         known = ", ".join(sorted(loaded)) or "none"
         for name in consume:
             if name not in loaded:

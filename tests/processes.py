@@ -19,7 +19,17 @@ from celery import Celery
 
 from paigeant_celery.transport import CeleryTransport, transport_of
 
-__all__ = ["HOSTS", "Deployment", "Process", "deployment", "eventually", "free_port", "run_script", "script_environment"]
+__all__ = [
+    "HOSTS",
+    "START_WITHIN",
+    "Deployment",
+    "Process",
+    "deployment",
+    "eventually",
+    "free_port",
+    "run_script",
+    "script_environment",
+]
 
 T = TypeVar("T")
 
@@ -126,16 +136,20 @@ class Deployment:
         """Return the environment of its processes."""
         return {**script_environment(), "RUNS_FILE": str(self.runs_file), "PAIGEANT_REDIS_URL": self.url}
 
-    def start_worker(self, *modules: str, pool: str = "prefork", slots: int = 2, name: str = "worker") -> Process:
-        """Start `celery -A paigeant_celery worker` that loads `modules`; does not wait for it."""
+    def configured(self, name: str) -> Path:
+        """Return a folder with the configuration of the stand-alone app."""
         folder = self.folder / name
         folder.mkdir(exist_ok=True)
         lines = [f"{key} = {value!r}" for key, value in self.settings.items()]
         (folder / "celeryconfig.py").write_text("\n".join(lines) + "\n")
+        return folder
+
+    def start_worker(self, *modules: str, pool: str = "prefork", slots: int = 2, name: str = "worker") -> Process:
+        """Start `celery -A paigeant_celery worker` that loads `modules`; does not wait for it."""
         return self.run(
             "-A", "paigeant_celery", "worker", "-n", f"{name}-{self.prefix}@%h", "-P", pool, "-c", str(slots),
             "-l", "INFO", "--without-mingle", "--without-gossip", "-I", ",".join(modules),
-            folder=folder, name=name,
+            folder=self.configured(name), name=name,
         )  # fmt: skip
 
     def ready_worker(self, *modules: str, **options: Any) -> Process:
@@ -163,6 +177,8 @@ class Deployment:
         """End its processes and remove its keys."""
         for process in self._processes:
             process.kill()
+        if not self.url.startswith("redis"):
+            return
         with contextlib.suppress(redis.RedisError), redis.Redis.from_url(self.url) as client:
             for pattern in (f"{self.prefix}*", f"_kombu.binding.{self.prefix}*"):
                 for key in client.scan_iter(pattern, count=1000):
@@ -186,7 +202,7 @@ def script_environment() -> dict[str, str]:
         for name, value in os.environ.items()
         if not name.startswith(("PAIGEANT_", "CELERY_", "DJANGO_", "PYTEST_"))
     }
-    return {**kept, "PYTHONPATH": str(HOSTS), "PYTHONUNBUFFERED": "1"}
+    return {**kept, "PYTHONPATH": str(HOSTS), "PYTHONUNBUFFERED": "1", "C_FORCE_ROOT": "1"}
 
 
 def run_script(source: str, *arguments: str, within: float = 40.0, cwd: Path | None = None, **environment: str) -> str:

@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from pydantic_ai.models.function import FunctionModel
 
-from examples.console import command_line, expect, given_text, run, serving, show_slip, show_step, timings
+from examples.console import command_line, expect, given_text, run, serving, show_outputs, show_slip
 from examples.local_models import unreachable
 from examples.single_agent.agents import Summary, dispatcher, summariser
 from paigeant_celery import WorkflowFailed, get_transport
@@ -45,9 +45,8 @@ async def main(text: str, *, fail: bool) -> None:
             return
     expect(not fail, "the model was made to fail, and the workflow completed")
 
+    show_outputs(result, [event async for event in handle.events()], transport)
     summary = result.output_as(Summary)
-    [seconds] = await timings(handle)
-    show_step(1, "summariser", transport.names.queue("summariser"), summary.model_dump(), seconds=seconds)
     expect(summary.sentences, "the summary has no sentence")
     expect(len(" ".join(summary.sentences)) <= len(text), "the summary is longer than the text")
 

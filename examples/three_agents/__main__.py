@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from pydantic_ai.messages import ModelMessage, ModelResponse, ToolCallPart
 from pydantic_ai.models.function import AgentInfo, FunctionModel
 
-from examples.console import command_line, expect, given_text, run, serving, show_slip, show_step, timings
+from examples.console import command_line, expect, given_text, run, serving, show_outputs, show_slip
 from examples.three_agents.agents import dispatcher, joke_judge, joke_writer, topic_finder
 from examples.three_agents.outputs import Jokes, Selection
 from paigeant_celery import WorkflowFailed, WorkflowHandle, get_transport
@@ -42,9 +42,7 @@ async def main(text: str, *, fail: bool) -> None:
             return
         result = await handle.result(timeout=300)
 
-    for number, (step, seconds) in enumerate(zip(result.steps, await timings(handle), strict=True), 1):
-        output = step.output_as(dict[str, object])
-        show_step(number, step.activity, transport.names.queue(step.activity), output, seconds=seconds)
+    show_outputs(result, [event async for event in handle.events()], transport)
 
     jokes = result.output_as(Jokes, step_id="joke_writer").jokes
     best = jokes[result.output_as(Selection).number - 1]

@@ -63,13 +63,13 @@ def agent_arguments(*, report: bool) -> dict[str, Any]:
     from pydantic_ai.messages import ModelMessage, ModelRequest, ModelResponse, TextPart, UserPromptPart
     from pydantic_ai.models.function import AgentInfo, FunctionModel
 
-    def answer(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
+    async def answer(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
         request = cast("ModelRequest", messages[-1])
         part = next(part for part in request.parts if isinstance(part, UserPromptPart))
         line = str(part.content).partition("\n")[0]
         output = f"done {line}|{time.monotonic()!r}"
         if report and line.startswith(LAST):
-            leave_outputs(output)
+            await asyncio.to_thread(leave_outputs, output)
         return ModelResponse(parts=[TextPart(output)])
 
     return {"model": FunctionModel(answer), "name": AGENT}
@@ -94,8 +94,9 @@ def chain_worker(broker: str) -> Celery:
     per_thread = threading.local()
 
     def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
-        # The cheapest of the forms that were tried: one loop for each thread that runs tasks, kept for its
-        # life. A loop in a thread of its own costs two switches more, `asyncio.run` a new loop each time.
+        # The cheapest form: one loop for each thread that runs tasks, kept for its life. `asyncio.run` makes a
+        # new loop each time, and a loop in a thread of its own (which real model clients need where threads
+        # share an agent) costs two switches.
         if not hasattr(per_thread, "runner"):
             per_thread.runner = asyncio.Runner()
         return per_thread.runner.run(coroutine)

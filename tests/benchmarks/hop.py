@@ -7,7 +7,7 @@ same agent whose model answers at once, the same prompts, late acknowledgement a
 
 - `slip`: ours with its store on the same Redis.
 - `chain`: `celery.chain` with a result backend on the same Redis, `acks_late`, `reject_on_worker_lost`; its
-  task awaits the agent on one persistent loop.
+  task runs the agent on a loop that its thread keeps, the cheapest of the forms that a task can have.
 - `bare`: our slip without a store (message only), for what the store costs.
 
 The rounds are interleaved, and each begins with another contestant. All outputs of every workflow are read and

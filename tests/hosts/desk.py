@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from pydantic import BaseModel
-from pydantic_ai import NativeOutput
+from pydantic_ai import NativeOutput, RunContext
 from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart, ToolCallPart
 from pydantic_ai.models.function import AgentInfo, FunctionModel
 from stage import asked, echo, note_run
@@ -28,13 +28,15 @@ def pick(messages: list[ModelMessage], _: AgentInfo) -> ModelResponse:
     return ModelResponse(parts=[TextPart(json.dumps({"title": prompt.title(), "words": len(prompt.split())}))])
 
 
-topic = PaigeantAgent(FunctionModel(pick, profile={"supports_json_schema_output": True}), output_type=NativeOutput(Topic))
+titles = FunctionModel(pick, profile={"supports_json_schema_output": True})
+
+topic = PaigeantAgent(titles, output_type=NativeOutput(Topic))
 review = PaigeantAgent(echo("review"), deps_type=House)
 publish = PaigeantAgent(echo("publish"))
 
 
 @review.instructions
-def house_style(ctx) -> str:  # noqa: ANN001 - what pydantic-ai hands over
+def house_style(ctx: RunContext[House]) -> str:
     return f"Write in the {ctx.deps.style} style of {workflow_context().variables.get('house', 'nobody')}."
 
 

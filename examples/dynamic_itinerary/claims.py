@@ -1,0 +1,39 @@
+"""Finding claims in a text and checking what can be checked without any source."""
+
+from __future__ import annotations
+
+import re
+from datetime import date
+from operator import add, mul, sub
+
+from examples.local_models import sentences
+
+__all__ = ["checked", "claims_in"]
+
+NUMBER = re.compile(r"(?<![\w.])\d[\d,.]*(?<![,.])")
+ABSOLUTE = re.compile(
+    r"\b(all|always|best|biggest|every|everybody|fastest|first|largest|never|nobody|only|worst)\b", re.I
+)
+EQUATION = re.compile(r"(\d+)\s*(\+|-|plus|minus|times|x|\*)\s*(\d+)\s*(?:=|is|are|makes)\s*(\d+)", re.I)
+PERCENTAGE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:%|percent)\s+of\b", re.I)
+YEAR = re.compile(r"\b(?:in|since|until|by)\s+(\d{4})\b", re.I)
+OPERATIONS = {"+": add, "plus": add, "-": sub, "minus": sub, "*": mul, "x": mul, "times": mul}
+
+
+def claims_in(text: str) -> list[str]:
+    """Return the sentences that state a number or an absolute."""
+    return [sentence for sentence in sentences(text) if NUMBER.search(sentence) or ABSOLUTE.search(sentence)]
+
+
+def checked(claim: str, *, today: date) -> str:
+    """Say what is wrong with a claim, or what it would take to prove it."""
+    for left, sign, right, stated in EQUATION.findall(claim):
+        actual = OPERATIONS[sign.lower()](int(left), int(right))
+        return "correct" if actual == int(stated) else f"wrong: {left} {sign} {right} is {actual}"
+    if any(float(percentage) > 100 for percentage in PERCENTAGE.findall(claim)):
+        return "impossible: more than 100 percent of something"
+    if future := [year for year in YEAR.findall(claim) if int(year) > today.year]:
+        return f"a forecast: {future[0]} is still to come"
+    if numbers := NUMBER.findall(claim):
+        return f"needs a source for {', '.join(numbers)}"
+    return "an absolute: one counterexample refutes it"

@@ -1,0 +1,125 @@
+"""The shop's agents and functions: triage the message, look up the stock, draft a reply."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Annotated
+
+from pydantic import BaseModel, Field
+from pydantic_ai.messages import ModelMessage, ModelResponse
+from pydantic_ai.models import Model
+from pydantic_ai.models.function import AgentInfo, FunctionModel
+
+from examples.local_models import answer, keywords, previous_output, prompt_of, words
+from paigeant_celery import PaigeantAgent, WorkflowContext, activity
+
+__all__ = ["Case", "Reply", "Ticket", "check_stock", "responder", "triage"]
+
+TOPICS = {
+    "damage": {"broke", "broken", "crack", "cracked", "damage", "damaged", "defect", "defective", "leaks", "torn"},
+    "delivery": {
+        "arrive",
+        "arrived",
+        "delivery",
+        "late",
+        "lost",
+        "missing",
+        "package",
+        "parcel",
+        "shipping",
+        "waiting",
+    },
+    "refund": {"back", "cancel", "charged", "money", "paid", "refund", "return"},
+}
+UPSET = {
+    "angry",
+    "asap",
+    "awful",
+    "disappointed",
+    "immediately",
+    "never",
+    "now",
+    "still",
+    "terrible",
+    "urgent",
+    "worst",
+}
+STOCK = {"bowl": 31, "cup": 64, "jug": 8, "kettle": 5, "mug": 120, "plate": 77, "spoon": 210, "teapot": 12, "tray": 9}
+
+
+class Ticket(BaseModel):
+    """What a customer's message is about."""
+
+    topic: str
+    urgency: Annotated[int, Field(ge=1, le=5)]
+    about: list[str]
+
+
+class Case(Ticket):
+    """A ticket, and what the warehouse has of the things that it names."""
+
+    in_stock: dict[str, int]
+
+
+class Reply(BaseModel):
+    """What to tell the customer."""
+
+    subject: str
+    text: str
+
+
+def sort_message(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
+    """Stand in for a model: choose the topic whose words occur most, and count signs of impatience."""
+    message = prompt_of(messages)
+    found = words(message)
+    topic = max(TOPICS, key=lambda name: sum(word in TOPICS[name] for word in found))
+    known = any(word in TOPICS[topic] for word in found)
+    urgency = 1 + sum(word in UPSET for word in found) + len(re.findall("!", message))
+    signs = set.union(UPSET, *TOPICS.values())
+    about = [word for word in keywords(message, most=8) if word not in signs][:3]
+    return answer(info, Ticket(topic=topic if known else "question", urgency=min(urgency, 5), about=about))
+
+
+@activity
+def check_stock(context: WorkflowContext) -> Case:
+    """Ask the warehouse for what the message names; on a day on which it is closed, fail."""
+    if context.variables.get("warehouse") == "closed":
+        raise ConnectionError("the warehouse is closed and does not answer")
+    assert context.previous_output is not None
+    ticket = context.previous_output.output_as(Ticket)
+    in_stock = {thing: STOCK.get(thing.removesuffix("s"), 0) for thing in ticket.about}
+    return Case(**ticket.model_dump(), in_stock=in_stock)
+
+
+def draft_reply(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
+    """Stand in for a model: answer with what the case says."""
+    case = previous_output(messages, Case)
+    opening = "We are very sorry." if case.urgency > 2 else "Thank you for writing."
+    stock = ", ".join(f"{count} x {thing}" for thing, count in case.in_stock.items() if count)
+    offer = {
+        "damage": "We send you a new one",
+        "delivery": "We look for your parcel today",
+        "refund": "You get your money back",
+        "question": "A colleague answers you today",
+    }.get(case.topic, "We take care of it")
+    text = f"{opening} {offer}. In stock: {stock or 'nothing that you name'}."
+    return answer(info, Reply(subject=f"Your message about {', '.join(case.about) or case.topic}", text=text))
+
+
+def _model(local: FunctionModel) -> Model | str:
+    """Return the model that the environment names, for a worker has no command line; else the local function."""
+    return os.environ.get("SHOP_MODEL") or local
+
+
+triage = PaigeantAgent(
+    _model(FunctionModel(sort_message)),
+    output_type=Ticket,
+    instructions="Sort the customer's message: topic (damage, delivery, refund or question), urgency, things it names.",
+)
+
+responder = PaigeantAgent(
+    _model(FunctionModel(draft_reply)),
+    output_type=Reply,
+    instructions="Draft a short, friendly reply to the customer. Promise nothing that the case does not hold.",
+)

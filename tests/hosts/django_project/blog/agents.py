@@ -1,0 +1,16 @@
+"""Agents of a Django app, found as tasks are."""
+
+from __future__ import annotations
+
+from django.apps import apps
+from stage import echo
+
+from paigeant_celery import PaigeantAgent, activity
+
+title = PaigeantAgent(echo("title"))
+
+
+@activity
+def installed_apps() -> list[str]:
+    """Use Django, which is set up when a step runs."""
+    return sorted(config.label for config in apps.get_app_configs())
