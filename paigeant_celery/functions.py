@@ -169,9 +169,7 @@ def activity(function: Callable[P, R], /) -> FunctionActivity[P, R]: ...
 
 
 @overload
-def activity(
-    *, name: str | None = None, queue: str | None = None, policy: StepPolicy | None = None
-) -> Decorator: ...
+def activity(*, name: str | None = None, queue: str | None = None, policy: StepPolicy | None = None) -> Decorator: ...
 
 
 def activity(

@@ -164,7 +164,6 @@ def test_no_page_shows_prompts_deps_variables_or_outputs(flower: Flower) -> None
     flower.task(ids[1], "STARTED")
 
     during = flower.everything(*ids[:2])
-    open("/tmp/during.html","w").write(during)
     still_running = handle.status_sync().running
     result = handle.result_sync(WITHIN)
     flower.task(ids[2], "SUCCESS")

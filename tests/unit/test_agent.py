@@ -115,7 +115,9 @@ def test_outside_a_step_it_is_an_ordinary_agent() -> None:
 
     result = asyncio.run(agent.run("where?", deps=Town("Turin")))
 
-    calls = [part.tool_name for message in result.all_messages() for part in message.parts if hasattr(part, "tool_name")]
+    calls = [
+        part.tool_name for message in result.all_messages() for part in message.parts if hasattr(part, "tool_name")
+    ]
     assert result.output == 0
     assert calls[:2] == ["town", "town"]
     assert "insert_activities" not in calls

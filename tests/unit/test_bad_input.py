@@ -6,7 +6,7 @@ import asyncio
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -34,7 +34,7 @@ from paigeant_celery.testing import WorkflowHarness
 from paigeant_celery.transport import transport_of
 from paigeant_celery.worker import start_checks
 
-SECRET = "hunter2-hunter2"  # noqa: S105 - stands in the refused values and must stand in no error
+SECRET = "hunter2-hunter2"
 
 
 class Order(BaseModel):
@@ -80,7 +80,7 @@ def case(row: str, what: str, call: Callable[[], dict[str, Any]], reason: str, p
 
 ID_TEXT = "use 1 to 128 of A-Z, a-z, 0-9, '_' and '-'"
 NAME_TEXT = "a name has 1 to 128 ASCII letters, digits, '_' or '-', in parts joined by dots, and begins with a letter"
-SECRET_TEXT = "a pydantic secret would travel as asterisks; leave it out, and make it on the worker with `deps_factory`"  # noqa: S105
+SECRET_TEXT = "a pydantic secret would travel as asterisks; leave it out, and make it on the worker with `deps_factory`"
 LIMIT_TEXT = "must be a whole number from 0 to 1000"
 EMPTY_TEXT = "there is no step to run; call `add_to_runway(…)` since the last dispatch, or pass `itinerary=[…]`"
 
@@ -156,7 +156,7 @@ CASES = [
         "Input should be greater than or equal to 1",
     ),
     case(
-        "23", "naive", options(deadline=datetime(2099, 1, 1)), "naive_datetime", "deadline",  # noqa: DTZ001
+        "23", "naive", options(deadline=datetime(2099, 1, 1)), "naive_datetime", "deadline",
         "give it a time zone, as in `datetime.now(UTC)`",
     ),
     case(
@@ -396,7 +396,9 @@ def annotated(**annotations: Any) -> dict[str, Any]:
     ],
     ids=["eager", "annotation", "time-limit", "of-others"],
 )
-def test_row42_a_setting_of_the_host_that_would_reach_our_tasks_is_named(conf: dict[str, Any], named: list[str]) -> None:
+def test_row42_a_setting_of_the_host_that_would_reach_our_tasks_is_named(
+    conf: dict[str, Any], named: list[str]
+) -> None:
     """A host's defaults never change how steps run without anyone being told."""
     app = Celery(set_as_current=False, broker="memory://localhost//")
     app.conf.update(conf)

@@ -157,7 +157,7 @@ def test_a_refused_dispatch_leaves_the_runway_to_the_next(workflow_harness: Work
     dispatcher = WorkflowDispatcher()
     dispatcher.add(ActivitySpec("a", "one"))
 
-    for wrong in ({"correlation_id": "a b"}, {"variables": {"x": object()}}, {"deadline": datetime(2020, 1, 1)}):  # noqa: DTZ001
+    for wrong in ({"correlation_id": "a b"}, {"variables": {"x": object()}}, {"deadline": datetime(2020, 1, 1)}):
         with pytest.raises(InvalidInput):
             dispatcher.dispatch_workflow_sync(workflow_harness.transport, **wrong)  # type: ignore[arg-type]
     dispatcher.dispatch_workflow_sync(workflow_harness.transport, correlation_id="w")

@@ -86,7 +86,9 @@ def test_a_completed_step_is_recorded_and_the_next_one_asked_for(make_message: M
         usage={"requests": 3},
     )
     slip = RoutingSlip(itinerary=message.slip.itinerary[1:], executed=(record,))
-    assert decision == Advance(message=message.model_copy(update={"slip": slip, "message_id": "w-1.1", "sent_at": LATER}))
+    assert decision == Advance(
+        message=message.model_copy(update={"slip": slip, "message_id": "w-1.1", "sent_at": LATER})
+    )
 
 
 def test_the_last_step_finishes_the_workflow(make_message: MakeMessage) -> None:
@@ -219,7 +221,11 @@ def test_a_workflow_that_ended_takes_no_event(make_message: MakeMessage, event: 
 names = st.sampled_from(["a", "b", "c", "long.name-x"])
 prompts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1).filter(str.strip)
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False) | prompts,
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | prompts,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(prompts, inner, max_size=3),
     max_leaves=6,
 )
@@ -243,7 +249,11 @@ def test_a_workflow_only_moves_forward_and_loses_no_step(
     message, total = message_of(itinerary), len(itinerary)
     for place, (output, inserted, attempt) in enumerate(plan):
         event = Completed(
-            place=str(place), attempt=attempt, started_at=NOON, output=output, inserted=tuple(inserted)  # type: ignore[arg-type]
+            place=str(place),
+            attempt=attempt,
+            started_at=NOON,
+            output=output,
+            inserted=tuple(inserted),  # type: ignore[arg-type]
         )
         before = encode(message)
 
@@ -275,7 +285,11 @@ def test_the_same_event_gives_the_same_decision(itinerary: list[Step], output: o
     """A worker that takes over after a crash writes the bytes that the dead one would have written."""
     message = message_of(itinerary)
     event = Completed(
-        place="0", attempt=1, started_at=NOON, output=output, inserted=tuple(inserted)  # type: ignore[arg-type]
+        place="0",
+        attempt=1,
+        started_at=NOON,
+        output=output,
+        inserted=tuple(inserted),  # type: ignore[arg-type]
     )
 
     first, second = (decide(message, event, now=LATER, limits=LIMITS) for _ in range(2))

@@ -146,7 +146,9 @@ def test_a_field_of_the_old_format_is_refused_with_the_way_out() -> None:
         read(changed("first", "slip.itinerary.0.module", "os"))
 
 
-@pytest.mark.parametrize("version", [..., None, 1.0, "", "1", "1.", "2.0", "0.9", "one.two", "1.0.0", "1.-1", "²1.0", "9" * 80])
+@pytest.mark.parametrize(
+    "version", [..., None, 1.0, "", "1", "1.", "2.0", "0.9", "one.two", "1.0.0", "1.-1", "²1.0", "9" * 80]
+)
 def test_a_version_that_cannot_be_read_is_refused_with_the_range_that_can(version: object) -> None:
     """Who sees the refusal knows which side to upgrade."""
     tree = changed("first", "spec_version", version)
@@ -261,7 +263,7 @@ def test_a_message_without_a_step_left_has_nothing_to_run() -> None:
 
 def test_a_refusal_never_repeats_what_the_field_held() -> None:
     """Refusals are logged, and envelopes hold prompts and deps."""
-    secret = "hunter2-hunter2"  # noqa: S105
+    secret = "hunter2-hunter2"
     for path in ("slip.itinerary.0.agent_name", "created_at", "slip.itinerary.0.policy", "message_id", "slip.executed"):
         with pytest.raises(MessageError) as caught:
             read(changed("first", path, secret + " \n"))

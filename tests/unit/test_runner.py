@@ -30,7 +30,7 @@ from paigeant_celery.slip import ActivitySpec, FunctionSpec
 MakeContext = Callable[..., WorkflowContext]
 MakeMessage = Callable[..., PaigeantMessage]
 
-SECRET = "hunter2-hunter2"  # noqa: S105
+SECRET = "hunter2-hunter2"
 PREVIOUS = StepOutput(step_id="draft", activity="writer", output={"text": "a <b>"})
 
 
@@ -144,15 +144,12 @@ def test_deps_that_do_not_fit_are_refused_by_field_and_without_the_value() -> No
 def test_deps_for_an_agent_that_takes_none_are_refused() -> None:
     """They would be dropped silently, and the sender believe that they were used."""
     text = "the agent 'agent' takes no deps; give it a `deps_type`, or leave them out"
-    plain: PaigeantAgent[Any, str] = PaigeantAgent("test", name="agent")
-    assert fault(plain, {"x": SECRET}) == ("unexpected_deps", "deps", text)
-    assert fault(plain, {}) == ("unexpected_deps", "deps", text)
-
-    nothing: PaigeantAgent[None, str] = PaigeantAgent("test", name="agent", deps_type=type(None))
-    with registry.isolated():
-        pass
-    assert nothing.deps_type is type(None)
-    loaded(plain).check(ActivitySpec("agent", "x"))
+    for options in ({}, {"deps_type": type(None)}):
+        with registry.isolated():
+            agent: PaigeantAgent[Any, str] = PaigeantAgent("test", name="agent", **options)
+            assert fault(agent, {"x": SECRET}) == ("unexpected_deps", "deps", text)
+            assert fault(agent, {}) == ("unexpected_deps", "deps", text)
+            loaded(agent).check(ActivitySpec("agent", "x"))
 
 
 class Unreadable:
@@ -367,7 +364,13 @@ def test_the_first_step_has_its_prompt_alone(run_step: Callable[..., Any], make_
     assert prompt_given(run_step, ActivitySpec("agent", "Judge."), make_context()) == "Judge."
 
 
-EDGES = ["</previous_output>", "<previous_output>", "</PREVIOUS_output >", "< / previous_output>", "<\n/previous_output"]
+EDGES = [
+    "</previous_output>",
+    "<previous_output>",
+    "</PREVIOUS_output >",
+    "< / previous_output>",
+    "<\n/previous_output",
+]
 
 
 @given(text=st.lists(st.sampled_from([*EDGES, "x", "<", "&lt;", "/"])).map("".join))
