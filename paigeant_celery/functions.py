@@ -138,7 +138,7 @@ class FunctionActivity(Generic[P, R]):
 
 def _check_kinds(name: str, function: Callable[..., Any]) -> None:
     """Raise `UsageError` where an argument has no name; the first may have none, for it may be the context."""
-    nameless = {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
+    nameless: set[object] = {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
     for parameter in inspect.signature(function).parameters.values():
         if parameter.kind in nameless:
             raise UsageError(f"{name}: a step's arguments have names, and `{parameter}` takes some without")
@@ -191,7 +191,7 @@ def activity(
     def decorate(function: Callable[..., Any]) -> FunctionActivity[..., Any]:
         made: FunctionActivity[..., Any] = FunctionActivity(
             function,
-            name=name or getattr(function, "__name__", ""),
+            name=name or str(getattr(function, "__name__", "")),
             queue=queue,
             policy=policy,
             description=(inspect.getdoc(function) or "").partition("\n")[0],
