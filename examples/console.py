@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import logging
 import sys
 import textwrap
@@ -91,6 +92,8 @@ def reporting() -> Iterator[None]:
     """Turn what goes wrong inside the block into one sentence and exit code 1."""
     # The example reports a failed step itself; the worker's log would say the same again.
     logging.disable(logging.ERROR)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a text may hold more than the terminal's encoding does
     try:
         yield
     except (Unexpected, PaigeantError, TimeoutError) as error:
