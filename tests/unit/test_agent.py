@@ -123,12 +123,12 @@ def test_outside_a_step_it_is_an_ordinary_agent() -> None:
     assert "insert_activities" not in calls
 
 
-def test_override_and_run_sync_work_as_on_any_agent() -> None:
+def test_a_model_can_be_overridden_as_on_any_agent() -> None:
     """Nothing of the agent's own way of running is replaced."""
     agent = PaigeantAgent("test", name="x", instructions="be kind")
 
     with agent.override(model=TestModel(custom_output_text="replaced")):
-        result = agent.run_sync("hello")
+        result = asyncio.run(agent.run("hello"))
 
     assert result.output == "replaced"
 

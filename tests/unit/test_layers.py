@@ -6,6 +6,7 @@ import ast
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -108,9 +109,10 @@ def own(target: str) -> str | None:
     return target.removeprefix("paigeant_celery.") if target.startswith("paigeant_celery.") else None
 
 
-def every_import() -> Iterator[tuple[str, Import]]:
-    for module, file in modules().items():
-        yield from ((module, found) for found in imports_of(file.read_text()))
+@cache
+def every_import() -> tuple[tuple[str, Import], ...]:
+    """Every import of every module, with the module that it stands in."""
+    return tuple((module, found) for module, file in modules().items() for found in imports_of(file.read_text()))
 
 
 def test_each_module_has_its_room() -> None:
