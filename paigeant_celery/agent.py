@@ -74,7 +74,7 @@ class PaigeantAgent(Agent[AgentDepsT, OutputT]):
             output_type: OutputSpec[OutputT] = ...,
             instructions: AgentInstructions[AgentDepsT] = None,
             system_prompt: str | Sequence[str] = (),
-            deps_type: type[AgentDepsT] = ...,
+            deps_type: type[AgentDepsT] = object,  # type: ignore[assignment]  # `...` is Unknown to Pyright
             name: str | None = None,
             description: TemplateStr[AgentDepsT] | str | None = None,
             model_settings: AgentModelSettings[AgentDepsT] | None = None,
@@ -111,7 +111,7 @@ class PaigeantAgent(Agent[AgentDepsT, OutputT]):
             policy: StepPolicy | None = None,
             queue: str | None = None,
             deps_factory: DepsFactory[AgentDepsT] | None = None,
-            deps_type: type[AgentDepsT] = ...,
+            deps_type: type[AgentDepsT] = object,  # type: ignore[assignment]  # `...` is Unknown to Pyright
             **agent_arguments: Any,
         ) -> None: ...
 

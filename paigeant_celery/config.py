@@ -59,8 +59,9 @@ class Settings(BaseModel):
 
 def read_settings(conf: Mapping[str, object]) -> Settings:
     """Read the `paigeant_*` keys of `conf`; raises `ConfigurationError` that lists every mistake."""
+    keys = list(conf)  # Celery reads its configuration at its first use, and knows the namespace only then
     namespace = str(getattr(conf, "prefix", None) or "").lower()  # `CELERY_` in a Django project
-    names = {key: key.lower().removeprefix(namespace) for key in conf}
+    names = {key: key.lower().removeprefix(namespace) for key in keys}
     given = {name.removeprefix(PREFIX): conf[key] for key, name in names.items() if name.startswith(PREFIX)}
     try:
         return Settings.model_validate(given)

@@ -47,10 +47,10 @@ class FunctionActivity(Generic[P, R]):
         code = getattr(inspect.unwrap(function), "__code__", None)
         self.origin = f"{code.co_filename}:{code.co_firstlineno}" if code else repr(function)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         return self.function(*args, **kwargs)
 
-    def activity(self, *args: P.args, **kwargs: P.kwargs) -> FunctionSpec:
+    def activity(self, /, *args: P.args, **kwargs: P.kwargs) -> FunctionSpec:
         """Return a step that calls the function with these arguments, leaving out its `WorkflowContext`.
 
         Raises `InvalidInput` where the arguments do not fit the signature or are no JSON.

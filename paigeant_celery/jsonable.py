@@ -106,12 +106,12 @@ def holds_secret(value: object) -> bool:
         if isinstance(node, (str, bytes, int, float)) or node is None or id(node) in seen:
             continue
         seen.add(id(node))
-        if isinstance(node, BaseModel):
-            stack.extend(value for _, value in node)
+        if isinstance(node, BaseModel):  # not iterated: a `RootModel` may go through its items instead
+            stack.extend((*vars(node).values(), *(node.model_extra or {}).values()))
         elif dataclasses.is_dataclass(node) and not isinstance(node, type):
             stack.extend(getattr(node, field.name, None) for field in dataclasses.fields(node))
         elif isinstance(node, Mapping):
-            stack.extend(node.values())
+            stack.extend((*node.keys(), *node.values()))
         elif isinstance(node, Collection) and not isinstance(node, (bytearray, memoryview, range)):
             stack.extend(node)
     return False

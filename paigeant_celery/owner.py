@@ -55,15 +55,18 @@ class Owner:
     def holding(self, hop_id: str, *, fence: int, cancel: Callable[[], object]) -> Iterator[None]:
         """Renew the lease for a hop inside the block; `cancel` is called once where the hop is lost.
 
-        `cancel` runs in the renewing thread.
+        `cancel` runs in the renewing thread, or in the one that holds the hop anew.
         """
         held = _Held(fence, cancel)
         with self._lock:
+            overtaken = self._held.get(hop_id)
             self._held[hop_id] = held
             if self._thread is None:
                 self._thread = threading.Thread(target=self._renew_for_ever, name="paigeant-lease", daemon=True)
                 self._thread.start()
         try:
+            if overtaken is not None and overtaken.fence < fence:
+                overtaken.cancel()  # this process took its own lapsed hop over, and renews the new run alone
             yield
         finally:
             with self._lock:
@@ -79,7 +82,8 @@ class Owner:
         answer = self._store.renew(self.id, {hop_id: hop.fence for hop_id, hop in held.items()})
         for hop_id in answer.lost:
             with self._lock:
-                lost = self._held.pop(hop_id, None)
+                # Held anew since the store was asked, the hop is not lost: the answer is about the run before.
+                lost = self._held.pop(hop_id) if self._held.get(hop_id) is held[hop_id] else None
             if lost is not None:
                 logger.warning("hop lost to another owner; its run is cancelled", extra=_fields("hop_lost", hop_id))
                 lost.cancel()

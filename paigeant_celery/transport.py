@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Any, Protocol, cast
 
 from celery import Celery
@@ -105,6 +105,14 @@ class CeleryPublisher:
             )
         except (OperationalError, OSError) as error:
             raise Unreachable("broker", broker_address(self._app), type(error).__name__) from error
+        except self._refusals() as error:
+            cause = f"{type(error).__name__}: {error}"
+            raise Unreachable("broker", broker_address(self._app), cause) from error
+
+    def _refusals(self) -> tuple[type[Exception], ...]:
+        # What Kombu does not repeat: a wrong password or virtual host, a queue declared in another way.
+        connection = self._app.connection_for_write()
+        return (*connection.connection_errors, *connection.channel_errors)
 
     def _compression(self, delivery: Delivery) -> str | None:
         # None would take the host's default, which workers elsewhere may lack.
@@ -121,14 +129,10 @@ class CeleryTransport:
     def __init__(self, app: Celery, *, settings: Settings, store: Store | None, faults: Sequence[str] = ()) -> None:
         self.app, self.settings, self.store, self.faults = app, settings, store, tuple(faults)
         self.names = Names(settings.prefix)
+        self.publisher = CeleryPublisher(app, self.names)
 
     def __repr__(self) -> str:
         return f"CeleryTransport(broker={self.broker!r}, store={self.store.address if self.store else None!r})"
-
-    @cached_property
-    def publisher(self) -> CeleryPublisher:
-        """What puts hops on their queues."""
-        return CeleryPublisher(self.app, self.names)
 
     @property
     def broker(self) -> str:

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import assert_type
 
-from pydantic import BaseModel
+from pydantic import BaseModel, JsonValue
+from pydantic_ai import Agent, RunContext
 
 from paigeant_celery import (
     ActivitySpec,
     FunctionSpec,
     PaigeantAgent,
     StepOutput,
+    StepPolicy,
+    WorkflowContext,
+    WorkflowDependencies,
     WorkflowDispatcher,
+    WorkflowHandle,
     WorkflowResult,
     activity,
+    get_transport,
+    register_agent,
 )
 
 
@@ -21,19 +30,124 @@ class Draft(BaseModel):
     text: str
 
 
+class Verdict(BaseModel):
+    good: bool
+
+
+class ShopDeps(WorkflowDependencies):
+    tenant: str
+
+
+class Pool:
+    """Something that cannot cross a queue."""
+
+
+dispatcher = WorkflowDispatcher()
+
+
+# Agents keep the types of their deps and output, as `pydantic_ai.Agent` does.
+
+writer = PaigeantAgent(
+    "anthropic:claude-sonnet-4-5", output_type=Draft, deps_type=ShopDeps, dispatcher=dispatcher, name="writer"
+)
+plain = PaigeantAgent("anthropic:claude-sonnet-4-5")
+choosing: PaigeantAgent[object, Draft | Verdict] = PaigeantAgent(output_type=[Draft, Verdict])
+
+assert_type(writer, PaigeantAgent[ShopDeps, Draft])
+assert_type(plain, PaigeantAgent[object, str])
+ordinary: Agent[ShopDeps, Draft] = writer
+
+
+@writer.tool
+async def tenant(ctx: RunContext[ShopDeps]) -> str:
+    assert_type(ctx.deps, ShopDeps)
+    assert_type(ctx.deps.previous_output, StepOutput | None)
+    return ctx.deps.tenant
+
+
+@writer.tool  # type: ignore[arg-type]
+async def of_another_type(ctx: RunContext[Pool]) -> str:
+    return str(ctx.deps)
+
+
+async def runs() -> None:
+    assert_type((await writer.run("now", deps=ShopDeps(tenant="a"))).output, Draft)
+    assert_type((await plain.run("now")).output, str)
+    assert_type((await choosing.run("now")).output, Draft | Verdict)
+
+
+# Steps.
+
+assert_type(writer.activity("write", ShopDeps(tenant="a")), ActivitySpec)
+assert_type(writer.activity("write", {"tenant": "a"}, step_id="first", policy=StepPolicy(timeout=3.0)), ActivitySpec)
+assert_type(writer.add_to_runway(prompt="write", deps=ShopDeps(tenant="a")), ActivitySpec)
+assert_type(writer.register_activity(prompt="write"), ActivitySpec)
+writer.activity()  # type: ignore[call-arg]
+
+
+# What is made on the worker has the type that the agent asks for.
+
+
+@asynccontextmanager
+async def open_pool(data: dict[str, JsonValue], context: WorkflowContext) -> AsyncIterator[Pool]:
+    yield Pool()
+
+
+def make_wrong(data: dict[str, JsonValue], context: WorkflowContext) -> int:
+    return 3
+
+
+pooled = PaigeantAgent("anthropic:claude-sonnet-4-5", deps_type=Pool, deps_factory=open_pool)
+assert_type(pooled, PaigeantAgent[Pool, str])
+PaigeantAgent("anthropic:claude-sonnet-4-5", deps_type=Pool, deps_factory=make_wrong)  # type: ignore[arg-type]
+register_agent(Agent("anthropic:claude-sonnet-4-5"), name="any_agent", queue="slow")
+
+
+# Functions keep their parameters, and a context is none of them.
+
+
 @activity
 def score(limit: int) -> int:
     return limit
 
 
-dispatcher = WorkflowDispatcher()
-writer = PaigeantAgent("anthropic:claude-sonnet-4-5", output_type=Draft, dispatcher=dispatcher)
+@activity
+async def rank(context: WorkflowContext, limit: int, *, label: str = "") -> list[str]:
+    return [label] * limit
 
-assert_type(writer.activity("write"), ActivitySpec)
+
+@activity(name="judge", queue="slow", policy=StepPolicy(timeout=3.0))
+def judged(context: WorkflowContext, draft: Draft) -> Verdict:
+    return Verdict(good=bool(draft.text))
+
+
 assert_type(score.activity(limit=3), FunctionSpec)
+assert_type(rank.activity(3, label="a"), FunctionSpec)
+assert_type(judged.activity(Draft(text="a")), FunctionSpec)
+score.activity(limit="three")  # type: ignore[arg-type]
+score.activity()  # type: ignore[call-arg]
+rank.activity("three")  # type: ignore[arg-type]
 
 
-async def outputs(step: StepOutput, result: WorkflowResult) -> None:
+# Outputs.
+
+
+async def outputs(step: StepOutput, context: WorkflowContext, handle: WorkflowHandle) -> None:
+    assert_type(step.output, JsonValue)
     assert_type(step.output_as(Draft), Draft)
+    assert_type((await context.output("first")).output_as(list[Draft]), list[Draft])
+
+    result = await handle.result(timeout=3)
+    assert_type(result, WorkflowResult)
+    assert_type(result.output, JsonValue)
     assert_type(result.output_as(Draft), Draft)
-    assert_type((await writer.run("now")).output, Draft)
+    assert_type(result.output_as(list[int], step_id="first"), list[int])
+    assert_type(handle.result_sync().output_as(Verdict), Verdict)
+
+
+async def dispatches() -> None:
+    transport = get_transport()
+    correlation_id = await dispatcher.dispatch_workflow(transport, itinerary=[writer.activity("a"), score.activity(3)])
+    assert_type(correlation_id, str)
+    assert_type(dispatcher.dispatch_workflow_sync(itinerary=[rank.activity(3)]), str)
+    assert_type(dispatcher.handle(correlation_id, transport), WorkflowHandle)

@@ -170,8 +170,14 @@ CASES = [
             "unicode": "é", "no-text": 17,
         }.items()
     ),
-    case("27", "NUL-prompt", spec(prompt=f"{SECRET}\0"), "invalid_text", "prompt", "the prompt contains a NUL character"),
-    case("27", "surrogate-prompt", spec(prompt=f"{SECRET}\ud800"), "invalid_text", "prompt", "the prompt contains a lone surrogate"),
+    case(
+        "27", "NUL-prompt", spec(prompt=f"{SECRET}\0"), "invalid_text", "prompt",
+        "the prompt contains a NUL character",
+    ),
+    case(
+        "27", "surrogate-prompt", spec(prompt=f"{SECRET}\ud800"), "invalid_text", "prompt",
+        "the prompt contains a lone surrogate",
+    ),
     case(
         "27", "NUL-deps", spec(deps={"a": [f"{SECRET}\0"]}), "invalid_text", "deps",
         "contains a NUL character at 'a[0]'",

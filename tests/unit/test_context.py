@@ -1,0 +1,184 @@
+"""What code inside a step learns about its workflow, and that it can change nothing of it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import pytest
+
+from paigeant_celery.context import WorkflowContext, entered, open_context, workflow_context
+from paigeant_celery.deps import StepOutput
+from paigeant_celery.errors import NoWorkflow, UsageError
+from paigeant_celery.message import PaigeantMessage
+from paigeant_celery.slip import ActivitySpec, ExecutedStep, OutputRef
+
+MakeMessage = Callable[..., PaigeantMessage]
+MakeContext = Callable[..., WorkflowContext]
+
+NOON = datetime(2026, 1, 2, 12, 0, tzinfo=UTC)
+
+
+async def never_read(record: ExecutedStep) -> object:
+    raise AssertionError(f"{record.step_id} travelled with the message")
+
+
+def opened(message: PaigeantMessage, **fields: object) -> WorkflowContext:
+    return asyncio.run(open_context(message, **{"attempt": 1, "read_output": never_read, **fields}))  # type: ignore[arg-type]
+
+
+def test_a_step_learns_who_it_is_and_what_came_before(make_message: MakeMessage) -> None:
+    """Idempotency keys, log lines and decisions are made of these."""
+    message = make_message(
+        ActivitySpec("critic", "judge", step_id="verdict"), outputs=("a", "b"), deadline=NOON, variables={"n": 1}
+    )
+
+    context = opened(message, attempt=3)
+
+    assert context == WorkflowContext(
+        correlation_id="w-1",
+        hop_id="w-1.2",
+        step_id="verdict",
+        activity="critic",
+        attempt=3,
+        deadline=NOON,
+        variables={"n": 1},
+        previous_output=StepOutput(step_id="earlier-1", activity="earlier", output="b"),
+        message=message,
+        read_output=never_read,
+    )
+
+
+def test_the_first_step_has_no_previous_output(make_message: MakeMessage) -> None:
+    """None is told apart from a step before it whose output is null."""
+    assert opened(make_message()).previous_output is None
+    assert opened(make_message(outputs=(None,))).previous_output == StepOutput(
+        step_id="earlier-0", activity="earlier", output=None
+    )
+
+
+def test_what_a_step_does_to_what_it_reads_does_not_travel_on(make_message: MakeMessage) -> None:
+    """A tool that sorts a list in place must not rewrite the record of the step that made it."""
+    message = make_message(outputs=(["b", "a"],), variables={"tags": ["y", "x"]})
+    before = message.model_copy(deep=True)
+    context = opened(message)
+
+    context.variables["tags"].sort()  # type: ignore[union-attr]
+    context.previous_output.output.sort()  # type: ignore[union-attr]
+    asyncio.run(context.output("earlier-0")).output.clear()  # type: ignore[union-attr]
+    with pytest.raises(TypeError):
+        context.variables["new"] = 1  # type: ignore[index]
+
+    assert message == before
+    assert asyncio.run(context.output("earlier-0")).output == ["b", "a"]
+
+
+def test_any_earlier_output_can_be_asked_for_by_its_step(make_message: MakeMessage) -> None:
+    """A last step that sums up reads all that came before it."""
+    context = opened(make_message(outputs=("a", {"n": 2}, "c")))
+
+    found = asyncio.run(context.output("earlier-1"))
+
+    assert found == StepOutput(step_id="earlier-1", activity="earlier", output={"n": 2})
+
+
+def test_an_output_that_did_not_travel_is_read_where_it_is(make_message: MakeMessage) -> None:
+    """A step does not notice whether an output was large."""
+    message = make_message(outputs=("small", None))
+    large = message.slip.executed[1].model_copy(update={"output_ref": OutputRef(size=9, sha256="x")})
+    slip = message.slip.model_copy(update={"executed": (message.slip.executed[0], large)})
+
+    async def read(record: ExecutedStep) -> object:
+        return {"read": record.step_id}
+
+    context = opened(message.model_copy(update={"slip": slip}), read_output=read)
+
+    assert context.previous_output == StepOutput(step_id="earlier-1", activity="earlier", output={"read": "earlier-1"})
+    assert asyncio.run(context.output("earlier-1")) == context.previous_output
+    assert asyncio.run(context.output("earlier-0")).output == "small"
+
+
+def test_an_output_of_a_step_that_did_not_run_is_refused_with_those_that_did(make_message: MakeMessage) -> None:
+    """A mistyped id is not taken for a step without output; neither is the step itself."""
+    context = opened(make_message(outputs=("a", "b")))
+
+    for wrong in ("earlier-9", "writer"):
+        with pytest.raises(UsageError) as caught:
+            asyncio.run(context.output(wrong))
+        assert str(caught.value) == (f"no step {wrong!r} ran before 'writer'; these did: ['earlier-0', 'earlier-1']")
+
+
+def test_no_prompt_or_output_is_shown_with_a_context(make_message: MakeMessage) -> None:
+    """Contexts are logged by people who debug their tools."""
+    context = opened(make_message(ActivitySpec("a", "tell nobody")))
+
+    assert "tell nobody" not in repr(context)
+
+
+def test_outside_a_step_there_is_no_context() -> None:
+    """A tool that is tested alone learns what is missing."""
+    with pytest.raises(NoWorkflow, match=r"^no workflow is running here"):
+        workflow_context()
+
+
+def test_the_context_ends_with_its_step_even_where_it_fails(make_context: MakeContext) -> None:
+    """The next step in the same thread must not take the place of the one before."""
+    outer, inner = make_context(), make_context()
+    seen: list[WorkflowContext] = []
+
+    def fail() -> None:
+        with entered(inner) as given:
+            seen.extend([given, workflow_context()])
+            raise ValueError("no")
+
+    with entered(outer):
+        with pytest.raises(ValueError, match="no"):
+            fail()
+        seen.append(workflow_context())
+
+    assert [context is expected for context, expected in zip(seen, (inner, inner, outer), strict=True)] == [True] * 3
+    with pytest.raises(NoWorkflow):
+        workflow_context()
+
+
+def test_steps_that_run_side_by_side_do_not_see_each_other(make_context: MakeContext) -> None:
+    """One event loop runs many steps; each one's tools, tasks and threads ask for their own workflow."""
+
+    async def step(context: WorkflowContext, turn: asyncio.Barrier) -> list[WorkflowContext]:
+        with entered(context):
+            await turn.wait()
+            task = asyncio.create_task(asyncio.to_thread(workflow_context))
+            await turn.wait()
+            return [workflow_context(), await task]
+
+    async def main() -> list[list[WorkflowContext]]:
+        turn = asyncio.Barrier(2)
+        return await asyncio.gather(step(one, turn), step(other, turn))
+
+    one, other = make_context(), make_context()
+    seen = asyncio.run(main())
+
+    assert [[context is own for context in pair] for pair, own in zip(seen, (one, other), strict=True)] == [
+        [True, True],
+        [True, True],
+    ]
+
+
+def test_a_thread_of_its_own_belongs_to_no_step(make_context: MakeContext) -> None:
+    """A pool that a library keeps across steps must not hold on to one workflow."""
+    seen: list[type[BaseException]] = []
+
+    def ask() -> None:
+        try:
+            workflow_context()
+        except NoWorkflow as error:
+            seen.append(type(error))
+
+    with entered(make_context()):
+        thread = threading.Thread(target=ask)
+        thread.start()
+        thread.join()
+
+    assert seen == [NoWorkflow]

@@ -1,0 +1,167 @@
+"""Errors: rebuilt wherever they travel, told apart by family, and clear about what to do."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+
+import pytest
+from celery import Celery
+from celery.backends.base import Backend
+from celery.utils.serialization import get_pickleable_exception, get_pickled_exception
+
+from paigeant_celery import errors
+from paigeant_celery.errors import (
+    ConfigurationError,
+    DuplicateActivity,
+    EmptyItinerary,
+    HopFailed,
+    IllegalEvent,
+    InvalidInput,
+    MessageError,
+    NotPublished,
+    NotSerializable,
+    NoWorkflow,
+    PaigeantError,
+    StoreCorrupt,
+    StoreRequired,
+    TransientError,
+    UnknownActivity,
+    UnknownTransport,
+    UnknownWorkflow,
+    Unreachable,
+    UsageError,
+    WorkflowCancelled,
+    WorkflowConflict,
+    WorkflowFailed,
+)
+
+SAMPLES = [
+    PaigeantError("text"),
+    UsageError("text"),
+    TransientError("text"),
+    InvalidInput("invalid_deps", "deps.zip", "no number"),
+    InvalidInput("too_large", "", "too large"),
+    EmptyItinerary(),
+    EmptyItinerary("empty_itinerary", "slip", "nothing"),
+    WorkflowConflict("w"),
+    StoreRequired("status"),
+    UnknownWorkflow("w", "memory://"),
+    UnknownActivity("writr", "1 loaded: writer", ("writer", "waiter")),
+    UnknownActivity("x", "0 loaded: none"),
+    DuplicateActivity("x", "a.py:1", "b.py:2"),
+    ConfigurationError(["one"]),
+    ConfigurationError(("one", "two")),
+    UnknownTransport("kafka"),
+    NoWorkflow(),
+    NotSerializable("output_not_serializable", "a Pool has no JSON form"),
+    IllegalEvent("Completed", "3", "the workflow stands at place '4'"),
+    MessageError("malformed"),
+    MessageError("unknown_field", "slip.x", "this version does not know the field"),
+    Unreachable("broker", "redis://host:6379/0", "ConnectionError"),
+    NotPublished("w", "cannot reach the broker"),
+    StoreCorrupt("paigeant:w", "is a list"),
+    HopFailed("w.2", "critic", "ValueError"),
+    WorkflowFailed("w", "critic", "ValueError", "no"),
+    WorkflowFailed("w", None, "malformed", "no"),
+    WorkflowCancelled("w"),
+]
+
+USAGE = {
+    UsageError, InvalidInput, EmptyItinerary, WorkflowConflict, StoreRequired, UnknownWorkflow, UnknownActivity,
+    DuplicateActivity, ConfigurationError, UnknownTransport, NoWorkflow, NotSerializable,
+}  # fmt: skip
+MESSAGE = {MessageError}
+TRANSIENT = {TransientError, Unreachable, NotPublished}
+OTHERS = {PaigeantError, StoreCorrupt, IllegalEvent, HopFailed, WorkflowFailed, WorkflowCancelled}
+
+
+def every_class() -> set[type[PaigeantError]]:
+    found = (getattr(errors, name) for name in errors.__all__)
+    return {value for value in found if issubclass(value, PaigeantError)}
+
+
+def same(one: object, other: BaseException) -> bool:
+    return (type(one), getattr(one, "args", None), str(one), vars(one)) == (
+        type(other),
+        other.args,
+        str(other),
+        vars(other),
+    )
+
+
+def test_each_class_has_a_sample_and_a_family() -> None:
+    """A new error is checked here with all the others, and somebody decided whether it is retried."""
+    listed = {value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, PaigeantError)}
+
+    assert listed == every_class() == {type(sample) for sample in SAMPLES}
+    assert every_class() == USAGE | MESSAGE | TRANSIENT | OTHERS
+
+
+def test_the_three_families_do_not_overlap() -> None:
+    """Whether to correct the call, give the message up or try again is decided by the class alone."""
+    families = (UsageError, MessageError, TransientError)
+
+    by_family = {family: {cls for cls in every_class() if issubclass(cls, family)} for family in families}
+
+    assert by_family == {UsageError: USAGE, MessageError: MESSAGE, TransientError: TRANSIENT}
+
+
+def test_a_wrong_value_is_a_value_error_for_code_that_does_not_know_us() -> None:
+    """Web frameworks turn `ValueError` into a refusal of the request."""
+    assert issubclass(InvalidInput, ValueError)
+    assert issubclass(EmptyItinerary, InvalidInput)
+
+
+@pytest.mark.parametrize("error", SAMPLES, ids=lambda error: type(error).__name__)
+def test_an_error_is_rebuilt_from_its_arguments(error: PaigeantError) -> None:
+    """Celery rebuilds an error as `cls(*args)`; one that cannot be would lose its class and its text."""
+    assert same(type(error)(*error.args), error)
+    assert json.loads(json.dumps(error.args)) == list(error.args)
+
+
+@pytest.mark.parametrize("error", SAMPLES, ids=lambda error: type(error).__name__)
+def test_an_error_survives_pickling_and_copying(error: PaigeantError) -> None:
+    """A prefork child hands its errors to the parent as pickles."""
+    assert same(pickle.loads(pickle.dumps(error)), error)
+    assert same(copy.copy(error), error)
+    assert same(get_pickled_exception(get_pickleable_exception(error)), error)
+
+
+@pytest.mark.parametrize("error", SAMPLES, ids=lambda error: type(error).__name__)
+def test_an_error_survives_a_result_backend(error: PaigeantError) -> None:
+    """Who calls `AsyncResult.get()` catches the class that was raised in the worker."""
+    backend = Backend(Celery(set_as_current=False), serializer="json")
+    stored = json.loads(json.dumps(backend.prepare_exception(error)))
+
+    assert same(backend.exception_to_python(stored), error)
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (InvalidInput("invalid_deps", "deps.zip", "no number"), "invalid_deps at `deps.zip`: no number"),
+        (InvalidInput("too_large", "", "too large"), "too_large: too large"),
+        (MessageError("malformed"), "malformed"),
+        (MessageError("malformed", "slip"), "malformed at `slip`"),
+        (
+            UnknownActivity("writr", "1 loaded: writer", ["writer"]),
+            "no activity 'writr' is loaded; searched 1 loaded: writer; did you mean 'writer'?",
+        ),
+        (ConfigurationError(["one"]), "configuration: one"),
+        (ConfigurationError(["one", "two"]), "configuration, 2 mistakes: one | two"),
+        (WorkflowFailed("w", "critic", "ValueError", "no"), "workflow w failed at step 'critic': ValueError: no"),
+        (WorkflowFailed("w", None, "malformed", "no"), "workflow w failed: malformed: no"),
+    ],
+)
+def test_an_error_says_what_happened_and_where(error: PaigeantError, text: str) -> None:
+    """The text alone, in a log, is enough to act on."""
+    assert str(error) == text
+
+
+def test_what_flower_shows_of_a_failed_hop_holds_no_text_of_the_error() -> None:
+    """The text of an error may quote a prompt or a customer; Flower's pages are open."""
+    shown = HopFailed("w.2", "critic", "ValueError")
+
+    assert str(shown) == "hop w.2 (step 'critic') failed with ValueError; the handle of the workflow has the text"

@@ -1,0 +1,264 @@
+"""The handle: waiting for a workflow that is on its way, and reading all of one that ended."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from pydantic_ai.models.test import TestModel
+
+from paigeant_celery.agent import PaigeantAgent
+from paigeant_celery.config import Settings
+from paigeant_celery.errors import StoreCorrupt, StoreRequired, UnknownWorkflow, WorkflowFailed
+from paigeant_celery.functions import activity
+from paigeant_celery.handle import WorkflowEvent, WorkflowHandle
+from paigeant_celery.registry import registry
+from paigeant_celery.slip import ActivitySpec
+from paigeant_celery.testing import WorkflowHarness
+
+PATIENCE = 20.0  # seconds after which a test that waits has failed
+
+
+@activity
+def repeat(text: str, times: int = 1) -> str:
+    return text * times
+
+
+@pytest.fixture(autouse=True)
+def loaded(own_registry: None) -> None:
+    """Let each test find the activity of this module."""
+    registry.add(repeat, holder=repeat)
+
+
+@pytest.fixture
+def looked(workflow_harness: WorkflowHarness) -> Callable[[int], bool]:
+    """Give a wait until a workflow was looked at so many times."""
+    looks, workflow = threading.Semaphore(0), workflow_harness.store.workflow
+
+    def look(correlation_id: str) -> Any:
+        looks.release()
+        return workflow(correlation_id)
+
+    workflow_harness.store.workflow = look  # type: ignore[method-assign]
+    return lambda times: all(looks.acquire(timeout=PATIENCE) for _ in range(times))
+
+
+def types_of(events: list[WorkflowEvent]) -> list[str]:
+    return [event.type for event in events]
+
+
+# Waiting.
+
+
+@pytest.mark.parametrize("wait", [WorkflowHandle.result_sync, lambda handle: asyncio.run(handle.result())])
+def test_a_result_comes_when_the_workflow_ends(
+    workflow_harness: WorkflowHarness, looked: Callable[[int], bool], wait: Callable[[WorkflowHandle], Any]
+) -> None:
+    """Whoever asks early waits, with or without an event loop."""
+    handle = workflow_harness.dispatch([repeat.activity("a"), repeat.activity("b")])
+    results: list[Any] = []
+
+    waiting = threading.Thread(target=lambda: results.append(wait(handle)))
+    waiting.start()
+    assert looked(2)
+    early = list(results)
+    asyncio.run(workflow_harness.deliver())
+    waiting.join(PATIENCE)
+
+    assert early == []
+    assert [result.outputs for result in results] == [{"repeat": "a", "repeat-2": "b"}]
+
+
+def test_waiting_without_an_end_in_sight_can_be_given_up(
+    workflow_harness: WorkflowHarness, looked: Callable[[int], bool]
+) -> None:
+    """A web request that is closed takes its waiting along, and nothing of the workflow."""
+    handle = workflow_harness.dispatch([repeat.activity("a")])
+
+    async def main() -> None:
+        waiting = asyncio.create_task(handle.result())
+        assert await asyncio.to_thread(looked, 2)
+        waiting.cancel()
+        await asyncio.wait([waiting], timeout=PATIENCE)
+        assert waiting.cancelled()
+
+    asyncio.run(main())
+    asyncio.run(workflow_harness.deliver())
+
+    assert handle.result_sync(timeout=0).output == "a"
+
+
+async def follow(handle: WorkflowHandle, seen: list[WorkflowEvent]) -> None:
+    async for event in handle.events():
+        seen.append(event)
+
+
+@pytest.mark.parametrize(
+    "read",
+    [lambda handle, seen: seen.extend(handle.events_sync()), lambda handle, seen: asyncio.run(follow(handle, seen))],
+    ids=["sync", "async"],
+)
+def test_events_are_given_up_to_the_end_however_long_nothing_happens(
+    workflow_harness: WorkflowHarness, looked: Callable[[int], bool], read: Callable[..., None]
+) -> None:
+    """A page that follows a workflow shows each step as it comes, and ends with the last one."""
+    handle = workflow_harness.dispatch([repeat.activity("a"), repeat.activity("b")], correlation_id="w")
+    seen: list[WorkflowEvent] = []
+
+    reader = threading.Thread(target=read, args=(handle, seen))
+    reader.start()
+    waited = [looked(4), asyncio.run(workflow_harness.deliver(1)), looked(4), asyncio.run(workflow_harness.deliver(1))]
+    reader.join(PATIENCE)
+
+    assert waited == [True, ["completed"], True, ["workflow_completed"]]
+    assert [(event.type, event.hop_id) for event in seen] == [
+        ("started", "w.0"),
+        ("claimed", "w.0"),
+        ("completed", "w.0"),
+        ("claimed", "w.1"),
+        ("completed", "w.1"),
+        ("workflow_completed", "w.1"),
+    ]
+
+
+def test_reading_events_resumes_after_the_last_one_seen(workflow_harness: WorkflowHarness) -> None:
+    """A page that was reloaded misses nothing and shows nothing twice."""
+    asyncio.run(workflow_harness.run([repeat.activity("a")], correlation_id="w"))
+    handle = WorkflowHandle("w", workflow_harness.transport)
+    first, second, *_ = everything = list(handle.events_sync())
+
+    async def resumed() -> list[WorkflowEvent]:
+        return [event async for event in handle.events(first.cursor)]
+
+    assert types_of(everything) == ["started", "claimed", "completed", "workflow_completed"]
+    assert list(handle.events_sync(second.cursor)) == handle.events_so_far(second.cursor) == everything[2:]
+    assert asyncio.run(resumed()) == everything[1:]
+
+
+def test_an_event_says_what_when_and_where(workflow_harness: WorkflowHarness) -> None:
+    """Attempt, queue and the like are there for people; prompts and outputs are not."""
+    asyncio.run(workflow_harness.run([repeat.activity("hunter2")], correlation_id="w"))
+    handle = WorkflowHandle("w", workflow_harness.transport)
+    status = handle.status_sync()
+
+    started, claimed, *_ = events = handle.events_so_far()
+
+    assert started == WorkflowEvent(
+        cursor=started.cursor, at=status.created_at, type="started", hop_id="w.0", fields={"queue": "paigeant.repeat"}
+    )
+    assert claimed.fields == {"attempt": "1", "fence": "1", "exhausted": "0"}
+    assert "hunter2" not in repr(events)
+
+
+def test_a_look_at_the_events_waits_for_nothing(workflow_harness: WorkflowHarness) -> None:
+    """A command line that lists what happened ends, though the workflow goes on."""
+    handle = workflow_harness.dispatch([repeat.activity("a")])
+
+    assert types_of(handle.events_so_far()) == ["started"]
+
+
+def test_long_stories_are_told_whole(workflow_harness: WorkflowHarness) -> None:
+    """The store gives events in parts, which the reader need not know."""
+    asyncio.run(workflow_harness.run([repeat.activity("a")] * 120, correlation_id="w"))
+    handle = WorkflowHandle("w", workflow_harness.transport)
+
+    events = handle.events_so_far()
+
+    assert types_of(events) == ["started", *["claimed", "completed"] * 120, "workflow_completed"]
+    assert list(handle.events_sync()) == events
+
+
+# Reading what ended.
+
+
+def test_large_outputs_are_read_from_the_store() -> None:
+    """The result has them all, wherever they were kept on the way."""
+    harness = WorkflowHarness(Settings(inline_output_size=10))
+
+    result = asyncio.run(harness.run([repeat.activity("x", 50), repeat.activity("y"), repeat.activity("z", 60)]))
+
+    assert result.outputs == {"repeat": "x" * 50, "repeat-2": "y", "repeat-3": "z" * 60}
+    assert result.output == result.output_as(str) == "z" * 60
+
+
+@pytest.mark.parametrize("found", [None, '"another"'], ids=["missing", "changed"])
+def test_an_output_that_is_not_as_it_was_recorded_is_no_result(found: str | None) -> None:
+    """Better an error that names the step than another workflow's text, or none."""
+    harness = WorkflowHarness(Settings(inline_output_size=10))
+    asyncio.run(harness.run([repeat.activity("x", 50)], correlation_id="w"))
+    harness.store.blob = lambda correlation_id, step_id: found  # type: ignore[method-assign]
+
+    with pytest.raises(StoreCorrupt) as caught:
+        WorkflowHandle("w", harness.transport).result_sync(timeout=0)
+
+    assert caught.value.args == ("w: output of repeat", "missing, or not as it was recorded")
+
+
+def test_the_result_sums_what_the_steps_used(workflow_harness: WorkflowHarness) -> None:
+    """One number says what a workflow cost; functions cost nothing."""
+    writer = PaigeantAgent(TestModel(custom_output_text="a draft"), name="writer")
+
+    async def used(times: int) -> dict[str, int]:
+        steps = [ActivitySpec("writer", "write", previous_output=False), repeat.activity("a")] * times
+        return dict((await workflow_harness.run(steps)).usage)
+
+    once, twice = asyncio.run(used(1)), asyncio.run(used(2))
+
+    assert writer.name == "writer"
+    assert once["requests"] == 1
+    assert once["output_tokens"] > 0
+    assert twice == {name: 2 * count for name, count in once.items()}
+
+
+def test_a_failed_workflow_fails_whoever_waits_and_tells_its_story(workflow_harness: WorkflowHarness) -> None:
+    """Waiters end, the status keeps the reason, and what ran before is still readable."""
+
+    @activity
+    def divide(by: int) -> float:
+        return 1 / by
+
+    handle = workflow_harness.dispatch([repeat.activity("a"), divide.activity(0), repeat.activity("b")])
+    asyncio.run(workflow_harness.deliver())
+
+    with pytest.raises(WorkflowFailed) as caught:
+        asyncio.run(handle.result())
+    status = handle.status_sync()
+
+    assert status.failure is not None
+    assert (status.failure.step_id, status.failure.error_class, status.failure.text) == caught.value.args[1:]
+    assert (status.state, status.executed, status.remaining) == ("failed", ("repeat",), ("divide", "repeat-2"))
+    assert types_of(list(handle.events_sync()))[-2:] == ["failed", "workflow_failed"]
+
+
+def test_a_status_shows_that_a_worker_runs_the_step(workflow_harness: WorkflowHarness) -> None:
+    """A step that runs is told from one that waits for a worker."""
+    seen = []
+
+    @activity
+    def look() -> None:
+        seen.append(handle.status_sync())
+
+    handle = workflow_harness.dispatch([look.activity()])
+    asyncio.run(workflow_harness.deliver())
+
+    (status,) = seen
+    assert (status.running, status.attempt, status.step_id, status.executed) == (True, 1, "look", ())
+    assert (handle.status_sync().running, handle.status_sync().step_id) == (False, None)
+
+
+def test_a_look_at_the_events_needs_a_store_and_a_workflow(workflow_harness: WorkflowHarness) -> None:
+    """A command line says what is missing instead of showing an empty list."""
+    with pytest.raises(UnknownWorkflow):
+        WorkflowHandle("nobody", workflow_harness.transport).events_so_far()
+
+    workflow_harness.transport.store = None  # type: ignore[assignment]
+    with pytest.raises(StoreRequired):
+        WorkflowHandle("nobody", workflow_harness.transport).events_so_far()
+
+
+def test_a_handle_shows_its_workflow() -> None:
+    """It is logged by people who wait for it."""
+    assert repr(WorkflowHandle("w-1", None)) == "WorkflowHandle('w-1')"  # type: ignore[arg-type]

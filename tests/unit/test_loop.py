@@ -1,0 +1,270 @@
+"""The process's event loop: one for all steps, for the whole life of a process, and anew in each child."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from textwrap import dedent
+
+import pytest
+
+from paigeant_celery.loop import ProcessLoop
+
+PATIENCE = 20.0  # seconds after which a test that waits has failed
+
+
+class Interrupted(BaseException):
+    """What a time limit or a stopping worker raises in a waiting task body."""
+
+
+class Endless:
+    """A coroutine that goes on until it is cancelled, and says so."""
+
+    def __init__(self) -> None:
+        self.started, self.cancelled = threading.Event(), threading.Event()
+
+    async def __call__(self) -> None:
+        self.started.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            self.cancelled.set()
+            raise
+
+
+@pytest.fixture
+def interrupting() -> Iterator[None]:
+    """Let SIGUSR1 raise `Interrupted` in the main thread, as a time limit of Celery's is raised there."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise Interrupted
+
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    yield
+    signal.signal(signal.SIGUSR1, before)
+
+
+def run_alone(code: str) -> str:
+    """Run a program of its own and return what it prints."""
+    done = subprocess.run([sys.executable, "-c", dedent(code)], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_all_coroutines_of_a_process_share_one_loop_in_one_daemon_thread() -> None:
+    """Model clients belong to the loop that made them; another loop would find them broken."""
+    loop = ProcessLoop()
+
+    async def where() -> tuple[asyncio.AbstractEventLoop, threading.Thread]:
+        return asyncio.get_running_loop(), threading.current_thread()
+
+    seen = {loop.run(where()), loop.start(where()).result(PATIENCE)}
+    other = threading.Thread(target=lambda: seen.add(loop.run(where())))
+    other.start()
+    other.join(PATIENCE)
+
+    ((_, thread),) = seen
+    assert thread.daemon
+    assert thread is not threading.main_thread()
+
+
+def test_threads_that_come_first_together_make_one_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first steps of a threaded worker begin at the same moment."""
+    loop, both, made = ProcessLoop(), threading.Barrier(2), []
+    new_event_loop = asyncio.new_event_loop
+
+    def slowly() -> asyncio.AbstractEventLoop:
+        with suppress(threading.BrokenBarrierError):
+            both.wait(0.2)  # a second maker would meet the first one here
+        made.append(new_event_loop())
+        return made[-1]
+
+    monkeypatch.setattr(asyncio, "new_event_loop", slowly)
+
+    threads = [threading.Thread(target=loop.run, args=(asyncio.sleep(0),)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+
+    assert len(made) == 1
+
+
+def test_an_error_reaches_who_waits_for_it() -> None:
+    """The task body sees what its coroutine raised and not that some loop failed."""
+    error = ValueError("no")
+
+    async def fail() -> None:
+        raise error
+
+    with pytest.raises(ValueError, match="no") as caught:
+        ProcessLoop().run(fail())
+    assert caught.value is error
+
+
+def test_a_coroutine_sees_the_context_of_its_caller_and_does_not_change_it() -> None:
+    """What a host keeps in context variables (tracing, tenants) is there in the step."""
+    tenant = contextvars.ContextVar("tenant", default="nobody")
+    tenant.set("shop")
+
+    async def read() -> str:
+        seen = tenant.get()
+        tenant.set("changed")
+        return seen
+
+    assert (ProcessLoop().run(read()), tenant.get()) == ("shop", "shop")
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="this system has no SIGUSR1")
+def test_an_interrupted_wait_cancels_the_coroutine(interrupting: None) -> None:
+    """A time limit or a stop ends the model call, too; nobody goes on paying for what no one waits for."""
+    loop, endless = ProcessLoop(), Endless()
+    waiter = threading.main_thread().ident
+    assert waiter is not None
+
+    def interrupt_the_waiter() -> None:
+        end = time.monotonic() + PATIENCE
+        while sys._current_frames()[waiter].f_code is not threading.Condition.wait.__code__ and time.monotonic() < end:
+            os.sched_yield()
+        signal.pthread_kill(waiter, signal.SIGUSR1)
+
+    async def be_interrupted() -> None:
+        await asyncio.gather(endless(), asyncio.to_thread(interrupt_the_waiter))
+
+    with pytest.raises(Interrupted):
+        loop.run(be_interrupted())
+
+    assert endless.cancelled.wait(PATIENCE)
+
+
+def test_a_wait_that_times_out_cancels_the_coroutine() -> None:
+    """A step that nobody waits for any more does not go on."""
+    endless = Endless()
+
+    with pytest.raises(TimeoutError):
+        ProcessLoop().run(endless(), timeout=0.05)
+
+    assert not endless.started.is_set() or endless.cancelled.wait(PATIENCE)
+
+
+def test_a_wait_ends_in_time_though_the_coroutine_blocks_its_loop() -> None:
+    """Code that never awaits cannot be cancelled; the task body is free nevertheless."""
+    release, ended = threading.Event(), threading.Event()
+
+    async def block() -> None:
+        release.wait(PATIENCE)
+        ended.set()
+
+    try:
+        with pytest.raises(TimeoutError):
+            ProcessLoop().run(block(), timeout=0.05)
+        assert not ended.is_set()
+    finally:
+        release.set()
+
+
+def test_a_started_coroutine_is_cancelled_by_its_future() -> None:
+    """A hop that another owner took over is stopped while the task body still waits."""
+    endless = Endless()
+
+    future = ProcessLoop().start(endless())
+    assert endless.started.wait(PATIENCE)
+    future.cancel()
+
+    assert endless.cancelled.wait(PATIENCE)
+    assert future.cancelled()
+
+
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
+def test_a_task_that_would_end_the_process_leaves_the_loop_to_the_other_steps(
+    error: type[BaseException], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A step may leave a task behind that raises `SystemExit`, which asyncio lets out of its loop."""
+    loop, other, left_behind = ProcessLoop(), Endless(), []
+    running = loop.start(other())
+
+    async def leave_behind() -> asyncio.AbstractEventLoop:
+        async def quit_later() -> None:
+            raise error
+
+        left_behind.append(asyncio.create_task(quit_later()))
+        return asyncio.get_running_loop()
+
+    async def whose() -> tuple[asyncio.AbstractEventLoop, bool]:
+        with suppress(BaseException):
+            await asyncio.wait(left_behind)
+        return asyncio.get_running_loop(), isinstance(left_behind[0].exception(), error)
+
+    before = loop.run(leave_behind(), timeout=PATIENCE)
+    after = loop.run(whose(), timeout=PATIENCE)
+
+    assert after == (before, True)
+    assert not running.done()
+    assert [(r.__dict__["action"], r.__dict__["error"]) for r in caplog.records if hasattr(r, "action")] == [
+        ("loop_interrupted", error.__name__)
+    ]
+    running.cancel()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_forked_child_has_a_loop_of_its_own() -> None:
+    """The thread of the parent's loop does not exist in a prefork child, where every step would wait for ever."""
+    exit_codes = run_alone(
+        """
+        import asyncio, os, signal
+        from paigeant_celery.loop import ProcessLoop
+
+        async def where():
+            return os.getpid()
+
+        loop = ProcessLoop()
+        assert loop.run(where()) == os.getpid()
+        child = os.fork()
+        if child == 0:
+            signal.alarm(20)
+            os._exit(0 if loop.run(where()) == os.getpid() and loop.run(where()) == os.getpid() else 1)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), loop.run(where()) == os.getpid())
+        """
+    )
+
+    assert exit_codes == "0 True"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_child_forked_while_the_loop_is_made_does_not_wait_for_the_parent() -> None:
+    """A pool may grow at any moment; a lock that is held then comes free in the parent alone."""
+    exit_code = run_alone(
+        """
+        import asyncio, os, signal, threading
+        from paigeant_celery.loop import ProcessLoop
+
+        held, release, new_event_loop = threading.Event(), threading.Event(), asyncio.new_event_loop
+
+        def slowly():
+            held.set()
+            release.wait(20)
+            return new_event_loop()
+
+        loop, asyncio.new_event_loop = ProcessLoop(), slowly
+        threading.Thread(target=lambda: loop.run(asyncio.sleep(0))).start()
+        assert held.wait(20)
+        child = os.fork()
+        if child == 0:
+            signal.alarm(10)
+            asyncio.new_event_loop = new_event_loop
+            loop.run(asyncio.sleep(0))
+            os._exit(0)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        release.set()
+        """
+    )
+
+    assert exit_code == "0"

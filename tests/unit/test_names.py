@@ -1,0 +1,64 @@
+"""Names that other processes, versions and monitors read: made in one way, and read back or refused."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from paigeant_celery.names import (
+    CORRELATION_ID,
+    FIRST_PLACE,
+    Names,
+    hop_id,
+    is_activity_name,
+    next_place,
+    split_hop_id,
+)
+
+ids = st.from_regex(CORRELATION_ID, fullmatch=True)
+
+
+@given(correlation_id=ids, place=st.integers(0, 10**9 - 1))
+def test_a_hop_id_is_read_back_as_it_was_made(correlation_id: str, place: int) -> None:
+    """The id of a Celery task alone leads an operator to the workflow and its step."""
+    assert split_hop_id(hop_id(correlation_id, str(place))) == (correlation_id, str(place))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "w", "w.", ".0", "w.00", "w.01", "w.-1", "w.+1", "w.1.2", "w.0\n", "w.²", "w.0x", "w w.0", "w.1234567890"],
+)
+def test_a_task_id_that_is_no_hop_id_is_told_apart(text: str) -> None:
+    """Two spellings of one place would be two hops, and a host's own task ids are none."""
+    assert split_hop_id(text) is None
+
+
+def test_places_count_the_steps_that_ran() -> None:
+    """They are numbers, so that the tenth hop follows the ninth."""
+    places = [FIRST_PLACE]
+    for _ in range(10):
+        places.append(next_place(places[-1]))
+
+    assert places == ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "10"]
+
+
+@pytest.mark.parametrize("name", ["a", "_a", "A-9", "shop.triage", "a.1", "a.-b", "a" * 128])
+def test_an_activity_may_be_named_in_parts(name: str) -> None:
+    """Teams that share a broker put their own part before the dot."""
+    assert is_activity_name(name)
+
+
+@pytest.mark.parametrize("prefix", ["paigeant", "shop.agents"])
+def test_a_task_is_named_by_its_activity_below_the_prefix(prefix: str) -> None:
+    """Routes and monitors of the host match these names, and two deployments share a broker by their prefixes."""
+    names = Names(prefix)
+
+    assert (names.task("shop.triage"), names.queue("shop.triage")) == (f"{prefix}.shop.triage",) * 2
+    assert names.activity(names.task("shop.triage")) == "shop.triage"
+    assert [names.activity(task) for task in ("mail", f"{prefix}s.mail", f"x{prefix}.mail")] == [None, None, None]
+
+
+def test_the_default_prefix_is_a_promise() -> None:
+    """Workers of different versions meet on these queues."""
+    assert Names() == Names("paigeant")

@@ -1,0 +1,77 @@
+"""What is published for a hop: whose limits hold, and how the hops of a workflow hang together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from paigeant_celery.config import Settings
+from paigeant_celery.functions import activity
+from paigeant_celery.message import PaigeantMessage
+from paigeant_celery.policy import StepPolicy
+from paigeant_celery.ports import Activity, Delivery
+from paigeant_celery.sending import delivery_of, step_policy
+from paigeant_celery.slip import FunctionSpec
+
+MakeMessage = Callable[..., PaigeantMessage]
+
+SETTINGS = Settings(step_timeout=60, max_attempts=4)
+
+
+def works(policy: StepPolicy | None = None) -> Activity:
+    @activity(policy=policy)
+    def work() -> None: ...
+
+    return work
+
+
+@pytest.mark.parametrize(
+    ("step", "own", "expected"),
+    [
+        (None, None, StepPolicy(timeout=60, max_attempts=4)),
+        (None, StepPolicy(timeout=9), StepPolicy(timeout=9, max_attempts=4)),
+        (StepPolicy(max_attempts=1), StepPolicy(timeout=9), StepPolicy(timeout=9, max_attempts=1)),
+        (StepPolicy(timeout=3), StepPolicy(timeout=9, max_attempts=2), StepPolicy(timeout=3, max_attempts=2)),
+    ],
+)
+def test_a_steps_limits_come_before_its_activitys_and_those_before_the_settings(
+    step: StepPolicy | None, own: StepPolicy | None, expected: StepPolicy
+) -> None:
+    """Whoever stands nearer to the step knows better how long it takes."""
+    assert step_policy(FunctionSpec("work", policy=step), works(own), SETTINGS) == expected
+
+
+def test_an_activity_that_is_not_loaded_here_has_the_limits_of_its_step() -> None:
+    """A worker forwards to agents that only others have."""
+    step = FunctionSpec("elsewhere", policy=StepPolicy(timeout=3))
+
+    assert step_policy(step, None, SETTINGS) == StepPolicy(timeout=3, max_attempts=4)
+
+
+def test_a_later_hop_hangs_on_the_one_before_it_and_on_the_first(make_message: MakeMessage) -> None:
+    """Flower shows the hops of one workflow as one tree and says how far it is."""
+    message = make_message(
+        FunctionSpec("work", {"token": "hunter2"}, "third"), FunctionSpec("rest"), outputs=("a", "b")
+    )
+
+    delivery = delivery_of(message, "the envelope", "a queue", works(), SETTINGS)
+
+    assert delivery == Delivery(
+        activity="work",
+        hop_id="w-1.2",
+        root_id="w-1.0",
+        parent_id="w-1.1",
+        queue="a queue",
+        envelope="the envelope",
+        summary="workflow w-1, step 3 of 4: third",
+        timeout=60.0,
+    )
+
+
+def test_a_time_limit_that_nobody_here_knows_is_left_to_the_worker(make_message: MakeMessage) -> None:
+    """The sender's settings must not cut off an activity whose own limit is higher."""
+    unknown = delivery_of(make_message(FunctionSpec("elsewhere")), "", "", None, SETTINGS)
+    limited = delivery_of(make_message(FunctionSpec("elsewhere", policy=StepPolicy(timeout=3))), "", "", None, SETTINGS)
+
+    assert (unknown.timeout, limited.timeout) == (None, 3.0)
