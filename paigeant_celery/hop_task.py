@@ -6,6 +6,7 @@ import concurrent.futures
 import logging
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, TypeVar, assert_never
 
 from celery import Task
@@ -63,28 +64,26 @@ class HopRuntime:
         assert_never(opening)
 
     def _run(self, hop: Opened) -> Summary:
-        future = self.loop.start(self.service.run(hop))
-        if self._owner is None:
-            return self._close(hop, self._wait(hop, future))
-        with self._owner.holding(hop.closing.hop_id, fence=hop.closing.fence, cancel=future.cancel):
-            return self._close(hop, self._wait(hop, future))
+        with self.loop.running(self.service.run(hop)) as future, self._held(hop, future):
+            return self._close(hop, self._outcome(hop, future))
 
-    def _wait(self, hop: Opened, future: concurrent.futures.Future[Outcome]) -> Outcome:
+    def _held(self, hop: Opened, future: concurrent.futures.Future[Outcome]) -> AbstractContextManager[None]:
+        if self._owner is None:
+            return nullcontext()
+        return self._owner.holding(hop.closing.hop_id, fence=hop.closing.fence, cancel=future.cancel)
+
+    def _outcome(self, hop: Opened, future: concurrent.futures.Future[Outcome]) -> Outcome:
         """Wait for the run, and give up on one whose code blocks the loop, so that no timeout reaches it."""
         try:
             return future.result(hop.timeout + BLOCKED_GRACE)
         except concurrent.futures.CancelledError:
             raise Ignore("taken over by another owner") from None
         except (TimeoutError, SoftTimeLimitExceeded):
-            future.cancel()
             logger.error(
                 "the step blocks the event loop of its process; use async calls, or a sync function",
                 extra={"action": "loop_blocked", "hop": hop.closing.hop_id},
             )
             return timed_out(hop)
-        except BaseException:
-            future.cancel()
-            raise
 
     def _close(self, hop: Opened, outcome: Outcome) -> Summary:
         return self._patiently(lambda: self.service.close(hop, outcome), CLOSE_PATIENCE)

@@ -11,7 +11,8 @@ import concurrent.futures
 import logging
 import os
 import threading
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 __all__ = ["ProcessLoop"]
@@ -30,24 +31,16 @@ class ProcessLoop:
         self._loop: asyncio.AbstractEventLoop | None = None
         os.register_at_fork(after_in_child=self._forget)
 
-    def run(self, coroutine: Coroutine[Any, Any, T], *, timeout: float | None = None) -> T:
-        """Run a coroutine and wait for it; whatever interrupts the wait cancels it.
-
-        It runs in a copy of the caller's context. `timeout` (seconds) bounds the wait alone: it is for code
-        that blocks the loop and so cannot be cancelled. Raises `TimeoutError`.
-        """
-        future = asyncio.run_coroutine_threadsafe(coroutine, self._running())
+    @contextmanager
+    def running(self, coroutine: Coroutine[Any, Any, T]) -> Iterator[concurrent.futures.Future[T]]:
+        """Run a coroutine, in a copy of the caller's context; leaving the block before it ends cancels it."""
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._own())
         try:
-            return future.result(timeout)
-        except BaseException:
+            yield future
+        finally:
             future.cancel()
-            raise
 
-    def start(self, coroutine: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
-        """Run a coroutine without waiting for it."""
-        return asyncio.run_coroutine_threadsafe(coroutine, self._running())
-
-    def _running(self) -> asyncio.AbstractEventLoop:
+    def _own(self) -> asyncio.AbstractEventLoop:
         with self._lock:
             if self._loop is None or self._pid != os.getpid():
                 self._loop, self._pid = asyncio.new_event_loop(), os.getpid()

@@ -10,13 +10,17 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import suppress
+from inspect import getsource
 from textwrap import dedent
+from typing import Any, TypeVar
 
 import pytest
 
 from paigeant_celery.loop import ProcessLoop
+
+T = TypeVar("T")
 
 PATIENCE = 20.0  # seconds after which a test that waits has failed
 
@@ -52,9 +56,16 @@ def interrupting() -> Iterator[None]:
     signal.signal(signal.SIGUSR1, before)
 
 
+def run(loop: ProcessLoop, coroutine: Coroutine[Any, Any, T], *, timeout: float | None = None) -> T:
+    """Wait for a coroutine as the body of a task does."""
+    with loop.running(coroutine) as future:
+        return future.result(timeout)
+
+
 def run_alone(code: str) -> str:
-    """Run a program of its own and return what it prints."""
-    done = subprocess.run([sys.executable, "-c", dedent(code)], capture_output=True, text=True, timeout=60, check=False)
+    """Run a program of its own, which has `run` from above, and return what it prints."""
+    code = f"from __future__ import annotations\n{getsource(run)}\n{dedent(code)}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -66,8 +77,8 @@ def test_all_coroutines_of_a_process_share_one_loop_in_one_daemon_thread() -> No
     async def where() -> tuple[asyncio.AbstractEventLoop, threading.Thread]:
         return asyncio.get_running_loop(), threading.current_thread()
 
-    seen = {loop.run(where()), loop.start(where()).result(PATIENCE)}
-    other = threading.Thread(target=lambda: seen.add(loop.run(where())))
+    seen = {run(loop, where()), run(loop, where())}
+    other = threading.Thread(target=lambda: seen.add(run(loop, where())))
     other.start()
     other.join(PATIENCE)
 
@@ -89,7 +100,16 @@ def test_threads_that_come_first_together_make_one_loop(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(asyncio, "new_event_loop", slowly)
 
-    threads = [threading.Thread(target=loop.run, args=(asyncio.sleep(0),)) for _ in range(2)]
+    threads = [
+        threading.Thread(
+            target=run,
+            args=(
+                loop,
+                asyncio.sleep(0),
+            ),
+        )
+        for _ in range(2)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -106,7 +126,7 @@ def test_an_error_reaches_who_waits_for_it() -> None:
         raise error
 
     with pytest.raises(ValueError, match="no") as caught:
-        ProcessLoop().run(fail())
+        run(ProcessLoop(), fail())
     assert caught.value is error
 
 
@@ -120,7 +140,7 @@ def test_a_coroutine_sees_the_context_of_its_caller_and_does_not_change_it() -> 
         tenant.set("changed")
         return seen
 
-    assert (ProcessLoop().run(read()), tenant.get()) == ("shop", "shop")
+    assert (run(ProcessLoop(), read()), tenant.get()) == ("shop", "shop")
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="this system has no SIGUSR1")
@@ -140,7 +160,7 @@ def test_an_interrupted_wait_cancels_the_coroutine(interrupting: None) -> None:
         await asyncio.gather(endless(), asyncio.to_thread(interrupt_the_waiter))
 
     with pytest.raises(Interrupted):
-        loop.run(be_interrupted())
+        run(loop, be_interrupted())
 
     assert endless.cancelled.wait(PATIENCE)
 
@@ -150,7 +170,7 @@ def test_a_wait_that_times_out_cancels_the_coroutine() -> None:
     endless = Endless()
 
     with pytest.raises(TimeoutError):
-        ProcessLoop().run(endless(), timeout=0.05)
+        run(ProcessLoop(), endless(), timeout=0.05)
 
     assert not endless.started.is_set() or endless.cancelled.wait(PATIENCE)
 
@@ -165,7 +185,7 @@ def test_a_wait_ends_in_time_though_the_coroutine_blocks_its_loop() -> None:
 
     try:
         with pytest.raises(TimeoutError):
-            ProcessLoop().run(block(), timeout=0.05)
+            run(ProcessLoop(), block(), timeout=0.05)
         assert not ended.is_set()
     finally:
         release.set()
@@ -175,12 +195,12 @@ def test_a_started_coroutine_is_cancelled_by_its_future() -> None:
     """A hop that another owner took over is stopped while the task body still waits."""
     endless = Endless()
 
-    future = ProcessLoop().start(endless())
-    assert endless.started.wait(PATIENCE)
-    future.cancel()
+    with ProcessLoop().running(endless()) as future:
+        assert endless.started.wait(PATIENCE)
+        future.cancel()
 
-    assert endless.cancelled.wait(PATIENCE)
-    assert future.cancelled()
+        assert endless.cancelled.wait(PATIENCE)
+        assert future.cancelled()
 
 
 @pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
@@ -189,7 +209,6 @@ def test_a_task_that_would_end_the_process_leaves_the_loop_to_the_other_steps(
 ) -> None:
     """A step may leave a task behind that raises `SystemExit`, which asyncio lets out of its loop."""
     loop, other, left_behind = ProcessLoop(), Endless(), []
-    running = loop.start(other())
 
     async def leave_behind() -> asyncio.AbstractEventLoop:
         async def quit_later() -> None:
@@ -203,15 +222,15 @@ def test_a_task_that_would_end_the_process_leaves_the_loop_to_the_other_steps(
             await asyncio.wait(left_behind)
         return asyncio.get_running_loop(), isinstance(left_behind[0].exception(), error)
 
-    before = loop.run(leave_behind(), timeout=PATIENCE)
-    after = loop.run(whose(), timeout=PATIENCE)
+    with loop.running(other()) as running:
+        before = run(loop, leave_behind(), timeout=PATIENCE)
+        after = run(loop, whose(), timeout=PATIENCE)
 
-    assert after == (before, True)
-    assert not running.done()
+        assert after == (before, True)
+        assert not running.done()
     assert [(r.__dict__["action"], r.__dict__["error"]) for r in caplog.records if hasattr(r, "action")] == [
         ("loop_interrupted", error.__name__)
     ]
-    running.cancel()
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
@@ -226,12 +245,12 @@ def test_a_forked_child_has_a_loop_of_its_own() -> None:
             return os.getpid()
 
         loop = ProcessLoop()
-        assert loop.run(where()) == os.getpid()
+        assert run(loop, where()) == os.getpid()
         child = os.fork()
         if child == 0:
             signal.alarm(20)
-            os._exit(0 if loop.run(where()) == os.getpid() and loop.run(where()) == os.getpid() else 1)
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), loop.run(where()) == os.getpid())
+            os._exit(0 if run(loop, where()) == os.getpid() and run(loop, where()) == os.getpid() else 1)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), run(loop, where()) == os.getpid())
         """
     )
 
@@ -254,13 +273,13 @@ def test_a_child_forked_while_the_loop_is_made_does_not_wait_for_the_parent() ->
             return new_event_loop()
 
         loop, asyncio.new_event_loop = ProcessLoop(), slowly
-        threading.Thread(target=lambda: loop.run(asyncio.sleep(0))).start()
+        threading.Thread(target=lambda: run(loop, asyncio.sleep(0))).start()
         assert held.wait(20)
         child = os.fork()
         if child == 0:
             signal.alarm(10)
             asyncio.new_event_loop = new_event_loop
-            loop.run(asyncio.sleep(0))
+            run(loop, asyncio.sleep(0))
             os._exit(0)
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
         release.set()
