@@ -28,9 +28,10 @@ task_ignore_result = True
 # and `events` raise `StoreRequired`.
 paigeant_store_url = "broker"
 
-# What this worker serves beside its other queues: "also" every loaded activity, "only" those and no other
-# queue, "no" activity at all, or the names of some: ("writer", "critic").
-# paigeant_consume = "also"
+# What this worker serves: "also" (the default for a host application) every loaded activity beside its other
+# queues, "only" those and no other queue, "no" activity at all, or its other queues and the named activities:
+# ("writer", "critic"). Here "only": other applications' tasks may wait on this Redis in Celery's default queue.
+paigeant_consume = "only"
 
 # Begins the names of queues, tasks and store keys; two deployments on one Redis need two.
 # paigeant_prefix = "paigeant"

@@ -61,7 +61,7 @@ class PaigeantAgent(Agent[AgentDepsT, OutputT]):
       parameter, where there is one) and the `WorkflowContext`; a sync or async function, or one that makes a
       context manager, which is left when the step ends. What it gives is the agent's `deps`.
 
-    Raises `InvalidInput` (`bad_agent_name`, `invalid_limit`).
+    Raises `InvalidInput` (`bad_agent_name`, `invalid_limit`, `invalid_queue`, `invalid_policy`, `invalid_input`).
     """
 
     if TYPE_CHECKING:
@@ -133,10 +133,10 @@ class PaigeantAgent(Agent[AgentDepsT, OutputT]):
         self.dispatcher = dispatcher
         self.can_edit_itinerary = can_edit_itinerary
         self.max_added_steps = _checked_limit(max_added_steps)
-        self.allowed_activities = frozenset(allowed_activities) if allowed_activities is not None else None
+        self.allowed_activities = _checked_names(allowed_activities)
         self.policy = policy
         self.queue = queue
-        self.deps_factory = deps_factory
+        self.deps_factory = _checked_factory(deps_factory)
         _check_name(self.name)
         maker = _maker_frame(self)
         activity = AgentActivity(
@@ -236,7 +236,7 @@ def register_agent(
         origin=f"{frame.f_code.co_filename}:{frame.f_lineno}",
         queue=queue,
         policy=policy,
-        deps_factory=deps_factory,
+        deps_factory=_checked_factory(deps_factory),
     )
     registry.add(activity, holder=agent)
 
@@ -292,3 +292,17 @@ def _checked_limit(limit: object) -> int:
     if isinstance(limit, bool) or not isinstance(limit, int) or not 0 <= limit <= MOST_ADDED_STEPS:
         raise InvalidInput("invalid_limit", "max_added_steps", f"must be a whole number from 0 to {MOST_ADDED_STEPS}")
     return limit
+
+
+def _checked_names(names: Iterable[str] | None) -> frozenset[str] | None:
+    if names is None:
+        return None
+    if isinstance(names, str):
+        raise InvalidInput("invalid_input", "allowed_activities", "is a collection of names, not one text")
+    return frozenset(names)
+
+
+def _checked_factory(factory: DepsFactory[Any] | None) -> DepsFactory[Any] | None:
+    if factory is not None and not callable(factory):
+        raise InvalidInput("invalid_input", "deps_factory", f"cannot be called: it is a {type(factory).__name__}")
+    return factory

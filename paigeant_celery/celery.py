@@ -18,6 +18,8 @@ __all__ = ["app"]
 DEFAULTS = {
     "broker_url": default_redis_url(),
     "paigeant_store_url": "broker",
+    # Not the queue "celery", where tasks of other applications on the same Redis may wait.
+    "paigeant_consume": "only",
     "broker_connection_retry_on_startup": True,
     "worker_prefetch_multiplier": 1,
     "worker_send_task_events": True,

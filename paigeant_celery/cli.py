@@ -15,12 +15,18 @@ def paigeant() -> None:
 
 
 @paigeant.command()
+@click.option("-I", "--include", multiple=True, metavar="MODULE", help="Load this module, too; may be repeated.")
 @click.pass_context
-def activities(context: click.Context) -> None:
+def activities(context: click.Context, include: tuple[str, ...]) -> None:
     """List the activities that this app loads, with their queues."""
     from paigeant_celery.worker import banner, served_activities
 
     transport = _transport(context)
+    for module in include:
+        try:
+            context.obj.app.loader.import_from_cwd(module)
+        except ImportError as error:
+            raise click.ClickException(f"cannot import {module!r}: {error}") from error
     click.echo(banner(transport, served_activities(transport)))
 
 
@@ -46,19 +52,19 @@ def show(context: click.Context, correlation_id: str, events: bool) -> None:
         where = "runs" if status.running else f"waits on queue {status.queue}"
         click.echo(f"  current:   {status.step_id} {where} (begun {status.attempt} times)")
     if status.failure is not None:
-        click.echo(f"  failed at: {status.failure.step_id}: {status.failure.error_class}: {status.failure.text}")
+        click.echo(f"  failed at: {status.failure.step_id or '-'}: {status.failure.error_class}: {status.failure.text}")
     for event in happened:
         details = " ".join(f"{name}={value}" for name, value in event.fields.items())
         click.echo(f"  {event.at:%Y-%m-%d %H:%M:%S} {event.type} {event.hop_id} {details}".rstrip())
 
 
 def _transport(context: click.Context) -> Any:
-    from paigeant_celery.errors import PaigeantError
+    from paigeant_celery.errors import ConfigurationError
     from paigeant_celery.transport import transport_of
 
     app = context.obj.app
     app.loader.import_default_modules()
-    try:
-        return transport_of(app)
-    except PaigeantError as error:
-        raise click.ClickException(str(error)) from error
+    transport = transport_of(app)
+    if transport.faults:
+        raise click.ClickException(str(ConfigurationError(transport.faults)))
+    return transport

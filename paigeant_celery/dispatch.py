@@ -116,7 +116,7 @@ class WorkflowDispatcher:
 
     def handle(self, correlation_id: str, transport: Transport | None = None) -> WorkflowHandle:
         """Return a handle on a workflow, dispatched here or anywhere else. Reads nothing yet."""
-        return WorkflowHandle(correlation_id, transport or _default_transport())
+        return WorkflowHandle(correlation_id, _checked_transport(transport))
 
     def _prepare(
         self,
@@ -126,8 +126,10 @@ class WorkflowDispatcher:
         correlation_id: str | None,
         deadline: datetime | None,
     ) -> _Sending:
-        transport = transport or _default_transport()
+        transport = _checked_transport(transport)
         transport.check_dispatch()
+        if isinstance(itinerary, (str, ActivitySpec, FunctionSpec)):
+            raise InvalidInput("invalid_input", "itinerary", "is a list of steps; put the step into one")
         runway = self._runway.get() if itinerary is None else None
         if runway is not None and not runway.take():
             runway = None
@@ -238,6 +240,8 @@ def _first_message(
 def _check_deadline(deadline: datetime | None, now: datetime) -> None:
     if deadline is None:
         return
+    if not isinstance(deadline, datetime):
+        raise InvalidInput("invalid_input", "deadline", f"must be a `datetime`, not a {type(deadline).__name__}")
     if deadline.tzinfo is None or deadline.utcoffset() is None:
         raise InvalidInput("naive_datetime", "deadline", "give it a time zone, as in `datetime.now(UTC)`")
     if deadline <= now:
@@ -272,7 +276,12 @@ def _checked_envelope(message: PaigeantMessage, transport: Transport) -> str:
     return envelope
 
 
-def _default_transport() -> Transport:
+def _checked_transport(transport: Transport | None) -> Transport:
     from paigeant_celery import get_transport
 
-    return get_transport()
+    if transport is None:
+        return get_transport()
+    if not isinstance(transport, Transport):
+        text = f"must be what `get_transport(…)` returns, not a {type(transport).__name__}"
+        raise InvalidInput("invalid_input", "transport", text)
+    return transport

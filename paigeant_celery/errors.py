@@ -209,6 +209,11 @@ class MessageError(PaigeantError):
         super().__init__(reason, path, text)
         self.reason, self.path, self.text = reason, path, text
 
+    @property
+    def detail(self) -> str:
+        """Field and text, for where the reason stands beside it."""
+        return ": ".join(part for part in (f"`{self.path}`" if self.path else "", self.text) if part)
+
     def __str__(self) -> str:
         where = f" at `{self.path}`" if self.path else ""
         return f"{self.reason}{where}: {self.text}" if self.text else f"{self.reason}{where}"

@@ -123,7 +123,7 @@ class WorkflowHandle:
             if result is not None:
                 return result
             await asyncio.sleep(wait)
-        raise self._too_slow(timeout)
+        raise _too_slow(await self.status(), timeout)
 
     def result_sync(self, timeout: float | None = None) -> WorkflowResult:
         """Do what `result` does, for code without an event loop."""
@@ -132,7 +132,7 @@ class WorkflowHandle:
             if result is not None:
                 return result
             time.sleep(wait)
-        raise self._too_slow(timeout)
+        raise _too_slow(self.status_sync(), timeout)
 
     async def events(self, after: str | None = None) -> AsyncIterator[WorkflowEvent]:
         """Yield what happens to the workflow, from its start or from the cursor `after`, until it ends."""
@@ -218,8 +218,11 @@ class WorkflowHandle:
             raise StoreRequired(operation)
         return self._transport.store
 
-    def _too_slow(self, timeout: float | None) -> TimeoutError:
-        return TimeoutError(f"workflow {self.correlation_id} did not end within {timeout:g} s; it goes on")
+
+def _too_slow(status: WorkflowStatus, timeout: float | None) -> TimeoutError:
+    at = f"step {status.step_id!r} "
+    at += "is running" if status.running else f"waits on queue {status.queue!r}, and no worker has begun it"
+    return TimeoutError(f"workflow {status.correlation_id} did not end within {timeout:g} s and goes on: {at}")
 
 
 def _event(stored: StoredEvent) -> WorkflowEvent:

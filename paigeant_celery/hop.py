@@ -104,9 +104,13 @@ class Drop:
 
 @dataclass(frozen=True, kw_only=True)
 class Refused:
-    """The message cannot be run; its workflow, where the store knows it, has failed."""
+    """The message cannot be run; its workflow, where the store knows it, has failed.
+
+    `step_id` is "" where the envelope could not be read.
+    """
 
     reason: str
+    step_id: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,23 +148,25 @@ class HopService:
 
     def open(self, arrival: Arrival) -> Opening:
         """Guard and claim a delivery. Raises `TransientError` where the store is away; nothing is claimed then."""
+        message: PaigeantMessage | None = None
         try:
             message = admit(arrival, self._settings)
             activity = self._loaded(arrival.activity)
             activity.check(message.step)
-        except MessageError as fault:
-            return self._refuse(arrival, fault)
-        try:
             return self._claimed(arrival, message, activity)
+        except MessageError as fault:
+            return self._refuse(arrival, fault, message)
         except StoreCorrupt as error:
-            return self._refuse(arrival, MessageError("store_corrupt", "", str(error)))
+            return self._refuse(arrival, MessageError("store_corrupt", "", str(error)), message)
 
     def refuse_unknown(self, arrival: Arrival) -> None:
         """End the workflow of a message whose activity is not loaded here and which Celery has dropped."""
+        message: PaigeantMessage | None = None
         try:
+            message = admit(arrival, self._settings)
             self._loaded(arrival.activity)
         except MessageError as fault:
-            self._refuse(arrival, fault)
+            self._refuse(arrival, fault, message)
 
     async def run(self, hop: Opened) -> Outcome:
         """Run the step inside its context and say how it ended. Only a cancellation from outside is raised."""
@@ -226,7 +232,7 @@ class HopService:
             return self._begin(arrival, message, activity, answer, policy)
         if answer.reason == "altered":
             text = "the envelope differs from the one that was recorded when it was sent"
-            return self._refuse(arrival, MessageError("inconsistent_slip", "", text))
+            raise MessageError("inconsistent_slip", "", text)
         return self._drop(arrival, answer)
 
     def _begin(
@@ -281,8 +287,9 @@ class HopService:
             )
             self._publish(message, record.envelope, record.queue)
 
-    def _refuse(self, arrival: Arrival, fault: MessageError) -> Refused:
+    def _refuse(self, arrival: Arrival, fault: MessageError, message: PaigeantMessage | None) -> Refused:
         fields = refusal_of(arrival, fault)
+        step_id = message.step.step_id if message is not None else None
         logger.error(
             "message refused: %s (hop %s, %d bytes, sha256 %s)",
             fault,
@@ -298,8 +305,8 @@ class HopService:
                 answer = Dropped(reason="unknown")
             if isinstance(answer, Claimed):
                 closing = Closing(hop_id=arrival.hop_id, owner=self._owner(), fence=answer.fence)
-                self._store.fail(closing, Failure(step_id=None, error_class=fault.reason, text=str(fault)))
-        return Refused(reason=fault.reason)
+                self._store.fail(closing, Failure(step_id=step_id, error_class=fault.reason, text=fault.detail))
+        return Refused(reason=fault.reason, step_id=step_id or "")
 
     # The parts of `run`.
 

@@ -55,8 +55,8 @@ class HopRuntime:
         match opening:
             case Drop():
                 raise Ignore(opening.reason)
-            case Refused(reason=reason):
-                raise HopFailed(arrival.hop_id, "", reason)
+            case Refused(reason=reason, step_id=step_id):
+                raise HopFailed(arrival.hop_id, step_id, reason)
             case Summary():
                 return _shown(opening)
             case Opened():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
 from pydantic import JsonValue
 
@@ -250,6 +250,7 @@ class Publisher(Protocol):
         ...
 
 
+@runtime_checkable
 class Transport(Protocol):
     """A broker with its store and settings, as the services see it."""
 

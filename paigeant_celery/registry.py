@@ -8,7 +8,8 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from paigeant_celery.errors import DuplicateActivity, UnknownActivity, UsageError
+from paigeant_celery.errors import DuplicateActivity, InvalidInput, UnknownActivity, UsageError
+from paigeant_celery.policy import StepPolicy
 from paigeant_celery.ports import Activity
 
 __all__ = ["Registry", "registry"]
@@ -29,7 +30,11 @@ class Registry:
         self._subscribers: list[Subscriber] = []
 
     def add(self, activity: Activity, *, holder: object) -> None:
-        """Add an activity for as long as `holder` (the agent or function behind it) lives."""
+        """Add an activity for as long as `holder` (the agent or function behind it) lives.
+
+        Raises `InvalidInput` where its queue or policy is none.
+        """
+        _check(activity)
         kept: list[Activity] = getattr(holder, "_paigeant_activities", [])
         # The holder keeps its activities alive, of which it may have several, by different names.
         setattr(holder, "_paigeant_activities", [*kept, activity])  # noqa: B010
@@ -89,6 +94,14 @@ class Registry:
             live = [(entry, activity) for entry in self._entries if (activity := entry()) is not None]
             self._entries = [entry for entry, _ in live]
             return [activity for _, activity in live]
+
+
+def _check(activity: Activity) -> None:
+    queue, policy = activity.queue, activity.policy
+    if queue is not None and not (isinstance(queue, str) and queue.strip()):
+        raise InvalidInput("invalid_queue", "queue", "is the name of a Celery queue, or None")
+    if policy is not None and not isinstance(policy, StepPolicy):
+        raise InvalidInput("invalid_policy", "policy", f"must be a `StepPolicy`, not a {type(policy).__name__}")
 
 
 registry = Registry()

@@ -18,7 +18,7 @@ from kombu.transport import TRANSPORT_ALIASES
 from kombu.utils.url import maybe_sanitize_url
 
 from paigeant_celery.config import Settings, read_settings
-from paigeant_celery.errors import ConfigurationError, UnknownTransport, Unreachable
+from paigeant_celery.errors import ConfigurationError, InvalidInput, UnknownTransport, Unreachable
 from paigeant_celery.names import SPEC_VERSION, Names
 from paigeant_celery.ports import Delivery, Store
 from paigeant_celery.registry import registry
@@ -200,16 +200,25 @@ def get_transport(
     that paigeant_celery is installed in, then `"inmemory"`. One log line says which. There is one in-memory
     transport in a process, for Kombu's in-memory broker is one.
 
-    Opens no connection. Raises `UnknownTransport`, `ConfigurationError` (all mistakes at once).
+    Opens no connection. Raises `UnknownTransport`, `InvalidInput`, `ConfigurationError` (all mistakes at once).
     """
     if app is not None:
+        if not isinstance(app, Celery):
+            raise InvalidInput("invalid_input", "app", f"must be a `Celery` app, not a {type(app).__name__}")
         return _chosen("`app=`", transport_of(app, store=store))
     if url is not None:
+        if not isinstance(url, str):
+            raise InvalidInput("invalid_input", "url", f"must be a text, not a {type(url).__name__}; an app is `app=`")
         return _chosen("the argument", _from_url(url, store))
+    installed = _installed_app()
     for variable in (TRANSPORT_VARIABLE, REDIS_VARIABLE):
         if value := os.environ.get(variable):
+            if installed is not None:
+                logger.warning(
+                    "`%s` overrules the Celery app %r; pass `app=` to use the app", variable, installed.main,
+                    extra={"action": "transport_overruled"},
+                )  # fmt: skip
             return _chosen(f"`{variable}`", _from_url(value, store))
-    installed = _installed_app()
     if installed is not None:
         return _chosen(f"the Celery app {installed.main!r}", transport_of(installed, store=store))
     return _chosen("the default", _from_url("inmemory", store))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import logging
 from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
@@ -10,6 +11,7 @@ import click
 from celery import bootsteps
 from kombu.entity import Queue
 
+from paigeant_celery.config import SPECIAL_CONSUME
 from paigeant_celery.errors import ConfigurationError, PaigeantError, TransientError
 from paigeant_celery.guard import Arrival
 from paigeant_celery.ports import Activity
@@ -169,7 +171,9 @@ def _unknown_names(transport: CeleryTransport) -> Iterator[str]:
         known = ", ".join(sorted(loaded)) or "none"
         for name in consume:
             if name not in loaded:
-                yield f"`paigeant_consume` names {name!r}, which is not loaded; loaded: {known}"
+                close = difflib.get_close_matches(name, [*loaded, *SPECIAL_CONSUME], n=1)
+                hint = f"; did you mean {close[0]!r}?" if close else ""
+                yield f"`paigeant_consume` names {name!r}, which is not loaded; loaded: {known}{hint}"
 
 
 def _store_mistakes(transport: CeleryTransport) -> Iterator[str]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import redis
 from celery import Celery
 from processes import (
     START_WITHIN,
@@ -79,11 +80,13 @@ def test_a_worker_that_has_run_steps_ends_at_sigterm(late: Late) -> None:
     assert time.monotonic() - started < 6.0
 
 
-def test_the_plain_command_serves_agents_on_the_redis_of_the_environment(
+def test_the_plain_command_serves_agents_and_leaves_the_tasks_of_others(
     own_redis: Callable[..., RedisServer], tmp_path: Path
 ) -> None:
-    """`celery -A paigeant_celery worker -I …` is all that a first try needs."""
+    """`celery -A paigeant_celery worker -I …` is all that a first try needs, also beside a Celery application."""
     url = own_redis().url
+    with Celery("shop", broker=url, set_as_current=False) as other:
+        other.send_task("shop.send_mail")
     environment = {**script_environment(), "PAIGEANT_REDIS_URL": url, "RUNS_FILE": str(tmp_path / "runs")}
     command = [sys.executable, "-m", "celery", "-A", "paigeant_celery", "worker", "-I", "press", "-c", "1"]
     worker = Process(command, folder=tmp_path, environment=environment, name="plain")
@@ -97,6 +100,8 @@ def test_the_plain_command_serves_agents_on_the_redis_of_the_environment(
         )
         assert run_script(script, PAIGEANT_REDIS_URL=url) == "draft(plainly|)\n"
         assert worker.terminate() == 0
+        with redis.Redis.from_url(url) as server:
+            assert server.llen("celery") == 1
     finally:
         worker.kill()
 

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 from celery import Celery
 from pydantic import BaseModel, SecretStr
+from pydantic_ai import Agent
 
 from paigeant_celery import get_transport
-from paigeant_celery.agent import PaigeantAgent
+from paigeant_celery.agent import PaigeantAgent, register_agent
 from paigeant_celery.deps import WorkflowDependencies
 from paigeant_celery.dispatch import WorkflowDispatcher
 from paigeant_celery.errors import (
@@ -90,6 +91,14 @@ CASES = [
     case(
         "16", "no-step", lambda: {"itinerary": ["a"]}, "invalid_input", "itinerary[0]",
         "a step is an `ActivitySpec` or `FunctionSpec`, not a str",
+    ),
+    case(
+        "16", "no-list", lambda: {"itinerary": ActivitySpec("a", SECRET)}, "invalid_input", "itinerary",
+        "is a list of steps; put the step into one",
+    ),
+    case(
+        "23", "deadline-no-datetime", options(deadline=SECRET), "invalid_input", "deadline",
+        "must be a `datetime`, not a str",
     ),
     *(
         case("18", what, spec(name), "bad_agent_name", "agent_name", NAME_TEXT)
@@ -373,6 +382,41 @@ def test_row39_an_executor_that_finds_nothing_says_what_it_searched(module: str 
         asyncio.run(ActivityExecutor(get_transport("inmemory"), "orderings", module).start(lifespan=0))
 
     assert str(caught.value).startswith(f"no activity 'orderings' is loaded; searched {searched}")
+
+
+WRONG_OPTIONS = [
+    pytest.param(lambda: get_transport(5), "invalid_input", "url", id="url"),  # type: ignore[arg-type]
+    pytest.param(lambda: get_transport(app="shop"), "invalid_input", "app", id="app"),  # type: ignore[arg-type]
+    pytest.param(
+        lambda: WorkflowDispatcher().handle("w", "redis"),  # type: ignore[arg-type]
+        "invalid_input", "transport", id="transport",
+    ),
+    *(
+        pytest.param(
+            lambda given=given: PaigeantAgent("test", name="a", **given), reason, next(iter(given)), id=str(given)
+        )
+        for given, reason in [
+            ({"allowed_activities": "publisher"}, "invalid_input"), ({"deps_factory": 3}, "invalid_input"),
+            ({"queue": ""}, "invalid_queue"), ({"queue": 3}, "invalid_queue"), ({"policy": 3}, "invalid_policy"),
+        ]
+    ),
+    pytest.param(lambda: activity(queue=" ")(len), "invalid_queue", "queue", id="function-queue"),
+    pytest.param(
+        lambda: register_agent(Agent("test"), name="a", policy=3),  # type: ignore[arg-type]
+        "invalid_policy", "policy", id="registered-policy",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("call", "reason", "path"), WRONG_OPTIONS)
+def test_an_option_of_a_wrong_kind_is_named_where_it_is_given(
+    call: Callable[[], object], reason: str, path: str
+) -> None:
+    """A mistake in a module is found when it is imported, and not by the first workflow at night."""
+    with pytest.raises(InvalidInput) as caught:
+        call()
+
+    assert (caught.value.reason, caught.value.path) == (reason, path)
 
 
 @pytest.mark.parametrize("given", ["kafka", "", "redis:", f"nats://me:{SECRET}@host"])

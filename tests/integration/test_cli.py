@@ -1,0 +1,154 @@
+"""The commands `celery -A … paigeant …`."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from celery import Celery
+from click.testing import CliRunner, Result
+
+from paigeant_celery import activity, install
+from paigeant_celery.cli import paigeant
+from paigeant_celery.ports import Store
+from paigeant_celery.registry import registry
+from paigeant_celery.testing import WorkflowHarness, workflow_harness
+
+__all__ = ["workflow_harness"]
+
+
+@pytest.fixture(autouse=True)
+def own_registry() -> Iterator[None]:
+    """Give each test an empty registry."""
+    with registry.isolated():
+        yield
+
+
+def call(app: Celery, *arguments: str) -> Result:
+    """Call a command as the `celery` program does."""
+    return CliRunner().invoke(paigeant, arguments, obj=SimpleNamespace(app=app))
+
+
+@pytest.fixture
+def host() -> Iterator[Callable[..., Celery]]:
+    """Make applications that have us installed."""
+    with ExitStack() as stack:
+
+        def make(store: Store | None = None, **configuration: object) -> Celery:
+            app = stack.enter_context(Celery("shop", broker="memory://localhost//", set_as_current=False))
+            app.conf.update(configuration)
+            install(app, store=store)
+            return app
+
+        yield make
+
+
+def test_show_says_where_a_workflow_waits(host: Callable[..., Celery], workflow_harness: WorkflowHarness) -> None:
+    """Where is it? is the first question of an incident."""
+
+    @activity
+    def first() -> int:
+        return 1
+
+    @activity
+    def second() -> int:
+        return 2
+
+    workflow_harness.dispatch([first.activity(), second.activity()], correlation_id="w")
+    asyncio.run(workflow_harness.deliver(1))
+
+    shown = call(host(workflow_harness.store), "show", "w")
+
+    assert shown.exit_code == 0
+    assert shown.output.startswith(
+        "workflow w: running\n"
+        "  executed:  first\n"
+        "  remaining: second\n"
+        "  current:   second waits on queue paigeant.second (begun 0 times)\n"
+    )
+    assert [line.split()[2:4] for line in shown.output.splitlines()[4:]] == [
+        ["started", "w.0"], ["claimed", "w.0"], ["completed", "w.0"],
+    ]  # fmt: skip
+    assert call(host(workflow_harness.store), "show", "w", "--no-events").output.count("\n") == 4
+
+
+def test_show_says_why_a_workflow_failed(host: Callable[..., Celery], workflow_harness: WorkflowHarness) -> None:
+    """Flower shows the class of an error; its text is here."""
+
+    @activity
+    def divide(by: int) -> float:
+        return 1 / by
+
+    workflow_harness.dispatch([divide.activity(by=0)], correlation_id="w")
+    asyncio.run(workflow_harness.deliver(1))
+
+    shown = call(host(workflow_harness.store), "show", "w", "--no-events")
+
+    assert shown.output == (
+        "workflow w: failed\n"
+        "  executed:  -\n"
+        "  remaining: divide\n"
+        "  failed at: divide: ZeroDivisionError: division by zero\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("configuration", "said"),
+    [
+        ({"paigeant_store_url": "memory://"}, "the store memory:// knows no workflow 'w'"),
+        ({}, "set `paigeant_store_url`"),
+        ({"paigeant_store_url": "redis://127.0.0.1:1/0"}, "cannot reach the store at redis://127.0.0.1:1/0"),
+        ({"paigeant_leese": 3, "paigeant_store_url": "mysql://x"}, "`paigeant_leese` is no setting"),
+        ({"paigeant_store_url": "mysql://x"}, "mysql"),
+    ],
+    ids=["unknown", "no-store", "store-down", "wrong-settings", "wrong-url"],
+)
+def test_show_ends_with_one_sentence_where_it_can_show_nothing(
+    host: Callable[..., Celery], configuration: dict[str, object], said: str
+) -> None:
+    """The reader gets the remedy and no traceback."""
+    shown = call(host(**configuration), "show", "w")
+
+    assert shown.exit_code == 1
+    assert isinstance(shown.exception, SystemExit)
+    assert shown.output.startswith("Error: ")
+    assert said in shown.output
+
+
+def test_activities_lists_what_is_loaded_and_what_it_is_told_to_load(
+    host: Callable[..., Celery], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which queue an agent has is seen without starting a worker."""
+    (tmp_path / "listed_agents.py").write_text(
+        "from paigeant_celery import activity\n\n\n@activity(queue='slow')\ndef count() -> int:\n    return 1\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    app = host(paigeant_store_url="memory://")
+
+    assert "no activity is served" in call(app, "activities").output
+    listed = call(app, "activities", "-I", "listed_agents")
+
+    assert (listed.exit_code, listed.output) == (
+        0, "[paigeant_celery] mode: in-process, store: memory://\n  . count (function) from slow\n",
+    )  # fmt: skip
+    sys.modules.pop("listed_agents")
+
+
+def test_activities_names_a_module_that_it_cannot_import(host: Callable[..., Celery]) -> None:
+    """A misspelt module is no traceback."""
+    listed = call(host(), "activities", "-I", "no_such_module")
+
+    assert listed.exit_code == 1
+    assert listed.output.startswith("Error: cannot import 'no_such_module': ")
+
+
+def test_the_commands_are_found_by_celery() -> None:
+    """The entry point brings them into the program that operators know."""
+    from celery.bin.celery import celery
+
+    assert celery.commands["paigeant"] is paigeant
