@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import FrameType
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol, overload
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from pydantic_ai import Agent
 from pydantic_ai.agent import AbstractAgent
@@ -64,9 +64,17 @@ class PaigeantAgent(Agent[AgentDepsT, OutputT]):
     Raises `InvalidInput` (`bad_agent_name`, `invalid_limit`, `invalid_queue`, `invalid_policy`, `invalid_input`).
     """
 
-    if TYPE_CHECKING:
+    dispatcher: Runway | None
+    can_edit_itinerary: bool
+    max_added_steps: int
+    allowed_activities: frozenset[str] | None
+    policy: StepPolicy | None
+    queue: str | None
+    deps_factory: DepsFactory[Any] | None
+    _own_activity: AgentActivity
 
-        @overload
+    if TYPE_CHECKING:  # the arguments of the oldest pydantic-ai that is supported; newer ones work, too
+
         def __init__(
             self,
             model: models.Model | models.KnownModelName | str | None = None,
@@ -97,60 +105,46 @@ class PaigeantAgent(Agent[AgentDepsT, OutputT]):
             deps_factory: DepsFactory[AgentDepsT] | None = None,
         ) -> None: ...
 
-        # The same again: with a single signature, older Pyright versions refuse `output_type=A | B`.
-        @overload
+    else:
+
         def __init__(
             self,
-            model: models.Model | models.KnownModelName | str | None = None,
+            model=None,
             *,
-            output_type: OutputSpec[OutputT] = ...,
-            dispatcher: Runway | None = None,
-            can_edit_itinerary: bool = False,
-            max_added_steps: int = 3,
-            allowed_activities: Iterable[str] | None = None,
-            policy: StepPolicy | None = None,
-            queue: str | None = None,
-            deps_factory: DepsFactory[AgentDepsT] | None = None,
-            deps_type: type[AgentDepsT] = object,  # type: ignore[assignment]  # `...` is Unknown to Pyright
-            **agent_arguments: Any,
-        ) -> None: ...
+            dispatcher=None,
+            can_edit_itinerary=False,
+            max_added_steps=3,
+            allowed_activities=None,
+            policy=None,
+            queue=None,
+            deps_factory=None,
+            **agent_arguments,
+        ) -> None:
+            agent_arguments.setdefault("defer_model_check", True)
+            super().__init__(model, **agent_arguments)
+            self.dispatcher = dispatcher
+            self.can_edit_itinerary = can_edit_itinerary
+            self.max_added_steps = _checked_limit(max_added_steps)
+            self.allowed_activities = _checked_names(allowed_activities)
+            self.policy, self.queue = policy, queue
+            self.deps_factory = _checked_factory(deps_factory)
+            self._own_activity = self._registered()
 
-    def __init__(
-        self,
-        model: Any = None,
-        *,
-        dispatcher: Runway | None = None,
-        can_edit_itinerary: bool = False,
-        max_added_steps: int = 3,
-        allowed_activities: Iterable[str] | None = None,
-        policy: StepPolicy | None = None,
-        queue: str | None = None,
-        deps_factory: DepsFactory[Any] | None = None,
-        **agent_arguments: Any,
-    ) -> None:
-        agent_arguments.setdefault("defer_model_check", True)
-        super().__init__(model, **agent_arguments)
-        self.dispatcher = dispatcher
-        self.can_edit_itinerary = can_edit_itinerary
-        self.max_added_steps = _checked_limit(max_added_steps)
-        self.allowed_activities = _checked_names(allowed_activities)
-        self.policy = policy
-        self.queue = queue
-        self.deps_factory = _checked_factory(deps_factory)
+    def _registered(self) -> AgentActivity:
         _check_name(self.name)
         maker = _maker_frame(self)
         activity = AgentActivity(
             self,
             find_name=_GlobalName(maker.f_globals),
             origin=f"{maker.f_code.co_filename}:{maker.f_lineno}",
-            queue=queue,
-            policy=policy,
-            deps_factory=deps_factory,
-            max_added_steps=self.max_added_steps if can_edit_itinerary else 0,
+            queue=self.queue,
+            policy=self.policy,
+            deps_factory=self.deps_factory,
+            max_added_steps=self.max_added_steps if self.can_edit_itinerary else 0,
             allowed_activities=self.allowed_activities,
         )
-        self._own_activity = activity
         registry.add(activity, holder=self)
+        return activity
 
     def activity(
         self,

@@ -53,6 +53,8 @@ writer = PaigeantAgent(
 plain = PaigeantAgent("anthropic:claude-sonnet-4-5")
 choosing: PaigeantAgent[object, Draft | Verdict] = PaigeantAgent(output_type=[Draft, Verdict])
 
+PaigeantAgent("anthropic:claude-sonnet-4-5", instrutions="be kind")  # type: ignore[call-arg]
+
 assert_type(writer, PaigeantAgent[ShopDeps, Draft])
 assert_type(plain, PaigeantAgent[object, str])
 ordinary: Agent[ShopDeps, Draft] = writer

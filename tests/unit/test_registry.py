@@ -14,6 +14,7 @@ from types import ModuleType
 import pytest
 
 from paigeant_celery.errors import DuplicateActivity, UnknownActivity, UsageError
+from paigeant_celery.policy import StepPolicy
 from paigeant_celery.registry import Registry, registry
 
 AGENT = 'from paigeant_celery import PaigeantAgent\ntriage = PaigeantAgent("test", name="triage", queue=__name__)\n'
@@ -26,6 +27,8 @@ class Kept:
 
     given: str | None
     origin: str = "shop.py:1"
+    queue: str | None = None
+    policy: StepPolicy | None = None
 
     @property
     def name(self) -> str:
