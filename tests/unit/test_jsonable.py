@@ -105,7 +105,7 @@ def test_text_is_written_compactly_and_readably() -> None:
             {"customerId": "00000000-0000-0000-0000-000000000001", "total": "1.10", "more": {"day": "2026-01-02"}},
         ),
         ([Colour.RED, Path("a"), timedelta(hours=1), b"abc"], ["red", "a", "PT1H", "abc"]),
-        ([Point(1, 2), {7}, deque([3])], [[1, 2], [7], [3]]),
+        ([Point(1, 2), {7}, frozenset({3})], [[1, 2], [7], [3]]),
         ({1: None, date(2026, 1, 2): True}, {"1": None, "2026-01-02": True}),
         (Pets(["cat", "dog"]), ["cat", "dog"]),
     ],
