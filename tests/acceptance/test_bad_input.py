@@ -96,21 +96,21 @@ CASES = {
     ),
     "13 a version that is a number": Forged(reason="unsupported_version", change=setting("spec_version", 1.0)),
     "13 an empty version": Forged(reason="unsupported_version", change=setting("spec_version", "")),
-    "14 unknown field": Forged(reason="unknown_field", says="at `surprise`", change=setting("surprise", SECRET)),
+    "14 unknown field": Forged(reason="unknown_field", says="`surprise`", change=setting("surprise", SECRET)),
     "14 unknown field inside": Forged(
         reason="unknown_field",
-        says="at `slip.itinerary[0].surprise`",
+        says="`slip.itinerary[0].surprise`",
         change=setting("slip.itinerary.0.surprise", SECRET),
     ),
     "14 a class of the old format": Forged(
         reason="unknown_field",
-        says="at `slip.itinerary[0].module`: this version does not know the field; it belongs to an older format",
+        says="`slip.itinerary[0].module`: this version does not know the field; it belongs to an older format",
         change=setting("slip.itinerary.0.module", "os"),
     ),
     "15 no JSON": Forged(reason="invalid_envelope", text=lambda text: text[:-1]),
     "15 a JSON list": Forged(reason="invalid_envelope", text=lambda text: f"[{text}]"),
     "15 itinerary is an object": Forged(
-        reason="invalid_envelope", says="at `slip.itinerary`", change=setting("slip.itinerary", {})
+        reason="invalid_envelope", says="`slip.itinerary`", change=setting("slip.itinerary", {})
     ),
     "15 a step is null": Forged(reason="invalid_envelope", change=setting("slip.itinerary", [None])),
     "15 NaN": Forged(reason="invalid_envelope", change=setting("variables", {"x": float("nan")})),
@@ -131,18 +131,18 @@ CASES = {
         for name in ("a b", "../draft", "draft\n", "a" * 129, "dr\u0430ft", "")
     },
     "19 deps of another type": Forged(
-        reason="invalid_deps", says="at `deps.style`", activity="review", step=REVIEW,
+        reason="invalid_deps", says="`deps.style`", activity="review", step=REVIEW,
         change=setting("slip.itinerary.0.deps", {"style": [SECRET]}),
     ),
     "19 deps with another field": Forged(
-        reason="invalid_deps", says="at `deps.stile`", activity="review", step=REVIEW,
+        reason="invalid_deps", says="`deps.stile`", activity="review", step=REVIEW,
         change=setting("slip.itinerary.0.deps", {"stile": SECRET}),
     ),
     "19 deps for an agent without": Forged(
         reason="unexpected_deps", change=setting("slip.itinerary.0.deps", {"style": SECRET})
     ),
     "19 arguments of another type": Forged(
-        reason="invalid_arguments", says="at `arguments.letter`", activity="count_letters",
+        reason="invalid_arguments", says="`arguments.letter`", activity="count_letters",
         step=FunctionSpec("count_letters", {"letter": 5}),
     ),
     "19 an agent step for a function": Forged(
@@ -163,7 +163,7 @@ CASES = {
     "28 another workflow": Forged(reason="inconsistent_slip", change=setting("correlation_id", "somebody-elses")),
     "28 another activity": Forged(reason="inconsistent_slip", activity="publish"),
     "28 another prompt than was recorded": Forged(reason="inconsistent_slip", change=setting(PROMPT, f"{SECRET}!")),
-    "35 a fence": Forged(reason="unknown_field", says="at `fence`", change=setting("fence", 7)),
+    "35 a fence": Forged(reason="unknown_field", says="`fence`", change=setting("fence", 7)),
     "41 a callback": Forged(
         reason="bad_envelope", says="callbacks", options={"link": signature("canary.sing")}
     ),
