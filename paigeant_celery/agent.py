@@ -135,6 +135,7 @@ class PaigeantAgent(Agent[AgentDepsT, OutputT]):
         maker = _maker_frame(self)
         activity = AgentActivity(
             self,
+            name=self.name,
             find_name=_GlobalName(maker.f_globals),
             origin=f"{maker.f_code.co_filename}:{maker.f_lineno}",
             queue=self.queue,

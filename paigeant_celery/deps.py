@@ -47,7 +47,12 @@ class WorkflowDependencies(BaseModel):
 
 
 def with_previous_output(deps: Any, previous: StepOutput | None) -> Any:
-    """Put the previous output into `deps` where it is a `WorkflowDependencies`; return `deps`."""
-    if isinstance(deps, WorkflowDependencies):
-        deps._previous_output = previous
-    return deps
+    """Return `deps` with the previous output, where it is a `WorkflowDependencies`.
+
+    A copy then: a `deps_factory` may give every step the same object.
+    """
+    if not isinstance(deps, WorkflowDependencies):
+        return deps
+    own = deps.model_copy()
+    own._previous_output = previous
+    return own

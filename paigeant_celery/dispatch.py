@@ -18,8 +18,9 @@ from paigeant_celery.errors import (
     InvalidInput,
     MessageError,
     NotPublished,
+    NotRecorded,
+    PaigeantError,
     TransientError,
-    UsageError,
     WorkflowConflict,
 )
 from paigeant_celery.handle import WorkflowHandle
@@ -96,8 +97,9 @@ class WorkflowDispatcher:
         `deadline` is an aware datetime; a step that would begin later fails the workflow.
 
         Raises `InvalidInput` and `EmptyItinerary` before anything is enqueued, `WorkflowConflict` where the id
-        belongs to other content, `Unreachable` where the store or broker is down and nothing was recorded,
-        `NotPublished` where the workflow was recorded but not sent.
+        belongs to other content, `NotRecorded` where the store is away (it may have recorded the workflow when only
+        the reply was lost), `NotPublished` where the workflow was recorded but not sent, `Unreachable` where there
+        is no store and the broker is away. To try again after either of the first two, pass its `correlation_id`.
         """
         sending = self._prepare(transport, itinerary, variables, correlation_id, deadline)
         return await asyncio.to_thread(sending.send)
@@ -160,7 +162,7 @@ class _Sending:
         if recorded is None:
             return message.correlation_id
         envelope, queue = recorded
-        delivery = delivery_of(message, envelope, queue, registry.find(step.activity), transport.settings)
+        delivery = delivery_of(message, envelope, queue, registry.find(step.activity))
         try:
             transport.publisher.publish(delivery)
         except TransientError as error:
@@ -171,7 +173,7 @@ class _Sending:
         return message.correlation_id
 
     def _record(self, queue: str) -> tuple[str, str] | None:
-        """Record the workflow and return the envelope and queue to publish, or None where it has ended.
+        """Record the workflow and return the envelope and queue to publish, or None where it has begun already.
 
         An existing one keeps its own.
         """
@@ -187,14 +189,16 @@ class _Sending:
             if answer == "conflict":
                 raise WorkflowConflict(correlation_id)
             existing = store.workflow(correlation_id) if answer == "exists" else None
-        except (TransientError, UsageError):
+        except TransientError as error:
+            self._give_back()
+            raise NotRecorded(correlation_id, str(error)) from error
+        except PaigeantError:
             self._give_back()
             raise
-        if existing is not None and existing.state != "running":
-            return None
-        if existing is not None and existing.hop_id == self.message.message_id:
-            return existing.envelope, existing.queue
-        return self.envelope, queue
+        if existing is None:
+            return self.envelope, queue
+        waits = existing.state == "running" and not existing.running and existing.hop_id == self.message.message_id
+        return (existing.envelope, existing.queue) if waits else None
 
     def _give_back(self) -> None:
         if self.runway is not None:

@@ -21,6 +21,7 @@ __all__ = [
     "MessageError",
     "NoWorkflow",
     "NotPublished",
+    "NotRecorded",
     "NotSerializable",
     "PaigeantError",
     "StoreCorrupt",
@@ -230,6 +231,20 @@ class Unreachable(TransientError):
         return (
             f"cannot reach the {self.what} at {self.address} ({self.cause}); start or mend it, or point "
             "`PAIGEANT_REDIS_URL` (or the Celery configuration) at a running one"
+        )
+
+
+class NotRecorded(TransientError):
+    """The store could not be asked to record the workflow, or its reply was lost; nothing was sent."""
+
+    def __init__(self, correlation_id: str, cause: str) -> None:
+        super().__init__(correlation_id, cause)
+        self.correlation_id, self.cause = correlation_id, cause
+
+    def __str__(self) -> str:
+        return (
+            f"nothing was sent: {self.cause}. Dispatch again with `correlation_id={self.correlation_id!r}`, for the "
+            "workflow may be recorded already, if only the reply was lost"
         )
 
 

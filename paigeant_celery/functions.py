@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 from collections.abc import Callable
-from functools import cached_property, update_wrapper
+from functools import cached_property, partial, update_wrapper
 from typing import Any, Concatenate, Generic, Literal, ParamSpec, Protocol, TypeVar, get_type_hints, overload
 
 from pydantic import BaseModel, ConfigDict, PydanticUserError, ValidationError, create_model
 
 from paigeant_celery.context import WorkflowContext
 from paigeant_celery.errors import InvalidInput, MessageError, UsageError
-from paigeant_celery.jsonable import dumps, to_jsonable
+from paigeant_celery.jsonable import dumps, first_fault, recordable
+from paigeant_celery.loop import in_own_thread
 from paigeant_celery.names import is_activity_name
 from paigeant_celery.policy import StepPolicy
 from paigeant_celery.ports import ActivityResult, EditLimits
@@ -76,8 +76,10 @@ class FunctionActivity(Generic[P, R]):
         if inspect.iscoroutinefunction(self.function):
             output = await self.function(*first, **arguments)
         else:
-            output = await asyncio.to_thread(self.function, *first, **arguments)
-        return ActivityResult(output=to_jsonable(output, reason="output_not_serializable"))
+            output = await in_own_thread(partial(self.function, *first, **arguments))
+            if inspect.isawaitable(output):  # a decorator hid that the function is async
+                output = await output
+        return ActivityResult(output=recordable(output))
 
     def _arguments_of(self, step: Step) -> dict[str, Any]:
         if not isinstance(step, FunctionSpec):
@@ -89,9 +91,9 @@ class FunctionActivity(Generic[P, R]):
         except MessageError:
             raise
         except ValidationError as error:
-            first = error.errors(include_input=False, include_url=False, include_context=False)[0]
-            path = ".".join(["arguments", *(str(part).removeprefix("argument_") for part in first["loc"])])
-            raise MessageError("invalid_arguments", path, first["msg"]) from None
+            place, _, text = first_fault(error)
+            path = ".".join(["arguments", *(str(part).removeprefix("argument_") for part in place)])
+            raise MessageError("invalid_arguments", path, text) from None
         except Exception as error:
             text = f"a validator raised {type(error).__name__}"
             raise MessageError("invalid_arguments", "arguments", text) from error

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TypeAlias, assert_never
@@ -37,7 +38,7 @@ from paigeant_celery.flow import (
 from paigeant_celery.guard import Arrival, admit, refusal_of
 from paigeant_celery.jsonable import dumps
 from paigeant_celery.message import PaigeantMessage, encode, parse, sha256
-from paigeant_celery.names import split_hop_id
+from paigeant_celery.names import next_place, split_hop_id
 from paigeant_celery.outputs import read_blob
 from paigeant_celery.policy import StepPolicy
 from paigeant_celery.ports import (
@@ -147,7 +148,11 @@ class HopService:
         self._limits = Limits(max_steps=settings.max_steps)
 
     def open(self, arrival: Arrival) -> Opening:
-        """Guard and claim a delivery. Raises `TransientError` where the store is away; nothing is claimed then."""
+        """Guard and claim a delivery.
+
+        Raises `TransientError` where the store is away; the same call then goes on. Whatever else goes wrong
+        refuses the message, so that nobody waits for a workflow that will not move.
+        """
         message: PaigeantMessage | None = None
         try:
             message = admit(arrival, self._settings)
@@ -158,13 +163,19 @@ class HopService:
             return self._refuse(arrival, fault, message)
         except StoreCorrupt as error:
             return self._refuse(arrival, MessageError("store_corrupt", "", str(error)), message)
+        except TransientError:
+            raise
+        except Exception as error:
+            logger.exception("a delivery cannot be opened", extra={"action": "open_failed", "hop": arrival.hop_id})
+            return self._refuse(arrival, MessageError("unexpected_error", "", _text_of(error)), message)
 
     def refuse_unknown(self, arrival: Arrival) -> None:
-        """End the workflow of a message whose activity is not loaded here and which Celery has dropped."""
+        """End the workflow of a message for which this worker has no task, so that Celery drops it."""
         message: PaigeantMessage | None = None
         try:
             message = admit(arrival, self._settings)
             self._loaded(arrival.activity)
+            raise MessageError("unknown_agent", "", "was loaded after this worker began; start the worker anew")
         except MessageError as fault:
             self._refuse(arrival, fault, message)
 
@@ -195,15 +206,31 @@ class HopService:
         """Record what happened and send the next message.
 
         May be repeated: a hop that is closed stays as it is. Raises `TransientError` where the store or the
-        broker is away; the same call then finishes what it began.
+        broker is away; the same call then finishes what it began. Whatever else goes wrong fails the hop.
         """
+        try:
+            return self._close(hop, outcome)
+        except TransientError:
+            raise
+        except Exception as error:
+            logger.exception("a hop cannot be closed", extra={"action": "close_failed", "hop": hop.closing.hop_id})
+            failure = Failure(
+                step_id=hop.message.step.step_id,
+                error_class=type(error).__name__,
+                text=f"after the step ran, its output could not be sent on: {_text_of(error)}",
+            )
+            return self._record_failure(hop.closing, Fail(message=hop.message, failure=failure))
+
+    # The parts of `open`.
+
+    def _close(self, hop: Opened, outcome: Outcome) -> Summary:
         decision = decide(hop.message, outcome.event, now=outcome.at, limits=self._limits)
         match decision:
             case Advance(message=message):
                 envelope = encode(message)
                 if len(envelope.encode()) > self._settings.max_message_size:
                     text = "with this step's output the envelope exceeds `paigeant_max_message_size`"
-                    return self.close(hop, _failed(hop, "too_large", text))
+                    return self._close(hop, _failed(hop, "too_large", text))
                 return self._advance(hop, message, envelope, outcome)
             case Finish(message=message):
                 return self._finish(hop, message, outcome)
@@ -212,8 +239,6 @@ class HopService:
             case Run():
                 raise TypeError("a begun hop is run, not closed")
         assert_never(decision)
-
-    # The parts of `open`.
 
     def _loaded(self, name: str) -> Activity:
         try:
@@ -233,6 +258,12 @@ class HopService:
         if answer.reason == "altered":
             text = "the envelope differs from the one that was recorded when it was sent"
             raise MessageError("inconsistent_slip", "", text)
+        if answer.reason == "unknown":
+            text = (
+                "the store does not know its workflow: the dispatcher names another store or prefix than this worker, "
+                "or the workflow ended longer ago than `paigeant_result_ttl`"
+            )
+            raise MessageError("unknown_workflow", "", text)
         return self._drop(arrival, answer)
 
     def _begin(
@@ -245,7 +276,7 @@ class HopService:
         hop = Opened(message=message, activity=activity, claimed=claimed, closing=closing, timeout=timeout)
         if claimed.exhausted:
             exhausted = Exhausted(place=message.place, attempts=claimed.attempt)
-            return self.close(hop, Outcome(event=exhausted, at=claimed.now))
+            return self._close(hop, Outcome(event=exhausted, at=claimed.now))
         begun = Begun(place=message.place, attempt=claimed.attempt)
         decision = decide(message, begun, now=claimed.now, limits=self._limits)
         return self._record_failure(closing, decision) if isinstance(decision, Fail) else hop
@@ -281,7 +312,7 @@ class HopService:
         record = self._store.workflow(correlation_id)
         if record is None or record.state != "running" or record.running:
             return
-        if split_hop_id(record.hop_id) == (correlation_id, str(int(place) + 1)):
+        if split_hop_id(record.hop_id) == (correlation_id, next_place(place)):
             message = parse(
                 record.envelope, max_size=self._settings.max_message_size, max_steps=self._settings.max_steps
             )
@@ -305,7 +336,8 @@ class HopService:
                 answer = Dropped(reason="unknown")
             if isinstance(answer, Claimed):
                 closing = Closing(hop_id=arrival.hop_id, owner=self._owner(), fence=answer.fence)
-                self._store.fail(closing, Failure(step_id=step_id, error_class=fault.reason, text=fault.detail))
+                with suppress(StoreCorrupt):  # logged above; there is nothing left that could be recorded
+                    self._store.fail(closing, Failure(step_id=step_id, error_class=fault.reason, text=fault.detail))
         return Refused(reason=fault.reason, step_id=step_id or "")
 
     # The parts of `run`.
@@ -370,15 +402,16 @@ class HopService:
 
     def _publish(self, message: PaigeantMessage, envelope: str, queue: str) -> None:
         activity = self._registry.find(message.step.activity)
-        self._publisher.publish(delivery_of(message, envelope, queue, activity, self._settings))
+        self._publisher.publish(delivery_of(message, envelope, queue, activity))
 
     def _record_failure(self, closing: Closing, decision: Fail) -> Summary:
         failure = decision.failure
         summary = Summary(
             hop_id=closing.hop_id, step_id=failure.step_id or "", outcome="failed", error_class=failure.error_class
         )
-        if self._store is not None and not self._store.fail(closing, failure):
-            return Summary(hop_id=closing.hop_id, step_id=summary.step_id, outcome="overtaken")
+        with suppress(StoreCorrupt):  # the hop failed; that its record cannot say so is in the log
+            if self._store is not None and not self._store.fail(closing, failure):
+                return Summary(hop_id=closing.hop_id, step_id=summary.step_id, outcome="overtaken")
         logger.error(
             "hop %s failed with %s",
             closing.hop_id,

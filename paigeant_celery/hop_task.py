@@ -24,7 +24,8 @@ __all__ = ["HopRuntime", "HopTask"]
 
 T = TypeVar("T")
 
-BLOCKED_GRACE = 30.0  # seconds after a step's timeout when its code is taken to block the event loop
+BLOCKED_GRACE = 30.0  # seconds after a step's timeout when it is given up, for it cannot be cancelled
+BLOCKED_SIGN = 5.0  # seconds in which a loop that is not blocked shows a sign of life
 OPEN_PATIENCE = 30.0  # seconds to wait for a store that is away before the message goes back to its queue
 CLOSE_PATIENCE = 900.0  # seconds to keep an output that was paid for and cannot be recorded yet
 
@@ -79,10 +80,12 @@ class HopRuntime:
         except concurrent.futures.CancelledError:
             raise Ignore("taken over by another owner") from None
         except (TimeoutError, SoftTimeLimitExceeded):
-            logger.error(
-                "the step blocks the event loop of its process; use async calls, or a sync function",
-                extra={"action": "loop_blocked", "hop": hop.closing.hop_id},
-            )
+            if self.loop.leave_if_blocked(BLOCKED_SIGN):
+                logger.error(
+                    "the event loop of this process is blocked by this step or one beside it, and later steps get a "
+                    "new one; use async calls, or a sync function",
+                    extra={"action": "loop_blocked", "hop": hop.closing.hop_id},
+                )
             return timed_out(hop)
 
     def _close(self, hop: Opened, outcome: Outcome) -> Summary:
@@ -98,6 +101,8 @@ class HopRuntime:
                 logger.warning("waiting: %s", error, extra={"action": "waiting_for_server"})
                 if time.monotonic() + wait > end:
                     raise Reject(str(error), requeue=True) from error
+            except SoftTimeLimitExceeded as error:
+                raise Reject("the time limit of the message is over", requeue=True) from error
             time.sleep(wait)
             wait = min(5.0, wait * 2)
 
@@ -109,6 +114,7 @@ class HopTask(Task):  # type: ignore[misc]  # Celery ships no types
     """A Celery task that runs hops of one activity. What it pins, no default of the host changes."""
 
     abstract = True
+    Request = "paigeant_celery.request:HopRequest"
     typing = False  # the guard judges the arguments, and says why
     acks_late = True
     acks_on_failure_or_timeout = True

@@ -90,10 +90,19 @@ def parse(text: object, *, max_size: int, max_steps: int) -> PaigeantMessage:
 
 def content_digest(message: PaigeantMessage) -> str:
     """Digest of what the caller asked for; equal for a repeated dispatch, whenever it happens."""
+    # Neither what a process adds that has the agents loaded, nor fields that a later version may bring.
+    step = {"queue", "policy"}
     asked = message.model_dump(
-        mode="json", include={"slip": {"itinerary"}, "variables": True, "deadline": True, "registered_activities": True}
+        mode="json",
+        include={"slip": {"itinerary"}, "variables": True, "deadline": True},
+        exclude={"slip": {"itinerary": {"__all__": step}}},
+        exclude_defaults=True,
     )
-    return sha256(dumps(asked, canonical=True))
+    registered = sorted(
+        dumps(activity.model_dump(mode="json", exclude={"step": step}, exclude_defaults=True), canonical=True)
+        for activity in message.registered_activities
+    )
+    return sha256(dumps([asked, registered], canonical=True))
 
 
 def sha256(text: str) -> str:

@@ -10,7 +10,6 @@ __all__ = [
     "ACTIVITY_NAME",
     "CORRELATION_ID",
     "FIRST_PLACE",
-    "HEADER_SPEC_VERSION",
     "MAX_NAME_LENGTH",
     "SPEC_VERSION",
     "Names",
@@ -23,14 +22,14 @@ __all__ = [
 ]
 
 SPEC_VERSION = "1.0"
-HEADER_SPEC_VERSION = "paigeant_spec_version"
 
 MAX_NAME_LENGTH = 128  # characters; keeps keys, queues and task names short on every broker
 
 CORRELATION_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 ACTIVITY_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*(?:\.[A-Za-z0-9_-]+)*")
 
-_PLACE = re.compile(r"(?:0|[1-9][0-9]{0,8})")
+# The number of a step; inside a branch, the path to it: `3-1.0` is the first step of branch 1 of step 3.
+_PLACE = re.compile(r"(?:0|[1-9][0-9]{0,8})(?:-(?:0|[1-9][0-9]{0,8})\.(?:0|[1-9][0-9]{0,8})){0,8}")
 
 FIRST_PLACE = "0"
 
@@ -51,8 +50,9 @@ def hop_id(correlation_id: str, place: str) -> str:
 
 
 def next_place(place: str) -> str:
-    """Return the place after `place`."""
-    return str(int(place) + 1)
+    """Return the place after `place`, in the same branch."""
+    branch, dot, number = place.rpartition(".")
+    return f"{branch}{dot}{int(number) + 1}"
 
 
 def split_hop_id(text: str) -> tuple[str, str] | None:
@@ -89,4 +89,4 @@ class Names:
     def activity(self, task: str) -> str | None:
         """Return the activity of a task name, or None where the task is none of ours."""
         start = f"{self.prefix}."
-        return task[len(start) :] if task.startswith(start) else None
+        return task[len(start) :] or None if task.startswith(start) else None

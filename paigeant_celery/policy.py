@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from paigeant_celery.errors import InvalidInput
+from paigeant_celery.jsonable import first_fault
 
 __all__ = ["StepPolicy"]
 
@@ -28,8 +29,8 @@ class StepPolicy(BaseModel):
         try:
             super().__init__(timeout=timeout, max_attempts=max_attempts)
         except ValidationError as error:
-            first = error.errors(include_input=False, include_url=False, include_context=False)[0]
-            raise InvalidInput("invalid_policy", str(first["loc"][0]), first["msg"]) from None
+            place, _, text = first_fault(error)
+            raise InvalidInput("invalid_policy", str(place[0]), text) from None
 
     # Validation of a message fills the fields itself; the signature above would refuse what it does not know.
     __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]

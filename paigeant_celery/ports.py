@@ -235,7 +235,7 @@ class Delivery:
     queue: str
     envelope: str
     summary: str
-    timeout: float | None  # seconds of one attempt; None where this process does not know the activity
+    timeout: float | None  # seconds of one attempt, where step or activity names them
 
 
 class Publisher(Protocol):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import gc
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from paigeant_celery.errors import DuplicateActivity, InvalidInput, UnknownActivity, UsageError
 from paigeant_celery.policy import StepPolicy
@@ -54,29 +55,25 @@ class Registry:
 
         Raises `DuplicateActivity` where two of different origin do.
         """
-        found: dict[str, Activity] = {}
-        for activity in self._live():
-            try:
-                name = activity.name
-            except UsageError:
-                continue  # has no name yet, or never gets one: it cannot stand on a slip either
-            other = found.get(name)
-            if other is not None and other.origin != activity.origin:
-                raise DuplicateActivity(name, other.origin, activity.origin)
-            found[name] = activity
-        return found
+        return {name: self._only(name, activities) for name, activities in self._by_name().items()}
+
+    def names(self) -> list[str]:
+        """Return the names of all activities, also of those that stand twice."""
+        return list(self._by_name())
 
     def find(self, name: str) -> Activity | None:
-        """Return the activity of this name, or None."""
-        return self.activities().get(name)
+        """Return the activity of this name, or None; raises `DuplicateActivity` where there are two."""
+        found = self._by_name()
+        return self._only(name, found[name]) if name in found else None
 
     def get(self, name: str) -> Activity:
-        """Return the activity of this name; raises `UnknownActivity` with close names."""
-        activities = self.activities()
-        if name not in activities:
-            searched = f"{len(activities)} loaded: {', '.join(sorted(activities)[:20]) or 'none'}"
-            raise UnknownActivity(name, searched, difflib.get_close_matches(name, activities, n=3))
-        return activities[name]
+        """Return the activity of this name; raises `UnknownActivity` with close names, or `DuplicateActivity`."""
+        activity = self.find(name)
+        if activity is None:
+            loaded = sorted(self.names())
+            searched = f"{len(loaded)} loaded: {', '.join(loaded[:20]) or 'none'}"
+            raise UnknownActivity(name, searched, difflib.get_close_matches(name, loaded, n=3))
+        return activity
 
     @contextmanager
     def isolated(self) -> Iterator[None]:
@@ -88,6 +85,25 @@ class Registry:
         finally:
             with self._lock:
                 self._entries = kept
+
+    def _by_name(self) -> dict[str, list[Activity]]:
+        found: dict[str, list[Activity]] = {}
+        for activity in self._live():
+            with suppress(UsageError):  # has no name yet, or never gets one: it cannot stand on a slip either
+                found.setdefault(activity.name, []).append(activity)
+        return found
+
+    def _only(self, name: str, activities: list[Activity]) -> Activity:
+        """Return the newest of activities of one origin; raises where there is a second origin."""
+        if len({activity.origin for activity in activities}) > 1:
+            # One that was replaced may only wait for the collector: agent and activity hold each other.
+            activities.clear()
+            gc.collect()
+            activities = self._by_name()[name]
+        for other in activities[:-1]:
+            if other.origin != activities[-1].origin:
+                raise DuplicateActivity(name, other.origin, activities[-1].origin)
+        return activities[-1]
 
     def _live(self) -> list[Activity]:
         with self._lock:

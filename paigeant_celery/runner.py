@@ -16,7 +16,7 @@ from paigeant_celery.context import WorkflowContext
 from paigeant_celery.deps import StepOutput, WorkflowDependencies, with_previous_output
 from paigeant_celery.errors import MessageError, UsageError
 from paigeant_celery.itinerary import Edit, ItineraryEditing
-from paigeant_celery.jsonable import dumps, to_jsonable
+from paigeant_celery.jsonable import dumps, first_fault, recordable
 from paigeant_celery.names import is_activity_name
 from paigeant_celery.policy import StepPolicy
 from paigeant_celery.ports import ActivityResult, EditLimits
@@ -61,9 +61,11 @@ class AgentActivity:
     @property
     def name(self) -> str:
         """The agent's name on the slip; raises `UsageError` where nothing names it yet."""
-        name = self._name or self._agent.name or self._find_name(self._agent)
+        # Not the agent's own name first: pydantic-ai takes that from any variable of who runs it.
+        name = self._name or self._find_name(self._agent) or self._agent.name
         if name is None or not is_activity_name(name):
             raise UsageError("UnnamedAgent: the agent has no name that could stand on a slip; pass `name=` to it")
+        self._name = name
         if self._agent.name is None:
             self._agent.name = name  # so that traces and logs of pydantic-ai use the same one
         return name
@@ -96,7 +98,7 @@ class AgentActivity:
                 infer_name=False,
             )
         return ActivityResult(
-            output=to_jsonable(result.output, reason="output_not_serializable"),
+            output=recordable(result.output),
             usage=_counters(result.usage),
             inserted=edit.inserted,
             notes=edit.notes(),
@@ -130,7 +132,10 @@ class AgentActivity:
             made = self._deps_factory(data, context)
             if inspect.isawaitable(made):
                 made = await made
-            if isinstance(made, AbstractAsyncContextManager):
+            expected = getattr(self._agent, "deps_type", None)
+            if isinstance(expected, type) and expected is not object and isinstance(made, expected):
+                yield made  # also where it could be entered, as pools can: whoever made it goes on using it
+            elif isinstance(made, AbstractAsyncContextManager):
                 yield await stack.enter_async_context(made)
             elif isinstance(made, AbstractContextManager):
                 yield stack.enter_context(made)
@@ -156,9 +161,8 @@ def _validated(data: Any, expected: Any) -> Any:
     try:
         return TypeAdapter(expected).validate_json(dumps(data))
     except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False, include_context=False)[0]
-        path = ".".join(["deps", *(str(part) for part in first["loc"])])
-        raise MessageError("invalid_deps", path, first["msg"]) from None
+        place, _, text = first_fault(error)
+        raise MessageError("invalid_deps", ".".join(["deps", *map(str, place)]), text) from None
     except (PydanticUserError, PydanticUndefinedAnnotation) as error:
         name = getattr(expected, "__name__", repr(expected))
         text = f"`deps_type` {name} cannot be made from JSON; make it on the worker with `deps_factory=`"

@@ -19,11 +19,10 @@ def step_policy(step: Step, activity: Activity | None, settings: Settings) -> St
     return (step.policy or StepPolicy()).over(own).over(default)
 
 
-def delivery_of(
-    message: PaigeantMessage, envelope: str, queue: str, activity: Activity | None, settings: Settings
-) -> Delivery:
+def delivery_of(message: PaigeantMessage, envelope: str, queue: str, activity: Activity | None) -> Delivery:
     """Return what must be published for the hop that `message` asks for."""
     step, slip = message.step, message.slip
+    own = (step.policy or StepPolicy()).over(activity.policy if activity is not None else None)
     total = len(slip.executed) + len(slip.itinerary)
     return Delivery(
         activity=step.activity,
@@ -33,5 +32,5 @@ def delivery_of(
         queue=queue,
         envelope=envelope,
         summary=f"workflow {message.correlation_id}, step {len(slip.executed) + 1} of {total}: {step.step_id}",
-        timeout=step_policy(step, activity, settings).timeout if activity or step.policy else None,
+        timeout=own.timeout,  # the default is the worker's, whose settings may be others
     )

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 from paigeant_celery.errors import InvalidInput, NotSerializable
-from paigeant_celery.jsonable import holds_secret, to_jsonable
+from paigeant_celery.jsonable import first_fault, holds_secret, to_jsonable
 from paigeant_celery.names import is_activity_name, is_correlation_id, text_fault
 from paigeant_celery.policy import StepPolicy
 
@@ -197,7 +197,7 @@ class ExecutedStep(WireModel):
 
     step_id: StepId
     place: str
-    kind: Literal["agent", "function"]
+    kind: str
     activity: ActivityName
     attempt: int = Field(ge=1)
     started_at: AwareDatetime
@@ -282,17 +282,16 @@ def crossing(value: object, *, path: str) -> JsonValue:
 
 def fault_of(error: ValidationError) -> tuple[str, str, str]:
     """Return reason code, field path and text of the first fault that pydantic found, without any value."""
-    first = error.errors(include_input=False, include_url=False, include_context=False)[0]
-    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
+    place, kind, text = first_fault(error)
+    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).lstrip(".")
     # A tagged union puts its tag into the path; the reader looks for the field.
     path = path.replace("].agent.", "].").replace("].function.", "].").replace(".step.agent.", ".step.")
-    kind = first["type"]
     if kind == "string_unicode":
         return "invalid_text", path, "contains a lone surrogate"
     if kind == "extra_forbidden":
         return "unknown_field", path, "this version does not know the field"
     custom = kind in {"bad_agent_name", "bad_step_id", "empty_prompt", "invalid_text"}
-    return (kind if custom else "invalid_envelope"), path, first["msg"]
+    return (kind if custom else "invalid_envelope"), path, text
 
 
 def _build(model: BaseModel, **fields: Any) -> None:

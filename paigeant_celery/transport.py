@@ -29,8 +29,10 @@ __all__ = ["CeleryTransport", "default_redis_url", "get_transport", "transport_o
 MEMORY_BROKER = "memory://localhost//"  # the host is meaningless, but Kombu warns without one
 IN_MEMORY_POLLING = 0.01  # seconds; Kombu's own default of 1 s would be the time of every hop
 PUBLISH_RETRY = {"max_retries": 8, "interval_start": 0.0, "interval_step": 0.2, "interval_max": 1.0}
-LIMIT_MARGIN = 60.0  # seconds by which Celery's time limits stand behind ours
-LONGEST_STEP = 30 * 86400.0  # seconds; where the sender does not know the activity's own timeout
+# Seconds by which Celery's time limits stand behind ours: a run that cannot be cancelled is given up after half a
+# minute, and an output may wait a quarter of an hour for a store that is away.
+LIMIT_MARGIN = 20 * 60.0
+LONGEST_STEP = 30 * 86400.0  # seconds; where neither step nor activity names a timeout
 COMPRESS_FROM = 8 * 1024  # bytes of envelope; below, gzip gains little
 
 TRANSPORT_VARIABLE = "PAIGEANT_TRANSPORT"
@@ -72,8 +74,12 @@ class CeleryPublisher:
     def declared(self, queue: str) -> Queue:
         """Return the queue as the host declares it, or as Celery would declare a new one."""
         queues = self._app.amqp.queues
-        declared: Queue = queues[queue] if queue in queues else queues.new_missing(queue)
-        return declared
+        if queue in queues:
+            return cast("Queue", queues[queue])
+        declared: Any = queues.new_missing(queue)
+        if queues.max_priority is not None:  # as `add` does, which would make a worker consume the queue
+            declared.queue_arguments = {"x-max-priority": queues.max_priority, **(declared.queue_arguments or {})}
+        return cast("Queue", declared)
 
     def publish(self, delivery: Delivery) -> None:
         """Send the message; raises `Unreachable` when Celery's retries are over."""
@@ -140,6 +146,16 @@ class CeleryTransport:
         return broker_address(self.app)
 
     @property
+    def broker_identity(self) -> str:
+        """The broker whatever its URL looks like: no credentials, and what the URL leaves out filled in."""
+        connection = self.app.connection_for_write()
+        default_port = getattr(connection.transport, "default_port", None) or 0
+        place = connection.virtual_host or "/"
+        place = place.strip("/") or ("0" if connection.transport_cls in {"redis", "rediss"} else "")
+        host = connection.hostname or "localhost"
+        return f"{connection.transport_cls}://{host}:{connection.port or default_port}/{place}"
+
+    @property
     def in_memory(self) -> bool:
         """Whether the broker lives in this process, where no other process can reach it."""
         return self.broker.startswith("memory:")
@@ -174,16 +190,23 @@ class CeleryTransport:
 
     def _annotations(self) -> Iterator[str]:
         harmless = {"time_limit", "soft_time_limit"}  # each message carries its own, which wins
-        probe = cast("Any", type("Probe", (), {"name": self.names.task("probe")}))
-        for annotation in resolve_all(self.app.annotations, probe):
-            for attribute in sorted(set(annotation) - harmless):
+        loaded = sorted(registry.names())
+        probes = {name: cast("Any", type("Probe", (), {"name": self.names.task(name)})) for name in ("*", *loaded)}
+        found = {
+            (name, attribute)
+            for name, probe in probes.items()
+            for annotation in resolve_all(self.app.annotations, probe)
+            for attribute in set(annotation) - harmless
+        }
+        for name, attribute in sorted(found):
+            if name == "*" or ("*", attribute) not in found:
                 yield (
-                    f"`task_annotations` sets `{attribute}` for {self.names.task('*')!r} (perhaps through '*'), which "
+                    f"`task_annotations` sets `{attribute}` for {self.names.task(name)!r} (perhaps through '*'), which "
                     "would change how hops run; name the tasks it is meant for, or use a function that leaves ours out"
                 )
 
 
-class Opened(Protocol):
+class AppWithTransport(Protocol):
     """An app that carries its transport."""
 
     paigeant_transport: CeleryTransport
@@ -243,7 +266,7 @@ def transport_of(app: Celery, *, store: str | Store | None = None) -> CeleryTran
     except ConfigurationError as error:
         faults.extend(error.mistakes)
     transport = CeleryTransport(app, settings=settings, store=None if faults else opened, faults=faults)
-    cast("Opened", app).paigeant_transport = transport
+    cast("AppWithTransport", app).paigeant_transport = transport
     return transport
 
 
@@ -290,6 +313,7 @@ def _in_memory() -> CeleryTransport:
 
 def _app(broker: str) -> Celery:
     app = Celery("paigeant", broker=broker, set_as_current=False)
+    cast("Any", app).paigeant_made_here = True
     app.conf.update(
         task_ignore_result=True,
         worker_send_task_events=True,
@@ -315,7 +339,7 @@ def _installed_app() -> Celery | None:
         return None
     from celery._state import _get_active_apps, get_current_app
 
-    apps = [app for app in _get_active_apps() if app.main != "paigeant"]
+    apps = [app for app in _get_active_apps() if not hasattr(app, "paigeant_made_here")]
     ours = [app for app in apps if hasattr(app, "paigeant_runtime")]
     # A web process has often not read its configuration yet when it dispatches for the first time.
     ours = ours or [app for app in apps if (app.configured or app._config_source or app._preconf) and imports_us(app)]

@@ -183,13 +183,13 @@ def _store_mistakes(transport: CeleryTransport) -> Iterator[str]:
     try:
         for warning in store.check(allow_eviction=transport.settings.allow_eviction):
             logger.warning(warning, extra={"action": "store_checked"})
-        bound = store.bind_broker(transport.broker)
+        bound = store.bind_broker(transport.broker_identity)
     except ConfigurationError as error:
         yield from error.mistakes
         return
-    if bound != transport.broker:
+    if bound != transport.broker_identity:
         yield (
             f"the store {store.address} belongs to the broker {bound} under the prefix "
-            f"{transport.settings.prefix!r}, and this worker uses {transport.broker}; choose another "
+            f"{transport.settings.prefix!r}, and this worker uses {transport.broker_identity}; choose another "
             "`paigeant_prefix`, or another store"
         )

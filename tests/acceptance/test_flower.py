@@ -123,7 +123,7 @@ def test_a_copy_that_comes_during_a_run_leaves_it_started(flower: Flower) -> Non
     record = store.workflow(handle.correlation_id)
     assert record is not None
     message = parse(record.envelope, max_size=2**20, max_steps=256)
-    delivery = delivery_of(message, record.envelope, record.queue, None, flower.transport.settings)
+    delivery = delivery_of(message, record.envelope, record.queue, None)
 
     for _ in range(2):
         flower.transport.publisher.publish(delivery)

@@ -23,7 +23,7 @@ from processes import (
 from servers import RedisServer
 
 from paigeant_celery import ActivitySpec, WorkflowDispatcher, WorkflowHandle, get_transport
-from paigeant_celery.errors import Unreachable
+from paigeant_celery.errors import NotRecorded, Unreachable
 from paigeant_celery.transport import transport_of
 
 WITHIN = 20.0
@@ -161,7 +161,7 @@ def test_dispatch_says_in_one_line_which_store_it_cannot_reach() -> None:
     """The first try on a new machine fails like this, and must say what to do."""
     url = f"redis://:secret@127.0.0.1:{free_port()}/0"
 
-    with pytest.raises(Unreachable) as raised:
+    with pytest.raises(NotRecorded) as raised:
         WorkflowDispatcher().dispatch_workflow_sync(get_transport(url), itinerary=[ActivitySpec("draft", "a")])
 
     text = str(raised.value)

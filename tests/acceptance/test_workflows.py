@@ -87,7 +87,7 @@ def recorded(handle: WorkflowHandle, transport: CeleryTransport) -> tuple[Paigea
     message = parse(record.envelope, max_size=2**24, max_steps=256)
     if message.slip.next_step is None:
         return message, Delivery.__new__(Delivery)
-    return message, delivery_of(message, record.envelope, record.queue, None, transport.settings)
+    return message, delivery_of(message, record.envelope, record.queue, None)
 
 
 def test_five_steps_cross_two_workers_and_each_gets_the_output_before_it(transport: CeleryTransport) -> None:

@@ -150,7 +150,7 @@ def test_no_default_of_the_host_changes_our_tasks_and_messages(with_us: str) -> 
         "root_id": "one.0",
         "parent_id": None,
     }
-    assert headers["timelimit"] == [130.0, 70.0]
+    assert headers["timelimit"] == [2410.0, 1210.0]
     assert headers["ignore_result"] is True
     assert headers["argsrepr"] == "(workflow one, step 1 of 2: review)"
     assert headers["kwargsrepr"] == "{}"
@@ -203,7 +203,7 @@ def test_annotations_for_the_hosts_own_tasks_are_no_error() -> None:
     annotations = {"shop.add": {"rate_limit": "10/m"}, "*": {"time_limit": 5}}
     after = json.loads(run_script(PINNED, SHOP_WITH="install", SHOP_SETTINGS=repr({"task_annotations": annotations})))
 
-    assert after["headers"]["timelimit"] == [130.0, 70.0]
+    assert after["headers"]["timelimit"] == [2410.0, 1210.0]
 
 
 @pytest.mark.parametrize(

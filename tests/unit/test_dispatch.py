@@ -7,6 +7,7 @@ import contextvars
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
+from typing import Literal
 
 import pytest
 
@@ -17,6 +18,7 @@ from paigeant_celery.errors import (
     EmptyItinerary,
     InvalidInput,
     NotPublished,
+    NotRecorded,
     StoreRequired,
     UnknownWorkflow,
     Unreachable,
@@ -28,7 +30,7 @@ from paigeant_celery.functions import activity
 from paigeant_celery.handle import WorkflowResult, WorkflowStatus
 from paigeant_celery.message import PaigeantMessage, parse
 from paigeant_celery.policy import StepPolicy
-from paigeant_celery.ports import Delivery
+from paigeant_celery.ports import Delivery, NewWorkflow
 from paigeant_celery.slip import ActivitySpec, FunctionSpec, RegisteredActivity
 from paigeant_celery.testing import WorkflowHarness
 
@@ -517,3 +519,107 @@ def test_the_default_transport_is_in_memory_and_one_per_process() -> None:
 
     assert dispatcher.handle(workflow).status_sync().queue == "paigeant.nobody"
     assert get_transport() is get_transport("inmemory")
+
+
+# What goes wrong around a step.
+
+
+def test_an_error_while_the_next_step_is_sent_fails_the_workflow(
+    workflow_harness: WorkflowHarness, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A host's own route function may raise; nobody waits for ever because of it."""
+
+    @activity
+    def one() -> int:
+        return 1
+
+    @activity
+    def two() -> int:
+        return 2
+
+    def route(activity: str, queue: str | None) -> str:
+        raise KeyError("two")
+
+    handle = workflow_harness.dispatch([one.activity(), two.activity()])
+    workflow_harness.transport.publisher.queue_for = route  # type: ignore[method-assign]
+
+    assert asyncio.run(workflow_harness.deliver()) == ["failed"]
+
+    with pytest.raises(WorkflowFailed) as caught:
+        handle.result_sync(0)
+    assert caught.value.args[1:] == (
+        "one", "KeyError", "after the step ran, its output could not be sent on: 'two'",
+    )  # fmt: skip
+
+
+def test_an_error_while_a_message_is_opened_fails_the_workflow(workflow_harness: WorkflowHarness) -> None:
+    """Two agents of one name came into being while the message waited."""
+    first = PaigeantAgent("test", name="twice")
+    handle = workflow_harness.dispatch([first.activity("x")])
+    second = PaigeantAgent("test", name="twice")
+
+    assert asyncio.run(workflow_harness.deliver()) == ["refused: unexpected_error"]
+
+    with pytest.raises(WorkflowFailed) as caught:
+        handle.result_sync(0)
+    assert caught.value.args[1:3] == ("twice", "unexpected_error")
+    assert first is not second
+
+
+def test_a_message_whose_workflow_the_store_does_not_know_is_told(
+    workflow_harness: WorkflowHarness, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A dispatcher with another store sends into nothing; the log of the worker says so, with the remedy."""
+
+    @activity
+    def one() -> int:
+        return 1
+
+    elsewhere = WorkflowHarness()
+    elsewhere.dispatch([one.activity()], correlation_id="w")
+
+    assert asyncio.run(workflow_harness.redeliver(elsewhere.pending[0])) == "refused: unknown_workflow"
+
+    (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert "the dispatcher names another store or prefix than this worker" in record.getMessage()
+
+
+def test_a_workflow_that_has_begun_is_not_sent_again(workflow_harness: WorkflowHarness) -> None:
+    """A client that repeats its request all day does not fill the queues."""
+
+    @activity
+    def one() -> int:
+        return 1
+
+    @activity
+    def two() -> int:
+        return 2
+
+    steps = [one.activity(), two.activity()]
+    workflow_harness.dispatch(steps, correlation_id="w")
+    asyncio.run(workflow_harness.deliver(1))
+
+    workflow_harness.dispatch(steps, correlation_id="w")
+
+    assert [sent.hop_id for sent in workflow_harness.pending] == ["w.1"]
+
+
+def test_a_store_that_is_away_leaves_the_id_to_try_again_with(workflow_harness: WorkflowHarness) -> None:
+    """Where only the reply was lost, the workflow is recorded, and a second one would do everything twice."""
+    dispatcher, start = WorkflowDispatcher(), workflow_harness.store.start
+    dispatcher.add(ActivitySpec("a", "x"))
+
+    def lose_the_reply(new: NewWorkflow) -> Literal["started", "exists", "conflict"]:
+        start(new)
+        raise Unreachable("store", "redis://nowhere", "TimeoutError")
+
+    workflow_harness.store.start = lose_the_reply  # type: ignore[method-assign]
+    with pytest.raises(NotRecorded) as caught:
+        dispatcher.dispatch_workflow_sync(workflow_harness.transport)
+    workflow_harness.store.start = start  # type: ignore[method-assign]
+
+    again = dispatcher.dispatch_workflow_sync(workflow_harness.transport, correlation_id=caught.value.correlation_id)
+
+    assert again == caught.value.correlation_id
+    assert f"again with `correlation_id={again!r}`" in str(caught.value)
+    assert [sent.hop_id for sent in workflow_harness.pending] == [f"{again}.0"]

@@ -21,6 +21,7 @@ from paigeant_celery.errors import (
     InvalidInput,
     MessageError,
     NotPublished,
+    NotRecorded,
     NotSerializable,
     NoWorkflow,
     PaigeantError,
@@ -61,6 +62,7 @@ SAMPLES = [
     MessageError("unknown_field", "slip.x", "this version does not know the field"),
     Unreachable("broker", "redis://host:6379/0", "ConnectionError"),
     NotPublished("w", "cannot reach the broker"),
+    NotRecorded("w", "cannot reach the store"),
     StoreCorrupt("paigeant:w", "is a list"),
     HopFailed("w.2", "critic", "ValueError"),
     WorkflowFailed("w", "critic", "ValueError", "no"),
@@ -73,7 +75,7 @@ USAGE = {
     DuplicateActivity, ConfigurationError, UnknownTransport, NoWorkflow, NotSerializable,
 }  # fmt: skip
 MESSAGE = {MessageError}
-TRANSIENT = {TransientError, Unreachable, NotPublished}
+TRANSIENT = {TransientError, Unreachable, NotPublished, NotRecorded}
 OTHERS = {PaigeantError, StoreCorrupt, IllegalEvent, HopFailed, WorkflowFailed, WorkflowCancelled}
 
 

@@ -11,7 +11,7 @@ from functools import wraps
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import pytest
-from pydantic import AfterValidator, BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field, SecretStr
 
 from paigeant_celery.context import WorkflowContext, entered, workflow_context
 from paigeant_celery.errors import InvalidInput, MessageError, NotSerializable, UsageError
@@ -367,3 +367,35 @@ def test_what_it_raises_is_what_the_hop_sees(run_step: RunStep) -> None:
 
     with pytest.raises(ZeroDivisionError, match="division by zero"):
         run_step(divide, divide.activity(by=0))
+
+
+def test_an_async_function_behind_a_sync_wrapper_is_awaited(run_step: RunStep) -> None:
+    """Many decorators return a plain function that gives a coroutine."""
+
+    def logged(function: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(function)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            return function(*args, **kwargs)
+
+        return wrapper
+
+    @activity
+    @logged
+    async def double(number: int) -> int:
+        return 2 * number
+
+    assert run_step(double, double.activity(4)) == 8
+
+
+def test_an_output_that_holds_a_secret_is_not_recorded(run_step: RunStep) -> None:
+    """It would be asterisks in the record, and the next step would use those."""
+
+    @activity
+    def token() -> dict[str, SecretStr]:
+        return {"token": SecretStr("hunter2")}
+
+    with pytest.raises(NotSerializable) as caught:
+        run_step(token, token.activity())
+
+    assert caught.value.reason == "output_not_serializable"
+    assert "hunter2" not in str(caught.value)

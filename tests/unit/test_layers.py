@@ -24,7 +24,7 @@ LAYERS = {
         *("agent", "itinerary", "functions", "loop", "runner"),
     },
     "services": {"owner", "guard", "hop", "outputs", "sending", "dispatch", "handle"},
-    "entry": {"hop_task", "worker", "plugin", "tasks", "executor", "celery", "cli", "testing"},
+    "entry": {"hop_task", "request", "worker", "plugin", "tasks", "executor", "celery", "cli", "testing"},
 }
 LAYER_OF = {module: layer for layer, modules in LAYERS.items() for module in modules}
 
@@ -37,7 +37,7 @@ MAY_IMPORT = {
     "entry": {"core", "seams", "adapters", "services", "entry"},
 }
 
-CELERY = {"transport", "hop_task", "worker", "plugin", "executor", "celery", "tasks", "cli"}
+CELERY = {"transport", "hop_task", "request", "worker", "plugin", "executor", "celery", "tasks", "cli"}
 
 # Who may import what is neither the standard library nor pydantic.
 ONLY_IN = {

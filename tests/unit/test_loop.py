@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import suppress
 from inspect import getsource
 from textwrap import dedent
@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from paigeant_celery.loop import ProcessLoop
+from paigeant_celery.loop import ProcessLoop, in_own_thread
 
 T = TypeVar("T")
 
@@ -287,3 +287,60 @@ def test_a_child_forked_while_the_loop_is_made_does_not_wait_for_the_parent() ->
     )
 
     assert exit_code == "0"
+
+
+async def in_threads(*calls: Callable[[], object]) -> list[object]:
+    return await asyncio.gather(*(in_own_thread(call) for call in calls), return_exceptions=True)
+
+
+def test_functions_that_hang_leave_a_thread_for_the_next_one() -> None:
+    """The executor of a loop has a handful of threads, and a function that hangs never gives its own back."""
+    release, loop = threading.Event(), ProcessLoop()
+
+    async def hang_and_go_on() -> object:
+        hanging = [asyncio.create_task(in_own_thread(lambda: release.wait(PATIENCE))) for _ in range(64)]
+        others = await asyncio.wait_for(in_threads(lambda: "ran", lambda: "ran, too"), PATIENCE)
+        release.set()
+        await asyncio.gather(*hanging)
+        return others
+
+    assert run(loop, hang_and_go_on(), timeout=2 * PATIENCE) == ["ran", "ran, too"]
+
+
+def test_a_function_in_its_thread_sees_the_context_and_hands_over_what_it_raises() -> None:
+    """A sync step is a step like any other; nobody waits for ever for an error that no future can carry."""
+    tenant = contextvars.ContextVar("tenant", default="nobody")
+    tenant.set("shop")
+
+    def fail() -> None:
+        raise KeyError("no")
+
+    outcomes = run(ProcessLoop(), in_threads(tenant.get, fail, lambda: next(iter(()))), timeout=PATIENCE)
+
+    assert outcomes[0] == "shop"
+    assert [(type(outcome), str(outcome)) for outcome in outcomes[1:]] == [
+        (KeyError, "'no'"), (RuntimeError, "the function raised StopIteration: "),
+    ]  # fmt: skip
+
+
+def test_a_blocked_loop_is_left_and_the_next_coroutine_runs_on_a_new_one() -> None:
+    """One step that never awaits would end every later step of its process."""
+    loop, release, begun = ProcessLoop(), threading.Event(), threading.Event()
+
+    async def block() -> None:
+        begun.set()
+        release.wait(PATIENCE)
+
+    async def where() -> asyncio.AbstractEventLoop:
+        return asyncio.get_running_loop()
+
+    first = run(loop, where())
+    assert not loop.leave_if_blocked(PATIENCE)
+    assert run(loop, where()) is first
+    with loop.running(block()):
+        assert begun.wait(PATIENCE)
+
+        assert loop.leave_if_blocked(0.05)
+
+        assert run(loop, where(), timeout=PATIENCE) is not first
+        release.set()

@@ -87,7 +87,7 @@ def test_the_digest_of_what_was_asked_for_is_a_promise() -> None:
     """The store keeps it: were it computed otherwise, every repeated dispatch would be a conflict."""
     message = read(sample("first"))
 
-    assert content_digest(message) == "9432b0f6b98fc4a8dfcb593092a6aa9b8cc301a4eedaddbf084adaf65bc6030c"
+    assert content_digest(message) == "c1efee8e4ba0ba0d79c0494f3b2996d78e590dfcd2f74ef2bcf31b871840b0c9"
 
 
 def test_the_digest_ignores_when_and_how_often_the_workflow_was_sent() -> None:
@@ -287,3 +287,18 @@ def test_digests_are_of_utf8_even_where_text_is_broken() -> None:
     """A refused message is logged with its digest, whatever it holds."""
     assert sha256("é") == "4a99557e4033c3539de2eb65472017cad5f9557f7a0625a09f1c3f6e2ba69c4c"
     assert len(sha256("\ud800")) == 64
+
+
+def test_the_digest_ignores_what_a_process_adds_that_has_the_agents_loaded() -> None:
+    """The same request from a web process and from a worker is the same workflow, also after a deployment."""
+    first = read(sample("first"))
+    steps = [
+        step.model_copy(update={"queue": "slow", "policy": StepPolicy(timeout=3)}) for step in first.slip.itinerary
+    ]
+    others = tuple(reversed(first.registered_activities))
+
+    loaded = first.model_copy(
+        update={"slip": first.slip.model_copy(update={"itinerary": tuple(steps)}), "registered_activities": others}
+    )
+
+    assert content_digest(loaded) == content_digest(first)

@@ -205,3 +205,31 @@ def test_activities_may_be_added_while_others_are_looked_up() -> None:
 
     assert errors == []
     assert set(own.activities().values()) == set(kept)
+
+
+def test_two_of_one_name_are_an_error_for_that_name_alone() -> None:
+    """An agent built twice in a request handler does not stop the others of its process."""
+    own = Registry()
+    twice, again, good = Kept("twice", "shop.py:1"), Kept("twice", "shop.py:9"), Kept("good")
+    add(own, twice, again, good)
+
+    assert own.get("good") is good
+    assert own.find("missing") is None
+    assert sorted(own.names()) == ["good", "twice"]
+    with pytest.raises(DuplicateActivity):
+        own.get("twice")
+    with pytest.raises(DuplicateActivity):
+        own.activities()
+
+
+def test_an_activity_that_was_replaced_counts_no_more_though_it_is_not_collected_yet() -> None:
+    """A notebook cell that is run again makes the agent again, at another line."""
+    own = Registry()
+    add(own, Kept("a", "cell:1"))
+    gc.disable()
+    try:
+        add(own, replaced := Kept("a", "cell:2"))
+
+        assert own.get("a") is replaced
+    finally:
+        gc.enable()

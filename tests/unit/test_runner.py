@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import types
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -433,3 +434,79 @@ def test_a_tool_can_ask_for_the_workflow_whatever_the_deps_are(
     run_step(context=make_context(make_message(variables={"who": "me"})))
 
     assert seen == [("w-1", "w-1.0", "me")]
+
+
+def test_each_step_has_deps_of_its_own_where_a_factory_gives_them_all_the_same(
+    run_step: Callable[..., Any], make_context: MakeContext
+) -> None:
+    """Two workflows at once on one worker do not read each other's outputs."""
+    shared = ShopDeps(tenant="one")
+    _agent, seen = seen_deps(deps_type=ShopDeps, deps_factory=lambda data, context: shared)
+
+    run_step(context=make_context(previous_output=PREVIOUS))
+    run_step()
+
+    assert [(deps.tenant, deps.previous_output) for deps in seen] == [("one", PREVIOUS), ("one", None)]
+
+
+class Entering(Pool):
+    """A pool that can be entered itself, as those of most drivers can."""
+
+    def __enter__(self) -> Entering:
+        self.entered += 1
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.left += 1
+
+
+def test_deps_that_could_be_entered_are_left_as_they_are(run_step: Callable[..., Any]) -> None:
+    """A pool that is made once and given to every step is not closed behind the first one."""
+    pool = Entering("dsn")
+    _agent, seen = seen_deps(deps_type=Entering, deps_factory=lambda data, context: pool)
+
+    run_step()
+    run_step()
+
+    assert seen == [pool, pool]
+    assert (pool.entered, pool.left) == (0, 0)
+
+
+def test_the_text_of_a_validator_stays_on_the_worker_that_raised_it() -> None:
+    """It often quotes what it was given."""
+
+    def refuse(value: str) -> str:
+        raise ValueError(f"bad key {value}")
+
+    class Keyed(BaseModel):
+        key: Annotated[str, AfterValidator(refuse)]
+
+    agent = PaigeantAgent("test", name="agent", deps_type=Keyed)
+
+    assert fault(agent, {"key": SECRET}) == ("invalid_deps", "deps.key", "is refused by a validator")
+
+
+def test_an_agent_keeps_its_name_whatever_variable_runs_it() -> None:
+    """pydantic-ai names an unnamed agent after the caller's variable; the workers know it by its module's."""
+    module = types.ModuleType("shop_agents")
+    exec("from paigeant_celery import PaigeantAgent\ntriage = PaigeantAgent('test')", module.__dict__)
+    t = module.triage
+
+    asyncio.run(t.run("hello"))
+
+    assert (t.activity("x").agent_name, list(registry.activities())) == ("triage", ["triage"])
+
+
+def test_an_output_that_holds_a_secret_is_not_recorded(run_step: Callable[..., Any]) -> None:
+    """It would be asterisks in the record, and the next step would use those."""
+    agent = PaigeantAgent(TestModel(), name="agent")
+
+    @agent.output_validator
+    def wrap(output: str) -> Any:
+        return {"token": SecretStr(SECRET)}
+
+    with pytest.raises(NotSerializable) as caught:
+        run_step()
+
+    assert caught.value.reason == "output_not_serializable"
+    assert SECRET not in str(caught.value)

@@ -55,7 +55,7 @@ def test_a_later_hop_hangs_on_the_one_before_it_and_on_the_first(make_message: M
         FunctionSpec("work", {"token": "hunter2"}, "third"), FunctionSpec("rest"), outputs=("a", "b")
     )
 
-    delivery = delivery_of(message, "the envelope", "a queue", works(), SETTINGS)
+    delivery = delivery_of(message, "the envelope", "a queue", works())
 
     assert delivery == Delivery(
         activity="work",
@@ -65,13 +65,14 @@ def test_a_later_hop_hangs_on_the_one_before_it_and_on_the_first(make_message: M
         queue="a queue",
         envelope="the envelope",
         summary="workflow w-1, step 3 of 4: third",
-        timeout=60.0,
+        timeout=None,
     )
 
 
 def test_a_time_limit_that_nobody_here_knows_is_left_to_the_worker(make_message: MakeMessage) -> None:
     """The sender's settings must not cut off an activity whose own limit is higher."""
-    unknown = delivery_of(make_message(FunctionSpec("elsewhere")), "", "", None, SETTINGS)
-    limited = delivery_of(make_message(FunctionSpec("elsewhere", policy=StepPolicy(timeout=3))), "", "", None, SETTINGS)
+    unknown = delivery_of(make_message(FunctionSpec("elsewhere")), "", "", None)
+    limited = delivery_of(make_message(FunctionSpec("elsewhere", policy=StepPolicy(timeout=3))), "", "", None)
+    loaded = delivery_of(make_message(FunctionSpec("work")), "", "", works(StepPolicy(timeout=9)))
 
-    assert (unknown.timeout, limited.timeout) == (None, 3.0)
+    assert (unknown.timeout, limited.timeout, loaded.timeout) == (None, 3.0, 9.0)

@@ -1,0 +1,104 @@
+"""Transports: what identifies a broker, what of a host's settings would change our tasks, which app is taken."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import pytest
+from celery import Celery
+from celery.worker.request import Request
+
+from paigeant_celery import activity, get_transport, install
+from paigeant_celery.request import HopRequest
+from paigeant_celery.transport import transport_of
+
+SECRET = "hunter2-hunter2"
+
+
+@pytest.fixture
+def make_app() -> Iterator[Callable[..., Celery]]:
+    """Make Celery apps that no other test sees."""
+    with ExitStack() as stack:
+
+        def make(name: str = "shop", *, broker: str = "memory://localhost//", **configuration: object) -> Celery:
+            app = stack.enter_context(Celery(name, broker=broker, set_as_current=False))
+            app.conf.update(configuration)
+            return app
+
+        yield make
+
+
+@pytest.mark.parametrize(
+    ("urls", "identity"),
+    [
+        (["redis://h", "redis://h/0", "redis://h:6379/0", f"redis://:{SECRET}@h:6379/0"], "redis://h:6379/0"),
+        (["amqp://h//", "amqp://h", f"amqp://me:{SECRET}@h:5672//"], "amqp://h:5672/"),
+        (["redis://h/1"], "redis://h:6379/1"),
+        (["amqp://h/shop"], "amqp://h:5672/shop"),
+    ],
+)
+def test_a_broker_is_the_same_however_its_url_is_written(
+    make_app: Callable[..., Celery], urls: list[str], identity: str
+) -> None:
+    """A password that is added to a URL makes no worker refuse to start."""
+    assert {transport_of(make_app(broker=url)).broker_identity for url in urls} == {identity}
+
+
+def test_an_annotation_that_names_one_of_our_tasks_is_an_error(make_app: Callable[..., Celery]) -> None:
+    """It would have no effect, and whoever wrote it would not know."""
+
+    @activity
+    def limited() -> None: ...
+
+    app = make_app(task_annotations={"paigeant.limited": {"rate_limit": "1/m"}, "shop.mail": {"rate_limit": "1/m"}})
+
+    mistakes = list(transport_of(app).mistakes())
+
+    assert [mistake.partition(" (")[0] for mistake in mistakes] == [
+        "`task_annotations` sets `rate_limit` for 'paigeant.limited'"
+    ]
+    assert limited.name == "limited"
+
+
+def test_an_annotation_of_all_tasks_is_named_once(make_app: Callable[..., Celery]) -> None:
+    """The list of mistakes stays readable with a hundred agents loaded."""
+
+    @activity
+    def one() -> None: ...
+
+    @activity
+    def two() -> None: ...
+
+    mistakes = list(transport_of(make_app(task_annotations={"*": {"rate_limit": "1/m"}})).mistakes())
+
+    assert len(mistakes) == 1
+    assert "'paigeant.*'" in mistakes[0]
+    assert [one.name, two.name] == ["one", "two"]
+
+
+def test_an_app_of_any_name_is_taken_where_we_are_installed(make_app: Callable[..., Celery]) -> None:
+    """A host may call its application as we call our own."""
+    app = make_app("paigeant")
+    install(app)
+
+    assert get_transport().app is app
+
+
+def test_a_queue_is_declared_with_the_priorities_of_its_host(make_app: Callable[..., Celery]) -> None:
+    """RabbitMQ refuses a queue that is declared in two ways, by worker and dispatcher."""
+    app = make_app(task_queue_max_priority=7)
+    publisher = transport_of(app).publisher
+
+    assert publisher.declared("paigeant.writer").queue_arguments == {"x-max-priority": 7}
+    assert "paigeant.writer" not in app.amqp.queues
+
+
+def test_nobody_sees_an_envelope_by_asking_a_worker_what_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`celery inspect active` shows what Flower shows, and prompts and variables stay out of it."""
+    asked: list[bool] = []
+    monkeypatch.setattr(Request, "info", lambda self, safe=False: asked.append(safe) or {})
+
+    HopRequest.info(object.__new__(HopRequest), safe=False)
+
+    assert asked == [True]
