@@ -16,8 +16,9 @@ from celery.concurrency.thread import TaskPool
 from celery.exceptions import WorkerShutdown
 from celery.worker import WorkController
 from kombu.entity import Queue
+from kombu.exceptions import OperationalError
 
-from paigeant_celery.errors import TransientError, UnknownActivity, UsageError
+from paigeant_celery.errors import UnknownActivity, Unreachable, UsageError
 from paigeant_celery.plugin import install, register_tasks
 from paigeant_celery.registry import registry
 from paigeant_celery.transport import CeleryTransport
@@ -53,15 +54,17 @@ class ActivityExecutor:
         """
         _load(self._module, self._name)
         _check_loaded(self._name, self._module)
-        worker = await asyncio.to_thread(_serve, self._transport, self._name)
+        # No task: a loop that ends would cancel it, and leave behind the worker that it is starting.
+        serving = asyncio.get_running_loop().run_in_executor(None, _serve, self._transport, self._name)
         try:
+            await asyncio.shield(serving)
             if lifespan is None:
                 await asyncio.Event().wait()
             else:
                 await asyncio.sleep(lifespan)
         finally:
             # Shielded: a second cancellation must not leave the worker's threads behind.
-            await asyncio.shield(asyncio.to_thread(worker.leave, self._name))
+            await asyncio.shield(_leave(serving, self._name))
 
 
 class _Threads(TaskPool):  # type: ignore[misc]  # Celery ships no types
@@ -130,10 +133,11 @@ class EmbeddedWorker:
 
     def _start(self, queues: list[Queue]) -> None:
         start_checks(self._transport, embedded=True)
+        _reach_broker(self._transport)
         app = self._transport.app
-        app.amqp.queues.select([])
         for queue in queues:
-            app.amqp.queues.select_add(queue)
+            app.amqp.queues.add(queue)
+        app.amqp.queues.select([queue.name for queue in queues])
         register_tasks(app)
         self._worker = worker = _Worker(
             app=app,
@@ -150,7 +154,8 @@ class EmbeddedWorker:
         self._thread.start()
         if not worker.paigeant_ready.wait(START_PATIENCE):
             self._stop()
-            raise _NotStarted(self._transport.broker)
+            late = f"the worker was not ready within {START_PATIENCE:g} s"
+            raise Unreachable("broker", self._transport.broker, late)
 
     def _stop(self) -> None:
         worker, thread, self._worker, self._thread = self._worker, self._thread, None, None
@@ -184,19 +189,28 @@ class EmbeddedWorker:
         done.wait(START_PATIENCE)
 
 
-class _NotStarted(TransientError):
-    """The embedded worker did not get ready in time."""
+def _reach_broker(transport: CeleryTransport) -> None:
+    """Raise `Unreachable` where the broker does not answer.
 
-    def __init__(self, broker: str) -> None:
-        super().__init__(broker)
-        self.broker = broker
-
-    def __str__(self) -> str:
-        return f"the worker did not reach its broker {self.broker} within {START_PATIENCE:g} s; is it running?"
+    A worker would try for ever instead, and cannot be stopped while it does.
+    """
+    with transport.app.connection_for_read() as connection:
+        refusals = (*connection.connection_errors, *connection.channel_errors)
+        try:
+            connection.ensure_connection(interval_start=0.2, interval_max=1.0, timeout=START_PATIENCE)
+        except (OperationalError, OSError, *refusals) as error:
+            raise Unreachable("broker", transport.broker, type(error).__name__) from error
 
 
 def _shut_down() -> None:
     raise WorkerShutdown(0)
+
+
+async def _leave(serving: asyncio.Future[EmbeddedWorker], name: str) -> None:
+    """Stop serving, where a start that may still be under way succeeds."""
+    await asyncio.wait([serving])
+    if serving.exception() is None:
+        await asyncio.to_thread(serving.result().leave, name)
 
 
 def _serve(transport: CeleryTransport, name: str) -> EmbeddedWorker:
@@ -234,15 +248,24 @@ def _load(module: str | None, name: str) -> None:
 def _load_file(file: Path, name: str) -> None:
     if not file.is_file():
         raise UnknownActivity(name, f"the file {str(file)!r}, which does not exist")
-    known = {getattr(module, "__file__", None) for module in list(sys.modules.values())}
-    if str(file.resolve()) in known:
+    path = file.resolve()
+    if any(_is_made_from(module, path) for module in list(sys.modules.values())):
         return
-    spec = importlib.util.spec_from_file_location(file.stem, file.resolve())
+    module_name = file.stem if file.stem not in sys.modules else str(path)
+    spec = importlib.util.spec_from_file_location(module_name, path)
     if spec is None or spec.loader is None:
         raise UsageError(f"the file {str(file)!r} is no Python module")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules.setdefault(file.stem, module)
-    spec.loader.exec_module(module)
+    sys.modules[module_name] = module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[module_name]  # the next to ask shall get this error, too
+        raise
+
+
+def _is_made_from(module: object, path: Path) -> bool:
+    file = getattr(module, "__file__", None)
+    return isinstance(file, str) and file.endswith(path.name) and Path(file).resolve() == path
 
 
 def _is_main(module: str) -> bool:

@@ -6,9 +6,10 @@ import os
 import sys
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 import redis
@@ -16,7 +17,9 @@ import redis
 # Helpers beside this file can be imported however pytest is called, and the checkout's package cannot.
 sys.path.insert(0, str(Path(__file__).parent))
 
-from servers import NoServer, RedisServer, redis_server
+from servers import NoServer, RabbitServer, RedisServer, rabbit_server, redis_server
+
+S = TypeVar("S")
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ def redis_url() -> Iterator[str]:
         yield given
         return
     with ExitStack() as stack:
-        yield _enter(stack).url
+        yield _enter(stack, redis_server()).url
 
 
 @pytest.fixture
@@ -55,12 +58,29 @@ def redis_db(redis_url: str) -> Iterator[RedisDatabase]:
 def own_redis() -> Iterator[Callable[..., RedisServer]]:
     """Start servers that the test may configure, fill and stop; takes options of the command line."""
     with ExitStack() as stack:
-        yield lambda *options: _enter(stack, *options)
+        yield lambda *options: _enter(stack, redis_server(*options))
 
 
-def _enter(stack: ExitStack, *options: str) -> RedisServer:
+@pytest.fixture(scope="session")
+def amqp_url() -> Iterator[str]:
+    """Give the RabbitMQ broker of `AMQP_URL`, else one of our own."""
+    if given := os.environ.get("AMQP_URL"):
+        yield given
+        return
+    with ExitStack() as stack:
+        yield _enter(stack, rabbit_server()).url
+
+
+@pytest.fixture
+def own_rabbit() -> Iterator[RabbitServer]:
+    """Start a RabbitMQ broker that the test may stop."""
+    with ExitStack() as stack:
+        yield _enter(stack, rabbit_server())
+
+
+def _enter(stack: ExitStack, server: AbstractContextManager[S]) -> S:
     try:
-        return stack.enter_context(redis_server(*options))
+        return stack.enter_context(server)
     except NoServer as error:
         if os.environ.get("CI"):
             pytest.fail(str(error))

@@ -1,0 +1,481 @@
+"""The in-memory transport: dispatcher and executors in one process, beside whatever else it does."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from celery import Celery
+from processes import free_port, run_script, script_environment
+
+from paigeant_celery import (
+    ActivityExecutor,
+    FunctionSpec,
+    WorkflowContext,
+    WorkflowDispatcher,
+    WorkflowHandle,
+    activity,
+    get_transport,
+)
+from paigeant_celery.errors import UnknownActivity, Unreachable
+from paigeant_celery.registry import registry
+from paigeant_celery.transport import CeleryTransport
+
+WITHIN = 20.0  # seconds until a workflow must have ended; the steps themselves take milliseconds
+
+
+@pytest.fixture(autouse=True)
+def own_registry() -> Iterator[None]:
+    """Give each test an empty registry."""
+    with registry.isolated():
+        yield
+
+
+@pytest.fixture
+def transport() -> CeleryTransport:
+    """The one in-memory transport of this process."""
+    return get_transport("inmemory")
+
+
+@asynccontextmanager
+async def serving(*executors: ActivityExecutor) -> AsyncIterator[None]:
+    """Run executors side by side inside the block, and cancel them at its end."""
+    tasks = [asyncio.create_task(executor.start()) for executor in executors]
+    try:
+        yield
+    finally:
+        await cancel(*tasks)
+
+
+async def cancel(*tasks: asyncio.Task[None]) -> None:
+    for task in tasks:
+        task.cancel()
+    ended = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), WITHIN)
+    assert [type(end) for end in ended] == [asyncio.CancelledError] * len(tasks)
+
+
+async def dispatch(transport: CeleryTransport, *names: str) -> WorkflowHandle:
+    dispatcher = WorkflowDispatcher()
+    steps = [FunctionSpec(name) for name in names]
+    return dispatcher.handle(await dispatcher.dispatch_workflow(transport, itinerary=steps), transport)
+
+
+async def output_of(transport: CeleryTransport, *names: str) -> object:
+    return (await (await dispatch(transport, *names)).result(WITHIN)).output
+
+
+def embedded_threads() -> list[str]:
+    """Return the threads of workers; the process keeps one for its event loop and one for its lease."""
+    names = (thread.name for thread in threading.enumerate())
+    return sorted(name for name in names if name.startswith(("paigeant-worker", "paigeant-hop")))
+
+
+async def pass_on(context: WorkflowContext) -> str:
+    """Return what came before, and the name of this step's activity."""
+    before = context.previous_output.output if context.previous_output is not None else ""
+    return f"{before}{context.activity} "
+
+
+def test_executors_side_by_side_run_a_workflow(transport: CeleryTransport) -> None:
+    """A first program needs one process and no server, and holds each agent in a task of its own."""
+    names = ("first", "second", "third")
+    _held = [activity(name=name)(pass_on) for name in names]
+
+    async def main() -> None:
+        async with serving(*(ActivityExecutor(transport, name) for name in names)):
+            handles = [await dispatch(transport, *names, "first") for _ in range(5)]
+            for handle in handles:
+                result = await handle.result(WITHIN)
+                assert result.output == "first second third first "
+                assert list(result.outputs) == ["first", "second", "third", "first-2"]
+
+    asyncio.run(main())
+
+    assert embedded_threads() == []
+
+
+def test_an_executor_that_stops_leaves_the_others_serving(transport: CeleryTransport) -> None:
+    """They share one worker; what none of them serves any more waits for the next."""
+    _held = [activity(name=name)(pass_on) for name in ("first", "second")]
+    first, second = (ActivityExecutor(transport, name) for name in ("first", "second"))
+
+    async def main() -> None:
+        async with serving(first):
+            async with serving(ActivityExecutor(transport, "first"), second):
+                assert await output_of(transport, "first", "second") == "first second "
+            waiting = await dispatch(transport, "second", "first")
+            assert await output_of(transport, "first") == "first "
+            status = await waiting.status()
+            assert (status.state, status.running, status.executed) == ("running", False, ())
+            async with serving(second):
+                assert (await waiting.result(WITHIN)).output == "second first "
+
+    asyncio.run(main())
+
+
+def test_an_executor_with_a_lifespan_ends_by_itself_and_another_goes_on(transport: CeleryTransport) -> None:
+    """A script that serves for a while needs no task that it must cancel."""
+    _held = activity(name="first")(pass_on)
+
+    async def main() -> None:
+        handle = await dispatch(transport, "first", "first", "first")
+        end = time.monotonic() + WITHIN
+        while (await handle.status()).state == "running":
+            assert time.monotonic() < end
+            assert await ActivityExecutor(transport, "first").start(lifespan=0.05) is None
+            assert embedded_threads() == []
+        assert (await handle.result(0)).output == "first first first "
+
+    asyncio.run(main())
+
+
+def test_a_cancelled_executor_finishes_the_step_that_it_runs(transport: CeleryTransport) -> None:
+    """A stop costs no output that was paid for; the steps behind it wait for the next executor."""
+    started, go_on = threading.Event(), threading.Event()
+
+    @activity
+    def paid_for() -> str:
+        started.set()
+        assert go_on.wait(WITHIN)
+        return "kept "
+
+    _held = activity(name="first")(pass_on)
+
+    async def main() -> None:
+        handle = await dispatch(transport, "paid_for", "first")
+        task = asyncio.create_task(ActivityExecutor(transport, "paid_for").start())
+        assert await asyncio.to_thread(started.wait, WITHIN)
+        asyncio.get_running_loop().call_later(0.1, go_on.set)
+        await cancel(task)
+
+        status = await handle.status()
+        assert (status.state, status.running, status.executed) == ("running", False, ("paid_for",))
+        assert embedded_threads() == []
+        async with serving(ActivityExecutor(transport, "first")):
+            assert (await handle.result(WITHIN)).output == "kept first "
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("turns", [0, 1, 2, 3])
+def test_an_executor_that_is_cancelled_while_it_starts_leaves_no_thread(transport: CeleryTransport, turns: int) -> None:
+    """A worker that nobody serves from would take hops for ever."""
+    _held = activity(name="first")(pass_on)
+
+    async def main() -> None:
+        task = asyncio.create_task(ActivityExecutor(transport, "first").start())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await cancel(task)
+
+    asyncio.run(main())
+
+    assert embedded_threads() == []
+
+
+def test_a_program_that_ends_while_its_executors_start_or_serve_leaves_no_thread(transport: CeleryTransport) -> None:
+    """`asyncio.run` cancels what a short script forgot, and the next one in the process begins anew."""
+    _held = [activity(name=name)(pass_on) for name in ("first", "second")]
+
+    async def main() -> str:
+        tasks = [asyncio.create_task(ActivityExecutor(transport, "first").start())]
+        output = await output_of(transport, "first")
+        tasks.append(asyncio.create_task(ActivityExecutor(transport, "second").start()))
+        await asyncio.sleep(0)
+        return output
+
+    for _ in range(2):
+        assert asyncio.run(main()) == "first "
+        assert embedded_threads() == []
+
+
+def test_one_executor_that_cannot_start_ends_those_of_its_group(transport: CeleryTransport) -> None:
+    """A misspelt name shows at once, and not by a program that hangs."""
+    _held = activity(name="first")(pass_on)
+
+    async def main() -> None:
+        async with asyncio.TaskGroup() as group:
+            for name in ("first", "frist"):
+                group.create_task(ActivityExecutor(transport, name).start())
+
+    with pytest.raises(ExceptionGroup) as raised:
+        asyncio.run(main())
+
+    assert [type(error) for error in raised.value.exceptions] == [UnknownActivity]
+    assert "did you mean 'first'?" in str(raised.value.exceptions[0])
+    assert embedded_threads() == []
+
+
+def test_an_executor_takes_nothing_from_the_queues_of_its_app() -> None:
+    """A web process that serves an agent must not run, or throw away, the tasks that its host has workers for."""
+    host = Celery("host", broker="memory://localhost//", set_as_current=False)
+    host.conf.update(task_default_queue="only-for-workers", broker_transport_options={"polling_interval": 0.01})
+    transport = get_transport(app=host, store="memory://")
+    host.send_task("host.mail")
+    _held = [activity(name=name)(pass_on) for name in ("first", "second")]
+
+    async def main() -> set[str]:
+        async with serving(ActivityExecutor(transport, "first"), ActivityExecutor(transport, "second")):
+            assert await output_of(transport, "first", "second", "first") == "first second first "
+            return set(host.amqp.queues.consume_from)
+
+    assert asyncio.run(main()) == {"paigeant.first", "paigeant.second"}
+    with host.connection_for_read() as connection:
+        assert connection.default_channel.basic_get("only-for-workers", no_ack=True) is not None
+
+
+@pytest.mark.parametrize("scheme", ["redis", "amqp"])
+def test_an_executor_says_which_broker_it_cannot_reach(monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
+    """It waits for a broker that is starting, and no longer."""
+    monkeypatch.setattr("paigeant_celery.executor.START_PATIENCE", 0.3)
+    address = f"127.0.0.1:{free_port()}/0"
+    transport = get_transport(f"{scheme}://me:secret@{address}", store="memory://")
+    _held = activity(name="first")(pass_on)
+
+    with pytest.raises(Unreachable) as raised:
+        asyncio.run(ActivityExecutor(transport, "first").start(lifespan=0))
+
+    assert str(raised.value).startswith(f"cannot reach the broker at {scheme}://me:**@{address} (OperationalError)")
+    assert embedded_threads() == []
+
+
+def test_a_hop_does_not_wait_for_the_polling_of_kombu(transport: CeleryTransport) -> None:
+    """Kombu looks into its memory once a second, which would be the time of every step."""
+    with transport.app.connection_for_read() as connection:
+        assert connection.transport.polling_interval == 0.01
+
+
+AGENTS = """
+print("imported", __name__)
+from paigeant_celery import activity
+
+@activity
+def {name}() -> str:
+    return __name__
+"""
+
+
+@pytest.fixture
+def no_new_modules() -> Iterator[None]:
+    """Forget the modules that the test imports."""
+    before = set(sys.modules)
+    yield
+    for name in set(sys.modules) - before:
+        del sys.modules[name]
+
+
+@pytest.mark.usefixtures("no_new_modules")
+def test_a_module_is_given_by_its_dotted_name_or_its_file_and_imported_once(
+    transport: CeleryTransport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The names are those of the worker's `-I`; a file is enough where there is no package."""
+    for folder in ("desk", "press"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "agents_of_both.py").write_text(AGENTS.format(name=f"of_{folder}"))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    desk = tmp_path / "desk" / "agents_of_both.py"
+    press = tmp_path / "desk" / ".." / "press" / "agents_of_both.py"
+    given = [
+        ("of_desk", "desk.agents_of_both"),
+        ("of_desk", str(desk)),
+        ("of_press", str(press)),
+        ("of_press", str(press)),
+    ]
+
+    async def main() -> None:
+        async with serving(*(ActivityExecutor(transport, name, module) for name, module in given)):
+            gc.collect()
+            assert await output_of(transport, "of_desk") == "desk.agents_of_both"
+            assert await output_of(transport, "of_press") == "agents_of_both"
+
+    asyncio.run(main())
+
+    assert capfd.readouterr().out == "imported desk.agents_of_both\nimported agents_of_both\n"
+
+
+@pytest.mark.usefixtures("no_new_modules")
+def test_files_of_one_name_do_not_replace_each_other(transport: CeleryTransport, tmp_path: Path) -> None:
+    """A folder for each agent with an `agents.py` in it is the plainest layout there is."""
+    files = {}
+    for folder in ("desk", "press"):
+        (tmp_path / folder).mkdir()
+        files[folder] = tmp_path / folder / "agents_of_both.py"
+        files[folder].write_text(AGENTS.format(name=f"of_{folder}"))
+
+    async def main() -> None:
+        async with serving(*(ActivityExecutor(transport, f"of_{name}", str(file)) for name, file in files.items())):
+            gc.collect()
+            assert await output_of(transport, "of_desk") == "agents_of_both"
+            assert await output_of(transport, "of_press") == str(files["press"].resolve())
+
+    asyncio.run(main())
+
+
+@pytest.mark.usefixtures("no_new_modules")
+@pytest.mark.parametrize("given", ["file", "dotted name"])
+def test_an_error_of_the_module_is_raised_each_time(
+    transport: CeleryTransport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    """The second try must not say that the agent is missing from a module that could not be loaded."""
+    (tmp_path / "broken_agents.py").write_text("import no_such_library\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    module = "broken_agents" if given == "dotted name" else str(tmp_path / "broken_agents.py")
+
+    for _ in range(2):
+        with pytest.raises(ModuleNotFoundError, match="no_such_library"):
+            asyncio.run(ActivityExecutor(transport, "anything", module).start(lifespan=0))
+
+
+SCRIPT = """
+import asyncio, sys
+from paigeant_celery import ActivityExecutor, FunctionSpec, WorkflowDispatcher, activity, get_transport
+
+print("imported", __name__)
+
+@activity
+def where() -> str:
+    return __name__
+
+async def main():
+    transport = get_transport()
+    dispatcher = WorkflowDispatcher()
+    dispatcher.add(FunctionSpec("where"))
+    correlation_id = await dispatcher.dispatch_workflow(transport)
+    executor = asyncio.create_task(ActivityExecutor(transport, "where", sys.argv[1]).start())
+    print((await dispatcher.handle(correlation_id, transport).result(20)).output)
+    executor.cancel()
+
+if __name__ == "__main__":
+    asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize(
+    ("run", "module"),
+    [
+        (["script.py"], "script"),
+        (["script.py"], "script.py"),
+        (["script.py"], "__main__"),
+        (["shop/script.py"], "./shop/../shop/script.py"),
+        (["-m", "script"], "script"),
+        (["-m", "shop.script"], "shop.script"),
+        (["-m", "shop.script"], "shop/script.py"),
+        (["-m", "shop"], "shop"),
+        (["-m", "shop"], "shop.__main__"),
+    ],
+    ids=str,
+)
+def test_the_script_that_runs_is_not_imported_a_second_time(tmp_path: Path, run: list[str], module: str) -> None:
+    """Agents and `main` stand in one file in every first try; a second import would begin it all again."""
+    (tmp_path / "shop").mkdir()
+    for file in ("script.py", "shop/__init__.py", "shop/script.py", "shop/__main__.py"):
+        (tmp_path / file).write_text(SCRIPT if "init" not in file else "")
+
+    done = subprocess.run(
+        [sys.executable, "-W", "error", *run, module], cwd=tmp_path, env=script_environment(),
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+    assert (done.stdout, done.stderr) == ("imported __main__\n__main__\n", "")
+
+
+HOST_TASKS = """
+import asyncio, json, threading
+from celery import Celery
+from celery.contrib.testing.worker import start_worker
+from paigeant_celery import ActivityExecutor, FunctionSpec, WorkflowDispatcher, activity, get_transport
+
+host = Celery("host", broker="memory://localhost//", backend="cache+memory://")
+host.conf.broker_transport_options = {"polling_interval": 0.01}
+
+@host.task
+def add(x, y):
+    return x + y
+
+@activity
+def add_in_host(x: int, y: int) -> int:
+    return add.delay(x, y).get(timeout=20)
+
+async def main():
+    transport = get_transport("inmemory")
+    dispatcher = WorkflowDispatcher()
+    steps = [FunctionSpec("add_in_host", {"x": 4, "y": 5})]
+    executor = asyncio.create_task(ActivityExecutor(transport, "add_in_host").start())
+    correlation_id = await dispatcher.dispatch_workflow(transport, itinerary=steps)
+    inside = (await dispatcher.handle(correlation_id, transport).result(20)).output
+    beside = add.delay(2, 3).get(timeout=20)
+    executor.cancel()
+    await asyncio.wait([executor])
+    return [inside, beside]
+
+with start_worker(host, pool="solo", perform_ping_check=False):
+    during = asyncio.run(main())
+    print(json.dumps([*during, add.delay(6, 7).get(timeout=20), host.current_task is None]))
+"""
+
+
+def test_the_hosts_own_results_can_be_waited_for_beside_and_in_a_step() -> None:
+    """Celery refuses to wait for a result in a process whose pool says that it would block."""
+    assert json.loads(run_script(HOST_TASKS)) == [9, 5, 13, True]
+
+
+CHOSEN = """
+import json, logging, sys
+from celery import Celery
+from paigeant_celery import get_transport, install
+
+lines = []
+handler = logging.Handler()
+handler.addFilter(lambda record: record.action == "transport_chosen")
+handler.emit = lambda record: lines.append(record.getMessage())
+logging.getLogger("paigeant_celery").addHandler(handler)
+logging.getLogger("paigeant_celery").setLevel(logging.INFO)
+
+host = Celery("host", broker="redis://:secret@host-broker/1")
+other = Celery("other", broker="redis://other-broker/1", set_as_current=False)
+{prepared}
+transport = get_transport({arguments})
+print(json.dumps([lines, transport.app is host]))
+"""
+IMPORTING = "host.conf.imports = ('paigeant_celery.tasks',)"
+INSTALLED = "install(host)"
+WITH_STORE = "host.conf.paigeant_store_url = 'redis://host-store/1'; install(host)"
+TRANSPORT, REDIS = "PAIGEANT_TRANSPORT", "PAIGEANT_REDIS_URL"
+BOTH = {TRANSPORT: "redis://from-transport/1", REDIS: "redis://from-redis/1"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "prepared", "environment", "said"),
+    [
+        ("", "", {}, "memory://localhost//, chosen by the default, in-process"),
+        ("", INSTALLED, {}, "redis://:**@host-broker/1, chosen by the Celery app 'host', message only"),
+        ("", IMPORTING, {}, "redis://:**@host-broker/1, chosen by the Celery app 'host', message only"),
+        ("", WITH_STORE, {}, "redis://:**@host-broker/1, chosen by the Celery app 'host', durable"),
+        ("", WITH_STORE, {REDIS: BOTH[REDIS]}, "redis://from-redis/1, chosen by `PAIGEANT_REDIS_URL`, durable"),
+        ("", "", BOTH, "redis://from-transport/1, chosen by `PAIGEANT_TRANSPORT`, durable"),
+        ("", "", {**BOTH, TRANSPORT: "redis"}, "redis://from-redis/1, chosen by `PAIGEANT_TRANSPORT`, durable"),
+        ("", "", {**BOTH, TRANSPORT: "inmemory"}, "memory://localhost//, chosen by `PAIGEANT_TRANSPORT`, in-process"),
+        ("'redis'", INSTALLED, {}, "redis://localhost:6379/0, chosen by the argument, durable"),
+        ("'redis'", INSTALLED, BOTH, "redis://from-redis/1, chosen by the argument, durable"),
+        ("'inmemory'", INSTALLED, BOTH, "memory://localhost//, chosen by the argument, in-process"),
+        ("app=other", INSTALLED, BOTH, "redis://other-broker/1, chosen by `app=`, message only"),
+        ("'amqp://host//'", WITH_STORE, {}, "amqp://host//, chosen by the argument, message only"),
+    ],
+)
+def test_the_transport_is_chosen_in_a_fixed_order_and_one_line_says_how(
+    arguments: str, prepared: str, environment: dict[str, str], said: str
+) -> None:
+    """Whoever wonders where a workflow went reads the broker, who chose it and what is promised."""
+    lines, is_host = json.loads(run_script(CHOSEN.format(arguments=arguments, prepared=prepared), **environment))
+
+    assert lines == [f"transport {said}"]
+    assert is_host is ("app 'host'" in said)

@@ -1,0 +1,276 @@
+"""RabbitMQ as the broker: with a store in Redis, and without one."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import RedisDatabase
+from kombu import Connection, Queue
+from processes import START_WITHIN, Deployment, eventually, free_port
+from servers import RabbitServer
+
+from paigeant_celery import (
+    ActivityExecutor,
+    ActivitySpec,
+    FunctionSpec,
+    WorkflowDispatcher,
+    WorkflowHandle,
+    activity,
+    get_transport,
+)
+from paigeant_celery.errors import NotPublished, StoreRequired, Unreachable
+from paigeant_celery.registry import registry
+
+WITHIN = 20.0  # seconds until a workflow must have ended; the steps themselves take milliseconds
+
+# What the tests serve; their queues are removed again from a broker that is not ours alone.
+ACTIVITIES = ("count_letters", "digest_of", "draft", "elsewhere", "keep", "pause")
+
+KEEPER = """
+import asyncio, json
+from pathlib import Path
+from stage import note_run
+from paigeant_celery import WorkflowContext, activity
+
+@activity
+async def keep(context: WorkflowContext, file: str, step_ids: list[str]) -> int:
+    outputs = {step_id: (await context.output(step_id)).output for step_id in step_ids}
+    whole = json.dumps(outputs)
+    Path(f"{file}.part").write_text(whole)
+    Path(f"{file}.part").rename(file)
+    return len(outputs)
+
+@activity
+async def pause(until: str) -> str:
+    note_run()
+    while not Path(until).exists():
+        await asyncio.sleep(0.02)
+    return "went on"
+"""
+
+Deploy = Callable[..., Deployment]
+
+
+@pytest.fixture
+def deploy(tmp_path: Path) -> Iterator[Deploy]:
+    """Make deployments on a broker, and remove their queues and exchanges."""
+    with ExitStack() as stack:
+
+        def made(url: str, **settings: Any) -> Deployment:
+            new = Deployment(url, tmp_path, paigeant_consume="only", **settings)
+            stack.callback(remove_queues, url, new.settings["paigeant_prefix"])
+            stack.callback(new.remove)
+            (new.configured("worker") / "keeper.py").write_text(KEEPER)
+            return new
+
+        yield made
+
+
+def remove_queues(url: str, prefix: object) -> None:
+    with Connection(url) as connection:
+        for name in ACTIVITIES:
+            connection.default_channel.queue_delete(f"{prefix}.{name}")
+            connection.default_channel.exchange_delete(f"{prefix}.{name}")
+
+
+def on_both(deploy: Deploy, amqp_url: str, redis_db: RedisDatabase, **settings: Any) -> Deployment:
+    """Give a deployment with its broker in RabbitMQ and its store in Redis."""
+    return deploy(amqp_url, store=redis_db.url, paigeant_prefix=redis_db.prefix, **settings)
+
+
+def dispatch(made: Deployment, *steps: ActivitySpec | FunctionSpec) -> WorkflowHandle:
+    transport = made.transport()
+    dispatcher = WorkflowDispatcher()
+    return dispatcher.handle(dispatcher.dispatch_workflow_sync(transport, itinerary=steps), transport)
+
+
+@pytest.mark.parametrize("kind", ["classic", "quorum"])
+def test_a_workflow_of_three_steps_finishes_with_every_output(
+    deploy: Deploy, amqp_url: str, redis_db: RedisDatabase, kind: str
+) -> None:
+    """Agents on RabbitMQ need nothing else than those on Redis, and replicated queues are what its users have."""
+    made = on_both(deploy, amqp_url, redis_db, task_create_missing_queue_type=kind)
+    worker = made.ready_worker("press")
+
+    handle = dispatch(
+        made,
+        ActivitySpec("draft", "early"),
+        ActivitySpec("draft", "again"),
+        FunctionSpec("count_letters", {"letter": "a"}),
+    )
+    result = handle.result_sync(WITHIN)
+
+    assert result.status == "completed"
+    assert result.outputs == {
+        "draft": "draft(early|)",
+        "draft-2": "draft(again|draft(early|))",
+        "count_letters": {"a": 5},
+    }
+    assert made.runs() == [f"{handle.correlation_id}.{place}" for place in range(3)]
+    assert f"[paigeant_celery] mode: durable, store: {redis_db.url}\n" in worker.log()
+    assert "Traceback" not in worker.log()
+
+
+def test_without_a_store_the_outputs_travel_in_the_message(deploy: Deploy, amqp_url: str, tmp_path: Path) -> None:
+    """Message-only mode: the slip alone carries a workflow through, and asking for it says what is missing."""
+    made = deploy(amqp_url, store=None)
+    worker = made.ready_worker("press", "keeper")
+    kept = tmp_path / "kept"
+
+    handle = dispatch(
+        made,
+        ActivitySpec("draft", "early"),
+        FunctionSpec("count_letters", {"letter": "a"}),
+        FunctionSpec("keep", {"file": str(kept), "step_ids": ["draft", "count_letters"]}),
+    )
+    eventually(kept.exists, within=WITHIN, what="the last step did not run")
+
+    assert json.loads(kept.read_text()) == {"draft": "draft(early|)", "count_letters": {"a": 2}}
+    assert made.runs() == [f"{handle.correlation_id}.{place}" for place in range(2)]
+    with pytest.raises(StoreRequired):
+        handle.status_sync()
+    assert "[paigeant_celery] mode: message only, store: none\n" in worker.log()
+    assert "Traceback" not in worker.log()
+
+
+def test_without_a_store_a_step_of_a_killed_worker_is_delivered_again(
+    deploy: Deploy, amqp_url: str, tmp_path: Path
+) -> None:
+    """What RabbitMQ gives by itself, at least once: an unacknowledged message goes to another worker."""
+    made = deploy(amqp_url, store=None)
+    go_on, kept = tmp_path / "go on", tmp_path / "kept"
+    killed = made.ready_worker("press", "keeper", pool="threads")
+    handle = dispatch(
+        made,
+        FunctionSpec("pause", {"until": str(go_on)}),
+        FunctionSpec("keep", {"file": str(kept), "step_ids": ["pause"]}),
+    )
+    first = f"{handle.correlation_id}.0"
+    eventually(lambda: made.runs() == [first], within=WITHIN, what="the first run did not begin")
+
+    killed.kill()
+    go_on.touch()
+    made.start_worker("press", "keeper", pool="threads")
+    eventually(kept.exists, within=START_WITHIN, what="the last step did not run")
+
+    assert json.loads(kept.read_text()) == {"pause": "went on"}
+    assert made.runs() == [first, first]
+
+
+def test_executors_serve_from_rabbitmq(deploy: Deploy, amqp_url: str, redis_db: RedisDatabase) -> None:
+    """A program may hold its agents itself and still share the broker with workers elsewhere."""
+    made = on_both(deploy, amqp_url, redis_db)
+    transport = made.transport()
+    with registry.isolated():
+        _held = [activity(name=name)(lambda: "done") for name in ("draft", "pause")]
+
+        async def main() -> object:
+            tasks = [asyncio.create_task(ActivityExecutor(transport, held.name).start()) for held in _held]
+            dispatcher = WorkflowDispatcher()
+            steps = [held.activity() for held in (*_held, _held[0])]
+            correlation_id = await dispatcher.dispatch_workflow(transport, itinerary=steps)
+            result = await dispatcher.handle(correlation_id, transport).result(WITHIN)
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+            return result.outputs
+
+        assert asyncio.run(main()) == {"draft": "done", "pause": "done", "draft-2": "done"}
+
+
+def test_a_broker_that_restarts_loses_no_step_and_repeats_none(
+    own_rabbit: RabbitServer, deploy: Deploy, redis_db: RedisDatabase, tmp_path: Path
+) -> None:
+    """Neither a message that waits in its queue, nor one whose step is running and which is delivered once more."""
+    made = on_both(deploy, own_rabbit.url, redis_db)
+    go_on = tmp_path / "go on"
+    handle = dispatch(made, FunctionSpec("pause", {"until": str(go_on)}), ActivitySpec("draft", "after"))
+
+    own_rabbit.stop()
+    own_rabbit.start()
+    worker = made.ready_worker("press", "keeper", pool="threads")
+    eventually(made.runs, within=WITHIN, what="the message that waited is lost")
+    own_rabbit.stop()
+    worker.wait_for_log("Connection to broker lost", within=START_WITHIN)
+    own_rabbit.start()
+    dropped = worker.wait_for_log("delivery dropped: ", within=START_WITHIN)
+    go_on.touch()
+
+    assert "delivery dropped: running" in dropped
+    assert handle.result_sync(WITHIN).outputs == {"pause": "went on", "draft": "draft(after|went on)"}
+    assert made.runs() == [f"{handle.correlation_id}.{place}" for place in range(2)]
+
+
+def test_an_amqp_url_gives_a_transport_without_a_store_unless_one_is_named() -> None:
+    """RabbitMQ cannot be asked how a workflow stands; what to set is said at the first question."""
+    url = f"amqp://guest:secret@127.0.0.1:{free_port()}//"
+    bare, stored = get_transport(url), get_transport(url, store="redis://127.0.0.1:1/0")
+
+    assert (bare.store, bare.mode) == (None, "message only")
+    assert (stored.mode, stored.store and stored.store.address) == ("durable", "redis://127.0.0.1:1/0")
+    assert "secret" not in repr(bare) + repr(stored)
+    with pytest.raises(StoreRequired) as raised:
+        WorkflowDispatcher().handle("anything", bare).status_sync()
+    assert "set `paigeant_store_url`" in str(raised.value)
+    assert "or pass `store=` to `get_transport`" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "value", "refused"),
+    [("password", "hunter2", "AccessRefused: "), ("virtual_host", "nowhere", "vhost nowhere not found")],
+)
+def test_dispatch_says_in_one_line_why_the_broker_refused_it(
+    amqp_url: str, wrong: str, value: str, refused: str
+) -> None:
+    """A wrong password is found at the first dispatch, and not by a workflow that never begins."""
+    connection = Connection(amqp_url)
+    setattr(connection, wrong, value)
+    url = connection.as_uri(include_password=True)
+
+    with pytest.raises(Unreachable) as raised:
+        WorkflowDispatcher().dispatch_workflow_sync(get_transport(url), itinerary=[ActivitySpec("draft", "a")])
+
+    text = str(raised.value)
+    assert text.startswith("cannot reach the broker at amqp://")
+    assert refused in text
+    assert "\n" not in text
+    assert "hunter2" not in text
+
+
+def test_a_queue_that_is_declared_otherwise_holds_a_workflow_up_until_it_is_mended(
+    deploy: Deploy, amqp_url: str, redis_db: RedisDatabase
+) -> None:
+    """The step's output was paid for and is recorded; its successor is sent once its queue can be declared."""
+    made = on_both(deploy, amqp_url, redis_db)
+    worker = made.ready_worker("press", pool="threads")
+    name = f"{redis_db.prefix}.elsewhere"
+    elsewhere = ActivitySpec("elsewhere", "of no worker")
+
+    with Connection(amqp_url) as connection:
+        channel = connection.default_channel
+        Queue(name, queue_arguments={"x-queue-type": "quorum"})(channel).queue_declare()
+        with pytest.raises(NotPublished, match=f"'x-queue-type' for queue '{name}'"):
+            dispatch(made, elsewhere)
+        handle = dispatch(made, ActivitySpec("draft", "early"), elsewhere)
+        worker.wait_for_log("waiting: cannot reach the broker", within=WITHIN)
+        channel.queue_delete(name)
+        eventually(lambda: waiting_in(connection, name) == 1, within=WITHIN, what="the next step was not sent")
+
+    status = handle.status_sync()
+    assert (status.state, status.executed, status.remaining) == ("running", ("draft",), ("elsewhere",))
+    assert made.runs() == [f"{handle.correlation_id}.0"]
+
+
+def waiting_in(connection: Connection, queue: str) -> int | None:
+    """Return how many messages wait in a queue, or None where there is no such queue."""
+    with connection.channel() as channel:
+        try:
+            return int(channel.queue_declare(queue, passive=True).message_count)
+        except connection.channel_errors:
+            return None
