@@ -32,6 +32,7 @@ __all__ = [
     "UnknownTransport",
     "UnknownWorkflow",
     "UsageError",
+    "WorkerEnded",
     "WorkflowCancelled",
     "WorkflowConflict",
     "WorkflowFailed",
@@ -260,6 +261,17 @@ class NotPublished(TransientError):
             f"workflow {self.correlation_id} is recorded, but its first message was not sent ({self.cause}); dispatch "
             f"the same content again with `correlation_id={self.correlation_id!r}` to send it"
         )
+
+
+class WorkerEnded(TransientError):
+    """The embedded worker of an executor ended by itself; what it did not run waits on its queues."""
+
+    def __init__(self, broker: str) -> None:
+        super().__init__(broker)
+        self.broker = broker
+
+    def __str__(self) -> str:
+        return f"the worker on {self.broker} ended, and the log says why; start the executor again"
 
 
 class StoreCorrupt(PaigeantError):

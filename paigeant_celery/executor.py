@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import importlib
 import importlib.util
+import logging
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +20,7 @@ from celery.worker import WorkController
 from kombu.entity import Queue
 from kombu.exceptions import OperationalError
 
-from paigeant_celery.errors import UnknownActivity, Unreachable, UsageError
+from paigeant_celery.errors import UnknownActivity, Unreachable, UsageError, WorkerEnded
 from paigeant_celery.plugin import install, register_tasks
 from paigeant_celery.registry import registry
 from paigeant_celery.transport import CeleryTransport
@@ -30,6 +32,8 @@ THREADS = 32  # hops at once in one embedded worker; a thread is started when it
 START_PATIENCE = 30.0  # seconds until the worker must have connected to its broker
 STOP_PATIENCE = 30.0
 IDLE_POLL = 0.1  # seconds; how soon an idle embedded worker notices that it must serve or stop
+
+logger = logging.getLogger(__name__)
 
 # Executors start in threads at the same time; without it an app could get two workers, and a task twice.
 _starting = threading.Lock()
@@ -47,21 +51,19 @@ class ActivityExecutor:
         self._transport, self._name, self._module = transport, name, module
 
     async def start(self, lifespan: float | None = None) -> None:
-        """Serve until cancelled, or for `lifespan` seconds; steps that run are finished before it returns.
+        """Serve until cancelled, or for `lifespan` seconds.
 
-        Raises `UnknownActivity` that names what was searched, `ConfigurationError`, and `Unreachable` where
-        the broker does not answer.
+        Waits up to `STOP_PATIENCE` seconds for the steps that still run, and logs where some go on. Raises
+        `UnknownActivity` that names what was searched, `ConfigurationError`, `Unreachable` where the broker does
+        not answer, and `WorkerEnded` where the embedded worker ends by itself.
         """
         _load(self._module, self._name)
         _check_loaded(self._name, self._module)
         # No task: a loop that ends would cancel it, and leave behind the worker that it is starting.
         serving = asyncio.get_running_loop().run_in_executor(None, _serve, self._transport, self._name)
         try:
-            await asyncio.shield(serving)
-            if lifespan is None:
-                await asyncio.Event().wait()
-            else:
-                await asyncio.sleep(lifespan)
+            worker = await asyncio.shield(serving)
+            await _until_ended(worker, lifespan)
         finally:
             # Shielded: a second cancellation must not leave the worker's threads behind.
             await asyncio.shield(_leave(serving, self._name))
@@ -106,11 +108,20 @@ class EmbeddedWorker:
         self._served: dict[str, int] = {}
         self._worker: Any = None
         self._thread: threading.Thread | None = None
+        self.ended: concurrent.futures.Future[None] = concurrent.futures.Future()
+
+    @property
+    def address(self) -> str:
+        """Where its broker is, without password."""
+        return self._transport.broker
 
     def serve(self, name: str) -> None:
         """Consume the queues of an activity from now on."""
         with self._lock:
             queues = self._queues(name)
+            if self.ended.done():  # by itself: begin anew
+                self._worker, self._thread = None, None
+                self._served.clear()
             if self._worker is None:
                 self._start(queues)
             elif name not in self._served:
@@ -120,6 +131,8 @@ class EmbeddedWorker:
     def leave(self, name: str) -> None:
         """Stop consuming them; the last to leave stops the worker, which finishes the steps that it runs."""
         with self._lock:
+            if self.ended.done():
+                return
             self._served[name] -= 1
             if self._served[name] == 0:
                 del self._served[name]
@@ -150,7 +163,10 @@ class EmbeddedWorker:
             without_heartbeat=True,
         )
         worker.paigeant_ready = threading.Event()
-        self._thread = threading.Thread(target=worker.start, name="paigeant-worker", daemon=True)
+        self.ended = concurrent.futures.Future()
+        self._thread = threading.Thread(
+            target=_run_worker, args=(worker, self.ended), name="paigeant-worker", daemon=True
+        )
         self._thread.start()
         if not worker.paigeant_ready.wait(START_PATIENCE):
             self._stop()
@@ -162,6 +178,12 @@ class EmbeddedWorker:
         worker.consumer.call_soon(_shut_down)
         if thread is not None:
             thread.join(STOP_PATIENCE)
+            if thread.is_alive():
+                logger.warning(
+                    "steps of this process go on after its executor has stopped",
+                    extra={"action": "executor_left_steps"},
+                )
+        self.ended = concurrent.futures.Future()
 
     def _add(self, queues: list[Queue]) -> None:
         register_tasks(self._transport.app)
@@ -187,6 +209,20 @@ class EmbeddedWorker:
 
         self._worker.consumer.call_soon(act)
         done.wait(START_PATIENCE)
+
+
+def _run_worker(worker: Any, ended: concurrent.futures.Future[None]) -> None:
+    try:
+        worker.start()
+    finally:
+        ended.set_result(None)
+
+
+async def _until_ended(worker: EmbeddedWorker, lifespan: float | None) -> None:
+    """Wait for `lifespan` seconds, or for ever; raise `WorkerEnded` where the worker ends before."""
+    ended, _ = await asyncio.wait([asyncio.wrap_future(worker.ended)], timeout=lifespan)
+    if ended:
+        raise WorkerEnded(worker.address)
 
 
 def _reach_broker(transport: CeleryTransport) -> None:

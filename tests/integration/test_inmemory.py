@@ -26,7 +26,7 @@ from paigeant_celery import (
     activity,
     get_transport,
 )
-from paigeant_celery.errors import UnknownActivity, Unreachable
+from paigeant_celery.errors import UnknownActivity, Unreachable, WorkerEnded
 from paigeant_celery.registry import registry
 from paigeant_celery.transport import CeleryTransport
 
@@ -196,6 +196,29 @@ def test_a_program_that_ends_while_its_executors_start_or_serve_leaves_no_thread
     for _ in range(2):
         assert asyncio.run(main()) == "first "
         assert embedded_threads() == []
+
+
+def test_an_executor_whose_worker_ends_says_so_and_can_be_started_again(transport: CeleryTransport) -> None:
+    """A malformed message ends a Celery worker; a program must not wait beside a dead one for ever."""
+    mine = activity(name="mine")(pass_on)
+
+    async def main() -> tuple[str, object]:
+        executor = asyncio.create_task(ActivityExecutor(transport, mine.name).start())
+        await output_of(transport, mine.name)
+        with transport.app.connection_for_write() as connection:
+            headers = {"task": transport.names.task(mine.name), "id": "1", "lang": "py"}
+            queue = transport.publisher.queue_for(mine.name, None)
+            connection.Producer(serializer="json").publish({"no": "list"}, routing_key=queue, headers=headers)
+        with pytest.raises(WorkerEnded) as raised:
+            await asyncio.wait_for(executor, WITHIN)
+        async with serving(ActivityExecutor(transport, mine.name)):
+            return str(raised.value), await output_of(transport, mine.name)
+
+    said, output = asyncio.run(main())
+
+    assert said == "the worker on memory://localhost// ended, and the log says why; start the executor again"
+    assert isinstance(output, str)
+    assert embedded_threads() == []
 
 
 def test_one_executor_that_cannot_start_ends_those_of_its_group(transport: CeleryTransport) -> None:

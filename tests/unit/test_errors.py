@@ -33,6 +33,7 @@ from paigeant_celery.errors import (
     UnknownWorkflow,
     Unreachable,
     UsageError,
+    WorkerEnded,
     WorkflowCancelled,
     WorkflowConflict,
     WorkflowFailed,
@@ -63,6 +64,7 @@ SAMPLES = [
     Unreachable("broker", "redis://host:6379/0", "ConnectionError"),
     NotPublished("w", "cannot reach the broker"),
     NotRecorded("w", "cannot reach the store"),
+    WorkerEnded("memory://localhost//"),
     StoreCorrupt("paigeant:w", "is a list"),
     HopFailed("w.2", "critic", "ValueError"),
     WorkflowFailed("w", "critic", "ValueError", "no"),
@@ -75,7 +77,7 @@ USAGE = {
     DuplicateActivity, ConfigurationError, UnknownTransport, NoWorkflow, NotSerializable,
 }  # fmt: skip
 MESSAGE = {MessageError}
-TRANSIENT = {TransientError, Unreachable, NotPublished, NotRecorded}
+TRANSIENT = {TransientError, Unreachable, NotPublished, NotRecorded, WorkerEnded}
 OTHERS = {PaigeantError, StoreCorrupt, IllegalEvent, HopFailed, WorkflowFailed, WorkflowCancelled}
 
 
