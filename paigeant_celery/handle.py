@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -116,7 +117,8 @@ class WorkflowHandle:
         """Wait until the workflow ends and return its outputs.
 
         `timeout` is in seconds; None waits for ever. Raises `WorkflowFailed` with step, error class and text,
-        `TimeoutError` (the workflow goes on), `UnknownWorkflow`.
+        `TimeoutError` (the workflow goes on), `UnknownWorkflow`, and `Unreachable` where the store is away (call
+        again).
         """
         for wait in _waits(timeout):
             result = await asyncio.to_thread(self._ended)
@@ -208,10 +210,8 @@ class WorkflowHandle:
         return record
 
     def _message(self, record: WorkflowRecord) -> PaigeantMessage:
-        settings = self._transport.settings
-        # The last envelope holds one more output than any that travelled.
-        max_size = settings.max_message_size + settings.max_output_size
-        return parse(record.envelope, max_size=max_size, max_steps=settings.max_steps)
+        # The store keeps what a worker accepted; the limits of this process may be lower than that worker's.
+        return parse(record.envelope, max_size=sys.maxsize, max_steps=sys.maxsize)
 
     def _store(self, operation: str) -> Store:
         if self._transport.store is None:

@@ -181,26 +181,13 @@ class HopService:
 
     async def run(self, hop: Opened) -> Outcome:
         """Run the step inside its context and say how it ended. Only a cancellation from outside is raised."""
-        started_at = hop.now()
-        limit = asyncio.timeout(hop.timeout)
         try:
-            async with limit:
-                read, attempt = self._reader(hop.message), hop.claimed.attempt
-                context = await open_context(hop.message, attempt=attempt, read_output=read)
-                with entered(context), attached_trace(hop.message.trace_context):
-                    result = await hop.activity.run(hop.message.step, context, limits=self._edit_limits())
-            return self._completed(hop, result, started_at)
-        except NotSerializable as error:
-            return _failed(hop, error.reason, error.text)
+            return await asyncio.create_task(self._run(hop))  # one that the step may cancel, and that tells it from us
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise  # we are told to stop; the hop stays claimed, nothing is recorded
             return _failed(hop, "CancelledError", "the step cancelled itself")
-        except BaseException as error:  # noqa: BLE001 - SystemExit and MemoryError of a step must not end a worker
-            if limit.expired():
-                return timed_out(hop)
-            return _failed(hop, type(error).__name__, _text_of(error))
 
     def close(self, hop: Opened, outcome: Outcome) -> Summary:
         """Record what happened and send the next message.
@@ -341,6 +328,25 @@ class HopService:
         return Refused(reason=fault.reason, step_id=step_id or "")
 
     # The parts of `run`.
+
+    async def _run(self, hop: Opened) -> Outcome:
+        started_at = hop.now()
+        limit = asyncio.timeout(hop.timeout)
+        try:
+            async with limit:
+                read, attempt = self._reader(hop.message), hop.claimed.attempt
+                context = await open_context(hop.message, attempt=attempt, read_output=read)
+                with entered(context), attached_trace(hop.message.trace_context):
+                    result = await hop.activity.run(hop.message.step, context, limits=self._edit_limits())
+            return self._completed(hop, result, started_at)
+        except NotSerializable as error:
+            return _failed(hop, error.reason, error.text)
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # noqa: BLE001 - SystemExit and MemoryError of a step must not end a worker
+            if limit.expired():
+                return timed_out(hop)
+            return _failed(hop, type(error).__name__, _text_of(error))
 
     def _reader(self, message: PaigeantMessage) -> ReadOutput:
         async def read(record: ExecutedStep) -> JsonValue:

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 from celery import Celery
 
-from paigeant_celery.errors import DuplicateActivity
+from paigeant_celery.errors import DuplicateActivity, UsageError
 from paigeant_celery.hop_task import HopRuntime, HopTask
 from paigeant_celery.ports import Store
 from paigeant_celery.registry import registry
@@ -22,11 +22,19 @@ def install(app: Celery, *, store: str | Store | None = None) -> CeleryTransport
     Activities that are loaded now or later become tasks `paigeant.<name>`; workers of the app consume their
     queues as `paigeant_consume` says; `agents.py` modules of Django apps are loaded where tasks are. Nothing
     else of the app changes. What is wrong with its settings is said when a worker starts or a workflow is
-    dispatched.
+    dispatched. Raises `UsageError` where it is installed with another store already.
     """
     transport = transport_of(app, store=store)
-    if not hasattr(app, "paigeant_runtime"):
+    if hasattr(app, "paigeant_runtime"):
+        installed = transport_of(app)
+        if store is not None and transport.store_address != installed.store_address:
+            raise UsageError(
+                f"installed with the store {installed.store_address} already, and not {transport.store_address}"
+            )
+        transport = installed
+    else:
         cast("Any", app).paigeant_runtime = HopRuntime(transport)
+        cast("Any", app).paigeant_transport = transport
         app.steps["consumer"].add(AgentQueues)
         # Not before: registering a task would finalize the host's app while its modules are still loading.
         app.on_after_finalize.connect(lambda **_: _register_known(app), weak=False)

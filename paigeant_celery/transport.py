@@ -138,7 +138,7 @@ class CeleryTransport:
         self.publisher = CeleryPublisher(app, self.names)
 
     def __repr__(self) -> str:
-        return f"CeleryTransport(broker={self.broker!r}, store={self.store.address if self.store else None!r})"
+        return f"CeleryTransport(broker={self.broker!r}, store={self.store_address!r})"
 
     @property
     def broker(self) -> str:
@@ -154,6 +154,11 @@ class CeleryTransport:
         place = place.strip("/") or ("0" if connection.transport_cls in {"redis", "rediss"} else "")
         host = connection.hostname or "localhost"
         return f"{connection.transport_cls}://{host}:{connection.port or default_port}/{place}"
+
+    @property
+    def store_address(self) -> str:
+        """Where its store is, without password; `none` where there is none."""
+        return self.store.address if self.store is not None else "none"
 
     @property
     def in_memory(self) -> bool:
@@ -248,7 +253,7 @@ def get_transport(
 
 
 def transport_of(app: Celery, *, store: str | Store | None = None) -> CeleryTransport:
-    """Return the transport of an app; one app has one, unless `store` asks for another.
+    """Return the transport of an app; one app has one. `store` gives another one, which the app does not keep.
 
     Raises nothing for settings that are wrong: a worker names them together with everything else.
     """
@@ -266,7 +271,8 @@ def transport_of(app: Celery, *, store: str | Store | None = None) -> CeleryTran
     except ConfigurationError as error:
         faults.extend(error.mistakes)
     transport = CeleryTransport(app, settings=settings, store=None if faults else opened, faults=faults)
-    cast("AppWithTransport", app).paigeant_transport = transport
+    if known is None:
+        cast("AppWithTransport", app).paigeant_transport = transport
     return transport
 
 
@@ -300,9 +306,13 @@ def _from_url(url: str, store: str | Store | None) -> CeleryTransport:
     scheme, separator, _ = url.partition("://")
     if not separator or scheme.partition("+")[0] not in TRANSPORT_ALIASES:
         raise UnknownTransport(str(maybe_sanitize_url(url)))
-    if store is None and scheme in {"redis", "rediss"}:
-        store = url
-    return transport_of(_app(url), store=store)
+    return _made_for(url) if store is None else transport_of(_app(url), store=store)
+
+
+@lru_cache(maxsize=16)
+def _made_for(url: str) -> CeleryTransport:
+    """Return the transport of a URL; its app and connections are made once in a process."""
+    return transport_of(_app(url), store=url if url.startswith(("redis:", "rediss:")) else None)
 
 
 @lru_cache(maxsize=1)

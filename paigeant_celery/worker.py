@@ -145,8 +145,7 @@ def queues_of(transport: CeleryTransport, served: dict[str, Activity]) -> Iterat
 
 def banner(transport: CeleryTransport, served: dict[str, Activity]) -> str:
     """Return what a worker says at its start."""
-    store = transport.store.address if transport.store is not None else "none"
-    lines = [f"[paigeant_celery] mode: {transport.mode}, store: {store}"]
+    lines = [f"[paigeant_celery] mode: {transport.mode}, store: {transport.store_address}"]
     lines += [
         f"  . {name} ({activity.kind}) from {transport.publisher.queue_for(name, None)}"
         for name, activity in sorted(served.items())

@@ -10,6 +10,7 @@ from celery import Celery
 from celery.worker.request import Request
 
 from paigeant_celery import activity, get_transport, install
+from paigeant_celery.errors import UsageError
 from paigeant_celery.request import HopRequest
 from paigeant_celery.transport import transport_of
 
@@ -102,3 +103,24 @@ def test_nobody_sees_an_envelope_by_asking_a_worker_what_it_runs(monkeypatch: py
     HopRequest.info(object.__new__(HopRequest), safe=False)
 
     assert asked == [True]
+
+
+def test_a_url_has_one_transport_in_a_process() -> None:
+    """A web process that passes none to each dispatch opens its connections once."""
+    url = "redis://127.0.0.1:1/0"
+
+    assert get_transport(url) is get_transport(url)
+    assert get_transport(url) is not get_transport("redis://127.0.0.1:1/1")
+
+
+def test_another_store_for_one_dispatch_leaves_the_app_its_own(make_app: Callable[..., Celery]) -> None:
+    """Workers, banner and checks of the app go on with the store that its hops use."""
+    app = make_app(paigeant_store_url="redis://127.0.0.1:1/0")
+    installed = install(app)
+
+    other = get_transport(app=app, store="memory://")
+
+    assert (other.store_address, transport_of(app)) == ("memory://", installed)
+    assert install(app, store="redis://127.0.0.1:1/0") is installed
+    with pytest.raises(UsageError, match=r"installed with the store redis://127.0.0.1:1/0 already, and not memory://"):
+        install(app, store="memory://")
