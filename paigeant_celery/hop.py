@@ -7,28 +7,20 @@ is acknowledged last.
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TypeAlias, assert_never
 
-from pydantic import JsonValue
-
 from paigeant_celery.config import Settings
-from paigeant_celery.context import ReadOutput, entered, open_context
-from paigeant_celery.errors import MessageError, NotSerializable, StoreCorrupt, TransientError, UnknownActivity
+from paigeant_celery.errors import MessageError, StoreCorrupt, TransientError, UnknownActivity
 from paigeant_celery.flow import (
     Advance,
     Begun,
-    Completed,
-    Event,
     Exhausted,
     Fail,
-    Failed,
     Failure,
     Finish,
     Limits,
@@ -36,64 +28,28 @@ from paigeant_celery.flow import (
     decide,
 )
 from paigeant_celery.guard import Arrival, admit, refusal_of
-from paigeant_celery.jsonable import dumps
 from paigeant_celery.message import PaigeantMessage, encode, parse, sha256
 from paigeant_celery.names import next_place, split_hop_id
-from paigeant_celery.outputs import read_blob
 from paigeant_celery.policy import StepPolicy
 from paigeant_celery.ports import (
     Activity,
-    ActivityResult,
     Claim,
     Claimed,
     Closing,
     Completion,
     Dropped,
-    EditLimits,
     HopRecord,
     Publisher,
     Store,
 )
 from paigeant_celery.registry import Registry
 from paigeant_celery.sending import delivery_of, step_policy
-from paigeant_celery.slip import ExecutedStep, OutputRef
-from paigeant_celery.tracing import attached_trace
+from paigeant_celery.step import Opened, Outcome, StepRunner, failed, text_of
 
-__all__ = ["Drop", "HopService", "Opened", "Outcome", "Refused", "Summary", "timed_out"]
+__all__ = ["Drop", "HopService", "Refused", "Summary"]
 
-MAX_ERROR_TEXT = 4000  # characters of an error that the store keeps
-READ_WAIT = 0.2  # seconds before a large output is asked for again; doubled up to 5 s
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Opened:
-    """A hop that this owner claimed and must now run and close."""
-
-    message: PaigeantMessage
-    activity: Activity
-    claimed: Claimed
-    closing: Closing
-    timeout: float
-    begun_at: float = field(default_factory=time.monotonic)
-
-    def now(self) -> datetime:
-        """The store's clock, carried on from the claim."""
-        return self.claimed.now + timedelta(seconds=time.monotonic() - self.begun_at)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """How a run ended, and when; `blob` is the JSON text of an output that does not travel, `notes` are events.
-
-    Closing a hop again with the same outcome writes the same bytes.
-    """
-
-    event: Event
-    at: datetime
-    blob: str | None = None
-    notes: tuple[Mapping[str, str], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,6 +102,7 @@ class HopService:
         self._store, self._publisher, self._registry = store, publisher, registry
         self._settings, self._owner = settings, owner
         self._limits = Limits(max_steps=settings.max_steps)
+        self._steps = StepRunner(store, settings)
 
     def open(self, arrival: Arrival) -> Opening:
         """Guard and claim a delivery.
@@ -167,7 +124,7 @@ class HopService:
             raise
         except Exception as error:
             logger.exception("a delivery cannot be opened", extra={"action": "open_failed", "hop": arrival.hop_id})
-            return self._refuse(arrival, MessageError("unexpected_error", "", _text_of(error)), message)
+            return self._refuse(arrival, MessageError("unexpected_error", "", text_of(error)), message)
 
     def refuse_unknown(self, arrival: Arrival) -> None:
         """End the workflow of a message for which this worker has no task, so that Celery drops it."""
@@ -180,14 +137,8 @@ class HopService:
             self._refuse(arrival, fault, message)
 
     async def run(self, hop: Opened) -> Outcome:
-        """Run the step inside its context and say how it ended. Only a cancellation from outside is raised."""
-        try:
-            return await asyncio.create_task(self._run(hop))  # one that the step may cancel, and that tells it from us
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise  # we are told to stop; the hop stays claimed, nothing is recorded
-            return _failed(hop, "CancelledError", "the step cancelled itself")
+        """Run the step and say how it ended. Only a cancellation from outside is raised."""
+        return await self._steps.run(hop)
 
     def close(self, hop: Opened, outcome: Outcome) -> Summary:
         """Record what happened and send the next message.
@@ -204,7 +155,7 @@ class HopService:
             failure = Failure(
                 step_id=hop.message.step.step_id,
                 error_class=type(error).__name__,
-                text=f"after the step ran, its output could not be sent on: {_text_of(error)}",
+                text=f"after the step ran, its output could not be sent on: {text_of(error)}",
             )
             return self._record_failure(hop.closing, Fail(message=hop.message, failure=failure))
 
@@ -217,7 +168,7 @@ class HopService:
                 envelope = encode(message)
                 if len(envelope.encode()) > self._settings.max_message_size:
                     text = "with this step's output the envelope exceeds `paigeant_max_message_size`"
-                    return self._close(hop, _failed(hop, "too_large", text))
+                    return self._close(hop, failed(hop, "too_large", text))
                 return self._advance(hop, message, envelope, outcome)
             case Finish(message=message):
                 return self._finish(hop, message, outcome)
@@ -327,62 +278,6 @@ class HopService:
                     self._store.fail(closing, Failure(step_id=step_id, error_class=fault.reason, text=fault.detail))
         return Refused(reason=fault.reason, step_id=step_id or "")
 
-    # The parts of `run`.
-
-    async def _run(self, hop: Opened) -> Outcome:
-        started_at = hop.now()
-        limit = asyncio.timeout(hop.timeout)
-        try:
-            async with limit:
-                read, attempt = self._reader(hop.message), hop.claimed.attempt
-                context = await open_context(hop.message, attempt=attempt, read_output=read)
-                with entered(context), attached_trace(hop.message.trace_context):
-                    result = await hop.activity.run(hop.message.step, context, limits=self._edit_limits())
-            return self._completed(hop, result, started_at)
-        except NotSerializable as error:
-            return _failed(hop, error.reason, error.text)
-        except asyncio.CancelledError:
-            raise
-        except BaseException as error:  # noqa: BLE001 - SystemExit and MemoryError of a step must not end a worker
-            if limit.expired():
-                return timed_out(hop)
-            return _failed(hop, type(error).__name__, _text_of(error))
-
-    def _reader(self, message: PaigeantMessage) -> ReadOutput:
-        async def read(record: ExecutedStep) -> JsonValue:
-            wait = READ_WAIT
-            while True:
-                try:
-                    return await asyncio.to_thread(read_blob, self._store, message.correlation_id, record)
-                except TransientError as error:  # the step's own timeout bounds the waiting
-                    logger.warning("waiting: %s", error, extra={"action": "waiting_for_server"})
-                await asyncio.sleep(wait)
-                wait = min(5.0, wait * 2)
-
-        return read
-
-    def _completed(self, hop: Opened, result: ActivityResult, started_at: datetime) -> Outcome:
-        text = dumps(result.output)
-        size = len(text.encode())
-        if size > self._settings.max_output_size:
-            limit = f"`paigeant_max_output_size` ({self._settings.max_output_size})"
-            text = f"{size} bytes exceed {limit}"
-            return _failed(hop, "output_too_large", text)
-        by_reference = self._store is not None and size > self._settings.inline_output_size
-        event = Completed(
-            place=hop.message.place,
-            attempt=hop.claimed.attempt,
-            started_at=started_at,
-            output=None if by_reference else result.output,
-            output_ref=OutputRef(size=size, sha256=sha256(text)) if by_reference else None,
-            usage=dict(result.usage),
-            inserted=result.inserted,
-        )
-        return Outcome(event=event, at=hop.now(), blob=text if by_reference else None, notes=result.notes)
-
-    def _edit_limits(self) -> EditLimits:
-        return EditLimits(max_steps=self._settings.max_steps, max_visits=self._settings.max_visits)
-
     # The parts of `close`.
 
     def _advance(self, hop: Opened, message: PaigeantMessage, envelope: str, outcome: Outcome) -> Summary:
@@ -434,26 +329,7 @@ class HopService:
         return _summary(hop, "overtaken")
 
 
-def timed_out(hop: Opened) -> Outcome:
-    """Return the outcome of a hop that was not over in time."""
-    if hop.message.deadline is not None and hop.now() >= hop.message.deadline:
-        return _failed(hop, "deadline", "the deadline of the workflow passed in the step")
-    return _failed(hop, "TimeoutError", f"the step ran longer than {hop.timeout:g} s")
-
-
-def _failed(hop: Opened, error_class: str, text: str) -> Outcome:
-    return Outcome(event=Failed(place=hop.message.place, error_class=error_class, text=text), at=hop.now())
-
-
 def _summary(hop: Opened, outcome: str, *, next_hop: str | None = None) -> Summary:
     return Summary(
         hop_id=hop.closing.hop_id, step_id=hop.message.step.step_id or "", outcome=outcome, next_hop=next_hop
     )
-
-
-def _text_of(error: BaseException) -> str:
-    try:
-        text = str(error)
-    except Exception:  # noqa: BLE001 - an error whose text raises is still an error of the step
-        text = "(its text could not be made)"
-    return text.replace("\0", " ").encode(errors="replace").decode()[:MAX_ERROR_TEXT]

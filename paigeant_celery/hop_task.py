@@ -14,10 +14,11 @@ from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
 
 from paigeant_celery.errors import HopFailed, MessageError, TransientError
 from paigeant_celery.guard import Arrival
-from paigeant_celery.hop import Drop, HopService, Opened, Outcome, Refused, Summary, timed_out
+from paigeant_celery.hop import Drop, HopService, Refused, Summary
 from paigeant_celery.loop import ProcessLoop
 from paigeant_celery.owner import Owner
 from paigeant_celery.registry import registry
+from paigeant_celery.step import Opened, Outcome, timed_out
 from paigeant_celery.transport import CeleryTransport
 
 __all__ = ["HopRuntime", "HopTask"]
@@ -94,17 +95,18 @@ class HopRuntime:
     def _patiently(self, call: Callable[[], T], patience: float) -> T:
         """Repeat a call while the store or broker is away; then give the message back to the broker."""
         end, wait = time.monotonic() + patience, 0.2
-        while True:
-            try:
-                return call()
-            except TransientError as error:
-                logger.warning("waiting: %s", error, extra={"action": "waiting_for_server"})
-                if time.monotonic() + wait > end:
-                    raise Reject(str(error), requeue=True) from error
-            except SoftTimeLimitExceeded as error:
-                raise Reject("the time limit of the message is over", requeue=True) from error
-            time.sleep(wait)
-            wait = min(5.0, wait * 2)
+        try:
+            while True:
+                try:
+                    return call()
+                except TransientError as error:
+                    logger.warning("waiting: %s", error, extra={"action": "waiting_for_server"})
+                    if time.monotonic() + wait > end:
+                        raise Reject(str(error), requeue=True) from error
+                time.sleep(wait)
+                wait = min(5.0, wait * 2)
+        except SoftTimeLimitExceeded as error:
+            raise Reject("the time limit of the message is over", requeue=True) from error
 
     def _owner_id(self) -> str:
         return self._owner.id if self._owner is not None else ""

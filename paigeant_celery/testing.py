@@ -24,11 +24,12 @@ from paigeant_celery.config import Settings
 from paigeant_celery.dispatch import WorkflowDispatcher
 from paigeant_celery.guard import Arrival
 from paigeant_celery.handle import WorkflowHandle, WorkflowResult
-from paigeant_celery.hop import Drop, HopService, Opened, Refused
+from paigeant_celery.hop import Drop, HopService, Refused
 from paigeant_celery.names import Names
 from paigeant_celery.ports import Delivery
 from paigeant_celery.registry import registry
 from paigeant_celery.slip import ActivitySpec, FunctionSpec
+from paigeant_celery.step import Opened
 from paigeant_celery.store.memory import MemoryStore
 
 __all__ = ["WorkflowHarness", "workflow_harness"]

@@ -11,16 +11,15 @@ from typing import Any, Protocol, cast
 
 from celery import Celery
 from celery.app.annotations import resolve_all
-from kombu.entity import Queue
-from kombu.exceptions import OperationalError
 from kombu.serialization import prepare_accept_content
 from kombu.transport import TRANSPORT_ALIASES
 from kombu.utils.url import maybe_sanitize_url
 
 from paigeant_celery.config import Settings, read_settings
-from paigeant_celery.errors import ConfigurationError, InvalidInput, UnknownTransport, Unreachable
-from paigeant_celery.names import SPEC_VERSION, Names
-from paigeant_celery.ports import Delivery, Store
+from paigeant_celery.errors import ConfigurationError, InvalidInput, UnknownTransport
+from paigeant_celery.names import Names
+from paigeant_celery.ports import Store
+from paigeant_celery.publisher import CeleryPublisher, broker_address
 from paigeant_celery.registry import registry
 from paigeant_celery.store import open_store
 
@@ -28,102 +27,11 @@ __all__ = ["CeleryTransport", "default_redis_url", "get_transport", "transport_o
 
 MEMORY_BROKER = "memory://localhost//"  # the host is meaningless, but Kombu warns without one
 IN_MEMORY_POLLING = 0.01  # seconds; Kombu's own default of 1 s would be the time of every hop
-PUBLISH_RETRY = {"max_retries": 8, "interval_start": 0.0, "interval_step": 0.2, "interval_max": 1.0}
-# Seconds by which Celery's time limits stand behind ours: a run that cannot be cancelled is given up after half a
-# minute, and an output may wait a quarter of an hour for a store that is away.
-LIMIT_MARGIN = 20 * 60.0
-LONGEST_STEP = 30 * 86400.0  # seconds; where neither step nor activity names a timeout
-COMPRESS_FROM = 8 * 1024  # bytes of envelope; below, gzip gains little
 
 TRANSPORT_VARIABLE = "PAIGEANT_TRANSPORT"
 REDIS_VARIABLE = "PAIGEANT_REDIS_URL"
 
 logger = logging.getLogger(__name__)
-
-
-class _Direct:
-    """A Celery router that routes nothing: the queue of a hop is decided before it is sent."""
-
-    def route(self, options: dict[str, Any], *_: object, **__: object) -> dict[str, Any]:
-        return options
-
-
-class CeleryPublisher:
-    """Sends hops as Celery task messages that no default of the host changes."""
-
-    def __init__(self, app: Celery, names: Names) -> None:
-        self._app, self._names = app, names
-
-    def queue_for(self, activity: str, queue: str | None) -> str:
-        """Return the step's own queue, else the activity's, else the host's route, else the one of its name."""
-        if queue is not None:
-            return queue
-        loaded = registry.find(activity)
-        if loaded is not None and loaded.queue is not None:
-            return loaded.queue
-        return self.routed_queue(activity) or self._names.queue(activity)
-
-    def routed_queue(self, activity: str) -> str | None:
-        """Return the queue that a route of the host names for this activity's task, or None."""
-        route = self._app.amqp.router.lookup_route(self._names.task(activity), (), {}, {})
-        queue = route.get("queue") if isinstance(route, dict) else route
-        if isinstance(queue, Queue):
-            return str(queue.name)
-        return queue if isinstance(queue, str) else None
-
-    def declared(self, queue: str) -> Queue:
-        """Return the queue as the host declares it, or as Celery would declare a new one."""
-        queues = self._app.amqp.queues
-        if queue in queues:
-            return cast("Queue", queues[queue])
-        declared: Any = queues.new_missing(queue)
-        if queues.max_priority is not None:  # as `add` does, which would make a worker consume the queue
-            declared.queue_arguments = {"x-max-priority": queues.max_priority, **(declared.queue_arguments or {})}
-        return cast("Queue", declared)
-
-    def publish(self, delivery: Delivery) -> None:
-        """Send the message; raises `Unreachable` when Celery's retries are over."""
-        limit = delivery.timeout if delivery.timeout is not None else LONGEST_STEP
-        try:
-            self._app.send_task(
-                self._names.task(delivery.activity),
-                args=[delivery.envelope],
-                kwargs={},
-                task_id=delivery.hop_id,
-                root_id=delivery.root_id,
-                parent_id=delivery.parent_id,
-                queue=self.declared(delivery.queue),
-                router=_Direct(),
-                serializer="json",
-                compression=self._compression(delivery),
-                soft_time_limit=limit + LIMIT_MARGIN,
-                time_limit=limit + 2 * LIMIT_MARGIN,
-                expires=None,
-                priority=0,
-                delivery_mode=2,
-                ignore_result=True,
-                add_to_parent=False,
-                argsrepr=f"({delivery.summary})",
-                kwargsrepr="{}",
-                headers={"paigeant_spec_version": SPEC_VERSION},
-                retry=True,
-                retry_policy=PUBLISH_RETRY,
-            )
-        except (OperationalError, OSError) as error:
-            raise Unreachable("broker", broker_address(self._app), type(error).__name__) from error
-        except self._refusals() as error:
-            cause = f"{type(error).__name__}: {error}"
-            raise Unreachable("broker", broker_address(self._app), cause) from error
-
-    def _refusals(self) -> tuple[type[Exception], ...]:
-        # What Kombu does not repeat: a wrong password or virtual host, a queue declared in another way.
-        connection = self._app.connection_for_write()
-        return (*connection.connection_errors, *connection.channel_errors)
-
-    def _compression(self, delivery: Delivery) -> str | None:
-        # None would take the host's default, which workers elsewhere may lack.
-        large = len(delivery.envelope) >= COMPRESS_FROM
-        return "gzip" if large or self._app.conf.task_compression else None
 
 
 class CeleryTransport:
@@ -279,13 +187,6 @@ def transport_of(app: Celery, *, store: str | Store | None = None) -> CeleryTran
 def default_redis_url() -> str:
     """Return `PAIGEANT_REDIS_URL`, else the Redis of this host."""
     return os.environ.get(REDIS_VARIABLE) or "redis://localhost:6379/0"
-
-
-def broker_address(app: Celery) -> str:
-    """Return where the app's broker is, without password."""
-    url = app.conf.broker_write_url or "amqp://"
-    first = url[0] if isinstance(url, (list, tuple)) else str(url).partition(";")[0]
-    return str(maybe_sanitize_url(first))
 
 
 def _chosen(by: str, transport: CeleryTransport) -> CeleryTransport:

@@ -1,10 +1,399 @@
-"""One hop over a store in memory: the order of its effects, and what a crash, a copy or a late owner leaves."""
+"""One hop over a store in memory: the order of its effects, and what crashes, copies and late owners leave behind."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
-from conftest_of_unit import NOON
+from opentelemetry import trace
+
+from paigeant_celery.config import Settings
+from paigeant_celery.errors import TransientError, Unreachable
+from paigeant_celery.flow import Failure
+from paigeant_celery.functions import FunctionActivity, activity
+from paigeant_celery.guard import Arrival
+from paigeant_celery.hop import Drop, HopService, Refused, Summary
+from paigeant_celery.message import PaigeantMessage, encode, sha256
+from paigeant_celery.ports import (
+    Claim,
+    ClaimAnswer,
+    Closing,
+    Completion,
+    Delivery,
+    HopRecord,
+    NewWorkflow,
+    WorkflowRecord,
+)
+from paigeant_celery.registry import registry
+from paigeant_celery.slip import FunctionSpec
+from paigeant_celery.step import Opened
+from paigeant_celery.store.memory import MemoryStore
+
+MakeMessage = Callable[..., PaigeantMessage]
+
+LEASE = 10.0  # seconds of the store's clock, which stands still
+TRACE_ID = 0x0AF7651916CD43DD8448EB211C80319C
+
+
+class Killed(BaseException):
+    """The process ends here: no line of ours runs behind it."""
+
+
+class Line:
+    """Owners that serve one workflow, `w-1`, over one store; `effects` says what was done, in order.
+
+    `given` is what the publisher was given, also while `refusal` is raised by it.
+    """
+
+    def __init__(self, **settings: object) -> None:
+        self.settings = Settings.model_validate(settings)
+        self.at = datetime(2026, 1, 2, 13, 0, tzinfo=UTC)
+        self.effects: list[str] = []
+        self.given: list[Delivery] = []
+        self.refusal: BaseException | None = None
+        self.store = Watched(self)
+
+    def service(self, owner: str = "ann") -> HopService:
+        return HopService(
+            store=self.store, publisher=self, registry=registry, settings=self.settings, owner=lambda: owner
+        )
+
+    def start(self, message: PaigeantMessage) -> Arrival:
+        """Record a workflow and give the delivery of its first hop."""
+        envelope = encode(message)
+        hop = HopRecord(hop_id=message.message_id, queue="q", envelope=envelope, digest=sha256(envelope))
+        self.store.start(NewWorkflow(correlation_id="w-1", content="x", hop=hop))
+        return Arrival(hop_id=message.message_id, activity=message.step.activity, envelope=envelope)
+
+    def arrival(self) -> Arrival:
+        """The delivery of what was published last."""
+        sent = self.given[-1]
+        return Arrival(hop_id=sent.hop_id, activity=sent.activity, envelope=sent.envelope)
+
+    def open(self, arrival: Arrival, owner: str = "ann") -> Opened:
+        opened = self.service(owner).open(arrival)
+        assert isinstance(opened, Opened)
+        return opened
+
+    def serve(self, arrival: Arrival, owner: str = "ann") -> Summary | Drop | Refused:
+        """Take a delivery through its hop, as a worker does."""
+        service = self.service(owner)
+        opening = service.open(arrival)
+        return service.close(opening, asyncio.run(service.run(opening))) if isinstance(opening, Opened) else opening
+
+    def record(self) -> WorkflowRecord:
+        found = self.store.workflow("w-1")
+        assert found is not None
+        return found
+
+    def failure(self) -> tuple[str, str | None, str, str]:
+        record = self.record()
+        assert record.failure is not None
+        return record.state, record.failure.step_id, record.failure.error_class, record.failure.text
+
+    def everything(self) -> tuple[object, ...]:
+        """All that the store says of the workflow, and all that was published."""
+        return self.record(), self.store.events("w-1", after=None, limit=1000), tuple(self.given)
+
+    def queue_for(self, activity: str, queue: str | None) -> str:
+        return queue or f"q-{activity}"
+
+    def publish(self, delivery: Delivery) -> None:
+        self.given.append(delivery)
+        self.effects.append(f"publish {delivery.hop_id}")
+        if self.refusal is not None:
+            raise self.refusal
+
+
+class Watched(MemoryStore):
+    """A store that says when it is changed."""
+
+    def __init__(self, line: Line) -> None:
+        super().__init__(lease=LEASE, ttl=3600.0, now=lambda: line.at)
+        self._line = line
+
+    def claim(self, claim: Claim) -> ClaimAnswer:
+        self._line.effects.append(f"claim {claim.hop_id}")
+        return super().claim(claim)
+
+    def complete(self, completion: Completion) -> bool:
+        self._line.effects.append(f"complete {completion.closing.hop_id}")
+        return super().complete(completion)
+
+    def fail(self, closing: Closing, failure: Failure) -> bool:
+        self._line.effects.append(f"fail {closing.hop_id}")
+        return super().fail(closing, failure)
+
+
+@pytest.fixture
+def line() -> Line:
+    return Line()
+
+
+@pytest.fixture
+def steps(line: Line) -> list[FunctionActivity[[], str]]:
+    """Three steps, `one`, `two` and `three`, that say when they run and give their names."""
+
+    def make(name: str) -> FunctionActivity[[], str]:
+        @activity(name=name)
+        def step() -> str:
+            line.effects.append(f"run {name}")
+            return name
+
+        return step
+
+    return [make(name) for name in ("one", "two", "three")]
+
+
+@pytest.fixture
+def first(line: Line, steps: list[FunctionActivity[[], str]], make_message: MakeMessage) -> Arrival:
+    """The first delivery of a workflow of those three."""
+    return line.start(make_message(*(step.activity() for step in steps)))
+
+
+# The order of effects, and a crash between any two of them.
+
+
+def test_a_hop_is_claimed_before_it_runs_and_recorded_before_its_successor_is_sent(line: Line, first: Arrival) -> None:
+    """In any other order some crash would run a step unseen, or send one whose input nobody has."""
+    assert line.serve(first) == Summary(hop_id="w-1.0", step_id="one", outcome="completed", next_hop="w-1.1")
+
+    assert line.effects == ["claim w-1.0", "run one", "complete w-1.0", "publish w-1.1"]
+
+
+def test_a_crash_between_record_and_publish_is_mended_by_the_next_delivery(line: Line, first: Arrival) -> None:
+    """The broker delivers the unacknowledged hop again; the model was paid and is not asked again."""
+    line.refusal = Killed()
+    with pytest.raises(Killed):
+        line.serve(first)
+    line.refusal = None
+    line.effects.clear()
+
+    assert line.serve(first, owner="ben") == Drop(reason="finished")
+
+    assert line.effects == ["claim w-1.0", "publish w-1.1"]
+    assert line.given[1] == line.given[0]
+    assert line.serve(line.arrival(), owner="ben") == Summary(
+        hop_id="w-1.1", step_id="two", outcome="completed", next_hop="w-1.2"
+    )
+
+
+def test_a_finished_hop_resends_its_successor_only_while_that_waits(line: Line, first: Arrival) -> None:
+    """A copy that comes late must not add messages to a queue that needs none."""
+    line.serve(first)
+    second = line.arrival()
+
+    def copies_send() -> list[str]:
+        line.given.clear()
+        assert line.serve(first) == Drop(reason="finished")
+        return [sent.hop_id for sent in line.given]
+
+    assert copies_send() == ["w-1.1"]  # it waits
+    service, opened = line.service(), line.open(second)
+    assert copies_send() == []  # it is claimed
+    service.close(opened, asyncio.run(service.run(opened)))
+    third = line.arrival()
+    assert copies_send() == []  # it is done, and the one behind it waits
+    line.serve(third)
+    assert copies_send() == []  # the workflow has ended
+
+
+def test_a_failed_workflow_resends_nothing(line: Line, make_message: MakeMessage) -> None:
+    """A copy of the failed hop itself finds nothing to do either."""
+
+    @activity
+    def one() -> None:
+        raise ValueError
+
+    first = line.start(make_message(one.activity(), FunctionSpec("two")))
+    line.serve(first)
+
+    assert line.serve(first) == Drop(reason="finished")
+
+    assert line.given == []
+
+
+def test_a_broker_that_is_away_gets_the_same_bytes_when_the_hop_is_closed_again(line: Line, first: Arrival) -> None:
+    """What was recorded is what is sent; other bytes would be refused as altered."""
+    service, opened = line.service(), line.open(first)
+    outcome = asyncio.run(service.run(opened))
+    line.refusal = Unreachable("broker", "redis://nowhere", "ConnectionError")
+    for _ in range(2):
+        with pytest.raises(TransientError):
+            service.close(opened, outcome)
+    recorded = line.record()
+    line.refusal = None
+
+    assert service.close(opened, outcome).outcome == "completed"
+
+    assert line.record() == recorded
+    assert [sent.envelope for sent in line.given] == [recorded.envelope] * 3
+    assert line.effects.count("run one") == 1
+    line.open(line.arrival())
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["completed", "failed"])
+def test_a_late_close_of_an_overtaken_owner_changes_nothing(line: Line, make_message: MakeMessage, fails: bool) -> None:
+    """A worker that slept through its lease wakes up; the run of the other one counts, alone."""
+
+    @activity
+    def one() -> str:
+        if fails and late:
+            raise ValueError("late")
+        return "late" if late else "in time"
+
+    late = True
+    first = line.start(make_message(one.activity(), FunctionSpec("two")))
+    ann, ben = line.service("ann"), line.service("ben")
+    ann_opened = line.open(first, "ann")
+    outcome = asyncio.run(ann.run(ann_opened))
+    line.at += timedelta(seconds=LEASE)
+    ben_opened = line.open(first, "ben")
+    overtaken = Summary(hop_id="w-1.0", step_id="one", outcome="overtaken")
+
+    before = line.everything()
+    assert ann.close(ann_opened, outcome) == overtaken
+    assert line.everything() == before
+
+    late = False
+    assert ben.close(ben_opened, asyncio.run(ben.run(ben_opened))).next_hop == "w-1.1"
+    before = line.everything()
+    assert ann.close(ann_opened, outcome) == overtaken
+    assert line.everything() == before
+    assert [sent.hop_id for sent in line.given] == ["w-1.1"]
+    assert '"in time"' in line.record().envelope
+
+
+# What a step may do to its hop.
+
+
+@pytest.mark.parametrize(
+    "error",
+    [SystemExit, KeyboardInterrupt, MemoryError, RecursionError, GeneratorExit, Killed, asyncio.CancelledError],
+)
+@pytest.mark.parametrize("kind", ["async", "sync"])
+def test_an_error_that_would_end_a_process_ends_its_workflow_alone(
+    line: Line, make_message: MakeMessage, error: type[BaseException], kind: str
+) -> None:
+    """`sys.exit` in somebody's function is no way to stop a worker."""
+
+    @activity(name="async")
+    async def asynchronous() -> None:
+        raise error
+
+    @activity(name="sync")
+    def synchronous() -> None:
+        raise error
+
+    assert asynchronous.name != synchronous.name
+    first = line.start(make_message(FunctionSpec(kind), FunctionSpec("never")))
+
+    summary = line.serve(first)
+
+    assert summary == Summary(hop_id="w-1.0", step_id=kind, outcome="failed", error_class=error.__name__)
+    assert line.failure()[:3] == ("failed", kind, error.__name__)
+    assert line.given == []
+
+
+def test_a_step_that_cancels_its_own_task_ends_its_workflow(line: Line, make_message: MakeMessage) -> None:
+    """Nobody told it to stop, so nobody else will run it; waiting for it would never end."""
+
+    @activity
+    async def quitter() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        await asyncio.Event().wait()
+
+    line.serve(line.start(make_message(quitter.activity())))
+
+    assert line.failure() == ("failed", "quitter", "CancelledError", "the step cancelled itself")
+
+
+def test_a_run_that_is_told_to_stop_leaves_the_hop_to_whoever_takes_it_over(
+    line: Line, make_message: MakeMessage
+) -> None:
+    """A lost lease or a stopping worker is no failure of the step."""
+    stopped: list[str] = []
+
+    @activity
+    async def endless() -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            stopped.append("endless")
+
+    opened = line.open(line.start(make_message(endless.activity())))
+    begun = asyncio.Event()
+    before = line.everything()
+
+    async def stop() -> None:
+        run = asyncio.create_task(line.service().run(opened))
+        await begun.wait()
+        run.cancel()
+        await run
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(stop())
+
+    assert stopped == ["endless"]
+    assert line.everything() == before
+    assert line.record().running
+
+
+def test_a_step_runs_inside_the_trace_of_its_message(line: Line, make_message: MakeMessage) -> None:
+    """Spans of all hops belong to the request that dispatched them, whatever worker ran them."""
+    seen: list[int] = []
+
+    @activity
+    async def look() -> None:
+        seen.append(trace.get_current_span().get_span_context().trace_id)
+
+    header = f"00-{TRACE_ID:032x}-b7ad6b7169203331-01"
+    line.serve(line.start(make_message(look.activity(), trace_context={"traceparent": header})))
+
+    assert seen == [TRACE_ID]
+
+
+# Limits of size.
+
+
+@pytest.mark.parametrize(("characters", "fits"), [(1022, True), (1023, False)])
+def test_an_output_over_the_limit_fails_its_step(make_message: MakeMessage, characters: int, fits: bool) -> None:
+    """Counted is its JSON, with both quotation marks; the store is no place for what nobody could read again."""
+    line = Line(max_output_size=1024)
+
+    @activity
+    def large() -> str:
+        return "x" * characters
+
+    line.serve(line.start(make_message(large.activity(), FunctionSpec("two"))))
+
+    if fits:
+        assert [sent.hop_id for sent in line.given] == ["w-1.1"]
+        return
+    text = "1025 bytes exceed `paigeant_max_output_size` (1024)"
+    assert line.failure() == ("failed", "large", "output_too_large", text)
+    assert line.given == []
+
+
+def test_an_envelope_that_outgrows_the_limit_fails_the_step_that_made_it(make_message: MakeMessage) -> None:
+    """The next worker would refuse it, and its step is not to blame; the last output travels no further."""
+    line = Line(max_message_size=4096)
+
+    @activity
+    def long() -> str:
+        return "x" * 4000
+
+    line.serve(line.start(make_message(long.activity(), FunctionSpec("two"))))
+
+    text = "with this step's output the envelope exceeds `paigeant_max_message_size`"
+    assert line.failure() == ("failed", "long", "too_large", text)
+    assert line.given == []
+
+    line = Line(max_message_size=4096)
+    line.serve(line.start(make_message(long.activity())))
+    assert line.record().state == "completed"

@@ -1,0 +1,151 @@
+"""Running the step of a claimed hop: its context, its timeout, and what it came to."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from pydantic import JsonValue
+
+from paigeant_celery.config import Settings
+from paigeant_celery.context import ReadOutput, entered, open_context
+from paigeant_celery.errors import NotSerializable, TransientError
+from paigeant_celery.flow import Completed, Event, Failed
+from paigeant_celery.jsonable import dumps
+from paigeant_celery.message import PaigeantMessage, sha256
+from paigeant_celery.outputs import read_blob
+from paigeant_celery.ports import Activity, ActivityResult, Claimed, Closing, EditLimits, Store
+from paigeant_celery.slip import ExecutedStep, OutputRef
+from paigeant_celery.tracing import attached_trace
+
+__all__ = ["Opened", "Outcome", "StepRunner", "failed", "text_of", "timed_out"]
+
+MAX_ERROR_TEXT = 4000  # characters of an error that the store keeps
+READ_WAIT = 0.2  # seconds before a large output is asked for again; doubled up to 5 s
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opened:
+    """A hop that this owner claimed and must now run and close."""
+
+    message: PaigeantMessage
+    activity: Activity
+    claimed: Claimed
+    closing: Closing
+    timeout: float
+    begun_at: float = field(default_factory=time.monotonic)
+
+    def now(self) -> datetime:
+        """The store's clock, carried on from the claim."""
+        return self.claimed.now + timedelta(seconds=time.monotonic() - self.begun_at)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a run ended, and when; `blob` is the JSON text of an output that does not travel, `notes` are events.
+
+    Closing a hop again with the same outcome writes the same bytes.
+    """
+
+    event: Event
+    at: datetime
+    blob: str | None = None
+    notes: tuple[Mapping[str, str], ...] = ()
+
+
+class StepRunner:
+    """Runs steps inside their contexts, within their timeouts and the limits of the settings."""
+
+    def __init__(self, store: Store | None, settings: Settings) -> None:
+        self._store, self._settings = store, settings
+
+    async def run(self, hop: Opened) -> Outcome:
+        """Run the step inside its context and say how it ended. Only a cancellation from outside is raised."""
+        try:
+            return await asyncio.create_task(self._run(hop))  # a task of its own: a step that cancels it is no stop
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise  # we are told to stop; the hop stays claimed, nothing is recorded
+            return failed(hop, "CancelledError", "the step cancelled itself")
+
+    async def _run(self, hop: Opened) -> Outcome:
+        started_at = hop.now()
+        limit = asyncio.timeout(hop.timeout)
+        try:
+            async with limit:
+                read, attempt = self._reader(hop.message), hop.claimed.attempt
+                context = await open_context(hop.message, attempt=attempt, read_output=read)
+                with entered(context), attached_trace(hop.message.trace_context):
+                    result = await hop.activity.run(hop.message.step, context, limits=self._edit_limits())
+            return self._completed(hop, result, started_at)
+        except NotSerializable as error:
+            return failed(hop, error.reason, error.text)
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # noqa: BLE001 - SystemExit and MemoryError of a step must not end a worker
+            if limit.expired():
+                return timed_out(hop)
+            return failed(hop, type(error).__name__, text_of(error))
+
+    def _reader(self, message: PaigeantMessage) -> ReadOutput:
+        async def read(record: ExecutedStep) -> JsonValue:
+            wait = READ_WAIT
+            while True:
+                try:
+                    return await asyncio.to_thread(read_blob, self._store, message.correlation_id, record)
+                except TransientError as error:  # the step's own timeout bounds the waiting
+                    logger.warning("waiting: %s", error, extra={"action": "waiting_for_server"})
+                await asyncio.sleep(wait)
+                wait = min(5.0, wait * 2)
+
+        return read
+
+    def _completed(self, hop: Opened, result: ActivityResult, started_at: datetime) -> Outcome:
+        text = dumps(result.output)
+        size = len(text.encode())
+        if size > self._settings.max_output_size:
+            limit = f"`paigeant_max_output_size` ({self._settings.max_output_size})"
+            text = f"{size} bytes exceed {limit}"
+            return failed(hop, "output_too_large", text)
+        by_reference = self._store is not None and size > self._settings.inline_output_size
+        event = Completed(
+            place=hop.message.place,
+            attempt=hop.claimed.attempt,
+            started_at=started_at,
+            output=None if by_reference else result.output,
+            output_ref=OutputRef(size=size, sha256=sha256(text)) if by_reference else None,
+            usage=dict(result.usage),
+            inserted=result.inserted,
+        )
+        return Outcome(event=event, at=hop.now(), blob=text if by_reference else None, notes=result.notes)
+
+    def _edit_limits(self) -> EditLimits:
+        return EditLimits(max_steps=self._settings.max_steps, max_visits=self._settings.max_visits)
+
+
+def timed_out(hop: Opened) -> Outcome:
+    """Return the outcome of a hop that was not over in time."""
+    if hop.message.deadline is not None and hop.now() >= hop.message.deadline:
+        return failed(hop, "deadline", "the deadline of the workflow passed in the step")
+    return failed(hop, "TimeoutError", f"the step ran longer than {hop.timeout:g} s")
+
+
+def failed(hop: Opened, error_class: str, text: str) -> Outcome:
+    """Return the outcome of a hop that ended with an error."""
+    return Outcome(event=Failed(place=hop.message.place, error_class=error_class, text=text), at=hop.now())
+
+
+def text_of(error: BaseException) -> str:
+    """Return the text of an error as a record can keep it."""
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001 - an error whose text raises is still an error of the step
+        text = "(its text could not be made)"
+    return text.replace("\0", " ").encode(errors="replace").decode()[:MAX_ERROR_TEXT]

@@ -1,0 +1,387 @@
+"""The body of a hop's task: what it waits for, what it gives up, and what it tells Celery then."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any, TypeVar, cast
+
+import pytest
+from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
+
+from paigeant_celery import hop_task
+from paigeant_celery.config import Settings
+from paigeant_celery.errors import HopFailed, Unreachable
+from paigeant_celery.flow import Failure
+from paigeant_celery.functions import FunctionActivity, activity
+from paigeant_celery.guard import Arrival
+from paigeant_celery.hop_task import HopRuntime
+from paigeant_celery.message import PaigeantMessage, encode, sha256
+from paigeant_celery.policy import StepPolicy
+from paigeant_celery.ports import Claim, Claimed, Delivery, HopRecord, NewWorkflow, WorkflowRecord
+from paigeant_celery.slip import FunctionSpec
+from paigeant_celery.store.memory import MemoryStore
+
+T = TypeVar("T")
+MakeMessage = Callable[..., PaigeantMessage]
+
+PATIENCE = 20.0  # seconds after which a test that waits has failed
+LEASE = 0.2  # seconds, renewed after a quarter of them
+
+
+class Interrupted(BaseException):
+    """What a stopping worker raises in a waiting task body."""
+
+
+class Bench:
+    """One process that serves hops from a store in memory, whose clock is `at`.
+
+    `failing` maps operations (`claim`, `complete`, `publish`) to errors that they raise, first to last; `before`
+    maps them to what happens just before each call.
+    """
+
+    def __init__(self) -> None:
+        self.at = datetime(2026, 1, 2, 13, 0, tzinfo=UTC)
+        self.store = MemoryStore(lease=LEASE, ttl=3600.0, now=lambda: self.at)
+        self.failing: dict[str, list[BaseException]] = {}
+        self.before: dict[str, Callable[[], None]] = {}
+        self.sent: list[Delivery] = []
+        for operation in ("claim", "complete"):
+            setattr(self.store, operation, self._may_fail(operation, getattr(self.store, operation)))
+        publisher = SimpleNamespace(
+            queue_for=lambda activity, queue: queue or activity, publish=self._may_fail("publish", self.sent.append)
+        )
+        transport = SimpleNamespace(store=self.store, settings=Settings(lease=LEASE), publisher=publisher)
+        self.runtime = HopRuntime(cast("Any", transport))
+
+    def start(self, message: PaigeantMessage) -> Arrival:
+        """Record a workflow and give the delivery of its first hop."""
+        envelope = encode(message)
+        hop = HopRecord(hop_id=message.message_id, queue="q", envelope=envelope, digest=sha256(envelope))
+        self.store.start(NewWorkflow(correlation_id="w-1", content="x", hop=hop))
+        return Arrival(hop_id=message.message_id, activity=message.step.activity, envelope=envelope)
+
+    def record(self) -> WorkflowRecord:
+        found = self.store.workflow("w-1")
+        assert found is not None
+        return found
+
+    def take_over(self) -> None:
+        """Let the lease lapse and give the hop to another process, though this one renews in between."""
+        claim = Claim(hop_id="w-1.0", owner="other", token="other", max_attempts=5, digest=None)
+        for _ in range(1000):
+            self.at += timedelta(seconds=LEASE)
+            if isinstance(MemoryStore.claim(self.store, claim), Claimed):
+                return
+        raise AssertionError("the lease did not lapse")
+
+    def _may_fail(self, operation: str, call: Callable[..., T]) -> Callable[..., T]:
+        def called(*arguments: Any) -> T:
+            self.before.get(operation, nothing)()
+            if self.failing.get(operation):
+                raise self.failing[operation].pop(0)
+            return call(*arguments)
+
+        return called
+
+
+def nothing() -> None:
+    """What happens before a call that is not interfered with."""
+
+
+class Clock:
+    """Stands for the module `time`: waiting takes no time, and `waits` says how long it would have been.
+
+    A wait beyond `limit` is cut short, as by the time limit of a message.
+    """
+
+    def __init__(self) -> None:
+        self.now, self.limit = 0.0, float("inf")
+        self.waits: list[float] = []
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.waits.append(seconds)
+        self.now += seconds
+        if self.now > self.limit:
+            raise SoftTimeLimitExceeded
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Let the task body wait without waiting."""
+    clock = Clock()
+    monkeypatch.setattr(hop_task, "time", clock)
+    return clock
+
+
+@pytest.fixture
+def runs() -> list[str]:
+    """The hops that the steps of `one` ran."""
+    return []
+
+
+@pytest.fixture
+def one(runs: list[str]) -> FunctionActivity[[], str]:
+    """A step that says when it runs."""
+
+    @activity
+    def one() -> str:
+        runs.append("one")
+        return "done"
+
+    return one
+
+
+@pytest.fixture
+def first(bench: Bench, one: FunctionActivity[[], str], make_message: MakeMessage) -> Arrival:
+    """The first delivery of a workflow of `one` and `two`."""
+    return bench.start(make_message(one.activity(), FunctionSpec("two")))
+
+
+def away(times: int) -> list[BaseException]:
+    return [Unreachable("store", "redis://nowhere", "ConnectionError") for _ in range(times)]
+
+
+# What Celery is told.
+
+
+def test_a_completed_hop_is_a_success_that_names_the_next_one(bench: Bench, first: Arrival) -> None:
+    """Flower shows where the workflow went, and no content."""
+    assert bench.runtime.perform(first) == {"step": "one", "outcome": "completed", "next": "w-1.1"}
+
+
+def test_a_copy_is_ignored_and_a_refused_message_is_a_failure_that_names_its_step(bench: Bench, first: Arrival) -> None:
+    """A copy must not look like work; a message that cannot run must not look like success."""
+    altered = Arrival(hop_id="w-1.0", activity="one", envelope=str(first.envelope).replace("{}", "{ }", 1))
+
+    with pytest.raises(HopFailed) as caught:
+        bench.runtime.perform(altered)
+    with pytest.raises(Ignore, match="finished"):
+        bench.runtime.perform(first)
+
+    assert caught.value.args == ("w-1.0", "one", "inconsistent_slip")
+
+
+# Runs that are given up.
+
+
+@pytest.fixture
+def interrupting() -> Iterator[Callable[[type[BaseException]], None]]:
+    """Raise an error in the main thread once it waits for a run, as signals of time limits and stops do."""
+    errors: list[type[BaseException]] = []
+
+    def interrupt(number: int, frame: object) -> None:
+        raise errors.pop()
+
+    def interrupt_with(error: type[BaseException]) -> None:
+        errors.append(error)
+        end, waiter = time.monotonic() + PATIENCE, threading.main_thread().ident
+        assert waiter is not None
+        while not waits_for_a_future(waiter) and time.monotonic() < end:
+            os.sched_yield()
+        signal.pthread_kill(waiter, signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    yield interrupt_with
+    signal.signal(signal.SIGUSR1, before)
+
+
+def waits_for_a_future(thread: int) -> bool:
+    frame = sys._current_frames()[thread]
+    caller = frame.f_back
+    wait, result = threading.Condition.wait.__code__, concurrent.futures.Future.result.__code__
+    return frame.f_code is wait and caller is not None and caller.f_code is result
+
+
+class Endless:
+    """A step that goes on until it is cancelled, and says so; `meanwhile` is called in a thread beside it."""
+
+    def __init__(self, meanwhile: Callable[[], None]) -> None:
+        self.cancelled = threading.Event()
+
+        @activity(name="endless")
+        async def step() -> None:
+            try:
+                await asyncio.gather(asyncio.to_thread(meanwhile), asyncio.Event().wait())
+            except asyncio.CancelledError:
+                self.cancelled.set()
+                raise
+
+        self.held, self.step = step, step.activity()  # the registry alone does not keep it
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="this system has no SIGUSR1")
+def test_an_interrupted_task_body_cancels_its_run_and_records_nothing(
+    bench: Bench, make_message: MakeMessage, interrupting: Callable[[type[BaseException]], None]
+) -> None:
+    """A worker that is stopped pays for no answer that nobody waits for; another one runs the hop."""
+    endless = Endless(lambda: interrupting(Interrupted))
+    arrival = bench.start(make_message(endless.step))
+
+    with pytest.raises(Interrupted):
+        bench.runtime.perform(arrival)
+
+    assert endless.cancelled.wait(PATIENCE)
+    assert (bench.record().state, bench.record().running, bench.sent) == ("running", True, [])
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="this system has no SIGUSR1")
+def test_a_time_limit_of_the_message_ends_the_step_as_its_own_does(
+    bench: Bench, make_message: MakeMessage, interrupting: Callable[[type[BaseException]], None]
+) -> None:
+    """Whoever waits gets an error, whichever limit came first."""
+    endless = Endless(lambda: interrupting(SoftTimeLimitExceeded))
+    arrival = bench.start(make_message(endless.step))
+
+    with pytest.raises(HopFailed, match="TimeoutError"):
+        bench.runtime.perform(arrival)
+
+    assert endless.cancelled.wait(PATIENCE)
+    assert bench.record().failure == Failure(
+        step_id="endless", error_class="TimeoutError", text="the step ran longer than 3600 s"
+    )
+
+
+def test_the_run_of_a_lost_hop_is_cancelled_and_the_delivery_ignored(bench: Bench, make_message: MakeMessage) -> None:
+    """Another worker took the hop over; this one stops paying and touches nothing of it."""
+    endless = Endless(bench.take_over)
+    arrival = bench.start(make_message(endless.step))
+
+    with pytest.raises(Ignore, match="taken over"):
+        bench.runtime.perform(arrival)
+
+    assert endless.cancelled.wait(PATIENCE)
+    assert (bench.record().state, bench.record().running, bench.record().attempt) == ("running", True, 2)
+
+
+def test_a_step_whose_hop_was_taken_as_it_ended_is_ignored(bench: Bench, make_message: MakeMessage) -> None:
+    """The answer came too late for a renewal to say so; whoever took the hop over gives its own."""
+
+    @activity
+    async def one() -> None:
+        """End at once."""
+
+    arrival = bench.start(make_message(one.activity(), FunctionSpec("two")))
+    bench.before["complete"] = bench.take_over
+
+    with pytest.raises(Ignore, match="another owner took the hop over"):
+        bench.runtime.perform(arrival)
+
+    assert (bench.record().hop_id, bench.record().running, bench.sent) == ("w-1.0", True, [])
+
+
+def test_a_step_that_blocks_the_loop_times_out_and_the_next_one_runs(
+    bench: Bench, make_message: MakeMessage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Code that never awaits holds up neither its own workflow nor the others of its process."""
+    monkeypatch.setattr(hop_task, "BLOCKED_GRACE", 0.05)
+    monkeypatch.setattr(hop_task, "BLOCKED_SIGN", 0.05)
+    release = threading.Event()
+
+    @activity(policy=StepPolicy(timeout=0.05))
+    async def blocking() -> None:
+        release.wait(PATIENCE)
+
+    async def other() -> str:
+        return "ran"
+
+    try:
+        with pytest.raises(HopFailed, match="TimeoutError"):
+            bench.runtime.perform(bench.start(make_message(blocking.activity())))
+        with bench.runtime.loop.running(other()) as future:
+            assert future.result(PATIENCE) == "ran"
+    finally:
+        release.set()
+
+    assert bench.record().failure == Failure(
+        step_id="blocking", error_class="TimeoutError", text="the step ran longer than 0.05 s"
+    )
+    assert [record.__dict__["hop"] for record in caplog.records if record.__dict__.get("action") == "loop_blocked"] == [
+        "w-1.0"
+    ]
+
+
+# Servers that are away.
+
+
+def test_a_store_that_stays_away_gives_the_message_back_before_anything_runs(
+    bench: Bench, first: Arrival, clock: Clock, runs: list[str]
+) -> None:
+    """Another worker may reach it; this one asks for half a minute, ever less often."""
+    bench.failing["claim"] = away(100)
+
+    with pytest.raises(Reject) as caught:
+        bench.runtime.perform(first)
+
+    assert caught.value.requeue
+    assert [round(wait, 1) for wait in clock.waits] == [0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0, 5.0, 5.0]
+    assert runs == []
+
+
+def test_a_store_that_comes_back_in_time_runs_the_step(
+    bench: Bench, first: Arrival, clock: Clock, runs: list[str]
+) -> None:
+    """A short outage moves no message."""
+    bench.failing["claim"] = away(3)
+
+    assert bench.runtime.perform(first)["outcome"] == "completed"
+
+    assert (len(clock.waits), runs) == (3, ["one"])
+
+
+@pytest.mark.parametrize("operation", ["complete", "publish"])
+def test_an_output_that_was_paid_for_is_kept_until_it_is_recorded_and_sent(
+    bench: Bench, first: Arrival, clock: Clock, runs: list[str], operation: str
+) -> None:
+    """Servers restart for minutes; asking the model again would cost more than waiting."""
+    bench.failing[operation] = away(100)
+
+    assert bench.runtime.perform(first) == {"step": "one", "outcome": "completed", "next": "w-1.1"}
+
+    assert sum(clock.waits) > 400
+    assert runs == ["one"]
+    assert [sent.envelope for sent in bench.sent] == [bench.record().envelope]
+    assert (bench.record().hop_id, bench.record().running) == ("w-1.1", False)
+
+
+def test_a_store_that_never_comes_back_gives_a_finished_step_back_at_last(
+    bench: Bench, first: Arrival, clock: Clock
+) -> None:
+    """A worker does not hold its slot for ever; after a quarter of an hour the broker has the message again."""
+    bench.failing["complete"] = away(1000)
+
+    with pytest.raises(Reject) as caught:
+        bench.runtime.perform(first)
+
+    assert caught.value.requeue
+    assert 890 < sum(clock.waits) <= 900
+
+
+@pytest.mark.parametrize("operation", ["claim", "complete", "publish"])
+def test_a_time_limit_while_a_server_is_away_gives_the_message_back(
+    bench: Bench, first: Arrival, clock: Clock, operation: str
+) -> None:
+    """The limit ends the waiting, and is no failure of a step that waits or has ended."""
+    bench.failing[operation], clock.limit = away(100), 3.0
+
+    with pytest.raises(Reject, match="time limit") as caught:
+        bench.runtime.perform(first)
+
+    assert caught.value.requeue
+    assert (bench.record().state, len(clock.waits)) == ("running", 5)
