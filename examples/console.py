@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import io
 import logging
+import os
 import sys
 import textwrap
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime
@@ -29,6 +30,7 @@ __all__ = [
     "command_line",
     "expect",
     "given_text",
+    "parse",
     "reporting",
     "run",
     "serving",
@@ -50,7 +52,7 @@ def expect(condition: object, sentence: str) -> None:
 
 
 def command_line(doc: str | None, example: str) -> ArgumentParser:
-    """Return a parser for the user's text and `--model`; an example adds its own flags."""
+    """Return a parser for the user's text and `--model`; an example adds its own flags, and calls `parse`."""
     parser = ArgumentParser(description=doc, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("text", nargs="*", default=[example], help="your own text, or '-' to read it from stdin")
     parser.add_argument(
@@ -59,9 +61,26 @@ def command_line(doc: str | None, example: str) -> ArgumentParser:
     return parser
 
 
+def parse(parser: ArgumentParser) -> Namespace:
+    """Read the command line: flags may stand between the words of the text, and what follows `--` is text."""
+    before, behind = sys.argv[1:], []
+    if "--" in before:
+        end = before.index("--")
+        before, behind = before[:end], before[end + 1 :]
+    arguments = parser.parse_intermixed_args(before)
+    if behind:
+        given = [] if arguments.text == parser.get_default("text") else arguments.text
+        arguments.text = [*given, *behind]
+    return arguments
+
+
 def given_text(words: list[str]) -> str:
     """Return the text of the command line; ends the program where there is none."""
-    text = sys.stdin.read() if words == ["-"] else " ".join(words)
+    try:
+        text = sys.stdin.buffer.read().decode() if words == ["-"] else " ".join(words)
+        text.encode()  # other bytes on the command line become lone surrogates
+    except UnicodeError:
+        sys.exit("the text is not UTF-8")
     if not any(character.isalpha() for character in text):
         sys.exit("please give a text that has at least one word")
     return text.strip()
@@ -96,6 +115,10 @@ def reporting() -> Iterator[None]:
         sys.stdout.reconfigure(errors="backslashreplace")  # a text may hold more than the terminal's encoding does
     try:
         yield
+        sys.stdout.flush()
+    except BrokenPipeError:  # who reads our output has seen enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the flush at the exit fails again
+        sys.exit(1)
     except (Unexpected, PaigeantError, TimeoutError) as error:
         click.echo(f"{type(error).__name__}: {error}", err=True)
         sys.exit(1)

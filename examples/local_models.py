@@ -14,6 +14,8 @@ from pydantic import BaseModel
 from pydantic_ai.messages import ModelMessage, ModelResponse, ToolCallPart, UserPromptPart
 from pydantic_ai.models.function import AgentInfo
 
+from examples.common_words import EVERYDAY_WORDS, STOP_WORDS
+
 __all__ = ["answer", "keywords", "previous_output", "prompt_of", "sentences", "summary_of", "unreachable", "words"]
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -22,14 +24,6 @@ PREVIOUS = re.compile(r"\n<previous_output [^\n]*>\n(.*)\n</previous_output>\Z",
 # A full stop, perhaps behind a quotation mark, with space after it; a new line; a Chinese or Japanese full stop.
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[.!?]['\")\]])\s+|\n+|(?<=[\u3002\uff01\uff1f])")
 WORD = re.compile(r"[^\W\d_]+(?:['\u2019-][^\W\d_]+)*")
-STOP_WORDS = """
-    a about after all also am an and any are as at be because been before being but by can could did do does doing
-    don't down each even every few for from get gets go goes got had has have he her here hers him his how i i'm if
-    in into is isn't it it's its just like me more most much my no nor not now of off on once one only or other our
-    out over own please really same she should so some such than that that's the their them then there these they
-    this those through to too under until up us very want was we were what when where which while who whom why will
-    with would you your yours
-""".split()  # noqa: SIM905 - shorter than as many literals
 
 
 def prompt_of(messages: list[ModelMessage]) -> str:
@@ -72,9 +66,13 @@ def words(text: str) -> list[str]:
 
 
 def keywords(text: str, most: int = 5) -> dict[str, int]:
-    """Return how often the most frequent words occur; longer ones, then earlier ones, first among equals."""
+    """Return how often the most frequent words occur; longer ones, then earlier ones, first among equals.
+
+    Everyday words count only in a text that has no others, and stop words only where there is nothing else.
+    """
     found = words(text)
-    counts = Counter(word for word in found if word not in STOP_WORDS and len(word) > 1) or Counter(found)
+    telling = [word for word in found if word not in STOP_WORDS and len(word) > 1]
+    counts = Counter(word for word in telling if word not in EVERYDAY_WORDS) or Counter(telling) or Counter(found)
     ranked = sorted(counts.items(), key=lambda item: (-item[1], -len(item[0])))
     return dict(ranked[:most])
 

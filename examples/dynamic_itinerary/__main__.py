@@ -1,8 +1,8 @@
 """An agent changes the route: the editor inserts a fact checker if your text makes claims.
 
 The slip begins as editor -> publisher. A text with numbers or absolutes ("never", "the first") makes the editor
-insert a step between them. `--forbid` gives the text to a trainee who may not insert that step: the edit is
-refused, which is recorded, and the workflow goes on without it.
+insert a step between them. `--forbid` (or `--fail`) gives the text to a trainee who may not insert that step: the
+edit is refused, which is recorded, and the workflow goes on without it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 # `python examples/dynamic_itinerary` finds its neighbours as `python -m examples.dynamic_itinerary` does.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from examples.console import command_line, expect, given_text, run, serving, show_outputs, show_slip
+from examples.console import command_line, expect, given_text, parse, run, serving, show_outputs, show_slip
 from examples.dynamic_itinerary.agents import (
     Article,
     dispatcher,
@@ -68,8 +68,10 @@ async def edits(handle: WorkflowHandle) -> tuple[list[str], list[str]]:
 
 if __name__ == "__main__":
     parser = command_line(__doc__, EXAMPLE)
-    parser.add_argument("--forbid", action="store_true", help="let an agent ask for a step that it may not insert")
-    arguments = parser.parse_args()
+    parser.add_argument(
+        "--forbid", "--fail", action="store_true", help="let an agent ask for a step that it may not insert"
+    )
+    arguments = parse(parser)
     if arguments.model:
         for agent in (editor, trainee, fact_checker, proofreader, publisher):
             agent.model = arguments.model

@@ -14,7 +14,13 @@ NUMBER = re.compile(r"(?<![\w.])\d[\d,.]*(?<![,.])")
 ABSOLUTE = re.compile(
     r"\b(all|always|best|biggest|every|everybody|fastest|first|largest|never|nobody|only|worst)\b", re.I
 )
-EQUATION = re.compile(r"(\d+)\s*(\+|-|plus|minus|times|x|\*)\s*(\d+)\s*(?:=|is|are|makes)\s*(\d+)", re.I)
+# Two whole numbers and what they make; not a part of a longer sum, of a decimal number or of one like 250,000. The
+# bound on their digits keeps them below those from which Python refuses to read a number (4300).
+EQUATION = re.compile(
+    r"(?<![\d.,*+-])(?<![*+-]\s)(\d{1,18})\s*(\+|-|plus|minus|times|x|\*)\s*(\d{1,18})"
+    r"\s*(?:=|is|are|makes)\s*(\d{1,36})(?!\d|[.,]\d)",
+    re.I,
+)
 PERCENTAGE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:%|percent)\s+of\b", re.I)
 YEAR = re.compile(r"\b(?:in|since|until|by)\s+(\d{4})\b", re.I)
 OPERATIONS = {"+": add, "plus": add, "-": sub, "minus": sub, "*": mul, "x": mul, "times": mul}
@@ -27,9 +33,13 @@ def claims_in(text: str) -> list[str]:
 
 def checked(claim: str, *, today: date) -> str:
     """Say what is wrong with a claim, or what it would take to prove it."""
-    for left, sign, right, stated in EQUATION.findall(claim):
+    equations = EQUATION.findall(claim)
+    for left, sign, right, stated in equations:
         actual = OPERATIONS[sign.lower()](int(left), int(right))
-        return "correct" if actual == int(stated) else f"wrong: {left} {sign} {right} is {actual}"
+        if actual != int(stated):
+            return f"wrong: {left} {sign} {right} is {actual}"
+    if equations:
+        return "correct"
     if any(float(percentage) > 100 for percentage in PERCENTAGE.findall(claim)):
         return "impossible: more than 100 percent of something"
     if future := [year for year in YEAR.findall(claim) if int(year) > today.year]:

@@ -14,7 +14,11 @@ from pathlib import Path
 # `python examples/existing_celery_app` finds its neighbours as `python -m examples.existing_celery_app` does.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from examples.console import command_line, expect, given_text, reporting, show_outputs, show_slip
+from celery.exceptions import TimeoutError as NoResult
+from kombu.exceptions import OperationalError
+from kombu.utils.url import maybe_sanitize_url
+
+from examples.console import Unexpected, command_line, expect, given_text, parse, reporting, show_outputs, show_slip
 from examples.existing_celery_app.celeryapp import app
 from examples.existing_celery_app.processes import redis_server, worker
 from examples.existing_celery_app.tasks import open_ticket
@@ -29,12 +33,13 @@ from paigeant_celery import (
 
 EXAMPLE = "My teapot arrived broken and its lid is cracked! I am still waiting for the two mugs."
 NAMES = ("triage", "check_stock", "responder")
+WORKER = "celery -A examples.existing_celery_app.celeryapp worker -E"
+PATIENCE = 30.0  # seconds, for a task that takes milliseconds on a worker that is not busy
 
 
-def main(text: str, *, fail: bool) -> None:
+def main(text: str, *, fail: bool, patience: float) -> None:
     """Run the shop's own task, then a workflow, on whatever worker serves them."""
-    number = open_ticket.delay(text).get(timeout=60)
-    print(f"ticket    {number}, from the shop's own task\n")
+    print(f"ticket    {file_ticket(text, patience=patience)}, from the shop's own task\n")
 
     # A process that only dispatches needs the names of the activities, not the agents.
     transport = get_transport(app=app)
@@ -51,14 +56,36 @@ def main(text: str, *, fail: bool) -> None:
 
     handle = dispatcher.handle(correlation_id, transport)
     if fail:
-        show_failure(handle)
+        show_failure(handle, patience=patience)
         return
     result = handle.result_sync(timeout=300)
     show_outputs(result, handle.events_sync(), transport)
     expect(tuple(result.outputs) == NAMES, f"the steps were {tuple(result.outputs)}, and not {NAMES}")
 
 
-def show_failure(handle: WorkflowHandle) -> None:
+def file_ticket(message: str, *, patience: float) -> str:
+    """Run the shop's own task, and return what it gives; says what to start where nothing does."""
+    url = maybe_sanitize_url(app.conf.broker_url)
+    with app.connection_for_write() as connection:
+        try:
+            connection.ensure_connection(max_retries=1)  # the result backend, asked first, would try for 20 s
+            answer = open_ticket.delay(message)
+            try:
+                return str(answer.get(timeout=patience))
+            finally:
+                answer.forget()  # unsubscribes now; at the exit of Python it could not any more
+        except NoResult as error:
+            raise Unexpected(
+                f"no worker filed the message within {patience:g} s; start one on {url}: `{WORKER}`"
+            ) from error
+        except (OperationalError, RuntimeError) as error:  # the latter is the result backend's
+            raise Unexpected(
+                f"no Redis answers at {url}; start one, or name it in `PAIGEANT_REDIS_URL`; "
+                f"then start a worker: `{WORKER}`"
+            ) from error
+
+
+def show_failure(handle: WorkflowHandle, *, patience: float) -> None:
     """Print what the caller is told of a step that failed in the worker."""
     try:
         handle.result_sync(timeout=300)
@@ -66,7 +93,7 @@ def show_failure(handle: WorkflowHandle) -> None:
         print(f"\nThe workflow failed at step {failure.step_id!r}: {failure.error_class}: {failure.text}")
         expect((failure.step_id, failure.error_class) == ("check_stock", "ConnectionError"), "another failure came")
         expect(handle.status_sync().executed == ("triage",), "other steps ran than the one before the failure")
-        expect(open_ticket.delay("Are you still there?").get(timeout=60), "the shop's own task runs no more")
+        expect(file_ticket("Are you still there?", patience=patience), "the shop's own task runs no more")
         print("The worker lives on: the shop's own task still runs.")
     else:
         expect(False, "the warehouse was closed, and the workflow completed")
@@ -76,7 +103,10 @@ if __name__ == "__main__":
     parser = command_line(__doc__, EXAMPLE)
     parser.add_argument("--fail", action="store_true", help="let a step fail in the worker, and show what is reported")
     parser.add_argument("--no-worker", action="store_true", help="use the Redis and the worker that you run yourself")
-    arguments = parser.parse_args()
+    parser.add_argument(
+        "--patience", metavar="SECONDS", type=float, default=PATIENCE, help="how long to wait for the shop's own task"
+    )
+    arguments = parse(parser)
     if arguments.no_worker and arguments.model:
         parser.error("the model is the worker's: give it SHOP_MODEL instead of --model")
     text = given_text(arguments.text)
@@ -87,4 +117,4 @@ if __name__ == "__main__":
             environment = {"PAIGEANT_REDIS_URL": url, "SHOP_MODEL": arguments.model or ""}
             process = stack.enter_context(worker("examples.existing_celery_app.celeryapp", environment))
             print(f"worker    process {process.pid}, on {url}")
-        main(text, fail=arguments.fail)
+        main(text, fail=arguments.fail, patience=arguments.patience)

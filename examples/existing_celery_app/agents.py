@@ -11,6 +11,7 @@ from pydantic_ai.messages import ModelMessage, ModelResponse
 from pydantic_ai.models import Model
 from pydantic_ai.models.function import AgentInfo, FunctionModel
 
+from examples.common_words import EVERYDAY_WORDS, STOP_WORDS
 from examples.local_models import answer, keywords, previous_output, prompt_of, words
 from paigeant_celery import PaigeantAgent, WorkflowContext, activity
 
@@ -76,8 +77,8 @@ def sort_message(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse
     topic = max(TOPICS, key=lambda name: sum(word in TOPICS[name] for word in found))
     known = any(word in TOPICS[topic] for word in found)
     urgency = 1 + sum(word in UPSET for word in found) + len(re.findall("!", message))
-    signs = set.union(UPSET, *TOPICS.values())
-    about = [word for word in keywords(message, most=8) if word not in signs][:3]
+    no_things = UPSET.union(*TOPICS.values(), STOP_WORDS, EVERYDAY_WORDS)
+    about = [word for word in keywords(message, most=8) if word not in no_things][:3]
     return answer(info, Ticket(topic=topic if known else "question", urgency=min(urgency, 5), about=about))
 
 
@@ -96,15 +97,25 @@ def draft_reply(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
     """Stand in for a model: answer with what the case says."""
     case = previous_output(messages, Case)
     opening = "We are very sorry." if case.urgency > 2 else "Thank you for writing."
+    named = " and ".join(f"the {thing}" for thing in case.about) or "your order"
     stock = ", ".join(f"{count} x {thing}" for thing, count in case.in_stock.items() if count)
-    offer = {
-        "damage": "We send you a new one",
-        "delivery": "We look for your parcel today",
-        "refund": "You get your money back",
-        "question": "A colleague answers you today",
-    }.get(case.topic, "We take care of it")
-    text = f"{opening} {offer}. In stock: {stock or 'nothing that you name'}."
-    return answer(info, Reply(subject=f"Your message about {', '.join(case.about) or case.topic}", text=text))
+    text = f"{opening} {_offer(case, named)} In stock: {stock or 'nothing that you name'}."
+    return answer(info, Reply(subject=f"Your message about {named}", text=text))
+
+
+def _offer(ticket: Case, named: str) -> str:
+    """Say what is done about the things of the ticket, as far as the warehouse has them."""
+    ready = " and ".join(f"the {thing}" for thing, count in ticket.in_stock.items() if count)
+    match ticket.topic:
+        case "damage" if ready:
+            return f"We send you {ready} once more."
+        case "damage" | "refund":
+            return f"You get your money back for {named}."
+        case "delivery" if ready:
+            return f"If the parcel is not found today, we send you {ready} once more."
+        case "delivery":
+            return f"We look for the parcel with {named} today."
+    return f"A colleague answers you about {named} today."
 
 
 def _model(local: FunctionModel) -> Model | str:

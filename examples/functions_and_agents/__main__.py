@@ -13,7 +13,7 @@ from pathlib import Path
 # `python examples/functions_and_agents` finds its neighbours as `python -m examples.functions_and_agents` does.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from examples.console import command_line, expect, given_text, run, serving, show_outputs, show_slip
+from examples.console import command_line, expect, given_text, parse, run, serving, show_outputs, show_slip
 from examples.functions_and_agents.activities import Article, Report, clean, compare, dispatcher, editor
 from paigeant_celery import ActivitySpec, FunctionSpec, WorkflowFailed, get_transport
 
@@ -60,7 +60,7 @@ if __name__ == "__main__":
     parser = command_line(__doc__, EXAMPLE)
     parser.add_argument("--words-per-minute", type=int, default=240, help="how fast the reader reads (default: 240)")
     parser.add_argument("--fail", action="store_true", help="let the last step exceed its time limit of 1 s")
-    arguments = parser.parse_args()
+    arguments = parse(parser)
     if arguments.words_per_minute < 1:
         parser.error("--words-per-minute is 1 or more")
     if arguments.model:

@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from pydantic_ai.models.function import FunctionModel
 
-from examples.console import command_line, expect, given_text, run, serving, show_outputs, show_slip
+from examples.console import command_line, expect, given_text, parse, run, serving, show_outputs, show_slip
 from examples.local_models import unreachable
 from examples.single_agent.agents import Summary, dispatcher, summariser
 from paigeant_celery import WorkflowFailed, get_transport
@@ -54,7 +54,7 @@ async def main(text: str, *, fail: bool) -> None:
 if __name__ == "__main__":
     parser = command_line(__doc__, EXAMPLE)
     parser.add_argument("--fail", action="store_true", help="let the model fail, and show how that is reported")
-    arguments = parser.parse_args()
+    arguments = parse(parser)
     if arguments.model:
         summariser.model = arguments.model
     if arguments.fail:

@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from pydantic_ai.messages import ModelMessage, ModelResponse, ToolCallPart
 from pydantic_ai.models.function import AgentInfo, FunctionModel
 
-from examples.console import command_line, expect, given_text, run, serving, show_outputs, show_slip
+from examples.console import command_line, expect, given_text, parse, run, serving, show_outputs, show_slip
 from examples.three_agents.agents import dispatcher, joke_judge, joke_writer, topic_finder
 from examples.three_agents.outputs import Jokes, Selection
 from paigeant_celery import WorkflowFailed, WorkflowHandle, get_transport
@@ -48,7 +48,7 @@ async def main(text: str, *, fail: bool) -> None:
     best = jokes[result.output_as(Selection).number - 1]
     print(f"\n{best}")
     expect(tuple(result.outputs) == NAMES, f"the steps were {tuple(result.outputs)}, and not {NAMES}")
-    expect(len(set(jokes)) == 3, "the jokes are not three different ones")
+    expect(len(set(jokes)) == 3, "the model wrote no three different jokes")
 
 
 async def show_failure(handle: WorkflowHandle) -> None:
@@ -73,7 +73,7 @@ def write_one_joke(messages: list[ModelMessage], info: AgentInfo) -> ModelRespon
 if __name__ == "__main__":
     parser = command_line(__doc__, EXAMPLE)
     parser.add_argument("--fail", action="store_true", help="let the second agent fail, and show what is reported")
-    arguments = parser.parse_args()
+    arguments = parse(parser)
     if arguments.model:
         for agent in (topic_finder, joke_writer, joke_judge):
             agent.model = arguments.model

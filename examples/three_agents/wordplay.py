@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from itertools import combinations, takewhile
 
 from pydantic_ai.messages import ModelMessage, ModelResponse
 from pydantic_ai.models.function import AgentInfo
 
+from examples.common_words import ARTICLES, EVERYDAY_WORDS, PREPOSITIONS, STOP_WORDS
 from examples.local_models import answer, keywords, previous_output, prompt_of, words
 from examples.three_agents.outputs import Jokes, Selection, Topic
 
@@ -15,13 +17,13 @@ __all__ = ["choose_joke", "find_topic", "write_jokes"]
 
 VOWELS = "aeiouyäöüàáâèéêëìíîïòóôùúûæø"
 SHORT_WORDS = """
-    ant arm art ate bat bed bee bin bug bus can car cat cow cup day den dog ear egg elf end eye fan fat fin fox gas
-    gin god gun ham hat hen ice ink jam jar key kid kin leg lie lip lot mad man mat men mess mice mine nap net nut
-    oil old owl pan pat pen pet pie pig pin pit pot rag ram ran rat red rib rice ring rose rum sad sea sin sing sock
-    son star sun tax tea ten tie tin toe top toy urn van war wax web win wine wit yak zoo
+    ant arm art bat bed bee bin bug bus can car cat cow cup day den dog ear egg elf end eye fan fin fox gas gin god
+    gun ham hat hen ice ink jam jar key kid leg lie lip lot man mat mess mine nap net nut oil owl pan pat pen pet pie
+    pig pin pit pot rag ram rat rib ring rose rum sea sin sock son star sun tax tea ten tie tin toe top toy urn van
+    war wax web win wine wit yak zoo
 """.split()  # noqa: SIM905 - shorter than as many literals
 RHYMES = """
-    accountant balloon banana baboon bear beer boat bread bride broom bucket button cactus cake candle canoe car
+    accountant balloon banana baboon bear beer boat bread bride bridge broom bucket button cactus cake candle canoe car
     carrot castle chair cheese chicken clown coat coconut coffee comedian committee cookie couch crocodile cushion
     daughter dinosaur doctor donkey door dragon duck elephant engine explosion fence ferry fiddle flamingo fountain
     freezer garage gherkin ghost giraffe gorilla guitar hammer hat hedge holiday honey hotel intention jelly judge
@@ -35,8 +37,10 @@ RHYMES = """
 
 
 def find_topic(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
-    """Take the word that occurs most, and those that follow it."""
-    topic, *related = keywords(prompt_of(messages))
+    """Take the word that occurs most, and up to four that follow it; things come first among equals."""
+    text = prompt_of(messages)
+    counts, things = keywords(text, most=50), _things(text)
+    topic, *related = sorted(counts, key=lambda word: (-counts[word], word not in things))[:5]
     return answer(info, Topic(topic=topic, related=related))
 
 
@@ -57,7 +61,7 @@ def choose_joke(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
 
 
 def _jokes(topic: str, related: list[str]) -> Iterator[str]:
-    """Yield jokes, the ones that play with two words first; the last three work with any word."""
+    """Yield jokes, the ones that play with two words first; the last three need only one, whatever it is."""
     for other in related:
         if (swapped := _spoonerism(topic, other)) is not None:
             yield f"I asked for {topic} and {other}. I got {swapped[0]} and {swapped[1]}."
@@ -72,12 +76,40 @@ def _jokes(topic: str, related: list[str]) -> Iterator[str]:
             break
     if (rhyme := _rhyme(topic)) is not None:
         yield f"Never mix {topic} with {rhyme}. It rhymes, but nobody else laughs."
-    back = topic[::-1]
-    yield f"Read {topic} backwards and you get {back}. " + (
-        "It cannot make up its mind." if back == topic else "It made more sense that way."
+    if (typo := _typo(topic)) is not None:
+        yield f"One wrong letter, and your {topic} is {_a(typo)}."
+    back, reader = topic[::-1], related[0] if related else "the mirror"
+    yield f"Read {topic} backwards and you get {back}: " + (
+        "it looks the same when it leaves." if back == topic else f"that is how {reader} spells it."
     )
-    yield f"Knock, knock. Who is there? {topic.capitalize()}. {topic.capitalize()} who? I was hoping you knew."
-    yield f"Letters in {topic}: {len(topic)}. Letters that help: none."
+    half, rest = topic[: (len(topic) + 1) // 2].capitalize(), topic[(len(topic) + 1) // 2 :]
+    yield f"Knock, knock. Who is there? {half}. {half} who? " + (
+        f"{half}, and I forgot the {rest}." if rest else f"{half}, that is all of me."
+    )
+    tidy = "".join(sorted(topic))
+    yield f"I put the letters of {topic} in order: " + (
+        "nobody noticed." if tidy == topic else f"now I have {tidy}, and {reader} is jealous."
+    )
+
+
+def _things(text: str) -> set[str]:
+    """Return words that are likely nouns: the last of those behind an article or a preposition, as in *the tea pot*."""
+    things = set()
+    for part in re.split(r"[^\w\s'\u2019-]+", text):
+        found = words(part)
+        for start, word in enumerate(found):
+            if word not in ARTICLES | PREPOSITIONS:
+                continue
+            phrase = list(takewhile(_is_telling, found[start + 1 :]))
+            behind = found[start + 1 + len(phrase) :][:1]
+            if len(phrase) > 1 and (set(behind) & ARTICLES or phrase[-1].endswith(("ed", "ing"))):
+                phrase.pop()  # a verb: *the cat conquered the fridge*
+            things.update(phrase[-1:])
+    return things
+
+
+def _is_telling(word: str) -> bool:
+    return word not in STOP_WORDS and word not in EVERYDAY_WORDS
 
 
 def _spoonerism(first: str, second: str) -> tuple[str, str] | None:
@@ -110,6 +142,12 @@ def _rhyme(word: str) -> str | None:
     if len(ending) < 2 or not any(letter in VOWELS for letter in ending):
         return None
     return f"{best}s" if plural else _a(best)
+
+
+def _typo(word: str) -> str | None:
+    """Return a noun that differs from the word in one letter."""
+    nouns = (noun for noun in (*SHORT_WORDS, *RHYMES) if len(noun) == len(word) > 2)
+    return next((noun for noun in nouns if sum(a != b for a, b in zip(word, noun, strict=True)) == 1), None)
 
 
 def _echo(text: str) -> int:

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import celery
 import pytest
 from conftest import RedisDatabase
 from kombu import Connection, Queue
@@ -90,7 +91,10 @@ def dispatch(made: Deployment, *steps: ActivitySpec | FunctionSpec) -> WorkflowH
     return dispatcher.handle(dispatcher.dispatch_workflow_sync(transport, itinerary=steps), transport)
 
 
-@pytest.mark.parametrize("kind", ["classic", "quorum"])
+OLD = pytest.mark.skipif(celery.VERSION < (5, 6), reason="Celery 5.5 declares every queue that it makes as classic")
+
+
+@pytest.mark.parametrize("kind", ["classic", pytest.param("quorum", marks=OLD)])
 def test_a_workflow_of_three_steps_finishes_with_every_output(
     deploy: Deploy, amqp_url: str, redis_db: RedisDatabase, kind: str
 ) -> None:
@@ -194,15 +198,16 @@ def test_a_broker_that_restarts_loses_no_step_and_repeats_none(
 
     own_rabbit.stop()
     own_rabbit.start()
-    worker = made.ready_worker("press", "keeper", pool="threads")
+    # Not in threads: there Celery 5.7 restores its prefetch count from the thread of a step, and may hang over it.
+    worker = made.ready_worker("press", "keeper")
     eventually(made.runs, within=WITHIN, what="the message that waited is lost")
     own_rabbit.stop()
     worker.wait_for_log("Connection to broker lost", within=START_WITHIN)
     own_rabbit.start()
-    dropped = worker.wait_for_log("delivery dropped: ", within=START_WITHIN)
+    copy = f"{handle.correlation_id}.0] received"
+    eventually(lambda: worker.log().count(copy) == 2, within=START_WITHIN, what="no copy of the step was delivered")
     go_on.touch()
 
-    assert "delivery dropped: running" in dropped
     assert handle.result_sync(WITHIN).outputs == {"pause": "went on", "draft": "draft(after|went on)"}
     assert made.runs() == [f"{handle.correlation_id}.{place}" for place in range(2)]
 
