@@ -15,6 +15,10 @@ broker_connection_retry_on_startup = True
 # One message at a time per slot: a step takes minutes, and what waits should wait where other workers see it.
 worker_prefetch_multiplier = 1
 
+# After a lost connection, Celery lowers the prefetch count for as long as steps run that began before it, and raises
+# it again from their threads; in the threads pool on RabbitMQ a worker then sometimes took no message any more.
+worker_enable_prefetch_count_reduction = False
+
 # Lets Flower see the hops.
 worker_send_task_events = True
 

@@ -22,6 +22,7 @@ DEFAULTS = {
     "paigeant_consume": "only",
     "broker_connection_retry_on_startup": True,
     "worker_prefetch_multiplier": 1,
+    "worker_enable_prefetch_count_reduction": False,
     "worker_send_task_events": True,
     "task_ignore_result": True,
 }

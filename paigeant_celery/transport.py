@@ -231,6 +231,8 @@ def _app(broker: str) -> Celery:
         broker_connection_retry_on_startup=True,
         # One message at a time per slot: a step takes minutes, and what waits should wait where others see it.
         worker_prefetch_multiplier=1,
+        # In the threads pool Celery restores a reduced count from a step's thread, which stopped a worker on RabbitMQ.
+        worker_enable_prefetch_count_reduction=False,
     )
     if broker.startswith("memory:"):
         app.conf.broker_transport_options = {"polling_interval": IN_MEMORY_POLLING}
