@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Callable
 from typing import Any, cast
 
 from celery import Celery
@@ -38,7 +40,7 @@ def install(app: Celery, *, store: str | Store | None = None) -> CeleryTransport
         app.steps["consumer"].add(AgentQueues)
         # Not before: registering a task would finalize the host's app while its modules are still loading.
         app.on_after_finalize.connect(lambda **_: _register_known(app), weak=False)
-        registry.subscribe(lambda: _register_known(app))
+        registry.subscribe(_registering(app))
         if _has_django(app):
             app.autodiscover_tasks(related_name="agents")
     _register_known(app)
@@ -74,6 +76,17 @@ def _register_known(app: Celery) -> None:
         register_tasks(app)
     except DuplicateActivity:
         return  # raised again, with everything else that is wrong, when a worker starts
+
+
+def _registering(app: Celery) -> Callable[[], None]:
+    """Return what registers new activities with the app, for as long as somebody else keeps it."""
+    kept = weakref.ref(app)
+
+    def register() -> None:
+        if (living := kept()) is not None:
+            _register_known(living)
+
+    return register
 
 
 def _task(task_name: str, activity: str, runtime: HopRuntime) -> HopTask:

@@ -7,8 +7,11 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TypeAlias
 
-__all__ = ["CountingProxy", "running_proxy"]
+__all__ = ["CountingProxy", "Turns", "running_proxy"]
+
+Turns: TypeAlias = Counter[tuple[str, str]]  # how often each (kind, commands) was seen
 
 CHUNK = 1 << 16  # bytes read at once
 START_TIMEOUT = 10.0  # seconds
@@ -21,14 +24,14 @@ class CountingProxy:
 
     A turn begins with the first request byte after a reply (or at the connection's start) and ends with the
     reply that comes when its last command is sent: a pipeline is one turn, and what the server pushes unasked is
-    none. Kinds:
-    `event` (what Celery publishes for observers), `poll` (a blocking pop that brought nothing), `connect`
-    (handshakes), and `hop` for everything else.
+    none. Kinds: `event` (what Celery publishes for observers), `poll` (a blocking pop that brought nothing),
+    `connect` (handshakes), and `hop` for everything else. Commands are the names of a turn, joined by `+`, and of
+    a script its digest.
     """
 
     def __init__(self, port: int) -> None:
         self._target = port
-        self._turns: Counter[tuple[str, str]] = Counter()
+        self._turns: Turns = Counter()
         self._lock = threading.Lock()
         self._ready = threading.Event()
         self._loop = asyncio.new_event_loop()
@@ -46,8 +49,8 @@ class CountingProxy:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(START_TIMEOUT)
 
-    def turns(self) -> Counter[tuple[str, str]]:
-        """Return how often each (kind, commands) was seen so far."""
+    def turns(self) -> Turns:
+        """Return what was seen so far."""
         with self._lock:
             return self._turns.copy()
 
@@ -115,7 +118,7 @@ class _Turn:
             return None
         self._open = False
         names = [command[0].decode(errors="replace").upper() for command in self._commands]
-        return self._kind(names, data), "+".join(names)
+        return self._kind(names, data), "+".join(map(_shown, self._commands))
 
     def _unfinished(self) -> bool:
         # A long pipeline comes in parts, and the server answers its beginning while the client still sends.
@@ -128,6 +131,11 @@ class _Turn:
         if names and all(name in {"HELLO", "CLIENT", "SELECT", "AUTH"} for name in names):
             return "connect"
         return "event" if names and all(_is_for_observers(command) for command in self._commands) else "hop"
+
+
+def _shown(command: list[bytes]) -> str:
+    name = command[0].decode(errors="replace").upper()
+    return f"{name} {command[1].decode(errors='replace')}" if name == "EVALSHA" else name
 
 
 def _is_for_observers(command: list[bytes]) -> bool:

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import celery.exceptions
 import psutil
-import redis
 from celery import Celery, chain
 from celery.result import AsyncResult
-from contestants import AGENT, DONE, STEP, Contestant, chain_app, prompt_of, slip_app
+from contestants import AGENT, STEP, Contestant, chain_app, prompt_of, slip_app
 
 __all__ = ["Client", "Usage", "Worker", "client_for", "running_worker"]
 
@@ -35,17 +33,22 @@ class Usage:
 
 
 class Worker:
-    """A `celery worker` process of our own."""
+    """A `celery worker` process of our own, which leads a process group."""
 
-    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
-        self._process, self._log = process, log
+    def __init__(self, command: Sequence[str], *, environment: dict[str, str], folder: Path, log: Path) -> None:
+        self._log = log
+        with log.open("ab") as output:
+            self._process = subprocess.Popen(
+                command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                start_new_session=True,
+            )  # fmt: skip
 
     def usage(self) -> Usage:
         """Return what the process and its children used; raises `RuntimeError` where it ended."""
         if self._process.poll() is not None:
-            raise RuntimeError(f"the worker ended:\n{self.log()}")
-        cpu, peak = 0.0, 0
-        for process in self._tree():
+            raise RuntimeError("the worker ended")
+        worker, cpu, peak = psutil.Process(self._process.pid), 0.0, 0
+        for process in (worker, *worker.children(recursive=True)):
             with suppress(psutil.NoSuchProcess):
                 times = process.cpu_times()
                 cpu += times.user + times.system
@@ -67,45 +70,31 @@ class Worker:
 
     def stop(self) -> None:
         """End it, and whatever is left of its children."""
-        tree = self._tree()
         self._process.terminate()
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(STOP_TIMEOUT)
-        for process in tree:
-            with suppress(psutil.NoSuchProcess):
-                process.kill()
-        self._process.wait(STOP_TIMEOUT)
-
-    def _tree(self) -> list[psutil.Process]:
-        try:
-            process = psutil.Process(self._process.pid)
-            return [process, *process.children(recursive=True)]
-        except psutil.NoSuchProcess:
-            return []
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
 
 
 @contextmanager
-def running_worker(
-    contestant: Contestant, *, broker: str, direct: str, pool: str, concurrency: int, folder: Path
-) -> Iterator[Worker]:
-    """Give a worker of a contestant; `direct` is the same database as `broker`, past any proxy."""
-    log = folder / f"{contestant}-{time.monotonic_ns()}.log"
+def running_worker(contestant: Contestant, *, broker: str, pool: str, slots: int, folder: Path) -> Iterator[Worker]:
+    """Give a worker of a contestant; a failure inside the block shows the end of its log."""
     environment = {
         **os.environ,
         "BENCH_CONTESTANT": contestant,
         "BENCH_BROKER_URL": broker,
-        "BENCH_DIRECT_URL": direct,
         "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]),
     }
     command = [sys.executable, "-m", "celery", "--quiet", "-A", "contestants", "worker", "--loglevel", "WARNING"]
-    command += ["--pool", pool, "--concurrency", str(concurrency), "--hostname", f"{contestant}@bench"]
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output
-        )
-    worker = Worker(process, log)
+    command += ["--pool", pool, "--concurrency", str(slots), "--hostname", f"{contestant}@bench"]
+    worker = Worker(command, environment=environment, folder=folder, log=folder / f"{contestant}.log")
     try:
         yield worker
+    except BaseException:
+        print(f"log of the worker {contestant}:\n{worker.log()}", file=sys.stderr)
+        raise
     finally:
         worker.stop()
 
@@ -117,39 +106,14 @@ class Client(Protocol):
         """Send one workflow and return what finds it again."""
         ...
 
-    def outputs(self, sent: Any, *, timeout: float) -> Sequence[str]:
+    def outputs(self, sent: Any, *, timeout: float) -> Sequence[object]:
         """Wait for a workflow and return the outputs of all its steps; raises `TimeoutError`."""
         ...
 
 
 def client_for(contestant: Contestant, url: str) -> Client:
     """Return the client of a contestant; `url` is its database."""
-    if contestant == "chain":
-        return _ChainClient(chain_app(url))
-    if contestant == "slip":
-        return _SlipClient(slip_app(url, store=True))
-    return _BareClient(slip_app(url, store=False), url)
-
-
-class _ChainClient:
-    def __init__(self, app: Celery) -> None:
-        self._app = app
-
-    def send(self, steps: int) -> AsyncResult:
-        first, *others = [
-            self._app.signature(STEP, args=(None, prompt) if index == 0 else (prompt,))
-            for index, prompt in enumerate(prompt_of(index, steps) for index in range(steps))
-        ]
-        return chain(first, *others, app=self._app).apply_async()
-
-    def outputs(self, sent: AsyncResult, *, timeout: float) -> Sequence[str]:
-        sent.get(timeout=timeout)
-        found: list[str] = []
-        step: AsyncResult | None = sent
-        while step is not None:
-            found.append(step.get(timeout=timeout))
-            step = step.parent
-        return found[::-1]
+    return _SlipClient(slip_app(url)) if contestant == "slip" else _ChainClient(chain_app(url))
 
 
 class _SlipClient:
@@ -161,24 +125,33 @@ class _SlipClient:
     def send(self, steps: int) -> str:
         from paigeant_celery import ActivitySpec
 
-        itinerary = [ActivitySpec(AGENT, prompt_of(index, steps)) for index in range(steps)]
+        itinerary = [ActivitySpec(AGENT, prompt_of(index)) for index in range(steps)]
         return self._dispatcher.dispatch_workflow_sync(self._transport, itinerary=itinerary)
 
-    def outputs(self, sent: str, *, timeout: float) -> Sequence[str]:
+    def outputs(self, sent: str, *, timeout: float) -> Sequence[object]:
         result = self._dispatcher.handle(sent, self._transport).result_sync(timeout)
-        return [str(step.output) for step in result.steps]
+        return [step.output for step in result.steps]
 
 
-class _BareClient(_SlipClient):
-    def __init__(self, app: Celery, url: str) -> None:
-        super().__init__(app)
-        self._redis = redis.Redis.from_url(url, socket_timeout=None)  # each pop has its own
+class _ChainClient:
+    def __init__(self, app: Celery) -> None:
+        self._app = app
 
-    def outputs(self, sent: str, *, timeout: float) -> Sequence[str]:
-        found: Any = self._redis.blpop([DONE + sent], timeout=timeout)
-        if found is None:
-            raise TimeoutError(f"workflow {sent} did not end within {timeout:g} s")
-        return [str(output) for output in json.loads(found[1])]
+    def send(self, steps: int) -> AsyncResult:
+        first = self._app.signature(STEP, args=(None, prompt_of(0)))
+        others = [self._app.signature(STEP, args=(prompt_of(index),)) for index in range(1, steps)]
+        return chain(first, *others, app=self._app).apply_async()
+
+    def outputs(self, sent: AsyncResult, *, timeout: float) -> Sequence[object]:
+        found: list[object] = []
+        step: AsyncResult | None = sent
+        while step is not None:  # from the last one, which ends last, to the first
+            try:
+                found.append(step.get(timeout=timeout))
+            except celery.exceptions.TimeoutError as error:
+                raise TimeoutError(f"task {step.id} did not end within {timeout:g} s") from error
+            step = step.parent
+        return found[::-1]
 
 
 def _peak_memory(process: psutil.Process) -> int:

@@ -238,9 +238,15 @@ def test_one_executor_that_cannot_start_ends_those_of_its_group(transport: Celer
     assert embedded_threads() == []
 
 
-def test_an_executor_takes_nothing_from_the_queues_of_its_app() -> None:
+@pytest.fixture
+def host() -> Iterator[Celery]:
+    """An application beside the in-memory transport, which no other test sees."""
+    with Celery("host", broker="memory://localhost//", set_as_current=False) as app:
+        yield app
+
+
+def test_an_executor_takes_nothing_from_the_queues_of_its_app(host: Celery) -> None:
     """A web process that serves an agent must not run, or throw away, the tasks that its host has workers for."""
-    host = Celery("host", broker="memory://localhost//", set_as_current=False)
     host.conf.update(task_default_queue="only-for-workers", broker_transport_options={"polling_interval": 0.01})
     transport = get_transport(app=host, store="memory://")
     host.send_task("host.mail")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
@@ -124,3 +126,16 @@ def test_another_store_for_one_dispatch_leaves_the_app_its_own(make_app: Callabl
     assert install(app, store="redis://127.0.0.1:1/0") is installed
     with pytest.raises(UsageError, match=r"installed with the store redis://127.0.0.1:1/0 already, and not memory://"):
         install(app, store="memory://")
+
+
+def test_an_app_that_nobody_keeps_goes_away(make_app: Callable[..., Celery]) -> None:
+    """Tests and scripts make many; what we add to one must not keep it alive."""
+    app = Celery("short", broker="memory://localhost//", set_as_current=False)
+    install(app)
+    gone = weakref.ref(app)
+    app.close()
+
+    del app
+    gc.collect()
+
+    assert gone() is None
