@@ -30,11 +30,13 @@ GOOD_WITHIN = 2.0  # seconds until the next good workflow must have ended
 class Forged:
     """A message as a stranger could put it onto our queue; `activity` names task and queue.
 
-    `step` is what the envelope asks for, `change` edits its JSON, `text` what is sent of it.
+    `step` is what the envelope asks for, `change` edits its JSON, `text` what is sent of it. `readable`: it is
+    sound in itself, so that the failure names its step.
     """
 
     reason: str
     says: str = ""
+    readable: bool = False
     activity: str = "draft"
     step: ActivitySpec | FunctionSpec = field(default_factory=lambda: ActivitySpec("draft", SECRET))
     change: Callable[[dict[str, Any]], None] = lambda tree: None
@@ -123,7 +125,7 @@ CASES = {
     ),
     "16 no step": Forged(reason="empty_itinerary", change=setting("slip.itinerary", [])),
     "17 unknown agent": Forged(
-        reason="unknown_agent", says="draft", activity="drafft", step=ActivitySpec("drafft", SECRET),
+        reason="unknown_agent", readable=True, says="draft", activity="drafft", step=ActivitySpec("drafft", SECRET),
         options={"queue_of": "draft"},
     ),
     **{
@@ -131,22 +133,22 @@ CASES = {
         for name in ("a b", "../draft", "draft\n", "a" * 129, "dr\u0430ft", "")
     },
     "19 deps of another type": Forged(
-        reason="invalid_deps", says="`deps.style`", activity="review", step=REVIEW,
+        reason="invalid_deps", readable=True, says="`deps.style`", activity="review", step=REVIEW,
         change=setting("slip.itinerary.0.deps", {"style": [SECRET]}),
     ),
     "19 deps with another field": Forged(
-        reason="invalid_deps", says="`deps.stile`", activity="review", step=REVIEW,
+        reason="invalid_deps", readable=True, says="`deps.stile`", activity="review", step=REVIEW,
         change=setting("slip.itinerary.0.deps", {"stile": SECRET}),
     ),
     "19 deps for an agent without": Forged(
-        reason="unexpected_deps", change=setting("slip.itinerary.0.deps", {"style": SECRET})
+        reason="unexpected_deps", readable=True, change=setting("slip.itinerary.0.deps", {"style": SECRET})
     ),
     "19 arguments of another type": Forged(
-        reason="invalid_arguments", says="`arguments.letter`", activity="count_letters",
+        reason="invalid_arguments", readable=True, says="`arguments.letter`", activity="count_letters",
         step=FunctionSpec("count_letters", {"letter": 5}),
     ),
     "19 an agent step for a function": Forged(
-        reason="invalid_envelope", activity="count_letters", step=ActivitySpec("count_letters", SECRET)
+        reason="invalid_envelope", readable=True, activity="count_letters", step=ActivitySpec("count_letters", SECRET)
     ),
     "20 10 MiB": Forged(reason="too_large", change=setting(PROMPT, "x" * 10 * 2**20)),
     "20 empty prompt": Forged(reason="empty_prompt", change=setting(PROMPT, "")),
@@ -162,7 +164,9 @@ CASES = {
     ),
     "28 another workflow": Forged(reason="inconsistent_slip", change=setting("correlation_id", "somebody-elses")),
     "28 another activity": Forged(reason="inconsistent_slip", activity="publish"),
-    "28 another prompt than was recorded": Forged(reason="inconsistent_slip", change=setting(PROMPT, f"{SECRET}!")),
+    "28 another prompt than was recorded": Forged(
+        reason="inconsistent_slip", readable=True, change=setting(PROMPT, f"{SECRET}!")
+    ),
     "35 a fence": Forged(reason="unknown_field", says="`fence`", change=setting("fence", 7)),
     "41 a callback": Forged(
         reason="bad_envelope", says="callbacks", options={"link": signature("canary.sing")}
@@ -253,6 +257,7 @@ def test_a_bad_message_is_refused_with_its_reason_and_the_worker_goes_on(
         WorkflowDispatcher().handle(message.correlation_id, transport).result_sync(10)
     assert raised.value.error_class == forged.reason
     assert forged.says in raised.value.text
+    assert raised.value.step_id == (message.step.step_id if forged.readable else None)
     assert message.message_id not in made.runs()
     expect_good(transport)
     assert "sung" not in made.runs()
@@ -301,10 +306,17 @@ def test_unusual_text_passes_unchanged(made: Deployment, worker: Process, text: 
     assert result.output == f"publish({text}|draft({text}|))"
 
 
-def test_no_log_holds_what_was_refused(worker: Process) -> None:
-    """What is refused is as confidential as what is run."""
-    log = worker.log()
+def test_no_log_holds_what_was_refused(made: Deployment, worker: Process) -> None:
+    """What is refused is as confidential as what is run; the log is that of all tests before this one, too."""
+    transport, forged = made.transport(), CASES["14 unknown field"]
+    message = record(transport, forged.step)
+    tree = json.loads(encode(message))
+    forged.change(tree)
 
-    assert "message refused" in log
-    assert SECRET not in log
-    assert "Traceback" not in log
+    send(transport.app, made.prefix, forged, json.dumps(tree), message.message_id)
+
+    lines = (f"message refused: {forged.reason}", message.message_id)
+    eventually(lambda: any(all(part in line for part in lines) for line in worker.log().splitlines()))
+    assert SECRET in json.dumps(tree)
+    assert SECRET not in worker.log()
+    assert "Traceback" not in worker.log()

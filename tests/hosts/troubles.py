@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from pathlib import Path
 from typing import Any
 
 from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart, ToolCallPart
@@ -80,6 +81,17 @@ async def work_long(messages: list[ModelMessage], _: AgentInfo) -> ModelResponse
 
 
 slow = PaigeantAgent(FunctionModel(work_long))
+
+
+async def wait_for_file(messages: list[ModelMessage], _: AgentInfo) -> ModelResponse:
+    note_run()
+    prompt, _previous = asked(messages)
+    while not Path(prompt).exists():  # noqa: ASYNC110, ASYNC240 - another process makes it, on this disk
+        await asyncio.sleep(0.02)
+    return ModelResponse(parts=[TextPart("the gate is open")])
+
+
+gated = PaigeantAgent(FunctionModel(wait_for_file))
 
 
 @activity

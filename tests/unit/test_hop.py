@@ -185,32 +185,39 @@ def test_a_finished_hop_resends_its_successor_only_while_that_waits(line: Line, 
     line.serve(first)
     second = line.arrival()
 
-    def copies_send() -> list[str]:
+    def a_copy_sends(copy: Arrival) -> list[str]:
         line.given.clear()
-        assert line.serve(first) == Drop(reason="finished")
+        assert line.serve(copy) == Drop(reason="finished")
         return [sent.hop_id for sent in line.given]
 
-    assert copies_send() == ["w-1.1"]  # it waits
+    assert a_copy_sends(first) == ["w-1.1"]  # it waits
     service, opened = line.service(), line.open(second)
-    assert copies_send() == []  # it is claimed
+    assert a_copy_sends(first) == []  # it is claimed
     service.close(opened, asyncio.run(service.run(opened)))
     third = line.arrival()
-    assert copies_send() == []  # it is done, and the one behind it waits
+    assert a_copy_sends(first) == []  # it is done, and the one behind it waits
     line.serve(third)
-    assert copies_send() == []  # the workflow has ended
+    assert [a_copy_sends(copy) for copy in (first, second, third)] == [[], [], []]  # the workflow has ended
 
 
 def test_a_failed_workflow_resends_nothing(line: Line, make_message: MakeMessage) -> None:
-    """A copy of the failed hop itself finds nothing to do either."""
+    """Neither a copy of the failed hop nor one of the hop before it begins anything anew."""
 
     @activity
     def one() -> None:
+        """Do well."""
+
+    @activity
+    def two() -> None:
         raise ValueError
 
-    first = line.start(make_message(one.activity(), FunctionSpec("two")))
+    first = line.start(make_message(one.activity(), two.activity(), FunctionSpec("three")))
     line.serve(first)
+    second = line.arrival()
+    line.serve(second)
+    line.given.clear()
 
-    assert line.serve(first) == Drop(reason="finished")
+    assert [line.serve(copy) for copy in (first, second)] == [Drop(reason="finished")] * 2
 
     assert line.given == []
 

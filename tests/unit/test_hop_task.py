@@ -215,7 +215,7 @@ class Endless:
     def __init__(self, meanwhile: Callable[[], None]) -> None:
         self.cancelled = threading.Event()
 
-        @activity(name="endless")
+        @activity(name="endless", policy=StepPolicy(timeout=PATIENCE))
         async def step() -> None:
             try:
                 await asyncio.gather(asyncio.to_thread(meanwhile), asyncio.Event().wait())
@@ -254,7 +254,7 @@ def test_a_time_limit_of_the_message_ends_the_step_as_its_own_does(
 
     assert endless.cancelled.wait(PATIENCE)
     assert bench.record().failure == Failure(
-        step_id="endless", error_class="TimeoutError", text="the step ran longer than 3600 s"
+        step_id="endless", error_class="TimeoutError", text="the step ran longer than 20 s"
     )
 
 
