@@ -19,6 +19,7 @@ from paigeant_celery.loop import ProcessLoop
 from paigeant_celery.owner import Owner
 from paigeant_celery.registry import registry
 from paigeant_celery.step import Opened, Outcome, timed_out
+from paigeant_celery.sweeper import Sweeper
 from paigeant_celery.transport import CeleryTransport
 
 __all__ = ["HopRuntime", "HopTask"]
@@ -43,9 +44,24 @@ class HopRuntime:
         self.loop = ProcessLoop()
         store, settings = transport.store, transport.settings
         self._owner = Owner(store, lease=settings.lease) if store is not None else None
+        self._sweeper = (
+            Sweeper(store=store, publisher=transport.publisher, registry=registry, settings=settings)
+            if store is not None
+            else None
+        )
         self.service = HopService(
             store=store, publisher=transport.publisher, registry=registry, settings=settings, owner=self._owner_id
         )
+
+    def start_sweeping(self) -> None:
+        """Put hops back on their queue that wait in vain, from now on; nothing without a store."""
+        if self._sweeper is not None:
+            self._sweeper.start()
+
+    def stop_sweeping(self) -> None:
+        """Leave that to other workers."""
+        if self._sweeper is not None:
+            self._sweeper.stop()
 
     def perform(self, arrival: Arrival) -> dict[str, str]:
         """Take one delivery through its hop and return a summary for Flower.

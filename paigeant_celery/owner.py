@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 import threading
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from paigeant_celery.errors import PaigeantError
 from paigeant_celery.ports import Store
+from paigeant_celery.process import new_owner_id
 
 __all__ = ["Owner"]
 
@@ -45,10 +44,10 @@ class Owner:
 
     @property
     def id(self) -> str:
-        """Host, process id and a nonce, which tells a reused process id from this process."""
+        """Host, process id, its start and a nonce: another process of the host can tell whether this one lives."""
         with self._lock:
             if self._id is None:
-                self._id = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:12]}"
+                self._id = new_owner_id()
             return self._id
 
     @contextmanager

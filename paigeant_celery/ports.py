@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal, Protocol, TypeAlias, runtime_checkable
@@ -32,6 +32,7 @@ __all__ = [
     "RenewAnswer",
     "Store",
     "StoredEvent",
+    "Sweep",
     "Transport",
     "WorkflowRecord",
 ]
@@ -131,6 +132,20 @@ class RenewAnswer:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """What SWEEP found: hops whose message must be sent again, and what it must be told to go on.
+
+    `owners` are those of the asker's host that run hops; `queues` those whose overdue hops are sent again only
+    where they are empty. `corrupted` are keys that hold no record.
+    """
+
+    overdue: tuple[HopRecord, ...] = ()
+    owners: tuple[str, ...] = ()
+    queues: tuple[str, ...] = ()
+    corrupted: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class WorkflowRecord:
     """What the store knows of a workflow. `envelope` is that of the current hop, or the last one at the end.
 
@@ -196,6 +211,14 @@ class Store(Protocol):
         """Record that the hop failed and with it the workflow."""
         ...
 
+    def sweep(self, *, host: str, dead: Collection[str] = (), queues: Mapping[str, bool] | None = None) -> Sweep:
+        """Return hops whose message must be sent again: their owner is dead or its lease over, or it is overdue.
+
+        They are queued then, and overdue again later. `dead` are owners whose processes are gone; `queues`
+        says of queues whether they are empty. Without either there is one pass in a second, whoever asks.
+        """
+        ...
+
     def workflow(self, correlation_id: str) -> WorkflowRecord | None:
         """Return what is known of a workflow, or None."""
         ...
@@ -247,6 +270,10 @@ class Publisher(Protocol):
 
     def publish(self, delivery: Delivery) -> None:
         """Send the message; raises `TransientError` where the broker cannot be reached."""
+        ...
+
+    def waiting(self, queue: str) -> int:
+        """Return how many messages wait on a queue, none where there is no such queue; raises `TransientError`."""
         ...
 
 

@@ -21,6 +21,7 @@ PUBLISH_RETRY = {"max_retries": 8, "interval_start": 0.0, "interval_step": 0.2, 
 # minute, and an output may wait a quarter of an hour for a store that is away.
 LIMIT_MARGIN = 20 * 60.0
 LONGEST_STEP = 30 * 86400.0  # seconds; where neither step nor activity names a timeout
+NOT_FOUND = "404"  # AMQP's reply code for a queue that is not there, which the other transports give, too
 COMPRESS_FROM = 8 * 1024  # bytes of envelope; below, gzip gains little
 
 
@@ -97,6 +98,21 @@ class CeleryPublisher:
         except self._refusals() as error:
             cause = f"{type(error).__name__}: {error}"
             raise Unreachable("broker", broker_address(self._app), cause) from error
+
+    def waiting(self, queue: str) -> int:
+        """Return how many messages wait on a queue; none where the broker does not know it, or no longer."""
+        try:
+            # A connection of its own: one of the pool does not outlive a refused question.
+            with self._app.connection_for_write() as connection:
+                connection.ensure_connection(max_retries=1, interval_start=0.1)
+                with connection.channel() as channel:
+                    return int(channel.queue_declare(queue, passive=True).message_count)
+        except (OperationalError, OSError) as error:
+            raise Unreachable("broker", broker_address(self._app), type(error).__name__) from error
+        except self._refusals() as error:
+            if str(getattr(error, "reply_code", "")) == NOT_FOUND:
+                return 0
+            raise Unreachable("broker", broker_address(self._app), type(error).__name__) from error
 
     def _refusals(self) -> tuple[type[Exception], ...]:
         # What Kombu does not repeat: a wrong password or virtual host, a queue declared in another way.

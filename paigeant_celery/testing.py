@@ -143,6 +143,9 @@ class _HarnessPublisher:
     def publish(self, delivery: Delivery) -> None:
         self._pending.append(delivery)
 
+    def waiting(self, queue: str) -> int:
+        return sum(delivery.queue == queue for delivery in self._pending)
+
 
 class _HarnessTransport:
     def __init__(self, settings: Settings, store: MemoryStore, pending: deque[Delivery]) -> None:

@@ -53,6 +53,12 @@ class AgentQueues(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ship
             if not self._store_seen:
                 self._look_at_store()
             click.echo(banner(self._transport, served_activities(self._transport)))
+        if self._embedded or served_activities(self._transport):
+            consumer.app.paigeant_runtime.start_sweeping()
+
+    def stop(self, consumer: Any) -> None:
+        """Sweep no more while the broker is away, or for good."""
+        consumer.app.paigeant_runtime.stop_sweeping()
 
     def _look_at_store(self) -> None:
         """Check the store that was away when the worker began, and is back with its broker."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -23,12 +23,17 @@ from paigeant_celery.ports import (
     NewWorkflow,
     RenewAnswer,
     StoredEvent,
+    Sweep,
     WorkflowRecord,
 )
 
 __all__ = ["MemoryStore"]
 
-DUE_AFTER = timedelta(seconds=5)  # a queued hop's message is overdue then
+DUE_AFTER = timedelta(seconds=5)  # a queued hop's message is overdue then; each time again after twice as long
+DUE_AFTER_MOST = timedelta(seconds=80)
+LONG_UNSWEPT = timedelta(seconds=2.5)  # at least; a pass is made about every second
+PASS_EVERY = timedelta(seconds=0.9)  # a second, less what clocks and timers differ
+MOST_AT_ONCE = 100  # hops that one pass sends again
 MAX_EVENTS = 1000  # of one workflow
 
 ClosedState = Literal["done", "failed"]
@@ -46,6 +51,8 @@ class _Hop:
     fence: int = 0
     attempt: int = 0
     claim: Claimed | None = None
+    sent: int = 0
+    waits: int = 0
 
 
 @dataclass(kw_only=True)
@@ -74,6 +81,10 @@ class MemoryStore:
         self._owned: dict[str, set[str]] = {}
         self._leases: dict[str, datetime] = {}
         self._ended: deque[tuple[datetime, str]] = deque()
+        self._sent: dict[str, int] = {}
+        self._reached: dict[str, int] = {}
+        self._swept_at: datetime | None = None
+        self._held_until: datetime | None = None
         self._cursor = 0
         self._broker: str | None = None
 
@@ -110,12 +121,11 @@ class MemoryStore:
                 return Dropped(reason="unknown")
             if hop.state in ("done", "failed"):
                 return Dropped(reason="finished")
-            if hop.state == "running":
-                if hop.claim is not None and (hop.token, hop.owner) == (claim.token, claim.owner):
-                    self._leases[claim.owner] = now + self._lease
-                    return hop.claim
-                if self._leases[str(hop.owner)] > now:
-                    return Dropped(reason="running")
+            if hop.claim is not None and (hop.token, hop.owner) == (claim.token, claim.owner):
+                self._revive(claim.hop_id, hop, now)
+                return hop.claim
+            if hop.state == "running" and (self._leases[str(hop.owner)] > now or self._held(now)):
+                return Dropped(reason="running")
             if claim.digest is not None and claim.digest != hop.digest:
                 return Dropped(reason="altered")
             return self._give(hop, claim, now)
@@ -124,6 +134,9 @@ class MemoryStore:
         """Extend the owner's lease; hops that lapsed and were not taken are the owner's again."""
         with self._transaction() as now:
             lost = frozenset(hop_id for hop_id, fence in hops.items() if not self._is_of(hop_id, owner, fence))
+            for hop_id in hops.keys() - lost:
+                if self._hops[hop_id].state == "queued":
+                    self._revive(hop_id, self._hops[hop_id], now)
             # An owner that names no hop keeps no lease alive, even where some are listed: nobody runs those.
             if hops and owner in self._owned:
                 self._leases[owner] = now + self._lease
@@ -136,7 +149,7 @@ class MemoryStore:
             hop = self._hops.get(closing.hop_id)
             if hop is None or not self._is_of(closing.hop_id, closing.owner, closing.fence):
                 return False
-            if hop.state != "running":
+            if hop.state in ("done", "failed"):
                 return hop.state == "done"
             workflow = self._close_hop(hop, closing, "done", now)
             workflow.blobs.update(completion.blobs)
@@ -159,7 +172,7 @@ class MemoryStore:
             hop = self._hops.get(closing.hop_id)
             if hop is None or not self._is_of(closing.hop_id, closing.owner, closing.fence):
                 return False
-            if hop.state != "running":
+            if hop.state in ("done", "failed"):
                 return hop.state == "failed"
             envelope = hop.envelope
             workflow = self._close_hop(hop, closing, "failed", now)
@@ -169,6 +182,18 @@ class MemoryStore:
             _add_event(workflow, self._next_cursor(), now, "workflow_failed", closing.hop_id, **about)
             self._end(hop.workflow, "failed", now)
             return True
+
+    def sweep(self, *, host: str, dead: Collection[str] = (), queues: Mapping[str, bool] | None = None) -> Sweep:
+        """Return hops whose message must be sent again."""
+        with self._transaction() as now:
+            again: list[HopRecord] = []
+            asked: dict[str, None] = {}
+            for owner in dead:
+                self._lapse(owner, "owner_gone", again, now)
+            if queues or self._swept_at is None or now - self._swept_at >= PASS_EVERY:
+                self._pass(queues or {}, again, asked, now)
+            owners = tuple(sorted(owner for owner in self._owned if owner.partition(":")[0] == host))
+            return Sweep(overdue=tuple(again), owners=owners, queues=tuple(asked))
 
     def workflow(self, correlation_id: str) -> WorkflowRecord | None:
         """Return what is known of a workflow, or None."""
@@ -236,6 +261,7 @@ class MemoryStore:
             self._take_from(str(hop.owner), claim.hop_id)
         else:
             del self._due[claim.hop_id]
+        self._reached[hop.queue] = max(self._reached.get(hop.queue, 0), hop.sent)
         hop.state, hop.owner, hop.token = "running", claim.owner, claim.token
         hop.fence, hop.attempt = hop.fence + 1, hop.attempt + (not exhausted)
         hop.claim = Claimed(fence=hop.fence, attempt=hop.attempt, now=now, exhausted=exhausted)
@@ -256,10 +282,68 @@ class MemoryStore:
             workflow=correlation_id, queue=new.queue, digest=new.digest, envelope=new.envelope
         )
         self._workflows[correlation_id].hop_ids.append(new.hop_id)
-        self._due[new.hop_id] = now + DUE_AFTER
+        self._expect(new.hop_id, 0, now)
+
+    def _expect(self, hop_id: str, waits: int, now: datetime) -> None:
+        """Note that a message of the hop is sent now, and when it will be overdue."""
+        hop = self._hops[hop_id]
+        hop.sent, hop.waits = self._sent.get(hop.queue, 0) + 1, waits
+        self._sent[hop.queue] = hop.sent
+        self._due[hop_id] = now + _patience(waits)
+
+    def _revive(self, hop_id: str, hop: _Hop, now: datetime) -> None:
+        """Leave the hop to the owner that it still names."""
+        hop.state = "running"
+        self._due.pop(hop_id, None)
+        self._owned.setdefault(str(hop.owner), set()).add(hop_id)
+        self._leases[str(hop.owner)] = now + self._lease
+
+    def _held(self, now: datetime) -> bool:
+        """Say whether leases that ended are let be for now; the store on Redis tells why."""
+        return self._long_unswept(now) or (self._held_until is not None and now < self._held_until)
+
+    def _long_unswept(self, now: datetime) -> bool:
+        return self._swept_at is not None and now - self._swept_at > max(self._lease / 2, LONG_UNSWEPT)
+
+    def _pass(self, queues: Mapping[str, bool], again: list[HopRecord], asked: dict[str, None], now: datetime) -> None:
+        if self._long_unswept(now):
+            self._held_until = now + self._lease
+        self._swept_at = now
+        if not self._held(now):
+            for owner in [owner for owner, end in self._leases.items() if end <= now]:
+                self._lapse(owner, "lease_over", again, now)
+        for hop_id in sorted((hop_id for hop_id, at in self._due.items() if at <= now), key=self._due.__getitem__):
+            hop = self._hops[hop_id]
+            overtaken = self._reached.get(hop.queue, 0) > hop.sent
+            if len(again) >= MOST_AT_ONCE:
+                return
+            if overtaken or queues.get(hop.queue):
+                self._send_again(hop_id, hop.waits + 1, "overtaken" if overtaken else "queue_empty", again, now)
+            elif hop.queue in queues:
+                hop.waits += 1
+                self._due[hop_id] = now + _patience(hop.waits)
+            else:
+                asked[hop.queue] = None
+
+    def _lapse(self, owner: str, why: str, again: list[HopRecord], now: datetime) -> None:
+        for hop_id in sorted(self._owned.get(owner, ())):
+            if len(again) >= MOST_AT_ONCE:
+                return
+            self._take_from(owner, hop_id)
+            self._hops[hop_id].state = "queued"
+            self._send_again(hop_id, 0, why, again, now)
+
+    def _send_again(self, hop_id: str, waits: int, why: str, again: list[HopRecord], now: datetime) -> None:
+        self._expect(hop_id, waits, now)
+        hop = self._hops[hop_id]
+        _add_event(self._workflows[hop.workflow], self._next_cursor(), now, "resent", hop_id, why=why)
+        again.append(HopRecord(hop_id=hop_id, queue=hop.queue, envelope=hop.envelope or "", digest=hop.digest))
 
     def _close_hop(self, hop: _Hop, closing: Closing, state: ClosedState, now: datetime) -> _Workflow:
-        self._take_from(closing.owner, closing.hop_id)
+        if hop.state == "queued":
+            del self._due[closing.hop_id]
+        else:
+            self._take_from(closing.owner, closing.hop_id)
         hop.state, hop.envelope = state, None
         workflow = self._workflows[hop.workflow]
         workflow.updated_at = now
@@ -281,6 +365,10 @@ class MemoryStore:
     def _next_cursor(self) -> str:
         self._cursor += 1
         return str(self._cursor)
+
+
+def _patience(waits: int) -> timedelta:
+    return min(DUE_AFTER * float(2**waits), DUE_AFTER_MOST)
 
 
 def _add_event(workflow: _Workflow, cursor: str, now: datetime, type_: str, hop_id: str, **about: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -34,6 +34,7 @@ from paigeant_celery.ports import (
     NewWorkflow,
     RenewAnswer,
     StoredEvent,
+    Sweep,
     WorkflowRecord,
 )
 
@@ -43,7 +44,7 @@ FORMAT = "1"  # of the records; grows when an older version could not read them
 SOCKET_TIMEOUT = 1.0  # seconds; with one retry far below the shortest sensible lease
 RETRIES = 1
 MAX_CONNECTIONS = 1024  # more than the threads of one worker; each call holds one for its round trip
-SCRIPTS = ("start", "claim", "renew", "complete", "fail", "read")
+SCRIPTS = ("start", "claim", "renew", "complete", "fail", "sweep", "read")
 
 _CURSOR = re.compile(r"[0-9]{1,20}-[0-9]{1,20}")
 # A script that fell over a value, before its first write; servers before Redis 7 word refusals of a command alike.
@@ -138,6 +139,23 @@ class RedisStore:
             about=f"hop:{closing.hop_id}",
         )  # fmt: skip
         return bool(reply)
+
+    def sweep(self, *, host: str, dead: Collection[str] = (), queues: Mapping[str, bool] | None = None) -> Sweep:
+        """Return hops whose message must be sent again."""
+        looked_at = _flat({queue: "1" if empty else "0" for queue, empty in (queues or {}).items()})
+        owners, unknown, again, corrupted = self._run(
+            "sweep", host, self._lease, len(dead), *dead, *looked_at, about="due"
+        )
+        overdue = zip(*(iter(again),) * 4, strict=True)
+        return Sweep(
+            overdue=tuple(
+                HopRecord(hop_id=hop_id, queue=queue, envelope=envelope, digest=digest)
+                for hop_id, queue, envelope, digest in overdue
+            ),
+            owners=tuple(owners),
+            queues=tuple(unknown),
+            corrupted=tuple(corrupted),
+        )
 
     def workflow(self, correlation_id: str) -> WorkflowRecord | None:
         """Return what is known of a workflow, or None."""

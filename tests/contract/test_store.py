@@ -27,6 +27,7 @@ from paigeant_celery.ports import (
     NewWorkflow,
     RenewAnswer,
     Store,
+    Sweep,
 )
 from paigeant_celery.store import open_store
 from paigeant_celery.store.memory import MemoryStore
@@ -43,14 +44,14 @@ FAILURE = Failure(step_id="draft", error_class="ValueError", text="no such 'topi
 # Given: workflows, claims and closings that differ only in what a test is about.
 
 
-def hop(hop_id: str = "w.0", *, envelope: str | None = None) -> HopRecord:
+def hop(hop_id: str = "w.0", *, envelope: str | None = None, queue: str | None = None) -> HopRecord:
     return HopRecord(
-        hop_id=hop_id, queue=f"q-{hop_id}", envelope=envelope or f"envelope {hop_id}", digest=f"d-{hop_id}"
+        hop_id=hop_id, queue=queue or f"q-{hop_id}", envelope=envelope or f"envelope {hop_id}", digest=f"d-{hop_id}"
     )
 
 
-def new(correlation_id: str = "w", *, content: str = "same") -> NewWorkflow:
-    return NewWorkflow(correlation_id=correlation_id, content=content, hop=hop(f"{correlation_id}.0"))
+def new(correlation_id: str = "w", *, content: str = "same", queue: str | None = None) -> NewWorkflow:
+    return NewWorkflow(correlation_id=correlation_id, content=content, hop=hop(f"{correlation_id}.0", queue=queue))
 
 
 def claim(
@@ -102,6 +103,15 @@ class Bench(Protocol):
     def spend(self, part: float) -> None:
         """Return when this part of a lease given by `brief` is over."""
 
+    def next_second(self) -> None:
+        """Make the store believe that its last sweep is a second older."""
+
+    def overdue(self, hop_id: str) -> None:
+        """Make the store believe that the message of a queued hop should have come by now."""
+
+    def lapse_swept(self) -> None:
+        """Return when the leases given by `brief` are over, for a store that was swept all the time."""
+
     def expire(self) -> None:
         """Return when the workflows ended by `short_lived` are gone."""
 
@@ -149,6 +159,18 @@ class MemoryBench:
     def spend(self, part: float) -> None:
         self.now += part * timedelta(seconds=LEASE)
 
+    def next_second(self) -> None:
+        assert self.raw._swept_at is not None
+        self.raw._swept_at -= timedelta(seconds=1)
+
+    def overdue(self, hop_id: str) -> None:
+        assert hop_id in self.raw._due
+        self.raw._due[hop_id] = self.now
+
+    def lapse_swept(self) -> None:
+        self.lapse()
+        self.raw._swept_at = self.now - timedelta(seconds=1)
+
     def expire(self) -> None:
         self.now += timedelta(seconds=TTL)
 
@@ -191,6 +213,16 @@ class RedisBench:
     def spend(self, part: float) -> None:
         end = self.now() + part * BRIEF_LEASE * 1000
         until(lambda: self.now() > end)
+
+    def next_second(self) -> None:
+        self.client.hincrby(self.key("meta"), "swept_at", -1000)
+
+    def overdue(self, hop_id: str) -> None:
+        assert self.client.zadd(self.key("due"), {hop_id: self.now() - 1}, xx=True, ch=True) == 1
+
+    def lapse_swept(self) -> None:
+        self.lapse()
+        self.client.hset(self.key("meta"), "swept_at", round(self.now()) - 1000)
 
     def expire(self) -> None:
         def expiring() -> list[str]:
@@ -766,7 +798,219 @@ def test_a_store_url_that_is_not_understood_is_refused_without_its_password(url:
     assert caught.value.__suppress_context__ or caught.value.__context__ is None
 
 
+# SWEEP
+
+
+def resent(found: Sweep) -> list[str]:
+    return [again.hop_id for again in found.overdue]
+
+
+def test_the_hop_of_a_lapsed_owner_is_sent_again_and_runs_elsewhere(bench: Bench) -> None:
+    """A machine is lost in the middle of a step; its lease ends and another one runs the step."""
+    bench.store.start(new())
+    bench.brief.claim(claim())
+    before = bench.store.sweep(host="there")
+    bench.lapse_swept()
+
+    found = bench.store.sweep(host="there")
+
+    assert (before, found) == (Sweep(), Sweep(overdue=(hop(),)))
+    record = bench.store.workflow("w")
+    assert record is not None
+    assert not record.running
+    again = bench.store.claim(claim(owner="ben", token="t2"))
+    assert isinstance(again, Claimed)
+    assert (again.fence, again.attempt) == (2, 2)
+    assert types(bench.store) == ["started", "claimed", "resent", "claimed"]
+
+
+def lapsed(bench: Bench) -> Claimed:
+    """The claim of a hop whose owner is gone, after it was sent again."""
+    bench.store.start(new())
+    claimed = bench.store.claim(claim(owner="here:7"))
+    assert isinstance(claimed, Claimed)
+    assert bench.store.sweep(host="here", dead=["here:7"]) == Sweep(overdue=(hop(),))
+    return claimed
+
+
+def test_the_hop_of_a_dead_process_does_not_wait_for_its_lease(bench: Bench) -> None:
+    """A worker that was killed is missed at once by one on the same machine."""
+    for name, owner in (("w", "here:7"), ("v", "there:7")):
+        bench.store.start(new(name))
+        bench.store.claim(claim(f"{name}.0", owner=owner))
+
+    seen = bench.store.sweep(host="here")
+    found = bench.store.sweep(host="here", dead=["here:7"])
+
+    assert (seen, found) == (Sweep(owners=("here:7",)), Sweep(overdue=(hop(),)))
+    assert bench.store.sweep(host="here", dead=["here:7"]) == Sweep()
+
+
+def test_an_owner_that_comes_back_before_anyone_took_its_hop_has_it_again(bench: Bench) -> None:
+    """A worker that was frozen for a minute goes on, and no model call is made twice."""
+    claimed = lapsed(bench)
+
+    assert bench.store.renew("here:7", {"w.0": claimed.fence}) == RenewAnswer(lost=frozenset())
+
+    assert bench.store.claim(claim(owner="ben", token="t2")) == Dropped(reason="running")
+    assert bench.store.complete(completion(closing(claimed, owner="here:7")))
+
+
+def test_a_completion_after_the_hop_was_sent_again_is_accepted_while_nobody_took_it(bench: Bench) -> None:
+    """What a model was paid for is kept, also where the lease ended meanwhile."""
+    claimed = lapsed(bench)
+
+    assert bench.store.complete(completion(closing(claimed, owner="here:7"), next_hop=hop("w.1")))
+
+    assert bench.store.claim(claim(owner="ben", token="t2")) == Dropped(reason="finished")
+    record = bench.store.workflow("w")
+    assert record is not None
+    assert record.hop_id == "w.1"
+
+
+def test_an_owner_whose_lapsed_hop_was_taken_can_write_nothing(bench: Bench) -> None:
+    """Two workers ran the step, and one output counts."""
+    claimed = lapsed(bench)
+    bench.store.claim(claim(owner="ben", token="t2"))
+
+    assert bench.store.renew("here:7", {"w.0": claimed.fence}) == RenewAnswer(lost=frozenset({"w.0"}))
+    assert not bench.store.complete(completion(closing(claimed, owner="here:7")))
+    assert not bench.store.fail(closing(claimed, owner="here:7"), FAILURE)
+
+
+def test_a_claim_whose_reply_was_lost_gets_its_answer_after_the_lease_too(bench: Bench) -> None:
+    """The client repeats the call late, and nobody else was given the hop."""
+    claimed = lapsed(bench)
+
+    assert bench.store.claim(claim(owner="here:7")) == claimed
+
+    assert bench.store.claim(claim(owner="ben", token="t2")) == Dropped(reason="running")
+
+
+def test_an_overdue_hop_is_sent_again_when_its_queue_is_empty(bench: Bench) -> None:
+    """Its message was lost between broker and worker, where no acknowledgement is missed."""
+    bench.store.start(new())
+    early = bench.store.sweep(host="there")
+    bench.overdue("w.0")
+    bench.next_second()
+
+    asked = bench.store.sweep(host="there")
+    found = bench.store.sweep(host="there", queues={"q-w.0": True})
+
+    assert (early, asked) == (Sweep(), Sweep(queues=("q-w.0",)))
+    assert found == Sweep(overdue=(hop(),))
+    assert bench.store.sweep(host="there", queues={"q-w.0": True}) == Sweep()
+
+
+def test_an_overdue_hop_behind_others_is_not_sent_again(bench: Bench) -> None:
+    """A queue that is worked off slowly is not made longer by copies."""
+    bench.store.start(new())
+    bench.overdue("w.0")
+
+    assert bench.store.sweep(host="there", queues={"q-w.0": False}) == Sweep()
+
+    bench.next_second()
+    assert bench.store.sweep(host="there") == Sweep()
+
+
+def test_a_hop_that_later_ones_have_overtaken_is_sent_again(bench: Bench) -> None:
+    """Its message was lost while the queue is full of others."""
+    for name in ("first", "second", "third"):
+        bench.store.start(new(name, queue="shared"))
+    assert isinstance(bench.store.claim(claim("second.0")), Claimed)
+    for name in ("first", "third"):
+        bench.overdue(f"{name}.0")
+
+    found = bench.store.sweep(host="there")
+
+    assert (resent(found), found.queues) == (["first.0"], ("shared",))
+
+
+def test_one_pass_is_made_in_a_second_whoever_asks(bench: Bench) -> None:
+    """A hundred workers sweep no more than one."""
+    bench.store.start(new())
+    bench.store.sweep(host="there")
+    bench.overdue("w.0")
+
+    same_second = [bench.store.sweep(host=host).queues for host in ("here", "there")]
+    bench.next_second()
+    next_second = [bench.store.sweep(host=host).queues for host in ("here", "there")]
+
+    assert (same_second, next_second) == ([(), ()], [("q-w.0",), ()])
+
+
+def test_a_pass_sends_a_hundred_hops_at_most(bench: Bench) -> None:
+    """After a long outage the broker is not flooded."""
+    for number in range(130):
+        bench.store.start(new(f"w{number}", queue="shared"))
+        bench.overdue(f"w{number}.0")
+
+    passes = [resent(bench.store.sweep(host="there", queues={"shared": True})) for _ in range(3)]
+
+    assert [len(each) for each in passes] == [100, 30, 0]
+    assert len({hop_id for each in passes for hop_id in each}) == 130
+
+
+def test_after_an_outage_nobody_takes_over_what_runs(bench: Bench) -> None:
+    """The store was away for all; every run in flight would begin a second time."""
+    bench.brief.start(new())
+    claimed = bench.brief.claim(claim())
+    bench.brief.sweep(host="there")
+    bench.lapse()
+    for _ in range(3):
+        bench.next_second()
+
+    assert bench.brief.claim(claim(owner="ben", token="t2")) == Dropped(reason="running")
+    assert bench.brief.sweep(host="there") == Sweep()
+    assert bench.brief.claim(claim(owner="ben", token="t2")) == Dropped(reason="running")
+
+    assert bench.brief.renew("ann", {"w.0": closing(claimed).fence}) == RenewAnswer(lost=frozenset())
+    assert bench.brief.complete(completion(closing(claimed)))
+
+
+def test_an_owner_that_does_not_come_back_after_an_outage_is_replaced(bench: Bench) -> None:
+    """The hold ends after one lease."""
+    bench.brief.start(new())
+    bench.brief.claim(claim())
+    bench.brief.sweep(host="there")
+    bench.lapse()
+    for _ in range(3):
+        bench.next_second()
+    held = bench.brief.sweep(host="there")
+    bench.spend(1.0)
+    bench.lapse_swept()
+
+    assert held == Sweep()
+    assert isinstance(bench.store.claim(claim(owner="ben", token="t2")), Claimed)
+
+
 # Only Redis
+
+
+def test_a_record_that_cannot_be_read_is_named_once_and_stops_no_sweep(on_redis: RedisBench) -> None:
+    """Whatever another program wrote, the other workflows are looked after."""
+    for name in ("broken", "sound"):
+        on_redis.raw.start(new(name))
+        on_redis.overdue(f"{name}.0")
+    on_redis.client.hdel(on_redis.key("hop", "broken.0"), "envelope")
+    queues = {"q-broken.0": True, "q-sound.0": True}
+
+    found = on_redis.raw.sweep(host="there", queues=queues)
+
+    assert found == Sweep(overdue=(hop("sound.0"),), corrupted=(on_redis.key("hop", "broken.0"),))
+    assert on_redis.raw.sweep(host="there", queues=queues) == Sweep()
+
+
+def test_an_answer_of_the_sweep_holds_a_few_large_envelopes(on_redis: RedisBench) -> None:
+    """A hundred of a mebibyte each would not cross within the socket timeout."""
+    for number in range(12):
+        large = hop(f"w{number}.0", envelope="x" * 2**20, queue="shared")
+        on_redis.raw.start(NewWorkflow(correlation_id=f"w{number}", content="same", hop=large))
+        on_redis.overdue(f"w{number}.0")
+
+    passes = [len(on_redis.raw.sweep(host="there", queues={"shared": True}).overdue) for _ in range(4)]
+
+    assert passes == [4, 4, 4, 0]
 
 
 def test_no_record_outlives_its_workflow(on_redis: RedisBench) -> None:
@@ -785,6 +1029,7 @@ def test_no_record_outlives_its_workflow(on_redis: RedisBench) -> None:
     keys = sorted(on_redis.client.scan_iter(on_redis.key("*")))
 
     left = {key.removeprefix(on_redis.prefix + ":"): on_redis.client.pttl(key) for key in keys}
+    assert (left.pop("sent"), left.pop("reached")) == (-1, -1)  # a number for each queue, no workflow's
     kinds = ("wf", "hops", "events", "blob")
     expected = {f"{kind}:{name}" for kind in kinds for name in ("done", "failed")}
     assert set(left) == expected | {f"hop:{name}.{place}" for name in ("done", "failed") for place in (0, 1)}
@@ -855,8 +1100,11 @@ def test_scripts_that_the_server_forgot_are_loaded_again(on_redis: RedisBench) -
 
 
 WHO_NOTICES = {
-    "due": ["start", "claim", "complete"],
-    "owners": ["claim", "renew", "complete", "fail"],
+    "due": ["start", "claim", "renew", "complete", "fail", "sweep"],
+    "sent": ["start", "complete", "sweep"],
+    "reached": ["claim", "sweep"],
+    "host:ann": ["claim", "renew", "complete", "fail"],
+    "owners": ["claim", "renew", "complete", "fail", "sweep"],
     "owner:ann": ["claim", "renew", "complete", "fail"],
     "events:w": ["start", "claim", "complete", "fail", "events"],
     "wf:w": ["start", "claim", "complete", "fail", "workflow"],
@@ -881,6 +1129,7 @@ def test_a_key_of_another_type_is_reported_and_nothing_is_half_done(on_redis: Re
         "workflow": lambda: store.workflow("w"),
         "blob": lambda: store.blob("w", "draft"),
         "events": lambda: store.events("w", after=None, limit=1),
+        "sweep": lambda: store.sweep(host="there"),
     }
 
     refused = []

@@ -121,6 +121,22 @@ def test_a_workflow_of_three_steps_finishes_with_every_output(
     assert "Traceback" not in worker.log()
 
 
+def test_a_message_that_was_lost_is_sent_again(deploy: Deploy, amqp_url: str, redis_db: RedisDatabase) -> None:
+    """The promises of the store hold for every broker; here an operator purged the wrong queue."""
+    made = on_both(deploy, amqp_url, redis_db)
+    handle = dispatch(made, ActivitySpec("draft", "early"))
+    publisher = made.transport().publisher
+    waiting = [publisher.waiting(f"{redis_db.prefix}.{name}") for name in ("draft", "never-declared")]
+    with Connection(amqp_url) as connection:
+        assert connection.default_channel.queue_purge(f"{redis_db.prefix}.draft") == 1
+
+    made.ready_worker("press")
+
+    assert waiting == [1, 0]
+    assert handle.result_sync(WITHIN).output == "draft(early|)"
+    assert [event.type for event in handle.events_so_far()].count("resent") == 1
+
+
 def test_without_a_store_the_outputs_travel_in_the_message(deploy: Deploy, amqp_url: str, tmp_path: Path) -> None:
     """Message-only mode: the slip alone carries a workflow through, and asking for it says what is missing."""
     made = deploy(amqp_url, store=None)

@@ -18,12 +18,12 @@ PACKAGE = Path(paigeant_celery.__file__).parent
 
 LAYERS = {
     "core": {"errors", "names", "jsonable", "policy", "deps", "slip", "message", "context", "flow"},
-    "seams": {"ports", "config", "registry", "tracing"},
+    "seams": {"ports", "config", "process", "registry", "tracing"},
     "adapters": {
         *("transport", "publisher", "store", "store.memory", "store.redis"),
         *("agent", "itinerary", "functions", "loop", "runner"),
     },
-    "services": {"owner", "guard", "hop", "step", "outputs", "sending", "dispatch", "handle"},
+    "services": {"owner", "sweeper", "guard", "hop", "step", "outputs", "sending", "dispatch", "handle"},
     "entry": {"hop_task", "request", "worker", "plugin", "tasks", "executor", "celery", "cli", "testing"},
 }
 LAYER_OF = {module: layer for layer, modules in LAYERS.items() for module in modules}

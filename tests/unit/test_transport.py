@@ -11,7 +11,7 @@ import pytest
 from celery import Celery
 from celery.worker.request import Request
 
-from paigeant_celery import activity, get_transport, install
+from paigeant_celery import FunctionSpec, WorkflowDispatcher, activity, get_transport, install
 from paigeant_celery.errors import UsageError
 from paigeant_celery.request import HopRequest
 from paigeant_celery.transport import transport_of
@@ -95,6 +95,18 @@ def test_a_queue_is_declared_with_the_priorities_of_its_host(make_app: Callable[
 
     assert publisher.declared("paigeant.writer").queue_arguments == {"x-max-priority": 7}
     assert "paigeant.writer" not in app.amqp.queues
+
+
+def test_a_queue_tells_how_many_messages_wait(make_app: Callable[..., Celery]) -> None:
+    """A hop is sent again where its queue is empty, and one that was never used is."""
+    transport = transport_of(make_app(broker_url="memory://", paigeant_store_url="memory://"))
+    dispatcher = WorkflowDispatcher()
+    before = transport.publisher.waiting("waiting-for-nobody")
+    for _ in range(2):
+        step = FunctionSpec("anything", queue="waiting-for-nobody")
+        dispatcher.dispatch_workflow_sync(transport, itinerary=[step])
+
+    assert (before, transport.publisher.waiting("waiting-for-nobody")) == (0, 2)
 
 
 def test_nobody_sees_an_envelope_by_asking_a_worker_what_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:

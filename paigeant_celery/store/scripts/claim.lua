@@ -4,32 +4,39 @@
 
 local _, hop, owner, token, max_attempts, digest, lease = unpack(ARGV)
 
-local wrong = misplaced(hop_key(hop), 'hash', due, 'zset', owners, 'zset', owner_key(owner), 'set')
+local wrong = misplaced(hop_key(hop), 'hash', due, 'zset', owners, 'zset', owner_key(owner), 'set', host_key(owner), 'set',
+  reached_key, 'hash', meta, 'hash')
 if wrong then return wrong end
 
 local record = {}
-local fields = { 'workflow', 'state', 'digest', 'owner', 'token', 'fence', 'attempt', 'claimed_at', 'exhausted' }
+local fields = { 'workflow', 'state', 'digest', 'owner', 'token', 'fence', 'attempt', 'claimed_at', 'exhausted', 'queue',
+  'sent' }
 for i, value in ipairs(redis.call('HMGET', hop_key(hop), unpack(fields))) do record[fields[i]] = value end
 if redis.call('EXISTS', hop_key(hop)) == 0 then return { 'unknown' } end
 if not (record.workflow and record.state and tonumber(record.fence) and tonumber(record.attempt)) then
   return corrupt(hop_key(hop), 'lacks fields')
 end
 wrong = misplaced(wf_key(record.workflow), 'hash', events_key(record.workflow), 'stream',
-  owner_key(record.owner or ''), 'set')
+  owner_key(record.owner or ''), 'set', host_key(record.owner or ''), 'set')
 if wrong then return wrong end
 
 if record.state == 'done' or record.state == 'failed' then return { 'finished' } end
-if record.state == 'running' then
-  if not (record.owner and record.claimed_at) then return corrupt(hop_key(hop), 'runs without owner') end
-  if record.token == token and record.owner == owner then
-    -- The reply to this very call was lost and the client repeats it.
-    redis.call('ZADD', owners, int(now + lease), owner)
-    return { 'claimed', record.fence, record.attempt, record.claimed_at, record.exhausted }
-  end
-  local lease_ends = redis.call('ZSCORE', owners, record.owner)
-  if lease_ends and tonumber(lease_ends) > now then return { 'running' } end
-elseif record.state ~= 'queued' then
+if record.state ~= 'running' and record.state ~= 'queued' then
   return corrupt(hop_key(hop), 'has the state ' .. record.state)
+end
+if record.state == 'running' and not (record.owner and record.claimed_at) then
+  return corrupt(hop_key(hop), 'runs without owner')
+end
+if record.token == token and record.owner == owner then
+  -- The reply to this very call was lost and the client repeats it; the lease may have lapsed since.
+  redis.call('HSET', hop_key(hop), 'state', 'running')
+  redis.call('ZREM', due, hop)
+  give_to(owner, hop, lease)
+  return { 'claimed', record.fence, record.attempt, record.claimed_at, record.exhausted }
+end
+if record.state == 'running' then
+  local lease_ends = redis.call('ZSCORE', owners, record.owner)
+  if lease_ends and (tonumber(lease_ends) > now or held(lease)) then return { 'running' } end
 end
 if digest ~= '' and digest ~= record.digest then return { 'altered' } end
 
@@ -38,8 +45,10 @@ if tonumber(attempt) >= tonumber(max_attempts) then exhausted = '1' else attempt
 redis.call('HSET', hop_key(hop), 'state', 'running', 'owner', owner, 'token', token, 'fence', fence, 'attempt', attempt,
   'claimed_at', int(now), 'exhausted', exhausted)
 if record.state == 'running' then take_from(record.owner, hop) else redis.call('ZREM', due, hop) end
-redis.call('SADD', owner_key(owner), hop)
-redis.call('ZADD', owners, int(now + lease), owner)
+give_to(owner, hop, lease)
+if (tonumber(record.sent) or 0) > (tonumber(redis.call('HGET', reached_key, record.queue)) or 0) then
+  redis.call('HSET', reached_key, record.queue, record.sent)
+end
 redis.call('HSET', wf_key(record.workflow), 'updated_at', int(now))
 add_event(record.workflow, 'type', 'claimed', 'hop', hop, 'attempt', attempt, 'fence', fence, 'exhausted', exhausted)
 return { 'claimed', fence, attempt, int(now), exhausted }

@@ -5,28 +5,36 @@
 --                                     updated_at; at the end also envelope and failure (JSON)
 -- {prefix}:hops:{workflow}    set     ids of all its hops
 -- {prefix}:hop:{hop}          hash    workflow, state (queued|running|done|failed), queue, digest, attempt, fence, owner,
---                                     token, claimed_at, exhausted; envelope until the hop is closed
+--                                     token, claimed_at, exhausted; sent (its number among the messages of its queue)
+--                                     and waits (how often it was overdue); envelope until the hop is closed
 -- {prefix}:events:{workflow}  stream  what happened: type, hop, ...; never prompts or outputs
 -- {prefix}:blob:{workflow}    hash    step id -> JSON text of an output that does not travel
 -- {prefix}:due                zset    queued hop -> when its message should have been claimed
 -- {prefix}:owner:{owner}      set     hops that the owner runs
 -- {prefix}:owners             zset    owner -> end of its lease; exactly the owners whose set is not empty
--- {prefix}:meta               hash    broker, format
+-- {prefix}:host:{host}        set     those of them that are of one host (the part of their id before the first ':')
+-- {prefix}:sent               hash    queue -> how many messages were meant for it
+-- {prefix}:reached            hash    queue -> the highest number of them that was claimed
+-- {prefix}:meta               hash    broker, format; swept_at and held_until of the sweeping
 
-local DUE_AFTER = 5000 -- a queued hop's message is overdue then
+local DUE_AFTER = 5000 -- a queued hop's message is overdue then; each time again after twice as long
+local DUE_AFTER_MOST = 80000
+local LONG_UNSWEPT = 2500 -- at least; a pass is made about every second
 local MAX_EVENTS = 1000 -- of one workflow, about
 
 local prefix = ARGV[1]
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 
-local due, owners = prefix .. ':due', prefix .. ':owners'
+local due, owners, meta = prefix .. ':due', prefix .. ':owners', prefix .. ':meta'
+local sent_key, reached_key = prefix .. ':sent', prefix .. ':reached'
 local function wf_key(workflow) return prefix .. ':wf:' .. workflow end
 local function hops_key(workflow) return prefix .. ':hops:' .. workflow end
 local function events_key(workflow) return prefix .. ':events:' .. workflow end
 local function blob_key(workflow) return prefix .. ':blob:' .. workflow end
 local function hop_key(hop) return prefix .. ':hop:' .. hop end
 local function owner_key(owner) return prefix .. ':owner:' .. owner end
+local function host_key(owner) return prefix .. ':host:' .. owner:match('^[^:]*') end
 
 -- Redis would write a large number as 1.7e+12.
 local function int(number) return string.format('%.0f', number) end
@@ -49,16 +57,40 @@ local function add_event(workflow, ...)
   redis.call('XADD', events_key(workflow), 'MAXLEN', '~', MAX_EVENTS, '*', ...)
 end
 
+-- Note that a message of the hop is sent now, and when it will be overdue.
+local function expect(hop, queue, waits)
+  redis.call('HSET', hop_key(hop), 'sent', redis.call('HINCRBY', sent_key, queue, 1), 'waits', waits)
+  redis.call('ZADD', due, int(now + math.min(DUE_AFTER * 2 ^ waits, DUE_AFTER_MOST)), hop)
+end
+
 local function queue_hop(workflow, hop, queue, envelope, digest)
   redis.call('HSET', hop_key(hop), 'workflow', workflow, 'state', 'queued', 'queue', queue, 'envelope', envelope,
     'digest', digest, 'attempt', 0, 'fence', 0)
   redis.call('SADD', hops_key(workflow), hop)
-  redis.call('ZADD', due, int(now + DUE_AFTER), hop)
+  expect(hop, queue, 0)
+end
+
+local function give_to(owner, hop, lease)
+  redis.call('SADD', owner_key(owner), hop)
+  redis.call('SADD', host_key(owner), owner)
+  redis.call('ZADD', owners, int(now + lease), owner)
 end
 
 local function take_from(owner, hop)
   redis.call('SREM', owner_key(owner), hop)
-  if redis.call('EXISTS', owner_key(owner)) == 0 then redis.call('ZREM', owners, owner) end
+  if redis.call('EXISTS', owner_key(owner)) == 0 then
+    redis.call('ZREM', owners, owner)
+    redis.call('SREM', host_key(owner), owner)
+  end
+end
+
+local function long_unswept(lease) return math.max(lease / 2, LONG_UNSWEPT) end
+
+-- Whether leases that ended are let be for now. While nobody swept, the server was away for all, or nobody was there
+-- to renew: the owners get the time of one lease to come back, or every run in flight would begin a second time.
+local function held(lease)
+  local swept_at, held_until = unpack(redis.call('HMGET', meta, 'swept_at', 'held_until'))
+  return swept_at and (now - swept_at > long_unswept(lease) or now < tonumber(held_until or 0))
 end
 
 -- Shared by the closing operations: what the owner and the fence allow. Returns the workflow where the hop may be
@@ -66,12 +98,14 @@ end
 local function may_close(hop, owner, fence, closed_state)
   local record = redis.call('HMGET', hop_key(hop), 'workflow', 'state', 'owner', 'fence')
   if record[3] ~= owner or record[4] ~= fence then return nil, 0 end
-  if record[2] == 'running' then return record[1] end
+  -- A queued one that was this owner's lapsed, and nobody took it since.
+  if record[2] == 'running' or record[2] == 'queued' then return record[1] end
   return nil, record[2] == closed_state and 1 or 0
 end
 
 local function close_hop(hop, owner, state)
   take_from(owner, hop)
+  redis.call('ZREM', due, hop)
   redis.call('HDEL', hop_key(hop), 'envelope')
   redis.call('HSET', hop_key(hop), 'state', state)
 end

@@ -6,7 +6,8 @@
 
 local _, hop, owner, fence, ttl, notes, next_hop, queue, envelope, digest = unpack(ARGV, 1, 10)
 
-local wrong = misplaced(hop_key(hop), 'hash', owner_key(owner), 'set', owners, 'zset', due, 'zset')
+local wrong = misplaced(hop_key(hop), 'hash', owner_key(owner), 'set', owners, 'zset', host_key(owner), 'set',
+  due, 'zset', sent_key, 'hash')
 if wrong then return wrong end
 local workflow, answer = may_close(hop, owner, fence, 'done')
 if not workflow then return answer end

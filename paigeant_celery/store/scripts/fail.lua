@@ -4,7 +4,8 @@
 
 local _, hop, owner, fence, ttl, failure, step, error_class = unpack(ARGV)
 
-local wrong = misplaced(hop_key(hop), 'hash', owner_key(owner), 'set', owners, 'zset')
+local wrong = misplaced(hop_key(hop), 'hash', owner_key(owner), 'set', owners, 'zset', host_key(owner), 'set',
+  due, 'zset')
 if wrong then return wrong end
 local workflow, answer = may_close(hop, owner, fence, 'failed')
 if not workflow then return answer end

@@ -5,7 +5,7 @@
 
 local _, owner, lease = unpack(ARGV, 1, 3)
 
-local wrong = misplaced(owners, 'zset', owner_key(owner), 'set')
+local wrong = misplaced(owners, 'zset', owner_key(owner), 'set', host_key(owner), 'set', due, 'zset')
 if wrong then return wrong end
 for i = 4, #ARGV, 2 do
   wrong = misplaced(hop_key(ARGV[i]), 'hash')
@@ -15,13 +15,21 @@ end
 local lost = {}
 for i = 4, #ARGV, 2 do
   -- A hop that this very claim closed is not lost: its run is about to end.
-  local record = redis.call('HMGET', hop_key(ARGV[i]), 'owner', 'fence')
-  if record[1] ~= owner or record[2] ~= ARGV[i + 1] then lost[#lost + 1] = ARGV[i] end
+  local hop = ARGV[i]
+  local record = redis.call('HMGET', hop_key(hop), 'owner', 'fence', 'state')
+  if record[1] ~= owner or record[2] ~= ARGV[i + 1] then
+    lost[#lost + 1] = hop
+  elseif record[3] == 'queued' then
+    redis.call('HSET', hop_key(hop), 'state', 'running')
+    redis.call('ZREM', due, hop)
+    give_to(owner, hop, lease)
+  end
 end
 
 -- An owner that names no hop keeps no lease alive, even where the store still lists some: nobody runs those.
 if redis.call('EXISTS', owner_key(owner)) == 0 then
   redis.call('ZREM', owners, owner)
+  redis.call('SREM', host_key(owner), owner)
 elseif #ARGV > 3 then
   redis.call('ZADD', owners, int(now + lease), owner)
 end

@@ -5,7 +5,7 @@
 local _, workflow, content, hop, queue, envelope, digest = unpack(ARGV)
 
 local wrong = misplaced(wf_key(workflow), 'hash', hop_key(hop), 'hash', hops_key(workflow), 'set',
-  events_key(workflow), 'stream', due, 'zset')
+  events_key(workflow), 'stream', due, 'zset', sent_key, 'hash')
 if wrong then return wrong end
 
 local recorded = redis.call('HGET', wf_key(workflow), 'content')

@@ -1,0 +1,102 @@
+-- SWEEP: find hops that wait for a message which will not come, note that it is sent again, and say which.
+-- Nobody leads: whoever asks first in a second makes the pass, the others only learn of the owners of their host.
+-- ARGV: prefix, host, lease, number of dead owners, the dead owners (their processes are gone), then queue, '1' (it is
+--       empty) or '0' for each queue that the caller has looked at
+-- Answer: {owners of this host}, {queues that must be looked at}, {hop, queue, envelope, digest, ... to send again},
+--         {keys that are no records of ours}
+
+local _, host, lease, dead_count = unpack(ARGV, 1, 4)
+local PASS_EVERY = 900 -- a second, less what clocks and timers differ
+local MOST_AT_ONCE = 100
+local MOST_BYTES = 4 * 1024 * 1024 -- of envelopes in one answer, which one round trip must carry
+local MOST_LOOKED_AT = 500
+
+local wrong = misplaced(due, 'zset', owners, 'zset', meta, 'hash', sent_key, 'hash', reached_key, 'hash',
+  host_key(host), 'set')
+if wrong then return wrong end
+
+local looked_at = {}
+for i = 5 + dead_count, #ARGV, 2 do looked_at[ARGV[i]] = ARGV[i + 1] end
+
+local again, corrupted, unknown, asked = {}, {}, {}, {}
+local bytes = 0
+
+-- What does not fit into this answer stays as it is, for the next pass.
+local function is_full() return #again / 4 >= MOST_AT_ONCE or bytes >= MOST_BYTES end
+
+local function record_of(hop)
+  if redis.call('TYPE', hop_key(hop)).ok ~= 'hash' then return nil end
+  local record = {}
+  local fields = { 'workflow', 'state', 'queue', 'envelope', 'digest', 'sent', 'waits' }
+  for i, value in ipairs(redis.call('HMGET', hop_key(hop), unpack(fields))) do record[fields[i]] = value end
+  if not (record.workflow and record.queue and record.envelope and record.digest) then return nil end
+  record.sent, record.waits = tonumber(record.sent) or 0, tonumber(record.waits) or 0
+  local events = redis.call('TYPE', events_key(record.workflow)).ok
+  return (events == 'stream' or events == 'none') and record or nil
+end
+
+local function send_again(hop, record, waits, why)
+  expect(hop, record.queue, waits)
+  add_event(record.workflow, 'type', 'resent', 'hop', hop, 'why', why)
+  for _, value in ipairs({ hop, record.queue, record.envelope, record.digest }) do again[#again + 1] = value end
+  bytes = bytes + #record.envelope
+end
+
+local function lapse(owner, why)
+  if misplaced(host_key(owner), 'set') then
+    corrupted[#corrupted + 1] = host_key(owner)
+    return
+  end
+  if redis.call('TYPE', owner_key(owner)).ok ~= 'set' then
+    redis.call('ZREM', owners, owner)
+    redis.call('SREM', host_key(owner), owner)
+    return
+  end
+  for _, hop in ipairs(redis.call('SMEMBERS', owner_key(owner))) do
+    if is_full() then return end
+    local record = record_of(hop)
+    take_from(owner, hop)
+    if record and record.state == 'running' then
+      redis.call('HSET', hop_key(hop), 'state', 'queued')
+      send_again(hop, record, 0, why)
+    else
+      corrupted[#corrupted + 1] = hop_key(hop)
+    end
+  end
+end
+
+for i = 5, 4 + dead_count do lapse(ARGV[i], 'owner_gone') end
+
+local swept_at = redis.call('HGET', meta, 'swept_at')
+local looking = #ARGV > 4 + dead_count
+if looking or not swept_at or now - swept_at >= PASS_EVERY then
+  if swept_at and now - swept_at > long_unswept(lease) then redis.call('HSET', meta, 'held_until', int(now + lease)) end
+  redis.call('HSET', meta, 'swept_at', int(now))
+  if not held(lease) then
+    for _, owner in ipairs(redis.call('ZRANGEBYSCORE', owners, '-inf', int(now), 'LIMIT', 0, MOST_AT_ONCE)) do
+      lapse(owner, 'lease_over')
+    end
+  end
+  for _, hop in ipairs(redis.call('ZRANGEBYSCORE', due, '-inf', int(now), 'LIMIT', 0, MOST_LOOKED_AT)) do
+    if is_full() then break end
+    local record = record_of(hop)
+    if not record or record.state ~= 'queued' then
+      redis.call('ZREM', due, hop)
+      corrupted[#corrupted + 1] = hop_key(hop)
+    else
+      local waits = int(record.waits + 1)
+      local overtaken = (tonumber(redis.call('HGET', reached_key, record.queue)) or 0) > record.sent
+      if overtaken or looked_at[record.queue] == '1' then
+        send_again(hop, record, waits, overtaken and 'overtaken' or 'queue_empty')
+      elseif looked_at[record.queue] then
+        -- It stands behind others: no reason to send it again.
+        redis.call('HSET', hop_key(hop), 'waits', waits)
+        redis.call('ZADD', due, int(now + math.min(DUE_AFTER * 2 ^ waits, DUE_AFTER_MOST)), hop)
+      elseif not asked[record.queue] then
+        asked[record.queue] = true
+        unknown[#unknown + 1] = record.queue
+      end
+    end
+  end
+end
+return { redis.call('SMEMBERS', host_key(host)), unknown, again, corrupted }

@@ -1,0 +1,131 @@
+"""Workers that are killed, frozen or robbed of a message: their workflows go on, and each step counts once."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+from processes import Deployment, Process, deployment, eventually
+
+from paigeant_celery import ActivitySpec, WorkflowDispatcher, WorkflowHandle
+
+WITHIN = 30.0  # seconds for what takes about seven: a message is overdue after five
+SOON = 8.0  # less than the default lease, which is not waited for on the same host
+BRIEF_LEASE = 1.0
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/ns/pid").exists(), reason="needs /proc to see processes die")
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Iterator[Path]:
+    """The file that a step of `gated` waits for; it appears at the latest when the test ends."""
+    gate = tmp_path / "gate"
+    yield gate
+    gate.touch()
+
+
+@pytest.fixture
+def made(redis_url: str, tmp_path: Path) -> Iterator[Deployment]:
+    with deployment(redis_url, tmp_path / "made") as made:
+        yield made
+
+
+def dispatch(where: Deployment, gate: Path) -> WorkflowHandle:
+    """Start a workflow of three steps, the second of which waits for the gate."""
+    transport, dispatcher = where.transport(), WorkflowDispatcher()
+    steps = [ActivitySpec("draft", "a"), ActivitySpec("gated", str(gate)), ActivitySpec("draft", "c", step_id="last")]
+    return dispatcher.handle(dispatcher.dispatch_workflow_sync(transport, itinerary=steps), transport)
+
+
+def runs(where: Deployment, handle: WorkflowHandle) -> list[int]:
+    """How often each step's model was called."""
+    return [where.runs().count(f"{handle.correlation_id}.{place}") for place in range(3)]
+
+
+def gated_runs(where: Deployment, handle: WorkflowHandle, times: int) -> None:
+    """Wait until the gated step was begun so often."""
+    eventually(lambda: runs(where, handle)[1] == times, within=SOON, what=f"it was not begun {times} times")
+
+
+def expect_whole(handle: WorkflowHandle) -> None:
+    """Each step counts once, in the order of the slip."""
+    result = handle.result_sync(WITHIN)
+    assert [step.step_id for step in result.steps] == ["draft", "gated", "last"]
+    completed = [event.hop_id for event in handle.events_so_far() if event.type == "completed"]
+    assert completed == [f"{handle.correlation_id}.{place}" for place in range(3)]
+
+
+def children(process: Process) -> list[int]:
+    """Process ids of the slots of a prefork worker."""
+    return [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
+def test_the_step_of_a_killed_worker_runs_on_another_one(made: Deployment, gate: Path, pool: str) -> None:
+    """A machine's out-of-memory killer ends a worker; the workflow loses seconds."""
+    first = made.ready_worker("press", "troubles", pool=pool, slots=1, name="first")
+    handle = dispatch(made, gate)
+    gated_runs(made, handle, 1)
+    made.ready_worker("press", "troubles", pool=pool, slots=1, name="second")
+
+    first.kill()
+
+    gated_runs(made, handle, 2)
+    gate.touch()
+    expect_whole(handle)
+    assert runs(made, handle) == [1, 2, 1]
+
+
+def test_the_step_of_a_killed_child_runs_in_the_same_worker(made: Deployment, gate: Path) -> None:
+    """A native library crashes one process of the pool."""
+    worker = made.ready_worker("press", "troubles", pool="prefork", slots=1)
+    handle = dispatch(made, gate)
+    gated_runs(made, handle, 1)
+
+    for child in children(worker):
+        os.kill(child, signal.SIGKILL)
+
+    gated_runs(made, handle, 2)
+    gate.touch()
+    expect_whole(handle)
+    assert runs(made, handle) == [1, 2, 1]
+    assert worker.running
+
+
+def test_a_message_that_is_lost_in_the_broker_is_sent_again(made: Deployment, gate: Path) -> None:
+    """Kombu takes a message from Redis before it notes that it did; a worker killed between loses it."""
+    gate.touch()
+    handle = dispatch(made, gate)
+    with redis.Redis.from_url(made.url) as broker:
+        assert broker.delete(f"{made.prefix}.draft") == 1
+
+    made.ready_worker("press", "troubles")
+
+    expect_whole(handle)
+    assert runs(made, handle) == [1, 1, 1]
+    assert "resent" in [event.type for event in handle.events_so_far()]
+
+
+def test_a_worker_that_was_frozen_for_longer_than_its_lease_writes_nothing(
+    redis_url: str, tmp_path: Path, gate: Path
+) -> None:
+    """A virtual machine is paused and comes back when another one has the step."""
+    with deployment(redis_url, tmp_path / "made", paigeant_lease=BRIEF_LEASE) as made:
+        frozen = made.ready_worker("press", "troubles", pool="threads", slots=1, name="frozen")
+        handle = dispatch(made, gate)
+        gated_runs(made, handle, 1)
+        made.ready_worker("press", "troubles", pool="threads", slots=1, name="second")
+        os.kill(frozen.pid, signal.SIGSTOP)
+        try:
+            gated_runs(made, handle, 2)
+        finally:
+            os.kill(frozen.pid, signal.SIGCONT)
+        frozen.wait_for_log("hop lost to another owner; its run is cancelled")
+        gate.touch()
+
+        expect_whole(handle)
+        assert runs(made, handle) == [1, 2, 1]

@@ -1,0 +1,178 @@
+"""The sweeper: hops that wait in vain are published again, and nothing that goes wrong ends it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from paigeant_celery import FunctionSpec
+from paigeant_celery.config import Settings
+from paigeant_celery.errors import Unreachable
+from paigeant_celery.message import PaigeantMessage, encode, sha256
+from paigeant_celery.ports import Claim, Claimed, Delivery, HopRecord, NewWorkflow
+from paigeant_celery.process import new_owner_id
+from paigeant_celery.registry import Registry
+from paigeant_celery.store.memory import MemoryStore
+from paigeant_celery.sweeper import Sweeper
+
+MakeMessage = Callable[..., PaigeantMessage]
+
+
+class Line:
+    """A store, a broker that remembers what it was given, and the sweeper between them."""
+
+    def __init__(self, message: PaigeantMessage) -> None:
+        self.now = datetime(2030, 1, 1, tzinfo=UTC)
+        self.store = MemoryStore(lease=10, ttl=60, now=lambda: self.now)
+        self.published: list[Delivery] = []
+        self.length: int | None = 0
+        self.asked: list[str] = []
+        self.away = False
+        self.sweeper = Sweeper(store=self.store, publisher=self, registry=Registry(), settings=Settings())
+        self.hop_id = message.message_id
+        envelope = encode(message)
+        hop = HopRecord(hop_id=self.hop_id, queue="steps", envelope=envelope, digest=sha256(envelope))
+        self.store.start(NewWorkflow(correlation_id=message.correlation_id, content="c", hop=hop))
+
+    def queue_for(self, activity: str, queue: str | None) -> str:
+        return queue or activity
+
+    def publish(self, delivery: Delivery) -> None:
+        if self.away:
+            raise Unreachable("broker", "redis://there", "ConnectionError")
+        self.published.append(delivery)
+
+    def waiting(self, queue: str) -> int:
+        self.asked.append(queue)
+        if self.length is None:
+            raise Unreachable("broker", "redis://there", "ConnectionError")
+        return self.length
+
+    def after(self, seconds: float) -> None:
+        """Let time pass in which somebody swept."""
+        for _ in range(int(seconds)):
+            self.now += timedelta(seconds=1)
+            self.sweeper.sweep()
+
+    def claim(self, owner: str) -> Claimed:
+        claimed = self.store.claim(Claim(hop_id=self.hop_id, owner=owner, token=owner, max_attempts=5, digest=None))
+        assert isinstance(claimed, Claimed)
+        return claimed
+
+
+@pytest.fixture
+def line(make_message: MakeMessage) -> Line:
+    return Line(make_message(FunctionSpec("count", {"text": "hidden"})))
+
+
+def test_a_hop_whose_message_was_lost_is_published_as_it_was_recorded(line: Line) -> None:
+    """The pop window of Redis costs seconds and no workflow."""
+    line.after(4)
+    early = list(line.published)
+
+    line.after(2)
+
+    assert early == []
+    (again,) = line.published
+    assert (again.hop_id, again.queue, again.activity) == (line.hop_id, "steps", "count")
+    assert "hidden" in again.envelope
+    assert "hidden" not in again.summary
+
+
+def test_it_is_published_again_after_longer_and_longer_waits(line: Line) -> None:
+    """A worker that is not there yet finds a few copies, not thousands."""
+    line.after(600)
+
+    assert 8 <= len(line.published) <= 11
+
+
+def test_a_hop_that_waits_behind_others_is_let_be(line: Line) -> None:
+    """A backlog is not multiplied."""
+    line.length = 3
+
+    line.after(60)
+
+    assert line.published == []
+    assert line.asked == ["steps"] * 3
+
+
+def test_the_hop_of_a_dead_process_of_this_host_is_published_at_once(line: Line) -> None:
+    """Not after a lease."""
+    host, pid, start, nonce = new_owner_id().split(":")
+    line.claim(f"{host}:{pid}:{int(start) - 1}:{nonce}")
+
+    line.sweeper.sweep()
+
+    assert [again.hop_id for again in line.published] == [line.hop_id]
+
+
+def test_what_a_living_process_runs_is_let_be(line: Line) -> None:
+    """However long it takes."""
+    owner = new_owner_id()
+    fence = line.claim(owner).fence
+
+    for _ in range(30):
+        line.after(1)
+        line.store.renew(owner, {line.hop_id: fence})
+
+    assert line.published == []
+
+
+def test_a_hop_that_cannot_be_published_is_published_later(line: Line, caplog: pytest.LogCaptureFixture) -> None:
+    """The broker may be away while the store is there."""
+    line.away = True
+    line.after(6)
+    line.away = False
+    line.after(15)
+
+    assert [again.hop_id for again in line.published] == [line.hop_id]
+    assert [getattr(record, "action", None) for record in caplog.records].count("resend_failed") == 1
+
+
+def test_a_queue_that_cannot_be_looked_at_is_taken_for_full(line: Line) -> None:
+    """Publishing blindly while the broker is away would only make copies."""
+    line.length = None
+
+    line.after(20)
+
+    assert line.published == []
+    assert len(line.asked) > 1
+
+
+def test_a_record_that_is_no_envelope_is_reported(line: Line, caplog: pytest.LogCaptureFixture) -> None:
+    """It stops no other."""
+    hop = HopRecord(hop_id="odd.0", queue="steps", envelope="{", digest="d")
+    line.store.start(NewWorkflow(correlation_id="odd", content="c", hop=hop))
+
+    line.after(6)
+
+    assert [again.hop_id for again in line.published] == [line.hop_id]
+    failed = [record for record in caplog.records if getattr(record, "action", None) == "resend_failed"]
+    assert [(record.levelno, record.hop) for record in failed] == [(logging.ERROR, "odd.0")]  # type: ignore[attr-defined]
+
+
+def test_it_sweeps_by_itself_until_it_is_stopped(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One thread however often a worker begins, and none afterwards; an error does not end it."""
+    monkeypatch.setattr("paigeant_celery.sweeper.EVERY", (0.001, 0.002))
+    swept = threading.Semaphore(0)
+
+    def sweep(**_: object) -> None:
+        swept.release()
+        raise RuntimeError("whatever")
+
+    monkeypatch.setattr(line.store, "sweep", sweep)
+    before = set(threading.enumerate())
+
+    line.sweeper.start()
+    line.sweeper.start()
+    (thread,) = set(threading.enumerate()) - before
+    assert all(swept.acquire(timeout=20) for _ in range(3))
+    line.sweeper.stop()
+    line.sweeper.stop()
+
+    thread.join(20)
+    assert not thread.is_alive()
