@@ -9,12 +9,12 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from paigeant_celery.errors import PaigeantError
-from paigeant_celery.ports import Store
+from paigeant_celery.ports import Closing, Store
 from paigeant_celery.process import new_owner_id
 
 __all__ = ["Owner"]
@@ -39,6 +39,7 @@ class Owner:
         self._lock = threading.Lock()
         self._id: str | None = None
         self._held: dict[str, _Held] = {}
+        self._stray: dict[str, int] = {}
         self._thread: threading.Thread | None = None
         os.register_at_fork(after_in_child=self._reset)
 
@@ -79,6 +80,7 @@ class Owner:
         if not held:
             return
         answer = self._store.renew(self.id, {hop_id: hop.fence for hop_id, hop in held.items()})
+        self._release(answer.stray)
         for hop_id in answer.lost:
             with self._lock:
                 # Held anew since the store was asked, the hop is not lost: the answer is about the run before.
@@ -86,6 +88,16 @@ class Owner:
             if lost is not None:
                 logger.warning("hop lost to another owner; its run is cancelled", extra=_fields("hop_lost", hop_id))
                 lost.cancel()
+
+    def _release(self, stray: Mapping[str, int]) -> None:
+        """Give hops back that were nobody's run at two renewals: the reply to their claim never came."""
+        with self._lock:
+            again = {hop_id: fence for hop_id, fence in stray.items() if self._stray.get(hop_id) == fence}
+            self._stray = {hop_id: fence for hop_id, fence in stray.items() if hop_id not in self._held}
+            mine = {hop_id: fence for hop_id, fence in again.items() if hop_id not in self._held}
+        for hop_id, fence in mine.items():
+            if self._store.release(Closing(hop_id=hop_id, owner=self.id, fence=fence)):
+                logger.warning("hop given back; nobody ran it here", extra=_fields("hop_released", hop_id))
 
     def _renew_for_ever(self) -> None:
         wake = threading.Event()  # never set: a wait that a signal does not cut short
@@ -101,7 +113,7 @@ class Owner:
 
     def _reset(self) -> None:
         self._lock = threading.Lock()
-        self._id, self._held, self._thread = None, {}, None
+        self._id, self._held, self._stray, self._thread = None, {}, {}, None
 
 
 def _fields(action: str, hop_id: str | None) -> dict[str, str | None]:

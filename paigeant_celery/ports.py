@@ -126,9 +126,14 @@ class Completion:
 
 @dataclass(frozen=True, kw_only=True)
 class RenewAnswer:
-    """Hops of the owner that it may no longer write for; their runs must be cancelled."""
+    """How the store's list of the owner's hops differs from its own.
+
+    `lost` are those that it may no longer write for; their runs must be cancelled. `stray` maps those that are
+    listed and were not named to their fences: the reply to a claim was lost, or is on its way.
+    """
 
     lost: frozenset[str]
+    stray: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,6 +206,10 @@ class Store(Protocol):
 
     def renew(self, owner: str, hops: Mapping[str, int]) -> RenewAnswer:
         """Extend the owner's lease; `hops` maps the hop ids that it runs to their fences."""
+        ...
+
+    def release(self, closing: Closing) -> bool:
+        """Queue a hop again that its owner does not run; the attempt does not count, and the next sweep sends it."""
         ...
 
     def complete(self, completion: Completion) -> bool:

@@ -140,7 +140,26 @@ class MemoryStore:
             # An owner that names no hop keeps no lease alive, even where some are listed: nobody runs those.
             if hops and owner in self._owned:
                 self._leases[owner] = now + self._lease
-            return RenewAnswer(lost=lost)
+            stray = {hop_id: self._hops[hop_id].fence for hop_id in self._owned.get(owner, set()) - hops.keys()}
+            return RenewAnswer(lost=lost, stray=stray)
+
+    def release(self, closing: Closing) -> bool:
+        """Queue a hop again that its owner does not run."""
+        with self._transaction() as now:
+            hop = self._hops.get(closing.hop_id)
+            if hop is None or not self._is_of(closing.hop_id, closing.owner, closing.fence):
+                return False
+            if hop.state in ("done", "failed"):
+                return False
+            if hop.state == "running":
+                self._take_from(closing.owner, closing.hop_id)
+            if hop.claim is not None and not hop.claim.exhausted:
+                hop.attempt -= 1
+            hop.state, hop.owner, hop.token, hop.claim = "queued", None, None, None
+            hop.sent, hop.waits = 0, 0
+            self._due[closing.hop_id] = now
+            _add_event(self._workflows[hop.workflow], self._next_cursor(), now, "released", closing.hop_id)
+            return True
 
     def complete(self, completion: Completion) -> bool:
         """Record a hop's completion and the next hop, or the end of the workflow."""

@@ -44,7 +44,7 @@ FORMAT = "1"  # of the records; grows when an older version could not read them
 SOCKET_TIMEOUT = 1.0  # seconds; with one retry far below the shortest sensible lease
 RETRIES = 1
 MAX_CONNECTIONS = 1024  # more than the threads of one worker; each call holds one for its round trip
-SCRIPTS = ("start", "claim", "renew", "complete", "fail", "sweep", "read")
+SCRIPTS = ("start", "claim", "renew", "release", "complete", "fail", "sweep", "read")
 
 _CURSOR = re.compile(r"[0-9]{1,20}-[0-9]{1,20}")
 # A script that fell over a value, before its first write; servers before Redis 7 word refusals of a command alike.
@@ -115,7 +115,18 @@ class RedisStore:
     def renew(self, owner: str, hops: Mapping[str, int]) -> RenewAnswer:
         """Extend the owner's lease; hops that lapsed and were not taken are the owner's again."""
         pairs = (part for hop_id, fence in hops.items() for part in (hop_id, fence))
-        return RenewAnswer(lost=frozenset(self._run("renew", owner, self._lease, *pairs, about=f"owner:{owner}")))
+        about = f"owner:{owner}"
+        lost, stray = self._run("renew", owner, self._lease, *pairs, about=about)
+        with self._readable(about):
+            return RenewAnswer(
+                lost=frozenset(lost),
+                stray={hop_id: int(fence) for hop_id, fence in zip(stray[::2], stray[1::2], strict=True)},
+            )
+
+    def release(self, closing: Closing) -> bool:
+        """Queue a hop again that its owner does not run."""
+        about = f"hop:{closing.hop_id}"
+        return bool(self._run("release", closing.hop_id, closing.owner, closing.fence, about=about))
 
     def complete(self, completion: Completion) -> bool:
         """Record a hop's completion and the next hop, or the end of the workflow."""

@@ -514,7 +514,7 @@ def test_an_owner_that_runs_nothing_keeps_no_lease_alive(bench: Bench) -> None:
     bench.brief.claim(claim())
     bench.lapse()
 
-    assert bench.store.renew("ann", {}) == RenewAnswer(lost=frozenset())
+    assert bench.store.renew("ann", {}) == RenewAnswer(lost=frozenset(), stray={"w.0": 1})
     assert bench.store.renew("stranger", {}) == RenewAnswer(lost=frozenset())
 
     assert isinstance(bench.store.claim(claim(owner="ben", token="t2")), Claimed)
@@ -796,6 +796,67 @@ def test_a_store_url_that_is_not_understood_is_refused_without_its_password(url:
     assert "s3cret" not in str(caught.value)
     assert caught.value.__cause__ is None
     assert caught.value.__suppress_context__ or caught.value.__context__ is None
+
+
+# RELEASE
+
+
+def test_a_hop_that_its_owner_does_not_run_is_named_by_renew(bench: Bench) -> None:
+    """The reply to a claim was lost for good, and the worker is busy with other steps."""
+    for name in ("v", "w"):
+        bench.store.start(new(name))
+        bench.store.claim(claim(f"{name}.0"))
+
+    assert bench.store.renew("ann", {"v.0": 1}) == RenewAnswer(lost=frozenset(), stray={"w.0": 1})
+    assert bench.store.renew("ann", {"v.0": 1, "w.0": 1}) == RenewAnswer(lost=frozenset())
+
+
+def test_a_released_hop_is_sent_by_the_next_sweep_and_has_its_attempt_back(bench: Bench) -> None:
+    """Nobody ran it, so it must not count; and nobody waits for a lease."""
+    bench.store.start(new())
+    claimed = bench.store.claim(claim())
+
+    assert bench.store.release(closing(claimed))
+
+    assert bench.store.sweep(host="there") == Sweep(overdue=(hop(),))
+    again = bench.store.claim(claim(owner="ben", token="t2"))
+    assert isinstance(again, Claimed)
+    assert (again.fence, again.attempt) == (2, 1)
+    assert types(bench.store) == ["started", "claimed", "released", "resent", "claimed"]
+
+
+def test_the_owner_of_a_released_hop_can_write_nothing(bench: Bench) -> None:
+    """It said that it does not run it; a late claim gets it anew."""
+    bench.store.start(new())
+    claimed = bench.store.claim(claim())
+    bench.store.release(closing(claimed))
+
+    assert not bench.store.release(closing(claimed))
+    assert not bench.store.complete(completion(closing(claimed)))
+    assert not bench.store.fail(closing(claimed), FAILURE)
+    assert bench.store.renew("ann", {"w.0": 1}) == RenewAnswer(lost=frozenset({"w.0"}))
+    late = bench.store.claim(claim())
+    assert isinstance(late, Claimed)
+    assert (late.fence, late.attempt) == (2, 1)
+
+
+def test_only_a_claim_that_is_open_is_released(bench: Bench) -> None:
+    """A release that comes late takes nothing away."""
+    bench.store.start(new())
+    first = lapsed_of(bench, bench.store.claim(claim(owner="here:7")))
+    second = bench.store.claim(claim(owner="ben", token="t2"))
+    overtaken = bench.store.release(first)
+    bench.store.complete(completion(closing(second, owner="ben")))
+
+    assert not overtaken
+    assert not bench.store.release(closing(second, owner="ben"))
+
+
+def lapsed_of(bench: Bench, claimed: object) -> Closing:
+    """A claim whose hop was sent again because its process is gone."""
+    close = closing(claimed, owner="here:7")
+    bench.store.sweep(host="here", dead=["here:7"])
+    return close
 
 
 # SWEEP

@@ -14,7 +14,7 @@ import pytest
 
 from paigeant_celery.errors import Unreachable
 from paigeant_celery.owner import Owner
-from paigeant_celery.ports import RenewAnswer
+from paigeant_celery.ports import Closing, RenewAnswer
 
 PATIENCE = 20.0  # seconds after which a test that waits has failed
 NEVER = 10**6.0  # a lease whose thread renews nothing within a test, which renews by hand
@@ -38,6 +38,27 @@ class Renewals:
     def wait_for(self, calls: int) -> bool:
         with self.changed:
             return self.changed.wait_for(lambda: len(self.calls) >= calls, PATIENCE)
+
+
+class Strays(Renewals):
+    """A store that lists hops as the owner's that the owner does not name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stray: dict[str, int] = {}
+        self.released: list[Closing] = []
+
+    def renew(self, owner: str, hops: Mapping[str, int]) -> RenewAnswer:
+        return RenewAnswer(lost=super().renew(owner, hops).lost, stray=dict(self.stray))
+
+    def release(self, closing: Closing) -> bool:
+        self.released.append(closing)
+        return True
+
+
+@pytest.fixture
+def store_with_strays() -> Strays:
+    return Strays()
 
 
 def owner_of(store: Renewals, *, lease: float = NEVER) -> Owner:
@@ -64,6 +85,34 @@ def test_all_hops_of_a_process_are_renewed_in_one_call() -> None:
         owner.renew()
 
     assert store.calls == [(owner.id, hops)]
+
+
+def test_a_hop_that_nobody_runs_at_two_renewals_is_given_back(store_with_strays: Strays) -> None:
+    """The reply to its claim was lost; while the worker is busy, its lease would keep the hop for ever."""
+    store, owner = store_with_strays, owner_of(store_with_strays)
+
+    with owner.holding("w.0", fence=1, cancel=nothing):
+        store.stray = {"lost.0": 3}
+        owner.renew()
+        first = list(store.released)
+        owner.renew()
+
+    assert first == []
+    assert store.released == [Closing(hop_id="lost.0", owner=owner.id, fence=3)]
+
+
+def test_a_claim_that_is_under_way_at_a_renewal_is_kept(store_with_strays: Strays) -> None:
+    """Its run begins a moment later; and the next claim of the hop is another one."""
+    store, owner = store_with_strays, owner_of(store_with_strays)
+
+    with owner.holding("w.0", fence=1, cancel=nothing):
+        store.stray = {"new.0": 1, "again.0": 1}
+        owner.renew()
+        store.stray = {"again.0": 2}
+        with owner.holding("new.0", fence=1, cancel=nothing):
+            owner.renew()
+
+    assert store.released == []
 
 
 def test_a_process_that_holds_no_hop_makes_no_call() -> None:

@@ -1,7 +1,7 @@
 -- RENEW: extend an owner's lease, and say which of its runs lost their hop.
 -- A lapsed owner is revived with it: a hop that nobody took still names the owner and the fence.
 -- ARGV: prefix, owner, lease, then hop, fence for each hop that the owner runs
--- Answer: the hops that it may no longer write for
+-- Answer: {the hops that it may no longer write for}, {hop, fence, ... of those that are listed as its own and not named}
 
 local _, owner, lease = unpack(ARGV, 1, 3)
 
@@ -33,4 +33,13 @@ if redis.call('EXISTS', owner_key(owner)) == 0 then
 elseif #ARGV > 3 then
   redis.call('ZADD', owners, int(now + lease), owner)
 end
-return lost
+
+local named, stray = {}, {}
+for i = 4, #ARGV, 2 do named[ARGV[i]] = true end
+for _, hop in ipairs(redis.call('SMEMBERS', owner_key(owner))) do
+  if not named[hop] then
+    stray[#stray + 1] = hop
+    stray[#stray + 1] = redis.call('TYPE', hop_key(hop)).ok == 'hash' and redis.call('HGET', hop_key(hop), 'fence') or '0'
+  end
+end
+return { lost, stray }
