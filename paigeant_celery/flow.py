@@ -29,7 +29,7 @@ __all__ = [
     "decide",
 ]
 
-WorkflowState: TypeAlias = Literal["running", "completed", "failed"]
+WorkflowState: TypeAlias = Literal["running", "completed", "failed", "parked", "cancelled"]
 
 
 @dataclass(frozen=True, kw_only=True)

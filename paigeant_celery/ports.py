@@ -87,13 +87,13 @@ class Claimed:
     exhausted: bool = False
 
 
-DropReason: TypeAlias = Literal["finished", "running", "unknown", "altered"]
+DropReason: TypeAlias = Literal["finished", "running", "waiting", "parked", "cancelled", "unknown", "altered"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Dropped:
-    """The hop must not run here: it finished, another owner runs it, the store knows it not, or the envelope
-    differs from the recorded one."""
+    """The hop must not run here: it finished, another owner runs it, it waits for its retry or for a person, its
+    workflow was cancelled, the store knows it not, or the envelope differs from the recorded one."""
 
     reason: DropReason
 
@@ -128,12 +128,14 @@ class Completion:
 class RenewAnswer:
     """How the store's list of the owner's hops differs from its own.
 
-    `lost` are those that it may no longer write for; their runs must be cancelled. `stray` maps those that are
+    `lost` are those that it may no longer write for; their runs must be cancelled. `cancelled` are those of them
+    whose workflow was cancelled, and which nobody took over. `stray` maps those that are
     listed and were not named to their fences: the reply to a claim was lost, or is on its way.
     """
 
     lost: frozenset[str]
     stray: Mapping[str, int] = field(default_factory=dict)
+    cancelled: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +156,8 @@ class Sweep:
 class WorkflowRecord:
     """What the store knows of a workflow. `envelope` is that of the current hop, or the last one at the end.
 
-    `running` says whether the current hop is claimed; `queue` is where it was sent.
+    `running` says whether the current hop is claimed; `queue` is where it was sent. `retry_at` is when it is sent
+    again after a failed attempt, whose error is `failure` then.
     """
 
     correlation_id: str
@@ -168,6 +171,7 @@ class WorkflowRecord:
     failure: Failure | None
     created_at: datetime
     updated_at: datetime
+    retry_at: datetime | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,8 +186,8 @@ class StoredEvent:
 class Store(Protocol):
     """The durable record of workflows and hops. Every operation is atomic, idempotent and synchronous.
 
-    Each non-terminal hop is in exactly one place: due (queued) or an owner's (running). Closing operations
-    return False, and change nothing, where another owner has overtaken this one.
+    Each non-terminal hop is in exactly one place: due (queued, waiting), an owner's (running), or parked. Closing
+    operations return False, and change nothing, where another owner has overtaken this one.
     """
 
     @property
@@ -218,6 +222,22 @@ class Store(Protocol):
 
     def fail(self, closing: Closing, failure: Failure) -> bool:
         """Record that the hop failed and with it the workflow."""
+        ...
+
+    def retry_at(self, closing: Closing, failure: Failure, *, delay: float) -> bool:
+        """Record that an attempt failed; the hop waits for `delay` seconds and is then sent again by a sweep."""
+        ...
+
+    def park(self, closing: Closing, failure: Failure) -> bool:
+        """Set the hop and its workflow aside, until somebody has it sent again or cancels it."""
+        ...
+
+    def cancel(self, correlation_id: str) -> Literal["cancelled", "ended", "unknown"]:
+        """End a workflow wherever it stands; a run of it can write nothing any more, and `renew` reports it."""
+        ...
+
+    def redrive(self, correlation_id: str) -> Literal["redriven", "not_parked", "unknown"]:
+        """Queue a parked hop again, with all its attempts; the next sweep sends it."""
         ...
 
     def sweep(self, *, host: str, dead: Collection[str] = (), queues: Mapping[str, bool] | None = None) -> Sweep:

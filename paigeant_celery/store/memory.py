@@ -36,7 +36,7 @@ PASS_EVERY = timedelta(seconds=0.9)  # a second, less what clocks and timers dif
 MOST_AT_ONCE = 100  # hops that one pass sends again
 MAX_EVENTS = 1000  # of one workflow
 
-ClosedState = Literal["done", "failed"]
+ClosedState = Literal["done", "failed", "waiting", "parked"]
 
 
 @dataclass(kw_only=True)
@@ -45,7 +45,7 @@ class _Hop:
     queue: str
     digest: str
     envelope: str | None
-    state: Literal["queued", "running", "done", "failed"] = "queued"
+    state: Literal["queued", "running", "waiting", "parked", "done", "failed", "cancelled"] = "queued"
     owner: str | None = None
     token: str | None = None
     fence: int = 0
@@ -53,6 +53,7 @@ class _Hop:
     claim: Claimed | None = None
     sent: int = 0
     waits: int = 0
+    failure: Failure | None = None
 
 
 @dataclass(kw_only=True)
@@ -78,6 +79,7 @@ class MemoryStore:
         self._workflows: dict[str, _Workflow] = {}
         self._hops: dict[str, _Hop] = {}
         self._due: dict[str, datetime] = {}
+        self._parked: dict[str, datetime] = {}
         self._owned: dict[str, set[str]] = {}
         self._leases: dict[str, datetime] = {}
         self._ended: deque[tuple[datetime, str]] = deque()
@@ -121,6 +123,8 @@ class MemoryStore:
                 return Dropped(reason="unknown")
             if hop.state in ("done", "failed"):
                 return Dropped(reason="finished")
+            if hop.state in ("waiting", "parked", "cancelled"):
+                return Dropped(reason=hop.state)
             if hop.claim is not None and (hop.token, hop.owner) == (claim.token, claim.owner):
                 self._revive(claim.hop_id, hop, now)
                 return hop.claim
@@ -141,7 +145,8 @@ class MemoryStore:
             if hops and owner in self._owned:
                 self._leases[owner] = now + self._lease
             stray = {hop_id: self._hops[hop_id].fence for hop_id in self._owned.get(owner, set()) - hops.keys()}
-            return RenewAnswer(lost=lost, stray=stray)
+            cancelled = frozenset(hop_id for hop_id in lost if self._is_cancelled(hop_id))
+            return RenewAnswer(lost=lost, stray=stray, cancelled=cancelled)
 
     def release(self, closing: Closing) -> bool:
         """Queue a hop again that its owner does not run."""
@@ -149,7 +154,7 @@ class MemoryStore:
             hop = self._hops.get(closing.hop_id)
             if hop is None or not self._is_of(closing.hop_id, closing.owner, closing.fence):
                 return False
-            if hop.state in ("done", "failed"):
+            if hop.state not in ("queued", "running"):
                 return False
             if hop.state == "running":
                 self._take_from(closing.owner, closing.hop_id)
@@ -168,7 +173,7 @@ class MemoryStore:
             hop = self._hops.get(closing.hop_id)
             if hop is None or not self._is_of(closing.hop_id, closing.owner, closing.fence):
                 return False
-            if hop.state in ("done", "failed"):
+            if hop.state not in ("queued", "running"):
                 return hop.state == "done"
             workflow = self._close_hop(hop, closing, "done", now)
             workflow.blobs.update(completion.blobs)
@@ -191,16 +196,81 @@ class MemoryStore:
             hop = self._hops.get(closing.hop_id)
             if hop is None or not self._is_of(closing.hop_id, closing.owner, closing.fence):
                 return False
-            if hop.state in ("done", "failed"):
+            if hop.state not in ("queued", "running"):
                 return hop.state == "failed"
             envelope = hop.envelope
             workflow = self._close_hop(hop, closing, "failed", now)
             workflow.envelope, workflow.failure = envelope, failure
-            about = {"step": failure.step_id or "", "error": failure.error_class}
+            about = _about(failure)
             _add_event(workflow, self._next_cursor(), now, "failed", closing.hop_id, **about)
             _add_event(workflow, self._next_cursor(), now, "workflow_failed", closing.hop_id, **about)
             self._end(hop.workflow, "failed", now)
             return True
+
+    def retry_at(self, closing: Closing, failure: Failure, *, delay: float) -> bool:
+        """Record that an attempt failed; the hop waits for `delay` seconds."""
+        with self._transaction() as now:
+            hop = self._hops.get(closing.hop_id)
+            if hop is None or not self._is_of(closing.hop_id, closing.owner, closing.fence):
+                return False
+            if hop.state not in ("queued", "running"):
+                return hop.state == "waiting"
+            workflow = self._close_hop(hop, closing, "waiting", now)
+            hop.failure = failure
+            self._due[closing.hop_id] = now + timedelta(seconds=delay)
+            about = {**_about(failure), "delay_ms": str(round(delay * 1000))}
+            _add_event(workflow, self._next_cursor(), now, "retrying", closing.hop_id, **about)
+            return True
+
+    def park(self, closing: Closing, failure: Failure) -> bool:
+        """Set the hop and its workflow aside."""
+        with self._transaction() as now:
+            hop = self._hops.get(closing.hop_id)
+            if hop is None or not self._is_of(closing.hop_id, closing.owner, closing.fence):
+                return False
+            if hop.state not in ("queued", "running"):
+                return hop.state == "parked"
+            workflow = self._close_hop(hop, closing, "parked", now)
+            workflow.state, workflow.failure = "parked", failure
+            self._parked[closing.hop_id] = now
+            _add_event(workflow, self._next_cursor(), now, "parked", closing.hop_id, **_about(failure))
+            return True
+
+    def cancel(self, correlation_id: str) -> Literal["cancelled", "ended", "unknown"]:
+        """End a workflow wherever it stands."""
+        with self._transaction() as now:
+            workflow = self._workflows.get(correlation_id)
+            if workflow is None:
+                return "unknown"
+            if workflow.state not in ("running", "parked"):
+                return "cancelled" if workflow.state == "cancelled" else "ended"
+            hop = self._hops[workflow.hop_id]
+            if hop.state == "running":
+                self._take_from(str(hop.owner), workflow.hop_id)
+            self._due.pop(workflow.hop_id, None)
+            self._parked.pop(workflow.hop_id, None)
+            workflow.envelope, workflow.failure, workflow.updated_at = hop.envelope, None, now
+            hop.state, hop.envelope, hop.owner, hop.token, hop.claim = "cancelled", None, None, None, None
+            _add_event(workflow, self._next_cursor(), now, "workflow_cancelled", workflow.hop_id)
+            self._end(correlation_id, "cancelled", now)
+            return "cancelled"
+
+    def redrive(self, correlation_id: str) -> Literal["redriven", "not_parked", "unknown"]:
+        """Queue a parked hop again, with all its attempts."""
+        with self._transaction() as now:
+            workflow = self._workflows.get(correlation_id)
+            if workflow is None:
+                return "unknown"
+            if workflow.state != "parked":
+                return "not_parked"
+            hop = self._hops[workflow.hop_id]
+            hop.state, hop.owner, hop.failure = "queued", None, None
+            hop.attempt, hop.sent, hop.waits = 0, 0, 0
+            del self._parked[workflow.hop_id]
+            self._due[workflow.hop_id] = now
+            workflow.state, workflow.failure, workflow.updated_at = "running", None, now
+            _add_event(workflow, self._next_cursor(), now, "redriven", workflow.hop_id)
+            return "redriven"
 
     def sweep(self, *, host: str, dead: Collection[str] = (), queues: Mapping[str, bool] | None = None) -> Sweep:
         """Return hops whose message must be sent again."""
@@ -230,9 +300,10 @@ class MemoryStore:
                 queue=hop.queue,
                 running=hop.state == "running",
                 attempt=hop.attempt,
-                failure=workflow.failure,
+                failure=hop.failure if hop.state == "waiting" else workflow.failure,
                 created_at=workflow.created_at,
                 updated_at=workflow.updated_at,
+                retry_at=self._due[workflow.hop_id] if hop.state == "waiting" else None,
             )
 
     def blob(self, correlation_id: str, step_id: str) -> str | None:
@@ -296,6 +367,10 @@ class MemoryStore:
         hop = self._hops.get(hop_id)
         return hop is not None and (hop.owner, hop.fence) == (owner, fence)
 
+    def _is_cancelled(self, hop_id: str) -> bool:
+        hop = self._hops.get(hop_id)
+        return hop is not None and hop.state == "cancelled"
+
     def _queue_hop(self, correlation_id: str, new: HopRecord, now: datetime) -> None:
         self._hops[new.hop_id] = _Hop(
             workflow=correlation_id, queue=new.queue, digest=new.digest, envelope=new.envelope
@@ -336,7 +411,10 @@ class MemoryStore:
             overtaken = self._reached.get(hop.queue, 0) > hop.sent
             if len(again) >= MOST_AT_ONCE:
                 return
-            if overtaken or queues.get(hop.queue):
+            if hop.state == "waiting":
+                hop.state, hop.owner = "queued", None
+                self._send_again(hop_id, 0, "retry", again, now)
+            elif overtaken or queues.get(hop.queue):
                 self._send_again(hop_id, hop.waits + 1, "overtaken" if overtaken else "queue_empty", again, now)
             elif hop.queue in queues:
                 hop.waits += 1
@@ -363,7 +441,9 @@ class MemoryStore:
             del self._due[closing.hop_id]
         else:
             self._take_from(closing.owner, closing.hop_id)
-        hop.state, hop.envelope = state, None
+        hop.state, hop.token, hop.claim = state, None, None
+        if state in ("done", "failed"):
+            hop.envelope = None
         workflow = self._workflows[hop.workflow]
         workflow.updated_at = now
         return workflow
@@ -388,6 +468,10 @@ class MemoryStore:
 
 def _patience(waits: int) -> timedelta:
     return min(DUE_AFTER * float(2**waits), DUE_AFTER_MOST)
+
+
+def _about(failure: Failure) -> dict[str, str]:
+    return {"step": failure.step_id or "", "error": failure.error_class}
 
 
 def _add_event(workflow: _Workflow, cursor: str, now: datetime, type_: str, hop_id: str, **about: str) -> None:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from importlib import resources
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, Literal, TypeAlias, cast, get_args
 from urllib.parse import urlsplit
 
 import redis
@@ -44,7 +44,9 @@ FORMAT = "1"  # of the records; grows when an older version could not read them
 SOCKET_TIMEOUT = 1.0  # seconds; with one retry far below the shortest sensible lease
 RETRIES = 1
 MAX_CONNECTIONS = 1024  # more than the threads of one worker; each call holds one for its round trip
-SCRIPTS = ("start", "claim", "renew", "release", "complete", "fail", "sweep", "read")
+SCRIPTS = (
+    "start", "claim", "renew", "release", "complete", "retry_at", "park", "fail", "cancel", "redrive", "sweep", "read",
+)  # fmt: skip
 
 _CURSOR = re.compile(r"[0-9]{1,20}-[0-9]{1,20}")
 # A script that fell over a value, before its first write; servers before Redis 7 word refusals of a command alike.
@@ -116,10 +118,11 @@ class RedisStore:
         """Extend the owner's lease; hops that lapsed and were not taken are the owner's again."""
         pairs = (part for hop_id, fence in hops.items() for part in (hop_id, fence))
         about = f"owner:{owner}"
-        lost, stray = self._run("renew", owner, self._lease, *pairs, about=about)
+        lost, stray, cancelled = self._run("renew", owner, self._lease, *pairs, about=about)
         with self._readable(about):
             return RenewAnswer(
                 lost=frozenset(lost),
+                cancelled=frozenset(cancelled),
                 stray={hop_id: int(fence) for hop_id, fence in zip(stray[::2], stray[1::2], strict=True)},
             )
 
@@ -143,13 +146,25 @@ class RedisStore:
 
     def fail(self, closing: Closing, failure: Failure) -> bool:
         """Record that the hop failed and with it the workflow."""
-        recorded = {"step_id": failure.step_id, "error_class": failure.error_class, "text": failure.text}
-        reply = self._run(
-            "fail", closing.hop_id, closing.owner, closing.fence, self._ttl, json.dumps(recorded),
-            failure.step_id or "", failure.error_class,
-            about=f"hop:{closing.hop_id}",
-        )  # fmt: skip
-        return bool(reply)
+        return self._close("fail", closing, self._ttl, failure=failure)
+
+    def retry_at(self, closing: Closing, failure: Failure, *, delay: float) -> bool:
+        """Record that an attempt failed; the hop waits for `delay` seconds."""
+        return self._close("retry_at", closing, round(delay * 1000), failure=failure)
+
+    def park(self, closing: Closing, failure: Failure) -> bool:
+        """Set the hop and its workflow aside."""
+        return self._close("park", closing, failure=failure)
+
+    def cancel(self, correlation_id: str) -> Literal["cancelled", "ended", "unknown"]:
+        """End a workflow wherever it stands."""
+        reply = self._run("cancel", correlation_id, self._ttl, about=f"wf:{correlation_id}")
+        return cast("Literal['cancelled', 'ended', 'unknown']", reply)
+
+    def redrive(self, correlation_id: str) -> Literal["redriven", "not_parked", "unknown"]:
+        """Queue a parked hop again, with all its attempts."""
+        reply = self._run("redrive", correlation_id, about=f"wf:{correlation_id}")
+        return cast("Literal['redriven', 'not_parked', 'unknown']", reply)
 
     def sweep(self, *, host: str, dead: Collection[str] = (), queues: Mapping[str, bool] | None = None) -> Sweep:
         """Return hops whose message must be sent again."""
@@ -175,8 +190,8 @@ class RedisStore:
         if reply is None:
             return None
         with self._readable(about):
-            state, content, hop_id, created_at, updated_at, failure, envelope, queue, hop_state, attempt = reply
-            if None in (content, envelope, queue, hop_state) or state not in ("running", "completed", "failed"):
+            state, content, hop_id, created_at, updated_at, failure, envelope, queue, hop_state, attempt, retry = reply
+            if None in (content, envelope, queue, hop_state) or state not in get_args(WorkflowState):
                 raise ValueError("it lacks fields, or has a state that this version does not know")
             return WorkflowRecord(
                 correlation_id=correlation_id,
@@ -190,6 +205,7 @@ class RedisStore:
                 failure=Failure(**json.loads(failure)) if failure is not None else None,
                 created_at=_moment(created_at),
                 updated_at=_moment(updated_at),
+                retry_at=_moment(retry) if retry is not None else None,
             )
 
     def blob(self, correlation_id: str, step_id: str) -> str | None:
@@ -249,6 +265,15 @@ class RedisStore:
         client, self._client = self._client, None
         if client is not None and client.pid == os.getpid():
             client.redis.close()
+
+    def _close(self, script: str, closing: Closing, *more: int, failure: Failure) -> bool:
+        recorded = {"step_id": failure.step_id, "error_class": failure.error_class, "text": failure.text}
+        reply = self._run(
+            script, closing.hop_id, closing.owner, closing.fence, *more, json.dumps(recorded),
+            failure.step_id or "", failure.error_class,
+            about=f"hop:{closing.hop_id}",
+        )  # fmt: skip
+        return bool(reply)
 
     def _run(self, script: str, *arguments: str | int, about: str) -> _Reply:
         return self._ask(lambda c: c.scripts[script](args=[self._prefix, *arguments]), about=about)

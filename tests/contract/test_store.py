@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, Protocol, cast
 
 import pytest
@@ -139,9 +140,12 @@ class Watched:
         return watched
 
 
+PLACES = {"queued": ["due"], "waiting": ["due"], "running": ["owner"], "parked": ["parked"]}
+
+
 def check_places(bench: Bench) -> None:
     states, places, leases, owners = bench.places()
-    expected = {hop_id: {"queued": ["due"], "running": ["owner"]}.get(state, []) for hop_id, state in states.items()}
+    expected = {hop_id: PLACES.get(state, []) for hop_id, state in states.items()}
     assert {hop_id: [place.partition(" ")[0] for place in places.get(hop_id, [])] for hop_id in states} == expected
     assert set(places) <= set(states)
     assert leases == owners
@@ -177,6 +181,8 @@ class MemoryBench:
     def places(self) -> tuple[dict[str, str], dict[str, list[str]], set[str], set[str]]:
         raw = self.raw
         places: dict[str, list[str]] = {hop_id: ["due"] for hop_id in raw._due}
+        for hop_id in raw._parked:
+            places.setdefault(hop_id, []).append("parked")
         for owner, held in raw._owned.items():
             for hop_id in held:
                 places.setdefault(hop_id, []).append(f"owner {owner}")
@@ -234,6 +240,8 @@ class RedisBench:
         hops, owned = self.key("hop", ""), self.key("owner", "")
         states = {key[len(hops) :]: str(self.client.hget(key, "state")) for key in self.client.scan_iter(f"{hops}*")}
         places = {hop_id: ["due"] for hop_id in cast("list[str]", self.client.zrange(self.key("due"), 0, -1))}
+        for hop_id in cast("list[str]", self.client.zrange(self.key("parked"), 0, -1)):
+            places.setdefault(hop_id, []).append("parked")
         owners = {key[len(owned) :] for key in self.client.scan_iter(f"{owned}*")}
         for owner in owners:
             for hop_id in cast("set[str]", self.client.smembers(owned + owner)):
@@ -859,6 +867,224 @@ def lapsed_of(bench: Bench, claimed: object) -> Closing:
     return close
 
 
+# RETRY_AT, PARK, CANCEL, REDRIVE
+
+
+def failed_once(bench: Bench, *, delay: float) -> Closing:
+    """A workflow whose first attempt failed and waits."""
+    bench.store.start(new())
+    first = closing(bench.store.claim(claim()))
+    assert bench.store.retry_at(first, FAILURE, delay=delay)
+    return first
+
+
+def parked(bench: Bench) -> Closing:
+    """A workflow whose hop needs a person."""
+    bench.store.start(new())
+    first = closing(bench.store.claim(claim()))
+    assert bench.store.park(first, FAILURE)
+    return first
+
+
+def test_a_failed_attempt_waits_for_its_time(bench: Bench) -> None:
+    """A provider's outage costs no worker slot; the handle says what happened and when it goes on."""
+    failed_once(bench, delay=60)
+
+    record = bench.store.workflow("w")
+    assert record is not None
+    assert (record.state, record.running, record.attempt, record.failure) == ("running", False, 1, FAILURE)
+    assert record.retry_at is not None
+    assert record.retry_at - record.updated_at == timedelta(seconds=60)
+    assert bench.store.claim(claim(token="t2")) == Dropped(reason="waiting")
+    assert bench.store.claim(claim()) == Dropped(reason="waiting")
+    assert bench.store.sweep(host="there") == Sweep()
+    assert types(bench.store) == ["started", "claimed", "retrying"]
+
+
+def test_a_retry_is_sent_when_its_time_has_come(bench: Bench) -> None:
+    """However many messages wait before it: a message of this attempt was never sent."""
+    failed_once(bench, delay=60)
+    bench.overdue("w.0")
+
+    assert bench.store.sweep(host="there") == Sweep(overdue=(hop(),))
+
+    again = bench.store.claim(claim(owner="ben", token="t2"))
+    assert isinstance(again, Claimed)
+    assert (again.fence, again.attempt) == (2, 2)
+    record = bench.store.workflow("w")
+    assert record is not None
+    assert (record.running, record.retry_at, record.failure) == (True, None, None)
+    assert types(bench.store) == ["started", "claimed", "retrying", "resent", "claimed"]
+
+
+def test_a_retry_without_delay_is_sent_by_the_next_sweep(bench: Bench) -> None:
+    """A delay may be nothing."""
+    failed_once(bench, delay=0)
+
+    assert bench.store.sweep(host="there") == Sweep(overdue=(hop(),))
+
+
+def test_the_owner_of_a_failed_attempt_holds_nothing(bench: Bench) -> None:
+    """A renewal that was on its way when the attempt ended does not bring it back."""
+    first = failed_once(bench, delay=60)
+
+    assert bench.store.renew("ann", {"w.0": first.fence}) == RenewAnswer(lost=frozenset())
+    assert not bench.store.release(first)
+    assert not bench.store.complete(completion(first))
+    assert not bench.store.park(first, FAILURE)
+    bench.overdue("w.0")
+    bench.store.sweep(host="there")
+    assert bench.store.renew("ann", {"w.0": first.fence}) == RenewAnswer(lost=frozenset({"w.0"}))
+    assert not bench.store.retry_at(first, FAILURE, delay=1)
+
+
+def test_an_attempt_that_lapsed_and_nobody_took_may_still_wait_or_park(bench: Bench) -> None:
+    """Its worker was frozen, and is the one that knows what went wrong."""
+    for name, close in (("v", bench.store.park), ("w", partial(bench.store.retry_at, delay=60.0))):
+        bench.store.start(new(name))
+        held = closing(bench.brief.claim(claim(f"{name}.0")), f"{name}.0")
+        bench.store.sweep(host="there", dead=["ann"])
+
+        assert close(held, FAILURE)
+
+
+def test_closing_calls_that_are_repeated_change_nothing(bench: Bench) -> None:
+    """The client repeats a call whose reply was lost."""
+    for name, close in (("v", bench.store.park), ("w", partial(bench.store.retry_at, delay=60.0))):
+        bench.store.start(new(name))
+        held = closing(bench.store.claim(claim(f"{name}.0")), f"{name}.0")
+
+        assert [close(held, FAILURE), close(held, FAILURE)] == [True, True]
+
+        assert len(types(bench.store, name)) == 3
+
+
+def test_an_overtaken_owner_neither_retries_nor_parks(bench: Bench) -> None:
+    """Another worker has the step; what this one knows of it is old."""
+    bench.store.start(new())
+    old = closing(bench.brief.claim(claim()))
+    bench.store.sweep(host="there", dead=["ann"])
+    bench.store.claim(claim(owner="ben", token="t2"))
+
+    assert not bench.store.retry_at(old, FAILURE, delay=1)
+    assert not bench.store.park(old, FAILURE)
+
+    assert types(bench.store) == ["started", "claimed", "resent", "claimed"]
+
+
+def test_a_parked_workflow_waits_for_a_person(bench: Bench) -> None:
+    """Nothing of it is sent or forgotten; copies of its message are dropped."""
+    parked(bench)
+
+    record = bench.store.workflow("w")
+    assert record is not None
+    assert (record.state, record.failure, record.running, record.envelope) == (
+        "parked", FAILURE, False, "envelope w.0",
+    )  # fmt: skip
+    assert bench.store.claim(claim(token="t2")) == Dropped(reason="parked")
+    assert bench.store.sweep(host="there") == Sweep()
+    assert types(bench.store) == ["started", "claimed", "parked"]
+
+
+def test_the_record_of_a_parked_workflow_does_not_expire(bench: Bench) -> None:
+    """A person may be on holiday."""
+    bench.store.start(new())
+    bench.short_lived.park(closing(bench.store.claim(claim())), FAILURE)
+
+    bench.expire()
+
+    assert bench.store.workflow("w") is not None
+
+
+def test_a_redriven_workflow_has_all_its_attempts(bench: Bench) -> None:
+    """The cause is mended, and the step begins as if for the first time."""
+    parked(bench)
+
+    assert bench.store.redrive("w") == "redriven"
+
+    record = bench.store.workflow("w")
+    assert record is not None
+    assert (record.state, record.failure, record.attempt) == ("running", None, 0)
+    assert bench.store.sweep(host="there") == Sweep(overdue=(hop(),))
+    again = bench.store.claim(claim(owner="ben", token="t2"))
+    assert isinstance(again, Claimed)
+    assert (again.fence, again.attempt) == (2, 1)
+    assert types(bench.store) == ["started", "claimed", "parked", "redriven", "resent", "claimed"]
+
+
+def test_only_a_parked_workflow_is_redriven(bench: Bench) -> None:
+    """Asking twice, or for one that runs, changes nothing."""
+    parked(bench)
+    bench.store.redrive("w")
+
+    assert bench.store.redrive("w") == "not_parked"
+    assert bench.store.redrive("v") == "unknown"
+
+    assert types(bench.store)[-1] == "redriven"
+
+
+@pytest.mark.parametrize("where", ["queued", "running", "waiting", "parked"])
+def test_a_workflow_is_cancelled_wherever_it_stands(bench: Bench, where: str) -> None:
+    """Whoever asks gets the end of it at once, and no later step begins."""
+    if where in ("queued", "running"):
+        bench.store.start(new())
+    held = bench.store.claim(claim()) if where == "running" else None
+    if where == "waiting":
+        failed_once(bench, delay=60)
+    if where == "parked":
+        parked(bench)
+
+    assert bench.store.cancel("w") == "cancelled"
+
+    record = bench.store.workflow("w")
+    assert record is not None
+    assert (record.state, record.failure, record.running, record.envelope) == (
+        "cancelled", None, False, "envelope w.0",
+    )  # fmt: skip
+    assert bench.store.claim(claim(token="t2")) == Dropped(reason="cancelled")
+    assert bench.store.sweep(host="there") == Sweep()
+    assert types(bench.store)[-1] == "workflow_cancelled"
+    if held is not None:
+        assert not bench.store.complete(completion(closing(held)))
+        assert not bench.store.fail(closing(held), FAILURE)
+        assert bench.store.claim(claim()) == Dropped(reason="cancelled")
+
+
+def test_the_owner_of_a_cancelled_hop_learns_of_it_when_it_renews(bench: Bench) -> None:
+    """A run that nobody wants stops within one renewal, and is told why."""
+    for name in ("v", "w"):
+        bench.store.start(new(name))
+        bench.store.claim(claim(f"{name}.0"))
+    bench.store.cancel("w")
+
+    answer = bench.store.renew("ann", {"v.0": 1, "w.0": 1})
+
+    assert answer == RenewAnswer(lost=frozenset({"w.0"}), cancelled=frozenset({"w.0"}))
+    assert bench.store.renew("ann", {"v.0": 1, "w.0": 1}) == answer
+
+
+def test_cancelling_again_or_too_late_changes_nothing(bench: Bench) -> None:
+    """A call whose reply was lost is repeated; an output that is recorded stays."""
+    bench.store.start(new("v"))
+    bench.store.complete(completion(closing(bench.store.claim(claim("v.0")), "v.0")))
+    bench.store.start(new())
+    bench.store.cancel("w")
+
+    assert [bench.store.cancel(name) for name in ("u", "v", "w")] == ["unknown", "ended", "cancelled"]
+
+    assert types(bench.store) == ["started", "workflow_cancelled"]
+
+
+def test_a_cancelled_workflow_expires_as_an_ended_one(bench: Bench) -> None:
+    """Its record is kept for as long as that of one that completed."""
+    bench.store.start(new())
+    bench.short_lived.cancel("w")
+
+    bench.expire()
+
+    assert bench.store.workflow("w") is None
+
+
 # SWEEP
 
 
@@ -1175,10 +1401,44 @@ WHO_NOTICES = {
 }
 
 
+LATER = {
+    "due": ["start", "release", "claim again", "retry_at", "workflow", "park", "redrive", "cancel"],
+    "parked": ["park", "redrive", "cancel"],
+    "owners": ["release", "claim again", "retry_at", "park", "cancel"],
+    "owner:ann": ["release", "claim again", "retry_at", "park"],
+    "host:ann": ["release", "claim again", "retry_at", "park"],
+    "events:w": ["start", "release", "claim again", "retry_at", "park", "redrive", "cancel"],
+    "wf:w": ["start", "claim again", "retry_at", "workflow", "park", "redrive", "cancel"],
+    "hop:w.0": ["start", "release", "claim again", "retry_at", "workflow", "park", "redrive", "cancel"],
+}
+
+
+@pytest.mark.parametrize("key", LATER)
+def test_a_key_of_another_type_is_reported_by_retries_parking_and_cancelling(on_redis: RedisBench, key: str) -> None:
+    """As by the calls of a workflow in which nothing goes wrong."""
+    store = on_redis.raw
+
+    calls: Mapping[str, Callable[[], object]] = {
+        "start": lambda: store.start(new()),
+        "claim": lambda: store.claim(claim()),
+        "release": lambda: store.release(Closing(hop_id="w.0", owner="ann", fence=1)),
+        "claim again": lambda: store.claim(claim(token="t2")),
+        "retry_at": lambda: store.retry_at(Closing(hop_id="w.0", owner="ann", fence=2), FAILURE, delay=0),
+        "workflow": lambda: store.workflow("w"),
+        "sweep": lambda: store.sweep(host="there"),
+        "claim once more": lambda: store.claim(claim(token="t3")),
+        "park": lambda: store.park(Closing(hop_id="w.0", owner="ann", fence=3), FAILURE),
+        "redrive": lambda: store.redrive("w"),
+        "cancel": lambda: store.cancel("w"),
+    }
+
+    assert who_notices(on_redis, key, calls, but=("claim", "sweep", "claim once more")) == LATER[key]
+
+
 @pytest.mark.parametrize("key", WHO_NOTICES)
 def test_a_key_of_another_type_is_reported_and_nothing_is_half_done(on_redis: RedisBench, key: str) -> None:
     """Another program that writes under our prefix cannot make the records contradict each other."""
-    store, client, full = on_redis.raw, on_redis.client, on_redis.key(key)
+    store = on_redis.raw
     first, second = (Closing(hop_id=f"w.{place}", owner="ann", fence=1) for place in (0, 1))
     calls: Mapping[str, Callable[[], object]] = {
         "start": lambda: store.start(new()),
@@ -1193,13 +1453,24 @@ def test_a_key_of_another_type_is_reported_and_nothing_is_half_done(on_redis: Re
         "sweep": lambda: store.sweep(host="there"),
     }
 
+    assert who_notices(on_redis, key, calls, but=("claim next",)) == WHO_NOTICES[key]
+
+
+def who_notices(
+    on_redis: RedisBench, key: str, calls: Mapping[str, Callable[[], object]], *, but: tuple[str, ...]
+) -> list[str]:
+    """Make each call (but some) while the key is not ours, then rightly; return which of them reported it."""
+    client, full = on_redis.client, on_redis.key(key)
     refused = []
     for name, call in calls.items():
+        if name in but:
+            call()
+            continue
         moved = bool(client.exists(full)) and client.rename(full, f"{full}.kept")
         client.set(full, "not ours")
         before = everything(on_redis)
         fault = fault_of(call)
-        if fault is not None and name != "claim next":
+        if fault is not None:
             refused.append(name)
             assert fault.key == full
             assert everything(on_redis) == before
@@ -1207,8 +1478,7 @@ def test_a_key_of_another_type_is_reported_and_nothing_is_half_done(on_redis: Re
         if moved:
             client.rename(f"{full}.kept", full)
         call()
-
-    assert refused == WHO_NOTICES[key]
+    return refused
 
 
 def fault_of(call: Callable[[], object]) -> StoreCorrupt | None:

@@ -1,6 +1,7 @@
 -- CLAIM: give a queued hop, or one whose owner's lease has lapsed, to an owner.
 -- ARGV: prefix, hop, owner, token, max_attempts, digest ('' skips the comparison), lease
--- Answer: {'unknown' | 'finished' | 'running' | 'altered'}, or {'claimed', fence, attempt, claimed_at, exhausted (0|1)}
+-- Answer: {'unknown' | 'finished' | 'running' | 'waiting' | 'parked' | 'cancelled' | 'altered'}, or
+--         {'claimed', fence, attempt, claimed_at, exhausted (0|1)}
 
 local _, hop, owner, token, max_attempts, digest, lease = unpack(ARGV)
 
@@ -21,6 +22,7 @@ wrong = misplaced(wf_key(record.workflow), 'hash', events_key(record.workflow), 
 if wrong then return wrong end
 
 if record.state == 'done' or record.state == 'failed' then return { 'finished' } end
+if record.state == 'waiting' or record.state == 'parked' or record.state == 'cancelled' then return { record.state } end
 if record.state ~= 'running' and record.state ~= 'queued' then
   return corrupt(hop_key(hop), 'has the state ' .. record.state)
 end

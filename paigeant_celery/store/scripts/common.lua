@@ -1,15 +1,19 @@
 -- Put in front of every script. ARGV[1] is always the prefix; keys are computed from it (Redis Cluster is
 -- not supported). All times are milliseconds of the server's clock, which is the only one.
 --
--- {prefix}:wf:{workflow}      hash    content, state (running|completed|failed), hop (the current one), created_at,
+-- {prefix}:wf:{workflow}      hash    content, state (running|completed|failed|parked|cancelled),
+--                                     hop (the current one), created_at,
 --                                     updated_at; at the end also envelope and failure (JSON)
 -- {prefix}:hops:{workflow}    set     ids of all its hops
--- {prefix}:hop:{hop}          hash    workflow, state (queued|running|done|failed), queue, digest, attempt, fence, owner,
---                                     token, claimed_at, exhausted; sent (its number among the messages of its queue)
+-- {prefix}:hop:{hop}          hash    workflow, state (queued|running|waiting|parked|done|failed|cancelled), queue, digest,
+--                                     attempt, fence, owner, token, claimed_at, exhausted, failure (JSON, of the last
+--                                     attempt); sent (its number among the messages of its queue)
 --                                     and waits (how often it was overdue); envelope until the hop is closed
 -- {prefix}:events:{workflow}  stream  what happened: type, hop, ...; never prompts or outputs
 -- {prefix}:blob:{workflow}    hash    step id -> JSON text of an output that does not travel
--- {prefix}:due                zset    queued hop -> when its message should have been claimed
+-- {prefix}:due                zset    queued hop -> when its message should have been claimed; waiting hop -> when it is
+--                                     sent again
+-- {prefix}:parked             zset    parked hop -> since when
 -- {prefix}:owner:{owner}      set     hops that the owner runs
 -- {prefix}:owners             zset    owner -> end of its lease; exactly the owners whose set is not empty
 -- {prefix}:host:{host}        set     those of them that are of one host (the part of their id before the first ':')
@@ -26,7 +30,7 @@ local prefix = ARGV[1]
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 
-local due, owners, meta = prefix .. ':due', prefix .. ':owners', prefix .. ':meta'
+local due, parked, owners, meta = prefix .. ':due', prefix .. ':parked', prefix .. ':owners', prefix .. ':meta'
 local sent_key, reached_key = prefix .. ':sent', prefix .. ':reached'
 local function wf_key(workflow) return prefix .. ':wf:' .. workflow end
 local function hops_key(workflow) return prefix .. ':hops:' .. workflow end

@@ -1,7 +1,7 @@
 -- READ: a workflow together with its current hop, as of one moment.
 -- ARGV: prefix, workflow
 -- Answer: nil where it is unknown, else {state, content, hop, created_at, updated_at, failure, envelope,
---         the hop's queue, state, attempt}
+--         the hop's queue, state, attempt, when it is tried again (nil where it does not wait for that)}
 
 local workflow = ARGV[2]
 
@@ -13,5 +13,12 @@ local record = redis.call('HMGET', wf_key(workflow), 'state', 'content', 'hop', 
 if not record[3] then return corrupt(wf_key(workflow), 'names no hop') end
 wrong = misplaced(hop_key(record[3]), 'hash')
 if wrong then return wrong end
-local hop = redis.call('HMGET', hop_key(record[3]), 'queue', 'state', 'attempt', 'envelope')
-return { record[1], record[2], record[3], record[4], record[5], record[6], record[7] or hop[4], hop[1], hop[2], hop[3] }
+local hop = redis.call('HMGET', hop_key(record[3]), 'queue', 'state', 'attempt', 'envelope', 'failure')
+local retry_at, failure = false, record[6]
+if hop[2] == 'waiting' then
+  wrong = misplaced(due, 'zset')
+  if wrong then return wrong end
+  retry_at, failure = redis.call('ZSCORE', due, record[3]), hop[5]
+end
+return { record[1], record[2], record[3], record[4], record[5], failure, record[7] or hop[4], hop[1], hop[2], hop[3],
+  retry_at }

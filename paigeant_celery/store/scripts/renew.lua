@@ -1,7 +1,8 @@
 -- RENEW: extend an owner's lease, and say which of its runs lost their hop.
 -- A lapsed owner is revived with it: a hop that nobody took still names the owner and the fence.
 -- ARGV: prefix, owner, lease, then hop, fence for each hop that the owner runs
--- Answer: {the hops that it may no longer write for}, {hop, fence, ... of those that are listed as its own and not named}
+-- Answer: {the hops that it may no longer write for}, {hop, fence, ... of those that are listed as its own and not
+--         named}, {those of the first that were cancelled}
 
 local _, owner, lease = unpack(ARGV, 1, 3)
 
@@ -12,13 +13,14 @@ for i = 4, #ARGV, 2 do
   if wrong then return wrong end
 end
 
-local lost = {}
+local lost, cancelled = {}, {}
 for i = 4, #ARGV, 2 do
   -- A hop that this very claim closed is not lost: its run is about to end.
   local hop = ARGV[i]
   local record = redis.call('HMGET', hop_key(hop), 'owner', 'fence', 'state')
   if record[1] ~= owner or record[2] ~= ARGV[i + 1] then
     lost[#lost + 1] = hop
+    if record[3] == 'cancelled' then cancelled[#cancelled + 1] = hop end
   elseif record[3] == 'queued' then
     redis.call('HSET', hop_key(hop), 'state', 'running')
     redis.call('ZREM', due, hop)
@@ -42,4 +44,4 @@ for _, hop in ipairs(redis.call('SMEMBERS', owner_key(owner))) do
     stray[#stray + 1] = redis.call('TYPE', hop_key(hop)).ok == 'hash' and redis.call('HGET', hop_key(hop), 'fence') or '0'
   end
 end
-return { lost, stray }
+return { lost, stray, cancelled }

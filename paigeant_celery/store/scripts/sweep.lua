@@ -80,7 +80,11 @@ if looking or not swept_at or now - swept_at >= PASS_EVERY then
   for _, hop in ipairs(redis.call('ZRANGEBYSCORE', due, '-inf', int(now), 'LIMIT', 0, MOST_LOOKED_AT)) do
     if is_full() then break end
     local record = record_of(hop)
-    if not record or record.state ~= 'queued' then
+    if record and record.state == 'waiting' then
+      redis.call('HSET', hop_key(hop), 'state', 'queued')
+      redis.call('HDEL', hop_key(hop), 'owner')
+      send_again(hop, record, 0, 'retry')
+    elseif not record or record.state ~= 'queued' then
       redis.call('ZREM', due, hop)
       corrupted[#corrupted + 1] = hop_key(hop)
     else

@@ -1,0 +1,23 @@
+-- PARK: set a hop aside that needs a person, and with it the workflow. Its record has no end, until it is sent again
+-- or cancelled.
+-- ARGV: prefix, hop, owner, fence, failure (JSON), step id ('' for none), error class
+-- Answer: 1 recorded, now or by an earlier call of this claim | 0 overtaken, nothing changed
+
+local _, hop, owner, fence, failure, step, error_class = unpack(ARGV)
+
+local wrong = misplaced(hop_key(hop), 'hash', owner_key(owner), 'set', owners, 'zset', host_key(owner), 'set',
+  due, 'zset', parked, 'zset')
+if wrong then return wrong end
+local workflow, answer = may_close(hop, owner, fence, 'parked')
+if not workflow then return answer end
+wrong = misplaced(wf_key(workflow), 'hash', events_key(workflow), 'stream')
+if wrong then return wrong end
+
+redis.call('HSET', hop_key(hop), 'state', 'parked')
+redis.call('HDEL', hop_key(hop), 'token', 'claimed_at', 'exhausted')
+take_from(owner, hop)
+redis.call('ZREM', due, hop)
+redis.call('ZADD', parked, int(now), hop)
+redis.call('HSET', wf_key(workflow), 'state', 'parked', 'failure', failure, 'updated_at', int(now))
+add_event(workflow, 'type', 'parked', 'hop', hop, 'step', step, 'error', error_class)
+return 1
