@@ -43,9 +43,13 @@ paigeant_consume = "only"
 # The longest time that one attempt of a step may take, where neither step nor activity says (1 hour).
 # paigeant_step_timeout = 3600.0
 
-# How often a hop may be begun, where neither step nor activity says; a step that kills its worker each time
-# ends its workflow instead of looping.
+# How often a hop may be begun, where neither step nor activity says: attempts that failed and attempts whose worker
+# died. Behind the last one the workflow is parked, instead of looping.
 # paigeant_max_attempts = 5
+
+# How long a step waits before its second attempt, where neither step nor activity says; doubled with each further one,
+# up to five minutes. What waits holds no slot of a worker.
+# paigeant_retry_backoff = 1.0
 
 # How long a worker that stops answering keeps the hops that it runs; renewed four times in that time.
 # paigeant_lease = 10.0

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         UsageError,
         WorkflowCancelled,
         WorkflowFailed,
+        WorkflowParked,
     )
     from paigeant_celery.executor import ActivityExecutor
     from paigeant_celery.functions import activity
@@ -52,6 +53,7 @@ _HOME = {
     "WorkflowDispatcher": "dispatch",
     "WorkflowEvent": "handle",
     "WorkflowFailed": "errors",
+    "WorkflowParked": "errors",
     "WorkflowHandle": "handle",
     "WorkflowResult": "handle",
     "WorkflowStatus": "handle",
@@ -82,6 +84,7 @@ __all__ = [
     "WorkflowEvent",
     "WorkflowFailed",
     "WorkflowHandle",
+    "WorkflowParked",
     "WorkflowResult",
     "WorkflowStatus",
     "activity",

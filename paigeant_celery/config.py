@@ -30,6 +30,7 @@ class Settings(BaseModel):
     consume: Literal["also", "only", "no"] | tuple[str, ...] = "also"
     step_timeout: float = Field(default=3600.0, gt=0, le=30 * 86400, allow_inf_nan=False)
     max_attempts: int = Field(default=5, ge=1, le=1000, strict=True)
+    retry_backoff: float = Field(default=1.0, ge=0, le=86400, allow_inf_nan=False)
     lease: float = Field(default=10.0, ge=0.2, le=3600, allow_inf_nan=False)
     result_ttl: float = Field(default=7 * 86400.0, ge=1, allow_inf_nan=False)
     max_message_size: int = Field(default=1024 * 1024, ge=4096, strict=True)

@@ -36,6 +36,7 @@ __all__ = [
     "WorkflowCancelled",
     "WorkflowConflict",
     "WorkflowFailed",
+    "WorkflowParked",
 ]
 
 
@@ -312,6 +313,17 @@ class WorkflowFailed(PaigeantError):
     def __str__(self) -> str:
         step = f" at step {self.step_id!r}" if self.step_id is not None else ""
         return f"workflow {self.correlation_id} failed{step}: {self.error_class}: {self.text}"
+
+
+class WorkflowParked(WorkflowFailed):
+    """The workflow waits for a person, as its step failed in every attempt: what a failed one has, and it may go on."""
+
+    def __str__(self) -> str:
+        step = f" at step {self.step_id!r}" if self.step_id is not None else ""
+        return (
+            f"workflow {self.correlation_id} is parked{step}: {self.error_class}: {self.text}; mend the cause and "
+            "call `handle.redrive()`, or `handle.cancel()`"
+        )
 
 
 class WorkflowCancelled(PaigeantError):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Literal, TypeAlias, assert_never
 
 from pydantic import JsonValue
 
 from paigeant_celery.errors import IllegalEvent, InvalidInput
 from paigeant_celery.message import PaigeantMessage
+from paigeant_celery.retry import Attempt, retry_delay
 from paigeant_celery.slip import ExecutedStep, OutputRef, Step
 
 __all__ = [
@@ -24,6 +25,8 @@ __all__ = [
     "Failure",
     "Finish",
     "Limits",
+    "Park",
+    "Retry",
     "Run",
     "WorkflowState",
     "decide",
@@ -74,11 +77,12 @@ class Completed:
 
 @dataclass(frozen=True, kw_only=True)
 class Failed:
-    """The step ended with an error, or its message was refused."""
+    """The step ended with an error; without `attempt`, one that no other attempt mends."""
 
     place: str
     error_class: str
     text: str
+    attempt: Attempt | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +128,24 @@ class Fail:
     failure: Failure
 
 
-Decision: TypeAlias = Run | Advance | Finish | Fail
+@dataclass(frozen=True, kw_only=True)
+class Retry:
+    """Record the failure; the step is tried again after `delay` seconds."""
+
+    message: PaigeantMessage
+    failure: Failure
+    delay: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Park:
+    """Record the failure; the workflow waits for a person, who may have the step tried anew."""
+
+    message: PaigeantMessage
+    failure: Failure
+
+
+Decision: TypeAlias = Run | Advance | Finish | Fail | Retry | Park
 
 
 def decide(message: PaigeantMessage, event: Event, *, now: datetime, limits: Limits) -> Decision:
@@ -141,11 +162,11 @@ def decide(message: PaigeantMessage, event: Event, *, now: datetime, limits: Lim
             return _begin(message, step, now)
         case Completed():
             return _advance(message, step, event, now, limits)
-        case Failed(error_class=error_class, text=text):
-            return _fail(message, step, error_class, text)
+        case Failed(error_class=error_class, text=text, attempt=attempt):
+            return _retry_or_park(message, _failure(step, error_class, text), attempt, now)
         case Exhausted(attempts=attempts):
             text = f"begun {attempts} times and never ended; its worker died or lost its lease each time"
-            return _fail(message, step, "attempts_exhausted", text)
+            return Park(message=message, failure=_failure(step, "attempts_exhausted", text))
     assert_never(event)
 
 
@@ -180,5 +201,21 @@ def _advance(message: PaigeantMessage, step: Step, event: Completed, now: dateti
     return Advance(message=moved) if slip.itinerary else Finish(message=moved)
 
 
+def _retry_or_park(message: PaigeantMessage, failure: Failure, attempt: Attempt | None, now: datetime) -> Decision:
+    if attempt is None or attempt.final:
+        return Fail(message=message, failure=failure)
+    if attempt.number >= attempt.max_attempts:
+        return Park(message=message, failure=failure)
+    delay = retry_delay(attempt)
+    if message.deadline is not None and now + timedelta(seconds=delay) >= message.deadline:
+        # The error says more than the deadline, which leaves no time for another attempt.
+        return Fail(message=message, failure=failure)
+    return Retry(message=message, failure=failure, delay=delay)
+
+
 def _fail(message: PaigeantMessage, step: Step, error_class: str, text: str) -> Fail:
-    return Fail(message=message, failure=Failure(step_id=step.step_id, error_class=error_class, text=text))
+    return Fail(message=message, failure=_failure(step, error_class, text))
+
+
+def _failure(step: Step, error_class: str, text: str) -> Failure:
+    return Failure(step_id=step.step_id, error_class=error_class, text=text)

@@ -13,7 +13,14 @@ from typing import TypeVar
 from pydantic import JsonValue
 
 from paigeant_celery.deps import StepOutput
-from paigeant_celery.errors import StoreRequired, UnknownWorkflow, UsageError, WorkflowFailed
+from paigeant_celery.errors import (
+    StoreRequired,
+    UnknownWorkflow,
+    UsageError,
+    WorkflowCancelled,
+    WorkflowFailed,
+    WorkflowParked,
+)
 from paigeant_celery.flow import Failure, WorkflowState
 from paigeant_celery.message import PaigeantMessage, parse
 from paigeant_celery.outputs import read_blob
@@ -33,7 +40,7 @@ class WorkflowStatus:
     """Where a workflow stands.
 
     `running` says whether a worker runs the current step; a workflow that is `running` without it waits on
-    `queue`. `executed` and `remaining` are step ids.
+    `queue`, or until `retry_at` where an attempt failed with `failure`. `executed` and `remaining` are step ids.
     """
 
     correlation_id: str
@@ -48,6 +55,7 @@ class WorkflowStatus:
     failure: Failure | None
     created_at: datetime
     updated_at: datetime
+    retry_at: datetime | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,14 +119,15 @@ class WorkflowHandle:
             failure=record.failure,
             created_at=record.created_at,
             updated_at=record.updated_at,
+            retry_at=record.retry_at,
         )
 
     async def result(self, timeout: float | None = None) -> WorkflowResult:  # noqa: ASYNC109 - as `AsyncResult.get`
         """Wait until the workflow ends and return its outputs.
 
-        `timeout` is in seconds; None waits for ever. Raises `WorkflowFailed` with step, error class and text,
-        `TimeoutError` (the workflow goes on), `UnknownWorkflow`, and `Unreachable` where the store is away (call
-        again).
+        `timeout` is in seconds; None waits for ever. Raises `WorkflowFailed` with step, error class and text, its
+        subclass `WorkflowParked` where the workflow waits for a person, `WorkflowCancelled`, `TimeoutError` (the
+        workflow goes on), `UnknownWorkflow`, and `Unreachable` where the store is away (call again).
         """
         for wait in _waits(timeout):
             result = await asyncio.to_thread(self._ended)
@@ -135,6 +144,29 @@ class WorkflowHandle:
                 return result
             time.sleep(wait)
         raise _too_slow(self.status_sync(), timeout)
+
+    async def cancel(self) -> bool:
+        """End the workflow; says whether it is cancelled, now or before, and did not end in another way.
+
+        No further step begins, and nothing that a running one does is recorded. Its run is cancelled when its
+        worker renews its lease, within a quarter of `paigeant_lease`. Raises `UnknownWorkflow`.
+        """
+        return await asyncio.to_thread(self.cancel_sync)
+
+    def cancel_sync(self) -> bool:
+        """Do what `cancel` does, for code without an event loop."""
+        return self._known("cancel", self._store("cancel").cancel(self.correlation_id)) == "cancelled"
+
+    async def redrive(self) -> bool:
+        """Let a parked workflow go on: its step has all its attempts again; False where it is not parked.
+
+        Raises `UnknownWorkflow`.
+        """
+        return await asyncio.to_thread(self.redrive_sync)
+
+    def redrive_sync(self) -> bool:
+        """Do what `redrive` does, for code without an event loop."""
+        return self._known("redrive", self._store("redrive").redrive(self.correlation_id)) == "redriven"
 
     async def events(self, after: str | None = None) -> AsyncIterator[WorkflowEvent]:
         """Yield what happens to the workflow, from its start or from the cursor `after`, until it ends."""
@@ -172,9 +204,11 @@ class WorkflowHandle:
         record = self._record("result")
         if record.state == "running":
             return None
+        if record.state == "cancelled":
+            raise WorkflowCancelled(self.correlation_id)
         if record.failure is not None:
-            failure = record.failure
-            raise WorkflowFailed(self.correlation_id, failure.step_id, failure.error_class, failure.text)
+            failure, error = record.failure, WorkflowParked if record.state == "parked" else WorkflowFailed
+            raise error(self.correlation_id, failure.step_id, failure.error_class, failure.text)
         store = self._store("result")
         outputs = [
             StepOutput(
@@ -202,6 +236,11 @@ class WorkflowHandle:
         stored = self._store("events").events(self.correlation_id, after=after, limit=EVENTS_AT_ONCE)
         return [_event(event) for event in stored], ended
 
+    def _known(self, operation: str, answer: str) -> str:
+        if answer == "unknown":
+            raise UnknownWorkflow(self.correlation_id, self._store(operation).address)
+        return answer
+
     def _record(self, operation: str) -> WorkflowRecord:
         store = self._store(operation)
         record = store.workflow(self.correlation_id)
@@ -221,6 +260,9 @@ class WorkflowHandle:
 
 def _too_slow(status: WorkflowStatus, timeout: float | None) -> TimeoutError:
     at = f"step {status.step_id!r} "
+    if status.retry_at is not None and status.failure is not None:
+        at += f"failed with {status.failure.error_class} and is tried again at {status.retry_at:%H:%M:%S}"
+        return TimeoutError(f"workflow {status.correlation_id} did not end within {timeout:g} s and goes on: {at}")
     at += "is running" if status.running else f"waits on queue {status.queue!r}, and no worker has begun it"
     return TimeoutError(f"workflow {status.correlation_id} did not end within {timeout:g} s and goes on: {at}")
 

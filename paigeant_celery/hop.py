@@ -24,6 +24,8 @@ from paigeant_celery.flow import (
     Failure,
     Finish,
     Limits,
+    Park,
+    Retry,
     Run,
     decide,
 )
@@ -79,6 +81,7 @@ class Summary:
     outcome: str
     error_class: str | None = None
     next_hop: str | None = None
+    delay: float | None = None  # seconds to the next attempt
 
 
 Opening: TypeAlias = Opened | Drop | Refused | Summary
@@ -174,6 +177,10 @@ class HopService:
                 return self._finish(hop, message, outcome)
             case Fail():
                 return self._record_failure(hop.closing, decision)
+            case Retry():
+                return self._retry(hop, decision)
+            case Park():
+                return self._park(hop, decision)
             case Run():
                 raise TypeError("a begun hop is run, not closed")
         assert_never(decision)
@@ -211,7 +218,9 @@ class HopService:
         timeout = policy.timeout or self._settings.step_timeout
         if message.deadline is not None:
             timeout = min(timeout, max(0.001, (message.deadline - claimed.now).total_seconds()))
-        hop = Opened(message=message, activity=activity, claimed=claimed, closing=closing, timeout=timeout)
+        hop = Opened(
+            message=message, activity=activity, claimed=claimed, closing=closing, timeout=timeout, policy=policy
+        )
         if claimed.exhausted:
             exhausted = Exhausted(place=message.place, attempts=claimed.attempt)
             return self._close(hop, Outcome(event=exhausted, at=claimed.now))
@@ -321,6 +330,37 @@ class HopService:
         )
         return summary
 
+    def _retry(self, hop: Opened, decision: Retry) -> Summary:
+        failure = decision.failure
+        if self._store is None:
+            # Nobody would remember when it is due, nor count.
+            return self._record_failure(hop.closing, Fail(message=decision.message, failure=failure))
+        if not self._store.retry_at(hop.closing, failure, delay=decision.delay):
+            return self._overtaken(hop)
+        logger.warning(
+            "hop %s failed with %s and is tried again in %.1f s",
+            hop.closing.hop_id,
+            failure.error_class,
+            decision.delay,
+            extra={"action": "hop_retried", "hop": hop.closing.hop_id, "step": failure.step_id},
+        )
+        return _summary(hop, "retrying", error_class=failure.error_class, delay=decision.delay)
+
+    def _park(self, hop: Opened, decision: Park) -> Summary:
+        failure = decision.failure
+        if self._store is None:
+            return self._record_failure(hop.closing, Fail(message=decision.message, failure=failure))
+        if not self._store.park(hop.closing, failure):
+            return self._overtaken(hop)
+        logger.error(
+            "hop %s is parked: attempt %d, the last that it has, failed with %s",
+            hop.closing.hop_id,
+            hop.claimed.attempt,
+            failure.error_class,
+            extra={"action": "hop_parked", "hop": hop.closing.hop_id, "step": failure.step_id},
+        )
+        return _summary(hop, "parked", error_class=failure.error_class)
+
     def _overtaken(self, hop: Opened) -> Summary:
         logger.warning(
             "another owner took the hop over; this run's output is discarded",
@@ -329,7 +369,19 @@ class HopService:
         return _summary(hop, "overtaken")
 
 
-def _summary(hop: Opened, outcome: str, *, next_hop: str | None = None) -> Summary:
+def _summary(
+    hop: Opened,
+    outcome: str,
+    *,
+    next_hop: str | None = None,
+    error_class: str | None = None,
+    delay: float | None = None,
+) -> Summary:
     return Summary(
-        hop_id=hop.closing.hop_id, step_id=hop.message.step.step_id or "", outcome=outcome, next_hop=next_hop
+        hop_id=hop.closing.hop_id,
+        step_id=hop.message.step.step_id or "",
+        outcome=outcome,
+        error_class=error_class,
+        next_hop=next_hop,
+        delay=delay,
     )

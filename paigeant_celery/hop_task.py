@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, TypeVar, assert_never
 
 from celery import Task
-from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
+from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 
 from paigeant_celery.errors import HopFailed, MessageError, TransientError
 from paigeant_celery.guard import Arrival
@@ -67,7 +67,8 @@ class HopRuntime:
         """Take one delivery through its hop and return a summary for Flower.
 
         Raises `Ignore` for a copy, which leaves the state of the task as it is; `HopFailed` where the workflow
-        failed; `Reject` where the store stays away, which puts the message back on its queue.
+        failed or is parked; `Retry` where the step is tried again later, which a sweep sends and not Celery; `Reject`
+        where the store stays away, which puts the message back on its queue.
         """
         opening = self._patiently(lambda: self.service.open(arrival), OPEN_PATIENCE)
         match opening:
@@ -189,7 +190,10 @@ def _fault_of(request: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Me
 def _shown(summary: Summary) -> dict[str, str]:
     if summary.outcome == "overtaken":
         raise Ignore("another owner took the hop over")
-    if summary.outcome == "failed":
+    if summary.outcome in ("failed", "parked"):
         raise HopFailed(summary.hop_id, summary.step_id, summary.error_class or "")
+    if summary.outcome == "retrying":
+        # Flower would keep a success, whatever comes after it.
+        raise Retry(exc=HopFailed(summary.hop_id, summary.step_id, summary.error_class or ""), when=summary.delay)
     shown = {"step": summary.step_id, "outcome": summary.outcome}
     return shown if summary.next_hop is None else {**shown, "next": summary.next_hop}

@@ -81,12 +81,15 @@ class Owner:
             return
         answer = self._store.renew(self.id, {hop_id: hop.fence for hop_id, hop in held.items()})
         self._release(answer.stray)
-        for hop_id in answer.lost:
+        for hop_id in answer.lost | answer.cancelled:
             with self._lock:
                 # Held anew since the store was asked, the hop is not lost: the answer is about the run before.
                 lost = self._held.pop(hop_id) if self._held.get(hop_id) is held[hop_id] else None
             if lost is not None:
-                logger.warning("hop lost to another owner; its run is cancelled", extra=_fields("hop_lost", hop_id))
+                if hop_id in answer.cancelled:
+                    logger.warning("workflow cancelled, and the run with it", extra=_fields("hop_cancelled", hop_id))
+                else:
+                    logger.warning("hop lost to another owner; its run is cancelled", extra=_fields("hop_lost", hop_id))
                 lost.cancel()
 
     def _release(self, stray: Mapping[str, int]) -> None:

@@ -14,7 +14,9 @@ __all__ = ["delivery_of", "step_policy"]
 
 def step_policy(step: Step, activity: Activity | None, settings: Settings) -> StepPolicy:
     """Return the limits of a step: its own, else its activity's, else the settings'."""
-    default = StepPolicy(timeout=settings.step_timeout, max_attempts=settings.max_attempts)
+    default = StepPolicy(
+        timeout=settings.step_timeout, max_attempts=settings.max_attempts, backoff=settings.retry_backoff
+    )
     own = activity.policy if activity is not None else None
     return (step.policy or StepPolicy()).over(own).over(default)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,13 +19,16 @@ from paigeant_celery.flow import Completed, Event, Failed
 from paigeant_celery.jsonable import dumps
 from paigeant_celery.message import PaigeantMessage, sha256
 from paigeant_celery.outputs import read_blob
+from paigeant_celery.policy import StepPolicy
 from paigeant_celery.ports import Activity, ActivityResult, Claimed, Closing, EditLimits, Store
+from paigeant_celery.retry import Attempt, is_final
 from paigeant_celery.slip import ExecutedStep, OutputRef
 from paigeant_celery.tracing import attached_trace
 
 __all__ = ["Opened", "Outcome", "StepRunner", "failed", "text_of", "timed_out"]
 
 MAX_ERROR_TEXT = 4000  # characters of an error that the store keeps
+LONGEST_ASKED = 86400.0  # seconds that a provider may ask us to wait before the next attempt
 READ_WAIT = 0.2  # seconds before a large output is asked for again; doubled up to 5 s
 
 logger = logging.getLogger(__name__)
@@ -39,6 +43,7 @@ class Opened:
     claimed: Claimed
     closing: Closing
     timeout: float
+    policy: StepPolicy
     begun_at: float = field(default_factory=time.monotonic)
 
     def now(self) -> datetime:
@@ -73,7 +78,8 @@ class StepRunner:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise  # we are told to stop; the hop stays claimed, nothing is recorded
-            return failed(hop, "CancelledError", "the step cancelled itself")
+            error = asyncio.CancelledError()
+            return failed(hop, "CancelledError", "the step cancelled itself", attempt=_attempt(hop, error))
 
     async def _run(self, hop: Opened) -> Outcome:
         started_at = hop.now()
@@ -92,7 +98,7 @@ class StepRunner:
         except BaseException as error:  # noqa: BLE001 - SystemExit and MemoryError of a step must not end a worker
             if limit.expired():
                 return timed_out(hop)
-            return failed(hop, type(error).__name__, text_of(error))
+            return failed(hop, type(error).__name__, text_of(error), attempt=_attempt(hop, error))
 
     def _reader(self, message: PaigeantMessage) -> ReadOutput:
         async def read(record: ExecutedStep) -> JsonValue:
@@ -134,12 +140,26 @@ def timed_out(hop: Opened) -> Outcome:
     """Return the outcome of a hop that was not over in time."""
     if hop.message.deadline is not None and hop.now() >= hop.message.deadline:
         return failed(hop, "deadline", "the deadline of the workflow passed in the step")
-    return failed(hop, "TimeoutError", f"the step ran longer than {hop.timeout:g} s")
+    text = f"the step ran longer than {hop.timeout:g} s"
+    return failed(hop, "TimeoutError", text, attempt=_attempt(hop, TimeoutError()))
 
 
-def failed(hop: Opened, error_class: str, text: str) -> Outcome:
-    """Return the outcome of a hop that ended with an error."""
-    return Outcome(event=Failed(place=hop.message.place, error_class=error_class, text=text), at=hop.now())
+def failed(hop: Opened, error_class: str, text: str, *, attempt: Attempt | None = None) -> Outcome:
+    """Return the outcome of a hop that ended with an error; without `attempt`, one that is not retried."""
+    event = Failed(place=hop.message.place, error_class=error_class, text=text, attempt=attempt)
+    return Outcome(event=event, at=hop.now())
+
+
+def _attempt(hop: Opened, error: BaseException) -> Attempt:
+    policy, asked = hop.policy, getattr(error, "retry_after", None)
+    return Attempt(
+        number=hop.claimed.attempt,
+        max_attempts=policy.max_attempts or 1,
+        backoff=policy.backoff or 0.0,
+        jitter=random.random(),  # noqa: S311 - nothing secret
+        retry_after=min(float(asked), LONGEST_ASKED) if isinstance(asked, (int, float)) and asked > 0 else None,
+        final=is_final(error, retry_on=policy.retry_on, final_on=policy.final_on or ()),
+    )
 
 
 def text_of(error: BaseException) -> str:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -31,6 +31,7 @@ from paigeant_celery.registry import registry
 from paigeant_celery.slip import ActivitySpec, FunctionSpec
 from paigeant_celery.step import Opened
 from paigeant_celery.store.memory import MemoryStore
+from paigeant_celery.sweeper import Sweeper
 
 __all__ = ["WorkflowHarness", "workflow_harness"]
 
@@ -41,16 +42,22 @@ class WorkflowHarness:
     """Dispatches workflows and delivers their hops by hand.
 
     `pending` holds what was published and not yet delivered, `delivered` what was, in order. `transport` can
-    be given to any dispatcher, and `store` is its in-memory store.
+    be given to any dispatcher, and `store` is its in-memory store. Nobody waits for a retry: the store's clock is set
+    forward instead.
     """
 
     def __init__(self, settings: Settings | None = None) -> None:
         settings = settings or Settings()
-        self.store = MemoryStore(lease=settings.lease, ttl=settings.result_ttl)
+        self._skipped = timedelta()
+        self._retrying: set[str] = set()
+        self.store = MemoryStore(lease=settings.lease, ttl=settings.result_ttl, now=self._now)
         self.pending: deque[Delivery] = deque()
         self.delivered: list[Delivery] = []
         self.transport = _HarnessTransport(settings, self.store, self.pending)
         self._dispatcher = WorkflowDispatcher()
+        self._sweeper = Sweeper(
+            store=self.store, publisher=self.transport.publisher, registry=registry, settings=settings
+        )
         self._service = HopService(
             store=self.store,
             publisher=self.transport.publisher,
@@ -107,11 +114,12 @@ class WorkflowHarness:
     async def deliver(self, hops: int | None = None, *, times: int = 1) -> list[str]:
         """Deliver pending hops, `hops` of them or until none is left, each `times` times.
 
-        Returns what became of each delivery: `completed`, `workflow_completed`, `failed`, `refused: <reason>`
-        or `dropped: <reason>`.
+        Returns what became of each delivery: `completed`, `workflow_completed`, `retrying`, `parked`, `failed`,
+        `refused: <reason>` or `dropped: <reason>`.
         """
         outcomes: list[str] = []
         for _ in range(hops if hops is not None else MOST_DELIVERIES):
+            self._send_retries()
             if not self.pending:
                 break
             delivery = self.pending.popleft()
@@ -130,7 +138,25 @@ class WorkflowHarness:
             return f"dropped: {opening.reason}"
         if isinstance(opening, Refused):
             return f"refused: {opening.reason}"
+        if opening.outcome == "retrying":
+            self._retrying.add(delivery.hop_id)
         return opening.outcome
+
+    def _now(self) -> datetime:
+        return datetime.now(UTC) + self._skipped
+
+    def sweep(self) -> None:
+        """Have messages sent again that are due, as of a redriven workflow; the clock is set forward by a second."""
+        self._skipped += timedelta(seconds=1)
+        self._sweeper.sweep()
+
+    def _send_retries(self) -> None:
+        """Where nothing else is pending, set the clock forward to the next attempt of a hop, and have it sent."""
+        while self._retrying and not self.pending:
+            record = self.store.workflow(self._retrying.pop().rpartition(".")[0])
+            if record is not None and record.retry_at is not None:
+                self._skipped += max(record.retry_at - self._now(), timedelta())
+                self.sweep()
 
 
 class _HarnessPublisher:

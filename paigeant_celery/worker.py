@@ -16,6 +16,7 @@ from paigeant_celery.errors import ConfigurationError, PaigeantError, TransientE
 from paigeant_celery.guard import Arrival
 from paigeant_celery.ports import Activity
 from paigeant_celery.registry import registry
+from paigeant_celery.revoking import Revocations
 from paigeant_celery.transport import CeleryTransport, transport_of
 
 __all__ = ["AgentQueues", "queues_of", "served_activities", "start_checks"]
@@ -38,6 +39,9 @@ class AgentQueues(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ship
         self._embedded = bool(getattr(consumer.controller, "paigeant_embedded", False))
         self._announced = self._embedded  # the executor's user reads no banner
         self._transport = transport_of(consumer.app)
+        store = self._transport.store
+        self._revocations = Revocations(store) if store is not None else None
+        self._watching: Any = None
         consumer.on_unknown_task = self._unknown_task(consumer, consumer.on_unknown_task)
         if self._embedded:
             return  # the executor adds the queues of what it serves
@@ -55,10 +59,15 @@ class AgentQueues(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ship
             click.echo(banner(self._transport, served_activities(self._transport)))
         if self._embedded or served_activities(self._transport):
             consumer.app.paigeant_runtime.start_sweeping()
+            if self._revocations is not None and self._watching is None:
+                self._watching = self._revocations.watch(consumer.timer)
 
     def stop(self, consumer: Any) -> None:
         """Sweep no more while the broker is away, or for good."""
         consumer.app.paigeant_runtime.stop_sweeping()
+        if self._watching is not None:
+            self._watching.cancel()
+            self._watching = None
 
     def _look_at_store(self) -> None:
         """Check the store that was away when the worker began, and is back with its broker."""

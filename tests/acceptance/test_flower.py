@@ -11,7 +11,14 @@ import pytest
 import requests
 from processes import START_WITHIN, Deployment, deployment, eventually, free_port
 
-from paigeant_celery import ActivitySpec, FunctionSpec, WorkflowDispatcher, WorkflowFailed, WorkflowHandle
+from paigeant_celery import (
+    ActivitySpec,
+    FunctionSpec,
+    WorkflowCancelled,
+    WorkflowDispatcher,
+    WorkflowFailed,
+    WorkflowHandle,
+)
 from paigeant_celery.message import parse
 from paigeant_celery.sending import delivery_of
 
@@ -167,6 +174,23 @@ def test_a_failed_hop_is_a_failure_without_its_text(flower: Flower) -> None:
     assert shown["exception"] == f"HopFailed('{task_id}', 'buy', 'ValueError')"
     assert ERROR not in json.dumps(shown)
     assert ERROR not in flower.everything(task_id)
+
+
+@pytest.mark.parametrize("terminate", [False, True])
+def test_revoking_a_running_hop_cancels_its_workflow(flower: Flower, gate: Path, terminate: bool) -> None:
+    """The buttons mean what they say; no process of the pool is killed for it."""
+    handle = flower.dispatch(ActivitySpec("gated", str(gate)), ActivitySpec("draft", PROMPT))
+    task_id = f"{handle.correlation_id}.0"
+    flower.task(task_id, "STARTED")
+
+    url = f"{flower.address}/api/task/revoke/{task_id}"
+    assert requests.post(url, params={"terminate": str(terminate).lower()}, timeout=10).ok
+
+    with pytest.raises(WorkflowCancelled):
+        handle.result_sync(WITHIN)
+    flower.worker.wait_for_log("workflow cancelled, and the run with it")
+    assert flower.dispatch(ActivitySpec("draft", PROMPT)).result_sync(WITHIN).output
+    assert "WorkerLostError" not in flower.worker.log()
 
 
 def test_no_page_shows_prompts_deps_variables_or_outputs(flower: Flower, gate: Path) -> None:

@@ -56,6 +56,16 @@ def failing_function(kind: str, text: str) -> str:
     raise ERRORS[kind](text)
 
 
+@activity
+def flaky(path: str, times: int) -> str:
+    """Fail so often; each call adds a line to the file."""
+    with Path(path).open("a") as calls:
+        calls.write("called\n")
+    if Path(path).read_text().count("\n") <= times:
+        raise ConnectionError("the provider is down")
+    return "done"
+
+
 async def hang(_messages: list[ModelMessage], _: AgentInfo) -> ModelResponse:
     note_run()
     await asyncio.Event().wait()

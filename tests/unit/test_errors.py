@@ -37,6 +37,7 @@ from paigeant_celery.errors import (
     WorkflowCancelled,
     WorkflowConflict,
     WorkflowFailed,
+    WorkflowParked,
 )
 
 SAMPLES = [
@@ -69,6 +70,7 @@ SAMPLES = [
     HopFailed("w.2", "critic", "ValueError"),
     WorkflowFailed("w", "critic", "ValueError", "no"),
     WorkflowFailed("w", None, "malformed", "no"),
+    WorkflowParked("w", "critic", "ValueError", "no"),
     WorkflowCancelled("w"),
 ]
 
@@ -78,7 +80,7 @@ USAGE = {
 }  # fmt: skip
 MESSAGE = {MessageError}
 TRANSIENT = {TransientError, Unreachable, NotPublished, NotRecorded, WorkerEnded}
-OTHERS = {PaigeantError, StoreCorrupt, IllegalEvent, HopFailed, WorkflowFailed, WorkflowCancelled}
+OTHERS = {PaigeantError, StoreCorrupt, IllegalEvent, HopFailed, WorkflowFailed, WorkflowParked, WorkflowCancelled}
 
 
 def every_class() -> set[type[PaigeantError]]:

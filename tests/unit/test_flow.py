@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -14,6 +15,7 @@ from paigeant_celery.flow import (
     Advance,
     Begun,
     Completed,
+    Decision,
     Event,
     Exhausted,
     Fail,
@@ -21,10 +23,13 @@ from paigeant_celery.flow import (
     Failure,
     Finish,
     Limits,
+    Park,
+    Retry,
     Run,
     decide,
 )
 from paigeant_celery.message import PaigeantMessage, encode, parse
+from paigeant_celery.retry import Attempt
 from paigeant_celery.slip import ActivitySpec, ExecutedStep, FunctionSpec, OutputRef, RoutingSlip, Step, name_steps
 
 NOON = datetime(2026, 1, 2, 12, 0, tzinfo=UTC)
@@ -171,7 +176,7 @@ def test_a_failed_step_fails_the_workflow_with_its_class_and_text(make_message: 
     assert decision == Fail(message=message, failure=Failure(step_id="a", error_class="ValueError", text="no"))
 
 
-def test_a_step_that_never_ends_fails_the_workflow(make_message: MakeMessage) -> None:
+def test_a_step_that_never_ends_parks_the_workflow(make_message: MakeMessage) -> None:
     """A step that kills its worker each time does not go round for ever."""
     message = make_message(ActivitySpec("a", "x"))
 
@@ -179,7 +184,43 @@ def test_a_step_that_never_ends_fails_the_workflow(make_message: MakeMessage) ->
 
     text = "begun 5 times and never ended; its worker died or lost its lease each time"
     failure = Failure(step_id="a", error_class="attempts_exhausted", text=text)
-    assert decision == Fail(message=message, failure=failure)
+    assert decision == Park(message=message, failure=failure)
+
+
+NO = Failure(step_id="a", error_class="ValueError", text="no")
+
+
+def after(make_message: MakeMessage, *, deadline: datetime | None = None, **more: object) -> Decision:
+    """What is decided when attempt 2 of 4 failed."""
+    facts: dict[str, Any] = {"number": 2, "max_attempts": 4, "backoff": 3.0, "jitter": 1.0, **more}
+    event = Failed(place="0", error_class="ValueError", text="no", attempt=Attempt(**facts))
+    decision = decide(make_message(ActivitySpec("a", "x"), deadline=deadline), event, now=LATER, limits=LIMITS)
+    assert getattr(decision, "failure", None) == NO
+    return decision
+
+
+def test_a_failed_attempt_is_tried_again_later(make_message: MakeMessage) -> None:
+    """A provider that is down for a minute ends no workflow of an hour."""
+    decision = after(make_message)
+
+    assert isinstance(decision, Retry)
+    assert decision.delay == 6.0
+
+
+def test_the_last_attempt_parks_the_workflow(make_message: MakeMessage) -> None:
+    """What was done is not thrown away; somebody mends the cause, and it goes on."""
+    assert isinstance(after(make_message, number=4), Park)
+
+
+def test_an_error_that_another_attempt_cannot_mend_fails_the_workflow(make_message: MakeMessage) -> None:
+    """A wrong prompt is not paid for five times."""
+    assert isinstance(after(make_message, final=True), Fail)
+
+
+def test_no_attempt_is_begun_behind_the_deadline(make_message: MakeMessage) -> None:
+    """Whoever waits learns at once that it will not come, and why."""
+    assert isinstance(after(make_message, deadline=LATER + timedelta(seconds=6)), Fail)
+    assert isinstance(after(make_message, deadline=LATER + timedelta(seconds=7)), Retry)
 
 
 EVENTS = [

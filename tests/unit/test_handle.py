@@ -12,11 +12,19 @@ from pydantic_ai.models.test import TestModel
 
 from paigeant_celery.agent import PaigeantAgent
 from paigeant_celery.config import Settings
-from paigeant_celery.errors import StoreCorrupt, StoreRequired, UnknownWorkflow, WorkflowFailed
+from paigeant_celery.errors import (
+    StoreCorrupt,
+    StoreRequired,
+    UnknownWorkflow,
+    WorkflowCancelled,
+    WorkflowFailed,
+    WorkflowParked,
+)
 from paigeant_celery.functions import activity
 from paigeant_celery.handle import WorkflowEvent, WorkflowHandle
+from paigeant_celery.policy import StepPolicy
 from paigeant_celery.registry import registry
-from paigeant_celery.slip import ActivitySpec
+from paigeant_celery.slip import ActivitySpec, FunctionSpec
 from paigeant_celery.testing import WorkflowHarness
 
 PATIENCE = 20.0  # seconds after which a test that waits has failed
@@ -220,7 +228,9 @@ def test_a_failed_workflow_fails_whoever_waits_and_tells_its_story(workflow_harn
     def divide(by: int) -> float:
         return 1 / by
 
-    handle = workflow_harness.dispatch([repeat.activity("a"), divide.activity(0), repeat.activity("b")])
+    final = StepPolicy(final_on=[ZeroDivisionError])
+    failing = FunctionSpec("divide", {"by": 0}, policy=final)
+    handle = workflow_harness.dispatch([repeat.activity("a"), failing, repeat.activity("b")])
     asyncio.run(workflow_harness.deliver())
 
     with pytest.raises(WorkflowFailed) as caught:
@@ -231,6 +241,100 @@ def test_a_failed_workflow_fails_whoever_waits_and_tells_its_story(workflow_harn
     assert (status.failure.step_id, status.failure.error_class, status.failure.text) == caught.value.args[1:]
     assert (status.state, status.executed, status.remaining) == ("failed", ("repeat",), ("divide", "repeat-2"))
     assert types_of(list(handle.events_sync()))[-2:] == ["failed", "workflow_failed"]
+
+
+def test_a_step_that_fails_in_passing_is_tried_again(workflow_harness: WorkflowHarness) -> None:
+    """Whoever waits gets the output, and learns of the trouble only if they ask."""
+    calls: list[int] = []
+
+    @activity
+    def flaky() -> str:
+        calls.append(len(calls) + 1)
+        if len(calls) < 3:
+            raise ConnectionError("the provider is down")
+        return "done"
+
+    result = asyncio.run(workflow_harness.run([flaky.activity(), repeat.activity("b")]))
+
+    assert (result.outputs["flaky"], calls) == ("done", [1, 2, 3])
+
+
+def test_a_status_says_when_a_failed_step_is_tried_again(workflow_harness: WorkflowHarness) -> None:
+    """A person at night sees what is wrong before the workflow is over."""
+
+    @activity(policy=StepPolicy(backoff=60))
+    def flaky() -> str:
+        raise ConnectionError("the provider is down")
+
+    handle = workflow_harness.dispatch([flaky.activity()])
+    asyncio.run(workflow_harness.deliver(1))
+    status = handle.status_sync()
+
+    assert status.failure is not None
+    assert status.retry_at is not None
+    assert (status.state, status.running, status.attempt, status.failure.text) == (
+        "running", False, 1, "the provider is down",
+    )  # fmt: skip
+    with pytest.raises(TimeoutError, match="failed with ConnectionError and is tried again at"):
+        handle.result_sync(0)
+
+
+def test_a_parked_workflow_goes_on_when_it_is_redriven(workflow_harness: WorkflowHarness) -> None:
+    """The cause is mended, and what was done before is not done again."""
+    broken, calls = [True], []
+
+    @activity
+    def first() -> str:
+        calls.append("first")
+        return "kept"
+
+    @activity(policy=StepPolicy(max_attempts=2))
+    def second() -> str:
+        calls.append("second")
+        if broken:
+            raise ConnectionError("the provider is down")
+        return "done"
+
+    handle = workflow_harness.dispatch([first.activity(), second.activity()])
+    asyncio.run(workflow_harness.deliver())
+    with pytest.raises(WorkflowParked, match=r"ConnectionError: the provider is down; mend the cause"):
+        handle.result_sync(0)
+    assert handle.status_sync().state == "parked"
+
+    broken.clear()
+    assert asyncio.run(handle.redrive())
+    workflow_harness.sweep()
+    asyncio.run(workflow_harness.deliver())
+
+    assert handle.result_sync(0).outputs == {"first": "kept", "second": "done"}
+    assert calls == ["first", "second", "second", "second"]
+    assert not handle.redrive_sync()
+
+
+def test_a_cancelled_workflow_ends_at_once(workflow_harness: WorkflowHarness) -> None:
+    """Its next step is not run, whoever waits learns it, and asking again is no error."""
+    handle = workflow_harness.dispatch([repeat.activity("a"), repeat.activity("b")])
+    asyncio.run(workflow_harness.deliver(1))
+
+    assert asyncio.run(handle.cancel())
+
+    assert asyncio.run(workflow_harness.deliver()) == ["dropped: cancelled"]
+    with pytest.raises(WorkflowCancelled):
+        handle.result_sync()
+    assert handle.status_sync().remaining == ("repeat-2",)
+    assert handle.cancel_sync()
+
+
+def test_a_workflow_that_ended_is_not_cancelled(workflow_harness: WorkflowHarness) -> None:
+    """An output that was recorded stays, and the caller is told that it came too late."""
+    handle = workflow_harness.dispatch([repeat.activity("a")])
+    asyncio.run(workflow_harness.deliver())
+
+    assert not handle.cancel_sync()
+    with pytest.raises(UnknownWorkflow):
+        WorkflowHandle("another", workflow_harness.transport).cancel_sync()
+
+    assert handle.status_sync().state == "completed"
 
 
 def test_a_status_shows_that_a_worker_runs_the_step(workflow_harness: WorkflowHarness) -> None:

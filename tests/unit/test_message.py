@@ -66,7 +66,7 @@ def test_a_message_of_a_new_workflow_is_written_as_the_sample() -> None:
         "Write about foxes.\nשלום",
         {"language": "en", "since": "2025-12-31"},
         "writer",
-        StepPolicy(timeout=30, max_attempts=2),
+        StepPolicy(timeout=30, max_attempts=2, backoff=0.5, retry_on=[ConnectionError]),
         queue="gpu",
     )
     message = PaigeantMessage(

@@ -16,7 +16,7 @@ from paigeant_celery.slip import FunctionSpec
 
 MakeMessage = Callable[..., PaigeantMessage]
 
-SETTINGS = Settings(step_timeout=60, max_attempts=4)
+SETTINGS = Settings(step_timeout=60, max_attempts=4, retry_backoff=7)
 
 
 def works(policy: StepPolicy | None = None) -> Activity:
@@ -29,10 +29,14 @@ def works(policy: StepPolicy | None = None) -> Activity:
 @pytest.mark.parametrize(
     ("step", "own", "expected"),
     [
-        (None, None, StepPolicy(timeout=60, max_attempts=4)),
-        (None, StepPolicy(timeout=9), StepPolicy(timeout=9, max_attempts=4)),
-        (StepPolicy(max_attempts=1), StepPolicy(timeout=9), StepPolicy(timeout=9, max_attempts=1)),
-        (StepPolicy(timeout=3), StepPolicy(timeout=9, max_attempts=2), StepPolicy(timeout=3, max_attempts=2)),
+        (None, None, StepPolicy(timeout=60, max_attempts=4, backoff=7)),
+        (None, StepPolicy(timeout=9), StepPolicy(timeout=9, max_attempts=4, backoff=7)),
+        (StepPolicy(max_attempts=1), StepPolicy(timeout=9), StepPolicy(timeout=9, max_attempts=1, backoff=7)),
+        (
+            StepPolicy(timeout=3, backoff=0),
+            StepPolicy(timeout=9, max_attempts=2, retry_on=[OSError]),
+            StepPolicy(timeout=3, max_attempts=2, backoff=0, retry_on=[OSError]),
+        ),
     ],
 )
 def test_a_steps_limits_come_before_its_activitys_and_those_before_the_settings(
@@ -46,7 +50,7 @@ def test_an_activity_that_is_not_loaded_here_has_the_limits_of_its_step() -> Non
     """A worker forwards to agents that only others have."""
     step = FunctionSpec("elsewhere", policy=StepPolicy(timeout=3))
 
-    assert step_policy(step, None, SETTINGS) == StepPolicy(timeout=3, max_attempts=4)
+    assert step_policy(step, None, SETTINGS) == StepPolicy(timeout=3, max_attempts=4, backoff=7)
 
 
 def test_a_later_hop_hangs_on_the_one_before_it_and_on_the_first(make_message: MakeMessage) -> None:
