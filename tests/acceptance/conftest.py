@@ -85,7 +85,8 @@ def pool(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="session")
 def stage(redis_url: str, pool: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     """Two workers of which each has only some of the activities, for all tests of a pool."""
-    with deployment(redis_url, tmp_path_factory.mktemp(pool), paigeant_lease=LEASE) as made:
+    brief = {"paigeant_lease": LEASE, "paigeant_max_attempts": 2, "paigeant_retry_backoff": 0.0}
+    with deployment(redis_url, tmp_path_factory.mktemp(pool), **brief) as made:
         made.desk = made.start_worker("desk", "troubles", pool=pool, slots=4, name="desk")
         made.press = made.start_worker("press", pool=pool, slots=2, name="press")
         yield made

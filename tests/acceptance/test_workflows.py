@@ -15,7 +15,15 @@ import pytest
 from processes import Deployment, eventually, run_script
 from pytest_celery import CeleryTestSetup
 
-from paigeant_celery import ActivitySpec, FunctionSpec, StepPolicy, WorkflowDispatcher, WorkflowFailed, WorkflowHandle
+from paigeant_celery import (
+    ActivitySpec,
+    FunctionSpec,
+    StepPolicy,
+    WorkflowDispatcher,
+    WorkflowFailed,
+    WorkflowHandle,
+    WorkflowParked,
+)
 from paigeant_celery.message import PaigeantMessage, parse
 from paigeant_celery.ports import Delivery, WorkflowRecord
 from paigeant_celery.sending import delivery_of
@@ -258,16 +266,16 @@ def test_a_failed_step_ends_its_workflow_with_step_class_and_text(transport: Cel
 
 
 @pytest.mark.parametrize(
-    ("step", "ran"),
+    "step",
     [
-        (ActivitySpec("hanging", CANARY), 1),
-        (ActivitySpec("slow", "60", policy=StepPolicy(timeout=0.3)), 1),
-        (FunctionSpec("hanging_function", {"seconds": 2.0}, policy=StepPolicy(timeout=0.3)), 1),
+        ActivitySpec("hanging", CANARY),
+        ActivitySpec("slow", "60", policy=StepPolicy(timeout=0.3)),
+        FunctionSpec("hanging_function", {"seconds": 2.0}, policy=StepPolicy(timeout=0.3)),
     ],
     ids=["the activity's policy", "the step's policy", "code that blocks a thread"],
 )
-def test_a_step_that_runs_too_long_fails_with_a_timeout(
-    transport: CeleryTransport, stage: Deployment, step: ActivitySpec | FunctionSpec, ran: int
+def test_a_step_that_runs_too_long_is_tried_again_and_then_parked(
+    transport: CeleryTransport, stage: Deployment, step: ActivitySpec | FunctionSpec
 ) -> None:
     """A provider that never answers must not hold a workflow for ever."""
     started = datetime.now(UTC)
@@ -277,7 +285,8 @@ def test_a_step_that_runs_too_long_fails_with_a_timeout(
     assert (error.step_id, error.error_class) == (step.activity, "TimeoutError")
     assert error.text == "the step ran longer than 0.3 s"
     assert datetime.now(UTC) - started < timedelta(seconds=5)
-    assert stage.runs().count(f"{error.correlation_id}.0") == ran
+    assert isinstance(error, WorkflowParked)
+    assert stage.runs().count(f"{error.correlation_id}.0") == stage.settings["paigeant_max_attempts"]
 
 
 @pytest.mark.parametrize(

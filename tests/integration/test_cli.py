@@ -13,7 +13,7 @@ import pytest
 from celery import Celery
 from click.testing import CliRunner, Result
 
-from paigeant_celery import activity, install
+from paigeant_celery import StepPolicy, activity, install
 from paigeant_celery.cli import paigeant
 from paigeant_celery.ports import Store
 from paigeant_celery.registry import registry
@@ -80,7 +80,7 @@ def test_show_says_where_a_workflow_waits(host: Callable[..., Celery], workflow_
 def test_show_says_why_a_workflow_failed(host: Callable[..., Celery], workflow_harness: WorkflowHarness) -> None:
     """Flower shows the class of an error; its text is here."""
 
-    @activity
+    @activity(policy=StepPolicy(max_attempts=1))
     def divide(by: int) -> float:
         return 1 / by
 
@@ -90,11 +90,35 @@ def test_show_says_why_a_workflow_failed(host: Callable[..., Celery], workflow_h
     shown = call(host(workflow_harness.store), "show", "w", "--no-events")
 
     assert shown.output == (
-        "workflow w: failed\n"
+        "workflow w: parked\n"
         "  executed:  -\n"
         "  remaining: divide\n"
         "  failed at: divide: ZeroDivisionError: division by zero\n"
     )
+
+
+def test_a_parked_workflow_is_retried_and_a_running_one_cancelled(
+    host: Callable[..., Celery], workflow_harness: WorkflowHarness
+) -> None:
+    """A person at night needs no Python for it."""
+
+    @activity(policy=StepPolicy(max_attempts=1))
+    def divide(by: int) -> float:
+        return 1 / by
+
+    workflow_harness.dispatch([divide.activity(by=0)], correlation_id="w")
+    asyncio.run(workflow_harness.deliver(1))
+
+    def said(command: str) -> tuple[int, str]:
+        called = call(host(workflow_harness.store), command, "w")
+        return called.exit_code, called.output
+
+    assert said("retry") == (0, "workflow w goes on\n")
+    assert said("retry") == (1, "Error: workflow w is not parked\n")
+    assert said("cancel") == (0, "workflow w is cancelled\n")
+    assert said("cancel") == (0, "workflow w is cancelled\n")
+    assert said("retry") == (1, "Error: workflow w is not parked\n")
+    assert call(host(workflow_harness.store), "cancel", "v").exit_code == 1
 
 
 @pytest.mark.parametrize(
