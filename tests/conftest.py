@@ -22,6 +22,14 @@ from servers import NoServer, RabbitServer, RedisServer, rabbit_server, redis_se
 S = TypeVar("S")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the size of the chaos tests."""
+    parser.addoption(
+        "--chaos", choices=("brief", "full"), default="brief",
+        help="full: 1000 workflows of 5 steps with ten seeds, and the same faults on a plain Celery chain",
+    )  # fmt: skip
+
+
 @dataclass(frozen=True)
 class RedisDatabase:
     """Where one test may write: keys under `prefix`, which are removed after it."""

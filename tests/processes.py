@@ -119,6 +119,7 @@ class Deployment:
             **settings,
         }
         self.runs_file = folder / "runs"
+        self.variables: dict[str, str] = {}  # more of the environment of its processes
         self._processes: list[Process] = []
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -134,7 +135,9 @@ class Deployment:
 
     def environment(self) -> dict[str, str]:
         """Return the environment of its processes."""
-        return {**script_environment(), "RUNS_FILE": str(self.runs_file), "PAIGEANT_REDIS_URL": self.url}
+        return {
+            **script_environment(), "RUNS_FILE": str(self.runs_file), "PAIGEANT_REDIS_URL": self.url, **self.variables
+        }  # fmt: skip
 
     def configured(self, name: str) -> Path:
         """Return a folder with the configuration of the stand-alone app."""

@@ -1,0 +1,107 @@
+"""Crash points: a worker that loads this module dies where a file says so, or loses the reply to a script.
+
+In the folder `FAILPOINTS`, a file named as the point is taken away by the process that dies there, so each file
+kills once. `soft.<script>` loses one reply, for which the client library asks again; `hard.<script>` fails the call.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import redis
+from ledger import note
+
+import paigeant_celery.store.redis as store_module
+from paigeant_celery.hop import HopService
+from paigeant_celery.ports import Claimed
+from paigeant_celery.publisher import CeleryPublisher
+from paigeant_celery.store.redis import RedisStore
+
+FOLDER = Path(os.environ["FAILPOINTS"])
+
+
+def taken(name: str) -> bool:
+    """Say whether this process, and no other, is meant."""
+    try:
+        (FOLDER / name).unlink()
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def die_at(name: str) -> None:
+    """End the process without a word, where the file of the point is there."""
+    if taken(name):
+        note(os.environ["HITS_FILE"], kind=f"at {name}", pid=os.getpid(), group=None)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def wrap(cls: type, method: str, *, before: Callable[[], None] | None = None, after: Any = None) -> None:
+    """Call `before()` ahead of a method, and `after(result)` behind it."""
+    original = getattr(cls, method)
+
+    def wrapped(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if before is not None:
+            before()
+        result = original(self, *args, **kwargs)
+        if after is not None:
+            after(result)
+        return result
+
+    setattr(cls, method, wrapped)
+
+
+def in_sweeper() -> bool:
+    return threading.current_thread().name == "paigeant-sweeper"
+
+
+wrap(RedisStore, "claim", after=lambda answer: die_at("claimed") if isinstance(answer, Claimed) else None)
+wrap(HopService, "close", before=lambda: die_at("ran"))
+wrap(RedisStore, "complete", after=lambda recorded: die_at("completed") if recorded else None)
+wrap(CeleryPublisher, "publish", after=lambda _: None if in_sweeper() else die_at("published"))
+wrap(RedisStore, "sweep", after=lambda found: die_at("swept") if found.overdue else None)
+
+
+open_client = store_module._open
+asking = threading.local()
+
+
+def open_leaky(options: Any) -> Any:
+    """Return a client whose scripts lose replies after they were executed."""
+    client = open_client(options)
+    parse = client.redis.parse_response
+
+    def parse_response(connection: Any, command_name: Any, **kwargs: Any) -> Any:
+        reply = parse(connection, command_name, **kwargs)
+        script = getattr(asking, "script", None)
+        if script is not None and taken(f"soft.{script}"):
+            note(os.environ["HITS_FILE"], kind=f"soft.{script}", pid=None, group=None)
+            raise redis.ConnectionError("the reply is dropped")
+        return reply
+
+    client.redis.parse_response = parse_response
+    return dataclasses.replace(client, scripts={name: leaky(name, call) for name, call in client.scripts.items()})
+
+
+def leaky(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+    def called(**kwargs: Any) -> Any:
+        asking.script = name
+        try:
+            reply = call(**kwargs)
+        finally:
+            asking.script = None
+        if taken(f"hard.{name}"):
+            note(os.environ["HITS_FILE"], kind=f"hard.{name}", pid=None, group=None)
+            raise redis.TimeoutError("the reply is dropped")
+        return reply
+
+    return called
+
+
+store_module._open = open_leaky

@@ -1,0 +1,39 @@
+"""Three steps, each written in another way, that note every run."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from ledger import noted_run
+from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart
+from pydantic_ai.models.function import AgentInfo, FunctionModel
+from stage import asked
+
+from paigeant_celery import PaigeantAgent, activity, workflow_context
+
+
+@activity
+async def dig(seconds: float) -> str:
+    """Work on the event loop."""
+    with noted_run(workflow_context().hop_id):
+        await asyncio.sleep(seconds)
+    return "dug"
+
+
+async def think(messages: list[ModelMessage], _: AgentInfo) -> ModelResponse:
+    prompt, _previous = asked(messages)
+    with noted_run(workflow_context().hop_id):
+        await asyncio.sleep(float(prompt))
+    return ModelResponse(parts=[TextPart("planted")])
+
+
+plant = PaigeantAgent(FunctionModel(think))
+
+
+@activity
+def water(seconds: float) -> str:
+    """Work in a thread."""
+    with noted_run(workflow_context().hop_id):
+        time.sleep(seconds)
+    return "watered"
