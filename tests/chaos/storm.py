@@ -36,6 +36,7 @@ PAUSE = (0.1, 0.5)  # seconds between two faults
 # Kombu acknowledges on a connection that is closed already, when the server goes away, and the worker ends with it;
 # a plain Celery worker does so, too. A service manager starts it again.
 KOMBU_FELL = "'NoneType' object has no attribute 'hostname'"
+LOOK_EVERY = 0.02  # seconds between two looks at who runs
 STOP_WITHIN = 20.0  # seconds for an orderly end
 
 
@@ -46,7 +47,7 @@ class Plan:
     workflows: int
     steps: int = 3
     workers: tuple[tuple[str, int], ...] = (("prefork", 2), ("prefork", 2), ("threads", 4))
-    step_seconds: tuple[float, float] = (0.05, 0.4)
+    step_seconds: tuple[float, float] = (0.1, 0.8)
     faults: Counter[str] = field(
         default_factory=lambda: Counter(
             kill_group=6, kill_child=8, stop_and_kill=3, freeze=1, duplicate=6, lose_one=3, lose_queue=1,
@@ -76,7 +77,10 @@ class Storm:
         self._failpoints = folder / "failpoints"
         self._failpoints.mkdir()
         self._workers: list[tuple[Process, str, int]] = []
-        self._started, self._tended = 0, time.time()
+        self._started = 0
+        self._begun = time.time()
+        self._last_seen: dict[int, float] = {}  # when a worker still ran, by its process id
+        self._over = threading.Event()
         self._broker = redis.Redis.from_url(server.url)
         self.correlation_ids = [f"s{seed}-{number}" for number in range(plan.workflows)]
         self.unexpected_ends: list[str] = []
@@ -89,6 +93,7 @@ class Storm:
 
     def run(self, *, patience: float) -> None:
         """Send all work and strike with all faults, then wait for the work to end, at most `patience` seconds."""
+        threading.Thread(target=self._watch, name="watching", daemon=True).start()
         for pool, slots in self._plan.workers:
             self._start(pool, slots)
         for worker, _, _ in self._workers:
@@ -106,7 +111,8 @@ class Storm:
             time.sleep(0.2)
 
     def close(self) -> None:
-        """Give the connections back."""
+        """Look at no worker any more, and give the connections back."""
+        self._over.set()
         self._broker.close()
 
     # The work.
@@ -152,14 +158,22 @@ class Storm:
         self._workers.append((worker, pool, slots))
         return worker
 
+    def _watch(self) -> None:
+        """Note when each worker was last seen, so that a hit is known to have come after it."""
+        while not self._over.wait(LOOK_EVERY):
+            now = time.time()
+            for worker, _, _ in tuple(self._workers):
+                if worker.running:
+                    self._last_seen[worker.pid] = now
+
     def _tend(self) -> None:
         """Start a new worker for each one that ended: a crash point, or its own fault."""
-        since, self._tended = self._tended, time.time()
         for entry in list(self._workers):
             worker, pool, slots = entry
             if worker.running:
                 continue
             died = worker.ended(within=0)
+            since = self._last_seen.get(worker.pid, self._begun)
             self._note("kill rest", since, group=worker.pid, run=worker.kill)
             if KOMBU_FELL in worker.log():
                 self.struck["workers that Kombu ended"] += 1

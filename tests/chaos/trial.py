@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,7 +62,8 @@ def try_slip(seed: int, plan: Plan, folder: Path) -> Report:
             contestant = Slip(where, steps=plan.steps)
             storm = Storm(contestant, server, plan, seed, folder)
             _tell(where, storm)
-            storm.run(patience=PATIENCE)
+            with closing(storm):
+                storm.run(patience=PATIENCE)
             due, owned = _leftovers(where)
             history = History(
                 workflows=tuple(contestant.outcome(known) for known in storm.correlation_ids),
@@ -71,7 +73,6 @@ def try_slip(seed: int, plan: Plan, folder: Path) -> Report:
                 left_owned=owned,
                 ended_workers=tuple(storm.unexpected_ends),
             )
-            storm.close()
     found = tuple(violations(history))
     steps = plan.workflows * plan.steps
     return Report(
@@ -95,10 +96,10 @@ def try_chain(seed: int, plan: Plan, folder: Path) -> Report:
         contestant = Chain(where, steps=plan.steps)
         storm = Storm(contestant, server, plan, seed, folder)
         _tell(where, storm)
-        storm.run(patience=QUIET_PATIENCE)
+        with closing(storm):
+            storm.run(patience=QUIET_PATIENCE)
         lost = contestant.unfinished(storm.correlation_ids)
         completions = Counter(contestant.completions())
-        storm.close()
     hits = hits_in(storm.hits_file)
     return Report(
         contestant="chain", seed=seed, workflows=plan.workflows, steps=plan.workflows * plan.steps,

@@ -9,7 +9,7 @@ from celery import Celery
 from celery.signals import task_success
 from ledger import note, noted_run
 
-TIMEOUT = 3  # seconds until Kombu delivers again what was not acknowledged; ten times the longest step
+TIMEOUT = 3  # seconds until Kombu delivers again what was not acknowledged; more than three times the longest step
 
 app = Celery("toil_chain", broker=os.environ["PAIGEANT_REDIS_URL"], set_as_current=False)
 app.conf.update(
