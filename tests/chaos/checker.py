@@ -1,7 +1,8 @@
 """What must hold whatever was hit: a pure function from a history to the violations in it.
 
 A repeated call needs an excuse: an earlier run of the same hop, in a process that was killed or frozen after the run
-began and before the hop was recorded as completed. Each such run excuses one more. An outage of the server, a lost
+began and before the hop was recorded as completed. Each such run excuses one more,
+which begins after the hit. An outage of the server, a lost
 reply, a lost or doubled message and an orderly stop excuse none.
 """
 
@@ -65,9 +66,11 @@ def _of_runs(history: History) -> Iterator[Violation]:
     hit_runs, completed = _hit_runs(history), _completed_at(history)
     for workflow in history.workflows:
         for hop in workflow.hops:
-            allowed = 1 + len(hit_runs.get(hop, ()))
-            if len(runs[hop]) > allowed:
-                seen = f"{len(runs[hop])} calls, {allowed} allowed: {_shown(runs[hop])}"
+            called = sorted(runs[hop], key=lambda run: run.begun)
+            hits = sorted(hit_runs.get(hop, ()))
+            # Every call but the first begins after as many hits as there were calls before it.
+            if any(len(hits) <= place or hits[place] > run.begun for place, run in enumerate(called[1:])):
+                seen = f"{len(called)} calls, {1 + len(hits)} allowed: {_shown(called)}"
                 yield Violation(kind="called too often", about=hop, seen=seen)
             if hop in completed and not any(run.ended is not None for run in runs[hop]):
                 yield Violation(kind="never ran", about=hop, seen="completed, and no run came to its end")
@@ -76,13 +79,16 @@ def _of_runs(history: History) -> Iterator[Violation]:
         yield Violation(kind="unknown hop", about=hop, seen=_shown(runs[hop]))
 
 
-def _hit_runs(history: History) -> dict[str, list[Run]]:
-    """Return, by hop, the runs whose process was hit before the hop was recorded."""
+def _hit_runs(history: History) -> dict[str, list[float]]:
+    """Return, by hop, when each of its runs was first hit, if that was before the hop was recorded."""
     completed, found = _completed_at(history), defaultdict(list)
     for run in history.runs:
-        done = completed.get(run.hop_id, float("inf"))
-        if any(_hits(hit, run) and run.begun <= hit.until and hit.since <= done + ROUNDING for hit in history.hits):
-            found[run.hop_id].append(run)
+        done = completed.get(run.hop_id, float("inf")) + ROUNDING
+        hits = [
+            hit.since for hit in history.hits if _hits(hit, run) and run.begun <= hit.until and hit.since <= done
+        ]  # fmt: skip
+        if hits:
+            found[run.hop_id].append(min(hits))
     return found
 
 

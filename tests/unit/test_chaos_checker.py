@@ -87,6 +87,7 @@ def test_a_run_that_was_hit_excuses_one_more_call(hit: Hit) -> None:
         pytest.param(Hit(kind="kill group", group=9, since=2.2, until=2.2), id="another group"),
         pytest.param(Hit(kind="kill child", pid=20, since=1.5, until=1.9), id="before it began"),
         pytest.param(Hit(kind="kill child", pid=20, since=4.7, until=4.7), id="after the hop was recorded"),
+        pytest.param(Hit(kind="kill child", pid=20, since=4.1, until=4.1), id="after the second call began"),
         pytest.param(Hit(kind="server restarted", since=2.2, until=2.6), id="an outage"),
     ],
 )
