@@ -54,6 +54,11 @@ paigeant_consume = "only"
 # How long a worker that stops answering keeps the hops that it runs; renewed four times in that time.
 # paigeant_lease = 10.0
 
+# How long steps go on after a worker is told to end (SIGTERM). They are then given back, and another worker begins them
+# again; no attempt is spent. Less than what your service manager waits before it kills: 30 s in Kubernetes, 10 s in
+# Docker, 90 s in systemd.
+# paigeant_shutdown_grace = 25.0
+
 # How long the record of an ended workflow is kept (7 days).
 # paigeant_result_ttl = 604800.0
 

@@ -7,17 +7,18 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, ClassVar, TypeVar, assert_never
+from typing import Any, ClassVar, NoReturn, TypeVar, assert_never
 
 from celery import Task
 from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 
-from paigeant_celery.errors import HopFailed, MessageError, TransientError
+from paigeant_celery.errors import HopFailed, MessageError, StoreCorrupt, TransientError
 from paigeant_celery.guard import Arrival
 from paigeant_celery.hop import Drop, HopService, Refused, Summary
 from paigeant_celery.loop import ProcessLoop
 from paigeant_celery.owner import Owner
 from paigeant_celery.registry import registry
+from paigeant_celery.shutdown import Shutdown
 from paigeant_celery.step import Opened, Outcome, timed_out
 from paigeant_celery.sweeper import Sweeper
 from paigeant_celery.transport import CeleryTransport
@@ -27,6 +28,7 @@ __all__ = ["HopRuntime", "HopTask"]
 T = TypeVar("T")
 
 BLOCKED_GRACE = 30.0  # seconds after a step's timeout when it is given up, for it cannot be cancelled
+LOOK_UP = 0.25  # seconds; how soon a waiting task body notices that its worker ends
 BLOCKED_SIGN = 5.0  # seconds in which a loop that is not blocked shows a sign of life
 OPEN_PATIENCE = 30.0  # seconds to wait for a store that is away before the message goes back to its queue
 CLOSE_PATIENCE = 900.0  # seconds to keep an output that was paid for and cannot be recorded yet
@@ -43,6 +45,8 @@ class HopRuntime:
     def __init__(self, transport: CeleryTransport) -> None:
         self.loop = ProcessLoop()
         store, settings = transport.store, transport.settings
+        self.shutdown = Shutdown(grace=settings.shutdown_grace)
+        self._store = store
         self._owner = Owner(store, lease=settings.lease) if store is not None else None
         self._sweeper = (
             Sweeper(store=store, publisher=transport.publisher, registry=registry, settings=settings)
@@ -68,8 +72,10 @@ class HopRuntime:
 
         Raises `Ignore` for a copy, which leaves the state of the task as it is; `HopFailed` where the workflow
         failed or is parked; `Retry` where the step is tried again later, which a sweep sends and not Celery; `Reject`
-        where the store stays away, which puts the message back on its queue.
+        where the store stays away or this worker ends, which puts the message back on its queue.
         """
+        if self.shutdown.asked:
+            raise Reject("this worker ends", requeue=True)
         opening = self._patiently(lambda: self.service.open(arrival), OPEN_PATIENCE)
         match opening:
             case Drop():
@@ -94,7 +100,7 @@ class HopRuntime:
     def _outcome(self, hop: Opened, future: concurrent.futures.Future[Outcome]) -> Outcome:
         """Wait for the run, and give up on one whose code blocks the loop, so that no timeout reaches it."""
         try:
-            return future.result(hop.timeout + BLOCKED_GRACE)
+            return self._result(hop, future)
         except concurrent.futures.CancelledError:
             raise Ignore("taken over by another owner") from None
         except (TimeoutError, SoftTimeLimitExceeded):
@@ -105,6 +111,30 @@ class HopRuntime:
                     extra={"action": "loop_blocked", "hop": hop.closing.hop_id},
                 )
             return timed_out(hop)
+
+    def _result(self, hop: Opened, future: concurrent.futures.Future[Outcome]) -> Outcome:
+        end = time.monotonic() + hop.timeout + BLOCKED_GRACE
+        while True:
+            try:
+                return future.result(max(0.0, min(LOOK_UP, end - time.monotonic())))
+            except TimeoutError:
+                if future.done() or time.monotonic() >= end:
+                    raise
+            if self.shutdown.over:
+                future.cancel()
+                self._give_back(hop)
+
+    def _give_back(self, hop: Opened) -> NoReturn:
+        """Let another worker begin the hop again; the attempt does not count."""
+        fields = {"action": "hop_given_back", "hop": hop.closing.hop_id}
+        logger.warning("this worker ends, and hop %s is given back", hop.closing.hop_id, extra=fields)
+        if self._store is None:
+            raise Reject("this worker ends", requeue=True)
+        try:
+            self._store.release(hop.closing)
+        except (TransientError, StoreCorrupt) as error:
+            logger.warning("not given back, but left to its lease: %s", error, extra=fields)
+        raise Ignore("given back, as this worker ends")  # the next sweep of any worker sends its message
 
     def _close(self, hop: Opened, outcome: Outcome) -> Summary:
         return self._patiently(lambda: self.service.close(hop, outcome), CLOSE_PATIENCE)

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 import click
 from celery import bootsteps
+from celery.signals import worker_shutting_down
 from kombu.entity import Queue
 
 from paigeant_celery.config import SPECIAL_CONSUME
@@ -42,6 +43,7 @@ class AgentQueues(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ship
         store = self._transport.store
         self._revocations = Revocations(store) if store is not None else None
         self._watching: Any = None
+        worker_shutting_down.connect(lambda **_: consumer.app.paigeant_runtime.shutdown.ask(), weak=False)
         consumer.on_unknown_task = self._unknown_task(consumer, consumer.on_unknown_task)
         if self._embedded:
             return  # the executor adds the queues of what it serves

@@ -96,6 +96,44 @@ def test_the_step_of_a_killed_child_runs_in_the_same_worker(made: Deployment, ga
     assert worker.running
 
 
+@pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
+def test_a_worker_that_is_told_to_end_gives_its_step_back(
+    redis_url: str, tmp_path: Path, gate: Path, pool: str
+) -> None:
+    """A deployment at noon takes seconds, and costs no workflow an attempt."""
+    with deployment(redis_url, tmp_path / "made", paigeant_shutdown_grace=0.5) as made:
+        first = made.ready_worker("press", "troubles", pool=pool, slots=1, name="first")
+        handle = dispatch(made, gate)
+        gated_runs(made, handle, 1)
+        made.ready_worker("press", "troubles", pool=pool, slots=1, name="second")
+
+        assert first.terminate() == 0
+
+        gated_runs(made, handle, 2)
+        assert handle.status_sync().attempt == 1
+        gate.touch()
+        expect_whole(handle)
+        assert runs(made, handle) == [1, 2, 1]
+        assert "released" in [event.type for event in handle.events_so_far()]
+
+
+def test_a_step_that_ends_within_the_grace_is_recorded(made: Deployment, gate: Path) -> None:
+    """What is nearly done is not paid for twice."""
+    first = made.ready_worker("press", "troubles", pool="prefork", slots=1, name="first")
+    handle = dispatch(made, gate)
+    gated_runs(made, handle, 1)
+
+    os.kill(first.pid, signal.SIGTERM)
+    first.wait_for_log("Warm shutdown")
+    gate.touch()
+
+    assert first.ended() == 0
+    assert handle.status_sync().executed == ("draft", "gated")
+    made.ready_worker("press", "troubles", pool="prefork", slots=1, name="second")
+    expect_whole(handle)
+    assert runs(made, handle) == [1, 1, 1]
+
+
 def test_a_message_that_is_lost_in_the_broker_is_sent_again(made: Deployment, gate: Path) -> None:
     """Kombu takes a message from Redis before it notes that it did; a worker killed between loses it."""
     gate.touch()
