@@ -24,6 +24,7 @@ class Arrival:
     activity: str
     envelope: object
     fault: MessageError | None = None
+    queue: str | None = None
     token: str = field(default_factory=lambda: uuid.uuid4().hex)
 
 

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from typing import TypeAlias, assert_never
 
 from paigeant_celery.config import Settings
+from paigeant_celery.dead_letters import letter_of
 from paigeant_celery.errors import MessageError, StoreCorrupt, TransientError, UnknownActivity
 from paigeant_celery.flow import (
     Advance,
@@ -276,6 +277,9 @@ class HopService:
             fields["sha256"],
             extra={"action": "message_refused", **fields},
         )
+        # The letter comes first: a crash behind it has the message delivered and refused again, and its letter is
+        # known then; the other way round, the closed hop would be dropped as a copy.
+        self._bury(arrival, fault)
         if self._store is not None and split_hop_id(arrival.hop_id) is not None:
             try:
                 answer = self._claim(arrival, digest=None, max_attempts=1000)
@@ -286,6 +290,22 @@ class HopService:
                 with suppress(StoreCorrupt):  # logged above; there is nothing left that could be recorded
                     self._store.fail(closing, Failure(step_id=step_id, error_class=fault.reason, text=fault.detail))
         return Refused(reason=fault.reason, step_id=step_id or "")
+
+    def _bury(self, arrival: Arrival, fault: MessageError) -> None:
+        """Keep a dead letter; without a store, the line in the log is all there is."""
+        if self._store is None:
+            return
+        envelope = arrival.envelope
+        letter = letter_of(
+            envelope if isinstance(envelope, str) else repr(envelope),
+            fault,
+            hop_id=arrival.hop_id,
+            activity=arrival.activity,
+            queue=arrival.queue,
+            worker=self._owner(),
+        )
+        with suppress(StoreCorrupt):  # what is wrong with the message is in the log
+            self._store.bury(letter)
 
     # The parts of `close`.
 

@@ -197,7 +197,11 @@ class HopTask(Task):  # type: ignore[misc]  # Celery ships no types
         for name in EMBEDDED:  # Celery looks at them again after the task, whatever it raises
             setattr(request, name, None)
         arrival = Arrival(
-            hop_id=str(request.id), activity=self.activity_name, envelope=args[0] if args else None, fault=fault
+            hop_id=str(request.id),
+            activity=self.activity_name,
+            envelope=args[0] if args else None,
+            fault=fault,
+            queue=_queue_of(request.delivery_info),
         )
         return self.runtime.perform(arrival)
 
@@ -215,6 +219,12 @@ def _fault_of(request: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Me
             "bad_envelope", "args", f"one envelope is expected, not {len(args)} and {len(kwargs)} named"
         )
     return None
+
+
+def _queue_of(delivery_info: object) -> str | None:
+    """Return the routing key of a delivery, which is the queue's name where we sent it."""
+    key = delivery_info.get("routing_key") if isinstance(delivery_info, dict) else None
+    return key if isinstance(key, str) else None
 
 
 def _shown(summary: Summary) -> dict[str, str]:

@@ -23,6 +23,7 @@ __all__ = [
     "Claimed",
     "Closing",
     "Completion",
+    "DeadLetter",
     "Delivery",
     "Dropped",
     "EditLimits",
@@ -183,6 +184,30 @@ class StoredEvent:
     fields: Mapping[str, str]
 
 
+@dataclass(frozen=True, kw_only=True)
+class DeadLetter:
+    """A message that was refused, without its content.
+
+    `text` names the field and the remedy, `sample` shows the beginning with all values replaced; `size` and
+    `sha256` are those of the whole. The ids are None where they cannot be read. The store sets `at` and
+    `cursor`, which orders letters.
+    """
+
+    letter_id: str
+    reason: str
+    text: str
+    hop_id: str | None
+    correlation_id: str | None
+    activity: str | None
+    queue: str | None
+    size: int
+    sha256: str
+    sample: str
+    worker: str
+    at: datetime | None = None
+    cursor: str = ""
+
+
 class Store(Protocol):
     """The durable record of workflows and hops. Every operation is atomic, idempotent and synchronous.
 
@@ -258,6 +283,26 @@ class Store(Protocol):
 
     def events(self, correlation_id: str, *, after: str | None, limit: int) -> Sequence[StoredEvent]:
         """Return events behind the cursor `after`, oldest first; raises `InvalidInput` for what is no cursor."""
+        ...
+
+    def bury(self, letter: DeadLetter) -> bool:
+        """Keep a dead letter for as long as an ended workflow; False where one of its id is there already."""
+        ...
+
+    def dead_letters(self, *, after: str | None, limit: int) -> Sequence[DeadLetter]:
+        """Return dead letters, newest first, from behind the cursor `after`; raises `InvalidInput` for no cursor."""
+        ...
+
+    def dead_letter(self, letter_id: str) -> DeadLetter | None:
+        """Return a dead letter, or None."""
+        ...
+
+    def forget_letter(self, letter_id: str) -> bool:
+        """Delete a dead letter; False where there is none."""
+        ...
+
+    def letters_dropped(self) -> int:
+        """Return how many dead letters gave way to newer ones, as there were too many."""
         ...
 
     def check(self, *, allow_eviction: bool) -> Sequence[str]:

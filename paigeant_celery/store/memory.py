@@ -6,7 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
@@ -18,6 +18,7 @@ from paigeant_celery.ports import (
     Claimed,
     Closing,
     Completion,
+    DeadLetter,
     Dropped,
     HopRecord,
     NewWorkflow,
@@ -35,6 +36,7 @@ LONG_UNSWEPT = timedelta(seconds=2.5)  # at least; a pass is made about every se
 PASS_EVERY = timedelta(seconds=0.9)  # a second, less what clocks and timers differ
 MOST_AT_ONCE = 100  # hops that one pass sends again
 MAX_EVENTS = 1000  # of one workflow
+MAX_LETTERS = 10_000  # the oldest give way
 
 ClosedState = Literal["done", "failed", "waiting", "parked"]
 
@@ -87,6 +89,8 @@ class MemoryStore:
         self._reached: dict[str, int] = {}
         self._swept_at: datetime | None = None
         self._held_until: datetime | None = None
+        self._letters: dict[str, tuple[datetime, DeadLetter]] = {}
+        self._letters_dropped = 0
         self._cursor = 0
         self._broker: str | None = None
 
@@ -323,6 +327,43 @@ class MemoryStore:
             seen = int(after) if after is not None else 0
             return [event for event in workflow.events if int(event.cursor) > seen][: max(limit, 0)]
 
+    def bury(self, letter: DeadLetter) -> bool:
+        """Keep a dead letter; the oldest gives way where there are too many."""
+        with self._transaction() as now:
+            if letter.letter_id in self._letters:
+                return False
+            if len(self._letters) >= MAX_LETTERS:
+                del self._letters[next(iter(self._letters))]
+                self._letters_dropped += 1
+            kept = replace(letter, at=now, cursor=self._next_cursor())
+            self._letters[letter.letter_id] = now + self._ttl, kept
+            return True
+
+    def dead_letters(self, *, after: str | None, limit: int) -> Sequence[DeadLetter]:
+        """Return dead letters, newest first."""
+        if after is not None and not (after.isascii() and after.isdigit()):
+            raise InvalidInput("bad_cursor", "after", "is no cursor of a dead letter of this store")
+        with self._transaction():
+            newest = (letter for _, letter in reversed(self._letters.values()))
+            found = [letter for letter in newest if after is None or int(letter.cursor) < int(after)]
+            return found[: max(limit, 0)]
+
+    def dead_letter(self, letter_id: str) -> DeadLetter | None:
+        """Return a dead letter, or None."""
+        with self._transaction():
+            kept = self._letters.get(letter_id)
+            return kept[1] if kept is not None else None
+
+    def forget_letter(self, letter_id: str) -> bool:
+        """Delete a dead letter; False where there is none."""
+        with self._transaction():
+            return self._letters.pop(letter_id, None) is not None
+
+    def letters_dropped(self) -> int:
+        """Return how many dead letters gave way to newer ones."""
+        with self._transaction():
+            return self._letters_dropped
+
     def check(self, *, allow_eviction: bool) -> Sequence[str]:
         """Return warnings; there is nothing to warn of."""
         return []
@@ -343,6 +384,8 @@ class MemoryStore:
             now = self._clock()
             while self._ended and self._ended[0][0] <= now:
                 self._forget(self._ended.popleft()[1])
+            for letter_id in [key for key, (end, _) in self._letters.items() if end <= now]:
+                del self._letters[letter_id]
             yield now
 
     def _give(self, hop: _Hop, claim: Claim, now: datetime) -> Claimed:

@@ -28,6 +28,7 @@ from paigeant_celery.ports import (
     Claimed,
     Closing,
     Completion,
+    DeadLetter,
     Dropped,
     DropReason,
     HopRecord,
@@ -46,9 +47,13 @@ RETRIES = 1
 MAX_CONNECTIONS = 1024  # more than the threads of one worker; each call holds one for its round trip
 SCRIPTS = (
     "start", "claim", "renew", "release", "complete", "retry_at", "park", "fail", "cancel", "redrive", "sweep", "read",
+    "bury", "letters",
 )  # fmt: skip
 
+MAX_LETTERS = 10_000  # the oldest give way
+
 _CURSOR = re.compile(r"[0-9]{1,20}-[0-9]{1,20}")
+_LETTER_CURSOR = re.compile(r"[0-9]{1,15}")
 # A script that fell over a value, before its first write; servers before Redis 7 word refusals of a command alike.
 _FALLEN = re.compile(r"(?:ERR )?(?:user_script|Error running script)")
 _REFUSED = re.compile(r"\b(?:OOM|READONLY|MISCONF|NOREPLICAS|NOPERM|MASTERDOWN)\b")
@@ -224,6 +229,44 @@ class RedisStore:
         return [
             StoredEvent(cursor=cursor, at=_moment(cursor.partition("-")[0]), fields=fields) for cursor, fields in reply
         ]
+
+    def bury(self, letter: DeadLetter) -> bool:
+        """Keep a dead letter; the oldest gives way where there are too many."""
+        fields = {name: str(value) for name, value in vars(letter).items() if value is not None}
+        about = f"letter:{letter.letter_id}"
+        return bool(self._run("bury", letter.letter_id, self._ttl, MAX_LETTERS, *_flat(fields), about=about))
+
+    def dead_letters(self, *, after: str | None, limit: int) -> Sequence[DeadLetter]:
+        """Return dead letters, newest first."""
+        if after is not None and _LETTER_CURSOR.fullmatch(after) is None:
+            raise InvalidInput("bad_cursor", "after", "is no cursor of a dead letter of this store")
+        if limit < 1:
+            return []
+        with self._readable("letters"):
+            return [_letter(flat) for flat in self._run("letters", after or "", limit, about="letters")]
+
+    def dead_letter(self, letter_id: str) -> DeadLetter | None:
+        """Return a dead letter, or None."""
+        about = f"letter:{letter_id}"
+        fields = self._ask(lambda c: c.redis.hgetall(f"{self._prefix}:{about}"), about=about)
+        with self._readable(about):
+            return _letter(_flat(fields)) if fields else None
+
+    def forget_letter(self, letter_id: str) -> bool:
+        """Delete a dead letter; False where there is none."""
+
+        def forget(client: _Client) -> _Reply:
+            with client.redis.pipeline(transaction=True) as commands:
+                commands.zrem(f"{self._prefix}:letters", letter_id)
+                commands.delete(f"{self._prefix}:letter:{letter_id}")
+                return commands.execute()
+
+        return bool(self._ask(forget, about="letters")[-1])
+
+    def letters_dropped(self) -> int:
+        """Return how many dead letters gave way to newer ones."""
+        with self._readable("meta"):
+            return int(self._ask(lambda c: c.redis.hget(f"{self._prefix}:meta", "letters_dropped"), about="meta") or 0)
 
     def check(self, *, allow_eviction: bool) -> Sequence[str]:
         """Return warnings about the server.
@@ -421,6 +464,12 @@ def _hop_arguments(hop: HopRecord) -> tuple[str, str, str, str]:
 
 def _flat(pairs: Mapping[str, str]) -> list[str]:
     return [part for pair in pairs.items() for part in pair]
+
+
+def _letter(flat: Sequence[str]) -> DeadLetter:
+    fields: dict[str, Any] = dict(zip(flat[::2], flat[1::2], strict=True))
+    optional = dict.fromkeys(("hop_id", "correlation_id", "activity", "queue"))
+    return DeadLetter(**{**optional, **fields, "size": int(fields["size"]), "at": _moment(fields["at"])})
 
 
 def _moment(milliseconds: str) -> datetime:

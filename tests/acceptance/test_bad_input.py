@@ -259,6 +259,12 @@ def test_a_bad_message_is_refused_with_its_reason_and_the_worker_goes_on(
     assert forged.says in raised.value.text
     assert raised.value.step_id == (message.step.step_id if forged.readable else None)
     assert message.message_id not in made.runs()
+    assert transport.store is not None
+    letters = [
+        found for found in transport.store.dead_letters(after=None, limit=1000) if found.hop_id == message.message_id
+    ]
+    assert [found.reason for found in letters] == [forged.reason]
+    assert SECRET not in letters[0].sample
     expect_good(transport)
     assert "sung" not in made.runs()
     content = text if isinstance(text, str) else repr(text)

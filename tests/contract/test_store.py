@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, Protocol, cast
@@ -23,6 +24,7 @@ from paigeant_celery.ports import (
     Claimed,
     Closing,
     Completion,
+    DeadLetter,
     Dropped,
     HopRecord,
     NewWorkflow,
@@ -270,6 +272,84 @@ def redis_bench_maker(redis_db: Any) -> Callable[[], Iterator[RedisBench]]:
 @pytest.fixture
 def on_redis(redis_bench_maker: Callable[[], Iterator[RedisBench]]) -> Iterator[RedisBench]:
     yield from redis_bench_maker()
+
+
+# Dead letters
+
+
+def letter(letter_id: str = "a") -> DeadLetter:
+    return DeadLetter(
+        letter_id=letter_id, reason="too_deep", text="nests too deep", hop_id="w.0", correlation_id="w",
+        activity="draft", queue=None, size=5, sha256="00", sample="xxxxx", worker="ann",
+    )  # fmt: skip
+
+
+def test_a_buried_letter_is_found_again_as_it_was(bench: Bench) -> None:
+    """An operator reads what was refused, and when."""
+    assert bench.store.bury(letter())
+
+    found = bench.store.dead_letter("a")
+    assert found is not None
+    assert found.at is not None
+    assert replace(found, at=None, cursor="") == letter()
+    assert list(bench.store.dead_letters(after=None, limit=10)) == [found]
+
+
+def test_a_letter_buried_twice_is_one(bench: Bench) -> None:
+    """A message that is delivered and refused again is the same letter."""
+    bench.store.bury(letter())
+    before = bench.store.dead_letter("a")
+
+    assert not bench.store.bury(replace(letter(), text="other"))
+
+    assert bench.store.dead_letters(after=None, limit=10) == [before]
+
+
+def test_letters_are_read_page_by_page_newest_first(bench: Bench) -> None:
+    """What went wrong last is looked at first."""
+    for letter_id in "abc":
+        bench.store.bury(letter(letter_id))
+
+    first = bench.store.dead_letters(after=None, limit=2)
+    second = bench.store.dead_letters(after=first[-1].cursor, limit=2)
+
+    assert [found.letter_id for found in (*first, *second)] == ["c", "b", "a"]
+    assert list(bench.store.dead_letters(after=None, limit=0)) == []
+    with pytest.raises(InvalidInput):
+        bench.store.dead_letters(after="x", limit=1)
+
+
+def test_a_forgotten_letter_is_gone(bench: Bench) -> None:
+    """What was dealt with leaves the list."""
+    bench.store.bury(letter())
+
+    assert bench.store.forget_letter("a")
+
+    assert not bench.store.forget_letter("a")
+    assert bench.store.dead_letter("a") is None
+    assert list(bench.store.dead_letters(after=None, limit=10)) == []
+
+
+def test_the_oldest_letters_give_way_and_are_counted(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A flood of bad messages does not fill the store, and nobody believes that the list is whole."""
+    for module in ("memory", "redis"):
+        monkeypatch.setattr(f"paigeant_celery.store.{module}.MAX_LETTERS", 2)
+    for letter_id in "abc":
+        bench.store.bury(letter(letter_id))
+
+    assert [found.letter_id for found in bench.store.dead_letters(after=None, limit=10)] == ["c", "b"]
+    assert bench.store.letters_dropped() == 1
+
+
+def test_letters_expire_uncounted(bench: Bench) -> None:
+    """They are kept as long as ended workflows."""
+    bench.short_lived.bury(letter())
+    bench.expire()
+
+    assert bench.store.dead_letter("a") is None
+    assert list(bench.store.dead_letters(after=None, limit=10)) == []
+    assert bench.store.bury(letter())
+    assert bench.store.letters_dropped() == 0
 
 
 # START

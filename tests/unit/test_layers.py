@@ -23,7 +23,10 @@ LAYERS = {
         *("transport", "publisher", "store", "store.memory", "store.redis"),
         *("agent", "itinerary", "functions", "loop", "runner"),
     },
-    "services": {"owner", "shutdown", "sweeper", "guard", "hop", "step", "outputs", "sending", "dispatch", "handle"},
+    "services": {
+        *("owner", "shutdown", "sweeper", "guard", "hop", "step"),
+        *("outputs", "sending", "dispatch", "handle", "dead_letters"),
+    },
     "entry": {"hop_task", "request", "revoking", "worker", "plugin", "tasks", "executor", "celery", "cli", "testing"},
 }
 LAYER_OF = {module: layer for layer, modules in LAYERS.items() for module in modules}

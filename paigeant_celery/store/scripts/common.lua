@@ -17,9 +17,12 @@
 -- {prefix}:owner:{owner}      set     hops that the owner runs
 -- {prefix}:owners             zset    owner -> end of its lease; exactly the owners whose set is not empty
 -- {prefix}:host:{host}        set     those of them that are of one host (the part of their id before the first ':')
+-- {prefix}:letter:{letter}    hash    a dead letter; expires like an ended workflow
+-- {prefix}:letters            zset    letter -> its cursor; those that expired go with the next ones that come
 -- {prefix}:sent               hash    queue -> how many messages were meant for it
 -- {prefix}:reached            hash    queue -> the highest number of them that was claimed
--- {prefix}:meta               hash    broker, format; swept_at and held_until of the sweeping
+-- {prefix}:meta               hash    broker, format; swept_at and held_until of the sweeping;
+--                                     letter_cursor (the last one given), letters_dropped (that gave way to newer)
 
 local DUE_AFTER = 5000 -- a queued hop's message is overdue then; each time again after twice as long
 local DUE_AFTER_MOST = 80000
@@ -31,12 +34,14 @@ local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 
 local due, parked, owners, meta = prefix .. ':due', prefix .. ':parked', prefix .. ':owners', prefix .. ':meta'
+local letters = prefix .. ':letters'
 local sent_key, reached_key = prefix .. ':sent', prefix .. ':reached'
 local function wf_key(workflow) return prefix .. ':wf:' .. workflow end
 local function hops_key(workflow) return prefix .. ':hops:' .. workflow end
 local function events_key(workflow) return prefix .. ':events:' .. workflow end
 local function blob_key(workflow) return prefix .. ':blob:' .. workflow end
 local function hop_key(hop) return prefix .. ':hop:' .. hop end
+local function letter_key(letter) return prefix .. ':letter:' .. letter end
 local function owner_key(owner) return prefix .. ':owner:' .. owner end
 local function host_key(owner) return prefix .. ':host:' .. owner:match('^[^:]*') end
 
