@@ -140,6 +140,11 @@ class HopService:
         except MessageError as fault:
             self._refuse(arrival, fault, message)
 
+    def discard(self, arrival: Arrival) -> None:
+        """Keep a dead letter of what is no message of a hop, for the reason that it came with; no workflow fails."""
+        if arrival.fault is not None:
+            self._note_refusal(arrival, arrival.fault)
+
     async def run(self, hop: Opened) -> Outcome:
         """Run the step and say how it ended. Only a cancellation from outside is raised."""
         return await self._steps.run(hop)
@@ -267,19 +272,10 @@ class HopService:
             self._publish(message, record.envelope, record.queue)
 
     def _refuse(self, arrival: Arrival, fault: MessageError, message: PaigeantMessage | None) -> Refused:
-        fields = refusal_of(arrival, fault)
         step_id = message.step.step_id if message is not None else None
-        logger.error(
-            "message refused: %s (hop %s, %d bytes, sha256 %s)",
-            fault,
-            fields["hop"],
-            fields["size"],
-            fields["sha256"],
-            extra={"action": "message_refused", **fields},
-        )
         # The letter comes first: a crash behind it has the message delivered and refused again, and its letter is
         # known then; the other way round, the closed hop would be dropped as a copy.
-        self._bury(arrival, fault)
+        self._note_refusal(arrival, fault)
         if self._store is not None and split_hop_id(arrival.hop_id) is not None:
             try:
                 answer = self._claim(arrival, digest=None, max_attempts=1000)
@@ -290,6 +286,19 @@ class HopService:
                 with suppress(StoreCorrupt):  # logged above; there is nothing left that could be recorded
                     self._store.fail(closing, Failure(step_id=step_id, error_class=fault.reason, text=fault.detail))
         return Refused(reason=fault.reason, step_id=step_id or "")
+
+    def _note_refusal(self, arrival: Arrival, fault: MessageError) -> None:
+        """Log and keep what may be told of a refused message."""
+        fields = refusal_of(arrival, fault)
+        logger.error(
+            "message refused: %s (hop %s, %d bytes, sha256 %s)",
+            fault,
+            fields["hop"],
+            fields["size"],
+            fields["sha256"],
+            extra={"action": "message_refused", **fields},
+        )
+        self._bury(arrival, fault)
 
     def _bury(self, arrival: Arrival, fault: MessageError) -> None:
         """Keep a dead letter; without a store, the line in the log is all there is."""

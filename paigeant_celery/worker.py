@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Callable, Iterator
-from typing import Any, TypeAlias
+from collections.abc import Iterator
+from typing import Any
 
 import click
 from celery import bootsteps
@@ -14,15 +14,13 @@ from kombu.entity import Queue
 
 from paigeant_celery.config import SPECIAL_CONSUME
 from paigeant_celery.errors import ConfigurationError, PaigeantError, TransientError
-from paigeant_celery.guard import Arrival
+from paigeant_celery.intake import Intake
 from paigeant_celery.ports import Activity
 from paigeant_celery.registry import registry
 from paigeant_celery.revoking import Revocations
 from paigeant_celery.transport import CeleryTransport, transport_of
 
 __all__ = ["AgentQueues", "queues_of", "served_activities", "start_checks"]
-
-OnUnknownTask: TypeAlias = Callable[[object, Any, Exception], None]
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +42,13 @@ class AgentQueues(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ship
         self._revocations = Revocations(store) if store is not None else None
         self._watching: Any = None
         worker_shutting_down.connect(lambda **_: consumer.app.paigeant_runtime.shutdown.ask(), weak=False)
-        consumer.on_unknown_task = self._unknown_task(consumer, consumer.on_unknown_task)
+        self._ours: set[str] = set()
+        Intake(
+            consumer,
+            names=self._transport.names,
+            service=lambda: consumer.app.paigeant_runtime.service,
+            ours=self._ours,
+        ).guard()
         if self._embedded:
             return  # the executor adds the queues of what it serves
         try:
@@ -59,6 +63,7 @@ class AgentQueues(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ship
             if not self._store_seen:
                 self._look_at_store()
             click.echo(banner(self._transport, served_activities(self._transport)))
+        self._ours.update(queue.name for queue in queues_of(self._transport, served_activities(self._transport)))
         if self._embedded or served_activities(self._transport):
             consumer.app.paigeant_runtime.start_sweeping()
             if self._revocations is not None and self._watching is None:
@@ -86,32 +91,13 @@ class AgentQueues(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ship
         register_tasks(app)
         served = served_activities(self._transport)
         queues = list(queues_of(self._transport, served))
+        self._ours.update(queue.name for queue in queues)
         if self._transport.settings.consume == "only" and served:
             for queue in queues:
                 app.amqp.queues.add(queue)
             app.amqp.queues.select([queue.name for queue in queues])
         for queue in queues:
             app.amqp.queues.select_add(queue)
-
-    def _unknown_task(self, consumer: Any, otherwise: OnUnknownTask) -> OnUnknownTask:
-        """Return what ends the workflow of a step that is not loaded here; Celery would log all of its content."""
-
-        def refuse(body: object, message: Any, error: Exception) -> None:
-            task, hop_id = str(message.headers.get("task")), str(message.headers.get("id"))
-            activity = self._transport.names.activity(task)
-            if activity is None:
-                otherwise(body, message, error)
-                return
-            try:
-                consumer.app.paigeant_runtime.service.refuse_unknown(
-                    Arrival(hop_id=hop_id, activity=activity, envelope=_envelope_of(message))
-                )
-            except TransientError as away:
-                logger.error("%s; the workflow of hop %s waits", away, hop_id, extra={"action": "store_unreachable"})
-            message.reject_log_error(logger, consumer.connection_errors)
-            consumer.event_dispatcher.send("task-failed", uuid=hop_id, exception=f"NotRegistered({task!r})")
-
-        return refuse
 
 
 def start_checks(transport: CeleryTransport, *, embedded: bool = False) -> bool:
@@ -170,13 +156,6 @@ def banner(transport: CeleryTransport, served: dict[str, Activity]) -> str:
     if not served:
         lines.append("  . no activity is served; name the modules of your agents with `-I` or `imports`")
     return "\n".join(lines)
-
-
-def _envelope_of(message: Any) -> object:
-    try:
-        return message.decode()[0][0]
-    except Exception:  # noqa: BLE001 - whatever it is, it is no envelope
-        return None
 
 
 def _unknown_names(transport: CeleryTransport) -> Iterator[str]:

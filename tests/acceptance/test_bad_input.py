@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import copy
 import hashlib
 import json
@@ -13,12 +14,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+import redis
 from celery import Celery, signature
 from processes import Deployment, Process, deployment, eventually
 
 from paigeant_celery import ActivitySpec, FunctionSpec, PaigeantMessage, RoutingSlip, WorkflowDispatcher, WorkflowFailed
 from paigeant_celery.message import encode
-from paigeant_celery.ports import HopRecord, NewWorkflow
+from paigeant_celery.ports import DeadLetter, HopRecord, NewWorkflow
 from paigeant_celery.slip import name_steps
 from paigeant_celery.transport import CeleryTransport
 
@@ -273,6 +275,93 @@ def test_a_bad_message_is_refused_with_its_reason_and_the_worker_goes_on(
     assert len(refusals) == 1
     assert f"{len(content.encode())} bytes, sha256 {hashlib.sha256(content.encode()).hexdigest()}" in refusals[0]
     assert worker.running
+
+
+def kombu_message(hop_id: str, task: str, queue: str, **change: Any) -> dict[str, Any]:
+    """What Kombu writes into a Redis list for a task, with changes; `...` takes a field away."""
+    message: dict[str, Any] = {
+        "body": base64.b64encode(json.dumps([[hop_id], {}, {}]).encode()).decode(),
+        "content-encoding": "utf-8",
+        "content-type": "application/json",
+        "headers": {"lang": "py", "task": task, "id": hop_id, "root_id": hop_id, "parent_id": None, "group": None},
+        "properties": {
+            "correlation_id": hop_id,
+            "delivery_mode": 2,
+            "delivery_info": {"exchange": "", "routing_key": queue},
+            "priority": 0,
+            "body_encoding": "base64",
+            "delivery_tag": uuid.uuid4().hex,
+        },
+    }
+    for name, value in change.items():
+        node, _, key = name.rpartition("__")
+        target = message[node] if node else message
+        if value is ...:
+            del target[key.replace("_", "-") if key.startswith("content") else key]
+        else:
+            target[key.replace("_", "-") if key.startswith("content") else key] = value
+    return message
+
+
+def body(content: bytes) -> str:
+    return base64.b64encode(content).decode()
+
+
+RAW: dict[str, tuple[str, object]] = {
+    "01 not JSON": ("malformed", f"{{{SECRET}"),
+    "01 a JSON list": ("malformed", [SECRET]),
+    "01 a JSON number": ("malformed", 17),
+    "01 a JSON string": ("malformed", SECRET),
+    "02 no properties": ("malformed", {"properties": ...}),
+    "02 no id": ("malformed", {"headers__id": ...}),
+    "02 headers null": ("malformed", {"headers": None}),
+    "02 headers absent": ("malformed", {"headers": ...}),
+    "02 body null": ("malformed", {"body": None}),
+    "02 body absent": ("malformed", {"body": ...}),
+    "02 bad base64": ("malformed", {"body": "%%%"}),
+    "02 a body that is an object": ("malformed", {"body": body(b'{"x": "hunter2"}')}),
+    "02 a body of two": ("malformed", {"body": body(b'[["hunter2"], {}]')}),
+    "03 invalid JSON": ("undecodable", {"body": body(b'[["hunter2"], {}')}),
+    "03 invalid UTF-8": ("undecodable", {"body": body(b'[["\xff\xfe"], {}, {}]')}),
+    "03 corrupt compression": ("undecodable", {"headers__compression": "application/x-gzip"}),
+    "04 pickle": (
+        "content_disallowed", {"content_type": "application/x-python-serialize", "content_encoding": "binary"}
+    ),
+    "04 yaml": ("content_disallowed", {"content_type": "application/x-yaml"}),
+    "04 unknown content": ("content_disallowed", {"content_type": "application/x-odd"}),
+    "06 an unknown task": ("unknown_task", {"headers__task": "shop.send_mail"}),
+    "07 arguments that are an object": ("bad_envelope", {"body": body(b'[{}, {}, {}]')}),
+    "07 named arguments that are a list": ("bad_envelope", {"body": body(b'[["x"], [], {}]')}),
+    "07 an id that is a number": ("bad_envelope", {"headers__id": 17}),
+    "08 a bad time": ("invalid_task", {"headers__eta": "tomorrow"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("reason", "item"), RAW.values(), ids=RAW.keys())
+def test_what_celery_cannot_digest_becomes_a_dead_letter_and_the_worker_goes_on(
+    made: Deployment, worker: Process, reason: str, item: object
+) -> None:
+    """One malformed message ends a plain Celery worker, and the next one that gets it."""
+    transport, queue, hop_id = made.transport(), f"{made.prefix}.draft", f"{uuid.uuid4().hex}.0"
+    store = transport.store
+    assert store is not None
+    if isinstance(item, dict):
+        item = kombu_message(hop_id, f"{made.prefix}.draft", queue, **item)
+    raw = item if isinstance(item, str) and item.startswith("{") else json.dumps(item)
+    before = {letter.letter_id for letter in store.dead_letters(after=None, limit=1000)}
+
+    with redis.Redis.from_url(made.url) as broker:
+        broker.lpush(queue, raw)
+
+    def new() -> list[DeadLetter]:
+        return [letter for letter in store.dead_letters(after=None, limit=1000) if letter.letter_id not in before]
+
+    letters = eventually(new, what=f"no letter; the log ends with\n{worker.log()[-2000:]}")
+    assert [(letter.reason, letter.queue) for letter in letters] == [(reason, queue)]
+    assert SECRET not in letters[0].sample
+    expect_good(transport)
+    assert worker.running
+    assert SECRET not in worker.log()
 
 
 def test_a_message_of_no_recorded_workflow_is_taken_off_its_queue(made: Deployment, worker: Process) -> None:

@@ -27,7 +27,10 @@ LAYERS = {
         *("owner", "shutdown", "sweeper", "guard", "hop", "step"),
         *("outputs", "sending", "dispatch", "handle", "dead_letters"),
     },
-    "entry": {"hop_task", "request", "revoking", "worker", "plugin", "tasks", "executor", "celery", "cli", "testing"},
+    "entry": {
+        *("hop_task", "request", "revoking", "intake", "worker"),
+        *("plugin", "tasks", "executor", "celery", "cli", "testing"),
+    },
 }
 LAYER_OF = {module: layer for layer, modules in LAYERS.items() for module in modules}
 
@@ -46,6 +49,7 @@ CELERY = {
     "hop_task",
     "request",
     "revoking",
+    "intake",
     "worker",
     "plugin",
     "executor",
