@@ -1,4 +1,4 @@
-"""Dead letters: what is kept of messages that were refused, and looking at them."""
+"""Dead letters: what is kept of messages that were refused and hops that were parked, and looking at them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ KNOWN_KEYS = {*PaigeantMessage.model_fields, *RoutingSlip.model_fields, "agent_n
 
 
 class DeadLetters:
-    """The refused messages that a store keeps."""
+    """What a store keeps of refused messages and parked hops."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -36,6 +36,13 @@ class DeadLetters:
     def show(self, letter_id: str) -> DeadLetter | None:
         """Return a letter, or None."""
         return self._store.dead_letter(letter_id)
+
+    def redrive(self, letter_id: str) -> bool:
+        """Let the parked workflow of a letter go on, and delete the letter; False where it is not parked."""
+        letter = self._store.dead_letter(letter_id)
+        if letter is None or letter.correlation_id is None:
+            return False
+        return self._store.redrive(letter.correlation_id) == "redriven" and self.drop(letter_id)
 
     def drop(self, letter_id: str) -> bool:
         """Delete a letter; False where there is none."""

@@ -381,6 +381,8 @@ class HopService:
             return self._record_failure(hop.closing, Fail(message=decision.message, failure=failure))
         if not self._store.park(hop.closing, failure):
             return self._overtaken(hop)
+        # A crash before this line loses the letter and not the workflow, which is parked.
+        self._bury_parked(hop, failure)
         logger.error(
             "hop %s is parked: attempt %d, the last that it has, failed with %s",
             hop.closing.hop_id,
@@ -389,6 +391,14 @@ class HopService:
             extra={"action": "hop_parked", "hop": hop.closing.hop_id, "step": failure.step_id},
         )
         return _summary(hop, "parked", error_class=failure.error_class)
+
+    def _bury_parked(self, hop: Opened, failure: Failure) -> None:
+        # The text of the failure may quote prompts and answers; the handle has it, for those who may read it.
+        fault = MessageError(failure.error_class, "", f"in attempt {hop.claimed.attempt}, the last one; it is parked")
+        arrival = Arrival(
+            hop_id=hop.closing.hop_id, activity=hop.message.step.activity, envelope=encode(hop.message), fault=fault
+        )
+        self._bury(arrival, fault)
 
     def _overtaken(self, hop: Opened) -> Summary:
         logger.warning(

@@ -120,8 +120,7 @@ class HopRuntime:
             except TimeoutError:
                 if future.done() or time.monotonic() >= end:
                     raise
-            if self.shutdown.over:
-                future.cancel()
+            if self.shutdown.over and future.cancel():  # a run that ended just now cannot be cancelled, and counts
                 self._give_back(hop)
 
     def _give_back(self, hop: Opened) -> NoReturn:
@@ -148,7 +147,7 @@ class HopRuntime:
                     return call()
                 except TransientError as error:
                     logger.warning("waiting: %s", error, extra={"action": "waiting_for_server"})
-                    if time.monotonic() + wait > end:
+                    if time.monotonic() + wait > end or self.shutdown.over:
                         raise Reject(str(error), requeue=True) from error
                 time.sleep(wait)
                 wait = min(5.0, wait * 2)

@@ -12,6 +12,7 @@ from pydantic_ai.models.test import TestModel
 
 from paigeant_celery.agent import PaigeantAgent
 from paigeant_celery.config import Settings
+from paigeant_celery.dead_letters import DeadLetters
 from paigeant_celery.errors import (
     StoreCorrupt,
     StoreRequired,
@@ -300,9 +301,14 @@ def test_a_parked_workflow_goes_on_when_it_is_redriven(workflow_harness: Workflo
     with pytest.raises(WorkflowParked, match=r"ConnectionError: the provider is down; mend the cause"):
         handle.result_sync(0)
     assert handle.status_sync().state == "parked"
+    letters = DeadLetters(workflow_harness.store)
+    (letter,) = letters.list()
+    assert (letter.reason, letter.hop_id) == ("ConnectionError", f"{handle.correlation_id}.1")
+    assert "the provider is down" not in repr(letter)
 
     broken.clear()
-    assert asyncio.run(handle.redrive())
+    assert letters.redrive(letter.letter_id)
+    assert letters.list() == []
     workflow_harness.sweep()
     asyncio.run(workflow_harness.deliver())
 
