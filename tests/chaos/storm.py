@@ -6,7 +6,6 @@ import os
 import queue
 import random
 import signal
-import sys
 import threading
 import time
 from collections import Counter
@@ -15,14 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import redis
-from processes import HOSTS, START_WITHIN, Process, eventually
+from hosts.ledger import note
+from processes import START_WITHIN, Process, eventually
 from servers import RedisServer
 
 from chaos.contestants import LEASE, Contestant
-
-sys.path.insert(0, str(HOSTS))
-
-from ledger import note
 
 __all__ = ["CRASH_POINTS", "LOST_REPLIES", "Plan", "Storm"]
 

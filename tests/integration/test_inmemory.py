@@ -199,16 +199,13 @@ def test_a_program_that_ends_while_its_executors_start_or_serve_leaves_no_thread
 
 
 def test_an_executor_whose_worker_ends_says_so_and_can_be_started_again(transport: CeleryTransport) -> None:
-    """A malformed message ends a Celery worker; a program must not wait beside a dead one for ever."""
+    """Somebody shuts all workers down; a program must not wait beside a dead one for ever."""
     mine = activity(name="mine")(pass_on)
 
     async def main() -> tuple[str, object]:
         executor = asyncio.create_task(ActivityExecutor(transport, mine.name).start())
         await output_of(transport, mine.name)
-        with transport.app.connection_for_write() as connection:
-            headers = {"task": transport.names.task(mine.name), "id": "1", "lang": "py"}
-            queue = transport.publisher.queue_for(mine.name, None)
-            connection.Producer(serializer="json").publish({"no": "list"}, routing_key=queue, headers=headers)
+        transport.app.control.shutdown()
         with pytest.raises(WorkerEnded) as raised:
             await asyncio.wait_for(executor, WITHIN)
         async with serving(ActivityExecutor(transport, mine.name)):
@@ -219,6 +216,24 @@ def test_an_executor_whose_worker_ends_says_so_and_can_be_started_again(transpor
     assert said == "the worker on memory://localhost// ended, and the log says why; start the executor again"
     assert isinstance(output, str)
     assert embedded_threads() == []
+
+
+def test_a_malformed_message_ends_no_executor(transport: CeleryTransport) -> None:
+    """The program that serves an activity is not stopped by whoever can write to its broker."""
+    mine = activity(name="mine")(pass_on)
+
+    async def main() -> object:
+        async with serving(ActivityExecutor(transport, mine.name)):
+            await output_of(transport, mine.name)
+            with transport.app.connection_for_write() as connection:
+                headers = {"task": transport.names.task(mine.name), "id": "1", "lang": "py"}
+                queue = transport.publisher.queue_for(mine.name, None)
+                connection.Producer(serializer="json").publish({"no": "list"}, routing_key=queue, headers=headers)
+            return await output_of(transport, mine.name)
+
+    assert isinstance(asyncio.run(main()), str)
+    assert transport.store is not None
+    assert [letter.reason for letter in transport.store.dead_letters(after=None, limit=10)] == ["malformed"]
 
 
 def test_one_executor_that_cannot_start_ends_those_of_its_group(transport: CeleryTransport) -> None:
