@@ -86,7 +86,8 @@ class Flower:
 
 @pytest.fixture(scope="module")
 def flower(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flower]:
-    with deployment(redis_url, tmp_path_factory.mktemp("flower"), paigeant_lease=1.0) as made:
+    brief = {"paigeant_lease": 1.0, "paigeant_max_attempts": 2, "paigeant_retry_backoff": 0.0}
+    with deployment(redis_url, tmp_path_factory.mktemp("flower"), **brief) as made:
         yield Flower(made, "prefork")
 
 
