@@ -13,7 +13,7 @@ from paigeant_celery.hop_task import HopRuntime, HopTask
 from paigeant_celery.ports import Store
 from paigeant_celery.registry import registry
 from paigeant_celery.transport import CeleryTransport, imports_us, transport_of
-from paigeant_celery.worker import AgentQueues
+from paigeant_celery.worker import AgentQueues, Ending
 
 __all__ = ["install", "install_importing_apps"]
 
@@ -37,6 +37,7 @@ def install(app: Celery, *, store: str | Store | None = None) -> CeleryTransport
     else:
         cast("Any", app).paigeant_runtime = HopRuntime(transport)
         cast("Any", app).paigeant_transport = transport
+        app.steps["worker"].add(Ending)
         app.steps["consumer"].add(AgentQueues)
         # Not before: registering a task would finalize the host's app while its modules are still loading.
         app.on_after_finalize.connect(lambda **_: _register_known(app), weak=False)

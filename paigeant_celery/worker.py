@@ -20,9 +20,28 @@ from paigeant_celery.registry import registry
 from paigeant_celery.revoking import Revocations
 from paigeant_celery.transport import CeleryTransport, transport_of
 
-__all__ = ["AgentQueues", "queues_of", "served_activities", "start_checks"]
+__all__ = ["AgentQueues", "Ending", "queues_of", "served_activities", "start_checks"]
 
 logger = logging.getLogger(__name__)
+
+
+class Ending(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ships no types
+    """Lets the grace of the steps that run begin when the worker is told to end, by a signal or remotely."""
+
+    def __init__(self, worker: Any, **kwargs: Any) -> None:
+        super().__init__(worker, **kwargs)
+        self._embedded = bool(getattr(worker, "paigeant_embedded", False))
+        self._shutdown = worker.app.paigeant_runtime.shutdown
+        # Sent by a signal handler at once; a task of the solo pool keeps the worker from being closed meanwhile.
+        worker_shutting_down.connect(self._told, sender=worker.hostname)  # held weakly
+
+    def close(self, worker: Any) -> None:
+        """Tell the steps before the pool waits for them."""
+        self._told()
+
+    def _told(self, **_: object) -> None:
+        if not self._embedded:  # an executor lets its steps end, and its process may serve again
+            self._shutdown.ask()
 
 
 class AgentQueues(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ships no types
@@ -41,7 +60,6 @@ class AgentQueues(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ship
         store = self._transport.store
         self._revocations = Revocations(store) if store is not None else None
         self._watching: Any = None
-        worker_shutting_down.connect(lambda **_: consumer.app.paigeant_runtime.shutdown.ask(), weak=False)
         self._ours: set[str] = set()
         Intake(
             consumer,

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import redis
+from celery import Celery
 from processes import Deployment, Process, deployment, eventually
 
 from paigeant_celery import ActivitySpec, WorkflowDispatcher, WorkflowHandle
@@ -115,6 +116,27 @@ def test_a_worker_that_is_told_to_end_gives_its_step_back(
         expect_whole(handle)
         assert runs(made, handle) == [1, 2, 1]
         assert "released" in [event.type for event in handle.events_so_far()]
+
+
+def test_a_worker_that_is_ended_by_remote_control_gives_its_step_back(
+    redis_url: str, tmp_path: Path, gate: Path
+) -> None:
+    """Flower's button for it sends no signal; what it ends must not hang on a step of an hour either."""
+    with deployment(redis_url, tmp_path / "made", paigeant_shutdown_grace=0.5) as made:
+        first = made.ready_worker("press", "troubles", pool="prefork", slots=1, name="first")
+        handle = dispatch(made, gate)
+        gated_runs(made, handle, 1)
+        made.ready_worker("press", "troubles", pool="prefork", slots=1, name="second")
+
+        app = Celery("remote", broker=made.url, set_as_current=False)
+        hosts = [name for answer in app.control.ping(timeout=3) for name in answer]
+        app.control.shutdown(destination=[name for name in hosts if name.startswith("first")])
+
+        assert first.ended() == 0
+        gated_runs(made, handle, 2)
+        assert handle.status_sync().attempt == 1
+        gate.touch()
+        expect_whole(handle)
 
 
 def test_a_step_that_ends_within_the_grace_is_recorded(made: Deployment, gate: Path) -> None:
