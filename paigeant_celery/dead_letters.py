@@ -7,10 +7,13 @@ from collections.abc import Sequence
 
 from pydantic import JsonValue
 
-from paigeant_celery.errors import MessageError
-from paigeant_celery.message import PaigeantMessage, sha256
+from paigeant_celery.errors import MessageError, StoreRequired
+from paigeant_celery.guard import Arrival
+from paigeant_celery.message import PaigeantMessage, parse, sha256
 from paigeant_celery.names import split_hop_id
-from paigeant_celery.ports import DeadLetter, Store
+from paigeant_celery.ports import DeadLetter, Letters, Transport
+from paigeant_celery.registry import registry
+from paigeant_celery.sending import delivery_of
 from paigeant_celery.slip import RoutingSlip
 
 __all__ = ["DeadLetters", "letter_of", "redacted"]
@@ -24,45 +27,73 @@ KNOWN_KEYS = {*PaigeantMessage.model_fields, *RoutingSlip.model_fields, "agent_n
 
 
 class DeadLetters:
-    """What a store keeps of refused messages and parked hops."""
+    """Dead letters of refused messages and parked hops: in the store, or without one on a queue of the broker."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
 
     def list(self, *, after: str | None = None, limit: int = 100) -> Sequence[DeadLetter]:
         """Return letters, newest first; `after` is the `cursor` of the last one seen."""
-        return self._store.dead_letters(after=after, limit=limit)
+        if (store := self._transport.store) is not None:
+            return store.dead_letters(after=after, limit=limit)
+        found = [letter for letter, _ in self._queue.look() if after is None or letter.cursor < after]
+        return found[: max(limit, 0)]
 
     def show(self, letter_id: str) -> DeadLetter | None:
         """Return a letter, or None."""
-        return self._store.dead_letter(letter_id)
+        if (store := self._transport.store) is not None:
+            return store.dead_letter(letter_id)
+        return next((letter for letter, _ in self._queue.look() if letter.letter_id == letter_id), None)
 
     def redrive(self, letter_id: str) -> bool:
-        """Let the parked workflow of a letter go on, and delete the letter; False where it is not parked."""
-        letter = self._store.dead_letter(letter_id)
+        """Let the hop of a letter go on with all its attempts, and delete the letter.
+
+        False where its workflow is not parked, or where the letter goes with no envelope that could be sent. Without
+        a store, a crash between sending and deleting leaves a letter that can be redriven once more.
+        """
+        if (store := self._transport.store) is None:
+            return self._send_again(letter_id)
+        letter = store.dead_letter(letter_id)
         if letter is None or letter.correlation_id is None:
             return False
-        return self._store.redrive(letter.correlation_id) == "redriven" and self.drop(letter_id)
+        return store.redrive(letter.correlation_id) == "redriven" and self.drop(letter_id)
 
     def drop(self, letter_id: str) -> bool:
         """Delete a letter; False where there is none."""
-        return self._store.forget_letter(letter_id)
+        if (store := self._transport.store) is not None:
+            return store.forget_letter(letter_id)
+        return self._queue.take(letter_id)
+
+    def _send_again(self, letter_id: str) -> bool:
+        envelopes = {letter.letter_id: envelope for letter, envelope in self._queue.look()}
+        if (envelope := envelopes.get(letter_id)) is None:
+            return False
+        settings, publisher = self._transport.settings, self._transport.publisher
+        message = parse(envelope, max_size=settings.max_message_size, max_steps=settings.max_steps)
+        queue = publisher.queue_for(message.step.activity, message.step.queue)
+        publisher.publish(delivery_of(message, envelope, queue, registry.find(message.step.activity)))
+        return self.drop(letter_id)
+
+    @property
+    def _queue(self) -> Letters:
+        if self._transport.letters is None:
+            raise StoreRequired("dead_letters")
+        return self._transport.letters
 
 
-def letter_of(
-    content: str, fault: MessageError, *, hop_id: str, activity: str | None, queue: str | None, worker: str
-) -> DeadLetter:
-    """Return the letter of a refused message; one that is delivered and refused again gets the same id."""
-    ids = split_hop_id(hop_id)
+def letter_of(arrival: Arrival, fault: MessageError, *, worker: str) -> DeadLetter:
+    """Return the letter of a message; one that is delivered and refused again gets the same id."""
+    ids = split_hop_id(arrival.hop_id)
+    content = arrival.envelope if isinstance(arrival.envelope, str) else repr(arrival.envelope)
     digest = sha256(content)
     return DeadLetter(
-        letter_id=sha256("\n".join((fault.reason, digest, hop_id)))[:32],
+        letter_id=sha256("\n".join((fault.reason, digest, arrival.hop_id)))[:32],
         reason=fault.reason,
         text=str(fault)[:MOST_TEXT],
-        hop_id=hop_id if ids is not None else None,
+        hop_id=arrival.hop_id if ids is not None else None,
         correlation_id=ids[0] if ids is not None else None,
-        activity=activity[:200] if activity is not None else None,
-        queue=queue,
+        activity=arrival.activity[:200] or None,
+        queue=arrival.queue,
         size=len(content.encode(errors="surrogatepass")),
         sha256=digest,
         sample=redacted(content),

@@ -17,7 +17,8 @@ class Arrival:
     """A message as it came: the id and activity that its headers name, and the envelope, unread.
 
     `fault` is what the receiver already found wrong with the message around the envelope. `token` names this
-    delivery: claiming again for it gets the first claim's answer, whose reply may have been lost.
+    delivery: claiming again for it gets the first claim's answer, whose reply may have been lost. `attempt` counts only
+    where no store does.
     """
 
     hop_id: str
@@ -25,6 +26,7 @@ class Arrival:
     envelope: object
     fault: MessageError | None = None
     queue: str | None = None
+    attempt: int = 1
     token: str = field(default_factory=lambda: uuid.uuid4().hex)
 
 

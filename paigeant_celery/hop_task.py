@@ -7,16 +7,21 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, ClassVar, NoReturn, TypeVar, assert_never
+from typing import Any, ClassVar, NoReturn, TypeVar, assert_never, cast
 
 from celery import Task
 from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 
+from paigeant_celery.effects import Drop, Effects, RecordedEffects, Refused, Summary
 from paigeant_celery.errors import HopFailed, MessageError, StoreCorrupt, TransientError
 from paigeant_celery.guard import Arrival
-from paigeant_celery.hop import Drop, HopService, Refused, Summary
+from paigeant_celery.hop import HopService
 from paigeant_celery.loop import ProcessLoop
+from paigeant_celery.message_only import MessageOnlyEffects
+from paigeant_celery.names import ATTEMPT_HEADER
 from paigeant_celery.owner import Owner
+from paigeant_celery.ports import Store
+from paigeant_celery.process import new_owner_id
 from paigeant_celery.registry import registry
 from paigeant_celery.shutdown import Shutdown
 from paigeant_celery.step import Opened, Outcome, timed_out
@@ -32,6 +37,8 @@ LOOK_UP = 0.25  # seconds; how soon a waiting task body notices that its worker 
 BLOCKED_SIGN = 5.0  # seconds in which a loop that is not blocked shows a sign of life
 OPEN_PATIENCE = 30.0  # seconds to wait for a store that is away before the message goes back to its queue
 CLOSE_PATIENCE = 900.0  # seconds to keep an output that was paid for and cannot be recorded yet
+
+MAX_ATTEMPTS = 1000  # the highest number that a policy allows
 
 # What Celery itself would run after a task. Our messages never carry any of it.
 EMBEDDED = ("callbacks", "errbacks", "chain", "chord", "group")
@@ -54,7 +61,21 @@ class HopRuntime:
             else None
         )
         self.service = HopService(
-            store=store, publisher=transport.publisher, registry=registry, settings=settings, owner=self._owner_id
+            store=store, effects=self._effects(transport), registry=registry, settings=settings, owner=self._owner_id
+        )
+
+    def _effects(self, transport: CeleryTransport) -> Effects:
+        if transport.letters is not None:
+            return MessageOnlyEffects(
+                publisher=transport.publisher, letters=transport.letters, registry=registry, worker=new_owner_id
+            )
+        store = cast("Store", transport.store)
+        return RecordedEffects(
+            store=store,
+            publisher=transport.publisher,
+            registry=registry,
+            settings=transport.settings,
+            owner=self._owner_id,
         )
 
     def start_sweeping(self) -> None:
@@ -201,6 +222,7 @@ class HopTask(Task):  # type: ignore[misc]  # Celery ships no types
             envelope=args[0] if args else None,
             fault=fault,
             queue=_queue_of(request.delivery_info),
+            attempt=_attempt_of(request) or 1,
         )
         return self.runtime.perform(arrival)
 
@@ -211,6 +233,8 @@ def _fault_of(request: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Me
     foreign += [name for name in ("eta", "expires") if getattr(request, name, None)]
     if foreign:
         return MessageError("bad_envelope", "embed", f"carries {', '.join(foreign)}, which our messages never do")
+    if _attempt_of(request) is None:
+        return MessageError("bad_envelope", ATTEMPT_HEADER, "the number of the attempt is no number from 1 to 1000")
     if not isinstance(request.id, str):
         return MessageError("bad_envelope", "id", "the task id is no text")
     if len(args) != 1 or kwargs:
@@ -218,6 +242,14 @@ def _fault_of(request: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Me
             "bad_envelope", "args", f"one envelope is expected, not {len(args)} and {len(kwargs)} named"
         )
     return None
+
+
+def _attempt_of(request: Any) -> int | None:
+    """Return which attempt the message asks for, 1 where it does not say, None where it says no such number."""
+    attempt = getattr(request, ATTEMPT_HEADER, None)
+    if attempt is None:
+        return 1
+    return attempt if type(attempt) is int and 1 <= attempt <= MAX_ATTEMPTS else None
 
 
 def _queue_of(delivery_info: object) -> str | None:

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 
 __all__ = [
     "ACTIVITY_NAME",
+    "ATTEMPT_HEADER",
     "CORRELATION_ID",
     "FIRST_PLACE",
     "MAX_NAME_LENGTH",
     "SPEC_VERSION",
+    "VERSION_HEADER",
     "Names",
     "hop_id",
     "is_activity_name",
@@ -22,6 +24,8 @@ __all__ = [
 ]
 
 SPEC_VERSION = "1.0"
+VERSION_HEADER = "paigeant_spec_version"
+ATTEMPT_HEADER = "paigeant_attempt"  # beside the envelope, where no store counts the attempts
 
 MAX_NAME_LENGTH = 128  # characters; keeps keys, queues and task names short on every broker
 
@@ -85,6 +89,11 @@ class Names:
     def queue(self, activity: str) -> str:
         """Return the queue of an activity that names none."""
         return f"{self.prefix}.{activity}"
+
+    @property
+    def dead_letters(self) -> str:
+        """Return the queue of dead letters where there is no store; no activity has a queue of this name."""
+        return f"{self.prefix}-dead-letters"
 
     def activity(self, task: str) -> str | None:
         """Return the activity of a task name, or None where the task is none of ours."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
 from pydantic import JsonValue
@@ -28,6 +28,7 @@ __all__ = [
     "Dropped",
     "EditLimits",
     "HopRecord",
+    "Letters",
     "NewWorkflow",
     "Publisher",
     "RenewAnswer",
@@ -79,13 +80,15 @@ class Claim:
 class Claimed:
     """The hop is the owner's until its lease lapses.
 
-    `exhausted`: it was begun `max_attempts` times before, and may only be closed.
+    `exhausted`: it was begun `max_attempts` times before, and may only be closed. `created_at` is when its workflow was
+    recorded; None where that says nothing of its sender's clock.
     """
 
     fence: int
     attempt: int
     now: datetime
     exhausted: bool = False
+    created_at: datetime | None = None
 
 
 DropReason: TypeAlias = Literal["finished", "running", "waiting", "parked", "cancelled", "unknown", "altered"]
@@ -229,6 +232,13 @@ class Store(Protocol):
         """Record a workflow and its first hop; `conflict` where the id has other content."""
         ...
 
+    def adopt(
+        self, new: NewWorkflow, *, sent_at: datetime, max_age: timedelta
+    ) -> Literal["adopted", "known", "expired"]:
+        """Record a workflow, of which nothing is known, from the message of its current hop; `expired` where that
+        was sent longer ago than `max_age`."""
+        ...
+
     def claim(self, claim: Claim) -> ClaimAnswer:
         """Give a queued hop, or one whose owner's lease has lapsed, to an owner."""
         ...
@@ -333,6 +343,26 @@ class Delivery:
     envelope: str
     summary: str
     timeout: float | None  # seconds of one attempt, where step or activity names them
+    attempt: int = 1  # which one it asks for, where no store counts them
+
+
+class Letters(Protocol):
+    """The queue of dead letters: where they are kept without a store, with the envelope of what may go on later.
+
+    To look at them takes them off the queue for a moment; two who look at once see each a part.
+    """
+
+    def bury(self, letter: DeadLetter, envelope: str | None) -> None:
+        """Keep a dead letter; raises `TransientError` where the broker cannot be reached."""
+        ...
+
+    def look(self) -> Sequence[tuple[DeadLetter, str | None]]:
+        """Return the letters and the envelopes that go with them, newest first."""
+        ...
+
+    def take(self, letter_id: str) -> bool:
+        """Take a letter off the queue; False where there is none."""
+        ...
 
 
 class Publisher(Protocol):
@@ -363,6 +393,11 @@ class Transport(Protocol):
 
     @property
     def publisher(self) -> Publisher: ...
+
+    @property
+    def letters(self) -> Letters | None:
+        """Where dead letters are kept without a store; None with one."""
+        ...
 
     def check_dispatch(self) -> None:
         """Raise `ConfigurationError` where messages sent from here would not run as they must."""

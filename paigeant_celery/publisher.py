@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 from celery import Celery
@@ -10,11 +12,11 @@ from kombu.exceptions import OperationalError
 from kombu.utils.url import maybe_sanitize_url
 
 from paigeant_celery.errors import Unreachable
-from paigeant_celery.names import SPEC_VERSION, Names
+from paigeant_celery.names import ATTEMPT_HEADER, SPEC_VERSION, VERSION_HEADER, Names
 from paigeant_celery.ports import Delivery
 from paigeant_celery.registry import registry
 
-__all__ = ["CeleryPublisher", "broker_address"]
+__all__ = ["PUBLISH_RETRY", "CeleryPublisher", "broker_address", "connected"]
 
 PUBLISH_RETRY = {"max_retries": 8, "interval_start": 0.0, "interval_step": 0.2, "interval_max": 1.0}
 # Seconds by which Celery's time limits stand behind ours: a run that cannot be cancelled is given up after half a
@@ -68,7 +70,7 @@ class CeleryPublisher:
     def publish(self, delivery: Delivery) -> None:
         """Send the message; raises `Unreachable` when Celery's retries are over."""
         limit = delivery.timeout if delivery.timeout is not None else LONGEST_STEP
-        try:
+        with reaching_broker(self._app):
             self._app.send_task(
                 self._names.task(delivery.activity),
                 args=[delivery.envelope],
@@ -89,40 +91,51 @@ class CeleryPublisher:
                 add_to_parent=False,
                 argsrepr=f"({delivery.summary})",
                 kwargsrepr="{}",
-                headers={"paigeant_spec_version": SPEC_VERSION},
+                headers={VERSION_HEADER: SPEC_VERSION, ATTEMPT_HEADER: delivery.attempt},
                 retry=True,
                 retry_policy=PUBLISH_RETRY,
             )
-        except (OperationalError, OSError) as error:
-            raise Unreachable("broker", broker_address(self._app), type(error).__name__) from error
-        except self._refusals() as error:
-            cause = f"{type(error).__name__}: {error}"
-            raise Unreachable("broker", broker_address(self._app), cause) from error
 
     def waiting(self, queue: str) -> int:
         """Return how many messages wait on a queue; none where the broker does not know it, or no longer."""
-        try:
-            # A connection of its own: one of the pool does not outlive a refused question.
-            with self._app.connection_for_write() as connection:
-                connection.ensure_connection(max_retries=1, interval_start=0.1)
-                with connection.channel() as channel:
-                    return int(channel.queue_declare(queue, passive=True).message_count)
-        except (OperationalError, OSError) as error:
-            raise Unreachable("broker", broker_address(self._app), type(error).__name__) from error
-        except self._refusals() as error:
-            if str(getattr(error, "reply_code", "")) == NOT_FOUND:
-                return 0
-            raise Unreachable("broker", broker_address(self._app), type(error).__name__) from error
-
-    def _refusals(self) -> tuple[type[Exception], ...]:
-        # What Kombu does not repeat: a wrong password or virtual host, a queue declared in another way.
-        connection = self._app.connection_for_write()
-        return (*connection.connection_errors, *connection.channel_errors)
+        # A connection of its own: one of the pool does not outlive a refused question.
+        with connected(self._app) as connection, connection.channel() as channel:
+            try:
+                return int(channel.queue_declare(queue, passive=True).message_count)
+            except connection.channel_errors as error:
+                if str(getattr(error, "reply_code", "")) == NOT_FOUND:
+                    return 0
+                raise
 
     def _compression(self, delivery: Delivery) -> str | None:
         # None would take the host's default, which workers elsewhere may lack.
         large = len(delivery.envelope) >= COMPRESS_FROM
         return "gzip" if large or self._app.conf.task_compression else None
+
+
+@contextmanager
+def connected(app: Celery) -> Iterator[Any]:
+    """Give a connection of its own to the broker; raises `Unreachable`."""
+    with reaching_broker(app), app.connection_for_write() as connection:
+        connection.ensure_connection(max_retries=1, interval_start=0.1)
+        yield connection
+
+
+@contextmanager
+def reaching_broker(app: Celery) -> Iterator[None]:
+    """Raise `Unreachable` for what Kombu raises where the broker is away or refuses."""
+    try:
+        yield
+    except (OperationalError, OSError) as error:
+        raise Unreachable("broker", broker_address(app), type(error).__name__) from error
+    except _refusals(app) as error:
+        raise Unreachable("broker", broker_address(app), f"{type(error).__name__}: {error}") from error
+
+
+def _refusals(app: Celery) -> tuple[type[Exception], ...]:
+    # What Kombu does not repeat: a wrong password or virtual host, a queue declared in another way.
+    connection = app.connection_for_write()
+    return (*connection.connection_errors, *connection.channel_errors)
 
 
 def broker_address(app: Celery) -> str:

@@ -22,9 +22,10 @@ import pytest
 
 from paigeant_celery.config import Settings
 from paigeant_celery.dispatch import WorkflowDispatcher
+from paigeant_celery.effects import Drop, RecordedEffects, Refused
 from paigeant_celery.guard import Arrival
 from paigeant_celery.handle import WorkflowHandle, WorkflowResult
-from paigeant_celery.hop import Drop, HopService, Refused
+from paigeant_celery.hop import HopService
 from paigeant_celery.names import Names
 from paigeant_celery.ports import Delivery
 from paigeant_celery.registry import registry
@@ -60,7 +61,13 @@ class WorkflowHarness:
         )
         self._service = HopService(
             store=self.store,
-            publisher=self.transport.publisher,
+            effects=RecordedEffects(
+                store=self.store,
+                publisher=self.transport.publisher,
+                registry=registry,
+                settings=settings,
+                owner=lambda: "harness",
+            ),
             registry=registry,
             settings=settings,
             owner=lambda: "harness",
@@ -177,6 +184,7 @@ class _HarnessTransport:
     def __init__(self, settings: Settings, store: MemoryStore, pending: deque[Delivery]) -> None:
         self.settings, self.store = settings, store
         self.publisher = _HarnessPublisher(Names(settings.prefix), pending)
+        self.letters = None  # the store keeps them
 
     def check_dispatch(self) -> None:
         """Nothing of a Celery configuration reaches the harness."""

@@ -17,6 +17,7 @@ from kombu.utils.url import maybe_sanitize_url
 
 from paigeant_celery.config import Settings, read_settings
 from paigeant_celery.errors import ConfigurationError, InvalidInput, UnknownTransport
+from paigeant_celery.letter_queue import LetterQueue
 from paigeant_celery.names import Names
 from paigeant_celery.ports import Store
 from paigeant_celery.publisher import CeleryPublisher, broker_address
@@ -44,6 +45,7 @@ class CeleryTransport:
         self.app, self.settings, self.store, self.faults = app, settings, store, tuple(faults)
         self.names = Names(settings.prefix)
         self.publisher = CeleryPublisher(app, self.names)
+        self.letters = LetterQueue(app, self.names.dead_letters) if store is None else None
 
     def __repr__(self) -> str:
         return f"CeleryTransport(broker={self.broker!r}, store={self.store_address!r})"

@@ -113,11 +113,20 @@ class MemoryStore:
             existing = self._workflows.get(new.correlation_id)
             if existing is not None:
                 return "exists" if existing.content == new.content else "conflict"
-            workflow = _Workflow(content=new.content, hop_id=new.hop.hop_id, created_at=now, updated_at=now)
-            self._workflows[new.correlation_id] = workflow
-            self._queue_hop(new.correlation_id, new.hop, now)
-            _add_event(workflow, self._next_cursor(), now, "started", new.hop.hop_id, queue=new.hop.queue)
+            self._begin(new, "started", now)
             return "started"
+
+    def adopt(
+        self, new: NewWorkflow, *, sent_at: datetime, max_age: timedelta
+    ) -> Literal["adopted", "known", "expired"]:
+        """Record a workflow that only the message of its current hop knows."""
+        with self._transaction() as now:
+            if new.correlation_id in self._workflows:
+                return "known"
+            if now - sent_at > max_age:
+                return "expired"
+            self._begin(new, "adopted", now)
+            return "adopted"
 
     def claim(self, claim: Claim) -> ClaimAnswer:
         """Give a queued hop, or one whose owner's lease has lapsed, to an owner."""
@@ -388,6 +397,12 @@ class MemoryStore:
                 del self._letters[letter_id]
             yield now
 
+    def _begin(self, new: NewWorkflow, event: str, now: datetime) -> None:
+        workflow = _Workflow(content=new.content, hop_id=new.hop.hop_id, created_at=now, updated_at=now)
+        self._workflows[new.correlation_id] = workflow
+        self._queue_hop(new.correlation_id, new.hop, now)
+        _add_event(workflow, self._next_cursor(), now, event, new.hop.hop_id, queue=new.hop.queue)
+
     def _give(self, hop: _Hop, claim: Claim, now: datetime) -> Claimed:
         exhausted = hop.attempt >= claim.max_attempts
         if hop.state == "running":
@@ -397,10 +412,12 @@ class MemoryStore:
         self._reached[hop.queue] = max(self._reached.get(hop.queue, 0), hop.sent)
         hop.state, hop.owner, hop.token = "running", claim.owner, claim.token
         hop.fence, hop.attempt = hop.fence + 1, hop.attempt + (not exhausted)
-        hop.claim = Claimed(fence=hop.fence, attempt=hop.attempt, now=now, exhausted=exhausted)
+        workflow = self._workflows[hop.workflow]
+        hop.claim = Claimed(
+            fence=hop.fence, attempt=hop.attempt, now=now, exhausted=exhausted, created_at=workflow.created_at
+        )
         self._owned.setdefault(claim.owner, set()).add(claim.hop_id)
         self._leases[claim.owner] = now + self._lease
-        workflow = self._workflows[hop.workflow]
         workflow.updated_at = now
         about = {"attempt": str(hop.attempt), "fence": str(hop.fence), "exhausted": str(int(exhausted))}
         _add_event(workflow, self._next_cursor(), now, "claimed", claim.hop_id, **about)

@@ -106,6 +106,16 @@ class RedisStore:
             self._run("start", *arguments, about=f"wf:{new.correlation_id}"),
         )
 
+    def adopt(
+        self, new: NewWorkflow, *, sent_at: datetime, max_age: timedelta
+    ) -> Literal["adopted", "known", "expired"]:
+        """Record a workflow that only the message of its current hop knows."""
+        times = (round((sent_at - _EPOCH).total_seconds() * 1000), round(max_age.total_seconds() * 1000))
+        arguments = (new.correlation_id, new.content, *_hop_arguments(new.hop), *times)
+        reply = self._run("start", *arguments, about=f"wf:{new.correlation_id}")
+        answers: Mapping[str, Literal["adopted", "expired"]] = {"started": "adopted", "expired": "expired"}
+        return answers.get(reply, "known")
+
     def claim(self, claim: Claim) -> ClaimAnswer:
         """Give a queued hop, or one whose owner's lease has lapsed, to an owner."""
         about = f"hop:{claim.hop_id}"
@@ -116,8 +126,14 @@ class RedisStore:
         if reply[0] != "claimed":
             return Dropped(reason=cast("DropReason", reply[0]))
         with self._readable(about):
-            _, fence, attempt, claimed_at, exhausted = reply
-            return Claimed(fence=int(fence), attempt=int(attempt), now=_moment(claimed_at), exhausted=exhausted == "1")
+            _, fence, attempt, claimed_at, exhausted, created_at = reply
+            return Claimed(
+                fence=int(fence),
+                attempt=int(attempt),
+                now=_moment(claimed_at),
+                exhausted=exhausted == "1",
+                created_at=_moment(created_at),
+            )
 
     def renew(self, owner: str, hops: Mapping[str, int]) -> RenewAnswer:
         """Extend the owner's lease; hops that lapsed and were not taken are the owner's again."""

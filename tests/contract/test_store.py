@@ -367,6 +367,51 @@ def test_a_started_workflow_waits_as_its_first_hop(bench: Bench) -> None:
     assert types(bench.store) == ["started"]
 
 
+def moment(bench: Bench) -> datetime:
+    """The store's clock."""
+    bench.store.start(new("clock"))
+    claimed = bench.store.claim(claim("clock.0", token="clock"))
+    assert isinstance(claimed, Claimed)
+    return claimed.now
+
+
+def test_an_adopted_workflow_waits_as_the_hop_of_its_message(bench: Bench) -> None:
+    """It goes on where it stood, under the rules of any other."""
+    adopted = NewWorkflow(correlation_id="w", content="same", hop=hop("w.3"))
+    sent_at = moment(bench) - timedelta(seconds=50)
+
+    assert bench.store.adopt(adopted, sent_at=sent_at, max_age=timedelta(seconds=60)) == "adopted"
+
+    record = bench.store.workflow("w")
+    assert record is not None
+    assert (record.state, record.hop_id, record.running) == ("running", "w.3", False)
+    assert types(bench.store) == ["adopted"]
+    assert isinstance(bench.store.claim(claim("w.3")), Claimed)
+
+
+def test_a_workflow_whose_message_is_too_old_is_not_adopted(bench: Bench) -> None:
+    """Its age is judged by the store's clock."""
+    sent_at = moment(bench) - timedelta(seconds=61)
+
+    assert bench.store.adopt(new(), sent_at=sent_at, max_age=timedelta(seconds=60)) == "expired"
+
+    assert bench.store.workflow("w") is None
+    assert bench.store.claim(claim()) == Dropped(reason="unknown")
+
+
+@pytest.mark.parametrize("content", ["same", "other"])
+def test_a_workflow_that_is_known_is_not_adopted(bench: Bench, content: str) -> None:
+    """A stranger's message under its id changes nothing of it."""
+    bench.store.start(new())
+    before = bench.store.workflow("w")
+
+    stranger = NewWorkflow(correlation_id="w", content=content, hop=hop("w.7"))
+    assert bench.store.adopt(stranger, sent_at=moment(bench), max_age=timedelta(days=1)) == "known"
+
+    assert bench.store.workflow("w") == before
+    assert bench.store.claim(claim("w.7")) == Dropped(reason="unknown")
+
+
 def test_the_same_content_again_is_the_existing_workflow(bench: Bench) -> None:
     """A caller that repeats a request with its idempotency key starts nothing twice."""
     bench.store.start(new())

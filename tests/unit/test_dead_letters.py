@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from paigeant_celery.dead_letters import DeadLetters, letter_of, redacted
 from paigeant_celery.errors import MessageError
-from paigeant_celery.store.memory import MemoryStore
+from paigeant_celery.guard import Arrival
+from paigeant_celery.testing import WorkflowHarness
 
+ARRIVAL = Arrival(hop_id="w.0", activity="draft", envelope="{}", queue="q")
 FAULT = MessageError("unknown_field", "surprise", "this version does not know the field")
 
 
@@ -25,9 +27,7 @@ def test_a_sample_of_what_is_no_json_shows_its_shape() -> None:
 
 def test_a_message_refused_again_has_the_same_letter_id() -> None:
     """Redeliveries do not multiply letters."""
-    first, second = (
-        letter_of("{}", FAULT, hop_id="w.0", activity="draft", queue="q", worker=worker) for worker in ("ann", "ben")
-    )
+    first, second = (letter_of(ARRIVAL, FAULT, worker=worker) for worker in ("ann", "ben"))
 
     assert first.letter_id == second.letter_id
     assert (first.hop_id, first.correlation_id) == ("w.0", "w")
@@ -35,18 +35,17 @@ def test_a_message_refused_again_has_the_same_letter_id() -> None:
 
 def test_ids_that_are_none_are_left_out() -> None:
     """A header may hold anything."""
-    found = letter_of("{}", FAULT, hop_id="hunter2!", activity=None, queue=None, worker="ann")
+    found = letter_of(Arrival(hop_id="hunter2!", activity="", envelope="{}"), FAULT, worker="ann")
 
-    assert (found.hop_id, found.correlation_id) == (None, None)
+    assert (found.hop_id, found.correlation_id, found.activity) == (None, None, None)
     assert "hunter2" not in repr(found)
 
 
-def test_letters_are_listed_shown_and_dropped() -> None:
+def test_letters_are_listed_shown_and_dropped(workflow_harness: WorkflowHarness) -> None:
     """The service is what operators' tools call."""
-    store = MemoryStore(lease=1, ttl=60)
-    letters = DeadLetters(store)
-    buried = letter_of("{}", FAULT, hop_id="w.0", activity="draft", queue="q", worker="ann")
-    store.bury(buried)
+    letters = DeadLetters(workflow_harness.transport)
+    buried = letter_of(ARRIVAL, FAULT, worker="ann")
+    workflow_harness.store.bury(buried)
 
     assert [found.letter_id for found in letters.list()] == [buried.letter_id]
     assert letters.show(buried.letter_id) is not None

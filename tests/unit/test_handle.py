@@ -301,7 +301,7 @@ def test_a_parked_workflow_goes_on_when_it_is_redriven(workflow_harness: Workflo
     with pytest.raises(WorkflowParked, match=r"ConnectionError: the provider is down; mend the cause"):
         handle.result_sync(0)
     assert handle.status_sync().state == "parked"
-    letters = DeadLetters(workflow_harness.store)
+    letters = DeadLetters(workflow_harness.transport)
     (letter,) = letters.list()
     assert (letter.reason, letter.hop_id) == ("ConnectionError", f"{handle.correlation_id}.1")
     assert "the provider is down" not in repr(letter)

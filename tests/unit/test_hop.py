@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from opentelemetry import trace
 
 from paigeant_celery.config import Settings
+from paigeant_celery.effects import RecordedEffects
 from paigeant_celery.errors import TransientError, Unreachable
 from paigeant_celery.flow import Failure
 from paigeant_celery.functions import FunctionActivity, activity
@@ -56,8 +58,11 @@ class Line:
         self.store = Watched(self)
 
     def service(self, owner: str = "ann") -> HopService:
-        return HopService(
+        effects = RecordedEffects(
             store=self.store, publisher=self, registry=registry, settings=self.settings, owner=lambda: owner
+        )
+        return HopService(
+            store=self.store, effects=effects, registry=registry, settings=self.settings, owner=lambda: owner
         )
 
     def start(self, message: PaigeantMessage) -> Arrival:
@@ -239,6 +244,140 @@ def test_a_broker_that_is_away_gets_the_same_bytes_when_the_hop_is_closed_again(
     assert [sent.envelope for sent in line.given] == [recorded.envelope] * 3
     assert line.effects.count("run one") == 1
     line.open(line.arrival())
+
+
+# Messages that cannot be run.
+
+
+def test_the_workflow_of_a_message_that_cannot_be_run_is_parked_and_redriven(
+    line: Line, make_message: MakeMessage
+) -> None:
+    """A worker without the agent was deployed; with the agent, the workflow goes on where it stood."""
+    arrival = line.start(make_message(FunctionSpec("late")))
+    assert line.serve(arrival) == Refused(reason="unknown_agent", step_id="late")
+    assert line.failure()[:3] == ("parked", "late", "unknown_agent")
+    (letter,) = line.store.dead_letters(after=None, limit=10)
+    assert (letter.reason, letter.hop_id) == ("unknown_agent", "w-1.0")
+
+    late = activity(name="late")(lambda: "in time")
+    assert line.store.redrive("w-1") == "redriven"
+
+    assert line.serve(replace(arrival, token="anew")).outcome == "workflow_completed"
+    assert late.name == "late"
+
+
+@pytest.mark.parametrize(
+    "forge",
+    [
+        lambda text: text.replace('"asked":"this"', '"asked":"that"'),
+        lambda text: text[:-1],
+        lambda text: text.replace('"spec_version":"1.0"', '"spec_version":"2.0"'),
+        lambda text: None,
+    ],
+    ids=["altered", "torn", "of another version", "no text"],
+)
+def test_another_envelope_under_the_id_of_a_hop_harms_no_workflow(
+    line: Line, make_message: MakeMessage, forge: Callable[[str], object]
+) -> None:
+    """Whoever guesses an id cannot end somebody's workflow; the genuine message runs it."""
+    held = activity(name="one")(lambda: "done")
+    first = line.start(make_message(held.activity(), variables={"asked": "this"}))
+    before = line.record()
+    forged = replace(first, envelope=forge(str(first.envelope)), token="forged")
+    assert forged.envelope != first.envelope
+
+    answer = line.serve(forged)
+
+    assert not isinstance(answer, Summary)
+    assert line.record() == before
+    assert len(line.store.dead_letters(after=None, limit=10)) == 1
+    assert line.serve(first) == Summary(hop_id="w-1.0", step_id="one", outcome="workflow_completed")
+
+
+# Workflows that only their message knows.
+
+
+def unrecorded(line: Line, message: PaigeantMessage) -> Arrival:
+    return Arrival(hop_id=message.message_id, activity=message.step.activity, envelope=encode(message), queue="q-here")
+
+
+def test_a_workflow_that_the_store_does_not_know_is_adopted_from_its_message(
+    line: Line, steps: list[FunctionActivity[[], str]], make_message: MakeMessage, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The message carries the state: a store that lost its records, or was added later, goes on with it."""
+    message = make_message(*(step.activity() for step in steps[1:]), outputs=("earlier",))
+
+    assert line.serve(unrecorded(line, message)).outcome == "completed"
+
+    assert line.record().hop_id == "w-1.2"
+    assert [event.fields["type"] for event in line.store.events("w-1", after=None, limit=9)][:2] == [
+        "adopted",
+        "claimed",
+    ]
+    assert line.serve(line.arrival()).outcome == "workflow_completed"
+    assert "is adopted from its message" in caplog.text
+
+
+@pytest.mark.parametrize(("age", "expired"), [(3600.0, False), (3600.1, True)], ids=["young", "old"])
+def test_a_message_older_than_the_limit_is_adopted_by_no_store(
+    make_message: MakeMessage, age: float, expired: bool
+) -> None:
+    """A message that was replayed when its records were long gone must not run a second time."""
+    line = Line(max_message_age=3600.0)
+    held = activity(name="one")(lambda: "done")
+    message = make_message(held.activity()).model_copy(update={"sent_at": line.at - timedelta(seconds=age)})
+
+    answer = line.serve(unrecorded(line, message))
+
+    if not expired:
+        assert answer == Summary(hop_id="w-1.0", step_id="one", outcome="workflow_completed")
+        return
+    assert answer == Refused(reason="expired", step_id="one")
+    assert line.store.workflow("w-1") is None
+    assert [letter.reason for letter in line.store.dead_letters(after=None, limit=9)] == ["expired"]
+
+
+def test_no_message_is_adopted_whose_workflow_may_have_been_forgotten(make_message: MakeMessage) -> None:
+    """Records of ended workflows are kept for so long; what is older cannot be told from a finished hop."""
+    line = Line(max_message_age=3600.0, result_ttl=60.0)
+    held = activity(name="one")(lambda: "done")
+    message = make_message(held.activity()).model_copy(update={"sent_at": line.at - timedelta(seconds=61)})
+
+    assert line.serve(unrecorded(line, message)) == Refused(reason="expired", step_id="one")
+
+
+def test_a_hop_that_its_recorded_workflow_never_had_is_refused(
+    line: Line, first: Arrival, steps: list[FunctionActivity[[], str]], make_message: MakeMessage
+) -> None:
+    """A slip that was moved by a stranger does not become the workflow's second life."""
+    before = line.record()
+    moved = make_message(steps[2].activity(), outputs=("earlier", "still earlier"))
+
+    assert line.serve(unrecorded(line, moved)) == Refused(reason="inconsistent_slip", step_id="three")
+
+    assert line.record() == before
+
+
+@pytest.mark.parametrize(("ahead", "said"), [(86400, "86400 s ahead"), (-86400, "86400 s behind"), (30, None)])
+def test_a_dispatcher_whose_clock_is_off_is_named_once(
+    line: Line,
+    steps: list[FunctionActivity[[], str]],
+    make_message: MakeMessage,
+    caplog: pytest.LogCaptureFixture,
+    ahead: int,
+    said: str | None,
+) -> None:
+    """Its workflow runs all the same, on the store's clock."""
+    at = line.at + timedelta(seconds=ahead)
+    message = make_message(*(step.activity() for step in steps))
+    line.serve(line.start(message.model_copy(update={"created_at": at, "sent_at": at})))
+    line.serve(line.arrival())
+
+    told = [record.getMessage() for record in caplog.records if getattr(record, "action", "") == "clock_drift"]
+    assert told == ([f"the clock of whoever sent workflow w-1 is {said}"] if said else [])
+
+
+# Late owners, and steps that end in other ways.
 
 
 @pytest.mark.parametrize("fails", [False, True], ids=["completed", "failed"])

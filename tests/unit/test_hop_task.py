@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any, TypeVar, cast
@@ -59,7 +60,7 @@ class Bench:
         publisher = SimpleNamespace(
             queue_for=lambda activity, queue: queue or activity, publish=self._may_fail("publish", self.sent.append)
         )
-        transport = SimpleNamespace(store=self.store, settings=Settings(lease=LEASE), publisher=publisher)
+        transport = SimpleNamespace(store=self.store, settings=Settings(lease=LEASE), publisher=publisher, letters=None)
         self.runtime = HopRuntime(cast("Any", transport))
 
     def start(self, message: PaigeantMessage) -> Arrival:
@@ -166,16 +167,28 @@ def test_a_completed_hop_is_a_success_that_names_the_next_one(bench: Bench, firs
     assert bench.runtime.perform(first) == {"step": "one", "outcome": "completed", "next": "w-1.1"}
 
 
-def test_a_copy_is_ignored_and_a_refused_message_is_a_failure_that_names_its_step(bench: Bench, first: Arrival) -> None:
-    """A copy must not look like work; a message that cannot run must not look like success."""
-    altered = Arrival(hop_id="w-1.0", activity="one", envelope=str(first.envelope).replace("{}", "{ }", 1))
+def test_a_refused_message_is_a_failure_that_names_its_step_and_its_copy_is_ignored(
+    bench: Bench, make_message: MakeMessage
+) -> None:
+    """A message that cannot run must not look like success; a copy must not look like work."""
+    arrival = bench.start(make_message(FunctionSpec("elsewhere")))
 
     with pytest.raises(HopFailed) as caught:
-        bench.runtime.perform(altered)
-    with pytest.raises(Ignore, match="finished"):
-        bench.runtime.perform(first)
+        bench.runtime.perform(arrival)
+    with pytest.raises(Ignore, match="parked"):
+        bench.runtime.perform(replace(arrival, fault=None, token="another"))
 
-    assert caught.value.args == ("w-1.0", "one", "inconsistent_slip")
+    assert caught.value.args == ("w-1.0", "elsewhere", "unknown_agent")
+
+
+def test_another_envelope_under_the_id_of_a_hop_changes_nothing_on_screen(bench: Bench, first: Arrival) -> None:
+    """A forgery is reported in a dead letter, and the hop whose id it bears is shown as it is."""
+    altered = replace(first, envelope=str(first.envelope).replace("{}", "{ }", 1))
+
+    with pytest.raises(Ignore, match="altered"):
+        bench.runtime.perform(altered)
+
+    assert bench.runtime.perform(first)["outcome"] == "completed"
 
 
 # Runs that are given up.

@@ -20,11 +20,11 @@ LAYERS = {
     "core": {"errors", "names", "jsonable", "policy", "retry", "deps", "slip", "message", "context", "flow"},
     "seams": {"ports", "config", "process", "registry", "tracing"},
     "adapters": {
-        *("transport", "publisher", "store", "store.memory", "store.redis"),
+        *("transport", "publisher", "letter_queue", "store", "store.memory", "store.redis"),
         *("agent", "itinerary", "functions", "loop", "runner"),
     },
     "services": {
-        *("owner", "shutdown", "sweeper", "guard", "hop", "step"),
+        *("owner", "shutdown", "sweeper", "guard", "hop", "step", "effects", "message_only"),
         *("outputs", "sending", "dispatch", "handle", "dead_letters"),
     },
     "entry": {
@@ -46,6 +46,7 @@ MAY_IMPORT = {
 CELERY = {
     "transport",
     "publisher",
+    "letter_queue",
     "hop_task",
     "request",
     "revoking",

@@ -1,7 +1,7 @@
 -- CLAIM: give a queued hop, or one whose owner's lease has lapsed, to an owner.
 -- ARGV: prefix, hop, owner, token, max_attempts, digest ('' skips the comparison), lease
 -- Answer: {'unknown' | 'finished' | 'running' | 'waiting' | 'parked' | 'cancelled' | 'altered'}, or
---         {'claimed', fence, attempt, claimed_at, exhausted (0|1)}
+--         {'claimed', fence, attempt, claimed_at, exhausted (0|1), when the workflow was recorded}
 
 local _, hop, owner, token, max_attempts, digest, lease = unpack(ARGV)
 
@@ -21,6 +21,7 @@ wrong = misplaced(wf_key(record.workflow), 'hash', events_key(record.workflow), 
   owner_key(record.owner or ''), 'set', host_key(record.owner or ''), 'set')
 if wrong then return wrong end
 
+local created_at = redis.call('HGET', wf_key(record.workflow), 'created_at')
 if record.state == 'done' or record.state == 'failed' then return { 'finished' } end
 if record.state == 'waiting' or record.state == 'parked' or record.state == 'cancelled' then return { record.state } end
 if record.state ~= 'running' and record.state ~= 'queued' then
@@ -34,7 +35,7 @@ if record.token == token and record.owner == owner then
   redis.call('HSET', hop_key(hop), 'state', 'running')
   redis.call('ZREM', due, hop)
   give_to(owner, hop, lease)
-  return { 'claimed', record.fence, record.attempt, record.claimed_at, record.exhausted }
+  return { 'claimed', record.fence, record.attempt, record.claimed_at, record.exhausted, created_at }
 end
 if record.state == 'running' then
   local lease_ends = redis.call('ZSCORE', owners, record.owner)
@@ -53,4 +54,4 @@ if (tonumber(record.sent) or 0) > (tonumber(redis.call('HGET', reached_key, reco
 end
 redis.call('HSET', wf_key(record.workflow), 'updated_at', int(now))
 add_event(record.workflow, 'type', 'claimed', 'hop', hop, 'attempt', attempt, 'fence', fence, 'exhausted', exhausted)
-return { 'claimed', fence, attempt, int(now), exhausted }
+return { 'claimed', fence, attempt, int(now), exhausted, created_at }

@@ -1,0 +1,321 @@
+"""What is done about a hop once it is decided: recorded in the store, sent on, dropped or set aside.
+
+Each effect may be repeated, and raises `TransientError` where store or broker is away; the same call then goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Protocol, TypeAlias
+
+from paigeant_celery.config import Settings
+from paigeant_celery.dead_letters import letter_of
+from paigeant_celery.errors import MessageError, StoreCorrupt
+from paigeant_celery.flow import Failure
+from paigeant_celery.guard import Arrival, refusal_of
+from paigeant_celery.message import PaigeantMessage, content_digest, encode, parse, sha256
+from paigeant_celery.names import next_place, split_hop_id
+from paigeant_celery.ports import (
+    Claim,
+    ClaimAnswer,
+    Claimed,
+    Closing,
+    Completion,
+    Dropped,
+    HopRecord,
+    NewWorkflow,
+    Publisher,
+    Store,
+)
+from paigeant_celery.registry import Registry
+from paigeant_celery.sending import delivery_of
+from paigeant_celery.step import Opened, Outcome
+
+__all__ = ["Drop", "Effects", "RecordedEffects", "Refused", "Summary", "log_refusal", "parked_fault", "summary_of"]
+
+# More than a policy allows: a message that cannot be run is set aside, however often its hop was begun.
+ANY_ATTEMPT = 1000
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drop:
+    """Nothing to do: the hop is handled elsewhere, or was, or the message is not the one that was recorded."""
+
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refused:
+    """The message cannot be run, and a dead letter says why; where it is the recorded one, its workflow is parked.
+
+    `step_id` is "" where the envelope could not be read.
+    """
+
+    reason: str
+    step_id: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """What became of a hop, without any content."""
+
+    hop_id: str
+    step_id: str
+    outcome: str
+    error_class: str | None = None
+    next_hop: str | None = None
+    delay: float | None = None  # seconds to the next attempt
+
+
+Refusal: TypeAlias = Refused | Drop
+
+
+class Effects(Protocol):
+    """What can be done about a hop; there is one implementation with a store and one without."""
+
+    def claim(self, arrival: Arrival, message: PaigeantMessage, *, max_attempts: int) -> ClaimAnswer:
+        """Ask whether this delivery may run its hop. Raises `MessageError` where it never may."""
+        ...
+
+    def advance(self, hop: Opened, message: PaigeantMessage, envelope: str, outcome: Outcome) -> Summary:
+        """Record the output and send the next hop."""
+        ...
+
+    def finish(self, hop: Opened, message: PaigeantMessage, outcome: Outcome) -> Summary:
+        """Record the last output and with it the end of the workflow."""
+        ...
+
+    def fail(self, hop: Opened, failure: Failure) -> Summary:
+        """End the workflow."""
+        ...
+
+    def retry(self, hop: Opened, failure: Failure, *, delay: float) -> Summary:
+        """Have the hop tried again."""
+        ...
+
+    def park(self, hop: Opened, failure: Failure) -> Summary:
+        """Set the hop aside for a person."""
+        ...
+
+    def refuse(self, arrival: Arrival, fault: MessageError, message: PaigeantMessage | None) -> Refusal:
+        """Keep a dead letter of a message that cannot be run; `message` is None where it could not be read."""
+        ...
+
+    def discard(self, arrival: Arrival, fault: MessageError) -> None:
+        """Keep a dead letter of what is no message of a hop."""
+        ...
+
+
+class RecordedEffects:
+    """Effects with a store, which decides who may run a hop and keeps what came of it."""
+
+    def __init__(
+        self, *, store: Store, publisher: Publisher, registry: Registry, settings: Settings, owner: Callable[[], str]
+    ) -> None:
+        self._store, self._publisher, self._registry = store, publisher, registry
+        self._settings, self._owner = settings, owner
+
+    def claim(self, arrival: Arrival, message: PaigeantMessage, *, max_attempts: int) -> ClaimAnswer:
+        """Claim the hop; one of a workflow that the store does not know is adopted while it is young enough."""
+        digest = sha256(str(arrival.envelope))
+        answer = self._claim(arrival, digest=digest, max_attempts=max_attempts)
+        if answer == Dropped(reason="unknown"):
+            self._adopt(arrival, message, digest)
+            answer = self._claim(arrival, digest=digest, max_attempts=max_attempts)
+            answer = replace(answer, created_at=None) if isinstance(answer, Claimed) else answer
+        match answer:
+            case Dropped(reason="unknown"):
+                text = "the store knows its workflow, and no hop of it at this place"
+                raise MessageError("inconsistent_slip", "message_id", text)
+            case Dropped(reason="altered"):
+                text = "the envelope differs from the one that was recorded when it was sent"
+                raise MessageError("inconsistent_slip", "", text)
+            case Dropped(reason="finished"):
+                self._resend_successor(arrival.hop_id)
+        return answer
+
+    def advance(self, hop: Opened, message: PaigeantMessage, envelope: str, outcome: Outcome) -> Summary:
+        """Record output and next hop in one step, then send its message."""
+        queue = self._publisher.queue_for(message.step.activity, message.step.queue)
+        next_hop = HopRecord(hop_id=message.message_id, queue=queue, envelope=envelope, digest=sha256(envelope))
+        if not self._complete(hop, envelope, next_hop, outcome):
+            return _overtaken(hop)
+        # A crash before this line leaves the next hop recorded and not sent; a sweep sends it.
+        self._publish(message, envelope, queue)
+        return summary_of(hop, "completed", next_hop=message.message_id)
+
+    def finish(self, hop: Opened, message: PaigeantMessage, outcome: Outcome) -> Summary:
+        """Record the last output and with it the end of the workflow."""
+        if not self._complete(hop, encode(message), None, outcome):
+            return _overtaken(hop)
+        return summary_of(hop, "workflow_completed")
+
+    def fail(self, hop: Opened, failure: Failure) -> Summary:
+        """Record that the hop failed and with it the workflow."""
+        with suppress(StoreCorrupt):  # the hop failed; that its record cannot say so is in the log
+            if not self._store.fail(hop.closing, failure):
+                return _overtaken(hop)
+        logger.error(
+            "hop %s failed with %s", hop.closing.hop_id, failure.error_class,
+            extra={"action": "hop_failed", "hop": hop.closing.hop_id, "step": failure.step_id},
+        )  # fmt: skip
+        return summary_of(hop, "failed", error_class=failure.error_class)
+
+    def retry(self, hop: Opened, failure: Failure, *, delay: float) -> Summary:
+        """Record that the attempt failed; a sweep sends the hop again after `delay` seconds."""
+        if not self._store.retry_at(hop.closing, failure, delay=delay):
+            return _overtaken(hop)
+        logger.warning(
+            "hop %s failed with %s and is tried again in %.1f s", hop.closing.hop_id, failure.error_class, delay,
+            extra={"action": "hop_retried", "hop": hop.closing.hop_id, "step": failure.step_id},
+        )  # fmt: skip
+        return summary_of(hop, "retrying", error_class=failure.error_class, delay=delay)
+
+    def park(self, hop: Opened, failure: Failure) -> Summary:
+        """Record that the workflow waits for a person, and keep a dead letter."""
+        if not self._store.park(hop.closing, failure):
+            return _overtaken(hop)
+        # A crash before this line loses the letter and not the workflow, which is parked.
+        self._bury(*parked_fault(hop, failure))
+        logger.error(
+            "hop %s is parked: attempt %d, the last that it has, failed with %s",
+            hop.closing.hop_id, hop.claimed.attempt, failure.error_class,
+            extra={"action": "hop_parked", "hop": hop.closing.hop_id, "step": failure.step_id},
+        )  # fmt: skip
+        return summary_of(hop, "parked", error_class=failure.error_class)
+
+    def refuse(self, arrival: Arrival, fault: MessageError, message: PaigeantMessage | None) -> Refusal:
+        """Keep a dead letter, and park the workflow where the envelope is the one that was recorded.
+
+        Another envelope under the id of a recorded hop harms no workflow: the genuine one is sent again when it is
+        overdue.
+        """
+        # The letter comes first: a crash behind it has the message delivered and refused again, and its letter is
+        # known then; the other way round, the closed hop would be dropped as a copy.
+        self.discard(arrival, fault)
+        step_id = message.step.step_id or "" if message is not None else ""
+        refused = Refused(reason=fault.reason, step_id=step_id)
+        if not isinstance(arrival.envelope, str) or split_hop_id(arrival.hop_id) is None:
+            return refused
+        try:
+            answer = self._claim(arrival, digest=sha256(arrival.envelope), max_attempts=ANY_ATTEMPT)
+            if isinstance(answer, Claimed):
+                failure = Failure(step_id=step_id or None, error_class=fault.reason, text=fault.detail)
+                self._store.park(self._closing(arrival, answer), failure)
+        except StoreCorrupt:  # logged above; there is nothing left that could be recorded
+            return refused
+        unheard_of = isinstance(answer, Dropped) and answer.reason == "unknown"
+        return refused if isinstance(answer, Claimed) or unheard_of else Drop(reason=answer.reason)
+
+    def discard(self, arrival: Arrival, fault: MessageError) -> None:
+        """Log and keep what may be told of a message that cannot be run."""
+        log_refusal(arrival, fault)
+        self._bury(arrival, fault)
+
+    def _claim(self, arrival: Arrival, *, digest: str, max_attempts: int) -> ClaimAnswer:
+        claim = Claim(
+            hop_id=arrival.hop_id, owner=self._owner(), token=arrival.token, max_attempts=max_attempts, digest=digest
+        )
+        return self._store.claim(claim)
+
+    def _closing(self, arrival: Arrival, claimed: Claimed) -> Closing:
+        return Closing(hop_id=arrival.hop_id, owner=self._owner(), fence=claimed.fence)
+
+    def _adopt(self, arrival: Arrival, message: PaigeantMessage, digest: str) -> None:
+        """Record a workflow that only its message knows; its age is judged by the store's clock."""
+        envelope = str(arrival.envelope)
+        queue = arrival.queue or self._publisher.queue_for(message.step.activity, message.step.queue)
+        hop = HopRecord(hop_id=message.message_id, queue=queue, envelope=envelope, digest=digest)
+        new = NewWorkflow(correlation_id=message.correlation_id, content=content_digest(message), hop=hop)
+        oldest = timedelta(seconds=min(self._settings.max_message_age, self._settings.result_ttl))
+        answer = self._store.adopt(new, sent_at=message.sent_at, max_age=oldest)
+        if answer == "expired":
+            raise MessageError(
+                "expired", "sent_at",
+                f"{message.sent_at:%Y-%m-%d %H:%M:%S} is longer ago than `paigeant_max_message_age` "
+                f"({oldest.total_seconds():g} s), and the store does not know the workflow",
+            )  # fmt: skip
+        if answer == "adopted":
+            logger.warning(
+                "workflow %s was not known to this store and is adopted from its message; whoever dispatched it has "
+                "no store, or another one, and cannot see it", message.correlation_id,
+                extra={"action": "workflow_adopted", "hop": arrival.hop_id},
+            )  # fmt: skip
+
+    def _resend_successor(self, hop_id: str) -> None:
+        # Covers the crash between recording a hop and publishing the next one: the broker delivers the
+        # finished hop again, and its successor still waits for its first message.
+        ids = split_hop_id(hop_id)
+        record = self._store.workflow(ids[0]) if ids is not None else None
+        if ids is None or record is None or record.state != "running" or record.running:
+            return
+        if split_hop_id(record.hop_id) == (ids[0], next_place(ids[1])):
+            message = parse(
+                record.envelope, max_size=self._settings.max_message_size, max_steps=self._settings.max_steps
+            )
+            self._publish(message, record.envelope, record.queue)
+
+    def _complete(self, hop: Opened, envelope: str, next_hop: HopRecord | None, outcome: Outcome) -> bool:
+        blobs = {hop.message.step.step_id or "": outcome.blob} if outcome.blob is not None else {}
+        return self._store.complete(
+            Completion(closing=hop.closing, envelope=envelope, next_hop=next_hop, blobs=blobs, notes=outcome.notes)
+        )
+
+    def _publish(self, message: PaigeantMessage, envelope: str, queue: str) -> None:
+        activity = self._registry.find(message.step.activity)
+        self._publisher.publish(delivery_of(message, envelope, queue, activity))
+
+    def _bury(self, arrival: Arrival, fault: MessageError) -> None:
+        with suppress(StoreCorrupt):  # what is wrong with the message is in the log
+            self._store.bury(letter_of(arrival, fault, worker=self._owner()))
+
+
+def log_refusal(arrival: Arrival, fault: MessageError) -> None:
+    """Log what may be told of a message that cannot be run."""
+    fields = refusal_of(arrival, fault)
+    logger.error(
+        "message refused: %s (hop %s, %d bytes, sha256 %s)",
+        fault, fields["hop"], fields["size"], fields["sha256"],
+        extra={"action": "message_refused", **fields},
+    )  # fmt: skip
+
+
+def parked_fault(hop: Opened, failure: Failure) -> tuple[Arrival, MessageError]:
+    """Return what the dead letter of a parked hop is made of."""
+    # The text of the failure may quote prompts and answers; the handle has it, for those who may read it.
+    fault = MessageError(failure.error_class, "", f"in attempt {hop.claimed.attempt}, the last one; it is parked")
+    activity, envelope = hop.message.step.activity, encode(hop.message)
+    return Arrival(hop_id=hop.closing.hop_id, activity=activity, envelope=envelope, fault=fault), fault
+
+
+def summary_of(
+    hop: Opened,
+    outcome: str,
+    *,
+    next_hop: str | None = None,
+    error_class: str | None = None,
+    delay: float | None = None,
+) -> Summary:
+    """Return what may be shown of how a hop ended."""
+    return Summary(
+        hop_id=hop.closing.hop_id,
+        step_id=hop.message.step.step_id or "",
+        outcome=outcome,
+        error_class=error_class,
+        next_hop=next_hop,
+        delay=delay,
+    )
+
+
+def _overtaken(hop: Opened) -> Summary:
+    logger.warning(
+        "another owner took the hop over; this run's output is discarded",
+        extra={"action": "hop_overtaken", "hop": hop.closing.hop_id},
+    )
+    return summary_of(hop, "overtaken")

@@ -1,0 +1,140 @@
+"""Message-only mode on real brokers: no store, and still nothing is dropped without a word."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+import redis
+from kombu import Connection
+from processes import Deployment, deployment, eventually
+
+from paigeant_celery import ActivitySpec, FunctionSpec, StepPolicy, StoreRequired, WorkflowDispatcher
+from paigeant_celery.dead_letters import DeadLetters
+from paigeant_celery.ports import DeadLetter
+
+WITHIN = 20.0
+
+ACTIVITIES = ("draft", "flaky", "late")
+
+
+@pytest.fixture(scope="module", params=["redis", "rabbitmq"])
+def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    """One worker without a store."""
+    url = request.getfixturevalue("redis_url" if request.param == "redis" else "amqp_url")
+    with ExitStack() as stack:
+        made = stack.enter_context(
+            deployment(url, tmp_path_factory.mktemp(request.param), store=None, paigeant_consume="only")
+        )
+        if request.param == "rabbitmq":
+            stack.callback(remove_queues, url, made.prefix)
+        made.ready_worker("press", "troubles", pool="threads")
+        yield made
+
+
+def remove_queues(url: str, prefix: str) -> None:
+    with Connection(url) as connection:
+        for name in (*(f"{prefix}.{activity}" for activity in ACTIVITIES), f"{prefix}-dead-letters"):
+            connection.default_channel.queue_delete(name)
+
+
+@pytest.fixture
+def letters(made: Deployment) -> Iterator[DeadLetters]:
+    """The dead letters; none is left for the next test."""
+    letters = DeadLetters(made.transport())
+    yield letters
+    for letter in letters.list():
+        assert letters.drop(letter.letter_id)
+    assert letters.list() == []
+
+
+def dispatch(made: Deployment, *steps: ActivitySpec | FunctionSpec) -> str:
+    return WorkflowDispatcher().dispatch_workflow_sync(made.transport(), itinerary=steps)
+
+
+def ran(made: Deployment, hop_id: str) -> None:
+    eventually(lambda: hop_id in made.runs(), within=WITHIN, what=f"{hop_id} did not run")
+
+
+def test_the_worker_says_its_mode_and_a_question_to_the_store_says_what_is_missing(made: Deployment) -> None:
+    """Nobody finds out in an incident what this mode does not do."""
+    handle = WorkflowDispatcher().handle("anything", made.transport())
+
+    with pytest.raises(StoreRequired, match="paigeant_store_url"):
+        handle.status_sync()
+    with pytest.raises(StoreRequired):
+        handle.cancel_sync()
+
+
+def test_a_step_that_fails_in_passing_completes(made: Deployment, letters: DeadLetters, tmp_path: Path) -> None:
+    """A retry is sent at once, and the workflow goes on behind it."""
+    calls = tmp_path / "calls"
+
+    workflow = dispatch(made, FunctionSpec("flaky", {"path": str(calls), "times": 2}), ActivitySpec("draft", "then"))
+
+    ran(made, f"{workflow}.1")
+    assert calls.read_text().count("called") == 3
+    assert letters.list() == []
+
+
+def test_a_step_that_fails_to_the_last_is_set_aside_and_completes_when_it_is_redriven(
+    made: Deployment, letters: DeadLetters, tmp_path: Path
+) -> None:
+    """The queue of dead letters holds the whole hop; looking at it takes nothing away."""
+    calls = tmp_path / "calls"
+    failing = FunctionSpec("flaky", {"path": str(calls), "times": 2}, policy=StepPolicy(max_attempts=2))
+    workflow = dispatch(made, failing, ActivitySpec("draft", "then"))
+    (letter,) = eventually(letters.list, within=WITHIN)
+    assert (letter.reason, letter.hop_id) == ("ConnectionError", f"{workflow}.0")
+    assert letters.show(letter.letter_id) == letter
+    assert letters.list() == [letter]
+
+    assert letters.redrive(letter.letter_id)
+
+    ran(made, f"{workflow}.1")
+    assert letters.list() == []
+    assert not letters.redrive(letter.letter_id)
+
+
+def test_what_cannot_be_run_is_a_letter_and_the_worker_goes_on(made: Deployment, letters: DeadLetters) -> None:
+    """Neither an agent that is not loaded here nor garbage is dropped without a word."""
+    workflow = dispatch(made, ActivitySpec("late", "prompt", queue=f"{made.prefix}.draft"))
+    garbage = uuid.uuid4().hex
+    made.transport().app.send_task(f"{made.prefix}.draft", args=["{"], task_id=garbage, queue=f"{made.prefix}.draft")
+
+    def both() -> list[DeadLetter]:
+        found = list(letters.list())
+        return found if len(found) == 2 else []
+
+    found = eventually(both, within=WITHIN)
+
+    assert {(letter.reason, letter.hop_id) for letter in found} == {
+        ("unknown_agent", f"{workflow}.0"),
+        ("invalid_envelope", None),
+    }
+    assert all(letter.worker and letter.at for letter in found)
+    ran(made, f"{dispatch(made, ActivitySpec('draft', 'good'))}.0")
+
+
+def test_a_message_of_a_dispatcher_without_a_store_is_adopted_by_a_worker_with_one(
+    redis_url: str, tmp_path: Path
+) -> None:
+    """A web process that names no store still gets its workflow run once, whatever is delivered twice."""
+    with deployment(redis_url, tmp_path) as stored:
+        bare = Deployment(redis_url, tmp_path / "bare", store=None, paigeant_prefix=stored.prefix)
+        workflow = dispatch(bare, ActivitySpec("draft", "early"), ActivitySpec("draft", "again"))
+        queue = f"{stored.prefix}.draft"
+        with redis.Redis.from_url(redis_url) as broker:
+            (item,) = broker.lrange(queue, 0, -1)
+            broker.lpush(queue, item)
+        stored.ready_worker("press")
+
+        handle = WorkflowDispatcher().handle(workflow, stored.transport())
+        result = eventually(lambda: stored.runs().count(f"{workflow}.1") and handle, within=WITHIN).result_sync(WITHIN)
+
+        assert result.output == "draft(again|draft(early|))"
+        assert stored.runs() == [f"{workflow}.0", f"{workflow}.1"]
+        assert [event.type for event in handle.events_so_far()][:2] == ["adopted", "claimed"]

@@ -1,0 +1,189 @@
+"""Hops without a store: what is sent again, what is set aside, and what travels beside the envelope."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from paigeant_celery.config import Settings
+from paigeant_celery.dead_letters import DeadLetters
+from paigeant_celery.effects import Refused, Summary
+from paigeant_celery.functions import FunctionActivity, activity
+from paigeant_celery.guard import Arrival
+from paigeant_celery.hop import HopService
+from paigeant_celery.message import PaigeantMessage, encode
+from paigeant_celery.message_only import MessageOnlyEffects
+from paigeant_celery.policy import StepPolicy
+from paigeant_celery.ports import DeadLetter, Delivery
+from paigeant_celery.registry import registry
+from paigeant_celery.slip import FunctionSpec
+from paigeant_celery.step import Opened
+
+MakeMessage = Callable[..., PaigeantMessage]
+
+
+class Broker:
+    """A broker without a store: `sent` is what was published, `letters` what was set aside."""
+
+    store = None
+
+    def __init__(self) -> None:
+        self.settings = Settings()
+        self.sent: list[Delivery] = []
+        self.kept: list[tuple[DeadLetter, str | None]] = []
+        self.publisher = self.letters = self
+
+    def check_dispatch(self) -> None:
+        """Everything may be sent."""
+
+    def queue_for(self, activity: str, queue: str | None) -> str:
+        return queue or f"q-{activity}"
+
+    def publish(self, delivery: Delivery) -> None:
+        self.sent.append(delivery)
+
+    def waiting(self, queue: str) -> int:
+        return 0
+
+    def bury(self, letter: DeadLetter, envelope: str | None) -> None:
+        self.kept.append((letter, envelope))
+
+    def look(self) -> Sequence[tuple[DeadLetter, str | None]]:
+        return self.kept
+
+    def take(self, letter_id: str) -> bool:
+        before = len(self.kept)
+        self.kept = [kept for kept in self.kept if kept[0].letter_id != letter_id]
+        return len(self.kept) < before
+
+    def serve(self, arrival: Arrival) -> object:
+        effects = MessageOnlyEffects(publisher=self, letters=self, registry=registry, worker=lambda: "here")
+        service = HopService(store=None, effects=effects, registry=registry, settings=self.settings, owner=lambda: "")
+        opening = service.open(arrival)
+        return service.close(opening, asyncio.run(service.run(opening))) if isinstance(opening, Opened) else opening
+
+    def last(self) -> Arrival:
+        """The delivery of what was published last."""
+        sent = self.sent[-1]
+        return Arrival(hop_id=sent.hop_id, activity=sent.activity, envelope=sent.envelope, attempt=sent.attempt)
+
+
+@pytest.fixture
+def broker() -> Broker:
+    return Broker()
+
+
+def arrival_of(message: PaigeantMessage) -> Arrival:
+    return Arrival(hop_id=message.message_id, activity=message.step.activity, envelope=encode(message))
+
+
+@pytest.fixture
+def flaky() -> FunctionActivity[[], str]:
+    """A step that fails twice in passing; it has three attempts."""
+    failures = [ConnectionError("the provider is down"), TimeoutError()]
+
+    @activity(policy=StepPolicy(max_attempts=3, backoff=3600.0))
+    def flaky() -> str:
+        if failures:
+            raise failures.pop()
+        return "done"
+
+    return flaky
+
+
+def test_a_step_that_fails_is_sent_again_at_once_and_counts_its_attempts(
+    broker: Broker, make_message: MakeMessage, flaky: FunctionActivity[[], str]
+) -> None:
+    """Nobody would remember when it is due, but its number travels with it."""
+    message = make_message(flaky.activity(), FunctionSpec("next"))
+    assert broker.serve(arrival_of(message)) == Summary(
+        hop_id="w-1.0", step_id="flaky", outcome="retrying", error_class="TimeoutError", delay=0.0
+    )
+    assert [(sent.hop_id, sent.attempt) for sent in broker.sent] == [("w-1.0", 2)]
+    broker.serve(broker.last())
+
+    assert broker.serve(broker.last()) == Summary(
+        hop_id="w-1.0", step_id="flaky", outcome="completed", next_hop="w-1.1"
+    )
+
+    assert [(sent.hop_id, sent.attempt) for sent in broker.sent] == [("w-1.0", 2), ("w-1.0", 3), ("w-1.1", 1)]
+    assert broker.sent[0].envelope == encode(message)
+    assert broker.kept == []
+
+
+def test_a_step_behind_its_last_attempt_is_set_aside_and_can_be_redriven(
+    broker: Broker, make_message: MakeMessage
+) -> None:
+    """The broker's queue of dead letters holds all that it takes to go on."""
+    down = True
+
+    @activity(policy=StepPolicy(max_attempts=1))
+    def one() -> str:
+        if down:
+            raise ConnectionError("hunter2")
+        return "done"
+
+    message = make_message(one.activity())
+    summary = broker.serve(arrival_of(message))
+    assert isinstance(summary, Summary)
+    assert (summary.outcome, summary.error_class) == ("parked", "ConnectionError")
+    letters = DeadLetters(broker)
+    (letter,) = letters.list()
+    assert (letter.reason, letter.hop_id, letter.worker) == ("ConnectionError", "w-1.0", "here")
+    assert "hunter2" not in repr(letter)
+    down = False
+
+    assert letters.redrive(letter.letter_id)
+
+    assert letters.list() == []
+    assert [(sent.hop_id, sent.attempt) for sent in broker.sent] == [("w-1.0", 1)]
+    assert broker.serve(broker.last()) == Summary(hop_id="w-1.0", step_id="one", outcome="workflow_completed")
+
+
+def test_a_step_that_fails_for_good_is_set_aside(broker: Broker, make_message: MakeMessage) -> None:
+    """Without a store nothing else would tell of it."""
+
+    @activity
+    def one() -> str:
+        raise TypeError
+
+    summary = broker.serve(arrival_of(make_message(one.activity())))
+
+    assert isinstance(summary, Summary)
+    assert summary.outcome == "failed"
+    assert [letter.reason for letter in DeadLetters(broker).list()] == ["TypeError"]
+
+
+def test_a_message_of_an_unknown_agent_is_kept_whole_and_a_torn_one_without_content(
+    broker: Broker, make_message: MakeMessage
+) -> None:
+    """The one runs when the agent is deployed; of the other nothing can be run, and nothing is shown."""
+    sound = arrival_of(make_message(FunctionSpec("late")))
+    torn = Arrival(hop_id="w-2.0", activity="late", envelope='{"hunter2')
+
+    assert broker.serve(sound) == Refused(reason="unknown_agent", step_id="late")
+    assert broker.serve(torn) == Refused(reason="invalid_envelope")
+
+    assert [envelope for _, envelope in broker.kept] == [sound.envelope, None]
+    letters = DeadLetters(broker)
+    assert not letters.redrive(broker.kept[1][0].letter_id)
+    assert "hunter2" not in repr(broker.kept[1][0])
+    assert letters.redrive(broker.kept[0][0].letter_id)
+    assert [sent.envelope for sent in broker.sent] == [sound.envelope]
+
+
+def test_a_message_that_claims_more_attempts_than_there_are_runs_nothing(
+    broker: Broker, make_message: MakeMessage
+) -> None:
+    """A message that is sent round and round comes to an end."""
+    runs: list[int] = []
+    held = activity(name="one", policy=StepPolicy(max_attempts=2))(lambda: runs.append(1))
+    arrival = arrival_of(make_message(held.activity()))
+
+    summary = broker.serve(Arrival(**{**vars(arrival), "attempt": 3}))
+
+    assert isinstance(summary, Summary)
+    assert (summary.outcome, summary.error_class) == ("parked", "attempts_exhausted")
+    assert runs == []
