@@ -18,7 +18,7 @@ import redis
 from celery import Celery, signature
 from processes import Deployment, Process, deployment, eventually
 
-from paigeant_celery import ActivitySpec, FunctionSpec, PaigeantMessage, RoutingSlip, WorkflowDispatcher, WorkflowFailed
+from paigeant_celery import ActivitySpec, FunctionSpec, PaigeantMessage, RoutingSlip, WorkflowDispatcher, WorkflowParked
 from paigeant_celery.message import encode
 from paigeant_celery.ports import DeadLetter, HopRecord, NewWorkflow
 from paigeant_celery.slip import name_steps
@@ -42,7 +42,7 @@ class Forged:
     activity: str = "draft"
     step: ActivitySpec | FunctionSpec = field(default_factory=lambda: ActivitySpec("draft", SECRET))
     change: Callable[[dict[str, Any]], None] = lambda tree: None
-    text: Callable[[str], object] = lambda text: text
+    text: Callable[[str], str] = lambda text: text
     more_args: tuple[object, ...] = ()
     options: dict[str, Any] = field(default_factory=dict)
 
@@ -91,7 +91,6 @@ REVIEW = ActivitySpec("review", "x", {"style": SECRET})
 CASES = {
     "07 two arguments": Forged(reason="bad_envelope", more_args=("another",)),
     "07 named arguments": Forged(reason="bad_envelope", options={"kwargs": {"extra": SECRET}}),
-    "07 an envelope that is no text": Forged(reason="bad_envelope", text=json.loads),
     "13 no version": Forged(
         reason="unsupported_version", says="this version reads 1.x", change=lambda tree: tree.pop("spec_version")
     ),
@@ -166,9 +165,6 @@ CASES = {
     ),
     "28 another workflow": Forged(reason="inconsistent_slip", change=setting("correlation_id", "somebody-elses")),
     "28 another activity": Forged(reason="inconsistent_slip", activity="publish"),
-    "28 another prompt than was recorded": Forged(
-        reason="inconsistent_slip", readable=True, change=setting(PROMPT, f"{SECRET}!")
-    ),
     "35 a fence": Forged(reason="unknown_field", says="`fence`", change=setting("fence", 7)),
     "41 a callback": Forged(
         reason="bad_envelope", says="callbacks", options={"link": signature("canary.sing")}
@@ -199,22 +195,25 @@ def worker(made: Deployment) -> Process:
     return made.ready_worker("desk", "press", "canary", pool="prefork", slots=2)
 
 
-def record(transport: CeleryTransport, step: ActivitySpec | FunctionSpec) -> PaigeantMessage:
-    """Record a good workflow of one step, whose message is never sent."""
+def message_of(step: ActivitySpec | FunctionSpec) -> PaigeantMessage:
+    """Return a good workflow of one step."""
     correlation_id, now = uuid.uuid4().hex, datetime.now(UTC)
-    message = PaigeantMessage(
+    return PaigeantMessage(
         message_id=f"{correlation_id}.0",
         correlation_id=correlation_id,
         created_at=now,
         sent_at=now,
         slip=RoutingSlip(itinerary=name_steps([step])),
     )
-    envelope = encode(message)
+
+
+def record(transport: CeleryTransport, message: PaigeantMessage, envelope: str) -> None:
+    """Record an envelope as that of the workflow's first hop, and send nothing."""
+    correlation_id = message.correlation_id
     digest = hashlib.sha256(envelope.encode()).hexdigest()
     hop = HopRecord(hop_id=message.message_id, queue="elsewhere", envelope=envelope, digest=digest)
     assert transport.store is not None
     assert transport.store.start(NewWorkflow(correlation_id=correlation_id, content="x", hop=hop)) == "started"
-    return message
 
 
 def send(app: Celery, prefix: str, forged: Forged, envelope: object, hop_id: str) -> None:
@@ -246,35 +245,71 @@ def expect_good(transport: CeleryTransport) -> None:
 def test_a_bad_message_is_refused_with_its_reason_and_the_worker_goes_on(
     made: Deployment, worker: Process, forged: Forged
 ) -> None:
-    """Nothing of it runs, its workflow fails with the reason, and others do not even notice."""
+    """Nothing of it runs, its workflow is parked with the reason, and others do not even notice."""
     transport = made.transport()
-    message = record(transport, forged.step)
+    message = message_of(forged.step)
     tree = json.loads(encode(message))
     forged.change(tree)
     text = forged.text(json.dumps(tree, separators=(",", ":"), ensure_ascii=False))
+    record(transport, message, text)
 
     send(transport.app, made.prefix, forged, text, message.message_id)
 
-    with pytest.raises(WorkflowFailed) as raised:
+    with pytest.raises(WorkflowParked) as raised:
         WorkflowDispatcher().handle(message.correlation_id, transport).result_sync(10)
     assert raised.value.error_class == forged.reason
     assert forged.says in raised.value.text
     assert raised.value.step_id == (message.step.step_id if forged.readable else None)
     assert message.message_id not in made.runs()
     assert transport.store is not None
-    letters = [
-        found for found in transport.store.dead_letters(after=None, limit=1000) if found.hop_id == message.message_id
-    ]
+    letters = letters_of(transport, message)
     assert [found.reason for found in letters] == [forged.reason]
     assert SECRET not in letters[0].sample
     expect_good(transport)
     assert "sung" not in made.runs()
-    content = text if isinstance(text, str) else repr(text)
     line = f"message refused: {forged.reason}"
     refusals = [entry for entry in worker.log().splitlines() if line in entry and message.message_id in entry]
     assert len(refusals) == 1
-    assert f"{len(content.encode())} bytes, sha256 {hashlib.sha256(content.encode()).hexdigest()}" in refusals[0]
+    assert f"{len(text.encode())} bytes, sha256 {hashlib.sha256(text.encode()).hexdigest()}" in refusals[0]
     assert worker.running
+
+
+@pytest.mark.parametrize(
+    ("reason", "forge"),
+    [
+        ("inconsistent_slip", lambda text: text.replace(f'"prompt":"{SECRET}"', f'"prompt":"{SECRET}!"')),
+        ("invalid_envelope", lambda text: text[:-1]),
+        ("bad_envelope", json.loads),
+    ],
+    ids=["28 another prompt than was recorded", "15 torn", "07 an envelope that is no text"],
+)
+def test_what_only_bears_the_id_of_a_hop_is_a_dead_letter_and_the_hop_runs(
+    made: Deployment, worker: Process, reason: str, forge: Callable[[str], object]
+) -> None:
+    """Whoever guesses an id, or tears a message, ends nobody's workflow."""
+    transport = made.transport()
+    message = message_of(ActivitySpec("draft", SECRET))
+    record(transport, message, encode(message))
+    forged = Forged(reason=reason)
+    before = WorkflowDispatcher().handle(message.correlation_id, transport).status_sync()
+
+    send(transport.app, made.prefix, forged, forge(encode(message)), message.message_id)
+
+    letters = eventually(lambda: letters_of(transport, message))
+    assert [found.reason for found in letters] == [reason]
+    assert SECRET not in letters[0].sample
+    handle = WorkflowDispatcher().handle(message.correlation_id, transport)
+    assert handle.status_sync() == before
+    send(transport.app, made.prefix, forged, encode(message), message.message_id)
+    assert handle.result_sync(10).status == "completed"
+    assert made.runs().count(message.message_id) == 1
+    assert worker.running
+
+
+def letters_of(transport: CeleryTransport, message: PaigeantMessage) -> list[DeadLetter]:
+    assert transport.store is not None
+    found = transport.store.dead_letters(after=None, limit=1000)
+    return [letter for letter in found if letter.hop_id == message.message_id]
 
 
 def kombu_message(hop_id: str, task: str, queue: str, **change: Any) -> dict[str, Any]:
@@ -404,7 +439,7 @@ def test_unusual_text_passes_unchanged(made: Deployment, worker: Process, text: 
 def test_no_log_holds_what_was_refused(made: Deployment, worker: Process) -> None:
     """What is refused is as confidential as what is run; the log is that of all tests before this one, too."""
     transport, forged = made.transport(), CASES["14 unknown field"]
-    message = record(transport, forged.step)
+    message = message_of(forged.step)
     tree = json.loads(encode(message))
     forged.change(tree)
 
