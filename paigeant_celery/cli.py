@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+if TYPE_CHECKING:
+    from paigeant_celery.dead_letters import DeadLetters
+
 __all__ = ["paigeant"]
+
+T = TypeVar("T")
 
 
 @click.group(name="paigeant")
@@ -36,15 +42,11 @@ def activities(context: click.Context, include: tuple[str, ...]) -> None:
 @click.pass_context
 def show(context: click.Context, correlation_id: str, events: bool) -> None:
     """Show where a workflow stands, and why a step of it failed."""
-    from paigeant_celery.errors import PaigeantError
     from paigeant_celery.handle import WorkflowHandle
 
     handle = WorkflowHandle(correlation_id, _transport(context))
-    try:
-        status = handle.status_sync()
-        happened = handle.events_so_far() if events else []
-    except PaigeantError as error:
-        raise click.ClickException(str(error)) from error
+    status = _reading(handle.status_sync)
+    happened = _reading(handle.events_so_far) if events else []
     click.echo(f"workflow {correlation_id}: {status.state}")
     click.echo(f"  executed:  {', '.join(status.executed) or '-'}")
     click.echo(f"  remaining: {', '.join(status.remaining) or '-'}")
@@ -80,15 +82,88 @@ def retry(context: click.Context, correlation_id: str) -> None:
     click.echo(f"workflow {correlation_id} goes on")
 
 
-def _asked(context: click.Context, correlation_id: str, question: str) -> bool:
+@paigeant.group()
+def letters() -> None:
+    """Look at dead letters: refused messages, and hops that wait for a person."""
+
+
+@letters.command(name="list")
+@click.option("--limit", default=100, show_default=True, help="The newest so many.")
+@click.pass_context
+def list_letters(context: click.Context, limit: int) -> None:
+    """List dead letters, newest first."""
+    found = _reading(lambda: _dead_letters(context).list(limit=limit))
+    for letter in found:
+        about = letter.hop_id or letter.queue or "-"
+        click.echo(f"{letter.letter_id}  {letter.at:%Y-%m-%d %H:%M:%S}  {letter.reason}  {about}")
+    if not found:
+        click.echo("no dead letters")
+
+
+@letters.command(name="show")
+@click.argument("letter_id")
+@click.pass_context
+def show_letter(context: click.Context, letter_id: str) -> None:
+    """Show all that is kept of a letter, and the beginning of its message without values."""
+    letter = _reading(lambda: _dead_letters(context).show(letter_id))
+    if letter is None:
+        raise click.ClickException(f"no dead letter {letter_id!r}")
+    for name in (
+        "letter_id",
+        "at",
+        "reason",
+        "text",
+        "hop_id",
+        "activity",
+        "queue",
+        "size",
+        "sha256",
+        "worker",
+        "sample",
+    ):
+        click.echo(f"{name:<10} {getattr(letter, name)}")
+
+
+@letters.command(name="redrive")
+@click.argument("letter_id")
+@click.pass_context
+def redrive_letter(context: click.Context, letter_id: str) -> None:
+    """Let the hop of a letter go on with all its attempts, and delete the letter."""
+    if not _reading(lambda: _dead_letters(context).redrive(letter_id)):
+        raise click.ClickException(f"no parked hop goes with a dead letter {letter_id!r}; nothing was sent")
+    click.echo(f"the hop of dead letter {letter_id} goes on")
+
+
+@letters.command(name="drop")
+@click.argument("letter_id")
+@click.pass_context
+def drop_letter(context: click.Context, letter_id: str) -> None:
+    """Delete a letter; a parked workflow stays parked."""
+    if not _reading(lambda: _dead_letters(context).drop(letter_id)):
+        raise click.ClickException(f"no dead letter {letter_id!r}")
+    click.echo(f"dead letter {letter_id} is deleted")
+
+
+def _dead_letters(context: click.Context) -> DeadLetters:
+    from paigeant_celery.dead_letters import DeadLetters
+
+    return DeadLetters(_transport(context))
+
+
+def _reading(ask: Callable[[], T]) -> T:
     from paigeant_celery.errors import PaigeantError
+
+    try:
+        return ask()
+    except PaigeantError as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _asked(context: click.Context, correlation_id: str, question: str) -> bool:
     from paigeant_celery.handle import WorkflowHandle
 
     handle = WorkflowHandle(correlation_id, _transport(context))
-    try:
-        return bool(getattr(handle, question)())
-    except PaigeantError as error:
-        raise click.ClickException(str(error)) from error
+    return bool(_reading(getattr(handle, question)))
 
 
 def _transport(context: click.Context) -> Any:

@@ -56,7 +56,10 @@ class DeadLetters:
         letter = store.dead_letter(letter_id)
         if letter is None or letter.correlation_id is None:
             return False
-        return store.redrive(letter.correlation_id) == "redriven" and self.drop(letter_id)
+        if store.redrive(letter.correlation_id) != "redriven":
+            return False
+        self.drop(letter_id)  # another one than that of the parked hop, which went with the redrive
+        return True
 
     def drop(self, letter_id: str) -> bool:
         """Delete a letter; False where there is none."""

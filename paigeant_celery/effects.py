@@ -178,11 +178,10 @@ class RecordedEffects:
         return summary_of(hop, "retrying", error_class=failure.error_class, delay=delay)
 
     def park(self, hop: Opened, failure: Failure) -> Summary:
-        """Record that the workflow waits for a person, and keep a dead letter."""
-        if not self._store.park(hop.closing, failure):
+        """Record that the workflow waits for a person, with a dead letter."""
+        letter = letter_of(*parked_fault(hop, failure), worker=self._owner())
+        if not self._store.park(hop.closing, failure, letter):
             return _overtaken(hop)
-        # A crash before this line loses the letter and not the workflow, which is parked.
-        self._bury(*parked_fault(hop, failure))
         logger.error(
             "hop %s is parked: attempt %d, the last that it has, failed with %s",
             hop.closing.hop_id, hop.claimed.attempt, failure.error_class,
@@ -207,7 +206,8 @@ class RecordedEffects:
             answer = self._claim(arrival, digest=sha256(arrival.envelope), max_attempts=ANY_ATTEMPT)
             if isinstance(answer, Claimed):
                 failure = Failure(step_id=step_id or None, error_class=fault.reason, text=fault.detail)
-                self._store.park(self._closing(arrival, answer), failure)
+                letter = letter_of(arrival, fault, worker=self._owner())
+                self._store.park(self._closing(arrival, answer), failure, letter)
         except StoreCorrupt:  # logged above; there is nothing left that could be recorded
             return refused
         unheard_of = isinstance(answer, Dropped) and answer.reason == "unknown"
@@ -216,7 +216,8 @@ class RecordedEffects:
     def discard(self, arrival: Arrival, fault: MessageError) -> None:
         """Log and keep what may be told of a message that cannot be run."""
         log_refusal(arrival, fault)
-        self._bury(arrival, fault)
+        with suppress(StoreCorrupt):  # what is wrong with the message is in the log
+            self._store.bury(letter_of(arrival, fault, worker=self._owner()))
 
     def _claim(self, arrival: Arrival, *, digest: str, max_attempts: int) -> ClaimAnswer:
         claim = Claim(
@@ -270,10 +271,6 @@ class RecordedEffects:
     def _publish(self, message: PaigeantMessage, envelope: str, queue: str) -> None:
         activity = self._registry.find(message.step.activity)
         self._publisher.publish(delivery_of(message, envelope, queue, activity))
-
-    def _bury(self, arrival: Arrival, fault: MessageError) -> None:
-        with suppress(StoreCorrupt):  # what is wrong with the message is in the log
-            self._store.bury(letter_of(arrival, fault, worker=self._owner()))
 
 
 def log_refusal(arrival: Arrival, fault: MessageError) -> None:

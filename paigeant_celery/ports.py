@@ -263,8 +263,9 @@ class Store(Protocol):
         """Record that an attempt failed; the hop waits for `delay` seconds and is then sent again by a sweep."""
         ...
 
-    def park(self, closing: Closing, failure: Failure) -> bool:
-        """Set the hop and its workflow aside, until somebody has it sent again or cancels it."""
+    def park(self, closing: Closing, failure: Failure, letter: DeadLetter | None = None) -> bool:
+        """Set the hop and its workflow aside, until somebody has it sent again or cancels it; its dead letter goes
+        with that."""
         ...
 
     def cancel(self, correlation_id: str) -> Literal["cancelled", "ended", "unknown"]:

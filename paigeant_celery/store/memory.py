@@ -37,6 +37,7 @@ PASS_EVERY = timedelta(seconds=0.9)  # a second, less what clocks and timers dif
 MOST_AT_ONCE = 100  # hops that one pass sends again
 MAX_EVENTS = 1000  # of one workflow
 MAX_LETTERS = 10_000  # the oldest give way
+FOR_EVER = datetime.max.replace(tzinfo=UTC)
 
 ClosedState = Literal["done", "failed", "waiting", "parked"]
 
@@ -56,6 +57,7 @@ class _Hop:
     sent: int = 0
     waits: int = 0
     failure: Failure | None = None
+    letter: str | None = None
 
 
 @dataclass(kw_only=True)
@@ -235,8 +237,8 @@ class MemoryStore:
             _add_event(workflow, self._next_cursor(), now, "retrying", closing.hop_id, **about)
             return True
 
-    def park(self, closing: Closing, failure: Failure) -> bool:
-        """Set the hop and its workflow aside."""
+    def park(self, closing: Closing, failure: Failure, letter: DeadLetter | None = None) -> bool:
+        """Set the hop and its workflow aside, and keep a dead letter of it."""
         with self._transaction() as now:
             hop = self._hops.get(closing.hop_id)
             if hop is None or not self._is_of(closing.hop_id, closing.owner, closing.fence):
@@ -246,6 +248,10 @@ class MemoryStore:
             workflow = self._close_hop(hop, closing, "parked", now)
             workflow.state, workflow.failure = "parked", failure
             self._parked[closing.hop_id] = now
+            if letter is not None:
+                hop.letter = letter.letter_id
+                self._bury(letter, FOR_EVER, now)
+                self._letters[letter.letter_id] = FOR_EVER, self._letters[letter.letter_id][1]
             _add_event(workflow, self._next_cursor(), now, "parked", closing.hop_id, **_about(failure))
             return True
 
@@ -262,6 +268,7 @@ class MemoryStore:
                 self._take_from(str(hop.owner), workflow.hop_id)
             self._due.pop(workflow.hop_id, None)
             self._parked.pop(workflow.hop_id, None)
+            self._unbury(hop)
             workflow.envelope, workflow.failure, workflow.updated_at = hop.envelope, None, now
             hop.state, hop.envelope, hop.owner, hop.token, hop.claim = "cancelled", None, None, None, None
             _add_event(workflow, self._next_cursor(), now, "workflow_cancelled", workflow.hop_id)
@@ -277,6 +284,7 @@ class MemoryStore:
             if workflow.state != "parked":
                 return "not_parked"
             hop = self._hops[workflow.hop_id]
+            self._unbury(hop)
             hop.state, hop.owner, hop.failure = "queued", None, None
             hop.attempt, hop.sent, hop.waits = 0, 0, 0
             del self._parked[workflow.hop_id]
@@ -339,14 +347,7 @@ class MemoryStore:
     def bury(self, letter: DeadLetter) -> bool:
         """Keep a dead letter; the oldest gives way where there are too many."""
         with self._transaction() as now:
-            if letter.letter_id in self._letters:
-                return False
-            if len(self._letters) >= MAX_LETTERS:
-                del self._letters[next(iter(self._letters))]
-                self._letters_dropped += 1
-            kept = replace(letter, at=now, cursor=self._next_cursor())
-            self._letters[letter.letter_id] = now + self._ttl, kept
-            return True
+            return self._bury(letter, now + self._ttl, now)
 
     def dead_letters(self, *, after: str | None, limit: int) -> Sequence[DeadLetter]:
         """Return dead letters, newest first."""
@@ -396,6 +397,21 @@ class MemoryStore:
             for letter_id in [key for key, (end, _) in self._letters.items() if end <= now]:
                 del self._letters[letter_id]
             yield now
+
+    def _bury(self, letter: DeadLetter, until: datetime, now: datetime) -> bool:
+        if letter.letter_id in self._letters:
+            return False
+        if len(self._letters) >= MAX_LETTERS:
+            del self._letters[next(iter(self._letters))]
+            self._letters_dropped += 1
+        self._letters[letter.letter_id] = until, replace(letter, at=now, cursor=self._next_cursor())
+        return True
+
+    def _unbury(self, hop: _Hop) -> None:
+        """Take away the letter of a hop that needs no person any more."""
+        if hop.letter is not None:
+            self._letters.pop(hop.letter, None)
+            hop.letter = None
 
     def _begin(self, new: NewWorkflow, event: str, now: datetime) -> None:
         workflow = _Workflow(content=new.content, hop_id=new.hop.hop_id, created_at=now, updated_at=now)

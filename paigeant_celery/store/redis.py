@@ -173,9 +173,10 @@ class RedisStore:
         """Record that an attempt failed; the hop waits for `delay` seconds."""
         return self._close("retry_at", closing, round(delay * 1000), failure=failure)
 
-    def park(self, closing: Closing, failure: Failure) -> bool:
-        """Set the hop and its workflow aside."""
-        return self._close("park", closing, failure=failure)
+    def park(self, closing: Closing, failure: Failure, letter: DeadLetter | None = None) -> bool:
+        """Set the hop and its workflow aside, and keep a dead letter of it."""
+        kept: tuple[str | int, ...] = () if letter is None else (letter.letter_id, MAX_LETTERS, *_letter_fields(letter))
+        return self._close("park", closing, failure=failure, behind=kept)
 
     def cancel(self, correlation_id: str) -> Literal["cancelled", "ended", "unknown"]:
         """End a workflow wherever it stands."""
@@ -248,9 +249,8 @@ class RedisStore:
 
     def bury(self, letter: DeadLetter) -> bool:
         """Keep a dead letter; the oldest gives way where there are too many."""
-        fields = {name: str(value) for name, value in vars(letter).items() if value is not None}
         about = f"letter:{letter.letter_id}"
-        return bool(self._run("bury", letter.letter_id, self._ttl, MAX_LETTERS, *_flat(fields), about=about))
+        return bool(self._run("bury", letter.letter_id, self._ttl, MAX_LETTERS, *_letter_fields(letter), about=about))
 
     def dead_letters(self, *, after: str | None, limit: int) -> Sequence[DeadLetter]:
         """Return dead letters, newest first."""
@@ -325,11 +325,13 @@ class RedisStore:
         if client is not None and client.pid == os.getpid():
             client.redis.close()
 
-    def _close(self, script: str, closing: Closing, *more: int, failure: Failure) -> bool:
+    def _close(
+        self, script: str, closing: Closing, *more: int, failure: Failure, behind: Sequence[str | int] = ()
+    ) -> bool:
         recorded = {"step_id": failure.step_id, "error_class": failure.error_class, "text": failure.text}
         reply = self._run(
             script, closing.hop_id, closing.owner, closing.fence, *more, json.dumps(recorded),
-            failure.step_id or "", failure.error_class,
+            failure.step_id or "", failure.error_class, *behind,
             about=f"hop:{closing.hop_id}",
         )  # fmt: skip
         return bool(reply)
@@ -480,6 +482,10 @@ def _hop_arguments(hop: HopRecord) -> tuple[str, str, str, str]:
 
 def _flat(pairs: Mapping[str, str]) -> list[str]:
     return [part for pair in pairs.items() for part in pair]
+
+
+def _letter_fields(letter: DeadLetter) -> list[str]:
+    return _flat({name: str(value) for name, value in vars(letter).items() if value is not None})
 
 
 def _letter(flat: Sequence[str]) -> DeadLetter:

@@ -1111,14 +1111,43 @@ def test_a_parked_workflow_waits_for_a_person(bench: Bench) -> None:
     assert types(bench.store) == ["started", "claimed", "parked"]
 
 
-def test_the_record_of_a_parked_workflow_does_not_expire(bench: Bench) -> None:
-    """A person may be on holiday."""
+def test_the_records_of_a_parked_workflow_do_not_expire(bench: Bench) -> None:
+    """A person may be on holiday; its letter stays, even where the message was refused before."""
     bench.store.start(new())
-    bench.short_lived.park(closing(bench.store.claim(claim())), FAILURE)
+    bench.short_lived.bury(letter())
+    bench.short_lived.bury(letter("b"))
+    bench.short_lived.park(closing(bench.store.claim(claim())), FAILURE, letter())
 
     bench.expire()
 
     assert bench.store.workflow("w") is not None
+    assert bench.store.dead_letter("a") is not None
+    assert [found.letter_id for found in bench.store.dead_letters(after=None, limit=10)] == ["a"]
+
+
+@pytest.mark.parametrize("end", ["redrive", "cancel"])
+def test_the_letter_of_a_parked_hop_goes_when_it_needs_no_person_any_more(bench: Bench, end: str) -> None:
+    """The list of dead letters is a list of what is to be done."""
+    bench.store.start(new())
+    bench.store.bury(letter("another"))
+    bench.store.park(closing(bench.store.claim(claim())), FAILURE, letter())
+
+    getattr(bench.store, end)("w")
+
+    assert [found.letter_id for found in bench.store.dead_letters(after=None, limit=10)] == ["another"]
+
+
+def test_a_hop_is_parked_with_its_letter_or_not_at_all(bench: Bench) -> None:
+    """No crash comes between them, and an overtaken owner leaves none."""
+    bench.store.start(new())
+    old = closing(bench.brief.claim(claim()))
+    bench.store.sweep(host="there", dead=["ann"])
+    held = closing(bench.store.claim(claim(owner="ben", token="t2")), owner="ben")
+
+    assert not bench.store.park(old, FAILURE, letter("late"))
+    assert [bench.store.park(held, FAILURE, letter()) for _ in range(2)] == [True, True]
+
+    assert [found.letter_id for found in bench.store.dead_letters(after=None, limit=10)] == ["a"]
 
 
 def test_a_redriven_workflow_has_all_its_attempts(bench: Bench) -> None:

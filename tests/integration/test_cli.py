@@ -121,6 +121,40 @@ def test_a_parked_workflow_is_retried_and_a_running_one_cancelled(
     assert call(host(workflow_harness.store), "cancel", "v").exit_code == 1
 
 
+def test_dead_letters_are_listed_shown_redriven_and_dropped(
+    host: Callable[..., Celery], workflow_harness: WorkflowHarness
+) -> None:
+    """What waits for a person is found and set going from a shell, and nothing confidential is printed."""
+
+    @activity(policy=StepPolicy(max_attempts=1))
+    def divide(by: int) -> float:
+        return 1 / by
+
+    steps = [divide.activity(by=0)]
+    for correlation_id in ("v", "w"):
+        workflow_harness.dispatch(steps, correlation_id=correlation_id, variables={"secret": "hunter2"})
+    asyncio.run(workflow_harness.deliver())
+    newest, oldest = workflow_harness.store.dead_letters(after=None, limit=9)
+
+    def said(*arguments: str) -> str:
+        called = call(host(workflow_harness.store), "letters", *arguments)
+        assert called.exit_code == 0, called.output
+        return called.output
+
+    assert [line.split()[0::3] for line in said("list").splitlines()] == [
+        [newest.letter_id, "ZeroDivisionError"],
+        [oldest.letter_id, "ZeroDivisionError"],
+    ]
+    shown = said("show", newest.letter_id)
+    assert "hop_id     w.0\n" in shown
+    assert "hunter2" not in shown
+    assert said("redrive", newest.letter_id) == f"the hop of dead letter {newest.letter_id} goes on\n"
+    assert said("drop", oldest.letter_id) == f"dead letter {oldest.letter_id} is deleted\n"
+    assert said("list") == "no dead letters\n"
+    for command in ("show", "redrive", "drop"):
+        assert call(host(workflow_harness.store), "letters", command, "x").exit_code == 1
+
+
 @pytest.mark.parametrize(
     ("configuration", "said"),
     [

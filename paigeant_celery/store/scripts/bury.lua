@@ -1,28 +1,9 @@
--- BURY: keep a dead letter; the oldest gives way where there are too many, and is counted.
+-- BURY: keep a dead letter of a message that was refused.
 -- ARGV: prefix, letter, ttl, max letters, field, value, ...
 -- Answer: 1 kept | 0 it is there already, nothing changed
 
-local _, letter, ttl, max_letters = unpack(ARGV)
+local _, letter, ttl, max_letters = unpack(ARGV, 1, 4)
 
 local wrong = misplaced(letter_key(letter), 'hash', letters, 'zset', meta, 'hash')
 if wrong then return wrong end
-if redis.call('EXISTS', letter_key(letter)) == 1 then return 0 end
-
--- Those that expired are at the old end. There may be many after a quiet time; the next letters remove the rest.
-for _, old in ipairs(redis.call('ZRANGE', letters, 0, 99)) do
-  if redis.call('EXISTS', letter_key(old)) == 1 then break end
-  redis.call('ZREM', letters, old)
-end
-if redis.call('ZCARD', letters) >= tonumber(max_letters) then
-  local oldest = redis.call('ZRANGE', letters, 0, 0)[1]
-  redis.call('ZREM', letters, oldest)
-  redis.call('DEL', letter_key(oldest))
-  redis.call('HINCRBY', meta, 'letters_dropped', 1)
-end
-
-local cursor = redis.call('HINCRBY', meta, 'letter_cursor', 1)
-redis.call('HSET', letter_key(letter), unpack(ARGV, 5))
-redis.call('HSET', letter_key(letter), 'at', int(now), 'cursor', cursor)
-redis.call('PEXPIREAT', letter_key(letter), int(now + ttl))
-redis.call('ZADD', letters, cursor, letter)
-return 1
+return bury(letter, ttl, max_letters, { unpack(ARGV, 5) })

@@ -7,7 +7,7 @@
 -- {prefix}:hops:{workflow}    set     ids of all its hops
 -- {prefix}:hop:{hop}          hash    workflow, state (queued|running|waiting|parked|done|failed|cancelled), queue, digest,
 --                                     attempt, fence, owner, token, claimed_at, exhausted, failure (JSON, of the last
---                                     attempt); sent (its number among the messages of its queue)
+--                                     attempt); letter (its dead letter, while parked); sent (its number among the messages of its queue)
 --                                     and waits (how often it was overdue); envelope until the hop is closed
 -- {prefix}:events:{workflow}  stream  what happened: type, hop, ...; never prompts or outputs
 -- {prefix}:blob:{workflow}    hash    step id -> JSON text of an output that does not travel
@@ -17,7 +17,7 @@
 -- {prefix}:owner:{owner}      set     hops that the owner runs
 -- {prefix}:owners             zset    owner -> end of its lease; exactly the owners whose set is not empty
 -- {prefix}:host:{host}        set     those of them that are of one host (the part of their id before the first ':')
--- {prefix}:letter:{letter}    hash    a dead letter; expires like an ended workflow
+-- {prefix}:letter:{letter}    hash    a dead letter; expires like an ended workflow, that of a parked hop never
 -- {prefix}:letters            zset    letter -> its cursor; those that expired go with the next ones that come
 -- {prefix}:sent               hash    queue -> how many messages were meant for it
 -- {prefix}:reached            hash    queue -> the highest number of them that was claimed
@@ -117,6 +117,37 @@ local function close_hop(hop, owner, state)
   redis.call('ZREM', due, hop)
   redis.call('HDEL', hop_key(hop), 'envelope')
   redis.call('HSET', hop_key(hop), 'state', state)
+end
+
+-- Keep a dead letter for `ttl` (nil: until somebody takes it away); the oldest gives way where there are too many, and is
+-- counted. Says whether it was not there already. Fields are a flat list.
+local function bury(letter, ttl, max_letters, fields)
+  if redis.call('EXISTS', letter_key(letter)) == 1 then return 0 end
+  -- Those that expired are near the old end. There may be many after a quiet time; the next letters remove the rest.
+  for _, old in ipairs(redis.call('ZRANGE', letters, 0, 99)) do
+    if redis.call('EXISTS', letter_key(old)) == 0 then redis.call('ZREM', letters, old) end
+  end
+  if redis.call('ZCARD', letters) >= tonumber(max_letters) then
+    local oldest = redis.call('ZRANGE', letters, 0, 0)[1]
+    redis.call('ZREM', letters, oldest)
+    redis.call('DEL', letter_key(oldest))
+    redis.call('HINCRBY', meta, 'letters_dropped', 1)
+  end
+  local cursor = redis.call('HINCRBY', meta, 'letter_cursor', 1)
+  redis.call('HSET', letter_key(letter), unpack(fields))
+  redis.call('HSET', letter_key(letter), 'at', int(now), 'cursor', cursor)
+  if ttl then redis.call('PEXPIREAT', letter_key(letter), int(now + ttl)) end
+  redis.call('ZADD', letters, cursor, letter)
+  return 1
+end
+
+-- Take away the letter of a hop that needs no person any more.
+local function unbury(hop)
+  local letter = redis.call('HGET', hop_key(hop), 'letter')
+  if not letter then return end
+  redis.call('HDEL', hop_key(hop), 'letter')
+  redis.call('DEL', letter_key(letter))
+  redis.call('ZREM', letters, letter)
 end
 
 -- All keys of a workflow end in the same millisecond, so that none is ever met without the others.

@@ -5,7 +5,8 @@
 
 local _, workflow = unpack(ARGV)
 
-local wrong = misplaced(wf_key(workflow), 'hash', events_key(workflow), 'stream', due, 'zset', parked, 'zset')
+local wrong = misplaced(wf_key(workflow), 'hash', events_key(workflow), 'stream', due, 'zset', parked, 'zset',
+  letters, 'zset')
 if wrong then return wrong end
 local state, hop = unpack(redis.call('HMGET', wf_key(workflow), 'state', 'hop'))
 if not state then return 'unknown' end
@@ -16,6 +17,7 @@ if not hop or redis.call('HGET', hop_key(hop), 'state') ~= 'parked' then
   return corrupt(wf_key(workflow), 'names no parked hop')
 end
 
+unbury(hop)
 redis.call('HSET', hop_key(hop), 'state', 'queued', 'attempt', 0, 'sent', 0, 'waits', 0)
 redis.call('HDEL', hop_key(hop), 'owner', 'failure')
 redis.call('ZREM', parked, hop)
