@@ -28,8 +28,8 @@ task_ignore_result = True
 # --- paigeant_celery -------------------------------------------------------------------------------------
 
 # The store: a Redis URL, or "broker" for the broker's own Redis database. Unset (None, the default for a host
-# application): nothing is recorded, a step runs as often as the broker delivers it, and `status`, `result`
-# and `events` raise `StoreRequired`.
+# application): nothing is recorded, a step runs as often as the broker delivers it, `status`, `result`, `events` and
+# `cancel` raise `StoreRequired`, and what cannot go on waits on the queue `<prefix>-dead-letters`.
 paigeant_store_url = "broker"
 
 # What this worker serves: "also" (the default for a host application) every loaded activity beside its other
@@ -61,6 +61,11 @@ paigeant_consume = "only"
 
 # How long the record of an ended workflow is kept (7 days).
 # paigeant_result_ttl = 604800.0
+
+# How old the message of a workflow may be that the store does not know (3 days): up to that it is adopted, as it carries
+# all that it takes to go on; an older one may have run before. Counts no longer than `paigeant_result_ttl`, for which
+# the store knows what has ended.
+# paigeant_max_message_age = 259200.0
 
 # The largest envelope that is sent or accepted (1 MiB).
 # paigeant_max_message_size = 1048576
