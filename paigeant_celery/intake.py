@@ -185,6 +185,13 @@ def _hardened(channel: Any, intake: Intake) -> Any:
     """Return the Redis channel class with an intake between its reading and everything that follows."""
 
     class Hardened(channel):  # type: ignore[misc]
+        def _connparams(self, *args: Any, **kwargs: Any) -> Any:
+            # A message is acknowledged, or given back at the end, after its connection was closed, as when the server
+            # is restarted: Kombu falls over the missing address, which ends a worker, and a lost connection does not.
+            if self.connection is None or self.connection.client is None:
+                raise ConnectionResetError("the connection of this channel is closed")
+            return super()._connparams(*args, **kwargs)
+
         def _brpop_read(self, **options: Any) -> Any:
             client, parse = self.client, self.client.parse_response
             taken: list[Any] = []

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import inspect
+import logging
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from celery.worker.consumer import Consumer
 from celery.worker.request import Request
-from kombu import Connection
+from conftest import RedisDatabase
+from kombu import Connection, Producer, Queue
 from kombu.transport import redis, virtual
+
+from paigeant_celery.intake import Intake
+from paigeant_celery.names import Names
+
+WRAPPED = ("create_task_handler", "on_unknown_message", "on_unknown_task", "on_invalid_task", "on_decode_error")
 
 
 def parameters(function: object) -> list[str]:
@@ -52,6 +61,40 @@ def test_a_transport_makes_its_channels_of_the_class_it_names() -> None:
 
     assert "self.Channel(" in inspect.getsource(virtual.Transport.create_channel)
     assert (transport.driver_type, transport.Channel) == ("redis", redis.Channel)
+
+
+def test_a_plain_channel_falls_over_the_connection_that_it_lost(redis_db: RedisDatabase) -> None:
+    """It ends a plain worker when the server is restarted; once this fails, the intake need not mend it any more."""
+    channel, _ = holding_a_message(Connection(redis_db.url), f"{redis_db.prefix}-held")
+
+    with pytest.raises(AttributeError, match="hostname"):
+        channel.close()
+
+
+@pytest.mark.parametrize("forgotten", ["by its transport", "by the channel"])
+def test_behind_the_intake_a_lost_connection_is_one_that_celery_knows(redis_db: RedisDatabase, forgotten: str) -> None:
+    """Such errors are logged where a message is acknowledged, and the worker goes on."""
+    connection = Connection(redis_db.url)
+    consumer = SimpleNamespace(**dict.fromkeys(WRAPPED), ensure_connected=lambda connection: connection)
+    Intake(consumer, names=Names(), service=lambda: pytest.fail("nothing is refused"), ours=set()).guard()
+    channel, message = holding_a_message(consumer.ensure_connected(connection), f"{redis_db.prefix}-held")
+    if forgotten == "by the channel":
+        channel.connection = None
+    channel._disconnect_pools()
+    channel.qos._on_collect.cancel()  # nothing is given back when the tests end
+
+    with pytest.raises(ConnectionResetError):
+        message.ack()
+    message.ack_log_error(logging.getLogger(__name__), connection.connection_errors)
+
+
+def holding_a_message(connection: Connection, queue: str) -> tuple[Any, Any]:
+    """Return a channel and a message that is not acknowledged, of a connection that forgot its address."""
+    channel = connection.default_channel
+    Producer(channel).publish("x", exchange="", routing_key=queue, declare=[Queue(queue)])
+    message = channel.basic_get(queue)
+    connection.transport.client = None  # as where Celery closes a connection while the server is away
+    return channel, message
 
 
 def test_a_request_is_terminated_and_described_by_the_methods_that_are_replaced() -> None:
