@@ -55,6 +55,7 @@ class _Hop:
     attempt: int = 0
     claim: Claimed | None = None
     sent: int = 0
+    first: int = 0
     waits: int = 0
     failure: Failure | None = None
     letter: str | None = None
@@ -425,7 +426,8 @@ class MemoryStore:
             self._take_from(str(hop.owner), claim.hop_id)
         else:
             del self._due[claim.hop_id]
-        self._reached[hop.queue] = max(self._reached.get(hop.queue, 0), hop.sent)
+        # Of its first message; which of them came is not known, as the store on Redis tells.
+        self._reached[hop.queue] = max(self._reached.get(hop.queue, 0), hop.first)
         hop.state, hop.owner, hop.token = "running", claim.owner, claim.token
         hop.fence, hop.attempt = hop.fence + 1, hop.attempt + (not exhausted)
         workflow = self._workflows[hop.workflow]
@@ -453,6 +455,7 @@ class MemoryStore:
         )
         self._workflows[correlation_id].hop_ids.append(new.hop_id)
         self._expect(new.hop_id, 0, now)
+        self._hops[new.hop_id].first = self._hops[new.hop_id].sent
 
     def _expect(self, hop_id: str, waits: int, now: datetime) -> None:
         """Note that a message of the hop is sent now, and when it will be overdue."""
@@ -482,7 +485,7 @@ class MemoryStore:
         if not self._held(now):
             for owner in [owner for owner, end in self._leases.items() if end <= now]:
                 self._lapse(owner, "lease_over", again, now)
-        for hop_id in sorted((hop_id for hop_id, at in self._due.items() if at <= now), key=self._due.__getitem__):
+        for hop_id in self._due_by(now):
             hop = self._hops[hop_id]
             overtaken = self._reached.get(hop.queue, 0) > hop.sent
             if len(again) >= MOST_AT_ONCE:
@@ -497,6 +500,15 @@ class MemoryStore:
                 self._due[hop_id] = now + _patience(hop.waits)
             else:
                 asked[hop.queue] = None
+
+    def _due_by(self, now: datetime) -> list[str]:
+        """Return the hops that are due, and first those that are sent whatever waits on their queue."""
+
+        def order(hop_id: str) -> tuple[bool, datetime]:
+            hop = self._hops[hop_id]
+            return hop.state == "queued" and hop.sent > 0, self._due[hop_id]
+
+        return sorted((hop_id for hop_id, at in self._due.items() if at <= now), key=order)
 
     def _lapse(self, owner: str, why: str, again: list[HopRecord], now: datetime) -> None:
         for hop_id in sorted(self._owned.get(owner, ())):

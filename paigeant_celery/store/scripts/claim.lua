@@ -11,7 +11,7 @@ if wrong then return wrong end
 
 local record = {}
 local fields = { 'workflow', 'state', 'digest', 'owner', 'token', 'fence', 'attempt', 'claimed_at', 'exhausted', 'queue',
-  'sent' }
+  'first' }
 for i, value in ipairs(redis.call('HMGET', hop_key(hop), unpack(fields))) do record[fields[i]] = value end
 if redis.call('EXISTS', hop_key(hop)) == 0 then return { 'unknown' } end
 if not (record.workflow and record.state and tonumber(record.fence) and tonumber(record.attempt)) then
@@ -49,8 +49,10 @@ redis.call('HSET', hop_key(hop), 'state', 'running', 'owner', owner, 'token', to
   'claimed_at', int(now), 'exhausted', exhausted)
 if record.state == 'running' then take_from(record.owner, hop) else redis.call('ZREM', due, hop) end
 give_to(owner, hop, lease)
-if (tonumber(record.sent) or 0) > (tonumber(redis.call('HGET', reached_key, record.queue)) or 0) then
-  redis.call('HSET', reached_key, record.queue, record.sent)
+-- Nobody knows which of its messages came. Of one that was sent again, the earlier may come first, delivered once more by
+-- the broker, while the later stands behind thousands: counted as reached, that one's number would make all of them lost.
+if (tonumber(record.first) or 0) > (tonumber(redis.call('HGET', reached_key, record.queue)) or 0) then
+  redis.call('HSET', reached_key, record.queue, record.first)
 end
 redis.call('HSET', wf_key(record.workflow), 'updated_at', int(now))
 add_event(record.workflow, 'type', 'claimed', 'hop', hop, 'attempt', attempt, 'fence', fence, 'exhausted', exhausted)

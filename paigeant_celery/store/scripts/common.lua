@@ -7,12 +7,13 @@
 -- {prefix}:hops:{workflow}    set     ids of all its hops
 -- {prefix}:hop:{hop}          hash    workflow, state (queued|running|waiting|parked|done|failed|cancelled), queue, digest,
 --                                     attempt, fence, owner, token, claimed_at, exhausted, failure (JSON, of the last
---                                     attempt); letter (its dead letter, while parked); sent (its number among the messages of its queue)
---                                     and waits (how often it was overdue); envelope until the hop is closed
+--                                     attempt); letter (its dead letter, while parked); sent and first (the numbers of
+--                                     its latest and of its first message among those of its queue) and waits (how often
+--                                     it was overdue); envelope until the hop is closed
 -- {prefix}:events:{workflow}  stream  what happened: type, hop, ...; never prompts or outputs
 -- {prefix}:blob:{workflow}    hash    step id -> JSON text of an output that does not travel
--- {prefix}:due                zset    queued hop -> when its message should have been claimed; waiting hop -> when it is
---                                     sent again
+-- {prefix}:due                zset    queued hop -> when its message should have been claimed; hop that is sent whatever
+--                                     waits on its queue (a retry, released, redriven) -> when, less AHEAD
 -- {prefix}:parked             zset    parked hop -> since when
 -- {prefix}:owner:{owner}      set     hops that the owner runs
 -- {prefix}:owners             zset    owner -> end of its lease; exactly the owners whose set is not empty
@@ -20,12 +21,13 @@
 -- {prefix}:letter:{letter}    hash    a dead letter; expires like an ended workflow, that of a parked hop never
 -- {prefix}:letters            zset    letter -> its cursor; those that expired go with the next ones that come
 -- {prefix}:sent               hash    queue -> how many messages were meant for it
--- {prefix}:reached            hash    queue -> the highest number of them that was claimed
+-- {prefix}:reached            hash    queue -> the highest of those numbers that was surely reached: the first of a claimed hop
 -- {prefix}:meta               hash    broker, format; swept_at and held_until of the sweeping;
 --                                     letter_cursor (the last one given), letters_dropped (that gave way to newer)
 
 local DUE_AFTER = 5000 -- a queued hop's message is overdue then; each time again after twice as long
 local DUE_AFTER_MOST = 80000
+local AHEAD = 1e13 -- milliseconds, three centuries: puts hops before all queued ones, of which there may be thousands
 local LONG_UNSWEPT = 2500 -- at least; a pass is made about every second
 local MAX_EVENTS = 1000 -- of one workflow, about
 
@@ -66,17 +68,27 @@ local function add_event(workflow, ...)
   redis.call('XADD', events_key(workflow), 'MAXLEN', '~', MAX_EVENTS, '*', ...)
 end
 
--- Note that a message of the hop is sent now, and when it will be overdue.
-local function expect(hop, queue, waits)
-  redis.call('HSET', hop_key(hop), 'sent', redis.call('HINCRBY', sent_key, queue, 1), 'waits', waits)
+-- Note when the message of a queued hop will be overdue.
+local function await_claim(hop, waits)
   redis.call('ZADD', due, int(now + math.min(DUE_AFTER * 2 ^ waits, DUE_AFTER_MOST)), hop)
 end
+
+-- Note that a message of the hop is sent now; returns its number.
+local function expect(hop, queue, waits)
+  local number = redis.call('HINCRBY', sent_key, queue, 1)
+  redis.call('HSET', hop_key(hop), 'sent', number, 'waits', waits)
+  await_claim(hop, waits)
+  return number
+end
+
+-- Have the hop sent at that time, by the first sweep that comes then.
+local function send_at(hop, at) redis.call('ZADD', due, int(at - AHEAD), hop) end
 
 local function queue_hop(workflow, hop, queue, envelope, digest)
   redis.call('HSET', hop_key(hop), 'workflow', workflow, 'state', 'queued', 'queue', queue, 'envelope', envelope,
     'digest', digest, 'attempt', 0, 'fence', 0)
   redis.call('SADD', hops_key(workflow), hop)
-  expect(hop, queue, 0)
+  redis.call('HSET', hop_key(hop), 'first', expect(hop, queue, 0))
 end
 
 local function give_to(owner, hop, lease)

@@ -18,7 +18,8 @@ local retry_at, failure = false, record[6]
 if hop[2] == 'waiting' then
   wrong = misplaced(due, 'zset')
   if wrong then return wrong end
-  retry_at, failure = redis.call('ZSCORE', due, record[3]), hop[5]
+  local at = redis.call('ZSCORE', due, record[3])
+  retry_at, failure = at and int(at + AHEAD), hop[5]
 end
 return { record[1], record[2], record[3], record[4], record[5], failure, record[7] or hop[4], hop[1], hop[2], hop[3],
   retry_at }

@@ -18,6 +18,6 @@ if exhausted ~= '1' then attempt = int(attempt - 1) end
 redis.call('HSET', hop_key(hop), 'state', 'queued', 'attempt', attempt, 'sent', 0, 'waits', 0)
 redis.call('HDEL', hop_key(hop), 'owner', 'token', 'claimed_at', 'exhausted')
 take_from(owner, hop)
-redis.call('ZADD', due, int(now), hop)
+send_at(hop, now)
 add_event(workflow, 'type', 'released', 'hop', hop)
 return 1

@@ -15,7 +15,7 @@ if wrong then return wrong end
 redis.call('HSET', hop_key(hop), 'state', 'waiting', 'failure', failure)
 redis.call('HDEL', hop_key(hop), 'token', 'claimed_at', 'exhausted')
 take_from(owner, hop)
-redis.call('ZADD', due, int(now + delay), hop)
+send_at(hop, now + delay)
 redis.call('HSET', wf_key(workflow), 'updated_at', int(now))
 add_event(workflow, 'type', 'retrying', 'hop', hop, 'step', step, 'error', error_class, 'delay_ms', delay)
 return 1

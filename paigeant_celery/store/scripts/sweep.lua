@@ -9,7 +9,7 @@ local _, host, lease, dead_count = unpack(ARGV, 1, 4)
 local PASS_EVERY = 900 -- a second, less what clocks and timers differ
 local MOST_AT_ONCE = 100
 local MOST_BYTES = 4 * 1024 * 1024 -- of envelopes in one answer, which one round trip must carry
-local MOST_LOOKED_AT = 500
+local MOST_LOOKED_AT = 1000 -- of the queued ones, which takes some 10 ms
 
 local wrong = misplaced(due, 'zset', owners, 'zset', meta, 'hash', sent_key, 'hash', reached_key, 'hash',
   host_key(host), 'set')
@@ -24,22 +24,28 @@ local bytes = 0
 -- What does not fit into this answer stays as it is, for the next pass.
 local function is_full() return #again / 4 >= MOST_AT_ONCE or bytes >= MOST_BYTES end
 
+-- What is needed to send the hop again; nil where the record is none of ours.
 local function record_of(hop)
   if redis.call('TYPE', hop_key(hop)).ok ~= 'hash' then return nil end
   local record = {}
-  local fields = { 'workflow', 'state', 'queue', 'envelope', 'digest', 'sent', 'waits' }
+  local fields = { 'workflow', 'state', 'queue', 'envelope', 'digest' }
   for i, value in ipairs(redis.call('HMGET', hop_key(hop), unpack(fields))) do record[fields[i]] = value end
   if not (record.workflow and record.queue and record.envelope and record.digest) then return nil end
-  record.sent, record.waits = tonumber(record.sent) or 0, tonumber(record.waits) or 0
   local events = redis.call('TYPE', events_key(record.workflow)).ok
   return (events == 'stream' or events == 'none') and record or nil
 end
 
 local function send_again(hop, record, waits, why)
+  redis.call('HSET', hop_key(hop), 'state', 'queued')
   expect(hop, record.queue, waits)
   add_event(record.workflow, 'type', 'resent', 'hop', hop, 'why', why)
   for _, value in ipairs({ hop, record.queue, record.envelope, record.digest }) do again[#again + 1] = value end
   bytes = bytes + #record.envelope
+end
+
+local function give_up(hop)
+  redis.call('ZREM', due, hop)
+  corrupted[#corrupted + 1] = hop_key(hop)
 end
 
 local function lapse(owner, why)
@@ -57,11 +63,52 @@ local function lapse(owner, why)
     local record = record_of(hop)
     take_from(owner, hop)
     if record and record.state == 'running' then
-      redis.call('HSET', hop_key(hop), 'state', 'queued')
       send_again(hop, record, 0, why)
     else
       corrupted[#corrupted + 1] = hop_key(hop)
     end
+  end
+end
+
+local reached = {}
+local function reached_on(queue)
+  reached[queue] = reached[queue] or tonumber(redis.call('HGET', reached_key, queue)) or 0
+  return reached[queue]
+end
+
+-- Send a retry, or a hop that was released or redriven.
+local function send_waiting(hop)
+  local record = record_of(hop)
+  if record and record.state == 'waiting' then
+    redis.call('HDEL', hop_key(hop), 'owner')
+    send_again(hop, record, 0, 'retry')
+  elseif record and record.state == 'queued' then
+    send_again(hop, record, 1, 'overtaken')
+  else
+    give_up(hop)
+  end
+end
+
+-- Look at a queued hop that should have been claimed by now. There may be thousands, so the envelope is read of those only
+-- that are sent again.
+local function look_at(hop)
+  local found = redis.pcall('HMGET', hop_key(hop), 'state', 'queue', 'sent', 'waits')
+  if found.err then return give_up(hop) end
+  local state, queue, sent, waits = unpack(found)
+  if state ~= 'queued' or not queue then return give_up(hop) end
+  local overtaken = reached_on(queue) > (tonumber(sent) or 0)
+  waits = int((tonumber(waits) or 0) + 1)
+  if overtaken or looked_at[queue] == '1' then
+    local record = record_of(hop)
+    if not record then return give_up(hop) end
+    send_again(hop, record, waits, overtaken and 'overtaken' or 'queue_empty')
+  elseif looked_at[queue] then
+    -- It stands behind others: no reason to send it again.
+    redis.call('HSET', hop_key(hop), 'waits', waits)
+    await_claim(hop, waits)
+  elseif not asked[queue] then
+    asked[queue] = true
+    unknown[#unknown + 1] = queue
   end
 end
 
@@ -77,30 +124,13 @@ if looking or not swept_at or now - swept_at >= PASS_EVERY then
       lapse(owner, 'lease_over')
     end
   end
-  for _, hop in ipairs(redis.call('ZRANGEBYSCORE', due, '-inf', int(now), 'LIMIT', 0, MOST_LOOKED_AT)) do
+  for _, hop in ipairs(redis.call('ZRANGEBYSCORE', due, '-inf', int(now - AHEAD), 'LIMIT', 0, MOST_AT_ONCE)) do
     if is_full() then break end
-    local record = record_of(hop)
-    if record and record.state == 'waiting' then
-      redis.call('HSET', hop_key(hop), 'state', 'queued')
-      redis.call('HDEL', hop_key(hop), 'owner')
-      send_again(hop, record, 0, 'retry')
-    elseif not record or record.state ~= 'queued' then
-      redis.call('ZREM', due, hop)
-      corrupted[#corrupted + 1] = hop_key(hop)
-    else
-      local waits = int(record.waits + 1)
-      local overtaken = (tonumber(redis.call('HGET', reached_key, record.queue)) or 0) > record.sent
-      if overtaken or looked_at[record.queue] == '1' then
-        send_again(hop, record, waits, overtaken and 'overtaken' or 'queue_empty')
-      elseif looked_at[record.queue] then
-        -- It stands behind others: no reason to send it again.
-        redis.call('HSET', hop_key(hop), 'waits', waits)
-        redis.call('ZADD', due, int(now + math.min(DUE_AFTER * 2 ^ waits, DUE_AFTER_MOST)), hop)
-      elseif not asked[record.queue] then
-        asked[record.queue] = true
-        unknown[#unknown + 1] = record.queue
-      end
-    end
+    send_waiting(hop)
+  end
+  for _, hop in ipairs(redis.call('ZRANGEBYSCORE', due, 0, int(now), 'LIMIT', 0, MOST_LOOKED_AT)) do
+    if is_full() then break end
+    look_at(hop)
   end
 end
 return { redis.call('SMEMBERS', host_key(host)), unknown, again, corrupted }
