@@ -9,9 +9,11 @@ from typing import Any
 
 import click
 from celery import bootsteps
+from celery.concurrency.thread import TaskPool
 from celery.signals import worker_shutting_down
 from kombu.entity import Queue
 
+from paigeant_celery.advice import advice_lines, advise
 from paigeant_celery.config import SPECIAL_CONSUME
 from paigeant_celery.errors import ConfigurationError, PaigeantError, TransientError
 from paigeant_celery.intake import Intake
@@ -80,7 +82,8 @@ class AgentQueues(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ship
             self._announced = True
             if not self._store_seen:
                 self._look_at_store()
-            click.echo(banner(self._transport, served_activities(self._transport)))
+            served = served_activities(self._transport)
+            click.echo("\n".join([banner(self._transport, served), *self._advice(consumer, served)]))
         self._ours.update(queue.name for queue in queues_of(self._transport, served_activities(self._transport)))
         if self._embedded or served_activities(self._transport):
             consumer.app.paigeant_runtime.start_sweeping()
@@ -93,6 +96,17 @@ class AgentQueues(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ship
         if self._watching is not None:
             self._watching.cancel()
             self._watching = None
+
+    def _advice(self, consumer: Any, served: dict[str, Activity]) -> Iterator[str]:
+        """Yield what is found in the broker's settings, where steps are served."""
+        if served:
+            findings = advise(
+                self._transport,
+                longest_step=longest_step(self._transport, served),
+                prefetch=consumer.controller.prefetch_multiplier,
+                threads=isinstance(consumer.pool, TaskPool),
+            )
+            yield from advice_lines(findings)
 
     def _look_at_store(self) -> None:
         """Check the store that was away when the worker began, and is back with its broker."""
@@ -162,6 +176,12 @@ def queues_of(transport: CeleryTransport, served: dict[str, Activity]) -> Iterat
     names = [publisher.queue_for(name, None) for name in served] + [transport.names.queue(name) for name in served]
     for name in dict.fromkeys(names):
         yield publisher.declared(name)
+
+
+def longest_step(transport: CeleryTransport, served: dict[str, Activity]) -> float:
+    """Return how long one attempt of what is served may take, in seconds, where a step itself says nothing else."""
+    own = [activity.policy.timeout for activity in served.values() if activity.policy is not None]
+    return max([transport.settings.step_timeout, *(timeout for timeout in own if timeout is not None)])
 
 
 def banner(transport: CeleryTransport, served: dict[str, Activity]) -> str:

@@ -269,6 +269,7 @@ print(json.dumps([own_result, result.output, kept == [f"celery-task-meta-{own.id
         log = worker.log()
         assert "mode: durable" in log
         assert "  . draft (agent) from agents\n" in log
+        assert "  recommended: worker_prefetch_multiplier = 1 (4 lets messages wait " in log
         assert "Traceback" not in log
 
 

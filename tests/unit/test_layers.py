@@ -28,7 +28,7 @@ LAYERS = {
         *("outputs", "sending", "dispatch", "handle", "dead_letters"),
     },
     "entry": {
-        *("hop_task", "request", "revoking", "intake", "worker"),
+        *("hop_task", "request", "revoking", "intake", "advice", "worker"),
         *("plugin", "tasks", "executor", "celery", "cli", "testing"),
     },
 }
@@ -51,6 +51,7 @@ CELERY = {
     "request",
     "revoking",
     "intake",
+    "advice",
     "worker",
     "plugin",
     "executor",

@@ -1,0 +1,168 @@
+"""Advice: what a worker says about the settings of its broker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import celery
+import kombu
+import pytest
+from celery import Celery
+from kombu.transport import redis
+
+from paigeant_celery.advice import advice_lines, advise
+from paigeant_celery.config import Settings
+from paigeant_celery.store.memory import MemoryStore
+from paigeant_celery.transport import CeleryTransport
+
+Advise = Callable[..., list[str]]
+
+WAITS_FOR_EVER = "(a worker whose connection was cut without a word would wait on it for ever)"
+
+
+@pytest.fixture
+def lines() -> Iterator[Advise]:
+    """Say what a worker prints about a broker, with a store (durable) and without one, and settings of Celery."""
+    with ExitStack() as stack:
+
+        def advised(
+            broker: str,
+            *,
+            durable: bool = True,
+            longest_step: float = 3600.0,
+            prefetch: int = 1,
+            threads: bool = False,
+            **configuration: object,
+        ) -> list[str]:
+            app = stack.enter_context(Celery("shop", broker=broker, set_as_current=False))
+            app.conf.update(configuration)
+            store = MemoryStore(lease=10, ttl=10) if durable else None
+            transport = CeleryTransport(app, settings=Settings(), store=store)
+            findings = advise(transport, longest_step=longest_step, prefetch=prefetch, threads=threads)
+            return [line.strip() for line in advice_lines(findings)]
+
+        yield advised
+
+
+CHECKED = "health_check_interval 25 s"
+COPIES = "(of a longer step a copy is delivered, and dropped)"
+
+
+def test_a_sound_redis_is_one_line(lines: Advise) -> None:
+    """Who has nothing to do reads one line."""
+    if kombu.VERSION[:2] < (5, 7):
+        pytest.skip("an older Kombu does not check the connection that waits for messages")
+
+    assert lines("redis://h") == [
+        f"settings: worker_prefetch_multiplier 1, visibility_timeout 3600 s {COPIES}, {CHECKED}"
+    ]
+
+
+def test_the_defaults_are_those_of_the_installed_kombu() -> None:
+    """What is printed as found is what Kombu takes where nothing is set."""
+    assert (redis.Channel.visibility_timeout, redis.Channel.health_check_interval) == (3600, 25)
+    assert redis.Channel.socket_keepalive is None
+
+
+def test_a_visibility_timeout_that_is_set_is_found(lines: Advise) -> None:
+    """With a store no step runs twice for it, whatever it is."""
+    (line,) = lines("redis://h", broker_transport_options={"visibility_timeout": 60, "socket_keepalive": True})
+
+    assert f"visibility_timeout 60 s {COPIES}" in line
+
+
+@pytest.mark.parametrize(("longest_step", "recommended"), [(3600.0, True), (3599.0, False)])
+def test_without_a_store_no_step_may_outlast_the_visibility_timeout(
+    lines: Advise, longest_step: float, recommended: bool
+) -> None:
+    """There it is run again, beside the first run."""
+    options = {"socket_keepalive": True}
+
+    found = lines("redis://h", durable=False, longest_step=longest_step, broker_transport_options=options)
+
+    assert [line for line in found if line.startswith("recommended")] == [
+        "recommended: broker_transport_options['visibility_timeout'] = 7200 (without a store, a step that is not "
+        "acknowledged after 3600 s is run once more, and steps may take 3600 s)"
+    ] * recommended
+    assert ("visibility_timeout 3600 s (longer than any step)" in found[0]) is not recommended
+
+
+def test_messages_that_wait_in_a_busy_worker_are_named(lines: Advise) -> None:
+    """Celery's default fetches four for each slot, and a step takes minutes."""
+    found = lines("memory://localhost//", prefetch=4)
+
+    assert found == [
+        "recommended: worker_prefetch_multiplier = 1 (4 lets messages wait in a busy worker while others are idle)"
+    ]
+
+
+@pytest.mark.skipif(celery.VERSION < (5, 6), reason="came with Celery 5.6")
+def test_a_worker_that_fetches_nothing_ahead_is_sound(lines: Advise) -> None:
+    """There the multiplier has no effect."""
+    assert lines("memory://localhost//", prefetch=4, worker_disable_prefetch=True) == [
+        "settings: worker_disable_prefetch"
+    ]
+
+
+def test_a_connection_that_nobody_checks_is_named(lines: Advise, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A firewall that drops it would leave a worker that looks alive and takes nothing."""
+    keep_alive = f"recommended: broker_transport_options['socket_keepalive'] = True {WAITS_FOR_EVER}"
+
+    unchecked = lines("redis://h", broker_transport_options={"health_check_interval": 0})
+    kept = lines("redis://h", broker_transport_options={"health_check_interval": 0, "socket_keepalive": True})
+    monkeypatch.setattr(kombu, "VERSION", (5, 6, 0, "", ""))
+    older = lines("redis://h")
+
+    assert unchecked[1:] == older[1:] == [keep_alive]
+    assert kept[0].endswith(", socket_keepalive")
+
+
+def test_a_sound_rabbitmq_is_one_line(lines: Advise) -> None:
+    """Its `consumer_timeout` is the server's, and costs a copy that is dropped."""
+    found = lines(
+        "amqp://h//",
+        threads=True,
+        broker_transport_options={"confirm_publish": True},
+        worker_enable_prefetch_count_reduction=False,
+    )
+
+    assert found == [
+        "settings: worker_prefetch_multiplier 1, confirm_publish, broker_heartbeat 120 s, RabbitMQ's consumer_timeout "
+        f"as it is {COPIES}"
+    ]
+
+
+def test_what_rabbitmq_needs_without_a_store_is_named(lines: Advise) -> None:
+    """Nothing else keeps a message there."""
+    assert lines("amqp://h//", durable=False, broker_heartbeat=0)[1:] == [
+        "recommended: broker_transport_options['confirm_publish'] = True (without a store, a message that the broker "
+        "loses ends its workflow without a word)",
+        f"recommended: broker_heartbeat = 120 {WAITS_FOR_EVER}",
+        "recommended: consumer_timeout (of the RabbitMQ server, in ms) = 7200000 (without a store, a step that is not "
+        "acknowledged in time (30 min by default) is run once more, and steps may take 3600 s)",
+    ]
+
+
+def test_what_stops_threads_on_rabbitmq_is_named(lines: Advise) -> None:
+    """Celery's default hung there after a lost connection; on Redis it does no harm."""
+    setting = "worker_enable_prefetch_count_reduction = False"
+    confirms = {"confirm_publish": True}
+
+    found = [
+        any(setting in line for line in lines(broker, threads=threads, broker_transport_options=confirms))
+        for broker, threads in (("amqp://h//", True), ("amqp://h//", False), ("redis://h", True))
+    ]
+
+    assert found == [True, False, False]
+
+
+def test_ending_every_step_with_its_connection_is_named(lines: Advise) -> None:
+    """A run that goes on while the broker is away is paid for once."""
+    (_, found) = lines(
+        "redis://h",
+        worker_cancel_long_running_tasks_on_connection_loss=True,
+        broker_transport_options={"socket_keepalive": True},
+    )
+
+    assert found.startswith("recommended: worker_cancel_long_running_tasks_on_connection_loss = False (")
