@@ -62,9 +62,9 @@ paigeant_consume = "only"
 # How long the record of an ended workflow is kept (7 days).
 # paigeant_result_ttl = 604800.0
 
-# How old the message of a workflow may be that the store does not know (3 days). A younger one is adopted, as it carries
-# all that it takes to go on; an older one may have run before. Never longer than `paigeant_result_ttl`, for which the
-# store knows what has ended.
+# How old the message of a workflow may be that the store does not know (3 days). A younger one is adopted, as it
+# carries all that it takes to go on; an older one may have run before. Never longer than `paigeant_result_ttl`, for
+# which the store knows what has ended.
 # paigeant_max_message_age = 259200.0
 
 # The largest envelope that is sent or accepted (1 MiB).
