@@ -16,10 +16,13 @@ FINAL_ERRORS = frozenset(
         # ours
         "UsageError",
         "MessageError",
-        # of pydantic-ai: a wrong call of it, a budget that is spent, a model that did not come to a valid output
+        # of pydantic-ai: a wrong call of it, a budget that is spent, a model that did not come to a valid output, and
+        # what a provider refuses for good, even with a status that otherwise passes (429 for a spent quota)
         "UserError",
         "UsageLimitExceeded",
         "UnexpectedModelBehavior",
+        "ModelQuotaExceededError",
+        "ModelRequestRejectedError",
         # of code
         "ImportError",
         "NameError",

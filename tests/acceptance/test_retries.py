@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from processes import Deployment, deployment, eventually
+from servers import RedisServer
 
 from paigeant_celery import (
     ActivitySpec,
@@ -75,6 +76,24 @@ def test_a_parked_workflow_completes_when_it_is_redriven(made: Deployment, tmp_p
     assert handle.result_sync(WITHIN).output == "done"
     assert calls.read_text().count("called") == 4
     assert made.runs().count(f"{handle.correlation_id}.0") == 1
+
+
+def test_a_cancelled_workflow_stays_cancelled_when_everything_is_started_anew(
+    own_redis: Callable[..., RedisServer], tmp_path: Path
+) -> None:
+    """Nothing is kept in a worker's memory: neither the cancellation nor the message outlives it in another way."""
+    server = own_redis("--appendonly", "yes", "--appendfsync", "always")
+    with deployment(server.url, tmp_path / "made") as made:
+        queued = dispatch(made, ActivitySpec("draft", "queued"))
+        assert queued.cancel_sync()
+
+        server.stop()
+        server.start()
+        made.ready_worker("press", "troubles", slots=1)
+
+        assert dispatch(made, ActivitySpec("draft", "behind it")).result_sync(WITHIN).output == "draft(behind it|)"
+        assert queued.status_sync().state == "cancelled"
+        assert f"{queued.correlation_id}.0" not in made.runs()
 
 
 def test_a_step_that_runs_is_cancelled_with_its_workflow(made: Deployment, tmp_path: Path) -> None:

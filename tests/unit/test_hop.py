@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from opentelemetry import trace
+from pydantic_ai.exceptions import ModelRateLimitError
 
 from paigeant_celery.config import Settings
 from paigeant_celery.effects import RecordedEffects
@@ -244,6 +245,31 @@ def test_a_broker_that_is_away_gets_the_same_bytes_when_the_hop_is_closed_again(
     assert [sent.envelope for sent in line.given] == [recorded.envelope] * 3
     assert line.effects.count("run one") == 1
     line.open(line.arrival())
+
+
+# Attempts that failed.
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"), [(120.0, ("retrying", 120.0)), (600.0, ("failed", None))], ids=["in time", "too late"]
+)
+def test_a_provider_that_asks_for_time_gets_it_within_the_deadline(
+    line: Line, make_message: MakeMessage, asked: float, expected: tuple[str, float | None]
+) -> None:
+    """A call that comes too early is refused again, and counted; one behind the deadline is for nobody."""
+
+    @activity
+    def asking() -> None:
+        raise ModelRateLimitError("m", "slow down", retry_after=asked)
+
+    first = line.start(make_message(asking.activity(), deadline=line.at + timedelta(seconds=300)))
+
+    summary = line.serve(first)
+
+    assert isinstance(summary, Summary)
+    assert (summary.outcome, summary.delay) == expected
+    retry_at = line.record().retry_at
+    assert retry_at == (line.at + timedelta(seconds=asked) if summary.delay is not None else None)
 
 
 # Messages that cannot be run.

@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic_ai.exceptions import (
     FallbackExceptionGroup,
+    ModelAuthenticationError,
     ModelHTTPError,
+    ModelQuotaExceededError,
     UnexpectedModelBehavior,
     UsageLimitExceeded,
     UserError,
@@ -50,6 +52,7 @@ def test_a_provider_that_says_how_long_is_not_asked_before() -> None:
         TypeError(), NotImplementedError(), ModuleNotFoundError(), UnboundLocalError(),
         UserError("no key"), UsageLimitExceeded("spent"), UnexpectedModelBehavior("no valid output"),
         ModelHTTPError(400, "m"), ModelHTTPError(401, "m"), ModelHTTPError(404, "m"),
+        ModelQuotaExceededError("m", "insufficient_quota"), ModelAuthenticationError("m", "wrong key"),
         MessageError("invalid_deps"), InvalidInput("a", "b", "c"), StoreRequired("x"),
         FallbackExceptionGroup("all failed", [ModelHTTPError(401, "m"), TypeError()]),
     ],
