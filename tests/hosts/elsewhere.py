@@ -1,0 +1,21 @@
+"""A worker that loads this module seems to be on a machine of its own: its boot has another id.
+
+Workers of other machines cannot see whether its processes live, nor it theirs.
+"""
+
+from __future__ import annotations
+
+import uuid
+
+import paigeant_celery.process as process_module
+import paigeant_celery.sweeper as sweeper_module
+
+# Made before the pool is forked, so that the processes of one worker share it, as those of one machine do.
+HOST = f"{uuid.uuid4()}.4026531836"
+
+
+def host_id() -> str:
+    return HOST
+
+
+process_module.host_id = sweeper_module.host_id = host_id  # type: ignore[assignment]
