@@ -1,8 +1,8 @@
 """The contestants of `hop.py`: workers that differ only in how a step leads to the next one.
 
-A worker is started with `celery -A contestants worker`; the environment says which one it is. Both run the
+A worker is started with `celery -A contestants worker`; the environment says which one it is. All run the
 same agent on the same prompts. The client makes the same apps to send work and to read outputs; it needs no
-agent for that.
+agent for that. `BENCH_CODE` says where our package must come from, if not from where it is installed.
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ import os
 import threading
 import time
 from collections.abc import Coroutine
+from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast
 
 from celery import Celery
 
-__all__ = ["AGENT", "STEP", "Contestant", "chain_app", "prompt_of", "slip_app"]
+__all__ = ["AGENT", "STEP", "Kind", "chain_app", "prompt_of", "slip_app"]
 
 # slip: ours, with its store on the broker's Redis; chain: Celery's own, with a result backend there.
-Contestant: TypeAlias = Literal["slip", "chain"]
+Kind: TypeAlias = Literal["slip", "chain"]
 
 AGENT = "stepper"
 STEP = "bench.step"
@@ -34,11 +35,13 @@ COMMON = {
 
 def slip_app(url: str) -> Celery:
     """Return an app of ours, with its store on the broker's database."""
-    from paigeant_celery import install
+    import paigeant_celery
 
+    if (code := os.environ.get("BENCH_CODE")) and not Path(paigeant_celery.__file__).is_relative_to(code):
+        raise RuntimeError(f"{paigeant_celery.__file__} is loaded, and not what is in {code}")
     app = Celery("bench", broker=url, set_as_current=False)
     app.conf.update(COMMON, paigeant_store_url="broker", task_ignore_result=True)
-    install(app)
+    paigeant_celery.install(app)
     return app
 
 

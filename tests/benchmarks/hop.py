@@ -1,6 +1,6 @@
 """What a hop costs: our slip against a plain Celery chain that runs the same agent.
 
-    python tests/benchmarks/hop.py [--pool threads|prefork] [--rounds N] [--quick]
+    python tests/benchmarks/hop.py [--pool threads|prefork] [--rounds N] [--against REVISION] [--quick]
 
 Contestants, each with one worker of four slots, on one Redis server (a database each), with the same pool, the
 same agent whose model answers at once, the same prompts, late acknowledgement and task events:
@@ -8,6 +8,8 @@ same agent whose model answers at once, the same prompts, late acknowledgement a
 - `slip`: ours, with its store on the same Redis.
 - `chain`: `celery.chain` with a result backend on the same Redis, `acks_late`, `reject_on_worker_lost`; its
   task runs the agent on a loop that its thread keeps, the cheapest of the forms that a task can have.
+- `slip@…`, with `--against`: ours as it was in that revision of this repository, with the dependencies that are
+  installed now. Each contestant's worker and client are processes of their own, which load its code.
 
 The rounds are interleaved, and they take turns in who begins. All outputs of every workflow are read and
 compared with what they must be; a wrong or missing one ends the run with exit code 1. Times never do.
@@ -35,8 +37,10 @@ from __future__ import annotations
 import argparse
 import hashlib
 import platform
+import shutil
 import signal
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -47,19 +51,20 @@ from dataclasses import dataclass, field
 from importlib import resources
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 from urllib.parse import urlsplit
 
 import redis
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the helpers of the tests
 
-from contestants import Contestant, prompt_of
+from contestants import prompt_of
 from proxy import Turns, running_proxy
 from servers import NoServer, redis_server
-from workers import Client, Worker, client_for, running_worker
+from workers import Client, Contestant, Worker, running_client, running_worker
 
-CONTESTANTS: tuple[Contestant, ...] = get_args(Contestant)
+SLIP, CHAIN = Contestant(name="slip", kind="slip"), Contestant(name="chain", kind="chain")
+REPOSITORY = Path(__file__).parents[2]
 SLOTS = 4
 LONG, SHORT = 20, 5  # steps of a workflow
 WARM_UP = 24  # short workflows sent at once, so that every slot has met its code and connections
@@ -79,6 +84,7 @@ PURPOSES = {
     "EVALSHA claim": "claim the hop",
     "EVALSHA complete": "record output and next hop",
     "EVALSHA renew": "renew the lease",
+    "EVALSHA sweep": "look for overdue hops",
     "GET": "look for an earlier result",
     "MULTI+SETEX+PUBLISH+EXEC": "store the result",
     "LPUSH": "publish the next message",
@@ -90,6 +96,10 @@ class WrongOutput(Exception):
     """A workflow gave other outputs than it must."""
 
 
+class NoRevision(Exception):
+    """The revision to measure against cannot be had."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Size:
     """How much is run."""
@@ -99,13 +109,14 @@ class Size:
     load: int  # short workflows of a contestant in a round, all at once
     load_rounds: int
     counted: int  # long workflows of a contestant whose round trips are counted
-    limit: int  # seconds for everything
+    limit: int  # seconds for everything of one contestant
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stand:
     """A contestant that is ready: its worker, its client, and its database."""
 
+    name: str
     worker: Worker
     client: Client
     database: redis.Redis
@@ -133,36 +144,46 @@ class Stand:
 class Table:
     """Samples by measure and contestant; the samples of one round stand at the same place."""
 
-    samples: dict[str, dict[Contestant, list[float]]] = field(default_factory=dict)
+    samples: dict[str, dict[str, list[float]]] = field(default_factory=dict)
 
-    def add(self, measure: str, contestant: Contestant, value: float) -> None:
+    def add(self, measure: str, contestant: str, value: float) -> None:
         self.samples.setdefault(measure, {}).setdefault(contestant, []).append(value)
 
-    def lines(self) -> Iterator[str]:
-        """Yield the lines of the table."""
-        yield f"{'':<30}{'slip':>10}{'chain':>10}{'slip/chain':>12}{'(lowest - highest)':>20}"
+    def lines(self, own: str, others: Sequence[str]) -> Iterator[str]:
+        """Yield the lines of the table; the ratios are those of `own` to each of the others."""
+        names = [own, *others]
+        yield (
+            f"{'':<30}"
+            + "".join(f"{name:>14}" for name in names)
+            + "".join(f"{f'{own}/{other}':>18}{'(lowest - highest)':>20}" for other in others)
+        )
         for measure, found in self.samples.items():
-            ratios = [own / peer for own, peer in zip(found["slip"], found["chain"], strict=True) if peer]
-            yield (
-                f"{measure:<30}{statistics.median(found['slip']):>10.2f}{statistics.median(found['chain']):>10.2f}"
-                + (f"{statistics.median(ratios):>12.2f}" if ratios else "")
-                + (f"{f'{min(ratios):.2f} - {max(ratios):.2f}':>20}" if len(ratios) > 1 else "")
-            )
+            medians = "".join(f"{statistics.median(found[name]):>14.2f}" for name in names)
+            ratios = "".join(_ratio_text(found[own], found[other]) for other in others)
+            yield f"{measure:<30}{medians}{ratios}".rstrip()
 
 
 def main() -> int:
-    """Run everything and print the tables; 1 where a workflow was lost or an output wrong, 2 without a server."""
+    """Run everything and print the tables; 1 where a workflow was lost or an output wrong, 2 where it cannot begin."""
     arguments = _arguments()
     size = _size(arguments)
     for ending in (signal.SIGALRM, signal.SIGTERM):
         signal.signal(ending, _give_up)
-    signal.alarm(size.limit)
-    table, turns = Table(), dict[Contestant, Turns]()
+    table, turns = Table(), dict[str, Turns]()
     try:
-        with redis_server() as server, tempfile.TemporaryDirectory() as folder:
-            _measure_times(table, server.url, arguments.pool, size, Path(folder))
-            _measure_trips(table, turns, server.url, arguments.pool, size, Path(folder))
-            _report(table, turns, server.url, arguments.pool, size)
+        with tempfile.TemporaryDirectory() as place:
+            folder = Path(place)
+            contestants = [SLIP, CHAIN]
+            if arguments.against:
+                contestants.insert(0, _earlier(arguments.against, folder))  # beside ours in every round
+            signal.alarm(size.limit * len(contestants))
+            with redis_server() as server:
+                _measure_times(table, contestants, server.url, arguments.pool, size, folder)
+                _measure_trips(table, turns, contestants, server.url, arguments.pool, size, folder)
+                _report(table, turns, contestants, server.url, arguments.pool, size)
+    except NoRevision as error:
+        print(error, file=sys.stderr)
+        return 2
     except WrongOutput as error:
         print(f"wrong output: {error}", file=sys.stderr)
         return 1
@@ -179,15 +200,33 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="What a hop costs, against a plain Celery chain.")
     parser.add_argument("--pool", choices=["threads", "prefork"], default="threads")
     parser.add_argument("--rounds", type=int, help="interleaved rounds (default 7, quick 3)")
+    parser.add_argument("--against", metavar="REVISION", help="an earlier state of this repository, as a contestant")
     parser.add_argument("--quick", action="store_true", help="less of everything, for a look")
     return parser.parse_args()
 
 
 def _size(arguments: argparse.Namespace) -> Size:
     if arguments.quick:
-        return Size(rounds=arguments.rounds or 3, slips=2, load=60, load_rounds=1, counted=10, limit=180)
+        return Size(rounds=arguments.rounds or 3, slips=2, load=60, load_rounds=1, counted=10, limit=90)
     rounds = arguments.rounds or 7
-    return Size(rounds=rounds, slips=4, load=300, load_rounds=min(rounds, 3), counted=25, limit=900)
+    return Size(rounds=rounds, slips=4, load=300, load_rounds=min(rounds, 3), counted=25, limit=450)
+
+
+def _earlier(revision: str, folder: Path) -> Contestant:
+    """Return ours as it was in a revision; raises `NoRevision`."""
+    archive, code = folder / "earlier.zip", folder / "earlier"
+    try:
+        name = _git("rev-parse", "--short", "--verify", f"{revision}^{{commit}}").strip()
+        _git("archive", "--format=zip", f"--output={archive}", name, "paigeant_celery")
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise NoRevision(f"cannot read {revision!r}: {getattr(error, 'stderr', None) or error}") from error
+    shutil.unpack_archive(archive, code)
+    return Contestant(name=f"slip@{name}", kind="slip", code=code)
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(REPOSITORY), *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
 def _give_up(number: int, _frame: object) -> None:
@@ -200,40 +239,43 @@ def _give_up(number: int, _frame: object) -> None:
 # Times.
 
 
-def _measure_times(table: Table, url: str, pool: str, size: Size, folder: Path) -> None:
+def _measure_times(
+    table: Table, contestants: Sequence[Contestant], url: str, pool: str, size: Size, folder: Path
+) -> None:
     with ExitStack() as stack:
-        stands = {
-            name: _standing(stack, name, worker_url=own, client_url=own, pool=pool, folder=folder)
-            for name, own in zip(CONTESTANTS, _databases(url, first=0), strict=True)
-        }
-        for stand in stands.values():
+        databases = _databases(url, first=0, count=len(contestants))
+        stands = [
+            _standing(stack, contestant, worker_url=own, client_url=own, pool=pool, folder=folder)
+            for contestant, own in zip(contestants, databases, strict=True)
+        ]
+        for stand in stands:
             _warm_up(stand)
         for round_ in range(size.rounds):
-            names = CONTESTANTS[:: -1 if round_ % 2 else 1]
-            for name in names:
-                _time_slips(table, name, stands[name], size.slips)
-            for name in names if round_ < size.load_rounds else ():
-                _time_load(table, name, stands[name], size.load)
-        for name, stand in stands.items():
-            table.add(MEMORY, name, stand.worker.usage().peak / 1e6)
+            in_turn = stands[:: -1 if round_ % 2 else 1]
+            for stand in in_turn:
+                _time_slips(table, stand, size.slips)
+            for stand in in_turn if round_ < size.load_rounds else ():
+                _time_load(table, stand, size.load)
+        for stand in stands:
+            table.add(MEMORY, stand.name, stand.worker.usage().peak / 1e6)
 
 
-def _time_slips(table: Table, name: Contestant, stand: Stand, slips: int) -> None:
+def _time_slips(table: Table, stand: Stand, slips: int) -> None:
     before = stand.worker.usage().cpu
     walls = [(stamps[-1] - stamps[0]) / (LONG - 1) for stamps in stand.run(slips, steps=LONG)]
-    table.add(WALL, name, statistics.median(walls) * 1000)
-    table.add(CPU, name, (stand.worker.usage().cpu - before) / (slips * LONG) * 1000)
+    table.add(WALL, stand.name, statistics.median(walls) * 1000)
+    table.add(CPU, stand.name, (stand.worker.usage().cpu - before) / (slips * LONG) * 1000)
 
 
-def _time_load(table: Table, name: Contestant, stand: Stand, workflows: int) -> None:
+def _time_load(table: Table, stand: Stand, workflows: int) -> None:
     hops, before, server_before = workflows * SHORT, stand.worker.usage().cpu, _server_cpu(stand.database)
     with stand.worker.paused():
         sent = [stand.client.send(SHORT) for _ in range(workflows)]
     stamps = [stamp for one in sent for stamp in stand.read(one, steps=SHORT)]
     stand.wait_until_quiet()
-    table.add(LOADED, name, (stand.worker.usage().cpu - before) / hops * 1000)
-    table.add(SERVER, name, (_server_cpu(stand.database) - server_before) / hops * 1000)
-    table.add(RATE, name, (hops - 1) / (max(stamps) - min(stamps)))
+    table.add(LOADED, stand.name, (stand.worker.usage().cpu - before) / hops * 1000)
+    table.add(SERVER, stand.name, (_server_cpu(stand.database) - server_before) / hops * 1000)
+    table.add(RATE, stand.name, (hops - 1) / (max(stamps) - min(stamps)))
 
 
 def _server_cpu(server: redis.Redis) -> float:
@@ -244,21 +286,28 @@ def _server_cpu(server: redis.Redis) -> float:
 # Round trips.
 
 
-def _measure_trips(table: Table, turns: dict[Contestant, Turns], url: str, pool: str, size: Size, folder: Path) -> None:
+def _measure_trips(
+    table: Table, turns: dict[str, Turns], contestants: Sequence[Contestant], url: str, pool: str, size: Size,
+    folder: Path,
+) -> None:  # fmt: skip
     with ExitStack() as stack:
-        stands, proxies = {}, {}
-        for name, own in zip(CONTESTANTS, _databases(url, first=len(CONTESTANTS)), strict=True):
-            proxies[name] = stack.enter_context(running_proxy(urlsplit(url).port or 6379))
-            proxied = own.replace(urlsplit(url).netloc, f"127.0.0.1:{proxies[name].port}")
-            stands[name] = _standing(stack, name, worker_url=proxied, client_url=own, pool=pool, folder=folder)
-        for stand in stands.values():
+        stands = []
+        for contestant, own in zip(
+            contestants, _databases(url, first=len(contestants), count=len(contestants)), strict=True
+        ):
+            proxy = stack.enter_context(running_proxy(urlsplit(url).port or 6379))
+            proxied = own.replace(urlsplit(url).netloc, f"127.0.0.1:{proxy.port}")
+            stand = _standing(stack, contestant, worker_url=proxied, client_url=own, pool=pool, folder=folder)
+            stands.append((stand, proxy))
+        for stand, _ in stands:
             _warm_up(stand)
-        for name, stand in stands.items():
-            before = proxies[name].turns()
+        for stand, proxy in stands:
+            before = proxy.turns()
             stand.run(size.counted, steps=LONG)
-            turns[name], hops = proxies[name].turns() - before, size.counted * LONG
-            table.add(TRIPS, name, _count(turns[name], "hop") / hops)
-            table.add(EVENTS, name, _count(turns[name], "event") / hops)
+            found, hops = proxy.turns() - before, size.counted * LONG
+            turns[stand.name] = found
+            table.add(TRIPS, stand.name, _count(found, "hop") / hops)
+            table.add(EVENTS, stand.name, _count(found, "event") / hops)
 
 
 def _count(turns: Turns, kind: str) -> int:
@@ -269,11 +318,12 @@ def _count(turns: Turns, kind: str) -> int:
 
 
 def _standing(
-    stack: ExitStack, name: Contestant, *, worker_url: str, client_url: str, pool: str, folder: Path
+    stack: ExitStack, contestant: Contestant, *, worker_url: str, client_url: str, pool: str, folder: Path
 ) -> Stand:
-    worker = stack.enter_context(running_worker(name, broker=worker_url, pool=pool, slots=SLOTS, folder=folder))
+    worker = stack.enter_context(running_worker(contestant, broker=worker_url, pool=pool, slots=SLOTS, folder=folder))
     database = stack.enter_context(redis.Redis.from_url(client_url))
-    return Stand(worker=worker, client=client_for(name, client_url), database=database)
+    client = stack.enter_context(running_client(contestant, client_url))
+    return Stand(name=contestant.name, worker=worker, client=client, database=database)
 
 
 def _warm_up(stand: Stand) -> None:
@@ -294,12 +344,14 @@ def _checked(outputs: Sequence[object], steps: int) -> list[float]:
     return times
 
 
-def _databases(url: str, *, first: int) -> list[str]:
+def _databases(url: str, *, first: int, count: int) -> list[str]:
     """Return a database for each; none is used twice, for a store remembers the address of its broker."""
-    return [f"{url.rpartition('/')[0]}/{first + index}" for index in range(len(CONTESTANTS))]
+    return [f"{url.rpartition('/')[0]}/{first + index}" for index in range(count)]
 
 
-def _report(table: Table, turns: Mapping[Contestant, Turns], url: str, pool: str, size: Size) -> None:
+def _report(
+    table: Table, turns: Mapping[str, Turns], contestants: Sequence[Contestant], url: str, pool: str, size: Size
+) -> None:
     packages = ("paigeant_celery", "celery", "kombu", "redis", "pydantic-ai-slim")
     with redis.Redis.from_url(url) as server:
         found: Any = server.info("server")
@@ -309,30 +361,43 @@ def _report(table: Table, turns: Mapping[Contestant, Turns], url: str, pool: str
     print(f"medians of {size.rounds} rounds of {size.slips} workflows of {LONG} steps; ", end="")
     print(f"at load: {size.load_rounds} rounds of {size.load} workflows of {SHORT} steps")
     print("all outputs complete and equal\n")
-    print("\n".join(table.lines()))
+    names = [SLIP.name, *(contestant.name for contestant in contestants if contestant != SLIP)]
+    print("\n".join(table.lines(names[0], names[1:])))
     print(f"\nThe round trips of a hop, in {size.counted} workflows of {LONG} steps:")
-    print("\n".join(_trip_lines(turns, size.counted * LONG)))
+    print("\n".join(_trip_lines(turns, names, _script_names(contestants), size.counted * LONG)))
 
 
-def _trip_lines(turns: Mapping[Contestant, Turns], hops: int) -> Iterator[str]:
-    scripts, counted = _script_names(), {name: Counter[str]() for name in CONTESTANTS}
-    for contestant, found in turns.items():
+def _ratio_text(own: Sequence[float], other: Sequence[float]) -> str:
+    ratios = [mine / theirs for mine, theirs in zip(own, other, strict=True) if theirs]
+    spread = f"{min(ratios):.2f} - {max(ratios):.2f}" if len(ratios) > 1 else ""
+    return (f"{statistics.median(ratios):>18.2f}" if ratios else f"{'':>18}") + f"{spread:>20}"
+
+
+def _trip_lines(
+    turns: Mapping[str, Turns], names: Sequence[str], scripts: Mapping[str, str], hops: int
+) -> Iterator[str]:
+    counted = {name: Counter[str]() for name in names}
+    for name, found in turns.items():
         for (kind, commands), count in found.items():
             if kind == "hop":
-                counted[contestant][scripts.get(commands, commands)] += count
+                counted[name][scripts.get(commands, commands)] += count
     seen = set().union(*counted.values())
     for commands in sorted(seen, key=lambda commands: [*PURPOSES, commands].index(commands)):
-        purpose = PURPOSES.get(commands, "other")
-        numbers = "".join(f"{counted[name][commands] / hops:>10.2f}" for name in CONTESTANTS)
-        yield f"  {purpose:<28}{numbers}    {commands[:60]}"
+        numbers = "".join(f"{counted[name][commands] / hops:>14.2f}" for name in names)
+        yield f"  {PURPOSES.get(commands, 'other'):<28}{numbers}    {commands[:60]}"
 
 
-def _script_names() -> dict[str, str]:
+def _script_names(contestants: Sequence[Contestant]) -> dict[str, str]:
     """Return the names of our scripts, whose calls the proxy knows by their digest."""
-    folder = resources.files("paigeant_celery.store").joinpath("scripts")
-    common = folder.joinpath("common.lua").read_bytes()
-    digests = {path.name: hashlib.sha1(common + path.read_bytes()).hexdigest() for path in folder.iterdir()}
-    return {f"EVALSHA {digest}": f"EVALSHA {name.removesuffix('.lua')}" for name, digest in digests.items()}
+    found = {}
+    for contestant in contestants:
+        package = contestant.code / "paigeant_celery" if contestant.code else resources.files("paigeant_celery")
+        folder = package.joinpath("store/scripts")
+        common = folder.joinpath("common.lua").read_bytes()
+        for path in folder.iterdir():
+            digest = hashlib.sha1(common + path.read_bytes()).hexdigest()
+            found[f"EVALSHA {digest}"] = f"EVALSHA {path.name.removesuffix('.lua')}"
+    return found
 
 
 if __name__ == "__main__":

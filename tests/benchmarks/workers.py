@@ -1,7 +1,8 @@
-"""The workers and clients of the contestants in `hop.py`."""
+"""The processes of the contestants in `hop.py`: workers and clients."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -10,18 +11,31 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import celery.exceptions
 import psutil
-from celery import Celery, chain
-from celery.result import AsyncResult
-from contestants import AGENT, STEP, Contestant, chain_app, prompt_of, slip_app
+from contestants import Kind
 
-__all__ = ["Client", "Usage", "Worker", "client_for", "running_worker"]
+__all__ = ["Client", "Contestant", "Usage", "Worker", "running_client", "running_worker"]
 
+HERE = Path(__file__).parent
 STOP_TIMEOUT = 15.0  # seconds
 LOG_TAIL = 3000  # characters of a worker's log that a failure shows
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contestant:
+    """Who takes part; `code` is the folder of a package that is loaded instead of the installed one."""
+
+    name: str
+    kind: Kind
+    code: Path | None = None
+
+    def environment(self) -> dict[str, str]:
+        """Return the environment of its processes."""
+        code = [] if self.code is None else [str(self.code)]
+        path = os.pathsep.join([str(HERE), *code, os.environ.get("PYTHONPATH", "")])
+        return {**os.environ, "PYTHONPATH": path, "BENCH_CODE": "".join(code)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,77 +95,59 @@ class Worker:
 @contextmanager
 def running_worker(contestant: Contestant, *, broker: str, pool: str, slots: int, folder: Path) -> Iterator[Worker]:
     """Give a worker of a contestant; a failure inside the block shows the end of its log."""
-    environment = {
-        **os.environ,
-        "BENCH_CONTESTANT": contestant,
-        "BENCH_BROKER_URL": broker,
-        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]),
-    }
+    environment = {**contestant.environment(), "BENCH_CONTESTANT": contestant.kind, "BENCH_BROKER_URL": broker}
     command = [sys.executable, "-m", "celery", "--quiet", "-A", "contestants", "worker", "--loglevel", "WARNING"]
-    command += ["--pool", pool, "--concurrency", str(slots), "--hostname", f"{contestant}@bench"]
-    worker = Worker(command, environment=environment, folder=folder, log=folder / f"{contestant}.log")
+    command += ["--pool", pool, "--concurrency", str(slots), "--hostname", f"{contestant.kind}@bench"]
+    worker = Worker(command, environment=environment, folder=folder, log=folder / f"{contestant.name}.log")
     try:
         yield worker
     except BaseException:
-        print(f"log of the worker {contestant}:\n{worker.log()}", file=sys.stderr)
+        print(f"log of the worker {contestant.name}:\n{worker.log()}", file=sys.stderr)
         raise
     finally:
         worker.stop()
 
 
-class Client(Protocol):
-    """How work is given to a contestant, and how its outputs are read."""
+class Client:
+    """Gives work to a contestant and reads its outputs, by a process of its own."""
 
-    def send(self, steps: int) -> Any:
-        """Send one workflow and return what finds it again."""
-        ...
-
-    def outputs(self, sent: Any, *, timeout: float) -> Sequence[object]:
-        """Wait for a workflow and return the outputs of all its steps; raises `TimeoutError`."""
-        ...
-
-
-def client_for(contestant: Contestant, url: str) -> Client:
-    """Return the client of a contestant; `url` is its database."""
-    return _SlipClient(slip_app(url)) if contestant == "slip" else _ChainClient(chain_app(url))
-
-
-class _SlipClient:
-    def __init__(self, app: Celery) -> None:
-        from paigeant_celery import WorkflowDispatcher, get_transport
-
-        self._transport, self._dispatcher = get_transport(app=app), WorkflowDispatcher()
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
 
     def send(self, steps: int) -> str:
-        from paigeant_celery import ActivitySpec
-
-        itinerary = [ActivitySpec(AGENT, prompt_of(index)) for index in range(steps)]
-        return self._dispatcher.dispatch_workflow_sync(self._transport, itinerary=itinerary)
+        """Send one workflow and return its id."""
+        return str(self._ask(send=steps)["sent"])
 
     def outputs(self, sent: str, *, timeout: float) -> Sequence[object]:
-        result = self._dispatcher.handle(sent, self._transport).result_sync(timeout)
-        return [step.output for step in result.steps]
+        """Wait for a workflow and return the outputs of all its steps; raises `TimeoutError`."""
+        answer = self._ask(read=sent, timeout=timeout)
+        if "late" in answer:
+            raise TimeoutError(answer["late"])
+        outputs: Sequence[object] = answer["outputs"]
+        return outputs
+
+    def _ask(self, **question: object) -> Any:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        with suppress(BrokenPipeError):
+            self._process.stdin.write(json.dumps(question) + "\n")
+            self._process.stdin.flush()
+        if not (line := self._process.stdout.readline()):
+            raise RuntimeError("the client ended")
+        return json.loads(line)
 
 
-class _ChainClient:
-    def __init__(self, app: Celery) -> None:
-        self._app = app
-
-    def send(self, steps: int) -> AsyncResult:
-        first = self._app.signature(STEP, args=(None, prompt_of(0)))
-        others = [self._app.signature(STEP, args=(prompt_of(index),)) for index in range(1, steps)]
-        return chain(first, *others, app=self._app).apply_async()
-
-    def outputs(self, sent: AsyncResult, *, timeout: float) -> Sequence[object]:
-        found: list[object] = []
-        step: AsyncResult | None = sent
-        while step is not None:  # from the last one, which ends last, to the first
-            try:
-                found.append(step.get(timeout=timeout))
-            except celery.exceptions.TimeoutError as error:
-                raise TimeoutError(f"task {step.id} did not end within {timeout:g} s") from error
-            step = step.parent
-        return found[::-1]
+@contextmanager
+def running_client(contestant: Contestant, url: str) -> Iterator[Client]:
+    """Give the client of a contestant; `url` is its database."""
+    with subprocess.Popen(
+        [sys.executable, str(HERE / "clients.py"), contestant.kind, url], env=contestant.environment(),
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        try:
+            yield Client(process)
+        finally:
+            process.kill()
 
 
 def _peak_memory(process: psutil.Process) -> int:

@@ -1,0 +1,97 @@
+"""The client of a contestant in a process of its own, which may load another revision of the package.
+
+    python clients.py slip|chain URL
+
+Reads a JSON object on each line and answers it with one: `{"send": steps}` with `{"sent": id}`, and
+`{"read": id, "timeout": seconds}` with `{"outputs": […]}` or, where they did not come in time, `{"late": text}`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import Protocol
+
+import celery.exceptions
+from celery import chain
+from celery.result import AsyncResult
+from contestants import AGENT, STEP, chain_app, prompt_of, slip_app
+
+
+class Client(Protocol):
+    """How work is given to a contestant, and how its outputs are read."""
+
+    def send(self, steps: int) -> str:
+        """Send one workflow and return its id."""
+        ...
+
+    def outputs(self, sent: str, *, timeout: float) -> Sequence[object]:
+        """Wait for a workflow and return the outputs of all its steps; raises `TimeoutError`."""
+        ...
+
+
+class SlipClient:
+    """Ours."""
+
+    def __init__(self, url: str) -> None:
+        from paigeant_celery import WorkflowDispatcher, get_transport
+
+        self._transport, self._dispatcher = get_transport(app=slip_app(url)), WorkflowDispatcher()
+
+    def send(self, steps: int) -> str:
+        from paigeant_celery import ActivitySpec
+
+        itinerary = [ActivitySpec(AGENT, prompt_of(index)) for index in range(steps)]
+        return self._dispatcher.dispatch_workflow_sync(self._transport, itinerary=itinerary)
+
+    def outputs(self, sent: str, *, timeout: float) -> Sequence[object]:
+        result = self._dispatcher.handle(sent, self._transport).result_sync(timeout)
+        return [step.output for step in result.steps]
+
+
+class ChainClient:
+    """Celery's own, which knows the steps of a chain only where it was sent."""
+
+    def __init__(self, url: str) -> None:
+        self._app = chain_app(url)
+        self._sent: dict[str, AsyncResult] = {}
+
+    def send(self, steps: int) -> str:
+        first = self._app.signature(STEP, args=(None, prompt_of(0)))
+        others = [self._app.signature(STEP, args=(prompt_of(index),)) for index in range(1, steps)]
+        sent = chain(first, *others, app=self._app).apply_async()
+        self._sent[sent.id] = sent
+        return str(sent.id)
+
+    def outputs(self, sent: str, *, timeout: float) -> Sequence[object]:
+        found: list[object] = []
+        step: AsyncResult | None = self._sent.pop(sent)
+        while step is not None:  # from the last one, which ends last, to the first
+            try:
+                found.append(step.get(timeout=timeout))
+            except celery.exceptions.TimeoutError as error:
+                raise TimeoutError(f"task {step.id} did not end within {timeout:g} s") from error
+            step = step.parent
+        return found[::-1]
+
+
+def main() -> None:
+    """Answer until the input ends."""
+    kind, url = sys.argv[1:]
+    client: Client = SlipClient(url) if kind == "slip" else ChainClient(url)
+    for line in sys.stdin:
+        print(json.dumps(_answer(client, **json.loads(line))), flush=True)
+
+
+def _answer(client: Client, *, send: int = 0, read: str = "", timeout: float = 0) -> dict[str, object]:
+    if send:
+        return {"sent": client.send(send)}
+    try:
+        return {"outputs": client.outputs(read, timeout=timeout)}
+    except TimeoutError as error:
+        return {"late": str(error)}
+
+
+if __name__ == "__main__":
+    main()
