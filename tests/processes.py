@@ -11,6 +11,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,6 +28,7 @@ __all__ = [
     "deployment",
     "eventually",
     "free_port",
+    "own_pids",
     "run_script",
     "script_environment",
 ]
@@ -38,6 +40,11 @@ HOSTS = Path(__file__).parent / "hosts"
 START_WITHIN = 40.0  # seconds; a machine with two cores starts several workers at once
 STOP_WITHIN = 15.0
 
+# In front of a command, they give it a pid namespace of its own, which ends with the first of them. The second form is
+# for users other than root. The shell is there because nothing inside of a namespace can kill its first process.
+UNSHARE = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
+OWN_PIDS = tuple((*UNSHARE, *more, "sh", "-c", '"$@"; exit $?', "sh") for more in ((), ("--map-root-user",)))
+
 
 def eventually(ask: Callable[[], T], *, within: float = 10.0, what: str = "") -> T:
     """Ask until the answer is true, and return it; fails with the last answer."""
@@ -46,6 +53,17 @@ def eventually(ask: Callable[[], T], *, within: float = 10.0, what: str = "") ->
         assert time.monotonic() < deadline, f"{what or 'not true'} within {within:g} s; last answer: {answer!r}"
         time.sleep(0.02)
     return answer
+
+
+@cache
+def own_pids() -> tuple[str, ...]:
+    """Return what starts a command in a pid namespace of its own; empty where this system lets nobody have one."""
+    for form in OWN_PIDS:
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+            tried = subprocess.run([*form, "true"], capture_output=True, stdin=subprocess.DEVNULL, timeout=STOP_WITHIN)
+            if tried.returncode == 0:
+                return form
+    return ()
 
 
 class Process:
@@ -147,12 +165,14 @@ class Deployment:
         (folder / "celeryconfig.py").write_text("\n".join(lines) + "\n")
         return folder
 
-    def start_worker(self, *modules: str, pool: str = "prefork", slots: int = 2, name: str = "worker") -> Process:
+    def start_worker(
+        self, *modules: str, pool: str = "prefork", slots: int = 2, name: str = "worker", before: Sequence[str] = ()
+    ) -> Process:
         """Start `celery -A paigeant_celery worker` that loads `modules`; does not wait for it."""
         return self.run(
             "-A", "paigeant_celery", "worker", "-n", f"{name}-{self.prefix}@%h", "-P", pool, "-c", str(slots),
             "-l", "INFO", "--without-mingle", "--without-gossip", "-I", ",".join(modules),
-            folder=self.configured(name), name=name,
+            folder=self.configured(name), name=name, before=before,
         )  # fmt: skip
 
     def ready_worker(self, *modules: str, **options: Any) -> Process:
@@ -161,12 +181,14 @@ class Deployment:
         worker.wait_for_log(" ready.", within=START_WITHIN)
         return worker
 
-    def run(self, *arguments: str, folder: Path | None = None, name: str, **environment: str) -> Process:
-        """Start a `celery` command."""
+    def run(
+        self, *arguments: str, folder: Path | None = None, name: str, before: Sequence[str] = (), **environment: str
+    ) -> Process:
+        """Start a `celery` command, with `before` in front of it; its environment says its name."""
         process = Process(
-            [sys.executable, "-m", "celery", *arguments],
+            [*before, sys.executable, "-m", "celery", *arguments],
             folder=folder or self.folder,
-            environment={**self.environment(), **environment},
+            environment={**self.environment(), "PROCESS": name, **environment},
             name=name,
         )
         self._processes.append(process)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import redis
 from celery import Celery
-from processes import Deployment, Process, deployment, eventually
+from processes import Deployment, Process, deployment, eventually, own_pids
 
 from paigeant_celery import ActivitySpec, WorkflowDispatcher, WorkflowHandle
 
@@ -33,6 +33,17 @@ def gate(tmp_path: Path) -> Iterator[Path]:
 def made(redis_url: str, tmp_path: Path) -> Iterator[Deployment]:
     with deployment(redis_url, tmp_path / "made") as made:
         yield made
+
+
+@pytest.fixture
+def apart() -> tuple[str, ...]:
+    """What starts a worker in a pid namespace of its own, as in a container."""
+    if own_pids():
+        return own_pids()
+    text = "`unshare` makes no pid namespace here; it takes root, or user namespaces that are allowed"
+    if os.environ.get("CI"):
+        pytest.fail(text)
+    pytest.skip(text)
 
 
 def dispatch(where: Deployment, gate: Path) -> WorkflowHandle:
@@ -189,3 +200,33 @@ def test_a_worker_that_was_frozen_for_longer_than_its_lease_writes_nothing(
 
         expect_whole(handle)
         assert runs(made, handle) == [1, 2, 1]
+
+
+@pytest.mark.parametrize("contained", ["the one that runs the step", "the one that looks after it"])
+def test_a_worker_in_another_container_is_judged_by_its_lease_alone(
+    redis_url: str, tmp_path: Path, gate: Path, apart: tuple[str, ...], contained: str
+) -> None:
+    """Its process ids mean others outside; a step that runs there would begin again each second."""
+    inside, outside = (apart, ()) if contained == "the one that runs the step" else ((), apart)
+    with deployment(redis_url, tmp_path / "made", paigeant_lease=BRIEF_LEASE) as made:
+        first = made.ready_worker("press", "troubles", pool="prefork", slots=1, name="first", before=inside)
+        handle = dispatch(made, gate)
+        gated_runs(made, handle, 1)
+        made.ready_worker("press", "troubles", pool="prefork", slots=1, name="second", before=outside)
+
+        swept(made, times=4)
+        assert runs(made, handle) == [1, 1, 0]
+
+        first.kill()
+        gated_runs(made, handle, 2)
+        gate.touch()
+        expect_whole(handle)
+        assert [event.fields["why"] for event in handle.events_so_far() if event.type == "resent"] == ["lease_over"]
+
+
+def swept(where: Deployment, *, times: int) -> None:
+    """Wait until workers have looked after all hops so often."""
+    with redis.Redis.from_url(where.url) as store:
+        for _ in range(times):
+            last = store.hget(f"{where.prefix}:meta", "swept_at")
+            eventually(lambda last=last: store.hget(f"{where.prefix}:meta", "swept_at") != last)
