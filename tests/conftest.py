@@ -26,7 +26,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the size of the chaos tests."""
     parser.addoption(
         "--chaos", choices=("brief", "full"), default="brief",
-        help="full: 1000 workflows of 5 steps with ten seeds, and the same faults on a plain Celery chain",
+        help="full: 1000 workflows of 5 steps with ten seeds, each on a plain Celery chain, too",
     )  # fmt: skip
 
 

@@ -9,7 +9,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from chaos.storm import Plan
+from processes import own_pids
+
+from chaos.storm import ARMED, Plan
 from chaos.trial import try_chain, try_slip
 
 
@@ -24,6 +26,8 @@ def main() -> int:
     arguments = parser.parse_args()
     plan = Plan(workflows=arguments.workflows, steps=arguments.steps)
     wrong = 0
+    if not own_pids():
+        print("`unshare` makes no pid namespace here: all workers share one")
     for seed in arguments.seeds:
         folder = Path(tempfile.mkdtemp(prefix="chaos-"))
         print(f"seed {seed}, files in {folder}", flush=True)
@@ -32,7 +36,9 @@ def main() -> int:
             print(report, dict(report.struck), flush=True)
             for violation in report.violations:
                 print(f"  {violation.kind}: {violation.about}: {violation.seen}", flush=True)
-            wrong += len(report.violations)
+            if missed := sorted(ARMED - report.points):
+                print(f"  never struck: {', '.join(missed)}", flush=True)
+            wrong += len(report.violations) + len(missed)
         if arguments.control or arguments.only_control:
             report = try_chain(seed, plan, folder / "chain")
             print(report, dict(report.struck), flush=True)

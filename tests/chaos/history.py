@@ -3,28 +3,46 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Event", "History", "Hit", "Run", "Workflow", "hits_in", "lines_of", "runs_in"]
+__all__ = [
+    "ORDERLY_END",
+    "Event",
+    "History",
+    "Hit",
+    "Run",
+    "Workflow",
+    "hits_in",
+    "latest_runs_in",
+    "lines_of",
+    "runs_in",
+]
+
+LATEST = 4096  # bytes
+ORDERLY_END = "told to end"  # the kind of a hit that is none: the steps that run may be given back
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One call of a step's body; `ended` is None where it never came to its end."""
+    """One call of a step's body, in a worker of a name and a process of it.
+
+    `ended` is when it came to its end, `raised` when it failed; both are None where it died or was cancelled.
+    """
 
     hop_id: str
+    process: str
     pid: int
-    group: int
     begun: float
     ended: float | None = None
+    raised: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Hit:
-    """A fault: a process, a whole group of them, or (with neither) something all share.
+    """A fault: on one process of a worker, on all of it (no `pid`), or (no `process`) on something all share.
 
     `since` is the moment before the first signal, `until` the one after which the hit processes are dead or, where
     they were frozen, have learnt what they lost.
@@ -33,13 +51,13 @@ class Hit:
     kind: str
     since: float
     until: float
+    process: str | None = None
     pid: int | None = None
-    group: int | None = None
 
     @property
     def kills(self) -> bool:
-        """Whether it ended a worker's process."""
-        return self.kind.startswith(("kill ", "at "))
+        """Whether it ended a process that runs steps."""
+        return self.kind.startswith(("kill ", "at ")) and self.kind not in {"kill rest", "at started"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,11 +71,15 @@ class Event:
 
 @dataclass(frozen=True, kw_only=True)
 class Workflow:
-    """What was dispatched and what its handle says in the end; `hops` and `steps` are those of the slip, in order."""
+    """What was dispatched and what its handle says in the end.
+
+    `hops` may be called and `steps` must be executed, both in the slip's order; `end` is the state that was meant.
+    """
 
     correlation_id: str
     hops: tuple[str, ...]
     steps: tuple[str, ...]
+    end: str = "completed"
     state: str
     executed: tuple[str, ...]
     events: tuple[Event, ...]
@@ -72,6 +94,7 @@ class History:
     hits: tuple[Hit, ...] = ()
     left_due: tuple[str, ...] = ()
     left_owned: tuple[str, ...] = ()
+    left_parked: tuple[str, ...] = ()
     ended_workers: tuple[str, ...] = ()
 
 
@@ -83,13 +106,30 @@ def lines_of(path: Path) -> Iterator[Mapping[str, Any]]:
 
 def runs_in(path: Path) -> tuple[Run, ...]:
     """Return the runs that a file notes, in the order in which they began."""
-    lines = list(lines_of(path))
-    ends = {line["run"]: line["at"] for line in lines if line["what"] == "end"}
-    begun = (line for line in lines if line["what"] == "begin")
+    return _runs(list(lines_of(path)))
+
+
+def latest_runs_in(path: Path) -> tuple[Run, ...]:
+    """Return the last of them, for those who ask often."""
+    if not path.exists():
+        return ()
+    start = max(0, path.stat().st_size - LATEST)
+    with path.open("rb") as file:
+        file.seek(start)
+        lines = file.read().splitlines()
+    return _runs([json.loads(line) for line in (lines[1:] if start else lines)])
+
+
+def _runs(lines: Sequence[Mapping[str, Any]]) -> tuple[Run, ...]:
+    ended = {line["run"]: line["at"] for line in lines if line["what"] == "end"}
+    raised = {line["run"]: line["at"] for line in lines if line["what"] == "raised"}
     runs = (
-        Run(hop_id=line["hop"], pid=line["pid"], group=line["group"], begun=line["at"], ended=ends.get(line["run"]))
-        for line in begun
-    )
+        Run(
+            hop_id=line["hop"], process=line["process"], pid=line["pid"], begun=line["at"],
+            ended=ended.get(line["run"]), raised=raised.get(line["run"]),
+        )
+        for line in lines if line["what"] == "begin"
+    )  # fmt: skip
     return tuple(sorted(runs, key=lambda run: run.begun))
 
 
@@ -97,7 +137,7 @@ def hits_in(path: Path) -> tuple[Hit, ...]:
     """Return the faults that a file notes."""
     return tuple(
         Hit(
-            kind=line["kind"], pid=line["pid"], group=line["group"], since=line.get("since", line["at"]),
+            kind=line["kind"], process=line.get("process"), pid=line.get("pid"), since=line.get("since", line["at"]),
             until=line.get("until", line["at"]),
         )
         for line in lines_of(path)

@@ -1,4 +1,4 @@
-"""Crash points: a worker that loads this module dies where a file says so, or loses the reply to a script.
+"""Crash points: a process that loads this module dies where a file says so, or loses the reply to a script.
 
 In the folder `FAILPOINTS`, a file named as the point is taken away by the process that dies there, so each file
 kills once. `soft.<script>` loses one reply, for which the client library asks again; `hard.<script>` fails the call.
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import redis
-from ledger import note
+from ledger import me, note
 
 import paigeant_celery.store.redis as store_module
 from paigeant_celery.hop import HopService
@@ -24,6 +24,7 @@ from paigeant_celery.publisher import CeleryPublisher
 from paigeant_celery.store.redis import RedisStore
 
 FOLDER = Path(os.environ["FAILPOINTS"])
+DISPATCHER = "dispatcher"  # begins the names of processes that dispatch
 
 
 def taken(name: str) -> bool:
@@ -38,7 +39,7 @@ def taken(name: str) -> bool:
 def die_at(name: str) -> None:
     """End the process without a word, where the file of the point is there."""
     if taken(name):
-        note(os.environ["HITS_FILE"], kind=f"at {name}", pid=os.getpid(), group=None)
+        note(os.environ["HITS_FILE"], kind=f"at {name}", **me())
         os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -57,14 +58,28 @@ def wrap(cls: type, method: str, *, before: Callable[[], None] | None = None, af
     setattr(cls, method, wrapped)
 
 
-def in_sweeper() -> bool:
-    return threading.current_thread().name == "paigeant-sweeper"
+def dies(name: str) -> Callable[[object], None]:
+    """Return what ends the process where a call came to something."""
+    return lambda answer: die_at(name) if answer else None
 
 
+def in_a_hop() -> bool:
+    """Say whether a hop's next message is sent, and neither a workflow's first one nor one that is sent again."""
+    return DISPATCHER not in os.environ["PROCESS"] and threading.current_thread().name != "paigeant-sweeper"
+
+
+# Between any two effects of the protocol, in its order.
+wrap(RedisStore, "start", after=lambda answer: die_at("started") if answer == "started" else None)
+wrap(RedisStore, "claim", before=lambda: die_at("received"))
 wrap(RedisStore, "claim", after=lambda answer: die_at("claimed") if isinstance(answer, Claimed) else None)
 wrap(HopService, "close", before=lambda: die_at("ran"))
-wrap(RedisStore, "complete", after=lambda recorded: die_at("completed") if recorded else None)
-wrap(CeleryPublisher, "publish", after=lambda _: None if in_sweeper() else die_at("published"))
+wrap(RedisStore, "complete", after=dies("completed"))
+wrap(CeleryPublisher, "publish", after=lambda _: die_at("published") if in_a_hop() else None)
+wrap(RedisStore, "retry_at", after=dies("retried"))
+wrap(RedisStore, "park", after=dies("parked"))
+wrap(RedisStore, "fail", after=dies("failed"))
+wrap(RedisStore, "release", after=dies("released"))
+wrap(RedisStore, "renew", after=dies("renewed"))
 wrap(RedisStore, "sweep", after=lambda found: die_at("swept") if found.overdue else None)
 
 
@@ -81,7 +96,7 @@ def open_leaky(options: Any) -> Any:
         reply = parse(connection, command_name, **kwargs)
         script = getattr(asking, "script", None)
         if script is not None and taken(f"soft.{script}"):
-            note(os.environ["HITS_FILE"], kind=f"soft.{script}", pid=None, group=None)
+            note(os.environ["HITS_FILE"], kind=f"soft.{script}")
             raise redis.ConnectionError("the reply is dropped")
         return reply
 
@@ -97,7 +112,7 @@ def leaky(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
         finally:
             asking.script = None
         if taken(f"hard.{name}"):
-            note(os.environ["HITS_FILE"], kind=f"hard.{name}", pid=None, group=None)
+            note(os.environ["HITS_FILE"], kind=f"hard.{name}")
             raise redis.TimeoutError("the reply is dropped")
         return reply
 

@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["note", "noted_run"]
+__all__ = ["me", "note", "noted_run"]
 
 
 def note(path: str, **fields: object) -> None:
@@ -22,10 +22,22 @@ def note(path: str, **fields: object) -> None:
         os.close(file)
 
 
+def me() -> dict[str, object]:
+    """Return who writes: the name of the started process that this one belongs to, and its own id.
+
+    The id alone would say little: in a pid namespace of its own, other processes have the same.
+    """
+    return {"process": os.environ["PROCESS"], "pid": os.getpid()}
+
+
 @contextmanager
 def noted_run(hop_id: str) -> Iterator[None]:
-    """Note that a step's body begins and that it came to its end; one that raises or dies never did."""
+    """Note that a step's body begins, and that it ended or raised; one that dies or is cancelled did neither."""
     path, run = os.environ["RUNS_FILE"], uuid.uuid4().hex
-    note(path, what="begin", run=run, hop=hop_id, pid=os.getpid(), group=os.getpgrp())
-    yield
+    note(path, what="begin", run=run, hop=hop_id, **me())
+    try:
+        yield
+    except Exception:
+        note(path, what="raised", run=run, hop=hop_id)
+        raise
     note(path, what="end", run=run)

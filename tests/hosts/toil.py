@@ -1,4 +1,4 @@
-"""Three steps, each written in another way, that note every run."""
+"""Three steps, each written in another way, that note every run and fail where they are told to."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from ledger import noted_run
 from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart
 from pydantic_ai.models.function import AgentInfo, FunctionModel
 from stage import asked
+from stumbles import stumble
 
 from paigeant_celery import PaigeantAgent, activity, workflow_context
 
@@ -16,15 +17,19 @@ from paigeant_celery import PaigeantAgent, activity, workflow_context
 @activity
 async def dig(seconds: float) -> str:
     """Work on the event loop."""
-    with noted_run(workflow_context().hop_id):
+    hop_id = workflow_context().hop_id
+    with noted_run(hop_id):
         await asyncio.sleep(seconds)
+        stumble(hop_id)
     return "dug"
 
 
 async def think(messages: list[ModelMessage], _: AgentInfo) -> ModelResponse:
     prompt, _previous = asked(messages)
-    with noted_run(workflow_context().hop_id):
+    hop_id = workflow_context().hop_id
+    with noted_run(hop_id):
         await asyncio.sleep(float(prompt))
+        stumble(hop_id)
     return ModelResponse(parts=[TextPart("planted")])
 
 
@@ -34,6 +39,8 @@ plant = PaigeantAgent(FunctionModel(think))
 @activity
 def water(seconds: float) -> str:
     """Work in a thread."""
-    with noted_run(workflow_context().hop_id):
+    hop_id = workflow_context().hop_id
+    with noted_run(hop_id):
         time.sleep(seconds)
+        stumble(hop_id)
     return "watered"

@@ -8,6 +8,7 @@ import time
 from celery import Celery
 from celery.signals import task_success
 from ledger import note, noted_run
+from stumbles import InPassing, stumble
 
 TIMEOUT = 3  # seconds until Kombu delivers again what was not acknowledged; more than three times the longest step
 
@@ -27,10 +28,11 @@ app.conf.update(
 )
 
 
-@app.task(name="toil.step")
+@app.task(name="toil.step", autoretry_for=(InPassing,), retry_backoff=True, max_retries=5)
 def step(hop_id: str, seconds: float) -> None:
     with noted_run(hop_id):
         time.sleep(seconds)
+        stumble(hop_id)
 
 
 @task_success.connect
