@@ -1,0 +1,125 @@
+"""What the store costs: request/reply turns between a process and its Redis, counted on the way."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from importlib import resources
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+import redis
+from benchmarks.proxy import CountingProxy, Turns, running_proxy
+from celery import Celery
+from processes import START_WITHIN, deployment, eventually
+from servers import RedisServer
+
+from paigeant_celery import ActivitySpec, FunctionSpec, WorkflowDispatcher
+from paigeant_celery.owner import RENEWALS_PER_LEASE, Owner
+from paigeant_celery.ports import Claim, Claimed, HopRecord, NewWorkflow
+from paigeant_celery.store.redis import SCRIPTS, RedisStore
+from paigeant_celery.sweeper import EVERY
+from paigeant_celery.transport import transport_of
+
+NEVER = 10**6.0  # a lease whose thread renews nothing within a test, which renews by hand
+LEASE = 10.0  # seconds
+WORKFLOWS, STEPS = 20, 3
+SLOTS = 2
+WITHIN = 30.0  # seconds
+
+
+@pytest.fixture
+def server(own_redis: Callable[..., RedisServer]) -> RedisServer:
+    """A server that has the store's scripts, each of which is sent to it once."""
+    server = own_redis()
+    with redis.Redis.from_url(server.url) as client:
+        for text in scripts().values():
+            client.script_load(text)
+    return server
+
+
+@pytest.fixture
+def proxy(server: RedisServer) -> Iterator[CountingProxy]:
+    """Stands before the server of the store."""
+    with running_proxy(urlsplit(server.url).port or 0) as proxy:
+        yield proxy
+
+
+def through(proxy: CountingProxy) -> str:
+    return f"redis://127.0.0.1:{proxy.port}/0"
+
+
+def scripts() -> dict[str, str]:
+    """The store's scripts by their names."""
+    folder = resources.files("paigeant_celery.store").joinpath("scripts")
+    common = folder.joinpath("common.lua").read_text("utf-8")
+    return {name: common + folder.joinpath(f"{name}.lua").read_text("utf-8") for name in SCRIPTS}
+
+
+def calls(turns: Turns) -> Counter[str]:
+    """What was asked, by the name of the script where it was one; connections that were opened are left out."""
+    names = {f"EVALSHA {hashlib.sha1(text.encode()).hexdigest()}": name for name, text in scripts().items()}
+    found = Counter[str]()
+    for (kind, commands), count in turns.items():
+        if kind != "connect":
+            found[names.get(commands, commands)] += count
+    return found
+
+
+def test_a_hop_costs_two_round_trips_to_the_store(
+    server: RedisServer, proxy: CountingProxy, own_redis: Callable[..., RedisServer], tmp_path: Path
+) -> None:
+    """A claim and a completion, beside the message's own; what keeps a worker alive costs by the second."""
+    steps = [
+        ActivitySpec("draft", "first"),
+        FunctionSpec("count_letters", {"letter": "a"}),
+        ActivitySpec("draft", "last", step_id="last"),
+    ]
+    broker, dispatcher = own_redis().url, WorkflowDispatcher()
+    with (
+        deployment(broker, tmp_path, store=through(proxy), paigeant_lease=LEASE) as made,
+        Celery("dispatching", set_as_current=False) as app,
+    ):
+        made.configure(app)
+        beside = transport_of(app, store=server.url)  # what dispatches and reads is not counted
+        made.start_worker("press", slots=SLOTS).wait_for_log(" ready.", within=START_WITHIN)
+
+        before, began = proxy.turns(), time.monotonic()
+
+        sent = [dispatcher.dispatch_workflow_sync(beside, itinerary=steps) for _ in range(WORKFLOWS)]
+        for correlation_id in sent:
+            assert dispatcher.handle(correlation_id, beside).result_sync(WITHIN).status == "completed"
+
+        hops = WORKFLOWS * STEPS
+        eventually(lambda: calls(proxy.turns() - before)["complete"] >= hops)
+        found, seconds = calls(proxy.turns() - before), time.monotonic() - began
+
+    assert found.pop("sweep", 0) <= seconds / EVERY[0] + 1
+    assert found.pop("renew", 0) <= SLOTS * (seconds * RENEWALS_PER_LEASE / LEASE + 1)
+    assert found == {"claim": hops, "complete": hops}
+
+
+def test_a_thousand_hops_of_a_process_are_renewed_in_one_round_trip(server: RedisServer, proxy: CountingProxy) -> None:
+    """The lease of a worker that runs a thousand agents costs what that of one agent costs."""
+    store = RedisStore(through(proxy), prefix="p", lease=LEASE, ttl=60)
+    owner, lost = Owner(store, lease=NEVER), list[str]()
+    with ExitStack() as stack:
+        for number in range(1000):
+            hop = HopRecord(hop_id=f"w{number}.0", queue="q", envelope="{}", digest="d")
+            store.start(NewWorkflow(correlation_id=f"w{number}", content="c", hop=hop))
+            claimed = store.claim(Claim(hop_id=hop.hop_id, owner=owner.id, token="t", max_attempts=5, digest="d"))
+            assert isinstance(claimed, Claimed)
+            cancel = lambda hop_id=hop.hop_id: lost.append(hop_id)  # noqa: E731
+            stack.enter_context(owner.holding(hop.hop_id, fence=claimed.fence, cancel=cancel))
+        before = proxy.turns()
+
+        owner.renew()
+
+        eventually(lambda: proxy.turns() != before)
+        assert calls(proxy.turns() - before) == {"renew": 1}
+    assert lost == []
+    store.close()
