@@ -183,7 +183,7 @@ class RecordedEffects:
         if not self._store.park(hop.closing, failure, letter):
             return _overtaken(hop)
         logger.error(
-            "hop %s is parked: attempt %d, the last that it has, failed with %s",
+            "hop %s is parked: attempt %d failed with %s",
             hop.closing.hop_id, hop.claimed.attempt, failure.error_class,
             extra={"action": "hop_parked", "hop": hop.closing.hop_id, "step": failure.step_id},
         )  # fmt: skip
@@ -286,7 +286,7 @@ def log_refusal(arrival: Arrival, fault: MessageError) -> None:
 def parked_fault(hop: Opened, failure: Failure) -> tuple[Arrival, MessageError]:
     """Return what the dead letter of a parked hop is made of."""
     # The text of the failure may quote prompts and answers; the handle has it, for those who may read it.
-    fault = MessageError(failure.error_class, "", f"in attempt {hop.claimed.attempt}, the last one; it is parked")
+    fault = MessageError(failure.error_class, "", f"in attempt {hop.claimed.attempt}; it is parked")
     activity, envelope = hop.message.step.activity, encode(hop.message)
     return Arrival(hop_id=hop.closing.hop_id, activity=activity, envelope=envelope, fault=fault), fault
 

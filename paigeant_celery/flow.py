@@ -196,7 +196,7 @@ def _advance(message: PaigeantMessage, step: Step, event: Completed, now: dateti
         return _fail(message, step, error.reason, error.text)
     if len(slip.executed) + len(slip.itinerary) > limits.max_steps:
         text = f"with the inserted steps the workflow has more than {limits.max_steps} (`paigeant_max_steps`)"
-        return _fail(message, step, "loop_limit", text)
+        return Park(message=message, failure=_failure(step, "loop_limit", text))
     moved = message.moved(slip, now=now)
     return Advance(message=moved) if slip.itinerary else Finish(message=moved)
 

@@ -456,5 +456,4 @@ class Activity(Protocol):
 class EditLimits:
     """How far an agent may change the itinerary in any workflow of this deployment."""
 
-    max_steps: int
     max_visits: int

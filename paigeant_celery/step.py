@@ -133,7 +133,7 @@ class StepRunner:
         return Outcome(event=event, at=hop.now(), blob=text if by_reference else None, notes=result.notes)
 
     def _edit_limits(self) -> EditLimits:
-        return EditLimits(max_steps=self._settings.max_steps, max_visits=self._settings.max_visits)
+        return EditLimits(max_visits=self._settings.max_visits)
 
 
 def timed_out(hop: Opened) -> Outcome:

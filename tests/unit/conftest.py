@@ -107,4 +107,4 @@ def make_context(make_message: Callable[..., PaigeantMessage]) -> Callable[..., 
 @pytest.fixture(scope="session")
 def limits() -> EditLimits:
     """Limits that no test of something else reaches."""
-    return EditLimits(max_steps=256, max_visits=16)
+    return EditLimits(max_visits=16)

@@ -144,15 +144,15 @@ def test_who_added_a_step_stands_in_the_executed_log_too(make_message: MakeMessa
     assert [(r.step_id, r.added_by) for r in finished.message.slip.executed] == [("planner", None), ("b", "planner")]
 
 
-def test_inserting_beyond_the_cap_fails_the_workflow(make_message: MakeMessage) -> None:
-    """Agents that keep inserting each other end in a clear failure and not in a bill."""
+def test_inserting_beyond_the_cap_parks_the_workflow(make_message: MakeMessage) -> None:
+    """Agents that keep inserting each other end before a person, and not in a bill."""
     message = make_message(ActivitySpec("a", "x"), ActivitySpec("b", "x"))
     inserted = (ActivitySpec("a", "again"),)
 
     decision = decide(message, completed("0", inserted=inserted), now=LATER, limits=Limits(max_steps=2))
 
     text = "with the inserted steps the workflow has more than 2 (`paigeant_max_steps`)"
-    assert decision == Fail(message=message, failure=Failure(step_id="a", error_class="loop_limit", text=text))
+    assert decision == Park(message=message, failure=Failure(step_id="a", error_class="loop_limit", text=text))
 
 
 def test_an_inserted_id_that_is_taken_fails_the_workflow(make_message: MakeMessage) -> None:

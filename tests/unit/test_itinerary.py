@@ -38,20 +38,17 @@ REGISTERED = (
 def make_edit(make_message: MakeMessage, make_context: MakeContext) -> Callable[..., Edit]:
     """Make edits of a planner's step, with another step behind it."""
 
-    def make(
-        *, added: int = 3, allowed: frozenset[str] | None = None, steps: int = 256, visits: int = 16, before: int = 0
-    ) -> Edit:
+    def make(*, added: int = 3, allowed: frozenset[str] | None = None, visits: int = 16) -> Edit:
         message = make_message(
             ActivitySpec("planner", "plan"),
             ActivitySpec("editor", "end"),
-            outputs=("x",) * before,
             registered=REGISTERED,
         )
         return Edit(
             context=make_context(message),
             max_added_steps=added,
             allowed_activities=allowed,
-            limits=EditLimits(max_steps=steps, max_visits=visits),
+            limits=EditLimits(max_visits=visits),
         )
 
     return make
@@ -91,7 +88,6 @@ REFUSALS = [
     ),
     pytest.param({"added": 2}, wanted("critic", "editor", "critic"), "too_many_added_steps", "", id="too-many"),
     pytest.param({"added": 0}, wanted("critic"), "too_many_added_steps", "", id="none-allowed"),
-    pytest.param({"steps": 4, "before": 1}, wanted("critic", "critic"), "too_many_steps", "", id="too-long-a-slip"),
     pytest.param({"visits": 2}, wanted("editor", "editor"), "too_many_visits", "", id="visits"),
     pytest.param({}, wanted("critic", "editor", prompt=" "), "empty_prompt", "prompt", id="empty-prompt"),
     pytest.param({}, wanted("critic", prompt="a\0"), "invalid_text", "prompt", id="broken-text"),
@@ -129,7 +125,7 @@ def test_the_limit_counts_all_edits_of_a_run_and_a_refused_one_costs_nothing(mak
 
 def test_a_slip_may_be_filled_to_its_limits_exactly(make_edit: Callable[..., Edit]) -> None:
     """The limits are the last numbers that work."""
-    edit = make_edit(added=2, steps=4, visits=2)
+    edit = make_edit(added=2, visits=2)
 
     edit.insert(wanted("critic", "editor"))
 
