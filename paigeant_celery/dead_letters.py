@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 
 from pydantic import JsonValue
 
 from paigeant_celery.errors import MessageError, StoreRequired
-from paigeant_celery.guard import Arrival
+from paigeant_celery.guard import Arrival, content_of
 from paigeant_celery.message import PaigeantMessage, parse, sha256
 from paigeant_celery.names import split_hop_id
 from paigeant_celery.ports import DeadLetter, Letters, Transport
@@ -87,8 +88,8 @@ class DeadLetters:
 def letter_of(arrival: Arrival, fault: MessageError, *, worker: str) -> DeadLetter:
     """Return the letter of a message; one that is delivered and refused again gets the same id."""
     ids = split_hop_id(arrival.hop_id)
-    content = arrival.envelope if isinstance(arrival.envelope, str) else repr(arrival.envelope)
-    digest = sha256(content)
+    content = content_of(arrival)
+    digest = hashlib.sha256(content).hexdigest()
     return DeadLetter(
         letter_id=sha256("\n".join((fault.reason, digest, arrival.hop_id)))[:32],
         reason=fault.reason,
@@ -97,9 +98,9 @@ def letter_of(arrival: Arrival, fault: MessageError, *, worker: str) -> DeadLett
         correlation_id=ids[0] if ids is not None else None,
         activity=arrival.activity[:200] or None,
         queue=arrival.queue,
-        size=len(content.encode(errors="surrogatepass")),
+        size=len(content),
         sha256=digest,
-        sample=redacted(content),
+        sample=redacted(content.decode(errors="backslashreplace")),
         worker=worker,
     )
 

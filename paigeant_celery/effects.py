@@ -111,6 +111,10 @@ class Effects(Protocol):
         """Keep a dead letter of what is no message of a hop."""
         ...
 
+    def refuse_unread(self, arrival: Arrival, fault: MessageError) -> None:
+        """Keep a dead letter of a message that is too large to be read."""
+        ...
+
 
 class RecordedEffects:
     """Effects with a store, which decides who may run a hop and keeps what came of it."""
@@ -203,15 +207,28 @@ class RecordedEffects:
         if not isinstance(arrival.envelope, str) or split_hop_id(arrival.hop_id) is None:
             return refused
         try:
-            answer = self._claim(arrival, digest=sha256(arrival.envelope), max_attempts=ANY_ATTEMPT)
-            if isinstance(answer, Claimed):
-                failure = Failure(step_id=step_id or None, error_class=fault.reason, text=fault.detail)
-                letter = letter_of(arrival, fault, worker=self._owner())
-                self._store.park(self._closing(arrival, answer), failure, letter)
+            answer = self._park_unrun(arrival, sha256(arrival.envelope), fault, step_id)
         except StoreCorrupt:  # logged above; there is nothing left that could be recorded
             return refused
         unheard_of = isinstance(answer, Dropped) and answer.reason == "unknown"
         return refused if isinstance(answer, Claimed) or unheard_of else Drop(reason=answer.reason)
+
+    def refuse_unread(self, arrival: Arrival, fault: MessageError) -> None:
+        """Keep a dead letter, and park the workflow where the envelope that was recorded is too large as well.
+
+        It was recorded by a process with another limit, and no delivery of it could ever be run.
+        """
+        self.discard(arrival, fault)
+        ids = split_hop_id(arrival.hop_id)
+        with suppress(StoreCorrupt):
+            record = self._store.workflow(ids[0]) if ids is not None else None
+            if record is None or record.hop_id != arrival.hop_id:
+                return
+            try:
+                parse(record.envelope, max_size=self._settings.max_message_size, max_steps=self._settings.max_steps)
+            except MessageError as own:
+                if own.reason == "too_large":
+                    self._park_unrun(arrival, sha256(record.envelope), own, "")
 
     def discard(self, arrival: Arrival, fault: MessageError) -> None:
         """Log and keep what may be told of a message that cannot be run."""
@@ -224,6 +241,13 @@ class RecordedEffects:
             hop_id=arrival.hop_id, owner=self._owner(), token=arrival.token, max_attempts=max_attempts, digest=digest
         )
         return self._store.claim(claim)
+
+    def _park_unrun(self, arrival: Arrival, digest: str, fault: MessageError, step_id: str) -> ClaimAnswer:
+        answer = self._claim(arrival, digest=digest, max_attempts=ANY_ATTEMPT)
+        if isinstance(answer, Claimed):
+            failure = Failure(step_id=step_id or None, error_class=fault.reason, text=fault.detail)
+            self._store.park(self._closing(arrival, answer), failure, letter_of(arrival, fault, worker=self._owner()))
+        return answer
 
     def _closing(self, arrival: Arrival, claimed: Claimed) -> Closing:
         return Closing(hop_id=arrival.hop_id, owner=self._owner(), fence=claimed.fence)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import uuid
 from dataclasses import dataclass, field
 
 from paigeant_celery.config import Settings
 from paigeant_celery.errors import MessageError
-from paigeant_celery.message import PaigeantMessage, parse, sha256
+from paigeant_celery.message import PaigeantMessage, parse
 
-__all__ = ["Arrival", "admit", "refusal_of"]
+__all__ = ["Arrival", "admit", "content_of", "refusal_of"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arrival:
-    """A message as it came: the id and activity that its headers name, and the envelope, unread.
+    """A message as it came: the id and activity that its headers name, and the envelope, or all of it, unread.
 
     `fault` is what the receiver already found wrong with the message around the envelope. `token` names this
     delivery: claiming again for it gets the first claim's answer, whose reply may have been lost. `attempt` counts only
@@ -45,11 +46,19 @@ def admit(arrival: Arrival, settings: Settings) -> PaigeantMessage:
 
 def refusal_of(arrival: Arrival, fault: MessageError) -> dict[str, object]:
     """Return what a log may say of a refused message: reason, ids, size and digest, never its content."""
-    text = arrival.envelope if isinstance(arrival.envelope, str) else repr(arrival.envelope)
+    content = content_of(arrival)
     return {
         "reason": fault.reason,
         "hop": arrival.hop_id[:300],
         "activity": arrival.activity[:200],
-        "size": len(text.encode(errors="surrogatepass")),
-        "sha256": sha256(text),
+        "size": len(content),
+        "sha256": hashlib.sha256(content).hexdigest(),
     }
+
+
+def content_of(arrival: Arrival) -> bytes:
+    """Return what arrived as bytes, which are measured and digested."""
+    content = arrival.envelope
+    if isinstance(content, bytes):
+        return content
+    return (content if isinstance(content, str) else repr(content)).encode(errors="surrogatepass")

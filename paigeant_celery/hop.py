@@ -85,6 +85,11 @@ class HopService:
         if arrival.fault is not None:
             self._effects.discard(arrival, arrival.fault)
 
+    def refuse_unread(self, arrival: Arrival) -> None:
+        """Refuse a message that is too large to be read, for the reason that it came with."""
+        if arrival.fault is not None:
+            self._effects.refuse_unread(arrival, arrival.fault)
+
     async def run(self, hop: Opened) -> Outcome:
         """Run the step and say how it ended. Only a cancellation from outside is raised."""
         return await self._steps.run(hop)

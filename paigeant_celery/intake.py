@@ -1,19 +1,22 @@
 """The intake: what arrives on our queues and no task can take becomes a dead letter, and the worker lives on.
 
 Celery 5.7 lets some malformed messages end a worker (a body that is no list of three, bad base64, a header without
-`id`), and Kombu's Redis transport any list item that is no message. The hooks used here are not part of Celery's public
-interface; a contract test pins them.
+`id`), and Kombu's Redis transport any list item that is no message; Kombu decompresses whatever it is given, to any
+size. The hooks used here are not part of Celery's public interface; a contract test pins them.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import time
-from collections.abc import Callable, Iterable
+import zlib
+from collections.abc import Callable
 from typing import Any
 
 from celery.exceptions import InvalidTaskError
 from kombu.exceptions import ContentDisallowed
+from kombu.message import Message
 
 from paigeant_celery.errors import MessageError, TransientError
 from paigeant_celery.guard import Arrival
@@ -26,14 +29,25 @@ STORE_WAIT = 0.5  # seconds before a message goes back to its queue whose letter
 # What code raises that expects a message and gets something else.
 BROKEN = (KeyError, IndexError, TypeError, ValueError, AttributeError, RecursionError)
 
+# A body is JSON in which an envelope of UTF-8 takes three times its bytes at most, for it is written in ASCII, and
+# beside which Celery writes fields of its own.
+MOST_GROWTH = 3
+MOST_BESIDE = 64 * 1024  # bytes
+
+COMPRESSIONS = ("application/x-gzip", "gzip", "zlib")  # Kombu's names for the one that our messages have
+
 logger = logging.getLogger(__name__)
 
 
 class Intake:
     """Stands between the broker and Celery's consumer, for the queues of our activities alone."""
 
-    def __init__(self, consumer: Any, *, names: Names, service: Callable[[], HopService], ours: set[str]) -> None:
+    def __init__(
+        self, consumer: Any, *, names: Names, service: Callable[[], HopService], ours: set[str], max_size: int
+    ) -> None:
         self._consumer, self._names, self._service, self.ours = consumer, names, service, ours
+        self._max_size = max_size
+        self._max_body = MOST_GROWTH * max_size + MOST_BESIDE
         self.reading: str | None = None  # the queue whose item Kombu's Redis transport hands on
 
     def guard(self) -> None:
@@ -79,6 +93,8 @@ class Intake:
             return MessageError("bad_envelope", "headers.id", "is no text")
         if headers["task"] not in self._consumer.strategies and self._names.activity(headers["task"]) is None:
             return MessageError("unknown_task", "headers.task", "is no activity, and no task that this worker has")
+        if not self._of_host(headers["task"]) and len(message.body or b"") > self._max_body:
+            return self._too_large()
         try:
             payload = message.decode()
         except ContentDisallowed:
@@ -94,6 +110,27 @@ class Intake:
         return (
             None if isinstance(payload[2], dict) else MessageError("malformed", "body", "has an embed of another type")
         )
+
+    def unpacking_fault(self, body: Any, headers: Any, delivery_info: object) -> MessageError | None:
+        """Say what is wrong with a compressed body before it is decompressed, or None."""
+        compression = headers.get("compression") if isinstance(headers, dict) else None
+        if not compression or self._named(delivery_info) is None or self._of_host(headers.get("task")):
+            return None
+        if compression not in COMPRESSIONS:
+            return MessageError("content_disallowed", "headers.compression", "is not gzip")
+        try:
+            size = len(zlib.decompressobj().decompress(body, self._max_body + 1))
+        except (zlib.error, TypeError):
+            return None  # Kombu will say so, too
+        return self._too_large() if size > self._max_body else None
+
+    def _too_large(self) -> MessageError:
+        text = f"is too large for an envelope of {self._max_size} bytes (`paigeant_max_message_size`)"
+        return MessageError("too_large", "body", text)
+
+    def _of_host(self, task: object) -> bool:
+        """Say whether a message is for a task of the host, which may share a queue with us."""
+        return isinstance(task, str) and task in self._consumer.strategies and self._names.activity(task) is None
 
     def _instead(self, otherwise: Callable[..., None], reason: str) -> Callable[..., None]:
         def refuse(body: object, message: Any, *error: Exception) -> None:
@@ -113,7 +150,8 @@ class Intake:
                 otherwise(message, error)
                 return
             reason = "content_disallowed" if isinstance(error, ContentDisallowed) else "undecodable"
-            self._refuse(message, queue, MessageError(reason, "body", type(error).__name__))
+            found = error if isinstance(error, MessageError) else MessageError(reason, "body", type(error).__name__)
+            self._refuse(message, queue, found)
 
         return refuse
 
@@ -136,15 +174,17 @@ class Intake:
 
     def _refuse(self, message: Any, queue: str, fault: MessageError) -> None:
         """Keep a dead letter instead of the message; a hop whose message it was is sent again when it is overdue."""
-        headers = message.headers if isinstance(message.headers, dict) else {}
-        arrival = Arrival(
-            hop_id=str(headers.get("id", "")),
-            activity=self._names.activity(str(headers.get("task", ""))) or "",
-            envelope=_text_of(message.body),
-            fault=fault,
-            queue=queue,
-        )
-        self._asked(message, lambda: self._service().discard(arrival))
+        arrival = self._arrival(message.headers, message.body, queue, fault)
+        if fault.reason == "too_large":
+            self._asked(message, lambda: self._service().refuse_unread(arrival))
+        else:
+            self._asked(message, lambda: self._service().discard(arrival))
+
+    def _arrival(self, headers: object, content: object, queue: str, fault: MessageError) -> Arrival:
+        named = headers if isinstance(headers, dict) else {}
+        activity = self._names.activity(str(named.get("task", ""))) or ""
+        hop_id = str(named.get("id", ""))
+        return Arrival(hop_id=hop_id, activity=activity, envelope=content, fault=fault, queue=queue)
 
     def _asked(self, message: Any, refuse: Callable[[], None]) -> bool:
         """Refuse a message; where the store is away, it goes back to its queue. Says which."""
@@ -160,21 +200,30 @@ class Intake:
 
     def _queue_of(self, message: Any) -> str | None:
         """Return the queue of ours from which a message comes, or None."""
-        info = message.delivery_info if isinstance(message.delivery_info, dict) else {}
+        return self._named(message.delivery_info)
+
+    def _named(self, delivery_info: object) -> str | None:
+        info = delivery_info if isinstance(delivery_info, dict) else {}
         queue = self.reading if self.reading is not None else info.get("routing_key")
         return queue if isinstance(queue, str) and queue in self.ours else None
 
     def _hardening(self, ensure_connected: Callable[..., Any]) -> Callable[..., Any]:
         def connected(connection: Any, *args: Any, **kwargs: Any) -> Any:
-            if connection.transport.driver_type == "redis":
-                connection.transport.Channel = _hardened(connection.transport.Channel, self)
+            transport = connection.transport
+            if transport.driver_type == "redis":
+                transport.Channel = _hardened(transport.Channel, self)
+            if hasattr(transport, "Channel"):
+                transport.Channel = _measuring(transport.Channel, self)
+            elif hasattr(getattr(transport, "Connection", None), "Channel"):  # AMQP, where connections make channels
+                channel = _measuring(transport.Connection.Channel, self)
+                transport.Connection = type("Connection", (transport.Connection,), {"Channel": channel})
             return ensure_connected(connection, *args, **kwargs)
 
         return connected
 
     def keep(self, queue: str, item: bytes, fault: MessageError) -> None:
         """Keep a dead letter of a list item that is no message."""
-        arrival = Arrival(hop_id="", activity="", envelope=_text_of(item), fault=fault, queue=queue)
+        arrival = self._arrival(_headers_in(item), item, queue, fault)
         try:
             self._service().discard(arrival)
         except TransientError as away:  # it is taken off the queue already, and no hop of ours
@@ -200,7 +249,7 @@ def _hardened(channel: Any, intake: Intake) -> Any:
                 answer = parse(*args, **kwargs)
                 if answer:
                     taken.extend(answer)
-                    intake.reading = _text_of(answer[0]).rsplit(self.sep, 1)[0]
+                    intake.reading = bytes(answer[0]).decode(errors="backslashreplace").rsplit(self.sep, 1)[0]
                 return answer
 
             client.parse_response = noting
@@ -220,12 +269,35 @@ def _hardened(channel: Any, intake: Intake) -> Any:
     return Hardened
 
 
+def _measuring(channel: Any, intake: Intake) -> Any:
+    """Return the channel class with messages that are measured before they are decompressed."""
+
+    class Measured(Message):
+        __slots__ = ()
+
+        def __init__(self, body: Any = None, headers: Any = None, delivery_info: Any = None, **fields: Any) -> None:
+            fault = intake.unpacking_fault(body, headers, delivery_info)
+            if fault is not None:  # Kombu decompresses no message that has errors, and hands them on
+                self.errors = [(type(fault), fault, None)]  # type: ignore[list-item]
+            super().__init__(  # type: ignore[no-untyped-call]
+                body=body, headers=headers, delivery_info=delivery_info, **fields
+            )
+
+    # In front of Kombu's own class and behind the transport's, which knows where body and headers are.
+    message = type("Message", (channel.Message, Measured), {})
+    return type("Channel", (channel,), {"Message": message})
+
+
+def _headers_in(item: bytes) -> object:
+    """Return what stands for headers in a list item, which may still tell whose message it was."""
+    try:
+        return json.loads(item)["headers"]
+    except BROKEN:
+        return None
+
+
 def _envelope_of(message: Any) -> object:
     try:
         return message.decode()[0][0]
     except Exception:  # noqa: BLE001 - whatever it is, it is no envelope
         return None
-
-
-def _text_of(content: Iterable[int] | str | bytes | None) -> str:
-    return content.decode(errors="backslashreplace") if isinstance(content, bytes) else str(content)

@@ -80,6 +80,10 @@ class MessageOnlyEffects:
         """Keep a dead letter of what is no message of a hop."""
         self.refuse(arrival, fault, None)
 
+    def refuse_unread(self, arrival: Arrival, fault: MessageError) -> None:
+        """Keep a dead letter of a message that is too large to be read."""
+        self.discard(arrival, fault)
+
     def _publish(self, message: PaigeantMessage, envelope: str, *, attempt: int = 1) -> None:
         queue = self._publisher.queue_for(message.step.activity, message.step.queue)
         delivery = delivery_of(message, envelope, queue, self._registry.find(message.step.activity))

@@ -68,6 +68,7 @@ class AgentQueues(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ship
             names=self._transport.names,
             service=lambda: consumer.app.paigeant_runtime.service,
             ours=self._ours,
+            max_size=self._transport.settings.max_message_size,
         ).guard()
         if self._embedded:
             return  # the executor adds the queues of what it serves

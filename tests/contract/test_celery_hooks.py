@@ -12,7 +12,9 @@ from celery.worker.consumer import Consumer
 from celery.worker.request import Request
 from conftest import RedisDatabase
 from kombu import Connection, Producer, Queue
-from kombu.transport import redis, virtual
+from kombu import Consumer as Consumers
+from kombu.message import Message
+from kombu.transport import pyamqp, redis, virtual
 
 from paigeant_celery.intake import Intake
 from paigeant_celery.names import Names
@@ -76,7 +78,9 @@ def test_behind_the_intake_a_lost_connection_is_one_that_celery_knows(redis_db: 
     """Such errors are logged where a message is acknowledged, and the worker goes on."""
     connection = Connection(redis_db.url)
     consumer = SimpleNamespace(**dict.fromkeys(WRAPPED), ensure_connected=lambda connection: connection)
-    Intake(consumer, names=Names(), service=lambda: pytest.fail("nothing is refused"), ours=set()).guard()
+    Intake(
+        consumer, names=Names(), service=lambda: pytest.fail("nothing is refused"), ours=set(), max_size=4096
+    ).guard()
     channel, message = holding_a_message(consumer.ensure_connected(connection), f"{redis_db.prefix}-held")
     if forgotten == "by the channel":
         channel.connection = None
@@ -95,6 +99,47 @@ def holding_a_message(connection: Connection, queue: str) -> tuple[Any, Any]:
     message = channel.basic_get(queue)
     connection.transport.client = None  # as where Celery closes a connection while the server is away
     return channel, message
+
+
+def test_a_message_with_errors_is_not_decompressed_and_goes_to_the_handler_of_decoding_errors() -> None:
+    """A body that is too large is refused by an error that is there before Kombu looks at it."""
+    error = ValueError("too large")
+    made = type("Made", (Message,), {"errors": [(ValueError, error, None)]})
+    message = made(body=b"no gzip", headers={"compression": "gzip"}, channel=None)
+    handled: list[object] = []
+
+    def handle(message: object, error: Exception) -> None:
+        handled.extend((message, error))
+
+    message._reraise_error(handle)
+
+    assert message.body == b"no gzip"
+    assert handled == [message, error]
+    assert "message._reraise_error(self.on_decode_error)" in inspect.getsource(Consumers._receive_callback)
+
+
+@pytest.mark.parametrize(
+    ("module", "makes"),
+    [
+        (virtual.base, [virtual.Channel.basic_consume, virtual.Channel.message_to_python]),
+        (pyamqp, [pyamqp.Channel.message_to_python]),
+    ],
+)
+def test_channels_make_messages_of_the_class_they_name_which_hands_on_to_kombus_own(module: Any, makes: Any) -> None:
+    """The class that measures bodies stands between the two."""
+    for make in makes:
+        assert "self.Message(" in inspect.getsource(make)
+    source = inspect.getsource(module.Message.__init__)
+    assert module.Message.__bases__ == (Message,)
+    for name in ("super().__init__(", "body=", "headers=", "delivery_info=", "**kwargs"):
+        assert name in source
+
+
+def test_an_amqp_connection_makes_its_channels_of_the_class_it_names() -> None:
+    """Replacing it on one connection changes no other connection of the process."""
+    assert "self.Channel(" in inspect.getsource(pyamqp.Connection.channel)
+    assert "self.Connection(" in inspect.getsource(pyamqp.Transport.establish_connection)
+    assert pyamqp.Connection.Channel is pyamqp.Channel
 
 
 def test_a_request_is_terminated_and_described_by_the_methods_that_are_replaced() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -13,7 +14,7 @@ from pydantic_ai.exceptions import ModelRateLimitError
 
 from paigeant_celery.config import Settings
 from paigeant_celery.effects import RecordedEffects
-from paigeant_celery.errors import TransientError, Unreachable
+from paigeant_celery.errors import MessageError, TransientError, Unreachable
 from paigeant_celery.flow import Failure
 from paigeant_celery.functions import FunctionActivity, activity
 from paigeant_celery.guard import Arrival
@@ -318,6 +319,30 @@ def test_another_envelope_under_the_id_of_a_hop_harms_no_workflow(
     assert line.record() == before
     assert len(line.store.dead_letters(after=None, limit=10)) == 1
     assert line.serve(first) == Summary(hop_id="w-1.0", step_id="one", outcome="workflow_completed")
+
+
+@pytest.mark.parametrize(
+    ("recorded", "hop_id", "state"),
+    [("x" * 5000, "w-1.0", "parked"), ("x", "w-1.0", "running"), ("x" * 5000, "w-1.1", "running")],
+    ids=["the recorded one is too large", "the recorded one is not", "no hop that waits"],
+)
+def test_a_message_that_is_too_large_to_be_read_parks_what_no_worker_here_could_run(
+    make_message: MakeMessage, recorded: str, hop_id: str, state: str
+) -> None:
+    """A dispatcher with a higher limit gets an answer; garbage under the id of a sound hop changes nothing."""
+    line = Line(max_message_size=4096)
+    line.start(make_message(variables={"text": recorded}))
+    fault = MessageError("too_large", "body", "is too large")
+
+    line.service().refuse_unread(Arrival(hop_id=hop_id, activity="writer", envelope=b"\xff" * 9000, fault=fault))
+
+    (letter,) = line.store.dead_letters(after=None, limit=10)
+    assert (letter.reason, letter.hop_id, letter.size) == ("too_large", hop_id, 9000)
+    assert letter.sha256 == hashlib.sha256(b"\xff" * 9000).hexdigest()
+    assert line.record().state == state
+    if state == "parked":
+        limit = "the envelope has more than 4096 bytes (`paigeant_max_message_size`)"
+        assert line.failure() == ("parked", None, "too_large", limit)
 
 
 # Workflows that only their message knows.

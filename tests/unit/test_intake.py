@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import base64
+import zlib
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from kombu import Connection
 from kombu.message import Message
 
 from paigeant_celery.errors import Unreachable
 from paigeant_celery.guard import Arrival
 from paigeant_celery.intake import Intake
 from paigeant_celery.names import Names
+
+MAX_SIZE = 4096  # bytes of an envelope; of a body three times as much, and 64 KiB
+MAX_BODY = 3 * MAX_SIZE + 64 * 1024
 
 
 class Line:
@@ -32,13 +38,22 @@ class Line:
             connection_errors=(OSError,),
             strategies={"shop.send_mail": object()},
         )
-        Intake(self.consumer, names=Names(), service=lambda: self, ours={"ours"}).guard()  # type: ignore[arg-type,return-value]
+        self.intake = Intake(
+            self.consumer,
+            names=Names(),
+            service=lambda: self,
+            ours={"ours"},
+            max_size=MAX_SIZE,  # type: ignore[arg-type,return-value]
+        )
+        self.intake.guard()
         self.handle = self.consumer.create_task_handler()
 
     def discard(self, arrival: Arrival) -> None:
         if self.away:
             raise Unreachable("store", "redis://host", "ConnectionError")
         self.discarded.append(arrival)
+
+    refuse_unread = discard
 
 
 class Sent(Message):
@@ -123,10 +138,100 @@ def test_an_error_of_celerys_own_handling_is_a_letter(line: Line) -> None:
         raise KeyError("id")
 
     line.consumer.create_task_handler = lambda: broken
-    Intake(line.consumer, names=Names(), service=lambda: line, ours={"ours"}).guard()  # type: ignore[arg-type,return-value]
+    Intake(line.consumer, names=Names(), service=lambda: line, ours={"ours"}, max_size=MAX_SIZE).guard()  # type: ignore[arg-type,return-value]
     message = Sent("ours")
 
     line.consumer.create_task_handler()(message)
 
     assert [str(arrival.fault) for arrival in line.discarded] == ["malformed: KeyError"]
+    assert message.answers == [False]
+
+
+def body_of(size: int) -> bytes:
+    """A body of so many bytes; its zeros compress to next to nothing."""
+    frame = b'["%s",{},{}]'
+    return frame % (b"0" * (size - len(frame) + 2))
+
+
+@pytest.mark.parametrize(("size", "refused"), [(MAX_BODY, []), (MAX_BODY + 1, ["too_large at `body`"])])
+def test_a_body_that_no_envelope_fills_is_refused_before_it_is_read(line: Line, size: int, refused: list[str]) -> None:
+    """Reading it would cost a multiple of its size; the longest envelope in the widest script still passes."""
+    message = Sent("ours", body=body_of(size), headers={"task": "paigeant.draft", "id": "w.0"})
+    message._decode = lambda: [[], {}, {}] if not refused else pytest.fail("it was read")  # type: ignore[method-assign]
+
+    line.handle(message)
+
+    assert [str(arrival.fault).partition(":")[0] for arrival in line.discarded] == refused
+    assert line.passed == ([] if refused else [message])
+
+
+class Wire:
+    """A message as each kind of transport makes it of what the broker hands over, by the classes that it was given."""
+
+    def __init__(self, line: Line) -> None:
+        redis, amqp = Connection("redis://127.0.0.1:1"), Connection("amqp://127.0.0.1:1")
+        for connection in (redis, amqp):
+            line.consumer.ensure_connected(connection)
+        self._virtual = redis.transport.Channel.Message
+        self._amqp = amqp.transport.Connection.Channel.Message
+
+    def virtual(self, body: bytes, headers: dict[str, Any], queue: str) -> Any:
+        channel = SimpleNamespace(decode_body=lambda body, encoding: base64.b64decode(body))
+        info = {"routing_key": queue}
+        properties = {"delivery_tag": "t", "body_encoding": "base64", "delivery_info": info}
+        return self._virtual(
+            {"body": base64.b64encode(body).decode(), "headers": headers, "properties": properties}, channel=channel
+        )
+
+    def amqp(self, body: bytes, headers: dict[str, Any], queue: str) -> Any:
+        info = {"routing_key": queue}
+        raw = SimpleNamespace(
+            body=body, properties={"application_headers": headers}, delivery_tag=1, delivery_info=info
+        )
+        return self._amqp(raw)
+
+
+@pytest.mark.parametrize("kind", ["virtual", "amqp"])
+@pytest.mark.parametrize(
+    ("queue", "task", "compression", "size", "fault"),
+    [
+        ("ours", "paigeant.draft", "application/x-gzip", MAX_BODY, None),
+        ("ours", "paigeant.draft", "application/x-gzip", MAX_BODY + 1, "too_large"),
+        ("ours", None, "gzip", MAX_BODY + 1, "too_large"),
+        ("ours", "paigeant.draft", "application/x-bz2", 100, "content_disallowed"),
+        ("ours", "shop.send_mail", "application/x-gzip", MAX_BODY + 1, None),
+        ("theirs", "paigeant.draft", "application/x-gzip", MAX_BODY + 1, None),
+    ],
+    ids=["the longest", "too long", "no task", "another compression", "a task of the host", "another queue"],
+)
+def test_a_compressed_body_is_measured_before_it_is_decompressed(
+    line: Line, kind: str, queue: str, task: str | None, compression: str, size: int, fault: str | None
+) -> None:
+    """A gibibyte of zeros is a message of a mebibyte; what is not ours is unpacked as ever."""
+    packed = zlib.compress(body_of(size))
+
+    message = getattr(Wire(line), kind)(packed, {"compression": compression, "task": task}, queue)
+
+    assert [error.reason for _, error, _ in message.errors] == ([] if fault is None else [fault])
+    assert len(message.body) == (size if fault is None else len(packed))
+
+
+def test_what_cannot_be_decompressed_is_left_to_kombu_to_say(line: Line) -> None:
+    """It becomes a dead letter like any other body that cannot be read."""
+    message = Wire(line).virtual(b"no gzip", {"compression": "application/x-gzip"}, "ours")
+
+    assert [type(error) for _, error, _ in message.errors] == [zlib.error]
+
+
+def test_a_message_that_is_too_large_is_refused_with_that_reason(line: Line) -> None:
+    """Kombu hands a message with errors to the handler of what cannot be decoded."""
+    message = Sent("ours", headers={"task": "paigeant.draft", "id": "w.0"})
+    fault = line.intake.unpacking_fault(
+        zlib.compress(body_of(MAX_BODY + 1)), {"compression": "gzip"}, {"routing_key": "ours"}
+    )
+    assert fault is not None
+
+    line.consumer.on_decode_error(message, fault)
+
+    assert [(arrival.hop_id, arrival.fault) for arrival in line.discarded] == [("w.0", fault)]
     assert message.answers == [False]
