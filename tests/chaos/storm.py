@@ -258,6 +258,11 @@ class Storm:
                     self._last_seen[worker.name] = now
 
     def _tend(self) -> None:
+        """Do what a service manager and a person have to do."""
+        self._replace_ended()
+        self._contestant.tend(self.works)
+
+    def _replace_ended(self) -> None:
         """Start a new worker for each one that ended: a crash point, or its own fault."""
         for worker in list(self._workers):
             if worker.process.running:
@@ -269,18 +274,18 @@ class Storm:
                 self.struck["workers that ended by themselves"] += 1
                 self.unexpected_ends.append(f"{worker.name} (exit code {died}): {worker.process.log()[-2000:]}")
             self._replace(worker)
-        self._contestant.tend(self.works)
 
     def _ready(self, *pools: str, apart: bool = False) -> Worker:
-        """Return a worker of the pools that takes messages; waits for one."""
+        """Return a worker of the pools that takes messages; waits for one, and for another that goes on without it."""
 
         def found() -> list[Worker]:
-            return [
-                worker for worker in self._workers
-                if worker.pool in pools and worker.apart >= apart and worker.ready
-            ]  # fmt: skip
+            self._replace_ended()
+            ready = [worker for worker in self._workers if worker.ready]
+            if len(ready) < 2:
+                return []
+            return [worker for worker in ready if worker.pool in pools and worker.apart >= apart]
 
-        return self._rng.choice(eventually(found, within=START_WITHIN, what="no worker is ready"))
+        return self._rng.choice(eventually(found, within=START_WITHIN, what="no two workers are ready"))
 
     # The faults.
 
