@@ -209,17 +209,24 @@ class Intake:
 
     def _hardening(self, ensure_connected: Callable[..., Any]) -> Callable[..., Any]:
         def connected(connection: Any, *args: Any, **kwargs: Any) -> Any:
-            transport = connection.transport
-            if transport.driver_type == "redis":
-                transport.Channel = _hardened(transport.Channel, self)
-            if hasattr(transport, "Channel"):
-                transport.Channel = _measuring(transport.Channel, self)
-            elif hasattr(getattr(transport, "Connection", None), "Channel"):  # AMQP, where connections make channels
-                channel = _measuring(transport.Connection.Channel, self)
-                transport.Connection = type("Connection", (transport.Connection,), {"Channel": channel})
+            create = connection.create_transport  # called again where another broker of several is taken
+            connection.create_transport = lambda: self._hardened(create())
+            if connection._transport is not None:
+                self._hardened(connection._transport)
             return ensure_connected(connection, *args, **kwargs)
 
         return connected
+
+    def _hardened(self, transport: Any) -> Any:
+        """Give a transport, before it connects, channels and messages of ours."""
+        if transport.driver_type == "redis":
+            transport.Channel = _reading(transport.Channel, self)
+        if hasattr(transport, "Channel"):
+            transport.Channel = _measuring(transport.Channel, self)
+        elif hasattr(getattr(transport, "Connection", None), "Channel"):  # AMQP, where connections make channels
+            channel = _measuring(transport.Connection.Channel, self)
+            transport.Connection = type("Connection", (transport.Connection,), {"Channel": channel})
+        return transport
 
     def keep(self, queue: str, item: bytes, fault: MessageError) -> None:
         """Keep a dead letter of a list item that is no message."""
@@ -230,10 +237,10 @@ class Intake:
             logger.error("no dead letter is kept: %s", away, extra={"action": "store_unreachable"})
 
 
-def _hardened(channel: Any, intake: Intake) -> Any:
+def _reading(channel: Any, intake: Intake) -> Any:
     """Return the Redis channel class with an intake between its reading and everything that follows."""
 
-    class Hardened(channel):  # type: ignore[misc]
+    class Reading(channel):  # type: ignore[misc]
         def _connparams(self, *args: Any, **kwargs: Any) -> Any:
             # A message is acknowledged, or given back at the end, after its connection was closed, as when the server
             # is restarted: Kombu falls over the missing address, which ends a worker, and a lost connection does not.
@@ -266,7 +273,7 @@ def _hardened(channel: Any, intake: Intake) -> Any:
                 del client.parse_response
                 intake.reading = None
 
-    return Hardened
+    return Reading
 
 
 def _measuring(channel: Any, intake: Intake) -> Any:

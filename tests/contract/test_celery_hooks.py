@@ -57,6 +57,11 @@ def test_the_redis_channel_reads_items_in_the_method_that_is_wrapped() -> None:
     assert "self.connection._deliver(" in source
 
 
+def test_a_connection_makes_its_transports_in_the_method_that_is_wrapped() -> None:
+    """One that fails over to another broker makes a new one, which must read as carefully."""
+    assert "self._transport = self.create_transport()" in inspect.getsource(Connection.transport.fget)
+
+
 def test_a_transport_makes_its_channels_of_the_class_it_names() -> None:
     """Replacing it on one connection changes no other connection of the process."""
     transport = Connection("redis://127.0.0.1:1").transport

@@ -216,6 +216,24 @@ def test_a_compressed_body_is_measured_before_it_is_decompressed(
     assert len(message.body) == (size if fault is None else len(packed))
 
 
+@pytest.mark.parametrize("scheme", ["redis", "amqp"])
+def test_another_broker_of_several_is_read_as_carefully(line: Line, scheme: str) -> None:
+    """A connection that fails over makes its channels and messages anew."""
+    brokers = [f"{scheme}://127.0.0.1:{port}" for port in (1, 2)]
+    connection = Connection(";".join(brokers))
+    line.consumer.ensure_connected(connection)
+    first = connection.transport
+
+    connection.switch(brokers[1])
+
+    assert connection.transport is not first
+    made = connection.transport if scheme == "redis" else connection.transport.Connection
+    message = made.Channel.Message
+    assert "Measured" in [base.__name__ for base in message.__mro__]
+    if scheme == "redis":
+        assert "Reading" in [base.__name__ for base in made.Channel.__mro__]
+
+
 def test_what_cannot_be_decompressed_is_left_to_kombu_to_say(line: Line) -> None:
     """It becomes a dead letter like any other body that cannot be read."""
     message = Wire(line).virtual(b"no gzip", {"compression": "application/x-gzip"}, "ours")
