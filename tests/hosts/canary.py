@@ -11,3 +11,10 @@ from celery import shared_task
 def sing(*_args: object) -> None:
     with open(os.environ["RUNS_FILE"], "a", encoding="utf-8") as runs:
         runs.write("sung\n")
+
+
+@shared_task(name="canary.count")
+def count(text: str) -> None:
+    """Work as the task of a host does that shares a queue with activities."""
+    with open(os.environ["RUNS_FILE"], "a", encoding="utf-8") as runs:
+        runs.write(f"counted-{len(text)}\n")

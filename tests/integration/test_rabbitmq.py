@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import amqp
 import celery
 import pytest
 from conftest import RedisDatabase
@@ -26,6 +29,7 @@ from paigeant_celery import (
     get_transport,
 )
 from paigeant_celery.errors import NotPublished, StoreRequired, Unreachable
+from paigeant_celery.ports import DeadLetter, Store
 from paigeant_celery.registry import registry
 
 WITHIN = 20.0  # seconds until a workflow must have ended; the steps themselves take milliseconds
@@ -286,6 +290,81 @@ def test_a_queue_that_is_declared_otherwise_holds_a_workflow_up_until_it_is_mend
     status = handle.status_sync()
     assert (status.state, status.executed, status.remaining) == ("running", ("draft",), ("elsewhere",))
     assert made.runs() == [f"{handle.correlation_id}.0"]
+
+
+SOUND: dict[str, Any] = {"content_type": "application/json", "content_encoding": "utf-8", "body": b'[["x"], {}, {}]'}
+SECRET = "hunter2"  # stands in what is refused, and must stand in no log and no letter
+
+# Messages as a stranger could publish them: the reason for which each is refused, its changes to a sound one's
+# properties and body, and those to its headers; `...` takes a header away.
+FORGED: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "02 no id": ("malformed", {}, {"id": ...}),
+    "02 no task": ("malformed", {}, {"task": ...}),
+    "02 no body": ("malformed", {"body": b""}, {}),
+    "02 body null": ("malformed", {"body": b"null"}, {}),
+    "02 a body of two": ("malformed", {"body": b'[["hunter2"], {}]'}, {}),
+    "03 invalid JSON": ("undecodable", {"body": b'[["hunter2"], {}'}, {}),
+    "03 invalid UTF-8": ("undecodable", {"body": b'[["\xff"], {}, {}]'}, {}),
+    "03 corrupt compression": ("undecodable", {}, {"compression": "application/x-gzip"}),
+    "04 pickle": ("content_disallowed", {"content_type": "application/x-python-serialize"}, {}),
+    "04 unknown content": ("content_disallowed", {"content_type": "application/x-odd"}, {}),
+    "05 a bomb": (
+        "too_large", {"body": zlib.compress(b'[["%s"], {}, {}]' % (b"0" * 2**26))},
+        {"compression": "application/x-gzip"},
+    ),
+    "06 an unknown task": ("unknown_task", {}, {"task": "shop.send_mail"}),
+    "07 arguments that are an object": ("bad_envelope", {"body": b'[{"x": "hunter2"}, {}, {}]'}, {}),
+    "07 two arguments": ("bad_envelope", {"body": b'[["hunter2", "y"], {}, {}]'}, {}),
+    "07 an id that is a number": ("bad_envelope", {}, {"id": 17}),
+    "41 a chain": (
+        "bad_envelope", {"body": b'[["x"], {}, {"chain": [{"task": "canary.sing", "args": [], "kwargs": {}}]}]'}, {}
+    ),
+    "41 a callback": (
+        "bad_envelope", {"body": b'[["x"], {}, {"callbacks": [{"task": "canary.sing", "args": [], "kwargs": {}}]}]'}, {}
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_what_cannot_be_digested_becomes_a_dead_letter_and_the_worker_goes_on(
+    deploy: Deploy, amqp_url: str, redis_db: RedisDatabase, pool: str
+) -> None:
+    """Messages take another way into a worker here than from Redis; none of them ends it either."""
+    made = on_both(deploy, amqp_url, redis_db)
+    worker = made.ready_worker("press", "canary", pool=pool)
+    store, queue = made.transport().store, f"{redis_db.prefix}.draft"
+    assert store is not None
+    dispatch(made, ActivitySpec("draft", "warm")).result_sync(WITHIN)
+
+    for number, (name, (reason, fields, headers)) in enumerate(FORGED.items()):
+        hop_id = f"forged-{number}.0"
+        given = {"lang": "py", "task": queue, "id": hop_id, **headers}
+        kept = {key: value for key, value in given.items() if value is not ...}
+        with Connection(amqp_url) as connection:
+            message = amqp.Message(application_headers=kept, **{**SOUND, **fields})
+            connection.default_channel.basic_publish(message, exchange="", routing_key=queue)
+
+        letters = eventually(lambda number=number: letters_of(store, number + 1), within=WITHIN, what=name)
+
+        newest = letters[0]
+        assert (name, newest.reason, newest.queue) == (name, reason, queue)
+        assert newest.hop_id == (hop_id if kept.get("id") == hop_id else None)
+        assert newest.worker
+        assert newest.at
+        arrived = ({**SOUND, **fields}["body"], b"x", SECRET.encode())  # the body, or the envelope where one was found
+        assert newest.sha256 in [hashlib.sha256(content).hexdigest() for content in arrived]
+        assert SECRET not in f"{newest}"
+        assert dispatch(made, ActivitySpec("draft", "good")).result_sync(2.0).output == "draft(good|)"
+        assert worker.running
+    assert not [run for run in made.runs() if run == "sung" or run.startswith("forged")]
+    assert SECRET not in worker.log()
+    assert "Traceback" not in worker.log()
+
+
+def letters_of(store: Store, number: int) -> Sequence[DeadLetter]:
+    """Return the letters, newest first, once there are so many."""
+    found = store.dead_letters(after=None, limit=100)
+    return found if len(found) == number else []
 
 
 def waiting_in(connection: Connection, queue: str) -> int | None:

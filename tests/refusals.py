@@ -1,0 +1,204 @@
+"""Dispatches that must be refused: each call with the reason, the field and the text of its error."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, SecretStr
+
+from paigeant_celery.agent import PaigeantAgent
+from paigeant_celery.deps import WorkflowDependencies
+from paigeant_celery.policy import StepPolicy
+from paigeant_celery.slip import ActivitySpec, FunctionSpec
+
+__all__ = ["CASES", "SECRET", "agents"]
+
+SECRET = "hunter2-hunter2"
+
+
+class Order(BaseModel):
+    customer: str
+    lines: list[int]
+
+
+class Credentials(WorkflowDependencies):
+    token: SecretStr
+
+
+@dataclass(frozen=True)
+class Nested:
+    inner: list[dict[str, SecretStr]]
+
+
+def agents() -> tuple[PaigeantAgent[Any, str], PaigeantAgent[Any, str]]:
+    ordering = PaigeantAgent("test", name="ordering", deps_type=Order)
+    plain = PaigeantAgent("test", name="plain")
+    return ordering, plain
+
+
+def spec(name: str = "a", prompt: str = "x", **fields: Any) -> Callable[[], dict[str, Any]]:
+    """A dispatch of one step, which is made only inside the checked call."""
+    return lambda: {"itinerary": [ActivitySpec(name, prompt, **fields)]}
+
+
+def options(**given: Any) -> Callable[[], dict[str, Any]]:
+    """A dispatch of a good step with these arguments."""
+    return lambda: {"itinerary": [ActivitySpec("a", "x")], **given}
+
+
+def deep(levels: int) -> object:
+    value: object = SECRET
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+def case(row: str, what: str, call: Callable[[], dict[str, Any]], reason: str, path: str, text: str) -> Any:
+    return pytest.param(call, reason, path, text, id=f"row{row}-{what}")
+
+
+ID_TEXT = "use 1 to 128 of A-Z, a-z, 0-9, '_' and '-'"
+NAME_TEXT = "a name has 1 to 128 ASCII letters, digits, '_' or '-', in parts joined by dots, and begins with a letter"
+SECRET_TEXT = "a pydantic secret would travel as asterisks; leave it out, and make it on the worker with `deps_factory`"
+LIMIT_TEXT = "must be a whole number from 0 to 1000"
+EMPTY_TEXT = "there is no step to run; call `add_to_runway(…)` since the last dispatch, or pass `itinerary=[…]`"
+
+CASES = [
+    case("16", "empty-itinerary", lambda: {"itinerary": []}, "empty_itinerary", "itinerary", EMPTY_TEXT),
+    case("16", "empty-runway", dict, "empty_itinerary", "itinerary", EMPTY_TEXT),
+    case(
+        "16", "no-step", lambda: {"itinerary": ["a"]}, "invalid_input", "itinerary[0]",
+        "a step is an `ActivitySpec` or `FunctionSpec`, not a str",
+    ),
+    case(
+        "16", "no-list", lambda: {"itinerary": ActivitySpec("a", SECRET)}, "invalid_input", "itinerary",
+        "is a list of steps; put the step into one",
+    ),
+    case(
+        "23", "deadline-no-datetime", options(deadline=SECRET), "invalid_input", "deadline",
+        "must be a `datetime`, not a str",
+    ),
+    *(
+        case("18", what, spec(name), "bad_agent_name", "agent_name", NAME_TEXT)
+        for what, name in {
+            "empty": "", "control": f"{SECRET}\x07", "space": f"{SECRET} b", "path": "../etc/passwd",
+            "too-long": "a" * 129, "homoglyph": "аgent", "newline": f"{SECRET}\n", "digit-first": "1st",
+        }.items()
+    ),
+    case("18", "function", lambda: {"itinerary": [FunctionSpec("a b")]}, "bad_agent_name", "function_name", NAME_TEXT),
+    case(
+        "19", "missing-field", spec("ordering", deps={"customer": SECRET}), "invalid_deps", "itinerary[0].deps.lines",
+        "Field required",
+    ),
+    case(
+        "19", "nested-field", spec("ordering", deps={"customer": "c", "lines": [1, SECRET]}), "invalid_deps",
+        "itinerary[0].deps.lines.1", "Input should be a valid integer, unable to parse string as an integer",
+    ),
+    case(
+        "19", "left-out", spec("ordering"), "invalid_deps", "itinerary[0].deps",
+        "Input should be an object",
+    ),
+    case(
+        "19", "unexpected", spec("plain", deps={"x": SECRET}), "unexpected_deps", "itinerary[0].deps",
+        "the agent 'plain' takes no deps; give it a `deps_type`, or leave them out",
+    ),
+    case(
+        "19", "no-json", spec(deps={"pool": object()}), "invalid_deps", "deps",
+        "a dict has no JSON form (PydanticSerializationError)",
+    ),
+    case(
+        "19", "not-finite", spec(deps=float("nan")), "invalid_deps", "deps",
+        "NaN is no JSON number",
+    ),
+    case("19", "too-deep", spec(deps=deep(25)), "invalid_deps", "deps", f"more than 24 levels at {'[0]' * 24!r}"),
+    case(
+        "20", "10-MiB-prompt", spec(prompt="x" * 10 * 2**20), "too_large", "",
+        "the envelope has more than 1048576 bytes (`paigeant_max_message_size`)",
+    ),
+    *(
+        case("20", f"empty-prompt-{prompt!r}", spec(prompt=prompt), "empty_prompt", "prompt", "an agent needs a prompt")
+        for prompt in ("", " \n\t")
+    ),
+    case(
+        "21", "257-steps", lambda: {"itinerary": [ActivitySpec("a", "x")] * 257}, "too_many_steps", "itinerary",
+        "257 steps exceed `paigeant_max_steps` (256)",
+    ),
+    *(
+        case(
+            "22", f"limit-{limit}", lambda limit=limit: PaigeantAgent("test", name="x", max_added_steps=limit),
+            "invalid_limit", "max_added_steps", LIMIT_TEXT,
+        )
+        for limit in (-1, True, 10**9, 1.0, "3", None)
+    ),
+    *(
+        case("22", f"timeout-{seconds}", lambda s=seconds: StepPolicy(timeout=s), "invalid_policy", "timeout", text)
+        for seconds, text in {
+            0: "Input should be greater than 0", -1: "Input should be greater than 0",
+            10**9: "Input should be less than or equal to 2592000", float("nan"): "Input should be a finite number",
+            "5": "Input should be a valid number", True: "Input should be a valid number",
+        }.items()
+    ),
+    case(
+        "22", "attempts", lambda: StepPolicy(max_attempts=0), "invalid_policy", "max_attempts",
+        "Input should be greater than or equal to 1",
+    ),
+    case(
+        "23", "naive", options(deadline=datetime(2099, 1, 1)), "naive_datetime", "deadline",
+        "give it a time zone, as in `datetime.now(UTC)`",
+    ),
+    case(
+        "23", "past", options(deadline=datetime(2026, 1, 1, tzinfo=UTC)), "deadline_passed", "deadline",
+        "2026-01-01T00:00:00+00:00 is in the past",
+    ),
+    *(
+        case("26", what, options(correlation_id=text), "bad_correlation_id", "correlation_id", ID_TEXT)
+        for what, text in {
+            "empty": "", "dots": f"{SECRET}.1", "braces": "{a}", "newline": "a\n", "NUL": "a\0", "1-KiB": "a" * 1024,
+            "unicode": "é", "no-text": 17,
+        }.items()
+    ),
+    case(
+        "27", "NUL-prompt", spec(prompt=f"{SECRET}\0"), "invalid_text", "prompt",
+        "the prompt contains a NUL character",
+    ),
+    case(
+        "27", "surrogate-prompt", spec(prompt=f"{SECRET}\ud800"), "invalid_text", "prompt",
+        "the prompt contains a lone surrogate",
+    ),
+    case(
+        "27", "NUL-deps", spec(deps={"a": [f"{SECRET}\0"]}), "invalid_text", "deps",
+        "contains a NUL character at 'a[0]'",
+    ),
+    case("27", "surrogate-deps", spec(deps={"a": "\udfff"}), "invalid_text", "deps", "contains a lone surrogate"),
+    case(
+        "27", "NUL-variables", options(variables={"a": f"{SECRET}\0"}), "invalid_text", "variables",
+        "contains a NUL character at 'a'",
+    ),
+    case(
+        "27", "surrogate-variables", options(variables={"\ud800": 1}), "invalid_text", "variables",
+        "contains a lone surrogate",
+    ),
+    case(
+        "27", "variables-no-mapping", options(variables=[SECRET]), "invalid_variables", "variables",
+        "must be a mapping, not a list",
+    ),
+    *(
+        case("32", what, spec(deps=deps), "secret_without_encryption", "deps", SECRET_TEXT)
+        for what, deps in {
+            "field": Credentials(token=SecretStr(SECRET)), "in-list": [SecretStr(SECRET)],
+            "in-dataclass": Nested([{"a": SecretStr(SECRET)}]),
+        }.items()
+    ),
+    case(
+        "32", "variables", options(variables={"t": SecretStr(SECRET)}), "secret_without_encryption", "variables",
+        SECRET_TEXT,
+    ),
+    case(
+        "32", "arguments", lambda: {"itinerary": [FunctionSpec("f", {"t": SecretStr(SECRET)})]},
+        "secret_without_encryption", "arguments", SECRET_TEXT,
+    ),
+]  # fmt: skip
