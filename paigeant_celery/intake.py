@@ -26,6 +26,7 @@ from paigeant_celery.names import Names
 __all__ = ["Intake"]
 
 STORE_WAIT = 0.5  # seconds before a message goes back to its queue whose letter cannot be written
+PRECONDITION_FAILED = 406  # AMQP's reply code, which has more than one reason
 # What code raises that expects a message and gets something else.
 BROKEN = (KeyError, IndexError, TypeError, ValueError, AttributeError, RecursionError)
 
@@ -59,6 +60,7 @@ class Intake:
         consumer.on_unknown_task = self._unknown_task(consumer.on_unknown_task)
         consumer.on_decode_error = self._decode_error(consumer.on_decode_error)
         consumer.ensure_connected = self._hardening(consumer.ensure_connected)
+        consumer.loop = self._outlasting(consumer.loop)
 
     def _handling(self, create: Callable[..., Any]) -> Callable[..., Any]:
         def create_task_handler(*args: Any, **kwargs: Any) -> Callable[[Any], None]:
@@ -217,6 +219,26 @@ class Intake:
 
         return connected
 
+    def _outlasting(self, loop: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a loop that connects again where RabbitMQ closed the channel of a step that outlasts a limit of it.
+
+        Celery takes a closed channel for an error of the worker's, and ends the worker.
+        """
+
+        def outlast(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return loop(*args, **kwargs)
+            except self._consumer.channel_errors as error:
+                if not (self.ours and _is_consumer_timeout(error)):
+                    raise
+                logger.warning(
+                    "a step runs longer than RabbitMQ's `consumer_timeout`; it goes on, and this worker connects again",
+                    extra={"action": "consumer_timeout"},
+                )
+                raise ConnectionResetError(str(error)) from error
+
+        return outlast
+
     def _hardened(self, transport: Any) -> Any:
         """Give a transport, before it connects, channels and messages of ours."""
         if transport.driver_type == "redis":
@@ -235,6 +257,10 @@ class Intake:
             self._service().discard(arrival)
         except TransientError as away:  # it is taken off the queue already, and no hop of ours
             logger.error("no dead letter is kept: %s", away, extra={"action": "store_unreachable"})
+
+
+def _is_consumer_timeout(error: Exception) -> bool:
+    return getattr(error, "reply_code", None) == PRECONDITION_FAILED and "timed out" in str(error)
 
 
 def _reading(channel: Any, intake: Intake) -> Any:

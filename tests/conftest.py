@@ -86,6 +86,14 @@ def own_rabbit() -> Iterator[RabbitServer]:
         yield _enter(stack, rabbit_server())
 
 
+@pytest.fixture
+def impatient_rabbit() -> Iterator[RabbitServer]:
+    """Start a RabbitMQ broker that takes back what a consumer has not acknowledged within two seconds."""
+    with ExitStack() as stack:
+        # It looks at the time when a channel ticks, which by default is once a minute.
+        yield _enter(stack, rabbit_server(consumer_timeout=2000, channel_tick_interval=1000))
+
+
 def _enter(stack: ExitStack, server: AbstractContextManager[S]) -> S:
     try:
         return stack.enter_context(server)

@@ -99,14 +99,15 @@ class RabbitServer:
     """A RabbitMQ broker of our own on 127.0.0.1, with its own ports, node name and folders.
 
     It shares nothing with a broker that the machine runs as a service: not even the daemon by which nodes find
-    each other. It keeps its ports and what its queues hold over `stop` and `start`.
+    each other. It keeps its ports and what its queues hold over `stop` and `start`. `settings` are those of the
+    application `rabbit`, some of which no `rabbitmq.conf` can hold.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, **settings: int) -> None:
         self._command, self._epmd = _rabbit_commands()
         self._folder = Path(tempfile.mkdtemp(prefix="rabbitmq-"))
         self._port = free_port()
-        self._environment = _rabbit_environment(self._folder, self._port)
+        self._environment = _rabbit_environment(self._folder, self._port, settings)
         self._processes: list[subprocess.Popen[bytes]] = []
         try:
             self.start()
@@ -169,9 +170,9 @@ class RabbitServer:
 
 
 @contextlib.contextmanager
-def rabbit_server() -> Iterator[RabbitServer]:
+def rabbit_server(**settings: int) -> Iterator[RabbitServer]:
     """Give a RabbitMQ broker of our own, removed at the end; raises `NoServer`."""
-    server = RabbitServer()
+    server = RabbitServer(**settings)
     try:
         yield server
     finally:
@@ -221,10 +222,11 @@ def _rabbit_commands() -> tuple[str, str]:
     return command, epmd
 
 
-def _rabbit_environment(folder: Path, port: int) -> Mapping[str, str]:
+def _rabbit_environment(folder: Path, port: int, settings: Mapping[str, int]) -> Mapping[str, str]:
     plugins, configuration = folder / "enabled_plugins", folder / "rabbitmq.conf"
     plugins.write_text("[].\n")
     configuration.touch()
+    arguments = [f"-rabbit {name} {value}" for name, value in settings.items()]
     return {
         "PATH": os.environ["PATH"],
         "HOME": str(folder),  # where the node puts its cookie
@@ -234,7 +236,7 @@ def _rabbit_environment(folder: Path, port: int) -> Mapping[str, str]:
         "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
         "RABBITMQ_NODE_PORT": str(port),
         "RABBITMQ_DIST_PORT": str(free_port()),
-        "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1}",
+        "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": " ".join(["-kernel inet_dist_use_interface {127,0,0,1}", *arguments]),
         "RABBITMQ_CONFIG_FILE": str(configuration.with_suffix("")),
         "RABBITMQ_CONF_ENV_FILE": str(folder / "rabbitmq-env.conf"),
         "RABBITMQ_ENABLED_PLUGINS_FILE": str(plugins),

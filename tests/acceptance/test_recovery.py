@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import redis
 from celery import Celery
 from processes import Deployment, Process, deployment, eventually, own_pids
+from servers import RedisServer
 
 from paigeant_celery import ActivitySpec, WorkflowDispatcher, WorkflowHandle
 
@@ -230,3 +231,60 @@ def swept(where: Deployment, *, times: int) -> None:
         for _ in range(times):
             last = store.hget(f"{where.prefix}:meta", "swept_at")
             eventually(lambda last=last: store.hget(f"{where.prefix}:meta", "swept_at") != last)
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
+def test_a_step_that_outlasts_the_visibility_timeout_runs_once(
+    redis_url: str, tmp_path: Path, gate: Path, pool: str
+) -> None:
+    """A chain of Celery's would begin a long step again each time; here the copy is dropped."""
+    options = {"visibility_timeout": 1, "unacked_restore_interval": 1, "unacked_restore_throttle": 1}
+    with deployment(redis_url, tmp_path / "made", broker_transport_options=options) as made:
+        workers = [made.ready_worker("press", "troubles", pool=pool, slots=1, name=name) for name in ("one", "two")]
+        handle = dispatch(made, gate)
+        received = f"gated[{handle.correlation_id}.1] received"
+        eventually(
+            lambda: sum(worker.log().count(received) for worker in workers) >= 2,
+            within=WITHIN,
+            what="no copy of the step was delivered",
+        )
+        gate.touch()
+
+        expect_whole(handle)
+        assert runs(made, handle) == [1, 1, 1]
+        assert handle.status_sync().attempt == 1
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+@pytest.mark.parametrize(("how", "deliveries"), [("cut", 2), ("restarted", 1)])
+def test_a_lost_broker_connection_under_a_run_starts_no_second_one(
+    own_redis: Callable[..., RedisServer], tmp_path: Path, gate: Path, pool: str, how: str, deliveries: int
+) -> None:
+    """The worker connects again. From a server that lives it is given the message again, and has the step already."""
+    server = own_redis("--appendonly", "yes")
+    with deployment(server.url, tmp_path / "made") as made:
+        worker = made.ready_worker("press", "troubles", pool=pool, slots=2)
+        handle = dispatch(made, gate)
+        gated_runs(made, handle, 1)
+
+        if how == "cut":
+            with redis.Redis.from_url(made.url) as client:
+                client.client_kill_filter(_type="normal", skipme=True)
+        else:
+            server.stop()
+        worker.wait_for_log("Connection to broker lost")
+        if how == "restarted":
+            server.start()
+        received = f"gated[{handle.correlation_id}.1] received"
+        eventually(
+            lambda: (worker.log().count("Connected to redis"), worker.log().count(received)) == (2, deliveries),
+            within=WITHIN,
+            what="no copy of the step was delivered",
+        )
+        gate.touch()
+
+        expect_whole(handle)
+        assert runs(made, handle) == [1, 1, 1]
+        assert handle.status_sync().attempt == 1
+        assert worker.running
+        assert "Unrecoverable error" not in worker.log()

@@ -138,7 +138,9 @@ def test_after_an_outage_of_the_store_no_run_is_taken_over(
     """
     server = own_redis("--appendonly", "yes")
     with deployment(server.url, tmp_path / "made", paigeant_lease=LEASE) as made:
-        busy = [made.start_worker("crowd", pool="threads", slots=RUNS // 2, name=name) for name in ("late", "soon")]
+        # With slots to spare: a worker whose slots are all taken does not wait for messages while its server goes away.
+        slots = RUNS // 2 + 20
+        busy = [made.start_worker("crowd", pool="threads", slots=slots, name=name) for name in ("late", "soon")]
         handles = [dispatch(made, FunctionSpec("attend", {"gate": str(gate)})) for _ in range(RUNS)]
         eventually(lambda: len(made.runs()) == RUNS, within=WITHIN, what="not all runs began")
         made.ready_worker("crowd", pool="threads", slots=RUNS // 2, name="idle")
@@ -159,6 +161,7 @@ def test_after_an_outage_of_the_store_no_run_is_taken_over(
         assert {handle.status_sync().attempt for handle in handles} == {1}
         claims = [event for handle in handles for event in handle.events_sync() if event.type == "claimed"]
         assert len(claims) == RUNS
+        assert all(worker.running and "Unrecoverable" not in worker.log() for worker in busy)
 
 
 def swept(made: Deployment) -> tuple[float, float]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from celery.worker.consumer import Consumer
+from celery.worker.consumer.consumer import Evloop
 from celery.worker.request import Request
 from conftest import RedisDatabase
 from kombu import Connection, Producer, Queue
@@ -19,7 +20,7 @@ from kombu.transport import pyamqp, redis, virtual
 from paigeant_celery.intake import Intake
 from paigeant_celery.names import Names
 
-WRAPPED = ("create_task_handler", "on_unknown_message", "on_unknown_task", "on_invalid_task", "on_decode_error")
+WRAPPED = ("loop", "create_task_handler", "on_unknown_message", "on_unknown_task", "on_invalid_task", "on_decode_error")
 
 
 def parameters(function: object) -> list[str]:
@@ -48,6 +49,12 @@ def test_the_consumer_connects_through_the_method_that_is_wrapped() -> None:
     assert "self.ensure_connected(" in source
 
 
+def test_a_consumer_waits_for_messages_in_the_loop_that_is_wrapped() -> None:
+    """What that loop raises decides whether Celery connects again or ends the worker."""
+    assert "c.loop(*c.loop_args())" in inspect.getsource(Evloop.start)
+    assert issubclass(ConnectionResetError, Connection("amqp://127.0.0.1:1").connection_errors)
+
+
 def test_the_redis_channel_reads_items_in_the_method_that_is_wrapped() -> None:
     """The item is popped and handed on in one call; between the two, nobody else sees it."""
     source = inspect.getsource(redis.Channel._brpop_read)
@@ -60,6 +67,15 @@ def test_the_redis_channel_reads_items_in_the_method_that_is_wrapped() -> None:
 def test_a_connection_makes_its_transports_in_the_method_that_is_wrapped() -> None:
     """One that fails over to another broker makes a new one, which must read as carefully."""
     assert "self._transport = self.create_transport()" in inspect.getsource(Connection.transport.fget)
+
+
+def test_a_redis_channel_asks_for_its_address_in_the_method_that_is_wrapped() -> None:
+    """A channel whose connection was lost has none; what is raised instead is a lost connection for Kombu, too."""
+    source = inspect.getsource(redis.Channel._connparams)
+
+    assert parameters(redis.Channel._connparams) == ["self", "asynchronous"]
+    assert "conninfo = self.connection.client" in source
+    assert issubclass(ConnectionResetError, Connection("redis://127.0.0.1:1").connection_errors)
 
 
 def test_a_transport_makes_its_channels_of_the_class_it_names() -> None:

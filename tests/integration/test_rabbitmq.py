@@ -71,7 +71,8 @@ def deploy(tmp_path: Path) -> Iterator[Deploy]:
             new = Deployment(url, tmp_path, paigeant_consume="only", **settings)
             stack.callback(remove_queues, url, new.settings["paigeant_prefix"])
             stack.callback(new.remove)
-            (new.configured("worker") / "keeper.py").write_text(KEEPER)
+            for name in ("worker", "killed", "second"):
+                (new.configured(name) / "keeper.py").write_text(KEEPER)
             return new
 
         yield made
@@ -185,6 +186,52 @@ def test_without_a_store_a_step_of_a_killed_worker_is_delivered_again(
 
     assert json.loads(kept.read_text()) == {"pause": "went on"}
     assert made.runs() == [first, first]
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_a_step_that_outlasts_the_consumer_timeout_runs_once(
+    impatient_rabbit: RabbitServer, deploy: Deploy, redis_db: RedisDatabase, tmp_path: Path, pool: str
+) -> None:
+    """RabbitMQ takes the message back and closes the channel under a step of an hour; nobody pays for it twice."""
+    made = on_both(deploy, impatient_rabbit.url, redis_db, worker_enable_prefetch_count_reduction=False)
+    worker = made.ready_worker("press", "keeper", pool=pool)
+    go_on = tmp_path / "go on"
+    handle = dispatch(made, FunctionSpec("pause", {"until": str(go_on)}), ActivitySpec("draft", "after"))
+
+    copy = f"{handle.correlation_id}.0] received"
+    eventually(lambda: worker.log().count(copy) >= 2, within=WITHIN, what="no copy of the step was delivered")
+    go_on.touch()
+
+    assert handle.result_sync(WITHIN).outputs == {"pause": "went on", "draft": "draft(after|went on)"}
+    assert made.runs() == [f"{handle.correlation_id}.{place}" for place in range(2)]
+    assert [event.type for event in handle.events_so_far()].count("completed") == 2
+    assert dispatch(made, ActivitySpec("draft", "next")).result_sync(WITHIN).output == "draft(next|)"
+    assert worker.running
+
+
+@pytest.mark.parametrize("kind", ["classic", pytest.param("quorum", marks=OLD)])
+def test_the_step_of_a_killed_worker_runs_once_more_with_a_store(
+    deploy: Deploy, amqp_url: str, redis_db: RedisDatabase, tmp_path: Path, kind: str
+) -> None:
+    """Broker and store both miss the worker, and send one message each; one of them begins the step."""
+    confirms = {"confirm_publish": True}
+    made = on_both(
+        deploy, amqp_url, redis_db, task_create_missing_queue_type=kind, broker_transport_options=confirms
+    )  # fmt: skip
+    killed = made.ready_worker("press", "keeper", pool="threads", name="killed")
+    go_on = tmp_path / "go on"
+    handle = dispatch(made, FunctionSpec("pause", {"until": str(go_on)}), ActivitySpec("draft", "after"))
+    first = f"{handle.correlation_id}.0"
+    eventually(lambda: made.runs() == [first], within=WITHIN, what="the first run did not begin")
+    made.ready_worker("press", "keeper", pool="threads", name="second")
+
+    killed.kill()
+    eventually(lambda: made.runs() == [first, first], within=WITHIN, what="the second run did not begin")
+    go_on.touch()
+
+    assert handle.result_sync(WITHIN).outputs == {"pause": "went on", "draft": "draft(after|went on)"}
+    assert made.runs() == [first, first, f"{handle.correlation_id}.1"]
+    assert "settings: worker_prefetch_multiplier 1, confirm_publish, broker_heartbeat 120 s, " in killed.log()
 
 
 def test_executors_serve_from_rabbitmq(deploy: Deploy, amqp_url: str, redis_db: RedisDatabase) -> None:

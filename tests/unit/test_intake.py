@@ -20,6 +20,14 @@ MAX_SIZE = 4096  # bytes of an envelope; of a body three times as much, and 64 K
 MAX_BODY = 3 * MAX_SIZE + 64 * 1024
 
 
+class ChannelClosed(Exception):
+    """What AMQP says when it closes a channel."""
+
+    def __init__(self, reply_code: int, text: str) -> None:
+        super().__init__(text)
+        self.reply_code = reply_code
+
+
 class Line:
     """A consumer that notes what reaches Celery, with an intake before it."""
 
@@ -28,6 +36,8 @@ class Line:
         self.passed: list[object] = []
         self.discarded: list[Arrival] = []
         self.away = False
+        self.raises: list[Exception] = []
+        self.ours = {"ours"}
         self.consumer = SimpleNamespace(
             create_task_handler=lambda: self.passed.append,
             on_unknown_message=lambda body, message: self.passed.append(message),
@@ -35,18 +45,25 @@ class Line:
             on_invalid_task=lambda body, message, error: self.passed.append(message),
             on_decode_error=lambda message, error: self.passed.append(message),
             ensure_connected=lambda connection: connection,
+            loop=self._loop,
             connection_errors=(OSError,),
+            channel_errors=(ChannelClosed,),
             strategies={"shop.send_mail": object()},
         )
         self.intake = Intake(
             self.consumer,
             names=Names(),
             service=lambda: self,
-            ours={"ours"},
+            ours=self.ours,
             max_size=MAX_SIZE,  # type: ignore[arg-type,return-value]
         )
         self.intake.guard()
         self.handle = self.consumer.create_task_handler()
+
+    def _loop(self, *_: object) -> str:
+        if self.raises:
+            raise self.raises.pop()
+        return "ended"
 
     def discard(self, arrival: Arrival) -> None:
         if self.away:
@@ -253,3 +270,32 @@ def test_a_message_that_is_too_large_is_refused_with_that_reason(line: Line) -> 
 
     assert [(arrival.hop_id, arrival.fault) for arrival in line.discarded] == [("w.0", fault)]
     assert message.answers == [False]
+
+
+TIMED_OUT = "PRECONDITION_FAILED - delivery acknowledgement on channel 1 timed out. Timeout value used: 1800000 ms."
+
+
+def test_a_channel_that_was_closed_under_a_long_step_is_a_lost_connection(line: Line) -> None:
+    """Celery connects again after one, and ends its worker for anything else."""
+    line.raises.append(ChannelClosed(406, TIMED_OUT))
+
+    with pytest.raises(ConnectionResetError, match="timed out"):
+        line.consumer.loop("consumer")
+
+    assert line.consumer.loop("consumer") == "ended"
+
+
+@pytest.mark.parametrize(
+    ("code", "text", "ours"),
+    [(406, "PRECONDITION_FAILED - unknown delivery tag 7", True), (404, TIMED_OUT, True), (406, TIMED_OUT, False)],
+)
+def test_a_channel_that_was_closed_for_another_reason_is_left_to_celery(
+    line: Line, code: int, text: str, ours: bool
+) -> None:
+    """It would come again; and a worker that serves none of our steps is not ours to judge."""
+    line.raises.append(ChannelClosed(code, text))
+    if not ours:
+        line.ours.clear()
+
+    with pytest.raises(ChannelClosed):
+        line.consumer.loop("consumer")

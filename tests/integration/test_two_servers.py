@@ -1,0 +1,76 @@
+"""The broker in one Redis and the store in another: neither knows of the other, and each may lose what it holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from processes import Deployment, deployment, eventually
+from servers import RedisServer
+
+from paigeant_celery import ActivitySpec, WorkflowDispatcher, WorkflowHandle
+
+WITHIN = 30.0  # seconds for what takes about seven: a message is overdue after five
+
+
+@pytest.fixture
+def broker(own_redis: Callable[..., RedisServer]) -> RedisServer:
+    """A server that keeps nothing over a restart."""
+    return own_redis()
+
+
+@pytest.fixture
+def made(broker: RedisServer, own_redis: Callable[..., RedisServer], tmp_path: Path) -> Iterator[Deployment]:
+    with deployment(broker.url, tmp_path / "made", store=own_redis().url) as made:
+        yield made
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Iterator[Path]:
+    """The file that a step of `gated` waits for; it appears at the latest when the test ends."""
+    gate = tmp_path / "gate"
+    yield gate
+    gate.touch()
+
+
+def dispatch(made: Deployment, gate: Path) -> WorkflowHandle:
+    """Start a workflow of two steps, the first of which waits for the gate."""
+    transport, dispatcher = made.transport(), WorkflowDispatcher()
+    steps = [ActivitySpec("gated", str(gate)), ActivitySpec("draft", "after")]
+    return dispatcher.handle(dispatcher.dispatch_workflow_sync(transport, itinerary=steps), transport)
+
+
+def test_the_step_of_a_killed_worker_runs_on_another_one(made: Deployment, gate: Path) -> None:
+    """The broker still holds its message for an hour; the store knows that nobody runs it."""
+    killed = made.ready_worker("press", "troubles", slots=1, name="killed")
+    handle = dispatch(made, gate)
+    eventually(lambda: len(made.runs()) == 1, within=WITHIN, what="the first run did not begin")
+    made.ready_worker("press", "troubles", slots=1, name="second")
+
+    killed.kill()
+    eventually(lambda: len(made.runs()) == 2, within=WITHIN, what="the second run did not begin")
+    gate.touch()
+
+    assert handle.result_sync(WITHIN).output == "draft(after|the gate is open)"
+    assert made.runs() == [f"{handle.correlation_id}.{place}" for place in (0, 0, 1)]
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_a_broker_that_comes_back_empty_loses_no_workflow(
+    made: Deployment, broker: RedisServer, gate: Path, pool: str
+) -> None:
+    """Neither the one whose step was running, nor those whose messages waited."""
+    worker = made.ready_worker("press", "troubles", pool=pool, slots=1)
+    handles = [dispatch(made, gate) for _ in range(5)]
+    eventually(lambda: len(made.runs()) == 1, within=WITHIN, what="the first run did not begin")
+
+    broker.stop()
+    worker.wait_for_log("Connection to broker lost")
+    broker.start()
+    gate.touch()
+
+    for handle in handles:
+        assert handle.result_sync(WITHIN).output == "draft(after|the gate is open)"
+        assert [event.type for event in handle.events_so_far()].count("completed") == 2
+    assert sorted(made.runs()) == sorted(f"{handle.correlation_id}.{place}" for handle in handles for place in (0, 1))
