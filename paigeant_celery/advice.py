@@ -46,13 +46,12 @@ def advise(transport: CeleryTransport, *, longest_step: float, prefetch: int, th
     """
     connection = transport.app.connection_for_read()
     broker = connection.transport
-    findings = [_prefetch(transport.app.conf, prefetch)]
+    durable = transport.store is not None
+    findings = [_prefetch(transport.app.conf, prefetch, redis=broker.driver_type == "redis")]
     if broker.driver_type == "redis":
         options = {**_defaults(broker.Channel), **connection.transport_options}
-        durable = transport.store is not None
         findings += [_visibility(options, durable=durable, longest_step=longest_step), _liveness(options)]
     elif broker.driver_type == "amqp":
-        durable = transport.store is not None
         findings += [
             _confirms(connection.transport_options, durable=durable),
             _heartbeat(transport.app.conf.broker_heartbeat),
@@ -77,10 +76,10 @@ def _defaults(channel: Any) -> dict[str, object]:
     return {name: getattr(channel, name, None) for name in ("visibility_timeout", "health_check_interval")}
 
 
-def _prefetch(conf: Any, multiplier: int) -> Finding:
+def _prefetch(conf: Any, multiplier: int, *, redis: bool) -> Finding:
     if multiplier == 1:
         return Found("worker_prefetch_multiplier 1")
-    if conf.get("worker_disable_prefetch"):
+    if redis and conf.get("worker_disable_prefetch"):  # Celery heeds it on no other broker
         return Found("worker_disable_prefetch")
     return Recommended(
         setting="worker_prefetch_multiplier",

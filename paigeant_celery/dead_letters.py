@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Sequence
 
 from pydantic import JsonValue
@@ -57,6 +58,9 @@ class DeadLetters:
         letter = store.dead_letter(letter_id)
         if letter is None or letter.correlation_id is None:
             return False
+        record = store.workflow(letter.correlation_id)
+        if record is None or record.hop_id != letter.hop_id:
+            return False
         if store.redrive(letter.correlation_id) != "redriven":
             return False
         self.drop(letter_id)  # another one than that of the parked hop, which went with the redrive
@@ -72,8 +76,8 @@ class DeadLetters:
         envelopes = {letter.letter_id: envelope for letter, envelope in self._queue.look()}
         if (envelope := envelopes.get(letter_id)) is None:
             return False
-        settings, publisher = self._transport.settings, self._transport.publisher
-        message = parse(envelope, max_size=settings.max_message_size, max_steps=settings.max_steps)
+        publisher = self._transport.publisher
+        message = parse(envelope, max_size=sys.maxsize, max_steps=sys.maxsize)
         queue = publisher.queue_for(message.step.activity, message.step.queue)
         publisher.publish(delivery_of(message, envelope, queue, registry.find(message.step.activity)))
         return self.drop(letter_id)
@@ -96,13 +100,18 @@ def letter_of(arrival: Arrival, fault: MessageError, *, worker: str) -> DeadLett
         text=str(fault)[:MOST_TEXT],
         hop_id=arrival.hop_id if ids is not None else None,
         correlation_id=ids[0] if ids is not None else None,
-        activity=arrival.activity[:200] or None,
-        queue=arrival.queue,
+        activity=_printable(arrival.activity) or None,
+        queue=_printable(arrival.queue) if arrival.queue is not None else None,
         size=len(content),
         sha256=digest,
         sample=redacted(content.decode(errors="backslashreplace")),
         worker=worker,
     )
+
+
+def _printable(name: str) -> str:
+    """Return a name that a stranger chose as every store can keep it."""
+    return name[:200].encode("ascii", errors="replace").decode()
 
 
 def redacted(content: str) -> str:

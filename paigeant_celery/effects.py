@@ -6,6 +6,7 @@ Each effect may be repeated, and raises `TransientError` where store or broker i
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ from paigeant_celery.config import Settings
 from paigeant_celery.dead_letters import letter_of
 from paigeant_celery.errors import MessageError, StoreCorrupt
 from paigeant_celery.flow import Failure
-from paigeant_celery.guard import Arrival, refusal_of
+from paigeant_celery.guard import Arrival, is_misaddressed, refusal_of
 from paigeant_celery.message import PaigeantMessage, content_digest, encode, parse, sha256
 from paigeant_celery.names import next_place, split_hop_id
 from paigeant_celery.ports import (
@@ -194,24 +195,31 @@ class RecordedEffects:
         return summary_of(hop, "parked", error_class=failure.error_class)
 
     def refuse(self, arrival: Arrival, fault: MessageError, message: PaigeantMessage | None) -> Refusal:
-        """Keep a dead letter, and park the workflow where the envelope is the one that was recorded.
+        """Park the workflow of a hop whose own message cannot be run; of anything else keep a dead letter.
 
-        Another envelope under the id of a recorded hop harms no workflow: the genuine one is sent again when it is
-        overdue.
+        A hop's own message is the envelope that was recorded, sent as it was recorded. Whatever else bears its id harms
+        no workflow: the genuine message is sent again when it is overdue. A copy of what is handled already is dropped.
         """
-        # The letter comes first: a crash behind it has the message delivered and refused again, and its letter is
-        # known then; the other way round, the closed hop would be dropped as a copy.
-        self.discard(arrival, fault)
-        step_id = message.step.step_id or "" if message is not None else ""
-        refused = Refused(reason=fault.reason, step_id=step_id)
-        if not isinstance(arrival.envelope, str) or split_hop_id(arrival.hop_id) is None:
-            return refused
+        step = message.slip.next_step if message is not None else None
+        refused = Refused(reason=fault.reason, step_id=step.step_id or "" if step is not None else "")
+        answer: ClaimAnswer
         try:
-            answer = self._park_unrun(arrival, sha256(arrival.envelope), fault, step_id)
-        except StoreCorrupt:  # logged above; there is nothing left that could be recorded
-            return refused
-        unheard_of = isinstance(answer, Dropped) and answer.reason == "unknown"
-        return refused if isinstance(answer, Claimed) or unheard_of else Drop(reason=answer.reason)
+            if is_misaddressed(arrival, message) or not isinstance(arrival.envelope, str):
+                answer = self._standing(arrival)
+            else:
+                answer = self._claim_unrun(arrival, fault, message, sha256(arrival.envelope))
+        except StoreCorrupt:  # there is nothing left that could be recorded
+            answer = Dropped(reason="unknown")
+        match answer:
+            case Claimed():
+                self._park_unrun(arrival, answer, fault, refused.step_id)
+                return refused
+            case Dropped(reason="unknown"):
+                self.discard(arrival, fault)
+                return refused
+            case Dropped(reason="altered"):
+                self.discard(arrival, fault)
+        return Drop(reason=answer.reason)
 
     def refuse_unread(self, arrival: Arrival, fault: MessageError) -> None:
         """Keep a dead letter, and park the workflow where the envelope that was recorded is too large as well.
@@ -227,8 +235,9 @@ class RecordedEffects:
             try:
                 parse(record.envelope, max_size=self._settings.max_message_size, max_steps=self._settings.max_steps)
             except MessageError as own:
-                if own.reason == "too_large":
-                    self._park_unrun(arrival, sha256(record.envelope), own, "")
+                answer = self._claim(arrival, digest=sha256(record.envelope), max_attempts=ANY_ATTEMPT)
+                if own.reason == "too_large" and isinstance(answer, Claimed):
+                    self._park_unrun(arrival, answer, own, "")
 
     def discard(self, arrival: Arrival, fault: MessageError) -> None:
         """Log and keep what may be told of a message that cannot be run."""
@@ -242,12 +251,30 @@ class RecordedEffects:
         )
         return self._store.claim(claim)
 
-    def _park_unrun(self, arrival: Arrival, digest: str, fault: MessageError, step_id: str) -> ClaimAnswer:
+    def _standing(self, arrival: Arrival) -> Dropped:
+        """Say how a message stands to a hop that it is not the own message of."""
+        ids = split_hop_id(arrival.hop_id)
+        known = ids is not None and self._store.workflow(ids[0]) is not None
+        return Dropped(reason="altered" if known else "unknown")
+
+    def _claim_unrun(
+        self, arrival: Arrival, fault: MessageError, message: PaigeantMessage | None, digest: str
+    ) -> ClaimAnswer:
+        """Claim a hop only to park it; a workflow that the store does not know is adopted first, as if it could run."""
+        if split_hop_id(arrival.hop_id) is None:
+            return Dropped(reason="unknown")
         answer = self._claim(arrival, digest=digest, max_attempts=ANY_ATTEMPT)
-        if isinstance(answer, Claimed):
-            failure = Failure(step_id=step_id or None, error_class=fault.reason, text=fault.detail)
-            self._store.park(self._closing(arrival, answer), failure, letter_of(arrival, fault, worker=self._owner()))
+        if answer == Dropped(reason="unknown") and message is not None and fault.reason != "expired":
+            with suppress(MessageError):  # it is too old
+                self._adopt(arrival, message, digest)
+                answer = self._claim(arrival, digest=digest, max_attempts=ANY_ATTEMPT)
         return answer
+
+    def _park_unrun(self, arrival: Arrival, claimed: Claimed, fault: MessageError, step_id: str) -> None:
+        log_refusal(arrival, fault)
+        failure = Failure(step_id=step_id or None, error_class=fault.reason, text=fault.detail)
+        with suppress(StoreCorrupt):
+            self._store.park(self._closing(arrival, claimed), failure, letter_of(arrival, fault, worker=self._owner()))
 
     def _closing(self, arrival: Arrival, claimed: Claimed) -> Closing:
         return Closing(hop_id=arrival.hop_id, owner=self._owner(), fence=claimed.fence)
@@ -255,7 +282,7 @@ class RecordedEffects:
     def _adopt(self, arrival: Arrival, message: PaigeantMessage, digest: str) -> None:
         """Record a workflow that only its message knows; its age is judged by the store's clock."""
         envelope = str(arrival.envelope)
-        queue = arrival.queue or self._publisher.queue_for(message.step.activity, message.step.queue)
+        queue = self._publisher.queue_for(message.step.activity, message.step.queue)
         hop = HopRecord(hop_id=message.message_id, queue=queue, envelope=envelope, digest=digest)
         new = NewWorkflow(correlation_id=message.correlation_id, content=content_digest(message), hop=hop)
         oldest = timedelta(seconds=min(self._settings.max_message_age, self._settings.result_ttl))
@@ -281,9 +308,7 @@ class RecordedEffects:
         if ids is None or record is None or record.state != "running" or record.running:
             return
         if split_hop_id(record.hop_id) == (ids[0], next_place(ids[1])):
-            message = parse(
-                record.envelope, max_size=self._settings.max_message_size, max_steps=self._settings.max_steps
-            )
+            message = parse(record.envelope, max_size=sys.maxsize, max_steps=sys.maxsize)
             self._publish(message, record.envelope, record.queue)
 
     def _complete(self, hop: Opened, envelope: str, next_hop: HopRecord | None, outcome: Outcome) -> bool:

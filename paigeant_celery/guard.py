@@ -10,7 +10,7 @@ from paigeant_celery.config import Settings
 from paigeant_celery.errors import MessageError
 from paigeant_celery.message import PaigeantMessage, parse
 
-__all__ = ["Arrival", "admit", "content_of", "refusal_of"]
+__all__ = ["Arrival", "check_address", "content_of", "is_misaddressed", "read", "refusal_of"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,17 +31,26 @@ class Arrival:
     token: str = field(default_factory=lambda: uuid.uuid4().hex)
 
 
-def admit(arrival: Arrival, settings: Settings) -> PaigeantMessage:
-    """Return the message of a delivery, or raise `MessageError` with the reason why it cannot be run."""
+def read(arrival: Arrival, settings: Settings) -> PaigeantMessage:
+    """Return the message of a delivery, or raise `MessageError` with the reason why it is none."""
     if arrival.fault is not None:
         raise arrival.fault
-    message = parse(arrival.envelope, max_size=settings.max_message_size, max_steps=settings.max_steps)
+    return parse(arrival.envelope, max_size=settings.max_message_size, max_steps=settings.max_steps)
+
+
+def check_address(arrival: Arrival, message: PaigeantMessage) -> None:
+    """Raise `MessageError` where a message was not sent as the hop that it asks for."""
     step = message.step
     if message.message_id != arrival.hop_id:
         raise MessageError("inconsistent_slip", "message_id", f"sent as task {arrival.hop_id[:160]!r}")
     if step.activity != arrival.activity:
         raise MessageError("inconsistent_slip", "slip.itinerary[0]", f"sent to the activity {arrival.activity!r}")
-    return message
+
+
+def is_misaddressed(arrival: Arrival, message: PaigeantMessage | None) -> bool:
+    """Say whether what is wrong is around the envelope, so that the same envelope may be sound elsewhere."""
+    step = message.slip.next_step if message is not None else None
+    return arrival.fault is not None or (step is not None and step.activity != arrival.activity)
 
 
 def refusal_of(arrival: Arrival, fault: MessageError) -> dict[str, object]:

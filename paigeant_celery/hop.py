@@ -15,7 +15,7 @@ from paigeant_celery.config import Settings
 from paigeant_celery.effects import Drop, Effects, Refused, Summary
 from paigeant_celery.errors import MessageError, StoreCorrupt, TransientError, UnknownActivity
 from paigeant_celery.flow import Advance, Begun, Exhausted, Fail, Failure, Finish, Limits, Park, Retry, Run, decide
-from paigeant_celery.guard import Arrival, admit
+from paigeant_celery.guard import Arrival, check_address, read
 from paigeant_celery.message import PaigeantMessage, encode
 from paigeant_celery.names import FIRST_PLACE
 from paigeant_celery.ports import Activity, Claimed, Closing, Dropped, Store
@@ -56,7 +56,8 @@ class HopService:
         """
         message: PaigeantMessage | None = None
         try:
-            message = admit(arrival, self._settings)
+            message = read(arrival, self._settings)
+            check_address(arrival, message)
             activity = self._loaded(arrival.activity)
             activity.check(message.step)
             return self._claimed(arrival, message, activity)
@@ -74,7 +75,8 @@ class HopService:
         """Refuse a message for which this worker has no task, which Celery would drop."""
         message: PaigeantMessage | None = None
         try:
-            message = admit(arrival, self._settings)
+            message = read(arrival, self._settings)
+            check_address(arrival, message)
             self._loaded(arrival.activity)
             raise MessageError("unknown_agent", "", "was loaded after this worker began; start the worker anew")
         except MessageError as fault:

@@ -7,17 +7,17 @@ size. The hooks used here are not part of Celery's public interface; a contract 
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 import zlib
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
 from celery.exceptions import InvalidTaskError
 from kombu.exceptions import ContentDisallowed
-from kombu.message import Message
 
+from paigeant_celery.channels import BROKEN, harden, headers_in
 from paigeant_celery.errors import MessageError, TransientError
 from paigeant_celery.guard import Arrival
 from paigeant_celery.hop import HopService
@@ -27,9 +27,6 @@ __all__ = ["Intake"]
 
 STORE_WAIT = 0.5  # seconds before a message goes back to its queue whose letter cannot be written
 PRECONDITION_FAILED = 406  # AMQP's reply code, which has more than one reason
-# What code raises that expects a message and gets something else.
-BROKEN = (KeyError, IndexError, TypeError, ValueError, AttributeError, RecursionError)
-
 # A body is JSON in which an envelope of UTF-8 takes three times its bytes at most, for it is written in ASCII, and
 # beside which Celery writes fields of its own.
 MOST_GROWTH = 3
@@ -49,7 +46,7 @@ class Intake:
         self._consumer, self._names, self._service, self.ours = consumer, names, service, ours
         self._max_size = max_size
         self._max_body = MOST_GROWTH * max_size + MOST_BESIDE
-        self.reading: str | None = None  # the queue whose item Kombu's Redis transport hands on
+        self.reading: str | None = None
 
     def guard(self) -> None:
         """Wrap the consumer; once for its life, which outlasts connections."""
@@ -87,23 +84,32 @@ class Intake:
     def _fault_of(self, message: Any) -> MessageError | None:
         """Say why Celery could not take the message as a task, or None."""
         headers = message.headers
-        if not isinstance(headers, dict) or not isinstance(headers.get("task"), str):
+        if not isinstance(headers, dict):
+            return MessageError("malformed", "headers", "is no mapping")
+        task = headers["task"] if "task" in headers else self._old_task(message)
+        if self._of_host(task):
+            return None  # on a queue that it shares with us; Celery alone judges it
+        if not isinstance(task, str):
             return MessageError("malformed", "headers", "names no task")
         if "id" not in headers:
             return MessageError("malformed", "headers.id", "is missing")
         if not isinstance(headers["id"], str):
             return MessageError("bad_envelope", "headers.id", "is no text")
-        if headers["task"] not in self._consumer.strategies and self._names.activity(headers["task"]) is None:
+        if self._names.activity(task) is None:
             return MessageError("unknown_task", "headers.task", "is no activity, and no task that this worker has")
-        if not self._of_host(headers["task"]) and len(message.body or b"") > self._max_body:
+        if len(message.body or b"") > self._max_body:
             return self._too_large()
+        for name in ("eta", "expires"):  # Celery would wait for the one, and drop the message for the other
+            if headers.get(name) is not None:
+                reason = "bad_envelope" if _is_time(headers[name]) else "invalid_task"
+                return MessageError(reason, f"headers.{name}", "is set, which our messages never do")
         try:
             payload = message.decode()
         except ContentDisallowed:
             return MessageError("content_disallowed", "content_type", "is not application/json")
         except Exception as error:  # noqa: BLE001 - decoders raise what they like
             return MessageError("undecodable", "body", type(error).__name__)
-        if message.content_type != "application/json" and self._names.activity(headers["task"]) is not None:
+        if message.content_type != "application/json":
             return MessageError("content_disallowed", "content_type", "is not application/json")
         if not isinstance(payload, list) or len(payload) != 3:
             return MessageError("malformed", "body", "is no list of arguments, named arguments and embed")
@@ -133,6 +139,16 @@ class Intake:
     def _of_host(self, task: object) -> bool:
         """Say whether a message is for a task of the host, which may share a queue with us."""
         return isinstance(task, str) and task in self._consumer.strategies and self._names.activity(task) is None
+
+    def _old_task(self, message: Any) -> object:
+        """Return the task that a message of Celery's first protocol names in its body, as a host may still send it."""
+        if len(message.body or b"") > self._max_body:
+            return None
+        try:
+            body = message.decode()
+        except Exception:  # noqa: BLE001 - decoders raise what they like; it is judged with all others
+            return None
+        return body.get("task") if isinstance(body, dict) else None
 
     def _instead(self, otherwise: Callable[..., None], reason: str) -> Callable[..., None]:
         def refuse(body: object, message: Any, *error: Exception) -> None:
@@ -206,15 +222,20 @@ class Intake:
 
     def _named(self, delivery_info: object) -> str | None:
         info = delivery_info if isinstance(delivery_info, dict) else {}
-        queue = self.reading if self.reading is not None else info.get("routing_key")
+        queue = self.reading or self._consumed_by(info.get("consumer_tag")) or info.get("routing_key")
         return queue if isinstance(queue, str) and queue in self.ours else None
+
+    def _consumed_by(self, tag: object) -> str | None:
+        """Return the queue that a consumer's tag stands for; the routing key of a host's queue is not its name."""
+        tags = getattr(getattr(self._consumer, "task_consumer", None), "_active_tags", {})
+        return next((queue for queue, known in tags.items() if known == tag), None)
 
     def _hardening(self, ensure_connected: Callable[..., Any]) -> Callable[..., Any]:
         def connected(connection: Any, *args: Any, **kwargs: Any) -> Any:
             create = connection.create_transport  # called again where another broker of several is taken
-            connection.create_transport = lambda: self._hardened(create())
+            connection.create_transport = lambda: harden(create(), self)
             if connection._transport is not None:
-                self._hardened(connection._transport)
+                harden(connection._transport, self)
             return ensure_connected(connection, *args, **kwargs)
 
         return connected
@@ -239,94 +260,27 @@ class Intake:
 
         return outlast
 
-    def _hardened(self, transport: Any) -> Any:
-        """Give a transport, before it connects, channels and messages of ours."""
-        if transport.driver_type == "redis":
-            transport.Channel = _reading(transport.Channel, self)
-        if hasattr(transport, "Channel"):
-            transport.Channel = _measuring(transport.Channel, self)
-        elif hasattr(getattr(transport, "Connection", None), "Channel"):  # AMQP, where connections make channels
-            channel = _measuring(transport.Connection.Channel, self)
-            transport.Connection = type("Connection", (transport.Connection,), {"Channel": channel})
-        return transport
-
-    def keep(self, queue: str, item: bytes, fault: MessageError) -> None:
-        """Keep a dead letter of a list item that is no message."""
-        arrival = self._arrival(_headers_in(item), item, queue, fault)
+    def keep(self, queue: str, item: bytes, fault: MessageError) -> bool:
+        """Keep a dead letter of a list item that is no message; False where the store is away."""
+        arrival = self._arrival(headers_in(item), item, queue, fault)
         try:
             self._service().discard(arrival)
-        except TransientError as away:  # it is taken off the queue already, and no hop of ours
-            logger.error("no dead letter is kept: %s", away, extra={"action": "store_unreachable"})
+        except TransientError as away:
+            logger.error("%s; what arrived goes back to its queue", away, extra={"action": "store_unreachable"})
+            time.sleep(STORE_WAIT)
+            return False
+        return True
 
 
 def _is_consumer_timeout(error: Exception) -> bool:
     return getattr(error, "reply_code", None) == PRECONDITION_FAILED and "timed out" in str(error)
 
 
-def _reading(channel: Any, intake: Intake) -> Any:
-    """Return the Redis channel class with an intake between its reading and everything that follows."""
-
-    class Reading(channel):  # type: ignore[misc]
-        def _connparams(self, *args: Any, **kwargs: Any) -> Any:
-            # A message is acknowledged, or given back at the end, after its connection was closed, as when the server
-            # is restarted: Kombu falls over the missing address, which ends a worker, and a lost connection does not.
-            if self.connection is None or self.connection.client is None:
-                raise ConnectionResetError("the connection of this channel is closed")
-            return super()._connparams(*args, **kwargs)
-
-        def _brpop_read(self, **options: Any) -> Any:
-            client, parse = self.client, self.client.parse_response
-            taken: list[Any] = []
-
-            def noting(*args: Any, **kwargs: Any) -> Any:
-                answer = parse(*args, **kwargs)
-                if answer:
-                    taken.extend(answer)
-                    intake.reading = bytes(answer[0]).decode(errors="backslashreplace").rsplit(self.sep, 1)[0]
-                return answer
-
-            client.parse_response = noting
-            try:
-                return super()._brpop_read(**options)
-            except BROKEN as error:  # some of which Kombu takes for a lost connection
-                queue = intake.reading
-                if len(taken) != 2 or queue is None or queue not in intake.ours:
-                    raise
-                fault = MessageError("malformed", "", f"is no message of Celery ({type(error).__name__})")
-                intake.keep(queue, taken[1], fault)
-                return True
-            finally:
-                del client.parse_response
-                intake.reading = None
-
-    return Reading
-
-
-def _measuring(channel: Any, intake: Intake) -> Any:
-    """Return the channel class with messages that are measured before they are decompressed."""
-
-    class Measured(Message):
-        __slots__ = ()
-
-        def __init__(self, body: Any = None, headers: Any = None, delivery_info: Any = None, **fields: Any) -> None:
-            fault = intake.unpacking_fault(body, headers, delivery_info)
-            if fault is not None:  # Kombu decompresses no message that has errors, and hands them on
-                self.errors = [(type(fault), fault, None)]  # type: ignore[list-item]
-            super().__init__(  # type: ignore[no-untyped-call]
-                body=body, headers=headers, delivery_info=delivery_info, **fields
-            )
-
-    # In front of Kombu's own class and behind the transport's, which knows where body and headers are.
-    message = type("Message", (channel.Message, Measured), {})
-    return type("Channel", (channel,), {"Message": message})
-
-
-def _headers_in(item: bytes) -> object:
-    """Return what stands for headers in a list item, which may still tell whose message it was."""
+def _is_time(value: object) -> bool:
     try:
-        return json.loads(item)["headers"]
-    except BROKEN:
-        return None
+        return datetime.fromisoformat(str(value)) is not None
+    except ValueError:
+        return False
 
 
 def _envelope_of(message: Any) -> object:

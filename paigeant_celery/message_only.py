@@ -7,6 +7,7 @@ envelope.
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -16,7 +17,7 @@ from paigeant_celery.effects import Refused, Summary, log_refusal, parked_fault,
 from paigeant_celery.errors import MessageError
 from paigeant_celery.flow import Failure
 from paigeant_celery.guard import Arrival
-from paigeant_celery.message import PaigeantMessage, encode
+from paigeant_celery.message import PaigeantMessage, encode, parse
 from paigeant_celery.ports import Claimed, Letters, Publisher
 from paigeant_celery.registry import Registry
 from paigeant_celery.sending import delivery_of
@@ -72,9 +73,9 @@ class MessageOnlyEffects:
     def refuse(self, arrival: Arrival, fault: MessageError, message: PaigeantMessage | None) -> Refused:
         """Keep a dead letter, with the envelope where it is sound and another worker might run it."""
         log_refusal(arrival, fault)
-        envelope = encode(message) if message is not None else None
-        self._letters.bury(letter_of(arrival, fault, worker=self._worker()), envelope)
-        return Refused(reason=fault.reason, step_id=message.step.step_id or "" if message is not None else "")
+        step = message.slip.next_step if message is not None else None
+        self._letters.bury(letter_of(arrival, fault, worker=self._worker()), _sound(arrival))
+        return Refused(reason=fault.reason, step_id=step.step_id or "" if step is not None else "")
 
     def discard(self, arrival: Arrival, fault: MessageError) -> None:
         """Keep a dead letter of what is no message of a hop."""
@@ -97,3 +98,14 @@ class MessageOnlyEffects:
             hop.closing.hop_id, failure.error_class, hop.claimed.attempt,
             extra={"action": action, "hop": hop.closing.hop_id, "step": failure.step_id},
         )  # fmt: skip
+
+
+def _sound(arrival: Arrival) -> str | None:
+    """Return the envelope of a message that only this worker cannot run, whatever its limits are; None for others."""
+    if arrival.fault is not None or not isinstance(arrival.envelope, str):
+        return None
+    try:
+        parse(arrival.envelope, max_size=sys.maxsize, max_steps=sys.maxsize)
+    except MessageError:
+        return None
+    return arrival.envelope

@@ -11,6 +11,7 @@ __all__ = ["host_id", "is_gone", "new_owner_id"]
 
 PROC = Path("/proc")
 START_TIME = 19  # its place in /proc/<pid>/stat behind the name of the command, in clock ticks since the boot
+ENDED = {"Z", "X"}  # states of a process whose parent has not noticed yet that it ended
 UNKNOWN = "unknown"
 
 
@@ -48,14 +49,31 @@ def is_gone(owner_id: str) -> bool:
     start = rest.partition(":")[0]
     if host_id() is None or host != host_id() or not pid.isdecimal() or start == UNKNOWN:
         return False
-    return _start_of(int(pid)) != start
+    stat = _stat_of(int(pid))
+    if stat is None:
+        return not _exists(int(pid))  # `/proc` may hide the processes of other users, which live all the same
+    return stat[0] in ENDED or stat[START_TIME] != start
 
 
 def _start_of(pid: int) -> str | None:
-    """Return when a living process was started, in ticks since the boot."""
+    """Return when a process was started, in ticks since the boot."""
+    stat = _stat_of(pid)
+    return stat[START_TIME] if stat is not None else None
+
+
+def _stat_of(pid: int) -> list[str] | None:
     try:
         # The name of the command stands in parentheses and may hold any character.
-        fields = (PROC / str(pid) / "stat").read_text(errors="replace").rpartition(")")[2].split()
+        return (PROC / str(pid) / "stat").read_text(errors="replace").rpartition(")")[2].split()
     except OSError:
         return None
-    return None if fields[0] in {"Z", "X"} else fields[START_TIME]
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True

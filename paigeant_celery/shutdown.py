@@ -27,6 +27,10 @@ class Shutdown:
         if not self.asked:
             _DEADLINE.pack_into(self._memory, 0, time.monotonic() + self._grace)
 
+    def begin(self) -> None:
+        """Forget an earlier end: another worker of this process begins."""
+        _DEADLINE.pack_into(self._memory, 0, 0.0)
+
     @property
     def asked(self) -> bool:
         """Whether the worker ends, so that nothing more is begun."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import random
+import sys
 import threading
 from collections.abc import Iterable
 
@@ -75,9 +76,8 @@ class Sweeper:
             logger.error("the record %r cannot be read, and its hop is not sent again", key, extra=_fields(key))
         for hop in hops:
             try:
-                message = parse(
-                    hop.envelope, max_size=self._settings.max_message_size, max_steps=self._settings.max_steps
-                )
+                # Somebody accepted it; where the limits here are lower, it is parked when it comes, and not lost.
+                message = parse(hop.envelope, max_size=sys.maxsize, max_steps=sys.maxsize)
                 activity = self._registry.find(message.step.activity)
                 self._publisher.publish(delivery_of(message, hop.envelope, hop.queue, activity))
             except MessageError as error:

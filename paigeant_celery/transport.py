@@ -60,9 +60,9 @@ class CeleryTransport:
         """The broker whatever its URL looks like: no credentials, and what the URL leaves out filled in."""
         connection = self.app.connection_for_write()
         default_port = getattr(connection.transport, "default_port", None) or 0
-        place = connection.virtual_host or "/"
+        place = _harmless(connection.virtual_host or "/")
         place = place.strip("/") or ("0" if connection.transport_cls in {"redis", "rediss"} else "")
-        host = connection.hostname or "localhost"
+        host = _harmless(connection.hostname or "localhost")
         return f"{connection.transport_cls}://{host}:{connection.port or default_port}/{place}"
 
     @property
@@ -119,6 +119,11 @@ class CeleryTransport:
                     f"`task_annotations` sets `{attribute}` for {self.names.task(name)!r} (perhaps through '*'), which "
                     "would change how hops run; name the tasks it is meant for, or use a function that leaves ours out"
                 )
+
+
+def _harmless(part: str) -> str:
+    """Return a part of a broker's address without password and options; some transports keep the whole URL in one."""
+    return str(maybe_sanitize_url(part, mask="")).partition("?")[0]
 
 
 class AppWithTransport(Protocol):

@@ -137,6 +137,8 @@ class MemoryStore:
             hop = self._hops.get(claim.hop_id)
             if hop is None:
                 return Dropped(reason="unknown")
+            if claim.digest is not None and claim.digest != hop.digest:
+                return Dropped(reason="altered")
             if hop.state in ("done", "failed"):
                 return Dropped(reason="finished")
             if hop.state in ("waiting", "parked", "cancelled"):
@@ -146,8 +148,6 @@ class MemoryStore:
                 return hop.claim
             if hop.state == "running" and (self._leases[str(hop.owner)] > now or self._held(now)):
                 return Dropped(reason="running")
-            if claim.digest is not None and claim.digest != hop.digest:
-                return Dropped(reason="altered")
             return self._give(hop, claim, now)
 
     def renew(self, owner: str, hops: Mapping[str, int]) -> RenewAnswer:

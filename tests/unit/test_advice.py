@@ -99,10 +99,13 @@ def test_messages_that_wait_in_a_busy_worker_are_named(lines: Advise) -> None:
 
 @pytest.mark.skipif(celery.VERSION < (5, 6), reason="came with Celery 5.6")
 def test_a_worker_that_fetches_nothing_ahead_is_sound(lines: Advise) -> None:
-    """There the multiplier has no effect."""
-    assert lines("memory://localhost//", prefetch=4, worker_disable_prefetch=True) == [
-        "settings: worker_disable_prefetch"
-    ]
+    """There the multiplier has no effect; Celery heeds the setting on Redis alone."""
+    on_redis, on_rabbit = (
+        lines(url, prefetch=4, worker_disable_prefetch=True) for url in ("redis://127.0.0.1:1", "amqp://127.0.0.1:1")
+    )
+
+    assert on_redis[0].startswith("settings: worker_disable_prefetch, ")
+    assert any(line.startswith("recommended: worker_prefetch_multiplier = 1 ") for line in on_rabbit)
 
 
 def test_a_connection_that_nobody_checks_is_named(lines: Advise, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from paigeant_celery.config import Settings
 from paigeant_celery.errors import MessageError
-from paigeant_celery.guard import Arrival, admit, refusal_of
+from paigeant_celery.guard import Arrival, check_address, is_misaddressed, read, refusal_of
 from paigeant_celery.message import PaigeantMessage, encode, sha256
 from paigeant_celery.slip import ActivitySpec
 
@@ -25,6 +25,13 @@ def make_arrival(make_message: MakeMessage) -> Callable[..., Arrival]:
         return Arrival(**{"hop_id": "w-1.0", "activity": "writer", "envelope": envelope, **fields})
 
     return make
+
+
+def admit(arrival: Arrival, settings: Settings) -> PaigeantMessage:
+    """Take a delivery through the guard."""
+    message = read(arrival, settings)
+    check_address(arrival, message)
+    return message
 
 
 def test_a_message_that_says_what_its_headers_say_is_admitted(
@@ -68,6 +75,23 @@ def test_a_fault_of_the_receiver_comes_before_anything_is_read(make_arrival: Cal
         with pytest.raises(MessageError) as caught:
             admit(make_arrival(envelope=envelope, fault=fault), Settings())
         assert caught.value is fault
+
+
+@pytest.mark.parametrize(
+    ("fields", "misaddressed"),
+    [
+        ({}, False),
+        ({"activity": "critic"}, True),
+        ({"fault": MessageError("bad_envelope", "embed", "carries chain")}, True),
+    ],
+)
+def test_what_is_wrong_around_an_envelope_is_told_from_what_is_wrong_in_it(
+    make_arrival: Callable[..., Arrival], make_message: MakeMessage, fields: dict[str, Any], misaddressed: bool
+) -> None:
+    """The same envelope may be on its way as it should be."""
+    sent = make_message(ActivitySpec("writer", "write"))
+
+    assert is_misaddressed(make_arrival(**fields), sent) is misaddressed
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ LAYERS = {
         *("outputs", "sending", "dispatch", "handle", "dead_letters"),
     },
     "entry": {
-        *("hop_task", "request", "revoking", "intake", "advice", "worker"),
+        *("hop_task", "request", "revoking", "channels", "intake", "advice", "worker"),
         *("plugin", "tasks", "executor", "celery", "cli", "testing"),
     },
 }
@@ -50,6 +50,7 @@ CELERY = {
     "hop_task",
     "request",
     "revoking",
+    "channels",
     "intake",
     "advice",
     "worker",

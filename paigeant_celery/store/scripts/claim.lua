@@ -21,6 +21,8 @@ wrong = misplaced(wf_key(record.workflow), 'hash', events_key(record.workflow), 
   owner_key(record.owner or ''), 'set', host_key(record.owner or ''), 'set')
 if wrong then return wrong end
 
+-- What is no copy of the recorded message is told from one whatever has become of the hop.
+if digest ~= '' and digest ~= record.digest then return { 'altered' } end
 local created_at = redis.call('HGET', wf_key(record.workflow), 'created_at')
 if record.state == 'done' or record.state == 'failed' then return { 'finished' } end
 if record.state == 'waiting' or record.state == 'parked' or record.state == 'cancelled' then return { record.state } end
@@ -41,8 +43,6 @@ if record.state == 'running' then
   local lease_ends = redis.call('ZSCORE', owners, record.owner)
   if lease_ends and (tonumber(lease_ends) > now or held(lease)) then return { 'running' } end
 end
-if digest ~= '' and digest ~= record.digest then return { 'altered' } end
-
 local fence, attempt, exhausted = int(record.fence + 1), record.attempt, '0'
 if tonumber(attempt) >= tonumber(max_attempts) then exhausted = '1' else attempt = int(attempt + 1) end
 redis.call('HSET', hop_key(hop), 'state', 'running', 'owner', owner, 'token', token, 'fence', fence, 'attempt', attempt,
