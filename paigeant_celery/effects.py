@@ -226,18 +226,14 @@ class RecordedEffects:
 
         It was recorded by a process with another limit, and no delivery of it could ever be run.
         """
-        self.discard(arrival, fault)
-        ids = split_hop_id(arrival.hop_id)
-        with suppress(StoreCorrupt):
-            record = self._store.workflow(ids[0]) if ids is not None else None
-            if record is None or record.hop_id != arrival.hop_id:
-                return
-            try:
-                parse(record.envelope, max_size=self._settings.max_message_size, max_steps=self._settings.max_steps)
-            except MessageError as own:
-                answer = self._claim(arrival, digest=sha256(record.envelope), max_attempts=ANY_ATTEMPT)
-                if own.reason == "too_large" and isinstance(answer, Claimed):
-                    self._park_unrun(arrival, answer, own, "")
+        try:
+            claimed = self._claim_too_large(arrival)
+        except StoreCorrupt:
+            claimed = None
+        if claimed is not None:
+            self._park_unrun(arrival, claimed, fault, "")
+        else:
+            self.discard(arrival, fault)
 
     def discard(self, arrival: Arrival, fault: MessageError) -> None:
         """Log and keep what may be told of a message that cannot be run."""
@@ -250,6 +246,16 @@ class RecordedEffects:
             hop_id=arrival.hop_id, owner=self._owner(), token=arrival.token, max_attempts=max_attempts, digest=digest
         )
         return self._store.claim(claim)
+
+    def _claim_too_large(self, arrival: Arrival) -> Claimed | None:
+        ids = split_hop_id(arrival.hop_id)
+        record = self._store.workflow(ids[0]) if ids is not None else None
+        if record is None or record.hop_id != arrival.hop_id:
+            return None
+        if len(record.envelope.encode()) <= self._settings.max_message_size:
+            return None
+        answer = self._claim(arrival, digest=sha256(record.envelope), max_attempts=ANY_ATTEMPT)
+        return answer if isinstance(answer, Claimed) else None
 
     def _standing(self, arrival: Arrival) -> Dropped:
         """Say how a message stands to a hop that it is not the own message of."""
