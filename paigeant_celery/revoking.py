@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from celery.signals import task_revoked
 from celery.worker import state
 
 from paigeant_celery.errors import StoreCorrupt, TransientError
-from paigeant_celery.names import split_hop_id
+from paigeant_celery.names import hop_id, next_place, split_hop_id
 from paigeant_celery.ports import Store
 
 __all__ = ["Revocations"]
@@ -28,15 +29,24 @@ class Revocations:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._seen: set[str] = set()
+        self._expired: set[str] = set()
+        # Celery takes a message that comes after its time for revoked, too, whatever id a stranger gave it.
+        task_revoked.connect(self._note_expired, weak=True)
 
     def watch(self, timer: Any) -> Any:
         """Look at what was revoked each second, from a worker's timer; returns what cancels that."""
         return timer.call_repeatedly(EVERY, self.look)
 
+    def _note_expired(self, request: Any = None, expired: bool = False, **_: object) -> None:
+        if expired:
+            self._expired.add(str(request.id))
+
     def look(self) -> None:
         """Cancel what was revoked since the last look; what the store is away for, at the next one."""
-        revoked = {str(task_id) for task_id in list(state.revoked)}
-        self._seen &= revoked  # Celery forgets after hours, and so do we
+        named = {str(task_id) for task_id in list(state.revoked)}
+        self._expired &= named  # Celery forgets after hours, and so do we
+        revoked = named - self._expired
+        self._seen &= revoked
         for task_id in revoked - self._seen:
             try:
                 self._cancel(task_id)
@@ -50,7 +60,10 @@ class Revocations:
     def _cancel(self, task_id: str) -> None:
         ids = split_hop_id(task_id)  # tasks of others have no such ids, or are no hops that the store knows
         record = self._store.workflow(ids[0]) if ids is not None else None
-        if ids is None or record is None or record.hop_id != task_id:
+        if ids is None or record is None:
+            return
+        # Since it was revoked, the hop may have ended and handed over to the next one.
+        if record.hop_id not in (task_id, hop_id(ids[0], next_place(ids[1]))):
             return
         if self._store.cancel(ids[0]) == "cancelled":
             logger.warning("workflow %s is cancelled, as its hop was revoked", ids[0], extra={"action": "cancelled"})

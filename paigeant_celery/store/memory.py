@@ -251,8 +251,9 @@ class MemoryStore:
             self._parked[closing.hop_id] = now
             if letter is not None:
                 hop.letter = letter.letter_id
-                self._bury(letter, FOR_EVER, now)
-                self._letters[letter.letter_id] = FOR_EVER, self._letters[letter.letter_id][1]
+                _, known = self._letters.get(letter.letter_id, (now, None))
+                kept = known or replace(letter, at=now, cursor=self._next_cursor())
+                self._letters[letter.letter_id] = FOR_EVER, kept
             _add_event(workflow, self._next_cursor(), now, "parked", closing.hop_id, **_about(failure))
             return True
 
@@ -269,7 +270,7 @@ class MemoryStore:
                 self._take_from(str(hop.owner), workflow.hop_id)
             self._due.pop(workflow.hop_id, None)
             self._parked.pop(workflow.hop_id, None)
-            self._unbury(hop)
+            self._drop_letter(hop)
             workflow.envelope, workflow.failure, workflow.updated_at = hop.envelope, None, now
             hop.state, hop.envelope, hop.owner, hop.token, hop.claim = "cancelled", None, None, None, None
             _add_event(workflow, self._next_cursor(), now, "workflow_cancelled", workflow.hop_id)
@@ -285,7 +286,7 @@ class MemoryStore:
             if workflow.state != "parked":
                 return "not_parked"
             hop = self._hops[workflow.hop_id]
-            self._unbury(hop)
+            self._drop_letter(hop)
             hop.state, hop.owner, hop.failure = "queued", None, None
             hop.attempt, hop.sent, hop.waits = 0, 0, 0
             del self._parked[workflow.hop_id]
@@ -348,14 +349,22 @@ class MemoryStore:
     def bury(self, letter: DeadLetter) -> bool:
         """Keep a dead letter; the oldest gives way where there are too many."""
         with self._transaction() as now:
-            return self._bury(letter, now + self._ttl, now)
+            if letter.letter_id in self._letters:
+                return False
+            refused = [letter_id for letter_id, (until, _) in self._letters.items() if until != FOR_EVER]
+            if len(refused) >= MAX_LETTERS:
+                del self._letters[refused[0]]
+                self._letters_dropped += 1
+            kept = replace(letter, at=now, cursor=self._next_cursor())
+            self._letters[letter.letter_id] = now + self._ttl, kept
+            return True
 
     def dead_letters(self, *, after: str | None, limit: int) -> Sequence[DeadLetter]:
         """Return dead letters, newest first."""
         if after is not None and not (after.isascii() and after.isdigit()):
             raise InvalidInput("bad_cursor", "after", "is no cursor of a dead letter of this store")
         with self._transaction():
-            newest = (letter for _, letter in reversed(self._letters.values()))
+            newest = sorted((kept for _, kept in self._letters.values()), key=lambda kept: -int(kept.cursor))
             found = [letter for letter in newest if after is None or int(letter.cursor) < int(after)]
             return found[: max(limit, 0)]
 
@@ -399,16 +408,7 @@ class MemoryStore:
                 del self._letters[letter_id]
             yield now
 
-    def _bury(self, letter: DeadLetter, until: datetime, now: datetime) -> bool:
-        if letter.letter_id in self._letters:
-            return False
-        if len(self._letters) >= MAX_LETTERS:
-            del self._letters[next(iter(self._letters))]
-            self._letters_dropped += 1
-        self._letters[letter.letter_id] = until, replace(letter, at=now, cursor=self._next_cursor())
-        return True
-
-    def _unbury(self, hop: _Hop) -> None:
+    def _drop_letter(self, hop: _Hop) -> None:
         """Take away the letter of a hop that needs no person any more."""
         if hop.letter is not None:
             self._letters.pop(hop.letter, None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -175,7 +176,7 @@ class RedisStore:
 
     def park(self, closing: Closing, failure: Failure, letter: DeadLetter | None = None) -> bool:
         """Set the hop and its workflow aside, and keep a dead letter of it."""
-        kept: tuple[str | int, ...] = () if letter is None else (letter.letter_id, MAX_LETTERS, *_letter_fields(letter))
+        kept = () if letter is None else (letter.letter_id, *_letter_fields(letter))
         return self._close("park", closing, failure=failure, behind=kept)
 
     def cancel(self, correlation_id: str) -> Literal["cancelled", "ended", "unknown"]:
@@ -185,7 +186,8 @@ class RedisStore:
 
     def redrive(self, correlation_id: str) -> Literal["redriven", "not_parked", "unknown"]:
         """Queue a parked hop again, with all its attempts."""
-        reply = self._run("redrive", correlation_id, about=f"wf:{correlation_id}")
+        token = uuid.uuid4().hex  # the client repeats a call whose reply was lost
+        reply = self._run("redrive", correlation_id, token, about=f"wf:{correlation_id}")
         return cast("Literal['redriven', 'not_parked', 'unknown']", reply)
 
     def sweep(self, *, host: str, dead: Collection[str] = (), queues: Mapping[str, bool] | None = None) -> Sweep:
@@ -274,6 +276,7 @@ class RedisStore:
         def forget(client: _Client) -> _Reply:
             with client.redis.pipeline(transaction=True) as commands:
                 commands.zrem(f"{self._prefix}:letters", letter_id)
+                commands.zrem(f"{self._prefix}:kept", letter_id)
                 commands.delete(f"{self._prefix}:letter:{letter_id}")
                 return commands.execute()
 
@@ -325,9 +328,7 @@ class RedisStore:
         if client is not None and client.pid == os.getpid():
             client.redis.close()
 
-    def _close(
-        self, script: str, closing: Closing, *more: int, failure: Failure, behind: Sequence[str | int] = ()
-    ) -> bool:
+    def _close(self, script: str, closing: Closing, *more: int, failure: Failure, behind: Sequence[str] = ()) -> bool:
         recorded = {"step_id": failure.step_id, "error_class": failure.error_class, "text": failure.text}
         reply = self._run(
             script, closing.hop_id, closing.owner, closing.fence, *more, json.dumps(recorded),

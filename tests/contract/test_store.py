@@ -344,6 +344,28 @@ def test_the_oldest_letters_give_way_and_are_counted(bench: Bench, monkeypatch: 
     assert bench.store.letters_dropped() == 1
 
 
+def test_no_flood_of_bad_messages_hides_a_parked_hop(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its letter is the only thing that shows it to a person; expired ones before it are passed over."""
+    for module in ("memory", "redis"):
+        monkeypatch.setattr(f"paigeant_celery.store.{module}.MAX_LETTERS", 2)
+    bench.store.start(new())
+    bench.store.park(closing(bench.store.claim(claim())), FAILURE, letter("parked"))
+    for letter_id in "abc":
+        bench.short_lived.bury(letter(letter_id))
+
+    def listed(after: str | None = None, limit: int = 10) -> list[str]:
+        return [found.letter_id for found in bench.store.dead_letters(after=after, limit=limit)]
+
+    assert listed() == ["c", "b", "parked"]
+    assert bench.store.letters_dropped() == 1
+    (newest,) = bench.store.dead_letters(after=None, limit=1)
+    assert listed(after=newest.cursor) == ["b", "parked"]
+    bench.expire()
+    assert listed(limit=1) == ["parked"]
+    assert bench.store.forget_letter("parked")
+    assert listed() == []
+
+
 def test_letters_expire_uncounted(bench: Bench) -> None:
     """They are kept as long as ended workflows."""
     bench.short_lived.bury(letter())

@@ -341,8 +341,7 @@ def test_a_message_that_is_too_large_to_be_read_parks_what_no_worker_here_could_
     assert letter.sha256 == hashlib.sha256(b"\xff" * 9000).hexdigest()
     assert line.record().state == state
     if state == "parked":
-        limit = "the envelope has more than 4096 bytes (`paigeant_max_message_size`)"
-        assert line.failure() == ("parked", None, "too_large", limit)
+        assert line.failure() == ("parked", None, "too_large", "`body`: is too large")
 
 
 # Workflows that only their message knows.

@@ -5,7 +5,7 @@
 local _, workflow, ttl = unpack(ARGV)
 
 local wrong = misplaced(wf_key(workflow), 'hash', hops_key(workflow), 'set', events_key(workflow), 'stream',
-  blob_key(workflow), 'hash', due, 'zset', parked, 'zset', owners, 'zset', letters, 'zset')
+  blob_key(workflow), 'hash', due, 'zset', parked, 'zset', owners, 'zset', kept_letters, 'zset')
 if wrong then return wrong end
 local state, hop = unpack(redis.call('HMGET', wf_key(workflow), 'state', 'hop'))
 if not state then return 'unknown' end
@@ -23,7 +23,7 @@ end
 
 redis.call('ZREM', due, hop)
 redis.call('ZREM', parked, hop)
-unbury(hop)
+drop_letter(hop)
 redis.call('HDEL', hop_key(hop), 'envelope', 'owner', 'token', 'failure')
 redis.call('HSET', hop_key(hop), 'state', 'cancelled')
 redis.call('HDEL', wf_key(workflow), 'failure')

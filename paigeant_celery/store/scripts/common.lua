@@ -19,7 +19,9 @@
 -- {prefix}:owners             zset    owner -> end of its lease; exactly the owners whose set is not empty
 -- {prefix}:host:{host}        set     those of them that are of one host (the part of their id before the first ':')
 -- {prefix}:letter:{letter}    hash    a dead letter; expires like an ended workflow, that of a parked hop never
--- {prefix}:letters            zset    letter -> its cursor; those that expired go with the next ones that come
+-- {prefix}:letters            zset    letter of a refused message -> its cursor; those that expired go with the next ones
+--                                     that come
+-- {prefix}:kept               zset    letter of a parked hop -> its cursor
 -- {prefix}:sent               hash    queue -> how many messages were meant for it
 -- {prefix}:reached            hash    queue -> the highest of those numbers that was surely reached: the first of a claimed hop
 -- {prefix}:meta               hash    broker, format; swept_at and held_until of the sweeping;
@@ -36,7 +38,7 @@ local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 
 local due, parked, owners, meta = prefix .. ':due', prefix .. ':parked', prefix .. ':owners', prefix .. ':meta'
-local letters = prefix .. ':letters'
+local letters, kept_letters = prefix .. ':letters', prefix .. ':kept'
 local sent_key, reached_key = prefix .. ':sent', prefix .. ':reached'
 local function wf_key(workflow) return prefix .. ':wf:' .. workflow end
 local function hops_key(workflow) return prefix .. ':hops:' .. workflow end
@@ -131,35 +133,28 @@ local function close_hop(hop, owner, state)
   redis.call('HSET', hop_key(hop), 'state', state)
 end
 
--- Keep a dead letter for `ttl` (nil: until somebody takes it away); the oldest gives way where there are too many, and is
--- counted. Says whether it was not there already. Fields are a flat list.
-local function bury(letter, ttl, max_letters, fields)
-  if redis.call('EXISTS', letter_key(letter)) == 1 then return 0 end
-  -- Those that expired are near the old end. There may be many after a quiet time; the next letters remove the rest.
-  for _, old in ipairs(redis.call('ZRANGE', letters, 0, 99)) do
-    if redis.call('EXISTS', letter_key(old)) == 0 then redis.call('ZREM', letters, old) end
-  end
-  if redis.call('ZCARD', letters) >= tonumber(max_letters) then
-    local oldest = redis.call('ZRANGE', letters, 0, 0)[1]
-    redis.call('ZREM', letters, oldest)
-    redis.call('DEL', letter_key(oldest))
-    redis.call('HINCRBY', meta, 'letters_dropped', 1)
-  end
+local function write_letter(letter, fields)
   local cursor = redis.call('HINCRBY', meta, 'letter_cursor', 1)
   redis.call('HSET', letter_key(letter), unpack(fields))
   redis.call('HSET', letter_key(letter), 'at', int(now), 'cursor', cursor)
-  if ttl then redis.call('PEXPIREAT', letter_key(letter), int(now + ttl)) end
-  redis.call('ZADD', letters, cursor, letter)
-  return 1
+  return cursor
 end
 
--- Take away the letter of a hop that needs no person any more.
-local function unbury(hop)
+-- Keep the letter of a parked hop until it needs no person any more. Fields are a flat list.
+local function keep_letter(hop, letter, fields)
+  local cursor = redis.call('HGET', letter_key(letter), 'cursor') or write_letter(letter, fields)
+  redis.call('PERSIST', letter_key(letter)) -- it was refused before, and kept for a while only
+  redis.call('ZREM', letters, letter)
+  redis.call('ZADD', kept_letters, cursor, letter)
+  redis.call('HSET', hop_key(hop), 'letter', letter)
+end
+
+local function drop_letter(hop)
   local letter = redis.call('HGET', hop_key(hop), 'letter')
   if not letter then return end
   redis.call('HDEL', hop_key(hop), 'letter')
   redis.call('DEL', letter_key(letter))
-  redis.call('ZREM', letters, letter)
+  redis.call('ZREM', kept_letters, letter)
 end
 
 -- All keys of a workflow end in the same millisecond, so that none is ever met without the others.

@@ -1,13 +1,13 @@
 -- PARK: set a hop aside that needs a person, and with it the workflow. Its record has no end, until it is sent again
 -- or cancelled.
 -- ARGV: prefix, hop, owner, fence, failure (JSON), step id ('' for none), error class, then to keep a dead letter of it:
---       letter, max letters, field, value, ...
+--       letter, field, value, ...
 -- Answer: 1 recorded, now or by an earlier call of this claim | 0 overtaken, nothing changed
 
-local _, hop, owner, fence, failure, step, error_class, letter, max_letters = unpack(ARGV, 1, 9)
+local _, hop, owner, fence, failure, step, error_class, letter = unpack(ARGV, 1, 8)
 
 local wrong = misplaced(hop_key(hop), 'hash', owner_key(owner), 'set', owners, 'zset', host_key(owner), 'set',
-  due, 'zset', parked, 'zset', letters, 'zset', letter_key(letter or ''), 'hash', meta, 'hash')
+  due, 'zset', parked, 'zset', letters, 'zset', kept_letters, 'zset', letter_key(letter or ''), 'hash', meta, 'hash')
 if wrong then return wrong end
 local workflow, answer = may_close(hop, owner, fence, 'parked')
 if not workflow then return answer end
@@ -19,11 +19,7 @@ redis.call('HDEL', hop_key(hop), 'token', 'claimed_at', 'exhausted')
 take_from(owner, hop)
 redis.call('ZREM', due, hop)
 redis.call('ZADD', parked, int(now), hop)
-if letter then
-  bury(letter, nil, max_letters, { unpack(ARGV, 10) })
-  redis.call('PERSIST', letter_key(letter)) -- it was refused before, and kept for a while only
-  redis.call('HSET', hop_key(hop), 'letter', letter)
-end
+if letter then keep_letter(hop, letter, { unpack(ARGV, 9) }) end
 redis.call('HSET', wf_key(workflow), 'state', 'parked', 'failure', failure, 'updated_at', int(now))
 add_event(workflow, 'type', 'parked', 'hop', hop, 'step', step, 'error', error_class)
 return 1

@@ -1,24 +1,25 @@
 -- REDRIVE: queue the parked hop of a workflow again, with all its attempts. The next sweep sends its message: the hop
 -- counts as overtaken by all others of its queue.
--- ARGV: prefix, workflow
+-- ARGV: prefix, workflow, token (of this call, which may be repeated)
 -- Answer: 'redriven' | 'not_parked' | 'unknown'
 
-local _, workflow = unpack(ARGV)
+local _, workflow, token = unpack(ARGV)
 
 local wrong = misplaced(wf_key(workflow), 'hash', events_key(workflow), 'stream', due, 'zset', parked, 'zset',
-  letters, 'zset')
+  kept_letters, 'zset')
 if wrong then return wrong end
 local state, hop = unpack(redis.call('HMGET', wf_key(workflow), 'state', 'hop'))
 if not state then return 'unknown' end
-if state ~= 'parked' then return 'not_parked' end
 wrong = misplaced(hop_key(hop or ''), 'hash')
 if wrong then return wrong end
+if hop and redis.call('HGET', hop_key(hop), 'redriven_by') == token then return 'redriven' end
+if state ~= 'parked' then return 'not_parked' end
 if not hop or redis.call('HGET', hop_key(hop), 'state') ~= 'parked' then
   return corrupt(wf_key(workflow), 'names no parked hop')
 end
 
-unbury(hop)
-redis.call('HSET', hop_key(hop), 'state', 'queued', 'attempt', 0, 'sent', 0, 'waits', 0)
+drop_letter(hop)
+redis.call('HSET', hop_key(hop), 'redriven_by', token, 'state', 'queued', 'attempt', 0, 'sent', 0, 'waits', 0)
 redis.call('HDEL', hop_key(hop), 'owner', 'failure')
 redis.call('ZREM', parked, hop)
 send_at(hop, now)
