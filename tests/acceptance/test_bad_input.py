@@ -427,6 +427,8 @@ RAW: dict[str, tuple[str, object]] = {
     "01 a JSON number": ("malformed", 17),
     "01 a JSON string": ("malformed", SECRET),
     "02 no properties": ("malformed", {"properties": ...}),
+    "02 a task that no store can write": ("malformed", {"headers__task": "\ud800"}),
+    "02 an activity that no store can write": ("bad_envelope", {"headers__task": "paigeant.\ud800"}),
     "02 no id": ("malformed", {"headers__id": ...}),
     "02 headers null": ("malformed", {"headers": None}),
     "02 headers absent": ("malformed", {"headers": ...}),

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from paigeant_celery.dead_letters import DeadLetters, letter_of, redacted
 from paigeant_celery.errors import MessageError
+from paigeant_celery.functions import activity
 from paigeant_celery.guard import Arrival
+from paigeant_celery.policy import StepPolicy
 from paigeant_celery.testing import WorkflowHarness
 
 ARRIVAL = Arrival(hop_id="w.0", activity="draft", envelope="{}", queue="q")
@@ -39,6 +43,35 @@ def test_ids_that_are_none_are_left_out() -> None:
 
     assert (found.hop_id, found.correlation_id, found.activity) == (None, None, None)
     assert "hunter2" not in repr(found)
+
+
+def test_names_that_no_store_can_write_are_made_printable(workflow_harness: WorkflowHarness) -> None:
+    """Whoever writes to the broker chooses them, and must not keep the letter of it from being kept."""
+    found = letter_of(Arrival(hop_id="", activity="\ud800", envelope="{}", queue="q\ud800"), FAULT, worker="ann")
+
+    assert (found.activity, found.queue) == ("?", "q?")
+    assert workflow_harness.store.bury(found)
+
+
+def test_the_letter_of_one_hop_sets_no_other_going(workflow_harness: WorkflowHarness) -> None:
+    """Its workflow may stand, parked, at a later step."""
+
+    @activity
+    def first() -> int:
+        return 1
+
+    @activity(policy=StepPolicy(max_attempts=1))
+    def second() -> int:
+        raise ConnectionError
+
+    workflow_harness.dispatch([first.activity(), second.activity()], correlation_id="w")
+    workflow_harness.store.bury(letter_of(ARRIVAL, FAULT, worker="ann"))
+    asyncio.run(workflow_harness.deliver())
+    letters = DeadLetters(workflow_harness.transport)
+    of_second, of_first = (found.letter_id for found in letters.list())
+
+    assert not letters.redrive(of_first)
+    assert letters.redrive(of_second)
 
 
 def test_letters_are_listed_shown_and_dropped(workflow_harness: WorkflowHarness) -> None:

@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from opentelemetry import trace
@@ -291,6 +292,52 @@ def test_the_workflow_of_a_message_that_cannot_be_run_is_parked_and_redriven(
 
     assert line.serve(replace(arrival, token="anew")).outcome == "workflow_completed"
     assert late.name == "late"
+
+
+def test_a_workflow_that_is_unknown_and_cannot_be_run_is_adopted_and_parked(
+    line: Line, make_message: MakeMessage
+) -> None:
+    """A store that lost its records loses no workflow over a worker without the agent."""
+    message = make_message(FunctionSpec("late"))
+    arrival = unrecorded(line, message)
+
+    assert line.serve(arrival) == Refused(reason="unknown_agent", step_id="late")
+
+    assert line.failure()[:3] == ("parked", "late", "unknown_agent")
+    late = activity(name="late")(lambda: "in time")
+    assert line.store.redrive("w-1") == "redriven"
+    summary = line.serve(replace(arrival, token="anew"))
+    assert isinstance(summary, Summary)
+    assert (summary.outcome, late.name) == ("workflow_completed", "late")
+
+
+def test_a_copy_that_this_worker_cannot_run_needs_no_person(line: Line, make_message: MakeMessage) -> None:
+    """Its hop has ended elsewhere, where the agent is loaded."""
+    held = activity(name="one")(lambda: "done")
+    first = line.start(make_message(held.activity()))
+    line.serve(first)
+    with registry.isolated():
+        assert line.serve(replace(first, token="copy")) == Drop(reason="finished")
+
+    assert line.store.dead_letters(after=None, limit=9) == []
+    assert held.name == "one"
+
+
+@pytest.mark.parametrize(
+    "wrapping",
+    [{"activity": "two"}, {"fault": MessageError("bad_envelope", "embed", "carries chain")}],
+    ids=["another task", "a forged embed"],
+)
+def test_a_forged_wrapping_around_the_recorded_envelope_harms_no_workflow(
+    line: Line, first: Arrival, wrapping: dict[str, Any]
+) -> None:
+    """The genuine message is on its way, or is sent again."""
+    before = line.record()
+
+    assert line.serve(replace(first, token="forged", **wrapping)) == Drop(reason="altered")
+
+    assert line.record() == before
+    assert len(line.store.dead_letters(after=None, limit=9)) == 1
 
 
 @pytest.mark.parametrize(

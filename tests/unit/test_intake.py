@@ -125,6 +125,52 @@ def test_a_sound_message_passes(line: Line) -> None:
     assert line.discarded == []
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"body": '{"task": "shop.send_mail", "id": "1", "args": []}', "headers": {}},
+        {"body": b"pickled", "content_type": "application/x-python-serialize", "accept": set()},
+        {"body": "x" * (MAX_BODY + 1)},
+    ],
+    ids=["of the first protocol", "pickled", "large"],
+)
+def test_a_task_of_the_host_is_left_to_celery_on_a_queue_that_it_shares(line: Line, fields: dict[str, Any]) -> None:
+    """An agent was routed to the host's queue; its mails are sent as before."""
+    message = Sent("ours", **{"headers": {"task": "shop.send_mail", "id": "1"}, **fields})
+
+    line.handle(message)
+
+    assert line.passed == [message]
+    assert line.discarded == []
+
+
+def test_a_queue_is_known_by_its_consumer_where_its_routing_key_is_another(line: Line) -> None:
+    """A host binds queues of a topic exchange to keys of its own."""
+    line.consumer.task_consumer = SimpleNamespace(_active_tags={"ours": "tag-1", "theirs": "tag-2"})
+    mine, other = (Sent("work.agents", body="null") for _ in range(2))
+    mine.delivery_info["consumer_tag"], other.delivery_info["consumer_tag"] = "tag-1", "tag-2"
+
+    line.handle(mine)
+    line.handle(other)
+
+    assert [arrival.queue for arrival in line.discarded] == ["ours"]
+    assert line.passed == [other]
+
+
+@pytest.mark.parametrize("name", ["eta", "expires"])
+@pytest.mark.parametrize(("value", "reason"), [("2001-01-01T00:00:00+00:00", "bad_envelope"), ("soon", "invalid_task")])
+def test_a_message_with_a_time_of_its_own_is_refused_before_celery_sees_it(
+    line: Line, name: str, value: str, reason: str
+) -> None:
+    """Celery would hold a slot until the one, and revoke whatever bears the id after the other."""
+    message = Sent("ours", headers={"task": "paigeant.draft", "id": "w.0", name: value})
+
+    line.handle(message)
+
+    assert line.passed == []
+    assert [arrival.fault.reason for arrival in line.discarded if arrival.fault] == [reason]
+
+
 def test_what_is_refused_leaves_the_queue_with_a_letter(line: Line) -> None:
     """It would come back for ever, or end the worker."""
     message = Sent("ours", body="null")

@@ -174,6 +174,17 @@ def test_a_message_of_an_unknown_agent_is_kept_whole_and_a_torn_one_without_cont
     assert [sent.envelope for sent in broker.sent] == [sound.envelope]
 
 
+def test_a_message_beyond_the_limits_of_this_worker_is_kept_whole(broker: Broker, make_message: MakeMessage) -> None:
+    """Nothing is wrong with it; a worker with higher limits runs it."""
+    broker.settings = Settings(max_steps=1)
+    arrival = arrival_of(make_message(FunctionSpec("one"), FunctionSpec("two")))
+
+    assert broker.serve(arrival) == Refused(reason="too_many_steps")
+
+    assert [envelope for _, envelope in broker.kept] == [arrival.envelope]
+    assert DeadLetters(broker).redrive(broker.kept[0][0].letter_id)
+
+
 def test_a_message_that_claims_more_attempts_than_there_are_runs_nothing(
     broker: Broker, make_message: MakeMessage
 ) -> None:

@@ -68,6 +68,21 @@ def test_nobody_is_judged_whom_this_host_cannot_see(owner: str) -> None:
     assert not is_gone(owner)
 
 
+def test_a_process_that_the_system_hides_is_not_gone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """With `hidepid` nobody sees the processes of other users, whose steps go on."""
+    with start() as other:
+        owner = owner_in(other)
+        hidden = tmp_path / "proc"
+        (hidden / "self" / "ns").mkdir(parents=True)
+        monkeypatch.setattr(process, "PROC", hidden)  # this host is known already, and no process of it is seen
+        living = is_gone(owner)
+        other.kill()
+        other.wait()
+
+        assert not living
+        assert is_gone(owner)
+
+
 def test_where_the_system_does_not_say_nobody_is_gone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """On systems without /proc owners have ids all the same."""
     monkeypatch.setattr(process, "PROC", tmp_path)

@@ -50,7 +50,7 @@ def state_of(store: MemoryStore) -> str:
 def test_the_workflow_of_a_revoked_hop_is_cancelled_also_where_the_hop_just_ended(
     store: MemoryStore, revocations: Revocations, hops: int, expected: str
 ) -> None:
-    """The button means the workflow, and a second may pass before it is looked at; what is long over revokes nothing."""
+    """The button means the workflow, and is looked at within a second; what is long over revokes nothing."""
     state.revoked.add("w.0")
     for place in range(hops):
         hand_on(store, place)

@@ -26,6 +26,16 @@ def test_the_grace_begins_with_the_first_that_asks() -> None:
     assert (long.asked, long.over) == (True, False)
 
 
+def test_another_worker_of_the_process_begins_anew() -> None:
+    """Tests and programs start a worker on an app whose last one has ended."""
+    shutdown = Shutdown(grace=0)
+    shutdown.ask()
+
+    shutdown.begin()
+
+    assert (shutdown.asked, shutdown.over) == (False, False)
+
+
 def test_a_forked_process_learns_of_it() -> None:
     """Celery tells the main process of a prefork pool alone."""
     shutdown = Shutdown(grace=0)

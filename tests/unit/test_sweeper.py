@@ -176,3 +176,12 @@ def test_it_sweeps_by_itself_until_it_is_stopped(line: Line, monkeypatch: pytest
 
     thread.join(20)
     assert not thread.is_alive()
+
+
+def test_a_hop_beyond_the_limits_of_the_sweeping_worker_is_published(make_message: MakeMessage) -> None:
+    """A worker with higher limits runs it, or one parks it; in no case does it stay queued without a message."""
+    line = Line(make_message(FunctionSpec("count", {"text": "x" * (Settings().max_message_size + 1)})))
+
+    line.after(7)
+
+    assert [sent.hop_id for sent in line.published] == [line.hop_id]

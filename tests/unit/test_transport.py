@@ -6,6 +6,7 @@ import gc
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from types import SimpleNamespace
 
 import pytest
 from celery import Celery
@@ -46,6 +47,27 @@ def test_a_broker_is_the_same_however_its_url_is_written(
 ) -> None:
     """A password that is added to a URL makes no worker refuse to start."""
     assert {transport_of(make_app(broker=url)).broker_identity for url in urls} == {identity}
+
+
+@pytest.mark.parametrize(
+    ("hostname", "host"),
+    [
+        (f"postgresql://user:{SECRET}@db/x?password={SECRET}", "postgresql://user:@db/x"),
+        (f"mongodb://user:{SECRET}@db:27017/x", "mongodb://user:@db:27017/x"),
+    ],
+)
+def test_no_broker_is_remembered_with_its_password(
+    make_app: Callable[..., Celery], monkeypatch: pytest.MonkeyPatch, hostname: str, host: str
+) -> None:
+    """The store keeps the identity, and a worker prints it; of some transports Kombu has the whole URL for the host."""
+    app = make_app(broker="memory://localhost//")
+    found = SimpleNamespace(transport=None, virtual_host="/", transport_cls="sqla", hostname=hostname, port=None)
+    monkeypatch.setattr(app, "connection_for_write", lambda: found)
+
+    identity = transport_of(app).broker_identity
+
+    assert identity == f"sqla://{host}:0/"
+    assert SECRET not in identity
 
 
 def test_an_annotation_that_names_one_of_our_tasks_is_an_error(make_app: Callable[..., Celery]) -> None:
