@@ -50,6 +50,7 @@ from paigeant_celery.store.redis import RedisStore
 
 LEASE, TTL = 3600.0, 7200.0  # seconds; none ends while an example runs but where a rule says so
 DELAY = 60.0  # seconds to a retry
+AHEAD = 1e13  # by which the scripts put hops ahead that are sent whatever waits on their queue
 QUEUE = "steps"
 
 WORKFLOWS = ("v", "w")
@@ -226,7 +227,7 @@ class RedisRig:
                 + [f"owner {owner}" for owner in OWNERS if hop_id in owned[owner]]
                 for hop_id in HOPS
             },
-            due=due,
+            due={hop_id: at + AHEAD if at < 0 else at for hop_id, at in due.items()},
             leases=leases,
             owners=frozenset(owner for owner in OWNERS if owned[owner]),
             overtaken=frozenset(hop_id for hop_id, record in hops.items() if int(reached or 0) > int(record[4])),
@@ -244,8 +245,8 @@ class RedisRig:
         assert self.client.zscore(self.key("owners"), owner) == 1
 
     def make_due(self, hop_id: str) -> None:
-        self.client.zadd(self.key("due"), {hop_id: 1}, xx=True)
-        assert self.client.zscore(self.key("due"), hop_id) == 1
+        score = cast("float", self.client.zscore(self.key("due"), hop_id))
+        self.client.zadd(self.key("due"), {hop_id: 1 - AHEAD if score < 0 else 1}, xx=True)
 
     def next_second(self) -> None:
         if self.client.hexists(self.key("meta"), "swept_at"):
@@ -311,6 +312,8 @@ class Book:
         entry = self.entries.get(claim.hop_id)
         if entry is None:
             return "unknown"
+        if claim.digest not in (None, f"d-{claim.hop_id}"):
+            return "altered"
         if entry.state in ("done", "failed"):
             return "finished"
         if entry.state in ("waiting", "parked", "cancelled"):
@@ -319,7 +322,7 @@ class Book:
             return entry.answer
         if entry.state == "running" and (entry.owner not in self.over or self.unswept or self.hold):
             return "running"
-        return "altered" if claim.digest not in (None, f"d-{claim.hop_id}") else None
+        return None
 
     def give(self, claim: Claim, answer: Claimed) -> None:
         entry = self.entries[claim.hop_id]
@@ -632,7 +635,7 @@ class StoreMachine(RuleBasedStateMachine):
             entry = self.book.entries[claim.hop_id]
             exhausted = entry.attempt >= self.most
             attempt = entry.attempt + (not exhausted)
-            self.answers(replace(answer, now=_WHENEVER), Claimed(
+            self.answers(replace(answer, now=_WHENEVER, created_at=None), Claimed(
                 fence=entry.fence + 1, attempt=attempt, now=_WHENEVER, exhausted=exhausted
             ))  # fmt: skip
             self.seen["exhausted" if exhausted else "taken over" if entry.state == "running" else "claimed"] += 1
