@@ -19,6 +19,9 @@ worker_prefetch_multiplier = 1
 # it again from their threads; in the threads pool on RabbitMQ a worker then sometimes took no message any more.
 worker_enable_prefetch_count_reduction = False
 
+# On RabbitMQ: `broker_transport_options = {"confirm_publish": True}`, so that the broker loses no message that it never
+# wrote down. `get_transport("amqp://…")` sets it.
+
 # Lets Flower see the hops.
 worker_send_task_events = True
 
@@ -51,7 +54,8 @@ paigeant_consume = "only"
 # up to five minutes. What waits holds no slot of a worker.
 # paigeant_retry_backoff = 1.0
 
-# How long a worker that stops answering keeps the hops that it runs; renewed four times in that time.
+# How long a worker that stops answering keeps the hops that it runs; renewed four times in that time. With less than
+# 5 s, an outage of the store of 2.5 s may already look like the end of all workers.
 # paigeant_lease = 10.0
 
 # How long steps go on after a worker is told to end (SIGTERM). They are then given back, and another worker begins them

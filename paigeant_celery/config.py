@@ -9,7 +9,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from paigeant_celery.errors import ConfigurationError
-from paigeant_celery.names import is_activity_name
+from paigeant_celery.names import MAX_ATTEMPTS, is_activity_name
 
 __all__ = ["Settings", "read_settings"]
 
@@ -29,7 +29,7 @@ class Settings(BaseModel):
     store_url: str | None = None
     consume: Literal["also", "only", "no"] | tuple[str, ...] = "also"
     step_timeout: float = Field(default=3600.0, gt=0, le=30 * 86400, allow_inf_nan=False)
-    max_attempts: int = Field(default=5, ge=1, le=1000, strict=True)
+    max_attempts: int = Field(default=5, ge=1, le=MAX_ATTEMPTS, strict=True)
     retry_backoff: float = Field(default=1.0, ge=0, le=86400, allow_inf_nan=False)
     lease: float = Field(default=10.0, ge=0.2, le=3600, allow_inf_nan=False)
     shutdown_grace: float = Field(default=25.0, ge=0, le=86400, allow_inf_nan=False)

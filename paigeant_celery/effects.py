@@ -19,7 +19,7 @@ from paigeant_celery.errors import MessageError, StoreCorrupt
 from paigeant_celery.flow import Failure
 from paigeant_celery.guard import Arrival, is_misaddressed, refusal_of
 from paigeant_celery.message import PaigeantMessage, content_digest, encode, parse, sha256
-from paigeant_celery.names import next_place, split_hop_id
+from paigeant_celery.names import MAX_ATTEMPTS, next_place, split_hop_id
 from paigeant_celery.ports import (
     Claim,
     ClaimAnswer,
@@ -37,9 +37,6 @@ from paigeant_celery.sending import delivery_of
 from paigeant_celery.step import Opened, Outcome
 
 __all__ = ["Drop", "Effects", "RecordedEffects", "Refused", "Summary", "log_refusal", "parked_fault", "summary_of"]
-
-# More than a policy allows: a message that cannot be run is set aside, however often its hop was begun.
-ANY_ATTEMPT = 1000
 
 logger = logging.getLogger(__name__)
 
@@ -254,7 +251,7 @@ class RecordedEffects:
             return None
         if len(record.envelope.encode()) <= self._settings.max_message_size:
             return None
-        answer = self._claim(arrival, digest=sha256(record.envelope), max_attempts=ANY_ATTEMPT)
+        answer = self._claim(arrival, digest=sha256(record.envelope), max_attempts=MAX_ATTEMPTS)
         return answer if isinstance(answer, Claimed) else None
 
     def _standing(self, arrival: Arrival) -> Dropped:
@@ -269,11 +266,11 @@ class RecordedEffects:
         """Claim a hop only to park it; a workflow that the store does not know is adopted first, as if it could run."""
         if split_hop_id(arrival.hop_id) is None:
             return Dropped(reason="unknown")
-        answer = self._claim(arrival, digest=digest, max_attempts=ANY_ATTEMPT)
+        answer = self._claim(arrival, digest=digest, max_attempts=MAX_ATTEMPTS)
         if answer == Dropped(reason="unknown") and message is not None and fault.reason != "expired":
             with suppress(MessageError):  # it is too old
                 self._adopt(arrival, message, digest)
-                answer = self._claim(arrival, digest=digest, max_attempts=ANY_ATTEMPT)
+                answer = self._claim(arrival, digest=digest, max_attempts=MAX_ATTEMPTS)
         return answer
 
     def _park_unrun(self, arrival: Arrival, claimed: Claimed, fault: MessageError, step_id: str) -> None:

@@ -18,7 +18,7 @@ from paigeant_celery.guard import Arrival
 from paigeant_celery.hop import HopService
 from paigeant_celery.loop import ProcessLoop
 from paigeant_celery.message_only import MessageOnlyEffects
-from paigeant_celery.names import ATTEMPT_HEADER
+from paigeant_celery.names import ATTEMPT_HEADER, MAX_ATTEMPTS
 from paigeant_celery.owner import Owner
 from paigeant_celery.ports import Store
 from paigeant_celery.process import new_owner_id
@@ -37,8 +37,6 @@ LOOK_UP = 0.25  # seconds; how soon a waiting task body notices that its worker 
 BLOCKED_SIGN = 5.0  # seconds in which a loop that is not blocked shows a sign of life
 OPEN_PATIENCE = 30.0  # seconds to wait for a store that is away before the message goes back to its queue
 CLOSE_PATIENCE = 900.0  # seconds to keep an output that was paid for and cannot be recorded yet
-
-MAX_ATTEMPTS = 1000  # the highest number that a policy allows
 
 # What Celery itself would run after a task. Our messages never carry any of it.
 EMBEDDED = ("callbacks", "errbacks", "chain", "chord", "group")
@@ -234,7 +232,7 @@ def _fault_of(request: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Me
     if foreign:
         return MessageError("bad_envelope", "embed", f"carries {', '.join(foreign)}, which our messages never do")
     if _attempt_of(request) is None:
-        return MessageError("bad_envelope", ATTEMPT_HEADER, "the number of the attempt is no number from 1 to 1000")
+        return MessageError("bad_envelope", ATTEMPT_HEADER, f"is no number from 1 to {MAX_ATTEMPTS}")
     if not isinstance(request.id, str):
         return MessageError("bad_envelope", "id", "the task id is no text")
     if len(args) != 1 or kwargs:
@@ -253,7 +251,7 @@ def _attempt_of(request: Any) -> int | None:
 
 
 def _queue_of(delivery_info: object) -> str | None:
-    """Return the routing key of a delivery, which is the queue's name where we sent it."""
+    """Return the routing key of a delivery, which for most queues is their name."""
     key = delivery_info.get("routing_key") if isinstance(delivery_info, dict) else None
     return key if isinstance(key, str) else None
 

@@ -11,6 +11,7 @@ __all__ = [
     "ATTEMPT_HEADER",
     "CORRELATION_ID",
     "FIRST_PLACE",
+    "MAX_ATTEMPTS",
     "MAX_NAME_LENGTH",
     "SPEC_VERSION",
     "VERSION_HEADER",
@@ -36,6 +37,8 @@ ACTIVITY_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*(?:\.[A-Za-z0-9_-]+)*")
 _PLACE = re.compile(r"(?:0|[1-9][0-9]{0,8})(?:-(?:0|[1-9][0-9]{0,8})\.(?:0|[1-9][0-9]{0,8})){0,8}")
 
 FIRST_PLACE = "0"
+
+MAX_ATTEMPTS = 1000  # the highest number that a policy or setting allows
 
 
 def is_correlation_id(text: str) -> bool:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from paigeant_celery.errors import InvalidInput
 from paigeant_celery.jsonable import first_fault
+from paigeant_celery.names import MAX_ATTEMPTS
 
 __all__ = ["StepPolicy"]
 
@@ -32,7 +33,7 @@ class StepPolicy(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow", hide_input_in_errors=True)
 
     timeout: float | None = Field(default=None, gt=0, le=30 * 86400, allow_inf_nan=False, strict=True)
-    max_attempts: int | None = Field(default=None, ge=1, le=1000, strict=True)
+    max_attempts: int | None = Field(default=None, ge=1, le=MAX_ATTEMPTS, strict=True)
     backoff: float | None = Field(default=None, ge=0, le=86400, allow_inf_nan=False, strict=True)
     retry_on: tuple[ErrorName, ...] | None = None
     final_on: tuple[ErrorName, ...] | None = None
