@@ -267,8 +267,9 @@ class RecordedEffects:
         if split_hop_id(arrival.hop_id) is None:
             return Dropped(reason="unknown")
         answer = self._claim(arrival, digest=digest, max_attempts=MAX_ATTEMPTS)
-        if answer == Dropped(reason="unknown") and message is not None and fault.reason != "expired":
-            with suppress(MessageError):  # it is too old
+        own = message is not None and message.message_id == arrival.hop_id
+        if answer == Dropped(reason="unknown") and message is not None and own:
+            with suppress(MessageError):  # it is too old, or asks for no step
                 self._adopt(arrival, message, digest)
                 answer = self._claim(arrival, digest=digest, max_attempts=MAX_ATTEMPTS)
         return answer

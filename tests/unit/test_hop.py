@@ -311,6 +311,19 @@ def test_a_workflow_that_is_unknown_and_cannot_be_run_is_adopted_and_parked(
     assert (summary.outcome, late.name) == ("workflow_completed", "late")
 
 
+def test_nothing_is_adopted_from_a_message_that_was_sent_under_another_id(
+    line: Line, make_message: MakeMessage
+) -> None:
+    """It is no hop's own message, whatever workflow it holds."""
+    held = activity(name="one")(lambda: "done")
+    arrival = replace(unrecorded(line, make_message(held.activity())), hop_id="v-1.0")
+
+    assert line.serve(arrival) == Refused(reason="inconsistent_slip", step_id="one")
+
+    assert line.store.workflow("w-1") is None
+    assert line.store.workflow("v-1") is None
+
+
 def test_a_copy_that_this_worker_cannot_run_needs_no_person(line: Line, make_message: MakeMessage) -> None:
     """Its hop has ended elsewhere, where the agent is loaded."""
     held = activity(name="one")(lambda: "done")
