@@ -225,7 +225,7 @@ class Lane:
     def kill(self) -> None:
         """Send SIGKILL to what runs the step."""
         (run,) = self._runs(self._correlation_id)
-        worker = next(worker for worker in self._workers if worker.pid == run.group)
+        worker = next(worker for worker in self._workers if worker.name == run.process)
         self._killed[self._correlation_id] = time.time()
         if self.case.child:
             os.kill(run.pid, signal.SIGKILL)
