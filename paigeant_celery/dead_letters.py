@@ -16,7 +16,7 @@ from paigeant_celery.names import split_hop_id
 from paigeant_celery.ports import DeadLetter, Letters, Transport
 from paigeant_celery.registry import registry
 from paigeant_celery.sending import delivery_of
-from paigeant_celery.slip import RoutingSlip
+from paigeant_celery.slip import ActivitySpec, ExecutedStep, FunctionSpec, RoutingSlip
 
 __all__ = ["DeadLetters", "letter_of", "redacted"]
 
@@ -25,7 +25,11 @@ MOST_READ = 2**20  # characters that are parsed for a sample; of more only the s
 MOST_TEXT = 1000  # characters of the text that says what was wrong
 
 # The words of our own format; any other key may hold what is confidential.
-KNOWN_KEYS = {*PaigeantMessage.model_fields, *RoutingSlip.model_fields, "agent_name", "prompt", "deps", "arguments"}
+KNOWN_KEYS = {
+    name
+    for model in (PaigeantMessage, RoutingSlip, ActivitySpec, FunctionSpec, ExecutedStep)
+    for name in model.model_fields
+}
 
 
 class DeadLetters:

@@ -17,9 +17,11 @@ FAULT = MessageError("unknown_field", "surprise", "this version does not know th
 
 def test_a_sample_keeps_the_structure_and_no_value() -> None:
     """A dead letter is read by more people than may read its message."""
-    content = '{"slip":{"prompt":"hunter2"},"hunter2":[42,true,null]}'
+    content = '{"slip":{"prompt":"hunter2","step_id":"x"},"hunter2":[42,true,null]}'
 
-    assert redacted(content) == '{"slip":{"prompt":"<7 characters>"},"xxxxxx0#1":[0,true,null]}'
+    assert redacted(content) == (
+        '{"slip":{"prompt":"<7 characters>","step_id":"<1 characters>"},"xxxxxx0#1":[0,true,null]}'
+    )
 
 
 def test_a_sample_of_what_is_no_json_shows_its_shape() -> None:
