@@ -67,7 +67,10 @@ class DeadLetters:
             return False
         if store.redrive(letter.correlation_id) != "redriven":
             return False
-        self.drop(letter_id)  # another one than that of the parked hop, which went with the redrive
+        # That of the parked hop went with the redrive. One of the same id may be there again, of the hop parked anew.
+        again = store.dead_letter(letter_id)
+        if again is not None and again.cursor == letter.cursor:
+            self.drop(letter_id)
         return True
 
     def drop(self, letter_id: str) -> bool:

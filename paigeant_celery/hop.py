@@ -71,8 +71,8 @@ class HopService:
             logger.exception("a delivery cannot be opened", extra={"action": "open_failed", "hop": arrival.hop_id})
             return self._effects.refuse(arrival, MessageError("unexpected_error", "", text_of(error)), message)
 
-    def refuse_unknown(self, arrival: Arrival) -> None:
-        """Refuse a message for which this worker has no task, which Celery would drop."""
+    def refuse_unknown(self, arrival: Arrival) -> Refused | Drop:
+        """Refuse a message for which this worker has no task, which Celery would drop; a copy changes nothing."""
         message: PaigeantMessage | None = None
         try:
             message = read(arrival, self._settings)
@@ -80,7 +80,7 @@ class HopService:
             self._loaded(arrival.activity)
             raise MessageError("unknown_agent", "", "was loaded after this worker began; start the worker anew")
         except MessageError as fault:
-            self._effects.refuse(arrival, fault, message)
+            return self._effects.refuse(arrival, fault, message)
 
     def discard(self, arrival: Arrival) -> None:
         """Keep a dead letter of what is no message of a hop, for the reason that it came with; no workflow changes."""

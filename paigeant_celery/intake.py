@@ -20,7 +20,7 @@ from kombu.exceptions import ContentDisallowed
 from paigeant_celery.channels import BROKEN, harden, headers_in
 from paigeant_celery.errors import MessageError, TransientError
 from paigeant_celery.guard import Arrival
-from paigeant_celery.hop import HopService
+from paigeant_celery.hop import HopService, Refused
 from paigeant_celery.names import Names
 
 __all__ = ["Intake"]
@@ -185,7 +185,7 @@ class Intake:
             arrival = Arrival(
                 hop_id=hop_id, activity=activity, envelope=_envelope_of(message), queue=self._queue_of(message)
             )
-            if self._asked(message, lambda: self._service().refuse_unknown(arrival)):
+            if isinstance(self._asked(message, lambda: self._service().refuse_unknown(arrival)), Refused):
                 self._consumer.event_dispatcher.send("task-failed", uuid=hop_id, exception=f"NotRegistered({task!r})")
 
         return refuse
@@ -204,17 +204,17 @@ class Intake:
         hop_id = str(named.get("id", ""))
         return Arrival(hop_id=hop_id, activity=activity, envelope=content, fault=fault, queue=queue)
 
-    def _asked(self, message: Any, refuse: Callable[[], None]) -> bool:
-        """Refuse a message; where the store is away, it goes back to its queue. Says which."""
+    def _asked(self, message: Any, refuse: Callable[[], object]) -> object:
+        """Refuse a message and return the answer; where the store is away, it goes back to its queue."""
         try:
-            refuse()
+            answer = refuse()
         except TransientError as away:
             logger.error("%s; the message goes back to its queue", away, extra={"action": "store_unreachable"})
             time.sleep(STORE_WAIT)
             message.reject_log_error(logger, self._consumer.connection_errors, requeue=True)
-            return False
+            return None
         message.reject_log_error(logger, self._consumer.connection_errors)
-        return True
+        return answer
 
     def _queue_of(self, message: Any) -> str | None:
         """Return the queue of ours from which a message comes, or None."""

@@ -105,7 +105,7 @@ def _sound(arrival: Arrival) -> str | None:
     if arrival.fault is not None or not isinstance(arrival.envelope, str):
         return None
     try:
-        parse(arrival.envelope, max_size=sys.maxsize, max_steps=sys.maxsize)
+        _ = parse(arrival.envelope, max_size=sys.maxsize, max_steps=sys.maxsize).step
     except MessageError:
         return None
     return arrival.envelope

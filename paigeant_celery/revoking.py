@@ -29,24 +29,22 @@ class Revocations:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._seen: set[str] = set()
-        self._expired: set[str] = set()
-        # Celery takes a message that comes after its time for revoked, too, whatever id a stranger gave it.
-        task_revoked.connect(self._note_expired, weak=True)
+        task_revoked.connect(self._forget_expired, weak=True)
 
     def watch(self, timer: Any) -> Any:
         """Look at what was revoked each second, from a worker's timer; returns what cancels that."""
         return timer.call_repeatedly(EVERY, self.look)
 
-    def _note_expired(self, request: Any = None, expired: bool = False, **_: object) -> None:
+    def _forget_expired(self, request: Any = None, expired: bool = False, **_: object) -> None:
+        # Celery takes a message that comes after its time for revoked, too, whatever id a stranger gave it, and hands
+        # that on to other workers; delivered again, it only expires again.
         if expired:
-            self._expired.add(str(request.id))
+            state.revoked.discard(request.id)
 
     def look(self) -> None:
         """Cancel what was revoked since the last look; what the store is away for, at the next one."""
-        named = {str(task_id) for task_id in list(state.revoked)}
-        self._expired &= named  # Celery forgets after hours, and so do we
-        revoked = named - self._expired
-        self._seen &= revoked
+        revoked = {str(task_id) for task_id in list(state.revoked)}
+        self._seen &= revoked  # Celery forgets after hours, and so do we
         for task_id in revoked - self._seen:
             try:
                 self._cancel(task_id)

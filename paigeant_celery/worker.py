@@ -34,8 +34,7 @@ class Ending(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ships no 
         super().__init__(worker, **kwargs)
         self._embedded = bool(getattr(worker, "paigeant_embedded", False))
         self._shutdown = worker.app.paigeant_runtime.shutdown
-        if not self._embedded:
-            self._shutdown.begin()
+        self._shutdown.begin()
         # Sent by a signal handler at once; a task of the solo pool keeps the worker from being closed meanwhile.
         worker_shutting_down.connect(self._told, sender=worker.hostname)  # held weakly
 

@@ -383,7 +383,7 @@ class RedisStore:
     def _readable(self, about: str) -> Iterator[None]:
         try:
             yield
-        except (ValueError, TypeError) as error:
+        except (KeyError, ValueError, TypeError) as error:
             text = f"has values that this version cannot read ({type(error).__name__})"
             raise StoreCorrupt(f"{self._prefix}:{about}", text) from error
 

@@ -68,6 +68,10 @@ def test_a_message_that_came_too_late_revokes_no_workflow(store: MemoryStore, re
     revocations.look()
 
     assert state_of(store) == "running"
+    assert "w.0" not in state.revoked  # which workers hand on to each other
+    state.revoked.add("w.0")  # now somebody means it
+    revocations.look()
+    assert state_of(store) == "cancelled"
 
 
 def test_tasks_of_others_are_none_of_our_business(store: MemoryStore, revocations: Revocations) -> None:

@@ -24,6 +24,7 @@ if wrong then return wrong end
 -- What is no copy of the recorded message is told from one whatever has become of the hop.
 if digest ~= '' and digest ~= record.digest then return { 'altered' } end
 local created_at = redis.call('HGET', wf_key(record.workflow), 'created_at')
+if not created_at then return corrupt(wf_key(record.workflow), 'lacks fields') end
 if record.state == 'done' or record.state == 'failed' then return { 'finished' } end
 if record.state == 'waiting' or record.state == 'parked' or record.state == 'cancelled' then return { record.state } end
 if record.state ~= 'running' and record.state ~= 'queued' then

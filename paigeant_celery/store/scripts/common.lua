@@ -7,7 +7,7 @@
 -- {prefix}:hops:{workflow}    set     ids of all its hops
 -- {prefix}:hop:{hop}          hash    workflow, state (queued|running|waiting|parked|done|failed|cancelled), queue, digest,
 --                                     attempt, fence, owner, token, claimed_at, exhausted, failure (JSON, of the last
---                                     attempt); letter (its dead letter, while parked); sent and first (the numbers of
+--                                     attempt); redriven_by (token); letter (while parked); sent and first (the numbers of
 --                                     its latest and of its first message among those of its queue) and waits (how often
 --                                     it was overdue); envelope until the hop is closed
 -- {prefix}:events:{workflow}  stream  what happened: type, hop, ...; never prompts or outputs
