@@ -11,6 +11,7 @@ import pytest
 from kombu import Connection
 from kombu.message import Message
 
+from paigeant_celery.effects import Drop, Refused
 from paigeant_celery.errors import Unreachable
 from paigeant_celery.guard import Arrival
 from paigeant_celery.intake import Intake
@@ -38,6 +39,8 @@ class Line:
         self.away = False
         self.raises: list[Exception] = []
         self.ours = {"ours"}
+        self.answer: Refused | Drop = Refused(reason="unknown_agent")
+        self.events: list[str] = []
         self.consumer = SimpleNamespace(
             create_task_handler=lambda: self.passed.append,
             on_unknown_message=lambda body, message: self.passed.append(message),
@@ -48,6 +51,7 @@ class Line:
             loop=self._loop,
             connection_errors=(OSError,),
             channel_errors=(ChannelClosed,),
+            event_dispatcher=SimpleNamespace(send=lambda event, **fields: self.events.append(event)),
             strategies={"shop.send_mail": object()},
         )
         self.intake = Intake(
@@ -69,6 +73,9 @@ class Line:
         if self.away:
             raise Unreachable("store", "redis://host", "ConnectionError")
         self.discarded.append(arrival)
+
+    def refuse_unknown(self, arrival: Arrival) -> Refused | Drop:
+        return self.answer
 
     refuse_unread = discard
 
@@ -169,6 +176,23 @@ def test_a_message_with_a_time_of_its_own_is_refused_before_celery_sees_it(
 
     assert line.passed == []
     assert [arrival.fault.reason for arrival in line.discarded if arrival.fault] == [reason]
+
+
+@pytest.mark.parametrize(
+    ("answer", "events"),
+    [(Refused(reason="unknown_agent"), ["task-failed"]), (Drop(reason="running"), []), (Drop(reason="altered"), [])],
+)
+def test_only_a_hop_that_cannot_be_run_is_shown_as_failed(
+    line: Line, answer: Refused | Drop, events: list[str]
+) -> None:
+    """A copy at a worker without the agent changes nothing on screen, where its hop goes on elsewhere."""
+    line.answer = answer
+    message = Sent("ours", headers={"task": "paigeant.late", "id": "w.0"})
+
+    line.consumer.on_unknown_task(None, message, KeyError())
+
+    assert line.events == events
+    assert message.answers == [False]
 
 
 def test_what_is_refused_leaves_the_queue_with_a_letter(line: Line) -> None:
