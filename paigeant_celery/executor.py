@@ -162,6 +162,7 @@ class EmbeddedWorker:
             without_mingle=True,
             without_heartbeat=True,
         )
+        worker.consumer.paigeant_ours.update(queue.name for queue in queues)
         worker.paigeant_ready = threading.Event()
         self.ended = concurrent.futures.Future()
         self._thread = threading.Thread(
@@ -190,6 +191,7 @@ class EmbeddedWorker:
         consumer = self._worker.consumer
         consumer.update_strategies()
         for queue in queues:
+            consumer.paigeant_ours.add(queue.name)  # guarded before the first message comes
             consumer.app.amqp.queues.select_add(queue)
             consumer.add_task_queue(queue.name)
 

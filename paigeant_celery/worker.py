@@ -64,6 +64,7 @@ class AgentQueues(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ship
         self._revocations = Revocations(store) if store is not None else None
         self._watching: Any = None
         self._ours: set[str] = set()
+        consumer.paigeant_ours = self._ours  # to which executors add what they serve
         Intake(
             consumer,
             names=self._transport.names,

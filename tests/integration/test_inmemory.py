@@ -218,18 +218,30 @@ def test_an_executor_whose_worker_ends_says_so_and_can_be_started_again(transpor
     assert embedded_threads() == []
 
 
-def test_a_malformed_message_ends_no_executor(transport: CeleryTransport) -> None:
-    """The program that serves an activity is not stopped by whoever can write to its broker."""
-    mine = activity(name="mine")(pass_on)
+@pytest.mark.parametrize("consume", ["also", "no"])
+def test_a_malformed_message_ends_no_executor(
+    transport: CeleryTransport, monkeypatch: pytest.MonkeyPatch, consume: str
+) -> None:
+    """Whoever can write to a broker stops no program that serves an activity, nor one that serves another later."""
+    monkeypatch.setattr(transport, "settings", transport.settings.model_copy(update={"consume": consume}))
+    early = activity(name="early")(pass_on)
+    made = []
 
     async def main() -> object:
-        async with serving(ActivityExecutor(transport, mine.name)):
+        async with serving(ActivityExecutor(transport, early.name)):
+            await output_of(transport, early.name)
+            made.append(mine := activity(name="mine")(pass_on))
+            stopped = asyncio.create_task(ActivityExecutor(transport, mine.name).start())
             await output_of(transport, mine.name)
             with transport.app.connection_for_write() as connection:
                 headers = {"task": transport.names.task(mine.name), "id": "1", "lang": "py"}
                 queue = transport.publisher.queue_for(mine.name, None)
                 connection.Producer(serializer="json").publish({"no": "list"}, routing_key=queue, headers=headers)
-            return await output_of(transport, mine.name)
+            try:
+                return await output_of(transport, mine.name)
+            finally:
+                stopped.cancel()
+                await asyncio.wait([stopped])
 
     assert isinstance(asyncio.run(main()), str)
     assert transport.store is not None
