@@ -263,12 +263,15 @@ class RecordedEffects:
     def _claim_unrun(
         self, arrival: Arrival, fault: MessageError, message: PaigeantMessage | None, digest: str
     ) -> ClaimAnswer:
-        """Claim a hop only to park it; a workflow that the store does not know is adopted first, as if it could run."""
+        """Claim a hop only to park it; a workflow that the store does not know is adopted first where its agent may come.
+
+        With any other fault it stays a dead letter, which expires: what is parked stays until a person ends it.
+        """
         if split_hop_id(arrival.hop_id) is None:
             return Dropped(reason="unknown")
         answer = self._claim(arrival, digest=digest, max_attempts=MAX_ATTEMPTS)
         own = message is not None and message.message_id == arrival.hop_id
-        if answer == Dropped(reason="unknown") and message is not None and own:
+        if answer == Dropped(reason="unknown") and message is not None and own and fault.reason == "unknown_agent":
             with suppress(MessageError):  # it is too old, or asks for no step
                 self._adopt(arrival, message, digest)
                 answer = self._claim(arrival, digest=digest, max_attempts=MAX_ATTEMPTS)

@@ -311,6 +311,24 @@ def test_a_workflow_that_is_unknown_and_cannot_be_run_is_adopted_and_parked(
     assert (summary.outcome, late.name) == ("workflow_completed", "late")
 
 
+def test_an_unknown_workflow_that_no_deployment_mends_is_a_dead_letter_alone(
+    line: Line, make_message: MakeMessage
+) -> None:
+    """It expires; parked, it would fill the store until a person ended it."""
+
+    @activity
+    def one(count: int) -> int:
+        return count
+
+    arrival = unrecorded(line, make_message(FunctionSpec("one", {"count": "many"})))
+
+    assert line.serve(arrival) == Refused(reason="invalid_arguments", step_id="one")
+
+    assert line.store.workflow("w-1") is None
+    assert [letter.reason for letter in line.store.dead_letters(after=None, limit=9)] == ["invalid_arguments"]
+    assert one.name == "one"
+
+
 def test_nothing_is_adopted_from_a_message_that_was_sent_under_another_id(
     line: Line, make_message: MakeMessage
 ) -> None:
