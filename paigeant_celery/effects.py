@@ -263,7 +263,7 @@ class RecordedEffects:
     def _claim_unrun(
         self, arrival: Arrival, fault: MessageError, message: PaigeantMessage | None, digest: str
     ) -> ClaimAnswer:
-        """Claim a hop only to park it; a workflow that the store does not know is adopted first where its agent may come.
+        """Claim a hop only to park it; an unknown workflow is adopted first where its agent may still come.
 
         With any other fault it stays a dead letter, which expires: what is parked stays until a person ends it.
         """
