@@ -272,8 +272,20 @@ class Store(Protocol):
         """End a workflow wherever it stands; a run of it can write nothing any more, and `renew` reports it."""
         ...
 
-    def redrive(self, correlation_id: str) -> Literal["redriven", "not_parked", "unknown"]:
-        """Queue a parked hop again, with all its attempts; the next sweep sends it."""
+    def redrive(
+        self, correlation_id: str, *, discard_journal: bool = False
+    ) -> Literal["redriven", "not_parked", "unknown"]:
+        """Queue a parked hop again, with all its attempts; the next sweep sends it. Its journal stays unless it is to
+        be discarded."""
+        ...
+
+    def record(self, closing: Closing, records: Mapping[str, str]) -> bool:
+        """Add records to the journal of a hop that the owner runs; False where another one has overtaken it, or the hop
+        is closed."""
+        ...
+
+    def journal(self, hop_id: str) -> Mapping[str, str]:
+        """Return the records of a hop's journal, by their keys; empty where there is none."""
         ...
 
     def sweep(self, *, host: str, dead: Collection[str] = (), queues: Mapping[str, bool] | None = None) -> Sweep:

@@ -59,6 +59,7 @@ class _Hop:
     waits: int = 0
     failure: Failure | None = None
     letter: str | None = None
+    journal: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(kw_only=True)
@@ -277,7 +278,9 @@ class MemoryStore:
             self._end(correlation_id, "cancelled", now)
             return "cancelled"
 
-    def redrive(self, correlation_id: str) -> Literal["redriven", "not_parked", "unknown"]:
+    def redrive(
+        self, correlation_id: str, *, discard_journal: bool = False
+    ) -> Literal["redriven", "not_parked", "unknown"]:
         """Queue a parked hop again, with all its attempts."""
         with self._transaction() as now:
             workflow = self._workflows.get(correlation_id)
@@ -292,8 +295,28 @@ class MemoryStore:
             del self._parked[workflow.hop_id]
             self._due[workflow.hop_id] = now
             workflow.state, workflow.failure, workflow.updated_at = "running", None, now
-            _add_event(workflow, self._next_cursor(), now, "redriven", workflow.hop_id)
+            about = {"journal": "discarded"} if discard_journal else {}
+            if discard_journal:
+                hop.journal.clear()
+            _add_event(workflow, self._next_cursor(), now, "redriven", workflow.hop_id, **about)
             return "redriven"
+
+    def record(self, closing: Closing, records: Mapping[str, str]) -> bool:
+        """Add records to the journal of a hop that the owner runs."""
+        with self._transaction():
+            hop = self._hops.get(closing.hop_id)
+            if hop is None or not self._is_of(closing.hop_id, closing.owner, closing.fence):
+                return False
+            if hop.state not in ("queued", "running"):
+                return False
+            hop.journal.update(records)
+            return True
+
+    def journal(self, hop_id: str) -> Mapping[str, str]:
+        """Return the records of a hop's journal, by their keys."""
+        with self._transaction():
+            hop = self._hops.get(hop_id)
+            return dict(hop.journal) if hop is not None else {}
 
     def sweep(self, *, host: str, dead: Collection[str] = (), queues: Mapping[str, bool] | None = None) -> Sweep:
         """Return hops whose message must be sent again."""

@@ -48,7 +48,7 @@ RETRIES = 1
 MAX_CONNECTIONS = 1024  # more than the threads of one worker; each call holds one for its round trip
 SCRIPTS = (
     "start", "claim", "renew", "release", "complete", "retry_at", "park", "fail", "cancel", "redrive", "sweep", "read",
-    "bury", "letters",
+    "bury", "letters", "record",
 )  # fmt: skip
 
 MAX_LETTERS = 10_000  # the oldest give way
@@ -184,11 +184,23 @@ class RedisStore:
         reply = self._run("cancel", correlation_id, self._ttl, about=f"wf:{correlation_id}")
         return cast("Literal['cancelled', 'ended', 'unknown']", reply)
 
-    def redrive(self, correlation_id: str) -> Literal["redriven", "not_parked", "unknown"]:
+    def redrive(
+        self, correlation_id: str, *, discard_journal: bool = False
+    ) -> Literal["redriven", "not_parked", "unknown"]:
         """Queue a parked hop again, with all its attempts."""
         token = uuid.uuid4().hex  # the client repeats a call whose reply was lost
-        reply = self._run("redrive", correlation_id, token, about=f"wf:{correlation_id}")
+        reply = self._run("redrive", correlation_id, token, int(discard_journal), about=f"wf:{correlation_id}")
         return cast("Literal['redriven', 'not_parked', 'unknown']", reply)
+
+    def record(self, closing: Closing, records: Mapping[str, str]) -> bool:
+        """Add records to the journal of a hop that the owner runs."""
+        about = f"journal:{closing.hop_id}"
+        return bool(self._run("record", closing.hop_id, closing.owner, closing.fence, *_flat(records), about=about))
+
+    def journal(self, hop_id: str) -> Mapping[str, str]:
+        """Return the records of a hop's journal, by their keys."""
+        about = f"journal:{hop_id}"
+        return cast("Mapping[str, str]", self._ask(lambda c: c.redis.hgetall(f"{self._prefix}:{about}"), about=about))
 
     def sweep(self, *, host: str, dead: Collection[str] = (), queues: Mapping[str, bool] | None = None) -> Sweep:
         """Return hops whose message must be sent again."""

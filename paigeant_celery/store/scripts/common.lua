@@ -12,6 +12,7 @@
 --                                     it was overdue); envelope until the hop is closed
 -- {prefix}:events:{workflow}  stream  what happened: type, hop, ...; never prompts or outputs
 -- {prefix}:blob:{workflow}    hash    step id -> JSON text of an output that does not travel
+-- {prefix}:journal:{hop}      hash    call -> what was recorded of it (JSON); goes with the workflow
 -- {prefix}:due                zset    queued hop -> when its message should have been claimed; hop that is sent whatever
 --                                     waits on its queue (a retry, released, redriven) -> when, less AHEAD
 -- {prefix}:parked             zset    parked hop -> since when
@@ -45,6 +46,7 @@ local function hops_key(workflow) return prefix .. ':hops:' .. workflow end
 local function events_key(workflow) return prefix .. ':events:' .. workflow end
 local function blob_key(workflow) return prefix .. ':blob:' .. workflow end
 local function hop_key(hop) return prefix .. ':hop:' .. hop end
+local function journal_key(hop) return prefix .. ':journal:' .. hop end
 local function letter_key(letter) return prefix .. ':letter:' .. letter end
 local function owner_key(owner) return prefix .. ':owner:' .. owner end
 local function host_key(owner) return prefix .. ':host:' .. owner:match('^[^:]*') end
@@ -162,6 +164,7 @@ local function expire(workflow, ttl)
   local at = int(now + ttl)
   for _, hop in ipairs(redis.call('SMEMBERS', hops_key(workflow))) do
     redis.call('PEXPIREAT', hop_key(hop), at)
+    redis.call('PEXPIREAT', journal_key(hop), at)
   end
   for _, key in ipairs({ wf_key, hops_key, events_key, blob_key }) do
     redis.call('PEXPIREAT', key(workflow), at)

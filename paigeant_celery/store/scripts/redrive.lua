@@ -1,9 +1,9 @@
 -- REDRIVE: queue the parked hop of a workflow again, with all its attempts. The next sweep sends its message: the hop
 -- counts as overtaken by all others of its queue.
--- ARGV: prefix, workflow, token (of this call, which may be repeated)
+-- ARGV: prefix, workflow, token (of this call, which may be repeated), '1' where the hop's journal is to be discarded
 -- Answer: 'redriven' | 'not_parked' | 'unknown'
 
-local _, workflow, token = unpack(ARGV)
+local _, workflow, token, discard = unpack(ARGV)
 
 local wrong = misplaced(wf_key(workflow), 'hash', events_key(workflow), 'stream', due, 'zset', parked, 'zset',
   kept_letters, 'zset')
@@ -22,8 +22,13 @@ drop_letter(hop)
 redis.call('HSET', hop_key(hop), 'redriven_by', token, 'state', 'queued', 'attempt', 0, 'sent', 0, 'waits', 0)
 redis.call('HDEL', hop_key(hop), 'owner', 'failure')
 redis.call('ZREM', parked, hop)
+if discard == '1' then redis.call('DEL', journal_key(hop)) end
 send_at(hop, now)
 redis.call('HDEL', wf_key(workflow), 'failure')
 redis.call('HSET', wf_key(workflow), 'state', 'running', 'updated_at', int(now))
-add_event(workflow, 'type', 'redriven', 'hop', hop)
+if discard == '1' then
+  add_event(workflow, 'type', 'redriven', 'hop', hop, 'journal', 'discarded')
+else
+  add_event(workflow, 'type', 'redriven', 'hop', hop)
+end
 return 'redriven'

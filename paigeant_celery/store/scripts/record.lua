@@ -1,0 +1,12 @@
+-- RECORD: add records to the journal of a hop that its owner runs.
+-- ARGV: prefix, hop, owner, fence, then key, record for each
+-- Answer: 1 recorded, now or by an earlier call | 0 overtaken, closed or cancelled, nothing changed
+
+local _, hop, owner, fence = unpack(ARGV)
+
+local wrong = misplaced(hop_key(hop), 'hash', journal_key(hop), 'hash')
+if wrong then return wrong end
+local workflow = may_close(hop, owner, fence)
+if not workflow then return 0 end
+for i = 5, #ARGV, 2 do redis.call('HSET', journal_key(hop), ARGV[i], ARGV[i + 1]) end
+return 1
