@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from paigeant_celery.context import WorkflowContext, workflow_context
     from paigeant_celery.deps import StepOutput, WorkflowDependencies
     from paigeant_celery.dispatch import WorkflowDispatcher
+    from paigeant_celery.durability import CeleryDurability, idempotency_key
     from paigeant_celery.errors import (
+        NonDeterminismError,
         PaigeantError,
         StoreRequired,
         TransientError,
@@ -37,7 +39,9 @@ __version__ = "0.1.0"
 _HOME = {
     "ActivityExecutor": "executor",
     "ActivitySpec": "slip",
+    "CeleryDurability": "durability",
     "FunctionSpec": "slip",
+    "NonDeterminismError": "errors",
     "PaigeantAgent": "agent",
     "PaigeantError": "errors",
     "PaigeantMessage": "message",
@@ -59,6 +63,7 @@ _HOME = {
     "WorkflowStatus": "handle",
     "activity": "functions",
     "get_transport": "transport",
+    "idempotency_key": "durability",
     "install": "plugin",
     "register_agent": "agent",
     "workflow_context": "context",
@@ -67,7 +72,9 @@ _HOME = {
 __all__ = [
     "ActivityExecutor",
     "ActivitySpec",
+    "CeleryDurability",
     "FunctionSpec",
+    "NonDeterminismError",
     "PaigeantAgent",
     "PaigeantError",
     "PaigeantMessage",
@@ -89,6 +96,7 @@ __all__ = [
     "WorkflowStatus",
     "activity",
     "get_transport",
+    "idempotency_key",
     "install",
     "register_agent",
     "workflow_context",

@@ -16,14 +16,17 @@ __all__ = [
     "DuplicateActivity",
     "EmptyItinerary",
     "HopFailed",
+    "HopLost",
     "IllegalEvent",
     "InvalidInput",
     "MessageError",
     "NoWorkflow",
+    "NonDeterminismError",
     "NotPublished",
     "NotRecorded",
     "NotSerializable",
     "PaigeantError",
+    "ReplayedError",
     "StoreCorrupt",
     "StoreRequired",
     "TransientError",
@@ -335,3 +338,40 @@ class WorkflowCancelled(PaigeantError):
 
     def __str__(self) -> str:
         return f"workflow {self.correlation_id} was cancelled"
+
+
+class HopLost(PaigeantError):
+    """Another owner runs the hop now, or its workflow was cancelled; this run can record nothing more."""
+
+    def __init__(self, hop_id: str) -> None:
+        super().__init__(hop_id)
+        self.hop_id = hop_id
+
+    def __str__(self) -> str:
+        return f"hop {self.hop_id} was taken over or cancelled; what this run does from now on is not recorded"
+
+
+class NonDeterminismError(PaigeantError):
+    """The code of a step does not do again what its journal holds; the hop is parked, and no call was made."""
+
+    def __init__(self, step_id: str, call: str, text: str) -> None:
+        super().__init__(step_id, call, text)
+        self.step_id, self.call, self.text = step_id, call, text
+
+    def __str__(self) -> str:
+        return (
+            f"step {self.step_id!r}: {self.call} cannot be replayed: {self.text}. Deploy the code that began the step "
+            "and redrive the workflow; or redrive it with its journal discarded (`redrive(discard_journal=True)`, "
+            "`letters redrive --discard-journal`), which makes all calls of the step again"
+        )
+
+
+class ReplayedError(PaigeantError):
+    """A call failed in an earlier attempt, whose run went on; this stands for an error of a class of your own."""
+
+    def __init__(self, error_class: str, text: str) -> None:
+        super().__init__(error_class, text)
+        self.error_class, self.text = error_class, text
+
+    def __str__(self) -> str:
+        return f"{self.error_class}: {self.text}"

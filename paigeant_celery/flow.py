@@ -18,6 +18,7 @@ __all__ = [
     "Begun",
     "Completed",
     "Decision",
+    "Diverged",
     "Event",
     "Exhausted",
     "Fail",
@@ -93,7 +94,15 @@ class Exhausted:
     attempts: int
 
 
-Event: TypeAlias = Begun | Completed | Failed | Exhausted
+@dataclass(frozen=True, kw_only=True)
+class Diverged:
+    """The step's code does not do again what its journal holds; another attempt would not, either."""
+
+    place: str
+    text: str
+
+
+Event: TypeAlias = Begun | Completed | Failed | Exhausted | Diverged
 
 
 # Decisions: where the workflow stands now, and so what the caller has to record.
@@ -167,6 +176,8 @@ def decide(message: PaigeantMessage, event: Event, *, now: datetime, limits: Lim
         case Exhausted(attempts=attempts):
             text = f"begun {attempts} times and never ended; its worker died or lost its lease each time"
             return Park(message=message, failure=_failure(step, "attempts_exhausted", text))
+        case Diverged(text=text):
+            return Park(message=message, failure=_failure(step, "NonDeterminismError", text))
     assert_never(event)
 
 

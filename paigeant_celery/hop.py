@@ -19,6 +19,7 @@ from paigeant_celery.guard import Arrival, check_address, read
 from paigeant_celery.message import PaigeantMessage, encode
 from paigeant_celery.names import FIRST_PLACE
 from paigeant_celery.ports import Activity, Claimed, Closing, Dropped, Store
+from paigeant_celery.recorder import HopJournal
 from paigeant_celery.registry import Registry
 from paigeant_celery.sending import step_policy
 from paigeant_celery.step import Opened, Outcome, StepRunner, failed, text_of
@@ -43,8 +44,10 @@ class HopService:
         registry: Registry,
         settings: Settings,
         owner: Callable[[], str],
+        stopping: Callable[[], bool] = lambda: False,
     ) -> None:
-        self._effects, self._registry, self._settings, self._owner = effects, registry, settings, owner
+        self._store, self._effects, self._registry, self._settings = store, effects, registry, settings
+        self._owner, self._stopping = owner, stopping
         self._limits = Limits(max_steps=settings.max_steps)
         self._steps = StepRunner(store, settings)
 
@@ -136,7 +139,28 @@ class HopService:
             timeout = min(timeout, max(0.001, (message.deadline - answer.now).total_seconds()))
         closing = Closing(hop_id=arrival.hop_id, owner=self._owner(), fence=answer.fence)
         return self._begin(
-            Opened(message=message, activity=activity, claimed=answer, closing=closing, timeout=timeout, policy=policy)
+            Opened(
+                message=message,
+                activity=activity,
+                claimed=answer,
+                closing=closing,
+                timeout=timeout,
+                policy=policy,
+                journal=self._journal(message, answer, closing),
+            )
+        )
+
+    def _journal(self, message: PaigeantMessage, claimed: Claimed, closing: Closing) -> HopJournal | None:
+        if self._store is None or claimed.exhausted:
+            return None
+        # The first claim of a hop finds nothing, and need not ask.
+        records = self._store.journal(closing.hop_id) if claimed.fence > 1 else {}
+        return HopJournal(
+            store=self._store,
+            closing=closing,
+            step_id=message.step.step_id or "",
+            records=records,
+            stopping=self._stopping,
         )
 
     def _begin(self, hop: Opened) -> Opened | Summary:

@@ -59,7 +59,12 @@ class HopRuntime:
             else None
         )
         self.service = HopService(
-            store=store, effects=self._effects(transport), registry=registry, settings=settings, owner=self._owner_id
+            store=store,
+            effects=self._effects(transport),
+            registry=registry,
+            settings=settings,
+            owner=self._owner_id,
+            stopping=lambda: self.shutdown.asked,
         )
 
     def _effects(self, transport: CeleryTransport) -> Effects:
@@ -139,7 +144,9 @@ class HopRuntime:
             except TimeoutError:
                 if future.done() or time.monotonic() >= end:
                     raise
-            if self.shutdown.over and future.cancel():  # a run that ended just now cannot be cancelled, and counts
+            at_rest = hop.journal is not None and hop.journal.at_rest  # all that it did is on record
+            # A run that ended just now cannot be cancelled, and counts.
+            if (at_rest or self.shutdown.over) and future.cancel():
                 self._give_back(hop)
 
     def _give_back(self, hop: Opened) -> NoReturn:

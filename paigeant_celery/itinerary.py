@@ -13,6 +13,7 @@ from pydantic_ai.exceptions import ToolFailed
 from pydantic_ai.toolsets import AbstractToolset, FunctionToolset
 
 from paigeant_celery.context import WorkflowContext
+from paigeant_celery.durability import METADATA_KEY
 from paigeant_celery.errors import InvalidInput
 from paigeant_celery.ports import EditLimits
 from paigeant_celery.slip import ActivitySpec, RegisteredActivity, Step
@@ -121,8 +122,11 @@ class ItineraryEditing(AbstractCapability[Any]):
         if not self._edit.available():
             return None
         toolset: FunctionToolset[Any] = FunctionToolset(id="paigeant_itinerary")
-        # One after the other, so that two calls of one response see each other's steps.
-        toolset.add_function(self.insert_activities, name=TOOL_NAME, sequential=True, takes_ctx=False)
+        # One after the other, so that two calls of one response see each other's steps; and again on each replay, for
+        # what it does is in memory.
+        toolset.add_function(
+            self.insert_activities, name=TOOL_NAME, sequential=True, takes_ctx=False, metadata={METADATA_KEY: False}
+        )
         return toolset
 
     def insert_activities(self, steps: list[Insertion]) -> str:

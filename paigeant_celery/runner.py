@@ -10,16 +10,19 @@ from typing import Any, Literal, TypeAlias, TypeVar, get_type_hints
 
 from pydantic import PydanticUndefinedAnnotation, PydanticUserError, TypeAdapter, ValidationError
 from pydantic_ai.agent import AbstractAgent
+from pydantic_ai.capabilities import AbstractCapability
 from pydantic_ai.usage import RunUsage
 
 from paigeant_celery.context import WorkflowContext
 from paigeant_celery.deps import StepOutput, WorkflowDependencies, with_previous_output
+from paigeant_celery.durability import CeleryDurability
 from paigeant_celery.errors import MessageError, UsageError
 from paigeant_celery.itinerary import Edit, ItineraryEditing
 from paigeant_celery.jsonable import dumps, first_fault, recordable
 from paigeant_celery.names import is_activity_name
 from paigeant_celery.policy import StepPolicy
 from paigeant_celery.ports import ActivityResult, EditLimits
+from paigeant_celery.recorder import current_journal
 from paigeant_celery.slip import ActivitySpec, Step
 
 __all__ = ["AgentActivity", "DepsFactory", "prompt_of"]
@@ -57,6 +60,7 @@ class AgentActivity:
         self.origin, self.queue, self.policy = origin, queue, policy
         self._deps_factory = deps_factory
         self._max_added_steps, self._allowed = max_added_steps, allowed_activities
+        self._durability: CeleryDurability[Any] | None = None  # kept, for the models that it keeps
 
     @property
     def name(self) -> str:
@@ -94,7 +98,7 @@ class AgentActivity:
             result = await self._agent.run(
                 prompt_of(step.prompt, previous if step.previous_output else None),
                 deps=with_previous_output(deps, previous),
-                capabilities=[ItineraryEditing(edit)] if self._max_added_steps else None,
+                capabilities=self._capabilities(edit),
                 infer_name=False,
             )
         return ActivityResult(
@@ -103,6 +107,17 @@ class AgentActivity:
             inserted=edit.inserted,
             notes=edit.notes(),
         )
+
+    def _capabilities(self, edit: Edit) -> list[AbstractCapability[Any]]:
+        """Return what the agent gets for this run: durability, where it has none of its own, and itinerary editing."""
+        given: list[AbstractCapability[Any]] = []
+        if current_journal() is not None and CeleryDurability.from_agent(self._agent) is None:
+            if self._durability is None:
+                self._durability = CeleryDurability(name=self.name)
+            given.append(self._durability)
+        if self._max_added_steps:
+            given.append(ItineraryEditing(edit))
+        return given
 
     def _data_of(self, step: Step) -> Any:
         """Return the step's deps validated by the type that this worker expects, or None where it expects none."""

@@ -15,12 +15,13 @@ from pydantic import JsonValue
 from paigeant_celery.config import Settings
 from paigeant_celery.context import ReadOutput, entered, open_context
 from paigeant_celery.errors import NotSerializable, TransientError
-from paigeant_celery.flow import Completed, Event, Failed
+from paigeant_celery.flow import Completed, Diverged, Event, Failed
 from paigeant_celery.jsonable import dumps
 from paigeant_celery.message import PaigeantMessage, sha256
 from paigeant_celery.outputs import read_blob
 from paigeant_celery.policy import StepPolicy
 from paigeant_celery.ports import Activity, ActivityResult, Claimed, Closing, EditLimits, Store
+from paigeant_celery.recorder import HopJournal, journalling
 from paigeant_celery.retry import Attempt, is_final
 from paigeant_celery.slip import ExecutedStep, OutputRef
 from paigeant_celery.tracing import attached_trace
@@ -44,6 +45,7 @@ class Opened:
     closing: Closing
     timeout: float
     policy: StepPolicy
+    journal: HopJournal | None = None  # None where there is no store
     begun_at: float = field(default_factory=time.monotonic)
 
     def now(self) -> datetime:
@@ -73,13 +75,16 @@ class StepRunner:
     async def run(self, hop: Opened) -> Outcome:
         """Run the step inside its context and say how it ended. Only a cancellation from outside is raised."""
         try:
-            return await asyncio.create_task(self._run(hop))  # a task of its own: a step that cancels it is no stop
+            outcome = await asyncio.create_task(self._run(hop))  # a task of its own: a step that cancels it is no stop
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise  # we are told to stop; the hop stays claimed, nothing is recorded
             error = asyncio.CancelledError()
-            return failed(hop, "CancelledError", "the step cancelled itself", attempt=_attempt(hop, error))
+            outcome = failed(hop, "CancelledError", "the step cancelled itself", attempt=_attempt(hop, error))
+        if hop.journal is not None and hop.journal.fault is not None:  # whatever the step made of it
+            return Outcome(event=Diverged(place=hop.message.place, text=str(hop.journal.fault)), at=hop.now())
+        return outcome
 
     async def _run(self, hop: Opened) -> Outcome:
         started_at = hop.now()
@@ -88,7 +93,7 @@ class StepRunner:
             async with limit:
                 read, attempt = self._reader(hop.message), hop.claimed.attempt
                 context = await open_context(hop.message, attempt=attempt, read_output=read)
-                with entered(context), attached_trace(hop.message.trace_context):
+                with entered(context), attached_trace(hop.message.trace_context), journalling(hop.journal):
                     result = await hop.activity.run(hop.message.step, context, limits=self._edit_limits())
             return self._completed(hop, result, started_at)
         except NotSerializable as error:
@@ -130,10 +135,18 @@ class StepRunner:
             usage=dict(result.usage),
             inserted=result.inserted,
         )
-        return Outcome(event=event, at=hop.now(), blob=text if by_reference else None, notes=result.notes)
+        notes = (*_resumed(hop.journal), *result.notes)
+        return Outcome(event=event, at=hop.now(), blob=text if by_reference else None, notes=notes)
 
     def _edit_limits(self) -> EditLimits:
         return EditLimits(max_visits=self._settings.max_visits)
+
+
+def _resumed(journal: HopJournal | None) -> tuple[Mapping[str, str], ...]:
+    """Return the event of a hop that went on from what earlier attempts had recorded."""
+    if journal is None or not journal.replayed:
+        return ()
+    return ({"type": "resumed", "replayed": str(journal.replayed), "made": str(journal.made)},)
 
 
 def timed_out(hop: Opened) -> Outcome:

@@ -108,3 +108,9 @@ def make_context(make_message: Callable[..., PaigeantMessage]) -> Callable[..., 
 def limits() -> EditLimits:
     """Limits that no test of something else reaches."""
     return EditLimits(max_visits=16)
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """The event loop of async tests."""
+    return "asyncio"

@@ -17,14 +17,17 @@ from paigeant_celery.errors import (
     DuplicateActivity,
     EmptyItinerary,
     HopFailed,
+    HopLost,
     IllegalEvent,
     InvalidInput,
     MessageError,
+    NonDeterminismError,
     NotPublished,
     NotRecorded,
     NotSerializable,
     NoWorkflow,
     PaigeantError,
+    ReplayedError,
     StoreCorrupt,
     StoreRequired,
     TransientError,
@@ -72,6 +75,9 @@ SAMPLES = [
     WorkflowFailed("w", None, "malformed", "no"),
     WorkflowParked("w", "critic", "ValueError", "no"),
     WorkflowCancelled("w"),
+    HopLost("w.2"),
+    NonDeterminismError("critic", "the model call in step 1 of run 'critic:0'", "it was made with another model"),
+    ReplayedError("OwnError", "no"),
 ]
 
 USAGE = {
@@ -80,7 +86,10 @@ USAGE = {
 }  # fmt: skip
 MESSAGE = {MessageError}
 TRANSIENT = {TransientError, Unreachable, NotPublished, NotRecorded, WorkerEnded}
-OTHERS = {PaigeantError, StoreCorrupt, IllegalEvent, HopFailed, WorkflowFailed, WorkflowParked, WorkflowCancelled}
+OTHERS = {
+    PaigeantError, StoreCorrupt, IllegalEvent, HopFailed, WorkflowFailed, WorkflowParked, WorkflowCancelled, HopLost,
+    NonDeterminismError, ReplayedError,
+}  # fmt: skip
 
 
 def every_class() -> set[type[PaigeantError]]:

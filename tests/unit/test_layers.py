@@ -17,11 +17,11 @@ import paigeant_celery
 PACKAGE = Path(paigeant_celery.__file__).parent
 
 LAYERS = {
-    "core": {"errors", "names", "jsonable", "policy", "retry", "deps", "slip", "message", "context", "flow"},
-    "seams": {"ports", "config", "process", "registry", "tracing"},
+    "core": {"errors", "names", "jsonable", "policy", "retry", "deps", "slip", "message", "context", "flow", "journal"},
+    "seams": {"ports", "config", "process", "registry", "tracing", "feed", "recorder"},
     "adapters": {
         *("transport", "publisher", "letter_queue", "store", "store.memory", "store.redis"),
-        *("agent", "itinerary", "functions", "loop", "runner"),
+        *("agent", "itinerary", "functions", "loop", "runner", "durability", "fingerprints", "failures"),
     },
     "services": {
         *("owner", "shutdown", "sweeper", "guard", "hop", "step", "effects", "message_only"),
@@ -63,7 +63,7 @@ CELERY = {
 
 # Who may import what is neither the standard library nor pydantic.
 ONLY_IN = {
-    "pydantic_ai": {"agent", "itinerary", "runner", "testing"},
+    "pydantic_ai": {"agent", "itinerary", "runner", "durability", "fingerprints", "failures", "testing"},
     "celery": CELERY,
     "kombu": CELERY,
     "redis": {"store.redis"},

@@ -1,0 +1,105 @@
+"""The stream events of an agent on their way to those who watch its workflow: in batches, beside the run."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from pydantic import TypeAdapter
+from pydantic_core import PydanticSerializationError
+
+from paigeant_celery.errors import PaigeantError
+
+__all__ = ["EventFeed"]
+
+PAUSE = 0.05  # seconds between two batches; text that is typed faster than that looks the same
+MOST_AT_ONCE = 200  # events of a batch
+MOST_WAITING = 2000  # events that wait while the store is away
+MOST_BYTES = 16 * 1024  # of one event's data
+
+logger = logging.getLogger(__name__)
+
+
+class EventFeed:
+    """Sends events while a run goes on. The run never waits for it, and an event that cannot be sent fails no step.
+
+    An event is a flat mapping: `event` (its kind), `attempt`, `run`, `step`, and `data`, its JSON. Too large data are
+    left out, and `bytes` says how many; events that were too many are counted in one of kind `dropped`. Beside the
+    agent's own there are `call_made` and `call_replayed`, with `call` (model, tool, …) and `name`.
+    """
+
+    def __init__(self, send: Callable[[Sequence[Mapping[str, str]]], bool], *, attempt: int) -> None:
+        self._send, self._attempt = send, str(attempt)
+        self._waiting: deque[Mapping[str, str]] = deque()
+        self._dropped = 0
+        self._lock = threading.Lock()
+        self._adapters: dict[type[Any], TypeAdapter[Any]] = {}
+
+    def put(self, run_id: str, step: int, event: Any) -> None:
+        """Let an event of pydantic-ai be sent; from any thread."""
+        fields = {"event": str(event.event_kind), "run": run_id, "step": str(step), "attempt": self._attempt}
+        try:
+            data = self._adapter(type(event)).dump_json(event)
+        except (PydanticSerializationError, ValueError) as error:
+            self._put({**fields, "error": type(error).__name__})
+            return
+        self._put({**fields, "data": data.decode()} if len(data) <= MOST_BYTES else {**fields, "bytes": str(len(data))})
+
+    def tell(self, event: str, **fields: str) -> None:
+        """Let an event of our own be sent; from any thread."""
+        self._put({"event": event, "attempt": self._attempt, **fields})
+
+    @asynccontextmanager
+    async def flowing(self) -> AsyncIterator[None]:
+        """Send inside the block what comes, and at its end what is left."""
+        task = asyncio.create_task(self._flow())
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            await self._send_waiting()
+
+    def _put(self, fields: Mapping[str, str]) -> None:
+        with self._lock:
+            if len(self._waiting) >= MOST_WAITING:
+                self._waiting.popleft()
+                self._dropped += 1
+            self._waiting.append(fields)
+
+    def _adapter(self, kind: type[Any]) -> TypeAdapter[Any]:
+        if kind not in self._adapters:
+            self._adapters[kind] = TypeAdapter(kind)
+        return self._adapters[kind]
+
+    async def _flow(self) -> None:
+        while True:
+            await asyncio.sleep(PAUSE)
+            if self._waiting:
+                await asyncio.shield(self._send_waiting())
+
+    async def _send_waiting(self) -> None:
+        """Send all that waits now; what cannot be sent goes on waiting."""
+        while batch := self._taken():
+            try:
+                sent = await asyncio.to_thread(self._send, batch)
+            except PaigeantError as error:
+                logger.warning("events of an agent wait: %s", error, extra={"action": "events_wait"})
+                with self._lock:
+                    self._waiting.extendleft(reversed(batch))
+                return
+            if not sent:  # overtaken: another attempt tells it anew
+                return
+
+    def _taken(self) -> list[Mapping[str, str]]:
+        with self._lock:
+            batch = [self._waiting.popleft() for _ in range(min(MOST_AT_ONCE, len(self._waiting)))]
+            if self._dropped:
+                batch.insert(0, {"event": "dropped", "attempt": self._attempt, "count": str(self._dropped)})
+                self._dropped = 0
+        return batch

@@ -1,0 +1,74 @@
+"""A hop whose journal is recorded by a real store, for tests of what runs inside one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+from paigeant_celery.feed import EventFeed
+from paigeant_celery.ports import Claim, Claimed, Closing, HopRecord, NewWorkflow
+from paigeant_celery.recorder import HopJournal, journalling
+from paigeant_celery.store.memory import MemoryStore
+
+__all__ = ["JournalledHop"]
+
+HOP = HopRecord(hop_id="w.0", queue="q", envelope="e", digest="d")
+
+
+class CutOff(MemoryStore):
+    """A store that lets the worker write a given number of records, and then takes the hop away from it."""
+
+    def __init__(self) -> None:
+        super().__init__(lease=60, ttl=60)
+        self.left: int | None = None
+
+    def record(self, closing: Closing, records: Mapping[str, str]) -> bool:
+        """Record, or answer as to an owner that was overtaken."""
+        if self.left is not None:
+            if self.left == 0:
+                return False
+            self.left -= 1
+        return super().record(closing, records)
+
+
+class JournalledHop:
+    """The hop `w.0`, step `draft`, attempt after attempt."""
+
+    def __init__(self) -> None:
+        self.store = CutOff()
+        self.store.start(NewWorkflow(correlation_id="w", content="c", hop=HOP))
+        self.attempts = 0
+        self.closing: Closing | None = None
+
+    @contextmanager
+    def attempt(
+        self,
+        *,
+        cut_after: int | None = None,
+        stopping: Callable[[], bool] = lambda: False,
+        feed: EventFeed | None = None,
+    ) -> Iterator[HopJournal]:
+        """Run one attempt inside the block; after `cut_after` records nothing more is recorded."""
+        if self.closing is not None:
+            self.store.release(self.closing)
+        self.attempts += 1
+        claim = Claim(hop_id="w.0", owner="o", token=str(self.attempts), max_attempts=100, digest="d")
+        claimed = self.store.claim(claim)
+        assert isinstance(claimed, Claimed)
+        self.closing = Closing(hop_id="w.0", owner="o", fence=claimed.fence)
+        self.store.left = cut_after
+        journal = HopJournal(
+            store=self.store,
+            closing=self.closing,
+            step_id="draft",
+            records=self.store.journal("w.0"),
+            stopping=stopping,
+            feed=feed,
+        )
+        with journalling(journal):
+            yield journal
+
+    @property
+    def records(self) -> Mapping[str, str]:
+        """What is recorded of the hop."""
+        return self.store.journal("w.0")

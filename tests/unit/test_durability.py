@@ -1,0 +1,140 @@
+"""What an agent's run repeats, and what it does not, when its hop is run again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from journalled import JournalledHop
+from pydantic_ai import Agent, ModelRetry, RunContext
+from pydantic_ai.messages import (
+    ModelMessage,
+    ModelMessagesTypeAdapter,
+    ModelResponse,
+    TextPart,
+    ToolCallPart,
+)
+from pydantic_ai.models.function import AgentInfo, DeltaToolCall, FunctionModel
+from pydantic_ai.run import AgentRunResult
+
+from paigeant_celery.durability import CeleryDurability, idempotency_key
+from paigeant_celery.errors import HopLost
+
+pytestmark = pytest.mark.anyio
+
+
+class Researcher:
+    """An agent with sync, async, parallel, retrying and delegating tools, and counters of what was really called."""
+
+    def __init__(self) -> None:
+        self.calls: Counter[str] = Counter()
+        self.keys: list[str] = []
+        model = FunctionModel(self._answer, stream_function=self._stream, model_name="local")
+        self.agent = Agent(model, name="researcher", output_type=str)
+        self.agent.tool(self.add)
+        self.agent.tool_plain(self.wait)
+        self.agent.tool_plain(self.insist)
+        self.agent.tool(self.delegate)
+        self.agent.output_validator(self.shouted)
+        self.helper = Agent(FunctionModel(self._help, model_name="helper"), name="helper")
+
+    def add(self, ctx: RunContext[None], a: int, b: int) -> int:
+        self.calls["add"] += 1
+        self.keys.append(idempotency_key(ctx))
+        return a + b
+
+    async def wait(self, word: str) -> dict[str, str]:
+        self.calls["wait"] += 1
+        await asyncio.sleep(0)
+        return {"word": word}
+
+    def insist(self, number: int) -> str:
+        self.calls["insist"] += 1
+        if number == 1:
+            raise ModelRetry("say 2")
+        return "thanks"
+
+    async def delegate(self, ctx: RunContext[None], question: str) -> str:
+        self.calls["delegate"] += 1
+        return (await self.helper.run(question, usage=ctx.usage)).output
+
+    def shouted(self, output: str) -> str:
+        if not output.isupper():
+            raise ModelRetry("louder")
+        return output
+
+    def _help(self, messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
+        self.calls["helper"] += 1
+        return ModelResponse(parts=[TextPart("helped")])
+
+    def _answer(self, messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
+        self.calls["model"] += 1
+        match sum(isinstance(message, ModelResponse) for message in messages):
+            case 0:
+                calls = [ToolCallPart("add", {"a": 1, "b": 2}), ToolCallPart("wait", {"word": "x"})]
+                return ModelResponse(parts=[*calls, ToolCallPart("insist", {"number": 1})])
+            case 1:
+                delegations = [ToolCallPart("delegate", {"question": question}) for question in ("one", "two")]
+                return ModelResponse(parts=[ToolCallPart("insist", {"number": 2}), *delegations])
+            case 2:
+                return ModelResponse(parts=[TextPart("done")])
+        return ModelResponse(parts=[TextPart("DONE")])
+
+    async def _stream(
+        self, messages: list[ModelMessage], info: AgentInfo
+    ) -> AsyncIterator[str | dict[int, DeltaToolCall]]:
+        for index, part in enumerate(self._answer(messages, info).parts):
+            if isinstance(part, TextPart):
+                for letter in part.content:
+                    yield letter
+            elif isinstance(part, ToolCallPart):
+                yield {index: DeltaToolCall(part.tool_name, part.args_as_json_str(), part.tool_call_id)}
+
+    async def run(self, **arguments: Any) -> AgentRunResult[str]:
+        durability: CeleryDurability[None] = CeleryDurability()
+        return await self.agent.run("go on", capabilities=[durability], **arguments)
+
+
+CALLS = {"model": 4, "add": 1, "wait": 1, "insist": 2, "delegate": 2, "helper": 2}
+RECORDS = 4 + 1 + 1 + 2 + 2
+
+
+def history(result: AgentRunResult[str]) -> Any:
+    """Return all messages without the times of what is made anew in each attempt."""
+    messages = ModelMessagesTypeAdapter.dump_python(result.all_messages(), mode="json")
+    for message in messages:
+        if message["kind"] == "request":
+            message.pop("timestamp", None)
+            for part in message["parts"]:
+                part.pop("timestamp", None)
+    return messages
+
+
+@pytest.mark.parametrize("cut_after", range(RECORDS))
+async def test_a_run_that_is_cut_off_after_any_call_goes_on_from_there(cut_after: int) -> None:
+    """The model is paid for once, tools act once, and nobody can tell from the result."""
+    hop, researcher = JournalledHop(), Researcher()
+    with hop.attempt(cut_after=cut_after), pytest.raises(HopLost):
+        await researcher.run()
+    before = hop.records
+
+    with hop.attempt() as journal:
+        result = await researcher.run()
+    with hop.attempt() as again:
+        replayed = await researcher.run()
+
+    assert journal.replayed == len(before) == cut_after
+    assert (journal.made, again.made, again.replayed) == (RECORDS - cut_after, 0, RECORDS)
+    assert result.output == replayed.output == "DONE"
+    assert result.usage == replayed.usage
+    assert (result.usage.requests, result.usage.tool_calls) == (6, 5)
+    assert history(result) == history(replayed)
+    assert result.run_id == replayed.run_id == "w.0:researcher:0"
+    assert len(set(researcher.keys)) == 1
+    # What was in flight when the run was cut off was made again: at most the calls of one step.
+    extra = researcher.calls - Counter(CALLS)
+    assert sum(extra.values()) <= 5
+    assert Counter(CALLS) - researcher.calls == Counter()

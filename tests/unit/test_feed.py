@@ -1,0 +1,141 @@
+"""Stream events on their way to those who watch."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from pydantic_ai.messages import PartDeltaEvent, TextPartDelta
+
+from paigeant_celery import feed as feeds
+from paigeant_celery.errors import Unreachable
+from paigeant_celery.feed import EventFeed
+
+pytestmark = pytest.mark.anyio
+
+
+def delta(text: str) -> PartDeltaEvent:
+    return PartDeltaEvent(index=0, delta=TextPartDelta(content_delta=text))
+
+
+class Watcher:
+    """What the store got, and whether it is there."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[Mapping[str, str]]] = []
+        self.seen = threading.Event()
+        self.away = threading.Event()
+
+    def send(self, events: Sequence[Mapping[str, str]]) -> bool:
+        if self.away.is_set():
+            self.away.clear()
+            raise Unreachable("store", "redis://127.0.0.1:1", "ConnectionError")
+        self.batches.append(list(events))
+        self.seen.set()
+        return True
+
+    @property
+    def texts(self) -> list[str]:
+        return [json.loads(event["data"])["delta"]["content_delta"] for batch in self.batches for event in batch]
+
+
+async def test_events_arrive_in_order_and_in_batches() -> None:
+    """A model that types fast costs a call to the store now and then, not one for each word."""
+    watcher = Watcher()
+    feed = EventFeed(watcher.send, attempt=2)
+
+    async with feed.flowing():
+        for number in range(500):
+            feed.put("w.0:writer:0", 1, delta(str(number)))
+
+    assert watcher.texts == [str(number) for number in range(500)]
+    assert len(watcher.batches) < 10
+    first = watcher.batches[0][0]
+    assert {name: first[name] for name in ("event", "run", "step", "attempt")} == {
+        "event": "part_delta", "run": "w.0:writer:0", "step": "1", "attempt": "2",
+    }  # fmt: skip
+
+
+async def test_events_are_seen_while_the_run_goes_on() -> None:
+    """They are for somebody who looks at a screen."""
+    watcher = Watcher()
+    feed = EventFeed(watcher.send, attempt=1)
+
+    async with feed.flowing():
+        feed.put("r", 1, delta("now"))
+        assert await asyncio.to_thread(watcher.seen.wait, 10)
+
+        assert watcher.texts == ["now"]
+
+
+async def test_events_wait_for_a_store_that_is_away() -> None:
+    """The run goes on, and what it told meanwhile is told when the store is back."""
+    watcher = Watcher()
+    watcher.away.set()
+    feed = EventFeed(watcher.send, attempt=1)
+
+    async with feed.flowing():
+        for text in "abc":
+            feed.put("r", 1, delta(text))
+        assert await asyncio.to_thread(watcher.seen.wait, 10)
+
+    assert watcher.texts == ["a", "b", "c"]
+
+
+async def test_too_many_events_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is dropped silently, and nothing fills the memory of a worker."""
+    monkeypatch.setattr(feeds, "MOST_WAITING", 3)
+    watcher = Watcher()
+    feed = EventFeed(watcher.send, attempt=1)
+
+    async with feed.flowing():
+        for text in "abcde":
+            feed.put("r", 1, delta(text))
+
+    (batch,) = watcher.batches
+    assert batch[0] == {"event": "dropped", "attempt": "1", "count": "2"}
+    assert [json.loads(event["data"])["delta"]["content_delta"] for event in batch[1:]] == ["c", "d", "e"]
+
+
+@dataclass
+class Odd:
+    content: Any
+    event_kind: str = "odd"
+
+
+async def test_an_event_that_is_too_large_or_no_json_is_told_without_its_data() -> None:
+    """A file that a tool read does not go to every watcher, and what cannot be written fails no step."""
+    watcher = Watcher()
+    feed = EventFeed(watcher.send, attempt=1)
+
+    async with feed.flowing():
+        feed.put("r", 1, delta("x" * 20_000))
+        feed.put("r", 1, Odd(object()))
+        feed.tell("call_made", call="tool", name="search")
+
+    large, odd, own = watcher.batches[0]
+    assert int(large["bytes"]) > 20_000
+    assert "data" not in large
+    assert odd["error"] == "PydanticSerializationError"
+    assert own == {"event": "call_made", "attempt": "1", "call": "tool", "name": "search"}
+
+
+async def test_nothing_more_is_sent_for_a_hop_that_was_taken_over() -> None:
+    """The next attempt tells it anew."""
+    sent: list[Sequence[Mapping[str, str]]] = []
+
+    def send(events: Sequence[Mapping[str, str]]) -> bool:
+        sent.append(events)
+        return False
+
+    feed = EventFeed(send, attempt=1)
+    async with feed.flowing():
+        for number in range(450):
+            feed.put("r", 1, delta(str(number)))
+
+    assert len(sent) < 3

@@ -1,0 +1,99 @@
+"""Which changes of code a fingerprint shows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any, cast
+
+from pydantic_ai.durable_exec import ModelRequestParams
+from pydantic_ai.messages import BinaryContent, ModelMessage, ModelRequest, ModelResponse, TextPart, UserPromptPart
+from pydantic_ai.models import ModelRequestParameters
+from pydantic_ai.output import OutputObjectDefinition
+from pydantic_ai.tools import RunContext, ToolDefinition
+
+from paigeant_celery.fingerprints import Digests, digest
+
+SCHEMA = {"type": "object", "properties": {"title": {"type": "string", "description": "of the book"}}}
+TOOL = ToolDefinition(name="search", parameters_json_schema=SCHEMA, description="Look for books.")
+
+
+def asked(text: str, at: int = 1) -> ModelRequest:
+    return ModelRequest(parts=[UserPromptPart(content=text, timestamp=datetime(2030, 1, at, tzinfo=UTC))])
+
+
+def request(*messages: ModelMessage, **changes: Any) -> ModelRequestParams:
+    parameters = replace(ModelRequestParameters(function_tools=[TOOL], output_mode="text"), **changes)
+    return ModelRequestParams(
+        None,
+        messages=list(messages) or [asked("hello")],
+        model_settings=None,
+        model_request_parameters=parameters,
+        run_context=cast("RunContext[Any]", None),
+    )
+
+
+def changed(one: ModelRequestParams, other: ModelRequestParams) -> list[str]:
+    first = Digests().of_request(one, model_name="m")
+    second = Digests().of_request(other, model_name="m")
+    return [name for name in first if first[name] != second[name]]
+
+
+def test_the_same_request_at_another_time_has_the_same_fingerprint() -> None:
+    """An attempt of tomorrow replays that of today."""
+    assert changed(request(asked("hello", at=1)), request(asked("hello", at=2))) == []
+
+
+def test_other_words_show_as_words() -> None:
+    """Prompts and descriptions may be reworded while workflows run."""
+    reworded = {"type": "object", "properties": {"title": {"type": "string", "description": "of what is sought"}}}
+
+    assert changed(request(), request(asked("hi"))) == ["prompt"]
+    assert changed(request(), request(function_tools=[replace(TOOL, description="Find.")])) == ["tool descriptions"]
+    assert changed(request(), request(function_tools=[replace(TOOL, parameters_json_schema=reworded)])) == []
+
+
+def test_other_tools_show_as_tools() -> None:
+    """A recorded answer may call one that is gone, or with arguments that it does not take any more."""
+    renamed = {"type": "object", "properties": {"name": {"type": "string"}}}
+
+    assert changed(request(), request(function_tools=[])) == ["tools", "tool descriptions"]
+    assert changed(request(), request(function_tools=[replace(TOOL, parameters_json_schema=renamed)])) == ["tools"]
+
+
+def test_a_property_named_like_a_word_of_schemas_is_no_text() -> None:
+    """`title` as a keyword is a text, as the name of a field it is not."""
+    schema = {"type": "object", "title": "Book", "properties": {"title": {"type": "integer"}}}
+
+    assert changed(request(), request(function_tools=[replace(TOOL, parameters_json_schema=schema)])) == ["tools"]
+
+
+def test_another_output_shows_as_output() -> None:
+    """A recorded answer may not fit what is expected now."""
+    book = OutputObjectDefinition(json_schema={"type": "object", "properties": {"a": {"type": "string"}}})
+    other = OutputObjectDefinition(json_schema={"type": "object", "properties": {"b": {"type": "string"}}})
+
+    assert changed(request(), request(output_mode="native", output_object=book)) == ["output"]
+    assert changed(request(output_object=book), request(output_object=other)) == ["output"]
+
+
+def test_only_what_came_since_the_last_answer_is_covered() -> None:
+    """A long history costs no more: what stands before was covered when it was new."""
+    answer = ModelResponse(parts=[TextPart("yes")])
+
+    one = request(asked("first"), answer, asked("second"))
+    other = request(asked("another first"), answer, asked("second"))
+
+    assert changed(one, other) == []
+    assert changed(one, request(asked("first"), answer, asked("another"))) == ["prompt"]
+    assert changed(one, request(asked("first"), answer, asked("second"), answer)) == []
+
+
+def test_a_digest_covers_what_json_cannot_say() -> None:
+    """Prompts may hold pictures."""
+    one, other = (BinaryContent(data=data, media_type="image/png") for data in (b"1", b"2"))
+
+    assert digest(["a", one]) != digest(["a", other])
+    assert digest(["a", one]) == digest(["a", BinaryContent(data=b"1", media_type="image/png")])
+    assert digest({"b": 1, "a": 2}) == digest({"a": 2, "b": 1})
+    assert digest(object()) == digest(object())
