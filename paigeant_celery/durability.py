@@ -155,7 +155,7 @@ class CeleryDurability(BaseDurabilityCapability[AgentDepsT]):
     @property
     def has_wrap_run_event_stream(self) -> bool:
         """Whether models are asked for streams: for a handler of events, or for those who watch the workflow."""
-        return super().has_wrap_run_event_stream or _feed() is not None
+        return super().has_wrap_run_event_stream or (self.in_durable_context and _feed() is not None)
 
     async def wrap_run_event_stream(
         self, ctx: RunContext[AgentDepsT], *, stream: AsyncIterable[AgentStreamEvent]
