@@ -21,6 +21,7 @@ QUICK_START = "# quickstart.py"
 HOST_CONFIGURATION = "# celeryconfig.py of the host"
 HOST_DISPATCH = "from shop.celery import app"
 HARNESS_TEST = "workflow_harness"
+IDEMPOTENT_TOOL = "cashier = "
 EXAMPLE_DISPATCH = '("topic_finder", "joke_writer", "joke_judge")'
 EXAMPLE_CONFIGURATION = '"examples.existing_celery_app.agents"'
 RUN_BELOW = (
@@ -28,6 +29,7 @@ RUN_BELOW = (
     HOST_CONFIGURATION,
     HOST_DISPATCH,
     HARNESS_TEST,
+    IDEMPOTENT_TOOL,
     EXAMPLE_DISPATCH,
     EXAMPLE_CONFIGURATION,
 )
@@ -155,6 +157,19 @@ async def test_half_way(workflow_harness):
 
     assert [call for call in calls if call not in README] == []
     assert re.search(r"^2 passed in ", done.stdout, re.MULTILINE), done
+
+
+def test_the_tool_that_is_shown_gets_a_key(tmp_path: Path) -> None:
+    """Whoever copies it hands the key to a service that moves money."""
+    served = """
+import asyncio
+from paigeant_celery.testing import WorkflowHarness
+print(asyncio.run(WorkflowHarness().run([cashier.activity("Refund it.")])).output)
+"""
+
+    printed = run_script(block(IDEMPOTENT_TOOL) + served, cwd=tmp_path)
+
+    assert re.search(r"order 0: 0 cents, [0-9a-f-]{36}", printed)
 
 
 def test_a_process_without_agents_dispatches_the_three_agents_as_shown(
