@@ -41,7 +41,7 @@ from pydantic_ai.toolsets import AbstractToolset, ToolsetTool, WrapperToolset
 from pydantic_ai.usage import RunUsage
 
 from paigeant_celery.errors import NotSerializable, UsageError
-from paigeant_celery.failures import described, rebuilt
+from paigeant_celery.failures import rebuilt, survived
 from paigeant_celery.feed import EventFeed
 from paigeant_celery.fingerprints import Digests, digest
 from paigeant_celery.journal import CallKey, CallKind, Record
@@ -355,14 +355,14 @@ async def _recorded(
     if record is not None:
         record_durable_unit(executed=False)
         if record.failure is not None:
-            raise rebuilt(record.failure)
+            raise rebuilt(record)
         return record, True
     async with journal.making():
         try:
             with calling(str(key), recorded=True):
                 record = await make()
         except Exception as error:
-            journal.add_later(key, Record(fingerprint=fingerprint, failure=described(error)))
+            journal.add_later(key, survived(error, fingerprint))
             raise
         await journal.add(key, record)
     record_durable_unit(executed=True)

@@ -4,17 +4,50 @@ from __future__ import annotations
 
 import builtins
 import json
+from collections.abc import Mapping
 
 from pydantic_ai import exceptions
+from pydantic_ai.durable_exec import JSON_CODEC
+from pydantic_ai.messages import ModelResponse
 
 from paigeant_celery.errors import ReplayedError
-from paigeant_celery.journal import RecordedError
+from paigeant_celery.journal import Record, RecordedError
 
-__all__ = ["described", "rebuilt"]
+try:  # since pydantic-ai 2.68; before that, a stream that fails half way counts as one that never began
+    from pydantic_ai.durable_exec._utils import mark_streamed_before_failing, streamed_before_failing
+except ImportError:
+
+    def mark_streamed_before_failing(error: BaseException, response: ModelResponse) -> None:
+        """Mark nothing."""
+
+    def streamed_before_failing(error: BaseException) -> ModelResponse | None:
+        """Know of no such stream."""
+        return None
 
 
-def described(error: Exception) -> RecordedError:
-    """Return what a record keeps of an error."""
+__all__ = ["rebuilt", "survived"]
+
+
+def survived(error: Exception, fingerprint: Mapping[str, str]) -> Record:
+    """Return the record of a call that failed; with what a model's stream gave before it did."""
+    streamed = streamed_before_failing(error)
+    return Record(
+        fingerprint=fingerprint,
+        failure=_described(error),
+        result=JSON_CODEC.dump(ModelResponse, streamed) if streamed is not None else None,
+    )
+
+
+def rebuilt(record: Record) -> Exception:
+    """Return the error of a record: of its class where that is of Python or pydantic-ai, else a `ReplayedError`."""
+    assert record.failure is not None
+    error = _of_class(record.failure)
+    if record.result is not None:
+        mark_streamed_before_failing(error, JSON_CODEC.load(ModelResponse, record.result))
+    return error
+
+
+def _described(error: Exception) -> RecordedError:
     arguments: tuple[object, ...] = error.args
     if isinstance(error, exceptions.ModelHTTPError):
         arguments = (error.status_code, error.model_name, error.body)
@@ -27,11 +60,8 @@ def described(error: Exception) -> RecordedError:
     return RecordedError(error_class=type(error).__name__, args=arguments)  # type: ignore[arg-type]  # JSON, as tried
 
 
-def rebuilt(recorded: RecordedError) -> Exception:
-    """Return the error of a record: of its own class where that is Python's or pydantic-ai's, else a `ReplayedError`.
-
-    A record names no module: what it says is looked up in these two only.
-    """
+def _of_class(recorded: RecordedError) -> Exception:
+    # A record names no module: what it says is looked up in these two only.
     for module in (exceptions, builtins):
         found = getattr(module, recorded.error_class, None)
         if isinstance(found, type) and issubclass(found, Exception):

@@ -60,7 +60,7 @@ class RecordedError:
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """A call that ended: its result or the error that the run survived.
+    """A call that ended: its result, or the error that the run survived (then `result` is what came before it).
 
     `fingerprint` says what the call was made with; digests, never the prompt itself. `usage` are the counters of
     agents that ran inside it.
@@ -76,7 +76,7 @@ class Record:
         tree: dict[str, Any] = {"v": FORMAT, "of": dict(self.fingerprint)}
         if self.failure is not None:
             tree["failure"] = {"class": self.failure.error_class, "args": list(self.failure.args)}
-        else:
+        if self.failure is None or self.result is not None:
             tree["result"] = self.result
         if self.usage:
             tree["usage"] = dict(self.usage)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from journalled import JournalledHop
 from pydantic_ai import Agent, ModelRetry, RunContext
+from pydantic_ai.exceptions import ModelHTTPError
 from pydantic_ai.messages import (
     ModelMessage,
     ModelMessagesTypeAdapter,
@@ -17,6 +18,7 @@ from pydantic_ai.messages import (
     TextPart,
     ToolCallPart,
 )
+from pydantic_ai.models.fallback import FallbackModel
 from pydantic_ai.models.function import AgentInfo, DeltaToolCall, FunctionModel
 from pydantic_ai.run import AgentRunResult
 
@@ -138,3 +140,53 @@ async def test_a_run_that_is_cut_off_after_any_call_goes_on_from_there(cut_after
     extra = researcher.calls - Counter(CALLS)
     assert sum(extra.values()) <= 5
     assert Counter(CALLS) - researcher.calls == Counter()
+
+
+class Halfway:
+    """An agent whose first model fails in the middle of its stream, and a second one that stands by."""
+
+    def __init__(self) -> None:
+        self.calls: Counter[str] = Counter()
+        first = FunctionModel(stream_function=self._first, model_name="first")
+        second = FunctionModel(stream_function=self._second, model_name="second")
+        self.agent = Agent(FallbackModel(first, second), name="halfway")
+        self.after = Agent(FunctionModel(self._third, model_name="third"), name="after")
+
+    async def _first(self, messages: list[ModelMessage], info: AgentInfo) -> AsyncIterator[str]:
+        self.calls["first"] += 1
+        yield "half"
+        raise ModelHTTPError(503, "first")
+
+    async def _second(self, messages: list[ModelMessage], info: AgentInfo) -> AsyncIterator[str]:
+        self.calls["second"] += 1
+        yield "whole"
+
+    def _third(self, messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
+        self.calls["third"] += 1
+        return ModelResponse(parts=[TextPart("after")])
+
+    async def run(self) -> list[str]:
+        seen: list[str] = []
+        durability: CeleryDurability[None] = CeleryDurability()
+        try:
+            async with self.agent.run_stream("go", capabilities=[durability]) as stream:
+                seen.extend([text async for text in stream.stream_text(delta=True)])
+        except ModelHTTPError as error:
+            seen.append(f"failed with {error.status_code}")
+        seen.append((await self.after.run("go", capabilities=[CeleryDurability[None]()])).output)
+        return seen
+
+
+async def test_a_stream_that_failed_half_way_fails_half_way_again() -> None:
+    """What its reader had seen is not followed by another model's answer."""
+    hop, halfway = JournalledHop(), Halfway()
+    with hop.attempt():
+        first = await halfway.run()
+    calls = Counter(halfway.calls)
+
+    with hop.attempt() as journal:
+        again = await halfway.run()
+
+    assert first == again
+    assert journal.made == 0
+    assert halfway.calls == calls

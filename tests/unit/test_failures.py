@@ -6,8 +6,8 @@ import pytest
 from pydantic_ai.exceptions import ModelAPIError, ModelHTTPError, UnexpectedModelBehavior
 
 from paigeant_celery.errors import ReplayedError
-from paigeant_celery.failures import described, rebuilt
-from paigeant_celery.journal import RecordedError
+from paigeant_celery.failures import rebuilt, survived
+from paigeant_celery.journal import Record, RecordedError
 
 
 class OwnError(Exception):
@@ -26,7 +26,7 @@ class OwnError(Exception):
 )
 def test_an_error_of_python_or_pydantic_ai_is_of_its_class_again(error: Exception) -> None:
     """Whoever caught it, such as a model to fall back to, catches it again."""
-    again = rebuilt(described(error))
+    again = rebuilt(survived(error, {}))
 
     assert type(again) is type(error)
     assert str(again) == str(error)
@@ -35,7 +35,7 @@ def test_an_error_of_python_or_pydantic_ai_is_of_its_class_again(error: Exceptio
 @pytest.mark.parametrize("error", [OwnError("mine"), OwnError(object())])
 def test_any_other_error_is_replaced_by_one_that_names_it(error: Exception) -> None:
     """A record is data: what it names is not imported."""
-    again = rebuilt(described(error))
+    again = rebuilt(survived(error, {}))
 
     assert isinstance(again, ReplayedError)
     assert again.error_class == "OwnError"
@@ -45,4 +45,4 @@ def test_any_other_error_is_replaced_by_one_that_names_it(error: Exception) -> N
 @pytest.mark.parametrize("name", ["SystemExit", "KeyboardInterrupt", "print", "Exception", "UserError", "nothing"])
 def test_no_record_raises_what_would_end_a_worker(name: str) -> None:
     """Only errors that code can survive were ever recorded."""
-    assert isinstance(rebuilt(RecordedError(error_class=name, args=())), Exception)
+    assert isinstance(rebuilt(Record(failure=RecordedError(error_class=name, args=()))), Exception)
