@@ -55,6 +55,10 @@ def show(context: click.Context, correlation_id: str, events: bool) -> None:
         if status.retry_at is not None:
             where = f"is tried again at {status.retry_at:%Y-%m-%d %H:%M:%S} UTC"
         click.echo(f"  current:   {status.step_id} {where} (begun {status.attempt} times)")
+    if status.usage:
+        cost = [f"cost=${status.cost}"] if status.cost is not None else []
+        used = [f"{name}={count}" for name, count in status.usage.items()]
+        click.echo(f"  used:      {' '.join([*used, *cost])}")
     if status.failure is not None:
         click.echo(f"  failed at: {status.failure.step_id or '-'}: {status.failure.error_class}: {status.failure.text}")
     for event in happened:

@@ -13,6 +13,7 @@ from typing import cast
 
 from pydantic import JsonValue
 
+from paigeant_celery.budget import WorkflowLimits
 from paigeant_celery.errors import (
     EmptyItinerary,
     InvalidInput,
@@ -54,6 +55,17 @@ class _Runway:
         self.taken = False
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """What a caller asks of a workflow, beside its steps; not checked yet."""
+
+    variables: Mapping[str, object] | None
+    correlation_id: str | None
+    deadline: datetime | None
+    stream: bool
+    usage_limits: object
+
+
 class WorkflowDispatcher:
     """Collects steps, builds the slip and sends its first message.
 
@@ -88,20 +100,27 @@ class WorkflowDispatcher:
         variables: Mapping[str, object] | None = None,
         correlation_id: str | None = None,
         deadline: datetime | None = None,
+        stream: bool = False,
+        usage_limits: object = None,
     ) -> str:
         """Record the workflow, send its first message and return its correlation id.
 
         The steps are `itinerary`, else those on the runway, which are then taken: a second dispatch never
         repeats them. `correlation_id` makes the call idempotent: the same id with the same content returns
         the existing workflow (its message is sent again where it still waits; copies run once).
-        `deadline` is an aware datetime; a step that would begin later fails the workflow.
+        `deadline` is an aware datetime; a step that would begin later fails the workflow. `stream=True` has the agents
+        ask their models for streams and tell what happens to whoever reads `handle.events()`. `usage_limits`
+        (pydantic-ai's `UsageLimits`, `WorkflowLimits` or a mapping of the same names) holds for all agent steps
+        together: each is given what is left, and the one that would use more fails the workflow with
+        `UsageLimitExceeded`.
 
         Raises `InvalidInput` and `EmptyItinerary` before anything is enqueued, `WorkflowConflict` where the id
         belongs to other content, `NotRecorded` where the store is away (it may have recorded the workflow when only
         the reply was lost), `NotPublished` where the workflow was recorded but not sent, `Unreachable` where there
         is no store and the broker is away. To try again after either of the first two, pass its `correlation_id`.
         """
-        sending = self._prepare(transport, itinerary, variables, correlation_id, deadline)
+        asked = _Asked(variables, correlation_id, deadline, stream, usage_limits)
+        sending = self._prepare(transport, itinerary, asked)
         return await asyncio.to_thread(sending.send)
 
     def dispatch_workflow_sync(
@@ -112,9 +131,12 @@ class WorkflowDispatcher:
         variables: Mapping[str, object] | None = None,
         correlation_id: str | None = None,
         deadline: datetime | None = None,
+        stream: bool = False,
+        usage_limits: object = None,
     ) -> str:
         """Do what `dispatch_workflow` does, for code without an event loop."""
-        return self._prepare(transport, itinerary, variables, correlation_id, deadline).send()
+        asked = _Asked(variables, correlation_id, deadline, stream, usage_limits)
+        return self._prepare(transport, itinerary, asked).send()
 
     def handle(self, correlation_id: str, transport: Transport | None = None) -> WorkflowHandle:
         """Return a handle on a workflow, dispatched here or anywhere else. Reads nothing yet."""
@@ -124,9 +146,7 @@ class WorkflowDispatcher:
         self,
         transport: Transport | None,
         itinerary: Iterable[ActivitySpec | FunctionSpec] | None,
-        variables: Mapping[str, object] | None,
-        correlation_id: str | None,
-        deadline: datetime | None,
+        asked: _Asked,
     ) -> _Sending:
         transport = _checked_transport(transport)
         transport.check_dispatch()
@@ -137,7 +157,7 @@ class WorkflowDispatcher:
             runway = None
         steps: list[Step] = list(itinerary) if itinerary is not None else list(runway.steps if runway else ())
         try:
-            message = _first_message(steps, variables, correlation_id, deadline, self._registered.values(), transport)
+            message = _first_message(steps, asked, self._registered.values(), transport)
             envelope = _checked_envelope(message, transport)
         except BaseException:
             if runway is not None:
@@ -207,9 +227,7 @@ class _Sending:
 
 def _first_message(
     steps: list[Step],
-    variables: Mapping[str, object] | None,
-    correlation_id: str | None,
-    deadline: datetime | None,
+    asked: _Asked,
     registered: Iterable[RegisteredActivity],
     transport: Transport,
 ) -> PaigeantMessage:
@@ -219,13 +237,16 @@ def _first_message(
         limit = transport.settings.max_steps
         raise InvalidInput("too_many_steps", "itinerary", f"{len(steps)} steps exceed `paigeant_max_steps` ({limit})")
     now = datetime.now(UTC)
-    _check_deadline(deadline, now)
+    _check_deadline(asked.deadline, now)
+    correlation_id, variables = asked.correlation_id, asked.variables
     if correlation_id is None:
         correlation_id = str(uuid.uuid4())
     elif not isinstance(correlation_id, str) or not is_correlation_id(correlation_id):
         raise InvalidInput("bad_correlation_id", "correlation_id", "use 1 to 128 of A-Z, a-z, 0-9, '_' and '-'")
     if variables is not None and not isinstance(variables, Mapping):
         raise InvalidInput("invalid_variables", "variables", f"must be a mapping, not a {type(variables).__name__}")
+    if not isinstance(asked.stream, bool):
+        raise InvalidInput("invalid_input", "stream", f"must be True or False, not a {type(asked.stream).__name__}")
     json_variables = cast("dict[str, JsonValue]", crossing(dict(variables or {}), path="variables"))
     checked = [_checked_step(index, step) for index, step in enumerate(steps)]
     return PaigeantMessage(
@@ -233,11 +254,13 @@ def _first_message(
         correlation_id=correlation_id,
         created_at=now,
         sent_at=now,
-        deadline=deadline,
+        deadline=asked.deadline,
         trace_context=current_trace(),
         variables=json_variables,
         slip=RoutingSlip(itinerary=name_steps(checked)),
         registered_activities=tuple(registered),
+        stream=asked.stream,
+        usage_limits=WorkflowLimits.given(asked.usage_limits),
     )
 
 

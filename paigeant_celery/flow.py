@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Literal, TypeAlias, assert_never
 
 from pydantic import JsonValue
@@ -73,6 +74,7 @@ class Completed:
     output: JsonValue
     output_ref: OutputRef | None = None
     usage: dict[str, int] = field(default_factory=dict)
+    cost: Decimal | None = None
     inserted: tuple[Step, ...] = ()
 
 
@@ -199,6 +201,7 @@ def _advance(message: PaigeantMessage, step: Step, event: Completed, now: dateti
         output=event.output,
         output_ref=event.output_ref,
         usage=event.usage,
+        cost=event.cost,
         added_by=step.added_by,
     )
     try:

@@ -8,10 +8,12 @@ import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from decimal import Decimal
 from typing import TypeVar
 
 from pydantic import JsonValue
 
+from paigeant_celery.budget import used_by
 from paigeant_celery.deps import StepOutput
 from paigeant_celery.errors import (
     StoreRequired,
@@ -40,7 +42,8 @@ class WorkflowStatus:
     """Where a workflow stands.
 
     `running` says whether a worker runs the current step; a workflow that is `running` without it waits on
-    `queue`, or until `retry_at` where an attempt failed with `failure`. `executed` and `remaining` are step ids.
+    `queue`, or until `retry_at` where an attempt failed with `failure`. `executed` and `remaining` are step ids;
+    `usage` and `cost` are those of the executed ones, as in `WorkflowResult`.
     """
 
     correlation_id: str
@@ -56,6 +59,8 @@ class WorkflowStatus:
     created_at: datetime
     updated_at: datetime
     retry_at: datetime | None = None
+    usage: Mapping[str, int] = field(default_factory=dict)
+    cost: Decimal | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,12 +76,16 @@ class WorkflowEvent:
 
 @dataclass(frozen=True, kw_only=True)
 class WorkflowResult:
-    """What a completed workflow gave: the last step's `output`, all outputs by step id, and summed counters."""
+    """What a completed workflow gave: the last step's `output`, all outputs by step id, and summed counters.
+
+    `cost` is in US dollars, of the model requests that pydantic-ai could price; None where it could price none.
+    """
 
     output: JsonValue
     outputs: Mapping[str, JsonValue]
     status: WorkflowState
     usage: Mapping[str, int] = field(default_factory=dict)
+    cost: Decimal | None = None
     steps: tuple[StepOutput, ...] = field(default=(), repr=False)
 
     def output_as(self, type_: type[T], *, step_id: str | None = None) -> T:
@@ -105,7 +114,7 @@ class WorkflowHandle:
         """Do what `status` does, for code without an event loop."""
         record = self._record("status")
         message = self._message(record)
-        step = message.slip.next_step
+        step, used = message.slip.next_step, used_by(message.slip.executed)
         return WorkflowStatus(
             correlation_id=self.correlation_id,
             state=record.state,
@@ -120,6 +129,8 @@ class WorkflowHandle:
             created_at=record.created_at,
             updated_at=record.updated_at,
             retry_at=record.retry_at,
+            usage=used.counters,
+            cost=used.cost,
         )
 
     async def result(self, timeout: float | None = None) -> WorkflowResult:  # noqa: ASYNC109 - as `AsyncResult.get`
@@ -218,15 +229,13 @@ class WorkflowHandle:
             )
             for step in self._message(record).slip.executed
         ]
-        usage: dict[str, int] = {}
-        for executed in self._message(record).slip.executed:
-            for name, count in executed.usage.items():
-                usage[name] = usage.get(name, 0) + count
+        used = used_by(self._message(record).slip.executed)
         return WorkflowResult(
             output=outputs[-1].output,
             outputs={output.step_id: output.output for output in outputs},
             status=record.state,
-            usage=usage,
+            usage=used.counters,
+            cost=used.cost,
             steps=tuple(outputs),
         )
 

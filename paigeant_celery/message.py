@@ -8,6 +8,7 @@ from typing import Any, Self
 
 from pydantic import AwareDatetime, BaseModel, Field, JsonValue, ValidationError
 
+from paigeant_celery.budget import WorkflowLimits
 from paigeant_celery.errors import MessageError
 from paigeant_celery.jsonable import dumps, loads
 from paigeant_celery.names import SPEC_VERSION, hop_id, is_correlation_id, split_hop_id
@@ -22,7 +23,8 @@ class PaigeantMessage(WireModel):
     """One workflow on its way: where it stands, and everything that the next hop needs.
 
     `message_id` is the id of the hop that the message asks for. `token_ref` is room for a reference to the
-    credentials of a workflow; a signature travels beside the envelope, for it covers its exact bytes.
+    credentials of a workflow; a signature travels beside the envelope, for it covers its exact bytes. `stream` asks for
+    the agents' own stream events, `usage_limits` holds for all steps together; both since 1.1.
     """
 
     spec_version: str = SPEC_VERSION
@@ -36,6 +38,8 @@ class PaigeantMessage(WireModel):
     slip: RoutingSlip
     registered_activities: tuple[RegisteredActivity, ...] = ()
     token_ref: str | None = None
+    stream: bool = False
+    usage_limits: WorkflowLimits | None = None
 
     @property
     def place(self) -> str:
@@ -51,10 +55,11 @@ class PaigeantMessage(WireModel):
         return step
 
     def moved(self, slip: RoutingSlip, *, now: datetime) -> Self:
-        """Return the message with the slip moved forward."""
-        return self.model_copy(
-            update={"slip": slip, "message_id": hop_id(self.correlation_id, slip.place), "sent_at": now}
-        )
+        """Return the message with the slip moved forward; of our version, where it was of an older one."""
+        # An older reader keeps the fields that we add only where the version tells it that there may be some.
+        version = self.spec_version if _check_version(self.spec_version) else SPEC_VERSION
+        message_id = hop_id(self.correlation_id, slip.place)
+        return self.model_copy(update={"slip": slip, "message_id": message_id, "sent_at": now, "spec_version": version})
 
 
 def encode(message: PaigeantMessage) -> str:
@@ -94,7 +99,7 @@ def content_digest(message: PaigeantMessage) -> str:
     step = {"queue", "policy"}
     asked = message.model_dump(
         mode="json",
-        include={"slip": {"itinerary"}, "variables": True, "deadline": True},
+        include={"slip": {"itinerary"}, "variables": True, "deadline": True, "stream": True, "usage_limits": True},
         exclude={"slip": {"itinerary": {"__all__": step}}},
         exclude_defaults=True,
     )

@@ -24,7 +24,7 @@ __all__ = [
     "text_fault",
 ]
 
-SPEC_VERSION = "1.0"
+SPEC_VERSION = "1.1"
 VERSION_HEADER = "paigeant_spec_version"
 ATTEMPT_HEADER = "paigeant_attempt"  # beside the envelope, where no store counts the attempts
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
 from pydantic import JsonValue
@@ -422,10 +423,12 @@ class Transport(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class ActivityResult:
-    """What a step gave: JSON, counters such as tokens, and the steps that it inserts behind itself."""
+    """What a step gave: JSON, counters such as tokens, their cost in US dollars where that is known, and the steps that
+    it inserts behind itself."""
 
     output: JsonValue
     usage: Mapping[str, int] = field(default_factory=dict)
+    cost: Decimal | None = None
     inserted: tuple[Step, ...] = ()
     notes: tuple[Mapping[str, str], ...] = ()
 

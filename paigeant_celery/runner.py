@@ -4,21 +4,31 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    contextmanager,
+)
+from dataclasses import fields
 from typing import Any, Literal, TypeAlias, TypeVar, get_type_hints
 
 from pydantic import PydanticUndefinedAnnotation, PydanticUserError, TypeAdapter, ValidationError
 from pydantic_ai.agent import AbstractAgent
 from pydantic_ai.capabilities import AbstractCapability
-from pydantic_ai.usage import RunUsage
+from pydantic_ai.exceptions import UsageLimitExceeded
+from pydantic_ai.usage import RunUsage, UsageLimits
 
+from paigeant_celery.budget import used_by
 from paigeant_celery.context import WorkflowContext
 from paigeant_celery.deps import StepOutput, WorkflowDependencies, with_previous_output
 from paigeant_celery.durability import CeleryDurability
 from paigeant_celery.errors import MessageError, UsageError
 from paigeant_celery.itinerary import Edit, ItineraryEditing
 from paigeant_celery.jsonable import dumps, first_fault, recordable
+from paigeant_celery.message import PaigeantMessage
 from paigeant_celery.names import is_activity_name
 from paigeant_celery.policy import StepPolicy
 from paigeant_celery.ports import ActivityResult, EditLimits
@@ -94,16 +104,20 @@ class AgentActivity:
             limits=limits,
         )
         previous = context.previous_output
+        budget = _Budget(context.message)
         async with self._deps(data, context) as deps:
-            result = await self._agent.run(
-                prompt_of(step.prompt, previous if step.previous_output else None),
-                deps=with_previous_output(deps, previous),
-                capabilities=self._capabilities(edit),
-                infer_name=False,
-            )
+            with budget.explained():
+                result = await self._agent.run(
+                    prompt_of(step.prompt, previous if step.previous_output else None),
+                    deps=with_previous_output(deps, previous),
+                    usage_limits=budget.left(),
+                    capabilities=self._capabilities(edit),
+                    infer_name=False,
+                )
         return ActivityResult(
             output=recordable(result.output),
             usage=_counters(result.usage),
+            cost=getattr(result.usage, "cost", None),
             inserted=edit.inserted,
             notes=edit.notes(),
         )
@@ -156,6 +170,38 @@ class AgentActivity:
                 yield stack.enter_context(made)
             else:
                 yield made
+
+
+class _Budget:
+    """What a workflow's limits leave to the step that runs now."""
+
+    def __init__(self, message: PaigeantMessage) -> None:
+        self._limits, self._used = message.usage_limits, used_by(message.slip.executed)
+
+    def left(self) -> UsageLimits | None:
+        """Return the limits of the run, None where the workflow has none; raises `UsageLimitExceeded` where nothing
+        is left that a model request could use."""
+        if self._limits is None:
+            return None
+        left = self._limits.left(self._used)
+        spent = [name for name, amount in left.items() if not amount and name != "tool_calls_limit"]
+        if spent:
+            raise UsageLimitExceeded(f"nothing is left of the {spent[0]}")
+        usual = UsageLimits()
+        if "request_limit" in left and usual.request_limit is not None:
+            left["request_limit"] = min(usual.request_limit, left["request_limit"])
+        known = {found.name for found in fields(usual)}
+        return UsageLimits(**{name: amount for name, amount in left.items() if name in known})  # type: ignore[arg-type]
+
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """Let `UsageLimitExceeded` say what the workflow's limits are, and what earlier steps used of them."""
+        try:
+            yield
+        except UsageLimitExceeded as error:
+            if self._limits is None:
+                raise
+            raise UsageLimitExceeded(f"{error}; the workflow has {self._limits.account(self._used)}") from error
 
 
 def prompt_of(prompt: str, previous: StepOutput | None) -> str:

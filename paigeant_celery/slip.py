@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from decimal import Decimal
 from typing import Annotated, Any, Literal, Self, TypeAlias, cast
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, ValidationError
@@ -193,7 +194,10 @@ class OutputRef(WireModel):
 
 
 class ExecutedStep(WireModel):
-    """The record of a step that ran; `output` is JSON, or null where `output_ref` says where it is."""
+    """The record of a step that ran; `output` is JSON, or null where `output_ref` says where it is.
+
+    `cost` is in US dollars, null where nothing is known of it.
+    """
 
     step_id: StepId
     place: str
@@ -205,6 +209,7 @@ class ExecutedStep(WireModel):
     output: JsonValue = None
     output_ref: OutputRef | None = None
     usage: dict[str, int] = Field(default_factory=dict)
+    cost: Annotated[Decimal, Field(ge=0, allow_inf_nan=False)] | None = None
     added_by: StepId | None = None
 
 

@@ -133,6 +133,7 @@ class StepRunner:
             output=None if by_reference else result.output,
             output_ref=OutputRef(size=size, sha256=sha256(text)) if by_reference else None,
             usage=dict(result.usage),
+            cost=result.cost,
             inserted=result.inserted,
         )
         notes = (*_resumed(hop.journal), *result.notes)

@@ -81,6 +81,8 @@ class WorkflowHarness:
         variables: Mapping[str, object] | None = None,
         correlation_id: str | None = None,
         deadline: datetime | None = None,
+        stream: bool = False,
+        usage_limits: object = None,
         deliver_twice: bool = False,
     ) -> WorkflowResult:
         """Run a workflow to its end and return its result.
@@ -90,7 +92,13 @@ class WorkflowHarness:
         where a step's activity is not loaded, and `WorkflowFailed`.
         """
         handle = self.dispatch(
-            itinerary, dispatcher=dispatcher, variables=variables, correlation_id=correlation_id, deadline=deadline
+            itinerary,
+            dispatcher=dispatcher,
+            variables=variables,
+            correlation_id=correlation_id,
+            deadline=deadline,
+            stream=stream,
+            usage_limits=usage_limits,
         )
         await self.deliver(times=2 if deliver_twice else 1)
         return handle.result_sync(timeout=0)
@@ -103,6 +111,8 @@ class WorkflowHarness:
         variables: Mapping[str, object] | None = None,
         correlation_id: str | None = None,
         deadline: datetime | None = None,
+        stream: bool = False,
+        usage_limits: object = None,
     ) -> WorkflowHandle:
         """Dispatch a workflow and deliver nothing yet; returns its handle."""
         steps = list(itinerary) if itinerary is not None else None
@@ -115,6 +125,8 @@ class WorkflowHarness:
             variables=variables,
             correlation_id=correlation_id,
             deadline=deadline,
+            stream=stream,
+            usage_limits=usage_limits,
         )
         return dispatcher.handle(dispatched, self.transport)
 

@@ -376,7 +376,7 @@ def test_a_forged_wrapping_around_the_recorded_envelope_harms_no_workflow(
     [
         lambda text: text.replace('"asked":"this"', '"asked":"that"'),
         lambda text: text[:-1],
-        lambda text: text.replace('"spec_version":"1.0"', '"spec_version":"2.0"'),
+        lambda text: text.replace('"spec_version":"1.1"', '"spec_version":"2.0"'),
         lambda text: None,
     ],
     ids=["altered", "torn", "of another version", "no text"],

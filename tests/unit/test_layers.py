@@ -17,7 +17,20 @@ import paigeant_celery
 PACKAGE = Path(paigeant_celery.__file__).parent
 
 LAYERS = {
-    "core": {"errors", "names", "jsonable", "policy", "retry", "deps", "slip", "message", "context", "flow", "journal"},
+    "core": {
+        "errors",
+        "names",
+        "jsonable",
+        "policy",
+        "retry",
+        "deps",
+        "slip",
+        "budget",
+        "message",
+        "context",
+        "flow",
+        "journal",
+    },
     "seams": {"ports", "config", "process", "registry", "tracing", "feed", "recorder"},
     "adapters": {
         *("transport", "publisher", "letter_queue", "store", "store.memory", "store.redis"),
