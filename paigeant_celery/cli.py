@@ -47,6 +47,7 @@ def show(context: click.Context, correlation_id: str, events: bool) -> None:
     handle = WorkflowHandle(correlation_id, _transport(context))
     status = _reading(handle.status_sync)
     happened = _reading(handle.events_so_far) if events else []
+    happened = [event for event in happened if event.type != "agent"]  # thousands, and what models say is confidential
     click.echo(f"workflow {correlation_id}: {status.state}")
     click.echo(f"  executed:  {', '.join(status.executed) or '-'}")
     click.echo(f"  remaining: {', '.join(status.remaining) or '-'}")

@@ -180,7 +180,12 @@ class WorkflowHandle:
         return self._known("redrive", self._store("redrive").redrive(self.correlation_id)) == "redriven"
 
     async def events(self, after: str | None = None) -> AsyncIterator[WorkflowEvent]:
-        """Yield what happens to the workflow, from its start or from the cursor `after`, until it ends."""
+        """Yield what happens to the workflow, from its start or from the cursor `after`, until it ends.
+
+        Where the workflow streams, events of type `agent` show what its agents do while they run, and one of type
+        `events_dropped` how many came too early for a reader who comes late. Whoever reads on from the cursor of the
+        last event that he has seen misses none of the others and sees none again.
+        """
         for wait in _waits(None):
             batch, ended = await asyncio.to_thread(self._events_after, after)
             for event in batch:

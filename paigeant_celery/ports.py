@@ -285,6 +285,14 @@ class Store(Protocol):
         is closed."""
         ...
 
+    def publish(self, closing: Closing, events: Sequence[Mapping[str, str]]) -> bool:
+        """Let those who read the workflow's events see what an agent does; False as with `record`.
+
+        The store adds `type`, which is `agent`, and `hop`. A workflow keeps the last 10 000 or so. After `Unreachable`
+        some may be there, and would be there twice where they are published again.
+        """
+        ...
+
     def journal(self, hop_id: str) -> Mapping[str, str]:
         """Return the records of a hop's journal, by their keys; empty where there is none."""
         ...
@@ -306,7 +314,11 @@ class Store(Protocol):
         ...
 
     def events(self, correlation_id: str, *, after: str | None, limit: int) -> Sequence[StoredEvent]:
-        """Return events behind the cursor `after`, oldest first; raises `InvalidInput` for what is no cursor."""
+        """Return events behind the cursor `after`, oldest first; raises `InvalidInput` for what is no cursor.
+
+        Those that agents published stand between the workflow's own as they came. Where some gave way before they were
+        read, one of type `events_dropped` says how many. To read on from any cursor gives exactly what follows it.
+        """
         ...
 
     def bury(self, letter: DeadLetter) -> bool:

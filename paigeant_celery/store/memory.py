@@ -27,6 +27,7 @@ from paigeant_celery.ports import (
     Sweep,
     WorkflowRecord,
 )
+from paigeant_celery.store.reading import Entry, place_of, read_on
 
 __all__ = ["MemoryStore"]
 
@@ -36,6 +37,7 @@ LONG_UNSWEPT = timedelta(seconds=2.5)  # at least; a pass is made about every se
 PASS_EVERY = timedelta(seconds=0.9)  # a second, less what clocks and timers differ
 MOST_AT_ONCE = 100  # hops that one pass sends again
 MAX_EVENTS = 1000  # of one workflow
+MAX_STREAMED = 10_000  # of one workflow's agents
 MAX_LETTERS = 10_000  # the oldest give way
 FOR_EVER = datetime.max.replace(tzinfo=UTC)
 
@@ -73,7 +75,8 @@ class _Workflow:
     failure: Failure | None = None
     hop_ids: list[str] = field(default_factory=list)
     blobs: dict[str, str] = field(default_factory=dict)
-    events: deque[StoredEvent] = field(default_factory=lambda: deque(maxlen=MAX_EVENTS))
+    events: deque[Entry] = field(default_factory=lambda: deque(maxlen=MAX_EVENTS))
+    stream: deque[Entry] = field(default_factory=lambda: deque(maxlen=MAX_STREAMED))
 
 
 class MemoryStore:
@@ -312,6 +315,23 @@ class MemoryStore:
             hop.journal.update(records)
             return True
 
+    def publish(self, closing: Closing, events: Sequence[Mapping[str, str]]) -> bool:
+        """Add events of the agent that runs in a hop to those of its workflow."""
+        with self._transaction() as now:
+            hop = self._hops.get(closing.hop_id)
+            if hop is None or not self._is_of(closing.hop_id, closing.owner, closing.fence):
+                return False
+            if hop.state not in ("queued", "running"):
+                return False
+            workflow = self._workflows[hop.workflow]
+            number = workflow.stream[-1].id[1] if workflow.stream else 0
+            for event in events:
+                number += 1
+                fields = {**event, "type": "agent", "hop": closing.hop_id}
+                entry = Entry(id=(0, number), at=now, fields=fields, behind=workflow.events[-1].id)
+                workflow.stream.append(entry)
+            return True
+
     def journal(self, hop_id: str) -> Mapping[str, str]:
         """Return the records of a hop's journal, by their keys."""
         with self._transaction():
@@ -360,14 +380,14 @@ class MemoryStore:
 
     def events(self, correlation_id: str, *, after: str | None, limit: int) -> Sequence[StoredEvent]:
         """Return events behind the cursor `after`, oldest first."""
-        if after is not None and not (after.isascii() and after.isdigit()):
-            raise InvalidInput("bad_cursor", "after", "is no cursor of an event of this store")
+        place = place_of(after)
         with self._transaction():
             workflow = self._workflows.get(correlation_id)
             if workflow is None:
                 return []
-            seen = int(after) if after is not None else 0
-            return [event for event in workflow.events if int(event.cursor) > seen][: max(limit, 0)]
+            happened = [event for event in workflow.events if event.id > place.event]
+            streamed = [entry for entry in workflow.stream if entry.id > place.streamed]
+            return read_on(place, happened, streamed, limit=max(limit, 0))
 
     def bury(self, letter: DeadLetter) -> bool:
         """Keep a dead letter; the oldest gives way where there are too many."""
@@ -586,9 +606,9 @@ def _about(failure: Failure) -> dict[str, str]:
 
 
 def _add_event(workflow: _Workflow, cursor: str, now: datetime, type_: str, hop_id: str, **about: str) -> None:
-    workflow.events.append(StoredEvent(cursor=cursor, at=now, fields={"type": type_, "hop": hop_id, **about}))
+    workflow.events.append(Entry(id=(0, int(cursor)), at=now, fields={"type": type_, "hop": hop_id, **about}))
 
 
 def _add_note(workflow: _Workflow, cursor: str, now: datetime, hop_id: str, note: Mapping[str, str]) -> None:
     fields = {"type": "note", "hop": hop_id, **note}
-    workflow.events.append(StoredEvent(cursor=cursor, at=now, fields=fields))
+    workflow.events.append(Entry(id=(0, int(cursor)), at=now, fields=fields))

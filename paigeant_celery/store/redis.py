@@ -39,6 +39,7 @@ from paigeant_celery.ports import (
     Sweep,
     WorkflowRecord,
 )
+from paigeant_celery.store.reading import Entry, Id, id_of, place_of, read_on
 
 __all__ = ["RedisStore"]
 
@@ -48,12 +49,11 @@ RETRIES = 1
 MAX_CONNECTIONS = 1024  # more than the threads of one worker; each call holds one for its round trip
 SCRIPTS = (
     "start", "claim", "renew", "release", "complete", "retry_at", "park", "fail", "cancel", "redrive", "sweep", "read",
-    "bury", "letters", "record",
+    "bury", "letters", "record", "publish", "events",
 )  # fmt: skip
 
 MAX_LETTERS = 10_000  # the oldest give way
 
-_CURSOR = re.compile(r"[0-9]{1,20}-[0-9]{1,20}")
 _LETTER_CURSOR = re.compile(r"[0-9]{1,15}")
 # A script that fell over a value, before its first write; servers before Redis 7 word refusals of a command alike.
 _FALLEN = re.compile(r"(?:ERR )?(?:user_script|Error running script)")
@@ -197,6 +197,15 @@ class RedisStore:
         about = f"journal:{closing.hop_id}"
         return bool(self._run("record", closing.hop_id, closing.owner, closing.fence, *_flat(records), about=about))
 
+    def publish(self, closing: Closing, events: Sequence[Mapping[str, str]]) -> bool:
+        """Add events of the agent that runs in a hop to those of its workflow."""
+        about, token = f"hop:{closing.hop_id}", uuid.uuid4().hex  # the client repeats a call whose reply was lost
+        parts: list[str | int] = []
+        for event in events:
+            flat = _flat({**event, "type": "agent", "hop": closing.hop_id})
+            parts += [len(flat), *flat]
+        return bool(self._run("publish", closing.hop_id, closing.owner, closing.fence, token, *parts, about=about))
+
     def journal(self, hop_id: str) -> Mapping[str, str]:
         """Return the records of a hop's journal, by their keys."""
         about = f"journal:{hop_id}"
@@ -251,15 +260,16 @@ class RedisStore:
 
     def events(self, correlation_id: str, *, after: str | None, limit: int) -> Sequence[StoredEvent]:
         """Return events behind the cursor `after`, oldest first."""
-        if after is not None and _CURSOR.fullmatch(after) is None:
-            raise InvalidInput("bad_cursor", "after", "is no cursor of an event of this store")
+        place, about = place_of(after), f"events:{correlation_id}"
         if limit < 1:
             return []
-        key, first = f"{self._prefix}:events:{correlation_id}", f"({after}" if after is not None else "-"
-        reply = self._ask(lambda c: c.redis.xrange(key, min=first, count=limit), about=f"events:{correlation_id}")
-        return [
-            StoredEvent(cursor=cursor, at=_moment(cursor.partition("-")[0]), fields=fields) for cursor, fields in reply
-        ]
+        ids = ("-".join(map(str, each)) for each in place)
+        reply = self._run("events", correlation_id, *ids, limit, about=about)
+        with self._readable(about):
+            events, streamed = reply
+            happened = [_entry(id_, flat) for id_, flat in events]
+            shown = [_entry(id_, flat[2:], behind=id_of(flat[1])) for id_, flat in streamed]
+            return read_on(place, happened, shown, limit=limit)
 
     def bury(self, letter: DeadLetter) -> bool:
         """Keep a dead letter; the oldest gives way where there are too many."""
@@ -505,6 +515,11 @@ def _letter(flat: Sequence[str]) -> DeadLetter:
     fields: dict[str, Any] = dict(zip(flat[::2], flat[1::2], strict=True))
     optional = dict.fromkeys(("hop_id", "correlation_id", "activity", "queue"))
     return DeadLetter(**{**optional, **fields, "size": int(fields["size"]), "at": _moment(fields["at"])})
+
+
+def _entry(id_: str, flat: Sequence[str], *, behind: Id | None = None) -> Entry:
+    fields = dict(zip(flat[::2], flat[1::2], strict=True))
+    return Entry(id=id_of(id_), at=_moment(id_.partition("-")[0]), fields=fields, behind=behind)
 
 
 def _moment(milliseconds: str) -> datetime:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -30,6 +31,7 @@ from paigeant_celery.ports import (
     NewWorkflow,
     RenewAnswer,
     Store,
+    StoredEvent,
     Sweep,
 )
 from paigeant_celery.store import open_store
@@ -100,6 +102,10 @@ class Bench(Protocol):
     store: Store
     brief: Store
     short_lived: Store
+
+    @property
+    def raw(self) -> Store:
+        """`store` without a look inside after each call, for calls that are made at once."""
 
     def lapse(self) -> None:
         """Return when the leases given by `brief` are over."""
@@ -882,6 +888,13 @@ def test_a_cursor_that_is_none_is_refused(bench: Bench, cursor: str) -> None:
         bench.store.events("w", after=cursor, limit=1)
 
 
+@pytest.mark.parametrize("cursor", ["18446744073709551616-0", "1-0.", "1-0.x", "1-0.1-0.1-0"])
+def test_a_cursor_that_only_looks_like_one_is_refused(bench: Bench, cursor: str) -> None:
+    """The store is not asked for what it would choke on."""
+    with pytest.raises(InvalidInput, match="bad_cursor"):
+        bench.store.events("w", after=cursor, limit=1)
+
+
 def test_an_ended_workflow_goes_away_after_its_time(bench: Bench) -> None:
     """The store does not grow for ever, and a workflow that runs is never removed."""
     bench.store.start(new("running"))
@@ -1571,7 +1584,16 @@ def test_nothing_is_recorded_for_a_hop_that_is_closed(bench: Bench, end: str) ->
     """What a run does after it was given up is no part of the next attempt, but for one whose hop waits untaken."""
     bench.store.start(new())
     close = closing(bench.store.claim(claim()))
-    calls: dict[str, Callable[[], object]] = {
+    ending(bench, close)[end]()
+
+    assert not bench.store.record(close, {"late": "1"})
+
+    assert bench.store.journal("w.0") == {}
+
+
+def ending(bench: Bench, close: Closing) -> Mapping[str, Callable[[], object]]:
+    """All ways in which a hop is closed or given back."""
+    return {
         "complete": lambda: bench.store.complete(completion(close, next_hop=hop("w.1"))),
         "fail": lambda: bench.store.fail(close, FAILURE),
         "retry_at": lambda: bench.store.retry_at(close, FAILURE, delay=60),
@@ -1579,11 +1601,6 @@ def test_nothing_is_recorded_for_a_hop_that_is_closed(bench: Bench, end: str) ->
         "cancel": lambda: bench.store.cancel("w"),
         "release": lambda: bench.store.release(close),
     }
-    calls[end]()
-
-    assert not bench.store.record(close, {"late": "1"})
-
-    assert bench.store.journal("w.0") == {}
 
 
 def test_a_redriven_hop_begins_anew_where_its_journal_is_discarded(bench: Bench) -> None:
@@ -1611,6 +1628,157 @@ def test_a_journal_goes_with_its_workflow(bench: Bench) -> None:
     bench.expire()
 
     assert bench.store.journal("w.0") == {}
+
+
+# PUBLISH, and what an agent shows while it runs
+
+
+def told(number: int) -> dict[str, str]:
+    return {"event": "text", "data": f"part {number}"}
+
+
+def numbers(events: Sequence[StoredEvent]) -> list[int]:
+    return [int(event.fields["data"].split()[1]) for event in events if event.fields["type"] == "agent"]
+
+
+def a_story(bench: Bench) -> list[str]:
+    """Two hops that publish, one of them twice, and at once; returns what must be read, in this order."""
+    bench.store.start(new())
+    first = closing(bench.store.claim(claim()))
+    bench.store.publish(first, [told(1), told(2)])
+    bench.store.publish(first, [told(3)])
+    bench.store.complete(completion(first, next_hop=hop("w.1")))
+    second = closing(bench.store.claim(claim("w.1")), "w.1")
+    bench.store.publish(second, [told(4)])
+    bench.store.complete(completion(second))
+    return ["started", "claimed", *["agent"] * 3, "completed", "claimed", "agent", "completed", "workflow_completed"]
+
+
+def test_what_an_agent_publishes_is_read_among_the_events_of_its_workflow(bench: Bench) -> None:
+    """Who watches a workflow sees the text grow between the step's begin and its end, however fast it all was."""
+    story = a_story(bench)
+
+    events = bench.store.events("w", after=None, limit=100)
+
+    assert [event.fields["type"] for event in events] == story
+    assert [dict(event.fields) for event in events if event.fields["type"] == "agent"] == [
+        {"type": "agent", "hop": hop_id, **told(number)}
+        for number, hop_id in ((1, "w.0"), (2, "w.0"), (3, "w.0"), (4, "w.1"))
+    ]
+    moments = [event.at for event in events]
+    assert max(moments) - min(moments) < timedelta(minutes=1)
+    assert len({event.cursor for event in events}) == len(events)
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 100])
+def test_reading_on_from_any_cursor_gives_exactly_what_follows(bench: Bench, limit: int) -> None:
+    """A browser that connects again misses nothing and shows nothing twice."""
+    a_story(bench)
+    everything = list(bench.store.events("w", after=None, limit=100))
+
+    for read, event in enumerate(everything, start=1):
+        found = list(bench.store.events("w", after=event.cursor, limit=limit))
+        assert found == everything[read : read + limit]
+
+
+def test_who_follows_while_agents_publish_misses_and_repeats_nothing(bench: Bench) -> None:
+    """Both are written many times in one millisecond, and read in between."""
+    bench.store.start(new())
+    close = closing(bench.store.claim(claim()))
+
+    def write() -> None:
+        for number in range(100):
+            bench.raw.publish(close, [told(2 * number), told(2 * number + 1)])
+        bench.raw.complete(completion(close, notes=[{"n": str(number)} for number in range(100)]))
+
+    with ThreadPoolExecutor(1) as writer:
+        written, found, after = writer.submit(write), list[StoredEvent](), None
+        while not found or found[-1].fields["type"] != "workflow_completed":
+            batch = bench.raw.events("w", after=after, limit=7)
+            found.extend(batch)
+            after = batch[-1].cursor if batch else after
+        written.result()
+
+    assert numbers(found) == list(range(200))
+    assert [event.fields["n"] for event in found if event.fields["type"] == "note"] == [str(n) for n in range(100)]
+    assert found == list(bench.store.events("w", after=None, limit=1000))
+
+
+def test_a_cursor_of_a_version_without_streams_is_read_on_from(bench: Bench) -> None:
+    """A deployment that is updated disturbs nobody who follows a workflow."""
+    a_story(bench)
+    started, claimed, *rest = bench.store.events("w", after=None, limit=100)
+
+    assert re.fullmatch("[0-9]+-[0-9]+", started.cursor)
+    assert re.fullmatch("[0-9]+-[0-9]+", claimed.cursor)
+    assert list(bench.store.events("w", after=claimed.cursor, limit=100)) == rest
+
+
+def test_the_oldest_of_too_much_that_is_published_gives_way_and_is_counted(bench: Bench) -> None:
+    """An agent that talks for hours fills no server, and nobody takes the rest for the whole."""
+    bench.store.start(new())
+    close = closing(bench.store.claim(claim()))
+    bench.store.publish(close, [told(number) for number in range(10)])
+    early = bench.store.events("w", after=None, limit=7)[-1].cursor
+    assert numbers(bench.store.events("w", after=early, limit=1)) == [5]
+    for begin in range(10, 12_010, 500):
+        bench.store.publish(close, [told(number) for number in range(begin, begin + 500)])
+
+    (dropped, *kept), read = everything_after(bench, early), 5
+
+    first = numbers(kept)[0]
+    assert dropped.fields == {"type": "events_dropped", "hop": "w.0", "count": str(first - read)}
+    assert numbers(kept) == list(range(first, 12_010))
+    assert 10_000 <= len(kept) < 10_200
+    assert everything_after(bench, dropped.cursor) == kept
+    assert everything_after(bench, kept[0].cursor) == kept[1:]
+    assert [event.fields["type"] for event in everything_after(bench, None)[:3]] == [
+        "started", "claimed", "events_dropped",
+    ]  # fmt: skip
+
+
+def everything_after(bench: Bench, after: str | None) -> list[StoredEvent]:
+    return list(bench.store.events("w", after=after, limit=20_000))
+
+
+def test_who_was_overtaken_publishes_nothing(bench: Bench) -> None:
+    """Two attempts do not talk at once."""
+    bench.store.start(new())
+    first = closing(bench.brief.claim(claim()))
+    bench.lapse_swept()
+    bench.store.sweep(host="there")
+    assert bench.store.publish(first, [told(1)])  # nobody has taken it over yet
+    second = closing(bench.store.claim(claim(owner="bob", token="t2")), owner="bob")
+
+    assert not bench.store.publish(first, [told(2)])
+    assert bench.store.publish(second, [told(3)])
+
+    assert numbers(bench.store.events("w", after=None, limit=100)) == [1, 3]
+
+
+@pytest.mark.parametrize("end", ["complete", "fail", "retry_at", "park", "cancel", "release"])
+def test_nothing_is_published_for_a_hop_that_is_closed(bench: Bench, end: str) -> None:
+    """A run that was given up shows nothing any more."""
+    bench.store.start(new())
+    close = closing(bench.store.claim(claim()))
+    ending(bench, close)[end]()
+    before = types(bench.store)
+
+    assert not bench.store.publish(close, [told(1)])
+
+    assert types(bench.store) == before
+
+
+def test_what_was_published_goes_with_its_workflow(bench: Bench) -> None:
+    """It is there for as long as the result."""
+    bench.store.start(new())
+    close = closing(bench.store.claim(claim()))
+    bench.store.publish(close, [told(1)])
+    bench.short_lived.complete(completion(close))
+
+    bench.expire()
+
+    assert list(bench.store.events("w", after=None, limit=100)) == []
 
 
 # Only Redis
@@ -1651,6 +1819,8 @@ def test_no_record_outlives_its_workflow(on_redis: RedisBench) -> None:
     for name, end in ends.items():
         on_redis.store.start(new(name))
         first = closing(on_redis.store.claim(claim(f"{name}.0")), f"{name}.0")
+        on_redis.store.record(first, {"call": "1"})
+        on_redis.store.publish(first, [told(1)])
         on_redis.store.complete(completion(first, next_hop=hop(f"{name}.1"), blobs={"draft": "1"}))
         last = closing(on_redis.store.claim(claim(f"{name}.1")), f"{name}.1")
         assert end(last)
@@ -1659,10 +1829,14 @@ def test_no_record_outlives_its_workflow(on_redis: RedisBench) -> None:
 
     left = {key.removeprefix(on_redis.prefix + ":"): on_redis.client.pttl(key) for key in keys}
     assert (left.pop("sent"), left.pop("reached")) == (-1, -1)  # a number for each queue, no workflow's
-    kinds = ("wf", "hops", "events", "blob")
+    kinds = ("wf", "hops", "events", "stream", "blob")
     expected = {f"{kind}:{name}" for kind in kinds for name in ("done", "failed")}
-    assert set(left) == expected | {f"hop:{name}.{place}" for name in ("done", "failed") for place in (0, 1)}
+    expected |= {f"hop:{name}.{place}" for name in ("done", "failed") for place in (0, 1)}
+    assert set(left) == expected | {"journal:done.0", "journal:failed.0"}
     assert all(TTL * 900 < ttl <= TTL * 1000 for ttl in left.values())
+    for name in ("done", "failed"):
+        ends_at = {on_redis.client.pexpiretime(key) for key in keys if name in key}
+        assert len(ends_at) == 1
     assert not on_redis.client.hexists(on_redis.key("hop", "done.0"), "envelope")
 
 
@@ -1699,6 +1873,34 @@ def test_a_call_whose_reply_was_lost_is_repeated_and_runs_once(
 ) -> None:
     """A network error at the wrong moment neither loses a step nor runs it twice."""
     on_redis.raw.start(new())
+    lost = losing_one_reply(monkeypatch)
+
+    claimed = on_redis.raw.claim(claim())
+
+    assert lost[0][0] == "claimed"
+    assert isinstance(claimed, Claimed)
+    assert (claimed.fence, claimed.attempt) == (1, 1)
+    assert types(on_redis.raw) == ["started", "claimed"]
+
+
+def test_what_is_published_is_there_once_where_the_reply_was_lost(
+    on_redis: RedisBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody reads a sentence twice because the network failed."""
+    on_redis.raw.start(new())
+    close = closing(on_redis.raw.claim(claim()))
+    on_redis.raw.publish(close, [told(1)])  # the server has the script now
+    lost = losing_one_reply(monkeypatch)
+
+    assert on_redis.raw.publish(close, [told(2)])
+
+    assert lost == [1]
+    assert on_redis.raw.publish(close, [told(3)])
+    assert numbers(on_redis.raw.events("w", after=None, limit=100)) == [1, 2, 3]
+
+
+def losing_one_reply(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Let the next reply be lost on its way; returns the list that it is put into."""
     read = redis.Connection.read_response
     lost: list[Any] = []
 
@@ -1711,12 +1913,7 @@ def test_a_call_whose_reply_was_lost_is_repeated_and_runs_once(
         return reply
 
     monkeypatch.setattr(redis.Connection, "read_response", lose_one)
-    claimed = on_redis.raw.claim(claim())
-
-    assert lost[0][0] == "claimed"
-    assert isinstance(claimed, Claimed)
-    assert (claimed.fence, claimed.attempt) == (1, 1)
-    assert types(on_redis.raw) == ["started", "claimed"]
+    return lost
 
 
 def test_scripts_that_the_server_forgot_are_loaded_again(on_redis: RedisBench) -> None:
@@ -1735,9 +1932,11 @@ WHO_NOTICES = {
     "host:ann": ["claim", "renew", "complete", "fail"],
     "owners": ["claim", "renew", "complete", "fail", "sweep"],
     "owner:ann": ["claim", "renew", "complete", "fail"],
-    "events:w": ["start", "claim", "complete", "fail", "events"],
+    "events:w": ["start", "claim", "publish", "complete", "fail", "events"],
+    "stream:w": ["publish", "events"],
     "wf:w": ["start", "claim", "complete", "fail", "workflow"],
-    "hop:w.0": ["start", "claim", "renew", "complete"],
+    "hop:w.0": ["start", "claim", "renew", "record", "publish", "complete"],
+    "journal:w.0": ["record", "journal"],
     "hops:w": ["start", "complete", "fail"],
     "blob:w": ["complete", "fail", "blob"],
 }
@@ -1786,12 +1985,15 @@ def test_a_key_of_another_type_is_reported_and_nothing_is_half_done(on_redis: Re
         "start": lambda: store.start(new()),
         "claim": lambda: store.claim(claim()),
         "renew": lambda: store.renew("ann", {"w.0": 1}),
+        "record": lambda: store.record(first, {"call": "1"}),
+        "publish": lambda: store.publish(first, [told(1)]),
         "complete": lambda: store.complete(completion(first, next_hop=hop("w.1"))),
         "claim next": lambda: store.claim(claim("w.1")),
         "fail": lambda: store.fail(second, FAILURE),
         "workflow": lambda: store.workflow("w"),
         "blob": lambda: store.blob("w", "draft"),
         "events": lambda: store.events("w", after=None, limit=1),
+        "journal": lambda: store.journal("w.0"),
         "sweep": lambda: store.sweep(host="there"),
     }
 
@@ -1950,6 +2152,8 @@ def test_a_full_store_refuses_new_work_and_lets_workflows_end(own_redis: Callabl
         lambda: bench.store.claim(claim("c.0")),
         lambda: bench.store.complete(completion(held["a"], next_hop=hop("a.1"))),
         lambda: bench.store.complete(completion(held["a"], blobs={"draft": "1"})),
+        lambda: bench.store.record(held["a"], {"call": "1"}),
+        lambda: bench.store.publish(held["a"], [told(1)]),
     ):
         with pytest.raises(TransientError, match="full"):
             refused()

@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 
 from paigeant_celery import StepPolicy, activity, install
 from paigeant_celery.cli import paigeant
-from paigeant_celery.ports import Store
+from paigeant_celery.ports import Closing, Store
 from paigeant_celery.registry import registry
 from paigeant_celery.testing import WorkflowHarness, workflow_harness
 
@@ -75,6 +75,27 @@ def test_show_says_where_a_workflow_waits(host: Callable[..., Celery], workflow_
         ["started", "w.0"], ["claimed", "w.0"], ["completed", "w.0"],
     ]  # fmt: skip
     assert call(host(workflow_harness.store), "show", "w", "--no-events").output.count("\n") == 4
+
+
+def test_show_keeps_what_an_agent_says_to_itself(
+    host: Callable[..., Celery], workflow_harness: WorkflowHarness
+) -> None:
+    """A shell shows what happened; prompts and answers are not for its scrollback."""
+
+    @activity
+    def talk() -> int:
+        closing = Closing(hop_id="w.0", owner="harness", fence=1)
+        return int(workflow_harness.store.publish(closing, [{"event": "text", "data": "hunter2"}] * 200))
+
+    workflow_harness.dispatch([talk.activity()], correlation_id="w")
+    asyncio.run(workflow_harness.deliver())
+
+    shown = call(host(workflow_harness.store), "show", "w").output
+
+    assert [line.split()[2] for line in shown.splitlines()[3:]] == [
+        "started", "claimed", "completed", "workflow_completed",
+    ]  # fmt: skip
+    assert "hunter2" not in shown
 
 
 def test_show_says_why_a_workflow_failed(host: Callable[..., Celery], workflow_harness: WorkflowHarness) -> None:

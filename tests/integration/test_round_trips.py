@@ -20,7 +20,7 @@ from servers import RedisServer
 
 from paigeant_celery import ActivitySpec, FunctionSpec, WorkflowDispatcher
 from paigeant_celery.owner import RENEWALS_PER_LEASE, Owner
-from paigeant_celery.ports import Claim, Claimed, HopRecord, NewWorkflow
+from paigeant_celery.ports import Claim, Claimed, Closing, HopRecord, NewWorkflow
 from paigeant_celery.store.redis import SCRIPTS, RedisStore
 from paigeant_celery.sweeper import EVERY
 from paigeant_celery.transport import transport_of
@@ -101,6 +101,28 @@ def test_a_hop_costs_two_round_trips_to_the_store(
     assert found.pop("sweep", 0) <= seconds / EVERY[0] + 1
     assert found.pop("renew", 0) <= SLOTS * (seconds * RENEWALS_PER_LEASE / LEASE + 1)
     assert found == {"claim": hops, "complete": hops}
+
+
+def test_what_a_run_records_and_shows_costs_a_round_trip_each(server: RedisServer, proxy: CountingProxy) -> None:
+    """A journalled call is paid for with one, and a batch of stream events with another; the journal is read in one."""
+    store = RedisStore(through(proxy), prefix="p", lease=LEASE, ttl=60)
+    hop = HopRecord(hop_id="w.0", queue="q", envelope="{}", digest="d")
+    store.start(NewWorkflow(correlation_id="w", content="c", hop=hop))
+    claimed = store.claim(Claim(hop_id=hop.hop_id, owner="ann", token="t", max_attempts=5, digest="d"))
+    assert isinstance(claimed, Claimed)
+    closing = Closing(hop_id=hop.hop_id, owner="ann", fence=claimed.fence)
+    before = proxy.turns()
+
+    for number in range(10):
+        assert store.record(closing, {f"call {number}": "{}"})
+    for _ in range(5):
+        assert store.publish(closing, [{"event": "text", "data": "word"}] * 200)
+    assert len(store.journal(hop.hop_id)) == 10
+    assert len(store.events("w", after=None, limit=2000)) == 1002
+
+    eventually(lambda: calls(proxy.turns() - before)["events"] == 1)
+    assert calls(proxy.turns() - before) == {"record": 10, "publish": 5, "HGETALL": 1, "events": 1}
+    store.close()
 
 
 def test_a_thousand_hops_of_a_process_are_renewed_in_one_round_trip(server: RedisServer, proxy: CountingProxy) -> None:

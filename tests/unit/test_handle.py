@@ -24,6 +24,7 @@ from paigeant_celery.errors import (
 from paigeant_celery.functions import activity
 from paigeant_celery.handle import WorkflowEvent, WorkflowHandle
 from paigeant_celery.policy import StepPolicy
+from paigeant_celery.ports import Closing
 from paigeant_celery.registry import registry
 from paigeant_celery.slip import ActivitySpec, FunctionSpec
 from paigeant_celery.testing import WorkflowHarness
@@ -145,6 +146,30 @@ def test_reading_events_resumes_after_the_last_one_seen(workflow_harness: Workfl
     assert types_of(everything) == ["started", "claimed", "completed", "workflow_completed"]
     assert list(handle.events_sync(second.cursor)) == handle.events_so_far(second.cursor) == everything[2:]
     assert asyncio.run(resumed()) == everything[1:]
+
+
+def test_what_an_agent_shows_is_read_while_it_runs(workflow_harness: WorkflowHarness) -> None:
+    """A page shows the answer grow, and goes on where it stopped when its connection comes back."""
+    shown: list[list[WorkflowEvent]] = []
+
+    @activity
+    def talk() -> str:
+        closing = Closing(hop_id="w.0", owner="harness", fence=1)
+        for word in ("Once", "upon"):
+            workflow_harness.store.publish(closing, [{"event": "text", "data": word}])
+            shown.append(handle.events_so_far(shown[-1][-1].cursor if shown else None))
+        return "Once upon"
+
+    handle = workflow_harness.dispatch([talk.activity()], correlation_id="w")
+    asyncio.run(workflow_harness.deliver())
+
+    assert [types_of(events) for events in shown] == [["started", "claimed", "agent"], ["agent"]]
+    assert [(event.hop_id, event.fields) for event in (shown[0][-1], shown[1][0])] == [
+        ("w.0", {"event": "text", "data": "Once"}),
+        ("w.0", {"event": "text", "data": "upon"}),
+    ]
+    assert types_of(handle.events_so_far(shown[1][0].cursor)) == ["completed", "workflow_completed"]
+    assert list(handle.events_sync()) == [*shown[0], *shown[1], *handle.events_so_far(shown[1][0].cursor)]
 
 
 def test_an_event_says_what_when_and_where(workflow_harness: WorkflowHarness) -> None:

@@ -33,7 +33,7 @@ LAYERS = {
     },
     "seams": {"ports", "config", "process", "registry", "tracing", "feed", "recorder"},
     "adapters": {
-        *("transport", "publisher", "letter_queue", "store", "store.memory", "store.redis"),
+        *("transport", "publisher", "letter_queue", "store", "store.memory", "store.reading", "store.redis"),
         *("agent", "itinerary", "functions", "loop", "runner", "durability", "fingerprints", "failures"),
     },
     "services": {

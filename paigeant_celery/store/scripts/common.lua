@@ -7,10 +7,12 @@
 -- {prefix}:hops:{workflow}    set     ids of all its hops
 -- {prefix}:hop:{hop}          hash    workflow, state (queued|running|waiting|parked|done|failed|cancelled), queue, digest,
 --                                     attempt, fence, owner, token, claimed_at, exhausted, failure (JSON, of the last
---                                     attempt); redriven_by (token); letter (while parked); sent and first (the numbers of
+--                                     attempt); redriven_by and published_by (tokens); letter (while parked); sent and first (the numbers of
 --                                     its latest and of its first message among those of its queue) and waits (how often
 --                                     it was overdue); envelope until the hop is closed
 -- {prefix}:events:{workflow}  stream  what happened: type, hop, ...; never prompts or outputs
+-- {prefix}:stream:{workflow}  stream  events of agents while they run: behind (the last event of the workflow when it came),
+--                                     type, hop, ...; the second number of an id counts all that came
 -- {prefix}:blob:{workflow}    hash    step id -> JSON text of an output that does not travel
 -- {prefix}:journal:{hop}      hash    call -> what was recorded of it (JSON); goes with the workflow
 -- {prefix}:due                zset    queued hop -> when its message should have been claimed; hop that is sent whatever
@@ -44,6 +46,7 @@ local sent_key, reached_key = prefix .. ':sent', prefix .. ':reached'
 local function wf_key(workflow) return prefix .. ':wf:' .. workflow end
 local function hops_key(workflow) return prefix .. ':hops:' .. workflow end
 local function events_key(workflow) return prefix .. ':events:' .. workflow end
+local function stream_key(workflow) return prefix .. ':stream:' .. workflow end
 local function blob_key(workflow) return prefix .. ':blob:' .. workflow end
 local function hop_key(hop) return prefix .. ':hop:' .. hop end
 local function journal_key(hop) return prefix .. ':journal:' .. hop end
@@ -166,7 +169,7 @@ local function expire(workflow, ttl)
     redis.call('PEXPIREAT', hop_key(hop), at)
     redis.call('PEXPIREAT', journal_key(hop), at)
   end
-  for _, key in ipairs({ wf_key, hops_key, events_key, blob_key }) do
+  for _, key in ipairs({ wf_key, hops_key, events_key, stream_key, blob_key }) do
     redis.call('PEXPIREAT', key(workflow), at)
   end
 end
