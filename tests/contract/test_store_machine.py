@@ -93,6 +93,7 @@ class Row:
     owner: str | None
     fence: int
     attempt: int
+    journal: Mapping[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +151,13 @@ class MemoryRig:
             now=self.now.timestamp() * 1000,
             workflows={name: (found.state, found.hop_id) for name, found in raw._workflows.items()},
             hops={
-                hop_id: Row(state=found.state, owner=found.owner, fence=found.fence, attempt=found.attempt)
+                hop_id: Row(
+                    state=found.state,
+                    owner=found.owner,
+                    fence=found.fence,
+                    attempt=found.attempt,
+                    journal=dict(found.journal),
+                )
                 for hop_id, found in raw._hops.items()
             },
             places=places,
@@ -208,17 +215,20 @@ class RedisRig:
                 ask.hmget(self.key("wf", workflow), "state", "hop")
             for hop_id in HOPS:
                 ask.hmget(self.key("hop", hop_id), "state", "owner", "fence", "attempt", "sent")
+            for hop_id in HOPS:
+                ask.hgetall(self.key("journal", hop_id))
             (seconds, micros), *indexes, reached = (answers := ask.execute())[:5]
         due, parked, leases = (dict(index) for index in indexes)
         owned = dict(zip(OWNERS, answers[5:], strict=False))
         workflows = dict(zip(WORKFLOWS, answers[5 + len(OWNERS) :], strict=False))
-        records = dict(zip(HOPS, answers[5 + len(OWNERS) + len(WORKFLOWS) :], strict=True))
+        records = dict(zip(HOPS, answers[5 + len(OWNERS) + len(WORKFLOWS) :], strict=False))
+        journals = dict(zip(HOPS, answers[-len(HOPS) :], strict=True))
         hops = {hop_id: record for hop_id, record in records.items() if record[0] is not None}
         return Reading(
             now=seconds * 1000 + micros / 1000,
             workflows={name: found for name, found in workflows.items() if found[0] is not None},
             hops={
-                hop_id: Row(state=state, owner=owner, fence=int(fence), attempt=int(attempt))
+                hop_id: Row(state=state, owner=owner, fence=int(fence), attempt=int(attempt), journal=journals[hop_id])
                 for hop_id, (state, owner, fence, attempt, _) in hops.items()
             },
             places={
@@ -278,10 +288,13 @@ class Entry:
     fence: int = 0
     attempt: int = 0
     answer: Claimed | None = None
+    journal: dict[str, str] = field(default_factory=dict)
 
     @property
     def row(self) -> Row:
-        return Row(state=self.state, owner=self.owner, fence=self.fence, attempt=self.attempt)
+        return Row(
+            state=self.state, owner=self.owner, fence=self.fence, attempt=self.attempt, journal=dict(self.journal)
+        )
 
 
 @dataclass
@@ -373,12 +386,13 @@ CALLS = st.one_of(
     a("take_what_is_strange", workflow=WORKFLOW, step=st.integers(-1, 1), digest=st.sampled_from(["of another", None])),
     *[a("claim_again", back=BACK)] * 2,
     *[a("complete", back=BACK)] * 3,
+    *[a("record", back=BACK)] * 2,
     a("retry_at", back=BACK),
     a("park", back=BACK),
     a("release", back=BACK),
     a("fail", back=BACK, meant=SELDOM),
     a("cancel", workflow=WORKFLOW, meant=SELDOM),
-    *[a("redrive", workflow=WORKFLOW)] * 2,
+    *[a("redrive", workflow=WORKFLOW, anew=SELDOM)] * 2,
     *[a("renew", back=BACK, named=st.integers(0, 3))] * 2,
     a("sweep", dies=st.sampled_from([None, 0, 1]), empty=st.sampled_from([None, True, False]), host=HOST),
     *[a("lease_ends", which=st.integers(0, 1), then=st.sampled_from(["wait", "sweep", "claim", "come back"]))] * 3,
@@ -393,7 +407,7 @@ class StoreMachine(RuleBasedStateMachine):
     def __init__(self, rig: Rig, seen: Counter[str]) -> None:
         super().__init__()
         self.rig, self.store, self.seen = rig, rig.store, seen
-        self.book, self.tokens, self.last = Book(), count(), rig.reading()
+        self.book, self.tokens, self.calls, self.last = Book(), count(), count(), rig.reading()
         self.most = 1  # attempts of each hop
         self.asked: list[Call] = []
         self.granted: list[Call] = []
@@ -511,13 +525,27 @@ class StoreMachine(RuleBasedStateMachine):
             self.book.tidy(before)
             self.book.workflows[workflow] = "cancelled", hop_id
 
-    def redrive(self, workflow: str) -> None:
+    def record(self, back: int) -> None:
+        closing, number = self.closing(back), next(self.calls)
+        entry = self.book.entries.get(closing.hop_id)
+        records = {f"call {number}": f"by {closing.owner} {closing.fence}", "last": str(number)}
+        if entry is None or not self.book.is_of(closing) or entry.state not in ("queued", "running"):
+            self.changes_nothing(lambda: self.store.record(closing, records), False)
+            self.seen["not recorded"] += 1
+            return
+        self.answers(self.store.record(closing, records), True)
+        entry.journal.update(records)
+        self.seen["recorded" if entry.state == "running" else "recorded late"] += 1
+
+    def redrive(self, workflow: str, *, anew: bool = False) -> None:
         state, hop_id = self.book.workflows.get(workflow, ("unknown", ""))
         if state != "parked":
             expected = "unknown" if state == "unknown" else "not_parked"
             self.changes_nothing(lambda: self.store.redrive(workflow), expected)
             return
-        self.answers(self.store.redrive(workflow), "redriven")
+        self.answers(self.store.redrive(workflow, discard_journal=anew), "redriven")
+        if anew:
+            self.book.entries[hop_id].journal.clear()
         self.book.queue(hop_id, owner=None)
         self.book.entries[hop_id].attempt = 0
         self.book.workflows[workflow] = "running", hop_id
@@ -710,11 +738,11 @@ _WHENEVER = datetime(2000, 1, 1, tzinfo=UTC)
 COMMON = {
     "claimed", "dropped unknown", "dropped finished", "dropped running", "dropped waiting", "dropped parked",
     "overtaken", "closed before", "closed as done", "closed as waiting", "closed as parked", "closed as queued",
-    "lapsed", "resent",
+    "lapsed", "resent", "recorded", "not recorded",
 }  # fmt: skip
 RARE = {
     "taken over", "exhausted", "answered again", "revived", "closed late", "closed as failed", "dropped altered",
-    "dropped cancelled",
+    "dropped cancelled", "recorded late",
 }  # fmt: skip
 
 
@@ -800,6 +828,7 @@ def test_what_random_calls_seldom_meet_is_kept_too(kind: str, request: pytest.Fi
     machine.claim_again(back=0)
     machine.lease_ends(which=0, then="come back")
     machine.lease_ends(which=0, then="sweep")
+    machine.record(back=0)
     machine.retry_at(back=0)
     machine.becomes_due("w", swept=True)
     machine.take_what_is_strange("w", step=0, digest="of another")
@@ -835,6 +864,13 @@ def complete_too_late(machine: StoreMachine) -> None:
     machine.complete(back=1)
 
 
+def record_too_late(machine: StoreMachine) -> None:
+    machine.record(back=0)
+    machine.lease_ends(which=0, then="sweep")
+    machine.claim("w.0", OWNERS[1])
+    machine.record(back=1)
+
+
 def complete_and_look(machine: StoreMachine) -> None:
     machine.complete(back=0)
     machine.the_records_are_sound()
@@ -844,6 +880,12 @@ MUTANTS = {
     "no fence": Mutant(
         old="if record[3] ~= owner or record[4] ~= fence then return nil, 0 end",
         calls=complete_too_late,
+        noticed="unchanged",
+    ),
+    "no fence on the journal": Mutant(
+        old="if not workflow then return 0 end\nfor i = 5, #ARGV, 2 do",
+        new="for i = 5, #ARGV, 2 do",
+        calls=record_too_late,
         noticed="unchanged",
     ),
     "no dedupe at claim": Mutant(
