@@ -14,6 +14,10 @@ __all__ = ["paigeant"]
 
 T = TypeVar("T")
 
+discard_journal = click.option(
+    "--discard-journal", is_flag=True, help="Make and pay all calls of the step again, also those that are recorded."
+)
+
 
 @click.group(name="paigeant")
 def paigeant() -> None:
@@ -79,10 +83,11 @@ def cancel(context: click.Context, correlation_id: str) -> None:
 
 @paigeant.command()
 @click.argument("correlation_id")
+@discard_journal
 @click.pass_context
-def retry(context: click.Context, correlation_id: str) -> None:
+def retry(context: click.Context, correlation_id: str, discard_journal: bool) -> None:
     """Let a parked workflow go on; its step has all its attempts again."""
-    if not _asked(context, correlation_id, "redrive_sync"):
+    if not _asked(context, correlation_id, "redrive_sync", discard_journal=discard_journal):
         raise click.ClickException(f"workflow {correlation_id} is not parked")
     click.echo(f"workflow {correlation_id} goes on")
 
@@ -131,10 +136,11 @@ def show_letter(context: click.Context, letter_id: str) -> None:
 
 @letters.command(name="redrive")
 @click.argument("letter_id")
+@discard_journal
 @click.pass_context
-def redrive_letter(context: click.Context, letter_id: str) -> None:
+def redrive_letter(context: click.Context, letter_id: str, discard_journal: bool) -> None:
     """Let the hop of a letter go on with all its attempts, and delete the letter."""
-    if not _reading(lambda: _dead_letters(context).redrive(letter_id)):
+    if not _reading(lambda: _dead_letters(context).redrive(letter_id, discard_journal=discard_journal)):
         raise click.ClickException(f"no parked hop goes with a dead letter {letter_id!r}; nothing was sent")
     click.echo(f"the hop of dead letter {letter_id} goes on")
 
@@ -164,11 +170,11 @@ def _reading(ask: Callable[[], T]) -> T:
         raise click.ClickException(str(error)) from error
 
 
-def _asked(context: click.Context, correlation_id: str, question: str) -> bool:
+def _asked(context: click.Context, correlation_id: str, question: str, **more: bool) -> bool:
     from paigeant_celery.handle import WorkflowHandle
 
     handle = WorkflowHandle(correlation_id, _transport(context))
-    return bool(_reading(getattr(handle, question)))
+    return bool(_reading(lambda: getattr(handle, question)(**more)))
 
 
 def _transport(context: click.Context) -> Any:

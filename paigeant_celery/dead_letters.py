@@ -51,11 +51,12 @@ class DeadLetters:
             return store.dead_letter(letter_id)
         return next((letter for letter, _ in self._queue.look() if letter.letter_id == letter_id), None)
 
-    def redrive(self, letter_id: str) -> bool:
+    def redrive(self, letter_id: str, *, discard_journal: bool = False) -> bool:
         """Let the hop of a letter go on with all its attempts, and delete the letter.
 
-        False where its workflow is not parked, or where the letter goes with no envelope that could be sent. Without
-        a store, a crash between sending and deleting leaves a letter that can be redriven once more.
+        With `discard_journal` the hop makes and pays all its calls again; without a store there is no journal. False
+        where its workflow is not parked, or where the letter goes with no envelope that could be sent. Without a
+        store, a crash between sending and deleting leaves a letter that can be redriven once more.
         """
         if (store := self._transport.store) is None:
             return self._send_again(letter_id)
@@ -65,7 +66,7 @@ class DeadLetters:
         record = store.workflow(letter.correlation_id)
         if record is None or record.hop_id != letter.hop_id:
             return False
-        if store.redrive(letter.correlation_id) != "redriven":
+        if store.redrive(letter.correlation_id, discard_journal=discard_journal) != "redriven":
             return False
         # That of the parked hop went with the redrive. One of the same id may be there again, of the hop parked anew.
         again = store.dead_letter(letter_id)

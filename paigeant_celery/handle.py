@@ -168,16 +168,18 @@ class WorkflowHandle:
         """Do what `cancel` does, for code without an event loop."""
         return self._known("cancel", self._store("cancel").cancel(self.correlation_id)) == "cancelled"
 
-    async def redrive(self) -> bool:
+    async def redrive(self, *, discard_journal: bool = False) -> bool:
         """Let a parked workflow go on: its step has all its attempts again; False where it is not parked.
 
-        Raises `UnknownWorkflow`.
+        What the step's journal holds is not done again; with `discard_journal` it is, and paid for once more, as
+        where the code has changed too much. Raises `UnknownWorkflow`.
         """
-        return await asyncio.to_thread(self.redrive_sync)
+        return await asyncio.to_thread(self.redrive_sync, discard_journal=discard_journal)
 
-    def redrive_sync(self) -> bool:
+    def redrive_sync(self, *, discard_journal: bool = False) -> bool:
         """Do what `redrive` does, for code without an event loop."""
-        return self._known("redrive", self._store("redrive").redrive(self.correlation_id)) == "redriven"
+        answer = self._store("redrive").redrive(self.correlation_id, discard_journal=discard_journal)
+        return self._known("redrive", answer) == "redriven"
 
     async def events(self, after: str | None = None) -> AsyncIterator[WorkflowEvent]:
         """Yield what happens to the workflow, from its start or from the cursor `after`, until it ends.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
@@ -140,6 +140,33 @@ def test_a_parked_workflow_is_retried_and_a_running_one_cancelled(
     assert said("cancel") == (0, "workflow w is cancelled\n")
     assert said("retry") == (1, "Error: workflow w is not parked\n")
     assert call(host(workflow_harness.store), "cancel", "v").exit_code == 1
+
+
+@pytest.mark.parametrize("command", [("retry", "w"), ("letters", "redrive")])
+def test_a_hop_begins_anew_where_its_journal_is_discarded(
+    host: Callable[..., Celery], workflow_harness: WorkflowHarness, command: tuple[str, ...]
+) -> None:
+    """The way out where its code was changed too much, and only where somebody asks for it: it costs money."""
+
+    @activity(policy=StepPolicy(max_attempts=1))
+    def divide(by: int) -> float:
+        closing = Closing(hop_id="w.0", owner="harness", fence=workflow_harness.store._hops["w.0"].fence)
+        workflow_harness.store.record(closing, {"call": "1"})
+        return 1 / by
+
+    workflow_harness.dispatch([divide.activity(by=0)], correlation_id="w")
+
+    def journal_after(*options: str) -> Mapping[str, str]:
+        asyncio.run(workflow_harness.deliver())
+        (letter,) = workflow_harness.store.dead_letters(after=None, limit=9)
+        which = (letter.letter_id,) if command[0] == "letters" else ()
+        called = call(host(workflow_harness.store), *command, *which, *options)
+        assert called.exit_code == 0, called.output
+        workflow_harness.sweep()
+        return workflow_harness.store.journal("w.0")
+
+    assert journal_after() == {"call": "1"}
+    assert journal_after("--discard-journal") == {}
 
 
 def test_dead_letters_are_listed_shown_redriven_and_dropped(

@@ -342,6 +342,42 @@ def test_a_parked_workflow_goes_on_when_it_is_redriven(workflow_harness: Workflo
     assert not handle.redrive_sync()
 
 
+REDRIVES: dict[str, Callable[..., bool]] = {
+    "handle": lambda handle, _, **more: asyncio.run(handle.redrive(**more)),
+    "handle, sync": lambda handle, _, **more: handle.redrive_sync(**more),
+    "letter": lambda _, letters, **more: letters.redrive(letters.list()[0].letter_id, **more),
+}
+
+
+@pytest.mark.parametrize("way", REDRIVES)
+def test_what_a_parked_step_recorded_is_kept_unless_it_is_discarded(
+    workflow_harness: WorkflowHarness, way: str
+) -> None:
+    """Going on costs nothing twice; beginning anew is asked for in words."""
+
+    @activity(policy=StepPolicy(max_attempts=1))
+    def broken() -> None:
+        raise ConnectionError
+
+    store = workflow_harness.store
+    handle = workflow_harness.dispatch([broken.activity()], correlation_id="w")
+    letters = DeadLetters(workflow_harness.transport)
+
+    def parked_again() -> None:
+        store._hops["w.0"].journal["call"] = "1"
+        workflow_harness.sweep()
+        asyncio.run(workflow_harness.deliver())
+        assert handle.status_sync().state == "parked"
+
+    parked_again()
+    assert REDRIVES[way](handle, letters)
+    assert store.journal("w.0") == {"call": "1"}
+
+    parked_again()
+    assert REDRIVES[way](handle, letters, discard_journal=True)
+    assert store.journal("w.0") == {}
+
+
 def test_a_cancelled_workflow_ends_at_once(workflow_harness: WorkflowHarness) -> None:
     """Its next step is not run, whoever waits learns it, and asking again is no error."""
     handle = workflow_harness.dispatch([repeat.activity("a"), repeat.activity("b")])
