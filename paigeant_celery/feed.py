@@ -20,7 +20,7 @@ __all__ = ["EventFeed"]
 PAUSE = 0.05  # seconds between two batches; text that is typed faster than that looks the same
 MOST_AT_ONCE = 200  # events of a batch
 MOST_WAITING = 2000  # events that wait while the store is away
-MOST_BYTES = 16 * 1024  # of one event's data
+MOST_BYTES = 8 * 1024  # of one event's data
 
 logger = logging.getLogger(__name__)
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import TypeAlias, assert_never
 
 from paigeant_celery.config import Settings
 from paigeant_celery.effects import Drop, Effects, Refused, Summary
 from paigeant_celery.errors import MessageError, StoreCorrupt, TransientError, UnknownActivity
+from paigeant_celery.feed import EventFeed
 from paigeant_celery.flow import Advance, Begun, Exhausted, Fail, Failure, Finish, Limits, Park, Retry, Run, decide
 from paigeant_celery.guard import Arrival, check_address, read
 from paigeant_celery.message import PaigeantMessage, encode
@@ -155,12 +157,14 @@ class HopService:
             return None
         # The first claim of a hop finds nothing, and need not ask.
         records = self._store.journal(closing.hop_id) if claimed.fence > 1 else {}
+        send = partial(self._store.publish, closing)
         return HopJournal(
             store=self._store,
             closing=closing,
             step_id=message.step.step_id or "",
             records=records,
             stopping=self._stopping,
+            feed=EventFeed(send, attempt=claimed.attempt) if message.stream else None,
         )
 
     def _begin(self, hop: Opened) -> Opened | Summary:

@@ -7,6 +7,7 @@ import logging
 import random
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -93,8 +94,10 @@ class StepRunner:
             async with limit:
                 read, attempt = self._reader(hop.message), hop.claimed.attempt
                 context = await open_context(hop.message, attempt=attempt, read_output=read)
-                with entered(context), attached_trace(hop.message.trace_context), journalling(hop.journal):
-                    result = await hop.activity.run(hop.message.step, context, limits=self._edit_limits())
+                feed = hop.journal.feed if hop.journal is not None else None
+                async with feed.flowing() if feed is not None else nullcontext():
+                    with entered(context), attached_trace(hop.message.trace_context), journalling(hop.journal):
+                        result = await hop.activity.run(hop.message.step, context, limits=self._edit_limits())
             return self._completed(hop, result, started_at)
         except NotSerializable as error:
             return failed(hop, error.reason, error.text)

@@ -93,7 +93,7 @@ class Researcher:
                 for letter in part.content:
                     yield letter
             elif isinstance(part, ToolCallPart):
-                yield {index: DeltaToolCall(part.tool_name, part.args_as_json_str(), part.tool_call_id)}
+                yield {index: DeltaToolCall(part.tool_name, part.args_as_json_str(), tool_call_id=part.tool_call_id)}
 
     async def run(self, **arguments: Any) -> AgentRunResult[str]:
         durability: CeleryDurability[None] = CeleryDurability()
