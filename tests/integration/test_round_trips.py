@@ -70,10 +70,11 @@ def calls(turns: Turns) -> Counter[str]:
     return found
 
 
-def test_a_hop_costs_two_round_trips_to_the_store(
+def test_a_hop_costs_two_round_trips_to_the_store_and_each_model_call_one(
     server: RedisServer, proxy: CountingProxy, own_redis: Callable[..., RedisServer], tmp_path: Path
 ) -> None:
-    """A claim and a completion, beside the message's own; what keeps a worker alive costs by the second."""
+    """A claim, a completion and what is recorded, beside the message's own; what keeps a worker alive costs by the
+    second. Two of the steps are agents of one model call each."""
     steps = [
         ActivitySpec("draft", "first"),
         FunctionSpec("count_letters", {"letter": "a"}),
@@ -100,7 +101,7 @@ def test_a_hop_costs_two_round_trips_to_the_store(
 
     assert found.pop("sweep", 0) <= seconds / EVERY[0] + 1
     assert found.pop("renew", 0) <= SLOTS * (seconds * RENEWALS_PER_LEASE / LEASE + 1)
-    assert found == {"claim": hops, "complete": hops}
+    assert found == {"claim": hops, "complete": hops, "record": 2 * WORKFLOWS}
 
 
 def test_what_a_run_records_and_shows_costs_a_round_trip_each(server: RedisServer, proxy: CountingProxy) -> None:
