@@ -68,6 +68,11 @@ class JournalledHop:
         with journalling(journal):
             yield journal
 
+    def keep(self, records: Mapping[str, str]) -> None:
+        """Record in the current attempt what another process did."""
+        assert self.closing is not None
+        assert self.store.record(self.closing, records)
+
     @property
     def records(self) -> Mapping[str, str]:
         """What is recorded of the hop."""

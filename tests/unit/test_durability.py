@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import Counter
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,6 +28,8 @@ from paigeant_celery.durability import CeleryDurability, idempotency_key
 from paigeant_celery.errors import HopLost
 
 pytestmark = pytest.mark.anyio
+
+DATA = Path(__file__).parents[1] / "data"
 
 
 class Researcher:
@@ -190,3 +194,17 @@ async def test_a_stream_that_failed_half_way_fails_half_way_again() -> None:
     assert first == again
     assert journal.made == 0
     assert halfway.calls == calls
+
+
+async def test_a_journal_of_the_first_format_is_replayed() -> None:
+    """Workflows that wait over an upgrade, of ours or of pydantic-ai's, go on; the sample is what was promised."""
+    hop, researcher = JournalledHop(), Researcher()
+    with hop.attempt():
+        hop.keep(json.loads((DATA / "journal" / "v1.json").read_text(encoding="utf-8")))
+
+    with hop.attempt() as journal:
+        result = await researcher.run()
+
+    assert (result.output, journal.made, journal.replayed) == ("DONE", 0, RECORDS)
+    assert researcher.calls == Counter()
+    assert (result.usage.requests, result.usage.tool_calls) == (6, 5)
