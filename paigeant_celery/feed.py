@@ -7,7 +7,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -57,13 +57,17 @@ class EventFeed:
     @asynccontextmanager
     async def flowing(self) -> AsyncIterator[None]:
         """Send inside the block what comes, and at its end what is left."""
-        task = asyncio.create_task(self._flow())
+        ended = asyncio.Event()
+        flow = asyncio.create_task(self._flow(ended))
         try:
             yield
         finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-            await self._send_waiting()
+            ended.set()
+            await flow
+            if self._waiting:
+                logger.warning(
+                    "%d events of an agent are not told", len(self._waiting), extra={"action": "events_lost"}
+                )
 
     def _put(self, fields: Mapping[str, str]) -> None:
         with self._lock:
@@ -77,11 +81,13 @@ class EventFeed:
             self._adapters[kind] = TypeAdapter(kind)
         return self._adapters[kind]
 
-    async def _flow(self) -> None:
-        while True:
-            await asyncio.sleep(PAUSE)
-            if self._waiting:
-                await asyncio.shield(self._send_waiting())
+    async def _flow(self, ended: asyncio.Event) -> None:
+        while not ended.is_set():
+            await self._send_waiting()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(PAUSE):
+                    await ended.wait()
+        await self._send_waiting()
 
     async def _send_waiting(self) -> None:
         """Send all that waits now; what cannot be sent goes on waiting."""
