@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from decimal import Decimal
 from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from paigeant_celery.errors import InvalidInput
 from paigeant_celery.jsonable import first_fault
@@ -57,29 +57,51 @@ class WorkflowLimits(WireModel):
     total_tokens_limit: Count | None = None
     cost_limit: Annotated[Decimal, Field(ge=0, allow_inf_nan=False)] | None = None
 
-    @classmethod
-    def given(cls, limits: object) -> WorkflowLimits | None:
-        """Return limits as a caller gives them: ours, a mapping, or the `UsageLimits` of pydantic-ai, which has a
-        `request_limit` of 50 unless it is told otherwise."""
-        if limits is None or isinstance(limits, WorkflowLimits):
-            return limits
-        if not isinstance(limits, Mapping) and not hasattr(limits, "request_limit"):
-            text = f"must be `UsageLimits`, `WorkflowLimits` or a mapping, not a {type(limits).__name__}"
-            raise InvalidInput("invalid_usage_limits", "usage_limits", text)
-        fields: dict[str, Any] = dict(limits if isinstance(limits, Mapping) else vars(limits))
-        for name in NOT_OURS:
-            if fields.pop(name, None):
-                text = "is about single requests; give the agent its own limits for that"
-                raise InvalidInput("invalid_usage_limits", f"usage_limits.{name}", text)
-        unknown = [name for name, value in fields.items() if name not in cls.model_fields and value is not None]
-        if unknown:
-            text = f"is not known; there are {', '.join(cls.model_fields)}"
-            raise InvalidInput("invalid_usage_limits", f"usage_limits.{unknown[0]}", text)
+    def __init__(
+        self,
+        *,
+        request_limit: int | None = None,
+        tool_calls_limit: int | None = None,
+        input_tokens_limit: int | None = None,
+        output_tokens_limit: int | None = None,
+        total_tokens_limit: int | None = None,
+        cost_limit: Decimal | float | str | None = None,
+    ) -> None:
         try:
-            return cls(**{name: value for name, value in fields.items() if name in cls.model_fields})
+            BaseModel.__init__(
+                self,
+                request_limit=request_limit,
+                tool_calls_limit=tool_calls_limit,
+                input_tokens_limit=input_tokens_limit,
+                output_tokens_limit=output_tokens_limit,
+                total_tokens_limit=total_tokens_limit,
+                cost_limit=cost_limit,
+            )
         except ValidationError as error:
             place, _, text = first_fault(error)
             raise InvalidInput("invalid_usage_limits", f"usage_limits.{place[0]}", text) from None
+
+    # Validation of a message fills the fields itself; the signature above would refuse what it does not know.
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
+
+    @classmethod
+    def given(cls, limits: object) -> WorkflowLimits | None:
+        """Return limits as a caller gives them: ours, a mapping, or the `UsageLimits` of pydantic-ai, which has a
+        `request_limit` of 50 unless it is told otherwise. None where no limit is set."""
+        named = _fields_of(limits)
+        for name in NOT_OURS:
+            value = named.pop(name, None)
+            if not (value is None or value is False):  # a limit of 0 is one
+                text = "is about single requests, and the limits of a workflow are about all of them together"
+                raise InvalidInput("invalid_usage_limits", f"usage_limits.{name}", text)
+        # What a later pydantic-ai adds and nobody sets does no harm; in a mapping, a name was written by somebody.
+        written = isinstance(limits, (Mapping, WorkflowLimits))
+        unknown = [name for name in named if name not in cls.model_fields and (written or named[name] is not None)]
+        if unknown:
+            text = f"is not known; there are {', '.join(cls.model_fields)}"
+            raise InvalidInput("invalid_usage_limits", f"usage_limits.{str(unknown[0])[:64]}", text)
+        asked = cls(**{name: value for name, value in named.items() if name in cls.model_fields})
+        return asked if asked.set_limits() else None
 
     def set_limits(self) -> dict[str, Decimal | int]:
         """Return those that are set, by name."""
@@ -106,3 +128,20 @@ def used_by(steps: Iterable[ExecutedStep]) -> Usage:
         if step.cost is not None:
             cost = (cost or Decimal(0)) + step.cost
     return Usage(counters=counters, cost=cost)
+
+
+def _fields_of(limits: object) -> dict[str, Any]:
+    """Return limits by name, whatever object holds them: a process that only dispatches never loads pydantic-ai."""
+    if limits is None:
+        return {}
+    if isinstance(limits, Mapping):
+        return dict(limits)
+    if isinstance(limits, WorkflowLimits):
+        return {**vars(limits), **(limits.model_extra or {})}
+    if not isinstance(limits, type) and hasattr(limits, "request_limit"):
+        if is_dataclass(limits):
+            return {found.name: getattr(limits, found.name) for found in fields(limits)}
+        if hasattr(limits, "__dict__"):
+            return dict(vars(limits))
+    text = f"must be `UsageLimits`, `WorkflowLimits` or a mapping, not a {type(limits).__name__}"
+    raise InvalidInput("invalid_usage_limits", "usage_limits", text)

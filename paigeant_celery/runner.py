@@ -199,7 +199,7 @@ class _Budget:
         try:
             yield
         except UsageLimitExceeded as error:
-            if self._limits is None:
+            if self._limits is None or not self._limits.set_limits():
                 raise
             raise UsageLimitExceeded(f"{error}; the workflow has {self._limits.account(self._used)}") from error
 

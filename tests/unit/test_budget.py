@@ -75,8 +75,29 @@ def test_limits_of_pydantic_ai_are_taken_as_they_are() -> None:
 
     assert ours == WorkflowLimits(request_limit=50, total_tokens_limit=100, cost_limit=Decimal("0.5"))
     assert WorkflowLimits.given({"request_limit": 3}) == WorkflowLimits(request_limit=3)
-    assert WorkflowLimits.given(ours) is ours
+    assert WorkflowLimits.given(ours) == ours
     assert WorkflowLimits.given(None) is None
+
+
+def test_limits_of_which_none_is_set_are_no_limits() -> None:
+    """A repeated dispatch is the same one, whichever way it says that there is no limit."""
+    for limits in ({}, WorkflowLimits(), UsageLimits(request_limit=None), UsageLimits(request_limit=None).__dict__):
+        assert WorkflowLimits.given(limits) is None
+
+
+def test_limits_are_checked_where_they_are_made() -> None:
+    """The traceback shows the line with the mistake."""
+    with pytest.raises(InvalidInput, match=r"invalid_usage_limits at `usage_limits\.request_limit`"):
+        WorkflowLimits(request_limit=-1)
+
+
+class Closed:
+    """Something like limits that cannot be looked into."""
+
+    __slots__ = ("request_limit",)
+
+    def __init__(self) -> None:
+        self.request_limit = 3
 
 
 @pytest.mark.parametrize(
@@ -90,6 +111,13 @@ def test_limits_of_pydantic_ai_are_taken_as_they_are() -> None:
         ({"money": 3}, "usage_limits.money"),
         (UsageLimits(count_tokens_before_request=True), "usage_limits.count_tokens_before_request"),
         (UsageLimits(per_request_input_tokens_limit=3), "usage_limits.per_request_input_tokens_limit"),
+        (UsageLimits(per_request_input_tokens_limit=0), "usage_limits.per_request_input_tokens_limit"),
+        ({"request_limits": None}, "usage_limits.request_limits"),
+        ({"x" * 100: 3}, "usage_limits." + "x" * 64),
+        (WorkflowLimits().model_copy(update={"request_limit": -1}), "usage_limits.request_limit"),
+        (WorkflowLimits.model_validate({"money": 3}), "usage_limits.money"),
+        (UsageLimits, "usage_limits"),
+        (Closed(), "usage_limits"),
         (3, "usage_limits"),
         ("request_limit=3", "usage_limits"),
     ],

@@ -11,6 +11,7 @@ from pydantic_ai.models.function import AgentInfo, FunctionModel
 from pydantic_ai.usage import RequestUsage, UsageLimits
 
 from paigeant_celery import PaigeantAgent, activity
+from paigeant_celery.budget import WorkflowLimits
 from paigeant_celery.errors import InvalidInput, WorkflowFailed
 from paigeant_celery.testing import WorkflowHarness
 
@@ -95,6 +96,20 @@ async def test_the_step_that_would_use_more_fails_the_workflow(
     assert (caught.value.step_id, caught.value.error_class) == ("second", "UsageLimitExceeded")
     assert said in caught.value.text
     assert two[1].asked == asked
+
+
+async def test_without_limits_an_error_says_nothing_of_them(
+    workflow_harness: WorkflowHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """pydantic-ai's own limit of a run is no limit of the workflow, even where a message has limits that are empty."""
+    monkeypatch.setattr(WorkflowLimits, "given", lambda _: WorkflowLimits())
+    endless = Talker("endless", times=100)
+
+    with pytest.raises(WorkflowFailed, match="request_limit of 50") as caught:
+        await workflow_harness.run([endless.agent.activity("talk")], usage_limits={})
+
+    assert "the workflow has" not in caught.value.text
+    assert endless.asked == 50
 
 
 async def test_functions_use_nothing(workflow_harness: WorkflowHarness, two: tuple[Talker, Talker]) -> None:
