@@ -11,9 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from paigeant_celery.errors import InvalidInput
 from paigeant_celery.jsonable import first_fault
-from paigeant_celery.slip import ExecutedStep, WireModel
+from paigeant_celery.slip import MAX_COST, Cost, ExecutedStep, WireModel
 
-__all__ = ["Usage", "WorkflowLimits", "used_by"]
+__all__ = ["Usage", "WorkflowLimits", "reported_cost", "used_by"]
 
 Count = Annotated[int, Field(ge=0, strict=True)]
 
@@ -55,7 +55,7 @@ class WorkflowLimits(WireModel):
     input_tokens_limit: Count | None = None
     output_tokens_limit: Count | None = None
     total_tokens_limit: Count | None = None
-    cost_limit: Annotated[Decimal, Field(ge=0, allow_inf_nan=False)] | None = None
+    cost_limit: Cost | None = None
 
     def __init__(
         self,
@@ -128,6 +128,11 @@ def used_by(steps: Iterable[ExecutedStep]) -> Usage:
         if step.cost is not None:
             cost = (cost or Decimal(0)) + step.cost
     return Usage(counters=counters, cost=cost)
+
+
+def reported_cost(cost: Decimal | None) -> Decimal | None:
+    """Return a cost as a model reported it, or None where it is none: a step that ran is not lost to a wrong price."""
+    return cost if cost is not None and cost.is_finite() and 0 <= cost <= MAX_COST else None
 
 
 def _fields_of(limits: object) -> dict[str, Any]:

@@ -38,7 +38,7 @@ class PaigeantMessage(WireModel):
     slip: RoutingSlip
     registered_activities: tuple[RegisteredActivity, ...] = ()
     token_ref: str | None = None
-    stream: bool = False
+    stream: bool = Field(default=False, strict=True)
     usage_limits: WorkflowLimits | None = None
 
     @property

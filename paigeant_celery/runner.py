@@ -21,7 +21,7 @@ from pydantic_ai.capabilities import AbstractCapability
 from pydantic_ai.exceptions import UsageLimitExceeded
 from pydantic_ai.usage import RunUsage, UsageLimits
 
-from paigeant_celery.budget import used_by
+from paigeant_celery.budget import reported_cost, used_by
 from paigeant_celery.context import WorkflowContext
 from paigeant_celery.deps import StepOutput, WorkflowDependencies, with_previous_output
 from paigeant_celery.durability import CeleryDurability
@@ -117,7 +117,7 @@ class AgentActivity:
         return ActivityResult(
             output=recordable(result.output),
             usage=_counters(result.usage),
-            cost=getattr(result.usage, "cost", None),
+            cost=reported_cost(getattr(result.usage, "cost", None)),
             inserted=edit.inserted,
             notes=edit.notes(),
         )

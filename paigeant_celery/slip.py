@@ -65,6 +65,9 @@ ActivityName = Annotated[str, AfterValidator(_activity_name)]
 StepId = Annotated[str, AfterValidator(_step_id)]
 Prompt = Annotated[str, AfterValidator(_prompt)]
 Queue = Annotated[str, Field(min_length=1, max_length=255)]
+# In US dollars. The bound keeps sums exact to the 10th decimal, and far from what decimals cannot add.
+MAX_COST = Decimal(10) ** 12
+Cost = Annotated[Decimal, Field(ge=0, le=MAX_COST, allow_inf_nan=False)]
 
 
 class StepFields(WireModel):
@@ -209,7 +212,7 @@ class ExecutedStep(WireModel):
     output: JsonValue = None
     output_ref: OutputRef | None = None
     usage: dict[str, int] = Field(default_factory=dict)
-    cost: Annotated[Decimal, Field(ge=0, allow_inf_nan=False)] | None = None
+    cost: Cost | None = None
     added_by: StepId | None = None
 
 

@@ -183,6 +183,32 @@ CASES = [
         "contains a lone surrogate",
     ),
     case(
+        "22", "stream", options(stream=SECRET), "invalid_input", "stream",
+        "must be True or False, not a str",
+    ),
+    case(
+        "22", "limits-no-limits", options(usage_limits=SECRET), "invalid_usage_limits", "usage_limits",
+        "must be `UsageLimits`, `WorkflowLimits` or a mapping, not a str",
+    ),
+    case(
+        "22", "limits-unknown", options(usage_limits={"money": SECRET}), "invalid_usage_limits", "usage_limits.money",
+        "is not known; there are request_limit, tool_calls_limit, input_tokens_limit, output_tokens_limit, "
+        "total_tokens_limit, cost_limit",
+    ),
+    *(
+        case(
+            "22", f"{name}-{limit}", options(usage_limits={name: limit}), "invalid_usage_limits",
+            f"usage_limits.{name}", text,
+        )
+        for name, limit, text in (
+            ("request_limit", -1, "Input should be greater than or equal to 0"),
+            ("total_tokens_limit", "5", "Input should be a valid integer"),
+            ("tool_calls_limit", True, "Input should be a valid integer"),
+            ("cost_limit", "-0.1", "Input should be greater than or equal to 0"),
+            ("cost_limit", SECRET, "Input should be a valid decimal"),
+        )
+    ),
+    case(
         "27", "variables-no-mapping", options(variables=[SECRET]), "invalid_variables", "variables",
         "must be a mapping, not a list",
     ),

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic_ai.usage import UsageLimits
 
-from paigeant_celery.budget import Usage, WorkflowLimits, used_by
+from paigeant_celery.budget import Usage, WorkflowLimits, reported_cost, used_by
 from paigeant_celery.errors import InvalidInput
 from paigeant_celery.slip import ExecutedStep
 
@@ -32,6 +32,25 @@ def test_usage_is_summed_and_cost_is_exact() -> None:
     assert used == Usage(counters={"requests": 4, "input_tokens": 5}, cost=Decimal("0.3"))
     assert used_by([step(requests=1)]).cost is None
     assert used_by([]) == Usage()
+
+
+@given(
+    costs=st.lists(st.decimals(min_value=0, max_value=10**12, allow_nan=False), max_size=5),
+    limit=st.decimals(min_value=0, max_value=10**12, allow_nan=False),
+)
+def test_what_is_left_of_a_cost_is_never_less_than_nothing(costs: list[Decimal], limit: Decimal) -> None:
+    """Whatever decimals a message holds, no sum of them is an error."""
+    left = WorkflowLimits(cost_limit=limit).left(used_by([step(str(cost)) for cost in costs]))["cost_limit"]
+
+    assert 0 <= left <= limit
+
+
+@pytest.mark.parametrize("cost", ["-0.1", "NaN", "Infinity", "1E+99999999"])
+def test_a_cost_that_is_none_is_unknown(cost: str) -> None:
+    """A step that was paid for completes, whatever a price list says."""
+    assert reported_cost(Decimal(cost)) is None
+    assert reported_cost(Decimal("0.25")) == Decimal("0.25")
+    assert reported_cost(None) is None
 
 
 counts = st.integers(min_value=0, max_value=1000)
@@ -108,6 +127,7 @@ class Closed:
         ({"request_limit": 1.5}, "usage_limits.request_limit"),
         ({"cost_limit": "much"}, "usage_limits.cost_limit"),
         ({"cost_limit": float("inf")}, "usage_limits.cost_limit"),
+        ({"cost_limit": "1E+13"}, "usage_limits.cost_limit"),
         ({"money": 3}, "usage_limits.money"),
         (UsageLimits(count_tokens_before_request=True), "usage_limits.count_tokens_before_request"),
         (UsageLimits(per_request_input_tokens_limit=3), "usage_limits.per_request_input_tokens_limit"),

@@ -199,6 +199,15 @@ def test_a_version_that_cannot_be_read_is_refused_with_the_range_that_can(versio
         ("slip.itinerary.1.step_id", "writer", ("inconsistent_slip", "slip")),
         ("created_at", "2026-01-02T12:00:00", ("invalid_envelope", "created_at")),
         ("slip", ..., ("invalid_envelope", "slip")),
+        ("stream", "yes", ("invalid_envelope", "stream")),
+        ("stream", 1, ("invalid_envelope", "stream")),
+        ("stream", None, ("invalid_envelope", "stream")),
+        ("usage_limits", 50, ("invalid_envelope", "usage_limits")),
+        ("usage_limits", {"request_limit": "3"}, ("invalid_envelope", "usage_limits.request_limit")),
+        ("usage_limits", {"tool_calls_limit": True}, ("invalid_envelope", "usage_limits.tool_calls_limit")),
+        ("usage_limits", {"total_tokens_limit": -1}, ("invalid_envelope", "usage_limits.total_tokens_limit")),
+        ("usage_limits", {"cost_limit": "1E+99999999"}, ("invalid_envelope", "usage_limits.cost_limit")),
+        ("usage_limits", {"cost_limit": "NaN"}, ("invalid_envelope", "usage_limits.cost_limit")),
         ("variables", {"x": [[]]}, None),
     ],
 )
@@ -212,6 +221,15 @@ def test_a_field_that_cannot_be_right_is_refused_by_its_path(
         assert read(tree).variables == value
     else:
         assert refusal(tree) == expected
+
+
+@pytest.mark.parametrize("cost", ["-1", "NaN", "Infinity", "1E+99999999", "much", True, []])
+def test_a_cost_that_cannot_be_summed_is_refused(cost: object) -> None:
+    """Every status of the workflow adds it up."""
+    assert refusal(changed("underway", "slip.executed.0.cost", cost)) == (
+        "invalid_envelope",
+        "slip.executed[0].cost",
+    )
 
 
 def test_records_out_of_order_are_refused() -> None:

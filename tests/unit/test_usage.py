@@ -98,6 +98,15 @@ async def test_the_step_that_would_use_more_fails_the_workflow(
     assert two[1].asked == asked
 
 
+async def test_a_step_whose_cost_is_negative_completes(workflow_harness: WorkflowHarness) -> None:
+    """Its output was paid for."""
+    odd = Talker("odd", times=0, cost=Decimal("-1"))
+
+    result = await workflow_harness.run([odd.agent.activity("talk")])
+
+    assert (result.output, result.cost) == ("done", None)
+
+
 async def test_without_limits_an_error_says_nothing_of_them(
     workflow_harness: WorkflowHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
