@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from paigeant_celery.agent import PaigeantAgent, register_agent
+    from paigeant_celery.budget import WorkflowLimits
     from paigeant_celery.context import WorkflowContext, workflow_context
     from paigeant_celery.deps import StepOutput, WorkflowDependencies
     from paigeant_celery.dispatch import WorkflowDispatcher
@@ -59,6 +60,7 @@ _HOME = {
     "WorkflowFailed": "errors",
     "WorkflowParked": "errors",
     "WorkflowHandle": "handle",
+    "WorkflowLimits": "budget",
     "WorkflowResult": "handle",
     "WorkflowStatus": "handle",
     "activity": "functions",
@@ -91,6 +93,7 @@ __all__ = [
     "WorkflowEvent",
     "WorkflowFailed",
     "WorkflowHandle",
+    "WorkflowLimits",
     "WorkflowParked",
     "WorkflowResult",
     "WorkflowStatus",

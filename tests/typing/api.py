@@ -19,6 +19,7 @@ from paigeant_celery import (
     WorkflowDependencies,
     WorkflowDispatcher,
     WorkflowHandle,
+    WorkflowLimits,
     WorkflowResult,
     activity,
     get_transport,
@@ -152,4 +153,6 @@ async def dispatches() -> None:
     correlation_id = await dispatcher.dispatch_workflow(transport, itinerary=[writer.activity("a"), score.activity(3)])
     assert_type(correlation_id, str)
     assert_type(dispatcher.dispatch_workflow_sync(itinerary=[rank.activity(3)]), str)
+    dispatcher.dispatch_workflow_sync(stream=True, usage_limits=WorkflowLimits(request_limit=3, cost_limit="0.5"))
+    WorkflowLimits(requests=3)  # type: ignore[call-arg]
     assert_type(dispatcher.handle(correlation_id, transport), WorkflowHandle)
