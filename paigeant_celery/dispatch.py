@@ -112,7 +112,8 @@ class WorkflowDispatcher:
         ask their models for streams and tell what happens to whoever reads `handle.events()`. `usage_limits`
         (pydantic-ai's `UsageLimits`, `WorkflowLimits` or a mapping of the same names) holds for all agent steps
         together: each is given what is left, and the one that would use more fails the workflow with
-        `UsageLimitExceeded`.
+        `UsageLimitExceeded`. It is taken as given: a `UsageLimits()` has a `request_limit` of 50, which then is that of
+        the workflow; beside it, no single step makes more than pydantic-ai's own 50 requests.
 
         Raises `InvalidInput` and `EmptyItinerary` before anything is enqueued, `WorkflowConflict` where the id
         belongs to other content, `NotRecorded` where the store is away (it may have recorded the workflow when only

@@ -6,14 +6,18 @@ import asyncio
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
+from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from celery import Celery
 from click.testing import CliRunner, Result
+from pydantic_ai.messages import ModelResponse, TextPart
+from pydantic_ai.models.function import FunctionModel
+from pydantic_ai.usage import RequestUsage
 
-from paigeant_celery import StepPolicy, activity, install
+from paigeant_celery import PaigeantAgent, StepPolicy, activity, install
 from paigeant_celery.cli import paigeant
 from paigeant_celery.ports import Closing, Store
 from paigeant_celery.registry import registry
@@ -75,6 +79,19 @@ def test_show_says_where_a_workflow_waits(host: Callable[..., Celery], workflow_
         ["started", "w.0"], ["claimed", "w.0"], ["completed", "w.0"],
     ]  # fmt: skip
     assert call(host(workflow_harness.store), "show", "w", "--no-events").output.count("\n") == 4
+
+
+def test_show_says_what_a_workflow_used(host: Callable[..., Celery], workflow_harness: WorkflowHarness) -> None:
+    """Whoever is asked why the bill is high looks here first."""
+    usage = RequestUsage(input_tokens=10, output_tokens=5, cost=Decimal("0.0125"))
+    model = FunctionModel(lambda messages, info: ModelResponse(parts=[TextPart("done")], usage=usage))
+    talker = PaigeantAgent(model, name="talker")
+    workflow_harness.dispatch([talker.activity("talk")], correlation_id="w")
+    asyncio.run(workflow_harness.deliver())
+
+    shown = call(host(workflow_harness.store), "show", "w", "--no-events").output
+
+    assert "  used:      requests=1 tool_calls=0 input_tokens=10 output_tokens=5 cost=$0.0125\n" in shown
 
 
 def test_show_keeps_what_an_agent_says_to_itself(

@@ -16,13 +16,17 @@ from pathlib import Path
 import pytest
 from celery import Celery
 from processes import free_port, run_script, script_environment
+from pydantic_ai.models.test import TestModel
 
 from paigeant_celery import (
     ActivityExecutor,
     FunctionSpec,
+    PaigeantAgent,
     WorkflowContext,
     WorkflowDispatcher,
+    WorkflowFailed,
     WorkflowHandle,
+    WorkflowStatus,
     activity,
     get_transport,
 )
@@ -101,6 +105,36 @@ def test_executors_side_by_side_run_a_workflow(transport: CeleryTransport) -> No
     asyncio.run(main())
 
     assert embedded_threads() == []
+
+
+def test_two_agents_share_a_budget(transport: CeleryTransport) -> None:
+    """The limits and what was used of them travel with the slip, from one executor to the next."""
+    agents = [PaigeantAgent(TestModel(), name=name) for name in ("drafting", "checking")]
+    for agent in agents:
+        agent.tool_plain(note)
+
+    async def main() -> tuple[WorkflowFailed, WorkflowStatus]:
+        dispatcher = WorkflowDispatcher()
+        async with serving(*(ActivityExecutor(transport, agent.name) for agent in agents)):
+            steps = [agent.activity("work") for agent in agents]
+            correlation_id = await dispatcher.dispatch_workflow(
+                transport, itinerary=steps, usage_limits={"request_limit": 3}
+            )
+            handle = dispatcher.handle(correlation_id, transport)
+            with pytest.raises(WorkflowFailed) as caught:
+                await handle.result(WITHIN)
+            return caught.value, await handle.status()
+
+    failed, status = asyncio.run(main())
+
+    assert (failed.step_id, failed.error_class) == ("checking", "UsageLimitExceeded")
+    assert "a request_limit of 3, of which earlier steps used 2" in failed.text
+    assert (status.state, status.attempt, status.executed) == ("failed", 1, ("drafting",))
+    assert (status.usage["requests"], status.usage["tool_calls"]) == (2, 1)
+
+
+def note() -> str:
+    return "noted"
 
 
 def test_an_executor_that_stops_leaves_the_others_serving(transport: CeleryTransport) -> None:

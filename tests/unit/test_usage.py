@@ -98,6 +98,26 @@ async def test_the_step_that_would_use_more_fails_the_workflow(
     assert two[1].asked == asked
 
 
+async def test_a_retried_step_counts_what_it_replays(workflow_harness: WorkflowHarness) -> None:
+    """Its budget is not given to each attempt anew, and no call is counted twice."""
+    shaky = Talker("shaky", times=2, input_tokens=10, cost=Decimal("0.001"))
+    failures = [OSError("away"), None]
+
+    @shaky.agent.output_validator
+    def check(output: str) -> str:
+        if (error := failures.pop(0)) is not None:
+            raise error
+        return output
+
+    handle = workflow_harness.dispatch([shaky.agent.activity("talk")], usage_limits={"request_limit": 3})
+    await workflow_harness.deliver()
+    result = handle.result_sync(0)
+
+    assert shaky.asked == 3
+    assert result.usage == {"requests": 3, "tool_calls": 2, "input_tokens": 30, "output_tokens": 0}
+    assert result.cost == Decimal("0.003")
+
+
 async def test_a_step_whose_cost_is_negative_completes(workflow_harness: WorkflowHarness) -> None:
     """Its output was paid for."""
     odd = Talker("odd", times=0, cost=Decimal("-1"))
