@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -75,7 +76,9 @@ def test_a_step_that_begins_before_the_deadline_is_run(make_message: MakeMessage
 def test_a_completed_step_is_recorded_and_the_next_one_asked_for(make_message: MakeMessage) -> None:
     """The whole state of the workflow is in the message that goes on."""
     message = make_message(ActivitySpec("a", "x", step_id="first"), FunctionSpec("b", {"n": 1}))
-    event = Completed(place="0", attempt=2, started_at=NOON, output={"n": [1, None]}, usage={"requests": 3})
+    event = Completed(
+        place="0", attempt=2, started_at=NOON, output={"n": [1, None]}, usage={"requests": 3}, cost=Decimal("0.10")
+    )
 
     decision = decide(message, event, now=LATER, limits=LIMITS)
 
@@ -89,6 +92,7 @@ def test_a_completed_step_is_recorded_and_the_next_one_asked_for(make_message: M
         finished_at=LATER,
         output={"n": [1, None]},
         usage={"requests": 3},
+        cost=Decimal("0.10"),
     )
     slip = RoutingSlip(itinerary=message.slip.itinerary[1:], executed=(record,))
     assert decision == Advance(
