@@ -65,6 +65,7 @@ class HopJournal:
         self._unwritten: dict[str, str] = {}
         self._making = self._resting = 0
         self._last = _last_places(records)
+        self._drifted: set[str] = set()
         self.replayed = self.made = 0
         self.fault: NonDeterminismError | None = None
 
@@ -119,7 +120,8 @@ class HopJournal:
         except NonDeterminismError as error:
             self.fault = error
             raise
-        if drifted:
+        if set(drifted) - self._drifted:  # one line each says it
+            self._drifted.update(drifted)
             logger.warning(
                 "%s is replayed though its %s changed; the recorded answer is to what it was then",
                 key.label, " and ".join(drifted), extra={"action": "replay_drift", "hop": self.hop_id},
