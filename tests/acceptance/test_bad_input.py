@@ -881,7 +881,7 @@ ROWS: dict[int, tuple[str, ...]] = {
     19: ("CASES 5", "REFUSALS 7"),
     20: ("CASES 2", "REFUSALS 3"),
     21: ("CASES 1", "REFUSALS 1"),
-    22: ("REFUSALS 13",),
+    22: ("REFUSALS 21",),
     23: ("REFUSALS 3",),
     24: (f"{WORKFLOWS}::test_a_deadline_that_passes_in_the_queue_costs_no_model_call",),
     25: (f"{HERE}::test_a_correlation_id_that_is_used_again_sends_nothing_more",),
