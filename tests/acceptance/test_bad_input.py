@@ -148,6 +148,13 @@ CASES = {
         reason="invalid_envelope", says="`slip.itinerary`", change=setting("slip.itinerary", {})
     ),
     "15 a step is null": Forged(reason="invalid_envelope", change=setting("slip.itinerary", [None])),
+    "15 stream is a word": Forged(
+        reason="invalid_envelope", says="`stream`", change=setting("stream", SECRET)
+    ),
+    "15 a limit is a word": Forged(
+        reason="invalid_envelope", says="`usage_limits.request_limit`",
+        change=setting("usage_limits", {"request_limit": SECRET}),
+    ),
     "15 NaN": Forged(reason="invalid_envelope", change=setting("variables", {"x": float("nan")})),
     "15 Infinity": Forged(reason="invalid_envelope", change=setting("variables", {"x": float("-inf")})),
     "15 1e999": Forged(reason="invalid_envelope", text=replacing('"variables":{}', '"variables":{"x":1e999}')),
@@ -874,7 +881,7 @@ ROWS: dict[int, tuple[str, ...]] = {
     12: (f"{HERE}::test_a_message_of_an_unknown_workflow_is_run_only_while_it_is_young",),
     13: ("CASES 4",),
     14: ("CASES 3",),
-    15: ("CASES 10", "AROUND 1"),
+    15: ("CASES 12", "AROUND 1"),
     16: ("CASES 1", "REFUSALS 4"),
     17: ("CASES 1", f"{UNIT}::test_row17_an_unknown_name_is_refused_where_the_registry_is_all_there_is"),
     18: ("CASES 6", "REFUSALS 9"),
