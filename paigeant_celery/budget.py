@@ -4,16 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
-from decimal import Decimal
+from decimal import MAX_EMAX, MAX_PREC, MIN_EMIN, Context, Decimal
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from paigeant_celery.errors import InvalidInput
 from paigeant_celery.jsonable import first_fault
 from paigeant_celery.slip import MAX_COST, Cost, ExecutedStep, WireModel
 
 __all__ = ["Usage", "WorkflowLimits", "reported_cost", "used_by"]
+
+# The default context rounds to 28 digits, and knows no number as small as one that a message may hold.
+EXACT = Context(prec=MAX_PREC, Emin=MIN_EMIN, Emax=MAX_EMAX)
+
+
+def _shortest(amount: Decimal) -> Decimal:
+    """Return the one form of equal amounts, which is what a digest of them needs: 0.5 for 0.50, 10 for 1E+1."""
+    if not amount:
+        return Decimal(0)
+    whole = Decimal(int(amount))
+    return whole if whole == amount else EXACT.normalize(amount)
+
 
 Count = Annotated[int, Field(ge=0, strict=True)]
 
@@ -55,7 +67,7 @@ class WorkflowLimits(WireModel):
     input_tokens_limit: Count | None = None
     output_tokens_limit: Count | None = None
     total_tokens_limit: Count | None = None
-    cost_limit: Cost | None = None
+    cost_limit: Annotated[Cost, AfterValidator(_shortest)] | None = None
 
     def __init__(
         self,

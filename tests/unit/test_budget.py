@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from decimal import Decimal
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -96,6 +97,19 @@ def test_limits_of_pydantic_ai_are_taken_as_they_are() -> None:
     assert WorkflowLimits.given({"request_limit": 3}) == WorkflowLimits(request_limit=3)
     assert WorkflowLimits.given(ours) == ours
     assert WorkflowLimits.given(None) is None
+
+
+@pytest.mark.parametrize(
+    ("asked", "kept"),
+    [
+        (0.5, "0.5"), ("0.50", "0.5"), (Decimal("5E-1"), "0.5"), (10, "10"), ("10.00", "10"), ("1E+1", "10"),
+        (0, "0"), ("0.00", "0"), ("0E+99999999", "0"), ("1E+12", "1000000000000"),
+        ("123456789012.1234567890123456789012345670", "123456789012.123456789012345678901234567"),
+    ],
+)  # fmt: skip
+def test_equal_limits_of_cost_are_written_alike(asked: Any, kept: str) -> None:
+    """A repeated dispatch is the same one, whether it says 0.5 or 0.50."""
+    assert WorkflowLimits(cost_limit=asked).model_dump(mode="json")["cost_limit"] == kept
 
 
 def test_limits_of_which_none_is_set_are_no_limits() -> None:
