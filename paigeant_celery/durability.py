@@ -327,7 +327,8 @@ class _RecordedOperation(BoundDurableOperation[ParamsT, WireT, ResultT]):
             return Record(fingerprint=fingerprint, result=self._operation.result_codec.dump(result))
 
         ctx = _context_of(params)
-        key = journal.key(ctx.run_id or "", ctx.run_step, kind, name=name, call_id=ctx.tool_call_id or "")
+        call_id = ctx.tool_call_id or _call_id_of(params) or ""
+        key = journal.key(ctx.run_id or "", ctx.run_step, kind, name=name, call_id=call_id)
         record, _ = await _recorded(journal, key, fingerprint, make)
         return self._operation.result_codec.load(record.result)
 
@@ -377,6 +378,12 @@ def _context_of(params: Any) -> RunContext[Any]:
     context = params.run_context if hasattr(params, "run_context") else params.ctx
     assert isinstance(context, RunContext)
     return context
+
+
+def _call_id_of(params: object) -> str | None:
+    """Return the tool call that an event tells of: parallel tools end in another order when they are replayed."""
+    found = getattr(params.event, "tool_call_id", None) if isinstance(params, EventStreamHandlerParams) else None
+    return found if isinstance(found, str) else None
 
 
 def _counted(usage: RunUsage) -> dict[str, Any]:
