@@ -1,0 +1,83 @@
+"""Kill points at the calls of a journal: a process that loads this module notes each call, and dies at one of them.
+
+In the folder `STRIKES`, a file named as a workflow holds lines like `before model 1`; the process that gets there takes
+the line away and dies, so each line kills once. A call is named by its kind, step or call id, and tool.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ledger import me, note
+
+from paigeant_celery.journal import CallKey, Record, parse_key
+from paigeant_celery.ports import Closing
+from paigeant_celery.recorder import HopJournal
+from paigeant_celery.store.redis import RedisStore
+
+__all__ = ["begun", "noted"]
+
+
+def noted(what: str, hop_id: str, call: str) -> None:
+    """Note what happens to a call, where no crash can lose it."""
+    note(os.environ["CALLS_FILE"], what=what, hop=hop_id, call=call, **me())
+
+
+def begun(hop_id: str, call: str) -> None:
+    """Note that the code of a call runs, and die in it where that is asked for."""
+    noted("begun", hop_id, call)
+    strike("during", hop_id, call)
+
+
+def strike(when: str, hop_id: str, call: str) -> None:
+    """End the process without a word, where the file of the workflow says so."""
+    file = Path(os.environ["STRIKES"], hop_id.partition(".")[0])
+    line = f"{when} {call}"
+    try:
+        lines = file.read_text().splitlines()
+    except FileNotFoundError:
+        return
+    if line in lines:
+        lines.remove(line)
+        file.write_text("\n".join(lines))
+        noted("killed", hop_id, line)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def named(key: CallKey) -> str:
+    """Return the name of a call, which says nothing of its workflow."""
+    words = [key.kind, key.name, key.call_id or str(key.step)]
+    return " ".join(word for word in words if word)
+
+
+find, record = HopJournal.find, RedisStore.record
+
+
+@functools.wraps(find)
+def find_or_die(self: HopJournal, key: CallKey, fingerprint: Mapping[str, str]) -> Record | None:
+    found = find(self, key, fingerprint)
+    if key.kind != "start":
+        noted("asked" if found is None else "replayed", self.hop_id, named(key))
+        if found is None:
+            strike("before", self.hop_id, named(key))
+    return found
+
+
+@functools.wraps(record)
+def record_or_die(self: Any, closing: Closing, records: Mapping[str, str]) -> bool:
+    answer = record(self, closing, records)
+    keys = [key for key in map(parse_key, records) if key is not None and key.kind != "start"]
+    for key in keys if answer else ():
+        noted("recorded", closing.hop_id, named(key))
+    for key in keys if answer else ():
+        strike("after", closing.hop_id, named(key))
+    return answer
+
+
+HopJournal.find = find_or_die  # type: ignore[method-assign]
+RedisStore.record = record_or_die  # type: ignore[method-assign]
