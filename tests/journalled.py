@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any, TypeAlias
+
+from pydantic_ai.messages import ModelMessage, ModelMessagesTypeAdapter, ModelResponse, TextPart, ToolCallPart
+from pydantic_ai.models.function import AgentInfo, DeltaToolCall, FunctionModel
+from pydantic_ai.run import AgentRunResult
 
 from paigeant_celery.feed import EventFeed
 from paigeant_celery.ports import Claim, Claimed, Closing, HopRecord, NewWorkflow
 from paigeant_celery.recorder import HopJournal, journalling
 from paigeant_celery.store.memory import MemoryStore
 
-__all__ = ["JournalledHop"]
+__all__ = ["JournalledHop", "calls", "history", "scripted"]
+
+Answer: TypeAlias = str | Sequence[ToolCallPart] | Exception
 
 HOP = HopRecord(hop_id="w.0", queue="q", envelope="e", digest="d")
 
@@ -77,3 +85,40 @@ class JournalledHop:
     def records(self) -> Mapping[str, str]:
         """What is recorded of the hop."""
         return self.store.journal("w.0")
+
+
+def calls(*names: str, **arguments: Any) -> list[ToolCallPart]:
+    """Return what a model answers that calls tools, each with the same arguments; the ids are those of a provider."""
+    return [ToolCallPart(name, arguments, f"{name}-{number}") for number, name in enumerate(names, 1)]
+
+
+def scripted(asked: Counter[str], *answers: Answer, name: str = "local") -> FunctionModel:
+    """Return a model that gives these answers, one after the other in each run, and counts in `asked` how often."""
+
+    def answer(messages: list[ModelMessage], _: AgentInfo) -> ModelResponse:
+        asked[name] += 1
+        given = answers[sum(isinstance(message, ModelResponse) for message in messages)]
+        if isinstance(given, Exception):
+            raise given
+        return ModelResponse(parts=[TextPart(given)] if isinstance(given, str) else list(given))
+
+    async def stream(messages: list[ModelMessage], info: AgentInfo) -> AsyncIterator[str | dict[int, DeltaToolCall]]:
+        for index, part in enumerate(answer(messages, info).parts):
+            if isinstance(part, TextPart):
+                for letter in part.content:
+                    yield letter
+            elif isinstance(part, ToolCallPart):
+                yield {index: DeltaToolCall(part.tool_name, part.args_as_json_str(), tool_call_id=part.tool_call_id)}
+
+    return FunctionModel(answer, stream_function=stream, model_name=name)
+
+
+def history(result: AgentRunResult[Any]) -> Any:
+    """Return all messages without the times of what is made anew in each attempt."""
+    messages = ModelMessagesTypeAdapter.dump_python(result.all_messages(), mode="json")
+    for message in messages:
+        if message["kind"] == "request":
+            message.pop("timestamp", None)
+            for part in message["parts"]:
+                part.pop("timestamp", None)
+    return messages

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from journalled import JournalledHop
+from journalled import JournalledHop, history
 from pydantic_ai import Agent, ModelRetry, RunContext
 from pydantic_ai.exceptions import ModelHTTPError
 from pydantic_ai.messages import (
     ModelMessage,
-    ModelMessagesTypeAdapter,
     ModelResponse,
     TextPart,
     ToolCallPart,
@@ -106,17 +105,6 @@ class Researcher:
 
 CALLS = {"model": 4, "add": 1, "wait": 1, "insist": 2, "delegate": 2, "helper": 2}
 RECORDS = 4 + 1 + 1 + 2 + 2
-
-
-def history(result: AgentRunResult[str]) -> Any:
-    """Return all messages without the times of what is made anew in each attempt."""
-    messages = ModelMessagesTypeAdapter.dump_python(result.all_messages(), mode="json")
-    for message in messages:
-        if message["kind"] == "request":
-            message.pop("timestamp", None)
-            for part in message["parts"]:
-                part.pop("timestamp", None)
-    return messages
 
 
 @pytest.mark.parametrize("cut_after", range(RECORDS))
