@@ -87,6 +87,32 @@ async def test_events_wait_for_a_store_that_is_away() -> None:
     assert watcher.texts == ["a", "b", "c"]
 
 
+async def test_what_is_left_at_the_end_waits_for_the_batch_that_is_on_its_way() -> None:
+    """A slow store must not be told the end of a run before its middle."""
+    watcher, sending, go_on = Watcher(), threading.Event(), threading.Event()
+
+    def send(events: Sequence[Mapping[str, str]]) -> bool:
+        if not sending.is_set():
+            sending.set()
+            assert go_on.wait(10)
+        return watcher.send(events)
+
+    async def run() -> None:
+        async with feed.flowing():
+            feed.put("r", 1, delta("middle"))
+            assert await asyncio.to_thread(sending.wait, 10)
+            feed.put("r", 1, delta("end"))
+
+    feed = EventFeed(send, attempt=1)
+    ending = asyncio.create_task(run())
+    assert await asyncio.to_thread(sending.wait, 10)
+    assert not await asyncio.to_thread(watcher.seen.wait, 0.1)  # it is the middle that is under way
+    go_on.set()
+    await ending
+
+    assert watcher.texts == ["middle", "end"]
+
+
 async def test_too_many_events_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is dropped silently, and nothing fills the memory of a worker."""
     monkeypatch.setattr(feeds, "MOST_WAITING", 3)
