@@ -20,8 +20,8 @@ from kombu.utils.url import maybe_sanitize_url
 
 from examples.console import Unexpected, command_line, expect, given_text, parse, reporting, show_outputs, show_slip
 from examples.existing_celery_app.celeryapp import app
-from examples.existing_celery_app.processes import redis_server, worker
 from examples.existing_celery_app.tasks import open_ticket
+from examples.processes import redis_server, worker
 from paigeant_celery import (
     ActivitySpec,
     FunctionSpec,

@@ -1,4 +1,4 @@
-"""A Redis server and a Celery worker for the time of the example; it stops what it started and nothing else."""
+"""A Redis server and Celery workers for the time of an example; it stops what it started and nothing else."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from examples.console import Unexpected
 
 __all__ = ["Process", "redis_server", "worker"]
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[1]
 START_PATIENCE = 60.0  # seconds
 STOP_PATIENCE = 20.0  # seconds, after which it is killed
 
@@ -51,14 +51,18 @@ class Process:
                 raise Unexpected(f"{what} did not start; the end of its log:\n{self.log()[-2000:]}")
             time.sleep(0.05)
 
+    def kill(self) -> None:
+        """End it with SIGKILL, as the kernel does where memory is short: it can do nothing about it."""
+        self._process.kill()
+        self._process.wait()
+
     def stop(self) -> None:
         """Ask it to end, and wait for that."""
         self._process.terminate()
         try:
             self._process.wait(STOP_PATIENCE)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+            self.kill()
 
 
 @contextmanager
@@ -85,9 +89,9 @@ def redis_server() -> Iterator[str]:
 
 
 @contextmanager
-def worker(app: str, environment: Mapping[str, str]) -> Iterator[Process]:
+def worker(app: str, environment: Mapping[str, str], *options: str) -> Iterator[Process]:
     """Run `celery -A <app> worker` for as long as the block, which begins when the worker takes messages."""
-    command = [sys.executable, "-m", "celery", "-A", app, "worker", "--concurrency=2", "--loglevel=INFO"]
+    command = [sys.executable, "-m", "celery", "-A", app, "worker", "--concurrency=2", "--loglevel=INFO", *options]
     with _running(lambda _: command, environment) as process:
         process.wait_until(lambda: " ready." in process.log(), what="the worker")
         yield process
