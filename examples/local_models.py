@@ -6,24 +6,54 @@ calling the output tool, as a real model does for a structured output.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections import Counter
+from collections.abc import AsyncIterator, Callable
 from typing import TypeVar
 
 from pydantic import BaseModel
-from pydantic_ai.messages import ModelMessage, ModelResponse, ToolCallPart, UserPromptPart
-from pydantic_ai.models.function import AgentInfo
+from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart, ToolCallPart, UserPromptPart
+from pydantic_ai.models.function import AgentInfo, DeltaToolCall, DeltaToolCalls, FunctionModel
 
 from examples.common_words import EVERYDAY_WORDS, STOP_WORDS
 
-__all__ = ["answer", "keywords", "previous_output", "prompt_of", "sentences", "summary_of", "unreachable", "words"]
+__all__ = [
+    "answer",
+    "keywords",
+    "local_model",
+    "previous_output",
+    "prompt_of",
+    "sentences",
+    "summary_of",
+    "unreachable",
+    "words",
+]
 
+Answering = Callable[[list[ModelMessage], AgentInfo], ModelResponse]
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 PREVIOUS = re.compile(r"\n<previous_output [^\n]*>\n(.*)\n</previous_output>\Z", re.DOTALL)
 # A full stop, perhaps behind a quotation mark, with space after it; a new line; a Chinese or Japanese full stop.
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[.!?]['\")\]])\s+|\n+|(?<=[\u3002\uff01\uff1f])")
 WORD = re.compile(r"[^\W\d_]+(?:['\u2019-][^\W\d_]+)*")
+
+
+def local_model(function: Answering, *, pace: float = 0.0) -> FunctionModel:
+    """Return a model that answers as the function does; asked for a stream, word by word, with pauses of `pace`."""
+
+    async def stream(messages: list[ModelMessage], info: AgentInfo) -> AsyncIterator[str | DeltaToolCalls]:
+        for index, part in enumerate(function(messages, info).parts):
+            if isinstance(part, TextPart):
+                for piece in re.findall(r"\s*\S+|\s+", part.content):
+                    yield piece
+                    await asyncio.sleep(pace)
+            elif isinstance(part, ToolCallPart):
+                name, arguments, call_id = part.tool_name, part.args_as_json_str(), part.tool_call_id
+                yield {index: DeltaToolCall(name, arguments, tool_call_id=call_id)}
+                await asyncio.sleep(pace)
+
+    return FunctionModel(function, stream_function=stream, model_name=f"local:{function.__name__}")
 
 
 def prompt_of(messages: list[ModelMessage]) -> str:

@@ -16,7 +16,10 @@ from processes import free_port
 from servers import RedisServer
 
 ROOT = Path(__file__).parents[2]
-EXAMPLES = ("single_agent", "three_agents", "dynamic_itinerary", "functions_and_agents", "existing_celery_app")
+EXAMPLES = (
+    "single_agent", "three_agents", "dynamic_itinerary", "functions_and_agents", "existing_celery_app",
+    "durable_research",
+)  # fmt: skip
 AT_ONCE = 4
 LONGEST = 100.0  # seconds; a busy machine starts a server and a worker in that time
 
@@ -27,6 +30,7 @@ REFUND = "Could I have my money back for the two plates?"
 CAT = "Our office cat learned to open the fridge"
 CLAIM = "the sum is easy: 2 + 2 = 5"
 NO_CLAIM = "we like to walk by the river"
+MERGE = "How do I merge sorted lists?"
 
 Outcome = subprocess.CompletedProcess[str]
 
@@ -55,6 +59,11 @@ RUNS: Mapping[str, tuple[str, ...]] = {
     "functions, bees": ("examples/functions_and_agents", BEES),
     "functions, trains": ("-m", "examples.functions_and_agents", TRAINS),
     "functions, failure": ("examples/functions_and_agents", "--fail"),
+    "research, merge": ("examples/durable_research", MERGE),
+    "research, bees": ("-m", "examples.durable_research", f"Where is honey made? {BEES}"),
+    "research, kill": ("examples/durable_research", "--kill", MERGE),
+    "research, failure of another model": ("-m", "examples.durable_research", "--fail", "--model", "test", TRAINS),
+    "research, unknown model": ("examples/durable_research", "--kill", "--model", "nobody:none", MERGE),
     **{f"{name}, help": (f"examples/{name}", "--help") for name in EXAMPLES},
     "no words": ("examples/single_agent", "42 !"),
 }
@@ -311,6 +320,64 @@ def test_a_step_that_fails_in_a_worker_leaves_the_worker_alive(screens: Screens)
 
     assert "failed at step 'check_stock': ConnectionError: the warehouse is closed and does not answer" in screen
     assert "the shop's own task still runs" in screen
+
+
+def calls(screen: str, attempt: int) -> list[str]:
+    """Return the calls that an attempt made or replayed, in the order in which the screen told them."""
+    return re.findall(rf"^attempt {attempt}  step (\d  \w+ +[A-Z]+)$", re.sub("  +", "  ", screen), re.MULTILINE)
+
+
+def table(screen: str) -> dict[str, list[int]]:
+    """Return of each call how often it was made in the first attempt, replayed in the second, and made in it."""
+    rows = re.findall(r"^(step \d  \w+|together)((?: +(?:\d+|-)){3})$", screen, re.MULTILINE)
+    return {name: [int(cell) if cell != "-" else 0 for cell in cells.split()] for name, cells in rows}
+
+
+def test_a_researcher_answers_from_the_library_or_the_text_that_it_is_given(screens: Screens) -> None:
+    """Its tools do real work on any question."""
+    merge, bees = screens["research, merge"], screens["research, bees"]
+
+    assert steps(merge) == steps(bees) == ["researcher"]
+    assert "1. Merge multiple sorted inputs into a single sorted output. [heapq.merge]" in merge
+    assert "Bees make honey in the hive. [your sentence 2]" in bees
+    assert "I read your sentence 3, your sentence 2" in bees
+    told = calls(merge, 1)
+    assert {call.rpartition("  ")[2] for call in told} == {"MADE"}
+    assert [call.split()[1] for call in told if call.split()[1] != "model"] == [
+        *["search"] * 4, *["read"] * 3, "compare", "file_report",
+    ]  # fmt: skip
+
+
+def test_a_worker_that_takes_over_makes_only_the_calls_that_were_not_answered(screens: Screens) -> None:
+    """The provider is paid once for each answer, whoever dies."""
+    screen = screens["research, kill"]
+
+    assert table(screen) == {
+        "step 1  model": [1, 1, 0], "step 1  search": [4, 4, 0],
+        "step 2  model": [1, 1, 0], "step 2  read": [3, 3, 0],
+        "step 3  model": [1, 0, 1], "step 3  compare": [0, 0, 1],
+        "step 4  model": [0, 0, 1], "step 4  file_report": [0, 0, 1],
+        "step 5  model": [0, 0, 1], "together": [10, 9, 5],
+    }  # fmt: skip
+    assert [call.rpartition("  ")[2] for call in calls(screen, 1)] == ["MADE"] * 9
+    assert [call.rpartition("  ")[2] for call in calls(screen, 2)] == [*["REPLAYED"] * 9, *["MADE"] * 5]
+    assert "9 calls were answered before the kill, and none of them was made again." in screen
+    killed, then = re.findall(r"^worker +process (\d+) is started$", screen, re.MULTILINE)
+    assert killed != then
+    assert f"process {killed} is killed during request 3 to the model" in screen
+
+
+def test_any_model_goes_on_after_the_kill(screens: Screens) -> None:
+    """A model that was not made for the example asks its tools in its own order."""
+    assert table(screens["research, failure of another model"])["together"] == [6, 5, 1]
+
+
+def test_a_model_that_does_not_exist_starts_no_worker(screens: Screens) -> None:
+    """Its name is read where somebody sees the answer."""
+    outcome = screens.outcome("research, unknown model")
+
+    assert (outcome.returncode, outcome.stdout) == (1, "")
+    assert outcome.stderr == "Unexpected: Unknown model: nobody:none\n"
 
 
 def test_without_any_server_the_host_example_says_what_to_install() -> None:

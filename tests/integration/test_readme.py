@@ -23,6 +23,7 @@ HOST_DISPATCH = "from shop.celery import app"
 HARNESS_TEST = "workflow_harness"
 IDEMPOTENT_TOOL = "cashier = "
 EXAMPLE_DISPATCH = '("topic_finder", "joke_writer", "joke_judge")'
+EXAMPLE_WATCH = ".events_sync()"
 EXAMPLE_CONFIGURATION = '"examples.existing_celery_app.agents"'
 RUN_BELOW = (
     QUICK_START,
@@ -31,6 +32,7 @@ RUN_BELOW = (
     HARNESS_TEST,
     IDEMPOTENT_TOOL,
     EXAMPLE_DISPATCH,
+    EXAMPLE_WATCH,
     EXAMPLE_CONFIGURATION,
 )
 
@@ -183,6 +185,22 @@ def test_a_process_without_agents_dispatches_the_three_agents_as_shown(
         printed = run_script(block(EXAMPLE_DISPATCH), cwd=tmp_path, PAIGEANT_REDIS_URL=url)
 
     assert re.match(r"\{'topic_finder': .*'joke_writer': .*'joke_judge': ", printed)
+
+
+def test_any_process_may_watch_the_calls_of_an_examples_agent(
+    tmp_path: Path, own_redis: Callable[..., RedisServer]
+) -> None:
+    """The events come from the worker's run, through the store."""
+    there = {"PAIGEANT_REDIS_URL": own_redis().url, "RESEARCH_FOLDER": str(tmp_path)}
+
+    arguments = ("-A", "paigeant_celery", "worker", "-I", "examples.durable_research.agents")
+    with worker(tmp_path, *arguments, PYTHONPATH=str(ROOT), **there):
+        printed = run_script(block(EXAMPLE_WATCH), cwd=tmp_path, **there).splitlines()
+
+    assert printed[0].strip() == "started"
+    assert printed[-1].strip() == "workflow_completed"
+    assert sum(line == "agent call_made read" for line in printed) == 3
+    assert len(list(tmp_path.glob("report-*.md"))) == 1
 
 
 def test_the_configuration_that_an_example_shows_is_the_one_that_it_has() -> None:

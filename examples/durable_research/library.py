@@ -1,0 +1,179 @@
+"""What the researcher searches: Python's reference and library as they are installed here, and our own READMEs."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sysconfig
+import threading
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from math import log
+from pathlib import Path
+from pydoc_data.topics import topics
+
+from pydantic import BaseModel
+
+from examples.local_models import sentences, words
+
+__all__ = ["Comparison", "Hit", "Passage", "compared", "find", "own", "page", "stems"]
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PAGE = 1200  # characters of a passage, about; a model reads several of them
+# What looks like code or a drawing helps no one who looks for sentences.
+CODE = re.compile(r"\s*(>>>|\.\.\.|```|[|+*=^~#-]{2,}|\|)")
+
+_reading = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A piece of text under a title that no other has."""
+
+    title: str
+    text: str
+
+
+class Hit(BaseModel):
+    """A passage that speaks of what was searched for."""
+
+    title: str
+    weight: float
+
+
+class Comparison(BaseModel):
+    """Which words each passage speaks of, and which none does."""
+
+    covered: dict[str, list[str]]
+    missing: list[str]
+
+
+@dataclass(frozen=True)
+class _Library:
+    """Passages, and how often each of their words occurs in each of them and in how many of them."""
+
+    passages: dict[str, Passage]
+    counts: dict[str, Counter[str]]
+    spread: Counter[str]
+
+
+def find(query: str, *, also: Iterable[Passage] = (), most: int = 3) -> list[Hit]:
+    """Return the passages that say most about the words of a query, best first; `also` are the user's own."""
+    library, asked = _library(), set(stems(query))
+    counted = [(passage, library.counts[passage.title]) for passage in library.passages.values()]
+    counted += [(passage, Counter(stems(passage.text))) for passage in also]
+    weighed = [Hit(title=passage.title, weight=_weight(asked, passage, counts, library)) for passage, counts in counted]
+    found = [hit for hit in weighed if hit.weight > 0]
+    return sorted(found, key=lambda hit: (-hit.weight, hit.title))[:most]
+
+
+def page(title: str, *, also: Iterable[Passage] = ()) -> str | None:
+    """Return the text of the passage with that title."""
+    known = _library().passages | {passage.title: passage for passage in also}
+    return known[title].text if title in known else None
+
+
+def compared(titles: Iterable[str], asked: Sequence[str], *, also: Iterable[Passage] = ()) -> Comparison:
+    """Say which of the asked words each passage speaks of, and which none does."""
+    own_passages = list(also)
+    said = {title: set(stems(page(title, also=own_passages) or "")) for title in titles}
+    covered = {title: [word for word in asked if set(stems(word)) & said[title]] for title in said}
+    missing = [word for word in asked if not any(word in words_of for words_of in covered.values())]
+    return Comparison(covered=covered, missing=missing)
+
+
+def own(prompt: object) -> list[Passage]:
+    """Return the sentences of the user's own text that are no questions; one sentence alone answers nothing."""
+    found = sentences(prompt) if isinstance(prompt, str) else []
+    told = enumerate(found, 1) if len(found) > 1 else ()
+    return [Passage(f"your sentence {number}", text) for number, text in told if not text.endswith("?")]
+
+
+def stems(text: str) -> list[str]:
+    """Return the words of a text without their endings, so that *lists* finds *list*."""
+    return [_stem(word.removesuffix("'s")) for word in words(text)]
+
+
+def _stem(word: str) -> str:
+    for ending in ("ing", "ed", "es", "s", "e"):
+        if word.endswith(ending) and not word.endswith("ss") and len(word) - len(ending) >= 3:
+            word = word.removesuffix(ending)
+            break
+    if len(word) > 3 and word[-1] == word[-2] and word[-1] not in "aeiouls":
+        word = word[:-1]  # *running*, *stopped*
+    return f"{word[:-1]}i" if word.endswith("y") else word
+
+
+def _weight(asked: set[str], passage: Passage, counts: Counter[str], library: _Library) -> float:
+    """Weigh a passage: by the asked words in it, rare ones more, and in a title most of all."""
+    size, total, titled = sum(counts.values()), len(library.passages), set(stems(passage.title))
+    weight = 0.0
+    for stem in asked & counts.keys():
+        rare = log(1 + total / (1 + library.spread[stem]))
+        weight += rare * counts[stem] / (counts[stem] + 0.5 + size / 100) * (2 if stem in titled else 1)
+    return round(weight, 2)
+
+
+def _library() -> _Library:
+    with _reading:  # parallel searches wait for the first instead of reading it all as well
+        return _read_library()
+
+
+@cache
+def _read_library() -> _Library:
+    passages = {passage.title: passage for passage in (*_reference(), *_standard_library(), *_readmes())}
+    counts = {title: Counter(stems(f"{title} {passage.text}")) for title, passage in passages.items()}
+    return _Library(passages, counts, Counter(stem for counted in counts.values() for stem in counted))
+
+
+def _reference() -> Iterator[Passage]:
+    """Yield the topics that `help()` knows; what stands in several of them, once."""
+    seen: set[str] = set()
+    for topic, text in sorted(topics.items(), key=lambda item: len(item[1])):
+        paragraphs = [paragraph for paragraph in _prose(text) if paragraph not in seen]
+        seen.update(paragraphs)
+        yield from _passages(f"Python's help on {topic}", paragraphs)
+
+
+def _standard_library() -> Iterator[Passage]:
+    """Yield what modules, classes and functions of the standard library say of themselves; imports none of them."""
+    folder = Path(sysconfig.get_path("stdlib"))
+    for path in sorted([*folder.glob("[a-z]*.py"), *folder.glob("[a-z]*/__init__.py")]):
+        name = path.parent.name if path.stem == "__init__" else path.stem
+        try:
+            module = ast.parse(path.read_text(encoding="utf-8"))
+        except (SyntaxError, UnicodeDecodeError):
+            continue
+        yield from _passages(f"module {name}", _prose(ast.get_docstring(module) or ""))
+        for node in module.body:
+            if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and node.name[0] != "_":
+                yield from _passages(f"{name}.{node.name}", _prose(ast.get_docstring(node) or ""))
+
+
+def _readmes() -> Iterator[Passage]:
+    for path in sorted([REPOSITORY / "README.md", *REPOSITORY.glob("examples/*/README.md")]):
+        if path.exists():  # an installed package has none
+            name = f"our README of {path.parent.name}" if path.parent != REPOSITORY else "our README"
+            yield from _passages(name, _prose(path.read_text(encoding="utf-8")))
+
+
+def _prose(text: str) -> Iterator[str]:
+    """Yield the paragraphs that are sentences, each as one line."""
+    for paragraph in re.split(r"\n\s*\n", text):
+        line = " ".join(paragraph.split())
+        if not CODE.match(paragraph) and line.endswith((".", "!", "?", ":")) and len(line.split()) > 3:
+            yield line
+
+
+def _passages(title: str, paragraphs: Iterable[str]) -> Iterator[Passage]:
+    """Yield paragraphs as passages of about the same size; from the second on they are numbered."""
+    number, text = 1, ""
+    for paragraph in paragraphs:
+        if text and len(text) + len(paragraph) > PAGE:
+            yield Passage(title if number == 1 else f"{title} ({number})", text)
+            number, text = number + 1, ""
+        text = f"{text}\n{paragraph}".strip()
+    if text:
+        yield Passage(title if number == 1 else f"{title} ({number})", text)
