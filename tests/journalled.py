@@ -121,4 +121,6 @@ def history(result: AgentRunResult[Any]) -> Any:
             message.pop("timestamp", None)
             for part in message["parts"]:
                 part.pop("timestamp", None)
+        for failed in message.get("failed_attempts") or ():
+            del failed["timestamp"], failed["duration"]
     return messages

@@ -1,0 +1,157 @@
+"""The models of an agent whose run is durable: fallbacks, instances given for a run, and models known by name."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from journalled import JournalledHop, calls, history, scripted
+from pydantic_ai import Agent
+from pydantic_ai.capabilities import AbstractCapability
+from pydantic_ai.exceptions import ModelHTTPError, UserError
+from pydantic_ai.models import Model
+from pydantic_ai.models.fallback import FallbackModel
+from pydantic_ai.models.function import FunctionModel
+from pydantic_ai.models.test import TestModel
+
+from paigeant_celery import durability as durability_module
+from paigeant_celery.durability import CeleryDurability
+
+try:
+    from pydantic_ai.capabilities import ModelFallback
+except ImportError:  # in the oldest pydantic-ai that is supported
+    ModelFallback = None  # type: ignore[assignment, misc]
+
+pytestmark = pytest.mark.anyio
+
+with_fallback = pytest.mark.skipif(ModelFallback is None, reason="this pydantic-ai has no such capability")
+
+DOWN = ModelHTTPError(503, "first", {"error": "overloaded"})
+
+
+def durable(**arguments: Any) -> list[AbstractCapability[None]]:
+    return [CeleryDurability[None](**arguments)]
+
+
+def fallback_model(asked: Counter[str]) -> Agent[None, str]:
+    first, second = scripted(asked, DOWN, name="first"), scripted(asked, "answer", name="second")
+    return Agent(FallbackModel(first, second), name="careful", capabilities=durable())
+
+
+def fallback_capability(asked: Counter[str]) -> Agent[None, str]:
+    first, second = scripted(asked, DOWN, name="first"), scripted(asked, "answer", name="second")
+    fallback = ModelFallback[None](second)
+    return Agent(first, name="careful", capabilities=[*durable(models={"second": second}), fallback])
+
+
+def unregistered_fallback_capability(asked: Counter[str]) -> Agent[None, str]:
+    first, second = scripted(asked, DOWN, name="first"), scripted(asked, "answer", name="second")
+    return Agent(first, name="careful", capabilities=[*durable(), ModelFallback[None](second)])
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        fallback_model,
+        pytest.param(fallback_capability, marks=with_fallback),
+        pytest.param(unregistered_fallback_capability, marks=with_fallback),
+    ],
+)
+async def test_a_model_that_was_down_is_not_asked_again_in_a_replay(
+    make: Callable[[Counter[str]], Agent[None, str]],
+) -> None:
+    """By then it is up again, and would give another answer than the one that the run went on with."""
+    asked: Counter[str] = Counter()
+    hop, agent = JournalledHop(), make(asked)
+
+    with hop.attempt():
+        result = await agent.run("go")
+    with hop.attempt() as again:
+        replayed = await agent.run("go")
+
+    assert asked == {"first": 1, "second": 1}
+    assert again.made == 0
+    assert result.output == replayed.output == "answer"
+    assert history(result) == history(replayed)
+    assert result.usage == replayed.usage
+
+
+async def test_an_instance_may_be_given_for_a_run() -> None:
+    """A step that chooses its model by the customer's contract needs no registry; also a new instance in each run."""
+    asked: Counter[str] = Counter()
+    hop, agent = JournalledHop(), Agent(name="bare", capabilities=durable())
+
+    def model() -> FunctionModel:
+        return scripted(asked, "answer", name="chosen")
+
+    with hop.attempt():
+        result = await agent.run("go", model=model())
+    with hop.attempt() as again:
+        replayed = await agent.run("go", model=model())
+
+    assert asked == {"chosen": 1}
+    assert again.made == 0
+    assert (result.output, replayed.output) == ("answer", "answer")
+
+
+async def test_the_default_and_an_instance_for_a_run_stay_apart() -> None:
+    """Two runs of one agent in a step, each with its own model."""
+    asked: Counter[str] = Counter()
+    agent = Agent(scripted(asked, "cheap", name="cheap"), name="both", capabilities=durable())
+    hop, dear = JournalledHop(), scripted(asked, "dear", name="dear")
+
+    for _ in range(2):
+        with hop.attempt():
+            outputs = [(await agent.run("go")).output, (await agent.run("go", model=dear)).output]
+            assert outputs == ["cheap", "dear"]
+
+    assert asked == {"cheap": 1, "dear": 1}
+
+
+async def test_a_model_known_by_its_name_is_made_once_in_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each client of a provider opens connections of its own; a request must not pay for a new one."""
+    made: list[str] = []
+    asked: Counter[str] = Counter()
+
+    def infer(name: str) -> Model:
+        made.append(name)
+        return scripted(asked, calls("wait"), "answer", name="chosen")
+
+    monkeypatch.setattr(durability_module, "infer_model", infer)
+    agent = Agent("provider:chosen", name="named", defer_model_check=True, capabilities=durable())
+    agent.tool_plain(lambda: "waited", name="wait")
+
+    for _ in range(3):
+        with JournalledHop().attempt():
+            assert (await agent.run("go")).output == "answer"
+
+    assert made == ["provider:chosen"]
+    assert asked == {"chosen": 6}
+
+
+async def test_a_name_that_nobody_knows_is_an_error_that_says_so() -> None:
+    """It is a mistake in the program, and pydantic-ai's own text explains it best."""
+    agent = Agent("nobody:nothing", name="lost", defer_model_check=True, capabilities=durable())
+
+    with JournalledHop().attempt() as journal, pytest.raises((UserError, ValueError), match="nobody"):
+        await agent.run("go")
+
+    assert (journal.made, journal.fault) == (0, None)
+
+
+async def test_an_agent_without_a_name_takes_that_of_its_durability() -> None:
+    """It names the run, and so what is recorded of it."""
+    agent = Agent(TestModel(), capabilities=durable(name="given"))
+
+    with JournalledHop().attempt():
+        result = await agent.run("go", infer_name=False)
+
+    assert result.run_id == "w.0:given:0"
+
+
+def test_an_agent_needs_a_name_of_either() -> None:
+    """Two agents of no name would be taken for each other."""
+    with pytest.raises(UserError, match="unique `name`"):
+        Agent(TestModel(), capabilities=durable())
