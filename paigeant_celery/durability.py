@@ -107,7 +107,7 @@ class CeleryDurability(BaseDurabilityCapability[AgentDepsT]):
         durable_container_noun="hop",
         codec=JSON_CODEC,
         serialization_failure=lambda error: NotSerializable(
-            "result_not_serializable", f"a tool's result has no JSON form ({type(error).__name__}), and is recorded"
+            "result_not_serializable", f"a result has no JSON form ({type(error).__name__}), and is recorded"
         ),
         tool_config_key=METADATA_KEY,
     )
@@ -233,7 +233,7 @@ class CeleryDurability(BaseDurabilityCapability[AgentDepsT]):
             before = copy(spent)
             try:
                 with self._durable_run_context_scope(replace(ctx, usage=spent)) as inside:
-                    result = self._tool_results.dump(await wrap_tool_call_result(call(inside)))
+                    result = self._dumped(await wrap_tool_call_result(call(inside)), name)
             finally:
                 ctx.usage.incr(spent - before)
             return Record(fingerprint=fingerprint, result=result, usage=_counted(spent - before))
@@ -243,6 +243,13 @@ class CeleryDurability(BaseDurabilityCapability[AgentDepsT]):
         if replayed and record.usage:
             ctx.usage.incr(_USAGE.validate_python(record.usage))
         return unwrap_tool_call_result(self._tool_results.load(record.result))
+
+    def _dumped(self, result: CallToolResult, name: str) -> object:
+        try:
+            return self._tool_results.dump(result)
+        except NotSerializable as error:
+            text = f"tool {name!r}: {error.text}; return JSON, or give it `metadata={{{METADATA_KEY!r}: False}}`"
+            raise NotSerializable(error.reason, text) from error
 
 
 @dataclass

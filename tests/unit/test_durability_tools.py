@@ -16,7 +16,7 @@ from pydantic_ai.run import AgentRunResult
 from pydantic_ai.toolsets import FunctionToolset, WrapperToolset
 
 from paigeant_celery.durability import METADATA_KEY, CeleryDurability, idempotency_key
-from paigeant_celery.errors import HopLost, UsageError
+from paigeant_celery.errors import HopLost, NotSerializable, UsageError
 
 pytestmark = pytest.mark.anyio
 
@@ -164,6 +164,20 @@ async def test_a_tool_that_is_not_recorded_may_add_to_the_run() -> None:
     result = await run_twice(JournalledHop(), agent)
 
     assert "and another thing" in str(history(result))
+
+
+async def test_a_result_that_is_no_json_is_refused_with_the_tools_name() -> None:
+    """It could not be replayed; whoever wrote the tool reads which one it was."""
+    agent = agent_of(Counter(), calls("lock"), "done")
+    agent.tool_plain(lambda: threading.Lock(), name="lock")
+
+    with (
+        JournalledHop().attempt() as journal,
+        pytest.raises(NotSerializable, match="tool 'lock': a result has no JSON form"),
+    ):
+        await agent.run("go")
+
+    assert journal.made == 1
 
 
 async def test_a_tool_result_is_what_json_makes_of_it_from_the_first_attempt_on() -> None:
