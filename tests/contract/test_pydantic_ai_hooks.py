@@ -1,0 +1,195 @@
+"""The parts of pydantic-ai that are used and not promised: a release that changes them fails here first."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import pytest
+from pydantic_ai import Agent, ModelRetry, RunContext
+from pydantic_ai.durable_exec import JSON_CODEC, BaseDurabilityCapability, CallToolResult
+from pydantic_ai.durable_exec._toolset import unwrap_tool_call_result, wrap_tool_call_result
+from pydantic_ai.exceptions import ApprovalRequired, CallDeferred, ToolFailed, UserError
+from pydantic_ai.models.test import TestModel
+from pydantic_ai.models.wrapper import WrapperModel
+from pydantic_ai.usage import RunUsage
+
+from paigeant_celery.durability import CeleryDurability
+from paigeant_celery.errors import NotSerializable
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+def parameters(function: object) -> list[str]:
+    return list(inspect.signature(function).parameters)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("_bind_to_agent", ["self", "agent"]),
+        ("_bind_models", ["self", "agent"]),
+        ("_find_model_id", ["self", "model"]),
+        ("_registered_model_id", ["self", "model"]),
+        ("_model_stream_event_handler", ["self"]),
+        ("_durable_run_context_scope", ["self", "ctx"]),
+        ("_typed_result_codec", ["self", "result_type"]),
+        ("get_wrapper_toolset", ["self", "toolset"]),
+        ("resolve_model_id", ["self", "ctx", "model_id"]),
+        ("wrap_run_event_stream", ["self", "ctx", "stream"]),
+        ("get_default_run_id", ["self"]),
+        ("get_default_conversation_id", ["self", "run_id"]),
+        ("get_run_start_time", ["self", "run_id"]),
+    ],
+)
+def test_the_base_has_the_methods_that_are_overridden_or_called(name: str, expected: list[str]) -> None:
+    """Under another name they would be ours alone, and nobody would call them."""
+    assert parameters(getattr(BaseDurabilityCapability, name)) == expected
+
+
+@pytest.mark.parametrize(
+    ("caller", "called"),
+    [
+        ("_bind_for_agent", "bound._bind_models(agent)"),
+        ("_bind_for_agent", "bound._bind_to_agent(agent)"),
+        ("_find_model_id", "self._registered_model_id("),
+        ("_model_request_stream_operation", "self._model_stream_event_handler()"),
+    ],
+)
+def test_the_base_calls_what_is_overridden(caller: str, called: str) -> None:
+    """An override that is called no more is silent: models would be refused, or events not shown."""
+    assert called in inspect.getsource(getattr(BaseDurabilityCapability, caller))
+
+
+def bound(agent: Agent[None, Any]) -> CeleryDurability[None]:
+    found = CeleryDurability.from_agent(agent)
+    assert found is not None
+    return found
+
+
+def test_binding_fills_the_tables_of_models_that_are_read() -> None:
+    """The default stands under `default`; further ones under the names that runs ask for."""
+    default, other = TestModel(), TestModel()
+    agent = Agent(default, name="a", capabilities=[CeleryDurability[None](models={"other": other})])
+
+    durability = bound(agent)
+
+    assert durability._models_by_id == {"default": default, "other": other}
+    assert durability._extra_models == {"other": other}
+    assert durability._default_model_id is None
+
+
+def test_an_agent_without_a_model_is_bound_by_the_tables_alone() -> None:
+    """The base refuses it, and leaves the tables to us."""
+    other = TestModel()
+
+    durability = bound(Agent(name="a", capabilities=[CeleryDurability[None](models={"other": other})]))
+
+    assert (durability._default_model_id, durability._models_by_id) == (None, {"other": other})
+
+
+def test_the_base_finds_models_by_their_instance_through_wrappers() -> None:
+    """None is the default's id; an instance that is not registered is refused, where ours takes it."""
+    default, other, stranger = TestModel(), TestModel(), TestModel()
+    durability = bound(Agent(default, name="a", capabilities=[CeleryDurability[None](models={"other": other})]))
+    find = BaseDurabilityCapability._find_model_id
+
+    assert BaseDurabilityCapability._registered_model_id(durability, default) == (True, None)
+    assert BaseDurabilityCapability._registered_model_id(durability, other) == (True, "other")
+    assert BaseDurabilityCapability._registered_model_id(durability, stranger) == (False, None)
+    assert (find(durability, WrapperModel(default)), find(durability, WrapperModel(other))) == (None, "other")
+    with pytest.raises(UserError):
+        find(durability, stranger)
+    given = durability._find_model_id(stranger)
+    assert given is not None
+    assert durability._registered_model_id(stranger) == (True, given)
+
+
+def test_binding_toolsets_is_all_that_the_base_does_in_the_method_that_does_nothing_here() -> None:
+    """What it did beside that would be missing."""
+    source = inspect.getsource(BaseDurabilityCapability._bind_to_agent).split('"""')[-1]
+    statements = [line.strip() for line in source.splitlines() if line.strip() and not line.strip().startswith("#")]
+    assert statements[-1] == "self._register_toolsets(agent)"
+    assert len(statements) <= 2
+
+
+async def test_the_context_inside_a_call_refuses_to_reach_into_the_run() -> None:
+    """Both would be missing on a replay, where the tool does not run."""
+    durability = bound(Agent(TestModel(), name="a", capabilities=[CeleryDurability[None]()]))
+    ctx = RunContext(deps=None, model=TestModel(), usage=RunUsage())
+    scope: AbstractContextManager[RunContext[None]] = durability._durable_run_context_scope(ctx)
+
+    with scope as inside:
+        assert inside.usage is ctx.usage
+        with pytest.raises(UserError, match="enqueue"):
+            inside.enqueue("more")
+        with pytest.raises(UserError, match="cancel"):
+            inside.cancel()
+
+
+def raises(error: Exception) -> Callable[[], Any]:
+    def call() -> Any:
+        raise error
+
+    return call
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: {"a": [1, None]},
+        lambda: None,
+        raises(ModelRetry("again")),
+        raises(ToolFailed("no")),
+        raises(ApprovalRequired(metadata={"why": "money"})),
+        raises(CallDeferred(metadata={"until": "noon"})),
+    ],
+    ids=["result", "nothing", "retry", "failed", "approval", "deferred"],
+)
+async def test_what_a_tool_did_crosses_json(call: Callable[[], Any]) -> None:
+    """A record holds the result, or what the tool raised to steer the run."""
+    codec = CeleryDurability[None]()._typed_result_codec(CallToolResult)
+
+    async def tool() -> Any:
+        return call()
+
+    wrapped = codec.dump(await wrap_tool_call_result(tool()))
+    loaded = codec.load(JSON_CODEC.load(Any, JSON_CODEC.dump(Any, wrapped)))
+
+    assert outcome(lambda: unwrap_tool_call_result(loaded)) == outcome(call)
+
+
+def outcome(call: Callable[[], Any]) -> tuple[Any, ...]:
+    """Return what a call gives, or the class and fields of what it raises."""
+    try:
+        return (call(),)
+    except Exception as error:
+        return type(error), vars(error)
+
+
+async def test_other_errors_of_a_tool_are_not_caught() -> None:
+    """A bug of the tool ends the attempt, which is tried again by its own rules."""
+
+    async def tool() -> Any:
+        raise KeyError("bug")
+
+    with pytest.raises(KeyError):
+        await wrap_tool_call_result(tool())
+
+
+async def test_a_result_that_is_no_json_is_reported_by_our_error() -> None:
+    """The engine's description maps it; otherwise pydantic's own error would be retried."""
+    codec = CeleryDurability[None]()._typed_result_codec(CallToolResult)
+
+    async def tool() -> Any:
+        return object()
+
+    with pytest.raises(NotSerializable):
+        codec.dump(await wrap_tool_call_result(tool()))
