@@ -35,7 +35,7 @@ from pydantic_ai.durable_exec import (
 from pydantic_ai.durable_exec._toolset import unwrap_tool_call_result, wrap_tool_call_result
 from pydantic_ai.exceptions import UserError
 from pydantic_ai.messages import AgentStreamEvent, ModelResponseStreamEvent
-from pydantic_ai.models import Model, ModelResolutionContext, infer_model
+from pydantic_ai.models import Model, ModelResolutionContext
 from pydantic_ai.tools import AgentDepsT, RunContext
 from pydantic_ai.toolsets import AbstractToolset, ToolsetTool, WrapperToolset
 from pydantic_ai.usage import RunUsage
@@ -45,6 +45,7 @@ from paigeant_celery.failures import rebuilt, survived
 from paigeant_celery.feed import EventFeed
 from paigeant_celery.fingerprints import Digests, digest
 from paigeant_celery.journal import CallKey, CallKind, Record
+from paigeant_celery.loop_models import LoopModels
 from paigeant_celery.recorder import HopJournal, calling, current_journal, surrounding_journal
 
 try:  # since pydantic-ai 2.68; before that, spans of replayed calls are exported again
@@ -120,7 +121,7 @@ class CeleryDurability(BaseDurabilityCapability[AgentDepsT]):
         name: str | None = None,
     ) -> None:
         super().__init__(models=models, event_stream_handler=event_stream_handler, name=name)
-        self._inferred: dict[str, Model] = {}
+        self._inferred = LoopModels()
         self._given: WeakValueDictionary[str, Model] = WeakValueDictionary()
         self._backend: DurableOperationBackend[None] = _JournalBackend(Digests())
         self._tool_results = self._typed_result_codec(CallToolResult)
@@ -174,14 +175,13 @@ class CeleryDurability(BaseDurabilityCapability[AgentDepsT]):
         return handler if feed is None else _shown_to(feed, handler)
 
     async def resolve_model_id(self, ctx: ModelResolutionContext[AgentDepsT], *, model_id: str) -> Model | None:
-        """Return one model for a name in the whole process, which keeps its connections from hop to hop."""
+        """Return one model for a name on each event loop, which keeps its connections from hop to hop."""
         found = await super().resolve_model_id(ctx, model_id=model_id) or self._given.get(model_id)
         if found is not None or surrounding_journal() is None:
             return found
-        if model_id not in self._inferred:
-            with suppress(UserError, ValueError):  # pydantic-ai tries again, and says what is wrong
-                self._inferred[model_id] = infer_model(model_id)
-        return self._inferred.get(model_id)
+        with suppress(UserError, ValueError):  # pydantic-ai tries again, and says what is wrong
+            return self._inferred.get(model_id)
+        return None
 
     def _bind_to_agent(self, agent: AbstractAgent[AgentDepsT, Any]) -> None:
         """Bind no toolsets, which the base does by their ids: all are wrapped for each run."""
@@ -208,8 +208,9 @@ class CeleryDurability(BaseDurabilityCapability[AgentDepsT]):
         registered, model_id = super()._registered_model_id(model)
         if registered:
             return True, model_id
-        known = (*self._given.items(), *self._inferred.items())
-        return next(((True, model_id) for model_id, kept in known if kept is model), (False, None))
+        given = next((model_id for model_id, kept in self._given.items() if kept is model), None)
+        name = given or self._inferred.name_of(model)
+        return name is not None, name
 
     async def call_tool(
         self,

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from typing import Any
+from weakref import ReferenceType, ref
 
 import pytest
 from journalled import JournalledHop, calls, history, scripted
@@ -16,8 +20,9 @@ from pydantic_ai.models.fallback import FallbackModel
 from pydantic_ai.models.function import FunctionModel
 from pydantic_ai.models.test import TestModel
 
-from paigeant_celery import durability as durability_module
+from paigeant_celery import loop_models
 from paigeant_celery.durability import CeleryDurability
+from paigeant_celery.loop import in_own_thread
 
 try:
     from pydantic_ai.capabilities import ModelFallback
@@ -110,25 +115,63 @@ async def test_the_default_and_an_instance_for_a_run_stay_apart() -> None:
     assert asked == {"cheap": 1, "dear": 1}
 
 
-async def test_a_model_known_by_its_name_is_made_once_in_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each client of a provider opens connections of its own; a request must not pay for a new one."""
-    made: list[str] = []
-    asked: Counter[str] = Counter()
+class Provider:
+    """Makes models by their names."""
 
-    def infer(name: str) -> Model:
-        made.append(name)
-        return scripted(asked, calls("wait"), "answer", name="chosen")
+    def __init__(self) -> None:
+        self.asked: Counter[str] = Counter()
+        self.made: list[ReferenceType[Model]] = []
 
-    monkeypatch.setattr(durability_module, "infer_model", infer)
+    def infer(self, name: str) -> Model:
+        model = scripted(self.asked, calls("wait"), "answer", name=name)
+        self.made.append(ref(model))
+        return model
+
+
+@pytest.fixture
+def provider(monkeypatch: pytest.MonkeyPatch) -> Provider:
+    """Stand in for all providers."""
+    provider = Provider()
+    monkeypatch.setattr(loop_models, "infer_model", provider.infer)
+    return provider
+
+
+@pytest.fixture
+def named(provider: Provider) -> Agent[None, str]:
+    """An agent that knows its model by name alone."""
     agent = Agent("provider:chosen", name="named", defer_model_check=True, capabilities=durable())
     agent.tool_plain(lambda: "waited", name="wait")
+    return agent
 
+
+async def test_a_model_known_by_its_name_is_made_once(named: Agent[None, str], provider: Provider) -> None:
+    """Each client of a provider opens connections of its own; a request must not pay for a new one."""
     for _ in range(3):
         with JournalledHop().attempt():
-            assert (await agent.run("go")).output == "answer"
+            assert (await named.run("go")).output == "answer"
 
-    assert made == ["provider:chosen"]
-    assert asked == {"chosen": 6}
+    assert len(provider.made) == 1
+    assert provider.asked == {"provider:chosen": 6}
+
+
+def run_sync(agent: Agent[None, str]) -> str:
+    """Run an agent as a sync function step does, in its thread."""
+    try:
+        return agent.run_sync("go").output
+    finally:
+        asyncio.get_event_loop().close()  # pydantic-ai made it for the thread, and leaves it
+
+
+async def test_a_model_is_not_shared_with_another_event_loop(named: Agent[None, str], provider: Provider) -> None:
+    """A connection that was opened on one loop fails on another; and what a thread leaves behind is let go."""
+    for _ in range(3):
+        with JournalledHop().attempt():
+            assert (await named.run("go")).output == "answer"
+            assert await in_own_thread(partial(run_sync, named)) == "answer"
+    gc.collect()
+
+    assert len(provider.made) == 4
+    assert [model() is not None for model in provider.made] == [True, False, False, True]
 
 
 async def test_a_name_that_nobody_knows_is_an_error_that_says_so() -> None:

@@ -34,7 +34,7 @@ LAYERS = {
     "seams": {"ports", "config", "process", "registry", "tracing", "feed", "recorder"},
     "adapters": {
         *("transport", "publisher", "letter_queue", "store", "store.memory", "store.reading", "store.redis"),
-        *("agent", "itinerary", "functions", "loop", "runner", "durability", "fingerprints", "failures"),
+        *("agent", "itinerary", "functions", "loop", "runner", "durability", "fingerprints", "failures", "loop_models"),
     },
     "services": {
         *("owner", "shutdown", "sweeper", "guard", "hop", "step", "effects", "message_only"),
@@ -76,7 +76,7 @@ CELERY = {
 
 # Who may import what is neither the standard library nor pydantic.
 ONLY_IN = {
-    "pydantic_ai": {"agent", "itinerary", "runner", "durability", "fingerprints", "failures", "testing"},
+    "pydantic_ai": {"agent", "itinerary", "runner", "durability", "fingerprints", "failures", "loop_models", "testing"},
     "celery": CELERY,
     "kombu": CELERY,
     "redis": {"store.redis"},
