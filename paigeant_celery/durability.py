@@ -15,6 +15,7 @@ from weakref import WeakValueDictionary
 
 from pydantic import TypeAdapter
 from pydantic_ai.agent import AbstractAgent, EventStreamHandler
+from pydantic_ai.capabilities import WrapModelRequestHandler
 from pydantic_ai.durable_exec import (
     JSON_CODEC,
     BaseDurabilityCapability,
@@ -34,8 +35,8 @@ from pydantic_ai.durable_exec import (
 )
 from pydantic_ai.durable_exec._toolset import unwrap_tool_call_result, wrap_tool_call_result
 from pydantic_ai.exceptions import UserError
-from pydantic_ai.messages import AgentStreamEvent, ModelResponseStreamEvent
-from pydantic_ai.models import Model, ModelResolutionContext
+from pydantic_ai.messages import AgentStreamEvent, ModelResponse, ModelResponseStreamEvent
+from pydantic_ai.models import Model, ModelRequestContext, ModelResolutionContext
 from pydantic_ai.tools import AgentDepsT, RunContext
 from pydantic_ai.toolsets import AbstractToolset, ToolsetTool, WrapperToolset
 from pydantic_ai.usage import RunUsage
@@ -173,6 +174,21 @@ class CeleryDurability(BaseDurabilityCapability[AgentDepsT]):
     def _model_stream_event_handler(self) -> EventStreamHandler[AgentDepsT] | None:
         handler, feed = super()._model_stream_event_handler(), _feed()
         return handler if feed is None else _shown_to(feed, handler)
+
+    async def wrap_model_request(
+        self,
+        ctx: RunContext[AgentDepsT],
+        *,
+        request_context: ModelRequestContext,
+        handler: WrapModelRequestHandler,
+    ) -> ModelResponse:
+        """Let the model renew a client that was used on an event loop which ended, as it does where nothing is durable.
+
+        A durable run leaves that to whatever makes the requests.
+        """
+        if self.in_durable_context:
+            request_context.model._refresh_http_client()
+        return await super().wrap_model_request(ctx, request_context=request_context, handler=handler)
 
     async def resolve_model_id(self, ctx: ModelResolutionContext[AgentDepsT], *, model_id: str) -> Model | None:
         """Return one model for a name on each event loop, which keeps its connections from hop to hop."""

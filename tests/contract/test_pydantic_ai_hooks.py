@@ -12,6 +12,7 @@ from pydantic_ai import Agent, ModelRetry, RunContext
 from pydantic_ai.durable_exec import JSON_CODEC, BaseDurabilityCapability, CallToolResult
 from pydantic_ai.durable_exec._toolset import unwrap_tool_call_result, wrap_tool_call_result
 from pydantic_ai.exceptions import ApprovalRequired, CallDeferred, ToolFailed, UserError
+from pydantic_ai.models import Model
 from pydantic_ai.models.test import TestModel
 from pydantic_ai.models.wrapper import WrapperModel
 from pydantic_ai.usage import RunUsage
@@ -66,6 +67,12 @@ def test_the_base_has_the_methods_that_are_overridden_or_called(name: str, expec
 def test_the_base_calls_what_is_overridden(caller: str, called: str) -> None:
     """An override that is called no more is silent: models would be refused, or events not shown."""
     assert called in inspect.getsource(getattr(BaseDurabilityCapability, caller))
+
+
+def test_models_can_be_asked_to_renew_their_clients() -> None:
+    """The core asks them at the start of a run that is not durable, and nobody else does."""
+    assert parameters(Model._refresh_http_client) == ["self"]
+    assert parameters(BaseDurabilityCapability.wrap_model_request) == ["self", "ctx", "request_context", "handler"]
 
 
 def bound(agent: Agent[None, Any]) -> CeleryDurability[None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import threading
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
@@ -19,6 +20,7 @@ from pydantic_ai.models import Model
 from pydantic_ai.models.fallback import FallbackModel
 from pydantic_ai.models.function import FunctionModel
 from pydantic_ai.models.test import TestModel
+from pydantic_ai.models.wrapper import WrapperModel
 
 from paigeant_celery import loop_models
 from paigeant_celery.durability import CeleryDurability
@@ -172,6 +174,29 @@ async def test_a_model_is_not_shared_with_another_event_loop(named: Agent[None, 
 
     assert len(provider.made) == 4
     assert [model() is not None for model in provider.made] == [True, False, False, True]
+
+
+class Clients(WrapperModel):
+    """A model that notes where its client is renewed if need be."""
+
+    def __init__(self, wrapped: Model) -> None:
+        super().__init__(wrapped)
+        self.threads: list[str] = []
+
+    def _refresh_http_client(self) -> None:
+        self.threads.append(threading.current_thread().name)
+
+
+async def test_an_instance_may_renew_its_client_before_each_request() -> None:
+    """pydantic-ai does so at the start of a run, as its loop may be another one, and leaves durable runs to us."""
+    model = Clients(scripted(Counter(), "answer"))
+    agent = Agent(model, name="kept", capabilities=durable())
+
+    with JournalledHop().attempt():
+        await in_own_thread(partial(run_sync, agent))
+        await agent.run("go")
+
+    assert model.threads == ["paigeant-function", threading.current_thread().name]
 
 
 async def test_a_name_that_nobody_knows_is_an_error_that_says_so() -> None:
