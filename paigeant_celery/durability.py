@@ -2,74 +2,47 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import aclosing, suppress
-from copy import copy
-from dataclasses import dataclass, replace
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping
+from contextlib import aclosing, nullcontext, suppress
 from datetime import UTC, datetime
-from typing import Any, Literal, TypeVar, cast, get_args
+from typing import Any, cast
 from weakref import WeakValueDictionary
 
-from pydantic import TypeAdapter
 from pydantic_ai.agent import AbstractAgent, EventStreamHandler
-from pydantic_ai.capabilities import WrapModelRequestHandler
+from pydantic_ai.capabilities import WrapModelRequestHandler, WrapRunHandler
 from pydantic_ai.durable_exec import (
     JSON_CODEC,
     BaseDurabilityCapability,
-    BoundDurableOperation,
     CallToolResult,
-    CapabilityOperationId,
     DurabilityEngineSpec,
-    DurableOperation,
     DurableOperationBackend,
-    EventStreamHandlerParams,
-    ModelCancelSuspendedResponseId,
-    ModelCompactMessagesId,
-    ModelRequestId,
-    ModelRequestParams,
     conversation_id_from_run_id,
-    durable_unit_scope,
 )
-from pydantic_ai.durable_exec._toolset import unwrap_tool_call_result, wrap_tool_call_result
 from pydantic_ai.exceptions import UserError
-from pydantic_ai.messages import AgentStreamEvent, ModelResponse, ModelResponseStreamEvent
+from pydantic_ai.messages import AgentStreamEvent, ModelResponse
 from pydantic_ai.models import Model, ModelRequestContext, ModelResolutionContext
+from pydantic_ai.run import AgentRunResult
 from pydantic_ai.tools import AgentDepsT, RunContext
-from pydantic_ai.toolsets import AbstractToolset, ToolsetTool, WrapperToolset
-from pydantic_ai.usage import RunUsage
+from pydantic_ai.toolsets import AbstractToolset
 
 from paigeant_celery.errors import NotSerializable, UsageError
-from paigeant_celery.failures import rebuilt, survived
-from paigeant_celery.feed import EventFeed
-from paigeant_celery.fingerprints import Digests, digest
-from paigeant_celery.journal import CallKey, CallKind, Record
+from paigeant_celery.fingerprints import Digests
 from paigeant_celery.loop_models import LoopModels
-from paigeant_celery.recorder import HopJournal, calling, current_journal, surrounding_journal
+from paigeant_celery.recorded_calls import JournalBackend
+from paigeant_celery.recorded_tools import METADATA_KEY, RecordedToolset
+from paigeant_celery.recorder import current_journal, surrounding_journal
+from paigeant_celery.watching import feed_here, is_told, shown_to
 
 try:  # since pydantic-ai 2.68; before that, spans of replayed calls are exported again
-    from pydantic_ai.durable_exec import record_durable_unit
+    from pydantic_ai.durable_exec import replay_scope
 except ImportError:
+    replay_scope = nullcontext  # type: ignore[assignment]
 
-    def record_durable_unit(*, executed: bool) -> None:
-        """Report nothing."""
-
-
-__all__ = ["METADATA_KEY", "CeleryDurability", "idempotency_key"]
-
-METADATA_KEY = "paigeant"  # of a tool: `metadata={"paigeant": False}` runs it again on each replay, unrecorded
+__all__ = ["CeleryDurability", "idempotency_key"]
 
 _TOOL_KEYS = uuid.UUID("5c0d5d9e-4a27-4e43-8f0e-0d7a8a8c4f6b")  # namespace of idempotency keys
-
-ParamsT = TypeVar("ParamsT")
-WireT = TypeVar("WireT")
-ResultT = TypeVar("ResultT")
-
-_USAGE = TypeAdapter(RunUsage)
-
-MODEL_EVENTS = get_args(get_args(ModelResponseStreamEvent)[0])
 
 
 def idempotency_key(ctx: RunContext[Any]) -> str:
@@ -124,7 +97,7 @@ class CeleryDurability(BaseDurabilityCapability[AgentDepsT]):
         super().__init__(models=models, event_stream_handler=event_stream_handler, name=name)
         self._inferred = LoopModels()
         self._given: WeakValueDictionary[str, Model] = WeakValueDictionary()
-        self._backend: DurableOperationBackend[None] = _JournalBackend(Digests())
+        self._backend: DurableOperationBackend[None] = JournalBackend(Digests())
         self._tool_results = self._typed_result_codec(CallToolResult)
 
     @property
@@ -152,28 +125,35 @@ class CeleryDurability(BaseDurabilityCapability[AgentDepsT]):
 
     def get_wrapper_toolset(self, toolset: AbstractToolset[AgentDepsT]) -> AbstractToolset[AgentDepsT] | None:
         """Record the calls of all tools, whatever toolset they are of, with or without an id."""
-        return _RecordedToolset(toolset, self) if self.in_durable_context else None
+        if not self.in_durable_context:
+            return None
+        return RecordedToolset(toolset, self._tool_results, self._durable_run_context_scope)
 
     @property
     def has_wrap_run_event_stream(self) -> bool:
         """Whether models are asked for streams: for a handler of events, or for those who watch the workflow."""
-        return super().has_wrap_run_event_stream or (self.in_durable_context and _feed() is not None)
+        return super().has_wrap_run_event_stream or (self.in_durable_context and feed_here() is not None)
 
     async def wrap_run_event_stream(
         self, ctx: RunContext[AgentDepsT], *, stream: AsyncIterable[AgentStreamEvent]
     ) -> AsyncIterator[AgentStreamEvent]:
         """Show those who watch what is not the model's; they saw that when it came."""
-        feed, journal = _feed(), current_journal()
+        feed, journal = feed_here(), current_journal()
         passing = cast("AsyncGenerator[AgentStreamEvent]", super().wrap_run_event_stream(ctx, stream=stream))
         async with aclosing(passing):
             async for event in passing:
-                if feed is not None and journal is not None and not _is_told(journal, ctx, event):
+                if feed is not None and journal is not None and not is_told(journal, ctx, event):
                     feed.put(ctx.run_id or "", ctx.run_step, event)
                 yield event
 
     def _model_stream_event_handler(self) -> EventStreamHandler[AgentDepsT] | None:
-        handler, feed = super()._model_stream_event_handler(), _feed()
-        return handler if feed is None else _shown_to(feed, handler)
+        handler, feed = super()._model_stream_event_handler(), feed_here()
+        return handler if feed is None else shown_to(feed, handler)
+
+    async def wrap_run(self, ctx: RunContext[AgentDepsT], *, handler: WrapRunHandler) -> AgentRunResult[Any]:
+        """Export no spans and count no tokens again of calls that are replayed."""
+        with replay_scope() if self.in_durable_context else nullcontext():
+            return await super().wrap_run(ctx, handler=handler)
 
     async def wrap_model_request(
         self,
@@ -227,226 +207,3 @@ class CeleryDurability(BaseDurabilityCapability[AgentDepsT]):
         given = next((model_id for model_id, kept in self._given.items() if kept is model), None)
         name = given or self._inferred.name_of(model)
         return name is not None, name
-
-    async def call_tool(
-        self,
-        ctx: RunContext[AgentDepsT],
-        call: Callable[[RunContext[AgentDepsT]], Awaitable[Any]],
-        *,
-        kind: Literal["tool", "validator"],
-        name: str,
-        arguments: object,
-    ) -> Any:
-        """Return what a tool gave now or before, or raise what it raised to steer the run.
-
-        The usage of agents that ran inside it counts both times.
-        """
-        journal = current_journal()
-        assert journal is not None
-        fingerprint = {"arguments": digest(arguments)}
-
-        async def make() -> Record:
-            spent = copy(ctx.usage)
-            before = copy(spent)
-            try:
-                with self._durable_run_context_scope(replace(ctx, usage=spent)) as inside:
-                    result = self._dumped(await wrap_tool_call_result(call(inside)), name)
-            finally:
-                ctx.usage.incr(spent - before)
-            return Record(fingerprint=fingerprint, result=result, usage=_counted(spent - before))
-
-        key = journal.key(ctx.run_id or "", ctx.run_step, kind, name=name, call_id=ctx.tool_call_id or "")
-        record, replayed = await _recorded(journal, key, fingerprint, make)
-        if replayed and record.usage:
-            ctx.usage.incr(_USAGE.validate_python(record.usage))
-        return unwrap_tool_call_result(self._tool_results.load(record.result))
-
-    def _dumped(self, result: CallToolResult, name: str) -> object:
-        try:
-            return self._tool_results.dump(result)
-        except NotSerializable as error:
-            text = f"tool {name!r}: {error.text}; return JSON, or give it `metadata={{{METADATA_KEY!r}: False}}`"
-            raise NotSerializable(error.reason, text) from error
-
-
-@dataclass
-class _RecordedToolset(WrapperToolset[AgentDepsT]):
-    """All tools of a run; their calls are recorded but for those whose metadata says no."""
-
-    durability: CeleryDurability[AgentDepsT]
-
-    async def get_tools(self, ctx: RunContext[AgentDepsT]) -> dict[str, ToolsetTool[AgentDepsT]]:
-        tools = await self.wrapped.get_tools(ctx)
-        if current_journal() is None:
-            return tools
-        return {name: self._with_recorded_validator(tool) for name, tool in tools.items()}
-
-    async def call_tool(
-        self, name: str, tool_args: dict[str, Any], ctx: RunContext[AgentDepsT], tool: ToolsetTool[AgentDepsT]
-    ) -> Any:
-        if current_journal() is None:
-            return await self.wrapped.call_tool(name, tool_args, ctx, tool)
-        if not _is_recorded(tool):
-            with calling(f"{ctx.run_id}/{ctx.tool_call_id}", recorded=False):
-                return await self.wrapped.call_tool(name, tool_args, ctx, tool)
-
-        async def call(inside: RunContext[AgentDepsT]) -> Any:
-            return await self.wrapped.call_tool(name, tool_args, inside, tool)
-
-        return await self.durability.call_tool(ctx, call, kind="tool", name=name, arguments=tool_args)
-
-    def _with_recorded_validator(self, tool: ToolsetTool[AgentDepsT]) -> ToolsetTool[AgentDepsT]:
-        validator = tool.args_validator_func
-        if validator is None or not _is_recorded(tool):
-            return tool
-
-        async def validate(ctx: RunContext[AgentDepsT], **arguments: Any) -> None:
-            async def call(inside: RunContext[AgentDepsT]) -> None:
-                answer = validator(inside, **arguments)
-                if inspect.isawaitable(answer):
-                    await answer
-
-            await self.durability.call_tool(ctx, call, kind="validator", name=tool.tool_def.name, arguments=arguments)
-
-        return replace(tool, args_validator_func=validate)
-
-
-class _JournalBackend(DurableOperationBackend[None]):
-    """Binds the operations of pydantic-ai's base to the journal of the hop that runs when they are called."""
-
-    def __init__(self, digests: Digests) -> None:
-        self._digests = digests
-
-    def bind(
-        self, operation: DurableOperation[ParamsT, WireT, ResultT]
-    ) -> BoundDurableOperation[ParamsT, WireT, ResultT]:
-        return _RecordedOperation(operation, self._digests)
-
-    def config_for_tool(self, operation: object, *, tool: object | None, tool_name: str) -> None:
-        return None
-
-    def registrations(self) -> Sequence[Callable[..., object]]:
-        return ()
-
-
-class _RecordedOperation(BoundDurableOperation[ParamsT, WireT, ResultT]):
-    """An operation whose calls are recorded: a model request, an event handler's event, a capability's operation."""
-
-    def __init__(self, operation: DurableOperation[ParamsT, WireT, ResultT], digests: Digests) -> None:
-        self._operation, self._digests = operation, digests
-
-    @property
-    def operation(self) -> DurableOperation[ParamsT, WireT, ResultT]:
-        return self._operation
-
-    async def __call__(self, params: ParamsT, *, config: object | None = None) -> ResultT:
-        journal = current_journal()
-        if journal is None:
-            return await self._operation.handler(params)
-        kind, name, fingerprint = self._identity(params)
-
-        async def make() -> Record:
-            with durable_unit_scope():
-                result = await self._operation.handler(params)
-            return Record(fingerprint=fingerprint, result=self._operation.result_codec.dump(result))
-
-        ctx = _context_of(params)
-        call_id = ctx.tool_call_id or _call_id_of(params) or ""
-        key = journal.key(ctx.run_id or "", ctx.run_step, kind, name=name, call_id=call_id)
-        record, _ = await _recorded(journal, key, fingerprint, make)
-        return self._operation.result_codec.load(record.result)
-
-    def _identity(self, params: object) -> tuple[CallKind, str, dict[str, str]]:
-        match self._operation.operation_id:
-            case ModelRequestId(model_name=model_name):
-                assert isinstance(params, ModelRequestParams)
-                return "model", "", self._digests.of_request(params, model_name=model_name)
-            case ModelCompactMessagesId(model_name=model_name):
-                return "model", "compact", {"model": model_name}
-            case ModelCancelSuspendedResponseId(model_name=model_name):
-                return "model", "cancel", {"model": model_name}
-            case CapabilityOperationId(capability_id=capability, operation=operation):
-                return "operation", f"{capability}.{operation}", {}
-        if isinstance(params, EventStreamHandlerParams):
-            return "event", params.event.event_kind, {}
-        return "operation", type(self._operation.operation_id).__name__, {}
-
-
-async def _recorded(
-    journal: HopJournal, key: CallKey, fingerprint: Mapping[str, str], make: Callable[[], Awaitable[Record]]
-) -> tuple[Record, bool]:
-    """Return the record of a call, and whether an earlier attempt made it; raises what that raised and survived."""
-    record = journal.find(key, fingerprint)
-    if record is not None:
-        record_durable_unit(executed=False)
-        if record.failure is not None:
-            raise rebuilt(record)
-        return record, True
-    async with journal.making():
-        try:
-            with calling(str(key), recorded=True):
-                record = await make()
-        except Exception as error:
-            journal.add_later(key, survived(error, fingerprint))
-            raise
-        await journal.add(key, record)
-    record_durable_unit(executed=True)
-    return record, False
-
-
-def _is_recorded(tool: ToolsetTool[Any]) -> bool:
-    return (tool.tool_def.metadata or {}).get(METADATA_KEY) is not False
-
-
-def _context_of(params: Any) -> RunContext[Any]:
-    context = params.run_context if hasattr(params, "run_context") else params.ctx
-    assert isinstance(context, RunContext)
-    return context
-
-
-def _call_id_of(params: object) -> str | None:
-    """Return the tool call that an event tells of: parallel tools end in another order when they are replayed."""
-    found = getattr(params.event, "tool_call_id", None) if isinstance(params, EventStreamHandlerParams) else None
-    return found if isinstance(found, str) else None
-
-
-def _counted(usage: RunUsage) -> dict[str, Any]:
-    """Return what a record says of usage: nothing where there is none."""
-    if not usage.has_values() and not usage.unmeasured_requests:
-        return {}
-    counted = _USAGE.dump_python(usage, mode="json", exclude_defaults=True)
-    return cast("dict[str, Any]", counted)
-
-
-def _feed() -> EventFeed | None:
-    journal = surrounding_journal()
-    return journal.feed if journal is not None else None
-
-
-def _is_told(journal: HopJournal, ctx: RunContext[Any], event: AgentStreamEvent) -> bool:
-    """Say whether those who watch have had an event: the model's own when they came, others in an earlier attempt."""
-    if isinstance(event, MODEL_EVENTS):
-        return True
-    part = getattr(event, "part", None)
-    name, call_id = getattr(part, "tool_name", None), getattr(part, "tool_call_id", None)
-    if not isinstance(name, str) or not isinstance(call_id, str):
-        return False
-    return journal.holds(ctx.run_id or "", ctx.run_step, "tool", name=name, call_id=call_id)
-
-
-def _shown_to(feed: EventFeed, handler: EventStreamHandler[Any] | None) -> EventStreamHandler[Any]:
-    """Return a handler that shows the model's events to those who watch, and hands them on."""
-
-    async def show(ctx: RunContext[Any], stream: AsyncIterable[AgentStreamEvent]) -> None:
-        async def passing() -> AsyncIterator[AgentStreamEvent]:
-            async for event in stream:
-                feed.put(ctx.run_id or "", ctx.run_step, event)
-                yield event
-
-        events = passing()
-        if handler is not None:
-            await handler(ctx, events)
-        async for _ in events:  # what the handler left
-            pass
-
-    return show

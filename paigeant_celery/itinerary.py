@@ -13,9 +13,9 @@ from pydantic_ai.exceptions import ToolFailed
 from pydantic_ai.toolsets import AbstractToolset, FunctionToolset
 
 from paigeant_celery.context import WorkflowContext
-from paigeant_celery.durability import METADATA_KEY
 from paigeant_celery.errors import InvalidInput
 from paigeant_celery.ports import EditLimits
+from paigeant_celery.recorded_tools import METADATA_KEY
 from paigeant_celery.slip import ActivitySpec, RegisteredActivity, Step
 
 __all__ = ["Edit", "Insertion", "ItineraryEditing"]

@@ -34,7 +34,20 @@ LAYERS = {
     "seams": {"ports", "config", "process", "registry", "tracing", "feed", "recorder"},
     "adapters": {
         *("transport", "publisher", "letter_queue", "store", "store.memory", "store.reading", "store.redis"),
-        *("agent", "itinerary", "functions", "loop", "runner", "durability", "fingerprints", "failures", "loop_models"),
+        *(
+            "agent",
+            "itinerary",
+            "functions",
+            "loop",
+            "runner",
+            "durability",
+            "fingerprints",
+            "failures",
+            "loop_models",
+            "recorded_calls",
+            "recorded_tools",
+            "watching",
+        ),
     },
     "services": {
         *("owner", "shutdown", "sweeper", "guard", "hop", "step", "effects", "message_only"),
@@ -76,7 +89,19 @@ CELERY = {
 
 # Who may import what is neither the standard library nor pydantic.
 ONLY_IN = {
-    "pydantic_ai": {"agent", "itinerary", "runner", "durability", "fingerprints", "failures", "loop_models", "testing"},
+    "pydantic_ai": {
+        "agent",
+        "itinerary",
+        "runner",
+        "durability",
+        "fingerprints",
+        "failures",
+        "loop_models",
+        "recorded_calls",
+        "recorded_tools",
+        "watching",
+        "testing",
+    },
     "celery": CELERY,
     "kombu": CELERY,
     "redis": {"store.redis"},

@@ -1,0 +1,133 @@
+"""Calls of an agent's run against the journal of its hop: replayed where they are recorded, else made and recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from pydantic_ai.durable_exec import (
+    BoundDurableOperation,
+    CapabilityOperationId,
+    DurableOperation,
+    DurableOperationBackend,
+    EventStreamHandlerParams,
+    ModelCancelSuspendedResponseId,
+    ModelCompactMessagesId,
+    ModelRequestId,
+    ModelRequestParams,
+    durable_unit_scope,
+)
+from pydantic_ai.tools import RunContext
+
+from paigeant_celery.failures import rebuilt, survived
+from paigeant_celery.fingerprints import Digests
+from paigeant_celery.journal import CallKey, CallKind, Record
+from paigeant_celery.recorder import HopJournal, calling, current_journal
+
+try:  # since pydantic-ai 2.68; before that, spans of replayed calls are exported again
+    from pydantic_ai.durable_exec import record_durable_unit
+except ImportError:
+
+    def record_durable_unit(*, executed: bool) -> None:
+        """Report nothing."""
+
+
+__all__ = ["JournalBackend", "recorded"]
+
+ParamsT = TypeVar("ParamsT")
+WireT = TypeVar("WireT")
+ResultT = TypeVar("ResultT")
+
+
+async def recorded(
+    journal: HopJournal, key: CallKey, fingerprint: Mapping[str, str], make: Callable[[], Awaitable[Record]]
+) -> tuple[Record, bool]:
+    """Return the record of a call, and whether an earlier attempt made it; raises what that raised and survived."""
+    record = journal.find(key, fingerprint)
+    if record is not None:
+        record_durable_unit(executed=False)
+        if record.failure is not None:
+            raise rebuilt(record)
+        return record, True
+    async with journal.making():
+        try:
+            with calling(str(key), recorded=True), durable_unit_scope():
+                record = await make()
+        except Exception as error:
+            journal.add_later(key, survived(error, fingerprint))
+            raise
+        await journal.add(key, record)
+    record_durable_unit(executed=True)
+    return record, False
+
+
+class JournalBackend(DurableOperationBackend[None]):
+    """Binds the operations of pydantic-ai's base to the journal of the hop that runs when they are called."""
+
+    def __init__(self, digests: Digests) -> None:
+        self._digests = digests
+
+    def bind(
+        self, operation: DurableOperation[ParamsT, WireT, ResultT]
+    ) -> BoundDurableOperation[ParamsT, WireT, ResultT]:
+        return _RecordedOperation(operation, self._digests)
+
+    def config_for_tool(self, operation: object, *, tool: object | None, tool_name: str) -> None:
+        return None
+
+    def registrations(self) -> Sequence[Callable[..., object]]:
+        return ()
+
+
+class _RecordedOperation(BoundDurableOperation[ParamsT, WireT, ResultT]):
+    """An operation whose calls are recorded: a model request, an event handler's event, a capability's operation."""
+
+    def __init__(self, operation: DurableOperation[ParamsT, WireT, ResultT], digests: Digests) -> None:
+        self._operation, self._digests = operation, digests
+
+    @property
+    def operation(self) -> DurableOperation[ParamsT, WireT, ResultT]:
+        return self._operation
+
+    async def __call__(self, params: ParamsT, *, config: object | None = None) -> ResultT:
+        journal = current_journal()
+        if journal is None:
+            return await self._operation.handler(params)
+        kind, name, fingerprint = self._identity(params)
+
+        async def make() -> Record:
+            result = await self._operation.handler(params)
+            return Record(fingerprint=fingerprint, result=self._operation.result_codec.dump(result))
+
+        ctx = _context_of(params)
+        call_id = ctx.tool_call_id or _call_id_of(params) or ""
+        key = journal.key(ctx.run_id or "", ctx.run_step, kind, name=name, call_id=call_id)
+        record, _ = await recorded(journal, key, fingerprint, make)
+        return self._operation.result_codec.load(record.result)
+
+    def _identity(self, params: object) -> tuple[CallKind, str, dict[str, str]]:
+        match self._operation.operation_id:
+            case ModelRequestId(model_name=model_name):
+                assert isinstance(params, ModelRequestParams)
+                return "model", "", self._digests.of_request(params, model_name=model_name)
+            case ModelCompactMessagesId(model_name=model_name):
+                return "model", "compact", {"model": model_name}
+            case ModelCancelSuspendedResponseId(model_name=model_name):
+                return "model", "cancel", {"model": model_name}
+            case CapabilityOperationId(capability_id=capability, operation=operation):
+                return "operation", f"{capability}.{operation}", {}
+        if isinstance(params, EventStreamHandlerParams):
+            return "event", params.event.event_kind, {}
+        return "operation", type(self._operation.operation_id).__name__, {}
+
+
+def _context_of(params: Any) -> RunContext[Any]:
+    context = params.run_context if hasattr(params, "run_context") else params.ctx
+    assert isinstance(context, RunContext)
+    return context
+
+
+def _call_id_of(params: object) -> str | None:
+    """Return the tool call that an event tells of: parallel tools end in another order when they are replayed."""
+    found = getattr(params.event, "tool_call_id", None) if isinstance(params, EventStreamHandlerParams) else None
+    return found if isinstance(found, str) else None
