@@ -90,14 +90,14 @@ class StepRunner:
     async def _run(self, hop: Opened) -> Outcome:
         started_at = hop.now()
         limit = asyncio.timeout(hop.timeout)
+        feed = hop.journal.feed if hop.journal is not None else None
         try:
-            async with limit:
+            # The limit is inside: a store that takes long over a run's last events uses up none of the step's time.
+            async with feed.flowing() if feed is not None else nullcontext(), limit:
                 read, attempt = self._reader(hop.message), hop.claimed.attempt
                 context = await open_context(hop.message, attempt=attempt, read_output=read)
-                feed = hop.journal.feed if hop.journal is not None else None
-                async with feed.flowing() if feed is not None else nullcontext():
-                    with entered(context), attached_trace(hop.message.trace_context), journalling(hop.journal):
-                        result = await hop.activity.run(hop.message.step, context, limits=self._edit_limits())
+                with entered(context), attached_trace(hop.message.trace_context), journalling(hop.journal):
+                    result = await hop.activity.run(hop.message.step, context, limits=self._edit_limits())
             return self._completed(hop, result, started_at)
         except NotSerializable as error:
             return failed(hop, error.reason, error.text)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Mapping, Sequence
 
 import pytest
 from pydantic_ai.messages import ModelMessage, ModelResponse
@@ -12,6 +13,8 @@ from pydantic_ai.models.function import AgentInfo, DeltaToolCall, FunctionModel
 
 from paigeant_celery import PaigeantAgent, WorkflowEvent
 from paigeant_celery.policy import StepPolicy
+from paigeant_celery.ports import Closing
+from paigeant_celery.store.memory import MemoryStore
 from paigeant_celery.testing import WorkflowHarness
 
 pytestmark = pytest.mark.anyio
@@ -136,6 +139,28 @@ async def test_the_next_attempt_tells_only_what_is_new(workflow_harness: Workflo
         ("2", "call_replayed", "model"), ("2", "call_replayed", "look_up"), ("2", "call_made", "model"),
     ]  # fmt: skip
     assert [event for event in by_attempt[1] if event.fields["event"] == "function_tool_call"] == []
+
+
+async def test_a_store_that_takes_long_over_events_costs_a_step_none_of_its_time(
+    workflow_harness: WorkflowHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An answer that came in time is not thrown away because its last words are still on their way to a screen."""
+    publish = MemoryStore.publish
+
+    def slow(store: MemoryStore, closing: Closing, events: Sequence[Mapping[str, str]]) -> bool:
+        if not answered.is_set():
+            answered.wait(1.1)  # longer than the step may take
+            answered.set()
+        return publish(store, closing, events)
+
+    monkeypatch.setattr(MemoryStore, "publish", slow)
+    answered = threading.Event()
+    agent = PaigeantAgent("test", name="brief", policy=StepPolicy(timeout=1, max_attempts=1))
+    handle = workflow_harness.dispatch([agent.activity("Write.")], stream=True)
+
+    assert await workflow_harness.deliver() == ["workflow_completed"]
+
+    assert text_of([event async for event in handle.events()]) == "success (no tool calls)"
 
 
 async def test_nothing_of_what_agents_do_is_told_unasked(workflow_harness: WorkflowHarness) -> None:
