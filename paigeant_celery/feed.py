@@ -11,7 +11,6 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from pydantic import TypeAdapter
-from pydantic_core import PydanticSerializationError
 
 from paigeant_celery.errors import PaigeantError
 
@@ -45,7 +44,7 @@ class EventFeed:
         fields = {"event": str(event.event_kind), "run": run_id, "step": str(step), "attempt": self._attempt}
         try:
             data = self._adapter(type(event)).dump_json(event)
-        except (PydanticSerializationError, ValueError) as error:
+        except Exception as error:  # noqa: BLE001 - classes and serializers of events may be the user's
             self._put({**fields, "error": type(error).__name__})
             return
         self._put({**fields, "data": data.decode()} if len(data) <= MOST_BYTES else {**fields, "bytes": str(len(data))})

@@ -134,6 +134,16 @@ class Odd:
     event_kind: str = "odd"
 
 
+class Engine:
+    """Nothing that pydantic knows."""
+
+
+@dataclass
+class Progress:
+    engine: Engine
+    event_kind: str = "custom"
+
+
 async def test_an_event_that_is_too_large_or_no_json_is_told_without_its_data() -> None:
     """A file that a tool read does not go to every watcher, and what cannot be written fails no step."""
     watcher = Watcher()
@@ -142,12 +152,14 @@ async def test_an_event_that_is_too_large_or_no_json_is_told_without_its_data() 
     async with feed.flowing():
         feed.put("r", 1, delta("x" * 20_000))
         feed.put("r", 1, Odd(object()))
+        feed.put("r", 1, Progress(Engine()))
         feed.tell("call_made", call="tool", name="search")
 
-    large, odd, own = watcher.batches[0]
+    large, odd, unknown, own = watcher.batches[0]
     assert int(large["bytes"]) > 20_000
     assert "data" not in large
     assert odd["error"] == "PydanticSerializationError"
+    assert unknown["error"] == "PydanticSchemaGenerationError"
     assert own == {"event": "call_made", "attempt": "1", "call": "tool", "name": "search"}
 
 
