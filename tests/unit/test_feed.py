@@ -18,6 +18,8 @@ from paigeant_celery.feed import EventFeed
 
 pytestmark = pytest.mark.anyio
 
+AWAY = Unreachable("store", "redis://127.0.0.1:1", "ConnectionError")
+
 
 def delta(text: str) -> PartDeltaEvent:
     return PartDeltaEvent(index=0, delta=TextPartDelta(content_delta=text))
@@ -34,7 +36,7 @@ class Watcher:
     def send(self, events: Sequence[Mapping[str, str]]) -> bool:
         if self.away.is_set():
             self.away.clear()
-            raise Unreachable("store", "redis://127.0.0.1:1", "ConnectionError")
+            raise AWAY
         self.batches.append(list(events))
         self.seen.set()
         return True
@@ -87,6 +89,44 @@ async def test_events_wait_for_a_store_that_is_away() -> None:
     assert watcher.texts == ["a", "b", "c"]
 
 
+async def test_a_store_that_stays_away_is_logged_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An outage must not fill the logs of a worker that runs a thousand agents."""
+    monkeypatch.setattr(feeds, "PAUSE", 0.001)
+    tried, again = [0], threading.Event()
+
+    def send(events: Sequence[Mapping[str, str]]) -> bool:
+        tried[0] += 1
+        if tried[0] < 5:
+            raise AWAY
+        again.set()
+        return True
+
+    feed = EventFeed(send, attempt=1)
+    async with feed.flowing():
+        feed.put("r", 1, delta("a"))
+        assert await asyncio.to_thread(again.wait, 10)
+
+    assert [record.action for record in caplog.records if hasattr(record, "action")] == ["events_wait"]
+
+
+async def test_events_that_the_store_cannot_take_are_counted_and_fail_no_run() -> None:
+    """The answer of a run is paid for; what was shown of it is not worth losing it."""
+    watcher = Watcher()
+
+    def send(events: Sequence[Mapping[str, str]]) -> bool:
+        for event in events:
+            event.get("name", "").encode()
+        return watcher.send(events)
+
+    feed = EventFeed(send, attempt=1)
+    async with feed.flowing():
+        feed.tell("call_made", call="tool", name="\ud800")
+
+    assert watcher.batches == [[{"event": "dropped", "attempt": "1", "count": "1"}]]
+
+
 async def test_what_is_left_at_the_end_waits_for_the_batch_that_is_on_its_way() -> None:
     """A slow store must not be told the end of a run before its middle."""
     watcher, sending, go_on = Watcher(), threading.Event(), threading.Event()
@@ -126,6 +166,36 @@ async def test_too_many_events_are_counted(monkeypatch: pytest.MonkeyPatch) -> N
     (batch,) = watcher.batches
     assert batch[0] == {"event": "dropped", "attempt": "1", "count": "2"}
     assert [json.loads(event["data"])["delta"]["content_delta"] for event in batch[1:]] == ["c", "d", "e"]
+
+
+async def test_events_are_counted_whose_store_is_away_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is told and what is counted add up, however often it had to wait."""
+    monkeypatch.setattr(feeds, "PAUSE", 0.001)
+    monkeypatch.setattr(feeds, "LONGEST_PAUSE", 0.001)
+    monkeypatch.setattr(feeds, "MOST_WAITING", 10)
+    monkeypatch.setattr(feeds, "MOST_AT_ONCE", 4)
+    arrived: list[Mapping[str, str]] = []
+    back, failed = threading.Event(), threading.Semaphore(0)
+
+    def send(events: Sequence[Mapping[str, str]]) -> bool:
+        if not back.is_set():
+            failed.release()
+            raise AWAY
+        arrived.extend(events)
+        return True
+
+    feed = EventFeed(send, attempt=1)
+    async with feed.flowing():
+        for number in range(50):
+            feed.put("r", 1, delta(str(number)))
+            if number % 3 == 0:
+                assert await asyncio.to_thread(failed.acquire, timeout=10)
+        back.set()
+
+    counted = sum(int(event["count"]) for event in arrived if event["event"] == "dropped")
+    told = [json.loads(event["data"])["delta"]["content_delta"] for event in arrived if "data" in event]
+    assert told == [str(number) for number in range(counted, 50)]
+    assert len(told) <= 10 + 4  # and a batch on its way
 
 
 @dataclass
