@@ -200,6 +200,12 @@ class CeleryDurability(BaseDurabilityCapability[AgentDepsT]):
             self._given[model_id] = model
             return model_id
 
+    async def _resolve_model_for_request(self, model_id: str | None, run_context: RunContext[AgentDepsT]) -> Model:
+        """Also serve an operation of an agent that has no model of its own: it gets that of the run."""
+        if model_id is None and "default" not in self._models_by_id and isinstance(run_context.model, Model):
+            return run_context.model
+        return await super()._resolve_model_for_request(model_id, run_context)
+
     def _registered_model_id(self, model: Model) -> tuple[bool, str | None]:
         registered, model_id = super()._registered_model_id(model)
         if registered:

@@ -28,7 +28,7 @@ except ImportError:
 __all__ = ["rebuilt", "survived"]
 
 
-def survived(error: Exception, fingerprint: Mapping[str, str]) -> Record:
+def survived(error: BaseException, fingerprint: Mapping[str, str]) -> Record:
     """Return the record of a call that failed; with what a model's stream gave before it did."""
     streamed = streamed_before_failing(error)
     return Record(
@@ -47,7 +47,7 @@ def rebuilt(record: Record) -> Exception:
     return error
 
 
-def _described(error: Exception) -> RecordedError:
+def _described(error: BaseException) -> RecordedError:
     arguments: tuple[object, ...] = error.args
     if isinstance(error, exceptions.ModelHTTPError):
         arguments = (error.status_code, error.model_name, error.body)

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic_ai.durable_exec import ModelRequestParams
 from pydantic_ai.messages import ModelMessage, ModelResponse
 from pydantic_ai.tools import ToolDefinition
-from pydantic_core import to_json
+from pydantic_core import PydanticSerializationError, to_json
 
 __all__ = ["Digests", "digest"]
 
@@ -67,8 +67,17 @@ def digest(value: object) -> str:
     try:
         text = json.dumps(value, sort_keys=True).encode()
     except (TypeError, ValueError):
-        text = to_json(value, fallback=_type_name, inf_nan_mode="constants", serialize_unknown=True)
+        text = _any_json(value)
     return hashlib.blake2b(text, digest_size=8).hexdigest()
+
+
+def _any_json(value: object) -> bytes:
+    try:
+        return to_json(
+            value, fallback=_type_name, inf_nan_mode="constants", bytes_mode="base64", serialize_unknown=True
+        )
+    except (PydanticSerializationError, ValueError):  # it has no bytes at all; its drift shows nowhere
+        return _type_name(value).encode()
 
 
 def _tools(params: ModelRequestParams) -> Iterable[ToolDefinition]:

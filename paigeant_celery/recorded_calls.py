@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from pydantic_ai.durable_exec import (
@@ -34,31 +36,46 @@ except ImportError:
 
 __all__ = ["JournalBackend", "recorded"]
 
+CUT_OFF = asyncio.CancelledError.__name__
+
 ParamsT = TypeVar("ParamsT")
 WireT = TypeVar("WireT")
 ResultT = TypeVar("ResultT")
 
 
 async def recorded(
-    journal: HopJournal, key: CallKey, fingerprint: Mapping[str, str], make: Callable[[], Awaitable[Record]]
-) -> tuple[Record, bool]:
-    """Return the record of a call, and whether an earlier attempt made it; raises what that raised and survived."""
+    journal: HopJournal,
+    key: CallKey,
+    fingerprint: Mapping[str, str],
+    make: Callable[[], Awaitable[Record]],
+    *,
+    used: Callable[[], Mapping[str, Any]] = dict,
+    count: Callable[[Mapping[str, Any]], None] = lambda usage: None,
+) -> Record:
+    """Return the record of a call that was made now or by an earlier attempt; raises what that raised and survived.
+
+    A call that was cut off and survived waits to be cut off again. `used` says what a call that failed had used, and
+    `count` gets what a replayed one used.
+    """
     record = journal.find(key, fingerprint)
     if record is not None:
         record_durable_unit(executed=False)
-        if record.failure is not None:
-            raise rebuilt(record)
-        return record, True
+        count(record.usage)
+        if record.failure is None:
+            return record
+        if record.failure.error_class == CUT_OFF:
+            await asyncio.Event().wait()
+        raise rebuilt(record)
     async with journal.making():
         try:
             with calling(str(key), recorded=True), durable_unit_scope():
                 record = await make()
-        except Exception as error:
-            journal.add_later(key, survived(error, fingerprint))
+        except (Exception, asyncio.CancelledError) as error:
+            journal.add_later(key, replace(survived(error, fingerprint), usage=used()))
             raise
         await journal.add(key, record)
     record_durable_unit(executed=True)
-    return record, False
+    return record
 
 
 class JournalBackend(DurableOperationBackend[None]):
@@ -102,7 +119,7 @@ class _RecordedOperation(BoundDurableOperation[ParamsT, WireT, ResultT]):
         ctx = _context_of(params)
         call_id = ctx.tool_call_id or _call_id_of(params) or ""
         key = journal.key(ctx.run_id or "", ctx.run_step, kind, name=name, call_id=call_id)
-        record, _ = await recorded(journal, key, fingerprint, make)
+        record = await recorded(journal, key, fingerprint, make)
         return self._operation.result_codec.load(record.result)
 
     def _identity(self, params: object) -> tuple[CallKind, str, dict[str, str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager
 from copy import copy
 from dataclasses import dataclass, replace
@@ -93,21 +93,26 @@ class RecordedToolset(WrapperToolset[AgentDepsT]):
         The usage of agents that ran inside it counts both times.
         """
         fingerprint = {"arguments": digest(arguments)}
+        spent = copy(ctx.usage)
+        before = copy(spent)
+
+        def used() -> dict[str, Any]:
+            return _counted(spent - before)
+
+        def count(usage: Mapping[str, Any]) -> None:
+            if usage:
+                ctx.usage.incr(_USAGE.validate_python(usage))
 
         async def make() -> Record:
-            spent = copy(ctx.usage)
-            before = copy(spent)
             try:
                 with self.scope(replace(ctx, usage=spent)) as inside:
                     result = self._dumped(await wrap_tool_call_result(call(inside)), name)
             finally:
                 ctx.usage.incr(spent - before)
-            return Record(fingerprint=fingerprint, result=result, usage=_counted(spent - before))
+            return Record(fingerprint=fingerprint, result=result, usage=used())
 
         key = journal.key(ctx.run_id or "", ctx.run_step, kind, name=name, call_id=ctx.tool_call_id or "")
-        record, replayed = await recorded(journal, key, fingerprint, make)
-        if replayed and record.usage:
-            ctx.usage.incr(_USAGE.validate_python(record.usage))
+        record = await recorded(journal, key, fingerprint, make, used=used, count=count)
         return unwrap_tool_call_result(self.results.load(record.result))
 
     def _dumped(self, result: CallToolResult, name: str) -> object:

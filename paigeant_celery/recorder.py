@@ -12,13 +12,14 @@ from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from paigeant_celery.errors import HopLost, NonDeterminismError, TransientError
+from paigeant_celery.errors import HopLost, NonDeterminismError, NotSerializable, TransientError
 from paigeant_celery.feed import EventFeed
 from paigeant_celery.journal import CallKey, CallKind, Record, differences, parse_key, parse_record
 from paigeant_celery.ports import Closing, Store
 
 __all__ = ["HopJournal", "calling", "current_journal", "journalling", "surrounding_journal"]
 
+MAX_RECORD = 16 * 1024 * 1024  # characters; as large as outputs may be by default
 WRITE_WAIT = 0.2  # seconds before a record is written again while the store is away; doubled up to 5 s
 
 # Calls that a step makes only when its model has answered; events and operations may come before.
@@ -37,6 +38,14 @@ class _Scope:
 
 
 _scope: ContextVar[_Scope | None] = ContextVar("paigeant_journal", default=None)
+
+
+@dataclass(frozen=True)
+class _Unwritten:
+    """A record that is written with a later one; `begun` is how many runs had begun when the call ended."""
+
+    text: str
+    begun: int
 
 
 class HopJournal:
@@ -62,7 +71,8 @@ class HopJournal:
         self.feed = feed
         self._lock = threading.Lock()
         self._runs, self._occurrences = Counter[str](), Counter[CallKey]()
-        self._unwritten: dict[str, str] = {}
+        self._unwritten: dict[CallKey, _Unwritten] = {}
+        self._begun: dict[str, int] = {}  # run -> how many began before it
         self._making = self._resting = 0
         self._last = _last_places(records)
         self._drifted: set[str] = set()
@@ -86,6 +96,7 @@ class HopJournal:
         with self._lock:
             number = self._runs[name]
             self._runs[name] += 1
+            self._begun[f"{name}:{number}"] = len(self._begun)
         return f"{self.hop_id}:{name}:{number}"
 
     def key(self, run_id: str, step: int, kind: CallKind, *, name: str = "", call_id: str = "") -> CallKey:
@@ -108,6 +119,8 @@ class HopJournal:
         Raises `NonDeterminismError` where the code asks for something else than it did, or for a call that it did not
         make when it went on from here before. Drift of texts is logged.
         """
+        if self.fault is not None:  # whoever swallowed it goes on in vain: nothing more is made or paid
+            raise self.fault
         text = self._records.get(str(key))
         try:
             if text is None:
@@ -146,17 +159,25 @@ class HopJournal:
                 self._making -= 1
 
     async def add(self, key: CallKey, record: Record) -> None:
-        """Record a call; raises `HopLost` where this owner may write no more."""
+        """Record a call; raises `HopLost` where this owner may write no more, `NotSerializable` if it is too large."""
+        text = record.encode()
+        if len(text) > MAX_RECORD:
+            said = f"{key.label} gave {len(text)} characters, and at most {MAX_RECORD} are recorded; return a reference"
+            raise NotSerializable("result_too_large", said)
         with self._lock:
-            records, self._unwritten = {**self._unwritten, str(key): record.encode()}, {}
-        await self._write(records)
+            before = [earlier for earlier in self._unwritten if self._is_survived(earlier, key)]
+            records = {str(earlier): self._unwritten[earlier].text for earlier in before}
+        await self._write({**records, str(key): text})
+        with self._lock:  # not earlier: the writing may be cut off
+            for earlier in before:
+                self._unwritten.pop(earlier, None)
         self.made += 1
         self._tell("call_made", key)
 
     def add_later(self, key: CallKey, record: Record) -> None:
-        """Record a call together with the next one: it matters only if the run goes on after it."""
+        """Record a call together with a later one of its run: it matters only if the run goes on after it."""
         with self._lock:
-            self._unwritten[str(key)] = record.encode()
+            self._unwritten[key] = _Unwritten(record.encode(), begun=len(self._begun))
 
     def started_at(self, run_id: str, now: datetime) -> datetime:
         """Return when a run began in its first attempt, which is `now` where this is the first."""
@@ -182,6 +203,15 @@ class HopJournal:
                 logger.warning("waiting: %s", error, extra={"action": "waiting_for_server"})
             await asyncio.sleep(wait)
             wait = min(5.0, wait * 2)
+
+    def _is_survived(self, earlier: CallKey, key: CallKey) -> bool:
+        """Say whether a call shows that the step went on after an earlier one that failed.
+
+        That is a fallback's answer, a later step of its run, or a run that began since. What runs beside it is not.
+        """
+        if key.run != earlier.run:
+            return self._begun.get(key.run, -1) >= self._unwritten[earlier].begun
+        return key.step > earlier.step or (key.step == earlier.step and earlier.kind == key.kind == "model")
 
     def _check_new(self, key: CallKey) -> None:
         last = self._last.get(key.run)

@@ -2,7 +2,7 @@
 -- ARGV: prefix, hop, owner, fence, then key, record for each
 -- Answer: 1 recorded, now or by an earlier call | 0 overtaken, closed or cancelled, nothing changed
 
-local _, hop, owner, fence = unpack(ARGV)
+local _, hop, owner, fence = unpack(ARGV, 1, 4)
 
 local wrong = misplaced(hop_key(hop), 'hash', journal_key(hop), 'hash')
 if wrong then return wrong end
