@@ -75,7 +75,8 @@ def calls(events: list[WorkflowEvent]) -> list[tuple[str, str, str]]:
 
 async def test_words_and_tool_calls_are_told(workflow_harness: WorkflowHarness) -> None:
     """A page shows an answer as it is written, from any process."""
-    handle = workflow_harness.dispatch([Writer().agent.activity("Write.")], stream=True)
+    writer = Writer()  # held, for the registry does not hold it
+    handle = workflow_harness.dispatch([writer.agent.activity("Write.")], stream=True)
     await workflow_harness.deliver()
 
     events = [event async for event in handle.events()]
@@ -115,7 +116,8 @@ async def test_a_word_is_seen_before_the_next_one_is_written(workflow_harness: W
 
 async def test_reading_resumes_behind_any_event(workflow_harness: WorkflowHarness) -> None:
     """A page that was reloaded shows the rest, and nothing twice."""
-    handle = workflow_harness.dispatch([Writer().agent.activity("Write.")], stream=True)
+    writer = Writer()  # held, for the registry does not hold it
+    handle = workflow_harness.dispatch([writer.agent.activity("Write.")], stream=True)
     await workflow_harness.deliver()
     events = [event async for event in handle.events()]
 
