@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import os
-import sys
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
 
 import pytest
 import redis
 
-# Helpers beside this file can be imported however pytest is called, and the checkout's package cannot.
-sys.path.insert(0, str(Path(__file__).parent))
-
-from servers import NoServer, RabbitServer, RedisServer, rabbit_server, redis_server
+from tests.support.servers import NoServer, RabbitServer, RedisServer, rabbit_server, redis_server
 
 S = TypeVar("S")
 

@@ -25,11 +25,6 @@ from typing import Any
 import pytest
 import redis
 from celery import Celery, signature
-from processes import Deployment, Process, deployment, eventually
-from refusals import CASES as REFUSALS
-from refusals import SECRET as REFUSED_SECRET
-from refusals import agents
-from servers import RedisServer
 
 from paigeant_celery import (
     ActivitySpec,
@@ -46,6 +41,11 @@ from paigeant_celery.ports import DeadLetter, HopRecord, NewWorkflow
 from paigeant_celery.registry import registry
 from paigeant_celery.slip import name_steps
 from paigeant_celery.transport import CeleryTransport
+from tests.support.processes import Deployment, Process, deployment, eventually
+from tests.support.refused_dispatches import CASES as REFUSALS
+from tests.support.refused_dispatches import SECRET as REFUSED_SECRET
+from tests.support.refused_dispatches import agents
+from tests.support.servers import RedisServer
 
 SECRET = "hunter2"  # stands in what is refused, and must stand in no log
 GOOD_WITHIN = 2.0  # seconds until the next good workflow must have ended

@@ -11,9 +11,10 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from chaos.storm import ARMED, Plan
-from chaos.trial import Report, try_chain, try_slip
-from processes import own_pids
+
+from tests.chaos.storm import ARMED, Plan
+from tests.chaos.trial import Report, try_chain, try_slip
+from tests.support.processes import own_pids
 
 SEEDS = (1, 2, 3)
 CONTROL_SEEDS = SEEDS[:1]  # a trial of the chain takes about as long as one of ours

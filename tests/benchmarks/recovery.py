@@ -50,13 +50,12 @@ from typing import Protocol
 import psutil
 from celery import Celery
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # the helpers of the tests
-
-from chaos.history import Run, runs_in
-from processes import START_WITHIN, Deployment, Process, deployment, eventually
-from servers import NoServer, redis_server
+sys.path.append(str(Path(__file__).parents[2]))  # for the helpers of the tests; the installed package goes first
 
 from paigeant_celery import FunctionSpec, WorkflowDispatcher
+from tests.chaos.history import Run, runs_in
+from tests.support.processes import START_WITHIN, Deployment, Process, deployment, eventually
+from tests.support.servers import NoServer, redis_server
 
 TASK = "patient.hold"
 SHORT_TIMEOUT, DEFAULT_TIMEOUT = 5.0, 3600.0  # seconds; Kombu's `visibility_timeout`

@@ -17,11 +17,11 @@ from typing import Protocol
 import redis
 from celery import Celery, chain
 from kombu.exceptions import OperationalError
-from processes import Deployment, Process
 
-from chaos.history import Event, Workflow, lines_of
 from paigeant_celery import WorkflowDispatcher
 from paigeant_celery.errors import UnknownWorkflow
+from tests.chaos.history import Event, Workflow, lines_of
+from tests.support.processes import Deployment, Process
 
 __all__ = ["LEASE", "Chain", "Contestant", "Slip", "Work"]
 

@@ -16,13 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import redis
-from hosts.ledger import note
-from hosts.stumbles import FOR_GOOD, IN_PASSING
-from processes import START_WITHIN, Process, eventually, own_pids
-from servers import RedisServer
 
-from chaos.contestants import LEASE, UNACKED, Contestant, Work
-from chaos.history import ORDERLY_END, latest_runs_in
+from tests.chaos.contestants import LEASE, UNACKED, Contestant, Work
+from tests.chaos.history import ORDERLY_END, latest_runs_in
+from tests.hosts.ledger import note
+from tests.hosts.stumbles import FOR_GOOD, IN_PASSING
+from tests.support.processes import START_WITHIN, Process, eventually, own_pids
+from tests.support.servers import RedisServer
 
 __all__ = ["ARMED", "Plan", "Storm"]
 

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import redis
-from processes import Deployment, deployment
-from servers import redis_server
 
-from chaos.checker import Violation, excuses, violations
-from chaos.contestants import SETTINGS, Chain, Slip
-from chaos.history import History, hits_in, runs_in
-from chaos.storm import Plan, Storm
+from tests.chaos.checker import Violation, excuses, violations
+from tests.chaos.contestants import SETTINGS, Chain, Slip
+from tests.chaos.history import History, hits_in, runs_in
+from tests.chaos.storm import Plan, Storm
+from tests.support.processes import Deployment, deployment
+from tests.support.servers import redis_server
 
 __all__ = ["Report", "try_chain", "try_slip"]
 

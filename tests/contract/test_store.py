@@ -16,7 +16,6 @@ from typing import Any, Protocol, cast
 
 import pytest
 import redis
-from servers import free_port
 
 from paigeant_celery.errors import ConfigurationError, InvalidInput, StoreCorrupt, TransientError, Unreachable
 from paigeant_celery.flow import Failure
@@ -37,6 +36,7 @@ from paigeant_celery.ports import (
 from paigeant_celery.store import open_store
 from paigeant_celery.store.memory import MemoryStore
 from paigeant_celery.store.redis import RedisStore
+from tests.support.servers import free_port
 
 LEASE = 30.0  # seconds; never lapses within a test
 BRIEF_LEASE = 0.2

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from processes import HOSTS, START_WITHIN, Deployment, Process, deployment, run_script
-from servers import RedisServer
+
+from tests.support.processes import HOSTS, START_WITHIN, Deployment, Process, deployment, run_script
+from tests.support.servers import RedisServer
 
 DJANGO = HOSTS / "django_project"
 WITHIN = 20.0

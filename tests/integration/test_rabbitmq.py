@@ -14,10 +14,7 @@ from typing import Any
 import amqp
 import celery
 import pytest
-from conftest import RedisDatabase
 from kombu import Connection, Queue
-from processes import START_WITHIN, Deployment, eventually, free_port
-from servers import RabbitServer
 
 from paigeant_celery import (
     ActivityExecutor,
@@ -31,6 +28,9 @@ from paigeant_celery import (
 from paigeant_celery.errors import NotPublished, StoreRequired, Unreachable
 from paigeant_celery.ports import DeadLetter, Store
 from paigeant_celery.registry import registry
+from tests.conftest import RedisDatabase
+from tests.support.processes import START_WITHIN, Deployment, eventually, free_port
+from tests.support.servers import RabbitServer
 
 WITHIN = 20.0  # seconds until a workflow must have ended; the steps themselves take milliseconds
 

@@ -10,8 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from processes import START_WITHIN, Process, run_script, script_environment
-from servers import RedisServer
+
+from tests.support.processes import START_WITHIN, Process, run_script, script_environment
+from tests.support.servers import RedisServer
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

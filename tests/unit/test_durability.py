@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from journalled import JournalledHop, history
 from pydantic_ai import Agent, ModelRetry, RunContext
 from pydantic_ai.exceptions import ModelHTTPError
 from pydantic_ai.messages import (
@@ -25,6 +24,7 @@ from pydantic_ai.run import AgentRunResult
 
 from paigeant_celery.durability import CeleryDurability, idempotency_key
 from paigeant_celery.errors import HopLost
+from tests.support.journalled_hop import JournalledHop, history
 
 pytestmark = pytest.mark.anyio
 

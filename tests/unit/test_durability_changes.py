@@ -8,7 +8,6 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from journalled import JournalledHop, calls, scripted
 from pydantic import BaseModel
 from pydantic_ai import Agent, ModelRetry, NativeOutput
 from pydantic_ai.exceptions import UsageLimitExceeded
@@ -16,6 +15,7 @@ from pydantic_ai.usage import UsageLimits
 
 from paigeant_celery.durability import CeleryDurability
 from paigeant_celery.errors import HopLost, NonDeterminismError
+from tests.support.journalled_hop import JournalledHop, calls, scripted
 
 pytestmark = pytest.mark.anyio
 

@@ -12,7 +12,6 @@ from typing import Any
 from weakref import ReferenceType, ref
 
 import pytest
-from journalled import JournalledHop, calls, history, scripted
 from pydantic_ai import Agent
 from pydantic_ai.capabilities import AbstractCapability
 from pydantic_ai.exceptions import ModelHTTPError, UserError
@@ -25,6 +24,7 @@ from pydantic_ai.models.wrapper import WrapperModel
 from paigeant_celery import loop_models
 from paigeant_celery.durability import CeleryDurability
 from paigeant_celery.loop import in_own_thread
+from tests.support.journalled_hop import JournalledHop, calls, history, scripted
 
 try:
     from pydantic_ai.capabilities import ModelFallback

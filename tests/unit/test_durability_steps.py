@@ -6,7 +6,6 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from journalled import JournalledHop, calls, history, scripted
 from pydantic_ai import Agent, DeferredToolRequests, RunContext
 from pydantic_ai.durable_exec import JSON_CODEC, BaseDurabilityCapability, DurabilityEngineSpec, DurableOperationBackend
 from pydantic_ai.exceptions import UserError
@@ -18,6 +17,7 @@ from paigeant_celery import PaigeantAgent, WorkflowDispatcher, activity
 from paigeant_celery.durability import CeleryDurability
 from paigeant_celery.errors import WorkflowParked
 from paigeant_celery.testing import WorkflowHarness
+from tests.support.journalled_hop import JournalledHop, calls, history, scripted
 
 pytestmark = pytest.mark.anyio
 

@@ -8,7 +8,6 @@ from collections.abc import AsyncIterable, AsyncIterator
 from typing import Any
 
 import pytest
-from journalled import JournalledHop, calls, history, scripted
 from pydantic_ai import Agent, RunContext
 from pydantic_ai.messages import AgentStreamEvent, ModelMessage, PartDeltaEvent
 from pydantic_ai.models.function import AgentInfo, FunctionModel
@@ -17,6 +16,7 @@ from pydantic_ai.run import AgentRunResult
 from paigeant_celery.durability import CeleryDurability
 from paigeant_celery.errors import HopLost
 from paigeant_celery.loop import in_own_thread
+from tests.support.journalled_hop import JournalledHop, calls, history, scripted
 
 pytestmark = pytest.mark.anyio
 

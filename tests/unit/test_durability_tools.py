@@ -8,7 +8,6 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from journalled import JournalledHop, calls, history, scripted
 from pydantic_ai import Agent, RunContext
 from pydantic_ai.exceptions import UserError
 from pydantic_ai.messages import ToolReturnPart
@@ -18,6 +17,7 @@ from pydantic_ai.toolsets import FunctionToolset, WrapperToolset
 from paigeant_celery.durability import CeleryDurability, idempotency_key
 from paigeant_celery.errors import HopLost, NotSerializable, UsageError
 from paigeant_celery.recorded_tools import METADATA_KEY
+from tests.support.journalled_hop import JournalledHop, calls, history, scripted
 
 pytestmark = pytest.mark.anyio
 

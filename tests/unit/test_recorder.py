@@ -6,7 +6,6 @@ import asyncio
 from typing import Any
 
 import pytest
-from journalled import JournalledHop
 from pydantic_ai import Agent, RunContext
 from pydantic_ai.capabilities import AbstractCapability
 from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart, ToolCallPart
@@ -19,6 +18,7 @@ from paigeant_celery.errors import NonDeterminismError, NotSerializable, Unreach
 from paigeant_celery.fingerprints import digest
 from paigeant_celery.journal import CallKey, Record, RecordedError, parse_key
 from paigeant_celery.recorder import HopJournal
+from tests.support.journalled_hop import JournalledHop
 
 pytestmark = pytest.mark.anyio
 

@@ -6,10 +6,9 @@ import json
 from collections import Counter
 from dataclasses import dataclass
 
-from processes import START_WITHIN, Deployment, Process
-
 from paigeant_celery import ActivitySpec, FunctionSpec, WorkflowDispatcher, WorkflowHandle
 from paigeant_celery.dead_letters import DeadLetters
+from tests.support.processes import START_WITHIN, Deployment, Process
 
 __all__ = ["Library", "Note"]
 

@@ -35,7 +35,7 @@ __all__ = [
 
 T = TypeVar("T")
 
-HOSTS = Path(__file__).parent / "hosts"
+HOSTS = Path(__file__).parents[1] / "hosts"
 
 START_WITHIN = 40.0  # seconds; a machine with two cores starts several workers at once
 STOP_WITHIN = 15.0
