@@ -22,6 +22,7 @@ from paigeant_celery.transport import CeleryTransport, transport_of
 
 __all__ = [
     "HOSTS",
+    "PROGRAMS",
     "START_WITHIN",
     "Deployment",
     "Process",
@@ -35,7 +36,8 @@ __all__ = [
 
 T = TypeVar("T")
 
-HOSTS = Path(__file__).parents[1] / "hosts"
+PROGRAMS = Path(__file__).parents[1] / "programs"  # what workers and scripts load, by bare names
+HOSTS = PROGRAMS / "hosts"  # whole applications that paigeant_celery is added to
 
 START_WITHIN = 40.0  # seconds; a machine with two cores starts several workers at once
 STOP_WITHIN = 15.0
@@ -221,13 +223,13 @@ def deployment(url: str, folder: Path, **settings: Any) -> Iterator[Deployment]:
 
 
 def script_environment() -> dict[str, str]:
-    """Return the environment of a process that finds the host modules and none of our variables."""
+    """Return the environment of a process that finds the programs and none of our variables."""
     kept = {
         name: value
         for name, value in os.environ.items()
         if not name.startswith(("PAIGEANT_", "CELERY_", "DJANGO_", "PYTEST_"))
     }
-    return {**kept, "PYTHONPATH": str(HOSTS), "PYTHONUNBUFFERED": "1", "C_FORCE_ROOT": "1"}
+    return {**kept, "PYTHONPATH": f"{PROGRAMS}{os.pathsep}{HOSTS}", "PYTHONUNBUFFERED": "1", "C_FORCE_ROOT": "1"}
 
 
 def run_script(source: str, *arguments: str, within: float = 40.0, cwd: Path | None = None, **environment: str) -> str:
