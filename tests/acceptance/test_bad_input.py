@@ -864,7 +864,7 @@ def test_a_correlation_id_that_is_used_again_sends_nothing_more(redis_url: str, 
 # Where each row is tested: a test by its file and name, and how many cases of a table begin with the row's number.
 
 HERE, UNIT, HOST = "acceptance/test_bad_input.py", "unit/test_bad_input.py", "integration/test_host.py"
-WORKFLOWS, ITINERARY = "acceptance/test_workflows.py", "unit/test_itinerary.py"
+WORKFLOWS, ITINERARY = "acceptance/test_workflows.py", "unit/agents/test_itinerary.py"
 PROCESSES, RABBIT = "acceptance/test_processes.py", "integration/test_rabbitmq.py"
 ON_RABBIT = f"{RABBIT}::test_what_cannot_be_digested_becomes_a_dead_letter_and_the_worker_goes_on"
 

@@ -28,7 +28,7 @@ from tests.support.journalled_hop import JournalledHop, history
 
 pytestmark = pytest.mark.anyio
 
-DATA = Path(__file__).parents[1] / "data"
+DATA = Path(__file__).parents[2] / "data"
 
 
 class Researcher:

@@ -17,7 +17,7 @@ from paigeant_celery.message import PaigeantMessage, content_digest, encode, par
 from paigeant_celery.policy import StepPolicy
 from paigeant_celery.slip import ActivitySpec, ExecutedStep, FunctionSpec, RoutingSlip
 
-WIRE = Path(__file__).parent.parent / "data" / "wire"
+WIRE = Path(__file__).parents[2] / "data" / "wire"
 NOON = datetime(2026, 1, 2, 12, 0, tzinfo=UTC)
 MAX_SIZE, MAX_STEPS = 1024 * 1024, 256
 
