@@ -53,7 +53,7 @@ from celery import Celery
 sys.path.append(str(Path(__file__).parents[2]))  # for the helpers of the tests; the installed package goes first
 
 from paigeant_celery import FunctionSpec, WorkflowDispatcher
-from tests.chaos.history import Run, runs_in
+from tests.proof.chaos.history import Run, runs_in
 from tests.support.processes import START_WITHIN, Deployment, Process, deployment, eventually
 from tests.support.servers import NoServer, redis_server
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.storm import ARMED, Plan
-from tests.chaos.trial import Report, try_chain, try_slip
+from tests.proof.chaos.storm import ARMED, Plan
+from tests.proof.chaos.trial import Report, try_chain, try_slip
 from tests.support.processes import own_pids
 
 SEEDS = (1, 2, 3)
@@ -23,7 +23,10 @@ FULL_FAULTS = 4  # times as many of each
 
 MIN_KILLS = 20
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/ns/pid").exists(), reason="needs /proc to see processes die")
+pytestmark = [
+    pytest.mark.acceptance,
+    pytest.mark.skipif(not Path("/proc/self/ns/pid").exists(), reason="needs /proc to see processes die"),
+]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -6,9 +6,9 @@ from dataclasses import fields
 
 import pytest
 
-from tests.model.moves import Budget
-from tests.model.records import Rules
-from tests.model.search import INVARIANTS, search
+from tests.proof.model.moves import Budget
+from tests.proof.model.records import Rules
+from tests.proof.model.search import INVARIANTS, search
 
 # All that an adversary can do to a workflow of three hops with two faults, and to one hop with three.
 SIZES = [(3, 2, 40_000), (1, 3, 40_000)]

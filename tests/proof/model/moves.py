@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from tests.model import records
-from tests.model.records import GONE, OWNERS, WORKERS, Claimed, Record, Rules, Store, put
+from tests.proof.model import records
+from tests.proof.model.records import GONE, OWNERS, WORKERS, Claimed, Record, Rules, Store, put
 
 __all__ = ["Budget", "Label", "Move", "State", "Worker", "canonical", "first", "holds", "moves"]
 

@@ -1,4 +1,4 @@
-"""Run trials from the command line: `python -m tests.chaos --seeds 1 2 3 --control`."""
+"""Run trials from the command line: `python -m tests.proof.chaos --seeds 1 2 3 --control`."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.chaos.storm import ARMED, Plan
-from tests.chaos.trial import try_chain, try_slip
+from tests.proof.chaos.storm import ARMED, Plan
+from tests.proof.chaos.trial import try_chain, try_slip
 from tests.support.processes import own_pids
 
 
 def main() -> int:
     """Print the figures of ours and, where asked for, of a plain chain; 1 where something does not hold."""
-    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.proof.chaos", description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1], metavar="SEED")
     parser.add_argument("--workflows", type=int, default=100)
     parser.add_argument("--steps", type=int, default=3)

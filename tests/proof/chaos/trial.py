@@ -11,10 +11,10 @@ from pathlib import Path
 
 import redis
 
-from tests.chaos.checker import Violation, excuses, violations
-from tests.chaos.contestants import SETTINGS, Chain, Slip
-from tests.chaos.history import History, hits_in, runs_in
-from tests.chaos.storm import Plan, Storm
+from tests.proof.chaos.checker import Violation, excuses, violations
+from tests.proof.chaos.contestants import SETTINGS, Chain, Slip
+from tests.proof.chaos.history import History, hits_in, runs_in
+from tests.proof.chaos.storm import Plan, Storm
 from tests.support.processes import Deployment, deployment
 from tests.support.servers import redis_server
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 
-from tests.model.moves import CLAIMED, TO_CLOSE, Label, State, holds
-from tests.model.records import OWNERS, WORKERS, Record, Rules
+from tests.proof.model.moves import CLAIMED, TO_CLOSE, Label, State, holds
+from tests.proof.model.records import OWNERS, WORKERS, Record, Rules
 
 __all__ = ["MOVE_INVARIANTS", "STATE_INVARIANTS", "has_ended"]
 

@@ -8,9 +8,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from itertools import chain
 
-from tests.model.invariants import MOVE_INVARIANTS, STATE_INVARIANTS, has_ended
-from tests.model.moves import Budget, Label, State, canonical, first, moves
-from tests.model.records import Rules
+from tests.proof.model.invariants import MOVE_INVARIANTS, STATE_INVARIANTS, has_ended
+from tests.proof.model.moves import Budget, Label, State, canonical, first, moves
+from tests.proof.model.records import Rules
 
 __all__ = ["ENDLESS", "INVARIANTS", "STRANDED", "Finding", "Report", "TooMany", "search"]
 

@@ -17,10 +17,10 @@ from pathlib import Path
 
 import redis
 
-from tests.chaos.contestants import LEASE, UNACKED, Contestant, Work
-from tests.chaos.history import ORDERLY_END, latest_runs_in
 from tests.programs.ledger import note
 from tests.programs.stumbles import FOR_GOOD, IN_PASSING
+from tests.proof.chaos.contestants import LEASE, UNACKED, Contestant, Work
+from tests.proof.chaos.history import ORDERLY_END, latest_runs_in
 from tests.support.processes import START_WITHIN, Process, eventually, own_pids
 from tests.support.servers import RedisServer
 

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from tests.chaos.history import ORDERLY_END, Event, History, Hit, Run, Workflow
+from tests.proof.chaos.history import ORDERLY_END, Event, History, Hit, Run, Workflow
 
 __all__ = ["Violation", "excuses", "violations"]
 

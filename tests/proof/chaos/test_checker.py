@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.checker import Violation, excuses, violations
-from tests.chaos.history import ORDERLY_END, Event, History, Hit, Run, Workflow, hits_in, latest_runs_in, runs_in
+from tests.proof.chaos.checker import Violation, excuses, violations
+from tests.proof.chaos.history import ORDERLY_END, Event, History, Hit, Run, Workflow, hits_in, latest_runs_in, runs_in
 
 FIRST = Run(hop_id="w.0", process="one", pid=2, begun=1.0, ended=1.5)
 SECOND = Run(hop_id="w.1", process="two", pid=2, begun=2.0, ended=2.5)

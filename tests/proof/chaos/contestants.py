@@ -20,7 +20,7 @@ from kombu.exceptions import OperationalError
 
 from paigeant_celery import WorkflowDispatcher
 from paigeant_celery.errors import UnknownWorkflow
-from tests.chaos.history import Event, Workflow, lines_of
+from tests.proof.chaos.history import Event, Workflow, lines_of
 from tests.support.processes import Deployment, Process
 
 __all__ = ["LEASE", "Chain", "Contestant", "Slip", "Work"]

@@ -4,7 +4,7 @@ Two workflows of three hops, three owners, and time that passes by making record
 last sweep is set back, as if its time had gone by, and nobody sleeps. After each call the records themselves are read.
 
 The number of examples is small and they are the same each time; `STORE_EXAMPLES=2000 python -m pytest
-tests/contract/test_store_machine.py` looks further, with new ones at each run.
+tests/proof/machine` looks further, with new ones at each run.
 """
 
 from __future__ import annotations
