@@ -18,7 +18,7 @@ from kombu.transport import pyamqp, redis, virtual
 
 from paigeant_celery.intake import Intake
 from paigeant_celery.names import Names
-from tests.conftest import RedisDatabase
+from tests.support.servers import RedisDatabase
 
 WRAPPED = ("loop", "create_task_handler", "on_unknown_message", "on_unknown_task", "on_invalid_task", "on_decode_error")
 

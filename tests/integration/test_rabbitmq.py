@@ -28,9 +28,8 @@ from paigeant_celery import (
 from paigeant_celery.errors import NotPublished, StoreRequired, Unreachable
 from paigeant_celery.ports import DeadLetter, Store
 from paigeant_celery.registry import registry
-from tests.conftest import RedisDatabase
 from tests.support.processes import START_WITHIN, Deployment, eventually, free_port
-from tests.support.servers import RabbitServer
+from tests.support.servers import RabbitServer, RedisDatabase
 
 WITHIN = 20.0  # seconds until a workflow must have ended; the steps themselves take milliseconds
 

@@ -11,6 +11,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import amqp
@@ -18,7 +19,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-__all__ = ["NoServer", "RabbitServer", "RedisServer", "free_port", "rabbit_server", "redis_server"]
+__all__ = ["NoServer", "RabbitServer", "RedisDatabase", "RedisServer", "free_port", "rabbit_server", "redis_server"]
 
 START_TIMEOUT = 20.0  # seconds
 RABBIT_START_TIMEOUT = 60.0  # seconds; takes five on an idle machine with two cores
@@ -167,6 +168,18 @@ class RabbitServer:
                 return True
         except (OSError, amqp.AMQPError):
             return False
+
+
+@dataclass(frozen=True)
+class RedisDatabase:
+    """Where one test may write: keys under `prefix`, which are removed after it."""
+
+    url: str
+    prefix: str
+
+    def client(self) -> redis.Redis:
+        """Return a client that the test closes."""
+        return redis.Redis.from_url(self.url, decode_responses=True)
 
 
 @contextlib.contextmanager

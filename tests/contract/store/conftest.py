@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 
 from tests.contract.store.bench import Bench, MemoryBench, RedisBench
+from tests.support.servers import RedisDatabase
 
 
 @pytest.fixture(params=["memory", "redis"])
@@ -19,7 +19,7 @@ def bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
 
 
 @pytest.fixture
-def redis_bench_maker(redis_db: Any) -> Callable[[], Iterator[RedisBench]]:
+def redis_bench_maker(redis_db: RedisDatabase) -> Callable[[], Iterator[RedisBench]]:
     def make() -> Iterator[RedisBench]:
         bench = RedisBench(redis_db.url, redis_db.prefix)
         yield bench
