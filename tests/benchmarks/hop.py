@@ -56,7 +56,8 @@ from urllib.parse import urlsplit
 
 import redis
 
-sys.path.append(str(Path(__file__).parents[2]))  # for the helpers of the tests; the installed package goes first
+if not __package__:  # run by its path: the helpers are found, and the installed package goes first
+    sys.path.append(str(Path(__file__).parents[2]))
 
 from tests.benchmarks.contestants import prompt_of
 from tests.benchmarks.proxy import Turns, running_proxy

@@ -50,7 +50,8 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).parents[2]))  # for the helpers of the tests; the installed package goes first
+if not __package__:  # run by its path: the helpers are found, and the installed package goes first
+    sys.path.append(str(Path(__file__).parents[2]))
 
 from tests.benchmarks.durable_runs import Attempt, Bare, Bytes, Contestant, Dbos, Journal, Pinging, destination
 from tests.support.servers import NoServer, redis_server

@@ -50,7 +50,8 @@ from typing import Protocol
 import psutil
 from celery import Celery
 
-sys.path.append(str(Path(__file__).parents[2]))  # for the helpers of the tests; the installed package goes first
+if not __package__:  # run by its path: the helpers are found, and the installed package goes first
+    sys.path.append(str(Path(__file__).parents[2]))
 
 from paigeant_celery import FunctionSpec, WorkflowDispatcher
 from tests.proof.chaos.history import Run, runs_in
