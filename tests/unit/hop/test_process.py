@@ -62,6 +62,7 @@ def test_another_process_under_the_same_id_is_not_the_owner() -> None:
         "unknown:1:unknown:abc",
         "",
     ],
+    ids=["another boot", "no start", "no process", "host alone", "no host", "nothing"],  # the same in every process
 )
 def test_nobody_is_judged_whom_this_host_cannot_see(owner: str) -> None:
     """Then the lease decides, which is slow and right."""
