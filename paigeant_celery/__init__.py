@@ -10,13 +10,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from paigeant_celery.activities.context import WorkflowContext, workflow_context
+    from paigeant_celery.activities.deps import StepOutput, WorkflowDependencies
+    from paigeant_celery.activities.functions import activity
     from paigeant_celery.agent import PaigeantAgent, register_agent
-    from paigeant_celery.budget import WorkflowLimits
-    from paigeant_celery.context import WorkflowContext, workflow_context
-    from paigeant_celery.deps import StepOutput, WorkflowDependencies
-    from paigeant_celery.dispatch import WorkflowDispatcher
-    from paigeant_celery.durability import CeleryDurability, idempotency_key
-    from paigeant_celery.errors import (
+    from paigeant_celery.core.budget import WorkflowLimits
+    from paigeant_celery.core.errors import (
         NonDeterminismError,
         PaigeantError,
         StoreRequired,
@@ -26,49 +25,50 @@ if TYPE_CHECKING:
         WorkflowFailed,
         WorkflowParked,
     )
+    from paigeant_celery.core.message import PaigeantMessage
+    from paigeant_celery.core.policy import StepPolicy
+    from paigeant_celery.core.slip import ActivitySpec, FunctionSpec, RoutingSlip
+    from paigeant_celery.dispatch import WorkflowDispatcher
+    from paigeant_celery.durability import CeleryDurability, idempotency_key
     from paigeant_celery.executor import ActivityExecutor
-    from paigeant_celery.functions import activity
     from paigeant_celery.handle import WorkflowEvent, WorkflowHandle, WorkflowResult, WorkflowStatus
-    from paigeant_celery.message import PaigeantMessage
     from paigeant_celery.plugin import install
-    from paigeant_celery.policy import StepPolicy
-    from paigeant_celery.slip import ActivitySpec, FunctionSpec, RoutingSlip
     from paigeant_celery.transport import get_transport
 
 __version__ = "0.1.0"
 
 _HOME = {
     "ActivityExecutor": "executor",
-    "ActivitySpec": "slip",
+    "ActivitySpec": "core.slip",
     "CeleryDurability": "durability",
-    "FunctionSpec": "slip",
-    "NonDeterminismError": "errors",
+    "FunctionSpec": "core.slip",
+    "NonDeterminismError": "core.errors",
     "PaigeantAgent": "agent",
-    "PaigeantError": "errors",
-    "PaigeantMessage": "message",
-    "RoutingSlip": "slip",
-    "StepOutput": "deps",
-    "StepPolicy": "policy",
-    "StoreRequired": "errors",
-    "TransientError": "errors",
-    "UsageError": "errors",
-    "WorkflowCancelled": "errors",
-    "WorkflowContext": "context",
-    "WorkflowDependencies": "deps",
+    "PaigeantError": "core.errors",
+    "PaigeantMessage": "core.message",
+    "RoutingSlip": "core.slip",
+    "StepOutput": "activities.deps",
+    "StepPolicy": "core.policy",
+    "StoreRequired": "core.errors",
+    "TransientError": "core.errors",
+    "UsageError": "core.errors",
+    "WorkflowCancelled": "core.errors",
+    "WorkflowContext": "activities.context",
+    "WorkflowDependencies": "activities.deps",
     "WorkflowDispatcher": "dispatch",
     "WorkflowEvent": "handle",
-    "WorkflowFailed": "errors",
-    "WorkflowParked": "errors",
+    "WorkflowFailed": "core.errors",
+    "WorkflowParked": "core.errors",
     "WorkflowHandle": "handle",
-    "WorkflowLimits": "budget",
+    "WorkflowLimits": "core.budget",
     "WorkflowResult": "handle",
     "WorkflowStatus": "handle",
-    "activity": "functions",
+    "activity": "activities.functions",
     "get_transport": "transport",
     "idempotency_key": "durability",
     "install": "plugin",
     "register_agent": "agent",
-    "workflow_context": "context",
+    "workflow_context": "activities.context",
 }
 
 __all__ = [

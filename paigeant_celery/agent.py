@@ -12,12 +12,12 @@ from pydantic_ai.agent import AbstractAgent
 from pydantic_ai.tools import AgentDepsT
 from typing_extensions import TypeVar
 
-from paigeant_celery.errors import InvalidInput, UsageError
-from paigeant_celery.names import is_activity_name
-from paigeant_celery.policy import StepPolicy
-from paigeant_celery.registry import registry
+from paigeant_celery.activities.registry import registry
+from paigeant_celery.core.errors import InvalidInput, UsageError
+from paigeant_celery.core.names import is_activity_name
+from paigeant_celery.core.policy import StepPolicy
+from paigeant_celery.core.slip import ActivitySpec
 from paigeant_celery.runner import AgentActivity, DepsFactory
-from paigeant_celery.slip import ActivitySpec
 
 if TYPE_CHECKING:
     from pydantic_ai import AgentRetries, Tool, models

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from kombu.message import Message
 
-from paigeant_celery.errors import MessageError
+from paigeant_celery.core.errors import MessageError
 
 __all__ = ["BROKEN", "Watch", "harden", "headers_in"]
 

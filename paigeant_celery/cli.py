@@ -162,7 +162,7 @@ def _dead_letters(context: click.Context) -> DeadLetters:
 
 
 def _reading(ask: Callable[[], T]) -> T:
-    from paigeant_celery.errors import PaigeantError
+    from paigeant_celery.core.errors import PaigeantError
 
     try:
         return ask()
@@ -178,7 +178,7 @@ def _asked(context: click.Context, correlation_id: str, question: str, **more: b
 
 
 def _transport(context: click.Context) -> Any:
-    from paigeant_celery.errors import ConfigurationError
+    from paigeant_celery.core.errors import ConfigurationError
     from paigeant_celery.transport import transport_of
 
     app = context.obj.app

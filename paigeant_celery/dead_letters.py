@@ -9,14 +9,14 @@ from collections.abc import Sequence
 
 from pydantic import JsonValue
 
-from paigeant_celery.errors import MessageError, StoreRequired
+from paigeant_celery.activities.registry import registry
+from paigeant_celery.core.errors import MessageError, StoreRequired
+from paigeant_celery.core.message import PaigeantMessage, parse, sha256
+from paigeant_celery.core.names import split_hop_id
+from paigeant_celery.core.slip import ActivitySpec, ExecutedStep, FunctionSpec, RoutingSlip
 from paigeant_celery.guard import Arrival, content_of
-from paigeant_celery.message import PaigeantMessage, parse, sha256
-from paigeant_celery.names import split_hop_id
-from paigeant_celery.ports import DeadLetter, Letters, Transport
-from paigeant_celery.registry import registry
 from paigeant_celery.sending import delivery_of
-from paigeant_celery.slip import ActivitySpec, ExecutedStep, FunctionSpec, RoutingSlip
+from paigeant_celery.store.port import DeadLetter, Letters, Transport
 
 __all__ = ["DeadLetters", "letter_of", "redacted"]
 

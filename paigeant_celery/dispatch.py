@@ -13,8 +13,9 @@ from typing import cast
 
 from pydantic import JsonValue
 
-from paigeant_celery.budget import WorkflowLimits
-from paigeant_celery.errors import (
+from paigeant_celery.activities.registry import registry
+from paigeant_celery.core.budget import WorkflowLimits
+from paigeant_celery.core.errors import (
     EmptyItinerary,
     InvalidInput,
     MessageError,
@@ -24,13 +25,20 @@ from paigeant_celery.errors import (
     TransientError,
     WorkflowConflict,
 )
+from paigeant_celery.core.message import PaigeantMessage, content_digest, encode, parse, sha256
+from paigeant_celery.core.names import FIRST_PLACE, hop_id, is_correlation_id
+from paigeant_celery.core.slip import (
+    ActivitySpec,
+    FunctionSpec,
+    RegisteredActivity,
+    RoutingSlip,
+    Step,
+    crossing,
+    name_steps,
+)
 from paigeant_celery.handle import WorkflowHandle
-from paigeant_celery.message import PaigeantMessage, content_digest, encode, parse, sha256
-from paigeant_celery.names import FIRST_PLACE, hop_id, is_correlation_id
-from paigeant_celery.ports import Activity, HopRecord, NewWorkflow, Transport
-from paigeant_celery.registry import registry
 from paigeant_celery.sending import delivery_of
-from paigeant_celery.slip import ActivitySpec, FunctionSpec, RegisteredActivity, RoutingSlip, Step, crossing, name_steps
+from paigeant_celery.store.port import Activity, HopRecord, NewWorkflow, Transport
 from paigeant_celery.tracing import current_trace
 
 __all__ = ["WorkflowDispatcher"]

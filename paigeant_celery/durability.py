@@ -27,7 +27,7 @@ from pydantic_ai.run import AgentRunResult
 from pydantic_ai.tools import AgentDepsT, RunContext
 from pydantic_ai.toolsets import AbstractToolset
 
-from paigeant_celery.errors import NotSerializable, UsageError
+from paigeant_celery.core.errors import NotSerializable, UsageError
 from paigeant_celery.fingerprints import Digests
 from paigeant_celery.loop_models import LoopModels
 from paigeant_celery.recorded_calls import JournalBackend

@@ -13,14 +13,17 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Protocol, TypeAlias
 
-from paigeant_celery.config import Settings
+from paigeant_celery.activities.registry import Registry
+from paigeant_celery.core.errors import MessageError, StoreCorrupt
+from paigeant_celery.core.flow import Failure
+from paigeant_celery.core.message import PaigeantMessage, content_digest, encode, parse, sha256
+from paigeant_celery.core.names import MAX_ATTEMPTS, next_place, split_hop_id
+from paigeant_celery.core.settings import Settings
 from paigeant_celery.dead_letters import letter_of
-from paigeant_celery.errors import MessageError, StoreCorrupt
-from paigeant_celery.flow import Failure
 from paigeant_celery.guard import Arrival, is_misaddressed, refusal_of
-from paigeant_celery.message import PaigeantMessage, content_digest, encode, parse, sha256
-from paigeant_celery.names import MAX_ATTEMPTS, next_place, split_hop_id
-from paigeant_celery.ports import (
+from paigeant_celery.sending import delivery_of
+from paigeant_celery.step import Opened, Outcome
+from paigeant_celery.store.port import (
     Claim,
     ClaimAnswer,
     Claimed,
@@ -32,9 +35,6 @@ from paigeant_celery.ports import (
     Publisher,
     Store,
 )
-from paigeant_celery.registry import Registry
-from paigeant_celery.sending import delivery_of
-from paigeant_celery.step import Opened, Outcome
 
 __all__ = ["Drop", "Effects", "RecordedEffects", "Refused", "Summary", "log_refusal", "parked_fault", "summary_of"]
 

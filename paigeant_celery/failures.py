@@ -10,7 +10,7 @@ from pydantic_ai import exceptions
 from pydantic_ai.durable_exec import JSON_CODEC
 from pydantic_ai.messages import ModelResponse
 
-from paigeant_celery.errors import ReplayedError
+from paigeant_celery.core.errors import ReplayedError
 from paigeant_celery.journal import Record, RecordedError
 
 try:  # since pydantic-ai 2.68; before that, a stream that fails half way counts as one that never began

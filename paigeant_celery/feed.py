@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from paigeant_celery.errors import PaigeantError
+from paigeant_celery.core.errors import PaigeantError
 
 __all__ = ["EventFeed"]
 

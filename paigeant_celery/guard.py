@@ -6,9 +6,9 @@ import hashlib
 import uuid
 from dataclasses import dataclass, field
 
-from paigeant_celery.config import Settings
-from paigeant_celery.errors import MessageError
-from paigeant_celery.message import PaigeantMessage, parse
+from paigeant_celery.core.errors import MessageError
+from paigeant_celery.core.message import PaigeantMessage, parse
+from paigeant_celery.core.settings import Settings
 
 __all__ = ["Arrival", "check_address", "content_of", "is_misaddressed", "read", "refusal_of"]
 

@@ -13,9 +13,9 @@ from typing import TypeVar
 
 from pydantic import JsonValue
 
-from paigeant_celery.budget import used_by
-from paigeant_celery.deps import StepOutput
-from paigeant_celery.errors import (
+from paigeant_celery.activities.deps import StepOutput
+from paigeant_celery.core.budget import used_by
+from paigeant_celery.core.errors import (
     StoreRequired,
     UnknownWorkflow,
     UsageError,
@@ -23,10 +23,10 @@ from paigeant_celery.errors import (
     WorkflowFailed,
     WorkflowParked,
 )
-from paigeant_celery.flow import Failure, WorkflowState
-from paigeant_celery.message import PaigeantMessage, parse
-from paigeant_celery.outputs import read_blob
-from paigeant_celery.ports import Store, StoredEvent, Transport, WorkflowRecord
+from paigeant_celery.core.flow import Failure, WorkflowState
+from paigeant_celery.core.message import PaigeantMessage, parse
+from paigeant_celery.store.outputs import read_blob
+from paigeant_celery.store.port import Store, StoredEvent, Transport, WorkflowRecord
 
 __all__ = ["WorkflowEvent", "WorkflowHandle", "WorkflowResult", "WorkflowStatus"]
 

@@ -12,19 +12,19 @@ from collections.abc import Callable
 from functools import partial
 from typing import TypeAlias, assert_never
 
-from paigeant_celery.config import Settings
+from paigeant_celery.activities.registry import Registry
+from paigeant_celery.core.errors import MessageError, StoreCorrupt, TransientError, UnknownActivity
+from paigeant_celery.core.flow import Advance, Begun, Exhausted, Fail, Failure, Finish, Limits, Park, Retry, Run, decide
+from paigeant_celery.core.message import PaigeantMessage, encode
+from paigeant_celery.core.names import FIRST_PLACE
+from paigeant_celery.core.settings import Settings
 from paigeant_celery.effects import Drop, Effects, Refused, Summary
-from paigeant_celery.errors import MessageError, StoreCorrupt, TransientError, UnknownActivity
 from paigeant_celery.feed import EventFeed
-from paigeant_celery.flow import Advance, Begun, Exhausted, Fail, Failure, Finish, Limits, Park, Retry, Run, decide
 from paigeant_celery.guard import Arrival, check_address, read
-from paigeant_celery.message import PaigeantMessage, encode
-from paigeant_celery.names import FIRST_PLACE
-from paigeant_celery.ports import Activity, Claimed, Closing, Dropped, Store
 from paigeant_celery.recorder import HopJournal
-from paigeant_celery.registry import Registry
 from paigeant_celery.sending import step_policy
 from paigeant_celery.step import Opened, Outcome, StepRunner, failed, text_of
+from paigeant_celery.store.port import Activity, Claimed, Closing, Dropped, Store
 
 __all__ = ["Drop", "HopService", "Refused", "Summary"]
 

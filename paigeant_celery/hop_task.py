@@ -12,19 +12,19 @@ from typing import Any, ClassVar, NoReturn, TypeVar, assert_never, cast
 from celery import Task
 from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 
+from paigeant_celery.activities.registry import registry
+from paigeant_celery.core.errors import HopFailed, MessageError, StoreCorrupt, TransientError
+from paigeant_celery.core.names import ATTEMPT_HEADER, MAX_ATTEMPTS
 from paigeant_celery.effects import Drop, Effects, RecordedEffects, Refused, Summary
-from paigeant_celery.errors import HopFailed, MessageError, StoreCorrupt, TransientError
 from paigeant_celery.guard import Arrival
 from paigeant_celery.hop import HopService
 from paigeant_celery.loop import ProcessLoop
 from paigeant_celery.message_only import MessageOnlyEffects
-from paigeant_celery.names import ATTEMPT_HEADER, MAX_ATTEMPTS
 from paigeant_celery.owner import Owner
-from paigeant_celery.ports import Store
 from paigeant_celery.process import new_owner_id
-from paigeant_celery.registry import registry
 from paigeant_celery.shutdown import Shutdown
 from paigeant_celery.step import Opened, Outcome, timed_out
+from paigeant_celery.store.port import Store
 from paigeant_celery.sweeper import Sweeper
 from paigeant_celery.transport import CeleryTransport
 

@@ -18,10 +18,10 @@ from celery.exceptions import InvalidTaskError
 from kombu.exceptions import ContentDisallowed
 
 from paigeant_celery.channels import BROKEN, harden, headers_in
-from paigeant_celery.errors import MessageError, TransientError
+from paigeant_celery.core.errors import MessageError, TransientError
+from paigeant_celery.core.names import Names
 from paigeant_celery.guard import Arrival
 from paigeant_celery.hop import HopService, Refused
-from paigeant_celery.names import Names
 
 __all__ = ["Intake"]
 

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 from pydantic import JsonValue
 
-from paigeant_celery.errors import NonDeterminismError
+from paigeant_celery.core.errors import NonDeterminismError
 
 __all__ = ["FORMAT", "CallKey", "CallKind", "Record", "RecordedError", "differences", "parse_key", "parse_record"]
 

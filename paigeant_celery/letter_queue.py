@@ -12,8 +12,8 @@ from typing import Any, cast
 from celery import Celery
 from kombu.entity import Queue
 
-from paigeant_celery.ports import DeadLetter
 from paigeant_celery.publisher import PUBLISH_RETRY, connected
+from paigeant_celery.store.port import DeadLetter
 
 __all__ = ["LetterQueue"]
 

@@ -12,16 +12,16 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 
+from paigeant_celery.activities.registry import Registry
+from paigeant_celery.core.errors import MessageError
+from paigeant_celery.core.flow import Failure
+from paigeant_celery.core.message import PaigeantMessage, encode, parse
 from paigeant_celery.dead_letters import letter_of
 from paigeant_celery.effects import Refused, Summary, log_refusal, parked_fault, summary_of
-from paigeant_celery.errors import MessageError
-from paigeant_celery.flow import Failure
 from paigeant_celery.guard import Arrival
-from paigeant_celery.message import PaigeantMessage, encode, parse
-from paigeant_celery.ports import Claimed, Letters, Publisher
-from paigeant_celery.registry import Registry
 from paigeant_celery.sending import delivery_of
 from paigeant_celery.step import Opened, Outcome
+from paigeant_celery.store.port import Claimed, Letters, Publisher
 
 __all__ = ["MessageOnlyEffects"]
 

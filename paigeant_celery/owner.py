@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from paigeant_celery.errors import PaigeantError
-from paigeant_celery.ports import Closing, Store
+from paigeant_celery.core.errors import PaigeantError
 from paigeant_celery.process import new_owner_id
+from paigeant_celery.store.port import Closing, Store
 
 __all__ = ["Owner"]
 

@@ -16,7 +16,7 @@ from pydantic_ai.tools import AgentDepsT, RunContext
 from pydantic_ai.toolsets import ToolsetTool, WrapperToolset
 from pydantic_ai.usage import RunUsage
 
-from paigeant_celery.errors import NotSerializable
+from paigeant_celery.core.errors import NotSerializable
 from paigeant_celery.fingerprints import digest
 from paigeant_celery.journal import Record
 from paigeant_celery.recorded_calls import recorded

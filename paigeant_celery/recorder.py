@@ -12,10 +12,10 @@ from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from paigeant_celery.errors import HopLost, NonDeterminismError, NotSerializable, TransientError
+from paigeant_celery.core.errors import HopLost, NonDeterminismError, NotSerializable, TransientError
 from paigeant_celery.feed import EventFeed
 from paigeant_celery.journal import CallKey, CallKind, Record, differences, parse_key, parse_record
-from paigeant_celery.ports import Closing, Store
+from paigeant_celery.store.port import Closing, Store
 
 __all__ = ["HopJournal", "calling", "current_journal", "journalling", "surrounding_journal"]
 

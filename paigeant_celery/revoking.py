@@ -8,9 +8,9 @@ from typing import Any
 from celery.signals import task_revoked
 from celery.worker import state
 
-from paigeant_celery.errors import StoreCorrupt, TransientError
-from paigeant_celery.names import hop_id, next_place, split_hop_id
-from paigeant_celery.ports import Store
+from paigeant_celery.core.errors import StoreCorrupt, TransientError
+from paigeant_celery.core.names import hop_id, next_place, split_hop_id
+from paigeant_celery.store.port import Store
 
 __all__ = ["Revocations"]
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from paigeant_celery.config import Settings
-from paigeant_celery.message import PaigeantMessage
-from paigeant_celery.names import FIRST_PLACE, hop_id
-from paigeant_celery.policy import StepPolicy
-from paigeant_celery.ports import Activity, Delivery
-from paigeant_celery.slip import Step
+from paigeant_celery.core.message import PaigeantMessage
+from paigeant_celery.core.names import FIRST_PLACE, hop_id
+from paigeant_celery.core.policy import StepPolicy
+from paigeant_celery.core.settings import Settings
+from paigeant_celery.core.slip import Step
+from paigeant_celery.store.port import Activity, Delivery
 
 __all__ = ["delivery_of", "step_policy"]
 

@@ -15,14 +15,14 @@ from kombu.serialization import prepare_accept_content
 from kombu.transport import TRANSPORT_ALIASES
 from kombu.utils.url import maybe_sanitize_url
 
-from paigeant_celery.config import Settings, read_settings
-from paigeant_celery.errors import ConfigurationError, InvalidInput, UnknownTransport
+from paigeant_celery.activities.registry import registry
+from paigeant_celery.core.errors import ConfigurationError, InvalidInput, UnknownTransport
+from paigeant_celery.core.names import Names
+from paigeant_celery.core.settings import Settings, read_settings
 from paigeant_celery.letter_queue import LetterQueue
-from paigeant_celery.names import Names
-from paigeant_celery.ports import Store
 from paigeant_celery.publisher import CeleryPublisher, broker_address
-from paigeant_celery.registry import registry
 from paigeant_celery.store import open_store
+from paigeant_celery.store.port import Store
 
 __all__ = ["CeleryTransport", "default_redis_url", "get_transport", "transport_of"]
 

@@ -12,9 +12,9 @@ from pydantic_ai.models.function import AgentInfo, DeltaToolCall, FunctionModel
 from pydantic_ai.run import AgentRunResult
 
 from paigeant_celery.feed import EventFeed
-from paigeant_celery.ports import Claim, Claimed, Closing, HopRecord, NewWorkflow
 from paigeant_celery.recorder import HopJournal, journalling
 from paigeant_celery.store.memory import MemoryStore
+from paigeant_celery.store.port import Claim, Claimed, Closing, HopRecord, NewWorkflow
 
 __all__ = ["JournalledHop", "calls", "history", "scripted"]
 

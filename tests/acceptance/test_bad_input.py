@@ -40,11 +40,11 @@ from paigeant_celery import (
     WorkflowHandle,
     WorkflowParked,
 )
-from paigeant_celery.errors import InvalidInput, WorkflowConflict
-from paigeant_celery.message import encode
-from paigeant_celery.ports import DeadLetter, HopRecord, NewWorkflow
-from paigeant_celery.registry import registry
-from paigeant_celery.slip import name_steps
+from paigeant_celery.activities.registry import registry
+from paigeant_celery.core.errors import InvalidInput, WorkflowConflict
+from paigeant_celery.core.message import encode
+from paigeant_celery.core.slip import name_steps
+from paigeant_celery.store.port import DeadLetter, HopRecord, NewWorkflow
 from paigeant_celery.transport import CeleryTransport
 
 SECRET = "hunter2"  # stands in what is refused, and must stand in no log

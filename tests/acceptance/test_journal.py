@@ -22,7 +22,7 @@ from processes import deployment, eventually
 from pydantic_ai.durable_exec import conversation_id_from_run_id
 
 from paigeant_celery import WorkflowHandle
-from paigeant_celery.errors import WorkflowParked
+from paigeant_celery.core.errors import WorkflowParked
 
 WITHIN = 300.0  # seconds for all workflows of a pool; few take 20 of them, and all of them in threads most
 SOON = 8.0

@@ -20,8 +20,8 @@ from processes import Deployment, deployment, eventually
 from servers import RedisServer
 
 from paigeant_celery import ActivitySpec, FunctionSpec, WorkflowDispatcher, WorkflowHandle
-from paigeant_celery.message import sha256
-from paigeant_celery.ports import HopRecord, NewWorkflow
+from paigeant_celery.core.message import sha256
+from paigeant_celery.store.port import HopRecord, NewWorkflow
 
 BACKLOG = 10_000  # hops
 TOLERATED = BACKLOG // 100  # copies

@@ -24,9 +24,9 @@ from paigeant_celery import (
     WorkflowHandle,
     WorkflowParked,
 )
-from paigeant_celery.message import PaigeantMessage, parse
-from paigeant_celery.ports import Delivery, WorkflowRecord
+from paigeant_celery.core.message import PaigeantMessage, parse
 from paigeant_celery.sending import delivery_of
+from paigeant_celery.store.port import Delivery, WorkflowRecord
 from paigeant_celery.transport import CeleryTransport, transport_of
 
 WITHIN = 20.0  # seconds until a workflow must have ended; the steps themselves take milliseconds
@@ -54,7 +54,7 @@ DISPATCH_ELSEWHERE = """
 import sys
 from celery import Celery
 from paigeant_celery import ActivitySpec, WorkflowDispatcher, get_transport
-from paigeant_celery.registry import registry
+from paigeant_celery.activities.registry import registry
 
 url, prefix = sys.argv[1:]
 app = Celery("dispatching", broker=url)

@@ -31,8 +31,8 @@ from pydantic_ai.models.function import AgentInfo, FunctionModel
 from pydantic_ai.usage import RequestUsage
 
 from paigeant_celery.durability import CeleryDurability
-from paigeant_celery.ports import Claim, Claimed, Closing, HopRecord, NewWorkflow
 from paigeant_celery.recorder import HopJournal, journalling
+from paigeant_celery.store.port import Claim, Claimed, Closing, HopRecord, NewWorkflow
 from paigeant_celery.store.redis import RedisStore
 
 __all__ = ["Attempt", "Bare", "Bytes", "Contestant", "Dbos", "Journal", "Pinging", "destination"]

@@ -21,7 +21,7 @@ from processes import Deployment, Process
 
 from chaos.history import Event, Workflow, lines_of
 from paigeant_celery import WorkflowDispatcher
-from paigeant_celery.errors import UnknownWorkflow
+from paigeant_celery.core.errors import UnknownWorkflow
 
 __all__ = ["LEASE", "Chain", "Contestant", "Slip", "Work"]
 

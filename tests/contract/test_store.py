@@ -18,9 +18,11 @@ import pytest
 import redis
 from servers import free_port
 
-from paigeant_celery.errors import ConfigurationError, InvalidInput, StoreCorrupt, TransientError, Unreachable
-from paigeant_celery.flow import Failure
-from paigeant_celery.ports import (
+from paigeant_celery.core.errors import ConfigurationError, InvalidInput, StoreCorrupt, TransientError, Unreachable
+from paigeant_celery.core.flow import Failure
+from paigeant_celery.store import open_store
+from paigeant_celery.store.memory import MemoryStore
+from paigeant_celery.store.port import (
     Claim,
     Claimed,
     Closing,
@@ -34,8 +36,6 @@ from paigeant_celery.ports import (
     StoredEvent,
     Sweep,
 )
-from paigeant_celery.store import open_store
-from paigeant_celery.store.memory import MemoryStore
 from paigeant_celery.store.redis import RedisStore
 
 LEASE = 30.0  # seconds; never lapses within a test

@@ -30,8 +30,8 @@ from paigeant_celery import (
     activity,
     get_transport,
 )
-from paigeant_celery.errors import UnknownActivity, Unreachable, WorkerEnded
-from paigeant_celery.registry import registry
+from paigeant_celery.activities.registry import registry
+from paigeant_celery.core.errors import UnknownActivity, Unreachable, WorkerEnded
 from paigeant_celery.transport import CeleryTransport
 
 WITHIN = 20.0  # seconds until a workflow must have ended; the steps themselves take milliseconds

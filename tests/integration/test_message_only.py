@@ -14,7 +14,7 @@ from processes import Deployment, deployment, eventually
 
 from paigeant_celery import ActivitySpec, FunctionSpec, StepPolicy, StoreRequired, WorkflowDispatcher
 from paigeant_celery.dead_letters import DeadLetters
-from paigeant_celery.ports import DeadLetter
+from paigeant_celery.store.port import DeadLetter
 
 WITHIN = 20.0
 

@@ -20,7 +20,7 @@ from servers import RedisServer
 
 from paigeant_celery import ActivitySpec, FunctionSpec, WorkflowDispatcher
 from paigeant_celery.owner import RENEWALS_PER_LEASE, Owner
-from paigeant_celery.ports import Claim, Claimed, Closing, HopRecord, NewWorkflow
+from paigeant_celery.store.port import Claim, Claimed, Closing, HopRecord, NewWorkflow
 from paigeant_celery.store.redis import SCRIPTS, RedisStore
 from paigeant_celery.sweeper import EVERY
 from paigeant_celery.transport import transport_of

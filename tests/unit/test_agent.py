@@ -18,13 +18,13 @@ from pydantic_ai import Agent, RunContext
 from pydantic_ai.models.test import TestModel
 
 import paigeant_celery.agent
+from paigeant_celery.activities.deps import WorkflowDependencies
+from paigeant_celery.activities.registry import registry
 from paigeant_celery.agent import PaigeantAgent, register_agent
-from paigeant_celery.deps import WorkflowDependencies
+from paigeant_celery.core.errors import InvalidInput, UsageError
+from paigeant_celery.core.policy import StepPolicy
+from paigeant_celery.core.slip import ActivitySpec
 from paigeant_celery.dispatch import WorkflowDispatcher
-from paigeant_celery.errors import InvalidInput, UsageError
-from paigeant_celery.policy import StepPolicy
-from paigeant_celery.registry import registry
-from paigeant_celery.slip import ActivitySpec
 
 OUR_ARGUMENTS = {
     "dispatcher", "can_edit_itinerary", "max_added_steps", "allowed_activities", "policy", "queue", "deps_factory",

@@ -13,9 +13,9 @@ from pydantic_ai import Agent
 from refusals import CASES, SECRET, agents
 
 from paigeant_celery import get_transport
+from paigeant_celery.activities.functions import activity
 from paigeant_celery.agent import PaigeantAgent, register_agent
-from paigeant_celery.dispatch import WorkflowDispatcher
-from paigeant_celery.errors import (
+from paigeant_celery.core.errors import (
     ConfigurationError,
     EmptyItinerary,
     InvalidInput,
@@ -23,9 +23,9 @@ from paigeant_celery.errors import (
     UnknownTransport,
     WorkflowConflict,
 )
+from paigeant_celery.core.slip import ActivitySpec, FunctionSpec
+from paigeant_celery.dispatch import WorkflowDispatcher
 from paigeant_celery.executor import ActivityExecutor
-from paigeant_celery.functions import activity
-from paigeant_celery.slip import ActivitySpec, FunctionSpec
 from paigeant_celery.store.memory import MemoryStore
 from paigeant_celery.testing import WorkflowHarness
 from paigeant_celery.transport import transport_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic_ai.exceptions import ModelAPIError, ModelHTTPError, UnexpectedModelBehavior
 
-from paigeant_celery.errors import ReplayedError
+from paigeant_celery.core.errors import ReplayedError
 from paigeant_celery.failures import rebuilt, survived
 from paigeant_celery.journal import Record, RecordedError
 

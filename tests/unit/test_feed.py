@@ -13,7 +13,7 @@ import pytest
 from pydantic_ai.messages import PartDeltaEvent, TextPartDelta
 
 from paigeant_celery import feed as feeds
-from paigeant_celery.errors import Unreachable
+from paigeant_celery.core.errors import Unreachable
 from paigeant_celery.feed import EventFeed
 
 pytestmark = pytest.mark.anyio

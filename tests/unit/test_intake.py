@@ -11,11 +11,11 @@ import pytest
 from kombu import Connection
 from kombu.message import Message
 
+from paigeant_celery.core.errors import Unreachable
+from paigeant_celery.core.names import Names
 from paigeant_celery.effects import Drop, Refused
-from paigeant_celery.errors import Unreachable
 from paigeant_celery.guard import Arrival
 from paigeant_celery.intake import Intake
-from paigeant_celery.names import Names
 
 MAX_SIZE = 4096  # bytes of an envelope; of a body three times as much, and 64 KiB
 MAX_BODY = 3 * MAX_SIZE + 64 * 1024

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from paigeant_celery.policy import StepPolicy
+from paigeant_celery.core.policy import StepPolicy
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ from pydantic_ai.models.function import AgentInfo, FunctionModel
 from pydantic_ai.models.test import TestModel
 from pydantic_ai.toolsets import FunctionToolset, WrapperToolset
 
+from paigeant_celery.core.errors import NonDeterminismError, NotSerializable, Unreachable
 from paigeant_celery.durability import CeleryDurability
-from paigeant_celery.errors import NonDeterminismError, NotSerializable, Unreachable
 from paigeant_celery.fingerprints import digest
 from paigeant_celery.journal import CallKey, Record, RecordedError, parse_key
 from paigeant_celery.recorder import HopJournal

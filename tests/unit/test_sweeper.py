@@ -10,13 +10,13 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from paigeant_celery import FunctionSpec
-from paigeant_celery.config import Settings
-from paigeant_celery.errors import Unreachable
-from paigeant_celery.message import PaigeantMessage, encode, sha256
-from paigeant_celery.ports import Claim, Claimed, Delivery, HopRecord, NewWorkflow
+from paigeant_celery.activities.registry import Registry
+from paigeant_celery.core.errors import Unreachable
+from paigeant_celery.core.message import PaigeantMessage, encode, sha256
+from paigeant_celery.core.settings import Settings
 from paigeant_celery.process import new_owner_id
-from paigeant_celery.registry import Registry
 from paigeant_celery.store.memory import MemoryStore
+from paigeant_celery.store.port import Claim, Claimed, Delivery, HopRecord, NewWorkflow
 from paigeant_celery.sweeper import Sweeper
 
 MakeMessage = Callable[..., PaigeantMessage]

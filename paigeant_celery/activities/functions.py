@@ -9,15 +9,15 @@ from typing import Any, Concatenate, Generic, Literal, ParamSpec, Protocol, Type
 
 from pydantic import BaseModel, ConfigDict, PydanticUserError, ValidationError, create_model
 
-from paigeant_celery.context import WorkflowContext
-from paigeant_celery.errors import InvalidInput, MessageError, UsageError
-from paigeant_celery.jsonable import dumps, first_fault, recordable
+from paigeant_celery.activities.context import WorkflowContext
+from paigeant_celery.activities.registry import registry
+from paigeant_celery.core.errors import InvalidInput, MessageError, UsageError
+from paigeant_celery.core.jsonable import dumps, first_fault, recordable
+from paigeant_celery.core.names import is_activity_name
+from paigeant_celery.core.policy import StepPolicy
+from paigeant_celery.core.slip import FunctionSpec, Step
 from paigeant_celery.loop import in_own_thread
-from paigeant_celery.names import is_activity_name
-from paigeant_celery.policy import StepPolicy
-from paigeant_celery.ports import ActivityResult, EditLimits
-from paigeant_celery.registry import registry
-from paigeant_celery.slip import FunctionSpec, Step
+from paigeant_celery.store.port import ActivityResult, EditLimits
 
 __all__ = ["FunctionActivity", "activity"]
 

@@ -12,8 +12,8 @@ from pydantic import BaseModel, JsonValue, SecretBytes, SecretStr, ValidationErr
 from pydantic.types import Secret
 from pydantic_core import PydanticSerializationError, to_json
 
-from paigeant_celery.errors import MessageError, NotSerializable
-from paigeant_celery.names import text_fault
+from paigeant_celery.core.errors import MessageError, NotSerializable
+from paigeant_celery.core.names import text_fault
 
 __all__ = [
     "MAX_DEPTH",

@@ -12,10 +12,10 @@ from types import MappingProxyType, TracebackType
 
 from pydantic import JsonValue
 
-from paigeant_celery.deps import StepOutput
-from paigeant_celery.errors import NoWorkflow, UsageError
-from paigeant_celery.message import PaigeantMessage
-from paigeant_celery.slip import ExecutedStep
+from paigeant_celery.activities.deps import StepOutput
+from paigeant_celery.core.errors import NoWorkflow, UsageError
+from paigeant_celery.core.message import PaigeantMessage
+from paigeant_celery.core.slip import ExecutedStep
 
 __all__ = ["WorkflowContext", "entered", "workflow_context"]
 

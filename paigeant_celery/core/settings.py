@@ -8,8 +8,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from paigeant_celery.errors import ConfigurationError
-from paigeant_celery.names import MAX_ATTEMPTS, is_activity_name
+from paigeant_celery.core.errors import ConfigurationError
+from paigeant_celery.core.names import MAX_ATTEMPTS, is_activity_name
 
 __all__ = ["Settings", "read_settings"]
 

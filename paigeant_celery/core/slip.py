@@ -9,10 +9,10 @@ from typing import Annotated, Any, Literal, Self, TypeAlias, cast
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from pydantic_core import PydanticCustomError
 
-from paigeant_celery.errors import InvalidInput, NotSerializable
-from paigeant_celery.jsonable import first_fault, holds_secret, to_jsonable
-from paigeant_celery.names import is_activity_name, is_correlation_id, text_fault
-from paigeant_celery.policy import StepPolicy
+from paigeant_celery.core.errors import InvalidInput, NotSerializable
+from paigeant_celery.core.jsonable import first_fault, holds_secret, to_jsonable
+from paigeant_celery.core.names import is_activity_name, is_correlation_id, text_fault
+from paigeant_celery.core.policy import StepPolicy
 
 __all__ = [
     "ActivitySpec",

@@ -10,11 +10,11 @@ from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
 from pydantic import JsonValue
 
-from paigeant_celery.config import Settings
-from paigeant_celery.context import WorkflowContext
-from paigeant_celery.flow import Failure, WorkflowState
-from paigeant_celery.policy import StepPolicy
-from paigeant_celery.slip import Step
+from paigeant_celery.activities.context import WorkflowContext
+from paigeant_celery.core.flow import Failure, WorkflowState
+from paigeant_celery.core.policy import StepPolicy
+from paigeant_celery.core.settings import Settings
+from paigeant_celery.core.slip import Step
 
 __all__ = [
     "Activity",

@@ -7,9 +7,9 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from paigeant_celery.errors import InvalidInput
-from paigeant_celery.jsonable import first_fault
-from paigeant_celery.names import MAX_ATTEMPTS
+from paigeant_celery.core.errors import InvalidInput
+from paigeant_celery.core.jsonable import first_fault
+from paigeant_celery.core.names import MAX_ATTEMPTS
 
 __all__ = ["StepPolicy"]
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pydantic import JsonValue
 
-from paigeant_celery.errors import StoreCorrupt
-from paigeant_celery.jsonable import loads
-from paigeant_celery.message import sha256
-from paigeant_celery.ports import Store
-from paigeant_celery.slip import ExecutedStep
+from paigeant_celery.core.errors import StoreCorrupt
+from paigeant_celery.core.jsonable import loads
+from paigeant_celery.core.message import sha256
+from paigeant_celery.core.slip import ExecutedStep
+from paigeant_celery.store.port import Store
 
 __all__ = ["read_blob"]
 

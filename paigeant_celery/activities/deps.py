@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, JsonValue, PrivateAttr, TypeAdapter
 
-from paigeant_celery.jsonable import dumps
+from paigeant_celery.core.jsonable import dumps
 
 __all__ = ["StepOutput", "WorkflowDependencies", "with_previous_output"]
 

@@ -9,8 +9,8 @@ from datetime import datetime
 from heapq import merge
 from typing import NamedTuple, TypeAlias
 
-from paigeant_celery.errors import InvalidInput
-from paigeant_celery.ports import StoredEvent
+from paigeant_celery.core.errors import InvalidInput
+from paigeant_celery.store.port import StoredEvent
 
 __all__ = ["NOWHERE", "Entry", "Id", "Place", "id_of", "place_of", "read_on"]
 

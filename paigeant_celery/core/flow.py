@@ -9,10 +9,10 @@ from typing import Literal, TypeAlias, assert_never
 
 from pydantic import JsonValue
 
-from paigeant_celery.errors import IllegalEvent, InvalidInput
-from paigeant_celery.message import PaigeantMessage
-from paigeant_celery.retry import Attempt, retry_delay
-from paigeant_celery.slip import ExecutedStep, OutputRef, Step
+from paigeant_celery.core.errors import IllegalEvent, InvalidInput
+from paigeant_celery.core.message import PaigeantMessage
+from paigeant_celery.core.retry import Attempt, retry_delay
+from paigeant_celery.core.slip import ExecutedStep, OutputRef, Step
 
 __all__ = [
     "Advance",
