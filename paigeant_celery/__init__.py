@@ -10,8 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from paigeant_celery.activities.context import WorkflowContext, workflow_context
-    from paigeant_celery.activities.deps import StepOutput, WorkflowDependencies
+    from paigeant_celery.activities.context import StepOutput, WorkflowContext, WorkflowDependencies, workflow_context
     from paigeant_celery.activities.functions import activity
     from paigeant_celery.agent import PaigeantAgent, register_agent
     from paigeant_celery.core.budget import WorkflowLimits
@@ -47,14 +46,14 @@ _HOME = {
     "PaigeantError": "core.errors",
     "PaigeantMessage": "core.message",
     "RoutingSlip": "core.slip",
-    "StepOutput": "activities.deps",
+    "StepOutput": "activities.context",
     "StepPolicy": "core.policy",
     "StoreRequired": "core.errors",
     "TransientError": "core.errors",
     "UsageError": "core.errors",
     "WorkflowCancelled": "core.errors",
     "WorkflowContext": "activities.context",
-    "WorkflowDependencies": "activities.deps",
+    "WorkflowDependencies": "activities.context",
     "WorkflowDispatcher": "dispatch",
     "WorkflowEvent": "handle",
     "WorkflowFailed": "core.errors",

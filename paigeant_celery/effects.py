@@ -14,6 +14,7 @@ from datetime import timedelta
 from typing import Protocol, TypeAlias
 
 from paigeant_celery.activities.registry import Registry
+from paigeant_celery.broker.port import Publisher
 from paigeant_celery.core.errors import MessageError, StoreCorrupt
 from paigeant_celery.core.flow import Failure
 from paigeant_celery.core.message import PaigeantMessage, content_digest, encode, parse, sha256
@@ -32,7 +33,6 @@ from paigeant_celery.store.port import (
     Dropped,
     HopRecord,
     NewWorkflow,
-    Publisher,
     Store,
 )
 

@@ -13,7 +13,8 @@ from typing import TypeVar
 
 from pydantic import JsonValue
 
-from paigeant_celery.activities.deps import StepOutput
+from paigeant_celery.activities.context import StepOutput
+from paigeant_celery.broker.port import Transport
 from paigeant_celery.core.budget import used_by
 from paigeant_celery.core.errors import (
     StoreRequired,
@@ -26,7 +27,7 @@ from paigeant_celery.core.errors import (
 from paigeant_celery.core.flow import Failure, WorkflowState
 from paigeant_celery.core.message import PaigeantMessage, parse
 from paigeant_celery.store.outputs import read_blob
-from paigeant_celery.store.port import Store, StoredEvent, Transport, WorkflowRecord
+from paigeant_celery.store.port import Store, StoredEvent, WorkflowRecord
 
 __all__ = ["WorkflowEvent", "WorkflowHandle", "WorkflowResult", "WorkflowStatus"]
 

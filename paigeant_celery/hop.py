@@ -12,6 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TypeAlias, assert_never
 
+from paigeant_celery.activities.port import Activity
 from paigeant_celery.activities.registry import Registry
 from paigeant_celery.core.errors import MessageError, StoreCorrupt, TransientError, UnknownActivity
 from paigeant_celery.core.flow import Advance, Begun, Exhausted, Fail, Failure, Finish, Limits, Park, Retry, Run, decide
@@ -24,7 +25,7 @@ from paigeant_celery.guard import Arrival, check_address, read
 from paigeant_celery.recorder import HopJournal
 from paigeant_celery.sending import step_policy
 from paigeant_celery.step import Opened, Outcome, StepRunner, failed, text_of
-from paigeant_celery.store.port import Activity, Claimed, Closing, Dropped, Store
+from paigeant_celery.store.port import Claimed, Closing, Dropped, Store
 
 __all__ = ["Drop", "HopService", "Refused", "Summary"]
 

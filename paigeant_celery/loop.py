@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import contextvars
 import logging
 import os
 import threading
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-__all__ = ["ProcessLoop", "in_own_thread"]
+__all__ = ["ProcessLoop"]
 
 T = TypeVar("T")
 
@@ -66,28 +65,6 @@ class ProcessLoop:
     def _forget(self) -> None:
         # The parent's thread does not exist in the child, and its lock may have been held at the fork.
         self._lock, self._loop, self._pid = threading.Lock(), None, None
-
-
-async def in_own_thread(call: Callable[[], T]) -> T:
-    """Call a function in a thread that is made for it, in a copy of the context.
-
-    The executor of the loop is left to what must always find a free thread there, such as name resolution: a
-    function that hangs keeps its thread for ever.
-    """
-    context = contextvars.copy_context()
-    future: concurrent.futures.Future[T] = concurrent.futures.Future()
-
-    def work() -> None:
-        try:
-            future.set_result(context.run(call))
-        except StopIteration as error:  # which no future can carry
-            future.set_exception(RuntimeError(f"the function raised StopIteration: {error}"))
-        except BaseException as error:  # noqa: BLE001 - whoever waits for the function gets what it raised
-            future.set_exception(error)
-
-    future.set_running_or_notify_cancel()  # a wait that is cancelled leaves the thread and its future alone
-    threading.Thread(target=work, name="paigeant-function", daemon=True).start()
-    return await asyncio.wrap_future(future)
 
 
 def _serve(loop: asyncio.AbstractEventLoop) -> None:

@@ -13,6 +13,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from paigeant_celery.activities.registry import Registry
+from paigeant_celery.broker.port import Letters, Publisher
 from paigeant_celery.core.errors import MessageError
 from paigeant_celery.core.flow import Failure
 from paigeant_celery.core.message import PaigeantMessage, encode, parse
@@ -21,7 +22,7 @@ from paigeant_celery.effects import Refused, Summary, log_refusal, parked_fault,
 from paigeant_celery.guard import Arrival
 from paigeant_celery.sending import delivery_of
 from paigeant_celery.step import Opened, Outcome
-from paigeant_celery.store.port import Claimed, Letters, Publisher
+from paigeant_celery.store.port import Claimed
 
 __all__ = ["MessageOnlyEffects"]
 

@@ -12,9 +12,9 @@ from kombu.exceptions import OperationalError
 from kombu.utils.url import maybe_sanitize_url
 
 from paigeant_celery.activities.registry import registry
+from paigeant_celery.broker.port import Delivery
 from paigeant_celery.core.errors import Unreachable
 from paigeant_celery.core.names import ATTEMPT_HEADER, SPEC_VERSION, VERSION_HEADER, Names
-from paigeant_celery.store.port import Delivery
 
 __all__ = ["PUBLISH_RETRY", "CeleryPublisher", "broker_address", "connected"]
 

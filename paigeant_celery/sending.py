@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from paigeant_celery.activities.port import Activity
+from paigeant_celery.broker.port import Delivery
 from paigeant_celery.core.message import PaigeantMessage
 from paigeant_celery.core.names import FIRST_PLACE, hop_id
 from paigeant_celery.core.policy import StepPolicy
 from paigeant_celery.core.settings import Settings
 from paigeant_celery.core.slip import Step
-from paigeant_celery.store.port import Activity, Delivery
 
 __all__ = ["delivery_of", "step_policy"]
 

@@ -14,17 +14,17 @@ from datetime import datetime, timedelta
 from pydantic import JsonValue
 
 from paigeant_celery.activities.context import ReadOutput, entered, open_context
+from paigeant_celery.activities.port import Activity, ActivityResult, EditLimits
 from paigeant_celery.core.errors import NotSerializable, TransientError
 from paigeant_celery.core.flow import Completed, Diverged, Event, Failed
 from paigeant_celery.core.jsonable import dumps
 from paigeant_celery.core.message import PaigeantMessage, sha256
-from paigeant_celery.core.policy import StepPolicy
-from paigeant_celery.core.retry import Attempt, is_final
+from paigeant_celery.core.policy import Attempt, StepPolicy, is_final
 from paigeant_celery.core.settings import Settings
 from paigeant_celery.core.slip import ExecutedStep, OutputRef
 from paigeant_celery.recorder import HopJournal, journalling
 from paigeant_celery.store.outputs import read_blob
-from paigeant_celery.store.port import Activity, ActivityResult, Claimed, Closing, EditLimits, Store
+from paigeant_celery.store.port import Claimed, Closing, Store
 from paigeant_celery.tracing import attached_trace
 
 __all__ = ["Opened", "Outcome", "StepRunner", "failed", "text_of", "timed_out"]

@@ -21,6 +21,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from paigeant_celery.activities.registry import registry
+from paigeant_celery.broker.port import Delivery
 from paigeant_celery.core.names import Names
 from paigeant_celery.core.settings import Settings
 from paigeant_celery.core.slip import ActivitySpec, FunctionSpec
@@ -31,7 +32,6 @@ from paigeant_celery.handle import WorkflowHandle, WorkflowResult
 from paigeant_celery.hop import HopService
 from paigeant_celery.step import Opened
 from paigeant_celery.store.memory import MemoryStore
-from paigeant_celery.store.port import Delivery
 from paigeant_celery.sweeper import Sweeper
 
 __all__ = ["WorkflowHarness", "workflow_harness"]

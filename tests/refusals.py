@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, SecretStr
 
-from paigeant_celery.activities.deps import WorkflowDependencies
+from paigeant_celery.activities.context import WorkflowDependencies
 from paigeant_celery.agent import PaigeantAgent
 from paigeant_celery.core.policy import StepPolicy
 from paigeant_celery.core.slip import ActivitySpec, FunctionSpec

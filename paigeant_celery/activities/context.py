@@ -1,4 +1,4 @@
-"""What code inside a step can ask about the workflow that it runs for."""
+"""What a step is given: its workflow's ids, variables and outputs, and dependencies from the dispatcher."""
 
 from __future__ import annotations
 
@@ -9,19 +9,73 @@ from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
 from datetime import datetime
 from types import MappingProxyType, TracebackType
+from typing import Any, TypeVar
 
-from pydantic import JsonValue
+from pydantic import BaseModel, ConfigDict, JsonValue, PrivateAttr, TypeAdapter
 
-from paigeant_celery.activities.deps import StepOutput
 from paigeant_celery.core.errors import NoWorkflow, UsageError
+from paigeant_celery.core.jsonable import dumps
 from paigeant_celery.core.message import PaigeantMessage
 from paigeant_celery.core.slip import ExecutedStep
 
-__all__ = ["WorkflowContext", "entered", "workflow_context"]
+__all__ = [
+    "StepOutput",
+    "WorkflowContext",
+    "WorkflowDependencies",
+    "entered",
+    "with_previous_output",
+    "workflow_context",
+]
 
 ReadOutput = Callable[[ExecutedStep], Awaitable[JsonValue]]
 
+T = TypeVar("T")
+
 _current: ContextVar[WorkflowContext] = ContextVar("paigeant_workflow")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepOutput:
+    """The recorded output of a step; `output` is JSON and has the same shape on every worker."""
+
+    step_id: str
+    activity: str
+    output: JsonValue
+
+    def output_as(self, type_: type[T]) -> T:
+        """Return the output validated as `type_`; raises `pydantic.ValidationError` where it does not fit.
+
+        Read as JSON is, so that dates, tuples and sets come back from their JSON form.
+        """
+        return TypeAdapter(type_).validate_json(dumps(self.output))
+
+
+class WorkflowDependencies(BaseModel):
+    """Dependencies whose fields cross the queue as JSON; subclass it to add your own.
+
+    On the worker `previous_output` is the output of the step before this one, or None for the first.
+    """
+
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+    _previous_output: StepOutput | None = PrivateAttr(default=None)
+
+    @property
+    def previous_output(self) -> StepOutput | None:
+        """The output of the step before this one."""
+        return self._previous_output
+
+
+def with_previous_output(deps: Any, previous: StepOutput | None) -> Any:
+    """Return `deps` with the previous output, where it is a `WorkflowDependencies`.
+
+    A copy then: a `deps_factory` may give every step the same object.
+    """
+    if not isinstance(deps, WorkflowDependencies):
+        return deps
+    own = deps.model_copy()
+    own._previous_output = previous
+    return own
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
+import contextvars
 import inspect
+import threading
 from collections.abc import Callable
 from functools import cached_property, partial, update_wrapper
 from typing import Any, Concatenate, Generic, Literal, ParamSpec, Protocol, TypeVar, get_type_hints, overload
@@ -10,19 +14,20 @@ from typing import Any, Concatenate, Generic, Literal, ParamSpec, Protocol, Type
 from pydantic import BaseModel, ConfigDict, PydanticUserError, ValidationError, create_model
 
 from paigeant_celery.activities.context import WorkflowContext
+from paigeant_celery.activities.port import ActivityResult, EditLimits
 from paigeant_celery.activities.registry import registry
 from paigeant_celery.core.errors import InvalidInput, MessageError, UsageError
-from paigeant_celery.core.jsonable import dumps, first_fault, recordable
+from paigeant_celery.core.faults import first_fault
+from paigeant_celery.core.jsonable import dumps, recordable
 from paigeant_celery.core.names import is_activity_name
 from paigeant_celery.core.policy import StepPolicy
 from paigeant_celery.core.slip import FunctionSpec, Step
-from paigeant_celery.loop import in_own_thread
-from paigeant_celery.store.port import ActivityResult, EditLimits
 
-__all__ = ["FunctionActivity", "activity"]
+__all__ = ["FunctionActivity", "activity", "in_own_thread"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 
 
 class FunctionActivity(Generic[P, R]):
@@ -202,3 +207,25 @@ def activity(
         return made
 
     return decorate if function is None else decorate(function)
+
+
+async def in_own_thread(call: Callable[[], T]) -> T:
+    """Call a function in a thread that is made for it, in a copy of the context.
+
+    The executor of the loop is left to what must always find a free thread there, such as name resolution: a
+    function that hangs keeps its thread for ever.
+    """
+    context = contextvars.copy_context()
+    future: concurrent.futures.Future[T] = concurrent.futures.Future()
+
+    def work() -> None:
+        try:
+            future.set_result(context.run(call))
+        except StopIteration as error:  # which no future can carry
+            future.set_exception(RuntimeError(f"the function raised StopIteration: {error}"))
+        except BaseException as error:  # noqa: BLE001 - whoever waits for the function gets what it raised
+            future.set_exception(error)
+
+    future.set_running_or_notify_cancel()  # a wait that is cancelled leaves the thread and its future alone
+    threading.Thread(target=work, name="paigeant-function", daemon=True).start()
+    return await asyncio.wrap_future(future)

@@ -9,9 +9,9 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
+from paigeant_celery.activities.port import Activity
 from paigeant_celery.core.errors import DuplicateActivity, InvalidInput, UnknownActivity, UsageError
 from paigeant_celery.core.policy import StepPolicy
-from paigeant_celery.store.port import Activity
 
 __all__ = ["Registry", "registry"]
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from paigeant_celery.core.errors import InvalidInput
-from paigeant_celery.core.jsonable import first_fault
+from paigeant_celery.core.faults import first_fault
 from paigeant_celery.core.slip import MAX_COST, Cost, ExecutedStep, WireModel
 
 __all__ = ["Usage", "WorkflowLimits", "reported_cost", "used_by"]

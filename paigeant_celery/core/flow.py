@@ -11,7 +11,7 @@ from pydantic import JsonValue
 
 from paigeant_celery.core.errors import IllegalEvent, InvalidInput
 from paigeant_celery.core.message import PaigeantMessage
-from paigeant_celery.core.retry import Attempt, retry_delay
+from paigeant_celery.core.policy import Attempt, retry_delay
 from paigeant_celery.core.slip import ExecutedStep, OutputRef, Step
 
 __all__ = [

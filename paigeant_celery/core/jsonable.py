@@ -8,27 +8,15 @@ import math
 from collections.abc import Collection, Mapping
 from typing import Any, cast
 
-from pydantic import BaseModel, JsonValue, SecretBytes, SecretStr, ValidationError
+from pydantic import BaseModel, JsonValue, SecretBytes, SecretStr
 from pydantic.types import Secret
 from pydantic_core import PydanticSerializationError, to_json
 
 from paigeant_celery.core.errors import MessageError, NotSerializable
 from paigeant_celery.core.names import text_fault
 
-__all__ = [
-    "MAX_DEPTH",
-    "MAX_VALUE_DEPTH",
-    "check_tree",
-    "dumps",
-    "first_fault",
-    "holds_secret",
-    "loads",
-    "recordable",
-    "to_jsonable",
-]
+__all__ = ["MAX_DEPTH", "MAX_VALUE_DEPTH", "check_tree", "dumps", "holds_secret", "loads", "recordable", "to_jsonable"]
 
-# Faults whose text is the validator's own, or quotes what it was given.
-QUOTING = {"value_error", "assertion_error", "union_tag_invalid"}
 
 MAX_DEPTH = 32  # nested arrays and objects of a whole envelope
 MAX_VALUE_DEPTH = 24  # of one value inside it, which leaves room for the envelope around it
@@ -115,13 +103,6 @@ def recordable(output: object) -> JsonValue:
         text = "a pydantic secret would be recorded as asterisks; return what may be recorded"
         raise NotSerializable("output_not_serializable", text)
     return to_jsonable(output, reason="output_not_serializable")
-
-
-def first_fault(error: ValidationError) -> tuple[tuple[int | str, ...], str, str]:
-    """Return place, type and text of the first fault that pydantic found, without any value."""
-    first = error.errors(include_input=False, include_url=False, include_context=False)[0]
-    text = "is refused by a validator" if first["type"] in QUOTING else first["msg"]
-    return first["loc"], first["type"], text
 
 
 def holds_secret(value: object) -> bool:

@@ -10,9 +10,10 @@ from pydantic import AwareDatetime, BaseModel, Field, JsonValue, ValidationError
 
 from paigeant_celery.core.budget import WorkflowLimits
 from paigeant_celery.core.errors import MessageError
+from paigeant_celery.core.faults import fault_of
 from paigeant_celery.core.jsonable import dumps, loads
 from paigeant_celery.core.names import SPEC_VERSION, hop_id, is_correlation_id, split_hop_id
-from paigeant_celery.core.slip import RegisteredActivity, RoutingSlip, Step, WireModel, fault_of
+from paigeant_celery.core.slip import RegisteredActivity, RoutingSlip, Step, WireModel
 
 __all__ = ["PaigeantMessage", "content_digest", "encode", "parse", "sha256"]
 

@@ -10,7 +10,8 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 from paigeant_celery.core.errors import InvalidInput, NotSerializable
-from paigeant_celery.core.jsonable import first_fault, holds_secret, to_jsonable
+from paigeant_celery.core.faults import fault_of
+from paigeant_celery.core.jsonable import holds_secret, to_jsonable
 from paigeant_celery.core.names import is_activity_name, is_correlation_id, text_fault
 from paigeant_celery.core.policy import StepPolicy
 
@@ -23,7 +24,6 @@ __all__ = [
     "RoutingSlip",
     "Step",
     "WireModel",
-    "fault_of",
     "name_steps",
 ]
 
@@ -286,20 +286,6 @@ def crossing(value: object, *, path: str) -> JsonValue:
         return to_jsonable(value, reason=f"invalid_{path}")
     except NotSerializable as error:
         raise InvalidInput(error.reason, path, error.text) from None
-
-
-def fault_of(error: ValidationError) -> tuple[str, str, str]:
-    """Return reason code, field path and text of the first fault that pydantic found, without any value."""
-    place, kind, text = first_fault(error)
-    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).lstrip(".")
-    # A tagged union puts its tag into the path; the reader looks for the field.
-    path = path.replace("].agent.", "].").replace("].function.", "].").replace(".step.agent.", ".step.")
-    if kind == "string_unicode":
-        return "invalid_text", path, "contains a lone surrogate"
-    if kind == "extra_forbidden":
-        return "unknown_field", path, "this version does not know the field"
-    custom = kind in {"bad_agent_name", "bad_step_id", "empty_prompt", "invalid_text"}
-    return (kind if custom else "invalid_envelope"), path, text
 
 
 def _build(model: BaseModel, **fields: Any) -> None:

@@ -1,47 +1,30 @@
-"""The seams: what the services need from a store, a broker and an activity."""
+"""The seam to a store: what it is told and what it answers. Times are its own, in UTC."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from decimal import Decimal
-from typing import Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Literal, Protocol, TypeAlias
 
-from pydantic import JsonValue
-
-from paigeant_celery.activities.context import WorkflowContext
 from paigeant_celery.core.flow import Failure, WorkflowState
-from paigeant_celery.core.policy import StepPolicy
-from paigeant_celery.core.settings import Settings
-from paigeant_celery.core.slip import Step
 
 __all__ = [
-    "Activity",
-    "ActivityResult",
     "Claim",
     "ClaimAnswer",
     "Claimed",
     "Closing",
     "Completion",
     "DeadLetter",
-    "Delivery",
     "Dropped",
-    "EditLimits",
     "HopRecord",
-    "Letters",
     "NewWorkflow",
-    "Publisher",
     "RenewAnswer",
     "Store",
     "StoredEvent",
     "Sweep",
-    "Transport",
     "WorkflowRecord",
 ]
-
-
-# What the store is told and what it answers. Times are the store's own, in UTC.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -352,135 +335,3 @@ class Store(Protocol):
     def close(self) -> None:
         """Give connections back."""
         ...
-
-
-# What a broker is asked.
-
-
-@dataclass(frozen=True, kw_only=True)
-class Delivery:
-    """One message to publish: the hop, its Celery task, and what Flower and logs may show of it."""
-
-    activity: str
-    hop_id: str
-    root_id: str
-    parent_id: str | None
-    queue: str
-    envelope: str
-    summary: str
-    timeout: float | None  # seconds of one attempt, where step or activity names them
-    attempt: int = 1  # which one it asks for, where no store counts them
-
-
-class Letters(Protocol):
-    """The queue of dead letters: where they are kept without a store, with the envelope of what may go on later.
-
-    To look at them takes them off the queue for a moment; two who look at once see each a part.
-    """
-
-    def bury(self, letter: DeadLetter, envelope: str | None) -> None:
-        """Keep a dead letter; raises `TransientError` where the broker cannot be reached."""
-        ...
-
-    def look(self) -> Sequence[tuple[DeadLetter, str | None]]:
-        """Return the letters and the envelopes that go with them, newest first."""
-        ...
-
-    def take(self, letter_id: str) -> bool:
-        """Take a letter off the queue; False where there is none."""
-        ...
-
-
-class Publisher(Protocol):
-    """Puts a hop's message on its queue."""
-
-    def queue_for(self, activity: str, queue: str | None) -> str:
-        """Return the queue of a step: its own, else the host's route, else the one of its name."""
-        ...
-
-    def publish(self, delivery: Delivery) -> None:
-        """Send the message; raises `TransientError` where the broker cannot be reached."""
-        ...
-
-    def waiting(self, queue: str) -> int:
-        """Return how many messages wait on a queue, none where there is no such queue; raises `TransientError`."""
-        ...
-
-
-@runtime_checkable
-class Transport(Protocol):
-    """A broker with its store and settings, as the services see it."""
-
-    @property
-    def store(self) -> Store | None: ...
-
-    @property
-    def settings(self) -> Settings: ...
-
-    @property
-    def publisher(self) -> Publisher: ...
-
-    @property
-    def letters(self) -> Letters | None:
-        """Where dead letters are kept without a store; None with one."""
-        ...
-
-    def check_dispatch(self) -> None:
-        """Raise `ConfigurationError` where messages sent from here would not run as they must."""
-        ...
-
-
-# What runs.
-
-
-@dataclass(frozen=True, kw_only=True)
-class ActivityResult:
-    """What a step gave: JSON, counters such as tokens, their cost in US dollars where that is known, and the steps that
-    it inserts behind itself."""
-
-    output: JsonValue
-    usage: Mapping[str, int] = field(default_factory=dict)
-    cost: Decimal | None = None
-    inserted: tuple[Step, ...] = ()
-    notes: tuple[Mapping[str, str], ...] = ()
-
-
-class Activity(Protocol):
-    """An agent or a function, as the registry and the hop see it."""
-
-    @property
-    def kind(self) -> Literal["agent", "function"]: ...
-
-    @property
-    def name(self) -> str:
-        """The name on the slip; raises `UsageError` where it has none yet."""
-        ...
-
-    @property
-    def origin(self) -> str:
-        """Where it was made, as `file:line`; two of one name and one origin are the same."""
-        ...
-
-    @property
-    def queue(self) -> str | None: ...
-
-    @property
-    def policy(self) -> StepPolicy | None: ...
-
-    @property
-    def description(self) -> str: ...
-
-    def check(self, step: Step) -> None:
-        """Raise `MessageError` (`invalid_deps`, `unexpected_deps`, `invalid_arguments`) where the step does not fit."""
-        ...
-
-    async def run(self, step: Step, context: WorkflowContext, *, limits: EditLimits) -> ActivityResult:
-        """Run the step inside the hop's context."""
-        ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class EditLimits:
-    """How far an agent may change the itinerary in any workflow of this deployment."""
-
-    max_visits: int

@@ -24,9 +24,10 @@ from paigeant_celery import (
     WorkflowHandle,
     WorkflowParked,
 )
+from paigeant_celery.broker.port import Delivery
 from paigeant_celery.core.message import PaigeantMessage, parse
 from paigeant_celery.sending import delivery_of
-from paigeant_celery.store.port import Delivery, WorkflowRecord
+from paigeant_celery.store.port import WorkflowRecord
 from paigeant_celery.transport import CeleryTransport, transport_of
 
 WITHIN = 20.0  # seconds until a workflow must have ended; the steps themselves take milliseconds

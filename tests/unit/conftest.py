@@ -9,8 +9,8 @@ import pytest
 from hypothesis import settings
 from pydantic_ai import models
 
-from paigeant_celery.activities.context import WorkflowContext
-from paigeant_celery.activities.deps import StepOutput
+from paigeant_celery.activities.context import StepOutput, WorkflowContext
+from paigeant_celery.activities.port import EditLimits
 from paigeant_celery.activities.registry import registry
 from paigeant_celery.core.message import PaigeantMessage
 from paigeant_celery.core.slip import (
@@ -21,7 +21,6 @@ from paigeant_celery.core.slip import (
     RoutingSlip,
     name_steps,
 )
-from paigeant_celery.store.port import EditLimits
 from paigeant_celery.testing import workflow_harness
 
 __all__ = ["workflow_harness"]

@@ -18,7 +18,7 @@ from pydantic_ai import Agent, RunContext
 from pydantic_ai.models.test import TestModel
 
 import paigeant_celery.agent
-from paigeant_celery.activities.deps import WorkflowDependencies
+from paigeant_celery.activities.context import WorkflowDependencies
 from paigeant_celery.activities.registry import registry
 from paigeant_celery.agent import PaigeantAgent, register_agent
 from paigeant_celery.core.errors import InvalidInput, UsageError

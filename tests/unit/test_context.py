@@ -9,8 +9,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from paigeant_celery.activities.context import WorkflowContext, entered, open_context, workflow_context
-from paigeant_celery.activities.deps import StepOutput
+from paigeant_celery.activities.context import StepOutput, WorkflowContext, entered, open_context, workflow_context
 from paigeant_celery.core.errors import NoWorkflow, UsageError
 from paigeant_celery.core.message import PaigeantMessage
 from paigeant_celery.core.slip import ActivitySpec, ExecutedStep, OutputRef

@@ -8,7 +8,7 @@ from datetime import date
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from paigeant_celery.activities.deps import StepOutput, WorkflowDependencies, with_previous_output
+from paigeant_celery.activities.context import StepOutput, WorkflowDependencies, with_previous_output
 from paigeant_celery.core.jsonable import to_jsonable
 
 

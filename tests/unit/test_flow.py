@@ -30,7 +30,7 @@ from paigeant_celery.core.flow import (
     decide,
 )
 from paigeant_celery.core.message import PaigeantMessage, encode, parse
-from paigeant_celery.core.retry import Attempt
+from paigeant_celery.core.policy import Attempt
 from paigeant_celery.core.slip import ActivitySpec, ExecutedStep, FunctionSpec, OutputRef, RoutingSlip, Step, name_steps
 
 NOON = datetime(2026, 1, 2, 12, 0, tzinfo=UTC)

@@ -15,6 +15,7 @@ from pydantic_ai.exceptions import ModelRateLimitError
 
 from paigeant_celery.activities.functions import FunctionActivity, activity
 from paigeant_celery.activities.registry import registry
+from paigeant_celery.broker.port import Delivery
 from paigeant_celery.core.errors import MessageError, TransientError, Unreachable
 from paigeant_celery.core.flow import Failure
 from paigeant_celery.core.message import PaigeantMessage, encode, sha256
@@ -25,16 +26,7 @@ from paigeant_celery.guard import Arrival
 from paigeant_celery.hop import Drop, HopService, Refused, Summary
 from paigeant_celery.step import Opened
 from paigeant_celery.store.memory import MemoryStore
-from paigeant_celery.store.port import (
-    Claim,
-    ClaimAnswer,
-    Closing,
-    Completion,
-    Delivery,
-    HopRecord,
-    NewWorkflow,
-    WorkflowRecord,
-)
+from paigeant_celery.store.port import Claim, ClaimAnswer, Closing, Completion, HopRecord, NewWorkflow, WorkflowRecord
 
 MakeMessage = Callable[..., PaigeantMessage]
 

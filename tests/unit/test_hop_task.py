@@ -20,6 +20,7 @@ from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 
 from paigeant_celery import hop_task
 from paigeant_celery.activities.functions import FunctionActivity, activity
+from paigeant_celery.broker.port import Delivery
 from paigeant_celery.core.errors import HopFailed, Unreachable
 from paigeant_celery.core.flow import Failure
 from paigeant_celery.core.message import PaigeantMessage, encode, sha256
@@ -29,7 +30,7 @@ from paigeant_celery.core.slip import FunctionSpec
 from paigeant_celery.guard import Arrival
 from paigeant_celery.hop_task import HopRuntime
 from paigeant_celery.store.memory import MemoryStore
-from paigeant_celery.store.port import Claim, Claimed, Delivery, HopRecord, NewWorkflow, WorkflowRecord
+from paigeant_celery.store.port import Claim, Claimed, HopRecord, NewWorkflow, WorkflowRecord
 
 T = TypeVar("T")
 MakeMessage = Callable[..., PaigeantMessage]

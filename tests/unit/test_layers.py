@@ -105,12 +105,6 @@ PLACES = {module: place for place, module in BELONGS.items()}
 
 # What still goes past the table.
 NOT_YET = {
-    ("store.port", "activities.context"),
-    ("activities.functions", "worker.loop"),
-    ("activities.functions", "store.port"),
-    ("activities.registry", "store.port"),
-    ("agents.itinerary", "store.port"),
-    ("agents.activity", "store.port"),
     ("hop.with_store", "client.dead_letters"),
     ("hop.without_store", "client.dead_letters"),
     ("client.dead_letters", "hop.guard"),

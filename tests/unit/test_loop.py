@@ -18,7 +18,8 @@ from typing import Any, TypeVar
 
 import pytest
 
-from paigeant_celery.loop import ProcessLoop, in_own_thread
+from paigeant_celery.activities.functions import in_own_thread
+from paigeant_celery.loop import ProcessLoop
 
 T = TypeVar("T")
 

@@ -9,6 +9,7 @@ import pytest
 
 from paigeant_celery.activities.functions import FunctionActivity, activity
 from paigeant_celery.activities.registry import registry
+from paigeant_celery.broker.port import Delivery
 from paigeant_celery.core.message import PaigeantMessage, encode
 from paigeant_celery.core.policy import StepPolicy
 from paigeant_celery.core.settings import Settings
@@ -19,7 +20,7 @@ from paigeant_celery.guard import Arrival
 from paigeant_celery.hop import HopService
 from paigeant_celery.message_only import MessageOnlyEffects
 from paigeant_celery.step import Opened
-from paigeant_celery.store.port import DeadLetter, Delivery
+from paigeant_celery.store.port import DeadLetter
 
 MakeMessage = Callable[..., PaigeantMessage]
 

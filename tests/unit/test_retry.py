@@ -18,8 +18,7 @@ from pydantic_ai.exceptions import (
 )
 
 from paigeant_celery.core.errors import InvalidInput, MessageError, StoreRequired, Unreachable
-from paigeant_celery.core.policy import StepPolicy
-from paigeant_celery.core.retry import MAX_BACKOFF, Attempt, is_final, retry_delay
+from paigeant_celery.core.policy import MAX_BACKOFF, Attempt, StepPolicy, is_final, retry_delay
 
 
 def attempt(number: int = 1, **facts: Any) -> Attempt:

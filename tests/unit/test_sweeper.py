@@ -11,12 +11,13 @@ import pytest
 
 from paigeant_celery import FunctionSpec
 from paigeant_celery.activities.registry import Registry
+from paigeant_celery.broker.port import Delivery
 from paigeant_celery.core.errors import Unreachable
 from paigeant_celery.core.message import PaigeantMessage, encode, sha256
 from paigeant_celery.core.settings import Settings
 from paigeant_celery.process import new_owner_id
 from paigeant_celery.store.memory import MemoryStore
-from paigeant_celery.store.port import Claim, Claimed, Delivery, HopRecord, NewWorkflow
+from paigeant_celery.store.port import Claim, Claimed, HopRecord, NewWorkflow
 from paigeant_celery.sweeper import Sweeper
 
 MakeMessage = Callable[..., PaigeantMessage]
