@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from paigeant_celery.activities.context import StepOutput, WorkflowContext, WorkflowDependencies, workflow_context
     from paigeant_celery.activities.functions import activity
-    from paigeant_celery.agent import PaigeantAgent, register_agent
+    from paigeant_celery.agents.agent import PaigeantAgent, register_agent
+    from paigeant_celery.agents.durability import CeleryDurability, idempotency_key
     from paigeant_celery.core.budget import WorkflowLimits
     from paigeant_celery.core.errors import (
         NonDeterminismError,
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from paigeant_celery.core.policy import StepPolicy
     from paigeant_celery.core.slip import ActivitySpec, FunctionSpec, RoutingSlip
     from paigeant_celery.dispatch import WorkflowDispatcher
-    from paigeant_celery.durability import CeleryDurability, idempotency_key
     from paigeant_celery.executor import ActivityExecutor
     from paigeant_celery.handle import WorkflowEvent, WorkflowHandle, WorkflowResult, WorkflowStatus
     from paigeant_celery.plugin import install
@@ -39,10 +39,10 @@ __version__ = "0.1.0"
 _HOME = {
     "ActivityExecutor": "executor",
     "ActivitySpec": "core.slip",
-    "CeleryDurability": "durability",
+    "CeleryDurability": "agents.durability",
     "FunctionSpec": "core.slip",
     "NonDeterminismError": "core.errors",
-    "PaigeantAgent": "agent",
+    "PaigeantAgent": "agents.agent",
     "PaigeantError": "core.errors",
     "PaigeantMessage": "core.message",
     "RoutingSlip": "core.slip",
@@ -64,9 +64,9 @@ _HOME = {
     "WorkflowStatus": "handle",
     "activity": "activities.functions",
     "get_transport": "transport",
-    "idempotency_key": "durability",
+    "idempotency_key": "agents.durability",
     "install": "plugin",
-    "register_agent": "agent",
+    "register_agent": "agents.agent",
     "workflow_context": "activities.context",
 }
 

@@ -22,7 +22,7 @@ from paigeant_celery.core.message import PaigeantMessage, sha256
 from paigeant_celery.core.policy import Attempt, StepPolicy, is_final
 from paigeant_celery.core.settings import Settings
 from paigeant_celery.core.slip import ExecutedStep, OutputRef
-from paigeant_celery.recorder import HopJournal, journalling
+from paigeant_celery.journal.hop_journal import HopJournal, journalling
 from paigeant_celery.store.outputs import read_blob
 from paigeant_celery.store.port import Claimed, Closing, Store
 from paigeant_celery.tracing import attached_trace

@@ -11,7 +11,7 @@ import pytest
 from pydantic import BaseModel, SecretStr
 
 from paigeant_celery.activities.context import WorkflowDependencies
-from paigeant_celery.agent import PaigeantAgent
+from paigeant_celery.agents.agent import PaigeantAgent
 from paigeant_celery.core.policy import StepPolicy
 from paigeant_celery.core.slip import ActivitySpec, FunctionSpec
 

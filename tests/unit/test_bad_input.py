@@ -14,7 +14,7 @@ from refusals import CASES, SECRET, agents
 
 from paigeant_celery import get_transport
 from paigeant_celery.activities.functions import activity
-from paigeant_celery.agent import PaigeantAgent, register_agent
+from paigeant_celery.agents.agent import PaigeantAgent, register_agent
 from paigeant_celery.core.errors import (
     ConfigurationError,
     EmptyItinerary,

@@ -13,7 +13,7 @@ import pytest
 
 from paigeant_celery import get_transport
 from paigeant_celery.activities.functions import activity
-from paigeant_celery.agent import PaigeantAgent
+from paigeant_celery.agents.agent import PaigeantAgent
 from paigeant_celery.broker.port import Delivery
 from paigeant_celery.core.errors import (
     EmptyItinerary,

@@ -14,8 +14,8 @@ from pydantic_ai import Agent, ModelRetry, NativeOutput
 from pydantic_ai.exceptions import UsageLimitExceeded
 from pydantic_ai.usage import UsageLimits
 
+from paigeant_celery.agents.durability import CeleryDurability
 from paigeant_celery.core.errors import HopLost, NonDeterminismError
-from paigeant_celery.durability import CeleryDurability
 
 pytestmark = pytest.mark.anyio
 

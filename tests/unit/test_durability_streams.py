@@ -15,8 +15,8 @@ from pydantic_ai.models.function import AgentInfo, FunctionModel
 from pydantic_ai.run import AgentRunResult
 
 from paigeant_celery.activities.functions import in_own_thread
+from paigeant_celery.agents.durability import CeleryDurability
 from paigeant_celery.core.errors import HopLost
-from paigeant_celery.durability import CeleryDurability
 
 pytestmark = pytest.mark.anyio
 

@@ -12,7 +12,7 @@ from pydantic_ai.models.test import TestModel
 
 from paigeant_celery.activities.functions import activity
 from paigeant_celery.activities.registry import registry
-from paigeant_celery.agent import PaigeantAgent
+from paigeant_celery.agents.agent import PaigeantAgent
 from paigeant_celery.core.errors import (
     StoreCorrupt,
     StoreRequired,

@@ -79,7 +79,7 @@ def test_importing_us_does_not_change_the_current_app_of_a_host() -> None:
         from celery import Celery, current_app
         host = Celery("host", broker="memory://localhost//")
         import paigeant_celery, paigeant_celery.dispatch, paigeant_celery.transport, paigeant_celery.plugin
-        import paigeant_celery.agent, paigeant_celery.executor, paigeant_celery.activities.functions
+        import paigeant_celery.agents.agent, paigeant_celery.executor, paigeant_celery.activities.functions
         import paigeant_celery.tasks
         paigeant_celery.get_transport("inmemory")
         print(current_app._get_current_object() is host, sorted(t for t in host.tasks if "celery." not in t))

@@ -27,11 +27,11 @@ from paigeant_celery.activities.context import (
 )
 from paigeant_celery.activities.port import Activity, EditLimits
 from paigeant_celery.activities.registry import registry
-from paigeant_celery.agent import PaigeantAgent
+from paigeant_celery.agents.activity import prompt_of
+from paigeant_celery.agents.agent import PaigeantAgent
 from paigeant_celery.core.errors import MessageError, NotSerializable, UsageError
 from paigeant_celery.core.message import PaigeantMessage
 from paigeant_celery.core.slip import ActivitySpec, FunctionSpec
-from paigeant_celery.runner import prompt_of
 
 MakeContext = Callable[..., WorkflowContext]
 MakeMessage = Callable[..., PaigeantMessage]

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from paigeant_celery.core.errors import HopLost, NonDeterminismError, NotSerializable, TransientError
-from paigeant_celery.feed import EventFeed
-from paigeant_celery.journal import CallKey, CallKind, Record, differences, parse_key, parse_record
+from paigeant_celery.journal.event_feed import EventFeed
+from paigeant_celery.journal.record import CallKey, CallKind, Record, differences, parse_key, parse_record
 from paigeant_celery.store.port import Closing, Store
 
 __all__ = ["HopJournal", "calling", "current_journal", "journalling", "surrounding_journal"]

@@ -9,8 +9,8 @@ from pydantic_ai.agent import EventStreamHandler
 from pydantic_ai.messages import AgentStreamEvent, ModelResponseStreamEvent
 from pydantic_ai.tools import RunContext
 
-from paigeant_celery.feed import EventFeed
-from paigeant_celery.recorder import HopJournal, surrounding_journal
+from paigeant_celery.journal.event_feed import EventFeed
+from paigeant_celery.journal.hop_journal import HopJournal, surrounding_journal
 
 __all__ = ["feed_here", "is_told", "shown_to"]
 

@@ -13,11 +13,11 @@ from pydantic_ai.tools import AgentDepsT
 from typing_extensions import TypeVar
 
 from paigeant_celery.activities.registry import registry
+from paigeant_celery.agents.activity import AgentActivity, DepsFactory
 from paigeant_celery.core.errors import InvalidInput, UsageError
 from paigeant_celery.core.names import is_activity_name
 from paigeant_celery.core.policy import StepPolicy
 from paigeant_celery.core.slip import ActivitySpec
-from paigeant_celery.runner import AgentActivity, DepsFactory
 
 if TYPE_CHECKING:
     from pydantic_ai import AgentRetries, Tool, models

@@ -27,13 +27,13 @@ from pydantic_ai.run import AgentRunResult
 from pydantic_ai.tools import AgentDepsT, RunContext
 from pydantic_ai.toolsets import AbstractToolset
 
+from paigeant_celery.agents.fingerprints import Digests
+from paigeant_celery.agents.models import LoopModels
+from paigeant_celery.agents.recorded_calls import JournalBackend
+from paigeant_celery.agents.recorded_tools import METADATA_KEY, RecordedToolset
+from paigeant_celery.agents.stream import feed_here, is_told, shown_to
 from paigeant_celery.core.errors import NotSerializable, UsageError
-from paigeant_celery.fingerprints import Digests
-from paigeant_celery.loop_models import LoopModels
-from paigeant_celery.recorded_calls import JournalBackend
-from paigeant_celery.recorded_tools import METADATA_KEY, RecordedToolset
-from paigeant_celery.recorder import current_journal, surrounding_journal
-from paigeant_celery.watching import feed_here, is_told, shown_to
+from paigeant_celery.journal.hop_journal import current_journal, surrounding_journal
 
 try:  # since pydantic-ai 2.68; before that, spans of replayed calls are exported again
     from pydantic_ai.durable_exec import replay_scope

@@ -21,10 +21,10 @@ from pydantic_ai.durable_exec import (
 )
 from pydantic_ai.tools import RunContext
 
-from paigeant_celery.failures import rebuilt, survived
-from paigeant_celery.fingerprints import Digests
-from paigeant_celery.journal import CallKey, CallKind, Record
-from paigeant_celery.recorder import HopJournal, calling, current_journal
+from paigeant_celery.agents.fingerprints import Digests
+from paigeant_celery.agents.recorded_errors import rebuilt, survived
+from paigeant_celery.journal.hop_journal import HopJournal, calling, current_journal
+from paigeant_celery.journal.record import CallKey, CallKind, Record
 
 try:  # since pydantic-ai 2.68; before that, spans of replayed calls are exported again
     from pydantic_ai.durable_exec import record_durable_unit

@@ -16,11 +16,11 @@ from pydantic_ai.tools import AgentDepsT, RunContext
 from pydantic_ai.toolsets import ToolsetTool, WrapperToolset
 from pydantic_ai.usage import RunUsage
 
+from paigeant_celery.agents.fingerprints import digest
+from paigeant_celery.agents.recorded_calls import recorded
 from paigeant_celery.core.errors import NotSerializable
-from paigeant_celery.fingerprints import digest
-from paigeant_celery.journal import Record
-from paigeant_celery.recorded_calls import recorded
-from paigeant_celery.recorder import HopJournal, calling, current_journal
+from paigeant_celery.journal.hop_journal import HopJournal, calling, current_journal
+from paigeant_celery.journal.record import Record
 
 __all__ = ["METADATA_KEY", "RecordedToolset"]
 

@@ -11,7 +11,7 @@ from pydantic_ai.durable_exec import JSON_CODEC
 from pydantic_ai.messages import ModelResponse
 
 from paigeant_celery.core.errors import ReplayedError
-from paigeant_celery.journal import Record, RecordedError
+from paigeant_celery.journal.record import Record, RecordedError
 
 try:  # since pydantic-ai 2.68; before that, a stream that fails half way counts as one that never began
     from pydantic_ai.durable_exec._utils import mark_streamed_before_failing, streamed_before_failing

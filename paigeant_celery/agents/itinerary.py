@@ -14,9 +14,9 @@ from pydantic_ai.toolsets import AbstractToolset, FunctionToolset
 
 from paigeant_celery.activities.context import WorkflowContext
 from paigeant_celery.activities.port import EditLimits
+from paigeant_celery.agents.recorded_tools import METADATA_KEY
 from paigeant_celery.core.errors import InvalidInput
 from paigeant_celery.core.slip import ActivitySpec, RegisteredActivity, Step
-from paigeant_celery.recorded_tools import METADATA_KEY
 
 __all__ = ["Edit", "Insertion", "ItineraryEditing"]
 

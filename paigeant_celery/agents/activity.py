@@ -23,6 +23,8 @@ from pydantic_ai.usage import RunUsage, UsageLimits
 
 from paigeant_celery.activities.context import StepOutput, WorkflowContext, WorkflowDependencies, with_previous_output
 from paigeant_celery.activities.port import ActivityResult, EditLimits
+from paigeant_celery.agents.durability import CeleryDurability
+from paigeant_celery.agents.itinerary import Edit, ItineraryEditing
 from paigeant_celery.core.budget import reported_cost, used_by
 from paigeant_celery.core.errors import MessageError, UsageError
 from paigeant_celery.core.faults import first_fault
@@ -31,9 +33,7 @@ from paigeant_celery.core.message import PaigeantMessage
 from paigeant_celery.core.names import is_activity_name
 from paigeant_celery.core.policy import StepPolicy
 from paigeant_celery.core.slip import ActivitySpec, Step
-from paigeant_celery.durability import CeleryDurability
-from paigeant_celery.itinerary import Edit, ItineraryEditing
-from paigeant_celery.recorder import current_journal
+from paigeant_celery.journal.hop_journal import current_journal
 
 __all__ = ["AgentActivity", "DepsFactory", "prompt_of"]
 
