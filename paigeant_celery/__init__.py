@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from paigeant_celery.activities.functions import activity
     from paigeant_celery.agents.agent import PaigeantAgent, register_agent
     from paigeant_celery.agents.durability import CeleryDurability, idempotency_key
+    from paigeant_celery.broker.transport import get_transport
     from paigeant_celery.core.budget import WorkflowLimits
     from paigeant_celery.core.errors import (
         NonDeterminismError,
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from paigeant_celery.executor import ActivityExecutor
     from paigeant_celery.handle import WorkflowEvent, WorkflowHandle, WorkflowResult, WorkflowStatus
     from paigeant_celery.plugin import install
-    from paigeant_celery.transport import get_transport
 
 __version__ = "0.1.0"
 
@@ -63,7 +63,7 @@ _HOME = {
     "WorkflowResult": "handle",
     "WorkflowStatus": "handle",
     "activity": "activities.functions",
-    "get_transport": "transport",
+    "get_transport": "broker.transport",
     "idempotency_key": "agents.durability",
     "install": "plugin",
     "register_agent": "agents.agent",

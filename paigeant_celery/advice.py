@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 import kombu
 
-from paigeant_celery.transport import CeleryTransport
+from paigeant_celery.broker.transport import CeleryTransport
 
 __all__ = ["Finding", "Found", "Recommended", "advise", "advice_lines"]
 

@@ -178,8 +178,8 @@ def _asked(context: click.Context, correlation_id: str, question: str, **more: b
 
 
 def _transport(context: click.Context) -> Any:
+    from paigeant_celery.broker.transport import transport_of
     from paigeant_celery.core.errors import ConfigurationError
-    from paigeant_celery.transport import transport_of
 
     app = context.obj.app
     app.loader.import_default_modules()

@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from pydantic import JsonValue
 
 from paigeant_celery.activities.registry import registry
+from paigeant_celery.broker.outbox import delivery_of
 from paigeant_celery.broker.port import Letters, Transport
 from paigeant_celery.core.errors import MessageError, StoreRequired
 from paigeant_celery.core.message import PaigeantMessage, parse, sha256
 from paigeant_celery.core.names import split_hop_id
 from paigeant_celery.core.slip import ActivitySpec, ExecutedStep, FunctionSpec, RoutingSlip
 from paigeant_celery.guard import Arrival, content_of
-from paigeant_celery.sending import delivery_of
 from paigeant_celery.store.port import DeadLetter
 
 __all__ = ["DeadLetters", "letter_of", "redacted"]

@@ -15,7 +15,9 @@ from pydantic import JsonValue
 
 from paigeant_celery.activities.port import Activity
 from paigeant_celery.activities.registry import registry
+from paigeant_celery.broker.outbox import delivery_of
 from paigeant_celery.broker.port import Transport
+from paigeant_celery.broker.tracing import current_trace
 from paigeant_celery.core.budget import WorkflowLimits
 from paigeant_celery.core.errors import (
     EmptyItinerary,
@@ -39,9 +41,7 @@ from paigeant_celery.core.slip import (
     name_steps,
 )
 from paigeant_celery.handle import WorkflowHandle
-from paigeant_celery.sending import delivery_of
 from paigeant_celery.store.port import HopRecord, NewWorkflow
-from paigeant_celery.tracing import current_trace
 
 __all__ = ["WorkflowDispatcher"]
 

@@ -14,6 +14,7 @@ from datetime import timedelta
 from typing import Protocol, TypeAlias
 
 from paigeant_celery.activities.registry import Registry
+from paigeant_celery.broker.outbox import delivery_of
 from paigeant_celery.broker.port import Publisher
 from paigeant_celery.core.errors import MessageError, StoreCorrupt
 from paigeant_celery.core.flow import Failure
@@ -22,7 +23,6 @@ from paigeant_celery.core.names import MAX_ATTEMPTS, next_place, split_hop_id
 from paigeant_celery.core.settings import Settings
 from paigeant_celery.dead_letters import letter_of
 from paigeant_celery.guard import Arrival, is_misaddressed, refusal_of
-from paigeant_celery.sending import delivery_of
 from paigeant_celery.step import Opened, Outcome
 from paigeant_celery.store.port import (
     Claim,

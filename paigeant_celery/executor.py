@@ -21,9 +21,9 @@ from kombu.entity import Queue
 from kombu.exceptions import OperationalError
 
 from paigeant_celery.activities.registry import registry
+from paigeant_celery.broker.transport import CeleryTransport
 from paigeant_celery.core.errors import UnknownActivity, Unreachable, UsageError, WorkerEnded
 from paigeant_celery.plugin import install, register_tasks
-from paigeant_celery.transport import CeleryTransport
 from paigeant_celery.worker import queues_of, start_checks
 
 __all__ = ["ActivityExecutor"]

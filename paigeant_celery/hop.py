@@ -14,6 +14,7 @@ from typing import TypeAlias, assert_never
 
 from paigeant_celery.activities.port import Activity
 from paigeant_celery.activities.registry import Registry
+from paigeant_celery.broker.outbox import step_policy
 from paigeant_celery.core.errors import MessageError, StoreCorrupt, TransientError, UnknownActivity
 from paigeant_celery.core.flow import Advance, Begun, Exhausted, Fail, Failure, Finish, Limits, Park, Retry, Run, decide
 from paigeant_celery.core.message import PaigeantMessage, encode
@@ -23,7 +24,6 @@ from paigeant_celery.effects import Drop, Effects, Refused, Summary
 from paigeant_celery.guard import Arrival, check_address, read
 from paigeant_celery.journal.event_feed import EventFeed
 from paigeant_celery.journal.hop_journal import HopJournal
-from paigeant_celery.sending import step_policy
 from paigeant_celery.step import Opened, Outcome, StepRunner, failed, text_of
 from paigeant_celery.store.port import Claimed, Closing, Dropped, Store
 

@@ -13,6 +13,7 @@ from celery import Task
 from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 
 from paigeant_celery.activities.registry import registry
+from paigeant_celery.broker.transport import CeleryTransport
 from paigeant_celery.core.errors import HopFailed, MessageError, StoreCorrupt, TransientError
 from paigeant_celery.core.names import ATTEMPT_HEADER, MAX_ATTEMPTS
 from paigeant_celery.effects import Drop, Effects, RecordedEffects, Refused, Summary
@@ -26,7 +27,6 @@ from paigeant_celery.shutdown import Shutdown
 from paigeant_celery.step import Opened, Outcome, timed_out
 from paigeant_celery.store.port import Store
 from paigeant_celery.sweeper import Sweeper
-from paigeant_celery.transport import CeleryTransport
 
 __all__ = ["HopRuntime", "HopTask"]
 

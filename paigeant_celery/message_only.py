@@ -13,6 +13,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from paigeant_celery.activities.registry import Registry
+from paigeant_celery.broker.outbox import delivery_of
 from paigeant_celery.broker.port import Letters, Publisher
 from paigeant_celery.core.errors import MessageError
 from paigeant_celery.core.flow import Failure
@@ -20,7 +21,6 @@ from paigeant_celery.core.message import PaigeantMessage, encode, parse
 from paigeant_celery.dead_letters import letter_of
 from paigeant_celery.effects import Refused, Summary, log_refusal, parked_fault, summary_of
 from paigeant_celery.guard import Arrival
-from paigeant_celery.sending import delivery_of
 from paigeant_celery.step import Opened, Outcome
 from paigeant_celery.store.port import Claimed
 

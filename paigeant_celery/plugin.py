@@ -9,10 +9,10 @@ from typing import Any, cast
 from celery import Celery
 
 from paigeant_celery.activities.registry import registry
+from paigeant_celery.broker.transport import CeleryTransport, imports_us, transport_of
 from paigeant_celery.core.errors import DuplicateActivity, UsageError
 from paigeant_celery.hop_task import HopRuntime, HopTask
 from paigeant_celery.store.port import Store
-from paigeant_celery.transport import CeleryTransport, imports_us, transport_of
 from paigeant_celery.worker import AgentQueues, Ending
 
 __all__ = ["install", "install_importing_apps"]

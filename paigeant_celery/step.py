@@ -15,6 +15,7 @@ from pydantic import JsonValue
 
 from paigeant_celery.activities.context import ReadOutput, entered, open_context
 from paigeant_celery.activities.port import Activity, ActivityResult, EditLimits
+from paigeant_celery.broker.tracing import attached_trace
 from paigeant_celery.core.errors import NotSerializable, TransientError
 from paigeant_celery.core.flow import Completed, Diverged, Event, Failed
 from paigeant_celery.core.jsonable import dumps
@@ -25,7 +26,6 @@ from paigeant_celery.core.slip import ExecutedStep, OutputRef
 from paigeant_celery.journal.hop_journal import HopJournal, journalling
 from paigeant_celery.store.outputs import read_blob
 from paigeant_celery.store.port import Claimed, Closing, Store
-from paigeant_celery.tracing import attached_trace
 
 __all__ = ["Opened", "Outcome", "StepRunner", "failed", "text_of", "timed_out"]
 

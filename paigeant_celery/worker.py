@@ -16,11 +16,11 @@ from kombu.entity import Queue
 from paigeant_celery.activities.port import Activity
 from paigeant_celery.activities.registry import registry
 from paigeant_celery.advice import advice_lines, advise
+from paigeant_celery.broker.transport import CeleryTransport, transport_of
 from paigeant_celery.core.errors import ConfigurationError, PaigeantError, TransientError
 from paigeant_celery.core.settings import SPECIAL_CONSUME
 from paigeant_celery.intake import Intake
 from paigeant_celery.revoking import Revocations
-from paigeant_celery.transport import CeleryTransport, transport_of
 
 __all__ = ["AgentQueues", "Ending", "queues_of", "served_activities", "start_checks"]
 

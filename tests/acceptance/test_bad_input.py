@@ -41,11 +41,11 @@ from paigeant_celery import (
     WorkflowParked,
 )
 from paigeant_celery.activities.registry import registry
+from paigeant_celery.broker.transport import CeleryTransport
 from paigeant_celery.core.errors import InvalidInput, WorkflowConflict
 from paigeant_celery.core.message import encode
 from paigeant_celery.core.slip import name_steps
 from paigeant_celery.store.port import DeadLetter, HopRecord, NewWorkflow
-from paigeant_celery.transport import CeleryTransport
 
 SECRET = "hunter2"  # stands in what is refused, and must stand in no log
 GOOD_WITHIN = 2.0  # seconds until the next good workflow must have ended

@@ -23,8 +23,8 @@ from processes import (
 from servers import RedisServer
 
 from paigeant_celery import ActivitySpec, WorkflowDispatcher, WorkflowHandle, get_transport
+from paigeant_celery.broker.transport import transport_of
 from paigeant_celery.core.errors import NotRecorded, Unreachable
-from paigeant_celery.transport import transport_of
 
 WITHIN = 20.0
 

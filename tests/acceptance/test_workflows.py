@@ -24,11 +24,11 @@ from paigeant_celery import (
     WorkflowHandle,
     WorkflowParked,
 )
+from paigeant_celery.broker.outbox import delivery_of
 from paigeant_celery.broker.port import Delivery
+from paigeant_celery.broker.transport import CeleryTransport, transport_of
 from paigeant_celery.core.message import PaigeantMessage, parse
-from paigeant_celery.sending import delivery_of
 from paigeant_celery.store.port import WorkflowRecord
-from paigeant_celery.transport import CeleryTransport, transport_of
 
 WITHIN = 20.0  # seconds until a workflow must have ended; the steps themselves take milliseconds
 CANARY = "tangerine"  # stands in prompts and error texts, and must stand in no log

@@ -31,8 +31,8 @@ from paigeant_celery import (
     get_transport,
 )
 from paigeant_celery.activities.registry import registry
+from paigeant_celery.broker.transport import CeleryTransport
 from paigeant_celery.core.errors import UnknownActivity, Unreachable, WorkerEnded
-from paigeant_celery.transport import CeleryTransport
 
 WITHIN = 20.0  # seconds until a workflow must have ended; the steps themselves take milliseconds
 

@@ -19,11 +19,11 @@ from processes import START_WITHIN, deployment, eventually
 from servers import RedisServer
 
 from paigeant_celery import ActivitySpec, FunctionSpec, WorkflowDispatcher
+from paigeant_celery.broker.transport import transport_of
 from paigeant_celery.owner import RENEWALS_PER_LEASE, Owner
 from paigeant_celery.store.port import Claim, Claimed, Closing, HopRecord, NewWorkflow
 from paigeant_celery.store.redis import SCRIPTS, RedisStore
 from paigeant_celery.sweeper import EVERY
-from paigeant_celery.transport import transport_of
 
 NEVER = 10**6.0  # a lease whose thread renews nothing within a test, which renews by hand
 LEASE = 10.0  # seconds

@@ -15,6 +15,7 @@ from refusals import CASES, SECRET, agents
 from paigeant_celery import get_transport
 from paigeant_celery.activities.functions import activity
 from paigeant_celery.agents.agent import PaigeantAgent, register_agent
+from paigeant_celery.broker.transport import transport_of
 from paigeant_celery.core.errors import (
     ConfigurationError,
     EmptyItinerary,
@@ -28,7 +29,6 @@ from paigeant_celery.dispatch import WorkflowDispatcher
 from paigeant_celery.executor import ActivityExecutor
 from paigeant_celery.store.memory import MemoryStore
 from paigeant_celery.testing import WorkflowHarness
-from paigeant_celery.transport import transport_of
 from paigeant_celery.worker import start_checks
 
 

@@ -60,11 +60,6 @@ LATE = {
 
 # Modules that still lie flat, and where they belong.
 BELONGS = {
-    "broker.outbox": "sending",
-    "broker.publisher": "publisher",
-    "broker.transport": "transport",
-    "broker.dead_letter_queue": "letter_queue",
-    "broker.tracing": "tracing",
     "hop.guard": "guard",
     "hop.service": "hop",
     "hop.run": "step",

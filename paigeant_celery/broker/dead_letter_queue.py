@@ -12,7 +12,7 @@ from typing import Any, cast
 from celery import Celery
 from kombu.entity import Queue
 
-from paigeant_celery.publisher import PUBLISH_RETRY, connected
+from paigeant_celery.broker.publisher import PUBLISH_RETRY, connected
 from paigeant_celery.store.port import DeadLetter
 
 __all__ = ["LetterQueue"]

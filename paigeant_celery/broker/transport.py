@@ -16,11 +16,11 @@ from kombu.transport import TRANSPORT_ALIASES
 from kombu.utils.url import maybe_sanitize_url
 
 from paigeant_celery.activities.registry import registry
+from paigeant_celery.broker.dead_letter_queue import LetterQueue
+from paigeant_celery.broker.publisher import CeleryPublisher, broker_address
 from paigeant_celery.core.errors import ConfigurationError, InvalidInput, UnknownTransport
 from paigeant_celery.core.names import Names
 from paigeant_celery.core.settings import Settings, read_settings
-from paigeant_celery.letter_queue import LetterQueue
-from paigeant_celery.publisher import CeleryPublisher, broker_address
 from paigeant_celery.store import open_store
 from paigeant_celery.store.port import Store
 
