@@ -16,7 +16,7 @@ from paigeant_celery.core.errors import MessageError, StoreRequired
 from paigeant_celery.core.message import PaigeantMessage, parse, sha256
 from paigeant_celery.core.names import split_hop_id
 from paigeant_celery.core.slip import ActivitySpec, ExecutedStep, FunctionSpec, RoutingSlip
-from paigeant_celery.guard import Arrival, content_of
+from paigeant_celery.hop.guard import Arrival, content_of
 from paigeant_celery.store.port import DeadLetter
 
 __all__ = ["DeadLetters", "letter_of", "redacted"]

@@ -16,17 +16,17 @@ from paigeant_celery.activities.registry import registry
 from paigeant_celery.broker.transport import CeleryTransport
 from paigeant_celery.core.errors import HopFailed, MessageError, StoreCorrupt, TransientError
 from paigeant_celery.core.names import ATTEMPT_HEADER, MAX_ATTEMPTS
-from paigeant_celery.effects import Drop, Effects, RecordedEffects, Refused, Summary
-from paigeant_celery.guard import Arrival
-from paigeant_celery.hop import HopService
+from paigeant_celery.hop.guard import Arrival
+from paigeant_celery.hop.lease import Owner
+from paigeant_celery.hop.process import new_owner_id
+from paigeant_celery.hop.run import Opened, Outcome, timed_out
+from paigeant_celery.hop.service import HopService
+from paigeant_celery.hop.sweeper import Sweeper
+from paigeant_celery.hop.with_store import Drop, Effects, RecordedEffects, Refused, Summary
+from paigeant_celery.hop.without_store import MessageOnlyEffects
 from paigeant_celery.loop import ProcessLoop
-from paigeant_celery.message_only import MessageOnlyEffects
-from paigeant_celery.owner import Owner
-from paigeant_celery.process import new_owner_id
 from paigeant_celery.shutdown import Shutdown
-from paigeant_celery.step import Opened, Outcome, timed_out
 from paigeant_celery.store.port import Store
-from paigeant_celery.sweeper import Sweeper
 
 __all__ = ["HopRuntime", "HopTask"]
 

@@ -20,8 +20,8 @@ from kombu.exceptions import ContentDisallowed
 from paigeant_celery.channels import BROKEN, harden, headers_in
 from paigeant_celery.core.errors import MessageError, TransientError
 from paigeant_celery.core.names import Names
-from paigeant_celery.guard import Arrival
-from paigeant_celery.hop import HopService, Refused
+from paigeant_celery.hop.guard import Arrival
+from paigeant_celery.hop.service import HopService, Refused
 
 __all__ = ["Intake"]
 

@@ -20,10 +20,10 @@ from servers import RedisServer
 
 from paigeant_celery import ActivitySpec, FunctionSpec, WorkflowDispatcher
 from paigeant_celery.broker.transport import transport_of
-from paigeant_celery.owner import RENEWALS_PER_LEASE, Owner
+from paigeant_celery.hop.lease import RENEWALS_PER_LEASE, Owner
+from paigeant_celery.hop.sweeper import EVERY
 from paigeant_celery.store.port import Claim, Claimed, Closing, HopRecord, NewWorkflow
 from paigeant_celery.store.redis import SCRIPTS, RedisStore
-from paigeant_celery.sweeper import EVERY
 
 NEVER = 10**6.0  # a lease whose thread renews nothing within a test, which renews by hand
 LEASE = 10.0  # seconds

@@ -21,10 +21,10 @@ from paigeant_celery.core.flow import Failure
 from paigeant_celery.core.message import PaigeantMessage, encode, sha256
 from paigeant_celery.core.settings import Settings
 from paigeant_celery.core.slip import FunctionSpec
-from paigeant_celery.effects import RecordedEffects
-from paigeant_celery.guard import Arrival
-from paigeant_celery.hop import Drop, HopService, Refused, Summary
-from paigeant_celery.step import Opened
+from paigeant_celery.hop.guard import Arrival
+from paigeant_celery.hop.run import Opened
+from paigeant_celery.hop.service import Drop, HopService, Refused, Summary
+from paigeant_celery.hop.with_store import RecordedEffects
 from paigeant_celery.store.memory import MemoryStore
 from paigeant_celery.store.port import Claim, ClaimAnswer, Closing, Completion, HopRecord, NewWorkflow, WorkflowRecord
 

@@ -27,7 +27,7 @@ from paigeant_celery.core.message import PaigeantMessage, encode, sha256
 from paigeant_celery.core.policy import StepPolicy
 from paigeant_celery.core.settings import Settings
 from paigeant_celery.core.slip import FunctionSpec
-from paigeant_celery.guard import Arrival
+from paigeant_celery.hop.guard import Arrival
 from paigeant_celery.hop_task import HopRuntime
 from paigeant_celery.store.memory import MemoryStore
 from paigeant_celery.store.port import Claim, Claimed, HopRecord, NewWorkflow, WorkflowRecord

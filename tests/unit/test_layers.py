@@ -60,14 +60,6 @@ LATE = {
 
 # Modules that still lie flat, and where they belong.
 BELONGS = {
-    "hop.guard": "guard",
-    "hop.service": "hop",
-    "hop.run": "step",
-    "hop.with_store": "effects",
-    "hop.without_store": "message_only",
-    "hop.lease": "owner",
-    "hop.sweeper": "sweeper",
-    "hop.process": "process",
     "client.dispatch": "dispatch",
     "client.handle": "handle",
     "client.dead_letters": "dead_letters",
@@ -268,7 +260,7 @@ def test_the_checks_see_imports_wherever_they_stand() -> None:
     source = (
         "import celery.app\n"
         "from typing import TYPE_CHECKING\n"
-        "if TYPE_CHECKING:\n    from paigeant_celery.hop.service import HopService\n"
+        "if TYPE_CHECKING:\n    from paigeant_celery.hop.service.service import HopService\n"
         "def late():\n    from paigeant_celery import core, get_transport\n"
     )
 
@@ -277,7 +269,7 @@ def test_the_checks_see_imports_wherever_they_stand() -> None:
     assert found == {
         Import("celery.app", False, 1),
         Import("typing", False, 2),
-        Import("paigeant_celery.hop.service", False, 4),
+        Import("paigeant_celery.hop.service.service", False, 4),
         Import("paigeant_celery.core", True, 6),
         Import("paigeant_celery", True, 6),
     }

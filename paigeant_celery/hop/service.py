@@ -20,11 +20,11 @@ from paigeant_celery.core.flow import Advance, Begun, Exhausted, Fail, Failure, 
 from paigeant_celery.core.message import PaigeantMessage, encode
 from paigeant_celery.core.names import FIRST_PLACE
 from paigeant_celery.core.settings import Settings
-from paigeant_celery.effects import Drop, Effects, Refused, Summary
-from paigeant_celery.guard import Arrival, check_address, read
+from paigeant_celery.hop.guard import Arrival, check_address, read
+from paigeant_celery.hop.run import Opened, Outcome, StepRunner, failed, text_of
+from paigeant_celery.hop.with_store import Drop, Effects, Refused, Summary
 from paigeant_celery.journal.event_feed import EventFeed
 from paigeant_celery.journal.hop_journal import HopJournal
-from paigeant_celery.step import Opened, Outcome, StepRunner, failed, text_of
 from paigeant_celery.store.port import Claimed, Closing, Dropped, Store
 
 __all__ = ["Drop", "HopService", "Refused", "Summary"]

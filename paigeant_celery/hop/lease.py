@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from paigeant_celery.core.errors import PaigeantError
-from paigeant_celery.process import new_owner_id
+from paigeant_celery.hop.process import new_owner_id
 from paigeant_celery.store.port import Closing, Store
 
 __all__ = ["Owner"]

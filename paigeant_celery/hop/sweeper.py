@@ -18,7 +18,7 @@ from paigeant_celery.broker.port import Publisher
 from paigeant_celery.core.errors import MessageError, TransientError
 from paigeant_celery.core.message import parse
 from paigeant_celery.core.settings import Settings
-from paigeant_celery.process import host_id, is_gone
+from paigeant_celery.hop.process import host_id, is_gone
 from paigeant_celery.store.port import HopRecord, Store
 
 __all__ = ["Sweeper"]

@@ -19,9 +19,9 @@ from paigeant_celery.core.errors import MessageError
 from paigeant_celery.core.flow import Failure
 from paigeant_celery.core.message import PaigeantMessage, encode, parse
 from paigeant_celery.dead_letters import letter_of
-from paigeant_celery.effects import Refused, Summary, log_refusal, parked_fault, summary_of
-from paigeant_celery.guard import Arrival
-from paigeant_celery.step import Opened, Outcome
+from paigeant_celery.hop.guard import Arrival
+from paigeant_celery.hop.run import Opened, Outcome
+from paigeant_celery.hop.with_store import Refused, Summary, log_refusal, parked_fault, summary_of
 from paigeant_celery.store.port import Claimed
 
 __all__ = ["MessageOnlyEffects"]

@@ -22,8 +22,8 @@ from paigeant_celery.core.message import PaigeantMessage, content_digest, encode
 from paigeant_celery.core.names import MAX_ATTEMPTS, next_place, split_hop_id
 from paigeant_celery.core.settings import Settings
 from paigeant_celery.dead_letters import letter_of
-from paigeant_celery.guard import Arrival, is_misaddressed, refusal_of
-from paigeant_celery.step import Opened, Outcome
+from paigeant_celery.hop.guard import Arrival, is_misaddressed, refusal_of
+from paigeant_celery.hop.run import Opened, Outcome
 from paigeant_celery.store.port import (
     Claim,
     ClaimAnswer,
