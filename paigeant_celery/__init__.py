@@ -30,14 +30,14 @@ if TYPE_CHECKING:
     from paigeant_celery.core.policy import StepPolicy
     from paigeant_celery.core.slip import ActivitySpec, FunctionSpec, RoutingSlip
     from paigeant_celery.dispatch import WorkflowDispatcher
-    from paigeant_celery.executor import ActivityExecutor
     from paigeant_celery.handle import WorkflowEvent, WorkflowHandle, WorkflowResult, WorkflowStatus
-    from paigeant_celery.plugin import install
+    from paigeant_celery.worker.executor import ActivityExecutor
+    from paigeant_celery.worker.install import install
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "ActivityExecutor": "executor",
+    "ActivityExecutor": "worker.executor",
     "ActivitySpec": "core.slip",
     "CeleryDurability": "agents.durability",
     "FunctionSpec": "core.slip",
@@ -65,7 +65,7 @@ _HOME = {
     "activity": "activities.functions",
     "get_transport": "broker.transport",
     "idempotency_key": "agents.durability",
-    "install": "plugin",
+    "install": "worker.install",
     "register_agent": "agents.agent",
     "workflow_context": "activities.context",
 }

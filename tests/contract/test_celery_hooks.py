@@ -18,7 +18,7 @@ from kombu.message import Message
 from kombu.transport import pyamqp, redis, virtual
 
 from paigeant_celery.core.names import Names
-from paigeant_celery.intake import Intake
+from paigeant_celery.worker.intake import Intake
 
 WRAPPED = ("loop", "create_task_handler", "on_unknown_message", "on_unknown_task", "on_invalid_task", "on_decode_error")
 

@@ -26,10 +26,10 @@ from paigeant_celery.core.errors import (
 )
 from paigeant_celery.core.slip import ActivitySpec, FunctionSpec
 from paigeant_celery.dispatch import WorkflowDispatcher
-from paigeant_celery.executor import ActivityExecutor
 from paigeant_celery.store.memory import MemoryStore
 from paigeant_celery.testing import WorkflowHarness
-from paigeant_celery.worker import start_checks
+from paigeant_celery.worker.bootsteps import start_checks
+from paigeant_celery.worker.executor import ActivityExecutor
 
 
 @pytest.mark.parametrize(("call", "reason", "path", "text"), CASES)

@@ -18,7 +18,6 @@ from typing import Any, TypeVar, cast
 import pytest
 from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 
-from paigeant_celery import hop_task
 from paigeant_celery.activities.functions import FunctionActivity, activity
 from paigeant_celery.broker.port import Delivery
 from paigeant_celery.core.errors import HopFailed, Unreachable
@@ -28,9 +27,10 @@ from paigeant_celery.core.policy import StepPolicy
 from paigeant_celery.core.settings import Settings
 from paigeant_celery.core.slip import FunctionSpec
 from paigeant_celery.hop.guard import Arrival
-from paigeant_celery.hop_task import HopRuntime
 from paigeant_celery.store.memory import MemoryStore
 from paigeant_celery.store.port import Claim, Claimed, HopRecord, NewWorkflow, WorkflowRecord
+from paigeant_celery.worker import runtime as hop_task
+from paigeant_celery.worker.runtime import HopRuntime
 
 T = TypeVar("T")
 MakeMessage = Callable[..., PaigeantMessage]

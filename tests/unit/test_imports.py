@@ -40,7 +40,7 @@ def test_a_process_that_dispatches_and_waits_never_loads_pydantic_ai() -> None:
         """
         import sys
         from paigeant_celery import ActivitySpec, FunctionSpec, StepPolicy, WorkflowDispatcher, activity, get_transport
-        import paigeant_celery.executor, paigeant_celery.plugin, paigeant_celery.tasks
+        import paigeant_celery.worker.executor, paigeant_celery.worker.install, paigeant_celery.tasks
 
         @activity
         def shout(text: str) -> str:
@@ -78,8 +78,9 @@ def test_importing_us_does_not_change_the_current_app_of_a_host() -> None:
         """
         from celery import Celery, current_app
         host = Celery("host", broker="memory://localhost//")
-        import paigeant_celery, paigeant_celery.dispatch, paigeant_celery.broker.transport, paigeant_celery.plugin
-        import paigeant_celery.agents.agent, paigeant_celery.executor, paigeant_celery.activities.functions
+        import paigeant_celery, paigeant_celery.dispatch, paigeant_celery.broker.transport
+        import paigeant_celery.worker.install
+        import paigeant_celery.agents.agent, paigeant_celery.worker.executor, paigeant_celery.activities.functions
         import paigeant_celery.tasks
         paigeant_celery.get_transport("inmemory")
         print(current_app._get_current_object() is host, sorted(t for t in host.tasks if "celery." not in t))

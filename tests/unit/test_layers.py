@@ -63,17 +63,6 @@ BELONGS = {
     "client.dispatch": "dispatch",
     "client.handle": "handle",
     "client.dead_letters": "dead_letters",
-    "worker.runtime": "hop_task",
-    "worker.request": "request",
-    "worker.shutdown": "shutdown",
-    "worker.bootsteps": "worker",
-    "worker.install": "plugin",
-    "worker.intake": "intake",
-    "worker.channels": "channels",
-    "worker.revocations": "revoking",
-    "worker.broker_advice": "advice",
-    "worker.loop": "loop",
-    "worker.executor": "executor",
 }
 PLACES = {module: place for place, module in BELONGS.items()}
 

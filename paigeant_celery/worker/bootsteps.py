@@ -15,12 +15,12 @@ from kombu.entity import Queue
 
 from paigeant_celery.activities.port import Activity
 from paigeant_celery.activities.registry import registry
-from paigeant_celery.advice import advice_lines, advise
 from paigeant_celery.broker.transport import CeleryTransport, transport_of
 from paigeant_celery.core.errors import ConfigurationError, PaigeantError, TransientError
 from paigeant_celery.core.settings import SPECIAL_CONSUME
-from paigeant_celery.intake import Intake
-from paigeant_celery.revoking import Revocations
+from paigeant_celery.worker.broker_advice import advice_lines, advise
+from paigeant_celery.worker.intake import Intake
+from paigeant_celery.worker.revocations import Revocations
 
 __all__ = ["AgentQueues", "Ending", "queues_of", "served_activities", "start_checks"]
 
@@ -120,7 +120,7 @@ class AgentQueues(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ship
             raise SystemExit(1) from error
 
     def _serve(self, app: Any) -> None:
-        from paigeant_celery.plugin import register_tasks
+        from paigeant_celery.worker.install import register_tasks
 
         self._store_seen = start_checks(self._transport)
         register_tasks(app)

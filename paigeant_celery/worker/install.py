@@ -11,9 +11,9 @@ from celery import Celery
 from paigeant_celery.activities.registry import registry
 from paigeant_celery.broker.transport import CeleryTransport, imports_us, transport_of
 from paigeant_celery.core.errors import DuplicateActivity, UsageError
-from paigeant_celery.hop_task import HopRuntime, HopTask
 from paigeant_celery.store.port import Store
-from paigeant_celery.worker import AgentQueues, Ending
+from paigeant_celery.worker.bootsteps import AgentQueues, Ending
+from paigeant_celery.worker.runtime import HopRuntime, HopTask
 
 __all__ = ["install", "install_importing_apps"]
 

@@ -24,9 +24,9 @@ from paigeant_celery.hop.service import HopService
 from paigeant_celery.hop.sweeper import Sweeper
 from paigeant_celery.hop.with_store import Drop, Effects, RecordedEffects, Refused, Summary
 from paigeant_celery.hop.without_store import MessageOnlyEffects
-from paigeant_celery.loop import ProcessLoop
-from paigeant_celery.shutdown import Shutdown
 from paigeant_celery.store.port import Store
+from paigeant_celery.worker.loop import ProcessLoop
+from paigeant_celery.worker.shutdown import Shutdown
 
 __all__ = ["HopRuntime", "HopTask"]
 
@@ -188,7 +188,7 @@ class HopTask(Task):  # type: ignore[misc]  # Celery ships no types
     """A Celery task that runs hops of one activity. What it pins, no default of the host changes."""
 
     abstract = True
-    Request = "paigeant_celery.request:HopRequest"
+    Request = "paigeant_celery.worker.request:HopRequest"
     typing = False  # the guard judges the arguments, and says why
     acks_late = True
     acks_on_failure_or_timeout = True

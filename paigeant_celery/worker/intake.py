@@ -17,11 +17,11 @@ from typing import Any
 from celery.exceptions import InvalidTaskError
 from kombu.exceptions import ContentDisallowed
 
-from paigeant_celery.channels import BROKEN, harden, headers_in
 from paigeant_celery.core.errors import MessageError, TransientError
 from paigeant_celery.core.names import Names
 from paigeant_celery.hop.guard import Arrival
 from paigeant_celery.hop.service import HopService, Refused
+from paigeant_celery.worker.channels import BROKEN, harden, headers_in
 
 __all__ = ["Intake"]
 
