@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from paigeant_celery.agents.agent import PaigeantAgent, register_agent
     from paigeant_celery.agents.durability import CeleryDurability, idempotency_key
     from paigeant_celery.broker.transport import get_transport
+    from paigeant_celery.client.dispatch import WorkflowDispatcher
+    from paigeant_celery.client.handle import WorkflowEvent, WorkflowHandle, WorkflowResult, WorkflowStatus
     from paigeant_celery.core.budget import WorkflowLimits
     from paigeant_celery.core.errors import (
         NonDeterminismError,
@@ -29,8 +31,6 @@ if TYPE_CHECKING:
     from paigeant_celery.core.message import PaigeantMessage
     from paigeant_celery.core.policy import StepPolicy
     from paigeant_celery.core.slip import ActivitySpec, FunctionSpec, RoutingSlip
-    from paigeant_celery.dispatch import WorkflowDispatcher
-    from paigeant_celery.handle import WorkflowEvent, WorkflowHandle, WorkflowResult, WorkflowStatus
     from paigeant_celery.worker.executor import ActivityExecutor
     from paigeant_celery.worker.install import install
 
@@ -54,14 +54,14 @@ _HOME = {
     "WorkflowCancelled": "core.errors",
     "WorkflowContext": "activities.context",
     "WorkflowDependencies": "activities.context",
-    "WorkflowDispatcher": "dispatch",
-    "WorkflowEvent": "handle",
+    "WorkflowDispatcher": "client.dispatch",
+    "WorkflowEvent": "client.handle",
     "WorkflowFailed": "core.errors",
     "WorkflowParked": "core.errors",
-    "WorkflowHandle": "handle",
+    "WorkflowHandle": "client.handle",
     "WorkflowLimits": "core.budget",
-    "WorkflowResult": "handle",
-    "WorkflowStatus": "handle",
+    "WorkflowResult": "client.handle",
+    "WorkflowStatus": "client.handle",
     "activity": "activities.functions",
     "get_transport": "broker.transport",
     "idempotency_key": "agents.durability",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from paigeant_celery.dead_letters import DeadLetters
+    from paigeant_celery.client.dead_letters import DeadLetters
 
 __all__ = ["paigeant"]
 
@@ -46,7 +46,7 @@ def activities(context: click.Context, include: tuple[str, ...]) -> None:
 @click.pass_context
 def show(context: click.Context, correlation_id: str, events: bool) -> None:
     """Show where a workflow stands, and why a step of it failed."""
-    from paigeant_celery.handle import WorkflowHandle
+    from paigeant_celery.client.handle import WorkflowHandle
 
     handle = WorkflowHandle(correlation_id, _transport(context))
     status = _reading(handle.status_sync)
@@ -156,7 +156,7 @@ def drop_letter(context: click.Context, letter_id: str) -> None:
 
 
 def _dead_letters(context: click.Context) -> DeadLetters:
-    from paigeant_celery.dead_letters import DeadLetters
+    from paigeant_celery.client.dead_letters import DeadLetters
 
     return DeadLetters(_transport(context))
 
@@ -171,7 +171,7 @@ def _reading(ask: Callable[[], T]) -> T:
 
 
 def _asked(context: click.Context, correlation_id: str, question: str, **more: bool) -> bool:
-    from paigeant_celery.handle import WorkflowHandle
+    from paigeant_celery.client.handle import WorkflowHandle
 
     handle = WorkflowHandle(correlation_id, _transport(context))
     return bool(_reading(lambda: getattr(handle, question)(**more)))

@@ -22,11 +22,11 @@ import pytest
 
 from paigeant_celery.activities.registry import registry
 from paigeant_celery.broker.port import Delivery
+from paigeant_celery.client.dispatch import WorkflowDispatcher
+from paigeant_celery.client.handle import WorkflowHandle, WorkflowResult
 from paigeant_celery.core.names import Names
 from paigeant_celery.core.settings import Settings
 from paigeant_celery.core.slip import ActivitySpec, FunctionSpec
-from paigeant_celery.dispatch import WorkflowDispatcher
-from paigeant_celery.handle import WorkflowHandle, WorkflowResult
 from paigeant_celery.hop.guard import Arrival
 from paigeant_celery.hop.run import Opened
 from paigeant_celery.hop.service import HopService

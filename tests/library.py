@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from processes import START_WITHIN, Deployment, Process
 
 from paigeant_celery import ActivitySpec, FunctionSpec, WorkflowDispatcher, WorkflowHandle
-from paigeant_celery.dead_letters import DeadLetters
+from paigeant_celery.client.dead_letters import DeadLetters
 
 __all__ = ["Library", "Note"]
 

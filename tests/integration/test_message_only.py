@@ -13,7 +13,7 @@ from kombu import Connection
 from processes import Deployment, deployment, eventually
 
 from paigeant_celery import ActivitySpec, FunctionSpec, StepPolicy, StoreRequired, WorkflowDispatcher
-from paigeant_celery.dead_letters import DeadLetters
+from paigeant_celery.client.dead_letters import DeadLetters
 from paigeant_celery.store.port import DeadLetter
 
 WITHIN = 20.0

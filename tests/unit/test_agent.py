@@ -21,10 +21,10 @@ import paigeant_celery.agents.agent
 from paigeant_celery.activities.context import WorkflowDependencies
 from paigeant_celery.activities.registry import registry
 from paigeant_celery.agents.agent import PaigeantAgent, register_agent
+from paigeant_celery.client.dispatch import WorkflowDispatcher
 from paigeant_celery.core.errors import InvalidInput, UsageError
 from paigeant_celery.core.policy import StepPolicy
 from paigeant_celery.core.slip import ActivitySpec
-from paigeant_celery.dispatch import WorkflowDispatcher
 
 OUR_ARGUMENTS = {
     "dispatcher", "can_edit_itinerary", "max_added_steps", "allowed_activities", "policy", "queue", "deps_factory",

@@ -16,6 +16,7 @@ from paigeant_celery import get_transport
 from paigeant_celery.activities.functions import activity
 from paigeant_celery.agents.agent import PaigeantAgent, register_agent
 from paigeant_celery.broker.transport import transport_of
+from paigeant_celery.client.dispatch import WorkflowDispatcher
 from paigeant_celery.core.errors import (
     ConfigurationError,
     EmptyItinerary,
@@ -25,7 +26,6 @@ from paigeant_celery.core.errors import (
     WorkflowConflict,
 )
 from paigeant_celery.core.slip import ActivitySpec, FunctionSpec
-from paigeant_celery.dispatch import WorkflowDispatcher
 from paigeant_celery.store.memory import MemoryStore
 from paigeant_celery.testing import WorkflowHarness
 from paigeant_celery.worker.bootsteps import start_checks

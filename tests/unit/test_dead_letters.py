@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 
 from paigeant_celery.activities.functions import activity
+from paigeant_celery.client.dead_letters import DeadLetters, letter_of, redacted
 from paigeant_celery.core.errors import MessageError
 from paigeant_celery.core.policy import StepPolicy
-from paigeant_celery.dead_letters import DeadLetters, letter_of, redacted
 from paigeant_celery.hop.guard import Arrival
 from paigeant_celery.testing import WorkflowHarness
 

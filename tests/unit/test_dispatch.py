@@ -15,6 +15,8 @@ from paigeant_celery import get_transport
 from paigeant_celery.activities.functions import activity
 from paigeant_celery.agents.agent import PaigeantAgent
 from paigeant_celery.broker.port import Delivery
+from paigeant_celery.client.dispatch import WorkflowDispatcher
+from paigeant_celery.client.handle import WorkflowResult, WorkflowStatus
 from paigeant_celery.core.errors import (
     EmptyItinerary,
     InvalidInput,
@@ -30,8 +32,6 @@ from paigeant_celery.core.errors import (
 from paigeant_celery.core.message import PaigeantMessage, parse
 from paigeant_celery.core.policy import StepPolicy
 from paigeant_celery.core.slip import ActivitySpec, FunctionSpec, RegisteredActivity
-from paigeant_celery.dispatch import WorkflowDispatcher
-from paigeant_celery.handle import WorkflowResult, WorkflowStatus
 from paigeant_celery.store.port import NewWorkflow
 from paigeant_celery.testing import WorkflowHarness
 

@@ -13,6 +13,8 @@ from pydantic_ai.models.test import TestModel
 from paigeant_celery.activities.functions import activity
 from paigeant_celery.activities.registry import registry
 from paigeant_celery.agents.agent import PaigeantAgent
+from paigeant_celery.client.dead_letters import DeadLetters
+from paigeant_celery.client.handle import WorkflowEvent, WorkflowHandle
 from paigeant_celery.core.errors import (
     StoreCorrupt,
     StoreRequired,
@@ -24,8 +26,6 @@ from paigeant_celery.core.errors import (
 from paigeant_celery.core.policy import StepPolicy
 from paigeant_celery.core.settings import Settings
 from paigeant_celery.core.slip import ActivitySpec, FunctionSpec
-from paigeant_celery.dead_letters import DeadLetters
-from paigeant_celery.handle import WorkflowEvent, WorkflowHandle
 from paigeant_celery.store.port import Closing
 from paigeant_celery.testing import WorkflowHarness
 

@@ -78,7 +78,7 @@ def test_importing_us_does_not_change_the_current_app_of_a_host() -> None:
         """
         from celery import Celery, current_app
         host = Celery("host", broker="memory://localhost//")
-        import paigeant_celery, paigeant_celery.dispatch, paigeant_celery.broker.transport
+        import paigeant_celery, paigeant_celery.client.dispatch, paigeant_celery.broker.transport
         import paigeant_celery.worker.install
         import paigeant_celery.agents.agent, paigeant_celery.worker.executor, paigeant_celery.activities.functions
         import paigeant_celery.tasks
@@ -94,7 +94,7 @@ def test_importing_us_before_the_host_makes_no_app_current() -> None:
     """Where we are imported first, the host's app still becomes the current one by itself."""
     seen = run(
         """
-        import paigeant_celery.dispatch, paigeant_celery.broker.transport
+        import paigeant_celery.client.dispatch, paigeant_celery.broker.transport
         paigeant_celery.broker.transport.get_transport("inmemory")
         from celery import Celery, _state
         before = (_state.default_app, _state._tls.current_app)

@@ -16,12 +16,12 @@ from paigeant_celery.activities.context import WorkflowContext
 from paigeant_celery.activities.port import EditLimits
 from paigeant_celery.agents.agent import PaigeantAgent
 from paigeant_celery.agents.itinerary import Edit, Insertion
+from paigeant_celery.client.dispatch import WorkflowDispatcher
+from paigeant_celery.client.handle import WorkflowResult
 from paigeant_celery.core.errors import InvalidInput
 from paigeant_celery.core.message import PaigeantMessage
 from paigeant_celery.core.policy import StepPolicy
 from paigeant_celery.core.slip import ActivitySpec, RegisteredActivity
-from paigeant_celery.dispatch import WorkflowDispatcher
-from paigeant_celery.handle import WorkflowResult
 from paigeant_celery.testing import WorkflowHarness
 
 MakeMessage = Callable[..., PaigeantMessage]

@@ -60,9 +60,6 @@ LATE = {
 
 # Modules that still lie flat, and where they belong.
 BELONGS = {
-    "client.dispatch": "dispatch",
-    "client.handle": "handle",
-    "client.dead_letters": "dead_letters",
 }
 PLACES = {module: place for place, module in BELONGS.items()}
 

@@ -10,11 +10,11 @@ import pytest
 from paigeant_celery.activities.functions import FunctionActivity, activity
 from paigeant_celery.activities.registry import registry
 from paigeant_celery.broker.port import Delivery
+from paigeant_celery.client.dead_letters import DeadLetters
 from paigeant_celery.core.message import PaigeantMessage, encode
 from paigeant_celery.core.policy import StepPolicy
 from paigeant_celery.core.settings import Settings
 from paigeant_celery.core.slip import FunctionSpec
-from paigeant_celery.dead_letters import DeadLetters
 from paigeant_celery.hop.guard import Arrival
 from paigeant_celery.hop.run import Opened
 from paigeant_celery.hop.service import HopService

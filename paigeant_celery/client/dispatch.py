@@ -18,6 +18,7 @@ from paigeant_celery.activities.registry import registry
 from paigeant_celery.broker.outbox import delivery_of
 from paigeant_celery.broker.port import Transport
 from paigeant_celery.broker.tracing import current_trace
+from paigeant_celery.client.handle import WorkflowHandle
 from paigeant_celery.core.budget import WorkflowLimits
 from paigeant_celery.core.errors import (
     EmptyItinerary,
@@ -40,7 +41,6 @@ from paigeant_celery.core.slip import (
     crossing,
     name_steps,
 )
-from paigeant_celery.handle import WorkflowHandle
 from paigeant_celery.store.port import HopRecord, NewWorkflow
 
 __all__ = ["WorkflowDispatcher"]
