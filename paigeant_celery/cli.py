@@ -29,7 +29,7 @@ def paigeant() -> None:
 @click.pass_context
 def activities(context: click.Context, include: tuple[str, ...]) -> None:
     """List the activities that this app loads, with their queues."""
-    from paigeant_celery.worker.bootsteps import banner, served_activities
+    from paigeant_celery.worker.serving import banner, served_activities
 
     transport = _transport(context)
     for module in include:

@@ -27,11 +27,12 @@ from paigeant_celery.client.handle import WorkflowHandle, WorkflowResult
 from paigeant_celery.core.names import Names
 from paigeant_celery.core.settings import Settings
 from paigeant_celery.core.slip import ActivitySpec, FunctionSpec
+from paigeant_celery.hop.answers import Drop, Refused
 from paigeant_celery.hop.guard import Arrival
 from paigeant_celery.hop.run import Opened
 from paigeant_celery.hop.service import HopService
 from paigeant_celery.hop.sweeper import Sweeper
-from paigeant_celery.hop.with_store import Drop, RecordedEffects, Refused
+from paigeant_celery.hop.with_store import RecordedEffects
 from paigeant_celery.store.memory import MemoryStore
 
 __all__ = ["WorkflowHarness", "workflow_harness"]

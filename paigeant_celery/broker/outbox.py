@@ -7,19 +7,8 @@ from paigeant_celery.broker.port import Delivery
 from paigeant_celery.core.message import PaigeantMessage
 from paigeant_celery.core.names import FIRST_PLACE, hop_id
 from paigeant_celery.core.policy import StepPolicy
-from paigeant_celery.core.settings import Settings
-from paigeant_celery.core.slip import Step
 
-__all__ = ["delivery_of", "step_policy"]
-
-
-def step_policy(step: Step, activity: Activity | None, settings: Settings) -> StepPolicy:
-    """Return the limits of a step: its own, else its activity's, else the settings'."""
-    default = StepPolicy(
-        timeout=settings.step_timeout, max_attempts=settings.max_attempts, backoff=settings.retry_backoff
-    )
-    own = activity.policy if activity is not None else None
-    return (step.policy or StepPolicy()).over(own).over(default)
+__all__ = ["delivery_of"]
 
 
 def delivery_of(message: PaigeantMessage, envelope: str, queue: str, activity: Activity | None) -> Delivery:

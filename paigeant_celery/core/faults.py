@@ -6,7 +6,6 @@ from pydantic import ValidationError
 
 __all__ = ["fault_of", "first_fault"]
 
-
 # Faults whose text is the validator's own, or quotes what it was given.
 QUOTING = {"value_error", "assertion_error", "union_tag_invalid"}
 

@@ -17,7 +17,6 @@ from paigeant_celery.core.names import text_fault
 
 __all__ = ["MAX_DEPTH", "MAX_VALUE_DEPTH", "check_tree", "dumps", "holds_secret", "loads", "recordable", "to_jsonable"]
 
-
 MAX_DEPTH = 32  # nested arrays and objects of a whole envelope
 MAX_VALUE_DEPTH = 24  # of one value inside it, which leaves room for the envelope around it
 

@@ -14,20 +14,21 @@ from typing import TypeAlias, assert_never
 
 from paigeant_celery.activities.port import Activity
 from paigeant_celery.activities.registry import Registry
-from paigeant_celery.broker.outbox import step_policy
 from paigeant_celery.core.errors import MessageError, StoreCorrupt, TransientError, UnknownActivity
 from paigeant_celery.core.flow import Advance, Begun, Exhausted, Fail, Failure, Finish, Limits, Park, Retry, Run, decide
 from paigeant_celery.core.message import PaigeantMessage, encode
 from paigeant_celery.core.names import FIRST_PLACE
+from paigeant_celery.core.policy import StepPolicy
 from paigeant_celery.core.settings import Settings
+from paigeant_celery.core.slip import Step
+from paigeant_celery.hop.answers import Drop, Effects, Refused, Summary
 from paigeant_celery.hop.guard import Arrival, check_address, read
 from paigeant_celery.hop.run import Opened, Outcome, StepRunner, failed, text_of
-from paigeant_celery.hop.with_store import Drop, Effects, Refused, Summary
 from paigeant_celery.journal.event_feed import EventFeed
 from paigeant_celery.journal.hop_journal import HopJournal
 from paigeant_celery.store.port import Claimed, Closing, Dropped, Store
 
-__all__ = ["Drop", "HopService", "Refused", "Summary"]
+__all__ = ["Drop", "HopService", "Refused", "Summary", "step_policy"]
 
 CLOCK_DRIFT = 60.0  # seconds between a dispatcher's clock and the store's that are worth a line in the log
 
@@ -211,3 +212,12 @@ def _compare_clocks(message: PaigeantMessage, claimed: Claimed) -> None:
             abs(ahead), "ahead" if ahead > 0 else "behind",
             extra={"action": "clock_drift", "hop": message.message_id},
         )  # fmt: skip
+
+
+def step_policy(step: Step, activity: Activity | None, settings: Settings) -> StepPolicy:
+    """Return the limits of a step: its own, else its activity's, else the settings'."""
+    default = StepPolicy(
+        timeout=settings.step_timeout, max_attempts=settings.max_attempts, backoff=settings.retry_backoff
+    )
+    own = activity.policy if activity is not None else None
+    return (step.policy or StepPolicy()).over(own).over(default)

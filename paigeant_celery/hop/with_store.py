@@ -9,20 +9,21 @@ import logging
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import timedelta
-from typing import Protocol, TypeAlias
 
 from paigeant_celery.activities.registry import Registry
 from paigeant_celery.broker.outbox import delivery_of
 from paigeant_celery.broker.port import Publisher
-from paigeant_celery.client.dead_letters import letter_of
 from paigeant_celery.core.errors import MessageError, StoreCorrupt
 from paigeant_celery.core.flow import Failure
 from paigeant_celery.core.message import PaigeantMessage, content_digest, encode, parse, sha256
 from paigeant_celery.core.names import MAX_ATTEMPTS, next_place, split_hop_id
 from paigeant_celery.core.settings import Settings
-from paigeant_celery.hop.guard import Arrival, is_misaddressed, refusal_of
+from paigeant_celery.hop.answers import Drop, Refusal, Refused, Summary, summary_of
+from paigeant_celery.hop.guard import Arrival, is_misaddressed
+from paigeant_celery.hop.letters import letter_of, parked_fault
+from paigeant_celery.hop.refuse import log_refusal
 from paigeant_celery.hop.run import Opened, Outcome
 from paigeant_celery.store.port import (
     Claim,
@@ -36,82 +37,9 @@ from paigeant_celery.store.port import (
     Store,
 )
 
-__all__ = ["Drop", "Effects", "RecordedEffects", "Refused", "Summary", "log_refusal", "parked_fault", "summary_of"]
+__all__ = ["RecordedEffects"]
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Drop:
-    """Nothing to do: the hop is handled elsewhere, or was, or the message is not the one that was recorded."""
-
-    reason: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Refused:
-    """The message cannot be run, and a dead letter says why; where it is the recorded one, its workflow is parked.
-
-    `step_id` is "" where the envelope could not be read.
-    """
-
-    reason: str
-    step_id: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Summary:
-    """What became of a hop, without any content."""
-
-    hop_id: str
-    step_id: str
-    outcome: str
-    error_class: str | None = None
-    next_hop: str | None = None
-    delay: float | None = None  # seconds to the next attempt
-
-
-Refusal: TypeAlias = Refused | Drop
-
-
-class Effects(Protocol):
-    """What can be done about a hop; there is one implementation with a store and one without."""
-
-    def claim(self, arrival: Arrival, message: PaigeantMessage, *, max_attempts: int) -> ClaimAnswer:
-        """Ask whether this delivery may run its hop. Raises `MessageError` where it never may."""
-        ...
-
-    def advance(self, hop: Opened, message: PaigeantMessage, envelope: str, outcome: Outcome) -> Summary:
-        """Record the output and send the next hop."""
-        ...
-
-    def finish(self, hop: Opened, message: PaigeantMessage, outcome: Outcome) -> Summary:
-        """Record the last output and with it the end of the workflow."""
-        ...
-
-    def fail(self, hop: Opened, failure: Failure) -> Summary:
-        """End the workflow."""
-        ...
-
-    def retry(self, hop: Opened, failure: Failure, *, delay: float) -> Summary:
-        """Have the hop tried again."""
-        ...
-
-    def park(self, hop: Opened, failure: Failure) -> Summary:
-        """Set the hop aside for a person."""
-        ...
-
-    def refuse(self, arrival: Arrival, fault: MessageError, message: PaigeantMessage | None) -> Refusal:
-        """Keep a dead letter of a message that cannot be run; `message` is None where it could not be read."""
-        ...
-
-    def discard(self, arrival: Arrival, fault: MessageError) -> None:
-        """Keep a dead letter of what is no message of a hop."""
-        ...
-
-    def refuse_unread(self, arrival: Arrival, fault: MessageError) -> None:
-        """Keep a dead letter of a message that is too large to be read."""
-        ...
 
 
 class RecordedEffects:
@@ -327,43 +255,6 @@ class RecordedEffects:
     def _publish(self, message: PaigeantMessage, envelope: str, queue: str) -> None:
         activity = self._registry.find(message.step.activity)
         self._publisher.publish(delivery_of(message, envelope, queue, activity))
-
-
-def log_refusal(arrival: Arrival, fault: MessageError) -> None:
-    """Log what may be told of a message that cannot be run."""
-    fields = refusal_of(arrival, fault)
-    logger.error(
-        "message refused: %s (hop %s, %d bytes, sha256 %s)",
-        fault, fields["hop"], fields["size"], fields["sha256"],
-        extra={"action": "message_refused", **fields},
-    )  # fmt: skip
-
-
-def parked_fault(hop: Opened, failure: Failure) -> tuple[Arrival, MessageError]:
-    """Return what the dead letter of a parked hop is made of."""
-    # The text of the failure may quote prompts and answers; the handle has it, for those who may read it.
-    fault = MessageError(failure.error_class, "", f"in attempt {hop.claimed.attempt}; it is parked")
-    activity, envelope = hop.message.step.activity, encode(hop.message)
-    return Arrival(hop_id=hop.closing.hop_id, activity=activity, envelope=envelope, fault=fault), fault
-
-
-def summary_of(
-    hop: Opened,
-    outcome: str,
-    *,
-    next_hop: str | None = None,
-    error_class: str | None = None,
-    delay: float | None = None,
-) -> Summary:
-    """Return what may be shown of how a hop ended."""
-    return Summary(
-        hop_id=hop.closing.hop_id,
-        step_id=hop.message.step.step_id or "",
-        outcome=outcome,
-        error_class=error_class,
-        next_hop=next_hop,
-        delay=delay,
-    )
 
 
 def _overtaken(hop: Opened) -> Summary:

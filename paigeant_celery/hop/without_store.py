@@ -15,13 +15,14 @@ from datetime import UTC, datetime
 from paigeant_celery.activities.registry import Registry
 from paigeant_celery.broker.outbox import delivery_of
 from paigeant_celery.broker.port import Letters, Publisher
-from paigeant_celery.client.dead_letters import letter_of
 from paigeant_celery.core.errors import MessageError
 from paigeant_celery.core.flow import Failure
 from paigeant_celery.core.message import PaigeantMessage, encode, parse
+from paigeant_celery.hop.answers import Refused, Summary, summary_of
 from paigeant_celery.hop.guard import Arrival
+from paigeant_celery.hop.letters import letter_of, parked_fault
+from paigeant_celery.hop.refuse import log_refusal
 from paigeant_celery.hop.run import Opened, Outcome
-from paigeant_celery.hop.with_store import Refused, Summary, log_refusal, parked_fault, summary_of
 from paigeant_celery.store.port import Claimed
 
 __all__ = ["MessageOnlyEffects"]

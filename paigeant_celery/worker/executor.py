@@ -23,8 +23,9 @@ from kombu.exceptions import OperationalError
 from paigeant_celery.activities.registry import registry
 from paigeant_celery.broker.transport import CeleryTransport
 from paigeant_celery.core.errors import UnknownActivity, Unreachable, UsageError, WorkerEnded
-from paigeant_celery.worker.bootsteps import queues_of, start_checks
-from paigeant_celery.worker.install import install, register_tasks
+from paigeant_celery.worker.install import install
+from paigeant_celery.worker.serving import queues_of, start_checks
+from paigeant_celery.worker.task import register_tasks
 
 __all__ = ["ActivityExecutor"]
 

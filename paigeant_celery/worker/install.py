@@ -12,8 +12,10 @@ from paigeant_celery.activities.registry import registry
 from paigeant_celery.broker.transport import CeleryTransport, imports_us, transport_of
 from paigeant_celery.core.errors import DuplicateActivity, UsageError
 from paigeant_celery.store.port import Store
-from paigeant_celery.worker.bootsteps import AgentQueues, Ending
-from paigeant_celery.worker.runtime import HopRuntime, HopTask
+from paigeant_celery.worker.bootsteps import AgentQueues
+from paigeant_celery.worker.runtime import HopRuntime
+from paigeant_celery.worker.shutdown import Ending
+from paigeant_celery.worker.task import register_tasks
 
 __all__ = ["install", "install_importing_apps"]
 
@@ -61,15 +63,6 @@ def install_importing_apps() -> None:
     connect_on_app_finalize(lambda app: install(app) if imports_us(app) else None)
 
 
-def register_tasks(app: Celery) -> None:
-    """Make a task for each activity that has none yet. Raises `DuplicateActivity`."""
-    transport = transport_of(app)
-    for name in registry.activities():
-        task_name = transport.names.task(name)
-        if task_name not in app.tasks:
-            app.register_task(_task(task_name, name, cast("Any", app).paigeant_runtime))
-
-
 def _register_known(app: Celery) -> None:
     if not app.finalized:
         return
@@ -88,12 +81,6 @@ def _registering(app: Celery) -> Callable[[], None]:
             _register_known(living)
 
     return register
-
-
-def _task(task_name: str, activity: str, runtime: HopRuntime) -> HopTask:
-    attributes = {"name": task_name, "activity_name": activity, "runtime": runtime, "__module__": HopTask.__module__}
-    made: HopTask = type(f"HopTask_{activity}", (HopTask,), attributes)()
-    return made
 
 
 def _has_django(app: Celery) -> bool:

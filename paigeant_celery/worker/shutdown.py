@@ -5,8 +5,12 @@ from __future__ import annotations
 import mmap
 import struct
 import time
+from typing import Any
 
-__all__ = ["Shutdown"]
+from celery import bootsteps
+from celery.signals import worker_shutting_down
+
+__all__ = ["Ending", "Shutdown"]
 
 _DEADLINE = struct.Struct("d")  # of the system's monotonic clock, which all processes of a host share; 0 is none
 
@@ -44,3 +48,23 @@ class Shutdown:
     @property
     def _deadline(self) -> float:
         return float(_DEADLINE.unpack_from(self._memory, 0)[0])
+
+
+class Ending(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ships no types
+    """Lets the grace of the steps that run begin when the worker is told to end, by a signal or remotely."""
+
+    def __init__(self, worker: Any, **kwargs: Any) -> None:
+        super().__init__(worker, **kwargs)
+        self._embedded = bool(getattr(worker, "paigeant_embedded", False))
+        self._shutdown = worker.app.paigeant_runtime.shutdown
+        self._shutdown.begin()
+        # Sent by a signal handler at once; a task of the solo pool keeps the worker from being closed meanwhile.
+        worker_shutting_down.connect(self._told, sender=worker.hostname)  # held weakly
+
+    def close(self, worker: Any) -> None:
+        """Tell the steps before the pool waits for them."""
+        self._told()
+
+    def _told(self, **_: object) -> None:
+        if not self._embedded:  # an executor lets its steps end, and its process may serve again
+            self._shutdown.ask()

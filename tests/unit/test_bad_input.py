@@ -28,8 +28,8 @@ from paigeant_celery.core.errors import (
 from paigeant_celery.core.slip import ActivitySpec, FunctionSpec
 from paigeant_celery.store.memory import MemoryStore
 from paigeant_celery.testing import WorkflowHarness
-from paigeant_celery.worker.bootsteps import start_checks
 from paigeant_celery.worker.executor import ActivityExecutor
+from paigeant_celery.worker.serving import start_checks
 
 
 @pytest.mark.parametrize(("call", "reason", "path", "text"), CASES)

@@ -13,8 +13,8 @@ from kombu.message import Message
 
 from paigeant_celery.core.errors import Unreachable
 from paigeant_celery.core.names import Names
+from paigeant_celery.hop.answers import Drop, Refused
 from paigeant_celery.hop.guard import Arrival
-from paigeant_celery.hop.with_store import Drop, Refused
 from paigeant_celery.worker.intake import Intake
 
 MAX_SIZE = 4096  # bytes of an envelope; of a body three times as much, and 64 KiB

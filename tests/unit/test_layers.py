@@ -58,18 +58,10 @@ LATE = {
     ("client.dispatch", "paigeant_celery.broker.transport"),  # a process that names its transport needs no default
 }
 
-# Modules that still lie flat, and where they belong.
-BELONGS = {
-}
-PLACES = {module: place for place, module in BELONGS.items()}
-
 # What still goes past the table.
 NOT_YET = {
-    ("hop.with_store", "client.dead_letters"),
-    ("hop.without_store", "client.dead_letters"),
-    ("client.dead_letters", "hop.guard"),
     ("client.dispatch", ""),
-    ("worker.bootsteps", "worker.install"),
+    ("worker.bootsteps", "worker.task"),
 }
 
 
@@ -87,13 +79,8 @@ def modules() -> dict[str, Path]:
     found = {}
     for file in sorted(PACKAGE.rglob("*.py")):
         parts = file.relative_to(PACKAGE).with_suffix("").parts
-        found[place_of(".".join(part for part in parts if part != "__init__"))] = file
+        found[".".join(part for part in parts if part != "__init__")] = file
     return found
-
-
-def place_of(module: str) -> str:
-    """Where a module belongs, which is where it lies once it was moved."""
-    return PLACES.get(module, module)
 
 
 def wing_of(module: str) -> str:
@@ -129,7 +116,7 @@ def own(target: str) -> str | None:
     """The module of ours that an import names ("" for the package itself), or None for anyone else's."""
     if target == "paigeant_celery":
         return ""
-    return place_of(target.removeprefix("paigeant_celery.")) if target.startswith("paigeant_celery.") else None
+    return target.removeprefix("paigeant_celery.") if target.startswith("paigeant_celery.") else None
 
 
 @cache

@@ -15,10 +15,10 @@ from paigeant_celery.core.message import PaigeantMessage, encode
 from paigeant_celery.core.policy import StepPolicy
 from paigeant_celery.core.settings import Settings
 from paigeant_celery.core.slip import FunctionSpec
+from paigeant_celery.hop.answers import Refused, Summary
 from paigeant_celery.hop.guard import Arrival
 from paigeant_celery.hop.run import Opened
 from paigeant_celery.hop.service import HopService
-from paigeant_celery.hop.with_store import Refused, Summary
 from paigeant_celery.hop.without_store import MessageOnlyEffects
 from paigeant_celery.store.port import DeadLetter
 

@@ -8,12 +8,13 @@ import pytest
 
 from paigeant_celery.activities.functions import activity
 from paigeant_celery.activities.port import Activity
-from paigeant_celery.broker.outbox import delivery_of, step_policy
+from paigeant_celery.broker.outbox import delivery_of
 from paigeant_celery.broker.port import Delivery
 from paigeant_celery.core.message import PaigeantMessage
 from paigeant_celery.core.policy import StepPolicy
 from paigeant_celery.core.settings import Settings
 from paigeant_celery.core.slip import FunctionSpec
+from paigeant_celery.hop.service import step_policy
 
 MakeMessage = Callable[..., PaigeantMessage]
 
