@@ -315,7 +315,7 @@ def _checked_envelope(message: PaigeantMessage, transport: Transport) -> str:
 
 
 def _checked_transport(transport: Transport | None) -> Transport:
-    from paigeant_celery import get_transport
+    from paigeant_celery.broker.transport import get_transport
 
     if transport is None:
         return get_transport()

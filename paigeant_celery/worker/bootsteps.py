@@ -17,6 +17,7 @@ from paigeant_celery.worker.broker_advice import advice_lines, advise
 from paigeant_celery.worker.intake import Intake
 from paigeant_celery.worker.revocations import Revocations
 from paigeant_celery.worker.serving import banner, longest_step, queues_of, served_activities, start_checks
+from paigeant_celery.worker.task import register_tasks
 
 __all__ = ["AgentQueues"]
 
@@ -96,8 +97,6 @@ class AgentQueues(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ship
             raise SystemExit(1) from error
 
     def _serve(self, app: Any) -> None:
-        from paigeant_celery.worker.task import register_tasks
-
         self._store_seen = start_checks(self._transport)
         register_tasks(app)
         served = served_activities(self._transport)
