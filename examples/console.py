@@ -23,7 +23,7 @@ from paigeant_celery import (
     WorkflowEvent,
     WorkflowResult,
 )
-from paigeant_celery.transport import CeleryTransport
+from paigeant_celery.broker.transport import CeleryTransport
 
 __all__ = [
     "Unexpected",

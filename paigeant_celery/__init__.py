@@ -10,13 +10,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from paigeant_celery.agent import PaigeantAgent, register_agent
-    from paigeant_celery.budget import WorkflowLimits
-    from paigeant_celery.context import WorkflowContext, workflow_context
-    from paigeant_celery.deps import StepOutput, WorkflowDependencies
-    from paigeant_celery.dispatch import WorkflowDispatcher
-    from paigeant_celery.durability import CeleryDurability, idempotency_key
-    from paigeant_celery.errors import (
+    from paigeant_celery.activities.context import StepOutput, WorkflowContext, WorkflowDependencies, workflow_context
+    from paigeant_celery.activities.functions import activity
+    from paigeant_celery.agents.agent import PaigeantAgent, register_agent
+    from paigeant_celery.agents.durability import CeleryDurability, idempotency_key
+    from paigeant_celery.broker.transport import get_transport
+    from paigeant_celery.client.dispatch import WorkflowDispatcher
+    from paigeant_celery.client.handle import WorkflowEvent, WorkflowHandle, WorkflowResult, WorkflowStatus
+    from paigeant_celery.core.budget import WorkflowLimits
+    from paigeant_celery.core.errors import (
         NonDeterminismError,
         PaigeantError,
         StoreRequired,
@@ -26,49 +28,46 @@ if TYPE_CHECKING:
         WorkflowFailed,
         WorkflowParked,
     )
-    from paigeant_celery.executor import ActivityExecutor
-    from paigeant_celery.functions import activity
-    from paigeant_celery.handle import WorkflowEvent, WorkflowHandle, WorkflowResult, WorkflowStatus
-    from paigeant_celery.message import PaigeantMessage
-    from paigeant_celery.plugin import install
-    from paigeant_celery.policy import StepPolicy
-    from paigeant_celery.slip import ActivitySpec, FunctionSpec, RoutingSlip
-    from paigeant_celery.transport import get_transport
+    from paigeant_celery.core.message import PaigeantMessage
+    from paigeant_celery.core.policy import StepPolicy
+    from paigeant_celery.core.slip import ActivitySpec, FunctionSpec, RoutingSlip
+    from paigeant_celery.worker.executor import ActivityExecutor
+    from paigeant_celery.worker.install import install
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "ActivityExecutor": "executor",
-    "ActivitySpec": "slip",
-    "CeleryDurability": "durability",
-    "FunctionSpec": "slip",
-    "NonDeterminismError": "errors",
-    "PaigeantAgent": "agent",
-    "PaigeantError": "errors",
-    "PaigeantMessage": "message",
-    "RoutingSlip": "slip",
-    "StepOutput": "deps",
-    "StepPolicy": "policy",
-    "StoreRequired": "errors",
-    "TransientError": "errors",
-    "UsageError": "errors",
-    "WorkflowCancelled": "errors",
-    "WorkflowContext": "context",
-    "WorkflowDependencies": "deps",
-    "WorkflowDispatcher": "dispatch",
-    "WorkflowEvent": "handle",
-    "WorkflowFailed": "errors",
-    "WorkflowParked": "errors",
-    "WorkflowHandle": "handle",
-    "WorkflowLimits": "budget",
-    "WorkflowResult": "handle",
-    "WorkflowStatus": "handle",
-    "activity": "functions",
-    "get_transport": "transport",
-    "idempotency_key": "durability",
-    "install": "plugin",
-    "register_agent": "agent",
-    "workflow_context": "context",
+    "ActivityExecutor": "worker.executor",
+    "ActivitySpec": "core.slip",
+    "CeleryDurability": "agents.durability",
+    "FunctionSpec": "core.slip",
+    "NonDeterminismError": "core.errors",
+    "PaigeantAgent": "agents.agent",
+    "PaigeantError": "core.errors",
+    "PaigeantMessage": "core.message",
+    "RoutingSlip": "core.slip",
+    "StepOutput": "activities.context",
+    "StepPolicy": "core.policy",
+    "StoreRequired": "core.errors",
+    "TransientError": "core.errors",
+    "UsageError": "core.errors",
+    "WorkflowCancelled": "core.errors",
+    "WorkflowContext": "activities.context",
+    "WorkflowDependencies": "activities.context",
+    "WorkflowDispatcher": "client.dispatch",
+    "WorkflowEvent": "client.handle",
+    "WorkflowFailed": "core.errors",
+    "WorkflowParked": "core.errors",
+    "WorkflowHandle": "client.handle",
+    "WorkflowLimits": "core.budget",
+    "WorkflowResult": "client.handle",
+    "WorkflowStatus": "client.handle",
+    "activity": "activities.functions",
+    "get_transport": "broker.transport",
+    "idempotency_key": "agents.durability",
+    "install": "worker.install",
+    "register_agent": "agents.agent",
+    "workflow_context": "activities.context",
 }
 
 __all__ = [

@@ -10,8 +10,8 @@ from importlib.util import find_spec
 
 from celery import Celery
 
-from paigeant_celery.plugin import install
-from paigeant_celery.transport import default_redis_url
+from paigeant_celery.broker.transport import default_redis_url
+from paigeant_celery.worker.install import install
 
 __all__ = ["app"]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from paigeant_celery.dead_letters import DeadLetters
+    from paigeant_celery.client.dead_letters import DeadLetters
 
 __all__ = ["paigeant"]
 
@@ -29,7 +29,7 @@ def paigeant() -> None:
 @click.pass_context
 def activities(context: click.Context, include: tuple[str, ...]) -> None:
     """List the activities that this app loads, with their queues."""
-    from paigeant_celery.worker import banner, served_activities
+    from paigeant_celery.worker.serving import banner, served_activities
 
     transport = _transport(context)
     for module in include:
@@ -46,7 +46,7 @@ def activities(context: click.Context, include: tuple[str, ...]) -> None:
 @click.pass_context
 def show(context: click.Context, correlation_id: str, events: bool) -> None:
     """Show where a workflow stands, and why a step of it failed."""
-    from paigeant_celery.handle import WorkflowHandle
+    from paigeant_celery.client.handle import WorkflowHandle
 
     handle = WorkflowHandle(correlation_id, _transport(context))
     status = _reading(handle.status_sync)
@@ -156,13 +156,13 @@ def drop_letter(context: click.Context, letter_id: str) -> None:
 
 
 def _dead_letters(context: click.Context) -> DeadLetters:
-    from paigeant_celery.dead_letters import DeadLetters
+    from paigeant_celery.client.dead_letters import DeadLetters
 
     return DeadLetters(_transport(context))
 
 
 def _reading(ask: Callable[[], T]) -> T:
-    from paigeant_celery.errors import PaigeantError
+    from paigeant_celery.core.errors import PaigeantError
 
     try:
         return ask()
@@ -171,15 +171,15 @@ def _reading(ask: Callable[[], T]) -> T:
 
 
 def _asked(context: click.Context, correlation_id: str, question: str, **more: bool) -> bool:
-    from paigeant_celery.handle import WorkflowHandle
+    from paigeant_celery.client.handle import WorkflowHandle
 
     handle = WorkflowHandle(correlation_id, _transport(context))
     return bool(_reading(lambda: getattr(handle, question)(**more)))
 
 
 def _transport(context: click.Context) -> Any:
-    from paigeant_celery.errors import ConfigurationError
-    from paigeant_celery.transport import transport_of
+    from paigeant_celery.broker.transport import transport_of
+    from paigeant_celery.core.errors import ConfigurationError
 
     app = context.obj.app
     app.loader.import_default_modules()

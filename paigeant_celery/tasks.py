@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from paigeant_celery.plugin import install_importing_apps
+from paigeant_celery.worker.install import install_importing_apps
 
 __all__: list[str] = []
 

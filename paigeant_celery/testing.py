@@ -20,19 +20,20 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from paigeant_celery.config import Settings
-from paigeant_celery.dispatch import WorkflowDispatcher
-from paigeant_celery.effects import Drop, RecordedEffects, Refused
-from paigeant_celery.guard import Arrival
-from paigeant_celery.handle import WorkflowHandle, WorkflowResult
-from paigeant_celery.hop import HopService
-from paigeant_celery.names import Names
-from paigeant_celery.ports import Delivery
-from paigeant_celery.registry import registry
-from paigeant_celery.slip import ActivitySpec, FunctionSpec
-from paigeant_celery.step import Opened
+from paigeant_celery.activities.registry import registry
+from paigeant_celery.broker.port import Delivery
+from paigeant_celery.client.dispatch import WorkflowDispatcher
+from paigeant_celery.client.handle import WorkflowHandle, WorkflowResult
+from paigeant_celery.core.names import Names
+from paigeant_celery.core.settings import Settings
+from paigeant_celery.core.slip import ActivitySpec, FunctionSpec
+from paigeant_celery.hop.answers import Drop, Refused
+from paigeant_celery.hop.guard import Arrival
+from paigeant_celery.hop.run import Opened
+from paigeant_celery.hop.service import HopService
+from paigeant_celery.hop.sweeper import Sweeper
+from paigeant_celery.hop.with_store import RecordedEffects
 from paigeant_celery.store.memory import MemoryStore
-from paigeant_celery.sweeper import Sweeper
 
 __all__ = ["WorkflowHarness", "workflow_harness"]
 

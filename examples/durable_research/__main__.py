@@ -28,7 +28,7 @@ from examples.durable_research.ledger import Call, CountedModel, Entry, entries,
 from examples.durable_research.watching import Watch, show_calls
 from examples.processes import Process, redis_server, worker
 from paigeant_celery import WorkflowHandle, get_transport
-from paigeant_celery.transport import CeleryTransport
+from paigeant_celery.broker.transport import CeleryTransport
 
 EXAMPLE = "How do I merge sorted lists and keep them sorted?"
 NAME = "researcher"

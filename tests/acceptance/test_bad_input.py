@@ -35,12 +35,12 @@ from paigeant_celery import (
     WorkflowHandle,
     WorkflowParked,
 )
-from paigeant_celery.errors import InvalidInput, WorkflowConflict
-from paigeant_celery.message import encode
-from paigeant_celery.ports import DeadLetter, HopRecord, NewWorkflow
-from paigeant_celery.registry import registry
-from paigeant_celery.slip import name_steps
-from paigeant_celery.transport import CeleryTransport
+from paigeant_celery.activities.registry import registry
+from paigeant_celery.broker.transport import CeleryTransport
+from paigeant_celery.core.errors import InvalidInput, WorkflowConflict
+from paigeant_celery.core.message import encode
+from paigeant_celery.core.slip import name_steps
+from paigeant_celery.store.port import DeadLetter, HopRecord, NewWorkflow
 from tests.support.processes import Deployment, Process, deployment, eventually
 from tests.support.refused_dispatches import CASES as REFUSALS
 from tests.support.refused_dispatches import SECRET as REFUSED_SECRET

@@ -18,8 +18,8 @@ from paigeant_celery import (
     WorkflowFailed,
     WorkflowHandle,
 )
-from paigeant_celery.message import parse
-from paigeant_celery.sending import delivery_of
+from paigeant_celery.broker.outbox import delivery_of
+from paigeant_celery.core.message import parse
 from tests.support.processes import START_WITHIN, Deployment, deployment, eventually, free_port
 
 PROMPT, DEPS, VARIABLE, ERROR = "marzipan", "nougat", "praline", "toffee"  # none of them may be seen anywhere

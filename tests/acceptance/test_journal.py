@@ -20,7 +20,7 @@ import pytest
 from pydantic_ai.durable_exec import conversation_id_from_run_id
 
 from paigeant_celery import WorkflowHandle
-from paigeant_celery.errors import WorkflowParked
+from paigeant_celery.core.errors import WorkflowParked
 from tests.support.library import Library, Note
 from tests.support.processes import deployment, eventually
 

@@ -13,8 +13,8 @@ import redis
 from celery import Celery
 
 from paigeant_celery import ActivitySpec, WorkflowDispatcher, WorkflowHandle, get_transport
-from paigeant_celery.errors import NotRecorded, Unreachable
-from paigeant_celery.transport import transport_of
+from paigeant_celery.broker.transport import transport_of
+from paigeant_celery.core.errors import NotRecorded, Unreachable
 from tests.support.processes import (
     START_WITHIN,
     Deployment,

@@ -18,8 +18,8 @@ import pytest
 import redis
 
 from paigeant_celery import ActivitySpec, FunctionSpec, WorkflowDispatcher, WorkflowHandle
-from paigeant_celery.message import sha256
-from paigeant_celery.ports import HopRecord, NewWorkflow
+from paigeant_celery.core.message import sha256
+from paigeant_celery.store.port import HopRecord, NewWorkflow
 from tests.support.processes import Deployment, deployment, eventually
 from tests.support.servers import RedisServer
 

@@ -23,10 +23,11 @@ from paigeant_celery import (
     WorkflowHandle,
     WorkflowParked,
 )
-from paigeant_celery.message import PaigeantMessage, parse
-from paigeant_celery.ports import Delivery, WorkflowRecord
-from paigeant_celery.sending import delivery_of
-from paigeant_celery.transport import CeleryTransport, transport_of
+from paigeant_celery.broker.outbox import delivery_of
+from paigeant_celery.broker.port import Delivery
+from paigeant_celery.broker.transport import CeleryTransport, transport_of
+from paigeant_celery.core.message import PaigeantMessage, parse
+from paigeant_celery.store.port import WorkflowRecord
 from tests.support.processes import Deployment, eventually, run_script
 
 WITHIN = 20.0  # seconds until a workflow must have ended; the steps themselves take milliseconds
@@ -54,7 +55,7 @@ DISPATCH_ELSEWHERE = """
 import sys
 from celery import Celery
 from paigeant_celery import ActivitySpec, WorkflowDispatcher, get_transport
-from paigeant_celery.registry import registry
+from paigeant_celery.activities.registry import registry
 
 url, prefix = sys.argv[1:]
 app = Celery("dispatching", broker=url)

@@ -30,9 +30,9 @@ from pydantic_ai.messages import (
 from pydantic_ai.models.function import AgentInfo, FunctionModel
 from pydantic_ai.usage import RequestUsage
 
-from paigeant_celery.durability import CeleryDurability
-from paigeant_celery.ports import Claim, Claimed, Closing, HopRecord, NewWorkflow
-from paigeant_celery.recorder import HopJournal, journalling
+from paigeant_celery.agents.durability import CeleryDurability
+from paigeant_celery.journal.hop_journal import HopJournal, journalling
+from paigeant_celery.store.port import Claim, Claimed, Closing, HopRecord, NewWorkflow
 from paigeant_celery.store.redis import RedisStore
 
 __all__ = ["Attempt", "Bare", "Bytes", "Contestant", "Dbos", "Journal", "Pinging", "destination"]

@@ -16,8 +16,8 @@ from kombu import Consumer as Consumers
 from kombu.message import Message
 from kombu.transport import pyamqp, redis, virtual
 
-from paigeant_celery.intake import Intake
-from paigeant_celery.names import Names
+from paigeant_celery.core.names import Names
+from paigeant_celery.worker.intake import Intake
 from tests.support.servers import RedisDatabase
 
 WRAPPED = ("loop", "create_task_handler", "on_unknown_message", "on_unknown_task", "on_invalid_task", "on_decode_error")

@@ -17,8 +17,8 @@ from pydantic_ai.models.test import TestModel
 from pydantic_ai.models.wrapper import WrapperModel
 from pydantic_ai.usage import RunUsage
 
-from paigeant_celery.durability import CeleryDurability
-from paigeant_celery.errors import NotSerializable
+from paigeant_celery.agents.durability import CeleryDurability
+from paigeant_celery.core.errors import NotSerializable
 
 pytestmark = pytest.mark.anyio
 

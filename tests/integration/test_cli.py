@@ -18,9 +18,9 @@ from pydantic_ai.models.function import FunctionModel
 from pydantic_ai.usage import RequestUsage
 
 from paigeant_celery import PaigeantAgent, StepPolicy, activity, install
+from paigeant_celery.activities.registry import registry
 from paigeant_celery.cli import paigeant
-from paigeant_celery.ports import Closing, Store
-from paigeant_celery.registry import registry
+from paigeant_celery.store.port import Closing, Store
 from paigeant_celery.testing import WorkflowHarness, workflow_harness
 
 __all__ = ["workflow_harness"]

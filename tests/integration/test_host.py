@@ -184,7 +184,7 @@ def test_a_setting_of_the_host_that_would_change_us_is_an_error_that_names_it(
     script = (
         "import shop\n"
         "from paigeant_celery import ActivitySpec, WorkflowDispatcher, get_transport\n"
-        "from paigeant_celery.errors import ConfigurationError\n"
+        "from paigeant_celery.core.errors import ConfigurationError\n"
         "shop.app.loader.import_default_modules()\n"
         "try:\n"
         "    steps = [ActivitySpec('draft', 'a')]\n"

@@ -12,8 +12,8 @@ import redis
 from kombu import Connection
 
 from paigeant_celery import ActivitySpec, FunctionSpec, StepPolicy, StoreRequired, WorkflowDispatcher
-from paigeant_celery.dead_letters import DeadLetters
-from paigeant_celery.ports import DeadLetter
+from paigeant_celery.client.dead_letters import DeadLetters
+from paigeant_celery.store.port import DeadLetter
 from tests.support.processes import Deployment, deployment, eventually
 
 WITHIN = 20.0

@@ -25,9 +25,9 @@ from paigeant_celery import (
     activity,
     get_transport,
 )
-from paigeant_celery.errors import NotPublished, StoreRequired, Unreachable
-from paigeant_celery.ports import DeadLetter, Store
-from paigeant_celery.registry import registry
+from paigeant_celery.activities.registry import registry
+from paigeant_celery.core.errors import NotPublished, StoreRequired, Unreachable
+from paigeant_celery.store.port import DeadLetter, Store
 from tests.support.processes import START_WITHIN, Deployment, eventually, free_port
 from tests.support.servers import RabbitServer, RedisDatabase
 

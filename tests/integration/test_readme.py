@@ -216,7 +216,7 @@ assert (imports, paigeant_store_url) == (app.conf.imports, app.conf.paigeant_sto
 
 def test_every_setting_stands_in_the_readme_and_in_the_configuration_file() -> None:
     """A setting that nobody can find is not there."""
-    from paigeant_celery.config import Settings
+    from paigeant_celery.core.settings import Settings
 
     names = [f"paigeant_{name}" for name in Settings.model_fields]
     configuration = (ROOT / "celeryconfig.py").read_text(encoding="utf-8")

@@ -16,11 +16,11 @@ import redis
 from celery import Celery
 
 from paigeant_celery import ActivitySpec, FunctionSpec, WorkflowDispatcher
-from paigeant_celery.owner import RENEWALS_PER_LEASE, Owner
-from paigeant_celery.ports import Claim, Claimed, Closing, HopRecord, NewWorkflow
+from paigeant_celery.broker.transport import transport_of
+from paigeant_celery.hop.lease import RENEWALS_PER_LEASE, Owner
+from paigeant_celery.hop.sweeper import EVERY
+from paigeant_celery.store.port import Claim, Claimed, Closing, HopRecord, NewWorkflow
 from paigeant_celery.store.redis import SCRIPTS, RedisStore
-from paigeant_celery.sweeper import EVERY
-from paigeant_celery.transport import transport_of
 from tests.benchmarks.proxy import CountingProxy, Turns, running_proxy
 from tests.support.processes import START_WITHIN, deployment, eventually
 from tests.support.servers import RedisServer

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import uuid
 
-import paigeant_celery.process as process_module
-import paigeant_celery.sweeper as sweeper_module
+import paigeant_celery.hop.process as process_module
+import paigeant_celery.hop.sweeper as sweeper_module
 
 # Made before the pool is forked, so that the processes of one worker share it, as those of one machine do.
 HOST = f"{uuid.uuid4()}.4026531836"

@@ -15,9 +15,9 @@ from typing import Any
 
 from ledger import me, note
 
-from paigeant_celery.journal import CallKey, Record, parse_key
-from paigeant_celery.ports import Closing
-from paigeant_celery.recorder import HopJournal
+from paigeant_celery.journal.hop_journal import HopJournal
+from paigeant_celery.journal.record import CallKey, Record, parse_key
+from paigeant_celery.store.port import Closing
 from paigeant_celery.store.redis import RedisStore
 
 __all__ = ["begun", "noted"]

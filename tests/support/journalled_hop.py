@@ -11,10 +11,10 @@ from pydantic_ai.messages import ModelMessage, ModelMessagesTypeAdapter, ModelRe
 from pydantic_ai.models.function import AgentInfo, DeltaToolCall, FunctionModel
 from pydantic_ai.run import AgentRunResult
 
-from paigeant_celery.feed import EventFeed
-from paigeant_celery.ports import Claim, Claimed, Closing, HopRecord, NewWorkflow
-from paigeant_celery.recorder import HopJournal, journalling
+from paigeant_celery.journal.event_feed import EventFeed
+from paigeant_celery.journal.hop_journal import HopJournal, journalling
 from paigeant_celery.store.memory import MemoryStore
+from paigeant_celery.store.port import Claim, Claimed, Closing, HopRecord, NewWorkflow
 
 __all__ = ["JournalledHop", "calls", "history", "scripted"]
 

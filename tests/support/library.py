@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from paigeant_celery import ActivitySpec, FunctionSpec, WorkflowDispatcher, WorkflowHandle
-from paigeant_celery.dead_letters import DeadLetters
+from paigeant_celery.client.dead_letters import DeadLetters
 from tests.support.processes import START_WITHIN, Deployment, Process
 
 __all__ = ["Library", "Note"]

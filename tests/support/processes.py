@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import redis
 from celery import Celery
 
-from paigeant_celery.transport import CeleryTransport, transport_of
+from paigeant_celery.broker.transport import CeleryTransport, transport_of
 
 __all__ = [
     "HOSTS",

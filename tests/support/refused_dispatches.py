@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, SecretStr
 
-from paigeant_celery.agent import PaigeantAgent
-from paigeant_celery.deps import WorkflowDependencies
-from paigeant_celery.policy import StepPolicy
-from paigeant_celery.slip import ActivitySpec, FunctionSpec
+from paigeant_celery.activities.context import WorkflowDependencies
+from paigeant_celery.agents.agent import PaigeantAgent
+from paigeant_celery.core.policy import StepPolicy
+from paigeant_celery.core.slip import ActivitySpec, FunctionSpec
 
 __all__ = ["CASES", "SECRET", "agents"]
 

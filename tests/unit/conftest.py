@@ -9,12 +9,18 @@ import pytest
 from hypothesis import settings
 from pydantic_ai import models
 
-from paigeant_celery.context import WorkflowContext
-from paigeant_celery.deps import StepOutput
-from paigeant_celery.message import PaigeantMessage
-from paigeant_celery.ports import EditLimits
-from paigeant_celery.registry import registry
-from paigeant_celery.slip import ActivitySpec, ExecutedStep, FunctionSpec, RegisteredActivity, RoutingSlip, name_steps
+from paigeant_celery.activities.context import StepOutput, WorkflowContext
+from paigeant_celery.activities.port import EditLimits
+from paigeant_celery.activities.registry import registry
+from paigeant_celery.core.message import PaigeantMessage
+from paigeant_celery.core.slip import (
+    ActivitySpec,
+    ExecutedStep,
+    FunctionSpec,
+    RegisteredActivity,
+    RoutingSlip,
+    name_steps,
+)
 from paigeant_celery.testing import workflow_harness
 
 __all__ = ["workflow_harness"]

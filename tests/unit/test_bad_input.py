@@ -12,9 +12,11 @@ from celery import Celery
 from pydantic_ai import Agent
 
 from paigeant_celery import get_transport
-from paigeant_celery.agent import PaigeantAgent, register_agent
-from paigeant_celery.dispatch import WorkflowDispatcher
-from paigeant_celery.errors import (
+from paigeant_celery.activities.functions import activity
+from paigeant_celery.agents.agent import PaigeantAgent, register_agent
+from paigeant_celery.broker.transport import transport_of
+from paigeant_celery.client.dispatch import WorkflowDispatcher
+from paigeant_celery.core.errors import (
     ConfigurationError,
     EmptyItinerary,
     InvalidInput,
@@ -22,13 +24,11 @@ from paigeant_celery.errors import (
     UnknownTransport,
     WorkflowConflict,
 )
-from paigeant_celery.executor import ActivityExecutor
-from paigeant_celery.functions import activity
-from paigeant_celery.slip import ActivitySpec, FunctionSpec
+from paigeant_celery.core.slip import ActivitySpec, FunctionSpec
 from paigeant_celery.store.memory import MemoryStore
 from paigeant_celery.testing import WorkflowHarness
-from paigeant_celery.transport import transport_of
-from paigeant_celery.worker import start_checks
+from paigeant_celery.worker.executor import ActivityExecutor
+from paigeant_celery.worker.serving import start_checks
 from tests.support.refused_dispatches import CASES, SECRET, agents
 
 

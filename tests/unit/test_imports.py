@@ -40,7 +40,7 @@ def test_a_process_that_dispatches_and_waits_never_loads_pydantic_ai() -> None:
         """
         import sys
         from paigeant_celery import ActivitySpec, FunctionSpec, StepPolicy, WorkflowDispatcher, activity, get_transport
-        import paigeant_celery.executor, paigeant_celery.plugin, paigeant_celery.tasks
+        import paigeant_celery.worker.executor, paigeant_celery.worker.install, paigeant_celery.tasks
 
         @activity
         def shout(text: str) -> str:
@@ -78,8 +78,10 @@ def test_importing_us_does_not_change_the_current_app_of_a_host() -> None:
         """
         from celery import Celery, current_app
         host = Celery("host", broker="memory://localhost//")
-        import paigeant_celery, paigeant_celery.dispatch, paigeant_celery.transport, paigeant_celery.plugin
-        import paigeant_celery.agent, paigeant_celery.executor, paigeant_celery.functions, paigeant_celery.tasks
+        import paigeant_celery, paigeant_celery.client.dispatch, paigeant_celery.broker.transport
+        import paigeant_celery.worker.install
+        import paigeant_celery.agents.agent, paigeant_celery.worker.executor, paigeant_celery.activities.functions
+        import paigeant_celery.tasks
         paigeant_celery.get_transport("inmemory")
         print(current_app._get_current_object() is host, sorted(t for t in host.tasks if "celery." not in t))
         """
@@ -92,8 +94,8 @@ def test_importing_us_before_the_host_makes_no_app_current() -> None:
     """Where we are imported first, the host's app still becomes the current one by itself."""
     seen = run(
         """
-        import paigeant_celery.dispatch, paigeant_celery.transport
-        paigeant_celery.transport.get_transport("inmemory")
+        import paigeant_celery.client.dispatch, paigeant_celery.broker.transport
+        paigeant_celery.broker.transport.get_transport("inmemory")
         from celery import Celery, _state
         before = (_state.default_app, _state._tls.current_app)
         host = Celery("host")

@@ -1,4 +1,4 @@
-"""The rooms of the package and the one direction in which they import each other."""
+"""The wings of the package, and who may import whom: the wing of a module is the first part of its dotted name."""
 
 from __future__ import annotations
 
@@ -16,124 +16,70 @@ import paigeant_celery
 
 PACKAGE = Path(paigeant_celery.__file__).parent
 
-LAYERS = {
-    "core": {
-        "errors",
-        "names",
-        "jsonable",
-        "policy",
-        "retry",
-        "deps",
-        "slip",
-        "budget",
-        "message",
-        "context",
-        "flow",
-        "journal",
-    },
-    "seams": {"ports", "config", "process", "registry", "tracing", "feed", "recorder"},
-    "adapters": {
-        *("transport", "publisher", "letter_queue", "store", "store.memory", "store.reading", "store.redis"),
-        *(
-            "agent",
-            "itinerary",
-            "functions",
-            "loop",
-            "runner",
-            "durability",
-            "fingerprints",
-            "failures",
-            "loop_models",
-            "recorded_calls",
-            "recorded_tools",
-            "watching",
-        ),
-    },
-    "services": {
-        *("owner", "shutdown", "sweeper", "guard", "hop", "step", "effects", "message_only"),
-        *("outputs", "sending", "dispatch", "handle", "dead_letters"),
-    },
-    "entry": {
-        *("hop_task", "request", "revoking", "channels", "intake", "advice", "worker"),
-        *("plugin", "tasks", "executor", "celery", "cli", "testing"),
-    },
-}
-LAYER_OF = {module: layer for layer, modules in LAYERS.items() for module in modules}
-
-# Within a layer any import; services know their adapters through ports alone.
+# Each wing's other wings. A module's name stands for that module alone.
 MAY_IMPORT = {
-    "core": {"core"},
-    "seams": {"core", "seams"},
-    "adapters": {"core", "seams", "adapters"},
-    "services": {"core", "seams", "services"},
-    "entry": {"core", "seams", "adapters", "services", "entry"},
-}
-
-CELERY = {
-    "transport",
-    "publisher",
-    "letter_queue",
-    "hop_task",
-    "request",
-    "revoking",
-    "channels",
-    "intake",
-    "advice",
-    "worker",
-    "plugin",
-    "executor",
-    "celery",
-    "tasks",
-    "cli",
-}
-
-# Who may import what is neither the standard library nor pydantic.
-ONLY_IN = {
-    "pydantic_ai": {
-        "agent",
-        "itinerary",
-        "runner",
-        "durability",
-        "fingerprints",
-        "failures",
-        "loop_models",
-        "recorded_calls",
-        "recorded_tools",
-        "watching",
-        "testing",
+    "core": set[str](),
+    "store": {"core"},
+    "activities": {"core"},
+    "journal": {"core", "store.port"},
+    "broker": {"core", "store", "activities"},
+    "hop": {
+        *("core", "store.port", "store.outputs", "activities", "journal"),
+        *("broker.port", "broker.outbox", "broker.tracing"),
     },
-    "celery": CELERY,
-    "kombu": CELERY,
+    "agents": {"core", "activities", "journal"},
+    "client": {"core", "store.port", "store.outputs", "activities", "broker"},
+    "worker": {"core", "store.port", "activities", "broker", "hop"},
+}
+FACES = {"", "celery", "tasks", "cli", "testing"}  # "" is the package itself
+
+# Who may import what is neither the standard library nor pydantic, which all may.
+LIBRARIES = {
+    "pydantic_ai": {"agents", "testing"},
+    "celery": {"broker", "worker", "celery", "cli"},
+    "kombu": {"broker", "worker"},
     "redis": {"store.redis"},
     "click": {"worker", "cli"},
-    "opentelemetry": {"tracing"},
+    "opentelemetry": {"broker.tracing"},
     "pytest": {"testing"},
-    "typing_extensions": {"agent"},
+    "typing_extensions": {"agents"},
 }
+# A library is loaded by whoever needs it, and never by these.
+WITHOUT_CELERY = {"broker.port", "broker.outbox", "broker.tracing"}
 
 NOT_IN_CORE = {"asyncio", "os", "random", "secrets", "socket", "subprocess", "threading", "time", "urllib", "uuid"}
 
-# `dispatch` takes the default transport from the package's own public names.
-MAY_IMPORT_THE_ROOT = {"dispatch"}
+STORES = {"store.memory", "store.redis"}
+MAY_NAME_A_STORE = {"store", "testing"}
+
+# Who may import inside a function, and what. An entry that ends in a dot stands for all below it.
+LATE = {
+    ("store", "paigeant_celery.store."),  # only the store that is asked for loads its client
+    ("client.dispatch", "paigeant_celery.broker.transport"),  # a process that names its transport needs no default
+}
 
 
 @dataclass(frozen=True)
 class Import:
-    """One import of a module: `target` is a dotted name, `at_load` says whether it happens with the module's."""
+    """One import of a module: `target` is a dotted name, `late` says that a function makes it, `line` where."""
 
     target: str
-    at_load: bool
+    late: bool
     line: int
 
 
 def modules() -> dict[str, Path]:
-    """All modules of the package but its `__init__`, by dotted name below it."""
+    """All modules of the package by dotted name below it; a wing's `__init__` has the wing's name."""
     found = {}
     for file in sorted(PACKAGE.rglob("*.py")):
         parts = file.relative_to(PACKAGE).with_suffix("").parts
-        if parts != ("__init__",):
-            found[".".join(parts).removesuffix(".__init__")] = file
+        found[".".join(part for part in parts if part != "__init__")] = file
     return found
+
+
+def wing_of(module: str) -> str:
+    """The wing or face that a module belongs to."""
+    return module.partition(".")[0]
 
 
 def imports_of(source: str) -> Iterator[Import]:
@@ -143,23 +89,21 @@ def imports_of(source: str) -> Iterator[Import]:
         inner
         for node in ast.walk(tree)
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
-        or (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test))
         for inner in ast.walk(node)
     }
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from (Import(alias.name, node not in late, node.lineno) for alias in node.names)
+            yield from (Import(alias.name, node in late, node.lineno) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"line {node.lineno}: a relative import hides where it points"
-            yield from _from_import(node, at_load=node not in late)
+            yield from _from_import(node, late=node in late)
 
 
-def _from_import(node: ast.ImportFrom, *, at_load: bool) -> Iterator[Import]:
+def _from_import(node: ast.ImportFrom, *, late: bool) -> Iterator[Import]:
     module = node.module or ""
     for alias in node.names:
         below = f"{module}.{alias.name}"
-        is_module = below.removeprefix("paigeant_celery.") in LAYER_OF
-        yield Import(below if is_module else module, at_load, node.lineno)
+        yield Import(below if own(below) in modules() else module, late, node.lineno)
 
 
 def own(target: str) -> str | None:
@@ -175,38 +119,59 @@ def every_import() -> tuple[tuple[str, Import], ...]:
     return tuple((module, found) for module, file in modules().items() for found in imports_of(file.read_text()))
 
 
-def test_each_module_has_its_room() -> None:
-    """Who adds a module says what it may know of the others."""
-    assert set(modules()) == set(LAYER_OF)
+def own_imports() -> Iterator[tuple[str, Import, str]]:
+    """Those that name a module of ours, with that module."""
+    return ((module, found, target) for module, found in every_import() if (target := own(found.target)) is not None)
 
 
-@pytest.mark.parametrize("layer", LAYERS)
-def test_imports_point_up_the_list_of_layers_only(layer: str) -> None:
+def is_allowed(module: str, target: str) -> bool:
+    """Say whether the table lets a module import another one."""
+    wing, of = wing_of(module), wing_of(target)
+    return wing in FACES or wing == of or not MAY_IMPORT[wing].isdisjoint({of, target})
+
+
+def test_each_module_stands_in_a_wing_or_is_a_face() -> None:
+    """A new module needs no entry here: its path says what it may know of the others."""
+    assert {wing_of(module) for module in modules()} == {*MAY_IMPORT, *FACES}
+
+
+@pytest.mark.parametrize("wing", MAY_IMPORT)
+def test_a_wing_imports_only_those_that_the_table_gives_it(wing: str) -> None:
     """What decides can be read, and tested, without what waits, fails or looks at a clock."""
     wrong = [
-        f"{module}:{found.line} imports {target}"
-        for module, found in every_import()
-        if LAYER_OF[module] == layer and (target := own(found.target))
-        if LAYER_OF[target] not in MAY_IMPORT[layer]
+        f"{module}:{found.line} imports {target or 'the package itself'}"
+        for module, found, target in own_imports()
+        if wing_of(module) == wing and not is_allowed(module, target)
     ]
 
     assert wrong == []
 
 
-def test_only_dispatch_asks_the_package_itself_for_a_public_name() -> None:
-    """An import of the package from inside would get around the layers."""
-    importers = {module for module, found in every_import() if own(found.target) == ""}
-
-    assert importers <= MAY_IMPORT_THE_ROOT
+def test_the_table_of_wings_has_no_circle() -> None:
+    """One row of wings in one direction can be held in mind."""
+    TopologicalSorter({wing: {wing_of(other) for other in others} for wing, others in MAY_IMPORT.items()}).prepare()
 
 
-def test_each_library_is_imported_in_its_own_rooms_only() -> None:
-    """A library that stays in one room can be replaced, and is not loaded where it is not needed."""
+def test_only_who_opens_a_store_names_its_implementation() -> None:
+    """Another store is added in one place."""
+    wrong = [
+        f"{module}:{found.line} imports {target}"
+        for module, found, target in own_imports()
+        if target in STORES and wing_of(module) not in MAY_NAME_A_STORE
+    ]
+
+    assert wrong == []
+
+
+def test_each_library_is_imported_in_its_own_wing_only() -> None:
+    """A library that stays in one wing can be replaced, and is not loaded where it is not needed."""
     wrong = [
         f"{module}:{found.line} imports {library}"
         for module, found in every_import()
         if (library := found.target.partition(".")[0]) not in {"paigeant_celery", "pydantic", "pydantic_core"}
-        if library not in sys.stdlib_module_names and module not in ONLY_IN.get(library, set())
+        if library not in sys.stdlib_module_names
+        if LIBRARIES.get(library, set()).isdisjoint({wing_of(module), module})
+        or (library in {"celery", "kombu"} and module in WITHOUT_CELERY)
     ]
 
     assert wrong == []
@@ -217,12 +182,12 @@ def test_the_core_reads_no_clock_and_does_no_io() -> None:
     imported = [
         f"{module}:{found.line} imports {found.target}"
         for module, found in every_import()
-        if LAYER_OF[module] == "core" and found.target.partition(".")[0] in NOT_IN_CORE
+        if wing_of(module) == "core" and found.target.partition(".")[0] in NOT_IN_CORE
     ]
     clocks = [
         f"{module}:{node.lineno} calls {node.func.attr}"
         for module, file in modules().items()
-        if LAYER_OF[module] == "core"
+        if wing_of(module) == "core"
         for node in ast.walk(ast.parse(file.read_text()))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
         if node.func.attr in {"now", "utcnow", "today", "open"}
@@ -231,14 +196,26 @@ def test_the_core_reads_no_clock_and_does_no_io() -> None:
     assert imported + clocks == []
 
 
-def test_no_modules_import_each_other_when_they_load() -> None:
-    """The order in which modules are imported must not matter."""
+def test_no_files_import_each_other_in_a_circle() -> None:
+    """Two files in a circle are one subject in two places; an import inside a function only hides it."""
     graph: dict[str, set[str]] = {module: set() for module in modules()}
-    for module, found in every_import():
-        if found.at_load and (target := own(found.target)):
+    for module, _, target in own_imports():
+        if module:  # the package's own names are loaded when they are first used
             graph[module].add(target)
 
     TopologicalSorter(graph).prepare()  # raises CycleError that names the circle
+
+
+def test_only_a_few_imports_stand_inside_functions() -> None:
+    """An import inside a function is seen by nobody who reads the top of the file."""
+    wrong = [
+        f"{module}:{found.line} imports {found.target}"
+        for module, found, _ in own_imports()
+        if found.late and wing_of(module) not in FACES
+        if not any(module == who and found.target.startswith(what) for who, what in LATE)
+    ]
+
+    assert wrong == []
 
 
 def test_the_checks_see_imports_wherever_they_stand() -> None:
@@ -246,16 +223,16 @@ def test_the_checks_see_imports_wherever_they_stand() -> None:
     source = (
         "import celery.app\n"
         "from typing import TYPE_CHECKING\n"
-        "if TYPE_CHECKING:\n    from paigeant_celery.hop import HopService\n"
-        "def late():\n    from paigeant_celery import flow, get_transport\n"
+        "if TYPE_CHECKING:\n    from paigeant_celery.hop.service.service import HopService\n"
+        "def late():\n    from paigeant_celery import core, get_transport\n"
     )
 
     found = set(imports_of(source))
 
     assert found == {
-        Import("celery.app", True, 1),
-        Import("typing", True, 2),
-        Import("paigeant_celery.hop", False, 4),
-        Import("paigeant_celery.flow", False, 6),
-        Import("paigeant_celery", False, 6),
+        Import("celery.app", False, 1),
+        Import("typing", False, 2),
+        Import("paigeant_celery.hop.service.service", False, 4),
+        Import("paigeant_celery.core", True, 6),
+        Import("paigeant_celery", True, 6),
     }

@@ -11,8 +11,8 @@ from pydantic_ai.models.function import AgentInfo, FunctionModel
 from pydantic_ai.usage import RequestUsage, UsageLimits
 
 from paigeant_celery import PaigeantAgent, activity
-from paigeant_celery.budget import WorkflowLimits
-from paigeant_celery.errors import InvalidInput, WorkflowFailed
+from paigeant_celery.core.budget import WorkflowLimits
+from paigeant_celery.core.errors import InvalidInput, WorkflowFailed
 from paigeant_celery.testing import WorkflowHarness
 
 pytestmark = pytest.mark.anyio

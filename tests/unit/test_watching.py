@@ -12,9 +12,9 @@ from pydantic_ai.messages import ModelMessage, ModelResponse
 from pydantic_ai.models.function import AgentInfo, DeltaToolCall, FunctionModel
 
 from paigeant_celery import PaigeantAgent, WorkflowEvent
-from paigeant_celery.policy import StepPolicy
-from paigeant_celery.ports import Closing
+from paigeant_celery.core.policy import StepPolicy
 from paigeant_celery.store.memory import MemoryStore
+from paigeant_celery.store.port import Closing
 from paigeant_celery.testing import WorkflowHarness
 
 pytestmark = pytest.mark.anyio

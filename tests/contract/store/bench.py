@@ -10,8 +10,8 @@ from typing import Any, Protocol, cast
 
 import redis
 
-from paigeant_celery.ports import Store
 from paigeant_celery.store.memory import MemoryStore
+from paigeant_celery.store.port import Store
 from paigeant_celery.store.redis import RedisStore
 
 LEASE = 30.0  # seconds; never lapses within a test

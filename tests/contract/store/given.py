@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from paigeant_celery.flow import Failure
-from paigeant_celery.ports import (
+from paigeant_celery.core.flow import Failure
+from paigeant_celery.store.port import (
     Claim,
     Claimed,
     Closing,

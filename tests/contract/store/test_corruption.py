@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 
 import pytest
 
-from paigeant_celery.errors import StoreCorrupt
-from paigeant_celery.ports import Closing, Sweep
+from paigeant_celery.core.errors import StoreCorrupt
+from paigeant_celery.store.port import Closing, Sweep
 from tests.contract.store.bench import RedisBench, everything
 from tests.contract.store.given import FAILURE, claim, completion, hop, new, told
 

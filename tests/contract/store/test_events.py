@@ -8,8 +8,8 @@ from datetime import timedelta
 
 import pytest
 
-from paigeant_celery.errors import InvalidInput
-from paigeant_celery.ports import StoredEvent
+from paigeant_celery.core.errors import InvalidInput
+from paigeant_celery.store.port import StoredEvent
 from tests.contract.store.bench import Bench
 from tests.contract.store.given import claim, closing, completion, ending, hop, new, numbers, told, types
 

@@ -10,8 +10,8 @@ from typing import Any, cast
 
 import pytest
 
-from paigeant_celery.flow import Failure
-from paigeant_celery.ports import Claimed, Closing, Dropped, NewWorkflow, RenewAnswer, Sweep
+from paigeant_celery.core.flow import Failure
+from paigeant_celery.store.port import Claimed, Closing, Dropped, NewWorkflow, RenewAnswer, Sweep
 from tests.contract.store.bench import Bench, check_places
 from tests.contract.store.given import FAILURE, claim, closing, completion, hop, new, types
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from paigeant_celery.errors import InvalidInput
+from paigeant_celery.core.errors import InvalidInput
 from tests.contract.store.bench import Bench
 from tests.contract.store.given import FAILURE, claim, closing, letter, new
 

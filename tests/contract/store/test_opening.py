@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from paigeant_celery.errors import ConfigurationError
+from paigeant_celery.core.errors import ConfigurationError
 from paigeant_celery.store import open_store
 from tests.contract.store.bench import Bench
 from tests.contract.store.given import new

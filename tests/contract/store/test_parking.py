@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 
-from paigeant_celery.ports import Claimed, Closing, Dropped, RenewAnswer, Sweep
+from paigeant_celery.store.port import Claimed, Closing, Dropped, RenewAnswer, Sweep
 from tests.contract.store.bench import Bench
 from tests.contract.store.given import FAILURE, claim, closing, completion, hop, letter, new, types
 

@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 import redis
 
-from paigeant_celery.ports import Claimed, Closing, Dropped, NewWorkflow, RenewAnswer
+from paigeant_celery.store.port import Claimed, Closing, Dropped, NewWorkflow, RenewAnswer
 from paigeant_celery.store.redis import RedisStore
 from tests.contract.store.bench import LEASE, TTL, RedisBench
 from tests.contract.store.given import FAILURE, claim, closing, completion, hop, new, numbers, told, types

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import redis
 
-from paigeant_celery.errors import ConfigurationError, TransientError, Unreachable
+from paigeant_celery.core.errors import ConfigurationError, TransientError, Unreachable
 from paigeant_celery.store.redis import RedisStore
 from tests.contract.store.bench import LEASE, TTL, RedisBench, everything
 from tests.contract.store.given import FAILURE, claim, closing, completion, hop, new, told

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from paigeant_celery.ports import Claimed, Dropped, RenewAnswer, Sweep
+from paigeant_celery.store.port import Claimed, Dropped, RenewAnswer, Sweep
 from tests.contract.store.bench import Bench
 from tests.contract.store.given import FAILURE, claim, closing, completion, hop, new, types
 

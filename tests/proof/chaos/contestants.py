@@ -19,7 +19,7 @@ from celery import Celery, chain
 from kombu.exceptions import OperationalError
 
 from paigeant_celery import WorkflowDispatcher
-from paigeant_celery.errors import UnknownWorkflow
+from paigeant_celery.core.errors import UnknownWorkflow
 from tests.proof.chaos.history import Event, Workflow, lines_of
 from tests.support.processes import Deployment, Process
 

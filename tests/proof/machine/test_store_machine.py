@@ -31,8 +31,9 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from paigeant_celery.flow import Failure
-from paigeant_celery.ports import (
+from paigeant_celery.core.flow import Failure
+from paigeant_celery.store.memory import MemoryStore
+from paigeant_celery.store.port import (
     Claim,
     ClaimAnswer,
     Claimed,
@@ -45,7 +46,6 @@ from paigeant_celery.ports import (
     RenewAnswer,
     Store,
 )
-from paigeant_celery.store.memory import MemoryStore
 from paigeant_celery.store.redis import RedisStore
 
 LEASE, TTL = 3600.0, 7200.0  # seconds; none ends while an example runs but where a rule says so

@@ -9,11 +9,10 @@ from datetime import UTC, datetime
 
 import pytest
 
-from paigeant_celery.context import WorkflowContext, entered, open_context, workflow_context
-from paigeant_celery.deps import StepOutput
-from paigeant_celery.errors import NoWorkflow, UsageError
-from paigeant_celery.message import PaigeantMessage
-from paigeant_celery.slip import ActivitySpec, ExecutedStep, OutputRef
+from paigeant_celery.activities.context import StepOutput, WorkflowContext, entered, open_context, workflow_context
+from paigeant_celery.core.errors import NoWorkflow, UsageError
+from paigeant_celery.core.message import PaigeantMessage
+from paigeant_celery.core.slip import ActivitySpec, ExecutedStep, OutputRef
 
 MakeMessage = Callable[..., PaigeantMessage]
 MakeContext = Callable[..., WorkflowContext]

@@ -8,8 +8,8 @@ from datetime import date
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from paigeant_celery.deps import StepOutput, WorkflowDependencies, with_previous_output
-from paigeant_celery.jsonable import to_jsonable
+from paigeant_celery.activities.context import StepOutput, WorkflowDependencies, with_previous_output
+from paigeant_celery.core.jsonable import to_jsonable
 
 
 class Town(WorkflowDependencies):

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import pytest
 from pydantic import AfterValidator, BaseModel, Field, SecretStr
 
-from paigeant_celery.context import WorkflowContext, entered, workflow_context
-from paigeant_celery.errors import InvalidInput, MessageError, NotSerializable, UsageError
-from paigeant_celery.functions import FunctionActivity, activity
-from paigeant_celery.policy import StepPolicy
-from paigeant_celery.ports import ActivityResult, EditLimits
-from paigeant_celery.registry import registry
-from paigeant_celery.slip import ActivitySpec, FunctionSpec, Step
+from paigeant_celery.activities.context import WorkflowContext, entered, workflow_context
+from paigeant_celery.activities.functions import FunctionActivity, activity
+from paigeant_celery.activities.port import ActivityResult, EditLimits
+from paigeant_celery.activities.registry import registry
+from paigeant_celery.core.errors import InvalidInput, MessageError, NotSerializable, UsageError
+from paigeant_celery.core.policy import StepPolicy
+from paigeant_celery.core.slip import ActivitySpec, FunctionSpec, Step
 
 if TYPE_CHECKING:
     from decimal import Decimal as MissingAtRunTime

@@ -13,9 +13,9 @@ from types import ModuleType
 
 import pytest
 
-from paigeant_celery.errors import DuplicateActivity, UnknownActivity, UsageError
-from paigeant_celery.policy import StepPolicy
-from paigeant_celery.registry import Registry, registry
+from paigeant_celery.activities.registry import Registry, registry
+from paigeant_celery.core.errors import DuplicateActivity, UnknownActivity, UsageError
+from paigeant_celery.core.policy import StepPolicy
 
 AGENT = 'from paigeant_celery import PaigeantAgent\ntriage = PaigeantAgent("test", name="triage", queue=__name__)\n'
 FUNCTION = "from paigeant_celery import activity\n\n@activity(queue=__name__)\ndef triage() -> None: ...\n"

@@ -18,15 +18,20 @@ from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart
 from pydantic_ai.models.function import AgentInfo, FunctionModel
 from pydantic_ai.models.test import TestModel
 
-from paigeant_celery.agent import PaigeantAgent
-from paigeant_celery.context import WorkflowContext, entered, workflow_context
-from paigeant_celery.deps import StepOutput, WorkflowDependencies
-from paigeant_celery.errors import MessageError, NotSerializable, UsageError
-from paigeant_celery.message import PaigeantMessage
-from paigeant_celery.ports import Activity, EditLimits
-from paigeant_celery.registry import registry
-from paigeant_celery.runner import prompt_of
-from paigeant_celery.slip import ActivitySpec, FunctionSpec
+from paigeant_celery.activities.context import (
+    StepOutput,
+    WorkflowContext,
+    WorkflowDependencies,
+    entered,
+    workflow_context,
+)
+from paigeant_celery.activities.port import Activity, EditLimits
+from paigeant_celery.activities.registry import registry
+from paigeant_celery.agents.activity import prompt_of
+from paigeant_celery.agents.agent import PaigeantAgent
+from paigeant_celery.core.errors import MessageError, NotSerializable, UsageError
+from paigeant_celery.core.message import PaigeantMessage
+from paigeant_celery.core.slip import ActivitySpec, FunctionSpec
 
 MakeContext = Callable[..., WorkflowContext]
 MakeMessage = Callable[..., PaigeantMessage]

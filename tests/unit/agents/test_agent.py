@@ -17,14 +17,14 @@ import pytest
 from pydantic_ai import Agent, RunContext
 from pydantic_ai.models.test import TestModel
 
-import paigeant_celery.agent
-from paigeant_celery.agent import PaigeantAgent, register_agent
-from paigeant_celery.deps import WorkflowDependencies
-from paigeant_celery.dispatch import WorkflowDispatcher
-from paigeant_celery.errors import InvalidInput, UsageError
-from paigeant_celery.policy import StepPolicy
-from paigeant_celery.registry import registry
-from paigeant_celery.slip import ActivitySpec
+import paigeant_celery.agents.agent
+from paigeant_celery.activities.context import WorkflowDependencies
+from paigeant_celery.activities.registry import registry
+from paigeant_celery.agents.agent import PaigeantAgent, register_agent
+from paigeant_celery.client.dispatch import WorkflowDispatcher
+from paigeant_celery.core.errors import InvalidInput, UsageError
+from paigeant_celery.core.policy import StepPolicy
+from paigeant_celery.core.slip import ActivitySpec
 
 OUR_ARGUMENTS = {
     "dispatcher", "can_edit_itinerary", "max_added_steps", "allowed_activities", "policy", "queue", "deps_factory",
@@ -46,7 +46,7 @@ class Town:
 
 def spelt_out() -> set[str]:
     """The arguments that type checkers see: those of the constructor under TYPE_CHECKING."""
-    tree = ast.parse(Path(paigeant_celery.agent.__file__).read_text())
+    tree = ast.parse(Path(paigeant_celery.agents.agent.__file__).read_text())
     constructors = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name == "__init__"]
     lists = [{argument.arg for argument in (*node.args.args, *node.args.kwonlyargs)} for node in constructors]
     (shown,) = (arguments for arguments in lists if "output_type" in arguments)

@@ -22,8 +22,8 @@ from pydantic_ai.models.fallback import FallbackModel
 from pydantic_ai.models.function import AgentInfo, DeltaToolCall, FunctionModel
 from pydantic_ai.run import AgentRunResult
 
-from paigeant_celery.durability import CeleryDurability, idempotency_key
-from paigeant_celery.errors import HopLost
+from paigeant_celery.agents.durability import CeleryDurability, idempotency_key
+from paigeant_celery.core.errors import HopLost
 from tests.support.journalled_hop import JournalledHop, history
 
 pytestmark = pytest.mark.anyio

@@ -13,8 +13,8 @@ from pydantic_ai import Agent, ModelRetry, NativeOutput
 from pydantic_ai.exceptions import UsageLimitExceeded
 from pydantic_ai.usage import UsageLimits
 
-from paigeant_celery.durability import CeleryDurability
-from paigeant_celery.errors import HopLost, NonDeterminismError
+from paigeant_celery.agents.durability import CeleryDurability
+from paigeant_celery.core.errors import HopLost, NonDeterminismError
 from tests.support.journalled_hop import JournalledHop, calls, scripted
 
 pytestmark = pytest.mark.anyio

@@ -10,8 +10,8 @@ from pydantic_ai import Agent, RunContext
 from pydantic_ai.messages import AgentStreamEvent, FunctionToolResultEvent, ModelMessage
 from pydantic_ai.models.function import AgentInfo, DeltaToolCall, FunctionModel
 
-from paigeant_celery.durability import CeleryDurability
-from paigeant_celery.errors import HopLost
+from paigeant_celery.agents.durability import CeleryDurability
+from paigeant_celery.core.errors import HopLost
 from tests.support.journalled_hop import JournalledHop
 
 pytestmark = pytest.mark.anyio

@@ -21,9 +21,9 @@ from pydantic_ai.models.function import FunctionModel
 from pydantic_ai.models.test import TestModel
 from pydantic_ai.models.wrapper import WrapperModel
 
-from paigeant_celery import loop_models
-from paigeant_celery.durability import CeleryDurability
-from paigeant_celery.loop import in_own_thread
+from paigeant_celery.activities.functions import in_own_thread
+from paigeant_celery.agents import models as loop_models
+from paigeant_celery.agents.durability import CeleryDurability
 from tests.support.journalled_hop import JournalledHop, calls, history, scripted
 
 try:

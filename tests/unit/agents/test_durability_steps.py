@@ -14,8 +14,8 @@ from pydantic_ai.models.function import AgentInfo, FunctionModel
 from pydantic_ai.tools import DeferredToolResults
 
 from paigeant_celery import PaigeantAgent, WorkflowDispatcher, activity
-from paigeant_celery.durability import CeleryDurability
-from paigeant_celery.errors import WorkflowParked
+from paigeant_celery.agents.durability import CeleryDurability
+from paigeant_celery.core.errors import WorkflowParked
 from paigeant_celery.testing import WorkflowHarness
 from tests.support.journalled_hop import JournalledHop, calls, history, scripted
 

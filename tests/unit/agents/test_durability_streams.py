@@ -13,9 +13,9 @@ from pydantic_ai.messages import AgentStreamEvent, ModelMessage, PartDeltaEvent
 from pydantic_ai.models.function import AgentInfo, FunctionModel
 from pydantic_ai.run import AgentRunResult
 
-from paigeant_celery.durability import CeleryDurability
-from paigeant_celery.errors import HopLost
-from paigeant_celery.loop import in_own_thread
+from paigeant_celery.activities.functions import in_own_thread
+from paigeant_celery.agents.durability import CeleryDurability
+from paigeant_celery.core.errors import HopLost
 from tests.support.journalled_hop import JournalledHop, calls, history, scripted
 
 pytestmark = pytest.mark.anyio

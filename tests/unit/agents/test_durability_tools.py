@@ -14,9 +14,9 @@ from pydantic_ai.messages import ToolReturnPart
 from pydantic_ai.run import AgentRunResult
 from pydantic_ai.toolsets import FunctionToolset, WrapperToolset
 
-from paigeant_celery.durability import CeleryDurability, idempotency_key
-from paigeant_celery.errors import HopLost, NotSerializable, UsageError
-from paigeant_celery.recorded_tools import METADATA_KEY
+from paigeant_celery.agents.durability import CeleryDurability, idempotency_key
+from paigeant_celery.agents.recorded_tools import METADATA_KEY
+from paigeant_celery.core.errors import HopLost, NotSerializable, UsageError
 from tests.support.journalled_hop import JournalledHop, calls, history, scripted
 
 pytestmark = pytest.mark.anyio

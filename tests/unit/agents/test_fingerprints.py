@@ -12,7 +12,7 @@ from pydantic_ai.models import ModelRequestParameters
 from pydantic_ai.output import OutputObjectDefinition
 from pydantic_ai.tools import RunContext, ToolDefinition
 
-from paigeant_celery.fingerprints import Digests, digest
+from paigeant_celery.agents.fingerprints import Digests, digest
 
 SCHEMA = {"type": "object", "properties": {"title": {"type": "string", "description": "of the book"}}}
 TOOL = ToolDefinition(name="search", parameters_json_schema=SCHEMA, description="Look for books.")

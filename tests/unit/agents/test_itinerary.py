@@ -12,16 +12,16 @@ from pydantic_ai.messages import ModelMessage, ModelResponse, RetryPromptPart, T
 from pydantic_ai.models.function import AgentInfo, FunctionModel
 from pydantic_ai.models.test import TestModel
 
-from paigeant_celery.agent import PaigeantAgent
-from paigeant_celery.context import WorkflowContext
-from paigeant_celery.dispatch import WorkflowDispatcher
-from paigeant_celery.errors import InvalidInput
-from paigeant_celery.handle import WorkflowResult
-from paigeant_celery.itinerary import Edit, Insertion
-from paigeant_celery.message import PaigeantMessage
-from paigeant_celery.policy import StepPolicy
-from paigeant_celery.ports import EditLimits
-from paigeant_celery.slip import ActivitySpec, RegisteredActivity
+from paigeant_celery.activities.context import WorkflowContext
+from paigeant_celery.activities.port import EditLimits
+from paigeant_celery.agents.agent import PaigeantAgent
+from paigeant_celery.agents.itinerary import Edit, Insertion
+from paigeant_celery.client.dispatch import WorkflowDispatcher
+from paigeant_celery.client.handle import WorkflowResult
+from paigeant_celery.core.errors import InvalidInput
+from paigeant_celery.core.message import PaigeantMessage
+from paigeant_celery.core.policy import StepPolicy
+from paigeant_celery.core.slip import ActivitySpec, RegisteredActivity
 from paigeant_celery.testing import WorkflowHarness
 
 MakeMessage = Callable[..., PaigeantMessage]

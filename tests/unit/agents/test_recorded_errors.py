@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from pydantic_ai.exceptions import ModelAPIError, ModelHTTPError, UnexpectedModelBehavior
 
-from paigeant_celery.errors import ReplayedError
-from paigeant_celery.failures import rebuilt, survived
-from paigeant_celery.journal import Record, RecordedError
+from paigeant_celery.agents.recorded_errors import rebuilt, survived
+from paigeant_celery.core.errors import ReplayedError
+from paigeant_celery.journal.record import Record, RecordedError
 
 
 class OwnError(Exception):

@@ -6,13 +6,15 @@ from collections.abc import Callable
 
 import pytest
 
-from paigeant_celery.config import Settings
-from paigeant_celery.functions import activity
-from paigeant_celery.message import PaigeantMessage
-from paigeant_celery.policy import StepPolicy
-from paigeant_celery.ports import Activity, Delivery
-from paigeant_celery.sending import delivery_of, step_policy
-from paigeant_celery.slip import FunctionSpec
+from paigeant_celery.activities.functions import activity
+from paigeant_celery.activities.port import Activity
+from paigeant_celery.broker.outbox import delivery_of
+from paigeant_celery.broker.port import Delivery
+from paigeant_celery.core.message import PaigeantMessage
+from paigeant_celery.core.policy import StepPolicy
+from paigeant_celery.core.settings import Settings
+from paigeant_celery.core.slip import FunctionSpec
+from paigeant_celery.hop.service import step_policy
 
 MakeMessage = Callable[..., PaigeantMessage]
 

@@ -13,9 +13,9 @@ from celery import Celery
 from celery.worker.request import Request
 
 from paigeant_celery import FunctionSpec, WorkflowDispatcher, activity, get_transport, install
-from paigeant_celery.errors import UsageError
-from paigeant_celery.request import HopRequest
-from paigeant_celery.transport import transport_of
+from paigeant_celery.broker.transport import transport_of
+from paigeant_celery.core.errors import UsageError
+from paigeant_celery.worker.request import HopRequest
 
 SECRET = "hunter2-hunter2"
 

@@ -12,9 +12,12 @@ from typing import Literal
 import pytest
 
 from paigeant_celery import get_transport
-from paigeant_celery.agent import PaigeantAgent
-from paigeant_celery.dispatch import WorkflowDispatcher
-from paigeant_celery.errors import (
+from paigeant_celery.activities.functions import activity
+from paigeant_celery.agents.agent import PaigeantAgent
+from paigeant_celery.broker.port import Delivery
+from paigeant_celery.client.dispatch import WorkflowDispatcher
+from paigeant_celery.client.handle import WorkflowResult, WorkflowStatus
+from paigeant_celery.core.errors import (
     EmptyItinerary,
     InvalidInput,
     NotPublished,
@@ -26,12 +29,10 @@ from paigeant_celery.errors import (
     WorkflowConflict,
     WorkflowFailed,
 )
-from paigeant_celery.functions import activity
-from paigeant_celery.handle import WorkflowResult, WorkflowStatus
-from paigeant_celery.message import PaigeantMessage, parse
-from paigeant_celery.policy import StepPolicy
-from paigeant_celery.ports import Delivery, NewWorkflow
-from paigeant_celery.slip import ActivitySpec, FunctionSpec, RegisteredActivity
+from paigeant_celery.core.message import PaigeantMessage, parse
+from paigeant_celery.core.policy import StepPolicy
+from paigeant_celery.core.slip import ActivitySpec, FunctionSpec, RegisteredActivity
+from paigeant_celery.store.port import NewWorkflow
 from paigeant_celery.testing import WorkflowHarness
 
 

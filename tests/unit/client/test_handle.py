@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 from pydantic_ai.models.test import TestModel
 
-from paigeant_celery.agent import PaigeantAgent
-from paigeant_celery.config import Settings
-from paigeant_celery.dead_letters import DeadLetters
-from paigeant_celery.errors import (
+from paigeant_celery.activities.functions import activity
+from paigeant_celery.activities.registry import registry
+from paigeant_celery.agents.agent import PaigeantAgent
+from paigeant_celery.client.dead_letters import DeadLetters
+from paigeant_celery.client.handle import WorkflowEvent, WorkflowHandle
+from paigeant_celery.core.errors import (
     StoreCorrupt,
     StoreRequired,
     UnknownWorkflow,
@@ -21,12 +23,10 @@ from paigeant_celery.errors import (
     WorkflowFailed,
     WorkflowParked,
 )
-from paigeant_celery.functions import activity
-from paigeant_celery.handle import WorkflowEvent, WorkflowHandle
-from paigeant_celery.policy import StepPolicy
-from paigeant_celery.ports import Closing
-from paigeant_celery.registry import registry
-from paigeant_celery.slip import ActivitySpec, FunctionSpec
+from paigeant_celery.core.policy import StepPolicy
+from paigeant_celery.core.settings import Settings
+from paigeant_celery.core.slip import ActivitySpec, FunctionSpec
+from paigeant_celery.store.port import Closing
 from paigeant_celery.testing import WorkflowHarness
 
 PATIENCE = 20.0  # seconds after which a test that waits has failed

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic_ai.usage import UsageLimits
 
-from paigeant_celery.budget import Usage, WorkflowLimits, reported_cost, used_by
-from paigeant_celery.errors import InvalidInput
-from paigeant_celery.slip import ExecutedStep
+from paigeant_celery.core.budget import Usage, WorkflowLimits, reported_cost, used_by
+from paigeant_celery.core.errors import InvalidInput
+from paigeant_celery.core.slip import ExecutedStep
 
 NOON = datetime(2026, 1, 2, 12, 0, tzinfo=UTC)
 COUNTERS = ("requests", "tool_calls", "input_tokens", "output_tokens")

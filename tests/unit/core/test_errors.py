@@ -11,8 +11,8 @@ from celery import Celery
 from celery.backends.base import Backend
 from celery.utils.serialization import get_pickleable_exception, get_pickled_exception
 
-from paigeant_celery import errors
-from paigeant_celery.errors import (
+from paigeant_celery.core import errors
+from paigeant_celery.core.errors import (
     ConfigurationError,
     DuplicateActivity,
     EmptyItinerary,

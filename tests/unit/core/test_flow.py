@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paigeant_celery.errors import IllegalEvent
-from paigeant_celery.flow import (
+from paigeant_celery.core.errors import IllegalEvent
+from paigeant_celery.core.flow import (
     Advance,
     Begun,
     Completed,
@@ -29,9 +29,9 @@ from paigeant_celery.flow import (
     Run,
     decide,
 )
-from paigeant_celery.message import PaigeantMessage, encode, parse
-from paigeant_celery.retry import Attempt
-from paigeant_celery.slip import ActivitySpec, ExecutedStep, FunctionSpec, OutputRef, RoutingSlip, Step, name_steps
+from paigeant_celery.core.message import PaigeantMessage, encode, parse
+from paigeant_celery.core.policy import Attempt
+from paigeant_celery.core.slip import ActivitySpec, ExecutedStep, FunctionSpec, OutputRef, RoutingSlip, Step, name_steps
 
 NOON = datetime(2026, 1, 2, 12, 0, tzinfo=UTC)
 LATER = NOON + timedelta(seconds=5)

@@ -17,8 +17,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, RootModel, Secret, SecretBytes, SecretStr
 
-from paigeant_celery.errors import MessageError, NotSerializable
-from paigeant_celery.jsonable import MAX_DEPTH, MAX_VALUE_DEPTH, check_tree, dumps, holds_secret, loads, to_jsonable
+from paigeant_celery.core.errors import MessageError, NotSerializable
+from paigeant_celery.core.jsonable import (
+    MAX_DEPTH,
+    MAX_VALUE_DEPTH,
+    check_tree,
+    dumps,
+    holds_secret,
+    loads,
+    to_jsonable,
+)
 
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=8)
 trees = st.recursive(

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from paigeant_celery.errors import MessageError
-from paigeant_celery.jsonable import dumps
-from paigeant_celery.message import PaigeantMessage, content_digest, encode, parse, sha256
-from paigeant_celery.policy import StepPolicy
-from paigeant_celery.slip import ActivitySpec, ExecutedStep, FunctionSpec, RoutingSlip
+from paigeant_celery.core.errors import MessageError
+from paigeant_celery.core.jsonable import dumps
+from paigeant_celery.core.message import PaigeantMessage, content_digest, encode, parse, sha256
+from paigeant_celery.core.policy import StepPolicy
+from paigeant_celery.core.slip import ActivitySpec, ExecutedStep, FunctionSpec, RoutingSlip
 
 WIRE = Path(__file__).parents[2] / "data" / "wire"
 NOON = datetime(2026, 1, 2, 12, 0, tzinfo=UTC)

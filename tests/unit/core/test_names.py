@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paigeant_celery.names import (
+from paigeant_celery.core.names import (
     CORRELATION_ID,
     FIRST_PLACE,
     Names,

@@ -17,9 +17,8 @@ from pydantic_ai.exceptions import (
     UserError,
 )
 
-from paigeant_celery.errors import InvalidInput, MessageError, StoreRequired, Unreachable
-from paigeant_celery.policy import StepPolicy
-from paigeant_celery.retry import MAX_BACKOFF, Attempt, is_final, retry_delay
+from paigeant_celery.core.errors import InvalidInput, MessageError, StoreRequired, Unreachable
+from paigeant_celery.core.policy import MAX_BACKOFF, Attempt, StepPolicy, is_final, retry_delay
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ import pytest
 from celery import Celery
 from pydantic import ValidationError
 
-from paigeant_celery.config import Settings, read_settings
-from paigeant_celery.errors import ConfigurationError
+from paigeant_celery.core.errors import ConfigurationError
+from paigeant_celery.core.settings import Settings, read_settings
 
 SECRET = "hunter2-hunter2"
 

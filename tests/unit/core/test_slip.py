@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from paigeant_celery.errors import InvalidInput
-from paigeant_celery.names import is_correlation_id
-from paigeant_celery.slip import ActivitySpec, FunctionSpec, Step, name_steps
+from paigeant_celery.core.errors import InvalidInput
+from paigeant_celery.core.names import is_correlation_id
+from paigeant_celery.core.slip import ActivitySpec, FunctionSpec, Step, name_steps
 
 
 @dataclass

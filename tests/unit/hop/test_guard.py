@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from paigeant_celery.config import Settings
-from paigeant_celery.errors import MessageError
-from paigeant_celery.guard import Arrival, check_address, is_misaddressed, read, refusal_of
-from paigeant_celery.message import PaigeantMessage, encode, sha256
-from paigeant_celery.slip import ActivitySpec
+from paigeant_celery.core.errors import MessageError
+from paigeant_celery.core.message import PaigeantMessage, encode, sha256
+from paigeant_celery.core.settings import Settings
+from paigeant_celery.core.slip import ActivitySpec
+from paigeant_celery.hop.guard import Arrival, check_address, is_misaddressed, read, refusal_of
 
 MakeMessage = Callable[..., PaigeantMessage]
 

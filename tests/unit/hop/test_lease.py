@@ -12,9 +12,9 @@ from textwrap import dedent
 
 import pytest
 
-from paigeant_celery.errors import Unreachable
-from paigeant_celery.owner import Owner
-from paigeant_celery.ports import Closing, RenewAnswer
+from paigeant_celery.core.errors import Unreachable
+from paigeant_celery.hop.lease import Owner
+from paigeant_celery.store.port import Closing, RenewAnswer
 
 PATIENCE = 20.0  # seconds after which a test that waits has failed
 NEVER = 10**6.0  # a lease whose thread renews nothing within a test, which renews by hand
@@ -265,8 +265,8 @@ def test_a_forked_child_is_an_owner_of_its_own() -> None:
     """A child that renewed for its parent would keep the hops of a dead parent from everyone else."""
     code = """
         import os, signal, threading
-        from paigeant_celery.owner import Owner
-        from paigeant_celery.ports import RenewAnswer
+        from paigeant_celery.hop.lease import Owner
+        from paigeant_celery.store.port import RenewAnswer
 
         class Store:
             def __init__(self):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
-from paigeant_celery.dead_letters import DeadLetters, letter_of, redacted
-from paigeant_celery.errors import MessageError
-from paigeant_celery.functions import activity
-from paigeant_celery.guard import Arrival
-from paigeant_celery.policy import StepPolicy
+from paigeant_celery.activities.functions import activity
+from paigeant_celery.client.dead_letters import DeadLetters
+from paigeant_celery.core.errors import MessageError
+from paigeant_celery.core.policy import StepPolicy
+from paigeant_celery.hop.guard import Arrival
+from paigeant_celery.hop.letters import letter_of, redacted
 from paigeant_celery.testing import WorkflowHarness
 
 ARRIVAL = Arrival(hop_id="w.0", activity="draft", envelope="{}", queue="q")

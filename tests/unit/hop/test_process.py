@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from paigeant_celery import process
-from paigeant_celery.process import host_id, is_gone, new_owner_id
+from paigeant_celery.hop import process
+from paigeant_celery.hop.process import host_id, is_gone, new_owner_id
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/ns/pid").exists(), reason="this system has no /proc")
 
@@ -22,7 +22,7 @@ def owner_in(python: subprocess.Popen[str]) -> str:
 
 
 def start() -> subprocess.Popen[str]:
-    code = "from paigeant_celery.process import new_owner_id\nprint(new_owner_id(), flush=True)\ninput()"
+    code = "from paigeant_celery.hop.process import new_owner_id\nprint(new_owner_id(), flush=True)\ninput()"
     return subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 

@@ -13,28 +13,20 @@ import pytest
 from opentelemetry import trace
 from pydantic_ai.exceptions import ModelRateLimitError
 
-from paigeant_celery.config import Settings
-from paigeant_celery.effects import RecordedEffects
-from paigeant_celery.errors import MessageError, TransientError, Unreachable
-from paigeant_celery.flow import Failure
-from paigeant_celery.functions import FunctionActivity, activity
-from paigeant_celery.guard import Arrival
-from paigeant_celery.hop import Drop, HopService, Refused, Summary
-from paigeant_celery.message import PaigeantMessage, encode, sha256
-from paigeant_celery.ports import (
-    Claim,
-    ClaimAnswer,
-    Closing,
-    Completion,
-    Delivery,
-    HopRecord,
-    NewWorkflow,
-    WorkflowRecord,
-)
-from paigeant_celery.registry import registry
-from paigeant_celery.slip import FunctionSpec
-from paigeant_celery.step import Opened
+from paigeant_celery.activities.functions import FunctionActivity, activity
+from paigeant_celery.activities.registry import registry
+from paigeant_celery.broker.port import Delivery
+from paigeant_celery.core.errors import MessageError, TransientError, Unreachable
+from paigeant_celery.core.flow import Failure
+from paigeant_celery.core.message import PaigeantMessage, encode, sha256
+from paigeant_celery.core.settings import Settings
+from paigeant_celery.core.slip import FunctionSpec
+from paigeant_celery.hop.guard import Arrival
+from paigeant_celery.hop.run import Opened
+from paigeant_celery.hop.service import Drop, HopService, Refused, Summary
+from paigeant_celery.hop.with_store import RecordedEffects
 from paigeant_celery.store.memory import MemoryStore
+from paigeant_celery.store.port import Claim, ClaimAnswer, Closing, Completion, HopRecord, NewWorkflow, WorkflowRecord
 
 MakeMessage = Callable[..., PaigeantMessage]
 

@@ -10,14 +10,15 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from paigeant_celery import FunctionSpec
-from paigeant_celery.config import Settings
-from paigeant_celery.errors import Unreachable
-from paigeant_celery.message import PaigeantMessage, encode, sha256
-from paigeant_celery.ports import Claim, Claimed, Delivery, HopRecord, NewWorkflow
-from paigeant_celery.process import new_owner_id
-from paigeant_celery.registry import Registry
+from paigeant_celery.activities.registry import Registry
+from paigeant_celery.broker.port import Delivery
+from paigeant_celery.core.errors import Unreachable
+from paigeant_celery.core.message import PaigeantMessage, encode, sha256
+from paigeant_celery.core.settings import Settings
+from paigeant_celery.hop.process import new_owner_id
+from paigeant_celery.hop.sweeper import Sweeper
 from paigeant_celery.store.memory import MemoryStore
-from paigeant_celery.sweeper import Sweeper
+from paigeant_celery.store.port import Claim, Claimed, HopRecord, NewWorkflow
 
 MakeMessage = Callable[..., PaigeantMessage]
 
@@ -157,7 +158,7 @@ def test_a_record_that_is_no_envelope_is_reported(line: Line, caplog: pytest.Log
 
 def test_it_sweeps_by_itself_until_it_is_stopped(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
     """One thread however often a worker begins, and none afterwards; an error does not end it."""
-    monkeypatch.setattr("paigeant_celery.sweeper.EVERY", (0.001, 0.002))
+    monkeypatch.setattr("paigeant_celery.hop.sweeper.EVERY", (0.001, 0.002))
     swept = threading.Semaphore(0)
 
     def sweep(**_: object) -> None:

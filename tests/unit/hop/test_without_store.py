@@ -7,19 +7,20 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from paigeant_celery.config import Settings
-from paigeant_celery.dead_letters import DeadLetters
-from paigeant_celery.effects import Refused, Summary
-from paigeant_celery.functions import FunctionActivity, activity
-from paigeant_celery.guard import Arrival
-from paigeant_celery.hop import HopService
-from paigeant_celery.message import PaigeantMessage, encode
-from paigeant_celery.message_only import MessageOnlyEffects
-from paigeant_celery.policy import StepPolicy
-from paigeant_celery.ports import DeadLetter, Delivery
-from paigeant_celery.registry import registry
-from paigeant_celery.slip import FunctionSpec
-from paigeant_celery.step import Opened
+from paigeant_celery.activities.functions import FunctionActivity, activity
+from paigeant_celery.activities.registry import registry
+from paigeant_celery.broker.port import Delivery
+from paigeant_celery.client.dead_letters import DeadLetters
+from paigeant_celery.core.message import PaigeantMessage, encode
+from paigeant_celery.core.policy import StepPolicy
+from paigeant_celery.core.settings import Settings
+from paigeant_celery.core.slip import FunctionSpec
+from paigeant_celery.hop.answers import Refused, Summary
+from paigeant_celery.hop.guard import Arrival
+from paigeant_celery.hop.run import Opened
+from paigeant_celery.hop.service import HopService
+from paigeant_celery.hop.without_store import MessageOnlyEffects
+from paigeant_celery.store.port import DeadLetter
 
 MakeMessage = Callable[..., PaigeantMessage]
 

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from pydantic_ai.messages import PartDeltaEvent, TextPartDelta
 
-from paigeant_celery import feed as feeds
-from paigeant_celery.errors import Unreachable
-from paigeant_celery.feed import EventFeed
+from paigeant_celery.core.errors import Unreachable
+from paigeant_celery.journal import event_feed as feeds
+from paigeant_celery.journal.event_feed import EventFeed
 
 pytestmark = pytest.mark.anyio
 

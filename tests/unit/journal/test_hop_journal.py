@@ -13,11 +13,11 @@ from pydantic_ai.models.function import AgentInfo, FunctionModel
 from pydantic_ai.models.test import TestModel
 from pydantic_ai.toolsets import FunctionToolset, WrapperToolset
 
-from paigeant_celery.durability import CeleryDurability
-from paigeant_celery.errors import NonDeterminismError, NotSerializable, Unreachable
-from paigeant_celery.fingerprints import digest
-from paigeant_celery.journal import CallKey, Record, RecordedError, parse_key
-from paigeant_celery.recorder import HopJournal
+from paigeant_celery.agents.durability import CeleryDurability
+from paigeant_celery.agents.fingerprints import digest
+from paigeant_celery.core.errors import NonDeterminismError, NotSerializable, Unreachable
+from paigeant_celery.journal.hop_journal import HopJournal
+from paigeant_celery.journal.record import CallKey, Record, RecordedError, parse_key
 from tests.support.journalled_hop import JournalledHop
 
 pytestmark = pytest.mark.anyio
@@ -104,7 +104,7 @@ async def test_nothing_is_made_any_more_where_code_swallowed_that_it_changed() -
 
 async def test_a_result_that_is_too_large_for_a_record_is_refused_by_size(monkeypatch: pytest.MonkeyPatch) -> None:
     """The store would time out at each attempt to write it, until the step does."""
-    monkeypatch.setattr("paigeant_celery.recorder.MAX_RECORD", 100)
+    monkeypatch.setattr("paigeant_celery.journal.hop_journal.MAX_RECORD", 100)
     hop = JournalledHop()
     with hop.attempt() as journal, pytest.raises(NotSerializable, match="result_too_large"):
         await journal.add(model_key(journal, "r"), Record(result="x" * 200))

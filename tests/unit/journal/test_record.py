@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from paigeant_celery.errors import NonDeterminismError
-from paigeant_celery.journal import CallKey, Record, RecordedError, differences, parse_key, parse_record
+from paigeant_celery.core.errors import NonDeterminismError
+from paigeant_celery.journal.record import CallKey, Record, RecordedError, differences, parse_key, parse_record
 
 KEY = CallKey(run="writer:0", step=2, kind="tool", name="search", call_id="call_1")
 

@@ -11,10 +11,10 @@ import pytest
 from celery import Celery
 from kombu.transport import redis
 
-from paigeant_celery.advice import advice_lines, advise
-from paigeant_celery.config import Settings
+from paigeant_celery.broker.transport import CeleryTransport
+from paigeant_celery.core.settings import Settings
 from paigeant_celery.store.memory import MemoryStore
-from paigeant_celery.transport import CeleryTransport
+from paigeant_celery.worker.broker_advice import advice_lines, advise
 
 Advise = Callable[..., list[str]]
 

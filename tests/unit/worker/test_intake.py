@@ -11,11 +11,11 @@ import pytest
 from kombu import Connection
 from kombu.message import Message
 
-from paigeant_celery.effects import Drop, Refused
-from paigeant_celery.errors import Unreachable
-from paigeant_celery.guard import Arrival
-from paigeant_celery.intake import Intake
-from paigeant_celery.names import Names
+from paigeant_celery.core.errors import Unreachable
+from paigeant_celery.core.names import Names
+from paigeant_celery.hop.answers import Drop, Refused
+from paigeant_celery.hop.guard import Arrival
+from paigeant_celery.worker.intake import Intake
 
 MAX_SIZE = 4096  # bytes of an envelope; of a body three times as much, and 64 KiB
 MAX_BODY = 3 * MAX_SIZE + 64 * 1024
@@ -33,7 +33,7 @@ class Line:
     """A consumer that notes what reaches Celery, with an intake before it."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("paigeant_celery.intake.STORE_WAIT", 0)
+        monkeypatch.setattr("paigeant_celery.worker.intake.STORE_WAIT", 0)
         self.passed: list[object] = []
         self.discarded: list[Arrival] = []
         self.away = False

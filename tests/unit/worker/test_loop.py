@@ -18,7 +18,8 @@ from typing import Any, TypeVar
 
 import pytest
 
-from paigeant_celery.loop import ProcessLoop, in_own_thread
+from paigeant_celery.activities.functions import in_own_thread
+from paigeant_celery.worker.loop import ProcessLoop
 
 T = TypeVar("T")
 
@@ -239,7 +240,7 @@ def test_a_forked_child_has_a_loop_of_its_own() -> None:
     exit_codes = run_alone(
         """
         import asyncio, os, signal
-        from paigeant_celery.loop import ProcessLoop
+        from paigeant_celery.worker.loop import ProcessLoop
 
         async def where():
             return os.getpid()
@@ -263,7 +264,7 @@ def test_a_child_forked_while_the_loop_is_made_does_not_wait_for_the_parent() ->
     exit_code = run_alone(
         """
         import asyncio, os, signal, threading
-        from paigeant_celery.loop import ProcessLoop
+        from paigeant_celery.worker.loop import ProcessLoop
 
         held, release, new_event_loop = threading.Event(), threading.Event(), asyncio.new_event_loop
 

@@ -9,9 +9,9 @@ import pytest
 from celery.signals import task_revoked
 from celery.worker import state
 
-from paigeant_celery.ports import Claim, Claimed, Closing, Completion, HopRecord, NewWorkflow
-from paigeant_celery.revoking import Revocations
 from paigeant_celery.store.memory import MemoryStore
+from paigeant_celery.store.port import Claim, Claimed, Closing, Completion, HopRecord, NewWorkflow
+from paigeant_celery.worker.revocations import Revocations
 
 
 @pytest.fixture

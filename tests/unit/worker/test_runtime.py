@@ -18,18 +18,19 @@ from typing import Any, TypeVar, cast
 import pytest
 from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 
-from paigeant_celery import hop_task
-from paigeant_celery.config import Settings
-from paigeant_celery.errors import HopFailed, Unreachable
-from paigeant_celery.flow import Failure
-from paigeant_celery.functions import FunctionActivity, activity
-from paigeant_celery.guard import Arrival
-from paigeant_celery.hop_task import HopRuntime
-from paigeant_celery.message import PaigeantMessage, encode, sha256
-from paigeant_celery.policy import StepPolicy
-from paigeant_celery.ports import Claim, Claimed, Delivery, HopRecord, NewWorkflow, WorkflowRecord
-from paigeant_celery.slip import FunctionSpec
+from paigeant_celery.activities.functions import FunctionActivity, activity
+from paigeant_celery.broker.port import Delivery
+from paigeant_celery.core.errors import HopFailed, Unreachable
+from paigeant_celery.core.flow import Failure
+from paigeant_celery.core.message import PaigeantMessage, encode, sha256
+from paigeant_celery.core.policy import StepPolicy
+from paigeant_celery.core.settings import Settings
+from paigeant_celery.core.slip import FunctionSpec
+from paigeant_celery.hop.guard import Arrival
 from paigeant_celery.store.memory import MemoryStore
+from paigeant_celery.store.port import Claim, Claimed, HopRecord, NewWorkflow, WorkflowRecord
+from paigeant_celery.worker import runtime as hop_task
+from paigeant_celery.worker.runtime import HopRuntime
 
 T = TypeVar("T")
 MakeMessage = Callable[..., PaigeantMessage]

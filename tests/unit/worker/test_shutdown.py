@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from paigeant_celery.shutdown import Shutdown
+from paigeant_celery.worker.shutdown import Shutdown
 
 
 def test_nothing_is_over_before_somebody_asks() -> None:

@@ -1,0 +1,156 @@
+"""What a step is given: its workflow's ids, variables and outputs, and dependencies from the dispatcher."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager
+from contextvars import ContextVar, Token
+from dataclasses import dataclass, field
+from datetime import datetime
+from types import MappingProxyType, TracebackType
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, JsonValue, PrivateAttr, TypeAdapter
+
+from paigeant_celery.core.errors import NoWorkflow, UsageError
+from paigeant_celery.core.jsonable import dumps
+from paigeant_celery.core.message import PaigeantMessage
+from paigeant_celery.core.slip import ExecutedStep
+
+__all__ = [
+    "StepOutput",
+    "WorkflowContext",
+    "WorkflowDependencies",
+    "entered",
+    "with_previous_output",
+    "workflow_context",
+]
+
+ReadOutput = Callable[[ExecutedStep], Awaitable[JsonValue]]
+
+T = TypeVar("T")
+
+_current: ContextVar[WorkflowContext] = ContextVar("paigeant_workflow")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepOutput:
+    """The recorded output of a step; `output` is JSON and has the same shape on every worker."""
+
+    step_id: str
+    activity: str
+    output: JsonValue
+
+    def output_as(self, type_: type[T]) -> T:
+        """Return the output validated as `type_`; raises `pydantic.ValidationError` where it does not fit.
+
+        Read as JSON is, so that dates, tuples and sets come back from their JSON form.
+        """
+        return TypeAdapter(type_).validate_json(dumps(self.output))
+
+
+class WorkflowDependencies(BaseModel):
+    """Dependencies whose fields cross the queue as JSON; subclass it to add your own.
+
+    On the worker `previous_output` is the output of the step before this one, or None for the first.
+    """
+
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+    _previous_output: StepOutput | None = PrivateAttr(default=None)
+
+    @property
+    def previous_output(self) -> StepOutput | None:
+        """The output of the step before this one."""
+        return self._previous_output
+
+
+def with_previous_output(deps: Any, previous: StepOutput | None) -> Any:
+    """Return `deps` with the previous output, where it is a `WorkflowDependencies`.
+
+    A copy then: a `deps_factory` may give every step the same object.
+    """
+    if not isinstance(deps, WorkflowDependencies):
+        return deps
+    own = deps.model_copy()
+    own._previous_output = previous
+    return own
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkflowContext:
+    """Ids, variables and outputs of the workflow, as seen from the step that runs now.
+
+    `attempt` is 1 the first time. `variables` cannot be changed. `previous_output` is the output of the step
+    before this one, or None for the first.
+    """
+
+    correlation_id: str
+    hop_id: str
+    step_id: str
+    activity: str
+    attempt: int
+    deadline: datetime | None
+    variables: Mapping[str, JsonValue]
+    previous_output: StepOutput | None
+    message: PaigeantMessage = field(repr=False)
+    read_output: ReadOutput = field(repr=False)
+
+    async def output(self, step_id: str) -> StepOutput:
+        """Return the output of an earlier step; raises `UsageError` where no such step ran."""
+        for record in self.message.slip.executed:
+            if record.step_id == step_id:
+                return await recorded_output(record, self.read_output)
+        ran = [record.step_id for record in self.message.slip.executed]
+        raise UsageError(f"no step {step_id!r} ran before {self.step_id!r}; these did: {ran}")
+
+
+async def recorded_output(record: ExecutedStep, read: ReadOutput) -> StepOutput:
+    """Return the output of an executed step, read from the store where it did not travel."""
+    # A copy: what the step does to it must not change the record that travels on.
+    output = copy.deepcopy(record.output) if record.output_ref is None else await read(record)
+    return StepOutput(step_id=record.step_id, activity=record.activity, output=output)
+
+
+async def open_context(message: PaigeantMessage, *, attempt: int, read_output: ReadOutput) -> WorkflowContext:
+    """Build the context of the step that `message` asks for."""
+    step, previous = message.step, message.slip.previous
+    return WorkflowContext(
+        correlation_id=message.correlation_id,
+        hop_id=message.message_id,
+        step_id=step.step_id or "",
+        activity=step.activity,
+        attempt=attempt,
+        deadline=message.deadline,
+        variables=MappingProxyType(copy.deepcopy(message.variables)),
+        previous_output=await recorded_output(previous, read_output) if previous else None,
+        message=message,
+        read_output=read_output,
+    )
+
+
+def workflow_context() -> WorkflowContext:
+    """Return the context of the step that runs here; raises `NoWorkflow` outside a step."""
+    try:
+        return _current.get()
+    except LookupError:
+        raise NoWorkflow from None
+
+
+class entered(AbstractContextManager[WorkflowContext]):  # noqa: N801 - used as a verb: `with entered(context):`
+    """Make `context` what `workflow_context()` returns inside the block."""
+
+    def __init__(self, context: WorkflowContext) -> None:
+        self._context = context
+        self._token: Token[WorkflowContext] | None = None
+
+    def __enter__(self) -> WorkflowContext:
+        self._token = _current.set(self._context)
+        return self._context
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._token is not None:
+            _current.reset(self._token)

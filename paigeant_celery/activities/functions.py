@@ -1,0 +1,231 @@
+"""Plain functions as activities: `@activity`. Loads no agent library."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextvars
+import inspect
+import threading
+from collections.abc import Callable
+from functools import cached_property, partial, update_wrapper
+from typing import Any, Concatenate, Generic, Literal, ParamSpec, Protocol, TypeVar, get_type_hints, overload
+
+from pydantic import BaseModel, ConfigDict, PydanticUserError, ValidationError, create_model
+
+from paigeant_celery.activities.context import WorkflowContext
+from paigeant_celery.activities.port import ActivityResult, EditLimits
+from paigeant_celery.activities.registry import registry
+from paigeant_celery.core.errors import InvalidInput, MessageError, UsageError
+from paigeant_celery.core.faults import first_fault
+from paigeant_celery.core.jsonable import dumps, recordable
+from paigeant_celery.core.names import is_activity_name
+from paigeant_celery.core.policy import StepPolicy
+from paigeant_celery.core.slip import FunctionSpec, Step
+
+__all__ = ["FunctionActivity", "activity", "in_own_thread"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+
+
+class FunctionActivity(Generic[P, R]):
+    """A function that can be a step; calling it calls the function.
+
+    On the worker an async function runs on the event loop and a sync one in a thread. A thread cannot be
+    stopped: a sync function that times out goes on to its end, and what it returns is discarded.
+    """
+
+    kind: Literal["function"] = "function"
+
+    def __init__(
+        self, function: Callable[..., Any], *, name: str, queue: str | None, policy: StepPolicy | None, description: str
+    ) -> None:
+        if not is_activity_name(name):
+            text = f"{name[:64]!r} names a queue and a task, so it has 1 to 128 ASCII letters, digits, '_' or '-'"
+            raise InvalidInput("bad_agent_name", "name", text)
+        _check_kinds(name, function)
+        update_wrapper(self, function)
+        self.function = function
+        self.name, self.queue, self.policy, self.description = name, queue, policy, description
+        code = getattr(inspect.unwrap(function), "__code__", None)
+        self.origin = f"{code.co_filename}:{code.co_firstlineno}" if code else repr(function)
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        return self.function(*args, **kwargs)
+
+    def activity(self, /, *args: P.args, **kwargs: P.kwargs) -> FunctionSpec:
+        """Return a step that calls the function with these arguments, leaving out its `WorkflowContext`.
+
+        Raises `InvalidInput` where the arguments do not fit the signature or are no JSON.
+        """
+        try:
+            bound = inspect.Signature(self._parameters).bind(*args, **kwargs)
+            step = FunctionSpec(self.name, dict(bound.arguments), policy=self.policy, queue=self.queue)
+            self.check(step)
+        except TypeError as error:
+            raise InvalidInput("invalid_arguments", "arguments", f"{self.name}: {error}") from None
+        except MessageError as error:
+            raise InvalidInput(error.reason, error.path, error.text) from None
+        return step
+
+    def check(self, step: Step) -> None:
+        """Raise `MessageError` where the step is no function step or its arguments do not fit."""
+        self._arguments_of(step)
+
+    async def run(self, step: Step, context: WorkflowContext, *, limits: EditLimits) -> ActivityResult:
+        """Call the function with the step's arguments; what it returns becomes JSON."""
+        arguments = self._arguments_of(step)
+        first = (context,) if self._takes_context else ()
+        if inspect.iscoroutinefunction(self.function):
+            output = await self.function(*first, **arguments)
+        else:
+            output = await in_own_thread(partial(self.function, *first, **arguments))
+            if inspect.isawaitable(output):  # a decorator hid that the function is async
+                output = await output
+        return ActivityResult(output=recordable(output))
+
+    def _arguments_of(self, step: Step) -> dict[str, Any]:
+        if not isinstance(step, FunctionSpec):
+            raise MessageError(
+                "invalid_envelope", "kind", f"{step.activity!r} is a function, and the step runs an agent"
+            )
+        try:
+            checked = self._model.model_validate_json(dumps(step.arguments))
+        except MessageError:
+            raise
+        except ValidationError as error:
+            place, _, text = first_fault(error)
+            path = ".".join(["arguments", *(str(part).removeprefix("argument_") for part in place)])
+            raise MessageError("invalid_arguments", path, text) from None
+        except Exception as error:
+            text = f"a validator raised {type(error).__name__}"
+            raise MessageError("invalid_arguments", "arguments", text) from error
+        return {name: getattr(checked, _field(name)) for name in step.arguments}
+
+    @cached_property
+    def _hints(self) -> dict[str, Any]:
+        try:
+            return get_type_hints(inspect.unwrap(self.function), include_extras=True)
+        except (NameError, TypeError) as error:
+            text = f"the annotations of {self.name!r} cannot be read ({error}); import their names at run time"
+            raise MessageError("invalid_arguments", "arguments", text) from error
+
+    @cached_property
+    def _takes_context(self) -> bool:
+        first = next(iter(inspect.signature(self.function).parameters), None)
+        return first is not None and self._hints.get(first) is WorkflowContext
+
+    @cached_property
+    def _parameters(self) -> tuple[inspect.Parameter, ...]:
+        return tuple(inspect.signature(self.function).parameters.values())[1 if self._takes_context else 0 :]
+
+    @cached_property
+    def _model(self) -> type[BaseModel]:
+        fields: dict[str, Any] = {
+            _field(parameter.name): (
+                self._hints.get(parameter.name, Any),
+                ... if parameter.default is inspect.Parameter.empty else parameter.default,
+            )
+            for parameter in self._parameters
+        }
+        config = ConfigDict(
+            extra="forbid",
+            arbitrary_types_allowed=False,
+            hide_input_in_errors=True,
+            alias_generator=lambda name: name.removeprefix("argument_"),
+        )
+        try:
+            return create_model(f"{self.name} arguments", __config__=config, **fields)
+        except PydanticUserError as error:
+            text = f"an annotation of {self.name!r} cannot be made from JSON; take an id or a model instead"
+            raise MessageError("invalid_arguments", "arguments", text) from error
+
+
+def _check_kinds(name: str, function: Callable[..., Any]) -> None:
+    """Raise `UsageError` where an argument has no name; the first may have none, for it may be the context."""
+    nameless: set[object] = {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.kind in nameless:
+            raise UsageError(f"{name}: a step's arguments have names, and `{parameter}` takes some without")
+        nameless.add(inspect.Parameter.POSITIONAL_ONLY)
+
+
+def _field(name: str) -> str:
+    """A field name that no attribute of a pydantic model can hide."""
+    return f"argument_{name}"
+
+
+class Decorator(Protocol):
+    """What `activity(name=…)` gives; the context, where a function takes it, is no argument of its steps."""
+
+    @overload
+    def __call__(self, function: Callable[Concatenate[WorkflowContext, P], R], /) -> FunctionActivity[P, R]: ...
+
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> FunctionActivity[P, R]: ...
+
+
+@overload
+def activity(function: Callable[Concatenate[WorkflowContext, P], R], /) -> FunctionActivity[P, R]: ...
+
+
+@overload
+def activity(function: Callable[P, R], /) -> FunctionActivity[P, R]: ...
+
+
+@overload
+def activity(*, name: str | None = None, queue: str | None = None, policy: StepPolicy | None = None) -> Decorator: ...
+
+
+def activity(
+    function: Callable[..., Any] | None = None,
+    /,
+    *,
+    name: str | None = None,
+    queue: str | None = None,
+    policy: StepPolicy | None = None,
+) -> Any:
+    """Make a sync or async function a step of workflows.
+
+    Its name is the function's, its arguments are JSON and checked by the annotations; a first parameter
+    annotated `WorkflowContext` receives the context. What it returns is recorded as JSON.
+
+    Raises `InvalidInput` (`bad_agent_name`).
+    """
+
+    def decorate(function: Callable[..., Any]) -> FunctionActivity[..., Any]:
+        made: FunctionActivity[..., Any] = FunctionActivity(
+            function,
+            name=name or str(getattr(function, "__name__", "")),
+            queue=queue,
+            policy=policy,
+            description=(inspect.getdoc(function) or "").partition("\n")[0],
+        )
+        registry.add(made, holder=made)
+        return made
+
+    return decorate if function is None else decorate(function)
+
+
+async def in_own_thread(call: Callable[[], T]) -> T:
+    """Call a function in a thread that is made for it, in a copy of the context.
+
+    The executor of the loop is left to what must always find a free thread there, such as name resolution: a
+    function that hangs keeps its thread for ever.
+    """
+    context = contextvars.copy_context()
+    future: concurrent.futures.Future[T] = concurrent.futures.Future()
+
+    def work() -> None:
+        try:
+            future.set_result(context.run(call))
+        except StopIteration as error:  # which no future can carry
+            future.set_exception(RuntimeError(f"the function raised StopIteration: {error}"))
+        except BaseException as error:  # noqa: BLE001 - whoever waits for the function gets what it raised
+            future.set_exception(error)
+
+    future.set_running_or_notify_cancel()  # a wait that is cancelled leaves the thread and its future alone
+    threading.Thread(target=work, name="paigeant-function", daemon=True).start()
+    return await asyncio.wrap_future(future)

@@ -1,0 +1,69 @@
+"""What runs: an activity as the registry and the hop see it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Literal, Protocol
+
+from pydantic import JsonValue
+
+from paigeant_celery.activities.context import WorkflowContext
+from paigeant_celery.core.policy import StepPolicy
+from paigeant_celery.core.slip import Step
+
+__all__ = ["Activity", "ActivityResult", "EditLimits"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActivityResult:
+    """What a step gave: JSON, counters such as tokens, their cost in US dollars where that is known, and the steps that
+    it inserts behind itself."""
+
+    output: JsonValue
+    usage: Mapping[str, int] = field(default_factory=dict)
+    cost: Decimal | None = None
+    inserted: tuple[Step, ...] = ()
+    notes: tuple[Mapping[str, str], ...] = ()
+
+
+class Activity(Protocol):
+    """An agent or a function, as the registry and the hop see it."""
+
+    @property
+    def kind(self) -> Literal["agent", "function"]: ...
+
+    @property
+    def name(self) -> str:
+        """The name on the slip; raises `UsageError` where it has none yet."""
+        ...
+
+    @property
+    def origin(self) -> str:
+        """Where it was made, as `file:line`; two of one name and one origin are the same."""
+        ...
+
+    @property
+    def queue(self) -> str | None: ...
+
+    @property
+    def policy(self) -> StepPolicy | None: ...
+
+    @property
+    def description(self) -> str: ...
+
+    def check(self, step: Step) -> None:
+        """Raise `MessageError` (`invalid_deps`, `unexpected_deps`, `invalid_arguments`) where the step does not fit."""
+        ...
+
+    async def run(self, step: Step, context: WorkflowContext, *, limits: EditLimits) -> ActivityResult:
+        """Run the step inside the hop's context."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditLimits:
+    """How far an agent may change the itinerary in any workflow of this deployment."""
+
+    max_visits: int

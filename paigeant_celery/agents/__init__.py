@@ -1,0 +1,1 @@
+"""Agents as steps: the one wing that imports pydantic_ai."""

@@ -1,0 +1,303 @@
+"""Agents as activities: `PaigeantAgent`, and `register_agent` for any other pydantic-ai agent."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from types import FrameType
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+
+from pydantic_ai import Agent
+from pydantic_ai.agent import AbstractAgent
+from pydantic_ai.tools import AgentDepsT
+from typing_extensions import TypeVar
+
+from paigeant_celery.activities.registry import registry
+from paigeant_celery.agents.activity import AgentActivity, DepsFactory
+from paigeant_celery.core.errors import InvalidInput, UsageError
+from paigeant_celery.core.names import is_activity_name
+from paigeant_celery.core.policy import StepPolicy
+from paigeant_celery.core.slip import ActivitySpec
+
+if TYPE_CHECKING:
+    from pydantic_ai import AgentRetries, Tool, models
+    from pydantic_ai._instructions import AgentInstructions  # mypy loses the parameter of the public alias
+    from pydantic_ai.agent import EndStrategy
+    from pydantic_ai.agent.abstract import AgentMetadata, AgentModelSettings
+    from pydantic_ai.capabilities import AgentCapability
+    from pydantic_ai.concurrency import AnyConcurrencyLimit
+    from pydantic_ai.output import OutputSpec
+    from pydantic_ai.template import TemplateStr
+    from pydantic_ai.tools import RunContext, ToolFuncEither
+    from pydantic_ai.toolsets import AgentToolset
+
+__all__ = ["PaigeantAgent", "register_agent"]
+
+OutputT = TypeVar("OutputT", default=str)
+
+MOST_ADDED_STEPS = 1000
+
+
+class Runway(Protocol):
+    """What an agent needs of a dispatcher."""
+
+    def add(self, step: ActivitySpec) -> None: ...
+
+    def register(self, step: ActivitySpec, *, description: str = "") -> None: ...
+
+
+class PaigeantAgent(Agent[AgentDepsT, OutputT]):
+    """A pydantic-ai agent that can be a step of a workflow; elsewhere it is an ordinary agent.
+
+    It registers itself by its name, which is `name=`, else the name of the global that holds it in the
+    module that made it. Every argument that is not listed here goes to `pydantic_ai.Agent`; the one changed
+    default is `defer_model_check=True`, so that a process that only dispatches needs no key.
+
+    - `dispatcher`: whose runway `add_to_runway` and `register_activity` use.
+    - `can_edit_itinerary`: whether the model gets a tool that inserts registered activities behind this step;
+      at most `max_added_steps` a run, and only those of `allowed_activities` (None: every registered one).
+    - `policy`: limits of its steps. `queue`: the Celery queue of its steps.
+    - `deps_factory`: called on the worker with the JSON that came (validated by the annotation of the first
+      parameter, where there is one) and the `WorkflowContext`; a sync or async function, or one that makes a
+      context manager, which is left when the step ends. What it gives is the agent's `deps`.
+
+    Raises `InvalidInput` (`bad_agent_name`, `invalid_limit`, `invalid_queue`, `invalid_policy`, `invalid_input`).
+    """
+
+    dispatcher: Runway | None
+    can_edit_itinerary: bool
+    max_added_steps: int
+    allowed_activities: frozenset[str] | None
+    policy: StepPolicy | None
+    queue: str | None
+    deps_factory: DepsFactory[Any] | None
+    _own_activity: AgentActivity
+
+    if TYPE_CHECKING:  # the arguments of the oldest pydantic-ai that is supported; newer ones work, too
+
+        def __init__(
+            self,
+            model: models.Model | models.KnownModelName | str | None = None,
+            *,
+            output_type: OutputSpec[OutputT] = ...,
+            instructions: AgentInstructions[AgentDepsT] = None,
+            system_prompt: str | Sequence[str] = (),
+            deps_type: type[AgentDepsT] = object,  # type: ignore[assignment]  # `...` is Unknown to Pyright
+            name: str | None = None,
+            description: TemplateStr[AgentDepsT] | str | None = None,
+            model_settings: AgentModelSettings[AgentDepsT] | None = None,
+            retries: int | AgentRetries | None = None,
+            validation_context: Any | Callable[[RunContext[AgentDepsT]], Any] = None,
+            tools: Sequence[Tool[AgentDepsT] | ToolFuncEither[AgentDepsT, ...]] = (),
+            toolsets: Sequence[AgentToolset[AgentDepsT]] | None = None,
+            defer_model_check: bool = True,
+            end_strategy: EndStrategy = "graceful",
+            metadata: AgentMetadata[AgentDepsT] | None = None,
+            tool_timeout: float | None = None,
+            max_concurrency: AnyConcurrencyLimit = None,
+            capabilities: Sequence[AgentCapability[AgentDepsT]] | None = None,
+            dispatcher: Runway | None = None,
+            can_edit_itinerary: bool = False,
+            max_added_steps: int = 3,
+            allowed_activities: Iterable[str] | None = None,
+            policy: StepPolicy | None = None,
+            queue: str | None = None,
+            deps_factory: DepsFactory[AgentDepsT] | None = None,
+        ) -> None: ...
+
+    else:
+
+        def __init__(
+            self,
+            model=None,
+            *,
+            dispatcher=None,
+            can_edit_itinerary=False,
+            max_added_steps=3,
+            allowed_activities=None,
+            policy=None,
+            queue=None,
+            deps_factory=None,
+            **agent_arguments,
+        ) -> None:
+            agent_arguments.setdefault("defer_model_check", True)
+            super().__init__(model, **agent_arguments)
+            self.dispatcher = dispatcher
+            self.can_edit_itinerary = can_edit_itinerary
+            self.max_added_steps = _checked_limit(max_added_steps)
+            self.allowed_activities = _checked_names(allowed_activities)
+            self.policy, self.queue = policy, queue
+            self.deps_factory = _checked_factory(deps_factory)
+            self._own_activity = self._registered()
+
+    def _registered(self) -> AgentActivity:
+        _check_name(self.name)
+        maker = _maker_frame(self)
+        activity = AgentActivity(
+            self,
+            name=self.name,
+            find_name=_GlobalName(maker.f_globals),
+            origin=f"{maker.f_code.co_filename}:{maker.f_lineno}",
+            queue=self.queue,
+            policy=self.policy,
+            deps_factory=self.deps_factory,
+            max_added_steps=self.max_added_steps if self.can_edit_itinerary else 0,
+            allowed_activities=self.allowed_activities,
+        )
+        registry.add(activity, holder=self)
+        return activity
+
+    def activity(
+        self,
+        prompt: str,
+        deps: AgentDepsT | object = None,
+        *,
+        step_id: str | None = None,
+        policy: StepPolicy | None = None,
+    ) -> ActivitySpec:
+        """Return a step that runs this agent on `prompt`; adds it nowhere. `deps` crosses the queue as JSON."""
+        self._ensure_name()
+        return ActivitySpec(self.name or "", prompt, deps, step_id, policy or self.policy, queue=self.queue)
+
+    def add_to_runway(
+        self,
+        prompt: str,
+        deps: AgentDepsT | object = None,
+        *,
+        step_id: str | None = None,
+        policy: StepPolicy | None = None,
+    ) -> ActivitySpec:
+        """Put a step of this agent on the dispatcher's runway, and return it."""
+        self._ensure_name()
+        step = self.activity(prompt, deps, step_id=step_id, policy=policy)
+        self._dispatcher("add_to_runway").add(step)
+        return step
+
+    def register_activity(self, prompt: str, deps: AgentDepsT | object = None) -> ActivitySpec:
+        """Let agents that may edit the itinerary insert this agent; `prompt` is the default that they may change."""
+        self._ensure_name()
+        step = self.activity(prompt, deps)
+        description = self.description if isinstance(self.description, str) else ""
+        self._dispatcher("register_activity").register(step, description=description)
+        return step
+
+    @classmethod
+    def from_spec(cls, *args: Any, **kwargs: Any) -> NoReturn:
+        """Refused: it would give a plain agent. Use `register_agent(Agent.from_spec(…), name=…)`."""
+        raise UsageError(
+            "`PaigeantAgent.from_spec` would give a plain `Agent`; use `register_agent(Agent.from_spec(…))`"
+        )
+
+    @classmethod
+    def from_file(cls, *args: Any, **kwargs: Any) -> NoReturn:
+        """Refused: it would give a plain agent. Use `register_agent(Agent.from_file(…), name=…)`."""
+        raise UsageError(
+            "`PaigeantAgent.from_file` would give a plain `Agent`; use `register_agent(Agent.from_file(…))`"
+        )
+
+    def _ensure_name(self) -> None:
+        try:
+            _ = self._own_activity.name
+        except UsageError:
+            self.name = _local_name(self)
+            _check_name(self.name)
+
+    def _dispatcher(self, method: str) -> Runway:
+        if self.dispatcher is None:
+            raise UsageError(f"`{method}` needs a dispatcher; pass `dispatcher=` to the agent {self.name!r}")
+        return self.dispatcher
+
+
+def register_agent(
+    agent: AbstractAgent[Any, Any],
+    *,
+    name: str | None = None,
+    policy: StepPolicy | None = None,
+    queue: str | None = None,
+    deps_factory: DepsFactory[Any] | None = None,
+) -> None:
+    """Make any pydantic-ai agent an activity, by `name` or by its own name.
+
+    A worker serves it for as long as something else holds the agent. Raises `InvalidInput` (`bad_agent_name`).
+    """
+    name = name or agent.name
+    if name is None:
+        raise InvalidInput("bad_agent_name", "name", "the agent has no name; pass `name=`")
+    _check_name(name)
+    frame = sys._getframe(1)
+    activity = AgentActivity(
+        agent,
+        name=name,
+        origin=f"{frame.f_code.co_filename}:{frame.f_lineno}",
+        queue=queue,
+        policy=policy,
+        deps_factory=_checked_factory(deps_factory),
+    )
+    registry.add(activity, holder=agent)
+
+
+class _GlobalName:
+    """Finds the name of the global that holds an agent in the module that made it."""
+
+    def __init__(self, module: dict[str, Any]) -> None:
+        self._module = module
+
+    def __call__(self, agent: object) -> str | None:
+        names = [name for name, value in list(self._module.items()) if value is agent]
+        return next((name for name in names if not name.startswith("_")), names[0] if names else None)
+
+
+def _local_name(agent: object) -> str:
+    """Return the caller's local variable that holds the agent; raises `UsageError` where there is none."""
+    for frame in _frames(2):
+        for name, value in frame.f_locals.items():
+            if value is agent and name != "self":
+                return name
+    raise UsageError("UnnamedAgent: the agent is held by no variable that could name it; pass `name=` to it")
+
+
+def _maker_frame(agent: object) -> FrameType:
+    """Return the frame that called the constructor, behind those of subclasses and of `typing`'s aliases."""
+    last = sys._getframe(1)
+    for frame in _frames(2):
+        last = frame
+        own = frame.f_globals.get("__name__") in {__name__, "typing"}
+        if not own and frame.f_locals.get("self") is not agent:
+            return frame
+    return last
+
+
+def _frames(depth: int) -> Iterator[FrameType]:
+    frame: FrameType | None = sys._getframe(depth + 1)
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
+
+
+def _check_name(name: str | None) -> None:
+    if name is not None and not is_activity_name(name):
+        raise InvalidInput(
+            "bad_agent_name",
+            "name",
+            f"{name[:64]!r} names a queue and a task, so it has 1 to 128 ASCII letters, digits, '_' or '-'",
+        )
+
+
+def _checked_limit(limit: object) -> int:
+    if isinstance(limit, bool) or not isinstance(limit, int) or not 0 <= limit <= MOST_ADDED_STEPS:
+        raise InvalidInput("invalid_limit", "max_added_steps", f"must be a whole number from 0 to {MOST_ADDED_STEPS}")
+    return limit
+
+
+def _checked_names(names: Iterable[str] | None) -> frozenset[str] | None:
+    if names is None:
+        return None
+    if isinstance(names, str):
+        raise InvalidInput("invalid_input", "allowed_activities", "is a collection of names, not one text")
+    return frozenset(names)
+
+
+def _checked_factory(factory: DepsFactory[Any] | None) -> DepsFactory[Any] | None:
+    if factory is not None and not callable(factory):
+        raise InvalidInput("invalid_input", "deps_factory", f"cannot be called: it is a {type(factory).__name__}")
+    return factory

@@ -1,0 +1,215 @@
+"""`CeleryDurability`: records the model and tool calls of an agent's run in its hop's journal, and replays them."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping
+from contextlib import aclosing, nullcontext, suppress
+from datetime import UTC, datetime
+from typing import Any, cast
+from weakref import WeakValueDictionary
+
+from pydantic_ai.agent import AbstractAgent, EventStreamHandler
+from pydantic_ai.capabilities import WrapModelRequestHandler, WrapRunHandler
+from pydantic_ai.durable_exec import (
+    JSON_CODEC,
+    BaseDurabilityCapability,
+    CallToolResult,
+    DurabilityEngineSpec,
+    DurableOperationBackend,
+    conversation_id_from_run_id,
+)
+from pydantic_ai.exceptions import UserError
+from pydantic_ai.messages import AgentStreamEvent, ModelResponse
+from pydantic_ai.models import Model, ModelRequestContext, ModelResolutionContext
+from pydantic_ai.run import AgentRunResult
+from pydantic_ai.tools import AgentDepsT, RunContext
+from pydantic_ai.toolsets import AbstractToolset
+
+from paigeant_celery.agents.fingerprints import Digests
+from paigeant_celery.agents.models import LoopModels
+from paigeant_celery.agents.recorded_calls import JournalBackend
+from paigeant_celery.agents.recorded_tools import METADATA_KEY, RecordedToolset
+from paigeant_celery.agents.stream import feed_here, is_told, shown_to
+from paigeant_celery.core.errors import NotSerializable, UsageError
+from paigeant_celery.journal.hop_journal import current_journal, surrounding_journal
+
+try:  # since pydantic-ai 2.68; before that, spans of replayed calls are exported again
+    from pydantic_ai.durable_exec import replay_scope
+except ImportError:
+    replay_scope = nullcontext  # type: ignore[assignment]
+
+__all__ = ["CeleryDurability", "idempotency_key"]
+
+_TOOL_KEYS = uuid.UUID("5c0d5d9e-4a27-4e43-8f0e-0d7a8a8c4f6b")  # namespace of idempotency keys
+
+
+def idempotency_key(ctx: RunContext[Any]) -> str:
+    """Return a key for the side effect of the tool call that runs: the same in each attempt, and of no other call.
+
+    36 characters. Hand it to the service that the tool calls, which then does the work once even where the worker
+    died between the effect and its record. It is stable where calls are recorded: in a hop, with a store. Raises
+    `UsageError` outside a tool.
+    """
+    if ctx.tool_call_id is None:
+        raise UsageError("`idempotency_key` names a tool call, and none is running; call it inside a tool")
+    return str(uuid.uuid5(_TOOL_KEYS, json.dumps([ctx.run_id, ctx.run_step, ctx.tool_name, ctx.tool_call_id])))
+
+
+class CeleryDurability(BaseDurabilityCapability[AgentDepsT]):
+    """Makes an agent's run durable inside a hop: what was answered is not asked again.
+
+    Each model request and tool call is recorded when it ended; after a crash, a retry or a shutdown the next attempt
+    replays the records, on whatever worker, and makes only the calls that are missing. The call that was in flight is
+    made again: side effects of tools happen at least once (`idempotency_key`). Code between the calls runs again:
+    instructions, history processors, output validators and output functions, and tools with
+    `metadata={"paigeant": False}`. Tool results are what JSON makes of them, from the first attempt on.
+
+    The agent of a step has it anyway. Attach it to agents that a function step or such a tool runs itself. Outside a
+    hop, without a store, and inside a recorded tool call it does nothing.
+
+    - `event_stream_handler`: gets the events of calls that are made, live; those of replayed calls are not repeated.
+    - `models`: further models by the names that runs ask for. `name`: of the agent, where it has none.
+
+    Raises `NonDeterminismError`, which parks the hop, where the code asks for other calls than it did, and
+    `NotSerializable` where a tool gives what has no JSON form.
+    """
+
+    engine_spec = DurabilityEngineSpec(
+        engine_name="Celery",
+        durable_unit_noun="call",
+        durable_container_noun="hop",
+        codec=JSON_CODEC,
+        serialization_failure=lambda error: NotSerializable(
+            "result_not_serializable", f"a result has no JSON form ({type(error).__name__}), and is recorded"
+        ),
+        tool_config_key=METADATA_KEY,
+    )
+
+    def __init__(
+        self,
+        *,
+        models: Mapping[str, Model] | None = None,
+        event_stream_handler: EventStreamHandler[AgentDepsT] | None = None,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(models=models, event_stream_handler=event_stream_handler, name=name)
+        self._inferred = LoopModels()
+        self._given: WeakValueDictionary[str, Model] = WeakValueDictionary()
+        self._backend: DurableOperationBackend[None] = JournalBackend(Digests())
+        self._tool_results = self._typed_result_codec(CallToolResult)
+
+    @property
+    def in_durable_context(self) -> bool:
+        """Whether calls are recorded here."""
+        return current_journal() is not None
+
+    def get_durable_operation_backend(self) -> DurableOperationBackend[None]:
+        """Return what records and replays operations."""
+        return self._backend
+
+    def get_default_run_id(self) -> str | None:
+        """Return an id that is the same in each attempt."""
+        journal = current_journal()
+        return journal.next_run_id(self.name) if journal is not None else None
+
+    def get_default_conversation_id(self, run_id: str) -> str | None:
+        """Return an id that is the same in each attempt."""
+        return conversation_id_from_run_id(run_id) if self.in_durable_context else None
+
+    async def get_run_start_time(self, run_id: str) -> datetime | None:
+        """Return when the run began in its first attempt: its time limit counts from there."""
+        journal = current_journal()
+        return journal.started_at(run_id, datetime.now(UTC)) if journal is not None else None
+
+    def get_wrapper_toolset(self, toolset: AbstractToolset[AgentDepsT]) -> AbstractToolset[AgentDepsT] | None:
+        """Record the calls of all tools, whatever toolset they are of, with or without an id."""
+        if not self.in_durable_context:
+            return None
+        return RecordedToolset(toolset, self._tool_results, self._durable_run_context_scope)
+
+    @property
+    def has_wrap_run_event_stream(self) -> bool:
+        """Whether models are asked for streams: for a handler of events, or for those who watch the workflow."""
+        return super().has_wrap_run_event_stream or (self.in_durable_context and feed_here() is not None)
+
+    async def wrap_run_event_stream(
+        self, ctx: RunContext[AgentDepsT], *, stream: AsyncIterable[AgentStreamEvent]
+    ) -> AsyncIterator[AgentStreamEvent]:
+        """Show those who watch what is not the model's; they saw that when it came."""
+        feed, journal = feed_here(), current_journal()
+        passing = cast("AsyncGenerator[AgentStreamEvent]", super().wrap_run_event_stream(ctx, stream=stream))
+        async with aclosing(passing):
+            async for event in passing:
+                if feed is not None and journal is not None and not is_told(journal, ctx, event):
+                    feed.put(ctx.run_id or "", ctx.run_step, event)
+                yield event
+
+    def _model_stream_event_handler(self) -> EventStreamHandler[AgentDepsT] | None:
+        handler, feed = super()._model_stream_event_handler(), feed_here()
+        return handler if feed is None else shown_to(feed, handler)
+
+    async def wrap_run(self, ctx: RunContext[AgentDepsT], *, handler: WrapRunHandler) -> AgentRunResult[Any]:
+        """Export no spans and count no tokens again of calls that are replayed."""
+        with replay_scope() if self.in_durable_context else nullcontext():
+            return await super().wrap_run(ctx, handler=handler)
+
+    async def wrap_model_request(
+        self,
+        ctx: RunContext[AgentDepsT],
+        *,
+        request_context: ModelRequestContext,
+        handler: WrapModelRequestHandler,
+    ) -> ModelResponse:
+        """Let the model renew a client that was used on an event loop which ended, as it does where nothing is durable.
+
+        A durable run leaves that to whatever makes the requests.
+        """
+        if self.in_durable_context:
+            request_context.model._refresh_http_client()
+        return await super().wrap_model_request(ctx, request_context=request_context, handler=handler)
+
+    async def resolve_model_id(self, ctx: ModelResolutionContext[AgentDepsT], *, model_id: str) -> Model | None:
+        """Return one model for a name on each event loop, which keeps its connections from hop to hop."""
+        found = await super().resolve_model_id(ctx, model_id=model_id) or self._given.get(model_id)
+        if found is not None or surrounding_journal() is None:
+            return found
+        with suppress(UserError, ValueError):  # pydantic-ai tries again, and says what is wrong
+            return self._inferred.get(model_id)
+        return None
+
+    def _bind_to_agent(self, agent: AbstractAgent[AgentDepsT, Any]) -> None:
+        """Bind no toolsets, which the base does by their ids: all are wrapped for each run."""
+
+    def _bind_models(self, agent: AbstractAgent[AgentDepsT, Any]) -> None:
+        """Also take an agent that gets its model for each run."""
+        try:
+            super()._bind_models(agent)
+        except UserError:
+            if agent.model is not None:
+                raise
+            self._default_model_id, self._models_by_id = None, dict(self._extra_models)
+
+    def _find_model_id(self, model: Model) -> str | None:
+        """Also take an instance that was given for a run: its requests are made in this process."""
+        try:
+            return super()._find_model_id(model)
+        except UserError:
+            model_id = f"{model.model_id}#{id(model)}"
+            self._given[model_id] = model
+            return model_id
+
+    async def _resolve_model_for_request(self, model_id: str | None, run_context: RunContext[AgentDepsT]) -> Model:
+        """Also serve an operation of an agent that has no model of its own: it gets that of the run."""
+        if model_id is None and "default" not in self._models_by_id and isinstance(run_context.model, Model):
+            return run_context.model
+        return await super()._resolve_model_for_request(model_id, run_context)
+
+    def _registered_model_id(self, model: Model) -> tuple[bool, str | None]:
+        registered, model_id = super()._registered_model_id(model)
+        if registered:
+            return True, model_id
+        given = next((model_id for model_id, kept in self._given.items() if kept is model), None)
+        name = given or self._inferred.name_of(model)
+        return name is not None, name

@@ -1,0 +1,142 @@
+"""The capability that lets an agent insert registered activities behind its own step."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic_ai.capabilities import AbstractCapability
+from pydantic_ai.exceptions import ToolFailed
+from pydantic_ai.toolsets import AbstractToolset, FunctionToolset
+
+from paigeant_celery.activities.context import WorkflowContext
+from paigeant_celery.activities.port import EditLimits
+from paigeant_celery.agents.recorded_tools import METADATA_KEY
+from paigeant_celery.core.errors import InvalidInput
+from paigeant_celery.core.slip import ActivitySpec, RegisteredActivity, Step
+
+__all__ = ["Edit", "Insertion", "ItineraryEditing"]
+
+TOOL_NAME = "insert_activities"
+
+
+class Insertion(BaseModel):
+    """An activity to insert, as the model asks for it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    activity: str = Field(description="Name of a registered activity.")
+    prompt: str | None = Field(default=None, description="What it should do; left out, its default prompt.")
+
+
+@dataclass(kw_only=True)
+class Edit:
+    """What one run of an agent may do to the itinerary, and what it did.
+
+    Edits are collected here and take effect when the hop commits; a run that fails leaves no trace.
+    """
+
+    context: WorkflowContext
+    max_added_steps: int
+    allowed_activities: frozenset[str] | None
+    limits: EditLimits
+    inserted: tuple[Step, ...] = ()
+    refusals: tuple[str, ...] = ()
+
+    def available(self) -> dict[str, RegisteredActivity]:
+        """The activities that may be inserted, by name."""
+        registered = {entry.step.agent_name: entry for entry in self.context.message.registered_activities}
+        if self.allowed_activities is None:
+            return registered
+        return {name: entry for name, entry in registered.items() if name in self.allowed_activities}
+
+    def insert(self, wanted: Sequence[Insertion]) -> tuple[Step, ...]:
+        """Insert all of `wanted` or none; raises `InvalidInput` that says why."""
+        try:
+            steps = [self._step(index, insertion) for index, insertion in enumerate(wanted)]
+            self._check_limits(steps)
+        except InvalidInput as refusal:
+            self.refusals = (*self.refusals, refusal.reason)
+            raise
+        self.inserted = (*self.inserted, *steps)
+        return tuple(steps)
+
+    def notes(self) -> tuple[Mapping[str, str], ...]:
+        """Events to record with the hop."""
+        added = [{"type": "step_inserted", "activity": step.activity} for step in self.inserted]
+        return (*added, *({"type": "edit_refused", "reason": reason} for reason in self.refusals))
+
+    def _step(self, index: int, insertion: Insertion) -> ActivitySpec:
+        available = self.available()
+        if insertion.activity not in available:
+            names = ", ".join(sorted(available)) or "none"
+            raise InvalidInput("activity_not_allowed", f"[{index}].activity", f"you may insert: {names}")
+        default = available[insertion.activity].step
+        prompt = insertion.prompt if insertion.prompt is not None else default.prompt
+        return ActivitySpec(
+            default.agent_name,
+            prompt,
+            default.deps,
+            policy=default.policy,
+            queue=default.queue,
+            previous_output=default.previous_output,
+        )
+
+    def _check_limits(self, steps: Sequence[Step]) -> None:
+        slip = self.context.message.slip
+        if len(self.inserted) + len(steps) > self.max_added_steps:
+            left = self.max_added_steps - len(self.inserted)
+            raise InvalidInput("too_many_added_steps", "", f"this step may insert {left} more, not {len(steps)}")
+        # Not how long the workflow gets: beyond that a loop is parked, which no model should talk itself out of.
+        visits = Counter([record.activity for record in slip.executed])
+        visits.update(step.activity for step in (*slip.itinerary, *self.inserted, *steps))
+        for step in steps:
+            if visits[step.activity] > self.limits.max_visits:
+                text = f"{step.activity!r} may stand {self.limits.max_visits} times in a workflow"
+                raise InvalidInput("too_many_visits", "", text)
+
+
+class ItineraryEditing(AbstractCapability[Any]):
+    """Gives the model one tool, `insert_activities`, and tells it what may be inserted."""
+
+    def __init__(self, edit: Edit) -> None:
+        self._edit = edit
+
+    def get_instructions(self) -> str | None:
+        available = self._edit.available()
+        if not available:
+            return None
+        lines = [
+            f"- {name}: {entry.description or 'no description'} Default prompt: {entry.step.prompt}"
+            for name, entry in sorted(available.items())
+        ]
+        return (
+            f"You may add up to {self._edit.max_added_steps} steps, which run after this one in the order given, "
+            f"with the tool {TOOL_NAME}. Activities:\n" + "\n".join(lines)
+        )
+
+    def get_toolset(self) -> AbstractToolset[Any] | None:
+        if not self._edit.available():
+            return None
+        toolset: FunctionToolset[Any] = FunctionToolset(id="paigeant_itinerary")
+        # One after the other, so that two calls of one response see each other's steps; and again on each replay, for
+        # what it does is in memory.
+        toolset.add_function(
+            self.insert_activities, name=TOOL_NAME, sequential=True, takes_ctx=False, metadata={METADATA_KEY: False}
+        )
+        return toolset
+
+    def insert_activities(self, steps: list[Insertion]) -> str:
+        """Insert activities behind this step, all of them or none.
+
+        Args:
+            steps: The activities, in the order in which they should run.
+        """
+        try:
+            added = self._edit.insert(steps)
+        except InvalidInput as refusal:
+            raise ToolFailed(f"Nothing was inserted. {refusal}") from None
+        return "Inserted: " + ", ".join(step.activity for step in added)

@@ -1,0 +1,150 @@
+"""Calls of an agent's run against the journal of its hop: replayed where they are recorded, else made and recorded."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from pydantic_ai.durable_exec import (
+    BoundDurableOperation,
+    CapabilityOperationId,
+    DurableOperation,
+    DurableOperationBackend,
+    EventStreamHandlerParams,
+    ModelCancelSuspendedResponseId,
+    ModelCompactMessagesId,
+    ModelRequestId,
+    ModelRequestParams,
+    durable_unit_scope,
+)
+from pydantic_ai.tools import RunContext
+
+from paigeant_celery.agents.fingerprints import Digests
+from paigeant_celery.agents.recorded_errors import rebuilt, survived
+from paigeant_celery.journal.hop_journal import HopJournal, calling, current_journal
+from paigeant_celery.journal.record import CallKey, CallKind, Record
+
+try:  # since pydantic-ai 2.68; before that, spans of replayed calls are exported again
+    from pydantic_ai.durable_exec import record_durable_unit
+except ImportError:
+
+    def record_durable_unit(*, executed: bool) -> None:
+        """Report nothing."""
+
+
+__all__ = ["JournalBackend", "recorded"]
+
+CUT_OFF = asyncio.CancelledError.__name__
+
+ParamsT = TypeVar("ParamsT")
+WireT = TypeVar("WireT")
+ResultT = TypeVar("ResultT")
+
+
+async def recorded(
+    journal: HopJournal,
+    key: CallKey,
+    fingerprint: Mapping[str, str],
+    make: Callable[[], Awaitable[Record]],
+    *,
+    used: Callable[[], Mapping[str, Any]] = dict,
+    count: Callable[[Mapping[str, Any]], None] = lambda usage: None,
+) -> Record:
+    """Return the record of a call that was made now or by an earlier attempt; raises what that raised and survived.
+
+    A call that was cut off and survived waits to be cut off again. `used` says what a call that failed had used, and
+    `count` gets what a replayed one used.
+    """
+    record = journal.find(key, fingerprint)
+    if record is not None:
+        record_durable_unit(executed=False)
+        count(record.usage)
+        if record.failure is None:
+            return record
+        if record.failure.error_class == CUT_OFF:
+            await asyncio.Event().wait()
+        raise rebuilt(record)
+    async with journal.making():
+        try:
+            with calling(str(key), recorded=True), durable_unit_scope():
+                record = await make()
+        except (Exception, asyncio.CancelledError) as error:
+            journal.add_later(key, replace(survived(error, fingerprint), usage=used()))
+            raise
+        await journal.add(key, record)
+    record_durable_unit(executed=True)
+    return record
+
+
+class JournalBackend(DurableOperationBackend[None]):
+    """Binds the operations of pydantic-ai's base to the journal of the hop that runs when they are called."""
+
+    def __init__(self, digests: Digests) -> None:
+        self._digests = digests
+
+    def bind(
+        self, operation: DurableOperation[ParamsT, WireT, ResultT]
+    ) -> BoundDurableOperation[ParamsT, WireT, ResultT]:
+        return _RecordedOperation(operation, self._digests)
+
+    def config_for_tool(self, operation: object, *, tool: object | None, tool_name: str) -> None:
+        return None
+
+    def registrations(self) -> Sequence[Callable[..., object]]:
+        return ()
+
+
+class _RecordedOperation(BoundDurableOperation[ParamsT, WireT, ResultT]):
+    """An operation whose calls are recorded: a model request, an event handler's event, a capability's operation."""
+
+    def __init__(self, operation: DurableOperation[ParamsT, WireT, ResultT], digests: Digests) -> None:
+        self._operation, self._digests = operation, digests
+
+    @property
+    def operation(self) -> DurableOperation[ParamsT, WireT, ResultT]:
+        return self._operation
+
+    async def __call__(self, params: ParamsT, *, config: object | None = None) -> ResultT:
+        journal = current_journal()
+        if journal is None:
+            return await self._operation.handler(params)
+        kind, name, fingerprint = self._identity(params)
+
+        async def make() -> Record:
+            result = await self._operation.handler(params)
+            return Record(fingerprint=fingerprint, result=self._operation.result_codec.dump(result))
+
+        ctx = _context_of(params)
+        call_id = ctx.tool_call_id or _call_id_of(params) or ""
+        key = journal.key(ctx.run_id or "", ctx.run_step, kind, name=name, call_id=call_id)
+        record = await recorded(journal, key, fingerprint, make)
+        return self._operation.result_codec.load(record.result)
+
+    def _identity(self, params: object) -> tuple[CallKind, str, dict[str, str]]:
+        match self._operation.operation_id:
+            case ModelRequestId(model_name=model_name):
+                assert isinstance(params, ModelRequestParams)
+                return "model", "", self._digests.of_request(params, model_name=model_name)
+            case ModelCompactMessagesId(model_name=model_name):
+                return "model", "compact", {"model": model_name}
+            case ModelCancelSuspendedResponseId(model_name=model_name):
+                return "model", "cancel", {"model": model_name}
+            case CapabilityOperationId(capability_id=capability, operation=operation):
+                return "operation", f"{capability}.{operation}", {}
+        if isinstance(params, EventStreamHandlerParams):
+            return "event", params.event.event_kind, {}
+        return "operation", type(self._operation.operation_id).__name__, {}
+
+
+def _context_of(params: Any) -> RunContext[Any]:
+    context = params.run_context if hasattr(params, "run_context") else params.ctx
+    assert isinstance(context, RunContext)
+    return context
+
+
+def _call_id_of(params: object) -> str | None:
+    """Return the tool call that an event tells of: parallel tools end in another order when they are replayed."""
+    found = getattr(params.event, "tool_call_id", None) if isinstance(params, EventStreamHandlerParams) else None
+    return found if isinstance(found, str) else None

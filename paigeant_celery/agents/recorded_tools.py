@@ -1,0 +1,135 @@
+"""The tools of an agent's run, whose calls are recorded in the journal of its hop."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager
+from copy import copy
+from dataclasses import dataclass, replace
+from typing import Any, Literal, cast
+
+from pydantic import TypeAdapter
+from pydantic_ai.durable_exec import CallToolResult, ResultCodec
+from pydantic_ai.durable_exec._toolset import unwrap_tool_call_result, wrap_tool_call_result
+from pydantic_ai.tools import AgentDepsT, RunContext
+from pydantic_ai.toolsets import ToolsetTool, WrapperToolset
+from pydantic_ai.usage import RunUsage
+
+from paigeant_celery.agents.fingerprints import digest
+from paigeant_celery.agents.recorded_calls import recorded
+from paigeant_celery.core.errors import NotSerializable
+from paigeant_celery.journal.hop_journal import HopJournal, calling, current_journal
+from paigeant_celery.journal.record import Record
+
+__all__ = ["METADATA_KEY", "RecordedToolset"]
+
+METADATA_KEY = "paigeant"  # of a tool: `metadata={"paigeant": False}` runs it again on each replay, unrecorded
+
+_USAGE = TypeAdapter(RunUsage)
+
+
+@dataclass
+class RecordedToolset(WrapperToolset[AgentDepsT]):
+    """All tools of a run; their calls are recorded but for those whose metadata says no.
+
+    `results` makes JSON of what tools give, and back; `scope` surrounds a call with a context that refuses what a
+    replay would lose (`enqueue`, `cancel`).
+    """
+
+    results: ResultCodec[CallToolResult]
+    scope: Callable[[RunContext[AgentDepsT]], AbstractContextManager[RunContext[AgentDepsT]]]
+
+    async def get_tools(self, ctx: RunContext[AgentDepsT]) -> dict[str, ToolsetTool[AgentDepsT]]:
+        tools = await self.wrapped.get_tools(ctx)
+        journal = current_journal()
+        if journal is None:
+            return tools
+        return {name: self._with_recorded_validator(journal, tool) for name, tool in tools.items()}
+
+    async def call_tool(
+        self, name: str, tool_args: dict[str, Any], ctx: RunContext[AgentDepsT], tool: ToolsetTool[AgentDepsT]
+    ) -> Any:
+        journal = current_journal()
+        if journal is None:
+            return await self.wrapped.call_tool(name, tool_args, ctx, tool)
+        if not _is_recorded(tool):
+            with calling(f"{ctx.run_id}/{ctx.tool_call_id}", recorded=False):
+                return await self.wrapped.call_tool(name, tool_args, ctx, tool)
+
+        async def call(inside: RunContext[AgentDepsT]) -> Any:
+            return await self.wrapped.call_tool(name, tool_args, inside, tool)
+
+        return await self._recorded(journal, ctx, call, kind="tool", name=name, arguments=tool_args)
+
+    def _with_recorded_validator(self, journal: HopJournal, tool: ToolsetTool[AgentDepsT]) -> ToolsetTool[AgentDepsT]:
+        validator = tool.args_validator_func
+        if validator is None or not _is_recorded(tool):
+            return tool
+
+        async def validate(ctx: RunContext[AgentDepsT], **arguments: Any) -> None:
+            async def call(inside: RunContext[AgentDepsT]) -> None:
+                answer = validator(inside, **arguments)
+                if inspect.isawaitable(answer):
+                    await answer
+
+            name = tool.tool_def.name
+            await self._recorded(journal, ctx, call, kind="validator", name=name, arguments=arguments)
+
+        return replace(tool, args_validator_func=validate)
+
+    async def _recorded(
+        self,
+        journal: HopJournal,
+        ctx: RunContext[AgentDepsT],
+        call: Callable[[RunContext[AgentDepsT]], Awaitable[Any]],
+        *,
+        kind: Literal["tool", "validator"],
+        name: str,
+        arguments: object,
+    ) -> Any:
+        """Return what a tool gave now or before, or raise what it raised to steer the run.
+
+        The usage of agents that ran inside it counts both times.
+        """
+        fingerprint = {"arguments": digest(arguments)}
+        spent = copy(ctx.usage)
+        before = copy(spent)
+
+        def used() -> dict[str, Any]:
+            return _counted(spent - before)
+
+        def count(usage: Mapping[str, Any]) -> None:
+            if usage:
+                ctx.usage.incr(_USAGE.validate_python(usage))
+
+        async def make() -> Record:
+            try:
+                with self.scope(replace(ctx, usage=spent)) as inside:
+                    result = self._dumped(await wrap_tool_call_result(call(inside)), name)
+            finally:
+                ctx.usage.incr(spent - before)
+            return Record(fingerprint=fingerprint, result=result, usage=used())
+
+        key = journal.key(ctx.run_id or "", ctx.run_step, kind, name=name, call_id=ctx.tool_call_id or "")
+        record = await recorded(journal, key, fingerprint, make, used=used, count=count)
+        return unwrap_tool_call_result(self.results.load(record.result))
+
+    def _dumped(self, result: CallToolResult, name: str) -> object:
+        try:
+            return self.results.dump(result)
+        except NotSerializable as error:
+            text = f"tool {name!r}: {error.text}; return JSON, or give it `metadata={{{METADATA_KEY!r}: False}}`"
+            raise NotSerializable(error.reason, text) from error
+
+
+def _is_recorded(tool: ToolsetTool[Any]) -> bool:
+    return (tool.tool_def.metadata or {}).get(METADATA_KEY) is not False
+
+
+def _counted(usage: RunUsage) -> dict[str, Any]:
+    """Return what a record says of usage: nothing where there is none."""
+    if not usage.has_values() and not usage.unmeasured_requests:
+        return {}
+    counted = _USAGE.dump_python(usage, mode="json", exclude_defaults=True)
+    return cast("dict[str, Any]", counted)

@@ -1,0 +1,1 @@
+"""How hops travel."""

@@ -1,0 +1,86 @@
+"""The queue of dead letters, where there is no store: letters as messages that no worker consumes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from typing import Any, cast
+
+from celery import Celery
+from kombu.entity import Queue
+
+from paigeant_celery.broker.publisher import PUBLISH_RETRY, connected
+from paigeant_celery.store.port import DeadLetter
+
+__all__ = ["LetterQueue"]
+
+MOST_LOOKED_AT = 10_000  # letters of one look
+
+Found = tuple[DeadLetter, str | None]
+
+
+class LetterQueue:
+    """Keeps each letter as a durable message of its own, with the envelope of what may go on later."""
+
+    def __init__(self, app: Celery, name: str) -> None:
+        self._app = app
+        self._queue = cast("Any", Queue)(name, routing_key=name, durable=True)  # Kombu ships no types
+
+    def bury(self, letter: DeadLetter, envelope: str | None) -> None:
+        """Keep a letter; one that is buried twice is there twice."""
+        now = datetime.now(UTC)
+        kept = replace(letter, at=now, cursor=f"{now.timestamp():017.6f}-{letter.letter_id}")
+        body = {"letter": {**asdict(kept), "at": now.isoformat()}, "envelope": envelope}
+        with connected(self._app) as connection, connection.Producer() as producer:
+            producer.publish(
+                body, serializer="json", exchange="", routing_key=self._queue.name, declare=[self._queue],
+                delivery_mode=2, retry=True, retry_policy=PUBLISH_RETRY,
+            )  # fmt: skip
+
+    def look(self) -> Sequence[Found]:
+        """Return the letters, newest first; they go back onto the queue."""
+        with self._read() as messages:
+            found = [read for message in messages if (read := _found(message)) is not None]
+        return sorted(found, key=lambda kept: kept[0].cursor, reverse=True)
+
+    def take(self, letter_id: str) -> bool:
+        """Take a letter off the queue, with its copies; False where there is none."""
+        taken = False
+        with self._read() as messages:
+            for message in messages:
+                read = _found(message)
+                if read is not None and read[0].letter_id == letter_id:
+                    message.ack()
+                    taken = True
+        return taken
+
+    @contextmanager
+    def _read(self) -> Iterator[list[Any]]:
+        """Give all messages of the queue; those that are not acknowledged inside the block go back."""
+        with connected(self._app) as connection, connection.channel() as channel:
+            bound = self._queue(channel)
+            bound.declare()
+            messages: list[Any] = []
+            while len(messages) < MOST_LOOKED_AT and (message := bound.get(no_ack=False)) is not None:
+                messages.append(message)
+            try:
+                yield messages
+            finally:
+                for message in messages:
+                    if not message.acknowledged:
+                        message.requeue()
+
+
+def _found(message: Any) -> Found | None:
+    """Return the letter of a message and the envelope that goes with it; None for what is no letter of ours."""
+    try:
+        body = json.loads(message.body)
+        fields = body["letter"]
+        letter = DeadLetter(**{**fields, "at": datetime.fromisoformat(fields["at"])})
+    except (KeyError, TypeError, ValueError):
+        return None
+    envelope = body.get("envelope")
+    return letter, envelope if isinstance(envelope, str) else None

@@ -1,0 +1,272 @@
+"""Transports: a Celery app with the settings and the store that go with it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import Any, Protocol, cast
+
+from celery import Celery
+from celery.app.annotations import resolve_all
+from kombu.serialization import prepare_accept_content
+from kombu.transport import TRANSPORT_ALIASES
+from kombu.utils.url import maybe_sanitize_url
+
+from paigeant_celery.activities.registry import registry
+from paigeant_celery.broker.dead_letter_queue import LetterQueue
+from paigeant_celery.broker.publisher import CeleryPublisher, broker_address
+from paigeant_celery.core.errors import ConfigurationError, InvalidInput, UnknownTransport
+from paigeant_celery.core.names import Names
+from paigeant_celery.core.settings import Settings, read_settings
+from paigeant_celery.store import open_store
+from paigeant_celery.store.port import Store
+
+__all__ = ["CeleryTransport", "default_redis_url", "get_transport", "transport_of"]
+
+MEMORY_BROKER = "memory://localhost//"  # the host is meaningless, but Kombu warns without one
+IN_MEMORY_POLLING = 0.01  # seconds; Kombu's own default of 1 s would be the time of every hop
+
+TRANSPORT_VARIABLE = "PAIGEANT_TRANSPORT"
+REDIS_VARIABLE = "PAIGEANT_REDIS_URL"
+
+logger = logging.getLogger(__name__)
+
+
+class CeleryTransport:
+    """A Celery app, its `Settings`, its store (None: message only) and how to publish through it.
+
+    `faults` is what is wrong with the settings; a transport with faults neither dispatches nor serves.
+    """
+
+    def __init__(self, app: Celery, *, settings: Settings, store: Store | None, faults: Sequence[str] = ()) -> None:
+        self.app, self.settings, self.store, self.faults = app, settings, store, tuple(faults)
+        self.names = Names(settings.prefix)
+        self.publisher = CeleryPublisher(app, self.names)
+        self.letters = LetterQueue(app, self.names.dead_letters) if store is None else None
+
+    def __repr__(self) -> str:
+        return f"CeleryTransport(broker={self.broker!r}, store={self.store_address!r})"
+
+    @property
+    def broker(self) -> str:
+        """The broker's address without password."""
+        return broker_address(self.app)
+
+    @property
+    def broker_identity(self) -> str:
+        """The broker whatever its URL looks like: no credentials, and what the URL leaves out filled in."""
+        connection = self.app.connection_for_write()
+        default_port = getattr(connection.transport, "default_port", None) or 0
+        place = _harmless(connection.virtual_host or "/")
+        place = place.strip("/") or ("0" if connection.transport_cls in {"redis", "rediss"} else "")
+        host = _harmless(connection.hostname or "localhost")
+        return f"{connection.transport_cls}://{host}:{connection.port or default_port}/{place}"
+
+    @property
+    def store_address(self) -> str:
+        """Where its store is, without password; `none` where there is none."""
+        return self.store.address if self.store is not None else "none"
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether the broker lives in this process, where no other process can reach it."""
+        return self.broker.startswith("memory:")
+
+    @property
+    def mode(self) -> str:
+        """What is promised: `durable`, `in-process` or `message only`."""
+        if self.store is None:
+            return "message only"
+        return "durable" if self.store.shared else "in-process"
+
+    def check_dispatch(self) -> None:
+        """Raise `ConfigurationError` where the app's configuration would change how hops run."""
+        mistakes = list(self.mistakes())
+        if mistakes:
+            raise ConfigurationError(mistakes)
+
+    def mistakes(self) -> Iterator[str]:
+        """Yield what is wrong with our settings, and what of the host's would change how hops run."""
+        yield from self.faults
+        if self.app.conf.task_always_eager:
+            yield (
+                "`task_always_eager` is set, and a message that is sent would wait for ever; "
+                "unset it, or use the fixture `workflow_harness` in tests"
+            )
+        if self.app.conf.task_protocol == 1:
+            yield "`task_protocol` is 1, in which a message can say neither what it follows nor its limits; use 2"
+        accepted = prepare_accept_content(self.app.conf.accept_content or ())  # type: ignore[no-untyped-call]
+        if "application/json" not in accepted:
+            yield "`accept_content` leaves out 'json', in which our messages are written; add it"
+        yield from self._annotations()
+
+    def _annotations(self) -> Iterator[str]:
+        harmless = {"time_limit", "soft_time_limit"}  # each message carries its own, which wins
+        loaded = sorted(registry.names())
+        probes = {name: cast("Any", type("Probe", (), {"name": self.names.task(name)})) for name in ("*", *loaded)}
+        found = {
+            (name, attribute)
+            for name, probe in probes.items()
+            for annotation in resolve_all(self.app.annotations, probe)
+            for attribute in set(annotation) - harmless
+        }
+        for name, attribute in sorted(found):
+            if name == "*" or ("*", attribute) not in found:
+                yield (
+                    f"`task_annotations` sets `{attribute}` for {self.names.task(name)!r} (perhaps through '*'), which "
+                    "would change how hops run; name the tasks it is meant for, or use a function that leaves ours out"
+                )
+
+
+def _harmless(part: str) -> str:
+    """Return a part of a broker's address without password and options; some transports keep the whole URL in one."""
+    return str(maybe_sanitize_url(part, mask="")).partition("?")[0]
+
+
+class AppWithTransport(Protocol):
+    """An app that carries its transport."""
+
+    paigeant_transport: CeleryTransport
+
+
+def get_transport(
+    url: str | None = None, *, app: Celery | None = None, store: str | Store | None = None
+) -> CeleryTransport:
+    """Return the transport to dispatch to and to work from.
+
+    `url` is `"inmemory"`, `"redis"` or a Kombu URL; a Redis URL is broker and store in that database. `app` is
+    an existing Celery app, whose store is its setting `paigeant_store_url`. `store` overrides the store, as a
+    URL or an object. Without arguments: `PAIGEANT_TRANSPORT`, then `PAIGEANT_REDIS_URL`, then the Celery app
+    that paigeant_celery is installed in, then `"inmemory"`. One log line says which. There is one in-memory
+    transport in a process, for Kombu's in-memory broker is one.
+
+    Opens no connection. Raises `UnknownTransport`, `InvalidInput`, `ConfigurationError` (all mistakes at once).
+    """
+    if app is not None:
+        if not isinstance(app, Celery):
+            raise InvalidInput("invalid_input", "app", f"must be a `Celery` app, not a {type(app).__name__}")
+        return _chosen("`app=`", transport_of(app, store=store))
+    if url is not None:
+        if not isinstance(url, str):
+            raise InvalidInput("invalid_input", "url", f"must be a text, not a {type(url).__name__}; an app is `app=`")
+        return _chosen("the argument", _from_url(url, store))
+    installed = _installed_app()
+    for variable in (TRANSPORT_VARIABLE, REDIS_VARIABLE):
+        if value := os.environ.get(variable):
+            if installed is not None:
+                logger.warning(
+                    "`%s` overrules the Celery app %r; pass `app=` to use the app", variable, installed.main,
+                    extra={"action": "transport_overruled"},
+                )  # fmt: skip
+            return _chosen(f"`{variable}`", _from_url(value, store))
+    if installed is not None:
+        return _chosen(f"the Celery app {installed.main!r}", transport_of(installed, store=store))
+    return _chosen("the default", _from_url("inmemory", store))
+
+
+def transport_of(app: Celery, *, store: str | Store | None = None) -> CeleryTransport:
+    """Return the transport of an app; one app has one. `store` gives another one, which the app does not keep.
+
+    Raises nothing for settings that are wrong: a worker names them together with everything else.
+    """
+    known = cast("CeleryTransport | None", getattr(app, "paigeant_transport", None))
+    if known is not None and store is None:
+        return known
+    settings, opened, faults = Settings(), None, list[str]()
+    try:
+        settings = read_settings(app.conf)
+    except ConfigurationError as error:
+        faults.extend(error.mistakes)
+    url = store if store is not None else settings.store_url or app.conf.get("paigeant_store_url")
+    try:
+        opened = _opened(str(app.conf.broker_url) if url == "broker" else url, settings)
+    except ConfigurationError as error:
+        faults.extend(error.mistakes)
+    transport = CeleryTransport(app, settings=settings, store=None if faults else opened, faults=faults)
+    if known is None:
+        cast("AppWithTransport", app).paigeant_transport = transport
+    return transport
+
+
+def default_redis_url() -> str:
+    """Return `PAIGEANT_REDIS_URL`, else the Redis of this host."""
+    return os.environ.get(REDIS_VARIABLE) or "redis://localhost:6379/0"
+
+
+def _chosen(by: str, transport: CeleryTransport) -> CeleryTransport:
+    if transport.faults:
+        raise ConfigurationError(transport.faults)
+    logger.info(
+        "transport %s, chosen by %s, %s", transport.broker, by, transport.mode,
+        extra={"action": "transport_chosen", "broker": transport.broker, "mode": transport.mode},
+    )  # fmt: skip
+    return transport
+
+
+def _from_url(url: str, store: str | Store | None) -> CeleryTransport:
+    if url in {"inmemory", "memory", "memory://"}:
+        return _in_memory() if store is None else transport_of(_app(MEMORY_BROKER), store=store)
+    if url == "redis":
+        url = default_redis_url()
+    scheme, separator, _ = url.partition("://")
+    if not separator or scheme.partition("+")[0] not in TRANSPORT_ALIASES:
+        raise UnknownTransport(str(maybe_sanitize_url(url)))
+    return _made_for(url) if store is None else transport_of(_app(url), store=store)
+
+
+@lru_cache(maxsize=16)
+def _made_for(url: str) -> CeleryTransport:
+    """Return the transport of a URL; its app and connections are made once in a process."""
+    return transport_of(_app(url), store=url if url.startswith(("redis:", "rediss:")) else None)
+
+
+@lru_cache(maxsize=1)
+def _in_memory() -> CeleryTransport:
+    # Kombu's in-memory broker is one per process; a second store beside it would claim the first one's hops.
+    return transport_of(_app(MEMORY_BROKER), store="memory://")
+
+
+def _app(broker: str) -> Celery:
+    app = Celery("paigeant", broker=broker, set_as_current=False)
+    cast("Any", app).paigeant_made_here = True
+    app.conf.update(
+        task_ignore_result=True,
+        worker_send_task_events=True,
+        broker_connection_retry_on_startup=True,
+        # One message at a time per slot: a step takes minutes, and what waits should wait where others see it.
+        worker_prefetch_multiplier=1,
+        # In the threads pool Celery restores a reduced count from a step's thread, which stopped a worker on RabbitMQ.
+        worker_enable_prefetch_count_reduction=False,
+    )
+    if broker.startswith("memory:"):
+        app.conf.broker_transport_options = {"polling_interval": IN_MEMORY_POLLING}
+    elif broker.startswith(("amqp", "pyamqp")):
+        app.conf.broker_transport_options = {"confirm_publish": True}
+    return app
+
+
+def _opened(store: str | Store | None, settings: Settings) -> Store | None:
+    if not isinstance(store, str):
+        return store
+    return open_store(store, prefix=settings.prefix, lease=settings.lease, ttl=settings.result_ttl)
+
+
+def _installed_app() -> Celery | None:
+    if "celery" not in sys.modules:
+        return None
+    from celery._state import _get_active_apps, get_current_app
+
+    apps = [app for app in _get_active_apps() if not hasattr(app, "paigeant_made_here")]
+    ours = [app for app in apps if hasattr(app, "paigeant_runtime")]
+    # A web process has often not read its configuration yet when it dispatches for the first time.
+    ours = ours or [app for app in apps if (app.configured or app._config_source or app._preconf) and imports_us(app)]
+    current = get_current_app() if ours else None
+    return current if current in ours else next(iter(ours), None)
+
+
+def imports_us(app: Celery) -> bool:
+    """Say whether an app names `paigeant_celery.tasks` among its imports."""
+    return "paigeant_celery.tasks" in {*(app.conf.imports or ()), *(app.conf.include or ())}

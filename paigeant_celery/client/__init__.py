@@ -1,0 +1,1 @@
+"""Workflows from outside: dispatching them, following them, and their dead letters."""

@@ -1,0 +1,80 @@
+"""Dead letters: what is kept of messages that were refused and hops that were parked, and looking at them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from paigeant_celery.activities.registry import registry
+from paigeant_celery.broker.outbox import delivery_of
+from paigeant_celery.broker.port import Letters, Transport
+from paigeant_celery.core.errors import StoreRequired
+from paigeant_celery.core.message import parse
+from paigeant_celery.store.port import DeadLetter
+
+__all__ = ["DeadLetters"]
+
+
+class DeadLetters:
+    """Dead letters of refused messages and parked hops: in the store, or without one on a queue of the broker."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def list(self, *, after: str | None = None, limit: int = 100) -> Sequence[DeadLetter]:
+        """Return letters, newest first; `after` is the `cursor` of the last one seen."""
+        if (store := self._transport.store) is not None:
+            return store.dead_letters(after=after, limit=limit)
+        found = [letter for letter, _ in self._queue.look() if after is None or letter.cursor < after]
+        return found[: max(limit, 0)]
+
+    def show(self, letter_id: str) -> DeadLetter | None:
+        """Return a letter, or None."""
+        if (store := self._transport.store) is not None:
+            return store.dead_letter(letter_id)
+        return next((letter for letter, _ in self._queue.look() if letter.letter_id == letter_id), None)
+
+    def redrive(self, letter_id: str, *, discard_journal: bool = False) -> bool:
+        """Let the hop of a letter go on with all its attempts, and delete the letter.
+
+        With `discard_journal` the hop makes and pays all its calls again; without a store there is no journal. False
+        where its workflow is not parked, or where the letter goes with no envelope that could be sent. Without a
+        store, a crash between sending and deleting leaves a letter that can be redriven once more.
+        """
+        if (store := self._transport.store) is None:
+            return self._send_again(letter_id)
+        letter = store.dead_letter(letter_id)
+        if letter is None or letter.correlation_id is None:
+            return False
+        record = store.workflow(letter.correlation_id)
+        if record is None or record.hop_id != letter.hop_id:
+            return False
+        if store.redrive(letter.correlation_id, discard_journal=discard_journal) != "redriven":
+            return False
+        # That of the parked hop went with the redrive. One of the same id may be there again, of the hop parked anew.
+        again = store.dead_letter(letter_id)
+        if again is not None and again.cursor == letter.cursor:
+            self.drop(letter_id)
+        return True
+
+    def drop(self, letter_id: str) -> bool:
+        """Delete a letter; False where there is none."""
+        if (store := self._transport.store) is not None:
+            return store.forget_letter(letter_id)
+        return self._queue.take(letter_id)
+
+    def _send_again(self, letter_id: str) -> bool:
+        envelopes = {letter.letter_id: envelope for letter, envelope in self._queue.look()}
+        if (envelope := envelopes.get(letter_id)) is None:
+            return False
+        publisher = self._transport.publisher
+        message = parse(envelope, max_size=sys.maxsize, max_steps=sys.maxsize)
+        queue = publisher.queue_for(message.step.activity, message.step.queue)
+        publisher.publish(delivery_of(message, envelope, queue, registry.find(message.step.activity)))
+        return self.drop(letter_id)
+
+    @property
+    def _queue(self) -> Letters:
+        if self._transport.letters is None:
+            raise StoreRequired("dead_letters")
+        return self._transport.letters

@@ -1,0 +1,325 @@
+"""Building a routing slip and sending its first message."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import uuid
+from collections.abc import Iterable, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import cast
+
+from pydantic import JsonValue
+
+from paigeant_celery.activities.port import Activity
+from paigeant_celery.activities.registry import registry
+from paigeant_celery.broker.outbox import delivery_of
+from paigeant_celery.broker.port import Transport
+from paigeant_celery.broker.tracing import current_trace
+from paigeant_celery.client.handle import WorkflowHandle
+from paigeant_celery.core.budget import WorkflowLimits
+from paigeant_celery.core.errors import (
+    EmptyItinerary,
+    InvalidInput,
+    MessageError,
+    NotPublished,
+    NotRecorded,
+    PaigeantError,
+    TransientError,
+    WorkflowConflict,
+)
+from paigeant_celery.core.message import PaigeantMessage, content_digest, encode, parse, sha256
+from paigeant_celery.core.names import FIRST_PLACE, hop_id, is_correlation_id
+from paigeant_celery.core.slip import (
+    ActivitySpec,
+    FunctionSpec,
+    RegisteredActivity,
+    RoutingSlip,
+    Step,
+    crossing,
+    name_steps,
+)
+from paigeant_celery.store.port import HopRecord, NewWorkflow
+
+__all__ = ["WorkflowDispatcher"]
+
+
+@dataclass
+class _Runway:
+    """Steps collected for the next dispatch of one context."""
+
+    steps: list[Step] = field(default_factory=list)
+    taken: bool = False
+    lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def take(self) -> bool:
+        """Take the steps for one dispatch; False where another dispatch has them."""
+        with self.lock:
+            free, self.taken = not self.taken, True
+            return free
+
+    def give_back(self) -> None:
+        """Leave the steps to a later dispatch, because this one sent nothing."""
+        self.taken = False
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What a caller asks of a workflow, beside its steps; not checked yet."""
+
+    variables: Mapping[str, object] | None
+    correlation_id: str | None
+    deadline: datetime | None
+    stream: bool
+    usage_limits: object
+
+
+class WorkflowDispatcher:
+    """Collects steps, builds the slip and sends its first message.
+
+    The runway (`add`, `agent.add_to_runway`) belongs to the current context: threads and concurrent requests
+    do not see each other's steps. It is meant for scripts; server code passes `itinerary=[…]`.
+    """
+
+    def __init__(self) -> None:
+        self._runway: ContextVar[_Runway | None] = ContextVar("paigeant_runway", default=None)
+        self._registered: dict[str, RegisteredActivity] = {}
+
+    def add(self, step: ActivitySpec | FunctionSpec) -> None:
+        """Put a step on the runway, behind those that are there."""
+        runway = self._runway.get()
+        if runway is None or runway.taken:
+            runway = _Runway()
+            self._runway.set(runway)
+        runway.steps.append(step)
+
+    def register(self, step: ActivitySpec, *, description: str = "") -> None:
+        """Let agents that may edit the itinerary insert `step`; a later one of the same agent replaces it.
+
+        Goes with every workflow that this dispatcher sends from now on.
+        """
+        self._registered[step.agent_name] = RegisteredActivity(description=description, step=step)
+
+    async def dispatch_workflow(
+        self,
+        transport: Transport | None = None,
+        *,
+        itinerary: Iterable[ActivitySpec | FunctionSpec] | None = None,
+        variables: Mapping[str, object] | None = None,
+        correlation_id: str | None = None,
+        deadline: datetime | None = None,
+        stream: bool = False,
+        usage_limits: object = None,
+    ) -> str:
+        """Record the workflow, send its first message and return its correlation id.
+
+        The steps are `itinerary`, else those on the runway, which are then taken: a second dispatch never
+        repeats them. `correlation_id` makes the call idempotent: the same id with the same content returns
+        the existing workflow (its message is sent again where it still waits; copies run once).
+        `deadline` is an aware datetime; a step that would begin later fails the workflow. `stream=True` has the agents
+        ask their models for streams and tell what happens to whoever reads `handle.events()`. `usage_limits`
+        (pydantic-ai's `UsageLimits`, `WorkflowLimits` or a mapping of the same names) holds for all agent steps
+        together: each is given what is left, and the one that would use more fails the workflow with
+        `UsageLimitExceeded`. It is taken as given: a `UsageLimits()` has a `request_limit` of 50, which then is that of
+        the workflow; beside it, no single step makes more than pydantic-ai's own 50 requests.
+
+        Raises `InvalidInput` and `EmptyItinerary` before anything is enqueued, `WorkflowConflict` where the id
+        belongs to other content, `NotRecorded` where the store is away (it may have recorded the workflow when only
+        the reply was lost), `NotPublished` where the workflow was recorded but not sent, `Unreachable` where there
+        is no store and the broker is away. To try again after either of the first two, pass its `correlation_id`.
+        """
+        asked = _Asked(variables, correlation_id, deadline, stream, usage_limits)
+        sending = self._prepare(transport, itinerary, asked)
+        return await asyncio.to_thread(sending.send)
+
+    def dispatch_workflow_sync(
+        self,
+        transport: Transport | None = None,
+        *,
+        itinerary: Iterable[ActivitySpec | FunctionSpec] | None = None,
+        variables: Mapping[str, object] | None = None,
+        correlation_id: str | None = None,
+        deadline: datetime | None = None,
+        stream: bool = False,
+        usage_limits: object = None,
+    ) -> str:
+        """Do what `dispatch_workflow` does, for code without an event loop."""
+        asked = _Asked(variables, correlation_id, deadline, stream, usage_limits)
+        return self._prepare(transport, itinerary, asked).send()
+
+    def handle(self, correlation_id: str, transport: Transport | None = None) -> WorkflowHandle:
+        """Return a handle on a workflow, dispatched here or anywhere else. Reads nothing yet."""
+        return WorkflowHandle(correlation_id, _checked_transport(transport))
+
+    def _prepare(
+        self,
+        transport: Transport | None,
+        itinerary: Iterable[ActivitySpec | FunctionSpec] | None,
+        asked: _Asked,
+    ) -> _Sending:
+        transport = _checked_transport(transport)
+        transport.check_dispatch()
+        if isinstance(itinerary, (str, ActivitySpec, FunctionSpec)):
+            raise InvalidInput("invalid_input", "itinerary", "is a list of steps; put the step into one")
+        runway = self._runway.get() if itinerary is None else None
+        if runway is not None and not runway.take():
+            runway = None
+        steps: list[Step] = list(itinerary) if itinerary is not None else list(runway.steps if runway else ())
+        try:
+            message = _first_message(steps, asked, self._registered.values(), transport)
+            envelope = _checked_envelope(message, transport)
+        except BaseException:
+            if runway is not None:
+                runway.give_back()
+            raise
+        return _Sending(transport=transport, message=message, envelope=envelope, runway=runway)
+
+
+@dataclass(kw_only=True)
+class _Sending:
+    """A checked workflow that is about to be recorded and sent."""
+
+    transport: Transport
+    message: PaigeantMessage
+    envelope: str
+    runway: _Runway | None
+
+    def send(self) -> str:
+        message, transport = self.message, self.transport
+        step = message.step
+        recorded = self._record(transport.publisher.queue_for(step.activity, step.queue))
+        if recorded is None:
+            return message.correlation_id
+        envelope, queue = recorded
+        delivery = delivery_of(message, envelope, queue, registry.find(step.activity))
+        try:
+            transport.publisher.publish(delivery)
+        except TransientError as error:
+            if transport.store is None:
+                self._give_back()
+                raise
+            raise NotPublished(message.correlation_id, str(error)) from error
+        return message.correlation_id
+
+    def _record(self, queue: str) -> tuple[str, str] | None:
+        """Record the workflow and return the envelope and queue to publish, or None where it has begun already.
+
+        An existing one keeps its own.
+        """
+        store, correlation_id = self.transport.store, self.message.correlation_id
+        if store is None:
+            return self.envelope, queue
+        hop = HopRecord(
+            hop_id=self.message.message_id, queue=queue, envelope=self.envelope, digest=sha256(self.envelope)
+        )
+        content = content_digest(self.message)
+        try:
+            answer = store.start(NewWorkflow(correlation_id=correlation_id, content=content, hop=hop))
+            if answer == "conflict":
+                raise WorkflowConflict(correlation_id)
+            existing = store.workflow(correlation_id) if answer == "exists" else None
+        except TransientError as error:
+            self._give_back()
+            raise NotRecorded(correlation_id, str(error)) from error
+        except PaigeantError:
+            self._give_back()
+            raise
+        if existing is None:
+            return self.envelope, queue
+        waits = existing.state == "running" and not existing.running and existing.hop_id == self.message.message_id
+        return (existing.envelope, existing.queue) if waits else None
+
+    def _give_back(self) -> None:
+        if self.runway is not None:
+            self.runway.give_back()
+
+
+def _first_message(
+    steps: list[Step],
+    asked: _Asked,
+    registered: Iterable[RegisteredActivity],
+    transport: Transport,
+) -> PaigeantMessage:
+    if not steps:
+        raise EmptyItinerary
+    if len(steps) > transport.settings.max_steps:
+        limit = transport.settings.max_steps
+        raise InvalidInput("too_many_steps", "itinerary", f"{len(steps)} steps exceed `paigeant_max_steps` ({limit})")
+    now = datetime.now(UTC)
+    _check_deadline(asked.deadline, now)
+    correlation_id, variables = asked.correlation_id, asked.variables
+    if correlation_id is None:
+        correlation_id = str(uuid.uuid4())
+    elif not isinstance(correlation_id, str) or not is_correlation_id(correlation_id):
+        raise InvalidInput("bad_correlation_id", "correlation_id", "use 1 to 128 of A-Z, a-z, 0-9, '_' and '-'")
+    if variables is not None and not isinstance(variables, Mapping):
+        raise InvalidInput("invalid_variables", "variables", f"must be a mapping, not a {type(variables).__name__}")
+    if not isinstance(asked.stream, bool):
+        raise InvalidInput("invalid_input", "stream", f"must be True or False, not a {type(asked.stream).__name__}")
+    json_variables = cast("dict[str, JsonValue]", crossing(dict(variables or {}), path="variables"))
+    checked = [_checked_step(index, step) for index, step in enumerate(steps)]
+    return PaigeantMessage(
+        message_id=hop_id(correlation_id, FIRST_PLACE),
+        correlation_id=correlation_id,
+        created_at=now,
+        sent_at=now,
+        deadline=asked.deadline,
+        trace_context=current_trace(),
+        variables=json_variables,
+        slip=RoutingSlip(itinerary=name_steps(checked)),
+        registered_activities=tuple(registered),
+        stream=asked.stream,
+        usage_limits=WorkflowLimits.given(asked.usage_limits),
+    )
+
+
+def _check_deadline(deadline: datetime | None, now: datetime) -> None:
+    if deadline is None:
+        return
+    if not isinstance(deadline, datetime):
+        raise InvalidInput("invalid_input", "deadline", f"must be a `datetime`, not a {type(deadline).__name__}")
+    if deadline.tzinfo is None or deadline.utcoffset() is None:
+        raise InvalidInput("naive_datetime", "deadline", "give it a time zone, as in `datetime.now(UTC)`")
+    if deadline <= now:
+        raise InvalidInput("deadline_passed", "deadline", f"{deadline.isoformat()} is in the past")
+
+
+def _checked_step(index: int, step: object) -> Step:
+    """Check a step against the activity of this process, where it is loaded, and note the activity's queue."""
+    if not isinstance(step, (ActivitySpec, FunctionSpec)):
+        text = f"a step is an `ActivitySpec` or `FunctionSpec`, not a {type(step).__name__}"
+        raise InvalidInput("invalid_input", f"itinerary[{index}]", text)
+    activity: Activity | None = registry.find(step.activity)
+    if activity is None:
+        return step
+    try:
+        activity.check(step)
+    except MessageError as error:
+        raise InvalidInput(error.reason, f"itinerary[{index}].{error.path}".rstrip("."), error.text) from None
+    if step.queue is None and activity.queue is not None:
+        return step.model_copy(update={"queue": activity.queue})
+    return step
+
+
+def _checked_envelope(message: PaigeantMessage, transport: Transport) -> str:
+    """Write the envelope and read it as a worker will, so that what a worker would refuse is refused here."""
+    settings = transport.settings
+    envelope = encode(message)
+    try:
+        parse(envelope, max_size=settings.max_message_size, max_steps=settings.max_steps)
+    except MessageError as error:
+        raise InvalidInput(error.reason, error.path, error.text) from None
+    return envelope
+
+
+def _checked_transport(transport: Transport | None) -> Transport:
+    from paigeant_celery.broker.transport import get_transport
+
+    if transport is None:
+        return get_transport()
+    if not isinstance(transport, Transport):
+        text = f"must be what `get_transport(…)` returns, not a {type(transport).__name__}"
+        raise InvalidInput("invalid_input", "transport", text)
+    return transport

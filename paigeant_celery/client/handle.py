@@ -1,0 +1,301 @@
+"""Looking at a workflow from outside: its status, events and result."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+from typing import TypeVar
+
+from pydantic import JsonValue
+
+from paigeant_celery.activities.context import StepOutput
+from paigeant_celery.broker.port import Transport
+from paigeant_celery.core.budget import used_by
+from paigeant_celery.core.errors import (
+    StoreRequired,
+    UnknownWorkflow,
+    UsageError,
+    WorkflowCancelled,
+    WorkflowFailed,
+    WorkflowParked,
+)
+from paigeant_celery.core.flow import Failure, WorkflowState
+from paigeant_celery.core.message import PaigeantMessage, parse
+from paigeant_celery.store.outputs import read_blob
+from paigeant_celery.store.port import Store, StoredEvent, WorkflowRecord
+
+__all__ = ["WorkflowEvent", "WorkflowHandle", "WorkflowResult", "WorkflowStatus"]
+
+T = TypeVar("T")
+
+FIRST_WAIT = 0.01  # seconds between two looks at the store; doubled up to the longest
+LONGEST_WAIT = 0.5
+EVENTS_AT_ONCE = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkflowStatus:
+    """Where a workflow stands.
+
+    `running` says whether a worker runs the current step; a workflow that is `running` without it waits on
+    `queue`, or until `retry_at` where an attempt failed with `failure`. `executed` and `remaining` are step ids;
+    `usage` and `cost` are those of the executed ones, as in `WorkflowResult`.
+    """
+
+    correlation_id: str
+    state: WorkflowState
+    running: bool
+    step_id: str | None
+    activity: str | None
+    queue: str
+    attempt: int
+    executed: tuple[str, ...]
+    remaining: tuple[str, ...]
+    failure: Failure | None
+    created_at: datetime
+    updated_at: datetime
+    retry_at: datetime | None = None
+    usage: Mapping[str, int] = field(default_factory=dict)
+    cost: Decimal | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkflowEvent:
+    """Something that happened: `type`, the hop, and what goes with it. `cursor` resumes after it."""
+
+    cursor: str
+    at: datetime
+    type: str
+    hop_id: str
+    fields: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkflowResult:
+    """What a completed workflow gave: the last step's `output`, all outputs by step id, and summed counters.
+
+    `cost` is in US dollars, of the model requests that pydantic-ai could price; None where it could price none.
+    """
+
+    output: JsonValue
+    outputs: Mapping[str, JsonValue]
+    status: WorkflowState
+    usage: Mapping[str, int] = field(default_factory=dict)
+    cost: Decimal | None = None
+    steps: tuple[StepOutput, ...] = field(default=(), repr=False)
+
+    def output_as(self, type_: type[T], *, step_id: str | None = None) -> T:
+        """Return the last output, or that of a step, validated as `type_`."""
+        for step in self.steps if step_id is not None else self.steps[-1:]:
+            if step_id is None or step.step_id == step_id:
+                return step.output_as(type_)
+        raise UsageError(f"no step {step_id!r} in this result; there are {[step.step_id for step in self.steps]}")
+
+
+class WorkflowHandle:
+    """A workflow by its correlation id. Every call reads the store anew; without a store they raise `StoreRequired`."""
+
+    def __init__(self, correlation_id: str, transport: Transport) -> None:
+        self.correlation_id = correlation_id
+        self._transport = transport
+
+    def __repr__(self) -> str:
+        return f"WorkflowHandle({self.correlation_id!r})"
+
+    async def status(self) -> WorkflowStatus:
+        """Return where the workflow stands; raises `UnknownWorkflow`."""
+        return await asyncio.to_thread(self.status_sync)
+
+    def status_sync(self) -> WorkflowStatus:
+        """Do what `status` does, for code without an event loop."""
+        record = self._record("status")
+        message = self._message(record)
+        step, used = message.slip.next_step, used_by(message.slip.executed)
+        return WorkflowStatus(
+            correlation_id=self.correlation_id,
+            state=record.state,
+            running=record.running,
+            step_id=step.step_id if step else None,
+            activity=step.activity if step else None,
+            queue=record.queue,
+            attempt=record.attempt,
+            executed=tuple(executed.step_id for executed in message.slip.executed),
+            remaining=tuple(remaining.step_id or "" for remaining in message.slip.itinerary),
+            failure=record.failure,
+            created_at=record.created_at,
+            updated_at=record.updated_at,
+            retry_at=record.retry_at,
+            usage=used.counters,
+            cost=used.cost,
+        )
+
+    async def result(self, timeout: float | None = None) -> WorkflowResult:  # noqa: ASYNC109 - as `AsyncResult.get`
+        """Wait until the workflow ends and return its outputs.
+
+        `timeout` is in seconds; None waits for ever. Raises `WorkflowFailed` with step, error class and text, its
+        subclass `WorkflowParked` where the workflow waits for a person, `WorkflowCancelled`, `TimeoutError` (the
+        workflow goes on), `UnknownWorkflow`, and `Unreachable` where the store is away (call again).
+        """
+        for wait in _waits(timeout):
+            result = await asyncio.to_thread(self._ended)
+            if result is not None:
+                return result
+            await asyncio.sleep(wait)
+        raise _too_slow(await self.status(), timeout)
+
+    def result_sync(self, timeout: float | None = None) -> WorkflowResult:
+        """Do what `result` does, for code without an event loop."""
+        for wait in _waits(timeout):
+            result = self._ended()
+            if result is not None:
+                return result
+            time.sleep(wait)
+        raise _too_slow(self.status_sync(), timeout)
+
+    async def cancel(self) -> bool:
+        """End the workflow; says whether it is cancelled, now or before, and did not end in another way.
+
+        No further step begins, and nothing that a running one does is recorded. Its run is cancelled when its
+        worker renews its lease, within a quarter of `paigeant_lease`. Raises `UnknownWorkflow`.
+        """
+        return await asyncio.to_thread(self.cancel_sync)
+
+    def cancel_sync(self) -> bool:
+        """Do what `cancel` does, for code without an event loop."""
+        return self._known("cancel", self._store("cancel").cancel(self.correlation_id)) == "cancelled"
+
+    async def redrive(self, *, discard_journal: bool = False) -> bool:
+        """Let a parked workflow go on: its step has all its attempts again; False where it is not parked.
+
+        What the step's journal holds is not done again; with `discard_journal` it is, and paid for once more, as
+        where the code has changed too much. Raises `UnknownWorkflow`.
+        """
+        return await asyncio.to_thread(self.redrive_sync, discard_journal=discard_journal)
+
+    def redrive_sync(self, *, discard_journal: bool = False) -> bool:
+        """Do what `redrive` does, for code without an event loop."""
+        answer = self._store("redrive").redrive(self.correlation_id, discard_journal=discard_journal)
+        return self._known("redrive", answer) == "redriven"
+
+    async def events(self, after: str | None = None) -> AsyncIterator[WorkflowEvent]:
+        """Yield what happens to the workflow, from its start or from the cursor `after`, until it ends.
+
+        Where the workflow streams, events of type `agent` show what its agents do while they run, and one of type
+        `events_dropped` how many came too early for a reader who comes late. Whoever reads on from the cursor of the
+        last event that he has seen misses none of the others and sees none again.
+        """
+        for wait in _waits(None):
+            batch, ended = await asyncio.to_thread(self._events_after, after)
+            for event in batch:
+                yield event
+            after = batch[-1].cursor if batch else after
+            if ended and not batch:
+                return
+            if not batch:
+                await asyncio.sleep(wait)
+
+    def events_sync(self, after: str | None = None) -> Iterator[WorkflowEvent]:
+        """Do what `events` does, for code without an event loop."""
+        for wait in _waits(None):
+            batch, ended = self._events_after(after)
+            yield from batch
+            after = batch[-1].cursor if batch else after
+            if ended and not batch:
+                return
+            if not batch:
+                time.sleep(wait)
+
+    def events_so_far(self, after: str | None = None) -> list[WorkflowEvent]:
+        """Return what has happened until now, without waiting for more."""
+        batch, _ = self._events_after(after)
+        found = list(batch)
+        while len(batch) == EVENTS_AT_ONCE:
+            batch, _ = self._events_after(batch[-1].cursor)
+            found.extend(batch)
+        return found
+
+    def _ended(self) -> WorkflowResult | None:
+        record = self._record("result")
+        if record.state == "running":
+            return None
+        if record.state == "cancelled":
+            raise WorkflowCancelled(self.correlation_id)
+        if record.failure is not None:
+            failure, error = record.failure, WorkflowParked if record.state == "parked" else WorkflowFailed
+            raise error(self.correlation_id, failure.step_id, failure.error_class, failure.text)
+        store = self._store("result")
+        outputs = [
+            StepOutput(
+                step_id=step.step_id,
+                activity=step.activity,
+                output=step.output if step.output_ref is None else read_blob(store, self.correlation_id, step),
+            )
+            for step in self._message(record).slip.executed
+        ]
+        used = used_by(self._message(record).slip.executed)
+        return WorkflowResult(
+            output=outputs[-1].output,
+            outputs={output.step_id: output.output for output in outputs},
+            status=record.state,
+            usage=used.counters,
+            cost=used.cost,
+            steps=tuple(outputs),
+        )
+
+    def _events_after(self, after: str | None) -> tuple[list[WorkflowEvent], bool]:
+        # The state is read first: an event that ends the workflow is then in the batch or was before it.
+        ended = self._record("events").state != "running"
+        stored = self._store("events").events(self.correlation_id, after=after, limit=EVENTS_AT_ONCE)
+        return [_event(event) for event in stored], ended
+
+    def _known(self, operation: str, answer: str) -> str:
+        if answer == "unknown":
+            raise UnknownWorkflow(self.correlation_id, self._store(operation).address)
+        return answer
+
+    def _record(self, operation: str) -> WorkflowRecord:
+        store = self._store(operation)
+        record = store.workflow(self.correlation_id)
+        if record is None:
+            raise UnknownWorkflow(self.correlation_id, store.address)
+        return record
+
+    def _message(self, record: WorkflowRecord) -> PaigeantMessage:
+        # The store keeps what a worker accepted; the limits of this process may be lower than that worker's.
+        return parse(record.envelope, max_size=sys.maxsize, max_steps=sys.maxsize)
+
+    def _store(self, operation: str) -> Store:
+        if self._transport.store is None:
+            raise StoreRequired(operation)
+        return self._transport.store
+
+
+def _too_slow(status: WorkflowStatus, timeout: float | None) -> TimeoutError:
+    at = f"step {status.step_id!r} "
+    if status.retry_at is not None and status.failure is not None:
+        at += f"failed with {status.failure.error_class} and is tried again at {status.retry_at:%H:%M:%S}"
+        return TimeoutError(f"workflow {status.correlation_id} did not end within {timeout:g} s and goes on: {at}")
+    at += "is running" if status.running else f"waits on queue {status.queue!r}, and no worker has begun it"
+    return TimeoutError(f"workflow {status.correlation_id} did not end within {timeout:g} s and goes on: {at}")
+
+
+def _event(stored: StoredEvent) -> WorkflowEvent:
+    fields = dict(stored.fields)
+    return WorkflowEvent(
+        cursor=stored.cursor, at=stored.at, type=fields.pop("type", ""), hop_id=fields.pop("hop", ""), fields=fields
+    )
+
+
+def _waits(timeout: float | None) -> Iterator[float]:
+    """Yield growing pauses until `timeout` has passed; the last look happens when it has."""
+    end = None if timeout is None else time.monotonic() + timeout
+    wait = FIRST_WAIT
+    while end is None or time.monotonic() < end:
+        yield wait if end is None else max(0.0, min(wait, end - time.monotonic()))
+        wait = min(LONGEST_WAIT, wait * 1.5)
+    yield 0.0

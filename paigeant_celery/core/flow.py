@@ -1,0 +1,235 @@
+"""How a workflow moves: `decide` says what an event means. No I/O, no clock, no randomness."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Literal, TypeAlias, assert_never
+
+from pydantic import JsonValue
+
+from paigeant_celery.core.errors import IllegalEvent, InvalidInput
+from paigeant_celery.core.message import PaigeantMessage
+from paigeant_celery.core.policy import Attempt, retry_delay
+from paigeant_celery.core.slip import ExecutedStep, OutputRef, Step
+
+__all__ = [
+    "Advance",
+    "Begun",
+    "Completed",
+    "Decision",
+    "Diverged",
+    "Event",
+    "Exhausted",
+    "Fail",
+    "Failed",
+    "Failure",
+    "Finish",
+    "Limits",
+    "Park",
+    "Retry",
+    "Run",
+    "WorkflowState",
+    "decide",
+]
+
+WorkflowState: TypeAlias = Literal["running", "completed", "failed", "parked", "cancelled"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """How far a workflow may grow: executed and remaining steps together."""
+
+    max_steps: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """Why a workflow failed: the step, the class of the error or a reason code, and the text."""
+
+    step_id: str | None
+    error_class: str
+    text: str
+
+
+# Events: what happened to the hop at `place`.
+
+
+@dataclass(frozen=True, kw_only=True)
+class Begun:
+    """The hop was claimed and is about to run."""
+
+    place: str
+    attempt: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Completed:
+    """The step ran and its output is known; `inserted` are the steps that it adds behind itself."""
+
+    place: str
+    attempt: int
+    started_at: datetime
+    output: JsonValue
+    output_ref: OutputRef | None = None
+    usage: dict[str, int] = field(default_factory=dict)
+    cost: Decimal | None = None
+    inserted: tuple[Step, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failed:
+    """The step ended with an error; without `attempt`, one that no other attempt mends."""
+
+    place: str
+    error_class: str
+    text: str
+    attempt: Attempt | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exhausted:
+    """The hop was begun as often as its policy allows and never ended."""
+
+    place: str
+    attempts: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Diverged:
+    """The step's code does not do again what its journal holds; another attempt would not, either."""
+
+    place: str
+    text: str
+
+
+Event: TypeAlias = Begun | Completed | Failed | Exhausted | Diverged
+
+
+# Decisions: where the workflow stands now, and so what the caller has to record.
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """Run the step."""
+
+    message: PaigeantMessage
+
+
+@dataclass(frozen=True, kw_only=True)
+class Advance:
+    """Record the step and send `message` for the next one."""
+
+    message: PaigeantMessage
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finish:
+    """Record the last step; the workflow is completed."""
+
+    message: PaigeantMessage
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fail:
+    """Record the failure; the workflow is over."""
+
+    message: PaigeantMessage
+    failure: Failure
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retry:
+    """Record the failure; the step is tried again after `delay` seconds."""
+
+    message: PaigeantMessage
+    failure: Failure
+    delay: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Park:
+    """Record the failure; the workflow waits for a person, who may have the step tried anew."""
+
+    message: PaigeantMessage
+    failure: Failure
+
+
+Decision: TypeAlias = Run | Advance | Finish | Fail | Retry | Park
+
+
+def decide(message: PaigeantMessage, event: Event, *, now: datetime, limits: Limits) -> Decision:
+    """Say where the workflow stands after `event` and what must be recorded.
+
+    Raises `IllegalEvent` where the event is not about the step that `message` asks for, as when it is
+    repeated after it was applied.
+    """
+    step = message.slip.next_step
+    if step is None or event.place != message.place:
+        raise IllegalEvent(type(event).__name__, event.place, f"the workflow stands at place {message.place!r}")
+    match event:
+        case Begun():
+            return _begin(message, step, now)
+        case Completed():
+            return _advance(message, step, event, now, limits)
+        case Failed(error_class=error_class, text=text, attempt=attempt):
+            return _retry_or_park(message, _failure(step, error_class, text), attempt, now)
+        case Exhausted(attempts=attempts):
+            text = f"begun {attempts} times and never ended; its worker died or lost its lease each time"
+            return Park(message=message, failure=_failure(step, "attempts_exhausted", text))
+        case Diverged(text=text):
+            return Park(message=message, failure=_failure(step, "NonDeterminismError", text))
+    assert_never(event)
+
+
+def _begin(message: PaigeantMessage, step: Step, now: datetime) -> Decision:
+    if message.deadline is not None and now >= message.deadline:
+        return _fail(message, step, "deadline", f"the deadline {message.deadline.isoformat()} passed before the step")
+    return Run(message=message)
+
+
+def _advance(message: PaigeantMessage, step: Step, event: Completed, now: datetime, limits: Limits) -> Decision:
+    record = ExecutedStep(
+        step_id=step.step_id or "",
+        place=event.place,
+        kind=step.kind,
+        activity=step.activity,
+        attempt=event.attempt,
+        started_at=event.started_at,
+        finished_at=now,
+        output=event.output,
+        output_ref=event.output_ref,
+        usage=event.usage,
+        cost=event.cost,
+        added_by=step.added_by,
+    )
+    try:
+        slip = message.slip.advanced(record, event.inserted)
+    except InvalidInput as error:
+        return _fail(message, step, error.reason, error.text)
+    if len(slip.executed) + len(slip.itinerary) > limits.max_steps:
+        text = f"with the inserted steps the workflow has more than {limits.max_steps} (`paigeant_max_steps`)"
+        return Park(message=message, failure=_failure(step, "loop_limit", text))
+    moved = message.moved(slip, now=now)
+    return Advance(message=moved) if slip.itinerary else Finish(message=moved)
+
+
+def _retry_or_park(message: PaigeantMessage, failure: Failure, attempt: Attempt | None, now: datetime) -> Decision:
+    if attempt is None or attempt.final:
+        return Fail(message=message, failure=failure)
+    if attempt.number >= attempt.max_attempts:
+        return Park(message=message, failure=failure)
+    delay = retry_delay(attempt)
+    if message.deadline is not None and now + timedelta(seconds=delay) >= message.deadline:
+        # The error says more than the deadline, which leaves no time for another attempt.
+        return Fail(message=message, failure=failure)
+    return Retry(message=message, failure=failure, delay=delay)
+
+
+def _fail(message: PaigeantMessage, step: Step, error_class: str, text: str) -> Fail:
+    return Fail(message=message, failure=_failure(step, error_class, text))
+
+
+def _failure(step: Step, error_class: str, text: str) -> Failure:
+    return Failure(step_id=step.step_id, error_class=error_class, text=text)

@@ -1,0 +1,138 @@
+"""JSON as it crosses queues: strict reading, canonical writing, and values turned into it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Collection, Mapping
+from typing import Any, cast
+
+from pydantic import BaseModel, JsonValue, SecretBytes, SecretStr
+from pydantic.types import Secret
+from pydantic_core import PydanticSerializationError, to_json
+
+from paigeant_celery.core.errors import MessageError, NotSerializable
+from paigeant_celery.core.names import text_fault
+
+__all__ = ["MAX_DEPTH", "MAX_VALUE_DEPTH", "check_tree", "dumps", "holds_secret", "loads", "recordable", "to_jsonable"]
+
+MAX_DEPTH = 32  # nested arrays and objects of a whole envelope
+MAX_VALUE_DEPTH = 24  # of one value inside it, which leaves room for the envelope around it
+
+
+def loads(text: str, *, invalid: str = "invalid_envelope") -> JsonValue:
+    """Parse strict JSON: no duplicate keys, no NaN or infinity, at most `MAX_DEPTH` levels, clean text.
+
+    Raises `MessageError` with reason `invalid`, `too_deep` or `invalid_text`.
+    """
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            seen: set[str] = set()
+            twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+            raise MessageError(invalid, "", f"key {twice[:64]!r} stands twice in one object")
+        return found
+
+    def refuse(constant: str) -> JsonValue:
+        raise MessageError(invalid, "", f"{constant} is no JSON number")
+
+    try:
+        tree = json.loads(text, object_pairs_hook=unique, parse_constant=refuse)
+    except RecursionError as error:
+        raise MessageError("too_deep", "", f"more than {MAX_DEPTH} levels") from error
+    except json.JSONDecodeError as error:
+        raise MessageError(invalid, "", f"no JSON: {error.msg} at character {error.pos}") from None
+    except ValueError as error:  # an integer of more digits than Python converts
+        raise MessageError(invalid, "", "a number is too long") from error
+    check_tree(tree, invalid=invalid)
+    return cast("JsonValue", tree)
+
+
+def dumps(value: object, *, canonical: bool = False) -> str:
+    """Write compact JSON; `canonical` sorts keys, so that equal values have equal text."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), sort_keys=canonical)
+
+
+def check_tree(tree: object, *, invalid: str = "invalid_envelope", max_depth: int = MAX_DEPTH) -> None:
+    """Raise `MessageError` where a JSON tree is too deep or holds text or numbers that cannot travel."""
+    level: list[tuple[str, object]] = [("", tree)]
+    for depth in range(max_depth + 1):
+        below: list[tuple[str, object]] = []
+        for path, node in level:
+            if isinstance(node, str):
+                _check_text(path, node)
+            elif isinstance(node, float) and not math.isfinite(node):
+                raise MessageError(invalid, path, "a number is not finite")
+            elif depth == max_depth and isinstance(node, (dict, list, tuple)):
+                raise MessageError("too_deep", path[:200], f"more than {max_depth} levels")
+            elif isinstance(node, dict):
+                for key, value in node.items():
+                    _check_text(path, key)
+                    below.append((f"{path}.{key[:64]}" if path else key[:64], value))
+            elif isinstance(node, (list, tuple)):
+                below.extend((f"{path}[{index}]", value) for index, value in enumerate(node))
+        level = below
+
+
+def to_jsonable(value: object, *, reason: str) -> JsonValue:
+    """Return `value` as JSON, as pydantic writes it.
+
+    Models, dataclasses, dates, UUIDs and the like are converted. Raises `NotSerializable` with `reason` for
+    what has no JSON form (open connections, NaN, cycles), with `invalid_text` for text that cannot travel.
+    """
+    try:
+        text = to_json(value, inf_nan_mode="constants", by_alias=True)
+        tree = loads(text.decode(), invalid=reason)
+        check_tree(tree, invalid=reason, max_depth=MAX_VALUE_DEPTH)
+    except MessageError as error:
+        kept = error.reason if error.reason == "invalid_text" else reason
+        raise NotSerializable(kept, f"{error.text} at {error.path!r}" if error.path else error.text) from None
+    except (PydanticSerializationError, ValueError, RecursionError) as error:
+        if "surrogates not allowed" in str(error):
+            raise NotSerializable("invalid_text", "contains a lone surrogate") from None
+        raise NotSerializable(reason, f"a {type(value).__name__} has no JSON form ({_first_line(error)})") from None
+    return tree
+
+
+def recordable(output: object) -> JsonValue:
+    """Return what a step gave as the JSON that is recorded; raises `NotSerializable` (`output_not_serializable`)."""
+    if holds_secret(output):
+        text = "a pydantic secret would be recorded as asterisks; return what may be recorded"
+        raise NotSerializable("output_not_serializable", text)
+    return to_jsonable(output, reason="output_not_serializable")
+
+
+def holds_secret(value: object) -> bool:
+    """Say whether a pydantic secret stands anywhere in `value`; its JSON form would be asterisks."""
+    stack, seen = [value], set[int]()
+    while stack:
+        node = stack.pop()
+        if isinstance(node, (SecretStr, SecretBytes, Secret)):
+            return True
+        if isinstance(node, (str, bytes, int, float)) or node is None or id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, BaseModel):  # not iterated: a `RootModel` may go through its items instead
+            stack.extend((*vars(node).values(), *(node.model_extra or {}).values()))
+        elif dataclasses.is_dataclass(node) and not isinstance(node, type):
+            stack.extend(getattr(node, field.name, None) for field in dataclasses.fields(node))
+        elif isinstance(node, Mapping):
+            stack.extend((*node.keys(), *node.values()))
+        elif isinstance(node, Collection) and not isinstance(node, (bytearray, memoryview, range)):
+            stack.extend(node)
+    return False
+
+
+def _check_text(path: str, text: str) -> None:
+    if text.isascii() and "\0" not in text:
+        return
+    fault = text_fault(text)
+    if fault is not None:
+        raise MessageError("invalid_text", path, fault)
+
+
+def _first_line(error: BaseException) -> str:
+    """The kind of a serialization error, without the value that it may quote."""
+    return type(error).__name__

@@ -1,0 +1,180 @@
+"""The envelope that crosses the queues, and how it is read and written."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import datetime
+from typing import Any, Self
+
+from pydantic import AwareDatetime, BaseModel, Field, JsonValue, ValidationError
+
+from paigeant_celery.core.budget import WorkflowLimits
+from paigeant_celery.core.errors import MessageError
+from paigeant_celery.core.faults import fault_of
+from paigeant_celery.core.jsonable import dumps, loads
+from paigeant_celery.core.names import SPEC_VERSION, hop_id, is_correlation_id, split_hop_id
+from paigeant_celery.core.slip import RegisteredActivity, RoutingSlip, Step, WireModel
+
+__all__ = ["PaigeantMessage", "content_digest", "encode", "parse", "sha256"]
+
+_OLD_FORMAT = {"type", "module"}
+
+
+class PaigeantMessage(WireModel):
+    """One workflow on its way: where it stands, and everything that the next hop needs.
+
+    `message_id` is the id of the hop that the message asks for. `token_ref` is room for a reference to the
+    credentials of a workflow; a signature travels beside the envelope, for it covers its exact bytes. `stream` asks for
+    the agents' own stream events, `usage_limits` holds for all steps together; both since 1.1.
+    """
+
+    spec_version: str = SPEC_VERSION
+    message_id: str
+    correlation_id: str
+    created_at: AwareDatetime
+    sent_at: AwareDatetime
+    deadline: AwareDatetime | None = None
+    trace_context: dict[str, str] = Field(default_factory=dict)
+    variables: dict[str, JsonValue] = Field(default_factory=dict)
+    slip: RoutingSlip
+    registered_activities: tuple[RegisteredActivity, ...] = ()
+    token_ref: str | None = None
+    stream: bool = Field(default=False, strict=True)
+    usage_limits: WorkflowLimits | None = None
+
+    @property
+    def place(self) -> str:
+        """Place of the hop that the message asks for."""
+        return self.slip.place
+
+    @property
+    def step(self) -> Step:
+        """The step to run; raises `MessageError` at the end of the slip."""
+        step = self.slip.next_step
+        if step is None:
+            raise MessageError("empty_itinerary", "slip.itinerary", "there is no step left to run")
+        return step
+
+    def moved(self, slip: RoutingSlip, *, now: datetime) -> Self:
+        """Return the message with the slip moved forward; of our version, where it was of an older one."""
+        # An older reader keeps the fields that we add only where the version tells it that there may be some.
+        version = self.spec_version if _check_version(self.spec_version) else SPEC_VERSION
+        message_id = hop_id(self.correlation_id, slip.place)
+        return self.model_copy(update={"slip": slip, "message_id": message_id, "sent_at": now, "spec_version": version})
+
+
+def encode(message: PaigeantMessage) -> str:
+    """Write the envelope as the one string that travels; the only place where its bytes are made."""
+    return dumps(message.model_dump(mode="json"))
+
+
+def parse(text: object, *, max_size: int, max_steps: int) -> PaigeantMessage:
+    """Read an envelope, or raise `MessageError` with reason code and field path.
+
+    `max_size` is in bytes of UTF-8 and is checked before anything is parsed; `max_steps` counts executed and
+    remaining steps.
+    """
+    if not isinstance(text, str):
+        raise MessageError("bad_envelope", "", f"the envelope is a {type(text).__name__}, not a string")
+    if len(text) > max_size or len(text.encode(errors="surrogatepass")) > max_size:
+        raise MessageError(
+            "too_large", "", f"the envelope has more than {max_size} bytes (`paigeant_max_message_size`)"
+        )
+    tree = loads(text)
+    if not isinstance(tree, dict):
+        raise MessageError("invalid_envelope", "", f"the envelope is a JSON {type(tree).__name__}, not an object")
+    newer = _check_version(tree.get("spec_version"))
+    try:
+        message = PaigeantMessage.model_validate(tree)
+    except ValidationError as error:
+        raise MessageError(*fault_of(error)) from None
+    if not newer:
+        _refuse_unknown(message)
+    _check_slip(message, max_steps)
+    return message
+
+
+def content_digest(message: PaigeantMessage) -> str:
+    """Digest of what the caller asked for; equal for a repeated dispatch, whenever it happens."""
+    # Neither what a process adds that has the agents loaded, nor fields that a later version may bring.
+    step = {"queue", "policy"}
+    asked = message.model_dump(
+        mode="json",
+        include={"slip": {"itinerary"}, "variables": True, "deadline": True, "stream": True, "usage_limits": True},
+        exclude={"slip": {"itinerary": {"__all__": step}}},
+        exclude_defaults=True,
+    )
+    registered = sorted(
+        dumps(activity.model_dump(mode="json", exclude={"step": step}, exclude_defaults=True), canonical=True)
+        for activity in message.registered_activities
+    )
+    return sha256(dumps([asked, registered], canonical=True))
+
+
+def sha256(text: str) -> str:
+    """Hexadecimal SHA-256 of the UTF-8 bytes of `text`."""
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
+
+
+def _check_version(version: object) -> bool:
+    """Say whether the message is of a newer minor version than ours; raise where it cannot be read."""
+    own_major, own_minor = (int(part) for part in SPEC_VERSION.split("."))
+    supported = f"this version reads {own_major}.x"
+    if not isinstance(version, str):
+        raise MessageError("unsupported_version", "spec_version", f"missing or no text; {supported}")
+    major, _, minor = version.partition(".")
+    if not (_is_number(major) and _is_number(minor)) or int(major) != own_major:
+        raise MessageError("unsupported_version", "spec_version", f"{version[:32]!r}; {supported}")
+    return int(minor) > own_minor
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= 6
+
+
+def _refuse_unknown(message: PaigeantMessage) -> None:
+    path = _unknown_field(message, "")
+    if path is None:
+        return
+    hint = "this version does not know the field"
+    if path.rpartition(".")[2] in _OLD_FORMAT:
+        hint += "; it belongs to an older format that named classes and modules: dispatch the workflow again"
+    raise MessageError("unknown_field", path, hint)
+
+
+def _unknown_field(value: Any, path: str) -> str | None:
+    if isinstance(value, BaseModel) and value.model_extra:
+        name = next(iter(value.model_extra))[:64]
+        return f"{path}.{name}" if path else name
+    if isinstance(value, BaseModel):
+        fields = [(f"{path}.{name}" if path else name, getattr(value, name)) for name in type(value).model_fields]
+        return _first(fields)
+    if isinstance(value, tuple):
+        return _first([(f"{path}[{index}]", part) for index, part in enumerate(value)])
+    return None
+
+
+def _first(fields: list[tuple[str, Any]]) -> str | None:
+    return next((found for path, value in fields if (found := _unknown_field(value, path)) is not None), None)
+
+
+def _check_slip(message: PaigeantMessage, max_steps: int) -> None:
+    slip = message.slip
+    if not is_correlation_id(message.correlation_id):
+        raise MessageError("bad_correlation_id", "correlation_id", "1 to 128 of A-Z, a-z, 0-9, '_' and '-'")
+    if len(slip.executed) + len(slip.itinerary) > max_steps:
+        raise MessageError("too_many_steps", "slip", f"more than {max_steps} steps (`paigeant_max_steps`)")
+    if split_hop_id(message.message_id) != (message.correlation_id, slip.place):
+        raise MessageError(
+            "inconsistent_slip",
+            "message_id",
+            f"the slip stands at place {slip.place}, and the id says otherwise",
+        )
+    for index, record in enumerate(slip.executed):
+        if record.place != str(index):
+            raise MessageError("inconsistent_slip", f"slip.executed[{index}].place", "out of order")
+    ids = slip.step_ids()
+    if "" in ids:
+        raise MessageError("invalid_envelope", "slip.itinerary", "a step has no `step_id`")
+    if len(set(ids)) != len(ids):
+        raise MessageError("inconsistent_slip", "slip", "a step id stands twice")

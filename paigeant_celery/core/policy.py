@@ -1,0 +1,155 @@
+"""How long a step may run, how often it is begun, which of its errors are retried, and when."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from paigeant_celery.core.errors import InvalidInput
+from paigeant_celery.core.faults import first_fault
+from paigeant_celery.core.names import MAX_ATTEMPTS
+
+__all__ = ["FINAL_ERRORS", "Attempt", "StepPolicy", "is_final", "retry_delay"]
+
+MAX_BACKOFF = 300.0  # seconds
+MOST_DOUBLINGS = 32  # beyond it every backoff has reached its longest wait
+
+# Another attempt would end in the same way, after another paid call: names of classes, whose subclasses count, too.
+FINAL_ERRORS = frozenset(
+    {
+        # ours
+        "UsageError",
+        "MessageError",
+        # of pydantic-ai: a wrong call of it, a budget that is spent, a model that did not come to a valid output, and
+        # what a provider refuses for good, even with a status that otherwise passes (429 for a spent quota)
+        "UserError",
+        "UsageLimitExceeded",
+        "UnexpectedModelBehavior",
+        "ModelQuotaExceededError",
+        "ModelRequestRejectedError",
+        # of code
+        "ImportError",
+        "NameError",
+        "NotImplementedError",
+        "SyntaxError",
+        "TypeError",
+    }
+)
+
+# What HTTP calls a passing refusal: request timeout, conflict, locked, too early, too many requests.
+PASSING_REFUSALS = frozenset({408, 409, 423, 425, 429})
+
+ErrorName = Annotated[str, Field(min_length=1, max_length=128)]
+
+
+class StepPolicy(BaseModel):
+    """Limits of one step; what is None comes from the activity's own policy, then from the settings.
+
+    `timeout` is in seconds of one attempt: the run is cancelled, and the attempt failed with `TimeoutError`.
+    `max_attempts` counts how often a hop may be begun, the first time included; an attempt whose worker died counts.
+    `backoff` is in seconds before the second attempt; it doubles with each further one, up to five minutes.
+    `retry_on` and `final_on` name classes of errors (a subclass counts): those that alone are retried, and those that
+    never are. Without `retry_on` all are, but for those where another attempt would end in the same way.
+
+    Raises `InvalidInput` (`invalid_policy`).
+    """
+
+    # It travels: limits of a newer minor version are kept when the message is forwarded.
+    model_config = ConfigDict(frozen=True, extra="allow", hide_input_in_errors=True)
+
+    timeout: float | None = Field(default=None, gt=0, le=30 * 86400, allow_inf_nan=False, strict=True)
+    max_attempts: int | None = Field(default=None, ge=1, le=MAX_ATTEMPTS, strict=True)
+    backoff: float | None = Field(default=None, ge=0, le=86400, allow_inf_nan=False, strict=True)
+    retry_on: tuple[ErrorName, ...] | None = None
+    final_on: tuple[ErrorName, ...] | None = None
+
+    def __init__(
+        self,
+        *,
+        timeout: float | None = None,
+        max_attempts: int | None = None,
+        backoff: float | None = None,
+        retry_on: Iterable[str | type[BaseException]] | None = None,
+        final_on: Iterable[str | type[BaseException]] | None = None,
+    ) -> None:
+        try:
+            super().__init__(
+                timeout=timeout,
+                max_attempts=max_attempts,
+                backoff=backoff,
+                retry_on=_names(retry_on),
+                final_on=_names(final_on),
+            )
+        except ValidationError as error:
+            place, _, text = first_fault(error)
+            raise InvalidInput("invalid_policy", str(place[0]), text) from None
+
+    # Validation of a message fills the fields itself; the signature above would refuse what it does not know.
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
+
+    def over(self, default: StepPolicy | None) -> StepPolicy:
+        """Return this policy with what it leaves open filled in from `default`."""
+        if default is None:
+            return self
+        given = {name: value for name in _OWN if (value := getattr(self, name)) is not None}
+        return StepPolicy(**{**{name: getattr(default, name) for name in _OWN}, **given})
+
+
+_OWN = tuple(StepPolicy.model_fields)
+
+
+def _names(errors: Iterable[str | type[BaseException]] | None) -> tuple[object, ...] | None:
+    """Return the names of classes of errors: what crosses a queue is JSON."""
+    if errors is None:
+        return None
+    if isinstance(errors, (str, type)):
+        raise InvalidInput("invalid_policy", "retry_on", "is a list of classes of errors, or of their names")
+    return tuple(error.__name__ if isinstance(error, type) else error for error in errors)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """An attempt of a step that failed, as its policy sees it.
+
+    Times are in seconds. `jitter` is a random number from 0 to 1; `retry_after` is how long the provider asks to
+    wait. `final` says that another attempt is not worth it.
+    """
+
+    number: int
+    max_attempts: int
+    backoff: float
+    jitter: float
+    max_backoff: float = MAX_BACKOFF
+    retry_after: float | None = None
+    final: bool = False
+
+
+def retry_delay(attempt: Attempt) -> float:
+    """Return the seconds to the next attempt: doubled each time, spread, and no shorter than was asked for.
+
+    The spread is over the upper half of the wait, so that steps that failed together do not come back together.
+    """
+    longest = min(attempt.max_backoff, attempt.backoff * float(2 ** min(attempt.number - 1, MOST_DOUBLINGS)))
+    return max(longest * (1 + attempt.jitter) / 2, attempt.retry_after or 0.0)
+
+
+def is_final(error: BaseException, *, retry_on: Collection[str] | None, final_on: Collection[str]) -> bool:
+    """Say whether another attempt is not worth it.
+
+    `retry_on` and `final_on` are names of classes; a subclass counts as its bases do. Without `retry_on`, all errors
+    are retried but those of `FINAL_ERRORS` and what a provider refuses for good (HTTP 4xx). Of a group, such as that of
+    a fallback model, one error that is worth it suffices.
+    """
+    if isinstance(error, BaseExceptionGroup):
+        return all(is_final(part, retry_on=retry_on, final_on=final_on) for part in error.exceptions)
+    names = {kind.__name__ for kind in type(error).__mro__}
+    if not names.isdisjoint(final_on):
+        return True
+    if retry_on is not None:
+        return names.isdisjoint(retry_on)
+    status = getattr(error, "status_code", None)
+    refused = isinstance(status, int) and 400 <= status < 500 and status not in PASSING_REFUSALS
+    return refused or not names.isdisjoint(FINAL_ERRORS)

@@ -1,0 +1,303 @@
+"""The routing slip: the steps to run and the record of those that ran."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from decimal import Decimal
+from typing import Annotated, Any, Literal, Self, TypeAlias, cast
+
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic_core import PydanticCustomError
+
+from paigeant_celery.core.errors import InvalidInput, NotSerializable
+from paigeant_celery.core.faults import fault_of
+from paigeant_celery.core.jsonable import holds_secret, to_jsonable
+from paigeant_celery.core.names import is_activity_name, is_correlation_id, text_fault
+from paigeant_celery.core.policy import StepPolicy
+
+__all__ = [
+    "ActivitySpec",
+    "ExecutedStep",
+    "FunctionSpec",
+    "OutputRef",
+    "RegisteredActivity",
+    "RoutingSlip",
+    "Step",
+    "WireModel",
+    "name_steps",
+]
+
+
+class WireModel(BaseModel):
+    """A frozen part of the envelope.
+
+    It holds on to fields that it does not know, so that a message of a newer minor version can be forwarded
+    whole; whoever parses an envelope refuses them where the version does not allow them.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow", hide_input_in_errors=True)
+
+
+def _activity_name(name: str) -> str:
+    if not is_activity_name(name):
+        raise PydanticCustomError(
+            "bad_agent_name",
+            "a name has 1 to 128 ASCII letters, digits, '_' or '-', in parts joined by dots, and begins with a letter",
+        )
+    return name
+
+
+def _step_id(step_id: str) -> str:
+    if not is_correlation_id(step_id.replace(".", "_")):
+        raise PydanticCustomError("bad_step_id", "a step id has 1 to 128 ASCII letters, digits, '_', '-' or '.'")
+    return step_id
+
+
+def _prompt(prompt: str) -> str:
+    if not prompt.strip():
+        raise PydanticCustomError("empty_prompt", "an agent needs a prompt")
+    if (fault := text_fault(prompt)) is not None:
+        raise PydanticCustomError("invalid_text", "the prompt {fault}", {"fault": fault})
+    return prompt
+
+
+ActivityName = Annotated[str, AfterValidator(_activity_name)]
+StepId = Annotated[str, AfterValidator(_step_id)]
+Prompt = Annotated[str, AfterValidator(_prompt)]
+Queue = Annotated[str, Field(min_length=1, max_length=255)]
+# In US dollars. The bound keeps sums exact to the 10th decimal, and far from what decimals cannot add.
+MAX_COST = Decimal(10) ** 12
+Cost = Annotated[Decimal, Field(ge=0, le=MAX_COST, allow_inf_nan=False)]
+
+
+class StepFields(WireModel):
+    """What every kind of step has.
+
+    `queue` overrides the queue that the activity's name leads to; `added_by` is the id of the step that
+    inserted this one, or None where the dispatcher did.
+    """
+
+    step_id: StepId | None = None
+    policy: StepPolicy | None = None
+    queue: Queue | None = None
+    added_by: StepId | None = None
+
+    @property
+    def activity(self) -> str:
+        """Name of the activity that runs this step."""
+        raise TypeError(f"{type(self).__name__} names no activity")
+
+    def identified(self, step_id: str) -> Self:
+        """Return the step with its id."""
+        return self.model_copy(update={"step_id": step_id})
+
+    def inserted_by(self, step_id: str) -> Self:
+        """Return the step marked with who inserted it."""
+        return self.model_copy(update={"added_by": step_id})
+
+
+class ActivitySpec(StepFields):
+    """A step that runs an agent on a prompt.
+
+    `deps` is JSON, or anything that pydantic writes as JSON; the worker validates it with the agent's own
+    `deps_type`. `step_id` must be unique within the workflow; left out, it is made from the agent's name.
+    `previous_output=False` keeps the previous step's output out of the prompt.
+
+    Raises `InvalidInput` (`bad_agent_name`, `empty_prompt`, `invalid_text`, `invalid_deps`,
+    `secret_without_encryption`, …).
+    """
+
+    kind: Literal["agent"] = "agent"
+    agent_name: ActivityName
+    prompt: Prompt
+    deps: JsonValue = None
+    previous_output: bool = True
+
+    def __init__(
+        self,
+        agent_name: str,
+        prompt: str,
+        deps: object = None,
+        step_id: str | None = None,
+        policy: StepPolicy | None = None,
+        *,
+        queue: str | None = None,
+        previous_output: bool = True,
+    ) -> None:
+        _build(
+            self,
+            agent_name=agent_name,
+            prompt=prompt,
+            deps=crossing(deps, path="deps"),
+            step_id=step_id,
+            policy=policy,
+            queue=queue,
+            previous_output=previous_output,
+        )
+
+    # Validation of a nested step must fill the fields itself; going through the signature above would
+    # refuse the fields of a newer minor version.
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
+
+    @property
+    def activity(self) -> str:
+        return self.agent_name
+
+
+class FunctionSpec(StepFields):
+    """A step that calls a function registered by `@activity` with JSON `arguments`.
+
+    Raises `InvalidInput` (`bad_agent_name`, `invalid_arguments`, …).
+    """
+
+    kind: Literal["function"] = "function"
+    function_name: ActivityName
+    arguments: dict[str, JsonValue] = Field(default_factory=dict)
+
+    def __init__(
+        self,
+        function_name: str,
+        arguments: object = None,
+        step_id: str | None = None,
+        policy: StepPolicy | None = None,
+        *,
+        queue: str | None = None,
+    ) -> None:
+        _build(
+            self,
+            function_name=function_name,
+            arguments=crossing(arguments or {}, path="arguments"),
+            step_id=step_id,
+            policy=policy,
+            queue=queue,
+        )
+
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
+
+    @property
+    def activity(self) -> str:
+        return self.function_name
+
+
+Step: TypeAlias = Annotated[ActivitySpec | FunctionSpec, Field(discriminator="kind")]
+
+
+class RegisteredActivity(WireModel):
+    """An activity that agents with `can_edit_itinerary` may insert; the model may change only the prompt."""
+
+    description: str = ""
+    step: ActivitySpec
+
+
+class OutputRef(WireModel):
+    """An output that the store holds, for it is too large to travel: its size in bytes and its digest."""
+
+    size: int = Field(ge=0)
+    sha256: str
+
+
+class ExecutedStep(WireModel):
+    """The record of a step that ran; `output` is JSON, or null where `output_ref` says where it is.
+
+    `cost` is in US dollars, null where nothing is known of it.
+    """
+
+    step_id: StepId
+    place: str
+    kind: str
+    activity: ActivityName
+    attempt: int = Field(ge=1)
+    started_at: AwareDatetime
+    finished_at: AwareDatetime
+    output: JsonValue = None
+    output_ref: OutputRef | None = None
+    usage: dict[str, int] = Field(default_factory=dict)
+    cost: Cost | None = None
+    added_by: StepId | None = None
+
+
+class RoutingSlip(WireModel):
+    """The steps that are still to run, in order, and the record of those that ran.
+
+    `compensations` is kept in the format for activities that undo others.
+    """
+
+    itinerary: tuple[Step, ...] = ()
+    executed: tuple[ExecutedStep, ...] = ()
+    compensations: tuple[JsonValue, ...] = ()
+
+    @property
+    def place(self) -> str:
+        """Place of the next step: the number of steps that ran."""
+        return str(len(self.executed))
+
+    @property
+    def next_step(self) -> Step | None:
+        """The step to run next, or None at the end."""
+        return self.itinerary[0] if self.itinerary else None
+
+    @property
+    def previous(self) -> ExecutedStep | None:
+        """The record of the step that ran last."""
+        return self.executed[-1] if self.executed else None
+
+    def step_ids(self) -> list[str]:
+        """Ids of all steps, in the order in which they stand on the slip."""
+        return [record.step_id for record in self.executed] + [step.step_id or "" for step in self.itinerary]
+
+    def advanced(self, record: ExecutedStep, inserted: Iterable[Step]) -> RoutingSlip:
+        """Return the slip after its next step ran: recorded, and `inserted` put before what is left."""
+        left = self.itinerary[1:]
+        taken = {*self.step_ids()}
+        added = name_steps([step.inserted_by(record.step_id) for step in inserted], taken=taken)
+        return self.model_copy(update={"itinerary": (*added, *left), "executed": (*self.executed, record)})
+
+
+def name_steps(steps: Iterable[Step], *, taken: Collection[str] = ()) -> tuple[Step, ...]:
+    """Give each step without an id one made from its activity's name, numbered from the second on.
+
+    Deterministic: the same steps get the same ids. Raises `InvalidInput` where an id stands twice.
+    """
+    wanted = list(steps)
+    used = set(taken)
+    for step in wanted:
+        if step.step_id is not None:
+            if step.step_id in used:
+                raise InvalidInput("duplicate_step_id", "step_id", f"{step.step_id!r} stands twice in the workflow")
+            used.add(step.step_id)
+    named: list[Step] = []
+    for step in wanted:
+        if step.step_id is None:
+            step = step.identified(_free_id(step.activity, used))
+            used.add(cast("str", step.step_id))
+        named.append(step)
+    return tuple(named)
+
+
+def crossing(value: object, *, path: str) -> JsonValue:
+    """Return a value given by the caller as the JSON that crosses the queue."""
+    if holds_secret(value):
+        raise InvalidInput(
+            "secret_without_encryption",
+            path,
+            "a pydantic secret would travel as asterisks; leave it out, and make it on the worker with `deps_factory`",
+        )
+    try:
+        return to_jsonable(value, reason=f"invalid_{path}")
+    except NotSerializable as error:
+        raise InvalidInput(error.reason, path, error.text) from None
+
+
+def _build(model: BaseModel, **fields: Any) -> None:
+    try:
+        BaseModel.__init__(model, **fields)
+    except ValidationError as error:
+        reason, path, text = fault_of(error)
+        raise InvalidInput("invalid_input" if reason == "invalid_envelope" else reason, path, text) from None
+
+
+def _free_id(name: str, used: Collection[str]) -> str:
+    name = name[:120]  # leaves room for the number
+    if name not in used:
+        return name
+    return next(f"{name}-{n}" for n in range(2, len(used) + 3) if f"{name}-{n}" not in used)

@@ -1,0 +1,1 @@
+"""One hop, from its delivery to the next message."""

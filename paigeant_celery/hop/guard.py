@@ -1,0 +1,73 @@
+"""The guard: what a message must be before anything is claimed for it."""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from dataclasses import dataclass, field
+
+from paigeant_celery.core.errors import MessageError
+from paigeant_celery.core.message import PaigeantMessage, parse
+from paigeant_celery.core.settings import Settings
+
+__all__ = ["Arrival", "check_address", "content_of", "is_misaddressed", "read", "refusal_of"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arrival:
+    """A message as it came: the id and activity that its headers name, and the envelope, or all of it, unread.
+
+    `fault` is what the receiver already found wrong with the message around the envelope. `token` names this
+    delivery: claiming again for it gets the first claim's answer, whose reply may have been lost. `attempt` counts only
+    where no store does.
+    """
+
+    hop_id: str
+    activity: str
+    envelope: object
+    fault: MessageError | None = None
+    queue: str | None = None
+    attempt: int = 1
+    token: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+
+def read(arrival: Arrival, settings: Settings) -> PaigeantMessage:
+    """Return the message of a delivery, or raise `MessageError` with the reason why it is none."""
+    if arrival.fault is not None:
+        raise arrival.fault
+    return parse(arrival.envelope, max_size=settings.max_message_size, max_steps=settings.max_steps)
+
+
+def check_address(arrival: Arrival, message: PaigeantMessage) -> None:
+    """Raise `MessageError` where a message was not sent as the hop that it asks for."""
+    step = message.step
+    if message.message_id != arrival.hop_id:
+        raise MessageError("inconsistent_slip", "message_id", f"sent as task {arrival.hop_id[:160]!r}")
+    if step.activity != arrival.activity:
+        raise MessageError("inconsistent_slip", "slip.itinerary[0]", f"sent to the activity {arrival.activity!r}")
+
+
+def is_misaddressed(arrival: Arrival, message: PaigeantMessage | None) -> bool:
+    """Say whether what is wrong is around the envelope, so that the same envelope may be sound elsewhere."""
+    step = message.slip.next_step if message is not None else None
+    return arrival.fault is not None or (step is not None and step.activity != arrival.activity)
+
+
+def refusal_of(arrival: Arrival, fault: MessageError) -> dict[str, object]:
+    """Return what a log may say of a refused message: reason, ids, size and digest, never its content."""
+    content = content_of(arrival)
+    return {
+        "reason": fault.reason,
+        "hop": arrival.hop_id[:300],
+        "activity": arrival.activity[:200],
+        "size": len(content),
+        "sha256": hashlib.sha256(content).hexdigest(),
+    }
+
+
+def content_of(arrival: Arrival) -> bytes:
+    """Return what arrived as bytes, which are measured and digested."""
+    content = arrival.envelope
+    if isinstance(content, bytes):
+        return content
+    return (content if isinstance(content, str) else repr(content)).encode(errors="surrogatepass")

@@ -1,0 +1,123 @@
+"""The owner: this process, as the one that may write for the hops that it runs.
+
+One daemon thread renews one lease for all of them. Its id is made after a fork, so each child of a prefork
+pool is an owner of its own.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from paigeant_celery.core.errors import PaigeantError
+from paigeant_celery.hop.process import new_owner_id
+from paigeant_celery.store.port import Closing, Store
+
+__all__ = ["Owner"]
+
+RENEWALS_PER_LEASE = 4  # three may be lost before the lease lapses
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Held:
+    fence: int
+    cancel: Callable[[], object]
+
+
+class Owner:
+    """Keeps the lease of this process alive while it runs hops, and cancels runs that lost theirs."""
+
+    def __init__(self, store: Store, *, lease: float) -> None:
+        self._store = store
+        self._interval = lease / RENEWALS_PER_LEASE
+        self._lock = threading.Lock()
+        self._id: str | None = None
+        self._held: dict[str, _Held] = {}
+        self._stray: dict[str, int] = {}
+        self._thread: threading.Thread | None = None
+        os.register_at_fork(after_in_child=self._reset)
+
+    @property
+    def id(self) -> str:
+        """Host, process id, its start and a nonce: another process of the host can tell whether this one lives."""
+        with self._lock:
+            if self._id is None:
+                self._id = new_owner_id()
+            return self._id
+
+    @contextmanager
+    def holding(self, hop_id: str, *, fence: int, cancel: Callable[[], object]) -> Iterator[None]:
+        """Renew the lease for a hop inside the block; `cancel` is called once where the hop is lost.
+
+        `cancel` runs in the renewing thread, or in the one that holds the hop anew.
+        """
+        held = _Held(fence, cancel)
+        with self._lock:
+            overtaken = self._held.get(hop_id)
+            self._held[hop_id] = held
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._renew_for_ever, name="paigeant-lease", daemon=True)
+                self._thread.start()
+        try:
+            if overtaken is not None and overtaken.fence < fence:
+                overtaken.cancel()  # this process took its own lapsed hop over, and renews the new run alone
+            yield
+        finally:
+            with self._lock:
+                if self._held.get(hop_id) is held:
+                    del self._held[hop_id]
+
+    def renew(self) -> None:
+        """Renew once, where hops are held, and cancel the runs that the store reports as lost."""
+        with self._lock:
+            held = dict(self._held)
+        if not held:
+            return
+        answer = self._store.renew(self.id, {hop_id: hop.fence for hop_id, hop in held.items()})
+        self._release(answer.stray)
+        for hop_id in answer.lost | answer.cancelled:
+            with self._lock:
+                # Held anew since the store was asked, the hop is not lost: the answer is about the run before.
+                lost = self._held.pop(hop_id) if self._held.get(hop_id) is held[hop_id] else None
+            if lost is not None:
+                if hop_id in answer.cancelled:
+                    logger.warning("workflow cancelled, and the run with it", extra=_fields("hop_cancelled", hop_id))
+                else:
+                    logger.warning("hop lost to another owner; its run is cancelled", extra=_fields("hop_lost", hop_id))
+                lost.cancel()
+
+    def _release(self, stray: Mapping[str, int]) -> None:
+        """Give hops back that were nobody's run at two renewals: the reply to their claim never came."""
+        with self._lock:
+            again = {hop_id: fence for hop_id, fence in stray.items() if self._stray.get(hop_id) == fence}
+            self._stray = {hop_id: fence for hop_id, fence in stray.items() if hop_id not in self._held}
+            mine = {hop_id: fence for hop_id, fence in again.items() if hop_id not in self._held}
+        for hop_id, fence in mine.items():
+            if self._store.release(Closing(hop_id=hop_id, owner=self.id, fence=fence)):
+                logger.warning("hop given back; nobody ran it here", extra=_fields("hop_released", hop_id))
+
+    def _renew_for_ever(self) -> None:
+        wake = threading.Event()  # never set: a wait that a signal does not cut short
+        while True:
+            wake.wait(self._interval)
+            try:
+                self.renew()
+            except PaigeantError as error:
+                # The lease may lapse while the store is away; the fence then decides who may write.
+                logger.warning("lease not renewed: %s", error, extra=_fields("renew_failed", None))
+            except Exception as error:  # noqa: BLE001 - this thread keeps every hop of the process alive
+                logger.error("lease not renewed: %s", type(error).__name__, extra=_fields("renew_failed", None))
+
+    def _reset(self) -> None:
+        self._lock = threading.Lock()
+        self._id, self._held, self._stray, self._thread = None, {}, {}, None
+
+
+def _fields(action: str, hop_id: str | None) -> dict[str, str | None]:
+    return {"action": action, "hop": hop_id}

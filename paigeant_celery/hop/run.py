@@ -1,0 +1,188 @@
+"""Running the step of a claimed hop: its context, its timeout, and what it came to."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from pydantic import JsonValue
+
+from paigeant_celery.activities.context import ReadOutput, entered, open_context
+from paigeant_celery.activities.port import Activity, ActivityResult, EditLimits
+from paigeant_celery.broker.tracing import attached_trace
+from paigeant_celery.core.errors import NotSerializable, TransientError
+from paigeant_celery.core.flow import Completed, Diverged, Event, Failed
+from paigeant_celery.core.jsonable import dumps
+from paigeant_celery.core.message import PaigeantMessage, sha256
+from paigeant_celery.core.policy import Attempt, StepPolicy, is_final
+from paigeant_celery.core.settings import Settings
+from paigeant_celery.core.slip import ExecutedStep, OutputRef
+from paigeant_celery.journal.hop_journal import HopJournal, journalling
+from paigeant_celery.store.outputs import read_blob
+from paigeant_celery.store.port import Claimed, Closing, Store
+
+__all__ = ["Opened", "Outcome", "StepRunner", "failed", "text_of", "timed_out"]
+
+MAX_ERROR_TEXT = 4000  # characters of an error that the store keeps
+LONGEST_ASKED = 86400.0  # seconds that a provider may ask us to wait before the next attempt
+READ_WAIT = 0.2  # seconds before a large output is asked for again; doubled up to 5 s
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opened:
+    """A hop that this owner claimed and must now run and close."""
+
+    message: PaigeantMessage
+    activity: Activity
+    claimed: Claimed
+    closing: Closing
+    timeout: float
+    policy: StepPolicy
+    journal: HopJournal | None = None  # None where there is no store
+    begun_at: float = field(default_factory=time.monotonic)
+
+    def now(self) -> datetime:
+        """The store's clock, carried on from the claim."""
+        return self.claimed.now + timedelta(seconds=time.monotonic() - self.begun_at)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a run ended, and when; `blob` is the JSON text of an output that does not travel, `notes` are events.
+
+    Closing a hop again with the same outcome writes the same bytes.
+    """
+
+    event: Event
+    at: datetime
+    blob: str | None = None
+    notes: tuple[Mapping[str, str], ...] = ()
+
+
+class StepRunner:
+    """Runs steps inside their contexts, within their timeouts and the limits of the settings."""
+
+    def __init__(self, store: Store | None, settings: Settings) -> None:
+        self._store, self._settings = store, settings
+
+    async def run(self, hop: Opened) -> Outcome:
+        """Run the step inside its context and say how it ended. Only a cancellation from outside is raised."""
+        try:
+            outcome = await asyncio.create_task(self._run(hop))  # a task of its own: a step that cancels it is no stop
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise  # we are told to stop; the hop stays claimed, nothing is recorded
+            error = asyncio.CancelledError()
+            outcome = failed(hop, "CancelledError", "the step cancelled itself", attempt=_attempt(hop, error))
+        if hop.journal is not None and hop.journal.fault is not None:  # whatever the step made of it
+            return Outcome(event=Diverged(place=hop.message.place, text=str(hop.journal.fault)), at=hop.now())
+        return outcome
+
+    async def _run(self, hop: Opened) -> Outcome:
+        started_at = hop.now()
+        limit = asyncio.timeout(hop.timeout)
+        feed = hop.journal.feed if hop.journal is not None else None
+        try:
+            # The limit is inside: a store that takes long over a run's last events uses up none of the step's time.
+            async with feed.flowing() if feed is not None else nullcontext(), limit:
+                read, attempt = self._reader(hop.message), hop.claimed.attempt
+                context = await open_context(hop.message, attempt=attempt, read_output=read)
+                with entered(context), attached_trace(hop.message.trace_context), journalling(hop.journal):
+                    result = await hop.activity.run(hop.message.step, context, limits=self._edit_limits())
+            return self._completed(hop, result, started_at)
+        except NotSerializable as error:
+            return failed(hop, error.reason, error.text)
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # noqa: BLE001 - SystemExit and MemoryError of a step must not end a worker
+            if limit.expired():
+                return timed_out(hop)
+            return failed(hop, type(error).__name__, text_of(error), attempt=_attempt(hop, error))
+
+    def _reader(self, message: PaigeantMessage) -> ReadOutput:
+        async def read(record: ExecutedStep) -> JsonValue:
+            wait = READ_WAIT
+            while True:
+                try:
+                    return await asyncio.to_thread(read_blob, self._store, message.correlation_id, record)
+                except TransientError as error:  # the step's own timeout bounds the waiting
+                    logger.warning("waiting: %s", error, extra={"action": "waiting_for_server"})
+                await asyncio.sleep(wait)
+                wait = min(5.0, wait * 2)
+
+        return read
+
+    def _completed(self, hop: Opened, result: ActivityResult, started_at: datetime) -> Outcome:
+        text = dumps(result.output)
+        size = len(text.encode())
+        if size > self._settings.max_output_size:
+            limit = f"`paigeant_max_output_size` ({self._settings.max_output_size})"
+            text = f"{size} bytes exceed {limit}"
+            return failed(hop, "output_too_large", text)
+        by_reference = self._store is not None and size > self._settings.inline_output_size
+        event = Completed(
+            place=hop.message.place,
+            attempt=hop.claimed.attempt,
+            started_at=started_at,
+            output=None if by_reference else result.output,
+            output_ref=OutputRef(size=size, sha256=sha256(text)) if by_reference else None,
+            usage=dict(result.usage),
+            cost=result.cost,
+            inserted=result.inserted,
+        )
+        notes = (*_resumed(hop.journal), *result.notes)
+        return Outcome(event=event, at=hop.now(), blob=text if by_reference else None, notes=notes)
+
+    def _edit_limits(self) -> EditLimits:
+        return EditLimits(max_visits=self._settings.max_visits)
+
+
+def _resumed(journal: HopJournal | None) -> tuple[Mapping[str, str], ...]:
+    """Return the event of a hop that went on from what earlier attempts had recorded."""
+    if journal is None or not journal.replayed:
+        return ()
+    return ({"type": "resumed", "replayed": str(journal.replayed), "made": str(journal.made)},)
+
+
+def timed_out(hop: Opened) -> Outcome:
+    """Return the outcome of a hop that was not over in time."""
+    if hop.message.deadline is not None and hop.now() >= hop.message.deadline:
+        return failed(hop, "deadline", "the deadline of the workflow passed in the step")
+    text = f"the step ran longer than {hop.timeout:g} s"
+    return failed(hop, "TimeoutError", text, attempt=_attempt(hop, TimeoutError()))
+
+
+def failed(hop: Opened, error_class: str, text: str, *, attempt: Attempt | None = None) -> Outcome:
+    """Return the outcome of a hop that ended with an error; without `attempt`, one that is not retried."""
+    event = Failed(place=hop.message.place, error_class=error_class, text=text, attempt=attempt)
+    return Outcome(event=event, at=hop.now())
+
+
+def _attempt(hop: Opened, error: BaseException) -> Attempt:
+    policy, asked = hop.policy, getattr(error, "retry_after", None)
+    return Attempt(
+        number=hop.claimed.attempt,
+        max_attempts=policy.max_attempts or 1,
+        backoff=policy.backoff or 0.0,
+        jitter=random.random(),  # noqa: S311 - nothing secret
+        retry_after=min(float(asked), LONGEST_ASKED) if isinstance(asked, (int, float)) and asked > 0 else None,
+        final=is_final(error, retry_on=policy.retry_on, final_on=policy.final_on or ()),
+    )
+
+
+def text_of(error: BaseException) -> str:
+    """Return the text of an error as a record can keep it."""
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001 - an error whose text raises is still an error of the step
+        text = "(its text could not be made)"
+    return text.replace("\0", " ").encode(errors="replace").decode()[:MAX_ERROR_TEXT]

@@ -1,0 +1,223 @@
+"""One hop: guard, claim, run, decide, commit, publish. Every way of serving steps goes through here.
+
+The order of the effects survives a crash between any two of them: the claim is recorded before the body
+runs; the output and the next hop are recorded in one step before the next message is published; this message
+is acknowledged last.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import partial
+from typing import TypeAlias, assert_never
+
+from paigeant_celery.activities.port import Activity
+from paigeant_celery.activities.registry import Registry
+from paigeant_celery.core.errors import MessageError, StoreCorrupt, TransientError, UnknownActivity
+from paigeant_celery.core.flow import Advance, Begun, Exhausted, Fail, Failure, Finish, Limits, Park, Retry, Run, decide
+from paigeant_celery.core.message import PaigeantMessage, encode
+from paigeant_celery.core.names import FIRST_PLACE
+from paigeant_celery.core.policy import StepPolicy
+from paigeant_celery.core.settings import Settings
+from paigeant_celery.core.slip import Step
+from paigeant_celery.hop.answers import Drop, Effects, Refused, Summary
+from paigeant_celery.hop.guard import Arrival, check_address, read
+from paigeant_celery.hop.run import Opened, Outcome, StepRunner, failed, text_of
+from paigeant_celery.journal.event_feed import EventFeed
+from paigeant_celery.journal.hop_journal import HopJournal
+from paigeant_celery.store.port import Claimed, Closing, Dropped, Store
+
+__all__ = ["Drop", "HopService", "Refused", "Summary", "step_policy"]
+
+CLOCK_DRIFT = 60.0  # seconds between a dispatcher's clock and the store's that are worth a line in the log
+
+Opening: TypeAlias = Opened | Drop | Refused | Summary
+
+logger = logging.getLogger(__name__)
+
+
+class HopService:
+    """Takes hops through their steps; what is done about them is the effects' affair. Only `run` is asynchronous."""
+
+    def __init__(
+        self,
+        *,
+        store: Store | None,
+        effects: Effects,
+        registry: Registry,
+        settings: Settings,
+        owner: Callable[[], str],
+        stopping: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._store, self._effects, self._registry, self._settings = store, effects, registry, settings
+        self._owner, self._stopping = owner, stopping
+        self._limits = Limits(max_steps=settings.max_steps)
+        self._steps = StepRunner(store, settings)
+
+    def open(self, arrival: Arrival) -> Opening:
+        """Guard and claim a delivery.
+
+        Raises `TransientError` where the store is away; the same call then goes on. Whatever else goes wrong
+        refuses the message, so that nobody waits for a workflow that will not move.
+        """
+        message: PaigeantMessage | None = None
+        try:
+            message = read(arrival, self._settings)
+            check_address(arrival, message)
+            activity = self._loaded(arrival.activity)
+            activity.check(message.step)
+            return self._claimed(arrival, message, activity)
+        except MessageError as fault:
+            return self._effects.refuse(arrival, fault, message)
+        except StoreCorrupt as error:
+            return self._effects.refuse(arrival, MessageError("store_corrupt", "", str(error)), message)
+        except TransientError:
+            raise
+        except Exception as error:
+            logger.exception("a delivery cannot be opened", extra={"action": "open_failed", "hop": arrival.hop_id})
+            return self._effects.refuse(arrival, MessageError("unexpected_error", "", text_of(error)), message)
+
+    def refuse_unknown(self, arrival: Arrival) -> Refused | Drop:
+        """Refuse a message for which this worker has no task, which Celery would drop; a copy changes nothing."""
+        message: PaigeantMessage | None = None
+        try:
+            message = read(arrival, self._settings)
+            check_address(arrival, message)
+            self._loaded(arrival.activity)
+            raise MessageError("unknown_agent", "", "was loaded after this worker began; start the worker anew")
+        except MessageError as fault:
+            return self._effects.refuse(arrival, fault, message)
+
+    def discard(self, arrival: Arrival) -> None:
+        """Keep a dead letter of what is no message of a hop, for the reason that it came with; no workflow changes."""
+        if arrival.fault is not None:
+            self._effects.discard(arrival, arrival.fault)
+
+    def refuse_unread(self, arrival: Arrival) -> None:
+        """Refuse a message that is too large to be read, for the reason that it came with."""
+        if arrival.fault is not None:
+            self._effects.refuse_unread(arrival, arrival.fault)
+
+    async def run(self, hop: Opened) -> Outcome:
+        """Run the step and say how it ended. Only a cancellation from outside is raised."""
+        return await self._steps.run(hop)
+
+    def close(self, hop: Opened, outcome: Outcome) -> Summary:
+        """Record what happened and send the next message.
+
+        May be repeated: a hop that is closed stays as it is. Raises `TransientError` where the store or the
+        broker is away; the same call then finishes what it began. Whatever else goes wrong fails the hop.
+        """
+        try:
+            return self._close(hop, outcome)
+        except TransientError:
+            raise
+        except Exception as error:
+            logger.exception("a hop cannot be closed", extra={"action": "close_failed", "hop": hop.closing.hop_id})
+            failure = Failure(
+                step_id=hop.message.step.step_id,
+                error_class=type(error).__name__,
+                text=f"after the step ran, its output could not be sent on: {text_of(error)}",
+            )
+            return self._effects.fail(hop, failure)
+
+    def _loaded(self, name: str) -> Activity:
+        try:
+            return self._registry.get(name)
+        except UnknownActivity as error:
+            raise MessageError("unknown_agent", "", str(error)) from None
+
+    def _claimed(self, arrival: Arrival, message: PaigeantMessage, activity: Activity) -> Opening:
+        policy = step_policy(message.step, activity, self._settings)
+        max_attempts = policy.max_attempts or self._settings.max_attempts
+        answer = self._effects.claim(arrival, message, max_attempts=max_attempts)
+        if isinstance(answer, Dropped):
+            logger.info(
+                "delivery dropped: %s", answer.reason,
+                extra={"action": "delivery_dropped", "hop": arrival.hop_id, "reason": answer.reason},
+            )  # fmt: skip
+            return Drop(reason=answer.reason)
+        timeout = policy.timeout or self._settings.step_timeout
+        if message.deadline is not None:
+            timeout = min(timeout, max(0.001, (message.deadline - answer.now).total_seconds()))
+        closing = Closing(hop_id=arrival.hop_id, owner=self._owner(), fence=answer.fence)
+        return self._begin(
+            Opened(
+                message=message,
+                activity=activity,
+                claimed=answer,
+                closing=closing,
+                timeout=timeout,
+                policy=policy,
+                journal=self._journal(message, answer, closing),
+            )
+        )
+
+    def _journal(self, message: PaigeantMessage, claimed: Claimed, closing: Closing) -> HopJournal | None:
+        if self._store is None or claimed.exhausted:
+            return None
+        # The first claim of a hop finds nothing, and need not ask.
+        records = self._store.journal(closing.hop_id) if claimed.fence > 1 else {}
+        send = partial(self._store.publish, closing)
+        return HopJournal(
+            store=self._store,
+            closing=closing,
+            step_id=message.step.step_id or "",
+            records=records,
+            stopping=self._stopping,
+            feed=EventFeed(send, attempt=claimed.attempt) if message.stream else None,
+        )
+
+    def _begin(self, hop: Opened) -> Opened | Summary:
+        message, claimed = hop.message, hop.claimed
+        if claimed.exhausted:
+            exhausted = Exhausted(place=message.place, attempts=claimed.attempt)
+            return self._close(hop, Outcome(event=exhausted, at=claimed.now))
+        _compare_clocks(message, claimed)
+        begun = Begun(place=message.place, attempt=claimed.attempt)
+        decision = decide(message, begun, now=claimed.now, limits=self._limits)
+        return self._effects.fail(hop, decision.failure) if isinstance(decision, Fail) else hop
+
+    def _close(self, hop: Opened, outcome: Outcome) -> Summary:
+        decision = decide(hop.message, outcome.event, now=outcome.at, limits=self._limits)
+        match decision:
+            case Advance(message=message):
+                envelope = encode(message)
+                if len(envelope.encode()) > self._settings.max_message_size:
+                    text = "with this step's output the envelope exceeds `paigeant_max_message_size`"
+                    return self._close(hop, failed(hop, "too_large", text))
+                return self._effects.advance(hop, message, envelope, outcome)
+            case Finish(message=message):
+                return self._effects.finish(hop, message, outcome)
+            case Fail(failure=failure):
+                return self._effects.fail(hop, failure)
+            case Retry(failure=failure, delay=delay):
+                return self._effects.retry(hop, failure, delay=delay)
+            case Park(failure=failure):
+                return self._effects.park(hop, failure)
+            case Run():
+                raise TypeError("a begun hop is run, not closed")
+        assert_never(decision)
+
+
+def _compare_clocks(message: PaigeantMessage, claimed: Claimed) -> None:
+    """Warn, once for a workflow, of a dispatcher whose clock is off: its deadlines are judged by ours."""
+    if claimed.created_at is None or claimed.attempt > 1 or message.place != FIRST_PLACE:
+        return
+    ahead = (message.created_at - claimed.created_at).total_seconds()
+    if abs(ahead) > CLOCK_DRIFT:
+        logger.warning(
+            "the clock of whoever sent workflow %s is %.0f s %s", message.correlation_id,
+            abs(ahead), "ahead" if ahead > 0 else "behind",
+            extra={"action": "clock_drift", "hop": message.message_id},
+        )  # fmt: skip
+
+
+def step_policy(step: Step, activity: Activity | None, settings: Settings) -> StepPolicy:
+    """Return the limits of a step: its own, else its activity's, else the settings'."""
+    default = StepPolicy(
+        timeout=settings.step_timeout, max_attempts=settings.max_attempts, backoff=settings.retry_backoff
+    )
+    own = activity.policy if activity is not None else None
+    return (step.policy or StepPolicy()).over(own).over(default)

@@ -1,0 +1,109 @@
+"""The sweeper: puts hops back on their queue whose message is lost or whose owner is gone.
+
+Every worker has one, and none leads: the store gives each hop to the first that asks. A message that is sent
+once too often runs nothing, for its hop is claimed once.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import sys
+import threading
+from collections.abc import Iterable
+
+from paigeant_celery.activities.registry import Registry
+from paigeant_celery.broker.outbox import delivery_of
+from paigeant_celery.broker.port import Publisher
+from paigeant_celery.core.errors import MessageError, TransientError
+from paigeant_celery.core.message import parse
+from paigeant_celery.core.settings import Settings
+from paigeant_celery.hop.process import host_id, is_gone
+from paigeant_celery.store.port import HopRecord, Store
+
+__all__ = ["Sweeper"]
+
+EVERY = (0.95, 1.25)  # seconds from one pass to the next; apart, so that workers do not all ask at once
+
+logger = logging.getLogger(__name__)
+
+
+class Sweeper:
+    """Sweeps in a daemon thread from `start` to `stop`, both of which may be repeated."""
+
+    def __init__(self, *, store: Store, publisher: Publisher, registry: Registry, settings: Settings) -> None:
+        self._store, self._publisher, self._registry = store, publisher, registry
+        self._settings = settings
+        self._stopping: threading.Event | None = None
+
+    def start(self) -> None:
+        """Begin to sweep in this process; a child that is forked from it does not."""
+        if self._stopping is None:
+            self._stopping = threading.Event()
+            thread = threading.Thread(
+                target=self._sweep_until, args=(self._stopping,), name="paigeant-sweeper", daemon=True
+            )
+            thread.start()
+
+    def stop(self) -> None:
+        """Sweep no more, after the pass that is under way."""
+        if self._stopping is not None:
+            self._stopping.set()
+            self._stopping = None
+
+    def sweep(self) -> None:
+        """Make one pass, where nobody made one in this second. Raises `PaigeantError`."""
+        host = host_id() or ""
+        found = self._store.sweep(host=host)
+        self._send(found.overdue, found.corrupted)
+        dead = [owner for owner in found.owners if is_gone(owner)]
+        for owner in dead:
+            logger.warning("the process of %s is gone; its hops are sent again", owner, extra={"action": "owner_gone"})
+        # A queue is looked at outside of the store, which knows no broker; so it takes a second question.
+        queues = {queue: waiting == 0 for queue in found.queues if (waiting := self._waiting(queue)) is not None}
+        if dead or queues:
+            found = self._store.sweep(host=host, dead=dead, queues=queues)
+            self._send(found.overdue, found.corrupted)
+
+    def _waiting(self, queue: str) -> int | None:
+        try:
+            return self._publisher.waiting(queue)
+        except TransientError as error:
+            logger.warning("cannot look at queue %s: %s", queue, error, extra={"action": "queue_not_seen"})
+            return None
+
+    def _send(self, hops: Iterable[HopRecord], corrupted: Iterable[str]) -> None:
+        for key in corrupted:
+            logger.error("the record %r cannot be read, and its hop is not sent again", key, extra=_fields(key))
+        for hop in hops:
+            try:
+                # Somebody accepted it; where the limits here are lower, it is parked when it comes, and not lost.
+                message = parse(hop.envelope, max_size=sys.maxsize, max_steps=sys.maxsize)
+                activity = self._registry.find(message.step.activity)
+                self._publisher.publish(delivery_of(message, hop.envelope, hop.queue, activity))
+            except MessageError as error:
+                logger.error(
+                    "hop %s is not sent again: %s",
+                    hop.hop_id,
+                    error,
+                    extra={"action": "resend_failed", "hop": hop.hop_id},
+                )
+            except TransientError as error:
+                # It is overdue again later, and sent by whoever sweeps then.
+                logger.warning(
+                    "hop %s is not sent again yet: %s", hop.hop_id, error,
+                    extra={"action": "resend_failed", "hop": hop.hop_id},
+                )  # fmt: skip
+            else:
+                logger.warning("hop %s is sent again", hop.hop_id, extra={"action": "resent", "hop": hop.hop_id})
+
+    def _sweep_until(self, stopping: threading.Event) -> None:
+        while not stopping.wait(random.uniform(*EVERY)):  # noqa: S311 - nothing secret
+            try:
+                self.sweep()
+            except Exception as error:  # noqa: BLE001 - what waits for this thread is waited for by no one else
+                logger.warning("not swept: %s", error, extra={"action": "sweep_failed"})
+
+
+def _fields(key: str) -> dict[str, str]:
+    return {"action": "store_corrupt", "key": key}

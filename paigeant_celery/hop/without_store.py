@@ -1,0 +1,113 @@
+"""Effects without a store: the message is all there is, and the queue of dead letters keeps what cannot go on.
+
+A hop runs as often as the broker delivers it. What an attempt needs to know of those before it travels beside the
+envelope.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from paigeant_celery.activities.registry import Registry
+from paigeant_celery.broker.outbox import delivery_of
+from paigeant_celery.broker.port import Letters, Publisher
+from paigeant_celery.core.errors import MessageError
+from paigeant_celery.core.flow import Failure
+from paigeant_celery.core.message import PaigeantMessage, encode, parse
+from paigeant_celery.hop.answers import Refused, Summary, summary_of
+from paigeant_celery.hop.guard import Arrival
+from paigeant_celery.hop.letters import letter_of, parked_fault
+from paigeant_celery.hop.refuse import log_refusal
+from paigeant_celery.hop.run import Opened, Outcome
+from paigeant_celery.store.port import Claimed
+
+__all__ = ["MessageOnlyEffects"]
+
+logger = logging.getLogger(__name__)
+
+
+class MessageOnlyEffects:
+    """What the broker alone can do: send the next hop, send this one again, set it aside on a queue of its own."""
+
+    def __init__(
+        self, *, publisher: Publisher, letters: Letters, registry: Registry, worker: Callable[[], str]
+    ) -> None:
+        self._publisher, self._letters, self._registry, self._worker = publisher, letters, registry, worker
+
+    def claim(self, arrival: Arrival, message: PaigeantMessage, *, max_attempts: int) -> Claimed:
+        """Let the delivery run: nobody remembers another one."""
+        attempt, exhausted = min(arrival.attempt, max_attempts), arrival.attempt > max_attempts
+        return Claimed(fence=0, attempt=attempt, now=datetime.now(UTC), exhausted=exhausted)
+
+    def advance(self, hop: Opened, message: PaigeantMessage, envelope: str, outcome: Outcome) -> Summary:
+        """Send the next hop; a crash before this message is acknowledged has the step run again."""
+        self._publish(message, envelope)
+        return summary_of(hop, "completed", next_hop=message.message_id)
+
+    def finish(self, hop: Opened, message: PaigeantMessage, outcome: Outcome) -> Summary:
+        """Do nothing: the last output is what the last step made of it."""
+        return summary_of(hop, "workflow_completed")
+
+    def fail(self, hop: Opened, failure: Failure) -> Summary:
+        """Set the hop aside; nothing else would tell of it."""
+        self._set_aside(hop, failure, "hop_failed")
+        return summary_of(hop, "failed", error_class=failure.error_class)
+
+    def retry(self, hop: Opened, failure: Failure, *, delay: float) -> Summary:
+        """Send the hop again at once, for nobody would remember when it is due."""
+        attempt = hop.claimed.attempt + 1
+        self._publish(hop.message, encode(hop.message), attempt=attempt)
+        logger.warning(
+            "hop %s failed with %s and is sent again", hop.closing.hop_id, failure.error_class,
+            extra={"action": "hop_retried", "hop": hop.closing.hop_id, "step": failure.step_id},
+        )  # fmt: skip
+        return summary_of(hop, "retrying", error_class=failure.error_class, delay=0.0)
+
+    def park(self, hop: Opened, failure: Failure) -> Summary:
+        """Set the hop aside for a person."""
+        self._set_aside(hop, failure, "hop_parked")
+        return summary_of(hop, "parked", error_class=failure.error_class)
+
+    def refuse(self, arrival: Arrival, fault: MessageError, message: PaigeantMessage | None) -> Refused:
+        """Keep a dead letter, with the envelope where it is sound and another worker might run it."""
+        log_refusal(arrival, fault)
+        step = message.slip.next_step if message is not None else None
+        self._letters.bury(letter_of(arrival, fault, worker=self._worker()), _sound(arrival))
+        return Refused(reason=fault.reason, step_id=step.step_id or "" if step is not None else "")
+
+    def discard(self, arrival: Arrival, fault: MessageError) -> None:
+        """Keep a dead letter of what is no message of a hop."""
+        self.refuse(arrival, fault, None)
+
+    def refuse_unread(self, arrival: Arrival, fault: MessageError) -> None:
+        """Keep a dead letter of a message that is too large to be read."""
+        self.discard(arrival, fault)
+
+    def _publish(self, message: PaigeantMessage, envelope: str, *, attempt: int = 1) -> None:
+        queue = self._publisher.queue_for(message.step.activity, message.step.queue)
+        delivery = delivery_of(message, envelope, queue, self._registry.find(message.step.activity))
+        self._publisher.publish(replace(delivery, attempt=attempt))
+
+    def _set_aside(self, hop: Opened, failure: Failure, action: str) -> None:
+        arrival, fault = parked_fault(hop, failure)
+        self._letters.bury(letter_of(arrival, fault, worker=self._worker()), str(arrival.envelope))
+        logger.error(
+            "hop %s failed with %s in attempt %d and is set aside on the queue of dead letters",
+            hop.closing.hop_id, failure.error_class, hop.claimed.attempt,
+            extra={"action": action, "hop": hop.closing.hop_id, "step": failure.step_id},
+        )  # fmt: skip
+
+
+def _sound(arrival: Arrival) -> str | None:
+    """Return the envelope of a message that only this worker cannot run, whatever its limits are; None for others."""
+    if arrival.fault is not None or not isinstance(arrival.envelope, str):
+        return None
+    try:
+        _ = parse(arrival.envelope, max_size=sys.maxsize, max_steps=sys.maxsize).step
+    except MessageError:
+        return None
+    return arrival.envelope

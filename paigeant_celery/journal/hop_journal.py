@@ -1,0 +1,265 @@
+"""The journal of the hop that runs here: what earlier attempts recorded, and where this one records its calls."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from paigeant_celery.core.errors import HopLost, NonDeterminismError, NotSerializable, TransientError
+from paigeant_celery.journal.event_feed import EventFeed
+from paigeant_celery.journal.record import CallKey, CallKind, Record, differences, parse_key, parse_record
+from paigeant_celery.store.port import Closing, Store
+
+__all__ = ["HopJournal", "calling", "current_journal", "journalling", "surrounding_journal"]
+
+MAX_RECORD = 16 * 1024 * 1024  # characters; as large as outputs may be by default
+WRITE_WAIT = 0.2  # seconds before a record is written again while the store is away; doubled up to 5 s
+
+# Calls that a step makes only when its model has answered; events and operations may come before.
+AFTER_MODEL = ("tool", "validator")
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Scope:
+    """What surrounds code of a step: the hop's journal, the call inside which it runs, and whether that is recorded."""
+
+    journal: HopJournal
+    path: str = ""
+    recorded: bool = False
+
+
+_scope: ContextVar[_Scope | None] = ContextVar("paigeant_journal", default=None)
+
+
+@dataclass(frozen=True)
+class _Unwritten:
+    """A record that is written with a later one; `begun` is how many runs had begun when the call ended."""
+
+    text: str
+    begun: int
+
+
+class HopJournal:
+    """What one attempt of a hop replays and records.
+
+    `records` are those of earlier attempts. A call is found by its key or made; a made call is on record before its
+    result is used. While the store is away the run waits, within the time limit of the step. May be used from any
+    thread and event loop of the hop.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        closing: Closing,
+        step_id: str,
+        records: Mapping[str, str],
+        stopping: Callable[[], bool] = lambda: False,
+        feed: EventFeed | None = None,
+    ) -> None:
+        self._store, self._closing, self._step_id = store, closing, step_id
+        self._records, self._stopping = dict(records), stopping
+        self.feed = feed
+        self._lock = threading.Lock()
+        self._runs, self._occurrences = Counter[str](), Counter[CallKey]()
+        self._unwritten: dict[CallKey, _Unwritten] = {}
+        self._begun: dict[str, int] = {}  # run -> how many began before it
+        self._making = self._resting = 0
+        self._last = _last_places(records)
+        self._drifted: set[str] = set()
+        self.replayed = self.made = 0
+        self.fault: NonDeterminismError | None = None
+
+    @property
+    def hop_id(self) -> str:
+        """The hop whose calls are recorded."""
+        return self._closing.hop_id
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether the run waits before its next call, as the worker ends, and no call is being made."""
+        return self._resting > 0 and self._making == 0
+
+    def next_run_id(self, agent_name: str) -> str:
+        """Return the id of the next run of an agent here; the same in each attempt."""
+        scope = _scope.get()
+        name = f"{scope.path}/{agent_name}" if scope is not None and scope.path else agent_name
+        with self._lock:
+            number = self._runs[name]
+            self._runs[name] += 1
+            self._begun[f"{name}:{number}"] = len(self._begun)
+        return f"{self.hop_id}:{name}:{number}"
+
+    def key(self, run_id: str, step: int, kind: CallKind, *, name: str = "", call_id: str = "") -> CallKey:
+        """Return what the call that begins now is known by."""
+        run = run_id.removeprefix(f"{self.hop_id}:")
+        first = CallKey(run=run, step=step, kind=kind, name=name, call_id=call_id)
+        with self._lock:
+            occurrence = self._occurrences[first]
+            self._occurrences[first] += 1
+        return replace(first, occurrence=occurrence)
+
+    def holds(self, run_id: str, step: int, kind: CallKind, *, name: str, call_id: str) -> bool:
+        """Say whether such a call was recorded by an earlier attempt."""
+        run = run_id.removeprefix(f"{self.hop_id}:")
+        return str(CallKey(run=run, step=step, kind=kind, name=name, call_id=call_id)) in self._records
+
+    def find(self, key: CallKey, fingerprint: Mapping[str, str]) -> Record | None:
+        """Return the record of a call, or None where it must be made.
+
+        Raises `NonDeterminismError` where the code asks for something else than it did, or for a call that it did not
+        make when it went on from here before. Drift of texts is logged.
+        """
+        if self.fault is not None:  # whoever swallowed it goes on in vain: nothing more is made or paid
+            raise self.fault
+        text = self._records.get(str(key))
+        try:
+            if text is None:
+                self._check_new(key)
+                return None
+            record = parse_record(text, step_id=self._step_id, key=key)
+            decisive, drifted = differences(record.fingerprint, fingerprint)
+            if decisive:
+                raise NonDeterminismError(self._step_id, key.label, f"it was made with another {', '.join(decisive)}")
+        except NonDeterminismError as error:
+            self.fault = error
+            raise
+        if set(drifted) - self._drifted:  # one line each says it
+            self._drifted.update(drifted)
+            logger.warning(
+                "%s is replayed though its %s changed; the recorded answer is to what it was then",
+                key.label, " and ".join(drifted), extra={"action": "replay_drift", "hop": self.hop_id},
+            )  # fmt: skip
+        self.replayed += 1
+        self._tell("call_replayed", key)
+        return record
+
+    @asynccontextmanager
+    async def making(self) -> AsyncIterator[None]:
+        """Surround a call that is made; first waits for ever where the worker ends, so that none is cut short."""
+        if self._stopping():
+            with self._lock:
+                self._resting += 1
+            await asyncio.Event().wait()  # whoever runs the hop sees `at_rest`, and cancels the run
+        with self._lock:
+            self._making += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._making -= 1
+
+    async def add(self, key: CallKey, record: Record) -> None:
+        """Record a call; raises `HopLost` where this owner may write no more, `NotSerializable` if it is too large."""
+        text = record.encode()
+        if len(text) > MAX_RECORD:
+            said = f"{key.label} gave {len(text)} characters, and at most {MAX_RECORD} are recorded; return a reference"
+            raise NotSerializable("result_too_large", said)
+        with self._lock:
+            before = [earlier for earlier in self._unwritten if self._is_survived(earlier, key)]
+            records = {str(earlier): self._unwritten[earlier].text for earlier in before}
+        await self._write({**records, str(key): text})
+        with self._lock:  # not earlier: the writing may be cut off
+            for earlier in before:
+                self._unwritten.pop(earlier, None)
+        self.made += 1
+        self._tell("call_made", key)
+
+    def add_later(self, key: CallKey, record: Record) -> None:
+        """Record a call together with a later one of its run: it matters only if the run goes on after it."""
+        with self._lock:
+            self._unwritten[key] = _Unwritten(record.encode(), begun=len(self._begun))
+
+    def started_at(self, run_id: str, now: datetime) -> datetime:
+        """Return when a run began in its first attempt, which is `now` where this is the first."""
+        key = self.key(run_id, 0, "start")
+        record = self.find(key, {})
+        if record is not None:
+            return datetime.fromisoformat(record.result)
+        self.add_later(key, Record(result=now.isoformat()))
+        return now
+
+    def _tell(self, event: str, key: CallKey) -> None:
+        if self.feed is not None:
+            self.feed.tell(event, run=f"{self.hop_id}:{key.run}", step=str(key.step), call=key.kind, name=key.name)
+
+    async def _write(self, records: Mapping[str, str]) -> None:
+        wait = WRITE_WAIT
+        while True:
+            try:
+                if not await asyncio.to_thread(self._store.record, self._closing, records):
+                    raise HopLost(self.hop_id)
+                return
+            except TransientError as error:  # the step's own timeout bounds the waiting
+                logger.warning("waiting: %s", error, extra={"action": "waiting_for_server"})
+            await asyncio.sleep(wait)
+            wait = min(5.0, wait * 2)
+
+    def _is_survived(self, earlier: CallKey, key: CallKey) -> bool:
+        """Say whether a call shows that the step went on after an earlier one that failed.
+
+        That is a fallback's answer, a later step of its run, or a run that began since. What runs beside it is not.
+        """
+        if key.run != earlier.run:
+            return self._begun.get(key.run, -1) >= self._unwritten[earlier].begun
+        return key.step > earlier.step or (key.step == earlier.step and earlier.kind == key.kind == "model")
+
+    def _check_new(self, key: CallKey) -> None:
+        last = self._last.get(key.run)
+        if last is not None and (key.step, key.kind != "model") < last:  # what may come before or after counts as after
+            raise NonDeterminismError(
+                self._step_id, key.label, "it was not made when the run went on from there in an earlier attempt"
+            )
+
+
+def current_journal() -> HopJournal | None:
+    """Return the journal that calls of this context belong into; None outside a hop and inside a recorded call."""
+    scope = _scope.get()
+    return None if scope is None or scope.recorded else scope.journal
+
+
+def surrounding_journal() -> HopJournal | None:
+    """Return the journal of the hop that this context belongs to, also inside a recorded call."""
+    scope = _scope.get()
+    return scope.journal if scope is not None else None
+
+
+@contextmanager
+def journalling(journal: HopJournal | None) -> Iterator[None]:
+    """Let the block's calls be recorded in `journal`."""
+    token = _scope.set(_Scope(journal) if journal is not None else None)
+    try:
+        yield
+    finally:
+        _scope.reset(token)
+
+
+@contextmanager
+def calling(path: str, *, recorded: bool) -> Iterator[None]:
+    """Mark the block as the inside of a call: where that is `recorded`, what it calls is not; else it names runs."""
+    scope = _scope.get()
+    token = _scope.set(replace(scope, path=path, recorded=recorded) if scope is not None else None)
+    try:
+        yield
+    finally:
+        _scope.reset(token)
+
+
+def _last_places(records: Mapping[str, str]) -> dict[str, tuple[int, bool]]:
+    """Return how far each run went: its last step, and whether calls are recorded that follow the model's answer."""
+    last: dict[str, tuple[int, bool]] = {}
+    for text in records:
+        key = parse_key(text)
+        if key is not None and key.kind != "start":
+            place = (key.step, key.kind in AFTER_MODEL)
+            last[key.run] = max(place, last.get(key.run, place))
+    return last

@@ -1,0 +1,128 @@
+"""The journal of a hop: what is written down of a model or tool call, and how the same call is known again.
+
+A call is known by what it is for (its run, step, kind, name and call id), never by a counter over all calls: parallel
+calls begin in any order. One record is written for each call when it ended; a later attempt is given it instead.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias, get_args
+
+from pydantic import JsonValue
+
+from paigeant_celery.core.errors import NonDeterminismError
+
+__all__ = ["FORMAT", "CallKey", "CallKind", "Record", "RecordedError", "differences", "parse_key", "parse_record"]
+
+FORMAT = 1  # of a record; grows when an older version could not read it
+
+CallKind: TypeAlias = Literal["model", "tool", "validator", "event", "operation", "start"]
+
+# What a record says of its call, and must be the same when it is replayed; the rest may drift.
+DECISIVE = ("model", "tools", "output")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CallKey:
+    """What a call is known by within its hop.
+
+    `run` names the agent's run, `step` counts its model requests, `call_id` is the model's own for a tool call.
+    `occurrence` counts calls that are equal in all of these.
+    """
+
+    run: str
+    step: int
+    kind: CallKind
+    name: str = ""
+    call_id: str = ""
+    occurrence: int = 0
+
+    def __str__(self) -> str:
+        return json.dumps([self.run, self.step, self.kind, self.name, self.call_id, self.occurrence])
+
+    @property
+    def label(self) -> str:
+        """What people call it."""
+        of = f" {self.name!r}" if self.name else ""
+        return f"the {self.kind} call{of} in step {self.step} of run {self.run!r}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordedError:
+    """An error that the run survived, and must meet again: its class and arguments."""
+
+    error_class: str
+    args: tuple[JsonValue, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """A call that ended: its result, or the error that the run survived (then `result` is what came before it).
+
+    `fingerprint` says what the call was made with; digests, never the prompt itself. `usage` are the counters of
+    agents that ran inside it.
+    """
+
+    fingerprint: Mapping[str, str] = field(default_factory=dict)
+    result: Any = None
+    failure: RecordedError | None = None
+    usage: Mapping[str, Any] = field(default_factory=dict)
+
+    def encode(self) -> str:
+        """Write the record as the text that the store keeps; raises `ValueError` or `TypeError` for what is no JSON."""
+        tree: dict[str, Any] = {"v": FORMAT, "of": dict(self.fingerprint)}
+        if self.failure is not None:
+            tree["failure"] = {"class": self.failure.error_class, "args": list(self.failure.args)}
+        if self.failure is None or self.result is not None:
+            tree["result"] = self.result
+        if self.usage:
+            tree["usage"] = dict(self.usage)
+        text = json.dumps(tree, ensure_ascii=False, separators=(",", ":"))
+        # Lone surrogates, which models may write, have no bytes.
+        return text if text.isascii() or _has_bytes(text) else json.dumps(tree, separators=(",", ":"))
+
+
+def parse_key(text: str) -> CallKey | None:
+    """Read the key of a record, or None where a later version wrote it."""
+    try:
+        run, step, kind, name, call_id, occurrence = json.loads(text)
+    except (ValueError, TypeError):
+        return None
+    if kind not in get_args(CallKind):
+        return None
+    return CallKey(run=run, step=step, kind=kind, name=name, call_id=call_id, occurrence=occurrence)
+
+
+def parse_record(text: str, *, step_id: str, key: CallKey) -> Record:
+    """Read a record; raises `NonDeterminismError` where another version wrote it, which this one cannot replay."""
+    try:
+        tree = json.loads(text)
+        version = tree["v"]
+        if version == FORMAT:
+            failure = tree.get("failure")
+            return Record(
+                fingerprint=tree["of"],
+                result=tree.get("result"),
+                failure=RecordedError(error_class=failure["class"], args=tuple(failure["args"])) if failure else None,
+                usage=tree.get("usage", {}),
+            )
+    except (ValueError, TypeError, KeyError) as error:
+        raise NonDeterminismError(step_id, key.label, "its record is damaged") from error
+    raise NonDeterminismError(step_id, key.label, f"its record has format {version}, and this version reads {FORMAT}")
+
+
+def differences(recorded: Mapping[str, str], current: Mapping[str, str]) -> tuple[list[str], list[str]]:
+    """Return what differs of what both say: first what forbids a replay, then what is only worth a warning."""
+    differing = [name for name in recorded if name in current and recorded[name] != current[name]]
+    return [name for name in differing if name in DECISIVE], [name for name in differing if name not in DECISIVE]
+
+
+def _has_bytes(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

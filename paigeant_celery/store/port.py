@@ -1,0 +1,337 @@
+"""The seam to a store: what it is told and what it answers. Times are its own, in UTC."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Literal, Protocol, TypeAlias
+
+from paigeant_celery.core.flow import Failure, WorkflowState
+
+__all__ = [
+    "Claim",
+    "ClaimAnswer",
+    "Claimed",
+    "Closing",
+    "Completion",
+    "DeadLetter",
+    "Dropped",
+    "HopRecord",
+    "NewWorkflow",
+    "RenewAnswer",
+    "Store",
+    "StoredEvent",
+    "Sweep",
+    "WorkflowRecord",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class HopRecord:
+    """A hop that waits to be run: all that is needed to publish its message again."""
+
+    hop_id: str
+    queue: str
+    envelope: str
+    digest: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewWorkflow:
+    """What START records; `content` is the digest of what the caller asked for."""
+
+    correlation_id: str
+    content: str
+    hop: HopRecord
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """A request to run a hop. `token` names this delivery: the same token gets the same answer again.
+
+    `digest` is that of the envelope as it arrived; None skips the comparison (for one that cannot be run).
+    """
+
+    hop_id: str
+    owner: str
+    token: str
+    max_attempts: int
+    digest: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claimed:
+    """The hop is the owner's until its lease lapses.
+
+    `exhausted`: it was begun `max_attempts` times before, and may only be closed. `created_at` is when its workflow was
+    recorded; None where that says nothing of its sender's clock.
+    """
+
+    fence: int
+    attempt: int
+    now: datetime
+    exhausted: bool = False
+    created_at: datetime | None = None
+
+
+DropReason: TypeAlias = Literal["finished", "running", "waiting", "parked", "cancelled", "unknown", "altered"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dropped:
+    """The hop must not run here: it finished, another owner runs it, it waits for its retry or for a person, its
+    workflow was cancelled, the store knows it not, or the envelope differs from the recorded one."""
+
+    reason: DropReason
+
+
+ClaimAnswer: TypeAlias = Claimed | Dropped
+
+
+@dataclass(frozen=True, kw_only=True)
+class Closing:
+    """Who closes a hop; the store accepts it only while owner and fence are unchanged."""
+
+    hop_id: str
+    owner: str
+    fence: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Completion:
+    """What COMPLETE records: the state of the workflow, the next hop or the final envelope, and large outputs.
+
+    `blobs` maps step ids to JSON text that does not travel. `notes` are events to record with it.
+    """
+
+    closing: Closing
+    envelope: str
+    next_hop: HopRecord | None
+    blobs: Mapping[str, str] = field(default_factory=dict)
+    notes: Sequence[Mapping[str, str]] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class RenewAnswer:
+    """How the store's list of the owner's hops differs from its own.
+
+    `lost` are those that it may no longer write for; their runs must be cancelled. `cancelled` are those of them
+    whose workflow was cancelled, and which nobody took over. `stray` maps those that are
+    listed and were not named to their fences: the reply to a claim was lost, or is on its way.
+    """
+
+    lost: frozenset[str]
+    stray: Mapping[str, int] = field(default_factory=dict)
+    cancelled: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """What SWEEP found: hops whose message must be sent again, and what it must be told to go on.
+
+    `owners` are those of the asker's host that run hops; `queues` those whose overdue hops are sent again only
+    where they are empty. `corrupted` are keys that hold no record.
+    """
+
+    overdue: tuple[HopRecord, ...] = ()
+    owners: tuple[str, ...] = ()
+    queues: tuple[str, ...] = ()
+    corrupted: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkflowRecord:
+    """What the store knows of a workflow. `envelope` is that of the current hop, or the last one at the end.
+
+    `running` says whether the current hop is claimed; `queue` is where it was sent. `retry_at` is when it is sent
+    again after a failed attempt, whose error is `failure` then.
+    """
+
+    correlation_id: str
+    state: WorkflowState
+    content: str
+    envelope: str
+    hop_id: str
+    queue: str
+    running: bool
+    attempt: int
+    failure: Failure | None
+    created_at: datetime
+    updated_at: datetime
+    retry_at: datetime | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredEvent:
+    """Something that happened to a workflow; `cursor` orders events and resumes reading."""
+
+    cursor: str
+    at: datetime
+    fields: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeadLetter:
+    """A message that was refused, without its content.
+
+    `text` names the field and the remedy, `sample` shows the beginning with all values replaced; `size` and
+    `sha256` are those of the whole. The ids are None where they cannot be read. The store sets `at` and
+    `cursor`, which orders letters.
+    """
+
+    letter_id: str
+    reason: str
+    text: str
+    hop_id: str | None
+    correlation_id: str | None
+    activity: str | None
+    queue: str | None
+    size: int
+    sha256: str
+    sample: str
+    worker: str
+    at: datetime | None = None
+    cursor: str = ""
+
+
+class Store(Protocol):
+    """The durable record of workflows and hops. Every operation is atomic, idempotent and synchronous.
+
+    Each non-terminal hop is in exactly one place: due (queued, waiting), an owner's (running), or parked. Closing
+    operations return False, and change nothing, where another owner has overtaken this one.
+    """
+
+    @property
+    def address(self) -> str:
+        """Where the records are, without password."""
+        ...
+
+    @property
+    def shared(self) -> bool:
+        """Whether other processes see the same records."""
+        ...
+
+    def start(self, new: NewWorkflow) -> Literal["started", "exists", "conflict"]:
+        """Record a workflow and its first hop; `conflict` where the id has other content."""
+        ...
+
+    def adopt(
+        self, new: NewWorkflow, *, sent_at: datetime, max_age: timedelta
+    ) -> Literal["adopted", "known", "expired"]:
+        """Record a workflow, of which nothing is known, from the message of its current hop; `expired` where that
+        was sent longer ago than `max_age`."""
+        ...
+
+    def claim(self, claim: Claim) -> ClaimAnswer:
+        """Give a queued hop, or one whose owner's lease has lapsed, to an owner."""
+        ...
+
+    def renew(self, owner: str, hops: Mapping[str, int]) -> RenewAnswer:
+        """Extend the owner's lease; `hops` maps the hop ids that it runs to their fences."""
+        ...
+
+    def release(self, closing: Closing) -> bool:
+        """Queue a hop again that its owner does not run; the attempt does not count, and the next sweep sends it."""
+        ...
+
+    def complete(self, completion: Completion) -> bool:
+        """Record a hop's completion and the next hop, or the end of the workflow."""
+        ...
+
+    def fail(self, closing: Closing, failure: Failure) -> bool:
+        """Record that the hop failed and with it the workflow."""
+        ...
+
+    def retry_at(self, closing: Closing, failure: Failure, *, delay: float) -> bool:
+        """Record that an attempt failed; the hop waits for `delay` seconds and is then sent again by a sweep."""
+        ...
+
+    def park(self, closing: Closing, failure: Failure, letter: DeadLetter | None = None) -> bool:
+        """Set the hop and its workflow aside, until somebody has it sent again or cancels it; its dead letter goes
+        with that."""
+        ...
+
+    def cancel(self, correlation_id: str) -> Literal["cancelled", "ended", "unknown"]:
+        """End a workflow wherever it stands; a run of it can write nothing any more, and `renew` reports it."""
+        ...
+
+    def redrive(
+        self, correlation_id: str, *, discard_journal: bool = False
+    ) -> Literal["redriven", "not_parked", "unknown"]:
+        """Queue a parked hop again, with all its attempts; the next sweep sends it. Its journal stays unless it is to
+        be discarded."""
+        ...
+
+    def record(self, closing: Closing, records: Mapping[str, str]) -> bool:
+        """Add records to the journal of a hop that the owner runs; False where another one has overtaken it, or the hop
+        is closed."""
+        ...
+
+    def publish(self, closing: Closing, events: Sequence[Mapping[str, str]]) -> bool:
+        """Let those who read the workflow's events see what an agent does; False as with `record`.
+
+        The store adds `type`, which is `agent`, and `hop`. A workflow keeps the last 10 000 or so. After `Unreachable`
+        some may be there, and would be there twice where they are published again.
+        """
+        ...
+
+    def journal(self, hop_id: str) -> Mapping[str, str]:
+        """Return the records of a hop's journal, by their keys; empty where there is none."""
+        ...
+
+    def sweep(self, *, host: str, dead: Collection[str] = (), queues: Mapping[str, bool] | None = None) -> Sweep:
+        """Return hops whose message must be sent again: their owner is dead or its lease over, or it is overdue.
+
+        They are queued then, and overdue again later. `dead` are owners whose processes are gone; `queues`
+        says of queues whether they are empty. Without either there is one pass in a second, whoever asks.
+        """
+        ...
+
+    def workflow(self, correlation_id: str) -> WorkflowRecord | None:
+        """Return what is known of a workflow, or None."""
+        ...
+
+    def blob(self, correlation_id: str, step_id: str) -> str | None:
+        """Return the JSON text of a large output, or None."""
+        ...
+
+    def events(self, correlation_id: str, *, after: str | None, limit: int) -> Sequence[StoredEvent]:
+        """Return events behind the cursor `after`, oldest first; raises `InvalidInput` for what is no cursor.
+
+        Those that agents published stand between the workflow's own as they came. Where some gave way before they were
+        read, one of type `events_dropped` says how many. To read on from any cursor gives exactly what follows it.
+        """
+        ...
+
+    def bury(self, letter: DeadLetter) -> bool:
+        """Keep a dead letter for as long as an ended workflow; False where one of its id is there already."""
+        ...
+
+    def dead_letters(self, *, after: str | None, limit: int) -> Sequence[DeadLetter]:
+        """Return dead letters, newest first, from behind the cursor `after`; raises `InvalidInput` for no cursor."""
+        ...
+
+    def dead_letter(self, letter_id: str) -> DeadLetter | None:
+        """Return a dead letter, or None."""
+        ...
+
+    def forget_letter(self, letter_id: str) -> bool:
+        """Delete a dead letter; False where there is none."""
+        ...
+
+    def letters_dropped(self) -> int:
+        """Return how many dead letters gave way to newer ones, as there were too many."""
+        ...
+
+    def check(self, *, allow_eviction: bool) -> Sequence[str]:
+        """Return warnings about the server; raise `Unreachable` or `ConfigurationError`."""
+        ...
+
+    def bind_broker(self, broker: str) -> str:
+        """Remember the broker that this prefix belongs to; return the one that is remembered."""
+        ...
+
+    def close(self) -> None:
+        """Give connections back."""
+        ...

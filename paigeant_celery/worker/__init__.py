@@ -1,0 +1,1 @@
+"""Celery's worker, and an executor inside a program."""

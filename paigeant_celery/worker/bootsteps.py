@@ -1,0 +1,110 @@
+"""What a Celery worker does for us: checks at its start, the queues that it serves, and what it says."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import click
+from celery import bootsteps
+from celery.concurrency.thread import TaskPool
+
+from paigeant_celery.activities.port import Activity
+from paigeant_celery.broker.transport import transport_of
+from paigeant_celery.core.errors import PaigeantError
+from paigeant_celery.worker.broker_advice import advice_lines, advise
+from paigeant_celery.worker.intake import Intake
+from paigeant_celery.worker.revocations import Revocations
+from paigeant_celery.worker.serving import banner, longest_step, queues_of, served_activities, start_checks
+from paigeant_celery.worker.task import register_tasks
+
+__all__ = ["AgentQueues"]
+
+logger = logging.getLogger(__name__)
+
+
+class AgentQueues(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ships no types
+    """Adds the queues of the served activities to those that a worker consumes.
+
+    The queues are added when the consumer is built, before Celery looks at what kinds of queues there are.
+    """
+
+    requires = ("celery.worker.consumer.connection:Connection",)
+
+    def __init__(self, consumer: Any, **kwargs: Any) -> None:
+        super().__init__(consumer, **kwargs)
+        self._embedded = bool(getattr(consumer.controller, "paigeant_embedded", False))
+        self._announced = self._embedded  # the executor's user reads no banner
+        self._transport = transport_of(consumer.app)
+        store = self._transport.store
+        self._revocations = Revocations(store) if store is not None else None
+        self._watching: Any = None
+        self._ours: set[str] = set()
+        consumer.paigeant_ours = self._ours  # to which executors add what they serve
+        Intake(
+            consumer,
+            names=self._transport.names,
+            service=lambda: consumer.app.paigeant_runtime.service,
+            ours=self._ours,
+            max_size=self._transport.settings.max_message_size,
+        ).guard()
+        if self._embedded:
+            return  # the executor adds the queues of what it serves
+        try:
+            self._serve(consumer.app)
+        except PaigeantError as error:
+            raise SystemExit(f"paigeant_celery: {error}") from error
+
+    def start(self, consumer: Any) -> None:
+        """Say what is served, once the broker is connected."""
+        if not self._announced:
+            self._announced = True
+            if not self._store_seen:
+                self._look_at_store()
+            served = served_activities(self._transport)
+            click.echo("\n".join([banner(self._transport, served), *self._advice(consumer, served)]))
+        self._ours.update(queue.name for queue in queues_of(self._transport, served_activities(self._transport)))
+        if self._embedded or served_activities(self._transport):
+            consumer.app.paigeant_runtime.start_sweeping()
+            if self._revocations is not None and self._watching is None:
+                self._watching = self._revocations.watch(consumer.timer)
+
+    def stop(self, consumer: Any) -> None:
+        """Sweep no more while the broker is away, or for good."""
+        consumer.app.paigeant_runtime.stop_sweeping()
+        if self._watching is not None:
+            self._watching.cancel()
+            self._watching = None
+
+    def _advice(self, consumer: Any, served: dict[str, Activity]) -> Iterator[str]:
+        """Yield what is found in the broker's settings, where steps are served."""
+        if served:
+            findings = advise(
+                self._transport,
+                longest_step=longest_step(self._transport, served),
+                prefetch=consumer.controller.prefetch_multiplier,
+                threads=isinstance(consumer.pool, TaskPool),
+            )
+            yield from advice_lines(findings)
+
+    def _look_at_store(self) -> None:
+        """Check the store that was away when the worker began, and is back with its broker."""
+        try:
+            start_checks(self._transport)
+        except PaigeantError as error:
+            click.echo(f"paigeant_celery: {error}", err=True)
+            raise SystemExit(1) from error
+
+    def _serve(self, app: Any) -> None:
+        self._store_seen = start_checks(self._transport)
+        register_tasks(app)
+        served = served_activities(self._transport)
+        queues = list(queues_of(self._transport, served))
+        self._ours.update(queue.name for queue in queues)
+        if self._transport.settings.consume == "only" and served:
+            for queue in queues:
+                app.amqp.queues.add(queue)
+            app.amqp.queues.select([queue.name for queue in queues])
+        for queue in queues:
+            app.amqp.queues.select_add(queue)

@@ -1,0 +1,165 @@
+"""Advice: what a worker found in the settings of its broker, and what it recommends.
+
+Nothing of it stops a worker: what must not be is a mistake, which `start_checks` names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import kombu
+
+from paigeant_celery.broker.transport import CeleryTransport
+
+__all__ = ["Finding", "Found", "Recommended", "advise", "advice_lines"]
+
+CONSUMER_TIMEOUT = 30 * 60.0  # seconds; RabbitMQ's own default, for the server tells nobody what it is set to
+CHECKS_CONSUMERS_SINCE = (5, 7)  # the Kombu whose health checks see the connection that waits for messages
+
+
+@dataclass(frozen=True)
+class Found:
+    """A setting that may stay as it is."""
+
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recommended:
+    """A setting, what it should be, and what happens as it is."""
+
+    setting: str
+    value: str
+    reason: str
+
+
+Finding: TypeAlias = Found | Recommended
+
+
+def advise(transport: CeleryTransport, *, longest_step: float, prefetch: int, threads: bool) -> tuple[Finding, ...]:
+    """Judge what is set for the broker of a worker. Opens no connection.
+
+    `longest_step` is the longest timeout of what it serves, in seconds; `prefetch` its prefetch multiplier, which its
+    command line may set, too; `threads` says whether its steps run in the threads pool.
+    """
+    connection = transport.app.connection_for_read()
+    broker = connection.transport
+    durable = transport.store is not None
+    findings = [_prefetch(transport.app.conf, prefetch, redis=broker.driver_type == "redis")]
+    if broker.driver_type == "redis":
+        options = {**_defaults(broker.Channel), **connection.transport_options}
+        findings += [_visibility(options, durable=durable, longest_step=longest_step), _liveness(options)]
+    elif broker.driver_type == "amqp":
+        findings += [
+            _confirms(connection.transport_options, durable=durable),
+            _heartbeat(transport.app.conf.broker_heartbeat),
+        ]
+        findings += _consumer_timeout(durable=durable, longest_step=longest_step)
+        findings += _reduction(transport.app.conf, threads=threads)
+    findings += _cancelling(transport.app.conf)
+    return tuple(findings)
+
+
+def advice_lines(findings: Sequence[Finding]) -> Iterator[str]:
+    """Yield what a worker prints: one line of what is fine, and one for each recommendation."""
+    fine = [finding.text for finding in findings if isinstance(finding, Found)]
+    if fine:
+        yield f"  settings: {', '.join(fine)}"
+    for finding in findings:
+        if isinstance(finding, Recommended):
+            yield f"  recommended: {finding.setting} = {finding.value} ({finding.reason})"
+
+
+def _defaults(channel: Any) -> dict[str, object]:
+    return {name: getattr(channel, name, None) for name in ("visibility_timeout", "health_check_interval")}
+
+
+def _prefetch(conf: Any, multiplier: int, *, redis: bool) -> Finding:
+    if multiplier == 1:
+        return Found("worker_prefetch_multiplier 1")
+    if redis and conf.get("worker_disable_prefetch"):  # Celery heeds it on no other broker
+        return Found("worker_disable_prefetch")
+    return Recommended(
+        setting="worker_prefetch_multiplier",
+        value="1",
+        reason=f"{multiplier} lets messages wait in a busy worker while others are idle",
+    )
+
+
+def _visibility(options: dict[str, Any], *, durable: bool, longest_step: float) -> Finding:
+    timeout = float(options["visibility_timeout"])
+    if durable:
+        return Found(f"visibility_timeout {timeout:g} s (of a longer step a copy is delivered, and dropped)")
+    if timeout > longest_step:
+        return Found(f"visibility_timeout {timeout:g} s (longer than any step)")
+    return Recommended(
+        setting="broker_transport_options['visibility_timeout']",
+        value=f"{2 * longest_step:g}",
+        reason=f"without a store, a step that is not acknowledged after {timeout:g} s is run once more, and steps may "
+        f"take {longest_step:g} s",
+    )
+
+
+def _liveness(options: dict[str, Any]) -> Finding:
+    interval = options["health_check_interval"]
+    if interval and kombu.VERSION[:2] >= CHECKS_CONSUMERS_SINCE:
+        return Found(f"health_check_interval {interval:g} s")
+    if options.get("socket_keepalive"):
+        return Found("socket_keepalive")
+    return Recommended(
+        setting="broker_transport_options['socket_keepalive']",
+        value="True",
+        reason="a worker whose connection was cut without a word would wait on it for ever",
+    )
+
+
+def _confirms(options: dict[str, Any], *, durable: bool) -> Finding:
+    if options.get("confirm_publish"):
+        return Found("confirm_publish")
+    lost = "a message that the broker loses is sent again by a sweep only" if durable else (
+        "without a store, a message that the broker loses ends its workflow without a word"
+    )  # fmt: skip
+    return Recommended(setting="broker_transport_options['confirm_publish']", value="True", reason=lost)
+
+
+def _heartbeat(seconds: float | None) -> Finding:
+    if seconds:
+        return Found(f"broker_heartbeat {seconds:g} s")
+    return Recommended(
+        setting="broker_heartbeat",
+        value="120",
+        reason="a worker whose connection was cut without a word would wait on it for ever",
+    )
+
+
+def _consumer_timeout(*, durable: bool, longest_step: float) -> Iterator[Finding]:
+    if durable:
+        yield Found("RabbitMQ's consumer_timeout as it is (of a longer step a copy is delivered, and dropped)")
+    elif longest_step >= CONSUMER_TIMEOUT:
+        yield Recommended(
+            setting="consumer_timeout (of the RabbitMQ server, in ms)",
+            value=f"{2000 * longest_step:.0f}",
+            reason="without a store, a step that is not acknowledged in time (30 min by default) is run once more, and "
+            f"steps may take {longest_step:g} s",
+        )
+
+
+def _reduction(conf: Any, *, threads: bool) -> Iterator[Finding]:
+    # Celery 5.7 restores a reduced count from the thread of a step, on the connection of the worker's own thread.
+    if threads and conf.worker_enable_prefetch_count_reduction:
+        yield Recommended(
+            setting="worker_enable_prefetch_count_reduction",
+            value="False",
+            reason="in the threads pool a worker may take no message any more after a lost connection",
+        )
+
+
+def _cancelling(conf: Any) -> Iterator[Finding]:
+    if conf.worker_cancel_long_running_tasks_on_connection_loss:
+        yield Recommended(
+            setting="worker_cancel_long_running_tasks_on_connection_loss",
+            value="False",
+            reason="a lost connection ends every step that runs, which then begins again",
+        )

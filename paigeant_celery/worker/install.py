@@ -1,0 +1,87 @@
+"""`install`: a Celery app gets one task per activity, and its workers serve their queues."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import Any, cast
+
+from celery import Celery
+
+from paigeant_celery.activities.registry import registry
+from paigeant_celery.broker.transport import CeleryTransport, imports_us, transport_of
+from paigeant_celery.core.errors import DuplicateActivity, UsageError
+from paigeant_celery.store.port import Store
+from paigeant_celery.worker.bootsteps import AgentQueues
+from paigeant_celery.worker.runtime import HopRuntime
+from paigeant_celery.worker.shutdown import Ending
+from paigeant_celery.worker.task import register_tasks
+
+__all__ = ["install", "install_importing_apps"]
+
+
+def install(app: Celery, *, store: str | Store | None = None) -> CeleryTransport:
+    """Add paigeant_celery to a Celery app; may be called again.
+
+    Activities that are loaded now or later become tasks `paigeant.<name>`; workers of the app consume their
+    queues as `paigeant_consume` says; `agents.py` modules of Django apps are loaded where tasks are. Nothing
+    else of the app changes. What is wrong with its settings is said when a worker starts or a workflow is
+    dispatched. Raises `UsageError` where it is installed with another store already.
+    """
+    transport = transport_of(app, store=store)
+    if hasattr(app, "paigeant_runtime"):
+        installed = transport_of(app)
+        if store is not None and transport.store_address != installed.store_address:
+            raise UsageError(
+                f"installed with the store {installed.store_address} already, and not {transport.store_address}"
+            )
+        transport = installed
+    else:
+        cast("Any", app).paigeant_runtime = HopRuntime(transport)
+        cast("Any", app).paigeant_transport = transport
+        app.steps["worker"].add(Ending)
+        app.steps["consumer"].add(AgentQueues)
+        # Not before: registering a task would finalize the host's app while its modules are still loading.
+        app.on_after_finalize.connect(lambda **_: _register_known(app), weak=False)
+        registry.subscribe(_registering(app))
+        if _has_django(app):
+            app.autodiscover_tasks(related_name="agents")
+    _register_known(app)
+    return transport
+
+
+def install_importing_apps() -> None:
+    """Install into the configured apps of this process that import `paigeant_celery.tasks`, and into later ones."""
+    from celery._state import _get_active_apps, connect_on_app_finalize
+
+    for app in _get_active_apps():
+        if app.configured and imports_us(app):
+            install(app)
+            if _has_django(app):
+                # The signal for which `install` waits came before this module was imported.
+                app._autodiscover_tasks(None, "agents")
+    connect_on_app_finalize(lambda app: install(app) if imports_us(app) else None)
+
+
+def _register_known(app: Celery) -> None:
+    if not app.finalized:
+        return
+    try:
+        register_tasks(app)
+    except DuplicateActivity:
+        return  # raised again, with everything else that is wrong, when a worker starts
+
+
+def _registering(app: Celery) -> Callable[[], None]:
+    """Return what registers new activities with the app, for as long as somebody else keeps it."""
+    kept = weakref.ref(app)
+
+    def register() -> None:
+        if (living := kept()) is not None:
+            _register_known(living)
+
+    return register
+
+
+def _has_django(app: Celery) -> bool:
+    return any(hasattr(fixup, "autodiscover_tasks") for fixup in app._fixups)

@@ -1,0 +1,290 @@
+"""The intake: what arrives on our queues and no task can take becomes a dead letter, and the worker lives on.
+
+Celery 5.7 lets some malformed messages end a worker (a body that is no list of three, bad base64, a header without
+`id`), and Kombu's Redis transport any list item that is no message; Kombu decompresses whatever it is given, to any
+size. The hooks used here are not part of Celery's public interface; a contract test pins them.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import zlib
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+from celery.exceptions import InvalidTaskError
+from kombu.exceptions import ContentDisallowed
+
+from paigeant_celery.core.errors import MessageError, TransientError
+from paigeant_celery.core.names import Names
+from paigeant_celery.hop.guard import Arrival
+from paigeant_celery.hop.service import HopService, Refused
+from paigeant_celery.worker.channels import BROKEN, harden, headers_in
+
+__all__ = ["Intake"]
+
+STORE_WAIT = 0.5  # seconds before a message goes back to its queue whose letter cannot be written
+PRECONDITION_FAILED = 406  # AMQP's reply code, which has more than one reason
+# A body is JSON in which an envelope of UTF-8 takes three times its bytes at most, for it is written in ASCII, and
+# beside which Celery writes fields of its own.
+MOST_GROWTH = 3
+MOST_BESIDE = 64 * 1024  # bytes
+
+COMPRESSIONS = ("application/x-gzip", "gzip", "zlib")  # Kombu's names for the one that our messages have
+
+logger = logging.getLogger(__name__)
+
+
+class Intake:
+    """Stands between the broker and Celery's consumer, for the queues of our activities alone."""
+
+    def __init__(
+        self, consumer: Any, *, names: Names, service: Callable[[], HopService], ours: set[str], max_size: int
+    ) -> None:
+        self._consumer, self._names, self._service, self.ours = consumer, names, service, ours
+        self._max_size = max_size
+        self._max_body = MOST_GROWTH * max_size + MOST_BESIDE
+        self.reading: str | None = None
+
+    def guard(self) -> None:
+        """Wrap the consumer; once for its life, which outlasts connections."""
+        consumer = self._consumer
+        consumer.create_task_handler = self._handling(consumer.create_task_handler)
+        consumer.on_unknown_message = self._instead(consumer.on_unknown_message, "malformed")
+        consumer.on_invalid_task = self._instead(consumer.on_invalid_task, "invalid_task")
+        consumer.on_unknown_task = self._unknown_task(consumer.on_unknown_task)
+        consumer.on_decode_error = self._decode_error(consumer.on_decode_error)
+        consumer.ensure_connected = self._hardening(consumer.ensure_connected)
+        consumer.loop = self._outlasting(consumer.loop)
+
+    def _handling(self, create: Callable[..., Any]) -> Callable[..., Any]:
+        def create_task_handler(*args: Any, **kwargs: Any) -> Callable[[Any], None]:
+            handle = create(*args, **kwargs)
+
+            def on_task_received(message: Any) -> None:
+                queue = self._queue_of(message)
+                if queue is None:
+                    handle(message)
+                    return
+                fault = self._fault_of(message)
+                if fault is not None:
+                    self._refuse(message, queue, fault)
+                    return
+                try:
+                    handle(message)
+                except BROKEN as error:  # before those that Celery takes for a lost connection
+                    self._refuse(message, queue, MessageError("malformed", "", type(error).__name__))
+
+            return on_task_received
+
+        return create_task_handler
+
+    def _fault_of(self, message: Any) -> MessageError | None:
+        """Say why Celery could not take the message as a task, or None."""
+        headers = message.headers
+        if not isinstance(headers, dict):
+            return MessageError("malformed", "headers", "is no mapping")
+        task = headers["task"] if "task" in headers else self._old_task(message)
+        if self._of_host(task):
+            return None  # on a queue that it shares with us; Celery alone judges it
+        if not isinstance(task, str):
+            return MessageError("malformed", "headers", "names no task")
+        if "id" not in headers:
+            return MessageError("malformed", "headers.id", "is missing")
+        if not isinstance(headers["id"], str):
+            return MessageError("bad_envelope", "headers.id", "is no text")
+        if self._names.activity(task) is None:
+            return MessageError("unknown_task", "headers.task", "is no activity, and no task that this worker has")
+        if len(message.body or b"") > self._max_body:
+            return self._too_large()
+        for name in ("eta", "expires"):  # Celery would wait for the one, and drop the message for the other
+            if headers.get(name) is not None:
+                reason = "bad_envelope" if _is_time(headers[name]) else "invalid_task"
+                return MessageError(reason, f"headers.{name}", "is set, which our messages never do")
+        try:
+            payload = message.decode()
+        except ContentDisallowed:
+            return MessageError("content_disallowed", "content_type", "is not application/json")
+        except Exception as error:  # noqa: BLE001 - decoders raise what they like
+            return MessageError("undecodable", "body", type(error).__name__)
+        if message.content_type != "application/json":
+            return MessageError("content_disallowed", "content_type", "is not application/json")
+        if not isinstance(payload, list) or len(payload) != 3:
+            return MessageError("malformed", "body", "is no list of arguments, named arguments and embed")
+        if not (isinstance(payload[0], list) and isinstance(payload[1], dict)):
+            return MessageError("bad_envelope", "body", "has arguments of another type")
+        return (
+            None if isinstance(payload[2], dict) else MessageError("malformed", "body", "has an embed of another type")
+        )
+
+    def unpacking_fault(self, body: Any, headers: Any, delivery_info: object) -> MessageError | None:
+        """Say what is wrong with a compressed body before it is decompressed, or None."""
+        compression = headers.get("compression") if isinstance(headers, dict) else None
+        if not compression or self._named(delivery_info) is None or self._of_host(headers.get("task")):
+            return None
+        if compression not in COMPRESSIONS:
+            return MessageError("content_disallowed", "headers.compression", "is not gzip")
+        try:
+            size = len(zlib.decompressobj().decompress(body, self._max_body + 1))
+        except (zlib.error, TypeError):
+            return None  # Kombu will say so, too
+        return self._too_large() if size > self._max_body else None
+
+    def _too_large(self) -> MessageError:
+        text = f"is too large for an envelope of {self._max_size} bytes (`paigeant_max_message_size`)"
+        return MessageError("too_large", "body", text)
+
+    def _of_host(self, task: object) -> bool:
+        """Say whether a message is for a task of the host, which may share a queue with us."""
+        return isinstance(task, str) and task in self._consumer.strategies and self._names.activity(task) is None
+
+    def _old_task(self, message: Any) -> object:
+        """Return the task that a message of Celery's first protocol names in its body, as a host may still send it."""
+        if len(message.body or b"") > self._max_body:
+            return None
+        try:
+            body = message.decode()
+        except Exception:  # noqa: BLE001 - decoders raise what they like; it is judged with all others
+            return None
+        return body.get("task") if isinstance(body, dict) else None
+
+    def _instead(self, otherwise: Callable[..., None], reason: str) -> Callable[..., None]:
+        def refuse(body: object, message: Any, *error: Exception) -> None:
+            queue = self._queue_of(message)
+            if queue is None:
+                otherwise(body, message, *error)
+            else:
+                text = type(error[0]).__name__ if error and not isinstance(error[0], InvalidTaskError) else ""
+                self._refuse(message, queue, MessageError(reason, "", text))
+
+        return refuse
+
+    def _decode_error(self, otherwise: Callable[..., None]) -> Callable[..., None]:
+        def refuse(message: Any, error: Exception) -> None:
+            queue = self._queue_of(message)
+            if queue is None:
+                otherwise(message, error)
+                return
+            reason = "content_disallowed" if isinstance(error, ContentDisallowed) else "undecodable"
+            found = error if isinstance(error, MessageError) else MessageError(reason, "body", type(error).__name__)
+            self._refuse(message, queue, found)
+
+        return refuse
+
+    def _unknown_task(self, otherwise: Callable[..., None]) -> Callable[..., None]:
+        """Return what ends the workflow of a step that is not loaded here; Celery would log all of its content."""
+
+        def refuse(body: object, message: Any, error: Exception) -> None:
+            task, hop_id = str(message.headers.get("task")), str(message.headers.get("id"))
+            activity = self._names.activity(task)
+            if activity is None:
+                otherwise(body, message, error)
+                return
+            arrival = Arrival(
+                hop_id=hop_id, activity=activity, envelope=_envelope_of(message), queue=self._queue_of(message)
+            )
+            if isinstance(self._asked(message, lambda: self._service().refuse_unknown(arrival)), Refused):
+                self._consumer.event_dispatcher.send("task-failed", uuid=hop_id, exception=f"NotRegistered({task!r})")
+
+        return refuse
+
+    def _refuse(self, message: Any, queue: str, fault: MessageError) -> None:
+        """Keep a dead letter instead of the message; a hop whose message it was is sent again when it is overdue."""
+        arrival = self._arrival(message.headers, message.body, queue, fault)
+        if fault.reason == "too_large":
+            self._asked(message, lambda: self._service().refuse_unread(arrival))
+        else:
+            self._asked(message, lambda: self._service().discard(arrival))
+
+    def _arrival(self, headers: object, content: object, queue: str, fault: MessageError) -> Arrival:
+        named = headers if isinstance(headers, dict) else {}
+        activity = self._names.activity(str(named.get("task", ""))) or ""
+        hop_id = str(named.get("id", ""))
+        return Arrival(hop_id=hop_id, activity=activity, envelope=content, fault=fault, queue=queue)
+
+    def _asked(self, message: Any, refuse: Callable[[], object]) -> object:
+        """Refuse a message and return the answer; where the store is away, it goes back to its queue."""
+        try:
+            answer = refuse()
+        except TransientError as away:
+            logger.error("%s; the message goes back to its queue", away, extra={"action": "store_unreachable"})
+            time.sleep(STORE_WAIT)
+            message.reject_log_error(logger, self._consumer.connection_errors, requeue=True)
+            return None
+        message.reject_log_error(logger, self._consumer.connection_errors)
+        return answer
+
+    def _queue_of(self, message: Any) -> str | None:
+        """Return the queue of ours from which a message comes, or None."""
+        return self._named(message.delivery_info)
+
+    def _named(self, delivery_info: object) -> str | None:
+        info = delivery_info if isinstance(delivery_info, dict) else {}
+        queue = self.reading or self._consumed_by(info.get("consumer_tag")) or info.get("routing_key")
+        return queue if isinstance(queue, str) and queue in self.ours else None
+
+    def _consumed_by(self, tag: object) -> str | None:
+        """Return the queue that a consumer's tag stands for; the routing key of a host's queue is not its name."""
+        tags = getattr(getattr(self._consumer, "task_consumer", None), "_active_tags", {})
+        return next((queue for queue, known in tags.items() if known == tag), None)
+
+    def _hardening(self, ensure_connected: Callable[..., Any]) -> Callable[..., Any]:
+        def connected(connection: Any, *args: Any, **kwargs: Any) -> Any:
+            create = connection.create_transport  # called again where another broker of several is taken
+            connection.create_transport = lambda: harden(create(), self)
+            if connection._transport is not None:
+                harden(connection._transport, self)
+            return ensure_connected(connection, *args, **kwargs)
+
+        return connected
+
+    def _outlasting(self, loop: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a loop that connects again where RabbitMQ closed the channel of a step that outlasts a limit of it.
+
+        Celery takes a closed channel for an error of the worker's, and ends the worker.
+        """
+
+        def outlast(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return loop(*args, **kwargs)
+            except self._consumer.channel_errors as error:
+                if not (self.ours and _is_consumer_timeout(error)):
+                    raise
+                logger.warning(
+                    "a step runs longer than RabbitMQ's `consumer_timeout`; it goes on, and this worker connects again",
+                    extra={"action": "consumer_timeout"},
+                )
+                raise ConnectionResetError(str(error)) from error
+
+        return outlast
+
+    def keep(self, queue: str, item: bytes, fault: MessageError) -> bool:
+        """Keep a dead letter of a list item that is no message; False where the store is away."""
+        arrival = self._arrival(headers_in(item), item, queue, fault)
+        try:
+            self._service().discard(arrival)
+        except TransientError as away:
+            logger.error("%s; what arrived goes back to its queue", away, extra={"action": "store_unreachable"})
+            time.sleep(STORE_WAIT)
+            return False
+        return True
+
+
+def _is_consumer_timeout(error: Exception) -> bool:
+    return getattr(error, "reply_code", None) == PRECONDITION_FAILED and "timed out" in str(error)
+
+
+def _is_time(value: object) -> bool:
+    try:
+        return datetime.fromisoformat(str(value)) is not None
+    except ValueError:
+        return False
+
+
+def _envelope_of(message: Any) -> object:
+    try:
+        return message.decode()[0][0]
+    except Exception:  # noqa: BLE001 - whatever it is, it is no envelope
+        return None

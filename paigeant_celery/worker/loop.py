@@ -1,0 +1,79 @@
+"""One event loop per process, in a daemon thread, for everything that steps await.
+
+Model clients and pools belong to the loop that made them, so a process has one loop for its whole life; a
+loop per task would break them ("Event loop is closed").
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import logging
+import os
+import threading
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+__all__ = ["ProcessLoop"]
+
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+
+class ProcessLoop:
+    """Runs coroutines for threads that wait; begins anew in a forked child."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._pid: int | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        os.register_at_fork(after_in_child=self._forget)
+
+    @contextmanager
+    def running(self, coroutine: Coroutine[Any, Any, T]) -> Iterator[concurrent.futures.Future[T]]:
+        """Run a coroutine, in a copy of the caller's context; leaving the block before it ends cancels it."""
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._own())
+        try:
+            yield future
+        finally:
+            future.cancel()
+
+    def leave_if_blocked(self, patience: float) -> bool:
+        """Say whether code blocks the loop; if so, what begins later gets a new one.
+
+        The steps that run on a blocked loop stay there. `patience` (seconds) is for the loop to show a sign of life.
+        """
+        loop = self._own()
+        alive = threading.Event()
+        loop.call_soon_threadsafe(alive.set)
+        if alive.wait(patience):
+            return False
+        with self._lock:
+            if self._loop is loop:
+                self._loop = None
+        return True
+
+    def _own(self) -> asyncio.AbstractEventLoop:
+        with self._lock:
+            if self._loop is None or self._pid != os.getpid():
+                self._loop, self._pid = asyncio.new_event_loop(), os.getpid()
+                threading.Thread(target=_serve, args=(self._loop,), name="paigeant-loop", daemon=True).start()
+            return self._loop
+
+    def _forget(self) -> None:
+        # The parent's thread does not exist in the child, and its lock may have been held at the fork.
+        self._lock, self._loop, self._pid = threading.Lock(), None, None
+
+
+def _serve(loop: asyncio.AbstractEventLoop) -> None:
+    asyncio.set_event_loop(loop)
+    while not loop.is_closed():
+        try:
+            loop.run_forever()
+            return
+        except BaseException as error:  # noqa: BLE001
+            # A task that a step left behind may raise SystemExit, which asyncio lets out of the loop; the
+            # other steps of this process go on.
+            logger.error("loop_interrupted", extra={"action": "loop_interrupted", "error": type(error).__name__})

@@ -1,0 +1,193 @@
+"""The Celery task of an activity: takes a delivery through its hop on the process's event loop."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import logging
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import NoReturn, TypeVar, assert_never, cast
+
+from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
+
+from paigeant_celery.activities.registry import registry
+from paigeant_celery.broker.transport import CeleryTransport
+from paigeant_celery.core.errors import HopFailed, StoreCorrupt, TransientError
+from paigeant_celery.hop.answers import Drop, Effects, Refused, Summary
+from paigeant_celery.hop.guard import Arrival
+from paigeant_celery.hop.lease import Owner
+from paigeant_celery.hop.process import new_owner_id
+from paigeant_celery.hop.run import Opened, Outcome, timed_out
+from paigeant_celery.hop.service import HopService
+from paigeant_celery.hop.sweeper import Sweeper
+from paigeant_celery.hop.with_store import RecordedEffects
+from paigeant_celery.hop.without_store import MessageOnlyEffects
+from paigeant_celery.store.port import Store
+from paigeant_celery.worker.loop import ProcessLoop
+from paigeant_celery.worker.shutdown import Shutdown
+
+__all__ = ["HopRuntime"]
+
+T = TypeVar("T")
+
+BLOCKED_GRACE = 30.0  # seconds after a step's timeout when it is given up, for it cannot be cancelled
+LOOK_UP = 0.25  # seconds; how soon a waiting task body notices that its worker ends
+BLOCKED_SIGN = 5.0  # seconds in which a loop that is not blocked shows a sign of life
+OPEN_PATIENCE = 30.0  # seconds to wait for a store that is away before the message goes back to its queue
+CLOSE_PATIENCE = 900.0  # seconds to keep an output that was paid for and cannot be recorded yet
+
+
+logger = logging.getLogger(__name__)
+
+
+class HopRuntime:
+    """What the hops of one app share in a process: the loop, the owner and the service."""
+
+    def __init__(self, transport: CeleryTransport) -> None:
+        self.loop = ProcessLoop()
+        store, settings = transport.store, transport.settings
+        self.shutdown = Shutdown(grace=settings.shutdown_grace)
+        self._store = store
+        self._owner = Owner(store, lease=settings.lease) if store is not None else None
+        self._sweeper = (
+            Sweeper(store=store, publisher=transport.publisher, registry=registry, settings=settings)
+            if store is not None
+            else None
+        )
+        self.service = HopService(
+            store=store,
+            effects=self._effects(transport),
+            registry=registry,
+            settings=settings,
+            owner=self._owner_id,
+            stopping=lambda: self.shutdown.asked,
+        )
+
+    def _effects(self, transport: CeleryTransport) -> Effects:
+        if transport.letters is not None:
+            return MessageOnlyEffects(
+                publisher=transport.publisher, letters=transport.letters, registry=registry, worker=new_owner_id
+            )
+        store = cast("Store", transport.store)
+        return RecordedEffects(
+            store=store,
+            publisher=transport.publisher,
+            registry=registry,
+            settings=transport.settings,
+            owner=self._owner_id,
+        )
+
+    def start_sweeping(self) -> None:
+        """Put hops back on their queue that wait in vain, from now on; nothing without a store."""
+        if self._sweeper is not None:
+            self._sweeper.start()
+
+    def stop_sweeping(self) -> None:
+        """Leave that to other workers."""
+        if self._sweeper is not None:
+            self._sweeper.stop()
+
+    def perform(self, arrival: Arrival) -> dict[str, str]:
+        """Take one delivery through its hop and return a summary for Flower.
+
+        Raises `Ignore` for a copy, which leaves the state of the task as it is; `HopFailed` where the workflow
+        failed or is parked; `Retry` where the step is tried again later, which a sweep sends and not Celery; `Reject`
+        where the store stays away or this worker ends, which puts the message back on its queue.
+        """
+        if self.shutdown.asked:
+            raise Reject("this worker ends", requeue=True)
+        opening = self._patiently(lambda: self.service.open(arrival), OPEN_PATIENCE)
+        match opening:
+            case Drop():
+                raise Ignore(opening.reason)
+            case Refused(reason=reason, step_id=step_id):
+                raise HopFailed(arrival.hop_id, step_id, reason)
+            case Summary():
+                return _shown(opening)
+            case Opened():
+                return _shown(self._run(opening))
+        assert_never(opening)
+
+    def _run(self, hop: Opened) -> Summary:
+        with self.loop.running(self.service.run(hop)) as future, self._held(hop, future):
+            return self._close(hop, self._outcome(hop, future))
+
+    def _held(self, hop: Opened, future: concurrent.futures.Future[Outcome]) -> AbstractContextManager[None]:
+        if self._owner is None:
+            return nullcontext()
+        return self._owner.holding(hop.closing.hop_id, fence=hop.closing.fence, cancel=future.cancel)
+
+    def _outcome(self, hop: Opened, future: concurrent.futures.Future[Outcome]) -> Outcome:
+        """Wait for the run, and give up on one whose code blocks the loop, so that no timeout reaches it."""
+        try:
+            return self._result(hop, future)
+        except concurrent.futures.CancelledError:
+            raise Ignore("taken over by another owner") from None
+        except (TimeoutError, SoftTimeLimitExceeded):
+            if self.loop.leave_if_blocked(BLOCKED_SIGN):
+                logger.error(
+                    "the event loop of this process is blocked by this step or one beside it, and later steps get a "
+                    "new one; use async calls, or a sync function",
+                    extra={"action": "loop_blocked", "hop": hop.closing.hop_id},
+                )
+            return timed_out(hop)
+
+    def _result(self, hop: Opened, future: concurrent.futures.Future[Outcome]) -> Outcome:
+        end = time.monotonic() + hop.timeout + BLOCKED_GRACE
+        while True:
+            try:
+                return future.result(max(0.0, min(LOOK_UP, end - time.monotonic())))
+            except TimeoutError:
+                if future.done() or time.monotonic() >= end:
+                    raise
+            at_rest = hop.journal is not None and hop.journal.at_rest  # all that it did is on record
+            # A run that ended just now cannot be cancelled, and counts.
+            if (at_rest or self.shutdown.over) and future.cancel():
+                self._give_back(hop)
+
+    def _give_back(self, hop: Opened) -> NoReturn:
+        """Let another worker begin the hop again; the attempt does not count."""
+        fields = {"action": "hop_given_back", "hop": hop.closing.hop_id}
+        logger.warning("this worker ends, and hop %s is given back", hop.closing.hop_id, extra=fields)
+        if self._store is None:
+            raise Reject("this worker ends", requeue=True)
+        try:
+            self._store.release(hop.closing)
+        except (TransientError, StoreCorrupt) as error:
+            logger.warning("not given back, but left to its lease: %s", error, extra=fields)
+        raise Ignore("given back, as this worker ends")  # the next sweep of any worker sends its message
+
+    def _close(self, hop: Opened, outcome: Outcome) -> Summary:
+        return self._patiently(lambda: self.service.close(hop, outcome), CLOSE_PATIENCE)
+
+    def _patiently(self, call: Callable[[], T], patience: float) -> T:
+        """Repeat a call while the store or broker is away; then give the message back to the broker."""
+        end, wait = time.monotonic() + patience, 0.2
+        try:
+            while True:
+                try:
+                    return call()
+                except TransientError as error:
+                    logger.warning("waiting: %s", error, extra={"action": "waiting_for_server"})
+                    if time.monotonic() + wait > end or self.shutdown.over:
+                        raise Reject(str(error), requeue=True) from error
+                time.sleep(wait)
+                wait = min(5.0, wait * 2)
+        except SoftTimeLimitExceeded as error:
+            raise Reject("the time limit of the message is over", requeue=True) from error
+
+    def _owner_id(self) -> str:
+        return self._owner.id if self._owner is not None else ""
+
+
+def _shown(summary: Summary) -> dict[str, str]:
+    if summary.outcome == "overtaken":
+        raise Ignore("another owner took the hop over")
+    if summary.outcome in ("failed", "parked"):
+        raise HopFailed(summary.hop_id, summary.step_id, summary.error_class or "")
+    if summary.outcome == "retrying":
+        # Flower would keep a success, whatever comes after it.
+        raise Retry(exc=HopFailed(summary.hop_id, summary.step_id, summary.error_class or ""), when=summary.delay)
+    shown = {"step": summary.step_id, "outcome": summary.outcome}
+    return shown if summary.next_hop is None else {**shown, "next": summary.next_hop}

@@ -1,0 +1,113 @@
+"""The Celery task of an activity: what it pins, and how a delivery reaches its hop."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, cast
+
+from celery import Celery, Task
+
+from paigeant_celery.activities.registry import registry
+from paigeant_celery.broker.transport import transport_of
+from paigeant_celery.core.errors import HopFailed, MessageError
+from paigeant_celery.core.names import ATTEMPT_HEADER, MAX_ATTEMPTS
+from paigeant_celery.hop.guard import Arrival
+from paigeant_celery.worker.runtime import HopRuntime
+
+__all__ = ["HopTask", "register_tasks"]
+
+# What Celery itself would run after a task. Our messages never carry any of it.
+EMBEDDED = ("callbacks", "errbacks", "chain", "chord", "group")
+
+
+class HopTask(Task):  # type: ignore[misc]  # Celery ships no types
+    """A Celery task that runs hops of one activity. What it pins, no default of the host changes."""
+
+    abstract = True
+    Request = "paigeant_celery.worker.request:HopRequest"
+    typing = False  # the guard judges the arguments, and says why
+    acks_late = True
+    acks_on_failure_or_timeout = True
+    acks_on_failure = True
+    acks_on_timeout = True
+    reject_on_worker_lost = True
+    ignore_result = True
+    store_errors_even_if_ignored = False
+    track_started = False
+    send_events = True
+    serializer = "json"
+    compression = None
+    rate_limit = "0/s"  # none; None would take the host's default
+    priority = 0
+    time_limit = None
+    soft_time_limit = None
+    max_retries = 0
+    throws = (HopFailed,)  # its class says all; Celery logs no traceback
+
+    activity_name: ClassVar[str]
+    runtime: ClassVar[HopRuntime]
+
+    @classmethod
+    def annotate(cls) -> None:
+        """Take no annotations of the host; those that would change us are reported at start-up."""
+
+    def run(self, *args: Any, **kwargs: Any) -> dict[str, str]:
+        """Take this delivery through its hop."""
+        request = self.request
+        fault = _fault_of(request, args, kwargs)
+        for name in EMBEDDED:  # Celery looks at them again after the task, whatever it raises
+            setattr(request, name, None)
+        arrival = Arrival(
+            hop_id=str(request.id),
+            activity=self.activity_name,
+            envelope=args[0] if args else None,
+            fault=fault,
+            queue=_queue_of(request.delivery_info),
+            attempt=_attempt_of(request) or 1,
+        )
+        return self.runtime.perform(arrival)
+
+
+def _fault_of(request: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> MessageError | None:
+    """Say what is wrong with the message around the envelope, or None."""
+    foreign = [name for name in EMBEDDED if getattr(request, name, None)]
+    foreign += [name for name in ("eta", "expires") if getattr(request, name, None)]
+    if foreign:
+        return MessageError("bad_envelope", "embed", f"carries {', '.join(foreign)}, which our messages never do")
+    if _attempt_of(request) is None:
+        return MessageError("bad_envelope", ATTEMPT_HEADER, f"is no number from 1 to {MAX_ATTEMPTS}")
+    if not isinstance(request.id, str):
+        return MessageError("bad_envelope", "id", "the task id is no text")
+    if len(args) != 1 or kwargs:
+        return MessageError(
+            "bad_envelope", "args", f"one envelope is expected, not {len(args)} and {len(kwargs)} named"
+        )
+    return None
+
+
+def _attempt_of(request: Any) -> int | None:
+    """Return which attempt the message asks for, 1 where it does not say, None where it says no such number."""
+    attempt = getattr(request, ATTEMPT_HEADER, None)
+    if attempt is None:
+        return 1
+    return attempt if type(attempt) is int and 1 <= attempt <= MAX_ATTEMPTS else None
+
+
+def _queue_of(delivery_info: object) -> str | None:
+    """Return the routing key of a delivery, which for most queues is their name."""
+    key = delivery_info.get("routing_key") if isinstance(delivery_info, dict) else None
+    return key if isinstance(key, str) else None
+
+
+def register_tasks(app: Celery) -> None:
+    """Make a task for each activity that has none yet. Raises `DuplicateActivity`."""
+    transport = transport_of(app)
+    for name in registry.activities():
+        task_name = transport.names.task(name)
+        if task_name not in app.tasks:
+            app.register_task(_task(task_name, name, cast("Any", app).paigeant_runtime))
+
+
+def _task(task_name: str, activity: str, runtime: HopRuntime) -> HopTask:
+    attributes = {"name": task_name, "activity_name": activity, "runtime": runtime, "__module__": HopTask.__module__}
+    made: HopTask = type(f"HopTask_{activity}", (HopTask,), attributes)()
+    return made
