@@ -25,6 +25,7 @@ DOCUMENTS = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.g
 CHECKED = [*DOCUMENTS, ROOT / "CHANGELOG.md"]
 
 MOST_LINES = 250  # of the root README, which is read at one sitting
+FILE = re.compile(r"`((?:[a-z_]+/)*[a-z_]+\.(?:py|lua))`")  # of the package
 UNITS = {"s": 1, "days": 86400, "KiB": 1024, "MiB": 1024**2}  # in tables
 
 # A part of each block of Python that a test below runs.
@@ -423,3 +424,23 @@ def test_every_code_of_a_failure_stands_in_a_table() -> None:
     assert len(given) > 3
     assert given - parked - failed - refused == set()
     assert (parked | failed) - quoted(parked | failed) == set()
+
+
+def test_the_page_on_the_architecture_names_each_wing_and_face_and_no_file_that_is_not_there() -> None:
+    """It is read by people who know nothing else of the code."""
+    page = read("docs/architecture.md")
+    wings = {file.parent.name for file in PACKAGE.glob("*/__init__.py")}
+    faces = {file.name for file in PACKAGE.glob("*.py")}
+
+    assert words(table("docs/architecture.md", "wing")) == {f"{wing}/" for wing in wings}
+    assert words(table("docs/architecture.md", "face")) == faces
+    assert [name for name in FILE.findall(page) if not (PACKAGE / name).is_file()] == []
+
+
+def test_each_question_at_night_says_how_many_files_answer_it() -> None:
+    """Whoever is woken up wants to know how long it takes."""
+    before = 0
+    for question, files, number in table("docs/architecture.md", "question"):
+        named = len(FILE.findall(files)) + (before if files.startswith("the same") else 0)
+        assert int(number.split()[-1]) == named, question
+        before = named
