@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic_ai.usage import UsageLimits
 
@@ -35,6 +35,7 @@ def test_usage_is_summed_and_cost_is_exact() -> None:
     assert used_by([]) == Usage()
 
 
+@example(costs=[], limit=Decimal("4.7528186613857881719534271369E-10"))
 @given(
     costs=st.lists(st.decimals(min_value=0, max_value=10**12, allow_nan=False), max_size=5),
     limit=st.decimals(min_value=0, max_value=10**12, allow_nan=False),
