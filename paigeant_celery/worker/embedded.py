@@ -5,8 +5,8 @@ from __future__ import annotations
 import concurrent.futures
 import logging
 import threading
+from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 from celery.exceptions import WorkerShutdown
 from kombu.entity import Queue
@@ -16,6 +16,7 @@ from paigeant_celery.activities.registry import registry
 from paigeant_celery.broker.transport import CeleryTransport
 from paigeant_celery.core.errors import Unreachable
 from paigeant_celery.worker.guest import GuestThreads, GuestWorker
+from paigeant_celery.worker.runtime import HopRuntime
 from paigeant_celery.worker.serving import queues_of, start_checks
 from paigeant_celery.worker.task import register_tasks
 
@@ -31,11 +32,11 @@ logger = logging.getLogger(__name__)
 class EmbeddedWorker:
     """The one worker that the executors of a transport share; it runs while any of them serves."""
 
-    def __init__(self, transport: CeleryTransport) -> None:
-        self._transport = transport
+    def __init__(self, transport: CeleryTransport, runtime: HopRuntime) -> None:
+        self._transport, self._runtime = transport, runtime
         self._lock = threading.Lock()
         self._served: dict[str, int] = {}
-        self._worker: Any = None
+        self._worker: GuestWorker | None = None
         self._thread: threading.Thread | None = None
         self.ended: concurrent.futures.Future[None] = concurrent.futures.Future()
 
@@ -54,21 +55,22 @@ class EmbeddedWorker:
             if self._worker is None:
                 self._start(queues)
             elif name not in self._served:
-                self._in_worker(partial(self._add, queues))
+                _in_worker(self._worker, partial(self._add, self._worker, queues))
             self._served[name] = self._served.get(name, 0) + 1
 
     def leave(self, name: str) -> None:
         """Stop consuming them; the last to leave stops the worker, which finishes the steps that it runs."""
         with self._lock:
-            if self.ended.done():
+            worker = self._worker
+            if self.ended.done() or worker is None:
                 return
             self._served[name] -= 1
             if self._served[name] == 0:
                 del self._served[name]
                 if self._served:
-                    self._in_worker(partial(self._cancel, self._queues(name)))
+                    _in_worker(worker, partial(_cancel, worker, self._queues(name)))
                 else:
-                    self._stop()
+                    self._stop(worker)
 
     def _queues(self, name: str) -> list[Queue]:
         return list(queues_of(self._transport, {name: registry.get(name)}))
@@ -80,7 +82,7 @@ class EmbeddedWorker:
         for queue in queues:
             app.amqp.queues.add(queue)
         app.amqp.queues.select([queue.name for queue in queues])
-        register_tasks(app)
+        register_tasks(app, self._runtime)
         self._worker = worker = GuestWorker(
             app=app,
             pool_cls=GuestThreads,
@@ -91,20 +93,19 @@ class EmbeddedWorker:
             without_mingle=True,
             without_heartbeat=True,
         )
-        worker.consumer.paigeant_ours.update(queue.name for queue in queues)
-        worker.paigeant_ready = threading.Event()
+        worker.ours.update(queue.name for queue in queues)
         self.ended = concurrent.futures.Future()
         self._thread = threading.Thread(
             target=_run_worker, args=(worker, self.ended), name="paigeant-worker", daemon=True
         )
         self._thread.start()
-        if not worker.paigeant_ready.wait(START_PATIENCE):
-            self._stop()
+        if not worker.ready.wait(START_PATIENCE):
+            self._stop(worker)
             late = f"the worker was not ready within {START_PATIENCE:g} s"
             raise Unreachable("broker", self._transport.broker, late)
 
-    def _stop(self) -> None:
-        worker, thread, self._worker, self._thread = self._worker, self._thread, None, None
+    def _stop(self, worker: GuestWorker) -> None:
+        thread, self._worker, self._thread = self._thread, None, None
         worker.consumer.call_soon(_shut_down)
         if thread is not None:
             thread.join(STOP_PATIENCE)
@@ -115,34 +116,36 @@ class EmbeddedWorker:
                 )
         self.ended = concurrent.futures.Future()
 
-    def _add(self, queues: list[Queue]) -> None:
-        register_tasks(self._transport.app)
-        consumer = self._worker.consumer
+    def _add(self, worker: GuestWorker, queues: list[Queue]) -> None:
+        register_tasks(self._transport.app, self._runtime)
+        consumer = worker.consumer
         consumer.update_strategies()
         for queue in queues:
-            consumer.paigeant_ours.add(queue.name)  # guarded before the first message comes
+            worker.ours.add(queue.name)  # guarded before the first message comes
             consumer.app.amqp.queues.select_add(queue)
             consumer.add_task_queue(queue.name)
 
-    def _cancel(self, queues: list[Queue]) -> None:
-        for queue in queues:
-            self._worker.consumer.cancel_task_queue(queue.name)
 
-    def _in_worker(self, call: Any) -> None:
-        """Do something in the worker's own thread, for a Celery consumer belongs to one, and wait for it."""
-        done = threading.Event()
-
-        def act() -> None:
-            try:
-                call()
-            finally:
-                done.set()
-
-        self._worker.consumer.call_soon(act)
-        done.wait(START_PATIENCE)
+def _cancel(worker: GuestWorker, queues: list[Queue]) -> None:
+    for queue in queues:
+        worker.consumer.cancel_task_queue(queue.name)
 
 
-def _run_worker(worker: Any, ended: concurrent.futures.Future[None]) -> None:
+def _in_worker(worker: GuestWorker, call: Callable[[], None]) -> None:
+    """Do something in the worker's own thread, for a Celery consumer belongs to one, and wait for it."""
+    done = threading.Event()
+
+    def act() -> None:
+        try:
+            call()
+        finally:
+            done.set()
+
+    worker.consumer.call_soon(act)
+    done.wait(START_PATIENCE)
+
+
+def _run_worker(worker: GuestWorker, ended: concurrent.futures.Future[None]) -> None:
     try:
         worker.start()
     finally:

@@ -8,13 +8,13 @@ import importlib.util
 import sys
 import threading
 from pathlib import Path
-from typing import Any, cast
 
 from paigeant_celery.activities.registry import registry
 from paigeant_celery.broker.transport import CeleryTransport
 from paigeant_celery.core.errors import UnknownActivity, UsageError, WorkerEnded
 from paigeant_celery.worker.embedded import EmbeddedWorker
 from paigeant_celery.worker.install import install
+from paigeant_celery.worker.installation import installation_of
 
 __all__ = ["ActivityExecutor"]
 
@@ -36,7 +36,7 @@ class ActivityExecutor:
     async def start(self, lifespan: float | None = None) -> None:
         """Serve until cancelled, or for `lifespan` seconds.
 
-        Waits up to `STOP_PATIENCE` seconds for the steps that still run, and logs where some go on. Raises
+        Waits up to half a minute for the steps that still run, and logs where some go on. Raises
         `UnknownActivity` that names what was searched, `ConfigurationError`, `Unreachable` where the broker does
         not answer, and `WorkerEnded` where the embedded worker ends by itself.
         """
@@ -76,10 +76,7 @@ def _serve(transport: CeleryTransport, name: str) -> EmbeddedWorker:
 
 def _embedded(transport: CeleryTransport) -> EmbeddedWorker:
     install(transport.app)
-    app = cast("Any", transport.app)
-    if not hasattr(app, "paigeant_embedded"):
-        app.paigeant_embedded = EmbeddedWorker(transport)
-    return cast("EmbeddedWorker", app.paigeant_embedded)
+    return installation_of(transport.app).embedded
 
 
 def _load(module: str | None, name: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -30,13 +31,16 @@ class GuestThreads(TaskPool):  # type: ignore[misc]  # Celery ships no types
 class GuestWorker(WorkController):  # type: ignore[misc]
     """A Celery worker in a thread: no signal handlers, no logging set-up, no part in any cluster."""
 
-    paigeant_embedded = True
+    def __init__(self, **arguments: Any) -> None:
+        self.ready = threading.Event()
+        self.ours: set[str] = set()  # the queues that its executors serve
+        super().__init__(**arguments)
 
     def on_consumer_ready(self, consumer: Any) -> None:
         drain = consumer.connection.drain_events
         # Celery's loop looks up every two seconds while nothing arrives; a guest must stop sooner.
         consumer.connection.drain_events = lambda timeout=IDLE_POLL: drain(timeout=min(timeout, IDLE_POLL))
-        self.paigeant_ready.set()
+        self.ready.set()
 
     def start(self) -> None:
         self.app.set_current()
