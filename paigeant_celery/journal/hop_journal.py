@@ -16,7 +16,7 @@ from paigeant_celery.core.errors import HopLost, NonDeterminismError, NotSeriali
 from paigeant_celery.core.patience import patience
 from paigeant_celery.journal.event_feed import EventFeed
 from paigeant_celery.journal.record import CallKey, CallKind, Record, differences, parse_key, parse_record
-from paigeant_celery.store.port import Closing, Store
+from paigeant_celery.store.port import Closing, JournalStore
 
 __all__ = ["HopJournal", "calling", "current_journal", "journalling", "surrounding_journal"]
 
@@ -59,7 +59,7 @@ class HopJournal:
     def __init__(
         self,
         *,
-        store: Store,
+        store: JournalStore,
         closing: Closing,
         step_id: str,
         records: Mapping[str, str],
