@@ -104,7 +104,7 @@ CASES = [
     ),
     case(
         "19", "unexpected", spec("plain", deps={"x": SECRET}), "unexpected_deps", "itinerary[0].deps",
-        "the agent 'plain' takes no deps; give it a `deps_type`, or leave them out",
+        "the agent 'plain' takes no deps; give it a `deps_type`, or leave out the deps",
     ),
     case(
         "19", "no-json", spec(deps={"pool": object()}), "invalid_deps", "deps",

@@ -43,7 +43,7 @@ class FunctionActivity(Generic[P, R]):
         self, function: Callable[..., Any], *, name: str, queue: str | None, policy: StepPolicy | None, description: str
     ) -> None:
         if not is_activity_name(name):
-            text = f"{name[:64]!r} names a queue and a task, so it has 1 to 128 ASCII letters, digits, '_' or '-'"
+            text = f"{name[:64]!r} names a queue and a task, so it must be 1 to 128 ASCII letters, digits, '_' or '-'"
             raise InvalidInput("bad_agent_name", "name", text)
         _check_kinds(name, function)
         update_wrapper(self, function)

@@ -108,7 +108,9 @@ def test_an_argument_that_does_not_exist_is_refused() -> None:
 @pytest.mark.parametrize("make", [PaigeantAgent.from_spec, PaigeantAgent.from_file])
 def test_ways_that_would_give_a_plain_agent_are_refused(make: Any) -> None:
     """An agent that looks like ours and can be no step would be found out only on a worker."""
-    with pytest.raises(UsageError, match=rf"`PaigeantAgent.{make.__name__}` would give a plain `Agent`; use `register"):
+    with pytest.raises(
+        UsageError, match=rf"`PaigeantAgent.{make.__name__}` would return a plain `Agent`; use `register"
+    ):
         make("agent.yaml")
 
 

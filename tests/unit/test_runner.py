@@ -149,7 +149,7 @@ def test_deps_that_do_not_fit_are_refused_by_field_and_without_the_value() -> No
 
 def test_deps_for_an_agent_that_takes_none_are_refused() -> None:
     """They would be dropped silently, and the sender believe that they were used."""
-    text = "the agent 'agent' takes no deps; give it a `deps_type`, or leave them out"
+    text = "the agent 'agent' takes no deps; give it a `deps_type`, or leave out the deps"
     for options in ({}, {"deps_type": type(None)}):
         with registry.isolated():
             agent: PaigeantAgent[Any, str] = PaigeantAgent("test", name="agent", **options)
@@ -189,7 +189,7 @@ def test_a_function_step_sent_to_an_agent_is_refused() -> None:
     """Two teams that use one name for two kinds of step find out at once."""
     agent: PaigeantAgent[Any, str] = PaigeantAgent("test", name="agent")
 
-    with pytest.raises(MessageError, match="'agent' is an agent, and the step calls a function"):
+    with pytest.raises(MessageError, match="'agent' is an agent, but the step calls a function"):
         loaded(agent).check(FunctionSpec("agent"))
 
 
