@@ -232,7 +232,7 @@ def test_a_step_whose_code_changed_waits_for_a_person(library: Library, changed:
     assert parked.value.error_class == "NonDeterminismError"
     assert "step 'reader'" in text
     assert "the model call in step 1" in text
-    assert "it was made with another tools" in text
+    assert "cannot be replayed: its tools changed" in text
     assert "Deploy the code that began the step and redrive" in text
     assert "`redrive(discard_journal=True)`" in text
     [letter] = library.letters().list()

@@ -147,7 +147,7 @@ async def test_a_step_that_hides_the_fault_of_its_journal_is_parked(workflow_har
     outcomes = await workflow_harness.deliver()
 
     assert outcomes == ["retrying", "parked"]
-    with pytest.raises(WorkflowParked, match=r"step 'careless'.* it was made with another model"):
+    with pytest.raises(WorkflowParked, match=r"step 'careless'.* its model changed"):
         handle.result_sync(0)
 
 

@@ -76,7 +76,7 @@ SAMPLES = [
     WorkflowParked("w", "critic", "ValueError", "no"),
     WorkflowCancelled("w"),
     HopLost("w.2"),
-    NonDeterminismError("critic", "the model call in step 1 of run 'critic:0'", "it was made with another model"),
+    NonDeterminismError("critic", "the model call in step 1 of run 'critic:0'", "its model changed"),
     ReplayedError("OwnError", "no"),
 ]
 

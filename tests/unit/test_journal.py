@@ -50,7 +50,7 @@ def test_what_is_no_json_is_not_written() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('{"v":2,"of":{}}', "format 2, and this version reads 1"),
+        ('{"v":2,"of":{}}', "format 2, but this version reads 1"),
         ('{"v":1}', "damaged"),
         ('{"v":1,"of":{},"failure":{"class":"E"}}', "damaged"),
         ("[1]", "damaged"),
