@@ -215,7 +215,7 @@ def test_a_step_of_an_agent_is_refused() -> None:
     with pytest.raises(MessageError) as caught:
         order.check(ActivitySpec("order", "please"))
 
-    assert caught.value.args == ("invalid_envelope", "kind", "'order' is a function, and the step runs an agent")
+    assert caught.value.args == ("invalid_envelope", "kind", "'order' is a function, but the step runs an agent")
 
 
 def test_arguments_that_have_no_name_are_refused_at_the_import() -> None:
@@ -228,7 +228,7 @@ def test_arguments_that_have_no_name_are_refused_at_the_import() -> None:
     def by_place(context: WorkflowContext, number: int, /) -> None: ...
 
     for function, parameter in ((some, "*numbers"), (named, "**numbers"), (by_place, "number")):
-        with pytest.raises(UsageError, match="a step's arguments have names, and") as caught:
+        with pytest.raises(UsageError, match="a step's arguments have names, but") as caught:
             activity(function)
         assert f"`{parameter}" in str(caught.value)
     assert registry.activities() == {}
