@@ -226,7 +226,7 @@ def test_dead_letters_are_listed_shown_redriven_and_dropped(
         ({"paigeant_store_url": "memory://"}, "the store memory:// knows no workflow 'w'"),
         ({}, "set `paigeant_store_url`"),
         ({"paigeant_store_url": "redis://127.0.0.1:1/0"}, "cannot reach the store at redis://127.0.0.1:1/0"),
-        ({"paigeant_leese": 3, "paigeant_store_url": "mysql://x"}, "`paigeant_leese` is no setting"),
+        ({"paigeant_leese": 3, "paigeant_store_url": "mysql://x"}, "`paigeant_leese` is not a setting"),
         ({"paigeant_store_url": "mysql://x"}, "mysql"),
     ],
     ids=["unknown", "no-store", "store-down", "wrong-settings", "wrong-url"],

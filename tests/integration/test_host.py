@@ -172,7 +172,7 @@ def test_no_default_of_the_host_changes_our_tasks_and_messages(with_us: str) -> 
         ({"task_annotations": {"*": {"acks_late": False}}}, "`task_annotations` sets `acks_late`"),
         ({"task_protocol": 1}, "`task_protocol` is 1"),
         ({"accept_content": ["pickle"]}, "`accept_content` leaves out 'json'"),
-        ({"paigeant_leese": 3}, "`paigeant_leese` is no setting; did you mean `paigeant_lease`?"),
+        ({"paigeant_leese": 3}, "`paigeant_leese` is not a setting; did you mean `paigeant_lease`?"),
     ],
 )
 def test_a_setting_of_the_host_that_would_change_us_is_an_error_that_names_it(
@@ -367,7 +367,7 @@ def test_a_worker_with_wrong_settings_stops_with_one_line_that_names_them_all(tm
         assert len(lines) == 1
         for mistake in (
             "configuration, 7 mistakes: ",
-            "`paigeant_leese` is no setting; did you mean `paigeant_lease`?",
+            "`paigeant_leese` is not a setting; did you mean `paigeant_lease`?",
             "`paigeant_max_steps`: ",
             "store URL: the scheme 'mysql' is not supported",
             "`task_always_eager` is set",

@@ -145,9 +145,9 @@ def test_row38_every_mistake_of_a_configuration_is_listed_at_once() -> None:
         get_transport(app=app)
 
     assert sorted(caught.value.mistakes) == [
-        "`paigeant_laese` is no setting; did you mean `paigeant_lease`?",
+        "`paigeant_laese` is not a setting; did you mean `paigeant_lease`?",
         "`paigeant_max_steps`: Input should be greater than or equal to 1",
-        "`paigeant_prefix`: has 1 to 128 ASCII letters, digits, '_', '-' or '.', and begins with a letter",
+        "`paigeant_prefix`: must be 1 to 128 ASCII letters, digits, '_', '-' or '.', and begin with a letter",
         "store URL: the scheme 'db' is not supported; use 'redis://host:6379/0', 'rediss://…', "
         "'unix:///path/to/socket' or 'memory://'",
     ]
@@ -158,8 +158,8 @@ def test_row38_every_mistake_of_a_configuration_is_listed_at_once() -> None:
     ("url", "given"),
     [
         (f"postgres://me:{SECRET}@host/db", "the scheme 'postgres' is not supported"),
-        (SECRET, "it is no URL"),
-        ("", "it is no URL"),
+        (SECRET, "it is not a URL"),
+        ("", "it is not a URL"),
         ("broken://", "the scheme 'broken' is not supported"),
     ],
 )

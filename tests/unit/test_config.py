@@ -87,9 +87,9 @@ def test_every_mistake_is_named_and_no_value_is_shown() -> None:
         paigeant_max_step=SECRET,
         paigeant_zzz=SECRET,
     ) == [
-        "`paigeant_prefix`: has 1 to 128 ASCII letters, digits, '_', '-' or '.', and begins with a letter",
+        "`paigeant_prefix`: must be 1 to 128 ASCII letters, digits, '_', '-' or '.', and begin with a letter",
         "`paigeant_store_url`: Input should be a valid string",
-        "`paigeant_consume`: is 'also', 'only', 'no', or the names of activities",
+        "`paigeant_consume`: must be 'also', 'only', 'no', or the names of activities",
         "`paigeant_step_timeout`: Input should be greater than 0",
         "`paigeant_max_attempts`: Input should be a valid integer",
         "`paigeant_lease`: Input should be a finite number",
@@ -100,8 +100,8 @@ def test_every_mistake_is_named_and_no_value_is_shown() -> None:
         "`paigeant_max_steps`: Input should be greater than or equal to 1",
         "`paigeant_max_visits`: Input should be a valid integer",
         "`paigeant_allow_eviction`: Input should be a valid boolean",
-        "`paigeant_max_step` is no setting; did you mean `paigeant_max_steps`?",
-        "`paigeant_zzz` is no setting",
+        "`paigeant_max_step` is not a setting; did you mean `paigeant_max_steps`?",
+        "`paigeant_zzz` is not a setting",
     ]
 
 
@@ -109,7 +109,7 @@ def test_every_mistake_is_named_and_no_value_is_shown() -> None:
 def test_what_a_worker_serves_is_one_mistake(consume: object) -> None:
     """The message names what may be written and not how it is checked."""
     assert mistakes_of(paigeant_consume=consume) == [
-        "`paigeant_consume`: is 'also', 'only', 'no', or the names of activities"
+        "`paigeant_consume`: must be 'also', 'only', 'no', or the names of activities"
     ]
 
 

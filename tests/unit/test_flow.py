@@ -167,7 +167,7 @@ def test_an_inserted_id_that_is_taken_fails_the_workflow(make_message: MakeMessa
         message, completed("0", inserted=(ActivitySpec("c", "x", step_id="b"),)), now=LATER, limits=LIMITS
     )
 
-    text = "'b' stands twice in the workflow"
+    text = "'b' is used twice in the workflow"
     assert decision == Fail(message=message, failure=Failure(step_id="a", error_class="duplicate_step_id", text=text))
 
 

@@ -488,7 +488,7 @@ def test_the_text_of_a_validator_stays_on_the_worker_that_raised_it() -> None:
 
     agent = PaigeantAgent("test", name="agent", deps_type=Keyed)
 
-    assert fault(agent, {"key": SECRET}) == ("invalid_deps", "deps.key", "is refused by a validator")
+    assert fault(agent, {"key": SECRET}) == ("invalid_deps", "deps.key", "was refused by a validator")
 
 
 def test_an_agent_keeps_its_name_whatever_variable_runs_it() -> None:

@@ -65,7 +65,7 @@ def test_an_id_that_stands_twice_is_refused(taken: tuple[str, ...]) -> None:
     """Nobody could say which of the two outputs is meant."""
     steps = [ActivitySpec("a", "x", step_id="s")] * (1 if taken else 2)
 
-    with pytest.raises(InvalidInput, match=r"^duplicate_step_id at `step_id`: 's' stands twice in the workflow$"):
+    with pytest.raises(InvalidInput, match=r"^duplicate_step_id at `step_id`: 's' is used twice in the workflow$"):
         name_steps(steps, taken=taken)
 
 
