@@ -228,7 +228,7 @@ def test_an_output_that_is_not_as_it_was_recorded_is_no_result(found: str | None
     with pytest.raises(StoreCorrupt) as caught:
         WorkflowHandle("w", harness.transport).result_sync(timeout=0)
 
-    assert caught.value.args == ("w: output of repeat", "missing, or not as it was recorded")
+    assert caught.value.args == ("w: output of repeat", "missing or not as recorded")
 
 
 def test_the_result_sums_what_the_steps_used(workflow_harness: WorkflowHarness) -> None:
