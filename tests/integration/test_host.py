@@ -171,7 +171,7 @@ def test_no_default_of_the_host_changes_our_tasks_and_messages(with_us: str) -> 
         ({"task_annotations": {"*": {"rate_limit": "1/h"}}}, "`task_annotations` sets `rate_limit`"),
         ({"task_annotations": {"*": {"acks_late": False}}}, "`task_annotations` sets `acks_late`"),
         ({"task_protocol": 1}, "`task_protocol` is 1"),
-        ({"accept_content": ["pickle"]}, "`accept_content` leaves out 'json'"),
+        ({"accept_content": ["pickle"]}, "`accept_content` does not include 'json'"),
         ({"paigeant_leese": 3}, "`paigeant_leese` is not a setting; did you mean `paigeant_lease`?"),
     ],
 )
