@@ -124,8 +124,10 @@ class WorkflowLimits(WireModel):
         return {name: limit for name, limit in limits.items() if limit is not None}
 
     def left(self, used: Usage) -> dict[str, Decimal | int]:
-        """Return what is left of the limits that are set; never less than zero."""
-        return {name: max(limit - used.of(name), type(limit)(0)) for name, limit in self.set_limits().items()}
+        """Return what is left of the limits that are set; never less than zero or more than the limit."""
+        left = {name: (limit, limit - used.of(name)) for name, limit in self.set_limits().items()}
+        # Decimal rounds a difference to 28 digits, which may exceed a limit with more digits.
+        return {name: min(limit, max(rest, type(limit)(0))) for name, (limit, rest) in left.items()}
 
     def account(self, used: Usage) -> str:
         """Tell a person how the limits compare with what was used of them."""

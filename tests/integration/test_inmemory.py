@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pytest
 from celery import Celery
-from processes import free_port, run_script, script_environment
 from pydantic_ai.models.test import TestModel
 
 from paigeant_celery import (
@@ -33,6 +32,7 @@ from paigeant_celery import (
 from paigeant_celery.activities.registry import registry
 from paigeant_celery.broker.transport import CeleryTransport
 from paigeant_celery.core.errors import UnknownActivity, Unreachable, WorkerEnded
+from tests.support.processes import free_port, run_script, script_environment
 
 WITHIN = 20.0  # seconds until a workflow must have ended; the steps themselves take milliseconds
 

@@ -1,0 +1,113 @@
+"""A step's limits: where they come from, which errors get another attempt, and when."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic_ai.exceptions import (
+    FallbackExceptionGroup,
+    ModelAuthenticationError,
+    ModelHTTPError,
+    ModelQuotaExceededError,
+    UnexpectedModelBehavior,
+    UsageLimitExceeded,
+    UserError,
+)
+
+from paigeant_celery.core.errors import InvalidInput, MessageError, StoreRequired, Unreachable
+from paigeant_celery.core.policy import MAX_BACKOFF, Attempt, StepPolicy, is_final, retry_delay
+
+
+@pytest.mark.parametrize(
+    ("own", "default", "expected"),
+    [
+        (StepPolicy(), StepPolicy(timeout=9, max_attempts=2), StepPolicy(timeout=9, max_attempts=2)),
+        (StepPolicy(timeout=1), StepPolicy(timeout=9, max_attempts=2), StepPolicy(timeout=1, max_attempts=2)),
+        (StepPolicy(max_attempts=1), StepPolicy(timeout=9), StepPolicy(timeout=9, max_attempts=1)),
+        (StepPolicy(timeout=1, max_attempts=1), StepPolicy(timeout=9, max_attempts=2), None),
+        (StepPolicy(timeout=1), None, None),
+        (StepPolicy(), StepPolicy(), None),
+    ],
+)
+def test_what_a_policy_leaves_open_comes_from_its_default(
+    own: StepPolicy, default: StepPolicy | None, expected: StepPolicy | None
+) -> None:
+    """One step may be slower than its agent's others without repeating everything else."""
+    assert own.over(default) == (expected if expected is not None else own)
+
+
+def attempt(number: int = 1, **facts: Any) -> Attempt:
+    return Attempt(**{"number": number, "max_attempts": 5, "backoff": 2.0, "jitter": 1.0, **facts})
+
+
+def test_each_wait_is_twice_the_last_one() -> None:
+    """A provider that is overloaded gets room."""
+    assert [retry_delay(attempt(number)) for number in (1, 2, 3, 4)] == [2.0, 4.0, 8.0, 16.0]
+
+
+@given(number=st.integers(1, 1000), backoff=st.floats(0, 86400), jitter=st.floats(0, 1))
+def test_a_wait_is_spread_and_bounded(number: int, backoff: float, jitter: float) -> None:
+    """Steps that failed together do not come back together, and none waits for days."""
+    delay = retry_delay(attempt(number, backoff=backoff, jitter=jitter))
+    most = retry_delay(attempt(number, backoff=backoff, jitter=1.0))
+
+    assert most / 2 <= delay <= most <= MAX_BACKOFF
+
+
+def test_a_provider_that_says_how_long_is_not_asked_before() -> None:
+    """It counts calls that come too early against the caller."""
+    assert retry_delay(attempt(retry_after=30.0)) == 30.0
+    assert retry_delay(attempt(4, retry_after=3.0)) == 16.0
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        TypeError(), NotImplementedError(), ModuleNotFoundError(), UnboundLocalError(),
+        UserError("no key"), UsageLimitExceeded("spent"), UnexpectedModelBehavior("no valid output"),
+        ModelHTTPError(400, "m"), ModelHTTPError(401, "m"), ModelHTTPError(404, "m"),
+        ModelQuotaExceededError("m", "insufficient_quota"), ModelAuthenticationError("m", "wrong key"),
+        MessageError("invalid_deps"), InvalidInput("a", "b", "c"), StoreRequired("x"),
+        FallbackExceptionGroup("all failed", [ModelHTTPError(401, "m"), TypeError()]),
+    ],
+)  # fmt: skip
+def test_an_error_that_would_come_again_is_final(error: Exception) -> None:
+    """A wrong key or program is not paid for five times."""
+    assert is_final(error, retry_on=None, final_on=())
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError(), RuntimeError(), ConnectionError(), TimeoutError(), OSError(), SystemExit(), MemoryError(),
+        ModelHTTPError(429, "m"), ModelHTTPError(408, "m"), ModelHTTPError(500, "m"), ModelHTTPError(529, "m"),
+        Unreachable("store", "redis://host", "ConnectionError"),
+        FallbackExceptionGroup("all failed", [ModelHTTPError(401, "m"), ModelHTTPError(503, "n")]),
+    ],
+)  # fmt: skip
+def test_an_error_that_may_pass_is_retried(error: BaseException) -> None:
+    """The world is down now and then, and a model answers otherwise the next time."""
+    assert not is_final(error, retry_on=None, final_on=())
+
+
+def test_a_policy_names_the_errors_that_alone_are_retried() -> None:
+    """A step with effects outside retries what it knows to be harmless."""
+    policy = StepPolicy(retry_on=[ConnectionError, "TypeError"], final_on=[BrokenPipeError])
+    assert policy.retry_on is not None
+    assert policy.final_on is not None
+    known = {"retry_on": policy.retry_on, "final_on": policy.final_on}
+
+    judged = [ConnectionResetError(), TypeError(), ValueError(), BrokenPipeError()]
+    assert [is_final(error, **known) for error in judged] == [False, False, True, True]
+
+
+@pytest.mark.parametrize(
+    "given", [{"backoff": -1.0}, {"backoff": float("nan")}, {"retry_on": [""]}, {"retry_on": "ValueError"}]
+)
+def test_a_policy_of_retries_that_makes_no_sense_is_refused(given: dict[str, Any]) -> None:
+    """It would be found out when the provider is down."""
+    with pytest.raises(InvalidInput, match="invalid_policy"):
+        StepPolicy(**given)
