@@ -1,4 +1,4 @@
-"""Settings: read from whatever configuration the host has, and refused together where they are wrong."""
+"""Settings: read from whatever configuration the host has, and refused together if they are wrong."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def host(namespace: str = "", **settings: object) -> Celery:
 
 
 def test_a_configuration_without_our_keys_gives_the_defaults() -> None:
-    """Adding us to a deployment needs no settings, and other people's keys are none of ours."""
+    """Adding us to a deployment needs no settings, and other people's keys are not ours."""
     assert read_settings({}) == Settings()
     assert read_settings(host(broker_url="memory://", task_time_limit=5).conf) == Settings()
     assert read_settings({"my_paigeant_lease": 3, "broker_url": "x"}) == Settings()
@@ -107,7 +107,7 @@ def test_every_mistake_is_named_and_no_value_is_shown() -> None:
 
 @pytest.mark.parametrize("consume", [5, None, {"only": True}, [1]])
 def test_what_a_worker_serves_is_one_mistake(consume: object) -> None:
-    """The message names what may be written and not how it is checked."""
+    """The message says what may be written, not how it is checked."""
     assert mistakes_of(paigeant_consume=consume) == [
         "`paigeant_consume`: must be 'also', 'only', 'no', or the names of activities"
     ]
@@ -128,13 +128,13 @@ def test_what_a_worker_serves_is_one_mistake(consume: object) -> None:
     ],
 )
 def test_the_limits_of_a_setting_are_allowed(name: str, lowest: float, highest: float) -> None:
-    """The reference of the settings says what is the least and the most."""
+    """The settings' reference states the smallest and the largest value."""
     for value in (lowest, highest):
         assert getattr(read_settings({f"paigeant_{name}": value}), name) == value
 
 
 def test_settings_do_not_change_after_the_start() -> None:
-    """What was checked at start-up is what holds."""
+    """What was checked at start-up is what applies."""
     settings = Settings()
 
     with pytest.raises(ValidationError, match="frozen"):
