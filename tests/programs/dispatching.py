@@ -1,4 +1,4 @@
-"""A program that dispatches workflows: reads one in each line, answers with its id, and may be killed at any time."""
+"""A program that dispatches workflows: reads one per line, answers with its id, and may be killed at any time."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def step(index: int, work: Mapping[str, Any]) -> ActivitySpec | FunctionSpec:
-    """Return a step of a workflow; the one that parks it has no second attempt."""
+    """Return a step of a workflow; the step that parks it has no second attempt."""
     name, step_id, seconds = STEPS[index % len(STEPS)], f"step-{index}", work["seconds"]
     policy = StepPolicy(max_attempts=1) if work["parks_at"] == index else None
     if name == "plant":

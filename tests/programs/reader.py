@@ -1,6 +1,6 @@
-"""An agent that reads one page after the other; each page waits for a file, and models fail where a file says so.
+"""An agent that reads one page after another; each page waits for a file, and models fail if a file says so.
 
-`EDITION` is the edition of this code: in the second one the tool takes another argument.
+`EDITION` is the version of this code: in the second one the tool takes a different argument.
 """
 
 from __future__ import annotations
