@@ -223,7 +223,7 @@ async def in_own_thread(call: Callable[[], T]) -> T:
             future.set_result(context.run(call))
         except StopIteration as error:  # a future cannot carry it
             future.set_exception(RuntimeError(f"the function raised StopIteration: {error}"))
-        except BaseException as error:  # noqa: BLE001 - whoever waits for the function gets what it raised
+        except BaseException as error:  # noqa: BLE001 - the waiting caller gets what it raised
             future.set_exception(error)
 
     future.set_running_or_notify_cancel()  # cancelling the wait leaves the thread and its future alone

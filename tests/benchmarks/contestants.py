@@ -80,8 +80,8 @@ def add_chain_step(app: Celery) -> None:
 
     def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
         # The cheapest form: one loop for each thread that runs tasks, kept for its life. `asyncio.run` makes a
-        # new loop each time, and a loop in a thread of its own (which real model clients need where threads
-        # share an agent) costs two switches.
+        # new loop each time, and a loop in its own thread (which real model clients need if threads share an
+        # agent) costs two switches.
         if not hasattr(per_thread, "runner"):
             per_thread.runner = asyncio.Runner()
         return per_thread.runner.run(coroutine)

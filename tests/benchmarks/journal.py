@@ -190,7 +190,7 @@ def mistakes_in(samples: Samples, *, calls: int) -> Iterator[str]:
         for what in ("text", "held"):
             few, many = (_median(getattr(sample, what) for sample in found[name]) for found in (shortest, longest))
             if many > few * GROWTH:
-                yield f"{name}: {few:.0f} bytes a record ({what}) behind a short history, {many:.0f} behind a long one"
+                yield f"{name}: {few:.0f} bytes a record ({what}) after a short history, {many:.0f} after a long one"
 
 
 def _mistakes(sample: Sample, calls: int) -> Iterator[str]:

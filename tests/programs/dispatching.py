@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-import failpoints  # noqa: F401 - it dies where this module says
+import failpoints  # noqa: F401 - this module makes it die
 from celery import Celery
 
 from paigeant_celery import ActivitySpec, FunctionSpec, StepPolicy, TransientError, WorkflowDispatcher, get_transport

@@ -38,7 +38,7 @@ reader = PaigeantAgent(FunctionModel(answer, model_name="local"))
 async def read(ctx: RunContext[None], page: int) -> str:
     begun(workflow_context().hop_id, f"tool read page-{page}")
     gate = Path(os.environ["READING"], f"closed-{page}")
-    while gate.exists():  # noqa: ASYNC110, ASYNC240 - the test takes it away, on this disk
+    while gate.exists():  # noqa: ASYNC110, ASYNC240 - the test removes it, on this disk
         await asyncio.sleep(0.02)
     return f"page {page}"
 

@@ -72,7 +72,7 @@ class Plan:
     )  # fmt: skip
 
     def order(self, rng: random.Random) -> list[str]:
-        """Return the faults in an order drawn from the seed; those that wait for their moment come in the first half."""
+        """Return the faults in a seeded order; those that wait for their moment come in the first half."""
         armed = sorted(ARMED)
         # A worker that is told to end gives steps back, and some of those faults wait for that.
         rolls = ["roll"] * self.faults["roll"]

@@ -267,7 +267,7 @@ async def test_a_run_rests_when_the_calls_in_flight_have_ended() -> None:
         assert not journal.at_rest
         may_end.set()
         async with asyncio.timeout(5):
-            while not journal.at_rest:  # noqa: ASYNC110 - as the body of the task does, in its own thread
+            while not journal.at_rest:  # noqa: ASYNC110 - as the task body does, in its own thread
                 await asyncio.sleep(0)
         run.cancel()
         with pytest.raises(asyncio.CancelledError):

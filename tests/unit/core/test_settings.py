@@ -46,7 +46,7 @@ def test_a_configuration_without_our_keys_gives_the_defaults() -> None:
     ids=["mapping", "upper-case", "celery", "django"],
 )
 def test_settings_are_read_in_the_way_that_the_host_writes_its_own(conf: Any) -> None:
-    """Celery's keys are lower-case, and Django's upper-case behind a namespace."""
+    """Celery's keys are lower-case, and Django's are upper-case after a namespace."""
     assert read_settings(conf) == Settings(prefix="shop", lease=3.0)
 
 
