@@ -20,6 +20,7 @@ from paigeant_celery.core.errors import NotSerializable, TransientError
 from paigeant_celery.core.flow import Completed, Diverged, Event, Failed
 from paigeant_celery.core.jsonable import dumps
 from paigeant_celery.core.message import PaigeantMessage, sha256
+from paigeant_celery.core.patience import patience
 from paigeant_celery.core.policy import Attempt, StepPolicy, is_final
 from paigeant_celery.core.settings import Settings
 from paigeant_celery.core.slip import ExecutedStep, OutputRef
@@ -31,7 +32,6 @@ __all__ = ["Opened", "Outcome", "StepRunner", "failed", "text_of", "timed_out"]
 
 MAX_ERROR_TEXT = 4000  # characters of an error that the store keeps
 LONGEST_ASKED = 86400.0  # seconds that a provider may ask us to wait before the next attempt
-READ_WAIT = 0.2  # seconds before a large output is asked for again; doubled up to 5 s
 
 logger = logging.getLogger(__name__)
 
@@ -110,14 +110,13 @@ class StepRunner:
 
     def _reader(self, message: PaigeantMessage) -> ReadOutput:
         async def read(record: ExecutedStep) -> JsonValue:
-            wait = READ_WAIT
+            waits = patience()
             while True:
                 try:
                     return await asyncio.to_thread(read_blob, self._store, message.correlation_id, record)
                 except TransientError as error:  # the step's own timeout bounds the waiting
                     logger.warning("waiting: %s", error, extra={"action": "waiting_for_server"})
-                await asyncio.sleep(wait)
-                wait = min(5.0, wait * 2)
+                await asyncio.sleep(next(waits))
 
         return read
 

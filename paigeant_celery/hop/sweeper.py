@@ -19,7 +19,7 @@ from paigeant_celery.core.errors import MessageError, TransientError
 from paigeant_celery.core.message import parse
 from paigeant_celery.core.settings import Settings
 from paigeant_celery.hop.process import host_id, is_gone
-from paigeant_celery.store.port import HopRecord, Store
+from paigeant_celery.store.port import HopRecord, HopStore
 
 __all__ = ["Sweeper"]
 
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 class Sweeper:
     """Sweeps in a daemon thread from `start` to `stop`, both of which may be repeated."""
 
-    def __init__(self, *, store: Store, publisher: Publisher, registry: Registry, settings: Settings) -> None:
+    def __init__(self, *, store: HopStore, publisher: Publisher, registry: Registry, settings: Settings) -> None:
         self._store, self._publisher, self._registry = store, publisher, registry
         self._settings = settings
         self._stopping: threading.Event | None = None

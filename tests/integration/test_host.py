@@ -53,7 +53,7 @@ print(json.dumps({
     "signals": [len(signals.before_task_publish.receivers), len(signals.worker_init.receivers)],
     "own message": sent("shop.add", 2, 3),
     "shared message": sent("shop.shared"),
-    "installed": hasattr(app, "paigeant_transport"),
+    "installed": hasattr(app, "paigeant_attachment"),
 }))
 """
 

@@ -326,7 +326,7 @@ def test_an_executor_takes_nothing_from_the_queues_of_its_app(host: Celery) -> N
 @pytest.mark.parametrize("scheme", ["redis", "amqp"])
 def test_an_executor_says_which_broker_it_cannot_reach(monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
     """It waits for a broker that is starting, but no longer."""
-    monkeypatch.setattr("paigeant_celery.worker.executor.START_PATIENCE", 0.3)
+    monkeypatch.setattr("paigeant_celery.worker.embedded.START_PATIENCE", 0.3)
     address = f"127.0.0.1:{free_port()}/0"
     transport = get_transport(f"{scheme}://me:secret@{address}", store="memory://")
     _held = activity(name="first")(pass_on)

@@ -15,6 +15,7 @@ from celery.worker.request import Request
 from paigeant_celery import FunctionSpec, WorkflowDispatcher, activity, get_transport, install
 from paigeant_celery.broker.transport import transport_of
 from paigeant_celery.core.errors import UsageError
+from paigeant_celery.worker.installation import installation_of
 from paigeant_celery.worker.request import HopRequest
 
 SECRET = "hunter2-hunter2"
@@ -160,6 +161,41 @@ def test_another_store_for_one_dispatch_leaves_the_app_its_own(make_app: Callabl
     assert install(app, store="redis://127.0.0.1:1/0") is installed
     with pytest.raises(UsageError, match=r"installed with the store redis://127.0.0.1:1/0 already, and not memory://"):
         install(app, store="memory://")
+
+
+def test_each_app_has_one_installation_of_its_own(make_app: Callable[..., Celery]) -> None:
+    """Two apps of a process share no owner, no loop and no worker; installing again replaces nothing."""
+    one, two = make_app("one"), make_app("two")
+    dispatched_to = transport_of(one)
+    found = [install(app) for app in (one, two)]
+
+    first, second = installation_of(one), installation_of(two)
+    install(one)
+
+    assert found == [first.transport, second.transport]
+    assert first.transport is dispatched_to
+    assert first.runtime is not second.runtime
+    assert first.embedded is not second.embedded
+    assert installation_of(one) is first
+
+
+def test_an_app_has_one_attribute_of_ours(make_app: Callable[..., Celery]) -> None:
+    """What is kept on a host's object can be seen at a glance, and in one type."""
+    app, untouched = make_app("shop"), make_app("untouched")
+
+    install(app)
+
+    added = [name for name in vars(app) if name not in vars(untouched) and not hasattr(Celery, name)]
+    assert added == ["paigeant_attachment"]
+
+
+def test_an_app_that_is_only_dispatched_to_is_no_installation(make_app: Callable[..., Celery]) -> None:
+    """It has a transport, and nothing that could run a hop."""
+    app = make_app("shop")
+    transport_of(app)
+
+    with pytest.raises(UsageError, match=r"not installed in the app 'shop'; call `install\(app\)` first"):
+        installation_of(app)
 
 
 def test_an_app_that_nobody_keeps_goes_away(make_app: Callable[..., Celery]) -> None:

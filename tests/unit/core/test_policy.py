@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from pydantic_ai.exceptions import (
 )
 
 from paigeant_celery.core.errors import InvalidInput, MessageError, StoreRequired, Unreachable
+from paigeant_celery.core.patience import patience
 from paigeant_celery.core.policy import MAX_BACKOFF, Attempt, StepPolicy, is_final, retry_delay
 
 
@@ -111,3 +113,9 @@ def test_a_policy_of_retries_that_makes_no_sense_is_refused(given: dict[str, Any
     """Otherwise it would be noticed only when the provider is down."""
     with pytest.raises(InvalidInput, match="invalid_policy"):
         StepPolicy(**given)
+
+
+def test_a_server_that_is_away_is_asked_less_and_less_often_and_never_given_up() -> None:
+    """A thousand runs that wait for one store must let it start; whoever waits says for how long."""
+    assert list(islice(patience(), 7)) == [0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
+    assert list(islice(patience(0.05, 0.3), 5)) == [0.05, 0.1, 0.2, 0.3, 0.3]
