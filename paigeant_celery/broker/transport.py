@@ -38,7 +38,7 @@ __all__ = [
 MEMORY_BROKER = "memory://localhost//"  # the host means nothing, but Kombu warns without one
 IN_MEMORY_POLLING = 0.01  # seconds; with Kombu's own default of 1 s every hop would take that long
 
-ATTACHED_AS = "paigeant_attachment"  # the one attribute of ours that a Celery app has
+ATTACHED_AS = "paigeant_attachment"  # the only attribute of ours on a Celery app
 
 TRANSPORT_VARIABLE = "PAIGEANT_TRANSPORT"
 REDIS_VARIABLE = "PAIGEANT_REDIS_URL"
@@ -138,12 +138,12 @@ def _harmless(part: str) -> str:
 
 
 class OwnApp(Celery):  # type: ignore[misc]  # Celery ships no types
-    """An app that was made here for a URL, and is nobody's host."""
+    """An app that was made here for a URL and is nobody's host."""
 
 
 @dataclass(frozen=True, eq=False)
 class Attachment:
-    """All that we keep on a Celery app, so that it ends with the app; one that we are `installed` in has more."""
+    """All that we keep on a Celery app, so that it ends with the app; one in which we are `installed` has more."""
 
     installed: ClassVar[bool] = False
 
@@ -156,7 +156,7 @@ def attachment_of(app: Celery) -> Attachment | None:
 
 
 def attach(app: Celery, attachment: Attachment) -> None:
-    """Keep it on the app, instead of what was there."""
+    """Keep it on the app, in place of what was there."""
     setattr(app, ATTACHED_AS, attachment)
 
 
