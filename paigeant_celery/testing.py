@@ -21,6 +21,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from paigeant_celery.activities.registry import registry
+from paigeant_celery.broker.outbox import Outbox
 from paigeant_celery.broker.port import Delivery
 from paigeant_celery.client.dispatch import WorkflowDispatcher
 from paigeant_celery.client.handle import WorkflowHandle, WorkflowResult
@@ -57,18 +58,11 @@ class WorkflowHarness:
         self.delivered: list[Delivery] = []
         self.transport = _HarnessTransport(settings, self.store, self.pending)
         self._dispatcher = WorkflowDispatcher()
-        self._sweeper = Sweeper(
-            store=self.store, publisher=self.transport.publisher, registry=registry, settings=settings
-        )
+        outbox = Outbox(self.transport.publisher, registry)
+        self._sweeper = Sweeper(store=self.store, outbox=outbox)
         self._service = HopService(
             store=self.store,
-            effects=RecordedEffects(
-                store=self.store,
-                publisher=self.transport.publisher,
-                registry=registry,
-                settings=settings,
-                owner=lambda: "harness",
-            ),
+            effects=RecordedEffects(store=self.store, outbox=outbox, settings=settings, owner=lambda: "harness"),
             registry=registry,
             settings=settings,
             owner=lambda: "harness",

@@ -6,18 +6,15 @@ Each effect may be repeated, and raises `TransientError` where store or broker i
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 
-from paigeant_celery.activities.registry import Registry
-from paigeant_celery.broker.outbox import delivery_of
-from paigeant_celery.broker.port import Publisher
+from paigeant_celery.broker.outbox import Outbox
 from paigeant_celery.core.errors import MessageError, StoreCorrupt
 from paigeant_celery.core.flow import Failure
-from paigeant_celery.core.message import PaigeantMessage, content_digest, encode, parse, sha256
+from paigeant_celery.core.message import PaigeantMessage, content_digest, encode, sha256
 from paigeant_celery.core.names import MAX_ATTEMPTS, next_place, split_hop_id
 from paigeant_celery.core.settings import Settings
 from paigeant_celery.hop.answers import Drop, Refusal, Refused, Summary, summary_of
@@ -45,18 +42,15 @@ logger = logging.getLogger(__name__)
 class RecordedEffects:
     """Effects with a store, which decides who may run a hop and keeps what came of it."""
 
-    def __init__(
-        self, *, store: Store, publisher: Publisher, registry: Registry, settings: Settings, owner: Callable[[], str]
-    ) -> None:
-        self._store, self._publisher, self._registry = store, publisher, registry
-        self._settings, self._owner = settings, owner
+    def __init__(self, *, store: Store, outbox: Outbox, settings: Settings, owner: Callable[[], str]) -> None:
+        self._store, self._outbox, self._settings, self._owner = store, outbox, settings, owner
 
     def claim(self, arrival: Arrival, message: PaigeantMessage, *, max_attempts: int) -> ClaimAnswer:
         """Claim the hop; one of a workflow that the store does not know is adopted while it is young enough."""
         digest = sha256(str(arrival.envelope))
         answer = self._claim(arrival, digest=digest, max_attempts=max_attempts)
         if answer == Dropped(reason="unknown"):
-            self._adopt(arrival, message, digest)
+            self._adopt(arrival, message)
             answer = self._claim(arrival, digest=digest, max_attempts=max_attempts)
             answer = replace(answer, created_at=None) if isinstance(answer, Claimed) else answer
         match answer:
@@ -72,12 +66,11 @@ class RecordedEffects:
 
     def advance(self, hop: Opened, message: PaigeantMessage, envelope: str, outcome: Outcome) -> Summary:
         """Record output and next hop in one step, then send its message."""
-        queue = self._publisher.queue_for(message.step.activity, message.step.queue)
-        next_hop = HopRecord(hop_id=message.message_id, queue=queue, envelope=envelope, digest=sha256(envelope))
+        next_hop = self._outbox.record_of(message, envelope)
         if not self._complete(hop, envelope, next_hop, outcome):
             return _overtaken(hop)
         # A crash before this line leaves the next hop recorded and not sent; a sweep sends it.
-        self._publish(message, envelope, queue)
+        self._outbox.send(next_hop, message=message)
         return summary_of(hop, "completed", next_hop=message.message_id)
 
     def finish(self, hop: Opened, message: PaigeantMessage, outcome: Outcome) -> Summary:
@@ -201,7 +194,7 @@ class RecordedEffects:
         own = message is not None and message.message_id == arrival.hop_id
         if answer == Dropped(reason="unknown") and message is not None and own and fault.reason == "unknown_agent":
             with suppress(MessageError):  # it is too old, or asks for no step
-                self._adopt(arrival, message, digest)
+                self._adopt(arrival, message)
                 answer = self._claim(arrival, digest=digest, max_attempts=MAX_ATTEMPTS)
         return answer
 
@@ -214,11 +207,9 @@ class RecordedEffects:
     def _closing(self, arrival: Arrival, claimed: Claimed) -> Closing:
         return Closing(hop_id=arrival.hop_id, owner=self._owner(), fence=claimed.fence)
 
-    def _adopt(self, arrival: Arrival, message: PaigeantMessage, digest: str) -> None:
+    def _adopt(self, arrival: Arrival, message: PaigeantMessage) -> None:
         """Record a workflow that only its message knows; its age is judged by the store's clock."""
-        envelope = str(arrival.envelope)
-        queue = self._publisher.queue_for(message.step.activity, message.step.queue)
-        hop = HopRecord(hop_id=message.message_id, queue=queue, envelope=envelope, digest=digest)
+        hop = self._outbox.record_of(message, str(arrival.envelope))
         new = NewWorkflow(correlation_id=message.correlation_id, content=content_digest(message), hop=hop)
         oldest = timedelta(seconds=min(self._settings.max_message_age, self._settings.result_ttl))
         answer = self._store.adopt(new, sent_at=message.sent_at, max_age=oldest)
@@ -243,18 +234,13 @@ class RecordedEffects:
         if ids is None or record is None or record.state != "running" or record.running:
             return
         if split_hop_id(record.hop_id) == (ids[0], next_place(ids[1])):
-            message = parse(record.envelope, max_size=sys.maxsize, max_steps=sys.maxsize)
-            self._publish(message, record.envelope, record.queue)
+            self._outbox.send(record)
 
     def _complete(self, hop: Opened, envelope: str, next_hop: HopRecord | None, outcome: Outcome) -> bool:
         blobs = {hop.message.step.step_id or "": outcome.blob} if outcome.blob is not None else {}
         return self._store.complete(
             Completion(closing=hop.closing, envelope=envelope, next_hop=next_hop, blobs=blobs, notes=outcome.notes)
         )
-
-    def _publish(self, message: PaigeantMessage, envelope: str, queue: str) -> None:
-        activity = self._registry.find(message.step.activity)
-        self._publisher.publish(delivery_of(message, envelope, queue, activity))
 
 
 def _overtaken(hop: Opened) -> Summary:

@@ -7,17 +7,14 @@ envelope.
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import UTC, datetime
 
-from paigeant_celery.activities.registry import Registry
-from paigeant_celery.broker.outbox import delivery_of
-from paigeant_celery.broker.port import Letters, Publisher
+from paigeant_celery.broker.outbox import Outbox
+from paigeant_celery.broker.port import Letters
 from paigeant_celery.core.errors import MessageError
 from paigeant_celery.core.flow import Failure
-from paigeant_celery.core.message import PaigeantMessage, encode, parse
+from paigeant_celery.core.message import PaigeantMessage, encode, reread
 from paigeant_celery.hop.answers import Refused, Summary, summary_of
 from paigeant_celery.hop.guard import Arrival
 from paigeant_celery.hop.letters import letter_of, parked_fault
@@ -33,10 +30,8 @@ logger = logging.getLogger(__name__)
 class MessageOnlyEffects:
     """What the broker alone can do: send the next hop, send this one again, set it aside on a queue of its own."""
 
-    def __init__(
-        self, *, publisher: Publisher, letters: Letters, registry: Registry, worker: Callable[[], str]
-    ) -> None:
-        self._publisher, self._letters, self._registry, self._worker = publisher, letters, registry, worker
+    def __init__(self, *, outbox: Outbox, letters: Letters, worker: Callable[[], str]) -> None:
+        self._outbox, self._letters, self._worker = outbox, letters, worker
 
     def claim(self, arrival: Arrival, message: PaigeantMessage, *, max_attempts: int) -> Claimed:
         """Let the delivery run: nobody remembers another one."""
@@ -45,7 +40,7 @@ class MessageOnlyEffects:
 
     def advance(self, hop: Opened, message: PaigeantMessage, envelope: str, outcome: Outcome) -> Summary:
         """Send the next hop; a crash before this message is acknowledged has the step run again."""
-        self._publish(message, envelope)
+        self._send(message, envelope)
         return summary_of(hop, "completed", next_hop=message.message_id)
 
     def finish(self, hop: Opened, message: PaigeantMessage, outcome: Outcome) -> Summary:
@@ -60,7 +55,7 @@ class MessageOnlyEffects:
     def retry(self, hop: Opened, failure: Failure, *, delay: float) -> Summary:
         """Send the hop again at once, for nobody would remember when it is due."""
         attempt = hop.claimed.attempt + 1
-        self._publish(hop.message, encode(hop.message), attempt=attempt)
+        self._send(hop.message, encode(hop.message), attempt=attempt)
         logger.warning(
             "hop %s failed with %s and is sent again", hop.closing.hop_id, failure.error_class,
             extra={"action": "hop_retried", "hop": hop.closing.hop_id, "step": failure.step_id},
@@ -87,10 +82,8 @@ class MessageOnlyEffects:
         """Keep a dead letter of a message that is too large to be read."""
         self.discard(arrival, fault)
 
-    def _publish(self, message: PaigeantMessage, envelope: str, *, attempt: int = 1) -> None:
-        queue = self._publisher.queue_for(message.step.activity, message.step.queue)
-        delivery = delivery_of(message, envelope, queue, self._registry.find(message.step.activity))
-        self._publisher.publish(replace(delivery, attempt=attempt))
+    def _send(self, message: PaigeantMessage, envelope: str, *, attempt: int = 1) -> None:
+        self._outbox.send(self._outbox.record_of(message, envelope), message=message, attempt=attempt)
 
     def _set_aside(self, hop: Opened, failure: Failure, action: str) -> None:
         arrival, fault = parked_fault(hop, failure)
@@ -107,7 +100,7 @@ def _sound(arrival: Arrival) -> str | None:
     if arrival.fault is not None or not isinstance(arrival.envelope, str):
         return None
     try:
-        _ = parse(arrival.envelope, max_size=sys.maxsize, max_steps=sys.maxsize).step
+        _ = reread(arrival.envelope).step
     except MessageError:
         return None
     return arrival.envelope

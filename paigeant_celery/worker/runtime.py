@@ -12,6 +12,7 @@ from typing import NoReturn, TypeVar, assert_never, cast
 from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 
 from paigeant_celery.activities.registry import registry
+from paigeant_celery.broker.outbox import Outbox
 from paigeant_celery.broker.transport import CeleryTransport
 from paigeant_celery.core.errors import HopFailed, StoreCorrupt, TransientError
 from paigeant_celery.hop.answers import Drop, Effects, Refused, Summary
@@ -50,33 +51,22 @@ class HopRuntime:
         self.shutdown = Shutdown(grace=settings.shutdown_grace)
         self._store = store
         self._owner = Owner(store, lease=settings.lease) if store is not None else None
-        self._sweeper = (
-            Sweeper(store=store, publisher=transport.publisher, registry=registry, settings=settings)
-            if store is not None
-            else None
-        )
+        outbox = Outbox(transport.publisher, registry)
+        self._sweeper = Sweeper(store=store, outbox=outbox) if store is not None else None
         self.service = HopService(
             store=store,
-            effects=self._effects(transport),
+            effects=self._effects(transport, outbox),
             registry=registry,
             settings=settings,
             owner=self._owner_id,
             stopping=lambda: self.shutdown.asked,
         )
 
-    def _effects(self, transport: CeleryTransport) -> Effects:
+    def _effects(self, transport: CeleryTransport, outbox: Outbox) -> Effects:
         if transport.letters is not None:
-            return MessageOnlyEffects(
-                publisher=transport.publisher, letters=transport.letters, registry=registry, worker=new_owner_id
-            )
+            return MessageOnlyEffects(outbox=outbox, letters=transport.letters, worker=new_owner_id)
         store = cast("Store", transport.store)
-        return RecordedEffects(
-            store=store,
-            publisher=transport.publisher,
-            registry=registry,
-            settings=transport.settings,
-            owner=self._owner_id,
-        )
+        return RecordedEffects(store=store, outbox=outbox, settings=transport.settings, owner=self._owner_id)
 
     def start_sweeping(self) -> None:
         """Put hops back on their queue that wait in vain, from now on; nothing without a store."""

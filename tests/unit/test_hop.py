@@ -15,6 +15,7 @@ from pydantic_ai.exceptions import ModelRateLimitError
 
 from paigeant_celery.activities.functions import FunctionActivity, activity
 from paigeant_celery.activities.registry import registry
+from paigeant_celery.broker.outbox import Outbox
 from paigeant_celery.broker.port import Delivery
 from paigeant_celery.core.errors import MessageError, TransientError, Unreachable
 from paigeant_celery.core.flow import Failure
@@ -53,9 +54,8 @@ class Line:
         self.store = Watched(self)
 
     def service(self, owner: str = "ann") -> HopService:
-        effects = RecordedEffects(
-            store=self.store, publisher=self, registry=registry, settings=self.settings, owner=lambda: owner
-        )
+        outbox = Outbox(self, registry)
+        effects = RecordedEffects(store=self.store, outbox=outbox, settings=self.settings, owner=lambda: owner)
         return HopService(
             store=self.store, effects=effects, registry=registry, settings=self.settings, owner=lambda: owner
         )

@@ -196,6 +196,24 @@ def test_the_core_reads_no_clock_and_does_no_io() -> None:
     assert imported + clocks == []
 
 
+def calls_of(names: set[str], *, wings: set[str]) -> list[str]:
+    """Where functions or classes of these names are called in some wings, with the module and the line."""
+    return [
+        f"{module}:{node.lineno} calls {node.func.id}"
+        for module, file in modules().items()
+        if wing_of(module) in wings
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in names
+    ]
+
+
+def test_a_delivery_is_made_in_one_place() -> None:
+    """The limits and links of a message cannot depend on who sends it."""
+    made = calls_of({"Delivery", "delivery_of"}, wings={*MAY_IMPORT, *FACES})
+
+    assert {call.partition(":")[0] for call in made} == {"broker.outbox"}
+
+
 def test_no_files_import_each_other_in_a_circle() -> None:
     """Two files in a circle are one subject in two places; an import inside a function only hides it."""
     graph: dict[str, set[str]] = {module: set() for module in modules()}
