@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
 from paigeant_celery.core.errors import MessageError
-from paigeant_celery.core.flow import Failure
+from paigeant_celery.core.flow import Advance, Failure, Finish
 from paigeant_celery.core.message import PaigeantMessage
 from paigeant_celery.hop.guard import Arrival
 from paigeant_celery.hop.run import Opened, Outcome
@@ -55,11 +55,11 @@ class Effects(Protocol):
         """Ask whether this delivery may run its hop. Raises `MessageError` where it never may."""
         ...
 
-    def advance(self, hop: Opened, message: PaigeantMessage, envelope: str, outcome: Outcome) -> Summary:
+    def advance(self, hop: Opened, decision: Advance, outcome: Outcome) -> Summary:
         """Record the output and send the next hop."""
         ...
 
-    def finish(self, hop: Opened, message: PaigeantMessage, outcome: Outcome) -> Summary:
+    def finish(self, hop: Opened, decision: Finish, outcome: Outcome) -> Summary:
         """Record the last output and with it the end of the workflow."""
         ...
 

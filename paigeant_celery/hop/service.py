@@ -15,15 +15,27 @@ from typing import TypeAlias, assert_never
 from paigeant_celery.activities.port import Activity
 from paigeant_celery.activities.registry import Registry
 from paigeant_celery.core.errors import MessageError, StoreCorrupt, TransientError, UnknownActivity
-from paigeant_celery.core.flow import Advance, Begun, Exhausted, Fail, Failure, Finish, Limits, Park, Retry, Run, decide
-from paigeant_celery.core.message import PaigeantMessage, encode
+from paigeant_celery.core.flow import (
+    Advance,
+    Begun,
+    CouldNotClose,
+    Exhausted,
+    Fail,
+    Finish,
+    Limits,
+    Park,
+    Retry,
+    Run,
+    decide,
+)
+from paigeant_celery.core.message import PaigeantMessage
 from paigeant_celery.core.names import FIRST_PLACE
 from paigeant_celery.core.policy import StepPolicy
 from paigeant_celery.core.settings import Settings
 from paigeant_celery.core.slip import Step
 from paigeant_celery.hop.answers import Drop, Effects, Refused, Summary
 from paigeant_celery.hop.guard import Arrival, check_address, read
-from paigeant_celery.hop.run import Opened, Outcome, StepRunner, failed, text_of
+from paigeant_celery.hop.run import Opened, Outcome, StepRunner, text_of
 from paigeant_celery.journal.event_feed import EventFeed
 from paigeant_celery.journal.hop_journal import HopJournal
 from paigeant_celery.store.port import Claimed, Closing, Dropped, Store
@@ -52,7 +64,7 @@ class HopService:
     ) -> None:
         self._store, self._effects, self._registry, self._settings = store, effects, registry, settings
         self._owner, self._stopping = owner, stopping
-        self._limits = Limits(max_steps=settings.max_steps)
+        self._limits = Limits(max_steps=settings.max_steps, max_message_size=settings.max_message_size)
         self._steps = StepRunner(store, settings)
 
     def open(self, arrival: Arrival) -> Opening:
@@ -115,12 +127,9 @@ class HopService:
             raise
         except Exception as error:
             logger.exception("a hop cannot be closed", extra={"action": "close_failed", "hop": hop.closing.hop_id})
-            failure = Failure(
-                step_id=hop.message.step.step_id,
-                error_class=type(error).__name__,
-                text=f"after the step ran, its output could not be sent on: {text_of(error)}",
-            )
-            return self._effects.fail(hop, failure)
+            place = hop.message.place
+            event = CouldNotClose(place=place, error_class=type(error).__name__, text=text_of(error))
+            return self._close(hop, Outcome(event=event, at=outcome.at))
 
     def _loaded(self, name: str) -> Activity:
         try:
@@ -182,14 +191,10 @@ class HopService:
     def _close(self, hop: Opened, outcome: Outcome) -> Summary:
         decision = decide(hop.message, outcome.event, now=outcome.at, limits=self._limits)
         match decision:
-            case Advance(message=message):
-                envelope = encode(message)
-                if len(envelope.encode()) > self._settings.max_message_size:
-                    text = "with this step's output the envelope exceeds `paigeant_max_message_size`"
-                    return self._close(hop, failed(hop, "too_large", text))
-                return self._effects.advance(hop, message, envelope, outcome)
-            case Finish(message=message):
-                return self._effects.finish(hop, message, outcome)
+            case Advance():
+                return self._effects.advance(hop, decision, outcome)
+            case Finish():
+                return self._effects.finish(hop, decision, outcome)
             case Fail(failure=failure):
                 return self._effects.fail(hop, failure)
             case Retry(failure=failure, delay=delay):

@@ -13,14 +13,14 @@ from datetime import timedelta
 
 from paigeant_celery.broker.outbox import Outbox
 from paigeant_celery.core.errors import MessageError, StoreCorrupt
-from paigeant_celery.core.flow import Failure
-from paigeant_celery.core.message import PaigeantMessage, content_digest, encode, sha256
+from paigeant_celery.core.flow import Advance, Failure, Finish, Refused, decide_refusal
+from paigeant_celery.core.message import PaigeantMessage, content_digest, sha256
 from paigeant_celery.core.names import MAX_ATTEMPTS, next_place, split_hop_id
 from paigeant_celery.core.settings import Settings
-from paigeant_celery.hop.answers import Drop, Refusal, Refused, Summary, summary_of
+from paigeant_celery.hop.answers import Drop, Refusal, Summary, summary_of
 from paigeant_celery.hop.guard import Arrival, is_misaddressed
 from paigeant_celery.hop.letters import letter_of, parked_fault
-from paigeant_celery.hop.refuse import log_refusal
+from paigeant_celery.hop.refuse import log_refusal, refused_for
 from paigeant_celery.hop.run import Opened, Outcome
 from paigeant_celery.store.port import (
     Claim,
@@ -64,18 +64,18 @@ class RecordedEffects:
                 self._resend_successor(arrival.hop_id)
         return answer
 
-    def advance(self, hop: Opened, message: PaigeantMessage, envelope: str, outcome: Outcome) -> Summary:
+    def advance(self, hop: Opened, decision: Advance, outcome: Outcome) -> Summary:
         """Record output and next hop in one step, then send its message."""
-        next_hop = self._outbox.record_of(message, envelope)
-        if not self._complete(hop, envelope, next_hop, outcome):
+        next_hop = self._outbox.record_of(decision.message, decision.envelope)
+        if not self._complete(hop, decision.envelope, next_hop, outcome):
             return _overtaken(hop)
         # A crash before this line leaves the next hop recorded and not sent; a sweep sends it.
-        self._outbox.send(next_hop, message=message)
-        return summary_of(hop, "completed", next_hop=message.message_id)
+        self._outbox.send(next_hop, message=decision.message)
+        return summary_of(hop, "completed", next_hop=next_hop.hop_id)
 
-    def finish(self, hop: Opened, message: PaigeantMessage, outcome: Outcome) -> Summary:
+    def finish(self, hop: Opened, decision: Finish, outcome: Outcome) -> Summary:
         """Record the last output and with it the end of the workflow."""
-        if not self._complete(hop, encode(message), None, outcome):
+        if not self._complete(hop, decision.envelope, None, outcome):
             return _overtaken(hop)
         return summary_of(hop, "workflow_completed")
 
@@ -118,8 +118,7 @@ class RecordedEffects:
         A hop's own message is the envelope that was recorded, sent as it was recorded. Whatever else bears its id harms
         no workflow: the genuine message is sent again when it is overdue. A copy of what is handled already is dropped.
         """
-        step = message.slip.next_step if message is not None else None
-        refused = Refused(reason=fault.reason, step_id=step.step_id or "" if step is not None else "")
+        refused = refused_for(fault, message)
         answer: ClaimAnswer
         try:
             if is_misaddressed(arrival, message) or not isinstance(arrival.envelope, str):
@@ -130,7 +129,7 @@ class RecordedEffects:
             answer = Dropped(reason="unknown")
         match answer:
             case Claimed():
-                self._park_unrun(arrival, answer, fault, refused.step_id)
+                self._park_unrun(arrival, answer, fault, message)
                 return refused
             case Dropped(reason="unknown"):
                 self.discard(arrival, fault)
@@ -149,7 +148,7 @@ class RecordedEffects:
         except StoreCorrupt:
             claimed = None
         if claimed is not None:
-            self._park_unrun(arrival, claimed, fault, "")
+            self._park_unrun(arrival, claimed, fault, None)
         else:
             self.discard(arrival, fault)
 
@@ -198,11 +197,14 @@ class RecordedEffects:
                 answer = self._claim(arrival, digest=digest, max_attempts=MAX_ATTEMPTS)
         return answer
 
-    def _park_unrun(self, arrival: Arrival, claimed: Claimed, fault: MessageError, step_id: str) -> None:
+    def _park_unrun(
+        self, arrival: Arrival, claimed: Claimed, fault: MessageError, message: PaigeantMessage | None
+    ) -> None:
         log_refusal(arrival, fault)
-        failure = Failure(step_id=step_id or None, error_class=fault.reason, text=fault.detail)
+        parked = decide_refusal(Refused(message=message, reason=fault.reason, text=fault.detail))
+        letter = letter_of(arrival, fault, worker=self._owner())
         with suppress(StoreCorrupt):
-            self._store.park(self._closing(arrival, claimed), failure, letter_of(arrival, fault, worker=self._owner()))
+            self._store.park(self._closing(arrival, claimed), parked.failure, letter)
 
     def _closing(self, arrival: Arrival, claimed: Claimed) -> Closing:
         return Closing(hop_id=arrival.hop_id, owner=self._owner(), fence=claimed.fence)

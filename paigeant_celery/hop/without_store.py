@@ -13,12 +13,12 @@ from datetime import UTC, datetime
 from paigeant_celery.broker.outbox import Outbox
 from paigeant_celery.broker.port import Letters
 from paigeant_celery.core.errors import MessageError
-from paigeant_celery.core.flow import Failure
+from paigeant_celery.core.flow import Advance, Failure, Finish
 from paigeant_celery.core.message import PaigeantMessage, encode, reread
 from paigeant_celery.hop.answers import Refused, Summary, summary_of
 from paigeant_celery.hop.guard import Arrival
 from paigeant_celery.hop.letters import letter_of, parked_fault
-from paigeant_celery.hop.refuse import log_refusal
+from paigeant_celery.hop.refuse import log_refusal, refused_for
 from paigeant_celery.hop.run import Opened, Outcome
 from paigeant_celery.store.port import Claimed
 
@@ -38,12 +38,12 @@ class MessageOnlyEffects:
         attempt, exhausted = min(arrival.attempt, max_attempts), arrival.attempt > max_attempts
         return Claimed(fence=0, attempt=attempt, now=datetime.now(UTC), exhausted=exhausted)
 
-    def advance(self, hop: Opened, message: PaigeantMessage, envelope: str, outcome: Outcome) -> Summary:
+    def advance(self, hop: Opened, decision: Advance, outcome: Outcome) -> Summary:
         """Send the next hop; a crash before this message is acknowledged has the step run again."""
-        self._send(message, envelope)
-        return summary_of(hop, "completed", next_hop=message.message_id)
+        self._send(decision.message, decision.envelope)
+        return summary_of(hop, "completed", next_hop=decision.message.message_id)
 
-    def finish(self, hop: Opened, message: PaigeantMessage, outcome: Outcome) -> Summary:
+    def finish(self, hop: Opened, decision: Finish, outcome: Outcome) -> Summary:
         """Do nothing: the last output is what the last step made of it."""
         return summary_of(hop, "workflow_completed")
 
@@ -70,9 +70,8 @@ class MessageOnlyEffects:
     def refuse(self, arrival: Arrival, fault: MessageError, message: PaigeantMessage | None) -> Refused:
         """Keep a dead letter, with the envelope where it is sound and another worker might run it."""
         log_refusal(arrival, fault)
-        step = message.slip.next_step if message is not None else None
         self._letters.bury(letter_of(arrival, fault, worker=self._worker()), _sound(arrival))
-        return Refused(reason=fault.reason, step_id=step.step_id or "" if step is not None else "")
+        return refused_for(fault, message)
 
     def discard(self, arrival: Arrival, fault: MessageError) -> None:
         """Keep a dead letter of what is no message of a hop."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -17,16 +18,17 @@ from paigeant_celery.activities.functions import FunctionActivity, activity
 from paigeant_celery.activities.registry import registry
 from paigeant_celery.broker.outbox import Outbox
 from paigeant_celery.broker.port import Delivery
-from paigeant_celery.core.errors import MessageError, TransientError, Unreachable
+from paigeant_celery.core.errors import MessageError, NotSerializable, TransientError, Unreachable
 from paigeant_celery.core.flow import Failure
 from paigeant_celery.core.message import PaigeantMessage, encode, sha256
 from paigeant_celery.core.settings import Settings
-from paigeant_celery.core.slip import FunctionSpec
+from paigeant_celery.core.slip import FunctionSpec, OutputRef
 from paigeant_celery.hop.guard import Arrival
 from paigeant_celery.hop.run import Opened
 from paigeant_celery.hop.service import Drop, HopService, Refused, Summary
 from paigeant_celery.hop.with_store import RecordedEffects
 from paigeant_celery.store.memory import MemoryStore
+from paigeant_celery.store.outputs import Kept, kept
 from paigeant_celery.store.port import Claim, ClaimAnswer, Closing, Completion, HopRecord, NewWorkflow, WorkflowRecord
 
 MakeMessage = Callable[..., PaigeantMessage]
@@ -153,6 +155,11 @@ def first(line: Line, steps: list[FunctionActivity[[], str]], make_message: Make
     return line.start(make_message(*(step.activity() for step in steps)))
 
 
+def errors_in(caplog: pytest.LogCaptureFixture) -> list[str | None]:
+    """The action words of the errors that were logged."""
+    return [getattr(record, "action", None) for record in caplog.records if record.levelno == logging.ERROR]
+
+
 # The order of effects, and a crash between any two of them.
 
 
@@ -239,6 +246,24 @@ def test_a_broker_that_is_away_gets_the_same_bytes_when_the_hop_is_closed_again(
     assert [sent.envelope for sent in line.given] == [recorded.envelope] * 3
     assert line.effects.count("run one") == 1
     line.open(line.arrival())
+
+
+def test_whatever_goes_wrong_as_a_hop_is_closed_fails_its_workflow(
+    line: Line, first: Arrival, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody waits for a workflow that will not move, and the log has the trace."""
+
+    def complete(completion: Completion) -> bool:
+        raise RuntimeError("whatever")
+
+    monkeypatch.setattr(line.store, "complete", complete)
+
+    assert line.serve(first) == Summary(hop_id="w-1.0", step_id="one", outcome="failed", error_class="RuntimeError")
+
+    text = "after the step ran, its output could not be sent on: whatever"
+    assert line.failure() == ("failed", "one", "RuntimeError", text)
+    assert line.given == []
+    assert errors_in(caplog) == ["close_failed", "hop_failed"]
 
 
 # Attempts that failed.
@@ -645,6 +670,19 @@ def test_an_output_over_the_limit_fails_its_step(make_message: MakeMessage, char
     text = "1025 bytes exceed `paigeant_max_output_size` (1024)"
     assert line.failure() == ("failed", "large", "output_too_large", text)
     assert line.given == []
+
+
+@pytest.mark.parametrize(("largest_inline", "travels"), [(10, True), (9, False), (None, True)])
+def test_an_output_above_the_limit_of_what_travels_is_stored(largest_inline: int | None, travels: bool) -> None:
+    """Messages stay small; whoever has no store lets every output travel."""
+    output, text = "\u00e4" * 4, '"' + "\u00e4" * 4 + '"'
+
+    found = kept(output, largest=10, largest_inline=largest_inline)
+
+    reference = OutputRef(size=10, sha256=sha256(text))
+    assert found == (Kept(output=output) if travels else Kept(output=None, ref=reference, blob=text))
+    with pytest.raises(NotSerializable, match=r"output_too_large: 10 bytes exceed `paigeant_max_output_size` \(9\)"):
+        kept(output, largest=9, largest_inline=largest_inline)
 
 
 def test_an_envelope_that_outgrows_the_limit_fails_the_step_that_made_it(make_message: MakeMessage) -> None:

@@ -214,6 +214,14 @@ def test_a_delivery_is_made_in_one_place() -> None:
     assert {call.partition(":")[0] for call in made} == {"broker.outbox"}
 
 
+def test_only_the_flow_decides_what_becomes_of_a_workflow() -> None:
+    """Every advance, retry, park and failure has one place to look for its reason; stores read what was decided."""
+    decisions, outside = {"Advance", "Fail", "Failure", "Finish", "Park"}, {*MAY_IMPORT, *FACES} - {"core", "store"}
+    decided = calls_of(decisions, wings=outside) + calls_of({"Retry"}, wings=outside - {"worker"})  # Celery's own
+
+    assert decided == []
+
+
 def test_no_files_import_each_other_in_a_circle() -> None:
     """Two files in a circle are one subject in two places; an import inside a function only hides it."""
     graph: dict[str, set[str]] = {module: set() for module in modules()}
