@@ -28,7 +28,7 @@ from paigeant_celery.client.handle import WorkflowHandle, WorkflowResult
 from paigeant_celery.core.names import Names
 from paigeant_celery.core.settings import Settings
 from paigeant_celery.core.slip import ActivitySpec, FunctionSpec
-from paigeant_celery.hop.answers import Drop, Refused
+from paigeant_celery.hop.answers import ClosedAs, Drop, Refused
 from paigeant_celery.hop.guard import Arrival
 from paigeant_celery.hop.run import Opened
 from paigeant_celery.hop.service import HopService
@@ -61,11 +61,9 @@ class WorkflowHarness:
         outbox = Outbox(self.transport.publisher, registry)
         self._sweeper = Sweeper(store=self.store, outbox=outbox)
         self._service = HopService(
-            store=self.store,
             effects=RecordedEffects(store=self.store, outbox=outbox, settings=settings, owner=lambda: "harness"),
             registry=registry,
             settings=settings,
-            owner=lambda: "harness",
         )
 
     async def run(
@@ -152,9 +150,9 @@ class WorkflowHarness:
             return f"dropped: {opening.reason}"
         if isinstance(opening, Refused):
             return f"refused: {opening.reason}"
-        if opening.outcome == "retrying":
+        if opening.outcome is ClosedAs.RETRYING:
             self._retrying.add(delivery.hop_id)
-        return opening.outcome
+        return opening.outcome.value
 
     def _now(self) -> datetime:
         return datetime.now(UTC) + self._skipped

@@ -23,8 +23,8 @@ from paigeant_celery.core.policy import Attempt, StepPolicy, attempt_of
 from paigeant_celery.core.settings import Settings
 from paigeant_celery.core.slip import ExecutedStep
 from paigeant_celery.journal.hop_journal import HopJournal, journalling
-from paigeant_celery.store.outputs import kept, read_blob
-from paigeant_celery.store.port import Claimed, Closing, Store
+from paigeant_celery.store.outputs import Outputs
+from paigeant_celery.store.port import Claimed, Closing
 
 __all__ = ["Opened", "Outcome", "StepRunner", "text_of", "timed_out"]
 
@@ -68,8 +68,8 @@ class Outcome:
 class StepRunner:
     """Runs steps inside their contexts, within their timeouts and the limits of the settings."""
 
-    def __init__(self, store: Store | None, settings: Settings) -> None:
-        self._store, self._settings = store, settings
+    def __init__(self, outputs: Outputs, settings: Settings) -> None:
+        self._outputs, self._settings = outputs, settings
 
     async def run(self, hop: Opened) -> Outcome:
         """Run the step inside its context and say how it ended. Only a cancellation from outside is raised."""
@@ -112,7 +112,7 @@ class StepRunner:
             wait = READ_WAIT
             while True:
                 try:
-                    return await asyncio.to_thread(read_blob, self._store, message.correlation_id, record)
+                    return await asyncio.to_thread(self._outputs.read, message.correlation_id, record)
                 except TransientError as error:  # the step's own timeout bounds the waiting
                     logger.warning("waiting: %s", error, extra={"action": "waiting_for_server"})
                 await asyncio.sleep(wait)
@@ -121,8 +121,7 @@ class StepRunner:
         return read
 
     def _completed(self, hop: Opened, result: ActivityResult, started_at: datetime) -> Outcome:
-        inline = self._settings.inline_output_size if self._store is not None else None
-        output = kept(result.output, largest=self._settings.max_output_size, largest_inline=inline)
+        output = self._outputs.kept(result.output)
         event = Completed(
             place=hop.message.place,
             attempt=hop.claimed.attempt,

@@ -8,26 +8,12 @@ is acknowledged last.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from functools import partial
-from typing import TypeAlias, assert_never
+from typing import TypeAlias
 
 from paigeant_celery.activities.port import Activity
 from paigeant_celery.activities.registry import Registry
 from paigeant_celery.core.errors import MessageError, StoreCorrupt, TransientError, UnknownActivity
-from paigeant_celery.core.flow import (
-    Advance,
-    Begun,
-    CouldNotClose,
-    Exhausted,
-    Fail,
-    Finish,
-    Limits,
-    Park,
-    Retry,
-    Run,
-    decide,
-)
+from paigeant_celery.core.flow import Begun, CouldNotClose, Exhausted, Limits, Run, decide
 from paigeant_celery.core.message import PaigeantMessage
 from paigeant_celery.core.names import FIRST_PLACE
 from paigeant_celery.core.policy import StepPolicy
@@ -36,9 +22,7 @@ from paigeant_celery.core.slip import Step
 from paigeant_celery.hop.answers import Drop, Effects, Refused, Summary
 from paigeant_celery.hop.guard import Arrival, check_address, read
 from paigeant_celery.hop.run import Opened, Outcome, StepRunner, text_of
-from paigeant_celery.journal.event_feed import EventFeed
-from paigeant_celery.journal.hop_journal import HopJournal
-from paigeant_celery.store.port import Claimed, Closing, Dropped, Store
+from paigeant_celery.store.port import Claimed, Dropped
 
 __all__ = ["Drop", "HopService", "Refused", "Summary", "step_policy"]
 
@@ -52,20 +36,10 @@ logger = logging.getLogger(__name__)
 class HopService:
     """Takes hops through their steps; what is done about them is the effects' affair. Only `run` is asynchronous."""
 
-    def __init__(
-        self,
-        *,
-        store: Store | None,
-        effects: Effects,
-        registry: Registry,
-        settings: Settings,
-        owner: Callable[[], str],
-        stopping: Callable[[], bool] = lambda: False,
-    ) -> None:
-        self._store, self._effects, self._registry, self._settings = store, effects, registry, settings
-        self._owner, self._stopping = owner, stopping
+    def __init__(self, *, effects: Effects, registry: Registry, settings: Settings) -> None:
+        self._effects, self._registry, self._settings = effects, registry, settings
         self._limits = Limits(max_steps=settings.max_steps, max_message_size=settings.max_message_size)
-        self._steps = StepRunner(store, settings)
+        self._steps = StepRunner(effects.outputs, settings)
 
     def open(self, arrival: Arrival) -> Opening:
         """Guard and claim a delivery.
@@ -150,7 +124,7 @@ class HopService:
         timeout = policy.timeout or self._settings.step_timeout
         if message.deadline is not None:
             timeout = min(timeout, max(0.001, (message.deadline - answer.now).total_seconds()))
-        closing = Closing(hop_id=arrival.hop_id, owner=self._owner(), fence=answer.fence)
+        closing = self._effects.closing_of(arrival, answer)
         return self._begin(
             Opened(
                 message=message,
@@ -159,23 +133,8 @@ class HopService:
                 closing=closing,
                 timeout=timeout,
                 policy=policy,
-                journal=self._journal(message, answer, closing),
+                journal=self._effects.journal_of(message, answer, closing),
             )
-        )
-
-    def _journal(self, message: PaigeantMessage, claimed: Claimed, closing: Closing) -> HopJournal | None:
-        if self._store is None or claimed.exhausted:
-            return None
-        # The first claim of a hop finds nothing, and need not ask.
-        records = self._store.journal(closing.hop_id) if claimed.fence > 1 else {}
-        send = partial(self._store.publish, closing)
-        return HopJournal(
-            store=self._store,
-            closing=closing,
-            step_id=message.step.step_id or "",
-            records=records,
-            stopping=self._stopping,
-            feed=EventFeed(send, attempt=claimed.attempt) if message.stream else None,
         )
 
     def _begin(self, hop: Opened) -> Opened | Summary:
@@ -186,24 +145,13 @@ class HopService:
         _compare_clocks(message, claimed)
         begun = Begun(place=message.place, attempt=claimed.attempt)
         decision = decide(message, begun, now=claimed.now, limits=self._limits)
-        return self._effects.fail(hop, decision.failure) if isinstance(decision, Fail) else hop
+        if isinstance(decision, Run):
+            return hop
+        return self._effects.commit(hop, decision, Outcome(event=begun, at=claimed.now))
 
     def _close(self, hop: Opened, outcome: Outcome) -> Summary:
         decision = decide(hop.message, outcome.event, now=outcome.at, limits=self._limits)
-        match decision:
-            case Advance():
-                return self._effects.advance(hop, decision, outcome)
-            case Finish():
-                return self._effects.finish(hop, decision, outcome)
-            case Fail(failure=failure):
-                return self._effects.fail(hop, failure)
-            case Retry(failure=failure, delay=delay):
-                return self._effects.retry(hop, failure, delay=delay)
-            case Park(failure=failure):
-                return self._effects.park(hop, failure)
-            case Run():
-                raise TypeError("a begun hop is run, not closed")
-        assert_never(decision)
+        return self._effects.commit(hop, decision, outcome)
 
 
 def _compare_clocks(message: PaigeantMessage, claimed: Claimed) -> None:

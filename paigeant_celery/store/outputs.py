@@ -9,10 +9,11 @@ from pydantic import JsonValue
 from paigeant_celery.core.errors import NotSerializable, StoreCorrupt
 from paigeant_celery.core.jsonable import dumps, loads
 from paigeant_celery.core.message import sha256
+from paigeant_celery.core.settings import Settings
 from paigeant_celery.core.slip import ExecutedStep, OutputRef
 from paigeant_celery.store.port import Store
 
-__all__ = ["Kept", "kept", "read_blob"]
+__all__ = ["Kept", "Outputs", "read_blob"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,18 +25,30 @@ class Kept:
     blob: str | None = None
 
 
-def kept(output: JsonValue, *, largest: int, largest_inline: int | None) -> Kept:
-    """Say how an output is kept; all of it travels unless it has more than `largest_inline` bytes of JSON.
+class Outputs:
+    """The outputs of steps: all of one travels, unless it is large and there is a store that keeps it."""
 
-    Raises `NotSerializable` if it has no JSON form, or more than `largest` bytes of it (`output_too_large`).
-    """
-    text = dumps(output)
-    size = len(text.encode())
-    if size > largest:
-        raise NotSerializable("output_too_large", f"{size} bytes exceed `paigeant_max_output_size` ({largest})")
-    if largest_inline is None or size <= largest_inline:
-        return Kept(output=output)
-    return Kept(output=None, ref=OutputRef(size=size, sha256=sha256(text)), blob=text)
+    def __init__(self, settings: Settings, store: Store | None = None) -> None:
+        self._store, self._largest = store, settings.max_output_size
+        self._largest_inline = settings.inline_output_size if store is not None else settings.max_output_size
+
+    def kept(self, output: JsonValue) -> Kept:
+        """Say how an output is kept.
+
+        Raises `NotSerializable` if it has no JSON form, or if that is too large (`output_too_large`).
+        """
+        text = dumps(output)
+        size = len(text.encode())
+        if size > self._largest:
+            limit = f"`paigeant_max_output_size` ({self._largest})"
+            raise NotSerializable("output_too_large", f"{size} bytes exceed {limit}")
+        if size <= self._largest_inline:
+            return Kept(output=output)
+        return Kept(output=None, ref=OutputRef(size=size, sha256=sha256(text)), blob=text)
+
+    def read(self, correlation_id: str, record: ExecutedStep) -> JsonValue:
+        """Read an output that does not travel; raises `StoreCorrupt` if it is not there as it was recorded."""
+        return read_blob(self._store, correlation_id, record)
 
 
 def read_blob(store: Store | None, correlation_id: str, record: ExecutedStep) -> JsonValue:

@@ -23,12 +23,13 @@ from paigeant_celery.core.flow import Failure
 from paigeant_celery.core.message import PaigeantMessage, encode, sha256
 from paigeant_celery.core.settings import Settings
 from paigeant_celery.core.slip import FunctionSpec, OutputRef
+from paigeant_celery.hop.answers import ClosedAs
 from paigeant_celery.hop.guard import Arrival
 from paigeant_celery.hop.run import Opened
 from paigeant_celery.hop.service import Drop, HopService, Refused, Summary
 from paigeant_celery.hop.with_store import RecordedEffects
 from paigeant_celery.store.memory import MemoryStore
-from paigeant_celery.store.outputs import Kept, kept
+from paigeant_celery.store.outputs import Kept, Outputs
 from paigeant_celery.store.port import Claim, ClaimAnswer, Closing, Completion, HopRecord, NewWorkflow, WorkflowRecord
 
 MakeMessage = Callable[..., PaigeantMessage]
@@ -58,9 +59,7 @@ class Line:
     def service(self, owner: str = "ann") -> HopService:
         outbox = Outbox(self, registry)
         effects = RecordedEffects(store=self.store, outbox=outbox, settings=self.settings, owner=lambda: owner)
-        return HopService(
-            store=self.store, effects=effects, registry=registry, settings=self.settings, owner=lambda: owner
-        )
+        return HopService(effects=effects, registry=registry, settings=self.settings)
 
     def start(self, message: PaigeantMessage) -> Arrival:
         """Record a workflow and give the delivery of its first hop."""
@@ -264,6 +263,13 @@ def test_whatever_goes_wrong_as_a_hop_is_closed_fails_its_workflow(
     assert line.failure() == ("failed", "one", "RuntimeError", text)
     assert line.given == []
     assert errors_in(caplog) == ["close_failed", "hop_failed"]
+
+
+def test_the_words_for_how_a_hop_was_closed_are_a_promise() -> None:
+    """Flower, results and the test kit show them."""
+    assert [str(word) for word in ClosedAs] == [
+        "completed", "workflow_completed", "retrying", "parked", "failed", "overtaken",
+    ]  # fmt: skip
 
 
 # Attempts that failed.
@@ -672,17 +678,21 @@ def test_an_output_over_the_limit_fails_its_step(make_message: MakeMessage, char
     assert line.given == []
 
 
-@pytest.mark.parametrize(("largest_inline", "travels"), [(10, True), (9, False), (None, True)])
-def test_an_output_above_the_limit_of_what_travels_is_stored(largest_inline: int | None, travels: bool) -> None:
+@pytest.mark.parametrize(("characters", "stored", "travels"), [(11, True, True), (12, True, False), (12, False, True)])
+def test_an_output_above_the_limit_of_what_travels_is_stored(
+    line: Line, characters: int, stored: bool, travels: bool
+) -> None:
     """Messages stay small; whoever has no store lets every output travel."""
-    output, text = "\u00e4" * 4, '"' + "\u00e4" * 4 + '"'
+    outputs = Outputs(Settings(inline_output_size=24, max_output_size=1024), line.store if stored else None)
+    output = "\u00e4" * characters
+    text = f'"{output}"'
 
-    found = kept(output, largest=10, largest_inline=largest_inline)
+    found = outputs.kept(output)
 
-    reference = OutputRef(size=10, sha256=sha256(text))
+    reference = OutputRef(size=2 * characters + 2, sha256=sha256(text))
     assert found == (Kept(output=output) if travels else Kept(output=None, ref=reference, blob=text))
-    with pytest.raises(NotSerializable, match=r"output_too_large: 10 bytes exceed `paigeant_max_output_size` \(9\)"):
-        kept(output, largest=9, largest_inline=largest_inline)
+    with pytest.raises(NotSerializable, match=r"1025 bytes exceed `paigeant_max_output_size` \(1024\)"):
+        outputs.kept("x" * 1023)
 
 
 def test_an_envelope_that_outgrows_the_limit_fails_the_step_that_made_it(make_message: MakeMessage) -> None:

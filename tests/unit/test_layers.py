@@ -222,6 +222,34 @@ def test_only_the_flow_decides_what_becomes_of_a_workflow() -> None:
     assert decided == []
 
 
+def test_what_was_decided_is_matched_in_one_place() -> None:
+    """A decision that is added is a case that is added, once for hops with a store and those without."""
+    matching = {
+        module
+        for module, file in modules().items()
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.MatchClass) and isinstance(node.cls, ast.Name) and node.cls.id in {"Advance", "Finish"}
+    }
+
+    assert matching == {"hop.answers"}
+
+
+def test_whether_there_is_a_store_is_asked_where_the_effects_are_chosen() -> None:
+    """Everything else about a hop is written once; what differs without a store is in one file."""
+    asked = [
+        f"{module}:{node.lineno}"
+        for module, file in modules().items()
+        if wing_of(module) == "hop" or module == "worker.runtime"
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Compare) and isinstance(node.ops[0], (ast.Is, ast.IsNot))
+        if isinstance(node.left, (ast.Name, ast.Attribute))
+        if ast.unparse(node.left).rpartition(".")[2].lstrip("_") in {"store", "letters", "owner", "sweeper"}
+    ]
+
+    assert {place.partition(":")[0] for place in asked} == {"worker.runtime"}
+    assert len(asked) == 2
+
+
 def test_no_files_import_each_other_in_a_circle() -> None:
     """Two files in a circle are one subject in two places; an import inside a function only hides it."""
     graph: dict[str, set[str]] = {module: set() for module in modules()}

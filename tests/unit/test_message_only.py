@@ -61,8 +61,9 @@ class Broker:
         return len(self.kept) < before
 
     def serve(self, arrival: Arrival) -> object:
-        effects = MessageOnlyEffects(outbox=Outbox(self, registry), letters=self, worker=lambda: "here")
-        service = HopService(store=None, effects=effects, registry=registry, settings=self.settings, owner=lambda: "")
+        outbox = Outbox(self, registry)
+        effects = MessageOnlyEffects(outbox=outbox, letters=self, settings=self.settings, worker=lambda: "here")
+        service = HopService(effects=effects, registry=registry, settings=self.settings)
         opening = service.open(arrival)
         return service.close(opening, asyncio.run(service.run(opening))) if isinstance(opening, Opened) else opening
 
