@@ -93,7 +93,8 @@ class HopService:
         """Record what happened and send the next message.
 
         May be repeated: a hop that is closed stays as it is. Raises `TransientError` where the store or the
-        broker is away; the same call then finishes what it began. Whatever else goes wrong fails the hop.
+        broker is away; the same call then finishes what it began. Whatever else goes wrong before the hop is recorded
+        fails it.
         """
         try:
             return self._close(hop, outcome)

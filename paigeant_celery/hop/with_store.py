@@ -130,8 +130,20 @@ class RecordedEffects(Effects):
         if not self._complete(hop, decision.envelope, next_hop, outcome):
             return _overtaken(hop)
         # A crash before this line leaves the next hop recorded and not sent; a sweep sends it.
-        self._outbox.send(next_hop, message=decision.message)
+        self._send_recorded(next_hop, decision.message)
         return summary_of(hop, ClosedAs.COMPLETED, next_hop=next_hop.hop_id)
+
+    def _send_recorded(self, hop: HopRecord, message: PaigeantMessage) -> None:
+        try:
+            self._outbox.send(hop, message=message)
+        except TransientError:
+            raise  # the broker is away; the hop is closed again, and this line is reached again
+        except Exception:
+            # The hop before it is completed whatever happens here, as if the process had died instead.
+            logger.exception(
+                "hop %s is recorded, but could not be sent; a sweep sends it", hop.hop_id,
+                extra={"action": "send_failed", "hop": hop.hop_id},
+            )  # fmt: skip
 
     def _finish(self, hop: Opened, decision: Finish, outcome: Outcome) -> Summary:
         """Record the last output and with it the end of the workflow."""

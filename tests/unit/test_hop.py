@@ -27,6 +27,7 @@ from paigeant_celery.hop.answers import ClosedAs
 from paigeant_celery.hop.guard import Arrival
 from paigeant_celery.hop.run import Opened
 from paigeant_celery.hop.service import Drop, HopService, Refused, Summary
+from paigeant_celery.hop.sweeper import Sweeper
 from paigeant_celery.hop.with_store import RecordedEffects
 from paigeant_celery.store.memory import MemoryStore
 from paigeant_celery.store.outputs import Kept, Outputs
@@ -100,6 +101,9 @@ class Line:
 
     def queue_for(self, activity: str, queue: str | None) -> str:
         return queue or f"q-{activity}"
+
+    def waiting(self, queue: str) -> int:
+        return 0
 
     def publish(self, delivery: Delivery) -> None:
         self.given.append(delivery)
@@ -263,6 +267,28 @@ def test_whatever_goes_wrong_as_a_hop_is_closed_fails_its_workflow(
     assert line.failure() == ("failed", "one", "RuntimeError", text)
     assert line.given == []
     assert errors_in(caplog) == ["close_failed", "hop_failed"]
+
+
+def test_an_unexpected_error_after_the_record_leaves_the_next_hop_to_a_sweep(
+    line: Line, first: Arrival, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The step counts, for its output is recorded; nobody is told of another owner that there never was."""
+    line.refusal = RuntimeError("whatever")
+
+    summary = line.serve(first)
+
+    assert summary == Summary(hop_id="w-1.0", step_id="one", outcome=ClosedAs.COMPLETED, next_hop="w-1.1")
+    assert errors_in(caplog) == ["send_failed"]
+    assert "hop_overtaken" not in [getattr(record, "action", None) for record in caplog.records]
+    assert (line.record().state, line.record().hop_id) == ("running", "w-1.1")
+
+    line.refusal = None
+    line.given.clear()
+    line.at += timedelta(seconds=6)
+    Sweeper(store=line.store, outbox=Outbox(line, registry)).sweep()
+
+    assert [sent.hop_id for sent in line.given] == ["w-1.1"]
+    assert line.serve(line.arrival()).outcome == "completed"
 
 
 def test_the_words_for_how_a_hop_was_closed_are_a_promise() -> None:
