@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from paigeant_celery.agents.agent import PaigeantAgent, register_agent
     from paigeant_celery.agents.durability import CeleryDurability, idempotency_key
     from paigeant_celery.broker.transport import get_transport
+    from paigeant_celery.client.dead_letters import DeadLetters
     from paigeant_celery.client.dispatch import WorkflowDispatcher
     from paigeant_celery.client.handle import WorkflowEvent, WorkflowHandle, WorkflowResult, WorkflowStatus
     from paigeant_celery.core.budget import WorkflowLimits
@@ -40,6 +41,7 @@ _HOME = {
     "ActivityExecutor": "worker.executor",
     "ActivitySpec": "core.slip",
     "CeleryDurability": "agents.durability",
+    "DeadLetters": "client.dead_letters",
     "FunctionSpec": "core.slip",
     "NonDeterminismError": "core.errors",
     "PaigeantAgent": "agents.agent",
@@ -74,6 +76,7 @@ __all__ = [
     "ActivityExecutor",
     "ActivitySpec",
     "CeleryDurability",
+    "DeadLetters",
     "FunctionSpec",
     "NonDeterminismError",
     "PaigeantAgent",

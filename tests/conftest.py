@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import os
-import sys
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
 
 import pytest
-import redis
 
-# Helpers beside this file can be imported however pytest is called, and the checkout's package cannot.
-sys.path.insert(0, str(Path(__file__).parent))
-
-from servers import NoServer, RabbitServer, RedisServer, rabbit_server, redis_server
+from tests.support.servers import NoServer, RabbitServer, RedisDatabase, RedisServer, rabbit_server, redis_server
 
 S = TypeVar("S")
 
@@ -29,18 +22,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="full: 1000 workflows of 5 steps with ten seeds, each on a plain Celery chain, too; and a kill at "
         "each call of a journal in threads, too",
     )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class RedisDatabase:
-    """Where one test may write: keys under `prefix`, which are removed after it."""
-
-    url: str
-    prefix: str
-
-    def client(self) -> redis.Redis:
-        """Return a client that the test closes."""
-        return redis.Redis.from_url(self.url, decode_responses=True)
 
 
 @pytest.fixture(scope="session")

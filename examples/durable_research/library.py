@@ -1,4 +1,4 @@
-"""What the researcher searches: Python's reference and library as they are installed here, and our own READMEs."""
+"""What the researcher searches: Python's reference and library as they are installed here, and our own documents."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def _library() -> _Library:
 
 @cache
 def _read_library() -> _Library:
-    passages = {passage.title: passage for passage in (*_reference(), *_standard_library(), *_readmes())}
+    passages = {passage.title: passage for passage in (*_reference(), *_standard_library(), *_documents())}
     counts = {title: Counter(stems(f"{title} {passage.text}")) for title, passage in passages.items()}
     return _Library(passages, counts, Counter(stem for counted in counts.values() for stem in counted))
 
@@ -152,10 +152,13 @@ def _standard_library() -> Iterator[Passage]:
                 yield from _passages(f"{name}.{node.name}", _prose(ast.get_docstring(node) or ""))
 
 
-def _readmes() -> Iterator[Passage]:
-    for path in sorted([REPOSITORY / "README.md", *REPOSITORY.glob("examples/*/README.md")]):
-        if path.exists():  # an installed package has none
-            name = f"our README of {path.parent.name}" if path.parent != REPOSITORY else "our README"
+def _documents() -> Iterator[Passage]:
+    """Yield our own documents; an installed package has none."""
+    found = {"our README": REPOSITORY / "README.md"}
+    found |= {f"our page on {path.stem}": path for path in REPOSITORY.glob("docs/*.md")}
+    found |= {f"our README of {path.parent.name}": path for path in REPOSITORY.glob("examples/*/README.md")}
+    for name, path in sorted(found.items()):
+        if path.exists():
             yield from _passages(name, _prose(path.read_text(encoding="utf-8")))
 
 

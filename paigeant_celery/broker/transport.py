@@ -6,8 +6,9 @@ import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Protocol, cast
+from typing import Any, ClassVar, cast
 
 from celery import Celery
 from celery.app.annotations import resolve_all
@@ -24,10 +25,20 @@ from paigeant_celery.core.settings import Settings, read_settings
 from paigeant_celery.store import open_store
 from paigeant_celery.store.port import Store
 
-__all__ = ["CeleryTransport", "default_redis_url", "get_transport", "transport_of"]
+__all__ = [
+    "Attachment",
+    "CeleryTransport",
+    "attach",
+    "attachment_of",
+    "default_redis_url",
+    "get_transport",
+    "transport_of",
+]
 
 MEMORY_BROKER = "memory://localhost//"  # the host is meaningless, but Kombu warns without one
 IN_MEMORY_POLLING = 0.01  # seconds; Kombu's own default of 1 s would be the time of every hop
+
+ATTACHED_AS = "paigeant_attachment"  # the one attribute of ours that a Celery app has
 
 TRANSPORT_VARIABLE = "PAIGEANT_TRANSPORT"
 REDIS_VARIABLE = "PAIGEANT_REDIS_URL"
@@ -126,10 +137,27 @@ def _harmless(part: str) -> str:
     return str(maybe_sanitize_url(part, mask="")).partition("?")[0]
 
 
-class AppWithTransport(Protocol):
-    """An app that carries its transport."""
+class OwnApp(Celery):  # type: ignore[misc]  # Celery ships no types
+    """An app that was made here for a URL, and is nobody's host."""
 
-    paigeant_transport: CeleryTransport
+
+@dataclass(frozen=True, eq=False)
+class Attachment:
+    """All that we keep on a Celery app, so that it ends with the app; one that we are `installed` in has more."""
+
+    installed: ClassVar[bool] = False
+
+    transport: CeleryTransport
+
+
+def attachment_of(app: Celery) -> Attachment | None:
+    """Return what is attached to an app, or None."""
+    return cast("Attachment | None", getattr(app, ATTACHED_AS, None))
+
+
+def attach(app: Celery, attachment: Attachment) -> None:
+    """Keep it on the app, instead of what was there."""
+    setattr(app, ATTACHED_AS, attachment)
 
 
 def get_transport(
@@ -172,9 +200,9 @@ def transport_of(app: Celery, *, store: str | Store | None = None) -> CeleryTran
 
     Raises nothing for settings that are wrong: a worker names them together with everything else.
     """
-    known = cast("CeleryTransport | None", getattr(app, "paigeant_transport", None))
+    known = attachment_of(app)
     if known is not None and store is None:
-        return known
+        return known.transport
     settings, opened, faults = Settings(), None, list[str]()
     try:
         settings = read_settings(app.conf)
@@ -187,7 +215,7 @@ def transport_of(app: Celery, *, store: str | Store | None = None) -> CeleryTran
         faults.extend(error.mistakes)
     transport = CeleryTransport(app, settings=settings, store=None if faults else opened, faults=faults)
     if known is None:
-        cast("AppWithTransport", app).paigeant_transport = transport
+        attach(app, Attachment(transport))
     return transport
 
 
@@ -230,8 +258,7 @@ def _in_memory() -> CeleryTransport:
 
 
 def _app(broker: str) -> Celery:
-    app = Celery("paigeant", broker=broker, set_as_current=False)
-    cast("Any", app).paigeant_made_here = True
+    app = OwnApp("paigeant", broker=broker, set_as_current=False)
     app.conf.update(
         task_ignore_result=True,
         worker_send_task_events=True,
@@ -259,8 +286,8 @@ def _installed_app() -> Celery | None:
         return None
     from celery._state import _get_active_apps, get_current_app
 
-    apps = [app for app in _get_active_apps() if not hasattr(app, "paigeant_made_here")]
-    ours = [app for app in apps if hasattr(app, "paigeant_runtime")]
+    apps = [app for app in _get_active_apps() if not isinstance(app, OwnApp)]
+    ours = [app for app in apps if (known := attachment_of(app)) is not None and known.installed]
     # A web process has often not read its configuration yet when it dispatches for the first time.
     ours = ours or [app for app in apps if (app.configured or app._config_source or app._preconf) and imports_us(app)]
     current = get_current_app() if ours else None

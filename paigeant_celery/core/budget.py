@@ -121,8 +121,10 @@ class WorkflowLimits(WireModel):
         return {name: limit for name, limit in limits.items() if limit is not None}
 
     def left(self, used: Usage) -> dict[str, Decimal | int]:
-        """Return what is left of the limits that are set; never less than nothing."""
-        return {name: max(limit - used.of(name), type(limit)(0)) for name, limit in self.set_limits().items()}
+        """Return what is left of the limits that are set; never less than nothing, nor more than the limit."""
+        left = {name: (limit, limit - used.of(name)) for name, limit in self.set_limits().items()}
+        # Decimal rounds a difference to 28 digits, which may exceed a limit of more.
+        return {name: min(limit, max(rest, type(limit)(0))) for name, (limit, rest) in left.items()}
 
     def account(self, used: Usage) -> str:
         """Say how the limits and what was used of them compare, for a person."""

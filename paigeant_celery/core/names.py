@@ -1,18 +1,24 @@
-"""Names that stand on the wire, in the store and in Flower. A change here needs a version."""
+"""Names and words that stand on the wire, in the store, in logs and in Flower. A change here needs a version."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 __all__ = [
+    "ACTIONS",
     "ACTIVITY_NAME",
+    "AGENT_EVENTS",
     "ATTEMPT_HEADER",
     "CORRELATION_ID",
+    "EVENTS",
     "FIRST_PLACE",
     "MAX_ATTEMPTS",
     "MAX_NAME_LENGTH",
+    "REASONS",
     "SPEC_VERSION",
     "VERSION_HEADER",
     "Names",
@@ -102,3 +108,135 @@ class Names:
         """Return the activity of a task name, or None where the task is none of ours."""
         start = f"{self.prefix}."
         return task[len(start) :] or None if task.startswith(start) else None
+
+
+# The words that others match on. Each is written where it is used; a test compares these tables with the package.
+
+# Why a call, a message or a hop was refused: the codes of errors, dead letters and failures.
+REASONS: Mapping[str, str] = MappingProxyType(
+    {
+        "activity_not_allowed": "an agent wants to insert an activity that it may not, or that nobody registered",
+        "attempts_exhausted": "the hop was begun as often as it may be, and its worker never came to the end",
+        "bad_agent_name": "the name of an activity is too long, empty, or has other characters than are allowed",
+        "bad_correlation_id": "a correlation id is too long, empty, or has other characters than are allowed",
+        "bad_cursor": "what was given to read on from is no cursor",
+        "bad_envelope": "what is around the envelope is not as we send it",
+        "bad_step_id": "the id of a step is too long, empty, or has other characters than are allowed",
+        "content_disallowed": "a message is not JSON, or is compressed in another way than with gzip",
+        "deadline": "the deadline of the workflow passed before or in the step",
+        "deadline_passed": "a workflow was dispatched with a deadline in the past",
+        "duplicate_step_id": "two steps of a workflow have one id",
+        "empty_itinerary": "there is no step to run",
+        "empty_prompt": "a step of an agent has no prompt",
+        "expired": "the message is too old for its workflow, which the store does not know, to be adopted",
+        "inconsistent_slip": "ids, places or digest of a message contradict each other or the store",
+        "invalid_arguments": "the arguments of a function do not fit its signature, or are no JSON",
+        "invalid_deps": "the deps of an agent do not fit the type that its worker expects, or are no JSON",
+        "invalid_envelope": "an envelope is no strict JSON, or a field of it has a wrong value",
+        "invalid_input": "an argument of a call is of a wrong type or value",
+        "invalid_limit": "the limit of an agent's insertions is no such number",
+        "invalid_policy": "the policy of a step makes no sense",
+        "invalid_queue": "the name of a queue is no text, or empty",
+        "invalid_task": "Celery takes the message for no valid task",
+        "invalid_text": "a text cannot travel through every broker and store: it has a NUL or a lone surrogate",
+        "invalid_usage_limits": "the usage limits of a workflow make no sense",
+        "invalid_variables": "the variables of a workflow are no mapping, or no JSON",
+        "loop_limit": "with the steps that were inserted the workflow would be longer than `paigeant_max_steps`",
+        "malformed": "what arrived is no message of Celery's protocol",
+        "naive_datetime": "a deadline has no time zone",
+        "output_not_serializable": "what a step gave has no JSON form",
+        "output_too_large": "what a step gave is larger than `paigeant_max_output_size`",
+        "result_not_serializable": "a result inside a run has no JSON form, and cannot be recorded",
+        "result_too_large": "a result inside a run is too large to be recorded",
+        "secret_without_encryption": "a pydantic secret would have travelled as asterisks",
+        "store_corrupt": "a record of the store is not as this version writes it",
+        "too_deep": "JSON has too many levels",
+        "too_large": "a message is larger than `paigeant_max_message_size`",
+        "too_many_added_steps": "an agent wants to insert more steps than it may",
+        "too_many_steps": "a workflow has more steps than `paigeant_max_steps`",
+        "too_many_visits": "an agent wants to insert an activity more often than `paigeant_max_visits`",
+        "undecodable": "the body of a message cannot be decoded",
+        "unexpected_deps": "a step has deps, and its agent takes none",
+        "unexpected_error": "opening a delivery raised what nobody foresaw",
+        "unknown_agent": "the worker has not loaded the activity",
+        "unknown_field": "the envelope has a field that its version does not have",
+        "unknown_task": "the message names a task that is no activity, and that the worker does not have",
+        "unsupported_version": "the envelope is of another major version, or names none",
+    }
+)
+
+# What happened to a workflow: the type of each event that the store keeps.
+EVENTS: Mapping[str, str] = MappingProxyType(
+    {
+        "adopted": "the workflow was recorded from the message of a hop, for the store did not know it",
+        "agent": "an agent's run said something; its kind is the field `event`",
+        "claimed": "a worker began an attempt of a hop",
+        "completed": "a hop ended well, and the next one is recorded with it",
+        "edit_refused": "an agent wanted to insert steps and may not; `reason` says why",
+        "events_dropped": "so many events of agents gave way to newer ones before they were read",
+        "failed": "a hop failed for good",
+        "note": "a step said something of no other type",
+        "parked": "a hop waits for a person",
+        "redriven": "a parked hop is to be tried anew, with all its attempts",
+        "released": "an owner gave a hop back that it does not run",
+        "resent": "the message of a hop is sent again; `why` says what was the matter",
+        "resumed": "an attempt went on from what earlier ones had recorded",
+        "retrying": "an attempt failed, and the hop waits for the next one",
+        "started": "a dispatcher recorded the workflow",
+        "step_inserted": "an agent inserted a step",
+        "workflow_cancelled": "the workflow was cancelled",
+        "workflow_completed": "the workflow ended with its last output",
+        "workflow_failed": "the workflow ended with a failure",
+    }
+)
+
+# What we tell of a run among the events of pydantic-ai: the field `event` of those of type `agent`.
+AGENT_EVENTS: Mapping[str, str] = MappingProxyType(
+    {
+        "call_made": "a call ended and is on record",
+        "call_replayed": "a call was answered from the record of an earlier attempt",
+        "dropped": "so many events gave way to newer ones before they could be sent",
+    }
+)
+
+# What a log record is about: its field `action`.
+ACTIONS: Mapping[str, str] = MappingProxyType(
+    {
+        "cancelled": "a workflow was cancelled, as its hop was revoked",
+        "clock_drift": "the clock of a dispatcher is far from the store's",
+        "close_failed": "an error that nobody foresaw came up while a hop was closed",
+        "consumer_timeout": "RabbitMQ closed the channel of a step that runs long, and the worker connects again",
+        "delivery_dropped": "a delivery had nothing to run; `reason` says why",
+        "events_dropped": "events of an agent could not be written and are gone",
+        "events_lost": "a run ended before all of its events were sent",
+        "events_wait": "events of an agent wait for the store",
+        "executor_left_steps": "an executor stopped, and steps of it go on",
+        "hop_cancelled": "the workflow was cancelled, and the run of its hop with it",
+        "hop_failed": "a hop failed for good",
+        "hop_given_back": "the worker ends, and another one may begin the hop again",
+        "hop_lost": "another owner has the hop, and the run here is cancelled",
+        "hop_overtaken": "another owner had the hop when its run ended, and the output is discarded",
+        "hop_parked": "a hop waits for a person",
+        "hop_released": "a hop was given back that nobody ran here",
+        "hop_retried": "an attempt failed, and the hop is tried again",
+        "loop_blocked": "a step blocks the event loop, and later ones get a new one",
+        "loop_interrupted": "something ended the event loop, which goes on",
+        "message_refused": "a message cannot be run; `reason` says why",
+        "open_failed": "an error that nobody foresaw came up while a delivery was opened",
+        "owner_gone": "the process of an owner is gone, and its hops are sent again",
+        "queue_not_seen": "the broker did not say how many messages wait on a queue",
+        "renew_failed": "the lease of this process could not be renewed",
+        "replay_drift": "a call is replayed though a text of it changed",
+        "resend_failed": "the message of a hop could not be sent again",
+        "resent": "the message of a hop was sent again",
+        "send_failed": "the next hop is recorded, but its message could not be sent; a sweep sends it",
+        "store_checked": "something about the store's server should be known",
+        "store_corrupt": "a record of the store cannot be read",
+        "store_unreachable": "the store is away, and something waits for it",
+        "sweep_failed": "a sweep ended early; the next one comes soon",
+        "transport_chosen": "which transport was taken, and why",
+        "transport_overruled": "an environment variable has precedence over the installed app",
+        "waiting_for_server": "the store or the broker is away, and is asked again soon",
+        "workflow_adopted": "a workflow that the store did not know was recorded from its message",
+    }
+)

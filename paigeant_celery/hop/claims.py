@@ -11,7 +11,7 @@ from paigeant_celery.core.errors import MessageError
 from paigeant_celery.core.message import PaigeantMessage, content_digest
 from paigeant_celery.core.settings import Settings
 from paigeant_celery.hop.guard import Arrival
-from paigeant_celery.store.port import Claim, ClaimAnswer, Claimed, Closing, NewWorkflow, Store
+from paigeant_celery.store.port import Claim, ClaimAnswer, Claimed, Closing, HopStore, NewWorkflow
 
 __all__ = ["Claims"]
 
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 class Claims:
     """What one owner asks of the store for a delivery, whether it is to be run or cannot be."""
 
-    def __init__(self, *, store: Store, outbox: Outbox, settings: Settings, owner: Callable[[], str]) -> None:
+    def __init__(self, *, store: HopStore, outbox: Outbox, settings: Settings, owner: Callable[[], str]) -> None:
         self._store, self._outbox, self._settings, self._owner = store, outbox, settings, owner
 
     def claim(self, arrival: Arrival, *, digest: str, max_attempts: int) -> ClaimAnswer:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from paigeant_celery.core.errors import PaigeantError
 from paigeant_celery.hop.process import new_owner_id
-from paigeant_celery.store.port import Closing, Store
+from paigeant_celery.store.port import Closing, HopStore
 
 __all__ = ["NoLease", "Owner"]
 
@@ -33,7 +33,7 @@ class _Held:
 class Owner:
     """Keeps the lease of this process alive while it runs hops, and cancels runs that lost theirs."""
 
-    def __init__(self, store: Store, *, lease: float) -> None:
+    def __init__(self, store: HopStore, *, lease: float) -> None:
         self._store = store
         self._interval = lease / RENEWALS_PER_LEASE
         self._lock = threading.Lock()

@@ -19,6 +19,7 @@ from paigeant_celery.broker.tracing import attached_trace
 from paigeant_celery.core.errors import NotSerializable, TransientError
 from paigeant_celery.core.flow import Completed, Diverged, Event, Failed, TimedOut, Unsendable
 from paigeant_celery.core.message import PaigeantMessage
+from paigeant_celery.core.patience import patience
 from paigeant_celery.core.policy import Attempt, StepPolicy, attempt_of
 from paigeant_celery.core.settings import Settings
 from paigeant_celery.core.slip import ExecutedStep
@@ -29,7 +30,6 @@ from paigeant_celery.store.port import Claimed, Closing
 __all__ = ["Opened", "Outcome", "StepRunner", "text_of", "timed_out"]
 
 MAX_ERROR_TEXT = 4000  # characters of an error that the store keeps
-READ_WAIT = 0.2  # seconds before a large output is asked for again; doubled up to 5 s
 
 logger = logging.getLogger(__name__)
 
@@ -109,14 +109,13 @@ class StepRunner:
 
     def _reader(self, message: PaigeantMessage) -> ReadOutput:
         async def read(record: ExecutedStep) -> JsonValue:
-            wait = READ_WAIT
+            waits = patience()
             while True:
                 try:
                     return await asyncio.to_thread(self._outputs.read, message.correlation_id, record)
                 except TransientError as error:  # the step's own timeout bounds the waiting
                     logger.warning("waiting: %s", error, extra={"action": "waiting_for_server"})
-                await asyncio.sleep(wait)
-                wait = min(5.0, wait * 2)
+                await asyncio.sleep(next(waits))
 
         return read
 

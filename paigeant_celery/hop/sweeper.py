@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from paigeant_celery.broker.outbox import Outbox
 from paigeant_celery.core.errors import MessageError, TransientError
 from paigeant_celery.hop.process import host_id, is_gone
-from paigeant_celery.store.port import HopRecord, Store
+from paigeant_celery.store.port import HopRecord, HopStore
 
 __all__ = ["Sweeper"]
 
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 class Sweeper:
     """Sweeps in a daemon thread from `start` to `stop`, both of which may be repeated."""
 
-    def __init__(self, *, store: Store, outbox: Outbox) -> None:
+    def __init__(self, *, store: HopStore, outbox: Outbox) -> None:
         self._store, self._outbox = store, outbox
         self._stopping: threading.Event | None = None
 

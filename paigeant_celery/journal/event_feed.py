@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from paigeant_celery.core.errors import PaigeantError
+from paigeant_celery.core.patience import patience
 
 __all__ = ["EventFeed"]
 
@@ -83,12 +84,13 @@ class EventFeed:
         return self._adapters[kind]
 
     async def _flow(self, ended: asyncio.Event) -> None:
-        pause = PAUSE
+        pauses = patience(PAUSE, LONGEST_PAUSE)
         while not ended.is_set():
             await self._send_waiting()
-            pause = min(LONGEST_PAUSE, 2 * pause) if self._away else PAUSE
+            if not self._away:
+                pauses = patience(PAUSE, LONGEST_PAUSE)
             with suppress(TimeoutError):
-                async with asyncio.timeout(pause):
+                async with asyncio.timeout(next(pauses)):
                     await ended.wait()
         await self._send_waiting()
 

@@ -13,14 +13,14 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from paigeant_celery.core.errors import HopLost, NonDeterminismError, NotSerializable, TransientError
+from paigeant_celery.core.patience import patience
 from paigeant_celery.journal.event_feed import EventFeed
 from paigeant_celery.journal.record import CallKey, CallKind, Record, differences, parse_key, parse_record
-from paigeant_celery.store.port import Closing, Store
+from paigeant_celery.store.port import Closing, JournalStore
 
 __all__ = ["HopJournal", "calling", "current_journal", "journalling", "surrounding_journal"]
 
 MAX_RECORD = 16 * 1024 * 1024  # characters; as large as outputs may be by default
-WRITE_WAIT = 0.2  # seconds before a record is written again while the store is away; doubled up to 5 s
 
 # Calls that a step makes only when its model has answered; events and operations may come before.
 AFTER_MODEL = ("tool", "validator")
@@ -59,7 +59,7 @@ class HopJournal:
     def __init__(
         self,
         *,
-        store: Store,
+        store: JournalStore,
         closing: Closing,
         step_id: str,
         records: Mapping[str, str],
@@ -193,7 +193,7 @@ class HopJournal:
             self.feed.tell(event, run=f"{self.hop_id}:{key.run}", step=str(key.step), call=key.kind, name=key.name)
 
     async def _write(self, records: Mapping[str, str]) -> None:
-        wait = WRITE_WAIT
+        waits = patience()
         while True:
             try:
                 if not await asyncio.to_thread(self._store.record, self._closing, records):
@@ -201,8 +201,7 @@ class HopJournal:
                 return
             except TransientError as error:  # the step's own timeout bounds the waiting
                 logger.warning("waiting: %s", error, extra={"action": "waiting_for_server"})
-            await asyncio.sleep(wait)
-            wait = min(5.0, wait * 2)
+            await asyncio.sleep(next(waits))
 
     def _is_survived(self, earlier: CallKey, key: CallKey) -> bool:
         """Say whether a call shows that the step went on after an earlier one that failed.

@@ -11,7 +11,7 @@ from paigeant_celery.core.jsonable import dumps, loads
 from paigeant_celery.core.message import sha256
 from paigeant_celery.core.settings import Settings
 from paigeant_celery.core.slip import ExecutedStep, OutputRef
-from paigeant_celery.store.port import Store
+from paigeant_celery.store.port import HopStore
 
 __all__ = ["Kept", "Outputs", "read_blob"]
 
@@ -28,7 +28,7 @@ class Kept:
 class Outputs:
     """The outputs of steps: all of one travels, unless it is large and there is a store that keeps it."""
 
-    def __init__(self, settings: Settings, store: Store | None = None) -> None:
+    def __init__(self, settings: Settings, store: HopStore | None = None) -> None:
         self._store, self._largest = store, settings.max_output_size
         self._largest_inline = settings.inline_output_size if store is not None else settings.max_output_size
 
@@ -51,7 +51,7 @@ class Outputs:
         return read_blob(self._store, correlation_id, record)
 
 
-def read_blob(store: Store | None, correlation_id: str, record: ExecutedStep) -> JsonValue:
+def read_blob(store: HopStore | None, correlation_id: str, record: ExecutedStep) -> JsonValue:
     """Read a large output from the store; raises `StoreCorrupt` where it is not there as it was recorded."""
     text = store.blob(correlation_id, record.step_id) if store is not None else None
     if text is None or record.output_ref is None or sha256(text) != record.output_ref.sha256:

@@ -17,10 +17,15 @@ __all__ = [
     "Completion",
     "DeadLetter",
     "Dropped",
+    "EventStore",
     "HopRecord",
+    "HopStore",
+    "JournalStore",
+    "LetterStore",
     "NewWorkflow",
     "RenewAnswer",
     "Store",
+    "StoreServer",
     "StoredEvent",
     "Sweep",
     "WorkflowRecord",
@@ -195,22 +200,12 @@ class DeadLetter:
     cursor: str = ""
 
 
-class Store(Protocol):
-    """The durable record of workflows and hops. Every operation is atomic, idempotent and synchronous.
+class HopStore(Protocol):
+    """The durable record of workflows and hops: who may run which, and what came of it.
 
     Each non-terminal hop is in exactly one place: due (queued, waiting), an owner's (running), or parked. Closing
     operations return False, and change nothing, where another owner has overtaken this one.
     """
-
-    @property
-    def address(self) -> str:
-        """Where the records are, without password."""
-        ...
-
-    @property
-    def shared(self) -> bool:
-        """Whether other processes see the same records."""
-        ...
 
     def start(self, new: NewWorkflow) -> Literal["started", "exists", "conflict"]:
         """Record a workflow and its first hop; `conflict` where the id has other content."""
@@ -263,23 +258,6 @@ class Store(Protocol):
         be discarded."""
         ...
 
-    def record(self, closing: Closing, records: Mapping[str, str]) -> bool:
-        """Add records to the journal of a hop that the owner runs; False where another one has overtaken it, or the hop
-        is closed."""
-        ...
-
-    def publish(self, closing: Closing, events: Sequence[Mapping[str, str]]) -> bool:
-        """Let those who read the workflow's events see what an agent does; False as with `record`.
-
-        The store adds `type`, which is `agent`, and `hop`. A workflow keeps the last 10 000 or so. After `Unreachable`
-        some may be there, and would be there twice where they are published again.
-        """
-        ...
-
-    def journal(self, hop_id: str) -> Mapping[str, str]:
-        """Return the records of a hop's journal, by their keys; empty where there is none."""
-        ...
-
     def sweep(self, *, host: str, dead: Collection[str] = (), queues: Mapping[str, bool] | None = None) -> Sweep:
         """Return hops whose message must be sent again: their owner is dead or its lease over, or it is overdue.
 
@@ -296,6 +274,32 @@ class Store(Protocol):
         """Return the JSON text of a large output, or None."""
         ...
 
+
+class JournalStore(Protocol):
+    """What was answered inside a hop, for its next attempt."""
+
+    def record(self, closing: Closing, records: Mapping[str, str]) -> bool:
+        """Add records to the journal of a hop that the owner runs; False where another one has overtaken it, or the hop
+        is closed."""
+        ...
+
+    def journal(self, hop_id: str) -> Mapping[str, str]:
+        """Return the records of a hop's journal, by their keys; empty where there is none."""
+        ...
+
+
+class EventStore(Protocol):
+    """What happened to a workflow, for those who watch it."""
+
+    def publish(self, closing: Closing, events: Sequence[Mapping[str, str]]) -> bool:
+        """Let those who read the workflow's events see what an agent does; False where another owner has overtaken this
+        one, or the hop is closed.
+
+        The store adds `type`, which is `agent`, and `hop`. A workflow keeps the last 10 000 or so. After `Unreachable`
+        some may be there, and would be there twice where they are published again.
+        """
+        ...
+
     def events(self, correlation_id: str, *, after: str | None, limit: int) -> Sequence[StoredEvent]:
         """Return events behind the cursor `after`, oldest first; raises `InvalidInput` for what is no cursor.
 
@@ -303,6 +307,10 @@ class Store(Protocol):
         read, one of type `events_dropped` says how many. To read on from any cursor gives exactly what follows it.
         """
         ...
+
+
+class LetterStore(Protocol):
+    """What is kept of messages that were refused and hops that were parked."""
 
     def bury(self, letter: DeadLetter) -> bool:
         """Keep a dead letter for as long as an ended workflow; False where one of its id is there already."""
@@ -324,6 +332,20 @@ class Store(Protocol):
         """Return how many dead letters gave way to newer ones, as there were too many."""
         ...
 
+
+class StoreServer(Protocol):
+    """The server that holds the records."""
+
+    @property
+    def address(self) -> str:
+        """Where the records are, without password."""
+        ...
+
+    @property
+    def shared(self) -> bool:
+        """Whether other processes see the same records."""
+        ...
+
     def check(self, *, allow_eviction: bool) -> Sequence[str]:
         """Return warnings about the server; raise `Unreachable` or `ConfigurationError`."""
         ...
@@ -335,3 +357,7 @@ class Store(Protocol):
     def close(self) -> None:
         """Give connections back."""
         ...
+
+
+class Store(HopStore, JournalStore, EventStore, LetterStore, StoreServer, Protocol):
+    """A whole store. Every operation is atomic, idempotent and synchronous; who needs one part asks for that alone."""

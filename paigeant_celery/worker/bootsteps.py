@@ -11,9 +11,10 @@ from celery import bootsteps
 from celery.concurrency.thread import TaskPool
 
 from paigeant_celery.activities.port import Activity
-from paigeant_celery.broker.transport import transport_of
 from paigeant_celery.core.errors import PaigeantError
 from paigeant_celery.worker.broker_advice import advice_lines, advise
+from paigeant_celery.worker.guest import GuestWorker
+from paigeant_celery.worker.installation import installation_of
 from paigeant_celery.worker.intake import Intake
 from paigeant_celery.worker.revocations import Revocations
 from paigeant_celery.worker.serving import banner, longest_step, queues_of, served_activities, start_checks
@@ -34,18 +35,19 @@ class AgentQueues(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ship
 
     def __init__(self, consumer: Any, **kwargs: Any) -> None:
         super().__init__(consumer, **kwargs)
-        self._embedded = bool(getattr(consumer.controller, "paigeant_embedded", False))
+        guest = consumer.controller if isinstance(consumer.controller, GuestWorker) else None
+        self._embedded = guest is not None
         self._announced = self._embedded  # the executor's user reads no banner
-        self._transport = transport_of(consumer.app)
+        installation = installation_of(consumer.app)
+        self._transport, self._runtime = installation.transport, installation.runtime
         store = self._transport.store
         self._revocations = Revocations(store) if store is not None else None
         self._watching: Any = None
-        self._ours: set[str] = set()
-        consumer.paigeant_ours = self._ours  # to which executors add what they serve
+        self._ours = guest.ours if guest is not None else set[str]()
         Intake(
             consumer,
             names=self._transport.names,
-            service=lambda: consumer.app.paigeant_runtime.service,
+            service=lambda: self._runtime.service,
             ours=self._ours,
             max_size=self._transport.settings.max_message_size,
         ).guard()
@@ -66,13 +68,13 @@ class AgentQueues(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ship
             click.echo("\n".join([banner(self._transport, served), *self._advice(consumer, served)]))
         self._ours.update(queue.name for queue in queues_of(self._transport, served_activities(self._transport)))
         if self._embedded or served_activities(self._transport):
-            consumer.app.paigeant_runtime.start_sweeping()
+            self._runtime.start_sweeping()
             if self._revocations is not None and self._watching is None:
                 self._watching = self._revocations.watch(consumer.timer)
 
     def stop(self, consumer: Any) -> None:
         """Sweep no more while the broker is away, or for good."""
-        consumer.app.paigeant_runtime.stop_sweeping()
+        self._runtime.stop_sweeping()
         if self._watching is not None:
             self._watching.cancel()
             self._watching = None
@@ -98,7 +100,7 @@ class AgentQueues(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ship
 
     def _serve(self, app: Any) -> None:
         self._store_seen = start_checks(self._transport)
-        register_tasks(app)
+        register_tasks(app, self._runtime)
         served = served_activities(self._transport)
         queues = list(queues_of(self._transport, served))
         self._ours.update(queue.name for queue in queues)

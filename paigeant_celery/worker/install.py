@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from typing import Any, cast
 
 from celery import Celery
 
 from paigeant_celery.activities.registry import registry
-from paigeant_celery.broker.transport import CeleryTransport, imports_us, transport_of
+from paigeant_celery.broker.transport import CeleryTransport, attach, attachment_of, imports_us, transport_of
 from paigeant_celery.core.errors import DuplicateActivity, UsageError
 from paigeant_celery.store.port import Store
 from paigeant_celery.worker.bootsteps import AgentQueues
+from paigeant_celery.worker.embedded import EmbeddedWorker
+from paigeant_celery.worker.installation import Installation, installation_of
 from paigeant_celery.worker.runtime import HopRuntime
-from paigeant_celery.worker.shutdown import Ending
+from paigeant_celery.worker.shutdown import ending
 from paigeant_celery.worker.task import register_tasks
 
 __all__ = ["install", "install_importing_apps"]
@@ -29,17 +30,18 @@ def install(app: Celery, *, store: str | Store | None = None) -> CeleryTransport
     dispatched. Raises `UsageError` where it is installed with another store already.
     """
     transport = transport_of(app, store=store)
-    if hasattr(app, "paigeant_runtime"):
-        installed = transport_of(app)
+    known = attachment_of(app)
+    if isinstance(known, Installation):
+        installed = known.transport
         if store is not None and transport.store_address != installed.store_address:
             raise UsageError(
                 f"installed with the store {installed.store_address} already, and not {transport.store_address}"
             )
         transport = installed
     else:
-        cast("Any", app).paigeant_runtime = HopRuntime(transport)
-        cast("Any", app).paigeant_transport = transport
-        app.steps["worker"].add(Ending)
+        runtime = HopRuntime(transport)
+        attach(app, Installation(transport, runtime=runtime, embedded=EmbeddedWorker(transport, runtime)))
+        app.steps["worker"].add(ending(runtime.shutdown))
         app.steps["consumer"].add(AgentQueues)
         # Not before: registering a task would finalize the host's app while its modules are still loading.
         app.on_after_finalize.connect(lambda **_: _register_known(app), weak=False)
@@ -67,7 +69,7 @@ def _register_known(app: Celery) -> None:
     if not app.finalized:
         return
     try:
-        register_tasks(app)
+        register_tasks(app, installation_of(app).runtime)
     except DuplicateActivity:
         return  # raised again, with everything else that is wrong, when a worker starts
 

@@ -10,7 +10,7 @@ from celery.worker import state
 
 from paigeant_celery.core.errors import StoreCorrupt, TransientError
 from paigeant_celery.core.names import hop_id, next_place, split_hop_id
-from paigeant_celery.store.port import Store
+from paigeant_celery.store.port import HopStore
 
 __all__ = ["Revocations"]
 
@@ -26,7 +26,7 @@ class Revocations:
     that hear of it, one changes something.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: HopStore) -> None:
         self._store = store
         self._seen: set[str] = set()
         task_revoked.connect(self._forget_expired, weak=True)

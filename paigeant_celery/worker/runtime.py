@@ -15,6 +15,7 @@ from paigeant_celery.activities.registry import registry
 from paigeant_celery.broker.outbox import Outbox
 from paigeant_celery.broker.transport import CeleryTransport
 from paigeant_celery.core.errors import HopFailed, TransientError
+from paigeant_celery.core.patience import patience
 from paigeant_celery.hop.answers import ClosedAs, Drop, Effects, Refused, Summary
 from paigeant_celery.hop.guard import Arrival
 from paigeant_celery.hop.lease import NoLease, Owner
@@ -139,19 +140,19 @@ class HopRuntime:
     def _close(self, hop: Opened, outcome: Outcome) -> Summary:
         return self._patiently(lambda: self.service.close(hop, outcome), CLOSE_PATIENCE)
 
-    def _patiently(self, call: Callable[[], T], patience: float) -> T:
+    def _patiently(self, call: Callable[[], T], limit: float) -> T:
         """Repeat a call while the store or broker is away; then give the message back to the broker."""
-        end, wait = time.monotonic() + patience, 0.2
+        end, waits = time.monotonic() + limit, patience()
         try:
             while True:
                 try:
                     return call()
                 except TransientError as error:
                     logger.warning("waiting: %s", error, extra={"action": "waiting_for_server"})
+                    wait = next(waits)
                     if time.monotonic() + wait > end or self.shutdown.over:
                         raise Reject(str(error), requeue=True) from error
                 time.sleep(wait)
-                wait = min(5.0, wait * 2)
         except SoftTimeLimitExceeded as error:
             raise Reject("the time limit of the message is over", requeue=True) from error
 

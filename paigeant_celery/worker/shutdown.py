@@ -5,12 +5,14 @@ from __future__ import annotations
 import mmap
 import struct
 import time
-from typing import Any
+from typing import Any, ClassVar
 
 from celery import bootsteps
 from celery.signals import worker_shutting_down
 
-__all__ = ["Ending", "Shutdown"]
+from paigeant_celery.worker.guest import GuestWorker
+
+__all__ = ["Ending", "Shutdown", "ending"]
 
 _DEADLINE = struct.Struct("d")  # of the system's monotonic clock, which all processes of a host share; 0 is none
 
@@ -53,11 +55,12 @@ class Shutdown:
 class Ending(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ships no types
     """Lets the grace of the steps that run begin when the worker is told to end, by a signal or remotely."""
 
+    shutdown: ClassVar[Shutdown]
+
     def __init__(self, worker: Any, **kwargs: Any) -> None:
         super().__init__(worker, **kwargs)
-        self._embedded = bool(getattr(worker, "paigeant_embedded", False))
-        self._shutdown = worker.app.paigeant_runtime.shutdown
-        self._shutdown.begin()
+        self._embedded = isinstance(worker, GuestWorker)
+        self.shutdown.begin()
         # Sent by a signal handler at once; a task of the solo pool keeps the worker from being closed meanwhile.
         worker_shutting_down.connect(self._told, sender=worker.hostname)  # held weakly
 
@@ -67,4 +70,9 @@ class Ending(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ships no 
 
     def _told(self, **_: object) -> None:
         if not self._embedded:  # an executor lets its steps end, and its process may serve again
-            self._shutdown.ask()
+            self.shutdown.ask()
+
+
+def ending(shutdown: Shutdown) -> type[Ending]:
+    """Return the boot step of the app whose runs look at `shutdown`."""
+    return type("Ending", (Ending,), {"__module__": __name__, "shutdown": shutdown})

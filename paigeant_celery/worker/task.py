@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 from celery import Celery, Task
 
@@ -98,13 +98,13 @@ def _queue_of(delivery_info: object) -> str | None:
     return key if isinstance(key, str) else None
 
 
-def register_tasks(app: Celery) -> None:
+def register_tasks(app: Celery, runtime: HopRuntime) -> None:
     """Make a task for each activity that has none yet. Raises `DuplicateActivity`."""
     transport = transport_of(app)
     for name in registry.activities():
         task_name = transport.names.task(name)
         if task_name not in app.tasks:
-            app.register_task(_task(task_name, name, cast("Any", app).paigeant_runtime))
+            app.register_task(_task(task_name, name, runtime))
 
 
 def _task(task_name: str, activity: str, runtime: HopRuntime) -> HopTask:

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 from celery import Celery
-from processes import START_WITHIN, Deployment, Process, deployment
 from pytest_celery import (
     CeleryBackendCluster,
     CeleryBrokerCluster,
@@ -20,6 +19,8 @@ from pytest_celery import (
     RedisTestBackend,
     RedisTestBroker,
 )
+
+from tests.support.processes import START_WITHIN, Deployment, Process, deployment
 
 POOLS = ("prefork", "threads")
 LEASE = 0.6  # seconds; short, so that a run of ten times the lease is still a short test

@@ -25,11 +25,6 @@ from typing import Any
 import pytest
 import redis
 from celery import Celery, signature
-from processes import Deployment, Process, deployment, eventually
-from refusals import CASES as REFUSALS
-from refusals import SECRET as REFUSED_SECRET
-from refusals import agents
-from servers import RedisServer
 
 from paigeant_celery import (
     ActivitySpec,
@@ -46,6 +41,11 @@ from paigeant_celery.core.errors import InvalidInput, WorkflowConflict
 from paigeant_celery.core.message import encode
 from paigeant_celery.core.slip import name_steps
 from paigeant_celery.store.port import DeadLetter, HopRecord, NewWorkflow
+from tests.support.processes import Deployment, Process, deployment, eventually
+from tests.support.refused_dispatches import CASES as REFUSALS
+from tests.support.refused_dispatches import SECRET as REFUSED_SECRET
+from tests.support.refused_dispatches import agents
+from tests.support.servers import RedisServer
 
 SECRET = "hunter2"  # stands in what is refused, and must stand in no log
 GOOD_WITHIN = 2.0  # seconds until the next good workflow must have ended
@@ -864,7 +864,7 @@ def test_a_correlation_id_that_is_used_again_sends_nothing_more(redis_url: str, 
 # Where each row is tested: a test by its file and name, and how many cases of a table begin with the row's number.
 
 HERE, UNIT, HOST = "acceptance/test_bad_input.py", "unit/test_bad_input.py", "integration/test_host.py"
-WORKFLOWS, ITINERARY = "acceptance/test_workflows.py", "unit/test_itinerary.py"
+WORKFLOWS, ITINERARY = "acceptance/test_workflows.py", "unit/agents/test_itinerary.py"
 PROCESSES, RABBIT = "acceptance/test_processes.py", "integration/test_rabbitmq.py"
 ON_RABBIT = f"{RABBIT}::test_what_cannot_be_digested_becomes_a_dead_letter_and_the_worker_goes_on"
 

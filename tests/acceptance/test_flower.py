@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import requests
-from processes import START_WITHIN, Deployment, deployment, eventually, free_port
 
 from paigeant_celery import (
     ActivitySpec,
@@ -21,6 +20,7 @@ from paigeant_celery import (
 )
 from paigeant_celery.broker.outbox import delivery_of
 from paigeant_celery.core.message import parse
+from tests.support.processes import START_WITHIN, Deployment, deployment, eventually, free_port
 
 PROMPT, DEPS, VARIABLE, ERROR = "marzipan", "nougat", "praline", "toffee"  # none of them may be seen anywhere
 SECRETS = (PROMPT, DEPS, VARIABLE, ERROR)

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
-from library import Library, Note
-from processes import deployment, eventually
 from pydantic_ai.durable_exec import conversation_id_from_run_id
 
 from paigeant_celery import WorkflowHandle
 from paigeant_celery.core.errors import WorkflowParked
+from tests.support.library import Library, Note
+from tests.support.processes import deployment, eventually
 
 WITHIN = 300.0  # seconds for all workflows of a pool; few take 20 of them, and all of them in threads most
 SOON = 8.0

@@ -11,7 +11,11 @@ from pathlib import Path
 import pytest
 import redis
 from celery import Celery
-from processes import (
+
+from paigeant_celery import ActivitySpec, WorkflowDispatcher, WorkflowHandle, get_transport
+from paigeant_celery.broker.transport import transport_of
+from paigeant_celery.core.errors import NotRecorded, Unreachable
+from tests.support.processes import (
     START_WITHIN,
     Deployment,
     Process,
@@ -20,11 +24,7 @@ from processes import (
     run_script,
     script_environment,
 )
-from servers import RedisServer
-
-from paigeant_celery import ActivitySpec, WorkflowDispatcher, WorkflowHandle, get_transport
-from paigeant_celery.broker.transport import transport_of
-from paigeant_celery.core.errors import NotRecorded, Unreachable
+from tests.support.servers import RedisServer
 
 WITHIN = 20.0
 

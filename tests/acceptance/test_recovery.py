@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import redis
 from celery import Celery
-from processes import Deployment, Process, deployment, eventually, own_pids
-from servers import RedisServer
 
 from paigeant_celery import ActivitySpec, WorkflowDispatcher, WorkflowHandle
+from tests.support.processes import Deployment, Process, deployment, eventually, own_pids
+from tests.support.servers import RedisServer
 
 WITHIN = 30.0  # seconds for what takes about seven: a message is overdue after five
 SOON = 8.0  # less than the default lease, which is not waited for on the same host

@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from processes import Deployment, deployment, eventually
-from servers import RedisServer
 
 from paigeant_celery import (
     ActivitySpec,
@@ -18,6 +16,8 @@ from paigeant_celery import (
     WorkflowHandle,
     WorkflowParked,
 )
+from tests.support.processes import Deployment, deployment, eventually
+from tests.support.servers import RedisServer
 
 WITHIN = 20.0
 

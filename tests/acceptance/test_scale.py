@@ -16,12 +16,12 @@ from typing import Any, cast
 
 import pytest
 import redis
-from processes import Deployment, deployment, eventually
-from servers import RedisServer
 
 from paigeant_celery import ActivitySpec, FunctionSpec, WorkflowDispatcher, WorkflowHandle
 from paigeant_celery.core.message import sha256
 from paigeant_celery.store.port import HopRecord, NewWorkflow
+from tests.support.processes import Deployment, deployment, eventually
+from tests.support.servers import RedisServer
 
 BACKLOG = 10_000  # hops
 TOLERATED = BACKLOG // 100  # copies

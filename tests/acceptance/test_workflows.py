@@ -12,7 +12,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from processes import Deployment, eventually, run_script
 from pytest_celery import CeleryTestSetup
 
 from paigeant_celery import (
@@ -29,6 +28,7 @@ from paigeant_celery.broker.port import Delivery
 from paigeant_celery.broker.transport import CeleryTransport, transport_of
 from paigeant_celery.core.message import PaigeantMessage, parse
 from paigeant_celery.store.port import WorkflowRecord
+from tests.support.processes import Deployment, eventually, run_script
 
 WITHIN = 20.0  # seconds until a workflow must have ended; the steps themselves take milliseconds
 CANARY = "tangerine"  # stands in prompts and error texts, and must stand in no log

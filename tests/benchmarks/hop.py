@@ -56,12 +56,13 @@ from urllib.parse import urlsplit
 
 import redis
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # the helpers of the tests
+if not __package__:  # run by its path: the helpers are found, and the installed package goes first
+    sys.path.append(str(Path(__file__).parents[2]))
 
-from contestants import prompt_of
-from proxy import Turns, running_proxy
-from servers import NoServer, redis_server
-from workers import Client, Contestant, Worker, running_client, running_worker
+from tests.benchmarks.contestants import prompt_of
+from tests.benchmarks.proxy import Turns, running_proxy
+from tests.benchmarks.workers import Client, Contestant, Worker, running_client, running_worker
+from tests.support.servers import NoServer, redis_server
 
 SLIP, CHAIN = Contestant(name="slip", kind="slip"), Contestant(name="chain", kind="chain")
 REPOSITORY = Path(__file__).parents[2]

@@ -50,10 +50,11 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # the helpers of the tests
+if not __package__:  # run by its path: the helpers are found, and the installed package goes first
+    sys.path.append(str(Path(__file__).parents[2]))
 
-from benchmarks.durable_runs import Attempt, Bare, Bytes, Contestant, Dbos, Journal, Pinging, destination
-from servers import NoServer, redis_server
+from tests.benchmarks.durable_runs import Attempt, Bare, Bytes, Contestant, Dbos, Journal, Pinging, destination
+from tests.support.servers import NoServer, redis_server
 
 BARE, OURS, SYNCED, DBOS = "bare", "journal", "journal, fsync", "dbos"
 PACKAGES = ("paigeant_celery", "pydantic-ai-slim", "redis", "dbos")

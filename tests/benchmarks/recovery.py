@@ -50,13 +50,13 @@ from typing import Protocol
 import psutil
 from celery import Celery
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # the helpers of the tests
-
-from chaos.history import Run, runs_in
-from processes import START_WITHIN, Deployment, Process, deployment, eventually
-from servers import NoServer, redis_server
+if not __package__:  # run by its path: the helpers are found, and the installed package goes first
+    sys.path.append(str(Path(__file__).parents[2]))
 
 from paigeant_celery import FunctionSpec, WorkflowDispatcher
+from tests.proof.chaos.history import Run, runs_in
+from tests.support.processes import START_WITHIN, Deployment, Process, deployment, eventually
+from tests.support.servers import NoServer, redis_server
 
 TASK = "patient.hold"
 SHORT_TIMEOUT, DEFAULT_TIMEOUT = 5.0, 3600.0  # seconds; Kombu's `visibility_timeout`

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from contestants import Kind
+
+from tests.benchmarks.contestants import Kind
 
 __all__ = ["Client", "Contestant", "Usage", "Worker", "running_client", "running_worker"]
 

@@ -11,7 +11,6 @@ import pytest
 from celery.worker.consumer import Consumer
 from celery.worker.consumer.consumer import Evloop
 from celery.worker.request import Request
-from conftest import RedisDatabase
 from kombu import Connection, Producer, Queue
 from kombu import Consumer as Consumers
 from kombu.message import Message
@@ -19,6 +18,7 @@ from kombu.transport import pyamqp, redis, virtual
 
 from paigeant_celery.core.names import Names
 from paigeant_celery.worker.intake import Intake
+from tests.support.servers import RedisDatabase
 
 WRAPPED = ("loop", "create_task_handler", "on_unknown_message", "on_unknown_task", "on_invalid_task", "on_decode_error")
 

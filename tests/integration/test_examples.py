@@ -12,8 +12,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from processes import free_port
-from servers import RedisServer
+
+from tests.support.processes import free_port
+from tests.support.servers import RedisServer
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = (

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from processes import HOSTS, START_WITHIN, Deployment, Process, deployment, run_script
-from servers import RedisServer
 
-DJANGO = HOSTS / "django_project"
+from tests.support.processes import HOSTS, PROGRAMS, START_WITHIN, Deployment, Process, deployment, run_script
+from tests.support.servers import RedisServer
+
+DJANGO_PATH = os.pathsep.join(map(str, (PROGRAMS, HOSTS, HOSTS / "django_project")))
 WITHIN = 20.0
 
 OBSERVE = """
@@ -51,7 +53,7 @@ print(json.dumps({
     "signals": [len(signals.before_task_publish.receivers), len(signals.worker_init.receivers)],
     "own message": sent("shop.add", 2, 3),
     "shared message": sent("shop.shared"),
-    "installed": hasattr(app, "paigeant_transport"),
+    "installed": hasattr(app, "paigeant_attachment"),
 }))
 """
 
@@ -279,7 +281,7 @@ def test_a_django_project_finds_the_agents_of_its_apps(own_redis: Callable[..., 
     """One line of settings is all; `agents.py` is loaded where `tasks.py` is, and the web process finds its app."""
     url = own_redis().url
     host = {"SHOP_WITH": "imports", "SHOP_STORE": "broker", "SHOP_BROKER": url}
-    environment = {**host, "PYTHONPATH": f"{HOSTS}:{DJANGO}"}
+    environment = {**host, "PYTHONPATH": DJANGO_PATH}
     view = """
 import json, os, sys
 os.environ["DJANGO_SETTINGS_MODULE"] = "mysite.settings"
@@ -329,10 +331,9 @@ def test_install_in_a_django_project_finds_agents_too(late: bool) -> None:
     then = "from paigeant_celery import install; install(app)"
     if late:
         then = f"app.loader.import_default_modules()\n{then}"
-    path = f"{HOSTS}:{DJANGO}"
 
-    before = json.loads(run_script(DJANGO_SEEN.format(then=""), PYTHONPATH=path))
-    after = json.loads(run_script(DJANGO_SEEN.format(then=then), PYTHONPATH=path))
+    before = json.loads(run_script(DJANGO_SEEN.format(then=""), PYTHONPATH=DJANGO_PATH))
+    after = json.loads(run_script(DJANGO_SEEN.format(then=then), PYTHONPATH=DJANGO_PATH))
 
     assert before == ["blog.tasks.count_posts"]
     assert after == ["blog.tasks.count_posts", "paigeant.installed_apps", "paigeant.title"]

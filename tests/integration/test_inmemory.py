@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pytest
 from celery import Celery
-from processes import free_port, run_script, script_environment
 from pydantic_ai.models.test import TestModel
 
 from paigeant_celery import (
@@ -33,6 +32,7 @@ from paigeant_celery import (
 from paigeant_celery.activities.registry import registry
 from paigeant_celery.broker.transport import CeleryTransport
 from paigeant_celery.core.errors import UnknownActivity, Unreachable, WorkerEnded
+from tests.support.processes import free_port, run_script, script_environment
 
 WITHIN = 20.0  # seconds until a workflow must have ended; the steps themselves take milliseconds
 
@@ -326,7 +326,7 @@ def test_an_executor_takes_nothing_from_the_queues_of_its_app(host: Celery) -> N
 @pytest.mark.parametrize("scheme", ["redis", "amqp"])
 def test_an_executor_says_which_broker_it_cannot_reach(monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
     """It waits for a broker that is starting, and no longer."""
-    monkeypatch.setattr("paigeant_celery.worker.executor.START_PATIENCE", 0.3)
+    monkeypatch.setattr("paigeant_celery.worker.embedded.START_PATIENCE", 0.3)
     address = f"127.0.0.1:{free_port()}/0"
     transport = get_transport(f"{scheme}://me:secret@{address}", store="memory://")
     _held = activity(name="first")(pass_on)

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import redis
 from kombu import Connection
-from processes import Deployment, deployment, eventually
 
 from paigeant_celery import ActivitySpec, FunctionSpec, StepPolicy, StoreRequired, WorkflowDispatcher
 from paigeant_celery.client.dead_letters import DeadLetters
 from paigeant_celery.store.port import DeadLetter
+from tests.support.processes import Deployment, deployment, eventually
 
 WITHIN = 20.0
 

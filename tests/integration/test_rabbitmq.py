@@ -14,10 +14,7 @@ from typing import Any
 import amqp
 import celery
 import pytest
-from conftest import RedisDatabase
 from kombu import Connection, Queue
-from processes import START_WITHIN, Deployment, eventually, free_port
-from servers import RabbitServer
 
 from paigeant_celery import (
     ActivityExecutor,
@@ -31,6 +28,8 @@ from paigeant_celery import (
 from paigeant_celery.activities.registry import registry
 from paigeant_celery.core.errors import NotPublished, StoreRequired, Unreachable
 from paigeant_celery.store.port import DeadLetter, Store
+from tests.support.processes import START_WITHIN, Deployment, eventually, free_port
+from tests.support.servers import RabbitServer, RedisDatabase
 
 WITHIN = 20.0  # seconds until a workflow must have ended; the steps themselves take milliseconds
 

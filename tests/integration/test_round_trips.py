@@ -13,10 +13,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import redis
-from benchmarks.proxy import CountingProxy, Turns, running_proxy
 from celery import Celery
-from processes import START_WITHIN, deployment, eventually
-from servers import RedisServer
 
 from paigeant_celery import ActivitySpec, FunctionSpec, WorkflowDispatcher
 from paigeant_celery.broker.transport import transport_of
@@ -24,6 +21,9 @@ from paigeant_celery.hop.lease import RENEWALS_PER_LEASE, Owner
 from paigeant_celery.hop.sweeper import EVERY
 from paigeant_celery.store.port import Claim, Claimed, Closing, HopRecord, NewWorkflow
 from paigeant_celery.store.redis import SCRIPTS, RedisStore
+from tests.benchmarks.proxy import CountingProxy, Turns, running_proxy
+from tests.support.processes import START_WITHIN, deployment, eventually
+from tests.support.servers import RedisServer
 
 NEVER = 10**6.0  # a lease whose thread renews nothing within a test, which renews by hand
 LEASE = 10.0  # seconds

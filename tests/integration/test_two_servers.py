@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from processes import Deployment, deployment, eventually
-from servers import RedisServer
 
 from paigeant_celery import ActivitySpec, WorkflowDispatcher, WorkflowHandle
+from tests.support.processes import Deployment, deployment, eventually
+from tests.support.servers import RedisServer
 
 WITHIN = 30.0  # seconds for what takes about seven: a message is overdue after five
 

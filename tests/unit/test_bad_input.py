@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from celery import Celery
 from pydantic_ai import Agent
-from refusals import CASES, SECRET, agents
 
 from paigeant_celery import get_transport
 from paigeant_celery.activities.functions import activity
@@ -30,6 +29,7 @@ from paigeant_celery.store.memory import MemoryStore
 from paigeant_celery.testing import WorkflowHarness
 from paigeant_celery.worker.executor import ActivityExecutor
 from paigeant_celery.worker.serving import start_checks
+from tests.support.refused_dispatches import CASES, SECRET, agents
 
 
 @pytest.mark.parametrize(("call", "reason", "path", "text"), CASES)

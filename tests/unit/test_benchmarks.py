@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from benchmarks.durable_runs import Attempt, Bytes, destination
-from benchmarks.journal import DBOS, OURS, SYNCED, Sample, mistakes_in, ratio_lines
-from benchmarks.recovery import PEERS, Outcome, percentile, table_lines
+
+from tests.benchmarks.durable_runs import Attempt, Bytes, destination
+from tests.benchmarks.journal import DBOS, OURS, SYNCED, Sample, mistakes_in, ratio_lines
+from tests.benchmarks.recovery import PEERS, Outcome, percentile, table_lines
 
 CALLS = 3
 RAN = Attempt(output=destination(CALLS), model_calls=CALLS + 1, tool_calls=CALLS, seconds=0.1)

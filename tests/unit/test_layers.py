@@ -290,3 +290,14 @@ def test_the_checks_see_imports_wherever_they_stand() -> None:
         Import("paigeant_celery.core", True, 6),
         Import("paigeant_celery", True, 6),
     }
+
+
+def test_the_page_on_the_architecture_shows_this_table() -> None:
+    """People read the page; what holds is the table."""
+    page = (Path(__file__).parents[2] / "docs/architecture.md").read_text(encoding="utf-8")
+    section = page.partition("## Who may import whom")[2].partition("\n## ")[0]
+    rows = [line.strip("|").split("|") for line in section.splitlines() if line.startswith("| `")]
+
+    shown = {row[0].strip(" `"): {name.strip(" `") for name in row[1].split(",")} for row in rows}
+
+    assert shown == {wing: others or {"nothing of ours"} for wing, others in MAY_IMPORT.items()}

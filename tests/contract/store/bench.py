@@ -1,0 +1,197 @@
+"""The stores under test, each with its inside. After each call every hop must be in exactly one place."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any, Protocol, cast
+
+import redis
+
+from paigeant_celery.store.memory import MemoryStore
+from paigeant_celery.store.port import Store
+from paigeant_celery.store.redis import RedisStore
+
+LEASE = 30.0  # seconds; never lapses within a test
+BRIEF_LEASE = 0.2
+TTL = 3600.0
+BRIEF_TTL = 0.3
+
+
+def until(condition: Callable[[], bool], *, within: float = 10.0) -> None:
+    """Poll for a condition; the bound only ends a test that fails."""
+    deadline = time.monotonic() + within
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        threading.Event().wait(0.01)
+
+
+class Bench(Protocol):
+    """One store as the tests see it: `store`, one of brief lease, one of brief ttl, and its inside."""
+
+    store: Store
+    brief: Store
+    short_lived: Store
+
+    @property
+    def raw(self) -> Store:
+        """`store` without a look inside after each call, for calls that are made at once."""
+
+    def lapse(self) -> None:
+        """Return when the leases given by `brief` are over."""
+
+    def spend(self, part: float) -> None:
+        """Return when this part of a lease given by `brief` is over."""
+
+    def next_second(self) -> None:
+        """Make the store believe that its last sweep is a second older."""
+
+    def overdue(self, hop_id: str) -> None:
+        """Make the store believe that the message of a queued hop should have come by now."""
+
+    def lapse_swept(self) -> None:
+        """Return when the leases given by `brief` are over, for a store that was swept all the time."""
+
+    def expire(self) -> None:
+        """Return when the workflows ended by `short_lived` are gone."""
+
+    def places(self) -> tuple[dict[str, str], dict[str, list[str]], set[str], set[str]]:
+        """Return the state of each hop, the places of each, owners with a lease, and owners of hops."""
+
+
+class Watched:
+    """A store that checks after every call that each open hop is in one place, and each closed one in none."""
+
+    def __init__(self, store: Store, bench: Bench) -> None:
+        self._store, self._bench = store, bench
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._store, name)
+        if not callable(found):
+            return found
+
+        def watched(*arguments: Any, **named: Any) -> Any:
+            try:
+                return found(*arguments, **named)
+            finally:
+                check_places(self._bench)
+
+        return watched
+
+
+PLACES = {"queued": ["due"], "waiting": ["due"], "running": ["owner"], "parked": ["parked"]}
+
+
+def check_places(bench: Bench) -> None:
+    states, places, leases, owners = bench.places()
+    expected = {hop_id: PLACES.get(state, []) for hop_id, state in states.items()}
+    assert {hop_id: [place.partition(" ")[0] for place in places.get(hop_id, [])] for hop_id in states} == expected
+    assert set(places) <= set(states)
+    assert leases == owners
+
+
+class MemoryBench:
+    def __init__(self) -> None:
+        self.now = datetime(2030, 1, 1, tzinfo=UTC)
+        self.raw = MemoryStore(lease=LEASE, ttl=TTL, now=lambda: self.now)
+        self.store = self.brief = self.short_lived = cast("Store", Watched(self.raw, self))
+
+    def lapse(self) -> None:
+        self.spend(1.0)
+
+    def spend(self, part: float) -> None:
+        self.now += part * timedelta(seconds=LEASE)
+
+    def next_second(self) -> None:
+        assert self.raw._swept_at is not None
+        self.raw._swept_at -= timedelta(seconds=1)
+
+    def overdue(self, hop_id: str) -> None:
+        assert hop_id in self.raw._due
+        self.raw._due[hop_id] = self.now
+
+    def lapse_swept(self) -> None:
+        self.lapse()
+        self.raw._swept_at = self.now - timedelta(seconds=1)
+
+    def expire(self) -> None:
+        self.now += timedelta(seconds=TTL)
+
+    def places(self) -> tuple[dict[str, str], dict[str, list[str]], set[str], set[str]]:
+        raw = self.raw
+        places: dict[str, list[str]] = {hop_id: ["due"] for hop_id in raw._due}
+        for hop_id in raw._parked:
+            places.setdefault(hop_id, []).append("parked")
+        for owner, held in raw._owned.items():
+            for hop_id in held:
+                places.setdefault(hop_id, []).append(f"owner {owner}")
+        return {hop_id: hop.state for hop_id, hop in raw._hops.items()}, places, set(raw._leases), set(raw._owned)
+
+
+class RedisBench:
+    def __init__(self, url: str, prefix: str) -> None:
+        self.url, self.prefix = url, prefix
+        self.opened = [
+            RedisStore(url, prefix=prefix, lease=lease, ttl=ttl)
+            for lease, ttl in ((LEASE, TTL), (BRIEF_LEASE, TTL), (LEASE, BRIEF_TTL))
+        ]
+        self.store, self.brief, self.short_lived = (cast("Store", Watched(store, self)) for store in self.opened)
+        self.raw = self.opened[0]
+        self.client = redis.Redis.from_url(url, decode_responses=True)
+
+    def close(self) -> None:
+        self.client.close()
+        for store in self.opened:
+            store.close()
+
+    def key(self, *parts: str) -> str:
+        return ":".join((self.prefix, *parts))
+
+    def now(self) -> float:
+        seconds, micros = self.client.time()
+        return seconds * 1000 + micros / 1000
+
+    def lapse(self) -> None:
+        brief = self.now() + LEASE * 500  # the other leases end later than this
+        until(lambda: not self.client.zcount(self.key("owners"), self.now(), brief))
+
+    def spend(self, part: float) -> None:
+        end = self.now() + part * BRIEF_LEASE * 1000
+        until(lambda: self.now() > end)
+
+    def next_second(self) -> None:
+        self.client.hincrby(self.key("meta"), "swept_at", -1000)
+
+    def overdue(self, hop_id: str) -> None:
+        # What is sent without a look at its queue stands ahead of all others.
+        ahead = 1e13 if cast("float", self.client.zscore(self.key("due"), hop_id)) < 0 else 0
+        assert self.client.zadd(self.key("due"), {hop_id: self.now() - 1 - ahead}, xx=True, ch=True) == 1
+
+    def lapse_swept(self) -> None:
+        self.lapse()
+        self.client.hset(self.key("meta"), "swept_at", round(self.now()) - 1000)
+
+    def expire(self) -> None:
+        def expiring() -> list[str]:
+            return [key for key in self.client.scan_iter(self.key("*")) if 0 <= self.client.pttl(key) < TTL * 500]
+
+        until(lambda: not expiring())
+
+    def places(self) -> tuple[dict[str, str], dict[str, list[str]], set[str], set[str]]:
+        hops, owned = self.key("hop", ""), self.key("owner", "")
+        states = {key[len(hops) :]: str(self.client.hget(key, "state")) for key in self.client.scan_iter(f"{hops}*")}
+        places = {hop_id: ["due"] for hop_id in cast("list[str]", self.client.zrange(self.key("due"), 0, -1))}
+        for hop_id in cast("list[str]", self.client.zrange(self.key("parked"), 0, -1)):
+            places.setdefault(hop_id, []).append("parked")
+        owners = {key[len(owned) :] for key in self.client.scan_iter(f"{owned}*")}
+        for owner in owners:
+            for hop_id in cast("set[str]", self.client.smembers(owned + owner)):
+                places.setdefault(hop_id, []).append(f"owner {owner}")
+        return states, places, set(cast("list[str]", self.client.zrange(self.key("owners"), 0, -1))), owners
+
+
+def everything(on_redis: RedisBench) -> dict[str, object]:
+    client: Any = on_redis.client
+    return {key: client.execute_command("DUMP", key, NEVER_DECODE=True) for key in client.scan_iter(on_redis.key("*"))}

@@ -1,0 +1,172 @@
+"""Records that another program damaged on Redis: reported by name, and nothing is half done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import pytest
+
+from paigeant_celery.core.errors import StoreCorrupt
+from paigeant_celery.store.port import Closing, Sweep
+from tests.contract.store.bench import RedisBench, everything
+from tests.contract.store.given import FAILURE, claim, completion, hop, new, told
+
+
+def test_a_record_that_cannot_be_read_is_named_once_and_stops_no_sweep(on_redis: RedisBench) -> None:
+    """Whatever another program wrote, the other workflows are looked after."""
+    for name in ("broken", "sound"):
+        on_redis.raw.start(new(name))
+        on_redis.overdue(f"{name}.0")
+    on_redis.client.hdel(on_redis.key("hop", "broken.0"), "envelope")
+    queues = {"q-broken.0": True, "q-sound.0": True}
+
+    found = on_redis.raw.sweep(host="there", queues=queues)
+
+    assert found == Sweep(overdue=(hop("sound.0"),), corrupted=(on_redis.key("hop", "broken.0"),))
+    assert on_redis.raw.sweep(host="there", queues=queues) == Sweep()
+
+
+WHO_NOTICES = {
+    "due": ["start", "claim", "renew", "complete", "fail", "sweep"],
+    "sent": ["start", "complete", "sweep"],
+    "reached": ["claim", "sweep"],
+    "host:ann": ["claim", "renew", "complete", "fail"],
+    "owners": ["claim", "renew", "complete", "fail", "sweep"],
+    "owner:ann": ["claim", "renew", "complete", "fail"],
+    "events:w": ["start", "claim", "publish", "complete", "fail", "events"],
+    "stream:w": ["publish", "events"],
+    "wf:w": ["start", "claim", "complete", "fail", "workflow"],
+    "hop:w.0": ["start", "claim", "renew", "record", "publish", "complete"],
+    "journal:w.0": ["record", "journal"],
+    "hops:w": ["start", "complete", "fail"],
+    "blob:w": ["complete", "fail", "blob"],
+}
+
+
+LATER = {
+    "due": ["start", "release", "claim again", "retry_at", "workflow", "park", "redrive", "cancel"],
+    "parked": ["park", "redrive", "cancel"],
+    "owners": ["release", "claim again", "retry_at", "park", "cancel"],
+    "owner:ann": ["release", "claim again", "retry_at", "park"],
+    "host:ann": ["release", "claim again", "retry_at", "park"],
+    "events:w": ["start", "release", "claim again", "retry_at", "park", "redrive", "cancel"],
+    "wf:w": ["start", "claim again", "retry_at", "workflow", "park", "redrive", "cancel"],
+    "hop:w.0": ["start", "release", "claim again", "retry_at", "workflow", "park", "redrive", "cancel"],
+}
+
+
+@pytest.mark.parametrize("key", LATER)
+def test_a_key_of_another_type_is_reported_by_retries_parking_and_cancelling(on_redis: RedisBench, key: str) -> None:
+    """As by the calls of a workflow in which nothing goes wrong."""
+    store = on_redis.raw
+
+    calls: Mapping[str, Callable[[], object]] = {
+        "start": lambda: store.start(new()),
+        "claim": lambda: store.claim(claim()),
+        "release": lambda: store.release(Closing(hop_id="w.0", owner="ann", fence=1)),
+        "claim again": lambda: store.claim(claim(token="t2")),
+        "retry_at": lambda: store.retry_at(Closing(hop_id="w.0", owner="ann", fence=2), FAILURE, delay=0),
+        "workflow": lambda: store.workflow("w"),
+        "sweep": lambda: store.sweep(host="there"),
+        "claim once more": lambda: store.claim(claim(token="t3")),
+        "park": lambda: store.park(Closing(hop_id="w.0", owner="ann", fence=3), FAILURE),
+        "redrive": lambda: store.redrive("w"),
+        "cancel": lambda: store.cancel("w"),
+    }
+
+    assert who_notices(on_redis, key, calls, but=("claim", "sweep", "claim once more")) == LATER[key]
+
+
+@pytest.mark.parametrize("key", WHO_NOTICES)
+def test_a_key_of_another_type_is_reported_and_nothing_is_half_done(on_redis: RedisBench, key: str) -> None:
+    """Another program that writes under our prefix cannot make the records contradict each other."""
+    store = on_redis.raw
+    first, second = (Closing(hop_id=f"w.{place}", owner="ann", fence=1) for place in (0, 1))
+    calls: Mapping[str, Callable[[], object]] = {
+        "start": lambda: store.start(new()),
+        "claim": lambda: store.claim(claim()),
+        "renew": lambda: store.renew("ann", {"w.0": 1}),
+        "record": lambda: store.record(first, {"call": "1"}),
+        "publish": lambda: store.publish(first, [told(1)]),
+        "complete": lambda: store.complete(completion(first, next_hop=hop("w.1"))),
+        "claim next": lambda: store.claim(claim("w.1")),
+        "fail": lambda: store.fail(second, FAILURE),
+        "workflow": lambda: store.workflow("w"),
+        "blob": lambda: store.blob("w", "draft"),
+        "events": lambda: store.events("w", after=None, limit=1),
+        "journal": lambda: store.journal("w.0"),
+        "sweep": lambda: store.sweep(host="there"),
+    }
+
+    assert who_notices(on_redis, key, calls, but=("claim next",)) == WHO_NOTICES[key]
+
+
+def who_notices(
+    on_redis: RedisBench, key: str, calls: Mapping[str, Callable[[], object]], *, but: tuple[str, ...]
+) -> list[str]:
+    """Make each call (but some) while the key is not ours, then rightly; return which of them reported it."""
+    client, full = on_redis.client, on_redis.key(key)
+    refused = []
+    for name, call in calls.items():
+        if name in but:
+            call()
+            continue
+        moved = bool(client.exists(full)) and client.rename(full, f"{full}.kept")
+        client.set(full, "not ours")
+        before = everything(on_redis)
+        fault = fault_of(call)
+        if fault is not None:
+            refused.append(name)
+            assert fault.key == full
+            assert everything(on_redis) == before
+        client.delete(full)
+        if moved:
+            client.rename(f"{full}.kept", full)
+        call()
+    return refused
+
+
+def fault_of(call: Callable[[], object]) -> StoreCorrupt | None:
+    try:
+        call()
+    except StoreCorrupt as error:
+        return error
+    return None
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [{"fence": "x"}, {"attempt": "x"}, {"state": "odd"}, {"state": "running"}, {"workflow": None}, {"state": None}],
+)
+def test_a_hop_with_rubbish_in_its_record_is_reported(on_redis: RedisBench, damage: Mapping[str, str | None]) -> None:
+    """A damaged record is named, so that a person can mend it; the worker lives on."""
+    on_redis.raw.start(new())
+    for name, value in damage.items():
+        if value is None:
+            on_redis.client.hdel(on_redis.key("hop", "w.0"), name)
+        else:
+            on_redis.client.hset(on_redis.key("hop", "w.0"), name, value)
+    before = everything(on_redis)
+
+    with pytest.raises(StoreCorrupt, match=r"hop:w\.0"):
+        on_redis.raw.claim(claim())
+
+    assert everything(on_redis) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("state", "odd"), ("created_at", "x"), ("failure", "{"), ("content", b"\xff"), ("hop", None)]
+)
+def test_a_workflow_with_rubbish_in_its_record_is_reported(
+    on_redis: RedisBench, name: str, value: str | bytes | None
+) -> None:
+    """A handle says what is wrong with the record instead of raising something unreadable."""
+    on_redis.raw.start(new())
+    key = on_redis.key("wf", "w")
+    if value is None:
+        on_redis.client.hdel(key, name)
+    else:
+        on_redis.client.hset(key, name, value)
+
+    with pytest.raises(StoreCorrupt, match="wf:w"):
+        on_redis.raw.workflow("w")

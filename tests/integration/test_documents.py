@@ -1,0 +1,446 @@
+"""What the README, the pages of docs and the READMEs of the examples show runs as it stands, and says what is so."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import get_args, get_type_hints
+
+import click
+import pytest
+
+from paigeant_celery import WorkflowStatus, get_transport
+from paigeant_celery.cli import paigeant
+from tests.support.processes import START_WITHIN, Process, run_script, script_environment
+from tests.support.servers import RedisServer
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "paigeant_celery"
+DOCUMENTS = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("examples/*/README.md"))]
+CHECKED = [*DOCUMENTS, ROOT / "CHANGELOG.md"]
+
+MOST_LINES = 250  # of the root README, which is read at one sitting
+FILE = re.compile(r"`((?:[a-z_]+/)*[a-z_]+\.(?:py|lua))`")  # of the package
+UNITS = {"s": 1, "days": 86400, "KiB": 1024, "MiB": 1024**2}  # in tables
+
+# A part of each block of Python that a test below runs.
+QUICK_START = "# quickstart.py"
+HOST_CONFIGURATION = "# celeryconfig.py of the host"
+HOST_DISPATCH = "from shop.celery import app"
+HARNESS_TEST = "workflow_harness"
+IDEMPOTENT_TOOL = "cashier = "
+DESK = "# desk.py"
+DESK_STEPS = "from desk import"
+EXAMPLE_DISPATCH = '("topic_finder", "joke_writer", "joke_judge")'
+EXAMPLE_WATCH = ".events_sync()"
+EXAMPLE_CONFIGURATION = '"examples.existing_celery_app.agents"'
+RUN_BELOW = (
+    QUICK_START,
+    HOST_CONFIGURATION,
+    HOST_DISPATCH,
+    HARNESS_TEST,
+    IDEMPOTENT_TOOL,
+    DESK,
+    DESK_STEPS,
+    EXAMPLE_DISPATCH,
+    EXAMPLE_WATCH,
+    EXAMPLE_CONFIGURATION,
+)
+
+# What the documents take for granted: the host's package, with its app and its agents.
+SHOP = {
+    "__init__.py": "",
+    "celery.py": """
+import os
+from celery import Celery
+app = Celery("shop", broker=os.environ["SHOP_BROKER"])
+app.config_from_object("celeryconfig")
+""",
+    "agents.py": """
+from pydantic_ai.models.test import TestModel
+from paigeant_celery import PaigeantAgent
+researcher = PaigeantAgent(TestModel())
+writer = PaigeantAgent(TestModel(custom_output_text="Thank you."))
+""",
+}
+
+
+def read(name: str) -> str:
+    """Return a document by its path from the root."""
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def blocks() -> list[str]:
+    """Return all fenced blocks of Python."""
+    return [
+        found
+        for document in DOCUMENTS
+        for found in re.findall(r"```python\n(.*?)```", document.read_text(encoding="utf-8"), re.DOTALL)
+    ]
+
+
+def block(marker: str) -> str:
+    """Return the block that holds `marker`."""
+    return next(found for found in blocks() if marker in found)
+
+
+def table(document: str, header: str) -> list[list[str]]:
+    """Return the rows of the table of a document whose first column has this header."""
+    lines = iter(read(document).splitlines())
+    assert any(line.startswith(f"| {header} |") for line in lines), f"{document} has no such table"
+    next(lines)
+    rows = []
+    while (line := next(lines, "")).startswith("|"):
+        rows.append([cell.strip() for cell in line.strip("|").split("|")])
+    return rows
+
+
+def words(rows: list[list[str]]) -> set[str]:
+    """Return what stands in backticks in the first column."""
+    return {word for row in rows for word in re.findall(r"`([^`]+)`", row[0])}
+
+
+def meant(cell: str) -> object:
+    """Return the value that a table words as `7 days` or `32 KiB`."""
+    text = cell.partition(" (")[0].strip("`")
+    if text == "none":
+        return None
+    number, _, unit = text.partition(" ")
+    return ast.literal_eval(number) * UNITS[unit] if unit in UNITS else ast.literal_eval(text)
+
+
+def code() -> dict[Path, str]:
+    """Return all Python and Lua of the package."""
+    files = (*PACKAGE.rglob("*.py"), *PACKAGE.rglob("*.lua"))
+    return {file: file.read_text(encoding="utf-8") for file in files}
+
+
+def quoted(names: set[str]) -> set[str]:
+    """Return those of `names` that stand in quotes somewhere in the package."""
+    sources = "\n".join(code().values())
+    return {name for name in names if re.search(rf"""["']{re.escape(name)}["']""", sources)}
+
+
+def constants(**places: int) -> set[str]:
+    """Return the codes that the package passes to functions of these names, as the argument at that place."""
+    found = set()
+    for file, source in code().items():
+        for node in ast.walk(ast.parse(source)) if file.suffix == ".py" else ():
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in places:
+                argument = next(iter(node.args[places[node.func.id] :]), None)
+                if isinstance(argument, ast.Constant) and isinstance(argument.value, str):
+                    found.add(argument.value)
+    return {word for word in found if word.islower()}  # others are classes of errors
+
+
+def links(document: Path) -> list[str]:
+    """Return the targets of all links of a document that lead to other files or to its own headings."""
+    text = re.sub(r"```.*?```", "", document.read_text(encoding="utf-8"), flags=re.DOTALL)
+    return [target for target in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in target]
+
+
+def anchors(document: Path) -> set[str]:
+    """Return what a link may name in a document: its headings, as GitHub writes them."""
+    headings = re.findall(r"^#+ (.*)$", document.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def is_broken(document: Path, target: str) -> bool:
+    """Say whether a link leads nowhere."""
+    name, _, anchor = target.partition("#")
+    file = (document.parent / name).resolve() if name else document
+    if not (file.exists() and file.is_relative_to(ROOT)):
+        return True
+    return bool(anchor) and anchor not in anchors(file)
+
+
+def commands(group: click.Group, *before: str) -> Iterator[str]:
+    """Yield the commands of a group and of the groups in it, as one types them."""
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from commands(command, *before, name)
+        else:
+            yield " ".join((*before, name))
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Path:
+    """Give the folder of a host application that is configured as the README shows."""
+    for name, source in SHOP.items():
+        file = tmp_path / "shop" / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(source, encoding="utf-8")
+    (tmp_path / "celeryconfig.py").write_text(block(HOST_CONFIGURATION), encoding="utf-8")
+    return tmp_path
+
+
+@contextmanager
+def worker(folder: Path, *arguments: str, **environment: str) -> Iterator[None]:
+    """Run `celery … worker` in a folder for as long as the block, which begins when it takes messages."""
+    process = Process(
+        [sys.executable, "-m", "celery", *arguments, "--pool", "threads", "--loglevel", "INFO"],
+        folder=folder, environment={**script_environment(), **environment}, name="worker",
+    )  # fmt: skip
+    try:
+        process.wait_for_log(" ready.", within=START_WITHIN)
+        yield
+    finally:
+        process.kill()
+
+
+def run_pytest(folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run the tests of a folder as its owner does, with warnings as errors."""
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider"],
+        cwd=folder, env=script_environment(), capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+
+def test_each_block_of_python_is_run_by_one_test() -> None:
+    """A new block is not forgotten."""
+    assert [found for found in blocks() if sum(marker in found for marker in RUN_BELOW) != 1] == []
+
+
+def test_the_readme_can_be_read_at_one_sitting() -> None:
+    """What only some readers need has a page of its own."""
+    assert len(read("README.md").splitlines()) <= MOST_LINES
+
+
+def test_the_readme_has_each_of_its_commands_once_on_a_line_of_its_own() -> None:
+    """They are copied from there, also by the checks that run before a change lands."""
+    lines = [line for line in read("README.md").splitlines() if line.startswith("pip install")]
+
+    assert ["examples/three_agents" in line for line in lines] == [True, False]
+    assert ["pytest" in line for line in lines] == [False, True]
+
+
+def test_every_link_between_documents_leads_somewhere() -> None:
+    """A page that moved takes its readers along."""
+    broken = [(str(document.relative_to(ROOT)), target) for document in CHECKED for target in links(document)
+              if is_broken(document, target)]  # fmt: skip
+
+    assert broken == []
+
+
+def test_the_readme_leads_to_every_page_and_every_example() -> None:
+    """What nothing points at is not read."""
+    pages = {str(document.relative_to(ROOT)) for document in CHECKED if document != ROOT / "README.md"}
+
+    assert pages - {target.partition("#")[0] for target in links(ROOT / "README.md")} == set()
+
+
+def test_the_quick_start_prints_the_outputs_of_both_agents(tmp_path: Path) -> None:
+    """It is the first thing that anybody copies."""
+    script = tmp_path / "quickstart.py"
+    script.write_text(block(QUICK_START), encoding="utf-8")
+
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=60, check=False)
+
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"'researcher': .*'writer': ", done.stdout)
+
+
+def test_a_host_that_is_configured_as_shown_runs_the_step_that_is_dispatched_as_shown(
+    host: Path, own_redis: Callable[..., RedisServer]
+) -> None:
+    """These lines go into the deployment that people have."""
+    url = own_redis().url
+
+    with worker(host, "-A", "shop", "worker", PAIGEANT_CONSUME="only", SHOP_BROKER=url):
+        printed = run_script(block(HOST_DISPATCH), cwd=host, SHOP_BROKER=url)
+
+    assert printed == "Thank you.\n"
+
+
+def test_the_harness_test_passes_as_it_is_shown(host: Path) -> None:
+    """The test kit is learnt from this example."""
+    (host / "conftest.py").write_text('pytest_plugins = ["paigeant_celery.testing"]\n', encoding="utf-8")
+    (host / "test_shown.py").write_text(block(HARNESS_TEST), encoding="utf-8")
+
+    done = run_pytest(host)
+
+    assert re.search(r"^1 passed in ", done.stdout, re.MULTILINE), done
+
+
+def test_the_harness_stops_half_way_as_its_page_says(host: Path) -> None:
+    """`dispatch` is a plain call, `deliver` is awaited."""
+    shown = block(HARNESS_TEST)
+    calls = ["workflow_harness.dispatch([…])", "await workflow_harness.deliver(2)"]
+    half_way = """
+async def test_half_way(workflow_harness):
+    steps = [writer.activity("one"), writer.activity("two"), writer.activity("three")]
+    handle = workflow_harness.dispatch(steps)
+    assert handle.status_sync().executed == ()
+    assert await workflow_harness.deliver(2) == ["completed", "completed"]
+    assert len(handle.status_sync().executed) == 2
+"""
+    (host / "conftest.py").write_text('pytest_plugins = ["paigeant_celery.testing"]\n', encoding="utf-8")
+    (host / "test_shown.py").write_text(shown + half_way, encoding="utf-8")
+
+    done = run_pytest(host)
+
+    assert [call for call in calls if call not in read("docs/testing.md")] == []
+    assert re.search(r"^2 passed in ", done.stdout, re.MULTILINE), done
+
+
+def test_the_tool_that_is_shown_gets_a_key(tmp_path: Path) -> None:
+    """Whoever copies it hands the key to a service that moves money."""
+    served = """
+import asyncio
+from paigeant_celery.testing import WorkflowHarness
+print(asyncio.run(WorkflowHarness().run([cashier.activity("Refund it.")])).output)
+"""
+
+    printed = run_script(block(IDEMPOTENT_TOOL) + served, cwd=tmp_path)
+
+    assert re.search(r"order 0: 0 cents, [0-9a-f-]{36}", printed)
+
+
+def test_the_agent_and_the_function_that_are_shown_run_as_the_steps_that_are_shown(tmp_path: Path) -> None:
+    """The tool gets its deps, and the function the output of the step before it, typed."""
+    served = """
+import asyncio
+from paigeant_celery.testing import WorkflowHarness
+print(asyncio.run(WorkflowHarness().run(steps)).outputs)
+"""
+    (tmp_path / "desk.py").write_text(block(DESK), encoding="utf-8")
+
+    printed = run_script(block(DESK_STEPS) + served, cwd=tmp_path)
+
+    assert printed == "{'writer': {'text': 'Dear customer …'}, 'shorten': 'Dear'}\n"
+
+
+def test_a_process_without_agents_dispatches_the_three_agents_as_shown(
+    tmp_path: Path, own_redis: Callable[..., RedisServer]
+) -> None:
+    """The README of the example promises it of any process."""
+    url = own_redis().url
+
+    arguments = ("-A", "paigeant_celery", "worker", "-I", "examples.three_agents.agents")
+    with worker(tmp_path, *arguments, PYTHONPATH=str(ROOT), PAIGEANT_REDIS_URL=url):
+        printed = run_script(block(EXAMPLE_DISPATCH), cwd=tmp_path, PAIGEANT_REDIS_URL=url)
+
+    assert re.match(r"\{'topic_finder': .*'joke_writer': .*'joke_judge': ", printed)
+
+
+def test_any_process_may_watch_the_calls_of_an_examples_agent(
+    tmp_path: Path, own_redis: Callable[..., RedisServer]
+) -> None:
+    """The events come from the worker's run, through the store."""
+    there = {"PAIGEANT_REDIS_URL": own_redis().url, "RESEARCH_FOLDER": str(tmp_path)}
+
+    arguments = ("-A", "paigeant_celery", "worker", "-I", "examples.durable_research.agents")
+    with worker(tmp_path, *arguments, PYTHONPATH=str(ROOT), **there):
+        printed = run_script(block(EXAMPLE_WATCH), cwd=tmp_path, **there).splitlines()
+
+    assert printed[0].strip() == "started"
+    assert printed[-1].strip() == "workflow_completed"
+    assert sum(line == "agent call_made read" for line in printed) == 3
+    assert len(list(tmp_path.glob("report-*.md"))) == 1
+
+
+def test_the_configuration_that_an_example_shows_is_the_one_that_it_has() -> None:
+    """A tuple in a tuple looks right, and no worker starts with it."""
+    compared = """
+from examples.existing_celery_app.celeryapp import app
+assert (imports, paigeant_store_url) == (app.conf.imports, app.conf.paigeant_store_url), (imports, app.conf.imports)
+"""
+
+    run_script(block(EXAMPLE_CONFIGURATION) + compared, cwd=ROOT)
+
+
+def test_every_setting_stands_in_its_page_with_its_default_and_in_the_configuration_file() -> None:
+    """A setting that nobody can find is not there, and a wrong default is worse."""
+    fields = type(get_transport("inmemory").settings).model_fields
+    defaults = {f"paigeant_{name}": field.default for name, field in fields.items()}
+    shown = {name.strip("`"): meant(default) for name, default, _ in table("docs/settings.md", "key")}
+    lines = re.findall(r"^(# )?(paigeant_\w+) = (.+)$", read("celeryconfig.py"), re.MULTILINE)
+    unset = {name: ast.literal_eval(value) for comment, name, value in lines if comment}
+
+    assert shown == defaults
+    assert {name for _, name, _ in lines} == set(defaults)
+    assert unset == {name: defaults[name] for name in unset}
+
+
+def test_every_special_value_of_what_a_worker_serves_stands_in_its_table() -> None:
+    """One that is not told of would be taken for the name of an activity."""
+    special = get_args(get_args(type(get_transport("inmemory").settings).model_fields["consume"].annotation)[0])
+
+    *rows, names = table("docs/hosts-and-brokers.md", "`paigeant_consume`")
+
+    assert {meant(row[0]) for row in rows} == set(special)
+    assert isinstance(meant(names[0]), tuple)
+
+
+def test_every_state_of_a_workflow_stands_in_its_table() -> None:
+    """Operators decide by it what to do."""
+    assert words(table("docs/operating.md", "state")) == set(get_args(get_type_hints(WorkflowStatus)["state"]))
+
+
+def test_every_command_stands_in_its_table() -> None:
+    """People look there for what they can do at night."""
+    shown = {re.sub(r" [A-Z]+$", "", word).removeprefix("celery -A shop paigeant ") for word in
+             (row[0].strip("`") for row in table("docs/operating.md", "command"))}  # fmt: skip
+
+    assert shown == set(commands(paigeant))
+
+
+def test_every_type_of_event_stands_in_its_table() -> None:
+    """Whoever reads events asks what they mean."""
+    shown = words(table("docs/operating.md", "type"))
+    lua = "\n".join(source for file, source in code().items() if file.suffix == ".lua")
+    python = "\n".join(source for file, source in code().items() if file.suffix == ".py")
+    written = {
+        name for pair in re.findall(r"'type', (?:\w+ and )?'(\w+)'(?: or '(\w+)')?", lua) for name in pair if name
+    }
+    written |= set(re.findall(r'"type": "(\w+)"', python)) - {"note"}  # which each note replaces by a type of its own
+
+    assert len(written) > 10
+    assert written - shown == set()
+    assert shown - quoted(shown) == set()
+
+
+def test_every_reason_of_a_refusal_stands_in_its_table() -> None:
+    """A dead letter tells a person no more than this word."""
+    shown = words(table("docs/operating.md", "reason"))
+    given = constants(MessageError=0)
+
+    assert len(given) > 10
+    assert given - shown == set()
+    assert shown - quoted(shown) == set()
+
+
+def test_every_code_of_a_failure_stands_in_a_table() -> None:
+    """It stands where other failures have the class of an error, and must be told from one."""
+    parked, failed = (words(table("docs/operating.md", header)) for header in ("`failure.error_class`", "code"))
+    given = constants(failed=1, _fail=2, _failure=1, NotSerializable=0)
+    refused = words(table("docs/operating.md", "reason"))  # some codes mean the same there
+
+    assert len(given) > 3
+    assert given - parked - failed - refused == set()
+    assert (parked | failed) - quoted(parked | failed) == set()
+
+
+def test_the_page_on_the_architecture_names_each_wing_and_face_and_no_file_that_is_not_there() -> None:
+    """It is read by people who know nothing else of the code."""
+    page = read("docs/architecture.md")
+    wings = {file.parent.name for file in PACKAGE.glob("*/__init__.py")}
+    faces = {file.name for file in PACKAGE.glob("*.py")}
+
+    assert words(table("docs/architecture.md", "wing")) == {f"{wing}/" for wing in wings}
+    assert words(table("docs/architecture.md", "face")) == faces
+    assert [name for name in FILE.findall(page) if not (PACKAGE / name).is_file()] == []
+
+
+def test_each_question_at_night_says_how_many_files_answer_it() -> None:
+    """Whoever is woken up wants to know how long it takes."""
+    before = 0
+    for question, files, number in table("docs/architecture.md", "question"):
+        named = len(FILE.findall(files)) + (before if files.startswith("the same") else 0)
+        assert int(number.split()[-1]) == named, question
+        before = named

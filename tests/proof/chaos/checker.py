@@ -1,0 +1,142 @@
+"""What must hold whatever was hit: a pure function from a history to the violations in it.
+
+A repeated call needs an excuse, which an earlier run of the same hop gives; each run gives one at most, and the
+repeated call begins after it:
+
+- its process was killed or frozen after the run began and before the hop was recorded as completed,
+- it raised, and the store recorded that the step is tried again, or that it is parked (and then sent again),
+- its worker was told to end, and the store recorded that the hop was given back meanwhile.
+
+An outage of the server, a lost reply, and a lost or doubled message excuse none.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from tests.proof.chaos.history import ORDERLY_END, Event, History, Hit, Run, Workflow
+
+__all__ = ["Violation", "excuses", "violations"]
+
+ROUNDING = 0.002  # seconds; the store's clock is cut to milliseconds
+
+Why: TypeAlias = Literal["hit", "raised", "given back"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Violation:
+    """What does not hold, of what, and what was seen."""
+
+    kind: str
+    about: str
+    seen: str
+
+
+def violations(history: History) -> list[Violation]:
+    """Return everything that does not hold."""
+    found = [violation for workflow in history.workflows for violation in _of_workflow(workflow)]
+    found += _of_runs(history)
+    found += [Violation(kind="left due", about=hop, seen="in the due index") for hop in history.left_due]
+    found += [Violation(kind="left owned", about=key, seen="an owner's set") for key in history.left_owned]
+    found += [Violation(kind="left parked", about=hop, seen="in the parked index") for hop in history.left_parked]
+    found += [Violation(kind="worker ended", about=name, seen="by itself") for name in history.ended_workers]
+    return found
+
+
+def excuses(history: History) -> Counter[Why]:
+    """Return how many calls beyond one for each hop are explained, and by what."""
+    return Counter(why for found in _excuses(history).values() for _, why in found)
+
+
+def _of_workflow(workflow: Workflow) -> Iterator[Violation]:
+    about = workflow.correlation_id
+    if workflow.state != workflow.end:
+        yield Violation(kind="lost", about=about, seen=f"{workflow.state} after {list(workflow.executed)}")
+        return
+    completed = [event.hop_id for event in workflow.events if event.type == "completed"]
+    for hop, times in Counter(completed).items():
+        if times > 1:
+            yield Violation(kind="completed twice", about=hop, seen=f"{times} times")
+    if tuple(dict.fromkeys(completed)) != workflow.hops[: len(workflow.steps)]:
+        yield Violation(kind="out of order", about=about, seen=f"hops completed as {completed}")
+    if workflow.executed != workflow.steps:
+        yield Violation(kind="out of order", about=about, seen=f"executed {list(workflow.executed)}")
+
+
+def _of_runs(history: History) -> Iterator[Violation]:
+    runs: dict[str, list[Run]] = defaultdict(list)
+    for run in history.runs:
+        runs[run.hop_id].append(run)
+    excused, completed = _excuses(history), _completed_at(history)
+    for workflow in history.workflows:
+        for hop in workflow.hops:
+            called = sorted(runs[hop], key=lambda run: run.begun)
+            given = sorted(excused.get(hop, ()))
+            # Every call but the first begins after as many excuses as there were calls before it.
+            if any(len(given) <= place or given[place][0] > run.begun for place, run in enumerate(called[1:])):
+                seen = f"{len(called)} calls, {1 + len(given)} allowed: {_shown(called)}"
+                yield Violation(kind="called too often", about=hop, seen=seen)
+            if hop in completed and not any(run.ended is not None for run in runs[hop]):
+                yield Violation(kind="never ran", about=hop, seen="completed, and no run came to its end")
+    known = {hop for workflow in history.workflows for hop in workflow.hops}
+    for hop in runs.keys() - known:
+        yield Violation(kind="unknown hop", about=hop, seen=_shown(runs[hop]))
+
+
+def _excuses(history: History) -> Mapping[str, list[tuple[float, Why]]]:
+    """Return, by hop, the excuse that each of its runs gives, and since when."""
+    completed, found = _completed_at(history), defaultdict[str, list[tuple[float, Why]]](list)
+    events: dict[str, list[Event]] = defaultdict(list)
+    for workflow in history.workflows:
+        for event in workflow.events:
+            events[event.hop_id].append(event)
+    hits: dict[str | None, list[Hit]] = defaultdict(list)
+    for hit in history.hits:
+        hits[hit.process].append(hit)
+    for run in history.runs:
+        done = completed.get(run.hop_id, float("inf")) + ROUNDING
+        on_it = [hit for hit in hits[run.process] if _reaches(hit, run)]
+        given = [*_hit(on_it, done), *_tried_again(run, events[run.hop_id]), *_given_back(on_it, events[run.hop_id])]
+        if given:
+            found[run.hop_id].append(min(given))
+    return found
+
+
+def _reaches(hit: Hit, run: Run) -> bool:
+    return hit.process is not None and hit.pid in {None, run.pid} and run.begun <= hit.until
+
+
+def _hit(hits: Sequence[Hit], done: float) -> Iterator[tuple[float, Why]]:
+    yield from ((hit.since, "hit") for hit in hits if hit.kind != ORDERLY_END and hit.since <= done)
+
+
+def _tried_again(run: Run, events: Sequence[Event]) -> Iterator[tuple[float, Why]]:
+    if run.raised is not None:
+        for event in events:
+            if event.type in {"retrying", "parked"} and event.at + ROUNDING >= run.raised:
+                yield event.at, "raised"
+
+
+def _given_back(hits: Sequence[Hit], events: Sequence[Event]) -> Iterator[tuple[float, Why]]:
+    for hit in hits:
+        for event in events:
+            if hit.kind == ORDERLY_END and event.type == "released" and hit.since <= event.at + ROUNDING <= hit.until:
+                yield event.at, "given back"
+
+
+def _completed_at(history: History) -> dict[str, float]:
+    return {
+        event.hop_id: event.at
+        for workflow in history.workflows
+        for event in workflow.events
+        if event.type == "completed"
+    }
+
+
+def _shown(runs: Sequence[Run]) -> str:
+    return "; ".join(
+        f"{run.process} {run.pid} at {run.begun:.3f} to {run.ended or run.raised or 0:.3f}" for run in runs
+    )

@@ -1,0 +1,264 @@
+"""Who is put under the faults: our workflows, or a plain Celery chain with the same steps."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Protocol
+
+import redis
+from celery import Celery, chain
+from kombu.exceptions import OperationalError
+
+from paigeant_celery import WorkflowDispatcher
+from paigeant_celery.core.errors import UnknownWorkflow
+from tests.proof.chaos.history import Event, Workflow, lines_of
+from tests.support.processes import Deployment, Process
+
+__all__ = ["LEASE", "Chain", "Contestant", "Slip", "Work"]
+
+LEASE = 2.0  # seconds; short, so that a frozen worker does not hold up the test
+GRACE = 0.2  # seconds of a step after its worker was told to end; shorter than many, so that some are given back
+BACKOFF = 0.3  # seconds
+MAX_ATTEMPTS = 50  # more than one hop is ever hit
+SETTINGS = {
+    "paigeant_lease": LEASE, "paigeant_max_attempts": MAX_ATTEMPTS, "paigeant_shutdown_grace": GRACE,
+    "paigeant_retry_backoff": BACKOFF,
+}  # fmt: skip
+MOST_REDRIVES = 50  # of one workflow
+DISPATCH_PATIENCE = 30.0  # seconds for one dispatch to survive an outage
+BETWEEN_ATTEMPTS = 0.1  # seconds
+QUEUES = ("dig", "plant", "water")
+CHAIN_STEP = "toil.step"
+UNACKED = "unacked"  # where Kombu keeps what workers hold
+CHAIN_STILL = 2.0  # seconds without any message, after which nothing more comes of a chain
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """A workflow: how long its steps take, and which of them never goes well, or has one attempt only and fails."""
+
+    correlation_id: str
+    seconds: float
+    steps: int
+    doomed_at: int | None = None
+    parks_at: int | None = None
+
+
+class Contestant(Protocol):
+    """What the storm needs of a contestant."""
+
+    failpoints: bool
+    where: Deployment
+
+    def queues(self) -> Sequence[str]:
+        """Return the names of the lists in which its messages wait."""
+        ...
+
+    def start_worker(self, *, pool: str, slots: int, name: str, before: Sequence[str]) -> Process:
+        """Start a worker, without waiting for it, with something in front of its command."""
+        ...
+
+    def dispatch(self, work: Work) -> None:
+        """Send a workflow; an outage is waited for."""
+        ...
+
+    def tend(self, works: Sequence[Work]) -> None:
+        """Do what a person has to."""
+        ...
+
+    def over(self, works: Sequence[Work]) -> bool:
+        """Whether nothing more will come."""
+        ...
+
+    def close(self) -> None:
+        """End what it started itself."""
+        ...
+
+
+class Slip:
+    """Ours."""
+
+    failpoints = True
+
+    def __init__(self, where: Deployment) -> None:
+        self.where = where
+        self._transport, self._dispatcher = where.transport(), WorkflowDispatcher()
+        self._dispatching: subprocess.Popen[str] | None = None
+        self._dispatchers = 0
+        self._redriven: Counter[str] = Counter()
+        self._ended: set[str] = set()
+
+    def queues(self) -> Sequence[str]:
+        return [f"{self.where.prefix}.{name}" for name in QUEUES]
+
+    def start_worker(self, *, pool: str, slots: int, name: str, before: Sequence[str]) -> Process:
+        return self.where.start_worker("failpoints", "toil", pool=pool, slots=slots, name=name, before=before)
+
+    def dispatch(self, work: Work) -> None:
+        """Let another process send it, which may die half-way: the workflow is then left to the sweepers."""
+        process = self._dispatcher_process()
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(json.dumps(asdict(work)) + "\n")
+        process.stdin.flush()
+        if process.stdout.readline().strip() == work.correlation_id:
+            return
+        assert process.wait(10.0) == -signal.SIGKILL, "the dispatcher ended by itself; see its log"
+        self.close()
+
+    def tend(self, works: Sequence[Work]) -> None:
+        """Send those again that were meant to park, and are parked."""
+        for work in works:
+            known = work.correlation_id
+            if work.parks_at is None or known in self._ended or self._redriven[known] >= MOST_REDRIVES:
+                continue
+            with contextlib.suppress(UnknownWorkflow):  # not dispatched yet
+                state = self._dispatcher.handle(known, self._transport).status_sync().state
+                if state == "parked" and self._dispatcher.handle(known, self._transport).redrive_sync():
+                    self._redriven[known] += 1
+                elif state != "running":
+                    self._ended.add(known)
+
+    def over(self, works: Sequence[Work]) -> bool:
+        for work in works:
+            known = work.correlation_id
+            if known in self._ended:
+                continue
+            state = self._state(known)
+            parked_by_plan = state == "parked" and work.parks_at is not None
+            if state == "running" or (parked_by_plan and self._redriven[known] < MOST_REDRIVES):
+                return False
+            self._ended.add(known)
+        return True
+
+    def close(self) -> None:
+        process, self._dispatching = self._dispatching, None
+        if process is not None:
+            process.kill()
+            process.wait()
+            for pipe in (process.stdin, process.stdout):
+                if pipe is not None:
+                    with contextlib.suppress(BrokenPipeError):
+                        pipe.close()
+
+    def outcome(self, work: Work) -> Workflow:
+        """Return what the handle of a workflow says."""
+        known, doomed = work.correlation_id, work.doomed_at is not None
+        called = work.steps if work.doomed_at is None else work.doomed_at + 1
+        meant = Workflow(
+            correlation_id=known,
+            hops=tuple(f"{known}.{place}" for place in range(called)),
+            steps=tuple(f"step-{index}" for index in range(called - doomed)),
+            end="failed with NotImplementedError" if doomed else "completed",
+            state="unknown", executed=(), events=(),
+        )  # fmt: skip
+        handle = self._dispatcher.handle(known, self._transport)
+        try:
+            status, events = handle.status_sync(), handle.events_so_far()
+        except UnknownWorkflow:
+            return meant
+        return Workflow(**{
+            **vars(meant),
+            "state": status.state if status.failure is None else f"{status.state} with {status.failure.error_class}",
+            "executed": status.executed,
+            "events": tuple(Event(type=one.type, hop_id=one.hop_id, at=one.at.timestamp()) for one in events),
+        })  # fmt: skip
+
+    def _state(self, correlation_id: str) -> str:
+        try:
+            return self._dispatcher.handle(correlation_id, self._transport).status_sync().state
+        except UnknownWorkflow:
+            return "unknown"
+
+    def _dispatcher_process(self) -> subprocess.Popen[str]:
+        if self._dispatching is None:
+            self._dispatchers += 1
+            name, folder = f"dispatcher{self._dispatchers}", self.where.configured("dispatcher")
+            with (folder / f"{name}.log").open("wb") as log:
+                self._dispatching = subprocess.Popen(
+                    [sys.executable, "-m", "dispatching"], cwd=folder, text=True, stderr=log,
+                    env={**self.where.environment(), "PROCESS": name}, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                )  # fmt: skip
+        return self._dispatching
+
+
+class Chain:
+    """The control. It has no record of workflows: what is known of them is what the steps noted."""
+
+    failpoints = False
+
+    def __init__(self, where: Deployment) -> None:
+        self.where = where
+        self._app = Celery("control", broker=where.url, set_as_current=False)
+        self._app.conf.update(task_default_queue=where.prefix, task_ignore_result=True)
+        self._still_since: float | None = None
+
+    def queues(self) -> Sequence[str]:
+        return [self.where.prefix]
+
+    def start_worker(self, *, pool: str, slots: int, name: str, before: Sequence[str]) -> Process:
+        return self.where.run(
+            "-A", "toil_chain", "worker", "-n", f"{name}-{self.where.prefix}@%h", "-P", pool, "-c", str(slots),
+            "-l", "INFO", "--without-mingle", "--without-gossip", name=name, before=before,
+        )  # fmt: skip
+
+    def dispatch(self, work: Work) -> None:
+        steps = [
+            self._app.signature(CHAIN_STEP, args=(f"{work.correlation_id}.{place}", work.seconds), immutable=True)
+            for place in range(work.steps)
+        ]
+        deadline = time.monotonic() + DISPATCH_PATIENCE
+        while True:
+            try:
+                chain(*steps, app=self._app).apply_async()
+            except (OperationalError, redis.RedisError, OSError):
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(BETWEEN_ATTEMPTS)
+            else:
+                return
+
+    def tend(self, works: Sequence[Work]) -> None:
+        """There is nothing that a person could do."""
+
+    def over(self, works: Sequence[Work]) -> bool:
+        """Whether all came to their ends, or no message is left that could bring one there."""
+        if not self.unfinished(works):
+            return True
+        with redis.Redis.from_url(self.where.url) as broker:
+            still = not broker.llen(self.where.prefix) and not broker.hlen(UNACKED)
+        if not still:
+            self._still_since = None
+        elif self._still_since is None:
+            self._still_since = time.monotonic()
+        return self._still_since is not None and time.monotonic() - self._still_since > CHAIN_STILL
+
+    def close(self) -> None:
+        self._app.close()
+
+    def unfinished(self, works: Sequence[Work]) -> list[str]:
+        """Return the chains that came neither to their last step nor to the one that never goes well."""
+        lines = self._lines()
+        done = {line["hop"] for line in lines if line["what"] == "done"}
+        raised = {line["hop"] for line in lines if line["what"] == "raised"}
+        return [
+            work.correlation_id for work in works
+            if f"{work.correlation_id}.{work.steps - 1}" not in done
+            and (work.doomed_at is None or f"{work.correlation_id}.{work.doomed_at}" not in raised)
+        ]  # fmt: skip
+
+    def completions(self) -> list[str]:
+        """Return a hop id for each time that a step was done and the next one sent."""
+        return [line["hop"] for line in self._lines() if line["what"] == "done"]
+
+    def _lines(self) -> list[dict[str, str]]:
+        return [dict(line) for line in lines_of(Path(self.where.runs_file)) if "hop" in line]

@@ -1,0 +1,140 @@
+"""What must hold in each state of the model, and over each move."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
+
+from tests.proof.model.moves import CLAIMED, TO_CLOSE, Label, State, holds
+from tests.proof.model.records import OWNERS, WORKERS, Record, Rules
+
+__all__ = ["MOVE_INVARIANTS", "STATE_INVARIANTS", "has_ended"]
+
+PLACES = {"queued": ["due"], "waiting": ["due"], "running": ["owned"], "parked": ["parked"]}
+ENDS = ("completed", "failed", "cancelled")
+
+
+def has_ended(state: State) -> bool:
+    """Say whether nothing more will happen to the workflow, but for what people do."""
+    return state.store.workflow != "running"
+
+
+def _hops(state: State) -> Iterator[tuple[int, Record]]:
+    return ((hop, record) for hop, record in enumerate(state.store.hops) if record is not None)
+
+
+# Of a state.
+
+
+def _one_place(state: State, rules: Rules) -> bool:
+    """Each non-terminal hop is in exactly one place, a terminal one in none; who runs none has no lease."""
+    store = state.store
+    for hop, record in _hops(state):
+        places = ["due"] * (hop in store.due) + ["parked"] * (hop in store.parked)
+        owners = [owner for owner in OWNERS if hop in store.owned[owner]]
+        if places + ["owned"] * len(owners) != PLACES.get(record.state, []) or owners not in ([], [record.owner]):
+            return False
+    return all((store.leases[owner] != "none") == bool(store.owned[owner]) for owner in OWNERS)
+
+
+def _completed_once(state: State, rules: Rules) -> bool:
+    """No hop completes twice."""
+    return len(set(state.store.completed)) == len(state.store.completed)
+
+
+def _in_slip_order(state: State, rules: Rules) -> bool:
+    """Hops complete and are recorded once each, in the order of the slip."""
+    store = state.store
+    return store.recorded == tuple(range(len(store.recorded))) and store.completed == tuple(range(len(store.completed)))
+
+
+def _handed_on(state: State, rules: Rules) -> bool:
+    """Where the workflow runs, one hop is open; at its end, none."""
+    store = state.store
+    is_open = [hop for hop, record in _hops(state) if record.state in PLACES]
+    if store.workflow == "completed":
+        return not is_open and len(store.completed) == rules.hops
+    expected = [] if store.workflow in ENDS else [store.current]
+    return is_open == expected and store.completed == store.recorded[:-1]
+
+
+def _attempts_capped(state: State, rules: Rules) -> bool:
+    """No hop is begun more often than it may be."""
+    return all(record.attempt <= rules.max_attempts for _, record in _hops(state))
+
+
+def _attempts_explained(state: State, rules: Rules) -> bool:
+    """An attempt beyond the first one has its reason: none is spent where nobody was hit."""
+    return state.store.record(state.store.current).attempt <= 1 + state.excuses
+
+
+def _runs_explained(state: State, rules: Rules) -> bool:
+    """A body runs once, and once more for each time that it was hit."""
+    return state.runs <= 1 + state.excuses
+
+
+# Of a move.
+
+
+def _leases_respected(before: State, label: Label, after: State, rules: Rules) -> bool:
+    """No claim is granted while the lease of another claim's owner holds."""
+    for hop, record in _hops(before):
+        if record.state != "running" or record.owner is None or before.store.leases[record.owner] != "holds":
+            continue
+        if after.store.record(hop).fence > record.fence:
+            return False
+    return True
+
+
+def _overtaken_write_nothing(before: State, label: Label, after: State, rules: Rules) -> bool:
+    """Whoever does not hold the last claim closes nothing, and opens nothing behind it."""
+    if label.worker not in WORKERS or not label.name.startswith(("COMPLETE", "FAIL", "RETRY_AT", "PARK", "RELEASE,")):
+        return True
+    phase, hop, fence = before.workers[label.worker]
+    record = before.store.record(hop)
+    assert phase in (CLAIMED, *TO_CLOSE)
+    return (record.owner, record.fence) == (label.worker, fence) or _records(after) == _records(before)
+
+
+def _records(state: State) -> tuple[object, ...]:
+    """Return the store without tokens, which say what a worker has in hands."""
+    hops = tuple(record._replace(token=False) if record is not None else None for record in state.store.hops)
+    return state.store._replace(hops=hops)
+
+
+def _granted_again(before: State, label: Label, after: State, rules: Rules) -> bool:
+    """A claim that is repeated while its first answer holds is granted, so that the hop has a run."""
+    if label.name != "CLAIM" or not holds(before, label.worker, label.hop):
+        return True
+    return before.store.record(label.hop).state != "running" or holds(after, label.worker, label.hop)
+
+
+def _only_forward(before: State, label: Label, after: State, rules: Rules) -> bool:
+    """What has ended stays so, what is recorded is not forgotten, and fences only grow."""
+    if before.store.workflow in ENDS and after.store.workflow != before.store.workflow:
+        return False
+    if before.store.workflow == "parked" and after.store.workflow == "running" and label.name != "REDRIVE":
+        return False
+    forgotten = after.store.completed[: len(before.store.completed)] != before.store.completed
+    return not forgotten and all(after.store.record(hop).fence >= record.fence for hop, record in _hops(before))
+
+
+STATE_INVARIANTS: Mapping[str, Callable[[State, Rules], bool]] = MappingProxyType(
+    {
+        "one_place": _one_place,
+        "completed_once": _completed_once,
+        "in_slip_order": _in_slip_order,
+        "handed_on": _handed_on,
+        "attempts_capped": _attempts_capped,
+        "attempts_explained": _attempts_explained,
+        "runs_explained": _runs_explained,
+    }
+)
+MOVE_INVARIANTS: Mapping[str, Callable[[State, Label, State, Rules], bool]] = MappingProxyType(
+    {
+        "leases_respected": _leases_respected,
+        "overtaken_write_nothing": _overtaken_write_nothing,
+        "granted_again": _granted_again,
+        "only_forward": _only_forward,
+    }
+)

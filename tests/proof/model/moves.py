@@ -1,0 +1,425 @@
+"""What may happen in the model: workers and sweepers take their steps, and an adversary with a budget disturbs them.
+
+A worker has one delivery in hands at a time. Nothing is left to chance: where something may go one way or another,
+both ways are moves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from tests.proof.model import records
+from tests.proof.model.records import GONE, OWNERS, WORKERS, Claimed, Record, Rules, Store, put
+
+__all__ = ["Budget", "Label", "Move", "State", "Worker", "canonical", "first", "holds", "moves"]
+
+# The phases of a delivery. A crash may come between any two.
+IDLE = "idle"
+TAKEN = "taken"  # from the queue; the claim is asked for, perhaps not for the first time
+CLAIMED = "claimed"
+RAN, FAILED, BROKE = "ran", "failed", "broke"  # an output; an error that is worth another attempt; one that is not
+SPENT = "spent"  # claimed beyond the last attempt, which allows no run
+HALF = "half"  # completed, and the next hop is not recorded; only a mutant that does this in two scripts is ever here
+RECORDED = "recorded"  # completed; the next hop's message is not published
+CLOSED = "closed"  # all is done but to acknowledge the message
+
+TO_CLOSE = (RAN, FAILED, BROKE, SPENT)
+HOLDING = (CLAIMED, *TO_CLOSE)
+
+OVER = ("done", "failed", "cancelled")
+
+FAULTS = ("crash", "expiry", "copy", "loss", "reply", "error", "stop", "cancel", "redrive")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """How often the adversary may do what, and how often it may do anything."""
+
+    faults: int = 2
+    crash: int = 2  # of a worker, with the message given to another one or lost
+    expiry: int = 2  # of the lease of a worker that lives and goes on later
+    copy: int = 1  # of a message
+    loss: int = 1  # of a message
+    reply: int = 2  # lost replies of a script; a client repeats the call or gives up
+    error: int = 2  # a run that fails
+    stop: int = 1  # a worker is told to end while it runs the hop
+    cancel: int = 1
+    redrive: int = 1
+
+
+class Worker(NamedTuple):
+    """A process and the delivery that it has in hands."""
+
+    phase: str = IDLE
+    hop: int = -1
+    fence: int = 0
+
+
+class State(NamedTuple):
+    """The store, the broker, the workers, and what the invariants must remember of the current hop's past."""
+
+    store: Store
+    queues: tuple[int, ...]  # messages that wait, of each hop
+    workers: tuple[Worker, ...]
+    runs: int  # of the current hop's body, since it was recorded or redriven
+    excuses: int  # what explains another run or attempt of it
+    left: tuple[int, ...]  # of the budget: in all, then of each kind
+
+
+class Label(NamedTuple):
+    """What a move is, for a trace."""
+
+    name: str
+    hop: int = -1
+    worker: int = -1
+
+    def __str__(self) -> str:
+        """Say it in one line."""
+        actor = f"worker {self.worker}: " if self.worker >= 0 else ""
+        return f"{actor}{self.name}" + (f" (hop {self.hop})" if self.hop >= 0 else "")
+
+
+class Move(NamedTuple):
+    """A step to another state. Where the adversary is not needed for it, it happens sooner or later."""
+
+    label: Label
+    adverse: bool
+    to: State
+
+
+def first(rules: Rules, budget: Budget) -> State:
+    """Return a workflow that was recorded and sent."""
+    left = (budget.faults, *(getattr(budget, fault) for fault in FAULTS))
+    queues = put((0,) * rules.hops, 0, 1)
+    return State(records.started(rules), queues, (Worker(),) * len(WORKERS), 0, 0, left)
+
+
+def moves(state: State, rules: Rules) -> Iterator[Move]:
+    """Return everything that may happen next."""
+    for worker in WORKERS:
+        yield from _works(state, rules, worker)
+        yield from _renews(state, rules, worker)
+    yield from _time(state)
+    if rules.sweeper:
+        yield from _sweeps(state)
+    if state.left[0]:
+        yield from _adversary(state, rules)
+
+
+def holds(state: State, worker: int, hop: int) -> bool:
+    """Say whether a worker is at a hop: it runs or closes it, or is about to learn that its claim was granted."""
+    phase, at, fence = state.workers[worker]
+    if at != hop:
+        return False
+    record = state.store.record(hop)
+    if phase == TAKEN:
+        return record.token and record.owner == worker
+    return phase in HOLDING and fence == record.fence and record.owner == worker
+
+
+# Workers: what a task does with a delivery.
+
+
+def _works(state: State, rules: Rules, worker: int) -> Iterator[Move]:
+    phase, hop, _ = state.workers[worker]
+    if phase == IDLE:
+        for waiting, count in enumerate(state.queues):
+            if count:
+                taken = _sent(state, waiting, -1)._replace(workers=put(state.workers, worker, Worker(TAKEN, waiting)))
+                yield Move(Label("takes a message", waiting, worker), False, taken)
+    elif phase == TAKEN:
+        yield Move(Label("CLAIM", hop, worker), False, _claims(state, rules, worker))
+    elif phase == CLAIMED:
+        yield Move(Label("runs the body", hop, worker), False, _ran(state, worker, RAN))
+    elif phase in TO_CLOSE:
+        name, store, answer = _closing(state, rules, worker)
+        closed = _after_closing(state, store)
+        yield Move(Label(name, hop, worker), False, _answered(closed, rules, worker, answer))
+    elif phase == HALF:
+        done = _after_closing(state, records.recorded(state.store, hop + 1))
+        yield Move(Label("records the next hop", hop, worker), False, _at(done, worker, RECORDED))
+    elif phase == RECORDED:
+        yield Move(Label("publishes", hop + 1, worker), False, _at(_sent(state, hop + 1), worker, CLOSED))
+    elif phase == CLOSED:
+        yield Move(Label("acknowledges", hop, worker), False, _ended(state, worker))
+
+
+def _claims(state: State, rules: Rules, worker: int) -> State:
+    hop = state.workers[worker].hop
+    store, answer = records.claimed(state.store, rules, hop, worker)
+    state = state._replace(store=store)
+    if isinstance(answer, Claimed):
+        phase = SPENT if answer.exhausted else CLAIMED
+        return state._replace(workers=put(state.workers, worker, Worker(phase, hop, answer.fence)))
+    if not rules.drop:
+        return _ended(_sent(state, hop), worker)
+    # A copy of a hop that was handed on shows that its successor's message may never have been sent.
+    follows = answer == "finished" and store.workflow == "running" and store.current == hop + 1
+    if follows and store.record(store.current).state != "running":
+        state = _sent(state, store.current)
+    return _ended(state, worker)
+
+
+def _ran(state: State, worker: int, phase: str) -> State:
+    current = state.store.current == state.workers[worker].hop
+    return _at(state._replace(runs=state.runs + current), worker, phase)
+
+
+def _closing(state: State, rules: Rules, worker: int) -> tuple[str, Store, bool]:
+    """Decide what is recorded of a delivery, and record it."""
+    phase, hop, fence = state.workers[worker]
+    if phase == RAN:
+        return "COMPLETE", *records.completed(state.store, rules, hop, worker, fence)
+    if phase == BROKE:
+        return "FAIL", *records.closed(state.store, rules, hop, worker, fence, "failed")
+    # The attempt is known from the claim; where it is not the record's any more, nothing is recorded.
+    if phase == FAILED and state.store.record(hop).attempt < rules.max_attempts:
+        return "RETRY_AT", *records.closed(state.store, rules, hop, worker, fence, "waiting")
+    return "PARK", *records.closed(state.store, rules, hop, worker, fence, "parked")
+
+
+def _answered(state: State, rules: Rules, worker: int, recorded: bool) -> State:
+    """Go on behind the answer of a closing operation; where it was overtaken, only acknowledge."""
+    phase, hop, _ = state.workers[worker]
+    if not recorded or phase != RAN or hop == rules.hops - 1:
+        return _at(state, worker, CLOSED)
+    if not rules.atomic and state.store.hops[hop + 1] is None:
+        return _at(state, worker, HALF)
+    return _at(state, worker, RECORDED)
+
+
+def _renews(state: State, rules: Rules, worker: int) -> Iterator[Move]:
+    """The thread that renews an owner's lease, where a renewal changes something."""
+    phase, hop, fence = state.workers[worker]
+    if phase in (CLAIMED, RAN, FAILED, BROKE):
+        if records.is_lost(state.store, hop, worker, fence):
+            if phase == CLAIMED:  # a run that is over is not cancelled any more
+                yield Move(Label("RENEW: lost, and the run is cancelled", hop, worker), False, _ended(state, worker))
+        else:
+            store = records.renewed(state.store, hop, worker, fence)
+            if store != state.store:
+                yield Move(Label("RENEW", hop, worker), False, state._replace(store=store))
+    for stray in state.store.owned[worker]:
+        if phase not in HOLDING or hop != stray:
+            fence = state.store.record(stray).fence
+            store = records.released(state.store, rules, stray, worker, fence)
+            yield Move(Label("RELEASE of a stray", stray, worker), False, state._replace(store=store))
+
+
+# Time and the sweepers.
+
+
+def _time(state: State) -> Iterator[Move]:
+    """Leases that nobody renews end."""
+    for owner in OWNERS:
+        if state.store.owned[owner] and state.store.leases[owner] == "holds" and not _is_attended(state, owner):
+            hop = min(state.store.owned[owner])
+            yield Move(Label("the lease of nobody's run ends", hop), False, _expired(state, owner))
+
+
+def _is_attended(state: State, owner: int) -> bool:
+    return owner != GONE and any(holds(state, owner, hop) for hop in state.store.owned[owner])
+
+
+def _expired(state: State, owner: int) -> State:
+    return state._replace(store=state.store._replace(leases=put(state.store.leases, owner, "over")))
+
+
+def _sweeps(state: State) -> Iterator[Move]:
+    store = state.store
+    for owner in OWNERS:
+        # A process that died on the sweeper's machine is known to be gone before its lease ends.
+        if store.owned[owner] and (owner == GONE or store.leases[owner] == "over"):
+            queued, hops = records.lapsed(store, owner)
+            again = state._replace(store=queued)
+            for hop in hops:
+                again = _sent(again, hop)
+            yield Move(Label("SWEEP: queues what an owner ran", min(store.owned[owner])), False, again)
+    for hop in store.due:
+        record = store.record(hop)
+        if record.state == "waiting":
+            again = state._replace(store=records.retried(store, hop))
+            yield Move(Label("SWEEP: the wait is over", hop), False, _sent(again, hop))
+        elif record.unsent or not _is_on_its_way(state, hop):
+            again = state._replace(store=records.resent(store, hop))
+            yield Move(Label("SWEEP: overdue", hop), False, _sent(again, hop))
+
+
+def _is_on_its_way(state: State, hop: int) -> bool:
+    """Say whether the hop's message will come. Where that takes long it is sent again, as by the adversary's copies."""
+    late = (worker for worker in state.workers if worker.phase in (TAKEN, RECORDED))
+    return bool(state.queues[hop]) or any(hop == worker.hop + (worker.phase == RECORDED) for worker in late)
+
+
+# The adversary, and people.
+
+
+def _adversary(state: State, rules: Rules) -> Iterator[Move]:
+    for worker in WORKERS:
+        yield from _crashes(state, worker)
+        yield from _freezes(state, worker)
+        yield from _loses_replies(state, rules, worker)
+        yield from _fails(state, rules, worker)
+    yield from _disturbs_messages(state)
+    yield from _people(state)
+
+
+def _crashes(state: State, worker: int) -> Iterator[Move]:
+    """A process ends anywhere and a new one takes its place; its message comes back, or was in the pop window."""
+    phase, hop, _ = state.workers[worker]
+    if (paid := _paid(state, "crash")) is None or (phase == IDLE and not state.store.owned[worker]):
+        return
+    gone = _excused(_gone(paid, worker), state.store.owned[worker])
+    yield Move(Label("crashes, its message is lost", hop, worker), True, gone)
+    if phase != IDLE:
+        yield Move(Label("crashes, its message comes back", hop, worker), True, _sent(gone, hop))
+
+
+def _gone(state: State, worker: int) -> State:
+    store = state.store
+    hops = tuple(
+        record._replace(owner=GONE, token=False) if record is not None and record.owner == worker else record
+        for record in store.hops
+    )
+    if store.owned[worker]:
+        owned = put(put(store.owned, GONE, store.owned[GONE] | store.owned[worker]), worker, frozenset[int]())
+        leases = put(put(store.leases, GONE, store.leases[worker]), worker, "none")
+        store = store._replace(owned=owned, leases=leases)
+    return state._replace(store=store._replace(hops=hops), workers=put(state.workers, worker, Worker()))
+
+
+def _freezes(state: State, worker: int) -> Iterator[Move]:
+    """A process stands still until its lease is over, and goes on later as if nothing had happened."""
+    paid = _paid(state, "expiry")
+    if paid is not None and state.store.leases[worker] == "holds" and _is_attended(state, worker):
+        late = _excused(_expired(paid, worker), state.store.owned[worker])
+        yield Move(Label("its lease ends", state.workers[worker].hop, worker), True, late)
+
+
+def _loses_replies(state: State, rules: Rules, worker: int) -> Iterator[Move]:
+    """A script was executed and its reply lost: the client repeats the call with the same token, or gives up."""
+    if (paid := _paid(state, "reply")) is None:
+        return
+    phase, hop, _ = state.workers[worker]
+    if phase == TAKEN:
+        store, answer = records.claimed(state.store, rules, hop, worker)
+        if isinstance(answer, Claimed) and store != state.store:
+            yield Move(Label("CLAIM, its reply is lost", hop, worker), True, paid._replace(store=store))
+    elif phase in TO_CLOSE:
+        name, store, _ = _closing(state, rules, worker)
+        if store != state.store:
+            yield Move(Label(f"{name}, its reply is lost", hop, worker), True, _after_closing(paid, store))
+    if phase in (TAKEN, *TO_CLOSE):
+        given_up = _excused(paid, state.store.owned[worker])
+        back = _ended(_sent(given_up, hop), worker)
+        yield Move(Label("gives up, and gives its message back", hop, worker), True, back)
+
+
+def _after_closing(state: State, store: Store) -> State:
+    """Take the store over, and begin to count anew where it has a next hop."""
+    moved = store.recorded != state.store.recorded
+    return state._replace(store=store, runs=0, excuses=0) if moved else state._replace(store=store)
+
+
+def _fails(state: State, rules: Rules, worker: int) -> Iterator[Move]:
+    phase, hop, fence = state.workers[worker]
+    if phase != CLAIMED:
+        return
+    if (paid := _paid(state, "error")) is not None:
+        owned = state.store.owned[worker]
+        yield Move(Label("the body fails", hop, worker), True, _excused(_ran(paid, worker, FAILED), owned))
+        yield Move(Label("the body fails for good", hop, worker), True, _ran(paid, worker, BROKE))
+    if (paid := _paid(state, "stop")) is not None:
+        begun = _excused(_ran(paid, worker, CLAIMED), state.store.owned[worker])
+        store = records.released(state.store, rules, hop, worker, fence)
+        yield Move(Label("RELEASE, as it must end", hop, worker), True, _ended(begun._replace(store=store), worker))
+
+
+def _disturbs_messages(state: State) -> Iterator[Move]:
+    copied, lost = _paid(state, "copy"), _paid(state, "loss")
+    in_hands = {worker.hop for worker in state.workers if worker.phase != IDLE}
+    for hop, count in enumerate(state.queues):
+        if copied is not None and (count or hop in in_hands or _is_on_its_way(state, hop)):
+            yield Move(Label("a message is doubled", hop), True, _sent(copied, hop))
+        if lost is not None and count:
+            yield Move(Label("a message is lost", hop), True, _sent(lost, hop, -1))
+
+
+def _people(state: State) -> Iterator[Move]:
+    store = state.store
+    if store.workflow in ("running", "parked") and (paid := _paid(state, "cancel")) is not None:
+        yield Move(Label("CANCEL"), True, paid._replace(store=records.cancelled(store)))
+    if store.workflow == "parked" and (paid := _paid(state, "redrive")) is not None:
+        again = paid._replace(store=records.redriven(store), excuses=state.excuses + 1)
+        yield Move(Label("REDRIVE"), True, again)
+
+
+def _paid(state: State, fault: str) -> State | None:
+    """Return the state with the fault paid for, or None where the budget does not allow it."""
+    place = 1 + FAULTS.index(fault)
+    if not state.left[0] or not state.left[place]:
+        return None
+    return state._replace(left=put(put(state.left, 0, state.left[0] - 1), place, state.left[place] - 1))
+
+
+def _excused(state: State, owned: frozenset[int]) -> State:
+    """Note that the current hop's attempt was hit, where it was one of these."""
+    return state._replace(excuses=state.excuses + (state.store.current in owned))
+
+
+# What two states have in common.
+
+
+def canonical(state: State) -> State:
+    """Return the one state that stands for all that go on alike.
+
+    Who closed a hop matters to those alone who may ask to close it again; and it does not matter which of the workers
+    is which.
+    """
+    asked = {worker.hop for worker in state.workers if worker.phase in HOLDING}
+    hops = tuple(
+        Record(record.state) if record is not None and record.state in OVER and hop not in asked else record
+        for hop, record in enumerate(state.store.hops)
+    )
+    if hops != state.store.hops:
+        state = state._replace(store=state.store._replace(hops=hops))
+    one, two = WORKERS
+    return _swapped(state) if _rank(state, one) > _rank(state, two) else state
+
+
+def _rank(state: State, worker: int) -> tuple[object, ...]:
+    named = [hop for hop, record in enumerate(state.store.hops) if record is not None and record.owner == worker]
+    return state.workers[worker], sorted(state.store.owned[worker]), named, state.store.leases[worker]
+
+
+def _swapped(state: State) -> State:
+    one, two, gone = OWNERS
+    store, other = state.store, {one: two, two: one, gone: gone, None: None}
+    hops = tuple(record and record._replace(owner=other[record.owner]) for record in store.hops)
+    owned, leases = store.owned, store.leases
+    store = store._replace(
+        hops=hops, owned=(owned[two], owned[one], owned[gone]), leases=(leases[two], leases[one], leases[gone])
+    )
+    return state._replace(store=store, workers=state.workers[::-1])
+
+
+# Parts of moves.
+
+
+def _sent(state: State, hop: int, count: int = 1) -> State:
+    return state._replace(queues=put(state.queues, hop, state.queues[hop] + count))
+
+
+def _at(state: State, worker: int, phase: str) -> State:
+    return state._replace(workers=put(state.workers, worker, state.workers[worker]._replace(phase=phase)))
+
+
+def _ended(state: State, worker: int) -> State:
+    """Let a delivery end: its token is never used again."""
+    hops = tuple(
+        record._replace(token=False) if record is not None and record.owner == worker and record.token else record
+        for record in state.store.hops
+    )
+    return state._replace(store=state.store._replace(hops=hops), workers=put(state.workers, worker, Worker()))

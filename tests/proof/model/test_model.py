@@ -1,0 +1,76 @@
+"""The protocol of hops holds in every state that two workers, the sweepers and an adversary can bring about."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import pytest
+
+from tests.proof.model.moves import Budget
+from tests.proof.model.records import Rules
+from tests.proof.model.search import INVARIANTS, search
+
+# All that an adversary can do to a workflow of three hops with two faults, and to one hop with three.
+SIZES = [(3, 2, 40_000), (1, 3, 40_000)]
+
+# Which invariants notice that a rule is missing; each is broken by one at least.
+CAUGHT = [
+    ("fence", "overtaken_write_nothing"),
+    ("fence", "one_place"),
+    ("fence", "runs_explained"),
+    ("dedupe", "leases_respected"),
+    ("dedupe", "runs_explained"),
+    ("sweeper", "stranded"),
+    ("atomic", "handed_on"),
+    ("atomic", "only_forward"),
+    ("atomic", "stranded"),
+    ("cap", "attempts_capped"),
+    ("idempotent", "granted_again"),
+    ("idempotent", "attempts_explained"),
+    ("once", "completed_once"),
+    ("once", "in_slip_order"),
+    ("drop", "endless"),
+]
+
+MOVES = {
+    "takes a message", "CLAIM", "runs the body", "COMPLETE", "RETRY_AT", "PARK", "FAIL", "acknowledges",
+    "RENEW", "RENEW: lost, and the run is cancelled", "RELEASE of a stray", "the lease of nobody's run ends",
+    "SWEEP: queues what an owner ran", "SWEEP: the wait is over", "SWEEP: overdue",
+    "crashes, its message is lost", "crashes, its message comes back", "its lease ends", "CLAIM, its reply is lost",
+    "COMPLETE, its reply is lost", "RETRY_AT, its reply is lost", "FAIL, its reply is lost",
+    "gives up, and gives its message back", "the body fails", "the body fails for good", "RELEASE, as it must end",
+    "a message is doubled", "a message is lost", "CANCEL",
+}  # fmt: skip
+BETWEEN_HOPS = {"publishes"}
+AFTER_TWO_FAULTS = {"REDRIVE", "PARK, its reply is lost"}  # a hop of two attempts is parked by no fewer
+
+
+@pytest.mark.parametrize(("hops", "faults", "at_least"), SIZES)
+def test_every_state_is_sound_and_ends_once_nobody_disturbs_it(hops: int, faults: int, at_least: int) -> None:
+    """Whatever is killed, frozen, lost or doubled at whatever moment: nothing is lost, and nothing is done twice."""
+    report = search(Rules(hops=hops), Budget(faults=faults))
+
+    print(report)
+    assert report.finding is None, str(report.finding)
+    # A search that goes nowhere, or without its adversary, finds nothing either.
+    assert report.states >= at_least
+    assert set(report.moves) == MOVES | (BETWEEN_HOPS if hops > 1 else AFTER_TWO_FAULTS)
+    assert set(report.workflows) == {"running", "completed", "failed", "parked", "cancelled"}
+
+
+@pytest.mark.parametrize(("rule", "invariant"), CAUGHT)
+def test_no_rule_of_the_protocol_can_be_left_out(rule: str, invariant: str) -> None:
+    """Each rule is there for a reason, which is found and shown where somebody takes it away."""
+    report = search(Rules(hops=2, **{rule: False}), Budget(faults=2), watched=[invariant])
+
+    assert report.finding is not None
+    assert report.finding.invariant == invariant
+    print(report)
+
+
+def test_each_rule_and_each_invariant_has_its_mutant() -> None:
+    """A rule that nothing tests, or an invariant that nothing can break, would say nothing."""
+    rules = {field.name for field in fields(Rules) if field.type == "bool"}
+
+    assert {rule for rule, _ in CAUGHT} == rules
+    assert {invariant for _, invariant in CAUGHT} == INVARIANTS

@@ -1,0 +1,87 @@
+"""A deployment whose workers note each call of their agents, and die at some of them."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+
+from paigeant_celery import ActivitySpec, FunctionSpec, WorkflowDispatcher, WorkflowHandle
+from paigeant_celery.client.dead_letters import DeadLetters
+from tests.support.processes import START_WITHIN, Deployment, Process
+
+__all__ = ["Library", "Note"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Note:
+    """What a process noted: that a call was `asked` for, `begun`, `recorded`, `replayed`, or that it was `killed`."""
+
+    what: str
+    hop: str
+    call: str
+    process: str
+    pid: int
+    at: float
+
+
+class Library:
+    """A deployment whose workers note all calls of agents, in a file of its own."""
+
+    def __init__(self, made: Deployment) -> None:
+        self._made = made
+        self._calls, self._strikes, self.reading = (made.folder / name for name in ("calls", "strikes", "reading"))
+        self._strikes.mkdir()
+        self.reading.mkdir()
+        self._transport = made.transport()
+        self._dispatcher = WorkflowDispatcher()
+        self._workers: list[Process] = []
+        made.variables.update(
+            CALLS_FILE=str(self._calls), STRIKES=str(self._strikes), READING=str(self.reading),
+        )  # fmt: skip
+
+    def worker(self, pool: str, *, name: str, slots: int = 1) -> Process:
+        """Start a worker, and do not wait for it."""
+        worker = self._made.start_worker("scholar", "reader", pool=pool, slots=slots, name=name)
+        self._workers.append(worker)
+        return worker
+
+    def ready_worker(self, pool: str = "prefork", *, name: str) -> Process:
+        """Start a worker and wait until it takes messages."""
+        worker = self.worker(pool, name=name)
+        worker.wait_for_log(" ready.", within=START_WITHIN)
+        return worker
+
+    def deploy(self, edition: str) -> None:
+        """End all workers without a word; those that are started from now on have another edition of the code."""
+        for worker in self._workers:
+            worker.kill()
+        self._made.variables["EDITION"] = edition
+
+    def study(self, strike: str) -> WorkflowHandle:
+        """Start a workflow whose process dies once, at `strike`."""
+        correlation_id = strike.replace(" ", "_")
+        (self._strikes / correlation_id).write_text(strike)
+        return self._dispatch(FunctionSpec("study", {"question": "go"}), correlation_id)
+
+    def read(self, correlation_id: str) -> WorkflowHandle:
+        """Start a workflow of the agent that reads pages."""
+        return self._dispatch(ActivitySpec("reader", "go"), correlation_id)
+
+    def letters(self) -> DeadLetters:
+        """Return what an operator sees of parked hops."""
+        return DeadLetters(self._transport)
+
+    def notes(self, handle: WorkflowHandle) -> list[Note]:
+        """Return what was noted of a workflow."""
+        lines = self._calls.read_text().splitlines() if self._calls.exists() else []
+        notes = [Note(**json.loads(line)) for line in lines]
+        return [note for note in notes if note.hop.partition(".")[0] == handle.correlation_id]
+
+    def begun(self, handle: WorkflowHandle) -> Counter[str]:
+        """How often the code of each call ran."""
+        return Counter(note.call for note in self.notes(handle) if note.what == "begun")
+
+    def _dispatch(self, step: FunctionSpec | ActivitySpec, correlation_id: str) -> WorkflowHandle:
+        self._dispatcher.dispatch_workflow_sync(self._transport, itinerary=[step], correlation_id=correlation_id)
+        return self._dispatcher.handle(correlation_id, self._transport)

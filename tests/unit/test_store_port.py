@@ -1,0 +1,31 @@
+"""The seam to a store: five small parts, of which a user asks for what it needs."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+from paigeant_celery.store import port
+from paigeant_celery.store.memory import MemoryStore
+from paigeant_celery.store.redis import RedisStore
+
+PARTS = (port.HopStore, port.JournalStore, port.EventStore, port.LetterStore, port.StoreServer)
+
+
+def operations(of: type) -> set[str]:
+    """Return the public names that a class itself defines."""
+    return {name for name in vars(of) if not name.startswith("_")}
+
+
+def test_each_operation_of_a_store_stands_in_one_of_its_five_parts() -> None:
+    """Who reads a signature sees what of the store its owner may touch."""
+    assert set(PARTS) < set(port.Store.__mro__)
+    assert operations(port.Store) == set()
+    assert [(a, b) for a, b in combinations(PARTS, 2) if operations(a) & operations(b)] == []
+
+
+def test_the_stores_offer_what_the_parts_name_and_nothing_else() -> None:
+    """What one of them alone could do, nobody could rely on."""
+    named = set[str]().union(*map(operations, PARTS))
+
+    assert operations(RedisStore) == named
+    assert operations(MemoryStore) == named
