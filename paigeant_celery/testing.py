@@ -21,13 +21,14 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from paigeant_celery.activities.registry import registry
+from paigeant_celery.broker.outbox import Outbox
 from paigeant_celery.broker.port import Delivery
 from paigeant_celery.client.dispatch import WorkflowDispatcher
 from paigeant_celery.client.handle import WorkflowHandle, WorkflowResult
 from paigeant_celery.core.names import Names
 from paigeant_celery.core.settings import Settings
 from paigeant_celery.core.slip import ActivitySpec, FunctionSpec
-from paigeant_celery.hop.answers import Drop, Refused
+from paigeant_celery.hop.answers import ClosedAs, Drop, Refused
 from paigeant_celery.hop.guard import Arrival
 from paigeant_celery.hop.run import Opened
 from paigeant_celery.hop.service import HopService
@@ -57,21 +58,12 @@ class WorkflowHarness:
         self.delivered: list[Delivery] = []
         self.transport = _HarnessTransport(settings, self.store, self.pending)
         self._dispatcher = WorkflowDispatcher()
-        self._sweeper = Sweeper(
-            store=self.store, publisher=self.transport.publisher, registry=registry, settings=settings
-        )
+        outbox = Outbox(self.transport.publisher, registry)
+        self._sweeper = Sweeper(store=self.store, outbox=outbox)
         self._service = HopService(
-            store=self.store,
-            effects=RecordedEffects(
-                store=self.store,
-                publisher=self.transport.publisher,
-                registry=registry,
-                settings=settings,
-                owner=lambda: "harness",
-            ),
+            effects=RecordedEffects(store=self.store, outbox=outbox, settings=settings, owner=lambda: "harness"),
             registry=registry,
             settings=settings,
-            owner=lambda: "harness",
         )
 
     async def run(
@@ -158,9 +150,9 @@ class WorkflowHarness:
             return f"dropped: {opening.reason}"
         if isinstance(opening, Refused):
             return f"refused: {opening.reason}"
-        if opening.outcome == "retrying":
+        if opening.outcome is ClosedAs.RETRYING:
             self._retrying.add(delivery.hop_id)
-        return opening.outcome
+        return opening.outcome.value
 
     def _now(self) -> datetime:
         return datetime.now(UTC) + self._skipped

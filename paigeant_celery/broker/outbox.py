@@ -1,17 +1,51 @@
-"""What is published for a hop: its limits, its links and what Flower may show of it."""
+"""Sending recorded hops: the one place where a message for a hop is made, with its limits and links."""
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 from paigeant_celery.activities.port import Activity
-from paigeant_celery.broker.port import Delivery
-from paigeant_celery.core.message import PaigeantMessage
+from paigeant_celery.activities.registry import Registry
+from paigeant_celery.broker.port import Delivery, Publisher
+from paigeant_celery.core.message import PaigeantMessage, reread, sha256
 from paigeant_celery.core.names import FIRST_PLACE, hop_id
 from paigeant_celery.core.policy import StepPolicy
+from paigeant_celery.store.port import HopRecord, WorkflowRecord
 
-__all__ = ["delivery_of"]
+__all__ = ["Outbox", "Recorded", "delivery_of"]
+
+Recorded: TypeAlias = HopRecord | WorkflowRecord
 
 
-def delivery_of(message: PaigeantMessage, envelope: str, queue: str, activity: Activity | None) -> Delivery:
+class Outbox:
+    """Sends hops as they were recorded, for the first time or again."""
+
+    def __init__(self, publisher: Publisher, registry: Registry) -> None:
+        self._publisher, self._registry = publisher, registry
+
+    def record_of(self, message: PaigeantMessage, envelope: str) -> HopRecord:
+        """Return what must be recorded to send the hop that `message` asks for; `envelope` is its text."""
+        queue = self._publisher.queue_for(message.step.activity, message.step.queue)
+        return HopRecord(hop_id=message.message_id, queue=queue, envelope=envelope, digest=sha256(envelope))
+
+    def send(self, record: Recorded, *, message: PaigeantMessage | None = None, attempt: int = 1) -> None:
+        """Publish the message of a recorded hop.
+
+        Its envelope is read again unless the caller has its `message` at hand. `attempt` counts if no store does.
+        Raises `MessageError` if the envelope cannot be read, and `TransientError` if the broker is away.
+        """
+        message = message or reread(record.envelope)
+        activity = self._registry.find(message.step.activity)
+        self._publisher.publish(delivery_of(message, record.envelope, record.queue, activity, attempt=attempt))
+
+    def waiting(self, queue: str) -> int:
+        """Return how many messages wait on a queue; raises `TransientError`."""
+        return self._publisher.waiting(queue)
+
+
+def delivery_of(
+    message: PaigeantMessage, envelope: str, queue: str, activity: Activity | None, *, attempt: int = 1
+) -> Delivery:
     """Return what must be published for the hop that `message` asks for."""
     step, slip = message.step, message.slip
     own = (step.policy or StepPolicy()).over(activity.policy if activity is not None else None)
@@ -25,4 +59,5 @@ def delivery_of(message: PaigeantMessage, envelope: str, queue: str, activity: A
         envelope=envelope,
         summary=f"workflow {message.correlation_id}, step {len(slip.executed) + 1} of {total}: {step.step_id}",
         timeout=own.timeout,  # the default is the worker's, whose settings may be others
+        attempt=attempt,
     )

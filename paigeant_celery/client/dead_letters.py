@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
 from paigeant_celery.activities.registry import registry
-from paigeant_celery.broker.outbox import delivery_of
+from paigeant_celery.broker.outbox import Outbox
 from paigeant_celery.broker.port import Letters, Transport
 from paigeant_celery.core.errors import StoreRequired
-from paigeant_celery.core.message import parse
+from paigeant_celery.core.message import reread
 from paigeant_celery.store.port import DeadLetter
 
 __all__ = ["DeadLetters"]
@@ -67,10 +66,8 @@ class DeadLetters:
         envelopes = {letter.letter_id: envelope for letter, envelope in self._queue.look()}
         if (envelope := envelopes.get(letter_id)) is None:
             return False
-        publisher = self._transport.publisher
-        message = parse(envelope, max_size=sys.maxsize, max_steps=sys.maxsize)
-        queue = publisher.queue_for(message.step.activity, message.step.queue)
-        publisher.publish(delivery_of(message, envelope, queue, registry.find(message.step.activity)))
+        outbox, message = Outbox(self._transport.publisher, registry), reread(envelope)
+        outbox.send(outbox.record_of(message, envelope), message=message)
         return self.drop(letter_id)
 
     @property

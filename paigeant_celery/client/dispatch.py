@@ -15,7 +15,7 @@ from pydantic import JsonValue
 
 from paigeant_celery.activities.port import Activity
 from paigeant_celery.activities.registry import registry
-from paigeant_celery.broker.outbox import delivery_of
+from paigeant_celery.broker.outbox import Outbox, Recorded
 from paigeant_celery.broker.port import Transport
 from paigeant_celery.broker.tracing import current_trace
 from paigeant_celery.client.handle import WorkflowHandle
@@ -30,7 +30,7 @@ from paigeant_celery.core.errors import (
     TransientError,
     WorkflowConflict,
 )
-from paigeant_celery.core.message import PaigeantMessage, content_digest, encode, parse, sha256
+from paigeant_celery.core.message import PaigeantMessage, content_digest, encode, parse
 from paigeant_celery.core.names import FIRST_PLACE, hop_id, is_correlation_id
 from paigeant_celery.core.slip import (
     ActivitySpec,
@@ -41,7 +41,7 @@ from paigeant_celery.core.slip import (
     crossing,
     name_steps,
 )
-from paigeant_celery.store.port import HopRecord, NewWorkflow
+from paigeant_celery.store.port import NewWorkflow
 
 __all__ = ["WorkflowDispatcher"]
 
@@ -187,33 +187,29 @@ class _Sending:
     runway: _Runway | None
 
     def send(self) -> str:
-        message, transport = self.message, self.transport
-        step = message.step
-        recorded = self._record(transport.publisher.queue_for(step.activity, step.queue))
+        message = self.message
+        outbox = Outbox(self.transport.publisher, registry)
+        recorded = self._record(outbox)
         if recorded is None:
             return message.correlation_id
-        envelope, queue = recorded
-        delivery = delivery_of(message, envelope, queue, registry.find(step.activity))
         try:
-            transport.publisher.publish(delivery)
+            outbox.send(recorded, message=message if recorded.envelope == self.envelope else None)
         except TransientError as error:
-            if transport.store is None:
+            if self.transport.store is None:
                 self._give_back()
                 raise
             raise NotPublished(message.correlation_id, str(error)) from error
         return message.correlation_id
 
-    def _record(self, queue: str) -> tuple[str, str] | None:
-        """Record the workflow and return the envelope and queue to publish, or None where it has begun already.
+    def _record(self, outbox: Outbox) -> Recorded | None:
+        """Record the workflow and return what is to be sent, or None where it has begun already.
 
-        An existing one keeps its own.
+        An existing one keeps its own envelope and queue.
         """
         store, correlation_id = self.transport.store, self.message.correlation_id
+        hop = outbox.record_of(self.message, self.envelope)
         if store is None:
-            return self.envelope, queue
-        hop = HopRecord(
-            hop_id=self.message.message_id, queue=queue, envelope=self.envelope, digest=sha256(self.envelope)
-        )
+            return hop
         content = content_digest(self.message)
         try:
             answer = store.start(NewWorkflow(correlation_id=correlation_id, content=content, hop=hop))
@@ -227,9 +223,9 @@ class _Sending:
             self._give_back()
             raise
         if existing is None:
-            return self.envelope, queue
+            return hop
         waits = existing.state == "running" and not existing.running and existing.hop_id == self.message.message_id
-        return (existing.envelope, existing.queue) if waits else None
+        return existing if waits else None
 
     def _give_back(self) -> None:
         if self.runway is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -25,7 +24,7 @@ from paigeant_celery.core.errors import (
     WorkflowParked,
 )
 from paigeant_celery.core.flow import Failure, WorkflowState
-from paigeant_celery.core.message import PaigeantMessage, parse
+from paigeant_celery.core.message import PaigeantMessage, reread
 from paigeant_celery.store.outputs import read_blob
 from paigeant_celery.store.port import Store, StoredEvent, WorkflowRecord
 
@@ -267,7 +266,7 @@ class WorkflowHandle:
 
     def _message(self, record: WorkflowRecord) -> PaigeantMessage:
         # The store keeps what a worker has accepted; the limits of this process may be lower than that worker's.
-        return parse(record.envelope, max_size=sys.maxsize, max_steps=sys.maxsize)
+        return reread(record.envelope)
 
     def _store(self, operation: str) -> Store:
         if self._transport.store is None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
+from functools import cached_property
 from typing import Literal, TypeAlias, assert_never
 
 from pydantic import JsonValue
 
 from paigeant_celery.core.errors import IllegalEvent, InvalidInput
-from paigeant_celery.core.message import PaigeantMessage
+from paigeant_celery.core.message import PaigeantMessage, encode
 from paigeant_celery.core.policy import Attempt, retry_delay
 from paigeant_celery.core.slip import ExecutedStep, OutputRef, Step
 
@@ -18,6 +19,7 @@ __all__ = [
     "Advance",
     "Begun",
     "Completed",
+    "CouldNotClose",
     "Decision",
     "Diverged",
     "Event",
@@ -28,10 +30,14 @@ __all__ = [
     "Finish",
     "Limits",
     "Park",
+    "Refused",
     "Retry",
     "Run",
+    "TimedOut",
+    "Unsendable",
     "WorkflowState",
     "decide",
+    "decide_refusal",
 ]
 
 WorkflowState: TypeAlias = Literal["running", "completed", "failed", "parked", "cancelled"]
@@ -39,9 +45,10 @@ WorkflowState: TypeAlias = Literal["running", "completed", "failed", "parked", "
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """How far a workflow may grow: executed and remaining steps together."""
+    """How far a workflow may grow: executed and remaining steps together, and bytes of the envelope that goes on."""
 
     max_steps: int
+    max_message_size: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +96,33 @@ class Failed:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TimedOut:
+    """The step ran longer than the `timeout` seconds that it had."""
+
+    place: str
+    timeout: float
+    attempt: Attempt
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unsendable:
+    """The step ran, and its output cannot be recorded: it is no JSON, or too large."""
+
+    place: str
+    reason: str
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class CouldNotClose:
+    """Something went wrong as the hop was closed, which neither the store nor the broker being away explains."""
+
+    place: str
+    error_class: str
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Exhausted:
     """The hop was begun as often as its policy allows and never ended."""
 
@@ -104,7 +138,19 @@ class Diverged:
     text: str
 
 
-Event: TypeAlias = Begun | Completed | Failed | Exhausted | Diverged
+Event: TypeAlias = Begun | Completed | Failed | TimedOut | Unsendable | CouldNotClose | Exhausted | Diverged
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refused:
+    """A hop's own message cannot be run; `message` is None if it could not even be read.
+
+    It stands beside the other events, which are about a message that was read and claimed to be run.
+    """
+
+    message: PaigeantMessage | None
+    reason: str
+    text: str
 
 
 # Decisions: where the workflow stands now, and so what the caller has to record.
@@ -123,12 +169,22 @@ class Advance:
 
     message: PaigeantMessage
 
+    @cached_property
+    def envelope(self) -> str:
+        """The bytes that are recorded and sent."""
+        return encode(self.message)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Finish:
     """Record the last step; the workflow is completed."""
 
     message: PaigeantMessage
+
+    @cached_property
+    def envelope(self) -> str:
+        """The bytes that are recorded."""
+        return encode(self.message)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,9 +206,12 @@ class Retry:
 
 @dataclass(frozen=True, kw_only=True)
 class Park:
-    """Record the failure; the workflow waits for a person, who may have the step tried anew."""
+    """Record the failure; the workflow waits for a person, who may have the step tried anew.
 
-    message: PaigeantMessage
+    `message` is None if it could not be read.
+    """
+
+    message: PaigeantMessage | None
     failure: Failure
 
 
@@ -175,12 +234,26 @@ def decide(message: PaigeantMessage, event: Event, *, now: datetime, limits: Lim
             return _advance(message, step, event, now, limits)
         case Failed(error_class=error_class, text=text, attempt=attempt):
             return _retry_or_park(message, _failure(step, error_class, text), attempt, now)
+        case TimedOut():
+            return _time_out(message, step, event, now)
+        case Unsendable(reason=reason, text=text):
+            return _fail(message, step, reason, text)
+        case CouldNotClose(error_class=error_class, text=text):
+            return _fail(message, step, error_class, f"after the step ran, its output could not be sent on: {text}")
         case Exhausted(attempts=attempts):
             text = f"begun {attempts} times and never ended; its worker died or lost its lease each time"
             return Park(message=message, failure=_failure(step, "attempts_exhausted", text))
         case Diverged(text=text):
             return Park(message=message, failure=_failure(step, "NonDeterminismError", text))
     assert_never(event)
+
+
+def decide_refusal(refused: Refused) -> Park:
+    """Say where a workflow stands whose current hop's own message cannot be run: nothing but a person moves it on."""
+    step = refused.message.slip.next_step if refused.message is not None else None
+    step_id = step.step_id if step is not None else None
+    failure = Failure(step_id=step_id or None, error_class=refused.reason, text=refused.text)
+    return Park(message=refused.message, failure=failure)
 
 
 def _begin(message: PaigeantMessage, step: Step, now: datetime) -> Decision:
@@ -212,7 +285,20 @@ def _advance(message: PaigeantMessage, step: Step, event: Completed, now: dateti
         text = f"with the inserted steps the workflow has more than {limits.max_steps} (`paigeant_max_steps`)"
         return Park(message=message, failure=_failure(step, "loop_limit", text))
     moved = message.moved(slip, now=now)
-    return Advance(message=moved) if slip.itinerary else Finish(message=moved)
+    if not slip.itinerary:
+        return Finish(message=moved)
+    advance = Advance(message=moved)
+    if len(advance.envelope.encode()) > limits.max_message_size:
+        text = "with this step's output the envelope exceeds `paigeant_max_message_size`"
+        return _fail(message, step, "too_large", text)
+    return advance
+
+
+def _time_out(message: PaigeantMessage, step: Step, event: TimedOut, now: datetime) -> Decision:
+    if message.deadline is not None and now >= message.deadline:
+        return _fail(message, step, "deadline", "the deadline of the workflow passed in the step")
+    failure = _failure(step, "TimeoutError", f"the step ran longer than {event.timeout:g} s")
+    return _retry_or_park(message, failure, event.attempt, now)
 
 
 def _retry_or_park(message: PaigeantMessage, failure: Failure, attempt: Attempt | None, now: datetime) -> Decision:

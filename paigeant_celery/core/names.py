@@ -229,6 +229,7 @@ ACTIONS: Mapping[str, str] = MappingProxyType(
         "replay_drift": "a call is replayed though a text of it changed",
         "resend_failed": "the message of a hop could not be sent again",
         "resent": "the message of a hop was sent again",
+        "send_failed": "the next hop is recorded, but its message could not be sent; a sweep sends it",
         "store_checked": "something about the store's server should be known",
         "store_corrupt": "a record of the store cannot be read",
         "store_unreachable": "the store is away, and something waits for it",

@@ -12,9 +12,10 @@ from paigeant_celery.core.errors import InvalidInput
 from paigeant_celery.core.faults import first_fault
 from paigeant_celery.core.names import MAX_ATTEMPTS
 
-__all__ = ["FINAL_ERRORS", "Attempt", "StepPolicy", "is_final", "retry_delay"]
+__all__ = ["FINAL_ERRORS", "Attempt", "StepPolicy", "attempt_of", "is_final", "retry_delay"]
 
 MAX_BACKOFF = 300.0  # seconds
+LONGEST_ASKED = 86400.0  # seconds that a provider may ask us to wait before the next attempt
 MOST_DOUBLINGS = 32  # by then every backoff has reached its longest wait
 
 # Errors that would recur, after another paid call. These are names of classes; their subclasses count too.
@@ -125,6 +126,19 @@ class Attempt:
     max_backoff: float = MAX_BACKOFF
     retry_after: float | None = None
     final: bool = False
+
+
+def attempt_of(error: BaseException, *, number: int, policy: StepPolicy, jitter: float) -> Attempt:
+    """Return what the policy of a step sees in its attempt `number`, which ended with `error`."""
+    asked = getattr(error, "retry_after", None)
+    return Attempt(
+        number=number,
+        max_attempts=policy.max_attempts or 1,
+        backoff=policy.backoff or 0.0,
+        jitter=jitter,
+        retry_after=min(float(asked), LONGEST_ASKED) if isinstance(asked, (int, float)) and asked > 0 else None,
+        final=is_final(error, retry_on=policy.retry_on, final_on=policy.final_on or ()),
+    )
 
 
 def retry_delay(attempt: Attempt) -> float:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from enum import StrEnum
+from typing import TypeAlias, assert_never
 
 from paigeant_celery.core.errors import MessageError
-from paigeant_celery.core.flow import Failure
+from paigeant_celery.core.flow import Advance, Decision, Fail, Failure, Finish, Park, Retry, Run
 from paigeant_celery.core.message import PaigeantMessage
 from paigeant_celery.hop.guard import Arrival
 from paigeant_celery.hop.run import Opened, Outcome
-from paigeant_celery.store.port import ClaimAnswer
+from paigeant_celery.journal.hop_journal import HopJournal
+from paigeant_celery.store.outputs import Outputs
+from paigeant_celery.store.port import ClaimAnswer, Claimed, Closing
 
-__all__ = ["Drop", "Effects", "Refusal", "Refused", "Summary", "summary_of"]
+__all__ = ["ClosedAs", "Drop", "Effects", "Refusal", "Refused", "Summary", "summary_of"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,13 +37,24 @@ class Refused:
     step_id: str = ""
 
 
+class ClosedAs(StrEnum):
+    """How a hop was closed. Flower and results show these words."""
+
+    COMPLETED = "completed"
+    WORKFLOW_COMPLETED = "workflow_completed"
+    RETRYING = "retrying"
+    PARKED = "parked"
+    FAILED = "failed"
+    OVERTAKEN = "overtaken"  # by another owner, whose run counts
+
+
 @dataclass(frozen=True, kw_only=True)
 class Summary:
     """What became of a hop, without any content."""
 
     hop_id: str
     step_id: str
-    outcome: str
+    outcome: ClosedAs
     error_class: str | None = None
     next_hop: str | None = None
     delay: float | None = None  # seconds to the next attempt
@@ -48,49 +63,94 @@ class Summary:
 Refusal: TypeAlias = Refused | Drop
 
 
-class Effects(Protocol):
-    """What can be done about a hop; there is one implementation with a store and one without."""
+class Effects(ABC):
+    """What can be done about a hop; there is one implementation with a store and one without.
 
+    Each effect may be repeated, and raises `TransientError` if store or broker is away; the same call then goes on.
+    """
+
+    @property
+    @abstractmethod
+    def outputs(self) -> Outputs:
+        """What of an output travels, and where the rest is read."""
+
+    @abstractmethod
     def claim(self, arrival: Arrival, message: PaigeantMessage, *, max_attempts: int) -> ClaimAnswer:
-        """Ask whether this delivery may run its hop. Raises `MessageError` where it never may."""
-        ...
+        """Ask whether this delivery may run its hop. Raises `MessageError` if it never may."""
 
-    def advance(self, hop: Opened, message: PaigeantMessage, envelope: str, outcome: Outcome) -> Summary:
-        """Record the output and send the next hop."""
-        ...
+    @abstractmethod
+    def closing_of(self, arrival: Arrival, claimed: Claimed) -> Closing:
+        """Return what a claimed hop is closed with."""
 
-    def finish(self, hop: Opened, message: PaigeantMessage, outcome: Outcome) -> Summary:
-        """Record the last output and with it the end of the workflow."""
-        ...
+    @abstractmethod
+    def journal_of(self, message: PaigeantMessage, claimed: Claimed, closing: Closing) -> HopJournal | None:
+        """Return the journal of a claimed hop, or None if nothing records what is answered inside it."""
 
-    def fail(self, hop: Opened, failure: Failure) -> Summary:
-        """End the workflow."""
-        ...
+    @abstractmethod
+    def release(self, hop: Opened) -> bool:
+        """Let another worker begin the hop again; False if that takes its message going back to the broker."""
 
-    def retry(self, hop: Opened, failure: Failure, *, delay: float) -> Summary:
-        """Have the hop tried again."""
-        ...
+    def commit(self, hop: Opened, decision: Decision, outcome: Outcome) -> Summary:
+        """Do what was decided about a hop that ended with `outcome`, and say what became of it."""
+        match decision:
+            case Advance():
+                return self._advance(hop, decision, outcome)
+            case Finish():
+                return self._finish(hop, decision, outcome)
+            case Fail(failure=failure):
+                return self._fail(hop, failure)
+            case Retry(failure=failure, delay=delay):
+                return self._retry(hop, failure, delay)
+            case Park(failure=failure):
+                return self._park(hop, failure)
+            case Run():
+                raise TypeError("a begun hop is run, not closed")
+        assert_never(decision)
 
-    def park(self, hop: Opened, failure: Failure) -> Summary:
-        """Set the hop aside for a person."""
-        ...
-
+    @abstractmethod
     def refuse(self, arrival: Arrival, fault: MessageError, message: PaigeantMessage | None) -> Refusal:
-        """Keep a dead letter of a message that cannot be run; `message` is None where it could not be read."""
-        ...
+        """Keep a dead letter of a message that cannot be run; `message` is None if it could not be read."""
 
-    def discard(self, arrival: Arrival, fault: MessageError) -> None:
-        """Keep a dead letter of what is no message of a hop."""
-        ...
-
+    @abstractmethod
     def refuse_unread(self, arrival: Arrival, fault: MessageError) -> None:
         """Keep a dead letter of a message that is too large to be read."""
-        ...
+
+    @abstractmethod
+    def discard(self, arrival: Arrival, fault: MessageError) -> None:
+        """Keep a dead letter of what is no message of a hop."""
+
+    @abstractmethod
+    def start_sweeping(self) -> None:
+        """Put hops back on their queue that wait in vain, from now on."""
+
+    @abstractmethod
+    def stop_sweeping(self) -> None:
+        """Leave that to other workers."""
+
+    @abstractmethod
+    def _advance(self, hop: Opened, decision: Advance, outcome: Outcome) -> Summary:
+        """Record the output and send the next hop."""
+
+    @abstractmethod
+    def _finish(self, hop: Opened, decision: Finish, outcome: Outcome) -> Summary:
+        """Record the last output and with it the end of the workflow."""
+
+    @abstractmethod
+    def _fail(self, hop: Opened, failure: Failure) -> Summary:
+        """End the workflow."""
+
+    @abstractmethod
+    def _retry(self, hop: Opened, failure: Failure, delay: float) -> Summary:
+        """Have the hop tried again."""
+
+    @abstractmethod
+    def _park(self, hop: Opened, failure: Failure) -> Summary:
+        """Set the hop aside for a person."""
 
 
 def summary_of(
     hop: Opened,
-    outcome: str,
+    outcome: ClosedAs,
     *,
     next_hop: str | None = None,
     error_class: str | None = None,

@@ -10,14 +10,14 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 from paigeant_celery.core.errors import PaigeantError
 from paigeant_celery.hop.process import new_owner_id
 from paigeant_celery.store.port import Closing, HopStore
 
-__all__ = ["Owner"]
+__all__ = ["NoLease", "Owner"]
 
 RENEWALS_PER_LEASE = 4  # three may be lost before the lease lapses
 
@@ -117,6 +117,16 @@ class Owner:
     def _reset(self) -> None:
         self._lock = threading.Lock()
         self._id, self._held, self._stray, self._thread = None, {}, {}, None
+
+
+class NoLease:
+    """Stands for the owner of hops that no store knows: nothing of theirs is renewed, and nobody takes them over."""
+
+    id = ""
+
+    def holding(self, hop_id: str, *, fence: int, cancel: Callable[[], object]) -> AbstractContextManager[None]:
+        """Do nothing."""
+        return nullcontext()
 
 
 def _fields(action: str, hop_id: str | None) -> dict[str, str | None]:

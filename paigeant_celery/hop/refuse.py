@@ -1,15 +1,125 @@
-"""Messages that cannot be run: what is said and kept of them."""
+"""Messages that cannot be run: what is said and kept of them, and whose workflow is parked."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from contextlib import suppress
 
-from paigeant_celery.core.errors import MessageError
-from paigeant_celery.hop.guard import Arrival, refusal_of
+from paigeant_celery.core import flow
+from paigeant_celery.core.errors import MessageError, StoreCorrupt
+from paigeant_celery.core.message import PaigeantMessage, sha256
+from paigeant_celery.core.names import MAX_ATTEMPTS, split_hop_id
+from paigeant_celery.core.settings import Settings
+from paigeant_celery.hop.answers import Drop, Refusal, Refused
+from paigeant_celery.hop.claims import Claims
+from paigeant_celery.hop.guard import Arrival, is_misaddressed, refusal_of
+from paigeant_celery.hop.letters import letter_of
+from paigeant_celery.store.port import ClaimAnswer, Claimed, Dropped, Store
 
-__all__ = ["log_refusal"]
+__all__ = ["Refusals", "log_refusal", "refused_for"]
 
 logger = logging.getLogger(__name__)
+
+
+class Refusals:
+    """What is done, with a store, about messages that cannot be run."""
+
+    def __init__(self, *, store: Store, claims: Claims, settings: Settings, owner: Callable[[], str]) -> None:
+        self._store, self._claims, self._settings, self._owner = store, claims, settings, owner
+
+    def refuse(self, arrival: Arrival, fault: MessageError, message: PaigeantMessage | None) -> Refusal:
+        """Park the workflow of a hop whose own message cannot be run; of anything else keep a dead letter.
+
+        A hop's own message is the envelope that was recorded, sent as it was recorded. Whatever else bears its id harms
+        no workflow: the genuine message is sent again when it is overdue. A copy of what is handled already is dropped.
+        """
+        answer: ClaimAnswer
+        try:
+            if is_misaddressed(arrival, message) or not isinstance(arrival.envelope, str):
+                answer = self._standing(arrival)
+            else:
+                answer = self._claim_unrun(arrival, fault, message, sha256(arrival.envelope))
+        except StoreCorrupt:  # there is nothing left that could be recorded
+            answer = Dropped(reason="unknown")
+        match answer:
+            case Claimed():
+                self._park_unrun(arrival, answer, fault, message)
+                return refused_for(fault, message)
+            case Dropped(reason="unknown"):
+                self.discard(arrival, fault)
+                return refused_for(fault, message)
+            case Dropped(reason="altered"):
+                self.discard(arrival, fault)
+        return Drop(reason=answer.reason)
+
+    def refuse_unread(self, arrival: Arrival, fault: MessageError) -> None:
+        """Keep a dead letter, and park the workflow where the envelope that was recorded is too large as well.
+
+        It was recorded by a process with another limit, and no delivery of it could ever be run.
+        """
+        try:
+            claimed = self._claim_too_large(arrival)
+        except StoreCorrupt:
+            claimed = None
+        if claimed is not None:
+            self._park_unrun(arrival, claimed, fault, None)
+        else:
+            self.discard(arrival, fault)
+
+    def discard(self, arrival: Arrival, fault: MessageError) -> None:
+        """Log and keep what may be told of a message that cannot be run."""
+        log_refusal(arrival, fault)
+        with suppress(StoreCorrupt):  # what is wrong with the message is in the log
+            self._store.bury(letter_of(arrival, fault, worker=self._owner()))
+
+    def _standing(self, arrival: Arrival) -> Dropped:
+        """Say how a message stands to a hop that it is not the own message of."""
+        ids = split_hop_id(arrival.hop_id)
+        known = ids is not None and self._store.workflow(ids[0]) is not None
+        return Dropped(reason="altered" if known else "unknown")
+
+    def _claim_unrun(
+        self, arrival: Arrival, fault: MessageError, message: PaigeantMessage | None, digest: str
+    ) -> ClaimAnswer:
+        """Claim a hop only to park it; an unknown workflow is adopted first where its agent may still come.
+
+        With any other fault it stays a dead letter, which expires: what is parked stays until a person ends it.
+        """
+        if split_hop_id(arrival.hop_id) is None:
+            return Dropped(reason="unknown")
+        answer = self._claims.claim(arrival, digest=digest, max_attempts=MAX_ATTEMPTS)
+        own = message is not None and message.message_id == arrival.hop_id
+        if answer == Dropped(reason="unknown") and message is not None and own and fault.reason == "unknown_agent":
+            with suppress(MessageError):  # it is too old, or asks for no step
+                self._claims.adopt(arrival, message)
+                answer = self._claims.claim(arrival, digest=digest, max_attempts=MAX_ATTEMPTS)
+        return answer
+
+    def _claim_too_large(self, arrival: Arrival) -> Claimed | None:
+        ids = split_hop_id(arrival.hop_id)
+        record = self._store.workflow(ids[0]) if ids is not None else None
+        if record is None or record.hop_id != arrival.hop_id:
+            return None
+        if len(record.envelope.encode()) <= self._settings.max_message_size:
+            return None
+        answer = self._claims.claim(arrival, digest=sha256(record.envelope), max_attempts=MAX_ATTEMPTS)
+        return answer if isinstance(answer, Claimed) else None
+
+    def _park_unrun(
+        self, arrival: Arrival, claimed: Claimed, fault: MessageError, message: PaigeantMessage | None
+    ) -> None:
+        log_refusal(arrival, fault)
+        parked = flow.decide_refusal(flow.Refused(message=message, reason=fault.reason, text=fault.detail))
+        letter = letter_of(arrival, fault, worker=self._owner())
+        with suppress(StoreCorrupt):
+            self._store.park(self._claims.closing_of(arrival, claimed), parked.failure, letter)
+
+
+def refused_for(fault: MessageError, message: PaigeantMessage | None) -> Refused:
+    """Return the answer to a message that cannot be run."""
+    step = message.slip.next_step if message is not None else None
+    return Refused(reason=fault.reason, step_id=step.step_id or "" if step is not None else "")
 
 
 def log_refusal(arrival: Arrival, fault: MessageError) -> None:

@@ -17,21 +17,19 @@ from paigeant_celery.activities.context import ReadOutput, entered, open_context
 from paigeant_celery.activities.port import Activity, ActivityResult, EditLimits
 from paigeant_celery.broker.tracing import attached_trace
 from paigeant_celery.core.errors import NotSerializable, TransientError
-from paigeant_celery.core.flow import Completed, Diverged, Event, Failed
-from paigeant_celery.core.jsonable import dumps
-from paigeant_celery.core.message import PaigeantMessage, sha256
+from paigeant_celery.core.flow import Completed, Diverged, Event, Failed, TimedOut, Unsendable
+from paigeant_celery.core.message import PaigeantMessage
 from paigeant_celery.core.patience import patience
-from paigeant_celery.core.policy import Attempt, StepPolicy, is_final
+from paigeant_celery.core.policy import Attempt, StepPolicy, attempt_of
 from paigeant_celery.core.settings import Settings
-from paigeant_celery.core.slip import ExecutedStep, OutputRef
+from paigeant_celery.core.slip import ExecutedStep
 from paigeant_celery.journal.hop_journal import HopJournal, journalling
-from paigeant_celery.store.outputs import read_blob
-from paigeant_celery.store.port import Claimed, Closing, Store
+from paigeant_celery.store.outputs import Outputs
+from paigeant_celery.store.port import Claimed, Closing
 
-__all__ = ["Opened", "Outcome", "StepRunner", "failed", "text_of", "timed_out"]
+__all__ = ["Opened", "Outcome", "StepRunner", "text_of", "timed_out"]
 
 MAX_ERROR_TEXT = 4000  # characters of an error that the store keeps
-LONGEST_ASKED = 86400.0  # seconds that a provider may ask us to wait before the next attempt
 
 logger = logging.getLogger(__name__)
 
@@ -70,8 +68,8 @@ class Outcome:
 class StepRunner:
     """Runs steps inside their contexts, within their timeouts and the limits of the settings."""
 
-    def __init__(self, store: Store | None, settings: Settings) -> None:
-        self._store, self._settings = store, settings
+    def __init__(self, outputs: Outputs, settings: Settings) -> None:
+        self._outputs, self._settings = outputs, settings
 
     async def run(self, hop: Opened) -> Outcome:
         """Run the step inside its context and say how it ended. Only a cancellation from outside is raised."""
@@ -82,7 +80,7 @@ class StepRunner:
             if task is not None and task.cancelling():
                 raise  # we are told to stop; the hop stays claimed, nothing is recorded
             error = asyncio.CancelledError()
-            outcome = failed(hop, "CancelledError", "the step cancelled itself", attempt=_attempt(hop, error))
+            outcome = _failed(hop, error, "the step cancelled itself")
         if hop.journal is not None and hop.journal.fault is not None:  # whatever the step made of it
             return Outcome(event=Diverged(place=hop.message.place, text=str(hop.journal.fault)), at=hop.now())
         return outcome
@@ -100,20 +98,21 @@ class StepRunner:
                     result = await hop.activity.run(hop.message.step, context, limits=self._edit_limits())
             return self._completed(hop, result, started_at)
         except NotSerializable as error:
-            return failed(hop, error.reason, error.text)
+            event = Unsendable(place=hop.message.place, reason=error.reason, text=error.text)
+            return Outcome(event=event, at=hop.now())
         except asyncio.CancelledError:
             raise
         except BaseException as error:  # noqa: BLE001 - SystemExit and MemoryError of a step must not end a worker
             if limit.expired():
                 return timed_out(hop)
-            return failed(hop, type(error).__name__, text_of(error), attempt=_attempt(hop, error))
+            return _failed(hop, error, text_of(error))
 
     def _reader(self, message: PaigeantMessage) -> ReadOutput:
         async def read(record: ExecutedStep) -> JsonValue:
             waits = patience()
             while True:
                 try:
-                    return await asyncio.to_thread(read_blob, self._store, message.correlation_id, record)
+                    return await asyncio.to_thread(self._outputs.read, message.correlation_id, record)
                 except TransientError as error:  # the step's own timeout bounds the waiting
                     logger.warning("waiting: %s", error, extra={"action": "waiting_for_server"})
                 await asyncio.sleep(next(waits))
@@ -121,25 +120,19 @@ class StepRunner:
         return read
 
     def _completed(self, hop: Opened, result: ActivityResult, started_at: datetime) -> Outcome:
-        text = dumps(result.output)
-        size = len(text.encode())
-        if size > self._settings.max_output_size:
-            limit = f"`paigeant_max_output_size` ({self._settings.max_output_size})"
-            text = f"{size} bytes exceed {limit}"
-            return failed(hop, "output_too_large", text)
-        by_reference = self._store is not None and size > self._settings.inline_output_size
+        output = self._outputs.kept(result.output)
         event = Completed(
             place=hop.message.place,
             attempt=hop.claimed.attempt,
             started_at=started_at,
-            output=None if by_reference else result.output,
-            output_ref=OutputRef(size=size, sha256=sha256(text)) if by_reference else None,
+            output=output.output,
+            output_ref=output.ref,
             usage=dict(result.usage),
             cost=result.cost,
             inserted=result.inserted,
         )
         notes = (*_resumed(hop.journal), *result.notes)
-        return Outcome(event=event, at=hop.now(), blob=text if by_reference else None, notes=notes)
+        return Outcome(event=event, at=hop.now(), blob=output.blob, notes=notes)
 
     def _edit_limits(self) -> EditLimits:
         return EditLimits(max_visits=self._settings.max_visits)
@@ -154,28 +147,18 @@ def _resumed(journal: HopJournal | None) -> tuple[Mapping[str, str], ...]:
 
 def timed_out(hop: Opened) -> Outcome:
     """Return the outcome of a hop that was not over in time."""
-    if hop.message.deadline is not None and hop.now() >= hop.message.deadline:
-        return failed(hop, "deadline", "the deadline of the workflow passed in the step")
-    text = f"the step ran longer than {hop.timeout:g} s"
-    return failed(hop, "TimeoutError", text, attempt=_attempt(hop, TimeoutError()))
+    event = TimedOut(place=hop.message.place, timeout=hop.timeout, attempt=_attempt(hop, TimeoutError()))
+    return Outcome(event=event, at=hop.now())
 
 
-def failed(hop: Opened, error_class: str, text: str, *, attempt: Attempt | None = None) -> Outcome:
-    """Return the outcome of a hop that ended with an error; without `attempt`, one that is not retried."""
-    event = Failed(place=hop.message.place, error_class=error_class, text=text, attempt=attempt)
+def _failed(hop: Opened, error: BaseException, text: str) -> Outcome:
+    event = Failed(place=hop.message.place, error_class=type(error).__name__, text=text, attempt=_attempt(hop, error))
     return Outcome(event=event, at=hop.now())
 
 
 def _attempt(hop: Opened, error: BaseException) -> Attempt:
-    policy, asked = hop.policy, getattr(error, "retry_after", None)
-    return Attempt(
-        number=hop.claimed.attempt,
-        max_attempts=policy.max_attempts or 1,
-        backoff=policy.backoff or 0.0,
-        jitter=random.random(),  # noqa: S311 - nothing secret
-        retry_after=min(float(asked), LONGEST_ASKED) if isinstance(asked, (int, float)) and asked > 0 else None,
-        final=is_final(error, retry_on=policy.retry_on, final_on=policy.final_on or ()),
-    )
+    jitter = random.random()  # noqa: S311 - nothing secret
+    return attempt_of(error, number=hop.claimed.attempt, policy=hop.policy, jitter=jitter)
 
 
 def text_of(error: BaseException) -> str:

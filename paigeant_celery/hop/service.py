@@ -8,25 +8,21 @@ is acknowledged last.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from functools import partial
-from typing import TypeAlias, assert_never
+from typing import TypeAlias
 
 from paigeant_celery.activities.port import Activity
 from paigeant_celery.activities.registry import Registry
 from paigeant_celery.core.errors import MessageError, StoreCorrupt, TransientError, UnknownActivity
-from paigeant_celery.core.flow import Advance, Begun, Exhausted, Fail, Failure, Finish, Limits, Park, Retry, Run, decide
-from paigeant_celery.core.message import PaigeantMessage, encode
+from paigeant_celery.core.flow import Begun, CouldNotClose, Exhausted, Limits, Run, decide
+from paigeant_celery.core.message import PaigeantMessage
 from paigeant_celery.core.names import FIRST_PLACE
 from paigeant_celery.core.policy import StepPolicy
 from paigeant_celery.core.settings import Settings
 from paigeant_celery.core.slip import Step
 from paigeant_celery.hop.answers import Drop, Effects, Refused, Summary
 from paigeant_celery.hop.guard import Arrival, check_address, read
-from paigeant_celery.hop.run import Opened, Outcome, StepRunner, failed, text_of
-from paigeant_celery.journal.event_feed import EventFeed
-from paigeant_celery.journal.hop_journal import HopJournal
-from paigeant_celery.store.port import Claimed, Closing, Dropped, Store
+from paigeant_celery.hop.run import Opened, Outcome, StepRunner, text_of
+from paigeant_celery.store.port import Claimed, Dropped
 
 __all__ = ["Drop", "HopService", "Refused", "Summary", "step_policy"]
 
@@ -40,20 +36,10 @@ logger = logging.getLogger(__name__)
 class HopService:
     """Takes hops through their steps; what is done about them is the effects' affair. Only `run` is asynchronous."""
 
-    def __init__(
-        self,
-        *,
-        store: Store | None,
-        effects: Effects,
-        registry: Registry,
-        settings: Settings,
-        owner: Callable[[], str],
-        stopping: Callable[[], bool] = lambda: False,
-    ) -> None:
-        self._store, self._effects, self._registry, self._settings = store, effects, registry, settings
-        self._owner, self._stopping = owner, stopping
-        self._limits = Limits(max_steps=settings.max_steps)
-        self._steps = StepRunner(store, settings)
+    def __init__(self, *, effects: Effects, registry: Registry, settings: Settings) -> None:
+        self._effects, self._registry, self._settings = effects, registry, settings
+        self._limits = Limits(max_steps=settings.max_steps, max_message_size=settings.max_message_size)
+        self._steps = StepRunner(effects.outputs, settings)
 
     def open(self, arrival: Arrival) -> Opening:
         """Guard and claim a delivery.
@@ -107,7 +93,8 @@ class HopService:
         """Record what happened and send the next message.
 
         May be repeated: a hop that is closed stays as it is. Raises `TransientError` where the store or the
-        broker is away; the same call then finishes what it began. Whatever else goes wrong fails the hop.
+        broker is away; the same call then finishes what it began. Whatever else goes wrong before the hop is recorded
+        fails it.
         """
         try:
             return self._close(hop, outcome)
@@ -115,12 +102,9 @@ class HopService:
             raise
         except Exception as error:
             logger.exception("a hop cannot be closed", extra={"action": "close_failed", "hop": hop.closing.hop_id})
-            failure = Failure(
-                step_id=hop.message.step.step_id,
-                error_class=type(error).__name__,
-                text=f"after the step ran, its output could not be sent on: {text_of(error)}",
-            )
-            return self._effects.fail(hop, failure)
+            place = hop.message.place
+            event = CouldNotClose(place=place, error_class=type(error).__name__, text=text_of(error))
+            return self._close(hop, Outcome(event=event, at=outcome.at))
 
     def _loaded(self, name: str) -> Activity:
         try:
@@ -141,7 +125,7 @@ class HopService:
         timeout = policy.timeout or self._settings.step_timeout
         if message.deadline is not None:
             timeout = min(timeout, max(0.001, (message.deadline - answer.now).total_seconds()))
-        closing = Closing(hop_id=arrival.hop_id, owner=self._owner(), fence=answer.fence)
+        closing = self._effects.closing_of(arrival, answer)
         return self._begin(
             Opened(
                 message=message,
@@ -150,23 +134,8 @@ class HopService:
                 closing=closing,
                 timeout=timeout,
                 policy=policy,
-                journal=self._journal(message, answer, closing),
+                journal=self._effects.journal_of(message, answer, closing),
             )
-        )
-
-    def _journal(self, message: PaigeantMessage, claimed: Claimed, closing: Closing) -> HopJournal | None:
-        if self._store is None or claimed.exhausted:
-            return None
-        # The first claim of a hop finds nothing, and need not ask.
-        records = self._store.journal(closing.hop_id) if claimed.fence > 1 else {}
-        send = partial(self._store.publish, closing)
-        return HopJournal(
-            store=self._store,
-            closing=closing,
-            step_id=message.step.step_id or "",
-            records=records,
-            stopping=self._stopping,
-            feed=EventFeed(send, attempt=claimed.attempt) if message.stream else None,
         )
 
     def _begin(self, hop: Opened) -> Opened | Summary:
@@ -177,28 +146,13 @@ class HopService:
         _compare_clocks(message, claimed)
         begun = Begun(place=message.place, attempt=claimed.attempt)
         decision = decide(message, begun, now=claimed.now, limits=self._limits)
-        return self._effects.fail(hop, decision.failure) if isinstance(decision, Fail) else hop
+        if isinstance(decision, Run):
+            return hop
+        return self._effects.commit(hop, decision, Outcome(event=begun, at=claimed.now))
 
     def _close(self, hop: Opened, outcome: Outcome) -> Summary:
         decision = decide(hop.message, outcome.event, now=outcome.at, limits=self._limits)
-        match decision:
-            case Advance(message=message):
-                envelope = encode(message)
-                if len(envelope.encode()) > self._settings.max_message_size:
-                    text = "with this step's output the envelope exceeds `paigeant_max_message_size`"
-                    return self._close(hop, failed(hop, "too_large", text))
-                return self._effects.advance(hop, message, envelope, outcome)
-            case Finish(message=message):
-                return self._effects.finish(hop, message, outcome)
-            case Fail(failure=failure):
-                return self._effects.fail(hop, failure)
-            case Retry(failure=failure, delay=delay):
-                return self._effects.retry(hop, failure, delay=delay)
-            case Park(failure=failure):
-                return self._effects.park(hop, failure)
-            case Run():
-                raise TypeError("a begun hop is run, not closed")
-        assert_never(decision)
+        return self._effects.commit(hop, decision, outcome)
 
 
 def _compare_clocks(message: PaigeantMessage, claimed: Claimed) -> None:

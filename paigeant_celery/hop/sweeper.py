@@ -8,16 +8,11 @@ from __future__ import annotations
 
 import logging
 import random
-import sys
 import threading
 from collections.abc import Iterable
 
-from paigeant_celery.activities.registry import Registry
-from paigeant_celery.broker.outbox import delivery_of
-from paigeant_celery.broker.port import Publisher
+from paigeant_celery.broker.outbox import Outbox
 from paigeant_celery.core.errors import MessageError, TransientError
-from paigeant_celery.core.message import parse
-from paigeant_celery.core.settings import Settings
 from paigeant_celery.hop.process import host_id, is_gone
 from paigeant_celery.store.port import HopRecord, HopStore
 
@@ -31,9 +26,8 @@ logger = logging.getLogger(__name__)
 class Sweeper:
     """Sweeps in a daemon thread from `start` to `stop`, both of which may be repeated."""
 
-    def __init__(self, *, store: HopStore, publisher: Publisher, registry: Registry, settings: Settings) -> None:
-        self._store, self._publisher, self._registry = store, publisher, registry
-        self._settings = settings
+    def __init__(self, *, store: HopStore, outbox: Outbox) -> None:
+        self._store, self._outbox = store, outbox
         self._stopping: threading.Event | None = None
 
     def start(self) -> None:
@@ -67,7 +61,7 @@ class Sweeper:
 
     def _waiting(self, queue: str) -> int | None:
         try:
-            return self._publisher.waiting(queue)
+            return self._outbox.waiting(queue)
         except TransientError as error:
             logger.warning("cannot look at queue %s: %s", queue, error, extra={"action": "queue_not_seen"})
             return None
@@ -78,9 +72,7 @@ class Sweeper:
         for hop in hops:
             try:
                 # Somebody accepted it; where the limits here are lower, it is parked when it comes, and not lost.
-                message = parse(hop.envelope, max_size=sys.maxsize, max_steps=sys.maxsize)
-                activity = self._registry.find(message.step.activity)
-                self._publisher.publish(delivery_of(message, hop.envelope, hop.queue, activity))
+                self._outbox.send(hop)
             except MessageError as error:
                 logger.error(
                     "hop %s is not sent again: %s",

@@ -7,77 +7,90 @@ envelope.
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import UTC, datetime
 
-from paigeant_celery.activities.registry import Registry
-from paigeant_celery.broker.outbox import delivery_of
-from paigeant_celery.broker.port import Letters, Publisher
+from paigeant_celery.broker.outbox import Outbox
+from paigeant_celery.broker.port import Letters
 from paigeant_celery.core.errors import MessageError
-from paigeant_celery.core.flow import Failure
-from paigeant_celery.core.message import PaigeantMessage, encode, parse
-from paigeant_celery.hop.answers import Refused, Summary, summary_of
+from paigeant_celery.core.flow import Advance, Failure, Finish
+from paigeant_celery.core.message import PaigeantMessage, encode, reread
+from paigeant_celery.core.settings import Settings
+from paigeant_celery.hop.answers import ClosedAs, Effects, Refused, Summary, summary_of
 from paigeant_celery.hop.guard import Arrival
 from paigeant_celery.hop.letters import letter_of, parked_fault
-from paigeant_celery.hop.refuse import log_refusal
+from paigeant_celery.hop.refuse import log_refusal, refused_for
 from paigeant_celery.hop.run import Opened, Outcome
-from paigeant_celery.store.port import Claimed
+from paigeant_celery.store.outputs import Outputs
+from paigeant_celery.store.port import Claimed, Closing
 
 __all__ = ["MessageOnlyEffects"]
 
 logger = logging.getLogger(__name__)
 
 
-class MessageOnlyEffects:
+class MessageOnlyEffects(Effects):
     """What the broker alone can do: send the next hop, send this one again, set it aside on a queue of its own."""
 
-    def __init__(
-        self, *, publisher: Publisher, letters: Letters, registry: Registry, worker: Callable[[], str]
-    ) -> None:
-        self._publisher, self._letters, self._registry, self._worker = publisher, letters, registry, worker
+    def __init__(self, *, outbox: Outbox, letters: Letters, settings: Settings, worker: Callable[[], str]) -> None:
+        self._outbox, self._letters, self._worker = outbox, letters, worker
+        self._outputs = Outputs(settings)
+
+    @property
+    def outputs(self) -> Outputs:
+        """All of them travel."""
+        return self._outputs
 
     def claim(self, arrival: Arrival, message: PaigeantMessage, *, max_attempts: int) -> Claimed:
         """Let the delivery run: nobody remembers another one."""
         attempt, exhausted = min(arrival.attempt, max_attempts), arrival.attempt > max_attempts
         return Claimed(fence=0, attempt=attempt, now=datetime.now(UTC), exhausted=exhausted)
 
-    def advance(self, hop: Opened, message: PaigeantMessage, envelope: str, outcome: Outcome) -> Summary:
+    def closing_of(self, arrival: Arrival, claimed: Claimed) -> Closing:
+        """Return an owner that nobody asks for."""
+        return Closing(hop_id=arrival.hop_id, owner="", fence=claimed.fence)
+
+    def journal_of(self, message: PaigeantMessage, claimed: Claimed, closing: Closing) -> None:
+        """Return None: a step that runs again makes its calls again."""
+
+    def release(self, hop: Opened) -> bool:
+        """Leave it to the broker, which has the message."""
+        return False
+
+    def _advance(self, hop: Opened, decision: Advance, outcome: Outcome) -> Summary:
         """Send the next hop; a crash before this message is acknowledged has the step run again."""
-        self._publish(message, envelope)
-        return summary_of(hop, "completed", next_hop=message.message_id)
+        self._send(decision.message, decision.envelope)
+        return summary_of(hop, ClosedAs.COMPLETED, next_hop=decision.message.message_id)
 
-    def finish(self, hop: Opened, message: PaigeantMessage, outcome: Outcome) -> Summary:
+    def _finish(self, hop: Opened, decision: Finish, outcome: Outcome) -> Summary:
         """Do nothing: the last output is what the last step made of it."""
-        return summary_of(hop, "workflow_completed")
+        return summary_of(hop, ClosedAs.WORKFLOW_COMPLETED)
 
-    def fail(self, hop: Opened, failure: Failure) -> Summary:
+    def _fail(self, hop: Opened, failure: Failure) -> Summary:
         """Set the hop aside; nothing else would tell of it."""
         self._set_aside(hop, failure, "hop_failed")
-        return summary_of(hop, "failed", error_class=failure.error_class)
+        return summary_of(hop, ClosedAs.FAILED, error_class=failure.error_class)
 
-    def retry(self, hop: Opened, failure: Failure, *, delay: float) -> Summary:
+    def _retry(self, hop: Opened, failure: Failure, delay: float) -> Summary:
         """Send the hop again at once, for nobody would remember when it is due."""
         attempt = hop.claimed.attempt + 1
-        self._publish(hop.message, encode(hop.message), attempt=attempt)
+        self._send(hop.message, encode(hop.message), attempt=attempt)
         logger.warning(
             "hop %s failed with %s and is sent again", hop.closing.hop_id, failure.error_class,
             extra={"action": "hop_retried", "hop": hop.closing.hop_id, "step": failure.step_id},
         )  # fmt: skip
-        return summary_of(hop, "retrying", error_class=failure.error_class, delay=0.0)
+        return summary_of(hop, ClosedAs.RETRYING, error_class=failure.error_class, delay=0.0)
 
-    def park(self, hop: Opened, failure: Failure) -> Summary:
+    def _park(self, hop: Opened, failure: Failure) -> Summary:
         """Set the hop aside for a person."""
         self._set_aside(hop, failure, "hop_parked")
-        return summary_of(hop, "parked", error_class=failure.error_class)
+        return summary_of(hop, ClosedAs.PARKED, error_class=failure.error_class)
 
     def refuse(self, arrival: Arrival, fault: MessageError, message: PaigeantMessage | None) -> Refused:
         """Keep a dead letter, with the envelope where it is sound and another worker might run it."""
         log_refusal(arrival, fault)
-        step = message.slip.next_step if message is not None else None
         self._letters.bury(letter_of(arrival, fault, worker=self._worker()), _sound(arrival))
-        return Refused(reason=fault.reason, step_id=step.step_id or "" if step is not None else "")
+        return refused_for(fault, message)
 
     def discard(self, arrival: Arrival, fault: MessageError) -> None:
         """Keep a dead letter of what is no message of a hop."""
@@ -87,10 +100,14 @@ class MessageOnlyEffects:
         """Keep a dead letter of a message that is too large to be read."""
         self.discard(arrival, fault)
 
-    def _publish(self, message: PaigeantMessage, envelope: str, *, attempt: int = 1) -> None:
-        queue = self._publisher.queue_for(message.step.activity, message.step.queue)
-        delivery = delivery_of(message, envelope, queue, self._registry.find(message.step.activity))
-        self._publisher.publish(replace(delivery, attempt=attempt))
+    def start_sweeping(self) -> None:
+        """Do nothing: the broker alone knows what waits."""
+
+    def stop_sweeping(self) -> None:
+        """Do nothing, for nothing was begun."""
+
+    def _send(self, message: PaigeantMessage, envelope: str, *, attempt: int = 1) -> None:
+        self._outbox.send(self._outbox.record_of(message, envelope), message=message, attempt=attempt)
 
     def _set_aside(self, hop: Opened, failure: Failure, action: str) -> None:
         arrival, fault = parked_fault(hop, failure)
@@ -107,7 +124,7 @@ def _sound(arrival: Arrival) -> str | None:
     if arrival.fault is not None or not isinstance(arrival.envelope, str):
         return None
     try:
-        _ = parse(arrival.envelope, max_size=sys.maxsize, max_steps=sys.maxsize).step
+        _ = reread(arrival.envelope).step
     except MessageError:
         return None
     return arrival.envelope

@@ -1,16 +1,54 @@
-"""Outputs that do not travel: read back from the store and checked against what was recorded."""
+"""Outputs: what of them travels, and what does not and is read back from the store."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from pydantic import JsonValue
 
-from paigeant_celery.core.errors import StoreCorrupt
-from paigeant_celery.core.jsonable import loads
+from paigeant_celery.core.errors import NotSerializable, StoreCorrupt
+from paigeant_celery.core.jsonable import dumps, loads
 from paigeant_celery.core.message import sha256
-from paigeant_celery.core.slip import ExecutedStep
+from paigeant_celery.core.settings import Settings
+from paigeant_celery.core.slip import ExecutedStep, OutputRef
 from paigeant_celery.store.port import HopStore
 
-__all__ = ["read_blob"]
+__all__ = ["Kept", "Outputs", "read_blob"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kept:
+    """How an output is kept: `output` travels in the envelope, or `ref` does, and `blob` is its JSON in the store."""
+
+    output: JsonValue
+    ref: OutputRef | None = None
+    blob: str | None = None
+
+
+class Outputs:
+    """The outputs of steps: all of one travels, unless it is large and there is a store that keeps it."""
+
+    def __init__(self, settings: Settings, store: HopStore | None = None) -> None:
+        self._store, self._largest = store, settings.max_output_size
+        self._largest_inline = settings.inline_output_size if store is not None else settings.max_output_size
+
+    def kept(self, output: JsonValue) -> Kept:
+        """Say how an output is kept.
+
+        Raises `NotSerializable` if it has no JSON form, or if that is too large (`output_too_large`).
+        """
+        text = dumps(output)
+        size = len(text.encode())
+        if size > self._largest:
+            limit = f"`paigeant_max_output_size` ({self._largest})"
+            raise NotSerializable("output_too_large", f"{size} bytes exceed {limit}")
+        if size <= self._largest_inline:
+            return Kept(output=output)
+        return Kept(output=None, ref=OutputRef(size=size, sha256=sha256(text)), blob=text)
+
+    def read(self, correlation_id: str, record: ExecutedStep) -> JsonValue:
+        """Read an output that does not travel; raises `StoreCorrupt` if it is not there as it was recorded."""
+        return read_blob(self._store, correlation_id, record)
 
 
 def read_blob(store: HopStore | None, correlation_id: str, record: ExecutedStep) -> JsonValue:

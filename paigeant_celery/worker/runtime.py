@@ -6,22 +6,22 @@ import concurrent.futures
 import logging
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import NoReturn, TypeVar, assert_never, cast
 
 from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 
 from paigeant_celery.activities.registry import registry
+from paigeant_celery.broker.outbox import Outbox
 from paigeant_celery.broker.transport import CeleryTransport
-from paigeant_celery.core.errors import HopFailed, StoreCorrupt, TransientError
+from paigeant_celery.core.errors import HopFailed, TransientError
 from paigeant_celery.core.patience import patience
-from paigeant_celery.hop.answers import Drop, Effects, Refused, Summary
+from paigeant_celery.hop.answers import ClosedAs, Drop, Effects, Refused, Summary
 from paigeant_celery.hop.guard import Arrival
-from paigeant_celery.hop.lease import Owner
+from paigeant_celery.hop.lease import NoLease, Owner
 from paigeant_celery.hop.process import new_owner_id
 from paigeant_celery.hop.run import Opened, Outcome, timed_out
 from paigeant_celery.hop.service import HopService
-from paigeant_celery.hop.sweeper import Sweeper
 from paigeant_celery.hop.with_store import RecordedEffects
 from paigeant_celery.hop.without_store import MessageOnlyEffects
 from paigeant_celery.store.port import Store
@@ -49,45 +49,29 @@ class HopRuntime:
         self.loop = ProcessLoop()
         store, settings = transport.store, transport.settings
         self.shutdown = Shutdown(grace=settings.shutdown_grace)
-        self._store = store
-        self._owner = Owner(store, lease=settings.lease) if store is not None else None
-        self._sweeper = (
-            Sweeper(store=store, publisher=transport.publisher, registry=registry, settings=settings)
-            if store is not None
-            else None
-        )
-        self.service = HopService(
-            store=store,
-            effects=self._effects(transport),
-            registry=registry,
-            settings=settings,
-            owner=self._owner_id,
-            stopping=lambda: self.shutdown.asked,
-        )
+        self._owner = Owner(store, lease=settings.lease) if store is not None else NoLease()
+        self._effects = self._effects_of(transport)
+        self.service = HopService(effects=self._effects, registry=registry, settings=settings)
 
-    def _effects(self, transport: CeleryTransport) -> Effects:
+    def _effects_of(self, transport: CeleryTransport) -> Effects:
+        outbox, settings = Outbox(transport.publisher, registry), transport.settings
         if transport.letters is not None:
-            return MessageOnlyEffects(
-                publisher=transport.publisher, letters=transport.letters, registry=registry, worker=new_owner_id
-            )
-        store = cast("Store", transport.store)
+            return MessageOnlyEffects(outbox=outbox, letters=transport.letters, settings=settings, worker=new_owner_id)
         return RecordedEffects(
-            store=store,
-            publisher=transport.publisher,
-            registry=registry,
-            settings=transport.settings,
-            owner=self._owner_id,
+            store=cast("Store", transport.store),
+            outbox=outbox,
+            settings=settings,
+            owner=lambda: self._owner.id,
+            stopping=lambda: self.shutdown.asked,
         )
 
     def start_sweeping(self) -> None:
         """Put hops back on their queue that wait in vain, from now on; nothing without a store."""
-        if self._sweeper is not None:
-            self._sweeper.start()
+        self._effects.start_sweeping()
 
     def stop_sweeping(self) -> None:
         """Leave that to other workers."""
-        if self._sweeper is not None:
-            self._sweeper.stop()
+        self._effects.stop_sweeping()
 
     def perform(self, arrival: Arrival) -> dict[str, str]:
         """Take one delivery through its hop and return a summary for Flower.
@@ -115,8 +99,6 @@ class HopRuntime:
             return self._close(hop, self._outcome(hop, future))
 
     def _held(self, hop: Opened, future: concurrent.futures.Future[Outcome]) -> AbstractContextManager[None]:
-        if self._owner is None:
-            return nullcontext()
         return self._owner.holding(hop.closing.hop_id, fence=hop.closing.fence, cancel=future.cancel)
 
     def _outcome(self, hop: Opened, future: concurrent.futures.Future[Outcome]) -> Outcome:
@@ -151,12 +133,8 @@ class HopRuntime:
         """Let another worker begin the hop again; the attempt does not count."""
         fields = {"action": "hop_given_back", "hop": hop.closing.hop_id}
         logger.warning("this worker ends, and hop %s is given back", hop.closing.hop_id, extra=fields)
-        if self._store is None:
+        if not self._effects.release(hop):
             raise Reject("this worker ends", requeue=True)
-        try:
-            self._store.release(hop.closing)
-        except (TransientError, StoreCorrupt) as error:
-            logger.warning("not given back, but left to its lease: %s", error, extra=fields)
         raise Ignore("given back, as this worker ends")  # the next sweep of any worker sends its message
 
     def _close(self, hop: Opened, outcome: Outcome) -> Summary:
@@ -178,17 +156,14 @@ class HopRuntime:
         except SoftTimeLimitExceeded as error:
             raise Reject("the time limit of the message is over", requeue=True) from error
 
-    def _owner_id(self) -> str:
-        return self._owner.id if self._owner is not None else ""
-
 
 def _shown(summary: Summary) -> dict[str, str]:
-    if summary.outcome == "overtaken":
+    if summary.outcome is ClosedAs.OVERTAKEN:
         raise Ignore("another owner took the hop over")
-    if summary.outcome in ("failed", "parked"):
+    if summary.outcome in (ClosedAs.FAILED, ClosedAs.PARKED):
         raise HopFailed(summary.hop_id, summary.step_id, summary.error_class or "")
-    if summary.outcome == "retrying":
+    if summary.outcome is ClosedAs.RETRYING:
         # Flower would keep a success, whatever comes after it.
         raise Retry(exc=HopFailed(summary.hop_id, summary.step_id, summary.error_class or ""), when=summary.delay)
-    shown = {"step": summary.step_id, "outcome": summary.outcome}
+    shown = {"step": summary.step_id, "outcome": summary.outcome.value}
     return shown if summary.next_hop is None else {**shown, "next": summary.next_hop}

@@ -196,6 +196,60 @@ def test_the_core_reads_no_clock_and_does_no_io() -> None:
     assert imported + clocks == []
 
 
+def calls_of(names: set[str], *, wings: set[str]) -> list[str]:
+    """Where functions or classes of these names are called in some wings, with the module and the line."""
+    return [
+        f"{module}:{node.lineno} calls {node.func.id}"
+        for module, file in modules().items()
+        if wing_of(module) in wings
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in names
+    ]
+
+
+def test_a_delivery_is_made_in_one_place() -> None:
+    """The limits and links of a message cannot depend on who sends it."""
+    made = calls_of({"Delivery", "delivery_of"}, wings={*MAY_IMPORT, *FACES})
+
+    assert {call.partition(":")[0] for call in made} == {"broker.outbox"}
+
+
+def test_only_the_flow_decides_what_becomes_of_a_workflow() -> None:
+    """Every advance, retry, park and failure has one place to look for its reason; stores read what was decided."""
+    decisions, outside = {"Advance", "Fail", "Failure", "Finish", "Park"}, {*MAY_IMPORT, *FACES} - {"core", "store"}
+    decided = calls_of(decisions, wings=outside) + calls_of({"Retry"}, wings=outside - {"worker"})  # Celery's own
+
+    assert decided == []
+
+
+def test_what_was_decided_is_matched_in_one_place() -> None:
+    """A decision that is added is a case that is added, once for hops with a store and those without."""
+    matching = {
+        module
+        for module, file in modules().items()
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.MatchClass) and isinstance(node.cls, ast.Name) and node.cls.id in {"Advance", "Finish"}
+    }
+
+    assert matching == {"hop.answers"}
+
+
+def test_whether_there_is_a_store_is_asked_where_the_effects_are_chosen() -> None:
+    """Everything else about a hop is written once; what differs without a store is in one file."""
+    asked = [
+        f"{module}:{node.lineno}"
+        for module, file in modules().items()
+        if wing_of(module) == "hop" or module == "worker.runtime"
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Compare) and isinstance(node.ops[0], (ast.Is, ast.IsNot))
+        if isinstance(node.left, (ast.Name, ast.Attribute))
+        if ast.unparse(node.left).rpartition(".")[2].lstrip("_") in {"store", "letters", "owner", "sweeper"}
+    ]
+
+    assert {place.partition(":")[0] for place in asked} == {"worker.runtime"}
+    assert len(asked) == 2
+
+
 def test_no_files_import_each_other_in_a_circle() -> None:
     """Two files in a circle are one subject in two places; an import inside a function only hides it."""
     graph: dict[str, set[str]] = {module: set() for module in modules()}

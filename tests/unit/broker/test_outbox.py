@@ -8,13 +8,16 @@ import pytest
 
 from paigeant_celery.activities.functions import activity
 from paigeant_celery.activities.port import Activity
-from paigeant_celery.broker.outbox import delivery_of
+from paigeant_celery.activities.registry import registry
+from paigeant_celery.broker.outbox import Outbox, delivery_of
 from paigeant_celery.broker.port import Delivery
-from paigeant_celery.core.message import PaigeantMessage
+from paigeant_celery.core.errors import MessageError
+from paigeant_celery.core.message import PaigeantMessage, encode
 from paigeant_celery.core.policy import StepPolicy
 from paigeant_celery.core.settings import Settings
 from paigeant_celery.core.slip import FunctionSpec
 from paigeant_celery.hop.service import step_policy
+from paigeant_celery.store.port import HopRecord
 
 MakeMessage = Callable[..., PaigeantMessage]
 
@@ -82,3 +85,55 @@ def test_a_time_limit_that_nobody_here_knows_is_left_to_the_worker(make_message:
     loaded = delivery_of(make_message(FunctionSpec("work")), "", "", works(StepPolicy(timeout=9)))
 
     assert (unknown.timeout, limited.timeout, loaded.timeout) == (None, 3.0, 9.0)
+
+
+class Publisher:
+    """Keeps what it is given to publish."""
+
+    def __init__(self) -> None:
+        self.sent: list[Delivery] = []
+
+    def queue_for(self, activity: str, queue: str | None) -> str:
+        return queue or f"q-{activity}"
+
+    def publish(self, delivery: Delivery) -> None:
+        self.sent.append(delivery)
+
+    def waiting(self, queue: str) -> int:
+        return len(self.sent)
+
+
+def test_what_was_recorded_is_sent_as_it_was_recorded(make_message: MakeMessage) -> None:
+    """Whoever sends a hop, a worker, a sweep or a person: the same record gives the same message."""
+    activity = works(StepPolicy(timeout=9))
+    message = make_message(FunctionSpec("work"), FunctionSpec("rest"), outputs=("a",))
+    publisher = Publisher()
+    outbox = Outbox(publisher, registry)
+    record = outbox.record_of(message, encode(message))
+
+    outbox.send(record)
+    outbox.send(record, message=message)
+
+    assert publisher.sent == [delivery_of(message, encode(message), "q-work", activity)] * 2
+    assert publisher.sent[0].timeout == 9.0
+
+
+def test_a_hop_beyond_the_limits_of_this_process_is_sent(make_message: MakeMessage) -> None:
+    """Somebody with higher limits accepted it, and may run it."""
+    message = make_message(*(FunctionSpec("work") for _ in range(SETTINGS.max_steps + 1)))
+    publisher = Publisher()
+    outbox = Outbox(publisher, registry)
+
+    outbox.send(outbox.record_of(message, encode(message)), attempt=3)
+
+    assert [(sent.hop_id, sent.attempt) for sent in publisher.sent] == [("w-1.0", 3)]
+
+
+def test_a_record_that_is_no_envelope_is_not_sent() -> None:
+    """Its message could only be refused."""
+    publisher = Publisher()
+
+    with pytest.raises(MessageError):
+        Outbox(publisher, registry).send(HopRecord(hop_id="w-1.0", queue="q", envelope="{", digest="d"))
+
+    assert publisher.sent == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -16,7 +17,9 @@ from paigeant_celery.core.flow import (
     Advance,
     Begun,
     Completed,
+    CouldNotClose,
     Decision,
+    Diverged,
     Event,
     Exhausted,
     Fail,
@@ -25,9 +28,13 @@ from paigeant_celery.core.flow import (
     Finish,
     Limits,
     Park,
+    Refused,
     Retry,
     Run,
+    TimedOut,
+    Unsendable,
     decide,
+    decide_refusal,
 )
 from paigeant_celery.core.message import PaigeantMessage, encode, parse
 from paigeant_celery.core.policy import Attempt
@@ -35,7 +42,7 @@ from paigeant_celery.core.slip import ActivitySpec, ExecutedStep, FunctionSpec, 
 
 NOON = datetime(2026, 1, 2, 12, 0, tzinfo=UTC)
 LATER = NOON + timedelta(seconds=5)
-LIMITS = Limits(max_steps=40)
+LIMITS = Limits(max_steps=40, max_message_size=2**20)
 
 MakeMessage = Callable[..., PaigeantMessage]
 
@@ -153,7 +160,7 @@ def test_inserting_beyond_the_cap_parks_the_workflow(make_message: MakeMessage) 
     message = make_message(ActivitySpec("a", "x"), ActivitySpec("b", "x"))
     inserted = (ActivitySpec("a", "again"),)
 
-    decision = decide(message, completed("0", inserted=inserted), now=LATER, limits=Limits(max_steps=2))
+    decision = decide(message, completed("0", inserted=inserted), now=LATER, limits=replace(LIMITS, max_steps=2))
 
     text = "with the inserted steps the workflow has more than 2 (`paigeant_max_steps`)"
     assert decision == Park(message=message, failure=Failure(step_id="a", error_class="loop_limit", text=text))
@@ -188,6 +195,86 @@ def test_a_step_that_never_ends_parks_the_workflow(make_message: MakeMessage) ->
 
     text = "begun 5 times and never ended; its worker died or lost its lease each time"
     failure = Failure(step_id="a", error_class="attempts_exhausted", text=text)
+    assert decision == Park(message=message, failure=failure)
+
+
+def test_an_envelope_that_outgrows_the_limit_fails_the_step_that_made_it(make_message: MakeMessage) -> None:
+    """The next worker would refuse it, and its step is not to blame; the last output travels no further."""
+    message = make_message(ActivitySpec("a", "x"), ActivitySpec("b", "x"))
+    moved = decide(message, completed("0", output="long"), now=LATER, limits=LIMITS)
+    assert isinstance(moved, Advance)
+    size = len(encode(moved.message).encode())
+
+    def within(size: int) -> Decision:
+        limits = replace(LIMITS, max_message_size=size)
+        return decide(message, completed("0", output="long"), now=LATER, limits=limits)
+
+    assert within(size) == moved
+    text = "with this step's output the envelope exceeds `paigeant_max_message_size`"
+    assert within(size - 1) == Fail(message=message, failure=Failure(step_id="a", error_class="too_large", text=text))
+    last = make_message(ActivitySpec("a", "x"))
+    assert isinstance(decide(last, completed("0"), now=LATER, limits=replace(LIMITS, max_message_size=1)), Finish)
+
+
+def test_what_is_sent_is_what_the_decision_says(make_message: MakeMessage) -> None:
+    """The bytes that are measured, recorded and published are the same ones."""
+    message = make_message(ActivitySpec("a", "x"), ActivitySpec("b", "x"))
+    advance = decide(message, completed("0"), now=LATER, limits=LIMITS)
+    assert isinstance(advance, Advance)
+    finish = decide(advance.message, completed("1"), now=LATER, limits=LIMITS)
+    assert isinstance(finish, Finish)
+
+    assert [decision.envelope for decision in (advance, finish)] == [encode(advance.message), encode(finish.message)]
+
+
+@pytest.mark.parametrize(
+    ("event", "error_class", "text"),
+    [
+        (Unsendable(place="0", reason="invalid_text", text="no"), "invalid_text", "no"),
+        (
+            CouldNotClose(place="0", error_class="KeyError", text="no"),
+            "KeyError",
+            "after the step ran, its output could not be sent on: no",
+        ),
+    ],
+)
+def test_an_output_that_cannot_go_on_fails_the_workflow(
+    make_message: MakeMessage, event: Event, error_class: str, text: str
+) -> None:
+    """Another attempt would be paid for and end in the same way."""
+    message = make_message(ActivitySpec("a", "x"), ActivitySpec("b", "x"))
+
+    decision = decide(message, event, now=LATER, limits=LIMITS)
+
+    assert decision == Fail(message=message, failure=Failure(step_id="a", error_class=error_class, text=text))
+
+
+@pytest.mark.parametrize("deadline", [None, LATER + timedelta(seconds=60), LATER])
+def test_a_step_that_takes_too_long_is_tried_again_unless_the_deadline_ended_it(
+    make_message: MakeMessage, deadline: datetime | None
+) -> None:
+    """A step that hangs once may do well the next time, and nobody waits past the deadline."""
+    message = make_message(ActivitySpec("a", "x"), deadline=deadline)
+    attempt = Attempt(number=1, max_attempts=4, backoff=3.0, jitter=1.0)
+
+    decision = decide(message, TimedOut(place="0", timeout=2.5, attempt=attempt), now=LATER, limits=LIMITS)
+
+    if deadline == LATER:
+        text = "the deadline of the workflow passed in the step"
+        assert decision == Fail(message=message, failure=Failure(step_id="a", error_class="deadline", text=text))
+        return
+    failure = Failure(step_id="a", error_class="TimeoutError", text="the step ran longer than 2.5 s")
+    assert decision == Retry(message=message, failure=failure, delay=3.0)
+
+
+@pytest.mark.parametrize("read", [True, False])
+def test_a_message_that_cannot_be_run_parks_its_workflow(make_message: MakeMessage, read: bool) -> None:
+    """No worker here can run it, whether or not one can read it; a person may mend that."""
+    message = make_message(ActivitySpec("a", "x")) if read else None
+
+    decision = decide_refusal(Refused(message=message, reason="unknown_agent", text="no"))
+
+    failure = Failure(step_id="a" if read else None, error_class="unknown_agent", text="no")
     assert decision == Park(message=message, failure=failure)
 
 
@@ -227,11 +314,16 @@ def test_no_attempt_is_begun_behind_the_deadline(make_message: MakeMessage) -> N
     assert isinstance(after(make_message, deadline=LATER + timedelta(seconds=7)), Retry)
 
 
+ONCE = Attempt(number=1, max_attempts=1, backoff=0.0, jitter=0.0)
 EVENTS = [
     lambda place: Begun(place=place, attempt=1),
     lambda place: completed(place),
     lambda place: Failed(place=place, error_class="E", text="t"),
     lambda place: Exhausted(place=place, attempts=2),
+    lambda place: Diverged(place=place, text="t"),
+    lambda place: TimedOut(place=place, timeout=1.0, attempt=ONCE),
+    lambda place: Unsendable(place=place, reason="r", text="t"),
+    lambda place: CouldNotClose(place=place, error_class="E", text="t"),
 ]
 
 

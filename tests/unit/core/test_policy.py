@@ -20,7 +20,15 @@ from pydantic_ai.exceptions import (
 
 from paigeant_celery.core.errors import InvalidInput, MessageError, StoreRequired, Unreachable
 from paigeant_celery.core.patience import patience
-from paigeant_celery.core.policy import MAX_BACKOFF, Attempt, StepPolicy, is_final, retry_delay
+from paigeant_celery.core.policy import (
+    LONGEST_ASKED,
+    MAX_BACKOFF,
+    Attempt,
+    StepPolicy,
+    attempt_of,
+    is_final,
+    retry_delay,
+)
 
 
 @pytest.mark.parametrize(
@@ -57,6 +65,30 @@ def test_a_wait_is_spread_and_bounded(number: int, backoff: float, jitter: float
     most = retry_delay(attempt(number, backoff=backoff, jitter=1.0))
 
     assert most / 2 <= delay <= most <= MAX_BACKOFF
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [(30, 30.0), (1e9, LONGEST_ASKED), (0, None), (-3.0, None), ("soon", None), (None, None)],
+)
+def test_an_attempt_takes_what_its_error_asks_for(asked: object, expected: float | None) -> None:
+    """A provider says how long it wants to be left alone; nonsense, and more than a day, it does not get."""
+    error = ConnectionError("busy")
+    error.retry_after = asked  # type: ignore[attr-defined]
+    policy = StepPolicy(max_attempts=5, backoff=2.0)
+
+    assert attempt_of(error, number=2, policy=policy, jitter=0.5) == Attempt(
+        number=2, max_attempts=5, backoff=2.0, jitter=0.5, retry_after=expected
+    )
+
+
+def test_an_attempt_whose_error_the_policy_calls_final_is_final() -> None:
+    """What a policy leaves open gives one attempt, and no wait."""
+    policy = StepPolicy(final_on=[ConnectionError])
+
+    assert attempt_of(ConnectionError(), number=1, policy=policy, jitter=0.0) == Attempt(
+        number=1, max_attempts=1, backoff=0.0, jitter=0.0, final=True
+    )
 
 
 def test_a_provider_that_says_how_long_is_not_asked_before() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -15,17 +16,21 @@ from pydantic_ai.exceptions import ModelRateLimitError
 
 from paigeant_celery.activities.functions import FunctionActivity, activity
 from paigeant_celery.activities.registry import registry
+from paigeant_celery.broker.outbox import Outbox
 from paigeant_celery.broker.port import Delivery
-from paigeant_celery.core.errors import MessageError, TransientError, Unreachable
+from paigeant_celery.core.errors import MessageError, NotSerializable, TransientError, Unreachable
 from paigeant_celery.core.flow import Failure
 from paigeant_celery.core.message import PaigeantMessage, encode, sha256
 from paigeant_celery.core.settings import Settings
-from paigeant_celery.core.slip import FunctionSpec
+from paigeant_celery.core.slip import FunctionSpec, OutputRef
+from paigeant_celery.hop.answers import ClosedAs
 from paigeant_celery.hop.guard import Arrival
 from paigeant_celery.hop.run import Opened
 from paigeant_celery.hop.service import Drop, HopService, Refused, Summary
+from paigeant_celery.hop.sweeper import Sweeper
 from paigeant_celery.hop.with_store import RecordedEffects
 from paigeant_celery.store.memory import MemoryStore
+from paigeant_celery.store.outputs import Kept, Outputs
 from paigeant_celery.store.port import Claim, ClaimAnswer, Closing, Completion, HopRecord, NewWorkflow, WorkflowRecord
 
 MakeMessage = Callable[..., PaigeantMessage]
@@ -53,12 +58,9 @@ class Line:
         self.store = Watched(self)
 
     def service(self, owner: str = "ann") -> HopService:
-        effects = RecordedEffects(
-            store=self.store, publisher=self, registry=registry, settings=self.settings, owner=lambda: owner
-        )
-        return HopService(
-            store=self.store, effects=effects, registry=registry, settings=self.settings, owner=lambda: owner
-        )
+        outbox = Outbox(self, registry)
+        effects = RecordedEffects(store=self.store, outbox=outbox, settings=self.settings, owner=lambda: owner)
+        return HopService(effects=effects, registry=registry, settings=self.settings)
 
     def start(self, message: PaigeantMessage) -> Arrival:
         """Record a workflow and return the delivery of its first hop."""
@@ -99,6 +101,9 @@ class Line:
 
     def queue_for(self, activity: str, queue: str | None) -> str:
         return queue or f"q-{activity}"
+
+    def waiting(self, queue: str) -> int:
+        return 0
 
     def publish(self, delivery: Delivery) -> None:
         self.given.append(delivery)
@@ -151,6 +156,11 @@ def steps(line: Line) -> list[FunctionActivity[[], str]]:
 def first(line: Line, steps: list[FunctionActivity[[], str]], make_message: MakeMessage) -> Arrival:
     """The first delivery of a workflow of those three."""
     return line.start(make_message(*(step.activity() for step in steps)))
+
+
+def errors_in(caplog: pytest.LogCaptureFixture) -> list[str | None]:
+    """The action words of the errors that were logged."""
+    return [getattr(record, "action", None) for record in caplog.records if record.levelno == logging.ERROR]
 
 
 # The order of effects, and a crash between any two of them.
@@ -239,6 +249,53 @@ def test_a_broker_that_is_away_gets_the_same_bytes_when_the_hop_is_closed_again(
     assert [sent.envelope for sent in line.given] == [recorded.envelope] * 3
     assert line.effects.count("run one") == 1
     line.open(line.arrival())
+
+
+def test_whatever_goes_wrong_as_a_hop_is_closed_fails_its_workflow(
+    line: Line, first: Arrival, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody waits for a workflow that will not move, and the log has the trace."""
+
+    def complete(completion: Completion) -> bool:
+        raise RuntimeError("whatever")
+
+    monkeypatch.setattr(line.store, "complete", complete)
+
+    assert line.serve(first) == Summary(hop_id="w-1.0", step_id="one", outcome="failed", error_class="RuntimeError")
+
+    text = "after the step ran, its output could not be sent on: whatever"
+    assert line.failure() == ("failed", "one", "RuntimeError", text)
+    assert line.given == []
+    assert errors_in(caplog) == ["close_failed", "hop_failed"]
+
+
+def test_an_unexpected_error_after_the_record_leaves_the_next_hop_to_a_sweep(
+    line: Line, first: Arrival, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The step counts, for its output is recorded; nobody is told of another owner that there never was."""
+    line.refusal = RuntimeError("whatever")
+
+    summary = line.serve(first)
+
+    assert summary == Summary(hop_id="w-1.0", step_id="one", outcome=ClosedAs.COMPLETED, next_hop="w-1.1")
+    assert errors_in(caplog) == ["send_failed"]
+    assert "hop_overtaken" not in [getattr(record, "action", None) for record in caplog.records]
+    assert (line.record().state, line.record().hop_id) == ("running", "w-1.1")
+
+    line.refusal = None
+    line.given.clear()
+    line.at += timedelta(seconds=6)
+    Sweeper(store=line.store, outbox=Outbox(line, registry)).sweep()
+
+    assert [sent.hop_id for sent in line.given] == ["w-1.1"]
+    assert line.serve(line.arrival()).outcome == "completed"
+
+
+def test_the_words_for_how_a_hop_was_closed_are_a_promise() -> None:
+    """Flower, results and the test kit show them."""
+    assert [str(word) for word in ClosedAs] == [
+        "completed", "workflow_completed", "retrying", "parked", "failed", "overtaken",
+    ]  # fmt: skip
 
 
 # Attempts that failed.
@@ -645,6 +702,23 @@ def test_an_output_over_the_limit_fails_its_step(make_message: MakeMessage, char
     text = "1025 bytes exceed `paigeant_max_output_size` (1024)"
     assert line.failure() == ("failed", "large", "output_too_large", text)
     assert line.given == []
+
+
+@pytest.mark.parametrize(("characters", "stored", "travels"), [(11, True, True), (12, True, False), (12, False, True)])
+def test_an_output_above_the_limit_of_what_travels_is_stored(
+    line: Line, characters: int, stored: bool, travels: bool
+) -> None:
+    """Messages stay small; whoever has no store lets every output travel."""
+    outputs = Outputs(Settings(inline_output_size=24, max_output_size=1024), line.store if stored else None)
+    output = "\u00e4" * characters
+    text = f'"{output}"'
+
+    found = outputs.kept(output)
+
+    reference = OutputRef(size=2 * characters + 2, sha256=sha256(text))
+    assert found == (Kept(output=output) if travels else Kept(output=None, ref=reference, blob=text))
+    with pytest.raises(NotSerializable, match=r"1025 bytes exceed `paigeant_max_output_size` \(1024\)"):
+        outputs.kept("x" * 1023)
 
 
 def test_an_envelope_that_outgrows_the_limit_fails_the_step_that_made_it(make_message: MakeMessage) -> None:

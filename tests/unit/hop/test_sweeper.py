@@ -11,6 +11,7 @@ import pytest
 
 from paigeant_celery import FunctionSpec
 from paigeant_celery.activities.registry import Registry
+from paigeant_celery.broker.outbox import Outbox
 from paigeant_celery.broker.port import Delivery
 from paigeant_celery.core.errors import Unreachable
 from paigeant_celery.core.message import PaigeantMessage, encode, sha256
@@ -33,7 +34,7 @@ class Line:
         self.length: int | None = 0
         self.asked: list[str] = []
         self.away = False
-        self.sweeper = Sweeper(store=self.store, publisher=self, registry=Registry(), settings=Settings())
+        self.sweeper = Sweeper(store=self.store, outbox=Outbox(self, Registry()))
         self.hop_id = message.message_id
         envelope = encode(message)
         hop = HopRecord(hop_id=self.hop_id, queue="steps", envelope=envelope, digest=sha256(envelope))

@@ -9,6 +9,7 @@ import pytest
 
 from paigeant_celery.activities.functions import FunctionActivity, activity
 from paigeant_celery.activities.registry import registry
+from paigeant_celery.broker.outbox import Outbox
 from paigeant_celery.broker.port import Delivery
 from paigeant_celery.client.dead_letters import DeadLetters
 from paigeant_celery.core.message import PaigeantMessage, encode
@@ -60,8 +61,9 @@ class Broker:
         return len(self.kept) < before
 
     def serve(self, arrival: Arrival) -> object:
-        effects = MessageOnlyEffects(publisher=self, letters=self, registry=registry, worker=lambda: "here")
-        service = HopService(store=None, effects=effects, registry=registry, settings=self.settings, owner=lambda: "")
+        outbox = Outbox(self, registry)
+        effects = MessageOnlyEffects(outbox=outbox, letters=self, settings=self.settings, worker=lambda: "here")
+        service = HopService(effects=effects, registry=registry, settings=self.settings)
         opening = service.open(arrival)
         return service.close(opening, asyncio.run(service.run(opening))) if isinstance(opening, Opened) else opening
 

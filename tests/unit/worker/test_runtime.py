@@ -164,8 +164,11 @@ def away(times: int) -> list[BaseException]:
 
 
 def test_a_completed_hop_is_a_success_that_names_the_next_one(bench: Bench, first: Arrival) -> None:
-    """Flower shows where the workflow went, and no content."""
-    assert bench.runtime.perform(first) == {"step": "one", "outcome": "completed", "next": "w-1.1"}
+    """Flower shows where the workflow went, and no content; it shows the text that Python gives of the result."""
+    shown = bench.runtime.perform(first)
+
+    assert shown == {"step": "one", "outcome": "completed", "next": "w-1.1"}
+    assert repr(shown) == "{'step': 'one', 'outcome': 'completed', 'next': 'w-1.1'}"
 
 
 def test_a_refused_message_is_a_failure_that_names_its_step_and_its_copy_is_ignored(

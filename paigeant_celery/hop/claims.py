@@ -1,0 +1,58 @@
+"""Asking the store for hops, and telling it of workflows that only their messages know."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from datetime import timedelta
+
+from paigeant_celery.broker.outbox import Outbox
+from paigeant_celery.core.errors import MessageError
+from paigeant_celery.core.message import PaigeantMessage, content_digest
+from paigeant_celery.core.settings import Settings
+from paigeant_celery.hop.guard import Arrival
+from paigeant_celery.store.port import Claim, ClaimAnswer, Claimed, Closing, HopStore, NewWorkflow
+
+__all__ = ["Claims"]
+
+logger = logging.getLogger(__name__)
+
+
+class Claims:
+    """What one owner asks of the store for a delivery, whether it is to be run or cannot be."""
+
+    def __init__(self, *, store: HopStore, outbox: Outbox, settings: Settings, owner: Callable[[], str]) -> None:
+        self._store, self._outbox, self._settings, self._owner = store, outbox, settings, owner
+
+    def claim(self, arrival: Arrival, *, digest: str, max_attempts: int) -> ClaimAnswer:
+        """Claim the hop of a delivery; `digest` is that of the envelope that must have been recorded for it."""
+        claim = Claim(
+            hop_id=arrival.hop_id, owner=self._owner(), token=arrival.token, max_attempts=max_attempts, digest=digest
+        )
+        return self._store.claim(claim)
+
+    def closing_of(self, arrival: Arrival, claimed: Claimed) -> Closing:
+        """Return what the claimed hop is closed with."""
+        return Closing(hop_id=arrival.hop_id, owner=self._owner(), fence=claimed.fence)
+
+    def adopt(self, arrival: Arrival, message: PaigeantMessage) -> None:
+        """Record a workflow that only its message knows; its age is judged by the store's clock.
+
+        Raises `MessageError` (`expired`) if the message is too old for that.
+        """
+        hop = self._outbox.record_of(message, str(arrival.envelope))
+        new = NewWorkflow(correlation_id=message.correlation_id, content=content_digest(message), hop=hop)
+        oldest = timedelta(seconds=min(self._settings.max_message_age, self._settings.result_ttl))
+        answer = self._store.adopt(new, sent_at=message.sent_at, max_age=oldest)
+        if answer == "expired":
+            raise MessageError(
+                "expired", "sent_at",
+                f"{message.sent_at:%Y-%m-%d %H:%M:%S} is longer ago than `paigeant_max_message_age` "
+                f"({oldest.total_seconds():g} s), and the store does not know the workflow",
+            )  # fmt: skip
+        if answer == "adopted":
+            logger.warning(
+                "workflow %s was not known to this store and is adopted from its message; whoever dispatched it has "
+                "no store, or another one, and cannot see it", message.correlation_id,
+                extra={"action": "workflow_adopted", "hop": arrival.hop_id},
+            )  # fmt: skip
