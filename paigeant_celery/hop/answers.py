@@ -21,16 +21,16 @@ __all__ = ["ClosedAs", "Drop", "Effects", "Refusal", "Refused", "Summary", "summ
 
 @dataclass(frozen=True, kw_only=True)
 class Drop:
-    """Nothing to do: the hop is handled elsewhere, or was, or the message is not the one that was recorded."""
+    """Nothing is to be done: the hop is or was handled elsewhere, or the message is not the recorded one."""
 
     reason: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Refused:
-    """The message cannot be run, and a dead letter says why; where it is the recorded one, its workflow is parked.
+    """The message cannot be run, and a dead letter says why; if it is the recorded one, its workflow is parked.
 
-    `step_id` is "" where the envelope could not be read.
+    `step_id` is "" if the envelope could not be read.
     """
 
     reason: str
@@ -66,13 +66,13 @@ Refusal: TypeAlias = Refused | Drop
 class Effects(ABC):
     """What can be done about a hop; there is one implementation with a store and one without.
 
-    Each effect may be repeated, and raises `TransientError` if store or broker is away; the same call then goes on.
+    Each effect may be repeated. It raises `TransientError` if the store or the broker is away; call again to go on.
     """
 
     @property
     @abstractmethod
     def outputs(self) -> Outputs:
-        """What of an output travels, and where the rest is read."""
+        """Which outputs travel in the message, and where the others are read."""
 
     @abstractmethod
     def claim(self, arrival: Arrival, message: PaigeantMessage, *, max_attempts: int) -> ClaimAnswer:
@@ -80,18 +80,18 @@ class Effects(ABC):
 
     @abstractmethod
     def closing_of(self, arrival: Arrival, claimed: Claimed) -> Closing:
-        """Return what a claimed hop is closed with."""
+        """Return the owner and fence that close a claimed hop."""
 
     @abstractmethod
     def journal_of(self, message: PaigeantMessage, claimed: Claimed, closing: Closing) -> HopJournal | None:
-        """Return the journal of a claimed hop, or None if nothing records what is answered inside it."""
+        """Return the journal of a claimed hop, or None if nothing records the answers inside it."""
 
     @abstractmethod
     def release(self, hop: Opened) -> bool:
-        """Let another worker begin the hop again; False if that takes its message going back to the broker."""
+        """Let another worker begin the hop again; False if its message must go back to the broker for that."""
 
     def commit(self, hop: Opened, decision: Decision, outcome: Outcome) -> Summary:
-        """Do what was decided about a hop that ended with `outcome`, and say what became of it."""
+        """Carry out the decision about a hop that ended with `outcome`, and say what became of the hop."""
         match decision:
             case Advance():
                 return self._advance(hop, decision, outcome)
@@ -117,15 +117,15 @@ class Effects(ABC):
 
     @abstractmethod
     def discard(self, arrival: Arrival, fault: MessageError) -> None:
-        """Keep a dead letter of what is no message of a hop."""
+        """Keep a dead letter of something that is not a hop's message."""
 
     @abstractmethod
     def start_sweeping(self) -> None:
-        """Put hops back on their queue that wait in vain, from now on."""
+        """Start putting hops back on their queue if their message or their owner is lost."""
 
     @abstractmethod
     def stop_sweeping(self) -> None:
-        """Leave that to other workers."""
+        """Stop that, and leave it to other workers."""
 
     @abstractmethod
     def _advance(self, hop: Opened, decision: Advance, outcome: Outcome) -> Summary:
@@ -133,7 +133,7 @@ class Effects(ABC):
 
     @abstractmethod
     def _finish(self, hop: Opened, decision: Finish, outcome: Outcome) -> Summary:
-        """Record the last output and with it the end of the workflow."""
+        """Record the last output and, with it, the end of the workflow."""
 
     @abstractmethod
     def _fail(self, hop: Opened, failure: Failure) -> Summary:
@@ -141,7 +141,7 @@ class Effects(ABC):
 
     @abstractmethod
     def _retry(self, hop: Opened, failure: Failure, delay: float) -> Summary:
-        """Have the hop tried again."""
+        """Let the hop be tried again."""
 
     @abstractmethod
     def _park(self, hop: Opened, failure: Failure) -> Summary:
@@ -156,7 +156,7 @@ def summary_of(
     error_class: str | None = None,
     delay: float | None = None,
 ) -> Summary:
-    """Return what may be shown of how a hop ended."""
+    """Return what may be shown about how a hop ended."""
     return Summary(
         hop_id=hop.closing.hop_id,
         step_id=hop.message.step.step_id or "",

@@ -1,4 +1,4 @@
-"""Asking the store for hops, and telling it of workflows that only their messages know."""
+"""Asking the store for hops, and telling it about workflows that are known only from their messages."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ logger = logging.getLogger(__name__)
 
 
 class Claims:
-    """What one owner asks of the store for a delivery, whether it is to be run or cannot be."""
+    """What one owner asks of the store for a delivery, whether it can be run or not."""
 
     def __init__(self, *, store: HopStore, outbox: Outbox, settings: Settings, owner: Callable[[], str]) -> None:
         self._store, self._outbox, self._settings, self._owner = store, outbox, settings, owner
 
     def claim(self, arrival: Arrival, *, digest: str, max_attempts: int) -> ClaimAnswer:
-        """Claim the hop of a delivery; `digest` is that of the envelope that must have been recorded for it."""
+        """Claim the hop of a delivery; `digest` must be that of the envelope that was recorded for it."""
         claim = Claim(
             hop_id=arrival.hop_id, owner=self._owner(), token=arrival.token, max_attempts=max_attempts, digest=digest
         )
@@ -36,7 +36,7 @@ class Claims:
         return Closing(hop_id=arrival.hop_id, owner=self._owner(), fence=claimed.fence)
 
     def adopt(self, arrival: Arrival, message: PaigeantMessage) -> None:
-        """Record a workflow that only its message knows; its age is judged by the store's clock.
+        """Record a workflow that is known only from its message; the store's clock decides how old it is.
 
         Raises `MessageError` (`expired`) if the message is too old for that.
         """
@@ -52,7 +52,7 @@ class Claims:
             )  # fmt: skip
         if answer == "adopted":
             logger.warning(
-                "workflow %s was not known to this store and is adopted from its message; whoever dispatched it has "
-                "no store, or another one, and cannot see it", message.correlation_id,
+                "workflow %s was not known to this store and is adopted from its message; its dispatcher has no "
+                "store, or another one, and cannot see it", message.correlation_id,
                 extra={"action": "workflow_adopted", "hop": arrival.hop_id},
             )  # fmt: skip

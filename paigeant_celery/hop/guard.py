@@ -15,11 +15,11 @@ __all__ = ["Arrival", "check_address", "content_of", "is_misaddressed", "read", 
 
 @dataclass(frozen=True, kw_only=True)
 class Arrival:
-    """A message as it came: the id and activity that its headers name, and the envelope, or all of it, unread.
+    """A message as it arrived: the id and activity from its headers, and the envelope or the whole content, unread.
 
     `fault` is what the receiver already found wrong with the message around the envelope. `token` names this
-    delivery: claiming again for it gets the first claim's answer, whose reply may have been lost. `attempt` counts only
-    where no store does.
+    delivery: claiming again with it gets the answer of the first claim, whose reply may have been lost. `attempt`
+    counts only if no store does.
     """
 
     hop_id: str
@@ -32,14 +32,14 @@ class Arrival:
 
 
 def read(arrival: Arrival, settings: Settings) -> PaigeantMessage:
-    """Return the message of a delivery, or raise `MessageError` with the reason why it is none."""
+    """Return the message of a delivery, or raise `MessageError` with the reason why it is not one."""
     if arrival.fault is not None:
         raise arrival.fault
     return parse(arrival.envelope, max_size=settings.max_message_size, max_steps=settings.max_steps)
 
 
 def check_address(arrival: Arrival, message: PaigeantMessage) -> None:
-    """Raise `MessageError` where a message was not sent as the hop that it asks for."""
+    """Raise `MessageError` if a message was not sent as the hop that it asks for."""
     step = message.step
     if message.message_id != arrival.hop_id:
         raise MessageError("inconsistent_slip", "message_id", f"sent as task {arrival.hop_id[:160]!r}")
@@ -48,13 +48,13 @@ def check_address(arrival: Arrival, message: PaigeantMessage) -> None:
 
 
 def is_misaddressed(arrival: Arrival, message: PaigeantMessage | None) -> bool:
-    """Say whether what is wrong is around the envelope, so that the same envelope may be sound elsewhere."""
+    """Say whether the fault is around the envelope, so that the same envelope may be sound in another message."""
     step = message.slip.next_step if message is not None else None
     return arrival.fault is not None or (step is not None and step.activity != arrival.activity)
 
 
 def refusal_of(arrival: Arrival, fault: MessageError) -> dict[str, object]:
-    """Return what a log may say of a refused message: reason, ids, size and digest, never its content."""
+    """Return what a log may say about a refused message: reason, ids, size and digest, never its content."""
     content = content_of(arrival)
     return {
         "reason": fault.reason,
@@ -66,7 +66,7 @@ def refusal_of(arrival: Arrival, fault: MessageError) -> dict[str, object]:
 
 
 def content_of(arrival: Arrival) -> bytes:
-    """Return what arrived as bytes, which are measured and digested."""
+    """Return what arrived, as the bytes to measure and digest."""
     content = arrival.envelope
     if isinstance(content, bytes):
         return content

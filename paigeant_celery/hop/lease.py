@@ -1,7 +1,7 @@
-"""The owner: this process, as the one that may write for the hops that it runs.
+"""The owner: this process, which may write for the hops that it runs.
 
-One daemon thread renews one lease for all of them. Its id is made after a fork, so each child of a prefork
-pool is an owner of its own.
+One daemon thread renews one lease for all of them. The owner's id is made after a fork, so each child of a prefork
+pool is a separate owner.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from paigeant_celery.store.port import Closing, HopStore
 
 __all__ = ["NoLease", "Owner"]
 
-RENEWALS_PER_LEASE = 4  # three may be lost before the lease lapses
+RENEWALS_PER_LEASE = 4  # three may fail before the lease expires
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ class _Held:
 
 
 class Owner:
-    """Keeps the lease of this process alive while it runs hops, and cancels runs that lost theirs."""
+    """Keeps the lease of this process alive while it runs hops, and cancels the runs of hops that it has lost."""
 
     def __init__(self, store: HopStore, *, lease: float) -> None:
         self._store = store
@@ -45,7 +45,7 @@ class Owner:
 
     @property
     def id(self) -> str:
-        """Host, process id, its start and a nonce: another process of the host can tell whether this one lives."""
+        """Host, process id, start and a nonce: another process on the host can tell from it whether this one lives."""
         with self._lock:
             if self._id is None:
                 self._id = new_owner_id()
@@ -53,9 +53,9 @@ class Owner:
 
     @contextmanager
     def holding(self, hop_id: str, *, fence: int, cancel: Callable[[], object]) -> Iterator[None]:
-        """Renew the lease for a hop inside the block; `cancel` is called once where the hop is lost.
+        """Renew the lease for a hop inside the block; `cancel` is called once if the hop is lost.
 
-        `cancel` runs in the renewing thread, or in the one that holds the hop anew.
+        `cancel` runs in the renewing thread, or in the one that holds the hop next.
         """
         held = _Held(fence, cancel)
         with self._lock:
@@ -66,7 +66,7 @@ class Owner:
                 self._thread.start()
         try:
             if overtaken is not None and overtaken.fence < fence:
-                overtaken.cancel()  # this process took its own lapsed hop over, and renews the new run alone
+                overtaken.cancel()  # this process took over its own expired hop; only the new run is renewed
             yield
         finally:
             with self._lock:
@@ -74,7 +74,7 @@ class Owner:
                     del self._held[hop_id]
 
     def renew(self) -> None:
-        """Renew once, where hops are held, and cancel the runs that the store reports as lost."""
+        """Renew once if hops are held, and cancel the runs that the store reports as lost."""
         with self._lock:
             held = dict(self._held)
         if not held:
@@ -83,33 +83,33 @@ class Owner:
         self._release(answer.stray)
         for hop_id in answer.lost | answer.cancelled:
             with self._lock:
-                # Held anew since the store was asked, the hop is not lost: the answer is about the run before.
+                # A hop claimed again since the store was asked is not lost: the answer is about the earlier run.
                 lost = self._held.pop(hop_id) if self._held.get(hop_id) is held[hop_id] else None
             if lost is not None:
                 if hop_id in answer.cancelled:
-                    logger.warning("workflow cancelled, and the run with it", extra=_fields("hop_cancelled", hop_id))
+                    logger.warning("workflow cancelled, and its run too", extra=_fields("hop_cancelled", hop_id))
                 else:
                     logger.warning("hop lost to another owner; its run is cancelled", extra=_fields("hop_lost", hop_id))
                 lost.cancel()
 
     def _release(self, stray: Mapping[str, int]) -> None:
-        """Give hops back that were nobody's run at two renewals: the reply to their claim never came."""
+        """Give back hops that nobody ran at two renewals: the reply to their claim never arrived."""
         with self._lock:
             again = {hop_id: fence for hop_id, fence in stray.items() if self._stray.get(hop_id) == fence}
             self._stray = {hop_id: fence for hop_id, fence in stray.items() if hop_id not in self._held}
             mine = {hop_id: fence for hop_id, fence in again.items() if hop_id not in self._held}
         for hop_id, fence in mine.items():
             if self._store.release(Closing(hop_id=hop_id, owner=self.id, fence=fence)):
-                logger.warning("hop given back; nobody ran it here", extra=_fields("hop_released", hop_id))
+                logger.warning("hop given back because nobody ran it here", extra=_fields("hop_released", hop_id))
 
     def _renew_for_ever(self) -> None:
-        wake = threading.Event()  # never set: a wait that a signal does not cut short
+        wake = threading.Event()  # never set; unlike a sleep, its wait is not cut short by a signal
         while True:
             wake.wait(self._interval)
             try:
                 self.renew()
             except PaigeantError as error:
-                # The lease may lapse while the store is away; the fence then decides who may write.
+                # The lease may expire while the store is away; the fence then decides who may write.
                 logger.warning("lease not renewed: %s", error, extra=_fields("renew_failed", None))
             except Exception as error:  # noqa: BLE001 - this thread keeps every hop of the process alive
                 logger.error("lease not renewed: %s", type(error).__name__, extra=_fields("renew_failed", None))
@@ -120,7 +120,7 @@ class Owner:
 
 
 class NoLease:
-    """Stands for the owner of hops that no store knows: nothing of theirs is renewed, and nobody takes them over."""
+    """Stands for the owner of hops without a store: no lease is renewed, and nobody takes the hops over."""
 
     id = ""
 

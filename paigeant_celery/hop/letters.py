@@ -1,4 +1,4 @@
-"""The dead letter of a message or hop: what may be told of it, and never its content."""
+"""The dead letter of a message or hop: what may be told about it, but never its content."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from paigeant_celery.store.port import DeadLetter
 
 __all__ = ["letter_of", "parked_fault", "redacted"]
 
-SAMPLE_SIZE = 2048  # characters of a sample, which are ASCII
-MOST_READ = 2**20  # characters that are parsed for a sample; of more only the shape of the beginning is shown
+SAMPLE_SIZE = 2048  # characters of a sample, all ASCII
+MOST_READ = 2**20  # characters that are parsed for a sample; if there are more, only the shape of the start is shown
 MOST_TEXT = 1000  # characters of the text that says what was wrong
 
 
-# The words of our own format; any other key may hold what is confidential.
+# The field names of our own format; any other key may be confidential.
 KNOWN_KEYS = {
     name
     for model in (PaigeantMessage, RoutingSlip, ActivitySpec, FunctionSpec, ExecutedStep)
@@ -32,7 +32,7 @@ KNOWN_KEYS = {
 
 
 def letter_of(arrival: Arrival, fault: MessageError, *, worker: str) -> DeadLetter:
-    """Return the letter of a message; one that is delivered and refused again gets the same id."""
+    """Return the dead letter of a message; a message that is delivered and refused again gets the same id."""
     ids = split_hop_id(arrival.hop_id)
     content = content_of(arrival)
     digest = hashlib.sha256(content).hexdigest()
@@ -52,12 +52,12 @@ def letter_of(arrival: Arrival, fault: MessageError, *, worker: str) -> DeadLett
 
 
 def _printable(name: str) -> str:
-    """Return a name that a stranger chose as every store can keep it."""
+    """Return a name that a stranger chose, in a form that every store can keep."""
     return name[:200].encode("ascii", errors="replace").decode()
 
 
 def redacted(content: str) -> str:
-    """Return the beginning of a message in which every value is replaced: JSON keeps its structure, else the shape."""
+    """Return the start of a message with all values replaced. JSON keeps its structure; other text keeps its shape."""
     if len(content) <= MOST_READ:
         try:
             return json.dumps(_masked(json.loads(content)), separators=(",", ":"))[:SAMPLE_SIZE]
@@ -93,8 +93,8 @@ def _mask(character: str) -> str:
 
 
 def parked_fault(hop: Opened, failure: Failure) -> tuple[Arrival, MessageError]:
-    """Return what the dead letter of a parked hop is made of."""
-    # The text of the failure may quote prompts and answers; the handle has it, for those who may read it.
+    """Return what the dead letter of a parked hop is made from."""
+    # The text of the failure may quote prompts and answers. The handle shows it to those who may read it.
     fault = MessageError(failure.error_class, "", f"in attempt {hop.claimed.attempt}; it is parked")
     activity, envelope = hop.message.step.activity, encode(hop.message)
     return Arrival(hop_id=hop.closing.hop_id, activity=activity, envelope=envelope, fault=fault), fault

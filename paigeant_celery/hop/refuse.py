@@ -1,4 +1,4 @@
-"""Messages that cannot be run: what is said and kept of them, and whose workflow is parked."""
+"""Messages that cannot be run: what is logged and kept about them, and which workflows are parked."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ logger = logging.getLogger(__name__)
 
 
 class Refusals:
-    """What is done, with a store, about messages that cannot be run."""
+    """What is done about messages that cannot be run if there is a store."""
 
     def __init__(self, *, store: Store, claims: Claims, settings: Settings, owner: Callable[[], str]) -> None:
         self._store, self._claims, self._settings, self._owner = store, claims, settings, owner
 
     def refuse(self, arrival: Arrival, fault: MessageError, message: PaigeantMessage | None) -> Refusal:
-        """Park the workflow of a hop whose own message cannot be run; of anything else keep a dead letter.
+        """Park the workflow of a hop whose own message cannot be run; for anything else, keep a dead letter.
 
-        A hop's own message is the envelope that was recorded, sent as it was recorded. Whatever else bears its id harms
-        no workflow: the genuine message is sent again when it is overdue. A copy of what is handled already is dropped.
+        A hop's own message is the recorded envelope, sent as it was recorded. Any other message with its id harms no
+        workflow: the genuine one is sent again when it is overdue. A copy of one that is already handled is dropped.
         """
         answer: ClaimAnswer
         try:
@@ -40,7 +40,7 @@ class Refusals:
                 answer = self._standing(arrival)
             else:
                 answer = self._claim_unrun(arrival, fault, message, sha256(arrival.envelope))
-        except StoreCorrupt:  # there is nothing left that could be recorded
+        except StoreCorrupt:  # nothing can be recorded any more
             answer = Dropped(reason="unknown")
         match answer:
             case Claimed():
@@ -54,9 +54,9 @@ class Refusals:
         return Drop(reason=answer.reason)
 
     def refuse_unread(self, arrival: Arrival, fault: MessageError) -> None:
-        """Keep a dead letter, and park the workflow where the envelope that was recorded is too large as well.
+        """Keep a dead letter, and park the workflow if the recorded envelope is too large as well.
 
-        It was recorded by a process with another limit, and no delivery of it could ever be run.
+        A process with another limit recorded it then, and no delivery of it could ever be run.
         """
         try:
             claimed = self._claim_too_large(arrival)
@@ -68,13 +68,13 @@ class Refusals:
             self.discard(arrival, fault)
 
     def discard(self, arrival: Arrival, fault: MessageError) -> None:
-        """Log and keep what may be told of a message that cannot be run."""
+        """Log and keep what may be told about a message that cannot be run."""
         log_refusal(arrival, fault)
-        with suppress(StoreCorrupt):  # what is wrong with the message is in the log
+        with suppress(StoreCorrupt):  # the log already says what is wrong with the message
             self._store.bury(letter_of(arrival, fault, worker=self._owner()))
 
     def _standing(self, arrival: Arrival) -> Dropped:
-        """Say how a message stands to a hop that it is not the own message of."""
+        """Say how to treat a message that is not the hop's own: as `altered` if its workflow is known."""
         ids = split_hop_id(arrival.hop_id)
         known = ids is not None and self._store.workflow(ids[0]) is not None
         return Dropped(reason="altered" if known else "unknown")
@@ -82,16 +82,16 @@ class Refusals:
     def _claim_unrun(
         self, arrival: Arrival, fault: MessageError, message: PaigeantMessage | None, digest: str
     ) -> ClaimAnswer:
-        """Claim a hop only to park it; an unknown workflow is adopted first where its agent may still come.
+        """Claim a hop only to park it; an unknown workflow is adopted first if its agent may still be loaded somewhere.
 
-        With any other fault it stays a dead letter, which expires: what is parked stays until a person ends it.
+        With any other fault there is only a dead letter, which expires; a parked hop stays until a person ends it.
         """
         if split_hop_id(arrival.hop_id) is None:
             return Dropped(reason="unknown")
         answer = self._claims.claim(arrival, digest=digest, max_attempts=MAX_ATTEMPTS)
         own = message is not None and message.message_id == arrival.hop_id
         if answer == Dropped(reason="unknown") and message is not None and own and fault.reason == "unknown_agent":
-            with suppress(MessageError):  # it is too old, or asks for no step
+            with suppress(MessageError):  # it is too old or asks for no step
                 self._claims.adopt(arrival, message)
                 answer = self._claims.claim(arrival, digest=digest, max_attempts=MAX_ATTEMPTS)
         return answer
@@ -123,7 +123,7 @@ def refused_for(fault: MessageError, message: PaigeantMessage | None) -> Refused
 
 
 def log_refusal(arrival: Arrival, fault: MessageError) -> None:
-    """Log what may be told of a message that cannot be run."""
+    """Log what may be told about a message that cannot be run."""
     fields = refusal_of(arrival, fault)
     logger.error(
         "message refused: %s (hop %s, %d bytes, sha256 %s)",

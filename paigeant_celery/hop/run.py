@@ -1,4 +1,4 @@
-"""Running the step of a claimed hop: its context, its timeout, and what it came to."""
+"""Running the step of a claimed hop: its context, its timeout, and its outcome."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Opened:
     closing: Closing
     timeout: float
     policy: StepPolicy
-    journal: HopJournal | None = None  # None where there is no store
+    journal: HopJournal | None = None  # None if there is no store
     begun_at: float = field(default_factory=time.monotonic)
 
     def now(self) -> datetime:
@@ -54,7 +54,7 @@ class Opened:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How a run ended, and when; `blob` is the JSON text of an output that does not travel, `notes` are events.
+    """How and when a run ended; `blob` is the JSON text of an output that does not travel, `notes` are events.
 
     Closing a hop again with the same outcome writes the same bytes.
     """
@@ -74,14 +74,14 @@ class StepRunner:
     async def run(self, hop: Opened) -> Outcome:
         """Run the step inside its context and say how it ended. Only a cancellation from outside is raised."""
         try:
-            outcome = await asyncio.create_task(self._run(hop))  # a task of its own: a step that cancels it is no stop
+            outcome = await asyncio.create_task(self._run(hop))  # its own task: a step may cancel it
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
-                raise  # we are told to stop; the hop stays claimed, nothing is recorded
+                raise  # we are told to stop; the hop stays claimed, and nothing is recorded
             error = asyncio.CancelledError()
             outcome = _failed(hop, error, "the step cancelled itself")
-        if hop.journal is not None and hop.journal.fault is not None:  # whatever the step made of it
+        if hop.journal is not None and hop.journal.fault is not None:  # even if the step caught the error
             return Outcome(event=Diverged(place=hop.message.place, text=str(hop.journal.fault)), at=hop.now())
         return outcome
 
@@ -90,7 +90,7 @@ class StepRunner:
         limit = asyncio.timeout(hop.timeout)
         feed = hop.journal.feed if hop.journal is not None else None
         try:
-            # The limit is inside: a store that takes long over a run's last events uses up none of the step's time.
+            # The limit is inside, so that a store that is slow to take the last events uses up none of the step's time.
             async with feed.flowing() if feed is not None else nullcontext(), limit:
                 read, attempt = self._reader(hop.message), hop.claimed.attempt
                 context = await open_context(hop.message, attempt=attempt, read_output=read)
@@ -113,7 +113,7 @@ class StepRunner:
             while True:
                 try:
                     return await asyncio.to_thread(self._outputs.read, message.correlation_id, record)
-                except TransientError as error:  # the step's own timeout bounds the waiting
+                except TransientError as error:  # the step's own timeout limits the wait
                     logger.warning("waiting: %s", error, extra={"action": "waiting_for_server"})
                 await asyncio.sleep(next(waits))
 
@@ -139,14 +139,14 @@ class StepRunner:
 
 
 def _resumed(journal: HopJournal | None) -> tuple[Mapping[str, str], ...]:
-    """Return the event of a hop that went on from what earlier attempts had recorded."""
+    """Return the event of a hop that went on from what earlier attempts had recorded, if it did."""
     if journal is None or not journal.replayed:
         return ()
     return ({"type": "resumed", "replayed": str(journal.replayed), "made": str(journal.made)},)
 
 
 def timed_out(hop: Opened) -> Outcome:
-    """Return the outcome of a hop that was not over in time."""
+    """Return the outcome of a hop that did not end in time."""
     event = TimedOut(place=hop.message.place, timeout=hop.timeout, attempt=_attempt(hop, TimeoutError()))
     return Outcome(event=event, at=hop.now())
 
@@ -162,9 +162,9 @@ def _attempt(hop: Opened, error: BaseException) -> Attempt:
 
 
 def text_of(error: BaseException) -> str:
-    """Return the text of an error as a record can keep it."""
+    """Return the text of an error in a form that a record can keep."""
     try:
         text = str(error)
     except Exception:  # noqa: BLE001 - an error whose text raises is still an error of the step
-        text = "(its text could not be made)"
+        text = "(the text of the error could not be made)"
     return text.replace("\0", " ").encode(errors="replace").decode()[:MAX_ERROR_TEXT]

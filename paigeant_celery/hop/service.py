@@ -26,7 +26,7 @@ from paigeant_celery.store.port import Claimed, Dropped
 
 __all__ = ["Drop", "HopService", "Refused", "Summary", "step_policy"]
 
-CLOCK_DRIFT = 60.0  # seconds between a dispatcher's clock and the store's that are worth a line in the log
+CLOCK_DRIFT = 60.0  # seconds between a dispatcher's clock and the store's; more than that is logged
 
 Opening: TypeAlias = Opened | Drop | Refused | Summary
 
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 
 class HopService:
-    """Takes hops through their steps; what is done about them is the effects' affair. Only `run` is asynchronous."""
+    """Takes hops through their steps and leaves what is done about them to the effects. Only `run` is asynchronous."""
 
     def __init__(self, *, effects: Effects, registry: Registry, settings: Settings) -> None:
         self._effects, self._registry, self._settings = effects, registry, settings
@@ -44,8 +44,8 @@ class HopService:
     def open(self, arrival: Arrival) -> Opening:
         """Guard and claim a delivery.
 
-        Raises `TransientError` where the store is away; the same call then goes on. Whatever else goes wrong
-        refuses the message, so that nobody waits for a workflow that will not move.
+        Raises `TransientError` if the store is away; call again to go on. If anything else goes wrong, the message is
+        refused, so that nobody waits for a workflow that will not move.
         """
         message: PaigeantMessage | None = None
         try:
@@ -65,23 +65,26 @@ class HopService:
             return self._effects.refuse(arrival, MessageError("unexpected_error", "", text_of(error)), message)
 
     def refuse_unknown(self, arrival: Arrival) -> Refused | Drop:
-        """Refuse a message for which this worker has no task, which Celery would drop; a copy changes nothing."""
+        """Refuse a message for which this worker has no task. Celery would drop it. A copy changes nothing."""
         message: PaigeantMessage | None = None
         try:
             message = read(arrival, self._settings)
             check_address(arrival, message)
             self._loaded(arrival.activity)
-            raise MessageError("unknown_agent", "", "was loaded after this worker began; start the worker anew")
+            raise MessageError("unknown_agent", "", "was loaded after this worker began; restart the worker")
         except MessageError as fault:
             return self._effects.refuse(arrival, fault, message)
 
     def discard(self, arrival: Arrival) -> None:
-        """Keep a dead letter of what is no message of a hop, for the reason that it came with; no workflow changes."""
+        """Keep a dead letter of something that is not a hop's message, with the reason that it came with.
+
+        No workflow changes.
+        """
         if arrival.fault is not None:
             self._effects.discard(arrival, arrival.fault)
 
     def refuse_unread(self, arrival: Arrival) -> None:
-        """Refuse a message that is too large to be read, for the reason that it came with."""
+        """Refuse a message that is too large to be read, with the reason that it came with."""
         if arrival.fault is not None:
             self._effects.refuse_unread(arrival, arrival.fault)
 
@@ -92,9 +95,8 @@ class HopService:
     def close(self, hop: Opened, outcome: Outcome) -> Summary:
         """Record what happened and send the next message.
 
-        May be repeated: a hop that is closed stays as it is. Raises `TransientError` where the store or the
-        broker is away; the same call then finishes what it began. Whatever else goes wrong before the hop is recorded
-        fails it.
+        May be repeated: a hop that is closed stays as it is. Raises `TransientError` if the store or the broker is
+        away; call again to finish. If anything else goes wrong before the hop is recorded, the hop fails.
         """
         try:
             return self._close(hop, outcome)
@@ -156,20 +158,20 @@ class HopService:
 
 
 def _compare_clocks(message: PaigeantMessage, claimed: Claimed) -> None:
-    """Warn, once for a workflow, of a dispatcher whose clock is off: its deadlines are judged by ours."""
+    """Warn once per workflow if its dispatcher's clock is off, because its deadlines are judged by ours."""
     if claimed.created_at is None or claimed.attempt > 1 or message.place != FIRST_PLACE:
         return
     ahead = (message.created_at - claimed.created_at).total_seconds()
     if abs(ahead) > CLOCK_DRIFT:
         logger.warning(
-            "the clock of whoever sent workflow %s is %.0f s %s", message.correlation_id,
+            "the clock of the process that sent workflow %s is %.0f s %s", message.correlation_id,
             abs(ahead), "ahead" if ahead > 0 else "behind",
             extra={"action": "clock_drift", "hop": message.message_id},
         )  # fmt: skip
 
 
 def step_policy(step: Step, activity: Activity | None, settings: Settings) -> StepPolicy:
-    """Return the limits of a step: its own, else its activity's, else the settings'."""
+    """Return the limits of a step: its own, otherwise its activity's, otherwise those of the settings."""
     default = StepPolicy(
         timeout=settings.step_timeout, max_attempts=settings.max_attempts, backoff=settings.retry_backoff
     )

@@ -1,7 +1,7 @@
-"""The sweeper: puts hops back on their queue whose message is lost or whose owner is gone.
+"""The sweeper: puts a hop back on its queue if its message is lost or its owner is gone.
 
 Every worker has one, and none leads: the store gives each hop to the first that asks. A message that is sent
-once too often runs nothing, for its hop is claimed once.
+once too often runs nothing, because its hop is claimed only once.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from paigeant_celery.store.port import HopRecord, HopStore
 
 __all__ = ["Sweeper"]
 
-EVERY = (0.95, 1.25)  # seconds from one pass to the next; apart, so that workers do not all ask at once
+EVERY = (0.95, 1.25)  # seconds from one pass to the next; random, so that workers do not all ask at once
 
 logger = logging.getLogger(__name__)
 
 
 class Sweeper:
-    """Sweeps in a daemon thread from `start` to `stop`, both of which may be repeated."""
+    """Sweeps in a daemon thread from `start` to `stop`; both may be called repeatedly."""
 
     def __init__(self, *, store: HopStore, outbox: Outbox) -> None:
         self._store, self._outbox = store, outbox
         self._stopping: threading.Event | None = None
 
     def start(self) -> None:
-        """Begin to sweep in this process; a child that is forked from it does not."""
+        """Begin to sweep in this process; a forked child does not sweep."""
         if self._stopping is None:
             self._stopping = threading.Event()
             thread = threading.Thread(
@@ -40,20 +40,20 @@ class Sweeper:
             thread.start()
 
     def stop(self) -> None:
-        """Sweep no more, after the pass that is under way."""
+        """Stop sweeping after the current pass."""
         if self._stopping is not None:
             self._stopping.set()
             self._stopping = None
 
     def sweep(self) -> None:
-        """Make one pass, where nobody made one in this second. Raises `PaigeantError`."""
+        """Make one pass unless someone has made one within this second. Raises `PaigeantError`."""
         host = host_id() or ""
         found = self._store.sweep(host=host)
         self._send(found.overdue, found.corrupted)
         dead = [owner for owner in found.owners if is_gone(owner)]
         for owner in dead:
             logger.warning("the process of %s is gone; its hops are sent again", owner, extra={"action": "owner_gone"})
-        # A queue is looked at outside of the store, which knows no broker; so it takes a second question.
+        # The store knows no broker, so queues are looked at here, and the store is asked a second time.
         queues = {queue: waiting == 0 for queue in found.queues if (waiting := self._waiting(queue)) is not None}
         if dead or queues:
             found = self._store.sweep(host=host, dead=dead, queues=queues)
@@ -68,10 +68,10 @@ class Sweeper:
 
     def _send(self, hops: Iterable[HopRecord], corrupted: Iterable[str]) -> None:
         for key in corrupted:
-            logger.error("the record %r cannot be read, and its hop is not sent again", key, extra=_fields(key))
+            logger.error("the record %r cannot be read; its hop is not sent again", key, extra=_fields(key))
         for hop in hops:
             try:
-                # Somebody accepted it; where the limits here are lower, it is parked when it comes, and not lost.
+                # Somebody accepted it. If the limits here are lower, it is parked when it arrives, not lost.
                 self._outbox.send(hop)
             except MessageError as error:
                 logger.error(
@@ -81,7 +81,7 @@ class Sweeper:
                     extra={"action": "resend_failed", "hop": hop.hop_id},
                 )
             except TransientError as error:
-                # It is overdue again later, and sent by whoever sweeps then.
+                # It becomes overdue again later and is sent by the worker that sweeps then.
                 logger.warning(
                     "hop %s is not sent again yet: %s", hop.hop_id, error,
                     extra={"action": "resend_failed", "hop": hop.hop_id},
@@ -93,8 +93,8 @@ class Sweeper:
         while not stopping.wait(random.uniform(*EVERY)):  # noqa: S311 - nothing secret
             try:
                 self.sweep()
-            except Exception as error:  # noqa: BLE001 - what waits for this thread is waited for by no one else
-                logger.warning("not swept: %s", error, extra={"action": "sweep_failed"})
+            except Exception as error:  # noqa: BLE001 - nobody else does the work of this thread
+                logger.warning("the sweep failed: %s", error, extra={"action": "sweep_failed"})
 
 
 def _fields(key: str) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""What is done about a hop with a store: claimed there, recorded, sent on, or set aside."""
+"""What is done about a hop if there is a store: it is claimed there, recorded, sent on, or set aside."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 
 class RecordedEffects(Effects):
-    """Effects with a store, which decides who may run a hop and keeps what came of it."""
+    """Effects with a store, which decides who may run a hop and keeps the outcome."""
 
     def __init__(
         self,
@@ -51,11 +51,11 @@ class RecordedEffects(Effects):
 
     @property
     def outputs(self) -> Outputs:
-        """Large ones stay in the store."""
+        """Outputs, of which the large ones stay in the store."""
         return self._outputs
 
     def claim(self, arrival: Arrival, message: PaigeantMessage, *, max_attempts: int) -> ClaimAnswer:
-        """Claim the hop; one of a workflow that the store does not know is adopted while it is young enough."""
+        """Claim the hop. A workflow that the store does not know is adopted if its message is recent enough."""
         digest = sha256(str(arrival.envelope))
         answer = self._claims.claim(arrival, digest=digest, max_attempts=max_attempts)
         if answer == Dropped(reason="unknown"):
@@ -64,7 +64,7 @@ class RecordedEffects(Effects):
             answer = replace(answer, created_at=None) if isinstance(answer, Claimed) else answer
         match answer:
             case Dropped(reason="unknown"):
-                text = "the store knows its workflow, and no hop of it at this place"
+                text = "the store knows its workflow, but has no hop of it at this place"
                 raise MessageError("inconsistent_slip", "message_id", text)
             case Dropped(reason="altered"):
                 text = "the envelope differs from the one that was recorded when it was sent"
@@ -74,14 +74,14 @@ class RecordedEffects(Effects):
         return answer
 
     def closing_of(self, arrival: Arrival, claimed: Claimed) -> Closing:
-        """Return owner and fence, without which the store accepts nothing."""
+        """Return the owner and fence without which the store accepts nothing."""
         return self._claims.closing_of(arrival, claimed)
 
     def journal_of(self, message: PaigeantMessage, claimed: Claimed, closing: Closing) -> HopJournal | None:
-        """Return what earlier attempts recorded, to be gone on with; None for a hop that is not run again."""
+        """Return the journal with what earlier attempts recorded; None for a hop that is not run again."""
         if claimed.exhausted:
             return None
-        # The first claim of a hop finds nothing, and need not ask.
+        # The first claim of a hop would find nothing, so it does not ask.
         records = self._store.journal(closing.hop_id) if claimed.fence > 1 else {}
         send = partial(self._store.publish, closing)
         return HopJournal(
@@ -94,18 +94,18 @@ class RecordedEffects(Effects):
         )
 
     def release(self, hop: Opened) -> bool:
-        """Queue the hop again, with the attempt given back; the next sweep of any worker sends its message."""
+        """Queue the hop again without counting the attempt; the next sweep of any worker sends its message."""
         try:
             self._store.release(hop.closing)
         except (TransientError, StoreCorrupt) as error:
             logger.warning(
-                "not given back, but left to its lease: %s", error,
+                "the hop is not given back; it waits until its lease expires: %s", error,
                 extra={"action": "hop_given_back", "hop": hop.closing.hop_id},
             )  # fmt: skip
         return True
 
     def refuse(self, arrival: Arrival, fault: MessageError, message: PaigeantMessage | None) -> Refusal:
-        """Park the workflow of a hop whose own message cannot be run; of anything else keep a dead letter."""
+        """Park the workflow of a hop whose own message cannot be run; for anything else, keep a dead letter."""
         return self._refusals.refuse(arrival, fault, message)
 
     def refuse_unread(self, arrival: Arrival, fault: MessageError) -> None:
@@ -113,23 +113,23 @@ class RecordedEffects(Effects):
         self._refusals.refuse_unread(arrival, fault)
 
     def discard(self, arrival: Arrival, fault: MessageError) -> None:
-        """Log and keep what may be told of a message that cannot be run."""
+        """Log and keep what may be told about a message that cannot be run."""
         self._refusals.discard(arrival, fault)
 
     def start_sweeping(self) -> None:
-        """Send again what is due or overdue, from now on."""
+        """Start sending again what is due or overdue."""
         self._sweeper.start()
 
     def stop_sweeping(self) -> None:
-        """Leave that to other workers."""
+        """Stop sending it, and leave that to other workers."""
         self._sweeper.stop()
 
     def _advance(self, hop: Opened, decision: Advance, outcome: Outcome) -> Summary:
-        """Record output and next hop in one step, then send its message."""
+        """Record the output and the next hop in one step, then send that hop's message."""
         next_hop = self._outbox.record_of(decision.message, decision.envelope)
         if not self._complete(hop, decision.envelope, next_hop, outcome):
             return _overtaken(hop)
-        # A crash before this line leaves the next hop recorded and not sent; a sweep sends it.
+        # A crash before this line leaves the next hop recorded but not sent; a sweep sends it.
         self._send_recorded(next_hop, decision.message)
         return summary_of(hop, ClosedAs.COMPLETED, next_hop=next_hop.hop_id)
 
@@ -137,23 +137,23 @@ class RecordedEffects(Effects):
         try:
             self._outbox.send(hop, message=message)
         except TransientError:
-            raise  # the broker is away; the hop is closed again, and this line is reached again
+            raise  # the broker is away; the caller closes the hop again and reaches this line again
         except Exception:
-            # The hop before it is completed whatever happens here, as if the process had died instead.
+            # The hop before it is completed whatever happens here; the effect is the same as if the process had died.
             logger.exception(
-                "hop %s is recorded, but could not be sent; a sweep sends it", hop.hop_id,
+                "hop %s is recorded, but could not be sent; a sweep will send it", hop.hop_id,
                 extra={"action": "send_failed", "hop": hop.hop_id},
             )  # fmt: skip
 
     def _finish(self, hop: Opened, decision: Finish, outcome: Outcome) -> Summary:
-        """Record the last output and with it the end of the workflow."""
+        """Record the last output and, with it, the end of the workflow."""
         if not self._complete(hop, decision.envelope, None, outcome):
             return _overtaken(hop)
         return summary_of(hop, ClosedAs.WORKFLOW_COMPLETED)
 
     def _fail(self, hop: Opened, failure: Failure) -> Summary:
-        """Record that the hop failed and with it the workflow."""
-        with suppress(StoreCorrupt):  # the hop failed; that its record cannot say so is in the log
+        """Record that the hop failed and, with it, the workflow."""
+        with suppress(StoreCorrupt):  # the hop failed; if its record cannot say so, the log does
             if not self._store.fail(hop.closing, failure):
                 return _overtaken(hop)
         logger.error(
@@ -185,7 +185,7 @@ class RecordedEffects(Effects):
         return summary_of(hop, ClosedAs.PARKED, error_class=failure.error_class)
 
     def _resend_successor(self, hop_id: str) -> None:
-        # Covers the crash between recording a hop and publishing the next one: the broker delivers the
+        # Covers a crash after a hop is recorded and before the next one is published: the broker delivers the
         # finished hop again, and its successor still waits for its first message.
         ids = split_hop_id(hop_id)
         record = self._store.workflow(ids[0]) if ids is not None else None
@@ -203,7 +203,7 @@ class RecordedEffects(Effects):
 
 def _overtaken(hop: Opened) -> Summary:
     logger.warning(
-        "another owner took the hop over; this run's output is discarded",
+        "another owner took over the hop; this run's output is discarded",
         extra={"action": "hop_overtaken", "hop": hop.closing.hop_id},
     )
     return summary_of(hop, ClosedAs.OVERTAKEN)

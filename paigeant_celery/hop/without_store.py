@@ -1,7 +1,7 @@
-"""Effects without a store: the message is all there is, and the queue of dead letters keeps what cannot go on.
+"""Effects without a store: there is only the message, and the queue of dead letters keeps what cannot go on.
 
-A hop runs as often as the broker delivers it. What an attempt needs to know of those before it travels beside the
-envelope.
+A hop runs as often as the broker delivers it. What an attempt needs to know about earlier attempts travels beside
+the envelope.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 
 class MessageOnlyEffects(Effects):
-    """What the broker alone can do: send the next hop, send this one again, set it aside on a queue of its own."""
+    """What the broker alone can do: send the next hop, send this one again, or set it aside on a separate queue."""
 
     def __init__(self, *, outbox: Outbox, letters: Letters, settings: Settings, worker: Callable[[], str]) -> None:
         self._outbox, self._letters, self._worker = outbox, letters, worker
@@ -38,41 +38,41 @@ class MessageOnlyEffects(Effects):
 
     @property
     def outputs(self) -> Outputs:
-        """All of them travel."""
+        """Outputs, all of which travel in the message."""
         return self._outputs
 
     def claim(self, arrival: Arrival, message: PaigeantMessage, *, max_attempts: int) -> Claimed:
-        """Let the delivery run: nobody remembers another one."""
+        """Let the delivery run, because nobody remembers an earlier one."""
         attempt, exhausted = min(arrival.attempt, max_attempts), arrival.attempt > max_attempts
         return Claimed(fence=0, attempt=attempt, now=datetime.now(UTC), exhausted=exhausted)
 
     def closing_of(self, arrival: Arrival, claimed: Claimed) -> Closing:
-        """Return an owner that nobody asks for."""
+        """Return a closing with an owner that nobody looks at."""
         return Closing(hop_id=arrival.hop_id, owner="", fence=claimed.fence)
 
     def journal_of(self, message: PaigeantMessage, claimed: Claimed, closing: Closing) -> None:
         """Return None: a step that runs again makes its calls again."""
 
     def release(self, hop: Opened) -> bool:
-        """Leave it to the broker, which has the message."""
+        """Return False, because the broker has the message and redelivers it."""
         return False
 
     def _advance(self, hop: Opened, decision: Advance, outcome: Outcome) -> Summary:
-        """Send the next hop; a crash before this message is acknowledged has the step run again."""
+        """Send the next hop. If the process crashes before this message is acknowledged, the step runs again."""
         self._send(decision.message, decision.envelope)
         return summary_of(hop, ClosedAs.COMPLETED, next_hop=decision.message.message_id)
 
     def _finish(self, hop: Opened, decision: Finish, outcome: Outcome) -> Summary:
-        """Do nothing: the last output is what the last step made of it."""
+        """Do nothing, because without a store the last output is kept only if the last step does so itself."""
         return summary_of(hop, ClosedAs.WORKFLOW_COMPLETED)
 
     def _fail(self, hop: Opened, failure: Failure) -> Summary:
-        """Set the hop aside; nothing else would tell of it."""
+        """Set the hop aside; otherwise nothing would show that it failed."""
         self._set_aside(hop, failure, "hop_failed")
         return summary_of(hop, ClosedAs.FAILED, error_class=failure.error_class)
 
     def _retry(self, hop: Opened, failure: Failure, delay: float) -> Summary:
-        """Send the hop again at once, for nobody would remember when it is due."""
+        """Send the hop again at once, because nobody would remember when it is due."""
         attempt = hop.claimed.attempt + 1
         self._send(hop.message, encode(hop.message), attempt=attempt)
         logger.warning(
@@ -87,13 +87,13 @@ class MessageOnlyEffects(Effects):
         return summary_of(hop, ClosedAs.PARKED, error_class=failure.error_class)
 
     def refuse(self, arrival: Arrival, fault: MessageError, message: PaigeantMessage | None) -> Refused:
-        """Keep a dead letter, with the envelope where it is sound and another worker might run it."""
+        """Keep a dead letter, with the envelope if it is sound and another worker might run it."""
         log_refusal(arrival, fault)
         self._letters.bury(letter_of(arrival, fault, worker=self._worker()), _sound(arrival))
         return refused_for(fault, message)
 
     def discard(self, arrival: Arrival, fault: MessageError) -> None:
-        """Keep a dead letter of what is no message of a hop."""
+        """Keep a dead letter of something that is not a hop's message."""
         self.refuse(arrival, fault, None)
 
     def refuse_unread(self, arrival: Arrival, fault: MessageError) -> None:
@@ -101,10 +101,10 @@ class MessageOnlyEffects(Effects):
         self.discard(arrival, fault)
 
     def start_sweeping(self) -> None:
-        """Do nothing: the broker alone knows what waits."""
+        """Do nothing, because only the broker knows what waits."""
 
     def stop_sweeping(self) -> None:
-        """Do nothing, for nothing was begun."""
+        """Do nothing, because nothing was started."""
 
     def _send(self, message: PaigeantMessage, envelope: str, *, attempt: int = 1) -> None:
         self._outbox.send(self._outbox.record_of(message, envelope), message=message, attempt=attempt)
@@ -120,7 +120,7 @@ class MessageOnlyEffects(Effects):
 
 
 def _sound(arrival: Arrival) -> str | None:
-    """Return the envelope of a message that only this worker cannot run, whatever its limits are; None for others."""
+    """Return the envelope of a message that another worker may be able to run, whatever its limits; None for others."""
     if arrival.fault is not None or not isinstance(arrival.envelope, str):
         return None
     try:

@@ -627,7 +627,7 @@ def test_a_sender_whose_clock_is_a_day_off_is_served_and_named(
 
     handle = WorkflowDispatcher().handle(message.correlation_id, transport)
     assert handle.result_sync(WITHIN).status == "completed"
-    assert f"the clock of whoever sent workflow {message.correlation_id} is {said}" in worker.log()
+    assert f"the clock of the process that sent workflow {message.correlation_id} is {said}" in worker.log()
     assert transport.store is not None
     kept = transport.store.workflow(message.correlation_id)
     assert kept is not None

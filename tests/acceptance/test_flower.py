@@ -189,7 +189,7 @@ def test_revoking_a_running_hop_cancels_its_workflow(flower: Flower, gate: Path,
 
     with pytest.raises(WorkflowCancelled):
         handle.result_sync(WITHIN)
-    flower.worker.wait_for_log("workflow cancelled, and the run with it")
+    flower.worker.wait_for_log("workflow cancelled, and its run too")
     assert flower.dispatch(ActivitySpec("draft", PROMPT)).result_sync(WITHIN).output
     assert "WorkerLostError" not in flower.worker.log()
 

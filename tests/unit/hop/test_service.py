@@ -551,7 +551,7 @@ def test_a_dispatcher_whose_clock_is_off_is_named_once(
     line.serve(line.arrival())
 
     told = [record.getMessage() for record in caplog.records if getattr(record, "action", "") == "clock_drift"]
-    assert told == ([f"the clock of whoever sent workflow w-1 is {said}"] if said else [])
+    assert told == ([f"the clock of the process that sent workflow w-1 is {said}"] if said else [])
 
 
 # Late owners, and steps that end in other ways.
