@@ -1,4 +1,4 @@
-"""What a Celery worker does for us: checks at its start, the queues that it serves, and what it says."""
+"""What a Celery worker does for us: it checks at its start, serves our queues, and prints what it serves."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class AgentQueues(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ship
         super().__init__(consumer, **kwargs)
         guest = consumer.controller if isinstance(consumer.controller, GuestWorker) else None
         self._embedded = guest is not None
-        self._announced = self._embedded  # the executor's user reads no banner
+        self._announced = self._embedded  # an executor prints no banner
         installation = installation_of(consumer.app)
         self._transport, self._runtime = installation.transport, installation.runtime
         store = self._transport.store
@@ -52,14 +52,14 @@ class AgentQueues(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ship
             max_size=self._transport.settings.max_message_size,
         ).guard()
         if self._embedded:
-            return  # the executor adds the queues of what it serves
+            return  # the executor adds the queues that it serves
         try:
             self._serve(consumer.app)
         except PaigeantError as error:
             raise SystemExit(f"paigeant_celery: {error}") from error
 
     def start(self, consumer: Any) -> None:
-        """Say what is served, once the broker is connected."""
+        """Print what is served once the broker is connected, and start sweeping."""
         if not self._announced:
             self._announced = True
             if not self._store_seen:
@@ -73,14 +73,14 @@ class AgentQueues(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ship
                 self._watching = self._revocations.watch(consumer.timer)
 
     def stop(self, consumer: Any) -> None:
-        """Sweep no more while the broker is away, or for good."""
+        """Stop sweeping because the broker is away or the worker ends."""
         self._runtime.stop_sweeping()
         if self._watching is not None:
             self._watching.cancel()
             self._watching = None
 
     def _advice(self, consumer: Any, served: dict[str, Activity]) -> Iterator[str]:
-        """Yield what is found in the broker's settings, where steps are served."""
+        """Yield the findings about the broker's settings if steps are served."""
         if served:
             findings = advise(
                 self._transport,
@@ -91,7 +91,7 @@ class AgentQueues(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ship
             yield from advice_lines(findings)
 
     def _look_at_store(self) -> None:
-        """Check the store that was away when the worker began, and is back with its broker."""
+        """Check the store if it was away when the worker began; it may have come back together with the broker."""
         try:
             start_checks(self._transport)
         except PaigeantError as error:

@@ -1,6 +1,6 @@
 """Advice: what a worker found in the settings of its broker, and what it recommends.
 
-Nothing of it stops a worker: what must not be is a mistake, which `start_checks` names.
+None of it stops a worker. Settings that must not be used are mistakes, which `start_checks` reports.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from paigeant_celery.broker.transport import CeleryTransport
 
 __all__ = ["Finding", "Found", "Recommended", "advise", "advice_lines"]
 
-CONSUMER_TIMEOUT = 30 * 60.0  # seconds; RabbitMQ's own default, for the server tells nobody what it is set to
-CHECKS_CONSUMERS_SINCE = (5, 7)  # the Kombu whose health checks see the connection that waits for messages
+CONSUMER_TIMEOUT = 30 * 60.0  # seconds; RabbitMQ's default, because the server does not tell what it is set to
+CHECKS_CONSUMERS_SINCE = (5, 7)  # the first Kombu whose health checks cover the connection that waits for messages
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Found:
 
 @dataclass(frozen=True, kw_only=True)
 class Recommended:
-    """A setting, what it should be, and what happens as it is."""
+    """A setting that should change: its new value, and what happens without the change."""
 
     setting: str
     value: str
@@ -39,10 +39,10 @@ Finding: TypeAlias = Found | Recommended
 
 
 def advise(transport: CeleryTransport, *, longest_step: float, prefetch: int, threads: bool) -> tuple[Finding, ...]:
-    """Judge what is set for the broker of a worker. Opens no connection.
+    """Judge the broker settings of a worker. Opens no connection.
 
-    `longest_step` is the longest timeout of what it serves, in seconds; `prefetch` its prefetch multiplier, which its
-    command line may set, too; `threads` says whether its steps run in the threads pool.
+    `longest_step` is the longest timeout of the steps that it serves, in seconds; `prefetch` is its prefetch
+    multiplier, which may also come from its command line; `threads` says whether its steps run in the threads pool.
     """
     connection = transport.app.connection_for_read()
     broker = connection.transport
@@ -63,7 +63,7 @@ def advise(transport: CeleryTransport, *, longest_step: float, prefetch: int, th
 
 
 def advice_lines(findings: Sequence[Finding]) -> Iterator[str]:
-    """Yield what a worker prints: one line of what is fine, and one for each recommendation."""
+    """Yield what a worker prints: one line for all that is fine, and one for each recommendation."""
     fine = [finding.text for finding in findings if isinstance(finding, Found)]
     if fine:
         yield f"  settings: {', '.join(fine)}"
@@ -79,7 +79,7 @@ def _defaults(channel: Any) -> dict[str, object]:
 def _prefetch(conf: Any, multiplier: int, *, redis: bool) -> Finding:
     if multiplier == 1:
         return Found("worker_prefetch_multiplier 1")
-    if redis and conf.get("worker_disable_prefetch"):  # Celery heeds it on no other broker
+    if redis and conf.get("worker_disable_prefetch"):  # Celery respects it only on Redis
         return Found("worker_disable_prefetch")
     return Recommended(
         setting="worker_prefetch_multiplier",
@@ -91,13 +91,13 @@ def _prefetch(conf: Any, multiplier: int, *, redis: bool) -> Finding:
 def _visibility(options: dict[str, Any], *, durable: bool, longest_step: float) -> Finding:
     timeout = float(options["visibility_timeout"])
     if durable:
-        return Found(f"visibility_timeout {timeout:g} s (of a longer step a copy is delivered, and dropped)")
+        return Found(f"visibility_timeout {timeout:g} s (a copy of a longer step is delivered, and dropped)")
     if timeout > longest_step:
         return Found(f"visibility_timeout {timeout:g} s (longer than any step)")
     return Recommended(
         setting="broker_transport_options['visibility_timeout']",
         value=f"{2 * longest_step:g}",
-        reason=f"without a store, a step that is not acknowledged after {timeout:g} s is run once more, and steps may "
+        reason=f"without a store, a step that is not acknowledged after {timeout:g} s is run again, and steps may "
         f"take {longest_step:g} s",
     )
 
@@ -111,15 +111,15 @@ def _liveness(options: dict[str, Any]) -> Finding:
     return Recommended(
         setting="broker_transport_options['socket_keepalive']",
         value="True",
-        reason="a worker whose connection was cut without a word would wait on it for ever",
+        reason="a worker whose connection was cut silently would wait on it forever",
     )
 
 
 def _confirms(options: dict[str, Any], *, durable: bool) -> Finding:
     if options.get("confirm_publish"):
         return Found("confirm_publish")
-    lost = "a message that the broker loses is sent again by a sweep only" if durable else (
-        "without a store, a message that the broker loses ends its workflow without a word"
+    lost = "only a sweep resends a message that the broker loses" if durable else (
+        "without a store, a message that the broker loses ends its workflow silently"
     )  # fmt: skip
     return Recommended(setting="broker_transport_options['confirm_publish']", value="True", reason=lost)
 
@@ -130,29 +130,29 @@ def _heartbeat(seconds: float | None) -> Finding:
     return Recommended(
         setting="broker_heartbeat",
         value="120",
-        reason="a worker whose connection was cut without a word would wait on it for ever",
+        reason="a worker whose connection was cut silently would wait on it forever",
     )
 
 
 def _consumer_timeout(*, durable: bool, longest_step: float) -> Iterator[Finding]:
     if durable:
-        yield Found("RabbitMQ's consumer_timeout as it is (of a longer step a copy is delivered, and dropped)")
+        yield Found("RabbitMQ's consumer_timeout as it is (a copy of a longer step is delivered, and dropped)")
     elif longest_step >= CONSUMER_TIMEOUT:
         yield Recommended(
             setting="consumer_timeout (of the RabbitMQ server, in ms)",
             value=f"{2000 * longest_step:.0f}",
-            reason="without a store, a step that is not acknowledged in time (30 min by default) is run once more, and "
+            reason="without a store, a step that is not acknowledged in time (30 min by default) is run again, and "
             f"steps may take {longest_step:g} s",
         )
 
 
 def _reduction(conf: Any, *, threads: bool) -> Iterator[Finding]:
-    # Celery 5.7 restores a reduced count from the thread of a step, on the connection of the worker's own thread.
+    # Celery 5.7 restores a reduced count from a step's thread, but on the connection of the worker's own thread.
     if threads and conf.worker_enable_prefetch_count_reduction:
         yield Recommended(
             setting="worker_enable_prefetch_count_reduction",
             value="False",
-            reason="in the threads pool a worker may take no message any more after a lost connection",
+            reason="in the threads pool, a worker may take no more messages after a lost connection",
         )
 
 
@@ -161,5 +161,5 @@ def _cancelling(conf: Any) -> Iterator[Finding]:
         yield Recommended(
             setting="worker_cancel_long_running_tasks_on_connection_loss",
             value="False",
-            reason="a lost connection ends every step that runs, which then begins again",
+            reason="a lost connection ends every running step, which then begins again",
         )

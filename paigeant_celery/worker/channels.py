@@ -1,4 +1,4 @@
-"""The channels that a worker reads through: Kombu's own, watched where they would end the worker or flood its memory.
+"""The channels that a worker reads from: Kombu's own, kept from ending the worker or flooding its memory.
 
 Nothing used here is part of Kombu's public interface; a contract test pins it.
 """
@@ -14,21 +14,21 @@ from paigeant_celery.core.errors import MessageError
 
 __all__ = ["BROKEN", "Watch", "harden", "headers_in"]
 
-# What code raises that expects a message and gets something else.
+# What code raises if it expects a message and gets something else.
 BROKEN = (KeyError, IndexError, TypeError, ValueError, AttributeError, RecursionError)
 
 
 class Watch(Protocol):
-    """Who judges what comes through a channel; `ours` are the names of the queues that it watches.
+    """Judges what comes through a channel; `ours` are the names of the queues that it watches.
 
-    `reading` is the queue whose item a Redis channel hands on, None between two.
+    `reading` is the queue whose item a Redis channel is passing on, or None between two items.
     """
 
     ours: set[str]
     reading: str | None
 
     def keep(self, queue: str, item: bytes, fault: MessageError) -> bool:
-        """Keep a dead letter of a list item that is no message; False where that cannot be done now."""
+        """Keep a dead letter of a list item that is not a message; False if that cannot be done now."""
         ...
 
     def unpacking_fault(self, body: Any, headers: Any, delivery_info: object) -> MessageError | None:
@@ -37,7 +37,7 @@ class Watch(Protocol):
 
 
 def harden(transport: Any, watch: Watch) -> Any:
-    """Give a transport, before it connects, channels and messages that are watched; returns it."""
+    """Return the transport, with channels and messages that are watched; it must not have connected yet."""
     if transport.driver_type == "redis":
         transport.Channel = _reading(transport.Channel, watch)
     if hasattr(transport, "Channel"):
@@ -49,7 +49,7 @@ def harden(transport: Any, watch: Watch) -> Any:
 
 
 def headers_in(item: bytes) -> object:
-    """Return what stands for headers in a list item, which may still tell whose message it was."""
+    """Return the headers in a list item, whatever they are; they may still tell whose message it was."""
     try:
         return json.loads(item)["headers"]
     except BROKEN:
@@ -57,12 +57,12 @@ def headers_in(item: bytes) -> object:
 
 
 def _reading(channel: Any, watch: Watch) -> Any:
-    """Return the Redis channel class, with what it takes from a list watched until Celery has it."""
+    """Return the Redis channel class, which now watches each list item until Celery has it."""
 
     class Reading(channel):  # type: ignore[misc]
         def _connparams(self, *args: Any, **kwargs: Any) -> Any:
-            # A message is acknowledged, or given back at the end, after its connection was closed, as when the server
-            # is restarted: Kombu falls over the missing address, which ends a worker, and a lost connection does not.
+            # A message may be acknowledged or given back after its connection was closed, for example by a restart of
+            # the server. Kombu then fails for lack of an address, which ends a worker; a lost connection does not.
             if self.connection is None or self.connection.client is None:
                 raise ConnectionResetError("the connection of this channel is closed")
             return super()._connparams(*args, **kwargs)
@@ -81,11 +81,11 @@ def _reading(channel: Any, watch: Watch) -> Any:
             client.parse_response = noting
             try:
                 return super()._brpop_read(**options)
-            except BROKEN as error:  # some of which Kombu takes for a lost connection
+            except BROKEN as error:  # Kombu takes some of these for a lost connection
                 queue = watch.reading
                 if len(taken) != 2 or queue is None or queue not in watch.ours:
                     raise
-                fault = MessageError("malformed", "", f"is no message of Celery ({type(error).__name__})")
+                fault = MessageError("malformed", "", f"is not a Celery message ({type(error).__name__})")
             finally:
                 del client.parse_response
                 watch.reading = None
@@ -93,7 +93,7 @@ def _reading(channel: Any, watch: Watch) -> Any:
             return True
 
         def _set_aside(self, queue: str, key: bytes, item: bytes, fault: MessageError) -> None:
-            """Keep a dead letter instead of an item, or put it back; it may have come as far as the unacknowledged."""
+            """Keep a dead letter instead of an item, or put it back; it may already be among the unacknowledged."""
             kept, tag = watch.keep(queue, item, fault), _tag_in(item)
             if self._is_unacknowledged(tag):
                 self.qos.ack(tag) if kept else self.qos.reject(tag, requeue=True)
@@ -117,19 +117,19 @@ def _tag_in(item: bytes) -> object:
 
 
 def _measuring(channel: Any, watch: Watch) -> Any:
-    """Return the channel class with messages that are measured before they are decompressed."""
+    """Return the channel class; its messages are now measured before they are decompressed."""
 
     class Measured(Message):
         __slots__ = ()
 
         def __init__(self, body: Any = None, headers: Any = None, delivery_info: Any = None, **fields: Any) -> None:
             fault = watch.unpacking_fault(body, headers, delivery_info)
-            if fault is not None:  # Kombu decompresses no message that has errors, and hands them on
+            if fault is not None:  # Kombu does not decompress a message with errors, but passes the errors on
                 self.errors = [(type(fault), fault, None)]  # type: ignore[list-item]
             super().__init__(  # type: ignore[no-untyped-call]
                 body=body, headers=headers, delivery_info=delivery_info, **fields
             )
 
-    # In front of Kombu's own class and behind the transport's, which knows where body and headers are.
+    # In the order of classes before Kombu's own and after the transport's, which knows where body and headers are.
     message = type("Message", (channel.Message, Measured), {})
     return type("Channel", (channel,), {"Message": message})

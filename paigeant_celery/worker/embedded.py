@@ -1,4 +1,4 @@
-"""The embedded worker of an app: one Celery worker in a thread, which serves what the executors ask it to."""
+"""The embedded worker of an app: one Celery worker in a thread, which serves what its executors ask for."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from paigeant_celery.worker.task import register_tasks
 
 __all__ = ["EmbeddedWorker"]
 
-THREADS = 32  # hops at once in one embedded worker; a thread is started when it is needed
-START_PATIENCE = 30.0  # seconds until the worker must have connected to its broker
+THREADS = 32  # hops at once in one embedded worker; threads start as they are needed
+START_PATIENCE = 30.0  # seconds within which the worker must connect to its broker
 STOP_PATIENCE = 30.0
 
 logger = logging.getLogger(__name__)
@@ -42,14 +42,14 @@ class EmbeddedWorker:
 
     @property
     def address(self) -> str:
-        """Where its broker is, without password."""
+        """The address of its broker, without the password."""
         return self._transport.broker
 
     def serve(self, name: str) -> None:
         """Consume the queues of an activity from now on."""
         with self._lock:
             queues = self._queues(name)
-            if self.ended.done():  # by itself: begin anew
+            if self.ended.done():  # it ended by itself; start a new one
                 self._worker, self._thread = None, None
                 self._served.clear()
             if self._worker is None:
@@ -59,7 +59,7 @@ class EmbeddedWorker:
             self._served[name] = self._served.get(name, 0) + 1
 
     def leave(self, name: str) -> None:
-        """Stop consuming them; the last to leave stops the worker, which finishes the steps that it runs."""
+        """Stop consuming them; the last to leave stops the worker, which finishes its running steps."""
         with self._lock:
             worker = self._worker
             if self.ended.done() or worker is None:
@@ -121,7 +121,7 @@ class EmbeddedWorker:
         consumer = worker.consumer
         consumer.update_strategies()
         for queue in queues:
-            worker.ours.add(queue.name)  # guarded before the first message comes
+            worker.ours.add(queue.name)  # guarded before the first message arrives
             consumer.app.amqp.queues.select_add(queue)
             consumer.add_task_queue(queue.name)
 
@@ -132,7 +132,7 @@ def _cancel(worker: GuestWorker, queues: list[Queue]) -> None:
 
 
 def _in_worker(worker: GuestWorker, call: Callable[[], None]) -> None:
-    """Do something in the worker's own thread, for a Celery consumer belongs to one, and wait for it."""
+    """Call something in the worker's own thread, to which its consumer belongs, and wait for it."""
     done = threading.Event()
 
     def act() -> None:
@@ -153,9 +153,9 @@ def _run_worker(worker: GuestWorker, ended: concurrent.futures.Future[None]) -> 
 
 
 def _reach_broker(transport: CeleryTransport) -> None:
-    """Raise `Unreachable` where the broker does not answer.
+    """Raise `Unreachable` if the broker does not answer.
 
-    A worker would try for ever instead, and cannot be stopped while it does.
+    A worker would try forever instead, and it cannot be stopped while it tries.
     """
     with transport.app.connection_for_read() as connection:
         refusals = (*connection.connection_errors, *connection.channel_errors)

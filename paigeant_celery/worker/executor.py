@@ -1,4 +1,4 @@
-"""`ActivityExecutor`: serve an activity inside this process, beside whatever else it does."""
+"""`ActivityExecutor`: serves an activity inside this process, beside whatever else the process does."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from paigeant_celery.worker.installation import installation_of
 
 __all__ = ["ActivityExecutor"]
 
-# Executors start in threads at the same time; without it an app could get two workers, and a task twice.
+# Executors may start in several threads at once; without this lock an app could get two workers, or a task twice.
 _starting = threading.Lock()
 
 
 class ActivityExecutor:
     """Serves one activity of this process from a transport.
 
-    `module` is the dotted name or the file of the module that makes the activity; left out, it must be loaded
-    already. If it is the script that runs, it is not imported a second time. Several executors may run side
-    by side in one event loop; on one transport they share one embedded Celery worker with a pool of threads.
+    `module` is the dotted name or the file of the module that makes the activity; without it, the activity must be
+    loaded already. If it is the running script, it is not imported a second time. Several executors may run side by
+    side in one event loop; on one transport they share one embedded Celery worker with a pool of threads.
     """
 
     def __init__(self, transport: CeleryTransport, name: str, module: str | None = None) -> None:
@@ -36,38 +36,38 @@ class ActivityExecutor:
     async def start(self, lifespan: float | None = None) -> None:
         """Serve until cancelled, or for `lifespan` seconds.
 
-        Waits up to half a minute for the steps that still run, and logs where some go on. Raises
-        `UnknownActivity` that names what was searched, `ConfigurationError`, `Unreachable` where the broker does
-        not answer, and `WorkerEnded` where the embedded worker ends by itself.
+        At the end it waits up to half a minute for the steps that still run, and logs if some go on. Raises an
+        `UnknownActivity` that names what was searched, `ConfigurationError`, `Unreachable` if the broker does not
+        answer, and `WorkerEnded` if the embedded worker ends by itself.
         """
         _load(self._module, self._name)
         _check_loaded(self._name, self._module)
-        # No task: a loop that ends would cancel it, and leave behind the worker that it is starting.
+        # Not a task: a loop that ends would cancel it and abandon the worker that it is starting.
         serving = asyncio.get_running_loop().run_in_executor(None, _serve, self._transport, self._name)
         try:
             worker = await asyncio.shield(serving)
             await _until_ended(worker, lifespan)
         finally:
-            # Shielded: a second cancellation must not leave the worker's threads behind.
+            # Shielded: a second cancellation must not abandon the worker's threads.
             await asyncio.shield(_leave(serving, self._name))
 
 
 async def _until_ended(worker: EmbeddedWorker, lifespan: float | None) -> None:
-    """Wait for `lifespan` seconds, or for ever; raise `WorkerEnded` where the worker ends before."""
+    """Wait for `lifespan` seconds, or forever; raise `WorkerEnded` if the worker ends before that."""
     ended, _ = await asyncio.wait([asyncio.wrap_future(worker.ended)], timeout=lifespan)
     if ended:
         raise WorkerEnded(worker.address)
 
 
 async def _leave(serving: asyncio.Future[EmbeddedWorker], name: str) -> None:
-    """Stop serving, where a start that may still be under way succeeds."""
+    """Wait for a start that may still be under way and, if it succeeds, stop serving."""
     await asyncio.wait([serving])
     if serving.exception() is None:
         await asyncio.to_thread(serving.result().leave, name)
 
 
 def _serve(transport: CeleryTransport, name: str) -> EmbeddedWorker:
-    """Serve an activity from the app's embedded worker, which the first executor makes."""
+    """Serve an activity from the app's embedded worker, which the first executor starts."""
     with _starting:
         worker = _embedded(transport)
         worker.serve(name)
@@ -89,7 +89,7 @@ def _load(module: str | None, name: str) -> None:
         importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name is None or not (module == error.name or module.startswith(f"{error.name}.")):
-            raise  # the module is there, and something that it imports is not
+            raise  # the module exists, but something that it imports does not
         raise UnknownActivity(
             name, f"the module {module!r}, which does not exist (sys.path: {sys.path[:3]} …)"
         ) from error
@@ -104,12 +104,12 @@ def _load_file(file: Path, name: str) -> None:
     module_name = file.stem if file.stem not in sys.modules else str(path)
     spec = importlib.util.spec_from_file_location(module_name, path)
     if spec is None or spec.loader is None:
-        raise UsageError(f"the file {str(file)!r} is no Python module")
+        raise UsageError(f"the file {str(file)!r} is not a Python module")
     sys.modules[module_name] = module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
     except BaseException:
-        del sys.modules[module_name]  # the next to ask shall get this error, too
+        del sys.modules[module_name]  # so that the next caller gets this error too
         raise
 
 
@@ -119,7 +119,7 @@ def _is_made_from(module: object, path: Path) -> bool:
 
 
 def _is_main(module: str) -> bool:
-    """Say whether `module` is the script that runs, by its name (`python -m`) or by its file."""
+    """Say whether `module` is the running script, by its name (`python -m`) or by its file."""
     main = sys.modules.get("__main__")
     if main is None:
         return False

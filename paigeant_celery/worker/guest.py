@@ -1,4 +1,4 @@
-"""A Celery worker that is a guest in its process: it runs in a thread, and leaves the process to its owner."""
+"""A Celery worker that is a guest in its process: it runs in a thread and leaves the process alone."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from celery.worker import WorkController
 
 __all__ = ["GuestThreads", "GuestWorker"]
 
-IDLE_POLL = 0.1  # seconds; how soon an idle embedded worker notices that it must serve or stop
+IDLE_POLL = 0.1  # seconds until an idle embedded worker notices that it must serve or stop
 
 
 class GuestThreads(TaskPool):  # type: ignore[misc]  # Celery ships no types
-    """Celery's pool of threads for a worker that is a guest in its process."""
+    """Celery's thread pool for a worker that is a guest in its process."""
 
     # Otherwise `AsyncResult.get()` would be refused in the whole process.
     task_join_will_block = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # A new thread has no current app, and Celery's tracer looks the task up in that one.
+        # A new thread has no current app, in which Celery's tracer looks up the task.
         self.executor = ThreadPoolExecutor(
             max_workers=self.limit, thread_name_prefix="paigeant-hop", initializer=self.app.set_current
         )
 
 
 class GuestWorker(WorkController):  # type: ignore[misc]
-    """A Celery worker in a thread: no signal handlers, no logging set-up, no part in any cluster."""
+    """A Celery worker in a thread. It installs no signal handlers, sets up no logging and joins no cluster."""
 
     def __init__(self, **arguments: Any) -> None:
         self.ready = threading.Event()
@@ -38,7 +38,7 @@ class GuestWorker(WorkController):  # type: ignore[misc]
 
     def on_consumer_ready(self, consumer: Any) -> None:
         drain = consumer.connection.drain_events
-        # Celery's loop looks up every two seconds while nothing arrives; a guest must stop sooner.
+        # Celery's loop wakes only every two seconds while nothing arrives; a guest must be able to stop sooner.
         consumer.connection.drain_events = lambda timeout=IDLE_POLL: drain(timeout=min(timeout, IDLE_POLL))
         self.ready.set()
 

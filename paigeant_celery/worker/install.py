@@ -1,4 +1,4 @@
-"""`install`: a Celery app gets one task per activity, and its workers serve their queues."""
+"""`install`: gives a Celery app one task per activity, and lets its workers serve the queues."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ __all__ = ["install", "install_importing_apps"]
 def install(app: Celery, *, store: str | Store | None = None) -> CeleryTransport:
     """Add paigeant_celery to a Celery app; may be called again.
 
-    Activities that are loaded now or later become tasks `paigeant.<name>`; workers of the app consume their
-    queues as `paigeant_consume` says; `agents.py` modules of Django apps are loaded where tasks are. Nothing
-    else of the app changes. What is wrong with its settings is said when a worker starts or a workflow is
-    dispatched. Raises `UsageError` where it is installed with another store already.
+    Activities that are loaded now or later become tasks `paigeant.<name>`. Workers of the app consume their queues as
+    `paigeant_consume` says. `agents.py` modules of Django apps are loaded where tasks are. Nothing else in the app
+    changes. Mistakes in its settings are reported when a worker starts or a workflow is dispatched. Raises
+    `UsageError` if it is already installed with another store.
     """
     transport = transport_of(app, store=store)
     known = attachment_of(app)
@@ -35,7 +35,7 @@ def install(app: Celery, *, store: str | Store | None = None) -> CeleryTransport
         installed = known.transport
         if store is not None and transport.store_address != installed.store_address:
             raise UsageError(
-                f"installed with the store {installed.store_address} already, and not {transport.store_address}"
+                f"already installed with the store {installed.store_address}, not {transport.store_address}"
             )
         transport = installed
     else:
@@ -43,7 +43,7 @@ def install(app: Celery, *, store: str | Store | None = None) -> CeleryTransport
         attach(app, Installation(transport, runtime=runtime, embedded=EmbeddedWorker(transport, runtime)))
         app.steps["worker"].add(ending(runtime.shutdown))
         app.steps["consumer"].add(AgentQueues)
-        # Not before: registering a task would finalize the host's app while its modules are still loading.
+        # Not earlier: registering a task would finalize the host's app while its modules are still loading.
         app.on_after_finalize.connect(lambda **_: _register_known(app), weak=False)
         registry.subscribe(_registering(app))
         if _has_django(app):
@@ -60,7 +60,7 @@ def install_importing_apps() -> None:
         if app.configured and imports_us(app):
             install(app)
             if _has_django(app):
-                # The signal for which `install` waits came before this module was imported.
+                # The signal that `install` waits for was sent before this module was imported.
                 app._autodiscover_tasks(None, "agents")
     connect_on_app_finalize(lambda app: install(app) if imports_us(app) else None)
 
@@ -71,11 +71,11 @@ def _register_known(app: Celery) -> None:
     try:
         register_tasks(app, installation_of(app).runtime)
     except DuplicateActivity:
-        return  # raised again, with everything else that is wrong, when a worker starts
+        return  # raised again, with all other mistakes, when a worker starts
 
 
 def _registering(app: Celery) -> Callable[[], None]:
-    """Return what registers new activities with the app, for as long as somebody else keeps it."""
+    """Return a function that registers new activities with the app, as long as something else keeps the app alive."""
     kept = weakref.ref(app)
 
     def register() -> None:

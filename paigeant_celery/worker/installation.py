@@ -1,4 +1,4 @@
-"""What an app has in which paigeant_celery is installed."""
+"""What an app has once paigeant_celery is installed in it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Installation", "installation_of"]
 
 @dataclass(frozen=True, eq=False)
 class Installation(Attachment):
-    """The transport of an app, what its hops share in a process, and the worker that its executors share."""
+    """The transport of an app, what its hops share in one process, and the worker that its executors share."""
 
     installed: ClassVar[bool] = True
 

@@ -1,8 +1,8 @@
-"""The intake: what arrives on our queues and no task can take becomes a dead letter, and the worker lives on.
+"""The intake: anything on our queues that no task can take becomes a dead letter, and the worker lives on.
 
-Celery 5.7 lets some malformed messages end a worker (a body that is no list of three, bad base64, a header without
-`id`), and Kombu's Redis transport any list item that is no message; Kombu decompresses whatever it is given, to any
-size. The hooks used here are not part of Celery's public interface; a contract test pins them.
+Some malformed messages end a worker of Celery 5.7: a body that is not a list of three, bad base64, a header without
+`id`. So does any list item that is not a message, with Kombu's Redis transport. Kombu also decompresses whatever it is
+given, to any size. The hooks used here are not part of Celery's public interface; a contract test pins them.
 """
 
 from __future__ import annotations
@@ -25,20 +25,19 @@ from paigeant_celery.worker.channels import BROKEN, harden, headers_in
 
 __all__ = ["Intake"]
 
-STORE_WAIT = 0.5  # seconds before a message goes back to its queue whose letter cannot be written
+STORE_WAIT = 0.5  # seconds before a message whose letter cannot be written goes back to its queue
 PRECONDITION_FAILED = 406  # AMQP's reply code, which has more than one reason
-# A body is JSON in which an envelope of UTF-8 takes three times its bytes at most, for it is written in ASCII, and
-# beside which Celery writes fields of its own.
+# A body is ASCII JSON, in which an envelope of UTF-8 takes at most three times its bytes. Celery adds its own fields.
 MOST_GROWTH = 3
 MOST_BESIDE = 64 * 1024  # bytes
 
-COMPRESSIONS = ("application/x-gzip", "gzip", "zlib")  # Kombu's names for the one that our messages have
+COMPRESSIONS = ("application/x-gzip", "gzip", "zlib")  # Kombu's names for the compression that our messages use
 
 logger = logging.getLogger(__name__)
 
 
 class Intake:
-    """Stands between the broker and Celery's consumer, for the queues of our activities alone."""
+    """Stands between the broker and Celery's consumer, but only for the queues of our activities."""
 
     def __init__(
         self, consumer: Any, *, names: Names, service: Callable[[], HopService], ours: set[str], max_size: int
@@ -49,7 +48,7 @@ class Intake:
         self.reading: str | None = None
 
     def guard(self) -> None:
-        """Wrap the consumer; once for its life, which outlasts connections."""
+        """Wrap the consumer, once for its life, which is longer than that of a connection."""
         consumer = self._consumer
         consumer.create_task_handler = self._handling(consumer.create_task_handler)
         consumer.on_unknown_message = self._instead(consumer.on_unknown_message, "malformed")
@@ -74,7 +73,7 @@ class Intake:
                     return
                 try:
                     handle(message)
-                except BROKEN as error:  # before those that Celery takes for a lost connection
+                except BROKEN as error:  # caught first, because Celery would take some of them for a lost connection
                     self._refuse(message, queue, MessageError("malformed", "", type(error).__name__))
 
             return on_task_received
@@ -85,21 +84,21 @@ class Intake:
         """Say why Celery could not take the message as a task, or None."""
         headers = message.headers
         if not isinstance(headers, dict):
-            return MessageError("malformed", "headers", "is no mapping")
+            return MessageError("malformed", "headers", "is not a mapping")
         task = headers["task"] if "task" in headers else self._old_task(message)
         if self._of_host(task):
-            return None  # on a queue that it shares with us; Celery alone judges it
+            return None  # the host shares this queue with us; only Celery judges its messages
         if not isinstance(task, str):
             return MessageError("malformed", "headers", "names no task")
         if "id" not in headers:
             return MessageError("malformed", "headers.id", "is missing")
         if not isinstance(headers["id"], str):
-            return MessageError("bad_envelope", "headers.id", "is no text")
+            return MessageError("bad_envelope", "headers.id", "is not a string")
         if self._names.activity(task) is None:
-            return MessageError("unknown_task", "headers.task", "is no activity, and no task that this worker has")
+            return MessageError("unknown_task", "headers.task", "is neither an activity nor a task of this worker")
         if len(message.body or b"") > self._max_body:
             return self._too_large()
-        for name in ("eta", "expires"):  # Celery would wait for the one, and drop the message for the other
+        for name in ("eta", "expires"):  # Celery would wait for `eta`, and drop the message because of `expires`
             if headers.get(name) is not None:
                 reason = "bad_envelope" if _is_time(headers[name]) else "invalid_task"
                 return MessageError(reason, f"headers.{name}", "is set, which our messages never do")
@@ -112,12 +111,10 @@ class Intake:
         if message.content_type != "application/json":
             return MessageError("content_disallowed", "content_type", "is not application/json")
         if not isinstance(payload, list) or len(payload) != 3:
-            return MessageError("malformed", "body", "is no list of arguments, named arguments and embed")
+            return MessageError("malformed", "body", "is not a list of arguments, named arguments and embed")
         if not (isinstance(payload[0], list) and isinstance(payload[1], dict)):
-            return MessageError("bad_envelope", "body", "has arguments of another type")
-        return (
-            None if isinstance(payload[2], dict) else MessageError("malformed", "body", "has an embed of another type")
-        )
+            return MessageError("bad_envelope", "body", "has arguments of wrong type")
+        return None if isinstance(payload[2], dict) else MessageError("malformed", "body", "has an embed of wrong type")
 
     def unpacking_fault(self, body: Any, headers: Any, delivery_info: object) -> MessageError | None:
         """Say what is wrong with a compressed body before it is decompressed, or None."""
@@ -129,7 +126,7 @@ class Intake:
         try:
             size = len(zlib.decompressobj().decompress(body, self._max_body + 1))
         except (zlib.error, TypeError):
-            return None  # Kombu will say so, too
+            return None  # Kombu will report that too
         return self._too_large() if size > self._max_body else None
 
     def _too_large(self) -> MessageError:
@@ -141,12 +138,12 @@ class Intake:
         return isinstance(task, str) and task in self._consumer.strategies and self._names.activity(task) is None
 
     def _old_task(self, message: Any) -> object:
-        """Return the task that a message of Celery's first protocol names in its body, as a host may still send it."""
+        """Return the task named in the body of a message of Celery's first protocol, which a host may still send."""
         if len(message.body or b"") > self._max_body:
             return None
         try:
             body = message.decode()
-        except Exception:  # noqa: BLE001 - decoders raise what they like; it is judged with all others
+        except Exception:  # noqa: BLE001 - decoders raise what they like; the message is judged later
             return None
         return body.get("task") if isinstance(body, dict) else None
 
@@ -174,7 +171,7 @@ class Intake:
         return refuse
 
     def _unknown_task(self, otherwise: Callable[..., None]) -> Callable[..., None]:
-        """Return what ends the workflow of a step that is not loaded here; Celery would log all of its content."""
+        """Return a handler that refuses a step that is not loaded here; Celery would log its whole content."""
 
         def refuse(body: object, message: Any, error: Exception) -> None:
             task, hop_id = str(message.headers.get("task")), str(message.headers.get("id"))
@@ -191,7 +188,7 @@ class Intake:
         return refuse
 
     def _refuse(self, message: Any, queue: str, fault: MessageError) -> None:
-        """Keep a dead letter instead of the message; a hop whose message it was is sent again when it is overdue."""
+        """Keep a dead letter instead of the message; if it was a hop's own, the hop is sent again when overdue."""
         arrival = self._arrival(message.headers, message.body, queue, fault)
         if fault.reason == "too_large":
             self._asked(message, lambda: self._service().refuse_unread(arrival))
@@ -205,7 +202,7 @@ class Intake:
         return Arrival(hop_id=hop_id, activity=activity, envelope=content, fault=fault, queue=queue)
 
     def _asked(self, message: Any, refuse: Callable[[], object]) -> object:
-        """Refuse a message and return the answer; where the store is away, it goes back to its queue."""
+        """Refuse a message and return the answer; if the store is away, the message goes back to its queue."""
         try:
             answer = refuse()
         except TransientError as away:
@@ -217,7 +214,7 @@ class Intake:
         return answer
 
     def _queue_of(self, message: Any) -> str | None:
-        """Return the queue of ours from which a message comes, or None."""
+        """Return the queue of ours that a message comes from, or None."""
         return self._named(message.delivery_info)
 
     def _named(self, delivery_info: object) -> str | None:
@@ -226,13 +223,13 @@ class Intake:
         return queue if isinstance(queue, str) and queue in self.ours else None
 
     def _consumed_by(self, tag: object) -> str | None:
-        """Return the queue that a consumer's tag stands for; the routing key of a host's queue is not its name."""
+        """Return the queue that a consumer's tag stands for; the routing key may not be the name of a host's queue."""
         tags = getattr(getattr(self._consumer, "task_consumer", None), "_active_tags", {})
         return next((queue for queue, known in tags.items() if known == tag), None)
 
     def _hardening(self, ensure_connected: Callable[..., Any]) -> Callable[..., Any]:
         def connected(connection: Any, *args: Any, **kwargs: Any) -> Any:
-            create = connection.create_transport  # called again where another broker of several is taken
+            create = connection.create_transport  # called again when it turns to another one of several brokers
             connection.create_transport = lambda: harden(create(), self)
             if connection._transport is not None:
                 harden(connection._transport, self)
@@ -241,9 +238,9 @@ class Intake:
         return connected
 
     def _outlasting(self, loop: Callable[..., Any]) -> Callable[..., Any]:
-        """Return a loop that connects again where RabbitMQ closed the channel of a step that outlasts a limit of it.
+        """Return a loop that connects again if a step exceeded RabbitMQ's `consumer_timeout`, which closed the channel.
 
-        Celery takes a closed channel for an error of the worker's, and ends the worker.
+        Celery takes a closed channel for an error of the worker and ends the worker.
         """
 
         def outlast(*args: Any, **kwargs: Any) -> Any:
@@ -261,12 +258,12 @@ class Intake:
         return outlast
 
     def keep(self, queue: str, item: bytes, fault: MessageError) -> bool:
-        """Keep a dead letter of a list item that is no message; False where the store is away."""
+        """Keep a dead letter of a list item that is not a message; False if the store is away."""
         arrival = self._arrival(headers_in(item), item, queue, fault)
         try:
             self._service().discard(arrival)
         except TransientError as away:
-            logger.error("%s; what arrived goes back to its queue", away, extra={"action": "store_unreachable"})
+            logger.error("%s; the item goes back to its queue", away, extra={"action": "store_unreachable"})
             time.sleep(STORE_WAIT)
             return False
         return True
@@ -286,5 +283,5 @@ def _is_time(value: object) -> bool:
 def _envelope_of(message: Any) -> object:
     try:
         return message.decode()[0][0]
-    except Exception:  # noqa: BLE001 - whatever it is, it is no envelope
+    except Exception:  # noqa: BLE001 - whatever it is, it is not an envelope
         return None

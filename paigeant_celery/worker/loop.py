@@ -1,7 +1,7 @@
 """One event loop per process, in a daemon thread, for everything that steps await.
 
-Model clients and pools belong to the loop that made them, so a process has one loop for its whole life; a
-loop per task would break them ("Event loop is closed").
+Model clients and pools belong to the loop that made them, so a process keeps one loop for its whole life. A loop
+per task would break them ("Event loop is closed").
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 class ProcessLoop:
-    """Runs coroutines for threads that wait; begins anew in a forked child."""
+    """Runs coroutines for threads that wait for them; a forked child starts with a new loop."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -33,7 +33,7 @@ class ProcessLoop:
 
     @contextmanager
     def running(self, coroutine: Coroutine[Any, Any, T]) -> Iterator[concurrent.futures.Future[T]]:
-        """Run a coroutine, in a copy of the caller's context; leaving the block before it ends cancels it."""
+        """Run a coroutine in a copy of the caller's context; leaving the block before it ends cancels it."""
         future = asyncio.run_coroutine_threadsafe(coroutine, self._own())
         try:
             yield future
@@ -41,9 +41,9 @@ class ProcessLoop:
             future.cancel()
 
     def leave_if_blocked(self, patience: float) -> bool:
-        """Say whether code blocks the loop; if so, what begins later gets a new one.
+        """Say whether code blocks the loop; if so, coroutines that begin later get a new one.
 
-        The steps that run on a blocked loop stay there. `patience` (seconds) is for the loop to show a sign of life.
+        The steps on a blocked loop stay there. Within `patience` seconds the loop must show a sign of life.
         """
         loop = self._own()
         alive = threading.Event()
@@ -74,6 +74,6 @@ def _serve(loop: asyncio.AbstractEventLoop) -> None:
             loop.run_forever()
             return
         except BaseException as error:  # noqa: BLE001
-            # A task that a step left behind may raise SystemExit, which asyncio lets out of the loop; the
-            # other steps of this process go on.
+            # A task that outlives its step may raise SystemExit, which asyncio lets out of the loop. The other steps of
+            # this process go on.
             logger.error("loop_interrupted", extra={"action": "loop_interrupted", "error": type(error).__name__})

@@ -10,13 +10,13 @@ __all__ = ["HopRequest"]
 
 
 class HopRequest(Request):  # type: ignore[misc]  # Celery ships no types
-    """A request whose arguments nobody can look at (`inspect active` would show the whole envelope)."""
+    """A request that hides its arguments, because `inspect active` would show the whole envelope."""
 
     def info(self, safe: bool = False) -> dict[str, Any]:
-        """Describe the request as Flower's pages do, without prompts, deps and variables."""
+        """Describe the request as Flower's pages do, without prompts, deps or variables."""
         described: dict[str, Any] = super().info(safe=True)
         return described
 
     def terminate(self, pool: Any, signal: Any = None) -> None:
-        """Kill no process, whose other work would go with it: a revoked hop's run is cancelled by its owner."""
+        """Kill no process, because its other work would be lost; its owner cancels the run of a revoked hop."""
         self.send_event("task-revoked", terminated=True, signum=str(signal), expired=False)

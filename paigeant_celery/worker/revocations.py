@@ -1,4 +1,4 @@
-"""Flower's Revoke and Terminate: on a hop of ours they cancel its workflow."""
+"""Flower's Revoke and Terminate: for one of our hops they cancel its workflow."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ logger = logging.getLogger(__name__)
 class Revocations:
     """Cancels the workflows whose current hop was revoked on this worker.
 
-    Celery tells every worker of a revoked task and lets each forget it at its end; the store keeps it. Of the workers
-    that hear of it, one changes something.
+    Celery tells every worker about a revoked task, but a worker forgets it when it ends; the store does not. Only one
+    of the workers that are told changes anything.
     """
 
     def __init__(self, store: HopStore) -> None:
@@ -32,19 +32,19 @@ class Revocations:
         task_revoked.connect(self._forget_expired, weak=True)
 
     def watch(self, timer: Any) -> Any:
-        """Look at what was revoked each second, from a worker's timer; returns what cancels that."""
+        """Look each second, from a worker's timer, at what was revoked; return the timer entry that can stop this."""
         return timer.call_repeatedly(EVERY, self.look)
 
     def _forget_expired(self, request: Any = None, expired: bool = False, **_: object) -> None:
-        # Celery takes a message that comes after its time for revoked, too, whatever id a stranger gave it, and hands
-        # that on to other workers; delivered again, it only expires again.
+        # Celery also treats an expired message as revoked, whatever id a stranger gave it, and tells other workers. If
+        # the message is delivered again, it just expires again.
         if expired:
             state.revoked.discard(request.id)
 
     def look(self) -> None:
-        """Cancel what was revoked since the last look; what the store is away for, at the next one."""
+        """Cancel what was revoked since the last look; if the store is away, the next look does the rest."""
         revoked = {str(task_id) for task_id in list(state.revoked)}
-        self._seen &= revoked  # Celery forgets after hours, and so do we
+        self._seen &= revoked  # Celery forgets after some hours, and so do we
         for task_id in revoked - self._seen:
             try:
                 self._cancel(task_id)
@@ -56,12 +56,12 @@ class Revocations:
             self._seen.add(task_id)
 
     def _cancel(self, task_id: str) -> None:
-        ids = split_hop_id(task_id)  # tasks of others have no such ids, or are no hops that the store knows
+        ids = split_hop_id(task_id)  # other tasks have no such id, or one that the store does not know
         record = self._store.workflow(ids[0]) if ids is not None else None
         if ids is None or record is None:
             return
-        # Since it was revoked, the hop may have ended and handed over to the next one.
+        # The hop may have ended since it was revoked, so that the next one is current.
         if record.hop_id not in (task_id, hop_id(ids[0], next_place(ids[1]))):
             return
         if self._store.cancel(ids[0]) == "cancelled":
-            logger.warning("workflow %s is cancelled, as its hop was revoked", ids[0], extra={"action": "cancelled"})
+            logger.warning("workflow %s is cancelled: its hop was revoked", ids[0], extra={"action": "cancelled"})

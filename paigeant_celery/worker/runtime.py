@@ -1,4 +1,4 @@
-"""The Celery task of an activity: takes a delivery through its hop on the process's event loop."""
+"""What happens to a delivery in a worker process: its hop runs on the event loop while the task waits."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ __all__ = ["HopRuntime"]
 
 T = TypeVar("T")
 
-BLOCKED_GRACE = 30.0  # seconds after a step's timeout when it is given up, for it cannot be cancelled
-LOOK_UP = 0.25  # seconds; how soon a waiting task body notices that its worker ends
-BLOCKED_SIGN = 5.0  # seconds in which a loop that is not blocked shows a sign of life
+BLOCKED_GRACE = 30.0  # seconds after a step's timeout until a step that cannot be cancelled is given up
+LOOK_UP = 0.25  # seconds until a waiting task body notices that its worker ends
+BLOCKED_SIGN = 5.0  # seconds within which a loop shows a sign of life unless it is blocked
 OPEN_PATIENCE = 30.0  # seconds to wait for a store that is away before the message goes back to its queue
-CLOSE_PATIENCE = 900.0  # seconds to keep an output that was paid for and cannot be recorded yet
+CLOSE_PATIENCE = 900.0  # seconds to keep an output that is paid for but cannot be recorded yet
 
 
 logger = logging.getLogger(__name__)
 
 
 class HopRuntime:
-    """What the hops of one app share in a process: the loop, the owner and the service."""
+    """What the hops of one app share in one process: the loop, the owner and the service."""
 
     def __init__(self, transport: CeleryTransport) -> None:
         self.loop = ProcessLoop()
@@ -66,19 +66,19 @@ class HopRuntime:
         )
 
     def start_sweeping(self) -> None:
-        """Put hops back on their queue that wait in vain, from now on; nothing without a store."""
+        """Start putting hops back on their queue if their message or owner is lost; without a store, do nothing."""
         self._effects.start_sweeping()
 
     def stop_sweeping(self) -> None:
-        """Leave that to other workers."""
+        """Stop that, and leave it to other workers."""
         self._effects.stop_sweeping()
 
     def perform(self, arrival: Arrival) -> dict[str, str]:
         """Take one delivery through its hop and return a summary for Flower.
 
-        Raises `Ignore` for a copy, which leaves the state of the task as it is; `HopFailed` where the workflow
-        failed or is parked; `Retry` where the step is tried again later, which a sweep sends and not Celery; `Reject`
-        where the store stays away or this worker ends, which puts the message back on its queue.
+        Raises `Ignore` for a copy, which leaves the state of the task as it is; `HopFailed` if the workflow failed or
+        is parked; `Retry` if the step is tried again later (a sweep sends it, not Celery); `Reject` if the store stays
+        away or this worker ends, which puts the message back on its queue.
         """
         if self.shutdown.asked:
             raise Reject("this worker ends", requeue=True)
@@ -102,7 +102,7 @@ class HopRuntime:
         return self._owner.holding(hop.closing.hop_id, fence=hop.closing.fence, cancel=future.cancel)
 
     def _outcome(self, hop: Opened, future: concurrent.futures.Future[Outcome]) -> Outcome:
-        """Wait for the run, and give up on one whose code blocks the loop, so that no timeout reaches it."""
+        """Wait for the run; give it up if its code blocks the loop, because then no timeout can reach it."""
         try:
             return self._result(hop, future)
         except concurrent.futures.CancelledError:
@@ -110,8 +110,8 @@ class HopRuntime:
         except (TimeoutError, SoftTimeLimitExceeded):
             if self.loop.leave_if_blocked(BLOCKED_SIGN):
                 logger.error(
-                    "the event loop of this process is blocked by this step or one beside it, and later steps get a "
-                    "new one; use async calls, or a sync function",
+                    "the event loop of this process is blocked by this step or another one on it; later steps get a "
+                    "new loop; use async calls, or a sync function",
                     extra={"action": "loop_blocked", "hop": hop.closing.hop_id},
                 )
             return timed_out(hop)
@@ -124,24 +124,24 @@ class HopRuntime:
             except TimeoutError:
                 if future.done() or time.monotonic() >= end:
                     raise
-            at_rest = hop.journal is not None and hop.journal.at_rest  # all that it did is on record
-            # A run that ended just now cannot be cancelled, and counts.
+            at_rest = hop.journal is not None and hop.journal.at_rest  # everything that it did is recorded
+            # A run that has just ended cannot be cancelled, so it counts.
             if (at_rest or self.shutdown.over) and future.cancel():
                 self._give_back(hop)
 
     def _give_back(self, hop: Opened) -> NoReturn:
         """Let another worker begin the hop again; the attempt does not count."""
         fields = {"action": "hop_given_back", "hop": hop.closing.hop_id}
-        logger.warning("this worker ends, and hop %s is given back", hop.closing.hop_id, extra=fields)
+        logger.warning("this worker ends; hop %s is given back", hop.closing.hop_id, extra=fields)
         if not self._effects.release(hop):
             raise Reject("this worker ends", requeue=True)
-        raise Ignore("given back, as this worker ends")  # the next sweep of any worker sends its message
+        raise Ignore("given back, because this worker ends")  # the next sweep of any worker sends its message
 
     def _close(self, hop: Opened, outcome: Outcome) -> Summary:
         return self._patiently(lambda: self.service.close(hop, outcome), CLOSE_PATIENCE)
 
     def _patiently(self, call: Callable[[], T], limit: float) -> T:
-        """Repeat a call while the store or broker is away; then give the message back to the broker."""
+        """Repeat the call while the store or broker is away; after `limit` seconds give the message back."""
         end, waits = time.monotonic() + limit, patience()
         try:
             while True:
@@ -154,16 +154,16 @@ class HopRuntime:
                         raise Reject(str(error), requeue=True) from error
                 time.sleep(wait)
         except SoftTimeLimitExceeded as error:
-            raise Reject("the time limit of the message is over", requeue=True) from error
+            raise Reject("the time limit of the message has expired", requeue=True) from error
 
 
 def _shown(summary: Summary) -> dict[str, str]:
     if summary.outcome is ClosedAs.OVERTAKEN:
-        raise Ignore("another owner took the hop over")
+        raise Ignore("another owner took over the hop")
     if summary.outcome in (ClosedAs.FAILED, ClosedAs.PARKED):
         raise HopFailed(summary.hop_id, summary.step_id, summary.error_class or "")
     if summary.outcome is ClosedAs.RETRYING:
-        # Flower would keep a success, whatever comes after it.
+        # Flower would keep showing a success, whatever follows it.
         raise Retry(exc=HopFailed(summary.hop_id, summary.step_id, summary.error_class or ""), when=summary.delay)
     shown = {"step": summary.step_id, "outcome": summary.outcome.value}
     return shown if summary.next_hop is None else {**shown, "next": summary.next_hop}

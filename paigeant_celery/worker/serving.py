@@ -1,4 +1,4 @@
-"""What a worker serves, what must hold before it does, and what it says at its start."""
+"""What a worker serves, what is checked before it does, and what it prints at its start."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 def start_checks(transport: CeleryTransport, *, embedded: bool = False) -> bool:
-    """Raise `ConfigurationError` with everything that is wrong; say whether the store was there to be looked at."""
+    """Raise `ConfigurationError` with everything that is wrong; say whether the store could be checked."""
     store_seen = True
     mistakes = list(transport.mistakes())
     if transport.in_memory and not embedded:
@@ -55,9 +55,9 @@ def served_activities(transport: CeleryTransport) -> dict[str, Activity]:
 
 
 def queues_of(transport: CeleryTransport, served: dict[str, Activity]) -> Iterator[Queue]:
-    """Yield the queues of activities: the one that their name leads to, and the one of the name itself.
+    """Yield two queues per activity: the one that is configured for it, and the default one of its name.
 
-    A process that does not know the activity's own queue sends to the latter.
+    A process that does not know the activity's own queue sends to the default one.
     """
     publisher = transport.publisher
     names = [publisher.queue_for(name, None) for name in served] + [transport.names.queue(name) for name in served]
@@ -66,13 +66,13 @@ def queues_of(transport: CeleryTransport, served: dict[str, Activity]) -> Iterat
 
 
 def longest_step(transport: CeleryTransport, served: dict[str, Activity]) -> float:
-    """Return how long one attempt of what is served may take, in seconds, where a step itself says nothing else."""
+    """Return how long an attempt of any served activity may take, in seconds, unless a step has its own timeout."""
     own = [activity.policy.timeout for activity in served.values() if activity.policy is not None]
     return max([transport.settings.step_timeout, *(timeout for timeout in own if timeout is not None)])
 
 
 def banner(transport: CeleryTransport, served: dict[str, Activity]) -> str:
-    """Return what a worker says at its start."""
+    """Return what a worker prints at its start."""
     lines = [f"[paigeant_celery] mode: {transport.mode}, store: {transport.store_address}"]
     lines += [
         f"  . {name} ({activity.kind}) from {transport.publisher.queue_for(name, None)}"
@@ -86,7 +86,7 @@ def banner(transport: CeleryTransport, served: dict[str, Activity]) -> str:
 def _unknown_names(transport: CeleryTransport) -> Iterator[str]:
     consume, loaded = transport.settings.consume, registry.activities()
     if consume == "only" and not loaded:
-        yield "`paigeant_consume` is 'only', and no activity is loaded; add the modules of your agents to `imports`"
+        yield "`paigeant_consume` is 'only', but no activity is loaded; add the modules of your agents to `imports`"
     if isinstance(consume, tuple):
         known = ", ".join(sorted(loaded)) or "none"
         for name in consume:
@@ -110,6 +110,6 @@ def _store_mistakes(transport: CeleryTransport) -> Iterator[str]:
     if bound != transport.broker_identity:
         yield (
             f"the store {store.address} belongs to the broker {bound} under the prefix "
-            f"{transport.settings.prefix!r}, and this worker uses {transport.broker_identity}; choose another "
+            f"{transport.settings.prefix!r}, but this worker uses {transport.broker_identity}; choose another "
             "`paigeant_prefix`, or another store"
         )

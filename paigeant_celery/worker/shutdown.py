@@ -1,4 +1,4 @@
-"""The end of a worker: how long its runs may go on, as each of its processes sees it."""
+"""The end of a worker: how long its runs may go on, seen from each of its processes."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from paigeant_celery.worker.guest import GuestWorker
 
 __all__ = ["Ending", "Shutdown", "ending"]
 
-_DEADLINE = struct.Struct("d")  # of the system's monotonic clock, which all processes of a host share; 0 is none
+_DEADLINE = struct.Struct("d")  # on the monotonic clock, which all processes of a host share; 0 means none
 
 
 class Shutdown:
-    """Whether the worker is told to end, and when its runs are cut short.
+    """Whether the worker has been told to end, and when its runs are cut short.
 
-    It lives in memory that is shared with the processes forked later: those of a prefork pool are not told by Celery,
-    which waits for their tasks however long they take.
+    It is kept in memory that is shared with processes forked later. Celery does not tell the processes of a prefork
+    pool; it waits for their tasks, however long they take.
     """
 
     def __init__(self, *, grace: float) -> None:
@@ -29,22 +29,22 @@ class Shutdown:
         self._memory = mmap.mmap(-1, _DEADLINE.size)
 
     def ask(self) -> None:
-        """Let the grace begin, in seconds; asking again does not prolong it."""
+        """Start the grace period; asking again does not prolong it."""
         if not self.asked:
             _DEADLINE.pack_into(self._memory, 0, time.monotonic() + self._grace)
 
     def begin(self) -> None:
-        """Forget an earlier end: another worker of this process begins."""
+        """Forget an earlier end, because another worker of this process begins."""
         _DEADLINE.pack_into(self._memory, 0, 0.0)
 
     @property
     def asked(self) -> bool:
-        """Whether the worker ends, so that nothing more is begun."""
+        """Whether the worker is ending, so that nothing more is begun."""
         return self._deadline != 0
 
     @property
     def over(self) -> bool:
-        """Whether the grace is over, too."""
+        """Whether the grace period has ended as well."""
         return self.asked and time.monotonic() >= self._deadline
 
     @property
@@ -53,7 +53,7 @@ class Shutdown:
 
 
 class Ending(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ships no types
-    """Lets the grace of the steps that run begin when the worker is told to end, by a signal or remotely."""
+    """Starts the grace period of running steps when the worker is told to end, by a signal or remotely."""
 
     shutdown: ClassVar[Shutdown]
 
@@ -61,15 +61,15 @@ class Ending(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ships no 
         super().__init__(worker, **kwargs)
         self._embedded = isinstance(worker, GuestWorker)
         self.shutdown.begin()
-        # Sent by a signal handler at once; a task of the solo pool keeps the worker from being closed meanwhile.
+        # A signal handler sends it at once; while a task of the solo pool runs, the worker is not closed.
         worker_shutting_down.connect(self._told, sender=worker.hostname)  # held weakly
 
     def close(self, worker: Any) -> None:
-        """Tell the steps before the pool waits for them."""
+        """Tell the running steps before the pool waits for them."""
         self._told()
 
     def _told(self, **_: object) -> None:
-        if not self._embedded:  # an executor lets its steps end, and its process may serve again
+        if not self._embedded:  # an executor lets its steps finish, and its process may serve again
             self.shutdown.ask()
 
 

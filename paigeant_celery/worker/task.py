@@ -1,4 +1,4 @@
-"""The Celery task of an activity: what it pins, and how a delivery reaches its hop."""
+"""The Celery task of an activity: the options that it pins, and how a delivery reaches its hop."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from paigeant_celery.worker.runtime import HopRuntime
 
 __all__ = ["HopTask", "register_tasks"]
 
-# What Celery itself would run after a task. Our messages never carry any of it.
+# What Celery itself would run after a task. Our messages never carry any of these.
 EMBEDDED = ("callbacks", "errbacks", "chain", "chord", "group")
 
 
 class HopTask(Task):  # type: ignore[misc]  # Celery ships no types
-    """A Celery task that runs hops of one activity. What it pins, no default of the host changes."""
+    """A Celery task that runs hops of one activity. No default of the host changes the options that it pins."""
 
     abstract = True
     Request = "paigeant_celery.worker.request:HopRequest"
-    typing = False  # the guard judges the arguments, and says why
+    typing = False  # the guard checks the arguments and says what is wrong
     acks_late = True
     acks_on_failure_or_timeout = True
     acks_on_failure = True
@@ -36,25 +36,25 @@ class HopTask(Task):  # type: ignore[misc]  # Celery ships no types
     send_events = True
     serializer = "json"
     compression = None
-    rate_limit = "0/s"  # none; None would take the host's default
+    rate_limit = "0/s"  # no limit; None would mean the host's default
     priority = 0
     time_limit = None
     soft_time_limit = None
     max_retries = 0
-    throws = (HopFailed,)  # its class says all; Celery logs no traceback
+    throws = (HopFailed,)  # the class says enough, so Celery logs no traceback
 
     activity_name: ClassVar[str]
     runtime: ClassVar[HopRuntime]
 
     @classmethod
     def annotate(cls) -> None:
-        """Take no annotations of the host; those that would change us are reported at start-up."""
+        """Ignore the host's annotations; those that would change us are reported at start-up."""
 
     def run(self, *args: Any, **kwargs: Any) -> dict[str, str]:
         """Take this delivery through its hop."""
         request = self.request
         fault = _fault_of(request, args, kwargs)
-        for name in EMBEDDED:  # Celery looks at them again after the task, whatever it raises
+        for name in EMBEDDED:  # Celery reads them again after the task, whatever it raises
             setattr(request, name, None)
         arrival = Arrival(
             hop_id=str(request.id),
@@ -74,9 +74,9 @@ def _fault_of(request: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Me
     if foreign:
         return MessageError("bad_envelope", "embed", f"carries {', '.join(foreign)}, which our messages never do")
     if _attempt_of(request) is None:
-        return MessageError("bad_envelope", ATTEMPT_HEADER, f"is no number from 1 to {MAX_ATTEMPTS}")
+        return MessageError("bad_envelope", ATTEMPT_HEADER, f"is not a number from 1 to {MAX_ATTEMPTS}")
     if not isinstance(request.id, str):
-        return MessageError("bad_envelope", "id", "the task id is no text")
+        return MessageError("bad_envelope", "id", "the task id is not a string")
     if len(args) != 1 or kwargs:
         return MessageError(
             "bad_envelope", "args", f"one envelope is expected, not {len(args)} and {len(kwargs)} named"
@@ -85,7 +85,7 @@ def _fault_of(request: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Me
 
 
 def _attempt_of(request: Any) -> int | None:
-    """Return which attempt the message asks for, 1 where it does not say, None where it says no such number."""
+    """Return which attempt the message asks for, 1 if it does not say, or None if the number is not valid."""
     attempt = getattr(request, ATTEMPT_HEADER, None)
     if attempt is None:
         return 1
@@ -93,7 +93,7 @@ def _attempt_of(request: Any) -> int | None:
 
 
 def _queue_of(delivery_info: object) -> str | None:
-    """Return the routing key of a delivery, which for most queues is their name."""
+    """Return the routing key of a delivery, which is the name of the queue for most queues."""
     key = delivery_info.get("routing_key") if isinstance(delivery_info, dict) else None
     return key if isinstance(key, str) else None
 

@@ -159,7 +159,7 @@ def test_another_store_for_one_dispatch_leaves_the_app_its_own(make_app: Callabl
 
     assert (other.store_address, transport_of(app)) == ("memory://", installed)
     assert install(app, store="redis://127.0.0.1:1/0") is installed
-    with pytest.raises(UsageError, match=r"installed with the store redis://127.0.0.1:1/0 already, and not memory://"):
+    with pytest.raises(UsageError, match=r"already installed with the store redis://127.0.0.1:1/0, not memory://"):
         install(app, store="memory://")
 
 

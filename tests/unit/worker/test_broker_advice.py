@@ -18,7 +18,7 @@ from paigeant_celery.worker.broker_advice import advice_lines, advise
 
 Advise = Callable[..., list[str]]
 
-WAITS_FOR_EVER = "(a worker whose connection was cut without a word would wait on it for ever)"
+WAITS_FOR_EVER = "(a worker whose connection was cut silently would wait on it forever)"
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def lines() -> Iterator[Advise]:
 
 
 CHECKED = "health_check_interval 25 s"
-COPIES = "(of a longer step a copy is delivered, and dropped)"
+COPIES = "(a copy of a longer step is delivered, and dropped)"
 
 
 def test_a_sound_redis_is_one_line(lines: Advise) -> None:
@@ -83,7 +83,7 @@ def test_without_a_store_no_step_may_outlast_the_visibility_timeout(
 
     assert [line for line in found if line.startswith("recommended")] == [
         "recommended: broker_transport_options['visibility_timeout'] = 7200 (without a store, a step that is not "
-        "acknowledged after 3600 s is run once more, and steps may take 3600 s)"
+        "acknowledged after 3600 s is run again, and steps may take 3600 s)"
     ] * recommended
     assert ("visibility_timeout 3600 s (longer than any step)" in found[0]) is not recommended
 
@@ -140,10 +140,10 @@ def test_what_rabbitmq_needs_without_a_store_is_named(lines: Advise) -> None:
     """Nothing else keeps a message there."""
     assert lines("amqp://h//", durable=False, broker_heartbeat=0)[1:] == [
         "recommended: broker_transport_options['confirm_publish'] = True (without a store, a message that the broker "
-        "loses ends its workflow without a word)",
+        "loses ends its workflow silently)",
         f"recommended: broker_heartbeat = 120 {WAITS_FOR_EVER}",
         "recommended: consumer_timeout (of the RabbitMQ server, in ms) = 7200000 (without a store, a step that is not "
-        "acknowledged in time (30 min by default) is run once more, and steps may take 3600 s)",
+        "acknowledged in time (30 min by default) is run again, and steps may take 3600 s)",
     ]
 
 

@@ -204,7 +204,7 @@ def test_what_is_refused_leaves_the_queue_with_a_letter(line: Line) -> None:
     assert message.answers == [False]
     assert line.passed == []
     assert [(arrival.hop_id, arrival.queue, str(arrival.fault)) for arrival in line.discarded] == [
-        ("w.0", "ours", "malformed at `body`: is no list of arguments, named arguments and embed")
+        ("w.0", "ours", "malformed at `body`: is not a list of arguments, named arguments and embed")
     ]
 
 

@@ -297,7 +297,7 @@ def test_a_step_whose_hop_was_taken_as_it_ended_is_ignored(bench: Bench, make_me
     arrival = bench.start(make_message(one.activity(), FunctionSpec("two")))
     bench.before["complete"] = bench.take_over
 
-    with pytest.raises(Ignore, match="another owner took the hop over"):
+    with pytest.raises(Ignore, match="another owner took over the hop"):
         bench.runtime.perform(arrival)
 
     assert (bench.record().hop_id, bench.record().running, bench.sent) == ("w-1.0", True, [])
