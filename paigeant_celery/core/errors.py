@@ -1,10 +1,10 @@
 """The errors of paigeant_celery, in three families.
 
 `UsageError`: the caller did something wrong. `MessageError`: a message cannot be run, whoever sent it.
-`TransientError`: the world is down and the same call may succeed later.
+`TransientError`: something outside is down, and the same call may succeed later.
 
-Celery rebuilds an error as `cls(*args)`, so each class hands its own positional arguments to
-`Exception` and words its text in `__str__`.
+Celery rebuilds an error as `cls(*args)`, so each class passes its own positional arguments to `Exception` and builds
+its text in `__str__`.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class TransientError(PaigeantError):
 class InvalidInput(UsageError, ValueError):
     """A value given by the caller was refused before anything was enqueued.
 
-    `reason` is a fixed code, `path` the dotted field that it concerns ("" for the whole), never a value.
+    `reason` is a fixed code; `path` is the dotted field that it concerns ("" for the whole), never a value.
     """
 
     def __init__(self, reason: str, path: str, text: str) -> None:
@@ -104,7 +104,7 @@ class StoreRequired(UsageError):
 
     def __str__(self) -> str:
         return (
-            f"`{self.operation}` reads the store, and this transport has none; set `paigeant_store_url` "
+            f"`{self.operation}` reads the store, but this transport has none; set `paigeant_store_url` "
             '(`"broker"` for the broker\'s own Redis) in the Celery configuration, or pass `store=` to `get_transport`'
         )
 
@@ -187,7 +187,7 @@ class NoWorkflow(UsageError):
 
 
 class NotSerializable(UsageError):
-    """A value that must cross a queue is no JSON."""
+    """A value that must cross a queue is not JSON."""
 
     def __init__(self, reason: str, text: str) -> None:
         super().__init__(reason, text)
@@ -217,7 +217,7 @@ class MessageError(PaigeantError):
 
     @property
     def detail(self) -> str:
-        """Field and text, for where the reason stands beside it."""
+        """Field and text, for use next to the reason."""
         return ": ".join(part for part in (f"`{self.path}`" if self.path else "", self.text) if part)
 
     def __str__(self) -> str:
@@ -226,7 +226,7 @@ class MessageError(PaigeantError):
 
 
 class Unreachable(TransientError):
-    """A server is away or refuses to serve; the address is without password."""
+    """A server is away or refuses to serve; the address has no password."""
 
     def __init__(self, what: str, address: str, cause: str) -> None:
         super().__init__(what, address, cause)
@@ -234,7 +234,7 @@ class Unreachable(TransientError):
 
     def __str__(self) -> str:
         return (
-            f"cannot reach the {self.what} at {self.address} ({self.cause}); start or mend it, or point "
+            f"cannot reach the {self.what} at {self.address} ({self.cause}); start or fix it, or point "
             "`PAIGEANT_REDIS_URL` (or the Celery configuration) at a running one"
         )
 
@@ -248,8 +248,8 @@ class NotRecorded(TransientError):
 
     def __str__(self) -> str:
         return (
-            f"nothing was sent: {self.cause}. Dispatch again with `correlation_id={self.correlation_id!r}`, for the "
-            "workflow may be recorded already, if only the reply was lost"
+            f"nothing was sent: {self.cause}. Dispatch again with `correlation_id={self.correlation_id!r}`: the "
+            "workflow may already be recorded if only the reply was lost"
         )
 
 
@@ -268,18 +268,18 @@ class NotPublished(TransientError):
 
 
 class WorkerEnded(TransientError):
-    """The embedded worker of an executor ended by itself; what it did not run waits on its queues."""
+    """The embedded worker of an executor ended by itself; the hops that it did not run wait on their queues."""
 
     def __init__(self, broker: str) -> None:
         super().__init__(broker)
         self.broker = broker
 
     def __str__(self) -> str:
-        return f"the worker on {self.broker} ended, and the log says why; start the executor again"
+        return f"the worker on {self.broker} ended; the log says why. Start the executor again"
 
 
 class StoreCorrupt(PaigeantError):
-    """A record of the store has another type than this version writes."""
+    """A record of the store has a different type from the one that this version writes."""
 
     def __init__(self, key: str, text: str) -> None:
         super().__init__(key, text)
@@ -293,7 +293,7 @@ class StoreCorrupt(PaigeantError):
 
 
 class HopFailed(PaigeantError):
-    """What Celery and Flower show of a failed hop: ids and the class of the error, never its text."""
+    """What Celery and Flower show of a failed hop: ids and the class of the error, but never its text."""
 
     def __init__(self, hop_id: str, step_id: str, error_class: str) -> None:
         super().__init__(hop_id, step_id, error_class)
@@ -319,12 +319,15 @@ class WorkflowFailed(PaigeantError):
 
 
 class WorkflowParked(WorkflowFailed):
-    """The workflow waits for a person, as its step failed in every attempt: what a failed one has, and it may go on."""
+    """The workflow waits for a person because its step failed in every attempt.
+
+    It has the fields of a failed one, but it may go on.
+    """
 
     def __str__(self) -> str:
         step = f" at step {self.step_id!r}" if self.step_id is not None else ""
         return (
-            f"workflow {self.correlation_id} is parked{step}: {self.error_class}: {self.text}; mend the cause and "
+            f"workflow {self.correlation_id} is parked{step}: {self.error_class}: {self.text}; fix the cause and "
             "call `handle.redrive()`, or `handle.cancel()`"
         )
 
@@ -341,7 +344,7 @@ class WorkflowCancelled(PaigeantError):
 
 
 class HopLost(PaigeantError):
-    """Another owner runs the hop now, or its workflow was cancelled; this run can record nothing more."""
+    """Another owner runs the hop now, or its workflow was cancelled; this run cannot record anything more."""
 
     def __init__(self, hop_id: str) -> None:
         super().__init__(hop_id)
@@ -352,7 +355,7 @@ class HopLost(PaigeantError):
 
 
 class NonDeterminismError(PaigeantError):
-    """The code of a step does not do again what its journal holds; the hop is parked, and no call was made."""
+    """The code of a step does not repeat what its journal holds; the hop is parked, and no call was made."""
 
     def __init__(self, step_id: str, call: str, text: str) -> None:
         super().__init__(step_id, call, text)
@@ -367,7 +370,7 @@ class NonDeterminismError(PaigeantError):
 
 
 class ReplayedError(PaigeantError):
-    """A call failed in an earlier attempt, whose run went on; this stands for an error of a class of your own."""
+    """A call failed in an earlier attempt, and the run went on; this stands for an error of one of your own classes."""
 
     def __init__(self, error_class: str, text: str) -> None:
         super().__init__(error_class, text)

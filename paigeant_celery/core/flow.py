@@ -45,7 +45,7 @@ WorkflowState: TypeAlias = Literal["running", "completed", "failed", "parked", "
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """How far a workflow may grow: executed and remaining steps together, and bytes of the envelope that goes on."""
+    """How far a workflow may grow: executed and remaining steps together, and bytes of the next envelope."""
 
     max_steps: int
     max_message_size: int
@@ -73,7 +73,7 @@ class Begun:
 
 @dataclass(frozen=True, kw_only=True)
 class Completed:
-    """The step ran and its output is known; `inserted` are the steps that it adds behind itself."""
+    """The step ran and its output is known; `inserted` are the steps that it adds after itself."""
 
     place: str
     attempt: int
@@ -87,7 +87,7 @@ class Completed:
 
 @dataclass(frozen=True, kw_only=True)
 class Failed:
-    """The step ended with an error; without `attempt`, one that no other attempt mends."""
+    """The step ended with an error; without `attempt`, no further attempt would help."""
 
     place: str
     error_class: str
@@ -106,7 +106,7 @@ class TimedOut:
 
 @dataclass(frozen=True, kw_only=True)
 class Unsendable:
-    """The step ran, and its output cannot be recorded: it is no JSON, or too large."""
+    """The step ran, but its output cannot be recorded: it is not JSON, or it is too large."""
 
     place: str
     reason: str
@@ -115,7 +115,7 @@ class Unsendable:
 
 @dataclass(frozen=True, kw_only=True)
 class CouldNotClose:
-    """Something went wrong as the hop was closed, which neither the store nor the broker being away explains."""
+    """Something went wrong while the hop was closed, and neither the store nor the broker was away."""
 
     place: str
     error_class: str
@@ -132,7 +132,7 @@ class Exhausted:
 
 @dataclass(frozen=True, kw_only=True)
 class Diverged:
-    """The step's code does not do again what its journal holds; another attempt would not, either."""
+    """The step's code does not repeat what its journal holds, and would not do so in another attempt."""
 
     place: str
     text: str
@@ -145,7 +145,7 @@ Event: TypeAlias = Begun | Completed | Failed | TimedOut | Unsendable | CouldNot
 class Refused:
     """A hop's own message cannot be run; `message` is None if it could not even be read.
 
-    It stands beside the other events, which are about a message that was read and claimed to be run.
+    It is separate from the other events, which are about a message that was read and claimed to be run.
     """
 
     message: PaigeantMessage | None
@@ -153,7 +153,7 @@ class Refused:
     text: str
 
 
-# Decisions: where the workflow stands now, and so what the caller has to record.
+# Decisions: where the workflow stands now, and therefore what the caller must record.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,7 +189,7 @@ class Finish:
 
 @dataclass(frozen=True, kw_only=True)
 class Fail:
-    """Record the failure; the workflow is over."""
+    """Record the failure; the workflow has ended."""
 
     message: PaigeantMessage
     failure: Failure
@@ -206,7 +206,7 @@ class Retry:
 
 @dataclass(frozen=True, kw_only=True)
 class Park:
-    """Record the failure; the workflow waits for a person, who may have the step tried anew.
+    """Record the failure; the workflow waits for a person, who may have the step tried again.
 
     `message` is None if it could not be read.
     """
@@ -221,8 +221,8 @@ Decision: TypeAlias = Run | Advance | Finish | Fail | Retry | Park
 def decide(message: PaigeantMessage, event: Event, *, now: datetime, limits: Limits) -> Decision:
     """Say where the workflow stands after `event` and what must be recorded.
 
-    Raises `IllegalEvent` where the event is not about the step that `message` asks for, as when it is
-    repeated after it was applied.
+    Raises `IllegalEvent` if the event is not about the step that `message` asks for, for example because it was
+    applied before.
     """
     step = message.slip.next_step
     if step is None or event.place != message.place:
@@ -249,7 +249,7 @@ def decide(message: PaigeantMessage, event: Event, *, now: datetime, limits: Lim
 
 
 def decide_refusal(refused: Refused) -> Park:
-    """Say where a workflow stands whose current hop's own message cannot be run: nothing but a person moves it on."""
+    """Park a workflow whose current hop's own message cannot be run: only a person can move it on."""
     step = refused.message.slip.next_step if refused.message is not None else None
     step_id = step.step_id if step is not None else None
     failure = Failure(step_id=step_id or None, error_class=refused.reason, text=refused.text)
@@ -308,7 +308,7 @@ def _retry_or_park(message: PaigeantMessage, failure: Failure, attempt: Attempt 
         return Park(message=message, failure=failure)
     delay = retry_delay(attempt)
     if message.deadline is not None and now + timedelta(seconds=delay) >= message.deadline:
-        # The error says more than the deadline, which leaves no time for another attempt.
+        # The deadline leaves no time for another attempt, but the error says more than the deadline.
         return Fail(message=message, failure=failure)
     return Retry(message=message, failure=failure, delay=delay)
 

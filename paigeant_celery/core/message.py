@@ -24,9 +24,9 @@ _OLD_FORMAT = {"type", "module"}
 class PaigeantMessage(WireModel):
     """One workflow on its way: where it stands, and everything that the next hop needs.
 
-    `message_id` is the id of the hop that the message asks for. `token_ref` is room for a reference to the
-    credentials of a workflow; a signature travels beside the envelope, for it covers its exact bytes. `stream` asks for
-    the agents' own stream events, `usage_limits` holds for all steps together; both since 1.1.
+    `message_id` is the id of the hop that the message asks for. `token_ref` is reserved for a reference to the
+    credentials of a workflow; a signature would travel beside the envelope, because it covers its exact bytes.
+    `stream` asks for the agents' own stream events; `usage_limits` apply to all steps together. Both exist since 1.1.
     """
 
     spec_version: str = SPEC_VERSION
@@ -45,7 +45,7 @@ class PaigeantMessage(WireModel):
 
     @property
     def place(self) -> str:
-        """Place of the hop that the message asks for."""
+        """The place of the hop that the message asks for."""
         return self.slip.place
 
     @property
@@ -57,20 +57,20 @@ class PaigeantMessage(WireModel):
         return step
 
     def moved(self, slip: RoutingSlip, *, now: datetime) -> Self:
-        """Return the message with the slip moved forward; of our version, where it was of an older one."""
-        # An older reader keeps the fields that we add only where the version tells it that there may be some.
+        """Return the message with the slip moved forward; an older version becomes ours."""
+        # An older reader keeps the fields that we add only if the version tells it that there may be some.
         version = self.spec_version if _check_version(self.spec_version) else SPEC_VERSION
         message_id = hop_id(self.correlation_id, slip.place)
         return self.model_copy(update={"slip": slip, "message_id": message_id, "sent_at": now, "spec_version": version})
 
 
 def encode(message: PaigeantMessage) -> str:
-    """Write the envelope as the one string that travels; the only place where its bytes are made."""
+    """Write the envelope as the string that travels; its bytes are made only here."""
     return dumps(message.model_dump(mode="json"))
 
 
 def parse(text: object, *, max_size: int, max_steps: int) -> PaigeantMessage:
-    """Read an envelope, or raise `MessageError` with reason code and field path.
+    """Read an envelope, or raise `MessageError` with the reason code and the path of the field.
 
     `max_size` is in bytes of UTF-8 and is checked before anything is parsed; `max_steps` counts executed and
     remaining steps.
@@ -101,8 +101,8 @@ def reread(envelope: str) -> PaigeantMessage:
 
 
 def content_digest(message: PaigeantMessage) -> str:
-    """Digest of what the caller asked for; equal for a repeated dispatch, whenever it happens."""
-    # Neither what a process adds that has the agents loaded, nor fields that a later version may bring.
+    """Return a digest of what the caller asked for; equal for a repeated dispatch, whenever it happens."""
+    # It leaves out what a process adds if it has the agents loaded, and fields that a later version may add.
     step = {"queue", "policy"}
     asked = message.model_dump(
         mode="json",
@@ -118,16 +118,16 @@ def content_digest(message: PaigeantMessage) -> str:
 
 
 def sha256(text: str) -> str:
-    """Hexadecimal SHA-256 of the UTF-8 bytes of `text`."""
+    """Return the hexadecimal SHA-256 of the UTF-8 bytes of `text`."""
     return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
 
 
 def _check_version(version: object) -> bool:
-    """Say whether the message is of a newer minor version than ours; raise where it cannot be read."""
+    """Say whether the message has a newer minor version than ours; raise if the version cannot be read."""
     own_major, own_minor = (int(part) for part in SPEC_VERSION.split("."))
     supported = f"this version reads {own_major}.x"
     if not isinstance(version, str):
-        raise MessageError("unsupported_version", "spec_version", f"missing or no text; {supported}")
+        raise MessageError("unsupported_version", "spec_version", f"missing or not a string; {supported}")
     major, _, minor = version.partition(".")
     if not (_is_number(major) and _is_number(minor)) or int(major) != own_major:
         raise MessageError("unsupported_version", "spec_version", f"{version[:32]!r}; {supported}")
@@ -174,7 +174,7 @@ def _check_slip(message: PaigeantMessage, max_steps: int) -> None:
         raise MessageError(
             "inconsistent_slip",
             "message_id",
-            f"the slip stands at place {slip.place}, and the id says otherwise",
+            f"the slip stands at place {slip.place}, but the id says otherwise",
         )
     for index, record in enumerate(slip.executed):
         if record.place != str(index):
@@ -183,4 +183,4 @@ def _check_slip(message: PaigeantMessage, max_steps: int) -> None:
     if "" in ids:
         raise MessageError("invalid_envelope", "slip.itinerary", "a step has no `step_id`")
     if len(set(ids)) != len(ids):
-        raise MessageError("inconsistent_slip", "slip", "a step id stands twice")
+        raise MessageError("inconsistent_slip", "slip", "a step id appears twice")

@@ -1,4 +1,4 @@
-"""Names and words that stand on the wire, in the store, in logs and in Flower. A change here needs a version."""
+"""Names and words that appear on the wire, in the store, in logs and in Flower. A change here needs a version."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ __all__ = [
 
 SPEC_VERSION = "1.1"
 VERSION_HEADER = "paigeant_spec_version"
-ATTEMPT_HEADER = "paigeant_attempt"  # beside the envelope, where no store counts the attempts
+ATTEMPT_HEADER = "paigeant_attempt"  # beside the envelope, if no store counts the attempts
 
 MAX_NAME_LENGTH = 128  # characters; keeps keys, queues and task names short on every broker
 
@@ -53,7 +53,7 @@ def is_correlation_id(text: str) -> bool:
 
 
 def is_activity_name(text: str) -> bool:
-    """Say whether `text` may name an activity; ASCII only, so that no two names look alike."""
+    """Say whether `text` may name an activity; only ASCII, so that no two names look alike."""
     return len(text) <= MAX_NAME_LENGTH and ACTIVITY_NAME.fullmatch(text) is not None
 
 
@@ -69,7 +69,7 @@ def next_place(place: str) -> str:
 
 
 def split_hop_id(text: str) -> tuple[str, str] | None:
-    """Return correlation id and place of a hop id, or None where `text` is none."""
+    """Return the correlation id and place of a hop id, or None if `text` is not one."""
     correlation_id, dot, place = text.partition(".")
     if not dot or not is_correlation_id(correlation_id) or _PLACE.fullmatch(place) is None:
         return None
@@ -77,7 +77,7 @@ def split_hop_id(text: str) -> tuple[str, str] | None:
 
 
 def text_fault(text: str) -> str | None:
-    """Say why `text` cannot travel as JSON text in every store and broker, or None where it can."""
+    """Say why `text` cannot travel as JSON text in every store and broker, or return None if it can."""
     if "\0" in text:
         return "contains a NUL character"
     if any(unicodedata.category(c) == "Cs" for c in text if "\ud800" <= c <= "\udfff"):
@@ -87,7 +87,7 @@ def text_fault(text: str) -> str | None:
 
 @dataclass(frozen=True)
 class Names:
-    """Task, queue and key names below one prefix."""
+    """Task, queue and key names under one prefix."""
 
     prefix: str = "paigeant"
 
@@ -96,57 +96,57 @@ class Names:
         return f"{self.prefix}.{activity}"
 
     def queue(self, activity: str) -> str:
-        """Return the queue of an activity that names none."""
+        """Return the queue of an activity that does not name one."""
         return f"{self.prefix}.{activity}"
 
     @property
     def dead_letters(self) -> str:
-        """Return the queue of dead letters where there is no store; no activity has a queue of this name."""
+        """Return the queue of dead letters if there is no store; no activity has a queue of this name."""
         return f"{self.prefix}-dead-letters"
 
     def activity(self, task: str) -> str | None:
-        """Return the activity of a task name, or None where the task is none of ours."""
+        """Return the activity of a task name, or None if the task is not ours."""
         start = f"{self.prefix}."
         return task[len(start) :] or None if task.startswith(start) else None
 
 
-# The words that others match on. Each is written where it is used; a test compares these tables with the package.
+# The words that others match on. The code writes each where it is used; a test compares these tables with the package.
 
 # Why a call, a message or a hop was refused: the codes of errors, dead letters and failures.
 REASONS: Mapping[str, str] = MappingProxyType(
     {
-        "activity_not_allowed": "an agent wants to insert an activity that it may not, or that nobody registered",
-        "attempts_exhausted": "the hop was begun as often as it may be, and its worker never came to the end",
-        "bad_agent_name": "the name of an activity is too long, empty, or has other characters than are allowed",
-        "bad_correlation_id": "a correlation id is too long, empty, or has other characters than are allowed",
-        "bad_cursor": "what was given to read on from is no cursor",
-        "bad_envelope": "what is around the envelope is not as we send it",
-        "bad_step_id": "the id of a step is too long, empty, or has other characters than are allowed",
-        "content_disallowed": "a message is not JSON, or is compressed in another way than with gzip",
-        "deadline": "the deadline of the workflow passed before or in the step",
+        "activity_not_allowed": "an agent wants to insert an activity that is not allowed or not registered",
+        "attempts_exhausted": "the hop was begun as often as it may be, but no attempt ever ended",
+        "bad_agent_name": "the name of an activity is empty, too long, or has characters that are not allowed",
+        "bad_correlation_id": "a correlation id is empty, too long, or has characters that are not allowed",
+        "bad_cursor": "the position to read on from is not a cursor",
+        "bad_envelope": "the message around the envelope is not as we send it",
+        "bad_step_id": "the id of a step is empty, too long, or has characters that are not allowed",
+        "content_disallowed": "a message is not JSON, or is compressed with something other than gzip",
+        "deadline": "the deadline of the workflow passed before or during the step",
         "deadline_passed": "a workflow was dispatched with a deadline in the past",
-        "duplicate_step_id": "two steps of a workflow have one id",
+        "duplicate_step_id": "two steps of a workflow have the same id",
         "empty_itinerary": "there is no step to run",
         "empty_prompt": "a step of an agent has no prompt",
-        "expired": "the message is too old for its workflow, which the store does not know, to be adopted",
-        "inconsistent_slip": "ids, places or digest of a message contradict each other or the store",
-        "invalid_arguments": "the arguments of a function do not fit its signature, or are no JSON",
-        "invalid_deps": "the deps of an agent do not fit the type that its worker expects, or are no JSON",
-        "invalid_envelope": "an envelope is no strict JSON, or a field of it has a wrong value",
-        "invalid_input": "an argument of a call is of a wrong type or value",
-        "invalid_limit": "the limit of an agent's insertions is no such number",
+        "expired": "the store does not know the workflow, and its message is too old for the workflow to be adopted",
+        "inconsistent_slip": "the ids, places or digest of a message contradict each other or the store",
+        "invalid_arguments": "the arguments of a function do not fit its signature, or are not JSON",
+        "invalid_deps": "the deps of an agent do not fit the type that its worker expects, or are not JSON",
+        "invalid_envelope": "an envelope is not strict JSON, or one of its fields has a wrong value",
+        "invalid_input": "an argument of a call has a wrong type or value",
+        "invalid_limit": "the limit of an agent's insertions is not a valid number",
         "invalid_policy": "the policy of a step makes no sense",
-        "invalid_queue": "the name of a queue is no text, or empty",
-        "invalid_task": "Celery takes the message for no valid task",
+        "invalid_queue": "the name of a queue is not a string, or is empty",
+        "invalid_task": "Celery does not accept the message as a valid task",
         "invalid_text": "a text cannot travel through every broker and store: it has a NUL or a lone surrogate",
         "invalid_usage_limits": "the usage limits of a workflow make no sense",
-        "invalid_variables": "the variables of a workflow are no mapping, or no JSON",
-        "loop_limit": "with the steps that were inserted the workflow would be longer than `paigeant_max_steps`",
-        "malformed": "what arrived is no message of Celery's protocol",
+        "invalid_variables": "the variables of a workflow are not a mapping, or not JSON",
+        "loop_limit": "with the inserted steps the workflow would be longer than `paigeant_max_steps`",
+        "malformed": "what arrived is not a message of Celery's protocol",
         "naive_datetime": "a deadline has no time zone",
-        "output_not_serializable": "what a step gave has no JSON form",
-        "output_too_large": "what a step gave is larger than `paigeant_max_output_size`",
-        "result_not_serializable": "a result inside a run has no JSON form, and cannot be recorded",
+        "output_not_serializable": "the output of a step has no JSON form",
+        "output_too_large": "the output of a step is larger than `paigeant_max_output_size`",
+        "result_not_serializable": "a result inside a run has no JSON form, so it cannot be recorded",
         "result_too_large": "a result inside a run is too large to be recorded",
         "secret_without_encryption": "a pydantic secret would have travelled as asterisks",
         "store_corrupt": "a record of the store is not as this version writes it",
@@ -156,30 +156,30 @@ REASONS: Mapping[str, str] = MappingProxyType(
         "too_many_steps": "a workflow has more steps than `paigeant_max_steps`",
         "too_many_visits": "an agent wants to insert an activity more often than `paigeant_max_visits`",
         "undecodable": "the body of a message cannot be decoded",
-        "unexpected_deps": "a step has deps, and its agent takes none",
-        "unexpected_error": "opening a delivery raised what nobody foresaw",
+        "unexpected_deps": "a step has deps, but its agent takes none",
+        "unexpected_error": "opening a delivery raised an unexpected error",
         "unknown_agent": "the worker has not loaded the activity",
         "unknown_field": "the envelope has a field that its version does not have",
-        "unknown_task": "the message names a task that is no activity, and that the worker does not have",
-        "unsupported_version": "the envelope is of another major version, or names none",
+        "unknown_task": "the message names a task that is not an activity and that the worker does not have",
+        "unsupported_version": "the envelope has another major version, or none",
     }
 )
 
 # What happened to a workflow: the type of each event that the store keeps.
 EVENTS: Mapping[str, str] = MappingProxyType(
     {
-        "adopted": "the workflow was recorded from the message of a hop, for the store did not know it",
-        "agent": "an agent's run said something; its kind is the field `event`",
+        "adopted": "the workflow was recorded from the message of a hop, because the store did not know it",
+        "agent": "an agent's run reported something; the field `event` says what kind",
         "claimed": "a worker began an attempt of a hop",
-        "completed": "a hop ended well, and the next one is recorded with it",
-        "edit_refused": "an agent wanted to insert steps and may not; `reason` says why",
-        "events_dropped": "so many events of agents gave way to newer ones before they were read",
-        "failed": "a hop failed for good",
-        "note": "a step said something of no other type",
+        "completed": "a hop ended well, and the next one was recorded with it",
+        "edit_refused": "an agent wanted to insert steps but may not; `reason` says why",
+        "events_dropped": "so many events of agents were replaced by newer ones before they were read",
+        "failed": "a hop failed and is not tried again",
+        "note": "a step reported something that has no other type",
         "parked": "a hop waits for a person",
-        "redriven": "a parked hop is to be tried anew, with all its attempts",
-        "released": "an owner gave a hop back that it does not run",
-        "resent": "the message of a hop is sent again; `why` says what was the matter",
+        "redriven": "a parked hop is to be tried again, with all its attempts",
+        "released": "an owner gave back a hop that it does not run",
+        "resent": "the message of a hop is sent again; `why` says for what reason",
         "resumed": "an attempt went on from what earlier ones had recorded",
         "retrying": "an attempt failed, and the hop waits for the next one",
         "started": "a dispatcher recorded the workflow",
@@ -190,53 +190,53 @@ EVENTS: Mapping[str, str] = MappingProxyType(
     }
 )
 
-# What we tell of a run among the events of pydantic-ai: the field `event` of those of type `agent`.
+# What we add to the events of pydantic-ai about a run: the field `event` of events of type `agent`.
 AGENT_EVENTS: Mapping[str, str] = MappingProxyType(
     {
         "call_made": "a call ended and is on record",
         "call_replayed": "a call was answered from the record of an earlier attempt",
-        "dropped": "so many events gave way to newer ones before they could be sent",
+        "dropped": "so many events were replaced by newer ones before they could be sent",
     }
 )
 
 # What a log record is about: its field `action`.
 ACTIONS: Mapping[str, str] = MappingProxyType(
     {
-        "cancelled": "a workflow was cancelled, as its hop was revoked",
+        "cancelled": "a workflow was cancelled because its hop was revoked",
         "clock_drift": "the clock of a dispatcher is far from the store's",
-        "close_failed": "an error that nobody foresaw came up while a hop was closed",
-        "consumer_timeout": "RabbitMQ closed the channel of a step that runs long, and the worker connects again",
+        "close_failed": "an unexpected error occurred while a hop was closed",
+        "consumer_timeout": "RabbitMQ closed the channel of a long step, and the worker connects again",
         "delivery_dropped": "a delivery had nothing to run; `reason` says why",
         "events_dropped": "events of an agent could not be written and are gone",
         "events_lost": "a run ended before all of its events were sent",
         "events_wait": "events of an agent wait for the store",
-        "executor_left_steps": "an executor stopped, and steps of it go on",
+        "executor_left_steps": "an executor stopped, but some of its steps go on",
         "hop_cancelled": "the workflow was cancelled, and the run of its hop with it",
-        "hop_failed": "a hop failed for good",
+        "hop_failed": "a hop failed and is not tried again",
         "hop_given_back": "the worker ends, and another one may begin the hop again",
         "hop_lost": "another owner has the hop, and the run here is cancelled",
         "hop_overtaken": "another owner had the hop when its run ended, and the output is discarded",
         "hop_parked": "a hop waits for a person",
-        "hop_released": "a hop was given back that nobody ran here",
+        "hop_released": "a hop that nobody ran here was given back",
         "hop_retried": "an attempt failed, and the hop is tried again",
         "loop_blocked": "a step blocks the event loop, and later ones get a new one",
         "loop_interrupted": "something ended the event loop, which goes on",
         "message_refused": "a message cannot be run; `reason` says why",
-        "open_failed": "an error that nobody foresaw came up while a delivery was opened",
-        "owner_gone": "the process of an owner is gone, and its hops are sent again",
+        "open_failed": "an unexpected error occurred while a delivery was opened",
+        "owner_gone": "the process of an owner is gone, so its hops are sent again",
         "queue_not_seen": "the broker did not say how many messages wait on a queue",
         "renew_failed": "the lease of this process could not be renewed",
-        "replay_drift": "a call is replayed though a text of it changed",
+        "replay_drift": "a call is replayed although a text of it changed",
         "resend_failed": "the message of a hop could not be sent again",
         "resent": "the message of a hop was sent again",
         "send_failed": "the next hop is recorded, but its message could not be sent; a sweep sends it",
-        "store_checked": "something about the store's server should be known",
+        "store_checked": "something about the store's server is worth knowing",
         "store_corrupt": "a record of the store cannot be read",
         "store_unreachable": "the store is away, and something waits for it",
         "sweep_failed": "a sweep ended early; the next one comes soon",
-        "transport_chosen": "which transport was taken, and why",
-        "transport_overruled": "an environment variable has precedence over the installed app",
-        "waiting_for_server": "the store or the broker is away, and is asked again soon",
+        "transport_chosen": "which transport was chosen, and why",
+        "transport_overruled": "an environment variable takes precedence over the installed app",
+        "waiting_for_server": "the store or the broker is away and is asked again soon",
         "workflow_adopted": "a workflow that the store did not know was recorded from its message",
     }
 )

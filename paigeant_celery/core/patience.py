@@ -7,7 +7,7 @@ from collections.abc import Iterator
 __all__ = ["patience"]
 
 FIRST_WAIT = 0.2  # seconds; a server that only restarts is back soon
-LONGEST_WAIT = 5.0  # seconds; the longest delay before a server that was gone for long is noticed again
+LONGEST_WAIT = 5.0  # seconds; a server that was away for long is noticed again within this time
 
 
 def patience(first: float = FIRST_WAIT, longest: float = LONGEST_WAIT) -> Iterator[float]:

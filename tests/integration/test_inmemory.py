@@ -247,7 +247,7 @@ def test_an_executor_whose_worker_ends_says_so_and_can_be_started_again(transpor
 
     said, output = asyncio.run(main())
 
-    assert said == "the worker on memory://localhost// ended, and the log says why; start the executor again"
+    assert said == "the worker on memory://localhost// ended; the log says why. Start the executor again"
     assert isinstance(output, str)
     assert embedded_threads() == []
 

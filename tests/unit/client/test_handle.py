@@ -323,7 +323,7 @@ def test_a_parked_workflow_goes_on_when_it_is_redriven(workflow_harness: Workflo
 
     handle = workflow_harness.dispatch([first.activity(), second.activity()])
     asyncio.run(workflow_harness.deliver())
-    with pytest.raises(WorkflowParked, match=r"ConnectionError: the provider is down; mend the cause"):
+    with pytest.raises(WorkflowParked, match=r"ConnectionError: the provider is down; fix the cause"):
         handle.result_sync(0)
     assert handle.status_sync().state == "parked"
     letters = DeadLetters(workflow_harness.transport)
