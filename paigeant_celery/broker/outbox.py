@@ -1,4 +1,4 @@
-"""Sending recorded hops: the one place where a message for a hop is made, with its limits and links."""
+"""Sending recorded hops: only here is a message for a hop made, with its limits and links."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class Outbox:
     def send(self, record: Recorded, *, message: PaigeantMessage | None = None, attempt: int = 1) -> None:
         """Publish the message of a recorded hop.
 
-        Its envelope is read again unless the caller has its `message` at hand. `attempt` counts if no store does.
-        Raises `MessageError` if the envelope cannot be read, and `TransientError` if the broker is away.
+        Reads its envelope again unless the caller passes `message`. `attempt` counts only if there is no store. Raises
+        `MessageError` if the envelope cannot be read, and `TransientError` if the broker is away.
         """
         message = message or reread(record.envelope)
         activity = self._registry.find(message.step.activity)
@@ -58,6 +58,6 @@ def delivery_of(
         queue=queue,
         envelope=envelope,
         summary=f"workflow {message.correlation_id}, step {len(slip.executed) + 1} of {total}: {step.step_id}",
-        timeout=own.timeout,  # the default is the worker's, whose settings may be others
+        timeout=own.timeout,  # the default is the worker's, whose settings may differ
         attempt=attempt,
     )

@@ -55,7 +55,7 @@ class _Runway:
     lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def take(self) -> bool:
-        """Take the steps for one dispatch; False where another dispatch has them."""
+        """Take the steps for one dispatch; False if another dispatch has them."""
         with self.lock:
             free, self.taken = not self.taken, True
             return free
@@ -67,7 +67,7 @@ class _Runway:
 
 @dataclass(frozen=True)
 class _Asked:
-    """What a caller asks of a workflow, beside its steps; not checked yet."""
+    """What a caller asks of a workflow besides its steps; not checked yet."""
 
     variables: Mapping[str, object] | None
     correlation_id: str | None
@@ -88,7 +88,7 @@ class WorkflowDispatcher:
         self._registered: dict[str, RegisteredActivity] = {}
 
     def add(self, step: ActivitySpec | FunctionSpec) -> None:
-        """Put a step on the runway, behind those that are there."""
+        """Put a step on the runway, after those already there."""
         runway = self._runway.get()
         if runway is None or runway.taken:
             runway = _Runway()
@@ -96,9 +96,9 @@ class WorkflowDispatcher:
         runway.steps.append(step)
 
     def register(self, step: ActivitySpec, *, description: str = "") -> None:
-        """Let agents that may edit the itinerary insert `step`; a later one of the same agent replaces it.
+        """Let agents that may edit the itinerary insert `step`; a later registration for the same agent replaces it.
 
-        Goes with every workflow that this dispatcher sends from now on.
+        It goes with every workflow that this dispatcher sends from now on.
         """
         self._registered[step.agent_name] = RegisteredActivity(description=description, step=step)
 
@@ -115,20 +115,21 @@ class WorkflowDispatcher:
     ) -> str:
         """Record the workflow, send its first message and return its correlation id.
 
-        The steps are `itinerary`, else those on the runway, which are then taken: a second dispatch never
-        repeats them. `correlation_id` makes the call idempotent: the same id with the same content returns
-        the existing workflow (its message is sent again where it still waits; copies run once).
-        `deadline` is an aware datetime; a step that would begin later fails the workflow. `stream=True` has the agents
-        ask their models for streams and tell what happens to whoever reads `handle.events()`. `usage_limits`
-        (pydantic-ai's `UsageLimits`, `WorkflowLimits` or a mapping of the same names) holds for all agent steps
-        together: each is given what is left, and the one that would use more fails the workflow with
-        `UsageLimitExceeded`. It is taken as given: a `UsageLimits()` has a `request_limit` of 50, which then is that of
-        the workflow; beside it, no single step makes more than pydantic-ai's own 50 requests.
+        The steps are `itinerary`, otherwise those on the runway, which are then taken: a second dispatch never repeats
+        them. `correlation_id` makes the call idempotent: the same id with the same content returns the existing
+        workflow (its message is sent again if it still waits; copies run once). `deadline` is an aware datetime; a step
+        that would begin later fails the workflow. `stream=True` lets the agents ask their models for streams and tell
+        readers of `handle.events()` what happens.
 
-        Raises `InvalidInput` and `EmptyItinerary` before anything is enqueued, `WorkflowConflict` where the id
-        belongs to other content, `NotRecorded` where the store is away (it may have recorded the workflow when only
-        the reply was lost), `NotPublished` where the workflow was recorded but not sent, `Unreachable` where there
-        is no store and the broker is away. To try again after either of the first two, pass its `correlation_id`.
+        `usage_limits` (pydantic-ai's `UsageLimits`, `WorkflowLimits` or a mapping of the same names) apply to all agent
+        steps together: each is given what is left, and one that would use more fails the workflow with
+        `UsageLimitExceeded`. They are taken as given: a `UsageLimits()` has a `request_limit` of 50, which is then that
+        of the workflow. Besides that, no single step makes more than pydantic-ai's own 50 requests.
+
+        Raises `InvalidInput` and `EmptyItinerary` before anything is enqueued, `WorkflowConflict` if the id belongs to
+        other content, `NotRecorded` if the store is away (it may have recorded the workflow if only the reply was
+        lost), `NotPublished` if the workflow was recorded but not sent, and `Unreachable` if there is no store and the
+        broker is away. To try again after `NotRecorded` or `NotPublished`, pass the `correlation_id` of the error.
         """
         asked = _Asked(variables, correlation_id, deadline, stream, usage_limits)
         sending = self._prepare(transport, itinerary, asked)
@@ -150,7 +151,7 @@ class WorkflowDispatcher:
         return self._prepare(transport, itinerary, asked).send()
 
     def handle(self, correlation_id: str, transport: Transport | None = None) -> WorkflowHandle:
-        """Return a handle on a workflow, dispatched here or anywhere else. Reads nothing yet."""
+        """Return a handle on a workflow that was dispatched here or anywhere else. Nothing is read yet."""
         return WorkflowHandle(correlation_id, _checked_transport(transport))
 
     def _prepare(
@@ -202,9 +203,9 @@ class _Sending:
         return message.correlation_id
 
     def _record(self, outbox: Outbox) -> Recorded | None:
-        """Record the workflow and return what is to be sent, or None where it has begun already.
+        """Record the workflow and return what must be sent, or None if it has already begun.
 
-        An existing one keeps its own envelope and queue.
+        An existing workflow keeps its own envelope and queue.
         """
         store, correlation_id = self.transport.store, self.message.correlation_id
         hop = outbox.record_of(self.message, self.envelope)
@@ -283,7 +284,7 @@ def _check_deadline(deadline: datetime | None, now: datetime) -> None:
 
 
 def _checked_step(index: int, step: object) -> Step:
-    """Check a step against the activity of this process, where it is loaded, and note the activity's queue."""
+    """Check a step against its activity if this process has loaded it, and add the activity's queue."""
     if not isinstance(step, (ActivitySpec, FunctionSpec)):
         text = f"a step is an `ActivitySpec` or `FunctionSpec`, not a {type(step).__name__}"
         raise InvalidInput("invalid_input", f"itinerary[{index}]", text)
@@ -300,7 +301,7 @@ def _checked_step(index: int, step: object) -> Step:
 
 
 def _checked_envelope(message: PaigeantMessage, transport: Transport) -> str:
-    """Write the envelope and read it as a worker will, so that what a worker would refuse is refused here."""
+    """Write the envelope and read it as a worker will, so that anything a worker would refuse is refused here."""
     settings = transport.settings
     envelope = encode(message)
     try:

@@ -51,7 +51,7 @@ class RecordedEffects(Effects):
 
     @property
     def outputs(self) -> Outputs:
-        """Outputs, of which the large ones stay in the store."""
+        """Outputs; the large ones stay in the store."""
         return self._outputs
 
     def claim(self, arrival: Arrival, message: PaigeantMessage, *, max_attempts: int) -> ClaimAnswer:

@@ -38,7 +38,7 @@ class MessageOnlyEffects(Effects):
 
     @property
     def outputs(self) -> Outputs:
-        """Outputs, all of which travel in the message."""
+        """Outputs; all of them travel in the message."""
         return self._outputs
 
     def claim(self, arrival: Arrival, message: PaigeantMessage, *, max_attempts: int) -> Claimed:

@@ -1,4 +1,4 @@
-"""The stores: where workflows and hops are recorded. `open_store` chooses one by URL."""
+"""The stores, which record workflows and hops. `open_store` chooses one by URL."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The seam to a store: what it is told and what it answers. Times are its own, in UTC."""
+"""The seam to a store: what it is told and what it answers. Times are those of the store, in UTC."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ __all__ = [
 
 @dataclass(frozen=True, kw_only=True)
 class HopRecord:
-    """A hop that waits to be run: all that is needed to publish its message again."""
+    """A hop that waits to be run: everything that is needed to publish its message again."""
 
     hop_id: str
     queue: str
@@ -53,7 +53,7 @@ class NewWorkflow:
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """A request to run a hop. `token` names this delivery: the same token gets the same answer again.
+    """A request to run a hop. `token` names this delivery; the same token gets the same answer again.
 
     `digest` is that of the envelope as it arrived; None skips the comparison (for one that cannot be run).
     """
@@ -67,10 +67,10 @@ class Claim:
 
 @dataclass(frozen=True, kw_only=True)
 class Claimed:
-    """The hop is the owner's until its lease lapses.
+    """The hop belongs to the owner until its lease expires.
 
-    `exhausted`: it was begun `max_attempts` times before, and may only be closed. `created_at` is when its workflow was
-    recorded; None where that says nothing of its sender's clock.
+    `exhausted`: it was begun `max_attempts` times before and may only be closed. `created_at` is when its workflow was
+    recorded, or None if that says nothing about its sender's clock.
     """
 
     fence: int
@@ -85,8 +85,11 @@ DropReason: TypeAlias = Literal["finished", "running", "waiting", "parked", "can
 
 @dataclass(frozen=True, kw_only=True)
 class Dropped:
-    """The hop must not run here: it finished, another owner runs it, it waits for its retry or for a person, its
-    workflow was cancelled, the store knows it not, or the envelope differs from the recorded one."""
+    """The hop must not run here.
+
+    It has finished, another owner runs it, it waits for its retry or for a person, its workflow was cancelled, the
+    store does not know it, or the envelope differs from the recorded one.
+    """
 
     reason: DropReason
 
@@ -119,11 +122,11 @@ class Completion:
 
 @dataclass(frozen=True, kw_only=True)
 class RenewAnswer:
-    """How the store's list of the owner's hops differs from its own.
+    """How the store's list of the owner's hops differs from the owner's own list.
 
-    `lost` are those that it may no longer write for; their runs must be cancelled. `cancelled` are those of them
-    whose workflow was cancelled, and which nobody took over. `stray` maps those that are
-    listed and were not named to their fences: the reply to a claim was lost, or is on its way.
+    `lost` are hops that it may no longer write for; their runs must be cancelled. `cancelled` are the lost hops whose
+    workflow was cancelled, and that nobody took over. `stray` gives the fences of hops that the store
+    lists but the owner did not name: the reply to their claim was lost or is on its way.
     """
 
     lost: frozenset[str]
@@ -133,10 +136,10 @@ class RenewAnswer:
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """What SWEEP found: hops whose message must be sent again, and what it must be told to go on.
+    """What SWEEP found: hops whose message must be sent again, and what it must be told before it can go on.
 
-    `owners` are those of the asker's host that run hops; `queues` those whose overdue hops are sent again only
-    where they are empty. `corrupted` are keys that hold no record.
+    `owners` are the owners on the asking host that run hops; `queues` are those whose overdue hops are sent again only
+    if they are empty. `corrupted` are keys that do not hold a record.
     """
 
     overdue: tuple[HopRecord, ...] = ()
@@ -147,10 +150,10 @@ class Sweep:
 
 @dataclass(frozen=True, kw_only=True)
 class WorkflowRecord:
-    """What the store knows of a workflow. `envelope` is that of the current hop, or the last one at the end.
+    """What the store knows about a workflow. `envelope` is that of the current hop, or the last one at the end.
 
     `running` says whether the current hop is claimed; `queue` is where it was sent. `retry_at` is when it is sent
-    again after a failed attempt, whose error is `failure` then.
+    again after a failed attempt; `failure` is then the error of that attempt.
     """
 
     correlation_id: str
@@ -181,7 +184,7 @@ class DeadLetter:
     """A message that was refused, without its content.
 
     `text` names the field and the remedy, `sample` shows the beginning with all values replaced; `size` and
-    `sha256` are those of the whole. The ids are None where they cannot be read. The store sets `at` and
+    `sha256` are those of the whole. The ids are None if they cannot be read. The store sets `at` and
     `cursor`, which orders letters.
     """
 
@@ -204,22 +207,24 @@ class HopStore(Protocol):
     """The durable record of workflows and hops: who may run which, and what came of it.
 
     Each non-terminal hop is in exactly one place: due (queued, waiting), an owner's (running), or parked. Closing
-    operations return False, and change nothing, where another owner has overtaken this one.
+    operations return False, and change nothing, if another owner has overtaken this one.
     """
 
     def start(self, new: NewWorkflow) -> Literal["started", "exists", "conflict"]:
-        """Record a workflow and its first hop; `conflict` where the id has other content."""
+        """Record a workflow and its first hop; `conflict` if the id has other content."""
         ...
 
     def adopt(
         self, new: NewWorkflow, *, sent_at: datetime, max_age: timedelta
     ) -> Literal["adopted", "known", "expired"]:
-        """Record a workflow, of which nothing is known, from the message of its current hop; `expired` where that
-        was sent longer ago than `max_age`."""
+        """Record an unknown workflow from the message of its current hop.
+
+        `expired` if that message was sent longer ago than `max_age`.
+        """
         ...
 
     def claim(self, claim: Claim) -> ClaimAnswer:
-        """Give a queued hop, or one whose owner's lease has lapsed, to an owner."""
+        """Give a queued hop, or one whose owner's lease has expired, to an owner."""
         ...
 
     def renew(self, owner: str, hops: Mapping[str, int]) -> RenewAnswer:
@@ -227,7 +232,7 @@ class HopStore(Protocol):
         ...
 
     def release(self, closing: Closing) -> bool:
-        """Queue a hop again that its owner does not run; the attempt does not count, and the next sweep sends it."""
+        """Requeue a hop that its owner does not run; the attempt does not count, and the next sweep sends it."""
         ...
 
     def complete(self, completion: Completion) -> bool:
@@ -235,7 +240,7 @@ class HopStore(Protocol):
         ...
 
     def fail(self, closing: Closing, failure: Failure) -> bool:
-        """Record that the hop failed and with it the workflow."""
+        """Record that the hop failed and, with it, the workflow."""
         ...
 
     def retry_at(self, closing: Closing, failure: Failure, *, delay: float) -> bool:
@@ -243,31 +248,32 @@ class HopStore(Protocol):
         ...
 
     def park(self, closing: Closing, failure: Failure, letter: DeadLetter | None = None) -> bool:
-        """Set the hop and its workflow aside, until somebody has it sent again or cancels it; its dead letter goes
-        with that."""
+        """Set the hop and its workflow aside until a person redrives or cancels it; keep its dead letter too."""
         ...
 
     def cancel(self, correlation_id: str) -> Literal["cancelled", "ended", "unknown"]:
-        """End a workflow wherever it stands; a run of it can write nothing any more, and `renew` reports it."""
+        """End a workflow wherever it stands; its run can write nothing more, and `renew` reports it."""
         ...
 
     def redrive(
         self, correlation_id: str, *, discard_journal: bool = False
     ) -> Literal["redriven", "not_parked", "unknown"]:
-        """Queue a parked hop again, with all its attempts; the next sweep sends it. Its journal stays unless it is to
-        be discarded."""
+        """Queue a parked hop again, with all its attempts; the next sweep sends it.
+
+        Its journal stays unless `discard_journal` is true.
+        """
         ...
 
     def sweep(self, *, host: str, dead: Collection[str] = (), queues: Mapping[str, bool] | None = None) -> Sweep:
-        """Return hops whose message must be sent again: their owner is dead or its lease over, or it is overdue.
+        """Return hops whose message must be sent again: their owner is dead or its lease expired, or they are overdue.
 
-        They are queued then, and overdue again later. `dead` are owners whose processes are gone; `queues`
-        says of queues whether they are empty. Without either there is one pass in a second, whoever asks.
+        They are then queued, and become overdue again later. `dead` are owners whose processes are gone; `queues` says
+        whether each queue is empty. Without either there is one pass per second, whoever asks.
         """
         ...
 
     def workflow(self, correlation_id: str) -> WorkflowRecord | None:
-        """Return what is known of a workflow, or None."""
+        """Return what is known about a workflow, or None."""
         ...
 
     def blob(self, correlation_id: str, step_id: str) -> str | None:
@@ -279,12 +285,14 @@ class JournalStore(Protocol):
     """What was answered inside a hop, for its next attempt."""
 
     def record(self, closing: Closing, records: Mapping[str, str]) -> bool:
-        """Add records to the journal of a hop that the owner runs; False where another one has overtaken it, or the hop
-        is closed."""
+        """Add records to the journal of a hop that the owner runs.
+
+        False if another owner has overtaken it, or the hop is closed.
+        """
         ...
 
     def journal(self, hop_id: str) -> Mapping[str, str]:
-        """Return the records of a hop's journal, by their keys; empty where there is none."""
+        """Return the records of a hop's journal by their keys; empty if there is none."""
         ...
 
 
@@ -292,32 +300,33 @@ class EventStore(Protocol):
     """What happened to a workflow, for those who watch it."""
 
     def publish(self, closing: Closing, events: Sequence[Mapping[str, str]]) -> bool:
-        """Let those who read the workflow's events see what an agent does; False where another owner has overtaken this
-        one, or the hop is closed.
+        """Let those who read the workflow's events see what an agent does.
 
-        The store adds `type`, which is `agent`, and `hop`. A workflow keeps the last 10 000 or so. After `Unreachable`
-        some may be there, and would be there twice where they are published again.
+        False if another owner has overtaken this one, or the hop is closed. The store adds `type`, which is `agent`,
+        and `hop`. A workflow keeps about the last 10 000. After `Unreachable`, some may have been kept; publishing
+        them again would keep them twice.
         """
         ...
 
     def events(self, correlation_id: str, *, after: str | None, limit: int) -> Sequence[StoredEvent]:
-        """Return events behind the cursor `after`, oldest first; raises `InvalidInput` for what is no cursor.
+        """Return the events after the cursor `after`, oldest first; raises `InvalidInput` if it is not a cursor.
 
-        Those that agents published stand between the workflow's own as they came. Where some gave way before they were
-        read, one of type `events_dropped` says how many. To read on from any cursor gives exactly what follows it.
+        Events that agents published stand among the workflow's own in the order in which they came. If some were
+        dropped before they were read, one of type `events_dropped` says how many. Reading on from any cursor gives
+        exactly what follows it.
         """
         ...
 
 
 class LetterStore(Protocol):
-    """What is kept of messages that were refused and hops that were parked."""
+    """What is kept about refused messages and parked hops."""
 
     def bury(self, letter: DeadLetter) -> bool:
-        """Keep a dead letter for as long as an ended workflow; False where one of its id is there already."""
+        """Keep a dead letter for as long as an ended workflow; False if one with its id is already kept."""
         ...
 
     def dead_letters(self, *, after: str | None, limit: int) -> Sequence[DeadLetter]:
-        """Return dead letters, newest first, from behind the cursor `after`; raises `InvalidInput` for no cursor."""
+        """Return dead letters, newest first, after the cursor `after`; raises `InvalidInput` if it is not a cursor."""
         ...
 
     def dead_letter(self, letter_id: str) -> DeadLetter | None:
@@ -325,11 +334,11 @@ class LetterStore(Protocol):
         ...
 
     def forget_letter(self, letter_id: str) -> bool:
-        """Delete a dead letter; False where there is none."""
+        """Delete a dead letter; False if there is none."""
         ...
 
     def letters_dropped(self) -> int:
-        """Return how many dead letters gave way to newer ones, as there were too many."""
+        """Return how many dead letters were dropped in favour of newer ones because there were too many."""
         ...
 
 
@@ -338,7 +347,7 @@ class StoreServer(Protocol):
 
     @property
     def address(self) -> str:
-        """Where the records are, without password."""
+        """The address of the records, without the password."""
         ...
 
     @property
@@ -351,13 +360,13 @@ class StoreServer(Protocol):
         ...
 
     def bind_broker(self, broker: str) -> str:
-        """Remember the broker that this prefix belongs to; return the one that is remembered."""
+        """Remember the broker that this prefix belongs to, and return the one that is remembered."""
         ...
 
     def close(self) -> None:
-        """Give connections back."""
+        """Release the connections."""
         ...
 
 
 class Store(HopStore, JournalStore, EventStore, LetterStore, StoreServer, Protocol):
-    """A whole store. Every operation is atomic, idempotent and synchronous; who needs one part asks for that alone."""
+    """A whole store. Every operation is atomic, idempotent and synchronous; callers ask for the parts they need."""
