@@ -74,7 +74,7 @@ class StepRunner:
     async def run(self, hop: Opened) -> Outcome:
         """Run the step inside its context and say how it ended. Only a cancellation from outside is raised."""
         try:
-            outcome = await asyncio.create_task(self._run(hop))  # its own task: a step may cancel it
+            outcome = await asyncio.create_task(self._run(hop))  # its own task: a step can cancel only that
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is not None and task.cancelling():

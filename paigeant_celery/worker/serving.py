@@ -55,7 +55,7 @@ def served_activities(transport: CeleryTransport) -> dict[str, Activity]:
 
 
 def queues_of(transport: CeleryTransport, served: dict[str, Activity]) -> Iterator[Queue]:
-    """Yield two queues per activity: the one that is configured for it, and the default one of its name.
+    """Yield the queues of activities: for each the one that is configured, and the default one of its name.
 
     A process that does not know the activity's own queue sends to the default one.
     """
