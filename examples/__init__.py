@@ -1,1 +1,1 @@
-"""Runnable examples; each folder is one, and begins with its README."""
+"""Runnable examples: one per folder, each explained in its README."""

@@ -1,4 +1,4 @@
-"""Common English words, for local models that look for what a text is about."""
+"""Common English words, for local models that find out what a text is about."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 __all__ = ["ARTICLES", "EVERYDAY_WORDS", "PREPOSITIONS", "STOP_WORDS"]
 
-# Behind these a noun follows, with or without words that describe it.
+# A noun follows these, with or without words that describe it.
 ARTICLES = frozenset(
     "a an the my your his her its our their this these those every each no some any".split()  # noqa: SIM905
 )
@@ -14,7 +14,7 @@ PREPOSITIONS = frozenset(
     "about against at between by for from in into of on over under with without".split()  # noqa: SIM905
 )
 
-# Words that say nothing of what a text is about; numbers are among them.
+# Words that say nothing about the subject of a text, numbers included.
 STOP_WORDS = frozenset(
     """
     a about after all also am an and any are as at be because been before being but by can could did do does doing
@@ -39,7 +39,7 @@ VERBS = """
 
 
 def _forms(verb: str) -> Iterator[str]:
-    """Yield the regular forms of a verb, and of one whose last letter is doubled or lost."""
+    """Yield the regular forms of a verb, also with its last letter doubled or dropped."""
     yield from (verb, f"{verb}s")
     if verb.endswith("e"):
         yield from (f"{verb}d", f"{verb[:-1]}ing")
@@ -49,7 +49,7 @@ def _forms(verb: str) -> Iterator[str]:
         yield from (f"{verb}es", f"{verb}ed", f"{verb}ing", f"{verb}{verb[-1]}ed", f"{verb}{verb[-1]}ing")
 
 
-# What anything may do or be; such words say little of what a text is about.
+# What anything may do or be; such words say little about the subject of a text.
 EVERYDAY_WORDS = frozenset(form for verb in VERBS for form in _forms(verb)) | frozenset(
     """
     able again ago almost alone already although among another away bad became been began begun best better big bigger

@@ -1,4 +1,4 @@
-"""What the examples share around their workflow: command line, workers beside it, screen, exit code."""
+"""What the examples share around their workflow: command line, workers in the same process, screen, exit code."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ __all__ = [
     "show_slip",
 ]
 
-WIDTH = 100  # characters of a line on the screen
+WIDTH = 100  # characters per line on the screen
 
 
 class Unexpected(Exception):
-    """The example ran, and did not end as it promises."""
+    """The example ran but did not end as it promises."""
 
 
 def expect(condition: object, sentence: str) -> None:
@@ -52,17 +52,17 @@ def expect(condition: object, sentence: str) -> None:
 
 
 def command_line(doc: str | None, example: str) -> ArgumentParser:
-    """Return a parser for the user's text and `--model`; an example adds its own flags, and calls `parse`."""
+    """Return a parser for the user's text and `--model`; an example adds its own flags and calls `parse`."""
     parser = ArgumentParser(description=doc, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("text", nargs="*", default=[example], help="your own text, or '-' to read it from stdin")
     parser.add_argument(
-        "--model", metavar="PROVIDER:NAME", help="a real model, as in 'openai:gpt-5'; left out, a local function"
+        "--model", metavar="PROVIDER:NAME", help="a real model, such as 'openai:gpt-5'; without it, a local function"
     )
     return parser
 
 
 def parse(parser: ArgumentParser) -> Namespace:
-    """Read the command line: flags may stand between the words of the text, and what follows `--` is text."""
+    """Read the command line: flags may come between the words of the text; everything after `--` is text."""
     before, behind = sys.argv[1:], []
     if "--" in before:
         end = before.index("--")
@@ -75,7 +75,7 @@ def parse(parser: ArgumentParser) -> Namespace:
 
 
 def given_text(words: list[str]) -> str:
-    """Return the text of the command line; ends the program where there is none."""
+    """Return the text of the command line; end the program if there is none."""
     try:
         text = sys.stdin.buffer.read().decode() if words == ["-"] else " ".join(words)
         text.encode()  # other bytes on the command line become lone surrogates
@@ -96,7 +96,7 @@ async def serving(transport: CeleryTransport, *activities: str) -> AsyncIterator
         for executor in executors:
             executor.cancel()
         for outcome in await asyncio.gather(*executors, return_exceptions=True):
-            if isinstance(outcome, Exception):  # it could not serve; a cancelled one is none
+            if isinstance(outcome, Exception):  # it could not serve; cancellation is not such an error
                 raise outcome
 
 
@@ -109,15 +109,17 @@ def run(main: Coroutine[None, None, None]) -> None:
 @contextmanager
 def reporting() -> Iterator[None]:
     """Turn what goes wrong inside the block into one sentence and exit code 1."""
-    # The example reports a failed step itself; the worker's log would say the same again.
+    # The example reports a failed step itself; the worker's log would repeat it.
     logging.disable(logging.ERROR)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a text may hold more than the terminal's encoding does
+        sys.stdout.reconfigure(
+            errors="backslashreplace"
+        )  # a text may have characters that the terminal's encoding lacks
     try:
         yield
         sys.stdout.flush()
-    except BrokenPipeError:  # who reads our output has seen enough, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the flush at the exit fails again
+    except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # otherwise the flush at exit fails again
         sys.exit(1)
     except (Unexpected, PaigeantError, TimeoutError) as error:
         click.echo(f"{type(error).__name__}: {error}", err=True)
@@ -125,13 +127,13 @@ def reporting() -> Iterator[None]:
 
 
 def show_slip(steps: Iterable[ActivitySpec | FunctionSpec], correlation_id: str) -> None:
-    """Print the routing slip as it was dispatched."""
+    """Print the routing slip as dispatched."""
     click.echo(f"{'slip':10}" + " -> ".join(click.style(step.activity, bold=True) for step in steps))
     click.echo(f"{'workflow':10}{click.style(correlation_id, dim=True)}")
 
 
 def show_outputs(result: WorkflowResult, events: Iterable[WorkflowEvent], transport: CeleryTransport) -> None:
-    """Print each executed step: the queue where it ran, how long it took, and the fields of its output."""
+    """Print each executed step: the queue it ran on, how long it took, and the fields of its output."""
     for number, (step, seconds) in enumerate(zip(result.steps, _durations(events), strict=True), 1):
         queue = transport.names.queue(step.activity)
         head = click.style(f"{number}  {step.activity}", bold=True)
@@ -141,7 +143,7 @@ def show_outputs(result: WorkflowResult, events: Iterable[WorkflowEvent], transp
 
 
 def _durations(events: Iterable[WorkflowEvent]) -> Iterator[float]:
-    """Yield how many seconds each step took, from its claim to its record."""
+    """Yield the seconds that each step took, from its claim to its record."""
     claimed: dict[str, datetime] = {}
     for event in events:
         if event.type == "claimed":

@@ -1,7 +1,7 @@
-"""Models that are local functions: no key, no network, and what they say comes from the text that they get.
+"""Models that are local functions: no key, no network, and all they say comes from the text that they get.
 
-A function of this kind stands where a provider stands: it reads the messages of the run, and answers by
-calling the output tool, as a real model does for a structured output.
+Such a function takes the place of a provider: it reads the messages of the run and answers by calling the output
+tool, as a real model does for a structured output.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ Answering = Callable[[list[ModelMessage], AgentInfo], ModelResponse]
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 PREVIOUS = re.compile(r"\n<previous_output [^\n]*>\n(.*)\n</previous_output>\Z", re.DOTALL)
-# A full stop, perhaps behind a quotation mark, with space after it; a new line; a Chinese or Japanese full stop.
+# A full stop, perhaps after a quotation mark, followed by space; a new line; a Chinese or Japanese full stop.
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[.!?]['\")\]])\s+|\n+|(?<=[\u3002\uff01\uff1f])")
 WORD = re.compile(r"[^\W\d_]+(?:['\u2019-][^\W\d_]+)*")
 
 
 def local_model(function: Answering, *, pace: float = 0.0) -> FunctionModel:
-    """Return a model that answers as the function does; asked for a stream, word by word, with pauses of `pace`."""
+    """Return a model that answers as the function does; in a stream, word by word with pauses of `pace`."""
 
     async def stream(messages: list[ModelMessage], info: AgentInfo) -> AsyncIterator[str | DeltaToolCalls]:
         for index, part in enumerate(function(messages, info).parts):
@@ -67,7 +67,7 @@ def prompt_of(messages: list[ModelMessage]) -> str:
 
 
 def previous_output(messages: list[ModelMessage], type_: type[ModelT]) -> ModelT:
-    """Return the previous step's output from the block that stands at the end of the prompt."""
+    """Return the previous step's output from the block at the end of the prompt."""
     block = PREVIOUS.search(prompt_of(messages))
     if block is None:
         raise ValueError("the prompt has no output of a previous step")
@@ -80,7 +80,7 @@ def answer(info: AgentInfo, output: BaseModel) -> ModelResponse:
 
 
 def unreachable(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
-    """Fail as a provider does that is down."""
+    """Fail as a provider that is down does."""
     raise ConnectionError("the model provider does not answer")
 
 
@@ -96,9 +96,9 @@ def words(text: str) -> list[str]:
 
 
 def keywords(text: str, most: int = 5) -> dict[str, int]:
-    """Return how often the most frequent words occur; longer ones, then earlier ones, first among equals.
+    """Return how often the most frequent words occur; among equals, longer ones first, then earlier ones.
 
-    Everyday words count only in a text that has no others, and stop words only where there is nothing else.
+    Everyday words count only in a text that has no others, and stop words only if there is nothing else.
     """
     found = words(text)
     telling = [word for word in found if word not in STOP_WORDS and len(word) > 1]
@@ -108,7 +108,7 @@ def keywords(text: str, most: int = 5) -> dict[str, int]:
 
 
 def summary_of(text: str) -> list[str]:
-    """Return the third of a text's sentences that holds most of its frequent words, in their order."""
+    """Return the third of a text's sentences that has most of its frequent words, in their order."""
     found = sentences(text)
     weights = keywords(text, most=20)
 

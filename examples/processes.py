@@ -1,4 +1,4 @@
-"""A Redis server and Celery workers for the time of an example; it stops what it started and nothing else."""
+"""A Redis server and Celery workers for the duration of an example, which stops only what it started."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ STOP_PATIENCE = 20.0  # seconds, after which it is killed
 
 
 class Process:
-    """A process of ours and what it wrote."""
+    """A process of ours and its output."""
 
     def __init__(self, command: Sequence[str], folder: Path, environment: Mapping[str, str] | None = None) -> None:
         self._log = folder / "log"
@@ -40,11 +40,11 @@ class Process:
         self.pid = self._process.pid
 
     def log(self) -> str:
-        """What it wrote so far."""
+        """What it has written so far."""
         return self._log.read_text(errors="replace")
 
     def wait_until(self, ready: Callable[[], bool], *, what: str) -> None:
-        """Wait until it is ready; raises `Unexpected` with the end of its log where it does not get there."""
+        """Wait until it is ready; raises `Unexpected` with the end of its log if it never is."""
         end = time.monotonic() + START_PATIENCE
         while not ready():
             if self._process.poll() is not None or time.monotonic() > end:
@@ -52,12 +52,12 @@ class Process:
             time.sleep(0.05)
 
     def kill(self) -> None:
-        """End it with SIGKILL, as the kernel does where memory is short: it can do nothing about it."""
+        """End it with SIGKILL, which it cannot catch, as the kernel does when memory is short."""
         self._process.kill()
         self._process.wait()
 
     def stop(self) -> None:
-        """Ask it to end, and wait for that."""
+        """Ask it to end and wait until it has."""
         self._process.terminate()
         try:
             self._process.wait(STOP_PATIENCE)
@@ -67,7 +67,7 @@ class Process:
 
 @contextmanager
 def redis_server() -> Iterator[str]:
-    """Give the URL of a server: that of `PAIGEANT_REDIS_URL`, else of one that lives as long as the block."""
+    """Yield the URL of a server: `PAIGEANT_REDIS_URL`, otherwise that of one that runs as long as the block."""
     if given := os.environ.get("PAIGEANT_REDIS_URL"):
         yield given
     elif (binary := shutil.which("redis-server")) is not None:
@@ -90,7 +90,7 @@ def redis_server() -> Iterator[str]:
 
 @contextmanager
 def worker(app: str, environment: Mapping[str, str], *options: str) -> Iterator[Process]:
-    """Run `celery -A <app> worker` for as long as the block, which begins when the worker takes messages."""
+    """Run `celery -A <app> worker` during the block, which begins when the worker takes messages."""
     command = [sys.executable, "-m", "celery", "-A", app, "worker", "--concurrency=2", "--loglevel=INFO", *options]
     with _running(lambda _: command, environment) as process:
         process.wait_until(lambda: " ready." in process.log(), what="the worker")

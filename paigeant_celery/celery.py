@@ -1,7 +1,7 @@
 """The stand-alone app: `celery -A paigeant_celery worker -I your.agents`.
 
-It reads `celeryconfig.py` of the working directory where there is one; otherwise broker and store are the
-Redis of `PAIGEANT_REDIS_URL`, else that of this host.
+It reads `celeryconfig.py` in the working directory if there is one. Otherwise broker and store are the Redis of
+`PAIGEANT_REDIS_URL`, or if that is not set, the Redis of this host.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["app"]
 DEFAULTS = {
     "broker_url": default_redis_url(),
     "paigeant_store_url": "broker",
-    # Not the queue "celery", where tasks of other applications on the same Redis may wait.
+    # Not the queue "celery", on which tasks of other applications may wait on the same Redis.
     "paigeant_consume": "only",
     "broker_connection_retry_on_startup": True,
     "worker_prefetch_multiplier": 1,

@@ -15,17 +15,17 @@ __all__ = ["paigeant"]
 T = TypeVar("T")
 
 discard_journal = click.option(
-    "--discard-journal", is_flag=True, help="Make and pay all calls of the step again, also those that are recorded."
+    "--discard-journal", is_flag=True, help="Make and pay for all calls of the step again, even recorded ones."
 )
 
 
 @click.group(name="paigeant")
 def paigeant() -> None:
-    """Look at paigeant_celery's activities and workflows, cancel these or let them go on."""
+    """Look at paigeant_celery's activities and workflows; cancel workflows or let them go on."""
 
 
 @paigeant.command()
-@click.option("-I", "--include", multiple=True, metavar="MODULE", help="Load this module, too; may be repeated.")
+@click.option("-I", "--include", multiple=True, metavar="MODULE", help="Also load this module; may be repeated.")
 @click.pass_context
 def activities(context: click.Context, include: tuple[str, ...]) -> None:
     """List the activities that this app loads, with their queues."""
@@ -45,13 +45,15 @@ def activities(context: click.Context, include: tuple[str, ...]) -> None:
 @click.option("--events/--no-events", default=True, help="Also list what happened to it.")
 @click.pass_context
 def show(context: click.Context, correlation_id: str, events: bool) -> None:
-    """Show where a workflow stands, and why a step of it failed."""
+    """Show where a workflow stands and why a step of it failed."""
     from paigeant_celery.client.handle import WorkflowHandle
 
     handle = WorkflowHandle(correlation_id, _transport(context))
     status = _reading(handle.status_sync)
     happened = _reading(handle.events_so_far) if events else []
-    happened = [event for event in happened if event.type != "agent"]  # thousands, and what models say is confidential
+    happened = [
+        event for event in happened if event.type != "agent"
+    ]  # there are thousands, and what models say is confidential
     click.echo(f"workflow {correlation_id}: {status.state}")
     click.echo(f"  executed:  {', '.join(status.executed) or '-'}")
     click.echo(f"  remaining: {', '.join(status.remaining) or '-'}")
@@ -75,9 +77,9 @@ def show(context: click.Context, correlation_id: str, events: bool) -> None:
 @click.argument("correlation_id")
 @click.pass_context
 def cancel(context: click.Context, correlation_id: str) -> None:
-    """End a workflow; what a running step of it does is not recorded."""
+    """Cancel a workflow; nothing that a running step does is recorded any more."""
     if not _asked(context, correlation_id, "cancel_sync"):
-        raise click.ClickException(f"workflow {correlation_id} has ended already")
+        raise click.ClickException(f"workflow {correlation_id} has already ended")
     click.echo(f"workflow {correlation_id} is cancelled")
 
 
@@ -86,7 +88,7 @@ def cancel(context: click.Context, correlation_id: str) -> None:
 @discard_journal
 @click.pass_context
 def retry(context: click.Context, correlation_id: str, discard_journal: bool) -> None:
-    """Let a parked workflow go on; its step has all its attempts again."""
+    """Let a parked workflow go on, with all attempts of its step available again."""
     if not _asked(context, correlation_id, "redrive_sync", discard_journal=discard_journal):
         raise click.ClickException(f"workflow {correlation_id} is not parked")
     click.echo(f"workflow {correlation_id} goes on")
@@ -98,7 +100,7 @@ def letters() -> None:
 
 
 @letters.command(name="list")
-@click.option("--limit", default=100, show_default=True, help="The newest so many.")
+@click.option("--limit", default=100, show_default=True, help="List at most this many, newest first.")
 @click.pass_context
 def list_letters(context: click.Context, limit: int) -> None:
     """List dead letters, newest first."""
@@ -114,7 +116,7 @@ def list_letters(context: click.Context, limit: int) -> None:
 @click.argument("letter_id")
 @click.pass_context
 def show_letter(context: click.Context, letter_id: str) -> None:
-    """Show all that is kept of a letter, and the beginning of its message without values."""
+    """Show everything kept of a letter, and the beginning of its message without values."""
     letter = _reading(lambda: _dead_letters(context).show(letter_id))
     if letter is None:
         raise click.ClickException(f"no dead letter {letter_id!r}")
@@ -139,9 +141,9 @@ def show_letter(context: click.Context, letter_id: str) -> None:
 @discard_journal
 @click.pass_context
 def redrive_letter(context: click.Context, letter_id: str, discard_journal: bool) -> None:
-    """Let the hop of a letter go on with all its attempts, and delete the letter."""
+    """Let the hop of a letter go on with all its attempts and delete the letter."""
     if not _reading(lambda: _dead_letters(context).redrive(letter_id, discard_journal=discard_journal)):
-        raise click.ClickException(f"no parked hop goes with a dead letter {letter_id!r}; nothing was sent")
+        raise click.ClickException(f"no parked hop belongs to a dead letter {letter_id!r}; nothing was sent")
     click.echo(f"the hop of dead letter {letter_id} goes on")
 
 

@@ -1,4 +1,4 @@
-"""The module to name in the `imports` of a Celery configuration; importing it installs paigeant_celery there."""
+"""The module to list in a Celery configuration's `imports`; importing it installs paigeant_celery in the app."""
 
 from __future__ import annotations
 

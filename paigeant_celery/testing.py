@@ -8,8 +8,8 @@ Put `pytest_plugins = ["paigeant_celery.testing"]` into the top `conftest.py`, t
 
         assert result.outputs["writer"] == "a draft"
 
-Hops go through the code that a worker runs: guard, claim, run, decide, commit. Only the broker is missing: what
-is published waits in `pending` until it is delivered.
+Hops go through the code that a worker runs: guard, claim, run, decide, commit. Only the broker is missing:
+published messages wait in `pending` until they are delivered.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ from paigeant_celery.store.memory import MemoryStore
 
 __all__ = ["WorkflowHarness", "workflow_harness"]
 
-MOST_DELIVERIES = 10_000  # of one `run`; a workflow has far fewer steps
+MOST_DELIVERIES = 10_000  # deliveries of one `run`; a workflow has far fewer steps
 
 
 class WorkflowHarness:
     """Dispatches workflows and delivers their hops by hand.
 
-    `pending` holds what was published and not yet delivered, `delivered` what was, in order. `transport` can
-    be given to any dispatcher, and `store` is its in-memory store. Nobody waits for a retry: the store's clock is set
-    forward instead.
+    `pending` holds the messages that were published but not yet delivered, `delivered` those that were, in order.
+    `transport` can be passed to any dispatcher; `store` is its in-memory store. Nobody waits for a retry: the
+    store's clock is set forward instead.
     """
 
     def __init__(self, settings: Settings | None = None) -> None:
@@ -80,9 +80,9 @@ class WorkflowHarness:
     ) -> WorkflowResult:
         """Run a workflow to its end and return its result.
 
-        The steps are `itinerary`, else those on the runway of `dispatcher`. `deliver_twice` delivers each hop
-        once more after it ran, as a broker may. Raises what `dispatch_workflow` raises, `UnknownActivity`
-        where a step's activity is not loaded, and `WorkflowFailed`.
+        The steps are `itinerary`, or those on the runway of `dispatcher`. `deliver_twice` delivers each hop once
+        more after it ran, as a broker may. Raises what `dispatch_workflow` raises, `UnknownActivity` if a step's
+        activity is not loaded, and `WorkflowFailed`.
         """
         handle = self.dispatch(
             itinerary,
@@ -107,7 +107,7 @@ class WorkflowHarness:
         stream: bool = False,
         usage_limits: object = None,
     ) -> WorkflowHandle:
-        """Dispatch a workflow and deliver nothing yet; returns its handle."""
+        """Dispatch a workflow without delivering anything yet; return its handle."""
         steps = list(itinerary) if itinerary is not None else None
         for step in steps or ():
             registry.get(step.activity)
@@ -124,7 +124,7 @@ class WorkflowHarness:
         return dispatcher.handle(dispatched, self.transport)
 
     async def deliver(self, hops: int | None = None, *, times: int = 1) -> list[str]:
-        """Deliver pending hops, `hops` of them or until none is left, each `times` times.
+        """Deliver pending hops, each `times` times: `hops` of them, or until none is left.
 
         Returns what became of each delivery: `completed`, `workflow_completed`, `retrying`, `parked`, `failed`,
         `refused: <reason>` or `dropped: <reason>`.
@@ -140,7 +140,7 @@ class WorkflowHarness:
         return outcomes
 
     async def redeliver(self, delivery: Delivery) -> str:
-        """Deliver one message, again or for the first time, and say what became of it."""
+        """Deliver one message, for the first time or again, and say what became of it."""
         self.delivered.append(delivery)
         arrival = Arrival(hop_id=delivery.hop_id, activity=delivery.activity, envelope=delivery.envelope)
         opening = self._service.open(arrival)
@@ -158,12 +158,12 @@ class WorkflowHarness:
         return datetime.now(UTC) + self._skipped
 
     def sweep(self) -> None:
-        """Have messages sent again that are due, as of a redriven workflow; the clock is set forward by a second."""
+        """Resend messages that are due, such as a redriven workflow's; the clock is set forward by a second."""
         self._skipped += timedelta(seconds=1)
         self._sweeper.sweep()
 
     def _send_retries(self) -> None:
-        """Where nothing else is pending, set the clock forward to the next attempt of a hop, and have it sent."""
+        """If nothing else is pending, set the clock forward to the next attempt of a hop and send it."""
         while self._retrying and not self.pending:
             record = self.store.workflow(self._retrying.pop().rpartition(".")[0])
             if record is not None and record.retry_at is not None:
@@ -192,10 +192,10 @@ class _HarnessTransport:
         self.letters = None  # the store keeps them
 
     def check_dispatch(self) -> None:
-        """Nothing of a Celery configuration reaches the harness."""
+        """Check nothing: no Celery configuration reaches the harness."""
 
 
 @pytest.fixture
 def workflow_harness() -> WorkflowHarness:
-    """A harness with an empty store and the default settings."""
+    """Return a harness with an empty store and the default settings."""
     return WorkflowHarness()

@@ -1,1 +1,1 @@
-"""Tests, and what they are made of; `README.md` says what each folder claims."""
+"""The tests and what they are made of; `README.md` says what each folder claims."""

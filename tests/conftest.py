@@ -26,7 +26,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(scope="session")
 def redis_url() -> Iterator[str]:
-    """Give the server of `REDIS_URL`, else one of our own."""
+    """Return the server of `REDIS_URL`, otherwise one of our own."""
     if given := os.environ.get("REDIS_URL"):
         yield given
         return
@@ -36,7 +36,7 @@ def redis_url() -> Iterator[str]:
 
 @pytest.fixture
 def redis_db(redis_url: str) -> Iterator[RedisDatabase]:
-    """Give an unused prefix; the server may hold other people's keys."""
+    """Return an unused prefix; the server may hold other people's keys."""
     database = RedisDatabase(redis_url, f"test-{uuid.uuid4().hex[:12]}")
     yield database
     with database.client() as client:
@@ -46,14 +46,14 @@ def redis_db(redis_url: str) -> Iterator[RedisDatabase]:
 
 @pytest.fixture
 def own_redis() -> Iterator[Callable[..., RedisServer]]:
-    """Start servers that the test may configure, fill and stop; takes options of the command line."""
+    """Start servers that the test may configure, fill and stop; takes command-line options."""
     with ExitStack() as stack:
         yield lambda *options: _enter(stack, redis_server(*options))
 
 
 @pytest.fixture(scope="session")
 def amqp_url() -> Iterator[str]:
-    """Give the RabbitMQ broker of `AMQP_URL`, else one of our own."""
+    """Return the RabbitMQ broker of `AMQP_URL`, otherwise one of our own."""
     if given := os.environ.get("AMQP_URL"):
         yield given
         return
@@ -72,7 +72,7 @@ def own_rabbit() -> Iterator[RabbitServer]:
 def impatient_rabbit() -> Iterator[RabbitServer]:
     """Start a RabbitMQ broker that takes back what a consumer has not acknowledged within two seconds."""
     with ExitStack() as stack:
-        # It looks at the time when a channel ticks, which by default is once a minute.
+        # It checks the time when a channel ticks, by default once a minute.
         yield _enter(stack, rabbit_server(consumer_timeout=2000, channel_tick_interval=1000))
 
 

@@ -1,4 +1,4 @@
-"""A researcher's worker is killed in the middle of its step; another goes on, and asks nothing again.
+"""A researcher's worker is killed in the middle of its step; another one goes on and asks nothing again.
 
 It answers your question from Python's own documentation and the texts of this repository, with a dozen calls of its
 model and tools in one step. `--kill` (or `--fail`) starts a Redis server (unless `PAIGEANT_REDIS_URL` names one) and
@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-# `python examples/durable_research` finds its neighbours as `python -m examples.durable_research` does.
+# So that `python examples/durable_research` finds its neighbours, as `python -m examples.durable_research` does.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from pydantic_ai.exceptions import UserError
@@ -38,7 +38,7 @@ PATIENCE = 300.0  # seconds
 
 
 async def ordinary(text: str) -> None:
-    """Run the researcher in this process, and print its calls."""
+    """Run the researcher in this process and print its calls."""
     transport = get_transport("inmemory")
     watch = Watch(await dispatch(text, transport))
     async with serving(transport, NAME):
@@ -50,7 +50,7 @@ async def ordinary(text: str) -> None:
 
 
 async def killed(text: str, *, model: str) -> None:
-    """Run the researcher on a worker that is killed, and then on another one."""
+    """Run the researcher on a worker that is killed, then on another one."""
     held = Call(HELD_OF_REAL_MODEL if model else HELD, "model")
     with ExitStack() as stack:
         url = stack.enter_context(redis_server())
@@ -74,7 +74,7 @@ async def killed(text: str, *, model: str) -> None:
 
 
 async def dispatch(text: str, transport: CeleryTransport) -> WorkflowHandle:
-    """Send the slip with the question on its way, and ask for live events."""
+    """Dispatch the slip with the question, and ask for live events."""
     slip = [researcher.activity(text)]
     correlation_id = await dispatcher.dispatch_workflow(transport, itinerary=slip, stream=True)
     show_slip(slip, correlation_id)
@@ -82,7 +82,7 @@ async def dispatch(text: str, transport: CeleryTransport) -> WorkflowHandle:
 
 
 async def started(stack: ExitStack, environment: Mapping[str, str]) -> Process:
-    """Start a worker that ends with the stack; in one process, so that nothing of it outlives its end."""
+    """Start a worker that ends with the stack; it has one process, so that nothing of it survives."""
     options = ("--include=examples.durable_research.agents", "--pool=threads")
     process = await asyncio.to_thread(stack.enter_context, worker("paigeant_celery", environment, *options))
     show_worker(process, "is started")
@@ -90,7 +90,7 @@ async def started(stack: ExitStack, environment: Mapping[str, str]) -> Process:
 
 
 async def in_flight(call: Call, watch: Watch, following: asyncio.Task[None]) -> None:
-    """Wait until a call is being made, and all calls before it are on the screen."""
+    """Wait until a call is in progress and all calls before it are on the screen."""
     end = time.monotonic() + PATIENCE
     while not following.done():
         written = entries()
@@ -107,12 +107,12 @@ async def in_flight(call: Call, watch: Watch, following: asyncio.Task[None]) -> 
 
 
 def made(written: Sequence[Entry]) -> Counter[Call]:
-    """Count how often each call was really made."""
+    """Count how often each call was actually made."""
     return Counter(entry.call for entry in written if not entry.ended)
 
 
 def check(before: Sequence[Entry], after: Sequence[Entry], watch: Watch) -> None:
-    """Prove, from what model and tools wrote down themselves, that only the call in flight was made twice."""
+    """Prove, from what model and tools recorded themselves, that only the call in flight was made twice."""
     answered = {entry.call for entry in before if entry.ended}
     cut_off = made(before).keys() - answered
     twice = {call: count for call, count in made(after).items() if count > 1}
@@ -131,7 +131,7 @@ def check(before: Sequence[Entry], after: Sequence[Entry], watch: Watch) -> None
 
 
 def show_worker(process: Process, what: str) -> None:
-    """Print what becomes of a worker."""
+    """Print what happens to a worker."""
     print(f"{'worker':10}process {process.pid} {what}", flush=True)
 
 

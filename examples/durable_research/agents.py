@@ -15,7 +15,7 @@ from paigeant_celery import PaigeantAgent, WorkflowDispatcher, idempotency_key
 
 __all__ = ["Report", "dispatcher", "researcher"]
 
-PACE = 0.03  # seconds between two words of the local model: about as fast as a real one speaks
+PACE = 0.03  # seconds between two words of the local model: about as fast as a real one
 
 
 class Report(BaseModel):
@@ -45,7 +45,7 @@ researcher = PaigeantAgent(
 
 @researcher.tool
 def search(ctx: RunContext[object], query: str) -> list[Hit]:
-    """Search the library for a few words; gives titles, best first."""
+    """Search the library for a few words; returns titles, best first."""
     with counted(ctx):
         return find(query, also=own(ctx.prompt))
 
@@ -59,16 +59,16 @@ def read(ctx: RunContext[object], title: str) -> str:
 
 @researcher.tool
 def compare(ctx: RunContext[object], titles: list[str], words: list[str]) -> Comparison:
-    """Say which of the words each passage speaks of, and which none does."""
+    """Say which of the words each passage mentions, and which no passage does."""
     with counted(ctx):
         return compared(titles, words, also=own(ctx.prompt))
 
 
 @researcher.tool
 def file_report(ctx: RunContext[object], text: str) -> str:
-    """File a report; gives the name under which it is found."""
+    """File a report; returns the name under which it can be found."""
     with counted(ctx):
-        # The same in each attempt: a call that is made again writes the same file, and no second one.
+        # The key is the same in each attempt: a call that is made again writes the same file, not a second one.
         name = f"report-{idempotency_key(ctx)}.md"
         (folder() / name).write_text(text, encoding="utf-8")
         return name

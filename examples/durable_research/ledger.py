@@ -1,6 +1,6 @@
-"""Counts the calls that are really made, outside of the workers: a line in a file when one begins and when it ended.
+"""Counts the calls that are actually made, outside the workers: a line in a file when one begins and when it ends.
 
-The workers' own word is not enough to prove that nothing was asked twice; the model and the tools sign here themselves.
+The workers' own word does not prove that nothing was asked twice, so the model and the tools sign here themselves.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from paigeant_celery import PaigeantError, workflow_context
 
 __all__ = ["Call", "CountedModel", "Entry", "counted", "entries", "folder"]
 
-HELD = 600.0  # seconds, unless the worker is killed before
+HELD = 600.0  # seconds, unless the worker is killed first
 
 
 @dataclass(frozen=True, order=True)
@@ -48,14 +48,14 @@ class Entry:
 
 
 def folder() -> Path:
-    """Return where the ledger and the reports are: `RESEARCH_FOLDER`, else a folder among the temporary files."""
+    """Return the folder of the ledger and the reports: `RESEARCH_FOLDER`, otherwise one among the temporary files."""
     found = Path(os.environ.get("RESEARCH_FOLDER") or Path(tempfile.gettempdir()) / "durable_research")
     found.mkdir(parents=True, exist_ok=True)
     return found
 
 
 def entries() -> list[Entry]:
-    """Return what was written so far; a line that is being written is not there yet."""
+    """Return what has been written so far, without a line that is still being written."""
     try:
         whole, _, _ = (folder() / "ledger").read_text(encoding="utf-8").rpartition("\n")
     except FileNotFoundError:
@@ -66,15 +66,15 @@ def entries() -> list[Entry]:
 
 @contextmanager
 def counted(ctx: RunContext[Any]) -> Iterator[None]:
-    """Write down the tool call that runs in the block."""
+    """Record the tool call that runs in the block."""
     with _written(Call(ctx.run_step, "tool", ctx.tool_name or "", ctx.tool_call_id or "")):
         yield
 
 
 class CountedModel(WrapperModel):
-    """A model whose requests are written down.
+    """A model whose requests are recorded.
 
-    The request whose number `RESEARCH_HOLD` gives is held back in the first attempt, so that there is time to kill
+    In the first attempt, the request with the number in `RESEARCH_HOLD` is held back, so that there is time to kill
     the worker while it is in flight.
     """
 
@@ -87,7 +87,7 @@ class CountedModel(WrapperModel):
         model_settings: ModelSettings | None,
         model_request_parameters: ModelRequestParameters,
     ) -> ModelResponse:
-        """Write the request down, and make it."""
+        """Record the request and make it."""
         async with self._counted(messages):
             return await super().request(messages, model_settings, model_request_parameters)
 
@@ -99,7 +99,7 @@ class CountedModel(WrapperModel):
         model_request_parameters: ModelRequestParameters,
         run_context: RunContext[Any] | None = None,
     ) -> AsyncGenerator[StreamedResponse]:
-        """Write the request down, and make it as a stream."""
+        """Record the request and make it as a stream."""
         asked = super().request_stream(messages, model_settings, model_request_parameters, run_context)
         async with self._counted(messages), asked as answer:
             yield answer
@@ -121,12 +121,14 @@ def _written(call: Call) -> Iterator[None]:
 
 
 def _write(entry: Entry) -> None:
-    with (folder() / "ledger").open("a", encoding="utf-8") as ledger:  # one write, which several processes may do
+    with (folder() / "ledger").open(
+        "a", encoding="utf-8"
+    ) as ledger:  # a single write, so that several processes may write at once
         ledger.write(json.dumps(asdict(entry)) + "\n")
 
 
 def _attempt() -> int:
     try:
         return workflow_context().attempt
-    except PaigeantError:  # the agent runs outside of a workflow
+    except PaigeantError:  # the agent runs outside a workflow
         return 1

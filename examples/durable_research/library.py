@@ -21,8 +21,8 @@ from examples.local_models import sentences, words
 __all__ = ["Comparison", "Hit", "Passage", "compared", "find", "own", "page", "stems"]
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-PAGE = 1200  # characters of a passage, about; a model reads several of them
-# What looks like code or a drawing helps no one who looks for sentences.
+PAGE = 1200  # approximate characters per passage; a model reads several of them
+# What looks like code or a drawing does not help a search for sentences.
 CODE = re.compile(r"\s*(>>>|\.\.\.|```|[|+*=^~#-]{2,}|\|)")
 
 _reading = threading.Lock()
@@ -30,21 +30,21 @@ _reading = threading.Lock()
 
 @dataclass(frozen=True)
 class Passage:
-    """A piece of text under a title that no other has."""
+    """A piece of text under a unique title."""
 
     title: str
     text: str
 
 
 class Hit(BaseModel):
-    """A passage that speaks of what was searched for."""
+    """A passage that mentions what was searched for."""
 
     title: str
     weight: float
 
 
 class Comparison(BaseModel):
-    """Which words each passage speaks of, and which none does."""
+    """Which words each passage mentions, and which no passage does."""
 
     covered: dict[str, list[str]]
     missing: list[str]
@@ -60,7 +60,7 @@ class _Library:
 
 
 def find(query: str, *, also: Iterable[Passage] = (), most: int = 3) -> list[Hit]:
-    """Return the passages that say most about the words of a query, best first; `also` are the user's own."""
+    """Return the passages that say most about the words of a query, best first; `also` holds the user's own."""
     library, asked = _library(), set(stems(query))
     counted = [(passage, library.counts[passage.title]) for passage in library.passages.values()]
     counted += [(passage, Counter(stems(passage.text))) for passage in also]
@@ -70,13 +70,13 @@ def find(query: str, *, also: Iterable[Passage] = (), most: int = 3) -> list[Hit
 
 
 def page(title: str, *, also: Iterable[Passage] = ()) -> str | None:
-    """Return the text of the passage with that title."""
+    """Return the text of the passage with this title."""
     known = _library().passages | {passage.title: passage for passage in also}
     return known[title].text if title in known else None
 
 
 def compared(titles: Iterable[str], asked: Sequence[str], *, also: Iterable[Passage] = ()) -> Comparison:
-    """Say which of the asked words each passage speaks of, and which none does."""
+    """Say which of the asked words each passage mentions, and which no passage does."""
     own_passages = list(also)
     said = {title: set(stems(page(title, also=own_passages) or "")) for title in titles}
     covered = {title: [word for word in asked if set(stems(word)) & said[title]] for title in said}
@@ -85,7 +85,7 @@ def compared(titles: Iterable[str], asked: Sequence[str], *, also: Iterable[Pass
 
 
 def own(prompt: object) -> list[Passage]:
-    """Return the sentences of the user's own text that are no questions; one sentence alone answers nothing."""
+    """Return the sentences of the user's own text that are not questions; a single sentence answers nothing."""
     found = sentences(prompt) if isinstance(prompt, str) else []
     told = enumerate(found, 1) if len(found) > 1 else ()
     return [Passage(f"your sentence {number}", text) for number, text in told if not text.endswith("?")]
@@ -107,7 +107,7 @@ def _stem(word: str) -> str:
 
 
 def _weight(asked: set[str], passage: Passage, counts: Counter[str], library: _Library) -> float:
-    """Weigh a passage: by the asked words in it, rare ones more, and in a title most of all."""
+    """Weigh a passage by the asked words in it: rare words weigh more, and words in a title most."""
     size, total, titled = sum(counts.values()), len(library.passages), set(stems(passage.title))
     weight = 0.0
     for stem in asked & counts.keys():
@@ -117,7 +117,7 @@ def _weight(asked: set[str], passage: Passage, counts: Counter[str], library: _L
 
 
 def _library() -> _Library:
-    with _reading:  # parallel searches wait for the first instead of reading it all as well
+    with _reading:  # parallel searches wait for the first one instead of reading everything too
         return _read_library()
 
 
@@ -129,7 +129,7 @@ def _read_library() -> _Library:
 
 
 def _reference() -> Iterator[Passage]:
-    """Yield the topics that `help()` knows; what stands in several of them, once."""
+    """Yield the topics that `help()` knows; a text that several share comes once."""
     seen: set[str] = set()
     for topic, text in sorted(topics.items(), key=lambda item: len(item[1])):
         paragraphs = [paragraph for paragraph in _prose(text) if paragraph not in seen]
@@ -138,7 +138,7 @@ def _reference() -> Iterator[Passage]:
 
 
 def _standard_library() -> Iterator[Passage]:
-    """Yield what modules, classes and functions of the standard library say of themselves; imports none of them."""
+    """Yield the docstrings of the standard library's modules, classes and functions, without importing them."""
     folder = Path(sysconfig.get_path("stdlib"))
     for path in sorted([*folder.glob("[a-z]*.py"), *folder.glob("[a-z]*/__init__.py")]):
         name = path.parent.name if path.stem == "__init__" else path.stem
@@ -171,7 +171,7 @@ def _prose(text: str) -> Iterator[str]:
 
 
 def _passages(title: str, paragraphs: Iterable[str]) -> Iterator[Passage]:
-    """Yield paragraphs as passages of about the same size; from the second on they are numbered."""
+    """Yield paragraphs as passages of about the same size, numbered from the second on."""
     number, text = 1, ""
     for paragraph in paragraphs:
         if text and len(text) + len(paragraph) > PAGE:

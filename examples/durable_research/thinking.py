@@ -1,4 +1,4 @@
-"""The local model of this example: it does what a model would do with these tools, by the words of the question."""
+"""The local model of this example: it uses the tools as a real model would, going by the words of the question."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _HITS, _COMPARISON = TypeAdapter(list[Hit]), TypeAdapter(Comparison)
 
 
 def research(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
-    """Take the next step, by which tools have answered so far."""
+    """Take the next step, depending on which tools have answered so far."""
     question = prompt_of(messages)
     asked = list(keywords(question, most=MOST_SEARCHED))
     searched, pages = _returned(messages, "search"), _returned(messages, "read")
@@ -48,7 +48,7 @@ def research(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
 
 
 def _returned(messages: list[ModelMessage], tool: str) -> list[Any]:
-    """Return what the calls of a tool gave, in the order in which they were asked for."""
+    """Return the results of a tool's calls, in the order in which they were asked for."""
     returned = {
         part.tool_call_id: part.content
         for message in messages
@@ -64,7 +64,7 @@ def _calling(words: str, tool: str, calls: Iterable[Mapping[str, object]]) -> Mo
 
 
 def _best(hits: Iterable[Hit]) -> list[str]:
-    """Return the titles that weigh most in all searches together."""
+    """Return the titles that weigh most over all searches together."""
     weights: dict[str, float] = defaultdict(float)
     for hit in hits:
         weights[hit.title] += hit.weight
@@ -72,7 +72,7 @@ def _best(hits: Iterable[Hit]) -> list[str]:
 
 
 def _findings(pages: Mapping[str, str], asked: list[str]) -> list[str]:
-    """Return of each passage the sentence with most of the words that were asked for; shorter ones first."""
+    """Return the sentence of each passage with most of the asked words; among equals, shorter ones first."""
     wanted = set(stems(" ".join(asked)))
     best = {
         title: max(sentences(text), key=lambda sentence: (len(wanted & set(stems(sentence))), -len(sentence)))

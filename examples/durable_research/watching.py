@@ -1,4 +1,4 @@
-"""What happens in the researcher's step, on the screen: live from the workflow's events, and as a table at the end."""
+"""What happens in the researcher's step, on the screen: live from the workflow's events, and a table at the end."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ from paigeant_celery import WorkflowEvent, WorkflowHandle
 
 __all__ = ["Watch", "show_calls"]
 
-Kind = tuple[int, str, str]  # step, kind and name: what an event says of a call; parallel calls may be equal in these
+Kind = tuple[
+    int, str, str
+]  # step, kind and name: what an event says about a call; parallel calls may have the same ones
 
 COLUMNS = "made in attempt 1", "replayed in attempt 2", "made in attempt 2"
 
 
 @dataclass
 class Watch:
-    """The events of a workflow, printed when they come."""
+    """The events of a workflow, printed as they come."""
 
     handle: WorkflowHandle
     events: list[WorkflowEvent] = field(default_factory=list)
@@ -33,7 +35,7 @@ class Watch:
             self._show(event)
 
     def count(self, event: str, *, attempt: int) -> Counter[Kind]:
-        """Count the calls of which an attempt told `event`: `call_made` or `call_replayed`."""
+        """Count the calls for which an attempt reported `event`: `call_made` or `call_replayed`."""
         told = (e.fields for e in self.events if e.type == "agent" and e.fields["attempt"] == str(attempt))
         return Counter(
             (int(fields["step"]), fields["call"], fields["name"])
@@ -42,7 +44,7 @@ class Watch:
         )
 
     def fields_of(self, type_: str) -> list[dict[str, str]]:
-        """Return what goes with the events of a type."""
+        """Return the fields of the events of a type."""
         return [dict(event.fields) for event in self.events if event.type == type_]
 
     def _show(self, event: WorkflowEvent) -> None:
@@ -69,7 +71,7 @@ class Watch:
 
 
 def show_calls(entries: Iterable[Entry], replayed: Counter[Kind]) -> None:
-    """Print how often each call was made, as the ledger has it, and how often it was replayed."""
+    """Print how often each call was made, according to the ledger, and how often it was replayed."""
     began = [entry for entry in entries if not entry.ended]
     first = Counter(_kind(entry.call) for entry in began if entry.attempt == 1)
     second = Counter(_kind(entry.call) for entry in began if entry.attempt > 1)

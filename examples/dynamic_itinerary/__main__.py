@@ -2,7 +2,7 @@
 
 The slip begins as editor -> publisher. A text with numbers or absolutes ("never", "the first") makes the editor
 insert a step between them. `--forbid` (or `--fail`) gives the text to a trainee who may not insert that step: the
-edit is refused, which is recorded, and the workflow goes on without it.
+edit is refused, the refusal is recorded, and the workflow goes on without it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-# `python examples/dynamic_itinerary` finds its neighbours as `python -m examples.dynamic_itinerary` does.
+# So that `python examples/dynamic_itinerary` finds its neighbours, as `python -m examples.dynamic_itinerary` does.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from examples.console import command_line, expect, given_text, parse, run, serving, show_outputs, show_slip
@@ -33,7 +33,7 @@ ACTIVITIES = ("editor", "trainee", "fact_checker", "proofreader", "publisher")
 
 
 async def main(text: str, *, forbid: bool, local: bool) -> None:
-    """Dispatch two steps, and print those that ran."""
+    """Dispatch two steps and print those that ran."""
     transport = get_transport("inmemory")
     first = (trainee if forbid else editor).add_to_runway(text)
     last = publisher.add_to_runway("Publish this draft.")

@@ -1,4 +1,4 @@
-"""An editor that may insert a fact checker before the publisher, a trainee that may not, and their local models."""
+"""An editor that may insert a fact checker before the publisher, a trainee who may not, and their local models."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Article", "Draft", "dispatcher", "editor", "fact_checker", "proofrea
 
 
 class Draft(BaseModel):
-    """A text on its way to the publisher; `notes` say what readers should know of its claims."""
+    """A text on its way to the publisher; `notes` say what readers should know about its claims."""
 
     text: str
     notes: list[str] = []
@@ -31,7 +31,7 @@ class Article(BaseModel):
 
 
 def edit(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
-    """Tidy the text; where it makes claims, first ask for a fact checker, once."""
+    """Tidy the text; if it makes claims, first ask for a fact checker, once."""
     text = " ".join(sentence[0].upper() + sentence[1:] for sentence in sentences(prompt_of(messages)))
     asked = any(isinstance(part, ToolReturnPart) for message in messages for part in message.parts)
     claims = claims_in(text)
@@ -111,6 +111,6 @@ publisher = PaigeantAgent(
     dispatcher=dispatcher,
 )
 
-# What an agent with `can_edit_itinerary` is offered, with the prompt that it may change.
+# What an agent with `can_edit_itinerary` may insert, with a prompt that it may change.
 fact_checker.register_activity("Check the claims of this draft.")
 proofreader.register_activity("Correct this draft.")

@@ -1,4 +1,4 @@
-"""Finding claims in a text and checking what can be checked without any source."""
+"""Finding claims in a text, and checking what can be checked without a source."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ NUMBER = re.compile(r"(?<![\w.])\d[\d,.]*(?<![,.])")
 ABSOLUTE = re.compile(
     r"\b(all|always|best|biggest|every|everybody|fastest|first|largest|never|nobody|only|worst)\b", re.I
 )
-# Two whole numbers and what they make; not a part of a longer sum, of a decimal number or of one like 250,000. The
-# bound on their digits keeps them below those from which Python refuses to read a number (4300).
+# Two whole numbers and their result; not part of a longer sum, of a decimal number or of one like 250,000. The bound
+# on their digits keeps them below the 4300 from which Python refuses to read a number.
 EQUATION = re.compile(
     r"(?<![\d.,*+-])(?<![*+-]\s)(\d{1,18})\s*(\+|-|plus|minus|times|x|\*)\s*(\d{1,18})"
     r"\s*(?:=|is|are|makes)\s*(\d{1,36})(?!\d|[.,]\d)",

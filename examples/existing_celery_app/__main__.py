@@ -11,7 +11,7 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 
-# `python examples/existing_celery_app` finds its neighbours as `python -m examples.existing_celery_app` does.
+# So that `python examples/existing_celery_app` finds its neighbours, as `python -m examples.existing_celery_app` does.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from celery.exceptions import TimeoutError as NoResult
@@ -38,7 +38,7 @@ PATIENCE = 30.0  # seconds, for a task that takes milliseconds on a worker that 
 
 
 def main(text: str, *, fail: bool, patience: float) -> None:
-    """Run the shop's own task, then a workflow, on whatever worker serves them."""
+    """Run the shop's own task, then a workflow, on the worker that serves them."""
     print(f"ticket    {file_ticket(text, patience=patience)}, from the shop's own task\n")
 
     # A process that only dispatches needs the names of the activities, not the agents.
@@ -64,16 +64,16 @@ def main(text: str, *, fail: bool, patience: float) -> None:
 
 
 def file_ticket(message: str, *, patience: float) -> str:
-    """Run the shop's own task, and return what it gives; says what to start where nothing does."""
+    """Run the shop's own task and return its result; if no worker answers, say what to start."""
     url = maybe_sanitize_url(app.conf.broker_url)
     with app.connection_for_write() as connection:
         try:
-            connection.ensure_connection(max_retries=1)  # the result backend, asked first, would try for 20 s
+            connection.ensure_connection(max_retries=1)  # the result backend, if asked first, would try for 20 s
             answer = open_ticket.delay(message)
             try:
                 return str(answer.get(timeout=patience))
             finally:
-                answer.forget()  # unsubscribes now; at the exit of Python it could not any more
+                answer.forget()  # unsubscribes now; when Python exits it is too late
         except NoResult as error:
             raise Unexpected(
                 f"no worker filed the message within {patience:g} s; start one on {url}: `{WORKER}`"
@@ -86,7 +86,7 @@ def file_ticket(message: str, *, patience: float) -> str:
 
 
 def show_failure(handle: WorkflowHandle, *, patience: float) -> None:
-    """Print what the caller is told of a step that failed in the worker."""
+    """Print what the caller is told about a step that failed in the worker."""
     try:
         handle.result_sync(timeout=300)
     except WorkflowFailed as failure:

@@ -58,7 +58,7 @@ class Ticket(BaseModel):
 
 
 class Case(Ticket):
-    """A ticket, and what the warehouse has of the things that it names."""
+    """A ticket, and the warehouse's stock of the things that it names."""
 
     in_stock: dict[str, int]
 
@@ -84,7 +84,7 @@ def sort_message(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse
 
 @activity
 def check_stock(context: WorkflowContext) -> Case:
-    """Ask the warehouse for what the message names; on a day on which it is closed, fail."""
+    """Ask the warehouse for the things that the message names; fail if it is closed today."""
     if context.variables.get("warehouse") == "closed":
         raise ConnectionError("the warehouse is closed and does not answer")
     assert context.previous_output is not None
@@ -104,7 +104,7 @@ def draft_reply(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
 
 
 def _offer(ticket: Case, named: str) -> str:
-    """Say what is done about the things of the ticket, as far as the warehouse has them."""
+    """Say what is done about the things in the ticket, depending on what the warehouse has."""
     ready = " and ".join(f"the {thing}" for thing, count in ticket.in_stock.items() if count)
     match ticket.topic:
         case "damage" if ready:
@@ -119,7 +119,7 @@ def _offer(ticket: Case, named: str) -> str:
 
 
 def _model(local: FunctionModel) -> Model | str:
-    """Return the model that the environment names, for a worker has no command line; else the local function."""
+    """Return the model that the environment names, since a worker has no command line; otherwise the local function."""
     return os.environ.get("SHOP_MODEL") or local
 
 

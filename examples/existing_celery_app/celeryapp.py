@@ -1,4 +1,4 @@
-"""The Celery app of a small shop, as it was before, with the lines that add paigeant_celery to it."""
+"""The Celery app of a small shop, plus the lines that add paigeant_celery to it."""
 
 from __future__ import annotations
 
@@ -22,6 +22,6 @@ app.conf.update(
         "paigeant_celery.tasks",
         "examples.existing_celery_app.agents",
     ),
-    # New: what a workflow did is recorded in the broker's own Redis.
+    # New: workflows are recorded in the broker's own Redis.
     paigeant_store_url="broker",
 )

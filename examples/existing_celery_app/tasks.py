@@ -1,4 +1,4 @@
-"""A task that the shop had before there were agents."""
+"""A task that the shop had before it had agents."""
 
 from __future__ import annotations
 

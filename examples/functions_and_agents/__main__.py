@@ -1,6 +1,6 @@
 """Functions and an agent on one slip: clean (sync function) -> editor (agent) -> compare (async function).
 
-Functions are steps like agents: JSON arguments, a queue, a record of what they return. `compare` reads the
+Functions are steps just like agents: JSON arguments, a queue, a record of what they return. `compare` reads the
 workflow's variables and the outputs of both steps before it. `--fail` makes it wait for a service that is
 slower than its time limit.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-# `python examples/functions_and_agents` finds its neighbours as `python -m examples.functions_and_agents` does.
+# So that `python examples/functions_and_agents` finds its neighbours, as with `python -m`.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from examples.console import command_line, expect, given_text, parse, run, serving, show_outputs, show_slip
@@ -24,7 +24,7 @@ EXAMPLE = (
 
 
 async def main(text: str, *, words_per_minute: int, fail: bool) -> None:
-    """Dispatch functions and an agent as one itinerary, and print what each gave."""
+    """Dispatch functions and an agent as one itinerary, and print what each returned."""
     transport = get_transport("inmemory")
     itinerary: list[ActivitySpec | FunctionSpec] = [
         clean.activity(text),

@@ -1,4 +1,4 @@
-"""Functions and an agent on one slip: a function prepares the text, an agent shortens it, a function judges that."""
+"""Functions and an agent on one slip: a function prepares the text, an agent shortens it, a function judges it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["Article", "Report", "Summary", "clean", "compare", "dispatcher", "ed
 
 
 class Article(BaseModel):
-    """A text and its measures."""
+    """A text and its measurements."""
 
     text: str
     words: int
@@ -23,7 +23,7 @@ class Article(BaseModel):
 
 
 class Summary(BaseModel):
-    """A shorter text about the same."""
+    """A shorter text about the same subject."""
 
     text: str
 
@@ -39,7 +39,7 @@ class Report(BaseModel):
 
 @activity
 def clean(text: str) -> Article:
-    """Put each sentence once, without superfluous space, and measure the rest. A sync function runs in a thread."""
+    """Keep each sentence once, without extra space, and measure the result. A sync function runs in a thread."""
     unique = list(dict.fromkeys(sentences(text)))
     tidy = " ".join(unique)
     return Article(text=tidy, words=len(words(tidy)), sentences=len(unique))
@@ -47,8 +47,8 @@ def clean(text: str) -> Article:
 
 @activity(policy=StepPolicy(timeout=1.0))
 async def compare(context: WorkflowContext, service_delay: float = 0.0) -> Report:
-    """Compare the summary with the article; it asks the workflow for both, and for the reader's speed."""
-    await asyncio.sleep(service_delay)  # stands for a call to another service
+    """Compare the summary with the article; both come from the workflow, and so does the reader's speed."""
+    await asyncio.sleep(service_delay)  # stands in for a call to another service
     article = (await context.output("clean")).output_as(Article)
     assert context.previous_output is not None
     summary = context.previous_output.output_as(Summary)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-# `python examples/single_agent` finds its neighbours as `python -m examples.single_agent` does.
+# So that `python examples/single_agent` finds its neighbours, as `python -m examples.single_agent` does.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from pydantic_ai.models.function import FunctionModel
@@ -27,7 +27,7 @@ EXAMPLE = (
 
 
 async def main(text: str, *, fail: bool) -> None:
-    """Dispatch the step, serve it in this process, and print its output."""
+    """Dispatch the step, serve it in this process and print its output."""
     transport = get_transport("inmemory")
     step = summariser.add_to_runway(text)
     correlation_id = await dispatcher.dispatch_workflow(transport)

@@ -13,7 +13,7 @@ __all__ = ["Summary", "dispatcher", "summariser"]
 
 
 class Summary(BaseModel):
-    """What the agent gives: the sentences that say most, and how often the main words occur."""
+    """What the agent returns: the sentences that say most, and how often the main words occur."""
 
     sentences: list[str]
     keywords: dict[str, int]

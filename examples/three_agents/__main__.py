@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-# `python examples/three_agents` finds its neighbours as `python -m examples.three_agents` does.
+# So that `python examples/three_agents` finds its neighbours, as `python -m examples.three_agents` does.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from pydantic_ai.messages import ModelMessage, ModelResponse, ToolCallPart
@@ -25,7 +25,7 @@ NAMES = ("topic_finder", "joke_writer", "joke_judge")
 
 
 async def main(text: str, *, fail: bool) -> None:
-    """Send the slip on its way, serve its three queues, and print what each agent gave."""
+    """Dispatch the slip, serve its three queues and print what each agent returned."""
     transport = get_transport("inmemory")
     slip = [
         topic_finder.add_to_runway(text),
@@ -52,7 +52,7 @@ async def main(text: str, *, fail: bool) -> None:
 
 
 async def show_failure(handle: WorkflowHandle) -> None:
-    """Print what the caller is told of a failed step, and what the slip still holds."""
+    """Print what the caller is told about a failed step, and what is left on the slip."""
     try:
         await handle.result(timeout=300)
     except WorkflowFailed as failure:
@@ -66,7 +66,7 @@ async def show_failure(handle: WorkflowHandle) -> None:
 
 
 def write_one_joke(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
-    """Answer as a model does that ignores the schema, however often it is asked."""
+    """Answer like a model that ignores the schema, however often it is asked."""
     return ModelResponse(parts=[ToolCallPart(info.output_tools[0].name, {"jokes": ["That was all."]})])
 
 

@@ -1,4 +1,4 @@
-"""Three agents that hand their outputs on: topic, jokes, selection."""
+"""Three agents that pass their outputs on: topic, jokes, selection."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the agents of this example hand to each other: it crosses the queues as JSON."""
+"""What the agents of this example pass to each other; it crosses the queues as JSON."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["Jokes", "Selection", "Topic"]
 
 
 class Topic(BaseModel):
-    """What a text is about, and other words of it to play with."""
+    """What a text is about, and other words from it to play with."""
 
     topic: str
     related: list[str]

@@ -1,4 +1,4 @@
-"""The local models of this example: they find a topic, play with its words, and choose by ear."""
+"""The local models of this example: they find a topic, play with its words and choose by ear."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ RHYMES = """
 
 
 def find_topic(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
-    """Take the word that occurs most, and up to four that follow it; things come first among equals."""
+    """Take the most frequent word and up to four runners-up; among equals, things come first."""
     text = prompt_of(messages)
     counts, things = keywords(text, most=50), _things(text)
     topic, *related = sorted(counts, key=lambda word: (-counts[word], word not in things))[:5]
@@ -45,14 +45,14 @@ def find_topic(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
 
 
 def write_jokes(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
-    """Write one joke with each of the first three tricks that the words allow."""
+    """Write a joke with each of the first three tricks that the words allow."""
     topic = previous_output(messages, Topic)
     made = [joke for joke, _ in zip(_jokes(topic.topic, topic.related), range(3), strict=False)]
     return answer(info, Jokes(jokes=made))
 
 
 def choose_joke(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
-    """Choose the joke with the most words that sound alike for its length."""
+    """Choose the joke with the most words that sound alike, relative to its length."""
     jokes = previous_output(messages, Jokes).jokes
     scores = [_echo(joke) / len(words(joke)) for joke in jokes]
     best = max(range(len(jokes)), key=scores.__getitem__)
@@ -61,7 +61,7 @@ def choose_joke(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
 
 
 def _jokes(topic: str, related: list[str]) -> Iterator[str]:
-    """Yield jokes, the ones that play with two words first; the last three need only one, whatever it is."""
+    """Yield jokes, those that play with two words first; the last three work with any single word."""
     for other in related:
         if (swapped := _spoonerism(topic, other)) is not None:
             yield f"I asked for {topic} and {other}. I got {swapped[0]} and {swapped[1]}."
@@ -93,7 +93,7 @@ def _jokes(topic: str, related: list[str]) -> Iterator[str]:
 
 
 def _things(text: str) -> set[str]:
-    """Return words that are likely nouns: the last of those behind an article or a preposition, as in *the tea pot*."""
+    """Return words that are likely nouns: the last word after an article or a preposition, as in *the tea pot*."""
     things = set()
     for part in re.split(r"[^\w\s'\u2019-]+", text):
         found = words(part)
@@ -113,7 +113,7 @@ def _is_telling(word: str) -> bool:
 
 
 def _spoonerism(first: str, second: str) -> tuple[str, str] | None:
-    """Swap what stands before the first vowels: coffee machine, moffee cachine."""
+    """Swap the letters before the first vowels: coffee machine, moffee cachine."""
     a, b = _onset(first), _onset(second)
     if a == b or not 0 < len(a) < len(first) - 1 or not 0 < len(b) < len(second) - 1:
         return None
@@ -121,7 +121,7 @@ def _spoonerism(first: str, second: str) -> tuple[str, str] | None:
 
 
 def _portmanteau(first: str, second: str) -> str | None:
-    """Join the front of one word and the rear of the other: straw(berries) (g)arden."""
+    """Join the front of one word to the rear of the other: straw(berries) (g)arden."""
     cut = (len(first) + 1) // 2
     while cut < len(first) and first[cut - 1] in VOWELS:
         cut += 1
@@ -134,7 +134,7 @@ def _hidden(word: str) -> str | None:
 
 
 def _rhyme(word: str) -> str | None:
-    """Return the noun with the longest ending in common that has a vowel in it, in the word's number."""
+    """Return the noun that shares the longest ending with a vowel in it, in the word's number."""
     plural = "s" if word.endswith("s") else ""
     single = word.removesuffix("s")
     best = max((noun for noun in RHYMES if noun not in word), key=lambda noun: len(_ending(single, noun)))
@@ -151,7 +151,7 @@ def _typo(word: str) -> str | None:
 
 
 def _echo(text: str) -> int:
-    """Count the letters that pairs of different words share at their beginning or end, from two on."""
+    """Count the letters that pairs of different words share at their beginning or end, if at least two."""
     pairs = combinations(dict.fromkeys(words(text)), 2)
     shared = (max(len(_beginning(a, b)), len(_ending(a, b))) for a, b in pairs)
     return sum(size for size in shared if size >= 2)

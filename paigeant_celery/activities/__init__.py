@@ -1,1 +1,1 @@
-"""What can be a step, and what code inside one may ask. Knows no agent library."""
+"""What can be a step, and what code inside a step may ask for. Knows no agent library."""

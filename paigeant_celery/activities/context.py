@@ -1,4 +1,4 @@
-"""What a step is given: its workflow's ids, variables and outputs, and dependencies from the dispatcher."""
+"""What a step gets: its workflow's ids, variables and outputs, and dependencies from the dispatcher."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ class StepOutput:
     output: JsonValue
 
     def output_as(self, type_: type[T]) -> T:
-        """Return the output validated as `type_`; raises `pydantic.ValidationError` where it does not fit.
+        """Return the output validated as `type_`; raises `pydantic.ValidationError` if it does not fit.
 
-        Read as JSON is, so that dates, tuples and sets come back from their JSON form.
+        It is validated as JSON, so that dates, tuples and sets come back from their JSON form.
         """
         return TypeAdapter(type_).validate_json(dumps(self.output))
 
@@ -67,9 +67,9 @@ class WorkflowDependencies(BaseModel):
 
 
 def with_previous_output(deps: Any, previous: StepOutput | None) -> Any:
-    """Return `deps` with the previous output, where it is a `WorkflowDependencies`.
+    """Return `deps`; if it is a `WorkflowDependencies`, return a copy that holds the previous output.
 
-    A copy then: a `deps_factory` may give every step the same object.
+    A copy, because a `deps_factory` may give every step the same object.
     """
     if not isinstance(deps, WorkflowDependencies):
         return deps
@@ -98,7 +98,7 @@ class WorkflowContext:
     read_output: ReadOutput = field(repr=False)
 
     async def output(self, step_id: str) -> StepOutput:
-        """Return the output of an earlier step; raises `UsageError` where no such step ran."""
+        """Return the output of an earlier step; raises `UsageError` if no such step ran."""
         for record in self.message.slip.executed:
             if record.step_id == step_id:
                 return await recorded_output(record, self.read_output)
@@ -107,14 +107,14 @@ class WorkflowContext:
 
 
 async def recorded_output(record: ExecutedStep, read: ReadOutput) -> StepOutput:
-    """Return the output of an executed step, read from the store where it did not travel."""
-    # A copy: what the step does to it must not change the record that travels on.
+    """Return the output of an executed step, read from the store if it did not travel."""
+    # A copy, so that changes the step makes to it do not change the record that travels on.
     output = copy.deepcopy(record.output) if record.output_ref is None else await read(record)
     return StepOutput(step_id=record.step_id, activity=record.activity, output=output)
 
 
 async def open_context(message: PaigeantMessage, *, attempt: int, read_output: ReadOutput) -> WorkflowContext:
-    """Build the context of the step that `message` asks for."""
+    """Build the context of the step that `message` is about to run."""
     step, previous = message.step, message.slip.previous
     return WorkflowContext(
         correlation_id=message.correlation_id,
@@ -131,7 +131,7 @@ async def open_context(message: PaigeantMessage, *, attempt: int, read_output: R
 
 
 def workflow_context() -> WorkflowContext:
-    """Return the context of the step that runs here; raises `NoWorkflow` outside a step."""
+    """Return the context of the step that is running; raises `NoWorkflow` outside a step."""
     try:
         return _current.get()
     except LookupError:
@@ -139,7 +139,7 @@ def workflow_context() -> WorkflowContext:
 
 
 class entered(AbstractContextManager[WorkflowContext]):  # noqa: N801 - used as a verb: `with entered(context):`
-    """Make `context` what `workflow_context()` returns inside the block."""
+    """Make `workflow_context()` return `context` inside the block."""
 
     def __init__(self, context: WorkflowContext) -> None:
         self._context = context

@@ -34,7 +34,7 @@ class FunctionActivity(Generic[P, R]):
     """A function that can be a step; calling it calls the function.
 
     On the worker an async function runs on the event loop and a sync one in a thread. A thread cannot be
-    stopped: a sync function that times out goes on to its end, and what it returns is discarded.
+    stopped: a sync function that times out runs to its end, and its result is discarded.
     """
 
     kind: Literal["function"] = "function"
@@ -43,7 +43,7 @@ class FunctionActivity(Generic[P, R]):
         self, function: Callable[..., Any], *, name: str, queue: str | None, policy: StepPolicy | None, description: str
     ) -> None:
         if not is_activity_name(name):
-            text = f"{name[:64]!r} names a queue and a task, so it has 1 to 128 ASCII letters, digits, '_' or '-'"
+            text = f"{name[:64]!r} names a queue and a task, so it must be 1 to 128 ASCII letters, digits, '_' or '-'"
             raise InvalidInput("bad_agent_name", "name", text)
         _check_kinds(name, function)
         update_wrapper(self, function)
@@ -58,7 +58,7 @@ class FunctionActivity(Generic[P, R]):
     def activity(self, /, *args: P.args, **kwargs: P.kwargs) -> FunctionSpec:
         """Return a step that calls the function with these arguments, leaving out its `WorkflowContext`.
 
-        Raises `InvalidInput` where the arguments do not fit the signature or are no JSON.
+        Raises `InvalidInput` if the arguments do not fit the signature or are not JSON.
         """
         try:
             bound = inspect.Signature(self._parameters).bind(*args, **kwargs)
@@ -71,11 +71,11 @@ class FunctionActivity(Generic[P, R]):
         return step
 
     def check(self, step: Step) -> None:
-        """Raise `MessageError` where the step is no function step or its arguments do not fit."""
+        """Raise `MessageError` if the step is not a function step or its arguments do not fit."""
         self._arguments_of(step)
 
     async def run(self, step: Step, context: WorkflowContext, *, limits: EditLimits) -> ActivityResult:
-        """Call the function with the step's arguments; what it returns becomes JSON."""
+        """Call the function with the step's arguments and return its result as JSON."""
         arguments = self._arguments_of(step)
         first = (context,) if self._takes_context else ()
         if inspect.iscoroutinefunction(self.function):
@@ -89,7 +89,7 @@ class FunctionActivity(Generic[P, R]):
     def _arguments_of(self, step: Step) -> dict[str, Any]:
         if not isinstance(step, FunctionSpec):
             raise MessageError(
-                "invalid_envelope", "kind", f"{step.activity!r} is a function, and the step runs an agent"
+                "invalid_envelope", "kind", f"{step.activity!r} is a function, but the step runs an agent"
             )
         try:
             checked = self._model.model_validate_json(dumps(step.arguments))
@@ -144,11 +144,11 @@ class FunctionActivity(Generic[P, R]):
 
 
 def _check_kinds(name: str, function: Callable[..., Any]) -> None:
-    """Raise `UsageError` where an argument has no name; the first may have none, for it may be the context."""
+    """Raise `UsageError` if an argument has no name; the first may have none, because it may be the context."""
     nameless: set[object] = {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
     for parameter in inspect.signature(function).parameters.values():
         if parameter.kind in nameless:
-            raise UsageError(f"{name}: a step's arguments have names, and `{parameter}` takes some without")
+            raise UsageError(f"{name}: a step's arguments have names, but `{parameter}` takes arguments without one")
         nameless.add(inspect.Parameter.POSITIONAL_ONLY)
 
 
@@ -158,7 +158,7 @@ def _field(name: str) -> str:
 
 
 class Decorator(Protocol):
-    """What `activity(name=…)` gives; the context, where a function takes it, is no argument of its steps."""
+    """What `activity(name=…)` returns; a function's context parameter is not an argument of its steps."""
 
     @overload
     def __call__(self, function: Callable[Concatenate[WorkflowContext, P], R], /) -> FunctionActivity[P, R]: ...
@@ -189,8 +189,8 @@ def activity(
 ) -> Any:
     """Make a sync or async function a step of workflows.
 
-    Its name is the function's, its arguments are JSON and checked by the annotations; a first parameter
-    annotated `WorkflowContext` receives the context. What it returns is recorded as JSON.
+    The activity has the function's name. Its arguments are JSON, checked by the annotations; a first parameter
+    annotated `WorkflowContext` receives the context. The result is recorded as JSON.
 
     Raises `InvalidInput` (`bad_agent_name`).
     """
@@ -210,10 +210,10 @@ def activity(
 
 
 async def in_own_thread(call: Callable[[], T]) -> T:
-    """Call a function in a thread that is made for it, in a copy of the context.
+    """Call a function in a thread made for it, in a copy of the context.
 
-    The executor of the loop is left to what must always find a free thread there, such as name resolution: a
-    function that hangs keeps its thread for ever.
+    The loop's own executor is not used: a function that hangs keeps its thread forever, and name resolution, for
+    example, must always find a free thread there.
     """
     context = contextvars.copy_context()
     future: concurrent.futures.Future[T] = concurrent.futures.Future()
@@ -221,11 +221,11 @@ async def in_own_thread(call: Callable[[], T]) -> T:
     def work() -> None:
         try:
             future.set_result(context.run(call))
-        except StopIteration as error:  # which no future can carry
+        except StopIteration as error:  # a future cannot carry it
             future.set_exception(RuntimeError(f"the function raised StopIteration: {error}"))
-        except BaseException as error:  # noqa: BLE001 - whoever waits for the function gets what it raised
+        except BaseException as error:  # noqa: BLE001 - the waiting caller gets what it raised
             future.set_exception(error)
 
-    future.set_running_or_notify_cancel()  # a wait that is cancelled leaves the thread and its future alone
+    future.set_running_or_notify_cancel()  # cancelling the wait leaves the thread and its future alone
     threading.Thread(target=work, name="paigeant-function", daemon=True).start()
     return await asyncio.wrap_future(future)

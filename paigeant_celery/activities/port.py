@@ -18,8 +18,10 @@ __all__ = ["Activity", "ActivityResult", "EditLimits"]
 
 @dataclass(frozen=True, kw_only=True)
 class ActivityResult:
-    """What a step gave: JSON, counters such as tokens, their cost in US dollars where that is known, and the steps that
-    it inserts behind itself."""
+    """What a step produced: its output as JSON and the steps that it inserts after itself.
+
+    `usage` has counters such as tokens; `cost` is in US dollars, if it is known.
+    """
 
     output: JsonValue
     usage: Mapping[str, int] = field(default_factory=dict)
@@ -36,12 +38,12 @@ class Activity(Protocol):
 
     @property
     def name(self) -> str:
-        """The name on the slip; raises `UsageError` where it has none yet."""
+        """The name on the slip; raises `UsageError` if it has none yet."""
         ...
 
     @property
     def origin(self) -> str:
-        """Where it was made, as `file:line`; two of one name and one origin are the same."""
+        """Where it was made, as `file:line`; two with the same name and origin are the same activity."""
         ...
 
     @property
@@ -54,7 +56,7 @@ class Activity(Protocol):
     def description(self) -> str: ...
 
     def check(self, step: Step) -> None:
-        """Raise `MessageError` (`invalid_deps`, `unexpected_deps`, `invalid_arguments`) where the step does not fit."""
+        """Raise `MessageError` (`invalid_deps`, `unexpected_deps`, `invalid_arguments`) if the step does not fit."""
         ...
 
     async def run(self, step: Step, context: WorkflowContext, *, limits: EditLimits) -> ActivityResult:

@@ -1,4 +1,4 @@
-"""The activities of this process, by name. The package's one module-level state."""
+"""The activities of this process, by name: the package's only module-level state."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ Subscriber = Callable[[], None]
 
 
 class Registry:
-    """Holds activities weakly: one that nobody keeps any more is no longer served.
+    """Holds activities weakly: one that nothing else holds is no longer served.
 
-    An activity may be added before it has a name. Its name is asked for when the registry is read, for a
-    global variable gets its value only after the constructor returned.
+    An activity may be added before it has a name. Its name is asked for when the registry is read, because a
+    global variable gets its value only after the constructor has returned.
     """
 
     def __init__(self) -> None:
@@ -31,13 +31,13 @@ class Registry:
         self._subscribers: list[Subscriber] = []
 
     def add(self, activity: Activity, *, holder: object) -> None:
-        """Add an activity for as long as `holder` (the agent or function behind it) lives.
+        """Add an activity for as long as `holder` (its agent or function) lives.
 
-        Raises `InvalidInput` where its queue or policy is none.
+        Raises `InvalidInput` if its queue is not a queue name or its policy is not a `StepPolicy`.
         """
         _check(activity)
         kept: list[Activity] = getattr(holder, "_paigeant_activities", [])
-        # The holder keeps its activities alive, of which it may have several, by different names.
+        # The holder keeps its activities alive; it may have several, under different names.
         setattr(holder, "_paigeant_activities", [*kept, activity])  # noqa: B010
         with self._lock:
             self._entries.append(weakref.ref(activity))
@@ -46,23 +46,23 @@ class Registry:
             notify()
 
     def subscribe(self, notify: Subscriber) -> None:
-        """Call `notify` after each addition, without saying which: its name may not be known yet."""
+        """Call `notify` after each addition, without the activity: its name may not be known yet."""
         with self._lock:
             self._subscribers.append(notify)
 
     def activities(self) -> dict[str, Activity]:
-        """Return the named activities; the newest one where two of the same origin have one name.
+        """Return the named activities; if two of the same origin share a name, the newer one.
 
-        Raises `DuplicateActivity` where two of different origin do.
+        Raises `DuplicateActivity` if two of different origin share a name.
         """
         return {name: self._only(name, activities) for name, activities in self._by_name().items()}
 
     def names(self) -> list[str]:
-        """Return the names of all activities, also of those that stand twice."""
+        """Return the names of all activities, even of those that are there twice."""
         return list(self._by_name())
 
     def find(self, name: str) -> Activity | None:
-        """Return the activity of this name, or None; raises `DuplicateActivity` where there are two."""
+        """Return the activity of this name, or None; raises `DuplicateActivity` if there are two."""
         found = self._by_name()
         return self._only(name, found[name]) if name in found else None
 
@@ -77,7 +77,7 @@ class Registry:
 
     @contextmanager
     def isolated(self) -> Iterator[None]:
-        """Begin with an empty registry inside the block, and restore it afterwards."""
+        """Start with an empty registry inside the block and restore it afterwards."""
         with self._lock:
             kept, self._entries = self._entries, []
         try:
@@ -89,14 +89,14 @@ class Registry:
     def _by_name(self) -> dict[str, list[Activity]]:
         found: dict[str, list[Activity]] = {}
         for activity in self._live():
-            with suppress(UsageError):  # has no name yet, or never gets one: it cannot stand on a slip either
+            with suppress(UsageError):  # has no name yet, or never gets one: a slip cannot name it either
                 found.setdefault(activity.name, []).append(activity)
         return found
 
     def _only(self, name: str, activities: list[Activity]) -> Activity:
-        """Return the newest of activities of one origin; raises where there is a second origin."""
+        """Return the newest activity if all have one origin; raises `DuplicateActivity` if there is a second origin."""
         if len({activity.origin for activity in activities}) > 1:
-            # One that was replaced may only wait for the collector: agent and activity hold each other.
+            # A replaced one may only be waiting for the garbage collector: agent and activity hold each other.
             activities.clear()
             gc.collect()
             activities = self._by_name()[name]
@@ -115,7 +115,7 @@ class Registry:
 def _check(activity: Activity) -> None:
     queue, policy = activity.queue, activity.policy
     if queue is not None and not (isinstance(queue, str) and queue.strip()):
-        raise InvalidInput("invalid_queue", "queue", "is the name of a Celery queue, or None")
+        raise InvalidInput("invalid_queue", "queue", "must be the name of a Celery queue, or None")
     if policy is not None and not isinstance(policy, StepPolicy):
         raise InvalidInput("invalid_policy", "policy", f"must be a `StepPolicy`, not a {type(policy).__name__}")
 

@@ -70,18 +70,18 @@ class AgentActivity:
         self.origin, self.queue, self.policy = origin, queue, policy
         self._deps_factory = deps_factory
         self._max_added_steps, self._allowed = max_added_steps, allowed_activities
-        self._durability: CeleryDurability[Any] | None = None  # kept, for the models that it keeps
+        self._durability: CeleryDurability[Any] | None = None  # kept because it keeps the models
 
     @property
     def name(self) -> str:
-        """The agent's name on the slip; raises `UsageError` where nothing names it yet."""
-        # Not the agent's own name first: pydantic-ai takes that from any variable of who runs it.
+        """The agent's name on the slip; raises `UsageError` if it has no name yet."""
+        # The agent's own name comes last: pydantic-ai may take it from any variable of the code that runs it.
         name = self._name or self._find_name(self._agent) or self._agent.name
         if name is None or not is_activity_name(name):
-            raise UsageError("UnnamedAgent: the agent has no name that could stand on a slip; pass `name=` to it")
+            raise UsageError("UnnamedAgent: the agent has no name that a slip can use; pass `name=` to it")
         self._name = name
         if self._agent.name is None:
-            self._agent.name = name  # so that traces and logs of pydantic-ai use the same one
+            self._agent.name = name  # so that pydantic-ai's traces and logs use the same name
         return name
 
     @property
@@ -90,7 +90,7 @@ class AgentActivity:
         return description if isinstance(description, str) else ""
 
     def check(self, step: Step) -> None:
-        """Raise `MessageError` where the step is no agent step or its deps do not fit."""
+        """Raise `MessageError` if the step is not an agent step or its deps do not fit."""
         self._data_of(step)
 
     async def run(self, step: Step, context: WorkflowContext, *, limits: EditLimits) -> ActivityResult:
@@ -123,7 +123,7 @@ class AgentActivity:
         )
 
     def _capabilities(self, edit: Edit) -> list[AbstractCapability[Any]]:
-        """Return what the agent gets for this run: durability, where it has none of its own, and itinerary editing."""
+        """Return what the agent gets for this run: durability, unless it has its own, and itinerary editing."""
         given: list[AbstractCapability[Any]] = []
         if current_journal() is not None and CeleryDurability.from_agent(self._agent) is None:
             if self._durability is None:
@@ -134,10 +134,10 @@ class AgentActivity:
         return given
 
     def _data_of(self, step: Step) -> Any:
-        """Return the step's deps validated by the type that this worker expects, or None where it expects none."""
+        """Return the step's deps, validated as the type that this worker expects, or None if it expects none."""
         if not isinstance(step, ActivitySpec):
             raise MessageError(
-                "invalid_envelope", "kind", f"{step.activity!r} is an agent, and the step calls a function"
+                "invalid_envelope", "kind", f"{step.activity!r} is an agent, but the step calls a function"
             )
         if self._deps_factory is not None:
             expected = _first_annotation(self._deps_factory)
@@ -145,7 +145,7 @@ class AgentActivity:
         expected = self._agent.deps_type
         if expected is object or expected is type(None):
             if step.deps is not None:
-                text = f"the agent {step.agent_name!r} takes no deps; give it a `deps_type`, or leave them out"
+                text = f"the agent {step.agent_name!r} takes no deps; give it a `deps_type`, or leave out the deps"
                 raise MessageError("unexpected_deps", "deps", text)
             return None
         if step.deps is None and isinstance(expected, type) and issubclass(expected, WorkflowDependencies):
@@ -163,7 +163,7 @@ class AgentActivity:
                 made = await made
             expected = getattr(self._agent, "deps_type", None)
             if isinstance(expected, type) and expected is not object and isinstance(made, expected):
-                yield made  # also where it could be entered, as pools can: whoever made it goes on using it
+                yield made  # even if it can be entered, as pools can: its maker still uses it
             elif isinstance(made, AbstractAsyncContextManager):
                 yield await stack.enter_async_context(made)
             elif isinstance(made, AbstractContextManager):
@@ -173,14 +173,16 @@ class AgentActivity:
 
 
 class _Budget:
-    """What a workflow's limits leave to the step that runs now."""
+    """What a workflow's limits leave for the step that runs now."""
 
     def __init__(self, message: PaigeantMessage) -> None:
         self._limits, self._used = message.usage_limits, used_by(message.slip.executed)
 
     def left(self) -> UsageLimits | None:
-        """Return the limits of the run, None where the workflow has none; raises `UsageLimitExceeded` where nothing
-        is left that a model request could use."""
+        """Return the limits of the run, or None if the workflow has none.
+
+        Raises `UsageLimitExceeded` if nothing is left for another model request.
+        """
         if self._limits is None:
             return None
         left = self._limits.left(self._used)
@@ -195,7 +197,7 @@ class _Budget:
 
     @contextmanager
     def explained(self) -> Iterator[None]:
-        """Let `UsageLimitExceeded` say what the workflow's limits are, and what earlier steps used of them."""
+        """Make `UsageLimitExceeded` also state the workflow's limits and how much of them earlier steps used."""
         try:
             yield
         except UsageLimitExceeded as error:
@@ -205,11 +207,11 @@ class _Budget:
 
 
 def prompt_of(prompt: str, previous: StepOutput | None) -> str:
-    """Return the user prompt: the step's own, and behind it the previous output as a block marked as data."""
+    """Return the user prompt: the step's own, followed by the previous output as a block marked as data."""
     if previous is None:
         return prompt
     text = previous.output if isinstance(previous.output, str) else dumps(previous.output)
-    # Neither end of the block can be written by the data itself.
+    # The data must not be able to open or close the block itself.
     text = BLOCK_EDGE.sub("&lt;", text)
     return (
         f"{prompt}\n\n"

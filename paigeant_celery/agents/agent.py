@@ -39,7 +39,7 @@ MOST_ADDED_STEPS = 1000
 
 
 class Runway(Protocol):
-    """What an agent needs of a dispatcher."""
+    """What an agent needs from a dispatcher."""
 
     def add(self, step: ActivitySpec) -> None: ...
 
@@ -49,17 +49,17 @@ class Runway(Protocol):
 class PaigeantAgent(Agent[AgentDepsT, OutputT]):
     """A pydantic-ai agent that can be a step of a workflow; elsewhere it is an ordinary agent.
 
-    It registers itself by its name, which is `name=`, else the name of the global that holds it in the
-    module that made it. Every argument that is not listed here goes to `pydantic_ai.Agent`; the one changed
-    default is `defer_model_check=True`, so that a process that only dispatches needs no key.
+    It registers itself under its name: `name=`, otherwise the name of the global that holds it in the module
+    that made it. All arguments not listed here go to `pydantic_ai.Agent`. One default differs:
+    `defer_model_check=True`, so that a process that only dispatches needs no API key.
 
-    - `dispatcher`: whose runway `add_to_runway` and `register_activity` use.
-    - `can_edit_itinerary`: whether the model gets a tool that inserts registered activities behind this step;
-      at most `max_added_steps` a run, and only those of `allowed_activities` (None: every registered one).
+    - `dispatcher`: the one whose runway `add_to_runway` and `register_activity` use.
+    - `can_edit_itinerary`: whether the model gets a tool that inserts registered activities after this step;
+      at most `max_added_steps` per run, and only those in `allowed_activities` (None: every registered one).
     - `policy`: limits of its steps. `queue`: the Celery queue of its steps.
-    - `deps_factory`: called on the worker with the JSON that came (validated by the annotation of the first
-      parameter, where there is one) and the `WorkflowContext`; a sync or async function, or one that makes a
-      context manager, which is left when the step ends. What it gives is the agent's `deps`.
+    - `deps_factory`: called on the worker with the JSON that arrived (validated by the annotation of the first
+      parameter, if it has one) and the `WorkflowContext`. It is a sync or async function; it may return a
+      context manager, which is exited when the step ends. Its result is the agent's `deps`.
 
     Raises `InvalidInput` (`bad_agent_name`, `invalid_limit`, `invalid_queue`, `invalid_policy`, `invalid_input`).
     """
@@ -73,7 +73,7 @@ class PaigeantAgent(Agent[AgentDepsT, OutputT]):
     deps_factory: DepsFactory[Any] | None
     _own_activity: AgentActivity
 
-    if TYPE_CHECKING:  # the arguments of the oldest pydantic-ai that is supported; newer ones work, too
+    if TYPE_CHECKING:  # the arguments of the oldest supported pydantic-ai; those of newer ones work too
 
         def __init__(
             self,
@@ -155,7 +155,7 @@ class PaigeantAgent(Agent[AgentDepsT, OutputT]):
         step_id: str | None = None,
         policy: StepPolicy | None = None,
     ) -> ActivitySpec:
-        """Return a step that runs this agent on `prompt`; adds it nowhere. `deps` crosses the queue as JSON."""
+        """Return a step that runs this agent on `prompt`; add it nowhere. `deps` crosses the queue as JSON."""
         self._ensure_name()
         return ActivitySpec(self.name or "", prompt, deps, step_id, policy or self.policy, queue=self.queue)
 
@@ -167,14 +167,14 @@ class PaigeantAgent(Agent[AgentDepsT, OutputT]):
         step_id: str | None = None,
         policy: StepPolicy | None = None,
     ) -> ActivitySpec:
-        """Put a step of this agent on the dispatcher's runway, and return it."""
+        """Put a step of this agent on the dispatcher's runway and return it."""
         self._ensure_name()
         step = self.activity(prompt, deps, step_id=step_id, policy=policy)
         self._dispatcher("add_to_runway").add(step)
         return step
 
     def register_activity(self, prompt: str, deps: AgentDepsT | object = None) -> ActivitySpec:
-        """Let agents that may edit the itinerary insert this agent; `prompt` is the default that they may change."""
+        """Let agents that may edit the itinerary insert this agent; `prompt` is the default, which they may change."""
         self._ensure_name()
         step = self.activity(prompt, deps)
         description = self.description if isinstance(self.description, str) else ""
@@ -183,16 +183,16 @@ class PaigeantAgent(Agent[AgentDepsT, OutputT]):
 
     @classmethod
     def from_spec(cls, *args: Any, **kwargs: Any) -> NoReturn:
-        """Refused: it would give a plain agent. Use `register_agent(Agent.from_spec(…), name=…)`."""
+        """Always raises, because it would return a plain agent. Use `register_agent(Agent.from_spec(…), name=…)`."""
         raise UsageError(
-            "`PaigeantAgent.from_spec` would give a plain `Agent`; use `register_agent(Agent.from_spec(…))`"
+            "`PaigeantAgent.from_spec` would return a plain `Agent`; use `register_agent(Agent.from_spec(…))`"
         )
 
     @classmethod
     def from_file(cls, *args: Any, **kwargs: Any) -> NoReturn:
-        """Refused: it would give a plain agent. Use `register_agent(Agent.from_file(…), name=…)`."""
+        """Always raises, because it would return a plain agent. Use `register_agent(Agent.from_file(…), name=…)`."""
         raise UsageError(
-            "`PaigeantAgent.from_file` would give a plain `Agent`; use `register_agent(Agent.from_file(…))`"
+            "`PaigeantAgent.from_file` would return a plain `Agent`; use `register_agent(Agent.from_file(…))`"
         )
 
     def _ensure_name(self) -> None:
@@ -216,7 +216,7 @@ def register_agent(
     queue: str | None = None,
     deps_factory: DepsFactory[Any] | None = None,
 ) -> None:
-    """Make any pydantic-ai agent an activity, by `name` or by its own name.
+    """Make any pydantic-ai agent an activity, under `name` or its own name.
 
     A worker serves it for as long as something else holds the agent. Raises `InvalidInput` (`bad_agent_name`).
     """
@@ -248,16 +248,16 @@ class _GlobalName:
 
 
 def _local_name(agent: object) -> str:
-    """Return the caller's local variable that holds the agent; raises `UsageError` where there is none."""
+    """Return the caller's local variable that holds the agent; raises `UsageError` if there is none."""
     for frame in _frames(2):
         for name, value in frame.f_locals.items():
             if value is agent and name != "self":
                 return name
-    raise UsageError("UnnamedAgent: the agent is held by no variable that could name it; pass `name=` to it")
+    raise UsageError("UnnamedAgent: no variable that could name the agent holds it; pass `name=` to it")
 
 
 def _maker_frame(agent: object) -> FrameType:
-    """Return the frame that called the constructor, behind those of subclasses and of `typing`'s aliases."""
+    """Return the frame that called the constructor, past those of subclasses and of `typing`'s aliases."""
     last = sys._getframe(1)
     for frame in _frames(2):
         last = frame
@@ -279,7 +279,7 @@ def _check_name(name: str | None) -> None:
         raise InvalidInput(
             "bad_agent_name",
             "name",
-            f"{name[:64]!r} names a queue and a task, so it has 1 to 128 ASCII letters, digits, '_' or '-'",
+            f"{name[:64]!r} names a queue and a task, so it must be 1 to 128 ASCII letters, digits, '_' or '-'",
         )
 
 
@@ -293,11 +293,11 @@ def _checked_names(names: Iterable[str] | None) -> frozenset[str] | None:
     if names is None:
         return None
     if isinstance(names, str):
-        raise InvalidInput("invalid_input", "allowed_activities", "is a collection of names, not one text")
+        raise InvalidInput("invalid_input", "allowed_activities", "must be a collection of names, not a single string")
     return frozenset(names)
 
 
 def _checked_factory(factory: DepsFactory[Any] | None) -> DepsFactory[Any] | None:
     if factory is not None and not callable(factory):
-        raise InvalidInput("invalid_input", "deps_factory", f"cannot be called: it is a {type(factory).__name__}")
+        raise InvalidInput("invalid_input", "deps_factory", f"must be callable, but it is a {type(factory).__name__}")
     return factory

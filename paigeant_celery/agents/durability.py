@@ -1,4 +1,4 @@
-"""`CeleryDurability`: records the model and tool calls of an agent's run in its hop's journal, and replays them."""
+"""`CeleryDurability`: records the model and tool calls of an agent's run in its hop's journal and replays them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from paigeant_celery.agents.stream import feed_here, is_told, shown_to
 from paigeant_celery.core.errors import NotSerializable, UsageError
 from paigeant_celery.journal.hop_journal import current_journal, surrounding_journal
 
-try:  # since pydantic-ai 2.68; before that, spans of replayed calls are exported again
+try:  # since pydantic-ai 2.68; before that, the spans of replayed calls are exported again
     from pydantic_ai.durable_exec import replay_scope
 except ImportError:
     replay_scope = nullcontext  # type: ignore[assignment]
@@ -46,34 +46,34 @@ _TOOL_KEYS = uuid.UUID("5c0d5d9e-4a27-4e43-8f0e-0d7a8a8c4f6b")  # namespace of i
 
 
 def idempotency_key(ctx: RunContext[Any]) -> str:
-    """Return a key for the side effect of the tool call that runs: the same in each attempt, and of no other call.
+    """Return a key for the side effect of the running tool call: the same in each attempt, different for each call.
 
-    36 characters. Hand it to the service that the tool calls, which then does the work once even where the worker
-    died between the effect and its record. It is stable where calls are recorded: in a hop, with a store. Raises
+    It has 36 characters. Pass it to the service that the tool calls, which then does the work once even if the worker
+    dies between the effect and its record. It is stable when calls are recorded: in a hop, with a store. Raises
     `UsageError` outside a tool.
     """
     if ctx.tool_call_id is None:
-        raise UsageError("`idempotency_key` names a tool call, and none is running; call it inside a tool")
+        raise UsageError("`idempotency_key` names a tool call, but none is running; call it inside a tool")
     return str(uuid.uuid5(_TOOL_KEYS, json.dumps([ctx.run_id, ctx.run_step, ctx.tool_name, ctx.tool_call_id])))
 
 
 class CeleryDurability(BaseDurabilityCapability[AgentDepsT]):
     """Makes an agent's run durable inside a hop: what was answered is not asked again.
 
-    Each model request and tool call is recorded when it ended; after a crash, a retry or a shutdown the next attempt
-    replays the records, on whatever worker, and makes only the calls that are missing. The call that was in flight is
-    made again: side effects of tools happen at least once (`idempotency_key`). Code between the calls runs again:
+    Each model request and tool call is recorded when it ends. After a crash, a retry or a shutdown the next attempt
+    replays the records, on any worker, and makes only the missing calls. A call that was in flight is made again:
+    side effects of tools happen at least once (see `idempotency_key`). Code between the calls runs again:
     instructions, history processors, output validators and output functions, and tools with
-    `metadata={"paigeant": False}`. Tool results are what JSON makes of them, from the first attempt on.
+    `metadata={"paigeant": False}`. Tool results have their JSON form from the first attempt on.
 
-    The agent of a step has it anyway. Attach it to agents that a function step or such a tool runs itself. Outside a
-    hop, without a store, and inside a recorded tool call it does nothing.
+    The agent of a step has it already. Attach it to agents that a function step or such a tool runs itself. It does
+    nothing outside a hop, without a store, or inside a recorded tool call.
 
     - `event_stream_handler`: gets the events of calls that are made, live; those of replayed calls are not repeated.
-    - `models`: further models by the names that runs ask for. `name`: of the agent, where it has none.
+    - `models`: further models by the names that runs ask for. `name`: the agent's name, if it has none.
 
-    Raises `NonDeterminismError`, which parks the hop, where the code asks for other calls than it did, and
-    `NotSerializable` where a tool gives what has no JSON form.
+    Raises `NonDeterminismError`, which parks the hop, if the code asks for different calls than before, and
+    `NotSerializable` if a tool returns something without a JSON form.
     """
 
     engine_spec = DurabilityEngineSpec(
@@ -82,7 +82,7 @@ class CeleryDurability(BaseDurabilityCapability[AgentDepsT]):
         durable_container_noun="hop",
         codec=JSON_CODEC,
         serialization_failure=lambda error: NotSerializable(
-            "result_not_serializable", f"a result has no JSON form ({type(error).__name__}), and is recorded"
+            "result_not_serializable", f"a result has no JSON form ({type(error).__name__}), but is recorded"
         ),
         tool_config_key=METADATA_KEY,
     )
@@ -110,34 +110,34 @@ class CeleryDurability(BaseDurabilityCapability[AgentDepsT]):
         return self._backend
 
     def get_default_run_id(self) -> str | None:
-        """Return an id that is the same in each attempt."""
+        """Return an id that is the same in every attempt."""
         journal = current_journal()
         return journal.next_run_id(self.name) if journal is not None else None
 
     def get_default_conversation_id(self, run_id: str) -> str | None:
-        """Return an id that is the same in each attempt."""
+        """Return an id that is the same in every attempt."""
         return conversation_id_from_run_id(run_id) if self.in_durable_context else None
 
     async def get_run_start_time(self, run_id: str) -> datetime | None:
-        """Return when the run began in its first attempt: its time limit counts from there."""
+        """Return when the run began in its first attempt, from which its time limit counts."""
         journal = current_journal()
         return journal.started_at(run_id, datetime.now(UTC)) if journal is not None else None
 
     def get_wrapper_toolset(self, toolset: AbstractToolset[AgentDepsT]) -> AbstractToolset[AgentDepsT] | None:
-        """Record the calls of all tools, whatever toolset they are of, with or without an id."""
+        """Record the calls of all tools, whatever their toolset, with or without an id."""
         if not self.in_durable_context:
             return None
         return RecordedToolset(toolset, self._tool_results, self._durable_run_context_scope)
 
     @property
     def has_wrap_run_event_stream(self) -> bool:
-        """Whether models are asked for streams: for a handler of events, or for those who watch the workflow."""
+        """Whether models are asked for streams: for an event handler, or for those who watch the workflow."""
         return super().has_wrap_run_event_stream or (self.in_durable_context and feed_here() is not None)
 
     async def wrap_run_event_stream(
         self, ctx: RunContext[AgentDepsT], *, stream: AsyncIterable[AgentStreamEvent]
     ) -> AsyncIterator[AgentStreamEvent]:
-        """Show those who watch what is not the model's; they saw that when it came."""
+        """Show watchers the events that are not the model's; they saw the model's when they came."""
         feed, journal = feed_here(), current_journal()
         passing = cast("AsyncGenerator[AgentStreamEvent]", super().wrap_run_event_stream(ctx, stream=stream))
         async with aclosing(passing):
@@ -151,7 +151,7 @@ class CeleryDurability(BaseDurabilityCapability[AgentDepsT]):
         return handler if feed is None else shown_to(feed, handler)
 
     async def wrap_run(self, ctx: RunContext[AgentDepsT], *, handler: WrapRunHandler) -> AgentRunResult[Any]:
-        """Export no spans and count no tokens again of calls that are replayed."""
+        """Keep replayed calls from exporting their spans and counting their tokens again."""
         with replay_scope() if self.in_durable_context else nullcontext():
             return await super().wrap_run(ctx, handler=handler)
 
@@ -162,28 +162,28 @@ class CeleryDurability(BaseDurabilityCapability[AgentDepsT]):
         request_context: ModelRequestContext,
         handler: WrapModelRequestHandler,
     ) -> ModelResponse:
-        """Let the model renew a client that was used on an event loop which ended, as it does where nothing is durable.
+        """Let the model renew a client whose event loop has ended, as it does in a run that is not durable.
 
-        A durable run leaves that to whatever makes the requests.
+        A durable run leaves that to the code that makes the requests.
         """
         if self.in_durable_context:
             request_context.model._refresh_http_client()
         return await super().wrap_model_request(ctx, request_context=request_context, handler=handler)
 
     async def resolve_model_id(self, ctx: ModelResolutionContext[AgentDepsT], *, model_id: str) -> Model | None:
-        """Return one model for a name on each event loop, which keeps its connections from hop to hop."""
+        """Return one model per name and event loop, which keeps its connections from hop to hop."""
         found = await super().resolve_model_id(ctx, model_id=model_id) or self._given.get(model_id)
         if found is not None or surrounding_journal() is None:
             return found
-        with suppress(UserError, ValueError):  # pydantic-ai tries again, and says what is wrong
+        with suppress(UserError, ValueError):  # pydantic-ai tries again and says what is wrong
             return self._inferred.get(model_id)
         return None
 
     def _bind_to_agent(self, agent: AbstractAgent[AgentDepsT, Any]) -> None:
-        """Bind no toolsets, which the base does by their ids: all are wrapped for each run."""
+        """Bind no toolsets. The base class binds them by id, but here all are wrapped for each run."""
 
     def _bind_models(self, agent: AbstractAgent[AgentDepsT, Any]) -> None:
-        """Also take an agent that gets its model for each run."""
+        """Also accept an agent that gets its model for each run."""
         try:
             super()._bind_models(agent)
         except UserError:
@@ -192,7 +192,7 @@ class CeleryDurability(BaseDurabilityCapability[AgentDepsT]):
             self._default_model_id, self._models_by_id = None, dict(self._extra_models)
 
     def _find_model_id(self, model: Model) -> str | None:
-        """Also take an instance that was given for a run: its requests are made in this process."""
+        """Also accept a model instance that was given for a run, because its requests are made in this process."""
         try:
             return super()._find_model_id(model)
         except UserError:
@@ -201,7 +201,7 @@ class CeleryDurability(BaseDurabilityCapability[AgentDepsT]):
             return model_id
 
     async def _resolve_model_for_request(self, model_id: str | None, run_context: RunContext[AgentDepsT]) -> Model:
-        """Also serve an operation of an agent that has no model of its own: it gets that of the run."""
+        """Also serve an operation of an agent without a model of its own: it gets the run's model."""
         if model_id is None and "default" not in self._models_by_id and isinstance(run_context.model, Model):
             return run_context.model
         return await super()._resolve_model_for_request(model_id, run_context)

@@ -1,4 +1,4 @@
-"""What a model request is made with, as digests: enough to tell changed code from the code that was recorded."""
+"""Digests of what a model request is made with: enough to tell changed code from the code that was recorded."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from pydantic_core import PydanticSerializationError, to_json
 
 __all__ = ["Digests", "digest"]
 
-# Words for people and models; a schema with other ones takes the same values.
+# Words for people and models; changing them does not change the values that a schema takes.
 TEXTS = {"title", "description", "examples", "$comment"}
 NAMED_SCHEMAS = {"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"}
-MOST_KEPT = 1000  # digests of schemas; those made anew for each request would pile up
+MOST_KEPT = 1000  # digests of schemas; schemas that are rebuilt for each request would pile up
 
 
 class Digests:
-    """Makes fingerprints. Those of schemas are kept, as they stay the same from one request to the next."""
+    """Makes fingerprints. Those of schemas are cached, because they stay the same from one request to the next."""
 
     def __init__(self) -> None:
         self._schemas: dict[int, tuple[object, str]] = {}
@@ -29,8 +29,8 @@ class Digests:
     def of_request(self, params: ModelRequestParams, *, model_name: str) -> dict[str, str]:
         """Return the fingerprint of a model request; its cost does not grow with the history.
 
-        Of the messages it covers those since the model's last answer: each answer is what the journal gave, and what
-        stood before it was covered by that request.
+        It covers the messages since the model's last answer. That answer came from the journal, and everything before
+        it was covered by its own request.
         """
         parameters = params.model_request_parameters
         output = [
@@ -53,7 +53,7 @@ class Digests:
 
     def _of_schema(self, schema: Mapping[str, Any]) -> str:
         kept = self._schemas.get(id(schema))
-        if kept is not None:  # the schema is held, so that no other one has its id
+        if kept is not None:  # the schema is held so that no other one gets its id
             return kept[1]
         if len(self._schemas) >= MOST_KEPT:
             self._schemas.clear()
@@ -63,7 +63,7 @@ class Digests:
 
 
 def digest(value: object) -> str:
-    """Return 16 hexadecimal digits that stand for `value`; equal for equal JSON, whatever the order of its keys."""
+    """Return 16 hexadecimal digits that stand for `value`; equal for equal JSON, whatever the order of keys."""
     try:
         text = json.dumps(value, sort_keys=True).encode()
     except (TypeError, ValueError):
@@ -76,7 +76,7 @@ def _any_json(value: object) -> bytes:
         return to_json(
             value, fallback=_type_name, inf_nan_mode="constants", bytes_mode="base64", serialize_unknown=True
         )
-    except (PydanticSerializationError, ValueError):  # it has no bytes at all; its drift shows nowhere
+    except (PydanticSerializationError, ValueError):  # it has no bytes at all, so its drift goes unnoticed
         return _type_name(value).encode()
 
 
@@ -86,7 +86,7 @@ def _tools(params: ModelRequestParams) -> Iterable[ToolDefinition]:
 
 
 def _asked(messages: Sequence[ModelMessage]) -> list[object]:
-    """Return what is asked of the model, without the times and ids that differ in each attempt."""
+    """Return what the model is asked, without the times and ids that differ in each attempt."""
     asked: list[object] = []
     for message in reversed(messages):
         if isinstance(message, ModelResponse) and asked:

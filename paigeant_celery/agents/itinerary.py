@@ -1,4 +1,4 @@
-"""The capability that lets an agent insert registered activities behind its own step."""
+"""The capability that lets an agent insert registered activities after its own step."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class Insertion(BaseModel):
 
 @dataclass(kw_only=True)
 class Edit:
-    """What one run of an agent may do to the itinerary, and what it did.
+    """What one run of an agent may do to the itinerary, and what it has done.
 
-    Edits are collected here and take effect when the hop commits; a run that fails leaves no trace.
+    Edits are collected here and take effect when the hop commits. A failed run leaves no trace.
     """
 
     context: WorkflowContext
@@ -54,7 +54,7 @@ class Edit:
         return {name: entry for name, entry in registered.items() if name in self.allowed_activities}
 
     def insert(self, wanted: Sequence[Insertion]) -> tuple[Step, ...]:
-        """Insert all of `wanted` or none; raises `InvalidInput` that says why."""
+        """Insert all of `wanted` or none; raises an `InvalidInput` that says why."""
         try:
             steps = [self._step(index, insertion) for index, insertion in enumerate(wanted)]
             self._check_limits(steps)
@@ -90,17 +90,17 @@ class Edit:
         if len(self.inserted) + len(steps) > self.max_added_steps:
             left = self.max_added_steps - len(self.inserted)
             raise InvalidInput("too_many_added_steps", "", f"this step may insert {left} more, not {len(steps)}")
-        # Not how long the workflow gets: beyond that a loop is parked, which no model should talk itself out of.
+        # The length of the workflow is not checked: a loop that exceeds it is parked, and no model may avoid that.
         visits = Counter([record.activity for record in slip.executed])
         visits.update(step.activity for step in (*slip.itinerary, *self.inserted, *steps))
         for step in steps:
             if visits[step.activity] > self.limits.max_visits:
-                text = f"{step.activity!r} may stand {self.limits.max_visits} times in a workflow"
+                text = f"{step.activity!r} may appear {self.limits.max_visits} times in a workflow"
                 raise InvalidInput("too_many_visits", "", text)
 
 
 class ItineraryEditing(AbstractCapability[Any]):
-    """Gives the model one tool, `insert_activities`, and tells it what may be inserted."""
+    """Gives the model one tool, `insert_activities`, and tells it what it may insert."""
 
     def __init__(self, edit: Edit) -> None:
         self._edit = edit
@@ -122,15 +122,15 @@ class ItineraryEditing(AbstractCapability[Any]):
         if not self._edit.available():
             return None
         toolset: FunctionToolset[Any] = FunctionToolset(id="paigeant_itinerary")
-        # One after the other, so that two calls of one response see each other's steps; and again on each replay, for
-        # what it does is in memory.
+        # Calls run one after the other, so that two calls of one response see each other's steps. They run again on
+        # each replay, because their effect is only in memory.
         toolset.add_function(
             self.insert_activities, name=TOOL_NAME, sequential=True, takes_ctx=False, metadata={METADATA_KEY: False}
         )
         return toolset
 
     def insert_activities(self, steps: list[Insertion]) -> str:
-        """Insert activities behind this step, all of them or none.
+        """Insert activities after this step, all of them or none.
 
         Args:
             steps: The activities, in the order in which they should run.

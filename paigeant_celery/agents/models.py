@@ -1,4 +1,4 @@
-"""Models that agents know by name: made once for each event loop, with connections that last from hop to hop."""
+"""Models that agents know by name: made once per event loop, with connections that last from hop to hop."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ __all__ = ["LoopModels"]
 
 
 class LoopModels:
-    """Keeps one model for each name and event loop: a connection of one loop fails or hangs on another.
+    """Keeps one model per name and event loop, because a connection of one loop fails or hangs on another.
 
-    Most hops run on the one loop of their process. `run_sync` in a function's thread makes another one for each
-    thread; the models of loops that do not run any more are let go.
+    Most hops run on the one loop of their process. `run_sync` in a function's thread makes another loop for each
+    thread. The models of loops that no longer run are dropped.
     """
 
     def __init__(self) -> None:
@@ -22,14 +22,14 @@ class LoopModels:
         self._models: dict[asyncio.AbstractEventLoop, dict[str, Model]] = {}
 
     def get(self, name: str) -> Model:
-        """Return the running loop's model of this name; raises what pydantic-ai raises where it knows none."""
+        """Return the running loop's model of this name; raises what pydantic-ai raises if it knows none."""
         models = self._of(asyncio.get_running_loop())
         if name not in models:
             models[name] = infer_model(name)
         return models[name]
 
     def name_of(self, model: Model) -> str | None:
-        """Return the name by which this very instance was made, or None."""
+        """Return the name under which this instance was made, or None."""
         with self._lock:
             kept = [item for models in self._models.values() for item in models.items()]
         return next((name for name, found in kept if found is model), None)

@@ -1,4 +1,4 @@
-"""Calls of an agent's run against the journal of its hop: replayed where they are recorded, else made and recorded."""
+"""Calls of an agent's run, checked against its hop's journal: replayed if recorded, otherwise made and recorded."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from paigeant_celery.agents.recorded_errors import rebuilt, survived
 from paigeant_celery.journal.hop_journal import HopJournal, calling, current_journal
 from paigeant_celery.journal.record import CallKey, CallKind, Record
 
-try:  # since pydantic-ai 2.68; before that, spans of replayed calls are exported again
+try:  # since pydantic-ai 2.68; before that, the spans of replayed calls are exported again
     from pydantic_ai.durable_exec import record_durable_unit
 except ImportError:
 
@@ -52,10 +52,10 @@ async def recorded(
     used: Callable[[], Mapping[str, Any]] = dict,
     count: Callable[[Mapping[str, Any]], None] = lambda usage: None,
 ) -> Record:
-    """Return the record of a call that was made now or by an earlier attempt; raises what that raised and survived.
+    """Return the record of a call that is made now or was made by an earlier attempt.
 
-    A call that was cut off and survived waits to be cut off again. `used` says what a call that failed had used, and
-    `count` gets what a replayed one used.
+    Raises the error of a recorded call that failed but whose run survived. If such a call had been cut off, the
+    replay waits to be cut off again. `used` says what a failed call had used; `count` gets what a replayed one used.
     """
     record = journal.find(key, fingerprint)
     if record is not None:
@@ -79,7 +79,7 @@ async def recorded(
 
 
 class JournalBackend(DurableOperationBackend[None]):
-    """Binds the operations of pydantic-ai's base to the journal of the hop that runs when they are called."""
+    """Binds the operations of pydantic-ai's base class to the journal of the hop that runs when they are called."""
 
     def __init__(self, digests: Digests) -> None:
         self._digests = digests
@@ -145,6 +145,6 @@ def _context_of(params: Any) -> RunContext[Any]:
 
 
 def _call_id_of(params: object) -> str | None:
-    """Return the tool call that an event tells of: parallel tools end in another order when they are replayed."""
+    """Return the tool call that an event is about: parallel tools end in a different order when they are replayed."""
     found = getattr(params.event, "tool_call_id", None) if isinstance(params, EventStreamHandlerParams) else None
     return found if isinstance(found, str) else None

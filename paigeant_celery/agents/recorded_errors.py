@@ -1,4 +1,4 @@
-"""Errors of calls that a run survived, as records keep them: a replay must meet them again."""
+"""Errors of calls that a run survived, as records keep them: a replay must raise them again."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pydantic_ai.messages import ModelResponse
 from paigeant_celery.core.errors import ReplayedError
 from paigeant_celery.journal.record import Record, RecordedError
 
-try:  # since pydantic-ai 2.68; before that, a stream that fails half way counts as one that never began
+try:  # since pydantic-ai 2.68; before that, a stream that fails halfway counts as one that never began
     from pydantic_ai.durable_exec._utils import mark_streamed_before_failing, streamed_before_failing
 except ImportError:
 
@@ -21,7 +21,7 @@ except ImportError:
         """Mark nothing."""
 
     def streamed_before_failing(error: BaseException) -> ModelResponse | None:
-        """Know of no such stream."""
+        """Return None: no such stream is known."""
         return None
 
 
@@ -29,7 +29,7 @@ __all__ = ["rebuilt", "survived"]
 
 
 def survived(error: BaseException, fingerprint: Mapping[str, str]) -> Record:
-    """Return the record of a call that failed; with what a model's stream gave before it did."""
+    """Return the record of a failed call, with what a model's stream gave before it failed."""
     streamed = streamed_before_failing(error)
     return Record(
         fingerprint=fingerprint,
@@ -39,7 +39,7 @@ def survived(error: BaseException, fingerprint: Mapping[str, str]) -> Record:
 
 
 def rebuilt(record: Record) -> Exception:
-    """Return the error of a record: of its class where that is of Python or pydantic-ai, else a `ReplayedError`."""
+    """Return the error of a record: of its own class if Python or pydantic-ai has it, otherwise a `ReplayedError`."""
     assert record.failure is not None
     error = _of_class(record.failure)
     if record.result is not None:
@@ -61,7 +61,7 @@ def _described(error: BaseException) -> RecordedError:
 
 
 def _of_class(recorded: RecordedError) -> Exception:
-    # A record names no module: what it says is looked up in these two only.
+    # A record names no module: its class is looked up in these two only.
     for module in (exceptions, builtins):
         found = getattr(module, recorded.error_class, None)
         if isinstance(found, type) and issubclass(found, Exception):

@@ -1,4 +1,4 @@
-"""The tools of an agent's run, whose calls are recorded in the journal of its hop."""
+"""The tools of an agent's run, with their calls recorded in the hop's journal."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from paigeant_celery.journal.record import Record
 
 __all__ = ["METADATA_KEY", "RecordedToolset"]
 
-METADATA_KEY = "paigeant"  # of a tool: `metadata={"paigeant": False}` runs it again on each replay, unrecorded
+METADATA_KEY = "paigeant"  # a tool with `metadata={"paigeant": False}` is not recorded and runs again on each replay
 
 _USAGE = TypeAdapter(RunUsage)
 
 
 @dataclass
 class RecordedToolset(WrapperToolset[AgentDepsT]):
-    """All tools of a run; their calls are recorded but for those whose metadata says no.
+    """All tools of a run; their calls are recorded unless their metadata says no.
 
-    `results` makes JSON of what tools give, and back; `scope` surrounds a call with a context that refuses what a
+    `results` converts tool results to JSON and back. `scope` surrounds a call with a context that refuses what a
     replay would lose (`enqueue`, `cancel`).
     """
 
@@ -88,9 +88,9 @@ class RecordedToolset(WrapperToolset[AgentDepsT]):
         name: str,
         arguments: object,
     ) -> Any:
-        """Return what a tool gave now or before, or raise what it raised to steer the run.
+        """Return what a tool returned, now or before, or raise what it raised to steer the run.
 
-        The usage of agents that ran inside it counts both times.
+        The usage of agents that ran inside it counts in both cases.
         """
         fingerprint = {"arguments": digest(arguments)}
         spent = copy(ctx.usage)
@@ -128,7 +128,7 @@ def _is_recorded(tool: ToolsetTool[Any]) -> bool:
 
 
 def _counted(usage: RunUsage) -> dict[str, Any]:
-    """Return what a record says of usage: nothing where there is none."""
+    """Return what a record says about usage: nothing if there was none."""
     if not usage.has_values() and not usage.unmeasured_requests:
         return {}
     counted = _USAGE.dump_python(usage, mode="json", exclude_defaults=True)

@@ -1,4 +1,4 @@
-"""What those who watch a workflow are shown of an agent's events."""
+"""Which events of an agent are shown to those who watch its workflow."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ MODEL_EVENTS = get_args(get_args(ModelResponseStreamEvent)[0])
 
 
 def feed_here() -> EventFeed | None:
-    """Return where events of this context are shown, or None where nobody asked for them."""
+    """Return the feed that shows the events of this context, or None if nobody asked for them."""
     journal = surrounding_journal()
     return journal.feed if journal is not None else None
 
 
 def is_told(journal: HopJournal, ctx: RunContext[Any], event: AgentStreamEvent) -> bool:
-    """Say whether those who watch have had an event: the model's own when they came, others in an earlier attempt."""
+    """Say whether watchers have had an event: the model's own when they came, others in an earlier attempt."""
     if isinstance(event, MODEL_EVENTS):
         return True
     part = getattr(event, "part", None)
@@ -35,7 +35,7 @@ def is_told(journal: HopJournal, ctx: RunContext[Any], event: AgentStreamEvent) 
 
 
 def shown_to(feed: EventFeed, handler: EventStreamHandler[Any] | None) -> EventStreamHandler[Any]:
-    """Return a handler that shows the model's events to those who watch, and hands them on."""
+    """Return a handler that shows the model's events to watchers and passes them on."""
 
     async def show(ctx: RunContext[Any], stream: AsyncIterable[AgentStreamEvent]) -> None:
         async def passing() -> AsyncIterator[AgentStreamEvent]:
@@ -46,7 +46,7 @@ def shown_to(feed: EventFeed, handler: EventStreamHandler[Any] | None) -> EventS
         events = passing()
         if handler is not None:
             await handler(ctx, events)
-        async for _ in events:  # what the handler left
+        async for _ in events:  # what the handler left unread
             pass
 
     return show

@@ -1,4 +1,4 @@
-"""The queue of dead letters, where there is no store: letters as messages that no worker consumes."""
+"""The queue of dead letters, used without a store: letters as messages that no worker consumes."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from paigeant_celery.store.port import DeadLetter
 
 __all__ = ["LetterQueue"]
 
-MOST_LOOKED_AT = 10_000  # letters of one look
+MOST_LOOKED_AT = 10_000  # letters read at once
 
 Found = tuple[DeadLetter, str | None]
 
 
 class LetterQueue:
-    """Keeps each letter as a durable message of its own, with the envelope of what may go on later."""
+    """Keeps each letter as a durable message of its own, with the envelope of the hop if that may go on later."""
 
     def __init__(self, app: Celery, name: str) -> None:
         self._app = app
         self._queue = cast("Any", Queue)(name, routing_key=name, durable=True)  # Kombu ships no types
 
     def bury(self, letter: DeadLetter, envelope: str | None) -> None:
-        """Keep a letter; one that is buried twice is there twice."""
+        """Keep a letter; burying it twice keeps it twice."""
         now = datetime.now(UTC)
         kept = replace(letter, at=now, cursor=f"{now.timestamp():017.6f}-{letter.letter_id}")
         body = {"letter": {**asdict(kept), "at": now.isoformat()}, "envelope": envelope}
@@ -41,13 +41,13 @@ class LetterQueue:
             )  # fmt: skip
 
     def look(self) -> Sequence[Found]:
-        """Return the letters, newest first; they go back onto the queue."""
+        """Return the letters, newest first, and put them back on the queue."""
         with self._read() as messages:
             found = [read for message in messages if (read := _found(message)) is not None]
         return sorted(found, key=lambda kept: kept[0].cursor, reverse=True)
 
     def take(self, letter_id: str) -> bool:
-        """Take a letter off the queue, with its copies; False where there is none."""
+        """Take a letter and its copies off the queue; False if there is none."""
         taken = False
         with self._read() as messages:
             for message in messages:
@@ -59,7 +59,7 @@ class LetterQueue:
 
     @contextmanager
     def _read(self) -> Iterator[list[Any]]:
-        """Give all messages of the queue; those that are not acknowledged inside the block go back."""
+        """Yield all messages of the queue; those that are not acknowledged inside the block go back."""
         with connected(self._app) as connection, connection.channel() as channel:
             bound = self._queue(channel)
             bound.declare()
@@ -75,7 +75,7 @@ class LetterQueue:
 
 
 def _found(message: Any) -> Found | None:
-    """Return the letter of a message and the envelope that goes with it; None for what is no letter of ours."""
+    """Return the letter in a message and its envelope; None if the message is not a letter of ours."""
     try:
         body = json.loads(message.body)
         fields = body["letter"]

@@ -1,4 +1,4 @@
-"""The seam to a broker: what is published for a hop, and what a transport gives."""
+"""The seam to a broker: what is published for a hop, and what a transport provides."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Delivery", "Letters", "Publisher", "Transport"]
 
 @dataclass(frozen=True, kw_only=True)
 class Delivery:
-    """One message to publish: the hop, its Celery task, and what Flower and logs may show of it."""
+    """One message to publish: the hop, its Celery task, and what Flower and logs may show about it."""
 
     activity: str
     hop_id: str
@@ -23,26 +23,26 @@ class Delivery:
     queue: str
     envelope: str
     summary: str
-    timeout: float | None  # seconds of one attempt, where step or activity names them
-    attempt: int = 1  # which one it asks for, where no store counts them
+    timeout: float | None  # seconds per attempt, if step or activity sets them
+    attempt: int = 1  # the attempt that it asks for, if no store counts attempts
 
 
 class Letters(Protocol):
-    """The queue of dead letters: where they are kept without a store, with the envelope of what may go on later.
+    """The queue that keeps dead letters without a store, with the envelopes of hops that may go on later.
 
-    To look at them takes them off the queue for a moment; two who look at once see each a part.
+    Looking takes the letters off the queue for a moment; if two look at once, each sees only a part.
     """
 
     def bury(self, letter: DeadLetter, envelope: str | None) -> None:
-        """Keep a dead letter; raises `TransientError` where the broker cannot be reached."""
+        """Keep a dead letter; raises `TransientError` if the broker cannot be reached."""
         ...
 
     def look(self) -> Sequence[tuple[DeadLetter, str | None]]:
-        """Return the letters and the envelopes that go with them, newest first."""
+        """Return the letters with their envelopes, newest first."""
         ...
 
     def take(self, letter_id: str) -> bool:
-        """Take a letter off the queue; False where there is none."""
+        """Take a letter off the queue; False if there is none."""
         ...
 
 
@@ -50,21 +50,21 @@ class Publisher(Protocol):
     """Puts a hop's message on its queue."""
 
     def queue_for(self, activity: str, queue: str | None) -> str:
-        """Return the queue of a step: its own, else the host's route, else the one of its name."""
+        """Return the queue of a step: its own, otherwise the host's route, otherwise the one of its name."""
         ...
 
     def publish(self, delivery: Delivery) -> None:
-        """Send the message; raises `TransientError` where the broker cannot be reached."""
+        """Send the message; raises `TransientError` if the broker cannot be reached."""
         ...
 
     def waiting(self, queue: str) -> int:
-        """Return how many messages wait on a queue, none where there is no such queue; raises `TransientError`."""
+        """Return how many messages wait on a queue, 0 if there is no such queue; raises `TransientError`."""
         ...
 
 
 @runtime_checkable
 class Transport(Protocol):
-    """A broker with its store and settings, as the services see it."""
+    """A broker with its store and settings, as services see it."""
 
     @property
     def store(self) -> Store | None: ...
@@ -77,9 +77,9 @@ class Transport(Protocol):
 
     @property
     def letters(self) -> Letters | None:
-        """Where dead letters are kept without a store; None with one."""
+        """Where dead letters are kept without a store; None if there is a store."""
         ...
 
     def check_dispatch(self) -> None:
-        """Raise `ConfigurationError` where messages sent from here would not run as they must."""
+        """Raise `ConfigurationError` if messages sent from here would not run as they must."""
         ...

@@ -1,4 +1,4 @@
-"""Publishing hops: Celery task messages that no default of the host changes."""
+"""Publishing hops: Celery task messages that none of the host's defaults change."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ from paigeant_celery.core.names import ATTEMPT_HEADER, SPEC_VERSION, VERSION_HEA
 __all__ = ["PUBLISH_RETRY", "CeleryPublisher", "broker_address", "connected"]
 
 PUBLISH_RETRY = {"max_retries": 8, "interval_start": 0.0, "interval_step": 0.2, "interval_max": 1.0}
-# Seconds by which Celery's time limits stand behind ours: a run that cannot be cancelled is given up after half a
-# minute, and an output may wait a quarter of an hour for a store that is away.
+# Seconds by which Celery's time limits exceed ours: a run that cannot be cancelled is given up after half a minute,
+# and an output may wait a quarter of an hour for a store that is unavailable.
 LIMIT_MARGIN = 20 * 60.0
-LONGEST_STEP = 30 * 86400.0  # seconds; where neither step nor activity names a timeout
-NOT_FOUND = "404"  # AMQP's reply code for a queue that is not there, which the other transports give, too
-COMPRESS_FROM = 8 * 1024  # bytes of envelope; below, gzip gains little
+LONGEST_STEP = 30 * 86400.0  # seconds; used if neither step nor activity sets a timeout
+NOT_FOUND = "404"  # AMQP's reply code for a missing queue; other transports use it too
+COMPRESS_FROM = 8 * 1024  # bytes of envelope; below that, gzip gains little
 
 
 class _Direct:
-    """A Celery router that routes nothing: the queue of a hop is decided before it is sent."""
+    """A Celery router that routes nothing, because the queue of a hop is decided before it is sent."""
 
     def route(self, options: dict[str, Any], *_: object, **__: object) -> dict[str, Any]:
         return options
 
 
 class CeleryPublisher:
-    """Sends hops as Celery task messages that no default of the host changes."""
+    """Sends hops as Celery task messages that none of the host's defaults change."""
 
     def __init__(self, app: Celery, names: Names) -> None:
         self._app, self._names = app, names
 
     def queue_for(self, activity: str, queue: str | None) -> str:
-        """Return the step's own queue, else the activity's, else the host's route, else the one of its name."""
+        """Return the step's own queue, or else the activity's, the host's route, or the one of its name."""
         if queue is not None:
             return queue
         loaded = registry.find(activity)
@@ -50,7 +50,7 @@ class CeleryPublisher:
         return self.routed_queue(activity) or self._names.queue(activity)
 
     def routed_queue(self, activity: str) -> str | None:
-        """Return the queue that a route of the host names for this activity's task, or None."""
+        """Return the queue to which a route of the host sends this activity's task, or None."""
         route = self._app.amqp.router.lookup_route(self._names.task(activity), (), {}, {})
         queue = route.get("queue") if isinstance(route, dict) else route
         if isinstance(queue, Queue):
@@ -58,17 +58,17 @@ class CeleryPublisher:
         return queue if isinstance(queue, str) else None
 
     def declared(self, queue: str) -> Queue:
-        """Return the queue as the host declares it, or as Celery would declare a new one."""
+        """Return the queue as the host declares it, otherwise as Celery would declare a new one."""
         queues = self._app.amqp.queues
         if queue in queues:
             return cast("Queue", queues[queue])
         declared: Any = queues.new_missing(queue)
-        if queues.max_priority is not None:  # as `add` does, which would make a worker consume the queue
+        if queues.max_priority is not None:  # as `add` would, which also makes a worker consume the queue
             declared.queue_arguments = {"x-max-priority": queues.max_priority, **(declared.queue_arguments or {})}
         return cast("Queue", declared)
 
     def publish(self, delivery: Delivery) -> None:
-        """Send the message; raises `Unreachable` when Celery's retries are over."""
+        """Send the message; raises `Unreachable` when Celery has used up its retries."""
         limit = delivery.timeout if delivery.timeout is not None else LONGEST_STEP
         with reaching_broker(self._app):
             self._app.send_task(
@@ -97,8 +97,8 @@ class CeleryPublisher:
             )
 
     def waiting(self, queue: str) -> int:
-        """Return how many messages wait on a queue; none where the broker does not know it, or no longer."""
-        # A connection of its own: one of the pool does not outlive a refused question.
+        """Return how many messages wait on a queue; 0 if the broker does not know the queue, or no longer does."""
+        # A connection of its own, because a pooled one does not survive a refused declaration.
         with connected(self._app) as connection, connection.channel() as channel:
             try:
                 return int(channel.queue_declare(queue, passive=True).message_count)
@@ -108,14 +108,14 @@ class CeleryPublisher:
                 raise
 
     def _compression(self, delivery: Delivery) -> str | None:
-        # None would take the host's default, which workers elsewhere may lack.
+        # None would use the host's default, which workers elsewhere may lack.
         large = len(delivery.envelope) >= COMPRESS_FROM
         return "gzip" if large or self._app.conf.task_compression else None
 
 
 @contextmanager
 def connected(app: Celery) -> Iterator[Any]:
-    """Give a connection of its own to the broker; raises `Unreachable`."""
+    """Yield a separate connection to the broker; raises `Unreachable`."""
     with reaching_broker(app), app.connection_for_write() as connection:
         connection.ensure_connection(max_retries=1, interval_start=0.1)
         yield connection
@@ -123,7 +123,7 @@ def connected(app: Celery) -> Iterator[Any]:
 
 @contextmanager
 def reaching_broker(app: Celery) -> Iterator[None]:
-    """Raise `Unreachable` for what Kombu raises where the broker is away or refuses."""
+    """Raise `Unreachable` for what Kombu raises if the broker is unavailable or refuses."""
     try:
         yield
     except (OperationalError, OSError) as error:
@@ -133,13 +133,13 @@ def reaching_broker(app: Celery) -> Iterator[None]:
 
 
 def _refusals(app: Celery) -> tuple[type[Exception], ...]:
-    # What Kombu does not repeat: a wrong password or virtual host, a queue declared in another way.
+    # What Kombu does not retry: a wrong password or virtual host, a queue declared differently.
     connection = app.connection_for_write()
     return (*connection.connection_errors, *connection.channel_errors)
 
 
 def broker_address(app: Celery) -> str:
-    """Return where the app's broker is, without password."""
+    """Return the address of the app's broker, without password."""
     url = app.conf.broker_write_url or "amqp://"
     first = url[0] if isinstance(url, (list, tuple)) else str(url).partition(";")[0]
     return str(maybe_sanitize_url(first))

@@ -1,4 +1,4 @@
-"""OpenTelemetry context across hops, where the process uses OpenTelemetry; nothing otherwise."""
+"""OpenTelemetry context across hops, if the process uses OpenTelemetry; otherwise nothing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["attached_trace", "current_trace"]
 
 
 def current_trace() -> dict[str, str]:
-    """Return the trace context to send along, or nothing where OpenTelemetry is not in use."""
+    """Return the trace context to send along, or nothing if OpenTelemetry is not in use."""
     if "opentelemetry" not in sys.modules:
         return {}
     from opentelemetry import propagate
@@ -22,7 +22,7 @@ def current_trace() -> dict[str, str]:
 
 @contextmanager
 def attached_trace(carrier: Mapping[str, str]) -> Iterator[None]:
-    """Make a received trace context the parent of spans made inside the block."""
+    """Make a received trace context the parent of spans that are made inside the block."""
     if not carrier or "opentelemetry" not in sys.modules:
         yield
         return

@@ -35,10 +35,10 @@ __all__ = [
     "transport_of",
 ]
 
-MEMORY_BROKER = "memory://localhost//"  # the host is meaningless, but Kombu warns without one
-IN_MEMORY_POLLING = 0.01  # seconds; Kombu's own default of 1 s would be the time of every hop
+MEMORY_BROKER = "memory://localhost//"  # the host means nothing, but Kombu warns without one
+IN_MEMORY_POLLING = 0.01  # seconds; with Kombu's own default of 1 s every hop would take that long
 
-ATTACHED_AS = "paigeant_attachment"  # the one attribute of ours that a Celery app has
+ATTACHED_AS = "paigeant_attachment"  # the only attribute of ours on a Celery app
 
 TRANSPORT_VARIABLE = "PAIGEANT_TRANSPORT"
 REDIS_VARIABLE = "PAIGEANT_REDIS_URL"
@@ -68,7 +68,7 @@ class CeleryTransport:
 
     @property
     def broker_identity(self) -> str:
-        """The broker whatever its URL looks like: no credentials, and what the URL leaves out filled in."""
+        """The broker in one form for all URLs: without credentials, and with what the URL leaves out filled in."""
         connection = self.app.connection_for_write()
         default_port = getattr(connection.transport, "default_port", None) or 0
         place = _harmless(connection.virtual_host or "/")
@@ -78,12 +78,12 @@ class CeleryTransport:
 
     @property
     def store_address(self) -> str:
-        """Where its store is, without password; `none` where there is none."""
+        """The store's address without password; `none` if there is no store."""
         return self.store.address if self.store is not None else "none"
 
     @property
     def in_memory(self) -> bool:
-        """Whether the broker lives in this process, where no other process can reach it."""
+        """Whether the broker lives in this process, so that no other process can reach it."""
         return self.broker.startswith("memory:")
 
     @property
@@ -94,28 +94,28 @@ class CeleryTransport:
         return "durable" if self.store.shared else "in-process"
 
     def check_dispatch(self) -> None:
-        """Raise `ConfigurationError` where the app's configuration would change how hops run."""
+        """Raise `ConfigurationError` if the app's configuration would change how hops run."""
         mistakes = list(self.mistakes())
         if mistakes:
             raise ConfigurationError(mistakes)
 
     def mistakes(self) -> Iterator[str]:
-        """Yield what is wrong with our settings, and what of the host's would change how hops run."""
+        """Yield what is wrong with our settings, and which of the host's would change how hops run."""
         yield from self.faults
         if self.app.conf.task_always_eager:
             yield (
-                "`task_always_eager` is set, and a message that is sent would wait for ever; "
+                "`task_always_eager` is set, so a message that is sent would wait forever; "
                 "unset it, or use the fixture `workflow_harness` in tests"
             )
         if self.app.conf.task_protocol == 1:
-            yield "`task_protocol` is 1, in which a message can say neither what it follows nor its limits; use 2"
+            yield "`task_protocol` is 1, whose messages can carry neither their version nor their limits; use 2"
         accepted = prepare_accept_content(self.app.conf.accept_content or ())  # type: ignore[no-untyped-call]
         if "application/json" not in accepted:
-            yield "`accept_content` leaves out 'json', in which our messages are written; add it"
+            yield "`accept_content` does not include 'json', the format of our messages; add it"
         yield from self._annotations()
 
     def _annotations(self) -> Iterator[str]:
-        harmless = {"time_limit", "soft_time_limit"}  # each message carries its own, which wins
+        harmless = {"time_limit", "soft_time_limit"}  # each message carries its own, which takes precedence
         loaded = sorted(registry.names())
         probes = {name: cast("Any", type("Probe", (), {"name": self.names.task(name)})) for name in ("*", *loaded)}
         found = {
@@ -128,22 +128,22 @@ class CeleryTransport:
             if name == "*" or ("*", attribute) not in found:
                 yield (
                     f"`task_annotations` sets `{attribute}` for {self.names.task(name)!r} (perhaps through '*'), which "
-                    "would change how hops run; name the tasks it is meant for, or use a function that leaves ours out"
+                    "would change how hops run; name the tasks it is meant for, or use a function that skips ours"
                 )
 
 
 def _harmless(part: str) -> str:
-    """Return a part of a broker's address without password and options; some transports keep the whole URL in one."""
+    """Return part of a broker's address, without password and options; some transports keep the whole URL in one."""
     return str(maybe_sanitize_url(part, mask="")).partition("?")[0]
 
 
 class OwnApp(Celery):  # type: ignore[misc]  # Celery ships no types
-    """An app that was made here for a URL, and is nobody's host."""
+    """An app that was made here for a URL and is nobody's host."""
 
 
 @dataclass(frozen=True, eq=False)
 class Attachment:
-    """All that we keep on a Celery app, so that it ends with the app; one that we are `installed` in has more."""
+    """All that we keep on a Celery app, so that it ends with the app; one in which we are `installed` has more."""
 
     installed: ClassVar[bool] = False
 
@@ -156,20 +156,20 @@ def attachment_of(app: Celery) -> Attachment | None:
 
 
 def attach(app: Celery, attachment: Attachment) -> None:
-    """Keep it on the app, instead of what was there."""
+    """Keep it on the app, in place of what was there."""
     setattr(app, ATTACHED_AS, attachment)
 
 
 def get_transport(
     url: str | None = None, *, app: Celery | None = None, store: str | Store | None = None
 ) -> CeleryTransport:
-    """Return the transport to dispatch to and to work from.
+    """Return the transport to dispatch to and to run hops from.
 
-    `url` is `"inmemory"`, `"redis"` or a Kombu URL; a Redis URL is broker and store in that database. `app` is
-    an existing Celery app, whose store is its setting `paigeant_store_url`. `store` overrides the store, as a
-    URL or an object. Without arguments: `PAIGEANT_TRANSPORT`, then `PAIGEANT_REDIS_URL`, then the Celery app
-    that paigeant_celery is installed in, then `"inmemory"`. One log line says which. There is one in-memory
-    transport in a process, for Kombu's in-memory broker is one.
+    `url` is `"inmemory"`, `"redis"` or a Kombu URL; with a Redis URL that database is both broker and store. `app`
+    is an existing Celery app; its store is the setting `paigeant_store_url`. `store` overrides the store, as a URL
+    or an object. Without arguments the transport comes from `PAIGEANT_TRANSPORT`, then `PAIGEANT_REDIS_URL`, then
+    the Celery app in which paigeant_celery is installed, then `"inmemory"`; a log line says which. A process has
+    only one in-memory transport, because Kombu's in-memory broker is shared by the process.
 
     Opens no connection. Raises `UnknownTransport`, `InvalidInput`, `ConfigurationError` (all mistakes at once).
     """
@@ -179,14 +179,16 @@ def get_transport(
         return _chosen("`app=`", transport_of(app, store=store))
     if url is not None:
         if not isinstance(url, str):
-            raise InvalidInput("invalid_input", "url", f"must be a text, not a {type(url).__name__}; an app is `app=`")
+            raise InvalidInput(
+                "invalid_input", "url", f"must be a string, not a {type(url).__name__}; pass an app as `app=`"
+            )
         return _chosen("the argument", _from_url(url, store))
     installed = _installed_app()
     for variable in (TRANSPORT_VARIABLE, REDIS_VARIABLE):
         if value := os.environ.get(variable):
             if installed is not None:
                 logger.warning(
-                    "`%s` overrules the Celery app %r; pass `app=` to use the app", variable, installed.main,
+                    "`%s` overrides the Celery app %r; pass `app=` to use the app", variable, installed.main,
                     extra={"action": "transport_overruled"},
                 )  # fmt: skip
             return _chosen(f"`{variable}`", _from_url(value, store))
@@ -196,9 +198,9 @@ def get_transport(
 
 
 def transport_of(app: Celery, *, store: str | Store | None = None) -> CeleryTransport:
-    """Return the transport of an app; one app has one. `store` gives another one, which the app does not keep.
+    """Return the transport of an app; each app has one. `store` makes a separate one, which the app does not keep.
 
-    Raises nothing for settings that are wrong: a worker names them together with everything else.
+    Does not raise if settings are wrong: a worker reports them together with everything else.
     """
     known = attachment_of(app)
     if known is not None and store is None:
@@ -220,7 +222,7 @@ def transport_of(app: Celery, *, store: str | Store | None = None) -> CeleryTran
 
 
 def default_redis_url() -> str:
-    """Return `PAIGEANT_REDIS_URL`, else the Redis of this host."""
+    """Return `PAIGEANT_REDIS_URL`, otherwise the URL of this host's Redis."""
     return os.environ.get(REDIS_VARIABLE) or "redis://localhost:6379/0"
 
 
@@ -247,13 +249,13 @@ def _from_url(url: str, store: str | Store | None) -> CeleryTransport:
 
 @lru_cache(maxsize=16)
 def _made_for(url: str) -> CeleryTransport:
-    """Return the transport of a URL; its app and connections are made once in a process."""
+    """Return the transport of a URL; its app and connections are made once per process."""
     return transport_of(_app(url), store=url if url.startswith(("redis:", "rediss:")) else None)
 
 
 @lru_cache(maxsize=1)
 def _in_memory() -> CeleryTransport:
-    # Kombu's in-memory broker is one per process; a second store beside it would claim the first one's hops.
+    # Kombu has one in-memory broker per process; a second store next to it would claim the first one's hops.
     return transport_of(_app(MEMORY_BROKER), store="memory://")
 
 
@@ -263,9 +265,9 @@ def _app(broker: str) -> Celery:
         task_ignore_result=True,
         worker_send_task_events=True,
         broker_connection_retry_on_startup=True,
-        # One message at a time per slot: a step takes minutes, and what waits should wait where others see it.
+        # One message at a time per slot: a step takes minutes, and waiting messages should wait where others see them.
         worker_prefetch_multiplier=1,
-        # In the threads pool Celery restores a reduced count from a step's thread, which stopped a worker on RabbitMQ.
+        # In the threads pool Celery restores a reduced count from a step's thread; that stopped a worker on RabbitMQ.
         worker_enable_prefetch_count_reduction=False,
     )
     if broker.startswith("memory:"):
@@ -288,12 +290,12 @@ def _installed_app() -> Celery | None:
 
     apps = [app for app in _get_active_apps() if not isinstance(app, OwnApp)]
     ours = [app for app in apps if (known := attachment_of(app)) is not None and known.installed]
-    # A web process has often not read its configuration yet when it dispatches for the first time.
+    # A web process often has not read its configuration yet when it first dispatches.
     ours = ours or [app for app in apps if (app.configured or app._config_source or app._preconf) and imports_us(app)]
     current = get_current_app() if ours else None
     return current if current in ours else next(iter(ours), None)
 
 
 def imports_us(app: Celery) -> bool:
-    """Say whether an app names `paigeant_celery.tasks` among its imports."""
+    """Say whether an app has `paigeant_celery.tasks` among its imports."""
     return "paigeant_celery.tasks" in {*(app.conf.imports or ()), *(app.conf.include or ())}

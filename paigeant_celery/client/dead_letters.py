@@ -1,4 +1,4 @@
-"""Dead letters: what is kept of messages that were refused and hops that were parked, and looking at them."""
+"""Dead letters of refused messages and parked hops: listing, reading, redriving and deleting them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["DeadLetters"]
 
 
 class DeadLetters:
-    """Dead letters of refused messages and parked hops: in the store, or without one on a queue of the broker."""
+    """Dead letters of refused messages and parked hops, kept in the store or, without one, on a queue of the broker."""
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
@@ -36,8 +36,8 @@ class DeadLetters:
     def redrive(self, letter_id: str, *, discard_journal: bool = False) -> bool:
         """Let the hop of a letter go on with all its attempts, and delete the letter.
 
-        With `discard_journal` the hop makes and pays all its calls again; without a store there is no journal. False
-        where its workflow is not parked, or where the letter goes with no envelope that could be sent. Without a
+        With `discard_journal` the hop makes and pays for all its calls again; without a store there is no journal.
+        Returns False if the workflow is not parked, or if the letter has no envelope that could be sent. Without a
         store, a crash between sending and deleting leaves a letter that can be redriven once more.
         """
         if (store := self._transport.store) is None:
@@ -50,14 +50,14 @@ class DeadLetters:
             return False
         if store.redrive(letter.correlation_id, discard_journal=discard_journal) != "redriven":
             return False
-        # That of the parked hop went with the redrive. One of the same id may be there again, of the hop parked anew.
+        # The redrive deleted the parked hop's letter. If the hop parked again, there is a new one with the same id.
         again = store.dead_letter(letter_id)
         if again is not None and again.cursor == letter.cursor:
             self.drop(letter_id)
         return True
 
     def drop(self, letter_id: str) -> bool:
-        """Delete a letter; False where there is none."""
+        """Delete a letter; False if there is none."""
         if (store := self._transport.store) is not None:
             return store.forget_letter(letter_id)
         return self._queue.take(letter_id)

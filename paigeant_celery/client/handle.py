@@ -32,7 +32,7 @@ __all__ = ["WorkflowEvent", "WorkflowHandle", "WorkflowResult", "WorkflowStatus"
 
 T = TypeVar("T")
 
-FIRST_WAIT = 0.01  # seconds between two looks at the store; doubled up to the longest
+FIRST_WAIT = 0.01  # seconds between two looks at the store; grows up to the longest
 LONGEST_WAIT = 0.5
 EVENTS_AT_ONCE = 100
 
@@ -41,9 +41,9 @@ EVENTS_AT_ONCE = 100
 class WorkflowStatus:
     """Where a workflow stands.
 
-    `running` says whether a worker runs the current step; a workflow that is `running` without it waits on
-    `queue`, or until `retry_at` where an attempt failed with `failure`. `executed` and `remaining` are step ids;
-    `usage` and `cost` are those of the executed ones, as in `WorkflowResult`.
+    `running` says whether a worker runs the current step. If `state` is `running` but this is not, the workflow
+    waits on `queue`, or until `retry_at` if an attempt failed with `failure`. `executed` and `remaining` are step
+    ids; `usage` and `cost` are those of the executed steps, as in `WorkflowResult`.
     """
 
     correlation_id: str
@@ -65,7 +65,7 @@ class WorkflowStatus:
 
 @dataclass(frozen=True, kw_only=True)
 class WorkflowEvent:
-    """Something that happened: `type`, the hop, and what goes with it. `cursor` resumes after it."""
+    """Something that happened: its `type`, the hop, and further fields. Reading resumes after its `cursor`."""
 
     cursor: str
     at: datetime
@@ -76,9 +76,9 @@ class WorkflowEvent:
 
 @dataclass(frozen=True, kw_only=True)
 class WorkflowResult:
-    """What a completed workflow gave: the last step's `output`, all outputs by step id, and summed counters.
+    """What a completed workflow produced: the last step's `output`, all outputs by step id, and summed counters.
 
-    `cost` is in US dollars, of the model requests that pydantic-ai could price; None where it could price none.
+    `cost` is in US dollars, for the model requests that pydantic-ai could price; None if it could price none.
     """
 
     output: JsonValue
@@ -97,7 +97,7 @@ class WorkflowResult:
 
 
 class WorkflowHandle:
-    """A workflow by its correlation id. Every call reads the store anew; without a store they raise `StoreRequired`."""
+    """A workflow by its correlation id. Every call reads the store again; without a store it raises `StoreRequired`."""
 
     def __init__(self, correlation_id: str, transport: Transport) -> None:
         self.correlation_id = correlation_id
@@ -136,9 +136,9 @@ class WorkflowHandle:
     async def result(self, timeout: float | None = None) -> WorkflowResult:  # noqa: ASYNC109 - as `AsyncResult.get`
         """Wait until the workflow ends and return its outputs.
 
-        `timeout` is in seconds; None waits for ever. Raises `WorkflowFailed` with step, error class and text, its
-        subclass `WorkflowParked` where the workflow waits for a person, `WorkflowCancelled`, `TimeoutError` (the
-        workflow goes on), `UnknownWorkflow`, and `Unreachable` where the store is away (call again).
+        `timeout` is in seconds; None waits forever. Raises `WorkflowFailed` with step, error class and text, its
+        subclass `WorkflowParked` if the workflow waits for a person, `WorkflowCancelled`, `TimeoutError` (the
+        workflow goes on), `UnknownWorkflow`, and `Unreachable` if the store is unavailable (call again).
         """
         for wait in _waits(timeout):
             result = await asyncio.to_thread(self._ended)
@@ -157,9 +157,9 @@ class WorkflowHandle:
         raise _too_slow(self.status_sync(), timeout)
 
     async def cancel(self) -> bool:
-        """End the workflow; says whether it is cancelled, now or before, and did not end in another way.
+        """Cancel the workflow; True if it is cancelled, now or earlier, False if it ended in another way.
 
-        No further step begins, and nothing that a running one does is recorded. Its run is cancelled when its
+        No further step begins, and nothing that a running step does is recorded. The run is cancelled when its
         worker renews its lease, within a quarter of `paigeant_lease`. Raises `UnknownWorkflow`.
         """
         return await asyncio.to_thread(self.cancel_sync)
@@ -169,10 +169,10 @@ class WorkflowHandle:
         return self._known("cancel", self._store("cancel").cancel(self.correlation_id)) == "cancelled"
 
     async def redrive(self, *, discard_journal: bool = False) -> bool:
-        """Let a parked workflow go on: its step has all its attempts again; False where it is not parked.
+        """Let a parked workflow go on, with all attempts of its step available again; False if it is not parked.
 
-        What the step's journal holds is not done again; with `discard_journal` it is, and paid for once more, as
-        where the code has changed too much. Raises `UnknownWorkflow`.
+        Calls in the step's journal are not made again. With `discard_journal` they are, and are paid for once more:
+        use it if the code has changed too much. Raises `UnknownWorkflow`.
         """
         return await asyncio.to_thread(self.redrive_sync, discard_journal=discard_journal)
 
@@ -184,9 +184,9 @@ class WorkflowHandle:
     async def events(self, after: str | None = None) -> AsyncIterator[WorkflowEvent]:
         """Yield what happens to the workflow, from its start or from the cursor `after`, until it ends.
 
-        Where the workflow streams, events of type `agent` show what its agents do while they run, and one of type
-        `events_dropped` how many came too early for a reader who comes late. Whoever reads on from the cursor of the
-        last event that he has seen misses none of the others and sees none again.
+        If the workflow streams, events of type `agent` show what its agents do while they run, and an event of type
+        `events_dropped` says how many a late reader has missed. A reader who goes on from the cursor of the last
+        event seen misses none of the other events and sees none twice.
         """
         for wait in _waits(None):
             batch, ended = await asyncio.to_thread(self._events_after, after)
@@ -210,7 +210,7 @@ class WorkflowHandle:
                 time.sleep(wait)
 
     def events_so_far(self, after: str | None = None) -> list[WorkflowEvent]:
-        """Return what has happened until now, without waiting for more."""
+        """Return what has happened so far, without waiting for more."""
         batch, _ = self._events_after(after)
         found = list(batch)
         while len(batch) == EVENTS_AT_ONCE:
@@ -247,7 +247,7 @@ class WorkflowHandle:
         )
 
     def _events_after(self, after: str | None) -> tuple[list[WorkflowEvent], bool]:
-        # The state is read first: an event that ends the workflow is then in the batch or was before it.
+        # The state is read first, so that the event that ended the workflow is in this batch or an earlier one.
         ended = self._record("events").state != "running"
         stored = self._store("events").events(self.correlation_id, after=after, limit=EVENTS_AT_ONCE)
         return [_event(event) for event in stored], ended
@@ -265,7 +265,7 @@ class WorkflowHandle:
         return record
 
     def _message(self, record: WorkflowRecord) -> PaigeantMessage:
-        # The store keeps what a worker accepted; the limits of this process may be lower than that worker's.
+        # The store keeps what a worker has accepted; the limits of this process may be lower than that worker's.
         return reread(record.envelope)
 
     def _store(self, operation: str) -> Store:
@@ -279,7 +279,7 @@ def _too_slow(status: WorkflowStatus, timeout: float | None) -> TimeoutError:
     if status.retry_at is not None and status.failure is not None:
         at += f"failed with {status.failure.error_class} and is tried again at {status.retry_at:%H:%M:%S}"
         return TimeoutError(f"workflow {status.correlation_id} did not end within {timeout:g} s and goes on: {at}")
-    at += "is running" if status.running else f"waits on queue {status.queue!r}, and no worker has begun it"
+    at += "is running" if status.running else f"waits on queue {status.queue!r}; no worker has begun it"
     return TimeoutError(f"workflow {status.correlation_id} did not end within {timeout:g} s and goes on: {at}")
 
 
@@ -291,7 +291,7 @@ def _event(stored: StoredEvent) -> WorkflowEvent:
 
 
 def _waits(timeout: float | None) -> Iterator[float]:
-    """Yield growing pauses until `timeout` has passed; the last look happens when it has."""
+    """Yield growing pauses until `timeout` has passed, then one last time without a pause."""
     end = None if timeout is None else time.monotonic() + timeout
     wait = FIRST_WAIT
     while end is None or time.monotonic() < end:

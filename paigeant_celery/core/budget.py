@@ -1,4 +1,4 @@
-"""What a workflow may use, and what its steps have used: counters, and cost in US dollars."""
+"""What a workflow may use and what its steps have used: counters, and cost in US dollars."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from paigeant_celery.core.slip import MAX_COST, Cost, ExecutedStep, WireModel
 
 __all__ = ["Usage", "WorkflowLimits", "reported_cost", "used_by"]
 
-# The default context rounds to 28 digits, and knows no number as small as one that a message may hold.
+# The default context rounds to 28 digits and cannot hold numbers as small as a message may.
 EXACT = Context(prec=MAX_PREC, Emin=MIN_EMIN, Emax=MAX_EMAX)
 
 
 def _shortest(amount: Decimal) -> Decimal:
-    """Return the one form of equal amounts, which is what a digest of them needs: 0.5 for 0.50, 10 for 1E+1."""
+    """Return one form for equal amounts, as a digest needs it: 0.5 for 0.50, 10 for 1E+1."""
     if not amount:
         return Decimal(0)
     whole = Decimal(int(amount))
@@ -29,22 +29,22 @@ def _shortest(amount: Decimal) -> Decimal:
 
 Count = Annotated[int, Field(ge=0, strict=True)]
 
-# Of pydantic-ai's `UsageLimits`: about single requests, or about how the others are checked.
+# Fields of pydantic-ai's `UsageLimits` about single requests, or about how the others are checked.
 NOT_OURS = ("per_request_input_tokens_limit", "count_tokens_before_request")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Usage:
-    """What steps used. `counters` are requests, tool_calls, input_tokens and output_tokens.
+    """What steps have used. `counters` are requests, tool_calls, input_tokens and output_tokens.
 
-    `cost` is in US dollars, of the requests that pydantic-ai could price; None where it could price none.
+    `cost` is in US dollars, for the requests that pydantic-ai could price; None if it could price none.
     """
 
     counters: Mapping[str, int] = field(default_factory=dict)
     cost: Decimal | None = None
 
     def of(self, limit: str) -> Decimal | int:
-        """Return how much was used of what a limit is about."""
+        """Return how much was used of the amount that a limit is about."""
         if limit == "cost_limit":
             return self.cost or Decimal(0)
         if limit == "total_tokens_limit":
@@ -53,13 +53,14 @@ class Usage:
 
 
 class WorkflowLimits(WireModel):
-    """How much all agent steps of a workflow may use together; None is no limit.
+    """How much all agent steps of a workflow may use together; None means no limit.
 
-    They are those of pydantic-ai's `UsageLimits`. `request_limit` counts model requests, `tool_calls_limit` tool calls
-    that succeeded, the others tokens; `cost_limit` is in US dollars. Raises `InvalidInput` (`invalid_usage_limits`).
+    The limits are those of pydantic-ai's `UsageLimits`. `request_limit` counts model requests, `tool_calls_limit` tool
+    calls that succeeded, the others tokens; `cost_limit` is in US dollars. Raises `InvalidInput`
+    (`invalid_usage_limits`).
     """
 
-    # It travels: limits of a newer minor version are kept when the message is forwarded.
+    # It travels, so limits of a newer minor version are kept when the message is forwarded.
     model_config = ConfigDict(frozen=True, extra="allow", hide_input_in_errors=True)
 
     request_limit: Count | None = None
@@ -93,47 +94,49 @@ class WorkflowLimits(WireModel):
             place, _, text = first_fault(error)
             raise InvalidInput("invalid_usage_limits", f"usage_limits.{place[0]}", text) from None
 
-    # Validation of a message fills the fields itself; the signature above would refuse what it does not know.
+    # Validation of a message fills the fields itself; the signature above would refuse unknown ones.
     __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
 
     @classmethod
     def given(cls, limits: object) -> WorkflowLimits | None:
-        """Return limits as a caller gives them: ours, a mapping, or the `UsageLimits` of pydantic-ai, which has a
-        `request_limit` of 50 unless it is told otherwise. None where no limit is set."""
+        """Return the limits that a caller passes, or None if none is set.
+
+        They may be ours, a mapping, or pydantic-ai's `UsageLimits`, whose `request_limit` is 50 unless set otherwise.
+        """
         named = _fields_of(limits)
         for name in NOT_OURS:
             value = named.pop(name, None)
             if not (value is None or value is False):  # a limit of 0 is one
-                text = "is about single requests, and the limits of a workflow are about all of them together"
+                text = "is about single requests, but the limits of a workflow are about all of them together"
                 raise InvalidInput("invalid_usage_limits", f"usage_limits.{name}", text)
-        # What a later pydantic-ai adds and nobody sets does no harm; in a mapping, a name was written by somebody.
+        # A field that a later pydantic-ai adds is harmless unless set; a name in a mapping was written on purpose.
         written = isinstance(limits, (Mapping, WorkflowLimits))
         unknown = [name for name in named if name not in cls.model_fields and (written or named[name] is not None)]
         if unknown:
-            text = f"is not known; there are {', '.join(cls.model_fields)}"
+            text = f"is not known; the limits are {', '.join(cls.model_fields)}"
             raise InvalidInput("invalid_usage_limits", f"usage_limits.{str(unknown[0])[:64]}", text)
         asked = cls(**{name: value for name, value in named.items() if name in cls.model_fields})
         return asked if asked.set_limits() else None
 
     def set_limits(self) -> dict[str, Decimal | int]:
-        """Return those that are set, by name."""
+        """Return the limits that are set, by name."""
         limits = {name: getattr(self, name) for name in type(self).model_fields}
         return {name: limit for name, limit in limits.items() if limit is not None}
 
     def left(self, used: Usage) -> dict[str, Decimal | int]:
-        """Return what is left of the limits that are set; never less than nothing, nor more than the limit."""
+        """Return what is left of the limits that are set; never less than zero or more than the limit."""
         left = {name: (limit, limit - used.of(name)) for name, limit in self.set_limits().items()}
-        # Decimal rounds a difference to 28 digits, which may exceed a limit of more.
+        # Decimal rounds a difference to 28 digits, which may exceed a limit with more digits.
         return {name: min(limit, max(rest, type(limit)(0))) for name, (limit, rest) in left.items()}
 
     def account(self, used: Usage) -> str:
-        """Say how the limits and what was used of them compare, for a person."""
+        """Tell a person how the limits compare with what was used of them."""
         limits = self.set_limits().items()
         return ", ".join(f"a {name} of {limit}, of which earlier steps used {used.of(name)}" for name, limit in limits)
 
 
 def used_by(steps: Iterable[ExecutedStep]) -> Usage:
-    """Return what steps used together."""
+    """Return what steps have used together."""
     counters: dict[str, int] = {}
     cost: Decimal | None = None
     for step in steps:
@@ -145,12 +148,12 @@ def used_by(steps: Iterable[ExecutedStep]) -> Usage:
 
 
 def reported_cost(cost: Decimal | None) -> Decimal | None:
-    """Return a cost as a model reported it, or None where it is none: a step that ran is not lost to a wrong price."""
+    """Return the cost that a model reported, or None if it is not a valid one: a wrong price must not lose a step."""
     return cost if cost is not None and cost.is_finite() and 0 <= cost <= MAX_COST else None
 
 
 def _fields_of(limits: object) -> dict[str, Any]:
-    """Return limits by name, whatever object holds them: a process that only dispatches never loads pydantic-ai."""
+    """Return limits by name from any kind of object: a process that only dispatches never loads pydantic-ai."""
     if limits is None:
         return {}
     if isinstance(limits, Mapping):

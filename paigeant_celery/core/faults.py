@@ -6,14 +6,14 @@ from pydantic import ValidationError
 
 __all__ = ["fault_of", "first_fault"]
 
-# Faults whose text is the validator's own, or quotes what it was given.
+# Faults whose text is the validator's own, or quotes the value it got.
 QUOTING = {"value_error", "assertion_error", "union_tag_invalid"}
 
 
 def first_fault(error: ValidationError) -> tuple[tuple[int | str, ...], str, str]:
     """Return place, type and text of the first fault that pydantic found, without any value."""
     first = error.errors(include_input=False, include_url=False, include_context=False)[0]
-    text = "is refused by a validator" if first["type"] in QUOTING else first["msg"]
+    text = "was refused by a validator" if first["type"] in QUOTING else first["msg"]
     return first["loc"], first["type"], text
 
 
@@ -21,7 +21,7 @@ def fault_of(error: ValidationError) -> tuple[str, str, str]:
     """Return reason code, field path and text of the first fault that pydantic found, without any value."""
     place, kind, text = first_fault(error)
     path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).lstrip(".")
-    # A tagged union puts its tag into the path; the reader looks for the field.
+    # A tagged union puts its tag into the path, but the reader looks for the field.
     path = path.replace("].agent.", "].").replace("].function.", "].").replace(".step.agent.", ".step.")
     if kind == "string_unicode":
         return "invalid_text", path, "contains a lone surrogate"

@@ -17,8 +17,8 @@ from paigeant_celery.core.names import text_fault
 
 __all__ = ["MAX_DEPTH", "MAX_VALUE_DEPTH", "check_tree", "dumps", "holds_secret", "loads", "recordable", "to_jsonable"]
 
-MAX_DEPTH = 32  # nested arrays and objects of a whole envelope
-MAX_VALUE_DEPTH = 24  # of one value inside it, which leaves room for the envelope around it
+MAX_DEPTH = 32  # levels of nested arrays and objects in a whole envelope
+MAX_VALUE_DEPTH = 24  # levels in one value, which leaves room for the envelope around it
 
 
 def loads(text: str, *, invalid: str = "invalid_envelope") -> JsonValue:
@@ -32,31 +32,31 @@ def loads(text: str, *, invalid: str = "invalid_envelope") -> JsonValue:
         if len(found) != len(pairs):
             seen: set[str] = set()
             twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-            raise MessageError(invalid, "", f"key {twice[:64]!r} stands twice in one object")
+            raise MessageError(invalid, "", f"key {twice[:64]!r} appears twice in one object")
         return found
 
     def refuse(constant: str) -> JsonValue:
-        raise MessageError(invalid, "", f"{constant} is no JSON number")
+        raise MessageError(invalid, "", f"{constant} is not a JSON number")
 
     try:
         tree = json.loads(text, object_pairs_hook=unique, parse_constant=refuse)
     except RecursionError as error:
         raise MessageError("too_deep", "", f"more than {MAX_DEPTH} levels") from error
     except json.JSONDecodeError as error:
-        raise MessageError(invalid, "", f"no JSON: {error.msg} at character {error.pos}") from None
-    except ValueError as error:  # an integer of more digits than Python converts
+        raise MessageError(invalid, "", f"not JSON: {error.msg} at character {error.pos}") from None
+    except ValueError as error:  # an integer with more digits than Python converts
         raise MessageError(invalid, "", "a number is too long") from error
     check_tree(tree, invalid=invalid)
     return cast("JsonValue", tree)
 
 
 def dumps(value: object, *, canonical: bool = False) -> str:
-    """Write compact JSON; `canonical` sorts keys, so that equal values have equal text."""
+    """Write compact JSON; `canonical` sorts keys, so that equal values give equal text."""
     return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), sort_keys=canonical)
 
 
 def check_tree(tree: object, *, invalid: str = "invalid_envelope", max_depth: int = MAX_DEPTH) -> None:
-    """Raise `MessageError` where a JSON tree is too deep or holds text or numbers that cannot travel."""
+    """Raise `MessageError` if a JSON tree is too deep or holds text or numbers that cannot travel."""
     level: list[tuple[str, object]] = [("", tree)]
     for depth in range(max_depth + 1):
         below: list[tuple[str, object]] = []
@@ -79,8 +79,8 @@ def check_tree(tree: object, *, invalid: str = "invalid_envelope", max_depth: in
 def to_jsonable(value: object, *, reason: str) -> JsonValue:
     """Return `value` as JSON, as pydantic writes it.
 
-    Models, dataclasses, dates, UUIDs and the like are converted. Raises `NotSerializable` with `reason` for
-    what has no JSON form (open connections, NaN, cycles), with `invalid_text` for text that cannot travel.
+    Models, dataclasses, dates, UUIDs and the like are converted. Raises `NotSerializable` with `reason` if
+    something has no JSON form (open connections, NaN, cycles), with `invalid_text` if a text cannot travel.
     """
     try:
         text = to_json(value, inf_nan_mode="constants", by_alias=True)
@@ -97,15 +97,15 @@ def to_jsonable(value: object, *, reason: str) -> JsonValue:
 
 
 def recordable(output: object) -> JsonValue:
-    """Return what a step gave as the JSON that is recorded; raises `NotSerializable` (`output_not_serializable`)."""
+    """Return a step's output as the JSON to record; raises `NotSerializable` (`output_not_serializable`)."""
     if holds_secret(output):
-        text = "a pydantic secret would be recorded as asterisks; return what may be recorded"
+        text = "a pydantic secret would be recorded as asterisks; return only what may be recorded"
         raise NotSerializable("output_not_serializable", text)
     return to_jsonable(output, reason="output_not_serializable")
 
 
 def holds_secret(value: object) -> bool:
-    """Say whether a pydantic secret stands anywhere in `value`; its JSON form would be asterisks."""
+    """Say whether `value` contains a pydantic secret anywhere; its JSON form would be asterisks."""
     stack, seen = [value], set[int]()
     while stack:
         node = stack.pop()
@@ -114,7 +114,7 @@ def holds_secret(value: object) -> bool:
         if isinstance(node, (str, bytes, int, float)) or node is None or id(node) in seen:
             continue
         seen.add(id(node))
-        if isinstance(node, BaseModel):  # not iterated: a `RootModel` may go through its items instead
+        if isinstance(node, BaseModel):  # not iterated, because a `RootModel` may iterate over its items instead
             stack.extend((*vars(node).values(), *(node.model_extra or {}).values()))
         elif dataclasses.is_dataclass(node) and not isinstance(node, type):
             stack.extend(getattr(node, field.name, None) for field in dataclasses.fields(node))
@@ -134,5 +134,5 @@ def _check_text(path: str, text: str) -> None:
 
 
 def _first_line(error: BaseException) -> str:
-    """The kind of a serialization error, without the value that it may quote."""
+    """Return the kind of a serialization error, without the value that it may quote."""
     return type(error).__name__

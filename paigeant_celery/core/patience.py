@@ -1,4 +1,4 @@
-"""How long to wait for a server that is away, from one attempt to the next."""
+"""How long to wait between attempts for a server that is unavailable."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Iterator
 __all__ = ["patience"]
 
 FIRST_WAIT = 0.2  # seconds; a server that only restarts is back soon
-LONGEST_WAIT = 5.0  # seconds; so soon is noticed that it is back after a long time
+LONGEST_WAIT = 5.0  # seconds; the longest delay before a server that was gone for long is noticed again
 
 
 def patience(first: float = FIRST_WAIT, longest: float = LONGEST_WAIT) -> Iterator[float]:
-    """Yield seconds for ever, twice as many each time up to `longest`; whoever waits bounds the waiting."""
+    """Yield seconds forever, doubled each time up to `longest`; the caller limits the total wait."""
     wait = first
     while True:
         yield wait

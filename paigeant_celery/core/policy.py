@@ -1,4 +1,4 @@
-"""How long a step may run, how often it is begun, which of its errors are retried, and when."""
+"""How long a step may run, how often it may begin, which of its errors are retried, and when."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ __all__ = ["FINAL_ERRORS", "Attempt", "StepPolicy", "attempt_of", "is_final", "r
 
 MAX_BACKOFF = 300.0  # seconds
 LONGEST_ASKED = 86400.0  # seconds that a provider may ask us to wait before the next attempt
-MOST_DOUBLINGS = 32  # beyond it every backoff has reached its longest wait
+MOST_DOUBLINGS = 32  # by then every backoff has reached its longest wait
 
-# Another attempt would end in the same way, after another paid call: names of classes, whose subclasses count, too.
+# Errors that would recur, after another paid call. These are names of classes; their subclasses count too.
 FINAL_ERRORS = frozenset(
     {
         # ours
         "UsageError",
         "MessageError",
-        # of pydantic-ai: a wrong call of it, a budget that is spent, a model that did not come to a valid output, and
-        # what a provider refuses for good, even with a status that otherwise passes (429 for a spent quota)
+        # of pydantic-ai: wrong use of it, a spent budget, a model that did not reach a valid output, and permanent
+        # refusals by a provider, even with a status that is otherwise temporary (429 for a spent quota)
         "UserError",
         "UsageLimitExceeded",
         "UnexpectedModelBehavior",
@@ -40,25 +40,25 @@ FINAL_ERRORS = frozenset(
     }
 )
 
-# What HTTP calls a passing refusal: request timeout, conflict, locked, too early, too many requests.
+# Refusals that HTTP calls temporary: request timeout, conflict, locked, too early, too many requests.
 PASSING_REFUSALS = frozenset({408, 409, 423, 425, 429})
 
 ErrorName = Annotated[str, Field(min_length=1, max_length=128)]
 
 
 class StepPolicy(BaseModel):
-    """Limits of one step; what is None comes from the activity's own policy, then from the settings.
+    """Limits of one step; a limit that is None comes from the activity's own policy, then from the settings.
 
-    `timeout` is in seconds of one attempt: the run is cancelled, and the attempt failed with `TimeoutError`.
-    `max_attempts` counts how often a hop may be begun, the first time included; an attempt whose worker died counts.
+    `timeout` is in seconds per attempt: after it the run is cancelled, and the attempt fails with `TimeoutError`.
+    `max_attempts` is how often a hop may begin, including the first time; an attempt whose worker died counts.
     `backoff` is in seconds before the second attempt; it doubles with each further one, up to five minutes.
-    `retry_on` and `final_on` name classes of errors (a subclass counts): those that alone are retried, and those that
-    never are. Without `retry_on` all are, but for those where another attempt would end in the same way.
+    `retry_on` and `final_on` name classes of errors (subclasses count): only those in `retry_on` are retried, and
+    those in `final_on` never are. Without `retry_on`, all errors are retried except those that would recur.
 
     Raises `InvalidInput` (`invalid_policy`).
     """
 
-    # It travels: limits of a newer minor version are kept when the message is forwarded.
+    # It travels, so limits of a newer minor version are kept when the message is forwarded.
     model_config = ConfigDict(frozen=True, extra="allow", hide_input_in_errors=True)
 
     timeout: float | None = Field(default=None, gt=0, le=30 * 86400, allow_inf_nan=False, strict=True)
@@ -88,11 +88,11 @@ class StepPolicy(BaseModel):
             place, _, text = first_fault(error)
             raise InvalidInput("invalid_policy", str(place[0]), text) from None
 
-    # Validation of a message fills the fields itself; the signature above would refuse what it does not know.
+    # Validation of a message fills the fields itself; the signature above would refuse unknown ones.
     __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
 
     def over(self, default: StepPolicy | None) -> StepPolicy:
-        """Return this policy with what it leaves open filled in from `default`."""
+        """Return this policy with its open limits filled in from `default`."""
         if default is None:
             return self
         given = {name: value for name in _OWN if (value := getattr(self, name)) is not None}
@@ -103,17 +103,17 @@ _OWN = tuple(StepPolicy.model_fields)
 
 
 def _names(errors: Iterable[str | type[BaseException]] | None) -> tuple[object, ...] | None:
-    """Return the names of classes of errors: what crosses a queue is JSON."""
+    """Return the names of error classes, because only JSON crosses a queue."""
     if errors is None:
         return None
     if isinstance(errors, (str, type)):
-        raise InvalidInput("invalid_policy", "retry_on", "is a list of classes of errors, or of their names")
+        raise InvalidInput("invalid_policy", "retry_on", "must be a list of error classes, or of their names")
     return tuple(error.__name__ if isinstance(error, type) else error for error in errors)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Attempt:
-    """An attempt of a step that failed, as its policy sees it.
+    """A failed attempt of a step, as its policy sees it.
 
     Times are in seconds. `jitter` is a random number from 0 to 1; `retry_after` is how long the provider asks to
     wait. `final` says that another attempt is not worth it.
@@ -142,9 +142,9 @@ def attempt_of(error: BaseException, *, number: int, policy: StepPolicy, jitter:
 
 
 def retry_delay(attempt: Attempt) -> float:
-    """Return the seconds to the next attempt: doubled each time, spread, and no shorter than was asked for.
+    """Return the seconds until the next attempt: doubled each time, spread, and no shorter than was asked for.
 
-    The spread is over the upper half of the wait, so that steps that failed together do not come back together.
+    The spread covers the upper half of the wait, so that steps that failed together do not come back together.
     """
     longest = min(attempt.max_backoff, attempt.backoff * float(2 ** min(attempt.number - 1, MOST_DOUBLINGS)))
     return max(longest * (1 + attempt.jitter) / 2, attempt.retry_after or 0.0)
@@ -154,8 +154,8 @@ def is_final(error: BaseException, *, retry_on: Collection[str] | None, final_on
     """Say whether another attempt is not worth it.
 
     `retry_on` and `final_on` are names of classes; a subclass counts as its bases do. Without `retry_on`, all errors
-    are retried but those of `FINAL_ERRORS` and what a provider refuses for good (HTTP 4xx). Of a group, such as that of
-    a fallback model, one error that is worth it suffices.
+    are retried except those in `FINAL_ERRORS` and permanent refusals by a provider (HTTP 4xx). A group of errors,
+    such as a fallback model raises, is worth another attempt if one of its errors is.
     """
     if isinstance(error, BaseExceptionGroup):
         return all(is_final(part, retry_on=retry_on, final_on=final_on) for part in error.exceptions)

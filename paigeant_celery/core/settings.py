@@ -18,7 +18,7 @@ SPECIAL_CONSUME = {"also", "only", "no"}
 
 
 class Settings(BaseModel):
-    """Every setting with its default; `celeryconfig.py` explains each of them.
+    """Every setting with its default; `celeryconfig.py` explains each one.
 
     Times are in seconds, sizes in bytes.
     """
@@ -46,7 +46,7 @@ class Settings(BaseModel):
     @classmethod
     def _check_prefix(cls, prefix: str) -> str:
         if not is_activity_name(prefix):
-            raise ValueError("has 1 to 128 ASCII letters, digits, '_', '-' or '.', and begins with a letter")
+            raise ValueError("must be 1 to 128 ASCII letters, digits, '_', '-' or '.', and begin with a letter")
         return prefix
 
     @field_validator("consume", mode="before")
@@ -57,12 +57,12 @@ class Settings(BaseModel):
             return consume if consume in SPECIAL_CONSUME else names
         if isinstance(consume, (list, tuple, set, frozenset)) and all(isinstance(name, str) for name in consume):
             return tuple(consume)
-        raise ValueError("is 'also', 'only', 'no', or the names of activities")
+        raise ValueError("must be 'also', 'only', 'no', or the names of activities")
 
 
 def read_settings(conf: Mapping[str, object]) -> Settings:
-    """Read the `paigeant_*` keys of `conf`; raises `ConfigurationError` that lists every mistake."""
-    keys = list(conf)  # Celery reads its configuration at its first use, and knows the namespace only then
+    """Read the `paigeant_*` keys of `conf`; raises a `ConfigurationError` that lists every mistake."""
+    keys = list(conf)  # Celery reads its configuration on first use, and knows the namespace only then
     namespace = str(getattr(conf, "prefix", None) or "").lower()  # `CELERY_` in a Django project
     names = {key: key.lower().removeprefix(namespace) for key in keys}
     given = {name.removeprefix(PREFIX): conf[key] for key, name in names.items() if name.startswith(PREFIX)}
@@ -80,4 +80,4 @@ def _mistake(location: tuple[int | str, ...], kind: str, text: str) -> str:
         return f"`{PREFIX}{name}`: {text.removeprefix('Value error, ')}"
     close = difflib.get_close_matches(name, Settings.model_fields, n=1)
     hint = f"; did you mean `{PREFIX}{close[0]}`?" if close else ""
-    return f"`{PREFIX}{name}` is no setting{hint}"
+    return f"`{PREFIX}{name}` is not a setting{hint}"

@@ -31,8 +31,8 @@ __all__ = [
 class WireModel(BaseModel):
     """A frozen part of the envelope.
 
-    It holds on to fields that it does not know, so that a message of a newer minor version can be forwarded
-    whole; whoever parses an envelope refuses them where the version does not allow them.
+    It keeps fields that it does not know, so that a message of a newer minor version can be forwarded whole. The
+    parser of an envelope refuses them if the version does not allow them.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow", hide_input_in_errors=True)
@@ -65,7 +65,7 @@ ActivityName = Annotated[str, AfterValidator(_activity_name)]
 StepId = Annotated[str, AfterValidator(_step_id)]
 Prompt = Annotated[str, AfterValidator(_prompt)]
 Queue = Annotated[str, Field(min_length=1, max_length=255)]
-# In US dollars. The bound keeps sums exact to the 10th decimal, and far from what decimals cannot add.
+# In US dollars. The bound keeps sums exact to the 10th decimal, and far below what decimals cannot add.
 MAX_COST = Decimal(10) ** 12
 Cost = Annotated[Decimal, Field(ge=0, le=MAX_COST, allow_inf_nan=False)]
 
@@ -73,8 +73,8 @@ Cost = Annotated[Decimal, Field(ge=0, le=MAX_COST, allow_inf_nan=False)]
 class StepFields(WireModel):
     """What every kind of step has.
 
-    `queue` overrides the queue that the activity's name leads to; `added_by` is the id of the step that
-    inserted this one, or None where the dispatcher did.
+    `queue` overrides the queue that follows from the activity's name. `added_by` is the id of the step that
+    inserted this one, or None if the dispatcher did.
     """
 
     step_id: StepId | None = None
@@ -84,7 +84,7 @@ class StepFields(WireModel):
 
     @property
     def activity(self) -> str:
-        """Name of the activity that runs this step."""
+        """The name of the activity that runs this step."""
         raise TypeError(f"{type(self).__name__} names no activity")
 
     def identified(self, step_id: str) -> Self:
@@ -92,7 +92,7 @@ class StepFields(WireModel):
         return self.model_copy(update={"step_id": step_id})
 
     def inserted_by(self, step_id: str) -> Self:
-        """Return the step marked with who inserted it."""
+        """Return the step marked with the id of the step that inserted it."""
         return self.model_copy(update={"added_by": step_id})
 
 
@@ -100,7 +100,7 @@ class ActivitySpec(StepFields):
     """A step that runs an agent on a prompt.
 
     `deps` is JSON, or anything that pydantic writes as JSON; the worker validates it with the agent's own
-    `deps_type`. `step_id` must be unique within the workflow; left out, it is made from the agent's name.
+    `deps_type`. `step_id` must be unique within the workflow; by default it is made from the agent's name.
     `previous_output=False` keeps the previous step's output out of the prompt.
 
     Raises `InvalidInput` (`bad_agent_name`, `empty_prompt`, `invalid_text`, `invalid_deps`,
@@ -135,8 +135,8 @@ class ActivitySpec(StepFields):
             previous_output=previous_output,
         )
 
-    # Validation of a nested step must fill the fields itself; going through the signature above would
-    # refuse the fields of a newer minor version.
+    # Validation of a nested step must fill the fields itself; the signature above would refuse the fields of a
+    # newer minor version.
     __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
 
     @property
@@ -190,16 +190,16 @@ class RegisteredActivity(WireModel):
 
 
 class OutputRef(WireModel):
-    """An output that the store holds, for it is too large to travel: its size in bytes and its digest."""
+    """An output that the store holds because it is too large to travel: its size in bytes and its digest."""
 
     size: int = Field(ge=0)
     sha256: str
 
 
 class ExecutedStep(WireModel):
-    """The record of a step that ran; `output` is JSON, or null where `output_ref` says where it is.
+    """The record of a step that ran; `output` is JSON, or null if `output_ref` says where it is.
 
-    `cost` is in US dollars, null where nothing is known of it.
+    `cost` is in US dollars, or null if it is not known.
     """
 
     step_id: StepId
@@ -217,9 +217,9 @@ class ExecutedStep(WireModel):
 
 
 class RoutingSlip(WireModel):
-    """The steps that are still to run, in order, and the record of those that ran.
+    """The steps still to run, in order, and the record of those that ran.
 
-    `compensations` is kept in the format for activities that undo others.
+    `compensations` is reserved in the format for activities that undo others.
     """
 
     itinerary: tuple[Step, ...] = ()
@@ -228,7 +228,7 @@ class RoutingSlip(WireModel):
 
     @property
     def place(self) -> str:
-        """Place of the next step: the number of steps that ran."""
+        """The position of the next step: the number of steps that ran."""
         return str(len(self.executed))
 
     @property
@@ -242,11 +242,11 @@ class RoutingSlip(WireModel):
         return self.executed[-1] if self.executed else None
 
     def step_ids(self) -> list[str]:
-        """Ids of all steps, in the order in which they stand on the slip."""
+        """The ids of all steps, in the order of the slip."""
         return [record.step_id for record in self.executed] + [step.step_id or "" for step in self.itinerary]
 
     def advanced(self, record: ExecutedStep, inserted: Iterable[Step]) -> RoutingSlip:
-        """Return the slip after its next step ran: recorded, and `inserted` put before what is left."""
+        """Return the slip after its next step ran: the step recorded, and `inserted` put before the rest."""
         left = self.itinerary[1:]
         taken = {*self.step_ids()}
         added = name_steps([step.inserted_by(record.step_id) for step in inserted], taken=taken)
@@ -256,14 +256,14 @@ class RoutingSlip(WireModel):
 def name_steps(steps: Iterable[Step], *, taken: Collection[str] = ()) -> tuple[Step, ...]:
     """Give each step without an id one made from its activity's name, numbered from the second on.
 
-    Deterministic: the same steps get the same ids. Raises `InvalidInput` where an id stands twice.
+    Deterministic: the same steps get the same ids. Raises `InvalidInput` if an id is used twice.
     """
     wanted = list(steps)
     used = set(taken)
     for step in wanted:
         if step.step_id is not None:
             if step.step_id in used:
-                raise InvalidInput("duplicate_step_id", "step_id", f"{step.step_id!r} stands twice in the workflow")
+                raise InvalidInput("duplicate_step_id", "step_id", f"{step.step_id!r} is used twice in the workflow")
             used.add(step.step_id)
     named: list[Step] = []
     for step in wanted:
@@ -280,7 +280,7 @@ def crossing(value: object, *, path: str) -> JsonValue:
         raise InvalidInput(
             "secret_without_encryption",
             path,
-            "a pydantic secret would travel as asterisks; leave it out, and make it on the worker with `deps_factory`",
+            "a pydantic secret would travel as asterisks; leave it out and make it on the worker with `deps_factory`",
         )
     try:
         return to_jsonable(value, reason=f"invalid_{path}")

@@ -1,1 +1,1 @@
-"""What was answered inside a step, recorded so that a later attempt need not ask again."""
+"""What was answered inside a step, recorded so that a later attempt does not have to ask again."""

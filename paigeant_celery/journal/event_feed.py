@@ -1,4 +1,4 @@
-"""The stream events of an agent on their way to those who watch its workflow: in batches, beside the run."""
+"""The stream events of an agent on their way to those who watch its workflow: in batches, alongside the run."""
 
 from __future__ import annotations
 
@@ -17,22 +17,23 @@ from paigeant_celery.core.patience import patience
 
 __all__ = ["EventFeed"]
 
-PAUSE = 0.05  # seconds between two batches; text that is typed faster than that looks the same
-LONGEST_PAUSE = 2.0  # seconds between two attempts to reach a store that is away; begins with `PAUSE`, and doubles
-MOST_AT_ONCE = 200  # events of a batch
-MOST_WAITING = 2000  # events that wait while the store is away
+PAUSE = 0.05  # seconds between two batches; text that appears faster than that looks the same
+LONGEST_PAUSE = 2.0  # seconds between two attempts to reach an unavailable store; starts at `PAUSE` and doubles
+MOST_AT_ONCE = 200  # events per batch
+MOST_WAITING = 2000  # events that wait while the store is unavailable
 MOST_BYTES = 8 * 1024  # of one event's data
 
 logger = logging.getLogger(__name__)
 
 
 class EventFeed:
-    """Sends events while a run goes on. The run never waits for it, and an event that cannot be sent fails no step.
+    """Sends events during a run. The run never waits for it, and no step fails because an event cannot be sent.
 
-    While the store is away they wait, and the oldest of too many give way. An event is a flat mapping: `event` (its
-    kind), `attempt`, `run`, `step`, and `data`, its JSON. Too large data are left out, and `bytes` says how many; of
-    data that are no JSON, `error` says why. Dropped events are counted in one of kind `dropped`. Beside the agent's own
-    there are `call_made` and `call_replayed`, with `call` (model, tool, …) and `name`.
+    While the store is unavailable, events wait; if there are too many, the oldest are dropped. An event is a flat
+    mapping: `event` (its kind), `attempt`, `run`, `step`, and `data`, its JSON. Data that is too large is left out and
+    `bytes` gives its size; if data cannot be written as JSON, `error` says why. An event of kind `dropped` counts
+    dropped events. Besides the agent's own events there are `call_made` and `call_replayed`, with `call` (model, tool,
+    …) and `name`.
     """
 
     def __init__(self, send: Callable[[Sequence[Mapping[str, str]]], bool], *, attempt: int) -> None:
@@ -43,7 +44,7 @@ class EventFeed:
         self._adapters: dict[type[Any], TypeAdapter[Any]] = {}
 
     def put(self, run_id: str, step: int, event: Any) -> None:
-        """Let an event of pydantic-ai be sent; from any thread."""
+        """Queue an event of pydantic-ai for sending; may be called from any thread."""
         fields = {"event": str(event.event_kind), "run": run_id, "step": str(step), "attempt": self._attempt}
         try:
             data = self._adapter(type(event)).dump_json(event)
@@ -53,12 +54,12 @@ class EventFeed:
         self._put({**fields, "data": data.decode()} if len(data) <= MOST_BYTES else {**fields, "bytes": str(len(data))})
 
     def tell(self, event: str, **fields: str) -> None:
-        """Let an event of our own be sent; from any thread."""
+        """Queue an event of our own for sending; may be called from any thread."""
         self._put({"event": event, "attempt": self._attempt, **fields})
 
     @asynccontextmanager
     async def flowing(self) -> AsyncIterator[None]:
-        """Send inside the block what comes, and at its end what is left."""
+        """Send events as they come while the block runs, and the rest when it ends."""
         ended = asyncio.Event()
         flow = asyncio.create_task(self._flow(ended))
         try:
@@ -68,7 +69,7 @@ class EventFeed:
             await flow
             if self._waiting:
                 logger.warning(
-                    "%d events of an agent are not told", len(self._waiting), extra={"action": "events_lost"}
+                    "%d events of an agent were not sent", len(self._waiting), extra={"action": "events_lost"}
                 )
 
     def _put(self, fields: Mapping[str, str]) -> None:
@@ -95,34 +96,34 @@ class EventFeed:
         await self._send_waiting()
 
     async def _send_waiting(self) -> None:
-        """Send all that waits now; what cannot be sent goes on waiting."""
+        """Send everything that waits now; what cannot be sent keeps waiting."""
         while taken := self._taken():
             dropped, events = taken
             try:
                 sent = await asyncio.to_thread(self._send, [*self._notice(dropped), *events])
             except PaigeantError as error:
                 self._give_back(dropped, events)
-                if not self._away:  # told once: each of a thousand runs would tell it at every attempt
-                    logger.warning("events of an agent wait: %s", error, extra={"action": "events_wait"})
+                if not self._away:  # logged once: otherwise each of a thousand runs would log it at every attempt
+                    logger.warning("events of an agent are waiting: %s", error, extra={"action": "events_wait"})
                 self._away = True
                 return
-            except Exception as error:  # noqa: BLE001 - one that no store should raise must not cost the step
+            except Exception as error:  # noqa: BLE001 - an error that no store should raise must not fail the step
                 self._give_back(dropped + len(events), ())
-                if not events:  # it is not due to what they hold
+                if not events:  # the error is not caused by their content
                     self._away = True
                     return
-                text = "%d events of an agent are dropped: %s"
+                text = "dropped %d events of an agent: %s"
                 logger.warning(text, len(events), type(error).__name__, extra={"action": "events_dropped"})
                 continue
             self._away = False
-            if not sent:  # overtaken: another attempt tells it anew
+            if not sent:  # overtaken: another attempt sends its own events
                 return
 
     def _notice(self, dropped: int) -> Sequence[Mapping[str, str]]:
         return ({"event": "dropped", "attempt": self._attempt, "count": str(dropped)},) if dropped else ()
 
     def _taken(self) -> tuple[int, list[Mapping[str, str]]] | None:
-        """Take a batch, with how many came before it and were dropped; None where there is nothing to tell."""
+        """Take a batch and how many events before it were dropped; None if there is nothing to send."""
         with self._lock:
             dropped, self._dropped = self._dropped, 0
             batch = [self._waiting.popleft() for _ in range(min(MOST_AT_ONCE, len(self._waiting)))]

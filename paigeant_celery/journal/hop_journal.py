@@ -20,9 +20,9 @@ from paigeant_celery.store.port import Closing, JournalStore
 
 __all__ = ["HopJournal", "calling", "current_journal", "journalling", "surrounding_journal"]
 
-MAX_RECORD = 16 * 1024 * 1024  # characters; as large as outputs may be by default
+MAX_RECORD = 16 * 1024 * 1024  # characters; the default limit of outputs
 
-# Calls that a step makes only when its model has answered; events and operations may come before.
+# Calls that a step makes only after its model has answered; events and operations may come before.
 AFTER_MODEL = ("tool", "validator")
 
 logger = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _Scope:
-    """What surrounds code of a step: the hop's journal, the call inside which it runs, and whether that is recorded."""
+    """What surrounds a step's code: the hop's journal, the call that it runs in, and whether that call is recorded."""
 
     journal: HopJournal
     path: str = ""
@@ -42,7 +42,7 @@ _scope: ContextVar[_Scope | None] = ContextVar("paigeant_journal", default=None)
 
 @dataclass(frozen=True)
 class _Unwritten:
-    """A record that is written with a later one; `begun` is how many runs had begun when the call ended."""
+    """A record that is written together with a later one; `begun` is how many runs had begun when the call ended."""
 
     text: str
     begun: int
@@ -51,9 +51,9 @@ class _Unwritten:
 class HopJournal:
     """What one attempt of a hop replays and records.
 
-    `records` are those of earlier attempts. A call is found by its key or made; a made call is on record before its
-    result is used. While the store is away the run waits, within the time limit of the step. May be used from any
-    thread and event loop of the hop.
+    `records` are those of earlier attempts. A call is either found by its key or made; a made call is recorded before
+    its result is used. While the store is unavailable, the run waits, within the time limit of the step. May be used
+    from any thread and event loop of the hop.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class HopJournal:
         self._lock = threading.Lock()
         self._runs, self._occurrences = Counter[str](), Counter[CallKey]()
         self._unwritten: dict[CallKey, _Unwritten] = {}
-        self._begun: dict[str, int] = {}  # run -> how many began before it
+        self._begun: dict[str, int] = {}  # run -> how many runs began before it
         self._making = self._resting = 0
         self._last = _last_places(records)
         self._drifted: set[str] = set()
@@ -86,11 +86,11 @@ class HopJournal:
 
     @property
     def at_rest(self) -> bool:
-        """Whether the run waits before its next call, as the worker ends, and no call is being made."""
+        """Whether the run waits before its next call because the worker is ending, and no call is in progress."""
         return self._resting > 0 and self._making == 0
 
     def next_run_id(self, agent_name: str) -> str:
-        """Return the id of the next run of an agent here; the same in each attempt."""
+        """Return the id of the next run of an agent here; it is the same in every attempt."""
         scope = _scope.get()
         name = f"{scope.path}/{agent_name}" if scope is not None and scope.path else agent_name
         with self._lock:
@@ -100,7 +100,7 @@ class HopJournal:
         return f"{self.hop_id}:{name}:{number}"
 
     def key(self, run_id: str, step: int, kind: CallKind, *, name: str = "", call_id: str = "") -> CallKey:
-        """Return what the call that begins now is known by."""
+        """Return the key of the call that begins now."""
         run = run_id.removeprefix(f"{self.hop_id}:")
         first = CallKey(run=run, step=step, kind=kind, name=name, call_id=call_id)
         with self._lock:
@@ -114,12 +114,12 @@ class HopJournal:
         return str(CallKey(run=run, step=step, kind=kind, name=name, call_id=call_id)) in self._records
 
     def find(self, key: CallKey, fingerprint: Mapping[str, str]) -> Record | None:
-        """Return the record of a call, or None where it must be made.
+        """Return the record of a call, or None if it must be made.
 
-        Raises `NonDeterminismError` where the code asks for something else than it did, or for a call that it did not
-        make when it went on from here before. Drift of texts is logged.
+        Raises `NonDeterminismError` if the code asks for something different than before, or for a call that it did
+        not make when it continued from here before. A changed text is only logged.
         """
-        if self.fault is not None:  # whoever swallowed it goes on in vain: nothing more is made or paid
+        if self.fault is not None:  # code that swallowed it gets no further: no more calls are made or paid for
             raise self.fault
         text = self._records.get(str(key))
         try:
@@ -129,14 +129,14 @@ class HopJournal:
             record = parse_record(text, step_id=self._step_id, key=key)
             decisive, drifted = differences(record.fingerprint, fingerprint)
             if decisive:
-                raise NonDeterminismError(self._step_id, key.label, f"it was made with another {', '.join(decisive)}")
+                raise NonDeterminismError(self._step_id, key.label, f"its {', '.join(decisive)} changed")
         except NonDeterminismError as error:
             self.fault = error
             raise
-        if set(drifted) - self._drifted:  # one line each says it
+        if set(drifted) - self._drifted:  # one log line for each
             self._drifted.update(drifted)
             logger.warning(
-                "%s is replayed though its %s changed; the recorded answer is to what it was then",
+                "%s is replayed although its %s changed; the recorded answer belongs to the earlier version",
                 key.label, " and ".join(drifted), extra={"action": "replay_drift", "hop": self.hop_id},
             )  # fmt: skip
         self.replayed += 1
@@ -145,11 +145,11 @@ class HopJournal:
 
     @asynccontextmanager
     async def making(self) -> AsyncIterator[None]:
-        """Surround a call that is made; first waits for ever where the worker ends, so that none is cut short."""
+        """Surround a call that is made; if the worker is ending, wait forever first, so that no call is cut short."""
         if self._stopping():
             with self._lock:
                 self._resting += 1
-            await asyncio.Event().wait()  # whoever runs the hop sees `at_rest`, and cancels the run
+            await asyncio.Event().wait()  # the code that runs the hop sees `at_rest` and cancels the run
         with self._lock:
             self._making += 1
         try:
@@ -159,28 +159,28 @@ class HopJournal:
                 self._making -= 1
 
     async def add(self, key: CallKey, record: Record) -> None:
-        """Record a call; raises `HopLost` where this owner may write no more, `NotSerializable` if it is too large."""
+        """Record a call; raises `HopLost` if this owner may no longer write, `NotSerializable` if it is too large."""
         text = record.encode()
         if len(text) > MAX_RECORD:
-            said = f"{key.label} gave {len(text)} characters, and at most {MAX_RECORD} are recorded; return a reference"
+            said = f"{key.label} gave {len(text)} characters, but at most {MAX_RECORD} are recorded; return a reference"
             raise NotSerializable("result_too_large", said)
         with self._lock:
             before = [earlier for earlier in self._unwritten if self._is_survived(earlier, key)]
             records = {str(earlier): self._unwritten[earlier].text for earlier in before}
         await self._write({**records, str(key): text})
-        with self._lock:  # not earlier: the writing may be cut off
+        with self._lock:  # not earlier, because the write may be cut off
             for earlier in before:
                 self._unwritten.pop(earlier, None)
         self.made += 1
         self._tell("call_made", key)
 
     def add_later(self, key: CallKey, record: Record) -> None:
-        """Record a call together with a later one of its run: it matters only if the run goes on after it."""
+        """Record a call together with a later one of its run, because it matters only if the run goes on after it."""
         with self._lock:
             self._unwritten[key] = _Unwritten(record.encode(), begun=len(self._begun))
 
     def started_at(self, run_id: str, now: datetime) -> datetime:
-        """Return when a run began in its first attempt, which is `now` where this is the first."""
+        """Return when a run began in its first attempt, which is `now` if this is the first."""
         key = self.key(run_id, 0, "start")
         record = self.find(key, {})
         if record is not None:
@@ -199,14 +199,15 @@ class HopJournal:
                 if not await asyncio.to_thread(self._store.record, self._closing, records):
                     raise HopLost(self.hop_id)
                 return
-            except TransientError as error:  # the step's own timeout bounds the waiting
+            except TransientError as error:  # the step's own timeout limits the wait
                 logger.warning("waiting: %s", error, extra={"action": "waiting_for_server"})
             await asyncio.sleep(next(waits))
 
     def _is_survived(self, earlier: CallKey, key: CallKey) -> bool:
         """Say whether a call shows that the step went on after an earlier one that failed.
 
-        That is a fallback's answer, a later step of its run, or a run that began since. What runs beside it is not.
+        A fallback's answer, a later step of the same run and a run that began since then show it. A call that runs in
+        parallel does not.
         """
         if key.run != earlier.run:
             return self._begun.get(key.run, -1) >= self._unwritten[earlier].begun
@@ -214,27 +215,29 @@ class HopJournal:
 
     def _check_new(self, key: CallKey) -> None:
         last = self._last.get(key.run)
-        if last is not None and (key.step, key.kind != "model") < last:  # what may come before or after counts as after
+        if (
+            last is not None and (key.step, key.kind != "model") < last
+        ):  # a call that may come before or after counts as after
             raise NonDeterminismError(
-                self._step_id, key.label, "it was not made when the run went on from there in an earlier attempt"
+                self._step_id, key.label, "it was not made when an earlier attempt of the run went on from there"
             )
 
 
 def current_journal() -> HopJournal | None:
-    """Return the journal that calls of this context belong into; None outside a hop and inside a recorded call."""
+    """Return the journal that records the calls of this context; None outside a hop and inside a recorded call."""
     scope = _scope.get()
     return None if scope is None or scope.recorded else scope.journal
 
 
 def surrounding_journal() -> HopJournal | None:
-    """Return the journal of the hop that this context belongs to, also inside a recorded call."""
+    """Return the journal of the hop that this context belongs to, even inside a recorded call."""
     scope = _scope.get()
     return scope.journal if scope is not None else None
 
 
 @contextmanager
 def journalling(journal: HopJournal | None) -> Iterator[None]:
-    """Let the block's calls be recorded in `journal`."""
+    """Record the calls of the block in `journal`."""
     token = _scope.set(_Scope(journal) if journal is not None else None)
     try:
         yield
@@ -244,7 +247,7 @@ def journalling(journal: HopJournal | None) -> Iterator[None]:
 
 @contextmanager
 def calling(path: str, *, recorded: bool) -> Iterator[None]:
-    """Mark the block as the inside of a call: where that is `recorded`, what it calls is not; else it names runs."""
+    """Mark the block as the inside of a call: if `recorded`, nothing in it is recorded; otherwise `path` names runs."""
     scope = _scope.get()
     token = _scope.set(replace(scope, path=path, recorded=recorded) if scope is not None else None)
     try:
@@ -254,7 +257,7 @@ def calling(path: str, *, recorded: bool) -> Iterator[None]:
 
 
 def _last_places(records: Mapping[str, str]) -> dict[str, tuple[int, bool]]:
-    """Return how far each run went: its last step, and whether calls are recorded that follow the model's answer."""
+    """Return how far each run went: its last step, and whether calls after that step's model answer are recorded."""
     last: dict[str, tuple[int, bool]] = {}
     for text in records:
         key = parse_key(text)

@@ -1,7 +1,8 @@
-"""The journal of a hop: what is written down of a model or tool call, and how the same call is known again.
+"""The journal of a hop: what is recorded of a model or tool call, and how the same call is recognized.
 
-A call is known by what it is for (its run, step, kind, name and call id), never by a counter over all calls: parallel
-calls begin in any order. One record is written for each call when it ended; a later attempt is given it instead.
+A call is known by what it is for (its run, step, kind, name and call id), never by a counter over all calls, because
+parallel calls begin in any order. One record is written for each call when it ends; a later attempt gets the record
+instead of making the call.
 """
 
 from __future__ import annotations
@@ -17,20 +18,20 @@ from paigeant_celery.core.errors import NonDeterminismError
 
 __all__ = ["FORMAT", "CallKey", "CallKind", "Record", "RecordedError", "differences", "parse_key", "parse_record"]
 
-FORMAT = 1  # of a record; grows when an older version could not read it
+FORMAT = 1  # of a record; increased when older versions could not read it
 
 CallKind: TypeAlias = Literal["model", "tool", "validator", "event", "operation", "start"]
 
-# What a record says of its call, and must be the same when it is replayed; the rest may drift.
+# What a record says about its call that must be the same when it is replayed; the rest may change.
 DECISIVE = ("model", "tools", "output")
 
 
 @dataclass(frozen=True, kw_only=True)
 class CallKey:
-    """What a call is known by within its hop.
+    """The identity of a call within its hop.
 
     `run` names the agent's run, `step` counts its model requests, `call_id` is the model's own for a tool call.
-    `occurrence` counts calls that are equal in all of these.
+    `occurrence` counts calls that are equal in all of these fields.
     """
 
     run: str
@@ -45,14 +46,14 @@ class CallKey:
 
     @property
     def label(self) -> str:
-        """What people call it."""
+        """A name for people to read."""
         of = f" {self.name!r}" if self.name else ""
         return f"the {self.kind} call{of} in step {self.step} of run {self.run!r}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class RecordedError:
-    """An error that the run survived, and must meet again: its class and arguments."""
+    """An error that the run survived, and that a replay must raise again: its class and arguments."""
 
     error_class: str
     args: tuple[JsonValue, ...]
@@ -62,8 +63,8 @@ class RecordedError:
 class Record:
     """A call that ended: its result, or the error that the run survived (then `result` is what came before it).
 
-    `fingerprint` says what the call was made with; digests, never the prompt itself. `usage` are the counters of
-    agents that ran inside it.
+    `fingerprint` says what the call was made with, as digests and never the prompt itself. `usage` holds the counters
+    of agents that ran inside it.
     """
 
     fingerprint: Mapping[str, str] = field(default_factory=dict)
@@ -72,7 +73,7 @@ class Record:
     usage: Mapping[str, Any] = field(default_factory=dict)
 
     def encode(self) -> str:
-        """Write the record as the text that the store keeps; raises `ValueError` or `TypeError` for what is no JSON."""
+        """Write the record as the text that the store keeps; raises `ValueError` or `TypeError` if it is not JSON."""
         tree: dict[str, Any] = {"v": FORMAT, "of": dict(self.fingerprint)}
         if self.failure is not None:
             tree["failure"] = {"class": self.failure.error_class, "args": list(self.failure.args)}
@@ -81,12 +82,12 @@ class Record:
         if self.usage:
             tree["usage"] = dict(self.usage)
         text = json.dumps(tree, ensure_ascii=False, separators=(",", ":"))
-        # Lone surrogates, which models may write, have no bytes.
+        # Lone surrogates, which models may write, cannot be encoded.
         return text if text.isascii() or _has_bytes(text) else json.dumps(tree, separators=(",", ":"))
 
 
 def parse_key(text: str) -> CallKey | None:
-    """Read the key of a record, or None where a later version wrote it."""
+    """Read the key of a record; None if a later version wrote it."""
     try:
         run, step, kind, name, call_id, occurrence = json.loads(text)
     except (ValueError, TypeError):
@@ -97,7 +98,7 @@ def parse_key(text: str) -> CallKey | None:
 
 
 def parse_record(text: str, *, step_id: str, key: CallKey) -> Record:
-    """Read a record; raises `NonDeterminismError` where another version wrote it, which this one cannot replay."""
+    """Read a record; raises `NonDeterminismError` if it is damaged or another version wrote it."""
     try:
         tree = json.loads(text)
         version = tree["v"]
@@ -111,11 +112,11 @@ def parse_record(text: str, *, step_id: str, key: CallKey) -> Record:
             )
     except (ValueError, TypeError, KeyError) as error:
         raise NonDeterminismError(step_id, key.label, "its record is damaged") from error
-    raise NonDeterminismError(step_id, key.label, f"its record has format {version}, and this version reads {FORMAT}")
+    raise NonDeterminismError(step_id, key.label, f"its record has format {version}, but this version reads {FORMAT}")
 
 
 def differences(recorded: Mapping[str, str], current: Mapping[str, str]) -> tuple[list[str], list[str]]:
-    """Return what differs of what both say: first what forbids a replay, then what is only worth a warning."""
+    """Return what differs among the things both name: first what forbids a replay, then what only earns a warning."""
     differing = [name for name in recorded if name in current and recorded[name] != current[name]]
     return [name for name in differing if name in DECISIVE], [name for name in differing if name not in DECISIVE]
 

@@ -11,8 +11,8 @@ __all__ = ["open_store"]
 def open_store(url: str, *, prefix: str, lease: float, ttl: float) -> Store:
     """Return the store at `url`; nothing is connected yet.
 
-    `lease` and `ttl` (of records after the end) are in seconds. Raises `ConfigurationError` for a URL that is
-    not understood, without repeating it: it may hold a password.
+    `lease` and `ttl` (how long records are kept after the end) are in seconds. Raises `ConfigurationError` if the URL
+    is not understood, without repeating it, because it may hold a password.
     """
     scheme = url.partition("://")[0].lower() if "://" in url else ""
     if scheme == "memory":
@@ -24,7 +24,7 @@ def open_store(url: str, *, prefix: str, lease: float, ttl: float) -> Store:
         from paigeant_celery.store.redis import RedisStore
 
         return RedisStore(url, prefix=prefix, lease=lease, ttl=ttl)
-    given = f"the scheme {scheme!r} is not supported" if scheme else "it is no URL"
+    given = f"the scheme {scheme!r} is not supported" if scheme else "it is not a URL"
     raise ConfigurationError(
         [f"store URL: {given}; use 'redis://host:6379/0', 'rediss://…', 'unix:///path/to/socket' or 'memory://'"]
     )

@@ -52,8 +52,8 @@ class Outputs:
 
 
 def read_blob(store: HopStore | None, correlation_id: str, record: ExecutedStep) -> JsonValue:
-    """Read a large output from the store; raises `StoreCorrupt` where it is not there as it was recorded."""
+    """Read a large output from the store; raises `StoreCorrupt` if it is missing or not as it was recorded."""
     text = store.blob(correlation_id, record.step_id) if store is not None else None
     if text is None or record.output_ref is None or sha256(text) != record.output_ref.sha256:
-        raise StoreCorrupt(f"{correlation_id}: output of {record.step_id}", "missing, or not as it was recorded")
+        raise StoreCorrupt(f"{correlation_id}: output of {record.step_id}", "missing or not as recorded")
     return loads(text, invalid="store_corrupt")

@@ -1,4 +1,4 @@
-"""What happened to a workflow and what its agents streamed, read as one list that goes on from any place in it."""
+"""What happened to a workflow and what its agents streamed, as one list that can be read on from any place."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ NOWHERE: Id = (0, 0)
 
 _ID = "[0-9]{1,20}-[0-9]{1,20}"
 _CURSOR = re.compile(rf"({_ID})(?:\.({_ID}))?")
-_END = 2**64  # of what Redis takes for a part of an id
+_END = 2**64  # the parts of an id on Redis are below it
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """An event, or where it has `behind`, an entry of the stream: the last event that was there when it came.
+    """An event or, if it has `behind`, an entry of the stream; `behind` is the last event before the entry came.
 
-    The second number of a stream entry's id counts all that ever came.
+    The second number of a stream entry's id counts all entries that ever came.
     """
 
     id: Id
@@ -37,7 +37,7 @@ class Entry:
 
     @property
     def order(self) -> tuple[Id, bool]:
-        """Sorts events and stream entries as they were written, which clocks need not tell."""
+        """The key that sorts events and stream entries as they were written, which clocks may not show."""
         return (self.id, False) if self.behind is None else (self.behind, True)
 
 
@@ -59,20 +59,20 @@ def id_of(text: str) -> Id:
 
 
 def place_of(cursor: str | None) -> Place:
-    """Read a cursor, of which None is the beginning; raises `InvalidInput`."""
+    """Read a cursor; None is the beginning. Raises `InvalidInput`."""
     if cursor is None:
         return Place()
     found = _CURSOR.fullmatch(cursor)
     place = Place(*(id_of(text) for text in found.groups() if text is not None)) if found else None
     if place is None or max(*place.event, *place.streamed) >= _END:
-        raise InvalidInput("bad_cursor", "after", "is no cursor of an event of this store")
+        raise InvalidInput("bad_cursor", "after", "is not the cursor of an event of this store")
     return place
 
 
 def read_on(place: Place, events: Sequence[Entry], streamed: Sequence[Entry], *, limit: int) -> list[StoredEvent]:
-    """Return what comes behind a place, in the order in which it was written.
+    """Return what comes after a place, in the order in which it was written.
 
-    Both lists begin there and are complete, or have `limit` entries. Where entries of the stream gave way before
+    Both lists begin there and are complete, or have `limit` entries. If entries of the stream were dropped before
     they were read, an event `events_dropped` says how many.
     """
     found = []

@@ -23,7 +23,7 @@ from pytest_celery import (
 from tests.support.processes import START_WITHIN, Deployment, Process, deployment
 
 POOLS = ("prefork", "threads")
-LEASE = 0.6  # seconds; short, so that a run of ten times the lease is still a short test
+LEASE = 0.6  # seconds; short, so that a run of ten leases is still a short test
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -34,7 +34,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 class LocalRedis(RedisContainer):
-    """A server that runs on this machine, where pytest-celery expects a container."""
+    """A server that runs on this machine, although pytest-celery expects a container."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -53,11 +53,11 @@ class LocalRedis(RedisContainer):
         return ""
 
     def reload(self) -> None:
-        """There is nothing to look up again."""
+        """Do nothing: there is nothing to look up again."""
 
 
 class LocalWorker(CeleryWorkerContainer):
-    """A worker process, where pytest-celery expects a container; it outlives the test."""
+    """A worker process, although pytest-celery expects a container; it outlives the test."""
 
     def __init__(self, process: Process) -> None:
         self._process = process
@@ -74,7 +74,7 @@ class LocalWorker(CeleryWorkerContainer):
         return self._process.log()
 
     def reload(self) -> None:
-        """There is nothing to look up again."""
+        """Do nothing: there is nothing to look up again."""
 
 
 @pytest.fixture(scope="session", params=POOLS)
@@ -85,7 +85,7 @@ def pool(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="session")
 def stage(redis_url: str, pool: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    """Two workers of which each has only some of the activities, for all tests of a pool."""
+    """Two workers, each with only some of the activities, for all tests of a pool."""
     brief = {"paigeant_lease": LEASE, "paigeant_max_attempts": 2, "paigeant_retry_backoff": 0.0}
     with deployment(redis_url, tmp_path_factory.mktemp(pool), **brief) as made:
         made.desk = made.start_worker("desk", "troubles", pool=pool, slots=4, name="desk")
@@ -110,7 +110,7 @@ def default_worker_container(stage: Deployment) -> LocalWorker:
 
 @pytest.fixture
 def celery_broker_cluster(celery_redis_broker: RedisTestBroker) -> CeleryBrokerCluster:
-    """The local server alone; pytest-celery would ask for RabbitMQ, too."""
+    """Only the local server; pytest-celery would also ask for RabbitMQ."""
     return CeleryBrokerCluster(celery_redis_broker)
 
 

@@ -1,6 +1,6 @@
 """What nobody should have sent, called or returned: each gets its outcome, and the worker goes on with the next.
 
-`ROWS` says for each row of the list of bad inputs where it is tested; a test that is taken away is missed.
+`ROWS` says where each row of the list of bad inputs is tested, so that a removed test is noticed.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ from tests.support.refused_dispatches import SECRET as REFUSED_SECRET
 from tests.support.refused_dispatches import agents
 from tests.support.servers import RedisServer
 
-SECRET = "hunter2"  # stands in what is refused, and must stand in no log
-GOOD_WITHIN = 2.0  # seconds until the next good workflow must have ended
+SECRET = "hunter2"  # part of what is refused; must not appear in any log
+GOOD_WITHIN = 2.0  # seconds within which the next good workflow must end
 WITHIN = 20.0
-SAMPLE_SIZE = 2048  # characters of what was refused that a dead letter shows, with every value replaced
+SAMPLE_SIZE = 2048  # characters of a refused message that a dead letter shows, with every value replaced
 
-BOMB_SIZE = 2**28  # bytes, of which a thousandth is sent
-UNPACKED = 48 * 2**20  # bytes by which the memory of a worker may grow over a bomb; it reads three megabytes of it
+BOMB_SIZE = 2**28  # bytes; a thousandth of them is sent
+UNPACKED = 48 * 2**20  # bytes by which a worker's memory may grow from a bomb; it reads three megabytes of it
 
 DAY = timedelta(days=1)
 
@@ -62,8 +62,8 @@ DAY = timedelta(days=1)
 class Forged:
     """A message as a stranger could put it onto our queue; `activity` names task and queue.
 
-    `step` is what the envelope asks for, `change` edits its JSON, `text` what is sent of it. `readable`: it is
-    sound in itself, so that the failure names its step. `unread`: not even the message around it is read.
+    `step` is what the envelope asks for, `change` edits its JSON, `text` makes what is sent. `readable`: it is sound
+    in itself, so that the failure names its step. `unread`: not even the message around it is read.
     """
 
     reason: str
@@ -210,7 +210,7 @@ CASES = {
 }  # fmt: skip
 
 
-# What bears the id of a recorded hop and is not its message: another envelope, or the same one sent otherwise.
+# What has the id of a recorded hop but is not its message: another envelope, or the same one sent differently.
 AROUND = {
     "28 another prompt than was recorded": Forged(
         reason="inconsistent_slip", text=replacing(f'"prompt":"{SECRET}"', f'"prompt":"{SECRET}!"')
@@ -252,7 +252,7 @@ def made(redis_url: str, pool: str, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture(scope="module")
 def worker(made: Deployment, pool: str) -> Process:
-    """One worker for all of them, which must outlive each."""
+    """One worker for all tests, which must survive each of them."""
     return made.ready_worker("desk", "press", "canary", pool=pool, slots=2)
 
 
@@ -269,7 +269,7 @@ def message_of(step: ActivitySpec | FunctionSpec) -> PaigeantMessage:
 
 
 def record(transport: CeleryTransport, message: PaigeantMessage, envelope: str) -> None:
-    """Record an envelope as that of the workflow's first hop, and send nothing."""
+    """Record an envelope as that of the workflow's first hop, without sending anything."""
     correlation_id = message.correlation_id
     digest = hashlib.sha256(envelope.encode()).hexdigest()
     hop = HopRecord(hop_id=message.message_id, queue="elsewhere", envelope=envelope, digest=digest)
@@ -306,7 +306,7 @@ def expect_good(transport: CeleryTransport) -> None:
 def test_a_bad_message_is_refused_with_its_reason_and_the_worker_goes_on(
     made: Deployment, worker: Process, forged: Forged
 ) -> None:
-    """Nothing of it runs, its workflow is parked with the reason, and others do not even notice."""
+    """Nothing of it runs, its workflow is parked with the reason, and others are not affected."""
     transport = made.transport()
     message = message_of(forged.step)
     tree = json.loads(encode(message))
@@ -338,7 +338,7 @@ def test_a_bad_message_is_refused_with_its_reason_and_the_worker_goes_on(
 def test_what_only_bears_the_id_of_a_hop_is_a_dead_letter_and_the_hop_runs(
     made: Deployment, worker: Process, forged: Forged
 ) -> None:
-    """Whoever guesses an id, or tears a message, ends nobody's workflow."""
+    """Guessing an id or corrupting a message ends nobody's workflow."""
     transport = made.transport()
     message = message_of(forged.step)
     envelope = encode(message)
@@ -367,7 +367,7 @@ def letters_of(transport: CeleryTransport, message: PaigeantMessage) -> list[Dea
 
 
 def expect_whole(letter: DeadLetter, content: bytes | None) -> None:
-    """A letter tells everything that a person needs, and nothing that was confidential; `content` is what arrived."""
+    """A letter says everything that a person needs and nothing confidential; `content` is what arrived."""
     assert letter.text
     assert letter.worker
     assert letter.at is not None
@@ -381,7 +381,7 @@ def expect_whole(letter: DeadLetter, content: bytes | None) -> None:
 
 
 def kombu_message(hop_id: str, task: str, queue: str, **change: Any) -> dict[str, Any]:
-    """What Kombu writes into a Redis list for a task, with changes; `...` takes a field away."""
+    """What Kombu writes into a Redis list for a task, with changes; `...` removes a field."""
     message: dict[str, Any] = {
         "body": base64.b64encode(json.dumps([[hop_id], {}, {}]).encode()).decode(),
         "content-encoding": "utf-8",
@@ -412,7 +412,7 @@ def body(content: bytes) -> str:
 
 @cache
 def bomb() -> str:
-    """A sound body of zeros, compressed to a thousandth."""
+    """A valid body of zeros, compressed to a thousandth."""
     packer = zlib.compressobj(9)
     parts = [packer.compress(b'[["')]
     parts += [packer.compress(b"0" * 2**20) for _ in range(BOMB_SIZE // 2**20)]
@@ -420,7 +420,7 @@ def bomb() -> str:
 
 
 class Trap:
-    """Runs code in whoever unpickles it."""
+    """Runs code in the process that unpickles it."""
 
     def __reduce__(self) -> Any:
         return exec, ("import os; open(os.environ['RUNS_FILE'], 'a').write('sung\\n')",)
@@ -478,7 +478,7 @@ RAW: dict[str, tuple[str, object]] = {
 def test_what_celery_cannot_digest_becomes_a_dead_letter_and_the_worker_goes_on(
     made: Deployment, worker: Process, reason: str, item: object
 ) -> None:
-    """One malformed message ends a plain Celery worker, and the next one that gets it."""
+    """One malformed message ends a plain Celery worker, and then the next one that gets it."""
     transport, queue, hop_id = made.transport(), f"{made.prefix}.draft", f"{uuid.uuid4().hex}.0"
     store = transport.store
     assert store is not None
@@ -513,7 +513,7 @@ def test_what_celery_cannot_digest_becomes_a_dead_letter_and_the_worker_goes_on(
 
 
 def contents(item: object, raw: str) -> Iterator[bytes]:
-    """What may count as that which arrived: the whole item, or where it was read, its body or envelope."""
+    """What may count as what arrived: the whole item or, if it was read, its body or envelope."""
     yield raw.encode()
     if isinstance(item, dict):
         yield str((item.get("properties") or {}).get("correlation_id")).encode()
@@ -523,7 +523,7 @@ def contents(item: object, raw: str) -> Iterator[bytes]:
 
 
 def memory_of(worker: Process) -> Mapping[int, int]:
-    """The most bytes of memory that each process of a worker ever had."""
+    """The peak memory of each process of a worker, in bytes."""
     if not Path("/proc/self/status").exists():
         return {}
     children = Path(f"/proc/{worker.pid}/task/{worker.pid}/children").read_text().split()
@@ -532,7 +532,7 @@ def memory_of(worker: Process) -> Mapping[int, int]:
 
 
 def test_a_message_of_no_recorded_workflow_is_taken_off_its_queue(made: Deployment, worker: Process) -> None:
-    """A stranger's message, or one whose record is long gone, runs nothing and does not come back."""
+    """A stranger's message, or one whose record is long gone, runs nothing and is not redelivered."""
     transport, hop_id = made.transport(), f"{uuid.uuid4().hex}.0"
 
     send(transport.app, made.prefix, Forged(reason=""), "{}", hop_id)
@@ -543,7 +543,7 @@ def test_a_message_of_no_recorded_workflow_is_taken_off_its_queue(made: Deployme
 
 
 def test_a_refused_copy_of_a_finished_hop_changes_nothing(made: Deployment, worker: Process) -> None:
-    """A late forgery cannot make a failure of what has succeeded."""
+    """A late forgery cannot turn a success into a failure."""
     transport, dispatcher = made.transport(), WorkflowDispatcher()
     correlation_id = dispatcher.dispatch_workflow_sync(transport, itinerary=[ActivitySpec("draft", "done")])
     handle = dispatcher.handle(correlation_id, transport)
@@ -568,7 +568,7 @@ def test_a_task_of_the_host_on_our_queue_is_none_of_our_business(made: Deploymen
 
 
 def test_a_copy_of_a_finished_hop_is_dropped_and_noted(made: Deployment, worker: Process) -> None:
-    """Whoever records and repeats a message runs nothing, and fills no list that a person reads."""
+    """Replaying a recorded message runs nothing and does not fill a list that people read."""
     transport, dispatcher = made.transport(), WorkflowDispatcher()
     message = message_of(ActivitySpec("draft", "once"))
     record(transport, message, encode(message))
@@ -585,7 +585,7 @@ def test_a_copy_of_a_finished_hop_is_dropped_and_noted(made: Deployment, worker:
 
 
 def dropped(worker: Process, message: PaigeantMessage) -> int:
-    """How many deliveries of a hop the log calls copies of a finished one."""
+    """How many deliveries the log calls copies of a finished hop."""
     ignored = f"[{message.message_id}] ignored"
     return min(worker.log().count(ignored), worker.log().count("delivery dropped: finished"))
 
@@ -594,7 +594,7 @@ def dropped(worker: Process, message: PaigeantMessage) -> int:
 def test_a_message_of_an_unknown_workflow_is_run_only_while_it_is_young(
     made: Deployment, worker: Process, age: timedelta, expired: bool
 ) -> None:
-    """A message that was kept aside for long enough to be forgotten does not run a second time."""
+    """A message that was held back until its records were gone does not run a second time."""
     transport = made.transport()
     message = message_of(ActivitySpec("draft", "old")).model_copy(update={"sent_at": datetime.now(UTC) - age})
 
@@ -618,7 +618,7 @@ def test_a_message_of_an_unknown_workflow_is_run_only_while_it_is_young(
 def test_a_sender_whose_clock_is_a_day_off_is_served_and_named(
     made: Deployment, worker: Process, off: timedelta, said: str
 ) -> None:
-    """A virtual machine without time service costs nobody a workflow; only the store's clock is believed."""
+    """A virtual machine with a wrong clock costs nobody a workflow; only the store's clock counts."""
     transport, now = made.transport(), datetime.now(UTC) + off
     message = message_of(ActivitySpec("draft", "late")).model_copy(update={"created_at": now, "sent_at": now})
     record(transport, message, encode(message))
@@ -648,7 +648,7 @@ def test_unusual_text_passes_unchanged(made: Deployment, worker: Process, text: 
 
 
 def test_no_log_holds_what_was_refused(made: Deployment, worker: Process) -> None:
-    """What is refused is as confidential as what is run; the log is that of all tests before this one, too."""
+    """What is refused is as confidential as what runs; the log also covers all tests before this one."""
     transport, forged = made.transport(), CASES["14 unknown field"]
     message = message_of(forged.step)
     tree = json.loads(encode(message))
@@ -676,7 +676,7 @@ def edited(redis_url: str, pool: str, tmp_path_factory: pytest.TempPathFactory) 
 
 
 def dispatch_edited(made: Deployment, *steps: ActivitySpec) -> WorkflowHandle:
-    """Start a workflow whose agents may insert all that is loaded but `review`, and `ghost`."""
+    """Start a workflow whose agents may insert everything loaded except `review`, and also `ghost`."""
     transport, dispatcher = made.transport(), WorkflowDispatcher()
     for name in ("draft", "editor", "review", "ping", "pong"):
         dispatcher.register(ActivitySpec(name, "inserted"))
@@ -684,7 +684,7 @@ def dispatch_edited(made: Deployment, *steps: ActivitySpec) -> WorkflowHandle:
 
 
 def test_agents_that_insert_each_other_without_end_are_parked(edited: Deployment) -> None:
-    """A loop ends before a person, and not with the budget."""
+    """A loop ends with a person looking, not with the budget spent."""
     handle = dispatch_edited(edited, ActivitySpec("ping", "begin"))
 
     with pytest.raises(WorkflowParked) as raised:
@@ -714,7 +714,7 @@ def test_agents_that_insert_each_other_without_end_are_parked(edited: Deployment
 def test_an_edit_that_is_not_allowed_is_refused_whole_and_the_workflow_goes_on(
     edited: Deployment, wanted: list[str], reason: str
 ) -> None:
-    """The model is told and may do something else; not one of the steps is inserted."""
+    """The model is told and may do something else; none of the steps are inserted."""
     editors = [ActivitySpec("draft", "first"), ActivitySpec("editor", json.dumps(wanted))]
     again = [ActivitySpec("editor", "[]", step_id=f"again-{n}") for n in range(2)]
     handle = dispatch_edited(edited, *editors, *again)
@@ -733,7 +733,7 @@ def test_an_edit_that_is_not_allowed_is_refused_whole_and_the_workflow_goes_on(
 
 @dataclass(frozen=True, kw_only=True)
 class Apart:
-    """A worker whose store is on a server of its own, and a workflow that waits for its message."""
+    """A worker whose store has its own server, and a workflow that waits for its message."""
 
     made: Deployment
     worker: Process
@@ -759,7 +759,7 @@ def apart(redis_url: str, own_redis: Callable[..., RedisServer], tmp_path: Path)
 
 @pytest.mark.parametrize("key", ["hop:{}.0", "wf:{}"])
 def test_a_record_of_another_type_is_a_dead_letter(apart: Apart, key: str) -> None:
-    """Somebody else's program wrote over a key; nobody's other workflow notices."""
+    """Another program overwrote a key; other workflows are not affected."""
     prefix, transport = apart.made.prefix, apart.made.transport()
     with redis.Redis.from_url(apart.store.url) as client:
         name = f"{prefix}:{key.format(apart.message.correlation_id)}"
@@ -778,7 +778,7 @@ def test_a_record_of_another_type_is_a_dead_letter(apart: Apart, key: str) -> No
 
 
 def test_a_step_waits_for_a_store_that_is_full(apart: Apart) -> None:
-    """Memory is added, and the workflow goes on without anyone's doing."""
+    """Once memory is added, the workflow goes on by itself."""
     with redis.Redis.from_url(apart.store.url) as client:
         client.config_set("maxmemory", "1")
         handle = apart.send()
@@ -793,7 +793,7 @@ def test_a_step_waits_for_a_store_that_is_full(apart: Apart) -> None:
 
 
 def test_a_step_waits_for_a_store_that_cannot_be_reached(apart: Apart) -> None:
-    """The store's server restarts; workers wait, say so, and go on."""
+    """The store's server restarts; workers wait, say so and go on."""
     apart.store.stop()
     handle = apart.send()
     apart.worker.wait_for_log("waiting: cannot reach the store", within=WITHIN)
@@ -810,13 +810,13 @@ def test_a_step_waits_for_a_store_that_cannot_be_reached(apart: Apart) -> None:
 
 @pytest.fixture(scope="module")
 def unserved(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    """A prefix that no worker serves, so that all that is sent stays where it is."""
+    """A prefix that no worker serves, so that everything that is sent stays where it is."""
     with deployment(redis_url, tmp_path_factory.mktemp("unserved")) as made:
         yield made
 
 
 def keys_of(made: Deployment) -> set[bytes]:
-    """Everything on the server that is ours: records, queues and their bindings."""
+    """Everything of ours on the server: records, queues and their bindings."""
     with redis.Redis.from_url(made.url) as client:
         return set(client.scan_iter(f"*{made.prefix}*", count=1000))
 
@@ -825,7 +825,7 @@ def keys_of(made: Deployment) -> set[bytes]:
 def test_a_refused_dispatch_records_and_enqueues_nothing(
     unserved: Deployment, call: Callable[[], dict[str, Any]], reason: str, path: str, text: str
 ) -> None:
-    """Whoever gets an error may mend the call and repeat it."""
+    """A caller that gets an error may fix the call and repeat it."""
     with registry.isolated():
         _held = agents()
 
@@ -838,7 +838,7 @@ def test_a_refused_dispatch_records_and_enqueues_nothing(
 
 
 def test_a_correlation_id_that_is_used_again_sends_nothing_more(redis_url: str, tmp_path: Path) -> None:
-    """The id is the caller's key: the same content is the same workflow, and other content an error."""
+    """The id is the caller's key: the same content is the same workflow, different content is an error."""
     with deployment(redis_url, tmp_path) as made, redis.Redis.from_url(redis_url) as broker:
 
         def dispatch(prompt: str) -> str:
@@ -861,7 +861,7 @@ def test_a_correlation_id_that_is_used_again_sends_nothing_more(redis_url: str, 
         assert item in enqueued()
 
 
-# Where each row is tested: a test by its file and name, and how many cases of a table begin with the row's number.
+# Where each row is tested: a test by its file and name, and the number of cases that begin with the row's number.
 
 HERE, UNIT, HOST = "acceptance/test_bad_input.py", "unit/test_bad_input.py", "integration/test_host.py"
 WORKFLOWS, ITINERARY = "acceptance/test_workflows.py", "unit/agents/test_itinerary.py"
@@ -927,7 +927,7 @@ ROWS: dict[int, tuple[str, ...]] = {
 
 
 def cases_of(row: int) -> set[str]:
-    """Each table that has cases of a row, and how many."""
+    """Each table with cases of a row, and how many."""
     names = {
         "CASES": [key.partition(" ")[0] for key in CASES],
         "AROUND": [key.partition(" ")[0] for key in AROUND],
@@ -939,13 +939,13 @@ def cases_of(row: int) -> set[str]:
 
 
 def test_every_row_of_the_list_is_tested() -> None:
-    """Rows 9 and 10 are about signatures, which there are none of yet."""
+    """Rows 9 and 10 are about signatures, which do not exist yet."""
     assert set(ROWS) == set(range(1, 43)) - {9, 10}
 
 
 @pytest.mark.parametrize(("row", "tests"), ROWS.items())
 def test_what_is_named_for_a_row_exists(row: int, tests: tuple[str, ...]) -> None:
-    """A test that is renamed or taken away, and a case that is dropped from its table, is missed here."""
+    """A renamed or removed test, or a case dropped from its table, is noticed here."""
     named = {test for test in tests if "::" in test}
 
     assert set(tests) - named == cases_of(row)

@@ -1,4 +1,4 @@
-"""What an operator sees of steps in a real Flower, and what nobody may see there."""
+"""What an operator sees about steps in a real Flower, and what nobody may see there."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ WITHIN = 15.0
 
 
 class Flower:
-    """A running Flower, through its API and its pages."""
+    """A running Flower, with its API and its pages."""
 
     def __init__(self, made: Deployment, pool: str) -> None:
         self.made, self.transport = made, made.transport()
@@ -48,12 +48,12 @@ class Flower:
         return dispatcher.handle(correlation_id, self.transport)
 
     def shown(self, task_id: str) -> dict[str, Any]:
-        """What the API tells of a task now; nothing while it knows none."""
+        """What the API says about a task now; empty while it does not know the task."""
         answer = requests.get(f"{self.address}/api/task/info/{task_id}", timeout=5)
         return answer.json() if answer.ok else {}
 
     def task(self, task_id: str, state: str) -> dict[str, Any]:
-        """What the API tells of a task once it is in `state`."""
+        """What the API says about a task once it is in `state`."""
 
         def ask() -> dict[str, Any] | None:
             return shown if (shown := self.shown(task_id)).get("state") == state else None
@@ -66,7 +66,7 @@ class Flower:
         return answer.text
 
     def everything(self, *task_ids: str) -> str:
-        """All pages and answers that could show something of these tasks."""
+        """All pages and answers that could show something about these tasks."""
         worker = f"worker-{self.made.prefix}@"
         name = next(name for name in self._workers() if name.startswith(worker))
         paths = ["tasks", "workers", "broker", "api/tasks", "api/workers?refresh=1", f"worker/{name}"]
@@ -93,14 +93,14 @@ def flower(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 @pytest.fixture
 def gate(tmp_path: Path) -> Iterator[Path]:
-    """The file that a step of `gated` waits for; it appears at the latest when the test ends."""
+    """The file that a step of `gated` waits for; it appears when the test ends, if not before."""
     gate = tmp_path / "gate"
     yield gate
     gate.touch()
 
 
 def test_each_hop_says_which_step_of_which_workflow_it_is(flower: Flower) -> None:
-    """An operator who sees a task must know whose it is, without its content."""
+    """An operator who sees a task must know whose it is without seeing its content."""
     steps = [ActivitySpec("review", PROMPT, {"style": DEPS}, step_id="first-look"), ActivitySpec("draft", PROMPT)]
     handle = flower.dispatch(*steps)
     handle.result_sync(WITHIN)
@@ -152,7 +152,7 @@ def test_a_copy_that_comes_during_a_run_leaves_it_started(flower: Flower, gate: 
     for _ in range(2):
         flower.transport.publisher.publish(delivery)
     eventually(lambda: flower.worker.log().count("delivery dropped: running") == 2, within=WITHIN)
-    later = f"{flower.dispatch(ActivitySpec('draft', PROMPT)).correlation_id}.0"  # its events follow the copies'
+    later = f"{flower.dispatch(ActivitySpec('draft', PROMPT)).correlation_id}.0"  # its events come after the copies'
     eventually(lambda: shows(later), within=WITHIN)
     states.append(flower.shown(task_id)["state"])
 
@@ -179,7 +179,7 @@ def test_a_failed_hop_is_a_failure_without_its_text(flower: Flower) -> None:
 
 @pytest.mark.parametrize("terminate", [False, True])
 def test_revoking_a_running_hop_cancels_its_workflow(flower: Flower, gate: Path, terminate: bool) -> None:
-    """The buttons mean what they say; no process of the pool is killed for it."""
+    """The buttons do what they say, and no process of the pool is killed."""
     handle = flower.dispatch(ActivitySpec("gated", str(gate)), ActivitySpec("draft", PROMPT))
     task_id = f"{handle.correlation_id}.0"
     flower.task(task_id, "STARTED")
@@ -195,7 +195,7 @@ def test_revoking_a_running_hop_cancels_its_workflow(flower: Flower, gate: Path,
 
 
 def test_no_page_shows_prompts_deps_variables_or_outputs(flower: Flower, gate: Path) -> None:
-    """Flower's pages are open to many; that holds while a step runs, too."""
+    """Many people can open Flower's pages; this also holds while a step runs."""
     steps = [
         ActivitySpec("review", PROMPT, {"style": DEPS}),
         ActivitySpec("gated", str(gate), step_id="long"),

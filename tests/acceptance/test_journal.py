@@ -1,6 +1,6 @@
-"""The process that runs a step is killed at each of the step's calls: another one goes on, and repeats none.
+"""The process that runs a step is killed at each of the step's calls: another one goes on and repeats none.
 
-In threads it is some of the calls; `--chaos=full` takes all of them.
+In threads only some of the calls are hit; `--chaos=full` hits all of them.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from paigeant_celery.core.errors import WorkflowParked
 from tests.support.library import Library, Note
 from tests.support.processes import deployment, eventually
 
-WITHIN = 300.0  # seconds for all workflows of a pool; few take 20 of them, and all of them in threads most
+WITHIN = 300.0  # seconds for all workflows of a pool; a few take 20, all of them in threads take most of it
 SOON = 8.0
-SHUTDOWN_GRACE = 25.0  # seconds; the default, of which a step needs next to nothing
+SHUTDOWN_GRACE = 25.0  # seconds; the default, of which a step needs almost nothing
 
 TOOLS = ("add add-1", "look look-1", "insist insist-1", "insist insist-2", "delegate delegate-1", "delegate delegate-2")
 EVENTS = [f"function_tool_{kind} {tool.split()[1]}" for kind in ("call", "result") for tool in TOOLS]
@@ -36,7 +36,7 @@ CALLS = (
     *(f"tool {tool}" for tool in TOOLS),
     *(f"event {event}" for event in EVENTS),
 )
-UNDISTURBED = "never"  # a strike that comes nowhere
+UNDISTURBED = "never"  # a strike that never happens
 POOLS = ("prefork", "threads")
 WHENS = ("before", "during", "after")
 ALL = tuple(f"{when} {call}" for call in CALLS for when in WHENS)
@@ -67,7 +67,7 @@ Struck: TypeAlias = tuple[Library, Mapping[str, WorkflowHandle]]
 def struck(
     request: pytest.FixtureRequest, redis_url: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[[str], Struck]]:
-    """Give a pool's workflows by their strikes, one for each and one that none hits: all at once, and ended."""
+    """Return a pool's ended workflows by their strikes: one for each strike and one without, all run at once."""
     with ExitStack() as stack:
 
         @cache
@@ -83,7 +83,7 @@ def struck(
 
 def let_end(library: Library, handles: Iterable[WorkflowHandle], pool: str) -> None:
     """Wait until all workflows ended; workers that die are started again, as a service manager does."""
-    slots = 4 if pool == "prefork" else 1  # where threads die together, calls of other workflows would, too
+    slots = 4 if pool == "prefork" else 1  # if threads die together, calls of other workflows would die too
     workers = [library.worker(pool, name=name, slots=slots) for name in ("one", "two")]
     running = list(handles)
 
@@ -94,7 +94,7 @@ def let_end(library: Library, handles: Iterable[WorkflowHandle], pool: str) -> N
         running[:] = [handle for handle in running if handle.status_sync().state == "running"]
         return not running
 
-    with suppress(AssertionError):  # each test says so of its own
+    with suppress(AssertionError):  # each test checks its own
         eventually(ended, within=WITHIN)
 
 
@@ -105,7 +105,7 @@ def library(redis_url: str, tmp_path: Path) -> Iterator[Library]:
 
 
 def told(handle: WorkflowHandle) -> Any:
-    """Return all that a result says, without what differs from workflow to workflow: its id and the times."""
+    """Return everything in a result except what differs between workflows: the id and the times."""
     output = handle.result_sync(SOON).output
     assert output["conversation_id"] == conversation_id_from_run_id(output["run_id"])
     text = json.dumps(output).replace(output["conversation_id"], "conversation")
@@ -117,7 +117,7 @@ def without_time(tree: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_a_step_goes_on_where_its_process_was_killed(struck: Callable[[str], Struck], pool: str, strike: str) -> None:
-    """The model is paid for once, tools act once, and nobody can tell from the result that a process died."""
+    """The model is paid for once, tools act once, and the result is identical to an uninterrupted run."""
     library, handles = struck(pool)
     handle = handles[strike]
 
@@ -134,7 +134,7 @@ def test_a_step_goes_on_where_its_process_was_killed(struck: Callable[[str], Str
 
 
 def calls(notes: list[Note]) -> Mapping[str, Counter[str]]:
-    """Return what was noted of which call, and how often."""
+    """Return what was noted about which call, and how often."""
     found = {what: Counter[str]() for what in ("begun", "recorded", "replayed", "streamed")}
     for note in notes:
         if note.what in found:
@@ -143,18 +143,18 @@ def calls(notes: list[Note]) -> Mapping[str, Counter[str]]:
 
 
 def expect_none_repeated(strike: str, first: Mapping[str, Counter[str]], second: Mapping[str, Counter[str]]) -> None:
-    """What was on record is replayed, and what was not is made; once each."""
+    """Recorded calls are replayed and the others made, once each."""
     when, _, call = strike.partition(" ")
     assert second["begun"] + second["replayed"] == Counter(CALLS)
     assert first["recorded"] <= second["replayed"] <= first["begun"] <= Counter(CALLS)
     assert (first["begun"][call], second["begun"][call]) == {"before": (0, 1), "during": (1, 1), "after": (1, 0)}[when]
-    # The handler sees a stream as it comes, and not again.
+    # The handler sees a stream as it comes, but not again.
     assert second["streamed"] == Counter(made for made in second["begun"] if made.startswith("model"))
 
 
 @pytest.mark.parametrize("pool", POOLS)
 def test_a_step_that_nothing_hits_makes_each_call_once(struck: Callable[[str], Struck], pool: str) -> None:
-    """The kill points are all that there are: a new kind of call must not go untested."""
+    """The kill points cover all calls: a new kind of call must not go untested."""
     library, handles = struck(pool)
     handle = handles[UNDISTURBED]
 
@@ -174,7 +174,7 @@ ALL_PAGES = Counter(f"model {page}" for page in range(1, PAGES + 2)) + Counter(
 
 @pytest.mark.parametrize("pool", POOLS)
 def test_a_worker_that_is_told_to_end_gives_its_step_back_after_the_call_that_runs(library: Library, pool: str) -> None:
-    """A deployment at noon waits for one answer of a model, repeats none, and costs no attempt."""
+    """A deployment at noon waits for one answer of a model, repeats none and costs no attempt."""
     (library.reading / "closed-3").touch()
     first = library.ready_worker(pool, name="first")
     handle = library.read("reading")
@@ -182,7 +182,7 @@ def test_a_worker_that_is_told_to_end_gives_its_step_back_after_the_call_that_ru
 
     os.kill(first.pid, signal.SIGTERM)
     first.wait_for_log("Warm shutdown")
-    library.ready_worker(pool, name="second")  # in the time of its start the call goes on
+    library.ready_worker(pool, name="second")  # the call goes on while the worker starts
     before = library.begun(handle)
     (library.reading / "closed-3").unlink()
     ended_at = time.monotonic()
@@ -199,7 +199,7 @@ def test_a_worker_that_is_told_to_end_gives_its_step_back_after_the_call_that_ru
 
 
 def test_a_step_that_is_tried_again_repeats_no_call_that_went_well(library: Library) -> None:
-    """The provider is down for a moment; what it had answered before is not asked again."""
+    """The provider is down for a moment; what it has answered before is not asked again."""
     (library.reading / "unavailable-2").touch()
     library.ready_worker(name="one")
     handle = library.read("stumbling")
@@ -211,7 +211,7 @@ def test_a_step_that_is_tried_again_repeats_no_call_that_went_well(library: Libr
 
 @pytest.fixture
 def changed(library: Library) -> WorkflowHandle:
-    """A workflow that is parked: its code was changed while its worker was away."""
+    """A parked workflow: its code changed while its worker was away."""
     (library.reading / "closed-3").touch()
     library.ready_worker(name="first")
     handle = library.read("changed")
@@ -224,7 +224,7 @@ def changed(library: Library) -> WorkflowHandle:
 
 
 def test_a_step_whose_code_changed_waits_for_a_person(library: Library, changed: WorkflowHandle) -> None:
-    """A half of one edition's work and a half of another's is worse than none; the text says what to do."""
+    """Half of one version's work and half of another's is worse than none; the text says what to do."""
     with pytest.raises(WorkflowParked) as parked:
         changed.result_sync(SOON)
 
@@ -232,7 +232,7 @@ def test_a_step_whose_code_changed_waits_for_a_person(library: Library, changed:
     assert parked.value.error_class == "NonDeterminismError"
     assert "step 'reader'" in text
     assert "the model call in step 1" in text
-    assert "it was made with another tools" in text
+    assert "cannot be replayed: its tools changed" in text
     assert "Deploy the code that began the step and redrive" in text
     assert "`redrive(discard_journal=True)`" in text
     [letter] = library.letters().list()
@@ -242,7 +242,7 @@ def test_a_step_whose_code_changed_waits_for_a_person(library: Library, changed:
 
 
 def test_a_parked_step_goes_on_with_the_code_that_began_it(library: Library, changed: WorkflowHandle) -> None:
-    """The earlier edition is deployed again, and nothing is lost."""
+    """The earlier version is deployed again, and nothing is lost."""
     assert changed.redrive_sync(discard_journal=False)
     again = eventually(lambda: parked_again(changed), within=SOON, what="it was not parked again")
     assert again == 2
@@ -256,13 +256,13 @@ def test_a_parked_step_goes_on_with_the_code_that_began_it(library: Library, cha
 
 
 def parked_again(handle: WorkflowHandle) -> int:
-    """Return how often a workflow was parked, where it is."""
+    """Return how often a workflow was parked, if it is parked now."""
     parked = [event for event in handle.events_so_far() if event.type == "parked"]
     return len(parked) if len(parked) > 1 else 0
 
 
 def test_a_parked_step_begins_anew_without_its_journal(library: Library, changed: WorkflowHandle) -> None:
-    """Where the earlier edition was wrong, its work is thrown away, and the step is done by the new one."""
+    """If the earlier version was wrong, its work is thrown away and the new one does the step."""
     assert changed.redrive_sync(discard_journal=True)
 
     assert changed.result_sync(SOON).output == "read"

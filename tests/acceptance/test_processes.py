@@ -1,4 +1,4 @@
-"""Workers that come late, go early, or find no server."""
+"""Workers that start late, end early or find no server."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def late(request: pytest.FixtureRequest, redis_url: str, tmp_path_factory: pytes
 
 
 def test_a_workflow_waits_for_a_worker_that_starts_later(late: Late) -> None:
-    """Dispatching needs a broker and a store, nobody else."""
+    """Dispatching needs only a broker and a store."""
     assert late.state_before == "running"
 
     result = late.handle.result_sync(WITHIN)
@@ -62,7 +62,7 @@ def test_a_workflow_waits_for_a_worker_that_starts_later(late: Late) -> None:
 
 
 def test_a_worker_says_what_it_serves_and_what_it_promises(late: Late, redis_url: str) -> None:
-    """An operator reads at its start whether a worker is set up as was meant."""
+    """At start-up an operator can read whether a worker is set up as intended."""
     log = late.worker.log()
 
     assert f"[paigeant_celery] mode: durable, store: {redis_url}\n" in log
@@ -72,7 +72,7 @@ def test_a_worker_says_what_it_serves_and_what_it_promises(late: Late, redis_url
 
 
 def test_a_worker_that_has_run_steps_ends_at_sigterm(late: Late) -> None:
-    """A deployment replaces its workers; none of our threads keeps one alive."""
+    """A deployment replaces its workers; none of our threads may keep one alive."""
     late.handle.result_sync(WITHIN)
     started = time.monotonic()
 
@@ -84,7 +84,7 @@ def test_a_worker_that_has_run_steps_ends_at_sigterm(late: Late) -> None:
 def test_the_plain_command_serves_agents_and_leaves_the_tasks_of_others(
     own_redis: Callable[..., RedisServer], tmp_path: Path
 ) -> None:
-    """`celery -A paigeant_celery worker -I …` is all that a first try needs, also beside a Celery application."""
+    """`celery -A paigeant_celery worker -I …` is all that a first try needs, even next to a Celery application."""
     url = own_redis().url
     with Celery("shop", broker=url, set_as_current=False) as other:
         other.send_task("shop.send_mail")
@@ -129,7 +129,7 @@ def test_a_worker_that_starts_before_its_server_connects_when_it_comes(
 def test_a_store_that_may_evict_records_stops_a_worker_even_where_it_comes_later(
     own_redis: Callable[..., RedisServer], tmp_path: Path
 ) -> None:
-    """A record that Redis drops is a workflow that never ends; being late is no way around the check."""
+    """A record that Redis drops is a workflow that never ends; starting late must not avoid the check."""
     server = own_redis("--maxmemory-policy", "allkeys-lru")
     server.stop()
     with deployment(server.url, tmp_path) as made:
@@ -145,7 +145,7 @@ def test_a_store_that_may_evict_records_stops_a_worker_even_where_it_comes_later
 
 
 def test_a_worker_goes_on_after_its_server_was_away(own_redis: Callable[..., RedisServer], tmp_path: Path) -> None:
-    """A restart of Redis is no reason to restart every worker."""
+    """A restart of Redis must not require restarting every worker."""
     server = own_redis("--appendonly", "yes", "--appendfsync", "always")
     with deployment(server.url, tmp_path) as made:
         worker = made.ready_worker("press", pool="threads")
@@ -159,7 +159,7 @@ def test_a_worker_goes_on_after_its_server_was_away(own_redis: Callable[..., Red
 
 
 def test_dispatch_says_in_one_line_which_store_it_cannot_reach() -> None:
-    """The first try on a new machine fails like this, and must say what to do."""
+    """The first try on a new machine fails like this and must say what to do."""
     url = f"redis://:secret@127.0.0.1:{free_port()}/0"
 
     with pytest.raises(NotRecorded) as raised:

@@ -16,7 +16,7 @@ from tests.support.processes import Deployment, Process, deployment, eventually,
 from tests.support.servers import RedisServer
 
 WITHIN = 30.0  # seconds for what takes about seven: a message is overdue after five
-SOON = 8.0  # less than the default lease, which is not waited for on the same host
+SOON = 8.0  # less than the default lease, because on the same host nobody waits for it
 BRIEF_LEASE = 1.0
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/ns/pid").exists(), reason="needs /proc to see processes die")
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self/ns/pid").exists(), reason="
 
 @pytest.fixture
 def gate(tmp_path: Path) -> Iterator[Path]:
-    """The file that a step of `gated` waits for; it appears at the latest when the test ends."""
+    """The file that a step of `gated` waits for; it appears when the test ends, if not before."""
     gate = tmp_path / "gate"
     yield gate
     gate.touch()
@@ -38,7 +38,7 @@ def made(redis_url: str, tmp_path: Path) -> Iterator[Deployment]:
 
 @pytest.fixture
 def apart() -> tuple[str, ...]:
-    """What starts a worker in a pid namespace of its own, as in a container."""
+    """The command that starts a worker in its own pid namespace, as in a container."""
     if own_pids():
         return own_pids()
     text = "`unshare` makes no pid namespace here; it takes root, or user namespaces that are allowed"
@@ -48,7 +48,7 @@ def apart() -> tuple[str, ...]:
 
 
 def dispatch(where: Deployment, gate: Path) -> WorkflowHandle:
-    """Start a workflow of three steps, the second of which waits for the gate."""
+    """Start a workflow of three steps; the second one waits for the gate."""
     transport, dispatcher = where.transport(), WorkflowDispatcher()
     steps = [ActivitySpec("draft", "a"), ActivitySpec("gated", str(gate)), ActivitySpec("draft", "c", step_id="last")]
     return dispatcher.handle(dispatcher.dispatch_workflow_sync(transport, itinerary=steps), transport)
@@ -60,7 +60,7 @@ def runs(where: Deployment, handle: WorkflowHandle) -> list[int]:
 
 
 def gated_runs(where: Deployment, handle: WorkflowHandle, times: int) -> None:
-    """Wait until the gated step was begun so often."""
+    """Wait until the gated step was begun this often."""
     eventually(lambda: runs(where, handle)[1] == times, within=SOON, what=f"it was not begun {times} times")
 
 
@@ -113,7 +113,7 @@ def test_the_step_of_a_killed_child_runs_in_the_same_worker(made: Deployment, ga
 def test_a_worker_that_is_told_to_end_gives_its_step_back(
     redis_url: str, tmp_path: Path, gate: Path, pool: str
 ) -> None:
-    """A deployment at noon takes seconds, and costs no workflow an attempt."""
+    """A deployment at noon takes seconds and costs no workflow an attempt."""
     with deployment(redis_url, tmp_path / "made", paigeant_shutdown_grace=0.5) as made:
         first = made.ready_worker("press", "troubles", pool=pool, slots=1, name="first")
         handle = dispatch(made, gate)
@@ -133,7 +133,7 @@ def test_a_worker_that_is_told_to_end_gives_its_step_back(
 def test_a_worker_that_is_ended_by_remote_control_gives_its_step_back(
     redis_url: str, tmp_path: Path, gate: Path
 ) -> None:
-    """Flower's button for it sends no signal; what it ends must not hang on a step of an hour either."""
+    """Flower's button sends no signal; a worker that it ends must not hang on a step of an hour either."""
     with deployment(redis_url, tmp_path / "made", paigeant_shutdown_grace=0.5) as made:
         first = made.ready_worker("press", "troubles", pool="prefork", slots=1, name="first")
         handle = dispatch(made, gate)
@@ -152,7 +152,7 @@ def test_a_worker_that_is_ended_by_remote_control_gives_its_step_back(
 
 
 def test_a_step_that_ends_within_the_grace_is_recorded(made: Deployment, gate: Path) -> None:
-    """What is nearly done is not paid for twice."""
+    """Nearly finished work is not paid for twice."""
     first = made.ready_worker("press", "troubles", pool="prefork", slots=1, name="first")
     handle = dispatch(made, gate)
     gated_runs(made, handle, 1)
@@ -169,7 +169,7 @@ def test_a_step_that_ends_within_the_grace_is_recorded(made: Deployment, gate: P
 
 
 def test_a_message_that_is_lost_in_the_broker_is_sent_again(made: Deployment, gate: Path) -> None:
-    """Kombu takes a message from Redis before it notes that it did; a worker killed between loses it."""
+    """Kombu takes a message from Redis before it records that it did; a worker killed in between loses it."""
     gate.touch()
     handle = dispatch(made, gate)
     with redis.Redis.from_url(made.url) as broker:
@@ -185,7 +185,7 @@ def test_a_message_that_is_lost_in_the_broker_is_sent_again(made: Deployment, ga
 def test_a_worker_that_was_frozen_for_longer_than_its_lease_writes_nothing(
     redis_url: str, tmp_path: Path, gate: Path
 ) -> None:
-    """A virtual machine is paused and comes back when another one has the step."""
+    """A virtual machine is paused and comes back after another one took the step."""
     with deployment(redis_url, tmp_path / "made", paigeant_lease=BRIEF_LEASE) as made:
         frozen = made.ready_worker("press", "troubles", pool="threads", slots=1, name="frozen")
         handle = dispatch(made, gate)
@@ -207,7 +207,7 @@ def test_a_worker_that_was_frozen_for_longer_than_its_lease_writes_nothing(
 def test_a_worker_in_another_container_is_judged_by_its_lease_alone(
     redis_url: str, tmp_path: Path, gate: Path, apart: tuple[str, ...], contained: str
 ) -> None:
-    """Its process ids mean others outside; a step that runs there would begin again each second."""
+    """Its process ids mean other processes outside; a step that runs there would begin again each second."""
     inside, outside = (apart, ()) if contained == "the one that runs the step" else ((), apart)
     with deployment(redis_url, tmp_path / "made", paigeant_lease=BRIEF_LEASE) as made:
         first = made.ready_worker("press", "troubles", pool="prefork", slots=1, name="first", before=inside)
@@ -226,7 +226,7 @@ def test_a_worker_in_another_container_is_judged_by_its_lease_alone(
 
 
 def swept(where: Deployment, *, times: int) -> None:
-    """Wait until workers have looked after all hops so often."""
+    """Wait until workers have swept this often."""
     with redis.Redis.from_url(where.url) as store:
         for _ in range(times):
             last = store.hget(f"{where.prefix}:meta", "swept_at")
@@ -237,7 +237,7 @@ def swept(where: Deployment, *, times: int) -> None:
 def test_a_step_that_outlasts_the_visibility_timeout_runs_once(
     redis_url: str, tmp_path: Path, gate: Path, pool: str
 ) -> None:
-    """A chain of Celery's would begin a long step again each time; here the copy is dropped."""
+    """A Celery chain would begin a long step again each time; here the copy is dropped."""
     options = {"visibility_timeout": 1, "unacked_restore_interval": 1, "unacked_restore_throttle": 1}
     with deployment(redis_url, tmp_path / "made", broker_transport_options=options) as made:
         workers = [made.ready_worker("press", "troubles", pool=pool, slots=1, name=name) for name in ("one", "two")]
@@ -260,7 +260,7 @@ def test_a_step_that_outlasts_the_visibility_timeout_runs_once(
 def test_a_lost_broker_connection_under_a_run_starts_no_second_one(
     own_redis: Callable[..., RedisServer], tmp_path: Path, gate: Path, pool: str, how: str, deliveries: int
 ) -> None:
-    """The worker connects again. From a server that lives it is given the message again, and has the step already."""
+    """The worker reconnects. The server, still alive, delivers the message again, but the worker has the step."""
     server = own_redis("--appendonly", "yes")
     with deployment(server.url, tmp_path / "made") as made:
         worker = made.ready_worker("press", "troubles", pool=pool, slots=2)

@@ -1,4 +1,4 @@
-"""Steps that fail in passing, workflows that wait for a person, and workflows that nobody wants any more."""
+"""Steps with temporary failures, workflows that wait for a person, and workflows that nobody wants any more."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_a_step_that_fails_in_passing_completes(made: Deployment, tmp_path: Path
 
 
 def test_a_step_that_waits_for_its_retry_holds_no_slot(made: Deployment, tmp_path: Path) -> None:
-    """The only slot of the worker runs other workflows meanwhile."""
+    """Meanwhile the worker's only slot runs other workflows."""
     waits = StepPolicy(backoff=3600.0)
     handle = dispatch(made, FunctionSpec("flaky", {"path": str(tmp_path / "calls"), "times": 1}, policy=waits))
     eventually(lambda: handle.status_sync().retry_at, within=WITHIN)
@@ -62,7 +62,7 @@ def test_a_step_that_waits_for_its_retry_holds_no_slot(made: Deployment, tmp_pat
 
 
 def test_a_parked_workflow_completes_when_it_is_redriven(made: Deployment, tmp_path: Path) -> None:
-    """The step before it is not run again."""
+    """The step before it does not run again."""
     calls = tmp_path / "calls"
     twice = StepPolicy(max_attempts=2)
     failing = FunctionSpec("flaky", {"path": str(calls), "times": 3}, policy=twice)
@@ -81,7 +81,7 @@ def test_a_parked_workflow_completes_when_it_is_redriven(made: Deployment, tmp_p
 def test_a_cancelled_workflow_stays_cancelled_when_everything_is_started_anew(
     own_redis: Callable[..., RedisServer], tmp_path: Path
 ) -> None:
-    """Nothing is kept in a worker's memory: neither the cancellation nor the message outlives it in another way."""
+    """Nothing depends on a worker's memory: the cancellation stays, and the message does not come back."""
     server = own_redis("--appendonly", "yes", "--appendfsync", "always")
     with deployment(server.url, tmp_path / "made") as made:
         queued = dispatch(made, ActivitySpec("draft", "queued"))
@@ -97,7 +97,7 @@ def test_a_cancelled_workflow_stays_cancelled_when_everything_is_started_anew(
 
 
 def test_a_step_that_runs_is_cancelled_with_its_workflow(made: Deployment, tmp_path: Path) -> None:
-    """It ends within a renewal of the lease, and its slot is free."""
+    """It ends within one renewal of the lease, and its slot becomes free."""
     handle = dispatch(made, ActivitySpec("gated", str(tmp_path / "gate")), ActivitySpec("draft", "never"))
     eventually(lambda: handle.status_sync().running, within=WITHIN)
 

@@ -1,4 +1,4 @@
-"""Many at once: a backlog that is not multiplied, and an outage behind which nothing runs twice."""
+"""Many at once: a backlog that is not multiplied, and an outage after which nothing runs twice."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ WITHIN = 30.0  # seconds
 
 @pytest.fixture
 def gate(tmp_path: Path) -> Iterator[Path]:
-    """The file that a step waits for; it appears at the latest when the test ends."""
+    """The file that a step waits for; it appears when the test ends, if not before."""
     gate = tmp_path / "gate"
     yield gate
     gate.touch()
@@ -50,7 +50,7 @@ def dispatch(
 
 
 class Backlog:
-    """Ten thousand workflows that wait for one worker; all are the first one under another name of the same length."""
+    """Ten thousand workflows that wait for one worker; all are the first one under other names of the same length."""
 
     def __init__(self, made: Deployment, step: ActivitySpec) -> None:
         self.names = [f"w{number:05}" for number in range(BACKLOG)]
@@ -64,7 +64,7 @@ class Backlog:
         return cast("int", self._client.llen(self._queue))
 
     def waits(self, names: Sequence[str]) -> list[int]:
-        """How often each of those that are still queued was found overdue."""
+        """How often each hop that is still queued was found overdue."""
         with self._client.pipeline(transaction=False) as commands:
             for name in names:
                 commands.hmget(f"{self._prefix}:hop:{name}.0", "state", "waits")
@@ -101,9 +101,9 @@ def made(redis_url: str, tmp_path: Path) -> Iterator[Deployment]:
 
 
 def test_a_backlog_is_not_multiplied_and_holds_nobody_else_up(made: Deployment) -> None:
-    """Ten thousand wait for one slow worker: sent again while they wait in line, they would be many more.
+    """Ten thousand hops wait for one slow worker: if they were sent again while in line, there would be many more.
 
-    Whoever waits for something else does not wait behind them, not even where its message was lost.
+    A hop that waits for something else does not wait behind them, not even if its message was lost.
     """
     backlog = Backlog(made, ActivitySpec("slow", "2"))
     lost = dispatch(made, ActivitySpec("draft", "elsewhere"))
@@ -132,13 +132,13 @@ def test_a_backlog_is_not_multiplied_and_holds_nobody_else_up(made: Deployment) 
 def test_after_an_outage_of_the_store_no_run_is_taken_over(
     own_redis: Callable[..., RedisServer], tmp_path: Path, gate: Path
 ) -> None:
-    """Redis is down for three leases; whoever ran steps goes on with them, though another worker has free slots.
+    """Redis is down for three leases; workers go on with their steps, although another worker has free slots.
 
-    Not even the steps of a worker that comes back when others have swept already, for the outage ended all leases.
+    This holds even for a worker that comes back after others have swept, because the outage ended all leases.
     """
     server = own_redis("--appendonly", "yes")
     with deployment(server.url, tmp_path / "made", paigeant_lease=LEASE) as made:
-        # With slots to spare: a worker whose slots are all taken does not wait for messages while its server goes away.
+        # With free slots: a worker whose slots are all taken does not wait for messages while its server goes away.
         slots = RUNS // 2 + 20
         busy = [made.start_worker("crowd", pool="threads", slots=slots, name=name) for name in ("late", "soon")]
         handles = [dispatch(made, FunctionSpec("attend", {"gate": str(gate)})) for _ in range(RUNS)]
@@ -165,7 +165,7 @@ def test_after_an_outage_of_the_store_no_run_is_taken_over(
 
 
 def swept(made: Deployment) -> tuple[float, float]:
-    """When the last sweep was made, and until when owners may come back after the last outage."""
+    """When the last sweep was, and until when owners may come back after the last outage."""
     with redis.Redis.from_url(made.url, decode_responses=True) as client:
         swept_at, held_until = client.hmget(f"{made.prefix}:meta", "swept_at", "held_until")
     return float(swept_at or 0) / 1000, float(held_until or 0) / 1000

@@ -1,4 +1,4 @@
-"""Whole workflows over two real workers, of which each has only some of the activities."""
+"""Whole workflows over two real workers, each with only some of the activities."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from paigeant_celery.core.message import PaigeantMessage, parse
 from paigeant_celery.store.port import WorkflowRecord
 from tests.support.processes import Deployment, eventually, run_script
 
-WITHIN = 20.0  # seconds until a workflow must have ended; the steps themselves take milliseconds
-CANARY = "tangerine"  # stands in prompts and error texts, and must stand in no log
+WITHIN = 20.0  # seconds within which a workflow must end; the steps themselves take milliseconds
+CANARY = "tangerine"  # part of prompts and error texts; must not appear in any log
 
 READ_ELSEWHERE = """
 import json, sys
@@ -90,7 +90,7 @@ def failure(transport: CeleryTransport, *steps: ActivitySpec | FunctionSpec) -> 
 
 
 def recorded(handle: WorkflowHandle, transport: CeleryTransport) -> WorkflowRecord:
-    """What the store knows of a workflow."""
+    """What the store knows about a workflow."""
     assert transport.store is not None
     record = transport.store.workflow(handle.correlation_id)
     assert record is not None
@@ -98,7 +98,7 @@ def recorded(handle: WorkflowHandle, transport: CeleryTransport) -> WorkflowReco
 
 
 def message_in(record: WorkflowRecord) -> PaigeantMessage:
-    """The message that waits or was the last."""
+    """The message that waits, or the last one."""
     return parse(record.envelope, max_size=2**24, max_steps=256)
 
 
@@ -109,7 +109,7 @@ def waiting(handle: WorkflowHandle, transport: CeleryTransport) -> Delivery:
 
 
 def test_five_steps_cross_two_workers_and_each_gets_the_output_before_it(transport: CeleryTransport) -> None:
-    """The whole point: a chain of agents and functions runs wherever its agents are loaded."""
+    """This is the whole point: a chain of agents and functions runs wherever its agents are loaded."""
     steps = (
         ActivitySpec("topic", "red foxes"),
         ActivitySpec("draft", f"write it, {CANARY}"),
@@ -138,7 +138,7 @@ def test_five_steps_cross_two_workers_and_each_gets_the_output_before_it(transpo
 def test_each_worker_runs_only_the_steps_whose_activities_it_has(
     transport: CeleryTransport, celery_setup: CeleryTestSetup
 ) -> None:
-    """Teams deploy their agents apart from each other."""
+    """Teams deploy their agents independently."""
     handle = dispatch(transport, ActivitySpec("draft", "a"), ActivitySpec("review", "b"))
     handle.result_sync(WITHIN)
 
@@ -180,7 +180,7 @@ def test_a_process_without_the_agents_dispatches_and_loads_no_agent_library(
 
 
 def test_status_events_and_result_are_read_in_another_process(transport: CeleryTransport, stage: Deployment) -> None:
-    """Who dispatches and who asks are rarely the same process."""
+    """The process that dispatches is rarely the one that asks."""
     handle = dispatch(transport, ActivitySpec("draft", "a"), ActivitySpec("review", "b"))
 
     seen = json.loads(run_script(READ_ELSEWHERE, stage.url, stage.prefix, handle.correlation_id))
@@ -202,7 +202,7 @@ def test_status_events_and_result_are_read_in_another_process(transport: CeleryT
 
 
 def test_status_tells_where_a_running_workflow_stands(transport: CeleryTransport, tmp_path: Path) -> None:
-    """Whoever waits wants to know for what."""
+    """Those who wait want to know for what."""
     gate = tmp_path / "gate"
     steps = ActivitySpec("draft", "a"), ActivitySpec("gated", str(gate)), ActivitySpec("publish", "c")
     handle = dispatch(transport, *steps)
@@ -216,7 +216,7 @@ def test_status_tells_where_a_running_workflow_stands(transport: CeleryTransport
 
 
 def test_a_large_output_reaches_the_other_worker_by_reference(transport: CeleryTransport, stage: Deployment) -> None:
-    """A broker is no place for documents; each step still sees the whole of them."""
+    """Documents do not belong in a broker; each step still sees them whole."""
     steps = (
         FunctionSpec("long_text", {"kilobytes": 100}),
         ActivitySpec("draft", "sum it up"),
@@ -237,7 +237,7 @@ def test_a_large_output_reaches_the_other_worker_by_reference(transport: CeleryT
 
 
 def test_an_agent_inserts_steps_that_other_workers_run(transport: CeleryTransport) -> None:
-    """The plan is made at run time, by an agent that has none of the others."""
+    """An agent makes the plan at run time; its worker has none of the other agents."""
     dispatcher = WorkflowDispatcher()
     dispatcher.register(ActivitySpec("draft", "default"), description="Writes.")
     dispatcher.register(ActivitySpec("review", "check it", {"style": "kind"}))
@@ -255,7 +255,7 @@ def test_an_agent_inserts_steps_that_other_workers_run(transport: CeleryTranspor
 
 
 def test_a_failed_step_ends_its_workflow_with_step_class_and_text(transport: CeleryTransport) -> None:
-    """Nobody waits for ever, and nobody has to search logs; the fixture looks that none holds the text."""
+    """Nobody waits forever or has to search logs; the fixture checks that no log holds the text."""
     error = failure(
         transport,
         ActivitySpec("draft", "a"),
@@ -278,7 +278,7 @@ def test_a_failed_step_ends_its_workflow_with_step_class_and_text(transport: Cel
 def test_a_step_that_runs_too_long_is_tried_again_and_then_parked(
     transport: CeleryTransport, stage: Deployment, step: ActivitySpec | FunctionSpec
 ) -> None:
-    """A provider that never answers must not hold a workflow for ever."""
+    """A provider that never answers must not hold a workflow forever."""
     started = datetime.now(UTC)
 
     error = failure(transport, step, ActivitySpec("publish", "never"))
@@ -309,7 +309,7 @@ def test_a_step_that_runs_too_long_is_tried_again_and_then_parked(
 def test_an_error_that_would_end_a_process_fails_the_workflow_alone(
     transport: CeleryTransport, make: object, kind: str
 ) -> None:
-    """`sys.exit` in somebody's tool must not take other people's workflows down."""
+    """`sys.exit` in somebody's tool must not take down other people's workflows."""
     error = failure(transport, make(kind))
 
     assert error.error_class == kind
@@ -326,7 +326,7 @@ def test_an_error_that_would_end_a_process_fails_the_workflow_alone(
 def test_an_output_that_cannot_be_kept_fails_the_step(
     transport: CeleryTransport, step: FunctionSpec, reason: str
 ) -> None:
-    """An output is JSON of a bounded size, or it is nothing that a later step could use."""
+    """An output must be JSON of a bounded size, or a later step could not use it."""
     error = failure(transport, step)
 
     assert error.error_class == reason
@@ -334,7 +334,7 @@ def test_an_output_that_cannot_be_kept_fails_the_step(
 
 
 def test_a_deadline_that_passes_in_the_queue_costs_no_model_call(transport: CeleryTransport, stage: Deployment) -> None:
-    """What nobody waits for any more is not paid for."""
+    """A result that nobody waits for any longer is not paid for."""
     dispatcher = WorkflowDispatcher()
     deadline = datetime.now(UTC) + timedelta(seconds=1)
     nowhere = ActivitySpec("draft", "too late", queue=f"{stage.prefix}.nowhere")
@@ -353,7 +353,7 @@ def test_a_deadline_that_passes_in_the_queue_costs_no_model_call(transport: Cele
 
 
 def test_a_deadline_that_passes_in_a_step_ends_it(transport: CeleryTransport) -> None:
-    """A deadline bounds the step that runs, too."""
+    """A deadline also limits the step that is running."""
     dispatcher = WorkflowDispatcher()
     deadline = datetime.now(UTC) + timedelta(seconds=1)
     correlation_id = dispatcher.dispatch_workflow_sync(
@@ -391,7 +391,7 @@ def test_copies_of_a_message_run_the_agent_once(transport: CeleryTransport, stag
 def test_copies_that_come_during_a_run_of_ten_leases_run_the_agent_once(
     transport: CeleryTransport, stage: Deployment
 ) -> None:
-    """A model that thinks for long is not taken for a dead worker."""
+    """A model that thinks for a long time is not taken for a dead worker."""
     lease = transport.settings.lease
     handle = dispatch(transport, ActivitySpec("slow", f"{10 * lease:g}"))
     delivery = waiting(handle, transport)

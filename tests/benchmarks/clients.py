@@ -1,9 +1,9 @@
-"""The client of a contestant in a process of its own, which may load another revision of the package.
+"""The client of a contestant in its own process, which may load another revision of the package.
 
     python clients.py slip|chain URL
 
 Reads a JSON object on each line and answers it with one: `{"send": steps}` with `{"sent": id}`, and
-`{"read": id, "timeout": seconds}` with `{"outputs": […]}` or, where they did not come in time, `{"late": text}`.
+`{"read": id, "timeout": seconds}` with `{"outputs": […]}` or, if they did not come in time, `{"late": text}`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from contestants import AGENT, STEP, chain_app, prompt_of, slip_app
 
 
 class Client(Protocol):
-    """How work is given to a contestant, and how its outputs are read."""
+    """How a contestant gets work, and how its outputs are read."""
 
     def send(self, steps: int) -> str:
         """Send one workflow and return its id."""
@@ -51,7 +51,7 @@ class SlipClient:
 
 
 class ChainClient:
-    """Celery's own, which knows the steps of a chain only where it was sent."""
+    """Celery's own, which knows the steps of a chain only in the process that sent it."""
 
     def __init__(self, url: str) -> None:
         self._app = chain_app(url)

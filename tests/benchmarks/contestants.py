@@ -25,7 +25,7 @@ Kind: TypeAlias = Literal["slip", "chain"]
 AGENT = "stepper"
 STEP = "bench.step"
 
-# What both are configured with, as a deployment that is watched in Flower.
+# The configuration of both, as in a deployment that is watched in Flower.
 COMMON = {
     "worker_prefetch_multiplier": 1,
     "worker_send_task_events": True,
@@ -58,7 +58,7 @@ def prompt_of(index: int) -> str:
 
 
 def agent_arguments() -> dict[str, Any]:
-    """Return what makes the agent of both: a model that answers at once, with the prompt and the time."""
+    """Return the agent factory of both: the model answers at once, with the prompt and the time."""
     from pydantic_ai.messages import ModelMessage, ModelRequest, ModelResponse, TextPart, UserPromptPart
     from pydantic_ai.models.function import AgentInfo, FunctionModel
 
@@ -80,8 +80,8 @@ def add_chain_step(app: Celery) -> None:
 
     def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
         # The cheapest form: one loop for each thread that runs tasks, kept for its life. `asyncio.run` makes a
-        # new loop each time, and a loop in a thread of its own (which real model clients need where threads
-        # share an agent) costs two switches.
+        # new loop each time, and a loop in its own thread (which real model clients need if threads share an
+        # agent) costs two switches.
         if not hasattr(per_thread, "runner"):
             per_thread.runner = asyncio.Runner()
         return per_thread.runner.run(coroutine)

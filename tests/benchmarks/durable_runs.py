@@ -1,7 +1,7 @@
-"""The contestants of `journal.py`: one agent, whose calls are recorded by nobody, by our journal, or by DBOS.
+"""The contestants of `journal.py`: one agent whose calls are recorded by nobody, by our journal or by DBOS.
 
 All of them call the same model and the same tool with the same texts, in the same process and event loop. They differ
-in what is attached to the agent and in what surrounds its run.
+in what is attached to the agent and what surrounds its run.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ __all__ = ["Attempt", "Bare", "Bytes", "Contestant", "Dbos", "Journal", "Pinging
 AGENT = "walker"
 PREFIX, OWNER = "bench", "bench"
 LEASE = 3600.0  # seconds; nobody renews it here
-LOOK_EVERY = 0.05  # seconds between two looks at whether a workflow of DBOS ended; in no measured time
+LOOK_EVERY = 0.05  # seconds between two looks at whether a DBOS workflow has ended; not part of any measured time
 
 TEXT = "What a model or a tool says is about as long as this sentence, which stands here twice. " * 2
 MODULUS = 1_000_003
@@ -50,7 +50,7 @@ Tool: TypeAlias = Callable[[int, int], Awaitable[dict[str, Any]]]
 
 @dataclass(frozen=True, kw_only=True)
 class Attempt:
-    """What one attempt of a run gave: its output, the calls that were made in it, and how long it took."""
+    """The result of one attempt of a run: its output, the calls that were made in it, and how long it took."""
 
     output: str
     model_calls: int
@@ -65,7 +65,7 @@ class Attempt:
 
 @dataclass(frozen=True, kw_only=True)
 class Bytes:
-    """What a store holds of a run: how many records, the bytes of their texts, and what they take up in all."""
+    """What a store holds of a run: how many records, the bytes of their texts, and how much space they take."""
 
     records: int
     text: int
@@ -73,7 +73,7 @@ class Bytes:
 
 
 class Contestant(Protocol):
-    """Who runs the agent. A run and its replay follow each other."""
+    """What runs the agent. A run and its replay follow each other."""
 
     name: str
 
@@ -82,16 +82,16 @@ class Contestant(Protocol):
         ...
 
     async def replay(self) -> Attempt | None:
-        """Run it again in the same hop or workflow, as after a crash; None where nothing is recorded."""
+        """Run it again in the same hop or workflow, as after a crash; None if nothing is recorded."""
         ...
 
     def stored(self) -> Bytes | None:
-        """Say what is recorded of the run, or None where nothing is."""
+        """Say what is recorded of the run, or None if nothing is."""
         ...
 
 
 class Walker:
-    """The agent, and counters of the calls that reach its model and its tool; each of them waits for `pause`."""
+    """The agent, and counters of the calls that reach its model and its tool; each call waits for `pause`."""
 
     def __init__(
         self,
@@ -105,7 +105,7 @@ class Walker:
         self.agent.tool_plain(recording(self._tool()))
 
     async def attempt(self, tool_calls: int, history: int, **arguments: Any) -> Attempt:
-        """Run the agent, with so many messages before its prompt."""
+        """Run the agent with a number of messages before its prompt."""
         messages = _messages(history)
         self._made.clear()
         begun = time.perf_counter()
@@ -127,7 +127,7 @@ class Walker:
     async def _answer(self, messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
         await self._make("model")
         number, left = _standing(messages[-1])
-        usage = RequestUsage(input_tokens=100, output_tokens=10)  # else the stub counts all words at each request
+        usage = RequestUsage(input_tokens=100, output_tokens=10)  # otherwise the stub counts all words at each request
         if not left:
             return ModelResponse(parts=[TextPart(f"at {number}")], usage=usage)
         call = ToolCallPart("advance", {"number": number, "left": left}, tool_call_id=f"call-{left}")
@@ -158,7 +158,7 @@ class Bare:
 
 
 class Pinging(Bare):
-    """The agent without durability, whose every call asks a server for nothing, in a thread as our store is asked."""
+    """The agent without durability; each call makes an empty request to a server, in a thread like our store's."""
 
     name = "ping"
 
@@ -172,7 +172,7 @@ class Pinging(Bare):
 
 
 class Journal:
-    """Ours: in a claimed hop, with what a worker attaches to the agent of a step."""
+    """Ours: in a claimed hop, with what a worker attaches to a step's agent."""
 
     def __init__(self, name: str, url: str) -> None:
         self.name = name
@@ -230,10 +230,10 @@ class Journal:
 
 
 class Dbos:
-    """`DBOSDurability` in a workflow of DBOS, on SQLite; the tool is a step, as the manual tells to make it.
+    """`DBOSDurability` in a DBOS workflow, on SQLite; the tool is a step, as the manual says.
 
-    The time is that of the agent's run inside the workflow. To be replayed, the workflow is held where the run has
-    ended, cancelled and resumed under its own id. There may be one in a process.
+    The time is that of the agent's run inside the workflow. To be replayed, the workflow is held when the run has
+    ended, then cancelled and resumed under its own id. There may be only one in a process.
     """
 
     name = "dbos"
@@ -287,7 +287,7 @@ class Dbos:
         return Bytes(records=len(rows), text=_text_bytes(rows), held=self._file.stat().st_size - self._size_before)
 
     def _body(self) -> Callable[[int, int], Awaitable[str]]:
-        async def walk(tool_calls: int, history: int) -> str:  # a method takes no decorator of DBOS
+        async def walk(tool_calls: int, history: int) -> str:  # a method cannot take a decorator of DBOS
             attempt = await self._walker.attempt(tool_calls, history)
             self._attempts.append(attempt)
             if not self._gate.is_set():  # the resumed one runs on another event loop, and passes
@@ -311,7 +311,7 @@ def _next(number: int, left: int) -> int:
 
 
 def _standing(message: ModelMessage) -> tuple[int, int]:
-    """Return where the walk stands, and how many steps are left of it."""
+    """Return how far the walk is, and how many of its steps are left."""
     part = message.parts[-1]
     if isinstance(part, ToolReturnPart):
         content: Any = part.content

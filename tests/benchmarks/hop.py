@@ -9,27 +9,27 @@ same agent whose model answers at once, the same prompts, late acknowledgement a
 - `chain`: `celery.chain` with a result backend on the same Redis, `acks_late`, `reject_on_worker_lost`; its
   task runs the agent on a loop that its thread keeps, the cheapest of the forms that a task can have.
 - `slip@…`, with `--against`: ours as it was in that revision of this repository, with the dependencies that are
-  installed now. Each contestant's worker and client are processes of their own, which load its code.
+  installed now. Each contestant has its own worker and client processes, which load its code.
 
-The rounds are interleaved, and they take turns in who begins. All outputs of every workflow are read and
+The rounds are interleaved, and the contestants take turns to begin. All outputs of every workflow are read and
 compared with what they must be; a wrong or missing one ends the run with exit code 1. Times never do.
 
 Measured:
 
-- wall time per hop: from the body of the first step of a slip of 20 to that of the last, by 19; one workflow at
-  a time. The bodies put the time into their outputs, so nothing depends on how a client waits.
-- worker CPU per hop: user and system time of the worker and its children over the slips of a round, by their
+- wall time per hop: from the body of the first step of a slip of 20 to that of the last, divided by 19; one workflow
+  at a time. The bodies put the time into their outputs, so nothing depends on how a client waits.
+- worker CPU per hop: user and system time of the worker and its children over the slips of a round, divided by their
   hops; `at load` is the same over the throughput run.
-- server CPU per hop: of the Redis server over the throughput run, dispatch and reading of outputs included.
+- server CPU per hop: of the Redis server over the throughput run, including dispatch and reading of outputs.
 - hops per second: 300 workflows of 5 steps are sent to a stopped worker, which then goes on; from the first body
   to the last.
 - peak memory: sum of the peak resident sizes of the worker and its children (shared pages count in each).
-- round trips per hop: in a pass of its own, with workers that reach Redis through a counting proxy. A turn is a
+- round trips per hop: in a separate pass, with workers that reach Redis through a counting proxy. A turn is a
   burst of requests followed by a reply, so a pipeline is one turn; the blocking pop that brings a message is
-  one as well. Not counted: pops that bring nothing, handshakes, and what Celery publishes for observers (task
-  events, heartbeats), which have a line of their own.
+  also one. Not counted: pops that bring nothing, handshakes, and what Celery publishes for observers (task
+  events, heartbeats), which have their own line.
 
-The ratio is the median of the ratios of the rounds. On a busy machine only the ratios mean something.
+The ratio is the median of the ratios of the rounds. On a busy machine only the ratios are meaningful.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ from urllib.parse import urlsplit
 
 import redis
 
-if not __package__:  # run by its path: the helpers are found, and the installed package goes first
+if not __package__:  # when run by its path: the helpers are found, and the installed package goes first
     sys.path.append(str(Path(__file__).parents[2]))
 
 from tests.benchmarks.contestants import prompt_of
@@ -68,10 +68,10 @@ SLIP, CHAIN = Contestant(name="slip", kind="slip"), Contestant(name="chain", kin
 REPOSITORY = Path(__file__).parents[2]
 SLOTS = 4
 LONG, SHORT = 20, 5  # steps of a workflow
-WARM_UP = 24  # short workflows sent at once, so that every slot has met its code and connections
+WARM_UP = 24  # short workflows sent at once, so that every slot has warmed up its code and connections
 TIMEOUT = 60.0  # seconds for one workflow, however many wait before it
 QUIET_TIMEOUT = 10.0  # seconds for a worker to acknowledge what it finished
-UNACKNOWLEDGED = "unacked"  # Kombu's key of the messages that are out
+UNACKNOWLEDGED = "unacked"  # Kombu's key of unacknowledged messages
 
 WALL, CPU, LOADED = "wall ms/hop", "worker CPU ms/hop", "worker CPU ms/hop, at load"
 SERVER, RATE = "server CPU ms/hop, at load", "hops/s, at load"
@@ -94,11 +94,11 @@ PURPOSES = {
 
 
 class WrongOutput(Exception):
-    """A workflow gave other outputs than it must."""
+    """A workflow's outputs are not what they must be."""
 
 
 class NoRevision(Exception):
-    """The revision to measure against cannot be had."""
+    """The revision to measure against is not available."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +143,7 @@ class Stand:
 
 @dataclass
 class Table:
-    """Samples by measure and contestant; the samples of one round stand at the same place."""
+    """Samples by measure and contestant; the samples of one round have the same position."""
 
     samples: dict[str, dict[str, list[float]]] = field(default_factory=dict)
 
@@ -165,7 +165,7 @@ class Table:
 
 
 def main() -> int:
-    """Run everything and print the tables; 1 where a workflow was lost or an output wrong, 2 where it cannot begin."""
+    """Run everything and print the tables; 1 if a workflow was lost or an output wrong, 2 if it cannot begin."""
     arguments = _arguments()
     size = _size(arguments)
     for ending in (signal.SIGALRM, signal.SIGTERM):
@@ -176,7 +176,7 @@ def main() -> int:
             folder = Path(place)
             contestants = [SLIP, CHAIN]
             if arguments.against:
-                contestants.insert(0, _earlier(arguments.against, folder))  # beside ours in every round
+                contestants.insert(0, _earlier(arguments.against, folder))  # next to ours in every round
             signal.alarm(size.limit * len(contestants))
             with redis_server() as server:
                 _measure_times(table, contestants, server.url, arguments.pool, size, folder)
@@ -231,7 +231,7 @@ def _git(*arguments: str) -> str:
 
 
 def _give_up(number: int, _frame: object) -> None:
-    """End on a signal as on any error, so that the workers and the server end too."""
+    """End on a signal as on any error, so that the workers and the server also end."""
     for ending in (signal.SIGALRM, signal.SIGTERM):
         signal.signal(ending, signal.SIG_IGN)
     sys.exit(f"ended by {signal.Signals(number).name}")
@@ -334,7 +334,7 @@ def _warm_up(stand: Stand) -> None:
 
 
 def _checked(outputs: Sequence[object], steps: int) -> list[float]:
-    """Return the times of the bodies; raises `WrongOutput` unless every step gave what it must, in order."""
+    """Return the times of the bodies; raises `WrongOutput` unless every step returned what it must, in order."""
     texts, stamps = zip(*(str(output).split("|", 1) for output in outputs), strict=True)
     expected = tuple(f"done {prompt_of(index)}" for index in range(steps))
     if texts != expected:
@@ -346,7 +346,7 @@ def _checked(outputs: Sequence[object], steps: int) -> list[float]:
 
 
 def _databases(url: str, *, first: int, count: int) -> list[str]:
-    """Return a database for each; none is used twice, for a store remembers the address of its broker."""
+    """Return a database for each; none is used twice, because a store remembers the address of its broker."""
     return [f"{url.rpartition('/')[0]}/{first + index}" for index in range(count)]
 
 
@@ -389,7 +389,7 @@ def _trip_lines(
 
 
 def _script_names(contestants: Sequence[Contestant]) -> dict[str, str]:
-    """Return the names of our scripts, whose calls the proxy knows by their digest."""
+    """Return the names of our scripts by the digest under which the proxy sees their calls."""
     found = {}
     for contestant in contestants:
         package = contestant.code / "paigeant_celery" if contestant.code else resources.files("paigeant_celery")

@@ -1,19 +1,19 @@
-"""What it costs to record an agent's calls, and to replay them: our journal against pydantic-ai's DBOS.
+"""What it costs to record an agent's calls and to replay them: our journal against pydantic-ai's DBOS.
 
     python tests/benchmarks/journal.py [--rounds N] [--calls N] [--quick]
 
 One agent walks: its model asks for a tool, N times, and then answers. Model and tool answer at once, with a line of
-text each. Contestants, in one process, which take turns in who begins a round:
+text each. The contestants run in one process and take turns to begin a round:
 
-- `bare`: the agent without durability; what the others add is the difference to it, in the same round.
-- `ping`: the same, and each call asks the server of `journal` for nothing, in a thread as ours does. No journal of
-  that kind can add less, and what a wait costs depends on the machine and on what was done since the last one: with a
-  long history caches are cold, and the server's process sleeps.
-- `journal`: ours, in a claimed hop, with its store on a Redis server that has an append-only file, as it is
-  recommended: written at once, and brought to the disk each second.
-- `journal, fsync`: the same with `appendfsync always`: each record is on the disk before its call returns.
-- `dbos`: `DBOSDurability` on SQLite, as it is by default: on the disk, too, before a step returns. It records no
-  function tools by itself, so the tool is a `@DBOS.step`, as its manual says. Only where it is installed:
+- `bare`: the agent without durability; what the others add is the difference from it, in the same round.
+- `ping`: the same, but each call makes an empty request to the server of `journal`, in a thread like ours. No journal
+  of that kind can add less. What a wait costs depends on the machine and on what was done since the last one: with a
+  long history, caches are cold and the server's process sleeps.
+- `journal`: ours, in a claimed hop, with its store on a Redis server that has an append-only file, as recommended:
+  written at once and flushed to disk each second.
+- `journal, fsync`: the same with `appendfsync always`: each record is on disk before its call returns.
+- `dbos`: `DBOSDurability` on SQLite, with its defaults: also on disk before a step returns. It does not record
+  function tools by itself, so the tool is a `@DBOS.step`, as its manual says. Only if it is installed:
   `pip install --group bench`.
 
 The servers put their files where Python puts temporary ones: `TMPDIR=/dev/shm` takes the disk out of all of them.
@@ -21,16 +21,16 @@ The servers put their files where Python puts temporary ones: `TMPDIR=/dev/shm` 
 Measured, with 0, 100, 200 and 400 messages in front of the agent's prompt:
 
 - run: the agent's run, from the call of `agent.run` to its result; without what begins and ends the hop or workflow.
-- added: what the run takes longer than the bare one of its round, by its calls, all of which are on record then.
-- text: bytes of the records with their keys, by their number; of DBOS all columns of `operation_outputs`.
-- held: bytes that the store grows by in the run, by the number of records; of ours `MEMORY USAGE` of the journal, of
-  DBOS the database file, with its rows of the workflow.
-- replay: the run of the next attempt of the same hop, or of the same workflow resumed, for which all calls are on
-  record; of ours with the reading of the journal.
+- added: how much longer the run takes than the bare one of its round, divided by its calls, all recorded by then.
+- text: bytes of the records with their keys, divided by their number; for DBOS all columns of `operation_outputs`.
+- held: bytes by which the store grows in the run, divided by the number of records; for ours `MEMORY USAGE` of the
+  journal, for DBOS the database file, with its rows of the workflow.
+- replay: the run of the next attempt of the same hop, or of the same workflow resumed, for which all calls are
+  recorded; for ours this includes reading the journal.
 
 The ratios are the medians of those of the rounds; on a busy machine the ranges say what they are worth. The exit code
-is 1 where an output is wrong, a call was made other than once, not recorded, or made again by a replay, or where the
-bytes of a record of ours grow with the history by more than a tenth. It never depends on times.
+is 1 if an output is wrong, if a call was not made exactly once, was not recorded or was made again by a replay, or if
+the bytes of a record of ours grow with the history by more than a tenth. It never depends on times.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
-if not __package__:  # run by its path: the helpers are found, and the installed package goes first
+if not __package__:  # when run by its path: the helpers are found, and the installed package goes first
     sys.path.append(str(Path(__file__).parents[2]))
 
 from tests.benchmarks.durable_runs import Attempt, Bare, Bytes, Contestant, Dbos, Journal, Pinging, destination
@@ -58,7 +58,7 @@ from tests.support.servers import NoServer, redis_server
 
 BARE, OURS, SYNCED, DBOS = "bare", "journal", "journal, fsync", "dbos"
 PACKAGES = ("paigeant_celery", "pydantic-ai-slim", "redis", "dbos")
-GROWTH = 1.1  # of the bytes of a record, from the shortest to the longest history
+GROWTH = 1.1  # of a record's bytes, from the shortest to the longest history
 LIMIT = 900  # seconds for everything
 
 
@@ -86,20 +86,20 @@ class Sample:
 
     @property
     def held(self) -> float:
-        """What the store grows by for a record, in bytes."""
+        """How much the store grows per record, in bytes."""
         return self.stored.held / self.stored.records if self.stored is not None else 0.0
 
     def added(self, bare: Sample) -> float:
-        """Milliseconds that each call takes longer."""
+        """How many milliseconds longer each call takes."""
         return (self.attempt.seconds - bare.attempt.seconds) / bare.attempt.calls * 1000
 
 
-# By history and contestant; those of one round stand at the same place.
+# By history and contestant; those of one round have the same position.
 Samples = Mapping[int, Mapping[str, Sequence[Sample]]]
 
 
 def main() -> int:
-    """Run everything and print the tables; 1 where something is wrong, 2 without a server."""
+    """Run everything and print the tables; 1 if something is wrong, 2 without a server."""
     size = _size(_arguments())
     for ending in (signal.SIGALRM, signal.SIGTERM):
         signal.signal(ending, _give_up)
@@ -131,7 +131,7 @@ def _size(arguments: argparse.Namespace) -> Size:
 
 
 def _give_up(number: int, _frame: object) -> None:
-    """End on a signal as on any error, so that the servers end too."""
+    """End on a signal as on any error, so that the servers also end."""
     for ending in (signal.SIGALRM, signal.SIGTERM):
         signal.signal(ending, signal.SIG_IGN)
     sys.exit(f"ended by {signal.Signals(number).name}")
@@ -141,7 +141,7 @@ async def _measure(size: Size) -> tuple[Samples, str]:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         contestants, server = _contestants(stack, folder)
-        for contestant in contestants:  # so that each has met its code and connections
+        for contestant in contestants:  # so that each has warmed up its code and connections
             await _sample(contestant, calls=2, history=0)
         samples: dict[int, dict[str, list[Sample]]] = {}
         for history in size.histories:
@@ -170,7 +170,7 @@ def _contestants(stack: ExitStack, folder: Path) -> tuple[list[Contestant], str]
 
 
 async def _sample(contestant: Contestant, *, calls: int, history: int) -> Sample:
-    gc.collect()  # nobody pays for what the one before left
+    gc.collect()  # nobody pays for what the previous one left
     attempt = await contestant.run(calls, history)
     stored = contestant.stored()
     return Sample(attempt=attempt, stored=stored, replay=await contestant.replay())
@@ -180,7 +180,7 @@ async def _sample(contestant: Contestant, *, calls: int, history: int) -> Sample
 
 
 def mistakes_in(samples: Samples, *, calls: int) -> Iterator[str]:
-    """Yield a line for each thing that must not be."""
+    """Yield a line for each mistake."""
     for history, found in samples.items():
         for name, several in found.items():
             wrong = sorted({mistake for sample in several for mistake in _mistakes(sample, calls)})
@@ -190,7 +190,7 @@ def mistakes_in(samples: Samples, *, calls: int) -> Iterator[str]:
         for what in ("text", "held"):
             few, many = (_median(getattr(sample, what) for sample in found[name]) for found in (shortest, longest))
             if many > few * GROWTH:
-                yield f"{name}: {few:.0f} bytes a record ({what}) behind a short history, {many:.0f} behind a long one"
+                yield f"{name}: {few:.0f} bytes a record ({what}) after a short history, {many:.0f} after a long one"
 
 
 def _mistakes(sample: Sample, calls: int) -> Iterator[str]:
@@ -225,7 +225,7 @@ def _report_lines(samples: Samples, server: str, size: Size) -> Iterator[str]:
 
 
 def table_lines(samples: Samples) -> Iterator[str]:
-    """Yield the lines of the table of what was measured."""
+    """Yield the lines of the table of measurements."""
     yield (
         f"{'messages before':<17}{'':<16}{'run ms':>8}{'added ms/call':>15}{'(lowest - highest)':>20}"
         f"{'records':>9}{'text B/record':>15}{'held B/record':>15}{'replay ms':>11}{'(lowest - highest)':>20}"
@@ -252,7 +252,7 @@ def _stored_columns(several: Sequence[Sample]) -> str:
 
 
 def ratio_lines(samples: Samples) -> Iterator[str]:
-    """Yield the lines of ours as a part of DBOS's."""
+    """Yield the lines that show ours as a fraction of DBOS's."""
     yield f"{'ratio to dbos':<33}{'added':>8}{'(lowest - highest)':>20}{'run':>8}{'text':>8}{'held':>8}{'replay':>8}"
     for history, found in samples.items():
         bare, theirs = found[BARE], found[DBOS]

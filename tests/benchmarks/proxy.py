@@ -1,4 +1,4 @@
-"""A proxy before a Redis server that counts request/reply turns and says what they were for."""
+"""A proxy in front of a Redis server that counts request/reply turns and says what they were for."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ Turns: TypeAlias = Counter[tuple[str, str]]  # how often each (kind, commands) w
 CHUNK = 1 << 16  # bytes read at once
 START_TIMEOUT = 10.0  # seconds
 NOTHING = (b"*-1\r\n", b"_\r\n")  # a blocking pop that ended without a message, in both protocols
-OBSERVING = (b".celeryev", b".pidbox")  # parts of the channels of Celery's events and remote control
+OBSERVING = (b".celeryev", b".pidbox")  # parts of the channel names of Celery's events and remote control
 
 
 class CountingProxy:
     """Forwards connections on 127.0.0.1 to a server and counts turns by kind and by the commands in them.
 
-    A turn begins with the first request byte after a reply (or at the connection's start) and ends with the
-    reply that comes when its last command is sent: a pipeline is one turn, and what the server pushes unasked is
-    none. Kinds: `event` (what Celery publishes for observers), `poll` (a blocking pop that brought nothing),
-    `connect` (handshakes), and `hop` for everything else. Commands are the names of a turn, joined by `+`, and of
-    a script its digest.
+    A turn begins with the first request byte after a reply (or at the connection's start) and ends with the reply
+    that comes after its last command is sent: a pipeline is one turn, and what the server pushes unasked is not a
+    turn. Kinds: `event` (what Celery publishes for observers), `poll` (a blocking pop that brought nothing),
+    `connect` (handshakes), and `hop` for everything else. Commands are the names in a turn, joined by `+`; a script
+    is named by its digest.
     """
 
     def __init__(self, port: int) -> None:
@@ -50,7 +50,7 @@ class CountingProxy:
         self._thread.join(START_TIMEOUT)
 
     def turns(self) -> Turns:
-        """Return what was seen so far."""
+        """Return what has been seen so far."""
         with self._lock:
             return self._turns.copy()
 
@@ -121,7 +121,7 @@ class _Turn:
         return self._kind(names, data), "+".join(map(_shown, self._commands))
 
     def _unfinished(self) -> bool:
-        # A long pipeline comes in parts, and the server answers its beginning while the client still sends.
+        # A long pipeline comes in parts, and the server answers the beginning while the client is still sending.
         names = [command[0].upper() for command in self._commands]
         return bool(self._buffer) or names.count(b"MULTI") > names.count(b"EXEC")
 
@@ -151,7 +151,7 @@ def _taken_commands(buffer: bytearray) -> Iterator[list[bytes]]:
 
 
 def _end_of_command(buffer: bytearray) -> tuple[list[bytes], int] | None:
-    """Return the words of the first command and where it ends, or None where it is not complete."""
+    """Return the words of the first command and its end, or None if it is not complete."""
     line = buffer.find(b"\r\n")
     if line < 0:
         return None
@@ -172,7 +172,7 @@ def _end_of_command(buffer: bytearray) -> tuple[list[bytes], int] | None:
 
 @contextmanager
 def running_proxy(port: int) -> Iterator[CountingProxy]:
-    """Give a proxy before the server on `port` of this host."""
+    """Yield a proxy in front of the server on `port` of this host."""
     proxy = CountingProxy(port)
     proxy.start()
     try:

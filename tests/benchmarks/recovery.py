@@ -2,29 +2,29 @@
 
     python tests/benchmarks/recovery.py [--kills N] [--lanes N] [--seed N] [--quick]
 
-A step runs on one worker and notes its beginning; at a random moment of the run (up to one interval between two
-renewals of a lease) a process of that worker gets SIGKILL; the time is that from before the signal to the note
-of the step's second beginning. Cases:
+A step runs on one worker and records its beginning. At a random moment of the run (up to one interval between two
+renewals of a lease) a process of that worker gets SIGKILL. The measured time is from before the signal to the step's
+second beginning. Cases:
 
-- `slip, same host`: a worker and its pool are killed together; another worker of the same host is there.
-- `slip, other host`: the same, and the workers seem to be on different machines: each has another boot id, so
-  none can see that the other's processes are gone, and the lease must lapse (10 s, the default).
-- `slip, child of two` and `slip, only child`: a process of a prefork pool is killed, and its worker lives; another
-  process of the pool is free, or there is none. The worker then takes no message before its pool has noticed, which
-  looks every five seconds where the loss did not wake it up.
-- `celery, …`: a Celery task on the same Redis server, with `acks_late` and `reject_on_worker_lost`. Where a worker
-  is killed, Celery waits for `visibility_timeout`, which is one hour by default; here it is 5 s, as short as it can
-  be for a step of a few seconds, and looked at every second (by default about every 100 s). A step that takes longer
-  than this timeout is begun twice without any kill, so a deployment with long steps cannot choose it. Where a child
-  is killed, its worker notices, and the timeout is left at its default.
+- `slip, same host`: a worker and its pool are killed together; another worker is on the same host.
+- `slip, other host`: the same, but the workers seem to be on different machines: each has a different boot id, so
+  neither can see that the other's processes are gone, and the lease must lapse (10 s, the default).
+- `slip, child of two` and `slip, only child`: a process of a prefork pool is killed while its worker lives; another
+  process of the pool is free, or there is none. The worker then takes no message before its pool has noticed; the
+  pool looks every five seconds unless the loss wakes it up.
+- `celery, …`: a Celery task on the same Redis server, with `acks_late` and `reject_on_worker_lost`. If a worker is
+  killed, Celery waits for `visibility_timeout`, one hour by default; here it is 5 s, as short as it can be for a step
+  of a few seconds, and checked every second (by default about every 100 s). A step that takes longer than this
+  timeout is begun twice without any kill, so a deployment with long steps cannot choose it. If a child is killed, its
+  worker notices, and the timeout is left at its default.
 
-All workers are prefork pools, with one slot (`child of two`: two) and everything else as it is by default. Each case
-has several lanes: deployments of their own, with two workers each (one where a child is killed), between which
-nothing is shared but the server. In a round one step is hit in every lane of every case; they wait at the same time,
-which costs next to no CPU (the report says how busy the machine was), and workers start between the rounds only.
+All workers are prefork pools, with one slot (`child of two`: two) and defaults for everything else. Each case has
+several lanes: separate deployments with two workers each (one if a child is killed), which share nothing but the
+server. In a round one step is hit in every lane of every case. They wait at the same time, which costs almost no CPU
+(the report says how busy the machine was), and workers start only between rounds.
 
-The exit code is 1 where a step of ours was begun other than exactly twice, was completed other than once, or its
-workflow did not complete. It never depends on times, nor on what the peer did; that stands in the table.
+The exit code is 1 if a step of ours was not begun exactly twice or not completed exactly once, or if its workflow did
+not complete. It never depends on times or on what the peer did, which the table shows.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ from typing import Protocol
 import psutil
 from celery import Celery
 
-if not __package__:  # run by its path: the helpers are found, and the installed package goes first
+if not __package__:  # when run by its path: the helpers are found, and the installed package goes first
     sys.path.append(str(Path(__file__).parents[2]))
 
 from paigeant_celery import FunctionSpec, WorkflowDispatcher
@@ -60,18 +60,18 @@ from tests.support.servers import NoServer, redis_server
 
 TASK = "patient.hold"
 SHORT_TIMEOUT, DEFAULT_TIMEOUT = 5.0, 3600.0  # seconds; Kombu's `visibility_timeout`
-RENEWAL = 2.5  # seconds between two renewals of a lease; a kill comes at any moment of it
+RENEWAL = 2.5  # seconds between two renewals of a lease; a kill comes at any moment in between
 BEGIN_WITHIN = 20.0  # seconds
-RECOVER_WITHIN = 60.0  # seconds; what has not begun again by then is lost
+RECOVER_WITHIN = 60.0  # seconds; a step that has not begun again by then is lost
 END_WITHIN = 20.0  # seconds
-LOOK_EVERY = 0.05  # seconds between two looks at what the steps noted; the times are in the notes
+LOOK_EVERY = 0.05  # seconds between two looks at the steps' notes, which hold the times
 LIMIT = 1800  # seconds for everything
-DATABASES = 64  # of the server; the peer's lanes have one each, for Kombu's unacknowledged messages are shared
+DATABASES = 64  # of the server; each of the peer's lanes has one, because Kombu's unacknowledged messages are shared
 
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """Who is hit, and what is there to go on. Ours have modules, a peer has a `visibility_timeout`."""
+    """What is hit, and what is left to go on. Ours have modules, a peer has a `visibility_timeout`."""
 
     name: str
     child: bool = False
@@ -81,7 +81,7 @@ class Case:
 
     @property
     def workers(self) -> int:
-        """How many a lane has."""
+        """How many workers a lane has."""
         return 1 if self.child else 2
 
 
@@ -104,7 +104,7 @@ CASES = (*PEERS, PEER_WORKER, PEER_CHILD_OF_TWO, PEER_ONLY_CHILD)
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What came of one kill. `seconds` is None where the step did not begin again."""
+    """The outcome of one kill. `seconds` is None if the step did not begin again."""
 
     seconds: float | None
     runs: int
@@ -118,10 +118,10 @@ class Outcome:
 
 
 class Contestant(Protocol):
-    """What a lane needs of ours and of the peer."""
+    """What a lane needs from ours and from the peer."""
 
     def start_worker(self, name: str) -> Process:
-        """Start a worker, without waiting for it."""
+        """Start a worker without waiting for it."""
         ...
 
     def dispatch(self, correlation_id: str, gate: Path) -> None:
@@ -133,7 +133,7 @@ class Contestant(Protocol):
         ...
 
     def noticed(self, correlation_id: str) -> str:
-        """Say by what the loss was noticed."""
+        """Say how the loss was noticed."""
         ...
 
 
@@ -164,7 +164,7 @@ class Slip:
 
 
 class Peer:
-    """A Celery task. What is known of it is what it noted."""
+    """A Celery task. All that is known about it is what it recorded."""
 
     def __init__(self, where: Deployment, case: Case) -> None:
         self._where, self._case = where, case
@@ -189,7 +189,7 @@ class Peer:
 
 
 class Lane:
-    """A deployment of one case, in which one step after the other is hit."""
+    """A deployment of one case, in which one step after another is hit."""
 
     def __init__(self, case: Case, where: Deployment) -> None:
         self.case = case
@@ -199,10 +199,10 @@ class Lane:
         self._started = 0
         self._killed: dict[str, float] = {}  # when, by correlation id
         self._correlation_id = ""
-        self.moment = 0.0  # when the step under way is to be hit
+        self.moment = 0.0  # when the running step is to be hit
 
     def start_workers(self) -> None:
-        """Start as many as are missing, without waiting for them."""
+        """Start missing workers without waiting for them."""
         self._workers = [worker for worker in self._workers if worker.running]
         while len(self._workers) < self.case.workers:
             self._started += 1
@@ -218,7 +218,7 @@ class Lane:
         self._contestant.dispatch(self._correlation_id, self._gate(self._correlation_id))
 
     def wait_for_begin(self, rng: random.Random) -> None:
-        """Wait until the step runs, and choose the moment of the kill."""
+        """Wait until the step runs and choose the moment of the kill."""
         (run,) = eventually(lambda: self._runs(self._correlation_id), within=BEGIN_WITHIN, what="the step is not begun")
         self.moment = run.begun + rng.uniform(0, RENEWAL)
 
@@ -233,7 +233,7 @@ class Lane:
             worker.kill()
 
     def has_recovered(self) -> bool:
-        """Say whether the step began again, and let it end then."""
+        """Say whether the step began again; if so, let it end."""
         if len(self._runs(self._correlation_id)) < 2:
             return False
         self._gate(self._correlation_id).touch()
@@ -243,7 +243,7 @@ class Lane:
         return self._contestant.completed(self._correlation_id)
 
     def outcomes(self) -> Iterator[Outcome]:
-        """Yield what is known of each kill, in their order."""
+        """Yield what is known about each kill, in order."""
         for correlation_id, killed in self._killed.items():
             runs = self._runs(correlation_id)
             yield Outcome(
@@ -261,7 +261,7 @@ class Lane:
 
 
 def main() -> int:
-    """Run everything and print the table; 1 where a result of ours is wrong, 2 without a server."""
+    """Run everything and print the table; 1 if a result of ours is wrong, 2 without a server."""
     arguments = _arguments()
     for ending in (signal.SIGALRM, signal.SIGTERM):
         signal.signal(ending, _give_up)
@@ -297,7 +297,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _give_up(number: int, _frame: object) -> None:
-    """End on a signal as on any error, so that the workers and the server end too."""
+    """End on a signal as on any error, so that the workers and the server also end."""
     for ending in (signal.SIGALRM, signal.SIGTERM):
         signal.signal(ending, signal.SIG_IGN)
     sys.exit(f"ended by {signal.Signals(number).name}")
@@ -315,7 +315,7 @@ def _lanes(stack: ExitStack, url: str, folder: Path, count: int) -> list[Lane]:
 
 
 def _run_round(lanes: Sequence[Lane], rng: random.Random) -> float:
-    """Hit one step in each lane; return how busy the CPUs were from the first kill to the last recovery, in percent."""
+    """Hit one step in each lane; return how busy the CPUs were, in percent, from first kill to last recovery."""
     for lane in lanes:
         lane.start_workers()
     for lane in lanes:
@@ -336,7 +336,7 @@ def _run_round(lanes: Sequence[Lane], rng: random.Random) -> float:
 
 
 def _wait(lanes: Sequence[Lane], done: Callable[[Lane], bool], within: float) -> list[Lane]:
-    """Wait until it is true of all lanes; return those of which it is not true within that time."""
+    """Wait until it is true for all lanes; return those for which it did not become true in time."""
     pending, deadline = list(lanes), time.monotonic() + within
     while pending and time.monotonic() < deadline:
         pending = [lane for lane in pending if not done(lane)]
@@ -363,7 +363,7 @@ def _report(outcomes: Mapping[Case, Sequence[Outcome]], busy: Sequence[float], a
 
 
 def table_lines(outcomes: Mapping[Case, Sequence[Outcome]]) -> Iterator[str]:
-    """Yield the lines of the table; `wrong` counts steps that were lost or run other than exactly twice."""
+    """Yield the lines of the table; `wrong` counts steps that were lost or did not run exactly twice."""
     figures = ("median", "p95", "min", "max")
     yield f"{'seconds until it began again':<30}{'n':>4}" + "".join(f"{name:>9}" for name in figures) + f"{'wrong':>7}"
     for case, found in outcomes.items():
@@ -379,7 +379,7 @@ def table_lines(outcomes: Mapping[Case, Sequence[Outcome]]) -> Iterator[str]:
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """Return the smallest value that so many percent of the values do not exceed: one that was measured."""
+    """Return the smallest measured value that so many percent of the values do not exceed."""
     return sorted(values)[math.ceil(len(values) * percent / 100) - 1]
 
 

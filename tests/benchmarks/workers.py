@@ -26,7 +26,7 @@ LOG_TAIL = 3000  # characters of a worker's log that a failure shows
 
 @dataclass(frozen=True, kw_only=True)
 class Contestant:
-    """Who takes part; `code` is the folder of a package that is loaded instead of the installed one."""
+    """A contestant; `code` is the folder of a package that is loaded instead of the installed one."""
 
     name: str
     kind: Kind
@@ -59,7 +59,7 @@ class Worker:
             )  # fmt: skip
 
     def usage(self) -> Usage:
-        """Return what the process and its children used; raises `RuntimeError` where it ended."""
+        """Return what the process and its children used; raises `RuntimeError` if it has ended."""
         if self._process.poll() is not None:
             raise RuntimeError("the worker ended")
         worker, cpu, peak = psutil.Process(self._process.pid), 0.0, 0
@@ -84,7 +84,7 @@ class Worker:
         return self._log.read_text(errors="replace")[-LOG_TAIL:]
 
     def stop(self) -> None:
-        """End it, and whatever is left of its children."""
+        """End it and what is left of its children."""
         self._process.terminate()
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(STOP_TIMEOUT)
@@ -95,7 +95,7 @@ class Worker:
 
 @contextmanager
 def running_worker(contestant: Contestant, *, broker: str, pool: str, slots: int, folder: Path) -> Iterator[Worker]:
-    """Give a worker of a contestant; a failure inside the block shows the end of its log."""
+    """Yield a worker of a contestant; a failure inside the block shows the end of its log."""
     environment = {**contestant.environment(), "BENCH_CONTESTANT": contestant.kind, "BENCH_BROKER_URL": broker}
     command = [sys.executable, "-m", "celery", "--quiet", "-A", "contestants", "worker", "--loglevel", "WARNING"]
     command += ["--pool", pool, "--concurrency", str(slots), "--hostname", f"{contestant.kind}@bench"]
@@ -110,7 +110,7 @@ def running_worker(contestant: Contestant, *, broker: str, pool: str, slots: int
 
 
 class Client:
-    """Gives work to a contestant and reads its outputs, by a process of its own."""
+    """Gives work to a contestant and reads its outputs, in its own process."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
@@ -140,7 +140,7 @@ class Client:
 
 @contextmanager
 def running_client(contestant: Contestant, url: str) -> Iterator[Client]:
-    """Give the client of a contestant; `url` is its database."""
+    """Yield the client of a contestant; `url` is its database."""
     with subprocess.Popen(
         [sys.executable, str(HERE / "clients.py"), contestant.kind, url], env=contestant.environment(),
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
@@ -152,7 +152,7 @@ def running_client(contestant: Contestant, url: str) -> Iterator[Client]:
 
 
 def _peak_memory(process: psutil.Process) -> int:
-    """Return the peak resident memory, or the present one where the system does not keep it."""
+    """Return the peak resident memory, or the current one if the system does not keep the peak."""
     status = Path(f"/proc/{process.pid}/status")
     if status.exists():
         for line in status.read_text().splitlines():

@@ -1,4 +1,4 @@
-"""The parts of Celery and Kombu that are wrapped and not promised: a release that changes them fails here first."""
+"""The parts of Celery and Kombu that we wrap although they are not promised: a release that changes them fails here."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def parameters(function: object) -> list[str]:
     ],
 )
 def test_the_consumer_has_the_methods_that_the_intake_wraps(name: str, expected: list[str]) -> None:
-    """They are looked up on the consumer whenever it connects, so that a wrapped one is used."""
+    """They are looked up on the consumer whenever it connects, so that wrapped ones are used."""
     assert parameters(getattr(Consumer, name)) == expected
 
 
@@ -56,7 +56,7 @@ def test_a_consumer_waits_for_messages_in_the_loop_that_is_wrapped() -> None:
 
 
 def test_the_redis_channel_reads_items_in_the_method_that_is_wrapped() -> None:
-    """The item is popped and handed on in one call; between the two, nobody else sees it."""
+    """The item is popped and passed on in one call; nobody else sees it in between."""
     source = inspect.getsource(redis.Channel._brpop_read)
 
     assert parameters(redis.Channel._brpop_read) == ["self", "options"]
@@ -65,12 +65,12 @@ def test_the_redis_channel_reads_items_in_the_method_that_is_wrapped() -> None:
 
 
 def test_a_connection_makes_its_transports_in_the_method_that_is_wrapped() -> None:
-    """One that fails over to another broker makes a new one, which must read as carefully."""
+    """One that fails over to another broker makes a new transport, which must read as carefully."""
     assert "self._transport = self.create_transport()" in inspect.getsource(Connection.transport.fget)
 
 
 def test_a_redis_channel_asks_for_its_address_in_the_method_that_is_wrapped() -> None:
-    """A channel whose connection was lost has none; what is raised instead is a lost connection for Kombu, too."""
+    """A channel whose connection was lost has none; Kombu also treats what is raised instead as a lost connection."""
     source = inspect.getsource(redis.Channel._connparams)
 
     assert parameters(redis.Channel._connparams) == ["self", "asynchronous"]
@@ -87,7 +87,7 @@ def test_a_transport_makes_its_channels_of_the_class_it_names() -> None:
 
 
 def test_a_plain_channel_falls_over_the_connection_that_it_lost(redis_db: RedisDatabase) -> None:
-    """It ends a plain worker when the server is restarted; once this fails, the intake need not mend it any more."""
+    """It ends a plain worker when the server restarts; once this test fails, the intake no longer has to fix it."""
     channel, _ = holding_a_message(Connection(redis_db.url), f"{redis_db.prefix}-held")
 
     with pytest.raises(AttributeError, match="hostname"):
@@ -96,7 +96,7 @@ def test_a_plain_channel_falls_over_the_connection_that_it_lost(redis_db: RedisD
 
 @pytest.mark.parametrize("forgotten", ["by its transport", "by the channel"])
 def test_behind_the_intake_a_lost_connection_is_one_that_celery_knows(redis_db: RedisDatabase, forgotten: str) -> None:
-    """Such errors are logged where a message is acknowledged, and the worker goes on."""
+    """Such errors are logged when a message is acknowledged, and the worker goes on."""
     connection = Connection(redis_db.url)
     consumer = SimpleNamespace(**dict.fromkeys(WRAPPED), ensure_connected=lambda connection: connection)
     Intake(
@@ -114,16 +114,16 @@ def test_behind_the_intake_a_lost_connection_is_one_that_celery_knows(redis_db: 
 
 
 def holding_a_message(connection: Connection, queue: str) -> tuple[Any, Any]:
-    """Return a channel and a message that is not acknowledged, of a connection that forgot its address."""
+    """Return a channel and an unacknowledged message of a connection that forgot its address."""
     channel = connection.default_channel
     Producer(channel).publish("x", exchange="", routing_key=queue, declare=[Queue(queue)])
     message = channel.basic_get(queue)
-    connection.transport.client = None  # as where Celery closes a connection while the server is away
+    connection.transport.client = None  # as when Celery closes a connection while the server is unavailable
     return channel, message
 
 
 def test_a_message_with_errors_is_not_decompressed_and_goes_to_the_handler_of_decoding_errors() -> None:
-    """A body that is too large is refused by an error that is there before Kombu looks at it."""
+    """A body that is too large is refused by an error that is set before Kombu looks at it."""
     error = ValueError("too large")
     made = type("Made", (Message,), {"errors": [(ValueError, error, None)]})
     message = made(body=b"no gzip", headers={"compression": "gzip"}, channel=None)
@@ -147,7 +147,7 @@ def test_a_message_with_errors_is_not_decompressed_and_goes_to_the_handler_of_de
     ],
 )
 def test_channels_make_messages_of_the_class_they_name_which_hands_on_to_kombus_own(module: Any, makes: Any) -> None:
-    """The class that measures bodies stands between the two."""
+    """The class that measures bodies sits between the two."""
     for make in makes:
         assert "self.Message(" in inspect.getsource(make)
     source = inspect.getsource(module.Message.__init__)
@@ -164,6 +164,6 @@ def test_an_amqp_connection_makes_its_channels_of_the_class_it_names() -> None:
 
 
 def test_a_request_is_terminated_and_described_by_the_methods_that_are_replaced() -> None:
-    """Flower's Terminate ends up in the one, `inspect active` in the other."""
+    """Flower's Terminate ends up in the first, `inspect active` in the second."""
     assert parameters(Request.terminate) == ["self", "pool", "signal"]
     assert parameters(Request.info) == ["self", "safe"]

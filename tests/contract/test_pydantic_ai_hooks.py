@@ -1,4 +1,4 @@
-"""The parts of pydantic-ai that are used and not promised: a release that changes them fails here first."""
+"""The parts of pydantic-ai that we use although they are not promised: a release that changes them fails here."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def parameters(function: object) -> list[str]:
     ],
 )
 def test_the_base_has_the_methods_that_are_overridden_or_called(name: str, expected: list[str]) -> None:
-    """Under another name they would be ours alone, and nobody would call them."""
+    """Under another name they would exist only here, and nobody would call them."""
     assert parameters(getattr(BaseDurabilityCapability, name)) == expected
 
 
@@ -65,7 +65,7 @@ def test_the_base_has_the_methods_that_are_overridden_or_called(name: str, expec
     ],
 )
 def test_the_base_calls_what_is_overridden(caller: str, called: str) -> None:
-    """An override that is called no more is silent: models would be refused, or events not shown."""
+    """An override that is no longer called fails silently: models would be refused, or events not shown."""
     assert called in inspect.getsource(getattr(BaseDurabilityCapability, caller))
 
 
@@ -82,7 +82,7 @@ def bound(agent: Agent[None, Any]) -> CeleryDurability[None]:
 
 
 def test_binding_fills_the_tables_of_models_that_are_read() -> None:
-    """The default stands under `default`; further ones under the names that runs ask for."""
+    """The default is under `default`, others under the names that runs ask for."""
     default, other = TestModel(), TestModel()
     agent = Agent(default, name="a", capabilities=[CeleryDurability[None](models={"other": other})])
 
@@ -94,7 +94,7 @@ def test_binding_fills_the_tables_of_models_that_are_read() -> None:
 
 
 def test_an_agent_without_a_model_is_bound_by_the_tables_alone() -> None:
-    """The base refuses it, and leaves the tables to us."""
+    """The base refuses it and leaves the tables to us."""
     other = TestModel()
 
     durability = bound(Agent(name="a", capabilities=[CeleryDurability[None](models={"other": other})]))
@@ -103,7 +103,7 @@ def test_an_agent_without_a_model_is_bound_by_the_tables_alone() -> None:
 
 
 def test_the_base_finds_models_by_their_instance_through_wrappers() -> None:
-    """None is the default's id; an instance that is not registered is refused, where ours takes it."""
+    """None is the default's id; the base refuses an unregistered instance, but ours accepts it."""
     default, other, stranger = TestModel(), TestModel(), TestModel()
     durability = bound(Agent(default, name="a", capabilities=[CeleryDurability[None](models={"other": other})]))
     find = BaseDurabilityCapability._find_model_id
@@ -120,7 +120,7 @@ def test_the_base_finds_models_by_their_instance_through_wrappers() -> None:
 
 
 def test_binding_toolsets_is_all_that_the_base_does_in_the_method_that_does_nothing_here() -> None:
-    """What it did beside that would be missing."""
+    """Anything else that it did would be missing."""
     source = inspect.getsource(BaseDurabilityCapability._bind_to_agent).split('"""')[-1]
     statements = [line.strip() for line in source.splitlines() if line.strip() and not line.strip().startswith("#")]
     assert statements[-1] == "self._register_toolsets(agent)"
@@ -128,7 +128,7 @@ def test_binding_toolsets_is_all_that_the_base_does_in_the_method_that_does_noth
 
 
 async def test_the_context_inside_a_call_refuses_to_reach_into_the_run() -> None:
-    """Both would be missing on a replay, where the tool does not run."""
+    """Both would be missing on a replay, in which the tool does not run."""
     durability = bound(Agent(TestModel(), name="a", capabilities=[CeleryDurability[None]()]))
     ctx = RunContext(deps=None, model=TestModel(), usage=RunUsage())
     scope: AbstractContextManager[RunContext[None]] = durability._durable_run_context_scope(ctx)
@@ -174,7 +174,7 @@ async def test_what_a_tool_did_crosses_json(call: Callable[[], Any]) -> None:
 
 
 def outcome(call: Callable[[], Any]) -> tuple[Any, ...]:
-    """Return what a call gives, or the class and fields of what it raises."""
+    """Return a call's result, or the class and fields of what it raises."""
     try:
         return (call(),)
     except Exception as error:
@@ -182,7 +182,7 @@ def outcome(call: Callable[[], Any]) -> tuple[Any, ...]:
 
 
 async def test_other_errors_of_a_tool_are_not_caught() -> None:
-    """A bug of the tool ends the attempt, which is tried again by its own rules."""
+    """A bug in the tool ends the attempt, which is retried by its own rules."""
 
     async def tool() -> Any:
         raise KeyError("bug")

@@ -40,7 +40,7 @@ def call(app: Celery, *arguments: str) -> Result:
 
 @pytest.fixture
 def host() -> Iterator[Callable[..., Celery]]:
-    """Make applications that have us installed."""
+    """Make applications in which we are installed."""
     with ExitStack() as stack:
 
         def make(store: Store | None = None, **configuration: object) -> Celery:
@@ -53,7 +53,7 @@ def host() -> Iterator[Callable[..., Celery]]:
 
 
 def test_show_says_where_a_workflow_waits(host: Callable[..., Celery], workflow_harness: WorkflowHarness) -> None:
-    """Where is it? is the first question of an incident."""
+    """ "Where is it?" is the first question of an incident."""
 
     @activity
     def first() -> int:
@@ -82,7 +82,7 @@ def test_show_says_where_a_workflow_waits(host: Callable[..., Celery], workflow_
 
 
 def test_show_says_what_a_workflow_used(host: Callable[..., Celery], workflow_harness: WorkflowHarness) -> None:
-    """Whoever is asked why the bill is high looks here first."""
+    """Someone who is asked why the bill is high looks here first."""
     usage = RequestUsage(input_tokens=10, output_tokens=5, cost=Decimal("0.0125"))
     model = FunctionModel(lambda messages, info: ModelResponse(parts=[TextPart("done")], usage=usage))
     talker = PaigeantAgent(model, name="talker")
@@ -138,7 +138,7 @@ def test_show_says_why_a_workflow_failed(host: Callable[..., Celery], workflow_h
 def test_a_parked_workflow_is_retried_and_a_running_one_cancelled(
     host: Callable[..., Celery], workflow_harness: WorkflowHarness
 ) -> None:
-    """A person at night needs no Python for it."""
+    """A person on call at night needs no Python for it."""
 
     @activity(policy=StepPolicy(max_attempts=1))
     def divide(by: int) -> float:
@@ -163,7 +163,7 @@ def test_a_parked_workflow_is_retried_and_a_running_one_cancelled(
 def test_a_hop_begins_anew_where_its_journal_is_discarded(
     host: Callable[..., Celery], workflow_harness: WorkflowHarness, command: tuple[str, ...]
 ) -> None:
-    """The way out where its code was changed too much, and only where somebody asks for it: it costs money."""
+    """This is the way out if its code changed too much, and only on request, because it costs money."""
 
     @activity(policy=StepPolicy(max_attempts=1))
     def divide(by: int) -> float:
@@ -189,7 +189,7 @@ def test_a_hop_begins_anew_where_its_journal_is_discarded(
 def test_dead_letters_are_listed_shown_redriven_and_dropped(
     host: Callable[..., Celery], workflow_harness: WorkflowHarness
 ) -> None:
-    """What waits for a person is found and set going from a shell, and nothing confidential is printed."""
+    """What waits for a person can be found and restarted from a shell, and nothing confidential is printed."""
 
     @activity(policy=StepPolicy(max_attempts=1))
     def divide(by: int) -> float:
@@ -226,7 +226,7 @@ def test_dead_letters_are_listed_shown_redriven_and_dropped(
         ({"paigeant_store_url": "memory://"}, "the store memory:// knows no workflow 'w'"),
         ({}, "set `paigeant_store_url`"),
         ({"paigeant_store_url": "redis://127.0.0.1:1/0"}, "cannot reach the store at redis://127.0.0.1:1/0"),
-        ({"paigeant_leese": 3, "paigeant_store_url": "mysql://x"}, "`paigeant_leese` is no setting"),
+        ({"paigeant_leese": 3, "paigeant_store_url": "mysql://x"}, "`paigeant_leese` is not a setting"),
         ({"paigeant_store_url": "mysql://x"}, "mysql"),
     ],
     ids=["unknown", "no-store", "store-down", "wrong-settings", "wrong-url"],
@@ -234,7 +234,7 @@ def test_dead_letters_are_listed_shown_redriven_and_dropped(
 def test_show_ends_with_one_sentence_where_it_can_show_nothing(
     host: Callable[..., Celery], configuration: dict[str, object], said: str
 ) -> None:
-    """The reader gets the remedy and no traceback."""
+    """The reader gets a remedy, not a traceback."""
     shown = call(host(**configuration), "show", "w")
 
     assert shown.exit_code == 1
@@ -246,7 +246,7 @@ def test_show_ends_with_one_sentence_where_it_can_show_nothing(
 def test_activities_lists_what_is_loaded_and_what_it_is_told_to_load(
     host: Callable[..., Celery], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Which queue an agent has is seen without starting a worker."""
+    """One can see which queue an agent has without starting a worker."""
     (tmp_path / "listed_agents.py").write_text(
         "from paigeant_celery import activity\n\n\n@activity(queue='slow')\ndef count() -> int:\n    return 1\n"
     )
@@ -263,7 +263,7 @@ def test_activities_lists_what_is_loaded_and_what_it_is_told_to_load(
 
 
 def test_activities_names_a_module_that_it_cannot_import(host: Callable[..., Celery]) -> None:
-    """A misspelt module is no traceback."""
+    """A misspelt module does not give a traceback."""
     listed = call(host(), "activities", "-I", "no_such_module")
 
     assert listed.exit_code == 1

@@ -1,4 +1,4 @@
-"""What the README, the pages of docs and the READMEs of the examples show runs as it stands, and says what is so."""
+"""What the README, the pages of docs and the examples' READMEs show runs as it is, and what they say is true."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ PACKAGE = ROOT / "paigeant_celery"
 DOCUMENTS = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("examples/*/README.md"))]
 CHECKED = [*DOCUMENTS, ROOT / "CHANGELOG.md"]
 
-MOST_LINES = 250  # of the root README, which is read at one sitting
+MOST_LINES = 250  # of the root README, which is read in one sitting
 FILE = re.compile(r"`((?:[a-z_]+/)*[a-z_]+\.(?:py|lua))`")  # of the package
 UNITS = {"s": 1, "days": 86400, "KiB": 1024, "MiB": 1024**2}  # in tables
 
-# A part of each block of Python that a test below runs.
+# A part of each Python block that a test below runs.
 QUICK_START = "# quickstart.py"
 HOST_CONFIGURATION = "# celeryconfig.py of the host"
 HOST_DISPATCH = "from shop.celery import app"
@@ -85,7 +85,7 @@ def blocks() -> list[str]:
 
 
 def block(marker: str) -> str:
-    """Return the block that holds `marker`."""
+    """Return the block that contains `marker`."""
     return next(found for found in blocks() if marker in found)
 
 
@@ -101,12 +101,12 @@ def table(document: str, header: str) -> list[list[str]]:
 
 
 def words(rows: list[list[str]]) -> set[str]:
-    """Return what stands in backticks in the first column."""
+    """Return what is in backticks in the first column."""
     return {word for row in rows for word in re.findall(r"`([^`]+)`", row[0])}
 
 
 def meant(cell: str) -> object:
-    """Return the value that a table words as `7 days` or `32 KiB`."""
+    """Return the value that a table writes as `7 days` or `32 KiB`."""
     text = cell.partition(" (")[0].strip("`")
     if text == "none":
         return None
@@ -115,19 +115,19 @@ def meant(cell: str) -> object:
 
 
 def code() -> dict[Path, str]:
-    """Return all Python and Lua of the package."""
+    """Return all Python and Lua code of the package."""
     files = (*PACKAGE.rglob("*.py"), *PACKAGE.rglob("*.lua"))
     return {file: file.read_text(encoding="utf-8") for file in files}
 
 
 def quoted(names: set[str]) -> set[str]:
-    """Return those of `names` that stand in quotes somewhere in the package."""
+    """Return those of `names` that appear in quotes somewhere in the package."""
     sources = "\n".join(code().values())
     return {name for name in names if re.search(rf"""["']{re.escape(name)}["']""", sources)}
 
 
 def constants(**places: int) -> set[str]:
-    """Return the codes that the package passes to functions of these names, as the argument at that place."""
+    """Return the codes that the package passes to functions of these names, as the argument at that position."""
     found = set()
     for file, source in code().items():
         for node in ast.walk(ast.parse(source)) if file.suffix == ".py" else ():
@@ -145,7 +145,7 @@ def links(document: Path) -> list[str]:
 
 
 def anchors(document: Path) -> set[str]:
-    """Return what a link may name in a document: its headings, as GitHub writes them."""
+    """Return the anchors of a document that a link may name: its headings, as GitHub writes them."""
     headings = re.findall(r"^#+ (.*)$", document.read_text(encoding="utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
@@ -170,7 +170,7 @@ def commands(group: click.Group, *before: str) -> Iterator[str]:
 
 @pytest.fixture
 def host(tmp_path: Path) -> Path:
-    """Give the folder of a host application that is configured as the README shows."""
+    """Return the folder of a host application that is configured as the README shows."""
     for name, source in SHOP.items():
         file = tmp_path / "shop" / name
         file.parent.mkdir(exist_ok=True)
@@ -181,7 +181,7 @@ def host(tmp_path: Path) -> Path:
 
 @contextmanager
 def worker(folder: Path, *arguments: str, **environment: str) -> Iterator[None]:
-    """Run `celery … worker` in a folder for as long as the block, which begins when it takes messages."""
+    """Run `celery … worker` in a folder during the block, which begins when the worker takes messages."""
     process = Process(
         [sys.executable, "-m", "celery", *arguments, "--pool", "threads", "--loglevel", "INFO"],
         folder=folder, environment={**script_environment(), **environment}, name="worker",
@@ -207,12 +207,12 @@ def test_each_block_of_python_is_run_by_one_test() -> None:
 
 
 def test_the_readme_can_be_read_at_one_sitting() -> None:
-    """What only some readers need has a page of its own."""
+    """What only some readers need has its own page."""
     assert len(read("README.md").splitlines()) <= MOST_LINES
 
 
 def test_the_readme_has_each_of_its_commands_once_on_a_line_of_its_own() -> None:
-    """They are copied from there, also by the checks that run before a change lands."""
+    """They are copied from there, even by the checks that run before a change lands."""
     lines = [line for line in read("README.md").splitlines() if line.startswith("pip install")]
 
     assert ["examples/three_agents" in line for line in lines] == [True, False]
@@ -220,7 +220,7 @@ def test_the_readme_has_each_of_its_commands_once_on_a_line_of_its_own() -> None
 
 
 def test_every_link_between_documents_leads_somewhere() -> None:
-    """A page that moved takes its readers along."""
+    """The links to a page that moved must move too."""
     broken = [(str(document.relative_to(ROOT)), target) for document in CHECKED for target in links(document)
               if is_broken(document, target)]  # fmt: skip
 
@@ -228,7 +228,7 @@ def test_every_link_between_documents_leads_somewhere() -> None:
 
 
 def test_the_readme_leads_to_every_page_and_every_example() -> None:
-    """What nothing points at is not read."""
+    """A page without a link to it is not read."""
     pages = {str(document.relative_to(ROOT)) for document in CHECKED if document != ROOT / "README.md"}
 
     assert pages - {target.partition("#")[0] for target in links(ROOT / "README.md")} == set()
@@ -248,7 +248,7 @@ def test_the_quick_start_prints_the_outputs_of_both_agents(tmp_path: Path) -> No
 def test_a_host_that_is_configured_as_shown_runs_the_step_that_is_dispatched_as_shown(
     host: Path, own_redis: Callable[..., RedisServer]
 ) -> None:
-    """These lines go into the deployment that people have."""
+    """People put these lines into their existing deployments."""
     url = own_redis().url
 
     with worker(host, "-A", "shop", "worker", PAIGEANT_CONSUME="only", SHOP_BROKER=url):
@@ -258,7 +258,7 @@ def test_a_host_that_is_configured_as_shown_runs_the_step_that_is_dispatched_as_
 
 
 def test_the_harness_test_passes_as_it_is_shown(host: Path) -> None:
-    """The test kit is learnt from this example."""
+    """People learn the test kit from this example."""
     (host / "conftest.py").write_text('pytest_plugins = ["paigeant_celery.testing"]\n', encoding="utf-8")
     (host / "test_shown.py").write_text(block(HARNESS_TEST), encoding="utf-8")
 
@@ -289,7 +289,7 @@ async def test_half_way(workflow_harness):
 
 
 def test_the_tool_that_is_shown_gets_a_key(tmp_path: Path) -> None:
-    """Whoever copies it hands the key to a service that moves money."""
+    """People who copy it pass the key to a service that moves money."""
     served = """
 import asyncio
 from paigeant_celery.testing import WorkflowHarness
@@ -318,7 +318,7 @@ print(asyncio.run(WorkflowHarness().run(steps)).outputs)
 def test_a_process_without_agents_dispatches_the_three_agents_as_shown(
     tmp_path: Path, own_redis: Callable[..., RedisServer]
 ) -> None:
-    """The README of the example promises it of any process."""
+    """The example's README promises it for any process."""
     url = own_redis().url
 
     arguments = ("-A", "paigeant_celery", "worker", "-I", "examples.three_agents.agents")
@@ -345,7 +345,7 @@ def test_any_process_may_watch_the_calls_of_an_examples_agent(
 
 
 def test_the_configuration_that_an_example_shows_is_the_one_that_it_has() -> None:
-    """A tuple in a tuple looks right, and no worker starts with it."""
+    """A tuple in a tuple looks right, but no worker starts with it."""
     compared = """
 from examples.existing_celery_app.celeryapp import app
 assert (imports, paigeant_store_url) == (app.conf.imports, app.conf.paigeant_store_url), (imports, app.conf.imports)
@@ -355,7 +355,7 @@ assert (imports, paigeant_store_url) == (app.conf.imports, app.conf.paigeant_sto
 
 
 def test_every_setting_stands_in_its_page_with_its_default_and_in_the_configuration_file() -> None:
-    """A setting that nobody can find is not there, and a wrong default is worse."""
+    """A setting that nobody can find might as well not exist, and a wrong default is worse."""
     fields = type(get_transport("inmemory").settings).model_fields
     defaults = {f"paigeant_{name}": field.default for name, field in fields.items()}
     shown = {name.strip("`"): meant(default) for name, default, _ in table("docs/settings.md", "key")}
@@ -368,7 +368,7 @@ def test_every_setting_stands_in_its_page_with_its_default_and_in_the_configurat
 
 
 def test_every_special_value_of_what_a_worker_serves_stands_in_its_table() -> None:
-    """One that is not told of would be taken for the name of an activity."""
+    """An undocumented one would be taken for the name of an activity."""
     special = get_args(get_args(type(get_transport("inmemory").settings).model_fields["consume"].annotation)[0])
 
     *rows, names = table("docs/hosts-and-brokers.md", "`paigeant_consume`")
@@ -378,7 +378,7 @@ def test_every_special_value_of_what_a_worker_serves_stands_in_its_table() -> No
 
 
 def test_every_state_of_a_workflow_stands_in_its_table() -> None:
-    """Operators decide by it what to do."""
+    """Operators use it to decide what to do."""
     assert words(table("docs/operating.md", "state")) == set(get_args(get_type_hints(WorkflowStatus)["state"]))
 
 
@@ -391,14 +391,14 @@ def test_every_command_stands_in_its_table() -> None:
 
 
 def test_every_type_of_event_stands_in_its_table() -> None:
-    """Whoever reads events asks what they mean."""
+    """Readers of events ask what they mean."""
     shown = words(table("docs/operating.md", "type"))
     lua = "\n".join(source for file, source in code().items() if file.suffix == ".lua")
     python = "\n".join(source for file, source in code().items() if file.suffix == ".py")
     written = {
         name for pair in re.findall(r"'type', (?:\w+ and )?'(\w+)'(?: or '(\w+)')?", lua) for name in pair if name
     }
-    written |= set(re.findall(r'"type": "(\w+)"', python)) - {"note"}  # which each note replaces by a type of its own
+    written |= set(re.findall(r'"type": "(\w+)"', python)) - {"note"}  # which each note replaces with its own type
 
     assert len(written) > 10
     assert written - shown == set()
@@ -406,7 +406,7 @@ def test_every_type_of_event_stands_in_its_table() -> None:
 
 
 def test_every_reason_of_a_refusal_stands_in_its_table() -> None:
-    """A dead letter tells a person no more than this word."""
+    """A dead letter tells a person only this word."""
     shown = words(table("docs/operating.md", "reason"))
     given = constants(MessageError=0)
 
@@ -416,7 +416,7 @@ def test_every_reason_of_a_refusal_stands_in_its_table() -> None:
 
 
 def test_every_code_of_a_failure_stands_in_a_table() -> None:
-    """It stands where other failures have the class of an error, and must be told from one."""
+    """It is in the place where other failures have an error class, and must not be mistaken for one."""
     parked, failed = (words(table("docs/operating.md", header)) for header in ("`failure.error_class`", "code"))
     given = constants(failed=1, _fail=2, _failure=1, NotSerializable=0)
     refused = words(table("docs/operating.md", "reason"))  # some codes mean the same there
@@ -427,7 +427,7 @@ def test_every_code_of_a_failure_stands_in_a_table() -> None:
 
 
 def test_the_page_on_the_architecture_names_each_wing_and_face_and_no_file_that_is_not_there() -> None:
-    """It is read by people who know nothing else of the code."""
+    """Its readers know nothing else about the code."""
     page = read("docs/architecture.md")
     wings = {file.parent.name for file in PACKAGE.glob("*/__init__.py")}
     faces = {file.name for file in PACKAGE.glob("*.py")}
@@ -438,7 +438,7 @@ def test_the_page_on_the_architecture_names_each_wing_and_face_and_no_file_that_
 
 
 def test_each_question_at_night_says_how_many_files_answer_it() -> None:
-    """Whoever is woken up wants to know how long it takes."""
+    """Someone who was woken up wants to know how long it takes."""
     before = 0
     for question, files, number in table("docs/architecture.md", "question"):
         named = len(FILE.findall(files)) + (before if files.startswith("the same") else 0)

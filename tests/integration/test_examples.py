@@ -22,7 +22,7 @@ EXAMPLES = (
     "durable_research",
 )  # fmt: skip
 AT_ONCE = 4
-LONGEST = 100.0  # seconds; a busy machine starts a server and a worker in that time
+LONGEST = 100.0  # seconds; even a busy machine starts a server and a worker in that time
 
 BEES = "Bees make honey in the hive. A hive holds much honey. Bears like it."
 TRAINS = "The train to Bern is late. Trains are seldom late in Bern! A bus is slower."
@@ -71,7 +71,7 @@ RUNS: Mapping[str, tuple[str, ...]] = {
 
 
 def run_python(*arguments: str | bytes, **environment: str) -> Outcome:
-    """Run Python from the root of the repository, without settings of whoever runs the tests."""
+    """Run Python from the root of the repository, without the personal settings of the user who runs the tests."""
     return subprocess.run(
         [sys.executable, *arguments], cwd=ROOT, env=settings(**environment), stdin=subprocess.DEVNULL,
         capture_output=True, text=True, encoding="utf-8", timeout=LONGEST, check=False,
@@ -113,12 +113,12 @@ class Screens:
 
 @pytest.fixture
 def screens(started: dict[str, Future[Outcome]]) -> Screens:
-    """Give what a run printed; fails where it ended badly or complained."""
+    """Return what a run printed; fail if it ended badly or complained."""
     return Screens(started)
 
 
 def steps(screen: str) -> list[str]:
-    """Return the activities that ran, in their order."""
+    """Return the activities that ran, in order."""
     return re.findall(r"^\d  (\w+)  ran on queue paigeant\.\1, \d+ ms$", screen, re.MULTILINE)
 
 
@@ -146,12 +146,12 @@ def test_a_model_that_fails_is_reported_with_step_class_and_text(screens: Screen
 
 
 def test_a_model_can_be_named_on_the_command_line(screens: Screens) -> None:
-    """The same example runs on a provider; pydantic-ai's own test model stands for one."""
+    """The same example runs on a provider; pydantic-ai's own test model stands in for one."""
     assert field(screens["single, other model"], "sentences") == "a"
 
 
 def test_a_model_that_does_not_exist_ends_an_example_with_one_sentence(screens: Screens) -> None:
-    """A misspelt model is no traceback."""
+    """A misspelt model does not give a traceback."""
     outcome = screens.outcome("single, unknown model")
 
     assert outcome.returncode == 1
@@ -161,7 +161,7 @@ def test_a_model_that_does_not_exist_ends_an_example_with_one_sentence(screens: 
 
 
 def test_three_agents_joke_with_the_words_of_the_text(screens: Screens) -> None:
-    """Each gets what the one before it gave."""
+    """Each gets what the one before it returned."""
     bees, trains = screens["three, bees"], screens["three, trains"]
 
     for screen, topic, related in ((bees, "hive", "bees"), (trains, "bern", "train")):
@@ -185,7 +185,7 @@ def test_the_topic_is_a_thing_that_the_text_names(screens: Screens) -> None:
 
 
 def test_any_text_has_a_topic_and_three_different_jokes_with_it() -> None:
-    """The local models know no text beforehand; a word of one letter or of another script will do."""
+    """The local models know no text in advance; a word of one letter or in another script will do."""
     topics = {
         "A parrot that files tax returns": "parrot",
         "My neighbour never opened an umbrella": "neighbour",
@@ -224,14 +224,14 @@ for text in sys.argv[1:]:
 
 
 def test_a_model_without_three_jokes_is_what_is_reported(screens: Screens) -> None:
-    """The example is not at fault, and does not sound like it."""
+    """The example is not at fault and must not sound like it."""
     outcome = screens.outcome("three, other model")
 
     assert (outcome.returncode, outcome.stderr) == (1, "Unexpected: the model wrote no three different jokes\n")
 
 
 def test_a_workflow_stops_at_the_agent_that_breaks_its_schema(screens: Screens) -> None:
-    """What was done is kept, and what stood behind it is not run."""
+    """What was done is kept, and what came after it is not run."""
     screen = screens["three, failure"]
 
     assert "failed at step 'joke_writer': UnexpectedModelBehavior: Exceeded maximum output retries" in screen
@@ -251,7 +251,7 @@ def test_an_editor_inserts_a_fact_checker_only_where_there_are_claims(screens: S
 
 @pytest.mark.parametrize("run", ["dynamic, forbidden", "dynamic, failure"])
 def test_a_refused_edit_is_recorded_and_the_workflow_goes_on(run: str, screens: Screens) -> None:
-    """An agent that asks for too much costs the workflow nothing; `--fail` shows the failure as everywhere."""
+    """An agent that asks for too much costs the workflow nothing; `--fail` shows the failure, as in all examples."""
     screen = screens[run]
 
     assert steps(screen) == ["trainee", "publisher"]
@@ -302,7 +302,7 @@ def test_a_function_beyond_its_time_limit_fails_its_workflow(screens: Screens) -
 
 
 def test_a_host_app_runs_its_own_task_and_the_workflow_on_one_worker(screens: Screens) -> None:
-    """Agents come to the deployment that is there."""
+    """Agents are added to the existing deployment."""
     teapot, refund = screens["worker, teapot"], screens["worker, refund"]
 
     assert steps(teapot) == steps(refund) == ["triage", "check_stock", "responder"]
@@ -324,12 +324,12 @@ def test_a_step_that_fails_in_a_worker_leaves_the_worker_alive(screens: Screens)
 
 
 def calls(screen: str, attempt: int) -> list[str]:
-    """Return the calls that an attempt made or replayed, in the order in which the screen told them."""
+    """Return the calls that an attempt made or replayed, in the order in which the screen showed them."""
     return re.findall(rf"^attempt {attempt}  step (\d  \w+ +[A-Z]+)$", re.sub("  +", "  ", screen), re.MULTILINE)
 
 
 def table(screen: str) -> dict[str, list[int]]:
-    """Return of each call how often it was made in the first attempt, replayed in the second, and made in it."""
+    """Return how often each call was made in the first attempt, and replayed and made in the second."""
     rows = re.findall(r"^(step \d  \w+|together)((?: +(?:\d+|-)){3})$", screen, re.MULTILINE)
     return {name: [int(cell) if cell != "-" else 0 for cell in cells.split()] for name, cells in rows}
 
@@ -350,7 +350,7 @@ def test_a_researcher_answers_from_the_library_or_the_text_that_it_is_given(scre
 
 
 def test_a_worker_that_takes_over_makes_only_the_calls_that_were_not_answered(screens: Screens) -> None:
-    """The provider is paid once for each answer, whoever dies."""
+    """The provider is paid once for each answer, whichever worker dies."""
     screen = screens["research, kill"]
 
     assert table(screen) == {
@@ -374,7 +374,7 @@ def test_any_model_goes_on_after_the_kill(screens: Screens) -> None:
 
 
 def test_a_model_that_does_not_exist_starts_no_worker(screens: Screens) -> None:
-    """Its name is read where somebody sees the answer."""
+    """Its name is read in the process that somebody watches."""
     outcome = screens.outcome("research, unknown model")
 
     assert (outcome.returncode, outcome.stdout) == (1, "")
@@ -382,7 +382,7 @@ def test_a_model_that_does_not_exist_starts_no_worker(screens: Screens) -> None:
 
 
 def test_without_any_server_the_host_example_says_what_to_install() -> None:
-    """The remedy stands in the sentence."""
+    """The sentence contains the remedy."""
     script = """
 import importlib.util, runpy, shutil, sys
 find_spec = importlib.util.find_spec
@@ -399,7 +399,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 def test_a_missing_server_or_worker_is_one_sentence_with_the_command(own_redis: Callable[..., RedisServer]) -> None:
-    """Whoever runs the workers themselves forgets one of them at times."""
+    """People who run the workers themselves sometimes forget one."""
     start = "`celery -A examples.existing_celery_app.celeryapp worker -E`"
     nowhere = f"redis://127.0.0.1:{free_port()}/0"
     url = own_redis().url
@@ -421,7 +421,7 @@ def test_a_missing_server_or_worker_is_one_sentence_with_the_command(own_redis: 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pipes break otherwise there")
 def test_a_reader_that_leaves_ends_an_example_silently() -> None:
-    """`| head -1` is no error."""
+    """`| head -1` is not an error."""
     reading, writing = os.pipe()
     os.close(reading)
 
@@ -438,7 +438,7 @@ def test_a_reader_that_leaves_ends_an_example_silently() -> None:
 
 @pytest.mark.parametrize("locale", ["C", "C.UTF-8"])
 def test_bytes_that_are_no_utf_8_are_refused(locale: str) -> None:
-    """A file in an old encoding is named as what it is."""
+    """A file in an old encoding is reported as such."""
     latin = "Bees in the caf\u00e9.".encode("latin-1")
     environment = settings(LC_ALL=locale)
 
@@ -456,7 +456,7 @@ def test_bytes_that_are_no_utf_8_are_refused(locale: str) -> None:
 
 
 def test_flags_may_stand_between_words(screens: Screens) -> None:
-    """People add them where they think of them; behind `--` everything is text."""
+    """People add them where they think of them; after `--` everything is text."""
     assert "The workflow failed at step 'summariser'" in screens["single, flag between words"]
     assert "The workflow failed at step 'summariser'" in screens["single, text like a flag"]
 
@@ -475,7 +475,7 @@ def test_help_names_the_flags_and_the_readme_every_file_of_interest(name: str, s
 
 
 def test_a_text_without_words_is_refused(screens: Screens) -> None:
-    """There is nothing that an agent could do with it."""
+    """An agent could do nothing with it."""
     outcome = screens.outcome("no words")
 
     assert (outcome.returncode, outcome.stdout) == (1, "")

@@ -1,4 +1,4 @@
-"""A host application before and after paigeant_celery was added: neither changes the other."""
+"""A host application before and after paigeant_celery is added: neither changes the other."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def observed(with_us: str, **settings: object) -> dict[str, Any]:
 
 @pytest.mark.parametrize("with_us", ["imports", "install"])
 def test_adding_us_changes_nothing_of_the_host(with_us: str) -> None:
-    """A team adds agents to a deployment that earns money; nothing that ran before may behave otherwise."""
+    """A team adds agents to a deployment that earns money; nothing that ran before may behave differently."""
     before, after = observed(""), observed(with_us)
 
     ours = {name for name in after["tasks"] if name.startswith("paigeant.")}
@@ -111,7 +111,7 @@ def test_adding_us_changes_nothing_of_the_host(with_us: str) -> None:
     assert after.pop("installed") is True
     after["tasks"] = {name: task for name, task in after["tasks"].items() if name not in ours}
     assert "Ending" not in before["steps"]
-    after["steps"].remove("Ending")  # ours, which tells our steps alone that the worker ends
+    after["steps"].remove("Ending")  # ours, which tells only our steps that the worker is ending
     if with_us == "imports":
         assert after["conf"].pop("imports") != before["conf"].pop("imports")
     assert after == before
@@ -127,7 +127,7 @@ def test_importing_us_without_installing_changes_no_app() -> None:
 
 @pytest.mark.parametrize("with_us", ["imports", "install"])
 def test_no_default_of_the_host_changes_our_tasks_and_messages(with_us: str) -> None:
-    """A host's time limit of a second or pickled bodies are right for its tasks and wrong for an agent."""
+    """A time limit of one second or pickled bodies may be right for a host's tasks, but they are wrong for an agent."""
     seen = json.loads(run_script(PINNED, SHOP_WITH=with_us))
 
     assert seen["task"] == {
@@ -173,14 +173,14 @@ def test_no_default_of_the_host_changes_our_tasks_and_messages(with_us: str) -> 
         ({"task_annotations": {"*": {"rate_limit": "1/h"}}}, "`task_annotations` sets `rate_limit`"),
         ({"task_annotations": {"*": {"acks_late": False}}}, "`task_annotations` sets `acks_late`"),
         ({"task_protocol": 1}, "`task_protocol` is 1"),
-        ({"accept_content": ["pickle"]}, "`accept_content` leaves out 'json'"),
-        ({"paigeant_leese": 3}, "`paigeant_leese` is no setting; did you mean `paigeant_lease`?"),
+        ({"accept_content": ["pickle"]}, "`accept_content` does not include 'json'"),
+        ({"paigeant_leese": 3}, "`paigeant_leese` is not a setting; did you mean `paigeant_lease`?"),
     ],
 )
 def test_a_setting_of_the_host_that_would_change_us_is_an_error_that_names_it(
     settings: dict[str, object], named: str
 ) -> None:
-    """Better no workflow than one that waits for ever or runs under rules that nobody meant for it."""
+    """No workflow is better than one that waits forever or runs under rules that nobody meant for it."""
     script = (
         "import shop\n"
         "from paigeant_celery import ActivitySpec, WorkflowDispatcher, get_transport\n"
@@ -203,7 +203,7 @@ def test_a_setting_of_the_host_that_would_change_us_is_an_error_that_names_it(
 
 
 def test_annotations_for_the_hosts_own_tasks_are_no_error() -> None:
-    """What does not reach our tasks, and time limits, which each message overrules, are the host's business."""
+    """What does not reach our tasks is the host's business, and so are time limits, which each message overrides."""
     annotations = {"shop.add": {"rate_limit": "10/m"}, "*": {"time_limit": 5}}
     after = json.loads(run_script(PINNED, SHOP_WITH="install", SHOP_SETTINGS=repr({"task_annotations": annotations})))
 
@@ -247,7 +247,7 @@ def start_host(made: Deployment, app: str, *arguments: str, **environment: str) 
 def test_a_host_worker_runs_its_own_tasks_and_our_steps(
     own_redis: Callable[..., RedisServer], tmp_path: Path, with_us: str
 ) -> None:
-    """Its limits of a second and one task an hour hold for its tasks; a step of 1.5 s, and two at once, pass."""
+    """Its limits of one second and one task per hour apply to its own tasks; a step of 1.5 s, and two at once, pass."""
     url = own_redis().url
     settings = repr({"paigeant_store_url": "broker", "result_backend": url})
     script = """
@@ -278,7 +278,7 @@ print(json.dumps([own_result, result.output, kept == [f"celery-task-meta-{own.id
 
 
 def test_a_django_project_finds_the_agents_of_its_apps(own_redis: Callable[..., RedisServer], tmp_path: Path) -> None:
-    """One line of settings is all; `agents.py` is loaded where `tasks.py` is, and the web process finds its app."""
+    """One line of settings is enough; `agents.py` is loaded like `tasks.py`, and the web process finds its app."""
     url = own_redis().url
     host = {"SHOP_WITH": "imports", "SHOP_STORE": "broker", "SHOP_BROKER": url}
     environment = {**host, "PYTHONPATH": DJANGO_PATH}
@@ -327,7 +327,7 @@ print(json.dumps(sorted(name for name in app.tasks if not name.startswith("celer
 
 @pytest.mark.parametrize("late", [False, True])
 def test_install_in_a_django_project_finds_agents_too(late: bool) -> None:
-    """Whether `install` is called before or after Celery has loaded the project's tasks."""
+    """It does not matter whether `install` is called before or after Celery has loaded the project's tasks."""
     then = "from paigeant_celery import install; install(app)"
     if late:
         then = f"app.loader.import_default_modules()\n{then}"
@@ -350,7 +350,7 @@ BAD_SETTINGS = {
 
 
 def test_a_worker_with_wrong_settings_stops_with_one_line_that_names_them_all(tmp_path: Path) -> None:
-    """Mistakes that come out one at a time cost a deployment each."""
+    """Mistakes that are reported one at a time cost one deployment each."""
     for name in ("first", "second"):
         (tmp_path / f"{name}.py").write_text(
             "from paigeant_celery import activity\n@activity(name='twin')\ndef made() -> int:\n    return 1\n"
@@ -368,7 +368,7 @@ def test_a_worker_with_wrong_settings_stops_with_one_line_that_names_them_all(tm
         assert len(lines) == 1
         for mistake in (
             "configuration, 7 mistakes: ",
-            "`paigeant_leese` is no setting; did you mean `paigeant_lease`?",
+            "`paigeant_leese` is not a setting; did you mean `paigeant_lease`?",
             "`paigeant_max_steps`: ",
             "store URL: the scheme 'mysql' is not supported",
             "`task_always_eager` is set",
@@ -390,7 +390,7 @@ def test_a_worker_with_wrong_settings_stops_with_one_line_that_names_them_all(tm
     ],
 )
 def test_a_host_worker_stops_at_a_mistake_too(settings: dict[str, object], mistake: str) -> None:
-    """The host's own deployment tells it, not a workflow that nobody serves."""
+    """The host's own deployment shows it, not a workflow that nobody serves."""
     settings = {"imports": ("paigeant_celery.tasks", "press"), **settings}
     script = f"import sys\ntry:\n    exec({CONSUMED!r})\nexcept SystemExit as error:\n    print(error)\n"
 

@@ -1,4 +1,4 @@
-"""The in-memory transport: dispatcher and executors in one process, beside whatever else it does."""
+"""The in-memory transport: dispatcher and executors in one process, next to whatever else it does."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from paigeant_celery.broker.transport import CeleryTransport
 from paigeant_celery.core.errors import UnknownActivity, Unreachable, WorkerEnded
 from tests.support.processes import free_port, run_script, script_environment
 
-WITHIN = 20.0  # seconds until a workflow must have ended; the steps themselves take milliseconds
+WITHIN = 20.0  # seconds within which a workflow must end; the steps themselves take milliseconds
 
 
 @pytest.fixture(autouse=True)
@@ -46,13 +46,13 @@ def own_registry() -> Iterator[None]:
 
 @pytest.fixture
 def transport() -> CeleryTransport:
-    """The one in-memory transport of this process."""
+    """The only in-memory transport of this process."""
     return get_transport("inmemory")
 
 
 @asynccontextmanager
 async def serving(*executors: ActivityExecutor) -> AsyncIterator[None]:
-    """Run executors side by side inside the block, and cancel them at its end."""
+    """Run executors side by side during the block and cancel them at its end."""
     tasks = [asyncio.create_task(executor.start()) for executor in executors]
     try:
         yield
@@ -84,13 +84,13 @@ def embedded_threads() -> list[str]:
 
 
 async def pass_on(context: WorkflowContext) -> str:
-    """Return what came before, and the name of this step's activity."""
+    """Return the previous output followed by the name of this step's activity."""
     before = context.previous_output.output if context.previous_output is not None else ""
     return f"{before}{context.activity} "
 
 
 def test_executors_side_by_side_run_a_workflow(transport: CeleryTransport) -> None:
-    """A first program needs one process and no server, and holds each agent in a task of its own."""
+    """A first program needs one process and no server, and each agent runs in its own task."""
     names = ("first", "second", "third")
     _held = [activity(name=name)(pass_on) for name in names]
 
@@ -108,7 +108,7 @@ def test_executors_side_by_side_run_a_workflow(transport: CeleryTransport) -> No
 
 
 def test_two_agents_share_a_budget(transport: CeleryTransport) -> None:
-    """The limits and what was used of them travel with the slip, from one executor to the next."""
+    """The limits and their use travel with the slip, from one executor to the next."""
     agents = [PaigeantAgent(TestModel(), name=name) for name in ("drafting", "checking")]
     for agent in agents:
         agent.tool_plain(note)
@@ -138,7 +138,7 @@ def note() -> str:
 
 
 def test_an_executor_that_stops_leaves_the_others_serving(transport: CeleryTransport) -> None:
-    """They share one worker; what none of them serves any more waits for the next."""
+    """They share one worker; what none of them serves any longer waits for the next executor."""
     _held = [activity(name=name)(pass_on) for name in ("first", "second")]
     first, second = (ActivityExecutor(transport, name) for name in ("first", "second"))
 
@@ -157,7 +157,7 @@ def test_an_executor_that_stops_leaves_the_others_serving(transport: CeleryTrans
 
 
 def test_an_executor_with_a_lifespan_ends_by_itself_and_another_goes_on(transport: CeleryTransport) -> None:
-    """A script that serves for a while needs no task that it must cancel."""
+    """A script that serves for a while does not need a task to cancel."""
     _held = activity(name="first")(pass_on)
 
     async def main() -> None:
@@ -173,7 +173,7 @@ def test_an_executor_with_a_lifespan_ends_by_itself_and_another_goes_on(transpor
 
 
 def test_a_cancelled_executor_finishes_the_step_that_it_runs(transport: CeleryTransport) -> None:
-    """A stop costs no output that was paid for; the steps behind it wait for the next executor."""
+    """A stop loses no output that was paid for; the steps after it wait for the next executor."""
     started, go_on = threading.Event(), threading.Event()
 
     @activity
@@ -202,7 +202,7 @@ def test_a_cancelled_executor_finishes_the_step_that_it_runs(transport: CeleryTr
 
 @pytest.mark.parametrize("turns", [0, 1, 2, 3])
 def test_an_executor_that_is_cancelled_while_it_starts_leaves_no_thread(transport: CeleryTransport, turns: int) -> None:
-    """A worker that nobody serves from would take hops for ever."""
+    """A worker that nobody serves from would take hops forever."""
     _held = activity(name="first")(pass_on)
 
     async def main() -> None:
@@ -217,7 +217,7 @@ def test_an_executor_that_is_cancelled_while_it_starts_leaves_no_thread(transpor
 
 
 def test_a_program_that_ends_while_its_executors_start_or_serve_leaves_no_thread(transport: CeleryTransport) -> None:
-    """`asyncio.run` cancels what a short script forgot, and the next one in the process begins anew."""
+    """`asyncio.run` cancels what a short script forgot, and the next run in the process starts fresh."""
     _held = [activity(name=name)(pass_on) for name in ("first", "second")]
 
     async def main() -> str:
@@ -233,7 +233,7 @@ def test_a_program_that_ends_while_its_executors_start_or_serve_leaves_no_thread
 
 
 def test_an_executor_whose_worker_ends_says_so_and_can_be_started_again(transport: CeleryTransport) -> None:
-    """Somebody shuts all workers down; a program must not wait beside a dead one for ever."""
+    """Somebody shuts down all workers; a program must not wait forever for a dead one."""
     mine = activity(name="mine")(pass_on)
 
     async def main() -> tuple[str, object]:
@@ -256,7 +256,7 @@ def test_an_executor_whose_worker_ends_says_so_and_can_be_started_again(transpor
 def test_a_malformed_message_ends_no_executor(
     transport: CeleryTransport, monkeypatch: pytest.MonkeyPatch, consume: str
 ) -> None:
-    """Whoever can write to a broker stops no program that serves an activity, nor one that serves another later."""
+    """Writing to a broker must not stop a program that serves an activity, nor one that serves another later."""
     monkeypatch.setattr(transport, "settings", transport.settings.model_copy(update={"consume": consume}))
     early = activity(name="early")(pass_on)
     made = []
@@ -283,7 +283,7 @@ def test_a_malformed_message_ends_no_executor(
 
 
 def test_one_executor_that_cannot_start_ends_those_of_its_group(transport: CeleryTransport) -> None:
-    """A misspelt name shows at once, and not by a program that hangs."""
+    """A misspelt name shows at once; the program does not hang."""
     _held = activity(name="first")(pass_on)
 
     async def main() -> None:
@@ -301,13 +301,13 @@ def test_one_executor_that_cannot_start_ends_those_of_its_group(transport: Celer
 
 @pytest.fixture
 def host() -> Iterator[Celery]:
-    """An application beside the in-memory transport, which no other test sees."""
+    """An application next to the in-memory transport, which no other test sees."""
     with Celery("host", broker="memory://localhost//", set_as_current=False) as app:
         yield app
 
 
 def test_an_executor_takes_nothing_from_the_queues_of_its_app(host: Celery) -> None:
-    """A web process that serves an agent must not run, or throw away, the tasks that its host has workers for."""
+    """A web process that serves an agent must not run, or discard, the tasks for which its host has workers."""
     host.conf.update(task_default_queue="only-for-workers", broker_transport_options={"polling_interval": 0.01})
     transport = get_transport(app=host, store="memory://")
     host.send_task("host.mail")
@@ -325,7 +325,7 @@ def test_an_executor_takes_nothing_from_the_queues_of_its_app(host: Celery) -> N
 
 @pytest.mark.parametrize("scheme", ["redis", "amqp"])
 def test_an_executor_says_which_broker_it_cannot_reach(monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
-    """It waits for a broker that is starting, and no longer."""
+    """It waits for a broker that is starting, but no longer."""
     monkeypatch.setattr("paigeant_celery.worker.embedded.START_PATIENCE", 0.3)
     address = f"127.0.0.1:{free_port()}/0"
     transport = get_transport(f"{scheme}://me:secret@{address}", store="memory://")
@@ -339,7 +339,7 @@ def test_an_executor_says_which_broker_it_cannot_reach(monkeypatch: pytest.Monke
 
 
 def test_a_hop_does_not_wait_for_the_polling_of_kombu(transport: CeleryTransport) -> None:
-    """Kombu looks into its memory once a second, which would be the time of every step."""
+    """Kombu looks into its memory once a second, so every step would take that long."""
     with transport.app.connection_for_read() as connection:
         assert connection.transport.polling_interval == 0.01
 
@@ -367,7 +367,7 @@ def no_new_modules() -> Iterator[None]:
 def test_a_module_is_given_by_its_dotted_name_or_its_file_and_imported_once(
     transport: CeleryTransport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """The names are those of the worker's `-I`; a file is enough where there is no package."""
+    """The names are those of the worker's `-I`; a file is enough if there is no package."""
     for folder in ("desk", "press"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "agents_of_both.py").write_text(AGENTS.format(name=f"of_{folder}"))
@@ -394,7 +394,7 @@ def test_a_module_is_given_by_its_dotted_name_or_its_file_and_imported_once(
 
 @pytest.mark.usefixtures("no_new_modules")
 def test_files_of_one_name_do_not_replace_each_other(transport: CeleryTransport, tmp_path: Path) -> None:
-    """A folder for each agent with an `agents.py` in it is the plainest layout there is."""
+    """A folder per agent with an `agents.py` in it is the simplest layout there is."""
     files = {}
     for folder in ("desk", "press"):
         (tmp_path / folder).mkdir()
@@ -415,7 +415,7 @@ def test_files_of_one_name_do_not_replace_each_other(transport: CeleryTransport,
 def test_an_error_of_the_module_is_raised_each_time(
     transport: CeleryTransport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str
 ) -> None:
-    """The second try must not say that the agent is missing from a module that could not be loaded."""
+    """The second try must not say that the agent is missing from a module that failed to load."""
     (tmp_path / "broken_agents.py").write_text("import no_such_library\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     module = "broken_agents" if given == "dotted name" else str(tmp_path / "broken_agents.py")
@@ -465,7 +465,7 @@ if __name__ == "__main__":
     ids=str,
 )
 def test_the_script_that_runs_is_not_imported_a_second_time(tmp_path: Path, run: list[str], module: str) -> None:
-    """Agents and `main` stand in one file in every first try; a second import would begin it all again."""
+    """Every first try has agents and `main` in one file; a second import would start everything again."""
     (tmp_path / "shop").mkdir()
     for file in ("script.py", "shop/__init__.py", "shop/script.py", "shop/__main__.py"):
         (tmp_path / file).write_text(SCRIPT if "init" not in file else "")
@@ -564,7 +564,7 @@ BOTH = {TRANSPORT: "redis://from-transport/1", REDIS: "redis://from-redis/1"}
 def test_the_transport_is_chosen_in_a_fixed_order_and_one_line_says_how(
     arguments: str, prepared: str, environment: dict[str, str], said: str
 ) -> None:
-    """Whoever wonders where a workflow went reads the broker, who chose it and what is promised."""
+    """The line tells those who wonder where a workflow went the broker, what chose it and what is promised."""
     lines, is_host = json.loads(run_script(CHOSEN.format(arguments=arguments, prepared=prepared), **environment))
 
     assert lines == [f"transport {said}"]

@@ -1,4 +1,4 @@
-"""Message-only mode on real brokers: no store, and still nothing is dropped without a word."""
+"""Message-only mode on real brokers: no store, but still nothing is dropped silently."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def remove_queues(url: str, prefix: str) -> None:
 
 @pytest.fixture
 def letters(made: Deployment) -> Iterator[DeadLetters]:
-    """The dead letters; none is left for the next test."""
+    """The dead letters; none are left for the next test."""
     letters = DeadLetters(made.transport())
     yield letters
     for letter in letters.list():
@@ -60,7 +60,7 @@ def ran(made: Deployment, hop_id: str) -> None:
 
 
 def test_the_worker_says_its_mode_and_a_question_to_the_store_says_what_is_missing(made: Deployment) -> None:
-    """Nobody finds out in an incident what this mode does not do."""
+    """Nobody should find out during an incident what this mode does not do."""
     handle = WorkflowDispatcher().handle("anything", made.transport())
 
     with pytest.raises(StoreRequired, match="paigeant_store_url"):
@@ -70,7 +70,7 @@ def test_the_worker_says_its_mode_and_a_question_to_the_store_says_what_is_missi
 
 
 def test_a_step_that_fails_in_passing_completes(made: Deployment, letters: DeadLetters, tmp_path: Path) -> None:
-    """A retry is sent at once, and the workflow goes on behind it."""
+    """A retry is sent at once, and the workflow goes on after it."""
     calls = tmp_path / "calls"
 
     workflow = dispatch(made, FunctionSpec("flaky", {"path": str(calls), "times": 2}), ActivitySpec("draft", "then"))
@@ -83,7 +83,7 @@ def test_a_step_that_fails_in_passing_completes(made: Deployment, letters: DeadL
 def test_a_step_that_fails_to_the_last_is_set_aside_and_completes_when_it_is_redriven(
     made: Deployment, letters: DeadLetters, tmp_path: Path
 ) -> None:
-    """The queue of dead letters holds the whole hop; looking at it takes nothing away."""
+    """The queue of dead letters holds the whole hop; looking at it removes nothing."""
     calls = tmp_path / "calls"
     failing = FunctionSpec("flaky", {"path": str(calls), "times": 2}, policy=StepPolicy(max_attempts=2))
     workflow = dispatch(made, failing, ActivitySpec("draft", "then"))
@@ -100,7 +100,7 @@ def test_a_step_that_fails_to_the_last_is_set_aside_and_completes_when_it_is_red
 
 
 def test_what_cannot_be_run_is_a_letter_and_the_worker_goes_on(made: Deployment, letters: DeadLetters) -> None:
-    """Neither an agent that is not loaded here nor garbage is dropped without a word."""
+    """Neither a message for an agent that is not loaded here nor garbage is dropped silently."""
     workflow = dispatch(made, ActivitySpec("late", "prompt", queue=f"{made.prefix}.draft"))
     garbage = uuid.uuid4().hex
     made.transport().app.send_task(f"{made.prefix}.draft", args=["{"], task_id=garbage, queue=f"{made.prefix}.draft")
@@ -122,7 +122,7 @@ def test_what_cannot_be_run_is_a_letter_and_the_worker_goes_on(made: Deployment,
 def test_a_message_of_a_dispatcher_without_a_store_is_adopted_by_a_worker_with_one(
     redis_url: str, tmp_path: Path
 ) -> None:
-    """A web process that names no store still gets its workflow run once, whatever is delivered twice."""
+    """A web process without a store still gets its workflow run once, whatever is delivered twice."""
     with deployment(redis_url, tmp_path) as stored:
         bare = Deployment(redis_url, tmp_path / "bare", store=None, paigeant_prefix=stored.prefix)
         workflow = dispatch(bare, ActivitySpec("draft", "early"), ActivitySpec("draft", "again"))

@@ -31,9 +31,9 @@ from paigeant_celery.store.port import DeadLetter, Store
 from tests.support.processes import START_WITHIN, Deployment, eventually, free_port
 from tests.support.servers import RabbitServer, RedisDatabase
 
-WITHIN = 20.0  # seconds until a workflow must have ended; the steps themselves take milliseconds
+WITHIN = 20.0  # seconds within which a workflow must end; the steps themselves take milliseconds
 
-# What the tests serve; their queues are removed again from a broker that is not ours alone.
+# What the tests serve; their queues are removed afterwards, because the broker may not be only ours.
 ACTIVITIES = ("count_letters", "digest_of", "draft", "elsewhere", "keep", "pause")
 
 KEEPER = """
@@ -63,7 +63,7 @@ Deploy = Callable[..., Deployment]
 
 @pytest.fixture
 def deploy(tmp_path: Path) -> Iterator[Deploy]:
-    """Make deployments on a broker, and remove their queues and exchanges."""
+    """Make deployments on a broker, and remove their queues and exchanges afterwards."""
     with ExitStack() as stack:
 
         def made(url: str, **settings: Any) -> Deployment:
@@ -85,7 +85,7 @@ def remove_queues(url: str, prefix: object) -> None:
 
 
 def on_both(deploy: Deploy, amqp_url: str, redis_db: RedisDatabase, **settings: Any) -> Deployment:
-    """Give a deployment with its broker in RabbitMQ and its store in Redis."""
+    """Yield a deployment with its broker in RabbitMQ and its store in Redis."""
     return deploy(amqp_url, store=redis_db.url, paigeant_prefix=redis_db.prefix, **settings)
 
 
@@ -102,7 +102,7 @@ OLD = pytest.mark.skipif(celery.VERSION < (5, 6), reason="Celery 5.5 declares ev
 def test_a_workflow_of_three_steps_finishes_with_every_output(
     deploy: Deploy, amqp_url: str, redis_db: RedisDatabase, kind: str
 ) -> None:
-    """Agents on RabbitMQ need nothing else than those on Redis, and replicated queues are what its users have."""
+    """Agents on RabbitMQ need nothing more than those on Redis, and replicated queues are what its users have."""
     made = on_both(deploy, amqp_url, redis_db, task_create_missing_queue_type=kind)
     worker = made.ready_worker("press")
 
@@ -126,7 +126,7 @@ def test_a_workflow_of_three_steps_finishes_with_every_output(
 
 
 def test_a_message_that_was_lost_is_sent_again(deploy: Deploy, amqp_url: str, redis_db: RedisDatabase) -> None:
-    """The promises of the store hold for every broker; here an operator purged the wrong queue."""
+    """The store's promises hold for every broker; here an operator purged the wrong queue."""
     made = on_both(deploy, amqp_url, redis_db)
     handle = dispatch(made, ActivitySpec("draft", "early"))
     publisher = made.transport().publisher
@@ -142,7 +142,7 @@ def test_a_message_that_was_lost_is_sent_again(deploy: Deploy, amqp_url: str, re
 
 
 def test_without_a_store_the_outputs_travel_in_the_message(deploy: Deploy, amqp_url: str, tmp_path: Path) -> None:
-    """Message-only mode: the slip alone carries a workflow through, and asking for it says what is missing."""
+    """In message-only mode the slip alone carries the workflow; asking about it says what is missing."""
     made = deploy(amqp_url, store=None)
     worker = made.ready_worker("press", "keeper")
     kept = tmp_path / "kept"
@@ -166,7 +166,7 @@ def test_without_a_store_the_outputs_travel_in_the_message(deploy: Deploy, amqp_
 def test_without_a_store_a_step_of_a_killed_worker_is_delivered_again(
     deploy: Deploy, amqp_url: str, tmp_path: Path
 ) -> None:
-    """What RabbitMQ gives by itself, at least once: an unacknowledged message goes to another worker."""
+    """RabbitMQ itself provides at-least-once delivery: an unacknowledged message goes to another worker."""
     made = deploy(amqp_url, store=None)
     go_on, kept = tmp_path / "go on", tmp_path / "kept"
     killed = made.ready_worker("press", "keeper", pool="threads")
@@ -191,7 +191,7 @@ def test_without_a_store_a_step_of_a_killed_worker_is_delivered_again(
 def test_a_step_that_outlasts_the_consumer_timeout_runs_once(
     impatient_rabbit: RabbitServer, deploy: Deploy, redis_db: RedisDatabase, tmp_path: Path, pool: str
 ) -> None:
-    """RabbitMQ takes the message back and closes the channel under a step of an hour; nobody pays for it twice."""
+    """RabbitMQ takes back the message and closes the channel during a step of an hour; nobody pays for it twice."""
     made = on_both(deploy, impatient_rabbit.url, redis_db, worker_enable_prefetch_count_reduction=False)
     worker = made.ready_worker("press", "keeper", pool=pool)
     go_on = tmp_path / "go on"
@@ -212,7 +212,7 @@ def test_a_step_that_outlasts_the_consumer_timeout_runs_once(
 def test_the_step_of_a_killed_worker_runs_once_more_with_a_store(
     deploy: Deploy, amqp_url: str, redis_db: RedisDatabase, tmp_path: Path, kind: str
 ) -> None:
-    """Broker and store both miss the worker, and send one message each; one of them begins the step."""
+    """Broker and store both notice that the worker is gone and send one message each; one of them begins the step."""
     confirms = {"confirm_publish": True}
     made = on_both(
         deploy, amqp_url, redis_db, task_create_missing_queue_type=kind, broker_transport_options=confirms
@@ -234,7 +234,7 @@ def test_the_step_of_a_killed_worker_runs_once_more_with_a_store(
 
 
 def test_executors_serve_from_rabbitmq(deploy: Deploy, amqp_url: str, redis_db: RedisDatabase) -> None:
-    """A program may hold its agents itself and still share the broker with workers elsewhere."""
+    """A program may serve its own agents and still share the broker with workers elsewhere."""
     made = on_both(deploy, amqp_url, redis_db)
     transport = made.transport()
     with registry.isolated():
@@ -257,14 +257,14 @@ def test_executors_serve_from_rabbitmq(deploy: Deploy, amqp_url: str, redis_db: 
 def test_a_broker_that_restarts_loses_no_step_and_repeats_none(
     own_rabbit: RabbitServer, deploy: Deploy, redis_db: RedisDatabase, tmp_path: Path
 ) -> None:
-    """Neither a message that waits in its queue, nor one whose step is running and which is delivered once more."""
+    """This holds for a message that waits in its queue, and for one whose step is running and that is redelivered."""
     made = on_both(deploy, own_rabbit.url, redis_db)
     go_on = tmp_path / "go on"
     handle = dispatch(made, FunctionSpec("pause", {"until": str(go_on)}), ActivitySpec("draft", "after"))
 
     own_rabbit.stop()
     own_rabbit.start()
-    # Not in threads: there Celery 5.7 restores its prefetch count from the thread of a step, and may hang over it.
+    # Not in threads: there Celery 5.7 restores its prefetch count from a step's thread, and may hang doing so.
     worker = made.ready_worker("press", "keeper")
     eventually(made.runs, within=WITHIN, what="the message that waited is lost")
     own_rabbit.stop()
@@ -279,7 +279,7 @@ def test_a_broker_that_restarts_loses_no_step_and_repeats_none(
 
 
 def test_an_amqp_url_gives_a_transport_without_a_store_unless_one_is_named() -> None:
-    """RabbitMQ cannot be asked how a workflow stands; what to set is said at the first question."""
+    """RabbitMQ cannot be asked about a workflow's status; the first question says what to set."""
     url = f"amqp://guest:secret@127.0.0.1:{free_port()}//"
     bare, stored = get_transport(url), get_transport(url, store="redis://127.0.0.1:1/0")
 
@@ -299,7 +299,7 @@ def test_an_amqp_url_gives_a_transport_without_a_store_unless_one_is_named() -> 
 def test_dispatch_says_in_one_line_why_the_broker_refused_it(
     amqp_url: str, wrong: str, value: str, refused: str
 ) -> None:
-    """A wrong password is found at the first dispatch, and not by a workflow that never begins."""
+    """A wrong password is found at the first dispatch, not by a workflow that never begins."""
     connection = Connection(amqp_url)
     setattr(connection, wrong, value)
     url = connection.as_uri(include_password=True)
@@ -317,7 +317,7 @@ def test_dispatch_says_in_one_line_why_the_broker_refused_it(
 def test_a_queue_that_is_declared_otherwise_holds_a_workflow_up_until_it_is_mended(
     deploy: Deploy, amqp_url: str, redis_db: RedisDatabase
 ) -> None:
-    """The step's output was paid for and is recorded; its successor is sent once its queue can be declared."""
+    """The step's output was paid for and is recorded; its successor is sent when its queue can be declared."""
     made = on_both(deploy, amqp_url, redis_db)
     worker = made.ready_worker("press", pool="threads")
     name = f"{redis_db.prefix}.elsewhere"
@@ -339,10 +339,10 @@ def test_a_queue_that_is_declared_otherwise_holds_a_workflow_up_until_it_is_mend
 
 
 SOUND: dict[str, Any] = {"content_type": "application/json", "content_encoding": "utf-8", "body": b'[["x"], {}, {}]'}
-SECRET = "hunter2"  # stands in what is refused, and must stand in no log and no letter
+SECRET = "hunter2"  # part of what is refused; must not appear in any log or letter
 
-# Messages as a stranger could publish them: the reason for which each is refused, its changes to a sound one's
-# properties and body, and those to its headers; `...` takes a header away.
+# Messages as a stranger could publish them: the reason why each is refused, its changes to a valid one's properties
+# and body, and those to its headers; `...` removes a header.
 FORGED: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "02 no id": ("malformed", {}, {"id": ...}),
     "02 no task": ("malformed", {}, {"task": ...}),
@@ -375,7 +375,7 @@ FORGED: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 def test_what_cannot_be_digested_becomes_a_dead_letter_and_the_worker_goes_on(
     deploy: Deploy, amqp_url: str, redis_db: RedisDatabase, pool: str
 ) -> None:
-    """Messages take another way into a worker here than from Redis; none of them ends it either."""
+    """Messages take a different way into a worker than from Redis; none of them ends it either."""
     made = on_both(deploy, amqp_url, redis_db)
     worker = made.ready_worker("press", "canary", pool=pool)
     store, queue = made.transport().store, f"{redis_db.prefix}.draft"
@@ -397,7 +397,7 @@ def test_what_cannot_be_digested_becomes_a_dead_letter_and_the_worker_goes_on(
         assert newest.hop_id == (hop_id if kept.get("id") == hop_id else None)
         assert newest.worker
         assert newest.at
-        arrived = ({**SOUND, **fields}["body"], b"x", SECRET.encode())  # the body, or the envelope where one was found
+        arrived = ({**SOUND, **fields}["body"], b"x", SECRET.encode())  # the body, or the envelope if one was found
         assert newest.sha256 in [hashlib.sha256(content).hexdigest() for content in arrived]
         assert SECRET not in f"{newest}"
         assert dispatch(made, ActivitySpec("draft", "good")).result_sync(2.0).output == "draft(good|)"
@@ -408,13 +408,13 @@ def test_what_cannot_be_digested_becomes_a_dead_letter_and_the_worker_goes_on(
 
 
 def letters_of(store: Store, number: int) -> Sequence[DeadLetter]:
-    """Return the letters, newest first, once there are so many."""
+    """Return the letters, newest first, once there are this many."""
     found = store.dead_letters(after=None, limit=100)
     return found if len(found) == number else []
 
 
 def waiting_in(connection: Connection, queue: str) -> int | None:
-    """Return how many messages wait in a queue, or None where there is no such queue."""
+    """Return how many messages wait in a queue, or None if there is no such queue."""
     with connection.channel() as channel:
         try:
             return int(channel.queue_declare(queue, passive=True).message_count)

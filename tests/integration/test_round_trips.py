@@ -1,4 +1,4 @@
-"""What the store costs: request/reply turns between a process and its Redis, counted on the way."""
+"""What the store costs: request/reply turns between a process and its Redis, counted by a proxy."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ WITHIN = 30.0  # seconds
 
 @pytest.fixture
 def server(own_redis: Callable[..., RedisServer]) -> RedisServer:
-    """A server that has the store's scripts, each of which is sent to it once."""
+    """A server that already has the store's scripts, which are sent only once each."""
     server = own_redis()
     with redis.Redis.from_url(server.url) as client:
         for text in scripts().values():
@@ -44,7 +44,7 @@ def server(own_redis: Callable[..., RedisServer]) -> RedisServer:
 
 @pytest.fixture
 def proxy(server: RedisServer) -> Iterator[CountingProxy]:
-    """Stands before the server of the store."""
+    """A proxy in front of the store's server."""
     with running_proxy(urlsplit(server.url).port or 0) as proxy:
         yield proxy
 
@@ -61,7 +61,7 @@ def scripts() -> dict[str, str]:
 
 
 def calls(turns: Turns) -> Counter[str]:
-    """What was asked, by the name of the script where it was one; connections that were opened are left out."""
+    """What was asked, scripts by their names; opening connections is left out."""
     names = {f"EVALSHA {hashlib.sha1(text.encode()).hexdigest()}": name for name, text in scripts().items()}
     found = Counter[str]()
     for (kind, commands), count in turns.items():
@@ -73,8 +73,8 @@ def calls(turns: Turns) -> Counter[str]:
 def test_a_hop_costs_two_round_trips_to_the_store_and_each_model_call_one(
     server: RedisServer, proxy: CountingProxy, own_redis: Callable[..., RedisServer], tmp_path: Path
 ) -> None:
-    """A claim, a completion and what is recorded, beside the message's own; what keeps a worker alive costs by the
-    second. Two of the steps are agents of one model call each."""
+    """A claim, a completion and what is recorded, besides the message's own; what keeps a worker alive costs per
+    second. Two of the steps are agents with one model call each."""
     steps = [
         ActivitySpec("draft", "first"),
         FunctionSpec("count_letters", {"letter": "a"}),
@@ -105,7 +105,7 @@ def test_a_hop_costs_two_round_trips_to_the_store_and_each_model_call_one(
 
 
 def test_what_a_run_records_and_shows_costs_a_round_trip_each(server: RedisServer, proxy: CountingProxy) -> None:
-    """A journalled call is paid for with one, and a batch of stream events with another; the journal is read in one."""
+    """A journalled call costs one, and a batch of stream events another; the journal is read in one."""
     store = RedisStore(through(proxy), prefix="p", lease=LEASE, ttl=60)
     hop = HopRecord(hop_id="w.0", queue="q", envelope="{}", digest="d")
     store.start(NewWorkflow(correlation_id="w", content="c", hop=hop))
@@ -127,7 +127,7 @@ def test_what_a_run_records_and_shows_costs_a_round_trip_each(server: RedisServe
 
 
 def test_a_thousand_hops_of_a_process_are_renewed_in_one_round_trip(server: RedisServer, proxy: CountingProxy) -> None:
-    """The lease of a worker that runs a thousand agents costs what that of one agent costs."""
+    """The lease of a worker that runs a thousand agents costs as much as that of one agent."""
     store = RedisStore(through(proxy), prefix="p", lease=LEASE, ttl=60)
     owner, lost = Owner(store, lease=NEVER), list[str]()
     with ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""The broker in one Redis and the store in another: neither knows of the other, and each may lose what it holds."""
+"""The broker in one Redis and the store in another: neither knows the other, and each may lose its data."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WITHIN = 30.0  # seconds for what takes about seven: a message is overdue after 
 
 @pytest.fixture
 def broker(own_redis: Callable[..., RedisServer]) -> RedisServer:
-    """A server that keeps nothing over a restart."""
+    """A server that keeps nothing across a restart."""
     return own_redis()
 
 
@@ -28,21 +28,21 @@ def made(broker: RedisServer, own_redis: Callable[..., RedisServer], tmp_path: P
 
 @pytest.fixture
 def gate(tmp_path: Path) -> Iterator[Path]:
-    """The file that a step of `gated` waits for; it appears at the latest when the test ends."""
+    """The file that a step of `gated` waits for; it appears when the test ends, if not before."""
     gate = tmp_path / "gate"
     yield gate
     gate.touch()
 
 
 def dispatch(made: Deployment, gate: Path) -> WorkflowHandle:
-    """Start a workflow of two steps, the first of which waits for the gate."""
+    """Start a workflow of two steps; the first one waits for the gate."""
     transport, dispatcher = made.transport(), WorkflowDispatcher()
     steps = [ActivitySpec("gated", str(gate)), ActivitySpec("draft", "after")]
     return dispatcher.handle(dispatcher.dispatch_workflow_sync(transport, itinerary=steps), transport)
 
 
 def test_the_step_of_a_killed_worker_runs_on_another_one(made: Deployment, gate: Path) -> None:
-    """The broker still holds its message for an hour; the store knows that nobody runs it."""
+    """The broker would hold its message for another hour, but the store knows that nobody runs it."""
     killed = made.ready_worker("press", "troubles", slots=1, name="killed")
     handle = dispatch(made, gate)
     eventually(lambda: len(made.runs()) == 1, within=WITHIN, what="the first run did not begin")
@@ -60,7 +60,7 @@ def test_the_step_of_a_killed_worker_runs_on_another_one(made: Deployment, gate:
 def test_a_broker_that_comes_back_empty_loses_no_workflow(
     made: Deployment, broker: RedisServer, gate: Path, pool: str
 ) -> None:
-    """Neither the one whose step was running, nor those whose messages waited."""
+    """This holds for the one whose step was running and for those whose messages waited."""
     worker = made.ready_worker("press", "troubles", pool=pool, slots=1)
     handles = [dispatch(made, gate) for _ in range(5)]
     eventually(lambda: len(made.runs()) == 1, within=WITHIN, what="the first run did not begin")

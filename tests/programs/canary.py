@@ -1,4 +1,4 @@
-"""A task of somebody else in the same worker, which no message of ours may start."""
+"""Somebody else's task in the same worker, which no message of ours may start."""
 
 from __future__ import annotations
 
@@ -15,6 +15,6 @@ def sing(*_args: object) -> None:
 
 @shared_task(name="canary.count")
 def count(text: str) -> None:
-    """Work as the task of a host does that shares a queue with activities."""
+    """Work like a host's task that shares a queue with activities."""
     with open(os.environ["RUNS_FILE"], "a", encoding="utf-8") as runs:
         runs.write(f"counted-{len(text)}\n")

@@ -1,4 +1,4 @@
-"""A step that many can run at once, for as long as a test wants."""
+"""A step that many workers can run at once, for as long as a test wants."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A program that dispatches workflows: reads one in each line, answers with its id, and may be killed at any time."""
+"""A program that dispatches workflows: reads one per line, answers with its id, and may be killed at any time."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-import failpoints  # noqa: F401 - it dies where this module says
+import failpoints  # noqa: F401 - this module makes it die
 from celery import Celery
 
 from paigeant_celery import ActivitySpec, FunctionSpec, StepPolicy, TransientError, WorkflowDispatcher, get_transport
@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def step(index: int, work: Mapping[str, Any]) -> ActivitySpec | FunctionSpec:
-    """Return a step of a workflow; the one that parks it has no second attempt."""
+    """Return a step of a workflow; the step that parks it has no second attempt."""
     name, step_id, seconds = STEPS[index % len(STEPS)], f"step-{index}", work["seconds"]
     policy = StepPolicy(max_attempts=1) if work["parks_at"] == index else None
     if name == "plant":

@@ -1,4 +1,4 @@
-"""Agents that change the itinerary, as they are told to and as they may not."""
+"""Agents that change the itinerary, as they are told to and as they must not."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from paigeant_celery import PaigeantAgent
 
 
 def insert(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
-    """Insert the activities that the prompt lists, and answer with what the tool said."""
+    """Insert the activities that the prompt lists and answer with what the tool said."""
     if len(messages) > 1:
         return ModelResponse(parts=[TextPart(str(messages[-1].parts[-1].content))])
     note_run()

@@ -1,6 +1,6 @@
-"""A worker that loads this module seems to be on a machine of its own: its boot has another id.
+"""A worker that loads this module seems to be on a different machine: it has a different boot id.
 
-Workers of other machines cannot see whether its processes live, nor it theirs.
+Workers on other machines cannot see whether its processes live, and it cannot see theirs.
 """
 
 from __future__ import annotations

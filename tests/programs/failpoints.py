@@ -1,7 +1,7 @@
 """Crash points: a process that loads this module dies where a file says so, or loses the reply to a script.
 
-In the folder `FAILPOINTS`, a file named as the point is taken away by the process that dies there, so each file
-kills once. `soft.<script>` loses one reply, for which the client library asks again; `hard.<script>` fails the call.
+In the folder `FAILPOINTS`, a file named after the point is removed by the process that dies there, so each file kills
+once. `soft.<script>` loses one reply, for which the client library asks again; `hard.<script>` fails the call.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ DISPATCHER = "dispatcher"  # begins the names of processes that dispatch
 
 
 def taken(name: str) -> bool:
-    """Say whether this process, and no other, is meant."""
+    """Say whether this process is the one that is meant."""
     try:
         (FOLDER / name).unlink()
     except FileNotFoundError:
@@ -37,14 +37,14 @@ def taken(name: str) -> bool:
 
 
 def die_at(name: str) -> None:
-    """End the process without a word, where the file of the point is there."""
+    """End the process silently if the file of the point exists."""
     if taken(name):
         note(os.environ["HITS_FILE"], kind=f"at {name}", **me())
         os.kill(os.getpid(), signal.SIGKILL)
 
 
 def wrap(cls: type, method: str, *, before: Callable[[], None] | None = None, after: Any = None) -> None:
-    """Call `before()` ahead of a method, and `after(result)` behind it."""
+    """Call `before()` before a method and `after(result)` after it."""
     original = getattr(cls, method)
 
     def wrapped(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -59,12 +59,12 @@ def wrap(cls: type, method: str, *, before: Callable[[], None] | None = None, af
 
 
 def dies(name: str) -> Callable[[object], None]:
-    """Return what ends the process where a call came to something."""
+    """Return what ends the process if a call had a result."""
     return lambda answer: die_at(name) if answer else None
 
 
 def in_a_hop() -> bool:
-    """Say whether a hop's next message is sent, and neither a workflow's first one nor one that is sent again."""
+    """Say whether a hop's next message is sent, not a workflow's first one or one that is resent."""
     return DISPATCHER not in os.environ["PROCESS"] and threading.current_thread().name != "paigeant-sweeper"
 
 
@@ -88,7 +88,7 @@ asking = threading.local()
 
 
 def open_leaky(options: Any) -> Any:
-    """Return a client whose scripts lose replies after they were executed."""
+    """Return a client that loses the replies of scripts after they ran."""
     client = open_client(options)
     parse = client.redis.parse_response
 

@@ -1,4 +1,4 @@
-"""Lines that a test writes beside the product: one JSON object each, in one write, so that none is torn."""
+"""Lines that a test writes next to the product: one JSON object each, in a single write, so that none is torn."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["me", "note", "noted_run"]
 
 
 def note(path: str, **fields: object) -> None:
-    """Append a line; `at` is the wall clock, which the server of the same machine shares."""
+    """Append a line; `at` is the wall clock, which a server on the same machine shares."""
     line = json.dumps({"at": time.time(), **fields}) + "\n"
     file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     try:
@@ -25,14 +25,14 @@ def note(path: str, **fields: object) -> None:
 def me() -> dict[str, object]:
     """Return who writes: the name of the started process that this one belongs to, and its own id.
 
-    The id alone would say little: in a pid namespace of its own, other processes have the same.
+    The id alone is not enough: in different pid namespaces, processes have the same ids.
     """
     return {"process": os.environ["PROCESS"], "pid": os.getpid()}
 
 
 @contextmanager
 def noted_run(hop_id: str) -> Iterator[None]:
-    """Note that a step's body begins, and that it ended or raised; one that dies or is cancelled did neither."""
+    """Record that a step's body begins, and that it ended or raised; if it dies or is cancelled, it did neither."""
     path, run = os.environ["RUNS_FILE"], uuid.uuid4().hex
     note(path, what="begin", run=run, hop=hop_id, **me())
     try:

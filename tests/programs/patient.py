@@ -1,4 +1,4 @@
-"""A step that goes on until a file lets it end, however often it is begun."""
+"""A step that goes on until a file lets it end, however often it begins."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The same step as a plain Celery task, configured as its documentation advises for work that matters."""
+"""The same step as a plain Celery task, configured as Celery's documentation advises for important work."""
 
 from __future__ import annotations
 

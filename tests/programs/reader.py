@@ -1,6 +1,6 @@
-"""An agent that reads one page after the other; each page waits for a file, and models fail where a file says so.
+"""An agent that reads one page after another; each page waits for a file, and models fail if a file says so.
 
-`EDITION` is the edition of this code: in the second one the tool takes another argument.
+`EDITION` is the version of this code: in the second one the tool takes a different argument.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ reader = PaigeantAgent(FunctionModel(answer, model_name="local"))
 async def read(ctx: RunContext[None], page: int) -> str:
     begun(workflow_context().hop_id, f"tool read page-{page}")
     gate = Path(os.environ["READING"], f"closed-{page}")
-    while gate.exists():  # noqa: ASYNC110, ASYNC240 - the test takes it away, on this disk
+    while gate.exists():  # noqa: ASYNC110, ASYNC240 - the test removes it, on this disk
         await asyncio.sleep(0.02)
     return f"page {page}"
 

@@ -1,4 +1,4 @@
-"""An agent that uses all that a journal records, and a step that runs it with an earlier conversation."""
+"""An agent that uses everything a journal records, and a step that runs it with an earlier conversation."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ async def stream(messages: list[ModelMessage], info: AgentInfo) -> AsyncIterator
 
 
 async def watch(ctx: RunContext[None], events: AsyncIterable[AgentStreamEvent]) -> None:
-    """Note the events of a call: once for a model's stream, once for each of the others."""
+    """Record the events of a call: once for a model's stream, once for each of the others."""
     seen = [event async for event in events]
     hop_id = workflow_context().hop_id
     match seen:
@@ -122,7 +122,7 @@ def shouted(output: str) -> str:
 
 @activity
 async def study(context: WorkflowContext, question: str) -> dict[str, Any]:
-    """Run the scholar in the course of a conversation, and return all that its result says."""
+    """Run the scholar in the course of a conversation and return everything in its result."""
     result = await scholar.run(question, message_history=EARLIER)
     return {
         "output": result.output,

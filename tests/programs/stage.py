@@ -1,4 +1,4 @@
-"""What the host modules share: a model whose answer can be said beforehand, and a count of runs."""
+"""What the host modules share: a model with predictable answers, and a count of runs."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ PREVIOUS = re.compile(r"<previous_output [^>]*>\n(.*)\n</previous_output>", re.D
 
 
 def note_run() -> None:
-    """Count a run of the current hop where no workflow and no store can lose it."""
+    """Count a run of the current hop in a place where no workflow and no store can lose it."""
     with open(os.environ["RUNS_FILE"], "a", encoding="utf-8") as runs:
         runs.write(f"{workflow_context().hop_id}\n")
 
 
 def asked(messages: Sequence[ModelMessage]) -> tuple[str, str]:
-    """Return the step's own prompt and the previous output that the model was shown ("" for none)."""
+    """Return the step's own prompt and the previous output that the model saw ("" if none)."""
     request = next(message for message in messages if isinstance(message, ModelRequest))
     text = str(next(part for part in request.parts if isinstance(part, UserPromptPart)).content)
     previous = PREVIOUS.search(text)

@@ -1,7 +1,7 @@
-"""Kill points at the calls of a journal: a process that loads this module notes each call, and dies at one of them.
+"""Kill points at the calls of a journal: a process that loads this module records each call and dies at one of them.
 
-In the folder `STRIKES`, a file named as a workflow holds lines like `before model 1`; the process that gets there takes
-the line away and dies, so each line kills once. A call is named by its kind, step or call id, and tool.
+In the folder `STRIKES`, a file named after a workflow holds lines like `before model 1`. The process that gets there
+removes the line and dies, so each line kills once. A call is named by its kind, step or call id, and tool.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ __all__ = ["begun", "noted"]
 
 
 def noted(what: str, hop_id: str, call: str) -> None:
-    """Note what happens to a call, where no crash can lose it."""
+    """Record what happens to a call in a place where no crash can lose it."""
     note(os.environ["CALLS_FILE"], what=what, hop=hop_id, call=call, **me())
 
 
 def begun(hop_id: str, call: str) -> None:
-    """Note that the code of a call runs, and die in it where that is asked for."""
+    """Record that the code of a call runs, and die in it if asked to."""
     noted("begun", hop_id, call)
     strike("during", hop_id, call)
 
 
 def strike(when: str, hop_id: str, call: str) -> None:
-    """End the process without a word, where the file of the workflow says so."""
+    """End the process silently if the file of the workflow says so."""
     file = Path(os.environ["STRIKES"], hop_id.partition(".")[0])
     line = f"{when} {call}"
     try:
@@ -50,7 +50,7 @@ def strike(when: str, hop_id: str, call: str) -> None:
 
 
 def named(key: CallKey) -> str:
-    """Return the name of a call, which says nothing of its workflow."""
+    """Return the name of a call, without its workflow."""
     words = [key.kind, key.name, key.call_id or str(key.step)]
     return " ".join(word for word in words if word)
 

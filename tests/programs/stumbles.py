@@ -1,4 +1,4 @@
-"""Steps that fail where a file says so: in the folder `STUMBLES`, one that is named as the hop says how."""
+"""Steps that fail if a file says so: in the folder `STUMBLES`, the file named after the hop says how."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ IN_PASSING, FOR_GOOD = "in passing", "for good"
 
 
 class InPassing(Exception):
-    """Another attempt goes well."""
+    """An error after which another attempt succeeds."""
 
 
 def stumble(hop_id: str) -> None:
-    """Raise what the file of the hop says; one that fails in passing is taken away by the run that fails."""
+    """Raise what the hop's file says; a run that fails only this time removes the file."""
     file = Path(os.environ["STUMBLES"], hop_id)
     try:
         how = file.read_text()

@@ -1,4 +1,4 @@
-"""Three steps, each written in another way, that note every run and fail where they are told to."""
+"""Three steps, each written in a different way, that record every run and fail if told to."""
 
 from __future__ import annotations
 

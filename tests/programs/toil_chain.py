@@ -1,4 +1,4 @@
-"""The same three steps as a plain Celery chain, configured as its documentation advises for work that matters."""
+"""The same three steps as a plain Celery chain, configured as Celery's documentation advises for important work."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from celery.signals import task_success
 from ledger import note, noted_run
 from stumbles import InPassing, stumble
 
-TIMEOUT = 3  # seconds until Kombu delivers again what was not acknowledged; more than three times the longest step
+TIMEOUT = 3  # seconds until Kombu redelivers what was not acknowledged; more than three times the longest step
 
 app = Celery("toil_chain", broker=os.environ["PAIGEANT_REDIS_URL"], set_as_current=False)
 app.conf.update(
@@ -37,6 +37,6 @@ def step(hop_id: str, seconds: float) -> None:
 
 @task_success.connect
 def done(sender: object = None, **_: object) -> None:
-    """Note it where Celery has sent the next step already."""
+    """Record when Celery has already sent the next step."""
     hop_id = getattr(sender, "request").args[0]  # noqa: B009 - Celery ships no types
     note(os.environ["RUNS_FILE"], what="done", hop=hop_id)

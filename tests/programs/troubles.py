@@ -1,4 +1,4 @@
-"""Activities that go wrong, each in its own way."""
+"""Activities that fail, each in its own way."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def failing_function(kind: str, text: str) -> str:
 
 @activity
 def flaky(path: str, times: int) -> str:
-    """Fail so often; each call adds a line to the file."""
+    """Fail a number of times; each call adds a line to the file."""
     with Path(path).open("a") as calls:
         calls.write("called\n")
     if Path(path).read_text().count("\n") <= times:
@@ -106,7 +106,7 @@ gated = PaigeantAgent(FunctionModel(wait_for_file))
 
 @activity
 def unserializable() -> Any:
-    """Return what has no JSON form."""
+    """Return something that has no JSON form."""
     return threading.Lock()
 
 

@@ -1,4 +1,4 @@
-"""A hop whose journal is recorded by a real store, for tests of what runs inside one."""
+"""A hop whose journal is kept in a real store, for tests of what runs inside a hop."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ HOP = HopRecord(hop_id="w.0", queue="q", envelope="e", digest="d")
 
 
 class CutOff(MemoryStore):
-    """A store that lets the worker write a given number of records, and then takes the hop away from it."""
+    """A store that lets the worker write a given number of records and then takes the hop away from it."""
 
     def __init__(self) -> None:
         super().__init__(lease=60, ttl=60)
         self.left: int | None = None
 
     def record(self, closing: Closing, records: Mapping[str, str]) -> bool:
-        """Record, or answer as to an owner that was overtaken."""
+        """Record, or answer as to an overtaken owner."""
         if self.left is not None:
             if self.left == 0:
                 return False
@@ -56,7 +56,7 @@ class JournalledHop:
         stopping: Callable[[], bool] = lambda: False,
         feed: EventFeed | None = None,
     ) -> Iterator[HopJournal]:
-        """Run one attempt inside the block; after `cut_after` records nothing more is recorded."""
+        """Run one attempt inside the block; nothing more is recorded after `cut_after` records."""
         if self.closing is not None:
             self.store.release(self.closing)
         self.attempts += 1
@@ -77,7 +77,7 @@ class JournalledHop:
             yield journal
 
     def keep(self, records: Mapping[str, str]) -> None:
-        """Record in the current attempt what another process did."""
+        """Record what another process did in the current attempt."""
         assert self.closing is not None
         assert self.store.record(self.closing, records)
 
@@ -88,12 +88,12 @@ class JournalledHop:
 
 
 def calls(*names: str, **arguments: Any) -> list[ToolCallPart]:
-    """Return what a model answers that calls tools, each with the same arguments; the ids are those of a provider."""
+    """Return the answer of a model that calls tools, each with the same arguments; the ids are a provider's."""
     return [ToolCallPart(name, arguments, f"{name}-{number}") for number, name in enumerate(names, 1)]
 
 
 def scripted(asked: Counter[str], *answers: Answer, name: str = "local") -> FunctionModel:
-    """Return a model that gives these answers, one after the other in each run, and counts in `asked` how often."""
+    """Return a model that gives these answers in order in each run, and counts its requests in `asked`."""
 
     def answer(messages: list[ModelMessage], _: AgentInfo) -> ModelResponse:
         asked[name] += 1
@@ -114,7 +114,7 @@ def scripted(asked: Counter[str], *answers: Answer, name: str = "local") -> Func
 
 
 def history(result: AgentRunResult[Any]) -> Any:
-    """Return all messages without the times of what is made anew in each attempt."""
+    """Return all messages without the times of the parts that each attempt makes again."""
     messages = ModelMessagesTypeAdapter.dump_python(result.all_messages(), mode="json")
     for message in messages:
         if message["kind"] == "request":

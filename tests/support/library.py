@@ -1,4 +1,4 @@
-"""A deployment whose workers note each call of their agents, and die at some of them."""
+"""A deployment whose workers record each call of their agents and die at some of them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["Library", "Note"]
 
 @dataclass(frozen=True, kw_only=True)
 class Note:
-    """What a process noted: that a call was `asked` for, `begun`, `recorded`, `replayed`, or that it was `killed`."""
+    """What a process noted: that a call was `asked` for, `begun`, `recorded` or `replayed`, or that it was `killed`."""
 
     what: str
     hop: str
@@ -26,7 +26,7 @@ class Note:
 
 
 class Library:
-    """A deployment whose workers note all calls of agents, in a file of its own."""
+    """A deployment whose workers record all calls of agents in its own file."""
 
     def __init__(self, made: Deployment) -> None:
         self._made = made
@@ -41,7 +41,7 @@ class Library:
         )  # fmt: skip
 
     def worker(self, pool: str, *, name: str, slots: int = 1) -> Process:
-        """Start a worker, and do not wait for it."""
+        """Start a worker without waiting for it."""
         worker = self._made.start_worker("scholar", "reader", pool=pool, slots=slots, name=name)
         self._workers.append(worker)
         return worker
@@ -53,7 +53,7 @@ class Library:
         return worker
 
     def deploy(self, edition: str) -> None:
-        """End all workers without a word; those that are started from now on have another edition of the code."""
+        """Kill all workers; those that are started from now on have a different version of the code."""
         for worker in self._workers:
             worker.kill()
         self._made.variables["EDITION"] = edition
@@ -73,7 +73,7 @@ class Library:
         return DeadLetters(self._transport)
 
     def notes(self, handle: WorkflowHandle) -> list[Note]:
-        """Return what was noted of a workflow."""
+        """Return what was noted about a workflow."""
         lines = self._calls.read_text().splitlines() if self._calls.exists() else []
         notes = [Note(**json.loads(line)) for line in lines]
         return [note for note in notes if note.hop.partition(".")[0] == handle.correlation_id]

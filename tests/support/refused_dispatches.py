@@ -63,7 +63,7 @@ def case(row: str, what: str, call: Callable[[], dict[str, Any]], reason: str, p
 
 ID_TEXT = "use 1 to 128 of A-Z, a-z, 0-9, '_' and '-'"
 NAME_TEXT = "a name has 1 to 128 ASCII letters, digits, '_' or '-', in parts joined by dots, and begins with a letter"
-SECRET_TEXT = "a pydantic secret would travel as asterisks; leave it out, and make it on the worker with `deps_factory`"
+SECRET_TEXT = "a pydantic secret would travel as asterisks; leave it out and make it on the worker with `deps_factory`"
 LIMIT_TEXT = "must be a whole number from 0 to 1000"
 EMPTY_TEXT = "there is no step to run; call `add_to_runway(…)` since the last dispatch, or pass `itinerary=[…]`"
 
@@ -104,7 +104,7 @@ CASES = [
     ),
     case(
         "19", "unexpected", spec("plain", deps={"x": SECRET}), "unexpected_deps", "itinerary[0].deps",
-        "the agent 'plain' takes no deps; give it a `deps_type`, or leave them out",
+        "the agent 'plain' takes no deps; give it a `deps_type`, or leave out the deps",
     ),
     case(
         "19", "no-json", spec(deps={"pool": object()}), "invalid_deps", "deps",
@@ -112,7 +112,7 @@ CASES = [
     ),
     case(
         "19", "not-finite", spec(deps=float("nan")), "invalid_deps", "deps",
-        "NaN is no JSON number",
+        "NaN is not a JSON number",
     ),
     case("19", "too-deep", spec(deps=deep(25)), "invalid_deps", "deps", f"more than 24 levels at {'[0]' * 24!r}"),
     case(
@@ -192,7 +192,7 @@ CASES = [
     ),
     case(
         "22", "limits-unknown", options(usage_limits={"money": SECRET}), "invalid_usage_limits", "usage_limits.money",
-        "is not known; there are request_limit, tool_calls_limit, input_tokens_limit, output_tokens_limit, "
+        "is not known; the limits are request_limit, tool_calls_limit, input_tokens_limit, output_tokens_limit, "
         "total_tokens_limit, cost_limit",
     ),
     *(

@@ -1,4 +1,4 @@
-"""Checked by a strict type checker and never run: the types of deps and outputs survive."""
+"""Checked by a strict type checker, never run: the types of deps and outputs survive."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ PaigeantAgent("anthropic:claude-sonnet-4-5", deps_type=Pool, deps_factory=make_w
 register_agent(Agent("anthropic:claude-sonnet-4-5"), name="any_agent", queue="slow")
 
 
-# Functions keep their parameters, and a context is none of them.
+# Functions keep their parameters, without the context.
 
 
 @activity

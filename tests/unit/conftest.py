@@ -41,7 +41,7 @@ def own_registry() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep the reader's own settings, and every model that costs money, out of the tests."""
+    """Keep your own settings, and every model that costs money, out of the tests."""
     monkeypatch.delenv("PAIGEANT_TRANSPORT", raising=False)
     monkeypatch.delenv("PAIGEANT_REDIS_URL", raising=False)
     monkeypatch.setattr(models, "ALLOW_MODEL_REQUESTS", False)
@@ -49,7 +49,7 @@ def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def make_message() -> Callable[..., PaigeantMessage]:
-    """Make messages that stand before a step, after others with the given outputs."""
+    """Make messages whose next step follows others with the given outputs."""
 
     def make(
         *steps: ActivitySpec | FunctionSpec,
@@ -112,7 +112,7 @@ def make_context(make_message: Callable[..., PaigeantMessage]) -> Callable[..., 
 
 @pytest.fixture(scope="session")
 def limits() -> EditLimits:
-    """Limits that no test of something else reaches."""
+    """Limits that tests of something else do not reach."""
     return EditLimits(max_visits=16)
 
 

@@ -53,7 +53,7 @@ def test_bad_input_is_refused_before_anything_is_sent(
 
 
 def test_row17_an_unknown_name_is_refused_where_the_registry_is_all_there_is(workflow_harness: WorkflowHarness) -> None:
-    """A misspelt name in a test fails at once, with the names that were meant."""
+    """A misspelt name in a test fails at once, with similar names."""
     _held = agents()
 
     with pytest.raises(UnknownActivity) as caught:
@@ -107,7 +107,7 @@ def test_row26_an_id_of_the_allowed_letters_is_taken(workflow_harness: WorkflowH
 
 
 def test_row21_as_many_steps_as_allowed_are_taken(workflow_harness: WorkflowHarness) -> None:
-    """The cap is the last number that works."""
+    """The limit itself still works."""
     WorkflowDispatcher().dispatch_workflow_sync(workflow_harness.transport, itinerary=[ActivitySpec("a", "x")] * 256)
 
     assert len(workflow_harness.pending) == 1
@@ -145,9 +145,9 @@ def test_row38_every_mistake_of_a_configuration_is_listed_at_once() -> None:
         get_transport(app=app)
 
     assert sorted(caught.value.mistakes) == [
-        "`paigeant_laese` is no setting; did you mean `paigeant_lease`?",
+        "`paigeant_laese` is not a setting; did you mean `paigeant_lease`?",
         "`paigeant_max_steps`: Input should be greater than or equal to 1",
-        "`paigeant_prefix`: has 1 to 128 ASCII letters, digits, '_', '-' or '.', and begins with a letter",
+        "`paigeant_prefix`: must be 1 to 128 ASCII letters, digits, '_', '-' or '.', and begin with a letter",
         "store URL: the scheme 'db' is not supported; use 'redis://host:6379/0', 'rediss://…', "
         "'unix:///path/to/socket' or 'memory://'",
     ]
@@ -158,8 +158,8 @@ def test_row38_every_mistake_of_a_configuration_is_listed_at_once() -> None:
     ("url", "given"),
     [
         (f"postgres://me:{SECRET}@host/db", "the scheme 'postgres' is not supported"),
-        (SECRET, "it is no URL"),
-        ("", "it is no URL"),
+        (SECRET, "it is not a URL"),
+        ("", "it is not a URL"),
         ("broken://", "the scheme 'broken' is not supported"),
     ],
 )
@@ -185,7 +185,7 @@ def test_row38_a_store_url_that_is_not_understood_is_refused_without_its_passwor
     ],
 )
 def test_row39_an_executor_that_finds_nothing_says_what_it_searched(module: str | None, searched: str) -> None:
-    """A typo in a module or name is found at the start and not by a step that never runs."""
+    """A typo in a module or name is found at the start, not by a step that never runs."""
     _held = agents()
 
     with pytest.raises(UnknownActivity) as caught:
@@ -222,7 +222,7 @@ WRONG_OPTIONS = [
 def test_an_option_of_a_wrong_kind_is_named_where_it_is_given(
     call: Callable[[], object], reason: str, path: str
 ) -> None:
-    """A mistake in a module is found when it is imported, and not by the first workflow at night."""
+    """A mistake in a module is found when it is imported, not by the first workflow at night."""
     with pytest.raises(InvalidInput) as caught:
         call()
 
@@ -278,7 +278,7 @@ def test_row42_a_setting_of_the_host_that_would_reach_our_tasks_is_named(
 
 
 def test_a_function_step_is_checked_by_the_function_of_this_process(workflow_harness: WorkflowHarness) -> None:
-    """A step that was written by hand is held to the signature like any other."""
+    """A hand-written step must fit the signature like any other."""
 
     @activity
     def add(a: int) -> int:
@@ -294,11 +294,11 @@ def test_a_function_step_is_checked_by_the_function_of_this_process(workflow_har
 
 
 def test_a_kind_that_does_not_fit_its_activity_is_refused(workflow_harness: WorkflowHarness) -> None:
-    """An agent step for a function, or the other way round, is a mistake of the dispatcher."""
+    """An agent step for a function, or the reverse, is a mistake of the dispatcher."""
     held = agents()
 
     with pytest.raises(InvalidInput) as caught:
         WorkflowDispatcher().dispatch_workflow_sync(workflow_harness.transport, itinerary=[FunctionSpec("plain")])
 
     assert held[1].name == "plain"
-    assert caught.value.text == "'plain' is an agent, and the step calls a function"
+    assert caught.value.text == "'plain' is an agent, but the step calls a function"

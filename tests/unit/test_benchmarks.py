@@ -28,7 +28,7 @@ RECORDED = Sample(attempt=RAN, replay=REPLAYED, stored=Bytes(records=7, text=700
     ],
 )
 def test_a_percentile_is_a_time_that_was_measured(values: list[float], percent: float, expected: float) -> None:
-    """With twenty kills the slowest one alone stands above the 95th percentile."""
+    """With twenty kills only the slowest one is above the 95th percentile."""
     assert percentile(values, percent) == expected
 
 
@@ -42,7 +42,7 @@ def test_a_percentile_is_a_time_that_was_measured(values: list[float], percent: 
     ids=["not begun again", "begun a third time", "not completed"],
 )
 def test_a_kill_with_another_outcome_is_wrong(outcome: Outcome) -> None:
-    """A fast recovery that runs a step too often, or loses it, is none."""
+    """A fast recovery that runs a step too often, or loses it, is not a recovery."""
     case = next(iter(PEERS))
     good = Outcome(seconds=1.0, runs=2, completed=True, noticed="owner_gone")
 
@@ -55,7 +55,7 @@ def test_a_kill_with_another_outcome_is_wrong(outcome: Outcome) -> None:
 
 
 def test_a_right_run_of_the_journal_has_no_mistakes() -> None:
-    """What is measured is worth something only where all calls were made once, recorded, and replayed."""
+    """A measurement is worth something only if all calls were made once, recorded and replayed."""
     found = {"bare": [Sample(attempt=RAN)], OURS: [RECORDED], SYNCED: [RECORDED]}
 
     assert list(mistakes_in({0: found, 400: found}, calls=CALLS)) == []
@@ -72,7 +72,7 @@ def test_a_right_run_of_the_journal_has_no_mistakes() -> None:
     ],
 )
 def test_a_run_of_the_journal_that_differs_is_a_mistake(sample: Sample, mistake: str) -> None:
-    """A journal that forgets a call, or makes it twice, is fast."""
+    """A journal that forgets a call or makes it twice may well be fast."""
     right, wrong = {OURS: [RECORDED], SYNCED: [RECORDED]}, {OURS: [RECORDED, sample], SYNCED: [RECORDED]}
 
     (found,) = mistakes_in({0: right, 400: wrong}, calls=CALLS)
@@ -82,7 +82,7 @@ def test_a_run_of_the_journal_that_differs_is_a_mistake(sample: Sample, mistake:
 
 @pytest.mark.parametrize(("text", "wrong"), [(7700, 0), (7710, 1)])
 def test_records_that_grow_with_the_history_are_a_mistake(text: int, wrong: int) -> None:
-    """Whatever is said before would be stored again with each call."""
+    """Otherwise the whole history would be stored again with each call."""
     grown = replace(RECORDED, stored=Bytes(records=7, text=text, held=7700))
     few, many = {OURS: [RECORDED], SYNCED: [RECORDED]}, {OURS: [grown], SYNCED: [RECORDED]}
 
@@ -90,7 +90,7 @@ def test_records_that_grow_with_the_history_are_a_mistake(text: int, wrong: int)
 
 
 def test_the_ratio_is_that_of_what_is_added_to_the_bare_run_of_the_round() -> None:
-    """A run that takes twice as long on a busy machine says nothing of the journal."""
+    """A run that takes twice as long on a busy machine says nothing about the journal."""
     bare, theirs = Sample(attempt=RAN), replace(RECORDED, attempt=replace(RAN, seconds=0.5))
     ours = replace(RECORDED, attempt=replace(RAN, seconds=0.2))
 

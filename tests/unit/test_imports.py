@@ -1,4 +1,4 @@
-"""What importing the package loads, and what it leaves alone; each in a process of its own."""
+"""What importing the package loads and what it leaves alone, each in its own process."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from textwrap import dedent
 
 
 def run(code: str) -> str:
-    """Run a program that sees no configuration of the reader's, and return what it prints."""
+    """Run a program that does not see your own configuration, and return what it prints."""
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", dedent(code)],
         capture_output=True,
@@ -22,7 +22,7 @@ def run(code: str) -> str:
 
 
 def test_importing_the_package_loads_no_library_behind_it() -> None:
-    """A web process that may never dispatch pays nothing for having us installed."""
+    """A web process that may never dispatch pays nothing for having the package installed."""
     heavy = run(
         """
         import sys
@@ -59,7 +59,7 @@ def test_a_process_that_dispatches_and_waits_never_loads_pydantic_ai() -> None:
 
 
 def test_a_memory_store_does_not_load_the_client_of_redis() -> None:
-    """Who uses no Redis store has no use for its client."""
+    """A process without a Redis store does not need its client."""
     seen = run(
         """
         import sys
@@ -73,7 +73,7 @@ def test_a_memory_store_does_not_load_the_client_of_redis() -> None:
 
 
 def test_importing_us_does_not_change_the_current_app_of_a_host() -> None:
-    """`shared_task` and `.delay()` of the host go on to reach the host's own broker."""
+    """The host's `shared_task` and `.delay()` still reach the host's own broker."""
     seen = run(
         """
         from celery import Celery, current_app
@@ -91,7 +91,7 @@ def test_importing_us_does_not_change_the_current_app_of_a_host() -> None:
 
 
 def test_importing_us_before_the_host_makes_no_app_current() -> None:
-    """Where we are imported first, the host's app still becomes the current one by itself."""
+    """If we are imported first, the host's app still becomes the current one."""
     seen = run(
         """
         import paigeant_celery.client.dispatch, paigeant_celery.broker.transport
@@ -107,7 +107,7 @@ def test_importing_us_before_the_host_makes_no_app_current() -> None:
 
 
 def test_public_names_load_on_first_use_and_others_are_no_attributes() -> None:
-    """`from paigeant_celery import *`, completion and typos behave as in any package."""
+    """`from paigeant_celery import *`, completion and typos behave as with any package."""
     seen = run(
         """
         import paigeant_celery

@@ -16,7 +16,7 @@ import paigeant_celery
 
 PACKAGE = Path(paigeant_celery.__file__).parent
 
-# Each wing's other wings. A module's name stands for that module alone.
+# The other wings that each wing may import. The name of a module means only that module.
 MAY_IMPORT = {
     "core": set[str](),
     "store": {"core"},
@@ -33,7 +33,7 @@ MAY_IMPORT = {
 }
 FACES = {"", "celery", "tasks", "cli", "testing"}  # "" is the package itself
 
-# Who may import what is neither the standard library nor pydantic, which all may.
+# Who may import libraries other than the standard library and pydantic, which everyone may import.
 LIBRARIES = {
     "pydantic_ai": {"agents", "testing"},
     "celery": {"broker", "worker", "celery", "cli"},
@@ -44,7 +44,7 @@ LIBRARIES = {
     "pytest": {"testing"},
     "typing_extensions": {"agents"},
 }
-# A library is loaded by whoever needs it, and never by these.
+# A library is loaded by the modules that need it, and never by these.
 WITHOUT_CELERY = {"broker.port", "broker.outbox", "broker.tracing"}
 
 NOT_IN_CORE = {"asyncio", "os", "random", "secrets", "socket", "subprocess", "threading", "time", "urllib", "uuid"}
@@ -52,9 +52,9 @@ NOT_IN_CORE = {"asyncio", "os", "random", "secrets", "socket", "subprocess", "th
 STORES = {"store.memory", "store.redis"}
 MAY_NAME_A_STORE = {"store", "testing"}
 
-# Who may import inside a function, and what. An entry that ends in a dot stands for all below it.
+# Who may import inside a function, and what. An entry that ends in a dot means everything below it.
 LATE = {
-    ("store", "paigeant_celery.store."),  # only the store that is asked for loads its client
+    ("store", "paigeant_celery.store."),  # only the requested store loads its client
     ("client.dispatch", "paigeant_celery.broker.transport"),  # a process that names its transport needs no default
 }
 
@@ -69,7 +69,7 @@ class Import:
 
 
 def modules() -> dict[str, Path]:
-    """All modules of the package by dotted name below it; a wing's `__init__` has the wing's name."""
+    """All modules of the package by their dotted name inside it; a wing's `__init__` has the wing's name."""
     found = {}
     for file in sorted(PACKAGE.rglob("*.py")):
         parts = file.relative_to(PACKAGE).with_suffix("").parts
@@ -83,7 +83,7 @@ def wing_of(module: str) -> str:
 
 
 def imports_of(source: str) -> Iterator[Import]:
-    """Every import in a source text, those in functions and under TYPE_CHECKING included."""
+    """Every import in a source text, including those in functions and under TYPE_CHECKING."""
     tree = ast.parse(source)
     late = {
         inner
@@ -115,7 +115,7 @@ def own(target: str) -> str | None:
 
 @cache
 def every_import() -> tuple[tuple[str, Import], ...]:
-    """Every import of every module, with the module that it stands in."""
+    """Every import of every module, with the module that contains it."""
     return tuple((module, found) for module, file in modules().items() for found in imports_of(file.read_text()))
 
 
@@ -131,7 +131,7 @@ def is_allowed(module: str, target: str) -> bool:
 
 
 def test_each_module_stands_in_a_wing_or_is_a_face() -> None:
-    """A new module needs no entry here: its path says what it may know of the others."""
+    """A new module needs no entry here: its path says what it may know about the others."""
     assert {wing_of(module) for module in modules()} == {*MAY_IMPORT, *FACES}
 
 
@@ -254,14 +254,14 @@ def test_no_files_import_each_other_in_a_circle() -> None:
     """Two files in a circle are one subject in two places; an import inside a function only hides it."""
     graph: dict[str, set[str]] = {module: set() for module in modules()}
     for module, _, target in own_imports():
-        if module:  # the package's own names are loaded when they are first used
+        if module:  # the package's own names are loaded on first use
             graph[module].add(target)
 
-    TopologicalSorter(graph).prepare()  # raises CycleError that names the circle
+    TopologicalSorter(graph).prepare()  # raises a CycleError that names the circle
 
 
 def test_only_a_few_imports_stand_inside_functions() -> None:
-    """An import inside a function is seen by nobody who reads the top of the file."""
+    """A reader of the top of the file does not see an import inside a function."""
     wrong = [
         f"{module}:{found.line} imports {found.target}"
         for module, found, _ in own_imports()

@@ -1,4 +1,4 @@
-"""What the steps of a workflow use is summed over hops, and kept within what the workflow may use."""
+"""What the steps of a workflow use is summed over hops and kept within the workflow's limits."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Talker:
-    """An agent that calls its tool a number of times, and says what each of its requests used."""
+    """An agent that calls its tool a number of times and reports what each of its requests used."""
 
     def __init__(self, name: str, *, times: int, **usage: Any) -> None:
         self.asked, self._times, self._usage = 0, times, usage
@@ -38,7 +38,7 @@ class Talker:
 
 @pytest.fixture
 def two() -> tuple[Talker, Talker]:
-    """Two agents of three requests and two tool calls each."""
+    """Two agents with three requests and two tool calls each."""
     return (
         Talker("first", times=2, input_tokens=10, output_tokens=5, cost=Decimal("0.001")),
         Talker("second", times=2, input_tokens=10, output_tokens=5, cost=Decimal("0.002")),
@@ -89,7 +89,7 @@ async def test_a_workflow_within_its_limits_completes(
 async def test_the_step_that_would_use_more_fails_the_workflow(
     workflow_harness: WorkflowHarness, two: tuple[Talker, Talker], limits: dict[str, Any], asked: int, said: str
 ) -> None:
-    """A runaway agent costs what was allowed, and the message says which limit, and who had used it up."""
+    """A runaway agent costs only what was allowed, and the message names the limit and who used it up."""
     with pytest.raises(WorkflowFailed) as caught:
         await workflow_harness.run([talker.agent.activity("talk") for talker in two], usage_limits=limits)
 
@@ -99,7 +99,7 @@ async def test_the_step_that_would_use_more_fails_the_workflow(
 
 
 async def test_a_retried_step_counts_what_it_replays(workflow_harness: WorkflowHarness) -> None:
-    """Its budget is not given to each attempt anew, and no call is counted twice."""
+    """An attempt does not get a new budget, and no call is counted twice."""
     shaky = Talker("shaky", times=2, input_tokens=10, cost=Decimal("0.001"))
     failures = [OSError("away"), None]
 
@@ -130,7 +130,7 @@ async def test_a_step_whose_cost_is_negative_completes(workflow_harness: Workflo
 async def test_without_limits_an_error_says_nothing_of_them(
     workflow_harness: WorkflowHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """pydantic-ai's own limit of a run is no limit of the workflow, even where a message has limits that are empty."""
+    """pydantic-ai's own limit of a run is not a limit of the workflow, even if a message has empty limits."""
     monkeypatch.setattr(WorkflowLimits, "given", lambda _: WorkflowLimits())
     endless = Talker("endless", times=100)
 

@@ -1,4 +1,4 @@
-"""Whoever watches a workflow sees what its agents do while they do it, where the dispatcher asked for that."""
+"""Those who watch a workflow see what its agents do while they do it, if the dispatcher asked for that."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def calls(events: list[WorkflowEvent]) -> list[tuple[str, str, str]]:
 
 async def test_words_and_tool_calls_are_told(workflow_harness: WorkflowHarness) -> None:
     """A page shows an answer as it is written, from any process."""
-    writer = Writer()  # held, for the registry does not hold it
+    writer = Writer()  # held, because the registry does not hold it
     handle = workflow_harness.dispatch([writer.agent.activity("Write.")], stream=True)
     await workflow_harness.deliver()
 
@@ -115,8 +115,8 @@ async def test_a_word_is_seen_before_the_next_one_is_written(workflow_harness: W
 
 
 async def test_reading_resumes_behind_any_event(workflow_harness: WorkflowHarness) -> None:
-    """A page that was reloaded shows the rest, and nothing twice."""
-    writer = Writer()  # held, for the registry does not hold it
+    """A reloaded page shows the rest, and nothing twice."""
+    writer = Writer()  # held, because the registry does not hold it
     handle = workflow_harness.dispatch([writer.agent.activity("Write.")], stream=True)
     await workflow_harness.deliver()
     events = [event async for event in handle.events()]
@@ -126,7 +126,7 @@ async def test_reading_resumes_behind_any_event(workflow_harness: WorkflowHarnes
 
 
 async def test_the_next_attempt_tells_only_what_is_new(workflow_harness: WorkflowHarness) -> None:
-    """What was told of calls that are replayed is not told again; the call that was cut off begins anew."""
+    """Events of replayed calls are not sent again; the call that was cut off starts again."""
     writer = Writer()
     writer.fail_at = 2
     handle = workflow_harness.dispatch([writer.agent.activity("Write.")], stream=True)
@@ -166,7 +166,7 @@ async def test_a_store_that_takes_long_over_events_costs_a_step_none_of_its_time
 
 
 async def test_nothing_of_what_agents_do_is_told_unasked(workflow_harness: WorkflowHarness) -> None:
-    """It costs calls to the store, and holds what models say."""
+    """It costs calls to the store, and the events hold what models say."""
     agent = PaigeantAgent("test", name="silent")
     handle = workflow_harness.dispatch([agent.activity("Write.")])
     await workflow_harness.deliver()

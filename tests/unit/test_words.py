@@ -1,4 +1,4 @@
-"""The words that others match on: each stands in its table in `core/names.py`, and no row is there for nothing."""
+"""The words that others match on: each is in its table in `core/names.py`, and no row is unused."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 @dataclass(frozen=True)
 class Argument:
-    """What is handed to each call of a function or class, or given back by it, with what is put in front of it."""
+    """What each call of a function or class gets, or returns, with what is put in front of it."""
 
     of: str
     name: str = ""  # of a keyword
@@ -35,7 +35,7 @@ class Argument:
     prefix: str = ""
 
 
-# Where reason codes begin their way. Those of a failure stand beside names of classes, which are no words of ours.
+# Where reason codes originate. Those of a failure are among names of classes, which are not words of ours.
 REASONS = [
     *(Argument(of, "reason", 0) for of in ("MessageError", "InvalidInput", "EmptyItinerary", "NotSerializable")),
     *(Argument(of, "error_class") for of in ("Failure", "Failed")),
@@ -46,7 +46,7 @@ REASONS = [
 class Words:
     """Finds the words of a kind in source texts: in mappings under a key, and in arguments, wherever these come from.
 
-    A value that comes in an attribute was a word where that was made, and is followed no further.
+    A value that comes in an attribute was a word when that was made, and is not followed further.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Words:
         return self.found
 
     def _follow(self, module: str, value: ast.expr, prefix: str) -> None:
-        """Note the words that an expression may give, or where these come from."""
+        """Record the words that an expression may give, or where they come from."""
         match value:
             case ast.Constant(value=str(word)):
                 if word[:1].islower():
@@ -125,7 +125,7 @@ def nodes_of(source: str) -> tuple[ast.AST, ...]:
 
 
 def _name_of(node: ast.AST) -> str:
-    """Return the name of what is called or defined, without what it belongs to."""
+    """Return the name of what is called or defined, without its owner."""
     match node:
         case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
             return name
@@ -150,7 +150,7 @@ def _handed_to(call: ast.Call, argument: Argument) -> Iterator[ast.expr]:
 
 
 def _given_by(node: ast.AST, argument: Argument) -> Iterator[ast.expr]:
-    """Yield what a function returns, or what it takes if it is handed nothing."""
+    """Yield what a function returns, or its defaults if no argument is passed."""
     if isinstance(node, ast.ClassDef):
         for inner in node.body:
             if isinstance(inner, ast.FunctionDef) and inner.name == "__init__":
@@ -185,7 +185,7 @@ def words_of_scripts() -> dict[str, str]:
 
 
 def test_each_reason_code_stands_in_its_table() -> None:
-    """Whoever sorts dead letters or catches a refusal matches on it, and finds out here what it means."""
+    """Those who sort dead letters or catch a refusal match on it, and learn here what it means."""
     assert_same(Words(SOURCES, arguments=REASONS).all(), names.REASONS)
 
 
@@ -198,7 +198,7 @@ def test_each_type_of_event_stands_in_its_table() -> None:
 
 
 def test_each_kind_of_agent_event_of_ours_stands_in_its_table() -> None:
-    """They stand among pydantic-ai's own."""
+    """They appear among pydantic-ai's own."""
     assert_same(Words(SOURCES, key="event").all(), names.AGENT_EVENTS)
 
 
@@ -209,14 +209,14 @@ def test_each_action_of_the_log_stands_in_its_table() -> None:
 
 @pytest.mark.parametrize("table", [names.REASONS, names.EVENTS, names.AGENT_EVENTS, names.ACTIONS])
 def test_a_table_of_words_is_sorted_says_what_each_means_and_cannot_be_changed(table: Mapping[str, str]) -> None:
-    """A row is found at a glance."""
+    """A row can be found at a glance."""
     assert list(table) == sorted(table)
     assert [word for word, meaning in table.items() if not meaning.strip()] == []
     assert isinstance(table, MappingProxyType)
 
 
 def test_the_checks_see_words_wherever_they_come_from() -> None:
-    """A rule that overlooks a word behind a parameter or a default guards nothing."""
+    """A rule that overlooks a word in a parameter or a default guards nothing."""
     source = """
 def check(value, *, invalid="by_default"): raise MessageError(invalid, "", "")
 def _later(self, otherwise, reason):

@@ -1,4 +1,4 @@
-"""The stores under test, each with its inside. After each call every hop must be in exactly one place."""
+"""The stores under test, with a view of their insides. After each call every hop must be in exactly one place."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from paigeant_celery.store.memory import MemoryStore
 from paigeant_celery.store.port import Store
 from paigeant_celery.store.redis import RedisStore
 
-LEASE = 30.0  # seconds; never lapses within a test
+LEASE = 30.0  # seconds; never expires within a test
 BRIEF_LEASE = 0.2
 TTL = 3600.0
 BRIEF_TTL = 0.3
 
 
 def until(condition: Callable[[], bool], *, within: float = 10.0) -> None:
-    """Poll for a condition; the bound only ends a test that fails."""
+    """Poll for a condition; the time limit only ends a failing test."""
     deadline = time.monotonic() + within
     while not condition():
         assert time.monotonic() < deadline, "it did not happen"
@@ -29,7 +29,7 @@ def until(condition: Callable[[], bool], *, within: float = 10.0) -> None:
 
 
 class Bench(Protocol):
-    """One store as the tests see it: `store`, one of brief lease, one of brief ttl, and its inside."""
+    """One store as the tests see it: `store`, one with a brief lease, one with a brief ttl, and its inside."""
 
     store: Store
     brief: Store
@@ -37,7 +37,7 @@ class Bench(Protocol):
 
     @property
     def raw(self) -> Store:
-        """`store` without a look inside after each call, for calls that are made at once."""
+        """`store` without a look inside after each call, for concurrent calls."""
 
     def lapse(self) -> None:
         """Return when the leases given by `brief` are over."""
@@ -46,13 +46,13 @@ class Bench(Protocol):
         """Return when this part of a lease given by `brief` is over."""
 
     def next_second(self) -> None:
-        """Make the store believe that its last sweep is a second older."""
+        """Make the store believe that its last sweep was a second earlier."""
 
     def overdue(self, hop_id: str) -> None:
-        """Make the store believe that the message of a queued hop should have come by now."""
+        """Make the store believe that the message of a queued hop should have arrived by now."""
 
     def lapse_swept(self) -> None:
-        """Return when the leases given by `brief` are over, for a store that was swept all the time."""
+        """Return when the leases given by `brief` are over, in a store that was swept all the time."""
 
     def expire(self) -> None:
         """Return when the workflows ended by `short_lived` are gone."""
@@ -165,7 +165,7 @@ class RedisBench:
         self.client.hincrby(self.key("meta"), "swept_at", -1000)
 
     def overdue(self, hop_id: str) -> None:
-        # What is sent without a look at its queue stands ahead of all others.
+        # Hops that are sent without a look at their queue come before all others.
         ahead = 1e13 if cast("float", self.client.zscore(self.key("due"), hop_id)) < 0 else 0
         assert self.client.zadd(self.key("due"), {hop_id: self.now() - 1 - ahead}, xx=True, ch=True) == 1
 

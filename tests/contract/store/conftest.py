@@ -1,4 +1,4 @@
-"""What the tests of stores run over: each of them, or the one on Redis alone."""
+"""The stores that the tests run on: each of them, or only the one on Redis."""
 
 from __future__ import annotations
 

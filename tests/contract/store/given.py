@@ -1,4 +1,4 @@
-"""Workflows, claims and closings for the tests of stores: they differ only in what a test is about."""
+"""Workflows, claims and closings for the store tests: they differ only in what a test is about."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def letter(letter_id: str = "a") -> DeadLetter:
 
 
 def ending(bench: Bench, close: Closing) -> Mapping[str, Callable[[], object]]:
-    """All ways in which a hop is closed or given back."""
+    """All ways to close a hop or give it back."""
     return {
         "complete": lambda: bench.store.complete(completion(close, next_hop=hop("w.1"))),
         "fail": lambda: bench.store.fail(close, FAILURE),

@@ -1,4 +1,4 @@
-"""Records that another program damaged on Redis: reported by name, and nothing is half done."""
+"""Records on Redis that another program damaged: they are reported by name, and nothing is half done."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.contract.store.given import FAILURE, claim, completion, hop, new, tol
 
 
 def test_a_record_that_cannot_be_read_is_named_once_and_stops_no_sweep(on_redis: RedisBench) -> None:
-    """Whatever another program wrote, the other workflows are looked after."""
+    """Whatever another program wrote, the other workflows are still swept."""
     for name in ("broken", "sound"):
         on_redis.raw.start(new(name))
         on_redis.overdue(f"{name}.0")
@@ -57,7 +57,7 @@ LATER = {
 
 @pytest.mark.parametrize("key", LATER)
 def test_a_key_of_another_type_is_reported_by_retries_parking_and_cancelling(on_redis: RedisBench, key: str) -> None:
-    """As by the calls of a workflow in which nothing goes wrong."""
+    """They report it just like the calls of a workflow in which nothing goes wrong."""
     store = on_redis.raw
 
     calls: Mapping[str, Callable[[], object]] = {
@@ -104,7 +104,7 @@ def test_a_key_of_another_type_is_reported_and_nothing_is_half_done(on_redis: Re
 def who_notices(
     on_redis: RedisBench, key: str, calls: Mapping[str, Callable[[], object]], *, but: tuple[str, ...]
 ) -> list[str]:
-    """Make each call (but some) while the key is not ours, then rightly; return which of them reported it."""
+    """Make each call (except some) while the key is not ours, then again correctly; return those that reported it."""
     client, full = on_redis.client, on_redis.key(key)
     refused = []
     for name, call in calls.items():
@@ -139,7 +139,7 @@ def fault_of(call: Callable[[], object]) -> StoreCorrupt | None:
     [{"fence": "x"}, {"attempt": "x"}, {"state": "odd"}, {"state": "running"}, {"workflow": None}, {"state": None}],
 )
 def test_a_hop_with_rubbish_in_its_record_is_reported(on_redis: RedisBench, damage: Mapping[str, str | None]) -> None:
-    """A damaged record is named, so that a person can mend it; the worker lives on."""
+    """A damaged record is named, so that a person can fix it; the worker goes on."""
     on_redis.raw.start(new())
     for name, value in damage.items():
         if value is None:

@@ -1,4 +1,4 @@
-"""The events of a workflow in every store, with what its agents publish while they run."""
+"""The events of a workflow in every store, including what its agents publish while they run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.contract.store.given import claim, closing, completion, ending, hop, 
 
 
 def test_events_are_read_on_from_a_cursor(bench: Bench) -> None:
-    """A dashboard follows a workflow without reading it anew each time."""
+    """A dashboard follows a workflow without reading it from the start each time."""
     bench.store.start(new())
     claimed = bench.store.claim(claim())
     first = bench.store.events("w", after=None, limit=1)
@@ -39,7 +39,7 @@ def test_events_are_read_on_from_a_cursor(bench: Bench) -> None:
 
 @pytest.mark.parametrize("cursor", ["", "x", "-1", "1-x", "+"])
 def test_a_cursor_that_is_none_is_refused(bench: Bench, cursor: str) -> None:
-    """A wrong cursor from a web request is the caller's mistake and no fault of the store."""
+    """A wrong cursor from a web request is the caller's mistake, not a fault of the store."""
     bench.store.start(new())
 
     with pytest.raises(InvalidInput, match="bad_cursor"):
@@ -48,7 +48,7 @@ def test_a_cursor_that_is_none_is_refused(bench: Bench, cursor: str) -> None:
 
 @pytest.mark.parametrize("cursor", ["18446744073709551616-0", "1-0.", "1-0.x", "1-0.1-0.1-0"])
 def test_a_cursor_that_only_looks_like_one_is_refused(bench: Bench, cursor: str) -> None:
-    """The store is not asked for what it would choke on."""
+    """The store does not get a cursor that it would choke on."""
     with pytest.raises(InvalidInput, match="bad_cursor"):
         bench.store.events("w", after=cursor, limit=1)
 
@@ -57,7 +57,7 @@ def test_a_cursor_that_only_looks_like_one_is_refused(bench: Bench, cursor: str)
 
 
 def a_story(bench: Bench) -> list[str]:
-    """Two hops that publish, one of them twice, and at once; returns what must be read, in this order."""
+    """Two hops publish at once, one of them twice; return what must be read, in this order."""
     bench.store.start(new())
     first = closing(bench.store.claim(claim()))
     bench.store.publish(first, [told(1), told(2)])
@@ -70,7 +70,7 @@ def a_story(bench: Bench) -> list[str]:
 
 
 def test_what_an_agent_publishes_is_read_among_the_events_of_its_workflow(bench: Bench) -> None:
-    """Who watches a workflow sees the text grow between the step's begin and its end, however fast it all was."""
+    """A watcher sees the text grow between the step's beginning and end, however fast it all was."""
     story = a_story(bench)
 
     events = bench.store.events("w", after=None, limit=100)
@@ -87,7 +87,7 @@ def test_what_an_agent_publishes_is_read_among_the_events_of_its_workflow(bench:
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 100])
 def test_reading_on_from_any_cursor_gives_exactly_what_follows(bench: Bench, limit: int) -> None:
-    """A browser that connects again misses nothing and shows nothing twice."""
+    """A browser that reconnects misses nothing and shows nothing twice."""
     a_story(bench)
     everything = list(bench.store.events("w", after=None, limit=100))
 
@@ -97,7 +97,7 @@ def test_reading_on_from_any_cursor_gives_exactly_what_follows(bench: Bench, lim
 
 
 def test_who_follows_while_agents_publish_misses_and_repeats_nothing(bench: Bench) -> None:
-    """Both are written many times in one millisecond, and read in between."""
+    """Both are written many times per millisecond and read in between."""
     bench.store.start(new())
     close = closing(bench.store.claim(claim()))
 
@@ -120,7 +120,7 @@ def test_who_follows_while_agents_publish_misses_and_repeats_nothing(bench: Benc
 
 
 def test_a_cursor_of_a_version_without_streams_is_read_on_from(bench: Bench) -> None:
-    """A deployment that is updated disturbs nobody who follows a workflow."""
+    """Updating a deployment does not disturb those who follow a workflow."""
     a_story(bench)
     started, claimed, *rest = bench.store.events("w", after=None, limit=100)
 
@@ -130,7 +130,7 @@ def test_a_cursor_of_a_version_without_streams_is_read_on_from(bench: Bench) -> 
 
 
 def test_the_oldest_of_too_much_that_is_published_gives_way_and_is_counted(bench: Bench) -> None:
-    """An agent that talks for hours fills no server, and nobody takes the rest for the whole."""
+    """An agent that talks for hours does not fill the server, and nobody mistakes the rest for the whole."""
     bench.store.start(new())
     close = closing(bench.store.claim(claim()))
     bench.store.publish(close, [told(number) for number in range(10)])
@@ -157,7 +157,7 @@ def everything_after(bench: Bench, after: str | None) -> list[StoredEvent]:
 
 
 def test_who_was_overtaken_publishes_nothing(bench: Bench) -> None:
-    """Two attempts do not talk at once."""
+    """Two attempts do not publish at once."""
     bench.store.start(new())
     first = closing(bench.brief.claim(claim()))
     bench.lapse_swept()
@@ -173,7 +173,7 @@ def test_who_was_overtaken_publishes_nothing(bench: Bench) -> None:
 
 @pytest.mark.parametrize("end", ["complete", "fail", "retry_at", "park", "cancel", "release"])
 def test_nothing_is_published_for_a_hop_that_is_closed(bench: Bench, end: str) -> None:
-    """A run that was given up shows nothing any more."""
+    """A run that was given up shows nothing further."""
     bench.store.start(new())
     close = closing(bench.store.claim(claim()))
     ending(bench, close)[end]()

@@ -1,4 +1,4 @@
-"""The way of a hop in every store: started, claimed, renewed, closed or given back."""
+"""The life of a hop in every store: started, claimed, renewed, closed or given back."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.contract.store.given import FAILURE, claim, closing, completion, hop,
 
 
 def test_a_started_workflow_waits_as_its_first_hop(bench: Bench) -> None:
-    """After `dispatch_workflow` returns, the run is on record whatever happens to the message."""
+    """After `dispatch_workflow` returns, the run is recorded, whatever happens to the message."""
     assert bench.store.start(new()) == "started"
 
     record = bench.store.workflow("w")
@@ -39,7 +39,7 @@ def moment(bench: Bench) -> datetime:
 
 
 def test_an_adopted_workflow_waits_as_the_hop_of_its_message(bench: Bench) -> None:
-    """It goes on where it stood, under the rules of any other."""
+    """It goes on where it was, under the same rules as any other."""
     adopted = NewWorkflow(correlation_id="w", content="same", hop=hop("w.3"))
     sent_at = moment(bench) - timedelta(seconds=50)
 
@@ -64,7 +64,7 @@ def test_a_workflow_whose_message_is_too_old_is_not_adopted(bench: Bench) -> Non
 
 @pytest.mark.parametrize("content", ["same", "other"])
 def test_a_workflow_that_is_known_is_not_adopted(bench: Bench, content: str) -> None:
-    """A stranger's message under its id changes nothing of it."""
+    """A stranger's message under its id does not change it."""
     bench.store.start(new())
     before = bench.store.workflow("w")
 
@@ -97,7 +97,7 @@ def test_other_content_under_a_taken_id_is_a_conflict(bench: Bench) -> None:
 
 
 def test_the_content_of_an_ended_workflow_still_decides(bench: Bench) -> None:
-    """A repeated request after the end returns the finished run and pays for nothing."""
+    """A repeated request after the end returns the finished run and costs nothing."""
     bench.store.start(new())
     bench.store.complete(completion(closing(bench.store.claim(claim()))))
 
@@ -109,7 +109,7 @@ def test_the_content_of_an_ended_workflow_still_decides(bench: Bench) -> None:
 
 
 def test_a_queued_hop_is_given_to_the_first_who_asks(bench: Bench) -> None:
-    """A step is run by one worker, and the handle shows that it runs."""
+    """One worker runs the step, and the handle shows that it runs."""
     bench.store.start(new())
 
     claimed = bench.store.claim(claim())
@@ -135,7 +135,7 @@ def test_a_claim_repeated_with_its_token_gets_the_same_answer(bench: Bench) -> N
 
 @pytest.mark.parametrize(("owner", "token"), [("ben", "t2"), ("ann", "t2"), ("ben", "t1")])
 def test_a_running_hop_is_given_to_no_other_delivery(bench: Bench, owner: str, token: str) -> None:
-    """A copy of the message does not pay for the model twice, not even in the same worker."""
+    """A copy of the message does not pay the model twice, not even in the same worker."""
     bench.store.start(new())
     bench.store.claim(claim())
 
@@ -170,7 +170,7 @@ def test_an_altered_envelope_is_refused_and_changes_nothing(bench: Bench) -> Non
 
 
 def test_a_claim_without_digest_skips_the_comparison(bench: Bench) -> None:
-    """A message that cannot be read can still fail its workflow, instead of leaving it waiting for ever."""
+    """A message that cannot be read can still fail its workflow instead of leaving it waiting forever."""
     bench.store.start(new())
 
     assert isinstance(bench.store.claim(claim(digest=None)), Claimed)
@@ -202,7 +202,7 @@ def test_an_owner_takes_its_own_lapsed_hop_for_another_delivery(bench: Bench) ->
 
 
 def test_a_token_repeated_after_a_lapse_revives_the_claim(bench: Bench) -> None:
-    """A slow reply is no second run."""
+    """A slow reply does not cause a second run."""
     bench.store.start(new())
     first = bench.brief.claim(claim())
     bench.lapse()
@@ -213,7 +213,7 @@ def test_a_token_repeated_after_a_lapse_revives_the_claim(bench: Bench) -> None:
 
 
 def test_a_hop_begun_too_often_may_only_be_closed(bench: Bench) -> None:
-    """A step that kills its worker each time ends as failed and does not take down one worker after another."""
+    """A step that kills its worker each time ends as failed instead of taking down one worker after another."""
     bench.store.start(new())
     for number in (1, 2):
         assert isinstance(bench.brief.claim(claim(token=f"t{number}", max_attempts=2)), Claimed)
@@ -261,7 +261,7 @@ def test_a_renewed_lease_keeps_the_hop(bench: Bench) -> None:
 
 
 def test_renewing_revives_lapsed_hops_that_nobody_took(bench: Bench) -> None:
-    """A pause of a worker that nobody noticed costs nothing."""
+    """An unnoticed pause of a worker costs nothing."""
     bench.store.start(new())
     claimed = bench.brief.claim(claim())
     bench.lapse()
@@ -273,7 +273,7 @@ def test_renewing_revives_lapsed_hops_that_nobody_took(bench: Bench) -> None:
 
 
 def test_renewing_reports_hops_that_are_no_longer_the_owners(bench: Bench) -> None:
-    """A worker that came back late cancels the run it lost, and keeps the others."""
+    """A worker that comes back late cancels the run it lost and keeps the others."""
     bench.store.start(new("kept"))
     bench.store.start(new("taken"))
     bench.store.start(new("ended"))
@@ -305,7 +305,7 @@ def test_a_hop_that_its_own_claim_closed_is_not_lost(bench: Bench) -> None:
 
 
 def test_an_owner_that_runs_nothing_keeps_no_lease_alive(bench: Bench) -> None:
-    """A hop whose claim was lost on the way back is taken over, though its owner lives."""
+    """A hop whose claim's reply was lost is taken over, although its owner is alive."""
     bench.store.start(new())
     bench.brief.claim(claim())
     bench.lapse()
@@ -383,7 +383,7 @@ def test_the_last_completion_may_be_repeated(bench: Bench) -> None:
 
 
 def test_a_late_completion_that_nobody_overtook_is_accepted(bench: Bench) -> None:
-    """A paid answer is not thrown away because a lease ended a moment before."""
+    """A paid answer is not thrown away because a lease ended a moment earlier."""
     bench.store.start(new())
     claimed = bench.brief.claim(claim())
     bench.lapse()
@@ -469,7 +469,7 @@ def test_a_large_text_comes_back_unchanged(bench: Bench) -> None:
 
 
 def test_what_is_not_there_is_none(bench: Bench) -> None:
-    """A mistyped id is told apart from an empty result."""
+    """A mistyped id is not mistaken for an empty result."""
     bench.store.start(new())
 
     assert bench.store.workflow("other") is None
@@ -479,7 +479,7 @@ def test_what_is_not_there_is_none(bench: Bench) -> None:
 
 
 def test_an_ended_workflow_goes_away_after_its_time(bench: Bench) -> None:
-    """The store does not grow for ever, and a workflow that runs is never removed."""
+    """The store does not grow forever, and a running workflow is never removed."""
     bench.store.start(new("running"))
     bench.store.start(new())
     bench.store.complete(completion(closing(bench.store.claim(claim())), next_hop=hop("w.1"), blobs={"draft": "1"}))
@@ -498,7 +498,7 @@ def test_an_ended_workflow_goes_away_after_its_time(bench: Bench) -> None:
 
 
 def test_a_hop_that_its_owner_does_not_run_is_named_by_renew(bench: Bench) -> None:
-    """The reply to a claim was lost for good, and the worker is busy with other steps."""
+    """The reply to a claim was lost forever, and the worker is busy with other steps."""
     for name in ("v", "w"):
         bench.store.start(new(name))
         bench.store.claim(claim(f"{name}.0"))
@@ -508,7 +508,7 @@ def test_a_hop_that_its_owner_does_not_run_is_named_by_renew(bench: Bench) -> No
 
 
 def test_a_released_hop_is_sent_by_the_next_sweep_and_has_its_attempt_back(bench: Bench) -> None:
-    """Nobody ran it, so it must not count; and nobody waits for a lease."""
+    """Nobody ran it, so the attempt must not count, and nobody waits for a lease."""
     bench.store.start(new())
     claimed = bench.store.claim(claim())
 
@@ -522,7 +522,7 @@ def test_a_released_hop_is_sent_by_the_next_sweep_and_has_its_attempt_back(bench
 
 
 def test_the_owner_of_a_released_hop_can_write_nothing(bench: Bench) -> None:
-    """It said that it does not run it; a late claim gets it anew."""
+    """It said that it does not run the hop; a late claim gets it again."""
     bench.store.start(new())
     claimed = bench.store.claim(claim())
     bench.store.release(closing(claimed))

@@ -1,4 +1,4 @@
-"""The journal of a hop in every store: what its owner recorded, and nobody else."""
+"""The journal of a hop in every store: it holds only what its owner recorded."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.contract.store.given import FAILURE, claim, closing, completion, endi
 
 
 def test_a_journal_holds_what_its_owner_recorded(bench: Bench) -> None:
-    """Whoever runs the hop next need not ask a model again for what it has answered."""
+    """The next run of the hop does not have to ask a model again for what it has answered."""
     bench.store.start(new())
     first = closing(bench.store.claim(claim()))
 
@@ -24,7 +24,7 @@ def test_a_journal_holds_what_its_owner_recorded(bench: Bench) -> None:
 
 @pytest.mark.parametrize("end", ["release", "retry_at", "park", "lapse"])
 def test_a_journal_outlives_the_attempt(bench: Bench, end: str) -> None:
-    """That is what it is for."""
+    """This is what it is for."""
     bench.store.start(new())
     first = closing(bench.brief.claim(claim()))
     bench.store.record(first, {"call": "1"})
@@ -44,7 +44,7 @@ def test_a_journal_outlives_the_attempt(bench: Bench, end: str) -> None:
 
 
 def test_who_was_overtaken_records_nothing(bench: Bench) -> None:
-    """A worker that was cut off for a while must not mix its answers with those of the run that goes on."""
+    """A worker that was cut off for a while must not mix its answers with those of the current run."""
     bench.store.start(new())
     first = closing(bench.brief.claim(claim()))
     bench.lapse_swept()
@@ -71,7 +71,7 @@ def test_an_owner_whose_lease_lapsed_untaken_still_records(bench: Bench) -> None
 
 @pytest.mark.parametrize("end", ["complete", "fail", "retry_at", "park", "cancel", "release"])
 def test_nothing_is_recorded_for_a_hop_that_is_closed(bench: Bench, end: str) -> None:
-    """What a run does after it was given up is no part of the next attempt, but for one whose hop waits untaken."""
+    """What a run does after it was given up is not part of the next attempt, unless its hop still waits untaken."""
     bench.store.start(new())
     close = closing(bench.store.claim(claim()))
     ending(bench, close)[end]()
@@ -82,7 +82,7 @@ def test_nothing_is_recorded_for_a_hop_that_is_closed(bench: Bench, end: str) ->
 
 
 def test_a_redriven_hop_begins_anew_where_its_journal_is_discarded(bench: Bench) -> None:
-    """The way out where the code changed so that it cannot go on."""
+    """This is the way out if the code changed so much that it cannot go on."""
     bench.store.start(new())
     first = closing(bench.store.claim(claim()))
     bench.store.record(first, {"call": "1"})
@@ -97,7 +97,7 @@ def test_a_redriven_hop_begins_anew_where_its_journal_is_discarded(bench: Bench)
 
 
 def test_a_journal_goes_with_its_workflow(bench: Bench) -> None:
-    """Records of an ended workflow are of no use to anybody."""
+    """Records of an ended workflow are useless."""
     bench.store.start(new())
     first = closing(bench.store.claim(claim()))
     bench.store.record(first, {"call": "1"})

@@ -1,4 +1,4 @@
-"""Dead letters in every store: found again, read page by page, counted when they give way."""
+"""Dead letters in every store: found again, read page by page, counted when they are dropped."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_a_letter_buried_twice_is_one(bench: Bench) -> None:
 
 
 def test_letters_are_read_page_by_page_newest_first(bench: Bench) -> None:
-    """What went wrong last is looked at first."""
+    """The latest problem is looked at first."""
     for letter_id in "abc":
         bench.store.bury(letter(letter_id))
 
@@ -47,7 +47,7 @@ def test_letters_are_read_page_by_page_newest_first(bench: Bench) -> None:
 
 
 def test_a_forgotten_letter_is_gone(bench: Bench) -> None:
-    """What was dealt with leaves the list."""
+    """A letter that was dealt with leaves the list."""
     bench.store.bury(letter())
 
     assert bench.store.forget_letter("a")

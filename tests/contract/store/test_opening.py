@@ -65,7 +65,7 @@ def test_stores_are_chosen_by_url() -> None:
     ],
 )
 def test_a_store_url_that_is_not_understood_is_refused_without_its_password(url: str) -> None:
-    """A typing error stops the worker at start, and the password stays out of the log."""
+    """A typo stops the worker at start-up, and the password stays out of the log."""
     with pytest.raises(ConfigurationError) as caught:
         open_store(url, prefix="p", lease=1, ttl=1)
 

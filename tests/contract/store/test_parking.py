@@ -1,4 +1,4 @@
-"""Hops that wait for another attempt, are parked, redriven or cancelled, in every store."""
+"""Hops that wait for another attempt or are parked, redriven or cancelled, in every store."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.contract.store.given import FAILURE, claim, closing, completion, hop,
 
 
 def failed_once(bench: Bench, *, delay: float) -> Closing:
-    """A workflow whose first attempt failed and waits."""
+    """A workflow whose first attempt failed and that waits for the next."""
     bench.store.start(new())
     first = closing(bench.store.claim(claim()))
     assert bench.store.retry_at(first, FAILURE, delay=delay)
@@ -44,7 +44,7 @@ def test_a_failed_attempt_waits_for_its_time(bench: Bench) -> None:
 
 
 def test_a_retry_is_sent_when_its_time_has_come(bench: Bench) -> None:
-    """However many messages wait before it: a message of this attempt was never sent."""
+    """This holds however many messages wait before it, because a message of this attempt was never sent."""
     failed_once(bench, delay=60)
     bench.overdue("w.0")
 
@@ -60,7 +60,7 @@ def test_a_retry_is_sent_when_its_time_has_come(bench: Bench) -> None:
 
 
 def test_a_retry_without_delay_is_sent_by_the_next_sweep(bench: Bench) -> None:
-    """A delay may be nothing."""
+    """A delay may be zero."""
     failed_once(bench, delay=0)
 
     assert bench.store.sweep(host="there") == Sweep(overdue=(hop(),))
@@ -81,7 +81,7 @@ def test_the_owner_of_a_failed_attempt_holds_nothing(bench: Bench) -> None:
 
 
 def test_an_attempt_that_lapsed_and_nobody_took_may_still_wait_or_park(bench: Bench) -> None:
-    """Its worker was frozen, and is the one that knows what went wrong."""
+    """Its worker was frozen, but is the one that knows what went wrong."""
     for name, close in (("v", bench.store.park), ("w", partial(bench.store.retry_at, delay=60.0))):
         bench.store.start(new(name))
         held = closing(bench.brief.claim(claim(f"{name}.0")), f"{name}.0")
@@ -102,7 +102,7 @@ def test_closing_calls_that_are_repeated_change_nothing(bench: Bench) -> None:
 
 
 def test_an_overtaken_owner_neither_retries_nor_parks(bench: Bench) -> None:
-    """Another worker has the step; what this one knows of it is old."""
+    """Another worker has the step; what this one knows about it is outdated."""
     bench.store.start(new())
     old = closing(bench.brief.claim(claim()))
     bench.store.sweep(host="there", dead=["ann"])
@@ -115,7 +115,7 @@ def test_an_overtaken_owner_neither_retries_nor_parks(bench: Bench) -> None:
 
 
 def test_a_parked_workflow_waits_for_a_person(bench: Bench) -> None:
-    """Nothing of it is sent or forgotten; copies of its message are dropped."""
+    """Nothing of it is sent or forgotten, and copies of its message are dropped."""
     parked(bench)
 
     record = bench.store.workflow("w")
@@ -129,7 +129,7 @@ def test_a_parked_workflow_waits_for_a_person(bench: Bench) -> None:
 
 
 def test_the_records_of_a_parked_workflow_do_not_expire(bench: Bench) -> None:
-    """A person may be on holiday; its letter stays, even where the message was refused before."""
+    """The person may be on holiday; the letter stays, even if the message was refused before."""
     bench.store.start(new())
     bench.short_lived.bury(letter())
     bench.short_lived.bury(letter("b"))
@@ -144,7 +144,7 @@ def test_the_records_of_a_parked_workflow_do_not_expire(bench: Bench) -> None:
 
 @pytest.mark.parametrize("end", ["redrive", "cancel"])
 def test_the_letter_of_a_parked_hop_goes_when_it_needs_no_person_any_more(bench: Bench, end: str) -> None:
-    """The list of dead letters is a list of what is to be done."""
+    """The list of dead letters is a to-do list."""
     bench.store.start(new())
     bench.store.bury(letter("another"))
     bench.store.park(closing(bench.store.claim(claim())), FAILURE, letter())
@@ -155,7 +155,7 @@ def test_the_letter_of_a_parked_hop_goes_when_it_needs_no_person_any_more(bench:
 
 
 def test_a_hop_is_parked_with_its_letter_or_not_at_all(bench: Bench) -> None:
-    """No crash comes between them, and an overtaken owner leaves none."""
+    """No crash can come between the two, and an overtaken owner leaves no letter."""
     bench.store.start(new())
     old = closing(bench.brief.claim(claim()))
     bench.store.sweep(host="there", dead=["ann"])
@@ -168,7 +168,7 @@ def test_a_hop_is_parked_with_its_letter_or_not_at_all(bench: Bench) -> None:
 
 
 def test_a_redriven_workflow_has_all_its_attempts(bench: Bench) -> None:
-    """The cause is mended, and the step begins as if for the first time."""
+    """The cause is fixed, and the step begins as if for the first time."""
     parked(bench)
 
     assert bench.store.redrive("w") == "redriven"
@@ -184,7 +184,7 @@ def test_a_redriven_workflow_has_all_its_attempts(bench: Bench) -> None:
 
 
 def test_only_a_parked_workflow_is_redriven(bench: Bench) -> None:
-    """Asking twice, or for one that runs, changes nothing."""
+    """Asking twice, or for a running workflow, changes nothing."""
     parked(bench)
     bench.store.redrive("w")
 
@@ -196,7 +196,7 @@ def test_only_a_parked_workflow_is_redriven(bench: Bench) -> None:
 
 @pytest.mark.parametrize("where", ["queued", "running", "waiting", "parked"])
 def test_a_workflow_is_cancelled_wherever_it_stands(bench: Bench, where: str) -> None:
-    """Whoever asks gets the end of it at once, and no later step begins."""
+    """It ends at once, and no later step begins."""
     if where in ("queued", "running"):
         bench.store.start(new())
     held = bench.store.claim(claim()) if where == "running" else None
@@ -222,7 +222,7 @@ def test_a_workflow_is_cancelled_wherever_it_stands(bench: Bench, where: str) ->
 
 
 def test_the_owner_of_a_cancelled_hop_learns_of_it_when_it_renews(bench: Bench) -> None:
-    """A run that nobody wants stops within one renewal, and is told why."""
+    """A run that nobody wants stops within one renewal and is told why."""
     for name in ("v", "w"):
         bench.store.start(new(name))
         bench.store.claim(claim(f"{name}.0"))
@@ -235,7 +235,7 @@ def test_the_owner_of_a_cancelled_hop_learns_of_it_when_it_renews(bench: Bench) 
 
 
 def test_cancelling_again_or_too_late_changes_nothing(bench: Bench) -> None:
-    """A call whose reply was lost is repeated; an output that is recorded stays."""
+    """A call whose reply was lost is repeated; a recorded output stays."""
     bench.store.start(new("v"))
     bench.store.complete(completion(closing(bench.store.claim(claim("v.0")), "v.0")))
     bench.store.start(new())
@@ -247,7 +247,7 @@ def test_cancelling_again_or_too_late_changes_nothing(bench: Bench) -> None:
 
 
 def test_a_cancelled_workflow_expires_as_an_ended_one(bench: Bench) -> None:
-    """Its record is kept for as long as that of one that completed."""
+    """Its record is kept as long as that of a completed workflow."""
     bench.store.start(new())
     bench.short_lived.cancel("w")
 

@@ -1,4 +1,4 @@
-"""What only the store on Redis can get wrong: replies, scripts, leftovers, and connections of its own."""
+"""What only the store on Redis can get wrong: replies, scripts, leftovers and connections."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.contract.store.given import FAILURE, claim, closing, completion, hop,
 
 
 def test_an_answer_of_the_sweep_holds_a_few_large_envelopes(on_redis: RedisBench) -> None:
-    """A hundred of a mebibyte each would not cross within the socket timeout."""
+    """A hundred of one mebibyte each would not arrive within the socket timeout."""
     for number in range(12):
         large = hop(f"w{number}.0", envelope="x" * 2**20, queue="shared")
         on_redis.raw.start(NewWorkflow(correlation_id=f"w{number}", content="same", hop=large))
@@ -47,7 +47,7 @@ def test_no_record_outlives_its_workflow(on_redis: RedisBench) -> None:
     keys = sorted(on_redis.client.scan_iter(on_redis.key("*")))
 
     left = {key.removeprefix(on_redis.prefix + ":"): on_redis.client.pttl(key) for key in keys}
-    assert (left.pop("sent"), left.pop("reached")) == (-1, -1)  # a number for each queue, no workflow's
+    assert (left.pop("sent"), left.pop("reached")) == (-1, -1)  # one number per queue, not per workflow
     kinds = ("wf", "hops", "events", "stream", "blob")
     expected = {f"{kind}:{name}" for kind in kinds for name in ("done", "failed")}
     expected |= {f"hop:{name}.{place}" for name in ("done", "failed") for place in (0, 1)}
@@ -60,7 +60,7 @@ def test_no_record_outlives_its_workflow(on_redis: RedisBench) -> None:
 
 
 def test_a_queued_hop_becomes_due(on_redis: RedisBench) -> None:
-    """A step whose message was lost can be found and sent again."""
+    """A step whose message was lost can be found and resent."""
     before = on_redis.now()
 
     on_redis.store.start(new())
@@ -119,7 +119,7 @@ def test_what_is_published_is_there_once_where_the_reply_was_lost(
 
 
 def losing_one_reply(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Let the next reply be lost on its way; returns the list that it is put into."""
+    """Make the next reply get lost; return the list into which it is put."""
     read = redis.Connection.read_response
     lost: list[Any] = []
 
@@ -163,7 +163,7 @@ def test_a_forked_child_opens_its_own_connections(on_redis: RedisBench) -> None:
 def test_a_child_forked_while_a_connection_is_made_does_not_wait_for_the_parent(
     on_redis: RedisBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A pool may grow while a lease is renewed; what the client locks then comes free in the parent alone."""
+    """A pool may grow while a lease is renewed; the client's lock is then released only in the parent."""
     store = RedisStore(on_redis.url, prefix=on_redis.prefix, lease=LEASE, ttl=TTL)
     making, go_on, make = threading.Event(), threading.Event(), redis.ConnectionPool.make_connection
 
@@ -194,7 +194,7 @@ def connection_of(store: RedisStore) -> str:
 
 
 def in_child(ask: Callable[[], tuple[object, ...]]) -> str:
-    """Call a function in a forked child and return what it gave, as text; a child that waits too long is ended."""
+    """Call a function in a forked child and return its result as text; a child that waits too long is ended."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:

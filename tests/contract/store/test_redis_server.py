@@ -1,4 +1,4 @@
-"""Servers that are away, full, of another kind or badly configured, and what the store says of them."""
+"""Servers that are unavailable, full, of another kind or badly configured, and what the store says about them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.servers import free_port
 
 
 def test_an_unreachable_store_is_named_without_its_password() -> None:
-    """The log says which server is down, and nothing secret."""
+    """The log says which server is down, without any secret."""
     store = RedisStore("redis://user:s3cret@127.0.0.1:1/3", prefix="p", lease=LEASE, ttl=TTL)
 
     with pytest.raises(Unreachable) as caught:
@@ -125,7 +125,7 @@ def test_a_demoted_primary_is_away_and_not_corrupt(own_redis: Callable[..., Any]
 
 
 def test_a_command_that_is_not_permitted_is_named_as_such(own_redis: Callable[..., Any]) -> None:
-    """Missing rights on the server are not mistaken for damaged records."""
+    """Missing permissions on the server are not mistaken for damaged records."""
     server = own_redis()
     with redis.Redis.from_url(server.url) as admin:
         admin.acl_setuser("app", enabled=True, nopass=True, keys=["*"], categories=["+@all"], commands=["-hset"])
@@ -165,7 +165,7 @@ def test_a_server_without_append_only_file_is_warned_about(own_redis: Callable[.
 
 
 def test_a_server_that_hides_its_configuration_is_warned_about(own_redis: Callable[..., Any]) -> None:
-    """A managed Redis works, and says what nobody could check."""
+    """A managed Redis works, with a warning about what could not be checked."""
     server = own_redis()
     with redis.Redis.from_url(server.url) as admin:
         admin.acl_setuser(
@@ -181,7 +181,7 @@ def test_a_server_that_hides_its_configuration_is_warned_about(own_redis: Callab
 
 
 def test_a_cluster_is_refused(own_redis: Callable[..., Any]) -> None:
-    """What cannot work is said at the start, with what can."""
+    """At start-up the operator is told that it cannot work, and what can."""
     server = own_redis("--cluster-enabled", "yes", "--cluster-port", str(free_port()))
     store = RedisStore(server.url, prefix="p", lease=LEASE, ttl=TTL)
 
@@ -192,7 +192,7 @@ def test_a_cluster_is_refused(own_redis: Callable[..., Any]) -> None:
 
 
 def test_records_of_another_format_are_refused(on_redis: RedisBench) -> None:
-    """An old worker beside new ones stops at start-up instead of misreading records."""
+    """An old worker among new ones stops at start-up instead of misreading records."""
     on_redis.store.bind_broker("redis://one/0")
     on_redis.store.check(allow_eviction=True)
     on_redis.client.hset(on_redis.key("meta"), "format", "2")

@@ -1,4 +1,4 @@
-"""The sweep of every store: which hops are sent again, when, and how many at once."""
+"""The sweep of every store: which hops are resent, when, and how many at once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def resent(found: Sweep) -> list[str]:
 
 
 def test_the_hop_of_a_lapsed_owner_is_sent_again_and_runs_elsewhere(bench: Bench) -> None:
-    """A machine is lost in the middle of a step; its lease ends and another one runs the step."""
+    """A machine is lost in the middle of a step; its lease ends, and another one runs the step."""
     bench.store.start(new())
     bench.brief.claim(claim())
     before = bench.store.sweep(host="there")
@@ -44,7 +44,7 @@ def lapsed(bench: Bench) -> Claimed:
 
 
 def test_the_hop_of_a_dead_process_does_not_wait_for_its_lease(bench: Bench) -> None:
-    """A worker that was killed is missed at once by one on the same machine."""
+    """A killed worker is noticed at once by another one on the same machine."""
     for name, owner in (("w", "here:7"), ("v", "there:7")):
         bench.store.start(new(name))
         bench.store.claim(claim(f"{name}.0", owner=owner))
@@ -67,7 +67,7 @@ def test_an_owner_that_comes_back_before_anyone_took_its_hop_has_it_again(bench:
 
 
 def test_a_completion_after_the_hop_was_sent_again_is_accepted_while_nobody_took_it(bench: Bench) -> None:
-    """What a model was paid for is kept, also where the lease ended meanwhile."""
+    """What a model was paid for is kept, even if the lease ended meanwhile."""
     claimed = lapsed(bench)
 
     assert bench.store.complete(completion(closing(claimed, owner="here:7"), next_hop=hop("w.1")))
@@ -98,7 +98,7 @@ def test_a_claim_whose_reply_was_lost_gets_its_answer_after_the_lease_too(bench:
 
 
 def test_an_overdue_hop_is_sent_again_when_its_queue_is_empty(bench: Bench) -> None:
-    """Its message was lost between broker and worker, where no acknowledgement is missed."""
+    """Its message was lost between broker and worker, where no missing acknowledgement shows it."""
     bench.store.start(new())
     early = bench.store.sweep(host="there")
     bench.overdue("w.0")
@@ -113,7 +113,7 @@ def test_an_overdue_hop_is_sent_again_when_its_queue_is_empty(bench: Bench) -> N
 
 
 def test_an_overdue_hop_behind_others_is_not_sent_again(bench: Bench) -> None:
-    """A queue that is worked off slowly is not made longer by copies."""
+    """Copies do not make a slow queue longer."""
     bench.store.start(new())
     bench.overdue("w.0")
 
@@ -139,7 +139,7 @@ def test_a_hop_that_later_ones_have_overtaken_is_sent_again(bench: Bench) -> Non
 def test_a_message_that_comes_after_its_hop_was_sent_again_overtakes_nobody(bench: Bench) -> None:
     """A worker is killed before a long queue, and the broker puts its message back at the head of it.
 
-    Were the copy at the end taken for the one that came, all others would count as lost, and be sent once more.
+    If the copy at the end were taken for the one that came, all others would count as lost and be resent.
     """
     for name in ("first", "second", "third"):
         bench.store.start(new(name, queue="shared"))
@@ -157,8 +157,8 @@ def test_a_message_that_comes_after_its_hop_was_sent_again_overtakes_nobody(benc
 
 
 def test_no_backlog_stands_before_a_retry_or_a_hop_that_was_given_back(bench: Bench) -> None:
-    """Thousands of hops that wait for few workers hold nobody up who waits for something else."""
-    store = cast("Any", bench).raw  # where each hop is, is looked up after each call of the other
+    """Thousands of hops that wait for few workers do not delay those that wait for something else."""
+    store = cast("Any", bench).raw  # the other one looks up where each hop is after each call
     for name in ("retried", "released", "redriven"):
         store.start(new(name))
     for number in range(BACKLOG):
@@ -179,7 +179,7 @@ def test_no_backlog_stands_before_a_retry_or_a_hop_that_was_given_back(bench: Be
 
 
 def test_one_pass_is_made_in_a_second_whoever_asks(bench: Bench) -> None:
-    """A hundred workers sweep no more than one."""
+    """A hundred workers do not sweep more often than one."""
     bench.store.start(new())
     bench.store.sweep(host="there")
     bench.overdue("w.0")
@@ -204,7 +204,7 @@ def test_a_pass_sends_a_hundred_hops_at_most(bench: Bench) -> None:
 
 
 def test_after_an_outage_nobody_takes_over_what_runs(bench: Bench) -> None:
-    """The store was away for all; every run in flight would begin a second time."""
+    """The store was unavailable to all; otherwise every run in flight would begin a second time."""
     bench.brief.start(new())
     claimed = bench.brief.claim(claim())
     bench.brief.sweep(host="there")

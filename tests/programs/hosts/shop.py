@@ -1,4 +1,4 @@
-"""A host: a Celery app with habits of its own, which may or may not have paigeant_celery added.
+"""A host: a Celery app with its own habits, with or without paigeant_celery.
 
 `SHOP_WITH` is empty, `imports` or `install`; `SHOP_SETTINGS` is a dict of further settings.
 """
@@ -16,7 +16,7 @@ WITH = os.environ.get("SHOP_WITH", "")
 
 
 class ShopTask(Task):
-    """What the host gives to all of its tasks."""
+    """The base class of all of the host's tasks."""
 
     abstract = True
     rate_limit = "100/s"

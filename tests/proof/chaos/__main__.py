@@ -13,7 +13,7 @@ from tests.support.processes import own_pids
 
 
 def main() -> int:
-    """Print the figures of ours and, where asked for, of a plain chain; 1 where something does not hold."""
+    """Print the figures of ours and, on request, of a plain chain; 1 if something does not hold."""
     parser = argparse.ArgumentParser(prog="python -m tests.proof.chaos", description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1], metavar="SEED")
     parser.add_argument("--workflows", type=int, default=100)

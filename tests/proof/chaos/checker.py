@@ -1,13 +1,13 @@
 """What must hold whatever was hit: a pure function from a history to the violations in it.
 
-A repeated call needs an excuse, which an earlier run of the same hop gives; each run gives one at most, and the
-repeated call begins after it:
+A repeated call needs an excuse from an earlier run of the same hop. Each run gives one at most, and the repeated call
+begins after it:
 
 - its process was killed or frozen after the run began and before the hop was recorded as completed,
-- it raised, and the store recorded that the step is tried again, or that it is parked (and then sent again),
-- its worker was told to end, and the store recorded that the hop was given back meanwhile.
+- it raised, and the store recorded that the step is retried, or that it is parked (and then resent),
+- its worker was told to end, and the store recorded meanwhile that the hop was given back.
 
-An outage of the server, a lost reply, and a lost or doubled message excuse none.
+An outage of the server, a lost reply, and a lost or doubled message are no excuse.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from tests.proof.chaos.history import ORDERLY_END, Event, History, Hit, Run, Wor
 
 __all__ = ["Violation", "excuses", "violations"]
 
-ROUNDING = 0.002  # seconds; the store's clock is cut to milliseconds
+ROUNDING = 0.002  # seconds; the store's clock is truncated to milliseconds
 
 Why: TypeAlias = Literal["hit", "raised", "given back"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Violation:
-    """What does not hold, of what, and what was seen."""
+    """Which rule does not hold, for what, and what was seen."""
 
     kind: str
     about: str
@@ -47,7 +47,7 @@ def violations(history: History) -> list[Violation]:
 
 
 def excuses(history: History) -> Counter[Why]:
-    """Return how many calls beyond one for each hop are explained, and by what."""
+    """Return how many calls beyond one per hop are explained, and by what."""
     return Counter(why for found in _excuses(history).values() for _, why in found)
 
 
@@ -75,7 +75,7 @@ def _of_runs(history: History) -> Iterator[Violation]:
         for hop in workflow.hops:
             called = sorted(runs[hop], key=lambda run: run.begun)
             given = sorted(excused.get(hop, ()))
-            # Every call but the first begins after as many excuses as there were calls before it.
+            # Every call except the first begins after as many excuses as there were calls before it.
             if any(len(given) <= place or given[place][0] > run.begun for place, run in enumerate(called[1:])):
                 seen = f"{len(called)} calls, {1 + len(given)} allowed: {_shown(called)}"
                 yield Violation(kind="called too often", about=hop, seen=seen)
@@ -87,7 +87,7 @@ def _of_runs(history: History) -> Iterator[Violation]:
 
 
 def _excuses(history: History) -> Mapping[str, list[tuple[float, Why]]]:
-    """Return, by hop, the excuse that each of its runs gives, and since when."""
+    """Return, by hop, the excuse that each of its runs gives, and the time from which it applies."""
     completed, found = _completed_at(history), defaultdict[str, list[tuple[float, Why]]](list)
     events: dict[str, list[Event]] = defaultdict(list)
     for workflow in history.workflows:

@@ -1,4 +1,4 @@
-"""Who is put under the faults: our workflows, or a plain Celery chain with the same steps."""
+"""What is put under the faults: our workflows, or a plain Celery chain with the same steps."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.support.processes import Deployment, Process
 __all__ = ["LEASE", "Chain", "Contestant", "Slip", "Work"]
 
 LEASE = 2.0  # seconds; short, so that a frozen worker does not hold up the test
-GRACE = 0.2  # seconds of a step after its worker was told to end; shorter than many, so that some are given back
+GRACE = 0.2  # seconds for a step after its worker was told to end; shorter than many steps, so that some are given back
 BACKOFF = 0.3  # seconds
 MAX_ATTEMPTS = 50  # more than one hop is ever hit
 SETTINGS = {
@@ -38,13 +38,13 @@ DISPATCH_PATIENCE = 30.0  # seconds for one dispatch to survive an outage
 BETWEEN_ATTEMPTS = 0.1  # seconds
 QUEUES = ("dig", "plant", "water")
 CHAIN_STEP = "toil.step"
-UNACKED = "unacked"  # where Kombu keeps what workers hold
-CHAIN_STILL = 2.0  # seconds without any message, after which nothing more comes of a chain
+UNACKED = "unacked"  # where Kombu keeps the messages that workers hold
+CHAIN_STILL = 2.0  # seconds without any message, after which a chain is taken to have stopped
 
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """A workflow: how long its steps take, and which of them never goes well, or has one attempt only and fails."""
+    """A workflow: how long its steps take, and which of them always fails, or fails with only one attempt."""
 
     correlation_id: str
     seconds: float
@@ -54,7 +54,7 @@ class Work:
 
 
 class Contestant(Protocol):
-    """What the storm needs of a contestant."""
+    """What the storm needs from a contestant."""
 
     failpoints: bool
     where: Deployment
@@ -64,15 +64,15 @@ class Contestant(Protocol):
         ...
 
     def start_worker(self, *, pool: str, slots: int, name: str, before: Sequence[str]) -> Process:
-        """Start a worker, without waiting for it, with something in front of its command."""
+        """Start a worker without waiting for it, with something in front of its command."""
         ...
 
     def dispatch(self, work: Work) -> None:
-        """Send a workflow; an outage is waited for."""
+        """Send a workflow; wait if there is an outage."""
         ...
 
     def tend(self, works: Sequence[Work]) -> None:
-        """Do what a person has to."""
+        """Do what a person would have to do."""
         ...
 
     def over(self, works: Sequence[Work]) -> bool:
@@ -80,7 +80,7 @@ class Contestant(Protocol):
         ...
 
     def close(self) -> None:
-        """End what it started itself."""
+        """End what it has started itself."""
         ...
 
 
@@ -104,7 +104,7 @@ class Slip:
         return self.where.start_worker("failpoints", "toil", pool=pool, slots=slots, name=name, before=before)
 
     def dispatch(self, work: Work) -> None:
-        """Let another process send it, which may die half-way: the workflow is then left to the sweepers."""
+        """Let another process send it, which may die halfway and then leaves the workflow to the sweepers."""
         process = self._dispatcher_process()
         assert process.stdin is not None
         assert process.stdout is not None
@@ -116,7 +116,7 @@ class Slip:
         self.close()
 
     def tend(self, works: Sequence[Work]) -> None:
-        """Send those again that were meant to park, and are parked."""
+        """Resend those that were meant to park and are parked."""
         for work in works:
             known = work.correlation_id
             if work.parks_at is None or known in self._ended or self._redriven[known] >= MOST_REDRIVES:
@@ -192,7 +192,7 @@ class Slip:
 
 
 class Chain:
-    """The control. It has no record of workflows: what is known of them is what the steps noted."""
+    """The control. It has no record of workflows: all that is known about them is what the steps recorded."""
 
     failpoints = False
 
@@ -228,10 +228,10 @@ class Chain:
                 return
 
     def tend(self, works: Sequence[Work]) -> None:
-        """There is nothing that a person could do."""
+        """Do nothing: there is nothing that a person could do."""
 
     def over(self, works: Sequence[Work]) -> bool:
-        """Whether all came to their ends, or no message is left that could bring one there."""
+        """Whether all have ended, or no message is left that could end one."""
         if not self.unfinished(works):
             return True
         with redis.Redis.from_url(self.where.url) as broker:
@@ -246,7 +246,7 @@ class Chain:
         self._app.close()
 
     def unfinished(self, works: Sequence[Work]) -> list[str]:
-        """Return the chains that came neither to their last step nor to the one that never goes well."""
+        """Return the chains that reached neither their last step nor the one that always fails."""
         lines = self._lines()
         done = {line["hop"] for line in lines if line["what"] == "done"}
         raised = {line["hop"] for line in lines if line["what"] == "raised"}

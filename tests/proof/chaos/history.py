@@ -1,4 +1,4 @@
-"""What is known of a run after it: values only, read from files and from the store."""
+"""What is known about a trial afterwards: only values, read from files and from the store."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ __all__ = [
 ]
 
 LATEST = 4096  # bytes
-ORDERLY_END = "told to end"  # the kind of a hit that is none: the steps that run may be given back
+ORDERLY_END = "told to end"  # a kind of hit that hurts nothing: the steps that run may be given back
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One call of a step's body, in a worker of a name and a process of it.
+    """One call of a step's body, in a named worker and one of its processes.
 
-    `ended` is when it came to its end, `raised` when it failed; both are None where it died or was cancelled.
+    `ended` is when it ended, `raised` when it failed; both are None if it died or was cancelled.
     """
 
     hop_id: str
@@ -44,8 +44,8 @@ class Run:
 class Hit:
     """A fault: on one process of a worker, on all of it (no `pid`), or (no `process`) on something all share.
 
-    `since` is the moment before the first signal, `until` the one after which the hit processes are dead or, where
-    they were frozen, have learnt what they lost.
+    `since` is the moment before the first signal, `until` the one after which the hit processes are dead or, if they
+    were frozen, have learnt what they lost.
     """
 
     kind: str
@@ -71,9 +71,9 @@ class Event:
 
 @dataclass(frozen=True, kw_only=True)
 class Workflow:
-    """What was dispatched and what its handle says in the end.
+    """What was dispatched, and what its handle says in the end.
 
-    `hops` may be called and `steps` must be executed, both in the slip's order; `end` is the state that was meant.
+    `hops` may be called and `steps` must be executed, both in the slip's order; `end` is the intended state.
     """
 
     correlation_id: str
@@ -99,18 +99,18 @@ class History:
 
 
 def lines_of(path: Path) -> Iterator[Mapping[str, Any]]:
-    """Yield the objects of a file with one in each line."""
+    """Yield the objects of a file with one per line."""
     if path.exists():
         yield from map(json.loads, path.read_text().splitlines())
 
 
 def runs_in(path: Path) -> tuple[Run, ...]:
-    """Return the runs that a file notes, in the order in which they began."""
+    """Return the runs that a file records, in the order in which they began."""
     return _runs(list(lines_of(path)))
 
 
 def latest_runs_in(path: Path) -> tuple[Run, ...]:
-    """Return the last of them, for those who ask often."""
+    """Return only the latest of them, for callers that ask often."""
     if not path.exists():
         return ()
     start = max(0, path.stat().st_size - LATEST)
@@ -134,7 +134,7 @@ def _runs(lines: Sequence[Mapping[str, Any]]) -> tuple[Run, ...]:
 
 
 def hits_in(path: Path) -> tuple[Hit, ...]:
-    """Return the faults that a file notes."""
+    """Return the faults that a file records."""
     return tuple(
         Hit(
             kind=line["kind"], process=line.get("process"), pid=line.get("pid"), since=line.get("since", line["at"]),

@@ -26,7 +26,7 @@ from tests.support.servers import RedisServer
 
 __all__ = ["ARMED", "Plan", "Storm"]
 
-# Where the protocol may be cut, and whose replies may be lost, by the names of `failpoints`.
+# Where the protocol may be cut and which replies may be lost, by the names of `failpoints`.
 CRASH_POINTS = (
     "started", "received", "claimed", "renewed", "ran", "completed", "published", "retried", "parked", "failed",
     "released", "swept",
@@ -35,19 +35,19 @@ LOST_REPLIES = (
     "soft.start", "hard.start", "soft.claim", "hard.claim", "soft.renew", "hard.renew", "soft.complete",
     "hard.complete", "soft.retry_at", "hard.retry_at", "hard.park", "hard.fail", "hard.release", "hard.sweep",
 )  # fmt: skip
-ARMED = frozenset({f"at {point}" for point in CRASH_POINTS} | set(LOST_REPLIES))  # as hits are called
+ARMED = frozenset({f"at {point}" for point in CRASH_POINTS} | set(LOST_REPLIES))  # as hits are named
 POP_WINDOW = 1.5  # seconds of SIGSTOP in which the server hands a message to a process that never reads it
-SETTLE = LEASE / 2  # seconds after SIGCONT in which a frozen owner renews, and learns what it lost
-ORPHANED = 0.5  # seconds for which the processes of a pool may outlive the worker's main process
+SETTLE = LEASE / 2  # seconds after SIGCONT in which a frozen owner renews and learns what it lost
+ORPHANED = 0.5  # seconds for which a pool's processes may outlive the worker's main process
 SERVER_AWAY = (0.1, 0.5)  # seconds between the server's end and its start
 PAUSE = (0.05, 0.4)  # seconds between two faults
 LOOK_EVERY = 0.02  # seconds between two looks at who runs
 STOP_WITHIN = 20.0  # seconds for an orderly end
-LONG_STEP = 0.6  # seconds; a step that has just begun and takes so long does not end within the grace
+LONG_STEP = 0.6  # seconds; a step that has just begun and takes this long outlasts the grace period
 JUST_BEGUN = 0.15  # seconds
-LONG_WITHIN = 5.0  # seconds in which such a step begins somewhere
+LONG_WITHIN = 5.0  # seconds within which such a step begins somewhere
 KILLED = {-signal.SIGKILL, 128 + signal.SIGKILL}  # exit codes; the second through a shell
-RESERVE = 0.1  # of the work, kept back for the crash points that were not reached yet
+RESERVE = 0.1  # of the work, held back for the crash points that were not reached yet
 MOST_ROUNDS = 8  # of waiting for them
 
 
@@ -55,7 +55,7 @@ MOST_ROUNDS = 8  # of waiting for them
 class Plan:
     """How much is done, and how often each fault strikes.
 
-    A worker is a pool, its slots, and whether it lives in a pid namespace of its own (where the system has them).
+    A worker is a pool, its slots, and whether it lives in its own pid namespace (if the system has them).
     """
 
     workflows: int
@@ -63,7 +63,7 @@ class Plan:
     workers: tuple[tuple[str, int, bool], ...] = (("prefork", 3, False), ("prefork", 3, True), ("threads", 6, False))
     step_seconds: tuple[float, float] = (0.1, 0.8)
     stumbling: float = 0.08  # of all steps fail once
-    ending_otherwise: float = 0.05  # of all workflows fail for good, and as many park; all of the second half
+    ending_otherwise: float = 0.05  # of all workflows always fail, and as many park; all of the second half
     faults: Counter[str] = field(
         default_factory=lambda: Counter(
             kill_group=1, kill_apart=2, kill_main=2, kill_child=6, stop_and_kill=2, freeze=1, duplicate=6, lose_one=3,
@@ -72,9 +72,9 @@ class Plan:
     )  # fmt: skip
 
     def order(self, rng: random.Random) -> list[str]:
-        """Return the faults in an order of the seed; those that wait for their moment come in the first half."""
+        """Return the faults in a seeded order; those that wait for their moment come in the first half."""
         armed = sorted(ARMED)
-        # A worker that is told to end gives steps back, which some of those wait for.
+        # A worker that is told to end gives steps back, and some of those faults wait for that.
         rolls = ["roll"] * self.faults["roll"]
         struck = sorted((self.faults - Counter(rolls)).elements())
         rng.shuffle(struck)
@@ -103,7 +103,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Worker:
-    """A worker that was started; `apart` says whether in a pid namespace of its own."""
+    """A started worker; `apart` says whether it has its own pid namespace."""
 
     process: Process
     pool: str
@@ -120,7 +120,7 @@ class Worker:
 
     @property
     def main(self) -> int:
-        """Id of Celery's main process; in front of it, a namespace has the one that made it and its first."""
+        """The id of Celery's main process; in a namespace, its maker and its first process come before it."""
         pid = self.process.pid
         for _ in range(2 if self.apart else 0):
             pid = _children_of(pid)[0]
@@ -128,7 +128,7 @@ class Worker:
 
 
 class Storm:
-    """Runs a plan on a contestant. What it hits is noted in `hits_file`, with the moments before and after it."""
+    """Runs a plan on a contestant. Each hit is recorded in `hits_file`, with the moments before and after it."""
 
     def __init__(self, contestant: Contestant, server: RedisServer, plan: Plan, seed: int, folder: Path) -> None:
         self._contestant, self._server, self._plan = contestant, server, plan
@@ -141,16 +141,16 @@ class Storm:
         self._let_stumble(random.Random(f"stumbles {seed}"))
         self._workers: list[Worker] = []
         self._started = 0
-        self.apart: set[str] = set()  # the names of workers in a pid namespace of their own
+        self.apart: set[str] = set()  # the names of workers in their own pid namespaces
         self._begun = time.time()
-        self._last_seen: dict[str, float] = {}  # when a worker still ran, by its name
+        self._last_seen: dict[str, float] = {}  # when a worker was last seen running, by its name
         self._over = threading.Event()
         self._broker = redis.Redis.from_url(server.url)
         self.unexpected_ends: list[str] = []
         self.struck: Counter[str] = Counter()
 
     def run(self, *, patience: float) -> None:
-        """Send all work and strike with all faults, then wait for the work to end.
+        """Send all work, strike with all faults, then wait for the work to end.
 
         `patience` is in seconds beyond the time that the work takes.
         """
@@ -184,7 +184,7 @@ class Storm:
             time.sleep(0.2)
 
     def close(self) -> None:
-        """Look at no worker any more, and give the connections back."""
+        """Stop watching workers and give back the connections."""
         self._over.set()
         self._broker.close()
         self._contestant.close()
@@ -250,7 +250,7 @@ class Storm:
         return self._start(worker.pool, worker.slots, apart=worker.apart)
 
     def _watch(self) -> None:
-        """Note when each worker was last seen, so that a hit is known to have come after it."""
+        """Record when each worker was last seen, so that a hit is known to have come after that."""
         while not self._over.wait(LOOK_EVERY):
             now = time.time()
             for worker in tuple(self._workers):
@@ -258,12 +258,12 @@ class Storm:
                     self._last_seen[worker.name] = now
 
     def _tend(self) -> None:
-        """Do what a service manager and a person have to do."""
+        """Do what a service manager and a person would have to do."""
         self._replace_ended()
         self._contestant.tend(self.works)
 
     def _replace_ended(self) -> None:
-        """Start a new worker for each one that ended: a crash point, or its own fault."""
+        """Start a new worker for each one that ended, at a crash point or by its own fault."""
         for worker in list(self._workers):
             if worker.process.running:
                 continue
@@ -276,7 +276,7 @@ class Storm:
             self._replace(worker)
 
     def _ready(self, *pools: str, apart: bool = False) -> Worker:
-        """Return a worker of the pools that takes messages; waits for one, and for another that goes on without it."""
+        """Return a worker of these pools that takes messages; wait for it, and for another that goes on without it."""
 
         def found() -> list[Worker]:
             self._replace_ended()
@@ -324,12 +324,12 @@ class Storm:
         self._kill(self._ready("prefork", "threads"), "kill group", time.time())
 
     def _kill_apart(self) -> None:
-        """Kill a worker that others cannot judge by its process ids, where there is such a one."""
+        """Kill a worker that others cannot judge by its process ids, if there is one."""
         worker = self._ready("prefork", "threads", apart=any(worker.apart for worker in self._workers))
         self._kill(worker, "kill group", time.time())
 
     def _kill_main(self) -> None:
-        """Kill the main process alone; the kernel ends those of its pool, if they came to ask for that."""
+        """Kill only the main process; the kernel ends those of its pool, if they got to ask for that."""
         worker = self._ready("prefork")
         pool, since = _children_of(worker.main), time.time()
         os.kill(worker.main, signal.SIGKILL)
@@ -360,7 +360,7 @@ class Storm:
         self._note("freeze", since, process=worker.name, settle=SETTLE)
 
     def _duplicate(self) -> None:
-        """Send messages twice: some that wait, and some of steps that run."""
+        """Send messages twice: some that wait, and some of running steps."""
         waiting = [(name, item) for name in self._contestant.queues() for item in self._broker.lrange(name, 0, 2)]
         held = [json.loads(value) for value in self._broker.hvals(UNACKED)[:3]]
         for name, item in [*waiting, *((routing_key, json.dumps(message)) for message, _, routing_key in held)]:
@@ -388,7 +388,7 @@ class Storm:
         self._note("server restarted", since)
 
     def _roll(self) -> None:
-        """Tell a worker to end, while it runs a step that outlasts its grace, and start another one in its place."""
+        """Tell a worker to end while it runs a step that outlasts its grace period, and start another in its place."""
         worker = self._busy() or self._ready("prefork", "threads")
         since = time.time()
         os.kill(worker.main, signal.SIGTERM)
@@ -403,7 +403,7 @@ class Storm:
         self._note(ORDERLY_END, since, process=worker.name)
 
     def _busy(self) -> Worker | None:
-        """Wait for a worker in which a step has just begun that takes long; None where no such step begins."""
+        """Wait for a worker in which a long step has just begun; None if no such step begins."""
         seconds = {work.correlation_id: work.seconds for work in self.works}
 
         def found() -> list[Worker]:
@@ -420,7 +420,7 @@ class Storm:
 
 
 def _children_of(pid: int) -> list[int]:
-    """Return the ids of a process's children. Raises `ProcessLookupError` where there are none."""
+    """Return the ids of a process's children. Raises `ProcessLookupError` if there are none."""
     try:
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     except FileNotFoundError:
@@ -431,7 +431,7 @@ def _children_of(pid: int) -> list[int]:
 
 
 def _pid_within(pid: int) -> int:
-    """Return the id by which a process knows itself: the innermost one, where pid namespaces are nested."""
+    """Return the id by which a process knows itself: the innermost one, if pid namespaces are nested."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()
     except FileNotFoundError:

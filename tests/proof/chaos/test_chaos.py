@@ -1,6 +1,6 @@
 """Workers and server are killed, frozen and robbed in the order of a seed: nothing is lost, nothing counts twice.
 
-The first seed's faults strike a plain Celery chain, too, for comparison. `--chaos=full` runs the large size, and the
+The first seed's faults also strike a plain Celery chain, for comparison. `--chaos=full` runs the large size, and the
 chain with every seed.
 """
 
@@ -47,7 +47,7 @@ def plan(request: pytest.FixtureRequest) -> Plan:
 
 @pytest.fixture
 def namespaces(capsys: pytest.CaptureFixture[str]) -> bool:
-    """Whether one of the workers is in a pid namespace of its own; everything else is tried without it, too."""
+    """Whether one of the workers has its own pid namespace; everything else is also tried without it."""
     if own_pids():
         return True
     text = "`unshare` makes no pid namespace here, so all workers share one; it takes root, or user namespaces"
@@ -68,7 +68,7 @@ def told(capsys: pytest.CaptureFixture[str], report: Report) -> Report:
 def test_nothing_is_lost_or_counts_twice_whatever_is_hit(
     seed: int, plan: Plan, namespaces: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Machines die in the night, and the work is done in the morning, once."""
+    """Machines die in the night, and in the morning the work is done, once."""
     report = told(capsys, try_slip(seed, plan, tmp_path))
 
     assert report.violations == ()
@@ -81,7 +81,7 @@ def test_nothing_is_lost_or_counts_twice_whatever_is_hit(
 def test_what_becomes_of_a_plain_chain_is_shown_beside_it(
     control_seed: int, plan: Plan, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The figures say what is gained; they belong to Celery, and nothing is expected of them."""
+    """The figures show what is gained; they are Celery's, and nothing is asserted about them."""
     report = told(capsys, try_chain(control_seed, plan, tmp_path))
 
     assert report.calls > 0

@@ -1,4 +1,4 @@
-"""The checker of the chaos suite: it finds each violation, and nothing where all holds."""
+"""The checker of the chaos suite: it finds each violation, and nothing if everything holds."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_what_hit_something_else_excuses_nothing(hit: Hit) -> None:
 
 
 def recorded(type_: str, at: float) -> tuple[Workflow]:
-    """A workflow of whose second hop something more was recorded."""
+    """A workflow with an additional record of its second hop."""
     return (replace(WORKFLOW, events=(*EVENTS, Event(type=type_, hop_id="w.1", at=at))),)
 
 
@@ -160,7 +160,7 @@ def test_a_step_that_is_given_back_without_need_is_found(at: float, hit: Hit) ->
 
 
 def test_a_run_excuses_one_call_whatever_befell_it() -> None:
-    """It raised and its process was killed; that is one reason."""
+    """It raised and its process was killed; that is only one reason."""
     kill = Hit(kind="kill child", process="two", pid=2, since=2.7, until=2.7)
     history = replace(WHOLE, workflows=recorded("retrying", 2.6), runs=(FIRST, RAISED, AGAIN), hits=(kill,))
 
@@ -228,7 +228,7 @@ def test_a_history_is_read_from_the_lines_of_its_files(tmp_path: Path) -> None:
 
 
 def test_the_latest_runs_are_read_from_the_end_of_a_long_file(tmp_path: Path) -> None:
-    """The storm asks many times a second which step has just begun."""
+    """Many times a second the storm asks which step has just begun."""
     begun = [
         {"at": float(n), "what": "begin", "run": n, "hop": f"w.{n}", "process": "one", "pid": 2} for n in range(99)
     ]

@@ -1,4 +1,4 @@
-"""One trial: a server, workers, work and a storm; what came of it is judged by the checker."""
+"""One trial: a server, workers, work and a storm; the checker judges the outcome."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from tests.support.servers import redis_server
 
 __all__ = ["Report", "try_chain", "try_slip"]
 
-# Each write is on the disk before its reply is sent.
+# Each write is on disk before its reply is sent.
 APPEND_ONLY = ("--appendonly", "yes", "--appendfsync", "always")
 PATIENCE = 90.0  # seconds after the last fault; a message is overdue after five, then with doubled waits
-CHAIN_PATIENCE = 30.0  # seconds in which the control may still deliver again
-LEFTOVER_PATIENCE = 5.0  # seconds in which owners write down what they have just ended
+CHAIN_PATIENCE = 30.0  # seconds in which the control may still redeliver
+LEFTOVER_PATIENCE = 5.0  # seconds in which owners record what they have just ended
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
     """The figures of a trial.
 
-    `apart` is how many of the calls were made in pid namespaces of their own; `excused` is how many calls beyond one
-    for each step are explained, and by what.
+    `apart` is how many of the calls were made in separate pid namespaces; `excused` is how many calls beyond one per
+    step are explained, and by what.
     """
 
     contestant: str
@@ -122,7 +122,7 @@ def try_chain(seed: int, plan: Plan, folder: Path) -> Report:
 
 
 def _tell(where: Deployment, storm: Storm) -> None:
-    """Tell the workers where they note what they do, and where their crash points are."""
+    """Tell the workers where to record what they do, and where their crash points are."""
     where.variables = {
         "HITS_FILE": str(storm.hits_file), "FAILPOINTS": str(storm.failpoints), "STUMBLES": str(storm.stumbles),
         "CHAIN_QUEUE": where.prefix,
@@ -130,7 +130,7 @@ def _tell(where: Deployment, storm: Storm) -> None:
 
 
 def _leftovers(where: Deployment) -> dict[str, tuple[str, ...]]:
-    """Return what stands in the two indexes and which owners' sets there are, when nothing changes any more."""
+    """Return the contents of the two indexes and the owners' sets, once nothing changes any more."""
     deadline = time.monotonic() + LEFTOVER_PATIENCE
     with redis.Redis.from_url(where.url, decode_responses=True) as client:
         while True:

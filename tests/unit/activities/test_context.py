@@ -1,4 +1,4 @@
-"""What code inside a step learns about its workflow, and that it can change nothing of it."""
+"""What code inside a step learns about its workflow, and that it cannot change it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def opened(message: PaigeantMessage, **fields: object) -> WorkflowContext:
 
 
 def test_a_step_learns_who_it_is_and_what_came_before(make_message: MakeMessage) -> None:
-    """Idempotency keys, log lines and decisions are made of these."""
+    """Idempotency keys, log lines and decisions are built from these."""
     message = make_message(
         ActivitySpec("critic", "judge", step_id="verdict"), outputs=("a", "b"), deadline=NOON, variables={"n": 1}
     )
@@ -51,7 +51,7 @@ def test_a_step_learns_who_it_is_and_what_came_before(make_message: MakeMessage)
 
 
 def test_the_first_step_has_no_previous_output(make_message: MakeMessage) -> None:
-    """None is told apart from a step before it whose output is null."""
+    """A first step is not mistaken for one after a step whose output is null."""
     assert opened(make_message()).previous_output is None
     assert opened(make_message(outputs=(None,))).previous_output == StepOutput(
         step_id="earlier-0", activity="earlier", output=None
@@ -75,7 +75,7 @@ def test_what_a_step_does_to_what_it_reads_does_not_travel_on(make_message: Make
 
 
 def test_any_earlier_output_can_be_asked_for_by_its_step(make_message: MakeMessage) -> None:
-    """A last step that sums up reads all that came before it."""
+    """A last step that sums up reads everything that came before it."""
     context = opened(make_message(outputs=("a", {"n": 2}, "c")))
 
     found = asyncio.run(context.output("earlier-1"))
@@ -100,7 +100,7 @@ def test_an_output_that_did_not_travel_is_read_where_it_is(make_message: MakeMes
 
 
 def test_an_output_of_a_step_that_did_not_run_is_refused_with_those_that_did(make_message: MakeMessage) -> None:
-    """A mistyped id is not taken for a step without output; neither is the step itself."""
+    """A mistyped id is not mistaken for a step without output; the step itself is not one of them either."""
     context = opened(make_message(outputs=("a", "b")))
 
     for wrong in ("earlier-9", "writer"):
@@ -117,7 +117,7 @@ def test_no_prompt_or_output_is_shown_with_a_context(make_message: MakeMessage) 
 
 
 def test_outside_a_step_there_is_no_context() -> None:
-    """A tool that is tested alone learns what is missing."""
+    """A tool that is tested on its own says what is missing."""
     with pytest.raises(NoWorkflow, match=r"^no workflow is running here"):
         workflow_context()
 

@@ -1,4 +1,4 @@
-"""What a step is given: typed outputs, and dependencies whose own part alone crosses the queue."""
+"""What a step gets: typed outputs, and dependencies of which only their own fields cross the queue."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PREVIOUS = StepOutput(step_id="draft", activity="writer", output={"day": "2026-0
 
 
 def test_an_output_is_read_as_the_type_that_the_reader_wants() -> None:
-    """Dates, tuples and sets, which JSON has none of, come back from their JSON form."""
+    """Dates, tuples and sets, which JSON does not have, come back from their JSON form."""
     numbers = StepOutput(step_id="s", activity="a", output=[2, 1, 2])
 
     assert PREVIOUS.output_as(Visit) == Visit(day=date(2026, 1, 2), stops=("a",))
@@ -40,7 +40,7 @@ def test_an_output_is_read_as_the_type_that_the_reader_wants() -> None:
 
 
 def test_an_output_that_does_not_fit_is_refused_by_field() -> None:
-    """A step before that changed its shape is found here and not three steps later."""
+    """An earlier step whose output changed shape is noticed here, not three steps later."""
     with pytest.raises(ValidationError) as caught:
         StepOutput(step_id="s", activity="a", output={"day": "soon"}).output_as(Visit)
 
@@ -48,7 +48,7 @@ def test_an_output_that_does_not_fit_is_refused_by_field() -> None:
 
 
 def test_the_previous_output_is_given_and_does_not_cross() -> None:
-    """It is in the slip already; deps that carried it would send it twice."""
+    """It is already in the slip; deps that carried it would send it twice."""
     deps = with_previous_output(Town(name="Turin"), PREVIOUS)
 
     assert deps.previous_output is PREVIOUS
@@ -58,7 +58,7 @@ def test_the_previous_output_is_given_and_does_not_cross() -> None:
 
 
 def test_a_field_that_the_worker_does_not_know_is_refused() -> None:
-    """A misspelt dependency must not be dropped without a word."""
+    """A misspelt dependency must not be dropped silently."""
     with pytest.raises(ValidationError) as caught:
         Town(name="Turin", mayor="hunter2", previous_output=PREVIOUS)  # type: ignore[call-arg]
 

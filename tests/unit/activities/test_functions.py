@@ -40,7 +40,7 @@ class Place:
 
 
 class Pool:
-    """Something that no JSON can become."""
+    """Something that cannot be made from JSON."""
 
 
 def break_down(value: str) -> str:
@@ -67,7 +67,7 @@ def run_step(make_context: MakeContext, limits: EditLimits) -> RunStep:
 
 
 def test_calling_it_calls_the_function() -> None:
-    """Code and tests that called the function before go on to do so."""
+    """Code and tests that already call the function can go on doing so."""
 
     @activity
     def add(a: int, b: int = 2) -> int:
@@ -82,7 +82,7 @@ def test_calling_it_calls_the_function() -> None:
 
 
 def test_calling_an_async_one_gives_something_to_await() -> None:
-    """The step is a wrapper of the coroutine function and not of its result."""
+    """The step wraps the coroutine function, not its result."""
 
     @activity
     async def double(n: int) -> int:
@@ -106,7 +106,7 @@ def test_it_is_registered_under_its_name_with_its_options() -> None:
 
 
 def test_its_origin_is_where_it_is_written_whatever_wraps_it() -> None:
-    """Two functions behind one decorator of a team are not mistaken for one and the same."""
+    """Two functions under the same decorator are not mistaken for each other."""
 
     def logged(function: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(function)
@@ -131,7 +131,7 @@ def test_its_origin_is_where_it_is_written_whatever_wraps_it() -> None:
 
 @pytest.mark.parametrize("name", ["a b", "../x", "1st", "a" * 129, "ä"])
 def test_a_name_that_cannot_name_a_queue_is_refused(name: str) -> None:
-    """It is found at the import and not by a broker."""
+    """It is found on import, not by a broker."""
     with pytest.raises(InvalidInput) as caught:
         activity(name=name)(lambda: None)
 
@@ -211,11 +211,11 @@ def test_a_step_of_another_version_that_does_not_fit_is_refused(arguments: dict[
 
 
 def test_a_step_of_an_agent_is_refused() -> None:
-    """Two teams that use one name for two kinds of step find out at once."""
+    """Two teams that use the same name for two kinds of step find out at once."""
     with pytest.raises(MessageError) as caught:
         order.check(ActivitySpec("order", "please"))
 
-    assert caught.value.args == ("invalid_envelope", "kind", "'order' is a function, and the step runs an agent")
+    assert caught.value.args == ("invalid_envelope", "kind", "'order' is a function, but the step runs an agent")
 
 
 def test_arguments_that_have_no_name_are_refused_at_the_import() -> None:
@@ -228,7 +228,7 @@ def test_arguments_that_have_no_name_are_refused_at_the_import() -> None:
     def by_place(context: WorkflowContext, number: int, /) -> None: ...
 
     for function, parameter in ((some, "*numbers"), (named, "**numbers"), (by_place, "number")):
-        with pytest.raises(UsageError, match="a step's arguments have names, and") as caught:
+        with pytest.raises(UsageError, match="a step's arguments have names, but") as caught:
             activity(function)
         assert f"`{parameter}" in str(caught.value)
     assert registry.activities() == {}
@@ -265,7 +265,7 @@ def takes_what_breaks(pool: Annotated[str, AfterValidator(break_down)]) -> None:
     ],
 )
 def test_an_annotation_that_cannot_check_is_a_fault_of_the_message(function: Callable[..., None], text: str) -> None:
-    """It is refused with a reason and a remedy; the worker does not lose it with a traceback."""
+    """It is refused with a reason and a remedy; the worker does not lose the message to a traceback."""
     connect = activity(name="connect")(function)
 
     with pytest.raises(MessageError) as caught:
@@ -278,7 +278,7 @@ def test_an_annotation_that_cannot_check_is_a_fault_of_the_message(function: Cal
 
 
 def test_arguments_arrive_as_the_types_of_the_signature(run_step: RunStep) -> None:
-    """The function works with dates and models, as where it is called directly."""
+    """The function works with dates and models, just as if it were called directly."""
 
     @activity
     def look(place: Place, line: Line, days: set[date], pair: tuple[int, str], anything, none: int | None = 3) -> Any:  # type: ignore[no-untyped-def]
@@ -299,7 +299,7 @@ def test_arguments_arrive_as_the_types_of_the_signature(run_step: RunStep) -> No
 
 
 def test_a_parameter_may_have_any_name(run_step: RunStep) -> None:
-    """Nobody should have to know which names a library keeps for itself."""
+    """Nobody should have to know which names a library reserves."""
 
     @activity
     def odd(json: int, copy: int, model_config: int, schema: int, argument_json: int, _private: int, self: int) -> int:
@@ -324,7 +324,7 @@ def test_an_async_function_runs_on_the_loop_and_a_sync_one_beside_it(run_step: R
 
 
 def test_the_context_comes_first_and_is_no_argument_of_the_step(run_step: RunStep, make_context: MakeContext) -> None:
-    """Who dispatches knows nothing of it; who runs gets the workflow of the step."""
+    """The dispatcher knows nothing about it; the running step gets its own workflow."""
     context = make_context()
 
     @activity
@@ -370,7 +370,7 @@ def test_what_it_raises_is_what_the_hop_sees(run_step: RunStep) -> None:
 
 
 def test_an_async_function_behind_a_sync_wrapper_is_awaited(run_step: RunStep) -> None:
-    """Many decorators return a plain function that gives a coroutine."""
+    """Many decorators return a plain function that returns a coroutine."""
 
     def logged(function: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(function)
@@ -388,7 +388,7 @@ def test_an_async_function_behind_a_sync_wrapper_is_awaited(run_step: RunStep) -
 
 
 def test_an_output_that_holds_a_secret_is_not_recorded(run_step: RunStep) -> None:
-    """It would be asterisks in the record, and the next step would use those."""
+    """The record would hold asterisks, and the next step would use them."""
 
     @activity
     def token() -> dict[str, SecretStr]:

@@ -1,4 +1,4 @@
-"""The registry: what a process can run, by names that mean one thing each."""
+"""The registry: what a process can run, by names that each mean one thing."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FUNCTION = "from paigeant_celery import activity\n\n@activity(queue=__name__)\nd
 
 @dataclass(eq=False)
 class Kept:
-    """An activity that is its own holder, as a function is."""
+    """An activity that is its own holder, like a function."""
 
     given: str | None
     origin: str = "shop.py:1"
@@ -53,7 +53,7 @@ def no_new_modules() -> Iterator[None]:
 
 
 def load(path: Path, name: str) -> ModuleType:
-    """Import a file under a name, as a worker, a script and a test may each do."""
+    """Import a file under a name, as a worker, a script or a test may."""
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
@@ -82,7 +82,7 @@ def test_two_files_cannot_share_a_name(source: str, tmp_path: Path, no_new_modul
 def test_a_file_that_is_imported_twice_has_its_newest_activities(
     source: str, tmp_path: Path, no_new_modules: None
 ) -> None:
-    """`__main__` and the module of one script, or a reloaded module, are no conflict."""
+    """`__main__` and the module of the same script, or a reloaded module, do not conflict."""
     path = tmp_path / "agents.py"
     path.write_text(source)
 
@@ -95,7 +95,7 @@ def test_a_file_that_is_imported_twice_has_its_newest_activities(
 
 
 def test_of_two_copies_the_one_that_is_still_held_is_served() -> None:
-    """A module that was reloaded and failed half-way leaves what was there before."""
+    """A module that fails halfway through a reload leaves what was there before."""
     own = Registry()
     old, new = Kept("a"), Kept("a")
     add(own, old, new)
@@ -132,7 +132,7 @@ def test_an_activity_without_a_name_waits_for_it() -> None:
 
 
 def test_each_addition_is_told_though_its_name_may_come_later() -> None:
-    """A worker that already consumes learns of activities that are loaded afterwards."""
+    """A worker that already consumes learns about activities that are loaded later."""
     own = Registry()
     told: list[list[str]] = []
     add(own, first := Kept("first"))
@@ -147,7 +147,7 @@ def test_each_addition_is_told_though_its_name_may_come_later() -> None:
 
 
 def test_an_unknown_name_is_answered_with_what_there_is() -> None:
-    """A worker's log shows at once whether a module is missing or a name misspelt; a long list stays short."""
+    """A worker's log shows at once whether a module is missing or a name misspelt; long lists are cut short."""
     own = Registry()
     many = [Kept(f"agent_{number:02}") for number in range(25)]
     add(own, *many)
@@ -162,7 +162,7 @@ def test_an_unknown_name_is_answered_with_what_there_is() -> None:
 
 
 def test_an_isolated_block_begins_empty_and_leaves_everything_as_it_was() -> None:
-    """Tests of one process do not see each other's activities, even where they fail."""
+    """Tests in one process do not see each other's activities, even if they fail."""
     own = Registry()
     add(own, outside := Kept("outside"))
     inside = Kept("inside")
@@ -223,7 +223,7 @@ def test_two_of_one_name_are_an_error_for_that_name_alone() -> None:
 
 
 def test_an_activity_that_was_replaced_counts_no_more_though_it_is_not_collected_yet() -> None:
-    """A notebook cell that is run again makes the agent again, at another line."""
+    """A notebook cell that is run again makes the agent again, at a different line."""
     own = Registry()
     add(own, Kept("a", "cell:1"))
     gc.disable()

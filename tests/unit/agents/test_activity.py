@@ -52,7 +52,7 @@ class ShopDeps(WorkflowDependencies):
 
 @dataclass
 class Pool:
-    """Stands for a database pool: nothing that could cross a queue."""
+    """Stands in for a database pool, which cannot cross a queue."""
 
     dsn: str
     entered: int = 0
@@ -67,7 +67,7 @@ def loaded(agent: Agent[Any, Any], name: str = "agent") -> Activity:
 
 
 def seen_deps(**options: Any) -> tuple[PaigeantAgent[Any, str], list[Any]]:
-    """An agent whose one tool notes the deps that it is run with."""
+    """An agent whose only tool records the deps that it runs with."""
     agent: PaigeantAgent[Any, str] = PaigeantAgent(TestModel(), name="agent", **options)
     seen: list[Any] = []
 
@@ -88,7 +88,7 @@ def fault(agent: Agent[Any, Any], deps: object) -> tuple[str, str, str]:
 
 @pytest.fixture
 def run_step(make_context: MakeContext, limits: EditLimits) -> Callable[..., Any]:
-    """Run one step of the agent named `agent`, as a hop does, and give its result."""
+    """Run one step of the agent named `agent`, as a hop does, and return its result."""
 
     def run(step: ActivitySpec | None = None, *, context: WorkflowContext | None = None) -> Any:
         context = context or make_context()
@@ -148,8 +148,8 @@ def test_deps_that_do_not_fit_are_refused_by_field_and_without_the_value() -> No
 
 
 def test_deps_for_an_agent_that_takes_none_are_refused() -> None:
-    """They would be dropped silently, and the sender believe that they were used."""
-    text = "the agent 'agent' takes no deps; give it a `deps_type`, or leave them out"
+    """They would be dropped silently, and the sender would believe that they were used."""
+    text = "the agent 'agent' takes no deps; give it a `deps_type`, or leave out the deps"
     for options in ({}, {"deps_type": type(None)}):
         with registry.isolated():
             agent: PaigeantAgent[Any, str] = PaigeantAgent("test", name="agent", **options)
@@ -186,10 +186,10 @@ def test_a_validator_that_breaks_is_a_fault_of_the_message_and_not_of_the_worker
 
 
 def test_a_function_step_sent_to_an_agent_is_refused() -> None:
-    """Two teams that use one name for two kinds of step find out at once."""
+    """Two teams that use the same name for two kinds of step find out at once."""
     agent: PaigeantAgent[Any, str] = PaigeantAgent("test", name="agent")
 
-    with pytest.raises(MessageError, match="'agent' is an agent, and the step calls a function"):
+    with pytest.raises(MessageError, match="'agent' is an agent, but the step calls a function"):
         loaded(agent).check(FunctionSpec("agent"))
 
 
@@ -246,7 +246,7 @@ FACTORIES = [
 def test_what_a_factory_makes_is_given_to_the_agent_and_given_back(
     run_step: Callable[..., Any], factory: Any, fails: bool
 ) -> None:
-    """Pools and clients are made on the worker and closed when the step ends, also when it fails."""
+    """Pools and clients are made on the worker and closed when the step ends, even if it fails."""
     agent, seen = seen_deps(deps_type=Pool, deps_factory=factory)
 
     @agent.output_validator
@@ -267,7 +267,7 @@ def test_what_a_factory_makes_is_given_to_the_agent_and_given_back(
 
 
 def test_a_factory_gets_its_data_validated_by_its_annotation(run_step: Callable[..., Any]) -> None:
-    """The factory works with a model and not with whatever JSON came."""
+    """The factory works with a model, not with whatever JSON came."""
     given: list[object] = []
 
     def factory(data: Address, context: WorkflowContext) -> str:
@@ -359,7 +359,7 @@ def test_the_previous_output_follows_the_prompt_as_data(
 def test_a_step_can_leave_the_previous_output_out_of_its_prompt(
     run_step: Callable[..., Any], make_context: MakeContext
 ) -> None:
-    """Some steps read what they need with a tool, and pay no tokens for the rest."""
+    """Some steps read what they need with a tool and pay no tokens for the rest."""
     context = make_context(previous_output=PREVIOUS)
 
     assert prompt_given(run_step, ActivitySpec("agent", "Judge.", previous_output=False), context) == "Judge."
@@ -413,7 +413,7 @@ def test_an_output_without_json_form_is_refused(run_step: Callable[..., Any]) ->
     """It could not travel; the step fails with a reason instead of the worker with a traceback."""
 
     def handle() -> object:
-        """Give an open handle."""
+        """Return an open handle."""
         return object()
 
     _agent: PaigeantAgent[Any, Any] = PaigeantAgent(TestModel(), name="agent", output_type=handle)
@@ -427,7 +427,7 @@ def test_an_output_without_json_form_is_refused(run_step: Callable[..., Any]) ->
 def test_a_tool_can_ask_for_the_workflow_whatever_the_deps_are(
     run_step: Callable[..., Any], make_context: MakeContext, make_message: MakeMessage
 ) -> None:
-    """Ids for logging and idempotency keys are there without any deps."""
+    """Ids for logging and idempotency keys are available without any deps."""
     agent: PaigeantAgent[Any, str] = PaigeantAgent(TestModel(), name="agent")
     seen: list[tuple[str, str, object]] = []
 
@@ -455,7 +455,7 @@ def test_each_step_has_deps_of_its_own_where_a_factory_gives_them_all_the_same(
 
 
 class Entering(Pool):
-    """A pool that can be entered itself, as those of most drivers can."""
+    """A pool that can itself be entered, like those of most drivers."""
 
     def __enter__(self) -> Entering:
         self.entered += 1
@@ -466,7 +466,7 @@ class Entering(Pool):
 
 
 def test_deps_that_could_be_entered_are_left_as_they_are(run_step: Callable[..., Any]) -> None:
-    """A pool that is made once and given to every step is not closed behind the first one."""
+    """A pool that is made once and given to every step is not closed after the first one."""
     pool = Entering("dsn")
     _agent, seen = seen_deps(deps_type=Entering, deps_factory=lambda data, context: pool)
 
@@ -478,7 +478,7 @@ def test_deps_that_could_be_entered_are_left_as_they_are(run_step: Callable[...,
 
 
 def test_the_text_of_a_validator_stays_on_the_worker_that_raised_it() -> None:
-    """It often quotes what it was given."""
+    """It often quotes the value it got."""
 
     def refuse(value: str) -> str:
         raise ValueError(f"bad key {value}")
@@ -488,7 +488,7 @@ def test_the_text_of_a_validator_stays_on_the_worker_that_raised_it() -> None:
 
     agent = PaigeantAgent("test", name="agent", deps_type=Keyed)
 
-    assert fault(agent, {"key": SECRET}) == ("invalid_deps", "deps.key", "is refused by a validator")
+    assert fault(agent, {"key": SECRET}) == ("invalid_deps", "deps.key", "was refused by a validator")
 
 
 def test_an_agent_keeps_its_name_whatever_variable_runs_it() -> None:
@@ -503,7 +503,7 @@ def test_an_agent_keeps_its_name_whatever_variable_runs_it() -> None:
 
 
 def test_an_output_that_holds_a_secret_is_not_recorded(run_step: Callable[..., Any]) -> None:
-    """It would be asterisks in the record, and the next step would use those."""
+    """The record would hold asterisks, and the next step would use them."""
     agent = PaigeantAgent(TestModel(), name="agent")
 
     @agent.output_validator

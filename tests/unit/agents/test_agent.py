@@ -30,7 +30,7 @@ OUR_ARGUMENTS = {
     "dispatcher", "can_edit_itinerary", "max_added_steps", "allowed_activities", "policy", "queue", "deps_factory",
 }  # fmt: skip
 
-# Those of `pydantic_ai.Agent` in the oldest version that is supported, 2.62: written down, so that deleting one from
+# Those of `pydantic_ai.Agent` in the oldest supported version, 2.62: written down so that deleting one from
 # our constructor is told apart from a newer version that has more.
 THEIR_ARGUMENTS = {
     "model", "output_type", "instructions", "system_prompt", "deps_type", "name", "description", "model_settings",
@@ -69,17 +69,17 @@ def imported(code: str, name: str) -> types.ModuleType:
 
 
 def test_a_checker_is_shown_each_argument_of_the_oldest_supported_agent_and_ours() -> None:
-    """One that is deleted or misspelt here would be refused in an editor, though it works."""
+    """One that is deleted or misspelt here would be refused in an editor, although it works."""
     assert spelt_out() == THEIR_ARGUMENTS | OUR_ARGUMENTS
 
 
 def test_each_argument_of_the_oldest_supported_agent_exists_in_the_installed_one() -> None:
-    """An argument renamed or removed there must not type-check here and fail when the agent is made."""
+    """An argument renamed or removed there must not type-check here only to fail when the agent is made."""
     assert THEIR_ARGUMENTS - installed_arguments() == set()
 
 
 def test_an_argument_that_is_new_in_the_installed_agent_is_reported() -> None:
-    """It works at once, being forwarded; spelling it out may wait until older versions are no longer supported."""
+    """It works at once because it is forwarded; spelling it out can wait until older versions are dropped."""
     new = sorted(installed_arguments() - spelt_out())
 
     if new:
@@ -87,12 +87,12 @@ def test_an_argument_that_is_new_in_the_installed_agent_is_reported() -> None:
 
 
 def test_no_argument_of_ours_hides_one_of_pydantic_ai() -> None:
-    """Should they add a `queue` or `policy` of their own, ours would swallow it unnoticed."""
+    """If they added a `queue` or `policy` of their own, ours would swallow it unnoticed."""
     assert installed_arguments() & OUR_ARGUMENTS == set()
 
 
 def test_the_constructor_takes_what_a_checker_is_shown() -> None:
-    """What a checker accepts works at run time, too."""
+    """What a checker accepts also works at run time."""
     ours = inspect.signature(PaigeantAgent.__init__).parameters
 
     assert set(ours) - {"self"} == {"model", *OUR_ARGUMENTS, "agent_arguments"}
@@ -107,8 +107,10 @@ def test_an_argument_that_does_not_exist_is_refused() -> None:
 
 @pytest.mark.parametrize("make", [PaigeantAgent.from_spec, PaigeantAgent.from_file])
 def test_ways_that_would_give_a_plain_agent_are_refused(make: Any) -> None:
-    """An agent that looks like ours and can be no step would be found out only on a worker."""
-    with pytest.raises(UsageError, match=rf"`PaigeantAgent.{make.__name__}` would give a plain `Agent`; use `register"):
+    """An agent that looks like ours but cannot be a step would be found out only on a worker."""
+    with pytest.raises(
+        UsageError, match=rf"`PaigeantAgent.{make.__name__}` would return a plain `Agent`; use `register"
+    ):
         make("agent.yaml")
 
 
@@ -135,7 +137,7 @@ def test_outside_a_step_it_is_an_ordinary_agent() -> None:
 
 
 def test_a_model_can_be_overridden_as_on_any_agent() -> None:
-    """Nothing of the agent's own way of running is replaced."""
+    """The agent's own way of running is not replaced."""
     agent = PaigeantAgent("test", name="x", instructions="be kind")
 
     with agent.override(model=TestModel(custom_output_text="replaced")):
@@ -145,7 +147,7 @@ def test_a_model_can_be_overridden_as_on_any_agent() -> None:
 
 
 def test_no_key_is_needed_to_make_and_dispatch_an_agent(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only the workers hold the keys of the model's provider."""
+    """Only the workers hold the provider's keys."""
     monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
 
     agent = PaigeantAgent("anthropic:claude-sonnet-4-5", name="writer")
@@ -154,7 +156,7 @@ def test_no_key_is_needed_to_make_and_dispatch_an_agent(monkeypatch: pytest.Monk
 
 
 def test_the_check_of_the_model_can_be_asked_for() -> None:
-    """A worker that wants to fail at its start says so."""
+    """A worker that should fail at start-up says so."""
     with pytest.raises(Exception, match="nonsense"):
         PaigeantAgent("nonsense:model", name="writer", defer_model_check=False)
 
@@ -208,7 +210,7 @@ def test_an_agent_is_named_by_the_global_that_holds_it() -> None:
 
 
 def test_a_name_does_not_depend_on_what_the_importer_calls_it() -> None:
-    """Dispatcher and worker agree, though one says `from shop_agents import triage as t`."""
+    """Dispatcher and worker agree, although one says `from shop_agents import triage as t`."""
     module = imported("from paigeant_celery import PaigeantAgent\ntriage = PaigeantAgent('test')\n", "shop_agents")
     t = module.triage
 
@@ -255,7 +257,7 @@ def test_a_given_name_wins() -> None:
 
 @pytest.mark.parametrize("name", ["", "a b", "../x", "a" * 129, "ä", "1st", "a..b", "a.", "-a"])
 def test_a_name_that_cannot_name_a_queue_is_refused(name: str) -> None:
-    """Names stand in queue and task names on every broker."""
+    """Names are part of queue and task names on every broker."""
     for make in (lambda: PaigeantAgent("test", name=name), lambda: register_agent(Agent("test"), name=name)):
         with pytest.raises(InvalidInput) as caught:
             make()
@@ -300,7 +302,7 @@ def test_an_agent_with_type_arguments_is_named_and_located_like_any_other() -> N
 
 
 def test_a_step_carries_what_its_agent_prescribes() -> None:
-    """Queue and limits go with the step, to dispatchers and workers alike."""
+    """Queue and limits go with the step, for dispatchers and workers alike."""
     agent: PaigeantAgent[WorkflowDependencies, str] = PaigeantAgent(
         "test", name="x", deps_type=WorkflowDependencies, queue="gpu", policy=StepPolicy(timeout=3)
     )
@@ -340,7 +342,7 @@ def test_any_agent_can_be_an_activity_by_any_number_of_names() -> None:
 
 
 def test_an_agent_of_ours_keeps_its_own_name_beside_another() -> None:
-    """Registering it once more adds a name and takes none away."""
+    """Registering it again adds a name and removes none."""
     agent: PaigeantAgent[Any, str] = PaigeantAgent("test", name="own")
 
     register_agent(agent, name="other")
@@ -350,6 +352,6 @@ def test_an_agent_of_ours_keeps_its_own_name_beside_another() -> None:
 
 
 def test_a_plain_agent_without_any_name_is_refused() -> None:
-    """A plain agent is not watched being made, so nothing else can name it."""
+    """Nobody sees a plain agent being made, so nothing else can name it."""
     with pytest.raises(InvalidInput, match=r"^bad_agent_name at `name`: the agent has no name; pass `name=`$"):
         register_agent(Agent("test", defer_model_check=True))

@@ -32,7 +32,7 @@ DATA = Path(__file__).parents[2] / "data"
 
 
 class Researcher:
-    """An agent with sync, async, parallel, retrying and delegating tools, and counters of what was really called."""
+    """An agent with sync, async, parallel, retrying and delegating tools, and counters of what was actually called."""
 
     def __init__(self) -> None:
         self.calls: Counter[str] = Counter()
@@ -109,7 +109,7 @@ RECORDS = 4 + 1 + 1 + 2 + 2
 
 @pytest.mark.parametrize("cut_after", range(RECORDS))
 async def test_a_run_that_is_cut_off_after_any_call_goes_on_from_there(cut_after: int) -> None:
-    """The model is paid for once, tools act once, and nobody can tell from the result."""
+    """The model is paid for once, tools act once, and the result is identical to an uninterrupted run."""
     hop, researcher = JournalledHop(), Researcher()
     with hop.attempt(cut_after=cut_after), pytest.raises(HopLost):
         await researcher.run()
@@ -135,7 +135,7 @@ async def test_a_run_that_is_cut_off_after_any_call_goes_on_from_there(cut_after
 
 
 class Halfway:
-    """An agent whose first model fails in the middle of its stream, and a second one that stands by."""
+    """An agent whose first model fails in the middle of its stream, with a second one as a fallback."""
 
     def __init__(self) -> None:
         self.calls: Counter[str] = Counter()
@@ -170,7 +170,7 @@ class Halfway:
 
 
 async def test_a_stream_that_failed_half_way_fails_half_way_again() -> None:
-    """What its reader had seen is not followed by another model's answer."""
+    """What its reader has seen is not followed by another model's answer."""
     hop, halfway = JournalledHop(), Halfway()
     with hop.attempt():
         first = await halfway.run()
@@ -185,7 +185,7 @@ async def test_a_stream_that_failed_half_way_fails_half_way_again() -> None:
 
 
 async def test_a_journal_of_the_first_format_is_replayed() -> None:
-    """Workflows that wait over an upgrade, of ours or of pydantic-ai's, go on; the sample is what was promised."""
+    """Workflows that wait during an upgrade, ours or pydantic-ai's, go on; the sample is what was promised."""
     hop, researcher = JournalledHop(), Researcher()
     with hop.attempt():
         hop.keep(json.loads((DATA / "journal" / "v1.json").read_text(encoding="utf-8")))

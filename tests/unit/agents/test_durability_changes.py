@@ -1,4 +1,4 @@
-"""Code that was changed between two attempts: what is replayed all the same, and what parks the hop."""
+"""Code that changed between two attempts: what is still replayed, and what parks the hop."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Facts(BaseModel):
 
 
 class Edition:
-    """An edition of the code of one agent."""
+    """One version of an agent's code."""
 
     def __init__(self, **changes: Any) -> None:
         self.asked: Counter[str] = Counter()
@@ -61,7 +61,7 @@ def smell() -> str:
 
 
 async def begun(edition: Edition, records: int) -> JournalledHop:
-    """Return a hop of which this edition made so many calls before its worker died."""
+    """Return a hop in which this version made so many calls before its worker died."""
     hop = JournalledHop()
     with hop.attempt(cut_after=records), suppress(HopLost):
         await edition.agent.run("go")
@@ -72,18 +72,18 @@ async def begun(edition: Edition, records: int) -> JournalledHop:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"model": "other"}, "the model call in step 1 of run 'worker:0' cannot be replayed: it was made with another"),
-        ({"tools": [look_otherwise]}, "made with another tools"),
-        ({"tools": [look_otherwise, smell]}, "made with another tools"),
-        ({"tools": []}, "made with another tools"),
-        ({"output_type": Facts}, "made with another output"),
-        ({"output_type": NativeOutput(Facts)}, "made with another output"),
+        ({"model": "other"}, "the model call in step 1 of run 'worker:0' cannot be replayed: its model changed"),
+        ({"tools": [look_otherwise]}, "cannot be replayed: its tools changed"),
+        ({"tools": [look_otherwise, smell]}, "cannot be replayed: its tools changed"),
+        ({"tools": []}, "cannot be replayed: its tools changed"),
+        ({"output_type": Facts}, "cannot be replayed: its output changed"),
+        ({"output_type": NativeOutput(Facts)}, "cannot be replayed: its output changed"),
         ({"validator": lambda ctx: None}, "the validator call 'look' in step 1 of run 'worker:0' cannot be"),
     ],
     ids=["model", "tool's arguments", "one more tool", "one tool less", "output", "way of output", "inserted call"],
 )  # fmt: skip
 async def test_code_that_asks_for_something_else_is_not_run(changes: dict[str, Any], said: str) -> None:
-    """Half of one edition's work and half of another's is worse than none; the text names step and call."""
+    """Half of one version's work and half of another's is worse than none; the text names step and call."""
     hop = await begun(Edition(), 3)
     changed = Edition(**changes)
 
@@ -97,7 +97,7 @@ async def test_code_that_asks_for_something_else_is_not_run(changes: dict[str, A
 
 
 async def test_the_fault_stays_where_the_code_of_the_step_survives_it() -> None:
-    """A step that falls back on anything must not hide that its code was changed: the hop is parked all the same."""
+    """A step that survives any error must not hide that its code changed: the hop is parked anyway."""
     hop, changed = await begun(Edition(), 3), Edition(model="other")
 
     with hop.attempt() as journal:
@@ -108,7 +108,7 @@ async def test_the_fault_stays_where_the_code_of_the_step_survives_it() -> None:
 
     assert output == "a default"
     assert journal.fault is not None
-    assert "another model" in str(journal.fault)
+    assert "its model changed" in str(journal.fault)
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ async def test_the_fault_stays_where_the_code_of_the_step_survives_it() -> None:
 async def test_code_that_says_it_in_other_words_goes_on(
     changes: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A typo is mended while a workflow waits; one line of the log says that old answers are to the old words."""
+    """A typo is fixed while a workflow waits; one log line says that the old answers belong to the old words."""
     hop, reworded = await begun(Edition(), 3), Edition(**changes)
 
     with caplog.at_level(logging.WARNING), hop.attempt() as journal:
@@ -129,7 +129,7 @@ async def test_code_that_says_it_in_other_words_goes_on(
 
 
 async def test_a_call_that_comes_after_all_that_is_on_record_is_made() -> None:
-    """A stricter validator asks once more; nothing that was done is in doubt."""
+    """A stricter validator asks once more; what was done before is not in doubt."""
     hop, stricter = await begun(Edition(), 5), Edition()
 
     @stricter.agent.output_validator
@@ -145,7 +145,7 @@ async def test_a_call_that_comes_after_all_that_is_on_record_is_made() -> None:
 
 
 async def test_a_run_of_another_agent_may_be_added_to_a_step() -> None:
-    """Runs are known by their agents: one that is new changes nothing of the others."""
+    """Runs are known by their agents: a new one does not affect the others."""
     hop, edition, other = await begun(Edition(), 3), Edition(), Edition(name="other")
 
     with hop.attempt() as journal:
@@ -156,7 +156,7 @@ async def test_a_run_of_another_agent_may_be_added_to_a_step() -> None:
 
 
 async def test_limits_of_usage_are_met_again_where_they_were_met() -> None:
-    """What is replayed counts as what was paid for: an attempt gets no budget of its own."""
+    """Replayed calls count as paid for: an attempt does not get a budget of its own."""
     edition, hop, texts = Edition(), JournalledHop(), []
     for _ in range(2):
         with hop.attempt() as journal, pytest.raises(UsageLimitExceeded) as caught:

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Overtaking:
-    """An agent whose second tool ends first, and a handler that notes of which tools it saw results."""
+    """An agent whose second tool ends first, and a handler that records which tools' results it saw."""
 
     def __init__(self) -> None:
         self.results: list[str] = []
@@ -50,16 +50,16 @@ class Overtaking:
                 self._quick_is_told.set()
 
     async def run(self) -> list[str]:
-        """Return of which tools the handler saw results in this run."""
+        """Return the tools whose results the handler saw in this run."""
         self.results = []
         await self.agent.run("go", capabilities=[CeleryDurability[None](event_stream_handler=self._watch)])
         return self.results
 
 
 async def test_an_event_is_not_taken_for_that_of_a_tool_that_ended_earlier() -> None:
-    """Replayed tools end in another order than they did; the handler still hears of each."""
+    """Replayed tools end in a different order than before; the handler still hears about each."""
     hop, overtaking = JournalledHop(), Overtaking()
-    # The model, the events of two calls, the quick tool, its event, the slow tool; not the event of that.
+    # The model, the events of two calls, the quick tool, its event, the slow tool, but not the slow tool's event.
     with hop.attempt(cut_after=6), pytest.raises(HopLost):
         await overtaking.run()
     assert overtaking.results == ["quick", "slow"]

@@ -28,7 +28,7 @@ from tests.support.journalled_hop import JournalledHop, calls, history, scripted
 
 try:
     from pydantic_ai.capabilities import ModelFallback
-except ImportError:  # in the oldest pydantic-ai that is supported
+except ImportError:  # in the oldest supported pydantic-ai
     ModelFallback = None  # type: ignore[assignment, misc]
 
 pytestmark = pytest.mark.anyio
@@ -69,7 +69,7 @@ def unregistered_fallback_capability(asked: Counter[str]) -> Agent[None, str]:
 async def test_a_model_that_was_down_is_not_asked_again_in_a_replay(
     make: Callable[[Counter[str]], Agent[None, str]],
 ) -> None:
-    """By then it is up again, and would give another answer than the one that the run went on with."""
+    """By then it is up again and would give a different answer from the one that the run went on with."""
     asked: Counter[str] = Counter()
     hop, agent = JournalledHop(), make(asked)
 
@@ -86,7 +86,7 @@ async def test_a_model_that_was_down_is_not_asked_again_in_a_replay(
 
 
 async def test_an_instance_may_be_given_for_a_run() -> None:
-    """A step that chooses its model by the customer's contract needs no registry; also a new instance in each run."""
+    """A step that chooses its model by the customer's contract needs no registry; each run may use a new instance."""
     asked: Counter[str] = Counter()
     hop, agent = JournalledHop(), Agent(name="bare", capabilities=durable())
 
@@ -132,7 +132,7 @@ class Provider:
 
 @pytest.fixture
 def provider(monkeypatch: pytest.MonkeyPatch) -> Provider:
-    """Stand in for all providers."""
+    """Stands in for all providers."""
     provider = Provider()
     monkeypatch.setattr(loop_models, "infer_model", provider.infer)
     return provider
@@ -140,7 +140,7 @@ def provider(monkeypatch: pytest.MonkeyPatch) -> Provider:
 
 @pytest.fixture
 def named(provider: Provider) -> Agent[None, str]:
-    """An agent that knows its model by name alone."""
+    """An agent that knows its model only by name."""
     agent = Agent("provider:chosen", name="named", defer_model_check=True, capabilities=durable())
     agent.tool_plain(lambda: "waited", name="wait")
     return agent
@@ -161,11 +161,11 @@ def run_sync(agent: Agent[None, str]) -> str:
     try:
         return agent.run_sync("go").output
     finally:
-        asyncio.get_event_loop().close()  # pydantic-ai made it for the thread, and leaves it
+        asyncio.get_event_loop().close()  # pydantic-ai made it for the thread and leaves it open
 
 
 async def test_a_model_is_not_shared_with_another_event_loop(named: Agent[None, str], provider: Provider) -> None:
-    """A connection that was opened on one loop fails on another; and what a thread leaves behind is let go."""
+    """A connection that was opened on one loop fails on another; what a thread leaves behind is dropped."""
     for _ in range(3):
         with JournalledHop().attempt():
             assert (await named.run("go")).output == "answer"
@@ -177,7 +177,7 @@ async def test_a_model_is_not_shared_with_another_event_loop(named: Agent[None, 
 
 
 class Clients(WrapperModel):
-    """A model that notes where its client is renewed if need be."""
+    """A model that records where its client is renewed if necessary."""
 
     def __init__(self, wrapped: Model) -> None:
         super().__init__(wrapped)
@@ -188,7 +188,7 @@ class Clients(WrapperModel):
 
 
 async def test_an_instance_may_renew_its_client_before_each_request() -> None:
-    """pydantic-ai does so at the start of a run, as its loop may be another one, and leaves durable runs to us."""
+    """pydantic-ai does so at the start of a run, because its loop may differ, and leaves durable runs to us."""
     model = Clients(scripted(Counter(), "answer"))
     agent = Agent(model, name="kept", capabilities=durable())
 
@@ -210,7 +210,7 @@ async def test_a_name_that_nobody_knows_is_an_error_that_says_so() -> None:
 
 
 async def test_an_agent_without_a_name_takes_that_of_its_durability() -> None:
-    """It names the run, and so what is recorded of it."""
+    """It names the run, and so the run's records."""
     agent = Agent(TestModel(), capabilities=durable(name="given"))
 
     with JournalledHop().attempt():
@@ -220,6 +220,6 @@ async def test_an_agent_without_a_name_takes_that_of_its_durability() -> None:
 
 
 def test_an_agent_needs_a_name_of_either() -> None:
-    """Two agents of no name would be taken for each other."""
+    """Two agents without a name would be mistaken for each other."""
     with pytest.raises(UserError, match="unique `name`"):
         Agent(TestModel(), capabilities=durable())

@@ -1,4 +1,4 @@
-"""Durability as the agents of steps have it: given by the runner, their own, or none."""
+"""The durability of steps' agents: given by the runner, their own, or none."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def test_nothing_is_recorded_outside_a_hop() -> None:
-    """The same agent in a web request or a notebook: its runs are ordinary ones, with ids of their own."""
+    """In a web request or a notebook the same agent has ordinary runs, with ids of their own."""
     asked: Counter[str] = Counter()
     agent = Agent(scripted(asked, calls("look"), "done"), name="free", capabilities=[CeleryDurability[None]()])
     agent.tool_plain(lambda: (1, 2), name="look")
@@ -39,7 +39,7 @@ async def test_nothing_is_recorded_outside_a_hop() -> None:
 
 
 class Flaky:
-    """A validator that fails so many times as a provider does."""
+    """A validator that fails a number of times, as a provider does."""
 
     def __init__(self, failures: int) -> None:
         self.failures = failures
@@ -53,7 +53,7 @@ class Flaky:
 
 @pytest.mark.parametrize("own", [True, False])
 async def test_the_agent_of_a_step_is_durable_once(workflow_harness: WorkflowHarness, own: bool) -> None:
-    """With a durability of its own it is not given another one; without, it is given one."""
+    """If it has a durability of its own it gets no other; otherwise it gets one."""
     asked: Counter[str] = Counter()
     durability: list[Any] = [CeleryDurability[None]()] if own else []
     agent = PaigeantAgent(scripted(asked, calls("look"), "done"), name="worker", capabilities=durability)
@@ -70,7 +70,7 @@ async def test_the_agent_of_a_step_is_durable_once(workflow_harness: WorkflowHar
 
 
 class OtherEngine(BaseDurabilityCapability[Any]):
-    """A durability of somebody else."""
+    """A durability by somebody else."""
 
     engine_spec = DurabilityEngineSpec(
         engine_name="Other", durable_unit_noun="thing", durable_container_noun="place", codec=JSON_CODEC
@@ -82,7 +82,7 @@ class OtherEngine(BaseDurabilityCapability[Any]):
 
 
 class OtherBackend(DurableOperationBackend[None]):
-    """Of the other engine; nothing is made with it here."""
+    """A backend of the other engine, which makes nothing here."""
 
     def bind(self, operation: Any) -> Any:
         return operation
@@ -95,7 +95,7 @@ class OtherBackend(DurableOperationBackend[None]):
 
 
 async def test_another_engine_beside_ours_is_an_error_that_names_both(workflow_harness: WorkflowHarness) -> None:
-    """Two journals of one run would disagree; the agent is taken out of one of them."""
+    """Two journals of one run would disagree; remove the agent from one of them."""
     agent = PaigeantAgent(scripted(Counter(), "done"), name="worker", capabilities=[OtherEngine()])
 
     handle = workflow_harness.dispatch([agent.activity("go")])
@@ -109,7 +109,7 @@ async def test_another_engine_beside_ours_is_an_error_that_names_both(workflow_h
 
 
 async def test_steps_that_an_agent_inserted_are_there_after_a_replay(workflow_harness: WorkflowHarness) -> None:
-    """The edit is made again, once, though the model is not asked again."""
+    """The edit is made again, once, although the model is not asked again."""
     asked: Counter[str] = Counter()
     insertion = calls("insert_activities", steps=[{"activity": "writer"}])
     planner = PaigeantAgent(
@@ -147,12 +147,12 @@ async def test_a_step_that_hides_the_fault_of_its_journal_is_parked(workflow_har
     outcomes = await workflow_harness.deliver()
 
     assert outcomes == ["retrying", "parked"]
-    with pytest.raises(WorkflowParked, match=r"step 'careless'.* it was made with another model"):
+    with pytest.raises(WorkflowParked, match=r"step 'careless'.* its model changed"):
         handle.result_sync(0)
 
 
 async def test_a_conversation_is_carried_on() -> None:
-    """Earlier messages are given to the run in each attempt; their answers are not asked for again."""
+    """Each attempt of the run gets the earlier messages; their answers are not asked for again."""
     earlier = [ModelRequest(parts=[UserPromptPart("Hello")]), ModelResponse(parts=[TextPart("Hello")])]
     seen: list[int] = []
 
@@ -208,7 +208,7 @@ async def test_a_run_that_waits_for_an_approval_is_replayed_and_goes_on() -> Non
 
 
 def test_two_agents_may_not_share_a_bound_durability() -> None:
-    """One given at construction is bound to its agent; each agent gets a copy, and keeps its own name."""
+    """One passed to the constructor is bound to its agent; each agent gets a copy and keeps its own name."""
     durability = CeleryDurability[None]()
     first = Agent(scripted(Counter(), "a"), name="first", capabilities=[durability])
     second = Agent(scripted(Counter(), "b"), name="second", capabilities=[durability])

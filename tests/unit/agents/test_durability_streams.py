@@ -22,7 +22,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Teller:
-    """An agent that calls a tool and then tells a story, and counters of what was really called."""
+    """An agent that calls a tool and then tells a story, and counters of what was actually called."""
 
     def __init__(self) -> None:
         self.calls: Counter[str] = Counter()
@@ -45,7 +45,7 @@ ONCE = Counter({"local": 2, "remember": 1})
 
 
 async def test_a_stream_that_is_left_early_is_whole_on_record() -> None:
-    """Its reader has seen enough; the next attempt finds the answer, and the run ends in the same way."""
+    """Its reader has seen enough; the next attempt finds the answer, and the run ends the same way."""
     hop, teller = JournalledHop(), Teller()
 
     async def first_words() -> str:
@@ -110,7 +110,7 @@ class Endless:
 
 
 async def test_a_stream_that_is_cancelled_ends_and_is_asked_for_again() -> None:
-    """A worker that ends, or a step that ran too long, cuts a model off; that answer was not paid for whole."""
+    """A worker that ends, or a step that ran too long, cuts a model off; its answer was not fully paid for."""
     hop, endless = JournalledHop(), Endless()
     with hop.attempt() as cut:
         task = asyncio.create_task(endless.run())
@@ -153,7 +153,7 @@ async def test_a_run_in_a_functions_thread_is_recorded() -> None:
         try:
             return teller.agent.run_sync("go")
         finally:
-            asyncio.get_event_loop().close()  # pydantic-ai made it for the thread, and leaves it
+            asyncio.get_event_loop().close()  # pydantic-ai made it for the thread and leaves it open
 
     with hop.attempt(cut_after=1), pytest.raises(HopLost):
         await in_own_thread(run)
@@ -169,7 +169,7 @@ async def test_a_run_in_a_functions_thread_is_recorded() -> None:
 
 
 async def test_a_handler_of_the_durability_hears_each_call_once() -> None:
-    """What it does with events, such as showing them to a person, is not done again in the next attempt."""
+    """What it does with events, such as showing them to a person, is not repeated in the next attempt."""
     hop, teller = JournalledHop(), Teller()
     durable = Agent(
         teller.agent.model, name="teller", capabilities=[CeleryDurability(event_stream_handler=teller.watch)]
@@ -189,7 +189,7 @@ async def test_a_handler_of_the_durability_hears_each_call_once() -> None:
 
 
 async def test_a_handler_of_a_run_hears_replayed_calls_too() -> None:
-    """It belongs to the run, which happens again; only the durability's own knows what was told before."""
+    """It belongs to the run, which happens again; only the durability's own handler knows what was sent before."""
     hop, teller = JournalledHop(), Teller()
     texts: list[str] = []
 

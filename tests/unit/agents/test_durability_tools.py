@@ -1,4 +1,4 @@
-"""The tools of an agent whose run is durable: of any toolset, with agents inside, and what they may not do."""
+"""The tools of an agent whose run is durable: from any toolset, with agents inside, and what they may not do."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ pytestmark = pytest.mark.anyio
 
 
 def agent_of(asked: Counter[str], *answers: Any, name: str = "worker", **arguments: Any) -> Agent[None, str]:
-    """Return an agent with a durability, whose model gives these answers."""
+    """Return an agent with a durability and a model that gives these answers."""
     return Agent(scripted(asked, *answers, name=name), name=name, capabilities=[CeleryDurability[None]()], **arguments)
 
 
 async def run_twice(hop: JournalledHop, agent: Agent[None, Any], **arguments: Any) -> AgentRunResult[Any]:
-    """Run an agent, and replay it; the results are the same, and the second makes no call."""
+    """Run an agent and replay it; the results are the same, and the replay makes no calls."""
     with hop.attempt():
         result = await agent.run("go", **arguments)
     with hop.attempt() as again:
@@ -39,7 +39,7 @@ async def run_twice(hop: JournalledHop, agent: Agent[None, Any], **arguments: An
 
 
 class Opened(WrapperToolset[None]):
-    """A toolset that is entered, as one of a server is."""
+    """A toolset that must be entered, like that of a server."""
 
     entered = 0
 
@@ -50,7 +50,7 @@ class Opened(WrapperToolset[None]):
 
 
 async def test_tools_of_any_toolset_are_recorded() -> None:
-    """Toolsets need no ids; also those that are made for each run, and those that have to be opened."""
+    """Toolsets need no ids, not even those that are made for each run or have to be opened."""
     asked: Counter[str] = Counter()
 
     def named(name: str) -> FunctionToolset[None]:
@@ -91,7 +91,7 @@ async def test_usage_of_agents_inside_parallel_tools_is_exact() -> None:
 
 
 async def test_a_tool_that_is_not_recorded_may_run_a_durable_agent() -> None:
-    """Its long work is then recorded call by call; two of them that run together are not mixed up."""
+    """Its long work is then recorded call by call; two such tools that run together are not mixed up."""
     asked: Counter[str] = Counter()
     helper = agent_of(asked, "one", name="helper")
     agent = agent_of(asked, calls("first", "second"), "done")
@@ -117,7 +117,7 @@ async def test_a_tool_that_is_not_recorded_may_run_a_durable_agent() -> None:
 
 
 async def test_a_durable_agent_inside_a_recorded_tool_is_recorded_with_it() -> None:
-    """The tool's record holds its result; the agent inside has none of its own, and does not run again."""
+    """The tool's record holds its result; the agent inside has no record of its own and does not run again."""
     asked: Counter[str] = Counter()
     helper = agent_of(asked, "one", name="helper")
     agent = agent_of(asked, calls("delegate"), "done")
@@ -168,7 +168,7 @@ async def test_a_tool_that_is_not_recorded_may_add_to_the_run() -> None:
 
 
 async def test_a_result_that_is_no_json_is_refused_with_the_tools_name() -> None:
-    """It could not be replayed; whoever wrote the tool reads which one it was."""
+    """It could not be replayed; the tool's author learns which one it was."""
     agent = agent_of(Counter(), calls("lock"), "done")
     agent.tool_plain(lambda: threading.Lock(), name="lock")
 
@@ -193,7 +193,7 @@ async def test_a_tool_result_is_what_json_makes_of_it_from_the_first_attempt_on(
 
 
 async def test_idempotency_keys_are_of_one_call_in_all_attempts() -> None:
-    """The service that the tool calls knows the repeated call, and takes another one for what it is."""
+    """The service that the tool calls recognizes the repeated call, and does not confuse it with others."""
     hop, keys = JournalledHop(), list[tuple[str, str]]()
     agent = agent_of(Counter(), calls("pay", "pay", amount=5), "done")
 
@@ -214,7 +214,7 @@ async def test_idempotency_keys_are_of_one_call_in_all_attempts() -> None:
 
 
 async def test_an_idempotency_key_is_of_its_run_and_its_step() -> None:
-    """Some providers number the calls of each answer anew; two payments of one workflow are two payments."""
+    """Some providers restart their call numbers with each answer; two payments of one workflow are two payments."""
     keys = list[str]()
     agent = agent_of(Counter(), calls("pay"), calls("pay"), "done")
 
@@ -243,7 +243,7 @@ async def test_an_idempotency_key_is_asked_for_inside_a_tool() -> None:
 
 
 async def test_a_run_rests_when_the_calls_in_flight_have_ended() -> None:
-    """A worker that ends lets parallel tools finish and puts them on record, and begins nothing more."""
+    """A worker that ends lets parallel tools finish, records them, and begins nothing more."""
     asked, ending = Counter[str](), threading.Event()
     begun, may_end = asyncio.Event(), asyncio.Event()
     hop, agent = JournalledHop(), agent_of(asked, calls("quick", "slow"), "done")
@@ -267,7 +267,7 @@ async def test_a_run_rests_when_the_calls_in_flight_have_ended() -> None:
         assert not journal.at_rest
         may_end.set()
         async with asyncio.timeout(5):
-            while not journal.at_rest:  # noqa: ASYNC110 - as the body of the task does, in its own thread
+            while not journal.at_rest:  # noqa: ASYNC110 - as the task body does, in its own thread
                 await asyncio.sleep(0)
         run.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -1,4 +1,4 @@
-"""Which changes of code a fingerprint shows."""
+"""Which code changes a fingerprint shows."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def changed(one: ModelRequestParams, other: ModelRequestParams) -> list[str]:
 
 
 def test_the_same_request_at_another_time_has_the_same_fingerprint() -> None:
-    """An attempt of tomorrow replays that of today."""
+    """Tomorrow's attempt replays today's."""
     assert changed(request(asked("hello", at=1)), request(asked("hello", at=2))) == []
 
 
@@ -54,7 +54,7 @@ def test_other_words_show_as_words() -> None:
 
 
 def test_other_tools_show_as_tools() -> None:
-    """A recorded answer may call one that is gone, or with arguments that it does not take any more."""
+    """A recorded answer may call a tool that is gone, or with arguments that it no longer takes."""
     renamed = {"type": "object", "properties": {"name": {"type": "string"}}}
 
     assert changed(request(), request(function_tools=[])) == ["tools", "tool descriptions"]
@@ -62,7 +62,7 @@ def test_other_tools_show_as_tools() -> None:
 
 
 def test_a_property_named_like_a_word_of_schemas_is_no_text() -> None:
-    """`title` as a keyword is a text, as the name of a field it is not."""
+    """`title` as a keyword is a text; as the name of a field it is not."""
     schema = {"type": "object", "title": "Book", "properties": {"title": {"type": "integer"}}}
 
     assert changed(request(), request(function_tools=[replace(TOOL, parameters_json_schema=schema)])) == ["tools"]
@@ -78,7 +78,7 @@ def test_another_output_shows_as_output() -> None:
 
 
 def test_only_what_came_since_the_last_answer_is_covered() -> None:
-    """A long history costs no more: what stands before was covered when it was new."""
+    """A long history costs no more: earlier messages were covered when they were new."""
     answer = ModelResponse(parts=[TextPart("yes")])
 
     one = request(asked("first"), answer, asked("second"))

@@ -36,7 +36,7 @@ REGISTERED = (
 
 @pytest.fixture
 def make_edit(make_message: MakeMessage, make_context: MakeContext) -> Callable[..., Edit]:
-    """Make edits of a planner's step, with another step behind it."""
+    """Make edits of a planner's step, with another step after it."""
 
     def make(*, added: int = 3, allowed: frozenset[str] | None = None, visits: int = 16) -> Edit:
         message = make_message(
@@ -59,7 +59,7 @@ def wanted(*names: str, prompt: str | None = None) -> list[Insertion]:
 
 
 def test_a_registered_activity_is_inserted_with_everything_but_its_prompt(make_edit: Callable[..., Edit]) -> None:
-    """Deps, queue and limits are the registrar's: a model must not reach another customer's data by asking."""
+    """Deps, queue and limits are set on registration: a model must not reach another customer's data by asking."""
     edit = make_edit()
 
     edit.insert([Insertion(activity="critic", prompt="Only the style."), Insertion(activity="critic")])
@@ -110,7 +110,7 @@ def test_an_edit_that_breaks_one_rule_is_refused_whole(
 
 
 def test_the_limit_counts_all_edits_of_a_run_and_a_refused_one_costs_nothing(make_edit: Callable[..., Edit]) -> None:
-    """Asking many times is no way around the limit, and a mistake does not use it up."""
+    """Asking many times does not get around the limit, and a mistake does not use it up."""
     edit = make_edit(added=2)
     edit.insert(wanted("critic"))
     with pytest.raises(InvalidInput) as caught:
@@ -124,7 +124,7 @@ def test_the_limit_counts_all_edits_of_a_run_and_a_refused_one_costs_nothing(mak
 
 
 def test_a_slip_may_be_filled_to_its_limits_exactly(make_edit: Callable[..., Edit]) -> None:
-    """The limits are the last numbers that work."""
+    """The limits themselves still work."""
     edit = make_edit(added=2, visits=2)
 
     edit.insert(wanted("critic", "editor"))
@@ -153,7 +153,7 @@ def calls_once(*arguments: dict[str, Any]) -> tuple[FunctionModel, list[ModelMes
 def plan(
     harness: WorkflowHarness, model: FunctionModel | TestModel, **options: Any
 ) -> tuple[WorkflowResult, list[tuple[str, str]]]:
-    """Run a planner with a registered critic; give the result and the hop events that are notes."""
+    """Run a planner with a registered critic; return the result and the hop events that are notes."""
     dispatcher = WorkflowDispatcher()
     planner: PaigeantAgent[Any, str] = PaigeantAgent(model, name="planner", dispatcher=dispatcher, **options)
     critic: PaigeantAgent[Any, str] = PaigeantAgent(
@@ -192,7 +192,7 @@ def test_a_model_that_may_edit_sees_the_activities_and_inserts_one(workflow_harn
 def test_an_agent_that_may_not_edit_has_no_tool_for_it(
     workflow_harness: WorkflowHarness, options: dict[str, Any]
 ) -> None:
-    """What a model is not given it cannot be talked into using."""
+    """A model cannot be talked into using a tool that it does not have."""
     infos: list[AgentInfo] = []
 
     def respond(_: list[ModelMessage], info: AgentInfo) -> ModelResponse:
@@ -223,7 +223,7 @@ def test_an_agent_with_nothing_to_insert_has_no_tool_either(workflow_harness: Wo
 def test_a_refused_edit_is_told_to_the_model_and_the_workflow_goes_on(
     workflow_harness: WorkflowHarness, activity: str, reason: str
 ) -> None:
-    """A model's mistake costs one tool call; that it was made is on record."""
+    """A model's mistake costs one tool call, and it is recorded."""
     model, messages, _ = calls_once({"steps": [{"activity": "critic"}, {"activity": activity}]})
 
     result, notes = plan(workflow_harness, model, can_edit_itinerary=True)
@@ -248,7 +248,7 @@ def test_an_argument_that_the_tool_does_not_have_is_refused(workflow_harness: Wo
 
 
 def test_two_calls_in_one_response_share_one_limit(workflow_harness: WorkflowHarness) -> None:
-    """Parallel tool calls do not slip past a count that each of them sees as free."""
+    """Parallel tool calls do not exceed a limit that each of them sees as free."""
     one = {"steps": [{"activity": "critic"}]}
     model, _, _ = calls_once(one, one, one)
 

@@ -11,7 +11,7 @@ from paigeant_celery.journal.record import Record, RecordedError
 
 
 class OwnError(Exception):
-    """An error of the user's code."""
+    """An error in the user's code."""
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ class OwnError(Exception):
     ],
 )
 def test_an_error_of_python_or_pydantic_ai_is_of_its_class_again(error: Exception) -> None:
-    """Whoever caught it, such as a model to fall back to, catches it again."""
+    """The code that caught it, such as a fallback model, catches it again."""
     again = rebuilt(survived(error, {}))
 
     assert type(again) is type(error)
@@ -44,5 +44,5 @@ def test_any_other_error_is_replaced_by_one_that_names_it(error: Exception) -> N
 
 @pytest.mark.parametrize("name", ["SystemExit", "KeyboardInterrupt", "print", "Exception", "UserError", "nothing"])
 def test_no_record_raises_what_would_end_a_worker(name: str) -> None:
-    """Only errors that code can survive were ever recorded."""
+    """Only errors that code can survive are ever recorded."""
     assert isinstance(rebuilt(Record(failure=RecordedError(error_class=name, args=()))), Exception)

@@ -1,4 +1,4 @@
-"""What is published for a hop: whose limits hold, and how the hops of a workflow hang together."""
+"""What is published for a hop: whose limits apply, and how the hops of a workflow are linked."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ def works(policy: StepPolicy | None = None) -> Activity:
 def test_a_steps_limits_come_before_its_activitys_and_those_before_the_settings(
     step: StepPolicy | None, own: StepPolicy | None, expected: StepPolicy
 ) -> None:
-    """Whoever stands nearer to the step knows better how long it takes."""
+    """Whoever is closer to the step knows better how long it takes."""
     assert step_policy(FunctionSpec("work", policy=step), works(own), SETTINGS) == expected
 
 
 def test_an_activity_that_is_not_loaded_here_has_the_limits_of_its_step() -> None:
-    """A worker forwards to agents that only others have."""
+    """A worker forwards to agents that only other workers have."""
     step = FunctionSpec("elsewhere", policy=StepPolicy(timeout=3))
 
     assert step_policy(step, None, SETTINGS) == StepPolicy(timeout=3, max_attempts=4, backoff=7)

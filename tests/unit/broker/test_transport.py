@@ -1,4 +1,4 @@
-"""Transports: what identifies a broker, what of a host's settings would change our tasks, which app is taken."""
+"""Transports: what identifies a broker, which of a host's settings would change our tasks, which app is used."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def make_app() -> Iterator[Callable[..., Celery]]:
 def test_a_broker_is_the_same_however_its_url_is_written(
     make_app: Callable[..., Celery], urls: list[str], identity: str
 ) -> None:
-    """A password that is added to a URL makes no worker refuse to start."""
+    """Adding a password to a URL does not make a worker refuse to start."""
     assert {transport_of(make_app(broker=url)).broker_identity for url in urls} == {identity}
 
 
@@ -60,7 +60,7 @@ def test_a_broker_is_the_same_however_its_url_is_written(
 def test_no_broker_is_remembered_with_its_password(
     make_app: Callable[..., Celery], monkeypatch: pytest.MonkeyPatch, hostname: str, host: str
 ) -> None:
-    """The store keeps the identity, and a worker prints it; of some transports Kombu has the whole URL for the host."""
+    """The store keeps the identity and a worker prints it; Kombu takes some transports' whole URL as the host."""
     app = make_app(broker="memory://localhost//")
     found = SimpleNamespace(transport=None, virtual_host="/", transport_cls="sqla", hostname=hostname, port=None)
     monkeypatch.setattr(app, "connection_for_write", lambda: found)
@@ -72,7 +72,7 @@ def test_no_broker_is_remembered_with_its_password(
 
 
 def test_an_annotation_that_names_one_of_our_tasks_is_an_error(make_app: Callable[..., Celery]) -> None:
-    """It would have no effect, and whoever wrote it would not know."""
+    """It would have no effect, and its author would not know."""
 
     @activity
     def limited() -> None: ...
@@ -104,7 +104,7 @@ def test_an_annotation_of_all_tasks_is_named_once(make_app: Callable[..., Celery
 
 
 def test_an_app_of_any_name_is_taken_where_we_are_installed(make_app: Callable[..., Celery]) -> None:
-    """A host may call its application as we call our own."""
+    """A host may give its application the same name as ours."""
     app = make_app("paigeant")
     install(app)
 
@@ -112,7 +112,7 @@ def test_an_app_of_any_name_is_taken_where_we_are_installed(make_app: Callable[.
 
 
 def test_a_queue_is_declared_with_the_priorities_of_its_host(make_app: Callable[..., Celery]) -> None:
-    """RabbitMQ refuses a queue that is declared in two ways, by worker and dispatcher."""
+    """RabbitMQ refuses a queue that worker and dispatcher declare differently."""
     app = make_app(task_queue_max_priority=7)
     publisher = transport_of(app).publisher
 
@@ -121,7 +121,7 @@ def test_a_queue_is_declared_with_the_priorities_of_its_host(make_app: Callable[
 
 
 def test_a_queue_tells_how_many_messages_wait(make_app: Callable[..., Celery]) -> None:
-    """A hop is sent again where its queue is empty, and one that was never used is."""
+    """A hop is sent again if its queue is empty, and a queue that was never used is empty."""
     transport = transport_of(make_app(broker_url="memory://", paigeant_store_url="memory://"))
     dispatcher = WorkflowDispatcher()
     before = transport.publisher.waiting("waiting-for-nobody")
@@ -143,7 +143,7 @@ def test_nobody_sees_an_envelope_by_asking_a_worker_what_it_runs(monkeypatch: py
 
 
 def test_a_url_has_one_transport_in_a_process() -> None:
-    """A web process that passes none to each dispatch opens its connections once."""
+    """A web process that dispatches without passing a transport opens its connections once."""
     url = "redis://127.0.0.1:1/0"
 
     assert get_transport(url) is get_transport(url)
@@ -151,7 +151,7 @@ def test_a_url_has_one_transport_in_a_process() -> None:
 
 
 def test_another_store_for_one_dispatch_leaves_the_app_its_own(make_app: Callable[..., Celery]) -> None:
-    """Workers, banner and checks of the app go on with the store that its hops use."""
+    """The app's workers, banner and checks still use the store that its hops use."""
     app = make_app(paigeant_store_url="redis://127.0.0.1:1/0")
     installed = install(app)
 
@@ -199,7 +199,7 @@ def test_an_app_that_is_only_dispatched_to_is_no_installation(make_app: Callable
 
 
 def test_an_app_that_nobody_keeps_goes_away(make_app: Callable[..., Celery]) -> None:
-    """Tests and scripts make many; what we add to one must not keep it alive."""
+    """Tests and scripts make many apps; what we add to one must not keep it alive."""
     app = Celery("short", broker="memory://localhost//", set_as_current=False)
     install(app)
     gone = weakref.ref(app)

@@ -45,7 +45,7 @@ def prompts_in(harness: WorkflowHarness) -> list[list[str]]:
 
 
 class Broken:
-    """A broker that is down until it is mended."""
+    """A broker that is down until it is repaired."""
 
     def __init__(self, harness: WorkflowHarness) -> None:
         self.publish = harness.transport.publisher.publish
@@ -63,7 +63,7 @@ class Broken:
 
 
 def test_the_steps_of_the_runway_are_sent_in_order_and_once(workflow_harness: WorkflowHarness) -> None:
-    """A second dispatch never repeats, and never pays for, the steps of the first."""
+    """A second dispatch never repeats the steps of the first, and never pays for them."""
     dispatcher = WorkflowDispatcher()
     dispatcher.add(ActivitySpec("a", "one"))
     dispatcher.add(ActivitySpec("b", "two"))
@@ -156,7 +156,7 @@ def test_two_dispatchers_have_runways_of_their_own(workflow_harness: WorkflowHar
 
 
 def test_a_refused_dispatch_leaves_the_runway_to_the_next(workflow_harness: WorkflowHarness) -> None:
-    """After correcting one argument the caller need not collect the steps again."""
+    """After correcting one argument the caller does not have to collect the steps again."""
     dispatcher = WorkflowDispatcher()
     dispatcher.add(ActivitySpec("a", "one"))
 
@@ -169,7 +169,7 @@ def test_a_refused_dispatch_leaves_the_runway_to_the_next(workflow_harness: Work
 
 
 def test_an_explicit_itinerary_leaves_the_runway_alone(workflow_harness: WorkflowHarness) -> None:
-    """Server code passes its steps, whatever a script has collected before."""
+    """Server code passes its steps, whatever a script has collected."""
     dispatcher = WorkflowDispatcher()
     dispatcher.add(ActivitySpec("a", "collected"))
 
@@ -183,7 +183,7 @@ def test_an_explicit_itinerary_leaves_the_runway_alone(workflow_harness: Workflo
 
 
 def test_what_is_sent_holds_everything_that_the_workflow_needs(workflow_harness: WorkflowHarness) -> None:
-    """Any worker that knows the activity can go on, with nothing but the message."""
+    """Any worker that knows the activity can go on with nothing but the message."""
     dispatcher = WorkflowDispatcher()
     dispatcher.register(ActivitySpec("critic", "judge"), description="Judges.")
     deadline = datetime.now(timezone(timedelta(hours=2))) + timedelta(hours=1)
@@ -235,7 +235,7 @@ def test_the_delivery_shows_ids_and_hides_content(workflow_harness: WorkflowHarn
 
 
 def test_a_step_goes_to_the_queue_of_its_activity_unless_it_names_one(workflow_harness: WorkflowHarness) -> None:
-    """Agents that need a GPU are sent to the workers that have one, also by a process without the agents."""
+    """Steps that need a GPU go to the workers that have one, even from a process without the agents."""
 
     @activity(queue="gpu")
     def render() -> None: ...
@@ -249,7 +249,7 @@ def test_a_step_goes_to_the_queue_of_its_activity_unless_it_names_one(workflow_h
 
 
 def test_workflows_without_an_id_get_a_new_one_each(workflow_harness: WorkflowHarness) -> None:
-    """Who gives no id never meets another workflow."""
+    """A caller that passes no id never reaches an existing workflow."""
     dispatcher, step = WorkflowDispatcher(), ActivitySpec("a", "x")
 
     ids = {dispatcher.dispatch_workflow_sync(workflow_harness.transport, itinerary=[step]) for _ in range(20)}
@@ -283,7 +283,7 @@ def test_a_dispatch_is_the_same_from_async_code(workflow_harness: WorkflowHarnes
 
 
 def test_the_same_id_with_the_same_content_is_the_existing_workflow(workflow_harness: WorkflowHarness) -> None:
-    """A caller that never saw the answer of its first call repeats it, and pays once."""
+    """A caller that never saw the answer to its first call repeats the call and pays once."""
     dispatcher = WorkflowDispatcher()
     itinerary = [ActivitySpec("a", "x"), ActivitySpec("b", "y")]
 
@@ -409,7 +409,7 @@ def test_the_status_says_where_the_workflow_stands(workflow_harness: WorkflowHar
 
 
 def test_the_result_has_every_output_and_the_summed_usage(workflow_harness: WorkflowHarness) -> None:
-    """One call gives what all steps made, by step, and what it cost."""
+    """One call returns what all steps made, by step, and what it cost."""
 
     @activity
     def number(n: int) -> int:
@@ -432,7 +432,7 @@ def test_the_result_has_every_output_and_the_summed_usage(workflow_harness: Work
 
 
 def test_the_result_of_a_failed_workflow_raises_what_failed(workflow_harness: WorkflowHarness) -> None:
-    """Who waits learns the step, the class and the text, and nobody waits for ever."""
+    """The caller learns the step, the class and the text, and nobody waits forever."""
 
     @activity
     def divide(by: int) -> float:
@@ -454,7 +454,7 @@ def test_waiting_for_a_result_ends_with_the_timeout_and_leaves_the_workflow(work
 
     with pytest.raises(TimeoutError, match=r"^workflow w did not end within 0.02 s and goes on: ") as caught:
         handle.result_sync(timeout=0.02)
-    assert str(caught.value).endswith("step 'a' waits on queue 'paigeant.a', and no worker has begun it")
+    assert str(caught.value).endswith("step 'a' waits on queue 'paigeant.a'; no worker has begun it")
     with pytest.raises(TimeoutError):
         asyncio.run(handle.result(timeout=0))
     assert handle.status_sync().state == "running"
@@ -486,7 +486,7 @@ def test_reading_without_a_store_says_what_to_set(
 def test_reading_a_workflow_that_does_not_exist_says_where_it_was_looked_for(
     workflow_harness: WorkflowHarness, read: Callable[..., object]
 ) -> None:
-    """A wrong id or a wrong store is told apart from a workflow that is slow."""
+    """A wrong id or a wrong store is not mistaken for a slow workflow."""
     handle = WorkflowDispatcher().handle("nobody", workflow_harness.transport)
 
     with pytest.raises(UnknownWorkflow) as caught:
@@ -528,7 +528,7 @@ def test_the_default_transport_is_in_memory_and_one_per_process() -> None:
 def test_an_error_while_the_next_step_is_sent_fails_the_workflow(
     workflow_harness: WorkflowHarness, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A host's own route function may raise; nobody waits for ever because of it."""
+    """A host's own route function may raise; nobody waits forever because of it."""
 
     @activity
     def one() -> int:
@@ -554,7 +554,7 @@ def test_an_error_while_the_next_step_is_sent_fails_the_workflow(
 
 
 def test_an_error_while_a_message_is_opened_fails_the_workflow(workflow_harness: WorkflowHarness) -> None:
-    """Two agents of one name came into being while the message waited."""
+    """Two agents of the same name appeared while the message waited."""
     first = PaigeantAgent("test", name="twice")
     handle = workflow_harness.dispatch([first.activity("x")])
     second = PaigeantAgent("test", name="twice")
@@ -570,7 +570,7 @@ def test_an_error_while_a_message_is_opened_fails_the_workflow(workflow_harness:
 def test_a_workflow_of_a_dispatcher_with_another_store_runs_and_the_log_tells_why_it_is_not_seen(
     workflow_harness: WorkflowHarness, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Its work is done; whoever waits for it in the wrong place finds out why."""
+    """Its work is done; a caller that waits for it in the wrong place finds out why."""
 
     @activity
     def one() -> int:
@@ -606,7 +606,7 @@ def test_a_workflow_that_has_begun_is_not_sent_again(workflow_harness: WorkflowH
 
 
 def test_a_store_that_is_away_leaves_the_id_to_try_again_with(workflow_harness: WorkflowHarness) -> None:
-    """Where only the reply was lost, the workflow is recorded, and a second one would do everything twice."""
+    """If only the reply was lost, the workflow is recorded, and a second one would do everything twice."""
     dispatcher, start = WorkflowDispatcher(), workflow_harness.store.start
     dispatcher.add(ActivitySpec("a", "x"))
 

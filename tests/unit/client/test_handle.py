@@ -1,4 +1,4 @@
-"""The handle: waiting for a workflow that is on its way, and reading all of one that ended."""
+"""The handle: waiting for a workflow that is running, and reading everything about one that ended."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def loaded(own_registry: None) -> None:
 
 @pytest.fixture
 def looked(workflow_harness: WorkflowHarness) -> Callable[[int], bool]:
-    """Give a wait until a workflow was looked at so many times."""
+    """Return a wait that lasts until a workflow was looked at so many times."""
     looks, workflow = threading.Semaphore(0), workflow_harness.store.workflow
 
     def look(correlation_id: str) -> Any:
@@ -67,7 +67,7 @@ def types_of(events: list[WorkflowEvent]) -> list[str]:
 def test_a_result_comes_when_the_workflow_ends(
     workflow_harness: WorkflowHarness, looked: Callable[[int], bool], wait: Callable[[WorkflowHandle], Any]
 ) -> None:
-    """Whoever asks early waits, with or without an event loop."""
+    """An early caller waits, with or without an event loop."""
     handle = workflow_harness.dispatch([repeat.activity("a"), repeat.activity("b")])
     results: list[Any] = []
 
@@ -85,7 +85,7 @@ def test_a_result_comes_when_the_workflow_ends(
 def test_waiting_without_an_end_in_sight_can_be_given_up(
     workflow_harness: WorkflowHarness, looked: Callable[[int], bool]
 ) -> None:
-    """A web request that is closed takes its waiting along, and nothing of the workflow."""
+    """Closing a web request ends its waiting and leaves the workflow alone."""
     handle = workflow_harness.dispatch([repeat.activity("a")])
 
     async def main() -> None:
@@ -188,14 +188,14 @@ def test_an_event_says_what_when_and_where(workflow_harness: WorkflowHarness) ->
 
 
 def test_a_look_at_the_events_waits_for_nothing(workflow_harness: WorkflowHarness) -> None:
-    """A command line that lists what happened ends, though the workflow goes on."""
+    """A command that lists what happened ends, although the workflow goes on."""
     handle = workflow_harness.dispatch([repeat.activity("a")])
 
     assert types_of(handle.events_so_far()) == ["started"]
 
 
 def test_long_stories_are_told_whole(workflow_harness: WorkflowHarness) -> None:
-    """The store gives events in parts, which the reader need not know."""
+    """The store returns events in parts; the reader does not have to know."""
     asyncio.run(workflow_harness.run([repeat.activity("a")] * 120, correlation_id="w"))
     handle = WorkflowHandle("w", workflow_harness.transport)
 
@@ -220,7 +220,7 @@ def test_large_outputs_are_read_from_the_store() -> None:
 
 @pytest.mark.parametrize("found", [None, '"another"'], ids=["missing", "changed"])
 def test_an_output_that_is_not_as_it_was_recorded_is_no_result(found: str | None) -> None:
-    """Better an error that names the step than another workflow's text, or none."""
+    """An error that names the step is better than another workflow's text, or none."""
     harness = WorkflowHarness(Settings(inline_output_size=10))
     asyncio.run(harness.run([repeat.activity("x", 50)], correlation_id="w"))
     harness.store.blob = lambda correlation_id, step_id: found  # type: ignore[method-assign]
@@ -228,7 +228,7 @@ def test_an_output_that_is_not_as_it_was_recorded_is_no_result(found: str | None
     with pytest.raises(StoreCorrupt) as caught:
         WorkflowHandle("w", harness.transport).result_sync(timeout=0)
 
-    assert caught.value.args == ("w: output of repeat", "missing, or not as it was recorded")
+    assert caught.value.args == ("w: output of repeat", "missing or not as recorded")
 
 
 def test_the_result_sums_what_the_steps_used(workflow_harness: WorkflowHarness) -> None:
@@ -270,7 +270,7 @@ def test_a_failed_workflow_fails_whoever_waits_and_tells_its_story(workflow_harn
 
 
 def test_a_step_that_fails_in_passing_is_tried_again(workflow_harness: WorkflowHarness) -> None:
-    """Whoever waits gets the output, and learns of the trouble only if they ask."""
+    """The caller gets the output, and learns about the trouble only by asking."""
     calls: list[int] = []
 
     @activity
@@ -306,7 +306,7 @@ def test_a_status_says_when_a_failed_step_is_tried_again(workflow_harness: Workf
 
 
 def test_a_parked_workflow_goes_on_when_it_is_redriven(workflow_harness: WorkflowHarness) -> None:
-    """The cause is mended, and what was done before is not done again."""
+    """The cause is fixed, and what was done before is not done again."""
     broken, calls = [True], []
 
     @activity
@@ -353,7 +353,7 @@ REDRIVES: dict[str, Callable[..., bool]] = {
 def test_what_a_parked_step_recorded_is_kept_unless_it_is_discarded(
     workflow_harness: WorkflowHarness, way: str
 ) -> None:
-    """Going on costs nothing twice; beginning anew is asked for in words."""
+    """Going on pays for nothing twice; starting over must be asked for explicitly."""
 
     @activity(policy=StepPolicy(max_attempts=1))
     def broken() -> None:
@@ -379,7 +379,7 @@ def test_what_a_parked_step_recorded_is_kept_unless_it_is_discarded(
 
 
 def test_a_cancelled_workflow_ends_at_once(workflow_harness: WorkflowHarness) -> None:
-    """Its next step is not run, whoever waits learns it, and asking again is no error."""
+    """Its next step is not run, those who wait are told, and cancelling again is not an error."""
     handle = workflow_harness.dispatch([repeat.activity("a"), repeat.activity("b")])
     asyncio.run(workflow_harness.deliver(1))
 
@@ -393,7 +393,7 @@ def test_a_cancelled_workflow_ends_at_once(workflow_harness: WorkflowHarness) ->
 
 
 def test_a_workflow_that_ended_is_not_cancelled(workflow_harness: WorkflowHarness) -> None:
-    """An output that was recorded stays, and the caller is told that it came too late."""
+    """A recorded output stays, and the caller is told that the cancellation came too late."""
     handle = workflow_harness.dispatch([repeat.activity("a")])
     asyncio.run(workflow_harness.deliver())
 
@@ -405,7 +405,7 @@ def test_a_workflow_that_ended_is_not_cancelled(workflow_harness: WorkflowHarnes
 
 
 def test_a_status_shows_that_a_worker_runs_the_step(workflow_harness: WorkflowHarness) -> None:
-    """A step that runs is told from one that waits for a worker."""
+    """A running step can be told from one that waits for a worker."""
     seen = []
 
     @activity
@@ -431,5 +431,5 @@ def test_a_look_at_the_events_needs_a_store_and_a_workflow(workflow_harness: Wor
 
 
 def test_a_handle_shows_its_workflow() -> None:
-    """It is logged by people who wait for it."""
+    """People who wait for it log it."""
     assert repr(WorkflowHandle("w-1", None)) == "WorkflowHandle('w-1')"  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""What is left of a workflow's limits, and how limits are given."""
+"""What is left of a workflow's limits, and how limits are passed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def step(cost: str | None = None, **usage: int) -> ExecutedStep:
 
 
 def test_usage_is_summed_and_cost_is_exact() -> None:
-    """Prices of tokens are small numbers that floats would round."""
+    """Token prices are small numbers that floats would round."""
     used = used_by([step("0.1", requests=1, input_tokens=5), step(None, requests=2), step("0.2", requests=1)])
 
     assert used == Usage(counters={"requests": 4, "input_tokens": 5}, cost=Decimal("0.3"))
@@ -41,7 +41,7 @@ def test_usage_is_summed_and_cost_is_exact() -> None:
     limit=st.decimals(min_value=0, max_value=10**12, allow_nan=False),
 )
 def test_what_is_left_of_a_cost_is_never_less_than_nothing(costs: list[Decimal], limit: Decimal) -> None:
-    """Whatever decimals a message holds, no sum of them is an error."""
+    """Whatever decimals a message holds, adding them up is never an error."""
     left = WorkflowLimits(cost_limit=limit).left(used_by([step(str(cost)) for cost in costs]))["cost_limit"]
 
     assert 0 <= left <= limit
@@ -49,7 +49,7 @@ def test_what_is_left_of_a_cost_is_never_less_than_nothing(costs: list[Decimal],
 
 @pytest.mark.parametrize("cost", ["-0.1", "NaN", "Infinity", "1E+99999999"])
 def test_a_cost_that_is_none_is_unknown(cost: str) -> None:
-    """A step that was paid for completes, whatever a price list says."""
+    """A step that has been paid for completes, whatever a price list says."""
     assert reported_cost(Decimal(cost)) is None
     assert reported_cost(Decimal("0.25")) == Decimal("0.25")
     assert reported_cost(None) is None
@@ -62,7 +62,7 @@ counts = st.integers(min_value=0, max_value=1000)
 def test_what_is_left_and_what_was_used_never_exceed_the_limit(
     used: dict[str, int], limits: tuple[int | None, ...]
 ) -> None:
-    """A step that keeps within what it is given keeps the workflow within its limits."""
+    """A step that stays within its share keeps the workflow within its limits."""
     names = [name for name in WorkflowLimits.model_fields if name != "cost_limit"]
     asked = WorkflowLimits(**dict(zip(names, limits, strict=True)))
 
@@ -91,7 +91,7 @@ def test_limits_are_counted_in_what_their_names_say() -> None:
 
 
 def test_limits_of_pydantic_ai_are_taken_as_they_are() -> None:
-    """Whoever has them need not write them again."""
+    """A caller that has them does not have to write them again."""
     ours = WorkflowLimits.given(UsageLimits(total_tokens_limit=100, cost_limit=Decimal("0.5")))
 
     assert ours == WorkflowLimits(request_limit=50, total_tokens_limit=100, cost_limit=Decimal("0.5"))
@@ -126,7 +126,7 @@ def test_limits_are_checked_where_they_are_made() -> None:
 
 
 class Closed:
-    """Something like limits that cannot be looked into."""
+    """Something like limits, but without readable fields."""
 
     __slots__ = ("request_limit",)
 

@@ -76,7 +76,7 @@ SAMPLES = [
     WorkflowParked("w", "critic", "ValueError", "no"),
     WorkflowCancelled("w"),
     HopLost("w.2"),
-    NonDeterminismError("critic", "the model call in step 1 of run 'critic:0'", "it was made with another model"),
+    NonDeterminismError("critic", "the model call in step 1 of run 'critic:0'", "its model changed"),
     ReplayedError("OwnError", "no"),
 ]
 
@@ -107,7 +107,7 @@ def same(one: object, other: BaseException) -> bool:
 
 
 def test_each_class_has_a_sample_and_a_family() -> None:
-    """A new error is checked here with all the others, and somebody decided whether it is retried."""
+    """A new error is checked here with all the others, and somebody has decided whether it is retried."""
     listed = {value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, PaigeantError)}
 
     assert listed == every_class() == {type(sample) for sample in SAMPLES}
@@ -115,7 +115,7 @@ def test_each_class_has_a_sample_and_a_family() -> None:
 
 
 def test_the_three_families_do_not_overlap() -> None:
-    """Whether to correct the call, give the message up or try again is decided by the class alone."""
+    """The class alone decides whether to correct the call, give up the message or try again."""
     families = (UsageError, MessageError, TransientError)
 
     by_family = {family: {cls for cls in every_class() if issubclass(cls, family)} for family in families}
@@ -146,7 +146,7 @@ def test_an_error_survives_pickling_and_copying(error: PaigeantError) -> None:
 
 @pytest.mark.parametrize("error", SAMPLES, ids=lambda error: type(error).__name__)
 def test_an_error_survives_a_result_backend(error: PaigeantError) -> None:
-    """Who calls `AsyncResult.get()` catches the class that was raised in the worker."""
+    """The caller of `AsyncResult.get()` catches the class that was raised in the worker."""
     backend = Backend(Celery(set_as_current=False), serializer="json")
     stored = json.loads(json.dumps(backend.prepare_exception(error)))
 

@@ -74,7 +74,7 @@ def test_a_step_that_would_begin_after_the_deadline_fails_the_workflow(
 
 
 def test_a_step_that_begins_before_the_deadline_is_run(make_message: MakeMessage) -> None:
-    """A deadline that is still ahead changes nothing."""
+    """A deadline in the future changes nothing."""
     message = make_message(ActivitySpec("a", "x"), deadline=LATER)
 
     assert decide(message, Begun(place="0", attempt=1), now=NOON, limits=LIMITS) == Run(message=message)
@@ -108,7 +108,7 @@ def test_a_completed_step_is_recorded_and_the_next_one_asked_for(make_message: M
 
 
 def test_the_last_step_finishes_the_workflow(make_message: MakeMessage) -> None:
-    """A workflow ends by itself; nothing has to notice that it did."""
+    """A workflow ends without anything having to notice that it did."""
     message = make_message(FunctionSpec("a", {}), outputs=("before",))
 
     decision = decide(message, completed("1", output="done"), now=LATER, limits=LIMITS)
@@ -119,7 +119,7 @@ def test_the_last_step_finishes_the_workflow(make_message: MakeMessage) -> None:
 
 
 def test_an_output_that_does_not_travel_is_recorded_by_reference(make_message: MakeMessage) -> None:
-    """A message stays small however large an output is, and says how to recognise it."""
+    """A message stays small however large an output is, and says how to recognize it."""
     reference = OutputRef(size=70_000, sha256="ab")
 
     decision = decide(make_message(), completed("0", output_ref=reference), now=LATER, limits=LIMITS)
@@ -144,7 +144,7 @@ def test_inserted_steps_run_next_and_say_who_added_them(make_message: MakeMessag
 
 
 def test_who_added_a_step_stands_in_the_executed_log_too(make_message: MakeMessage) -> None:
-    """After the fact the log alone explains why a step ran."""
+    """Afterwards, the log alone explains why a step ran."""
     message = make_message(ActivitySpec("planner", "plan"))
     advanced = decide(message, completed("0", inserted=(ActivitySpec("b", "x"),)), now=LATER, limits=LIMITS)
     assert isinstance(advanced, Advance)
@@ -156,7 +156,7 @@ def test_who_added_a_step_stands_in_the_executed_log_too(make_message: MakeMessa
 
 
 def test_inserting_beyond_the_cap_parks_the_workflow(make_message: MakeMessage) -> None:
-    """Agents that keep inserting each other end before a person, and not in a bill."""
+    """Agents that keep inserting each other end with a person looking, not with a large bill."""
     message = make_message(ActivitySpec("a", "x"), ActivitySpec("b", "x"))
     inserted = (ActivitySpec("a", "again"),)
 
@@ -174,12 +174,12 @@ def test_an_inserted_id_that_is_taken_fails_the_workflow(make_message: MakeMessa
         message, completed("0", inserted=(ActivitySpec("c", "x", step_id="b"),)), now=LATER, limits=LIMITS
     )
 
-    text = "'b' stands twice in the workflow"
+    text = "'b' is used twice in the workflow"
     assert decision == Fail(message=message, failure=Failure(step_id="a", error_class="duplicate_step_id", text=text))
 
 
 def test_a_failed_step_fails_the_workflow_with_its_class_and_text(make_message: MakeMessage) -> None:
-    """Who waits for the result learns which step failed, and why."""
+    """Those who wait for the result learn which step failed, and why."""
     message = make_message(ActivitySpec("a", "x"), ActivitySpec("b", "x"))
 
     decision = decide(message, Failed(place="0", error_class="ValueError", text="no"), now=LATER, limits=LIMITS)
@@ -188,7 +188,7 @@ def test_a_failed_step_fails_the_workflow_with_its_class_and_text(make_message: 
 
 
 def test_a_step_that_never_ends_parks_the_workflow(make_message: MakeMessage) -> None:
-    """A step that kills its worker each time does not go round for ever."""
+    """A step that kills its worker each time does not go round forever."""
     message = make_message(ActivitySpec("a", "x"))
 
     decision = decide(message, Exhausted(place="0", attempts=5), now=LATER, limits=LIMITS)
@@ -282,7 +282,7 @@ NO = Failure(step_id="a", error_class="ValueError", text="no")
 
 
 def after(make_message: MakeMessage, *, deadline: datetime | None = None, **more: object) -> Decision:
-    """What is decided when attempt 2 of 4 failed."""
+    """What is decided after attempt 2 of 4 failed."""
     facts: dict[str, Any] = {"number": 2, "max_attempts": 4, "backoff": 3.0, "jitter": 1.0, **more}
     event = Failed(place="0", error_class="ValueError", text="no", attempt=Attempt(**facts))
     decision = decide(make_message(ActivitySpec("a", "x"), deadline=deadline), event, now=LATER, limits=LIMITS)
@@ -291,7 +291,7 @@ def after(make_message: MakeMessage, *, deadline: datetime | None = None, **more
 
 
 def test_a_failed_attempt_is_tried_again_later(make_message: MakeMessage) -> None:
-    """A provider that is down for a minute ends no workflow of an hour."""
+    """A provider that is down for a minute does not end a workflow of an hour."""
     decision = after(make_message)
 
     assert isinstance(decision, Retry)
@@ -299,7 +299,7 @@ def test_a_failed_attempt_is_tried_again_later(make_message: MakeMessage) -> Non
 
 
 def test_the_last_attempt_parks_the_workflow(make_message: MakeMessage) -> None:
-    """What was done is not thrown away; somebody mends the cause, and it goes on."""
+    """What was done is not thrown away; somebody fixes the cause, and the workflow goes on."""
     assert isinstance(after(make_message, number=4), Park)
 
 
@@ -309,7 +309,7 @@ def test_an_error_that_another_attempt_cannot_mend_fails_the_workflow(make_messa
 
 
 def test_no_attempt_is_begun_behind_the_deadline(make_message: MakeMessage) -> None:
-    """Whoever waits learns at once that it will not come, and why."""
+    """Those who wait learn at once that the result will not come, and why."""
     assert isinstance(after(make_message, deadline=LATER + timedelta(seconds=6)), Fail)
     assert isinstance(after(make_message, deadline=LATER + timedelta(seconds=7)), Retry)
 
@@ -344,7 +344,7 @@ def test_an_event_of_another_place_is_illegal(
 
 @pytest.mark.parametrize("event", EVENTS)
 def test_a_workflow_that_ended_takes_no_event(make_message: MakeMessage, event: Callable[[str], Event]) -> None:
-    """What is over stays over."""
+    """A workflow that has ended stays ended."""
     message = make_message(ActivitySpec("a", "x"))
     finished = decide(message, completed("0"), now=LATER, limits=LIMITS)
     assert isinstance(finished, Finish)

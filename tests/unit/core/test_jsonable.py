@@ -59,7 +59,7 @@ class Order(BaseModel):
 
 
 class Pets(RootModel[list[str]]):
-    """Iterates over its items, as pydantic's documentation shows it."""
+    """Iterates over its items, as pydantic's documentation shows."""
 
     def __iter__(self) -> Any:
         return iter(self.root)
@@ -92,7 +92,7 @@ def test_what_is_written_is_read_back(tree: object) -> None:
 
 @given(tree=st.dictionaries(texts, trees, max_size=5))
 def test_equal_values_have_equal_canonical_text(tree: dict[str, object]) -> None:
-    """A request that is sent again is recognised, whatever the order in which its fields were given."""
+    """A request that is sent again is recognized, whatever the order of its fields."""
     reordered = dict(reversed(tree.items()))
 
     assert dumps(reordered, canonical=True) == dumps(tree, canonical=True)
@@ -136,8 +136,8 @@ def cycle() -> list[object]:
         (cycle(), "mine", "a list has no JSON form (PydanticSerializationError)"),
         ({"secret": object()}, "mine", "a dict has no JSON form (PydanticSerializationError)"),
         (b"secret\xff", "mine", "a bytes has no JSON form (PydanticSerializationError)"),
-        ([float("nan")], "mine", "NaN is no JSON number"),
-        ([float("-inf")], "mine", "-Infinity is no JSON number"),
+        ([float("nan")], "mine", "NaN is not a JSON number"),
+        ([float("-inf")], "mine", "-Infinity is not a JSON number"),
         (10**5000, "mine", "a number is too long"),
         (nested(MAX_VALUE_DEPTH + 1), "mine", f"more than {MAX_VALUE_DEPTH} levels at '{'[0]' * MAX_VALUE_DEPTH}'"),
         (nested(10**5), "mine", None),
@@ -176,7 +176,7 @@ def test_a_value_as_deep_as_allowed_fits_into_an_envelope() -> None:
     ],
 )
 def test_a_fault_in_a_tree_is_found_by_its_path(tree: object, path: str) -> None:
-    """In a thousand lines of JSON the field is what helps."""
+    """In a thousand lines of JSON, the field name is what helps."""
     with pytest.raises(MessageError) as caught:
         check_tree(tree)
 
@@ -223,5 +223,5 @@ def test_a_secret_is_found_wherever_it_stands(value: object) -> None:
     ids=["none", "text", "bytes", "cycle", "root-model", "model", "range", "enum"],
 )
 def test_a_value_without_secrets_may_cross(value: object) -> None:
-    """The search ends, whatever it is given."""
+    """The search ends for any value."""
     assert not holds_secret(value)

@@ -38,7 +38,7 @@ def refusal(tree: object, **limits: int) -> tuple[str, str]:
 
 
 def changed(name: str, path: str, value: object) -> dict[str, Any]:
-    """A sample with one place changed; `...` takes the place away."""
+    """A sample with one field changed; `...` removes the field."""
     tree = sample(name)
     node: Any = tree
     *parents, last = [int(part) if part.isdigit() else part for part in path.split(".")]
@@ -61,8 +61,8 @@ def test_a_message_written_by_this_version_is_read_and_written_unchanged(name: s
 
 @pytest.mark.parametrize("name", ["first", "underway"])
 def test_a_message_of_the_first_version_is_read_and_forwarded_as_one_of_this(name: str) -> None:
-    """Messages wait in queues over an upgrade; and a worker that was not upgraded yet keeps fields that it does not
-    know only where the version says that there may be some."""
+    """Messages wait in queues during an upgrade, and a worker that was not upgraded yet keeps fields that it does not
+    know only if the version says that there may be some."""
     old, current = read(sample(f"{name}_1_0")), read(sample(name))
     record = ExecutedStep(
         step_id="x", place=old.place, kind="agent", activity="x", attempt=1, started_at=NOON, finished_at=NOON
@@ -100,13 +100,13 @@ def test_a_message_of_a_new_workflow_is_written_as_the_sample() -> None:
 
 
 def test_the_digest_of_what_was_asked_for_is_a_promise() -> None:
-    """The store keeps it: were it computed otherwise, every repeated dispatch would be a conflict."""
+    """The store keeps it: if it were computed differently, every repeated dispatch would be a conflict."""
     for message in (read(sample("first")), read(sample("first_1_0"))):
         assert content_digest(message) == "c1efee8e4ba0ba0d79c0494f3b2996d78e590dfcd2f74ef2bcf31b871840b0c9"
 
 
 def test_the_digest_ignores_when_and_how_often_the_workflow_was_sent() -> None:
-    """The same request an hour later is the same workflow; another prompt is another one."""
+    """The same request an hour later is the same workflow; a different prompt is a different one."""
     first = read(sample("first"))
     later = read(changed("first", "created_at", "2026-03-04T00:00:00Z"))
     other = read(changed("first", "slip.itinerary.0.prompt", "Write about cats."))
@@ -168,7 +168,7 @@ def test_a_field_of_the_old_format_is_refused_with_the_way_out() -> None:
     "version", [..., None, 1.0, "", "1", "1.", "2.0", "0.9", "one.two", "1.0.0", "1.-1", "²1.0", "9" * 80]
 )
 def test_a_version_that_cannot_be_read_is_refused_with_the_range_that_can(version: object) -> None:
-    """Who sees the refusal knows which side to upgrade."""
+    """The reader of the refusal knows which side to upgrade."""
     tree = changed("first", "spec_version", version)
 
     assert refusal(tree) == ("unsupported_version", "spec_version")
@@ -233,7 +233,7 @@ def test_a_cost_that_cannot_be_summed_is_refused(cost: object) -> None:
 
 
 def test_records_out_of_order_are_refused() -> None:
-    """The executed log is evidence; one that was tampered with is not run on."""
+    """The executed log is evidence; a workflow whose log was tampered with does not go on."""
     assert refusal(changed("underway", "slip.executed.1.place", "0")) == (
         "inconsistent_slip",
         "slip.executed[1].place",
@@ -275,7 +275,7 @@ def test_the_size_is_checked_in_bytes_and_before_anything_is_parsed() -> None:
 
 @pytest.mark.parametrize("envelope", [None, b"{}", 7, {}, ["{}"]])
 def test_an_envelope_that_is_no_text_is_refused(envelope: object) -> None:
-    """Another serializer than ours sent it."""
+    """A serializer other than ours sent it."""
     with pytest.raises(MessageError) as caught:
         parse(envelope, max_size=MAX_SIZE, max_steps=MAX_STEPS)
 
@@ -283,13 +283,13 @@ def test_an_envelope_that_is_no_text_is_refused(envelope: object) -> None:
 
 
 def test_executed_and_remaining_steps_count_together() -> None:
-    """Inserting steps for ever is caught, however many of them ran."""
+    """Inserting steps forever is caught, however many of them have run."""
     assert read(sample("underway"), max_steps=4).place == "3"
     assert refusal(sample("underway"), max_steps=3) == ("too_many_steps", "slip")
 
 
 def test_a_message_without_a_step_left_has_nothing_to_run() -> None:
-    """The end of a slip is no step; a message that asks for one is refused."""
+    """The end of a slip is not a step; a message that asks for one is refused."""
     message = read(changed("underway", "slip.itinerary", []))
 
     with pytest.raises(MessageError) as caught:
@@ -307,7 +307,7 @@ def test_a_refusal_never_repeats_what_the_field_held() -> None:
 
 
 def test_moving_a_message_names_its_next_hop(make_message: Callable[..., PaigeantMessage]) -> None:
-    """The id of the hop is its place in the workflow, so that copies of a message are recognised."""
+    """The id of the hop is its place in the workflow, so that copies of a message are recognized."""
     message = make_message(ActivitySpec("a", "x"), ActivitySpec("b", "y"))
     record = ExecutedStep(
         step_id="a", place="0", kind="agent", activity="a", attempt=1, started_at=NOON, finished_at=NOON
@@ -326,7 +326,7 @@ def test_digests_are_of_utf8_even_where_text_is_broken() -> None:
 
 
 def test_the_digest_ignores_what_a_process_adds_that_has_the_agents_loaded() -> None:
-    """The same request from a web process and from a worker is the same workflow, also after a deployment."""
+    """The same request from a web process and from a worker is the same workflow, even after a deployment."""
     first = read(sample("first"))
     steps = [
         step.model_copy(update={"queue": "slow", "policy": StepPolicy(timeout=3)}) for step in first.slip.itinerary

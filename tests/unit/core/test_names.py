@@ -1,4 +1,4 @@
-"""Names that other processes, versions and monitors read: made in one way, and read back or refused."""
+"""Names that other processes, versions and monitors read: made in only one way, and read back or refused."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_a_hop_id_is_read_back_as_it_was_made(correlation_id: str, place: int) -
     ["", "w", "w.", ".0", "w.00", "w.01", "w.-1", "w.+1", "w.1.2", "w.0\n", "w.²", "w.0x", "w w.0", "w.1234567890"],
 )
 def test_a_task_id_that_is_no_hop_id_is_told_apart(text: str) -> None:
-    """Two spellings of one place would be two hops, and a host's own task ids are none."""
+    """Two spellings of one place would be two hops, and a host's own task ids are not hop ids."""
     assert split_hop_id(text) is None
 
 
@@ -45,7 +45,7 @@ def test_places_count_the_steps_that_ran() -> None:
 
 @pytest.mark.parametrize("name", ["a", "_a", "A-9", "shop.triage", "a.1", "a.-b", "a" * 128])
 def test_an_activity_may_be_named_in_parts(name: str) -> None:
-    """Teams that share a broker put their own part before the dot."""
+    """Teams that share a broker put their own prefix before the dot."""
     assert is_activity_name(name)
 
 

@@ -45,7 +45,7 @@ from paigeant_celery.core.policy import (
 def test_what_a_policy_leaves_open_comes_from_its_default(
     own: StepPolicy, default: StepPolicy | None, expected: StepPolicy | None
 ) -> None:
-    """One step may be slower than its agent's others without repeating everything else."""
+    """One step may be slower than its agent's other steps without repeating everything else."""
     assert own.over(default) == (expected if expected is not None else own)
 
 
@@ -54,7 +54,7 @@ def attempt(number: int = 1, **facts: Any) -> Attempt:
 
 
 def test_each_wait_is_twice_the_last_one() -> None:
-    """A provider that is overloaded gets room."""
+    """An overloaded provider gets time."""
     assert [retry_delay(attempt(number)) for number in (1, 2, 3, 4)] == [2.0, 4.0, 8.0, 16.0]
 
 
@@ -92,7 +92,7 @@ def test_an_attempt_whose_error_the_policy_calls_final_is_final() -> None:
 
 
 def test_a_provider_that_says_how_long_is_not_asked_before() -> None:
-    """It counts calls that come too early against the caller."""
+    """The provider counts calls that come too early against the caller."""
     assert retry_delay(attempt(retry_after=30.0)) == 30.0
     assert retry_delay(attempt(4, retry_after=3.0)) == 16.0
 
@@ -123,7 +123,7 @@ def test_an_error_that_would_come_again_is_final(error: Exception) -> None:
     ],
 )  # fmt: skip
 def test_an_error_that_may_pass_is_retried(error: BaseException) -> None:
-    """The world is down now and then, and a model answers otherwise the next time."""
+    """Servers are down now and then, and a model answers differently the next time."""
     assert not is_final(error, retry_on=None, final_on=())
 
 
@@ -142,7 +142,7 @@ def test_a_policy_names_the_errors_that_alone_are_retried() -> None:
     "given", [{"backoff": -1.0}, {"backoff": float("nan")}, {"retry_on": [""]}, {"retry_on": "ValueError"}]
 )
 def test_a_policy_of_retries_that_makes_no_sense_is_refused(given: dict[str, Any]) -> None:
-    """It would be found out when the provider is down."""
+    """Otherwise it would be noticed only when the provider is down."""
     with pytest.raises(InvalidInput, match="invalid_policy"):
         StepPolicy(**given)
 

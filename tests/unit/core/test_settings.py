@@ -1,4 +1,4 @@
-"""Settings: read from whatever configuration the host has, and refused together where they are wrong."""
+"""Settings: read from whatever configuration the host has, and refused together if they are wrong."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def host(namespace: str = "", **settings: object) -> Celery:
 
 
 def test_a_configuration_without_our_keys_gives_the_defaults() -> None:
-    """Adding us to a deployment needs no settings, and other people's keys are none of ours."""
+    """Adding us to a deployment needs no settings, and other people's keys are not ours."""
     assert read_settings({}) == Settings()
     assert read_settings(host(broker_url="memory://", task_time_limit=5).conf) == Settings()
     assert read_settings({"my_paigeant_lease": 3, "broker_url": "x"}) == Settings()
@@ -46,7 +46,7 @@ def test_a_configuration_without_our_keys_gives_the_defaults() -> None:
     ids=["mapping", "upper-case", "celery", "django"],
 )
 def test_settings_are_read_in_the_way_that_the_host_writes_its_own(conf: Any) -> None:
-    """Celery's keys are lower-case, and Django's upper-case behind a namespace."""
+    """Celery's keys are lower-case, and Django's are upper-case after a namespace."""
     assert read_settings(conf) == Settings(prefix="shop", lease=3.0)
 
 
@@ -87,9 +87,9 @@ def test_every_mistake_is_named_and_no_value_is_shown() -> None:
         paigeant_max_step=SECRET,
         paigeant_zzz=SECRET,
     ) == [
-        "`paigeant_prefix`: has 1 to 128 ASCII letters, digits, '_', '-' or '.', and begins with a letter",
+        "`paigeant_prefix`: must be 1 to 128 ASCII letters, digits, '_', '-' or '.', and begin with a letter",
         "`paigeant_store_url`: Input should be a valid string",
-        "`paigeant_consume`: is 'also', 'only', 'no', or the names of activities",
+        "`paigeant_consume`: must be 'also', 'only', 'no', or the names of activities",
         "`paigeant_step_timeout`: Input should be greater than 0",
         "`paigeant_max_attempts`: Input should be a valid integer",
         "`paigeant_lease`: Input should be a finite number",
@@ -100,16 +100,16 @@ def test_every_mistake_is_named_and_no_value_is_shown() -> None:
         "`paigeant_max_steps`: Input should be greater than or equal to 1",
         "`paigeant_max_visits`: Input should be a valid integer",
         "`paigeant_allow_eviction`: Input should be a valid boolean",
-        "`paigeant_max_step` is no setting; did you mean `paigeant_max_steps`?",
-        "`paigeant_zzz` is no setting",
+        "`paigeant_max_step` is not a setting; did you mean `paigeant_max_steps`?",
+        "`paigeant_zzz` is not a setting",
     ]
 
 
 @pytest.mark.parametrize("consume", [5, None, {"only": True}, [1]])
 def test_what_a_worker_serves_is_one_mistake(consume: object) -> None:
-    """The message names what may be written and not how it is checked."""
+    """The message says what may be written, not how it is checked."""
     assert mistakes_of(paigeant_consume=consume) == [
-        "`paigeant_consume`: is 'also', 'only', 'no', or the names of activities"
+        "`paigeant_consume`: must be 'also', 'only', 'no', or the names of activities"
     ]
 
 
@@ -128,13 +128,13 @@ def test_what_a_worker_serves_is_one_mistake(consume: object) -> None:
     ],
 )
 def test_the_limits_of_a_setting_are_allowed(name: str, lowest: float, highest: float) -> None:
-    """The reference of the settings says what is the least and the most."""
+    """The settings' reference states the smallest and the largest value."""
     for value in (lowest, highest):
         assert getattr(read_settings({f"paigeant_{name}": value}), name) == value
 
 
 def test_settings_do_not_change_after_the_start() -> None:
-    """What was checked at start-up is what holds."""
+    """What was checked at start-up is what applies."""
     settings = Settings()
 
     with pytest.raises(ValidationError, match="frozen"):

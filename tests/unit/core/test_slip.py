@@ -1,4 +1,4 @@
-"""The routing slip: steps as they are written down, and ids that name each of them once."""
+"""The routing slip: steps as they are written down, and ids that name each of them uniquely."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def ids_of(*steps: Step, taken: tuple[str, ...] = ()) -> list[str | None]:
     return [step.step_id for step in name_steps(steps, taken=taken)]
 
 
-# Names of two kinds of steps, some of them ending as a made id does, and some of the greatest length.
+# Names of two kinds of steps, some of them ending like a made id, and some of the maximum length.
 names = st.sampled_from(["a", "a-2", "a-3", "b.c", "x" * 128])
 unnamed = st.builds(ActivitySpec, names, st.just("x")) | st.builds(FunctionSpec, names)
 given_ids = st.lists(st.sampled_from(["a", "a-2", "a-4", "z"]), unique=True, max_size=3)
@@ -41,7 +41,7 @@ def test_steps_are_named_by_their_activity_and_numbered_from_the_second_on() -> 
 
 
 def test_a_given_id_is_kept_and_made_ones_go_round_it() -> None:
-    """Whoever named a step finds its output under that name, wherever the step stands."""
+    """A caller that names a step finds its output under that name, wherever the step is."""
     assert ids_of(ActivitySpec("a", "x"), ActivitySpec("b", "x", step_id="a")) == ["a-2", "a"]
 
 
@@ -65,7 +65,7 @@ def test_an_id_that_stands_twice_is_refused(taken: tuple[str, ...]) -> None:
     """Nobody could say which of the two outputs is meant."""
     steps = [ActivitySpec("a", "x", step_id="s")] * (1 if taken else 2)
 
-    with pytest.raises(InvalidInput, match=r"^duplicate_step_id at `step_id`: 's' stands twice in the workflow$"):
+    with pytest.raises(InvalidInput, match=r"^duplicate_step_id at `step_id`: 's' is used twice in the workflow$"):
         name_steps(steps, taken=taken)
 
 
@@ -84,7 +84,7 @@ def test_an_id_that_stands_twice_is_refused(taken: tuple[str, ...]) -> None:
 def test_a_field_that_no_step_can_have_is_refused_where_it_is_written(
     make: Any, fields: dict[str, Any], reason: str, path: str
 ) -> None:
-    """The traceback leads to the line that made the step and not to the dispatch of a whole itinerary."""
+    """The traceback leads to the line that made the step, not to the dispatch of a whole itinerary."""
     with pytest.raises(InvalidInput) as caught:
         make(**fields)
 
@@ -100,7 +100,7 @@ def test_arguments_of_a_function_have_names() -> None:
 
 
 def test_deps_become_json_when_the_step_is_made() -> None:
-    """What the caller does to its objects afterwards does not change a step that waits on the runway."""
+    """Changes that the caller makes to its objects afterwards do not change a step that waits on the runway."""
     trip = Trip(date(2026, 1, 2), ["Turin"])
     arguments = {"trips": [trip]}
 
@@ -113,7 +113,7 @@ def test_deps_become_json_when_the_step_is_made() -> None:
 
 
 def test_a_step_cannot_be_changed() -> None:
-    """One step may stand on many slips."""
+    """One step may be on many slips."""
     step = ActivitySpec("a", "x")
 
     with pytest.raises(ValidationError, match="frozen"):

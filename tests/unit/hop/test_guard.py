@@ -1,4 +1,4 @@
-"""The guard: a delivery whose parts contradict each other is refused, and no log repeats what it held."""
+"""The guard: a delivery whose parts contradict each other is refused, and no log repeats its content."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MakeMessage = Callable[..., PaigeantMessage]
 
 @pytest.fixture
 def make_arrival(make_message: MakeMessage) -> Callable[..., Arrival]:
-    """Make deliveries of a writer's step, right but for the given fields."""
+    """Make deliveries of a writer's step that are right except for the given fields."""
 
     def make(**fields: Any) -> Arrival:
         envelope = encode(make_message(ActivitySpec("writer", "write"), ActivitySpec("critic", "judge")))
@@ -68,7 +68,7 @@ def test_a_message_that_contradicts_its_headers_is_refused(
 
 
 def test_a_fault_of_the_receiver_comes_before_anything_is_read(make_arrival: Callable[..., Arrival]) -> None:
-    """What the message around the envelope got wrong is said first, whatever the envelope holds."""
+    """Mistakes in the message around the envelope are reported first, whatever the envelope holds."""
     fault = MessageError("bad_envelope", "embed", "carries chain")
 
     for envelope in ({}, "{", {"envelope": object()}):
@@ -88,7 +88,7 @@ def test_a_fault_of_the_receiver_comes_before_anything_is_read(make_arrival: Cal
 def test_what_is_wrong_around_an_envelope_is_told_from_what_is_wrong_in_it(
     make_arrival: Callable[..., Arrival], make_message: MakeMessage, fields: dict[str, Any], misaddressed: bool
 ) -> None:
-    """The same envelope may be on its way as it should be."""
+    """The same envelope may also be on its way correctly."""
     sent = make_message(ActivitySpec("writer", "write"))
 
     assert is_misaddressed(make_arrival(**fields), sent) is misaddressed
@@ -113,7 +113,7 @@ def test_the_limits_of_this_deployment_hold(
 
 
 def test_each_delivery_has_a_token_of_its_own(make_arrival: Callable[..., Arrival]) -> None:
-    """A copy is told from the repeated question of one delivery whose answer was lost."""
+    """A copy can be told from one delivery that asks again because the answer was lost."""
     assert len({make_arrival().token for _ in range(20)}) == 20
 
 

@@ -22,7 +22,7 @@ NOW = 0.04  # a lease whose thread renews after 10 ms
 
 
 class Renewals:
-    """A store that knows RENEW: it keeps the calls, and answers as it is told."""
+    """A store that knows RENEW: it records the calls and answers as it is told."""
 
     def __init__(self, answer: Callable[[Mapping[str, int]], frozenset[str]] = lambda hops: frozenset()) -> None:
         self.answer = answer
@@ -41,7 +41,7 @@ class Renewals:
 
 
 class Strays(Renewals):
-    """A store that lists hops as the owner's that the owner does not name."""
+    """A store that lists hops as the owner's although the owner does not name them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ def test_all_hops_of_a_process_are_renewed_in_one_call() -> None:
 
 
 def test_a_hop_that_nobody_runs_at_two_renewals_is_given_back(store_with_strays: Strays) -> None:
-    """The reply to its claim was lost; while the worker is busy, its lease would keep the hop for ever."""
+    """The reply to its claim was lost; while the worker is busy, its lease would keep the hop forever."""
     store, owner = store_with_strays, owner_of(store_with_strays)
 
     with owner.holding("w.0", fence=1, cancel=nothing):
@@ -132,7 +132,7 @@ def test_a_process_that_holds_no_hop_makes_no_call() -> None:
 
 
 def test_the_lease_is_renewed_while_the_run_waits() -> None:
-    """A run may last hours; nobody takes it over as long as its process lives."""
+    """A run may last hours; nobody takes it over while its process lives."""
     store = Renewals()
     owner = owner_of(store, lease=NOW)
 
@@ -185,7 +185,7 @@ def test_a_lost_hop_is_cancelled_by_the_thread() -> None:
 
 
 def test_a_hop_that_ended_while_the_store_was_asked_is_not_cancelled() -> None:
-    """The answer may be older than the end of the run; there is nothing left to stop."""
+    """The answer may be older than the end of the run, so there is nothing left to stop."""
     cancelled: list[str] = []
     with ExitStack() as run:
 
@@ -214,7 +214,7 @@ def test_a_hop_that_its_own_process_takes_over_replaces_the_earlier_run() -> Non
 
 
 def test_an_answer_about_an_earlier_run_does_not_cancel_the_later_one() -> None:
-    """The store was asked for the old fence; the run that holds the new one lost nothing."""
+    """The store was asked about the old fence; the run that holds the new one lost nothing."""
     cancelled: list[int] = []
     with ExitStack() as later:
 
@@ -234,7 +234,7 @@ def test_an_answer_about_an_earlier_run_does_not_cancel_the_later_one() -> None:
 
 
 def test_renewing_goes_on_after_the_store_was_away(caplog: pytest.LogCaptureFixture) -> None:
-    """A restart of Redis, or an error that nobody expected, must not cost every run of the process."""
+    """A restart of Redis, or an unexpected error, must not cost every run of the process."""
     errors: list[Exception] = [Unreachable("store", "redis://host", "ConnectionError"), RuntimeError("secret")]
 
     def answer(hops: Mapping[str, int]) -> frozenset[str]:
@@ -252,7 +252,7 @@ def test_renewing_goes_on_after_the_store_was_away(caplog: pytest.LogCaptureFixt
 
 
 def test_a_process_is_told_from_a_later_one_with_its_number() -> None:
-    """Process ids are used again; a new process must not inherit the hops of a dead one."""
+    """Process ids are reused; a new process must not inherit the hops of a dead one."""
     one, other = owner_of(Renewals()), owner_of(Renewals())
 
     assert one.id == one.id

@@ -26,7 +26,7 @@ def test_a_sample_keeps_the_structure_and_no_value() -> None:
 
 
 def test_a_sample_of_what_is_no_json_shows_its_shape() -> None:
-    """Where a message was cut can be seen without reading it."""
+    """Where a message was cut off can be seen without reading it."""
     assert redacted('{"prompt": "hunter2\u05d0\n') == '{"xxxxxx": "xxxxxx0? '
     assert len(redacted("x" * 10000)) == 2048
     assert set(redacted("[" * 50000)) == {"["}
@@ -49,7 +49,7 @@ def test_ids_that_are_none_are_left_out() -> None:
 
 
 def test_names_that_no_store_can_write_are_made_printable(workflow_harness: WorkflowHarness) -> None:
-    """Whoever writes to the broker chooses them, and must not keep the letter of it from being kept."""
+    """Anyone who can write to the broker chooses them, and must not be able to keep a letter from being stored."""
     found = letter_of(Arrival(hop_id="", activity="\ud800", envelope="{}", queue="q\ud800"), FAULT, worker="ann")
 
     assert (found.activity, found.queue) == ("?", "q?")
@@ -57,7 +57,7 @@ def test_names_that_no_store_can_write_are_made_printable(workflow_harness: Work
 
 
 def test_the_letter_of_one_hop_sets_no_other_going(workflow_harness: WorkflowHarness) -> None:
-    """Its workflow may stand, parked, at a later step."""
+    """Its workflow may be parked at a later step."""
 
     @activity
     def first() -> int:
@@ -78,7 +78,7 @@ def test_the_letter_of_one_hop_sets_no_other_going(workflow_harness: WorkflowHar
 
 
 def test_letters_are_listed_shown_and_dropped(workflow_harness: WorkflowHarness) -> None:
-    """The service is what operators' tools call."""
+    """Operators' tools call the service."""
     letters = DeadLetters(workflow_harness.transport)
     buried = letter_of(ARRIVAL, FAULT, worker="ann")
     workflow_harness.store.bury(buried)

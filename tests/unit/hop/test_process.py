@@ -1,4 +1,4 @@
-"""Owners as processes: who lives is never taken for dead, and who is dead is found."""
+"""Owners as processes: a living one is never taken for dead, and a dead one is found."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_a_killed_process_is_gone_before_its_parent_looks() -> None:
 
 
 def test_another_process_under_the_same_id_is_not_the_owner() -> None:
-    """Process ids are used again, in a container soon."""
+    """Process ids are reused, in a container soon."""
     host, pid, started, nonce = new_owner_id().split(":")
 
     assert is_gone(f"{host}:{pid}:{int(started) - 1}:{nonce}")
@@ -65,12 +65,12 @@ def test_another_process_under_the_same_id_is_not_the_owner() -> None:
     ids=["another boot", "no start", "no process", "host alone", "no host", "nothing"],  # the same in every process
 )
 def test_nobody_is_judged_whom_this_host_cannot_see(owner: str) -> None:
-    """Then the lease decides, which is slow and right."""
+    """Then the lease decides, which is slow but right."""
     assert not is_gone(owner)
 
 
 def test_a_process_that_the_system_hides_is_not_gone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """With `hidepid` nobody sees the processes of other users, whose steps go on."""
+    """With `hidepid` the processes of other users are invisible, but their steps go on."""
     with start() as other:
         owner = owner_in(other)
         hidden = tmp_path / "proc"
@@ -85,7 +85,7 @@ def test_a_process_that_the_system_hides_is_not_gone(monkeypatch: pytest.MonkeyP
 
 
 def test_where_the_system_does_not_say_nobody_is_gone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """On systems without /proc owners have ids all the same."""
+    """On systems without /proc owners still have ids."""
     monkeypatch.setattr(process, "PROC", tmp_path)
     host_id.cache_clear()
     try:

@@ -1,4 +1,4 @@
-"""One hop over a store in memory: the order of its effects, and what crashes, copies and late owners leave behind."""
+"""One hop over a memory store: the order of its effects, and the traces of crashes, copies and late owners."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ TRACE_ID = 0x0AF7651916CD43DD8448EB211C80319C
 
 
 class Killed(BaseException):
-    """The process ends here: no line of ours runs behind it."""
+    """The process ends here: none of our lines run after it."""
 
 
 class Line:
-    """Owners that serve one workflow, `w-1`, over one store; `effects` says what was done, in order.
+    """Owners that serve one workflow, `w-1`, over one store; `effects` lists what was done, in order.
 
-    `given` is what the publisher was given, also while `refusal` is raised by it.
+    `given` is what the publisher got, even while it raises `refusal`.
     """
 
     def __init__(self, **settings: object) -> None:
@@ -63,7 +63,7 @@ class Line:
         return HopService(effects=effects, registry=registry, settings=self.settings)
 
     def start(self, message: PaigeantMessage) -> Arrival:
-        """Record a workflow and give the delivery of its first hop."""
+        """Record a workflow and return the delivery of its first hop."""
         envelope = encode(message)
         hop = HopRecord(hop_id=message.message_id, queue="q", envelope=envelope, digest=sha256(envelope))
         self.store.start(NewWorkflow(correlation_id="w-1", content="x", hop=hop))
@@ -96,7 +96,7 @@ class Line:
         return record.state, record.failure.step_id, record.failure.error_class, record.failure.text
 
     def everything(self) -> tuple[object, ...]:
-        """All that the store says of the workflow, and all that was published."""
+        """Everything that the store says about the workflow, and everything that was published."""
         return self.record(), self.store.events("w-1", after=None, limit=1000), tuple(self.given)
 
     def queue_for(self, activity: str, queue: str | None) -> str:
@@ -113,7 +113,7 @@ class Line:
 
 
 class Watched(MemoryStore):
-    """A store that says when it is changed."""
+    """A store that reports when it is changed."""
 
     def __init__(self, line: Line) -> None:
         super().__init__(lease=LEASE, ttl=3600.0, now=lambda: line.at)
@@ -139,7 +139,7 @@ def line() -> Line:
 
 @pytest.fixture
 def steps(line: Line) -> list[FunctionActivity[[], str]]:
-    """Three steps, `one`, `two` and `three`, that say when they run and give their names."""
+    """Three steps, `one`, `two` and `three`, that report when they run and return their names."""
 
     def make(name: str) -> FunctionActivity[[], str]:
         @activity(name=name)
@@ -167,7 +167,7 @@ def errors_in(caplog: pytest.LogCaptureFixture) -> list[str | None]:
 
 
 def test_a_hop_is_claimed_before_it_runs_and_recorded_before_its_successor_is_sent(line: Line, first: Arrival) -> None:
-    """In any other order some crash would run a step unseen, or send one whose input nobody has."""
+    """In any other order a crash could run a step unseen, or send one whose input nobody has."""
     assert line.serve(first) == Summary(hop_id="w-1.0", step_id="one", outcome="completed", next_hop="w-1.1")
 
     assert line.effects == ["claim w-1.0", "run one", "complete w-1.0", "publish w-1.1"]
@@ -205,13 +205,13 @@ def test_a_finished_hop_resends_its_successor_only_while_that_waits(line: Line, 
     assert a_copy_sends(first) == []  # it is claimed
     service.close(opened, asyncio.run(service.run(opened)))
     third = line.arrival()
-    assert a_copy_sends(first) == []  # it is done, and the one behind it waits
+    assert a_copy_sends(first) == []  # it is done, and the one after it waits
     line.serve(third)
     assert [a_copy_sends(copy) for copy in (first, second, third)] == [[], [], []]  # the workflow has ended
 
 
 def test_a_failed_workflow_resends_nothing(line: Line, make_message: MakeMessage) -> None:
-    """Neither a copy of the failed hop nor one of the hop before it begins anything anew."""
+    """Neither a copy of the failed hop nor one of the hop before it starts anything again."""
 
     @activity
     def one() -> None:
@@ -307,7 +307,7 @@ def test_the_words_for_how_a_hop_was_closed_are_a_promise() -> None:
 def test_a_provider_that_asks_for_time_gets_it_within_the_deadline(
     line: Line, make_message: MakeMessage, asked: float, expected: tuple[str, float | None]
 ) -> None:
-    """A call that comes too early is refused again, and counted; one behind the deadline is for nobody."""
+    """A call that comes too early is refused again and counted; one after the deadline helps nobody."""
 
     @activity
     def asking() -> None:
@@ -329,7 +329,7 @@ def test_a_provider_that_asks_for_time_gets_it_within_the_deadline(
 def test_the_workflow_of_a_message_that_cannot_be_run_is_parked_and_redriven(
     line: Line, make_message: MakeMessage
 ) -> None:
-    """A worker without the agent was deployed; with the agent, the workflow goes on where it stood."""
+    """A worker without the agent was deployed; once it has the agent, the workflow goes on where it was."""
     arrival = line.start(make_message(FunctionSpec("late")))
     assert line.serve(arrival) == Refused(reason="unknown_agent", step_id="late")
     assert line.failure()[:3] == ("parked", "late", "unknown_agent")
@@ -346,7 +346,7 @@ def test_the_workflow_of_a_message_that_cannot_be_run_is_parked_and_redriven(
 def test_a_workflow_that_is_unknown_and_cannot_be_run_is_adopted_and_parked(
     line: Line, make_message: MakeMessage
 ) -> None:
-    """A store that lost its records loses no workflow over a worker without the agent."""
+    """A store that lost its records does not lose a workflow to a worker without the agent."""
     message = make_message(FunctionSpec("late"))
     arrival = unrecorded(line, message)
 
@@ -381,7 +381,7 @@ def test_an_unknown_workflow_that_no_deployment_mends_is_a_dead_letter_alone(
 def test_nothing_is_adopted_from_a_message_that_was_sent_under_another_id(
     line: Line, make_message: MakeMessage
 ) -> None:
-    """It is no hop's own message, whatever workflow it holds."""
+    """It is not a hop's own message, whatever workflow it holds."""
     held = activity(name="one")(lambda: "done")
     arrival = replace(unrecorded(line, make_message(held.activity())), hop_id="v-1.0")
 
@@ -433,7 +433,7 @@ def test_a_forged_wrapping_around_the_recorded_envelope_harms_no_workflow(
 def test_another_envelope_under_the_id_of_a_hop_harms_no_workflow(
     line: Line, make_message: MakeMessage, forge: Callable[[str], object]
 ) -> None:
-    """Whoever guesses an id cannot end somebody's workflow; the genuine message runs it."""
+    """Guessing an id is not enough to end somebody's workflow; the genuine message runs it."""
     held = activity(name="one")(lambda: "done")
     first = line.start(make_message(held.activity(), variables={"asked": "this"}))
     before = line.record()
@@ -499,7 +499,7 @@ def test_a_workflow_that_the_store_does_not_know_is_adopted_from_its_message(
 def test_a_message_older_than_the_limit_is_adopted_by_no_store(
     make_message: MakeMessage, age: float, expired: bool
 ) -> None:
-    """A message that was replayed when its records were long gone must not run a second time."""
+    """A message that is replayed long after its records are gone must not run a second time."""
     line = Line(max_message_age=3600.0)
     held = activity(name="one")(lambda: "done")
     message = make_message(held.activity()).model_copy(update={"sent_at": line.at - timedelta(seconds=age)})
@@ -515,7 +515,7 @@ def test_a_message_older_than_the_limit_is_adopted_by_no_store(
 
 
 def test_no_message_is_adopted_whose_workflow_may_have_been_forgotten(make_message: MakeMessage) -> None:
-    """Records of ended workflows are kept for so long; what is older cannot be told from a finished hop."""
+    """Records of ended workflows are kept for a limited time; older messages cannot be told from finished hops."""
     line = Line(max_message_age=3600.0, result_ttl=60.0)
     held = activity(name="one")(lambda: "done")
     message = make_message(held.activity()).model_copy(update={"sent_at": line.at - timedelta(seconds=61)})
@@ -526,7 +526,7 @@ def test_no_message_is_adopted_whose_workflow_may_have_been_forgotten(make_messa
 def test_a_hop_that_its_recorded_workflow_never_had_is_refused(
     line: Line, first: Arrival, steps: list[FunctionActivity[[], str]], make_message: MakeMessage
 ) -> None:
-    """A slip that was moved by a stranger does not become the workflow's second life."""
+    """A slip that a stranger has moved does not become a second copy of the workflow."""
     before = line.record()
     moved = make_message(steps[2].activity(), outputs=("earlier", "still earlier"))
 
@@ -544,7 +544,7 @@ def test_a_dispatcher_whose_clock_is_off_is_named_once(
     ahead: int,
     said: str | None,
 ) -> None:
-    """Its workflow runs all the same, on the store's clock."""
+    """Its workflow still runs, on the store's clock."""
     at = line.at + timedelta(seconds=ahead)
     message = make_message(*(step.activity() for step in steps))
     line.serve(line.start(message.model_copy(update={"created_at": at, "sent_at": at})))
@@ -559,7 +559,7 @@ def test_a_dispatcher_whose_clock_is_off_is_named_once(
 
 @pytest.mark.parametrize("fails", [False, True], ids=["completed", "failed"])
 def test_a_late_close_of_an_overtaken_owner_changes_nothing(line: Line, make_message: MakeMessage, fails: bool) -> None:
-    """A worker that slept through its lease wakes up; the run of the other one counts, alone."""
+    """A worker that slept through its lease wakes up; only the run of the other one counts."""
 
     @activity
     def one() -> str:
@@ -600,7 +600,7 @@ def test_a_late_close_of_an_overtaken_owner_changes_nothing(line: Line, make_mes
 def test_an_error_that_would_end_a_process_is_an_error_of_its_step(
     line: Line, make_message: MakeMessage, error: type[BaseException], kind: str
 ) -> None:
-    """`sys.exit` in somebody's function is no way to stop a worker."""
+    """`sys.exit` in somebody's function must not stop a worker."""
 
     @activity(name="async")
     async def asynchronous() -> None:
@@ -639,7 +639,7 @@ def test_a_step_that_cancels_its_own_task_has_failed(line: Line, make_message: M
 def test_a_run_that_is_told_to_stop_leaves_the_hop_to_whoever_takes_it_over(
     line: Line, make_message: MakeMessage
 ) -> None:
-    """A lost lease or a stopping worker is no failure of the step."""
+    """A lost lease or a stopping worker is not a failure of the step."""
     stopped: list[str] = []
 
     @activity
@@ -669,7 +669,7 @@ def test_a_run_that_is_told_to_stop_leaves_the_hop_to_whoever_takes_it_over(
 
 
 def test_a_step_runs_inside_the_trace_of_its_message(line: Line, make_message: MakeMessage) -> None:
-    """Spans of all hops belong to the request that dispatched them, whatever worker ran them."""
+    """Spans of all hops belong to the request that dispatched them, whichever worker ran them."""
     seen: list[int] = []
 
     @activity
@@ -687,7 +687,7 @@ def test_a_step_runs_inside_the_trace_of_its_message(line: Line, make_message: M
 
 @pytest.mark.parametrize(("characters", "fits"), [(1022, True), (1023, False)])
 def test_an_output_over_the_limit_fails_its_step(make_message: MakeMessage, characters: int, fits: bool) -> None:
-    """Counted is its JSON, with both quotation marks; the store is no place for what nobody could read again."""
+    """The size is that of its JSON, quotation marks included; the store must not keep what nobody could read again."""
     line = Line(max_output_size=1024)
 
     @activity
@@ -722,7 +722,7 @@ def test_an_output_above_the_limit_of_what_travels_is_stored(
 
 
 def test_an_envelope_that_outgrows_the_limit_fails_the_step_that_made_it(make_message: MakeMessage) -> None:
-    """The next worker would refuse it, and its step is not to blame; the last output travels no further."""
+    """The next worker would refuse it although its step is not to blame; the last output does not travel on."""
     line = Line(max_message_size=4096)
 
     @activity

@@ -1,4 +1,4 @@
-"""The sweeper: hops that wait in vain are published again, and nothing that goes wrong ends it."""
+"""The sweeper: hops whose message was lost are published again, and no error ends the sweeper."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MakeMessage = Callable[..., PaigeantMessage]
 
 
 class Line:
-    """A store, a broker that remembers what it was given, and the sweeper between them."""
+    """A store, a broker that remembers what it got, and the sweeper between them."""
 
     def __init__(self, message: PaigeantMessage) -> None:
         self.now = datetime(2030, 1, 1, tzinfo=UTC)
@@ -55,7 +55,7 @@ class Line:
         return self.length
 
     def after(self, seconds: float) -> None:
-        """Let time pass in which somebody swept."""
+        """Let time pass during which somebody sweeps."""
         for _ in range(int(seconds)):
             self.now += timedelta(seconds=1)
             self.sweeper.sweep()
@@ -72,7 +72,7 @@ def line(make_message: MakeMessage) -> Line:
 
 
 def test_a_hop_whose_message_was_lost_is_published_as_it_was_recorded(line: Line) -> None:
-    """The pop window of Redis costs seconds and no workflow."""
+    """The pop window of Redis costs seconds, not workflows."""
     line.after(4)
     early = list(line.published)
 
@@ -113,7 +113,7 @@ def test_the_hop_of_a_dead_process_of_this_host_is_published_at_once(line: Line)
 
 
 def test_what_a_living_process_runs_is_let_be(line: Line) -> None:
-    """However long it takes."""
+    """This holds however long it takes."""
     owner = new_owner_id()
     fence = line.claim(owner).fence
 
@@ -146,7 +146,7 @@ def test_a_queue_that_cannot_be_looked_at_is_taken_for_full(line: Line) -> None:
 
 
 def test_a_record_that_is_no_envelope_is_reported(line: Line, caplog: pytest.LogCaptureFixture) -> None:
-    """It stops no other."""
+    """It does not stop the others."""
     hop = HopRecord(hop_id="odd.0", queue="steps", envelope="{", digest="d")
     line.store.start(NewWorkflow(correlation_id="odd", content="c", hop=hop))
 
@@ -158,7 +158,7 @@ def test_a_record_that_is_no_envelope_is_reported(line: Line, caplog: pytest.Log
 
 
 def test_it_sweeps_by_itself_until_it_is_stopped(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One thread however often a worker begins, and none afterwards; an error does not end it."""
+    """There is one thread however often a worker begins, and none afterwards; an error does not end it."""
     monkeypatch.setattr("paigeant_celery.hop.sweeper.EVERY", (0.001, 0.002))
     swept = threading.Semaphore(0)
 
@@ -181,7 +181,7 @@ def test_it_sweeps_by_itself_until_it_is_stopped(line: Line, monkeypatch: pytest
 
 
 def test_a_hop_beyond_the_limits_of_the_sweeping_worker_is_published(make_message: MakeMessage) -> None:
-    """A worker with higher limits runs it, or one parks it; in no case does it stay queued without a message."""
+    """A worker with higher limits runs it, or another parks it; it never stays queued without a message."""
     line = Line(make_message(FunctionSpec("count", {"text": "x" * (Settings().max_message_size + 1)})))
 
     line.after(7)

@@ -1,4 +1,4 @@
-"""Hops without a store: what is sent again, what is set aside, and what travels beside the envelope."""
+"""Hops without a store: what is sent again, what is set aside, and what travels with the envelope."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def arrival_of(message: PaigeantMessage) -> Arrival:
 
 @pytest.fixture
 def flaky() -> FunctionActivity[[], str]:
-    """A step that fails twice in passing; it has three attempts."""
+    """A step that fails twice and has three attempts."""
     failures = [ConnectionError("the provider is down"), TimeoutError()]
 
     @activity(policy=StepPolicy(max_attempts=3, backoff=3600.0))
@@ -119,7 +119,7 @@ def test_a_step_that_fails_is_sent_again_at_once_and_counts_its_attempts(
 def test_a_step_behind_its_last_attempt_is_set_aside_and_can_be_redriven(
     broker: Broker, make_message: MakeMessage
 ) -> None:
-    """The broker's queue of dead letters holds all that it takes to go on."""
+    """The broker's queue of dead letters holds everything needed to go on."""
     down = True
 
     @activity(policy=StepPolicy(max_attempts=1))
@@ -162,7 +162,7 @@ def test_a_step_that_fails_for_good_is_set_aside(broker: Broker, make_message: M
 def test_a_message_of_an_unknown_agent_is_kept_whole_and_a_torn_one_without_content(
     broker: Broker, make_message: MakeMessage
 ) -> None:
-    """The one runs when the agent is deployed; of the other nothing can be run, and nothing is shown."""
+    """The first runs once the agent is deployed; the second cannot be run, and nothing of it is shown."""
     sound = arrival_of(make_message(FunctionSpec("late")))
     torn = Arrival(hop_id="w-2.0", activity="late", envelope='{"hunter2')
 

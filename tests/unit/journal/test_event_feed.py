@@ -26,7 +26,7 @@ def delta(text: str) -> PartDeltaEvent:
 
 
 class Watcher:
-    """What the store got, and whether it is there."""
+    """What the store got, and whether it is available."""
 
     def __init__(self) -> None:
         self.batches: list[list[Mapping[str, str]]] = []
@@ -47,7 +47,7 @@ class Watcher:
 
 
 async def test_events_arrive_in_order_and_in_batches() -> None:
-    """A model that types fast costs a call to the store now and then, not one for each word."""
+    """A model that writes fast costs a call to the store now and then, not one for each word."""
     watcher = Watcher()
     feed = EventFeed(watcher.send, attempt=2)
 
@@ -76,7 +76,7 @@ async def test_events_are_seen_while_the_run_goes_on() -> None:
 
 
 async def test_events_wait_for_a_store_that_is_away() -> None:
-    """The run goes on, and what it told meanwhile is told when the store is back."""
+    """The run goes on, and its events are sent when the store is back."""
     watcher = Watcher()
     watcher.away.set()
     feed = EventFeed(watcher.send, attempt=1)
@@ -112,7 +112,7 @@ async def test_a_store_that_stays_away_is_logged_once(
 
 
 async def test_events_that_the_store_cannot_take_are_counted_and_fail_no_run() -> None:
-    """The answer of a run is paid for; what was shown of it is not worth losing it."""
+    """The answer of a run is paid for and must not be lost over what is shown of it."""
     watcher = Watcher()
 
     def send(events: Sequence[Mapping[str, str]]) -> bool:
@@ -128,7 +128,7 @@ async def test_events_that_the_store_cannot_take_are_counted_and_fail_no_run() -
 
 
 async def test_what_is_left_at_the_end_waits_for_the_batch_that_is_on_its_way() -> None:
-    """A slow store must not be told the end of a run before its middle."""
+    """A slow store must not get the end of a run before its middle."""
     watcher, sending, go_on = Watcher(), threading.Event(), threading.Event()
 
     def send(events: Sequence[Mapping[str, str]]) -> bool:
@@ -146,7 +146,7 @@ async def test_what_is_left_at_the_end_waits_for_the_batch_that_is_on_its_way() 
     feed = EventFeed(send, attempt=1)
     ending = asyncio.create_task(run())
     assert await asyncio.to_thread(sending.wait, 10)
-    assert not await asyncio.to_thread(watcher.seen.wait, 0.1)  # it is the middle that is under way
+    assert not await asyncio.to_thread(watcher.seen.wait, 0.1)  # the middle is on its way
     go_on.set()
     await ending
 
@@ -154,7 +154,7 @@ async def test_what_is_left_at_the_end_waits_for_the_batch_that_is_on_its_way() 
 
 
 async def test_too_many_events_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is dropped silently, and nothing fills the memory of a worker."""
+    """Nothing is dropped silently, and events do not fill a worker's memory."""
     monkeypatch.setattr(feeds, "MOST_WAITING", 3)
     watcher = Watcher()
     feed = EventFeed(watcher.send, attempt=1)
@@ -169,7 +169,7 @@ async def test_too_many_events_are_counted(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 async def test_events_are_counted_whose_store_is_away_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is told and what is counted add up, however often it had to wait."""
+    """Sent and counted events add up, however often they had to wait."""
     monkeypatch.setattr(feeds, "PAUSE", 0.001)
     monkeypatch.setattr(feeds, "LONGEST_PAUSE", 0.001)
     monkeypatch.setattr(feeds, "MOST_WAITING", 10)
@@ -205,7 +205,7 @@ class Odd:
 
 
 class Engine:
-    """Nothing that pydantic knows."""
+    """Something that pydantic does not know."""
 
 
 @dataclass
@@ -215,7 +215,7 @@ class Progress:
 
 
 async def test_an_event_that_is_too_large_or_no_json_is_told_without_its_data() -> None:
-    """A file that a tool read does not go to every watcher, and what cannot be written fails no step."""
+    """A file that a tool read does not go to every watcher, and data that cannot be written fails no step."""
     watcher = Watcher()
     feed = EventFeed(watcher.send, attempt=1)
 
@@ -234,7 +234,7 @@ async def test_an_event_that_is_too_large_or_no_json_is_told_without_its_data() 
 
 
 async def test_nothing_more_is_sent_for_a_hop_that_was_taken_over() -> None:
-    """The next attempt tells it anew."""
+    """The next attempt sends its own events."""
     sent: list[Sequence[Mapping[str, str]]] = []
 
     def send(events: Sequence[Mapping[str, str]]) -> bool:

@@ -1,4 +1,4 @@
-"""What of a failed call is recorded, and when: only what the step survived is met again."""
+"""What is recorded of a failed call, and when: only errors that the step survived are raised again."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def model_key(journal: HopJournal, run_id: str, step: int = 1) -> CallKey:
 
 
 async def test_a_failure_beside_which_others_went_on_is_tried_again() -> None:
-    """A provider that was busy for one of two agents would be busy for ever."""
+    """Otherwise a provider that was busy for one of two agents would be busy forever."""
     hop = JournalledHop()
     with hop.attempt() as journal:
         bad, good = journal.next_run_id("bad"), journal.next_run_id("good")
@@ -46,7 +46,7 @@ async def test_a_failure_beside_which_others_went_on_is_tried_again() -> None:
 
 
 async def test_a_tool_that_failed_beside_another_one_is_tried_again() -> None:
-    """The error ends the run; that the tool beside it ended is no sign that it was survived."""
+    """The error ends the run; that the parallel tool ended does not show that the error was survived."""
     hop = JournalledHop()
     with hop.attempt() as journal:
         run = journal.next_run_id("worker")
@@ -90,7 +90,7 @@ async def test_a_failure_is_not_lost_with_a_record_that_is_cut_off(monkeypatch: 
 
 
 async def test_nothing_is_made_any_more_where_code_swallowed_that_it_changed() -> None:
-    """Its hop is parked whatever it does, and what it would call costs money."""
+    """Its hop is parked whatever it does, and its calls would cost money."""
     hop = JournalledHop()
     with hop.attempt() as journal:
         await journal.add(model_key(journal, journal.next_run_id("a")), Record(fingerprint={"model": "one"}))
@@ -103,7 +103,7 @@ async def test_nothing_is_made_any_more_where_code_swallowed_that_it_changed() -
 
 
 async def test_a_result_that_is_too_large_for_a_record_is_refused_by_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The store would time out at each attempt to write it, until the step does."""
+    """Otherwise the store would time out at each attempt to write it, until the step does."""
     monkeypatch.setattr("paigeant_celery.journal.hop_journal.MAX_RECORD", 100)
     hop = JournalledHop()
     with hop.attempt() as journal, pytest.raises(NotSerializable, match="result_too_large"):
@@ -111,13 +111,13 @@ async def test_a_result_that_is_too_large_for_a_record_is_refused_by_size(monkey
 
 
 def test_a_digest_is_made_of_anything() -> None:
-    """Arguments of tools may be bytes, and models write what is no text."""
+    """Arguments of tools may be bytes, and models may write broken text."""
     assert digest({"image": b"\xff"}) != digest({"image": b"\xfe"})
     assert digest({"k": "\ud800", "s": {1}}) == digest({"k": "\ud800", "s": {1}})
 
 
 class Hasty(WrapperToolset[None]):
-    """Gives a tool little time, and goes on without it."""
+    """Gives a tool little time and goes on without it."""
 
     async def call_tool(self, name: str, tool_args: dict[str, Any], ctx: Any, tool: Any) -> Any:
         try:
@@ -128,7 +128,7 @@ class Hasty(WrapperToolset[None]):
 
 
 async def test_a_tool_that_was_cut_off_and_survived_is_cut_off_again() -> None:
-    """The run went on without its answer, and does so again; it is no sign of changed code."""
+    """The run went on without its answer and does so again; this is not a sign of changed code."""
     hop, begun = JournalledHop(), []
 
     async def sleepy() -> str:
@@ -152,7 +152,7 @@ class _HastyTools(AbstractCapability[Any]):
 
 
 async def test_what_a_failed_tool_used_counts_in_the_replay() -> None:
-    """A sub-agent was paid for, also where its tool then failed and the run went on."""
+    """A sub-agent was paid for, even if its tool then failed and the run went on."""
     hop = JournalledHop()
     inner = Agent(TestModel(), name="inner")
 

@@ -26,7 +26,7 @@ def read(text: str) -> Record:
     ],
 )
 def test_a_record_is_read_as_it_was_written(record: Record) -> None:
-    """What was paid for comes back whole; also what models write that is no clean text."""
+    """What was paid for comes back whole, even broken text that models write."""
     text = record.encode()
 
     assert read(text) == record
@@ -34,7 +34,7 @@ def test_a_record_is_read_as_it_was_written(record: Record) -> None:
 
 
 def test_the_format_of_a_record_is_pinned() -> None:
-    """A worker of a later release reads what this one wrote; another form needs another version."""
+    """A worker of a later release reads what this one wrote; a different form needs a new version."""
     record = Record(fingerprint={"model": "m"}, result=[1], usage={"requests": 1})
 
     assert record.encode() == '{"v":1,"of":{"model":"m"},"result":[1],"usage":{"requests":1}}'
@@ -42,7 +42,7 @@ def test_the_format_of_a_record_is_pinned() -> None:
 
 
 def test_what_is_no_json_is_not_written() -> None:
-    """A record that could not be read would park the hop in its next attempt."""
+    """An unreadable record would park the hop in its next attempt."""
     with pytest.raises((TypeError, ValueError)):
         Record(result=object()).encode()
 
@@ -50,7 +50,7 @@ def test_what_is_no_json_is_not_written() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('{"v":2,"of":{}}', "format 2, and this version reads 1"),
+        ('{"v":2,"of":{}}', "format 2, but this version reads 1"),
         ('{"v":1}', "damaged"),
         ('{"v":1,"of":{},"failure":{"class":"E"}}', "damaged"),
         ("[1]", "damaged"),
@@ -80,7 +80,7 @@ def test_a_key_of_a_later_version_is_passed_over(text: str) -> None:
 
 
 def test_texts_may_drift_and_the_rest_may_not() -> None:
-    """A reworded prompt is no other program; another model, tool set or output schema is."""
+    """A reworded prompt is not a different program; a different model, tool set or output schema is."""
     recorded = {"model": "a", "tools": "t", "output": "o", "prompt": "p", "settings": "s", "gone": "g"}
 
     assert differences(recorded, dict(recorded)) == ([], [])

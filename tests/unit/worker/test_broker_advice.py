@@ -50,7 +50,7 @@ COPIES = "(of a longer step a copy is delivered, and dropped)"
 
 
 def test_a_sound_redis_is_one_line(lines: Advise) -> None:
-    """Who has nothing to do reads one line."""
+    """Operators with nothing to do read one line."""
     if kombu.VERSION[:2] < (5, 7):
         pytest.skip("an older Kombu does not check the connection that waits for messages")
 
@@ -60,13 +60,13 @@ def test_a_sound_redis_is_one_line(lines: Advise) -> None:
 
 
 def test_the_defaults_are_those_of_the_installed_kombu() -> None:
-    """What is printed as found is what Kombu takes where nothing is set."""
+    """What is printed as found is what Kombu uses if nothing is set."""
     assert (redis.Channel.visibility_timeout, redis.Channel.health_check_interval) == (3600, 25)
     assert redis.Channel.socket_keepalive is None
 
 
 def test_a_visibility_timeout_that_is_set_is_found(lines: Advise) -> None:
-    """With a store no step runs twice for it, whatever it is."""
+    """With a store no step runs twice because of it, whatever its value."""
     (line,) = lines("redis://h", broker_transport_options={"visibility_timeout": 60, "socket_keepalive": True})
 
     assert f"visibility_timeout 60 s {COPIES}" in line
@@ -76,7 +76,7 @@ def test_a_visibility_timeout_that_is_set_is_found(lines: Advise) -> None:
 def test_without_a_store_no_step_may_outlast_the_visibility_timeout(
     lines: Advise, longest_step: float, recommended: bool
 ) -> None:
-    """There it is run again, beside the first run."""
+    """Otherwise the step runs again, in parallel with the first run."""
     options = {"socket_keepalive": True}
 
     found = lines("redis://h", durable=False, longest_step=longest_step, broker_transport_options=options)
@@ -99,7 +99,7 @@ def test_messages_that_wait_in_a_busy_worker_are_named(lines: Advise) -> None:
 
 @pytest.mark.skipif(celery.VERSION < (5, 6), reason="came with Celery 5.6")
 def test_a_worker_that_fetches_nothing_ahead_is_sound(lines: Advise) -> None:
-    """There the multiplier has no effect; Celery heeds the setting on Redis alone."""
+    """There the multiplier has no effect; Celery respects the setting only on Redis."""
     on_redis, on_rabbit = (
         lines(url, prefetch=4, worker_disable_prefetch=True) for url in ("redis://127.0.0.1:1", "amqp://127.0.0.1:1")
     )
@@ -122,7 +122,7 @@ def test_a_connection_that_nobody_checks_is_named(lines: Advise, monkeypatch: py
 
 
 def test_a_sound_rabbitmq_is_one_line(lines: Advise) -> None:
-    """Its `consumer_timeout` is the server's, and costs a copy that is dropped."""
+    """Its `consumer_timeout` is the server's; exceeding it costs a copy that is dropped."""
     found = lines(
         "amqp://h//",
         threads=True,
@@ -148,7 +148,7 @@ def test_what_rabbitmq_needs_without_a_store_is_named(lines: Advise) -> None:
 
 
 def test_what_stops_threads_on_rabbitmq_is_named(lines: Advise) -> None:
-    """Celery's default hung there after a lost connection; on Redis it does no harm."""
+    """Celery's default hung there after a lost connection; on Redis it is harmless."""
     setting = "worker_enable_prefetch_count_reduction = False"
     confirms = {"confirm_publish": True}
 

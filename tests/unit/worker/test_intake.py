@@ -1,4 +1,4 @@
-"""The intake: what is ours and cannot be digested is kept, what is not ours is none of our business."""
+"""The intake: messages of ours that cannot be handled are kept; other messages are left alone."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from paigeant_celery.hop.answers import Drop, Refused
 from paigeant_celery.hop.guard import Arrival
 from paigeant_celery.worker.intake import Intake
 
-MAX_SIZE = 4096  # bytes of an envelope; of a body three times as much, and 64 KiB
+MAX_SIZE = 4096  # bytes of an envelope; a body may have three times as much plus 64 KiB
 MAX_BODY = 3 * MAX_SIZE + 64 * 1024
 
 
@@ -30,7 +30,7 @@ class ChannelClosed(Exception):
 
 
 class Line:
-    """A consumer that notes what reaches Celery, with an intake before it."""
+    """A consumer that records what reaches Celery, with an intake in front of it."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("paigeant_celery.worker.intake.STORE_WAIT", 0)
@@ -81,7 +81,7 @@ class Line:
 
 
 class Sent(Message):
-    """A message that notes how it was answered."""
+    """A message that records how it was answered."""
 
     def __init__(self, queue: str, **fields: Any) -> None:
         given: dict[str, Any] = {
@@ -108,7 +108,7 @@ def line(monkeypatch: pytest.MonkeyPatch) -> Line:
     "fields", [{}, {"body": "null"}, {"headers": {}}, {"content_type": "application/x-python-serialize"}]
 )
 def test_a_message_of_another_queue_is_left_to_celery(line: Line, fields: dict[str, Any]) -> None:
-    """A worker serves other applications, too, and judges nothing of theirs."""
+    """A worker also serves other applications and does not judge their messages."""
     message = Sent("theirs", **{"headers": {"task": "shop.print", "id": "1"}, **fields})
 
     line.handle(message)
@@ -122,7 +122,7 @@ def test_a_message_of_another_queue_is_left_to_celery(line: Line, fields: dict[s
 
 
 def test_a_sound_message_passes(line: Line) -> None:
-    """What a dispatcher sends, and a task of the host that is routed to our queue."""
+    """This holds for what a dispatcher sends, and for a task of the host that is routed to our queue."""
     messages = [Sent("ours"), Sent("ours", headers={"task": "shop.send_mail", "id": "1"})]
 
     for message in messages:
@@ -169,7 +169,7 @@ def test_a_queue_is_known_by_its_consumer_where_its_routing_key_is_another(line:
 def test_a_message_with_a_time_of_its_own_is_refused_before_celery_sees_it(
     line: Line, name: str, value: str, reason: str
 ) -> None:
-    """Celery would hold a slot until the one, and revoke whatever bears the id after the other."""
+    """Celery would hold a slot until an `eta`, and revoke whatever has the id after `expires`."""
     message = Sent("ours", headers={"task": "paigeant.draft", "id": "w.0", name: value})
 
     line.handle(message)
@@ -185,7 +185,7 @@ def test_a_message_with_a_time_of_its_own_is_refused_before_celery_sees_it(
 def test_only_a_hop_that_cannot_be_run_is_shown_as_failed(
     line: Line, answer: Refused | Drop, events: list[str]
 ) -> None:
-    """A copy at a worker without the agent changes nothing on screen, where its hop goes on elsewhere."""
+    """A copy at a worker without the agent changes nothing on screen if its hop goes on elsewhere."""
     line.answer = answer
     message = Sent("ours", headers={"task": "paigeant.late", "id": "w.0"})
 
@@ -196,7 +196,7 @@ def test_only_a_hop_that_cannot_be_run_is_shown_as_failed(
 
 
 def test_what_is_refused_leaves_the_queue_with_a_letter(line: Line) -> None:
-    """It would come back for ever, or end the worker."""
+    """Otherwise it would come back forever, or end the worker."""
     message = Sent("ours", body="null")
 
     line.handle(message)
@@ -219,7 +219,7 @@ def test_what_is_refused_while_the_store_is_away_goes_back(line: Line) -> None:
 
 
 def test_an_error_of_celerys_own_handling_is_a_letter(line: Line) -> None:
-    """What the checks do not foresee ends no worker either."""
+    """What the checks do not foresee does not end a worker either."""
 
     def broken(_: object) -> None:
         raise KeyError("id")
@@ -235,7 +235,7 @@ def test_an_error_of_celerys_own_handling_is_a_letter(line: Line) -> None:
 
 
 def body_of(size: int) -> bytes:
-    """A body of so many bytes; its zeros compress to next to nothing."""
+    """A body of so many bytes, whose zeros compress to almost nothing."""
     frame = b'["%s",{},{}]'
     return frame % (b"0" * (size - len(frame) + 2))
 
@@ -253,7 +253,7 @@ def test_a_body_that_no_envelope_fills_is_refused_before_it_is_read(line: Line, 
 
 
 class Wire:
-    """A message as each kind of transport makes it of what the broker hands over, by the classes that it was given."""
+    """A message as each kind of transport makes it from what the broker delivers, with the given classes."""
 
     def __init__(self, line: Line) -> None:
         redis, amqp = Connection("redis://127.0.0.1:1"), Connection("amqp://127.0.0.1:1")
@@ -294,7 +294,7 @@ class Wire:
 def test_a_compressed_body_is_measured_before_it_is_decompressed(
     line: Line, kind: str, queue: str, task: str | None, compression: str, size: int, fault: str | None
 ) -> None:
-    """A gibibyte of zeros is a message of a mebibyte; what is not ours is unpacked as ever."""
+    """A gibibyte of zeros is a message of a mebibyte; messages that are not ours are unpacked as usual."""
     packed = zlib.compress(body_of(size))
 
     message = getattr(Wire(line), kind)(packed, {"compression": compression, "task": task}, queue)
@@ -305,7 +305,7 @@ def test_a_compressed_body_is_measured_before_it_is_decompressed(
 
 @pytest.mark.parametrize("scheme", ["redis", "amqp"])
 def test_another_broker_of_several_is_read_as_carefully(line: Line, scheme: str) -> None:
-    """A connection that fails over makes its channels and messages anew."""
+    """A connection that fails over makes new channels and messages."""
     brokers = [f"{scheme}://127.0.0.1:{port}" for port in (1, 2)]
     connection = Connection(";".join(brokers))
     line.consumer.ensure_connected(connection)
@@ -346,7 +346,7 @@ TIMED_OUT = "PRECONDITION_FAILED - delivery acknowledgement on channel 1 timed o
 
 
 def test_a_channel_that_was_closed_under_a_long_step_is_a_lost_connection(line: Line) -> None:
-    """Celery connects again after one, and ends its worker for anything else."""
+    """Celery reconnects after a lost connection, and ends its worker for anything else."""
     line.raises.append(ChannelClosed(406, TIMED_OUT))
 
     with pytest.raises(ConnectionResetError, match="timed out"):
@@ -362,7 +362,7 @@ def test_a_channel_that_was_closed_under_a_long_step_is_a_lost_connection(line: 
 def test_a_channel_that_was_closed_for_another_reason_is_left_to_celery(
     line: Line, code: int, text: str, ours: bool
 ) -> None:
-    """It would come again; and a worker that serves none of our steps is not ours to judge."""
+    """It would recur, and a worker that serves none of our steps is not ours to judge."""
     line.raises.append(ChannelClosed(code, text))
     if not ours:
         line.ours.clear()

@@ -1,4 +1,4 @@
-"""The process's event loop: one for all steps, for the whole life of a process, and anew in each child."""
+"""The process's event loop: one for all steps and the whole life of a process, and a new one in each child."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Interrupted(BaseException):
 
 
 class Endless:
-    """A coroutine that goes on until it is cancelled, and says so."""
+    """A coroutine that goes on until it is cancelled, and then says so."""
 
     def __init__(self) -> None:
         self.started, self.cancelled = threading.Event(), threading.Event()
@@ -47,7 +47,7 @@ class Endless:
 
 @pytest.fixture
 def interrupting() -> Iterator[None]:
-    """Let SIGUSR1 raise `Interrupted` in the main thread, as a time limit of Celery's is raised there."""
+    """Make SIGUSR1 raise `Interrupted` in the main thread, as Celery's time limits do."""
 
     def interrupt(number: int, frame: object) -> None:
         raise Interrupted
@@ -58,13 +58,13 @@ def interrupting() -> Iterator[None]:
 
 
 def run(loop: ProcessLoop, coroutine: Coroutine[Any, Any, T], *, timeout: float | None = None) -> T:
-    """Wait for a coroutine as the body of a task does."""
+    """Wait for a coroutine as a task body does."""
     with loop.running(coroutine) as future:
         return future.result(timeout)
 
 
 def run_alone(code: str) -> str:
-    """Run a program of its own, which has `run` from above, and return what it prints."""
+    """Run a separate program, which has `run` from above, and return what it prints."""
     code = f"from __future__ import annotations\n{getsource(run)}\n{dedent(code)}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
@@ -120,7 +120,7 @@ def test_threads_that_come_first_together_make_one_loop(monkeypatch: pytest.Monk
 
 
 def test_an_error_reaches_who_waits_for_it() -> None:
-    """The task body sees what its coroutine raised and not that some loop failed."""
+    """The task body sees the error of its coroutine, not just that some loop failed."""
     error = ValueError("no")
 
     async def fail() -> None:
@@ -146,7 +146,7 @@ def test_a_coroutine_sees_the_context_of_its_caller_and_does_not_change_it() -> 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="this system has no SIGUSR1")
 def test_an_interrupted_wait_cancels_the_coroutine(interrupting: None) -> None:
-    """A time limit or a stop ends the model call, too; nobody goes on paying for what no one waits for."""
+    """A time limit or a stop also ends the model call; nobody goes on paying for a result that no one waits for."""
     loop, endless = ProcessLoop(), Endless()
     waiter = threading.main_thread().ident
     assert waiter is not None
@@ -167,7 +167,7 @@ def test_an_interrupted_wait_cancels_the_coroutine(interrupting: None) -> None:
 
 
 def test_a_wait_that_times_out_cancels_the_coroutine() -> None:
-    """A step that nobody waits for any more does not go on."""
+    """A step that nobody waits for any longer does not go on."""
     endless = Endless()
 
     with pytest.raises(TimeoutError):
@@ -177,7 +177,7 @@ def test_a_wait_that_times_out_cancels_the_coroutine() -> None:
 
 
 def test_a_wait_ends_in_time_though_the_coroutine_blocks_its_loop() -> None:
-    """Code that never awaits cannot be cancelled; the task body is free nevertheless."""
+    """Code that never awaits cannot be cancelled, but the task body is free anyway."""
     release, ended = threading.Event(), threading.Event()
 
     async def block() -> None:
@@ -236,7 +236,7 @@ def test_a_task_that_would_end_the_process_leaves_the_loop_to_the_other_steps(
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 def test_a_forked_child_has_a_loop_of_its_own() -> None:
-    """The thread of the parent's loop does not exist in a prefork child, where every step would wait for ever."""
+    """The thread of the parent's loop does not exist in a prefork child, so every step there would wait forever."""
     exit_codes = run_alone(
         """
         import asyncio, os, signal
@@ -260,7 +260,7 @@ def test_a_forked_child_has_a_loop_of_its_own() -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 def test_a_child_forked_while_the_loop_is_made_does_not_wait_for_the_parent() -> None:
-    """A pool may grow at any moment; a lock that is held then comes free in the parent alone."""
+    """A pool may grow at any moment; a lock that is held then is released only in the parent."""
     exit_code = run_alone(
         """
         import asyncio, os, signal, threading
@@ -309,7 +309,7 @@ def test_functions_that_hang_leave_a_thread_for_the_next_one() -> None:
 
 
 def test_a_function_in_its_thread_sees_the_context_and_hands_over_what_it_raises() -> None:
-    """A sync step is a step like any other; nobody waits for ever for an error that no future can carry."""
+    """A sync step is a step like any other; nobody waits forever for an error that no future can carry."""
     tenant = contextvars.ContextVar("tenant", default="nobody")
     tenant.set("shop")
 

@@ -1,4 +1,4 @@
-"""What a worker makes of revoked tasks: workflows that are cancelled, and those that are none of its business."""
+"""What a worker does about revoked tasks: it cancels workflows of ours and ignores everything else."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from paigeant_celery.worker.revocations import Revocations
 
 @pytest.fixture
 def store() -> MemoryStore:
-    """A store with a workflow that stands at its first hop."""
+    """A store with a workflow that is at its first hop."""
     store = MemoryStore(lease=10, ttl=60)
     store.start(NewWorkflow(correlation_id="w", content="x", hop=hop("w.0")))
     return store
@@ -50,7 +50,7 @@ def state_of(store: MemoryStore) -> str:
 def test_the_workflow_of_a_revoked_hop_is_cancelled_also_where_the_hop_just_ended(
     store: MemoryStore, revocations: Revocations, hops: int, expected: str
 ) -> None:
-    """The button means the workflow, and is looked at within a second; what is long over revokes nothing."""
+    """The button means the workflow and takes effect within a second; a hop that ended long ago revokes nothing."""
     state.revoked.add("w.0")
     for place in range(hops):
         hand_on(store, place)
@@ -61,15 +61,15 @@ def test_the_workflow_of_a_revoked_hop_is_cancelled_also_where_the_hop_just_ende
 
 
 def test_a_message_that_came_too_late_revokes_no_workflow(store: MemoryStore, revocations: Revocations) -> None:
-    """Celery takes it for revoked under the id that it bears, which a stranger may have chosen."""
+    """Celery treats it as revoked under its own id, which a stranger may have chosen."""
     state.revoked.add("w.0")
     task_revoked.send(sender=None, request=SimpleNamespace(id="w.0"), terminated=False, signum=None, expired=True)
 
     revocations.look()
 
     assert state_of(store) == "running"
-    assert "w.0" not in state.revoked  # which workers hand on to each other
-    state.revoked.add("w.0")  # now somebody means it
+    assert "w.0" not in state.revoked  # which workers pass on to each other
+    state.revoked.add("w.0")  # now somebody really revokes it
     revocations.look()
     assert state_of(store) == "cancelled"
 

@@ -1,4 +1,4 @@
-"""The body of a hop's task: what it waits for, what it gives up, and what it tells Celery then."""
+"""The body of a hop's task: what it waits for, when it gives up, and what it then tells Celery."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Interrupted(BaseException):
 class Bench:
     """One process that serves hops from a store in memory, whose clock is `at`.
 
-    `failing` maps operations (`claim`, `complete`, `publish`) to errors that they raise, first to last; `before`
+    `failing` maps operations (`claim`, `complete`, `publish`) to the errors that they raise, in order; `before`
     maps them to what happens just before each call.
     """
 
@@ -65,7 +65,7 @@ class Bench:
         self.runtime = HopRuntime(cast("Any", transport))
 
     def start(self, message: PaigeantMessage) -> Arrival:
-        """Record a workflow and give the delivery of its first hop."""
+        """Record a workflow and return the delivery of its first hop."""
         envelope = encode(message)
         hop = HopRecord(hop_id=message.message_id, queue="q", envelope=envelope, digest=sha256(envelope))
         self.store.start(NewWorkflow(correlation_id="w-1", content="x", hop=hop))
@@ -77,7 +77,7 @@ class Bench:
         return found
 
     def take_over(self) -> None:
-        """Let the lease lapse and give the hop to another process, though this one renews in between."""
+        """Let the lease lapse and give the hop to another process, although this one renews in between."""
         claim = Claim(hop_id="w-1.0", owner="other", token="other", max_attempts=5, digest=None)
         for _ in range(1000):
             self.at += timedelta(seconds=LEASE)
@@ -96,11 +96,11 @@ class Bench:
 
 
 def nothing() -> None:
-    """What happens before a call that is not interfered with."""
+    """What happens before a call that is left alone."""
 
 
 class Clock:
-    """Stands for the module `time`: waiting takes no time, and `waits` says how long it would have been.
+    """Stands in for the module `time`: waiting takes no time, and `waits` says how long it would have taken.
 
     A wait beyond `limit` is cut short, as by the time limit of a message.
     """
@@ -140,7 +140,7 @@ def runs() -> list[str]:
 
 @pytest.fixture
 def one(runs: list[str]) -> FunctionActivity[[], str]:
-    """A step that says when it runs."""
+    """A step that reports when it runs."""
 
     @activity
     def one() -> str:
@@ -186,7 +186,7 @@ def test_a_refused_message_is_a_failure_that_names_its_step_and_its_copy_is_igno
 
 
 def test_another_envelope_under_the_id_of_a_hop_changes_nothing_on_screen(bench: Bench, first: Arrival) -> None:
-    """A forgery is reported in a dead letter, and the hop whose id it bears is shown as it is."""
+    """A forgery is reported in a dead letter, and the hop with its id is shown unchanged."""
     altered = replace(first, envelope=str(first.envelope).replace("{}", "{ }", 1))
 
     with pytest.raises(Ignore, match="altered"):
@@ -227,7 +227,7 @@ def waits_for_a_future(thread: int) -> bool:
 
 
 class Endless:
-    """A step that goes on until it is cancelled, and says so; `meanwhile` is called in a thread beside it."""
+    """A step that goes on until it is cancelled, and then says so; `meanwhile` is called in another thread."""
 
     def __init__(self, meanwhile: Callable[[], None]) -> None:
         self.cancelled = threading.Event()
@@ -247,7 +247,7 @@ class Endless:
 def test_an_interrupted_task_body_cancels_its_run_and_records_nothing(
     bench: Bench, make_message: MakeMessage, interrupting: Callable[[type[BaseException]], None]
 ) -> None:
-    """A worker that is stopped pays for no answer that nobody waits for; another one runs the hop."""
+    """A stopped worker does not pay for an answer that nobody waits for; another one runs the hop."""
     endless = Endless(lambda: interrupting(Interrupted))
     arrival = bench.start(make_message(endless.step))
 
@@ -262,7 +262,7 @@ def test_an_interrupted_task_body_cancels_its_run_and_records_nothing(
 def test_a_time_limit_of_the_message_ends_the_step_as_its_own_does(
     bench: Bench, make_message: MakeMessage, interrupting: Callable[[type[BaseException]], None]
 ) -> None:
-    """Whoever waits gets an error, whichever limit came first."""
+    """Those who wait get an error, whichever limit came first."""
     endless = Endless(lambda: interrupting(SoftTimeLimitExceeded))
     arrival = bench.start(make_message(endless.step))
 
@@ -276,7 +276,7 @@ def test_a_time_limit_of_the_message_ends_the_step_as_its_own_does(
 
 
 def test_the_run_of_a_lost_hop_is_cancelled_and_the_delivery_ignored(bench: Bench, make_message: MakeMessage) -> None:
-    """Another worker took the hop over; this one stops paying and touches nothing of it."""
+    """Another worker took over the hop; this one stops paying and leaves the hop alone."""
     endless = Endless(bench.take_over)
     arrival = bench.start(make_message(endless.step))
 
@@ -288,7 +288,7 @@ def test_the_run_of_a_lost_hop_is_cancelled_and_the_delivery_ignored(bench: Benc
 
 
 def test_a_step_whose_hop_was_taken_as_it_ended_is_ignored(bench: Bench, make_message: MakeMessage) -> None:
-    """The answer came too late for a renewal to say so; whoever took the hop over gives its own."""
+    """The answer came too late for a renewal to say so; the new owner gives its own."""
 
     @activity
     async def one() -> None:
@@ -306,7 +306,7 @@ def test_a_step_whose_hop_was_taken_as_it_ended_is_ignored(bench: Bench, make_me
 def test_a_step_that_blocks_the_loop_times_out_and_the_next_one_runs(
     bench: Bench, make_message: MakeMessage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Code that never awaits holds up neither its own workflow nor the others of its process."""
+    """Code that never awaits blocks neither its own workflow nor the others in its process."""
     monkeypatch.setattr(hop_task, "BLOCKED_GRACE", 0.05)
     monkeypatch.setattr(hop_task, "BLOCKED_SIGN", 0.05)
     release = threading.Event()
@@ -334,13 +334,13 @@ def test_a_step_that_blocks_the_loop_times_out_and_the_next_one_runs(
     ]
 
 
-# Servers that are away.
+# Servers that are unavailable.
 
 
 def test_a_store_that_stays_away_gives_the_message_back_before_anything_runs(
     bench: Bench, first: Arrival, clock: Clock, runs: list[str]
 ) -> None:
-    """Another worker may reach it; this one asks for half a minute, ever less often."""
+    """Another worker may reach it; this one asks for half a minute, less and less often."""
     bench.failing["claim"] = away(100)
 
     with pytest.raises(Reject) as caught:
@@ -380,7 +380,7 @@ def test_an_output_that_was_paid_for_is_kept_until_it_is_recorded_and_sent(
 def test_a_store_that_never_comes_back_gives_a_finished_step_back_at_last(
     bench: Bench, first: Arrival, clock: Clock
 ) -> None:
-    """A worker does not hold its slot for ever; after a quarter of an hour the broker has the message again."""
+    """A worker does not hold its slot forever; after a quarter of an hour the broker gets the message back."""
     bench.failing["complete"] = away(1000)
 
     with pytest.raises(Reject) as caught:
@@ -394,7 +394,7 @@ def test_a_store_that_never_comes_back_gives_a_finished_step_back_at_last(
 def test_a_time_limit_while_a_server_is_away_gives_the_message_back(
     bench: Bench, first: Arrival, clock: Clock, operation: str
 ) -> None:
-    """The limit ends the waiting, and is no failure of a step that waits or has ended."""
+    """The limit ends the waiting; it is not a failure of a step that waits or has ended."""
     bench.failing[operation], clock.limit = away(100), 3.0
 
     with pytest.raises(Reject, match="time limit") as caught:

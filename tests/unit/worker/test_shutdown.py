@@ -8,14 +8,14 @@ from paigeant_celery.worker.shutdown import Shutdown
 
 
 def test_nothing_is_over_before_somebody_asks() -> None:
-    """A grace of nothing does not stop a worker that nobody stops."""
+    """A grace period of zero does not stop a worker that nobody stops."""
     shutdown = Shutdown(grace=0)
 
     assert (shutdown.asked, shutdown.over) == (False, False)
 
 
 def test_the_grace_begins_with_the_first_that_asks() -> None:
-    """An impatient second signal does not prolong it."""
+    """An impatient second signal does not extend it."""
     brief, long = Shutdown(grace=0), Shutdown(grace=3600)
 
     for shutdown in (brief, long):
@@ -27,7 +27,7 @@ def test_the_grace_begins_with_the_first_that_asks() -> None:
 
 
 def test_another_worker_of_the_process_begins_anew() -> None:
-    """Tests and programs start a worker on an app whose last one has ended."""
+    """Tests and programs start a worker on an app whose previous one has ended."""
     shutdown = Shutdown(grace=0)
     shutdown.ask()
 
@@ -37,7 +37,7 @@ def test_another_worker_of_the_process_begins_anew() -> None:
 
 
 def test_a_forked_process_learns_of_it() -> None:
-    """Celery tells the main process of a prefork pool alone."""
+    """Celery tells only the main process of a prefork pool."""
     shutdown = Shutdown(grace=0)
     said, answer = os.pipe()
     go, start = os.pipe()

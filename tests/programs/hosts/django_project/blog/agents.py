@@ -1,4 +1,4 @@
-"""Agents of a Django app, found as tasks are."""
+"""Agents of a Django app, found in the same way as tasks."""
 
 from __future__ import annotations
 
@@ -12,5 +12,5 @@ title = PaigeantAgent(echo("title"))
 
 @activity
 def installed_apps() -> list[str]:
-    """Use Django, which is set up when a step runs."""
+    """Use Django, which must be set up when a step runs."""
     return sorted(config.label for config in apps.get_app_configs())

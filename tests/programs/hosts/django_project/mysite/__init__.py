@@ -1,4 +1,4 @@
-"""A Django project with a Celery app, as Celery's documentation lays it out."""
+"""A Django project with a Celery app, laid out as in Celery's documentation."""
 
 from mysite.celery import app as celery_app
 

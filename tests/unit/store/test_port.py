@@ -1,4 +1,4 @@
-"""The seam to a store: five small parts, of which a user asks for what it needs."""
+"""The seam to a store: five small parts, so that its users ask only for what they need."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ def operations(of: type) -> set[str]:
 
 
 def test_each_operation_of_a_store_stands_in_one_of_its_five_parts() -> None:
-    """Who reads a signature sees what of the store its owner may touch."""
+    """A signature shows which parts of the store its owner may touch."""
     assert set(PARTS) < set(port.Store.__mro__)
     assert operations(port.Store) == set()
     assert [(a, b) for a, b in combinations(PARTS, 2) if operations(a) & operations(b)] == []
 
 
 def test_the_stores_offer_what_the_parts_name_and_nothing_else() -> None:
-    """What one of them alone could do, nobody could rely on."""
+    """Nobody could rely on what only one of them can do."""
     named = set[str]().union(*map(operations, PARTS))
 
     assert operations(RedisStore) == named
