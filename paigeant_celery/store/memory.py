@@ -277,6 +277,7 @@ class MemoryStore:
             self._drop_letter(hop)
             workflow.envelope, workflow.failure, workflow.updated_at = hop.envelope, None, now
             hop.state, hop.envelope, hop.owner, hop.token, hop.claim = "cancelled", None, None, None, None
+            hop.failure = None
             _add_event(workflow, self._next_cursor(), now, "workflow_cancelled", workflow.hop_id)
             self._end(correlation_id, "cancelled", now)
             return "cancelled"
@@ -526,7 +527,7 @@ class MemoryStore:
             self._held_until = now + self._lease
         self._swept_at = now
         if not self._held(now):
-            for owner in [owner for owner, end in self._leases.items() if end <= now]:
+            for _, owner in sorted((end, owner) for owner, end in self._leases.items() if end <= now):
                 self._lapse(owner, "lease_over", again, now)
         for hop_id in self._due_by(now):
             hop = self._hops[hop_id]
@@ -547,9 +548,9 @@ class MemoryStore:
     def _due_by(self, now: datetime) -> list[str]:
         """Return the hops that are due, and first those that are sent whatever waits on their queue."""
 
-        def order(hop_id: str) -> tuple[bool, datetime]:
+        def order(hop_id: str) -> tuple[bool, datetime, str]:
             hop = self._hops[hop_id]
-            return hop.state == "queued" and hop.sent > 0, self._due[hop_id]
+            return hop.state == "queued" and hop.sent > 0, self._due[hop_id], hop_id
 
         return sorted((hop_id for hop_id, at in self._due.items() if at <= now), key=order)
 
