@@ -173,8 +173,10 @@ class MemoryBench:
         self.now += part * timedelta(seconds=LEASE)
 
     def next_second(self) -> None:
-        assert self.raw._swept_at is not None
-        self.raw._swept_at -= timedelta(seconds=1)
+        self.swept(cast("datetime", self.raw._sweeping.swept_at) - timedelta(seconds=1))
+
+    def swept(self, at: datetime) -> None:
+        self.raw._sweeping = replace(self.raw._sweeping, swept_at=at)
 
     def overdue(self, hop_id: str) -> None:
         assert hop_id in self.raw._due
@@ -182,7 +184,7 @@ class MemoryBench:
 
     def lapse_swept(self) -> None:
         self.lapse()
-        self.raw._swept_at = self.now - timedelta(seconds=1)
+        self.swept(self.now - timedelta(seconds=1))
 
     def expire(self) -> None:
         self.now += timedelta(seconds=TTL)
@@ -195,7 +197,7 @@ class MemoryBench:
         for owner, held in raw._owned.items():
             for hop_id in held:
                 places.setdefault(hop_id, []).append(f"owner {owner}")
-        return {hop_id: hop.state for hop_id, hop in raw._hops.items()}, places, set(raw._leases), set(raw._owned)
+        return {hop_id: kept.hop.state for hop_id, kept in raw._hops.items()}, places, set(raw._leases), set(raw._owned)
 
 
 class RedisBench:

@@ -25,6 +25,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
+from paigeant_celery.core.hops import goes_first
 from paigeant_celery.flow import Failure
 from paigeant_celery.ports import (
     Claim,
@@ -93,6 +94,10 @@ def parts(hop_id: str) -> tuple[str, int]:
 
 def milliseconds(at: datetime) -> int:
     return round((at - datetime(1970, 1, 1, tzinfo=UTC)) / timedelta(milliseconds=1))
+
+
+def moment_of(at: datetime | None) -> int | None:
+    return milliseconds(at) if at is not None else None
 
 
 # What is read of the records. Times are in milliseconds.
@@ -188,14 +193,14 @@ class MemoryRig:
             workflows={name: self._course(name, ends.get(name)) for name in raw._workflows},
             hops={hop_id: self._row(hop_id) for hop_id in raw._hops},
             due={hop_id: milliseconds(at) for hop_id, at in raw._due.items()},
-            ahead=frozenset(hop_id for hop_id in raw._due if self._is_ahead(hop_id)),
+            ahead=frozenset(hop_id for hop_id in raw._due if goes_first(raw._hops[hop_id].hop)),
             parked={hop_id: milliseconds(at) for hop_id, at in raw._parked.items()},
             owned={owner: frozenset(held) for owner, held in raw._owned.items()},
             leases={owner: milliseconds(end) for owner, end in raw._leases.items()},
-            sent=dict(raw._sent),
-            reached=dict(raw._reached),
-            swept_at=milliseconds(raw._swept_at) if raw._swept_at is not None else None,
-            held_until=milliseconds(raw._held_until) if raw._held_until is not None else None,
+            sent={queue: line.sent for queue, line in raw._lines.items() if line.sent},
+            reached={queue: line.reached for queue, line in raw._lines.items() if line.reached},
+            swept_at=moment_of(raw._sweeping.swept_at),
+            held_until=moment_of(raw._sweeping.held_until),
             letters=[
                 (
                     letter_fields(kept),
@@ -229,30 +234,28 @@ class MemoryRig:
         )
 
     def _row(self, hop_id: str) -> Row:
-        found = self.store._hops[hop_id]
-        given = found.claim
-        claim = (str(found.token), milliseconds(given.now), given.exhausted) if given is not None else None
+        kept = self.store._hops[hop_id]
+        found = kept.hop
+        claim = (
+            (found.token, milliseconds(found.claimed_at), found.exhausted) if found.token and found.claimed_at else None
+        )
         return Row(
-            workflow=found.workflow,
+            workflow=kept.workflow.correlation_id,
             state=found.state,
-            queue=found.queue,
+            queue=kept.queue,
             digest=found.digest,
-            envelope=found.envelope,
+            envelope=kept.envelope,
             owner=found.owner,
             fence=found.fence,
             attempt=found.attempt,
             claim=claim,
             failure=found.failure,
-            letter=found.letter,
+            letter=kept.letter,
             sent=found.sent,
             first=found.first,
             waits=found.waits,
-            journal=dict(found.journal),
+            journal=dict(kept.journal),
         )
-
-    def _is_ahead(self, hop_id: str) -> bool:
-        found = self.store._hops[hop_id]
-        return found.state == "waiting" or found.sent == 0
 
 
 # What a script cannot foresee is set: the time, and the order in which a set gives its members.

@@ -30,6 +30,8 @@ LAYERS = {
         "context",
         "flow",
         "journal",
+        "core",
+        "core.hops",
     },
     "seams": {"ports", "config", "process", "registry", "tracing", "feed", "recorder"},
     "adapters": {

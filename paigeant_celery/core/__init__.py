@@ -1,0 +1,1 @@
+"""What a workflow is and how it moves: no I/O, clock, randomness or threads."""
