@@ -232,7 +232,7 @@ def claim(
     if hop.state in ("waiting", "parked", "cancelled"):
         return hop.state
     if is_repeated(hop, owner=owner, token=token):
-        return _revived(hop, now, pace)
+        return _revived(hop, owner, now, pace)
     if is_leased(hop, lease=lease, held=held, now=now):
         return "running"
     exhausted = is_spent(hop, max_attempts=max_attempts)
@@ -257,7 +257,7 @@ def renew(hop: Hop, *, owner: str, fence: int, now: datetime, pace: Pace) -> Cha
     """
     if not is_of(hop, owner=owner, fence=fence):
         return "lost"
-    return _revived(hop, now, pace) if hop.state == "queued" else "kept"
+    return _revived(hop, owner, now, pace) if hop.state == "queued" else "kept"
 
 
 def close(
@@ -374,10 +374,9 @@ def _patience(waits: int, pace: Pace) -> timedelta:
     return min(pace.due_after * (1 << min(waits, MOST_DOUBLED)), pace.due_after_most)
 
 
-def _revived(hop: Hop, now: datetime, pace: Pace) -> Change:
-    """Leave the hop to the owner that it names."""
-    assert hop.owner is not None
-    return Change(hop=replace(hop, state="running"), place=Owned(owner=hop.owner, until=now + pace.lease))
+def _revived(hop: Hop, owner: str, now: datetime, pace: Pace) -> Change:
+    """Leave the hop to its owner, to whom it may have lapsed."""
+    return Change(hop=replace(hop, state="running"), place=Owned(owner=owner, until=now + pace.lease))
 
 
 def _without_claim(hop: Hop) -> Hop:

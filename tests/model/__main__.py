@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import fields
+from contextlib import nullcontext
 
 from model.moves import Budget
+from model.mutants import RULES, without
 from model.records import Rules
 from model.search import search
-
-RULES = [field.name for field in fields(Rules) if field.type == "bool"]
 
 
 def main() -> int:
@@ -20,8 +19,9 @@ def main() -> int:
     parser.add_argument("--faults", type=int, default=Budget.faults, help="in all; three need a minute and 600 MB")
     parser.add_argument("--without", choices=RULES, help="a rule that the protocol is to lack")
     arguments = parser.parse_args()
-    lacking = {arguments.without: False} if arguments.without else {}
-    report = search(Rules(hops=arguments.hops, **lacking), Budget(faults=arguments.faults))
+    whole = Rules(hops=arguments.hops)
+    with without(arguments.without, whole) if arguments.without else nullcontext(whole) as rules:
+        report = search(rules, Budget(faults=arguments.faults))
     print(report)
     return 0 if report.finding is None else 1
 
