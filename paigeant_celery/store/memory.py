@@ -29,18 +29,11 @@ from paigeant_celery.ports import (
     Sweep,
     WorkflowRecord,
 )
+from paigeant_celery.store.limits import LIMITS, Limits
 from paigeant_celery.store.reading import Entry, place_of, read_on
 
 __all__ = ["MemoryStore"]
 
-DUE_AFTER = timedelta(seconds=5)  # a queued hop's message is overdue then; each time again after twice as long
-DUE_AFTER_MOST = timedelta(seconds=80)
-LONG_UNSWEPT = timedelta(seconds=2.5)  # at least; a pass is made about every second
-PASS_EVERY = timedelta(seconds=0.9)  # a second, less what clocks and timers differ
-MOST_AT_ONCE = 100  # hops that one pass sends again
-MAX_EVENTS = 1000  # of one workflow
-MAX_STREAMED = 10_000  # of one workflow's agents
-MAX_LETTERS = 10_000  # the oldest give way
 FOR_EVER = datetime.max.replace(tzinfo=UTC)
 
 
@@ -51,13 +44,13 @@ class _Workflow:
     hop_id: str
     created_at: datetime
     updated_at: datetime
+    events: deque[Entry]
+    stream: deque[Entry]
     state: WorkflowState = "running"
     envelope: str | None = None
     failure: Failure | None = None
     hop_ids: list[str] = field(default_factory=list)
     blobs: dict[str, str] = field(default_factory=dict)
-    events: deque[Entry] = field(default_factory=lambda: deque(maxlen=MAX_EVENTS))
-    stream: deque[Entry] = field(default_factory=lambda: deque(maxlen=MAX_STREAMED))
 
 
 @dataclass(kw_only=True)
@@ -75,14 +68,15 @@ class _Kept:
 class MemoryStore:
     """A store for tests and for workers in threads; every operation holds one lock."""
 
-    def __init__(self, *, lease: float, ttl: float, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
-        self._pace = Pace(
-            lease=timedelta(seconds=lease),
-            due_after=DUE_AFTER,
-            due_after_most=DUE_AFTER_MOST,
-            long_unswept=LONG_UNSWEPT,
-            pass_every=PASS_EVERY,
-        )
+    def __init__(
+        self,
+        *,
+        lease: float,
+        ttl: float,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        limits: Limits = LIMITS,
+    ) -> None:
+        self._limits, self._pace = limits, _pace(lease, limits)
         self._ttl, self._clock = timedelta(seconds=ttl), now
         self._lock = threading.Lock()
         self._workflows: dict[str, _Workflow] = {}
@@ -367,7 +361,7 @@ class MemoryStore:
             if letter.letter_id in self._letters:
                 return False
             refused = [letter_id for letter_id, (until, _) in self._letters.items() if until != FOR_EVER]
-            if len(refused) >= MAX_LETTERS:
+            if len(refused) >= self._limits.max_letters:
                 del self._letters[refused[0]]
                 self._letters_dropped += 1
             self._letters[letter.letter_id] = now + self._ttl, self._dated(letter, now)
@@ -430,6 +424,8 @@ class MemoryStore:
             hop_id=new.hop.hop_id,
             created_at=now,
             updated_at=now,
+            events=deque(maxlen=self._limits.max_events),
+            stream=deque(maxlen=self._limits.max_streamed),
         )
         self._workflows[new.correlation_id] = workflow
         self._queue(workflow, new.hop, now)
@@ -520,7 +516,7 @@ class MemoryStore:
             for _, owner in sorted((end, owner) for owner, end in self._leases.items() if end <= now):
                 self._lapse(owner, "lease_over", again, now)
         for hop_id in self._due_by(now):
-            if len(again) >= MOST_AT_ONCE:
+            if len(again) >= self._limits.most_at_once:
                 return
             kept = self._hops[hop_id]
             empty, line = queues.get(kept.queue), self._line_of(kept.queue)
@@ -542,7 +538,7 @@ class MemoryStore:
         self, owner: str, why: Literal["owner_gone", "lease_over"], again: list[HopRecord], now: datetime
     ) -> None:
         for hop_id in sorted(self._owned.get(owner, ())):
-            if len(again) >= MOST_AT_ONCE:
+            if len(again) >= self._limits.most_at_once:
                 return
             kept = self._hops[hop_id]
             change = protocol.lapse(kept.hop, why, line=self._line_of(kept.queue), now=now, pace=self._pace)
@@ -577,6 +573,16 @@ class MemoryStore:
     def _next_number(self) -> int:
         self._cursor += 1
         return self._cursor
+
+
+def _pace(lease: float, limits: Limits) -> Pace:
+    return Pace(
+        lease=timedelta(seconds=lease),
+        due_after=timedelta(milliseconds=limits.due_after),
+        due_after_most=timedelta(milliseconds=limits.due_after_most),
+        long_unswept=timedelta(milliseconds=limits.long_unswept),
+        pass_every=timedelta(milliseconds=limits.pass_every),
+    )
 
 
 def _about(failure: Failure) -> dict[str, str]:

@@ -35,6 +35,7 @@ from paigeant_celery.ports import (
     Sweep,
 )
 from paigeant_celery.store import open_store
+from paigeant_celery.store.limits import LIMITS, Limits
 from paigeant_celery.store.memory import MemoryStore
 from paigeant_celery.store.redis import RedisStore
 
@@ -107,6 +108,9 @@ class Bench(Protocol):
     def raw(self) -> Store:
         """`store` without a look inside after each call, for calls that are made at once."""
 
+    def limit(self, limits: Limits) -> None:
+        """Give the stores, which were not called yet, other limits."""
+
     def lapse(self) -> None:
         """Return when the leases given by `brief` are over."""
 
@@ -166,6 +170,9 @@ class MemoryBench:
         self.raw = MemoryStore(lease=LEASE, ttl=TTL, now=lambda: self.now)
         self.store = self.brief = self.short_lived = cast("Store", Watched(self.raw, self))
 
+    def limit(self, limits: Limits) -> None:
+        self.raw._limits = limits
+
     def lapse(self) -> None:
         self.spend(1.0)
 
@@ -210,6 +217,11 @@ class RedisBench:
         self.store, self.brief, self.short_lived = (cast("Store", Watched(store, self)) for store in self.opened)
         self.raw = self.opened[0]
         self.client = redis.Redis.from_url(url, decode_responses=True)
+
+    def limit(self, limits: Limits) -> None:
+        for store in self.opened:
+            assert store._client is None, "its scripts are loaded"
+            store._limits = limits
 
     def close(self) -> None:
         self.client.close()
@@ -341,10 +353,9 @@ def test_a_forgotten_letter_is_gone(bench: Bench) -> None:
     assert list(bench.store.dead_letters(after=None, limit=10)) == []
 
 
-def test_the_oldest_letters_give_way_and_are_counted(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_oldest_letters_give_way_and_are_counted(bench: Bench) -> None:
     """A flood of bad messages does not fill the store, and nobody believes that the list is whole."""
-    for module in ("memory", "redis"):
-        monkeypatch.setattr(f"paigeant_celery.store.{module}.MAX_LETTERS", 2)
+    bench.limit(replace(LIMITS, max_letters=2))
     for letter_id in "abc":
         bench.store.bury(letter(letter_id))
 
@@ -352,10 +363,9 @@ def test_the_oldest_letters_give_way_and_are_counted(bench: Bench, monkeypatch: 
     assert bench.store.letters_dropped() == 1
 
 
-def test_no_flood_of_bad_messages_hides_a_parked_hop(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_flood_of_bad_messages_hides_a_parked_hop(bench: Bench) -> None:
     """Its letter is the only thing that shows it to a person."""
-    for module in ("memory", "redis"):
-        monkeypatch.setattr(f"paigeant_celery.store.{module}.MAX_LETTERS", 2)
+    bench.limit(replace(LIMITS, max_letters=2))
     bench.store.start(new())
     bench.store.park(closing(bench.store.claim(claim())), FAILURE, letter("parked"))
     for letter_id in "abc":

@@ -42,6 +42,7 @@ from paigeant_celery.ports import (
     StoredEvent,
     Sweep,
 )
+from paigeant_celery.store.limits import LIMITS
 from paigeant_celery.store.memory import FOR_EVER, MemoryStore
 from paigeant_celery.store.redis import RedisStore, _Client
 
@@ -60,6 +61,7 @@ PLACES = 3
 HOPS = tuple(f"{workflow}.{place}" for workflow in WORKFLOWS for place in range(PLACES))
 OWNERS = ("here:1", "here:2", "there:3")
 LETTERS = ("w.0", "w.1", "x")  # of hops that may be parked, and of a message that is none
+FEW_LETTERS = replace(LIMITS, max_letters=2)  # so that the oldest give way
 
 FAILURE = Failure(step_id="draft", error_class="ValueError", text="no such topic")
 
@@ -179,7 +181,7 @@ class MemoryRig:
 
     def __init__(self) -> None:
         self.now = BEGIN
-        self.store = MemoryStore(lease=LEASE, ttl=TTL, now=lambda: self.now)
+        self.store = MemoryStore(lease=LEASE, ttl=TTL, now=lambda: self.now, limits=FEW_LETTERS)
 
     def set_clock(self, now: datetime) -> None:
         self.now = now
@@ -685,7 +687,9 @@ class Machine:
         self.sweep_once(dead=dead, empty=empty, host=host)
 
     def bury(self, letter_id: str) -> None:
+        dropped = self.last.letters_dropped
         self.seen["buried"] += self.pair.ask(lambda store: store.bury(letter(letter_id)))
+        self.seen["letter dropped"] += self.last.letters_dropped - dropped
 
     def forget_letter(self, letter_id: str) -> None:
         self.seen["letter forgotten"] += self.pair.ask(lambda store: store.forget_letter(letter_id))
@@ -836,7 +840,7 @@ COMMON = {
 }  # fmt: skip
 RARE = {
     "taken over", "exhausted", "answered again", "revived", "closed late", "closed as failed", "dropped altered",
-    "dropped cancelled", "recorded late", "adopted", "known", "expired", "forgotten",
+    "dropped cancelled", "recorded late", "adopted", "known", "expired", "forgotten", "letter dropped",
 }  # fmt: skip
 
 
@@ -885,7 +889,7 @@ def new_pairs(redis_db: Any) -> Iterator[Pairs]:
 
 def altered(url: str, *replaced: tuple[str, str]) -> _Client:
     """Open a store's client whose scripts have other texts."""
-    opened = RedisStore(url, prefix="unused", lease=LEASE, ttl=TTL)._connected()
+    opened = RedisStore(url, prefix="unused", lease=LEASE, ttl=TTL, limits=FEW_LETTERS)._connected()
     texts = {name: str(script.script) for name, script in opened.scripts.items()}
     for old, new in replaced:
         assert any(old in text for text in texts.values()), f"no script has {old!r}"
@@ -939,6 +943,8 @@ def test_both_stores_agree_on_what_random_calls_seldom_meet(new_pairs: Pairs) ->
     machine.retry_at(back=0)
     machine.cancel("v", meant=True)
     machine.claim("v.0", OWNERS[2])
+    for letter_id in LETTERS:
+        machine.bury(letter_id)
     machine.look("v", place=0, limit=4)
     machine.check(machine.last)
     machine.end_passes(meant=True)

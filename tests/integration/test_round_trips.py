@@ -7,7 +7,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from importlib import resources
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -21,7 +20,8 @@ from servers import RedisServer
 from paigeant_celery import ActivitySpec, FunctionSpec, WorkflowDispatcher
 from paigeant_celery.owner import RENEWALS_PER_LEASE, Owner
 from paigeant_celery.ports import Claim, Claimed, Closing, HopRecord, NewWorkflow
-from paigeant_celery.store.redis import SCRIPTS, RedisStore
+from paigeant_celery.store.limits import LIMITS
+from paigeant_celery.store.redis import RedisStore, script_texts
 from paigeant_celery.sweeper import EVERY
 from paigeant_celery.transport import transport_of
 
@@ -37,7 +37,7 @@ def server(own_redis: Callable[..., RedisServer]) -> RedisServer:
     """A server that has the store's scripts, each of which is sent to it once."""
     server = own_redis()
     with redis.Redis.from_url(server.url) as client:
-        for text in scripts().values():
+        for text in script_texts(LIMITS).values():
             client.script_load(text)
     return server
 
@@ -53,16 +53,9 @@ def through(proxy: CountingProxy) -> str:
     return f"redis://127.0.0.1:{proxy.port}/0"
 
 
-def scripts() -> dict[str, str]:
-    """The store's scripts by their names."""
-    folder = resources.files("paigeant_celery.store").joinpath("scripts")
-    common = folder.joinpath("common.lua").read_text("utf-8")
-    return {name: common + folder.joinpath(f"{name}.lua").read_text("utf-8") for name in SCRIPTS}
-
-
 def calls(turns: Turns) -> Counter[str]:
     """What was asked, by the name of the script where it was one; connections that were opened are left out."""
-    names = {f"EVALSHA {hashlib.sha1(text.encode()).hexdigest()}": name for name, text in scripts().items()}
+    names = {f"EVALSHA {hashlib.sha1(text.encode()).hexdigest()}": name for name, text in script_texts(LIMITS).items()}
     found = Counter[str]()
     for (kind, commands), count in turns.items():
         if kind != "connect":

@@ -35,7 +35,16 @@ LAYERS = {
     },
     "seams": {"ports", "config", "process", "registry", "tracing", "feed", "recorder"},
     "adapters": {
-        *("transport", "publisher", "letter_queue", "store", "store.memory", "store.reading", "store.redis"),
+        *(
+            "transport",
+            "publisher",
+            "letter_queue",
+            "store",
+            "store.limits",
+            "store.memory",
+            "store.reading",
+            "store.redis",
+        ),
         *(
             "agent",
             "itinerary",
