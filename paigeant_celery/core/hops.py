@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Literal, TypeAlias, assert_never
 
-from paigeant_celery.flow import Failure, WorkflowState
+from paigeant_celery.core.flow import Failure, WorkflowState
 
 __all__ = [
     "Change",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from paigeant_celery.errors import ConfigurationError
-from paigeant_celery.ports import Store
+from paigeant_celery.core.errors import ConfigurationError
 from paigeant_celery.store import limits
+from paigeant_celery.store.port import Store
 
 __all__ = ["open_store"]
 

@@ -11,10 +11,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 from paigeant_celery.core import hops as protocol
+from paigeant_celery.core.errors import InvalidInput
+from paigeant_celery.core.flow import Failure, WorkflowState
 from paigeant_celery.core.hops import Change, ClosedState, Due, Hop, Line, Owned, Pace, Parked, Sweeping
-from paigeant_celery.errors import InvalidInput
-from paigeant_celery.flow import Failure, WorkflowState
-from paigeant_celery.ports import (
+from paigeant_celery.store.limits import LIMITS, Limits
+from paigeant_celery.store.port import (
     Claim,
     ClaimAnswer,
     Claimed,
@@ -29,8 +30,7 @@ from paigeant_celery.ports import (
     Sweep,
     WorkflowRecord,
 )
-from paigeant_celery.store.limits import LIMITS, Limits
-from paigeant_celery.store.reading import Entry, place_of, read_on
+from paigeant_celery.store.timeline import Entry, place_of, read_on
 
 __all__ = ["MemoryStore"]
 

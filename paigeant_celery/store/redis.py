@@ -21,9 +21,10 @@ from redis.connection import parse_url
 from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
 from redis.retry import Retry
 
-from paigeant_celery.errors import ConfigurationError, InvalidInput, StoreCorrupt, Unreachable
-from paigeant_celery.flow import Failure, WorkflowState
-from paigeant_celery.ports import (
+from paigeant_celery.core.errors import ConfigurationError, InvalidInput, StoreCorrupt, Unreachable
+from paigeant_celery.core.flow import Failure, WorkflowState
+from paigeant_celery.store.limits import LIMITS, Limits, written
+from paigeant_celery.store.port import (
     Claim,
     ClaimAnswer,
     Claimed,
@@ -39,8 +40,7 @@ from paigeant_celery.ports import (
     Sweep,
     WorkflowRecord,
 )
-from paigeant_celery.store.limits import LIMITS, Limits, written
-from paigeant_celery.store.reading import Entry, Id, id_of, place_of, read_on
+from paigeant_celery.store.timeline import Entry, Id, id_of, place_of, read_on
 
 __all__ = ["RedisStore", "script_texts"]
 

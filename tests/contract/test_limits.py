@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import cast
 
 import pytest
+from paigeant_celery.store.port import HopRecord, NewWorkflow, Store
 
-from paigeant_celery import sweeper
-from paigeant_celery.ports import HopRecord, NewWorkflow, Store
+from paigeant_celery.hop import sweeper
 from paigeant_celery.store import limits, open_store
 from paigeant_celery.store.limits import LIMITS, Limits, written
 from paigeant_celery.store.memory import MemoryStore

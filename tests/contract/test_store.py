@@ -16,11 +16,9 @@ from typing import Any, Protocol, cast
 
 import pytest
 import redis
-from servers import free_port
-
-from paigeant_celery.errors import ConfigurationError, InvalidInput, StoreCorrupt, TransientError, Unreachable
-from paigeant_celery.flow import Failure
-from paigeant_celery.ports import (
+from paigeant_celery.core.errors import ConfigurationError, InvalidInput, StoreCorrupt, TransientError, Unreachable
+from paigeant_celery.core.flow import Failure
+from paigeant_celery.store.port import (
     Claim,
     Claimed,
     Closing,
@@ -34,6 +32,8 @@ from paigeant_celery.ports import (
     StoredEvent,
     Sweep,
 )
+from tests.support.servers import free_port
+
 from paigeant_celery.store import open_store
 from paigeant_celery.store.limits import LIMITS, Limits
 from paigeant_celery.store.memory import MemoryStore

@@ -24,10 +24,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
-
-from paigeant_celery.core.hops import goes_first
-from paigeant_celery.flow import Failure
-from paigeant_celery.ports import (
+from paigeant_celery.core.flow import Failure
+from paigeant_celery.store.port import (
     Claim,
     ClaimAnswer,
     Claimed,
@@ -42,6 +40,8 @@ from paigeant_celery.ports import (
     StoredEvent,
     Sweep,
 )
+
+from paigeant_celery.core.hops import goes_first
 from paigeant_celery.store.limits import LIMITS
 from paigeant_celery.store.memory import FOR_EVER, MemoryStore
 from paigeant_celery.store.redis import RedisStore, _Client

@@ -16,11 +16,11 @@ from typing import Any
 
 import redis
 from ledger import me, note
+from paigeant_celery.broker.publisher import CeleryPublisher
+from paigeant_celery.hop.service import HopService
+from paigeant_celery.store.port import Claimed
 
 import paigeant_celery.store.redis as store_module
-from paigeant_celery.hop import HopService
-from paigeant_celery.ports import Claimed
-from paigeant_celery.publisher import CeleryPublisher
 from paigeant_celery.store.redis import RedisStore
 
 FOLDER = Path(os.environ["FAILPOINTS"])

@@ -6,7 +6,7 @@ leases are a setting, and stay as they are.
 
 from __future__ import annotations
 
-from paigeant_celery import sweeper
+from paigeant_celery.hop import sweeper
 from paigeant_celery.store import limits
 
 __all__ = ["TIMES"]

@@ -13,14 +13,14 @@ from types import SimpleNamespace
 import pytest
 from celery import Celery
 from click.testing import CliRunner, Result
+from paigeant_celery.activities.registry import registry
+from paigeant_celery.store.port import Closing, Store
 from pydantic_ai.messages import ModelResponse, TextPart
 from pydantic_ai.models.function import FunctionModel
 from pydantic_ai.usage import RequestUsage
 
 from paigeant_celery import PaigeantAgent, StepPolicy, activity, install
 from paigeant_celery.cli import paigeant
-from paigeant_celery.ports import Closing, Store
-from paigeant_celery.registry import registry
 from paigeant_celery.testing import WorkflowHarness, workflow_harness
 
 __all__ = ["workflow_harness"]

@@ -14,16 +14,16 @@ import pytest
 import redis
 from benchmarks.proxy import CountingProxy, Turns, running_proxy
 from celery import Celery
+from paigeant_celery.broker.transport import transport_of
+from paigeant_celery.hop.lease import RENEWALS_PER_LEASE, Owner
+from paigeant_celery.hop.sweeper import EVERY
+from paigeant_celery.store.port import Claim, Claimed, Closing, HopRecord, NewWorkflow
 from processes import START_WITHIN, deployment, eventually
 from servers import RedisServer
 
 from paigeant_celery import ActivitySpec, FunctionSpec, WorkflowDispatcher
-from paigeant_celery.owner import RENEWALS_PER_LEASE, Owner
-from paigeant_celery.ports import Claim, Claimed, Closing, HopRecord, NewWorkflow
 from paigeant_celery.store.limits import LIMITS
 from paigeant_celery.store.redis import RedisStore, script_texts
-from paigeant_celery.sweeper import EVERY
-from paigeant_celery.transport import transport_of
 
 NEVER = 10**6.0  # a lease whose thread renews nothing within a test, which renews by hand
 LEASE = 10.0  # seconds

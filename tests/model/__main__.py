@@ -6,10 +6,10 @@ import argparse
 import sys
 from contextlib import nullcontext
 
-from model.moves import Budget
-from model.mutants import RULES, without
-from model.records import Rules
-from model.search import search
+from tests.proof.model.moves import Budget
+from tests.proof.model.mutants import RULES, without
+from tests.proof.model.records import Rules
+from tests.proof.model.search import search
 
 
 def main() -> int:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 
-from model.moves import CLAIMED, TO_CLOSE, Label, State, holds
-from model.records import OWNERS, WORKERS, Rules, owner_of, without_token
+from tests.proof.model.moves import CLAIMED, TO_CLOSE, Label, State, holds
+from tests.proof.model.records import OWNERS, WORKERS, Rules, owner_of, without_token
+
 from paigeant_celery.core.hops import Hop
 
 __all__ = ["MOVE_INVARIANTS", "STATE_INVARIANTS", "has_ended"]

@@ -11,8 +11,20 @@ from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple
 
-from model import records
-from model.records import GONE, OWNERS, WORKERS, Claimed, Rules, Store, owner_of, put, with_owner, without_token
+from tests.proof.model import records
+from tests.proof.model.records import (
+    GONE,
+    OWNERS,
+    WORKERS,
+    Claimed,
+    Rules,
+    Store,
+    owner_of,
+    put,
+    with_owner,
+    without_token,
+)
+
 from paigeant_celery.core.hops import Hop, HopState, goes_first
 
 __all__ = ["Budget", "Label", "Move", "State", "Worker", "canonical", "first", "holds", "moves"]

@@ -8,7 +8,8 @@ from dataclasses import fields, replace
 from types import MappingProxyType
 from unittest import mock
 
-from model.records import Rules
+from tests.proof.model.records import Rules
+
 from paigeant_celery.core import hops
 
 __all__ = ["RULES", "without"]

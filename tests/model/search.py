@@ -9,9 +9,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from itertools import chain
 
-from model.invariants import MOVE_INVARIANTS, STATE_INVARIANTS, has_ended
-from model.moves import Budget, Label, State, canonical, first, moves
-from model.records import Rules
+from tests.proof.model.invariants import MOVE_INVARIANTS, STATE_INVARIANTS, has_ended
+from tests.proof.model.moves import Budget, Label, State, canonical, first, moves
+from tests.proof.model.records import Rules
 
 __all__ = ["ENDLESS", "INVARIANTS", "STRANDED", "Finding", "Report", "TooMany", "search"]
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import pytest
-
-from model.moves import Budget
-from model.mutants import RULES, without
-from model.records import Rules
-from model.search import INVARIANTS, search
+from tests.proof.model.moves import Budget
+from tests.proof.model.mutants import RULES, without
+from tests.proof.model.records import Rules
+from tests.proof.model.search import INVARIANTS, search
 
 # All that an adversary can do to a workflow of three hops with two faults, and to one hop with three.
 SIZES = [(3, 2, 40_000), (1, 3, 40_000)]

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import cast, get_args
 
 import pytest
+from paigeant_celery.core.flow import Failure, WorkflowState
 
 from paigeant_celery.core.hops import (
     Change,
@@ -35,7 +36,6 @@ from paigeant_celery.core.hops import (
     renew,
     sweep,
 )
-from paigeant_celery.flow import Failure, WorkflowState
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 SECOND = timedelta(seconds=1)

@@ -257,7 +257,7 @@ def test_the_checks_see_imports_wherever_they_stand() -> None:
     source = (
         "import celery.app\n"
         "from typing import TYPE_CHECKING\n"
-        "if TYPE_CHECKING:\n    from paigeant_celery.hop import HopService\n"
+        "if TYPE_CHECKING:\n    from paigeant_celery.hop.service import HopService\n"
         "def late():\n    from paigeant_celery import flow, get_transport\n"
     )
 
@@ -266,7 +266,7 @@ def test_the_checks_see_imports_wherever_they_stand() -> None:
     assert found == {
         Import("celery.app", True, 1),
         Import("typing", True, 2),
-        Import("paigeant_celery.hop", False, 4),
-        Import("paigeant_celery.flow", False, 6),
+        Import("paigeant_celery.hop.service", False, 4),
+        Import("paigeant_celery.core.flow", False, 6),
         Import("paigeant_celery", False, 6),
     }
