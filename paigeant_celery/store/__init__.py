@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from paigeant_celery.core.errors import ConfigurationError
+from paigeant_celery.store import limits
 from paigeant_celery.store.port import Store
 
 __all__ = ["open_store"]
@@ -18,12 +19,12 @@ def open_store(url: str, *, prefix: str, lease: float, ttl: float) -> Store:
     if scheme == "memory":
         from paigeant_celery.store.memory import MemoryStore
 
-        return MemoryStore(lease=lease, ttl=ttl)
+        return MemoryStore(lease=lease, ttl=ttl, limits=limits.LIMITS)
     if scheme in ("redis", "rediss", "unix"):
         # Imported here, so that a process with a memory store does not load the client.
         from paigeant_celery.store.redis import RedisStore
 
-        return RedisStore(url, prefix=prefix, lease=lease, ttl=ttl)
+        return RedisStore(url, prefix=prefix, lease=lease, ttl=ttl, limits=limits.LIMITS)
     given = f"the scheme {scheme!r} is not supported" if scheme else "it is not a URL"
     raise ConfigurationError(
         [f"store URL: {given}; use 'redis://host:6379/0', 'rediss://…', 'unix:///path/to/socket' or 'memory://'"]

@@ -23,6 +23,7 @@ from redis.retry import Retry
 
 from paigeant_celery.core.errors import ConfigurationError, InvalidInput, StoreCorrupt, Unreachable
 from paigeant_celery.core.flow import Failure, WorkflowState
+from paigeant_celery.store.limits import LIMITS, Limits, written
 from paigeant_celery.store.port import (
     Claim,
     ClaimAnswer,
@@ -41,7 +42,7 @@ from paigeant_celery.store.port import (
 )
 from paigeant_celery.store.timeline import Entry, Id, id_of, place_of, read_on
 
-__all__ = ["RedisStore"]
+__all__ = ["RedisStore", "script_texts"]
 
 FORMAT = "1"  # of the records; grows when an older version could not read them
 SOCKET_TIMEOUT = 1.0  # seconds; with one retry far below the shortest sensible lease
@@ -51,8 +52,6 @@ SCRIPTS = (
     "start", "claim", "renew", "release", "complete", "retry_at", "park", "fail", "cancel", "redrive", "sweep", "read",
     "bury", "letters", "record", "publish", "events",
 )  # fmt: skip
-
-MAX_LETTERS = 10_000  # the oldest give way
 
 _LETTER_CURSOR = re.compile(r"[0-9]{1,15}")
 # A script that fell over a value, before its first write; servers before Redis 7 word refusals of a command alike.
@@ -79,10 +78,10 @@ class RedisStore:
     prefix. Each call is repeated once where its reply was lost, which changes nothing a second time.
     """
 
-    def __init__(self, url: str, *, prefix: str, lease: float, ttl: float) -> None:
+    def __init__(self, url: str, *, prefix: str, lease: float, ttl: float, limits: Limits = LIMITS) -> None:
         self._options = _options(url)
         self._address = _address(url, self._options)
-        self._prefix = prefix
+        self._prefix, self._limits = prefix, limits
         self._lease, self._ttl = round(lease * 1000), round(ttl * 1000)
         self._client: _Client | None = None
 
@@ -274,7 +273,7 @@ class RedisStore:
     def bury(self, letter: DeadLetter) -> bool:
         """Keep a dead letter; the oldest gives way where there are too many."""
         about = f"letter:{letter.letter_id}"
-        return bool(self._run("bury", letter.letter_id, self._ttl, MAX_LETTERS, *_letter_fields(letter), about=about))
+        return bool(self._run("bury", letter.letter_id, self._ttl, *_letter_fields(letter), about=about))
 
     def dead_letters(self, *, after: str | None, limit: int) -> Sequence[DeadLetter]:
         """Return dead letters, newest first."""
@@ -414,7 +413,7 @@ class RedisStore:
         # both make a client at first; one of the two goes away when its call is done.
         client = self._client
         if client is None or client.pid != os.getpid():
-            client = self._client = _open(self._options)
+            client = self._client = _open(self._options, self._limits)
         return client
 
     def _refuse_cluster(self) -> None:
@@ -437,12 +436,17 @@ class RedisStore:
         ]
 
 
-def _open(options: Mapping[str, Any]) -> _Client:
-    client = redis.Redis.from_pool(redis.ConnectionPool(**options))
+def script_texts(limits: Limits) -> dict[str, str]:
+    """Return the scripts by their names, each as it is sent to the server."""
     folder = resources.files("paigeant_celery.store").joinpath("scripts")
-    common = folder.joinpath("common.lua").read_text("utf-8")
-    scripts = {name: common + folder.joinpath(f"{name}.lua").read_text("utf-8") for name in SCRIPTS}
-    return _Client(os.getpid(), client, {name: client.register_script(text) for name, text in scripts.items()})
+    common = written(limits) + folder.joinpath("common.lua").read_text("utf-8")
+    return {name: common + folder.joinpath(f"{name}.lua").read_text("utf-8") for name in SCRIPTS}
+
+
+def _open(options: Mapping[str, Any], limits: Limits) -> _Client:
+    client = redis.Redis.from_pool(redis.ConnectionPool(**options))
+    scripts = {name: client.register_script(text) for name, text in script_texts(limits).items()}
+    return _Client(os.getpid(), client, scripts)
 
 
 def _options(url: str) -> dict[str, Any]:

@@ -37,6 +37,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import platform
+import runpy
 import shutil
 import signal
 import statistics
@@ -50,6 +51,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from importlib import resources
 from importlib.metadata import version
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -394,11 +396,21 @@ def _script_names(contestants: Sequence[Contestant]) -> dict[str, str]:
     for contestant in contestants:
         package = contestant.code / "paigeant_celery" if contestant.code else resources.files("paigeant_celery")
         folder = package.joinpath("store/scripts")
-        common = folder.joinpath("common.lua").read_bytes()
+        common = _limits(package) + folder.joinpath("common.lua").read_bytes()
         for path in folder.iterdir():
             digest = hashlib.sha1(common + path.read_bytes()).hexdigest()
             found[f"EVALSHA {digest}"] = f"EVALSHA {path.name.removesuffix('.lua')}"
     return found
+
+
+def _limits(package: Traversable) -> bytes:
+    """Return what a version of the package writes in front of its scripts: nothing before it had a table of limits."""
+    table = package.joinpath("store/limits.py")
+    if not table.is_file():
+        return b""
+    names = runpy.run_path(str(table))
+    written: str = names["written"](names["LIMITS"])
+    return written.encode()
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from importlib import resources
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -19,8 +18,9 @@ from paigeant_celery import ActivitySpec, FunctionSpec, WorkflowDispatcher
 from paigeant_celery.broker.transport import transport_of
 from paigeant_celery.hop.lease import RENEWALS_PER_LEASE, Owner
 from paigeant_celery.hop.sweeper import EVERY
+from paigeant_celery.store.limits import LIMITS
 from paigeant_celery.store.port import Claim, Claimed, Closing, HopRecord, NewWorkflow
-from paigeant_celery.store.redis import SCRIPTS, RedisStore
+from paigeant_celery.store.redis import RedisStore, script_texts
 from tests.benchmarks.proxy import CountingProxy, Turns, running_proxy
 from tests.support.processes import START_WITHIN, deployment, eventually
 from tests.support.servers import RedisServer
@@ -37,7 +37,7 @@ def server(own_redis: Callable[..., RedisServer]) -> RedisServer:
     """A server that already has the store's scripts, which are sent only once each."""
     server = own_redis()
     with redis.Redis.from_url(server.url) as client:
-        for text in scripts().values():
+        for text in script_texts(LIMITS).values():
             client.script_load(text)
     return server
 
@@ -53,16 +53,9 @@ def through(proxy: CountingProxy) -> str:
     return f"redis://127.0.0.1:{proxy.port}/0"
 
 
-def scripts() -> dict[str, str]:
-    """The store's scripts by their names."""
-    folder = resources.files("paigeant_celery.store").joinpath("scripts")
-    common = folder.joinpath("common.lua").read_text("utf-8")
-    return {name: common + folder.joinpath(f"{name}.lua").read_text("utf-8") for name in SCRIPTS}
-
-
 def calls(turns: Turns) -> Counter[str]:
     """What was asked, scripts by their names; opening connections is left out."""
-    names = {f"EVALSHA {hashlib.sha1(text.encode()).hexdigest()}": name for name, text in scripts().items()}
+    names = {f"EVALSHA {hashlib.sha1(text.encode()).hexdigest()}": name for name, text in script_texts(LIMITS).items()}
     found = Counter[str]()
     for (kind, commands), count in turns.items():
         if kind != "connect":

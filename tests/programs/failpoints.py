@@ -87,9 +87,9 @@ open_client = store_module._open
 asking = threading.local()
 
 
-def open_leaky(options: Any) -> Any:
+def open_leaky(*given: Any) -> Any:
     """Return a client that loses the replies of scripts after they ran."""
-    client = open_client(options)
+    client = open_client(*given)
     parse = client.redis.parse_response
 
     def parse_response(connection: Any, command_name: Any, **kwargs: Any) -> Any:

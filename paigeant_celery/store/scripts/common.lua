@@ -1,4 +1,4 @@
--- Put in front of every script. ARGV[1] is always the prefix; keys are computed from it (Redis Cluster is
+-- Put in front of every script, behind the limits of the protocol as local names (DUE_AFTER, ...). ARGV[1] is always the prefix; keys are computed from it (Redis Cluster is
 -- not supported). All times are milliseconds of the server's clock, which is the only one.
 --
 -- {prefix}:wf:{workflow}      hash    content, state (running|completed|failed|parked|cancelled),
@@ -30,11 +30,7 @@
 -- {prefix}:meta               hash    broker, format; swept_at and held_until of the sweeping;
 --                                     letter_cursor (the last one given), letters_dropped (that gave way to newer)
 
-local DUE_AFTER = 5000 -- a queued hop's message is overdue then; each time again after twice as long
-local DUE_AFTER_MOST = 80000
 local AHEAD = 1e13 -- milliseconds, three centuries: puts hops before all queued ones, of which there may be thousands
-local LONG_UNSWEPT = 2500 -- at least; a pass is made about every second
-local MAX_EVENTS = 1000 -- of one workflow, about
 
 local prefix = ARGV[1]
 local clock = redis.call('TIME')

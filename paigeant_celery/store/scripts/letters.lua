@@ -10,7 +10,7 @@ local found = {}
 
 -- The next letters of an index, as {letter, cursor, ...}.
 local function older(index, below)
-  return redis.call('ZREVRANGEBYSCORE', index, below, '-inf', 'WITHSCORES', 'LIMIT', 0, 100)
+  return redis.call('ZREVRANGEBYSCORE', index, below, '-inf', 'WITHSCORES', 'LIMIT', 0, LETTERS_AT_ONCE)
 end
 
 local below = cursor == '' and '+inf' or '(' .. cursor

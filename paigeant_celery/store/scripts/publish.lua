@@ -5,7 +5,6 @@
 -- Answer: 1 added, now or by an earlier call with this token | 0 overtaken, closed or cancelled, nothing changed
 
 local _, hop, owner, fence, token = unpack(ARGV, 1, 5)
-local MAX_STREAMED = 10000 -- of one workflow, about
 
 local wrong = misplaced(hop_key(hop), 'hash')
 if wrong then return wrong end

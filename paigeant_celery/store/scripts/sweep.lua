@@ -6,10 +6,6 @@
 --         {keys that are no records of ours}
 
 local _, host, lease, dead_count = unpack(ARGV, 1, 4)
-local PASS_EVERY = 900 -- a second, less what clocks and timers differ
-local MOST_AT_ONCE = 100
-local MOST_BYTES = 4 * 1024 * 1024 -- of envelopes in one answer, which one round trip must carry
-local MOST_LOOKED_AT = 1000 -- of the queued ones, which takes some 10 ms
 
 local wrong = misplaced(due, 'zset', owners, 'zset', meta, 'hash', sent_key, 'hash', reached_key, 'hash',
   host_key(host), 'set')

@@ -5,11 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol, cast
 
 import redis
 
+from paigeant_celery.store.limits import Limits
 from paigeant_celery.store.memory import MemoryStore
 from paigeant_celery.store.port import Store
 from paigeant_celery.store.redis import RedisStore
@@ -38,6 +40,9 @@ class Bench(Protocol):
     @property
     def raw(self) -> Store:
         """`store` without a look inside after each call, for concurrent calls."""
+
+    def limit(self, limits: Limits) -> None:
+        """Give the stores other limits; they must not have been called yet."""
 
     def lapse(self) -> None:
         """Return when the leases given by `brief` are over."""
@@ -98,6 +103,9 @@ class MemoryBench:
         self.raw = MemoryStore(lease=LEASE, ttl=TTL, now=lambda: self.now)
         self.store = self.brief = self.short_lived = cast("Store", Watched(self.raw, self))
 
+    def limit(self, limits: Limits) -> None:
+        self.raw._limits = limits
+
     def lapse(self) -> None:
         self.spend(1.0)
 
@@ -105,8 +113,10 @@ class MemoryBench:
         self.now += part * timedelta(seconds=LEASE)
 
     def next_second(self) -> None:
-        assert self.raw._swept_at is not None
-        self.raw._swept_at -= timedelta(seconds=1)
+        self.swept(cast("datetime", self.raw._sweeping.swept_at) - timedelta(seconds=1))
+
+    def swept(self, at: datetime) -> None:
+        self.raw._sweeping = replace(self.raw._sweeping, swept_at=at)
 
     def overdue(self, hop_id: str) -> None:
         assert hop_id in self.raw._due
@@ -114,7 +124,7 @@ class MemoryBench:
 
     def lapse_swept(self) -> None:
         self.lapse()
-        self.raw._swept_at = self.now - timedelta(seconds=1)
+        self.swept(self.now - timedelta(seconds=1))
 
     def expire(self) -> None:
         self.now += timedelta(seconds=TTL)
@@ -127,7 +137,7 @@ class MemoryBench:
         for owner, held in raw._owned.items():
             for hop_id in held:
                 places.setdefault(hop_id, []).append(f"owner {owner}")
-        return {hop_id: hop.state for hop_id, hop in raw._hops.items()}, places, set(raw._leases), set(raw._owned)
+        return {hop_id: kept.hop.state for hop_id, kept in raw._hops.items()}, places, set(raw._leases), set(raw._owned)
 
 
 class RedisBench:
@@ -140,6 +150,11 @@ class RedisBench:
         self.store, self.brief, self.short_lived = (cast("Store", Watched(store, self)) for store in self.opened)
         self.raw = self.opened[0]
         self.client = redis.Redis.from_url(url, decode_responses=True)
+
+    def limit(self, limits: Limits) -> None:
+        for store in self.opened:
+            assert store._client is None, "its scripts are loaded"
+            store._limits = limits
 
     def close(self) -> None:
         self.client.close()

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from paigeant_celery.core.errors import InvalidInput
+from paigeant_celery.store.limits import LIMITS
 from tests.contract.store.bench import Bench
 from tests.contract.store.given import FAILURE, claim, closing, letter, new
 
@@ -57,10 +58,9 @@ def test_a_forgotten_letter_is_gone(bench: Bench) -> None:
     assert list(bench.store.dead_letters(after=None, limit=10)) == []
 
 
-def test_the_oldest_letters_give_way_and_are_counted(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_oldest_letters_give_way_and_are_counted(bench: Bench) -> None:
     """A flood of bad messages does not fill the store, and nobody believes that the list is whole."""
-    for module in ("memory", "redis"):
-        monkeypatch.setattr(f"paigeant_celery.store.{module}.MAX_LETTERS", 2)
+    bench.limit(replace(LIMITS, max_letters=2))
     for letter_id in "abc":
         bench.store.bury(letter(letter_id))
 
@@ -68,10 +68,9 @@ def test_the_oldest_letters_give_way_and_are_counted(bench: Bench, monkeypatch: 
     assert bench.store.letters_dropped() == 1
 
 
-def test_no_flood_of_bad_messages_hides_a_parked_hop(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_flood_of_bad_messages_hides_a_parked_hop(bench: Bench) -> None:
     """Its letter is the only thing that shows it to a person."""
-    for module in ("memory", "redis"):
-        monkeypatch.setattr(f"paigeant_celery.store.{module}.MAX_LETTERS", 2)
+    bench.limit(replace(LIMITS, max_letters=2))
     bench.store.start(new())
     bench.store.park(closing(bench.store.claim(claim())), FAILURE, letter("parked"))
     for letter_id in "abc":

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 
+from paigeant_celery.core.hops import Hop
 from tests.proof.model.moves import CLAIMED, TO_CLOSE, Label, State, holds
-from tests.proof.model.records import OWNERS, WORKERS, Record, Rules
+from tests.proof.model.records import OWNERS, WORKERS, Rules, owner_of, without_token
 
 __all__ = ["MOVE_INVARIANTS", "STATE_INVARIANTS", "has_ended"]
 
@@ -19,7 +20,7 @@ def has_ended(state: State) -> bool:
     return state.store.workflow != "running"
 
 
-def _hops(state: State) -> Iterator[tuple[int, Record]]:
+def _hops(state: State) -> Iterator[tuple[int, Hop]]:
     return ((hop, record) for hop, record in enumerate(state.store.hops) if record is not None)
 
 
@@ -32,7 +33,7 @@ def _one_place(state: State, rules: Rules) -> bool:
     for hop, record in _hops(state):
         places = ["due"] * (hop in store.due) + ["parked"] * (hop in store.parked)
         owners = [owner for owner in OWNERS if hop in store.owned[owner]]
-        if places + ["owned"] * len(owners) != PLACES.get(record.state, []) or owners not in ([], [record.owner]):
+        if places + ["owned"] * len(owners) != PLACES.get(record.state, []) or owners not in ([], [owner_of(record)]):
             return False
     return all((store.leases[owner] != "none") == bool(store.owned[owner]) for owner in OWNERS)
 
@@ -79,7 +80,8 @@ def _runs_explained(state: State, rules: Rules) -> bool:
 def _leases_respected(before: State, label: Label, after: State, rules: Rules) -> bool:
     """No claim is granted while the lease of another claim's owner holds."""
     for hop, record in _hops(before):
-        if record.state != "running" or record.owner is None or before.store.leases[record.owner] != "holds":
+        owner = owner_of(record)
+        if record.state != "running" or owner is None or before.store.leases[owner] != "holds":
             continue
         if after.store.record(hop).fence > record.fence:
             return False
@@ -93,12 +95,12 @@ def _overtaken_write_nothing(before: State, label: Label, after: State, rules: R
     phase, hop, fence = before.workers[label.worker]
     record = before.store.record(hop)
     assert phase in (CLAIMED, *TO_CLOSE)
-    return (record.owner, record.fence) == (label.worker, fence) or _records(after) == _records(before)
+    return (owner_of(record), record.fence) == (label.worker, fence) or _records(after) == _records(before)
 
 
 def _records(state: State) -> tuple[object, ...]:
     """Return the store without tokens, which say what a worker has in hands."""
-    hops = tuple(record._replace(token=False) if record is not None else None for record in state.store.hops)
+    hops = tuple(without_token(record) if record is not None else None for record in state.store.hops)
     return state.store._replace(hops=hops)
 
 

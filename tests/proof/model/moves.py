@@ -8,10 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple
 
+from paigeant_celery.core.hops import Hop, HopState, goes_first
 from tests.proof.model import records
-from tests.proof.model.records import GONE, OWNERS, WORKERS, Claimed, Record, Rules, Store, put
+from tests.proof.model.records import (
+    GONE,
+    OWNERS,
+    WORKERS,
+    Claimed,
+    Rules,
+    Store,
+    owner_of,
+    put,
+    with_owner,
+    without_token,
+)
 
 __all__ = ["Budget", "Label", "Move", "State", "Worker", "canonical", "first", "holds", "moves"]
 
@@ -28,7 +41,8 @@ CLOSED = "closed"  # all is done but to acknowledge the message
 TO_CLOSE = (RAN, FAILED, BROKE, SPENT)
 HOLDING = (CLAIMED, *TO_CLOSE)
 
-OVER = ("done", "failed", "cancelled")
+OVER: tuple[HopState, ...] = ("done", "failed", "cancelled")
+NOBODYS = {state: Hop(state=state) for state in OVER}  # hops of which nobody can ask any more who closed them
 
 FAULTS = ("crash", "expiry", "copy", "loss", "reply", "error", "stop", "cancel", "redrive")
 
@@ -115,8 +129,8 @@ def holds(state: State, worker: int, hop: int) -> bool:
         return False
     record = state.store.record(hop)
     if phase == TAKEN:
-        return record.token and record.owner == worker
-    return phase in HOLDING and fence == record.fence and record.owner == worker
+        return record.token is not None and owner_of(record) == worker
+    return phase in HOLDING and fence == record.fence and owner_of(record) == worker
 
 
 # Workers: what a task does with a delivery.
@@ -173,11 +187,11 @@ def _closing(state: State, rules: Rules, worker: int) -> tuple[str, Store, bool]
     if phase == RAN:
         return "COMPLETE", *records.completed(state.store, rules, hop, worker, fence)
     if phase == BROKE:
-        return "FAIL", *records.closed(state.store, rules, hop, worker, fence, "failed")
+        return "FAIL", *records.closed(state.store, hop, worker, fence, "failed")
     # The attempt is known from the claim; where it is not the record's any more, nothing is recorded.
     if phase == FAILED and state.store.record(hop).attempt < rules.max_attempts:
-        return "RETRY_AT", *records.closed(state.store, rules, hop, worker, fence, "waiting")
-    return "PARK", *records.closed(state.store, rules, hop, worker, fence, "parked")
+        return "RETRY_AT", *records.closed(state.store, hop, worker, fence, "waiting")
+    return "PARK", *records.closed(state.store, hop, worker, fence, "parked")
 
 
 def _answered(state: State, rules: Rules, worker: int, recorded: bool) -> State:
@@ -194,17 +208,16 @@ def _renews(state: State, rules: Rules, worker: int) -> Iterator[Move]:
     """The thread that renews an owner's lease, where a renewal changes something."""
     phase, hop, fence = state.workers[worker]
     if phase in (CLAIMED, RAN, FAILED, BROKE):
-        if records.is_lost(state.store, hop, worker, fence):
+        store = records.renewed(state.store, hop, worker, fence)
+        if store is None:
             if phase == CLAIMED:  # a run that is over is not cancelled any more
                 yield Move(Label("RENEW: lost, and the run is cancelled", hop, worker), False, _ended(state, worker))
-        else:
-            store = records.renewed(state.store, hop, worker, fence)
-            if store != state.store:
-                yield Move(Label("RENEW", hop, worker), False, state._replace(store=store))
+        elif store is not state.store:
+            yield Move(Label("RENEW", hop, worker), False, state._replace(store=store))
     for stray in state.store.owned[worker]:
         if phase not in HOLDING or hop != stray:
             fence = state.store.record(stray).fence
-            store = records.released(state.store, rules, stray, worker, fence)
+            store = records.released(state.store, stray, worker, fence)
             yield Move(Label("RELEASE of a stray", stray, worker), False, state._replace(store=store))
 
 
@@ -240,10 +253,10 @@ def _sweeps(state: State) -> Iterator[Move]:
     for hop in store.due:
         record = store.record(hop)
         if record.state == "waiting":
-            again = state._replace(store=records.retried(store, hop))
+            again = state._replace(store=records.swept(store, hop))
             yield Move(Label("SWEEP: the wait is over", hop), False, _sent(again, hop))
-        elif record.unsent or not _is_on_its_way(state, hop):
-            again = state._replace(store=records.resent(store, hop))
+        elif goes_first(record) or not _is_on_its_way(state, hop):
+            again = state._replace(store=records.swept(store, hop))
             yield Move(Label("SWEEP: overdue", hop), False, _sent(again, hop))
 
 
@@ -280,7 +293,7 @@ def _crashes(state: State, worker: int) -> Iterator[Move]:
 def _gone(state: State, worker: int) -> State:
     store = state.store
     hops = tuple(
-        record._replace(owner=GONE, token=False) if record is not None and record.owner == worker else record
+        without_token(with_owner(record, GONE)) if record is not None and owner_of(record) == worker else record
         for record in store.hops
     )
     if store.owned[worker]:
@@ -333,7 +346,7 @@ def _fails(state: State, rules: Rules, worker: int) -> Iterator[Move]:
         yield Move(Label("the body fails for good", hop, worker), True, _ran(paid, worker, BROKE))
     if (paid := _paid(state, "stop")) is not None:
         begun = _excused(_ran(paid, worker, CLAIMED), state.store.owned[worker])
-        store = records.released(state.store, rules, hop, worker, fence)
+        store = records.released(state.store, hop, worker, fence)
         yield Move(Label("RELEASE, as it must end", hop, worker), True, _ended(begun._replace(store=store), worker))
 
 
@@ -358,10 +371,16 @@ def _people(state: State) -> Iterator[Move]:
 
 def _paid(state: State, fault: str) -> State | None:
     """Return the state with the fault paid for, or None where the budget does not allow it."""
+    left = _left(state.left, fault)
+    return state._replace(left=left) if left is not None else None
+
+
+@cache
+def _left(left: tuple[int, ...], fault: str) -> tuple[int, ...] | None:
     place = 1 + FAULTS.index(fault)
-    if not state.left[0] or not state.left[place]:
+    if not left[0] or not left[place]:
         return None
-    return state._replace(left=put(put(state.left, 0, state.left[0] - 1), place, state.left[place] - 1))
+    return put(put(left, 0, left[0] - 1), place, left[place] - 1)
 
 
 def _excused(state: State, owned: frozenset[int]) -> State:
@@ -380,24 +399,26 @@ def canonical(state: State) -> State:
     """
     asked = {worker.hop for worker in state.workers if worker.phase in HOLDING}
     hops = tuple(
-        Record(record.state) if record is not None and record.state in OVER and hop not in asked else record
+        NOBODYS[record.state] if record is not None and record.state in OVER and hop not in asked else record
         for hop, record in enumerate(state.store.hops)
     )
     if hops != state.store.hops:
         state = state._replace(store=state.store._replace(hops=hops))
-    one, two = WORKERS
-    return _swapped(state) if _rank(state, one) > _rank(state, two) else state
+    one, two = state.workers
+    if one == two:  # what they have in hands does not tell them apart
+        return _swapped(state) if _rank(state, WORKERS[0]) > _rank(state, WORKERS[1]) else state
+    return _swapped(state) if one > two else state
 
 
 def _rank(state: State, worker: int) -> tuple[object, ...]:
-    named = [hop for hop, record in enumerate(state.store.hops) if record is not None and record.owner == worker]
-    return state.workers[worker], sorted(state.store.owned[worker]), named, state.store.leases[worker]
+    named = [hop for hop, record in enumerate(state.store.hops) if record is not None and owner_of(record) == worker]
+    return sorted(state.store.owned[worker]), named, state.store.leases[worker]
 
 
 def _swapped(state: State) -> State:
     one, two, gone = OWNERS
     store, other = state.store, {one: two, two: one, gone: gone, None: None}
-    hops = tuple(record and record._replace(owner=other[record.owner]) for record in store.hops)
+    hops = tuple(record and with_owner(record, other[owner_of(record)]) for record in store.hops)
     owned, leases = store.owned, store.leases
     store = store._replace(
         hops=hops, owned=(owned[two], owned[one], owned[gone]), leases=(leases[two], leases[one], leases[gone])
@@ -418,8 +439,10 @@ def _at(state: State, worker: int, phase: str) -> State:
 
 def _ended(state: State, worker: int) -> State:
     """Let a delivery end: its token is never used again."""
-    hops = tuple(
-        record._replace(token=False) if record is not None and record.owner == worker and record.token else record
-        for record in state.store.hops
+    store, hops = state.store, state.store.hops
+    ended = tuple(
+        without_token(record) if record is not None and record.token and owner_of(record) == worker else record
+        for record in hops
     )
-    return state._replace(store=state.store._replace(hops=hops), workers=put(state.workers, worker, Worker()))
+    store = store._replace(hops=ended) if ended != hops else store
+    return state._replace(store=store, workers=put(state.workers, worker, Worker()))

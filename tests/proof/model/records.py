@@ -1,37 +1,43 @@
-"""The store of the model: what the scripts do to a workflow's records, without times, texts and queues' names.
+"""The store of the model: the protocol's own records of hops, with indexes, without texts and queues' names.
 
-Time is what it does to a lease: it holds, or it is over. A token is what it decides: whether the record was claimed
-for the delivery that its owner has in hands. Processes that died are one owner, `GONE`: they never write again.
-The hold after an outage is left out, as it only puts off a take-over.
+What becomes of a record is said by the protocol that the stores run; here is where each hop is listed. Time is what it
+does to a lease: it holds, or it is over. A token is what it decides: whether the record was claimed for the delivery
+that its owner has in hands. Processes that died are one owner, `GONE`: they never write again. The hold after an outage
+is left out, as it only puts off a take-over, and so is how often a hop was overdue.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import Any, Literal, NamedTuple, TypeVar
+
+from paigeant_celery.core import hops
+from paigeant_celery.core.hops import Change, ClosedState, Due, Hop, Line, Owned, Pace, Parked, goes_first
 
 __all__ = [
     "GONE",
     "OWNERS",
     "WORKERS",
     "Claimed",
-    "Record",
     "Rules",
     "Store",
     "cancelled",
     "claimed",
     "closed",
     "completed",
-    "is_lost",
     "lapsed",
+    "owner_of",
     "put",
     "recorded",
     "redriven",
     "released",
     "renewed",
-    "resent",
-    "retried",
     "started",
+    "swept",
+    "with_owner",
+    "without_token",
 ]
 
 T = TypeVar("T")
@@ -39,43 +45,36 @@ T = TypeVar("T")
 WORKERS = (0, 1)
 GONE = 2
 OWNERS = (*WORKERS, GONE)
+OWNER_NAMED: dict[str | None, int | None] = {None: None, **{str(owner): owner for owner in OWNERS}}
 
 Lease = Literal["none", "holds", "over"]
+
+# Time stands still: each moment that the protocol asks for is this one, and each message the first of its queue.
+NOW = datetime(2030, 1, 1, tzinfo=UTC)
+PACE = Pace(
+    **dict.fromkeys(("lease", "due_after", "due_after_most", "long_unswept", "pass_every"), timedelta(seconds=1))
+)
+LINE = Line()
+LEASES: dict[Lease, datetime | None] = {"none": None, "holds": NOW + PACE.lease, "over": NOW}
+IN_HANDS = "in hands"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
-    """The size of the model, and the rules of the protocol, each of which a mutant may lack."""
+    """The size of the model, and the rules of those who use the protocol, each of which a mutant may lack."""
 
     hops: int = 3
     max_attempts: int = 2
-    fence: bool = True  # closing operations compare owner and fence
-    dedupe: bool = True  # a claim respects the lease of the hop's owner
     sweeper: bool = True  # somebody looks for what waits in vain
     atomic: bool = True  # a completion and the next hop are recorded in one script
-    cap: bool = True  # a claim beyond `max_attempts` may only close
-    idempotent: bool = True  # a claim that is repeated with its token gets the first one's answer
-    once: bool = True  # a hop that is closed is not closed again
     drop: bool = True  # a copy is acknowledged, and not given back to its queue
-
-
-class Record(NamedTuple):
-    """The record of a hop."""
-
-    state: str = "queued"
-    owner: int | None = None
-    token: bool = False  # that of the delivery which its owner has in hands
-    fence: int = 0
-    attempt: int = 0
-    exhausted: bool = False
-    unsent: bool = False  # nobody sent a message since it was queued; the next sweep does
 
 
 class Store(NamedTuple):
     """All records of a workflow, the indexes, and what its events say."""
 
     workflow: str
-    hops: tuple[Record | None, ...]
+    hops: tuple[Hop | None, ...]
     due: frozenset[int]
     parked: frozenset[int]
     owned: tuple[frozenset[int], ...]
@@ -88,7 +87,7 @@ class Store(NamedTuple):
         """The hop that the workflow stands at."""
         return self.recorded[-1]
 
-    def record(self, hop: int) -> Record:
+    def record(self, hop: int) -> Hop:
         """Return the record of a hop that is there."""
         found = self.hops[hop]
         assert found is not None
@@ -115,95 +114,66 @@ def started(rules: Rules) -> Store:
 
 def recorded(store: Store, hop: int) -> Store:
     """START and COMPLETE: the record of a hop that was sent for the first time."""
-    store = store._replace(recorded=(*store.recorded, hop), due=store.due | {hop})
-    return _with(store, hop, Record())
+    store = store._replace(recorded=(*store.recorded, hop))
+    return _applied(store, hop, hops.queue(digest="", line=LINE, now=NOW, pace=PACE))
 
 
 def claimed(store: Store, rules: Rules, hop: int, owner: int) -> tuple[Store, Claimed | str]:
     """CLAIM, for the delivery that the owner has in hands."""
     record = store.record(hop)
-    if record.state not in ("queued", "running"):
-        return store, "finished" if record.state in ("done", "failed") else record.state
-    if rules.idempotent and record.token and record.owner == owner:
-        store = _given(_with(store, hop, record._replace(state="running")), hop, owner)
-        return store, Claimed(record.fence, record.attempt, record.exhausted)
-    if rules.dedupe and record.state == "running" and store.leases[_owner(record)] == "holds":
-        return store, "running"
-    exhausted = rules.cap and record.attempt >= rules.max_attempts
-    attempt = record.attempt + (not exhausted)
-    answer = Claimed(record.fence + 1, attempt, exhausted)
-    if record.state == "running":
-        store = _taken(store, hop, _owner(record))
-    store = _with(store, hop, Record("running", owner, True, record.fence + 1, attempt, exhausted))
-    return _given(store, hop, owner), answer
+    holder = owner_of(record)
+    lease = LEASES[store.leases[holder]] if holder is not None else None
+    change = hops.claim(
+        record, owner=str(owner), token=IN_HANDS, max_attempts=rules.max_attempts, digest=None,
+        lease=lease, held=False, now=NOW, pace=PACE,
+    )  # fmt: skip
+    if isinstance(change, str):
+        return store, change
+    return _applied(store, hop, change), Claimed(change.hop.fence, change.hop.attempt, change.hop.exhausted)
 
 
-def renewed(store: Store, hop: int, owner: int, fence: int) -> Store:
-    """RENEW, by an owner that runs this hop and was not told that it is lost."""
-    if store.record(hop).state == "queued":
-        return _given(_with(store, hop, store.record(hop)._replace(state="running")), hop, owner)
-    return store._replace(leases=put(store.leases, owner, "holds")) if store.owned[owner] else store
-
-
-def is_lost(store: Store, hop: int, owner: int, fence: int) -> bool:
-    """RENEW: whether the owner may no longer write for the hop."""
-    record = store.record(hop)
-    return (record.owner, record.fence) != (owner, fence)
-
-
-def released(store: Store, rules: Rules, hop: int, owner: int, fence: int) -> Store:
-    """RELEASE"""
-    if _may_close(store, rules, hop, owner, fence) != "yes":
+def renewed(store: Store, hop: int, owner: int, fence: int) -> Store | None:
+    """RENEW, by an owner that runs this hop; None if it may no longer write for it."""
+    change = hops.renew(store.record(hop), owner=str(owner), fence=fence, now=NOW, pace=PACE)
+    if change == "lost":
+        return None
+    if change != "kept":
+        return _applied(store, hop, change)
+    if not store.owned[owner] or store.leases[owner] == "holds":
         return store
-    record = store.record(hop)
-    attempt = record.attempt - (not record.exhausted)
-    store = _taken(store, hop, owner)
-    store = _with(store, hop, record._replace(
-        state="queued", owner=None, token=False, attempt=attempt, exhausted=False, unsent=True
-    ))  # fmt: skip
-    return store._replace(due=store.due | {hop})
+    return store._replace(leases=put(store.leases, owner, "holds"))
+
+
+def released(store: Store, hop: int, owner: int, fence: int) -> Store:
+    """RELEASE"""
+    change = hops.release(store.record(hop), owner=str(owner), fence=fence, now=NOW)
+    return _applied(store, hop, change) if change else store
 
 
 def completed(store: Store, rules: Rules, hop: int, owner: int, fence: int) -> tuple[Store, bool]:
     """COMPLETE, and whether it is recorded, now or before."""
-    answer = _may_close(store, rules, hop, owner, fence)
-    if answer != "yes":
-        return store, answer == store.record(hop).state == "done"
-    store = _put_away(store, hop, owner, "done")
-    store = store._replace(completed=(*store.completed, hop))
-    if hop == rules.hops - 1:
-        return store._replace(workflow="completed"), True
-    return recorded(store, hop + 1) if rules.atomic else store, True
+    followed = hop < rules.hops - 1
+    change = hops.close(store.record(hop), "done", owner=str(owner), fence=fence, now=NOW, followed=followed)
+    if isinstance(change, bool):
+        return store, change
+    store = _applied(store, hop, change)._replace(completed=(*store.completed, hop))
+    return recorded(store, hop + 1) if followed and rules.atomic else store, True
 
 
-def closed(store: Store, rules: Rules, hop: int, owner: int, fence: int, state: str) -> tuple[Store, bool]:
+def closed(store: Store, hop: int, owner: int, fence: int, state: ClosedState) -> tuple[Store, bool]:
     """RETRY_AT (`waiting`), PARK (`parked`) and FAIL (`failed`), and whether it is recorded, now or before."""
-    answer = _may_close(store, rules, hop, owner, fence)
-    if answer != "yes":
-        return store, answer == store.record(hop).state == state
-    store = _put_away(store, hop, owner, state)
-    if state == "waiting":
-        return store._replace(due=store.due | {hop}), True
-    if state == "parked":
-        store = store._replace(parked=store.parked | {hop})
-    return store._replace(workflow=state), True
+    change = hops.close(store.record(hop), state, owner=str(owner), fence=fence, now=NOW)
+    return (store, change) if isinstance(change, bool) else (_applied(store, hop, change), True)
 
 
 def cancelled(store: Store) -> Store:
     """CANCEL, of a workflow that did not end."""
-    hop = store.current
-    record = store.record(hop)
-    if record.owner is not None:
-        store = _taken(store, hop, record.owner)
-    store = store._replace(workflow="cancelled", due=store.due - {hop}, parked=store.parked - {hop})
-    return _with(store, hop, record._replace(state="cancelled", owner=None, token=False))
+    return _applied(store, store.current, hops.cancel(store.record(store.current)))
 
 
 def redriven(store: Store) -> Store:
     """REDRIVE, of a workflow that is parked."""
-    hop = store.current
-    store = store._replace(workflow="running", due=store.due | {hop}, parked=store.parked - {hop})
-    return _with(store, hop, store.record(hop)._replace(state="queued", owner=None, attempt=0, unsent=True))
+    return _applied(store, store.current, hops.redrive(store.record(store.current), now=NOW))
 
 
 def lapsed(store: Store, owner: int) -> tuple[Store, tuple[int, ...]]:
@@ -212,18 +182,16 @@ def lapsed(store: Store, owner: int) -> tuple[Store, tuple[int, ...]]:
     for hop in store.owned[owner]:
         store = _taken(store, hop, owner)  # a record that does not run is noted as corrupt
     for hop in running:
-        store = _with(store, hop, store.record(hop)._replace(state="queued"))._replace(due=store.due | {hop})
+        store = _applied(store, hop, hops.lapse(store.record(hop), "lease_over", line=LINE, now=NOW, pace=PACE))
     return store, running
 
 
-def retried(store: Store, hop: int) -> Store:
-    """SWEEP: queue a hop whose wait is over, and send it again."""
-    return _with(store, hop, store.record(hop)._replace(state="queued", owner=None))
-
-
-def resent(store: Store, hop: int) -> Store:
-    """SWEEP: note that an overdue hop is sent again."""
-    return _with(store, hop, store.record(hop)._replace(unsent=False))
+def swept(store: Store, hop: int) -> Store:
+    """SWEEP: queue a hop whose wait is over, or note that an overdue one is sent again."""
+    change = hops.sweep(store.record(hop), empty=True, line=LINE, now=NOW, pace=PACE)
+    assert change is not None
+    assert change.resent
+    return _applied(store, hop, change)
 
 
 def put(values: tuple[T, ...], place: int, value: Any) -> tuple[T, ...]:
@@ -231,38 +199,48 @@ def put(values: tuple[T, ...], place: int, value: Any) -> tuple[T, ...]:
     return (*values[:place], value, *values[place + 1 :])
 
 
-def _may_close(store: Store, rules: Rules, hop: int, owner: int, fence: int) -> str:
-    """The condition that all closing operations share: `yes`, the state that its own claim closed it in, or `no`."""
-    record = store.record(hop)
-    if rules.fence and (record.owner, record.fence) != (owner, fence):
-        return "no"
-    return "yes" if record.state in ("queued", "running") or not rules.once else record.state
+def owner_of(record: Hop) -> int | None:
+    """Return the owner that a record names."""
+    return OWNER_NAMED[record.owner]
 
 
-def _put_away(store: Store, hop: int, owner: int, state: str) -> Store:
-    store = _taken(store, hop, owner)
-    store = store._replace(due=store.due - {hop})
-    return _with(store, hop, store.record(hop)._replace(state=state, token=False, exhausted=False, unsent=False))
+@cache
+def with_owner(record: Hop, owner: int | None) -> Hop:
+    """Return the record of another owner."""
+    return replace(record, owner=str(owner) if owner is not None else None)
 
 
-def _given(store: Store, hop: int, owner: int) -> Store:
-    return store._replace(
-        due=store.due - {hop},
-        owned=put(store.owned, owner, store.owned[owner] | {hop}),
-        leases=put(store.leases, owner, "holds"),
-    )
+@cache
+def without_token(record: Hop) -> Hop:
+    """Return a record whose owner has another delivery in hands, or none."""
+    return replace(record, token=None)
+
+
+def _applied(store: Store, hop: int, change: Change) -> Store:
+    """Record what becomes of a hop, and list it where it is now."""
+    if change.leaves is not None:
+        store = _taken(store, hop, int(change.leaves))
+    due, parked, owned, leases = store.due - {hop}, store.parked - {hop}, store.owned, store.leases
+    match change.place:
+        case Due():
+            due |= {hop}
+        case Parked():
+            parked |= {hop}
+        case Owned(owner=name):
+            owner = int(name)
+            owned, leases = put(owned, owner, owned[owner] | {hop}), put(leases, owner, "holds")
+    hops_ = put(store.hops, hop, _without_counts(change.hop))
+    return store._replace(workflow=change.workflow, hops=hops_, due=due, parked=parked, owned=owned, leases=leases)
+
+
+@cache
+def _without_counts(record: Hop) -> Hop:
+    """Return the record without what decides nothing here: its messages' numbers, but for that of a hop that waits for
+    the next sweep."""
+    return replace(record, waits=0, sent=0 if record.state == "queued" and goes_first(record) else 1)
 
 
 def _taken(store: Store, hop: int, owner: int) -> Store:
     left = store.owned[owner] - {hop}
     leases = store.leases if left else put(store.leases, owner, "none")
     return store._replace(owned=put(store.owned, owner, left), leases=leases)
-
-
-def _with(store: Store, hop: int, record: Record) -> Store:
-    return store._replace(hops=put(store.hops, hop, record))
-
-
-def _owner(record: Record) -> int:
-    assert record.owner is not None
-    return record.owner

@@ -1,0 +1,388 @@
+"""The protocol of hops: what becomes of a hop's record when it is claimed, closed, cancelled or swept.
+
+Every store keeps these rules: the one in memory runs them, the scripts on Redis are compared with it, and an exhaustive
+search looks for a way in which they lose a hop or do it twice. Each function takes a record and returns what it
+becomes; who lists hops, counts messages and keeps leases applies it, in one transaction.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Literal, TypeAlias, assert_never
+
+from paigeant_celery.core.flow import Failure, WorkflowState
+
+__all__ = [
+    "Change",
+    "ClosedState",
+    "Due",
+    "Hop",
+    "HopState",
+    "Line",
+    "Owned",
+    "Pace",
+    "Parked",
+    "Place",
+    "Refusal",
+    "ResentReason",
+    "Sweeping",
+    "cancel",
+    "claim",
+    "close",
+    "goes_first",
+    "is_held",
+    "is_leased",
+    "is_of",
+    "is_open",
+    "is_overtaken",
+    "is_repeated",
+    "is_spent",
+    "lapse",
+    "may_pass",
+    "move_on",
+    "open_pass",
+    "queue",
+    "redrive",
+    "release",
+    "renew",
+    "sweep",
+]
+
+HopState: TypeAlias = Literal["queued", "running", "waiting", "parked", "done", "failed", "cancelled"]
+ClosedState: TypeAlias = Literal["done", "failed", "waiting", "parked"]
+Refusal: TypeAlias = Literal["finished", "running", "waiting", "parked", "cancelled", "altered"]
+ResentReason: TypeAlias = Literal["owner_gone", "lease_over", "retry", "overtaken", "queue_empty"]
+
+MOST_DOUBLED = 30  # times; far beyond any longest wait, and no number overflows
+
+
+# What is recorded.
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pace:
+    """How long things are waited for."""
+
+    lease: timedelta  # of an owner, from each renewal
+    due_after: timedelta  # from sending a hop's message until it is overdue; each time again after twice as long
+    due_after_most: timedelta
+    long_unswept: timedelta  # at least; then nobody swept for so long that no owner can have renewed its lease, either
+    pass_every: timedelta
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hop:
+    """The record of a hop, as far as it says who may write for it.
+
+    `token` names the delivery that it was claimed for, `fence` counts its claims, and `attempt` those that may run it.
+    `sent` and `first` are the numbers of its latest and of its first message among those of its queue, and `waits` says
+    how often it was overdue. If `sent` is 0, the next sweep sends it.
+    """
+
+    digest: str = ""
+    state: HopState = "queued"
+    owner: str | None = None
+    token: str | None = None
+    fence: int = 0
+    attempt: int = 0
+    claimed_at: datetime | None = None
+    exhausted: bool = False
+    failure: Failure | None = None
+    sent: int = 0
+    first: int = 0
+    waits: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Due:
+    """Listed among the hops whose message should have been claimed, or must be sent, at that time."""
+
+    at: datetime
+
+
+@dataclass(frozen=True, kw_only=True)
+class Owned:
+    """Listed among the hops that the owner runs, whose lease ends at `until`."""
+
+    owner: str
+    until: datetime
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parked:
+    """Listed among the hops that need a person, since that time."""
+
+    since: datetime
+
+
+Place: TypeAlias = Due | Owned | Parked
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """What becomes of a hop: its record, and the one place where it is listed from now on, if any.
+
+    It is taken off the lists of due and of parked hops, and off that of the owner in `leaves`: an owner that runs no
+    other hop has no lease then. `workflow` is the state of its workflow, and `resent` says why its message must be sent
+    again.
+    """
+
+    hop: Hop
+    place: Place | None = None
+    leaves: str | None = None
+    workflow: WorkflowState = "running"
+    resent: ResentReason | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """The messages of a queue: how many were meant for it, and the highest number that was surely reached."""
+
+    sent: int = 0
+    reached: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweeping:
+    """When the last pass was made, and until when leases that ended are let be."""
+
+    swept_at: datetime | None = None
+    held_until: datetime | None = None
+
+
+# The rules that all operations share.
+
+
+def is_of(hop: Hop, *, owner: str, fence: int) -> bool:
+    """Say whether the owner may write for the hop: nobody has claimed it since."""
+    return (hop.owner, hop.fence) == (owner, fence)
+
+
+def is_open(hop: Hop) -> bool:
+    """Say whether the hop can be closed. A queued one that is still its owner's lapsed, and nobody took it."""
+    return hop.state in ("queued", "running")
+
+
+def is_repeated(hop: Hop, *, owner: str, token: str) -> bool:
+    """Say whether the hop was claimed for this very delivery: the reply was lost, and the client asks again."""
+    return (hop.owner, hop.token) == (owner, token)
+
+
+def is_leased(hop: Hop, *, lease: datetime | None, held: bool, now: datetime) -> bool:
+    """Say whether an owner runs the hop that may come back; `lease` is when that of the owner ends."""
+    return hop.state == "running" and lease is not None and (lease > now or held)
+
+
+def is_spent(hop: Hop, *, max_attempts: int) -> bool:
+    """Say whether the hop was begun as often as it may be."""
+    return hop.attempt >= max_attempts
+
+
+def is_overtaken(hop: Hop, line: Line) -> bool:
+    """Say whether later messages of its queue were claimed, so that its own is lost, or it has none."""
+    return hop.sent == 0 or line.reached > hop.sent
+
+
+def goes_first(hop: Hop) -> bool:
+    """Say whether the hop is sent whatever waits on its queue, and so before all others that are due."""
+    return hop.state == "waiting" or hop.sent == 0
+
+
+def is_held(sweeping: Sweeping, *, now: datetime, pace: Pace) -> bool:
+    """Say whether leases that ended are let be for now.
+
+    While nobody swept, the store was away for all, or nobody was there to renew: the owners get the time of one lease
+    to come back, or every run in flight would begin a second time.
+    """
+    return _is_long_unswept(sweeping, now, pace) or (sweeping.held_until is not None and now < sweeping.held_until)
+
+
+# What a worker makes of a hop.
+
+
+def queue(*, digest: str, line: Line, now: datetime, pace: Pace) -> Change:
+    """Record a hop whose first message is sent now."""
+    sent = _sent(Hop(digest=digest), 0, line, now, pace)
+    return replace(sent, hop=replace(sent.hop, first=sent.hop.sent))
+
+
+def claim(
+    hop: Hop,
+    *,
+    owner: str,
+    token: str,
+    max_attempts: int,
+    digest: str | None,
+    lease: datetime | None,
+    held: bool,
+    now: datetime,
+    pace: Pace,
+) -> Change | Refusal:
+    """Give the hop to an owner, or say why not. Its fence grows unless the answer is that of an earlier call.
+
+    `lease` is when that of the hop's owner ends, and `held` whether it is let be for longer. Without `digest` nothing
+    is compared.
+    """
+    # What is no copy of the recorded message is told from one whatever has become of the hop.
+    if digest is not None and digest != hop.digest:
+        return "altered"
+    if hop.state in ("done", "failed"):
+        return "finished"
+    if hop.state in ("waiting", "parked", "cancelled"):
+        return hop.state
+    if is_repeated(hop, owner=owner, token=token):
+        return _revived(hop, owner, now, pace)
+    if is_leased(hop, lease=lease, held=held, now=now):
+        return "running"
+    exhausted = is_spent(hop, max_attempts=max_attempts)
+    given = replace(
+        hop,
+        state="running",
+        owner=owner,
+        token=token,
+        fence=hop.fence + 1,
+        attempt=hop.attempt + (not exhausted),
+        claimed_at=now,
+        exhausted=exhausted,
+    )
+    leaves = hop.owner if hop.state == "running" else None
+    return Change(hop=given, place=Owned(owner=owner, until=now + pace.lease), leaves=leaves)
+
+
+def renew(hop: Hop, *, owner: str, fence: int, now: datetime, pace: Pace) -> Change | Literal["kept", "lost"]:
+    """Leave the hop to its owner, to whom it may have lapsed; `lost` if the owner may no longer write for it.
+
+    A hop that this very claim closed is not lost: its run is about to end.
+    """
+    if not is_of(hop, owner=owner, fence=fence):
+        return "lost"
+    return _revived(hop, owner, now, pace) if hop.state == "queued" else "kept"
+
+
+def close(
+    hop: Hop,
+    state: ClosedState,
+    *,
+    owner: str,
+    fence: int,
+    now: datetime,
+    followed: bool = False,
+    failure: Failure | None = None,
+    delay: timedelta = timedelta(0),
+) -> Change | bool:
+    """Close the hop, for good or until its retry or a person has it sent again.
+
+    A hop that is done ends its workflow unless it is `followed` by one that is recorded with this change. A waiting one
+    waits for `delay` after `failure`. Without a change, the answer is whether this claim closed it so before.
+    """
+    if not is_of(hop, owner=owner, fence=fence):
+        return False
+    if not is_open(hop):
+        return hop.state == state
+    closed = _without_claim(replace(hop, state=state))
+    match state:
+        case "done":
+            return Change(hop=closed, leaves=owner, workflow="running" if followed else "completed")
+        case "failed":
+            return Change(hop=closed, leaves=owner, workflow="failed")
+        case "waiting":
+            return Change(hop=replace(closed, failure=failure), place=Due(at=now + delay), leaves=owner)
+        case "parked":
+            return Change(hop=closed, place=Parked(since=now), leaves=owner, workflow="parked")
+    assert_never(state)
+
+
+def release(hop: Hop, *, owner: str, fence: int, now: datetime) -> Change | Literal[False]:
+    """Queue the hop again, which its owner does not run, and give the attempt back; the next sweep sends it."""
+    if not is_of(hop, owner=owner, fence=fence) or not is_open(hop):
+        return False
+    queued = replace(hop, state="queued", owner=None, attempt=hop.attempt - (not hop.exhausted), sent=0, waits=0)
+    return Change(hop=_without_claim(queued), place=Due(at=now), leaves=owner)
+
+
+# What people make of it.
+
+
+def cancel(hop: Hop) -> Change:
+    """End the hop wherever it is; who runs it can write nothing any more."""
+    cancelled = _without_claim(replace(hop, state="cancelled", owner=None, failure=None))
+    return Change(hop=cancelled, leaves=hop.owner, workflow="cancelled")
+
+
+def redrive(hop: Hop, *, now: datetime) -> Change:
+    """Queue a parked hop again, with all its attempts; the next sweep sends it."""
+    queued = replace(hop, state="queued", owner=None, failure=None, attempt=0, sent=0, waits=0)
+    return Change(hop=queued, place=Due(at=now))
+
+
+# What a sweep makes of it.
+
+
+def may_pass(sweeping: Sweeping, *, now: datetime, pace: Pace) -> bool:
+    """Say whether it is time for a pass, of which there is one in a second, whoever asks."""
+    return sweeping.swept_at is None or now - sweeping.swept_at >= pace.pass_every
+
+
+def open_pass(sweeping: Sweeping, *, now: datetime, pace: Pace) -> Sweeping:
+    """Note that a pass is made, and hold leases if it is the first one for long."""
+    held_until = now + pace.lease if _is_long_unswept(sweeping, now, pace) else sweeping.held_until
+    return Sweeping(swept_at=now, held_until=held_until)
+
+
+def lapse(hop: Hop, why: Literal["owner_gone", "lease_over"], *, line: Line, now: datetime, pace: Pace) -> Change:
+    """Queue a hop whose owner is gone or has not renewed; it stays the owner's until somebody else claims it."""
+    return replace(_sent(replace(hop, state="queued"), 0, line, now, pace), leaves=hop.owner, resent=why)
+
+
+def sweep(hop: Hop, *, empty: bool | None, line: Line, now: datetime, pace: Pace) -> Change | None:
+    """Look at a hop that is due. `empty` says whether its queue is; None asks for somebody to look there first."""
+    if hop.state == "waiting":
+        queued = replace(hop, state="queued", owner=None)
+        return replace(_sent(queued, 0, line, now, pace), resent="retry")
+    waits = hop.waits + 1
+    if is_overtaken(hop, line):
+        return replace(_sent(hop, waits, line, now, pace), resent="overtaken")
+    if empty:
+        return replace(_sent(hop, waits, line, now, pace), resent="queue_empty")
+    if empty is None:
+        return None
+    # It stands behind others: no reason to send it again.
+    return Change(hop=replace(hop, waits=waits), place=Due(at=now + _patience(waits, pace)))
+
+
+# What follows for the messages of its queue.
+
+
+def move_on(line: Line, hop: Hop) -> Line:
+    """Count what was sent, and what was reached, with a hop's new record.
+
+    Nobody knows which of its messages came. Of one that was sent again, the earlier may come first, delivered once more
+    by the broker, while the later stands behind thousands: counted as reached, that one's number would make all of them
+    lost. So a claim reaches its first.
+    """
+    reached = hop.first if hop.state == "running" else 0
+    return Line(sent=max(line.sent, hop.sent), reached=max(line.reached, reached))
+
+
+def _sent(hop: Hop, waits: int, line: Line, now: datetime, pace: Pace) -> Change:
+    """Note that a message of the hop is sent now, and when it will be overdue."""
+    return Change(hop=replace(hop, sent=line.sent + 1, waits=waits), place=Due(at=now + _patience(waits, pace)))
+
+
+def _patience(waits: int, pace: Pace) -> timedelta:
+    return min(pace.due_after * (1 << min(waits, MOST_DOUBLED)), pace.due_after_most)
+
+
+def _revived(hop: Hop, owner: str, now: datetime, pace: Pace) -> Change:
+    """Leave the hop to its owner, to whom it may have lapsed."""
+    return Change(hop=replace(hop, state="running"), place=Owned(owner=owner, until=now + pace.lease))
+
+
+def _without_claim(hop: Hop) -> Hop:
+    return replace(hop, token=None, claimed_at=None, exhausted=False)
+
+
+def _is_long_unswept(sweeping: Sweeping, now: datetime, pace: Pace) -> bool:
+    longest = max(pace.lease / 2, pace.long_unswept)
+    return sweeping.swept_at is not None and now - sweeping.swept_at > longest

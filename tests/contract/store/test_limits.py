@@ -1,0 +1,122 @@
+"""The numbers of the protocol: one table for both stores and all scripts, with shorter waits for tests."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from dataclasses import fields, replace
+from datetime import UTC, datetime, timedelta
+from importlib import resources
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from paigeant_celery.hop import sweeper
+from paigeant_celery.store import limits, open_store
+from paigeant_celery.store.limits import LIMITS, Limits, written
+from paigeant_celery.store.memory import MemoryStore
+from paigeant_celery.store.port import HopRecord, NewWorkflow, Store
+from paigeant_celery.store.redis import RedisStore
+
+HURRIED = Path(__file__).parents[2] / "programs" / "hurried.py"
+LEASE, TTL = 10.0, 60.0
+EPOCH, MILLISECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(milliseconds=1)
+
+SCRIPTS = {
+    file.name: re.sub(r"--.*", "", file.read_text("utf-8"))
+    for file in resources.files("paigeant_celery.store").joinpath("scripts").iterdir()
+}
+NAMES = [field.name.upper() for field in fields(Limits)]
+
+
+def test_the_scripts_begin_with_the_limits() -> None:
+    """What an operator reads in the table is what the server does."""
+    assert written(LIMITS) == (
+        "local DUE_AFTER = 5000\n"
+        "local DUE_AFTER_MOST = 80000\n"
+        "local LONG_UNSWEPT = 2500\n"
+        "local PASS_EVERY = 900\n"
+        "local MOST_AT_ONCE = 100\n"
+        "local MOST_BYTES = 4194304\n"
+        "local MOST_LOOKED_AT = 1000\n"
+        "local MAX_EVENTS = 1000\n"
+        "local MAX_STREAMED = 10000\n"
+        "local MAX_LETTERS = 10000\n"
+        "local LETTERS_AT_ONCE = 100\n"
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_limit_is_used_by_a_script_and_set_by_none(name: str) -> None:
+    """A number that stood in two places would be changed in one of them."""
+    used = {script for script, text in SCRIPTS.items() if re.search(rf"\b{name}\b", text)}
+    set_again = {script for script in used if re.search(rf"\blocal {name}\b|\b{name} =[^=]", SCRIPTS[script])}
+
+    assert used
+    assert not set_again
+
+
+def test_no_script_has_a_number_of_its_own() -> None:
+    """What is left are milliseconds of a second, and small ones that count arguments and fields."""
+    numbers = {
+        (script, number)
+        for script, text in SCRIPTS.items()
+        for number in re.findall(r"(?<![\w.])\d[\w.]*", text)
+        if not number.isdigit() or int(number) > 11
+    }
+
+    assert numbers == {("common.lua", "1000"), ("common.lua", "1e13")}
+
+
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Load the module as a program of the tests does; what it sets is put back after the test."""
+    monkeypatch.setattr(limits, "LIMITS", limits.LIMITS)
+    monkeypatch.setattr(sweeper, "EVERY", sweeper.EVERY)
+    spec = importlib.util.spec_from_file_location("hurried", HURRIED)
+    assert spec is not None
+    assert spec.loader is not None
+    spec.loader.exec_module(importlib.util.module_from_spec(spec))
+
+
+def patience(store: Store) -> timedelta:
+    """Return how long a store that was opened waits for the first message of a workflow."""
+    hop = HopRecord(hop_id="w.0", queue="q", envelope="{}", digest="d")
+    assert store.start(NewWorkflow(correlation_id="w", content="c", hop=hop)) == "started"
+    found = store.workflow("w")
+    assert found is not None
+    if isinstance(store, MemoryStore):
+        return store._due["w.0"] - found.created_at
+    assert isinstance(store, RedisStore)
+    due = cast("float", store._connected().redis.zscore(f"{store._prefix}:due", "w.0"))
+    return EPOCH + round(due) * MILLISECOND - found.created_at
+
+
+@pytest.mark.parametrize("kind", ["memory", "redis"])
+@pytest.mark.parametrize(("in_a_hurry", "seconds"), [(False, 5.0), (True, 0.5)])
+def test_a_deployment_under_test_waits_a_tenth_of_the_time(
+    kind: str, in_a_hurry: bool, seconds: float, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    """A test of a lost message need not take as long as the loss; any other deployment waits as documented."""
+    if in_a_hurry:
+        hurried(monkeypatch)
+    url, prefix = "memory://", "p"
+    if kind == "redis":
+        database = request.getfixturevalue("redis_db")
+        url, prefix = database.url, database.prefix
+
+    store = open_store(url, prefix=prefix, lease=LEASE, ttl=TTL)
+
+    assert patience(store) == timedelta(seconds=seconds)
+    store.close()
+
+
+def test_who_is_in_a_hurry_waits_less_and_keeps_as_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only waits are shorter, and the sweeps that end them come as much more often."""
+    before = sweeper.EVERY
+
+    hurried(monkeypatch)
+
+    found = limits.LIMITS
+    assert found == replace(Limits(), due_after=500, due_after_most=8_000, long_unswept=250, pass_every=90)
+    assert tuple(10 * each for each in sweeper.EVERY) == pytest.approx(before)

@@ -1,0 +1,312 @@
+"""What becomes of a hop's record, one operation at a time; all orders of them are searched by the model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import cast, get_args
+
+import pytest
+
+from paigeant_celery.core.flow import Failure, WorkflowState
+from paigeant_celery.core.hops import (
+    Change,
+    ClosedState,
+    Due,
+    Hop,
+    HopState,
+    Line,
+    Owned,
+    Pace,
+    Parked,
+    Refusal,
+    Sweeping,
+    cancel,
+    claim,
+    close,
+    goes_first,
+    is_held,
+    lapse,
+    may_pass,
+    move_on,
+    open_pass,
+    queue,
+    redrive,
+    release,
+    renew,
+    sweep,
+)
+
+NOW = datetime(2030, 1, 1, tzinfo=UTC)
+SECOND = timedelta(seconds=1)
+PACE = Pace(
+    lease=10 * SECOND, due_after=5 * SECOND, due_after_most=80 * SECOND, long_unswept=2.5 * SECOND, pass_every=SECOND
+)
+LINE = Line(sent=3, reached=1)
+FAILURE = Failure(step_id="draft", error_class="ValueError", text="no such topic")
+
+QUEUED = queue(digest="d", line=LINE, now=NOW, pace=PACE).hop
+
+
+def claimed(hop: Hop, *, owner: str = "ann", token: str = "t1", lease: datetime | None = None) -> Change | Refusal:
+    return claim(hop, owner=owner, token=token, max_attempts=2, digest="d", lease=lease, held=False, now=NOW, pace=PACE)
+
+
+RUNNING = cast("Change", claimed(QUEUED)).hop
+LAPSED = lapse(RUNNING, "lease_over", line=LINE, now=NOW, pace=PACE).hop
+WAITING = cast("Change", close(RUNNING, "waiting", owner="ann", fence=1, now=NOW, failure=FAILURE)).hop
+PARKED = cast("Change", close(RUNNING, "parked", owner="ann", fence=1, now=NOW)).hop
+
+
+def test_a_new_hop_is_due_when_its_first_message_is_overdue() -> None:
+    """A message that is lost between dispatch and worker is sent again."""
+    assert queue(digest="d", line=LINE, now=NOW, pace=PACE) == Change(
+        hop=Hop(digest="d", sent=4, first=4), place=Due(at=NOW + 5 * SECOND)
+    )
+
+
+def test_a_queued_hop_is_given_to_who_claims_it() -> None:
+    """It is listed as the owner's, for as long as the lease that begins now."""
+    assert claimed(QUEUED) == Change(
+        hop=replace(QUEUED, state="running", owner="ann", token="t1", fence=1, attempt=1, claimed_at=NOW),
+        place=Owned(owner="ann", until=NOW + 10 * SECOND),
+    )
+
+
+@pytest.mark.parametrize(
+    ("lease", "held", "runs"),
+    [(NOW + SECOND, False, True), (NOW, False, False), (NOW, True, True), (None, True, False)],
+)
+def test_a_running_hop_is_taken_over_only_when_its_owners_lease_is_over(
+    lease: datetime | None, held: bool, runs: bool
+) -> None:
+    """Two never run a hop at once while the first may come back; after an outage it has longer."""
+    answer = claim(
+        RUNNING, owner="bob", token="t2", max_attempts=2, digest="d", lease=lease, held=held, now=NOW, pace=PACE
+    )
+
+    taken = replace(RUNNING, owner="bob", token="t2", fence=2, attempt=2)
+    place = Owned(owner="bob", until=NOW + 10 * SECOND)
+    assert answer == ("running" if runs else Change(hop=taken, place=place, leaves="ann"))
+
+
+@pytest.mark.parametrize("hop", [RUNNING, LAPSED])
+def test_a_claim_whose_reply_was_lost_gets_the_same_answer_again(hop: Hop) -> None:
+    """The client repeats it; it spends no attempt, and the hop is the owner's, as it may have lapsed since."""
+    again = claimed(hop, lease=NOW + SECOND)
+
+    assert isinstance(again, Change)
+    assert (again.hop, again.place) == (replace(hop, state="running"), Owned(owner="ann", until=NOW + 10 * SECOND))
+
+
+def test_a_claim_beyond_the_last_attempt_may_only_close() -> None:
+    """A hop that kills its worker does not do so for ever."""
+    spent = replace(QUEUED, attempt=2, fence=5)
+
+    answer = claimed(spent)
+
+    assert isinstance(answer, Change)
+    assert (answer.hop.attempt, answer.hop.exhausted, answer.hop.fence) == (2, True, 6)
+
+
+@pytest.mark.parametrize("state", get_args(HopState))
+def test_what_is_no_copy_of_the_recorded_message_is_refused_in_each_state(state: HopState) -> None:
+    """Whoever altered it learns nothing of the hop."""
+    hop = replace(RUNNING, state=state)
+
+    assert claim(
+        hop, owner="bob", token="t2", max_attempts=2, digest="other", lease=None, held=False, now=NOW, pace=PACE
+    ) == "altered"  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("state", "reason"),
+    [
+        ("done", "finished"),
+        ("failed", "finished"),
+        ("waiting", "waiting"),
+        ("parked", "parked"),
+        ("cancelled", "cancelled"),
+    ],
+)
+def test_a_closed_hop_is_not_claimed_even_by_who_closed_it(state: HopState, reason: str) -> None:
+    """A late copy of its message runs nothing."""
+    assert claimed(replace(RUNNING, state=state)) == reason
+
+
+def test_a_renewal_leaves_a_lapsed_hop_to_its_owner_and_another_ones_alone() -> None:
+    """A worker that was away for a moment goes on; one that was overtaken learns of it."""
+    back = Change(hop=replace(LAPSED, state="running"), place=Owned(owner="ann", until=NOW + 10 * SECOND))
+
+    assert renew(LAPSED, owner="ann", fence=1, now=NOW, pace=PACE) == back
+    assert renew(RUNNING, owner="ann", fence=1, now=NOW, pace=PACE) == "kept"
+    assert renew(RUNNING, owner="ann", fence=2, now=NOW, pace=PACE) == "lost"
+    assert renew(cancel(RUNNING).hop, owner="ann", fence=1, now=NOW, pace=PACE) == "lost"
+
+
+@pytest.mark.parametrize(
+    ("state", "place", "workflow"),
+    [
+        ("done", None, "completed"),
+        ("failed", None, "failed"),
+        ("waiting", Due(at=NOW + 60 * SECOND), "running"),
+        ("parked", Parked(since=NOW), "parked"),
+    ],
+)
+@pytest.mark.parametrize("hop", [RUNNING, LAPSED])
+def test_its_owner_closes_a_hop_that_nobody_else_took(
+    hop: Hop, state: ClosedState, place: object, workflow: WorkflowState
+) -> None:
+    """An output that was paid for is kept even if the lease lapsed meanwhile."""
+    change = close(hop, state, owner="ann", fence=1, now=NOW, failure=FAILURE, delay=60 * SECOND)
+
+    failure = FAILURE if state == "waiting" else None
+    closed = replace(hop, state=state, token=None, claimed_at=None, failure=failure)
+    assert change == Change(hop=closed, place=place, leaves="ann", workflow=workflow)  # type: ignore[arg-type]
+
+
+def test_a_completion_that_records_the_next_hop_does_not_end_the_workflow() -> None:
+    """The one transaction does both."""
+    change = close(RUNNING, "done", owner="ann", fence=1, now=NOW, followed=True)
+
+    assert isinstance(change, Change)
+    assert change.workflow == "running"
+
+
+@pytest.mark.parametrize("state", get_args(ClosedState))
+def test_who_was_overtaken_closes_nothing(state: ClosedState) -> None:
+    """Of two runs of one hop, only the later one is forwarded."""
+    assert close(RUNNING, state, owner="bob", fence=1, now=NOW) is False
+    assert close(RUNNING, state, owner="ann", fence=0, now=NOW) is False
+    assert release(RUNNING, owner="ann", fence=0, now=NOW) is False
+
+
+@pytest.mark.parametrize("state", get_args(ClosedState))
+def test_a_repeated_closing_is_told_whether_it_closed_the_hop_so(state: ClosedState) -> None:
+    """The reply may have been lost; another end than the recorded one is refused."""
+    closed = cast("Change", close(RUNNING, state, owner="ann", fence=1, now=NOW)).hop
+
+    answers = {other: close(closed, other, owner="ann", fence=1, now=NOW) for other in get_args(ClosedState)}
+
+    assert answers == {other: other == state for other in get_args(ClosedState)}
+    assert release(closed, owner="ann", fence=1, now=NOW) is False
+
+
+@pytest.mark.parametrize(("exhausted", "attempt"), [(False, 0), (True, 1)])
+def test_a_released_hop_gets_its_attempt_back_and_is_sent_at_once(exhausted: bool, attempt: int) -> None:
+    """A worker that ends costs its steps nothing; a claim that spent no attempt gives none back."""
+    change = release(replace(RUNNING, exhausted=exhausted), owner="ann", fence=1, now=NOW)
+
+    released = Hop(digest="d", fence=1, attempt=attempt, first=4)
+    assert change == Change(hop=released, place=Due(at=NOW), leaves="ann")
+    assert goes_first(released)
+
+
+@pytest.mark.parametrize("hop", [QUEUED, RUNNING, LAPSED, WAITING, PARKED])
+def test_a_cancelled_hop_is_nobodys_and_nowhere(hop: Hop) -> None:
+    """Wherever the workflow stands, it ends."""
+    change = cancel(hop)
+
+    assert (change.hop.state, change.hop.owner, change.hop.token, change.hop.failure) == ("cancelled", None, None, None)
+    assert (change.place, change.leaves, change.workflow) == (None, hop.owner, "cancelled")
+
+
+def test_a_redriven_hop_has_all_its_attempts_and_is_sent_at_once() -> None:
+    """Its fence stays, so that nobody of before can close it."""
+    assert redrive(PARKED, now=NOW) == Change(hop=Hop(digest="d", fence=1, first=4), place=Due(at=NOW))
+
+
+def test_a_lapsed_hop_is_sent_again_and_stays_its_owners_until_it_is_claimed() -> None:
+    """Who comes back in time goes on with its run."""
+    change = lapse(RUNNING, "owner_gone", line=LINE, now=NOW, pace=PACE)
+
+    assert change == Change(
+        hop=replace(RUNNING, state="queued", sent=4),
+        place=Due(at=NOW + 5 * SECOND),
+        leaves="ann",
+        resent="owner_gone",
+    )
+
+
+def test_a_hop_that_waited_is_sent_whatever_stands_on_its_queue() -> None:
+    """It has no message there, and no owner any more."""
+    change = sweep(WAITING, empty=False, line=LINE, now=NOW, pace=PACE)
+
+    assert goes_first(WAITING)
+    assert change == Change(
+        hop=replace(WAITING, state="queued", owner=None, sent=4), place=Due(at=NOW + 5 * SECOND), resent="retry"
+    )
+
+
+@pytest.mark.parametrize(
+    ("sent", "empty", "resent"),
+    [
+        (4, None, None),
+        (4, False, None),
+        (4, True, "queue_empty"),
+        (1, False, None),
+        (0, False, "overtaken"),
+        (0, None, "overtaken"),
+    ],
+)
+def test_an_overdue_hop_is_sent_again_only_if_its_message_must_be_lost(
+    sent: int, empty: bool | None, resent: str | None
+) -> None:
+    """A backlog is not multiplied: a message that stands behind others will come."""
+    change = sweep(replace(QUEUED, sent=sent, waits=1), empty=empty, line=LINE, now=NOW, pace=PACE)
+
+    assert (change is None) == (resent is None and empty is None)
+    if change is not None:
+        after = replace(QUEUED, sent=4 if resent else sent, waits=2)
+        assert change == Change(hop=after, place=Due(at=NOW + 20 * SECOND), resent=resent)  # type: ignore[arg-type]
+
+
+def test_a_message_is_overtaken_when_a_later_one_was_surely_reached() -> None:
+    """Then it is lost, as a queue gives what stands first."""
+    reached = Line(sent=6, reached=5)
+
+    found = [sweep(replace(QUEUED, sent=sent), empty=None, line=reached, now=NOW, pace=PACE) for sent in (4, 5)]
+
+    assert [change and change.resent for change in found] == ["overtaken", None]
+
+
+@pytest.mark.parametrize(("waits", "seconds"), [(0, 10), (1, 20), (3, 80), (10, 80), (10_000, 80)])
+def test_each_wait_for_a_message_is_twice_as_long_up_to_the_longest(waits: int, seconds: int) -> None:
+    """However long a backlog stands."""
+    change = sweep(replace(QUEUED, waits=waits), empty=False, line=LINE, now=NOW, pace=PACE)
+
+    assert change is not None
+    assert change.place == Due(at=NOW + seconds * SECOND)
+
+
+def test_a_queue_counts_what_is_sent_and_what_a_claim_surely_reached() -> None:
+    """Which message of a hop was claimed is not known, so the first of them counts."""
+    assert move_on(Line(), QUEUED) == Line(sent=4)
+    assert move_on(Line(sent=9, reached=2), replace(RUNNING, sent=7)) == Line(sent=9, reached=4)
+    assert move_on(Line(sent=9, reached=6), RUNNING) == Line(sent=9, reached=6)
+
+
+def test_there_is_one_pass_in_a_while_whoever_asks() -> None:
+    """Hundreds of workers cost the store no more than one."""
+    swept = open_pass(Sweeping(), now=NOW, pace=PACE)
+
+    assert may_pass(Sweeping(), now=NOW, pace=PACE)
+    assert not may_pass(swept, now=NOW + 0.9 * SECOND, pace=PACE)
+    assert may_pass(swept, now=NOW + SECOND, pace=PACE)
+
+
+@pytest.mark.parametrize(("lease", "longest"), [(10, 5.0), (2, 2.5)])
+def test_after_an_outage_owners_have_the_time_of_a_lease_to_come_back(lease: int, longest: float) -> None:
+    """The store was away for all of them: it is no mass take-over."""
+    pace = replace(PACE, lease=lease * SECOND)
+    swept = open_pass(Sweeping(), now=NOW, pace=pace)
+    in_time, too_late = NOW + longest * SECOND, NOW + (longest + 0.001) * SECOND
+
+    assert not is_held(Sweeping(), now=NOW, pace=pace)
+    assert not is_held(swept, now=in_time, pace=pace)
+    assert is_held(swept, now=too_late, pace=pace)
+    late = open_pass(swept, now=too_late, pace=pace)
+    assert late == Sweeping(swept_at=too_late, held_until=too_late + lease * SECOND)
+    assert is_held(late, now=too_late + 0.5 * SECOND, pace=pace)
+    assert open_pass(late, now=too_late + SECOND, pace=pace).held_until == late.held_until
+    assert not is_held(replace(late, swept_at=late.held_until), now=cast("datetime", late.held_until), pace=pace)
