@@ -385,7 +385,7 @@ def test_a_worker_with_wrong_settings_stops_with_one_line_that_names_them_all(tm
     ("settings", "mistake"),
     [
         ({"paigeant_consume": ("draft", "drafft")}, "`paigeant_consume` names 'drafft', which is not loaded"),
-        ({"imports": ("paigeant_celery.tasks",), "paigeant_consume": "only"}, "`paigeant_consume` is 'only', and no"),
+        ({"imports": ("paigeant_celery.tasks",), "paigeant_consume": "only"}, "`paigeant_consume` is 'only', but no"),
         ({"paigeant_lease": 0}, "`paigeant_lease`: Input should be greater than or equal to 0.2"),
     ],
 )
