@@ -35,7 +35,7 @@ class Flower:
         self.address = f"http://127.0.0.1:{free_port()}"
         self.process = made.run(
             "-A", "paigeant_celery", "flower", "--address=127.0.0.1", f"--port={self.address.rpartition(':')[2]}",
-            folder=made.configured("flower"), name="flower", FLOWER_UNAUTHENTICATED_API="true",
+            folder=made.configured("flower"), name="flower", cold=True, FLOWER_UNAUTHENTICATED_API="true",
         )  # fmt: skip
         self.worker = made.ready_worker("desk", "press", "troubles", pool=pool, slots=3)
         eventually(self._sees_the_worker, within=START_WITHIN)

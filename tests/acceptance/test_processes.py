@@ -49,7 +49,7 @@ def late(request: pytest.FixtureRequest, redis_url: str, tmp_path_factory: pytes
     with deployment(redis_url, tmp_path_factory.mktemp("late")) as made:
         handle = dispatch(made, ActivitySpec("draft", "early"), ActivitySpec("draft", "again"))
         state = handle.status_sync().state
-        yield Late(handle, state, made.ready_worker("press", pool=request.param))
+        yield Late(handle, state, made.ready_worker("press", pool=request.param, cold=True))
 
 
 def test_a_workflow_waits_for_a_worker_that_starts_later(late: Late) -> None:
@@ -90,7 +90,7 @@ def test_the_plain_command_serves_agents_and_leaves_the_tasks_of_others(
         other.send_task("shop.send_mail")
     environment = {**script_environment(), "PAIGEANT_REDIS_URL": url, "RUNS_FILE": str(tmp_path / "runs")}
     command = [sys.executable, "-m", "celery", "-A", "paigeant_celery", "worker", "-I", "press", "-c", "1"]
-    worker = Process(command, folder=tmp_path, environment=environment, name="plain")
+    worker = Process(command, folder=tmp_path, environment=environment, name="plain", cold=True)
     try:
         script = (
             "from paigeant_celery import ActivitySpec, WorkflowDispatcher, get_transport\n"
@@ -99,7 +99,7 @@ def test_the_plain_command_serves_agents_and_leaves_the_tasks_of_others(
             "correlation_id = dispatcher.dispatch_workflow_sync(get_transport())\n"
             "print(dispatcher.handle(correlation_id).result_sync(40).output)\n"
         )
-        assert run_script(script, PAIGEANT_REDIS_URL=url) == "draft(plainly|)\n"
+        assert run_script(script, cold=True, PAIGEANT_REDIS_URL=url) == "draft(plainly|)\n"
         assert worker.terminate() == 0
         with redis.Redis.from_url(url) as server:
             assert server.llen("celery") == 1

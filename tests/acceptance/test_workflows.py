@@ -172,7 +172,7 @@ def test_a_process_without_the_agents_dispatches_and_loads_no_agent_library(
     transport: CeleryTransport, stage: Deployment
 ) -> None:
     """A web process stays small and needs no provider's package or key."""
-    correlation_id = run_script(DISPATCH_ELSEWHERE, stage.url, stage.prefix).strip()
+    correlation_id = run_script(DISPATCH_ELSEWHERE, stage.url, stage.prefix, cold=True).strip()
 
     result = WorkflowDispatcher().handle(correlation_id, transport).result_sync(WITHIN)
 
@@ -183,7 +183,7 @@ def test_status_events_and_result_are_read_in_another_process(transport: CeleryT
     """Who dispatches and who asks are rarely the same process."""
     handle = dispatch(transport, ActivitySpec("draft", "a"), ActivitySpec("review", "b"))
 
-    seen = json.loads(run_script(READ_ELSEWHERE, stage.url, stage.prefix, handle.correlation_id))
+    seen = json.loads(run_script(READ_ELSEWHERE, stage.url, stage.prefix, handle.correlation_id, cold=True))
 
     first, second = (f"{handle.correlation_id}.{place}" for place in (0, 1))
     assert seen == {

@@ -15,6 +15,7 @@ import pytest
 
 from tests.support.processes import free_port
 from tests.support.servers import RedisServer
+from tests.support.starting import run
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = (
@@ -68,14 +69,16 @@ RUNS: Mapping[str, tuple[str, ...]] = {
     **{f"{name}, help": (f"examples/{name}", "--help") for name in EXAMPLES},
     "no words": ("examples/single_agent", "42 !"),
 }
+# Each example once as its README says, and one as a module; the others are forked.
+COLD = {
+    "worker, teapot", "single, bees", "single, trains", "three, bees", "dynamic, claim", "functions, bees",
+    "research, merge",
+}  # fmt: skip
 
 
-def run_python(*arguments: str | bytes, **environment: str) -> Outcome:
+def run_python(*arguments: str, cold: bool = False, **environment: str) -> Outcome:
     """Run Python from the root of the repository, without settings of whoever runs the tests."""
-    return subprocess.run(
-        [sys.executable, *arguments], cwd=ROOT, env=settings(**environment), stdin=subprocess.DEVNULL,
-        capture_output=True, text=True, encoding="utf-8", timeout=LONGEST, check=False,
-    )  # fmt: skip
+    return run([sys.executable, *arguments], cwd=ROOT, environment=settings(**environment), within=LONGEST, cold=cold)
 
 
 def settings(**environment: str) -> dict[str, str]:
@@ -88,7 +91,7 @@ def settings(**environment: str) -> dict[str, str]:
 def started() -> Iterator[dict[str, Future[Outcome]]]:
     """Start all runs side by side; each test waits for its own."""
     pool = ThreadPoolExecutor(AT_ONCE)
-    yield {name: pool.submit(run_python, *arguments) for name, arguments in RUNS.items()}
+    yield {name: pool.submit(run_python, *arguments, cold=name in COLD) for name, arguments in RUNS.items()}
     pool.shutdown(cancel_futures=True)
 
 
