@@ -52,23 +52,19 @@ def own_redis() -> Iterator[Callable[..., RedisServer]]:
 
 
 @pytest.fixture(scope="session")
-def amqp_url() -> Iterator[str]:
-    """Give the RabbitMQ broker of `AMQP_URL`, else one of our own."""
-    if given := os.environ.get("AMQP_URL"):
-        yield given
-        return
-    with ExitStack() as stack:
-        yield _enter(stack, rabbit_server()).url
-
-
-@pytest.fixture
 def own_rabbit() -> Iterator[RabbitServer]:
-    """Start a RabbitMQ broker that the test may stop."""
+    """Start a RabbitMQ broker that a test may stop, if it starts it again."""
     with ExitStack() as stack:
         yield _enter(stack, rabbit_server())
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
+def amqp_url(request: pytest.FixtureRequest) -> str:
+    """Give the RabbitMQ broker of `AMQP_URL`, else our own."""
+    return os.environ.get("AMQP_URL") or request.getfixturevalue("own_rabbit").url
+
+
+@pytest.fixture(scope="module")
 def impatient_rabbit() -> Iterator[RabbitServer]:
     """Start a RabbitMQ broker that takes back what a consumer has not acknowledged within two seconds."""
     with ExitStack() as stack:

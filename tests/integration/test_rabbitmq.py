@@ -257,21 +257,26 @@ def test_executors_serve_from_rabbitmq(deploy: Deploy, amqp_url: str, redis_db: 
 def test_a_broker_that_restarts_loses_no_step_and_repeats_none(
     own_rabbit: RabbitServer, deploy: Deploy, redis_db: RedisDatabase, tmp_path: Path
 ) -> None:
-    """Neither a message that waits in its queue, nor one whose step is running and which is delivered once more."""
+    """Neither one that runs, whose message is delivered once more, nor one whose message waits for a worker."""
     made = on_both(deploy, own_rabbit.url, redis_db)
     go_on = tmp_path / "go on"
-    handle = dispatch(made, FunctionSpec("pause", {"until": str(go_on)}), ActivitySpec("draft", "after"))
-
-    own_rabbit.stop()
-    own_rabbit.start()
     # Not in threads: there Celery 5.7 restores its prefetch count from the thread of a step, and may hang over it.
-    worker = made.ready_worker("press", "keeper")
-    eventually(made.runs, within=WITHIN, what="the message that waited is lost")
+    worker = made.ready_worker("keeper")
+    handle = dispatch(made, FunctionSpec("pause", {"until": str(go_on)}), ActivitySpec("draft", "after"))
+    eventually(made.runs, within=WITHIN, what="the step did not begin")
+    waiting, queue = dispatch(made, ActivitySpec("draft", "waiting")), f"{redis_db.prefix}.draft"
+    with Connection(own_rabbit.url) as connection:
+        eventually(lambda: waiting_in(connection, queue) == 1, what="the message did not arrive")
+
     own_rabbit.stop()
     worker.wait_for_log("Connection to broker lost", within=START_WITHIN)
     own_rabbit.start()
+    with Connection(own_rabbit.url) as connection:
+        assert waiting_in(connection, queue) == 1
+    made.ready_worker("press", name="second")
     copy = f"{handle.correlation_id}.0] received"
     eventually(lambda: worker.log().count(copy) == 2, within=START_WITHIN, what="no copy of the step was delivered")
+    assert waiting.result_sync(WITHIN).output == "draft(waiting|)"
     go_on.touch()
 
     assert handle.result_sync(WITHIN).outputs == {"pause": "went on", "draft": "draft(after|went on)"}
