@@ -15,13 +15,7 @@ from tests.support.servers import NoServer, RabbitServer, RedisDatabase, RedisSe
 S = TypeVar("S")
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the size of the chaos tests."""
-    parser.addoption(
-        "--chaos", choices=("brief", "full"), default="brief",
-        help="full: 1000 workflows of 5 steps with ten seeds, each on a plain Celery chain, too; and a kill at "
-        "each call of a journal in threads, too",
-    )  # fmt: skip
+pytest_plugins = ["tests.support.running"]
 
 
 @pytest.fixture(scope="session")

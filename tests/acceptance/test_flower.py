@@ -20,11 +20,15 @@ from paigeant_celery import (
 )
 from paigeant_celery.broker.outbox import delivery_of
 from paigeant_celery.core.message import parse
-from tests.support.processes import START_WITHIN, Deployment, deployment, eventually, free_port
+from tests.support.processes import START_WITHIN, Deployment, deployment, eventually
+from tests.support.servers import free_port
 
 PROMPT, DEPS, VARIABLE, ERROR = "marzipan", "nougat", "praline", "toffee"  # none of them may be seen anywhere
 SECRETS = (PROMPT, DEPS, VARIABLE, ERROR)
 WITHIN = 15.0
+
+
+pytestmark = pytest.mark.xdist_group("short leases")
 
 
 class Flower:

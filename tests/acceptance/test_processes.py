@@ -20,11 +20,10 @@ from tests.support.processes import (
     Deployment,
     Process,
     deployment,
-    free_port,
     run_script,
     script_environment,
 )
-from tests.support.servers import RedisServer
+from tests.support.servers import RedisServer, free_port
 
 WITHIN = 20.0
 
@@ -52,6 +51,7 @@ def late(request: pytest.FixtureRequest, redis_url: str, tmp_path_factory: pytes
         yield Late(handle, state, made.ready_worker("press", pool=request.param, cold=True))
 
 
+@pytest.mark.together("late")
 def test_a_workflow_waits_for_a_worker_that_starts_later(late: Late) -> None:
     """Dispatching needs a broker and a store, nobody else."""
     assert late.state_before == "running"
@@ -61,6 +61,7 @@ def test_a_workflow_waits_for_a_worker_that_starts_later(late: Late) -> None:
     assert result.outputs == {"draft": "draft(early|)", "draft-2": "draft(again|draft(early|))"}
 
 
+@pytest.mark.together("late")
 def test_a_worker_says_what_it_serves_and_what_it_promises(late: Late, redis_url: str) -> None:
     """An operator reads at its start whether a worker is set up as was meant."""
     log = late.worker.log()
@@ -71,6 +72,7 @@ def test_a_worker_says_what_it_serves_and_what_it_promises(late: Late, redis_url
     assert "  settings: worker_prefetch_multiplier 1, visibility_timeout 3600 s (of a longer step " in log
 
 
+@pytest.mark.together("late")
 def test_a_worker_that_has_run_steps_ends_at_sigterm(late: Late) -> None:
     """A deployment replaces its workers; none of our threads keeps one alive."""
     late.handle.result_sync(WITHIN)

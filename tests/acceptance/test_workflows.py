@@ -31,7 +31,10 @@ from paigeant_celery.store.port import WorkflowRecord
 from tests.support.processes import Deployment, eventually, run_script
 
 WITHIN = 20.0  # seconds until a workflow must have ended; the steps themselves take milliseconds
+ONCE = StepPolicy(max_attempts=1)  # no second attempt, which a sweep sends a second later
 CANARY = "tangerine"  # stands in prompts and error texts, and must stand in no log
+
+pytestmark = pytest.mark.xdist_group("short leases")
 
 READ_ELSEWHERE = """
 import json, sys
@@ -300,9 +303,9 @@ def test_a_step_that_runs_too_long_is_tried_again_and_then_parked(
 @pytest.mark.parametrize(
     "make",
     [
-        lambda kind: ActivitySpec("failing", f"{kind} {CANARY}"),
-        lambda kind: ActivitySpec("failing_tool", kind),
-        lambda kind: FunctionSpec("failing_function", {"kind": kind, "text": CANARY}),
+        lambda kind: ActivitySpec("failing", f"{kind} {CANARY}", policy=ONCE),
+        lambda kind: ActivitySpec("failing_tool", kind, policy=ONCE),
+        lambda kind: FunctionSpec("failing_function", {"kind": kind, "text": CANARY}, policy=ONCE),
     ],
     ids=["model", "tool", "function"],
 )

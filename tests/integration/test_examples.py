@@ -13,8 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.processes import free_port
-from tests.support.servers import RedisServer
+from tests.support.servers import RedisServer, free_port
 from tests.support.starting import run
 
 ROOT = Path(__file__).parents[2]
@@ -33,6 +32,8 @@ CAT = "Our office cat learned to open the fridge"
 CLAIM = "the sum is easy: 2 + 2 = 5"
 NO_CLAIM = "we like to walk by the river"
 MERGE = "How do I merge sorted lists?"
+
+pytestmark = pytest.mark.together
 
 Outcome = subprocess.CompletedProcess[str]
 

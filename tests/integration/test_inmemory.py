@@ -31,7 +31,8 @@ from paigeant_celery import (
 from paigeant_celery.activities.registry import registry
 from paigeant_celery.broker.transport import CeleryTransport
 from paigeant_celery.core.errors import UnknownActivity, Unreachable, WorkerEnded
-from tests.support.processes import free_port, run_script, script_environment
+from tests.support.processes import run_script, script_environment
+from tests.support.servers import free_port
 from tests.support.starting import run
 
 WITHIN = 20.0  # seconds until a workflow must have ended; the steps themselves take milliseconds
