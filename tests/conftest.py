@@ -15,13 +15,7 @@ from tests.support.servers import NoServer, RabbitServer, RedisDatabase, RedisSe
 S = TypeVar("S")
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the size of the chaos tests."""
-    parser.addoption(
-        "--chaos", choices=("brief", "full"), default="brief",
-        help="full: 1000 workflows of 5 steps with ten seeds, each on a plain Celery chain, too; and a kill at "
-        "each call of a journal in threads, too",
-    )  # fmt: skip
+pytest_plugins = ["tests.support.running"]
 
 
 @pytest.fixture(scope="session")
@@ -52,23 +46,19 @@ def own_redis() -> Iterator[Callable[..., RedisServer]]:
 
 
 @pytest.fixture(scope="session")
-def amqp_url() -> Iterator[str]:
-    """Return the RabbitMQ broker of `AMQP_URL`, otherwise one of our own."""
-    if given := os.environ.get("AMQP_URL"):
-        yield given
-        return
-    with ExitStack() as stack:
-        yield _enter(stack, rabbit_server()).url
-
-
-@pytest.fixture
 def own_rabbit() -> Iterator[RabbitServer]:
-    """Start a RabbitMQ broker that the test may stop."""
+    """Start a RabbitMQ broker that a test may stop, if it starts it again."""
     with ExitStack() as stack:
         yield _enter(stack, rabbit_server())
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
+def amqp_url(request: pytest.FixtureRequest) -> str:
+    """Give the RabbitMQ broker of `AMQP_URL`, else our own."""
+    return os.environ.get("AMQP_URL") or request.getfixturevalue("own_rabbit").url
+
+
+@pytest.fixture(scope="module")
 def impatient_rabbit() -> Iterator[RabbitServer]:
     """Start a RabbitMQ broker that takes back what a consumer has not acknowledged within two seconds."""
     with ExitStack() as stack:

@@ -244,6 +244,15 @@ AROUND = {
 }  # fmt: skip
 
 
+pytestmark = pytest.mark.together("pool")
+
+
+@pytest.fixture(scope="module", params=["prefork", pytest.param("threads", marks=pytest.mark.proof)])
+def pool(request: pytest.FixtureRequest) -> str:
+    """Messages are refused before a pool has any part in it, so one shows every row."""
+    return str(request.param)
+
+
 @pytest.fixture(scope="module")
 def made(redis_url: str, pool: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     with deployment(redis_url, tmp_path_factory.mktemp("bad")) as made:

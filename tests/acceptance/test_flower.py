@@ -20,11 +20,15 @@ from paigeant_celery import (
 )
 from paigeant_celery.broker.outbox import delivery_of
 from paigeant_celery.core.message import parse
-from tests.support.processes import START_WITHIN, Deployment, deployment, eventually, free_port
+from tests.support.processes import START_WITHIN, Deployment, deployment, eventually
+from tests.support.servers import free_port
 
 PROMPT, DEPS, VARIABLE, ERROR = "marzipan", "nougat", "praline", "toffee"  # none of them may be seen anywhere
 SECRETS = (PROMPT, DEPS, VARIABLE, ERROR)
 WITHIN = 15.0
+
+
+pytestmark = pytest.mark.xdist_group("short leases")
 
 
 class Flower:
@@ -35,7 +39,7 @@ class Flower:
         self.address = f"http://127.0.0.1:{free_port()}"
         self.process = made.run(
             "-A", "paigeant_celery", "flower", "--address=127.0.0.1", f"--port={self.address.rpartition(':')[2]}",
-            folder=made.configured("flower"), name="flower", FLOWER_UNAUTHENTICATED_API="true",
+            folder=made.configured("flower"), name="flower", cold=True, FLOWER_UNAUTHENTICATED_API="true",
         )  # fmt: skip
         self.worker = made.ready_worker("desk", "press", "troubles", pool=pool, slots=3)
         eventually(self._sees_the_worker, within=START_WITHIN)

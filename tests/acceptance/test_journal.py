@@ -1,6 +1,6 @@
 """The process that runs a step is killed at each of the step's calls: another one goes on and repeats none.
 
-In threads only some of the calls are hit; `--chaos=full` hits all of them.
+By default that is one call of each kind in processes, and one call in threads; `--proof=full` takes all of them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from paigeant_celery.core.errors import WorkflowParked
 from tests.support.library import Library, Note
 from tests.support.processes import deployment, eventually
 
-WITHIN = 300.0  # seconds for all workflows of a pool; a few take 20, all of them in threads take most of it
+WITHIN = 300.0  # seconds for all workflows of a pool; a few take 10, all of them in threads take most of it
 SOON = 8.0
 SHUTDOWN_GRACE = 25.0  # seconds; the default, of which a step needs almost nothing
 
@@ -40,25 +40,21 @@ UNDISTURBED = "never"  # a strike that never happens
 POOLS = ("prefork", "threads")
 WHENS = ("before", "during", "after")
 ALL = tuple(f"{when} {call}" for call in CALLS for when in WHENS)
-# With threads each kill ends a worker, and a new one takes seconds to start.
-FEW = tuple(
-    f"{when} {call}"
-    for call in ("model 2", "validator add add-1", "tool delegate delegate-1", "event function_tool_result look-1")
-    for when in WHENS
-)
+ONE_OF_EACH_KIND = ("model 2", "validator add add-1", "tool delegate delegate-1", "event function_tool_result look-1")
+# With threads each kill ends a worker, and what a process has answered is the same in every pool.
+BRIEF = {
+    "prefork": {f"{when} {call}" for call in ONE_OF_EACH_KIND for when in WHENS},
+    "threads": {"during model 2"},
+}
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/ns/pid").exists(), reason="needs /proc to see processes die")
 
 
-def strikes(pool: str, config: pytest.Config) -> tuple[str, ...]:
-    return ALL if pool == "prefork" or config.getoption("chaos") == "full" else FEW
-
-
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "strike" in metafunc.fixturenames:
-        cases = [(pool, strike) for pool in POOLS for strike in strikes(pool, metafunc.config)]
-        metafunc.parametrize(("pool", "strike"), cases)
-
+CASES = [
+    pytest.param(pool, strike, marks=() if strike in BRIEF[pool] else pytest.mark.proof)
+    for pool in POOLS
+    for strike in ALL
+]
 
 Struck: TypeAlias = tuple[Library, Mapping[str, WorkflowHandle]]
 
@@ -67,18 +63,29 @@ Struck: TypeAlias = tuple[Library, Mapping[str, WorkflowHandle]]
 def struck(
     request: pytest.FixtureRequest, redis_url: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[[str], Struck]]:
-    """Return a pool's ended workflows by their strikes: one for each strike and one without, all run at once."""
+    """Return a pool's ended workflows by their strikes: one for each strike and one without, all run at once.
+
+    Only what the tests of this run ask for is struck, and the first of them waits for all.
+    """
+    asked = {pool: [*dict.fromkeys(strikes_of(request.session.items, pool))] for pool in POOLS}
     with ExitStack() as stack:
 
         @cache
         def of_pool(pool: str) -> Struck:
             made = stack.enter_context(deployment(redis_url, tmp_path_factory.mktemp(pool)))
             library = Library(made)
-            handles = {strike: library.study(strike) for strike in (UNDISTURBED, *strikes(pool, request.config))}
+            handles = {strike: library.study(strike) for strike in (UNDISTURBED, *asked[pool])}
             let_end(library, handles.values(), pool)
             return library, handles
 
         yield of_pool
+
+
+def strikes_of(items: Iterable[pytest.Item], pool: str) -> Iterator[str]:
+    for item in items:
+        params = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+        if item.path == Path(__file__) and params.get("pool") == pool and "strike" in params:
+            yield params["strike"]
 
 
 def let_end(library: Library, handles: Iterable[WorkflowHandle], pool: str) -> None:
@@ -116,6 +123,8 @@ def without_time(tree: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in tree.items() if name != "timestamp"}
 
 
+@pytest.mark.together("pool")
+@pytest.mark.parametrize(("pool", "strike"), CASES)
 def test_a_step_goes_on_where_its_process_was_killed(struck: Callable[[str], Struck], pool: str, strike: str) -> None:
     """The model is paid for once, tools act once, and the result is identical to an uninterrupted run."""
     library, handles = struck(pool)
@@ -152,6 +161,7 @@ def expect_none_repeated(strike: str, first: Mapping[str, Counter[str]], second:
     assert second["streamed"] == Counter(made for made in second["begun"] if made.startswith("model"))
 
 
+@pytest.mark.together("pool")
 @pytest.mark.parametrize("pool", POOLS)
 def test_a_step_that_nothing_hits_makes_each_call_once(struck: Callable[[str], Struck], pool: str) -> None:
     """The kill points cover all calls: a new kind of call must not go untested."""

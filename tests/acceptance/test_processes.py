@@ -20,11 +20,10 @@ from tests.support.processes import (
     Deployment,
     Process,
     deployment,
-    free_port,
     run_script,
     script_environment,
 )
-from tests.support.servers import RedisServer
+from tests.support.servers import RedisServer, free_port
 
 WITHIN = 20.0
 
@@ -49,9 +48,10 @@ def late(request: pytest.FixtureRequest, redis_url: str, tmp_path_factory: pytes
     with deployment(redis_url, tmp_path_factory.mktemp("late")) as made:
         handle = dispatch(made, ActivitySpec("draft", "early"), ActivitySpec("draft", "again"))
         state = handle.status_sync().state
-        yield Late(handle, state, made.ready_worker("press", pool=request.param))
+        yield Late(handle, state, made.ready_worker("press", pool=request.param, cold=True))
 
 
+@pytest.mark.together("late")
 def test_a_workflow_waits_for_a_worker_that_starts_later(late: Late) -> None:
     """Dispatching needs only a broker and a store."""
     assert late.state_before == "running"
@@ -61,6 +61,7 @@ def test_a_workflow_waits_for_a_worker_that_starts_later(late: Late) -> None:
     assert result.outputs == {"draft": "draft(early|)", "draft-2": "draft(again|draft(early|))"}
 
 
+@pytest.mark.together("late")
 def test_a_worker_says_what_it_serves_and_what_it_promises(late: Late, redis_url: str) -> None:
     """At start-up an operator can read whether a worker is set up as intended."""
     log = late.worker.log()
@@ -71,6 +72,7 @@ def test_a_worker_says_what_it_serves_and_what_it_promises(late: Late, redis_url
     assert "  settings: worker_prefetch_multiplier 1, visibility_timeout 3600 s (of a longer step " in log
 
 
+@pytest.mark.together("late")
 def test_a_worker_that_has_run_steps_ends_at_sigterm(late: Late) -> None:
     """A deployment replaces its workers; none of our threads may keep one alive."""
     late.handle.result_sync(WITHIN)
@@ -90,7 +92,7 @@ def test_the_plain_command_serves_agents_and_leaves_the_tasks_of_others(
         other.send_task("shop.send_mail")
     environment = {**script_environment(), "PAIGEANT_REDIS_URL": url, "RUNS_FILE": str(tmp_path / "runs")}
     command = [sys.executable, "-m", "celery", "-A", "paigeant_celery", "worker", "-I", "press", "-c", "1"]
-    worker = Process(command, folder=tmp_path, environment=environment, name="plain")
+    worker = Process(command, folder=tmp_path, environment=environment, name="plain", cold=True)
     try:
         script = (
             "from paigeant_celery import ActivitySpec, WorkflowDispatcher, get_transport\n"
@@ -99,7 +101,7 @@ def test_the_plain_command_serves_agents_and_leaves_the_tasks_of_others(
             "correlation_id = dispatcher.dispatch_workflow_sync(get_transport())\n"
             "print(dispatcher.handle(correlation_id).result_sync(40).output)\n"
         )
-        assert run_script(script, PAIGEANT_REDIS_URL=url) == "draft(plainly|)\n"
+        assert run_script(script, cold=True, PAIGEANT_REDIS_URL=url) == "draft(plainly|)\n"
         assert worker.terminate() == 0
         with redis.Redis.from_url(url) as server:
             assert server.llen("celery") == 1

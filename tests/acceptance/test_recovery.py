@@ -182,6 +182,7 @@ def test_a_message_that_is_lost_in_the_broker_is_sent_again(made: Deployment, ga
     assert "resent" in [event.type for event in handle.events_so_far()]
 
 
+@pytest.mark.xdist_group("short leases")
 def test_a_worker_that_was_frozen_for_longer_than_its_lease_writes_nothing(
     redis_url: str, tmp_path: Path, gate: Path
 ) -> None:
@@ -203,6 +204,7 @@ def test_a_worker_that_was_frozen_for_longer_than_its_lease_writes_nothing(
         assert runs(made, handle) == [1, 2, 1]
 
 
+@pytest.mark.xdist_group("short leases")
 @pytest.mark.parametrize("contained", ["the one that runs the step", "the one that looks after it"])
 def test_a_worker_in_another_container_is_judged_by_its_lease_alone(
     redis_url: str, tmp_path: Path, gate: Path, apart: tuple[str, ...], contained: str

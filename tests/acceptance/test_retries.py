@@ -21,6 +21,8 @@ from tests.support.servers import RedisServer
 
 WITHIN = 20.0
 
+pytestmark = pytest.mark.together("made")
+
 
 @pytest.fixture(scope="module", params=["prefork", "threads"])
 def made(

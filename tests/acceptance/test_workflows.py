@@ -31,7 +31,10 @@ from paigeant_celery.store.port import WorkflowRecord
 from tests.support.processes import Deployment, eventually, run_script
 
 WITHIN = 20.0  # seconds within which a workflow must end; the steps themselves take milliseconds
+ONCE = StepPolicy(max_attempts=1)  # no second attempt, which would wait a second for a sweep
 CANARY = "tangerine"  # part of prompts and error texts; must not appear in any log
+
+pytestmark = pytest.mark.xdist_group("short leases")
 
 READ_ELSEWHERE = """
 import json, sys
@@ -172,7 +175,7 @@ def test_a_process_without_the_agents_dispatches_and_loads_no_agent_library(
     transport: CeleryTransport, stage: Deployment
 ) -> None:
     """A web process stays small and needs no provider's package or key."""
-    correlation_id = run_script(DISPATCH_ELSEWHERE, stage.url, stage.prefix).strip()
+    correlation_id = run_script(DISPATCH_ELSEWHERE, stage.url, stage.prefix, cold=True).strip()
 
     result = WorkflowDispatcher().handle(correlation_id, transport).result_sync(WITHIN)
 
@@ -183,7 +186,7 @@ def test_status_events_and_result_are_read_in_another_process(transport: CeleryT
     """The process that dispatches is rarely the one that asks."""
     handle = dispatch(transport, ActivitySpec("draft", "a"), ActivitySpec("review", "b"))
 
-    seen = json.loads(run_script(READ_ELSEWHERE, stage.url, stage.prefix, handle.correlation_id))
+    seen = json.loads(run_script(READ_ELSEWHERE, stage.url, stage.prefix, handle.correlation_id, cold=True))
 
     first, second = (f"{handle.correlation_id}.{place}" for place in (0, 1))
     assert seen == {
@@ -300,9 +303,9 @@ def test_a_step_that_runs_too_long_is_tried_again_and_then_parked(
 @pytest.mark.parametrize(
     "make",
     [
-        lambda kind: ActivitySpec("failing", f"{kind} {CANARY}"),
-        lambda kind: ActivitySpec("failing_tool", kind),
-        lambda kind: FunctionSpec("failing_function", {"kind": kind, "text": CANARY}),
+        lambda kind: ActivitySpec("failing", f"{kind} {CANARY}", policy=ONCE),
+        lambda kind: ActivitySpec("failing_tool", kind, policy=ONCE),
+        lambda kind: FunctionSpec("failing_function", {"kind": kind, "text": CANARY}, policy=ONCE),
     ],
     ids=["model", "tool", "function"],
 )

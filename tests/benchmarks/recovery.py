@@ -145,7 +145,7 @@ class Slip:
         self._transport, self._dispatcher = where.transport(), WorkflowDispatcher()
 
     def start_worker(self, name: str) -> Process:
-        return self._where.start_worker(*self._case.modules, slots=self._case.slots, name=name)
+        return self._where.start_worker(*self._case.modules, slots=self._case.slots, name=name, cold=True)
 
     def dispatch(self, correlation_id: str, gate: Path) -> None:
         self._dispatcher.dispatch_workflow_sync(
@@ -174,7 +174,7 @@ class Peer:
     def start_worker(self, name: str) -> Process:
         return self._where.run(
             "-A", "patient_task", "worker", "-n", f"{name}-{self._where.prefix}@%h", "-P", "prefork",
-            "-c", str(self._case.slots), "-l", "INFO", "--without-mingle", "--without-gossip", name=name,
+            "-c", str(self._case.slots), "-l", "INFO", "--without-mingle", "--without-gossip", name=name, cold=True,
         )  # fmt: skip
 
     def dispatch(self, correlation_id: str, gate: Path) -> None:

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.processes import free_port
-from tests.support.servers import RedisServer
+from tests.support.servers import RedisServer, free_port
+from tests.support.starting import run
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = (
@@ -32,6 +32,8 @@ CAT = "Our office cat learned to open the fridge"
 CLAIM = "the sum is easy: 2 + 2 = 5"
 NO_CLAIM = "we like to walk by the river"
 MERGE = "How do I merge sorted lists?"
+
+pytestmark = pytest.mark.together
 
 Outcome = subprocess.CompletedProcess[str]
 
@@ -68,14 +70,16 @@ RUNS: Mapping[str, tuple[str, ...]] = {
     **{f"{name}, help": (f"examples/{name}", "--help") for name in EXAMPLES},
     "no words": ("examples/single_agent", "42 !"),
 }
+# Each example once as its README says, and one as a module; the others are forked.
+COLD = {
+    "worker, teapot", "single, bees", "single, trains", "three, bees", "dynamic, claim", "functions, bees",
+    "research, merge",
+}  # fmt: skip
 
 
-def run_python(*arguments: str | bytes, **environment: str) -> Outcome:
+def run_python(*arguments: str, cold: bool = False, **environment: str) -> Outcome:
     """Run Python from the root of the repository, without the personal settings of the user who runs the tests."""
-    return subprocess.run(
-        [sys.executable, *arguments], cwd=ROOT, env=settings(**environment), stdin=subprocess.DEVNULL,
-        capture_output=True, text=True, encoding="utf-8", timeout=LONGEST, check=False,
-    )  # fmt: skip
+    return run([sys.executable, *arguments], cwd=ROOT, environment=settings(**environment), within=LONGEST, cold=cold)
 
 
 def settings(**environment: str) -> dict[str, str]:
@@ -88,7 +92,7 @@ def settings(**environment: str) -> dict[str, str]:
 def started() -> Iterator[dict[str, Future[Outcome]]]:
     """Start all runs side by side; each test waits for its own."""
     pool = ThreadPoolExecutor(AT_ONCE)
-    yield {name: pool.submit(run_python, *arguments) for name, arguments in RUNS.items()}
+    yield {name: pool.submit(run_python, *arguments, cold=name in COLD) for name, arguments in RUNS.items()}
     pool.shutdown(cancel_futures=True)
 
 

@@ -97,7 +97,7 @@ print(json.dumps(sorted(shop.app.amqp.queues.consume_from)))
 
 
 def observed(with_us: str, **settings: object) -> dict[str, Any]:
-    return json.loads(run_script(OBSERVE, SHOP_WITH=with_us, SHOP_SETTINGS=repr(settings)))
+    return json.loads(run_script(OBSERVE, cold=True, SHOP_WITH=with_us, SHOP_SETTINGS=repr(settings)))
 
 
 @pytest.mark.parametrize("with_us", ["imports", "install"])
@@ -122,13 +122,13 @@ def test_importing_us_without_installing_changes_no_app() -> None:
     """A module that only builds steps may be imported anywhere."""
     script = "import paigeant_celery, sys; from paigeant_celery import ActivitySpec, WorkflowDispatcher\n"
 
-    assert observed("") == json.loads(run_script(script + OBSERVE, SHOP_SETTINGS="{}"))
+    assert observed("") == json.loads(run_script(script + OBSERVE, cold=True, SHOP_SETTINGS="{}"))
 
 
 @pytest.mark.parametrize("with_us", ["imports", "install"])
 def test_no_default_of_the_host_changes_our_tasks_and_messages(with_us: str) -> None:
     """A time limit of one second or pickled bodies may be right for a host's tasks, but they are wrong for an agent."""
-    seen = json.loads(run_script(PINNED, SHOP_WITH=with_us))
+    seen = json.loads(run_script(PINNED, cold=True, SHOP_WITH=with_us))
 
     assert seen["task"] == {
         "acks_late": True,
@@ -239,7 +239,7 @@ def test_paigeant_consume_says_which_queues_a_worker_serves(consume: object, que
 def start_host(made: Deployment, app: str, *arguments: str, **environment: str) -> Process:
     return made.run(
         "-A", app, "worker", "-l", "INFO", "-c", "2", "--without-mingle", "--without-gossip", *arguments,
-        name=app, **environment,
+        name=app, cold=True, **environment,
     )  # fmt: skip
 
 
@@ -301,7 +301,7 @@ print(json.dumps([result.outputs, transport.settings.lease, "pydantic_ai" in sys
         worker = start_host(made, "mysite", **environment)
         worker.wait_for_log(" ready.", within=START_WITHIN)
 
-        outputs, lease, agent_library = json.loads(run_script(view, **environment))
+        outputs, lease, agent_library = json.loads(run_script(view, cold=True, **environment))
 
         assert outputs == {
             "installed_apps": ["blog", "contenttypes"],

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
-import subprocess
 import sys
 import threading
 import time
@@ -32,7 +31,9 @@ from paigeant_celery import (
 from paigeant_celery.activities.registry import registry
 from paigeant_celery.broker.transport import CeleryTransport
 from paigeant_celery.core.errors import UnknownActivity, Unreachable, WorkerEnded
-from tests.support.processes import free_port, run_script, script_environment
+from tests.support.processes import run_script, script_environment
+from tests.support.servers import free_port
+from tests.support.starting import run
 
 WITHIN = 20.0  # seconds within which a workflow must end; the steps themselves take milliseconds
 
@@ -451,29 +452,31 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize(
-    ("run", "module"),
+    ("run_as", "module", "cold"),
     [
-        (["script.py"], "script"),
-        (["script.py"], "script.py"),
-        (["script.py"], "__main__"),
-        (["shop/script.py"], "./shop/../shop/script.py"),
-        (["-m", "script"], "script"),
-        (["-m", "shop.script"], "shop.script"),
-        (["-m", "shop.script"], "shop/script.py"),
-        (["-m", "shop"], "shop"),
-        (["-m", "shop"], "shop.__main__"),
+        (["script.py"], "script", True),
+        (["script.py"], "script.py", False),
+        (["script.py"], "__main__", False),
+        (["shop/script.py"], "./shop/../shop/script.py", False),
+        (["-m", "script"], "script", False),
+        (["-m", "shop.script"], "shop.script", True),
+        (["-m", "shop.script"], "shop/script.py", False),
+        (["-m", "shop"], "shop", True),
+        (["-m", "shop"], "shop.__main__", False),
     ],
     ids=str,
 )
-def test_the_script_that_runs_is_not_imported_a_second_time(tmp_path: Path, run: list[str], module: str) -> None:
+def test_the_script_that_runs_is_not_imported_a_second_time(
+    tmp_path: Path, run_as: list[str], module: str, cold: bool
+) -> None:
     """Every first try has agents and `main` in one file; a second import would start everything again."""
     (tmp_path / "shop").mkdir()
     for file in ("script.py", "shop/__init__.py", "shop/script.py", "shop/__main__.py"):
         (tmp_path / file).write_text(SCRIPT if "init" not in file else "")
 
-    done = subprocess.run(
-        [sys.executable, "-W", "error", *run, module], cwd=tmp_path, env=script_environment(),
-        capture_output=True, text=True, timeout=60, check=False,
+    done = run(
+        [sys.executable, "-W", "error", *run_as, module], cwd=tmp_path, environment=script_environment(), within=60,
+        cold=cold,
     )  # fmt: skip
 
     assert (done.stdout, done.stderr) == ("imported __main__\n__main__\n", "")

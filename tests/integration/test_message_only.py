@@ -21,7 +21,13 @@ WITHIN = 20.0
 ACTIVITIES = ("draft", "flaky", "late")
 
 
-@pytest.fixture(scope="module", params=["redis", "rabbitmq"])
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param("redis", marks=pytest.mark.xdist_group("message only")),
+        pytest.param("rabbitmq", marks=pytest.mark.xdist_group("rabbitmq")),
+    ],
+)
 def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     """One worker without a store."""
     url = request.getfixturevalue("redis_url" if request.param == "redis" else "amqp_url")

@@ -28,8 +28,10 @@ from paigeant_celery import (
 from paigeant_celery.activities.registry import registry
 from paigeant_celery.core.errors import NotPublished, StoreRequired, Unreachable
 from paigeant_celery.store.port import DeadLetter, Store
-from tests.support.processes import START_WITHIN, Deployment, eventually, free_port
-from tests.support.servers import RabbitServer, RedisDatabase
+from tests.support.processes import START_WITHIN, Deployment, eventually
+from tests.support.servers import RabbitServer, RedisDatabase, free_port
+
+pytestmark = pytest.mark.xdist_group("rabbitmq")
 
 WITHIN = 20.0  # seconds within which a workflow must end; the steps themselves take milliseconds
 
@@ -187,6 +189,7 @@ def test_without_a_store_a_step_of_a_killed_worker_is_delivered_again(
     assert made.runs() == [first, first]
 
 
+@pytest.mark.xdist_group("impatient")
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
 def test_a_step_that_outlasts_the_consumer_timeout_runs_once(
     impatient_rabbit: RabbitServer, deploy: Deploy, redis_db: RedisDatabase, tmp_path: Path, pool: str
@@ -260,22 +263,28 @@ def test_a_broker_that_restarts_loses_no_step_and_repeats_none(
     """This holds for a message that waits in its queue, and for one whose step is running and that is redelivered."""
     made = on_both(deploy, own_rabbit.url, redis_db)
     go_on = tmp_path / "go on"
-    handle = dispatch(made, FunctionSpec("pause", {"until": str(go_on)}), ActivitySpec("draft", "after"))
-
-    own_rabbit.stop()
-    own_rabbit.start()
     # Not in threads: there Celery 5.7 restores its prefetch count from a step's thread, and may hang doing so.
-    worker = made.ready_worker("press", "keeper")
-    eventually(made.runs, within=WITHIN, what="the message that waited is lost")
+    worker = made.ready_worker("keeper")
+    handle = dispatch(made, FunctionSpec("pause", {"until": str(go_on)}), ActivitySpec("draft", "after"))
+    eventually(made.runs, within=WITHIN, what="the step did not begin")
+    waiting, queue = dispatch(made, ActivitySpec("draft", "waiting")), f"{redis_db.prefix}.draft"
+    with Connection(own_rabbit.url) as connection:
+        eventually(lambda: waiting_in(connection, queue) == 1, what="the message did not arrive")
+
     own_rabbit.stop()
     worker.wait_for_log("Connection to broker lost", within=START_WITHIN)
     own_rabbit.start()
+    with Connection(own_rabbit.url) as connection:
+        assert waiting_in(connection, queue) == 1
+    made.ready_worker("press", name="second")
     copy = f"{handle.correlation_id}.0] received"
     eventually(lambda: worker.log().count(copy) == 2, within=START_WITHIN, what="no copy of the step was delivered")
+    assert waiting.result_sync(WITHIN).output == "draft(waiting|)"
     go_on.touch()
 
     assert handle.result_sync(WITHIN).outputs == {"pause": "went on", "draft": "draft(after|went on)"}
-    assert made.runs() == [f"{handle.correlation_id}.{place}" for place in range(2)]
+    runs = [f"{handle.correlation_id}.0", f"{waiting.correlation_id}.0", f"{handle.correlation_id}.1"]
+    assert made.runs() == runs
 
 
 def test_an_amqp_url_gives_a_transport_without_a_store_unless_one_is_named() -> None:

@@ -31,6 +31,8 @@ WORKFLOWS, STEPS = 20, 3
 SLOTS = 2
 WITHIN = 30.0  # seconds
 
+pytestmark = pytest.mark.xdist_group("measured")
+
 
 @pytest.fixture
 def server(own_redis: Callable[..., RedisServer]) -> RedisServer:

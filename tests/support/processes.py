@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ import redis
 from celery import Celery
 
 from paigeant_celery.broker.transport import CeleryTransport, transport_of
+from tests.support.starting import run, start
 
 __all__ = [
     "HOSTS",
@@ -28,7 +28,6 @@ __all__ = [
     "Process",
     "deployment",
     "eventually",
-    "free_port",
     "own_pids",
     "run_script",
     "script_environment",
@@ -69,17 +68,19 @@ def own_pids() -> tuple[str, ...]:
 
 
 class Process:
-    """A command whose output goes to a file; it leads a group, so that its children end with it."""
+    """A command whose output goes to a file; it leads a group, so that its children end with it.
 
-    def __init__(self, command: Sequence[str], *, folder: Path, environment: Mapping[str, str], name: str) -> None:
+    A `cold` one is no fork of a process that has imported the libraries.
+    """
+
+    def __init__(
+        self, command: Sequence[str], *, folder: Path, environment: Mapping[str, str], name: str, cold: bool = False
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.name = name
         self._log = folder / f"{name}-{uuid.uuid4().hex[:6]}.log"
         with self._log.open("wb") as output:
-            self._process = subprocess.Popen(
-                command, cwd=folder, env=dict(environment), stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-                start_new_session=True,
-            )  # fmt: skip
+            self._process = start(command, cwd=folder, environment=environment, output=output, cold=cold)
 
     @property
     def pid(self) -> int:
@@ -119,7 +120,7 @@ class Process:
         """End it and its children at once."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
-        self._process.wait()
+        self.ended()
 
 
 class Deployment:
@@ -168,13 +169,14 @@ class Deployment:
         return folder
 
     def start_worker(
-        self, *modules: str, pool: str = "prefork", slots: int = 2, name: str = "worker", before: Sequence[str] = ()
-    ) -> Process:
+        self, *modules: str, pool: str = "prefork", slots: int = 2, name: str = "worker", before: Sequence[str] = (),
+        cold: bool = False,
+    ) -> Process:  # fmt: skip
         """Start `celery -A paigeant_celery worker` that loads `modules`; does not wait for it."""
         return self.run(
             "-A", "paigeant_celery", "worker", "-n", f"{name}-{self.prefix}@%h", "-P", pool, "-c", str(slots),
             "-l", "INFO", "--without-mingle", "--without-gossip", "-I", ",".join(modules),
-            folder=self.configured(name), name=name, before=before,
+            folder=self.configured(name), name=name, before=before, cold=cold,
         )  # fmt: skip
 
     def ready_worker(self, *modules: str, **options: Any) -> Process:
@@ -184,15 +186,16 @@ class Deployment:
         return worker
 
     def run(
-        self, *arguments: str, folder: Path | None = None, name: str, before: Sequence[str] = (), **environment: str
-    ) -> Process:
+        self, *arguments: str, folder: Path | None = None, name: str, before: Sequence[str] = (), cold: bool = False,
+        **environment: str,
+    ) -> Process:  # fmt: skip
         """Start a `celery` command, with `before` in front of it; its environment says its name."""
         process = Process(
             [*before, sys.executable, "-m", "celery", *arguments],
             folder=folder or self.folder,
             environment={**self.environment(), "PROCESS": name, **environment},
-            name=name,
-        )
+            name=name, cold=cold,
+        )  # fmt: skip
         self._processes.append(process)
         return process
 
@@ -232,18 +235,13 @@ def script_environment() -> dict[str, str]:
     return {**kept, "PYTHONPATH": f"{PROGRAMS}{os.pathsep}{HOSTS}", "PYTHONUNBUFFERED": "1", "C_FORCE_ROOT": "1"}
 
 
-def run_script(source: str, *arguments: str, within: float = 40.0, cwd: Path | None = None, **environment: str) -> str:
+def run_script(
+    source: str, *arguments: str, within: float = 40.0, cwd: Path | None = None, cold: bool = False, **environment: str
+) -> str:
     """Run Python code in a process of its own, with warnings as errors, and return what it printed."""
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", source, *arguments],
-        env={**script_environment(), **environment}, cwd=cwd, capture_output=True, text=True, timeout=within,
+    done = run(
+        [sys.executable, "-W", "error", "-c", source, *arguments], cwd=cwd or Path.cwd(),
+        environment={**script_environment(), **environment}, within=within, cold=cold,
     )  # fmt: skip
     assert done.returncode == 0, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done.stdout
-
-
-def free_port() -> int:
-    """Return a port of 127.0.0.1 that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

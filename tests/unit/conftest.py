@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from pydantic_ai import models
 
 from paigeant_celery.activities.context import StepOutput, WorkflowContext
@@ -26,7 +26,9 @@ from paigeant_celery.testing import workflow_harness
 __all__ = ["workflow_harness"]
 
 # A loaded machine makes single examples slow; nothing is written to disk.
-settings.register_profile("unit", database=None, deadline=None, max_examples=60)
+settings.register_profile(
+    "unit", database=None, deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("unit")
 
 NOON = datetime(2026, 1, 2, 12, 0, tzinfo=UTC)

@@ -68,6 +68,9 @@ class Import:
     line: int
 
 
+pytestmark = pytest.mark.together  # the files of the package are read once
+
+
 def modules() -> dict[str, Path]:
     """All modules of the package by their dotted name inside it; a wing's `__init__` has the wing's name."""
     found = {}

@@ -124,6 +124,10 @@ def test_a_demoted_primary_is_away_and_not_corrupt(own_redis: Callable[..., Any]
     store.close()
 
 
+# Valkey names the command, Redis 7 does not; before these it was an error of a class of its own.
+NOT_PERMITTED = r"\(ACL failure.*hset|The user executing the script can't run this command|NoPermissionError"
+
+
 def test_a_command_that_is_not_permitted_is_named_as_such(own_redis: Callable[..., Any]) -> None:
     """Missing permissions on the server are not mistaken for damaged records."""
     server = own_redis()
@@ -131,7 +135,7 @@ def test_a_command_that_is_not_permitted_is_named_as_such(own_redis: Callable[..
         admin.acl_setuser("app", enabled=True, nopass=True, keys=["*"], categories=["+@all"], commands=["-hset"])
     store = RedisStore(server.url.replace("//", "//app:any@"), prefix="p", lease=LEASE, ttl=TTL)
 
-    with pytest.raises(Unreachable, match=r"\(ACL failure.*hset|NoPermissionError") as caught:
+    with pytest.raises(Unreachable, match=NOT_PERMITTED) as caught:
         store.start(new())
 
     assert "envelope" not in str(caught.value)

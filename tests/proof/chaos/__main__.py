@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 import tempfile
 from pathlib import Path
 
-from tests.proof.chaos.storm import ARMED, Plan
+from tests.proof.chaos.storm import ARMED, LARGE, SMALL
 from tests.proof.chaos.trial import try_chain, try_slip
 from tests.support.processes import own_pids
 
@@ -16,12 +17,15 @@ def main() -> int:
     """Print the figures of ours and, on request, of a plain chain; 1 if something does not hold."""
     parser = argparse.ArgumentParser(prog="python -m tests.proof.chaos", description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1], metavar="SEED")
-    parser.add_argument("--workflows", type=int, default=100)
-    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--workflows", type=int)
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--large", action="store_true", help=f"{LARGE} and four times the faults, not {SMALL}")
     parser.add_argument("--control", action="store_true", help="the same faults on a plain Celery chain")
     parser.add_argument("--only-control", action="store_true")
     arguments = parser.parse_args()
-    plan = Plan(workflows=arguments.workflows, steps=arguments.steps)
+    size = LARGE if arguments.large else SMALL
+    given = {name: getattr(arguments, name) for name in ("workflows", "steps") if getattr(arguments, name) is not None}
+    plan = dataclasses.replace(size, **given)
     wrong = 0
     if not own_pids():
         print("`unshare` makes no pid namespace here: all workers share one")

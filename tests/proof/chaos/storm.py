@@ -24,7 +24,7 @@ from tests.proof.chaos.history import ORDERLY_END, latest_runs_in
 from tests.support.processes import START_WITHIN, Process, eventually, own_pids
 from tests.support.servers import RedisServer
 
-__all__ = ["ARMED", "Plan", "Storm"]
+__all__ = ["ARMED", "LARGE", "SMALL", "Plan", "Storm"]
 
 # Where the protocol may be cut and which replies may be lost, by the names of `failpoints`.
 CRASH_POINTS = (
@@ -71,6 +71,9 @@ class Plan:
         )
     )  # fmt: skip
 
+    def __str__(self) -> str:
+        return f"{self.workflows}x{self.steps}"
+
     def order(self, rng: random.Random) -> list[str]:
         """Return the faults in a seeded order; those that wait for their moment come in the first half."""
         armed = sorted(ARMED)
@@ -99,6 +102,10 @@ class Plan:
                 )
             )  # fmt: skip
         return works
+
+
+SMALL = Plan(workflows=100)
+LARGE = Plan(workflows=1000, steps=5, faults=Counter({fault: 4 * times for fault, times in SMALL.faults.items()}))
 
 
 @dataclass(frozen=True)
