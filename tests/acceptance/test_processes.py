@@ -69,7 +69,7 @@ def test_a_worker_says_what_it_serves_and_what_it_promises(late: Late, redis_url
     assert f"[paigeant_celery] mode: durable, store: {redis_url}\n" in log
     for line in ("count_letters (function)", "digest_of (function)", "draft (agent)"):
         assert f"  . {line} from test-" in log
-    assert "  settings: worker_prefetch_multiplier 1, visibility_timeout 3600 s (of a longer step " in log
+    assert "  settings: worker_prefetch_multiplier 1, visibility_timeout 3600 s (a copy of a longer step " in log
 
 
 @pytest.mark.together("late")
