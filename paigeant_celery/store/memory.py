@@ -6,15 +6,16 @@ import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from typing import Literal
 
 from paigeant_celery.core import hops as protocol
-from paigeant_celery.core.errors import InvalidInput
 from paigeant_celery.core.flow import Failure, WorkflowState
 from paigeant_celery.core.hops import Change, ClosedState, Due, Hop, Line, Owned, Pace, Parked, Sweeping
 from paigeant_celery.store.limits import LIMITS, Limits
+from paigeant_celery.store.memory_letters import LetterBox
 from paigeant_celery.store.port import (
     Claim,
     ClaimAnswer,
@@ -33,8 +34,6 @@ from paigeant_celery.store.port import (
 from paigeant_celery.store.timeline import Entry, place_of, read_on
 
 __all__ = ["MemoryStore"]
-
-FOR_EVER = datetime.max.replace(tzinfo=UTC)
 
 
 @dataclass(kw_only=True)
@@ -88,9 +87,8 @@ class MemoryStore:
         self._lines: dict[str, Line] = {}
         self._sweeping = Sweeping()
         self._ended: deque[tuple[datetime, str]] = deque()
-        self._letters: dict[str, tuple[datetime, DeadLetter]] = {}
-        self._letters_dropped = 0
-        self._cursor = 0
+        self._numbers = count(1)  # of events and letters
+        self._letters = LetterBox(ttl=self._ttl, most=limits.max_letters, numbers=self._numbers)
         self._broker: str | None = None
 
     def __repr__(self) -> str:
@@ -235,8 +233,7 @@ class MemoryStore:
             kept.workflow.failure = failure
             if letter is not None:
                 kept.letter = letter.letter_id
-                _, known = self._letters.get(letter.letter_id, (now, None))
-                self._letters[letter.letter_id] = FOR_EVER, known or self._dated(letter, now)
+                self._letters.keep(letter, now=now)
             self._tell(kept.workflow, now, "parked", closing.hop_id, **_about(failure))
             return True
 
@@ -358,39 +355,27 @@ class MemoryStore:
     def bury(self, letter: DeadLetter) -> bool:
         """Keep a dead letter; the oldest gives way where there are too many."""
         with self._transaction() as now:
-            if letter.letter_id in self._letters:
-                return False
-            refused = [letter_id for letter_id, (until, _) in self._letters.items() if until != FOR_EVER]
-            if len(refused) >= self._limits.max_letters:
-                del self._letters[refused[0]]
-                self._letters_dropped += 1
-            self._letters[letter.letter_id] = now + self._ttl, self._dated(letter, now)
-            return True
+            return self._letters.bury(letter, now=now)
 
     def dead_letters(self, *, after: str | None, limit: int) -> Sequence[DeadLetter]:
         """Return dead letters, newest first."""
-        if after is not None and not (after.isascii() and after.isdigit()):
-            raise InvalidInput("bad_cursor", "after", "is no cursor of a dead letter of this store")
         with self._transaction():
-            newest = sorted((kept for _, kept in self._letters.values()), key=lambda kept: -int(kept.cursor))
-            found = [letter for letter in newest if after is None or int(letter.cursor) < int(after)]
-            return found[: max(limit, 0)]
+            return self._letters.newest(after=after, limit=limit)
 
     def dead_letter(self, letter_id: str) -> DeadLetter | None:
         """Return a dead letter, or None."""
         with self._transaction():
-            kept = self._letters.get(letter_id)
-            return kept[1] if kept is not None else None
+            return self._letters.get(letter_id)
 
     def forget_letter(self, letter_id: str) -> bool:
         """Delete a dead letter; False where there is none."""
         with self._transaction():
-            return self._letters.pop(letter_id, None) is not None
+            return self._letters.forget(letter_id)
 
     def letters_dropped(self) -> int:
         """Return how many dead letters gave way to newer ones."""
         with self._transaction():
-            return self._letters_dropped
+            return self._letters.dropped
 
     def check(self, *, allow_eviction: bool) -> Sequence[str]:
         """Return warnings; there is nothing to warn of."""
@@ -413,8 +398,7 @@ class MemoryStore:
             while self._ended and self._ended[0][0] <= now:
                 for hop_id in self._workflows.pop(self._ended.popleft()[1]).hop_ids:
                     del self._hops[hop_id]
-            for letter_id in [key for key, (end, _) in self._letters.items() if end <= now]:
-                del self._letters[letter_id]
+            self._letters.expire(now=now)
             yield now
 
     def _begin(self, new: NewWorkflow, event: str, now: datetime) -> None:
@@ -558,21 +542,14 @@ class MemoryStore:
     def _drop_letter(self, kept: _Kept) -> None:
         """Take away the letter of a hop that needs no person any more."""
         if kept.letter is not None:
-            self._letters.pop(kept.letter, None)
+            self._letters.forget(kept.letter)
             kept.letter = None
-
-    def _dated(self, letter: DeadLetter, now: datetime) -> DeadLetter:
-        return replace(letter, at=now, cursor=str(self._next_number()))
 
     def _tell(self, workflow: _Workflow, now: datetime, type_: str, hop_id: str, **about: str) -> None:
         self._note(workflow, now, {"type": type_, "hop": hop_id, **about})
 
     def _note(self, workflow: _Workflow, now: datetime, fields: Mapping[str, str]) -> None:
-        workflow.events.append(Entry(id=(0, self._next_number()), at=now, fields=fields))
-
-    def _next_number(self) -> int:
-        self._cursor += 1
-        return self._cursor
+        workflow.events.append(Entry(id=(0, next(self._numbers)), at=now, fields=fields))
 
 
 def _pace(lease: float, limits: Limits) -> Pace:

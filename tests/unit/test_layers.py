@@ -163,6 +163,18 @@ def test_only_who_opens_a_store_names_its_implementation() -> None:
     assert wrong == []
 
 
+def test_the_parts_of_a_store_are_used_by_that_store_alone() -> None:
+    """How a store is divided is its own business. The names of its parts begin with its name."""
+    wrong = [
+        f"{module}:{found.line} imports {target}"
+        for module, found, target in own_imports()
+        for store in STORES
+        if target.startswith(f"{store}_") and module != store and not module.startswith(f"{store}_")
+    ]
+
+    assert wrong == []
+
+
 def test_each_library_is_imported_in_its_own_wing_only() -> None:
     """A library that stays in one wing can be replaced, and is not loaded where it is not needed."""
     wrong = [

@@ -11,7 +11,7 @@ from typing import Any, Protocol, cast
 
 import redis
 
-from paigeant_celery.store.limits import Limits
+from paigeant_celery.store.limits import LIMITS, Limits
 from paigeant_celery.store.memory import MemoryStore
 from paigeant_celery.store.port import Store
 from paigeant_celery.store.redis import RedisStore
@@ -100,11 +100,11 @@ def check_places(bench: Bench) -> None:
 class MemoryBench:
     def __init__(self) -> None:
         self.now = datetime(2030, 1, 1, tzinfo=UTC)
-        self.raw = MemoryStore(lease=LEASE, ttl=TTL, now=lambda: self.now)
-        self.store = self.brief = self.short_lived = cast("Store", Watched(self.raw, self))
+        self.limit(LIMITS)
 
     def limit(self, limits: Limits) -> None:
-        self.raw._limits = limits
+        self.raw = MemoryStore(lease=LEASE, ttl=TTL, now=lambda: self.now, limits=limits)
+        self.store = self.brief = self.short_lived = cast("Store", Watched(self.raw, self))
 
     def lapse(self) -> None:
         self.spend(1.0)

@@ -28,7 +28,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 from paigeant_celery.core.flow import Failure
 from paigeant_celery.core.hops import goes_first
 from paigeant_celery.store.limits import LIMITS
-from paigeant_celery.store.memory import FOR_EVER, MemoryStore
+from paigeant_celery.store.memory import MemoryStore
+from paigeant_celery.store.memory_letters import FOR_EVER
 from paigeant_celery.store.port import (
     Claim,
     ClaimAnswer,
@@ -190,7 +191,7 @@ class MemoryRig:
     def reading(self) -> Reading:
         raw = self.store
         ends = {name: milliseconds(at) for at, name in raw._ended}
-        letters = sorted(raw._letters.values(), key=lambda kept: int(kept[1].cursor))
+        letters = sorted(raw._letters.letters.values(), key=lambda kept: int(kept[1].cursor))
         return Reading(
             workflows={name: self._course(name, ends.get(name)) for name in raw._workflows},
             hops={hop_id: self._row(hop_id) for hop_id in raw._hops},
@@ -211,7 +212,7 @@ class MemoryRig:
                 )
                 for end, kept in letters
             ],
-            letters_dropped=raw._letters_dropped,
+            letters_dropped=raw._letters.dropped,
         )
 
     def _course(self, name: str, ends_at: int | None) -> Course:
