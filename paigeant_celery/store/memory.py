@@ -15,6 +15,7 @@ from paigeant_celery.core import hops as protocol
 from paigeant_celery.core.flow import Failure, WorkflowState
 from paigeant_celery.core.hops import Change, ClosedState, Due, Hop, Line, Owned, Pace, Parked, Sweeping
 from paigeant_celery.store.limits import LIMITS, Limits
+from paigeant_celery.store.memory_events import Events
 from paigeant_celery.store.memory_letters import LetterBox
 from paigeant_celery.store.port import (
     Claim,
@@ -31,7 +32,7 @@ from paigeant_celery.store.port import (
     Sweep,
     WorkflowRecord,
 )
-from paigeant_celery.store.timeline import Entry, place_of, read_on
+from paigeant_celery.store.timeline import place_of
 
 __all__ = ["MemoryStore"]
 
@@ -43,8 +44,7 @@ class _Workflow:
     hop_id: str
     created_at: datetime
     updated_at: datetime
-    events: deque[Entry]
-    stream: deque[Entry]
+    events: Events
     state: WorkflowState = "running"
     envelope: str | None = None
     failure: Failure | None = None
@@ -150,7 +150,7 @@ class MemoryStore:
             if hop.fence > before.fence:
                 workflow.updated_at = now
                 about = {"attempt": str(hop.attempt), "fence": str(hop.fence), "exhausted": str(int(hop.exhausted))}
-                self._tell(workflow, now, "claimed", claim.hop_id, **about)
+                workflow.events.tell("claimed", claim.hop_id, now=now, **about)
             return Claimed(
                 fence=hop.fence,
                 attempt=hop.attempt,
@@ -179,7 +179,7 @@ class MemoryStore:
             if not kept or not change:
                 return False
             self._apply(closing.hop_id, change, now)
-            self._tell(kept.workflow, now, "released", closing.hop_id)
+            kept.workflow.events.tell("released", closing.hop_id, now=now)
             return True
 
     def complete(self, completion: Completion) -> bool:
@@ -192,15 +192,15 @@ class MemoryStore:
             workflow, hop_id = kept.workflow, closing.hop_id
             workflow.blobs.update(completion.blobs)
             for note in completion.notes:
-                self._note(workflow, now, {"type": "note", "hop": hop_id, **note})
+                workflow.events.note({"type": "note", "hop": hop_id, **note}, now=now)
             if next_hop is None:
                 workflow.envelope = completion.envelope
-                self._tell(workflow, now, "completed", hop_id)
-                self._tell(workflow, now, "workflow_completed", hop_id)
+                workflow.events.tell("completed", hop_id, now=now)
+                workflow.events.tell("workflow_completed", hop_id, now=now)
                 return True
             workflow.hop_id = next_hop.hop_id
             self._queue(workflow, next_hop, now)
-            self._tell(workflow, now, "completed", hop_id, next_hop=next_hop.hop_id)
+            workflow.events.tell("completed", hop_id, now=now, next_hop=next_hop.hop_id)
             return True
 
     def fail(self, closing: Closing, failure: Failure) -> bool:
@@ -210,8 +210,8 @@ class MemoryStore:
             if isinstance(kept, bool):
                 return kept
             kept.workflow.failure = failure
-            self._tell(kept.workflow, now, "failed", closing.hop_id, **_about(failure))
-            self._tell(kept.workflow, now, "workflow_failed", closing.hop_id, **_about(failure))
+            kept.workflow.events.tell("failed", closing.hop_id, now=now, **_about(failure))
+            kept.workflow.events.tell("workflow_failed", closing.hop_id, now=now, **_about(failure))
             return True
 
     def retry_at(self, closing: Closing, failure: Failure, *, delay: float) -> bool:
@@ -221,7 +221,7 @@ class MemoryStore:
             if isinstance(kept, bool):
                 return kept
             about = {**_about(failure), "delay_ms": str(round(delay * 1000))}
-            self._tell(kept.workflow, now, "retrying", closing.hop_id, **about)
+            kept.workflow.events.tell("retrying", closing.hop_id, now=now, **about)
             return True
 
     def park(self, closing: Closing, failure: Failure, letter: DeadLetter | None = None) -> bool:
@@ -234,7 +234,7 @@ class MemoryStore:
             if letter is not None:
                 kept.letter = letter.letter_id
                 self._letters.keep(letter, now=now)
-            self._tell(kept.workflow, now, "parked", closing.hop_id, **_about(failure))
+            kept.workflow.events.tell("parked", closing.hop_id, now=now, **_about(failure))
             return True
 
     def cancel(self, correlation_id: str) -> Literal["cancelled", "ended", "unknown"]:
@@ -249,7 +249,7 @@ class MemoryStore:
             self._drop_letter(kept)
             self._apply(workflow.hop_id, protocol.cancel(kept.hop), now)
             workflow.failure, workflow.updated_at = None, now
-            self._tell(workflow, now, "workflow_cancelled", workflow.hop_id)
+            workflow.events.tell("workflow_cancelled", workflow.hop_id, now=now)
             return "cancelled"
 
     def redrive(
@@ -269,7 +269,7 @@ class MemoryStore:
             about = {"journal": "discarded"} if discard_journal else {}
             if discard_journal:
                 kept.journal.clear()
-            self._tell(workflow, now, "redriven", workflow.hop_id, **about)
+            workflow.events.tell("redriven", workflow.hop_id, now=now, **about)
             return "redriven"
 
     def record(self, closing: Closing, records: Mapping[str, str]) -> bool:
@@ -287,11 +287,7 @@ class MemoryStore:
             kept = self._running(closing)
             if kept is None:
                 return False
-            stream, behind = kept.workflow.stream, kept.workflow.events[-1].id
-            first = stream[-1].id[1] + 1 if stream else 1
-            for number, event in enumerate(events, first):
-                fields = {**event, "type": "agent", "hop": closing.hop_id}
-                stream.append(Entry(id=(0, number), at=now, fields=fields, behind=behind))
+            kept.workflow.events.stream(events, hop_id=closing.hop_id, now=now)
             return True
 
     def journal(self, hop_id: str) -> Mapping[str, str]:
@@ -346,11 +342,7 @@ class MemoryStore:
         place = place_of(after)
         with self._transaction():
             workflow = self._workflows.get(correlation_id)
-            if workflow is None:
-                return []
-            happened = [event for event in workflow.events if event.id > place.event]
-            streamed = [entry for entry in workflow.stream if entry.id > place.streamed]
-            return read_on(place, happened, streamed, limit=max(limit, 0))
+            return workflow.events.read(place, limit=limit) if workflow is not None else []
 
     def bury(self, letter: DeadLetter) -> bool:
         """Keep a dead letter; the oldest gives way where there are too many."""
@@ -408,12 +400,11 @@ class MemoryStore:
             hop_id=new.hop.hop_id,
             created_at=now,
             updated_at=now,
-            events=deque(maxlen=self._limits.max_events),
-            stream=deque(maxlen=self._limits.max_streamed),
+            events=Events(limits=self._limits, numbers=self._numbers),
         )
         self._workflows[new.correlation_id] = workflow
         self._queue(workflow, new.hop, now)
-        self._tell(workflow, now, event, new.hop.hop_id, queue=new.hop.queue)
+        workflow.events.tell(event, new.hop.hop_id, now=now, queue=new.hop.queue)
 
     def _queue(self, workflow: _Workflow, new: HopRecord, now: datetime) -> None:
         change = protocol.queue(digest=new.digest, line=self._line_of(new.queue), now=now, pace=self._pace)
@@ -533,7 +524,7 @@ class MemoryStore:
         if change.resent is None:
             return
         kept = self._hops[hop_id]
-        self._tell(kept.workflow, now, "resent", hop_id, why=change.resent)
+        kept.workflow.events.tell("resent", hop_id, now=now, why=change.resent)
         again.append(HopRecord(hop_id=hop_id, queue=kept.queue, envelope=kept.envelope or "", digest=kept.hop.digest))
 
     def _line_of(self, queue: str) -> Line:
@@ -544,12 +535,6 @@ class MemoryStore:
         if kept.letter is not None:
             self._letters.forget(kept.letter)
             kept.letter = None
-
-    def _tell(self, workflow: _Workflow, now: datetime, type_: str, hop_id: str, **about: str) -> None:
-        self._note(workflow, now, {"type": type_, "hop": hop_id, **about})
-
-    def _note(self, workflow: _Workflow, now: datetime, fields: Mapping[str, str]) -> None:
-        workflow.events.append(Entry(id=(0, next(self._numbers)), at=now, fields=fields))
 
 
 def _pace(lease: float, limits: Limits) -> Pace:

@@ -217,7 +217,7 @@ class MemoryRig:
 
     def _course(self, name: str, ends_at: int | None) -> Course:
         found = self.store._workflows[name]
-        ids = [event.id for event in found.events]
+        ids = [event.id for event in found.events.happened]
         return Course(
             state=found.state,
             content=found.content,
@@ -229,10 +229,10 @@ class MemoryRig:
             ends_at=ends_at,
             hops=frozenset(found.hop_ids),
             blobs=dict(found.blobs),
-            events=[(milliseconds(event.at), dict(event.fields)) for event in found.events],
+            events=[(milliseconds(event.at), dict(event.fields)) for event in found.events.happened],
             stream=[
                 (milliseconds(each.at), dict(each.fields), ids.index(cast("tuple[int, int]", each.behind)) + 1)
-                for each in found.stream
+                for each in found.events.streamed
             ],
         )
 
