@@ -6,17 +6,17 @@ import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Literal
 
 from paigeant_celery.core import hops as protocol
-from paigeant_celery.core.flow import Failure, WorkflowState
-from paigeant_celery.core.hops import Change, ClosedState, Due, Hop, Line, Owned, Pace, Parked, Sweeping
+from paigeant_celery.core.flow import Failure
+from paigeant_celery.core.hops import Change, ClosedState, Due, Line, Owned, Pace, Parked, Sweeping
 from paigeant_celery.store.limits import LIMITS, Limits
 from paigeant_celery.store.memory_events import Events
 from paigeant_celery.store.memory_letters import LetterBox
+from paigeant_celery.store.memory_records import Kept, Workflow
 from paigeant_celery.store.port import (
     Claim,
     ClaimAnswer,
@@ -37,33 +37,6 @@ from paigeant_celery.store.timeline import place_of
 __all__ = ["MemoryStore"]
 
 
-@dataclass(kw_only=True)
-class _Workflow:
-    correlation_id: str
-    content: str
-    hop_id: str
-    created_at: datetime
-    updated_at: datetime
-    events: Events
-    state: WorkflowState = "running"
-    envelope: str | None = None
-    failure: Failure | None = None
-    hop_ids: list[str] = field(default_factory=list)
-    blobs: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(kw_only=True)
-class _Kept:
-    """A hop with what travels, and what belongs to it: the envelope until it is closed."""
-
-    hop: Hop
-    workflow: _Workflow
-    queue: str
-    envelope: str | None
-    letter: str | None = None
-    journal: dict[str, str] = field(default_factory=dict)
-
-
 class MemoryStore:
     """A store for tests and for workers in threads; every operation holds one lock."""
 
@@ -78,8 +51,8 @@ class MemoryStore:
         self._limits, self._pace = limits, _pace(lease, limits)
         self._ttl, self._clock = timedelta(seconds=ttl), now
         self._lock = threading.Lock()
-        self._workflows: dict[str, _Workflow] = {}
-        self._hops: dict[str, _Kept] = {}
+        self._workflows: dict[str, Workflow] = {}
+        self._hops: dict[str, Kept] = {}
         self._due: dict[str, datetime] = {}
         self._parked: dict[str, datetime] = {}
         self._owned: dict[str, set[str]] = {}
@@ -394,7 +367,7 @@ class MemoryStore:
             yield now
 
     def _begin(self, new: NewWorkflow, event: str, now: datetime) -> None:
-        workflow = _Workflow(
+        workflow = Workflow(
             correlation_id=new.correlation_id,
             content=new.content,
             hop_id=new.hop.hop_id,
@@ -406,9 +379,9 @@ class MemoryStore:
         self._queue(workflow, new.hop, now)
         workflow.events.tell(event, new.hop.hop_id, now=now, queue=new.hop.queue)
 
-    def _queue(self, workflow: _Workflow, new: HopRecord, now: datetime) -> None:
+    def _queue(self, workflow: Workflow, new: HopRecord, now: datetime) -> None:
         change = protocol.queue(digest=new.digest, line=self._line_of(new.queue), now=now, pace=self._pace)
-        self._hops[new.hop_id] = _Kept(hop=change.hop, workflow=workflow, queue=new.queue, envelope=new.envelope)
+        self._hops[new.hop_id] = Kept(hop=change.hop, workflow=workflow, queue=new.queue, envelope=new.envelope)
         workflow.hop_ids.append(new.hop_id)
         self._apply(new.hop_id, change, now)
 
@@ -419,7 +392,7 @@ class MemoryStore:
             self._apply(hop_id, change, now)
         return change != "lost"
 
-    def _running(self, closing: Closing) -> _Kept | None:
+    def _running(self, closing: Closing) -> Kept | None:
         """Return the hop if this claim may still write for it."""
         kept = self._hops.get(closing.hop_id)
         if kept is None or not protocol.is_of(kept.hop, owner=closing.owner, fence=closing.fence):
@@ -435,7 +408,7 @@ class MemoryStore:
         followed: bool = False,
         failure: Failure | None = None,
         delay: timedelta = timedelta(0),
-    ) -> _Kept | bool:
+    ) -> Kept | bool:
         """Close a hop and return it; without a change, the answer to the call."""
         kept = self._hops.get(closing.hop_id)
         if kept is None:
@@ -470,7 +443,7 @@ class MemoryStore:
             case None:
                 self._end(kept, now)
 
-    def _end(self, kept: _Kept, now: datetime) -> None:
+    def _end(self, kept: Kept, now: datetime) -> None:
         """Drop the envelope of a hop that is closed for good; a workflow that ended with it keeps it for a while."""
         workflow = kept.workflow
         if workflow.state != "running":
@@ -530,7 +503,7 @@ class MemoryStore:
     def _line_of(self, queue: str) -> Line:
         return self._lines.get(queue, Line())
 
-    def _drop_letter(self, kept: _Kept) -> None:
+    def _drop_letter(self, kept: Kept) -> None:
         """Take away the letter of a hop that needs no person any more."""
         if kept.letter is not None:
             self._letters.forget(kept.letter)
