@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -12,11 +11,12 @@ from typing import Literal
 
 from paigeant_celery.core import hops as protocol
 from paigeant_celery.core.flow import Failure
-from paigeant_celery.core.hops import Change, ClosedState, Due, Line, Owned, Pace, Parked, Sweeping
+from paigeant_celery.core.hops import Change, ClosedState, Pace, Sweeping
 from paigeant_celery.store.limits import LIMITS, Limits
 from paigeant_celery.store.memory_events import Events
 from paigeant_celery.store.memory_letters import LetterBox
-from paigeant_celery.store.memory_records import Kept, Workflow
+from paigeant_celery.store.memory_records import Kept, Records, Workflow
+from paigeant_celery.store.memory_sweep import Round
 from paigeant_celery.store.port import (
     Claim,
     ClaimAnswer,
@@ -25,7 +25,6 @@ from paigeant_celery.store.port import (
     Completion,
     DeadLetter,
     Dropped,
-    HopRecord,
     NewWorkflow,
     RenewAnswer,
     StoredEvent,
@@ -51,15 +50,8 @@ class MemoryStore:
         self._limits, self._pace = limits, _pace(lease, limits)
         self._ttl, self._clock = timedelta(seconds=ttl), now
         self._lock = threading.Lock()
-        self._workflows: dict[str, Workflow] = {}
-        self._hops: dict[str, Kept] = {}
-        self._due: dict[str, datetime] = {}
-        self._parked: dict[str, datetime] = {}
-        self._owned: dict[str, set[str]] = {}
-        self._leases: dict[str, datetime] = {}
-        self._lines: dict[str, Line] = {}
+        self._records = Records(ttl=self._ttl, pace=self._pace)
         self._sweeping = Sweeping()
-        self._ended: deque[tuple[datetime, str]] = deque()
         self._numbers = count(1)  # of events and letters
         self._letters = LetterBox(ttl=self._ttl, most=limits.max_letters, numbers=self._numbers)
         self._broker: str | None = None
@@ -80,7 +72,7 @@ class MemoryStore:
     def start(self, new: NewWorkflow) -> Literal["started", "exists", "conflict"]:
         """Record a workflow and its first hop."""
         with self._transaction() as now:
-            existing = self._workflows.get(new.correlation_id)
+            existing = self._records.workflows.get(new.correlation_id)
             if existing is not None:
                 return "exists" if existing.content == new.content else "conflict"
             self._begin(new, "started", now)
@@ -91,7 +83,7 @@ class MemoryStore:
     ) -> Literal["adopted", "known", "expired"]:
         """Record a workflow that only the message of its current hop knows."""
         with self._transaction() as now:
-            if new.correlation_id in self._workflows:
+            if new.correlation_id in self._records.workflows:
                 return "known"
             if now - sent_at > max_age:
                 return "expired"
@@ -101,7 +93,7 @@ class MemoryStore:
     def claim(self, claim: Claim) -> ClaimAnswer:
         """Give a queued hop, or one whose owner's lease has lapsed, to an owner."""
         with self._transaction() as now:
-            kept = self._hops.get(claim.hop_id)
+            kept = self._records.hops.get(claim.hop_id)
             if kept is None:
                 return Dropped(reason="unknown")
             before, workflow = kept.hop, kept.workflow
@@ -111,14 +103,14 @@ class MemoryStore:
                 token=claim.token,
                 max_attempts=claim.max_attempts,
                 digest=claim.digest,
-                lease=self._leases.get(before.owner or ""),
+                lease=self._records.leases.get(before.owner or ""),
                 held=protocol.is_held(self._sweeping, now=now, pace=self._pace),
                 now=now,
                 pace=self._pace,
             )
             if isinstance(change, str):
                 return Dropped(reason=change)
-            self._apply(claim.hop_id, change, now)
+            self._records.apply(claim.hop_id, change, now=now)
             hop = change.hop
             if hop.fence > before.fence:
                 workflow.updated_at = now
@@ -137,21 +129,22 @@ class MemoryStore:
         with self._transaction() as now:
             lost = frozenset(hop_id for hop_id, fence in hops.items() if not self._renew(hop_id, owner, fence, now))
             # An owner that names no hop keeps no lease alive, even if some are listed: nobody runs those.
-            if hops and owner in self._owned:
-                self._leases[owner] = now + self._pace.lease
-            stray = {hop_id: self._hops[hop_id].hop.fence for hop_id in self._owned.get(owner, set()) - hops.keys()}
-            known = {hop_id: self._hops[hop_id].hop for hop_id in lost & self._hops.keys()}
+            if hops and owner in self._records.owned:
+                self._records.leases[owner] = now + self._pace.lease
+            kept, owned = self._records.hops, self._records.owned.get(owner, set())
+            stray = {hop_id: kept[hop_id].hop.fence for hop_id in owned - hops.keys()}
+            known = {hop_id: kept[hop_id].hop for hop_id in lost & kept.keys()}
             cancelled = frozenset(hop_id for hop_id, hop in known.items() if hop.state == "cancelled")
             return RenewAnswer(lost=lost, stray=stray, cancelled=cancelled)
 
     def release(self, closing: Closing) -> bool:
         """Queue a hop again that its owner does not run."""
         with self._transaction() as now:
-            kept = self._hops.get(closing.hop_id)
+            kept = self._records.hops.get(closing.hop_id)
             change = kept and protocol.release(kept.hop, owner=closing.owner, fence=closing.fence, now=now)
             if not kept or not change:
                 return False
-            self._apply(closing.hop_id, change, now)
+            self._records.apply(closing.hop_id, change, now=now)
             kept.workflow.events.tell("released", closing.hop_id, now=now)
             return True
 
@@ -172,7 +165,7 @@ class MemoryStore:
                 workflow.events.tell("workflow_completed", hop_id, now=now)
                 return True
             workflow.hop_id = next_hop.hop_id
-            self._queue(workflow, next_hop, now)
+            self._records.queue(workflow, next_hop, now=now)
             workflow.events.tell("completed", hop_id, now=now, next_hop=next_hop.hop_id)
             return True
 
@@ -213,14 +206,14 @@ class MemoryStore:
     def cancel(self, correlation_id: str) -> Literal["cancelled", "ended", "unknown"]:
         """End a workflow wherever it stands."""
         with self._transaction() as now:
-            workflow = self._workflows.get(correlation_id)
+            workflow = self._records.workflows.get(correlation_id)
             if workflow is None:
                 return "unknown"
             if workflow.state not in ("running", "parked"):
                 return "cancelled" if workflow.state == "cancelled" else "ended"
-            kept = self._hops[workflow.hop_id]
+            kept = self._records.hops[workflow.hop_id]
             self._drop_letter(kept)
-            self._apply(workflow.hop_id, protocol.cancel(kept.hop), now)
+            self._records.apply(workflow.hop_id, protocol.cancel(kept.hop), now=now)
             workflow.failure, workflow.updated_at = None, now
             workflow.events.tell("workflow_cancelled", workflow.hop_id, now=now)
             return "cancelled"
@@ -230,14 +223,14 @@ class MemoryStore:
     ) -> Literal["redriven", "not_parked", "unknown"]:
         """Queue a parked hop again, with all its attempts."""
         with self._transaction() as now:
-            workflow = self._workflows.get(correlation_id)
+            workflow = self._records.workflows.get(correlation_id)
             if workflow is None:
                 return "unknown"
             if workflow.state != "parked":
                 return "not_parked"
-            kept = self._hops[workflow.hop_id]
+            kept = self._records.hops[workflow.hop_id]
             self._drop_letter(kept)
-            self._apply(workflow.hop_id, protocol.redrive(kept.hop, now=now), now)
+            self._records.apply(workflow.hop_id, protocol.redrive(kept.hop, now=now), now=now)
             workflow.failure, workflow.updated_at = None, now
             about = {"journal": "discarded"} if discard_journal else {}
             if discard_journal:
@@ -266,55 +259,39 @@ class MemoryStore:
     def journal(self, hop_id: str) -> Mapping[str, str]:
         """Return the records of a hop's journal, by their keys."""
         with self._transaction():
-            kept = self._hops.get(hop_id)
+            kept = self._records.hops.get(hop_id)
             return dict(kept.journal) if kept is not None else {}
 
     def sweep(self, *, host: str, dead: Collection[str] = (), queues: Mapping[str, bool] | None = None) -> Sweep:
         """Return hops whose message must be sent again."""
         with self._transaction() as now:
-            again: list[HopRecord] = []
-            asked: dict[str, None] = {}
+            found = Round(records=self._records, pace=self._pace, most=self._limits.most_at_once, now=now)
             for owner in dead:
-                self._lapse(owner, "owner_gone", again, now)
+                found.lapse(owner, "owner_gone")
             if queues or protocol.may_pass(self._sweeping, now=now, pace=self._pace):
-                self._pass(queues or {}, again, asked, now)
-            owners = tuple(sorted(owner for owner in self._owned if owner.partition(":")[0] == host))
-            return Sweep(overdue=tuple(again), owners=owners, queues=tuple(asked))
+                self._sweeping = protocol.open_pass(self._sweeping, now=now, pace=self._pace)
+                if not protocol.is_held(self._sweeping, now=now, pace=self._pace):
+                    found.lapse_all()
+                found.look(queues or {})
+            owners = tuple(sorted(owner for owner in self._records.owned if owner.partition(":")[0] == host))
+            return Sweep(overdue=tuple(found.again), owners=owners, queues=tuple(found.asked))
 
     def workflow(self, correlation_id: str) -> WorkflowRecord | None:
         """Return what is known of a workflow, or None."""
         with self._transaction():
-            workflow = self._workflows.get(correlation_id)
-            if workflow is None:
-                return None
-            kept = self._hops[workflow.hop_id]
-            waits = kept.hop.state == "waiting"
-            return WorkflowRecord(
-                correlation_id=correlation_id,
-                state=workflow.state,
-                content=workflow.content,
-                envelope=workflow.envelope if workflow.envelope is not None else kept.envelope or "",
-                hop_id=workflow.hop_id,
-                queue=kept.queue,
-                running=kept.hop.state == "running",
-                attempt=kept.hop.attempt,
-                failure=kept.hop.failure if waits else workflow.failure,
-                created_at=workflow.created_at,
-                updated_at=workflow.updated_at,
-                retry_at=self._due[workflow.hop_id] if waits else None,
-            )
+            return self._records.read(correlation_id)
 
     def blob(self, correlation_id: str, step_id: str) -> str | None:
         """Return the JSON text of a large output, or None."""
         with self._transaction():
-            workflow = self._workflows.get(correlation_id)
+            workflow = self._records.workflows.get(correlation_id)
             return workflow.blobs.get(step_id) if workflow is not None else None
 
     def events(self, correlation_id: str, *, after: str | None, limit: int) -> Sequence[StoredEvent]:
         """Return events behind the cursor `after`, oldest first."""
         place = place_of(after)
         with self._transaction():
-            workflow = self._workflows.get(correlation_id)
+            workflow = self._records.workflows.get(correlation_id)
             return workflow.events.read(place, limit=limit) if workflow is not None else []
 
     def bury(self, letter: DeadLetter) -> bool:
@@ -360,9 +337,7 @@ class MemoryStore:
     def _transaction(self) -> Iterator[datetime]:
         with self._lock:
             now = self._clock()
-            while self._ended and self._ended[0][0] <= now:
-                for hop_id in self._workflows.pop(self._ended.popleft()[1]).hop_ids:
-                    del self._hops[hop_id]
+            self._records.expire(now=now)
             self._letters.expire(now=now)
             yield now
 
@@ -375,26 +350,20 @@ class MemoryStore:
             updated_at=now,
             events=Events(limits=self._limits, numbers=self._numbers),
         )
-        self._workflows[new.correlation_id] = workflow
-        self._queue(workflow, new.hop, now)
+        self._records.workflows[new.correlation_id] = workflow
+        self._records.queue(workflow, new.hop, now=now)
         workflow.events.tell(event, new.hop.hop_id, now=now, queue=new.hop.queue)
 
-    def _queue(self, workflow: Workflow, new: HopRecord, now: datetime) -> None:
-        change = protocol.queue(digest=new.digest, line=self._line_of(new.queue), now=now, pace=self._pace)
-        self._hops[new.hop_id] = Kept(hop=change.hop, workflow=workflow, queue=new.queue, envelope=new.envelope)
-        workflow.hop_ids.append(new.hop_id)
-        self._apply(new.hop_id, change, now)
-
     def _renew(self, hop_id: str, owner: str, fence: int, now: datetime) -> bool:
-        kept = self._hops.get(hop_id)
+        kept = self._records.hops.get(hop_id)
         change = protocol.renew(kept.hop, owner=owner, fence=fence, now=now, pace=self._pace) if kept else "lost"
         if isinstance(change, Change):
-            self._apply(hop_id, change, now)
+            self._records.apply(hop_id, change, now=now)
         return change != "lost"
 
     def _running(self, closing: Closing) -> Kept | None:
         """Return the hop if this claim may still write for it."""
-        kept = self._hops.get(closing.hop_id)
+        kept = self._records.hops.get(closing.hop_id)
         if kept is None or not protocol.is_of(kept.hop, owner=closing.owner, fence=closing.fence):
             return None
         return kept if protocol.is_open(kept.hop) else None
@@ -410,7 +379,7 @@ class MemoryStore:
         delay: timedelta = timedelta(0),
     ) -> Kept | bool:
         """Close a hop and return it; without a change, the answer to the call."""
-        kept = self._hops.get(closing.hop_id)
+        kept = self._records.hops.get(closing.hop_id)
         if kept is None:
             return False
         change = protocol.close(
@@ -419,89 +388,9 @@ class MemoryStore:
         )  # fmt: skip
         if isinstance(change, bool):
             return change
-        self._apply(closing.hop_id, change, now)
+        self._records.apply(closing.hop_id, change, now=now)
         kept.workflow.updated_at = now
         return kept
-
-    def _apply(self, hop_id: str, change: Change, now: datetime) -> None:
-        """Record what becomes of a hop, where it is listed, and what that is to its workflow and its queue."""
-        kept = self._hops[hop_id]
-        kept.hop, kept.workflow.state = change.hop, change.workflow
-        self._lines[kept.queue] = protocol.move_on(self._line_of(kept.queue), change.hop)
-        self._due.pop(hop_id, None)
-        self._parked.pop(hop_id, None)
-        if change.leaves is not None:
-            self._take_from(change.leaves, hop_id)
-        match change.place:
-            case Due(at=at):
-                self._due[hop_id] = at
-            case Owned(owner=owner, until=until):
-                self._owned.setdefault(owner, set()).add(hop_id)
-                self._leases[owner] = until
-            case Parked(since=since):
-                self._parked[hop_id] = since
-            case None:
-                self._end(kept, now)
-
-    def _end(self, kept: Kept, now: datetime) -> None:
-        """Drop the envelope of a hop that is closed for good; a workflow that ended with it keeps it for a while."""
-        workflow = kept.workflow
-        if workflow.state != "running":
-            workflow.envelope = kept.envelope
-            self._ended.append((now + self._ttl, workflow.correlation_id))
-        kept.envelope = None
-
-    def _take_from(self, owner: str, hop_id: str) -> None:
-        owned = self._owned.get(owner, set())
-        owned.discard(hop_id)
-        if not owned:
-            self._owned.pop(owner, None)
-            self._leases.pop(owner, None)
-
-    def _pass(self, queues: Mapping[str, bool], again: list[HopRecord], asked: dict[str, None], now: datetime) -> None:
-        self._sweeping = protocol.open_pass(self._sweeping, now=now, pace=self._pace)
-        if not protocol.is_held(self._sweeping, now=now, pace=self._pace):
-            for _, owner in sorted((end, owner) for owner, end in self._leases.items() if end <= now):
-                self._lapse(owner, "lease_over", again, now)
-        for hop_id in self._due_by(now):
-            if len(again) >= self._limits.most_at_once:
-                return
-            kept = self._hops[hop_id]
-            empty, line = queues.get(kept.queue), self._line_of(kept.queue)
-            change = protocol.sweep(kept.hop, empty=empty, line=line, now=now, pace=self._pace)
-            if change is None:
-                asked[kept.queue] = None
-            else:
-                self._send_again(hop_id, change, again, now)
-
-    def _due_by(self, now: datetime) -> list[str]:
-        """Return the hops that are due, and first those that are sent whatever waits on their queue."""
-
-        def order(hop_id: str) -> tuple[bool, datetime, str]:
-            return not protocol.goes_first(self._hops[hop_id].hop), self._due[hop_id], hop_id
-
-        return sorted((hop_id for hop_id, at in self._due.items() if at <= now), key=order)
-
-    def _lapse(
-        self, owner: str, why: Literal["owner_gone", "lease_over"], again: list[HopRecord], now: datetime
-    ) -> None:
-        for hop_id in sorted(self._owned.get(owner, ())):
-            if len(again) >= self._limits.most_at_once:
-                return
-            kept = self._hops[hop_id]
-            change = protocol.lapse(kept.hop, why, line=self._line_of(kept.queue), now=now, pace=self._pace)
-            self._send_again(hop_id, change, again, now)
-
-    def _send_again(self, hop_id: str, change: Change, again: list[HopRecord], now: datetime) -> None:
-        self._apply(hop_id, change, now)
-        if change.resent is None:
-            return
-        kept = self._hops[hop_id]
-        kept.workflow.events.tell("resent", hop_id, now=now, why=change.resent)
-        again.append(HopRecord(hop_id=hop_id, queue=kept.queue, envelope=kept.envelope or "", digest=kept.hop.digest))
-
-    def _line_of(self, queue: str) -> Line:
-        return self._lines.get(queue, Line())
 
     def _drop_letter(self, kept: Kept) -> None:
         """Take away the letter of a hop that needs no person any more."""

@@ -86,7 +86,7 @@ def patience(store: Store) -> timedelta:
     found = store.workflow("w")
     assert found is not None
     if isinstance(store, MemoryStore):
-        return store._due["w.0"] - found.created_at
+        return store._records.due["w.0"] - found.created_at
     assert isinstance(store, RedisStore)
     due = cast("float", store._connected().redis.zscore(f"{store._prefix}:due", "w.0"))
     return EPOCH + round(due) * MILLISECOND - found.created_at

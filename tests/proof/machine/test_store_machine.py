@@ -189,19 +189,19 @@ class MemoryRig:
         self.store.letters_dropped()  # any call forgets what ended
 
     def reading(self) -> Reading:
-        raw = self.store
-        ends = {name: milliseconds(at) for at, name in raw._ended}
+        raw, records = self.store, self.store._records
+        ends = {name: milliseconds(at) for at, name in records.ended}
         letters = sorted(raw._letters.letters.values(), key=lambda kept: int(kept[1].cursor))
         return Reading(
-            workflows={name: self._course(name, ends.get(name)) for name in raw._workflows},
-            hops={hop_id: self._row(hop_id) for hop_id in raw._hops},
-            due={hop_id: milliseconds(at) for hop_id, at in raw._due.items()},
-            ahead=frozenset(hop_id for hop_id in raw._due if goes_first(raw._hops[hop_id].hop)),
-            parked={hop_id: milliseconds(at) for hop_id, at in raw._parked.items()},
-            owned={owner: frozenset(held) for owner, held in raw._owned.items()},
-            leases={owner: milliseconds(end) for owner, end in raw._leases.items()},
-            sent={queue: line.sent for queue, line in raw._lines.items() if line.sent},
-            reached={queue: line.reached for queue, line in raw._lines.items() if line.reached},
+            workflows={name: self._course(name, ends.get(name)) for name in records.workflows},
+            hops={hop_id: self._row(hop_id) for hop_id in records.hops},
+            due={hop_id: milliseconds(at) for hop_id, at in records.due.items()},
+            ahead=frozenset(hop_id for hop_id in records.due if goes_first(records.hops[hop_id].hop)),
+            parked={hop_id: milliseconds(at) for hop_id, at in records.parked.items()},
+            owned={owner: frozenset(held) for owner, held in records.owned.items()},
+            leases={owner: milliseconds(end) for owner, end in records.leases.items()},
+            sent={queue: line.sent for queue, line in records.lines.items() if line.sent},
+            reached={queue: line.reached for queue, line in records.lines.items() if line.reached},
             swept_at=moment_of(raw._sweeping.swept_at),
             held_until=moment_of(raw._sweeping.held_until),
             letters=[
@@ -216,7 +216,7 @@ class MemoryRig:
         )
 
     def _course(self, name: str, ends_at: int | None) -> Course:
-        found = self.store._workflows[name]
+        found = self.store._records.workflows[name]
         ids = [event.id for event in found.events.happened]
         return Course(
             state=found.state,
@@ -237,7 +237,7 @@ class MemoryRig:
         )
 
     def _row(self, hop_id: str) -> Row:
-        kept = self.store._hops[hop_id]
+        kept = self.store._records.hops[hop_id]
         found = kept.hop
         claim = (
             (found.token, milliseconds(found.claimed_at), found.exhausted) if found.token and found.claimed_at else None
