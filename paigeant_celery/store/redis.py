@@ -8,22 +8,14 @@ import re
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from importlib import resources
+from datetime import datetime, timedelta
 from typing import Any, Literal, TypeAlias, cast, get_args
-from urllib.parse import urlsplit
 
-import redis
-from redis.backoff import ExponentialBackoff
-from redis.commands.core import Script
-from redis.connection import parse_url
-from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
-from redis.retry import Retry
+from redis.exceptions import DataError, OutOfMemoryError, RedisError, ResponseError
 
 from paigeant_celery.core.errors import ConfigurationError, InvalidInput, StoreCorrupt, Unreachable
 from paigeant_celery.core.flow import Failure, WorkflowState
-from paigeant_celery.store.limits import LIMITS, Limits, written
+from paigeant_celery.store.limits import LIMITS, Limits
 from paigeant_celery.store.port import (
     Claim,
     ClaimAnswer,
@@ -40,35 +32,27 @@ from paigeant_celery.store.port import (
     Sweep,
     WorkflowRecord,
 )
-from paigeant_celery.store.timeline import Entry, Id, id_of, place_of, read_on
+from paigeant_celery.store.redis_client import Client, address_of, open_client, options_of
+from paigeant_celery.store.redis_records import (
+    EPOCH,
+    entry_of,
+    flat_of,
+    hop_arguments,
+    letter_fields,
+    letter_of,
+    moment_of,
+)
+from paigeant_celery.store.timeline import id_of, place_of, read_on
 
-__all__ = ["RedisStore", "script_texts"]
+__all__ = ["RedisStore"]
 
 FORMAT = "1"  # of the records; grows when an older version could not read them
-SOCKET_TIMEOUT = 1.0  # seconds; with one retry far below the shortest sensible lease
-RETRIES = 1
-MAX_CONNECTIONS = 1024  # more than the threads of one worker; each call holds one for its round trip
-SCRIPTS = (
-    "start", "claim", "renew", "release", "complete", "retry_at", "park", "fail", "cancel", "redrive", "sweep", "read",
-    "bury", "letters", "record", "publish", "events",
-)  # fmt: skip
-
 _LETTER_CURSOR = re.compile(r"[0-9]{1,15}")
 # A script that fell over a value, before its first write; servers before Redis 7 word refusals of a command alike.
 _FALLEN = re.compile(r"(?:ERR )?(?:user_script|Error running script)")
 _REFUSED = re.compile(r"\b(?:OOM|READONLY|MISCONF|NOREPLICAS|NOPERM|MASTERDOWN)\b")
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-# redis-py leaves functions untyped, and types every reply as a union with awaitables.
+# redis-py types every reply as a union with awaitables.
 _Reply: TypeAlias = Any
-_parse_url = cast("Callable[[str], dict[str, Any]]", parse_url)
-
-
-@dataclass(frozen=True)
-class _Client:
-    pid: int
-    redis: redis.Redis
-    scripts: Mapping[str, Script]
 
 
 class RedisStore:
@@ -79,11 +63,11 @@ class RedisStore:
     """
 
     def __init__(self, url: str, *, prefix: str, lease: float, ttl: float, limits: Limits = LIMITS) -> None:
-        self._options = _options(url)
-        self._address = _address(url, self._options)
+        self._options = options_of(url)
+        self._address = address_of(url, self._options)
         self._prefix, self._limits = prefix, limits
         self._lease, self._ttl = round(lease * 1000), round(ttl * 1000)
-        self._client: _Client | None = None
+        self._client: Client | None = None
 
     def __repr__(self) -> str:
         return f"RedisStore({self._address!r}, prefix={self._prefix!r})"
@@ -100,7 +84,7 @@ class RedisStore:
 
     def start(self, new: NewWorkflow) -> Literal["started", "exists", "conflict"]:
         """Record a workflow and its first hop."""
-        arguments = (new.correlation_id, new.content, *_hop_arguments(new.hop))
+        arguments = (new.correlation_id, new.content, *hop_arguments(new.hop))
         return cast(
             "Literal['started', 'exists', 'conflict']",
             self._run("start", *arguments, about=f"wf:{new.correlation_id}"),
@@ -110,8 +94,8 @@ class RedisStore:
         self, new: NewWorkflow, *, sent_at: datetime, max_age: timedelta
     ) -> Literal["adopted", "known", "expired"]:
         """Record a workflow that only the message of its current hop knows."""
-        times = (round((sent_at - _EPOCH).total_seconds() * 1000), round(max_age.total_seconds() * 1000))
-        arguments = (new.correlation_id, new.content, *_hop_arguments(new.hop), *times)
+        times = (round((sent_at - EPOCH).total_seconds() * 1000), round(max_age.total_seconds() * 1000))
+        arguments = (new.correlation_id, new.content, *hop_arguments(new.hop), *times)
         reply = self._run("start", *arguments, about=f"wf:{new.correlation_id}")
         answers: Mapping[str, Literal["adopted", "expired"]] = {"started": "adopted", "expired": "expired"}
         return answers.get(reply, "known")
@@ -130,9 +114,9 @@ class RedisStore:
             return Claimed(
                 fence=int(fence),
                 attempt=int(attempt),
-                now=_moment(claimed_at),
+                now=moment_of(claimed_at),
                 exhausted=exhausted == "1",
-                created_at=_moment(created_at),
+                created_at=moment_of(created_at),
             )
 
     def renew(self, owner: str, hops: Mapping[str, int]) -> RenewAnswer:
@@ -157,10 +141,10 @@ class RedisStore:
         closing = completion.closing
         # Without a next hop, its id, queue and digest are empty, and the envelope is the final one.
         following = completion.next_hop or HopRecord(hop_id="", queue="", envelope=completion.envelope, digest="")
-        notes = [_flat({"type": "note", "hop": closing.hop_id, **note}) for note in completion.notes]
+        notes = [flat_of({"type": "note", "hop": closing.hop_id, **note}) for note in completion.notes]
         reply = self._run(
             "complete", closing.hop_id, closing.owner, closing.fence, self._ttl, json.dumps(notes),
-            *_hop_arguments(following), *_flat(completion.blobs),
+            *hop_arguments(following), *flat_of(completion.blobs),
             about=f"hop:{closing.hop_id}",
         )  # fmt: skip
         return bool(reply)
@@ -175,7 +159,7 @@ class RedisStore:
 
     def park(self, closing: Closing, failure: Failure, letter: DeadLetter | None = None) -> bool:
         """Set the hop and its workflow aside, and keep a dead letter of it."""
-        kept = () if letter is None else (letter.letter_id, *_letter_fields(letter))
+        kept = () if letter is None else (letter.letter_id, *letter_fields(letter))
         return self._close("park", closing, failure=failure, behind=kept)
 
     def cancel(self, correlation_id: str) -> Literal["cancelled", "ended", "unknown"]:
@@ -194,14 +178,14 @@ class RedisStore:
     def record(self, closing: Closing, records: Mapping[str, str]) -> bool:
         """Add records to the journal of a hop that the owner runs."""
         about = f"journal:{closing.hop_id}"
-        return bool(self._run("record", closing.hop_id, closing.owner, closing.fence, *_flat(records), about=about))
+        return bool(self._run("record", closing.hop_id, closing.owner, closing.fence, *flat_of(records), about=about))
 
     def publish(self, closing: Closing, events: Sequence[Mapping[str, str]]) -> bool:
         """Add events of the agent that runs in a hop to those of its workflow."""
         about, token = f"hop:{closing.hop_id}", uuid.uuid4().hex  # the client repeats a call whose reply was lost
         parts: list[str | int] = []
         for event in events:
-            flat = _flat({**event, "type": "agent", "hop": closing.hop_id})
+            flat = flat_of({**event, "type": "agent", "hop": closing.hop_id})
             parts += [len(flat), *flat]
         return bool(self._run("publish", closing.hop_id, closing.owner, closing.fence, token, *parts, about=about))
 
@@ -212,7 +196,7 @@ class RedisStore:
 
     def sweep(self, *, host: str, dead: Collection[str] = (), queues: Mapping[str, bool] | None = None) -> Sweep:
         """Return hops whose message must be sent again."""
-        looked_at = _flat({queue: "1" if empty else "0" for queue, empty in (queues or {}).items()})
+        looked_at = flat_of({queue: "1" if empty else "0" for queue, empty in (queues or {}).items()})
         owners, unknown, again, corrupted = self._run(
             "sweep", host, self._lease, len(dead), *dead, *looked_at, about="due"
         )
@@ -247,9 +231,9 @@ class RedisStore:
                 running=hop_state == "running",
                 attempt=int(attempt),
                 failure=Failure(**json.loads(failure)) if failure is not None else None,
-                created_at=_moment(created_at),
-                updated_at=_moment(updated_at),
-                retry_at=_moment(retry) if retry is not None else None,
+                created_at=moment_of(created_at),
+                updated_at=moment_of(updated_at),
+                retry_at=moment_of(retry) if retry is not None else None,
             )
 
     def blob(self, correlation_id: str, step_id: str) -> str | None:
@@ -266,14 +250,14 @@ class RedisStore:
         reply = self._run("events", correlation_id, *ids, limit, about=about)
         with self._readable(about):
             events, streamed = reply
-            happened = [_entry(id_, flat) for id_, flat in events]
-            shown = [_entry(id_, flat[2:], behind=id_of(flat[1])) for id_, flat in streamed]
+            happened = [entry_of(id_, flat) for id_, flat in events]
+            shown = [entry_of(id_, flat[2:], behind=id_of(flat[1])) for id_, flat in streamed]
             return read_on(place, happened, shown, limit=limit)
 
     def bury(self, letter: DeadLetter) -> bool:
         """Keep a dead letter; the oldest gives way where there are too many."""
         about = f"letter:{letter.letter_id}"
-        return bool(self._run("bury", letter.letter_id, self._ttl, *_letter_fields(letter), about=about))
+        return bool(self._run("bury", letter.letter_id, self._ttl, *letter_fields(letter), about=about))
 
     def dead_letters(self, *, after: str | None, limit: int) -> Sequence[DeadLetter]:
         """Return dead letters, newest first."""
@@ -282,19 +266,19 @@ class RedisStore:
         if limit < 1:
             return []
         with self._readable("letters"):
-            return [_letter(flat) for flat in self._run("letters", after or "", limit, about="letters")]
+            return [letter_of(flat) for flat in self._run("letters", after or "", limit, about="letters")]
 
     def dead_letter(self, letter_id: str) -> DeadLetter | None:
         """Return a dead letter, or None."""
         about = f"letter:{letter_id}"
         fields = self._ask(lambda c: c.redis.hgetall(f"{self._prefix}:{about}"), about=about)
         with self._readable(about):
-            return _letter(_flat(fields)) if fields else None
+            return letter_of(flat_of(fields)) if fields else None
 
     def forget_letter(self, letter_id: str) -> bool:
         """Delete a dead letter; False where there is none."""
 
-        def forget(client: _Client) -> _Reply:
+        def forget(client: Client) -> _Reply:
             with client.redis.pipeline(transaction=True) as commands:
                 commands.zrem(f"{self._prefix}:letters", letter_id)
                 commands.zrem(f"{self._prefix}:kept", letter_id)
@@ -334,7 +318,7 @@ class RedisStore:
         """Remember the broker that this prefix belongs to; return the one that is remembered."""
         key = f"{self._prefix}:meta"
 
-        def bind(client: _Client) -> _Reply:
+        def bind(client: Client) -> _Reply:
             with client.redis.pipeline(transaction=True) as commands:
                 commands.hsetnx(key, "broker", broker)
                 commands.hsetnx(key, "format", FORMAT)
@@ -361,7 +345,7 @@ class RedisStore:
     def _run(self, script: str, *arguments: str | int, about: str) -> _Reply:
         return self._ask(lambda c: c.scripts[script](args=[self._prefix, *arguments]), about=about)
 
-    def _ask(self, question: Callable[[_Client], _Reply], *, about: str) -> _Reply:
+    def _ask(self, question: Callable[[Client], _Reply], *, about: str) -> _Reply:
         """Put a question to the server; `about` is the key that it is about, without prefix."""
         try:
             return question(self._connected())
@@ -372,12 +356,12 @@ class RedisStore:
             raise Unreachable("store", self._address, cause) from error
         except ResponseError as error:
             raise self._refusal(error, f"{self._prefix}:{about}") from error
-        except redis.DataError:
+        except DataError:
             raise  # of an argument that is no text or number; nothing was sent
         except RedisError as error:
             raise Unreachable("store", self._address, type(error).__name__) from error
 
-    def _permitted(self, question: Callable[[_Client], _Reply]) -> _Reply:
+    def _permitted(self, question: Callable[[Client], _Reply]) -> _Reply:
         """Put a question to the server that it may refuse to answer; None where it does."""
         try:
             return question(self._connected())
@@ -408,12 +392,12 @@ class RedisStore:
             text = f"has values that this version cannot read ({type(error).__name__})"
             raise StoreCorrupt(f"{self._prefix}:{about}", text) from error
 
-    def _connected(self) -> _Client:
+    def _connected(self) -> Client:
         # No lock: it could be held by another thread at a fork and never come free in the child. Two threads may
         # both make a client at first; one of the two goes away when its call is done.
         client = self._client
         if client is None or client.pid != os.getpid():
-            client = self._client = _open(self._options, self._limits)
+            client = self._client = open_client(self._options, self._limits)
         return client
 
     def _refuse_cluster(self) -> None:
@@ -436,64 +420,6 @@ class RedisStore:
         ]
 
 
-def script_texts(limits: Limits) -> dict[str, str]:
-    """Return the scripts by their names, each as it is sent to the server."""
-    folder = resources.files("paigeant_celery.store").joinpath("scripts")
-    common = written(limits) + folder.joinpath("common.lua").read_text("utf-8")
-    return {name: common + folder.joinpath(f"{name}.lua").read_text("utf-8") for name in SCRIPTS}
-
-
-def _open(options: Mapping[str, Any], limits: Limits) -> _Client:
-    client = redis.Redis.from_pool(redis.ConnectionPool(**options))
-    scripts = {name: client.register_script(text) for name, text in script_texts(limits).items()}
-    return _Client(os.getpid(), client, scripts)
-
-
-def _options(url: str) -> dict[str, Any]:
-    """Return the client's options for `url`, whose query may set timeouts and the like."""
-    try:
-        parts = urlsplit(url)
-        # A password with '#', '?' or '/' cuts the URL in the wrong place; the '@' is then behind the cut.
-        if parts.fragment or "@" in parts.path + parts.query:
-            raise ValueError
-        # redis-py reads a path that is no number as database 0.
-        if parts.scheme != "unix" and re.fullmatch(r"/*[0-9]*/*", parts.path) is None:
-            raise ValueError
-        given = _parse_url(url)
-        if isinstance(mode := given.get("ssl_cert_reqs"), str):
-            given["ssl_cert_reqs"] = mode.lower().removeprefix("ssl.").removeprefix("cert_")  # Celery's words
-        options = {
-            "socket_timeout": SOCKET_TIMEOUT,
-            "socket_connect_timeout": SOCKET_TIMEOUT,
-            "client_name": "paigeant",
-            "max_connections": MAX_CONNECTIONS,
-            **given,
-            "retry": Retry(ExponentialBackoff(cap=0.2, base=0.05), retries=RETRIES),
-            "retry_on_error": [redis.ConnectionError, redis.TimeoutError],  # redis-py before 6 asks for it
-            "decode_responses": True,
-        }
-        redis.ConnectionPool(**options).make_connection()  # connects to nothing; finds options that do not exist
-    except (TypeError, ValueError, RedisError):
-        # Without the cause and its text, which may show parts of a password.
-        raise ConfigurationError(
-            [
-                "store URL: it is not understood; expected 'redis://user:password@host:6379/0' with options that "
-                "redis-py knows, and special characters of the password percent-encoded"
-            ]
-        ) from None
-    return options
-
-
-def _address(url: str, options: Mapping[str, Any]) -> str:
-    """Return `url` without user, password and options other than the database."""
-    scheme, database = url.partition("://")[0], options.get("db", 0)
-    if scheme == "unix":
-        return f"unix://{options.get('path', '')}?db={database}"
-    host = options.get("host", "localhost")
-    host = f"[{host}]" if ":" in host else host
-    return f"{scheme}://{host}:{options.get('port', 6379)}/{database}"
-
-
 def _format_mistakes(found: str | None, prefix: str) -> list[str]:
     if found in (None, FORMAT):
         return []
@@ -501,30 +427,3 @@ def _format_mistakes(found: str | None, prefix: str) -> list[str]:
         f"the records under {prefix!r} have format {found!r} and this version reads {FORMAT!r}; run one version on all "
         "workers, or choose another `paigeant_prefix`"
     ]
-
-
-def _hop_arguments(hop: HopRecord) -> tuple[str, str, str, str]:
-    return hop.hop_id, hop.queue, hop.envelope, hop.digest
-
-
-def _flat(pairs: Mapping[str, str]) -> list[str]:
-    return [part for pair in pairs.items() for part in pair]
-
-
-def _letter_fields(letter: DeadLetter) -> list[str]:
-    return _flat({name: str(value) for name, value in vars(letter).items() if value is not None})
-
-
-def _letter(flat: Sequence[str]) -> DeadLetter:
-    fields: dict[str, Any] = dict(zip(flat[::2], flat[1::2], strict=True))
-    optional = dict.fromkeys(("hop_id", "correlation_id", "activity", "queue"))
-    return DeadLetter(**{**optional, **fields, "size": int(fields["size"]), "at": _moment(fields["at"])})
-
-
-def _entry(id_: str, flat: Sequence[str], *, behind: Id | None = None) -> Entry:
-    fields = dict(zip(flat[::2], flat[1::2], strict=True))
-    return Entry(id=id_of(id_), at=_moment(id_.partition("-")[0]), fields=fields, behind=behind)
-
-
-def _moment(milliseconds: str) -> datetime:
-    return _EPOCH + timedelta(milliseconds=int(milliseconds))

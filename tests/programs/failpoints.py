@@ -83,7 +83,7 @@ wrap(RedisStore, "renew", after=dies("renewed"))
 wrap(RedisStore, "sweep", after=lambda found: die_at("swept") if found.overdue else None)
 
 
-open_client = store_module._open
+open_client = store_module.open_client
 asking = threading.local()
 
 
@@ -119,4 +119,4 @@ def leaky(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
     return called
 
 
-store_module._open = open_leaky
+store_module.open_client = open_leaky

@@ -45,7 +45,8 @@ from paigeant_celery.store.port import (
     StoredEvent,
     Sweep,
 )
-from paigeant_celery.store.redis import RedisStore, _Client
+from paigeant_celery.store.redis import RedisStore
+from paigeant_celery.store.redis_client import Client
 
 T = TypeVar("T")
 
@@ -298,7 +299,7 @@ def pairs(flat: Sequence[T]) -> dict[T, T]:
 class RedisRig:
     """The store on Redis, with its records."""
 
-    def __init__(self, opened: _Client, url: str, prefix: str) -> None:
+    def __init__(self, opened: Client, url: str, prefix: str) -> None:
         self.prefix = prefix
         self.store = RedisStore(url, prefix=prefix, lease=LEASE, ttl=TTL)
         self.store._client = opened
@@ -888,7 +889,7 @@ def new_pairs(redis_db: Any) -> Iterator[Pairs]:
         client.redis.close()
 
 
-def altered(url: str, *replaced: tuple[str, str]) -> _Client:
+def altered(url: str, *replaced: tuple[str, str]) -> Client:
     """Open a store's client whose scripts have other texts."""
     opened = RedisStore(url, prefix="unused", lease=LEASE, ttl=TTL, limits=FEW_LETTERS)._connected()
     texts = {name: str(script.script) for name, script in opened.scripts.items()}
