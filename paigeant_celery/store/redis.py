@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import uuid
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Literal, TypeAlias, cast, get_args
+from typing import Literal, cast, get_args
 
-from redis.exceptions import DataError, OutOfMemoryError, RedisError, ResponseError
-
-from paigeant_celery.core.errors import ConfigurationError, InvalidInput, StoreCorrupt, Unreachable
+from paigeant_celery.core.errors import InvalidInput
 from paigeant_celery.core.flow import Failure, WorkflowState
 from paigeant_celery.store.limits import LIMITS, Limits
 from paigeant_celery.store.port import (
@@ -32,7 +28,8 @@ from paigeant_celery.store.port import (
     Sweep,
     WorkflowRecord,
 )
-from paigeant_celery.store.redis_client import Client, address_of, open_client, options_of
+from paigeant_celery.store.redis_check import FORMAT, check_server
+from paigeant_celery.store.redis_client import Client, Reply, Server
 from paigeant_celery.store.redis_records import (
     EPOCH,
     entry_of,
@@ -46,13 +43,7 @@ from paigeant_celery.store.timeline import id_of, place_of, read_on
 
 __all__ = ["RedisStore"]
 
-FORMAT = "1"  # of the records; grows when an older version could not read them
 _LETTER_CURSOR = re.compile(r"[0-9]{1,15}")
-# A script that fell over a value, before its first write; servers before Redis 7 word refusals of a command alike.
-_FALLEN = re.compile(r"(?:ERR )?(?:user_script|Error running script)")
-_REFUSED = re.compile(r"\b(?:OOM|READONLY|MISCONF|NOREPLICAS|NOPERM|MASTERDOWN)\b")
-# redis-py types every reply as a union with awaitables.
-_Reply: TypeAlias = Any
 
 
 class RedisStore:
@@ -63,19 +54,17 @@ class RedisStore:
     """
 
     def __init__(self, url: str, *, prefix: str, lease: float, ttl: float, limits: Limits = LIMITS) -> None:
-        self._options = options_of(url)
-        self._address = address_of(url, self._options)
-        self._prefix, self._limits = prefix, limits
+        self._server = Server(url, prefix=prefix, limits=limits)
+        self._prefix = prefix
         self._lease, self._ttl = round(lease * 1000), round(ttl * 1000)
-        self._client: Client | None = None
 
     def __repr__(self) -> str:
-        return f"RedisStore({self._address!r}, prefix={self._prefix!r})"
+        return f"RedisStore({self.address!r}, prefix={self._prefix!r})"
 
     @property
     def address(self) -> str:
         """Where the records are, without password."""
-        return self._address
+        return self._server.address
 
     @property
     def shared(self) -> bool:
@@ -87,7 +76,7 @@ class RedisStore:
         arguments = (new.correlation_id, new.content, *hop_arguments(new.hop))
         return cast(
             "Literal['started', 'exists', 'conflict']",
-            self._run("start", *arguments, about=f"wf:{new.correlation_id}"),
+            self._server.run("start", *arguments, about=f"wf:{new.correlation_id}"),
         )
 
     def adopt(
@@ -96,20 +85,20 @@ class RedisStore:
         """Record a workflow that only the message of its current hop knows."""
         times = (round((sent_at - EPOCH).total_seconds() * 1000), round(max_age.total_seconds() * 1000))
         arguments = (new.correlation_id, new.content, *hop_arguments(new.hop), *times)
-        reply = self._run("start", *arguments, about=f"wf:{new.correlation_id}")
+        reply = self._server.run("start", *arguments, about=f"wf:{new.correlation_id}")
         answers: Mapping[str, Literal["adopted", "expired"]] = {"started": "adopted", "expired": "expired"}
         return answers.get(reply, "known")
 
     def claim(self, claim: Claim) -> ClaimAnswer:
         """Give a queued hop, or one whose owner's lease has lapsed, to an owner."""
         about = f"hop:{claim.hop_id}"
-        reply = self._run(
+        reply = self._server.run(
             "claim", claim.hop_id, claim.owner, claim.token, claim.max_attempts, claim.digest or "", self._lease,
             about=about,
         )  # fmt: skip
         if reply[0] != "claimed":
             return Dropped(reason=cast("DropReason", reply[0]))
-        with self._readable(about):
+        with self._server.readable(about):
             _, fence, attempt, claimed_at, exhausted, created_at = reply
             return Claimed(
                 fence=int(fence),
@@ -123,8 +112,8 @@ class RedisStore:
         """Extend the owner's lease; hops that lapsed and were not taken are the owner's again."""
         pairs = (part for hop_id, fence in hops.items() for part in (hop_id, fence))
         about = f"owner:{owner}"
-        lost, stray, cancelled = self._run("renew", owner, self._lease, *pairs, about=about)
-        with self._readable(about):
+        lost, stray, cancelled = self._server.run("renew", owner, self._lease, *pairs, about=about)
+        with self._server.readable(about):
             return RenewAnswer(
                 lost=frozenset(lost),
                 cancelled=frozenset(cancelled),
@@ -134,7 +123,7 @@ class RedisStore:
     def release(self, closing: Closing) -> bool:
         """Queue a hop again that its owner does not run."""
         about = f"hop:{closing.hop_id}"
-        return bool(self._run("release", closing.hop_id, closing.owner, closing.fence, about=about))
+        return bool(self._server.run("release", closing.hop_id, closing.owner, closing.fence, about=about))
 
     def complete(self, completion: Completion) -> bool:
         """Record a hop's completion and the next hop, or the end of the workflow."""
@@ -142,7 +131,7 @@ class RedisStore:
         # Without a next hop, its id, queue and digest are empty, and the envelope is the final one.
         following = completion.next_hop or HopRecord(hop_id="", queue="", envelope=completion.envelope, digest="")
         notes = [flat_of({"type": "note", "hop": closing.hop_id, **note}) for note in completion.notes]
-        reply = self._run(
+        reply = self._server.run(
             "complete", closing.hop_id, closing.owner, closing.fence, self._ttl, json.dumps(notes),
             *hop_arguments(following), *flat_of(completion.blobs),
             about=f"hop:{closing.hop_id}",
@@ -164,7 +153,7 @@ class RedisStore:
 
     def cancel(self, correlation_id: str) -> Literal["cancelled", "ended", "unknown"]:
         """End a workflow wherever it stands."""
-        reply = self._run("cancel", correlation_id, self._ttl, about=f"wf:{correlation_id}")
+        reply = self._server.run("cancel", correlation_id, self._ttl, about=f"wf:{correlation_id}")
         return cast("Literal['cancelled', 'ended', 'unknown']", reply)
 
     def redrive(
@@ -172,13 +161,15 @@ class RedisStore:
     ) -> Literal["redriven", "not_parked", "unknown"]:
         """Queue a parked hop again, with all its attempts."""
         token = uuid.uuid4().hex  # the client repeats a call whose reply was lost
-        reply = self._run("redrive", correlation_id, token, int(discard_journal), about=f"wf:{correlation_id}")
+        reply = self._server.run("redrive", correlation_id, token, int(discard_journal), about=f"wf:{correlation_id}")
         return cast("Literal['redriven', 'not_parked', 'unknown']", reply)
 
     def record(self, closing: Closing, records: Mapping[str, str]) -> bool:
         """Add records to the journal of a hop that the owner runs."""
         about = f"journal:{closing.hop_id}"
-        return bool(self._run("record", closing.hop_id, closing.owner, closing.fence, *flat_of(records), about=about))
+        return bool(
+            self._server.run("record", closing.hop_id, closing.owner, closing.fence, *flat_of(records), about=about)
+        )
 
     def publish(self, closing: Closing, events: Sequence[Mapping[str, str]]) -> bool:
         """Add events of the agent that runs in a hop to those of its workflow."""
@@ -187,17 +178,21 @@ class RedisStore:
         for event in events:
             flat = flat_of({**event, "type": "agent", "hop": closing.hop_id})
             parts += [len(flat), *flat]
-        return bool(self._run("publish", closing.hop_id, closing.owner, closing.fence, token, *parts, about=about))
+        return bool(
+            self._server.run("publish", closing.hop_id, closing.owner, closing.fence, token, *parts, about=about)
+        )
 
     def journal(self, hop_id: str) -> Mapping[str, str]:
         """Return the records of a hop's journal, by their keys."""
         about = f"journal:{hop_id}"
-        return cast("Mapping[str, str]", self._ask(lambda c: c.redis.hgetall(f"{self._prefix}:{about}"), about=about))
+        return cast(
+            "Mapping[str, str]", self._server.ask(lambda c: c.redis.hgetall(f"{self._prefix}:{about}"), about=about)
+        )
 
     def sweep(self, *, host: str, dead: Collection[str] = (), queues: Mapping[str, bool] | None = None) -> Sweep:
         """Return hops whose message must be sent again."""
         looked_at = flat_of({queue: "1" if empty else "0" for queue, empty in (queues or {}).items()})
-        owners, unknown, again, corrupted = self._run(
+        owners, unknown, again, corrupted = self._server.run(
             "sweep", host, self._lease, len(dead), *dead, *looked_at, about="due"
         )
         overdue = zip(*(iter(again),) * 4, strict=True)
@@ -214,10 +209,10 @@ class RedisStore:
     def workflow(self, correlation_id: str) -> WorkflowRecord | None:
         """Return what is known of a workflow, or None."""
         about = f"wf:{correlation_id}"
-        reply = self._run("read", correlation_id, about=about)
+        reply = self._server.run("read", correlation_id, about=about)
         if reply is None:
             return None
-        with self._readable(about):
+        with self._server.readable(about):
             state, content, hop_id, created_at, updated_at, failure, envelope, queue, hop_state, attempt, retry = reply
             if None in (content, envelope, queue, hop_state) or state not in get_args(WorkflowState):
                 raise ValueError("it lacks fields, or has a state that this version does not know")
@@ -239,7 +234,9 @@ class RedisStore:
     def blob(self, correlation_id: str, step_id: str) -> str | None:
         """Return the JSON text of a large output, or None."""
         key = f"{self._prefix}:blob:{correlation_id}"
-        return cast("str | None", self._ask(lambda c: c.redis.hget(key, step_id), about=f"blob:{correlation_id}"))
+        return cast(
+            "str | None", self._server.ask(lambda c: c.redis.hget(key, step_id), about=f"blob:{correlation_id}")
+        )
 
     def events(self, correlation_id: str, *, after: str | None, limit: int) -> Sequence[StoredEvent]:
         """Return events behind the cursor `after`, oldest first."""
@@ -247,8 +244,8 @@ class RedisStore:
         if limit < 1:
             return []
         ids = ("-".join(map(str, each)) for each in place)
-        reply = self._run("events", correlation_id, *ids, limit, about=about)
-        with self._readable(about):
+        reply = self._server.run("events", correlation_id, *ids, limit, about=about)
+        with self._server.readable(about):
             events, streamed = reply
             happened = [entry_of(id_, flat) for id_, flat in events]
             shown = [entry_of(id_, flat[2:], behind=id_of(flat[1])) for id_, flat in streamed]
@@ -257,7 +254,7 @@ class RedisStore:
     def bury(self, letter: DeadLetter) -> bool:
         """Keep a dead letter; the oldest gives way where there are too many."""
         about = f"letter:{letter.letter_id}"
-        return bool(self._run("bury", letter.letter_id, self._ttl, *letter_fields(letter), about=about))
+        return bool(self._server.run("bury", letter.letter_id, self._ttl, *letter_fields(letter), about=about))
 
     def dead_letters(self, *, after: str | None, limit: int) -> Sequence[DeadLetter]:
         """Return dead letters, newest first."""
@@ -265,32 +262,34 @@ class RedisStore:
             raise InvalidInput("bad_cursor", "after", "is no cursor of a dead letter of this store")
         if limit < 1:
             return []
-        with self._readable("letters"):
-            return [letter_of(flat) for flat in self._run("letters", after or "", limit, about="letters")]
+        with self._server.readable("letters"):
+            return [letter_of(flat) for flat in self._server.run("letters", after or "", limit, about="letters")]
 
     def dead_letter(self, letter_id: str) -> DeadLetter | None:
         """Return a dead letter, or None."""
         about = f"letter:{letter_id}"
-        fields = self._ask(lambda c: c.redis.hgetall(f"{self._prefix}:{about}"), about=about)
-        with self._readable(about):
+        fields = self._server.ask(lambda c: c.redis.hgetall(f"{self._prefix}:{about}"), about=about)
+        with self._server.readable(about):
             return letter_of(flat_of(fields)) if fields else None
 
     def forget_letter(self, letter_id: str) -> bool:
         """Delete a dead letter; False where there is none."""
 
-        def forget(client: Client) -> _Reply:
+        def forget(client: Client) -> Reply:
             with client.redis.pipeline(transaction=True) as commands:
                 commands.zrem(f"{self._prefix}:letters", letter_id)
                 commands.zrem(f"{self._prefix}:kept", letter_id)
                 commands.delete(f"{self._prefix}:letter:{letter_id}")
                 return commands.execute()
 
-        return bool(self._ask(forget, about="letters")[-1])
+        return bool(self._server.ask(forget, about="letters")[-1])
 
     def letters_dropped(self) -> int:
         """Return how many dead letters gave way to newer ones."""
-        with self._readable("meta"):
-            return int(self._ask(lambda c: c.redis.hget(f"{self._prefix}:meta", "letters_dropped"), about="meta") or 0)
+        with self._server.readable("meta"):
+            return int(
+                self._server.ask(lambda c: c.redis.hget(f"{self._prefix}:meta", "letters_dropped"), about="meta") or 0
+            )
 
     def check(self, *, allow_eviction: bool) -> Sequence[str]:
         """Return warnings about the server.
@@ -298,132 +297,30 @@ class RedisStore:
         Raises `Unreachable`, or `ConfigurationError` where it is part of a cluster, may evict records (unless
         allowed), or holds records of another format.
         """
-        self._refuse_cluster()
-        format_ = self._ask(lambda c: c.redis.hget(f"{self._prefix}:meta", "format"), about="meta")
-        mistakes = _format_mistakes(format_, self._prefix)
-        config = self._permitted(lambda c: c.redis.config_get("maxmemory-policy", "appendonly"))
-        warnings = self._config_warnings(config)
-        policy = config.get("maxmemory-policy", "noeviction") if config is not None else "noeviction"
-        if policy != "noeviction":
-            evicts = f"the store {self._address} has `maxmemory-policy {policy}` and may evict running workflows"
-            if allow_eviction:
-                warnings.append(f"{evicts}; `paigeant_allow_eviction` permits it")
-            else:
-                mistakes.append(f"{evicts}; set it to `noeviction`, or set `paigeant_allow_eviction = True`")
-        if mistakes:
-            raise ConfigurationError(mistakes)
-        return warnings
+        return check_server(self._server, allow_eviction=allow_eviction)
 
     def bind_broker(self, broker: str) -> str:
         """Remember the broker that this prefix belongs to; return the one that is remembered."""
         key = f"{self._prefix}:meta"
 
-        def bind(client: Client) -> _Reply:
+        def bind(client: Client) -> Reply:
             with client.redis.pipeline(transaction=True) as commands:
                 commands.hsetnx(key, "broker", broker)
                 commands.hsetnx(key, "format", FORMAT)
                 commands.hget(key, "broker")
                 return commands.execute()
 
-        return str(self._ask(bind, about="meta")[-1])
+        return str(self._server.ask(bind, about="meta")[-1])
 
     def close(self) -> None:
         """Give this process's connections back; a later call opens new ones."""
-        client, self._client = self._client, None
-        if client is not None and client.pid == os.getpid():
-            client.redis.close()
+        self._server.close()
 
     def _close(self, script: str, closing: Closing, *more: int, failure: Failure, behind: Sequence[str] = ()) -> bool:
         recorded = {"step_id": failure.step_id, "error_class": failure.error_class, "text": failure.text}
-        reply = self._run(
+        reply = self._server.run(
             script, closing.hop_id, closing.owner, closing.fence, *more, json.dumps(recorded),
             failure.step_id or "", failure.error_class, *behind,
             about=f"hop:{closing.hop_id}",
         )  # fmt: skip
         return bool(reply)
-
-    def _run(self, script: str, *arguments: str | int, about: str) -> _Reply:
-        return self._ask(lambda c: c.scripts[script](args=[self._prefix, *arguments]), about=about)
-
-    def _ask(self, question: Callable[[Client], _Reply], *, about: str) -> _Reply:
-        """Put a question to the server; `about` is the key that it is about, without prefix."""
-        try:
-            return question(self._connected())
-        except UnicodeDecodeError as error:
-            raise StoreCorrupt(f"{self._prefix}:{about}", "is no UTF-8 text") from error
-        except OutOfMemoryError as error:
-            cause = "the server is full: its `maxmemory` is reached and nothing may be evicted"
-            raise Unreachable("store", self._address, cause) from error
-        except ResponseError as error:
-            raise self._refusal(error, f"{self._prefix}:{about}") from error
-        except DataError:
-            raise  # of an argument that is no text or number; nothing was sent
-        except RedisError as error:
-            raise Unreachable("store", self._address, type(error).__name__) from error
-
-    def _permitted(self, question: Callable[[Client], _Reply]) -> _Reply:
-        """Put a question to the server that it may refuse to answer; None where it does."""
-        try:
-            return question(self._connected())
-        except ResponseError:
-            return None
-        except RedisError as error:
-            raise Unreachable("store", self._address, type(error).__name__) from error
-
-    def _refusal(self, error: ResponseError, key: str) -> StoreCorrupt | Unreachable:
-        text = str(error)
-        if text.startswith("CORRUPT "):
-            _, key, what = text.split(" ", 2)
-            return StoreCorrupt(key, what)
-        if text.startswith("WRONGTYPE"):
-            return StoreCorrupt(key, "has another type than this version writes")
-        if type(error) is ResponseError and _FALLEN.match(text) and not _REFUSED.search(text):
-            return StoreCorrupt(key, "has values that this version cannot read")
-        # The server is there and will not, which may pass.
-        # What it says behind these words would repeat the script or its arguments.
-        said = re.split(r" script: [0-9a-f]{40}|, with args ", text)[0][:200]
-        return Unreachable("store", self._address, said if type(error) is ResponseError else type(error).__name__)
-
-    @contextmanager
-    def _readable(self, about: str) -> Iterator[None]:
-        try:
-            yield
-        except (KeyError, ValueError, TypeError) as error:
-            text = f"has values that this version cannot read ({type(error).__name__})"
-            raise StoreCorrupt(f"{self._prefix}:{about}", text) from error
-
-    def _connected(self) -> Client:
-        # No lock: it could be held by another thread at a fork and never come free in the child. Two threads may
-        # both make a client at first; one of the two goes away when its call is done.
-        client = self._client
-        if client is None or client.pid != os.getpid():
-            client = self._client = open_client(self._options, self._limits)
-        return client
-
-    def _refuse_cluster(self) -> None:
-        info = self._permitted(lambda c: c.redis.info("cluster")) or {}
-        if str(info.get("cluster_enabled", 0)) == "1":
-            text = f"the store {self._address} is a Redis Cluster, which is not supported; use one Redis primary"
-            raise ConfigurationError([text])
-
-    def _config_warnings(self, config: Mapping[str, str] | None) -> list[str]:
-        if not config:
-            return [
-                f"the store {self._address} does not permit CONFIG GET; make sure that it has `maxmemory-policy "
-                "noeviction` and `appendonly yes`"
-            ]
-        if config.get("appendonly", "yes") == "yes":
-            return []
-        return [
-            f"the store {self._address} has no append-only file; a restart of the server loses what it recorded since "
-            "the last snapshot: set `appendonly yes`"
-        ]
-
-
-def _format_mistakes(found: str | None, prefix: str) -> list[str]:
-    if found in (None, FORMAT):
-        return []
-    return [
-        f"the records under {prefix!r} have format {found!r} and this version reads {FORMAT!r}; run one version on all "
-        "workers, or choose another `paigeant_prefix`"
-    ]

@@ -1,26 +1,27 @@
-"""The client of one Redis database: its options, and its scripts."""
+"""One Redis database: the client that each process opens, its scripts, and what its errors mean."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 from urllib.parse import urlsplit
 
 import redis
 from redis.backoff import ExponentialBackoff
 from redis.commands.core import Script
 from redis.connection import parse_url
-from redis.exceptions import RedisError
+from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
 from redis.retry import Retry
 
-from paigeant_celery.core.errors import ConfigurationError
+from paigeant_celery.core.errors import ConfigurationError, StoreCorrupt, Unreachable
 from paigeant_celery.store.limits import Limits, written
 
-__all__ = ["Client", "address_of", "open_client", "options_of", "script_texts"]
+__all__ = ["Client", "Reply", "Server", "script_texts"]
 
 SOCKET_TIMEOUT = 1.0  # seconds; with one retry far below the shortest sensible lease
 RETRIES = 1
@@ -30,7 +31,12 @@ SCRIPTS = (
     "bury", "letters", "record", "publish", "events",
 )  # fmt: skip
 
-# redis-py leaves it untyped.
+# A script that fell over a value, before its first write; servers before Redis 7 word refusals of a command alike.
+_FALLEN = re.compile(r"(?:ERR )?(?:user_script|Error running script)")
+_REFUSED = re.compile(r"\b(?:OOM|READONLY|MISCONF|NOREPLICAS|NOPERM|MASTERDOWN)\b")
+
+# redis-py leaves functions untyped, and types every reply as a union with awaitables.
+Reply: TypeAlias = Any
 _parse_url = cast("Callable[[str], dict[str, Any]]", parse_url)
 
 
@@ -43,6 +49,87 @@ class Client:
     scripts: Mapping[str, Script]
 
 
+class Server:
+    """A database with the records under one prefix, for any number of processes.
+
+    Raises `Unreachable` where the server is away or full, and `StoreCorrupt` where something else wrote under the
+    prefix.
+    """
+
+    def __init__(self, url: str, *, prefix: str, limits: Limits) -> None:
+        self._options = _options(url)
+        self.address = _address(url, self._options)
+        self.prefix, self.limits = prefix, limits
+        self.client: Client | None = None
+
+    def run(self, script: str, *arguments: str | int, about: str) -> Reply:
+        """Run a script; `about` is the key that it is about, without prefix."""
+        return self.ask(lambda c: c.scripts[script](args=[self.prefix, *arguments]), about=about)
+
+    def ask(self, question: Callable[[Client], Reply], *, about: str) -> Reply:
+        """Put a question to the server; `about` is the key that it is about, without prefix."""
+        try:
+            return question(self.connected())
+        except UnicodeDecodeError as error:
+            raise StoreCorrupt(f"{self.prefix}:{about}", "is no UTF-8 text") from error
+        except OutOfMemoryError as error:
+            cause = "the server is full: its `maxmemory` is reached and nothing may be evicted"
+            raise Unreachable("store", self.address, cause) from error
+        except ResponseError as error:
+            raise self._refusal(error, f"{self.prefix}:{about}") from error
+        except redis.DataError:
+            raise  # of an argument that is no text or number; nothing was sent
+        except RedisError as error:
+            raise Unreachable("store", self.address, type(error).__name__) from error
+
+    def permitted(self, question: Callable[[Client], Reply]) -> Reply:
+        """Put a question to the server that it may refuse to answer; None where it does."""
+        try:
+            return question(self.connected())
+        except ResponseError:
+            return None
+        except RedisError as error:
+            raise Unreachable("store", self.address, type(error).__name__) from error
+
+    @contextmanager
+    def readable(self, about: str) -> Iterator[None]:
+        """Raise `StoreCorrupt` if the body cannot read what was answered about a key."""
+        try:
+            yield
+        except (KeyError, ValueError, TypeError) as error:
+            text = f"has values that this version cannot read ({type(error).__name__})"
+            raise StoreCorrupt(f"{self.prefix}:{about}", text) from error
+
+    def connected(self) -> Client:
+        """Return this process's client."""
+        # No lock: it could be held by another thread at a fork and never come free in the child. Two threads may
+        # both make a client at first; one of the two goes away when its call is done.
+        client = self.client
+        if client is None or client.pid != os.getpid():
+            client = self.client = _open(self._options, self.limits)
+        return client
+
+    def close(self) -> None:
+        """Give this process's connections back; a later question opens new ones."""
+        client, self.client = self.client, None
+        if client is not None and client.pid == os.getpid():
+            client.redis.close()
+
+    def _refusal(self, error: ResponseError, key: str) -> StoreCorrupt | Unreachable:
+        text = str(error)
+        if text.startswith("CORRUPT "):
+            _, key, what = text.split(" ", 2)
+            return StoreCorrupt(key, what)
+        if text.startswith("WRONGTYPE"):
+            return StoreCorrupt(key, "has another type than this version writes")
+        if type(error) is ResponseError and _FALLEN.match(text) and not _REFUSED.search(text):
+            return StoreCorrupt(key, "has values that this version cannot read")
+        # The server is there and will not, which may pass.
+        # What it says behind these words would repeat the script or its arguments.
+        said = re.split(r" script: [0-9a-f]{40}|, with args ", text)[0][:200]
+        return Unreachable("store", self.address, said if type(error) is ResponseError else type(error).__name__)
+
+
 def script_texts(limits: Limits) -> dict[str, str]:
     """Return the scripts by their names, each as it is sent to the server."""
     folder = resources.files("paigeant_celery.store").joinpath("scripts")
@@ -50,14 +137,14 @@ def script_texts(limits: Limits) -> dict[str, str]:
     return {name: common + folder.joinpath(f"{name}.lua").read_text("utf-8") for name in SCRIPTS}
 
 
-def open_client(options: Mapping[str, Any], limits: Limits) -> Client:
+def _open(options: Mapping[str, Any], limits: Limits) -> Client:
     """Return a client for this process; nothing is connected yet."""
     client = redis.Redis.from_pool(redis.ConnectionPool(**options))
     scripts = {name: client.register_script(text) for name, text in script_texts(limits).items()}
     return Client(os.getpid(), client, scripts)
 
 
-def options_of(url: str) -> dict[str, Any]:
+def _options(url: str) -> dict[str, Any]:
     """Return the client's options for `url`, whose query may set timeouts and the like."""
     try:
         parts = urlsplit(url)
@@ -92,7 +179,7 @@ def options_of(url: str) -> dict[str, Any]:
     return options
 
 
-def address_of(url: str, options: Mapping[str, Any]) -> str:
+def _address(url: str, options: Mapping[str, Any]) -> str:
     """Return `url` without user, password and options other than the database."""
     scheme, database = url.partition("://")[0], options.get("db", 0)
     if scheme == "unix":

@@ -38,7 +38,7 @@ LIBRARIES = {
     "pydantic_ai": {"agents", "testing"},
     "celery": {"broker", "worker", "celery", "cli"},
     "kombu": {"broker", "worker"},
-    "redis": {"store.redis", "store.redis_client"},  # the operations, and who opens the client
+    "redis": {"store.redis_client"},
     "click": {"worker", "cli"},
     "opentelemetry": {"broker.tracing"},
     "pytest": {"testing"},

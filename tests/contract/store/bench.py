@@ -153,8 +153,8 @@ class RedisBench:
 
     def limit(self, limits: Limits) -> None:
         for store in self.opened:
-            assert store._client is None, "its scripts are loaded"
-            store._limits = limits
+            assert store._server.client is None, "its scripts are loaded"
+            store._server.limits = limits
 
     def close(self) -> None:
         self.client.close()

@@ -88,7 +88,7 @@ def patience(store: Store) -> timedelta:
     if isinstance(store, MemoryStore):
         return store._records.due["w.0"] - found.created_at
     assert isinstance(store, RedisStore)
-    due = cast("float", store._connected().redis.zscore(f"{store._prefix}:due", "w.0"))
+    due = cast("float", store._server.connected().redis.zscore(f"{store._prefix}:due", "w.0"))
     return EPOCH + round(due) * MILLISECOND - found.created_at
 
 

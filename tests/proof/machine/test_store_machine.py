@@ -302,7 +302,7 @@ class RedisRig:
     def __init__(self, opened: Client, url: str, prefix: str) -> None:
         self.prefix = prefix
         self.store = RedisStore(url, prefix=prefix, lease=LEASE, ttl=TTL)
-        self.store._client = opened
+        self.store._server.client = opened
         self._read, self._set = (opened.redis.register_script(text) for text in (READ_ALL, SET_CLOCK))
         self.set_clock(BEGIN)
 
@@ -891,7 +891,7 @@ def new_pairs(redis_db: Any) -> Iterator[Pairs]:
 
 def altered(url: str, *replaced: tuple[str, str]) -> Client:
     """Open a store's client whose scripts have other texts."""
-    opened = RedisStore(url, prefix="unused", lease=LEASE, ttl=TTL, limits=FEW_LETTERS)._connected()
+    opened = RedisStore(url, prefix="unused", lease=LEASE, ttl=TTL, limits=FEW_LETTERS)._server.connected()
     texts = {name: str(script.script) for name, script in opened.scripts.items()}
     for old, new in replaced:
         assert any(old in text for text in texts.values()), f"no script has {old!r}"
