@@ -1,4 +1,4 @@
-"""The store of one process: the same rules as on Redis, and nothing survives the process."""
+"""The store of one process: the same rules as on Redis, but nothing survives the process."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ __all__ = ["MemoryStore"]
 
 
 class MemoryStore:
-    """A store for tests and for workers in threads; every operation holds one lock."""
+    """A store for tests and for workers in threads. Every operation holds one lock."""
 
     def __init__(
         self,
@@ -61,12 +61,12 @@ class MemoryStore:
 
     @property
     def address(self) -> str:
-        """Where the records are."""
+        """The address of the records."""
         return "memory://"
 
     @property
     def shared(self) -> bool:
-        """Whether other processes see the same records: they do not."""
+        """Whether other processes see the same records. They do not."""
         return False
 
     def start(self, new: NewWorkflow) -> Literal["started", "exists", "conflict"]:
@@ -81,7 +81,7 @@ class MemoryStore:
     def adopt(
         self, new: NewWorkflow, *, sent_at: datetime, max_age: timedelta
     ) -> Literal["adopted", "known", "expired"]:
-        """Record a workflow that only the message of its current hop knows."""
+        """Record a workflow that is known only from the message of its current hop."""
         with self._transaction() as now:
             if new.correlation_id in self._records.workflows:
                 return "known"
@@ -91,7 +91,7 @@ class MemoryStore:
             return "adopted"
 
     def claim(self, claim: Claim) -> ClaimAnswer:
-        """Give a queued hop, or one whose owner's lease has lapsed, to an owner."""
+        """Give a queued hop, or one whose owner's lease has expired, to an owner."""
         with self._transaction() as now:
             kept = self._records.hops.get(claim.hop_id)
             if kept is None:
@@ -125,10 +125,10 @@ class MemoryStore:
             )
 
     def renew(self, owner: str, hops: Mapping[str, int]) -> RenewAnswer:
-        """Extend the owner's lease; hops that lapsed and were not taken are the owner's again."""
+        """Extend the owner's lease. Hops that lapsed and were not taken are the owner's again."""
         with self._transaction() as now:
             lost = frozenset(hop_id for hop_id, fence in hops.items() if not self._renew(hop_id, owner, fence, now))
-            # An owner that names no hop keeps no lease alive, even if some are listed: nobody runs those.
+            # An owner that names no hops keeps no lease alive. If some are listed, nobody runs them.
             if hops and owner in self._records.owned:
                 self._records.leases[owner] = now + self._pace.lease
             kept, owned = self._records.hops, self._records.owned.get(owner, set())
@@ -138,7 +138,7 @@ class MemoryStore:
             return RenewAnswer(lost=lost, stray=stray, cancelled=cancelled)
 
     def release(self, closing: Closing) -> bool:
-        """Queue a hop again that its owner does not run."""
+        """Requeue a hop that its owner does not run."""
         with self._transaction() as now:
             kept = self._records.hops.get(closing.hop_id)
             change = kept and protocol.release(kept.hop, owner=closing.owner, fence=closing.fence, now=now)
@@ -170,7 +170,7 @@ class MemoryStore:
             return True
 
     def fail(self, closing: Closing, failure: Failure) -> bool:
-        """Record that the hop failed and with it the workflow."""
+        """Record that the hop failed and, with it, the workflow."""
         with self._transaction() as now:
             kept = self._close(closing, "failed", now)
             if isinstance(kept, bool):
@@ -191,7 +191,7 @@ class MemoryStore:
             return True
 
     def park(self, closing: Closing, failure: Failure, letter: DeadLetter | None = None) -> bool:
-        """Set the hop and its workflow aside, and keep a dead letter of it."""
+        """Set the hop and its workflow aside, and keep its dead letter."""
         with self._transaction() as now:
             kept = self._close(closing, "parked", now)
             if isinstance(kept, bool):
@@ -248,7 +248,7 @@ class MemoryStore:
             return True
 
     def publish(self, closing: Closing, events: Sequence[Mapping[str, str]]) -> bool:
-        """Add events of the agent that runs in a hop to those of its workflow."""
+        """Add what the agent in a hop does to the events of its workflow."""
         with self._transaction() as now:
             kept = self._running(closing)
             if kept is None:
@@ -257,7 +257,7 @@ class MemoryStore:
             return True
 
     def journal(self, hop_id: str) -> Mapping[str, str]:
-        """Return the records of a hop's journal, by their keys."""
+        """Return the records of a hop's journal by their keys."""
         with self._transaction():
             kept = self._records.hops.get(hop_id)
             return dict(kept.journal) if kept is not None else {}
@@ -277,7 +277,7 @@ class MemoryStore:
             return Sweep(overdue=tuple(found.again), owners=owners, queues=tuple(found.asked))
 
     def workflow(self, correlation_id: str) -> WorkflowRecord | None:
-        """Return what is known of a workflow, or None."""
+        """Return what is known about a workflow, or None."""
         with self._transaction():
             return self._records.read(correlation_id)
 
@@ -288,14 +288,14 @@ class MemoryStore:
             return workflow.blobs.get(step_id) if workflow is not None else None
 
     def events(self, correlation_id: str, *, after: str | None, limit: int) -> Sequence[StoredEvent]:
-        """Return events behind the cursor `after`, oldest first."""
+        """Return the events after the cursor `after`, oldest first."""
         place = place_of(after)
         with self._transaction():
             workflow = self._records.workflows.get(correlation_id)
             return workflow.events.read(place, limit=limit) if workflow is not None else []
 
     def bury(self, letter: DeadLetter) -> bool:
-        """Keep a dead letter; the oldest gives way where there are too many."""
+        """Keep a dead letter. If there are too many, the oldest is dropped."""
         with self._transaction() as now:
             return self._letters.bury(letter, now=now)
 
@@ -310,21 +310,21 @@ class MemoryStore:
             return self._letters.get(letter_id)
 
     def forget_letter(self, letter_id: str) -> bool:
-        """Delete a dead letter; False where there is none."""
+        """Delete a dead letter; False if there is none."""
         with self._transaction():
             return self._letters.forget(letter_id)
 
     def letters_dropped(self) -> int:
-        """Return how many dead letters gave way to newer ones."""
+        """Return how many dead letters were dropped in favour of newer ones."""
         with self._transaction():
             return self._letters.dropped
 
     def check(self, *, allow_eviction: bool) -> Sequence[str]:
-        """Return warnings; there is nothing to warn of."""
+        """Return no warnings: nothing can be wrong."""
         return []
 
     def bind_broker(self, broker: str) -> str:
-        """Remember the broker; return the one that is remembered."""
+        """Remember the broker, and return the one that is remembered."""
         with self._lock:
             if self._broker is None:
                 self._broker = broker
@@ -362,7 +362,7 @@ class MemoryStore:
         return change != "lost"
 
     def _running(self, closing: Closing) -> Kept | None:
-        """Return the hop if this claim may still write for it."""
+        """Return the hop if this claim may still write for it, otherwise None."""
         kept = self._records.hops.get(closing.hop_id)
         if kept is None or not protocol.is_of(kept.hop, owner=closing.owner, fence=closing.fence):
             return None
@@ -378,7 +378,7 @@ class MemoryStore:
         failure: Failure | None = None,
         delay: timedelta = timedelta(0),
     ) -> Kept | bool:
-        """Close a hop and return it; without a change, the answer to the call."""
+        """Close a hop and return it. If nothing changes, return the answer to the call."""
         kept = self._records.hops.get(closing.hop_id)
         if kept is None:
             return False
@@ -393,7 +393,7 @@ class MemoryStore:
         return kept
 
     def _drop_letter(self, kept: Kept) -> None:
-        """Take away the letter of a hop that needs no person any more."""
+        """Delete the letter of a hop that no longer needs a person."""
         if kept.letter is not None:
             self._letters.forget(kept.letter)
             kept.letter = None

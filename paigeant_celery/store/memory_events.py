@@ -14,7 +14,7 @@ __all__ = ["Events"]
 
 
 class Events:
-    """What happened to a workflow, and beside it what its agents streamed. The oldest entries of each give way."""
+    """What happened to a workflow, and separately what its agents streamed. The oldest entries of each are dropped."""
 
     def __init__(self, *, limits: Limits, numbers: Iterator[int]) -> None:
         self.happened: deque[Entry] = deque(maxlen=limits.max_events)
@@ -30,7 +30,7 @@ class Events:
         self.happened.append(Entry(id=(0, next(self._numbers)), at=now, fields=fields))
 
     def stream(self, events: Sequence[Mapping[str, str]], *, hop_id: str, now: datetime) -> None:
-        """Add what an agent does while it runs in a hop."""
+        """Add what the agent in a hop does."""
         last = self.happened[-1].id
         first = self.streamed[-1].id[1] + 1 if self.streamed else 1
         for number, event in enumerate(events, first):
@@ -38,7 +38,7 @@ class Events:
             self.streamed.append(Entry(id=(0, number), at=now, fields=fields, behind=last))
 
     def read(self, place: Place, *, limit: int) -> Sequence[StoredEvent]:
-        """Return what comes after a place, oldest first."""
+        """Return what follows a place, oldest first."""
         happened = [event for event in self.happened if event.id > place.event]
         streamed = [entry for entry in self.streamed if entry.id > place.streamed]
         return read_on(place, happened, streamed, limit=max(limit, 0))

@@ -1,4 +1,4 @@
-"""The dead letters of the store in memory: those of refused messages for a while, those of parked hops for longer."""
+"""The dead letters of the store in memory: those of refused messages expire, those of parked hops do not."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class LetterBox:
         self._ttl, self._most, self._numbers = ttl, most, numbers
 
     def bury(self, letter: DeadLetter, *, now: datetime) -> bool:
-        """Keep the letter of a refused message for a while; the oldest gives way if there are too many."""
+        """Keep the letter of a refused message for a while. If there are too many, the oldest is dropped."""
         if letter.letter_id in self.letters:
             return False
         refused = [letter_id for letter_id, (until, _) in self.letters.items() if until != FOR_EVER]
@@ -34,7 +34,7 @@ class LetterBox:
         return True
 
     def keep(self, letter: DeadLetter, *, now: datetime) -> None:
-        """Keep the letter of a parked hop until it is forgotten. One that is here already stays as it is."""
+        """Keep the letter of a parked hop until it is deleted. If it was kept before, its text stays the same."""
         _, known = self.letters.get(letter.letter_id, (now, None))
         self.letters[letter.letter_id] = FOR_EVER, known or self._dated(letter, now)
 
@@ -43,7 +43,7 @@ class LetterBox:
         return self.letters.pop(letter_id, None) is not None
 
     def expire(self, *, now: datetime) -> None:
-        """Delete the letters whose time is over."""
+        """Delete the letters that have expired."""
         for letter_id in [key for key, (end, _) in self.letters.items() if end <= now]:
             del self.letters[letter_id]
 
@@ -55,7 +55,7 @@ class LetterBox:
     def newest(self, *, after: str | None, limit: int) -> Sequence[DeadLetter]:
         """Return letters after the cursor `after`, newest first; raises `InvalidInput` if it is not a cursor."""
         if after is not None and not (after.isascii() and after.isdigit()):
-            raise InvalidInput("bad_cursor", "after", "is no cursor of a dead letter of this store")
+            raise InvalidInput("bad_cursor", "after", "is not the cursor of a dead letter of this store")
         newest = sorted((kept for _, kept in self.letters.values()), key=lambda kept: -int(kept.cursor))
         found = [letter for letter in newest if after is None or int(letter.cursor) < int(after)]
         return found[: max(limit, 0)]

@@ -55,7 +55,7 @@ class Records:
         self.owned: dict[str, set[str]] = {}
         self.leases: dict[str, datetime] = {}
         self.lines: dict[str, Line] = {}
-        self.ended: deque[tuple[datetime, str]] = deque()  # when the records of a workflow expire
+        self.ended: deque[tuple[datetime, str]] = deque()  # when a workflow expires, and which
         self._ttl, self._pace = ttl, pace
 
     def queue(self, workflow: Workflow, new: HopRecord, *, now: datetime) -> None:
@@ -86,11 +86,11 @@ class Records:
                 self._end(kept, now)
 
     def line_of(self, queue: str) -> Line:
-        """Return what is known of the messages of a queue."""
+        """Return what is known about the messages of a queue."""
         return self.lines.get(queue, Line())
 
     def read(self, correlation_id: str) -> WorkflowRecord | None:
-        """Return what is known of a workflow, or None."""
+        """Return what is known about a workflow, or None."""
         workflow = self.workflows.get(correlation_id)
         if workflow is None:
             return None
@@ -125,7 +125,7 @@ class Records:
             self.leases.pop(owner, None)
 
     def _end(self, kept: Kept, now: datetime) -> None:
-        """Drop the envelope of a hop that is over. If its workflow ended with it, that keeps it until it expires."""
+        """Drop the envelope of a closed hop. If the workflow ended with it, the workflow keeps it until it expires."""
         workflow = kept.workflow
         if workflow.state != "running":
             workflow.envelope = kept.envelope

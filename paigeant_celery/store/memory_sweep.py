@@ -36,13 +36,13 @@ class Round:
             self._send(hop_id, protocol.lapse(kept.hop, why, line=line, now=self.now, pace=self.pace))
 
     def lapse_all(self) -> None:
-        """Queue the hops of all owners whose lease is over."""
+        """Queue the hops of all owners whose leases have expired."""
         leases = self.records.leases.items()
         for _, owner in sorted((end, owner) for owner, end in leases if end <= self.now):
             self.lapse(owner, "lease_over")
 
     def look(self, queues: Mapping[str, bool]) -> None:
-        """Look at the hops that are due; `queues` says which queues are known to be empty or not."""
+        """Look at the hops that are due. `queues` says whether each queue is empty, if that is known."""
         for hop_id in self._due():
             if self._is_full:
                 return
@@ -59,7 +59,7 @@ class Round:
         return len(self.again) >= self.most
 
     def _due(self) -> list[str]:
-        """Return the hops that are due, and first those that are sent whatever waits on their queue."""
+        """Return the hops that are due. Those that are sent whatever waits on their queue come first."""
         hops, due = self.records.hops, self.records.due
 
         def order(hop_id: str) -> tuple[bool, datetime, str]:

@@ -1,4 +1,4 @@
-"""The durable store: records in one Redis database, every operation one script on its clock."""
+"""The durable store: records in one Redis database. Each operation is one script that uses the server's clock."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ _LETTER_CURSOR = re.compile(r"[0-9]{1,15}")
 class RedisStore:
     """A store in one Redis (or Valkey) database, for any number of processes.
 
-    Raises `Unreachable` where the server is away or full, and `StoreCorrupt` where something else wrote under the
-    prefix. Each call is repeated once where its reply was lost, which changes nothing a second time.
+    Raises `Unreachable` if the server is away or full, and `StoreCorrupt` if something else wrote under the prefix. If
+    the reply to a call is lost, the call is repeated once; the repetition changes nothing.
     """
 
     def __init__(self, url: str, *, prefix: str, lease: float, ttl: float, limits: Limits = LIMITS) -> None:
@@ -63,12 +63,12 @@ class RedisStore:
 
     @property
     def address(self) -> str:
-        """Where the records are, without password."""
+        """The address of the records, without the password."""
         return self._server.address
 
     @property
     def shared(self) -> bool:
-        """Whether other processes see the same records: they do."""
+        """Whether other processes see the same records. They do."""
         return True
 
     def start(self, new: NewWorkflow) -> Literal["started", "exists", "conflict"]:
@@ -82,7 +82,7 @@ class RedisStore:
     def adopt(
         self, new: NewWorkflow, *, sent_at: datetime, max_age: timedelta
     ) -> Literal["adopted", "known", "expired"]:
-        """Record a workflow that only the message of its current hop knows."""
+        """Record a workflow that is known only from the message of its current hop."""
         times = (round((sent_at - EPOCH).total_seconds() * 1000), round(max_age.total_seconds() * 1000))
         arguments = (new.correlation_id, new.content, *hop_arguments(new.hop), *times)
         reply = self._server.run("start", *arguments, about=f"wf:{new.correlation_id}")
@@ -90,7 +90,7 @@ class RedisStore:
         return answers.get(reply, "known")
 
     def claim(self, claim: Claim) -> ClaimAnswer:
-        """Give a queued hop, or one whose owner's lease has lapsed, to an owner."""
+        """Give a queued hop, or one whose owner's lease has expired, to an owner."""
         about = f"hop:{claim.hop_id}"
         reply = self._server.run(
             "claim", claim.hop_id, claim.owner, claim.token, claim.max_attempts, claim.digest or "", self._lease,
@@ -109,7 +109,7 @@ class RedisStore:
             )
 
     def renew(self, owner: str, hops: Mapping[str, int]) -> RenewAnswer:
-        """Extend the owner's lease; hops that lapsed and were not taken are the owner's again."""
+        """Extend the owner's lease. Hops that lapsed and were not taken are the owner's again."""
         pairs = (part for hop_id, fence in hops.items() for part in (hop_id, fence))
         about = f"owner:{owner}"
         lost, stray, cancelled = self._server.run("renew", owner, self._lease, *pairs, about=about)
@@ -121,7 +121,7 @@ class RedisStore:
             )
 
     def release(self, closing: Closing) -> bool:
-        """Queue a hop again that its owner does not run."""
+        """Requeue a hop that its owner does not run."""
         about = f"hop:{closing.hop_id}"
         return bool(self._server.run("release", closing.hop_id, closing.owner, closing.fence, about=about))
 
@@ -139,7 +139,7 @@ class RedisStore:
         return bool(reply)
 
     def fail(self, closing: Closing, failure: Failure) -> bool:
-        """Record that the hop failed and with it the workflow."""
+        """Record that the hop failed and, with it, the workflow."""
         return self._close("fail", closing, self._ttl, failure=failure)
 
     def retry_at(self, closing: Closing, failure: Failure, *, delay: float) -> bool:
@@ -147,9 +147,9 @@ class RedisStore:
         return self._close("retry_at", closing, round(delay * 1000), failure=failure)
 
     def park(self, closing: Closing, failure: Failure, letter: DeadLetter | None = None) -> bool:
-        """Set the hop and its workflow aside, and keep a dead letter of it."""
+        """Set the hop and its workflow aside, and keep its dead letter."""
         kept = () if letter is None else (letter.letter_id, *letter_fields(letter))
-        return self._close("park", closing, failure=failure, behind=kept)
+        return self._close("park", closing, failure=failure, letter=kept)
 
     def cancel(self, correlation_id: str) -> Literal["cancelled", "ended", "unknown"]:
         """End a workflow wherever it stands."""
@@ -160,7 +160,7 @@ class RedisStore:
         self, correlation_id: str, *, discard_journal: bool = False
     ) -> Literal["redriven", "not_parked", "unknown"]:
         """Queue a parked hop again, with all its attempts."""
-        token = uuid.uuid4().hex  # the client repeats a call whose reply was lost
+        token = uuid.uuid4().hex  # the client repeats a call if its reply is lost
         reply = self._server.run("redrive", correlation_id, token, int(discard_journal), about=f"wf:{correlation_id}")
         return cast("Literal['redriven', 'not_parked', 'unknown']", reply)
 
@@ -172,8 +172,8 @@ class RedisStore:
         )
 
     def publish(self, closing: Closing, events: Sequence[Mapping[str, str]]) -> bool:
-        """Add events of the agent that runs in a hop to those of its workflow."""
-        about, token = f"hop:{closing.hop_id}", uuid.uuid4().hex  # the client repeats a call whose reply was lost
+        """Add what the agent in a hop does to the events of its workflow."""
+        about, token = f"hop:{closing.hop_id}", uuid.uuid4().hex  # the client repeats a call if its reply is lost
         parts: list[str | int] = []
         for event in events:
             flat = flat_of({**event, "type": "agent", "hop": closing.hop_id})
@@ -183,7 +183,7 @@ class RedisStore:
         )
 
     def journal(self, hop_id: str) -> Mapping[str, str]:
-        """Return the records of a hop's journal, by their keys."""
+        """Return the records of a hop's journal by their keys."""
         about = f"journal:{hop_id}"
         return cast(
             "Mapping[str, str]", self._server.ask(lambda c: c.redis.hgetall(f"{self._prefix}:{about}"), about=about)
@@ -207,7 +207,7 @@ class RedisStore:
         )
 
     def workflow(self, correlation_id: str) -> WorkflowRecord | None:
-        """Return what is known of a workflow, or None."""
+        """Return what is known about a workflow, or None."""
         about = f"wf:{correlation_id}"
         reply = self._server.run("read", correlation_id, about=about)
         if reply is None:
@@ -215,7 +215,7 @@ class RedisStore:
         with self._server.readable(about):
             state, content, hop_id, created_at, updated_at, failure, envelope, queue, hop_state, attempt, retry = reply
             if None in (content, envelope, queue, hop_state) or state not in get_args(WorkflowState):
-                raise ValueError("it lacks fields, or has a state that this version does not know")
+                raise ValueError("it lacks fields, or its state is unknown to this version")
             return WorkflowRecord(
                 correlation_id=correlation_id,
                 state=cast("WorkflowState", state),
@@ -239,7 +239,7 @@ class RedisStore:
         )
 
     def events(self, correlation_id: str, *, after: str | None, limit: int) -> Sequence[StoredEvent]:
-        """Return events behind the cursor `after`, oldest first."""
+        """Return the events after the cursor `after`, oldest first."""
         place, about = place_of(after), f"events:{correlation_id}"
         if limit < 1:
             return []
@@ -252,14 +252,14 @@ class RedisStore:
             return read_on(place, happened, shown, limit=limit)
 
     def bury(self, letter: DeadLetter) -> bool:
-        """Keep a dead letter; the oldest gives way where there are too many."""
+        """Keep a dead letter. If there are too many, the oldest is dropped."""
         about = f"letter:{letter.letter_id}"
         return bool(self._server.run("bury", letter.letter_id, self._ttl, *letter_fields(letter), about=about))
 
     def dead_letters(self, *, after: str | None, limit: int) -> Sequence[DeadLetter]:
         """Return dead letters, newest first."""
         if after is not None and _LETTER_CURSOR.fullmatch(after) is None:
-            raise InvalidInput("bad_cursor", "after", "is no cursor of a dead letter of this store")
+            raise InvalidInput("bad_cursor", "after", "is not the cursor of a dead letter of this store")
         if limit < 1:
             return []
         with self._server.readable("letters"):
@@ -273,7 +273,7 @@ class RedisStore:
             return letter_of(flat_of(fields)) if fields else None
 
     def forget_letter(self, letter_id: str) -> bool:
-        """Delete a dead letter; False where there is none."""
+        """Delete a dead letter; False if there is none."""
 
         def forget(client: Client) -> Reply:
             with client.redis.pipeline(transaction=True) as commands:
@@ -285,7 +285,7 @@ class RedisStore:
         return bool(self._server.ask(forget, about="letters")[-1])
 
     def letters_dropped(self) -> int:
-        """Return how many dead letters gave way to newer ones."""
+        """Return how many dead letters were dropped in favour of newer ones."""
         with self._server.readable("meta"):
             return int(
                 self._server.ask(lambda c: c.redis.hget(f"{self._prefix}:meta", "letters_dropped"), about="meta") or 0
@@ -294,13 +294,13 @@ class RedisStore:
     def check(self, *, allow_eviction: bool) -> Sequence[str]:
         """Return warnings about the server.
 
-        Raises `Unreachable`, or `ConfigurationError` where it is part of a cluster, may evict records (unless
+        Raises `Unreachable`, or `ConfigurationError` if the server is part of a cluster, may evict records (unless
         allowed), or holds records of another format.
         """
         return check_server(self._server, allow_eviction=allow_eviction)
 
     def bind_broker(self, broker: str) -> str:
-        """Remember the broker that this prefix belongs to; return the one that is remembered."""
+        """Remember the broker that this prefix belongs to, and return the one that is remembered."""
         key = f"{self._prefix}:meta"
 
         def bind(client: Client) -> Reply:
@@ -313,14 +313,14 @@ class RedisStore:
         return str(self._server.ask(bind, about="meta")[-1])
 
     def close(self) -> None:
-        """Give this process's connections back; a later call opens new ones."""
+        """Release this process's connections. A later call opens new ones."""
         self._server.close()
 
-    def _close(self, script: str, closing: Closing, *more: int, failure: Failure, behind: Sequence[str] = ()) -> bool:
+    def _close(self, script: str, closing: Closing, *more: int, failure: Failure, letter: Sequence[str] = ()) -> bool:
         recorded = {"step_id": failure.step_id, "error_class": failure.error_class, "text": failure.text}
         reply = self._server.run(
             script, closing.hop_id, closing.owner, closing.fence, *more, json.dumps(recorded),
-            failure.step_id or "", failure.error_class, *behind,
+            failure.step_id or "", failure.error_class, *letter,
             about=f"hop:{closing.hop_id}",
         )  # fmt: skip
         return bool(reply)

@@ -31,11 +31,11 @@ SCRIPTS = (
     "bury", "letters", "record", "publish", "events",
 )  # fmt: skip
 
-# A script that fell over a value, before its first write; servers before Redis 7 word refusals of a command alike.
+# A script failed on a value before its first write. Servers before Redis 7 report a refused command in the same words.
 _FALLEN = re.compile(r"(?:ERR )?(?:user_script|Error running script)")
 _REFUSED = re.compile(r"\b(?:OOM|READONLY|MISCONF|NOREPLICAS|NOPERM|MASTERDOWN)\b")
 
-# redis-py leaves functions untyped, and types every reply as a union with awaitables.
+# redis-py leaves some functions untyped, and types every reply as a union with awaitables.
 Reply: TypeAlias = Any
 _parse_url = cast("Callable[[str], dict[str, Any]]", parse_url)
 
@@ -50,10 +50,9 @@ class Client:
 
 
 class Server:
-    """A database with the records under one prefix, for any number of processes.
+    """A database with records under one prefix.
 
-    Raises `Unreachable` where the server is away or full, and `StoreCorrupt` where something else wrote under the
-    prefix.
+    Raises `Unreachable` if the server is away or full, and `StoreCorrupt` if something else wrote under the prefix.
     """
 
     def __init__(self, url: str, *, prefix: str, limits: Limits) -> None:
@@ -63,27 +62,27 @@ class Server:
         self.client: Client | None = None
 
     def run(self, script: str, *arguments: str | int, about: str) -> Reply:
-        """Run a script; `about` is the key that it is about, without prefix."""
+        """Run a script. `about` is the key that it concerns, without the prefix."""
         return self.ask(lambda c: c.scripts[script](args=[self.prefix, *arguments]), about=about)
 
     def ask(self, question: Callable[[Client], Reply], *, about: str) -> Reply:
-        """Put a question to the server; `about` is the key that it is about, without prefix."""
+        """Put a question to the server. `about` is the key that it concerns, without the prefix."""
         try:
             return question(self.connected())
         except UnicodeDecodeError as error:
-            raise StoreCorrupt(f"{self.prefix}:{about}", "is no UTF-8 text") from error
+            raise StoreCorrupt(f"{self.prefix}:{about}", "is not UTF-8 text") from error
         except OutOfMemoryError as error:
             cause = "the server is full: its `maxmemory` is reached and nothing may be evicted"
             raise Unreachable("store", self.address, cause) from error
         except ResponseError as error:
             raise self._refusal(error, f"{self.prefix}:{about}") from error
         except redis.DataError:
-            raise  # of an argument that is no text or number; nothing was sent
+            raise  # an argument is neither text nor a number; nothing was sent
         except RedisError as error:
             raise Unreachable("store", self.address, type(error).__name__) from error
 
     def permitted(self, question: Callable[[Client], Reply]) -> Reply:
-        """Put a question to the server that it may refuse to answer; None where it does."""
+        """Put a question that the server may refuse to answer; None if it does."""
         try:
             return question(self.connected())
         except ResponseError:
@@ -93,7 +92,7 @@ class Server:
 
     @contextmanager
     def readable(self, about: str) -> Iterator[None]:
-        """Raise `StoreCorrupt` if the body cannot read what was answered about a key."""
+        """Raise `StoreCorrupt` if the body cannot read the answer about a key."""
         try:
             yield
         except (KeyError, ValueError, TypeError) as error:
@@ -102,15 +101,15 @@ class Server:
 
     def connected(self) -> Client:
         """Return this process's client."""
-        # No lock: it could be held by another thread at a fork and never come free in the child. Two threads may
-        # both make a client at first; one of the two goes away when its call is done.
+        # No lock: another thread could hold it at a fork, and in the child it would never be released. At first two
+        # threads may both make a client; one of the two goes away when its call is done.
         client = self.client
         if client is None or client.pid != os.getpid():
             client = self.client = _open(self._options, self.limits)
         return client
 
     def close(self) -> None:
-        """Give this process's connections back; a later question opens new ones."""
+        """Release this process's connections. A later question opens new ones."""
         client, self.client = self.client, None
         if client is not None and client.pid == os.getpid():
             client.redis.close()
@@ -124,8 +123,8 @@ class Server:
             return StoreCorrupt(key, "has another type than this version writes")
         if type(error) is ResponseError and _FALLEN.match(text) and not _REFUSED.search(text):
             return StoreCorrupt(key, "has values that this version cannot read")
-        # The server is there and will not, which may pass.
-        # What it says behind these words would repeat the script or its arguments.
+        # The server is there but refuses, which may pass.
+        # After these words it would repeat the script or its arguments.
         said = re.split(r" script: [0-9a-f]{40}|, with args ", text)[0][:200]
         return Unreachable("store", self.address, said if type(error) is ResponseError else type(error).__name__)
 
@@ -148,10 +147,10 @@ def _options(url: str) -> dict[str, Any]:
     """Return the client's options for `url`, whose query may set timeouts and the like."""
     try:
         parts = urlsplit(url)
-        # A password with '#', '?' or '/' cuts the URL in the wrong place; the '@' is then behind the cut.
+        # A password with '#', '?' or '/' cuts the URL in the wrong place; the '@' is then after the cut.
         if parts.fragment or "@" in parts.path + parts.query:
             raise ValueError
-        # redis-py reads a path that is no number as database 0.
+        # redis-py reads a path that is not a number as database 0.
         if parts.scheme != "unix" and re.fullmatch(r"/*[0-9]*/*", parts.path) is None:
             raise ValueError
         given = _parse_url(url)
@@ -167,7 +166,7 @@ def _options(url: str) -> dict[str, Any]:
             "retry_on_error": [redis.ConnectionError, redis.TimeoutError],  # redis-py before 6 asks for it
             "decode_responses": True,
         }
-        redis.ConnectionPool(**options).make_connection()  # connects to nothing; finds options that do not exist
+        redis.ConnectionPool(**options).make_connection()  # connects to nothing, but finds unknown options
     except (TypeError, ValueError, RedisError):
         # Without the cause and its text, which may show parts of a password.
         raise ConfigurationError(
@@ -180,7 +179,7 @@ def _options(url: str) -> dict[str, Any]:
 
 
 def _address(url: str, options: Mapping[str, Any]) -> str:
-    """Return `url` without user, password and options other than the database."""
+    """Return `url` without the user, the password, and options other than the database."""
     scheme, database = url.partition("://")[0], options.get("db", 0)
     if scheme == "unix":
         return f"unix://{options.get('path', '')}?db={database}"
