@@ -1,8 +1,8 @@
 """The protocol of hops: what becomes of a hop's record when it is claimed, closed, cancelled or swept.
 
-Every store keeps these rules: the one in memory runs them, the scripts on Redis are compared with it, and an exhaustive
-search looks for a way in which they lose a hop or do it twice. Each function takes a record and returns what it
-becomes; who lists hops, counts messages and keeps leases applies it, in one transaction.
+Every store keeps these rules: the store in memory runs them, the scripts on Redis are compared with it, and an
+exhaustive search looks for a way to lose a hop or to run it twice. Each function takes a record and returns what it
+becomes. The store lists hops, counts messages and keeps leases; it applies the change in one transaction.
 """
 
 from __future__ import annotations
@@ -54,30 +54,30 @@ ClosedState: TypeAlias = Literal["done", "failed", "waiting", "parked"]
 Refusal: TypeAlias = Literal["finished", "running", "waiting", "parked", "cancelled", "altered"]
 ResentReason: TypeAlias = Literal["owner_gone", "lease_over", "retry", "overtaken", "queue_empty"]
 
-MOST_DOUBLED = 30  # times; far beyond any longest wait, and no number overflows
+MOST_DOUBLED = 30  # times; far beyond any longest wait, but no number overflows
 
 
-# What is recorded.
+# The records.
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pace:
-    """How long things are waited for."""
+    """How long the protocol waits."""
 
     lease: timedelta  # of an owner, from each renewal
-    due_after: timedelta  # from sending a hop's message until it is overdue; each time again after twice as long
+    due_after: timedelta  # from sending a hop's message until it is overdue; the wait doubles each time
     due_after_most: timedelta
-    long_unswept: timedelta  # at least; then nobody swept for so long that no owner can have renewed its lease, either
+    long_unswept: timedelta  # at least; after so long without a sweep no owner can have renewed its lease either
     pass_every: timedelta
 
 
 @dataclass(frozen=True, kw_only=True)
 class Hop:
-    """The record of a hop, as far as it says who may write for it.
+    """The part of a hop's record that decides who may write for it.
 
-    `token` names the delivery that it was claimed for, `fence` counts its claims, and `attempt` those that may run it.
-    `sent` and `first` are the numbers of its latest and of its first message among those of its queue, and `waits` says
-    how often it was overdue. If `sent` is 0, the next sweep sends it.
+    `token` names the delivery for which it was claimed, `fence` counts its claims, and `attempt` counts those that may
+    run it. `sent` and `first` are the numbers of its latest and its first message among those of its queue, and `waits`
+    says how often it was overdue. If `sent` is 0, the next sweep sends it.
     """
 
     digest: str = ""
@@ -96,14 +96,14 @@ class Hop:
 
 @dataclass(frozen=True, kw_only=True)
 class Due:
-    """Listed among the hops whose message should have been claimed, or must be sent, at that time."""
+    """Listed among the hops whose message should be claimed, or must be sent, by that time."""
 
     at: datetime
 
 
 @dataclass(frozen=True, kw_only=True)
 class Owned:
-    """Listed among the hops that the owner runs, whose lease ends at `until`."""
+    """Listed among the hops of an owner whose lease ends at `until`."""
 
     owner: str
     until: datetime
@@ -123,9 +123,9 @@ Place: TypeAlias = Due | Owned | Parked
 class Change:
     """What becomes of a hop: its record, and the one place where it is listed from now on, if any.
 
-    It is taken off the lists of due and of parked hops, and off that of the owner in `leaves`: an owner that runs no
-    other hop has no lease then. `workflow` is the state of its workflow, and `resent` says why its message must be sent
-    again.
+    The hop is removed from the lists of due and of parked hops, and from that of the owner in `leaves`. An owner that
+    runs no other hop then has no lease. `workflow` is the state of its workflow, and `resent` says why its message must
+    be sent again.
     """
 
     hop: Hop
@@ -137,7 +137,7 @@ class Change:
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """The messages of a queue: how many were meant for it, and the highest number that was surely reached."""
+    """The messages of a queue: how many were sent to it, and the highest number known to be reached."""
 
     sent: int = 0
     reached: int = 0
@@ -145,7 +145,7 @@ class Line:
 
 @dataclass(frozen=True, kw_only=True)
 class Sweeping:
-    """When the last pass was made, and until when leases that ended are let be."""
+    """When the last pass was made, and until when expired leases are left alone."""
 
     swept_at: datetime | None = None
     held_until: datetime | None = None
@@ -160,7 +160,7 @@ def is_of(hop: Hop, *, owner: str, fence: int) -> bool:
 
 
 def is_open(hop: Hop) -> bool:
-    """Say whether the hop can be closed. A queued one that is still its owner's lapsed, and nobody took it."""
+    """Say whether the hop can be closed. If it is queued and still its owner's, it lapsed and nobody has taken it."""
     return hop.state in ("queued", "running")
 
 
@@ -170,35 +170,35 @@ def is_repeated(hop: Hop, *, owner: str, token: str) -> bool:
 
 
 def is_leased(hop: Hop, *, lease: datetime | None, held: bool, now: datetime) -> bool:
-    """Say whether an owner runs the hop that may come back; `lease` is when that of the owner ends."""
+    """Say whether the hop's owner runs it or may come back. `lease` is when the owner's lease ends."""
     return hop.state == "running" and lease is not None and (lease > now or held)
 
 
 def is_spent(hop: Hop, *, max_attempts: int) -> bool:
-    """Say whether the hop was begun as often as it may be."""
+    """Say whether the hop was begun as often as is allowed."""
     return hop.attempt >= max_attempts
 
 
 def is_overtaken(hop: Hop, line: Line) -> bool:
-    """Say whether later messages of its queue were claimed, so that its own is lost, or it has none."""
+    """Say whether the hop's message is lost because a later one of its queue was claimed, or was never sent."""
     return hop.sent == 0 or line.reached > hop.sent
 
 
 def goes_first(hop: Hop) -> bool:
-    """Say whether the hop is sent whatever waits on its queue, and so before all others that are due."""
+    """Say whether the hop is sent whatever waits on its queue, and therefore before all others that are due."""
     return hop.state == "waiting" or hop.sent == 0
 
 
 def is_held(sweeping: Sweeping, *, now: datetime, pace: Pace) -> bool:
-    """Say whether leases that ended are let be for now.
+    """Say whether expired leases are left alone for now.
 
-    While nobody swept, the store was away for all, or nobody was there to renew: the owners get the time of one lease
-    to come back, or every run in flight would begin a second time.
+    If nobody swept for long, the store was away for everybody, or nobody was there to renew. The owners then get the
+    time of one lease to come back; otherwise every run in progress would begin a second time.
     """
     return _is_long_unswept(sweeping, now, pace) or (sweeping.held_until is not None and now < sweeping.held_until)
 
 
-# What a worker makes of a hop.
+# What a worker does with a hop.
 
 
 def queue(*, digest: str, line: Line, now: datetime, pace: Pace) -> Change:
@@ -219,12 +219,12 @@ def claim(
     now: datetime,
     pace: Pace,
 ) -> Change | Refusal:
-    """Give the hop to an owner, or say why not. Its fence grows unless the answer is that of an earlier call.
+    """Give the hop to an owner, or say why not. Its fence grows unless this repeats an earlier claim.
 
-    `lease` is when that of the hop's owner ends, and `held` whether it is let be for longer. Without `digest` nothing
-    is compared.
+    `lease` is when the lease of the hop's owner ends, and `held` says whether it is left alone for longer. If `digest`
+    is None, nothing is compared.
     """
-    # What is no copy of the recorded message is told from one whatever has become of the hop.
+    # An altered message is recognised in every state of the hop.
     if digest is not None and digest != hop.digest:
         return "altered"
     if hop.state in ("done", "failed"):
@@ -251,7 +251,7 @@ def claim(
 
 
 def renew(hop: Hop, *, owner: str, fence: int, now: datetime, pace: Pace) -> Change | Literal["kept", "lost"]:
-    """Leave the hop to its owner, to whom it may have lapsed; `lost` if the owner may no longer write for it.
+    """Leave the hop to its owner, even if it lapsed; `lost` if the owner may no longer write for it.
 
     A hop that this very claim closed is not lost: its run is about to end.
     """
@@ -271,10 +271,11 @@ def close(
     failure: Failure | None = None,
     delay: timedelta = timedelta(0),
 ) -> Change | bool:
-    """Close the hop, for good or until its retry or a person has it sent again.
+    """Close the hop, permanently or until a retry or a person has it sent again.
 
-    A hop that is done ends its workflow unless it is `followed` by one that is recorded with this change. A waiting one
-    waits for `delay` after `failure`. Without a change, the answer is whether this claim closed it so before.
+    A hop that is done ends its workflow unless another hop, recorded with this change, has `followed` it. A waiting hop
+    waits for `delay` after `failure`. If nothing changes, the answer says whether this claim has already closed it in
+    the same way.
     """
     if not is_of(hop, owner=owner, fence=fence):
         return False
@@ -294,49 +295,52 @@ def close(
 
 
 def release(hop: Hop, *, owner: str, fence: int, now: datetime) -> Change | Literal[False]:
-    """Queue the hop again, which its owner does not run, and give the attempt back; the next sweep sends it."""
+    """Requeue a hop that its owner does not run, and give the attempt back. The next sweep sends it."""
     if not is_of(hop, owner=owner, fence=fence) or not is_open(hop):
         return False
     queued = replace(hop, state="queued", owner=None, attempt=hop.attempt - (not hop.exhausted), sent=0, waits=0)
     return Change(hop=_without_claim(queued), place=Due(at=now), leaves=owner)
 
 
-# What people make of it.
+# What people do with it.
 
 
 def cancel(hop: Hop) -> Change:
-    """End the hop wherever it is; who runs it can write nothing any more."""
+    """End the hop wherever it is. Its owner can write nothing more."""
     cancelled = _without_claim(replace(hop, state="cancelled", owner=None, failure=None))
     return Change(hop=cancelled, leaves=hop.owner, workflow="cancelled")
 
 
 def redrive(hop: Hop, *, now: datetime) -> Change:
-    """Queue a parked hop again, with all its attempts; the next sweep sends it."""
+    """Queue a parked hop again, with all its attempts. The next sweep sends it."""
     queued = replace(hop, state="queued", owner=None, failure=None, attempt=0, sent=0, waits=0)
     return Change(hop=queued, place=Due(at=now))
 
 
-# What a sweep makes of it.
+# What a sweep does with it.
 
 
 def may_pass(sweeping: Sweeping, *, now: datetime, pace: Pace) -> bool:
-    """Say whether it is time for a pass, of which there is one in a second, whoever asks."""
+    """Say whether it is time for a pass. There is one per second, whoever asks."""
     return sweeping.swept_at is None or now - sweeping.swept_at >= pace.pass_every
 
 
 def open_pass(sweeping: Sweeping, *, now: datetime, pace: Pace) -> Sweeping:
-    """Note that a pass is made, and hold leases if it is the first one for long."""
+    """Note that a pass is made. If it is the first one for a long time, hold leases."""
     held_until = now + pace.lease if _is_long_unswept(sweeping, now, pace) else sweeping.held_until
     return Sweeping(swept_at=now, held_until=held_until)
 
 
 def lapse(hop: Hop, why: Literal["owner_gone", "lease_over"], *, line: Line, now: datetime, pace: Pace) -> Change:
-    """Queue a hop whose owner is gone or has not renewed; it stays the owner's until somebody else claims it."""
+    """Queue a hop whose owner is gone or has not renewed. It stays the owner's until somebody else claims it."""
     return replace(_sent(replace(hop, state="queued"), 0, line, now, pace), leaves=hop.owner, resent=why)
 
 
 def sweep(hop: Hop, *, empty: bool | None, line: Line, now: datetime, pace: Pace) -> Change | None:
-    """Look at a hop that is due. `empty` says whether its queue is; None asks for somebody to look there first."""
+    """Look at a hop that is due. `empty` says whether its queue is empty; if it is None, somebody must look first.
+
+    The answer is then None, unless the hop is sent whatever waits on its queue.
+    """
     if hop.state == "waiting":
         queued = replace(hop, state="queued", owner=None)
         return replace(_sent(queued, 0, line, now, pace), resent="retry")
@@ -347,7 +351,7 @@ def sweep(hop: Hop, *, empty: bool | None, line: Line, now: datetime, pace: Pace
         return replace(_sent(hop, waits, line, now, pace), resent="queue_empty")
     if empty is None:
         return None
-    # It stands behind others: no reason to send it again.
+    # Its message waits behind others: there is no reason to send it again.
     return Change(hop=replace(hop, waits=waits), place=Due(at=now + _patience(waits, pace)))
 
 
@@ -355,11 +359,11 @@ def sweep(hop: Hop, *, empty: bool | None, line: Line, now: datetime, pace: Pace
 
 
 def move_on(line: Line, hop: Hop) -> Line:
-    """Count what was sent, and what was reached, with a hop's new record.
+    """Count what was sent and what was reached, from a hop's new record.
 
-    Nobody knows which of its messages came. Of one that was sent again, the earlier may come first, delivered once more
-    by the broker, while the later stands behind thousands: counted as reached, that one's number would make all of them
-    lost. So a claim reaches its first.
+    Nobody knows which of its messages arrived. If it was sent again, the broker may redeliver the first message while
+    the last still waits in a long queue. If the last counted as reached, all messages ahead of it would seem lost. So a
+    claim reaches only the first.
     """
     reached = hop.first if hop.state == "running" else 0
     return Line(sent=max(line.sent, hop.sent), reached=max(line.reached, reached))
@@ -375,7 +379,7 @@ def _patience(waits: int, pace: Pace) -> timedelta:
 
 
 def _revived(hop: Hop, owner: str, now: datetime, pace: Pace) -> Change:
-    """Leave the hop to its owner, to whom it may have lapsed."""
+    """Leave the hop to its owner, even if it lapsed."""
     return Change(hop=replace(hop, state="running"), place=Owned(owner=owner, until=now + pace.lease))
 
 

@@ -1,4 +1,4 @@
-"""The numbers of the protocol, each once: stores are made with them, and they are written in front of the scripts."""
+"""The numbers of the protocol, each in one place: for the stores, and written at the beginning of the scripts."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ __all__ = ["LIMITS", "Limits", "written"]
 class Limits:
     """How long the stores wait, in milliseconds, and how much they do at once and keep."""
 
-    due_after: int = 5_000  # then a queued hop's message is overdue; each time again after twice as long
+    due_after: int = 5_000  # then a queued hop's message is overdue; the wait doubles each time
     due_after_most: int = 80_000
-    long_unswept: int = 2_500  # at least; a pass is made about every second
-    pass_every: int = 900  # a second, less what clocks and timers differ
+    long_unswept: int = 2_500  # at least; there is a pass about every second
+    pass_every: int = 900  # one second, less the difference between clocks and timers
     most_at_once: int = 100  # hops that one pass sends again, and owners whose hops it queues
-    most_bytes: int = 4 * 1024 * 1024  # of envelopes in one answer, which one round trip must carry
-    most_looked_at: int = 1_000  # queued hops in one pass, which takes some 10 ms
-    max_events: int = 1_000  # of one workflow, about
-    max_streamed: int = 10_000  # events of one workflow's agents, about
-    max_letters: int = 10_000  # of refused messages; the oldest give way
-    letters_at_once: int = 100  # that one look at an index reads
+    most_bytes: int = 4 * 1024 * 1024  # of envelopes in one answer; one round trip must carry them
+    most_looked_at: int = 1_000  # queued hops in one pass; it takes about 10 ms
+    max_events: int = 1_000  # of one workflow, approximately
+    max_streamed: int = 10_000  # events of one workflow's agents, approximately
+    max_letters: int = 10_000  # of refused messages; the oldest are dropped
+    letters_at_once: int = 100  # read at once from an index
 
     def hurried(self, times: int) -> Limits:
-        """Return these with waits that are as many times as short, for deployments under test.
+        """Return the same limits with waits divided by `times`, for deployments under test.
 
-        No setting leads here: a program of the tests puts the result in the place of `LIMITS` before a store opens.
+        No setting does this. A test program replaces `LIMITS` with the result before a store opens.
         """
         return replace(
             self,
@@ -37,9 +37,9 @@ class Limits:
         )
 
 
-LIMITS = Limits()  # those of the stores that `open_store` opens
+LIMITS = Limits()  # used by `open_store`
 
 
 def written(limits: Limits) -> str:
-    """Return the limits as the scripts begin: local names in capital letters."""
+    """Return the limits as the scripts begin with them: local names in capital letters."""
     return "".join(f"local {name.upper()} = {value}\n" for name, value in asdict(limits).items())

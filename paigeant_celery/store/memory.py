@@ -1,20 +1,22 @@
-"""The store of one process: the same rules as on Redis, and nothing survives the process."""
+"""The store of one process: the same rules as on Redis, but nothing survives the process."""
 
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from typing import Literal
 
 from paigeant_celery.core import hops as protocol
-from paigeant_celery.core.errors import InvalidInput
-from paigeant_celery.core.flow import Failure, WorkflowState
-from paigeant_celery.core.hops import Change, ClosedState, Due, Hop, Line, Owned, Pace, Parked, Sweeping
+from paigeant_celery.core.flow import Failure
+from paigeant_celery.core.hops import Change, ClosedState, Pace, Sweeping
 from paigeant_celery.store.limits import LIMITS, Limits
+from paigeant_celery.store.memory_events import Events
+from paigeant_celery.store.memory_letters import LetterBox
+from paigeant_celery.store.memory_records import Kept, Records, Workflow
+from paigeant_celery.store.memory_sweep import Round
 from paigeant_celery.store.port import (
     Claim,
     ClaimAnswer,
@@ -23,50 +25,19 @@ from paigeant_celery.store.port import (
     Completion,
     DeadLetter,
     Dropped,
-    HopRecord,
     NewWorkflow,
     RenewAnswer,
     StoredEvent,
     Sweep,
     WorkflowRecord,
 )
-from paigeant_celery.store.timeline import Entry, place_of, read_on
+from paigeant_celery.store.timeline import place_of
 
 __all__ = ["MemoryStore"]
 
-FOR_EVER = datetime.max.replace(tzinfo=UTC)
-
-
-@dataclass(kw_only=True)
-class _Workflow:
-    correlation_id: str
-    content: str
-    hop_id: str
-    created_at: datetime
-    updated_at: datetime
-    events: deque[Entry]
-    stream: deque[Entry]
-    state: WorkflowState = "running"
-    envelope: str | None = None
-    failure: Failure | None = None
-    hop_ids: list[str] = field(default_factory=list)
-    blobs: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(kw_only=True)
-class _Kept:
-    """A hop with what travels, and what belongs to it: the envelope until it is closed."""
-
-    hop: Hop
-    workflow: _Workflow
-    queue: str
-    envelope: str | None
-    letter: str | None = None
-    journal: dict[str, str] = field(default_factory=dict)
-
 
 class MemoryStore:
-    """A store for tests and for workers in threads; every operation holds one lock."""
+    """A store for tests and for workers in threads. Every operation holds one lock."""
 
     def __init__(
         self,
@@ -79,18 +50,10 @@ class MemoryStore:
         self._limits, self._pace = limits, _pace(lease, limits)
         self._ttl, self._clock = timedelta(seconds=ttl), now
         self._lock = threading.Lock()
-        self._workflows: dict[str, _Workflow] = {}
-        self._hops: dict[str, _Kept] = {}
-        self._due: dict[str, datetime] = {}
-        self._parked: dict[str, datetime] = {}
-        self._owned: dict[str, set[str]] = {}
-        self._leases: dict[str, datetime] = {}
-        self._lines: dict[str, Line] = {}
+        self._records = Records(ttl=self._ttl, pace=self._pace)
         self._sweeping = Sweeping()
-        self._ended: deque[tuple[datetime, str]] = deque()
-        self._letters: dict[str, tuple[datetime, DeadLetter]] = {}
-        self._letters_dropped = 0
-        self._cursor = 0
+        self._numbers = count(1)  # of events and letters
+        self._letters = LetterBox(ttl=self._ttl, most=limits.max_letters, numbers=self._numbers)
         self._broker: str | None = None
 
     def __repr__(self) -> str:
@@ -98,18 +61,18 @@ class MemoryStore:
 
     @property
     def address(self) -> str:
-        """Where the records are."""
+        """The address of the records."""
         return "memory://"
 
     @property
     def shared(self) -> bool:
-        """Whether other processes see the same records: they do not."""
+        """Whether other processes see the same records. They do not."""
         return False
 
     def start(self, new: NewWorkflow) -> Literal["started", "exists", "conflict"]:
         """Record a workflow and its first hop."""
         with self._transaction() as now:
-            existing = self._workflows.get(new.correlation_id)
+            existing = self._records.workflows.get(new.correlation_id)
             if existing is not None:
                 return "exists" if existing.content == new.content else "conflict"
             self._begin(new, "started", now)
@@ -118,9 +81,9 @@ class MemoryStore:
     def adopt(
         self, new: NewWorkflow, *, sent_at: datetime, max_age: timedelta
     ) -> Literal["adopted", "known", "expired"]:
-        """Record a workflow that only the message of its current hop knows."""
+        """Record a workflow that is known only from the message of its current hop."""
         with self._transaction() as now:
-            if new.correlation_id in self._workflows:
+            if new.correlation_id in self._records.workflows:
                 return "known"
             if now - sent_at > max_age:
                 return "expired"
@@ -128,9 +91,9 @@ class MemoryStore:
             return "adopted"
 
     def claim(self, claim: Claim) -> ClaimAnswer:
-        """Give a queued hop, or one whose owner's lease has lapsed, to an owner."""
+        """Give a queued hop, or one whose owner's lease has expired, to an owner."""
         with self._transaction() as now:
-            kept = self._hops.get(claim.hop_id)
+            kept = self._records.hops.get(claim.hop_id)
             if kept is None:
                 return Dropped(reason="unknown")
             before, workflow = kept.hop, kept.workflow
@@ -140,19 +103,19 @@ class MemoryStore:
                 token=claim.token,
                 max_attempts=claim.max_attempts,
                 digest=claim.digest,
-                lease=self._leases.get(before.owner or ""),
+                lease=self._records.leases.get(before.owner or ""),
                 held=protocol.is_held(self._sweeping, now=now, pace=self._pace),
                 now=now,
                 pace=self._pace,
             )
             if isinstance(change, str):
                 return Dropped(reason=change)
-            self._apply(claim.hop_id, change, now)
+            self._records.apply(claim.hop_id, change, now=now)
             hop = change.hop
             if hop.fence > before.fence:
                 workflow.updated_at = now
                 about = {"attempt": str(hop.attempt), "fence": str(hop.fence), "exhausted": str(int(hop.exhausted))}
-                self._tell(workflow, now, "claimed", claim.hop_id, **about)
+                workflow.events.tell("claimed", claim.hop_id, now=now, **about)
             return Claimed(
                 fence=hop.fence,
                 attempt=hop.attempt,
@@ -162,26 +125,27 @@ class MemoryStore:
             )
 
     def renew(self, owner: str, hops: Mapping[str, int]) -> RenewAnswer:
-        """Extend the owner's lease; hops that lapsed and were not taken are the owner's again."""
+        """Extend the owner's lease. Hops that lapsed and were not taken are the owner's again."""
         with self._transaction() as now:
             lost = frozenset(hop_id for hop_id, fence in hops.items() if not self._renew(hop_id, owner, fence, now))
-            # An owner that names no hop keeps no lease alive, even if some are listed: nobody runs those.
-            if hops and owner in self._owned:
-                self._leases[owner] = now + self._pace.lease
-            stray = {hop_id: self._hops[hop_id].hop.fence for hop_id in self._owned.get(owner, set()) - hops.keys()}
-            known = {hop_id: self._hops[hop_id].hop for hop_id in lost & self._hops.keys()}
+            # An owner that names no hops keeps no lease alive. If some are listed, nobody runs them.
+            if hops and owner in self._records.owned:
+                self._records.leases[owner] = now + self._pace.lease
+            kept, owned = self._records.hops, self._records.owned.get(owner, set())
+            stray = {hop_id: kept[hop_id].hop.fence for hop_id in owned - hops.keys()}
+            known = {hop_id: kept[hop_id].hop for hop_id in lost & kept.keys()}
             cancelled = frozenset(hop_id for hop_id, hop in known.items() if hop.state == "cancelled")
             return RenewAnswer(lost=lost, stray=stray, cancelled=cancelled)
 
     def release(self, closing: Closing) -> bool:
-        """Queue a hop again that its owner does not run."""
+        """Requeue a hop that its owner does not run."""
         with self._transaction() as now:
-            kept = self._hops.get(closing.hop_id)
+            kept = self._records.hops.get(closing.hop_id)
             change = kept and protocol.release(kept.hop, owner=closing.owner, fence=closing.fence, now=now)
             if not kept or not change:
                 return False
-            self._apply(closing.hop_id, change, now)
-            self._tell(kept.workflow, now, "released", closing.hop_id)
+            self._records.apply(closing.hop_id, change, now=now)
+            kept.workflow.events.tell("released", closing.hop_id, now=now)
             return True
 
     def complete(self, completion: Completion) -> bool:
@@ -194,26 +158,26 @@ class MemoryStore:
             workflow, hop_id = kept.workflow, closing.hop_id
             workflow.blobs.update(completion.blobs)
             for note in completion.notes:
-                self._note(workflow, now, {"type": "note", "hop": hop_id, **note})
+                workflow.events.note({"type": "note", "hop": hop_id, **note}, now=now)
             if next_hop is None:
                 workflow.envelope = completion.envelope
-                self._tell(workflow, now, "completed", hop_id)
-                self._tell(workflow, now, "workflow_completed", hop_id)
+                workflow.events.tell("completed", hop_id, now=now)
+                workflow.events.tell("workflow_completed", hop_id, now=now)
                 return True
             workflow.hop_id = next_hop.hop_id
-            self._queue(workflow, next_hop, now)
-            self._tell(workflow, now, "completed", hop_id, next_hop=next_hop.hop_id)
+            self._records.queue(workflow, next_hop, now=now)
+            workflow.events.tell("completed", hop_id, now=now, next_hop=next_hop.hop_id)
             return True
 
     def fail(self, closing: Closing, failure: Failure) -> bool:
-        """Record that the hop failed and with it the workflow."""
+        """Record that the hop failed and, with it, the workflow."""
         with self._transaction() as now:
             kept = self._close(closing, "failed", now)
             if isinstance(kept, bool):
                 return kept
             kept.workflow.failure = failure
-            self._tell(kept.workflow, now, "failed", closing.hop_id, **_about(failure))
-            self._tell(kept.workflow, now, "workflow_failed", closing.hop_id, **_about(failure))
+            kept.workflow.events.tell("failed", closing.hop_id, now=now, **_about(failure))
+            kept.workflow.events.tell("workflow_failed", closing.hop_id, now=now, **_about(failure))
             return True
 
     def retry_at(self, closing: Closing, failure: Failure, *, delay: float) -> bool:
@@ -223,11 +187,11 @@ class MemoryStore:
             if isinstance(kept, bool):
                 return kept
             about = {**_about(failure), "delay_ms": str(round(delay * 1000))}
-            self._tell(kept.workflow, now, "retrying", closing.hop_id, **about)
+            kept.workflow.events.tell("retrying", closing.hop_id, now=now, **about)
             return True
 
     def park(self, closing: Closing, failure: Failure, letter: DeadLetter | None = None) -> bool:
-        """Set the hop and its workflow aside, and keep a dead letter of it."""
+        """Set the hop and its workflow aside, and keep its dead letter."""
         with self._transaction() as now:
             kept = self._close(closing, "parked", now)
             if isinstance(kept, bool):
@@ -235,24 +199,23 @@ class MemoryStore:
             kept.workflow.failure = failure
             if letter is not None:
                 kept.letter = letter.letter_id
-                _, known = self._letters.get(letter.letter_id, (now, None))
-                self._letters[letter.letter_id] = FOR_EVER, known or self._dated(letter, now)
-            self._tell(kept.workflow, now, "parked", closing.hop_id, **_about(failure))
+                self._letters.keep(letter, now=now)
+            kept.workflow.events.tell("parked", closing.hop_id, now=now, **_about(failure))
             return True
 
     def cancel(self, correlation_id: str) -> Literal["cancelled", "ended", "unknown"]:
         """End a workflow wherever it stands."""
         with self._transaction() as now:
-            workflow = self._workflows.get(correlation_id)
+            workflow = self._records.workflows.get(correlation_id)
             if workflow is None:
                 return "unknown"
             if workflow.state not in ("running", "parked"):
                 return "cancelled" if workflow.state == "cancelled" else "ended"
-            kept = self._hops[workflow.hop_id]
+            kept = self._records.hops[workflow.hop_id]
             self._drop_letter(kept)
-            self._apply(workflow.hop_id, protocol.cancel(kept.hop), now)
+            self._records.apply(workflow.hop_id, protocol.cancel(kept.hop), now=now)
             workflow.failure, workflow.updated_at = None, now
-            self._tell(workflow, now, "workflow_cancelled", workflow.hop_id)
+            workflow.events.tell("workflow_cancelled", workflow.hop_id, now=now)
             return "cancelled"
 
     def redrive(
@@ -260,19 +223,19 @@ class MemoryStore:
     ) -> Literal["redriven", "not_parked", "unknown"]:
         """Queue a parked hop again, with all its attempts."""
         with self._transaction() as now:
-            workflow = self._workflows.get(correlation_id)
+            workflow = self._records.workflows.get(correlation_id)
             if workflow is None:
                 return "unknown"
             if workflow.state != "parked":
                 return "not_parked"
-            kept = self._hops[workflow.hop_id]
+            kept = self._records.hops[workflow.hop_id]
             self._drop_letter(kept)
-            self._apply(workflow.hop_id, protocol.redrive(kept.hop, now=now), now)
+            self._records.apply(workflow.hop_id, protocol.redrive(kept.hop, now=now), now=now)
             workflow.failure, workflow.updated_at = None, now
             about = {"journal": "discarded"} if discard_journal else {}
             if discard_journal:
                 kept.journal.clear()
-            self._tell(workflow, now, "redriven", workflow.hop_id, **about)
+            workflow.events.tell("redriven", workflow.hop_id, now=now, **about)
             return "redriven"
 
     def record(self, closing: Closing, records: Mapping[str, str]) -> bool:
@@ -285,119 +248,83 @@ class MemoryStore:
             return True
 
     def publish(self, closing: Closing, events: Sequence[Mapping[str, str]]) -> bool:
-        """Add events of the agent that runs in a hop to those of its workflow."""
+        """Add what the agent in a hop does to the events of its workflow."""
         with self._transaction() as now:
             kept = self._running(closing)
             if kept is None:
                 return False
-            stream, behind = kept.workflow.stream, kept.workflow.events[-1].id
-            first = stream[-1].id[1] + 1 if stream else 1
-            for number, event in enumerate(events, first):
-                fields = {**event, "type": "agent", "hop": closing.hop_id}
-                stream.append(Entry(id=(0, number), at=now, fields=fields, behind=behind))
+            kept.workflow.events.stream(events, hop_id=closing.hop_id, now=now)
             return True
 
     def journal(self, hop_id: str) -> Mapping[str, str]:
-        """Return the records of a hop's journal, by their keys."""
+        """Return the records of a hop's journal by their keys."""
         with self._transaction():
-            kept = self._hops.get(hop_id)
+            kept = self._records.hops.get(hop_id)
             return dict(kept.journal) if kept is not None else {}
 
     def sweep(self, *, host: str, dead: Collection[str] = (), queues: Mapping[str, bool] | None = None) -> Sweep:
         """Return hops whose message must be sent again."""
         with self._transaction() as now:
-            again: list[HopRecord] = []
-            asked: dict[str, None] = {}
+            found = Round(records=self._records, pace=self._pace, most=self._limits.most_at_once, now=now)
             for owner in dead:
-                self._lapse(owner, "owner_gone", again, now)
+                found.lapse(owner, "owner_gone")
             if queues or protocol.may_pass(self._sweeping, now=now, pace=self._pace):
-                self._pass(queues or {}, again, asked, now)
-            owners = tuple(sorted(owner for owner in self._owned if owner.partition(":")[0] == host))
-            return Sweep(overdue=tuple(again), owners=owners, queues=tuple(asked))
+                self._sweeping = protocol.open_pass(self._sweeping, now=now, pace=self._pace)
+                if not protocol.is_held(self._sweeping, now=now, pace=self._pace):
+                    found.lapse_all()
+                found.look(queues or {})
+            owners = tuple(sorted(owner for owner in self._records.owned if owner.partition(":")[0] == host))
+            return Sweep(overdue=tuple(found.again), owners=owners, queues=tuple(found.asked))
 
     def workflow(self, correlation_id: str) -> WorkflowRecord | None:
-        """Return what is known of a workflow, or None."""
+        """Return what is known about a workflow, or None."""
         with self._transaction():
-            workflow = self._workflows.get(correlation_id)
-            if workflow is None:
-                return None
-            kept = self._hops[workflow.hop_id]
-            waits = kept.hop.state == "waiting"
-            return WorkflowRecord(
-                correlation_id=correlation_id,
-                state=workflow.state,
-                content=workflow.content,
-                envelope=workflow.envelope if workflow.envelope is not None else kept.envelope or "",
-                hop_id=workflow.hop_id,
-                queue=kept.queue,
-                running=kept.hop.state == "running",
-                attempt=kept.hop.attempt,
-                failure=kept.hop.failure if waits else workflow.failure,
-                created_at=workflow.created_at,
-                updated_at=workflow.updated_at,
-                retry_at=self._due[workflow.hop_id] if waits else None,
-            )
+            return self._records.read(correlation_id)
 
     def blob(self, correlation_id: str, step_id: str) -> str | None:
         """Return the JSON text of a large output, or None."""
         with self._transaction():
-            workflow = self._workflows.get(correlation_id)
+            workflow = self._records.workflows.get(correlation_id)
             return workflow.blobs.get(step_id) if workflow is not None else None
 
     def events(self, correlation_id: str, *, after: str | None, limit: int) -> Sequence[StoredEvent]:
-        """Return events behind the cursor `after`, oldest first."""
+        """Return the events after the cursor `after`, oldest first."""
         place = place_of(after)
         with self._transaction():
-            workflow = self._workflows.get(correlation_id)
-            if workflow is None:
-                return []
-            happened = [event for event in workflow.events if event.id > place.event]
-            streamed = [entry for entry in workflow.stream if entry.id > place.streamed]
-            return read_on(place, happened, streamed, limit=max(limit, 0))
+            workflow = self._records.workflows.get(correlation_id)
+            return workflow.events.read(place, limit=limit) if workflow is not None else []
 
     def bury(self, letter: DeadLetter) -> bool:
-        """Keep a dead letter; the oldest gives way where there are too many."""
+        """Keep a dead letter. If there are too many, the oldest is dropped."""
         with self._transaction() as now:
-            if letter.letter_id in self._letters:
-                return False
-            refused = [letter_id for letter_id, (until, _) in self._letters.items() if until != FOR_EVER]
-            if len(refused) >= self._limits.max_letters:
-                del self._letters[refused[0]]
-                self._letters_dropped += 1
-            self._letters[letter.letter_id] = now + self._ttl, self._dated(letter, now)
-            return True
+            return self._letters.bury(letter, now=now)
 
     def dead_letters(self, *, after: str | None, limit: int) -> Sequence[DeadLetter]:
         """Return dead letters, newest first."""
-        if after is not None and not (after.isascii() and after.isdigit()):
-            raise InvalidInput("bad_cursor", "after", "is no cursor of a dead letter of this store")
         with self._transaction():
-            newest = sorted((kept for _, kept in self._letters.values()), key=lambda kept: -int(kept.cursor))
-            found = [letter for letter in newest if after is None or int(letter.cursor) < int(after)]
-            return found[: max(limit, 0)]
+            return self._letters.newest(after=after, limit=limit)
 
     def dead_letter(self, letter_id: str) -> DeadLetter | None:
         """Return a dead letter, or None."""
         with self._transaction():
-            kept = self._letters.get(letter_id)
-            return kept[1] if kept is not None else None
+            return self._letters.get(letter_id)
 
     def forget_letter(self, letter_id: str) -> bool:
-        """Delete a dead letter; False where there is none."""
+        """Delete a dead letter; False if there is none."""
         with self._transaction():
-            return self._letters.pop(letter_id, None) is not None
+            return self._letters.forget(letter_id)
 
     def letters_dropped(self) -> int:
-        """Return how many dead letters gave way to newer ones."""
+        """Return how many dead letters were dropped in favour of newer ones."""
         with self._transaction():
-            return self._letters_dropped
+            return self._letters.dropped
 
     def check(self, *, allow_eviction: bool) -> Sequence[str]:
-        """Return warnings; there is nothing to warn of."""
+        """Return no warnings: nothing can be wrong."""
         return []
 
     def bind_broker(self, broker: str) -> str:
-        """Remember the broker; return the one that is remembered."""
+        """Remember the broker, and return the one that is remembered."""
         with self._lock:
             if self._broker is None:
                 self._broker = broker
@@ -410,43 +337,33 @@ class MemoryStore:
     def _transaction(self) -> Iterator[datetime]:
         with self._lock:
             now = self._clock()
-            while self._ended and self._ended[0][0] <= now:
-                for hop_id in self._workflows.pop(self._ended.popleft()[1]).hop_ids:
-                    del self._hops[hop_id]
-            for letter_id in [key for key, (end, _) in self._letters.items() if end <= now]:
-                del self._letters[letter_id]
+            self._records.expire(now=now)
+            self._letters.expire(now=now)
             yield now
 
     def _begin(self, new: NewWorkflow, event: str, now: datetime) -> None:
-        workflow = _Workflow(
+        workflow = Workflow(
             correlation_id=new.correlation_id,
             content=new.content,
             hop_id=new.hop.hop_id,
             created_at=now,
             updated_at=now,
-            events=deque(maxlen=self._limits.max_events),
-            stream=deque(maxlen=self._limits.max_streamed),
+            events=Events(limits=self._limits, numbers=self._numbers),
         )
-        self._workflows[new.correlation_id] = workflow
-        self._queue(workflow, new.hop, now)
-        self._tell(workflow, now, event, new.hop.hop_id, queue=new.hop.queue)
-
-    def _queue(self, workflow: _Workflow, new: HopRecord, now: datetime) -> None:
-        change = protocol.queue(digest=new.digest, line=self._line_of(new.queue), now=now, pace=self._pace)
-        self._hops[new.hop_id] = _Kept(hop=change.hop, workflow=workflow, queue=new.queue, envelope=new.envelope)
-        workflow.hop_ids.append(new.hop_id)
-        self._apply(new.hop_id, change, now)
+        self._records.workflows[new.correlation_id] = workflow
+        self._records.queue(workflow, new.hop, now=now)
+        workflow.events.tell(event, new.hop.hop_id, now=now, queue=new.hop.queue)
 
     def _renew(self, hop_id: str, owner: str, fence: int, now: datetime) -> bool:
-        kept = self._hops.get(hop_id)
+        kept = self._records.hops.get(hop_id)
         change = protocol.renew(kept.hop, owner=owner, fence=fence, now=now, pace=self._pace) if kept else "lost"
         if isinstance(change, Change):
-            self._apply(hop_id, change, now)
+            self._records.apply(hop_id, change, now=now)
         return change != "lost"
 
-    def _running(self, closing: Closing) -> _Kept | None:
-        """Return the hop if this claim may still write for it."""
-        kept = self._hops.get(closing.hop_id)
+    def _running(self, closing: Closing) -> Kept | None:
+        """Return the hop if this claim may still write for it, otherwise None."""
+        kept = self._records.hops.get(closing.hop_id)
         if kept is None or not protocol.is_of(kept.hop, owner=closing.owner, fence=closing.fence):
             return None
         return kept if protocol.is_open(kept.hop) else None
@@ -460,9 +377,9 @@ class MemoryStore:
         followed: bool = False,
         failure: Failure | None = None,
         delay: timedelta = timedelta(0),
-    ) -> _Kept | bool:
-        """Close a hop and return it; without a change, the answer to the call."""
-        kept = self._hops.get(closing.hop_id)
+    ) -> Kept | bool:
+        """Close a hop and return it. If nothing changes, return the answer to the call."""
+        kept = self._records.hops.get(closing.hop_id)
         if kept is None:
             return False
         change = protocol.close(
@@ -471,108 +388,15 @@ class MemoryStore:
         )  # fmt: skip
         if isinstance(change, bool):
             return change
-        self._apply(closing.hop_id, change, now)
+        self._records.apply(closing.hop_id, change, now=now)
         kept.workflow.updated_at = now
         return kept
 
-    def _apply(self, hop_id: str, change: Change, now: datetime) -> None:
-        """Record what becomes of a hop, where it is listed, and what that is to its workflow and its queue."""
-        kept = self._hops[hop_id]
-        kept.hop, kept.workflow.state = change.hop, change.workflow
-        self._lines[kept.queue] = protocol.move_on(self._line_of(kept.queue), change.hop)
-        self._due.pop(hop_id, None)
-        self._parked.pop(hop_id, None)
-        if change.leaves is not None:
-            self._take_from(change.leaves, hop_id)
-        match change.place:
-            case Due(at=at):
-                self._due[hop_id] = at
-            case Owned(owner=owner, until=until):
-                self._owned.setdefault(owner, set()).add(hop_id)
-                self._leases[owner] = until
-            case Parked(since=since):
-                self._parked[hop_id] = since
-            case None:
-                self._end(kept, now)
-
-    def _end(self, kept: _Kept, now: datetime) -> None:
-        """Drop the envelope of a hop that is closed for good; a workflow that ended with it keeps it for a while."""
-        workflow = kept.workflow
-        if workflow.state != "running":
-            workflow.envelope = kept.envelope
-            self._ended.append((now + self._ttl, workflow.correlation_id))
-        kept.envelope = None
-
-    def _take_from(self, owner: str, hop_id: str) -> None:
-        owned = self._owned.get(owner, set())
-        owned.discard(hop_id)
-        if not owned:
-            self._owned.pop(owner, None)
-            self._leases.pop(owner, None)
-
-    def _pass(self, queues: Mapping[str, bool], again: list[HopRecord], asked: dict[str, None], now: datetime) -> None:
-        self._sweeping = protocol.open_pass(self._sweeping, now=now, pace=self._pace)
-        if not protocol.is_held(self._sweeping, now=now, pace=self._pace):
-            for _, owner in sorted((end, owner) for owner, end in self._leases.items() if end <= now):
-                self._lapse(owner, "lease_over", again, now)
-        for hop_id in self._due_by(now):
-            if len(again) >= self._limits.most_at_once:
-                return
-            kept = self._hops[hop_id]
-            empty, line = queues.get(kept.queue), self._line_of(kept.queue)
-            change = protocol.sweep(kept.hop, empty=empty, line=line, now=now, pace=self._pace)
-            if change is None:
-                asked[kept.queue] = None
-            else:
-                self._send_again(hop_id, change, again, now)
-
-    def _due_by(self, now: datetime) -> list[str]:
-        """Return the hops that are due, and first those that are sent whatever waits on their queue."""
-
-        def order(hop_id: str) -> tuple[bool, datetime, str]:
-            return not protocol.goes_first(self._hops[hop_id].hop), self._due[hop_id], hop_id
-
-        return sorted((hop_id for hop_id, at in self._due.items() if at <= now), key=order)
-
-    def _lapse(
-        self, owner: str, why: Literal["owner_gone", "lease_over"], again: list[HopRecord], now: datetime
-    ) -> None:
-        for hop_id in sorted(self._owned.get(owner, ())):
-            if len(again) >= self._limits.most_at_once:
-                return
-            kept = self._hops[hop_id]
-            change = protocol.lapse(kept.hop, why, line=self._line_of(kept.queue), now=now, pace=self._pace)
-            self._send_again(hop_id, change, again, now)
-
-    def _send_again(self, hop_id: str, change: Change, again: list[HopRecord], now: datetime) -> None:
-        self._apply(hop_id, change, now)
-        if change.resent is None:
-            return
-        kept = self._hops[hop_id]
-        self._tell(kept.workflow, now, "resent", hop_id, why=change.resent)
-        again.append(HopRecord(hop_id=hop_id, queue=kept.queue, envelope=kept.envelope or "", digest=kept.hop.digest))
-
-    def _line_of(self, queue: str) -> Line:
-        return self._lines.get(queue, Line())
-
-    def _drop_letter(self, kept: _Kept) -> None:
-        """Take away the letter of a hop that needs no person any more."""
+    def _drop_letter(self, kept: Kept) -> None:
+        """Delete the letter of a hop that no longer needs a person."""
         if kept.letter is not None:
-            self._letters.pop(kept.letter, None)
+            self._letters.forget(kept.letter)
             kept.letter = None
-
-    def _dated(self, letter: DeadLetter, now: datetime) -> DeadLetter:
-        return replace(letter, at=now, cursor=str(self._next_number()))
-
-    def _tell(self, workflow: _Workflow, now: datetime, type_: str, hop_id: str, **about: str) -> None:
-        self._note(workflow, now, {"type": type_, "hop": hop_id, **about})
-
-    def _note(self, workflow: _Workflow, now: datetime, fields: Mapping[str, str]) -> None:
-        workflow.events.append(Entry(id=(0, self._next_number()), at=now, fields=fields))
-
-    def _next_number(self) -> int:
-        self._cursor += 1
-        return self._cursor
 
 
 def _pace(lease: float, limits: Limits) -> Pace:

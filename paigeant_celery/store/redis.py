@@ -1,29 +1,17 @@
-"""The durable store: records in one Redis database, every operation one script on its clock."""
+"""The durable store: records in one Redis database. Each operation is one script that uses the server's clock."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
 import uuid
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from importlib import resources
-from typing import Any, Literal, TypeAlias, cast, get_args
-from urllib.parse import urlsplit
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Literal, cast, get_args
 
-import redis
-from redis.backoff import ExponentialBackoff
-from redis.commands.core import Script
-from redis.connection import parse_url
-from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
-from redis.retry import Retry
-
-from paigeant_celery.core.errors import ConfigurationError, InvalidInput, StoreCorrupt, Unreachable
+from paigeant_celery.core.errors import InvalidInput
 from paigeant_celery.core.flow import Failure, WorkflowState
-from paigeant_celery.store.limits import LIMITS, Limits, written
+from paigeant_celery.store.limits import LIMITS, Limits
 from paigeant_celery.store.port import (
     Claim,
     ClaimAnswer,
@@ -40,107 +28,92 @@ from paigeant_celery.store.port import (
     Sweep,
     WorkflowRecord,
 )
-from paigeant_celery.store.timeline import Entry, Id, id_of, place_of, read_on
+from paigeant_celery.store.redis_check import FORMAT, check_server
+from paigeant_celery.store.redis_client import Client, Reply, Server
+from paigeant_celery.store.redis_records import (
+    EPOCH,
+    entry_of,
+    flat_of,
+    hop_arguments,
+    letter_fields,
+    letter_of,
+    moment_of,
+)
+from paigeant_celery.store.timeline import id_of, place_of, read_on
 
-__all__ = ["RedisStore", "script_texts"]
-
-FORMAT = "1"  # of the records; grows when an older version could not read them
-SOCKET_TIMEOUT = 1.0  # seconds; with one retry far below the shortest sensible lease
-RETRIES = 1
-MAX_CONNECTIONS = 1024  # more than the threads of one worker; each call holds one for its round trip
-SCRIPTS = (
-    "start", "claim", "renew", "release", "complete", "retry_at", "park", "fail", "cancel", "redrive", "sweep", "read",
-    "bury", "letters", "record", "publish", "events",
-)  # fmt: skip
+__all__ = ["RedisStore"]
 
 _LETTER_CURSOR = re.compile(r"[0-9]{1,15}")
-# A script that fell over a value, before its first write; servers before Redis 7 word refusals of a command alike.
-_FALLEN = re.compile(r"(?:ERR )?(?:user_script|Error running script)")
-_REFUSED = re.compile(r"\b(?:OOM|READONLY|MISCONF|NOREPLICAS|NOPERM|MASTERDOWN)\b")
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-# redis-py leaves functions untyped, and types every reply as a union with awaitables.
-_Reply: TypeAlias = Any
-_parse_url = cast("Callable[[str], dict[str, Any]]", parse_url)
-
-
-@dataclass(frozen=True)
-class _Client:
-    pid: int
-    redis: redis.Redis
-    scripts: Mapping[str, Script]
 
 
 class RedisStore:
     """A store in one Redis (or Valkey) database, for any number of processes.
 
-    Raises `Unreachable` where the server is away or full, and `StoreCorrupt` where something else wrote under the
-    prefix. Each call is repeated once where its reply was lost, which changes nothing a second time.
+    Raises `Unreachable` if the server is away or full, and `StoreCorrupt` if something else wrote under the prefix. If
+    the reply to a call is lost, the call is repeated once; the repetition changes nothing.
     """
 
     def __init__(self, url: str, *, prefix: str, lease: float, ttl: float, limits: Limits = LIMITS) -> None:
-        self._options = _options(url)
-        self._address = _address(url, self._options)
-        self._prefix, self._limits = prefix, limits
+        self._server = Server(url, prefix=prefix, limits=limits)
+        self._prefix = prefix
         self._lease, self._ttl = round(lease * 1000), round(ttl * 1000)
-        self._client: _Client | None = None
 
     def __repr__(self) -> str:
-        return f"RedisStore({self._address!r}, prefix={self._prefix!r})"
+        return f"RedisStore({self.address!r}, prefix={self._prefix!r})"
 
     @property
     def address(self) -> str:
-        """Where the records are, without password."""
-        return self._address
+        """The address of the records, without the password."""
+        return self._server.address
 
     @property
     def shared(self) -> bool:
-        """Whether other processes see the same records: they do."""
+        """Whether other processes see the same records. They do."""
         return True
 
     def start(self, new: NewWorkflow) -> Literal["started", "exists", "conflict"]:
         """Record a workflow and its first hop."""
-        arguments = (new.correlation_id, new.content, *_hop_arguments(new.hop))
+        arguments = (new.correlation_id, new.content, *hop_arguments(new.hop))
         return cast(
             "Literal['started', 'exists', 'conflict']",
-            self._run("start", *arguments, about=f"wf:{new.correlation_id}"),
+            self._server.run("start", *arguments, about=f"wf:{new.correlation_id}"),
         )
 
     def adopt(
         self, new: NewWorkflow, *, sent_at: datetime, max_age: timedelta
     ) -> Literal["adopted", "known", "expired"]:
-        """Record a workflow that only the message of its current hop knows."""
-        times = (round((sent_at - _EPOCH).total_seconds() * 1000), round(max_age.total_seconds() * 1000))
-        arguments = (new.correlation_id, new.content, *_hop_arguments(new.hop), *times)
-        reply = self._run("start", *arguments, about=f"wf:{new.correlation_id}")
+        """Record a workflow that is known only from the message of its current hop."""
+        times = (round((sent_at - EPOCH).total_seconds() * 1000), round(max_age.total_seconds() * 1000))
+        arguments = (new.correlation_id, new.content, *hop_arguments(new.hop), *times)
+        reply = self._server.run("start", *arguments, about=f"wf:{new.correlation_id}")
         answers: Mapping[str, Literal["adopted", "expired"]] = {"started": "adopted", "expired": "expired"}
         return answers.get(reply, "known")
 
     def claim(self, claim: Claim) -> ClaimAnswer:
-        """Give a queued hop, or one whose owner's lease has lapsed, to an owner."""
+        """Give a queued hop, or one whose owner's lease has expired, to an owner."""
         about = f"hop:{claim.hop_id}"
-        reply = self._run(
+        reply = self._server.run(
             "claim", claim.hop_id, claim.owner, claim.token, claim.max_attempts, claim.digest or "", self._lease,
             about=about,
         )  # fmt: skip
         if reply[0] != "claimed":
             return Dropped(reason=cast("DropReason", reply[0]))
-        with self._readable(about):
+        with self._server.readable(about):
             _, fence, attempt, claimed_at, exhausted, created_at = reply
             return Claimed(
                 fence=int(fence),
                 attempt=int(attempt),
-                now=_moment(claimed_at),
+                now=moment_of(claimed_at),
                 exhausted=exhausted == "1",
-                created_at=_moment(created_at),
+                created_at=moment_of(created_at),
             )
 
     def renew(self, owner: str, hops: Mapping[str, int]) -> RenewAnswer:
-        """Extend the owner's lease; hops that lapsed and were not taken are the owner's again."""
+        """Extend the owner's lease. Hops that lapsed and were not taken are the owner's again."""
         pairs = (part for hop_id, fence in hops.items() for part in (hop_id, fence))
         about = f"owner:{owner}"
-        lost, stray, cancelled = self._run("renew", owner, self._lease, *pairs, about=about)
-        with self._readable(about):
+        lost, stray, cancelled = self._server.run("renew", owner, self._lease, *pairs, about=about)
+        with self._server.readable(about):
             return RenewAnswer(
                 lost=frozenset(lost),
                 cancelled=frozenset(cancelled),
@@ -148,25 +121,25 @@ class RedisStore:
             )
 
     def release(self, closing: Closing) -> bool:
-        """Queue a hop again that its owner does not run."""
+        """Requeue a hop that its owner does not run."""
         about = f"hop:{closing.hop_id}"
-        return bool(self._run("release", closing.hop_id, closing.owner, closing.fence, about=about))
+        return bool(self._server.run("release", closing.hop_id, closing.owner, closing.fence, about=about))
 
     def complete(self, completion: Completion) -> bool:
         """Record a hop's completion and the next hop, or the end of the workflow."""
         closing = completion.closing
         # Without a next hop, its id, queue and digest are empty, and the envelope is the final one.
         following = completion.next_hop or HopRecord(hop_id="", queue="", envelope=completion.envelope, digest="")
-        notes = [_flat({"type": "note", "hop": closing.hop_id, **note}) for note in completion.notes]
-        reply = self._run(
+        notes = [flat_of({"type": "note", "hop": closing.hop_id, **note}) for note in completion.notes]
+        reply = self._server.run(
             "complete", closing.hop_id, closing.owner, closing.fence, self._ttl, json.dumps(notes),
-            *_hop_arguments(following), *_flat(completion.blobs),
+            *hop_arguments(following), *flat_of(completion.blobs),
             about=f"hop:{closing.hop_id}",
         )  # fmt: skip
         return bool(reply)
 
     def fail(self, closing: Closing, failure: Failure) -> bool:
-        """Record that the hop failed and with it the workflow."""
+        """Record that the hop failed and, with it, the workflow."""
         return self._close("fail", closing, self._ttl, failure=failure)
 
     def retry_at(self, closing: Closing, failure: Failure, *, delay: float) -> bool:
@@ -174,46 +147,52 @@ class RedisStore:
         return self._close("retry_at", closing, round(delay * 1000), failure=failure)
 
     def park(self, closing: Closing, failure: Failure, letter: DeadLetter | None = None) -> bool:
-        """Set the hop and its workflow aside, and keep a dead letter of it."""
-        kept = () if letter is None else (letter.letter_id, *_letter_fields(letter))
-        return self._close("park", closing, failure=failure, behind=kept)
+        """Set the hop and its workflow aside, and keep its dead letter."""
+        kept = () if letter is None else (letter.letter_id, *letter_fields(letter))
+        return self._close("park", closing, failure=failure, letter=kept)
 
     def cancel(self, correlation_id: str) -> Literal["cancelled", "ended", "unknown"]:
         """End a workflow wherever it stands."""
-        reply = self._run("cancel", correlation_id, self._ttl, about=f"wf:{correlation_id}")
+        reply = self._server.run("cancel", correlation_id, self._ttl, about=f"wf:{correlation_id}")
         return cast("Literal['cancelled', 'ended', 'unknown']", reply)
 
     def redrive(
         self, correlation_id: str, *, discard_journal: bool = False
     ) -> Literal["redriven", "not_parked", "unknown"]:
         """Queue a parked hop again, with all its attempts."""
-        token = uuid.uuid4().hex  # the client repeats a call whose reply was lost
-        reply = self._run("redrive", correlation_id, token, int(discard_journal), about=f"wf:{correlation_id}")
+        token = uuid.uuid4().hex  # the client repeats a call if its reply is lost
+        reply = self._server.run("redrive", correlation_id, token, int(discard_journal), about=f"wf:{correlation_id}")
         return cast("Literal['redriven', 'not_parked', 'unknown']", reply)
 
     def record(self, closing: Closing, records: Mapping[str, str]) -> bool:
         """Add records to the journal of a hop that the owner runs."""
         about = f"journal:{closing.hop_id}"
-        return bool(self._run("record", closing.hop_id, closing.owner, closing.fence, *_flat(records), about=about))
+        return bool(
+            self._server.run("record", closing.hop_id, closing.owner, closing.fence, *flat_of(records), about=about)
+        )
 
     def publish(self, closing: Closing, events: Sequence[Mapping[str, str]]) -> bool:
-        """Add events of the agent that runs in a hop to those of its workflow."""
-        about, token = f"hop:{closing.hop_id}", uuid.uuid4().hex  # the client repeats a call whose reply was lost
+        """Add what the agent in a hop does to the events of its workflow."""
+        about, token = f"hop:{closing.hop_id}", uuid.uuid4().hex  # the client repeats a call if its reply is lost
         parts: list[str | int] = []
         for event in events:
-            flat = _flat({**event, "type": "agent", "hop": closing.hop_id})
+            flat = flat_of({**event, "type": "agent", "hop": closing.hop_id})
             parts += [len(flat), *flat]
-        return bool(self._run("publish", closing.hop_id, closing.owner, closing.fence, token, *parts, about=about))
+        return bool(
+            self._server.run("publish", closing.hop_id, closing.owner, closing.fence, token, *parts, about=about)
+        )
 
     def journal(self, hop_id: str) -> Mapping[str, str]:
-        """Return the records of a hop's journal, by their keys."""
+        """Return the records of a hop's journal by their keys."""
         about = f"journal:{hop_id}"
-        return cast("Mapping[str, str]", self._ask(lambda c: c.redis.hgetall(f"{self._prefix}:{about}"), about=about))
+        return cast(
+            "Mapping[str, str]", self._server.ask(lambda c: c.redis.hgetall(f"{self._prefix}:{about}"), about=about)
+        )
 
     def sweep(self, *, host: str, dead: Collection[str] = (), queues: Mapping[str, bool] | None = None) -> Sweep:
         """Return hops whose message must be sent again."""
-        looked_at = _flat({queue: "1" if empty else "0" for queue, empty in (queues or {}).items()})
-        owners, unknown, again, corrupted = self._run(
+        looked_at = flat_of({queue: "1" if empty else "0" for queue, empty in (queues or {}).items()})
+        owners, unknown, again, corrupted = self._server.run(
             "sweep", host, self._lease, len(dead), *dead, *looked_at, about="due"
         )
         overdue = zip(*(iter(again),) * 4, strict=True)
@@ -228,15 +207,15 @@ class RedisStore:
         )
 
     def workflow(self, correlation_id: str) -> WorkflowRecord | None:
-        """Return what is known of a workflow, or None."""
+        """Return what is known about a workflow, or None."""
         about = f"wf:{correlation_id}"
-        reply = self._run("read", correlation_id, about=about)
+        reply = self._server.run("read", correlation_id, about=about)
         if reply is None:
             return None
-        with self._readable(about):
+        with self._server.readable(about):
             state, content, hop_id, created_at, updated_at, failure, envelope, queue, hop_state, attempt, retry = reply
             if None in (content, envelope, queue, hop_state) or state not in get_args(WorkflowState):
-                raise ValueError("it lacks fields, or has a state that this version does not know")
+                raise ValueError("it lacks fields, or its state is unknown to this version")
             return WorkflowRecord(
                 correlation_id=correlation_id,
                 state=cast("WorkflowState", state),
@@ -247,284 +226,101 @@ class RedisStore:
                 running=hop_state == "running",
                 attempt=int(attempt),
                 failure=Failure(**json.loads(failure)) if failure is not None else None,
-                created_at=_moment(created_at),
-                updated_at=_moment(updated_at),
-                retry_at=_moment(retry) if retry is not None else None,
+                created_at=moment_of(created_at),
+                updated_at=moment_of(updated_at),
+                retry_at=moment_of(retry) if retry is not None else None,
             )
 
     def blob(self, correlation_id: str, step_id: str) -> str | None:
         """Return the JSON text of a large output, or None."""
         key = f"{self._prefix}:blob:{correlation_id}"
-        return cast("str | None", self._ask(lambda c: c.redis.hget(key, step_id), about=f"blob:{correlation_id}"))
+        return cast(
+            "str | None", self._server.ask(lambda c: c.redis.hget(key, step_id), about=f"blob:{correlation_id}")
+        )
 
     def events(self, correlation_id: str, *, after: str | None, limit: int) -> Sequence[StoredEvent]:
-        """Return events behind the cursor `after`, oldest first."""
+        """Return the events after the cursor `after`, oldest first."""
         place, about = place_of(after), f"events:{correlation_id}"
         if limit < 1:
             return []
         ids = ("-".join(map(str, each)) for each in place)
-        reply = self._run("events", correlation_id, *ids, limit, about=about)
-        with self._readable(about):
+        reply = self._server.run("events", correlation_id, *ids, limit, about=about)
+        with self._server.readable(about):
             events, streamed = reply
-            happened = [_entry(id_, flat) for id_, flat in events]
-            shown = [_entry(id_, flat[2:], behind=id_of(flat[1])) for id_, flat in streamed]
+            happened = [entry_of(id_, flat) for id_, flat in events]
+            shown = [entry_of(id_, flat[2:], behind=id_of(flat[1])) for id_, flat in streamed]
             return read_on(place, happened, shown, limit=limit)
 
     def bury(self, letter: DeadLetter) -> bool:
-        """Keep a dead letter; the oldest gives way where there are too many."""
+        """Keep a dead letter. If there are too many, the oldest is dropped."""
         about = f"letter:{letter.letter_id}"
-        return bool(self._run("bury", letter.letter_id, self._ttl, *_letter_fields(letter), about=about))
+        return bool(self._server.run("bury", letter.letter_id, self._ttl, *letter_fields(letter), about=about))
 
     def dead_letters(self, *, after: str | None, limit: int) -> Sequence[DeadLetter]:
         """Return dead letters, newest first."""
         if after is not None and _LETTER_CURSOR.fullmatch(after) is None:
-            raise InvalidInput("bad_cursor", "after", "is no cursor of a dead letter of this store")
+            raise InvalidInput("bad_cursor", "after", "is not the cursor of a dead letter of this store")
         if limit < 1:
             return []
-        with self._readable("letters"):
-            return [_letter(flat) for flat in self._run("letters", after or "", limit, about="letters")]
+        with self._server.readable("letters"):
+            return [letter_of(flat) for flat in self._server.run("letters", after or "", limit, about="letters")]
 
     def dead_letter(self, letter_id: str) -> DeadLetter | None:
         """Return a dead letter, or None."""
         about = f"letter:{letter_id}"
-        fields = self._ask(lambda c: c.redis.hgetall(f"{self._prefix}:{about}"), about=about)
-        with self._readable(about):
-            return _letter(_flat(fields)) if fields else None
+        fields = self._server.ask(lambda c: c.redis.hgetall(f"{self._prefix}:{about}"), about=about)
+        with self._server.readable(about):
+            return letter_of(flat_of(fields)) if fields else None
 
     def forget_letter(self, letter_id: str) -> bool:
-        """Delete a dead letter; False where there is none."""
+        """Delete a dead letter; False if there is none."""
 
-        def forget(client: _Client) -> _Reply:
+        def forget(client: Client) -> Reply:
             with client.redis.pipeline(transaction=True) as commands:
                 commands.zrem(f"{self._prefix}:letters", letter_id)
                 commands.zrem(f"{self._prefix}:kept", letter_id)
                 commands.delete(f"{self._prefix}:letter:{letter_id}")
                 return commands.execute()
 
-        return bool(self._ask(forget, about="letters")[-1])
+        return bool(self._server.ask(forget, about="letters")[-1])
 
     def letters_dropped(self) -> int:
-        """Return how many dead letters gave way to newer ones."""
-        with self._readable("meta"):
-            return int(self._ask(lambda c: c.redis.hget(f"{self._prefix}:meta", "letters_dropped"), about="meta") or 0)
+        """Return how many dead letters were dropped in favour of newer ones."""
+        with self._server.readable("meta"):
+            return int(
+                self._server.ask(lambda c: c.redis.hget(f"{self._prefix}:meta", "letters_dropped"), about="meta") or 0
+            )
 
     def check(self, *, allow_eviction: bool) -> Sequence[str]:
         """Return warnings about the server.
 
-        Raises `Unreachable`, or `ConfigurationError` where it is part of a cluster, may evict records (unless
+        Raises `Unreachable`, or `ConfigurationError` if the server is part of a cluster, may evict records (unless
         allowed), or holds records of another format.
         """
-        self._refuse_cluster()
-        format_ = self._ask(lambda c: c.redis.hget(f"{self._prefix}:meta", "format"), about="meta")
-        mistakes = _format_mistakes(format_, self._prefix)
-        config = self._permitted(lambda c: c.redis.config_get("maxmemory-policy", "appendonly"))
-        warnings = self._config_warnings(config)
-        policy = config.get("maxmemory-policy", "noeviction") if config is not None else "noeviction"
-        if policy != "noeviction":
-            evicts = f"the store {self._address} has `maxmemory-policy {policy}` and may evict running workflows"
-            if allow_eviction:
-                warnings.append(f"{evicts}; `paigeant_allow_eviction` permits it")
-            else:
-                mistakes.append(f"{evicts}; set it to `noeviction`, or set `paigeant_allow_eviction = True`")
-        if mistakes:
-            raise ConfigurationError(mistakes)
-        return warnings
+        return check_server(self._server, allow_eviction=allow_eviction)
 
     def bind_broker(self, broker: str) -> str:
-        """Remember the broker that this prefix belongs to; return the one that is remembered."""
+        """Remember the broker that this prefix belongs to, and return the one that is remembered."""
         key = f"{self._prefix}:meta"
 
-        def bind(client: _Client) -> _Reply:
+        def bind(client: Client) -> Reply:
             with client.redis.pipeline(transaction=True) as commands:
                 commands.hsetnx(key, "broker", broker)
                 commands.hsetnx(key, "format", FORMAT)
                 commands.hget(key, "broker")
                 return commands.execute()
 
-        return str(self._ask(bind, about="meta")[-1])
+        return str(self._server.ask(bind, about="meta")[-1])
 
     def close(self) -> None:
-        """Give this process's connections back; a later call opens new ones."""
-        client, self._client = self._client, None
-        if client is not None and client.pid == os.getpid():
-            client.redis.close()
+        """Release this process's connections. A later call opens new ones."""
+        self._server.close()
 
-    def _close(self, script: str, closing: Closing, *more: int, failure: Failure, behind: Sequence[str] = ()) -> bool:
+    def _close(self, script: str, closing: Closing, *more: int, failure: Failure, letter: Sequence[str] = ()) -> bool:
         recorded = {"step_id": failure.step_id, "error_class": failure.error_class, "text": failure.text}
-        reply = self._run(
+        reply = self._server.run(
             script, closing.hop_id, closing.owner, closing.fence, *more, json.dumps(recorded),
-            failure.step_id or "", failure.error_class, *behind,
+            failure.step_id or "", failure.error_class, *letter,
             about=f"hop:{closing.hop_id}",
         )  # fmt: skip
         return bool(reply)
-
-    def _run(self, script: str, *arguments: str | int, about: str) -> _Reply:
-        return self._ask(lambda c: c.scripts[script](args=[self._prefix, *arguments]), about=about)
-
-    def _ask(self, question: Callable[[_Client], _Reply], *, about: str) -> _Reply:
-        """Put a question to the server; `about` is the key that it is about, without prefix."""
-        try:
-            return question(self._connected())
-        except UnicodeDecodeError as error:
-            raise StoreCorrupt(f"{self._prefix}:{about}", "is no UTF-8 text") from error
-        except OutOfMemoryError as error:
-            cause = "the server is full: its `maxmemory` is reached and nothing may be evicted"
-            raise Unreachable("store", self._address, cause) from error
-        except ResponseError as error:
-            raise self._refusal(error, f"{self._prefix}:{about}") from error
-        except redis.DataError:
-            raise  # of an argument that is no text or number; nothing was sent
-        except RedisError as error:
-            raise Unreachable("store", self._address, type(error).__name__) from error
-
-    def _permitted(self, question: Callable[[_Client], _Reply]) -> _Reply:
-        """Put a question to the server that it may refuse to answer; None where it does."""
-        try:
-            return question(self._connected())
-        except ResponseError:
-            return None
-        except RedisError as error:
-            raise Unreachable("store", self._address, type(error).__name__) from error
-
-    def _refusal(self, error: ResponseError, key: str) -> StoreCorrupt | Unreachable:
-        text = str(error)
-        if text.startswith("CORRUPT "):
-            _, key, what = text.split(" ", 2)
-            return StoreCorrupt(key, what)
-        if text.startswith("WRONGTYPE"):
-            return StoreCorrupt(key, "has another type than this version writes")
-        if type(error) is ResponseError and _FALLEN.match(text) and not _REFUSED.search(text):
-            return StoreCorrupt(key, "has values that this version cannot read")
-        # The server is there and will not, which may pass.
-        # What it says behind these words would repeat the script or its arguments.
-        said = re.split(r" script: [0-9a-f]{40}|, with args ", text)[0][:200]
-        return Unreachable("store", self._address, said if type(error) is ResponseError else type(error).__name__)
-
-    @contextmanager
-    def _readable(self, about: str) -> Iterator[None]:
-        try:
-            yield
-        except (KeyError, ValueError, TypeError) as error:
-            text = f"has values that this version cannot read ({type(error).__name__})"
-            raise StoreCorrupt(f"{self._prefix}:{about}", text) from error
-
-    def _connected(self) -> _Client:
-        # No lock: it could be held by another thread at a fork and never come free in the child. Two threads may
-        # both make a client at first; one of the two goes away when its call is done.
-        client = self._client
-        if client is None or client.pid != os.getpid():
-            client = self._client = _open(self._options, self._limits)
-        return client
-
-    def _refuse_cluster(self) -> None:
-        info = self._permitted(lambda c: c.redis.info("cluster")) or {}
-        if str(info.get("cluster_enabled", 0)) == "1":
-            text = f"the store {self._address} is a Redis Cluster, which is not supported; use one Redis primary"
-            raise ConfigurationError([text])
-
-    def _config_warnings(self, config: Mapping[str, str] | None) -> list[str]:
-        if not config:
-            return [
-                f"the store {self._address} does not permit CONFIG GET; make sure that it has `maxmemory-policy "
-                "noeviction` and `appendonly yes`"
-            ]
-        if config.get("appendonly", "yes") == "yes":
-            return []
-        return [
-            f"the store {self._address} has no append-only file; a restart of the server loses what it recorded since "
-            "the last snapshot: set `appendonly yes`"
-        ]
-
-
-def script_texts(limits: Limits) -> dict[str, str]:
-    """Return the scripts by their names, each as it is sent to the server."""
-    folder = resources.files("paigeant_celery.store").joinpath("scripts")
-    common = written(limits) + folder.joinpath("common.lua").read_text("utf-8")
-    return {name: common + folder.joinpath(f"{name}.lua").read_text("utf-8") for name in SCRIPTS}
-
-
-def _open(options: Mapping[str, Any], limits: Limits) -> _Client:
-    client = redis.Redis.from_pool(redis.ConnectionPool(**options))
-    scripts = {name: client.register_script(text) for name, text in script_texts(limits).items()}
-    return _Client(os.getpid(), client, scripts)
-
-
-def _options(url: str) -> dict[str, Any]:
-    """Return the client's options for `url`, whose query may set timeouts and the like."""
-    try:
-        parts = urlsplit(url)
-        # A password with '#', '?' or '/' cuts the URL in the wrong place; the '@' is then behind the cut.
-        if parts.fragment or "@" in parts.path + parts.query:
-            raise ValueError
-        # redis-py reads a path that is no number as database 0.
-        if parts.scheme != "unix" and re.fullmatch(r"/*[0-9]*/*", parts.path) is None:
-            raise ValueError
-        given = _parse_url(url)
-        if isinstance(mode := given.get("ssl_cert_reqs"), str):
-            given["ssl_cert_reqs"] = mode.lower().removeprefix("ssl.").removeprefix("cert_")  # Celery's words
-        options = {
-            "socket_timeout": SOCKET_TIMEOUT,
-            "socket_connect_timeout": SOCKET_TIMEOUT,
-            "client_name": "paigeant",
-            "max_connections": MAX_CONNECTIONS,
-            **given,
-            "retry": Retry(ExponentialBackoff(cap=0.2, base=0.05), retries=RETRIES),
-            "retry_on_error": [redis.ConnectionError, redis.TimeoutError],  # redis-py before 6 asks for it
-            "decode_responses": True,
-        }
-        redis.ConnectionPool(**options).make_connection()  # connects to nothing; finds options that do not exist
-    except (TypeError, ValueError, RedisError):
-        # Without the cause and its text, which may show parts of a password.
-        raise ConfigurationError(
-            [
-                "store URL: it is not understood; expected 'redis://user:password@host:6379/0' with options that "
-                "redis-py knows, and special characters of the password percent-encoded"
-            ]
-        ) from None
-    return options
-
-
-def _address(url: str, options: Mapping[str, Any]) -> str:
-    """Return `url` without user, password and options other than the database."""
-    scheme, database = url.partition("://")[0], options.get("db", 0)
-    if scheme == "unix":
-        return f"unix://{options.get('path', '')}?db={database}"
-    host = options.get("host", "localhost")
-    host = f"[{host}]" if ":" in host else host
-    return f"{scheme}://{host}:{options.get('port', 6379)}/{database}"
-
-
-def _format_mistakes(found: str | None, prefix: str) -> list[str]:
-    if found in (None, FORMAT):
-        return []
-    return [
-        f"the records under {prefix!r} have format {found!r} and this version reads {FORMAT!r}; run one version on all "
-        "workers, or choose another `paigeant_prefix`"
-    ]
-
-
-def _hop_arguments(hop: HopRecord) -> tuple[str, str, str, str]:
-    return hop.hop_id, hop.queue, hop.envelope, hop.digest
-
-
-def _flat(pairs: Mapping[str, str]) -> list[str]:
-    return [part for pair in pairs.items() for part in pair]
-
-
-def _letter_fields(letter: DeadLetter) -> list[str]:
-    return _flat({name: str(value) for name, value in vars(letter).items() if value is not None})
-
-
-def _letter(flat: Sequence[str]) -> DeadLetter:
-    fields: dict[str, Any] = dict(zip(flat[::2], flat[1::2], strict=True))
-    optional = dict.fromkeys(("hop_id", "correlation_id", "activity", "queue"))
-    return DeadLetter(**{**optional, **fields, "size": int(fields["size"]), "at": _moment(fields["at"])})
-
-
-def _entry(id_: str, flat: Sequence[str], *, behind: Id | None = None) -> Entry:
-    fields = dict(zip(flat[::2], flat[1::2], strict=True))
-    return Entry(id=id_of(id_), at=_moment(id_.partition("-")[0]), fields=fields, behind=behind)
-
-
-def _moment(milliseconds: str) -> datetime:
-    return _EPOCH + timedelta(milliseconds=int(milliseconds))

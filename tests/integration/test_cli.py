@@ -167,7 +167,7 @@ def test_a_hop_begins_anew_where_its_journal_is_discarded(
 
     @activity(policy=StepPolicy(max_attempts=1))
     def divide(by: int) -> float:
-        closing = Closing(hop_id="w.0", owner="harness", fence=workflow_harness.store._hops["w.0"].hop.fence)
+        closing = Closing(hop_id="w.0", owner="harness", fence=workflow_harness.store._records.hops["w.0"].hop.fence)
         workflow_harness.store.record(closing, {"call": "1"})
         return 1 / by
 

@@ -20,7 +20,8 @@ from paigeant_celery.hop.lease import RENEWALS_PER_LEASE, Owner
 from paigeant_celery.hop.sweeper import EVERY
 from paigeant_celery.store.limits import LIMITS
 from paigeant_celery.store.port import Claim, Claimed, Closing, HopRecord, NewWorkflow
-from paigeant_celery.store.redis import RedisStore, script_texts
+from paigeant_celery.store.redis import RedisStore
+from paigeant_celery.store.redis_client import script_texts
 from tests.benchmarks.proxy import CountingProxy, Turns, running_proxy
 from tests.support.processes import START_WITHIN, deployment, eventually
 from tests.support.servers import RedisServer

@@ -17,7 +17,7 @@ from typing import Any
 import redis
 from ledger import me, note
 
-import paigeant_celery.store.redis as store_module
+import paigeant_celery.store.redis_client as client_module
 from paigeant_celery.broker.publisher import CeleryPublisher
 from paigeant_celery.hop.service import HopService
 from paigeant_celery.store.port import Claimed
@@ -83,7 +83,7 @@ wrap(RedisStore, "renew", after=dies("renewed"))
 wrap(RedisStore, "sweep", after=lambda found: die_at("swept") if found.overdue else None)
 
 
-open_client = store_module._open
+open_client = client_module._open
 asking = threading.local()
 
 
@@ -119,4 +119,4 @@ def leaky(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
     return called
 
 
-store_module._open = open_leaky
+client_module._open = open_leaky

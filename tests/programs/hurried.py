@@ -1,7 +1,7 @@
-"""Waits that are ten times as short: a program of the tests that loads this module before its store opens has them.
+"""Waits of a tenth of their length, for test programs that load this module before their store opens.
 
-A lost message is overdue after 0.5 s, and who sweeps does so ten times a second. All processes of a deployment load it;
-leases are a setting, and stay as they are.
+A lost message is overdue after 0.5 s, and sweepers sweep ten times a second. All processes of a deployment must load
+this module. Leases are a setting and stay as they are.
 """
 
 from __future__ import annotations

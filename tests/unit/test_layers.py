@@ -38,7 +38,7 @@ LIBRARIES = {
     "pydantic_ai": {"agents", "testing"},
     "celery": {"broker", "worker", "celery", "cli"},
     "kombu": {"broker", "worker"},
-    "redis": {"store.redis"},
+    "redis": {"store.redis_client"},
     "click": {"worker", "cli"},
     "opentelemetry": {"broker.tracing"},
     "pytest": {"testing"},
@@ -161,6 +161,18 @@ def test_only_who_opens_a_store_names_its_implementation() -> None:
         f"{module}:{found.line} imports {target}"
         for module, found, target in own_imports()
         if target in STORES and wing_of(module) not in MAY_NAME_A_STORE
+    ]
+
+    assert wrong == []
+
+
+def test_the_parts_of_a_store_are_used_by_that_store_alone() -> None:
+    """How a store is divided is its own business. The names of its parts begin with its name."""
+    wrong = [
+        f"{module}:{found.line} imports {target}"
+        for module, found, target in own_imports()
+        for store in STORES
+        if target.startswith(f"{store}_") and module != store and not module.startswith(f"{store}_")
     ]
 
     assert wrong == []

@@ -1,6 +1,6 @@
--- BURY: keep a dead letter of a message that was refused; the oldest gives way where there are too many, and is counted.
+-- BURY: keep a dead letter of a refused message. If there are too many, the oldest is dropped and counted.
 -- ARGV: prefix, letter, ttl, field, value, ...
--- Answer: 1 kept | 0 it is there already, nothing changed
+-- Answer: 1 kept | 0 it was already kept, nothing changed
 
 local _, letter, ttl = unpack(ARGV, 1, 3)
 
@@ -8,7 +8,7 @@ local wrong = misplaced(letter_key(letter), 'hash', letters, 'zset', meta, 'hash
 if wrong then return wrong end
 if redis.call('EXISTS', letter_key(letter)) == 1 then return 0 end
 
--- Those that expired are at the old end. There may be many after a quiet time; the next letters remove the rest.
+-- Expired letters are at the old end. After a quiet time there may be many; later letters remove the rest.
 for _, old in ipairs(redis.call('ZRANGE', letters, 0, LETTERS_AT_ONCE - 1)) do
   if redis.call('EXISTS', letter_key(old)) == 1 then break end
   redis.call('ZREM', letters, old)

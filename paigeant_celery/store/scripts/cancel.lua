@@ -1,6 +1,6 @@
--- CANCEL: end a workflow wherever its hop is. A run that goes on learns of it at its next renewal and can write nothing.
+-- CANCEL: end a workflow wherever its hop is. A run in progress learns of it at its next renewal and can write nothing.
 -- ARGV: prefix, workflow, ttl
--- Answer: 'cancelled', now or before | 'ended' otherwise before | 'unknown'
+-- Answer: 'cancelled', now or before | 'ended' in another way before | 'unknown'
 
 local _, workflow, ttl = unpack(ARGV)
 

@@ -1,4 +1,4 @@
--- CLAIM: give a queued hop, or one whose owner's lease has lapsed, to an owner.
+-- CLAIM: give a queued hop, or one whose owner's lease has expired, to an owner.
 -- ARGV: prefix, hop, owner, token, max_attempts, digest ('' skips the comparison), lease
 -- Answer: {'unknown' | 'finished' | 'running' | 'waiting' | 'parked' | 'cancelled' | 'altered'}, or
 --         {'claimed', fence, attempt, claimed_at, exhausted (0|1), when the workflow was recorded}
@@ -21,7 +21,7 @@ wrong = misplaced(wf_key(record.workflow), 'hash', events_key(record.workflow), 
   owner_key(record.owner or ''), 'set', host_key(record.owner or ''), 'set')
 if wrong then return wrong end
 
--- What is no copy of the recorded message is told from one whatever has become of the hop.
+-- An altered message is recognised in every state of the hop.
 if digest ~= '' and digest ~= record.digest then return { 'altered' } end
 local created_at = redis.call('HGET', wf_key(record.workflow), 'created_at')
 if not created_at then return corrupt(wf_key(record.workflow), 'lacks fields') end
@@ -34,7 +34,7 @@ if record.state == 'running' and not (record.owner and record.claimed_at) then
   return corrupt(hop_key(hop), 'runs without owner')
 end
 if record.token == token and record.owner == owner then
-  -- The reply to this very call was lost and the client repeats it; the lease may have lapsed since.
+  -- The reply to this very call was lost, and the client repeats it. The lease may have expired since.
   redis.call('HSET', hop_key(hop), 'state', 'running')
   redis.call('ZREM', due, hop)
   give_to(owner, hop, lease)
@@ -50,8 +50,8 @@ redis.call('HSET', hop_key(hop), 'state', 'running', 'owner', owner, 'token', to
   'claimed_at', int(now), 'exhausted', exhausted)
 if record.state == 'running' then take_from(record.owner, hop) else redis.call('ZREM', due, hop) end
 give_to(owner, hop, lease)
--- Nobody knows which of its messages came. Of one that was sent again, the earlier may come first, delivered once more by
--- the broker, while the later stands behind thousands: counted as reached, that one's number would make all of them lost.
+-- Nobody knows which of its messages arrived. If it was sent again, the broker may redeliver the first message while
+-- the last still waits in a long queue. If the last counted as reached, all messages ahead of it would seem lost.
 if (tonumber(record.first) or 0) > (tonumber(redis.call('HGET', reached_key, record.queue)) or 0) then
   redis.call('HSET', reached_key, record.queue, record.first)
 end

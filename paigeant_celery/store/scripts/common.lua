@@ -1,5 +1,6 @@
--- Put in front of every script, behind the limits of the protocol as local names (DUE_AFTER, ...). ARGV[1] is always the prefix; keys are computed from it (Redis Cluster is
--- not supported). All times are milliseconds of the server's clock, which is the only one.
+-- Precedes every script, and follows the limits of the protocol as local names (DUE_AFTER, ...). ARGV[1] is always the
+-- prefix, from which keys are computed (Redis Cluster is not supported). All times are in milliseconds of the server's
+-- clock; no other clock is used.
 --
 -- {prefix}:wf:{workflow}      hash    content, state (running|completed|failed|parked|cancelled),
 --                                     hop (the current one), created_at,
@@ -7,30 +8,31 @@
 -- {prefix}:hops:{workflow}    set     ids of all its hops
 -- {prefix}:hop:{hop}          hash    workflow, state (queued|running|waiting|parked|done|failed|cancelled), queue, digest,
 --                                     attempt, fence, owner, token, claimed_at, exhausted, failure (JSON, of the last
---                                     attempt); redriven_by and published_by (tokens); letter (while parked); sent and first (the numbers of
---                                     its latest and of its first message among those of its queue) and waits (how often
---                                     it was overdue); envelope until the hop is closed
+--                                     attempt); redriven_by and published_by (tokens); letter (while parked);
+--                                     sent and first (the numbers of its latest and of its first message among those of
+--                                     its queue); waits (how often it was overdue); envelope until the hop is closed
 -- {prefix}:events:{workflow}  stream  what happened: type, hop, ...; never prompts or outputs
--- {prefix}:stream:{workflow}  stream  events of agents while they run: behind (the last event of the workflow when it came),
---                                     type, hop, ...; the second number of an id counts all that came
+-- {prefix}:stream:{workflow}  stream  events of agents while they run: behind (the last event of the workflow
+--                                     before it), type, hop, ...; the second number of an id counts all entries that ever came
 -- {prefix}:blob:{workflow}    hash    step id -> JSON text of an output that does not travel
--- {prefix}:journal:{hop}      hash    call -> what was recorded of it (JSON); goes with the workflow
+-- {prefix}:journal:{hop}      hash    call -> what was recorded about it (JSON); expires with the workflow
 -- {prefix}:due                zset    queued hop -> when its message should have been claimed; hop that is sent whatever
 --                                     waits on its queue (a retry, released, redriven) -> when, less AHEAD
 -- {prefix}:parked             zset    parked hop -> since when
 -- {prefix}:owner:{owner}      set     hops that the owner runs
 -- {prefix}:owners             zset    owner -> end of its lease; exactly the owners whose set is not empty
--- {prefix}:host:{host}        set     those of them that are of one host (the part of their id before the first ':')
--- {prefix}:letter:{letter}    hash    a dead letter; expires like an ended workflow, that of a parked hop never
--- {prefix}:letters            zset    letter of a refused message -> its cursor; those that expired go with the next ones
---                                     that come
+-- {prefix}:host:{host}        set     the same owners by host (the part of their id before the first ':')
+-- {prefix}:letter:{letter}    hash    a dead letter; expires like an ended workflow, but never while its hop is parked
+-- {prefix}:letters            zset    letter of a refused message -> its cursor; expired ones are removed when the next
+--                                     ones come
 -- {prefix}:kept               zset    letter of a parked hop -> its cursor
 -- {prefix}:sent               hash    queue -> how many messages were meant for it
--- {prefix}:reached            hash    queue -> the highest of those numbers that was surely reached: the first of a claimed hop
+-- {prefix}:reached            hash    queue -> the highest of those numbers known to be reached: the first of
+--                                     a claimed hop
 -- {prefix}:meta               hash    broker, format; swept_at and held_until of the sweeping;
---                                     letter_cursor (the last one given), letters_dropped (that gave way to newer)
+--                                     letter_cursor (the last one given), letters_dropped (in favour of newer ones)
 
-local AHEAD = 1e13 -- milliseconds, three centuries: puts hops before all queued ones, of which there may be thousands
+local AHEAD = 1e13 -- milliseconds, three centuries: puts hops before all queued ones; there may be thousands of those
 
 local prefix = ARGV[1]
 local clock = redis.call('TIME')
@@ -55,8 +57,8 @@ local function int(number) return string.format('%.0f', number) end
 
 local function corrupt(key, what) return redis.error_reply('CORRUPT ' .. key .. ' ' .. what) end
 
--- Redis does not undo a script that fails half-way, so every script asks this before its first write.
--- Takes key, type, key, type, ...; returns an error for the first key that is of another type, else nil.
+-- Redis does not roll back a script that fails half-way, so every script asks this before its first write.
+-- Takes key, type, key, type, ...; returns an error for the first key that is of another type, otherwise nil.
 local function misplaced(...)
   local expected = { ... }
   for i = 1, #expected, 2 do
@@ -84,7 +86,7 @@ local function expect(hop, queue, waits)
   return number
 end
 
--- Have the hop sent at that time, by the first sweep that comes then.
+-- Have the hop sent by the first sweep after that time.
 local function send_at(hop, at) redis.call('ZADD', due, int(at - AHEAD), hop) end
 
 local function queue_hop(workflow, hop, queue, envelope, digest)
@@ -110,19 +112,20 @@ end
 
 local function long_unswept(lease) return math.max(lease / 2, LONG_UNSWEPT) end
 
--- Whether leases that ended are let be for now. While nobody swept, the server was away for all, or nobody was there
--- to renew: the owners get the time of one lease to come back, or every run in flight would begin a second time.
+-- Whether expired leases are left alone for now. If nobody swept for long, the server was away for everybody, or nobody
+-- was there to renew. The owners then get the time of one lease to come back; otherwise every run in progress would
+-- begin a second time.
 local function held(lease)
   local swept_at, held_until = unpack(redis.call('HMGET', meta, 'swept_at', 'held_until'))
   return swept_at and (now - swept_at > long_unswept(lease) or now < tonumber(held_until or 0))
 end
 
--- Shared by the closing operations: what the owner and the fence allow. Returns the workflow where the hop may be
--- closed, else nil and what to answer: 1 where it was closed so by the same claim before, 0 where not.
+-- Shared by the closing operations: what the owner and the fence allow. Returns the workflow if the hop may be closed,
+-- otherwise nil and the answer: 1 if the same claim has already closed it in the same way, 0 if not.
 local function may_close(hop, owner, fence, closed_state)
   local record = redis.call('HMGET', hop_key(hop), 'workflow', 'state', 'owner', 'fence')
   if record[3] ~= owner or record[4] ~= fence then return nil, 0 end
-  -- A queued one that was this owner's lapsed, and nobody took it since.
+  -- If it is queued and still this owner's, it lapsed and nobody has taken it.
   if record[2] == 'running' or record[2] == 'queued' then return record[1] end
   return nil, record[2] == closed_state and 1 or 0
 end
@@ -141,10 +144,10 @@ local function write_letter(letter, fields)
   return cursor
 end
 
--- Keep the letter of a parked hop until it needs no person any more. Fields are a flat list.
+-- Keep the letter of a parked hop until the hop no longer needs a person. Fields are a flat list.
 local function keep_letter(hop, letter, fields)
   local cursor = redis.call('HGET', letter_key(letter), 'cursor') or write_letter(letter, fields)
-  redis.call('PERSIST', letter_key(letter)) -- it was refused before, and kept for a while only
+  redis.call('PERSIST', letter_key(letter)) -- it was refused before, and would expire
   redis.call('ZREM', letters, letter)
   redis.call('ZADD', kept_letters, cursor, letter)
   redis.call('HSET', hop_key(hop), 'letter', letter)
@@ -158,7 +161,7 @@ local function drop_letter(hop)
   redis.call('ZREM', kept_letters, letter)
 end
 
--- All keys of a workflow end in the same millisecond, so that none is ever met without the others.
+-- All keys of a workflow expire in the same millisecond, so that none is ever seen without the others.
 local function expire(workflow, ttl)
   local at = int(now + ttl)
   for _, hop in ipairs(redis.call('SMEMBERS', hops_key(workflow))) do

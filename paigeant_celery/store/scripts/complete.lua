@@ -19,7 +19,7 @@ if next_hop ~= '' and redis.call('EXISTS', hop_key(next_hop)) == 1 then
 end
 notes = cjson.decode(notes)
 
--- What grows comes first: a full server refuses a script at its first write, or not at all.
+-- Writes that need memory come first: a full server refuses a script at its first write, or not at all.
 for i = 11, #ARGV, 2 do redis.call('HSET', blob_key(workflow), ARGV[i], ARGV[i + 1]) end
 if next_hop ~= '' then queue_hop(workflow, next_hop, queue, envelope, digest) end
 close_hop(hop, owner, 'done')

@@ -1,4 +1,4 @@
--- EVENTS: what happened to a workflow and what its agents streamed behind a place in each, as of one moment.
+-- EVENTS: what happened to a workflow and what its agents streamed, each after a place, as of one moment.
 -- ARGV: prefix, workflow, id of the last event read, id of the last entry of the stream read ('0-0' for none), limit
 -- Answer: {events}, {entries of the stream}, as XRANGE gives them
 

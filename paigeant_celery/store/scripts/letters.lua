@@ -1,6 +1,6 @@
 -- LETTERS: dead letters, newest first, that are older than the cursor.
 -- ARGV: prefix, cursor ('' for the newest), limit
--- Answer: fields and values of each; one that expired is not among them
+-- Answer: fields and values of each; expired ones are left out
 
 local _, cursor, limit = unpack(ARGV)
 

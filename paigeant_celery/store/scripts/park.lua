@@ -1,6 +1,6 @@
--- PARK: set a hop aside that needs a person, and with it the workflow. Its record has no end, until it is sent again
+-- PARK: set a hop that needs a person aside, and with it the workflow. Its record does not expire before it is redriven
 -- or cancelled.
--- ARGV: prefix, hop, owner, fence, failure (JSON), step id ('' for none), error class, then to keep a dead letter of it:
+-- ARGV: prefix, hop, owner, fence, failure (JSON), step id ('' for none), error class, then to keep its dead letter:
 --       letter, field, value, ...
 -- Answer: 1 recorded, now or by an earlier call of this claim | 0 overtaken, nothing changed
 

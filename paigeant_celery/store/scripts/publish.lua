@@ -1,5 +1,5 @@
--- PUBLISH: add events of the agent that runs in a hop to the stream of its workflow. The oldest give way, and their
--- absence shows: the second number of an entry's id counts all that ever came.
+-- PUBLISH: add events of the agent that runs in a hop to the stream of its workflow. The oldest are dropped, which
+-- readers notice: the second number of an entry's id counts all entries that ever came.
 -- ARGV: prefix, hop, owner, fence, token (of this call, which may be repeated), then for each event the number of its
 --       parts, and field, value, ...
 -- Answer: 1 added, now or by an earlier call with this token | 0 overtaken, closed or cancelled, nothing changed

@@ -1,7 +1,7 @@
 -- READ: a workflow together with its current hop, as of one moment.
 -- ARGV: prefix, workflow
--- Answer: nil where it is unknown, else {state, content, hop, created_at, updated_at, failure, envelope,
---         the hop's queue, state, attempt, when it is tried again (nil where it does not wait for that)}
+-- Answer: nil if it is unknown, otherwise {state, content, hop, created_at, updated_at, failure, envelope,
+--         the hop's queue, state, attempt, when it is tried again (nil if it does not wait)}
 
 local workflow = ARGV[2]
 

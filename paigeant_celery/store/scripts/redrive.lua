@@ -1,6 +1,6 @@
 -- REDRIVE: queue the parked hop of a workflow again, with all its attempts. The next sweep sends its message: the hop
 -- counts as overtaken by all others of its queue.
--- ARGV: prefix, workflow, token (of this call, which may be repeated), '1' where the hop's journal is to be discarded
+-- ARGV: prefix, workflow, token (of this call, which may be repeated), '1' to discard the hop's journal
 -- Answer: 'redriven' | 'not_parked' | 'unknown'
 
 local _, workflow, token, discard = unpack(ARGV)

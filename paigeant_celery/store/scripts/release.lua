@@ -1,4 +1,4 @@
--- RELEASE: queue a hop again that its owner does not run, and give the attempt back.
+-- RELEASE: requeue a hop that its owner does not run, and give the attempt back.
 -- The next sweep sends its message: the hop counts as overtaken by all others of its queue.
 -- ARGV: prefix, hop, owner, fence
 -- Answer: 1 released | 0 closed, released or taken by another claim before, nothing changed

@@ -1,7 +1,7 @@
 -- RENEW: extend an owner's lease, and say which of its runs lost their hop.
 -- A lapsed owner is revived with it: a hop that nobody took still names the owner and the fence.
 -- ARGV: prefix, owner, lease, then hop, fence for each hop that the owner runs
--- Answer: {the hops that it may no longer write for}, {hop, fence, ... of those that are listed as its own and not
+-- Answer: {the hops that it may no longer write for}, {hop, fence, ... of those that are listed as its own but not
 --         named}, {those of the first that were cancelled}
 
 local _, owner, lease = unpack(ARGV, 1, 3)
@@ -28,7 +28,7 @@ for i = 4, #ARGV, 2 do
   end
 end
 
--- An owner that names no hop keeps no lease alive, even where the store still lists some: nobody runs those.
+-- An owner that names no hops keeps no lease alive. If the store still lists some, nobody runs them.
 if redis.call('EXISTS', owner_key(owner)) == 0 then
   redis.call('ZREM', owners, owner)
   redis.call('SREM', host_key(owner), owner)

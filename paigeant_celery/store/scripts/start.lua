@@ -1,6 +1,6 @@
--- START: record a workflow and its first hop; ADOPT: the same, of one that only its message knows.
+-- START: record a workflow and its first hop; ADOPT: the same for one that is known only from its message.
 -- ARGV: prefix, workflow, content, hop, queue, envelope, digest, then to adopt it: when its message was sent, and how
---       long ago that may be
+--       long ago that may be at most
 -- Answer: 'started' | 'exists' (same content) | 'conflict' (other content) | 'expired' (too old to be adopted)
 
 local _, workflow, content, hop, queue, envelope, digest, sent_at, max_age = unpack(ARGV)

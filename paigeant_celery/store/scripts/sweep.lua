@@ -1,9 +1,9 @@
--- SWEEP: find hops that wait for a message which will not come, note that it is sent again, and say which.
--- Nobody leads: whoever asks first in a second makes the pass, the others only learn of the owners of their host.
+-- SWEEP: find hops whose message will not come, note that it is sent again, and return them.
+-- Nobody leads: whoever asks first in a second makes the pass; the others learn only of the owners on their host.
 -- ARGV: prefix, host, lease, number of dead owners, the dead owners (their processes are gone), then queue, '1' (it is
 --       empty) or '0' for each queue that the caller has looked at
 -- Answer: {owners of this host}, {queues that must be looked at}, {hop, queue, envelope, digest, ... to send again},
---         {keys that are no records of ours}
+--         {keys that do not hold records of ours}
 
 local _, host, lease, dead_count = unpack(ARGV, 1, 4)
 
@@ -17,10 +17,10 @@ for i = 5 + dead_count, #ARGV, 2 do looked_at[ARGV[i]] = ARGV[i + 1] end
 local again, corrupted, unknown, asked = {}, {}, {}, {}
 local bytes = 0
 
--- What does not fit into this answer stays as it is, for the next pass.
+-- What does not fit into this answer is left for the next pass.
 local function is_full() return #again / 4 >= MOST_AT_ONCE or bytes >= MOST_BYTES end
 
--- What is needed to send the hop again; nil where the record is none of ours.
+-- What is needed to send the hop again; nil if the record is not one of ours.
 local function record_of(hop)
   if redis.call('TYPE', hop_key(hop)).ok ~= 'hash' then return nil end
   local record = {}
@@ -85,8 +85,8 @@ local function send_waiting(hop)
   end
 end
 
--- Look at a queued hop that should have been claimed by now. There may be thousands, so the envelope is read of those only
--- that are sent again.
+-- Look at a queued hop that should have been claimed by now. There may be thousands, so only the envelopes of those
+-- that are sent again are read.
 local function look_at(hop)
   local found = redis.pcall('HMGET', hop_key(hop), 'state', 'queue', 'sent', 'waits')
   if found.err then return give_up(hop) end
@@ -99,7 +99,7 @@ local function look_at(hop)
     if not record then return give_up(hop) end
     send_again(hop, record, waits, overtaken and 'overtaken' or 'queue_empty')
   elseif looked_at[queue] then
-    -- It stands behind others: no reason to send it again.
+    -- Its message waits behind others: there is no reason to send it again.
     redis.call('HSET', hop_key(hop), 'waits', waits)
     await_claim(hop, waits)
   elseif not asked[queue] then

@@ -11,7 +11,7 @@ from typing import Any, Protocol, cast
 
 import redis
 
-from paigeant_celery.store.limits import Limits
+from paigeant_celery.store.limits import LIMITS, Limits
 from paigeant_celery.store.memory import MemoryStore
 from paigeant_celery.store.port import Store
 from paigeant_celery.store.redis import RedisStore
@@ -100,11 +100,11 @@ def check_places(bench: Bench) -> None:
 class MemoryBench:
     def __init__(self) -> None:
         self.now = datetime(2030, 1, 1, tzinfo=UTC)
-        self.raw = MemoryStore(lease=LEASE, ttl=TTL, now=lambda: self.now)
-        self.store = self.brief = self.short_lived = cast("Store", Watched(self.raw, self))
+        self.limit(LIMITS)
 
     def limit(self, limits: Limits) -> None:
-        self.raw._limits = limits
+        self.raw = MemoryStore(lease=LEASE, ttl=TTL, now=lambda: self.now, limits=limits)
+        self.store = self.brief = self.short_lived = cast("Store", Watched(self.raw, self))
 
     def lapse(self) -> None:
         self.spend(1.0)
@@ -119,8 +119,8 @@ class MemoryBench:
         self.raw._sweeping = replace(self.raw._sweeping, swept_at=at)
 
     def overdue(self, hop_id: str) -> None:
-        assert hop_id in self.raw._due
-        self.raw._due[hop_id] = self.now
+        assert hop_id in self.raw._records.due
+        self.raw._records.due[hop_id] = self.now
 
     def lapse_swept(self) -> None:
         self.lapse()
@@ -130,14 +130,14 @@ class MemoryBench:
         self.now += timedelta(seconds=TTL)
 
     def places(self) -> tuple[dict[str, str], dict[str, list[str]], set[str], set[str]]:
-        raw = self.raw
-        places: dict[str, list[str]] = {hop_id: ["due"] for hop_id in raw._due}
-        for hop_id in raw._parked:
+        raw = self.raw._records
+        places: dict[str, list[str]] = {hop_id: ["due"] for hop_id in raw.due}
+        for hop_id in raw.parked:
             places.setdefault(hop_id, []).append("parked")
-        for owner, held in raw._owned.items():
+        for owner, held in raw.owned.items():
             for hop_id in held:
                 places.setdefault(hop_id, []).append(f"owner {owner}")
-        return {hop_id: kept.hop.state for hop_id, kept in raw._hops.items()}, places, set(raw._leases), set(raw._owned)
+        return {hop_id: kept.hop.state for hop_id, kept in raw.hops.items()}, places, set(raw.leases), set(raw.owned)
 
 
 class RedisBench:
@@ -153,8 +153,8 @@ class RedisBench:
 
     def limit(self, limits: Limits) -> None:
         for store in self.opened:
-            assert store._client is None, "its scripts are loaded"
-            store._limits = limits
+            assert store._server.client is None, "its scripts are loaded"
+            store._server.limits = limits
 
     def close(self) -> None:
         self.client.close()

@@ -1,4 +1,4 @@
-"""The numbers of the protocol: one table for both stores and all scripts, with shorter waits for tests."""
+"""The numbers of the protocol: one table for both stores and all scripts, and shorter waits for tests."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_the_scripts_begin_with_the_limits() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_each_limit_is_used_by_a_script_and_set_by_none(name: str) -> None:
-    """A number that stood in two places would be changed in one of them."""
+    """A number in two places would be changed in only one of them."""
     used = {script for script, text in SCRIPTS.items() if re.search(rf"\b{name}\b", text)}
     set_again = {script for script in used if re.search(rf"\blocal {name}\b|\b{name} =[^=]", SCRIPTS[script])}
 
@@ -58,7 +58,7 @@ def test_each_limit_is_used_by_a_script_and_set_by_none(name: str) -> None:
 
 
 def test_no_script_has_a_number_of_its_own() -> None:
-    """What is left are milliseconds of a second, and small ones that count arguments and fields."""
+    """The only other numbers are the milliseconds in a second, and small ones that count arguments and fields."""
     numbers = {
         (script, number)
         for script, text in SCRIPTS.items()
@@ -70,7 +70,7 @@ def test_no_script_has_a_number_of_its_own() -> None:
 
 
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Load the module as a program of the tests does; what it sets is put back after the test."""
+    """Load the module as a test program does. After the test its settings are undone."""
     monkeypatch.setattr(limits, "LIMITS", limits.LIMITS)
     monkeypatch.setattr(sweeper, "EVERY", sweeper.EVERY)
     spec = importlib.util.spec_from_file_location("hurried", HURRIED)
@@ -80,15 +80,15 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def patience(store: Store) -> timedelta:
-    """Return how long a store that was opened waits for the first message of a workflow."""
+    """Return how long a store waits for the first message of a workflow."""
     hop = HopRecord(hop_id="w.0", queue="q", envelope="{}", digest="d")
     assert store.start(NewWorkflow(correlation_id="w", content="c", hop=hop)) == "started"
     found = store.workflow("w")
     assert found is not None
     if isinstance(store, MemoryStore):
-        return store._due["w.0"] - found.created_at
+        return store._records.due["w.0"] - found.created_at
     assert isinstance(store, RedisStore)
-    due = cast("float", store._connected().redis.zscore(f"{store._prefix}:due", "w.0"))
+    due = cast("float", store._server.connected().redis.zscore(f"{store._prefix}:due", "w.0"))
     return EPOCH + round(due) * MILLISECOND - found.created_at
 
 
@@ -97,7 +97,7 @@ def patience(store: Store) -> timedelta:
 def test_a_deployment_under_test_waits_a_tenth_of_the_time(
     kind: str, in_a_hurry: bool, seconds: float, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
-    """A test of a lost message need not take as long as the loss; any other deployment waits as documented."""
+    """A test of a lost message need not wait as long as users do. Any other deployment waits as documented."""
     if in_a_hurry:
         hurried(monkeypatch)
     url, prefix = "memory://", "p"
@@ -111,8 +111,8 @@ def test_a_deployment_under_test_waits_a_tenth_of_the_time(
     store.close()
 
 
-def test_who_is_in_a_hurry_waits_less_and_keeps_as_much(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only waits are shorter, and the sweeps that end them come as much more often."""
+def test_a_deployment_under_test_waits_less_but_keeps_as_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only waits are shorter, and the sweeps that end them are more frequent to the same degree."""
     before = sweeper.EVERY
 
     hurried(monkeypatch)

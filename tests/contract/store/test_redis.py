@@ -190,7 +190,7 @@ def test_a_child_forked_while_a_connection_is_made_does_not_wait_for_the_parent(
 
 def connection_of(store: RedisStore) -> str:
     """The server's number of the connection that the store uses."""
-    return str(store._connected().redis.client_id())
+    return str(store._server.connected().redis.client_id())
 
 
 def in_child(ask: Callable[[], tuple[object, ...]]) -> str:

@@ -1,11 +1,11 @@
-"""Random interleavings of all calls of a store, made on both stores at once: each answer and each record is compared.
+"""Random interleavings of all calls of a store, made on both stores at once. Each answer and each record is compared.
 
-Two workflows of three hops, three owners, and one clock that both stores read and that moves only when the machine
-moves it, so that nobody sleeps and times are compared like everything else. After each call all records of both stores
-are read and must be the same; some rules are checked of them besides, which both stores could break alike.
+There are two workflows of three hops, three owners, and one clock that both stores read. Only the machine moves it, so
+that nobody sleeps and times are compared like everything else. After each call all records of both stores are read and
+must be the same. Some rules that both stores could break in the same way are checked as well.
 
-The number of examples is small and they are the same each time; `STORE_EXAMPLES=2000 python -m pytest
-tests/contract/test_store_machine.py` looks further, with new ones at each run.
+There are few examples, and they are the same each time. `STORE_EXAMPLES=2000 python -m pytest tests/proof/machine`
+looks further, with new examples in each run.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 from paigeant_celery.core.flow import Failure
 from paigeant_celery.core.hops import goes_first
 from paigeant_celery.store.limits import LIMITS
-from paigeant_celery.store.memory import FOR_EVER, MemoryStore
+from paigeant_celery.store.memory import MemoryStore
+from paigeant_celery.store.memory_letters import FOR_EVER
 from paigeant_celery.store.port import (
     Claim,
     ClaimAnswer,
@@ -44,24 +45,25 @@ from paigeant_celery.store.port import (
     StoredEvent,
     Sweep,
 )
-from paigeant_celery.store.redis import RedisStore, _Client
+from paigeant_celery.store.redis import RedisStore
+from paigeant_celery.store.redis_client import Client
 
 T = TypeVar("T")
 
-LEASE, TTL = 100.0, 7200.0  # seconds; a lease is long enough for a hop to become overdue in it
+LEASE, TTL = 100.0, 7200.0  # seconds; a hop can become overdue within a lease
 DELAY = 30.0  # seconds to a retry
 SWEPT_EACH = timedelta(seconds=49)  # often enough that leases are not held as after an outage
 UNSWEPT = timedelta(seconds=60)  # long enough that they are
-AHEAD = 1e13  # by which the scripts put hops ahead that are sent whatever waits on their queue
-BEGIN = datetime(2100, 1, 1, tzinfo=UTC)  # so late that the server's own clock ends nothing
+AHEAD = 1e13  # puts hops ahead in the scripts if they are sent whatever waits on their queue
+BEGIN = datetime(2100, 1, 1, tzinfo=UTC)  # so late that nothing expires by the server's own clock
 QUEUE = "steps"
 
 WORKFLOWS = ("v", "w")
 PLACES = 3
 HOPS = tuple(f"{workflow}.{place}" for workflow in WORKFLOWS for place in range(PLACES))
 OWNERS = ("here:1", "here:2", "there:3")
-LETTERS = ("w.0", "w.1", "x")  # of hops that may be parked, and of a message that is none
-FEW_LETTERS = replace(LIMITS, max_letters=2)  # so that the oldest give way
+LETTERS = ("w.0", "w.1", "x")  # of hops that may be parked, and of a message without a hop
+FEW_LETTERS = replace(LIMITS, max_letters=2)  # so that the oldest are dropped
 
 FAILURE = Failure(step_id="draft", error_class="ValueError", text="no such topic")
 
@@ -102,12 +104,12 @@ def moment_of(at: datetime | None) -> int | None:
     return milliseconds(at) if at is not None else None
 
 
-# What is read of the records. Times are in milliseconds.
+# What is read from the records. Times are in milliseconds.
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """The record of a hop. What belongs to a claim is None when that cannot be asked for again."""
+    """The record of a hop. `claim` is None if the claim cannot be repeated any more."""
 
     workflow: str
     state: str
@@ -128,7 +130,7 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Course:
-    """The record of a workflow, and what is told of it."""
+    """The record of a workflow and its events."""
 
     state: str
     content: str
@@ -141,17 +143,17 @@ class Course:
     hops: frozenset[str]
     blobs: Mapping[str, str]
     events: Sequence[tuple[int, Mapping[str, str]]]
-    stream: Sequence[tuple[int, Mapping[str, str], int]]  # the last: how many events were there before
+    stream: Sequence[tuple[int, Mapping[str, str], int]]  # the last one is the number of events before it
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """All that is recorded."""
+    """Everything that is recorded."""
 
     workflows: Mapping[str, Course]
     hops: Mapping[str, Row]
     due: Mapping[str, int]
-    ahead: frozenset[str]  # hops that are due whatever waits on their queue
+    ahead: frozenset[str]  # due hops that are sent whatever waits on their queue
     parked: Mapping[str, int]
     owned: Mapping[str, frozenset[str]]
     leases: Mapping[str, int]
@@ -159,11 +161,11 @@ class Reading:
     reached: Mapping[str, int]
     swept_at: int | None
     held_until: int | None
-    letters: Sequence[tuple[Mapping[str, str], int, int | None]]  # from the oldest, with `at` and the end
+    letters: Sequence[tuple[Mapping[str, str], int, int | None]]  # oldest first, with `at` and when it expires
     letters_dropped: int
 
     def difference(self, other: Reading) -> str:
-        """Say where two readings differ."""
+        """Say how two readings differ."""
         return "; ".join(
             f"{each.name}: {getattr(self, each.name)!r} and {getattr(other, each.name)!r}"
             for each in fields(self)
@@ -177,7 +179,7 @@ def letter_fields(found: DeadLetter) -> dict[str, str]:
 
 
 class MemoryRig:
-    """The store in memory, with its inside."""
+    """The store in memory, with a view of its inside."""
 
     def __init__(self) -> None:
         self.now = BEGIN
@@ -185,22 +187,22 @@ class MemoryRig:
 
     def set_clock(self, now: datetime) -> None:
         self.now = now
-        self.store.letters_dropped()  # any call forgets what ended
+        self.store.letters_dropped()  # any call deletes what has expired
 
     def reading(self) -> Reading:
-        raw = self.store
-        ends = {name: milliseconds(at) for at, name in raw._ended}
-        letters = sorted(raw._letters.values(), key=lambda kept: int(kept[1].cursor))
+        raw, records = self.store, self.store._records
+        ends = {name: milliseconds(at) for at, name in records.ended}
+        letters = sorted(raw._letters.letters.values(), key=lambda kept: int(kept[1].cursor))
         return Reading(
-            workflows={name: self._course(name, ends.get(name)) for name in raw._workflows},
-            hops={hop_id: self._row(hop_id) for hop_id in raw._hops},
-            due={hop_id: milliseconds(at) for hop_id, at in raw._due.items()},
-            ahead=frozenset(hop_id for hop_id in raw._due if goes_first(raw._hops[hop_id].hop)),
-            parked={hop_id: milliseconds(at) for hop_id, at in raw._parked.items()},
-            owned={owner: frozenset(held) for owner, held in raw._owned.items()},
-            leases={owner: milliseconds(end) for owner, end in raw._leases.items()},
-            sent={queue: line.sent for queue, line in raw._lines.items() if line.sent},
-            reached={queue: line.reached for queue, line in raw._lines.items() if line.reached},
+            workflows={name: self._course(name, ends.get(name)) for name in records.workflows},
+            hops={hop_id: self._row(hop_id) for hop_id in records.hops},
+            due={hop_id: milliseconds(at) for hop_id, at in records.due.items()},
+            ahead=frozenset(hop_id for hop_id in records.due if goes_first(records.hops[hop_id].hop)),
+            parked={hop_id: milliseconds(at) for hop_id, at in records.parked.items()},
+            owned={owner: frozenset(held) for owner, held in records.owned.items()},
+            leases={owner: milliseconds(end) for owner, end in records.leases.items()},
+            sent={queue: line.sent for queue, line in records.lines.items() if line.sent},
+            reached={queue: line.reached for queue, line in records.lines.items() if line.reached},
             swept_at=moment_of(raw._sweeping.swept_at),
             held_until=moment_of(raw._sweeping.held_until),
             letters=[
@@ -211,12 +213,12 @@ class MemoryRig:
                 )
                 for end, kept in letters
             ],
-            letters_dropped=raw._letters_dropped,
+            letters_dropped=raw._letters.dropped,
         )
 
     def _course(self, name: str, ends_at: int | None) -> Course:
-        found = self.store._workflows[name]
-        ids = [event.id for event in found.events]
+        found = self.store._records.workflows[name]
+        ids = [event.id for event in found.events.happened]
         return Course(
             state=found.state,
             content=found.content,
@@ -228,15 +230,15 @@ class MemoryRig:
             ends_at=ends_at,
             hops=frozenset(found.hop_ids),
             blobs=dict(found.blobs),
-            events=[(milliseconds(event.at), dict(event.fields)) for event in found.events],
+            events=[(milliseconds(event.at), dict(event.fields)) for event in found.events.happened],
             stream=[
                 (milliseconds(each.at), dict(each.fields), ids.index(cast("tuple[int, int]", each.behind)) + 1)
-                for each in found.stream
+                for each in found.events.streamed
             ],
         )
 
     def _row(self, hop_id: str) -> Row:
-        kept = self.store._hops[hop_id]
+        kept = self.store._records.hops[hop_id]
         found = kept.hop
         claim = (
             (found.token, milliseconds(found.claimed_at), found.exhausted) if found.token and found.claimed_at else None
@@ -260,7 +262,7 @@ class MemoryRig:
         )
 
 
-# What a script cannot foresee is set: the time, and the order in which a set gives its members.
+# What a script cannot foresee is fixed: the time, and the order of the members of a set.
 ALTERATIONS = (
     ("redis.call('TIME')", "redis.call('HMGET', ARGV[1] .. '-clock', 'seconds', 'microseconds')"),
     ("'*', ...)", "int(now) .. '-*', ...)"),
@@ -280,7 +282,7 @@ end
 return rows
 """
 
-# The server ends keys by its own clock, which is not the one that the scripts are shown.
+# The server expires keys by its own clock, not by the one that the scripts are shown.
 SET_CLOCK = """
 redis.call('HSET', ARGV[1] .. '-clock', 'seconds', math.floor(ARGV[2] / 1000), 'microseconds', ARGV[2] % 1000 * 1000)
 for _, key in ipairs(redis.call('KEYS', ARGV[1] .. ':*')) do
@@ -295,12 +297,12 @@ def pairs(flat: Sequence[T]) -> dict[T, T]:
 
 
 class RedisRig:
-    """The store on Redis, with its records."""
+    """The store on Redis, with a view of its records."""
 
-    def __init__(self, opened: _Client, url: str, prefix: str) -> None:
+    def __init__(self, opened: Client, url: str, prefix: str) -> None:
         self.prefix = prefix
         self.store = RedisStore(url, prefix=prefix, lease=LEASE, ttl=TTL)
-        self.store._client = opened
+        self.store._server.client = opened
         self._read, self._set = (opened.redis.register_script(text) for text in (READ_ALL, SET_CLOCK))
         self.set_clock(BEGIN)
 
@@ -313,12 +315,12 @@ class RedisRig:
         ends = {key[len(self.prefix) + 1 :]: end if end >= 0 else None for key, _, end in rows}
         ids = {kind: sorted(key[len(kind) + 1 :] for key in found if key.startswith(f"{kind}:")) for kind in KINDS}
         known = {*SINGLE, *(f"{kind}:{each}" for kind in KINDS for each in ids[kind])}
-        assert found.keys() <= known, f"record: nobody knows {found.keys() - known}"
+        assert found.keys() <= known, f"record: unknown keys {found.keys() - known}"
         scores = {index: pairs(found.get(index, [])) for index in ("due", "parked", "owners", "letters", "kept")}
         meta = pairs(found.get("meta", []))
         owned = {owner: frozenset(found[f"owner:{owner}"]) for owner in ids["owner"]}
         hosts = {owner for host in ids["host"] for owner in found[f"host:{host}"]}
-        assert hosts == owned.keys(), f"one place: {hosts} are listed of hosts, and {set(owned)} run hops"
+        assert hosts == owned.keys(), f"one place: hosts list {hosts}, but {set(owned)} run hops"
         return Reading(
             workflows={name: self._course(name, found, ends) for name in ids["wf"]},
             hops={hop_id: self._row(hop_id, found) for hop_id in ids["hop"]},
@@ -387,7 +389,7 @@ class RedisRig:
         for letter_id, record in kept.items():
             index = "kept" if ends[f"letter:{letter_id}"] is None else "letters"
             assert scores[index].get(letter_id) == record["cursor"], f"one place: the letter {letter_id} is not listed"
-        assert scores["kept"].keys() <= kept.keys(), f"one place: {scores['kept']} are kept, and there are {set(kept)}"
+        assert scores["kept"].keys() <= kept.keys(), f"one place: {scores['kept']} are kept, but there are {set(kept)}"
         ordered = sorted(kept.items(), key=lambda item: int(item[1]["cursor"]))
         return [
             (
@@ -412,7 +414,7 @@ def failure_of(record: Mapping[str, str]) -> Failure | None:
 
 
 def without_cursors(answer: object) -> object:
-    """Return an answer as both stores must give it: their cursors differ, and no order is promised of some lists."""
+    """Return an answer without what may differ between stores: cursors, and the order of some lists."""
     match answer:
         case DeadLetter() | StoredEvent():
             return replace(answer, cursor="")
@@ -431,7 +433,7 @@ def is_refusal(answer: object) -> bool:
 
 
 class Pair:
-    """Both stores, asked and read as one."""
+    """Both stores, called and read as one."""
 
     def __init__(self, on_redis: RedisRig) -> None:
         self.rigs = MemoryRig(), on_redis
@@ -439,7 +441,7 @@ class Pair:
         self.last = self.read()
 
     def ask(self, call: Callable[[Store], T]) -> T:
-        """Make a call on both stores, which answer and record the same, and nothing if they refuse it."""
+        """Make a call on both stores. They must answer and record the same, and nothing changes if they refuse."""
         answer, other = (call(rig.store) for rig in self.rigs)
         assert without_cursors(other) == without_cursors(answer), f"answer: {other!r} on Redis, {answer!r} in memory"
         before, self.last = self.last, self.read()
@@ -465,21 +467,21 @@ class Pair:
         self.last = self.read()
 
 
-# What must hold of the records, whichever store keeps them.
+# What must hold for the records of either store.
 
 WHERE = {"queued": "due", "waiting": "due", "parked": "parked", "running": "owner"}
 ENDED = ("completed", "failed", "cancelled")
 
 
 def check_reading(found: Reading, *, most: int) -> None:
-    """Check what both stores could break alike. `most` are the attempts of each hop."""
+    """Check the rules that both stores could break in the same way. `most` limits the attempts of each hop."""
     for hop_id, row in found.hops.items():
         places = ["due"] * (hop_id in found.due) + ["parked"] * (hop_id in found.parked)
         owners = [owner for owner, held in found.owned.items() if hop_id in held]
         expected = [WHERE[row.state]] if row.state in WHERE else []
         assert places + ["owner"] * len(owners) == expected, f"one place: {hop_id} is {row.state}, in {places} {owners}"
-        assert owners in ([], [row.owner]), f"one place: {hop_id} is of {row.owner} and listed as of {owners}"
-        assert row.attempt <= most, f"capped: {hop_id} was begun once more"
+        assert owners in ([], [row.owner]), f"one place: {hop_id} is owned by {row.owner} but listed under {owners}"
+        assert row.attempt <= most, f"capped: {hop_id} was begun too often"
     assert found.leases.keys() == found.owned.keys(), "one place: an owner has a lease if it has hops"
     for name, course in found.workflows.items():
         current = found.hops[course.hop].state
@@ -487,11 +489,11 @@ def check_reading(found: Reading, *, most: int) -> None:
         assert is_open == (course.state == "running"), f"handed on: {name} is {course.state}, its hop {current}"
         done = [fields["hop"] for _, fields in course.events if fields["type"] == "completed"]
         recorded = [hop_id for hop_id in HOPS if hop_id in course.hops and found.hops[hop_id].state == "done"]
-        assert done == recorded, f"once: {name} completed {done}, and {recorded} are done"
+        assert done == recorded, f"once: {name} completed {done}, but {recorded} are done"
 
 
 def check_move(before: Reading, found: Reading) -> None:
-    """Check that nothing goes back, but what was forgotten after its end."""
+    """Check that nothing goes back, except that ended workflows are forgotten."""
     for name, course in before.workflows.items():
         now = found.workflows.get(name)
         if now is None or now.created_at != course.created_at:
@@ -508,13 +510,14 @@ def a(call: str, **arguments: st.SearchStrategy[Any]) -> st.SearchStrategy[tuple
 
 
 WORKFLOW, OWNER = st.sampled_from(WORKFLOWS), st.sampled_from(OWNERS)
-BACK = st.sampled_from([0, 0, 0, 1, 1, 2, 3])  # how many claims are passed over for an older one
+BACK = st.sampled_from([0, 0, 0, 1, 1, 2, 3])  # how many of the latest claims are skipped
 HOST = st.sampled_from(["here", "there"])
 LETTER = st.sampled_from(LETTERS)
-SELDOM = st.sampled_from([*[False] * 7, True])  # as little comes after the end of a workflow
+SELDOM = st.sampled_from([*[False] * 7, True])  # because little happens after the end of a workflow
 LITTLE = st.integers(0, 4)
 
-# One rule draws from all: of several, Hypothesis leaves some out in each example, and without claims nothing happens.
+# One rule draws from all calls. If there were several rules, Hypothesis would leave some out in each example, and
+# without claims nothing happens.
 CALLS = st.one_of(
     a(
         "start",
@@ -525,7 +528,7 @@ CALLS = st.one_of(
     ),
     *[a("take", workflow=WORKFLOW, owner=OWNER)] * 3,
     a("take_a_copy", back=BACK, owner=OWNER),
-    a("take_what_is_strange", workflow=WORKFLOW, step=st.integers(-1, 1), digest=st.sampled_from(["of another", None])),
+    a("take_what_is_odd", workflow=WORKFLOW, step=st.integers(-1, 1), digest=st.sampled_from(["of another", None])),
     *[a("claim_again", back=BACK)] * 2,
     *[a("complete", back=BACK, more=st.booleans())] * 3,
     *[a("record", back=BACK)] * 2,
@@ -535,7 +538,7 @@ CALLS = st.one_of(
     a("release", back=BACK),
     a("fail", back=BACK, meant=SELDOM),
     a("cancel", workflow=WORKFLOW, meant=SELDOM),
-    *[a("redrive", workflow=WORKFLOW, anew=SELDOM)] * 2,
+    *[a("redrive", workflow=WORKFLOW, fresh=SELDOM)] * 2,
     *[a("renew", back=BACK, named=st.integers(0, 3))] * 2,
     a(
         "sweep",
@@ -556,7 +559,7 @@ CALLS = st.one_of(
 
 @dataclass
 class Call:
-    """A claim that was asked for, and its fence if it was granted."""
+    """A claim, and its fence if it was granted."""
 
     claim: Claim
     fence: int = 0
@@ -608,11 +611,11 @@ class Machine:
     def take_a_copy(self, back: int, owner: str) -> None:
         self.claim(self.asked[-1 - min(back, len(self.asked) - 1)].claim.hop_id, owner)
 
-    def take_what_is_strange(self, workflow: str, step: int, digest: str | None) -> None:
+    def take_what_is_odd(self, workflow: str, step: int, digest: str | None) -> None:
         self.claim(self.hop_at(workflow, step), OWNERS[0], digest=digest)
 
     def claim_again(self, back: int) -> None:
-        """The reply was lost, and the client repeats the call, at once or much later."""
+        """The reply was lost, and the client repeats the call, immediately or much later."""
         self.ask(self.asked[-1 - min(back, len(self.asked) - 1)])
 
     def complete(self, back: int, more: bool = False) -> None:
@@ -677,8 +680,8 @@ class Machine:
         events = [{"event": "text", "data": f"{number} {each}"} for each in range(size)]
         self.seen["published"] += self.pair.ask(lambda store: store.publish(closing, events))
 
-    def redrive(self, workflow: str, *, anew: bool = False) -> None:
-        answer = self.pair.ask(lambda store: store.redrive(workflow, discard_journal=anew))
+    def redrive(self, workflow: str, *, fresh: bool = False) -> None:
+        answer = self.pair.ask(lambda store: store.redrive(workflow, discard_journal=fresh))
         self.seen[answer] += 1
 
     def sweep(self, dies: int | None, empty: bool | None, host: str, after: float = 1.0) -> None:
@@ -697,7 +700,7 @@ class Machine:
     # Time passes.
 
     def lease_ends(self, which: int, then: str) -> None:
-        """An owner does not renew its lease until it is over; all others do, and somebody sweeps."""
+        """An owner lets its lease expire. All others renew theirs, and somebody sweeps."""
         owner = self.owner_that_runs(which)
         if owner not in self.last.owned:
             return
@@ -718,7 +721,7 @@ class Machine:
                 self.sweep_once()
 
     def outage(self, back: int) -> None:
-        """Nobody sweeps for so long that owners are given time to come back, or that time is over."""
+        """Nobody sweeps for so long that owners get time to come back, or that time is over."""
         held = (self.last.held_until or 0) - milliseconds(self.pair.now)
         if held > 0 and back:
             self.pass_until(cast("int", self.last.held_until))
@@ -727,7 +730,7 @@ class Machine:
             self.seen["unswept"] += 1
 
     def end_passes(self, meant: bool) -> None:
-        """What has ended is forgotten."""
+        """Ended workflows expire."""
         if meant and any(course.state in ENDED for course in self.last.workflows.values()):
             self.pair.pass_time(timedelta(seconds=TTL))
             self.seen["forgotten"] += 1
@@ -747,7 +750,7 @@ class Machine:
     # What is read.
 
     def look(self, workflow: str, place: int, limit: int) -> None:
-        """Read everything about a workflow, events and letters from somewhere in the middle too."""
+        """Read everything about a workflow; events and letters also from somewhere in the middle."""
         cursors = {}
         for rig in self.pair.rigs:
             events = [None, *(event.cursor for event in rig.store.events(workflow, after=None, limit=1000))]
@@ -772,7 +775,7 @@ class Machine:
         return sorted(OWNERS, key=lambda owner: owner not in self.last.owned)[which]
 
     def hop_at(self, workflow: str, step: int = 0) -> str:
-        """Return the hop that the workflow stands at, or one beside it."""
+        """Return the workflow's current hop, or one next to it."""
         course = self.last.workflows.get(workflow)
         place = parts(course.hop)[1] if course is not None else 0
         return f"{workflow}.{min(max(place + step, 0), PLACES - 1)}"
@@ -810,7 +813,7 @@ class Machine:
         self.seen["asked for queues"] += len(found.queues)
 
     def closing(self, back: int) -> Closing:
-        """Close by one of the last claims that were granted; without one, it is a stranger, who guesses."""
+        """Close with one of the last granted claims. If there is none, a stranger guesses."""
         if back >= len(self.granted):
             return Closing(hop_id="w.0", owner=OWNERS[0], fence=1)
         call = self.granted[-1 - back]
@@ -831,7 +834,7 @@ class Machine:
             self.seen["closed late" if row.state == "queued" else "closed before"] += 1
 
 
-# What each run meets, however its examples fall. What only most of them meet is met by calls that are made by hand.
+# What each run meets, whatever its examples are. A test makes the calls that only most runs meet.
 COMMON = {
     "claimed", "dropped unknown", "dropped finished", "dropped running", "dropped waiting", "dropped parked",
     "overtaken", "closed before", "closed as done", "closed as waiting", "closed as parked", "closed as queued",
@@ -845,7 +848,7 @@ RARE = {
 
 
 def run(make: Callable[[], Pair], how: settings = SETTINGS) -> Counter[str]:
-    """Run the examples against fresh stores, and return how often what was met."""
+    """Run the examples on fresh stores, and return how often each case was met."""
     seen: Counter[str] = Counter()
 
     class RandomCalls(RuleBasedStateMachine):
@@ -874,7 +877,7 @@ Pairs = Callable[..., Callable[[], Pair]]
 
 @pytest.fixture
 def new_pairs(redis_db: Any) -> Iterator[Pairs]:
-    """Make pairs of stores, with the scripts as they are or with a text of them replaced."""
+    """Make pairs of stores, with the scripts as they are or with some of their text replaced."""
     opened = []
 
     def pairs(*replaced: tuple[str, str]) -> Callable[[], Pair]:
@@ -887,9 +890,9 @@ def new_pairs(redis_db: Any) -> Iterator[Pairs]:
         client.redis.close()
 
 
-def altered(url: str, *replaced: tuple[str, str]) -> _Client:
-    """Open a store's client whose scripts have other texts."""
-    opened = RedisStore(url, prefix="unused", lease=LEASE, ttl=TTL, limits=FEW_LETTERS)._connected()
+def altered(url: str, *replaced: tuple[str, str]) -> Client:
+    """Open a client of a store with altered scripts."""
+    opened = RedisStore(url, prefix="unused", lease=LEASE, ttl=TTL, limits=FEW_LETTERS)._server.connected()
     texts = {name: str(script.script) for name, script in opened.scripts.items()}
     for old, new in replaced:
         assert any(old in text for text in texts.values()), f"no script has {old!r}"
@@ -902,8 +905,7 @@ def met(seen: Counter[str]) -> set[str]:
 
 
 def test_both_stores_answer_and_record_the_same_whatever_calls_come(new_pairs: Pairs) -> None:
-    """Tests and workers in threads rest on the same protocol as a deployment: each hop is in one place, and completes
-    once."""
+    """Tests and workers in threads use a deployment's protocol: each hop is in one place and completes once."""
     seen = run(new_pairs())
 
     print(dict(seen))
@@ -911,14 +913,14 @@ def test_both_stores_answer_and_record_the_same_whatever_calls_come(new_pairs: P
 
 
 def started(pair: Pair, *, most: int) -> Machine:
-    """A workflow whose first hop runs."""
+    """Return a machine with a workflow whose first hop runs."""
     machine = Machine(pair)
     machine.begin(both=False, owner=OWNERS[0], most=most)
     return machine
 
 
 def test_both_stores_agree_on_what_random_calls_seldom_meet(new_pairs: Pairs) -> None:
-    """An owner that comes back, one that is replaced, and what is left of a workflow that was cancelled."""
+    """For example: an owner comes back or is replaced, or a claim meets a cancelled workflow."""
     machine = started(new_pairs()(), most=2)
 
     machine.claim_again(back=0)
@@ -927,7 +929,7 @@ def test_both_stores_agree_on_what_random_calls_seldom_meet(new_pairs: Pairs) ->
     machine.record(back=0)
     machine.retry_at(back=0)
     machine.becomes_due("w", swept=True)
-    machine.take_what_is_strange("w", step=0, digest="of another")
+    machine.take_what_is_odd("w", step=0, digest="of another")
     machine.claim("w.0", OWNERS[0])
     machine.lease_ends(which=0, then="claim")
     machine.park(back=0, lettered=True)
@@ -961,10 +963,10 @@ def with_course(found: Reading, **changes: Any) -> Reading:
     return replace(found, workflows={**found.workflows, "w": replace(found.workflows["w"], **changes)})
 
 
-# Readings that no store may give once a workflow's first hop runs.
+# Readings that no store may give after a workflow's first hop began to run.
 UNSOUND: Mapping[str, Callable[[Reading], Reading]] = {
     "one place: w.0": lambda found: replace(found, due={"w.0": 0}),
-    "one place: w.0 is of": lambda found: with_row(found, owner=OWNERS[1]),
+    "one place: w.0 is owned by": lambda found: with_row(found, owner=OWNERS[1]),
     "one place: an owner": lambda found: replace(found, leases={}),
     "capped": lambda found: with_row(found, attempt=2),
     "handed on": lambda found: with_course(found, state="failed"),
@@ -977,7 +979,7 @@ UNSOUND: Mapping[str, Callable[[Reading], Reading]] = {
 
 @pytest.mark.parametrize("noticed", UNSOUND)
 def test_each_check_of_the_records_notices_what_it_is_for(new_pairs: Pairs, noticed: str) -> None:
-    """A check that both stores pass whatever they record would say nothing of either."""
+    """A check that passes whatever the stores record would prove nothing."""
     sound = started(new_pairs()(), most=1).last
     check_reading(sound, most=1)
     check_move(sound, sound)
@@ -989,7 +991,7 @@ def test_each_check_of_the_records_notices_what_it_is_for(new_pairs: Pairs, noti
 
 @dataclass(frozen=True, kw_only=True)
 class Mutant:
-    """A script that lacks a rule: what is replaced in it, by what, the shortest calls that show it, and the check."""
+    """A script without a rule: its old and its new text, the fewest calls that show the difference, and the check."""
 
     old: str
     new: str = ""
@@ -1056,7 +1058,7 @@ CHECKS = ("answer", "unchanged", "record", "one place", "handed on", "forward", 
 
 @pytest.mark.parametrize("name", MUTANTS)
 def test_each_rule_of_the_scripts_has_calls_that_need_it(new_pairs: Pairs, name: str) -> None:
-    """A line that protects a workflow cannot be lost from a script without anybody noticing."""
+    """A line that protects a workflow cannot disappear from a script unnoticed."""
     mutant = MUTANTS[name]
     sound, mutated = (started(make(), most=1) for make in (new_pairs(), new_pairs((mutant.old, mutant.new))))
 
@@ -1067,7 +1069,7 @@ def test_each_rule_of_the_scripts_has_calls_that_need_it(new_pairs: Pairs, name:
 
 @pytest.mark.parametrize("name", MUTANTS)
 def test_random_calls_find_each_rule_that_is_missing(new_pairs: Pairs, name: str) -> None:
-    """The examples go deep enough to find what nobody thought of."""
+    """The examples go deep enough to find mistakes that nobody thought of."""
     mutant = MUTANTS[name]
     how = settings(SETTINGS, phases=[Phase.generate], report_multiple_bugs=False, derandomize=True, max_examples=100)
 

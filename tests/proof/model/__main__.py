@@ -1,4 +1,4 @@
-"""Search further than the tests do, from the command line, in `tests`: `python -m model --faults 3`."""
+"""Search further than the tests do, from the command line: `python -m tests.proof.model --faults 3`."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from tests.proof.model.search import search
 
 
 def main() -> int:
-    """Print what was seen; 1 where something does not hold."""
-    parser = argparse.ArgumentParser(prog="python -m model", description=__doc__)
+    """Print what was found. Return 1 if something does not hold."""
+    parser = argparse.ArgumentParser(prog="python -m tests.proof.model", description=__doc__)
     parser.add_argument("--hops", type=int, default=Rules.hops)
-    parser.add_argument("--faults", type=int, default=Budget.faults, help="in all; three need a minute and 600 MB")
-    parser.add_argument("--without", choices=RULES, help="a rule that the protocol is to lack")
+    parser.add_argument("--faults", type=int, default=Budget.faults, help="in total; three take a minute and 600 MB")
+    parser.add_argument("--without", choices=RULES, help="a rule to leave out of the protocol")
     arguments = parser.parse_args()
     whole = Rules(hops=arguments.hops)
     with without(arguments.without, whole) if arguments.without else nullcontext(whole) as rules:

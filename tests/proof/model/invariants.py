@@ -1,4 +1,4 @@
-"""What must hold in each state of the model, and over each move."""
+"""What must hold in each state of the model, and for each move."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ENDS = ("completed", "failed", "cancelled")
 
 
 def has_ended(state: State) -> bool:
-    """Say whether nothing more will happen to the workflow, but for what people do."""
+    """Say whether nothing more will happen to the workflow unless people act."""
     return state.store.workflow != "running"
 
 
@@ -28,7 +28,7 @@ def _hops(state: State) -> Iterator[tuple[int, Hop]]:
 
 
 def _one_place(state: State, rules: Rules) -> bool:
-    """Each non-terminal hop is in exactly one place, a terminal one in none; who runs none has no lease."""
+    """Each open hop is in exactly one place, each closed one in none; an owner without hops has no lease."""
     store = state.store
     for hop, record in _hops(state):
         places = ["due"] * (hop in store.due) + ["parked"] * (hop in store.parked)
@@ -50,7 +50,7 @@ def _in_slip_order(state: State, rules: Rules) -> bool:
 
 
 def _handed_on(state: State, rules: Rules) -> bool:
-    """Where the workflow runs, one hop is open; at its end, none."""
+    """While the workflow runs, one hop is open; at its end, none."""
     store = state.store
     is_open = [hop for hop, record in _hops(state) if record.state in PLACES]
     if store.workflow == "completed":
@@ -60,17 +60,17 @@ def _handed_on(state: State, rules: Rules) -> bool:
 
 
 def _attempts_capped(state: State, rules: Rules) -> bool:
-    """No hop is begun more often than it may be."""
+    """No hop is begun more often than is allowed."""
     return all(record.attempt <= rules.max_attempts for _, record in _hops(state))
 
 
 def _attempts_explained(state: State, rules: Rules) -> bool:
-    """An attempt beyond the first one has its reason: none is spent where nobody was hit."""
+    """Each attempt after the first has a reason: none is spent if nothing went wrong."""
     return state.store.record(state.store.current).attempt <= 1 + state.excuses
 
 
 def _runs_explained(state: State, rules: Rules) -> bool:
-    """A body runs once, and once more for each time that it was hit."""
+    """A body runs once, and once more each time something went wrong."""
     return state.runs <= 1 + state.excuses
 
 
@@ -89,7 +89,7 @@ def _leases_respected(before: State, label: Label, after: State, rules: Rules) -
 
 
 def _overtaken_write_nothing(before: State, label: Label, after: State, rules: Rules) -> bool:
-    """Whoever does not hold the last claim closes nothing, and opens nothing behind it."""
+    """Whoever does not hold the last claim closes nothing, and opens no next hop."""
     if label.worker not in WORKERS or not label.name.startswith(("COMPLETE", "FAIL", "RETRY_AT", "PARK", "RELEASE,")):
         return True
     phase, hop, fence = before.workers[label.worker]
@@ -99,20 +99,20 @@ def _overtaken_write_nothing(before: State, label: Label, after: State, rules: R
 
 
 def _records(state: State) -> tuple[object, ...]:
-    """Return the store without tokens, which say what a worker has in hands."""
+    """Return the store without tokens, which say what a worker has in hand."""
     hops = tuple(without_token(record) if record is not None else None for record in state.store.hops)
     return state.store._replace(hops=hops)
 
 
 def _granted_again(before: State, label: Label, after: State, rules: Rules) -> bool:
-    """A claim that is repeated while its first answer holds is granted, so that the hop has a run."""
+    """A claim repeated while its first answer holds is granted, so that the hop runs."""
     if label.name != "CLAIM" or not holds(before, label.worker, label.hop):
         return True
     return before.store.record(label.hop).state != "running" or holds(after, label.worker, label.hop)
 
 
 def _only_forward(before: State, label: Label, after: State, rules: Rules) -> bool:
-    """What has ended stays so, what is recorded is not forgotten, and fences only grow."""
+    """What has ended stays ended, what is recorded is not forgotten, and fences only grow."""
     if before.store.workflow in ENDS and after.store.workflow != before.store.workflow:
         return False
     if before.store.workflow == "parked" and after.store.workflow == "running" and label.name != "REDRIVE":

@@ -1,7 +1,7 @@
 """What may happen in the model: workers and sweepers take their steps, and an adversary with a budget disturbs them.
 
-A worker has one delivery in hands at a time. Nothing is left to chance: where something may go one way or another,
-both ways are moves.
+A worker has one delivery in hand at a time. Nothing is left to chance: if something may go one way or another, both
+ways are moves.
 """
 
 from __future__ import annotations
@@ -30,30 +30,30 @@ __all__ = ["Budget", "Label", "Move", "State", "Worker", "canonical", "first", "
 
 # The phases of a delivery. A crash may come between any two.
 IDLE = "idle"
-TAKEN = "taken"  # from the queue; the claim is asked for, perhaps not for the first time
+TAKEN = "taken"  # from the queue; it asks for the claim, perhaps not for the first time
 CLAIMED = "claimed"
-RAN, FAILED, BROKE = "ran", "failed", "broke"  # an output; an error that is worth another attempt; one that is not
-SPENT = "spent"  # claimed beyond the last attempt, which allows no run
-HALF = "half"  # completed, and the next hop is not recorded; only a mutant that does this in two scripts is ever here
-RECORDED = "recorded"  # completed; the next hop's message is not published
-CLOSED = "closed"  # all is done but to acknowledge the message
+RAN, FAILED, BROKE = "ran", "failed", "broke"  # an output; an error worth another attempt; any other error
+SPENT = "spent"  # claimed after the last attempt, which allows no run
+HALF = "half"  # completed, but the next hop is not recorded; only reached by a mutant that does this in two scripts
+RECORDED = "recorded"  # completed, but the next hop's message is not published
+CLOSED = "closed"  # only the message is still to be acknowledged
 
 TO_CLOSE = (RAN, FAILED, BROKE, SPENT)
 HOLDING = (CLAIMED, *TO_CLOSE)
 
 OVER: tuple[HopState, ...] = ("done", "failed", "cancelled")
-NOBODYS = {state: Hop(state=state) for state in OVER}  # hops of which nobody can ask any more who closed them
+NOBODYS = {state: Hop(state=state) for state in OVER}  # closed hops, if nobody can ask any more who closed them
 
 FAULTS = ("crash", "expiry", "copy", "loss", "reply", "error", "stop", "cancel", "redrive")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """How often the adversary may do what, and how often it may do anything."""
+    """How often the adversary may cause each fault, and how many faults in total."""
 
     faults: int = 2
-    crash: int = 2  # of a worker, with the message given to another one or lost
-    expiry: int = 2  # of the lease of a worker that lives and goes on later
+    crash: int = 2  # of a worker; its message goes to another one or is lost
+    expiry: int = 2  # of the lease of a worker that is alive and goes on later
     copy: int = 1  # of a message
     loss: int = 1  # of a message
     reply: int = 2  # lost replies of a script; a client repeats the call or gives up
@@ -64,7 +64,7 @@ class Budget:
 
 
 class Worker(NamedTuple):
-    """A process and the delivery that it has in hands."""
+    """A process and the delivery that it has in hand."""
 
     phase: str = IDLE
     hop: int = -1
@@ -72,31 +72,31 @@ class Worker(NamedTuple):
 
 
 class State(NamedTuple):
-    """The store, the broker, the workers, and what the invariants must remember of the current hop's past."""
+    """The store, the broker, the workers, and what the invariants must remember about the current hop's past."""
 
     store: Store
-    queues: tuple[int, ...]  # messages that wait, of each hop
+    queues: tuple[int, ...]  # waiting messages of each hop
     workers: tuple[Worker, ...]
     runs: int  # of the current hop's body, since it was recorded or redriven
-    excuses: int  # what explains another run or attempt of it
-    left: tuple[int, ...]  # of the budget: in all, then of each kind
+    excuses: int  # reasons for another run or attempt of it
+    left: tuple[int, ...]  # of the budget: in total, then of each kind
 
 
 class Label(NamedTuple):
-    """What a move is, for a trace."""
+    """The description of a move in a trace."""
 
     name: str
     hop: int = -1
     worker: int = -1
 
     def __str__(self) -> str:
-        """Say it in one line."""
+        """Return it as one line."""
         actor = f"worker {self.worker}: " if self.worker >= 0 else ""
         return f"{actor}{self.name}" + (f" (hop {self.hop})" if self.hop >= 0 else "")
 
 
 class Move(NamedTuple):
-    """A step to another state. Where the adversary is not needed for it, it happens sooner or later."""
+    """A step to another state. If it does not need the adversary, it happens sooner or later."""
 
     label: Label
     adverse: bool
@@ -104,7 +104,7 @@ class Move(NamedTuple):
 
 
 def first(rules: Rules, budget: Budget) -> State:
-    """Return a workflow that was recorded and sent."""
+    """Return the state in which a workflow was recorded and sent."""
     left = (budget.faults, *(getattr(budget, fault) for fault in FAULTS))
     queues = put((0,) * rules.hops, 0, 1)
     return State(records.started(rules), queues, (Worker(),) * len(WORKERS), 0, 0, left)
@@ -123,7 +123,7 @@ def moves(state: State, rules: Rules) -> Iterator[Move]:
 
 
 def holds(state: State, worker: int, hop: int) -> bool:
-    """Say whether a worker is at a hop: it runs or closes it, or is about to learn that its claim was granted."""
+    """Say whether a worker runs or closes a hop, or is about to learn that its claim was granted."""
     phase, at, fence = state.workers[worker]
     if at != hop:
         return False
@@ -169,7 +169,7 @@ def _claims(state: State, rules: Rules, worker: int) -> State:
         return state._replace(workers=put(state.workers, worker, Worker(phase, hop, answer.fence)))
     if not rules.drop:
         return _ended(_sent(state, hop), worker)
-    # A copy of a hop that was handed on shows that its successor's message may never have been sent.
+    # A copy of a hop that was handed on is a sign that the next hop's message may never have been sent.
     follows = answer == "finished" and store.workflow == "running" and store.current == hop + 1
     if follows and store.record(store.current).state != "running":
         state = _sent(state, store.current)
@@ -188,14 +188,14 @@ def _closing(state: State, rules: Rules, worker: int) -> tuple[str, Store, bool]
         return "COMPLETE", *records.completed(state.store, rules, hop, worker, fence)
     if phase == BROKE:
         return "FAIL", *records.closed(state.store, hop, worker, fence, "failed")
-    # The attempt is known from the claim; where it is not the record's any more, nothing is recorded.
+    # The attempt is known from the claim. If the record has another one by now, nothing is recorded.
     if phase == FAILED and state.store.record(hop).attempt < rules.max_attempts:
         return "RETRY_AT", *records.closed(state.store, hop, worker, fence, "waiting")
     return "PARK", *records.closed(state.store, hop, worker, fence, "parked")
 
 
 def _answered(state: State, rules: Rules, worker: int, recorded: bool) -> State:
-    """Go on behind the answer of a closing operation; where it was overtaken, only acknowledge."""
+    """Go on after the answer of a closing operation. If the worker was overtaken, only acknowledge."""
     phase, hop, _ = state.workers[worker]
     if not recorded or phase != RAN or hop == rules.hops - 1:
         return _at(state, worker, CLOSED)
@@ -205,12 +205,12 @@ def _answered(state: State, rules: Rules, worker: int, recorded: bool) -> State:
 
 
 def _renews(state: State, rules: Rules, worker: int) -> Iterator[Move]:
-    """The thread that renews an owner's lease, where a renewal changes something."""
+    """The thread that renews an owner's lease, if a renewal changes something."""
     phase, hop, fence = state.workers[worker]
     if phase in (CLAIMED, RAN, FAILED, BROKE):
         store = records.renewed(state.store, hop, worker, fence)
         if store is None:
-            if phase == CLAIMED:  # a run that is over is not cancelled any more
+            if phase == CLAIMED:  # a run that has ended is not cancelled
                 yield Move(Label("RENEW: lost, and the run is cancelled", hop, worker), False, _ended(state, worker))
         elif store is not state.store:
             yield Move(Label("RENEW", hop, worker), False, state._replace(store=store))
@@ -225,7 +225,7 @@ def _renews(state: State, rules: Rules, worker: int) -> Iterator[Move]:
 
 
 def _time(state: State) -> Iterator[Move]:
-    """Leases that nobody renews end."""
+    """Leases that nobody renews expire."""
     for owner in OWNERS:
         if state.store.owned[owner] and state.store.leases[owner] == "holds" and not _is_attended(state, owner):
             hop = min(state.store.owned[owner])
@@ -261,7 +261,7 @@ def _sweeps(state: State) -> Iterator[Move]:
 
 
 def _is_on_its_way(state: State, hop: int) -> bool:
-    """Say whether the hop's message will come. Where that takes long it is sent again, as by the adversary's copies."""
+    """Say whether the hop's message will come. If that takes long it is sent again, like the adversary's copies."""
     late = (worker for worker in state.workers if worker.phase in (TAKEN, RECORDED))
     return bool(state.queues[hop]) or any(hop == worker.hop + (worker.phase == RECORDED) for worker in late)
 
@@ -280,7 +280,7 @@ def _adversary(state: State, rules: Rules) -> Iterator[Move]:
 
 
 def _crashes(state: State, worker: int) -> Iterator[Move]:
-    """A process ends anywhere and a new one takes its place; its message comes back, or was in the pop window."""
+    """A process dies anywhere and a new one replaces it. Its message comes back, or was in the pop window."""
     phase, hop, _ = state.workers[worker]
     if (paid := _paid(state, "crash")) is None or (phase == IDLE and not state.store.owned[worker]):
         return
@@ -304,7 +304,7 @@ def _gone(state: State, worker: int) -> State:
 
 
 def _freezes(state: State, worker: int) -> Iterator[Move]:
-    """A process stands still until its lease is over, and goes on later as if nothing had happened."""
+    """A process freezes until its lease has expired, and goes on later as if nothing had happened."""
     paid = _paid(state, "expiry")
     if paid is not None and state.store.leases[worker] == "holds" and _is_attended(state, worker):
         late = _excused(_expired(paid, worker), state.store.owned[worker])
@@ -312,7 +312,7 @@ def _freezes(state: State, worker: int) -> Iterator[Move]:
 
 
 def _loses_replies(state: State, rules: Rules, worker: int) -> Iterator[Move]:
-    """A script was executed and its reply lost: the client repeats the call with the same token, or gives up."""
+    """A script ran but its reply was lost: the client repeats the call with the same token, or gives up."""
     if (paid := _paid(state, "reply")) is None:
         return
     phase, hop, _ = state.workers[worker]
@@ -331,7 +331,7 @@ def _loses_replies(state: State, rules: Rules, worker: int) -> Iterator[Move]:
 
 
 def _after_closing(state: State, store: Store) -> State:
-    """Take the store over, and begin to count anew where it has a next hop."""
+    """Take over the store. If it has a next hop, start counting again."""
     moved = store.recorded != state.store.recorded
     return state._replace(store=store, runs=0, excuses=0) if moved else state._replace(store=store)
 
@@ -343,7 +343,7 @@ def _fails(state: State, rules: Rules, worker: int) -> Iterator[Move]:
     if (paid := _paid(state, "error")) is not None:
         owned = state.store.owned[worker]
         yield Move(Label("the body fails", hop, worker), True, _excused(_ran(paid, worker, FAILED), owned))
-        yield Move(Label("the body fails for good", hop, worker), True, _ran(paid, worker, BROKE))
+        yield Move(Label("the body fails permanently", hop, worker), True, _ran(paid, worker, BROKE))
     if (paid := _paid(state, "stop")) is not None:
         begun = _excused(_ran(paid, worker, CLAIMED), state.store.owned[worker])
         store = records.released(state.store, hop, worker, fence)
@@ -370,7 +370,7 @@ def _people(state: State) -> Iterator[Move]:
 
 
 def _paid(state: State, fault: str) -> State | None:
-    """Return the state with the fault paid for, or None where the budget does not allow it."""
+    """Return the state with the fault paid for, or None if the budget does not allow it."""
     left = _left(state.left, fault)
     return state._replace(left=left) if left is not None else None
 
@@ -384,18 +384,18 @@ def _left(left: tuple[int, ...], fault: str) -> tuple[int, ...] | None:
 
 
 def _excused(state: State, owned: frozenset[int]) -> State:
-    """Note that the current hop's attempt was hit, where it was one of these."""
+    """If the current hop is one of these, note that its attempt was disturbed."""
     return state._replace(excuses=state.excuses + (state.store.current in owned))
 
 
-# What two states have in common.
+# States that are alike.
 
 
 def canonical(state: State) -> State:
-    """Return the one state that stands for all that go on alike.
+    """Return one state for all that go on in the same way.
 
-    Who closed a hop matters to those alone who may ask to close it again; and it does not matter which of the workers
-    is which.
+    Who closed a hop matters only to workers that may ask to close it again, and it does not matter which worker is
+    which.
     """
     asked = {worker.hop for worker in state.workers if worker.phase in HOLDING}
     hops = tuple(
@@ -405,7 +405,7 @@ def canonical(state: State) -> State:
     if hops != state.store.hops:
         state = state._replace(store=state.store._replace(hops=hops))
     one, two = state.workers
-    if one == two:  # what they have in hands does not tell them apart
+    if one == two:  # they have the same in hand, which does not tell them apart
         return _swapped(state) if _rank(state, WORKERS[0]) > _rank(state, WORKERS[1]) else state
     return _swapped(state) if one > two else state
 
@@ -438,7 +438,7 @@ def _at(state: State, worker: int, phase: str) -> State:
 
 
 def _ended(state: State, worker: int) -> State:
-    """Let a delivery end: its token is never used again."""
+    """End a delivery: its token is never used again."""
     store, hops = state.store, state.store.hops
     ended = tuple(
         without_token(record) if record is not None and record.token and owner_of(record) == worker else record

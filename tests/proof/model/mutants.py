@@ -1,4 +1,4 @@
-"""The protocol without one of its rules: what the search must notice."""
+"""The protocol without one of its rules, which the search must notice."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from tests.proof.model.records import Rules
 
 __all__ = ["RULES", "without"]
 
-# A rule of the protocol: the function that keeps it, and what that always answers in a protocol that lacks it.
+# A rule of the protocol: the function that keeps it, and its constant answer if the protocol lacks the rule.
 OF_THE_PROTOCOL: Mapping[str, tuple[str, bool]] = MappingProxyType(
     {
         "fence": ("is_of", True),  # closing operations compare owner and fence
         "dedupe": ("is_leased", False),  # a claim respects the lease of the hop's owner
-        "cap": ("is_spent", False),  # a claim beyond `max_attempts` may only close
-        "idempotent": ("is_repeated", False),  # a claim that is repeated with its token gets the first one's answer
+        "cap": ("is_spent", False),  # a claim after `max_attempts` may only close
+        "idempotent": ("is_repeated", False),  # a claim repeated with its token gets the first answer again
         "once": ("is_open", True),  # a hop that is closed is not closed again
     }
 )
@@ -30,7 +30,7 @@ RULES = (*OF_THE_PROTOCOL, *sorted(OF_ITS_USERS))
 
 @contextmanager
 def without(rule: str, rules: Rules) -> Iterator[Rules]:
-    """Take a rule away for a while; gives the rules by which to search meanwhile."""
+    """Remove a rule for a while, and give the rules for a search meanwhile."""
     if rule in OF_ITS_USERS:
         yield replace(rules, **{rule: False})
         return

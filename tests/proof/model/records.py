@@ -1,9 +1,9 @@
-"""The store of the model: the protocol's own records of hops, with indexes, without texts and queues' names.
+"""The store of the model: the protocol's own records of hops, with indexes, but without texts and names of queues.
 
-What becomes of a record is said by the protocol that the stores run; here is where each hop is listed. Time is what it
-does to a lease: it holds, or it is over. A token is what it decides: whether the record was claimed for the delivery
-that its owner has in hands. Processes that died are one owner, `GONE`: they never write again. The hold after an outage
-is left out, as it only puts off a take-over, and so is how often a hop was overdue.
+The protocol that the stores run says what becomes of a record; this module lists each hop. Time is reduced to its
+effect on a lease: it holds, or it is over. A token is reduced to what it decides: whether the record was claimed for
+the delivery that its owner has in hand. Processes that died are one owner, `GONE`; they never write again. The hold
+after an outage is left out because it only delays a take-over, and so is how often a hop was overdue.
 """
 
 from __future__ import annotations
@@ -49,29 +49,29 @@ OWNER_NAMED: dict[str | None, int | None] = {None: None, **{str(owner): owner fo
 
 Lease = Literal["none", "holds", "over"]
 
-# Time stands still: each moment that the protocol asks for is this one, and each message the first of its queue.
+# Time stands still: the protocol always gets this moment, and each message is the first of its queue.
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 PACE = Pace(
     **dict.fromkeys(("lease", "due_after", "due_after_most", "long_unswept", "pass_every"), timedelta(seconds=1))
 )
 LINE = Line()
 LEASES: dict[Lease, datetime | None] = {"none": None, "holds": NOW + PACE.lease, "over": NOW}
-IN_HANDS = "in hands"
+IN_HAND = "in hand"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
-    """The size of the model, and the rules of those who use the protocol, each of which a mutant may lack."""
+    """The size of the model, and the rules of those who use the protocol. A mutant may lack any of them."""
 
     hops: int = 3
     max_attempts: int = 2
-    sweeper: bool = True  # somebody looks for what waits in vain
+    sweeper: bool = True  # somebody looks for hops whose message will not come
     atomic: bool = True  # a completion and the next hop are recorded in one script
-    drop: bool = True  # a copy is acknowledged, and not given back to its queue
+    drop: bool = True  # a copy is acknowledged, not returned to its queue
 
 
 class Store(NamedTuple):
-    """All records of a workflow, the indexes, and what its events say."""
+    """All records of a workflow, the indexes, and the contents of its events."""
 
     workflow: str
     hops: tuple[Hop | None, ...]
@@ -84,18 +84,18 @@ class Store(NamedTuple):
 
     @property
     def current(self) -> int:
-        """The hop that the workflow stands at."""
+        """The workflow's current hop."""
         return self.recorded[-1]
 
     def record(self, hop: int) -> Hop:
-        """Return the record of a hop that is there."""
+        """Return the record of a hop that has one."""
         found = self.hops[hop]
         assert found is not None
         return found
 
 
 class Claimed(NamedTuple):
-    """A claim was granted; every other answer is the reason why not."""
+    """A claim was granted. Any other answer is the reason for refusing it."""
 
     fence: int
     attempt: int
@@ -119,12 +119,12 @@ def recorded(store: Store, hop: int) -> Store:
 
 
 def claimed(store: Store, rules: Rules, hop: int, owner: int) -> tuple[Store, Claimed | str]:
-    """CLAIM, for the delivery that the owner has in hands."""
+    """CLAIM, for the delivery that the owner has in hand."""
     record = store.record(hop)
     holder = owner_of(record)
     lease = LEASES[store.leases[holder]] if holder is not None else None
     change = hops.claim(
-        record, owner=str(owner), token=IN_HANDS, max_attempts=rules.max_attempts, digest=None,
+        record, owner=str(owner), token=IN_HAND, max_attempts=rules.max_attempts, digest=None,
         lease=lease, held=False, now=NOW, pace=PACE,
     )  # fmt: skip
     if isinstance(change, str):
@@ -167,20 +167,20 @@ def closed(store: Store, hop: int, owner: int, fence: int, state: ClosedState) -
 
 
 def cancelled(store: Store) -> Store:
-    """CANCEL, of a workflow that did not end."""
+    """CANCEL, of a workflow that has not ended."""
     return _applied(store, store.current, hops.cancel(store.record(store.current)))
 
 
 def redriven(store: Store) -> Store:
-    """REDRIVE, of a workflow that is parked."""
+    """REDRIVE, of a parked workflow."""
     return _applied(store, store.current, hops.redrive(store.record(store.current), now=NOW))
 
 
 def lapsed(store: Store, owner: int) -> tuple[Store, tuple[int, ...]]:
-    """SWEEP: queue what an owner ran that is dead or whose lease is over, and say what is sent again."""
+    """SWEEP: queue the hops of an owner that is dead or whose lease is over, and return those that are sent again."""
     running = tuple(hop for hop in store.owned[owner] if store.record(hop).state == "running")
     for hop in store.owned[owner]:
-        store = _taken(store, hop, owner)  # a record that does not run is noted as corrupt
+        store = _taken(store, hop, owner)  # a record that is not running is reported as corrupt
     for hop in running:
         store = _applied(store, hop, hops.lapse(store.record(hop), "lease_over", line=LINE, now=NOW, pace=PACE))
     return store, running
@@ -206,13 +206,13 @@ def owner_of(record: Hop) -> int | None:
 
 @cache
 def with_owner(record: Hop, owner: int | None) -> Hop:
-    """Return the record of another owner."""
+    """Return the record with another owner."""
     return replace(record, owner=str(owner) if owner is not None else None)
 
 
 @cache
 def without_token(record: Hop) -> Hop:
-    """Return a record whose owner has another delivery in hands, or none."""
+    """Return the record as if its owner had another delivery in hand, or none."""
     return replace(record, token=None)
 
 
@@ -235,8 +235,8 @@ def _applied(store: Store, hop: int, change: Change) -> Store:
 
 @cache
 def _without_counts(record: Hop) -> Hop:
-    """Return the record without what decides nothing here: its messages' numbers, but for that of a hop that waits for
-    the next sweep."""
+    """Return the record without what decides nothing here: the numbers of its messages, except for a hop that waits
+    for the next sweep."""
     return replace(record, waits=0, sent=0 if record.state == "queued" and goes_first(record) else 1)
 
 

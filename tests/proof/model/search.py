@@ -1,4 +1,4 @@
-"""The exhaustive search: all states that the moves reach, each checked, and whether each of them can end."""
+"""The exhaustive search: it checks every state that the moves reach, and whether each of them comes to an end."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from tests.proof.model.records import Rules
 
 __all__ = ["ENDLESS", "INVARIANTS", "STRANDED", "Finding", "Report", "TooMany", "search"]
 
-# What must hold of the whole: without the adversary, the workflow ends whatever happens next.
-STRANDED = "stranded"  # a workflow that did not end, and nothing that moves it
-ENDLESS = "endless"  # a way that goes on for ever
+# What must hold of the whole: without the adversary, the workflow ends, whatever happens next.
+STRANDED = "stranded"  # a workflow that has not ended, and nothing moves it
+ENDLESS = "endless"  # a way that never ends
 INVARIANTS = frozenset({*STATE_INVARIANTS, *MOVE_INVARIANTS, STRANDED, ENDLESS})
 
 
-MOST_STATES = 5_000_000  # about five gibibytes
+MOST_STATES = 5_000_000  # about 5 GiB
 
 
 class TooMany(Exception):
@@ -30,39 +30,39 @@ class TooMany(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """An invariant that does not hold, and one of the shortest ways to where it does not."""
+    """An invariant that does not hold, and one of the shortest ways to a state in which it does not."""
 
     invariant: str
     trace: tuple[Label, ...]
 
     def __str__(self) -> str:
-        """Show the way, a move a line."""
+        """Show the way, one move on each line."""
         return "\n".join((f"{self.invariant}: does not hold after", *(f"  {label}" for label in self.trace)))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What a search saw; it ends at the first finding."""
+    """What a search found. It ends at the first finding."""
 
     states: int
     moves: Mapping[str, int]  # by their names
-    workflows: Mapping[str, int]  # states of the model, by the workflow's
+    workflows: Mapping[str, int]  # states of the model, by the state of the workflow
     seconds: float
     finding: Finding | None
 
     def __str__(self) -> str:
-        """Show the figures, and what was found."""
+        """Show the figures and the finding."""
         workflows = ", ".join(f"{count} {workflow}" for workflow, count in self.workflows.items())
         figures = f"{self.states} states ({workflows}), {sum(self.moves.values())} moves, {self.seconds:.1f} s"
         return figures if self.finding is None else f"{figures}\n{self.finding}"
 
 
 def search(rules: Rules, budget: Budget, *, watched: Collection[str] = INVARIANTS) -> Report:
-    """Visit every state, breadth first, and report what does not hold of `watched`.
+    """Visit every state, breadth first, and report the first of the `watched` invariants that does not hold.
 
-    Raises `TooMany`, as a mutant may have states without end.
+    Raises `TooMany`, because a mutant may have infinitely many states.
     """
-    gc.disable()  # all that is made is kept or ends at once: to look for circles would take a tenth of the time
+    gc.disable()  # everything is kept or freed at once; looking for cycles would take a tenth of the time
     try:
         return _Search(rules, budget, watched).run()
     finally:
@@ -73,17 +73,17 @@ class _Search:
     def __init__(self, rules: Rules, budget: Budget, watched: Collection[str]) -> None:
         self._rules, self._first, self._watched = rules, first(rules, budget), watched
         self._begun = time.monotonic()
-        # A state's number is its place among those that were found; each is looked at in its turn.
+        # A state's number is its place among the states found so far. They are visited in this order.
         self._states = [canonical(self._first)]
         self._numbers = {self._states[0]: 0}
         self._came_from = [0]
-        self._fair: list[list[int]] = []  # of each state, those that follow without the adversary
+        self._fair: list[list[int]] = []  # for each state, its successors without the adversary
         self._moves: Counter[str] = Counter()
 
     def run(self) -> Report:
         of_state = [check for check in STATE_INVARIANTS.items() if check[0] in self._watched]
         of_move = [check for check in MOVE_INVARIANTS.items() if check[0] in self._watched]
-        for number, state in enumerate(self._states):  # which grows meanwhile
+        for number, state in enumerate(self._states):  # the list grows meanwhile
             for name, is_kept in of_state:
                 if not is_kept(state, self._rules):
                     return self._report(name, number)
@@ -109,7 +109,7 @@ class _Search:
         return number
 
     def _look_for_ends(self) -> Report:
-        """Look at all ways without the adversary: each comes to where nothing moves, and the workflow ended there."""
+        """Check that every way without the adversary reaches a state where nothing moves and the workflow has ended."""
         for number, follow in enumerate(self._fair):
             if STRANDED in self._watched and not follow and not has_ended(self._states[number]):
                 return self._report(STRANDED, number)
@@ -137,7 +137,7 @@ class _Search:
         )
 
     def _trace(self, invariant: str, number: int) -> tuple[Label, ...]:
-        """Take the way once more, with workers that keep their numbers, and add the move that breaks the invariant."""
+        """Follow the way again, with workers that keep their numbers, and add the move that breaks the invariant."""
         way = [number]
         while way[-1]:
             way.append(self._came_from[way[-1]])

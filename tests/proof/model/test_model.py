@@ -9,10 +9,10 @@ from tests.proof.model.mutants import RULES, without
 from tests.proof.model.records import Rules
 from tests.proof.model.search import INVARIANTS, search
 
-# All that an adversary can do to a workflow of three hops with two faults, and to one hop with three.
+# Hops, faults, and the least number of states: two faults in a workflow of three hops, three in one of a single hop.
 SIZES = [(3, 2, 40_000), (1, 3, 40_000)]
 
-# Which invariants notice that a rule is missing; each is broken by one at least.
+# Which invariants notice that a rule is missing. Each rule and each invariant is in at least one pair.
 CAUGHT = [
     ("fence", "overtaken_write_nothing"),
     ("fence", "one_place"),
@@ -37,21 +37,21 @@ MOVES = {
     "SWEEP: queues what an owner ran", "SWEEP: the wait is over", "SWEEP: overdue",
     "crashes, its message is lost", "crashes, its message comes back", "its lease ends", "CLAIM, its reply is lost",
     "COMPLETE, its reply is lost", "RETRY_AT, its reply is lost", "FAIL, its reply is lost",
-    "gives up, and gives its message back", "the body fails", "the body fails for good", "RELEASE, as it must end",
+    "gives up, and gives its message back", "the body fails", "the body fails permanently", "RELEASE, as it must end",
     "a message is doubled", "a message is lost", "CANCEL",
 }  # fmt: skip
 BETWEEN_HOPS = {"publishes"}
-AFTER_TWO_FAULTS = {"REDRIVE", "PARK, its reply is lost"}  # a hop of two attempts is parked by no fewer
+AFTER_TWO_FAULTS = {"REDRIVE", "PARK, its reply is lost"}  # parking a hop of two attempts takes two
 
 
 @pytest.mark.parametrize(("hops", "faults", "at_least"), SIZES)
 def test_every_state_is_sound_and_ends_once_nobody_disturbs_it(hops: int, faults: int, at_least: int) -> None:
-    """Whatever is killed, frozen, lost or doubled at whatever moment: nothing is lost, and nothing is done twice."""
+    """Whatever is killed, frozen, lost or doubled, and whenever: no work is lost, and none is done twice."""
     report = search(Rules(hops=hops), Budget(faults=faults))
 
     print(report)
     assert report.finding is None, str(report.finding)
-    # A search that goes nowhere, or without its adversary, finds nothing either.
+    # A search that goes nowhere, or has no adversary, finds nothing either.
     assert report.states >= at_least
     assert set(report.moves) == MOVES | (BETWEEN_HOPS if hops > 1 else AFTER_TWO_FAULTS)
     assert set(report.workflows) == {"running", "completed", "failed", "parked", "cancelled"}
@@ -59,7 +59,7 @@ def test_every_state_is_sound_and_ends_once_nobody_disturbs_it(hops: int, faults
 
 @pytest.mark.parametrize(("rule", "invariant"), CAUGHT)
 def test_no_rule_of_the_protocol_can_be_left_out(rule: str, invariant: str) -> None:
-    """Each rule is there for a reason, which is found and shown where somebody takes it away."""
+    """Each rule has a reason, which the search finds and shows if somebody removes the rule."""
     with without(rule, Rules(hops=2)) as rules:
         report = search(rules, Budget(faults=2), watched=[invariant])
 
@@ -69,6 +69,6 @@ def test_no_rule_of_the_protocol_can_be_left_out(rule: str, invariant: str) -> N
 
 
 def test_each_rule_and_each_invariant_has_its_mutant() -> None:
-    """A rule that nothing tests, or an invariant that nothing can break, would say nothing."""
+    """A rule that nothing tests, or an invariant that nothing can break, proves nothing."""
     assert {rule for rule, _ in CAUGHT} == set(RULES)
     assert {invariant for _, invariant in CAUGHT} == INVARIANTS

@@ -364,7 +364,7 @@ def test_what_a_parked_step_recorded_is_kept_unless_it_is_discarded(
     letters = DeadLetters(workflow_harness.transport)
 
     def parked_again() -> None:
-        store._hops["w.0"].journal["call"] = "1"
+        store._records.hops["w.0"].journal["call"] = "1"
         workflow_harness.sweep()
         asyncio.run(workflow_harness.deliver())
         assert handle.status_sync().state == "parked"

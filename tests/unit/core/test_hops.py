@@ -1,4 +1,4 @@
-"""What becomes of a hop's record, one operation at a time; all orders of them are searched by the model."""
+"""What becomes of a hop's record, one operation at a time. The model searches all orders of them."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ def test_a_new_hop_is_due_when_its_first_message_is_overdue() -> None:
     )
 
 
-def test_a_queued_hop_is_given_to_who_claims_it() -> None:
-    """It is listed as the owner's, for as long as the lease that begins now."""
+def test_a_queued_hop_is_given_to_the_owner_that_claims_it() -> None:
+    """It is listed as the owner's until the end of the lease that begins now."""
     assert claimed(QUEUED) == Change(
         hop=replace(QUEUED, state="running", owner="ann", token="t1", fence=1, attempt=1, claimed_at=NOW),
         place=Owned(owner="ann", until=NOW + 10 * SECOND),
@@ -80,7 +80,7 @@ def test_a_queued_hop_is_given_to_who_claims_it() -> None:
 def test_a_running_hop_is_taken_over_only_when_its_owners_lease_is_over(
     lease: datetime | None, held: bool, runs: bool
 ) -> None:
-    """Two never run a hop at once while the first may come back; after an outage it has longer."""
+    """Two owners never run a hop at once while the first may come back. After an outage it has longer."""
     answer = claim(
         RUNNING, owner="bob", token="t2", max_attempts=2, digest="d", lease=lease, held=held, now=NOW, pace=PACE
     )
@@ -92,7 +92,7 @@ def test_a_running_hop_is_taken_over_only_when_its_owners_lease_is_over(
 
 @pytest.mark.parametrize("hop", [RUNNING, LAPSED])
 def test_a_claim_whose_reply_was_lost_gets_the_same_answer_again(hop: Hop) -> None:
-    """The client repeats it; it spends no attempt, and the hop is the owner's, as it may have lapsed since."""
+    """The client repeats it. That spends no attempt, and if the hop lapsed meanwhile, it is the owner's again."""
     again = claimed(hop, lease=NOW + SECOND)
 
     assert isinstance(again, Change)
@@ -100,7 +100,7 @@ def test_a_claim_whose_reply_was_lost_gets_the_same_answer_again(hop: Hop) -> No
 
 
 def test_a_claim_beyond_the_last_attempt_may_only_close() -> None:
-    """A hop that kills its worker does not do so for ever."""
+    """A hop that kills its worker does not do so forever."""
     spent = replace(QUEUED, attempt=2, fence=5)
 
     answer = claimed(spent)
@@ -110,8 +110,8 @@ def test_a_claim_beyond_the_last_attempt_may_only_close() -> None:
 
 
 @pytest.mark.parametrize("state", get_args(HopState))
-def test_what_is_no_copy_of_the_recorded_message_is_refused_in_each_state(state: HopState) -> None:
-    """Whoever altered it learns nothing of the hop."""
+def test_an_altered_message_is_refused_in_each_state(state: HopState) -> None:
+    """Whoever altered it learns nothing about the hop."""
     hop = replace(RUNNING, state=state)
 
     assert claim(
@@ -129,13 +129,13 @@ def test_what_is_no_copy_of_the_recorded_message_is_refused_in_each_state(state:
         ("cancelled", "cancelled"),
     ],
 )
-def test_a_closed_hop_is_not_claimed_even_by_who_closed_it(state: HopState, reason: str) -> None:
+def test_a_closed_hop_is_not_claimed_even_by_its_last_owner(state: HopState, reason: str) -> None:
     """A late copy of its message runs nothing."""
     assert claimed(replace(RUNNING, state=state)) == reason
 
 
-def test_a_renewal_leaves_a_lapsed_hop_to_its_owner_and_another_ones_alone() -> None:
-    """A worker that was away for a moment goes on; one that was overtaken learns of it."""
+def test_a_renewal_leaves_a_lapsed_hop_to_its_owner_and_changes_no_other() -> None:
+    """A worker that was away for a moment goes on. One that was overtaken learns of it."""
     back = Change(hop=replace(LAPSED, state="running"), place=Owned(owner="ann", until=NOW + 10 * SECOND))
 
     assert renew(LAPSED, owner="ann", fence=1, now=NOW, pace=PACE) == back
@@ -157,7 +157,7 @@ def test_a_renewal_leaves_a_lapsed_hop_to_its_owner_and_another_ones_alone() -> 
 def test_its_owner_closes_a_hop_that_nobody_else_took(
     hop: Hop, state: ClosedState, place: object, workflow: WorkflowState
 ) -> None:
-    """An output that was paid for is kept even if the lease lapsed meanwhile."""
+    """An output that was paid for is kept, even if the lease has expired meanwhile."""
     change = close(hop, state, owner="ann", fence=1, now=NOW, failure=FAILURE, delay=60 * SECOND)
 
     failure = FAILURE if state == "waiting" else None
@@ -166,7 +166,7 @@ def test_its_owner_closes_a_hop_that_nobody_else_took(
 
 
 def test_a_completion_that_records_the_next_hop_does_not_end_the_workflow() -> None:
-    """The one transaction does both."""
+    """One transaction does both."""
     change = close(RUNNING, "done", owner="ann", fence=1, now=NOW, followed=True)
 
     assert isinstance(change, Change)
@@ -174,16 +174,16 @@ def test_a_completion_that_records_the_next_hop_does_not_end_the_workflow() -> N
 
 
 @pytest.mark.parametrize("state", get_args(ClosedState))
-def test_who_was_overtaken_closes_nothing(state: ClosedState) -> None:
-    """Of two runs of one hop, only the later one is forwarded."""
+def test_an_owner_that_was_overtaken_closes_nothing(state: ClosedState) -> None:
+    """If a hop runs twice, only the later run counts."""
     assert close(RUNNING, state, owner="bob", fence=1, now=NOW) is False
     assert close(RUNNING, state, owner="ann", fence=0, now=NOW) is False
     assert release(RUNNING, owner="ann", fence=0, now=NOW) is False
 
 
 @pytest.mark.parametrize("state", get_args(ClosedState))
-def test_a_repeated_closing_is_told_whether_it_closed_the_hop_so(state: ClosedState) -> None:
-    """The reply may have been lost; another end than the recorded one is refused."""
+def test_a_repeated_closing_is_told_whether_it_closed_the_hop_in_that_way(state: ClosedState) -> None:
+    """The reply may have been lost. Any other end than the recorded one is refused."""
     closed = cast("Change", close(RUNNING, state, owner="ann", fence=1, now=NOW)).hop
 
     answers = {other: close(closed, other, owner="ann", fence=1, now=NOW) for other in get_args(ClosedState)}
@@ -194,7 +194,7 @@ def test_a_repeated_closing_is_told_whether_it_closed_the_hop_so(state: ClosedSt
 
 @pytest.mark.parametrize(("exhausted", "attempt"), [(False, 0), (True, 1)])
 def test_a_released_hop_gets_its_attempt_back_and_is_sent_at_once(exhausted: bool, attempt: int) -> None:
-    """A worker that ends costs its steps nothing; a claim that spent no attempt gives none back."""
+    """A worker that stops costs its steps nothing. A claim that spent no attempt gives none back."""
     change = release(replace(RUNNING, exhausted=exhausted), owner="ann", fence=1, now=NOW)
 
     released = Hop(digest="d", fence=1, attempt=attempt, first=4)
@@ -203,8 +203,8 @@ def test_a_released_hop_gets_its_attempt_back_and_is_sent_at_once(exhausted: boo
 
 
 @pytest.mark.parametrize("hop", [QUEUED, RUNNING, LAPSED, WAITING, PARKED])
-def test_a_cancelled_hop_is_nobodys_and_nowhere(hop: Hop) -> None:
-    """Wherever the workflow stands, it ends."""
+def test_a_cancelled_hop_has_no_owner_and_is_listed_nowhere(hop: Hop) -> None:
+    """The workflow ends wherever it stands."""
     change = cancel(hop)
 
     assert (change.hop.state, change.hop.owner, change.hop.token, change.hop.failure) == ("cancelled", None, None, None)
@@ -212,12 +212,12 @@ def test_a_cancelled_hop_is_nobodys_and_nowhere(hop: Hop) -> None:
 
 
 def test_a_redriven_hop_has_all_its_attempts_and_is_sent_at_once() -> None:
-    """Its fence stays, so that nobody of before can close it."""
+    """Its fence stays, so that no earlier owner can close it."""
     assert redrive(PARKED, now=NOW) == Change(hop=Hop(digest="d", fence=1, first=4), place=Due(at=NOW))
 
 
 def test_a_lapsed_hop_is_sent_again_and_stays_its_owners_until_it_is_claimed() -> None:
-    """Who comes back in time goes on with its run."""
+    """An owner that comes back in time goes on with its run."""
     change = lapse(RUNNING, "owner_gone", line=LINE, now=NOW, pace=PACE)
 
     assert change == Change(
@@ -228,8 +228,8 @@ def test_a_lapsed_hop_is_sent_again_and_stays_its_owners_until_it_is_claimed() -
     )
 
 
-def test_a_hop_that_waited_is_sent_whatever_stands_on_its_queue() -> None:
-    """It has no message there, and no owner any more."""
+def test_a_hop_that_waited_is_sent_whatever_waits_on_its_queue() -> None:
+    """It has no message there, and no longer an owner."""
     change = sweep(WAITING, empty=False, line=LINE, now=NOW, pace=PACE)
 
     assert goes_first(WAITING)
@@ -252,7 +252,7 @@ def test_a_hop_that_waited_is_sent_whatever_stands_on_its_queue() -> None:
 def test_an_overdue_hop_is_sent_again_only_if_its_message_must_be_lost(
     sent: int, empty: bool | None, resent: str | None
 ) -> None:
-    """A backlog is not multiplied: a message that stands behind others will come."""
+    """A backlog is not multiplied: a message that waits behind others will come."""
     change = sweep(replace(QUEUED, sent=sent, waits=1), empty=empty, line=LINE, now=NOW, pace=PACE)
 
     assert (change is None) == (resent is None and empty is None)
@@ -262,7 +262,7 @@ def test_an_overdue_hop_is_sent_again_only_if_its_message_must_be_lost(
 
 
 def test_a_message_is_overtaken_when_a_later_one_was_surely_reached() -> None:
-    """Then it is lost, as a queue gives what stands first."""
+    """It is lost then, because a queue delivers the oldest message first."""
     reached = Line(sent=6, reached=5)
 
     found = [sweep(replace(QUEUED, sent=sent), empty=None, line=reached, now=NOW, pace=PACE) for sent in (4, 5)]
@@ -272,21 +272,21 @@ def test_a_message_is_overtaken_when_a_later_one_was_surely_reached() -> None:
 
 @pytest.mark.parametrize(("waits", "seconds"), [(0, 10), (1, 20), (3, 80), (10, 80), (10_000, 80)])
 def test_each_wait_for_a_message_is_twice_as_long_up_to_the_longest(waits: int, seconds: int) -> None:
-    """However long a backlog stands."""
+    """This holds however long a backlog lasts."""
     change = sweep(replace(QUEUED, waits=waits), empty=False, line=LINE, now=NOW, pace=PACE)
 
     assert change is not None
     assert change.place == Due(at=NOW + seconds * SECOND)
 
 
-def test_a_queue_counts_what_is_sent_and_what_a_claim_surely_reached() -> None:
-    """Which message of a hop was claimed is not known, so the first of them counts."""
+def test_a_queue_counts_what_is_sent_and_what_a_claim_has_certainly_reached() -> None:
+    """It is not known which message of a hop was claimed, so the first one counts."""
     assert move_on(Line(), QUEUED) == Line(sent=4)
     assert move_on(Line(sent=9, reached=2), replace(RUNNING, sent=7)) == Line(sent=9, reached=4)
     assert move_on(Line(sent=9, reached=6), RUNNING) == Line(sent=9, reached=6)
 
 
-def test_there_is_one_pass_in_a_while_whoever_asks() -> None:
+def test_there_is_one_pass_per_interval_whoever_asks() -> None:
     """Hundreds of workers cost the store no more than one."""
     swept = open_pass(Sweeping(), now=NOW, pace=PACE)
 
@@ -297,7 +297,7 @@ def test_there_is_one_pass_in_a_while_whoever_asks() -> None:
 
 @pytest.mark.parametrize(("lease", "longest"), [(10, 5.0), (2, 2.5)])
 def test_after_an_outage_owners_have_the_time_of_a_lease_to_come_back(lease: int, longest: float) -> None:
-    """The store was away for all of them: it is no mass take-over."""
+    """The store was away for all of them, so their hops are not taken over all at once."""
     pace = replace(PACE, lease=lease * SECOND)
     swept = open_pass(Sweeping(), now=NOW, pace=pace)
     in_time, too_late = NOW + longest * SECOND, NOW + (longest + 0.001) * SECOND

@@ -1,0 +1,133 @@
+"""The records of the store in memory, where each hop is listed, and what applies a change to them."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from paigeant_celery.core import hops as protocol
+from paigeant_celery.core.flow import Failure, WorkflowState
+from paigeant_celery.core.hops import Change, Due, Hop, Line, Owned, Pace, Parked
+from paigeant_celery.store.memory_events import Events
+from paigeant_celery.store.port import HopRecord, WorkflowRecord
+
+__all__ = ["Kept", "Records", "Workflow"]
+
+
+@dataclass(kw_only=True)
+class Workflow:
+    """A workflow. Its envelope is that of its current hop until it ends."""
+
+    correlation_id: str
+    content: str
+    hop_id: str
+    created_at: datetime
+    updated_at: datetime
+    events: Events
+    state: WorkflowState = "running"
+    envelope: str | None = None
+    failure: Failure | None = None
+    hop_ids: list[str] = field(default_factory=list)
+    blobs: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(kw_only=True)
+class Kept:
+    """A hop with its envelope, until it is closed, and with everything else that belongs to it."""
+
+    hop: Hop
+    workflow: Workflow
+    queue: str
+    envelope: str | None
+    letter: str | None = None
+    journal: dict[str, str] = field(default_factory=dict)
+
+
+class Records:
+    """Workflows and hops by their ids, and each open hop in one list. The store's lock protects them."""
+
+    def __init__(self, *, ttl: timedelta, pace: Pace) -> None:
+        self.workflows: dict[str, Workflow] = {}
+        self.hops: dict[str, Kept] = {}
+        self.due: dict[str, datetime] = {}
+        self.parked: dict[str, datetime] = {}
+        self.owned: dict[str, set[str]] = {}
+        self.leases: dict[str, datetime] = {}
+        self.lines: dict[str, Line] = {}
+        self.ended: deque[tuple[datetime, str]] = deque()  # when a workflow expires, and which
+        self._ttl, self._pace = ttl, pace
+
+    def queue(self, workflow: Workflow, new: HopRecord, *, now: datetime) -> None:
+        """Record a workflow's next hop, whose message is sent now."""
+        change = protocol.queue(digest=new.digest, line=self.line_of(new.queue), now=now, pace=self._pace)
+        self.hops[new.hop_id] = Kept(hop=change.hop, workflow=workflow, queue=new.queue, envelope=new.envelope)
+        workflow.hop_ids.append(new.hop_id)
+        self.apply(new.hop_id, change, now=now)
+
+    def apply(self, hop_id: str, change: Change, *, now: datetime) -> None:
+        """Record what becomes of a hop, where it is listed, and what follows for its workflow and its queue."""
+        kept = self.hops[hop_id]
+        kept.hop, kept.workflow.state = change.hop, change.workflow
+        self.lines[kept.queue] = protocol.move_on(self.line_of(kept.queue), change.hop)
+        self.due.pop(hop_id, None)
+        self.parked.pop(hop_id, None)
+        if change.leaves is not None:
+            self._take_from(change.leaves, hop_id)
+        match change.place:
+            case Due(at=at):
+                self.due[hop_id] = at
+            case Owned(owner=owner, until=until):
+                self.owned.setdefault(owner, set()).add(hop_id)
+                self.leases[owner] = until
+            case Parked(since=since):
+                self.parked[hop_id] = since
+            case None:
+                self._end(kept, now)
+
+    def line_of(self, queue: str) -> Line:
+        """Return what is known about the messages of a queue."""
+        return self.lines.get(queue, Line())
+
+    def read(self, correlation_id: str) -> WorkflowRecord | None:
+        """Return what is known about a workflow, or None."""
+        workflow = self.workflows.get(correlation_id)
+        if workflow is None:
+            return None
+        kept = self.hops[workflow.hop_id]
+        waits = kept.hop.state == "waiting"
+        return WorkflowRecord(
+            correlation_id=correlation_id,
+            state=workflow.state,
+            content=workflow.content,
+            envelope=workflow.envelope if workflow.envelope is not None else kept.envelope or "",
+            hop_id=workflow.hop_id,
+            queue=kept.queue,
+            running=kept.hop.state == "running",
+            attempt=kept.hop.attempt,
+            failure=kept.hop.failure if waits else workflow.failure,
+            created_at=workflow.created_at,
+            updated_at=workflow.updated_at,
+            retry_at=self.due[workflow.hop_id] if waits else None,
+        )
+
+    def expire(self, *, now: datetime) -> None:
+        """Delete the workflows that ended long enough ago, with their hops."""
+        while self.ended and self.ended[0][0] <= now:
+            for hop_id in self.workflows.pop(self.ended.popleft()[1]).hop_ids:
+                del self.hops[hop_id]
+
+    def _take_from(self, owner: str, hop_id: str) -> None:
+        owned = self.owned.get(owner, set())
+        owned.discard(hop_id)
+        if not owned:
+            self.owned.pop(owner, None)
+            self.leases.pop(owner, None)
+
+    def _end(self, kept: Kept, now: datetime) -> None:
+        """Drop the envelope of a closed hop. If the workflow ended with it, the workflow keeps it until it expires."""
+        workflow = kept.workflow
+        if workflow.state != "running":
+            workflow.envelope = kept.envelope
+            self.ended.append((now + self._ttl, workflow.correlation_id))
+        kept.envelope = None

@@ -1,0 +1,77 @@
+"""One sweep of the store in memory: which hops are sent again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal
+
+from paigeant_celery.core import hops as protocol
+from paigeant_celery.core.hops import Change, Pace
+from paigeant_celery.store.memory_records import Records
+from paigeant_celery.store.port import HopRecord
+
+__all__ = ["Round"]
+
+
+@dataclass(kw_only=True)
+class Round:
+    """One look through the records. `again` and `asked` are what it found: hops to send, and queues to look at."""
+
+    records: Records
+    pace: Pace
+    most: int  # hops to send again
+    now: datetime
+    again: list[HopRecord] = field(default_factory=list)
+    asked: dict[str, None] = field(default_factory=dict)
+
+    def lapse(self, owner: str, why: Literal["owner_gone", "lease_over"]) -> None:
+        """Queue the hops of an owner."""
+        for hop_id in sorted(self.records.owned.get(owner, ())):
+            if self._is_full:
+                return
+            kept = self.records.hops[hop_id]
+            line = self.records.line_of(kept.queue)
+            self._send(hop_id, protocol.lapse(kept.hop, why, line=line, now=self.now, pace=self.pace))
+
+    def lapse_all(self) -> None:
+        """Queue the hops of all owners whose leases have expired."""
+        leases = self.records.leases.items()
+        for _, owner in sorted((end, owner) for owner, end in leases if end <= self.now):
+            self.lapse(owner, "lease_over")
+
+    def look(self, queues: Mapping[str, bool]) -> None:
+        """Look at the hops that are due. `queues` says whether each queue is empty, if that is known."""
+        for hop_id in self._due():
+            if self._is_full:
+                return
+            kept = self.records.hops[hop_id]
+            empty, line = queues.get(kept.queue), self.records.line_of(kept.queue)
+            change = protocol.sweep(kept.hop, empty=empty, line=line, now=self.now, pace=self.pace)
+            if change is None:
+                self.asked[kept.queue] = None
+            else:
+                self._send(hop_id, change)
+
+    @property
+    def _is_full(self) -> bool:
+        return len(self.again) >= self.most
+
+    def _due(self) -> list[str]:
+        """Return the hops that are due. Those that are sent whatever waits on their queue come first."""
+        hops, due = self.records.hops, self.records.due
+
+        def order(hop_id: str) -> tuple[bool, datetime, str]:
+            return not protocol.goes_first(hops[hop_id].hop), due[hop_id], hop_id
+
+        return sorted((hop_id for hop_id, at in due.items() if at <= self.now), key=order)
+
+    def _send(self, hop_id: str, change: Change) -> None:
+        self.records.apply(hop_id, change, now=self.now)
+        if change.resent is None:
+            return
+        kept = self.records.hops[hop_id]
+        kept.workflow.events.tell("resent", hop_id, now=self.now, why=change.resent)
+        envelope, digest = kept.envelope or "", kept.hop.digest
+        self.again.append(HopRecord(hop_id=hop_id, queue=kept.queue, envelope=envelope, digest=digest))

@@ -1,0 +1,61 @@
+"""Whether a Redis server is fit to keep the records."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from paigeant_celery.core.errors import ConfigurationError
+from paigeant_celery.store.redis_client import Server
+
+__all__ = ["FORMAT", "check_server"]
+
+FORMAT = "1"  # of the records; grows when an older version could not read them
+
+
+def check_server(server: Server, *, allow_eviction: bool) -> list[str]:
+    """Return warnings; raises as `RedisStore.check` does."""
+    _refuse_cluster(server)
+    format_ = server.ask(lambda c: c.redis.hget(f"{server.prefix}:meta", "format"), about="meta")
+    mistakes = _format_mistakes(format_, server.prefix)
+    config = server.permitted(lambda c: c.redis.config_get("maxmemory-policy", "appendonly"))
+    warnings = _config_warnings(server, config)
+    policy = config.get("maxmemory-policy", "noeviction") if config is not None else "noeviction"
+    if policy != "noeviction":
+        evicts = f"the store {server.address} has `maxmemory-policy {policy}` and may evict running workflows"
+        if allow_eviction:
+            warnings.append(f"{evicts}; `paigeant_allow_eviction` permits it")
+        else:
+            mistakes.append(f"{evicts}; set it to `noeviction`, or set `paigeant_allow_eviction = True`")
+    if mistakes:
+        raise ConfigurationError(mistakes)
+    return warnings
+
+
+def _refuse_cluster(server: Server) -> None:
+    info = server.permitted(lambda c: c.redis.info("cluster")) or {}
+    if str(info.get("cluster_enabled", 0)) == "1":
+        text = f"the store {server.address} is a Redis Cluster, which is not supported; use one Redis primary"
+        raise ConfigurationError([text])
+
+
+def _config_warnings(server: Server, config: Mapping[str, str] | None) -> list[str]:
+    if not config:
+        return [
+            f"the store {server.address} does not permit CONFIG GET; make sure that it has `maxmemory-policy "
+            "noeviction` and `appendonly yes`"
+        ]
+    if config.get("appendonly", "yes") == "yes":
+        return []
+    return [
+        f"the store {server.address} has no append-only file; a restart of the server loses what it recorded since "
+        "the last snapshot: set `appendonly yes`"
+    ]
+
+
+def _format_mistakes(found: str | None, prefix: str) -> list[str]:
+    if found in (None, FORMAT):
+        return []
+    return [
+        f"the records under {prefix!r} have format {found!r} and this version reads {FORMAT!r}; run one version on all "
+        "workers, or choose another `paigeant_prefix`"
+    ]
