@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 from paigeant_celery.core.errors import PaigeantError
-from paigeant_celery.hop.process import new_owner_id
+from paigeant_celery.hop.liveness import new_owner_id
 from paigeant_celery.store.port import Closing, HopStore
 
 __all__ = ["NoLease", "Owner"]

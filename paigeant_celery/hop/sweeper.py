@@ -13,7 +13,7 @@ from collections.abc import Iterable
 
 from paigeant_celery.broker.outbox import Outbox
 from paigeant_celery.core.errors import MessageError, TransientError
-from paigeant_celery.hop.process import host_id, is_gone
+from paigeant_celery.hop.liveness import host_id, is_gone
 from paigeant_celery.store.port import HopRecord, HopStore
 
 __all__ = ["Sweeper"]

@@ -115,7 +115,7 @@ class MemoryStore:
             if hop.fence > before.fence:
                 workflow.updated_at = now
                 about = {"attempt": str(hop.attempt), "fence": str(hop.fence), "exhausted": str(int(hop.exhausted))}
-                workflow.events.tell("claimed", claim.hop_id, now=now, **about)
+                workflow.events.add_event("claimed", claim.hop_id, now=now, **about)
             return Claimed(
                 fence=hop.fence,
                 attempt=hop.attempt,
@@ -145,7 +145,7 @@ class MemoryStore:
             if not kept or not change:
                 return False
             self._records.apply(closing.hop_id, change, now=now)
-            kept.workflow.events.tell("released", closing.hop_id, now=now)
+            kept.workflow.events.add_event("released", closing.hop_id, now=now)
             return True
 
     def complete(self, completion: Completion) -> bool:
@@ -161,12 +161,12 @@ class MemoryStore:
                 workflow.events.note({"type": "note", "hop": hop_id, **note}, now=now)
             if next_hop is None:
                 workflow.envelope = completion.envelope
-                workflow.events.tell("completed", hop_id, now=now)
-                workflow.events.tell("workflow_completed", hop_id, now=now)
+                workflow.events.add_event("completed", hop_id, now=now)
+                workflow.events.add_event("workflow_completed", hop_id, now=now)
                 return True
             workflow.hop_id = next_hop.hop_id
             self._records.queue(workflow, next_hop, now=now)
-            workflow.events.tell("completed", hop_id, now=now, next_hop=next_hop.hop_id)
+            workflow.events.add_event("completed", hop_id, now=now, next_hop=next_hop.hop_id)
             return True
 
     def fail(self, closing: Closing, failure: Failure) -> bool:
@@ -176,8 +176,8 @@ class MemoryStore:
             if isinstance(kept, bool):
                 return kept
             kept.workflow.failure = failure
-            kept.workflow.events.tell("failed", closing.hop_id, now=now, **_about(failure))
-            kept.workflow.events.tell("workflow_failed", closing.hop_id, now=now, **_about(failure))
+            kept.workflow.events.add_event("failed", closing.hop_id, now=now, **_about(failure))
+            kept.workflow.events.add_event("workflow_failed", closing.hop_id, now=now, **_about(failure))
             return True
 
     def retry_at(self, closing: Closing, failure: Failure, *, delay: float) -> bool:
@@ -187,7 +187,7 @@ class MemoryStore:
             if isinstance(kept, bool):
                 return kept
             about = {**_about(failure), "delay_ms": str(round(delay * 1000))}
-            kept.workflow.events.tell("retrying", closing.hop_id, now=now, **about)
+            kept.workflow.events.add_event("retrying", closing.hop_id, now=now, **about)
             return True
 
     def park(self, closing: Closing, failure: Failure, letter: DeadLetter | None = None) -> bool:
@@ -200,7 +200,7 @@ class MemoryStore:
             if letter is not None:
                 kept.letter = letter.letter_id
                 self._letters.keep(letter, now=now)
-            kept.workflow.events.tell("parked", closing.hop_id, now=now, **_about(failure))
+            kept.workflow.events.add_event("parked", closing.hop_id, now=now, **_about(failure))
             return True
 
     def cancel(self, correlation_id: str) -> Literal["cancelled", "ended", "unknown"]:
@@ -215,7 +215,7 @@ class MemoryStore:
             self._drop_letter(kept)
             self._records.apply(workflow.hop_id, protocol.cancel(kept.hop), now=now)
             workflow.failure, workflow.updated_at = None, now
-            workflow.events.tell("workflow_cancelled", workflow.hop_id, now=now)
+            workflow.events.add_event("workflow_cancelled", workflow.hop_id, now=now)
             return "cancelled"
 
     def redrive(
@@ -235,7 +235,7 @@ class MemoryStore:
             about = {"journal": "discarded"} if discard_journal else {}
             if discard_journal:
                 kept.journal.clear()
-            workflow.events.tell("redriven", workflow.hop_id, now=now, **about)
+            workflow.events.add_event("redriven", workflow.hop_id, now=now, **about)
             return "redriven"
 
     def record(self, closing: Closing, records: Mapping[str, str]) -> bool:
@@ -352,7 +352,7 @@ class MemoryStore:
         )
         self._records.workflows[new.correlation_id] = workflow
         self._records.queue(workflow, new.hop, now=now)
-        workflow.events.tell(event, new.hop.hop_id, now=now, queue=new.hop.queue)
+        workflow.events.add_event(event, new.hop.hop_id, now=now, queue=new.hop.queue)
 
     def _renew(self, hop_id: str, owner: str, fence: int, now: datetime) -> bool:
         kept = self._records.hops.get(hop_id)

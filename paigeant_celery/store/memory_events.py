@@ -21,7 +21,7 @@ class Events:
         self.streamed: deque[Entry] = deque(maxlen=limits.max_streamed)
         self._numbers = numbers
 
-    def tell(self, type_: str, hop_id: str, *, now: datetime, **about: str) -> None:
+    def add_event(self, type_: str, hop_id: str, *, now: datetime, **about: str) -> None:
         """Add an event of a hop."""
         self.note({"type": type_, "hop": hop_id, **about}, now=now)
 

@@ -72,6 +72,6 @@ class Round:
         if change.resent is None:
             return
         kept = self.records.hops[hop_id]
-        kept.workflow.events.tell("resent", hop_id, now=self.now, why=change.resent)
+        kept.workflow.events.add_event("resent", hop_id, now=self.now, why=change.resent)
         envelope, digest = kept.envelope or "", kept.hop.digest
         self.again.append(HopRecord(hop_id=hop_id, queue=kept.queue, envelope=envelope, digest=digest))

@@ -12,9 +12,9 @@ from celery.concurrency.thread import TaskPool
 
 from paigeant_celery.activities.port import Activity
 from paigeant_celery.core.errors import PaigeantError
+from paigeant_celery.worker.app_state import installation_of
 from paigeant_celery.worker.broker_advice import advice_lines, advise
 from paigeant_celery.worker.guest import GuestWorker
-from paigeant_celery.worker.installation import installation_of
 from paigeant_celery.worker.intake import Intake
 from paigeant_celery.worker.revocations import Revocations
 from paigeant_celery.worker.serving import banner, longest_step, queues_of, served_activities, start_checks

@@ -12,9 +12,9 @@ from pathlib import Path
 from paigeant_celery.activities.registry import registry
 from paigeant_celery.broker.transport import CeleryTransport
 from paigeant_celery.core.errors import UnknownActivity, UsageError, WorkerEnded
+from paigeant_celery.worker.app_state import installation_of
 from paigeant_celery.worker.embedded import EmbeddedWorker
 from paigeant_celery.worker.install import install
-from paigeant_celery.worker.installation import installation_of
 
 __all__ = ["ActivityExecutor"]
 

@@ -11,9 +11,9 @@ from paigeant_celery.activities.registry import registry
 from paigeant_celery.broker.transport import CeleryTransport, attach, attachment_of, imports_us, transport_of
 from paigeant_celery.core.errors import DuplicateActivity, UsageError
 from paigeant_celery.store.port import Store
+from paigeant_celery.worker.app_state import Installation, installation_of
 from paigeant_celery.worker.bootsteps import AgentQueues
 from paigeant_celery.worker.embedded import EmbeddedWorker
-from paigeant_celery.worker.installation import Installation, installation_of
 from paigeant_celery.worker.runtime import HopRuntime
 from paigeant_celery.worker.shutdown import ending
 from paigeant_celery.worker.task import register_tasks

@@ -19,7 +19,7 @@ from paigeant_celery.core.patience import patience
 from paigeant_celery.hop.answers import ClosedAs, Drop, Effects, Refused, Summary
 from paigeant_celery.hop.guard import Arrival
 from paigeant_celery.hop.lease import NoLease, Owner
-from paigeant_celery.hop.process import new_owner_id
+from paigeant_celery.hop.liveness import new_owner_id
 from paigeant_celery.hop.run import Opened, Outcome, timed_out
 from paigeant_celery.hop.service import HopService
 from paigeant_celery.hop.with_store import RecordedEffects

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import uuid
 
-import paigeant_celery.hop.process as process_module
+import paigeant_celery.hop.liveness as process_module
 import paigeant_celery.hop.sweeper as sweeper_module
 
 # Made before the pool is forked, so that the processes of one worker share it, as those of one machine do.

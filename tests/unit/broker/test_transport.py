@@ -15,7 +15,7 @@ from celery.worker.request import Request
 from paigeant_celery import FunctionSpec, WorkflowDispatcher, activity, get_transport, install
 from paigeant_celery.broker.transport import transport_of
 from paigeant_celery.core.errors import UsageError
-from paigeant_celery.worker.installation import installation_of
+from paigeant_celery.worker.app_state import installation_of
 from paigeant_celery.worker.request import HopRequest
 
 SECRET = "hunter2-hunter2"

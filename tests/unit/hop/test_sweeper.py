@@ -16,7 +16,7 @@ from paigeant_celery.broker.port import Delivery
 from paigeant_celery.core.errors import Unreachable
 from paigeant_celery.core.message import PaigeantMessage, encode, sha256
 from paigeant_celery.core.settings import Settings
-from paigeant_celery.hop.process import new_owner_id
+from paigeant_celery.hop.liveness import new_owner_id
 from paigeant_celery.hop.sweeper import Sweeper
 from paigeant_celery.store.memory import MemoryStore
 from paigeant_celery.store.port import Claim, Claimed, HopRecord, NewWorkflow

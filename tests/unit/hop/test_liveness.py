@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from paigeant_celery.hop import process
-from paigeant_celery.hop.process import host_id, is_gone, new_owner_id
+from paigeant_celery.hop import liveness
+from paigeant_celery.hop.liveness import host_id, is_gone, new_owner_id
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/ns/pid").exists(), reason="this system has no /proc")
 
@@ -22,7 +22,7 @@ def owner_in(python: subprocess.Popen[str]) -> str:
 
 
 def start() -> subprocess.Popen[str]:
-    code = "from paigeant_celery.hop.process import new_owner_id\nprint(new_owner_id(), flush=True)\ninput()"
+    code = "from paigeant_celery.hop.liveness import new_owner_id\nprint(new_owner_id(), flush=True)\ninput()"
     return subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
@@ -75,7 +75,7 @@ def test_a_process_that_the_system_hides_is_not_gone(monkeypatch: pytest.MonkeyP
         owner = owner_in(other)
         hidden = tmp_path / "proc"
         (hidden / "self" / "ns").mkdir(parents=True)
-        monkeypatch.setattr(process, "PROC", hidden)  # this host is known already, and no process of it is seen
+        monkeypatch.setattr(liveness, "PROC", hidden)  # this host is known already, and no process of it is seen
         living = is_gone(owner)
         other.kill()
         other.wait()
@@ -86,7 +86,7 @@ def test_a_process_that_the_system_hides_is_not_gone(monkeypatch: pytest.MonkeyP
 
 def test_where_the_system_does_not_say_nobody_is_gone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """On systems without /proc owners still have ids."""
-    monkeypatch.setattr(process, "PROC", tmp_path)
+    monkeypatch.setattr(liveness, "PROC", tmp_path)
     host_id.cache_clear()
     try:
         owner = new_owner_id()
