@@ -56,7 +56,8 @@ class CeleryTransport:
         self.app, self.settings, self.store, self.faults = app, settings, store, tuple(faults)
         self.names = Names(settings.prefix)
         self.publisher = CeleryPublisher(app, self.names)
-        self.letters = LetterQueue(app, self.names.dead_letters) if store is None else None
+        self.letter_queue = LetterQueue(app, self.names.dead_letters)  # used only if there is no store
+        self.letters = self.letter_queue if store is None else None
 
     def __repr__(self) -> str:
         return f"CeleryTransport(broker={self.broker!r}, store={self.store_address!r})"
