@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Literal
 
@@ -22,6 +23,7 @@ from paigeant_celery.core.errors import (
     InvalidInput,
     NotPublished,
     NotRecorded,
+    StoreCorrupt,
     StoreRequired,
     UnknownWorkflow,
     Unreachable,
@@ -339,6 +341,29 @@ def test_a_workflow_that_ended_is_not_sent_again(workflow_harness: WorkflowHarne
     result, pending = asyncio.run(main())
 
     assert (result.output, pending) == ("hello Ada", [])
+
+
+def test_a_repeated_dispatch_of_a_workflow_whose_record_is_damaged_says_that_the_store_is_corrupt(
+    workflow_harness: WorkflowHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is the error of any other record that cannot be read; the caller's steps stay with the caller."""
+    dispatcher = WorkflowDispatcher()
+    dispatcher.dispatch_workflow_sync(
+        workflow_harness.transport, itinerary=[ActivitySpec("a", "x")], correlation_id="w"
+    )
+    recorded = workflow_harness.store.workflow("w")
+    assert recorded is not None
+    dispatcher.add(ActivitySpec("a", "x"))
+
+    with monkeypatch.context() as damage:
+        damage.setattr(workflow_harness.store, "workflow", lambda _: replace(recorded, envelope="{"))
+        with pytest.raises(StoreCorrupt, match="'w: envelope': invalid_envelope") as caught:
+            dispatcher.dispatch_workflow_sync(workflow_harness.transport, correlation_id="w")
+
+    assert caught.value.key == "w: envelope"
+    assert prompts_in(workflow_harness) == [["x"]]
+    dispatcher.dispatch_workflow_sync(workflow_harness.transport, correlation_id="w")
+    assert prompts_in(workflow_harness) == [["x"], ["x"]]
 
 
 def test_a_broker_that_is_down_is_told_and_the_same_call_sends_later(workflow_harness: WorkflowHarness) -> None:
