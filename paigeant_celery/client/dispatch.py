@@ -230,7 +230,7 @@ class _Sending:
             raise
         if existing is None:
             return hop
-        waits = existing.state == "running" and not existing.running and existing.hop_id == self.message.message_id
+        waits = existing.awaits_message and existing.hop_id == self.message.message_id
         return existing if waits else None
 
     def _give_back(self) -> None:

@@ -189,7 +189,7 @@ class RecordedEffects(Effects):
         # finished hop again, and its successor still waits for its first message.
         ids = split_hop_id(hop_id)
         record = self._store.workflow(ids[0]) if ids is not None else None
-        if ids is None or record is None or record.state != "running" or record.running:
+        if ids is None or record is None or not record.awaits_message:
             return
         if split_hop_id(record.hop_id) == (ids[0], next_place(ids[1])):
             self._outbox.send(record)

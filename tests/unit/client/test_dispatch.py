@@ -630,6 +630,24 @@ def test_a_workflow_that_has_begun_is_not_sent_again(workflow_harness: WorkflowH
     assert [sent.hop_id for sent in workflow_harness.pending] == ["w.1"]
 
 
+def test_a_workflow_that_waits_for_its_retry_is_not_sent_again(workflow_harness: WorkflowHarness) -> None:
+    """The store would refuse the message until the retry is due, and sends it then."""
+
+    @activity(policy=StepPolicy(max_attempts=2, backoff=60))
+    def stumble() -> int:
+        raise OSError("not now")
+
+    workflow_harness.dispatch([stumble.activity()], correlation_id="w")
+    asyncio.run(workflow_harness.deliver(1))
+    record = workflow_harness.store.workflow("w")
+    assert record is not None
+    assert record.retry_at is not None
+
+    workflow_harness.dispatch([stumble.activity()], correlation_id="w")
+
+    assert list(workflow_harness.pending) == []
+
+
 def test_a_store_that_is_away_leaves_the_id_to_try_again_with(workflow_harness: WorkflowHarness) -> None:
     """If only the reply was lost, the workflow is recorded, and a second one would do everything twice."""
     dispatcher, start = WorkflowDispatcher(), workflow_harness.store.start
