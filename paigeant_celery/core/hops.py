@@ -30,6 +30,7 @@ __all__ = [
     "cancel",
     "claim",
     "close",
+    "count_attempt",
     "goes_first",
     "is_held",
     "is_leased",
@@ -179,6 +180,12 @@ def is_spent(hop: Hop, *, max_attempts: int) -> bool:
     return hop.attempt >= max_attempts
 
 
+def count_attempt(hop: Hop, *, max_attempts: int) -> Hop:
+    """Count the attempt that a claim begins; if the hop is spent, none begins, and the claim may only close it."""
+    exhausted = is_spent(hop, max_attempts=max_attempts)
+    return replace(hop, attempt=hop.attempt + (not exhausted), exhausted=exhausted)
+
+
 def is_overtaken(hop: Hop, line: Line) -> bool:
     """Say whether the hop's message is lost because a later one of its queue was claimed, or was never sent."""
     return hop.sent == 0 or line.reached > hop.sent
@@ -235,16 +242,13 @@ def claim(
         return _revived(hop, owner, now, pace)
     if is_leased(hop, lease=lease, held=held, now=now):
         return "running"
-    exhausted = is_spent(hop, max_attempts=max_attempts)
     given = replace(
-        hop,
+        count_attempt(hop, max_attempts=max_attempts),
         state="running",
         owner=owner,
         token=token,
         fence=hop.fence + 1,
-        attempt=hop.attempt + (not exhausted),
         claimed_at=now,
-        exhausted=exhausted,
     )
     leaves = hop.owner if hop.state == "running" else None
     return Change(hop=given, place=Owned(owner=owner, until=now + pace.lease), leaves=leaves)

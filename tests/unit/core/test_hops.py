@@ -24,6 +24,7 @@ from paigeant_celery.core.hops import (
     cancel,
     claim,
     close,
+    count_attempt,
     goes_first,
     is_held,
     lapse,
@@ -107,6 +108,14 @@ def test_a_claim_beyond_the_last_attempt_may_only_close() -> None:
 
     assert isinstance(answer, Change)
     assert (answer.hop.attempt, answer.hop.exhausted, answer.hop.fence) == (2, True, 6)
+
+
+@pytest.mark.parametrize(("begun", "counted"), [(0, (1, False)), (1, (2, False)), (2, (2, True)), (3, (3, True))])
+def test_an_attempt_is_counted_only_while_one_is_left(begun: int, counted: tuple[int, bool]) -> None:
+    """The same rule holds whether a record or a message says how often the hop was begun."""
+    hop = count_attempt(Hop(attempt=begun), max_attempts=2)
+
+    assert (hop.attempt, hop.exhausted) == counted
 
 
 @pytest.mark.parametrize("state", get_args(HopState))
