@@ -14,8 +14,8 @@ from paigeant_celery.core.flow import Advance, Failure, Finish
 from paigeant_celery.core.message import PaigeantMessage, sha256
 from paigeant_celery.core.names import next_place, split_hop_id
 from paigeant_celery.core.settings import Settings
-from paigeant_celery.hop.answers import ClosedAs, Effects, Refusal, Summary, summary_of
 from paigeant_celery.hop.claims import Claims
+from paigeant_celery.hop.effects import ClosedAs, Effects, Refusal, Summary, summary_of
 from paigeant_celery.hop.guard import Arrival
 from paigeant_celery.hop.letters import letter_of, parked_fault
 from paigeant_celery.hop.refuse import Refusals

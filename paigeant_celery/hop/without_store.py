@@ -17,7 +17,7 @@ from paigeant_celery.core.flow import Advance, Failure, Finish
 from paigeant_celery.core.hops import Hop, count_attempt
 from paigeant_celery.core.message import PaigeantMessage, encode, reread
 from paigeant_celery.core.settings import Settings
-from paigeant_celery.hop.answers import ClosedAs, Effects, Refused, Summary, summary_of
+from paigeant_celery.hop.effects import ClosedAs, Effects, Refused, Summary, summary_of
 from paigeant_celery.hop.guard import Arrival
 from paigeant_celery.hop.letters import letter_of, parked_fault
 from paigeant_celery.hop.refuse import log_refusal, refused_for

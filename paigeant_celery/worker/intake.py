@@ -19,7 +19,7 @@ from kombu.exceptions import ContentDisallowed
 
 from paigeant_celery.core.errors import MessageError, TransientError
 from paigeant_celery.core.names import Names
-from paigeant_celery.hop.answers import Refused
+from paigeant_celery.hop.effects import Refused
 from paigeant_celery.hop.guard import Arrival
 from paigeant_celery.hop.service import HopService
 from paigeant_celery.worker.channels import BROKEN, harden, headers_in

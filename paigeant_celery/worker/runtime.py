@@ -16,7 +16,7 @@ from paigeant_celery.broker.outbox import Outbox
 from paigeant_celery.broker.transport import CeleryTransport
 from paigeant_celery.core.errors import HopFailed, TransientError
 from paigeant_celery.core.patience import patience
-from paigeant_celery.hop.answers import ClosedAs, Drop, Effects, Refused, Summary
+from paigeant_celery.hop.effects import ClosedAs, Drop, Effects, Refused, Summary
 from paigeant_celery.hop.guard import Arrival
 from paigeant_celery.hop.lease import NoLease, Owner
 from paigeant_celery.hop.liveness import new_owner_id

@@ -266,7 +266,7 @@ def test_what_was_decided_is_matched_in_one_place() -> None:
         if isinstance(node, ast.MatchClass) and isinstance(node.cls, ast.Name) and node.cls.id in {"Advance", "Finish"}
     }
 
-    assert matching == {"hop.answers"}
+    assert matching == {"hop.effects"}
 
 
 def test_whether_there_is_a_store_is_asked_where_the_effects_are_chosen() -> None:

@@ -23,7 +23,7 @@ from paigeant_celery.core.flow import Failure
 from paigeant_celery.core.message import PaigeantMessage, encode, sha256
 from paigeant_celery.core.settings import Settings
 from paigeant_celery.core.slip import FunctionSpec, OutputRef
-from paigeant_celery.hop.answers import ClosedAs, Drop, Refused, Summary
+from paigeant_celery.hop.effects import ClosedAs, Drop, Refused, Summary
 from paigeant_celery.hop.guard import Arrival
 from paigeant_celery.hop.run import Opened
 from paigeant_celery.hop.service import HopService
