@@ -204,7 +204,7 @@ def transport_of(app: Celery, *, store: str | Store | None = None) -> CeleryTran
     Does not raise if settings are wrong: a worker reports them together with everything else.
     """
     known = attachment_of(app)
-    if known is not None and store is None:
+    if known is not None and (store is None or store is known.transport.store):
         return known.transport
     settings, opened, faults = Settings(), None, list[str]()
     try:
