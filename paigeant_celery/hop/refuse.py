@@ -110,7 +110,7 @@ class Refusals:
         self, arrival: Arrival, claimed: Claimed, fault: MessageError, message: PaigeantMessage | None
     ) -> None:
         log_refusal(arrival, fault)
-        parked = flow.decide_refusal(flow.Refused(message=message, reason=fault.reason, text=fault.detail))
+        parked = flow.decide_refusal(flow.Unrunnable(message=message, reason=fault.reason, text=fault.detail))
         letter = letter_of(arrival, fault, worker=self._owner())
         with suppress(StoreCorrupt):
             self._store.park(self._claims.closing_of(arrival, claimed), parked.failure, letter)
