@@ -28,7 +28,7 @@ from paigeant_celery.client.handle import WorkflowHandle, WorkflowResult
 from paigeant_celery.core.names import Names
 from paigeant_celery.core.settings import Settings
 from paigeant_celery.core.slip import ActivitySpec, FunctionSpec
-from paigeant_celery.hop.answers import ClosedAs, Drop, Refused
+from paigeant_celery.hop.effects import ClosedAs, Drop, Refused
 from paigeant_celery.hop.guard import Arrival
 from paigeant_celery.hop.run import Opened
 from paigeant_celery.hop.service import HopService

@@ -56,7 +56,8 @@ class CeleryTransport:
         self.app, self.settings, self.store, self.faults = app, settings, store, tuple(faults)
         self.names = Names(settings.prefix)
         self.publisher = CeleryPublisher(app, self.names)
-        self.letters = LetterQueue(app, self.names.dead_letters) if store is None else None
+        self.letter_queue = LetterQueue(app, self.names.dead_letters)  # used only if there is no store
+        self.letters = self.letter_queue if store is None else None
 
     def __repr__(self) -> str:
         return f"CeleryTransport(broker={self.broker!r}, store={self.store_address!r})"
@@ -203,7 +204,7 @@ def transport_of(app: Celery, *, store: str | Store | None = None) -> CeleryTran
     Does not raise if settings are wrong: a worker reports them together with everything else.
     """
     known = attachment_of(app)
-    if known is not None and store is None:
+    if known is not None and (store is None or store is known.transport.store):
         return known.transport
     settings, opened, faults = Settings(), None, list[str]()
     try:

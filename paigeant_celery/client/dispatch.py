@@ -27,6 +27,7 @@ from paigeant_celery.core.errors import (
     NotPublished,
     NotRecorded,
     PaigeantError,
+    StoreCorrupt,
     TransientError,
     WorkflowConflict,
 )
@@ -128,8 +129,9 @@ class WorkflowDispatcher:
 
         Raises `InvalidInput` and `EmptyItinerary` before anything is enqueued, `WorkflowConflict` if the id belongs to
         other content, `NotRecorded` if the store is away (it may have recorded the workflow if only the reply was
-        lost), `NotPublished` if the workflow was recorded but not sent, and `Unreachable` if there is no store and the
-        broker is away. To try again after `NotRecorded` or `NotPublished`, pass the `correlation_id` of the error.
+        lost), `NotPublished` if the workflow was recorded but not sent, `Unreachable` if there is no store and the
+        broker is away, and `StoreCorrupt` if the existing workflow's record cannot be read. To try again after
+        `NotRecorded` or `NotPublished`, pass the `correlation_id` of the error.
         """
         asked = _Asked(variables, correlation_id, deadline, stream, usage_limits)
         sending = self._prepare(transport, itinerary, asked)
@@ -195,6 +197,9 @@ class _Sending:
             return message.correlation_id
         try:
             outbox.send(recorded, message=message if recorded.envelope == self.envelope else None)
+        except MessageError as error:  # only an envelope that the store returned is read again
+            self._give_back()
+            raise StoreCorrupt(f"{message.correlation_id}: envelope", str(error)) from error
         except TransientError as error:
             if self.transport.store is None:
                 self._give_back()
@@ -225,7 +230,7 @@ class _Sending:
             raise
         if existing is None:
             return hop
-        waits = existing.state == "running" and not existing.running and existing.hop_id == self.message.message_id
+        waits = existing.awaits_message and existing.hop_id == self.message.message_id
         return existing if waits else None
 
     def _give_back(self) -> None:

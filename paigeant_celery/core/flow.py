@@ -30,7 +30,7 @@ __all__ = [
     "Finish",
     "Limits",
     "Park",
-    "Refused",
+    "Unrunnable",
     "Retry",
     "Run",
     "TimedOut",
@@ -142,7 +142,7 @@ Event: TypeAlias = Begun | Completed | Failed | TimedOut | Unsendable | CouldNot
 
 
 @dataclass(frozen=True, kw_only=True)
-class Refused:
+class Unrunnable:
     """A hop's own message cannot be run; `message` is None if it could not even be read.
 
     It is separate from the other events, which are about a message that was read and claimed to be run.
@@ -248,12 +248,12 @@ def decide(message: PaigeantMessage, event: Event, *, now: datetime, limits: Lim
     assert_never(event)
 
 
-def decide_refusal(refused: Refused) -> Park:
+def decide_refusal(unrunnable: Unrunnable) -> Park:
     """Park a workflow whose current hop's own message cannot be run: only a person can move it on."""
-    step = refused.message.slip.next_step if refused.message is not None else None
+    step = unrunnable.message.slip.next_step if unrunnable.message is not None else None
     step_id = step.step_id if step is not None else None
-    failure = Failure(step_id=step_id or None, error_class=refused.reason, text=refused.text)
-    return Park(message=refused.message, failure=failure)
+    failure = Failure(step_id=step_id or None, error_class=unrunnable.reason, text=unrunnable.text)
+    return Park(message=unrunnable.message, failure=failure)
 
 
 def _begin(message: PaigeantMessage, step: Step, now: datetime) -> Decision:

@@ -23,13 +23,14 @@ __all__ = [
     "Owned",
     "Pace",
     "Parked",
-    "Place",
-    "Refusal",
+    "Listing",
+    "NotGranted",
     "ResentReason",
     "Sweeping",
     "cancel",
     "claim",
     "close",
+    "count_attempt",
     "goes_first",
     "is_held",
     "is_leased",
@@ -51,7 +52,7 @@ __all__ = [
 
 HopState: TypeAlias = Literal["queued", "running", "waiting", "parked", "done", "failed", "cancelled"]
 ClosedState: TypeAlias = Literal["done", "failed", "waiting", "parked"]
-Refusal: TypeAlias = Literal["finished", "running", "waiting", "parked", "cancelled", "altered"]
+NotGranted: TypeAlias = Literal["finished", "running", "waiting", "parked", "cancelled", "altered"]
 ResentReason: TypeAlias = Literal["owner_gone", "lease_over", "retry", "overtaken", "queue_empty"]
 
 MOST_DOUBLED = 30  # times; far beyond any longest wait, but no number overflows
@@ -116,7 +117,7 @@ class Parked:
     since: datetime
 
 
-Place: TypeAlias = Due | Owned | Parked
+Listing: TypeAlias = Due | Owned | Parked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +130,7 @@ class Change:
     """
 
     hop: Hop
-    place: Place | None = None
+    listing: Listing | None = None
     leaves: str | None = None
     workflow: WorkflowState = "running"
     resent: ResentReason | None = None
@@ -179,6 +180,12 @@ def is_spent(hop: Hop, *, max_attempts: int) -> bool:
     return hop.attempt >= max_attempts
 
 
+def count_attempt(hop: Hop, *, max_attempts: int) -> Hop:
+    """Count the attempt that a claim begins; if the hop is spent, none begins, and the claim may only close it."""
+    exhausted = is_spent(hop, max_attempts=max_attempts)
+    return replace(hop, attempt=hop.attempt + (not exhausted), exhausted=exhausted)
+
+
 def is_overtaken(hop: Hop, line: Line) -> bool:
     """Say whether the hop's message is lost because a later one of its queue was claimed, or was never sent."""
     return hop.sent == 0 or line.reached > hop.sent
@@ -218,7 +225,7 @@ def claim(
     held: bool,
     now: datetime,
     pace: Pace,
-) -> Change | Refusal:
+) -> Change | NotGranted:
     """Give the hop to an owner, or say why not. Its fence grows unless this repeats an earlier claim.
 
     `lease` is when the lease of the hop's owner ends, and `held` says whether it is left alone for longer. If `digest`
@@ -235,19 +242,16 @@ def claim(
         return _revived(hop, owner, now, pace)
     if is_leased(hop, lease=lease, held=held, now=now):
         return "running"
-    exhausted = is_spent(hop, max_attempts=max_attempts)
     given = replace(
-        hop,
+        count_attempt(hop, max_attempts=max_attempts),
         state="running",
         owner=owner,
         token=token,
         fence=hop.fence + 1,
-        attempt=hop.attempt + (not exhausted),
         claimed_at=now,
-        exhausted=exhausted,
     )
     leaves = hop.owner if hop.state == "running" else None
-    return Change(hop=given, place=Owned(owner=owner, until=now + pace.lease), leaves=leaves)
+    return Change(hop=given, listing=Owned(owner=owner, until=now + pace.lease), leaves=leaves)
 
 
 def renew(hop: Hop, *, owner: str, fence: int, now: datetime, pace: Pace) -> Change | Literal["kept", "lost"]:
@@ -288,9 +292,9 @@ def close(
         case "failed":
             return Change(hop=closed, leaves=owner, workflow="failed")
         case "waiting":
-            return Change(hop=replace(closed, failure=failure), place=Due(at=now + delay), leaves=owner)
+            return Change(hop=replace(closed, failure=failure), listing=Due(at=now + delay), leaves=owner)
         case "parked":
-            return Change(hop=closed, place=Parked(since=now), leaves=owner, workflow="parked")
+            return Change(hop=closed, listing=Parked(since=now), leaves=owner, workflow="parked")
     assert_never(state)
 
 
@@ -299,7 +303,7 @@ def release(hop: Hop, *, owner: str, fence: int, now: datetime) -> Change | Lite
     if not is_of(hop, owner=owner, fence=fence) or not is_open(hop):
         return False
     queued = replace(hop, state="queued", owner=None, attempt=hop.attempt - (not hop.exhausted), sent=0, waits=0)
-    return Change(hop=_without_claim(queued), place=Due(at=now), leaves=owner)
+    return Change(hop=_without_claim(queued), listing=Due(at=now), leaves=owner)
 
 
 # What people do with it.
@@ -314,7 +318,7 @@ def cancel(hop: Hop) -> Change:
 def redrive(hop: Hop, *, now: datetime) -> Change:
     """Queue a parked hop again, with all its attempts. The next sweep sends it."""
     queued = replace(hop, state="queued", owner=None, failure=None, attempt=0, sent=0, waits=0)
-    return Change(hop=queued, place=Due(at=now))
+    return Change(hop=queued, listing=Due(at=now))
 
 
 # What a sweep does with it.
@@ -352,7 +356,7 @@ def sweep(hop: Hop, *, empty: bool | None, line: Line, now: datetime, pace: Pace
     if empty is None:
         return None
     # Its message waits behind others: there is no reason to send it again.
-    return Change(hop=replace(hop, waits=waits), place=Due(at=now + _patience(waits, pace)))
+    return Change(hop=replace(hop, waits=waits), listing=Due(at=now + _patience(waits, pace)))
 
 
 # What follows for the messages of its queue.
@@ -371,7 +375,7 @@ def move_on(line: Line, hop: Hop) -> Line:
 
 def _sent(hop: Hop, waits: int, line: Line, now: datetime, pace: Pace) -> Change:
     """Note that a message of the hop is sent now, and when it will be overdue."""
-    return Change(hop=replace(hop, sent=line.sent + 1, waits=waits), place=Due(at=now + _patience(waits, pace)))
+    return Change(hop=replace(hop, sent=line.sent + 1, waits=waits), listing=Due(at=now + _patience(waits, pace)))
 
 
 def _patience(waits: int, pace: Pace) -> timedelta:
@@ -380,7 +384,7 @@ def _patience(waits: int, pace: Pace) -> timedelta:
 
 def _revived(hop: Hop, owner: str, now: datetime, pace: Pace) -> Change:
     """Leave the hop to its owner, even if it lapsed."""
-    return Change(hop=replace(hop, state="running"), place=Owned(owner=owner, until=now + pace.lease))
+    return Change(hop=replace(hop, state="running"), listing=Owned(owner=owner, until=now + pace.lease))
 
 
 def _without_claim(hop: Hop) -> Hop:

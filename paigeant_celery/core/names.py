@@ -213,7 +213,7 @@ ACTIONS: Mapping[str, str] = MappingProxyType(
         "executor_left_steps": "an executor stopped, but some of its steps go on",
         "hop_cancelled": "the workflow was cancelled, and the run of its hop with it",
         "hop_failed": "a hop failed and is not tried again",
-        "hop_given_back": "the worker ends, and another one may begin the hop again",
+        "hop_given_back": "the worker ends and gives the hop back, or could not record that; the lease then has to end",
         "hop_lost": "another owner has the hop, and the run here is cancelled",
         "hop_overtaken": "another owner had the hop when its run ended, and the output is discarded",
         "hop_parked": "a hop waits for a person",

@@ -11,8 +11,8 @@ from paigeant_celery.core.errors import MessageError, StoreCorrupt
 from paigeant_celery.core.message import PaigeantMessage, sha256
 from paigeant_celery.core.names import MAX_ATTEMPTS, split_hop_id
 from paigeant_celery.core.settings import Settings
-from paigeant_celery.hop.answers import Drop, Refusal, Refused
 from paigeant_celery.hop.claims import Claims
+from paigeant_celery.hop.effects import Drop, Refusal, Refused
 from paigeant_celery.hop.guard import Arrival, is_misaddressed, refusal_of
 from paigeant_celery.hop.letters import letter_of
 from paigeant_celery.store.port import ClaimAnswer, Claimed, Dropped, Store
@@ -110,7 +110,7 @@ class Refusals:
         self, arrival: Arrival, claimed: Claimed, fault: MessageError, message: PaigeantMessage | None
     ) -> None:
         log_refusal(arrival, fault)
-        parked = flow.decide_refusal(flow.Refused(message=message, reason=fault.reason, text=fault.detail))
+        parked = flow.decide_refusal(flow.Unrunnable(message=message, reason=fault.reason, text=fault.detail))
         letter = letter_of(arrival, fault, worker=self._owner())
         with suppress(StoreCorrupt):
             self._store.park(self._claims.closing_of(arrival, claimed), parked.failure, letter)

@@ -19,12 +19,12 @@ from paigeant_celery.core.names import FIRST_PLACE
 from paigeant_celery.core.policy import StepPolicy
 from paigeant_celery.core.settings import Settings
 from paigeant_celery.core.slip import Step
-from paigeant_celery.hop.answers import Drop, Effects, Refused, Summary
+from paigeant_celery.hop.effects import Drop, Effects, Refused, Summary
 from paigeant_celery.hop.guard import Arrival, check_address, read
 from paigeant_celery.hop.run import Opened, Outcome, StepRunner, text_of
 from paigeant_celery.store.port import Claimed, Dropped
 
-__all__ = ["Drop", "HopService", "Refused", "Summary", "step_policy"]
+__all__ = ["HopService", "step_policy"]
 
 CLOCK_DRIFT = 60.0  # seconds between a dispatcher's clock and the store's; more than that is logged
 

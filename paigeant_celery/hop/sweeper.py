@@ -86,6 +86,11 @@ class Sweeper:
                     "hop %s is not sent again yet: %s", hop.hop_id, error,
                     extra={"action": "resend_failed", "hop": hop.hop_id},
                 )  # fmt: skip
+            except Exception:
+                # The store has noted that the hops after this one are sent too; nobody else sends them.
+                logger.exception(
+                    "hop %s is not sent again", hop.hop_id, extra={"action": "resend_failed", "hop": hop.hop_id}
+                )
             else:
                 logger.warning("hop %s is sent again", hop.hop_id, extra={"action": "resent", "hop": hop.hop_id})
 

@@ -14,8 +14,8 @@ from paigeant_celery.core.flow import Advance, Failure, Finish
 from paigeant_celery.core.message import PaigeantMessage, sha256
 from paigeant_celery.core.names import next_place, split_hop_id
 from paigeant_celery.core.settings import Settings
-from paigeant_celery.hop.answers import ClosedAs, Effects, Refusal, Summary, summary_of
 from paigeant_celery.hop.claims import Claims
+from paigeant_celery.hop.effects import ClosedAs, Effects, Refusal, Summary, summary_of
 from paigeant_celery.hop.guard import Arrival
 from paigeant_celery.hop.letters import letter_of, parked_fault
 from paigeant_celery.hop.refuse import Refusals
@@ -189,7 +189,7 @@ class RecordedEffects(Effects):
         # finished hop again, and its successor still waits for its first message.
         ids = split_hop_id(hop_id)
         record = self._store.workflow(ids[0]) if ids is not None else None
-        if ids is None or record is None or record.state != "running" or record.running:
+        if ids is None or record is None or not record.awaits_message:
             return
         if split_hop_id(record.hop_id) == (ids[0], next_place(ids[1])):
             self._outbox.send(record)

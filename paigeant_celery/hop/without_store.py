@@ -14,9 +14,10 @@ from paigeant_celery.broker.outbox import Outbox
 from paigeant_celery.broker.port import Letters
 from paigeant_celery.core.errors import MessageError
 from paigeant_celery.core.flow import Advance, Failure, Finish
+from paigeant_celery.core.hops import Hop, count_attempt
 from paigeant_celery.core.message import PaigeantMessage, encode, reread
 from paigeant_celery.core.settings import Settings
-from paigeant_celery.hop.answers import ClosedAs, Effects, Refused, Summary, summary_of
+from paigeant_celery.hop.effects import ClosedAs, Effects, Refused, Summary, summary_of
 from paigeant_celery.hop.guard import Arrival
 from paigeant_celery.hop.letters import letter_of, parked_fault
 from paigeant_celery.hop.refuse import log_refusal, refused_for
@@ -43,8 +44,9 @@ class MessageOnlyEffects(Effects):
 
     def claim(self, arrival: Arrival, message: PaigeantMessage, *, max_attempts: int) -> Claimed:
         """Let the delivery run, because nobody remembers an earlier one."""
-        attempt, exhausted = min(arrival.attempt, max_attempts), arrival.attempt > max_attempts
-        return Claimed(fence=0, attempt=attempt, now=datetime.now(UTC), exhausted=exhausted)
+        begun = min(arrival.attempt - 1, max_attempts)  # as the message says, which may say any number
+        hop = count_attempt(Hop(attempt=begun), max_attempts=max_attempts)
+        return Claimed(fence=0, attempt=hop.attempt, now=datetime.now(UTC), exhausted=hop.exhausted)
 
     def closing_of(self, arrival: Arrival, claimed: Claimed) -> Closing:
         """Return a closing with an owner that nobody looks at."""

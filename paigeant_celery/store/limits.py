@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 
-__all__ = ["LIMITS", "Limits", "written"]
+__all__ = ["LIMITS", "StoreLimits", "as_lua"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
+class StoreLimits:
     """How long the stores wait, in milliseconds, and how much they do at once and keep."""
 
     due_after: int = 5_000  # then a queued hop's message is overdue; the wait doubles each time
@@ -23,7 +23,7 @@ class Limits:
     max_letters: int = 10_000  # of refused messages; the oldest are dropped
     letters_at_once: int = 100  # read at once from an index
 
-    def hurried(self, times: int) -> Limits:
+    def hurried(self, times: int) -> StoreLimits:
         """Return the same limits with waits divided by `times`, for deployments under test.
 
         No setting does this. A test program replaces `LIMITS` with the result before a store opens.
@@ -37,9 +37,9 @@ class Limits:
         )
 
 
-LIMITS = Limits()  # used by `open_store`
+LIMITS = StoreLimits()  # used by `open_store`
 
 
-def written(limits: Limits) -> str:
+def as_lua(limits: StoreLimits) -> str:
     """Return the limits as the scripts begin with them: local names in capital letters."""
     return "".join(f"local {name.upper()} = {value}\n" for name, value in asdict(limits).items())

@@ -12,7 +12,7 @@ from typing import Literal
 from paigeant_celery.core import hops as protocol
 from paigeant_celery.core.flow import Failure
 from paigeant_celery.core.hops import Change, ClosedState, Pace, Sweeping
-from paigeant_celery.store.limits import LIMITS, Limits
+from paigeant_celery.store.limits import LIMITS, StoreLimits
 from paigeant_celery.store.memory_events import Events
 from paigeant_celery.store.memory_letters import LetterBox
 from paigeant_celery.store.memory_records import Kept, Records, Workflow
@@ -45,7 +45,7 @@ class MemoryStore:
         lease: float,
         ttl: float,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
-        limits: Limits = LIMITS,
+        limits: StoreLimits = LIMITS,
     ) -> None:
         self._limits, self._pace = limits, _pace(lease, limits)
         self._ttl, self._clock = timedelta(seconds=ttl), now
@@ -399,7 +399,7 @@ class MemoryStore:
             kept.letter = None
 
 
-def _pace(lease: float, limits: Limits) -> Pace:
+def _pace(lease: float, limits: StoreLimits) -> Pace:
     return Pace(
         lease=timedelta(seconds=lease),
         due_after=timedelta(milliseconds=limits.due_after),

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 
-from paigeant_celery.store.limits import Limits
+from paigeant_celery.store.limits import StoreLimits
 from paigeant_celery.store.port import StoredEvent
 from paigeant_celery.store.timeline import Entry, Place, read_on
 
@@ -16,7 +16,7 @@ __all__ = ["Events"]
 class Events:
     """What happened to a workflow, and separately what its agents streamed. The oldest entries of each are dropped."""
 
-    def __init__(self, *, limits: Limits, numbers: Iterator[int]) -> None:
+    def __init__(self, *, limits: StoreLimits, numbers: Iterator[int]) -> None:
         self.happened: deque[Entry] = deque(maxlen=limits.max_events)
         self.streamed: deque[Entry] = deque(maxlen=limits.max_streamed)
         self._numbers = numbers

@@ -74,7 +74,7 @@ class Records:
         self.parked.pop(hop_id, None)
         if change.leaves is not None:
             self._take_from(change.leaves, hop_id)
-        match change.place:
+        match change.listing:
             case Due(at=at):
                 self.due[hop_id] = at
             case Owned(owner=owner, until=until):

@@ -169,6 +169,11 @@ class WorkflowRecord:
     updated_at: datetime
     retry_at: datetime | None = None
 
+    @property
+    def awaits_message(self) -> bool:
+        """Whether only the message of the current hop is missing for it to be claimed; not while a retry is ahead."""
+        return self.state == "running" and not self.running and self.retry_at is None
+
 
 @dataclass(frozen=True, kw_only=True)
 class StoredEvent:

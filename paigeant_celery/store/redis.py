@@ -11,7 +11,7 @@ from typing import Literal, cast, get_args
 
 from paigeant_celery.core.errors import InvalidInput
 from paigeant_celery.core.flow import Failure, WorkflowState
-from paigeant_celery.store.limits import LIMITS, Limits
+from paigeant_celery.store.limits import LIMITS, StoreLimits
 from paigeant_celery.store.port import (
     Claim,
     ClaimAnswer,
@@ -53,7 +53,7 @@ class RedisStore:
     the reply to a call is lost, the call is repeated once; the repetition changes nothing.
     """
 
-    def __init__(self, url: str, *, prefix: str, lease: float, ttl: float, limits: Limits = LIMITS) -> None:
+    def __init__(self, url: str, *, prefix: str, lease: float, ttl: float, limits: StoreLimits = LIMITS) -> None:
         self._server = Server(url, prefix=prefix, limits=limits)
         self._prefix = prefix
         self._lease, self._ttl = round(lease * 1000), round(ttl * 1000)

@@ -19,7 +19,7 @@ from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
 from redis.retry import Retry
 
 from paigeant_celery.core.errors import ConfigurationError, StoreCorrupt, Unreachable
-from paigeant_celery.store.limits import Limits, written
+from paigeant_celery.store.limits import StoreLimits, as_lua
 
 __all__ = ["Client", "Reply", "Server", "script_texts"]
 
@@ -55,7 +55,7 @@ class Server:
     Raises `Unreachable` if the server is away or full, and `StoreCorrupt` if something else wrote under the prefix.
     """
 
-    def __init__(self, url: str, *, prefix: str, limits: Limits) -> None:
+    def __init__(self, url: str, *, prefix: str, limits: StoreLimits) -> None:
         self._options = _options(url)
         self.address = _address(url, self._options)
         self.prefix, self.limits = prefix, limits
@@ -129,14 +129,14 @@ class Server:
         return Unreachable("store", self.address, said if type(error) is ResponseError else type(error).__name__)
 
 
-def script_texts(limits: Limits) -> dict[str, str]:
+def script_texts(limits: StoreLimits) -> dict[str, str]:
     """Return the scripts by their names, each as it is sent to the server."""
     folder = resources.files("paigeant_celery.store").joinpath("scripts")
-    common = written(limits) + folder.joinpath("common.lua").read_text("utf-8")
+    common = as_lua(limits) + folder.joinpath("common.lua").read_text("utf-8")
     return {name: common + folder.joinpath(f"{name}.lua").read_text("utf-8") for name in SCRIPTS}
 
 
-def _open(options: Mapping[str, Any], limits: Limits) -> Client:
+def _open(options: Mapping[str, Any], limits: StoreLimits) -> Client:
     """Return a client for this process; nothing is connected yet."""
     client = redis.Redis.from_pool(redis.ConnectionPool(**options))
     scripts = {name: client.register_script(text) for name, text in script_texts(limits).items()}

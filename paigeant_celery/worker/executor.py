@@ -38,7 +38,8 @@ class ActivityExecutor:
 
         At the end it waits up to half a minute for the steps that still run, and logs if some go on. Raises an
         `UnknownActivity` that names what was searched, `ConfigurationError`, `Unreachable` if the broker does not
-        answer, and `WorkerEnded` if the embedded worker ends by itself.
+        answer, `UsageError` if paigeant_celery is already installed in the transport's app with another store, and
+        `WorkerEnded` if the embedded worker ends by itself.
         """
         _load(self._module, self._name)
         _check_loaded(self._name, self._module)
@@ -75,7 +76,13 @@ def _serve(transport: CeleryTransport, name: str) -> EmbeddedWorker:
 
 
 def _embedded(transport: CeleryTransport) -> EmbeddedWorker:
-    install(transport.app)
+    """Return the embedded worker of the transport's app, whose hops are recorded where the transport records them."""
+    installed = install(transport.app, store=transport.store)
+    if transport.store_address != installed.store_address:  # `install` takes no store for any store
+        raise UsageError(
+            f"the app has the store {installed.store_address}, but this transport has {transport.store_address}; "
+            "get the transport again with `get_transport(app=…)`"
+        )
     return installation_of(transport.app).embedded
 
 

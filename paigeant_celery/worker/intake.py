@@ -19,8 +19,9 @@ from kombu.exceptions import ContentDisallowed
 
 from paigeant_celery.core.errors import MessageError, TransientError
 from paigeant_celery.core.names import Names
+from paigeant_celery.hop.effects import Refused
 from paigeant_celery.hop.guard import Arrival
-from paigeant_celery.hop.service import HopService, Refused
+from paigeant_celery.hop.service import HopService
 from paigeant_celery.worker.channels import BROKEN, harden, headers_in
 
 __all__ = ["Intake"]

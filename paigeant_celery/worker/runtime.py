@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import NoReturn, TypeVar, assert_never, cast
+from typing import NoReturn, TypeVar, assert_never
 
 from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 
@@ -16,7 +16,7 @@ from paigeant_celery.broker.outbox import Outbox
 from paigeant_celery.broker.transport import CeleryTransport
 from paigeant_celery.core.errors import HopFailed, TransientError
 from paigeant_celery.core.patience import patience
-from paigeant_celery.hop.answers import ClosedAs, Drop, Effects, Refused, Summary
+from paigeant_celery.hop.effects import ClosedAs, Drop, Effects, Refused, Summary
 from paigeant_celery.hop.guard import Arrival
 from paigeant_celery.hop.lease import NoLease, Owner
 from paigeant_celery.hop.liveness import new_owner_id
@@ -24,7 +24,6 @@ from paigeant_celery.hop.run import Opened, Outcome, timed_out
 from paigeant_celery.hop.service import HopService
 from paigeant_celery.hop.with_store import RecordedEffects
 from paigeant_celery.hop.without_store import MessageOnlyEffects
-from paigeant_celery.store.port import Store
 from paigeant_celery.worker.loop import ProcessLoop
 from paigeant_celery.worker.shutdown import Shutdown
 
@@ -47,21 +46,23 @@ class HopRuntime:
 
     def __init__(self, transport: CeleryTransport) -> None:
         self.loop = ProcessLoop()
-        store, settings = transport.store, transport.settings
+        settings = transport.settings
         self.shutdown = Shutdown(grace=settings.shutdown_grace)
-        self._owner = Owner(store, lease=settings.lease) if store is not None else NoLease()
-        self._effects = self._effects_of(transport)
+        self._owner, self._effects = self._owner_and_effects(transport)
         self.service = HopService(effects=self._effects, registry=registry, settings=settings)
 
-    def _effects_of(self, transport: CeleryTransport) -> Effects:
-        outbox, settings = Outbox(transport.publisher, registry), transport.settings
-        if transport.letters is not None:
-            return MessageOnlyEffects(outbox=outbox, letters=transport.letters, settings=settings, worker=new_owner_id)
-        return RecordedEffects(
-            store=cast("Store", transport.store),
+    def _owner_and_effects(self, transport: CeleryTransport) -> tuple[Owner | NoLease, Effects]:
+        """Return who holds hops and what is done about them, which depends on whether there is a store."""
+        store, settings, outbox = transport.store, transport.settings, Outbox(transport.publisher, registry)
+        if store is None:
+            letters = transport.letter_queue
+            return NoLease(), MessageOnlyEffects(outbox=outbox, letters=letters, settings=settings, worker=new_owner_id)
+        owner = Owner(store, lease=settings.lease)
+        return owner, RecordedEffects(
+            store=store,
             outbox=outbox,
             settings=settings,
-            owner=lambda: self._owner.id,
+            owner=lambda: owner.id,
             stopping=lambda: self.shutdown.asked,
         )
 

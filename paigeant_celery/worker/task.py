@@ -23,6 +23,8 @@ class HopTask(Task):  # type: ignore[misc]  # Celery ships no types
     """A Celery task that runs hops of one activity. No default of the host changes the options that it pins."""
 
     abstract = True
+    # A string, because every process that dispatches through a host's app makes these tasks. Celery imports the class
+    # when a worker first needs it, and with it what only workers use.
     Request = "paigeant_celery.worker.request:HopRequest"
     typing = False  # the guard checks the arguments and says what is wrong
     acks_late = True

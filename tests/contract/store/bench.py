@@ -11,7 +11,7 @@ from typing import Any, Protocol, cast
 
 import redis
 
-from paigeant_celery.store.limits import LIMITS, Limits
+from paigeant_celery.store.limits import LIMITS, StoreLimits
 from paigeant_celery.store.memory import MemoryStore
 from paigeant_celery.store.port import Store
 from paigeant_celery.store.redis import RedisStore
@@ -41,7 +41,7 @@ class Bench(Protocol):
     def raw(self) -> Store:
         """`store` without a look inside after each call, for concurrent calls."""
 
-    def limit(self, limits: Limits) -> None:
+    def limit(self, limits: StoreLimits) -> None:
         """Give the stores other limits; they must not have been called yet."""
 
     def lapse(self) -> None:
@@ -102,7 +102,7 @@ class MemoryBench:
         self.now = datetime(2030, 1, 1, tzinfo=UTC)
         self.limit(LIMITS)
 
-    def limit(self, limits: Limits) -> None:
+    def limit(self, limits: StoreLimits) -> None:
         self.raw = MemoryStore(lease=LEASE, ttl=TTL, now=lambda: self.now, limits=limits)
         self.store = self.brief = self.short_lived = cast("Store", Watched(self.raw, self))
 
@@ -151,7 +151,7 @@ class RedisBench:
         self.raw = self.opened[0]
         self.client = redis.Redis.from_url(url, decode_responses=True)
 
-    def limit(self, limits: Limits) -> None:
+    def limit(self, limits: StoreLimits) -> None:
         for store in self.opened:
             assert store._server.client is None, "its scripts are loaded"
             store._server.limits = limits

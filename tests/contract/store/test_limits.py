@@ -14,7 +14,7 @@ import pytest
 
 from paigeant_celery.hop import sweeper
 from paigeant_celery.store import limits, open_store
-from paigeant_celery.store.limits import LIMITS, Limits, written
+from paigeant_celery.store.limits import LIMITS, StoreLimits, as_lua
 from paigeant_celery.store.memory import MemoryStore
 from paigeant_celery.store.port import HopRecord, NewWorkflow, Store
 from paigeant_celery.store.redis import RedisStore
@@ -27,12 +27,12 @@ SCRIPTS = {
     file.name: re.sub(r"--.*", "", file.read_text("utf-8"))
     for file in resources.files("paigeant_celery.store").joinpath("scripts").iterdir()
 }
-NAMES = [field.name.upper() for field in fields(Limits)]
+NAMES = [field.name.upper() for field in fields(StoreLimits)]
 
 
 def test_the_scripts_begin_with_the_limits() -> None:
     """What an operator reads in the table is what the server does."""
-    assert written(LIMITS) == (
+    assert as_lua(LIMITS) == (
         "local DUE_AFTER = 5000\n"
         "local DUE_AFTER_MOST = 80000\n"
         "local LONG_UNSWEPT = 2500\n"
@@ -118,5 +118,5 @@ def test_a_deployment_under_test_waits_less_but_keeps_as_much(monkeypatch: pytes
     hurried(monkeypatch)
 
     found = limits.LIMITS
-    assert found == replace(Limits(), due_after=500, due_after_most=8_000, long_unswept=250, pass_every=90)
+    assert found == replace(StoreLimits(), due_after=500, due_after_most=8_000, long_unswept=250, pass_every=90)
     assert tuple(10 * each for each in sweeper.EVERY) == pytest.approx(before)

@@ -221,7 +221,7 @@ def _applied(store: Store, hop: int, change: Change) -> Store:
     if change.leaves is not None:
         store = _taken(store, hop, int(change.leaves))
     due, parked, owned, leases = store.due - {hop}, store.parked - {hop}, store.owned, store.leases
-    match change.place:
+    match change.listing:
         case Due():
             due |= {hop}
         case Parked():

@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Literal
 
@@ -22,6 +23,7 @@ from paigeant_celery.core.errors import (
     InvalidInput,
     NotPublished,
     NotRecorded,
+    StoreCorrupt,
     StoreRequired,
     UnknownWorkflow,
     Unreachable,
@@ -341,6 +343,29 @@ def test_a_workflow_that_ended_is_not_sent_again(workflow_harness: WorkflowHarne
     assert (result.output, pending) == ("hello Ada", [])
 
 
+def test_a_repeated_dispatch_of_a_workflow_whose_record_is_damaged_says_that_the_store_is_corrupt(
+    workflow_harness: WorkflowHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is the error of any other record that cannot be read; the caller's steps stay with the caller."""
+    dispatcher = WorkflowDispatcher()
+    dispatcher.dispatch_workflow_sync(
+        workflow_harness.transport, itinerary=[ActivitySpec("a", "x")], correlation_id="w"
+    )
+    recorded = workflow_harness.store.workflow("w")
+    assert recorded is not None
+    dispatcher.add(ActivitySpec("a", "x"))
+
+    with monkeypatch.context() as damage:
+        damage.setattr(workflow_harness.store, "workflow", lambda _: replace(recorded, envelope="{"))
+        with pytest.raises(StoreCorrupt, match="'w: envelope': invalid_envelope") as caught:
+            dispatcher.dispatch_workflow_sync(workflow_harness.transport, correlation_id="w")
+
+    assert caught.value.key == "w: envelope"
+    assert prompts_in(workflow_harness) == [["x"]]
+    dispatcher.dispatch_workflow_sync(workflow_harness.transport, correlation_id="w")
+    assert prompts_in(workflow_harness) == [["x"], ["x"]]
+
+
 def test_a_broker_that_is_down_is_told_and_the_same_call_sends_later(workflow_harness: WorkflowHarness) -> None:
     """The error says that the workflow is recorded and how to get it going."""
     dispatcher, broken = WorkflowDispatcher(), Broken(workflow_harness)
@@ -603,6 +628,24 @@ def test_a_workflow_that_has_begun_is_not_sent_again(workflow_harness: WorkflowH
     workflow_harness.dispatch(steps, correlation_id="w")
 
     assert [sent.hop_id for sent in workflow_harness.pending] == ["w.1"]
+
+
+def test_a_workflow_that_waits_for_its_retry_is_not_sent_again(workflow_harness: WorkflowHarness) -> None:
+    """The store would refuse the message until the retry is due, and sends it then."""
+
+    @activity(policy=StepPolicy(max_attempts=2, backoff=60))
+    def stumble() -> int:
+        raise OSError("not now")
+
+    workflow_harness.dispatch([stumble.activity()], correlation_id="w")
+    asyncio.run(workflow_harness.deliver(1))
+    record = workflow_harness.store.workflow("w")
+    assert record is not None
+    assert record.retry_at is not None
+
+    workflow_harness.dispatch([stumble.activity()], correlation_id="w")
+
+    assert list(workflow_harness.pending) == []
 
 
 def test_a_store_that_is_away_leaves_the_id_to_try_again_with(workflow_harness: WorkflowHarness) -> None:

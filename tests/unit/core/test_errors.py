@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import json
 import pickle
+import re
+from collections.abc import Iterator
 
 import pytest
 from celery import Celery
 from celery.backends.base import Backend
 from celery.utils.serialization import get_pickleable_exception, get_pickled_exception
 
+import paigeant_celery
+from paigeant_celery import testing
 from paigeant_celery.core import errors
 from paigeant_celery.core.errors import (
     ConfigurationError,
@@ -180,3 +185,28 @@ def test_what_flower_shows_of_a_failed_hop_holds_no_text_of_the_error() -> None:
     shown = HopFailed("w.2", "critic", "ValueError")
 
     assert str(shown) == "hop w.2 (step 'critic') failed with ValueError; the handle of the workflow has the text"
+
+
+def docstrings() -> Iterator[tuple[str, str]]:
+    """The docstrings of public names, and of public methods and properties of public classes, with their names."""
+    for module in (paigeant_celery, testing):
+        for name in module.__all__:
+            thing = getattr(module, name)
+            yield name, inspect.getdoc(thing) or ""
+            members = vars(thing) if inspect.isclass(thing) else ()
+            shown = (member for member in members if not member.startswith("_"))
+            yield from ((f"{name}.{member}", inspect.getdoc(getattr(thing, member)) or "") for member in shown)
+
+
+def test_each_error_that_a_public_docstring_names_is_a_public_name() -> None:
+    """What the documentation tells people to catch can be imported from where they import the rest."""
+    named = {
+        (where, word) for where, text in docstrings() for word in re.findall(r"`(\w+)`", text) if word in errors.__all__
+    }
+
+    assert {
+        ("WorkflowDispatcher.dispatch_workflow", "NotRecorded"),
+        ("WorkflowHandle.status", "UnknownWorkflow"),
+    } < named
+    assert [(where, word) for where, word in sorted(named) if word not in paigeant_celery.__all__] == []
+    assert all(getattr(paigeant_celery, word) is getattr(errors, word) for _, word in named)

@@ -28,10 +28,10 @@ from paigeant_celery.core.flow import (
     Finish,
     Limits,
     Park,
-    Refused,
     Retry,
     Run,
     TimedOut,
+    Unrunnable,
     Unsendable,
     decide,
     decide_refusal,
@@ -272,7 +272,7 @@ def test_a_message_that_cannot_be_run_parks_its_workflow(make_message: MakeMessa
     """No worker here can run it, whether or not one can read it; a person may mend that."""
     message = make_message(ActivitySpec("a", "x")) if read else None
 
-    decision = decide_refusal(Refused(message=message, reason="unknown_agent", text="no"))
+    decision = decide_refusal(Unrunnable(message=message, reason="unknown_agent", text="no"))
 
     failure = Failure(step_id="a" if read else None, error_class="unknown_agent", text="no")
     assert decision == Park(message=message, failure=failure)

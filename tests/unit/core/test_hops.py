@@ -16,14 +16,15 @@ from paigeant_celery.core.hops import (
     Hop,
     HopState,
     Line,
+    NotGranted,
     Owned,
     Pace,
     Parked,
-    Refusal,
     Sweeping,
     cancel,
     claim,
     close,
+    count_attempt,
     goes_first,
     is_held,
     lapse,
@@ -48,7 +49,7 @@ FAILURE = Failure(step_id="draft", error_class="ValueError", text="no such topic
 QUEUED = queue(digest="d", line=LINE, now=NOW, pace=PACE).hop
 
 
-def claimed(hop: Hop, *, owner: str = "ann", token: str = "t1", lease: datetime | None = None) -> Change | Refusal:
+def claimed(hop: Hop, *, owner: str = "ann", token: str = "t1", lease: datetime | None = None) -> Change | NotGranted:
     return claim(hop, owner=owner, token=token, max_attempts=2, digest="d", lease=lease, held=False, now=NOW, pace=PACE)
 
 
@@ -61,7 +62,7 @@ PARKED = cast("Change", close(RUNNING, "parked", owner="ann", fence=1, now=NOW))
 def test_a_new_hop_is_due_when_its_first_message_is_overdue() -> None:
     """A message that is lost between dispatch and worker is sent again."""
     assert queue(digest="d", line=LINE, now=NOW, pace=PACE) == Change(
-        hop=Hop(digest="d", sent=4, first=4), place=Due(at=NOW + 5 * SECOND)
+        hop=Hop(digest="d", sent=4, first=4), listing=Due(at=NOW + 5 * SECOND)
     )
 
 
@@ -69,7 +70,7 @@ def test_a_queued_hop_is_given_to_the_owner_that_claims_it() -> None:
     """It is listed as the owner's until the end of the lease that begins now."""
     assert claimed(QUEUED) == Change(
         hop=replace(QUEUED, state="running", owner="ann", token="t1", fence=1, attempt=1, claimed_at=NOW),
-        place=Owned(owner="ann", until=NOW + 10 * SECOND),
+        listing=Owned(owner="ann", until=NOW + 10 * SECOND),
     )
 
 
@@ -86,8 +87,8 @@ def test_a_running_hop_is_taken_over_only_when_its_owners_lease_is_over(
     )
 
     taken = replace(RUNNING, owner="bob", token="t2", fence=2, attempt=2)
-    place = Owned(owner="bob", until=NOW + 10 * SECOND)
-    assert answer == ("running" if runs else Change(hop=taken, place=place, leaves="ann"))
+    listing = Owned(owner="bob", until=NOW + 10 * SECOND)
+    assert answer == ("running" if runs else Change(hop=taken, listing=listing, leaves="ann"))
 
 
 @pytest.mark.parametrize("hop", [RUNNING, LAPSED])
@@ -96,7 +97,7 @@ def test_a_claim_whose_reply_was_lost_gets_the_same_answer_again(hop: Hop) -> No
     again = claimed(hop, lease=NOW + SECOND)
 
     assert isinstance(again, Change)
-    assert (again.hop, again.place) == (replace(hop, state="running"), Owned(owner="ann", until=NOW + 10 * SECOND))
+    assert (again.hop, again.listing) == (replace(hop, state="running"), Owned(owner="ann", until=NOW + 10 * SECOND))
 
 
 def test_a_claim_beyond_the_last_attempt_may_only_close() -> None:
@@ -107,6 +108,14 @@ def test_a_claim_beyond_the_last_attempt_may_only_close() -> None:
 
     assert isinstance(answer, Change)
     assert (answer.hop.attempt, answer.hop.exhausted, answer.hop.fence) == (2, True, 6)
+
+
+@pytest.mark.parametrize(("begun", "counted"), [(0, (1, False)), (1, (2, False)), (2, (2, True)), (3, (3, True))])
+def test_an_attempt_is_counted_only_while_one_is_left(begun: int, counted: tuple[int, bool]) -> None:
+    """The same rule holds whether a record or a message says how often the hop was begun."""
+    hop = count_attempt(Hop(attempt=begun), max_attempts=2)
+
+    assert (hop.attempt, hop.exhausted) == counted
 
 
 @pytest.mark.parametrize("state", get_args(HopState))
@@ -136,7 +145,7 @@ def test_a_closed_hop_is_not_claimed_even_by_its_last_owner(state: HopState, rea
 
 def test_a_renewal_leaves_a_lapsed_hop_to_its_owner_and_changes_no_other() -> None:
     """A worker that was away for a moment goes on. One that was overtaken learns of it."""
-    back = Change(hop=replace(LAPSED, state="running"), place=Owned(owner="ann", until=NOW + 10 * SECOND))
+    back = Change(hop=replace(LAPSED, state="running"), listing=Owned(owner="ann", until=NOW + 10 * SECOND))
 
     assert renew(LAPSED, owner="ann", fence=1, now=NOW, pace=PACE) == back
     assert renew(RUNNING, owner="ann", fence=1, now=NOW, pace=PACE) == "kept"
@@ -145,7 +154,7 @@ def test_a_renewal_leaves_a_lapsed_hop_to_its_owner_and_changes_no_other() -> No
 
 
 @pytest.mark.parametrize(
-    ("state", "place", "workflow"),
+    ("state", "listing", "workflow"),
     [
         ("done", None, "completed"),
         ("failed", None, "failed"),
@@ -155,14 +164,14 @@ def test_a_renewal_leaves_a_lapsed_hop_to_its_owner_and_changes_no_other() -> No
 )
 @pytest.mark.parametrize("hop", [RUNNING, LAPSED])
 def test_its_owner_closes_a_hop_that_nobody_else_took(
-    hop: Hop, state: ClosedState, place: object, workflow: WorkflowState
+    hop: Hop, state: ClosedState, listing: object, workflow: WorkflowState
 ) -> None:
     """An output that was paid for is kept, even if the lease has expired meanwhile."""
     change = close(hop, state, owner="ann", fence=1, now=NOW, failure=FAILURE, delay=60 * SECOND)
 
     failure = FAILURE if state == "waiting" else None
     closed = replace(hop, state=state, token=None, claimed_at=None, failure=failure)
-    assert change == Change(hop=closed, place=place, leaves="ann", workflow=workflow)  # type: ignore[arg-type]
+    assert change == Change(hop=closed, listing=listing, leaves="ann", workflow=workflow)  # type: ignore[arg-type]
 
 
 def test_a_completion_that_records_the_next_hop_does_not_end_the_workflow() -> None:
@@ -198,7 +207,7 @@ def test_a_released_hop_gets_its_attempt_back_and_is_sent_at_once(exhausted: boo
     change = release(replace(RUNNING, exhausted=exhausted), owner="ann", fence=1, now=NOW)
 
     released = Hop(digest="d", fence=1, attempt=attempt, first=4)
-    assert change == Change(hop=released, place=Due(at=NOW), leaves="ann")
+    assert change == Change(hop=released, listing=Due(at=NOW), leaves="ann")
     assert goes_first(released)
 
 
@@ -208,12 +217,12 @@ def test_a_cancelled_hop_has_no_owner_and_is_listed_nowhere(hop: Hop) -> None:
     change = cancel(hop)
 
     assert (change.hop.state, change.hop.owner, change.hop.token, change.hop.failure) == ("cancelled", None, None, None)
-    assert (change.place, change.leaves, change.workflow) == (None, hop.owner, "cancelled")
+    assert (change.listing, change.leaves, change.workflow) == (None, hop.owner, "cancelled")
 
 
 def test_a_redriven_hop_has_all_its_attempts_and_is_sent_at_once() -> None:
     """Its fence stays, so that no earlier owner can close it."""
-    assert redrive(PARKED, now=NOW) == Change(hop=Hop(digest="d", fence=1, first=4), place=Due(at=NOW))
+    assert redrive(PARKED, now=NOW) == Change(hop=Hop(digest="d", fence=1, first=4), listing=Due(at=NOW))
 
 
 def test_a_lapsed_hop_is_sent_again_and_stays_its_owners_until_it_is_claimed() -> None:
@@ -222,7 +231,7 @@ def test_a_lapsed_hop_is_sent_again_and_stays_its_owners_until_it_is_claimed() -
 
     assert change == Change(
         hop=replace(RUNNING, state="queued", sent=4),
-        place=Due(at=NOW + 5 * SECOND),
+        listing=Due(at=NOW + 5 * SECOND),
         leaves="ann",
         resent="owner_gone",
     )
@@ -234,7 +243,7 @@ def test_a_hop_that_waited_is_sent_whatever_waits_on_its_queue() -> None:
 
     assert goes_first(WAITING)
     assert change == Change(
-        hop=replace(WAITING, state="queued", owner=None, sent=4), place=Due(at=NOW + 5 * SECOND), resent="retry"
+        hop=replace(WAITING, state="queued", owner=None, sent=4), listing=Due(at=NOW + 5 * SECOND), resent="retry"
     )
 
 
@@ -258,7 +267,7 @@ def test_an_overdue_hop_is_sent_again_only_if_its_message_must_be_lost(
     assert (change is None) == (resent is None and empty is None)
     if change is not None:
         after = replace(QUEUED, sent=4 if resent else sent, waits=2)
-        assert change == Change(hop=after, place=Due(at=NOW + 20 * SECOND), resent=resent)  # type: ignore[arg-type]
+        assert change == Change(hop=after, listing=Due(at=NOW + 20 * SECOND), resent=resent)  # type: ignore[arg-type]
 
 
 def test_a_message_is_overtaken_when_a_later_one_was_surely_reached() -> None:
@@ -276,7 +285,7 @@ def test_each_wait_for_a_message_is_twice_as_long_up_to_the_longest(waits: int, 
     change = sweep(replace(QUEUED, waits=waits), empty=False, line=LINE, now=NOW, pace=PACE)
 
     assert change is not None
-    assert change.place == Due(at=NOW + seconds * SECOND)
+    assert change.listing == Due(at=NOW + seconds * SECOND)
 
 
 def test_a_queue_counts_what_is_sent_and_what_a_claim_has_certainly_reached() -> None:

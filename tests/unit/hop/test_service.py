@@ -23,10 +23,10 @@ from paigeant_celery.core.flow import Failure
 from paigeant_celery.core.message import PaigeantMessage, encode, sha256
 from paigeant_celery.core.settings import Settings
 from paigeant_celery.core.slip import FunctionSpec, OutputRef
-from paigeant_celery.hop.answers import ClosedAs
+from paigeant_celery.hop.effects import ClosedAs, Drop, Refused, Summary
 from paigeant_celery.hop.guard import Arrival
 from paigeant_celery.hop.run import Opened
-from paigeant_celery.hop.service import Drop, HopService, Refused, Summary
+from paigeant_celery.hop.service import HopService
 from paigeant_celery.hop.sweeper import Sweeper
 from paigeant_celery.hop.with_store import RecordedEffects
 from paigeant_celery.store.memory import MemoryStore

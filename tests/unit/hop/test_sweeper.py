@@ -34,6 +34,7 @@ class Line:
         self.length: int | None = 0
         self.asked: list[str] = []
         self.away = False
+        self.poison: set[str] = set()
         self.sweeper = Sweeper(store=self.store, outbox=Outbox(self, Registry()))
         self.hop_id = message.message_id
         envelope = encode(message)
@@ -46,6 +47,8 @@ class Line:
     def publish(self, delivery: Delivery) -> None:
         if self.away:
             raise Unreachable("broker", "redis://there", "ConnectionError")
+        if delivery.hop_id in self.poison:
+            raise RuntimeError("a route of the host's own")
         self.published.append(delivery)
 
     def waiting(self, queue: str) -> int:
@@ -155,6 +158,25 @@ def test_a_record_that_is_no_envelope_is_reported(line: Line, caplog: pytest.Log
     assert [again.hop_id for again in line.published] == [line.hop_id]
     failed = [record for record in caplog.records if getattr(record, "action", None) == "resend_failed"]
     assert [(record.levelno, record.hop) for record in failed] == [(logging.ERROR, "odd.0")]  # type: ignore[attr-defined]
+
+
+def test_a_hop_that_no_broker_takes_does_not_keep_back_those_after_it(
+    make_message: MakeMessage, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The store counts all of a sweep's hops as sent; one left out would wait until it is overdue again."""
+    message = make_message(FunctionSpec("count", {"text": "x"}))
+    line = Line(message.model_copy(update={"correlation_id": "first", "message_id": "first.0"}))
+    envelope = encode(message)
+    sound = HopRecord(hop_id=message.message_id, queue="steps", envelope=envelope, digest=sha256(envelope))
+    line.now += timedelta(milliseconds=1)
+    line.store.start(NewWorkflow(correlation_id=message.correlation_id, content="c", hop=sound))
+    line.poison = {"first.0"}
+
+    line.after(6)
+
+    assert [again.hop_id for again in line.published] == [sound.hop_id]
+    failed = [record for record in caplog.records if getattr(record, "action", None) == "resend_failed"]
+    assert [(record.levelno, record.hop) for record in failed] == [(logging.ERROR, "first.0")]  # type: ignore[attr-defined]
 
 
 def test_it_sweeps_by_itself_until_it_is_stopped(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from paigeant_celery.core.message import PaigeantMessage, encode
 from paigeant_celery.core.policy import StepPolicy
 from paigeant_celery.core.settings import Settings
 from paigeant_celery.core.slip import FunctionSpec
-from paigeant_celery.hop.answers import Refused, Summary
+from paigeant_celery.hop.effects import Refused, Summary
 from paigeant_celery.hop.guard import Arrival
 from paigeant_celery.hop.run import Opened
 from paigeant_celery.hop.service import HopService
@@ -188,15 +188,16 @@ def test_a_message_beyond_the_limits_of_this_worker_is_kept_whole(broker: Broker
     assert DeadLetters(broker).redrive(broker.kept[0][0].letter_id)
 
 
+@pytest.mark.parametrize("attempt", [3, 1000])
 def test_a_message_that_claims_more_attempts_than_there_are_runs_nothing(
-    broker: Broker, make_message: MakeMessage
+    broker: Broker, make_message: MakeMessage, attempt: int
 ) -> None:
     """A message that is sent round and round comes to an end."""
     runs: list[int] = []
     held = activity(name="one", policy=StepPolicy(max_attempts=2))(lambda: runs.append(1))
     arrival = arrival_of(make_message(held.activity()))
 
-    summary = broker.serve(Arrival(**{**vars(arrival), "attempt": 3}))
+    summary = broker.serve(Arrival(**{**vars(arrival), "attempt": attempt}))
 
     assert isinstance(summary, Summary)
     assert (summary.outcome, summary.error_class) == ("parked", "attempts_exhausted")

@@ -13,7 +13,7 @@ from kombu.message import Message
 
 from paigeant_celery.core.errors import Unreachable
 from paigeant_celery.core.names import Names
-from paigeant_celery.hop.answers import Drop, Refused
+from paigeant_celery.hop.effects import Drop, Refused
 from paigeant_celery.hop.guard import Arrival
 from paigeant_celery.worker.intake import Intake
 
