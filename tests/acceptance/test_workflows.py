@@ -29,6 +29,7 @@ from paigeant_celery.broker.transport import CeleryTransport, transport_of
 from paigeant_celery.core.message import PaigeantMessage, parse
 from paigeant_celery.store.port import WorkflowRecord
 from tests.support.processes import Deployment, eventually, run_script
+from tests.support.promptness import prompt_result
 
 WITHIN = 20.0  # seconds within which a workflow must end; the steps themselves take milliseconds
 ONCE = StepPolicy(max_attempts=1)  # no second attempt, which would wait a second for a sweep
@@ -321,7 +322,7 @@ def test_an_error_that_would_end_a_process_fails_the_workflow_alone(
     error = failure(transport, make(kind))
 
     assert error.error_class == kind
-    assert dispatch(transport, ActivitySpec("review", "next")).result_sync(2.0).output == "review(next|)"
+    assert prompt_result(dispatch(transport, ActivitySpec("review", "next"))).output == "review(next|)"
 
 
 @pytest.mark.parametrize(
@@ -338,7 +339,7 @@ def test_an_output_that_cannot_be_kept_fails_the_step(
     error = failure(transport, step)
 
     assert error.error_class == reason
-    assert dispatch(transport, ActivitySpec("review", "next")).result_sync(2.0).output == "review(next|)"
+    assert prompt_result(dispatch(transport, ActivitySpec("review", "next"))).output == "review(next|)"
 
 
 def test_a_deadline_that_passes_in_the_queue_costs_no_model_call(transport: CeleryTransport, stage: Deployment) -> None:
