@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import pytest
 
+from tests.support.hurrying import hurry
 from tests.support.servers import NoServer, RabbitServer, RedisDatabase, RedisServer, rabbit_server, redis_server
 
 S = TypeVar("S")
@@ -36,6 +37,13 @@ def redis_db(redis_url: str) -> Iterator[RedisDatabase]:
     with database.client() as client:
         for key in client.scan_iter(f"{database.prefix}*", count=1000):
             client.delete(key)
+
+
+@pytest.fixture
+def in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> str:
+    """Wait a tenth in this process, and return the module that each worker of the deployment must load as well."""
+    hurry(monkeypatch)
+    return "hurried"
 
 
 @pytest.fixture

@@ -128,7 +128,9 @@ def test_a_workflow_of_three_steps_finishes_with_every_output(
     assert "Traceback" not in worker.log()
 
 
-def test_a_message_that_was_lost_is_sent_again(deploy: Deploy, amqp_url: str, redis_db: RedisDatabase) -> None:
+def test_a_message_that_was_lost_is_sent_again(
+    deploy: Deploy, amqp_url: str, redis_db: RedisDatabase, in_a_hurry: str
+) -> None:
     """The store's promises hold for every broker; here an operator purged the wrong queue."""
     made = on_both(deploy, amqp_url, redis_db)
     handle = dispatch(made, ActivitySpec("draft", "early"))
@@ -137,7 +139,7 @@ def test_a_message_that_was_lost_is_sent_again(deploy: Deploy, amqp_url: str, re
     with Connection(amqp_url) as connection:
         assert connection.default_channel.queue_purge(f"{redis_db.prefix}.draft") == 1
 
-    made.ready_worker("press")
+    made.ready_worker("press", in_a_hurry)
 
     assert waiting == [1, 0]
     assert handle.result_sync(WITHIN).output == "draft(early|)"
