@@ -55,7 +55,7 @@ def own_redis() -> Iterator[Callable[..., RedisServer]]:
 
 @pytest.fixture(scope="session")
 def own_rabbit() -> Iterator[RabbitServer]:
-    """Start a RabbitMQ broker that a test may stop, if it starts it again."""
+    """Start a RabbitMQ broker that a test may stop for a while."""
     with ExitStack() as stack:
         yield _enter(stack, rabbit_server())
 

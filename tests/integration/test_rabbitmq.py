@@ -274,9 +274,8 @@ def test_a_broker_that_restarts_loses_no_step_and_repeats_none(
     with Connection(own_rabbit.url) as connection:
         eventually(lambda: waiting_in(connection, queue) == 1, what="the message did not arrive")
 
-    own_rabbit.stop()
-    worker.wait_for_log("Connection to broker lost", within=START_WITHIN)
-    own_rabbit.start()
+    with own_rabbit.stopped():
+        worker.wait_for_log("Connection to broker lost", within=START_WITHIN)
     with Connection(own_rabbit.url) as connection:
         assert waiting_in(connection, queue) == 1
     made.ready_worker("press", name="second")
@@ -288,6 +287,23 @@ def test_a_broker_that_restarts_loses_no_step_and_repeats_none(
     assert handle.result_sync(WITHIN).outputs == {"pause": "went on", "draft": "draft(after|went on)"}
     runs = [f"{handle.correlation_id}.0", f"{waiting.correlation_id}.0", f"{handle.correlation_id}.1"]
     assert made.runs() == runs
+
+
+def test_a_message_waits_through_a_restart_of_its_broker_while_nobody_is_connected(
+    own_rabbit: RabbitServer, deploy: Deploy, redis_db: RedisDatabase
+) -> None:
+    """Workers and broker are updated in the same night; what was dispatched before is still there."""
+    made = on_both(deploy, own_rabbit.url, redis_db)
+    handle = dispatch(made, ActivitySpec("draft", "early"))
+
+    with own_rabbit.stopped():
+        pass
+
+    with Connection(own_rabbit.url) as connection:
+        assert waiting_in(connection, f"{redis_db.prefix}.draft") == 1
+    made.ready_worker("press")
+    assert handle.result_sync(WITHIN).output == "draft(early|)"
+    assert "resent" not in [event.type for event in handle.events_so_far()]
 
 
 def test_an_amqp_url_gives_a_transport_without_a_store_unless_one_is_named() -> None:
