@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import pytest
 
+from tests.support.hurrying import hurry
 from tests.support.servers import NoServer, RabbitServer, RedisDatabase, RedisServer, rabbit_server, redis_server
 
 S = TypeVar("S")
@@ -39,6 +40,13 @@ def redis_db(redis_url: str) -> Iterator[RedisDatabase]:
 
 
 @pytest.fixture
+def in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> str:
+    """Wait a tenth in this process, and return the module that each worker of the deployment must load as well."""
+    hurry(monkeypatch)
+    return "hurried"
+
+
+@pytest.fixture
 def own_redis() -> Iterator[Callable[..., RedisServer]]:
     """Start servers that the test may configure, fill and stop; takes command-line options."""
     with ExitStack() as stack:
@@ -47,7 +55,7 @@ def own_redis() -> Iterator[Callable[..., RedisServer]]:
 
 @pytest.fixture(scope="session")
 def own_rabbit() -> Iterator[RabbitServer]:
-    """Start a RabbitMQ broker that a test may stop, if it starts it again."""
+    """Start a RabbitMQ broker that a test may stop for a while."""
     with ExitStack() as stack:
         yield _enter(stack, rabbit_server())
 

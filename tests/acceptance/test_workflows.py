@@ -7,7 +7,7 @@ import dataclasses
 import hashlib
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -29,11 +29,23 @@ from paigeant_celery.broker.transport import CeleryTransport, transport_of
 from paigeant_celery.core.message import PaigeantMessage, parse
 from paigeant_celery.store.port import WorkflowRecord
 from tests.support.processes import Deployment, eventually, run_script
+from tests.support.promptness import prompt_result
 
 WITHIN = 20.0  # seconds within which a workflow must end; the steps themselves take milliseconds
 ONCE = StepPolicy(max_attempts=1)  # no second attempt, which would wait a second for a sweep
-RETRIED = {"SystemExit"}  # one that would end a process is tried again as the deployment says; it is the same for all
+KINDS = (
+    "BaseException", "OwnBaseException", "SystemExit", "KeyboardInterrupt", "GeneratorExit", "MemoryError",
+    "RecursionError", "CancelledError",
+)  # fmt: skip
+RETRIED = "SystemExit"
+# Retried as the deployment allows; one kind stands for all, and `--proof=full` retries each.
+TRIES = [
+    *(pytest.param(kind, None if kind == RETRIED else ONCE, id=kind) for kind in KINDS),
+    *(pytest.param(kind, None, id=f"{kind} retried", marks=pytest.mark.proof) for kind in KINDS if kind != RETRIED),
+]
 CANARY = "tangerine"  # part of prompts and error texts; must not appear in any log
+
+MakeStep = Callable[[str, StepPolicy | None], ActivitySpec | FunctionSpec]
 
 pytestmark = pytest.mark.xdist_group("short leases")
 
@@ -85,10 +97,6 @@ def transport(celery_setup: CeleryTestSetup, stage: Deployment) -> Iterator[Cele
 def dispatch(transport: CeleryTransport, *steps: ActivitySpec | FunctionSpec) -> WorkflowHandle:
     dispatcher = WorkflowDispatcher()
     return dispatcher.handle(dispatcher.dispatch_workflow_sync(transport, itinerary=steps), transport)
-
-
-def policy_of(kind: str) -> StepPolicy | None:
-    return None if kind in RETRIED else ONCE
 
 
 def failure(transport: CeleryTransport, *steps: ActivitySpec | FunctionSpec) -> WorkflowFailed:
@@ -298,30 +306,28 @@ def test_a_step_that_runs_too_long_is_tried_again_and_then_parked(
     assert stage.runs().count(f"{error.correlation_id}.0") == stage.settings["paigeant_max_attempts"]
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [
-        "BaseException", "OwnBaseException", "SystemExit", "KeyboardInterrupt", "GeneratorExit", "MemoryError",
-        "RecursionError", "CancelledError",
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("kind", "policy"), TRIES)
 @pytest.mark.parametrize(
     "make",
     [
-        lambda kind: ActivitySpec("failing", f"{kind} {CANARY}", policy=policy_of(kind)),
-        lambda kind: ActivitySpec("failing_tool", kind, policy=policy_of(kind)),
-        lambda kind: FunctionSpec("failing_function", {"kind": kind, "text": CANARY}, policy=policy_of(kind)),
+        lambda kind, policy: ActivitySpec("failing", f"{kind} {CANARY}", policy=policy),
+        lambda kind, policy: ActivitySpec("failing_tool", kind, policy=policy),
+        lambda kind, policy: FunctionSpec("failing_function", {"kind": kind, "text": CANARY}, policy=policy),
     ],
     ids=["model", "tool", "function"],
 )
 def test_an_error_that_would_end_a_process_fails_the_workflow_alone(
-    transport: CeleryTransport, make: object, kind: str
+    transport: CeleryTransport, stage: Deployment, make: MakeStep, kind: str, policy: StepPolicy | None
 ) -> None:
     """`sys.exit` in somebody's tool must not take down other people's workflows."""
-    error = failure(transport, make(kind))
+    handle = dispatch(transport, make(kind, policy))
 
-    assert error.error_class == kind
-    assert dispatch(transport, ActivitySpec("review", "next")).result_sync(2.0).output == "review(next|)"
+    with pytest.raises(WorkflowParked) as raised:
+        handle.result_sync(WITHIN)
+
+    assert raised.value.error_class == kind
+    assert handle.status_sync().attempt == (1 if policy else stage.settings["paigeant_max_attempts"])
+    assert prompt_result(dispatch(transport, ActivitySpec("review", "next"))).output == "review(next|)"
 
 
 @pytest.mark.parametrize(
@@ -338,7 +344,7 @@ def test_an_output_that_cannot_be_kept_fails_the_step(
     error = failure(transport, step)
 
     assert error.error_class == reason
-    assert dispatch(transport, ActivitySpec("review", "next")).result_sync(2.0).output == "review(next|)"
+    assert prompt_result(dispatch(transport, ActivitySpec("review", "next"))).output == "review(next|)"
 
 
 def test_a_deadline_that_passes_in_the_queue_costs_no_model_call(transport: CeleryTransport, stage: Deployment) -> None:

@@ -153,6 +153,15 @@ class RabbitServer:
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
+    @contextlib.contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Stop it for a while. It is started again even if something fails, because other tests share it."""
+        self.stop()
+        try:
+            yield
+        finally:
+            self.start()
+
     def remove(self) -> None:
         """End its processes and remove what it wrote."""
         self.stop()

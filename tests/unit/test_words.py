@@ -46,7 +46,9 @@ REASONS = [
 class Words:
     """Finds the words of a kind in source texts: in mappings under a key, and in arguments, wherever these come from.
 
-    A value that comes in an attribute was a word when that was made, and is not followed further.
+    A value that comes in an attribute was a word when that was made, and is not followed further. Functions are found
+    by their bare names: two of one name share their words, unless they are private and in different modules. So a word
+    may count as used that only a function of the same name gets.
     """
 
     def __init__(

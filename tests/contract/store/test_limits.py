@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
 from importlib import resources
-from pathlib import Path
 from typing import cast
 
 import pytest
@@ -18,8 +16,8 @@ from paigeant_celery.store.limits import LIMITS, StoreLimits, as_lua
 from paigeant_celery.store.memory import MemoryStore
 from paigeant_celery.store.port import HopRecord, NewWorkflow, Store
 from paigeant_celery.store.redis import RedisStore
+from tests.support.hurrying import hurry
 
-HURRIED = Path(__file__).parents[2] / "programs" / "hurried.py"
 LEASE, TTL = 10.0, 60.0
 EPOCH, MILLISECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(milliseconds=1)
 
@@ -69,16 +67,6 @@ def test_no_script_has_a_number_of_its_own() -> None:
     assert numbers == {("common.lua", "1000"), ("common.lua", "1e13")}
 
 
-def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Load the module as a test program does. After the test its settings are undone."""
-    monkeypatch.setattr(limits, "LIMITS", limits.LIMITS)
-    monkeypatch.setattr(sweeper, "EVERY", sweeper.EVERY)
-    spec = importlib.util.spec_from_file_location("hurried", HURRIED)
-    assert spec is not None
-    assert spec.loader is not None
-    spec.loader.exec_module(importlib.util.module_from_spec(spec))
-
-
 def patience(store: Store) -> timedelta:
     """Return how long a store waits for the first message of a workflow."""
     hop = HopRecord(hop_id="w.0", queue="q", envelope="{}", digest="d")
@@ -99,7 +87,7 @@ def test_a_deployment_under_test_waits_a_tenth_of_the_time(
 ) -> None:
     """A test of a lost message need not wait as long as users do. Any other deployment waits as documented."""
     if in_a_hurry:
-        hurried(monkeypatch)
+        hurry(monkeypatch)
     url, prefix = "memory://", "p"
     if kind == "redis":
         database = request.getfixturevalue("redis_db")
@@ -115,7 +103,7 @@ def test_a_deployment_under_test_waits_less_but_keeps_as_much(monkeypatch: pytes
     """Only waits are shorter, and the sweeps that end them are more frequent to the same degree."""
     before = sweeper.EVERY
 
-    hurried(monkeypatch)
+    hurry(monkeypatch)
 
     found = limits.LIMITS
     assert found == replace(StoreLimits(), due_after=500, due_after_most=8_000, long_unswept=250, pass_every=90)
