@@ -15,7 +15,15 @@ import click
 import pytest
 
 from paigeant_celery import WorkflowStatus, get_transport
+from paigeant_celery.broker.dead_letter_queue import MOST_LOOKED_AT
 from paigeant_celery.cli import paigeant
+from paigeant_celery.core import names
+from paigeant_celery.core.hops import ResentReason
+from paigeant_celery.core.policy import MAX_BACKOFF
+from paigeant_celery.core.settings import Settings
+from paigeant_celery.hop.lease import RENEWALS_PER_LEASE
+from paigeant_celery.journal.hop_journal import MAX_RECORD
+from paigeant_celery.store.limits import LIMITS
 from tests.support.processes import START_WITHIN, Process, run_script, script_environment
 from tests.support.servers import RedisServer
 
@@ -51,6 +59,31 @@ RUN_BELOW = (
     EXAMPLE_WATCH,
     EXAMPLE_CONFIGURATION,
 )
+
+# Sentences with a number that the code has, too: {} stands for it.
+SETTINGS = Settings()
+FIGURES = [
+    ("docs/operating.md", "The store keeps the newest {} of them.", LIMITS.max_letters),
+    ("docs/operating.md", "The {} at the head of the queue are looked at.", MOST_LOOKED_AT),
+    ("docs/operating.md", "About {} events of a workflow are kept,", LIMITS.max_events),
+    ("docs/operating.md", "and the last {} of type `agent`.", LIMITS.max_streamed),
+    ("docs/operating.md", "Its steps continue for `paigeant_shutdown_grace` ({} s).", SETTINGS.shutdown_grace),
+    ("docs/operating.md", "the record of one call exceeds {} MiB", MAX_RECORD / 1024**2),
+    ("docs/agents-and-functions.md", "The last {} of a workflow are kept.", LIMITS.max_streamed),
+    ("docs/guarantees.md", "a call that needs more time than the shutdown grace of {} s", SETTINGS.shutdown_grace),
+    ("docs/guarantees.md", "The record of one call holds at most {} MiB.", MAX_RECORD / 1024**2),
+    ("docs/guarantees.md", "until the lease is over ({} s and the next sweep)", SETTINGS.lease),
+    ("docs/guarantees.md", "That is {} s after it was sent", LIMITS.due_after / 1000),
+    ("docs/guarantees.md", "then after twice the wait, up to {} s.", LIMITS.due_after_most / 1000),
+    ("docs/guarantees.md", "Its steps continue for `paigeant_shutdown_grace` ({} s)", SETTINGS.shutdown_grace),
+    ("docs/guarantees.md", "younger than `paigeant_max_message_age` ({} days)", SETTINGS.max_message_age / 86400),
+    ("docs/guarantees.md", "It is tried again after {} s,", SETTINGS.retry_backoff),
+    ("docs/guarantees.md", "(spread, up to {} min)", MAX_BACKOFF / 60),
+    ("docs/guarantees.md", "`max_attempts` ({}) in all.", SETTINGS.max_attempts),
+    ("docs/guarantees.md", "After it was begun `max_attempts` ({}) times,", SETTINGS.max_attempts),
+    ("docs/guarantees.md", "when its worker renews its lease (every {} s)", SETTINGS.lease / RENEWALS_PER_LEASE),
+    ("paigeant_celery/store/port.py", "A workflow keeps about the last {}.", LIMITS.max_streamed),
+]
 
 # What must stand in the files that docs/architecture.md names for a question, in the order in which it names them.
 ANSWERS = {
@@ -185,30 +218,6 @@ def meant(cell: str) -> object:
         return None
     number, _, unit = text.partition(" ")
     return ast.literal_eval(number) * UNITS[unit] if unit in UNITS else ast.literal_eval(text)
-
-
-def code() -> dict[Path, str]:
-    """Return all Python and Lua code of the package."""
-    files = (*PACKAGE.rglob("*.py"), *PACKAGE.rglob("*.lua"))
-    return {file: file.read_text(encoding="utf-8") for file in files}
-
-
-def quoted(names: set[str]) -> set[str]:
-    """Return those of `names` that appear in quotes somewhere in the package."""
-    sources = "\n".join(code().values())
-    return {name for name in names if re.search(rf"""["']{re.escape(name)}["']""", sources)}
-
-
-def constants(**places: int) -> set[str]:
-    """Return the codes that the package passes to functions of these names, as the argument at that position."""
-    found = set()
-    for file, source in code().items():
-        for node in ast.walk(ast.parse(source)) if file.suffix == ".py" else ():
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in places:
-                argument = next(iter(node.args[places[node.func.id] :]), None)
-                if isinstance(argument, ast.Constant) and isinstance(argument.value, str):
-                    found.add(argument.value)
-    return {word for word in found if word.islower()}  # others are classes of errors
 
 
 def links(document: Path) -> list[str]:
@@ -444,10 +453,10 @@ def test_every_special_value_of_what_a_worker_serves_stands_in_its_table() -> No
     """An undocumented one would be taken for the name of an activity."""
     special = get_args(get_args(type(get_transport("inmemory").settings).model_fields["consume"].annotation)[0])
 
-    *rows, names = table("docs/hosts-and-brokers.md", "`paigeant_consume`")
+    *rows, named = table("docs/hosts-and-brokers.md", "`paigeant_consume`")
 
     assert {meant(row[0]) for row in rows} == set(special)
-    assert isinstance(meant(names[0]), tuple)
+    assert isinstance(meant(named[0]), tuple)
 
 
 def test_every_state_of_a_workflow_stands_in_its_table() -> None:
@@ -465,38 +474,29 @@ def test_every_command_stands_in_its_table() -> None:
 
 def test_every_type_of_event_stands_in_its_table() -> None:
     """Readers of events ask what they mean."""
-    shown = words(table("docs/operating.md", "type"))
-    lua = "\n".join(source for file, source in code().items() if file.suffix == ".lua")
-    python = "\n".join(source for file, source in code().items() if file.suffix == ".py")
-    written = {
-        name for pair in re.findall(r"'type', (?:\w+ and )?'(\w+)'(?: or '(\w+)')?", lua) for name in pair if name
-    }
-    written |= set(re.findall(r'"type": "(\w+)"', python)) - {"note"}  # which each note replaces with its own type
-
-    assert len(written) > 10
-    assert written - shown == set()
-    assert shown - quoted(shown) == set()
+    assert words(table("docs/operating.md", "type")) == set(names.EVENTS)
+    assert words(table("docs/operating.md", "`why` of `resent`")) == set(get_args(ResentReason))
 
 
-def test_every_reason_of_a_refusal_stands_in_its_table() -> None:
-    """A dead letter tells a person only this word."""
-    shown = words(table("docs/operating.md", "reason"))
-    given = constants(MessageError=0)
+def test_every_reason_code_stands_in_a_table() -> None:
+    """A dead letter or a failure tells a person only this word, which must not be mistaken for a class of errors."""
+    headers = ("`failure.error_class`", "reason", "code", "code of a call")
+    shown = set.union(*(words(table("docs/operating.md", header)) for header in headers))
 
-    assert len(given) > 10
-    assert given - shown == set()
-    assert shown - quoted(shown) == set()
+    assert {word for word in shown if word.islower()} == set(names.REASONS)
 
 
-def test_every_code_of_a_failure_stands_in_a_table() -> None:
-    """It is in the place where other failures have an error class, and must not be mistaken for one."""
-    parked, failed = (words(table("docs/operating.md", header)) for header in ("`failure.error_class`", "code"))
-    given = constants(failed=1, _fail=2, _failure=1, NotSerializable=0)
-    refused = words(table("docs/operating.md", "reason"))  # some codes mean the same there
+def test_every_action_of_the_log_stands_in_its_table_with_its_meaning() -> None:
+    """Alerts match on them."""
+    assert {action.strip("`"): meaning for action, meaning in table("docs/operating.md", "action")} == names.ACTIONS
 
-    assert len(given) > 3
-    assert given - parked - failed - refused == set()
-    assert (parked | failed) - quoted(parked | failed) == set()
+
+@pytest.mark.parametrize(("document", "sentence", "value"), FIGURES)
+def test_a_figure_in_a_sentence_is_the_one_that_the_code_has(document: str, sentence: str, value: float) -> None:
+    """Someone changes the number in one place, and believes the page in the other."""
+    shown = f"{value:,g}".replace(",", " ") if value >= 10_000 else f"{value:g}"
+
+    assert sentence.format(shown) in " ".join(read(document).split())
 
 
 def test_the_page_on_the_architecture_names_each_wing_and_face_and_no_file_that_is_not_there() -> None:
