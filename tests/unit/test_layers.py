@@ -36,8 +36,8 @@ FACES = {"", "celery", "tasks", "cli", "testing"}  # "" is the package itself
 
 # Who may import libraries other than the standard library and pydantic, which everyone may import.
 LIBRARIES = {
-    "pydantic_ai": {"agents", "testing"},
-    "celery": {"broker", "worker", "celery", "cli"},
+    "pydantic_ai": {"agents"},
+    "celery": {"broker", "worker", "celery"},
     "kombu": {"broker", "worker"},
     "redis": {"store.redis_client"},
     "click": {"worker", "cli"},
