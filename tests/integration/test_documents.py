@@ -13,6 +13,7 @@ from typing import get_args, get_type_hints
 
 import click
 import pytest
+import redis
 
 from paigeant_celery import WorkflowStatus, get_transport
 from paigeant_celery.broker.dead_letter_queue import MOST_LOOKED_AT
@@ -275,6 +276,18 @@ def worker(folder: Path, *arguments: str, **environment: str) -> Iterator[None]:
         process.kill()
 
 
+def run_quick_start(source: str, folder: Path, **environment: str) -> str:
+    """Run the script of the README, which names its own file, and return what it printed."""
+    script = folder / "quickstart.py"
+    script.write_text(source, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        env={**script_environment(), **environment}, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def run_pytest(folder: Path) -> subprocess.CompletedProcess[str]:
     """Run the tests of a folder as its owner does, with warnings as errors."""
     return subprocess.run(
@@ -318,13 +331,21 @@ def test_the_readme_leads_to_every_page_and_every_example() -> None:
 
 def test_the_quick_start_prints_the_outputs_of_both_agents(tmp_path: Path) -> None:
     """It is the first thing that anybody copies."""
-    script = tmp_path / "quickstart.py"
-    script.write_text(block(QUICK_START), encoding="utf-8")
+    assert re.search(r"'researcher': .*'writer': ", run_quick_start(block(QUICK_START), tmp_path))
 
-    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=60, check=False)
 
-    assert done.returncode == 0, done.stderr
-    assert re.search(r"'researcher': .*'writer': ", done.stdout)
+def test_the_quick_start_prints_the_same_on_redis(tmp_path: Path, own_redis: Callable[..., RedisServer]) -> None:
+    """From trying it to having it recorded is one word."""
+    in_memory, on_redis = "get_transport()", 'get_transport("redis")'
+    assert f"write `{on_redis}`" in read("README.md")
+    assert in_memory in block(QUICK_START)
+
+    server = own_redis()
+    printed = run_quick_start(block(QUICK_START).replace(in_memory, on_redis), tmp_path, PAIGEANT_REDIS_URL=server.url)
+
+    assert re.search(r"'researcher': .*'writer': ", printed)
+    with redis.Redis.from_url(server.url) as client:
+        assert client.keys("paigeant:wf:*")
 
 
 def test_a_host_that_is_configured_as_shown_runs_the_step_that_is_dispatched_as_shown(
@@ -404,6 +425,7 @@ def test_a_process_without_agents_dispatches_the_three_agents_as_shown(
     url = own_redis().url
 
     arguments = ("-A", "paigeant_celery", "worker", "-I", "examples.three_agents.agents")
+    assert f"\ncelery {' '.join(arguments)}\n" in read("README.md")
     with worker(tmp_path, *arguments, PYTHONPATH=str(ROOT), PAIGEANT_REDIS_URL=url):
         printed = run_script(block(EXAMPLE_DISPATCH), cwd=tmp_path, PAIGEANT_REDIS_URL=url)
 
