@@ -42,7 +42,7 @@ def harden(transport: Any, watch: Watch) -> Any:
         transport.Channel = _reading(transport.Channel, watch)
     if hasattr(transport, "Channel"):
         transport.Channel = _measuring(transport.Channel, watch)
-    elif hasattr(getattr(transport, "Connection", None), "Channel"):  # AMQP, where connections make channels
+    elif hasattr(getattr(transport, "Connection", None), "Channel"):  # AMQP, whose connections make channels
         channel = _measuring(transport.Connection.Channel, watch)
         transport.Connection = type("Connection", (transport.Connection,), {"Channel": channel})
     return transport

@@ -25,7 +25,7 @@ def install(app: Celery, *, store: str | Store | None = None) -> CeleryTransport
     """Add paigeant_celery to a Celery app; may be called again.
 
     Activities that are loaded now or later become tasks `paigeant.<name>`. Workers of the app consume their queues as
-    `paigeant_consume` says. `agents.py` modules of Django apps are loaded where tasks are. Nothing else in the app
+    `paigeant_consume` says. `agents.py` modules of Django apps are loaded like `tasks.py`. Nothing else in the app
     changes. Mistakes in its settings are reported when a worker starts or a workflow is dispatched. Raises
     `UsageError` if it is already installed with another store.
     """

@@ -230,7 +230,7 @@ class Intake:
 
     def _hardening(self, ensure_connected: Callable[..., Any]) -> Callable[..., Any]:
         def connected(connection: Any, *args: Any, **kwargs: Any) -> Any:
-            create = connection.create_transport  # called again when it turns to another one of several brokers
+            create = connection.create_transport  # called again when the connection fails over to another broker
             connection.create_transport = lambda: harden(create(), self)
             if connection._transport is not None:
                 harden(connection._transport, self)

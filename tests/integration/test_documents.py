@@ -13,9 +13,18 @@ from typing import get_args, get_type_hints
 
 import click
 import pytest
+import redis
 
 from paigeant_celery import WorkflowStatus, get_transport
+from paigeant_celery.broker.dead_letter_queue import MOST_LOOKED_AT
 from paigeant_celery.cli import paigeant
+from paigeant_celery.core import names
+from paigeant_celery.core.hops import ResentReason
+from paigeant_celery.core.policy import MAX_BACKOFF
+from paigeant_celery.core.settings import Settings
+from paigeant_celery.hop.lease import RENEWALS_PER_LEASE
+from paigeant_celery.journal.hop_journal import MAX_RECORD
+from paigeant_celery.store.limits import LIMITS
 from tests.support.processes import START_WITHIN, Process, run_script, script_environment
 from tests.support.servers import RedisServer
 
@@ -51,6 +60,104 @@ RUN_BELOW = (
     EXAMPLE_WATCH,
     EXAMPLE_CONFIGURATION,
 )
+
+# Sentences with a number that the code has, too: {} stands for it.
+SETTINGS = Settings()
+FIGURES = [
+    ("docs/operating.md", "The store keeps the newest {} of them.", LIMITS.max_letters),
+    ("docs/operating.md", "The {} at the head of the queue are looked at.", MOST_LOOKED_AT),
+    ("docs/operating.md", "About {} events of a workflow are kept,", LIMITS.max_events),
+    ("docs/operating.md", "and the last {} of type `agent`.", LIMITS.max_streamed),
+    ("docs/operating.md", "Its steps continue for `paigeant_shutdown_grace` ({} s).", SETTINGS.shutdown_grace),
+    ("docs/operating.md", "the record of one call exceeds {} MiB", MAX_RECORD / 1024**2),
+    ("docs/agents-and-functions.md", "The last {} of a workflow are kept.", LIMITS.max_streamed),
+    ("docs/guarantees.md", "a call that needs more time than the shutdown grace of {} s", SETTINGS.shutdown_grace),
+    ("docs/guarantees.md", "The record of one call holds at most {} MiB.", MAX_RECORD / 1024**2),
+    ("docs/guarantees.md", "until the lease is over ({} s and the next sweep)", SETTINGS.lease),
+    ("docs/guarantees.md", "That is {} s after it was sent", LIMITS.due_after / 1000),
+    ("docs/guarantees.md", "then after twice the wait, up to {} s.", LIMITS.due_after_most / 1000),
+    ("docs/guarantees.md", "Its steps continue for `paigeant_shutdown_grace` ({} s)", SETTINGS.shutdown_grace),
+    ("docs/guarantees.md", "younger than `paigeant_max_message_age` ({} days)", SETTINGS.max_message_age / 86400),
+    ("docs/guarantees.md", "It is tried again after {} s,", SETTINGS.retry_backoff),
+    ("docs/guarantees.md", "(spread, up to {} min)", MAX_BACKOFF / 60),
+    ("docs/guarantees.md", "`max_attempts` ({}) in all.", SETTINGS.max_attempts),
+    ("docs/guarantees.md", "After it was begun `max_attempts` ({}) times,", SETTINGS.max_attempts),
+    ("docs/guarantees.md", "when its worker renews its lease (every {} s)", SETTINGS.lease / RENEWALS_PER_LEASE),
+    ("paigeant_celery/store/port.py", "A workflow keeps about the last {}.", LIMITS.max_streamed),
+]
+
+# What must stand in the files that docs/architecture.md names for a question, in the order in which it names them.
+ANSWERS = {
+    "Why was this workflow parked?": {
+        "core/flow.py": ["def decide(", "return Park(", '"attempts_exhausted"', '"loop_limit"'],
+        "core/policy.py": ["def attempt_of(", "def is_final("],
+        "hop/run.py": ["def _failed(", "Diverged("],
+    },
+    "And why was this message refused?": {
+        "core/names.py": ["REASONS: Mapping"],
+        "hop/refuse.py": ["def refuse(", "flow.decide_refusal("],
+    },
+    "Where does a refused message go?": {
+        "hop/refuse.py": ["def discard(", "self._store.bury(", "self._store.park("],
+        "hop/letters.py": ["def letter_of("],
+        "store/scripts/bury.lua": ["write_letter(", "'ZADD', letters"],
+        "store/scripts/park.lua": ["keep_letter(", "'state', 'parked'"],
+    },
+    "And without a store?": {
+        "hop/without_store.py": ["def refuse(", "self._letters.bury("],
+        "hop/letters.py": ["def letter_of("],
+        "broker/dead_letter_queue.py": ["def bury("],
+    },
+    "Where is the delay before a retry chosen?": {
+        "core/policy.py": ["def retry_delay(", "MAX_BACKOFF = "],
+        "core/flow.py": ["def _retry_or_park(", "retry_delay(attempt)"],
+        "core/settings.py": ["retry_backoff: float"],
+    },
+    "What is written on Redis for a hop?": {
+        "store/scripts/common.lua": ["-- {prefix}:hop:{hop} ", "-- {prefix}:journal:{hop} "],
+        "store/scripts/claim.lua": ["'HSET', hop_key(hop)"],
+    },
+    "What becomes of a hop's record when it is claimed, closed or swept?": {
+        "core/hops.py": ["def claim(", "def close(", "def sweep("],
+    },
+    "What happens at SIGTERM?": {
+        "worker/shutdown.py": ["From SIGTERM to", "worker_shutting_down.connect(", "def ask("],
+        "worker/runtime.py": ["if self.shutdown.asked:", "self.shutdown.over) and future.cancel()", "def _give_back("],
+        "journal/hop_journal.py": ["def making(", "def at_rest("],
+        "store/scripts/release.lua": ["'state', 'queued'", "send_at("],
+    },
+    "Why was this message sent again?": {
+        "core/hops.py": ["def sweep(", "def lapse(", "def is_overtaken("],
+        "store/limits.py": ["due_after: int", "due_after_most: int"],
+        "hop/sweeper.py": ["def sweep(", "is_gone("],
+        "store/scripts/sweep.lua": ["local function send_again(", "local function send_waiting("],
+        "hop/with_store.py": ["def _resend_successor("],
+    },
+    "Who may write for a hop, and until when?": {
+        "hop/lease.py": ["class Owner", "RENEWALS_PER_LEASE = ", "def renew("],
+        "store/scripts/renew.lua": ["'ZADD', owners, int(now + lease), owner"],
+        "store/scripts/common.lua": ["local function may_close("],
+    },
+    "How is an agent's call recorded?": {
+        "agents/recorded_calls.py": ["class _RecordedOperation", "async def recorded("],
+        "journal/hop_journal.py": ["async def add(", "def find("],
+        "store/scripts/record.lua": ["'HSET', journal_key(hop)"],
+        "agents/recorded_tools.py": ["class RecordedToolset", "def _is_recorded("],
+    },
+    "Why was a step not replayed?": {
+        "journal/hop_journal.py": ["def find(", "def _check_new("],
+        "journal/record.py": ["def differences("],
+        "agents/fingerprints.py": ["def of_request("],
+    },
+    "Why does this worker serve this queue?": {
+        "worker/serving.py": ["def served_activities(", "def queues_of("],
+        "worker/bootsteps.py": ["def _serve("],
+        "broker/publisher.py": ["def queue_for("],
+    },
+    "Which errors are not tried again?": {
+        "core/policy.py": ["def is_final(", "FINAL_ERRORS = "],
+    },
+}
 
 # What the documents take for granted: the host's package, with its app and its agents.
 SHOP = {
@@ -114,30 +221,6 @@ def meant(cell: str) -> object:
     return ast.literal_eval(number) * UNITS[unit] if unit in UNITS else ast.literal_eval(text)
 
 
-def code() -> dict[Path, str]:
-    """Return all Python and Lua code of the package."""
-    files = (*PACKAGE.rglob("*.py"), *PACKAGE.rglob("*.lua"))
-    return {file: file.read_text(encoding="utf-8") for file in files}
-
-
-def quoted(names: set[str]) -> set[str]:
-    """Return those of `names` that appear in quotes somewhere in the package."""
-    sources = "\n".join(code().values())
-    return {name for name in names if re.search(rf"""["']{re.escape(name)}["']""", sources)}
-
-
-def constants(**places: int) -> set[str]:
-    """Return the codes that the package passes to functions of these names, as the argument at that position."""
-    found = set()
-    for file, source in code().items():
-        for node in ast.walk(ast.parse(source)) if file.suffix == ".py" else ():
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in places:
-                argument = next(iter(node.args[places[node.func.id] :]), None)
-                if isinstance(argument, ast.Constant) and isinstance(argument.value, str):
-                    found.add(argument.value)
-    return {word for word in found if word.islower()}  # others are classes of errors
-
-
 def links(document: Path) -> list[str]:
     """Return the targets of all links of a document that lead to other files or to its own headings."""
     text = re.sub(r"```.*?```", "", document.read_text(encoding="utf-8"), flags=re.DOTALL)
@@ -193,6 +276,18 @@ def worker(folder: Path, *arguments: str, **environment: str) -> Iterator[None]:
         process.kill()
 
 
+def run_quick_start(source: str, folder: Path, **environment: str) -> str:
+    """Run the script of the README, which names its own file, and return what it printed."""
+    script = folder / "quickstart.py"
+    script.write_text(source, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        env={**script_environment(), **environment}, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def run_pytest(folder: Path) -> subprocess.CompletedProcess[str]:
     """Run the tests of a folder as its owner does, with warnings as errors."""
     return subprocess.run(
@@ -236,13 +331,21 @@ def test_the_readme_leads_to_every_page_and_every_example() -> None:
 
 def test_the_quick_start_prints_the_outputs_of_both_agents(tmp_path: Path) -> None:
     """It is the first thing that anybody copies."""
-    script = tmp_path / "quickstart.py"
-    script.write_text(block(QUICK_START), encoding="utf-8")
+    assert re.search(r"'researcher': .*'writer': ", run_quick_start(block(QUICK_START), tmp_path))
 
-    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=60, check=False)
 
-    assert done.returncode == 0, done.stderr
-    assert re.search(r"'researcher': .*'writer': ", done.stdout)
+def test_the_quick_start_prints_the_same_on_redis(tmp_path: Path, own_redis: Callable[..., RedisServer]) -> None:
+    """From trying it to having it recorded is one word."""
+    in_memory, on_redis = "get_transport()", 'get_transport("redis")'
+    assert f"write `{on_redis}`" in read("README.md")
+    assert in_memory in block(QUICK_START)
+
+    server = own_redis()
+    printed = run_quick_start(block(QUICK_START).replace(in_memory, on_redis), tmp_path, PAIGEANT_REDIS_URL=server.url)
+
+    assert re.search(r"'researcher': .*'writer': ", printed)
+    with redis.Redis.from_url(server.url) as client:
+        assert client.keys("paigeant:wf:*")
 
 
 def test_a_host_that_is_configured_as_shown_runs_the_step_that_is_dispatched_as_shown(
@@ -322,6 +425,7 @@ def test_a_process_without_agents_dispatches_the_three_agents_as_shown(
     url = own_redis().url
 
     arguments = ("-A", "paigeant_celery", "worker", "-I", "examples.three_agents.agents")
+    assert f"\ncelery {' '.join(arguments)}\n" in read("README.md")
     with worker(tmp_path, *arguments, PYTHONPATH=str(ROOT), PAIGEANT_REDIS_URL=url):
         printed = run_script(block(EXAMPLE_DISPATCH), cwd=tmp_path, PAIGEANT_REDIS_URL=url)
 
@@ -371,10 +475,10 @@ def test_every_special_value_of_what_a_worker_serves_stands_in_its_table() -> No
     """An undocumented one would be taken for the name of an activity."""
     special = get_args(get_args(type(get_transport("inmemory").settings).model_fields["consume"].annotation)[0])
 
-    *rows, names = table("docs/hosts-and-brokers.md", "`paigeant_consume`")
+    *rows, named = table("docs/hosts-and-brokers.md", "`paigeant_consume`")
 
     assert {meant(row[0]) for row in rows} == set(special)
-    assert isinstance(meant(names[0]), tuple)
+    assert isinstance(meant(named[0]), tuple)
 
 
 def test_every_state_of_a_workflow_stands_in_its_table() -> None:
@@ -392,38 +496,29 @@ def test_every_command_stands_in_its_table() -> None:
 
 def test_every_type_of_event_stands_in_its_table() -> None:
     """Readers of events ask what they mean."""
-    shown = words(table("docs/operating.md", "type"))
-    lua = "\n".join(source for file, source in code().items() if file.suffix == ".lua")
-    python = "\n".join(source for file, source in code().items() if file.suffix == ".py")
-    written = {
-        name for pair in re.findall(r"'type', (?:\w+ and )?'(\w+)'(?: or '(\w+)')?", lua) for name in pair if name
-    }
-    written |= set(re.findall(r'"type": "(\w+)"', python)) - {"note"}  # which each note replaces with its own type
-
-    assert len(written) > 10
-    assert written - shown == set()
-    assert shown - quoted(shown) == set()
+    assert words(table("docs/operating.md", "type")) == set(names.EVENTS)
+    assert words(table("docs/operating.md", "`why` of `resent`")) == set(get_args(ResentReason))
 
 
-def test_every_reason_of_a_refusal_stands_in_its_table() -> None:
-    """A dead letter tells a person only this word."""
-    shown = words(table("docs/operating.md", "reason"))
-    given = constants(MessageError=0)
+def test_every_reason_code_stands_in_a_table() -> None:
+    """A dead letter or a failure tells a person only this word, which must not be mistaken for a class of errors."""
+    headers = ("`failure.error_class`", "reason", "code", "code of a call")
+    shown = set.union(*(words(table("docs/operating.md", header)) for header in headers))
 
-    assert len(given) > 10
-    assert given - shown == set()
-    assert shown - quoted(shown) == set()
+    assert {word for word in shown if word.islower()} == set(names.REASONS)
 
 
-def test_every_code_of_a_failure_stands_in_a_table() -> None:
-    """It is in the place where other failures have an error class, and must not be mistaken for one."""
-    parked, failed = (words(table("docs/operating.md", header)) for header in ("`failure.error_class`", "code"))
-    given = constants(failed=1, _fail=2, _failure=1, NotSerializable=0)
-    refused = words(table("docs/operating.md", "reason"))  # some codes mean the same there
+def test_every_action_of_the_log_stands_in_its_table_with_its_meaning() -> None:
+    """Alerts match on them."""
+    assert {action.strip("`"): meaning for action, meaning in table("docs/operating.md", "action")} == names.ACTIONS
 
-    assert len(given) > 3
-    assert given - parked - failed - refused == set()
-    assert (parked | failed) - quoted(parked | failed) == set()
+
+@pytest.mark.parametrize(("document", "sentence", "value"), FIGURES)
+def test_a_figure_in_a_sentence_is_the_one_that_the_code_has(document: str, sentence: str, value: float) -> None:
+    """Someone changes the number in one place, and believes the page in the other."""
+    shown = f"{value:,g}".replace(",", " ") if value >= 10_000 else f"{value:g}"
+
+    assert sentence.format(shown) in " ".join(read(document).split())
 
 
 def test_the_page_on_the_architecture_names_each_wing_and_face_and_no_file_that_is_not_there() -> None:
@@ -439,8 +534,36 @@ def test_the_page_on_the_architecture_names_each_wing_and_face_and_no_file_that_
 
 def test_each_question_at_night_says_how_many_files_answer_it() -> None:
     """Someone who was woken up wants to know how long it takes."""
-    before = 0
     for question, files, number in table("docs/architecture.md", "question"):
-        named = len(FILE.findall(files)) + (before if files.startswith("the same") else 0)
-        assert int(number.split()[-1]) == named, question
-        before = named
+        from_next_table = files.count("(#where-a-refusal-comes-from)")
+        assert int(number.split()[-1]) == len(FILE.findall(files)) + from_next_table, question
+
+
+def test_the_files_that_a_question_at_night_names_answer_it() -> None:
+    """A file that was right before the code moved costs the time that the page is to save."""
+    rows = {question: FILE.findall(files) for question, files, _ in table("docs/architecture.md", "question")}
+    missing = [
+        (question, file, text)
+        for question, answers in ANSWERS.items()
+        for file, texts in answers.items()
+        for text in texts
+        if text not in read(f"paigeant_celery/{file}")
+    ]
+
+    assert rows == {question: list(answers) for question, answers in ANSWERS.items()}
+    assert missing == []
+
+
+def test_each_refusal_comes_from_the_files_that_its_table_names() -> None:
+    """A dead letter tells only the code; this leads from there to the line."""
+    rows = [(re.findall(r"`(\w+)`", codes), FILE.findall(files)) for _, codes, files in
+            table("docs/architecture.md", "what was looked at")]  # fmt: skip
+    wrong = [
+        (reason, files)
+        for reasons, files in rows
+        for reason in reasons
+        if not any(f'"{reason}"' in read(f"paigeant_celery/{file}") for file in files)
+    ]
+
+    assert wrong == []
+    assert {reason for reasons, _ in rows for reason in reasons} == words(table("docs/operating.md", "reason"))

@@ -342,7 +342,7 @@ def test_dispatch_says_in_one_line_why_the_broker_refused_it(
     assert "hunter2" not in text
 
 
-def test_a_queue_that_is_declared_otherwise_holds_a_workflow_up_until_it_is_mended(
+def test_a_queue_that_is_declared_otherwise_holds_a_workflow_up_until_it_is_fixed(
     deploy: Deploy, amqp_url: str, redis_db: RedisDatabase
 ) -> None:
     """The step's output was paid for and is recorded; its successor is sent when its queue can be declared."""

@@ -184,7 +184,7 @@ def _tell(connection: socket.socket, number: int) -> None:
 
 
 def _open_streams(*, unbuffered: bool) -> None:
-    """Open the standard streams anew: the server's were made for other files."""
+    """Open the standard streams again: the server's were made for other files."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         old = getattr(sys, name)
         mode = "r" if name == "stdin" else "w"

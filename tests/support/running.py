@@ -58,7 +58,7 @@ def shard(text: str) -> tuple[int, int]:
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Run a few files in this process, which begins sooner, and everything else in several."""
+    """Run a few files in this process, which starts faster, and everything else in several."""
     args = [Path(str(config.invocation_params.dir), arg.partition("::")[0]) for arg in config.args]
     if config.option.collectonly or all(path.is_file() for path in args):
         return 0

@@ -330,10 +330,37 @@ def test_the_checks_see_imports_wherever_they_stand() -> None:
 
 def test_the_page_on_the_architecture_shows_this_table() -> None:
     """People read the page; what holds is the table."""
+    shown = {row[0].strip(" `"): {name.strip(" `") for name in row[1].split(",")} for row in shown_rows()}
+
+    assert shown == {wing: others or {"nothing of ours"} for wing, others in MAY_IMPORT.items()} | {
+        "faces": {"everything"}
+    }
+
+
+def test_the_page_on_the_architecture_shows_the_libraries_of_each_wing() -> None:
+    """It also says which single file may import a library, and which files may not."""
+    users: dict[str, set[tuple[str, str]]] = {wing: set() for wing in (*MAY_IMPORT, "faces")}
+    for library, importers in LIBRARIES.items():
+        for module in importers:
+            users["faces" if module in FACES else wing_of(module)].add((library, module))
+    cells = {row[0].strip(" `"): row[2] for row in shown_rows()}
+
+    assert {wing: set(re.findall(r"`(\w+)`", cell)) for wing, cell in cells.items()} == {
+        wing: {library for library, _ in found} for wing, found in users.items()
+    }
+    assert {file for cell in cells.values() for file in re.findall(r"`([\w/]+\.py)`", cell)} == {
+        *(file_of(module) for found in users.values() for _, module in found if "." in module or module in FACES),
+        *(file_of(module) for module in WITHOUT_CELERY),
+    }
+
+
+def shown_rows() -> list[list[str]]:
+    """The rows of the table of wings in the page on the architecture."""
     page = (Path(__file__).parents[2] / "docs/architecture.md").read_text(encoding="utf-8")
     section = page.partition("## Who may import whom")[2].partition("\n## ")[0]
-    rows = [line.strip("|").split("|") for line in section.splitlines() if line.startswith("| `")]
+    return [line.strip("|").split("|") for line in section.splitlines() if line.startswith(("| `", "| faces"))]
 
-    shown = {row[0].strip(" `"): {name.strip(" `") for name in row[1].split(",")} for row in rows}
 
-    assert shown == {wing: others or {"nothing of ours"} for wing, others in MAY_IMPORT.items()}
+def file_of(module: str) -> str:
+    """The path of a module in the package."""
+    return f"{module.replace('.', '/')}.py"

@@ -1,36 +1,35 @@
--- Precedes every script, and follows the limits of the protocol as local names (DUE_AFTER, ...). ARGV[1] is always the
--- prefix, from which keys are computed (Redis Cluster is not supported). All times are in milliseconds of the server's
--- clock; no other clock is used.
+-- Put in front of every script, after the limits of the protocol as local names (DUE_AFTER, ...). ARGV[1] is always
+-- the prefix, from which keys are computed (Redis Cluster is not supported). All times are in milliseconds of the
+-- server's clock; no other clock is used.
 --
--- {prefix}:wf:{workflow}      hash    content, state (running|completed|failed|parked|cancelled),
---                                     hop (the current one), created_at,
---                                     updated_at; at the end also envelope and failure (JSON)
+-- {prefix}:wf:{workflow}      hash    content, state (running|completed|failed|parked|cancelled), hop (the current
+--                                     one), created_at, updated_at; at the end also envelope and failure (JSON)
 -- {prefix}:hops:{workflow}    set     ids of all its hops
--- {prefix}:hop:{hop}          hash    workflow, state (queued|running|waiting|parked|done|failed|cancelled), queue, digest,
---                                     attempt, fence, owner, token, claimed_at, exhausted, failure (JSON, of the last
---                                     attempt); redriven_by and published_by (tokens); letter (while parked);
---                                     sent and first (the numbers of its latest and of its first message among those of
---                                     its queue); waits (how often it was overdue); envelope until the hop is closed
+-- {prefix}:hop:{hop}          hash    workflow, state (queued|running|waiting|parked|done|failed|cancelled), queue,
+--                                     digest, attempt, fence, owner, token, claimed_at, exhausted, failure (JSON, of
+--                                     the last attempt); redriven_by and published_by (tokens); letter (while parked);
+--                                     sent and first (the numbers of its latest and of its first message among those
+--                                     of its queue); waits (how often it was overdue); envelope until it is closed
 -- {prefix}:events:{workflow}  stream  what happened: type, hop, ...; never prompts or outputs
--- {prefix}:stream:{workflow}  stream  events of agents while they run: behind (the last event of the workflow
---                                     before it), type, hop, ...; the second number of an id counts all entries that ever came
+-- {prefix}:stream:{workflow}  stream  events of agents while they run: behind (the last event of the workflow before
+--                                     it), type, hop, ...; the second number of an id counts all entries that ever came
 -- {prefix}:blob:{workflow}    hash    step id -> JSON text of an output that does not travel
 -- {prefix}:journal:{hop}      hash    call -> what was recorded about it (JSON); expires with the workflow
--- {prefix}:due                zset    queued hop -> when its message should have been claimed; hop that is sent whatever
---                                     waits on its queue (a retry, released, redriven) -> when, less AHEAD
+-- {prefix}:due                zset    queued hop -> when its message should have been claimed; hop that is sent
+--                                     whatever waits on its queue (a retry, released, redriven) -> when, less AHEAD
 -- {prefix}:parked             zset    parked hop -> since when
 -- {prefix}:owner:{owner}      set     hops that the owner runs
 -- {prefix}:owners             zset    owner -> end of its lease; exactly the owners whose set is not empty
 -- {prefix}:host:{host}        set     the same owners by host (the part of their id before the first ':')
--- {prefix}:letter:{letter}    hash    a dead letter; expires like an ended workflow, but never while its hop is parked
--- {prefix}:letters            zset    letter of a refused message -> its cursor; expired ones are removed when the next
---                                     ones come
+-- {prefix}:letter:{letter}    hash    a dead letter; expires like an ended workflow, never while its hop is parked
+-- {prefix}:letters            zset    letter of a refused message -> its cursor; expired ones are removed when the
+--                                     next ones come
 -- {prefix}:kept               zset    letter of a parked hop -> its cursor
 -- {prefix}:sent               hash    queue -> how many messages were meant for it
--- {prefix}:reached            hash    queue -> the highest of those numbers known to be reached: the first of
---                                     a claimed hop
--- {prefix}:meta               hash    broker, format; swept_at and held_until of the sweeping;
---                                     letter_cursor (the last one given), letters_dropped (in favour of newer ones)
+-- {prefix}:reached            hash    queue -> the highest of those numbers known to be reached: the first of a claimed
+--                                     hop
+-- {prefix}:meta               hash    broker, format; swept_at and held_until of the sweeping; letter_cursor (the last
+--                                     one given), letters_dropped (in favour of newer ones)
 
 local AHEAD = 1e13 -- milliseconds, three centuries: puts hops before all queued ones; there may be thousands of those
 

@@ -57,7 +57,7 @@ class Broken:
     def refuse(self, delivery: Delivery) -> None:
         raise Unreachable("broker", "redis://nowhere", "ConnectionError")
 
-    def mend(self) -> None:
+    def repair(self) -> None:
         self.harness.transport.publisher.publish = self.publish  # type: ignore[method-assign]
 
 
@@ -375,7 +375,7 @@ def test_a_broker_that_is_down_is_told_and_the_same_call_sends_later(workflow_ha
     workflow = caught.value.correlation_id
     assert f"again with `correlation_id={workflow!r}`" in str(caught.value)
 
-    broken.mend()
+    broken.repair()
     dispatcher.dispatch_workflow_sync(
         workflow_harness.transport, itinerary=[ActivitySpec("a", "x")], correlation_id=workflow
     )
@@ -391,7 +391,7 @@ def test_without_a_store_a_broker_that_is_down_leaves_the_runway(workflow_harnes
     with pytest.raises(Unreachable):
         dispatcher.dispatch_workflow_sync(workflow_harness.transport)
 
-    broken.mend()
+    broken.repair()
     dispatcher.dispatch_workflow_sync(workflow_harness.transport)
 
     assert prompts_in(workflow_harness) == [["x"]]

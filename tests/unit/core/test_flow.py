@@ -269,7 +269,7 @@ def test_a_step_that_takes_too_long_is_tried_again_unless_the_deadline_ended_it(
 
 @pytest.mark.parametrize("read", [True, False])
 def test_a_message_that_cannot_be_run_parks_its_workflow(make_message: MakeMessage, read: bool) -> None:
-    """No worker here can run it, whether or not one can read it; a person may mend that."""
+    """No worker here can run it, whether or not one can read it; a person may fix that."""
     message = make_message(ActivitySpec("a", "x")) if read else None
 
     decision = decide_refusal(Unrunnable(message=message, reason="unknown_agent", text="no"))
@@ -303,7 +303,7 @@ def test_the_last_attempt_parks_the_workflow(make_message: MakeMessage) -> None:
     assert isinstance(after(make_message, number=4), Park)
 
 
-def test_an_error_that_another_attempt_cannot_mend_fails_the_workflow(make_message: MakeMessage) -> None:
+def test_an_error_that_another_attempt_cannot_fix_fails_the_workflow(make_message: MakeMessage) -> None:
     """A wrong prompt is not paid for five times."""
     assert isinstance(after(make_message, final=True), Fail)
 

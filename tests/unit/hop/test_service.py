@@ -173,7 +173,7 @@ def test_a_hop_is_claimed_before_it_runs_and_recorded_before_its_successor_is_se
     assert line.effects == ["claim w-1.0", "run one", "complete w-1.0", "publish w-1.1"]
 
 
-def test_a_crash_between_record_and_publish_is_mended_by_the_next_delivery(line: Line, first: Arrival) -> None:
+def test_a_crash_between_record_and_publish_is_repaired_by_the_next_delivery(line: Line, first: Arrival) -> None:
     """The broker delivers the unacknowledged hop again; the model was paid and is not asked again."""
     line.refusal = Killed()
     with pytest.raises(Killed):
@@ -360,7 +360,7 @@ def test_a_workflow_that_is_unknown_and_cannot_be_run_is_adopted_and_parked(
     assert (summary.outcome, late.name) == ("workflow_completed", "late")
 
 
-def test_an_unknown_workflow_that_no_deployment_mends_is_a_dead_letter_alone(
+def test_an_unknown_workflow_that_no_deployment_fixes_is_a_dead_letter_alone(
     line: Line, make_message: MakeMessage
 ) -> None:
     """It expires; parked, it would fill the store until a person ended it."""

@@ -29,7 +29,7 @@ from paigeant_celery.core.slip import FunctionSpec
 from paigeant_celery.hop.guard import Arrival
 from paigeant_celery.store.memory import MemoryStore
 from paigeant_celery.store.port import Claim, Claimed, HopRecord, NewWorkflow, WorkflowRecord
-from paigeant_celery.worker import runtime as hop_task
+from paigeant_celery.worker import runtime
 from paigeant_celery.worker.runtime import HopRuntime
 
 T = TypeVar("T")
@@ -128,7 +128,7 @@ def bench() -> Bench:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """Let the task body wait without waiting."""
     clock = Clock()
-    monkeypatch.setattr(hop_task, "time", clock)
+    monkeypatch.setattr(runtime, "time", clock)
     return clock
 
 
@@ -307,8 +307,8 @@ def test_a_step_that_blocks_the_loop_times_out_and_the_next_one_runs(
     bench: Bench, make_message: MakeMessage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Code that never awaits blocks neither its own workflow nor the others in its process."""
-    monkeypatch.setattr(hop_task, "BLOCKED_GRACE", 0.05)
-    monkeypatch.setattr(hop_task, "BLOCKED_SIGN", 0.05)
+    monkeypatch.setattr(runtime, "BLOCKED_GRACE", 0.05)
+    monkeypatch.setattr(runtime, "BLOCKED_SIGN", 0.05)
     release = threading.Event()
 
     @activity(policy=StepPolicy(timeout=0.05))
