@@ -22,6 +22,8 @@ from paigeant_celery.activities.registry import registry
 from paigeant_celery.cli import paigeant
 from paigeant_celery.store.port import Closing, Store
 from paigeant_celery.testing import WorkflowHarness, workflow_harness
+from tests.support.processes import script_environment
+from tests.support.starting import run
 
 __all__ = ["workflow_harness"]
 
@@ -260,6 +262,20 @@ def test_activities_lists_what_is_loaded_and_what_it_is_told_to_load(
         0, "[paigeant_celery] mode: in-process, store: memory://\n  . count (function) from slow\n",
     )  # fmt: skip
     sys.modules.pop("listed_agents")
+
+
+def test_a_shell_lists_the_activities_of_the_stand_alone_app(tmp_path: Path) -> None:
+    """Nothing is imported before, unlike in the tests above, and no server need run."""
+    done = run(
+        [sys.executable, "-m", "celery", "-A", "paigeant_celery", "paigeant", "activities", "-I", "press"],
+        cwd=tmp_path, environment={**script_environment(), "PAIGEANT_REDIS_URL": "redis://127.0.0.1:1/0"}, within=40.0,
+        cold=True,
+    )  # fmt: skip
+
+    assert (done.returncode, done.stderr) == (0, "")
+    first, *listed = done.stdout.splitlines()
+    assert first == "[paigeant_celery] mode: durable, store: redis://127.0.0.1:1/0"
+    assert "  . draft (agent) from paigeant.draft" in listed
 
 
 def test_activities_names_a_module_that_it_cannot_import(host: Callable[..., Celery]) -> None:
