@@ -25,8 +25,8 @@ from tests.support.servers import RedisServer
 
 BACKLOG = 3_000  # hops; one pass looks at a thousand of them
 LARGE_BACKLOG = 10_000
-# Seconds. A hop is overdue after 5 and again after 10 more. With the passes, 10 000 hops take 26; the whole test of 3000
-# took 18.
+# Seconds. A hop is overdue after 5 and again after 10 more. With the passes, 10 000 hops take 26; the whole test of
+# 3000 took 18.
 LOOKED_AT_TWICE_WITHIN = 60.0
 
 RUNS = 200
