@@ -409,7 +409,7 @@ def _limits(package: Traversable) -> bytes:
     if not table.is_file():
         return b""
     names = runpy.run_path(str(table))
-    written: str = names["written"](names["LIMITS"])
+    written: str = names["as_lua"](names["LIMITS"])
     return written.encode()
 
 
