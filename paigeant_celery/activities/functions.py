@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import contextvars
 import inspect
-import threading
 from collections.abc import Callable
 from functools import cached_property, partial, update_wrapper
 from typing import Any, Concatenate, Generic, Literal, ParamSpec, Protocol, TypeVar, get_type_hints, overload
@@ -16,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, PydanticUserError, ValidationError, 
 from paigeant_celery.activities.context import WorkflowContext
 from paigeant_celery.activities.port import ActivityResult, EditLimits
 from paigeant_celery.activities.registry import registry
+from paigeant_celery.activities.threads import call_in_step
 from paigeant_celery.core.errors import InvalidInput, MessageError, UsageError
 from paigeant_celery.core.faults import first_fault
 from paigeant_celery.core.jsonable import dumps, recordable
@@ -210,22 +209,9 @@ def activity(
 
 
 async def in_own_thread(call: Callable[[], T]) -> T:
-    """Call a function in a thread made for it, in a copy of the context.
+    """Call a function in the thread of this step, or in one made for it, in a copy of the context.
 
     The loop's own executor is not used: a function that hangs keeps its thread forever, and name resolution, for
     example, must always find a free thread there.
     """
-    context = contextvars.copy_context()
-    future: concurrent.futures.Future[T] = concurrent.futures.Future()
-
-    def work() -> None:
-        try:
-            future.set_result(context.run(call))
-        except StopIteration as error:  # a future cannot carry it
-            future.set_exception(RuntimeError(f"the function raised StopIteration: {error}"))
-        except BaseException as error:  # noqa: BLE001 - the waiting caller gets what it raised
-            future.set_exception(error)
-
-    future.set_running_or_notify_cancel()  # cancelling the wait leaves the thread and its future alone
-    threading.Thread(target=work, name="paigeant-function", daemon=True).start()
-    return await asyncio.wrap_future(future)
+    return await asyncio.wrap_future(call_in_step(contextvars.copy_context(), call))

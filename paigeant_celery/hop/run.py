@@ -23,6 +23,7 @@ from paigeant_celery.core.patience import patience
 from paigeant_celery.core.policy import Attempt, StepPolicy, attempt_of
 from paigeant_celery.core.settings import Settings
 from paigeant_celery.core.slip import ExecutedStep
+from paigeant_celery.hop.surroundings import Surroundings
 from paigeant_celery.journal.hop_journal import HopJournal, journalling
 from paigeant_celery.store.outputs import Outputs
 from paigeant_celery.store.port import Claimed, Closing
@@ -68,8 +69,8 @@ class Outcome:
 class StepRunner:
     """Runs steps inside their contexts, within their timeouts and the limits of the settings."""
 
-    def __init__(self, outputs: Outputs, settings: Settings) -> None:
-        self._outputs, self._settings = outputs, settings
+    def __init__(self, outputs: Outputs, settings: Settings, surroundings: Surroundings) -> None:
+        self._outputs, self._settings, self._surroundings = outputs, settings, surroundings
 
     async def run(self, hop: Opened) -> Outcome:
         """Run the step inside its context and say how it ended. Only a cancellation from outside is raised."""
@@ -95,7 +96,8 @@ class StepRunner:
                 read, attempt = self._reader(hop.message), hop.claimed.attempt
                 context = await open_context(hop.message, attempt=attempt, read_output=read)
                 with entered(context), attached_trace(hop.message.trace_context), journalling(hop.journal):
-                    result = await hop.activity.run(hop.message.step, context, limits=self._edit_limits())
+                    async with self._surroundings.around(context):
+                        result = await hop.activity.run(hop.message.step, context, limits=self._edit_limits())
             return self._completed(hop, result, started_at)
         except NotSerializable as error:
             event = Unsendable(place=hop.message.place, reason=error.reason, text=error.text)

@@ -22,6 +22,7 @@ from paigeant_celery.core.slip import Step
 from paigeant_celery.hop.effects import Drop, Effects, Refused, Summary
 from paigeant_celery.hop.guard import Arrival, check_address, read
 from paigeant_celery.hop.run import Opened, Outcome, StepRunner, text_of
+from paigeant_celery.hop.surroundings import Surroundings
 from paigeant_celery.store.port import Claimed, Dropped
 
 __all__ = ["HopService", "step_policy"]
@@ -36,10 +37,12 @@ logger = logging.getLogger(__name__)
 class HopService:
     """Takes hops through their steps and leaves what is done about them to the effects. Only `run` is asynchronous."""
 
-    def __init__(self, *, effects: Effects, registry: Registry, settings: Settings) -> None:
+    def __init__(
+        self, *, effects: Effects, registry: Registry, settings: Settings, surroundings: Surroundings | None = None
+    ) -> None:
         self._effects, self._registry, self._settings = effects, registry, settings
         self._limits = Limits(max_steps=settings.max_steps, max_message_size=settings.max_message_size)
-        self._steps = StepRunner(effects.outputs, settings)
+        self._steps = StepRunner(effects.outputs, settings, surroundings or Surroundings())
 
     def open(self, arrival: Arrival) -> Opening:
         """Guard and claim a delivery.

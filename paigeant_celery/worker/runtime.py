@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import cache
 from typing import NoReturn, TypeVar, assert_never
 
 from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
@@ -22,6 +23,7 @@ from paigeant_celery.hop.lease import NoLease, Owner
 from paigeant_celery.hop.liveness import new_owner_id
 from paigeant_celery.hop.run import Opened, Outcome, timed_out
 from paigeant_celery.hop.service import HopService
+from paigeant_celery.hop.surroundings import Surroundings, around_step_of
 from paigeant_celery.hop.with_store import RecordedEffects
 from paigeant_celery.hop.without_store import MessageOnlyEffects
 from paigeant_celery.worker.loop import ProcessLoop
@@ -50,7 +52,10 @@ class HopRuntime:
         settings = transport.settings
         self.shutdown = Shutdown(grace=settings.shutdown_grace)
         self._owner, self._effects = self._owner_and_effects(transport)
-        self.service = HopService(effects=self._effects, registry=registry, settings=settings)
+        surroundings = Surroundings(around_step=cache(lambda: around_step_of(settings.around_step)))
+        self.service = HopService(
+            effects=self._effects, registry=registry, settings=settings, surroundings=surroundings
+        )
 
     def _owner_and_effects(self, transport: CeleryTransport) -> tuple[Owner | NoLease, Effects]:
         """Return who holds hops and what is done about them, which depends on whether there is a store."""

@@ -13,6 +13,7 @@ from paigeant_celery.activities.registry import registry
 from paigeant_celery.broker.transport import CeleryTransport
 from paigeant_celery.core.errors import ConfigurationError, PaigeantError, TransientError
 from paigeant_celery.core.settings import SPECIAL_CONSUME
+from paigeant_celery.hop.surroundings import around_step_of
 
 __all__ = ["banner", "longest_step", "queues_of", "served_activities", "start_checks"]
 
@@ -33,6 +34,10 @@ def start_checks(transport: CeleryTransport, *, embedded: bool = False) -> bool:
         mistakes.extend(_unknown_names(transport))
     except PaigeantError as error:
         mistakes.append(str(error))
+    try:
+        around_step_of(transport.settings.around_step)
+    except ConfigurationError as error:
+        mistakes.extend(error.mistakes)
     try:
         mistakes.extend(_store_mistakes(transport))
     except TransientError as error:
