@@ -36,6 +36,7 @@ from paigeant_celery.hop.surroundings import AroundStep, Surroundings, around_st
 from paigeant_celery.hop.sweeper import Sweeper
 from paigeant_celery.hop.with_store import RecordedEffects
 from paigeant_celery.store.memory import MemoryStore
+from paigeant_celery.worker.django_host import DjangoContexts
 
 __all__ = ["WorkflowHarness", "workflow_harness"]
 
@@ -66,7 +67,7 @@ class WorkflowHarness:
             effects=RecordedEffects(store=self.store, outbox=outbox, settings=settings, owner=lambda: "harness"),
             registry=registry,
             settings=settings,
-            surroundings=Surroundings(around_step=lambda: around),
+            surroundings=Surroundings(host=DjangoContexts(), around_step=lambda: around),
         )
 
     async def run(

@@ -206,6 +206,7 @@ ACTIONS: Mapping[str, str] = MappingProxyType(
         "cancelled": "a workflow was cancelled because its hop was revoked",
         "clock_drift": "the clock of a dispatcher is far from the store's",
         "close_failed": "an unexpected error occurred while a hop was closed",
+        "close_of_host_failed": "a connection or a cache of Django could not be closed after a step",
         "consumer_timeout": "RabbitMQ closed the channel of a long step, and the worker connects again",
         "delivery_dropped": "a delivery had nothing to run; `reason` says why",
         "events_dropped": "events of an agent could not be written and are gone",

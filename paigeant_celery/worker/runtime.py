@@ -26,6 +26,7 @@ from paigeant_celery.hop.service import HopService
 from paigeant_celery.hop.surroundings import Surroundings, around_step_of
 from paigeant_celery.hop.with_store import RecordedEffects
 from paigeant_celery.hop.without_store import MessageOnlyEffects
+from paigeant_celery.worker.django_host import DjangoHost
 from paigeant_celery.worker.loop import ProcessLoop
 from paigeant_celery.worker.shutdown import Shutdown
 from paigeant_celery.worker.streams import complete_streams
@@ -48,11 +49,11 @@ class HopRuntime:
     """What the hops of one app share in one process: the loop, the owner and the service."""
 
     def __init__(self, transport: CeleryTransport) -> None:
-        self.loop = ProcessLoop()
-        settings = transport.settings
+        host, settings = DjangoHost(transport.app), transport.settings
+        self.loop = ProcessLoop(host)
         self.shutdown = Shutdown(grace=settings.shutdown_grace)
         self._owner, self._effects = self._owner_and_effects(transport)
-        surroundings = Surroundings(around_step=cache(lambda: around_step_of(settings.around_step)))
+        surroundings = Surroundings(host=host, around_step=cache(lambda: around_step_of(settings.around_step)))
         self.service = HopService(
             effects=self._effects, registry=registry, settings=settings, surroundings=surroundings
         )

@@ -2,15 +2,38 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from celery import Celery
 
-from paigeant_celery import ActivitySpec, FunctionSpec, WorkflowDispatcher
-from tests.support.processes import Deployment, deployment
+from paigeant_celery import ActivitySpec, FunctionSpec, WorkflowDispatcher, get_transport
+from tests.support.processes import (
+    HOSTS,
+    PROGRAMS,
+    START_WITHIN,
+    Deployment,
+    Process,
+    deployment,
+    eventually,
+)
 
 WITHIN = 30.0
+DJANGO_PATH = os.pathsep.join(map(str, (PROGRAMS, HOSTS / "django_project")))
+
+POOLS = ["threads", *(pytest.param(pool, marks=pytest.mark.proof) for pool in ("prefork", "solo"))]
+TOOLS = '{"sync_tool":"de","async_tool":"de"}'
+KINDS: list[tuple[ActivitySpec | FunctionSpec, str]] = [
+    (FunctionSpec("ask_sync"), "de"),
+    (FunctionSpec("ask_async"), "de"),
+    (FunctionSpec("ask_in_threads"), "de"),
+    (FunctionSpec("ask_in_own_loop"), "de"),
+    (FunctionSpec("ask_in_transaction", {"seconds": 0.3}), "de"),
+    (FunctionSpec("ask_helper"), TOOLS),
+    (ActivitySpec("librarian", "ask"), TOOLS),
+]
 
 
 def run(where: Deployment, *steps: ActivitySpec | FunctionSpec) -> dict[str, object]:
@@ -41,3 +64,57 @@ def test_steps_start_processes_under_the_default_settings(deployed: Deployment, 
         assert f"\n{line}\n" in log
     assert "WARNING" in next(line for line in log.splitlines() if line.endswith("a line of the step"))
     assert "the abacus adds\n" in log
+
+
+class Library:
+    """A Django project with a worker and a database that can be restarted."""
+
+    def __init__(self, where: Deployment) -> None:
+        self._where, self.folder = where, where.folder
+        self.app = Celery("library", broker=where.url, set_as_current=False)
+        self.app.conf.update(paigeant_store_url="broker", task_ignore_result=True)
+        self._transport = get_transport(app=self.app)
+
+    def start_worker(self, pool: str) -> Process:
+        """Start its worker and wait until it takes messages."""
+        worker = self._where.run(
+            "-A", "mysite", "worker", "-l", "INFO", "-P", pool, "-c", "4", "--without-mingle", "--without-gossip",
+            name="library", SHOP_WITH="imports", SHOP_STORE="broker", SHOP_BROKER=self._where.url,
+            PYTHONPATH=DJANGO_PATH, LIBRARY=str(self.folder), DJANGO_SETTINGS_MODULE="mysite.library_settings",
+        )  # fmt: skip
+        worker.wait_for_log(" ready.", within=START_WITHIN)
+        return worker
+
+    def ask_in_each_way(self) -> list[object]:
+        """Run a step of each kind side by side, as workflows of their own; return their outputs."""
+        dispatcher = WorkflowDispatcher()
+        sent = [
+            dispatcher.dispatch_workflow_sync(self._transport, itinerary=[step], variables={"language": "de"})
+            for step, _ in KINDS
+        ]
+        return [dispatcher.handle(one, self._transport).result_sync(WITHIN).output for one in sent]
+
+    def restart_database(self) -> None:
+        """Kill all of its connections."""
+        (self.folder / "epoch").write_text("second")
+
+    def connections(self) -> int:
+        """Return how many connections are open."""
+        return len(list((self.folder / "open").iterdir()))
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_steps_leave_no_connection_of_django_open_and_outlive_its_database(deployed: Deployment, pool: str) -> None:
+    """Celery closes connections around tasks in the task's thread, in which no code of a step runs."""
+    library = Library(deployed)
+    worker = library.start_worker(pool)
+    expected = [output for _, output in KINDS]
+
+    assert library.ask_in_each_way() == expected
+    eventually(lambda: library.connections() == 0, what="connections are open")
+
+    library.restart_database()
+
+    assert library.ask_in_each_way() == expected
+    eventually(lambda: library.connections() == 0, what="connections are open")
+    assert "could not be closed" not in worker.log()

@@ -46,6 +46,7 @@ IDEMPOTENT_TOOL = "cashier = "
 DESK = "# desk.py"
 DESK_STEPS = "from desk import"
 FLASK_CONTEXT = "# shop/surroundings.py"
+DJANGO_CONTEXT = "# blog/surroundings.py"
 EXAMPLE_DISPATCH = '("topic_finder", "joke_writer", "joke_judge")'
 EXAMPLE_WATCH = ".events_sync()"
 EXAMPLE_CONFIGURATION = '"examples.existing_celery_app.agents"'
@@ -58,6 +59,7 @@ RUN_BELOW = (
     DESK,
     DESK_STEPS,
     FLASK_CONTEXT,
+    DJANGO_CONTEXT,
     EXAMPLE_DISPATCH,
     EXAMPLE_WATCH,
     EXAMPLE_CONFIGURATION,
@@ -471,6 +473,22 @@ look = lambda: current_app.name
 """
 
     assert run_script(given + AROUND_STEPS, cwd=tmp_path) == "shop shop shop shop\n"
+
+
+def test_the_context_of_django_that_is_shown_surrounds_all_code_of_steps(tmp_path: Path) -> None:
+    """Django keeps the language for each thread of sync code."""
+    write_module(tmp_path, "blog/surroundings.py", block(DJANGO_CONTEXT))
+    given = """
+import django
+from django.conf import settings
+settings.configure(USE_I18N=True)
+django.setup()
+import django.db
+from django.utils.translation import get_language as look
+from blog.surroundings import in_language as around
+"""
+
+    assert run_script(given + AROUND_STEPS, cwd=tmp_path) == "de de de de\n"
 
 
 def test_a_process_without_agents_dispatches_the_three_agents_as_shown(

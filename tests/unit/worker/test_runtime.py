@@ -16,6 +16,7 @@ from types import SimpleNamespace
 from typing import Any, TypeVar, cast
 
 import pytest
+from celery import Celery
 from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 
 from paigeant_celery.activities.functions import FunctionActivity, activity
@@ -61,7 +62,10 @@ class Bench:
         publisher = SimpleNamespace(
             queue_for=lambda activity, queue: queue or activity, publish=self._may_fail("publish", self.sent.append)
         )
-        transport = SimpleNamespace(store=self.store, settings=Settings(lease=LEASE), publisher=publisher, letters=None)
+        self.app = Celery("bench", set_as_current=False)
+        transport = SimpleNamespace(
+            app=self.app, store=self.store, settings=Settings(lease=LEASE), publisher=publisher, letters=None
+        )
         self.runtime = HopRuntime(cast("Any", transport))
 
     def start(self, message: PaigeantMessage) -> Arrival:
