@@ -57,9 +57,19 @@ class OwnThread(Executor):
         self._open_calls = 0
         self._started = self._closed = False
         self._ended: Future[None] = Future()
+        self._ident: int | None = None
 
     def submit(self, call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Make a call after those before it; raises `RuntimeError` if the thread is closed."""
+        """Make a call after those before it; raises `RuntimeError` if the thread is closed.
+
+        A call from the thread itself, which may wait for it, is made in a thread beside it.
+        """
+        if threading.get_ident() == self._ident:
+            other = self.beside()
+            try:
+                return other.submit(call, *args, **kwargs)
+            finally:
+                other.close()
         future: Future[T] = Future()
         with self._lock:
             if self._closed:
@@ -98,6 +108,7 @@ class OwnThread(Executor):
             threading.Thread(target=self._serve, name=self._name, daemon=True).start()
 
     def _serve(self) -> None:
+        self._ident = threading.get_ident()
         while (call := self._calls.get()) is not None:
             call()
             del call  # and with it the arguments, before the next one comes

@@ -19,6 +19,7 @@ from paigeant_celery.worker.intake import Intake
 from paigeant_celery.worker.revocations import Revocations
 from paigeant_celery.worker.serving import banner, longest_step, queues_of, served_activities, start_checks
 from paigeant_celery.worker.task import register_tasks
+from paigeant_celery.worker.task_log import name_steps_in_task_log
 
 __all__ = ["AgentQueues"]
 
@@ -101,6 +102,7 @@ class AgentQueues(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ship
     def _serve(self, app: Any) -> None:
         self._store_seen = start_checks(self._transport)
         register_tasks(app, self._runtime)
+        name_steps_in_task_log(self._transport.names)  # before the processes of a pool are forked
         served = served_activities(self._transport)
         queues = list(queues_of(self._transport, served))
         self._ours.update(queue.name for queue in queues)

@@ -81,6 +81,18 @@ def test_a_closed_thread_refuses_calls() -> None:
         thread.submit(print)
 
 
+def test_a_thread_that_waits_for_a_call_to_itself_gets_its_answer() -> None:
+    """Sync code may run an event loop that sends its sync code to the same thread."""
+    thread = OwnThread(NoResources())
+
+    inner = thread.submit(lambda: thread.submit(threading.current_thread).result(PATIENCE)).result(PATIENCE)
+
+    assert inner is not thread.submit(threading.current_thread).result(PATIENCE)
+    inner.join(PATIENCE)
+    assert not inner.is_alive()
+    thread.close()
+
+
 def test_a_call_that_is_given_up_before_it_begins_is_not_made() -> None:
     """Its step has ended in the meantime."""
     release, made = threading.Event(), list[str]()
