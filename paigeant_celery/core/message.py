@@ -13,7 +13,7 @@ from paigeant_celery.core.budget import WorkflowLimits
 from paigeant_celery.core.errors import MessageError
 from paigeant_celery.core.faults import fault_of
 from paigeant_celery.core.jsonable import dumps, loads
-from paigeant_celery.core.names import SPEC_VERSION, hop_id, is_correlation_id, split_hop_id
+from paigeant_celery.core.names import SPEC_VERSION, hop_id, is_correlation_id, name_fault, split_hop_id
 from paigeant_celery.core.slip import RegisteredActivity, RoutingSlip, Step, WireModel
 
 __all__ = ["PaigeantMessage", "content_digest", "encode", "parse", "reread", "sha256"]
@@ -92,6 +92,9 @@ def parse(text: object, *, max_size: int, max_steps: int) -> PaigeantMessage:
     if not newer:
         _refuse_unknown(message)
     _check_slip(message, max_steps)
+    for name in message.variables:
+        if (fault := name_fault(name)) is not None:
+            raise MessageError("invalid_text", "variables", f"the name of a variable {fault}")
     return message
 
 

@@ -12,7 +12,7 @@ from pydantic_core import PydanticCustomError
 from paigeant_celery.core.errors import InvalidInput, NotSerializable
 from paigeant_celery.core.faults import fault_of
 from paigeant_celery.core.jsonable import holds_secret, to_jsonable
-from paigeant_celery.core.names import is_activity_name, is_correlation_id, text_fault
+from paigeant_celery.core.names import is_activity_name, is_correlation_id, name_fault, text_fault
 from paigeant_celery.core.policy import StepPolicy
 
 __all__ = [
@@ -61,10 +61,20 @@ def _prompt(prompt: str) -> str:
     return prompt
 
 
+def _queue(name: str) -> str:
+    if (fault := name_fault(name)) is not None:
+        raise PydanticCustomError("invalid_text", "the queue's name {fault}", {"fault": fault})
+    if len(name.encode()) > MAX_QUEUE_BYTES:
+        raise PydanticCustomError("invalid_input", "a queue's name has at most 255 bytes")
+    return name
+
+
+MAX_QUEUE_BYTES = 255  # RabbitMQ cannot name a longer queue
+
 ActivityName = Annotated[str, AfterValidator(_activity_name)]
 StepId = Annotated[str, AfterValidator(_step_id)]
 Prompt = Annotated[str, AfterValidator(_prompt)]
-Queue = Annotated[str, Field(min_length=1, max_length=255)]
+Queue = Annotated[str, Field(min_length=1), AfterValidator(_queue)]
 # In US dollars. The bound keeps sums exact to the 10th decimal, and far below what decimals cannot add.
 MAX_COST = Decimal(10) ** 12
 Cost = Annotated[Decimal, Field(ge=0, le=MAX_COST, allow_inf_nan=False)]
