@@ -22,7 +22,8 @@ from pydantic_ai.exceptions import UsageLimitExceeded
 from pydantic_ai.usage import RunUsage, UsageLimits
 
 from paigeant_celery.activities.context import StepOutput, WorkflowContext, WorkflowDependencies, with_previous_output
-from paigeant_celery.activities.port import ActivityResult, EditLimits
+from paigeant_celery.activities.functions import read_beside
+from paigeant_celery.activities.port import ActivityResult, StepLimits
 from paigeant_celery.agents.durability import CeleryDurability
 from paigeant_celery.agents.itinerary import Edit, ItineraryEditing
 from paigeant_celery.core.budget import reported_cost, used_by
@@ -93,7 +94,7 @@ class AgentActivity:
         """Raise `MessageError` if the step is not an agent step or its deps do not fit."""
         self._data_of(step)
 
-    async def run(self, step: Step, context: WorkflowContext, *, limits: EditLimits) -> ActivityResult:
+    async def run(self, step: Step, context: WorkflowContext, *, limits: StepLimits) -> ActivityResult:
         """Run the agent on the step's prompt; the output becomes JSON."""
         data = self._data_of(step)
         assert isinstance(step, ActivitySpec)
@@ -114,8 +115,9 @@ class AgentActivity:
                     capabilities=self._capabilities(edit),
                     infer_name=False,
                 )
+            output = await read_beside(result.output, at_most=limits.max_output_size)  # it may need the deps
         return ActivityResult(
-            output=recordable(result.output),
+            output=recordable(output),
             usage=_counters(result.usage),
             cost=reported_cost(getattr(result.usage, "cost", None)),
             inserted=edit.inserted,

@@ -12,13 +12,14 @@ from typing import TypeVar
 
 from pydantic import JsonValue
 
-from paigeant_celery.activities.context import StepOutput
+from paigeant_celery.activities.context import StepOutput, running_step
 from paigeant_celery.broker.port import Transport
 from paigeant_celery.core.budget import used_by
 from paigeant_celery.core.errors import (
     StoreRequired,
     UnknownWorkflow,
     UsageError,
+    WaitInsideStep,
     WorkflowCancelled,
     WorkflowFailed,
     WorkflowParked,
@@ -138,12 +139,14 @@ class WorkflowHandle:
 
         `timeout` is in seconds; None waits forever. Raises `WorkflowFailed` with step, error class and text, its
         subclass `WorkflowParked` if the workflow waits for a person, `WorkflowCancelled`, `TimeoutError` (the
-        workflow goes on), `UnknownWorkflow`, and `Unreachable` if the store is unavailable (call again).
+        workflow goes on), `UnknownWorkflow`, and `Unreachable` if the store is unavailable (call again). A step may not
+        wait: unless the workflow has ended, it gets `WaitInsideStep`, or `TimeoutError` for `timeout=0`.
         """
         for wait in _waits(timeout):
             result = await asyncio.to_thread(self._ended)
             if result is not None:
                 return result
+            self._check_wait(wait)
             await asyncio.sleep(wait)
         raise _too_slow(await self.status(), timeout)
 
@@ -153,6 +156,7 @@ class WorkflowHandle:
             result = self._ended()
             if result is not None:
                 return result
+            self._check_wait(wait)
             time.sleep(wait)
         raise _too_slow(self.status_sync(), timeout)
 
@@ -186,7 +190,8 @@ class WorkflowHandle:
 
         If the workflow streams, events of type `agent` show what its agents do while they run, and an event of type
         `events_dropped` says how many a late reader has missed. A reader who goes on from the cursor of the last
-        event seen misses none of the other events and sees none twice.
+        event seen misses none of the other events and sees none twice. A step may not wait for more: it gets
+        `WaitInsideStep` once it has all there is, unless the workflow has ended.
         """
         for wait in _waits(None):
             batch, ended = await asyncio.to_thread(self._events_after, after)
@@ -196,6 +201,7 @@ class WorkflowHandle:
             if ended and not batch:
                 return
             if not batch:
+                self._check_wait(wait)
                 await asyncio.sleep(wait)
 
     def events_sync(self, after: str | None = None) -> Iterator[WorkflowEvent]:
@@ -207,6 +213,7 @@ class WorkflowHandle:
             if ended and not batch:
                 return
             if not batch:
+                self._check_wait(wait)
                 time.sleep(wait)
 
     def events_so_far(self, after: str | None = None) -> list[WorkflowEvent]:
@@ -217,6 +224,12 @@ class WorkflowHandle:
             batch, _ = self._events_after(batch[-1].cursor)
             found.extend(batch)
         return found
+
+    def _check_wait(self, wait: float) -> None:
+        """Raise `WaitInsideStep` if a step would wait."""
+        step_id = running_step()
+        if wait > 0 and step_id is not None:
+            raise WaitInsideStep(step_id, self.correlation_id)
 
     def _ended(self) -> WorkflowResult | None:
         record = self._record("result")

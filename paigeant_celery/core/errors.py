@@ -35,6 +35,7 @@ __all__ = [
     "UnknownTransport",
     "UnknownWorkflow",
     "UsageError",
+    "WaitInsideStep",
     "WorkerEnded",
     "WorkflowCancelled",
     "WorkflowConflict",
@@ -184,6 +185,22 @@ class NoWorkflow(UsageError):
 
     def __str__(self) -> str:
         return "no workflow is running here; `workflow_context()` works inside the tools and functions of a step"
+
+
+class WaitInsideStep(UsageError):
+    """A step wanted to wait for a workflow, which may never go on while the step waits."""
+
+    def __init__(self, step_id: str, correlation_id: str) -> None:
+        super().__init__(step_id, correlation_id)
+        self.step_id, self.correlation_id = step_id, correlation_id
+
+    def __str__(self) -> str:
+        return (
+            f"the step {self.step_id!r} must not wait for the workflow {self.correlation_id!r}: it keeps its worker "
+            "busy, and if all workers are busy like this, nothing goes on. Dispatch the workflow and end the step; "
+            "return the id, and let whoever started this workflow wait, or a later step look with `result(timeout=0)`. "
+            "Or put the steps into the itinerary of this workflow"
+        )
 
 
 class NotSerializable(UsageError):

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from pydantic import JsonValue
 
 from paigeant_celery.activities.context import ReadOutput, entered, open_context
-from paigeant_celery.activities.port import Activity, EditLimits
+from paigeant_celery.activities.port import Activity, StepLimits
 from paigeant_celery.broker.tracing import attached_trace
 from paigeant_celery.core.errors import NonDeterminismError, NotSerializable, TransientError
 from paigeant_celery.core.flow import Completed, Diverged, Event, Failed, TimedOut, Unsendable
@@ -108,7 +108,7 @@ class StepRunner:
                 read, attempt = self._reader(hop.message), hop.claimed.attempt
                 context = await open_context(hop.message, attempt=attempt, read_output=read)
                 with entered(context), attached_trace(hop.message.trace_context), journalling(hop.journal):
-                    result = await hop.activity.run(hop.message.step, context, limits=self._edit_limits())
+                    result = await hop.activity.run(hop.message.step, context, limits=self._step_limits())
             notes = (*_resumed(hop.journal), *result.notes)
             return self._completed(
                 hop,
@@ -170,8 +170,8 @@ class StepRunner:
         )
         return Outcome(event=completed, at=hop.now(), blob=output.blob, notes=result.notes, ended=ended)
 
-    def _edit_limits(self) -> EditLimits:
-        return EditLimits(max_visits=self._settings.max_visits)
+    def _step_limits(self) -> StepLimits:
+        return StepLimits(max_visits=self._settings.max_visits, max_output_size=self._settings.max_output_size)
 
 
 def _resumed(journal: HopJournal | None) -> tuple[Mapping[str, str], ...]:

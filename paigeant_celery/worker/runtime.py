@@ -11,6 +11,7 @@ from typing import NoReturn, TypeVar, assert_never
 
 from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 
+from paigeant_celery.activities.context import only_step_here
 from paigeant_celery.activities.registry import registry
 from paigeant_celery.broker.outbox import Outbox
 from paigeant_celery.broker.transport import CeleryTransport
@@ -97,7 +98,9 @@ class HopRuntime:
 
     def _run(self, hop: Opened) -> Summary:
         with self.loop.running(self.service.run(hop)) as future, self._held(hop, future):
-            return self._close(hop, self._outcome(hop, future))
+            with only_step_here(hop.message.step.step_id or ""):
+                outcome = self._outcome(hop, future)
+            return self._close(hop, outcome)
 
     def _held(self, hop: Opened, future: concurrent.futures.Future[Outcome]) -> AbstractContextManager[None]:
         return self._owner.holding(hop.closing.hop_id, fence=hop.closing.fence, cancel=future.cancel)

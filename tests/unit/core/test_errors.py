@@ -41,6 +41,7 @@ from paigeant_celery.core.errors import (
     UnknownWorkflow,
     Unreachable,
     UsageError,
+    WaitInsideStep,
     WorkerEnded,
     WorkflowCancelled,
     WorkflowConflict,
@@ -66,6 +67,7 @@ SAMPLES = [
     ConfigurationError(("one", "two")),
     UnknownTransport("kafka"),
     NoWorkflow(),
+    WaitInsideStep("critic", "w"),
     NotSerializable("output_not_serializable", "a Pool has no JSON form"),
     IllegalEvent("Completed", "3", "the workflow stands at place '4'"),
     MessageError("malformed"),
@@ -87,7 +89,7 @@ SAMPLES = [
 
 USAGE = {
     UsageError, InvalidInput, EmptyItinerary, WorkflowConflict, StoreRequired, UnknownWorkflow, UnknownActivity,
-    DuplicateActivity, ConfigurationError, UnknownTransport, NoWorkflow, NotSerializable,
+    DuplicateActivity, ConfigurationError, UnknownTransport, NoWorkflow, NotSerializable, WaitInsideStep,
 }  # fmt: skip
 MESSAGE = {MessageError}
 TRANSIENT = {TransientError, Unreachable, NotPublished, NotRecorded, WorkerEnded}
