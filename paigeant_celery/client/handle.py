@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
-from typing import TypeVar
+from typing import Literal, TypeAlias, TypeVar, get_args
 
 from pydantic import JsonValue
 
@@ -32,6 +32,10 @@ __all__ = ["WorkflowEvent", "WorkflowHandle", "WorkflowResult", "WorkflowStatus"
 
 T = TypeVar("T")
 
+# The store says `running` until a workflow ends or is parked. Whoever looks wants to know more.
+Underway: TypeAlias = Literal["queued", "running", "retrying"]
+CurrentState: TypeAlias = Literal[Underway, WorkflowState]
+
 FIRST_WAIT = 0.01  # seconds between two looks at the store; grows up to the longest
 LONGEST_WAIT = 0.5
 EVENTS_AT_ONCE = 100
@@ -41,14 +45,14 @@ EVENTS_AT_ONCE = 100
 class WorkflowStatus:
     """Where a workflow stands.
 
-    `running` says whether a worker runs the current step. If `state` is `running` but this is not, the workflow
-    waits on `queue`, or until `retry_at` if an attempt failed with `failure`. `executed` and `remaining` are step
-    ids; `usage` and `cost` are those of the executed steps, as in `WorkflowResult`.
+    `state` is `queued` if its current step waits on `queue` for a worker, `running` if a worker runs it, and `retrying`
+    if an attempt failed with `failure` and the next one begins after `retry_at`. The other states are `completed`,
+    `failed`, `parked` (it waits for a person) and `cancelled`. `executed` and `remaining` are step ids; `usage` and
+    `cost` are those of the executed steps, as in `WorkflowResult`.
     """
 
     correlation_id: str
-    state: WorkflowState
-    running: bool
+    state: CurrentState
     step_id: str | None
     activity: str | None
     queue: str
@@ -61,6 +65,16 @@ class WorkflowStatus:
     retry_at: datetime | None = None
     usage: Mapping[str, int] = field(default_factory=dict)
     cost: Decimal | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether a worker runs the current step."""
+        return self.state == "running"
+
+    @property
+    def in_progress(self) -> bool:
+        """Whether the workflow goes on by itself: it is queued, running or retrying."""
+        return self.state in get_args(Underway)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,8 +131,7 @@ class WorkflowHandle:
         step, used = message.slip.next_step, used_by(message.slip.executed)
         return WorkflowStatus(
             correlation_id=self.correlation_id,
-            state=record.state,
-            running=record.running,
+            state=_current_state(record),
             step_id=step.step_id if step else None,
             activity=step.activity if step else None,
             queue=record.queue,
@@ -274,12 +287,20 @@ class WorkflowHandle:
         return self._transport.store
 
 
+def _current_state(record: WorkflowRecord) -> CurrentState:
+    """Say more than the store's `running`: whether a worker has the step, or what it waits for."""
+    if record.state != "running" or record.running:
+        return record.state
+    return "queued" if record.retry_at is None else "retrying"
+
+
 def _too_slow(status: WorkflowStatus, timeout: float | None) -> TimeoutError:
     at = f"step {status.step_id!r} "
     if status.retry_at is not None and status.failure is not None:
         at += f"failed with {status.failure.error_class} and is tried again at {status.retry_at:%H:%M:%S}"
         return TimeoutError(f"workflow {status.correlation_id} did not end within {timeout:g} s and goes on: {at}")
-    at += "is running" if status.running else f"waits on queue {status.queue!r}; no worker has begun it"
+    begun = f"begun {status.attempt} times before" if status.attempt else "no worker has begun it"
+    at += "is running" if status.running else f"waits on queue {status.queue!r}; {begun}"
     return TimeoutError(f"workflow {status.correlation_id} did not end within {timeout:g} s and goes on: {at}")
 
 

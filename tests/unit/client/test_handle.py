@@ -26,7 +26,7 @@ from paigeant_celery.core.errors import (
 from paigeant_celery.core.policy import StepPolicy
 from paigeant_celery.core.settings import Settings
 from paigeant_celery.core.slip import ActivitySpec, FunctionSpec
-from paigeant_celery.store.port import Closing
+from paigeant_celery.store.port import Claim, Closing
 from paigeant_celery.testing import WorkflowHarness
 
 PATIENCE = 20.0  # seconds after which a test that waits has failed
@@ -298,9 +298,8 @@ def test_a_status_says_when_a_failed_step_is_tried_again(workflow_harness: Workf
 
     assert status.failure is not None
     assert status.retry_at is not None
-    assert (status.state, status.running, status.attempt, status.failure.text) == (
-        "running", False, 1, "the provider is down",
-    )  # fmt: skip
+    assert (status.state, status.running) == ("retrying", False)
+    assert (status.attempt, status.failure.text) == (1, "the provider is down")
     with pytest.raises(TimeoutError, match="failed with ConnectionError and is tried again at"):
         handle.result_sync(0)
 
@@ -416,8 +415,53 @@ def test_a_status_shows_that_a_worker_runs_the_step(workflow_harness: WorkflowHa
     asyncio.run(workflow_harness.deliver())
 
     (status,) = seen
+    assert (status.state, status.running) == ("running", True)
     assert (status.running, status.attempt, status.step_id, status.executed) == (True, 1, "look", ())
     assert (handle.status_sync().running, handle.status_sync().step_id) == (False, None)
+
+
+def test_a_status_tells_apart_whatever_the_current_step_waits_for(workflow_harness: WorkflowHarness) -> None:
+    """`running` would be a lie to someone who has not started a worker yet."""
+
+    @activity(policy=StepPolicy(backoff=60, max_attempts=2))
+    def flaky() -> None:
+        raise ConnectionError("the provider is down")
+
+    store = workflow_harness.store
+    handle = workflow_harness.dispatch([flaky.activity()])
+    hop, states = f"{handle.correlation_id}.0", [handle.status_sync().state]
+    claimed = store.claim(Claim(hop_id=hop, owner="o", token="t", max_attempts=2, digest=None))
+    states.append(handle.status_sync().state)
+    assert handle.status_sync().in_progress
+    store.release(Closing(hop_id=hop, owner="o", fence=claimed.fence))
+    states.append(handle.status_sync().state)
+    asyncio.run(workflow_harness.deliver(1))
+    states.append(handle.status_sync().state)
+    asyncio.run(workflow_harness.deliver(1))
+    states.append(handle.status_sync().state)
+    assert not handle.status_sync().in_progress
+    handle.redrive_sync()
+    states.append(handle.status_sync().state)
+    assert handle.status_sync().in_progress
+    handle.cancel_sync()
+    states.append(handle.status_sync().state)
+
+    assert states == ["queued", "running", "queued", "retrying", "parked", "queued", "cancelled"]
+
+
+def test_waiting_for_a_step_that_was_begun_before_says_so(workflow_harness: WorkflowHarness) -> None:
+    """People who read that no worker has begun it look for a worker, and there is one."""
+
+    @activity(policy=StepPolicy(backoff=60))
+    def flaky() -> None:
+        raise ConnectionError("the provider is down")
+
+    handle = workflow_harness.dispatch([flaky.activity()])
+    asyncio.run(workflow_harness.deliver(1))
+    workflow_harness._send_retries()
+
+    with pytest.raises(TimeoutError, match=r"waits on queue 'paigeant.flaky'; begun 1 times before$"):
+        handle.result_sync(0)
 
 
 def test_a_look_at_the_events_needs_a_store_and_a_workflow(workflow_harness: WorkflowHarness) -> None:
