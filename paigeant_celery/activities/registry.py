@@ -7,7 +7,7 @@ import gc
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 from paigeant_celery.activities.port import Activity
 from paigeant_celery.core.errors import DuplicateActivity, InvalidInput, UnknownActivity, UsageError
@@ -61,6 +61,10 @@ class Registry:
         """Return the names of all activities, even of those that are there twice."""
         return list(self._by_name())
 
+    def nameless(self) -> list[str]:
+        """Return where the activities were made that have no name, so that no slip can name them."""
+        return sorted({activity.origin for activity in self._live() if _name_of(activity) is None})
+
     def find(self, name: str) -> Activity | None:
         """Return the activity of this name, or None; raises `DuplicateActivity` if there are two."""
         found = self._by_name()
@@ -72,6 +76,8 @@ class Registry:
         if activity is None:
             loaded = sorted(self.names())
             searched = f"{len(loaded)} loaded: {', '.join(loaded[:20]) or 'none'}"
+            if nameless := self.nameless():
+                searched += f"; agents without a name, which need `name=`, were made at {', '.join(nameless[:20])}"
             raise UnknownActivity(name, searched, difflib.get_close_matches(name, loaded, n=3))
         return activity
 
@@ -89,8 +95,8 @@ class Registry:
     def _by_name(self) -> dict[str, list[Activity]]:
         found: dict[str, list[Activity]] = {}
         for activity in self._live():
-            with suppress(UsageError):  # has no name yet, or never gets one: a slip cannot name it either
-                found.setdefault(activity.name, []).append(activity)
+            if (name := _name_of(activity)) is not None:
+                found.setdefault(name, []).append(activity)
         return found
 
     def _only(self, name: str, activities: list[Activity]) -> Activity:
@@ -110,6 +116,14 @@ class Registry:
             live = [(entry, activity) for entry in self._entries if (activity := entry()) is not None]
             self._entries = [entry for entry, _ in live]
             return [activity for _, activity in live]
+
+
+def _name_of(activity: Activity) -> str | None:
+    """Return the name of an activity, or None if it has none yet, or never gets one: a slip cannot name it either."""
+    try:
+        return activity.name
+    except UsageError:
+        return None
 
 
 def _check(activity: Activity) -> None:

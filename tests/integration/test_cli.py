@@ -278,6 +278,17 @@ def test_a_shell_lists_the_activities_of_the_stand_alone_app(tmp_path: Path) -> 
     assert "  . draft (agent) from paigeant.draft" in listed
 
 
+def test_activities_tells_of_agents_that_nothing_names(host: Callable[..., Celery]) -> None:
+    """A workflow for one of them would wait forever, and no log would say why."""
+    team = {"writer": PaigeantAgent("test")}
+
+    listed = call(host(), "activities").output
+
+    assert f"an agent made at {__file__}:" in listed
+    assert "has no name and is not served; pass `name=` to it\n" in listed
+    assert team["writer"].name is None
+
+
 def test_activities_names_a_module_that_it_cannot_import(host: Callable[..., Celery]) -> None:
     """A misspelt module does not give a traceback."""
     listed = call(host(), "activities", "-I", "no_such_module")
