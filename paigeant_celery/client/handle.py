@@ -13,9 +13,10 @@ from typing import Literal, TypeAlias, TypeVar, get_args
 from pydantic import JsonValue
 
 from paigeant_celery.activities.context import StepOutput
-from paigeant_celery.broker.port import Transport
+from paigeant_celery.broker.port import Transport, checked_transport
 from paigeant_celery.core.budget import used_by
 from paigeant_celery.core.errors import (
+    InvalidInput,
     StoreRequired,
     UnknownWorkflow,
     UsageError,
@@ -25,6 +26,7 @@ from paigeant_celery.core.errors import (
 )
 from paigeant_celery.core.flow import Failure, WorkflowState
 from paigeant_celery.core.message import PaigeantMessage, reread
+from paigeant_celery.core.names import is_correlation_id
 from paigeant_celery.store.outputs import read_blob
 from paigeant_celery.store.port import Store, StoredEvent, WorkflowRecord
 
@@ -111,11 +113,18 @@ class WorkflowResult:
 
 
 class WorkflowHandle:
-    """A workflow by its correlation id. Every call reads the store again; without a store it raises `StoreRequired`."""
+    """A workflow by its correlation id. Every call reads the store again; without a store it raises `StoreRequired`.
+
+    Each call raises `UnknownWorkflow` if the store holds no workflow of this id, whatever the id looks like, and
+    `Unreachable` if the store is away.
+    """
 
     def __init__(self, correlation_id: str, transport: Transport) -> None:
+        if not isinstance(correlation_id, str):
+            text = f"must be a string, not a {type(correlation_id).__name__}; pass the id that the dispatch returned"
+            raise InvalidInput("invalid_input", "correlation_id", text)
         self.correlation_id = correlation_id
-        self._transport = transport
+        self._transport = checked_transport(transport)
 
     def __repr__(self) -> str:
         return f"WorkflowHandle({self.correlation_id!r})"
@@ -179,7 +188,7 @@ class WorkflowHandle:
 
     def cancel_sync(self) -> bool:
         """Do what `cancel` does, for code without an event loop."""
-        return self._known("cancel", self._store("cancel").cancel(self.correlation_id)) == "cancelled"
+        return self._known("cancel", self._asked("cancel").cancel(self.correlation_id)) == "cancelled"
 
     async def redrive(self, *, discard_journal: bool = False) -> bool:
         """Let a parked workflow go on, with all attempts of its step available again; False if it is not parked.
@@ -191,7 +200,7 @@ class WorkflowHandle:
 
     def redrive_sync(self, *, discard_journal: bool = False) -> bool:
         """Do what `redrive` does, for code without an event loop."""
-        answer = self._store("redrive").redrive(self.correlation_id, discard_journal=discard_journal)
+        answer = self._asked("redrive").redrive(self.correlation_id, discard_journal=discard_journal)
         return self._known("redrive", answer) == "redriven"
 
     async def events(self, after: str | None = None) -> AsyncIterator[WorkflowEvent]:
@@ -265,13 +274,20 @@ class WorkflowHandle:
         stored = self._store("events").events(self.correlation_id, after=after, limit=EVENTS_AT_ONCE)
         return [_event(event) for event in stored], ended
 
+    def _asked(self, operation: str) -> Store:
+        """Return the store, but ask it for no id that no workflow can have."""
+        store = self._store(operation)
+        if not is_correlation_id(self.correlation_id):
+            raise UnknownWorkflow(self.correlation_id, store.address)
+        return store
+
     def _known(self, operation: str, answer: str) -> str:
         if answer == "unknown":
             raise UnknownWorkflow(self.correlation_id, self._store(operation).address)
         return answer
 
     def _record(self, operation: str) -> WorkflowRecord:
-        store = self._store(operation)
+        store = self._asked(operation)
         record = store.workflow(self.correlation_id)
         if record is None:
             raise UnknownWorkflow(self.correlation_id, store.address)

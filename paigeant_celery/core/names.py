@@ -14,6 +14,7 @@ __all__ = [
     "AGENT_EVENTS",
     "ATTEMPT_HEADER",
     "CORRELATION_ID",
+    "CORRELATION_ID_RULE",
     "EVENTS",
     "FIRST_PLACE",
     "MAX_ATTEMPTS",
@@ -35,6 +36,9 @@ VERSION_HEADER = "paigeant_spec_version"
 ATTEMPT_HEADER = "paigeant_attempt"  # beside the envelope, if no store counts the attempts
 
 MAX_NAME_LENGTH = 128  # characters; keeps keys, queues and task names short on every broker
+
+# What an error says about a text that these refuse.
+CORRELATION_ID_RULE = "1 to 128 of A-Z, a-z, 0-9, '_' and '-'"
 
 CORRELATION_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 ACTIVITY_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*(?:\.[A-Za-z0-9_-]+)*")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import pytest
 from pydantic_ai.models.test import TestModel
@@ -14,8 +16,10 @@ from paigeant_celery.activities.functions import activity
 from paigeant_celery.activities.registry import registry
 from paigeant_celery.agents.agent import PaigeantAgent
 from paigeant_celery.client.dead_letters import DeadLetters
+from paigeant_celery.client.dispatch import WorkflowDispatcher
 from paigeant_celery.client.handle import WorkflowEvent, WorkflowHandle
 from paigeant_celery.core.errors import (
+    InvalidInput,
     StoreCorrupt,
     StoreRequired,
     UnknownWorkflow,
@@ -23,6 +27,7 @@ from paigeant_celery.core.errors import (
     WorkflowFailed,
     WorkflowParked,
 )
+from paigeant_celery.core.names import CORRELATION_ID_RULE
 from paigeant_celery.core.policy import StepPolicy
 from paigeant_celery.core.settings import Settings
 from paigeant_celery.core.slip import ActivitySpec, FunctionSpec
@@ -474,6 +479,50 @@ def test_a_look_at_the_events_needs_a_store_and_a_workflow(workflow_harness: Wor
         WorkflowHandle("nobody", workflow_harness.transport).events_so_far()
 
 
-def test_a_handle_shows_its_workflow() -> None:
+def test_a_handle_shows_its_workflow(workflow_harness: WorkflowHarness) -> None:
     """People who wait for it log it."""
-    assert repr(WorkflowHandle("w-1", None)) == "WorkflowHandle('w-1')"  # type: ignore[arg-type]
+    assert repr(WorkflowHandle("w-1", workflow_harness.transport)) == "WorkflowHandle('w-1')"
+
+
+# Ids that name no workflow.
+
+
+def test_a_workflow_whose_time_is_over_is_unknown() -> None:
+    """Its record is gone, and nobody knows that it ever was."""
+    clock = [datetime.now(UTC)]
+    harness = WorkflowHarness(Settings(result_ttl=60))
+    harness.store._clock = lambda: clock[0]
+    asyncio.run(harness.run([repeat.activity("x")], correlation_id="w"))
+    clock[0] += timedelta(seconds=61)
+
+    for ask in (WorkflowHandle.status_sync, WorkflowHandle.events_so_far, WorkflowHandle.cancel_sync):
+        with pytest.raises(UnknownWorkflow):
+            ask(WorkflowHandle("w", harness.transport))
+
+
+@pytest.mark.parametrize("given", [None, 17, UUID(int=1), b"w", ["w"]])
+def test_an_id_that_is_no_string_is_refused_at_once(workflow_harness: WorkflowHarness, given: Any) -> None:
+    """Django's `<uuid:…>` gives a `UUID`, which would be unknown for ever."""
+    with pytest.raises(InvalidInput, match=f"^invalid_input at `correlation_id`: .* not a {type(given).__name__};"):
+        WorkflowDispatcher().handle(given, workflow_harness.transport)
+
+
+@pytest.mark.parametrize(
+    ("given", "store", "hint"),
+    [
+        ("w", "redis://h:6379/0", "never dispatched there, has another `paigeant_prefix`, or ended longer ago than"),
+        ("w", "memory://", "set `PAIGEANT_REDIS_URL`, or pass the transport that they were dispatched to"),
+        ("w.12", "redis://h:6379/0", "this is the id of a hop or task, and its workflow is 'w'"),
+        ("a b", "redis://h:6379/0", f"a correlation id has {CORRELATION_ID_RULE}"),
+    ],
+)
+def test_an_unknown_id_is_answered_with_the_likeliest_reason(given: str, store: str, hint: str) -> None:
+    """The id was copied from Flower, or the script had no variable."""
+    assert hint in str(UnknownWorkflow(given, store))
+
+
+def test_what_is_no_transport_is_refused_wherever_one_is_taken() -> None:
+    """`dispatcher.handle(transport, id)` is a common slip."""
+    for make in (lambda: WorkflowHandle("w", "redis"), lambda: DeadLetters("redis")):  # type: ignore[arg-type]
+        with pytest.raises(InvalidInput, match=r"^invalid_input at `transport`: must be what `get_transport\(…\)`"):
+            make()
