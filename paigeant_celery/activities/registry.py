@@ -11,9 +11,10 @@ from contextlib import contextmanager
 
 from paigeant_celery.activities.port import Activity
 from paigeant_celery.core.errors import DuplicateActivity, InvalidInput, UnknownActivity, UsageError
+from paigeant_celery.core.names import ACTIVITY_NAME_RULE, QUEUE_RULE, is_activity_name, is_queue_name
 from paigeant_celery.core.policy import StepPolicy
 
-__all__ = ["Registry", "registry"]
+__all__ = ["Registry", "check_name", "registry"]
 
 Subscriber = Callable[[], None]
 
@@ -118,6 +119,15 @@ class Registry:
             return [activity for _, activity in live]
 
 
+def check_name(name: object) -> None:
+    """Raise `InvalidInput` if an activity cannot have this name."""
+    if not isinstance(name, str):
+        raise InvalidInput("bad_agent_name", "name", f"must be a string, not a {type(name).__name__}")
+    if not is_activity_name(name):
+        text = f"{name[:64]!r} cannot name a queue and a task; a name has {ACTIVITY_NAME_RULE}. Pass another `name=`"
+        raise InvalidInput("bad_agent_name", "name", text)
+
+
 def _name_of(activity: Activity) -> str | None:
     """Return the name of an activity, or None if it has none yet, or never gets one: a slip cannot name it either."""
     try:
@@ -128,8 +138,8 @@ def _name_of(activity: Activity) -> str | None:
 
 def _check(activity: Activity) -> None:
     queue, policy = activity.queue, activity.policy
-    if queue is not None and not (isinstance(queue, str) and queue.strip()):
-        raise InvalidInput("invalid_queue", "queue", "must be the name of a Celery queue, or None")
+    if queue is not None and not (isinstance(queue, str) and is_queue_name(queue)):
+        raise InvalidInput("invalid_queue", "queue", f"must be the name of a Celery queue, which has {QUEUE_RULE}")
     if policy is not None and not isinstance(policy, StepPolicy):
         raise InvalidInput("invalid_policy", "policy", f"must be a `StepPolicy`, not a {type(policy).__name__}")
 

@@ -11,11 +11,10 @@ from pydantic_ai.agent import AbstractAgent
 from pydantic_ai.tools import AgentDepsT
 from typing_extensions import TypeVar
 
-from paigeant_celery.activities.registry import registry
+from paigeant_celery.activities.registry import check_name, registry
 from paigeant_celery.agents.activity import AgentActivity, DepsFactory
 from paigeant_celery.agents.naming import GlobalName, local_name, maker_frame
 from paigeant_celery.core.errors import InvalidInput, UsageError
-from paigeant_celery.core.names import is_activity_name
 from paigeant_celery.core.policy import StepPolicy
 from paigeant_celery.core.slip import ActivitySpec
 
@@ -131,7 +130,8 @@ class PaigeantAgent(Agent[AgentDepsT, OutputT]):
             self._own_activity = self._registered()
 
     def _registered(self) -> AgentActivity:
-        _check_name(self.name)
+        if self.name is not None:
+            check_name(self.name)
         maker = maker_frame(self)
         activity = AgentActivity(
             self,
@@ -200,7 +200,7 @@ class PaigeantAgent(Agent[AgentDepsT, OutputT]):
             _ = self._own_activity.name
         except UsageError:
             self.name = local_name(self)
-            _check_name(self.name)
+            check_name(self.name)
 
     def _dispatcher(self, method: str) -> Runway:
         if self.dispatcher is None:
@@ -220,10 +220,10 @@ def register_agent(
 
     A worker serves it for as long as something else holds the agent. Raises `InvalidInput` (`bad_agent_name`).
     """
-    name = name or agent.name
+    name = agent.name if name is None else name
     if name is None:
         raise InvalidInput("bad_agent_name", "name", "the agent has no name; pass `name=`")
-    _check_name(name)
+    check_name(name)
     frame = sys._getframe(1)
     activity = AgentActivity(
         agent,
@@ -234,15 +234,6 @@ def register_agent(
         deps_factory=_checked_factory(deps_factory),
     )
     registry.add(activity, holder=agent)
-
-
-def _check_name(name: str | None) -> None:
-    if name is not None and not is_activity_name(name):
-        raise InvalidInput(
-            "bad_agent_name",
-            "name",
-            f"{name[:64]!r} names a queue and a task, so it must be 1 to 128 ASCII letters, digits, '_' or '-'",
-        )
 
 
 def _checked_limit(limit: object) -> int:

@@ -254,7 +254,10 @@ def _first_message(
     correlation_id, variables = asked.correlation_id, asked.variables
     if correlation_id is None:
         correlation_id = str(uuid.uuid4())
-    elif not isinstance(correlation_id, str) or not is_correlation_id(correlation_id):
+    elif not isinstance(correlation_id, str):
+        text = f"must be a string, not a {type(correlation_id).__name__}; use {CORRELATION_ID_RULE}"
+        raise InvalidInput("bad_correlation_id", "correlation_id", text)
+    elif not is_correlation_id(correlation_id):
         raise InvalidInput("bad_correlation_id", "correlation_id", f"use {CORRELATION_ID_RULE}")
     if variables is not None and not isinstance(variables, Mapping):
         raise InvalidInput("invalid_variables", "variables", f"must be a mapping, not a {type(variables).__name__}")
