@@ -129,13 +129,13 @@ def test_events_are_given_up_to_the_end_however_long_nothing_happens(
     reader.join(PATIENCE)
 
     assert waited == [True, ["completed"], True, ["workflow_completed"]]
-    assert [(event.type, event.hop_id) for event in seen] == [
-        ("started", "w.0"),
-        ("claimed", "w.0"),
-        ("completed", "w.0"),
-        ("claimed", "w.1"),
-        ("completed", "w.1"),
-        ("workflow_completed", "w.1"),
+    assert [(event.type, event.hop_id, event.fields.get("step")) for event in seen] == [
+        ("started", "w.0", None),
+        ("claimed", "w.0", "repeat"),
+        ("completed", "w.0", "repeat"),
+        ("claimed", "w.1", "repeat-2"),
+        ("completed", "w.1", "repeat-2"),
+        ("workflow_completed", "w.1", None),
     ]
 
 
@@ -188,7 +188,7 @@ def test_an_event_says_what_when_and_where(workflow_harness: WorkflowHarness) ->
     assert started == WorkflowEvent(
         cursor=started.cursor, at=status.created_at, type="started", hop_id="w.0", fields={"queue": "paigeant.repeat"}
     )
-    assert claimed.fields == {"attempt": "1", "fence": "1", "exhausted": "0"}
+    assert claimed.fields == {"step": "repeat", "attempt": "1", "fence": "1", "exhausted": "0"}
     assert "hunter2" not in repr(events)
 
 
