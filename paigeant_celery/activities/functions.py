@@ -16,11 +16,10 @@ from pydantic import BaseModel, ConfigDict, PydanticUserError, ValidationError, 
 from paigeant_celery.activities.context import WorkflowContext
 from paigeant_celery.activities.lazy import Reading, read_in_thread, read_on_loop, reading
 from paigeant_celery.activities.port import ActivityResult, StepLimits
-from paigeant_celery.activities.registry import registry
+from paigeant_celery.activities.registry import check_name, registry
 from paigeant_celery.core.errors import InvalidInput, MessageError, UsageError
 from paigeant_celery.core.faults import first_fault
 from paigeant_celery.core.jsonable import dumps, recordable
-from paigeant_celery.core.names import is_activity_name
 from paigeant_celery.core.policy import StepPolicy
 from paigeant_celery.core.slip import FunctionSpec, Step
 
@@ -44,9 +43,7 @@ class FunctionActivity(Generic[P, R]):
     def __init__(
         self, function: Callable[..., Any], *, name: str, queue: str | None, policy: StepPolicy | None, description: str
     ) -> None:
-        if not is_activity_name(name):
-            text = f"{name[:64]!r} names a queue and a task, so it must be 1 to 128 ASCII letters, digits, '_' or '-'"
-            raise InvalidInput("bad_agent_name", "name", text)
+        check_name(name)
         _check_kinds(name, function)
         update_wrapper(self, function)
         self.function = function
@@ -200,7 +197,7 @@ def activity(
     def decorate(function: Callable[..., Any]) -> FunctionActivity[..., Any]:
         made: FunctionActivity[..., Any] = FunctionActivity(
             function,
-            name=name or str(getattr(function, "__name__", "")),
+            name=str(getattr(function, "__name__", "")) if name is None else name,
             queue=queue,
             policy=policy,
             description=(inspect.getdoc(function) or "").partition("\n")[0],

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from paigeant_celery.core.names import CORRELATION_ID_RULE, MAX_NAME_LENGTH, is_correlation_id, split_hop_id
+
 __all__ = [
     "ConfigurationError",
     "DuplicateActivity",
@@ -110,21 +112,33 @@ class StoreRequired(UsageError):
         )
 
 
-class UnknownWorkflow(UsageError):
-    """The store holds no workflow of this correlation id."""
+class UnknownWorkflow(UsageError, LookupError):
+    """The store holds no workflow of this correlation id; a web application answers 404."""
 
     def __init__(self, correlation_id: str, store: str) -> None:
         super().__init__(correlation_id, store)
         self.correlation_id, self.store = correlation_id, store
 
     def __str__(self) -> str:
+        return f"the store {self.store} knows no workflow {self.correlation_id[:MAX_NAME_LENGTH]!r}; {self._hint()}"
+
+    def _hint(self) -> str:
+        if (hop := split_hop_id(self.correlation_id)) is not None:
+            return f"this is the id of a hop or task, and its workflow is {hop[0]!r}"
+        if not is_correlation_id(self.correlation_id):
+            return f"a correlation id has {CORRELATION_ID_RULE}"
+        if self.store.startswith("memory:"):
+            return (
+                "it was never dispatched in this process, whose workflows are in its memory; to see those of other "
+                "processes, set `PAIGEANT_REDIS_URL`, or pass the transport that they were dispatched to"
+            )
         return (
-            f"the store {self.store} knows no workflow {self.correlation_id!r}; it was never dispatched there, or it "
-            "ended longer ago than `paigeant_result_ttl`"
+            "it was never dispatched there, has another `paigeant_prefix`, or ended longer ago than "
+            "`paigeant_result_ttl`"
         )
 
 
-class UnknownActivity(UsageError):
+class UnknownActivity(UsageError, LookupError):
     """No activity of this name is loaded in this process."""
 
     def __init__(self, name: str, searched: str, close: Sequence[str] = ()) -> None:

@@ -60,10 +60,10 @@ class RecordedEffects(Effects):
     def claim(self, arrival: Arrival, message: PaigeantMessage, *, max_attempts: int) -> ClaimAnswer:
         """Claim the hop. A workflow that the store does not know is adopted if its message is recent enough."""
         digest = sha256(str(arrival.envelope))
-        answer = self._claims.claim(arrival, digest=digest, max_attempts=max_attempts)
+        answer = self._claims.claim(arrival, message, digest=digest, max_attempts=max_attempts)
         if answer == Dropped(reason="unknown"):
             self._claims.adopt(arrival, message)
-            answer = self._claims.claim(arrival, digest=digest, max_attempts=max_attempts)
+            answer = self._claims.claim(arrival, message, digest=digest, max_attempts=max_attempts)
             answer = replace(answer, created_at=None) if isinstance(answer, Claimed) else answer
         match answer:
             case Dropped(reason="unknown"):
@@ -218,9 +218,17 @@ class RecordedEffects(Effects):
             self._outbox.send(record)
 
     def _complete(self, hop: Opened, envelope: str, next_hop: HopRecord | None, outcome: Outcome) -> bool:
-        blobs = {hop.message.step.step_id or "": outcome.blob} if outcome.blob is not None else {}
+        step_id = hop.message.step.step_id or ""
+        blobs = {step_id: outcome.blob} if outcome.blob is not None else {}
         return self._store.complete(
-            Completion(closing=hop.closing, envelope=envelope, next_hop=next_hop, blobs=blobs, notes=outcome.notes)
+            Completion(
+                closing=hop.closing,
+                envelope=envelope,
+                next_hop=next_hop,
+                step=step_id,
+                blobs=blobs,
+                notes=outcome.notes,
+            )
         )
 
 

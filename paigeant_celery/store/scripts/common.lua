@@ -74,6 +74,12 @@ local function add_event(workflow, ...)
   redis.call('XADD', events_key(workflow), 'MAXLEN', '~', MAX_EVENTS, '*', ...)
 end
 
+-- The fields of an event, with the id of its step in front if it is known.
+local function with_step(step, ...)
+  if step == '' then return ... end
+  return 'step', step, ...
+end
+
 -- Note when the message of a queued hop will be overdue.
 local function await_claim(hop, waits)
   redis.call('ZADD', due, int(now + math.min(DUE_AFTER * 2 ^ waits, DUE_AFTER_MOST)), hop)
