@@ -27,6 +27,7 @@ from paigeant_celery.hop.with_store import RecordedEffects
 from paigeant_celery.hop.without_store import MessageOnlyEffects
 from paigeant_celery.worker.loop import ProcessLoop
 from paigeant_celery.worker.shutdown import Shutdown
+from paigeant_celery.worker.streams import complete_streams
 
 __all__ = ["HopRuntime"]
 
@@ -97,6 +98,7 @@ class HopRuntime:
         assert_never(opening)
 
     def _run(self, hop: Opened) -> Summary:
+        complete_streams()
         with self.loop.running(self.service.run(hop)) as future, self._held(hop, future):
             with only_step_here(hop.message.step.step_id or ""):
                 outcome = self._outcome(hop, future)
