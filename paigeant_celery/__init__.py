@@ -41,6 +41,7 @@ if TYPE_CHECKING:
         WorkerEnded,
         WorkflowCancelled,
         WorkflowConflict,
+        WorkflowError,
         WorkflowFailed,
         WorkflowParked,
     )
@@ -87,6 +88,7 @@ _HOME = {
     "WorkflowContext": "activities.context",
     "WorkflowDependencies": "activities.context",
     "WorkflowDispatcher": "client.dispatch",
+    "WorkflowError": "core.errors",
     "WorkflowEvent": "client.handle",
     "WorkflowFailed": "core.errors",
     "WorkflowHandle": "client.handle",
@@ -137,6 +139,7 @@ __all__ = [
     "WorkflowContext",
     "WorkflowDependencies",
     "WorkflowDispatcher",
+    "WorkflowError",
     "WorkflowEvent",
     "WorkflowFailed",
     "WorkflowHandle",

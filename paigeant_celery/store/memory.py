@@ -410,4 +410,5 @@ def _pace(lease: float, limits: StoreLimits) -> Pace:
 
 
 def _about(failure: Failure) -> dict[str, str]:
-    return {"step": failure.step_id or "", "error": failure.error_class}
+    where = {"where": failure.where} if failure.where else {}
+    return {"step": failure.step_id or "", "error": failure.error_class, **where}

@@ -32,6 +32,7 @@ from paigeant_celery.core.errors import (
     NotSerializable,
     NoWorkflow,
     PaigeantError,
+    RemoteTraceback,
     ReplayedError,
     StoreCorrupt,
     StoreRequired,
@@ -44,6 +45,7 @@ from paigeant_celery.core.errors import (
     WorkerEnded,
     WorkflowCancelled,
     WorkflowConflict,
+    WorkflowError,
     WorkflowFailed,
     WorkflowParked,
 )
@@ -80,6 +82,8 @@ SAMPLES = [
     WorkflowFailed("w", None, "malformed", "no"),
     WorkflowParked("w", "critic", "ValueError", "no"),
     WorkflowCancelled("w"),
+    WorkflowError("w"),
+    RemoteTraceback("KeyError"),
     HopLost("w.2"),
     NonDeterminismError("critic", "the model call in step 1 of run 'critic:0'", "its model changed"),
     ReplayedError("OwnError", "no"),
@@ -93,7 +97,7 @@ MESSAGE = {MessageError}
 TRANSIENT = {TransientError, Unreachable, NotPublished, NotRecorded, WorkerEnded}
 OTHERS = {
     PaigeantError, StoreCorrupt, IllegalEvent, HopFailed, WorkflowFailed, WorkflowParked, WorkflowCancelled, HopLost,
-    NonDeterminismError, ReplayedError,
+    NonDeterminismError, ReplayedError, RemoteTraceback, WorkflowError,
 }  # fmt: skip
 
 
