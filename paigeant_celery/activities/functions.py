@@ -17,8 +17,9 @@ from paigeant_celery.activities.context import WorkflowContext
 from paigeant_celery.activities.lazy import Reading, read_in_thread, read_on_loop, reading
 from paigeant_celery.activities.port import ActivityResult, StepLimits
 from paigeant_celery.activities.registry import check_name, registry
+from paigeant_celery.activities.stacks import still_running
 from paigeant_celery.core.errors import InvalidInput, MessageError, UsageError
-from paigeant_celery.core.faults import first_fault
+from paigeant_celery.core.faults import first_fault, raised_by_validator
 from paigeant_celery.core.jsonable import dumps, recordable
 from paigeant_celery.core.policy import StepPolicy
 from paigeant_celery.core.slip import FunctionSpec, Step
@@ -96,7 +97,7 @@ class FunctionActivity(Generic[P, R]):
         except ValidationError as error:
             place, _, text = first_fault(error)
             path = ".".join(["arguments", *(str(part).removeprefix("argument_") for part in place)])
-            raise MessageError("invalid_arguments", path, text) from None
+            raise MessageError("invalid_arguments", path, text) from raised_by_validator(error)
         except Exception as error:
             text = f"a validator raised {type(error).__name__}"
             raise MessageError("invalid_arguments", "arguments", text) from error
@@ -250,5 +251,10 @@ async def in_own_thread(call: Callable[[], T]) -> T:
             future.set_exception(error)
 
     future.set_running_or_notify_cancel()  # cancelling the wait leaves the thread and its future alone
-    threading.Thread(target=work, name="paigeant-function", daemon=True).start()
-    return await asyncio.wrap_future(future)
+    thread = threading.Thread(target=work, name="paigeant-function", daemon=True)
+    thread.start()
+    try:
+        return await asyncio.wrap_future(future)
+    except asyncio.CancelledError as error:
+        error.__cause__ = still_running(thread)  # says what a step that ran out of time was doing
+        raise

@@ -28,7 +28,7 @@ from paigeant_celery.agents.durability import CeleryDurability
 from paigeant_celery.agents.itinerary import Edit, ItineraryEditing
 from paigeant_celery.core.budget import reported_cost, used_by
 from paigeant_celery.core.errors import MessageError, UsageError
-from paigeant_celery.core.faults import first_fault
+from paigeant_celery.core.faults import first_fault, raised_by_validator
 from paigeant_celery.core.jsonable import dumps, recordable
 from paigeant_celery.core.message import PaigeantMessage
 from paigeant_celery.core.names import is_activity_name
@@ -227,7 +227,8 @@ def _validated(data: Any, expected: Any) -> Any:
         return TypeAdapter(expected).validate_json(dumps(data))
     except ValidationError as error:
         place, _, text = first_fault(error)
-        raise MessageError("invalid_deps", ".".join(["deps", *map(str, place)]), text) from None
+        path = ".".join(["deps", *map(str, place)])
+        raise MessageError("invalid_deps", path, text) from raised_by_validator(error)
     except (PydanticUserError, PydanticUndefinedAnnotation) as error:
         name = getattr(expected, "__name__", repr(expected))
         text = f"`deps_type` {name} cannot be made from JSON; make it on the worker with `deps_factory=`"

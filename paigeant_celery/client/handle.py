@@ -17,6 +17,7 @@ from paigeant_celery.broker.port import Transport, checked_transport
 from paigeant_celery.core.budget import used_by
 from paigeant_celery.core.errors import (
     InvalidInput,
+    RemoteTraceback,
     StoreRequired,
     UnknownWorkflow,
     UsageError,
@@ -159,10 +160,12 @@ class WorkflowHandle:
     async def result(self, timeout: float | None = None) -> WorkflowResult:  # noqa: ASYNC109 - as `AsyncResult.get`
         """Wait until the workflow ends and return its outputs.
 
-        `timeout` is in seconds; None waits forever. Raises `WorkflowFailed` with step, error class and text, its
-        subclass `WorkflowParked` if the workflow waits for a person, `WorkflowCancelled`, `TimeoutError` (the
-        workflow goes on), `UnknownWorkflow`, and `Unreachable` if the store is unavailable (call again). A step may not
-        wait: unless the workflow has ended, it gets `WaitInsideStep`, or `TimeoutError` for `timeout=0`.
+        `timeout` is in seconds; None waits forever. Raises a `WorkflowError` if the workflow did not complete:
+        `WorkflowFailed` with step, error class and text, its subclass `WorkflowParked` if the workflow waits for a
+        person, or `WorkflowCancelled`. The `__cause__` of the first two shows what the step raised, with its frames.
+        Raises `TimeoutError` (the workflow goes on), `UnknownWorkflow`, and `Unreachable` if the store is unavailable
+        (call again). A step may not wait: unless the workflow has ended, it gets `WaitInsideStep`, or
+        `TimeoutError` for `timeout=0`.
         """
         for wait in _waits(timeout):
             result = await asyncio.to_thread(self._ended)
@@ -261,7 +264,9 @@ class WorkflowHandle:
             raise WorkflowCancelled(self.correlation_id)
         if record.failure is not None:
             failure, error = record.failure, WorkflowParked if record.state == "parked" else WorkflowFailed
-            raise error(self.correlation_id, failure.step_id, failure.error_class, failure.text)
+            # The frames here are ours alone. What was raised on the worker is the cause, as text.
+            cause = RemoteTraceback(str(failure.cause)) if failure.cause is not None else None
+            raise error(self.correlation_id, failure.step_id, failure.error_class, failure.text) from cause
         store = self._store("result")
         outputs = [
             StepOutput(

@@ -80,6 +80,15 @@ local function with_step(step, ...)
   return 'step', step, ...
 end
 
+-- Say that an attempt failed, and where in the code if that is known ('' if not).
+local function add_failure(workflow, type, hop, step, error_class, where, ...)
+  if where == '' then
+    add_event(workflow, 'type', type, 'hop', hop, 'step', step, 'error', error_class, ...)
+  else
+    add_event(workflow, 'type', type, 'hop', hop, 'step', step, 'error', error_class, 'where', where, ...)
+  end
+end
+
 -- Note when the message of a queued hop will be overdue.
 local function await_claim(hop, waits)
   redis.call('ZADD', due, int(now + math.min(DUE_AFTER * 2 ^ waits, DUE_AFTER_MOST)), hop)
