@@ -18,8 +18,15 @@ ADDED = ("fileno", "buffer", "encoding", "errors")
 @pytest.fixture
 def proxy() -> Iterator[LoggingProxy]:
     """Give Celery's stand-in for the streams as Celery makes it, and leave its class as it is."""
-    assert not any(name in vars(LoggingProxy) for name in ADDED)
+    before = {name: vars(LoggingProxy)[name] for name in ADDED if name in vars(LoggingProxy)}
+    _take_away()
     yield LoggingProxy(logging.getLogger("redirected"), logging.WARNING)
+    _take_away()
+    for name, value in before.items():
+        setattr(LoggingProxy, name, value)
+
+
+def _take_away() -> None:
     for name in ADDED:
         if name in vars(LoggingProxy):
             delattr(LoggingProxy, name)
