@@ -16,9 +16,10 @@ from pydantic import BaseModel, ConfigDict, PydanticUserError, ValidationError, 
 from paigeant_celery.activities.context import WorkflowContext
 from paigeant_celery.activities.port import ActivityResult, EditLimits
 from paigeant_celery.activities.registry import registry
+from paigeant_celery.activities.results import result_of
 from paigeant_celery.core.errors import InvalidInput, MessageError, UsageError
 from paigeant_celery.core.faults import first_fault
-from paigeant_celery.core.jsonable import dumps, recordable
+from paigeant_celery.core.jsonable import dumps
 from paigeant_celery.core.names import is_activity_name
 from paigeant_celery.core.policy import StepPolicy
 from paigeant_celery.core.slip import FunctionSpec, Step
@@ -84,7 +85,7 @@ class FunctionActivity(Generic[P, R]):
             output = await in_own_thread(partial(self.function, *first, **arguments))
             if inspect.isawaitable(output):  # a decorator hid that the function is async
                 output = await output
-        return ActivityResult(output=recordable(output))
+        return result_of(output)
 
     def _arguments_of(self, step: Step) -> dict[str, Any]:
         if not isinstance(step, FunctionSpec):

@@ -23,12 +23,13 @@ from pydantic_ai.usage import RunUsage, UsageLimits
 
 from paigeant_celery.activities.context import StepOutput, WorkflowContext, WorkflowDependencies, with_previous_output
 from paigeant_celery.activities.port import ActivityResult, EditLimits
+from paigeant_celery.activities.results import result_of
 from paigeant_celery.agents.durability import CeleryDurability
 from paigeant_celery.agents.itinerary import Edit, ItineraryEditing
-from paigeant_celery.core.budget import reported_cost, used_by
+from paigeant_celery.core.budget import reported_cost, reported_count, used_by
 from paigeant_celery.core.errors import MessageError, UsageError
 from paigeant_celery.core.faults import first_fault
-from paigeant_celery.core.jsonable import dumps, recordable
+from paigeant_celery.core.jsonable import dumps
 from paigeant_celery.core.message import PaigeantMessage
 from paigeant_celery.core.names import is_activity_name
 from paigeant_celery.core.policy import StepPolicy
@@ -114,8 +115,8 @@ class AgentActivity:
                     capabilities=self._capabilities(edit),
                     infer_name=False,
                 )
-        return ActivityResult(
-            output=recordable(result.output),
+        return result_of(
+            result.output,
             usage=_counters(result.usage),
             cost=reported_cost(getattr(result.usage, "cost", None)),
             inserted=edit.inserted,
@@ -249,8 +250,8 @@ def _first_annotation(factory: Callable[..., Any]) -> Any:
 
 def _counters(usage: RunUsage) -> dict[str, int]:
     return {
-        "requests": usage.requests,
-        "tool_calls": usage.tool_calls,
-        "input_tokens": usage.input_tokens,
-        "output_tokens": usage.output_tokens,
+        "requests": reported_count(usage.requests),
+        "tool_calls": reported_count(usage.tool_calls),
+        "input_tokens": reported_count(usage.input_tokens),
+        "output_tokens": reported_count(usage.output_tokens),
     }

@@ -14,9 +14,10 @@ from datetime import datetime, timedelta
 from pydantic import JsonValue
 
 from paigeant_celery.activities.context import ReadOutput, entered, open_context
+from paigeant_celery.activities.pauses import pause_in
 from paigeant_celery.activities.port import Activity, EditLimits
 from paigeant_celery.broker.tracing import attached_trace
-from paigeant_celery.core.errors import NonDeterminismError, NotSerializable, TransientError
+from paigeant_celery.core.errors import NonDeterminismError, NotSerializable, Paused, TransientError
 from paigeant_celery.core.flow import Completed, Diverged, Event, Failed, TimedOut, Unsendable
 from paigeant_celery.core.message import PaigeantMessage
 from paigeant_celery.core.patience import patience
@@ -119,14 +120,15 @@ class StepRunner:
                     ended_at=hop.now(),
                 ),
             )
-        except NotSerializable as error:
-            event = Unsendable(place=hop.message.place, reason=error.reason, text=error.text)
-            return Outcome(event=event, at=hop.now())
+        except (NotSerializable, Paused) as error:
+            return _unsendable(hop, error)
         except asyncio.CancelledError:
             raise
         except BaseException as error:  # noqa: BLE001 - SystemExit and MemoryError of a step must not end a worker
             if limit.expired():
                 return timed_out(hop)
+            if (pause := pause_in(error)) is not None:
+                return _unsendable(hop, pause)
             return _failed(hop, error, text_of(error))
 
     def _reader(self, message: PaigeantMessage) -> ReadOutput:
@@ -155,8 +157,7 @@ class StepRunner:
         try:
             output = self._outputs.kept(result.output)
         except NotSerializable as error:
-            event = Unsendable(place=hop.message.place, reason=error.reason, text=error.text)
-            return Outcome(event=event, at=hop.now(), ended=ended)
+            return replace(_unsendable(hop, error), ended=ended)
         completed = Completed(
             place=hop.message.place,
             attempt=ended.attempt,
@@ -185,6 +186,10 @@ def timed_out(hop: Opened) -> Outcome:
     """Return the outcome of a hop that did not end in time."""
     event = TimedOut(place=hop.message.place, timeout=hop.timeout, attempt=_attempt(hop, TimeoutError()))
     return Outcome(event=event, at=hop.now())
+
+
+def _unsendable(hop: Opened, error: NotSerializable | Paused) -> Outcome:
+    return Outcome(event=Unsendable(place=hop.message.place, reason=error.reason, text=error.text), at=hop.now())
 
 
 def _failed(hop: Opened, error: BaseException, text: str) -> Outcome:

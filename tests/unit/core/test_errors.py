@@ -32,6 +32,7 @@ from paigeant_celery.core.errors import (
     NotSerializable,
     NoWorkflow,
     PaigeantError,
+    Paused,
     ReplayedError,
     StoreCorrupt,
     StoreRequired,
@@ -67,6 +68,7 @@ SAMPLES = [
     UnknownTransport("kafka"),
     NoWorkflow(),
     NotSerializable("output_not_serializable", "a Pool has no JSON form"),
+    Paused("tools_deferred", "the run asks for approval of 'delete'"),
     IllegalEvent("Completed", "3", "the workflow stands at place '4'"),
     MessageError("malformed"),
     MessageError("unknown_field", "slip.x", "this version does not know the field"),
@@ -93,7 +95,7 @@ MESSAGE = {MessageError}
 TRANSIENT = {TransientError, Unreachable, NotPublished, NotRecorded, WorkerEnded}
 OTHERS = {
     PaigeantError, StoreCorrupt, IllegalEvent, HopFailed, WorkflowFailed, WorkflowParked, WorkflowCancelled, HopLost,
-    NonDeterminismError, ReplayedError,
+    NonDeterminismError, Paused, ReplayedError,
 }  # fmt: skip
 
 
