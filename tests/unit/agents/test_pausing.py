@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 from pydantic_ai import Agent, ApprovalRequired, CallDeferred, DeferredToolRequests, DeferredToolResults, RunContext
+from pydantic_ai import output as outputs
 from pydantic_ai.agent import WrapperAgent
 from pydantic_ai.capabilities import HandleDeferredToolCalls
-from pydantic_ai.messages import ModelMessage, ModelResponse, ToolCallPart
+from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart, ToolCallPart
 from pydantic_ai.models.function import AgentInfo, FunctionModel
 
 from paigeant_celery import CeleryDurability, PaigeantAgent, WorkflowHandle, WorkflowParked, activity, register_agent
@@ -253,3 +254,37 @@ def test_a_function_with_a_durable_agent_asks_no_model_again(
     assert asyncio.run(workflow_harness.deliver()) == ["parked"]
 
     assert asked["local"] == 1
+
+
+@pytest.mark.skipif(not hasattr(outputs, "PendingModelResponse"), reason="pydantic-ai before 2.68 never ends a run so")
+def test_a_response_that_the_provider_still_works_on_is_collected_when_the_step_waits_for_it(
+    workflow_harness: WorkflowHarness, asked: Counter[str]
+) -> None:
+    """What was submitted is paid for; the corrected step goes on with it."""
+
+    class Background(FunctionModel):
+        def continuation_delay(self, response: ModelResponse) -> float | None:
+            return 0.01
+
+    def answer(_: list[ModelMessage], __: AgentInfo) -> ModelResponse:
+        asked["model"] += 1
+        if asked["model"] == 1:
+            return ModelResponse(parts=[TextPart("half ")], state="suspended", provider_response_id="r")
+        return ModelResponse(parts=[TextPart("whole")])
+
+    model = Background(answer)
+    with registry.isolated():
+        early: Any = PaigeantAgent(model, name="background", output_type=[str, outputs.PendingModelResponse])
+        handle = workflow_harness.dispatch([early.activity("work")])
+        assert asyncio.run(workflow_harness.deliver()) == ["parked"]
+    with pytest.raises(WorkflowParked, match="response_pending: the provider still works on the response"):
+        handle.result_sync(0)
+
+    with registry.isolated():
+        _waiting = PaigeantAgent(model, name="background")
+        assert handle.redrive_sync()
+        workflow_harness.sweep()
+        assert asyncio.run(workflow_harness.deliver()) == ["workflow_completed"]
+
+    assert handle.result_sync(0).output == "half whole"
+    assert asked["model"] == 2
