@@ -15,13 +15,17 @@ NARROW = {"paigeant_max_message_size": 8192, "paigeant_max_output_size": 50_000}
 
 pytestmark = pytest.mark.together("made")
 
-# Each with the reason that it is parked for at first.
-STEPS: dict[str, tuple[ActivitySpec | FunctionSpec, str]] = {
-    "an agent's output that no envelope holds": (ActivitySpec("essay", "20000"), "too_large"),
-    "a function's output that no envelope holds": (FunctionSpec("print_out", {"characters": 20_000}), "too_large"),
-    "an agent's output over its limit": (ActivitySpec("essay", "60000"), "output_too_large"),
-    "a function's output over its limit": (FunctionSpec("print_out", {"characters": 60_000}), "output_too_large"),
-}
+WIDE = {"paigeant_max_message_size": 100_000, "paigeant_max_output_size": 10 * 2**20}
+
+# Each with the length of its output, and the reason that it is parked for at first. One is kept in pieces.
+STEPS: dict[str, tuple[ActivitySpec | FunctionSpec, int, str]] = {
+    "an agent's output that no envelope holds": (ActivitySpec("essay", "20000"), 20_000, "too_large"),
+    "a function's output that no envelope holds": (FunctionSpec("print_out", {"characters": 9999}), 9999, "too_large"),
+    "an agent's output over its limit": (ActivitySpec("essay", "60000"), 60_000, "output_too_large"),
+    "a function's output over its limit": (
+        FunctionSpec("print_out", {"characters": 5 * 2**20}), 5 * 2**20, "output_too_large",
+    ),
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -84,23 +88,23 @@ def test_a_raised_limit_and_a_redrive_go_on_without_a_call(made: Deployment, wor
 
     Until then each redrive parks the workflow again, and that costs nothing either.
     """
-    handles = {what: dispatch(made, step, FunctionSpec("count")) for what, (step, _) in STEPS.items()}
+    handles = {what: dispatch(made, step, FunctionSpec("count")) for what, (step, _, _) in STEPS.items()}
     for what, handle in handles.items():
         error = parked(handle)
-        assert error.error_class == STEPS[what][1]
+        assert error.error_class == STEPS[what][2]
         assert "is kept, so a redrive goes on from there without a call" in error.text
     for handle in handles.values():
         assert handle.redrive_sync()
     for what, handle in handles.items():
-        assert parked(handle).error_class == STEPS[what][1]
+        assert parked(handle).error_class == STEPS[what][2]
 
     assert worker.terminate() == 0
-    made.settings |= dict.fromkeys(NARROW, 200_000)
+    made.settings |= WIDE
     made.ready_worker("essays", slots=2, name="wide")
     for handle in handles.values():
         assert handle.redrive_sync()
 
     for what, handle in handles.items():
         first, last = handle.result_sync(WITHIN).outputs.values()
-        assert (len(str(first)), last) == (60_000 if "limit" in what else 20_000, "counted")
+        assert (len(str(first)), last) == (STEPS[what][1], "counted")
         assert made.runs().count(f"{handle.correlation_id}.0") == 1
