@@ -10,6 +10,7 @@ from typing import Literal, TypeAlias, assert_never
 
 from pydantic import JsonValue
 
+from paigeant_celery.core.causes import Cause
 from paigeant_celery.core.errors import IllegalEvent, InvalidInput
 from paigeant_celery.core.message import PaigeantMessage, encode
 from paigeant_celery.core.policy import Attempt, retry_delay
@@ -53,11 +54,18 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """Why a workflow failed: the step, the class of the error or a reason code, and the text."""
+    """Why a workflow failed: the step, the class of the error or a reason code, the text, and what raised it."""
 
     step_id: str | None
     error_class: str
     text: str
+    cause: Cause | None = None
+
+    @property
+    def where(self) -> str:
+        """File, line and function of the code that failed, "" if none is known."""
+        where = self.cause.where if self.cause is not None else None
+        return str(where) if where is not None else ""
 
 
 # Events: what happened to the hop at `place`.

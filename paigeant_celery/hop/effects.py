@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TypeAlias, assert_never
 
@@ -98,11 +98,11 @@ class Effects(ABC):
             case Finish():
                 return self._finish(hop, decision, outcome)
             case Fail(failure=failure):
-                return self._fail(hop, failure)
+                return self._fail(hop, replace(failure, cause=outcome.cause))
             case Retry(failure=failure, delay=delay):
-                return self._retry(hop, failure, delay)
+                return self._retry(hop, replace(failure, cause=outcome.cause), delay)
             case Park(failure=failure):
-                return self._park(hop, failure, outcome)
+                return self._park(hop, replace(failure, cause=outcome.cause), outcome)
             case Run():
                 raise TypeError("a begun hop is run, not closed")
         assert_never(decision)

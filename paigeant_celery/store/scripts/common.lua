@@ -74,6 +74,21 @@ local function add_event(workflow, ...)
   redis.call('XADD', events_key(workflow), 'MAXLEN', '~', MAX_EVENTS, '*', ...)
 end
 
+-- The fields of an event, with the id of its step in front if it is known.
+local function with_step(step, ...)
+  if step == '' then return ... end
+  return 'step', step, ...
+end
+
+-- Say that an attempt failed, and where in the code if that is known ('' if not).
+local function add_failure(workflow, type, hop, step, error_class, where, ...)
+  if where == '' then
+    add_event(workflow, 'type', type, 'hop', hop, 'step', step, 'error', error_class, ...)
+  else
+    add_event(workflow, 'type', type, 'hop', hop, 'step', step, 'error', error_class, 'where', where, ...)
+  end
+end
+
 -- Note when the message of a queued hop will be overdue.
 local function await_claim(hop, waits)
   redis.call('ZADD', due, int(now + math.min(DUE_AFTER * 2 ^ waits, DUE_AFTER_MOST)), hop)

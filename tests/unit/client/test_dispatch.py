@@ -419,8 +419,7 @@ def test_the_status_says_where_the_workflow_stands(workflow_harness: WorkflowHar
 
     assert status == WorkflowStatus(
         correlation_id="w",
-        state="running",
-        running=False,
+        state="queued",
         step_id="two",
         activity="two",
         queue="paigeant.two",
@@ -483,7 +482,7 @@ def test_waiting_for_a_result_ends_with_the_timeout_and_leaves_the_workflow(work
     assert str(caught.value).endswith("step 'a' waits on queue 'paigeant.a'; no worker has begun it")
     with pytest.raises(TimeoutError):
         asyncio.run(handle.result(timeout=0))
-    assert handle.status_sync().state == "running"
+    assert handle.status_sync().state == "queued"
 
 
 READS: list[Callable[..., object]] = [

@@ -33,6 +33,7 @@ from paigeant_celery.core.errors import (
     NoWorkflow,
     PaigeantError,
     Paused,
+    RemoteTraceback,
     ReplayedError,
     StoreCorrupt,
     StoreRequired,
@@ -42,9 +43,11 @@ from paigeant_celery.core.errors import (
     UnknownWorkflow,
     Unreachable,
     UsageError,
+    WaitInsideStep,
     WorkerEnded,
     WorkflowCancelled,
     WorkflowConflict,
+    WorkflowError,
     WorkflowFailed,
     WorkflowParked,
 )
@@ -67,6 +70,7 @@ SAMPLES = [
     ConfigurationError(("one", "two")),
     UnknownTransport("kafka"),
     NoWorkflow(),
+    WaitInsideStep("critic", "w"),
     NotSerializable("output_not_serializable", "a Pool has no JSON form"),
     Paused("tools_deferred", "the run asks for approval of 'delete'"),
     IllegalEvent("Completed", "3", "the workflow stands at place '4'"),
@@ -82,6 +86,8 @@ SAMPLES = [
     WorkflowFailed("w", None, "malformed", "no"),
     WorkflowParked("w", "critic", "ValueError", "no"),
     WorkflowCancelled("w"),
+    WorkflowError("w"),
+    RemoteTraceback("KeyError"),
     HopLost("w.2"),
     NonDeterminismError("critic", "the model call in step 1 of run 'critic:0'", "its model changed"),
     ReplayedError("OwnError", "no"),
@@ -89,13 +95,13 @@ SAMPLES = [
 
 USAGE = {
     UsageError, InvalidInput, EmptyItinerary, WorkflowConflict, StoreRequired, UnknownWorkflow, UnknownActivity,
-    DuplicateActivity, ConfigurationError, UnknownTransport, NoWorkflow, NotSerializable,
+    DuplicateActivity, ConfigurationError, UnknownTransport, NoWorkflow, NotSerializable, WaitInsideStep,
 }  # fmt: skip
 MESSAGE = {MessageError}
 TRANSIENT = {TransientError, Unreachable, NotPublished, NotRecorded, WorkerEnded}
 OTHERS = {
     PaigeantError, StoreCorrupt, IllegalEvent, HopFailed, WorkflowFailed, WorkflowParked, WorkflowCancelled, HopLost,
-    NonDeterminismError, Paused, ReplayedError,
+    NonDeterminismError, Paused, ReplayedError, RemoteTraceback, WorkflowError,
 }  # fmt: skip
 
 
