@@ -12,14 +12,15 @@ from collections.abc import Callable, Coroutine, Iterable
 from functools import cached_property, partial, update_wrapper
 from typing import Any, Concatenate, Generic, Literal, ParamSpec, Protocol, TypeVar, get_type_hints, overload
 
-from pydantic import BaseModel, ConfigDict, JsonValue, PydanticUserError, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, PydanticUserError, ValidationError, create_model
 
 from paigeant_celery.activities.context import WorkflowContext
 from paigeant_celery.activities.lazy import Reading, read_in_thread, read_on_loop, reading
 from paigeant_celery.activities.port import ActivityResult, StepLimits
 from paigeant_celery.activities.registry import check_name, registry
+from paigeant_celery.activities.results import result_of
 from paigeant_celery.activities.stacks import still_running
-from paigeant_celery.core.crossing import OWN, cross, recordable, refuse_lost
+from paigeant_celery.core.crossing import OWN, cross, refuse_lost
 from paigeant_celery.core.errors import InvalidInput, MessageError, UsageError
 from paigeant_celery.core.faults import first_fault, raised_by_validator
 from paigeant_celery.core.jsonable import dumps
@@ -87,13 +88,11 @@ class FunctionActivity(Generic[P, R]):
         first = (context,) if self._takes_context else ()
         call, most = partial(self.function, *first, **arguments), limits.max_output_size
         if inspect.iscoroutinefunction(self.function) or inspect.isasyncgenfunction(self.function):
-            output = self._recordable(await read_on_loop(reading(call(), at_most=most)))
-        else:
-            output = await _reading_in_own_thread(lambda read: self._recordable(read(reading(call(), at_most=most))))
-        return ActivityResult(output=output)
+            return self._result(await read_on_loop(reading(call(), at_most=most)))
+        return await _reading_in_own_thread(lambda read: self._result(read(reading(call(), at_most=most))))
 
-    def _recordable(self, output: object) -> JsonValue:
-        return recordable(output, declared=self._hints.get("return", OWN))
+    def _result(self, output: object) -> ActivityResult:
+        return result_of(output, declared=self._hints.get("return", OWN))
 
     def _arguments_of(self, step: Step) -> dict[str, Any]:
         if not isinstance(step, FunctionSpec):

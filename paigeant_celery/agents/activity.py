@@ -24,10 +24,11 @@ from pydantic_ai.usage import RunUsage, UsageLimits
 from paigeant_celery.activities.context import StepOutput, WorkflowContext, WorkflowDependencies, with_previous_output
 from paigeant_celery.activities.functions import read_beside
 from paigeant_celery.activities.port import ActivityResult, StepLimits
+from paigeant_celery.activities.results import result_of
 from paigeant_celery.agents.durability import CeleryDurability
 from paigeant_celery.agents.itinerary import Edit, ItineraryEditing
-from paigeant_celery.core.budget import reported_cost, used_by
-from paigeant_celery.core.crossing import OWN, Crossed, cross, reader_of, recordable, refuse_lost
+from paigeant_celery.core.budget import reported_cost, reported_count, used_by
+from paigeant_celery.core.crossing import OWN, Crossed, cross, reader_of, refuse_lost
 from paigeant_celery.core.errors import MessageError, UsageError
 from paigeant_celery.core.faults import first_fault, raised_by_validator
 from paigeant_celery.core.jsonable import dumps
@@ -128,8 +129,9 @@ class AgentActivity:
                     infer_name=False,
                 )
             output = await read_beside(result.output, at_most=limits.max_output_size)  # it may need the deps
-        return ActivityResult(
-            output=recordable(output, declared=_plain_output_type(self._agent)),
+        return result_of(
+            output,
+            declared=_plain_output_type(self._agent),
             usage=_counters(result.usage),
             cost=reported_cost(getattr(result.usage, "cost", None)),
             inserted=edit.inserted,
@@ -276,8 +278,8 @@ def _plain_output_type(agent: AbstractAgent[Any, Any]) -> Any:
 
 def _counters(usage: RunUsage) -> dict[str, int]:
     return {
-        "requests": usage.requests,
-        "tool_calls": usage.tool_calls,
-        "input_tokens": usage.input_tokens,
-        "output_tokens": usage.output_tokens,
+        "requests": reported_count(usage.requests),
+        "tool_calls": reported_count(usage.tool_calls),
+        "input_tokens": reported_count(usage.input_tokens),
+        "output_tokens": reported_count(usage.output_tokens),
     }

@@ -192,9 +192,9 @@ class RecordedEffects(Effects):
             hop.journal.keep(text)
         except TransientError:
             raise
-        except Exception:
-            logger.exception(
-                "what the step of hop %s gave is not kept", hop.closing.hop_id,
+        except Exception as error:  # noqa: BLE001 - the failure says so
+            logger.error(
+                "what the step of hop %s gave is not kept%s", hop.closing.hop_id, traced(cause_of(error)),
                 extra={"action": "close_failed", "hop": hop.closing.hop_id},
             )  # fmt: skip
             return "what the step gave could not be kept, so a redrive runs it again"
