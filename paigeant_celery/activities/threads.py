@@ -55,16 +55,16 @@ class OwnThread(Executor):
         self._lock = threading.Lock()
         self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._open_calls = 0
-        self._started = self._closed = False
+        self._closed = False
         self._ended: Future[None] = Future()
-        self._ident: int | None = None
+        self.thread = threading.Thread(target=self._serve, name=name, daemon=True)
 
     def submit(self, call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Make a call after those before it; raises `RuntimeError` if the thread is closed.
 
         A call from the thread itself, which may wait for it, is made in a thread beside it.
         """
-        if threading.get_ident() == self._ident:
+        if threading.current_thread() is self.thread:
             other = self.beside()
             try:
                 return other.submit(call, *args, **kwargs)
@@ -76,7 +76,8 @@ class OwnThread(Executor):
                 raise RuntimeError("the step to which this thread belongs has ended")
             self._open_calls += 1
             self._calls.put(partial(self._make, future, partial(call, *args, **kwargs)))
-            self._start()
+            if self.thread.ident is None:
+                self.thread.start()
         return future
 
     @property
@@ -98,17 +99,11 @@ class OwnThread(Executor):
             if not self._closed:
                 self._closed = True
                 self._calls.put(None)
-                if not self._started:
+                if self.thread.ident is None:
                     self._ended.set_result(None)
         return self._ended
 
-    def _start(self) -> None:
-        if not self._started:
-            self._started = True
-            threading.Thread(target=self._serve, name=self._name, daemon=True).start()
-
     def _serve(self) -> None:
-        self._ident = threading.get_ident()
         while (call := self._calls.get()) is not None:
             call()
             del call  # and with it the arguments, before the next one comes
@@ -175,15 +170,15 @@ def thread_of_step(thread: OwnThread) -> Iterator[None]:
         _own.reset(token)
 
 
-def call_in_step(context: Context, call: Callable[[], T]) -> Future[T]:
+def call_in_step(context: Context, call: Callable[[], T]) -> tuple[Future[T], threading.Thread]:
     """Make a call inside a context, in the thread of this step, or in another one if that is not free."""
     thread = _own.get()
     if thread is not None and thread.free:
-        return thread.make_inside(context, call)
+        return thread.make_inside(context, call), thread.thread
     other = OwnThread(NoResources()) if thread is None else thread.beside()
     future = other.make_inside(context, call)
     other.close()
-    return future
+    return future, other.thread
 
 
 def _inside(host: HostResources, call: Callable[[], T]) -> T:

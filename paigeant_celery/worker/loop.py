@@ -16,7 +16,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, ParamSpec, TypeVar
 
+from paigeant_celery.activities.stacks import still_running
 from paigeant_celery.activities.threads import HostResources, NoResources, released
+from paigeant_celery.core.causes import Cause, cause_of
 
 __all__ = ["ProcessLoop"]
 
@@ -34,6 +36,7 @@ class ProcessLoop:
         self._lock = threading.Lock()
         self._pid: int | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
         os.register_at_fork(after_in_child=self._forget)
 
     @contextmanager
@@ -44,6 +47,11 @@ class ProcessLoop:
             yield future
         finally:
             future.cancel()
+
+    def doing(self) -> Cause | None:
+        """Return where the code on the loop is, None if there is no loop."""
+        seen = still_running(self._thread) if self._thread is not None else None
+        return cause_of(seen) if seen is not None else None
 
     def leave_if_blocked(self, patience: float) -> bool:
         """Say whether code blocks the loop; if so, coroutines that begin later get a new one.
@@ -65,12 +73,13 @@ class ProcessLoop:
             if self._loop is None or self._pid != os.getpid():
                 self._loop, self._pid = asyncio.new_event_loop(), os.getpid()
                 self._loop.set_default_executor(_Threads(self._host))
-                threading.Thread(target=_serve, args=(self._loop,), name="paigeant-loop", daemon=True).start()
+                self._thread = threading.Thread(target=_serve, args=(self._loop,), name="paigeant-loop", daemon=True)
+                self._thread.start()
             return self._loop
 
     def _forget(self) -> None:
         # The parent's thread does not exist in the child, and its lock may have been held at the fork.
-        self._lock, self._loop, self._pid = threading.Lock(), None, None
+        self._lock, self._loop, self._thread, self._pid = threading.Lock(), None, None, None
 
 
 class _Threads(ThreadPoolExecutor):

@@ -17,16 +17,19 @@ ADDED = ("fileno", "buffer", "encoding", "errors")
 
 @pytest.fixture
 def proxy() -> Iterator[LoggingProxy]:
-    """Give Celery's stand-in for the streams as Celery makes it, whatever steps of other tests have run here."""
-    found = {name: vars(LoggingProxy)[name] for name in ADDED if name in vars(LoggingProxy)}
-    for name in found:
-        delattr(LoggingProxy, name)
+    """Give Celery's stand-in for the streams as Celery makes it, and leave its class as it is."""
+    before = {name: vars(LoggingProxy)[name] for name in ADDED if name in vars(LoggingProxy)}
+    _take_away()
     yield LoggingProxy(logging.getLogger("redirected"), logging.WARNING)
+    _take_away()
+    for name, value in before.items():
+        setattr(LoggingProxy, name, value)
+
+
+def _take_away() -> None:
     for name in ADDED:
         if name in vars(LoggingProxy):
             delattr(LoggingProxy, name)
-    for name, value in found.items():
-        setattr(LoggingProxy, name, value)
 
 
 def test_a_stand_in_that_was_kept_before_gets_a_descriptor(
