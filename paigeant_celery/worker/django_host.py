@@ -18,10 +18,11 @@ import logging
 import os
 import sys
 import weakref
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
 from contextvars import copy_context
+from functools import partial
 from typing import Any
 
 from paigeant_celery.activities.threads import OwnThread, ThreadPerCall
@@ -50,7 +51,7 @@ class DjangoContexts(NoHost):
         except ImportError:
             return  # an older one shows them to each thread
         for variable, value in copy_context().items():
-            if isinstance(value, _Storage):
+            if isinstance(value, _Storage) and not _holds_caches(value.data):
                 variable.set(_rehome(value))
 
 
@@ -76,8 +77,8 @@ class DjangoHost(DjangoContexts):
         finally:
             if os.environ.get("DJANGO_ALLOW_ASYNC_UNSAFE"):  # then there may be connections of the loop's own thread
                 self.release_thread()
-            kept = caches.all(initialized_only=True) or _pools()
-            await ended(thread, last=self._close_pools if kept else None)
+            kept = caches.all(initialized_only=True)
+            await ended(thread, last=partial(self._close, kept) if kept or _pools() else None)
 
     def release_context(self) -> None:
         """Close the caches of this context."""
@@ -94,10 +95,12 @@ class DjangoHost(DjangoContexts):
             for connection in connections.all(initialized_only=True):
                 _quietly(connection.close)
 
-    def _close_pools(self) -> None:
-        """Close the pools of connections if Celery's fixup does, as it does in the processes of a prefork pool."""
+    def _close(self, kept: list[Any]) -> None:
+        """Close caches, and the pools of connections if Celery's fixup does, as in the processes of a prefork pool."""
         from django.db import connections
 
+        for cache in kept:
+            _quietly(cache.close)
         pools, app = _pools(), self._app()
         for alias in pools:
             connections[alias]  # the fixup closes only the pools of connections that this thread has
@@ -109,6 +112,12 @@ class DjangoHost(DjangoContexts):
 def _is_used() -> bool:
     conf = sys.modules.get("django.conf")
     return "django.db" in sys.modules and conf is not None and bool(conf.settings.configured)
+
+
+def _holds_caches(data: Mapping[str, Any]) -> bool:
+    """Say whether these are caches. Not every client of one may be used in two threads, so each thread has its own."""
+    base = sys.modules.get("django.core.cache.backends.base")
+    return base is not None and any(isinstance(value, base.BaseCache) for value in data.values())
 
 
 def _pools() -> list[str]:

@@ -18,6 +18,7 @@ from tests.support.processes import (
     Process,
     deployment,
     eventually,
+    run_script,
 )
 
 WITHIN = 30.0
@@ -118,3 +119,104 @@ def test_steps_leave_no_connection_of_django_open_and_outlive_its_database(deplo
     assert library.ask_in_each_way() == expected
     eventually(lambda: library.connections() == 0, what="connections are open")
     assert "could not be closed" not in worker.log()
+
+
+DJANGO_INSIDE = """
+import asyncio, sys, threading, time
+import django
+from django.conf import settings
+
+settings.configure(
+    DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": sys.argv[1]}},
+    CACHES={"default": {"BACKEND": "__main__.Cache"}},
+)
+import django.core.cache.backends.locmem
+
+closed = []
+
+class Cache(django.core.cache.backends.locmem.LocMemCache):
+    def close(self):
+        closed.append(threading.current_thread().name.split("_")[0].split("-")[-1])
+
+django.setup()
+from asgiref.sync import sync_to_async
+from django.core.cache import cache
+from django.db import connection
+from paigeant_celery import ActivityExecutor, FunctionSpec, StepPolicy, WorkflowDispatcher, activity, get_transport
+
+background = []
+
+def ask():
+    cache.get("x")
+    with connection.cursor() as cursor:
+        return cursor.execute("SELECT 1").fetchone()[0]
+
+@activity
+def own_thread() -> int:
+    return ask()
+
+@activity
+async def thread_of_asgiref() -> int:
+    return await sync_to_async(ask)()
+
+@activity
+async def thread_of_the_loop() -> int:
+    return await asyncio.to_thread(ask)
+
+@activity(policy=StepPolicy(timeout=0.2, max_attempts=1))
+async def hangs() -> None:
+    await sync_to_async(time.sleep)(60)
+
+@activity
+async def runs_a_loop_inside() -> int:
+    return await sync_to_async(lambda: asyncio.run(sync_to_async(ask)()))()
+
+@activity
+async def leaves_a_task() -> int:
+    async def task():
+        await ended.wait()
+        return await sync_to_async(ask)()
+    ended = asyncio.Event()
+    background.append((asyncio.get_running_loop(), ended, asyncio.create_task(task())))
+    return 1
+
+async def main():
+    transport, dispatcher = get_transport("inmemory"), WorkflowDispatcher()
+    names = sys.argv[2:]
+    executors = [asyncio.create_task(ActivityExecutor(transport, name).start()) for name in names]
+    for name in names:
+        step = await dispatcher.dispatch_workflow(transport, itinerary=[FunctionSpec(name)])
+        try:
+            output = (await dispatcher.handle(step, transport).result(20)).output
+        except Exception as error:
+            output = type(error).__name__
+        print(name, output, *closed)
+        closed.clear()
+    loop, ended, task = background[0]
+    loop.call_soon_threadsafe(ended.set)
+    async def outcome():
+        return await task
+    print("task", asyncio.run_coroutine_threadsafe(outcome(), loop).result(20))
+    for executor in executors:
+        executor.cancel()
+    await asyncio.gather(*executors, return_exceptions=True)
+
+asyncio.run(main())
+"""
+
+
+def test_an_executor_in_a_django_process_surrounds_steps_too(tmp_path: Path) -> None:
+    """Celery's fixup does nothing in one. A call that hangs holds up neither its step nor the process."""
+    names = ("own_thread", "thread_of_asgiref", "thread_of_the_loop", "hangs", "runs_a_loop_inside", "leaves_a_task")
+
+    printed = run_script(DJANGO_INSIDE, str(tmp_path / "db"), *names)
+
+    assert printed.splitlines() == [
+        "own_thread 1 function",
+        "thread_of_asgiref 1 django",
+        "thread_of_the_loop 1 asyncio",
+        "hangs WorkflowParked",
+        "runs_a_loop_inside 1",
+        "leaves_a_task 1",
+        "task 1",
+    ]
