@@ -12,7 +12,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from functools import cached_property, partial, update_wrapper
 from typing import Any, Concatenate, Generic, Literal, ParamSpec, Protocol, TypeVar, get_type_hints, overload
 
-from pydantic import BaseModel, ConfigDict, PydanticUserError, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, PydanticUserError, TypeAdapter, ValidationError, create_model
 
 from paigeant_celery.activities.context import WorkflowContext
 from paigeant_celery.activities.lazy import Reading, read_in_thread, read_on_loop, reading
@@ -20,6 +20,7 @@ from paigeant_celery.activities.port import ActivityResult, StepLimits
 from paigeant_celery.activities.registry import check_name, registry
 from paigeant_celery.activities.results import result_of
 from paigeant_celery.activities.stacks import still_running
+from paigeant_celery.core.certainty import certainty_of
 from paigeant_celery.core.crossing import OWN, cross, refuse_lost
 from paigeant_celery.core.errors import InvalidInput, MessageError, UsageError
 from paigeant_celery.core.faults import first_fault, raised_by_validator
@@ -123,10 +124,12 @@ class FunctionActivity(Generic[P, R]):
     @cached_property
     def _readers(self) -> dict[str, _ArgumentReader]:
         """What reads each argument on the worker; nothing for those of which the annotation says nothing."""
-        declared = [parameter for parameter in self._parameters if parameter.name in self._hints]
+        declared = {parameter: self._hints.get(parameter.name, OWN) for parameter in self._parameters}
         try:
             return {
-                parameter.name: _ArgumentReader(self._model_of([parameter]), parameter.name) for parameter in declared
+                parameter.name: _ArgumentReader(self._model_of([parameter]), parameter.name, hint)
+                for parameter, hint in declared.items()
+                if hint is not OWN
             }
         except MessageError:  # an annotation cannot be made from JSON, which `check` says
             return {}
@@ -170,8 +173,9 @@ class _ArgumentReader:
 
     around = 1  # its name, in the place of an error
 
-    def __init__(self, model: type[BaseModel], name: str) -> None:
+    def __init__(self, model: type[BaseModel], name: str, declared: Any) -> None:
         self._model, self._name = model, name
+        self.certainty = certainty_of(TypeAdapter(declared).core_schema)
 
     def validate_json(self, data: str, /) -> Any:
         return self._value_of(self._model.model_validate_json(f"{{{dumps(self._name)}:{data}}}"))

@@ -28,7 +28,7 @@ from paigeant_celery.activities.results import result_of
 from paigeant_celery.agents.durability import CeleryDurability
 from paigeant_celery.agents.itinerary import Edit, ItineraryEditing
 from paigeant_celery.core.budget import reported_cost, reported_count, used_by
-from paigeant_celery.core.crossing import OWN, Crossed, cross, reader_of, refuse_lost
+from paigeant_celery.core.crossing import OWN, Crossed, cross, refuse_lost
 from paigeant_celery.core.errors import MessageError, UsageError
 from paigeant_celery.core.faults import first_fault, raised_by_validator
 from paigeant_celery.core.jsonable import dumps
@@ -93,10 +93,10 @@ class AgentActivity:
     def crossed(self, deps: object) -> Crossed:
         """Return deps as the JSON that this agent's own type reads; raises `InvalidInput` if it cannot."""
         try:
-            reader = reader_of(self._expected())
+            expected = self._expected()
         except MessageError:  # the annotations cannot be read, which `check` says
-            reader = None
-        return cross(deps, path="deps", reader=OWN if reader is None else reader)
+            expected = OWN
+        return cross(deps, path="deps", reader=expected)
 
     def check(self, step: Step) -> None:
         """Raise `MessageError` if the step is not an agent step or its deps do not fit.
