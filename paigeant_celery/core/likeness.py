@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import deque
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
@@ -112,6 +112,10 @@ class _Comparison:
                 return self._mappings(given, read)
             if _is_leaf(read):
                 return None if _same(given, read) else Difference(CHANGED)
+        if isinstance(given, (*SEQUENCES, Set)) and isinstance(
+            read, Iterator
+        ):  # the type takes anything that has items
+            return self._sequences(list(given), list(read))
         if isinstance(given, float) and not math.isfinite(given):
             return Difference(NOT_FINITE)
         if self._loosely and not isinstance(given, type(read)):
