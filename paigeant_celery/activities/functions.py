@@ -88,12 +88,10 @@ class FunctionActivity(Generic[P, R]):
         arguments = self._arguments_of(step)
         first = (context,) if self._takes_context else ()
         call, most = partial(self.function, *first, **arguments), limits.max_output_size
+        record = partial(result_of, declared=self._declared_output)
         if inspect.iscoroutinefunction(self.function) or inspect.isasyncgenfunction(self.function):
-            return self._result(await read_on_loop(reading(call(), at_most=most)))
-        return await _reading_in_own_thread(lambda read: self._result(read(reading(call(), at_most=most))))
-
-    def _result(self, output: object) -> ActivityResult:
-        return result_of(output, declared=self._hints.get("return", OWN))
+            return record(await read_on_loop(reading(call(), at_most=most)))
+        return await _reading_in_own_thread(lambda read: record(read(reading(call(), at_most=most))))
 
     def _arguments_of(self, step: Step) -> dict[str, Any]:
         if not isinstance(step, FunctionSpec):
@@ -120,6 +118,13 @@ class FunctionActivity(Generic[P, R]):
         except (NameError, TypeError) as error:
             text = f"the annotations of {self.name!r} cannot be read ({error}); import their names at run time"
             raise MessageError("invalid_arguments", "arguments", text) from error
+
+    @cached_property
+    def _declared_output(self) -> Any:
+        try:
+            return self._hints.get("return", OWN)
+        except MessageError:  # nothing else asks for the annotations of a function without parameters
+            return OWN
 
     @cached_property
     def _readers(self) -> dict[str, _ArgumentReader]:

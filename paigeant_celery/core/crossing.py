@@ -195,9 +195,10 @@ def _crossed(value: object, reader: Any, readers: Mapping[str, Any] | None, *, r
         tree = to_jsonable(value, reason=reason)
         return Crossed(tree, tree)
     read_by = reader if readers is None else readers
-    if readers is None and _is_certain(value, type(value) if reader is OWN else reader):
+    kind: Any = type(value)
+    if readers is None and _is_certain(value, kind if reader is OWN else reader):
         tree = to_jsonable(value, reason=reason)
-        return Crossed(tree, tree, partial(_class_adapter(type(value)).validate_json, dumps(tree)), read_by)
+        return Crossed(tree, tree, partial(_class_adapter(kind).validate_json, dumps(tree)), read_by)
     written = _Written(reason)
     try:
         first: Any = to_jsonable(value, reason=reason)
@@ -319,6 +320,8 @@ class _Written:
         """Yield the forms that JSON of `value` may have, beginning with the usual one."""
         if first is not OWN:
             yield first
+            if self._usual(value, instead=OWN) != first:
+                return  # an iterator in it can be read only once
         # Without computed fields, and with `Json` fields written as the text that they are read from.
         for by_alias in (True, False):
             for tree in self._round_trips(value, reader, by_alias=by_alias):
@@ -457,8 +460,11 @@ def _is_json(value: object) -> bool:
 
 
 def _is_value_of(value: object, reader: TypeAdapter[Any]) -> bool:
-    """Say whether a value is one of a type that says something about it, as `Any` and `BaseModel` do not."""
-    if reader.core_schema["type"] == "any" or reader.core_schema.get("cls") is BaseModel:
+    """Say whether a value is one of a type that says something about it.
+
+    `Any` and `BaseModel` do not, and what was read of an iterator is none any more.
+    """
+    if reader.core_schema["type"] in {"any", "generator"} or reader.core_schema.get("cls") is BaseModel:
         return False
     try:
         reader.validate_python(value, strict=True)
