@@ -6,7 +6,7 @@ import concurrent.futures
 import logging
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from typing import NoReturn, TypeVar, assert_never
 
 from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
@@ -15,7 +15,7 @@ from paigeant_celery.activities.context import only_step_here
 from paigeant_celery.activities.registry import registry
 from paigeant_celery.broker.outbox import Outbox
 from paigeant_celery.broker.transport import CeleryTransport
-from paigeant_celery.core.errors import HopFailed, TransientError
+from paigeant_celery.core.errors import HopFailed, StoreCorrupt, TransientError
 from paigeant_celery.core.patience import patience
 from paigeant_celery.hop.effects import ClosedAs, Drop, Effects, Refused, Summary
 from paigeant_celery.hop.guard import Arrival
@@ -28,7 +28,7 @@ from paigeant_celery.hop.without_store import MessageOnlyEffects
 from paigeant_celery.worker.loop import ProcessLoop
 from paigeant_celery.worker.shutdown import Shutdown
 
-__all__ = ["HopRuntime"]
+__all__ = ["HopRuntime", "ShownAs"]
 
 T = TypeVar("T")
 
@@ -40,6 +40,14 @@ CLOSE_PATIENCE = 900.0  # seconds to keep an output that is paid for but cannot 
 
 
 logger = logging.getLogger(__name__)
+
+
+class ShownAs(Ignore):  # type: ignore[misc]  # Celery ships no types
+    """Nothing happens to the task, but one of Celery's own events shows how its hop stands."""
+
+    def __init__(self, reason: str, event: str, fields: dict[str, object]) -> None:
+        super().__init__(reason, event, fields)
+        self.event, self.fields = event, fields
 
 
 class HopRuntime:
@@ -78,16 +86,20 @@ class HopRuntime:
     def perform(self, arrival: Arrival) -> dict[str, str]:
         """Take one delivery through its hop and return a summary for Flower.
 
-        Raises `Ignore` for a copy, which leaves the state of the task as it is; `HopFailed` if the workflow failed or
-        is parked; `Retry` if the step is tried again later (a sweep sends it, not Celery); `Reject` if the store stays
-        away or this worker ends, which puts the message back on its queue.
+        Raises `Ignore` for a copy, which leaves the state of the task as it is. Only a copy of a hop that has ended is
+        shown as the hop ended, and one of a parked or cancelled hop as that: it changes nothing, and may be all that an
+        operator sees of the hop. Raises `HopFailed` if the workflow failed or is parked; `Retry` if the step is tried
+        again later (a sweep sends it, not Celery); `Reject` if the store stays away or this worker ends, which puts the
+        message back on its queue.
         """
         if self.shutdown.asked:
             raise Reject("this worker ends", requeue=True)
         opening = self._patiently(lambda: self.service.open(arrival), OPEN_PATIENCE)
         match opening:
-            case Drop():
-                raise Ignore(opening.reason)
+            case Drop(reason="finished", stands=Summary() as stands):
+                return _shown(stands)
+            case Drop(reason=reason, stands=stands):
+                raise _dropped(reason, stands)
             case Refused(reason=reason, step_id=step_id):
                 raise HopFailed(arrival.hop_id, step_id, reason)
             case Summary():
@@ -110,7 +122,7 @@ class HopRuntime:
         try:
             return self._result(hop, future)
         except concurrent.futures.CancelledError:
-            raise Ignore("taken over by another owner") from None
+            raise self._lost(hop) from None
         except (TimeoutError, SoftTimeLimitExceeded):
             if self.loop.leave_if_blocked(BLOCKED_SIGN):
                 logger.error(
@@ -119,6 +131,13 @@ class HopRuntime:
                     extra={"action": "loop_blocked", "hop": hop.closing.hop_id},
                 )
             return timed_out(hop)
+
+    def _lost(self, hop: Opened) -> Ignore:
+        """Return what shows that the run was cancelled with its workflow, or that another owner has the hop."""
+        with suppress(TransientError, StoreCorrupt):
+            if self._effects.is_cancelled(hop.message.correlation_id):
+                return _dropped("cancelled", None)
+        return Ignore("taken over by another owner")
 
     def _result(self, hop: Opened, future: concurrent.futures.Future[Outcome]) -> Outcome:
         end = time.monotonic() + hop.timeout + BLOCKED_GRACE
@@ -159,6 +178,16 @@ class HopRuntime:
                 time.sleep(wait)
         except SoftTimeLimitExceeded as error:
             raise Reject("the time limit of the message has expired", requeue=True) from error
+
+
+def _dropped(reason: str, stands: Summary | None) -> Ignore:
+    """Return what leaves a hop alone whose delivery is dropped, and shows it as failed or revoked if it is that."""
+    if reason == "cancelled":
+        return ShownAs(reason, "task-revoked", {"terminated": False, "signum": None, "expired": False})
+    if reason == "parked" and stands is not None:
+        error = HopFailed(stands.hop_id, stands.step_id, stands.error_class or "")
+        return ShownAs(reason, "task-failed", {"exception": repr(error), "traceback": None})
+    return Ignore(reason)
 
 
 def _shown(summary: Summary) -> dict[str, str]:
