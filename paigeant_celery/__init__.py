@@ -43,6 +43,7 @@ if TYPE_CHECKING:
         WorkerEnded,
         WorkflowCancelled,
         WorkflowConflict,
+        WorkflowError,
         WorkflowFailed,
         WorkflowParked,
     )
@@ -91,6 +92,7 @@ _HOME = {
     "WorkflowContext": "activities.context",
     "WorkflowDependencies": "activities.context",
     "WorkflowDispatcher": "client.dispatch",
+    "WorkflowError": "core.errors",
     "WorkflowEvent": "client.handle",
     "WorkflowFailed": "core.errors",
     "WorkflowHandle": "client.handle",
@@ -143,6 +145,7 @@ __all__ = [
     "WorkflowContext",
     "WorkflowDependencies",
     "WorkflowDispatcher",
+    "WorkflowError",
     "WorkflowEvent",
     "WorkflowFailed",
     "WorkflowHandle",

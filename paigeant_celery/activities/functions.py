@@ -6,24 +6,26 @@ import asyncio
 import concurrent.futures
 import contextvars
 import inspect
+import json
 import sys
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from functools import cached_property, partial, update_wrapper
 from types import FrameType
 from typing import Any, Concatenate, Generic, Literal, ParamSpec, Protocol, TypeVar, get_type_hints, overload
 
-from pydantic import BaseModel, ConfigDict, PydanticUserError, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, JsonValue, PydanticUserError, ValidationError, create_model
 
 from paigeant_celery.activities.context import WorkflowContext
 from paigeant_celery.activities.lazy import Reading, read_in_thread, read_on_loop, reading
 from paigeant_celery.activities.making import Making
 from paigeant_celery.activities.port import ActivityResult, StepLimits
-from paigeant_celery.activities.registry import registry
+from paigeant_celery.activities.registry import check_name, registry
+from paigeant_celery.activities.stacks import still_running
+from paigeant_celery.core.crossing import OWN, cross, recordable, refuse_lost
 from paigeant_celery.core.errors import InvalidInput, MessageError, UsageError
-from paigeant_celery.core.faults import first_fault
-from paigeant_celery.core.jsonable import dumps, recordable
-from paigeant_celery.core.names import is_activity_name
+from paigeant_celery.core.faults import first_fault, raised_by_validator
+from paigeant_celery.core.jsonable import dumps
 from paigeant_celery.core.policy import StepPolicy
 from paigeant_celery.core.slip import FunctionSpec, Step
 
@@ -47,9 +49,7 @@ class FunctionActivity(Generic[P, R]):
     def __init__(
         self, function: Callable[..., Any], *, name: str, queue: str | None, policy: StepPolicy | None, description: str
     ) -> None:
-        if not is_activity_name(name):
-            text = f"{name[:64]!r} names a queue and a task, so it must be 1 to 128 ASCII letters, digits, '_' or '-'"
-            raise InvalidInput("bad_agent_name", "name", text)
+        check_name(name)
         _check_kinds(name, function)
         update_wrapper(self, function)
         self.function = function
@@ -64,12 +64,13 @@ class FunctionActivity(Generic[P, R]):
     def activity(self, /, *args: P.args, **kwargs: P.kwargs) -> FunctionSpec:
         """Return a step that calls the function with these arguments, leaving out its `WorkflowContext`.
 
-        Raises `InvalidInput` if the arguments do not fit the signature or are not JSON.
+        Raises `InvalidInput` if the arguments do not fit the signature, or would not come back from JSON as they are.
         """
         try:
             bound = inspect.Signature(self._parameters).bind(*args, **kwargs)
-            step = FunctionSpec(self.name, dict(bound.arguments), policy=self.policy, queue=self.queue)
-            self.check(step)
+            crossed = cross(dict(bound.arguments), path="arguments", readers=self._readers)
+            step = FunctionSpec(self.name, crossed, policy=self.policy, queue=self.queue)
+            self._arguments_of(step)
         except TypeError as error:
             raise InvalidInput("invalid_arguments", "arguments", f"{self.name}: {error}") from None
         except MessageError as error:
@@ -77,8 +78,12 @@ class FunctionActivity(Generic[P, R]):
         return step
 
     def check(self, step: Step) -> None:
-        """Raise `MessageError` if the step is not a function step or its arguments do not fit."""
-        self._arguments_of(step)
+        """Raise `MessageError` if the step is not a function step or its arguments do not fit.
+
+        Raises `InvalidInput` if they fit, but are not what the caller gave.
+        """
+        arguments = self._arguments_of(step)
+        refuse_lost(step.given, arguments, readers=self._readers, path="arguments")
 
     async def run(self, step: Step, context: WorkflowContext, *, limits: StepLimits) -> ActivityResult:
         """Call the function with the step's arguments and return its result as JSON."""
@@ -86,10 +91,13 @@ class FunctionActivity(Generic[P, R]):
         first = (context,) if self._takes_context else ()
         call, most = partial(self.function, *first, **arguments), limits.max_output_size
         if inspect.iscoroutinefunction(self.function) or inspect.isasyncgenfunction(self.function):
-            output = recordable(await read_on_loop(reading(call(), at_most=most)))
+            output = self._recordable(await read_on_loop(reading(call(), at_most=most)))
         else:
-            output = await _reading_in_own_thread(lambda read: recordable(read(reading(call(), at_most=most))))
+            output = await _reading_in_own_thread(lambda read: self._recordable(read(reading(call(), at_most=most))))
         return ActivityResult(output=output)
+
+    def _recordable(self, output: object) -> JsonValue:
+        return recordable(output, declared=self._hints.get("return", OWN))
 
     def _arguments_of(self, step: Step) -> dict[str, Any]:
         if not isinstance(step, FunctionSpec):
@@ -103,7 +111,7 @@ class FunctionActivity(Generic[P, R]):
         except ValidationError as error:
             place, _, text = first_fault(error)
             path = ".".join(["arguments", *(str(part).removeprefix("argument_") for part in place)])
-            raise MessageError("invalid_arguments", path, text) from None
+            raise MessageError("invalid_arguments", path, text) from raised_by_validator(error)
         except Exception as error:
             text = f"a validator raised {type(error).__name__}"
             raise MessageError("invalid_arguments", "arguments", text) from error
@@ -112,10 +120,21 @@ class FunctionActivity(Generic[P, R]):
     @cached_property
     def _hints(self) -> dict[str, Any]:
         try:
-            return get_type_hints(inspect.unwrap(self.function), include_extras=True)
+            return get_type_hints(_innermost(self.function), include_extras=True)
         except (NameError, TypeError) as error:
             text = f"the annotations of {self.name!r} cannot be read ({error}); import their names at run time"
             raise MessageError("invalid_arguments", "arguments", text) from error
+
+    @cached_property
+    def _readers(self) -> dict[str, _ArgumentReader]:
+        """What reads each argument on the worker; nothing for those of which the annotation says nothing."""
+        declared = [parameter for parameter in self._parameters if parameter.name in self._hints]
+        try:
+            return {
+                parameter.name: _ArgumentReader(self._model_of([parameter]), parameter.name) for parameter in declared
+            }
+        except MessageError:  # an annotation cannot be made from JSON, which `check` says
+            return {}
 
     @cached_property
     def _takes_context(self) -> bool:
@@ -128,12 +147,15 @@ class FunctionActivity(Generic[P, R]):
 
     @cached_property
     def _model(self) -> type[BaseModel]:
+        return self._model_of(self._parameters)
+
+    def _model_of(self, parameters: Iterable[inspect.Parameter]) -> type[BaseModel]:
         fields: dict[str, Any] = {
             _field(parameter.name): (
                 self._hints.get(parameter.name, Any),
                 ... if parameter.default is inspect.Parameter.empty else parameter.default,
             )
-            for parameter in self._parameters
+            for parameter in parameters
         }
         config = ConfigDict(
             extra="forbid",
@@ -146,6 +168,38 @@ class FunctionActivity(Generic[P, R]):
         except PydanticUserError as error:
             text = f"an annotation of {self.name!r} cannot be made from JSON; take an id or a model instead"
             raise MessageError("invalid_arguments", "arguments", text) from error
+
+
+class _ArgumentReader:
+    """Reads and writes one argument just as it is read among all arguments, whose settings reach into its type."""
+
+    around = 1  # its name, in the place of an error
+
+    def __init__(self, model: type[BaseModel], name: str) -> None:
+        self._model, self._name = model, name
+
+    def validate_json(self, data: str, /) -> Any:
+        return self._value_of(self._model.model_validate_json(f"{{{dumps(self._name)}:{data}}}"))
+
+    def validate_python(self, value: Any, /, *, strict: bool | None = None) -> Any:
+        return self._value_of(self._model.model_validate({self._name: value}, strict=strict))
+
+    def dump_json(self, value: Any, /, *, round_trip: bool, by_alias: bool, warnings: bool) -> bytes:
+        holder = self._model.model_construct(**{_field(self._name): value})
+        text = holder.model_dump_json(round_trip=round_trip, by_alias=by_alias, warnings=warnings)
+        [written] = json.loads(text).values()
+        return dumps(written).encode()
+
+    def _value_of(self, holder: BaseModel) -> Any:
+        return getattr(holder, _field(self._name))
+
+
+def _innermost(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function that has the annotations, without what wraps it."""
+    function = inspect.unwrap(function)
+    while isinstance(function, partial):
+        function = inspect.unwrap(function.func)
+    return function
 
 
 def _check_kinds(name: str, function: Callable[..., Any]) -> None:
@@ -212,7 +266,7 @@ def activity(
     def decorate(function: Callable[..., Any]) -> FunctionActivity[..., Any]:
         made: FunctionActivity[..., Any] = FunctionActivity(
             function,
-            name=name or str(getattr(function, "__name__", "")),
+            name=str(getattr(function, "__name__", "")) if name is None else name,
             queue=queue,
             policy=policy,
             description=(inspect.getdoc(function) or "").partition("\n")[0],
@@ -265,5 +319,10 @@ async def in_own_thread(call: Callable[[], T]) -> T:
             future.set_exception(error)
 
     future.set_running_or_notify_cancel()  # cancelling the wait leaves the thread and its future alone
-    threading.Thread(target=work, name="paigeant-function", daemon=True).start()
-    return await asyncio.wrap_future(future)
+    thread = threading.Thread(target=work, name="paigeant-function", daemon=True)
+    thread.start()
+    try:
+        return await asyncio.wrap_future(future)
+    except asyncio.CancelledError as error:
+        error.__cause__ = still_running(thread)  # says what a step that ran out of time was doing
+        raise

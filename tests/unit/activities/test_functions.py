@@ -141,7 +141,9 @@ def test_a_name_that_cannot_name_a_queue_is_refused(name: str) -> None:
 
 def test_a_function_without_a_name_needs_one() -> None:
     """A lambda is called `<lambda>` everywhere."""
-    with pytest.raises(InvalidInput, match=r"^bad_agent_name at `name`: '<lambda>' names a queue and a task"):
+    with pytest.raises(
+        InvalidInput, match=r"^bad_agent_name at `name`: '<lambda>' cannot name a queue and a task; a name has"
+    ):
         activity(lambda: None)
 
     assert activity(name="nothing")(lambda: None).name == "nothing"

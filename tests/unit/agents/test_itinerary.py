@@ -90,7 +90,7 @@ REFUSALS = [
     pytest.param({"added": 0}, wanted("critic"), "too_many_added_steps", "", id="none-allowed"),
     pytest.param({"visits": 2}, wanted("editor", "editor"), "too_many_visits", "", id="visits"),
     pytest.param({}, wanted("critic", "editor", prompt=" "), "empty_prompt", "prompt", id="empty-prompt"),
-    pytest.param({}, wanted("critic", prompt="a\0"), "invalid_text", "prompt", id="broken-text"),
+    pytest.param({}, wanted("critic", prompt="a\ud800"), "invalid_text", "prompt", id="broken-text"),
 ]  # fmt: skip
 
 

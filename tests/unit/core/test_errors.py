@@ -32,6 +32,7 @@ from paigeant_celery.core.errors import (
     NotSerializable,
     NoWorkflow,
     PaigeantError,
+    RemoteTraceback,
     ReplayedError,
     StoreCorrupt,
     StoreRequired,
@@ -45,6 +46,7 @@ from paigeant_celery.core.errors import (
     WorkerEnded,
     WorkflowCancelled,
     WorkflowConflict,
+    WorkflowError,
     WorkflowFailed,
     WorkflowParked,
 )
@@ -82,6 +84,8 @@ SAMPLES = [
     WorkflowFailed("w", None, "malformed", "no"),
     WorkflowParked("w", "critic", "ValueError", "no"),
     WorkflowCancelled("w"),
+    WorkflowError("w"),
+    RemoteTraceback("KeyError"),
     HopLost("w.2"),
     NonDeterminismError("critic", "the model call in step 1 of run 'critic:0'", "its model changed"),
     ReplayedError("OwnError", "no"),
@@ -95,7 +99,7 @@ MESSAGE = {MessageError}
 TRANSIENT = {TransientError, Unreachable, NotPublished, NotRecorded, WorkerEnded}
 OTHERS = {
     PaigeantError, StoreCorrupt, IllegalEvent, HopFailed, WorkflowFailed, WorkflowParked, WorkflowCancelled, HopLost,
-    NonDeterminismError, ReplayedError,
+    NonDeterminismError, ReplayedError, RemoteTraceback, WorkflowError,
 }  # fmt: skip
 
 
