@@ -88,18 +88,15 @@ class HopRuntime:
     def perform(self, arrival: Arrival) -> dict[str, str]:
         """Take one delivery through its hop and return a summary for Flower.
 
-        Raises `Ignore` for a copy, which leaves the state of the task as it is. Only a copy of a hop that has ended is
-        shown as the hop ended, and one of a parked or cancelled hop as that: it changes nothing, and may be all that an
-        operator sees of the hop. Raises `HopFailed` if the workflow failed or is parked; `Retry` if the step is tried
-        again later (a sweep sends it, not Celery); `Reject` if the store stays away or this worker ends, which puts the
-        message back on its queue.
+        Raises `Ignore` for a copy, which leaves the state of the task as it is, or `ShownAs` if its hop has ended, is
+        parked or cancelled: that changes nothing either, but the copy may be all that an operator sees of it. Raises
+        `HopFailed` if the workflow failed or is parked; `Retry` if the step is tried again later (a sweep sends it, not
+        Celery); `Reject` if the store stays away or this worker ends, which puts the message back on its queue.
         """
         if self.shutdown.asked:
             raise Reject("this worker ends", requeue=True)
         opening = self._patiently(lambda: self.service.open(arrival), OPEN_PATIENCE)
         match opening:
-            case Drop(reason="finished", stands=Summary() as stands):
-                return _shown(stands)
             case Drop(reason=reason, stands=stands):
                 raise _dropped(reason, stands)
             case Refused(reason=reason, step_id=step_id):
@@ -187,13 +184,15 @@ class HopRuntime:
 
 
 def _dropped(reason: str, stands: Summary | None) -> Ignore:
-    """Return what leaves a hop alone whose delivery is dropped, and shows it as failed or revoked if it is that."""
+    """Return what leaves a hop alone whose delivery is dropped, and shows how it stands if no run will show that."""
     if reason == "cancelled":
         return ShownAs(reason, "task-revoked", {"terminated": False, "signum": None, "expired": False})
-    if reason == "parked" and stands is not None:
-        error = HopFailed(stands.hop_id, stands.step_id, stands.error_class or "")
-        return ShownAs(reason, "task-failed", {"exception": repr(error), "traceback": None})
-    return Ignore(reason)
+    if stands is None:
+        return Ignore(reason)
+    if stands.error_class is None:
+        return ShownAs(reason, "task-succeeded", {"result": repr(_shown(stands))})
+    error = HopFailed(stands.hop_id, stands.step_id, stands.error_class)
+    return ShownAs(reason, "task-failed", {"exception": repr(error), "traceback": None})
 
 
 def _shown(summary: Summary) -> dict[str, str]:
