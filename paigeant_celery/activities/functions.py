@@ -7,15 +7,18 @@ import concurrent.futures
 import contextvars
 import inspect
 import json
+import sys
 import threading
 from collections.abc import Callable, Coroutine, Iterable
 from functools import cached_property, partial, update_wrapper
+from types import FrameType
 from typing import Any, Concatenate, Generic, Literal, ParamSpec, Protocol, TypeVar, get_type_hints, overload
 
 from pydantic import BaseModel, ConfigDict, PydanticUserError, TypeAdapter, ValidationError, create_model
 
 from paigeant_celery.activities.context import WorkflowContext
 from paigeant_celery.activities.lazy import Reading, read_in_thread, read_on_loop, reading
+from paigeant_celery.activities.making import Making
 from paigeant_celery.activities.port import ActivityResult, StepLimits
 from paigeant_celery.activities.registry import check_name, registry
 from paigeant_celery.activities.results import result_of
@@ -55,6 +58,7 @@ class FunctionActivity(Generic[P, R]):
         self.name, self.queue, self.policy, self.description = name, queue, policy, description
         code = getattr(inspect.unwrap(function), "__code__", None)
         self.origin = f"{code.co_filename}:{code.co_firstlineno}" if code else repr(function)
+        self.making = Making.at(_maker(), function)
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         return self.function(*args, **kwargs)
@@ -213,6 +217,14 @@ def _check_kinds(name: str, function: Callable[..., Any]) -> None:
         if parameter.kind in nameless:
             raise UsageError(f"{name}: a step's arguments have names, but `{parameter}` takes arguments without one")
         nameless.add(inspect.Parameter.POSITIONAL_ONLY)
+
+
+def _maker() -> FrameType:
+    """Return the frame of the code that makes a function an activity."""
+    frame = sys._getframe(1)
+    while frame.f_globals is globals() and frame.f_back is not None:
+        frame = frame.f_back
+    return frame
 
 
 def _field(name: str) -> str:
