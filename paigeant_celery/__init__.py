@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from paigeant_celery.activities.context import StepOutput, WorkflowContext, WorkflowDependencies, workflow_context
-    from paigeant_celery.activities.functions import activity
-    from paigeant_celery.agents.agent import PaigeantAgent, register_agent
+    from paigeant_celery.activities.functions import FunctionActivity, activity
+    from paigeant_celery.agents.agent import PaigeantAgent, Runway, register_agent
     from paigeant_celery.agents.durability import CeleryDurability, idempotency_key
-    from paigeant_celery.broker.transport import get_transport
+    from paigeant_celery.broker.port import Transport
+    from paigeant_celery.broker.transport import CeleryTransport, get_transport
     from paigeant_celery.client.dead_letters import DeadLetters
     from paigeant_celery.client.dispatch import WorkflowDispatcher
     from paigeant_celery.client.handle import WorkflowEvent, WorkflowHandle, WorkflowResult, WorkflowStatus
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from paigeant_celery.core.errors import (
         ConfigurationError,
         EmptyItinerary,
+        HopFailed,
         InvalidInput,
         MessageError,
         NonDeterminismError,
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
         NotSerializable,
         NoWorkflow,
         PaigeantError,
+        ReplayedError,
         StoreCorrupt,
         StoreRequired,
         TransientError,
@@ -44,9 +47,19 @@ if TYPE_CHECKING:
         WorkflowFailed,
         WorkflowParked,
     )
+    from paigeant_celery.core.flow import Failure
     from paigeant_celery.core.message import PaigeantMessage
     from paigeant_celery.core.policy import StepPolicy
-    from paigeant_celery.core.slip import ActivitySpec, FunctionSpec, RoutingSlip
+    from paigeant_celery.core.settings import Settings
+    from paigeant_celery.core.slip import (
+        ActivitySpec,
+        ExecutedStep,
+        FunctionSpec,
+        OutputRef,
+        RegisteredActivity,
+        RoutingSlip,
+    )
+    from paigeant_celery.store.port import DeadLetter, Store
     from paigeant_celery.worker.executor import ActivityExecutor
     from paigeant_celery.worker.install import install
 
@@ -56,10 +69,16 @@ _HOME = {
     "ActivityExecutor": "worker.executor",
     "ActivitySpec": "core.slip",
     "CeleryDurability": "agents.durability",
+    "CeleryTransport": "broker.transport",
     "ConfigurationError": "core.errors",
+    "DeadLetter": "store.port",
     "DeadLetters": "client.dead_letters",
     "EmptyItinerary": "core.errors",
+    "ExecutedStep": "core.slip",
+    "Failure": "core.flow",
+    "FunctionActivity": "activities.functions",
     "FunctionSpec": "core.slip",
+    "HopFailed": "core.errors",
     "InvalidInput": "core.errors",
     "MessageError": "core.errors",
     "NoWorkflow": "core.errors",
@@ -67,15 +86,22 @@ _HOME = {
     "NotPublished": "core.errors",
     "NotRecorded": "core.errors",
     "NotSerializable": "core.errors",
+    "OutputRef": "core.slip",
     "PaigeantAgent": "agents.agent",
     "PaigeantError": "core.errors",
     "PaigeantMessage": "core.message",
+    "RegisteredActivity": "core.slip",
+    "ReplayedError": "core.errors",
     "RoutingSlip": "core.slip",
+    "Runway": "agents.agent",
+    "Settings": "core.settings",
     "StepOutput": "activities.context",
     "StepPolicy": "core.policy",
+    "Store": "store.port",
     "StoreCorrupt": "core.errors",
     "StoreRequired": "core.errors",
     "TransientError": "core.errors",
+    "Transport": "broker.port",
     "UnknownActivity": "core.errors",
     "UnknownTransport": "core.errors",
     "UnknownWorkflow": "core.errors",
@@ -106,10 +132,16 @@ __all__ = [
     "ActivityExecutor",
     "ActivitySpec",
     "CeleryDurability",
+    "CeleryTransport",
     "ConfigurationError",
+    "DeadLetter",
     "DeadLetters",
     "EmptyItinerary",
+    "ExecutedStep",
+    "Failure",
+    "FunctionActivity",
     "FunctionSpec",
+    "HopFailed",
     "InvalidInput",
     "MessageError",
     "NoWorkflow",
@@ -117,15 +149,22 @@ __all__ = [
     "NotPublished",
     "NotRecorded",
     "NotSerializable",
+    "OutputRef",
     "PaigeantAgent",
     "PaigeantError",
     "PaigeantMessage",
+    "RegisteredActivity",
+    "ReplayedError",
     "RoutingSlip",
+    "Runway",
+    "Settings",
     "StepOutput",
     "StepPolicy",
+    "Store",
     "StoreCorrupt",
     "StoreRequired",
     "TransientError",
+    "Transport",
     "UnknownActivity",
     "UnknownTransport",
     "UnknownWorkflow",
