@@ -155,9 +155,13 @@ class PaigeantAgent(Agent[AgentDepsT, OutputT]):
         step_id: str | None = None,
         policy: StepPolicy | None = None,
     ) -> ActivitySpec:
-        """Return a step that runs this agent on `prompt`; add it nowhere. `deps` crosses the queue as JSON."""
+        """Return a step that runs this agent on `prompt`; add it nowhere. `deps` crosses the queue as JSON.
+
+        Raises `InvalidInput` if the worker would not read `deps` from JSON as they are.
+        """
         self._ensure_name()
-        return ActivitySpec(self.name or "", prompt, deps, step_id, policy or self.policy, queue=self.queue)
+        crossed = self._own_activity.crossed(deps)
+        return ActivitySpec(self.name or "", prompt, crossed, step_id, policy or self.policy, queue=self.queue)
 
     def add_to_runway(
         self,

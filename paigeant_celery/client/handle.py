@@ -12,14 +12,16 @@ from typing import Literal, TypeAlias, TypeVar, get_args
 
 from pydantic import JsonValue
 
-from paigeant_celery.activities.context import StepOutput
+from paigeant_celery.activities.context import StepOutput, running_step
 from paigeant_celery.broker.port import Transport, checked_transport
 from paigeant_celery.core.budget import used_by
 from paigeant_celery.core.errors import (
     InvalidInput,
+    RemoteTraceback,
     StoreRequired,
     UnknownWorkflow,
     UsageError,
+    WaitInsideStep,
     WorkflowCancelled,
     WorkflowFailed,
     WorkflowParked,
@@ -159,14 +161,18 @@ class WorkflowHandle:
     async def result(self, timeout: float | None = None) -> WorkflowResult:  # noqa: ASYNC109 - as `AsyncResult.get`
         """Wait until the workflow ends and return its outputs.
 
-        `timeout` is in seconds; None waits forever. Raises `WorkflowFailed` with step, error class and text, its
-        subclass `WorkflowParked` if the workflow waits for a person, `WorkflowCancelled`, `TimeoutError` (the
-        workflow goes on), `UnknownWorkflow`, and `Unreachable` if the store is unavailable (call again).
+        `timeout` is in seconds; None waits forever. Raises a `WorkflowError` if the workflow did not complete:
+        `WorkflowFailed` with step, error class and text, its subclass `WorkflowParked` if the workflow waits for a
+        person, or `WorkflowCancelled`. The `__cause__` of the first two shows what the step raised, with its frames.
+        Raises `TimeoutError` (the workflow goes on), `UnknownWorkflow`, and `Unreachable` if the store is unavailable
+        (call again). A step may not wait: unless the workflow has ended, it gets `WaitInsideStep`, or
+        `TimeoutError` for `timeout=0`.
         """
         for wait in _waits(timeout):
             result = await asyncio.to_thread(self._ended)
             if result is not None:
                 return result
+            self._check_wait(wait)
             await asyncio.sleep(wait)
         raise _too_slow(await self.status(), timeout)
 
@@ -176,6 +182,7 @@ class WorkflowHandle:
             result = self._ended()
             if result is not None:
                 return result
+            self._check_wait(wait)
             time.sleep(wait)
         raise _too_slow(self.status_sync(), timeout)
 
@@ -209,7 +216,8 @@ class WorkflowHandle:
 
         If the workflow streams, events of type `agent` show what its agents do while they run, and an event of type
         `events_dropped` says how many a late reader has missed. A reader who goes on from the cursor of the last
-        event seen misses none of the other events and sees none twice.
+        event seen misses none of the other events and sees none twice. A step may not wait for more: it gets
+        `WaitInsideStep` once it has all there is, unless the workflow has ended.
         """
         for wait in _waits(None):
             batch, ended = await asyncio.to_thread(self._events_after, after)
@@ -219,6 +227,7 @@ class WorkflowHandle:
             if ended and not batch:
                 return
             if not batch:
+                self._check_wait(wait)
                 await asyncio.sleep(wait)
 
     def events_sync(self, after: str | None = None) -> Iterator[WorkflowEvent]:
@@ -230,6 +239,7 @@ class WorkflowHandle:
             if ended and not batch:
                 return
             if not batch:
+                self._check_wait(wait)
                 time.sleep(wait)
 
     def events_so_far(self, after: str | None = None) -> list[WorkflowEvent]:
@@ -241,6 +251,12 @@ class WorkflowHandle:
             found.extend(batch)
         return found
 
+    def _check_wait(self, wait: float) -> None:
+        """Raise `WaitInsideStep` if a step would wait."""
+        step_id = running_step()
+        if wait > 0 and step_id is not None:
+            raise WaitInsideStep(step_id, self.correlation_id)
+
     def _ended(self) -> WorkflowResult | None:
         record = self._record("result")
         if record.state == "running":
@@ -249,7 +265,9 @@ class WorkflowHandle:
             raise WorkflowCancelled(self.correlation_id)
         if record.failure is not None:
             failure, error = record.failure, WorkflowParked if record.state == "parked" else WorkflowFailed
-            raise error(self.correlation_id, failure.step_id, failure.error_class, failure.text)
+            # The frames here are ours alone. What was raised on the worker is the cause, as text.
+            cause = RemoteTraceback(str(failure.cause)) if failure.cause is not None else None
+            raise error(self.correlation_id, failure.step_id, failure.error_class, failure.text) from cause
         store = self._store("result")
         outputs = [
             StepOutput(

@@ -28,6 +28,7 @@ __all__ = [
     "NotRecorded",
     "NotSerializable",
     "PaigeantError",
+    "RemoteTraceback",
     "ReplayedError",
     "StoreCorrupt",
     "StoreRequired",
@@ -37,9 +38,11 @@ __all__ = [
     "UnknownTransport",
     "UnknownWorkflow",
     "UsageError",
+    "WaitInsideStep",
     "WorkerEnded",
     "WorkflowCancelled",
     "WorkflowConflict",
+    "WorkflowError",
     "WorkflowFailed",
     "WorkflowParked",
 ]
@@ -200,6 +203,22 @@ class NoWorkflow(UsageError):
         return "no workflow is running here; `workflow_context()` works inside the tools and functions of a step"
 
 
+class WaitInsideStep(UsageError):
+    """A step wanted to wait for a workflow, which may never go on while the step waits."""
+
+    def __init__(self, step_id: str, correlation_id: str) -> None:
+        super().__init__(step_id, correlation_id)
+        self.step_id, self.correlation_id = step_id, correlation_id
+
+    def __str__(self) -> str:
+        return (
+            f"the step {self.step_id!r} must not wait for the workflow {self.correlation_id!r}: it keeps its worker "
+            "busy, and if all workers are busy like this, nothing goes on. Dispatch the workflow and end the step; "
+            "return the id, and let whoever started this workflow wait, or a later step look with `result(timeout=0)`. "
+            "Or put the steps into the itinerary of this workflow"
+        )
+
+
 class NotSerializable(UsageError):
     """A value that must cross a queue is not JSON."""
 
@@ -320,12 +339,36 @@ class HopFailed(PaigeantError):
         )
 
 
-class WorkflowFailed(PaigeantError):
+class RemoteTraceback(PaigeantError):
+    """What was raised in another process, as text: the `__cause__` of an error that reports it here."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
+
+    def __str__(self) -> str:
+        return f"\n{self.text}"
+
+
+class WorkflowError(PaigeantError):
+    """The workflow did not complete: it failed, waits for a person, or was cancelled."""
+
+    def __init__(self, correlation_id: str, *more: object) -> None:
+        super().__init__(correlation_id, *more)
+        self.correlation_id = correlation_id
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Keep the traceback of the step, which pickle would drop, as that of a `multiprocessing` worker is kept."""
+        state = {**vars(self), "__cause__": self.__cause__} if isinstance(self.__cause__, RemoteTraceback) else None
+        return (type(self), self.args) if state is None else (type(self), self.args, state)
+
+
+class WorkflowFailed(WorkflowError):
     """The workflow ended as failed: the step, the class of its error (or a reason code) and the text."""
 
     def __init__(self, correlation_id: str, step_id: str | None, error_class: str, text: str) -> None:
         super().__init__(correlation_id, step_id, error_class, text)
-        self.correlation_id, self.step_id, self.error_class, self.text = correlation_id, step_id, error_class, text
+        self.step_id, self.error_class, self.text = step_id, error_class, text
 
     def __str__(self) -> str:
         step = f" at step {self.step_id!r}" if self.step_id is not None else ""
@@ -346,12 +389,11 @@ class WorkflowParked(WorkflowFailed):
         )
 
 
-class WorkflowCancelled(PaigeantError):
+class WorkflowCancelled(WorkflowError):
     """The workflow was cancelled before it completed."""
 
     def __init__(self, correlation_id: str) -> None:
         super().__init__(correlation_id)
-        self.correlation_id = correlation_id
 
     def __str__(self) -> str:
         return f"workflow {self.correlation_id} was cancelled"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import ValidationError
 
-__all__ = ["fault_of", "first_fault"]
+__all__ = ["fault_of", "first_fault", "raised_by_validator"]
 
 # Faults whose text is the validator's own, or quotes the value it got.
 QUOTING = {"value_error", "assertion_error", "union_tag_invalid"}
@@ -15,6 +15,12 @@ def first_fault(error: ValidationError) -> tuple[tuple[int | str, ...], str, str
     first = error.errors(include_input=False, include_url=False, include_context=False)[0]
     text = "was refused by a validator" if first["type"] in QUOTING else first["msg"]
     return first["loc"], first["type"], text
+
+
+def raised_by_validator(error: ValidationError) -> BaseException | None:
+    """Return what a validator raised for the first fault, or None if pydantic itself found it."""
+    raised = error.errors(include_input=False, include_url=False)[0].get("ctx", {}).get("error")
+    return raised if isinstance(raised, BaseException) else None
 
 
 def fault_of(error: ValidationError) -> tuple[str, str, str]:

@@ -33,6 +33,7 @@ __all__ = [
     "is_correlation_id",
     "is_queue_name",
     "is_step_id",
+    "name_fault",
     "next_place",
     "split_hop_id",
     "text_fault",
@@ -76,7 +77,7 @@ def is_step_id(text: str) -> bool:
 
 def is_queue_name(text: str) -> bool:
     """Say whether `text` may name a queue on every broker."""
-    if text_fault(text) is not None:
+    if name_fault(text) is not None:
         return False
     return bool(text.strip()) and len(text.encode()) <= MAX_QUEUE_LENGTH
 
@@ -106,12 +107,15 @@ def split_hop_id(text: str) -> tuple[str, str] | None:
 
 
 def text_fault(text: str) -> str | None:
-    """Say why `text` cannot travel as JSON text in every store and broker, or return None if it can."""
-    if "\0" in text:
-        return "contains a NUL character"
+    """Say why `text` cannot travel as JSON text, or return None if it can. Only names may have no NUL."""
     if any(unicodedata.category(c) == "Cs" for c in text if "\ud800" <= c <= "\udfff"):
         return "contains a lone surrogate"
     return None
+
+
+def name_fault(text: str) -> str | None:
+    """Say why `text` cannot be a name that the user chose freely, or return None if it can."""
+    return "contains a NUL character" if "\0" in text else text_fault(text)
 
 
 @dataclass(frozen=True)
@@ -167,7 +171,7 @@ REASONS: Mapping[str, str] = MappingProxyType(
         "invalid_policy": "the policy of a step makes no sense",
         "invalid_queue": "the name of a queue is no text, is empty or too long, or has a NUL",
         "invalid_task": "Celery does not accept the message as a valid task",
-        "invalid_text": "a text cannot travel through every broker and store: it has a NUL or a lone surrogate",
+        "invalid_text": "a text has a lone surrogate, or a name has a NUL: not every broker and store can keep it",
         "invalid_usage_limits": "the usage limits of a workflow make no sense",
         "invalid_variables": "the variables of a workflow are not a mapping, or not JSON",
         "loop_limit": "with the inserted steps the workflow would be longer than `paigeant_max_steps`",

@@ -414,4 +414,5 @@ def _step(step_id: str) -> dict[str, str]:
 
 
 def _about(failure: Failure) -> dict[str, str]:
-    return {"step": failure.step_id or "", "error": failure.error_class}
+    where = {"where": failure.where} if failure.where else {}
+    return {"step": failure.step_id or "", "error": failure.error_class, **where}

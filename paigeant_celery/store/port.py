@@ -193,8 +193,8 @@ class DeadLetter:
     """A message that was refused, without its content.
 
     `text` names the field and the remedy, `sample` shows the beginning with all values replaced; `size` and
-    `sha256` are those of the whole. The ids are None if they cannot be read. The store sets `at` and
-    `cursor`, which orders letters.
+    `sha256` are those of the whole. The ids are None if they cannot be read. `trace` has the classes and frames of the
+    error that parked a hop. The store sets `at` and `cursor`, which orders letters.
     """
 
     letter_id: str
@@ -208,6 +208,7 @@ class DeadLetter:
     sha256: str
     sample: str
     worker: str
+    trace: str = ""
     at: datetime | None = None
     cursor: str = ""
 

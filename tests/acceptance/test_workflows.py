@@ -28,6 +28,7 @@ from paigeant_celery.broker.port import Delivery
 from paigeant_celery.broker.transport import CeleryTransport, transport_of
 from paigeant_celery.core.message import PaigeantMessage, parse
 from paigeant_celery.store.port import WorkflowRecord
+from tests.support.logs import uncaught
 from tests.support.processes import Deployment, eventually, run_script
 from tests.support.promptness import prompt_result
 
@@ -90,7 +91,7 @@ def transport(celery_setup: CeleryTestSetup, stage: Deployment) -> Iterator[Cele
     yield transport_of(celery_setup.app)
     for worker in celery_setup.worker_cluster:
         assert CANARY not in worker.logs()
-        assert "Traceback" not in worker.logs()
+        assert uncaught(worker.logs()) == []
         assert worker.container.status == "running"
 
 

@@ -118,7 +118,7 @@ def test_show_keeps_what_an_agent_says_to_itself(
 
 
 def test_show_says_why_a_workflow_failed(host: Callable[..., Celery], workflow_harness: WorkflowHarness) -> None:
-    """Flower shows the class of an error; its text is here."""
+    """Flower shows the class of an error; its text and the line that raised it are here."""
 
     @activity(policy=StepPolicy(max_attempts=1))
     def divide(by: int) -> float:
@@ -129,11 +129,15 @@ def test_show_says_why_a_workflow_failed(host: Callable[..., Celery], workflow_h
 
     shown = call(host(workflow_harness.store), "show", "w", "--no-events")
 
+    line = divide.function.__code__.co_firstlineno + 2
     assert shown.output == (
         "workflow w: parked\n"
         "  executed:  -\n"
         "  remaining: divide\n"
         "  failed at: divide: ZeroDivisionError: division by zero\n"
+        "    Traceback (most recent call last):\n"
+        f'      File "{__file__}", line {line}, in {divide.__qualname__}\n'
+        "    ZeroDivisionError: division by zero\n"
     )
 
 
@@ -214,6 +218,7 @@ def test_dead_letters_are_listed_shown_redriven_and_dropped(
     ]
     shown = said("show", newest.letter_id)
     assert "hop_id     w.0\n" in shown
+    assert f", in {divide.__qualname__}\n    ZeroDivisionError\n" in shown
     assert "hunter2" not in shown
     assert said("redrive", newest.letter_id) == f"the hop of dead letter {newest.letter_id} goes on\n"
     assert said("drop", oldest.letter_id) == f"dead letter {oldest.letter_id} is deleted\n"

@@ -74,6 +74,7 @@ FIGURES = [
     ("docs/operating.md", "and the last {} of type `agent`.", LIMITS.max_streamed),
     ("docs/operating.md", "Its steps continue for `paigeant_shutdown_grace` ({} s).", SETTINGS.shutdown_grace),
     ("docs/operating.md", "the record of one call exceeds {} MiB", MAX_RECORD / 1024**2),
+    ("docs/operating.md", "Up to {} MiB are kept", MAX_RECORD / 1024**2),
     ("docs/agents-and-functions.md", "The last {} of a workflow are kept.", LIMITS.max_streamed),
     ("docs/guarantees.md", "a call that needs more time than the shutdown grace of {} s", SETTINGS.shutdown_grace),
     ("docs/guarantees.md", "The record of one call holds at most {} MiB.", MAX_RECORD / 1024**2),

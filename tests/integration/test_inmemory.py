@@ -108,6 +108,25 @@ def test_executors_side_by_side_run_a_workflow(transport: CeleryTransport) -> No
     assert embedded_threads() == []
 
 
+def test_a_step_may_not_wait_for_a_workflow_but_the_program_around_it_may(transport: CeleryTransport) -> None:
+    """Both are in one process, and only the step keeps a slot that the workflow may need."""
+
+    @activity(name="second")
+    async def waits() -> object:
+        return await output_of(transport, "first")
+
+    _held = activity(name="first")(pass_on)
+
+    async def main() -> None:
+        async with serving(*(ActivityExecutor(transport, name) for name in ("first", "second"))):
+            with pytest.raises(WorkflowFailed, match="WaitInsideStep"):
+                await output_of(transport, "second")
+            assert await output_of(transport, "first") == "first "
+
+    asyncio.run(main())
+    assert waits.name == "second"
+
+
 def test_two_agents_share_a_budget(transport: CeleryTransport) -> None:
     """The limits and their use travel with the slip, from one executor to the next."""
     agents = [PaigeantAgent(TestModel(), name=name) for name in ("drafting", "checking")]

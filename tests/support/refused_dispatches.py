@@ -168,21 +168,17 @@ CASES = [
         f"must be a string, not a int; {ID_TEXT}",
     ),
     case(
-        "27", "NUL-prompt", spec(prompt=f"{SECRET}\0"), "invalid_text", "prompt",
-        "the prompt contains a NUL character",
+        "27", "NUL-queue", spec(queue=f"{SECRET}\0"), "invalid_text", "queue",
+        "the queue's name contains a NUL character",
     ),
     case(
         "27", "surrogate-prompt", spec(prompt=f"{SECRET}\ud800"), "invalid_text", "prompt",
         "the prompt contains a lone surrogate",
     ),
-    case(
-        "27", "NUL-deps", spec(deps={"a": [f"{SECRET}\0"]}), "invalid_text", "deps",
-        "contains a NUL character at 'a[0]'",
-    ),
     case("27", "surrogate-deps", spec(deps={"a": "\udfff"}), "invalid_text", "deps", "contains a lone surrogate"),
     case(
-        "27", "NUL-variables", options(variables={"a": f"{SECRET}\0"}), "invalid_text", "variables",
-        "contains a NUL character at 'a'",
+        "27", "NUL-variables", options(variables={f"{SECRET}\0": 1}), "invalid_text", "variables",
+        "the name of a variable contains a NUL character",
     ),
     case(
         "27", "surrogate-variables", options(variables={"\ud800": 1}), "invalid_text", "variables",

@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BaseModel, Field, SecretStr
 
 from paigeant_celery.activities.context import WorkflowContext, entered, workflow_context
 from paigeant_celery.activities.functions import FunctionActivity, activity
-from paigeant_celery.activities.port import ActivityResult, EditLimits
+from paigeant_celery.activities.port import ActivityResult, StepLimits
 from paigeant_celery.activities.registry import registry
 from paigeant_celery.core.errors import InvalidInput, MessageError, NotSerializable, UsageError
 from paigeant_celery.core.policy import StepPolicy
@@ -48,7 +48,7 @@ def break_down(value: str) -> str:
 
 
 @pytest.fixture
-def run_step(make_context: MakeContext, limits: EditLimits) -> RunStep:
+def run_step(make_context: MakeContext, limits: StepLimits) -> RunStep:
     """Run a step of a function as a hop does, and return its output."""
 
     def run(function: FunctionActivity[..., Any], step: Step, context: WorkflowContext | None = None) -> object:

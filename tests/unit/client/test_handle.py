@@ -12,6 +12,7 @@ from uuid import UUID
 import pytest
 from pydantic_ai.models.test import TestModel
 
+from paigeant_celery.activities.context import WorkflowContext
 from paigeant_celery.activities.functions import activity
 from paigeant_celery.activities.registry import registry
 from paigeant_celery.agents.agent import PaigeantAgent
@@ -208,6 +209,83 @@ def test_long_stories_are_told_whole(workflow_harness: WorkflowHarness) -> None:
 
     assert types_of(events) == ["started", *["claimed", "completed"] * 120, "workflow_completed"]
     assert list(handle.events_sync()) == events
+
+
+# Waiting inside a step.
+
+
+WAITS: dict[str, Callable[[WorkflowHandle], Any]] = {
+    "result": lambda handle: asyncio.run(handle.result()),
+    "result_sync": lambda handle: handle.result_sync(PATIENCE),
+    "events": lambda handle: asyncio.run(read(handle)),
+    "events_sync": lambda handle: list(handle.events_sync()),
+}
+
+
+async def read(handle: WorkflowHandle) -> None:
+    async for _ in handle.events():
+        pass
+
+
+@pytest.mark.parametrize("wait", WAITS)
+@pytest.mark.parametrize("itself", [False, True])
+def test_a_step_that_would_wait_for_a_workflow_is_told_what_to_do(
+    workflow_harness: WorkflowHarness, wait: str, itself: bool
+) -> None:
+    """It would keep a slot that the workflow may need, and a pool full of such steps never goes on."""
+    other = workflow_harness.dispatch([repeat.activity("a")], correlation_id="other")
+
+    @activity
+    def waits(context: WorkflowContext) -> Any:
+        return WAITS[wait](WorkflowHandle(context.correlation_id, workflow_harness.transport) if itself else other)
+
+    handle = workflow_harness.dispatch([waits.activity()], correlation_id="waits")
+    asyncio.run(workflow_harness.redeliver(workflow_harness.pending[-1]))
+    with pytest.raises(WorkflowFailed) as caught:
+        handle.result_sync(timeout=0)
+
+    assert caught.value.error_class == "WaitInsideStep"
+    assert f"must not wait for the workflow '{'waits' if itself else 'other'}'" in caught.value.text
+    assert "result(timeout=0)" in caught.value.text
+
+
+def test_a_step_may_look_without_waiting(workflow_harness: WorkflowHarness) -> None:
+    """The id that an earlier step passed on leads to the outputs once they are there."""
+    other = workflow_harness.dispatch([repeat.activity("a")])
+
+    @activity(policy=StepPolicy(backoff=0.0))
+    def looks() -> list[Any]:
+        return [other.result_sync(timeout=0).output, len(list(other.events_sync())), other.result_sync().output]
+
+    handle = workflow_harness.dispatch([looks.activity()])
+    first = asyncio.run(workflow_harness.redeliver(workflow_harness.pending[1]))
+    asyncio.run(workflow_harness.deliver())
+
+    failure = handle.status_sync().failure
+    assert (first, failure) == ("retrying", None)
+    assert handle.result_sync(timeout=0).output == ["a", 4, "a"]
+
+
+@pytest.mark.parametrize("place", ["a dependency", "a tool"])
+def test_nothing_that_an_agent_runs_may_wait_either(workflow_harness: WorkflowHarness, place: str) -> None:
+    """Whatever code of a step waits, it is the step that keeps its slot."""
+    other = workflow_harness.dispatch([repeat.activity("a")])
+
+    def wait() -> str:
+        return str(other.result_sync().output)
+
+    agent = PaigeantAgent(
+        TestModel(),
+        name="asking",
+        tools=[wait] if place == "a tool" else [],
+        deps_factory=(lambda *_: wait()) if place == "a dependency" else None,
+    )
+
+    handle = workflow_harness.dispatch([agent.activity("ask")])
+    asyncio.run(workflow_harness.redeliver(workflow_harness.pending[-1]))
+
+    with pytest.raises(WorkflowFailed, match="WaitInsideStep"):
+        handle.result_sync(timeout=0)
 
 
 # Reading what ended.
