@@ -99,9 +99,8 @@ class FunctionActivity(Generic[P, R]):
 
     def _arguments_of(self, step: Step) -> dict[str, Any]:
         if not isinstance(step, FunctionSpec):
-            raise MessageError(
-                "invalid_envelope", "kind", f"{step.activity!r} is a function, but the step runs an agent"
-            )
+            text = f"{step.activity!r} is a function, but the step runs an agent; use a `FunctionSpec`"
+            raise MessageError("invalid_envelope", "kind", text)
         try:
             checked = self._model.model_validate_json(dumps(step.arguments))
         except MessageError:
@@ -272,6 +271,9 @@ def activity(
     """
 
     def decorate(function: Callable[..., Any]) -> FunctionActivity[..., Any]:
+        if not callable(function):
+            text = f"`@activity` is for functions, not for a {type(function).__name__}; names are given as `name=`"
+            raise InvalidInput("invalid_input", "function", text)
         made: FunctionActivity[..., Any] = FunctionActivity(
             function,
             name=str(getattr(function, "__name__", "")) if name is None else name,
