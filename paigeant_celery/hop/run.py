@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from pydantic import JsonValue
 
 from paigeant_celery.activities.context import ReadOutput, entered, open_context
-from paigeant_celery.activities.pauses import pause_in
+from paigeant_celery.activities.pauses import pause_of
 from paigeant_celery.activities.port import Activity, StepLimits
 from paigeant_celery.broker.tracing import attached_trace
 from paigeant_celery.core.causes import Cause, cause_of, text_of
@@ -129,7 +129,7 @@ class StepRunner:
         except BaseException as error:  # noqa: BLE001 - SystemExit and MemoryError of a step must not end a worker
             if limit.expired():
                 return timed_out(hop, cause_of(error))  # with the frames that the step had reached
-            if (pause := pause_in(error)) is not None:
+            if (pause := pause_of(error)) is not None:
                 return _unsendable(hop, pause, cause_of(error))
             return _failed(hop, error, text_of(error))
 

@@ -1,13 +1,16 @@
-"""What a worker checks before it serves."""
+"""What a worker checks before it serves, and what it prints."""
 
 from __future__ import annotations
+
+import io
+import sys
 
 import pytest
 from celery import Celery
 
 from paigeant_celery.broker.transport import transport_of
 from paigeant_celery.core.errors import ConfigurationError
-from paigeant_celery.worker.serving import start_checks
+from paigeant_celery.worker.serving import printable, start_checks
 
 
 def test_a_function_that_cannot_be_imported_is_told_with_all_other_mistakes() -> None:
@@ -33,3 +36,22 @@ def test_a_value_that_can_be_no_function_is_a_mistake() -> None:
     assert list(transport_of(app).mistakes()) == [
         "`paigeant_around_step`: must be a function, or the dotted path of one"
     ]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "shown"), [("latin-1", r"größe \u2192"), ("ascii", r"gr\xf6\xdfe \u2192"), ("utf-8", "größe →")]
+)
+def test_a_banner_is_printed_whatever_the_terminal_can_show(
+    encoding: str, shown: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Queues and stores have the names that users gave them, and no name may keep a worker from starting."""
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding=encoding))
+
+    assert printable("größe →") == shown
+
+
+def test_a_banner_may_go_to_something_that_is_no_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Celery puts an object that logs in the place of the standard output."""
+    monkeypatch.setattr(sys, "stdout", object())
+
+    assert printable("größe →") == "größe →"
