@@ -160,14 +160,14 @@ class RecordedEffects(Effects):
             if not self._store.fail(hop.closing, failure):
                 return _overtaken(hop)
         log_failure(logging.ERROR, "hop_failed", hop, failure, "the workflow has failed")
-        return summary_of(hop, ClosedAs.FAILED, error_class=failure.error_class)
+        return summary_of(hop, ClosedAs.FAILED, failure=failure)
 
     def _retry(self, hop: Opened, failure: Failure, delay: float) -> Summary:
         """Record that the attempt failed; a sweep sends the hop again after `delay` seconds."""
         if not self._store.retry_at(hop.closing, failure, delay=delay):
             return _overtaken(hop)
         log_failure(logging.WARNING, "hop_retried", hop, failure, f"it is tried again in {delay:.1f} s")
-        return summary_of(hop, ClosedAs.RETRYING, error_class=failure.error_class, delay=delay)
+        return summary_of(hop, ClosedAs.RETRYING, failure=failure, delay=delay)
 
     def _park(self, hop: Opened, failure: Failure) -> Summary:
         """Record that the workflow waits for a person, with a dead letter."""
@@ -175,7 +175,7 @@ class RecordedEffects(Effects):
         if not self._store.park(hop.closing, failure, letter):
             return _overtaken(hop)
         log_failure(logging.ERROR, "hop_parked", hop, failure, "it is parked and waits for a person")
-        return summary_of(hop, ClosedAs.PARKED, error_class=failure.error_class)
+        return summary_of(hop, ClosedAs.PARKED, failure=failure)
 
     def _resend_successor(self, hop_id: str) -> None:
         # Covers a crash after a hop is recorded and before the next one is published: the broker delivers the

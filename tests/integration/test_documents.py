@@ -45,6 +45,8 @@ HARNESS_TEST = "workflow_harness"
 IDEMPOTENT_TOOL = "cashier = "
 DESK = "# desk.py"
 DESK_STEPS = "from desk import"
+OPENTELEMETRY = "CeleryInstrumentor().instrument()"
+SENTRY = "integrations=[CeleryIntegration()]"
 EXAMPLE_DISPATCH = '("topic_finder", "joke_writer", "joke_judge")'
 EXAMPLE_WATCH = ".events_sync()"
 EXAMPLE_CONFIGURATION = '"examples.existing_celery_app.agents"'
@@ -56,6 +58,8 @@ RUN_BELOW = (
     IDEMPOTENT_TOOL,
     DESK,
     DESK_STEPS,
+    OPENTELEMETRY,
+    SENTRY,
     EXAMPLE_DISPATCH,
     EXAMPLE_WATCH,
     EXAMPLE_CONFIGURATION,
@@ -416,6 +420,11 @@ print(asyncio.run(WorkflowHarness().run(steps)).outputs)
     printed = run_script(block(DESK_STEPS) + served, cwd=tmp_path)
 
     assert printed == "{'writer': {'text': 'Dear customer …'}, 'shorten': 'Dear'}\n"
+
+
+def test_monitors_are_set_up_as_shown(tmp_path: Path) -> None:
+    """The names are those of other packages, and a host copies them."""
+    run_script(block(OPENTELEMETRY) + block(SENTRY), cwd=tmp_path)
 
 
 def test_a_process_without_agents_dispatches_the_three_agents_as_shown(
