@@ -58,10 +58,10 @@ def show(context: click.Context, correlation_id: str, events: bool) -> None:
     click.echo(f"workflow {correlation_id}: {status.state}")
     click.echo(f"  executed:  {', '.join(status.executed) or '-'}")
     click.echo(f"  remaining: {', '.join(status.remaining) or '-'}")
-    if status.state == "running":
-        where = "runs" if status.running else f"waits on queue {status.queue}"
-        if status.retry_at is not None:
-            where = f"is tried again at {status.retry_at:%Y-%m-%d %H:%M:%S} UTC"
+    where = {"queued": f"waits on queue {status.queue} for a worker", "running": "runs"}.get(status.state)
+    if status.retry_at is not None:
+        where = f"is tried again at {status.retry_at:%Y-%m-%d %H:%M:%S} UTC"
+    if where is not None:
         click.echo(f"  current:   {status.step_id} {where} (begun {status.attempt} times)")
     if status.usage:
         cost = [f"cost=${status.cost}"] if status.cost is not None else []

@@ -6,25 +6,28 @@ import asyncio
 import concurrent.futures
 import contextvars
 import inspect
+import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Iterable
 from functools import cached_property, partial, update_wrapper
 from typing import Any, Concatenate, Generic, Literal, NoReturn, ParamSpec, Protocol, TypeVar, get_type_hints, overload
 
 from pydantic import BaseModel, ConfigDict, PydanticUserError, ValidationError, create_model
 
 from paigeant_celery.activities.context import WorkflowContext
-from paigeant_celery.activities.port import ActivityResult, EditLimits
-from paigeant_celery.activities.registry import registry
+from paigeant_celery.activities.lazy import Reading, read_in_thread, read_on_loop, reading
+from paigeant_celery.activities.port import ActivityResult, StepLimits
+from paigeant_celery.activities.registry import check_name, registry
+from paigeant_celery.activities.results import result_of
 from paigeant_celery.activities.stacks import still_running
+from paigeant_celery.core.crossing import OWN, cross, refuse_lost
 from paigeant_celery.core.errors import InvalidInput, MessageError, UsageError
 from paigeant_celery.core.faults import first_fault, raised_by_validator
-from paigeant_celery.core.jsonable import dumps, recordable
-from paigeant_celery.core.names import is_activity_name
+from paigeant_celery.core.jsonable import dumps
 from paigeant_celery.core.policy import StepPolicy
 from paigeant_celery.core.slip import FunctionSpec, Step
 
-__all__ = ["FunctionActivity", "activity", "in_own_thread"]
+__all__ = ["FunctionActivity", "activity", "in_own_thread", "read_beside"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -35,7 +38,8 @@ class FunctionActivity(Generic[P, R]):
     """A function that can be a step; calling it calls the function.
 
     On the worker an async function runs on the event loop and a sync one in a thread. A thread cannot be
-    stopped: a sync function that times out runs to its end, and its result is discarded.
+    stopped: a sync function that times out runs to its end, or to the next item that it yields, and its result is
+    discarded.
     """
 
     kind: Literal["function"] = "function"
@@ -43,9 +47,7 @@ class FunctionActivity(Generic[P, R]):
     def __init__(
         self, function: Callable[..., Any], *, name: str, queue: str | None, policy: StepPolicy | None, description: str
     ) -> None:
-        if not is_activity_name(name):
-            text = f"{name[:64]!r} names a queue and a task, so it must be 1 to 128 ASCII letters, digits, '_' or '-'"
-            raise InvalidInput("bad_agent_name", "name", text)
+        check_name(name)
         _check_kinds(name, function)
         update_wrapper(self, function)
         self.function = function
@@ -59,12 +61,13 @@ class FunctionActivity(Generic[P, R]):
     def activity(self, /, *args: P.args, **kwargs: P.kwargs) -> FunctionSpec:
         """Return a step that calls the function with these arguments, leaving out its `WorkflowContext`.
 
-        Raises `InvalidInput` if the arguments do not fit the signature or are not JSON.
+        Raises `InvalidInput` if the arguments do not fit the signature, or would not come back from JSON as they are.
         """
         try:
             bound = inspect.Signature(self._parameters).bind(*args, **kwargs)
-            step = FunctionSpec(self.name, dict(bound.arguments), policy=self.policy, queue=self.queue)
-            self.check(step)
+            crossed = cross(dict(bound.arguments), path="arguments", readers=self._readers)
+            step = FunctionSpec(self.name, crossed, policy=self.policy, queue=self.queue)
+            self._arguments_of(step)
         except TypeError as error:
             raise InvalidInput("invalid_arguments", "arguments", f"{self.name}: {error}") from None
         except MessageError as error:
@@ -72,20 +75,24 @@ class FunctionActivity(Generic[P, R]):
         return step
 
     def check(self, step: Step) -> None:
-        """Raise `MessageError` if the step is not a function step or its arguments do not fit."""
-        self._arguments_of(step)
+        """Raise `MessageError` if the step is not a function step or its arguments do not fit.
 
-    async def run(self, step: Step, context: WorkflowContext, *, limits: EditLimits) -> ActivityResult:
+        Raises `InvalidInput` if they fit, but are not what the caller gave.
+        """
+        arguments = self._arguments_of(step)
+        refuse_lost(step.given, arguments, readers=self._readers, path="arguments")
+
+    async def run(self, step: Step, context: WorkflowContext, *, limits: StepLimits) -> ActivityResult:
         """Call the function with the step's arguments and return its result as JSON."""
         arguments = self._arguments_of(step)
         first = (context,) if self._takes_context else ()
-        if inspect.iscoroutinefunction(self.function):
-            output = await self.function(*first, **arguments)
-        else:
-            output = await in_own_thread(partial(self.function, *first, **arguments))
-            if inspect.isawaitable(output):  # a decorator hid that the function is async
-                output = await output
-        return ActivityResult(output=recordable(output))
+        call, most = partial(self.function, *first, **arguments), limits.max_output_size
+        if inspect.iscoroutinefunction(self.function) or inspect.isasyncgenfunction(self.function):
+            return self._result(await read_on_loop(reading(call(), at_most=most)))
+        return await _reading_in_own_thread(lambda read: self._result(read(reading(call(), at_most=most))))
+
+    def _result(self, output: object) -> ActivityResult:
+        return result_of(output, declared=self._hints.get("return", OWN))
 
     def _arguments_of(self, step: Step) -> dict[str, Any]:
         if not isinstance(step, FunctionSpec):
@@ -108,10 +115,21 @@ class FunctionActivity(Generic[P, R]):
     @cached_property
     def _hints(self) -> dict[str, Any]:
         try:
-            return get_type_hints(inspect.unwrap(self.function), include_extras=True)
+            return get_type_hints(_innermost(self.function), include_extras=True)
         except (NameError, TypeError) as error:
             text = f"the annotations of {self.name!r} cannot be read ({error}); import their names at run time"
             raise MessageError("invalid_arguments", "arguments", text) from error
+
+    @cached_property
+    def _readers(self) -> dict[str, _ArgumentReader]:
+        """What reads each argument on the worker; nothing for those of which the annotation says nothing."""
+        declared = [parameter for parameter in self._parameters if parameter.name in self._hints]
+        try:
+            return {
+                parameter.name: _ArgumentReader(self._model_of([parameter]), parameter.name) for parameter in declared
+            }
+        except MessageError:  # an annotation cannot be made from JSON, which `check` says
+            return {}
 
     @cached_property
     def _takes_context(self) -> bool:
@@ -124,12 +142,15 @@ class FunctionActivity(Generic[P, R]):
 
     @cached_property
     def _model(self) -> type[BaseModel]:
+        return self._model_of(self._parameters)
+
+    def _model_of(self, parameters: Iterable[inspect.Parameter]) -> type[BaseModel]:
         fields: dict[str, Any] = {
             _field(parameter.name): (
                 self._hints.get(parameter.name, Any),
                 ... if parameter.default is inspect.Parameter.empty else parameter.default,
             )
-            for parameter in self._parameters
+            for parameter in parameters
         }
         config = ConfigDict(
             extra="forbid",
@@ -142,6 +163,38 @@ class FunctionActivity(Generic[P, R]):
         except PydanticUserError as error:
             text = f"an annotation of {self.name!r} cannot be made from JSON; take an id or a model instead"
             raise MessageError("invalid_arguments", "arguments", text) from error
+
+
+class _ArgumentReader:
+    """Reads and writes one argument just as it is read among all arguments, whose settings reach into its type."""
+
+    around = 1  # its name, in the place of an error
+
+    def __init__(self, model: type[BaseModel], name: str) -> None:
+        self._model, self._name = model, name
+
+    def validate_json(self, data: str, /) -> Any:
+        return self._value_of(self._model.model_validate_json(f"{{{dumps(self._name)}:{data}}}"))
+
+    def validate_python(self, value: Any, /, *, strict: bool | None = None) -> Any:
+        return self._value_of(self._model.model_validate({self._name: value}, strict=strict))
+
+    def dump_json(self, value: Any, /, *, round_trip: bool, by_alias: bool, warnings: bool) -> bytes:
+        holder = self._model.model_construct(**{_field(self._name): value})
+        text = holder.model_dump_json(round_trip=round_trip, by_alias=by_alias, warnings=warnings)
+        [written] = json.loads(text).values()
+        return dumps(written).encode()
+
+    def _value_of(self, holder: BaseModel) -> Any:
+        return getattr(holder, _field(self._name))
+
+
+def _innermost(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function that has the annotations, without what wraps it."""
+    function = inspect.unwrap(function)
+    while isinstance(function, partial):
+        function = inspect.unwrap(function.func)
+    return function
 
 
 def _check_kinds(name: str, function: Callable[..., Any]) -> None:
@@ -191,7 +244,8 @@ def activity(
     """Make a sync or async function a step of workflows.
 
     The activity has the function's name. Its arguments are JSON, checked by the annotations; a first parameter
-    annotated `WorkflowContext` receives the context. The result is recorded as JSON.
+    annotated `WorkflowContext` receives the context. The result is recorded as JSON; what a generator yields is a
+    list.
 
     Raises `InvalidInput` (`bad_agent_name`).
     """
@@ -199,7 +253,7 @@ def activity(
     def decorate(function: Callable[..., Any]) -> FunctionActivity[..., Any]:
         made: FunctionActivity[..., Any] = FunctionActivity(
             function,
-            name=name or str(getattr(function, "__name__", "")),
+            name=str(getattr(function, "__name__", "")) if name is None else name,
             queue=queue,
             policy=policy,
             description=(inspect.getdoc(function) or "").partition("\n")[0],
@@ -208,6 +262,30 @@ def activity(
         return made
 
     return decorate if function is None else decorate(function)
+
+
+async def read_beside(result: object, *, at_most: int) -> Any:
+    """Read a result of unknown code; if anything in it is lazy, in a thread of its own, because it may block."""
+    steps = reading(result, at_most=at_most)
+    try:
+        wanted = next(steps)
+    except StopIteration as end:
+        return end.value
+    return await _reading_in_own_thread(lambda read: read(steps, wanted))
+
+
+async def _reading_in_own_thread(work: Callable[[Callable[..., Any]], T]) -> T:
+    """Do some work in its own thread. It gets the function that reads there until nobody waits for it any more."""
+    loop = asyncio.get_running_loop()
+    given_up: concurrent.futures.Future[None] = concurrent.futures.Future()
+
+    def read(steps: Reading, wanted: Coroutine[Any, Any, Any] | None = None) -> Any:
+        return read_in_thread(steps, loop, given_up, wanted)
+
+    try:
+        return await in_own_thread(lambda: work(read))
+    finally:
+        given_up.set_result(None)
 
 
 async def in_own_thread(call: Callable[[], T]) -> T:

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from paigeant_celery.core.names import CORRELATION_ID_RULE, MAX_NAME_LENGTH, is_correlation_id, split_hop_id
+
 __all__ = [
     "ConfigurationError",
     "DuplicateActivity",
@@ -26,6 +28,7 @@ __all__ = [
     "NotRecorded",
     "NotSerializable",
     "PaigeantError",
+    "Paused",
     "RemoteTraceback",
     "ReplayedError",
     "StoreCorrupt",
@@ -36,6 +39,7 @@ __all__ = [
     "UnknownTransport",
     "UnknownWorkflow",
     "UsageError",
+    "WaitInsideStep",
     "WorkerEnded",
     "WorkflowCancelled",
     "WorkflowConflict",
@@ -111,21 +115,33 @@ class StoreRequired(UsageError):
         )
 
 
-class UnknownWorkflow(UsageError):
-    """The store holds no workflow of this correlation id."""
+class UnknownWorkflow(UsageError, LookupError):
+    """The store holds no workflow of this correlation id; a web application answers 404."""
 
     def __init__(self, correlation_id: str, store: str) -> None:
         super().__init__(correlation_id, store)
         self.correlation_id, self.store = correlation_id, store
 
     def __str__(self) -> str:
+        return f"the store {self.store} knows no workflow {self.correlation_id[:MAX_NAME_LENGTH]!r}; {self._hint()}"
+
+    def _hint(self) -> str:
+        if (hop := split_hop_id(self.correlation_id)) is not None:
+            return f"this is the id of a hop or task, and its workflow is {hop[0]!r}"
+        if not is_correlation_id(self.correlation_id):
+            return f"a correlation id has {CORRELATION_ID_RULE}"
+        if self.store.startswith("memory:"):
+            return (
+                "it was never dispatched in this process, whose workflows are in its memory; to see those of other "
+                "processes, set `PAIGEANT_REDIS_URL`, or pass the transport that they were dispatched to"
+            )
         return (
-            f"the store {self.store} knows no workflow {self.correlation_id!r}; it was never dispatched there, or it "
-            "ended longer ago than `paigeant_result_ttl`"
+            "it was never dispatched there, has another `paigeant_prefix`, or ended longer ago than "
+            "`paigeant_result_ttl`"
         )
 
 
-class UnknownActivity(UsageError):
+class UnknownActivity(UsageError, LookupError):
     """No activity of this name is loaded in this process."""
 
     def __init__(self, name: str, searched: str, close: Sequence[str] = ()) -> None:
@@ -188,8 +204,35 @@ class NoWorkflow(UsageError):
         return "no workflow is running here; `workflow_context()` works inside the tools and functions of a step"
 
 
+class WaitInsideStep(UsageError):
+    """A step wanted to wait for a workflow, which may never go on while the step waits."""
+
+    def __init__(self, step_id: str, correlation_id: str) -> None:
+        super().__init__(step_id, correlation_id)
+        self.step_id, self.correlation_id = step_id, correlation_id
+
+    def __str__(self) -> str:
+        return (
+            f"the step {self.step_id!r} must not wait for the workflow {self.correlation_id!r}: it keeps its worker "
+            "busy, and if all workers are busy like this, nothing goes on. Dispatch the workflow and end the step; "
+            "return the id, and let whoever started this workflow wait, or a later step look with `result(timeout=0)`. "
+            "Or put the steps into the itinerary of this workflow"
+        )
+
+
 class NotSerializable(UsageError):
     """A value that must cross a queue is not JSON."""
+
+    def __init__(self, reason: str, text: str) -> None:
+        super().__init__(reason, text)
+        self.reason, self.text = reason, text
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.text}"
+
+
+class Paused(PaigeantError):
+    """What a step returned is no result: its run waits for something. `reason` is a fixed code."""
 
     def __init__(self, reason: str, text: str) -> None:
         super().__init__(reason, text)

@@ -33,5 +33,5 @@ def fault_of(error: ValidationError) -> tuple[str, str, str]:
         return "invalid_text", path, "contains a lone surrogate"
     if kind == "extra_forbidden":
         return "unknown_field", path, "this version does not know the field"
-    custom = kind in {"bad_agent_name", "bad_step_id", "empty_prompt", "invalid_text"}
+    custom = kind in {"bad_agent_name", "bad_step_id", "empty_prompt", "invalid_queue", "invalid_text"}
     return (kind if custom else "invalid_envelope"), path, text

@@ -81,11 +81,15 @@ class Begun:
 
 @dataclass(frozen=True, kw_only=True)
 class Completed:
-    """The step ran and its output is known; `inserted` are the steps that it adds after itself."""
+    """The step ran and its output is known; `inserted` are the steps that it adds after itself.
+
+    `ended_at` is when its body ended, or None for now.
+    """
 
     place: str
     attempt: int
     started_at: datetime
+    ended_at: datetime | None = None
     output: JsonValue
     output_ref: OutputRef | None = None
     usage: dict[str, int] = field(default_factory=dict)
@@ -114,7 +118,7 @@ class TimedOut:
 
 @dataclass(frozen=True, kw_only=True)
 class Unsendable:
-    """The step ran, but its output cannot be recorded: it is not JSON, or it is too large."""
+    """The step ran, but what it gave cannot be recorded: it is not JSON, too large, or no result but a pause."""
 
     place: str
     reason: str
@@ -245,14 +249,14 @@ def decide(message: PaigeantMessage, event: Event, *, now: datetime, limits: Lim
         case TimedOut():
             return _time_out(message, step, event, now)
         case Unsendable(reason=reason, text=text):
-            return _fail(message, step, reason, text)
+            return _park(message, step, reason, text)
         case CouldNotClose(error_class=error_class, text=text):
-            return _fail(message, step, error_class, f"after the step ran, its output could not be sent on: {text}")
+            return _park(message, step, error_class, f"after the step ran, its output could not be sent on: {text}")
         case Exhausted(attempts=attempts):
             text = f"begun {attempts} times and never ended; its worker died or lost its lease each time"
-            return Park(message=message, failure=_failure(step, "attempts_exhausted", text))
+            return _park(message, step, "attempts_exhausted", text)
         case Diverged(text=text):
-            return Park(message=message, failure=_failure(step, "NonDeterminismError", text))
+            return _park(message, step, "NonDeterminismError", text)
     assert_never(event)
 
 
@@ -278,7 +282,7 @@ def _advance(message: PaigeantMessage, step: Step, event: Completed, now: dateti
         activity=step.activity,
         attempt=event.attempt,
         started_at=event.started_at,
-        finished_at=now,
+        finished_at=event.ended_at or now,
         output=event.output,
         output_ref=event.output_ref,
         usage=event.usage,
@@ -288,17 +292,18 @@ def _advance(message: PaigeantMessage, step: Step, event: Completed, now: dateti
     try:
         slip = message.slip.advanced(record, event.inserted)
     except InvalidInput as error:
-        return _fail(message, step, error.reason, error.text)
+        return _park(message, step, error.reason, error.text)
     if len(slip.executed) + len(slip.itinerary) > limits.max_steps:
         text = f"with the inserted steps the workflow has more than {limits.max_steps} (`paigeant_max_steps`)"
-        return Park(message=message, failure=_failure(step, "loop_limit", text))
+        return _park(message, step, "loop_limit", text)
     moved = message.moved(slip, now=now)
     if not slip.itinerary:
         return Finish(message=moved)
     advance = Advance(message=moved)
-    if len(advance.envelope.encode()) > limits.max_message_size:
-        text = "with this step's output the envelope exceeds `paigeant_max_message_size`"
-        return _fail(message, step, "too_large", text)
+    size, most = len(advance.envelope.encode()), limits.max_message_size
+    if size > most:
+        text = f"with this step's output the envelope has {size} bytes; raise `paigeant_max_message_size` ({most})"
+        return _park(message, step, "too_large", text)
     return advance
 
 
@@ -323,6 +328,10 @@ def _retry_or_park(message: PaigeantMessage, failure: Failure, attempt: Attempt 
 
 def _fail(message: PaigeantMessage, step: Step, error_class: str, text: str) -> Fail:
     return Fail(message=message, failure=_failure(step, error_class, text))
+
+
+def _park(message: PaigeantMessage, step: Step, error_class: str, text: str) -> Park:
+    return Park(message=message, failure=_failure(step, error_class, text))
 
 
 def _failure(step: Step, error_class: str, text: str) -> Failure:

@@ -6,13 +6,31 @@ from collections.abc import Collection, Iterable
 from decimal import Decimal
 from typing import Annotated, Any, Literal, Self, TypeAlias, cast
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    PrivateAttr,
+    ValidationError,
+)
 from pydantic_core import PydanticCustomError
 
-from paigeant_celery.core.errors import InvalidInput, NotSerializable
+from paigeant_celery.core.crossing import NOTHING, Crossed, cross
+from paigeant_celery.core.errors import InvalidInput
 from paigeant_celery.core.faults import fault_of
-from paigeant_celery.core.jsonable import holds_secret, to_jsonable
-from paigeant_celery.core.names import is_activity_name, is_correlation_id, text_fault
+from paigeant_celery.core.names import (
+    ACTIVITY_NAME_RULE,
+    QUEUE_RULE,
+    STEP_ID_RULE,
+    is_activity_name,
+    is_queue_name,
+    is_step_id,
+    name_fault,
+    text_fault,
+)
 from paigeant_celery.core.policy import StepPolicy
 
 __all__ = [
@@ -23,6 +41,7 @@ __all__ = [
     "RegisteredActivity",
     "RoutingSlip",
     "Step",
+    "StepFields",
     "WireModel",
     "name_steps",
 ]
@@ -40,17 +59,22 @@ class WireModel(BaseModel):
 
 def _activity_name(name: str) -> str:
     if not is_activity_name(name):
-        raise PydanticCustomError(
-            "bad_agent_name",
-            "a name has 1 to 128 ASCII letters, digits, '_' or '-', in parts joined by dots, and begins with a letter",
-        )
+        raise PydanticCustomError("bad_agent_name", "a name has {rule}", {"rule": ACTIVITY_NAME_RULE})
     return name
 
 
 def _step_id(step_id: str) -> str:
-    if not is_correlation_id(step_id.replace(".", "_")):
-        raise PydanticCustomError("bad_step_id", "a step id has 1 to 128 ASCII letters, digits, '_', '-' or '.'")
+    if not is_step_id(step_id):
+        raise PydanticCustomError("bad_step_id", "a step id has {rule}", {"rule": STEP_ID_RULE})
     return step_id
+
+
+def _queue(queue: str) -> str:
+    if (fault := name_fault(queue)) is not None:
+        raise PydanticCustomError("invalid_text", "the queue's name {fault}", {"fault": fault})
+    if not is_queue_name(queue):
+        raise PydanticCustomError("invalid_queue", "the name of a queue has {rule}", {"rule": QUEUE_RULE})
+    return queue
 
 
 def _prompt(prompt: str) -> str:
@@ -64,7 +88,7 @@ def _prompt(prompt: str) -> str:
 ActivityName = Annotated[str, AfterValidator(_activity_name)]
 StepId = Annotated[str, AfterValidator(_step_id)]
 Prompt = Annotated[str, AfterValidator(_prompt)]
-Queue = Annotated[str, Field(min_length=1, max_length=255)]
+Queue = Annotated[str, AfterValidator(_queue)]
 # In US dollars. The bound keeps sums exact to the 10th decimal, and far below what decimals cannot add.
 MAX_COST = Decimal(10) ** 12
 Cost = Annotated[Decimal, Field(ge=0, le=MAX_COST, allow_inf_nan=False)]
@@ -81,6 +105,14 @@ class StepFields(WireModel):
     policy: StepPolicy | None = None
     queue: Queue | None = None
     added_by: StepId | None = None
+
+    # What the step was given, if this process made it; it does not travel.
+    _given: Crossed = PrivateAttr(default_factory=lambda: NOTHING)
+
+    @property
+    def given(self) -> Crossed:
+        """What the step was given, as this process knows it; nothing if the step was read from a message."""
+        return self._given
 
     @property
     def activity(self) -> str:
@@ -99,8 +131,8 @@ class StepFields(WireModel):
 class ActivitySpec(StepFields):
     """A step that runs an agent on a prompt.
 
-    `deps` is JSON, or anything that pydantic writes as JSON; the worker validates it with the agent's own
-    `deps_type`. `step_id` must be unique within the workflow; by default it is made from the agent's name.
+    `deps` is JSON, or anything whose own class reads back what pydantic writes of it; the worker validates it with the
+    agent's own `deps_type`. `step_id` must be unique within the workflow; by default it is made from the agent's name.
     `previous_output=False` keeps the previous step's output out of the prompt.
 
     Raises `InvalidInput` (`bad_agent_name`, `empty_prompt`, `invalid_text`, `invalid_deps`,
@@ -124,16 +156,18 @@ class ActivitySpec(StepFields):
         queue: str | None = None,
         previous_output: bool = True,
     ) -> None:
+        crossed = deps if isinstance(deps, Crossed) else cross(deps, path="deps")
         _build(
             self,
             agent_name=agent_name,
             prompt=prompt,
-            deps=crossing(deps, path="deps"),
+            deps=crossed.tree,
             step_id=step_id,
             policy=policy,
             queue=queue,
             previous_output=previous_output,
         )
+        self._given = crossed
 
     # Validation of a nested step must fill the fields itself; the signature above would refuse the fields of a
     # newer minor version.
@@ -163,14 +197,16 @@ class FunctionSpec(StepFields):
         *,
         queue: str | None = None,
     ) -> None:
+        crossed = arguments if isinstance(arguments, Crossed) else cross(arguments or {}, path="arguments")
         _build(
             self,
             function_name=function_name,
-            arguments=crossing(arguments or {}, path="arguments"),
+            arguments=crossed.tree,
             step_id=step_id,
             policy=policy,
             queue=queue,
         )
+        self._given = crossed
 
     __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
 
@@ -272,20 +308,6 @@ def name_steps(steps: Iterable[Step], *, taken: Collection[str] = ()) -> tuple[S
             used.add(cast("str", step.step_id))
         named.append(step)
     return tuple(named)
-
-
-def crossing(value: object, *, path: str) -> JsonValue:
-    """Return a value given by the caller as the JSON that crosses the queue."""
-    if holds_secret(value):
-        raise InvalidInput(
-            "secret_without_encryption",
-            path,
-            "a pydantic secret would travel as asterisks; leave it out and make it on the worker with `deps_factory`",
-        )
-    try:
-        return to_jsonable(value, reason=f"invalid_{path}")
-    except NotSerializable as error:
-        raise InvalidInput(error.reason, path, error.text) from None
 
 
 def _build(model: BaseModel, **fields: Any) -> None:

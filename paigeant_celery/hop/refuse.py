@@ -91,12 +91,12 @@ class Refusals:
         """
         if split_hop_id(arrival.hop_id) is None:
             return Dropped(reason="unknown")
-        answer = self._claims.claim(arrival, digest=digest, max_attempts=MAX_ATTEMPTS)
+        answer = self._claims.claim(arrival, message, digest=digest, max_attempts=MAX_ATTEMPTS)
         own = message is not None and message.message_id == arrival.hop_id
         if answer == Dropped(reason="unknown") and message is not None and own and fault.reason == "unknown_agent":
             with suppress(MessageError):  # it is too old or asks for no step
                 self._claims.adopt(arrival, message)
-                answer = self._claims.claim(arrival, digest=digest, max_attempts=MAX_ATTEMPTS)
+                answer = self._claims.claim(arrival, message, digest=digest, max_attempts=MAX_ATTEMPTS)
         return answer
 
     def _claim_too_large(self, arrival: Arrival) -> Claimed | None:
@@ -106,7 +106,7 @@ class Refusals:
             return None
         if len(record.envelope.encode()) <= self._settings.max_message_size:
             return None
-        answer = self._claims.claim(arrival, digest=sha256(record.envelope), max_attempts=MAX_ATTEMPTS)
+        answer = self._claims.claim(arrival, None, digest=sha256(record.envelope), max_attempts=MAX_ATTEMPTS)
         return answer if isinstance(answer, Claimed) else None
 
     def _park_unrun(

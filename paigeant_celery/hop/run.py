@@ -8,22 +8,24 @@ import random
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from pydantic import JsonValue
 
 from paigeant_celery.activities.context import ReadOutput, entered, open_context
-from paigeant_celery.activities.port import Activity, ActivityResult, EditLimits
+from paigeant_celery.activities.pauses import pause_in
+from paigeant_celery.activities.port import Activity, StepLimits
 from paigeant_celery.broker.tracing import hop_trace
 from paigeant_celery.core.causes import Cause, cause_of, text_of
-from paigeant_celery.core.errors import NotSerializable, TransientError
+from paigeant_celery.core.errors import NonDeterminismError, NotSerializable, Paused, TransientError
 from paigeant_celery.core.flow import Completed, Diverged, Event, Failed, TimedOut, Unsendable
 from paigeant_celery.core.message import PaigeantMessage
 from paigeant_celery.core.patience import patience
 from paigeant_celery.core.policy import Attempt, StepPolicy, attempt_of
 from paigeant_celery.core.settings import Settings
 from paigeant_celery.core.slip import ExecutedStep
+from paigeant_celery.hop.ended import Ended, read_kept
 from paigeant_celery.journal.hop_journal import HopJournal, journalling
 from paigeant_celery.store.outputs import Outputs
 from paigeant_celery.store.port import Claimed, Closing
@@ -46,6 +48,11 @@ class Opened:
     journal: HopJournal | None = None  # None if there is no store
     begun_at: float = field(default_factory=time.monotonic)
 
+    @property
+    def kept(self) -> str | None:
+        """What the step gave in an earlier attempt, if the hop could not be closed with it."""
+        return self.journal.outcome if self.journal is not None else None
+
     def now(self) -> datetime:
         """The store's clock, carried on from the claim."""
         return self.claimed.now + timedelta(seconds=time.monotonic() - self.begun_at)
@@ -55,14 +62,15 @@ class Opened:
 class Outcome:
     """How and when a run ended; `blob` is the JSON text of an output that does not travel, `notes` are events.
 
-    `cause` is what raised the error, if one ended the run.
-    Closing a hop again with the same outcome writes the same bytes.
+    `ended` is what the step gave, if its body ended well: a hop that is parked keeps it. `cause` is what raised the
+    error, if one ended the run. Closing a hop again with the same outcome writes the same bytes.
     """
 
     event: Event
     at: datetime
     blob: str | None = None
     notes: tuple[Mapping[str, str], ...] = ()
+    ended: Ended | None = None
     cause: Cause | None = None
 
 
@@ -73,7 +81,12 @@ class StepRunner:
         self._outputs, self._settings = outputs, settings
 
     async def run(self, hop: Opened) -> Outcome:
-        """Run the step inside its context and say how it ended. Only a cancellation from outside is raised."""
+        """Run the step inside its context and say how it ended. Only a cancellation from outside is raised.
+
+        A step that ended well in an earlier attempt does not run again.
+        """
+        if (kept := hop.kept) is not None:
+            return await asyncio.to_thread(self._went_on, hop, kept)  # reading much would block the loop
         try:
             outcome = await asyncio.create_task(self._run(hop))  # its own task: a step can cancel only that
         except asyncio.CancelledError as error:
@@ -96,16 +109,26 @@ class StepRunner:
                 read, attempt = self._reader(hop.message), hop.claimed.attempt
                 context = await open_context(hop.message, attempt=attempt, read_output=read)
                 with entered(context), hop_trace(hop.message.trace_context), journalling(hop.journal):
-                    result = await hop.activity.run(hop.message.step, context, limits=self._edit_limits())
-            return self._completed(hop, result, started_at)
-        except NotSerializable as error:
-            event = Unsendable(place=hop.message.place, reason=error.reason, text=error.text)
-            return Outcome(event=event, at=hop.now(), cause=cause_of(error))
+                    result = await hop.activity.run(hop.message.step, context, limits=self._step_limits())
+            notes = (*_resumed(hop.journal), *result.notes)
+            return self._completed(
+                hop,
+                Ended(
+                    result=replace(result, notes=notes),
+                    attempt=hop.claimed.attempt,
+                    started_at=started_at,
+                    ended_at=hop.now(),
+                ),
+            )
+        except (NotSerializable, Paused) as error:
+            return _unsendable(hop, error, cause_of(error))
         except asyncio.CancelledError:
             raise
         except BaseException as error:  # noqa: BLE001 - SystemExit and MemoryError of a step must not end a worker
             if limit.expired():
                 return timed_out(hop, cause_of(error))  # with the frames that the step had reached
+            if (pause := pause_in(error)) is not None:
+                return _unsendable(hop, pause, cause_of(error))
             return _failed(hop, error, text_of(error))
 
     def _reader(self, message: PaigeantMessage) -> ReadOutput:
@@ -120,23 +143,36 @@ class StepRunner:
 
         return read
 
-    def _completed(self, hop: Opened, result: ActivityResult, started_at: datetime) -> Outcome:
-        output = self._outputs.kept(result.output)
-        event = Completed(
+    def _went_on(self, hop: Opened, kept: str) -> Outcome:
+        try:
+            ended = read_kept(kept, step_id=hop.message.step.step_id or "")
+        except NonDeterminismError as error:
+            return Outcome(event=Diverged(place=hop.message.place, text=str(error)), at=hop.now())
+        outcome = self._completed(hop, ended)
+        return replace(outcome, notes=({"type": "resumed", "outcome": "kept"}, *outcome.notes))
+
+    def _completed(self, hop: Opened, ended: Ended) -> Outcome:
+        """Return the outcome of a step whose body ended well, whether or not its output can be recorded."""
+        result = ended.result
+        try:
+            output = self._outputs.kept(result.output)
+        except NotSerializable as error:
+            return replace(_unsendable(hop, error, cause_of(error)), ended=ended)
+        completed = Completed(
             place=hop.message.place,
-            attempt=hop.claimed.attempt,
-            started_at=started_at,
+            attempt=ended.attempt,
+            started_at=ended.started_at,
+            ended_at=ended.ended_at,
             output=output.output,
             output_ref=output.ref,
             usage=dict(result.usage),
             cost=result.cost,
             inserted=result.inserted,
         )
-        notes = (*_resumed(hop.journal), *result.notes)
-        return Outcome(event=event, at=hop.now(), blob=output.blob, notes=notes)
+        return Outcome(event=completed, at=hop.now(), blob=output.blob, notes=result.notes, ended=ended)
 
-    def _edit_limits(self) -> EditLimits:
-        return EditLimits(max_visits=self._settings.max_visits)
+    def _step_limits(self) -> StepLimits:
+        return StepLimits(max_visits=self._settings.max_visits, max_output_size=self._settings.max_output_size)
 
 
 def _resumed(journal: HopJournal | None) -> tuple[Mapping[str, str], ...]:
@@ -149,6 +185,11 @@ def _resumed(journal: HopJournal | None) -> tuple[Mapping[str, str], ...]:
 def timed_out(hop: Opened, cause: Cause | None = None) -> Outcome:
     """Return the outcome of a hop that did not end in time; `cause` says what it was doing."""
     event = TimedOut(place=hop.message.place, timeout=hop.timeout, attempt=_attempt(hop, TimeoutError()))
+    return Outcome(event=event, at=hop.now(), cause=cause)
+
+
+def _unsendable(hop: Opened, error: NotSerializable | Paused, cause: Cause) -> Outcome:
+    event = Unsendable(place=hop.message.place, reason=error.reason, text=error.text)
     return Outcome(event=event, at=hop.now(), cause=cause)
 
 

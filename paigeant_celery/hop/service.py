@@ -104,7 +104,7 @@ class HopService:
         """Record what happened and send the next message.
 
         May be repeated: a hop that is closed stays as it is. Raises `TransientError` if the store or the broker is
-        away; call again to finish. If anything else goes wrong before the hop is recorded, the hop fails.
+        away; call again to finish. If anything else goes wrong before the hop is recorded, the hop is parked.
         """
         try:
             return self._close(hop, outcome)
@@ -117,7 +117,7 @@ class HopService:
             )  # fmt: skip
             place = hop.message.place
             event = CouldNotClose(place=place, error_class=type(error).__name__, text=text_of(error))
-            return self._close(hop, Outcome(event=event, at=outcome.at, cause=cause_of(error)))
+            return self._close(hop, Outcome(event=event, at=outcome.at, ended=outcome.ended, cause=cause_of(error)))
 
     def _loaded(self, name: str) -> Activity:
         try:
@@ -153,7 +153,7 @@ class HopService:
 
     def _begin(self, hop: Opened) -> Opened | Summary:
         message, claimed = hop.message, hop.claimed
-        if claimed.exhausted:
+        if claimed.exhausted and hop.kept is None:
             exhausted = Exhausted(place=message.place, attempts=claimed.attempt)
             return self._close(hop, Outcome(event=exhausted, at=claimed.now))
         _compare_clocks(message, claimed)

@@ -17,6 +17,7 @@ from paigeant_celery.core.names import next_place, split_hop_id
 from paigeant_celery.core.settings import Settings
 from paigeant_celery.hop.claims import Claims
 from paigeant_celery.hop.effects import ClosedAs, Effects, Refusal, Summary, summary_of
+from paigeant_celery.hop.ended import Ended
 from paigeant_celery.hop.failures import log_failure, traced
 from paigeant_celery.hop.guard import Arrival
 from paigeant_celery.hop.letters import letter_of, parked_fault
@@ -24,7 +25,7 @@ from paigeant_celery.hop.refuse import Refusals
 from paigeant_celery.hop.run import Opened, Outcome
 from paigeant_celery.hop.sweeper import Sweeper
 from paigeant_celery.journal.event_feed import EventFeed
-from paigeant_celery.journal.hop_journal import HopJournal
+from paigeant_celery.journal.hop_journal import MAX_RECORD, HopJournal
 from paigeant_celery.store.outputs import Outputs
 from paigeant_celery.store.port import ClaimAnswer, Claimed, Closing, Completion, Dropped, HopRecord, Store
 
@@ -47,6 +48,8 @@ class RecordedEffects(Effects):
     ) -> None:
         self._store, self._outbox, self._owner, self._stopping = store, outbox, owner, stopping
         self._outputs = Outputs(settings, store)
+        # What is beside an output fits into an envelope.
+        self._most_kept = max(MAX_RECORD, settings.max_output_size + settings.max_message_size)
         self._claims = Claims(store=store, outbox=outbox, settings=settings, owner=owner)
         self._refusals = Refusals(store=store, claims=self._claims, settings=settings, owner=owner)
         self._sweeper = Sweeper(store=store, outbox=outbox)
@@ -59,10 +62,10 @@ class RecordedEffects(Effects):
     def claim(self, arrival: Arrival, message: PaigeantMessage, *, max_attempts: int) -> ClaimAnswer:
         """Claim the hop. A workflow that the store does not know is adopted if its message is recent enough."""
         digest = sha256(str(arrival.envelope))
-        answer = self._claims.claim(arrival, digest=digest, max_attempts=max_attempts)
+        answer = self._claims.claim(arrival, message, digest=digest, max_attempts=max_attempts)
         if answer == Dropped(reason="unknown"):
             self._claims.adopt(arrival, message)
-            answer = self._claims.claim(arrival, digest=digest, max_attempts=max_attempts)
+            answer = self._claims.claim(arrival, message, digest=digest, max_attempts=max_attempts)
             answer = replace(answer, created_at=None) if isinstance(answer, Claimed) else answer
         match answer:
             case Dropped(reason="unknown"):
@@ -79,10 +82,8 @@ class RecordedEffects(Effects):
         """Return the owner and fence without which the store accepts nothing."""
         return self._claims.closing_of(arrival, claimed)
 
-    def journal_of(self, message: PaigeantMessage, claimed: Claimed, closing: Closing) -> HopJournal | None:
-        """Return the journal with what earlier attempts recorded; None for a hop that is not run again."""
-        if claimed.exhausted:
-            return None
+    def journal_of(self, message: PaigeantMessage, claimed: Claimed, closing: Closing) -> HopJournal:
+        """Return the journal with what earlier attempts recorded."""
         # The first claim of a hop would find nothing, so it does not ask.
         records = self._store.journal(closing.hop_id) if claimed.fence > 1 else {}
         send = partial(self._store.publish, closing)
@@ -169,13 +170,35 @@ class RecordedEffects(Effects):
         log_failure(logging.WARNING, "hop_retried", hop, failure, f"it is tried again in {delay:.1f} s")
         return summary_of(hop, ClosedAs.RETRYING, failure=failure, delay=delay)
 
-    def _park(self, hop: Opened, failure: Failure) -> Summary:
-        """Record that the workflow waits for a person, with a dead letter."""
+    def _park(self, hop: Opened, failure: Failure, outcome: Outcome) -> Summary:
+        """Record that the workflow waits for a person, with a dead letter, and before that what the step gave."""
+        if outcome.ended is not None:
+            # A crash after this line leaves a hop that runs again, and goes on from what is kept.
+            failure = replace(failure, text=f"{failure.text}; {self._keep(hop, outcome.ended)}")
         letter = letter_of(*parked_fault(hop, failure), worker=self._owner(), cause=failure.cause)
-        if not self._store.park(hop.closing, failure, letter):
-            return _overtaken(hop, failure)
+        with suppress(StoreCorrupt):  # if its record cannot say so, the log does
+            if not self._store.park(hop.closing, failure, letter):
+                return _overtaken(hop, failure)
         log_failure(logging.ERROR, "hop_parked", hop, failure, "it is parked and waits for a person")
         return summary_of(hop, ClosedAs.PARKED, failure=failure)
+
+    def _keep(self, hop: Opened, ended: Ended) -> str:
+        """Keep what the step gave, and say what a redrive will do."""
+        try:
+            text = ended.encode()
+            if len(text) > self._most_kept:
+                return f"more than {self._most_kept} characters are not kept, so a redrive runs the step again"
+            assert hop.journal is not None
+            hop.journal.keep(text)
+        except TransientError:
+            raise
+        except Exception as error:  # noqa: BLE001 - the failure says so
+            logger.error(
+                "what the step of hop %s gave is not kept%s", hop.closing.hop_id, traced(cause_of(error)),
+                extra={"action": "close_failed", "hop": hop.closing.hop_id},
+            )  # fmt: skip
+            return "what the step gave could not be kept, so a redrive runs it again"
+        return "what the step gave is kept, so a redrive goes on from there without a call"
 
     def _resend_successor(self, hop_id: str) -> None:
         # Covers a crash after a hop is recorded and before the next one is published: the broker delivers the
@@ -188,9 +211,17 @@ class RecordedEffects(Effects):
             self._outbox.send(record)
 
     def _complete(self, hop: Opened, envelope: str, next_hop: HopRecord | None, outcome: Outcome) -> bool:
-        blobs = {hop.message.step.step_id or "": outcome.blob} if outcome.blob is not None else {}
+        step_id = hop.message.step.step_id or ""
+        blobs = {step_id: outcome.blob} if outcome.blob is not None else {}
         return self._store.complete(
-            Completion(closing=hop.closing, envelope=envelope, next_hop=next_hop, blobs=blobs, notes=outcome.notes)
+            Completion(
+                closing=hop.closing,
+                envelope=envelope,
+                next_hop=next_hop,
+                step=step_id,
+                blobs=blobs,
+                notes=outcome.notes,
+            )
         )
 
 

@@ -79,8 +79,8 @@ class MessageOnlyEffects(Effects):
         log_failure(logging.WARNING, "hop_retried", hop, failure, "it is sent again")
         return summary_of(hop, ClosedAs.RETRYING, failure=failure, delay=0.0)
 
-    def _park(self, hop: Opened, failure: Failure) -> Summary:
-        """Set the hop aside for a person."""
+    def _park(self, hop: Opened, failure: Failure, outcome: Outcome) -> Summary:
+        """Set the hop aside for a person. Nothing keeps what its step gave: it will run again."""
         self._set_aside(hop, failure, "hop_parked")
         return summary_of(hop, ClosedAs.PARKED, failure=failure)
 

@@ -55,7 +55,8 @@ class NewWorkflow:
 class Claim:
     """A request to run a hop. `token` names this delivery; the same token gets the same answer again.
 
-    `digest` is that of the envelope as it arrived; None skips the comparison (for one that cannot be run).
+    `digest` is that of the envelope as it arrived; None skips the comparison (for one that cannot be run). `step` is
+    the id of the step, for the event; empty if it is not known.
     """
 
     hop_id: str
@@ -63,6 +64,7 @@ class Claim:
     token: str
     max_attempts: int
     digest: str | None
+    step: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,12 +112,14 @@ class Closing:
 class Completion:
     """What COMPLETE records: the state of the workflow, the next hop or the final envelope, and large outputs.
 
-    `blobs` maps step ids to JSON text that does not travel. `notes` are events to record with it.
+    `step` is the id of the step that ended, for the event. `blobs` maps step ids to JSON text that does not travel.
+    `notes` are events to record with it.
     """
 
     closing: Closing
     envelope: str
     next_hop: HopRecord | None
+    step: str = ""
     blobs: Mapping[str, str] = field(default_factory=dict)
     notes: Sequence[Mapping[str, str]] = ()
 

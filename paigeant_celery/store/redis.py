@@ -96,7 +96,7 @@ class RedisStore:
         about = f"hop:{claim.hop_id}"
         reply = self._server.run(
             "claim", claim.hop_id, claim.owner, claim.token, claim.max_attempts, claim.digest or "", self._lease,
-            about=about,
+            claim.step, about=about,
         )  # fmt: skip
         if reply[0] != "claimed":
             return Dropped(reason=cast("DropReason", reply[0]))
@@ -134,7 +134,7 @@ class RedisStore:
         following = completion.next_hop or HopRecord(hop_id="", queue="", envelope=completion.envelope, digest="")
         notes = [flat_of({"type": "note", "hop": closing.hop_id, **note}) for note in completion.notes]
         reply = self._server.run(
-            "complete", closing.hop_id, closing.owner, closing.fence, self._ttl, json.dumps(notes),
+            "complete", closing.hop_id, closing.owner, closing.fence, self._ttl, json.dumps(notes), completion.step,
             *hop_arguments(following), *flat_of(completion.blobs),
             about=f"hop:{closing.hop_id}",
         )  # fmt: skip

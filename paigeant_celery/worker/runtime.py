@@ -11,6 +11,7 @@ from typing import NoReturn, TypeVar, assert_never
 
 from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 
+from paigeant_celery.activities.context import only_step_here
 from paigeant_celery.activities.registry import registry
 from paigeant_celery.broker.outbox import Outbox
 from paigeant_celery.broker.transport import CeleryTransport
@@ -29,6 +30,7 @@ from paigeant_celery.hop.with_store import RecordedEffects
 from paigeant_celery.hop.without_store import MessageOnlyEffects
 from paigeant_celery.worker.loop import ProcessLoop
 from paigeant_celery.worker.shutdown import Shutdown
+from paigeant_celery.worker.streams import complete_streams
 
 __all__ = ["HopRuntime"]
 
@@ -99,8 +101,11 @@ class HopRuntime:
         assert_never(opening)
 
     def _run(self, hop: Opened) -> Summary:
+        complete_streams()
         with self.loop.running(self.service.run(hop)) as future, self._held(hop, future):
-            return self._close(hop, self._outcome(hop, future))
+            with only_step_here(hop.message.step.step_id or ""):
+                outcome = self._outcome(hop, future)
+            return self._close(hop, outcome)
 
     def _held(self, hop: Opened, future: concurrent.futures.Future[Outcome]) -> AbstractContextManager[None]:
         return self._owner.holding(hop.closing.hop_id, fence=hop.closing.fence, cancel=future.cancel)

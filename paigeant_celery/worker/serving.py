@@ -78,6 +78,10 @@ def banner(transport: CeleryTransport, served: dict[str, Activity]) -> str:
         f"  . {name} ({activity.kind}) from {transport.publisher.queue_for(name, None)}"
         for name, activity in sorted(served.items())
     ]
+    lines += [
+        f"  . an agent made at {place} has no name and is not served; pass `name=` to it"
+        for place in registry.nameless()
+    ]
     if not served:
         lines.append("  . no activity is served; name the modules of your agents with `-I` or `imports`")
     return "\n".join(lines)

@@ -40,9 +40,12 @@ UNITS = {"s": 1, "days": 86400, "KiB": 1024, "MiB": 1024**2}  # in tables
 # A part of each Python block that a test below runs.
 QUICK_START = "# quickstart.py"
 HOST_CONFIGURATION = "# celeryconfig.py of the host"
-HOST_DISPATCH = "from shop.celery import app"
+HOST_DISPATCH = "Thank order 17."
+FASTAPI_VIEWS = "# web.py"
+DJANGO_VIEW = "# views.py"
 HARNESS_TEST = "workflow_harness"
 IDEMPOTENT_TOOL = "cashier = "
+HANDLED_PAUSE = "janitor = "
 DESK = "# desk.py"
 DESK_STEPS = "from desk import"
 OPENTELEMETRY = "CeleryInstrumentor().instrument()"
@@ -54,8 +57,11 @@ RUN_BELOW = (
     QUICK_START,
     HOST_CONFIGURATION,
     HOST_DISPATCH,
+    FASTAPI_VIEWS,
+    DJANGO_VIEW,
     HARNESS_TEST,
     IDEMPOTENT_TOOL,
+    HANDLED_PAUSE,
     DESK,
     DESK_STEPS,
     OPENTELEMETRY,
@@ -74,6 +80,7 @@ FIGURES = [
     ("docs/operating.md", "and the last {} of type `agent`.", LIMITS.max_streamed),
     ("docs/operating.md", "Its steps continue for `paigeant_shutdown_grace` ({} s).", SETTINGS.shutdown_grace),
     ("docs/operating.md", "the record of one call exceeds {} MiB", MAX_RECORD / 1024**2),
+    ("docs/operating.md", "Up to {} MiB are kept", MAX_RECORD / 1024**2),
     ("docs/agents-and-functions.md", "The last {} of a workflow are kept.", LIMITS.max_streamed),
     ("docs/guarantees.md", "a call that needs more time than the shutdown grace of {} s", SETTINGS.shutdown_grace),
     ("docs/guarantees.md", "The record of one call holds at most {} MiB.", MAX_RECORD / 1024**2),
@@ -364,6 +371,49 @@ def test_a_host_that_is_configured_as_shown_runs_the_step_that_is_dispatched_as_
     assert printed == "Thank you.\n"
 
 
+def test_the_views_of_a_web_application_answer_as_shown(host: Path, own_redis: Callable[..., RedisServer]) -> None:
+    """Visitors get 404 for what is not there, and never 500."""
+    asked = """
+import asyncio, json, sys
+async def ask(method, path, query=b""):
+    sent = []
+    async def receive(): return {"type": "http.request", "body": b"", "more_body": False}
+    async def send(message): sent.append(message)
+    scope = {"type": "http", "method": method, "path": path, "raw_path": path.encode(), "query_string": query,
+             "headers": [], "http_version": "1.1", "scheme": "http", "server": ("shop", 80), "client": ("me", 1)}
+    await web(scope, receive, send)
+    return sent[0]["status"], json.loads(sent[1]["body"])
+
+async def main():
+    status, started = await ask("POST", "/letters", b"order=17")
+    found = await ask("GET", f"/letters/{started['id']}")
+    print(status, found, await ask("GET", "/letters/nobody"), await ask("GET", "/letters/a b"))
+    return started["id"]
+
+known = asyncio.run(main())
+"""
+    asked_of_django = """
+import django
+from django.conf import settings
+settings.configure(DEFAULT_CHARSET="utf-8")
+django.setup()
+print(show(None, known).content.decode())
+for unknown in ("nobody", "a b", "\\ud800"):
+    try: show(None, unknown)
+    except Http404 as error: print(error)
+"""
+    script = block(FASTAPI_VIEWS) + asked + block(DJANGO_VIEW) + asked_of_django
+
+    printed = run_script(script, cwd=host, SHOP_BROKER=own_redis().url).splitlines()
+
+    standing = {"state": "queued", "executed": []}
+    assert printed == [
+        f"202 (200, {standing}) (404, {{'detail': 'no such workflow'}}) (404, {{'detail': 'no such workflow'}})",
+        '{"state": "queued", "executed": []}',
+        *["no such workflow"] * 3,
+    ]
+
+
 def test_the_harness_test_passes_as_it_is_shown(host: Path) -> None:
     """People learn the test kit from this example."""
     (host / "conftest.py").write_text('pytest_plugins = ["paigeant_celery.testing"]\n', encoding="utf-8")
@@ -406,6 +456,19 @@ print(asyncio.run(WorkflowHarness().run([cashier.activity("Refund it.")])).outpu
     printed = run_script(block(IDEMPOTENT_TOOL) + served, cwd=tmp_path)
 
     assert re.search(r"order 0: 0 cents, [0-9a-f-]{36}", printed)
+
+
+def test_the_agent_with_the_handler_that_is_shown_ends_with_an_answer(tmp_path: Path) -> None:
+    """The test model calls the tool, which needs an approval, and the handler refuses it."""
+    served = """
+import asyncio
+from paigeant_celery.testing import WorkflowHarness
+print(asyncio.run(WorkflowHarness().run([janitor.activity("Clean up.")])).output)
+"""
+
+    printed = run_script(block(HANDLED_PAUSE) + served, cwd=tmp_path)
+
+    assert "The tool call was denied." in printed
 
 
 def test_the_agent_and_the_function_that_are_shown_run_as_the_steps_that_are_shown(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ from paigeant_celery.core.errors import (
     NotSerializable,
     NoWorkflow,
     PaigeantError,
+    Paused,
     RemoteTraceback,
     ReplayedError,
     StoreCorrupt,
@@ -42,6 +43,7 @@ from paigeant_celery.core.errors import (
     UnknownWorkflow,
     Unreachable,
     UsageError,
+    WaitInsideStep,
     WorkerEnded,
     WorkflowCancelled,
     WorkflowConflict,
@@ -69,7 +71,9 @@ SAMPLES = [
     ConfigurationError(("one", "two")),
     UnknownTransport("kafka"),
     NoWorkflow(),
+    WaitInsideStep("critic", "w"),
     NotSerializable("output_not_serializable", "a Pool has no JSON form"),
+    Paused("tools_deferred", "the run asks for approval of 'delete'"),
     IllegalEvent("Completed", "3", "the workflow stands at place '4'"),
     MessageError("malformed"),
     MessageError("unknown_field", "slip.x", "this version does not know the field"),
@@ -92,13 +96,13 @@ SAMPLES = [
 
 USAGE = {
     UsageError, InvalidInput, EmptyItinerary, WorkflowConflict, StoreRequired, UnknownWorkflow, UnknownActivity,
-    DuplicateActivity, ConfigurationError, UnknownTransport, NoWorkflow, NotSerializable,
+    DuplicateActivity, ConfigurationError, UnknownTransport, NoWorkflow, NotSerializable, WaitInsideStep,
 }  # fmt: skip
 MESSAGE = {MessageError}
 TRANSIENT = {TransientError, Unreachable, NotPublished, NotRecorded, WorkerEnded}
 OTHERS = {
     PaigeantError, StoreCorrupt, IllegalEvent, HopFailed, WorkflowFailed, WorkflowParked, WorkflowCancelled, HopLost,
-    NonDeterminismError, ReplayedError, RemoteTraceback, WorkflowError,
+    NonDeterminismError, Paused, ReplayedError, RemoteTraceback, WorkflowError,
 }  # fmt: skip
 
 
