@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Coroutine, Iterable
 from functools import cached_property, partial, update_wrapper
 from types import FrameType
-from typing import Any, Concatenate, Generic, Literal, ParamSpec, Protocol, TypeVar, get_type_hints, overload
+from typing import Any, Concatenate, Generic, Literal, NoReturn, ParamSpec, Protocol, TypeVar, get_type_hints, overload
 
 from pydantic import BaseModel, ConfigDict, PydanticUserError, TypeAdapter, ValidationError, create_model
 
@@ -318,21 +318,28 @@ async def in_own_thread(call: Callable[[], T]) -> T:
     example, must always find a free thread there.
     """
     context = contextvars.copy_context()
-    future: concurrent.futures.Future[T] = concurrent.futures.Future()
+    future: concurrent.futures.Future[Callable[[], T]] = concurrent.futures.Future()
 
     def work() -> None:
         try:
-            future.set_result(context.run(call))
-        except StopIteration as error:  # a future cannot carry it
-            future.set_exception(RuntimeError(f"the function raised StopIteration: {error}"))
+            value = context.run(call)
         except BaseException as error:  # noqa: BLE001 - the waiting caller gets what it raised
-            future.set_exception(error)
+            future.set_result(partial(_reraise, error))  # asyncio makes a `TimeoutError` anew, without its frames
+        else:
+            future.set_result(lambda: value)
 
     future.set_running_or_notify_cancel()  # cancelling the wait leaves the thread and its future alone
     thread = threading.Thread(target=work, name="paigeant-function", daemon=True)
     thread.start()
     try:
-        return await asyncio.wrap_future(future)
+        ended = await asyncio.wrap_future(future)
     except asyncio.CancelledError as error:
         error.__cause__ = still_running(thread)  # says what a step that ran out of time was doing
         raise
+    return ended()
+
+
+def _reraise(error: BaseException) -> NoReturn:
+    if isinstance(error, StopIteration):  # a coroutine cannot raise it
+        raise RuntimeError(f"the function raised StopIteration: {error}") from error
+    raise error
