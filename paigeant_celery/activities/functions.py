@@ -7,20 +7,24 @@ import concurrent.futures
 import contextvars
 import inspect
 import json
+import sys
 import threading
 from collections.abc import Callable, Coroutine, Iterable
 from functools import cached_property, partial, update_wrapper
+from types import FrameType
 from typing import Any, Concatenate, Generic, Literal, ParamSpec, Protocol, TypeVar, get_type_hints, overload
 
 from pydantic import BaseModel, ConfigDict, PydanticUserError, TypeAdapter, ValidationError, create_model
 
 from paigeant_celery.activities.context import WorkflowContext
 from paigeant_celery.activities.lazy import Reading, read_in_thread, read_on_loop, reading
+from paigeant_celery.activities.making import Making
 from paigeant_celery.activities.port import ActivityResult, StepLimits
 from paigeant_celery.activities.registry import check_name, registry
+from paigeant_celery.activities.results import result_of
 from paigeant_celery.activities.stacks import still_running
 from paigeant_celery.core.certainty import certainty_of
-from paigeant_celery.core.crossing import OWN, cross, recordable, refuse_lost
+from paigeant_celery.core.crossing import OWN, cross, refuse_lost
 from paigeant_celery.core.errors import InvalidInput, MessageError, UsageError
 from paigeant_celery.core.faults import first_fault, raised_by_validator
 from paigeant_celery.core.jsonable import dumps
@@ -54,6 +58,7 @@ class FunctionActivity(Generic[P, R]):
         self.name, self.queue, self.policy, self.description = name, queue, policy, description
         code = getattr(inspect.unwrap(function), "__code__", None)
         self.origin = f"{code.co_filename}:{code.co_firstlineno}" if code else repr(function)
+        self.making = Making.at(_maker(), function)
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         return self.function(*args, **kwargs)
@@ -87,12 +92,10 @@ class FunctionActivity(Generic[P, R]):
         arguments = self._arguments_of(step)
         first = (context,) if self._takes_context else ()
         call, most = partial(self.function, *first, **arguments), limits.max_output_size
-        record = partial(recordable, declared=self._declared_output)
+        record = partial(result_of, declared=self._declared_output)
         if inspect.iscoroutinefunction(self.function) or inspect.isasyncgenfunction(self.function):
-            output = record(await read_on_loop(reading(call(), at_most=most)))
-        else:
-            output = await _reading_in_own_thread(lambda read: record(read(reading(call(), at_most=most))))
-        return ActivityResult(output=output)
+            return record(await read_on_loop(reading(call(), at_most=most)))
+        return await _reading_in_own_thread(lambda read: record(read(reading(call(), at_most=most))))
 
     def _arguments_of(self, step: Step) -> dict[str, Any]:
         if not isinstance(step, FunctionSpec):
@@ -115,7 +118,7 @@ class FunctionActivity(Generic[P, R]):
     @cached_property
     def _hints(self) -> dict[str, Any]:
         try:
-            return get_type_hints(inspect.unwrap(self.function), include_extras=True)
+            return get_type_hints(_innermost(self.function), include_extras=True)
         except (NameError, TypeError) as error:
             text = f"the annotations of {self.name!r} cannot be read ({error}); import their names at run time"
             raise MessageError("invalid_arguments", "arguments", text) from error
@@ -199,6 +202,14 @@ class _ArgumentReader:
         return getattr(holder, _field(self._name))
 
 
+def _innermost(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function that has the annotations, without what wraps it."""
+    function = inspect.unwrap(function)
+    while isinstance(function, partial):
+        function = inspect.unwrap(function.func)
+    return function
+
+
 def _check_kinds(name: str, function: Callable[..., Any]) -> None:
     """Raise `UsageError` if an argument has no name; the first may have none, because it may be the context."""
     nameless: set[object] = {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
@@ -206,6 +217,14 @@ def _check_kinds(name: str, function: Callable[..., Any]) -> None:
         if parameter.kind in nameless:
             raise UsageError(f"{name}: a step's arguments have names, but `{parameter}` takes arguments without one")
         nameless.add(inspect.Parameter.POSITIONAL_ONLY)
+
+
+def _maker() -> FrameType:
+    """Return the frame of the code that makes a function an activity."""
+    frame = sys._getframe(1)
+    while frame.f_globals is globals() and frame.f_back is not None:
+        frame = frame.f_back
+    return frame
 
 
 def _field(name: str) -> str:

@@ -18,7 +18,7 @@ from types import MappingProxyType
 from typing import Any
 
 import pytest
-from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError
+from pydantic import BaseModel, ConfigDict, RootModel, ValidationError
 from pydantic_ai import Agent, ToolOutput
 from pydantic_ai.models.test import TestModel
 
@@ -59,7 +59,7 @@ def sub(items: Iterable[Any]) -> Iterator[Any]:
 class Report(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow")
 
-    rows: Iterable[int] = Field(serialization_alias="lines")
+    rows: Iterable[int]
     note: Any = None
 
 
