@@ -8,6 +8,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from celery import Celery
+from celery.apps.worker import Worker
 from celery.worker.consumer import Consumer
 from celery.worker.consumer.consumer import Evloop
 from celery.worker.request import Request
@@ -53,6 +55,31 @@ def test_a_consumer_waits_for_messages_in_the_loop_that_is_wrapped() -> None:
     """What that loop raises decides whether Celery connects again or ends the worker."""
     assert "c.loop(*c.loop_args())" in inspect.getsource(Evloop.start)
     assert issubclass(ConnectionResetError, Connection("amqp://127.0.0.1:1").connection_errors)
+
+
+def test_an_app_tells_whether_its_worker_was_given_queues() -> None:
+    """`-Q` and `-X` become these calls; without the first the attribute is None."""
+    with Celery("shop", set_as_current=False) as app:
+        queues = app.amqp.queues
+        before = (queues._consume_from, set(queues.consume_from))
+        queues.deselect(["celery"])
+        excluded = (queues._consume_from, set(queues.consume_from))
+        queues.select(["mail"])
+
+    assert (before, excluded) == ((None, {"celery"}), (None, set()))
+    assert set(queues._consume_from) == set(queues.consume_from) == {"mail"}
+    assert "options=kwargs" in inspect.getsource(Worker.on_before_init)
+
+
+def test_an_app_looks_through_the_layers_of_its_configuration_in_their_order() -> None:
+    """Ours is put in front of the last one, which is Celery's."""
+    with Celery("shop", set_as_current=False, namespace="CELERY") as app:
+        app.conf.finalize()
+        app.conf.maps.insert(-1, {"worker_prefetch_multiplier": 7, "task_acks_late": True})
+        app.conf.update(CELERYD_PREFETCH_MULTIPLIER=8)
+
+        assert (app.conf.worker_prefetch_multiplier, app.conf.task_acks_late) == (8, True)
+        assert app.conf.maps[-1]["worker_prefetch_multiplier"] == 4
 
 
 def test_the_redis_channel_reads_items_in_the_method_that_is_wrapped() -> None:
