@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from textwrap import indent
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -57,10 +58,10 @@ def show(context: click.Context, correlation_id: str, events: bool) -> None:
     click.echo(f"workflow {correlation_id}: {status.state}")
     click.echo(f"  executed:  {', '.join(status.executed) or '-'}")
     click.echo(f"  remaining: {', '.join(status.remaining) or '-'}")
-    if status.state == "running":
-        where = "runs" if status.running else f"waits on queue {status.queue}"
-        if status.retry_at is not None:
-            where = f"is tried again at {status.retry_at:%Y-%m-%d %H:%M:%S} UTC"
+    where = {"queued": f"waits on queue {status.queue} for a worker", "running": "runs"}.get(status.state)
+    if status.retry_at is not None:
+        where = f"is tried again at {status.retry_at:%Y-%m-%d %H:%M:%S} UTC"
+    if where is not None:
         click.echo(f"  current:   {status.step_id} {where} (begun {status.attempt} times)")
     if status.usage:
         cost = [f"cost=${status.cost}"] if status.cost is not None else []
@@ -68,6 +69,8 @@ def show(context: click.Context, correlation_id: str, events: bool) -> None:
         click.echo(f"  used:      {' '.join([*used, *cost])}")
     if status.failure is not None:
         click.echo(f"  failed at: {status.failure.step_id or '-'}: {status.failure.error_class}: {status.failure.text}")
+        if status.failure.cause is not None:
+            click.echo(indent(str(status.failure.cause), "    "))
     for event in happened:
         details = " ".join(f"{name}={value}" for name, value in event.fields.items())
         click.echo(f"  {event.at:%Y-%m-%d %H:%M:%S} {event.type} {event.hop_id} {details}".rstrip())
@@ -134,6 +137,8 @@ def show_letter(context: click.Context, letter_id: str) -> None:
         "sample",
     ):
         click.echo(f"{name:<10} {getattr(letter, name)}")
+    if letter.trace:
+        click.echo(f"trace\n{indent(letter.trace, '    ')}")
 
 
 @letters.command(name="redrive")

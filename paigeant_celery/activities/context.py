@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AbstractContextManager
+import threading
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -23,6 +24,8 @@ __all__ = [
     "WorkflowContext",
     "WorkflowDependencies",
     "entered",
+    "only_step_here",
+    "running_step",
     "with_previous_output",
     "workflow_context",
 ]
@@ -31,7 +34,7 @@ ReadOutput = Callable[[ExecutedStep], Awaitable[JsonValue]]
 
 T = TypeVar("T")
 
-_current: ContextVar[WorkflowContext] = ContextVar("paigeant_workflow")
+_current: ContextVar[entered] = ContextVar("paigeant_workflow")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +136,7 @@ async def open_context(message: PaigeantMessage, *, attempt: int, read_output: R
 def workflow_context() -> WorkflowContext:
     """Return the context of the step that is running; raises `NoWorkflow` outside a step."""
     try:
-        return _current.get()
+        return _current.get().context
     except LookupError:
         raise NoWorkflow from None
 
@@ -142,15 +145,48 @@ class entered(AbstractContextManager[WorkflowContext]):  # noqa: N801 - used as 
     """Make `workflow_context()` return `context` inside the block."""
 
     def __init__(self, context: WorkflowContext) -> None:
-        self._context = context
-        self._token: Token[WorkflowContext] | None = None
+        self.context = context
+        self.runs = False
+        self._token: Token[entered] | None = None
 
     def __enter__(self) -> WorkflowContext:
-        self._token = _current.set(self._context)
-        return self._context
+        self._token, self.runs = _current.set(self), True
+        return self.context
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.runs = False
         if self._token is not None:
             _current.reset(self._token)
+
+
+# The step that this process runs in its main thread, as a child of Celery's prefork pool does. There is no other one.
+_only: list[str] = []
+
+
+@contextmanager
+def only_step_here(step_id: str) -> Iterator[None]:
+    """Count every thread of the process as part of a step, if it is run for the main thread, which waits for it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    _only.append(step_id)
+    try:
+        yield
+    finally:
+        _only.remove(step_id)
+
+
+def running_step() -> str | None:
+    """Return the id of the step that this code is part of, or None.
+
+    Tasks and threads that a step starts are part of it until it ends. Later they are not, whatever context they keep.
+    A thread that was started without the step's context is recognized only if the process runs no other step.
+    """
+    step = _current.get(None)
+    if step is not None:
+        return step.context.step_id if step.runs else None
+    if _only and threading.current_thread() is not threading.main_thread():
+        return _only[-1]
+    return None

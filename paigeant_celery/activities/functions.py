@@ -7,23 +7,24 @@ import concurrent.futures
 import contextvars
 import inspect
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from functools import cached_property, partial, update_wrapper
 from typing import Any, Concatenate, Generic, Literal, ParamSpec, Protocol, TypeVar, get_type_hints, overload
 
 from pydantic import BaseModel, ConfigDict, PydanticUserError, ValidationError, create_model
 
 from paigeant_celery.activities.context import WorkflowContext
-from paigeant_celery.activities.port import ActivityResult, EditLimits
-from paigeant_celery.activities.registry import registry
+from paigeant_celery.activities.lazy import Reading, read_in_thread, read_on_loop, reading
+from paigeant_celery.activities.port import ActivityResult, StepLimits
+from paigeant_celery.activities.registry import check_name, registry
+from paigeant_celery.activities.stacks import still_running
 from paigeant_celery.core.errors import InvalidInput, MessageError, UsageError
-from paigeant_celery.core.faults import first_fault
+from paigeant_celery.core.faults import first_fault, raised_by_validator
 from paigeant_celery.core.jsonable import dumps, recordable
-from paigeant_celery.core.names import is_activity_name
 from paigeant_celery.core.policy import StepPolicy
 from paigeant_celery.core.slip import FunctionSpec, Step
 
-__all__ = ["FunctionActivity", "activity", "in_own_thread"]
+__all__ = ["FunctionActivity", "activity", "in_own_thread", "read_beside"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -34,7 +35,8 @@ class FunctionActivity(Generic[P, R]):
     """A function that can be a step; calling it calls the function.
 
     On the worker an async function runs on the event loop and a sync one in a thread. A thread cannot be
-    stopped: a sync function that times out runs to its end, and its result is discarded.
+    stopped: a sync function that times out runs to its end, or to the next item that it yields, and its result is
+    discarded.
     """
 
     kind: Literal["function"] = "function"
@@ -42,9 +44,7 @@ class FunctionActivity(Generic[P, R]):
     def __init__(
         self, function: Callable[..., Any], *, name: str, queue: str | None, policy: StepPolicy | None, description: str
     ) -> None:
-        if not is_activity_name(name):
-            text = f"{name[:64]!r} names a queue and a task, so it must be 1 to 128 ASCII letters, digits, '_' or '-'"
-            raise InvalidInput("bad_agent_name", "name", text)
+        check_name(name)
         _check_kinds(name, function)
         update_wrapper(self, function)
         self.function = function
@@ -74,17 +74,16 @@ class FunctionActivity(Generic[P, R]):
         """Raise `MessageError` if the step is not a function step or its arguments do not fit."""
         self._arguments_of(step)
 
-    async def run(self, step: Step, context: WorkflowContext, *, limits: EditLimits) -> ActivityResult:
+    async def run(self, step: Step, context: WorkflowContext, *, limits: StepLimits) -> ActivityResult:
         """Call the function with the step's arguments and return its result as JSON."""
         arguments = self._arguments_of(step)
         first = (context,) if self._takes_context else ()
-        if inspect.iscoroutinefunction(self.function):
-            output = await self.function(*first, **arguments)
+        call, most = partial(self.function, *first, **arguments), limits.max_output_size
+        if inspect.iscoroutinefunction(self.function) or inspect.isasyncgenfunction(self.function):
+            output = recordable(await read_on_loop(reading(call(), at_most=most)))
         else:
-            output = await in_own_thread(partial(self.function, *first, **arguments))
-            if inspect.isawaitable(output):  # a decorator hid that the function is async
-                output = await output
-        return ActivityResult(output=recordable(output))
+            output = await _reading_in_own_thread(lambda read: recordable(read(reading(call(), at_most=most))))
+        return ActivityResult(output=output)
 
     def _arguments_of(self, step: Step) -> dict[str, Any]:
         if not isinstance(step, FunctionSpec):
@@ -98,7 +97,7 @@ class FunctionActivity(Generic[P, R]):
         except ValidationError as error:
             place, _, text = first_fault(error)
             path = ".".join(["arguments", *(str(part).removeprefix("argument_") for part in place)])
-            raise MessageError("invalid_arguments", path, text) from None
+            raise MessageError("invalid_arguments", path, text) from raised_by_validator(error)
         except Exception as error:
             text = f"a validator raised {type(error).__name__}"
             raise MessageError("invalid_arguments", "arguments", text) from error
@@ -190,7 +189,8 @@ def activity(
     """Make a sync or async function a step of workflows.
 
     The activity has the function's name. Its arguments are JSON, checked by the annotations; a first parameter
-    annotated `WorkflowContext` receives the context. The result is recorded as JSON.
+    annotated `WorkflowContext` receives the context. The result is recorded as JSON; what a generator yields is a
+    list.
 
     Raises `InvalidInput` (`bad_agent_name`).
     """
@@ -198,7 +198,7 @@ def activity(
     def decorate(function: Callable[..., Any]) -> FunctionActivity[..., Any]:
         made: FunctionActivity[..., Any] = FunctionActivity(
             function,
-            name=name or str(getattr(function, "__name__", "")),
+            name=str(getattr(function, "__name__", "")) if name is None else name,
             queue=queue,
             policy=policy,
             description=(inspect.getdoc(function) or "").partition("\n")[0],
@@ -207,6 +207,30 @@ def activity(
         return made
 
     return decorate if function is None else decorate(function)
+
+
+async def read_beside(result: object, *, at_most: int) -> Any:
+    """Read a result of unknown code; if anything in it is lazy, in a thread of its own, because it may block."""
+    steps = reading(result, at_most=at_most)
+    try:
+        wanted = next(steps)
+    except StopIteration as end:
+        return end.value
+    return await _reading_in_own_thread(lambda read: read(steps, wanted))
+
+
+async def _reading_in_own_thread(work: Callable[[Callable[..., Any]], T]) -> T:
+    """Do some work in its own thread. It gets the function that reads there until nobody waits for it any more."""
+    loop = asyncio.get_running_loop()
+    given_up: concurrent.futures.Future[None] = concurrent.futures.Future()
+
+    def read(steps: Reading, wanted: Coroutine[Any, Any, Any] | None = None) -> Any:
+        return read_in_thread(steps, loop, given_up, wanted)
+
+    try:
+        return await in_own_thread(lambda: work(read))
+    finally:
+        given_up.set_result(None)
 
 
 async def in_own_thread(call: Callable[[], T]) -> T:
@@ -227,5 +251,10 @@ async def in_own_thread(call: Callable[[], T]) -> T:
             future.set_exception(error)
 
     future.set_running_or_notify_cancel()  # cancelling the wait leaves the thread and its future alone
-    threading.Thread(target=work, name="paigeant-function", daemon=True).start()
-    return await asyncio.wrap_future(future)
+    thread = threading.Thread(target=work, name="paigeant-function", daemon=True)
+    thread.start()
+    try:
+        return await asyncio.wrap_future(future)
+    except asyncio.CancelledError as error:
+        error.__cause__ = still_running(thread)  # says what a step that ran out of time was doing
+        raise

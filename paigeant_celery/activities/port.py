@@ -13,7 +13,7 @@ from paigeant_celery.activities.context import WorkflowContext
 from paigeant_celery.core.policy import StepPolicy
 from paigeant_celery.core.slip import Step
 
-__all__ = ["Activity", "ActivityResult", "EditLimits"]
+__all__ = ["Activity", "ActivityResult", "StepLimits"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,13 +59,14 @@ class Activity(Protocol):
         """Raise `MessageError` (`invalid_deps`, `unexpected_deps`, `invalid_arguments`) if the step does not fit."""
         ...
 
-    async def run(self, step: Step, context: WorkflowContext, *, limits: EditLimits) -> ActivityResult:
+    async def run(self, step: Step, context: WorkflowContext, *, limits: StepLimits) -> ActivityResult:
         """Run the step inside the hop's context."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
-class EditLimits:
-    """How far an agent may change the itinerary in any workflow of this deployment."""
+class StepLimits:
+    """How often any workflow of this deployment may visit an activity, and how large an output may be, in bytes."""
 
     max_visits: int
+    max_output_size: int

@@ -7,13 +7,14 @@ import gc
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 from paigeant_celery.activities.port import Activity
 from paigeant_celery.core.errors import DuplicateActivity, InvalidInput, UnknownActivity, UsageError
+from paigeant_celery.core.names import ACTIVITY_NAME_RULE, QUEUE_RULE, is_activity_name, is_queue_name
 from paigeant_celery.core.policy import StepPolicy
 
-__all__ = ["Registry", "registry"]
+__all__ = ["Registry", "check_name", "registry"]
 
 Subscriber = Callable[[], None]
 
@@ -61,6 +62,10 @@ class Registry:
         """Return the names of all activities, even of those that are there twice."""
         return list(self._by_name())
 
+    def nameless(self) -> list[str]:
+        """Return where the activities were made that have no name, so that no slip can name them."""
+        return sorted({activity.origin for activity in self._live() if _name_of(activity) is None})
+
     def find(self, name: str) -> Activity | None:
         """Return the activity of this name, or None; raises `DuplicateActivity` if there are two."""
         found = self._by_name()
@@ -72,6 +77,8 @@ class Registry:
         if activity is None:
             loaded = sorted(self.names())
             searched = f"{len(loaded)} loaded: {', '.join(loaded[:20]) or 'none'}"
+            if nameless := self.nameless():
+                searched += f"; agents without a name, which need `name=`, were made at {', '.join(nameless[:20])}"
             raise UnknownActivity(name, searched, difflib.get_close_matches(name, loaded, n=3))
         return activity
 
@@ -89,8 +96,8 @@ class Registry:
     def _by_name(self) -> dict[str, list[Activity]]:
         found: dict[str, list[Activity]] = {}
         for activity in self._live():
-            with suppress(UsageError):  # has no name yet, or never gets one: a slip cannot name it either
-                found.setdefault(activity.name, []).append(activity)
+            if (name := _name_of(activity)) is not None:
+                found.setdefault(name, []).append(activity)
         return found
 
     def _only(self, name: str, activities: list[Activity]) -> Activity:
@@ -112,10 +119,27 @@ class Registry:
             return [activity for _, activity in live]
 
 
+def check_name(name: object) -> None:
+    """Raise `InvalidInput` if an activity cannot have this name."""
+    if not isinstance(name, str):
+        raise InvalidInput("bad_agent_name", "name", f"must be a string, not a {type(name).__name__}")
+    if not is_activity_name(name):
+        text = f"{name[:64]!r} cannot name a queue and a task; a name has {ACTIVITY_NAME_RULE}. Pass another `name=`"
+        raise InvalidInput("bad_agent_name", "name", text)
+
+
+def _name_of(activity: Activity) -> str | None:
+    """Return the name of an activity, or None if it has none yet, or never gets one: a slip cannot name it either."""
+    try:
+        return activity.name
+    except UsageError:
+        return None
+
+
 def _check(activity: Activity) -> None:
     queue, policy = activity.queue, activity.policy
-    if queue is not None and not (isinstance(queue, str) and queue.strip()):
-        raise InvalidInput("invalid_queue", "queue", "must be the name of a Celery queue, or None")
+    if queue is not None and not (isinstance(queue, str) and is_queue_name(queue)):
+        raise InvalidInput("invalid_queue", "queue", f"must be the name of a Celery queue, which has {QUEUE_RULE}")
     if policy is not None and not isinstance(policy, StepPolicy):
         raise InvalidInput("invalid_policy", "policy", f"must be a `StepPolicy`, not a {type(policy).__name__}")
 

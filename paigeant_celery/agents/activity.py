@@ -22,12 +22,13 @@ from pydantic_ai.exceptions import UsageLimitExceeded
 from pydantic_ai.usage import RunUsage, UsageLimits
 
 from paigeant_celery.activities.context import StepOutput, WorkflowContext, WorkflowDependencies, with_previous_output
-from paigeant_celery.activities.port import ActivityResult, EditLimits
+from paigeant_celery.activities.functions import read_beside
+from paigeant_celery.activities.port import ActivityResult, StepLimits
 from paigeant_celery.agents.durability import CeleryDurability
 from paigeant_celery.agents.itinerary import Edit, ItineraryEditing
 from paigeant_celery.core.budget import reported_cost, used_by
 from paigeant_celery.core.errors import MessageError, UsageError
-from paigeant_celery.core.faults import first_fault
+from paigeant_celery.core.faults import first_fault, raised_by_validator
 from paigeant_celery.core.jsonable import dumps, recordable
 from paigeant_celery.core.message import PaigeantMessage
 from paigeant_celery.core.names import is_activity_name
@@ -93,7 +94,7 @@ class AgentActivity:
         """Raise `MessageError` if the step is not an agent step or its deps do not fit."""
         self._data_of(step)
 
-    async def run(self, step: Step, context: WorkflowContext, *, limits: EditLimits) -> ActivityResult:
+    async def run(self, step: Step, context: WorkflowContext, *, limits: StepLimits) -> ActivityResult:
         """Run the agent on the step's prompt; the output becomes JSON."""
         data = self._data_of(step)
         assert isinstance(step, ActivitySpec)
@@ -114,8 +115,9 @@ class AgentActivity:
                     capabilities=self._capabilities(edit),
                     infer_name=False,
                 )
+            output = await read_beside(result.output, at_most=limits.max_output_size)  # it may need the deps
         return ActivityResult(
-            output=recordable(result.output),
+            output=recordable(output),
             usage=_counters(result.usage),
             cost=reported_cost(getattr(result.usage, "cost", None)),
             inserted=edit.inserted,
@@ -225,7 +227,8 @@ def _validated(data: Any, expected: Any) -> Any:
         return TypeAdapter(expected).validate_json(dumps(data))
     except ValidationError as error:
         place, _, text = first_fault(error)
-        raise MessageError("invalid_deps", ".".join(["deps", *map(str, place)]), text) from None
+        path = ".".join(["deps", *map(str, place)])
+        raise MessageError("invalid_deps", path, text) from raised_by_validator(error)
     except (PydanticUserError, PydanticUndefinedAnnotation) as error:
         name = getattr(expected, "__name__", repr(expected))
         text = f"`deps_type` {name} cannot be made from JSON; make it on the worker with `deps_factory=`"

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from types import FrameType
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from pydantic_ai import Agent
@@ -12,10 +11,10 @@ from pydantic_ai.agent import AbstractAgent
 from pydantic_ai.tools import AgentDepsT
 from typing_extensions import TypeVar
 
-from paigeant_celery.activities.registry import registry
+from paigeant_celery.activities.registry import check_name, registry
 from paigeant_celery.agents.activity import AgentActivity, DepsFactory
+from paigeant_celery.agents.naming import GlobalName, local_name, maker_frame
 from paigeant_celery.core.errors import InvalidInput, UsageError
-from paigeant_celery.core.names import is_activity_name
 from paigeant_celery.core.policy import StepPolicy
 from paigeant_celery.core.slip import ActivitySpec
 
@@ -131,12 +130,13 @@ class PaigeantAgent(Agent[AgentDepsT, OutputT]):
             self._own_activity = self._registered()
 
     def _registered(self) -> AgentActivity:
-        _check_name(self.name)
-        maker = _maker_frame(self)
+        if self.name is not None:
+            check_name(self.name)
+        maker = maker_frame(self)
         activity = AgentActivity(
             self,
             name=self.name,
-            find_name=_GlobalName(maker.f_globals),
+            find_name=GlobalName(maker.f_globals),
             origin=f"{maker.f_code.co_filename}:{maker.f_lineno}",
             queue=self.queue,
             policy=self.policy,
@@ -199,8 +199,8 @@ class PaigeantAgent(Agent[AgentDepsT, OutputT]):
         try:
             _ = self._own_activity.name
         except UsageError:
-            self.name = _local_name(self)
-            _check_name(self.name)
+            self.name = local_name(self)
+            check_name(self.name)
 
     def _dispatcher(self, method: str) -> Runway:
         if self.dispatcher is None:
@@ -220,10 +220,10 @@ def register_agent(
 
     A worker serves it for as long as something else holds the agent. Raises `InvalidInput` (`bad_agent_name`).
     """
-    name = name or agent.name
+    name = agent.name if name is None else name
     if name is None:
         raise InvalidInput("bad_agent_name", "name", "the agent has no name; pass `name=`")
-    _check_name(name)
+    check_name(name)
     frame = sys._getframe(1)
     activity = AgentActivity(
         agent,
@@ -234,53 +234,6 @@ def register_agent(
         deps_factory=_checked_factory(deps_factory),
     )
     registry.add(activity, holder=agent)
-
-
-class _GlobalName:
-    """Finds the name of the global that holds an agent in the module that made it."""
-
-    def __init__(self, module: dict[str, Any]) -> None:
-        self._module = module
-
-    def __call__(self, agent: object) -> str | None:
-        names = [name for name, value in list(self._module.items()) if value is agent]
-        return next((name for name in names if not name.startswith("_")), names[0] if names else None)
-
-
-def _local_name(agent: object) -> str:
-    """Return the caller's local variable that holds the agent; raises `UsageError` if there is none."""
-    for frame in _frames(2):
-        for name, value in frame.f_locals.items():
-            if value is agent and name != "self":
-                return name
-    raise UsageError("UnnamedAgent: no variable that could name the agent holds it; pass `name=` to it")
-
-
-def _maker_frame(agent: object) -> FrameType:
-    """Return the frame that called the constructor, past those of subclasses and of `typing`'s aliases."""
-    last = sys._getframe(1)
-    for frame in _frames(2):
-        last = frame
-        own = frame.f_globals.get("__name__") in {__name__, "typing"}
-        if not own and frame.f_locals.get("self") is not agent:
-            return frame
-    return last
-
-
-def _frames(depth: int) -> Iterator[FrameType]:
-    frame: FrameType | None = sys._getframe(depth + 1)
-    while frame is not None:
-        yield frame
-        frame = frame.f_back
-
-
-def _check_name(name: str | None) -> None:
-    if name is not None and not is_activity_name(name):
-        raise InvalidInput(
-            "bad_agent_name",
-            "name",
-            f"{name[:64]!r} names a queue and a task, so it must be 1 to 128 ASCII letters, digits, '_' or '-'",
-        )
 
 
 def _checked_limit(limit: object) -> int:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Mapping
 from contextlib import aclosing, nullcontext, suppress
 from datetime import UTC, datetime
 from typing import Any, cast
 from weakref import WeakValueDictionary
 
 from pydantic_ai.agent import AbstractAgent, EventStreamHandler
-from pydantic_ai.capabilities import WrapModelRequestHandler, WrapRunHandler
+from pydantic_ai.capabilities import AbstractCapability, WrapModelRequestHandler, WrapRunHandler
 from pydantic_ai.durable_exec import (
     JSON_CODEC,
     BaseDurabilityCapability,
@@ -29,6 +30,7 @@ from pydantic_ai.toolsets import AbstractToolset
 
 from paigeant_celery.agents.fingerprints import Digests
 from paigeant_celery.agents.models import LoopModels
+from paigeant_celery.agents.naming import GlobalName, maker_frame
 from paigeant_celery.agents.recorded_calls import JournalBackend
 from paigeant_celery.agents.recorded_tools import METADATA_KEY, RecordedToolset
 from paigeant_celery.agents.stream import feed_here, is_told, shown_to
@@ -41,6 +43,8 @@ except ImportError:
     replay_scope = nullcontext  # type: ignore[assignment]
 
 __all__ = ["CeleryDurability", "idempotency_key"]
+
+UNNAMED = "agent"  # what pydantic-ai calls such an agent in its traces
 
 _TOOL_KEYS = uuid.UUID("5c0d5d9e-4a27-4e43-8f0e-0d7a8a8c4f6b")  # namespace of idempotency keys
 
@@ -70,7 +74,10 @@ class CeleryDurability(BaseDurabilityCapability[AgentDepsT]):
     nothing outside a hop, without a store, or inside a recorded tool call.
 
     - `event_stream_handler`: gets the events of calls that are made, live; those of replayed calls are not repeated.
-    - `models`: further models by the names that runs ask for. `name`: the agent's name, if it has none.
+    - `models`: further models by the names that runs ask for.
+    - `name`: names the agent's runs in the journal. By default it is the agent's name, or else that of the global
+      variable that holds the agent. An agent with neither needs no name: its runs are counted in the order in which
+      they start.
 
     Raises `NonDeterminismError`, which parks the hop, if the code asks for different calls than before, and
     `NotSerializable` if a tool returns something without a JSON form.
@@ -95,10 +102,19 @@ class CeleryDurability(BaseDurabilityCapability[AgentDepsT]):
         name: str | None = None,
     ) -> None:
         super().__init__(models=models, event_stream_handler=event_stream_handler, name=name)
+        self._find_name: Callable[[object], str | None] = lambda _: None
         self._inferred = LoopModels()
         self._given: WeakValueDictionary[str, Model] = WeakValueDictionary()
         self._backend: DurableOperationBackend[None] = JournalBackend(Digests())
         self._tool_results = self._typed_result_codec(CallToolResult)
+
+    def for_agent(self, agent: AbstractAgent[AgentDepsT, Any]) -> AbstractCapability[AgentDepsT]:
+        """Return the capability to use with the agent, whose name may not be known yet: it is asked for in each run."""
+        if self.name or agent.name:
+            return super().for_agent(agent)
+        unnamed = copy.copy(self)
+        unnamed.name, unnamed._find_name = UNNAMED, GlobalName(maker_frame(agent).f_globals)
+        return super(CeleryDurability, unnamed).for_agent(agent)
 
     @property
     def in_durable_context(self) -> bool:
@@ -112,7 +128,12 @@ class CeleryDurability(BaseDurabilityCapability[AgentDepsT]):
     def get_default_run_id(self) -> str | None:
         """Return an id that is the same in every attempt."""
         journal = current_journal()
-        return journal.next_run_id(self.name) if journal is not None else None
+        return journal.next_run_id(self._run_name()) if journal is not None else None
+
+    def _run_name(self) -> str:
+        # An unnamed agent's own name is not asked for: pydantic-ai takes it from a variable of the code that first runs
+        # it, which may differ from process to process.
+        return self._find_name(self._agent) or self.name
 
     def get_default_conversation_id(self, run_id: str) -> str | None:
         """Return an id that is the same in every attempt."""

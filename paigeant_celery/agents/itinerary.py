@@ -13,7 +13,7 @@ from pydantic_ai.exceptions import ToolFailed
 from pydantic_ai.toolsets import AbstractToolset, FunctionToolset
 
 from paigeant_celery.activities.context import WorkflowContext
-from paigeant_celery.activities.port import EditLimits
+from paigeant_celery.activities.port import StepLimits
 from paigeant_celery.agents.recorded_tools import METADATA_KEY
 from paigeant_celery.core.errors import InvalidInput
 from paigeant_celery.core.slip import ActivitySpec, RegisteredActivity, Step
@@ -42,7 +42,7 @@ class Edit:
     context: WorkflowContext
     max_added_steps: int
     allowed_activities: frozenset[str] | None
-    limits: EditLimits
+    limits: StepLimits
     inserted: tuple[Step, ...] = ()
     refusals: tuple[str, ...] = ()
 

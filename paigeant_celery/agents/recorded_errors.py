@@ -10,6 +10,7 @@ from pydantic_ai import exceptions
 from pydantic_ai.durable_exec import JSON_CODEC
 from pydantic_ai.messages import ModelResponse
 
+from paigeant_celery.core.causes import cause_of, traceback_of
 from paigeant_celery.core.errors import ReplayedError
 from paigeant_celery.journal.record import Record, RecordedError
 
@@ -42,6 +43,7 @@ def rebuilt(record: Record) -> Exception:
     """Return the error of a record: of its own class if Python or pydantic-ai has it, otherwise a `ReplayedError`."""
     assert record.failure is not None
     error = _of_class(record.failure)
+    error.__traceback__ = traceback_of(record.failure.frames)  # where it was raised in the earlier attempt
     if record.result is not None:
         mark_streamed_before_failing(error, JSON_CODEC.load(ModelResponse, record.result))
     return error
@@ -57,7 +59,8 @@ def _described(error: BaseException) -> RecordedError:
         json.dumps(arguments)
     except (TypeError, ValueError):
         arguments = (str(error),)
-    return RecordedError(error_class=type(error).__name__, args=arguments)  # type: ignore[arg-type]  # JSON, as tried
+    frames = cause_of(error).frames
+    return RecordedError(error_class=type(error).__name__, args=arguments, frames=frames)  # type: ignore[arg-type]  # JSON, as tried
 
 
 def _of_class(recorded: RecordedError) -> Exception:

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+from paigeant_celery.core.errors import InvalidInput
 from paigeant_celery.core.settings import Settings
 from paigeant_celery.store.port import DeadLetter, Store
 
-__all__ = ["Delivery", "Letters", "Publisher", "Transport"]
+__all__ = ["Delivery", "Letters", "Publisher", "Transport", "checked_transport"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,3 +84,11 @@ class Transport(Protocol):
     def check_dispatch(self) -> None:
         """Raise `ConfigurationError` if messages sent from here would not run as they must."""
         ...
+
+
+def checked_transport(transport: object) -> Transport:
+    """Return what a caller passed as transport; raises `InvalidInput` if it is none."""
+    if not isinstance(transport, Transport):
+        text = f"must be what `get_transport(…)` returns, not a {type(transport).__name__}"
+        raise InvalidInput("invalid_input", "transport", text)
+    return transport

@@ -16,7 +16,7 @@ from pydantic import JsonValue
 from paigeant_celery.activities.port import Activity
 from paigeant_celery.activities.registry import registry
 from paigeant_celery.broker.outbox import Outbox, Recorded
-from paigeant_celery.broker.port import Transport
+from paigeant_celery.broker.port import Transport, checked_transport
 from paigeant_celery.broker.tracing import current_trace
 from paigeant_celery.client.handle import WorkflowHandle
 from paigeant_celery.core.budget import WorkflowLimits
@@ -32,7 +32,7 @@ from paigeant_celery.core.errors import (
     WorkflowConflict,
 )
 from paigeant_celery.core.message import PaigeantMessage, content_digest, encode, parse
-from paigeant_celery.core.names import FIRST_PLACE, hop_id, is_correlation_id
+from paigeant_celery.core.names import CORRELATION_ID_RULE, FIRST_PLACE, hop_id, is_correlation_id
 from paigeant_celery.core.slip import (
     ActivitySpec,
     FunctionSpec,
@@ -254,8 +254,11 @@ def _first_message(
     correlation_id, variables = asked.correlation_id, asked.variables
     if correlation_id is None:
         correlation_id = str(uuid.uuid4())
-    elif not isinstance(correlation_id, str) or not is_correlation_id(correlation_id):
-        raise InvalidInput("bad_correlation_id", "correlation_id", "use 1 to 128 of A-Z, a-z, 0-9, '_' and '-'")
+    elif not isinstance(correlation_id, str):
+        text = f"must be a string, not a {type(correlation_id).__name__}; use {CORRELATION_ID_RULE}"
+        raise InvalidInput("bad_correlation_id", "correlation_id", text)
+    elif not is_correlation_id(correlation_id):
+        raise InvalidInput("bad_correlation_id", "correlation_id", f"use {CORRELATION_ID_RULE}")
     if variables is not None and not isinstance(variables, Mapping):
         raise InvalidInput("invalid_variables", "variables", f"must be a mapping, not a {type(variables).__name__}")
     if not isinstance(asked.stream, bool):
@@ -321,7 +324,4 @@ def _checked_transport(transport: Transport | None) -> Transport:
 
     if transport is None:
         return get_transport()
-    if not isinstance(transport, Transport):
-        text = f"must be what `get_transport(…)` returns, not a {type(transport).__name__}"
-        raise InvalidInput("invalid_input", "transport", text)
-    return transport
+    return checked_transport(transport)

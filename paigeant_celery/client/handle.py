@@ -8,29 +8,37 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
-from typing import TypeVar
+from typing import Literal, TypeAlias, TypeVar, get_args
 
 from pydantic import JsonValue
 
-from paigeant_celery.activities.context import StepOutput
-from paigeant_celery.broker.port import Transport
+from paigeant_celery.activities.context import StepOutput, running_step
+from paigeant_celery.broker.port import Transport, checked_transport
 from paigeant_celery.core.budget import used_by
 from paigeant_celery.core.errors import (
+    InvalidInput,
+    RemoteTraceback,
     StoreRequired,
     UnknownWorkflow,
     UsageError,
+    WaitInsideStep,
     WorkflowCancelled,
     WorkflowFailed,
     WorkflowParked,
 )
 from paigeant_celery.core.flow import Failure, WorkflowState
 from paigeant_celery.core.message import PaigeantMessage, reread
+from paigeant_celery.core.names import is_correlation_id
 from paigeant_celery.store.outputs import read_blob
 from paigeant_celery.store.port import Store, StoredEvent, WorkflowRecord
 
 __all__ = ["WorkflowEvent", "WorkflowHandle", "WorkflowResult", "WorkflowStatus"]
 
 T = TypeVar("T")
+
+# The store says `running` until a workflow ends or is parked. Whoever looks wants to know more.
+Underway: TypeAlias = Literal["queued", "running", "retrying"]
+CurrentState: TypeAlias = Literal[Underway, WorkflowState]
 
 FIRST_WAIT = 0.01  # seconds between two looks at the store; grows up to the longest
 LONGEST_WAIT = 0.5
@@ -41,14 +49,14 @@ EVENTS_AT_ONCE = 100
 class WorkflowStatus:
     """Where a workflow stands.
 
-    `running` says whether a worker runs the current step. If `state` is `running` but this is not, the workflow
-    waits on `queue`, or until `retry_at` if an attempt failed with `failure`. `executed` and `remaining` are step
-    ids; `usage` and `cost` are those of the executed steps, as in `WorkflowResult`.
+    `state` is `queued` if its current step waits on `queue` for a worker, `running` if a worker runs it, and `retrying`
+    if an attempt failed with `failure` and the next one begins after `retry_at`. The other states are `completed`,
+    `failed`, `parked` (it waits for a person) and `cancelled`. `executed` and `remaining` are step ids; `usage` and
+    `cost` are those of the executed steps, as in `WorkflowResult`.
     """
 
     correlation_id: str
-    state: WorkflowState
-    running: bool
+    state: CurrentState
     step_id: str | None
     activity: str | None
     queue: str
@@ -61,6 +69,16 @@ class WorkflowStatus:
     retry_at: datetime | None = None
     usage: Mapping[str, int] = field(default_factory=dict)
     cost: Decimal | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether a worker runs the current step."""
+        return self.state == "running"
+
+    @property
+    def in_progress(self) -> bool:
+        """Whether the workflow goes on by itself: it is queued, running or retrying."""
+        return self.state in get_args(Underway)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,11 +115,18 @@ class WorkflowResult:
 
 
 class WorkflowHandle:
-    """A workflow by its correlation id. Every call reads the store again; without a store it raises `StoreRequired`."""
+    """A workflow by its correlation id. Every call reads the store again; without a store it raises `StoreRequired`.
+
+    Each call raises `UnknownWorkflow` if the store holds no workflow of this id, whatever the id looks like, and
+    `Unreachable` if the store is away.
+    """
 
     def __init__(self, correlation_id: str, transport: Transport) -> None:
+        if not isinstance(correlation_id, str):
+            text = f"must be a string, not a {type(correlation_id).__name__}; pass the id that the dispatch returned"
+            raise InvalidInput("invalid_input", "correlation_id", text)
         self.correlation_id = correlation_id
-        self._transport = transport
+        self._transport = checked_transport(transport)
 
     def __repr__(self) -> str:
         return f"WorkflowHandle({self.correlation_id!r})"
@@ -117,8 +142,7 @@ class WorkflowHandle:
         step, used = message.slip.next_step, used_by(message.slip.executed)
         return WorkflowStatus(
             correlation_id=self.correlation_id,
-            state=record.state,
-            running=record.running,
+            state=_current_state(record),
             step_id=step.step_id if step else None,
             activity=step.activity if step else None,
             queue=record.queue,
@@ -136,14 +160,18 @@ class WorkflowHandle:
     async def result(self, timeout: float | None = None) -> WorkflowResult:  # noqa: ASYNC109 - as `AsyncResult.get`
         """Wait until the workflow ends and return its outputs.
 
-        `timeout` is in seconds; None waits forever. Raises `WorkflowFailed` with step, error class and text, its
-        subclass `WorkflowParked` if the workflow waits for a person, `WorkflowCancelled`, `TimeoutError` (the
-        workflow goes on), `UnknownWorkflow`, and `Unreachable` if the store is unavailable (call again).
+        `timeout` is in seconds; None waits forever. Raises a `WorkflowError` if the workflow did not complete:
+        `WorkflowFailed` with step, error class and text, its subclass `WorkflowParked` if the workflow waits for a
+        person, or `WorkflowCancelled`. The `__cause__` of the first two shows what the step raised, with its frames.
+        Raises `TimeoutError` (the workflow goes on), `UnknownWorkflow`, and `Unreachable` if the store is unavailable
+        (call again). A step may not wait: unless the workflow has ended, it gets `WaitInsideStep`, or
+        `TimeoutError` for `timeout=0`.
         """
         for wait in _waits(timeout):
             result = await asyncio.to_thread(self._ended)
             if result is not None:
                 return result
+            self._check_wait(wait)
             await asyncio.sleep(wait)
         raise _too_slow(await self.status(), timeout)
 
@@ -153,6 +181,7 @@ class WorkflowHandle:
             result = self._ended()
             if result is not None:
                 return result
+            self._check_wait(wait)
             time.sleep(wait)
         raise _too_slow(self.status_sync(), timeout)
 
@@ -166,7 +195,7 @@ class WorkflowHandle:
 
     def cancel_sync(self) -> bool:
         """Do what `cancel` does, for code without an event loop."""
-        return self._known("cancel", self._store("cancel").cancel(self.correlation_id)) == "cancelled"
+        return self._known("cancel", self._asked("cancel").cancel(self.correlation_id)) == "cancelled"
 
     async def redrive(self, *, discard_journal: bool = False) -> bool:
         """Let a parked workflow go on, with all attempts of its step available again; False if it is not parked.
@@ -178,7 +207,7 @@ class WorkflowHandle:
 
     def redrive_sync(self, *, discard_journal: bool = False) -> bool:
         """Do what `redrive` does, for code without an event loop."""
-        answer = self._store("redrive").redrive(self.correlation_id, discard_journal=discard_journal)
+        answer = self._asked("redrive").redrive(self.correlation_id, discard_journal=discard_journal)
         return self._known("redrive", answer) == "redriven"
 
     async def events(self, after: str | None = None) -> AsyncIterator[WorkflowEvent]:
@@ -186,7 +215,8 @@ class WorkflowHandle:
 
         If the workflow streams, events of type `agent` show what its agents do while they run, and an event of type
         `events_dropped` says how many a late reader has missed. A reader who goes on from the cursor of the last
-        event seen misses none of the other events and sees none twice.
+        event seen misses none of the other events and sees none twice. A step may not wait for more: it gets
+        `WaitInsideStep` once it has all there is, unless the workflow has ended.
         """
         for wait in _waits(None):
             batch, ended = await asyncio.to_thread(self._events_after, after)
@@ -196,6 +226,7 @@ class WorkflowHandle:
             if ended and not batch:
                 return
             if not batch:
+                self._check_wait(wait)
                 await asyncio.sleep(wait)
 
     def events_sync(self, after: str | None = None) -> Iterator[WorkflowEvent]:
@@ -207,6 +238,7 @@ class WorkflowHandle:
             if ended and not batch:
                 return
             if not batch:
+                self._check_wait(wait)
                 time.sleep(wait)
 
     def events_so_far(self, after: str | None = None) -> list[WorkflowEvent]:
@@ -218,6 +250,12 @@ class WorkflowHandle:
             found.extend(batch)
         return found
 
+    def _check_wait(self, wait: float) -> None:
+        """Raise `WaitInsideStep` if a step would wait."""
+        step_id = running_step()
+        if wait > 0 and step_id is not None:
+            raise WaitInsideStep(step_id, self.correlation_id)
+
     def _ended(self) -> WorkflowResult | None:
         record = self._record("result")
         if record.state == "running":
@@ -226,7 +264,9 @@ class WorkflowHandle:
             raise WorkflowCancelled(self.correlation_id)
         if record.failure is not None:
             failure, error = record.failure, WorkflowParked if record.state == "parked" else WorkflowFailed
-            raise error(self.correlation_id, failure.step_id, failure.error_class, failure.text)
+            # The frames here are ours alone. What was raised on the worker is the cause, as text.
+            cause = RemoteTraceback(str(failure.cause)) if failure.cause is not None else None
+            raise error(self.correlation_id, failure.step_id, failure.error_class, failure.text) from cause
         store = self._store("result")
         outputs = [
             StepOutput(
@@ -252,13 +292,20 @@ class WorkflowHandle:
         stored = self._store("events").events(self.correlation_id, after=after, limit=EVENTS_AT_ONCE)
         return [_event(event) for event in stored], ended
 
+    def _asked(self, operation: str) -> Store:
+        """Return the store, but ask it for no id that no workflow can have."""
+        store = self._store(operation)
+        if not is_correlation_id(self.correlation_id):
+            raise UnknownWorkflow(self.correlation_id, store.address)
+        return store
+
     def _known(self, operation: str, answer: str) -> str:
         if answer == "unknown":
             raise UnknownWorkflow(self.correlation_id, self._store(operation).address)
         return answer
 
     def _record(self, operation: str) -> WorkflowRecord:
-        store = self._store(operation)
+        store = self._asked(operation)
         record = store.workflow(self.correlation_id)
         if record is None:
             raise UnknownWorkflow(self.correlation_id, store.address)
@@ -274,12 +321,20 @@ class WorkflowHandle:
         return self._transport.store
 
 
+def _current_state(record: WorkflowRecord) -> CurrentState:
+    """Say more than the store's `running`: whether a worker has the step, or what it waits for."""
+    if record.state != "running" or record.running:
+        return record.state
+    return "queued" if record.retry_at is None else "retrying"
+
+
 def _too_slow(status: WorkflowStatus, timeout: float | None) -> TimeoutError:
     at = f"step {status.step_id!r} "
     if status.retry_at is not None and status.failure is not None:
         at += f"failed with {status.failure.error_class} and is tried again at {status.retry_at:%H:%M:%S}"
         return TimeoutError(f"workflow {status.correlation_id} did not end within {timeout:g} s and goes on: {at}")
-    at += "is running" if status.running else f"waits on queue {status.queue!r}; no worker has begun it"
+    begun = f"begun {status.attempt} times before" if status.attempt else "no worker has begun it"
+    at += "is running" if status.running else f"waits on queue {status.queue!r}; {begun}"
     return TimeoutError(f"workflow {status.correlation_id} did not end within {timeout:g} s and goes on: {at}")
 
 

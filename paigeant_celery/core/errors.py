@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from paigeant_celery.core.names import CORRELATION_ID_RULE, MAX_NAME_LENGTH, is_correlation_id, split_hop_id
+
 __all__ = [
     "ConfigurationError",
     "DuplicateActivity",
@@ -26,6 +28,7 @@ __all__ = [
     "NotRecorded",
     "NotSerializable",
     "PaigeantError",
+    "RemoteTraceback",
     "ReplayedError",
     "StoreCorrupt",
     "StoreRequired",
@@ -35,9 +38,11 @@ __all__ = [
     "UnknownTransport",
     "UnknownWorkflow",
     "UsageError",
+    "WaitInsideStep",
     "WorkerEnded",
     "WorkflowCancelled",
     "WorkflowConflict",
+    "WorkflowError",
     "WorkflowFailed",
     "WorkflowParked",
 ]
@@ -109,21 +114,33 @@ class StoreRequired(UsageError):
         )
 
 
-class UnknownWorkflow(UsageError):
-    """The store holds no workflow of this correlation id."""
+class UnknownWorkflow(UsageError, LookupError):
+    """The store holds no workflow of this correlation id; a web application answers 404."""
 
     def __init__(self, correlation_id: str, store: str) -> None:
         super().__init__(correlation_id, store)
         self.correlation_id, self.store = correlation_id, store
 
     def __str__(self) -> str:
+        return f"the store {self.store} knows no workflow {self.correlation_id[:MAX_NAME_LENGTH]!r}; {self._hint()}"
+
+    def _hint(self) -> str:
+        if (hop := split_hop_id(self.correlation_id)) is not None:
+            return f"this is the id of a hop or task, and its workflow is {hop[0]!r}"
+        if not is_correlation_id(self.correlation_id):
+            return f"a correlation id has {CORRELATION_ID_RULE}"
+        if self.store.startswith("memory:"):
+            return (
+                "it was never dispatched in this process, whose workflows are in its memory; to see those of other "
+                "processes, set `PAIGEANT_REDIS_URL`, or pass the transport that they were dispatched to"
+            )
         return (
-            f"the store {self.store} knows no workflow {self.correlation_id!r}; it was never dispatched there, or it "
-            "ended longer ago than `paigeant_result_ttl`"
+            "it was never dispatched there, has another `paigeant_prefix`, or ended longer ago than "
+            "`paigeant_result_ttl`"
         )
 
 
-class UnknownActivity(UsageError):
+class UnknownActivity(UsageError, LookupError):
     """No activity of this name is loaded in this process."""
 
     def __init__(self, name: str, searched: str, close: Sequence[str] = ()) -> None:
@@ -184,6 +201,22 @@ class NoWorkflow(UsageError):
 
     def __str__(self) -> str:
         return "no workflow is running here; `workflow_context()` works inside the tools and functions of a step"
+
+
+class WaitInsideStep(UsageError):
+    """A step wanted to wait for a workflow, which may never go on while the step waits."""
+
+    def __init__(self, step_id: str, correlation_id: str) -> None:
+        super().__init__(step_id, correlation_id)
+        self.step_id, self.correlation_id = step_id, correlation_id
+
+    def __str__(self) -> str:
+        return (
+            f"the step {self.step_id!r} must not wait for the workflow {self.correlation_id!r}: it keeps its worker "
+            "busy, and if all workers are busy like this, nothing goes on. Dispatch the workflow and end the step; "
+            "return the id, and let whoever started this workflow wait, or a later step look with `result(timeout=0)`. "
+            "Or put the steps into the itinerary of this workflow"
+        )
 
 
 class NotSerializable(UsageError):
@@ -306,12 +339,36 @@ class HopFailed(PaigeantError):
         )
 
 
-class WorkflowFailed(PaigeantError):
+class RemoteTraceback(PaigeantError):
+    """What was raised in another process, as text: the `__cause__` of an error that reports it here."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
+
+    def __str__(self) -> str:
+        return f"\n{self.text}"
+
+
+class WorkflowError(PaigeantError):
+    """The workflow did not complete: it failed, waits for a person, or was cancelled."""
+
+    def __init__(self, correlation_id: str, *more: object) -> None:
+        super().__init__(correlation_id, *more)
+        self.correlation_id = correlation_id
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Keep the traceback of the step, which pickle would drop, as that of a `multiprocessing` worker is kept."""
+        state = {**vars(self), "__cause__": self.__cause__} if isinstance(self.__cause__, RemoteTraceback) else None
+        return (type(self), self.args) if state is None else (type(self), self.args, state)
+
+
+class WorkflowFailed(WorkflowError):
     """The workflow ended as failed: the step, the class of its error (or a reason code) and the text."""
 
     def __init__(self, correlation_id: str, step_id: str | None, error_class: str, text: str) -> None:
         super().__init__(correlation_id, step_id, error_class, text)
-        self.correlation_id, self.step_id, self.error_class, self.text = correlation_id, step_id, error_class, text
+        self.step_id, self.error_class, self.text = step_id, error_class, text
 
     def __str__(self) -> str:
         step = f" at step {self.step_id!r}" if self.step_id is not None else ""
@@ -332,12 +389,11 @@ class WorkflowParked(WorkflowFailed):
         )
 
 
-class WorkflowCancelled(PaigeantError):
+class WorkflowCancelled(WorkflowError):
     """The workflow was cancelled before it completed."""
 
     def __init__(self, correlation_id: str) -> None:
         super().__init__(correlation_id)
-        self.correlation_id = correlation_id
 
     def __str__(self) -> str:
         return f"workflow {self.correlation_id} was cancelled"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import ValidationError
 
-__all__ = ["fault_of", "first_fault"]
+__all__ = ["fault_of", "first_fault", "raised_by_validator"]
 
 # Faults whose text is the validator's own, or quotes the value it got.
 QUOTING = {"value_error", "assertion_error", "union_tag_invalid"}
@@ -17,6 +17,12 @@ def first_fault(error: ValidationError) -> tuple[tuple[int | str, ...], str, str
     return first["loc"], first["type"], text
 
 
+def raised_by_validator(error: ValidationError) -> BaseException | None:
+    """Return what a validator raised for the first fault, or None if pydantic itself found it."""
+    raised = error.errors(include_input=False, include_url=False)[0].get("ctx", {}).get("error")
+    return raised if isinstance(raised, BaseException) else None
+
+
 def fault_of(error: ValidationError) -> tuple[str, str, str]:
     """Return reason code, field path and text of the first fault that pydantic found, without any value."""
     place, kind, text = first_fault(error)
@@ -27,5 +33,5 @@ def fault_of(error: ValidationError) -> tuple[str, str, str]:
         return "invalid_text", path, "contains a lone surrogate"
     if kind == "extra_forbidden":
         return "unknown_field", path, "this version does not know the field"
-    custom = kind in {"bad_agent_name", "bad_step_id", "empty_prompt", "invalid_text"}
+    custom = kind in {"bad_agent_name", "bad_step_id", "empty_prompt", "invalid_queue", "invalid_text"}
     return (kind if custom else "invalid_envelope"), path, text

@@ -10,6 +10,7 @@ from typing import Literal, TypeAlias, assert_never
 
 from pydantic import JsonValue
 
+from paigeant_celery.core.causes import Cause
 from paigeant_celery.core.errors import IllegalEvent, InvalidInput
 from paigeant_celery.core.message import PaigeantMessage, encode
 from paigeant_celery.core.policy import Attempt, retry_delay
@@ -53,11 +54,18 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """Why a workflow failed: the step, the class of the error or a reason code, and the text."""
+    """Why a workflow failed: the step, the class of the error or a reason code, the text, and what raised it."""
 
     step_id: str | None
     error_class: str
     text: str
+    cause: Cause | None = None
+
+    @property
+    def where(self) -> str:
+        """File, line and function of the code that failed, "" if none is known."""
+        where = self.cause.where if self.cause is not None else None
+        return str(where) if where is not None else ""
 
 
 # Events: what happened to the hop at `place`.
@@ -73,11 +81,15 @@ class Begun:
 
 @dataclass(frozen=True, kw_only=True)
 class Completed:
-    """The step ran and its output is known; `inserted` are the steps that it adds after itself."""
+    """The step ran and its output is known; `inserted` are the steps that it adds after itself.
+
+    `ended_at` is when its body ended, or None for now.
+    """
 
     place: str
     attempt: int
     started_at: datetime
+    ended_at: datetime | None = None
     output: JsonValue
     output_ref: OutputRef | None = None
     usage: dict[str, int] = field(default_factory=dict)
@@ -106,7 +118,7 @@ class TimedOut:
 
 @dataclass(frozen=True, kw_only=True)
 class Unsendable:
-    """The step ran, but its output cannot be recorded: it is not JSON, or it is too large."""
+    """The step ran, but what it gave cannot be recorded: it is not JSON, or it is too large."""
 
     place: str
     reason: str
@@ -237,14 +249,14 @@ def decide(message: PaigeantMessage, event: Event, *, now: datetime, limits: Lim
         case TimedOut():
             return _time_out(message, step, event, now)
         case Unsendable(reason=reason, text=text):
-            return _fail(message, step, reason, text)
+            return _park(message, step, reason, text)
         case CouldNotClose(error_class=error_class, text=text):
-            return _fail(message, step, error_class, f"after the step ran, its output could not be sent on: {text}")
+            return _park(message, step, error_class, f"after the step ran, its output could not be sent on: {text}")
         case Exhausted(attempts=attempts):
             text = f"begun {attempts} times and never ended; its worker died or lost its lease each time"
-            return Park(message=message, failure=_failure(step, "attempts_exhausted", text))
+            return _park(message, step, "attempts_exhausted", text)
         case Diverged(text=text):
-            return Park(message=message, failure=_failure(step, "NonDeterminismError", text))
+            return _park(message, step, "NonDeterminismError", text)
     assert_never(event)
 
 
@@ -270,7 +282,7 @@ def _advance(message: PaigeantMessage, step: Step, event: Completed, now: dateti
         activity=step.activity,
         attempt=event.attempt,
         started_at=event.started_at,
-        finished_at=now,
+        finished_at=event.ended_at or now,
         output=event.output,
         output_ref=event.output_ref,
         usage=event.usage,
@@ -280,17 +292,18 @@ def _advance(message: PaigeantMessage, step: Step, event: Completed, now: dateti
     try:
         slip = message.slip.advanced(record, event.inserted)
     except InvalidInput as error:
-        return _fail(message, step, error.reason, error.text)
+        return _park(message, step, error.reason, error.text)
     if len(slip.executed) + len(slip.itinerary) > limits.max_steps:
         text = f"with the inserted steps the workflow has more than {limits.max_steps} (`paigeant_max_steps`)"
-        return Park(message=message, failure=_failure(step, "loop_limit", text))
+        return _park(message, step, "loop_limit", text)
     moved = message.moved(slip, now=now)
     if not slip.itinerary:
         return Finish(message=moved)
     advance = Advance(message=moved)
-    if len(advance.envelope.encode()) > limits.max_message_size:
-        text = "with this step's output the envelope exceeds `paigeant_max_message_size`"
-        return _fail(message, step, "too_large", text)
+    size, most = len(advance.envelope.encode()), limits.max_message_size
+    if size > most:
+        text = f"with this step's output the envelope has {size} bytes; raise `paigeant_max_message_size` ({most})"
+        return _park(message, step, "too_large", text)
     return advance
 
 
@@ -315,6 +328,10 @@ def _retry_or_park(message: PaigeantMessage, failure: Failure, attempt: Attempt 
 
 def _fail(message: PaigeantMessage, step: Step, error_class: str, text: str) -> Fail:
     return Fail(message=message, failure=_failure(step, error_class, text))
+
+
+def _park(message: PaigeantMessage, step: Step, error_class: str, text: str) -> Park:
+    return Park(message=message, failure=_failure(step, error_class, text))
 
 
 def _failure(step: Step, error_class: str, text: str) -> Failure:

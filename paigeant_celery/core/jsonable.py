@@ -126,7 +126,7 @@ def holds_secret(value: object) -> bool:
 
 
 def _check_text(path: str, text: str) -> None:
-    if text.isascii() and "\0" not in text:
+    if text.isascii():
         return
     fault = text_fault(text)
     if fault is not None:

@@ -13,7 +13,14 @@ from paigeant_celery.core.budget import WorkflowLimits
 from paigeant_celery.core.errors import MessageError
 from paigeant_celery.core.faults import fault_of
 from paigeant_celery.core.jsonable import dumps, loads
-from paigeant_celery.core.names import SPEC_VERSION, hop_id, is_correlation_id, split_hop_id
+from paigeant_celery.core.names import (
+    CORRELATION_ID_RULE,
+    SPEC_VERSION,
+    hop_id,
+    is_correlation_id,
+    name_fault,
+    split_hop_id,
+)
 from paigeant_celery.core.slip import RegisteredActivity, RoutingSlip, Step, WireModel
 
 __all__ = ["PaigeantMessage", "content_digest", "encode", "parse", "reread", "sha256"]
@@ -92,6 +99,9 @@ def parse(text: object, *, max_size: int, max_steps: int) -> PaigeantMessage:
     if not newer:
         _refuse_unknown(message)
     _check_slip(message, max_steps)
+    for name in message.variables:
+        if (fault := name_fault(name)) is not None:
+            raise MessageError("invalid_text", "variables", f"the name of a variable {fault}")
     return message
 
 
@@ -167,7 +177,7 @@ def _first(fields: list[tuple[str, Any]]) -> str | None:
 def _check_slip(message: PaigeantMessage, max_steps: int) -> None:
     slip = message.slip
     if not is_correlation_id(message.correlation_id):
-        raise MessageError("bad_correlation_id", "correlation_id", "1 to 128 of A-Z, a-z, 0-9, '_' and '-'")
+        raise MessageError("bad_correlation_id", "correlation_id", CORRELATION_ID_RULE)
     if len(slip.executed) + len(slip.itinerary) > max_steps:
         raise MessageError("too_many_steps", "slip", f"more than {max_steps} steps (`paigeant_max_steps`)")
     if split_hop_id(message.message_id) != (message.correlation_id, slip.place):

@@ -11,20 +11,29 @@ from types import MappingProxyType
 __all__ = [
     "ACTIONS",
     "ACTIVITY_NAME",
+    "ACTIVITY_NAME_RULE",
     "AGENT_EVENTS",
     "ATTEMPT_HEADER",
     "CORRELATION_ID",
+    "CORRELATION_ID_RULE",
     "EVENTS",
     "FIRST_PLACE",
     "MAX_ATTEMPTS",
     "MAX_NAME_LENGTH",
+    "MAX_QUEUE_LENGTH",
+    "QUEUE_RULE",
     "REASONS",
     "SPEC_VERSION",
+    "STEP_ID",
+    "STEP_ID_RULE",
     "VERSION_HEADER",
     "Names",
     "hop_id",
     "is_activity_name",
     "is_correlation_id",
+    "is_queue_name",
+    "is_step_id",
+    "name_fault",
     "next_place",
     "split_hop_id",
     "text_fault",
@@ -36,11 +45,20 @@ ATTEMPT_HEADER = "paigeant_attempt"  # beside the envelope, if no store counts t
 
 MAX_NAME_LENGTH = 128  # characters; keeps keys, queues and task names short on every broker
 
+MAX_QUEUE_LENGTH = 255  # bytes; AMQP's own limit
+
 CORRELATION_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
+STEP_ID = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 ACTIVITY_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*(?:\.[A-Za-z0-9_-]+)*")
 
 # The number of a step; inside a branch, the path to it: `3-1.0` is the first step of branch 1 of step 3.
 _PLACE = re.compile(r"(?:0|[1-9][0-9]{0,8})(?:-(?:0|[1-9][0-9]{0,8})\.(?:0|[1-9][0-9]{0,8})){0,8}")
+
+# What an error says about a text that is none of these.
+CORRELATION_ID_RULE = "1 to 128 of A-Z, a-z, 0-9, '_' and '-'"
+STEP_ID_RULE = "1 to 128 of A-Z, a-z, 0-9, '_', '-' and '.'"
+ACTIVITY_NAME_RULE = "1 to 128 of A-Z, a-z, 0-9, '_' and '-', in parts joined by '.', with a letter or '_' first"
+QUEUE_RULE = "1 to 255 bytes of UTF-8, not only spaces, and no NUL"
 
 FIRST_PLACE = "0"
 
@@ -50,6 +68,18 @@ MAX_ATTEMPTS = 1000  # the highest number that a policy or setting allows
 def is_correlation_id(text: str) -> bool:
     """Say whether `text` may identify a workflow."""
     return CORRELATION_ID.fullmatch(text) is not None
+
+
+def is_step_id(text: str) -> bool:
+    """Say whether `text` may identify a step of a workflow."""
+    return STEP_ID.fullmatch(text) is not None
+
+
+def is_queue_name(text: str) -> bool:
+    """Say whether `text` may name a queue on every broker."""
+    if name_fault(text) is not None:
+        return False
+    return bool(text.strip()) and len(text.encode()) <= MAX_QUEUE_LENGTH
 
 
 def is_activity_name(text: str) -> bool:
@@ -77,12 +107,15 @@ def split_hop_id(text: str) -> tuple[str, str] | None:
 
 
 def text_fault(text: str) -> str | None:
-    """Say why `text` cannot travel as JSON text in every store and broker, or return None if it can."""
-    if "\0" in text:
-        return "contains a NUL character"
+    """Say why `text` cannot travel as JSON text, or return None if it can. Only names may have no NUL."""
     if any(unicodedata.category(c) == "Cs" for c in text if "\ud800" <= c <= "\udfff"):
         return "contains a lone surrogate"
     return None
+
+
+def name_fault(text: str) -> str | None:
+    """Say why `text` cannot be a name that the user chose freely, or return None if it can."""
+    return "contains a NUL character" if "\0" in text else text_fault(text)
 
 
 @dataclass(frozen=True)
@@ -136,9 +169,9 @@ REASONS: Mapping[str, str] = MappingProxyType(
         "invalid_input": "an argument of a call has a wrong type or value",
         "invalid_limit": "the limit of an agent's insertions is not a valid number",
         "invalid_policy": "the policy of a step makes no sense",
-        "invalid_queue": "the name of a queue is not a string, or is empty",
+        "invalid_queue": "the name of a queue is no text, is empty or too long, or has a NUL",
         "invalid_task": "Celery does not accept the message as a valid task",
-        "invalid_text": "a text cannot travel through every broker and store: it has a NUL or a lone surrogate",
+        "invalid_text": "a text has a lone surrogate, or a name has a NUL: not every broker and store can keep it",
         "invalid_usage_limits": "the usage limits of a workflow make no sense",
         "invalid_variables": "the variables of a workflow are not a mapping, or not JSON",
         "loop_limit": "with the inserted steps the workflow would be longer than `paigeant_max_steps`",

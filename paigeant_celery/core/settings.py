@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from paigeant_celery.core.errors import ConfigurationError
-from paigeant_celery.core.names import MAX_ATTEMPTS, is_activity_name
+from paigeant_celery.core.names import ACTIVITY_NAME_RULE, MAX_ATTEMPTS, is_activity_name
 
 __all__ = ["Consume", "Settings", "read_settings", "read_what_is_valid"]
 
@@ -53,7 +53,7 @@ class Settings(BaseModel):
     @classmethod
     def _check_prefix(cls, prefix: str) -> str:
         if not is_activity_name(prefix):
-            raise ValueError("must be 1 to 128 ASCII letters, digits, '_', '-' or '.', and begin with a letter")
+            raise ValueError(f"must have {ACTIVITY_NAME_RULE}")
         return prefix
 
     @field_validator("consume", mode="before")

@@ -12,7 +12,16 @@ from pydantic_core import PydanticCustomError
 from paigeant_celery.core.errors import InvalidInput, NotSerializable
 from paigeant_celery.core.faults import fault_of
 from paigeant_celery.core.jsonable import holds_secret, to_jsonable
-from paigeant_celery.core.names import is_activity_name, is_correlation_id, text_fault
+from paigeant_celery.core.names import (
+    ACTIVITY_NAME_RULE,
+    QUEUE_RULE,
+    STEP_ID_RULE,
+    is_activity_name,
+    is_queue_name,
+    is_step_id,
+    name_fault,
+    text_fault,
+)
 from paigeant_celery.core.policy import StepPolicy
 
 __all__ = [
@@ -40,17 +49,22 @@ class WireModel(BaseModel):
 
 def _activity_name(name: str) -> str:
     if not is_activity_name(name):
-        raise PydanticCustomError(
-            "bad_agent_name",
-            "a name has 1 to 128 ASCII letters, digits, '_' or '-', in parts joined by dots, and begins with a letter",
-        )
+        raise PydanticCustomError("bad_agent_name", "a name has {rule}", {"rule": ACTIVITY_NAME_RULE})
     return name
 
 
 def _step_id(step_id: str) -> str:
-    if not is_correlation_id(step_id.replace(".", "_")):
-        raise PydanticCustomError("bad_step_id", "a step id has 1 to 128 ASCII letters, digits, '_', '-' or '.'")
+    if not is_step_id(step_id):
+        raise PydanticCustomError("bad_step_id", "a step id has {rule}", {"rule": STEP_ID_RULE})
     return step_id
+
+
+def _queue(queue: str) -> str:
+    if (fault := name_fault(queue)) is not None:
+        raise PydanticCustomError("invalid_text", "the queue's name {fault}", {"fault": fault})
+    if not is_queue_name(queue):
+        raise PydanticCustomError("invalid_queue", "the name of a queue has {rule}", {"rule": QUEUE_RULE})
+    return queue
 
 
 def _prompt(prompt: str) -> str:
@@ -64,7 +78,7 @@ def _prompt(prompt: str) -> str:
 ActivityName = Annotated[str, AfterValidator(_activity_name)]
 StepId = Annotated[str, AfterValidator(_step_id)]
 Prompt = Annotated[str, AfterValidator(_prompt)]
-Queue = Annotated[str, Field(min_length=1, max_length=255)]
+Queue = Annotated[str, AfterValidator(_queue)]
 # In US dollars. The bound keeps sums exact to the 10th decimal, and far below what decimals cannot add.
 MAX_COST = Decimal(10) ** 12
 Cost = Annotated[Decimal, Field(ge=0, le=MAX_COST, allow_inf_nan=False)]

@@ -24,10 +24,18 @@ class Claims:
     def __init__(self, *, store: HopStore, outbox: Outbox, settings: Settings, owner: Callable[[], str]) -> None:
         self._store, self._outbox, self._settings, self._owner = store, outbox, settings, owner
 
-    def claim(self, arrival: Arrival, *, digest: str, max_attempts: int) -> ClaimAnswer:
+    def claim(
+        self, arrival: Arrival, message: PaigeantMessage | None, *, digest: str, max_attempts: int
+    ) -> ClaimAnswer:
         """Claim the hop of a delivery; `digest` must be that of the envelope that was recorded for it."""
+        step = message.slip.next_step if message is not None else None
         claim = Claim(
-            hop_id=arrival.hop_id, owner=self._owner(), token=arrival.token, max_attempts=max_attempts, digest=digest
+            hop_id=arrival.hop_id,
+            owner=self._owner(),
+            token=arrival.token,
+            max_attempts=max_attempts,
+            digest=digest,
+            step=(step.step_id or "") if step is not None else "",
         )
         return self._store.claim(claim)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TypeAlias, assert_never
 
@@ -84,7 +84,7 @@ class Effects(ABC):
 
     @abstractmethod
     def journal_of(self, message: PaigeantMessage, claimed: Claimed, closing: Closing) -> HopJournal | None:
-        """Return the journal of a claimed hop, or None if nothing records the answers inside it."""
+        """Return the journal of a claimed hop, or None if nothing records what happens inside it."""
 
     @abstractmethod
     def release(self, hop: Opened) -> bool:
@@ -98,11 +98,11 @@ class Effects(ABC):
             case Finish():
                 return self._finish(hop, decision, outcome)
             case Fail(failure=failure):
-                return self._fail(hop, failure)
+                return self._fail(hop, replace(failure, cause=outcome.cause))
             case Retry(failure=failure, delay=delay):
-                return self._retry(hop, failure, delay)
+                return self._retry(hop, replace(failure, cause=outcome.cause), delay)
             case Park(failure=failure):
-                return self._park(hop, failure)
+                return self._park(hop, replace(failure, cause=outcome.cause), outcome)
             case Run():
                 raise TypeError("a begun hop is run, not closed")
         assert_never(decision)
@@ -144,8 +144,8 @@ class Effects(ABC):
         """Let the hop be tried again."""
 
     @abstractmethod
-    def _park(self, hop: Opened, failure: Failure) -> Summary:
-        """Set the hop aside for a person."""
+    def _park(self, hop: Opened, failure: Failure, outcome: Outcome) -> Summary:
+        """Set the hop aside for a person, if possible with what its step gave."""
 
 
 def summary_of(

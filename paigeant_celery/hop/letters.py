@@ -7,6 +7,7 @@ import json
 
 from pydantic import JsonValue
 
+from paigeant_celery.core.causes import Cause
 from paigeant_celery.core.errors import MessageError
 from paigeant_celery.core.flow import Failure
 from paigeant_celery.core.message import PaigeantMessage, encode, sha256
@@ -31,7 +32,7 @@ KNOWN_KEYS = {
 }
 
 
-def letter_of(arrival: Arrival, fault: MessageError, *, worker: str) -> DeadLetter:
+def letter_of(arrival: Arrival, fault: MessageError, *, worker: str, cause: Cause | None = None) -> DeadLetter:
     """Return the dead letter of a message; a message that is delivered and refused again gets the same id."""
     ids = split_hop_id(arrival.hop_id)
     content = content_of(arrival)
@@ -48,6 +49,7 @@ def letter_of(arrival: Arrival, fault: MessageError, *, worker: str) -> DeadLett
         sha256=digest,
         sample=redacted(content.decode(errors="backslashreplace")),
         worker=worker,
+        trace=cause.without_texts if cause is not None else "",
     )
 
 

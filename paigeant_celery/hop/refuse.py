@@ -5,14 +5,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 
 from paigeant_celery.core import flow
+from paigeant_celery.core.causes import Cause, cause_of
 from paigeant_celery.core.errors import MessageError, StoreCorrupt
 from paigeant_celery.core.message import PaigeantMessage, sha256
 from paigeant_celery.core.names import MAX_ATTEMPTS, split_hop_id
 from paigeant_celery.core.settings import Settings
 from paigeant_celery.hop.claims import Claims
 from paigeant_celery.hop.effects import Drop, Refusal, Refused
+from paigeant_celery.hop.failures import traced
 from paigeant_celery.hop.guard import Arrival, is_misaddressed, refusal_of
 from paigeant_celery.hop.letters import letter_of
 from paigeant_celery.store.port import ClaimAnswer, Claimed, Dropped, Store
@@ -71,7 +74,7 @@ class Refusals:
         """Log and keep what may be told about a message that cannot be run."""
         log_refusal(arrival, fault)
         with suppress(StoreCorrupt):  # the log already says what is wrong with the message
-            self._store.bury(letter_of(arrival, fault, worker=self._owner()))
+            self._store.bury(letter_of(arrival, fault, worker=self._owner(), cause=_cause(fault)))
 
     def _standing(self, arrival: Arrival) -> Dropped:
         """Say how to treat a message that is not the hop's own: as `altered` if its workflow is known."""
@@ -88,12 +91,12 @@ class Refusals:
         """
         if split_hop_id(arrival.hop_id) is None:
             return Dropped(reason="unknown")
-        answer = self._claims.claim(arrival, digest=digest, max_attempts=MAX_ATTEMPTS)
+        answer = self._claims.claim(arrival, message, digest=digest, max_attempts=MAX_ATTEMPTS)
         own = message is not None and message.message_id == arrival.hop_id
         if answer == Dropped(reason="unknown") and message is not None and own and fault.reason == "unknown_agent":
             with suppress(MessageError):  # it is too old or asks for no step
                 self._claims.adopt(arrival, message)
-                answer = self._claims.claim(arrival, digest=digest, max_attempts=MAX_ATTEMPTS)
+                answer = self._claims.claim(arrival, message, digest=digest, max_attempts=MAX_ATTEMPTS)
         return answer
 
     def _claim_too_large(self, arrival: Arrival) -> Claimed | None:
@@ -103,7 +106,7 @@ class Refusals:
             return None
         if len(record.envelope.encode()) <= self._settings.max_message_size:
             return None
-        answer = self._claims.claim(arrival, digest=sha256(record.envelope), max_attempts=MAX_ATTEMPTS)
+        answer = self._claims.claim(arrival, None, digest=sha256(record.envelope), max_attempts=MAX_ATTEMPTS)
         return answer if isinstance(answer, Claimed) else None
 
     def _park_unrun(
@@ -111,9 +114,10 @@ class Refusals:
     ) -> None:
         log_refusal(arrival, fault)
         parked = flow.decide_refusal(flow.Unrunnable(message=message, reason=fault.reason, text=fault.detail))
-        letter = letter_of(arrival, fault, worker=self._owner())
+        failure = replace(parked.failure, cause=_cause(fault))
+        letter = letter_of(arrival, fault, worker=self._owner(), cause=failure.cause)
         with suppress(StoreCorrupt):
-            self._store.park(self._claims.closing_of(arrival, claimed), parked.failure, letter)
+            self._store.park(self._claims.closing_of(arrival, claimed), failure, letter)
 
 
 def refused_for(fault: MessageError, message: PaigeantMessage | None) -> Refused:
@@ -122,11 +126,16 @@ def refused_for(fault: MessageError, message: PaigeantMessage | None) -> Refused
     return Refused(reason=fault.reason, step_id=step.step_id or "" if step is not None else "")
 
 
+def _cause(fault: MessageError) -> Cause | None:
+    """Return what raised the error behind a fault, for example a validator; our own frames alone say nothing."""
+    return cause_of(fault.__cause__) if fault.__cause__ is not None else None
+
+
 def log_refusal(arrival: Arrival, fault: MessageError) -> None:
     """Log what may be told about a message that cannot be run."""
     fields = refusal_of(arrival, fault)
     logger.error(
-        "message refused: %s (hop %s, %d bytes, sha256 %s)",
-        fault, fields["hop"], fields["size"], fields["sha256"],
+        "message refused: %s (hop %s, %d bytes, sha256 %s)%s",
+        fault, fields["hop"], fields["size"], fields["sha256"], traced(_cause(fault)),
         extra={"action": "message_refused", **fields},
     )  # fmt: skip

@@ -8,28 +8,28 @@ import random
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from pydantic import JsonValue
 
 from paigeant_celery.activities.context import ReadOutput, entered, open_context
-from paigeant_celery.activities.port import Activity, ActivityResult, EditLimits
+from paigeant_celery.activities.port import Activity, StepLimits
 from paigeant_celery.broker.tracing import attached_trace
-from paigeant_celery.core.errors import NotSerializable, TransientError
+from paigeant_celery.core.causes import Cause, cause_of, text_of
+from paigeant_celery.core.errors import NonDeterminismError, NotSerializable, TransientError
 from paigeant_celery.core.flow import Completed, Diverged, Event, Failed, TimedOut, Unsendable
 from paigeant_celery.core.message import PaigeantMessage
 from paigeant_celery.core.patience import patience
 from paigeant_celery.core.policy import Attempt, StepPolicy, attempt_of
 from paigeant_celery.core.settings import Settings
 from paigeant_celery.core.slip import ExecutedStep
+from paigeant_celery.hop.ended import Ended, read_kept
 from paigeant_celery.journal.hop_journal import HopJournal, journalling
 from paigeant_celery.store.outputs import Outputs
 from paigeant_celery.store.port import Claimed, Closing
 
-__all__ = ["Opened", "Outcome", "StepRunner", "text_of", "timed_out"]
-
-MAX_ERROR_TEXT = 4000  # characters of an error that the store keeps
+__all__ = ["Opened", "Outcome", "StepRunner", "timed_out"]
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +47,11 @@ class Opened:
     journal: HopJournal | None = None  # None if there is no store
     begun_at: float = field(default_factory=time.monotonic)
 
+    @property
+    def kept(self) -> str | None:
+        """What the step gave in an earlier attempt, if the hop could not be closed with it."""
+        return self.journal.outcome if self.journal is not None else None
+
     def now(self) -> datetime:
         """The store's clock, carried on from the claim."""
         return self.claimed.now + timedelta(seconds=time.monotonic() - self.begun_at)
@@ -56,13 +61,16 @@ class Opened:
 class Outcome:
     """How and when a run ended; `blob` is the JSON text of an output that does not travel, `notes` are events.
 
-    Closing a hop again with the same outcome writes the same bytes.
+    `ended` is what the step gave, if its body ended well: a hop that is parked keeps it. `cause` is what raised the
+    error, if one ended the run. Closing a hop again with the same outcome writes the same bytes.
     """
 
     event: Event
     at: datetime
     blob: str | None = None
     notes: tuple[Mapping[str, str], ...] = ()
+    ended: Ended | None = None
+    cause: Cause | None = None
 
 
 class StepRunner:
@@ -72,17 +80,22 @@ class StepRunner:
         self._outputs, self._settings = outputs, settings
 
     async def run(self, hop: Opened) -> Outcome:
-        """Run the step inside its context and say how it ended. Only a cancellation from outside is raised."""
+        """Run the step inside its context and say how it ended. Only a cancellation from outside is raised.
+
+        A step that ended well in an earlier attempt does not run again.
+        """
+        if (kept := hop.kept) is not None:
+            return await asyncio.to_thread(self._went_on, hop, kept)  # reading much would block the loop
         try:
             outcome = await asyncio.create_task(self._run(hop))  # its own task: a step can cancel only that
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as error:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise  # we are told to stop; the hop stays claimed, and nothing is recorded
-            error = asyncio.CancelledError()
             outcome = _failed(hop, error, "the step cancelled itself")
-        if hop.journal is not None and hop.journal.fault is not None:  # even if the step caught the error
-            return Outcome(event=Diverged(place=hop.message.place, text=str(hop.journal.fault)), at=hop.now())
+        if hop.journal is not None and (fault := hop.journal.fault) is not None:  # even if the step caught the error
+            event = Diverged(place=hop.message.place, text=str(fault))
+            return Outcome(event=event, at=hop.now(), cause=cause_of(fault))
         return outcome
 
     async def _run(self, hop: Opened) -> Outcome:
@@ -95,16 +108,25 @@ class StepRunner:
                 read, attempt = self._reader(hop.message), hop.claimed.attempt
                 context = await open_context(hop.message, attempt=attempt, read_output=read)
                 with entered(context), attached_trace(hop.message.trace_context), journalling(hop.journal):
-                    result = await hop.activity.run(hop.message.step, context, limits=self._edit_limits())
-            return self._completed(hop, result, started_at)
+                    result = await hop.activity.run(hop.message.step, context, limits=self._step_limits())
+            notes = (*_resumed(hop.journal), *result.notes)
+            return self._completed(
+                hop,
+                Ended(
+                    result=replace(result, notes=notes),
+                    attempt=hop.claimed.attempt,
+                    started_at=started_at,
+                    ended_at=hop.now(),
+                ),
+            )
         except NotSerializable as error:
             event = Unsendable(place=hop.message.place, reason=error.reason, text=error.text)
-            return Outcome(event=event, at=hop.now())
+            return Outcome(event=event, at=hop.now(), cause=cause_of(error))
         except asyncio.CancelledError:
             raise
         except BaseException as error:  # noqa: BLE001 - SystemExit and MemoryError of a step must not end a worker
             if limit.expired():
-                return timed_out(hop)
+                return timed_out(hop, cause_of(error))  # with the frames that the step had reached
             return _failed(hop, error, text_of(error))
 
     def _reader(self, message: PaigeantMessage) -> ReadOutput:
@@ -119,23 +141,37 @@ class StepRunner:
 
         return read
 
-    def _completed(self, hop: Opened, result: ActivityResult, started_at: datetime) -> Outcome:
-        output = self._outputs.kept(result.output)
-        event = Completed(
+    def _went_on(self, hop: Opened, kept: str) -> Outcome:
+        try:
+            ended = read_kept(kept, step_id=hop.message.step.step_id or "")
+        except NonDeterminismError as error:
+            return Outcome(event=Diverged(place=hop.message.place, text=str(error)), at=hop.now())
+        outcome = self._completed(hop, ended)
+        return replace(outcome, notes=({"type": "resumed", "outcome": "kept"}, *outcome.notes))
+
+    def _completed(self, hop: Opened, ended: Ended) -> Outcome:
+        """Return the outcome of a step whose body ended well, whether or not its output can be recorded."""
+        result = ended.result
+        try:
+            output = self._outputs.kept(result.output)
+        except NotSerializable as error:
+            event = Unsendable(place=hop.message.place, reason=error.reason, text=error.text)
+            return Outcome(event=event, at=hop.now(), ended=ended)
+        completed = Completed(
             place=hop.message.place,
-            attempt=hop.claimed.attempt,
-            started_at=started_at,
+            attempt=ended.attempt,
+            started_at=ended.started_at,
+            ended_at=ended.ended_at,
             output=output.output,
             output_ref=output.ref,
             usage=dict(result.usage),
             cost=result.cost,
             inserted=result.inserted,
         )
-        notes = (*_resumed(hop.journal), *result.notes)
-        return Outcome(event=event, at=hop.now(), blob=output.blob, notes=notes)
+        return Outcome(event=completed, at=hop.now(), blob=output.blob, notes=result.notes, ended=ended)
 
-    def _edit_limits(self) -> EditLimits:
-        return EditLimits(max_visits=self._settings.max_visits)
+    def _step_limits(self) -> StepLimits:
+        return StepLimits(max_visits=self._settings.max_visits, max_output_size=self._settings.max_output_size)
 
 
 def _resumed(journal: HopJournal | None) -> tuple[Mapping[str, str], ...]:
@@ -145,26 +181,17 @@ def _resumed(journal: HopJournal | None) -> tuple[Mapping[str, str], ...]:
     return ({"type": "resumed", "replayed": str(journal.replayed), "made": str(journal.made)},)
 
 
-def timed_out(hop: Opened) -> Outcome:
-    """Return the outcome of a hop that did not end in time."""
+def timed_out(hop: Opened, cause: Cause | None = None) -> Outcome:
+    """Return the outcome of a hop that did not end in time; `cause` says what it was doing."""
     event = TimedOut(place=hop.message.place, timeout=hop.timeout, attempt=_attempt(hop, TimeoutError()))
-    return Outcome(event=event, at=hop.now())
+    return Outcome(event=event, at=hop.now(), cause=cause)
 
 
 def _failed(hop: Opened, error: BaseException, text: str) -> Outcome:
     event = Failed(place=hop.message.place, error_class=type(error).__name__, text=text, attempt=_attempt(hop, error))
-    return Outcome(event=event, at=hop.now())
+    return Outcome(event=event, at=hop.now(), cause=cause_of(error))
 
 
 def _attempt(hop: Opened, error: BaseException) -> Attempt:
     jitter = random.random()  # noqa: S311 - nothing secret
     return attempt_of(error, number=hop.claimed.attempt, policy=hop.policy, jitter=jitter)
-
-
-def text_of(error: BaseException) -> str:
-    """Return the text of an error in a form that a record can keep."""
-    try:
-        text = str(error)
-    except Exception:  # noqa: BLE001 - an error whose text raises is still an error of the step
-        text = "(the text of the error could not be made)"
-    return text.replace("\0", " ").encode(errors="replace").decode()[:MAX_ERROR_TEXT]

@@ -12,6 +12,7 @@ from typing import TypeAlias
 
 from paigeant_celery.activities.port import Activity
 from paigeant_celery.activities.registry import Registry
+from paigeant_celery.core.causes import cause_of, text_of
 from paigeant_celery.core.errors import MessageError, StoreCorrupt, TransientError, UnknownActivity
 from paigeant_celery.core.flow import Begun, CouldNotClose, Exhausted, Limits, Run, decide
 from paigeant_celery.core.message import PaigeantMessage
@@ -20,8 +21,9 @@ from paigeant_celery.core.policy import StepPolicy
 from paigeant_celery.core.settings import Settings
 from paigeant_celery.core.slip import Step
 from paigeant_celery.hop.effects import Drop, Effects, Refused, Summary
+from paigeant_celery.hop.failures import traced
 from paigeant_celery.hop.guard import Arrival, check_address, read
-from paigeant_celery.hop.run import Opened, Outcome, StepRunner, text_of
+from paigeant_celery.hop.run import Opened, Outcome, StepRunner
 from paigeant_celery.store.port import Claimed, Dropped
 
 __all__ = ["HopService", "step_policy"]
@@ -60,9 +62,14 @@ class HopService:
             return self._effects.refuse(arrival, MessageError("store_corrupt", "", str(error)), message)
         except TransientError:
             raise
-        except Exception as error:
-            logger.exception("a delivery cannot be opened", extra={"action": "open_failed", "hop": arrival.hop_id})
-            return self._effects.refuse(arrival, MessageError("unexpected_error", "", text_of(error)), message)
+        except Exception as error:  # noqa: BLE001 - the refusal says so
+            logger.error(
+                "a delivery cannot be opened%s", traced(cause_of(error)),
+                extra={"action": "open_failed", "hop": arrival.hop_id},
+            )  # fmt: skip
+            unexpected = MessageError("unexpected_error", "", text_of(error))
+            unexpected.__cause__ = error
+            return self._effects.refuse(arrival, unexpected, message)
 
     def refuse_unknown(self, arrival: Arrival) -> Refused | Drop:
         """Refuse a message for which this worker has no task. Celery would drop it. A copy changes nothing."""
@@ -96,17 +103,20 @@ class HopService:
         """Record what happened and send the next message.
 
         May be repeated: a hop that is closed stays as it is. Raises `TransientError` if the store or the broker is
-        away; call again to finish. If anything else goes wrong before the hop is recorded, the hop fails.
+        away; call again to finish. If anything else goes wrong before the hop is recorded, the hop is parked.
         """
         try:
             return self._close(hop, outcome)
         except TransientError:
             raise
-        except Exception as error:
-            logger.exception("a hop cannot be closed", extra={"action": "close_failed", "hop": hop.closing.hop_id})
+        except Exception as error:  # noqa: BLE001 - the failure says so
+            logger.error(
+                "a hop cannot be closed%s", traced(cause_of(error)),
+                extra={"action": "close_failed", "hop": hop.closing.hop_id},
+            )  # fmt: skip
             place = hop.message.place
             event = CouldNotClose(place=place, error_class=type(error).__name__, text=text_of(error))
-            return self._close(hop, Outcome(event=event, at=outcome.at))
+            return self._close(hop, Outcome(event=event, at=outcome.at, ended=outcome.ended, cause=cause_of(error)))
 
     def _loaded(self, name: str) -> Activity:
         try:
@@ -142,7 +152,7 @@ class HopService:
 
     def _begin(self, hop: Opened) -> Opened | Summary:
         message, claimed = hop.message, hop.claimed
-        if claimed.exhausted:
+        if claimed.exhausted and hop.kept is None:
             exhausted = Exhausted(place=message.place, attempts=claimed.attempt)
             return self._close(hop, Outcome(event=exhausted, at=claimed.now))
         _compare_clocks(message, claimed)

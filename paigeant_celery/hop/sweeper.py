@@ -12,7 +12,9 @@ import threading
 from collections.abc import Iterable
 
 from paigeant_celery.broker.outbox import Outbox
+from paigeant_celery.core.causes import cause_of
 from paigeant_celery.core.errors import MessageError, TransientError
+from paigeant_celery.hop.failures import traced
 from paigeant_celery.hop.liveness import host_id, is_gone
 from paigeant_celery.store.port import HopRecord, HopStore
 
@@ -86,11 +88,11 @@ class Sweeper:
                     "hop %s is not sent again yet: %s", hop.hop_id, error,
                     extra={"action": "resend_failed", "hop": hop.hop_id},
                 )  # fmt: skip
-            except Exception:
-                # The store has noted that the hops after this one are sent too; nobody else sends them.
-                logger.exception(
-                    "hop %s is not sent again", hop.hop_id, extra={"action": "resend_failed", "hop": hop.hop_id}
-                )
+            except Exception as error:  # noqa: BLE001 - nobody else sends the hops after it, as the store has noted
+                logger.error(
+                    "hop %s is not sent again%s", hop.hop_id, traced(cause_of(error)),
+                    extra={"action": "resend_failed", "hop": hop.hop_id},
+                )  # fmt: skip
             else:
                 logger.warning("hop %s is sent again", hop.hop_id, extra={"action": "resent", "hop": hop.hop_id})
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import partial
 
 from paigeant_celery.broker.outbox import Outbox
+from paigeant_celery.core.causes import cause_of
 from paigeant_celery.core.errors import MessageError, StoreCorrupt, TransientError
 from paigeant_celery.core.flow import Advance, Failure, Finish
 from paigeant_celery.core.message import PaigeantMessage, sha256
@@ -16,13 +17,15 @@ from paigeant_celery.core.names import next_place, split_hop_id
 from paigeant_celery.core.settings import Settings
 from paigeant_celery.hop.claims import Claims
 from paigeant_celery.hop.effects import ClosedAs, Effects, Refusal, Summary, summary_of
+from paigeant_celery.hop.ended import Ended
+from paigeant_celery.hop.failures import log_failure, traced
 from paigeant_celery.hop.guard import Arrival
 from paigeant_celery.hop.letters import letter_of, parked_fault
 from paigeant_celery.hop.refuse import Refusals
 from paigeant_celery.hop.run import Opened, Outcome
 from paigeant_celery.hop.sweeper import Sweeper
 from paigeant_celery.journal.event_feed import EventFeed
-from paigeant_celery.journal.hop_journal import HopJournal
+from paigeant_celery.journal.hop_journal import MAX_RECORD, HopJournal
 from paigeant_celery.store.outputs import Outputs
 from paigeant_celery.store.port import ClaimAnswer, Claimed, Closing, Completion, Dropped, HopRecord, Store
 
@@ -45,6 +48,8 @@ class RecordedEffects(Effects):
     ) -> None:
         self._store, self._outbox, self._owner, self._stopping = store, outbox, owner, stopping
         self._outputs = Outputs(settings, store)
+        # What is beside an output fits into an envelope.
+        self._most_kept = max(MAX_RECORD, settings.max_output_size + settings.max_message_size)
         self._claims = Claims(store=store, outbox=outbox, settings=settings, owner=owner)
         self._refusals = Refusals(store=store, claims=self._claims, settings=settings, owner=owner)
         self._sweeper = Sweeper(store=store, outbox=outbox)
@@ -57,10 +62,10 @@ class RecordedEffects(Effects):
     def claim(self, arrival: Arrival, message: PaigeantMessage, *, max_attempts: int) -> ClaimAnswer:
         """Claim the hop. A workflow that the store does not know is adopted if its message is recent enough."""
         digest = sha256(str(arrival.envelope))
-        answer = self._claims.claim(arrival, digest=digest, max_attempts=max_attempts)
+        answer = self._claims.claim(arrival, message, digest=digest, max_attempts=max_attempts)
         if answer == Dropped(reason="unknown"):
             self._claims.adopt(arrival, message)
-            answer = self._claims.claim(arrival, digest=digest, max_attempts=max_attempts)
+            answer = self._claims.claim(arrival, message, digest=digest, max_attempts=max_attempts)
             answer = replace(answer, created_at=None) if isinstance(answer, Claimed) else answer
         match answer:
             case Dropped(reason="unknown"):
@@ -77,10 +82,8 @@ class RecordedEffects(Effects):
         """Return the owner and fence without which the store accepts nothing."""
         return self._claims.closing_of(arrival, claimed)
 
-    def journal_of(self, message: PaigeantMessage, claimed: Claimed, closing: Closing) -> HopJournal | None:
-        """Return the journal with what earlier attempts recorded; None for a hop that is not run again."""
-        if claimed.exhausted:
-            return None
+    def journal_of(self, message: PaigeantMessage, claimed: Claimed, closing: Closing) -> HopJournal:
+        """Return the journal with what earlier attempts recorded."""
         # The first claim of a hop would find nothing, so it does not ask.
         records = self._store.journal(closing.hop_id) if claimed.fence > 1 else {}
         send = partial(self._store.publish, closing)
@@ -138,10 +141,11 @@ class RecordedEffects(Effects):
             self._outbox.send(hop, message=message)
         except TransientError:
             raise  # the broker is away; the caller closes the hop again and reaches this line again
-        except Exception:
+        except Exception as error:  # noqa: BLE001 - a sweep repairs it
             # The hop before it is completed whatever happens here; the effect is the same as if the process had died.
-            logger.exception(
-                "hop %s is recorded, but could not be sent; a sweep will send it", hop.hop_id,
+            logger.error(
+                "hop %s is recorded, but could not be sent; a sweep will send it%s",
+                hop.hop_id, traced(cause_of(error)),
                 extra={"action": "send_failed", "hop": hop.hop_id},
             )  # fmt: skip
 
@@ -156,33 +160,45 @@ class RecordedEffects(Effects):
         with suppress(StoreCorrupt):  # the hop failed; if its record cannot say so, the log does
             if not self._store.fail(hop.closing, failure):
                 return _overtaken(hop)
-        logger.error(
-            "hop %s failed with %s", hop.closing.hop_id, failure.error_class,
-            extra={"action": "hop_failed", "hop": hop.closing.hop_id, "step": failure.step_id},
-        )  # fmt: skip
+        log_failure(logging.ERROR, "hop_failed", hop, failure, "the workflow has failed")
         return summary_of(hop, ClosedAs.FAILED, error_class=failure.error_class)
 
     def _retry(self, hop: Opened, failure: Failure, delay: float) -> Summary:
         """Record that the attempt failed; a sweep sends the hop again after `delay` seconds."""
         if not self._store.retry_at(hop.closing, failure, delay=delay):
             return _overtaken(hop)
-        logger.warning(
-            "hop %s failed with %s and is tried again in %.1f s", hop.closing.hop_id, failure.error_class, delay,
-            extra={"action": "hop_retried", "hop": hop.closing.hop_id, "step": failure.step_id},
-        )  # fmt: skip
+        log_failure(logging.WARNING, "hop_retried", hop, failure, f"it is tried again in {delay:.1f} s")
         return summary_of(hop, ClosedAs.RETRYING, error_class=failure.error_class, delay=delay)
 
-    def _park(self, hop: Opened, failure: Failure) -> Summary:
-        """Record that the workflow waits for a person, with a dead letter."""
-        letter = letter_of(*parked_fault(hop, failure), worker=self._owner())
-        if not self._store.park(hop.closing, failure, letter):
-            return _overtaken(hop)
-        logger.error(
-            "hop %s is parked: attempt %d failed with %s",
-            hop.closing.hop_id, hop.claimed.attempt, failure.error_class,
-            extra={"action": "hop_parked", "hop": hop.closing.hop_id, "step": failure.step_id},
-        )  # fmt: skip
+    def _park(self, hop: Opened, failure: Failure, outcome: Outcome) -> Summary:
+        """Record that the workflow waits for a person, with a dead letter, and before that what the step gave."""
+        if outcome.ended is not None:
+            # A crash after this line leaves a hop that runs again, and goes on from what is kept.
+            failure = replace(failure, text=f"{failure.text}; {self._keep(hop, outcome.ended)}")
+        letter = letter_of(*parked_fault(hop, failure), worker=self._owner(), cause=failure.cause)
+        with suppress(StoreCorrupt):  # if its record cannot say so, the log does
+            if not self._store.park(hop.closing, failure, letter):
+                return _overtaken(hop)
+        log_failure(logging.ERROR, "hop_parked", hop, failure, "it is parked and waits for a person")
         return summary_of(hop, ClosedAs.PARKED, error_class=failure.error_class)
+
+    def _keep(self, hop: Opened, ended: Ended) -> str:
+        """Keep what the step gave, and say what a redrive will do."""
+        try:
+            text = ended.encode()
+            if len(text) > self._most_kept:
+                return f"more than {self._most_kept} characters are not kept, so a redrive runs the step again"
+            assert hop.journal is not None
+            hop.journal.keep(text)
+        except TransientError:
+            raise
+        except Exception:
+            logger.exception(
+                "what the step of hop %s gave is not kept", hop.closing.hop_id,
+                extra={"action": "close_failed", "hop": hop.closing.hop_id},
+            )  # fmt: skip
+            return "what the step gave could not be kept, so a redrive runs it again"
+        return "what the step gave is kept, so a redrive goes on from there without a call"
 
     def _resend_successor(self, hop_id: str) -> None:
         # Covers a crash after a hop is recorded and before the next one is published: the broker delivers the
@@ -195,9 +211,17 @@ class RecordedEffects(Effects):
             self._outbox.send(record)
 
     def _complete(self, hop: Opened, envelope: str, next_hop: HopRecord | None, outcome: Outcome) -> bool:
-        blobs = {hop.message.step.step_id or "": outcome.blob} if outcome.blob is not None else {}
+        step_id = hop.message.step.step_id or ""
+        blobs = {step_id: outcome.blob} if outcome.blob is not None else {}
         return self._store.complete(
-            Completion(closing=hop.closing, envelope=envelope, next_hop=next_hop, blobs=blobs, notes=outcome.notes)
+            Completion(
+                closing=hop.closing,
+                envelope=envelope,
+                next_hop=next_hop,
+                step=step_id,
+                blobs=blobs,
+                notes=outcome.notes,
+            )
         )
 
 

@@ -18,6 +18,7 @@ from paigeant_celery.core.hops import Hop, count_attempt
 from paigeant_celery.core.message import PaigeantMessage, encode, reread
 from paigeant_celery.core.settings import Settings
 from paigeant_celery.hop.effects import ClosedAs, Effects, Refused, Summary, summary_of
+from paigeant_celery.hop.failures import log_failure
 from paigeant_celery.hop.guard import Arrival
 from paigeant_celery.hop.letters import letter_of, parked_fault
 from paigeant_celery.hop.refuse import log_refusal, refused_for
@@ -26,8 +27,6 @@ from paigeant_celery.store.outputs import Outputs
 from paigeant_celery.store.port import Claimed, Closing
 
 __all__ = ["MessageOnlyEffects"]
-
-logger = logging.getLogger(__name__)
 
 
 class MessageOnlyEffects(Effects):
@@ -77,14 +76,11 @@ class MessageOnlyEffects(Effects):
         """Send the hop again at once, because nobody would remember when it is due."""
         attempt = hop.claimed.attempt + 1
         self._send(hop.message, encode(hop.message), attempt=attempt)
-        logger.warning(
-            "hop %s failed with %s and is sent again", hop.closing.hop_id, failure.error_class,
-            extra={"action": "hop_retried", "hop": hop.closing.hop_id, "step": failure.step_id},
-        )  # fmt: skip
+        log_failure(logging.WARNING, "hop_retried", hop, failure, "it is sent again")
         return summary_of(hop, ClosedAs.RETRYING, error_class=failure.error_class, delay=0.0)
 
-    def _park(self, hop: Opened, failure: Failure) -> Summary:
-        """Set the hop aside for a person."""
+    def _park(self, hop: Opened, failure: Failure, outcome: Outcome) -> Summary:
+        """Set the hop aside for a person. Nothing keeps what its step gave: it will run again."""
         self._set_aside(hop, failure, "hop_parked")
         return summary_of(hop, ClosedAs.PARKED, error_class=failure.error_class)
 
@@ -113,12 +109,8 @@ class MessageOnlyEffects(Effects):
 
     def _set_aside(self, hop: Opened, failure: Failure, action: str) -> None:
         arrival, fault = parked_fault(hop, failure)
-        self._letters.bury(letter_of(arrival, fault, worker=self._worker()), str(arrival.envelope))
-        logger.error(
-            "hop %s failed with %s in attempt %d and is set aside on the queue of dead letters",
-            hop.closing.hop_id, failure.error_class, hop.claimed.attempt,
-            extra={"action": action, "hop": hop.closing.hop_id, "step": failure.step_id},
-        )  # fmt: skip
+        self._letters.bury(letter_of(arrival, fault, worker=self._worker(), cause=failure.cause), str(arrival.envelope))
+        log_failure(logging.ERROR, action, hop, failure, "it is set aside on the queue of dead letters")
 
 
 def _sound(arrival: Arrival) -> str | None:

@@ -15,12 +15,14 @@ from datetime import datetime
 from paigeant_celery.core.errors import HopLost, NonDeterminismError, NotSerializable, TransientError
 from paigeant_celery.core.patience import patience
 from paigeant_celery.journal.event_feed import EventFeed
+from paigeant_celery.journal.pieces import in_pieces, whole
 from paigeant_celery.journal.record import CallKey, CallKind, Record, differences, parse_key, parse_record
 from paigeant_celery.store.port import Closing, JournalStore
 
 __all__ = ["HopJournal", "calling", "current_journal", "journalling", "surrounding_journal"]
 
-MAX_RECORD = 16 * 1024 * 1024  # characters; the default limit of outputs
+MAX_RECORD = 64 * 1024 * 1024  # characters; four times the default limit of outputs
+OUTCOME = "outcome"  # the entry for what the step gave; the names of calls are JSON lists
 
 # Calls that a step makes only after its model has answered; events and operations may come before.
 AFTER_MODEL = ("tool", "validator")
@@ -67,14 +69,14 @@ class HopJournal:
         feed: EventFeed | None = None,
     ) -> None:
         self._store, self._closing, self._step_id = store, closing, step_id
-        self._records, self._stopping = dict(records), stopping
+        self._records, self._stopping = whole(records), stopping
         self.feed = feed
         self._lock = threading.Lock()
         self._runs, self._occurrences = Counter[str](), Counter[CallKey]()
         self._unwritten: dict[CallKey, _Unwritten] = {}
         self._begun: dict[str, int] = {}  # run -> how many runs began before it
         self._making = self._resting = 0
-        self._last = _last_places(records)
+        self._last = _last_places(self._records)
         self._drifted: set[str] = set()
         self.replayed = self.made = 0
         self.fault: NonDeterminismError | None = None
@@ -83,6 +85,20 @@ class HopJournal:
     def hop_id(self) -> str:
         """The hop whose calls are recorded."""
         return self._closing.hop_id
+
+    @property
+    def outcome(self) -> str | None:
+        """What an earlier attempt's step gave, if its hop could not be closed with it."""
+        return self._records.get(OUTCOME)
+
+    def keep(self, outcome: str) -> None:
+        """Keep what the step gave for whoever redrives the hop. Blocks; raises `TransientError`.
+
+        Nothing is kept if this owner may no longer write, or has closed the hop.
+        """
+        for records in in_pieces(OUTCOME, outcome):
+            if not self._store.record(self._closing, records):
+                return
 
     @property
     def at_rest(self) -> bool:
@@ -167,7 +183,10 @@ class HopJournal:
         with self._lock:
             before = [earlier for earlier in self._unwritten if self._is_survived(earlier, key)]
             records = {str(earlier): self._unwritten[earlier].text for earlier in before}
-        await self._write({**records, str(key): text})
+        *first, last = in_pieces(str(key), text)
+        for piece in first:
+            await self._write(piece)
+        await self._write({**records, **last})
         with self._lock:  # not earlier, because the write may be cut off
             for earlier in before:
                 self._unwritten.pop(earlier, None)

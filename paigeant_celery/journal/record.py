@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 from pydantic import JsonValue
 
+from paigeant_celery.core.causes import Frame, as_lists, frames_from
 from paigeant_celery.core.errors import NonDeterminismError
 
 __all__ = ["FORMAT", "CallKey", "CallKind", "Record", "RecordedError", "differences", "parse_key", "parse_record"]
@@ -53,10 +54,14 @@ class CallKey:
 
 @dataclass(frozen=True, kw_only=True)
 class RecordedError:
-    """An error that the run survived, and that a replay must raise again: its class and arguments."""
+    """An error that the run survived, and that a replay must raise again: its class, arguments and frames.
+
+    Earlier versions recorded no frames.
+    """
 
     error_class: str
     args: tuple[JsonValue, ...]
+    frames: tuple[Frame, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +82,8 @@ class Record:
         tree: dict[str, Any] = {"v": FORMAT, "of": dict(self.fingerprint)}
         if self.failure is not None:
             tree["failure"] = {"class": self.failure.error_class, "args": list(self.failure.args)}
+            if self.failure.frames:
+                tree["failure"]["frames"] = as_lists(self.failure.frames)
         if self.failure is None or self.result is not None:
             tree["result"] = self.result
         if self.usage:
@@ -107,12 +114,17 @@ def parse_record(text: str, *, step_id: str, key: CallKey) -> Record:
             return Record(
                 fingerprint=tree["of"],
                 result=tree.get("result"),
-                failure=RecordedError(error_class=failure["class"], args=tuple(failure["args"])) if failure else None,
+                failure=_error(failure) if failure else None,
                 usage=tree.get("usage", {}),
             )
     except (ValueError, TypeError, KeyError) as error:
         raise NonDeterminismError(step_id, key.label, "its record is damaged") from error
     raise NonDeterminismError(step_id, key.label, f"its record has format {version}, but this version reads {FORMAT}")
+
+
+def _error(tree: Mapping[str, Any]) -> RecordedError:
+    frames = frames_from(tree.get("frames", ()))
+    return RecordedError(error_class=tree["class"], args=tuple(tree["args"]), frames=frames)
 
 
 def differences(recorded: Mapping[str, str], current: Mapping[str, str]) -> tuple[list[str], list[str]]:

@@ -115,7 +115,7 @@ class MemoryStore:
             if hop.fence > before.fence:
                 workflow.updated_at = now
                 about = {"attempt": str(hop.attempt), "fence": str(hop.fence), "exhausted": str(int(hop.exhausted))}
-                workflow.events.add_event("claimed", claim.hop_id, now=now, **about)
+                workflow.events.add_event("claimed", claim.hop_id, now=now, **_step(claim.step), **about)
             return Claimed(
                 fence=hop.fence,
                 attempt=hop.attempt,
@@ -155,18 +155,18 @@ class MemoryStore:
             kept = self._close(closing, "done", now, followed=next_hop is not None)
             if isinstance(kept, bool):
                 return kept
-            workflow, hop_id = kept.workflow, closing.hop_id
+            workflow, hop_id, step = kept.workflow, closing.hop_id, _step(completion.step)
             workflow.blobs.update(completion.blobs)
             for note in completion.notes:
                 workflow.events.note({"type": "note", "hop": hop_id, **note}, now=now)
             if next_hop is None:
                 workflow.envelope = completion.envelope
-                workflow.events.add_event("completed", hop_id, now=now)
+                workflow.events.add_event("completed", hop_id, now=now, **step)
                 workflow.events.add_event("workflow_completed", hop_id, now=now)
                 return True
             workflow.hop_id = next_hop.hop_id
             self._records.queue(workflow, next_hop, now=now)
-            workflow.events.add_event("completed", hop_id, now=now, next_hop=next_hop.hop_id)
+            workflow.events.add_event("completed", hop_id, now=now, **step, next_hop=next_hop.hop_id)
             return True
 
     def fail(self, closing: Closing, failure: Failure) -> bool:
@@ -409,5 +409,10 @@ def _pace(lease: float, limits: StoreLimits) -> Pace:
     )
 
 
+def _step(step_id: str) -> dict[str, str]:
+    return {"step": step_id} if step_id else {}
+
+
 def _about(failure: Failure) -> dict[str, str]:
-    return {"step": failure.step_id or "", "error": failure.error_class}
+    where = {"where": failure.where} if failure.where else {}
+    return {"step": failure.step_id or "", "error": failure.error_class, **where}

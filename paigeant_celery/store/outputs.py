@@ -41,7 +41,7 @@ class Outputs:
         size = len(text.encode())
         if size > self._largest:
             limit = f"`paigeant_max_output_size` ({self._largest})"
-            raise NotSerializable("output_too_large", f"{size} bytes exceed {limit}")
+            raise NotSerializable("output_too_large", f"{size} bytes exceed {limit}; raise it, or return less")
         if size <= self._largest_inline:
             return Kept(output=output)
         return Kept(output=None, ref=OutputRef(size=size, sha256=sha256(text)), blob=text)

@@ -55,7 +55,8 @@ class NewWorkflow:
 class Claim:
     """A request to run a hop. `token` names this delivery; the same token gets the same answer again.
 
-    `digest` is that of the envelope as it arrived; None skips the comparison (for one that cannot be run).
+    `digest` is that of the envelope as it arrived; None skips the comparison (for one that cannot be run). `step` is
+    the id of the step, for the event; empty if it is not known.
     """
 
     hop_id: str
@@ -63,6 +64,7 @@ class Claim:
     token: str
     max_attempts: int
     digest: str | None
+    step: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,12 +112,14 @@ class Closing:
 class Completion:
     """What COMPLETE records: the state of the workflow, the next hop or the final envelope, and large outputs.
 
-    `blobs` maps step ids to JSON text that does not travel. `notes` are events to record with it.
+    `step` is the id of the step that ended, for the event. `blobs` maps step ids to JSON text that does not travel.
+    `notes` are events to record with it.
     """
 
     closing: Closing
     envelope: str
     next_hop: HopRecord | None
+    step: str = ""
     blobs: Mapping[str, str] = field(default_factory=dict)
     notes: Sequence[Mapping[str, str]] = ()
 
@@ -189,8 +193,8 @@ class DeadLetter:
     """A message that was refused, without its content.
 
     `text` names the field and the remedy, `sample` shows the beginning with all values replaced; `size` and
-    `sha256` are those of the whole. The ids are None if they cannot be read. The store sets `at` and
-    `cursor`, which orders letters.
+    `sha256` are those of the whole. The ids are None if they cannot be read. `trace` has the classes and frames of the
+    error that parked a hop. The store sets `at` and `cursor`, which orders letters.
     """
 
     letter_id: str
@@ -204,6 +208,7 @@ class DeadLetter:
     sha256: str
     sample: str
     worker: str
+    trace: str = ""
     at: datetime | None = None
     cursor: str = ""
 

@@ -33,6 +33,8 @@ from paigeant_celery.store.redis_client import Client, Reply, Server
 from paigeant_celery.store.redis_records import (
     EPOCH,
     entry_of,
+    failure_of,
+    failure_text,
     flat_of,
     hop_arguments,
     letter_fields,
@@ -94,7 +96,7 @@ class RedisStore:
         about = f"hop:{claim.hop_id}"
         reply = self._server.run(
             "claim", claim.hop_id, claim.owner, claim.token, claim.max_attempts, claim.digest or "", self._lease,
-            about=about,
+            claim.step, about=about,
         )  # fmt: skip
         if reply[0] != "claimed":
             return Dropped(reason=cast("DropReason", reply[0]))
@@ -132,7 +134,7 @@ class RedisStore:
         following = completion.next_hop or HopRecord(hop_id="", queue="", envelope=completion.envelope, digest="")
         notes = [flat_of({"type": "note", "hop": closing.hop_id, **note}) for note in completion.notes]
         reply = self._server.run(
-            "complete", closing.hop_id, closing.owner, closing.fence, self._ttl, json.dumps(notes),
+            "complete", closing.hop_id, closing.owner, closing.fence, self._ttl, json.dumps(notes), completion.step,
             *hop_arguments(following), *flat_of(completion.blobs),
             about=f"hop:{closing.hop_id}",
         )  # fmt: skip
@@ -225,7 +227,7 @@ class RedisStore:
                 queue=queue,
                 running=hop_state == "running",
                 attempt=int(attempt),
-                failure=Failure(**json.loads(failure)) if failure is not None else None,
+                failure=failure_of(failure) if failure is not None else None,
                 created_at=moment_of(created_at),
                 updated_at=moment_of(updated_at),
                 retry_at=moment_of(retry) if retry is not None else None,
@@ -317,10 +319,9 @@ class RedisStore:
         self._server.close()
 
     def _close(self, script: str, closing: Closing, *more: int, failure: Failure, letter: Sequence[str] = ()) -> bool:
-        recorded = {"step_id": failure.step_id, "error_class": failure.error_class, "text": failure.text}
         reply = self._server.run(
-            script, closing.hop_id, closing.owner, closing.fence, *more, json.dumps(recorded),
-            failure.step_id or "", failure.error_class, *letter,
+            script, closing.hop_id, closing.owner, closing.fence, *more, failure_text(failure),
+            failure.step_id or "", failure.error_class, failure.where, *letter,
             about=f"hop:{closing.hop_id}",
         )  # fmt: skip
         return bool(reply)

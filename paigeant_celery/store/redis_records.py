@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from paigeant_celery.core.causes import cause_from
+from paigeant_celery.core.flow import Failure
 from paigeant_celery.store.port import DeadLetter, HopRecord
 from paigeant_celery.store.timeline import Entry, Id, id_of
 
-__all__ = ["EPOCH", "entry_of", "flat_of", "hop_arguments", "letter_fields", "letter_of", "moment_of"]
+__all__ = [
+    "EPOCH",
+    "entry_of",
+    "failure_of",
+    "failure_text",
+    "flat_of",
+    "hop_arguments",
+    "letter_fields",
+    "letter_of",
+    "moment_of",
+]
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -24,6 +38,24 @@ def flat_of(pairs: Mapping[str, str]) -> list[str]:
     return [part for pair in pairs.items() for part in pair]
 
 
+def failure_text(failure: Failure) -> str:
+    """Return a failure as records keep it."""
+    kept = {"step_id": failure.step_id, "error_class": failure.error_class, "text": failure.text}
+    return json.dumps(kept if failure.cause is None else {**kept, "cause": failure.cause.as_json()})
+
+
+def failure_of(text: str) -> Failure:
+    """Read a failure; earlier versions recorded no cause."""
+    kept = json.loads(text)
+    cause = kept.get("cause")
+    return Failure(
+        step_id=kept["step_id"],
+        error_class=kept["error_class"],
+        text=kept["text"],
+        cause=cause_from(cause) if cause is not None else None,
+    )
+
+
 def letter_fields(letter: DeadLetter) -> list[str]:
     """Return the fields of a letter and their values in turn."""
     return flat_of({name: str(value) for name, value in vars(letter).items() if value is not None})
@@ -31,9 +63,10 @@ def letter_fields(letter: DeadLetter) -> list[str]:
 
 def letter_of(flat: Sequence[str]) -> DeadLetter:
     """Read a letter."""
-    fields: dict[str, Any] = dict(zip(flat[::2], flat[1::2], strict=True))
+    kept: dict[str, Any] = dict(zip(flat[::2], flat[1::2], strict=True))
+    known = {field.name: kept[field.name] for field in fields(DeadLetter) if field.name in kept}
     optional = dict.fromkeys(("hop_id", "correlation_id", "activity", "queue"))
-    return DeadLetter(**{**optional, **fields, "size": int(fields["size"]), "at": moment_of(fields["at"])})
+    return DeadLetter(**{**optional, **known, "size": int(kept["size"]), "at": moment_of(kept["at"])})
 
 
 def entry_of(id_: str, flat: Sequence[str], *, behind: Id | None = None) -> Entry:

@@ -62,7 +62,7 @@ def place_of(cursor: str | None) -> Place:
     """Read a cursor; None is the beginning. Raises `InvalidInput`."""
     if cursor is None:
         return Place()
-    found = _CURSOR.fullmatch(cursor)
+    found = _CURSOR.fullmatch(cursor) if isinstance(cursor, str) else None
     place = Place(*(id_of(text) for text in found.groups() if text is not None)) if found else None
     if place is None or max(*place.event, *place.streamed) >= _END:
         raise InvalidInput("bad_cursor", "after", "is not the cursor of an event of this store")

@@ -15,6 +15,9 @@ from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from paigeant_celery.activities.stacks import still_running
+from paigeant_celery.core.causes import Cause, cause_of
+
 __all__ = ["ProcessLoop"]
 
 T = TypeVar("T")
@@ -29,6 +32,7 @@ class ProcessLoop:
         self._lock = threading.Lock()
         self._pid: int | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
         os.register_at_fork(after_in_child=self._forget)
 
     @contextmanager
@@ -39,6 +43,11 @@ class ProcessLoop:
             yield future
         finally:
             future.cancel()
+
+    def doing(self) -> Cause | None:
+        """Return where the code on the loop is, None if there is no loop."""
+        seen = still_running(self._thread) if self._thread is not None else None
+        return cause_of(seen) if seen is not None else None
 
     def leave_if_blocked(self, patience: float) -> bool:
         """Say whether code blocks the loop; if so, coroutines that begin later get a new one.
@@ -59,12 +68,13 @@ class ProcessLoop:
         with self._lock:
             if self._loop is None or self._pid != os.getpid():
                 self._loop, self._pid = asyncio.new_event_loop(), os.getpid()
-                threading.Thread(target=_serve, args=(self._loop,), name="paigeant-loop", daemon=True).start()
+                self._thread = threading.Thread(target=_serve, args=(self._loop,), name="paigeant-loop", daemon=True)
+                self._thread.start()
             return self._loop
 
     def _forget(self) -> None:
         # The parent's thread does not exist in the child, and its lock may have been held at the fork.
-        self._lock, self._loop, self._pid = threading.Lock(), None, None
+        self._lock, self._loop, self._thread, self._pid = threading.Lock(), None, None, None
 
 
 def _serve(loop: asyncio.AbstractEventLoop) -> None:

@@ -11,12 +11,14 @@ from typing import NoReturn, TypeVar, assert_never
 
 from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 
+from paigeant_celery.activities.context import only_step_here
 from paigeant_celery.activities.registry import registry
 from paigeant_celery.broker.outbox import Outbox
 from paigeant_celery.broker.transport import CeleryTransport
 from paigeant_celery.core.errors import HopFailed, TransientError
 from paigeant_celery.core.patience import patience
 from paigeant_celery.hop.effects import ClosedAs, Drop, Effects, Refused, Summary
+from paigeant_celery.hop.failures import traced
 from paigeant_celery.hop.guard import Arrival
 from paigeant_celery.hop.lease import NoLease, Owner
 from paigeant_celery.hop.liveness import new_owner_id
@@ -26,6 +28,7 @@ from paigeant_celery.hop.with_store import RecordedEffects
 from paigeant_celery.hop.without_store import MessageOnlyEffects
 from paigeant_celery.worker.loop import ProcessLoop
 from paigeant_celery.worker.shutdown import Shutdown
+from paigeant_celery.worker.streams import complete_streams
 
 __all__ = ["HopRuntime"]
 
@@ -96,8 +99,11 @@ class HopRuntime:
         assert_never(opening)
 
     def _run(self, hop: Opened) -> Summary:
+        complete_streams()
         with self.loop.running(self.service.run(hop)) as future, self._held(hop, future):
-            return self._close(hop, self._outcome(hop, future))
+            with only_step_here(hop.message.step.step_id or ""):
+                outcome = self._outcome(hop, future)
+            return self._close(hop, outcome)
 
     def _held(self, hop: Opened, future: concurrent.futures.Future[Outcome]) -> AbstractContextManager[None]:
         return self._owner.holding(hop.closing.hop_id, fence=hop.closing.fence, cancel=future.cancel)
@@ -109,13 +115,16 @@ class HopRuntime:
         except concurrent.futures.CancelledError:
             raise Ignore("taken over by another owner") from None
         except (TimeoutError, SoftTimeLimitExceeded):
-            if self.loop.leave_if_blocked(BLOCKED_SIGN):
-                logger.error(
-                    "the event loop of this process is blocked by this step or another one on it; later steps get a "
-                    "new loop; use async calls, or a sync function",
-                    extra={"action": "loop_blocked", "hop": hop.closing.hop_id},
-                )
-            return timed_out(hop)
+            doing = self.loop.doing()
+            if not self.loop.leave_if_blocked(BLOCKED_SIGN):
+                return timed_out(hop)
+            logger.error(
+                "the event loop of this process is blocked by this step or another one on it; later steps get a "
+                "new loop; use async calls, or a sync function%s",
+                traced(doing),
+                extra={"action": "loop_blocked", "hop": hop.closing.hop_id},
+            )
+            return timed_out(hop, doing)
 
     def _result(self, hop: Opened, future: concurrent.futures.Future[Outcome]) -> Outcome:
         end = time.monotonic() + hop.timeout + BLOCKED_GRACE

@@ -110,6 +110,10 @@ def banner(transport: CeleryTransport, selection: Selection = NO_SELECTION) -> s
         f"  . {name} ({activity.kind}) from {_source(transport, name, selection)}"
         for name, activity in sorted(served.items())
     ]
+    lines += [
+        f"  . an agent made at {place} has no name and is not served; pass `name=` to it"
+        for place in registry.nameless()
+    ]
     if not served:
         lines.append(f"  . no activity is served{_why_none(transport, selection)}")
     elif takes_no_other(transport, selection):

@@ -98,7 +98,7 @@ def let_end(library: Library, handles: Iterable[WorkflowHandle], pool: str) -> N
         workers[:] = [
             worker if worker.running else library.worker(pool, name=worker.name, slots=slots) for worker in workers
         ]
-        running[:] = [handle for handle in running if handle.status_sync().state == "running"]
+        running[:] = [handle for handle in running if handle.status_sync().in_progress]
         return not running
 
     with suppress(AssertionError):  # each test checks its own

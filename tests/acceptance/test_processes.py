@@ -54,7 +54,7 @@ def late(request: pytest.FixtureRequest, redis_url: str, tmp_path_factory: pytes
 @pytest.mark.together("late")
 def test_a_workflow_waits_for_a_worker_that_starts_later(late: Late) -> None:
     """Dispatching needs only a broker and a store."""
-    assert late.state_before == "running"
+    assert late.state_before == "queued"
 
     result = late.handle.result_sync(WITHIN)
 

@@ -72,10 +72,10 @@ def test_show_says_where_a_workflow_waits(host: Callable[..., Celery], workflow_
 
     assert shown.exit_code == 0
     assert shown.output.startswith(
-        "workflow w: running\n"
+        "workflow w: queued\n"
         "  executed:  first\n"
         "  remaining: second\n"
-        "  current:   second waits on queue paigeant.second (begun 0 times)\n"
+        "  current:   second waits on queue paigeant.second for a worker (begun 0 times)\n"
     )
     assert [line.split()[2:4] for line in shown.output.splitlines()[4:]] == [
         ["started", "w.0"], ["claimed", "w.0"], ["completed", "w.0"],
@@ -118,7 +118,7 @@ def test_show_keeps_what_an_agent_says_to_itself(
 
 
 def test_show_says_why_a_workflow_failed(host: Callable[..., Celery], workflow_harness: WorkflowHarness) -> None:
-    """Flower shows the class of an error; its text is here."""
+    """Flower shows the class of an error; its text and the line that raised it are here."""
 
     @activity(policy=StepPolicy(max_attempts=1))
     def divide(by: int) -> float:
@@ -129,11 +129,15 @@ def test_show_says_why_a_workflow_failed(host: Callable[..., Celery], workflow_h
 
     shown = call(host(workflow_harness.store), "show", "w", "--no-events")
 
+    line = divide.function.__code__.co_firstlineno + 2
     assert shown.output == (
         "workflow w: parked\n"
         "  executed:  -\n"
         "  remaining: divide\n"
         "  failed at: divide: ZeroDivisionError: division by zero\n"
+        "    Traceback (most recent call last):\n"
+        f'      File "{__file__}", line {line}, in {divide.__qualname__}\n'
+        "    ZeroDivisionError: division by zero\n"
     )
 
 
@@ -214,6 +218,7 @@ def test_dead_letters_are_listed_shown_redriven_and_dropped(
     ]
     shown = said("show", newest.letter_id)
     assert "hop_id     w.0\n" in shown
+    assert f", in {divide.__qualname__}\n    ZeroDivisionError\n" in shown
     assert "hunter2" not in shown
     assert said("redrive", newest.letter_id) == f"the hop of dead letter {newest.letter_id} goes on\n"
     assert said("drop", oldest.letter_id) == f"dead letter {oldest.letter_id} is deleted\n"
@@ -276,6 +281,17 @@ def test_a_shell_lists_the_activities_of_the_stand_alone_app(tmp_path: Path) -> 
     first, *listed = done.stdout.splitlines()
     assert first == "[paigeant_celery] mode: durable, store: redis://127.0.0.1:1/0"
     assert "  . draft (agent) from paigeant.draft" in listed
+
+
+def test_activities_tells_of_agents_that_nothing_names(host: Callable[..., Celery]) -> None:
+    """A workflow for one of them would wait forever, and no log would say why."""
+    team = {"writer": PaigeantAgent("test")}
+
+    listed = call(host(), "activities").output
+
+    assert f"an agent made at {__file__}:" in listed
+    assert "has no name and is not served; pass `name=` to it\n" in listed
+    assert team["writer"].name is None
 
 
 def test_activities_names_a_module_that_it_cannot_import(host: Callable[..., Celery]) -> None:

@@ -40,7 +40,9 @@ UNITS = {"s": 1, "days": 86400, "KiB": 1024, "MiB": 1024**2}  # in tables
 # A part of each Python block that a test below runs.
 QUICK_START = "# quickstart.py"
 HOST_CONFIGURATION = "# celeryconfig.py of the host"
-HOST_DISPATCH = "from shop.celery import app"
+HOST_DISPATCH = "Thank order 17."
+FASTAPI_VIEWS = "# web.py"
+DJANGO_VIEW = "# views.py"
 HARNESS_TEST = "workflow_harness"
 IDEMPOTENT_TOOL = "cashier = "
 DESK = "# desk.py"
@@ -52,6 +54,8 @@ RUN_BELOW = (
     QUICK_START,
     HOST_CONFIGURATION,
     HOST_DISPATCH,
+    FASTAPI_VIEWS,
+    DJANGO_VIEW,
     HARNESS_TEST,
     IDEMPOTENT_TOOL,
     DESK,
@@ -70,6 +74,7 @@ FIGURES = [
     ("docs/operating.md", "and the last {} of type `agent`.", LIMITS.max_streamed),
     ("docs/operating.md", "Its steps continue for `paigeant_shutdown_grace` ({} s).", SETTINGS.shutdown_grace),
     ("docs/operating.md", "the record of one call exceeds {} MiB", MAX_RECORD / 1024**2),
+    ("docs/operating.md", "Up to {} MiB are kept", MAX_RECORD / 1024**2),
     ("docs/agents-and-functions.md", "The last {} of a workflow are kept.", LIMITS.max_streamed),
     ("docs/guarantees.md", "a call that needs more time than the shutdown grace of {} s", SETTINGS.shutdown_grace),
     ("docs/guarantees.md", "The record of one call holds at most {} MiB.", MAX_RECORD / 1024**2),
@@ -358,6 +363,49 @@ def test_a_host_that_is_configured_as_shown_runs_the_step_that_is_dispatched_as_
         printed = run_script(block(HOST_DISPATCH), cwd=host, SHOP_BROKER=url)
 
     assert printed == "Thank you.\n"
+
+
+def test_the_views_of_a_web_application_answer_as_shown(host: Path, own_redis: Callable[..., RedisServer]) -> None:
+    """Visitors get 404 for what is not there, and never 500."""
+    asked = """
+import asyncio, json, sys
+async def ask(method, path, query=b""):
+    sent = []
+    async def receive(): return {"type": "http.request", "body": b"", "more_body": False}
+    async def send(message): sent.append(message)
+    scope = {"type": "http", "method": method, "path": path, "raw_path": path.encode(), "query_string": query,
+             "headers": [], "http_version": "1.1", "scheme": "http", "server": ("shop", 80), "client": ("me", 1)}
+    await web(scope, receive, send)
+    return sent[0]["status"], json.loads(sent[1]["body"])
+
+async def main():
+    status, started = await ask("POST", "/letters", b"order=17")
+    found = await ask("GET", f"/letters/{started['id']}")
+    print(status, found, await ask("GET", "/letters/nobody"), await ask("GET", "/letters/a b"))
+    return started["id"]
+
+known = asyncio.run(main())
+"""
+    asked_of_django = """
+import django
+from django.conf import settings
+settings.configure(DEFAULT_CHARSET="utf-8")
+django.setup()
+print(show(None, known).content.decode())
+for unknown in ("nobody", "a b", "\\ud800"):
+    try: show(None, unknown)
+    except Http404 as error: print(error)
+"""
+    script = block(FASTAPI_VIEWS) + asked + block(DJANGO_VIEW) + asked_of_django
+
+    printed = run_script(script, cwd=host, SHOP_BROKER=own_redis().url).splitlines()
+
+    standing = {"state": "queued", "executed": []}
+    assert printed == [
+        f"202 (200, {standing}) (404, {{'detail': 'no such workflow'}}) (404, {{'detail': 'no such workflow'}})",
+        '{"state": "queued", "executed": []}',
+        *["no such workflow"] * 3,
+    ]
 
 
 def test_the_harness_test_passes_as_it_is_shown(host: Path) -> None:

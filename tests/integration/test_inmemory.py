@@ -108,6 +108,25 @@ def test_executors_side_by_side_run_a_workflow(transport: CeleryTransport) -> No
     assert embedded_threads() == []
 
 
+def test_a_step_may_not_wait_for_a_workflow_but_the_program_around_it_may(transport: CeleryTransport) -> None:
+    """Both are in one process, and only the step keeps a slot that the workflow may need."""
+
+    @activity(name="second")
+    async def waits() -> object:
+        return await output_of(transport, "first")
+
+    _held = activity(name="first")(pass_on)
+
+    async def main() -> None:
+        async with serving(*(ActivityExecutor(transport, name) for name in ("first", "second"))):
+            with pytest.raises(WorkflowFailed, match="WaitInsideStep"):
+                await output_of(transport, "second")
+            assert await output_of(transport, "first") == "first "
+
+    asyncio.run(main())
+    assert waits.name == "second"
+
+
 def test_two_agents_share_a_budget(transport: CeleryTransport) -> None:
     """The limits and their use travel with the slip, from one executor to the next."""
     agents = [PaigeantAgent(TestModel(), name=name) for name in ("drafting", "checking")]
@@ -150,7 +169,7 @@ def test_an_executor_that_stops_leaves_the_others_serving(transport: CeleryTrans
             waiting = await dispatch(transport, "second", "first")
             assert await output_of(transport, "first") == "first "
             status = await waiting.status()
-            assert (status.state, status.running, status.executed) == ("running", False, ())
+            assert (status.state, status.executed) == ("queued", ())
             async with serving(second):
                 assert (await waiting.result(WITHIN)).output == "second first "
 
@@ -164,7 +183,7 @@ def test_an_executor_with_a_lifespan_ends_by_itself_and_another_goes_on(transpor
     async def main() -> None:
         handle = await dispatch(transport, "first", "first", "first")
         end, lifespan = time.monotonic() + WITHIN, 0.05
-        while (await handle.status()).state == "running":
+        while (await handle.status()).state != "completed":
             assert time.monotonic() < end
             assert await ActivityExecutor(transport, "first").start(lifespan=lifespan) is None
             assert embedded_threads() == []
@@ -194,7 +213,7 @@ def test_a_cancelled_executor_finishes_the_step_that_it_runs(transport: CeleryTr
         await cancel(task)
 
         status = await handle.status()
-        assert (status.state, status.running, status.executed) == ("running", False, ("paid_for",))
+        assert (status.state, status.executed) == ("queued", ("paid_for",))
         assert embedded_threads() == []
         async with serving(ActivityExecutor(transport, "first")):
             assert (await handle.result(WITHIN)).output == "kept first "

@@ -362,7 +362,7 @@ def test_a_queue_that_is_declared_otherwise_holds_a_workflow_up_until_it_is_fixe
         eventually(lambda: waiting_in(connection, name) == 1, within=WITHIN, what="the next step was not sent")
 
     status = handle.status_sync()
-    assert (status.state, status.executed, status.remaining) == ("running", ("draft",), ("elsewhere",))
+    assert (status.state, status.executed, status.remaining) == ("queued", ("draft",), ("elsewhere",))
     assert made.runs() == [f"{handle.correlation_id}.0"]
 
 

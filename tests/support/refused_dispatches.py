@@ -12,6 +12,7 @@ from pydantic import BaseModel, SecretStr
 
 from paigeant_celery.activities.context import WorkflowDependencies
 from paigeant_celery.agents.agent import PaigeantAgent
+from paigeant_celery.core.names import ACTIVITY_NAME_RULE
 from paigeant_celery.core.policy import StepPolicy
 from paigeant_celery.core.slip import ActivitySpec, FunctionSpec
 
@@ -62,7 +63,7 @@ def case(row: str, what: str, call: Callable[[], dict[str, Any]], reason: str, p
 
 
 ID_TEXT = "use 1 to 128 of A-Z, a-z, 0-9, '_' and '-'"
-NAME_TEXT = "a name has 1 to 128 ASCII letters, digits, '_' or '-', in parts joined by dots, and begins with a letter"
+NAME_TEXT = f"a name has {ACTIVITY_NAME_RULE}"
 SECRET_TEXT = "a pydantic secret would travel as asterisks; leave it out and make it on the worker with `deps_factory`"
 LIMIT_TEXT = "must be a whole number from 0 to 1000"
 EMPTY_TEXT = "there is no step to run; call `add_to_runway(…)` since the last dispatch, or pass `itinerary=[…]`"
@@ -158,25 +159,25 @@ CASES = [
         case("26", what, options(correlation_id=text), "bad_correlation_id", "correlation_id", ID_TEXT)
         for what, text in {
             "empty": "", "dots": f"{SECRET}.1", "braces": "{a}", "newline": "a\n", "NUL": "a\0", "1-KiB": "a" * 1024,
-            "unicode": "é", "no-text": 17,
+            "unicode": "é",
         }.items()
     ),
     case(
-        "27", "NUL-prompt", spec(prompt=f"{SECRET}\0"), "invalid_text", "prompt",
-        "the prompt contains a NUL character",
+        "26", "no-text", options(correlation_id=17), "bad_correlation_id", "correlation_id",
+        f"must be a string, not a int; {ID_TEXT}",
+    ),
+    case(
+        "27", "NUL-queue", spec(queue=f"{SECRET}\0"), "invalid_text", "queue",
+        "the queue's name contains a NUL character",
     ),
     case(
         "27", "surrogate-prompt", spec(prompt=f"{SECRET}\ud800"), "invalid_text", "prompt",
         "the prompt contains a lone surrogate",
     ),
-    case(
-        "27", "NUL-deps", spec(deps={"a": [f"{SECRET}\0"]}), "invalid_text", "deps",
-        "contains a NUL character at 'a[0]'",
-    ),
     case("27", "surrogate-deps", spec(deps={"a": "\udfff"}), "invalid_text", "deps", "contains a lone surrogate"),
     case(
-        "27", "NUL-variables", options(variables={"a": f"{SECRET}\0"}), "invalid_text", "variables",
-        "contains a NUL character at 'a'",
+        "27", "NUL-variables", options(variables={f"{SECRET}\0": 1}), "invalid_text", "variables",
+        "the name of a variable contains a NUL character",
     ),
     case(
         "27", "surrogate-variables", options(variables={"\ud800": 1}), "invalid_text", "variables",

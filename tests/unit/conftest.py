@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, settings
 from pydantic_ai import models
 
 from paigeant_celery.activities.context import StepOutput, WorkflowContext
-from paigeant_celery.activities.port import EditLimits
+from paigeant_celery.activities.port import StepLimits
 from paigeant_celery.activities.registry import registry
 from paigeant_celery.core.message import PaigeantMessage
 from paigeant_celery.core.slip import (
@@ -113,9 +113,9 @@ def make_context(make_message: Callable[..., PaigeantMessage]) -> Callable[..., 
 
 
 @pytest.fixture(scope="session")
-def limits() -> EditLimits:
+def limits() -> StepLimits:
     """Limits that tests of something else do not reach."""
-    return EditLimits(max_visits=16)
+    return StepLimits(max_visits=16, max_output_size=16 * 1024 * 1024)
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ from paigeant_celery.core.errors import (
     UnknownTransport,
     WorkflowConflict,
 )
+from paigeant_celery.core.names import ACTIVITY_NAME_RULE
 from paigeant_celery.core.slip import ActivitySpec, FunctionSpec
 from paigeant_celery.store.memory import MemoryStore
 from paigeant_celery.testing import WorkflowHarness
@@ -147,7 +148,7 @@ def test_row38_every_mistake_of_a_configuration_is_listed_at_once() -> None:
     assert sorted(caught.value.mistakes) == [
         "`paigeant_laese` is not a setting; did you mean `paigeant_lease`?",
         "`paigeant_max_steps`: Input should be greater than or equal to 1",
-        "`paigeant_prefix`: must be 1 to 128 ASCII letters, digits, '_', '-' or '.', and begin with a letter",
+        f"`paigeant_prefix`: must have {ACTIVITY_NAME_RULE}",
         "`paigeant_store_url`: the scheme 'db' is not supported; use 'redis://host:6379/0', 'rediss://…', "
         "'unix:///path/to/socket' or 'memory://'",
     ]

@@ -1,9 +1,9 @@
 -- CLAIM: give a queued hop, or one whose owner's lease has expired, to an owner.
--- ARGV: prefix, hop, owner, token, max_attempts, digest ('' skips the comparison), lease
+-- ARGV: prefix, hop, owner, token, max_attempts, digest ('' skips the comparison), lease, step ('' if unknown)
 -- Answer: {'unknown' | 'finished' | 'running' | 'waiting' | 'parked' | 'cancelled' | 'altered'}, or
 --         {'claimed', fence, attempt, claimed_at, exhausted (0|1), when the workflow was recorded}
 
-local _, hop, owner, token, max_attempts, digest, lease = unpack(ARGV)
+local _, hop, owner, token, max_attempts, digest, lease, step = unpack(ARGV)
 
 local wrong = misplaced(hop_key(hop), 'hash', due, 'zset', owners, 'zset', owner_key(owner), 'set', host_key(owner), 'set',
   reached_key, 'hash', meta, 'hash')
@@ -56,5 +56,6 @@ if (tonumber(record.first) or 0) > (tonumber(redis.call('HGET', reached_key, rec
   redis.call('HSET', reached_key, record.queue, record.first)
 end
 redis.call('HSET', wf_key(record.workflow), 'updated_at', int(now))
-add_event(record.workflow, 'type', 'claimed', 'hop', hop, 'attempt', attempt, 'fence', fence, 'exhausted', exhausted)
+add_event(record.workflow, 'type', 'claimed', 'hop', hop, with_step(step, 'attempt', attempt, 'fence', fence,
+  'exhausted', exhausted))
 return { 'claimed', fence, attempt, int(now), exhausted, created_at }

@@ -14,7 +14,9 @@
 -- {prefix}:stream:{workflow}  stream  events of agents while they run: behind (the last event of the workflow before
 --                                     it), type, hop, ...; the second number of an id counts all entries that ever came
 -- {prefix}:blob:{workflow}    hash    step id -> JSON text of an output that does not travel
--- {prefix}:journal:{hop}      hash    call -> what was recorded about it (JSON); expires with the workflow
+-- {prefix}:journal:{hop}      hash    call -> what was recorded about it (JSON); expires with the workflow. For a hop that
+--                                     was parked although its step ended well also: outcome -> what the step gave. Long
+--                                     entries are in pieces: NAME.1, NAME.2, ... and NAME.pieces, how many there are
 -- {prefix}:due                zset    queued hop -> when its message should have been claimed; hop that is sent
 --                                     whatever waits on its queue (a retry, released, redriven) -> when, less AHEAD
 -- {prefix}:parked             zset    parked hop -> since when
@@ -70,6 +72,21 @@ end
 
 local function add_event(workflow, ...)
   redis.call('XADD', events_key(workflow), 'MAXLEN', '~', MAX_EVENTS, '*', ...)
+end
+
+-- The fields of an event, with the id of its step in front if it is known.
+local function with_step(step, ...)
+  if step == '' then return ... end
+  return 'step', step, ...
+end
+
+-- Say that an attempt failed, and where in the code if that is known ('' if not).
+local function add_failure(workflow, type, hop, step, error_class, where, ...)
+  if where == '' then
+    add_event(workflow, 'type', type, 'hop', hop, 'step', step, 'error', error_class, ...)
+  else
+    add_event(workflow, 'type', type, 'hop', hop, 'step', step, 'error', error_class, 'where', where, ...)
+  end
 end
 
 -- Note when the message of a queued hop will be overdue.

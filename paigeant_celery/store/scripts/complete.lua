@@ -1,10 +1,10 @@
 -- COMPLETE: close a hop as done, and record the next one or the end of the workflow.
 -- ARGV: prefix, hop, owner, fence, ttl, notes (JSON list of flat lists name, value, ...),
---       next hop ('' at the end), its queue, envelope (the next hop's, or the final one), its digest,
+--       step ('' if unknown), next hop ('' at the end), its queue, envelope (the next hop's, or the final one), its digest,
 --       then step id, JSON text for each blob
 -- Answer: 1 recorded, now or by an earlier call of this claim | 0 overtaken, nothing changed
 
-local _, hop, owner, fence, ttl, notes, next_hop, queue, envelope, digest = unpack(ARGV, 1, 10)
+local _, hop, owner, fence, ttl, notes, step, next_hop, queue, envelope, digest = unpack(ARGV, 1, 11)
 
 local wrong = misplaced(hop_key(hop), 'hash', owner_key(owner), 'set', owners, 'zset', host_key(owner), 'set',
   due, 'zset', sent_key, 'hash')
@@ -20,16 +20,16 @@ end
 notes = cjson.decode(notes)
 
 -- Writes that need memory come first: a full server refuses a script at its first write, or not at all.
-for i = 11, #ARGV, 2 do redis.call('HSET', blob_key(workflow), ARGV[i], ARGV[i + 1]) end
+for i = 12, #ARGV, 2 do redis.call('HSET', blob_key(workflow), ARGV[i], ARGV[i + 1]) end
 if next_hop ~= '' then queue_hop(workflow, next_hop, queue, envelope, digest) end
 close_hop(hop, owner, 'done')
 for _, note in ipairs(notes) do add_event(workflow, unpack(note)) end
 if next_hop ~= '' then
   redis.call('HSET', wf_key(workflow), 'hop', next_hop, 'updated_at', int(now))
-  add_event(workflow, 'type', 'completed', 'hop', hop, 'next_hop', next_hop)
+  add_event(workflow, 'type', 'completed', 'hop', hop, with_step(step, 'next_hop', next_hop))
 else
   redis.call('HSET', wf_key(workflow), 'state', 'completed', 'envelope', envelope, 'updated_at', int(now))
-  add_event(workflow, 'type', 'completed', 'hop', hop)
+  add_event(workflow, 'type', 'completed', 'hop', hop, with_step(step))
   add_event(workflow, 'type', 'workflow_completed', 'hop', hop)
   expire(workflow, ttl)
 end

@@ -1,8 +1,8 @@
 -- FAIL: close a hop as failed, and with it the workflow, which keeps the hop's envelope.
--- ARGV: prefix, hop, owner, fence, ttl, failure (JSON), step id ('' for none), error class
+-- ARGV: prefix, hop, owner, fence, ttl, failure (JSON), step id ('' for none), error class, where ('' for unknown)
 -- Answer: 1 recorded, now or by an earlier call of this claim | 0 overtaken, nothing changed
 
-local _, hop, owner, fence, ttl, failure, step, error_class = unpack(ARGV)
+local _, hop, owner, fence, ttl, failure, step, error_class, where = unpack(ARGV)
 
 local wrong = misplaced(hop_key(hop), 'hash', owner_key(owner), 'set', owners, 'zset', host_key(owner), 'set',
   due, 'zset')
@@ -17,7 +17,7 @@ if wrong then return wrong end
 local envelope = redis.call('HGET', hop_key(hop), 'envelope') or ''
 close_hop(hop, owner, 'failed')
 redis.call('HSET', wf_key(workflow), 'state', 'failed', 'failure', failure, 'envelope', envelope, 'updated_at', int(now))
-add_event(workflow, 'type', 'failed', 'hop', hop, 'step', step, 'error', error_class)
-add_event(workflow, 'type', 'workflow_failed', 'hop', hop, 'step', step, 'error', error_class)
+add_failure(workflow, 'failed', hop, step, error_class, where)
+add_failure(workflow, 'workflow_failed', hop, step, error_class, where)
 expire(workflow, ttl)
 return 1

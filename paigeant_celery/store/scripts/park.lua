@@ -1,10 +1,10 @@
 -- PARK: set a hop that needs a person aside, and with it the workflow. Its record does not expire before it is redriven
 -- or cancelled.
--- ARGV: prefix, hop, owner, fence, failure (JSON), step id ('' for none), error class, then to keep its dead letter:
---       letter, field, value, ...
+-- ARGV: prefix, hop, owner, fence, failure (JSON), step id ('' for none), error class, where ('' for unknown), then to
+--       keep its dead letter: letter, field, value, ...
 -- Answer: 1 recorded, now or by an earlier call of this claim | 0 overtaken, nothing changed
 
-local _, hop, owner, fence, failure, step, error_class, letter = unpack(ARGV, 1, 8)
+local _, hop, owner, fence, failure, step, error_class, where, letter = unpack(ARGV, 1, 9)
 
 local wrong = misplaced(hop_key(hop), 'hash', owner_key(owner), 'set', owners, 'zset', host_key(owner), 'set',
   due, 'zset', parked, 'zset', letters, 'zset', kept_letters, 'zset', letter_key(letter or ''), 'hash', meta, 'hash')
@@ -19,7 +19,7 @@ redis.call('HDEL', hop_key(hop), 'token', 'claimed_at', 'exhausted')
 take_from(owner, hop)
 redis.call('ZREM', due, hop)
 redis.call('ZADD', parked, int(now), hop)
-if letter then keep_letter(hop, letter, { unpack(ARGV, 9) }) end
+if letter then keep_letter(hop, letter, { unpack(ARGV, 10) }) end
 redis.call('HSET', wf_key(workflow), 'state', 'parked', 'failure', failure, 'updated_at', int(now))
-add_event(workflow, 'type', 'parked', 'hop', hop, 'step', step, 'error', error_class)
+add_failure(workflow, 'parked', hop, step, error_class, where)
 return 1

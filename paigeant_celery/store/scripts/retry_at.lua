@@ -1,8 +1,9 @@
 -- RETRY_AT: let a hop whose attempt failed wait, owned by nobody, until a sweep sends its message again.
--- ARGV: prefix, hop, owner, fence, delay, failure (JSON), step id ('' for none), error class
+-- ARGV: prefix, hop, owner, fence, delay, failure (JSON), step id ('' for none), error class,
+--       where ('' for unknown)
 -- Answer: 1 recorded, now or by an earlier call of this claim | 0 overtaken, nothing changed
 
-local _, hop, owner, fence, delay, failure, step, error_class = unpack(ARGV)
+local _, hop, owner, fence, delay, failure, step, error_class, where = unpack(ARGV)
 
 local wrong = misplaced(hop_key(hop), 'hash', owner_key(owner), 'set', owners, 'zset', host_key(owner), 'set',
   due, 'zset')
@@ -17,5 +18,5 @@ redis.call('HDEL', hop_key(hop), 'token', 'claimed_at', 'exhausted')
 take_from(owner, hop)
 send_at(hop, now + delay)
 redis.call('HSET', wf_key(workflow), 'updated_at', int(now))
-add_event(workflow, 'type', 'retrying', 'hop', hop, 'step', step, 'error', error_class, 'delay_ms', delay)
+add_failure(workflow, 'retrying', hop, step, error_class, where, 'delay_ms', delay)
 return 1

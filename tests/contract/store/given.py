@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from paigeant_celery.core.causes import Cause, Frame
 from paigeant_celery.core.flow import Failure
 from paigeant_celery.store.port import (
     Claim,
@@ -19,7 +20,15 @@ from paigeant_celery.store.port import (
 )
 from tests.contract.store.bench import Bench
 
-FAILURE = Failure(step_id="draft", error_class="ValueError", text="no such 'topic' \U0001f600 \0")
+CAUSE = Cause(
+    error_class="ValueError",
+    text="no such 'topic' \U0001f600",
+    frames=(Frame(file="/app/steps.py", line=7, function="draft", skipped=3),),
+    notes=("see the handbook",),
+    raised_from=Cause(error_class="KeyError", raised_from=Cause(error_class="OSError"), direct=False),
+    group=(Cause(error_class="TypeError"),),
+)
+FAILURE = Failure(step_id="draft", error_class="ValueError", text="no such 'topic' \U0001f600 \0", cause=CAUSE)
 
 
 def hop(hop_id: str = "w.0", *, envelope: str | None = None, queue: str | None = None) -> HopRecord:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -35,6 +36,24 @@ def test_events_are_read_on_from_a_cursor(bench: Bench) -> None:
     moments = [event.at for event in [*first, *rest]]
     assert moments == sorted(moments)
     assert moments[0].tzinfo is not None
+
+
+def test_claims_and_completions_name_their_step_if_it_is_known(bench: Bench) -> None:
+    """A page that follows a workflow shows steps; the hop of a refused message has none that could be read."""
+    bench.store.start(new())
+    claimed = bench.store.claim(replace(claim(), step="draft"))
+    bench.store.complete(completion(closing(claimed), next_hop=hop("w.1"), step="draft"))
+    claimed = bench.store.claim(claim("w.1"))
+    bench.store.complete(completion(closing(claimed, "w.1")))
+
+    events = [
+        (event.fields["type"], event.fields.get("step")) for event in bench.store.events("w", after=None, limit=9)
+    ]
+
+    assert events == [
+        ("started", None), ("claimed", "draft"), ("completed", "draft"), ("claimed", None), ("completed", None),
+        ("workflow_completed", None),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("cursor", ["", "x", "-1", "1-x", "+"])

@@ -448,6 +448,7 @@ def test_a_failed_hop_fails_its_workflow_and_keeps_the_envelope(bench: Bench, fa
         "hop": "w.0",
         "step": failure.step_id or "",
         "error": failure.error_class,
+        **({"where": "/app/steps.py:7 in draft"} if failure.cause is not None else {}),
     }
 
 

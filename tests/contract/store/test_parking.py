@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from datetime import timedelta
 from functools import partial
 
 import pytest
 
+from paigeant_celery.core.flow import Failure
 from paigeant_celery.store.port import Claimed, Closing, Dropped, RenewAnswer, Sweep
-from tests.contract.store.bench import Bench
+from tests.contract.store.bench import Bench, RedisBench
 from tests.contract.store.given import FAILURE, claim, closing, completion, hop, letter, new, types
 
 
@@ -26,6 +28,24 @@ def parked(bench: Bench) -> Closing:
     first = closing(bench.store.claim(claim()))
     assert bench.store.park(first, FAILURE)
     return first
+
+
+def test_the_failure_of_an_earlier_version_is_read(on_redis: RedisBench) -> None:
+    """It kept neither frames nor where, and a later one may keep more."""
+    store = on_redis.store
+    store.start(new())
+    store.park(closing(store.claim(claim())), FAILURE, letter())
+    old = {"step_id": "draft", "error_class": "ValueError", "text": "no"}
+    (kept,) = store.dead_letters(after=None, limit=1)
+
+    for recorded in (old, {**old, "later": 1}):
+        on_redis.client.hset(on_redis.key("wf:w"), "failure", json.dumps(recorded))
+        record = store.workflow("w")
+        assert record is not None
+        assert record.failure == Failure(step_id="draft", error_class="ValueError", text="no")
+    on_redis.client.hdel(on_redis.key(f"letter:{kept.letter_id}"), "trace")
+    on_redis.client.hset(on_redis.key(f"letter:{kept.letter_id}"), "later", "1")
+    assert store.dead_letters(after=None, limit=1) == [kept]
 
 
 def test_a_failed_attempt_waits_for_its_time(bench: Bench) -> None:

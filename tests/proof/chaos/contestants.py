@@ -18,7 +18,7 @@ import redis
 from celery import Celery, chain
 from kombu.exceptions import OperationalError
 
-from paigeant_celery import WorkflowDispatcher
+from paigeant_celery import WorkflowDispatcher, WorkflowStatus
 from paigeant_celery.core.errors import UnknownWorkflow
 from tests.proof.chaos.history import Event, Workflow, lines_of
 from tests.support.processes import Deployment, Process
@@ -122,10 +122,11 @@ class Slip:
             if work.parks_at is None or known in self._ended or self._redriven[known] >= MOST_REDRIVES:
                 continue
             with contextlib.suppress(UnknownWorkflow):  # not dispatched yet
-                state = self._dispatcher.handle(known, self._transport).status_sync().state
-                if state == "parked" and self._dispatcher.handle(known, self._transport).redrive_sync():
+                handle = self._dispatcher.handle(known, self._transport)
+                status = handle.status_sync()
+                if status.state == "parked" and handle.redrive_sync():
                     self._redriven[known] += 1
-                elif state != "running":
+                elif not status.in_progress:
                     self._ended.add(known)
 
     def over(self, works: Sequence[Work]) -> bool:
@@ -133,9 +134,11 @@ class Slip:
             known = work.correlation_id
             if known in self._ended:
                 continue
-            state = self._state(known)
-            parked_by_plan = state == "parked" and work.parks_at is not None
-            if state == "running" or (parked_by_plan and self._redriven[known] < MOST_REDRIVES):
+            status = self._status(known)
+            parked_by_plan = status is not None and status.state == "parked" and work.parks_at is not None
+            if (status is not None and status.in_progress) or (
+                parked_by_plan and self._redriven[known] < MOST_REDRIVES
+            ):
                 return False
             self._ended.add(known)
         return True
@@ -173,11 +176,11 @@ class Slip:
             "events": tuple(Event(type=one.type, hop_id=one.hop_id, at=one.at.timestamp()) for one in events),
         })  # fmt: skip
 
-    def _state(self, correlation_id: str) -> str:
+    def _status(self, correlation_id: str) -> WorkflowStatus | None:
         try:
-            return self._dispatcher.handle(correlation_id, self._transport).status_sync().state
+            return self._dispatcher.handle(correlation_id, self._transport).status_sync()
         except UnknownWorkflow:
-            return "unknown"
+            return None
 
     def _dispatcher_process(self) -> subprocess.Popen[str]:
         if self._dispatching is None:

@@ -626,6 +626,7 @@ class Machine:
             closing=closing,
             envelope=next_hop.envelope if next_hop else "final",
             next_hop=next_hop,
+            step=f"draft-{place}" if more else "",
             blobs={f"draft-{place}": '"text"'} if more else {},
             notes=[{"about": "edit", "step": str(place)}] if more else [],
         )
@@ -783,7 +784,7 @@ class Machine:
     def claim(self, hop_id: str, owner: str, *, digest: str | None = "right") -> None:
         digest = f"d-{hop_id}" if digest == "right" else digest
         token = f"t{next(self.numbers)}"
-        call = Call(Claim(hop_id=hop_id, owner=owner, token=token, max_attempts=self.most, digest=digest))
+        call = Call(Claim(hop_id=hop_id, owner=owner, token=token, max_attempts=self.most, digest=digest, step="s"))
         self.asked.append(call)
         self.ask(call)
 

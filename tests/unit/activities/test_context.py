@@ -9,7 +9,15 @@ from datetime import UTC, datetime
 
 import pytest
 
-from paigeant_celery.activities.context import StepOutput, WorkflowContext, entered, open_context, workflow_context
+from paigeant_celery.activities.context import (
+    StepOutput,
+    WorkflowContext,
+    entered,
+    only_step_here,
+    open_context,
+    running_step,
+    workflow_context,
+)
 from paigeant_celery.core.errors import NoWorkflow, UsageError
 from paigeant_celery.core.message import PaigeantMessage
 from paigeant_celery.core.slip import ActivitySpec, ExecutedStep, OutputRef
@@ -181,3 +189,52 @@ def test_a_thread_of_its_own_belongs_to_no_step(make_context: MakeContext) -> No
         thread.join()
 
     assert seen == [NoWorkflow]
+
+
+def in_thread(call: Callable[[], object], *, within: float = 10.0) -> object:
+    """Call a function in a thread that knows nothing of this one's context."""
+    found: list[object] = []
+    thread = threading.Thread(target=lambda: found.append(call()))
+    thread.start()
+    thread.join(within)
+    return found[0]
+
+
+def test_code_is_part_of_a_step_only_while_that_step_runs(make_context: MakeContext) -> None:
+    """A task that a step starts and leaves behind, such as a pool's, may do later what any code may."""
+
+    async def main() -> list[str | None]:
+        over = asyncio.Event()
+
+        async def lasting() -> list[str | None]:
+            own = running_step()
+            await over.wait()
+            return [own, running_step()]
+
+        with entered(make_context()):
+            left_behind = asyncio.create_task(lasting())
+            inside = await asyncio.to_thread(running_step)
+            await asyncio.sleep(0)
+        over.set()
+        return [running_step(), inside, *await left_behind]
+
+    assert asyncio.run(main()) == [None, "writer", "writer", None]
+
+
+def test_the_threads_of_a_process_with_one_step_are_part_of_it() -> None:
+    """A pool that a step makes carries no context, and in a child of prefork nothing else can have made it."""
+    with only_step_here("first"):
+        inside = (running_step(), in_thread(running_step))
+    after = in_thread(running_step)
+
+    assert (inside, after) == ((None, "first"), None)
+
+
+def test_the_threads_of_a_process_with_several_steps_are_part_of_none() -> None:
+    """The rest of such a process, a web server for example, may wait for workflows as it likes."""
+
+    def hop() -> object:
+        with only_step_here("first"):
+            return in_thread(running_step)
+
+    assert in_thread(hop) is None

@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BaseModel, Field, SecretStr
 
 from paigeant_celery.activities.context import WorkflowContext, entered, workflow_context
 from paigeant_celery.activities.functions import FunctionActivity, activity
-from paigeant_celery.activities.port import ActivityResult, EditLimits
+from paigeant_celery.activities.port import ActivityResult, StepLimits
 from paigeant_celery.activities.registry import registry
 from paigeant_celery.core.errors import InvalidInput, MessageError, NotSerializable, UsageError
 from paigeant_celery.core.policy import StepPolicy
@@ -48,7 +48,7 @@ def break_down(value: str) -> str:
 
 
 @pytest.fixture
-def run_step(make_context: MakeContext, limits: EditLimits) -> RunStep:
+def run_step(make_context: MakeContext, limits: StepLimits) -> RunStep:
     """Run a step of a function as a hop does, and return its output."""
 
     def run(function: FunctionActivity[..., Any], step: Step, context: WorkflowContext | None = None) -> object:
@@ -141,7 +141,9 @@ def test_a_name_that_cannot_name_a_queue_is_refused(name: str) -> None:
 
 def test_a_function_without_a_name_needs_one() -> None:
     """A lambda is called `<lambda>` everywhere."""
-    with pytest.raises(InvalidInput, match=r"^bad_agent_name at `name`: '<lambda>' names a queue and a task"):
+    with pytest.raises(
+        InvalidInput, match=r"^bad_agent_name at `name`: '<lambda>' cannot name a queue and a task; a name has"
+    ):
         activity(lambda: None)
 
     assert activity(name="nothing")(lambda: None).name == "nothing"

@@ -157,6 +157,11 @@ def test_an_unknown_name_is_answered_with_what_there_is() -> None:
     with pytest.raises(UnknownActivity, match=r"^no activity 'x' is loaded; searched 0 loaded: none$"):
         Registry().get("x")
 
+    add(own, nameless := Kept(None, origin="shop.py:7"))
+    with pytest.raises(UnknownActivity, match=r"; agents without a name, .*, were made at shop.py:7; did you"):
+        own.get("agent_1O")
+
+    assert nameless.given is None
     assert caught.value.searched == f"25 loaded: {', '.join(f'agent_{number:02}' for number in range(20))}"
     assert len(caught.value.close) == 3
 

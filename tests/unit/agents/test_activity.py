@@ -25,7 +25,7 @@ from paigeant_celery.activities.context import (
     entered,
     workflow_context,
 )
-from paigeant_celery.activities.port import Activity, EditLimits
+from paigeant_celery.activities.port import Activity, StepLimits
 from paigeant_celery.activities.registry import registry
 from paigeant_celery.agents.activity import prompt_of
 from paigeant_celery.agents.agent import PaigeantAgent
@@ -87,7 +87,7 @@ def fault(agent: Agent[Any, Any], deps: object) -> tuple[str, str, str]:
 
 
 @pytest.fixture
-def run_step(make_context: MakeContext, limits: EditLimits) -> Callable[..., Any]:
+def run_step(make_context: MakeContext, limits: StepLimits) -> Callable[..., Any]:
     """Run one step of the agent named `agent`, as a hop does, and return its result."""
 
     def run(step: ActivitySpec | None = None, *, context: WorkflowContext | None = None) -> Any:

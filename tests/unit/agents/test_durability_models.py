@@ -217,9 +217,3 @@ async def test_an_agent_without_a_name_takes_that_of_its_durability() -> None:
         result = await agent.run("go", infer_name=False)
 
     assert result.run_id == "w.0:given:0"
-
-
-def test_an_agent_needs_a_name_of_either() -> None:
-    """Two agents without a name would be mistaken for each other."""
-    with pytest.raises(UserError, match="unique `name`"):
-        Agent(TestModel(), capabilities=durable())

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from pydantic_ai import Agent, DeferredToolRequests, RunContext
 from pydantic_ai.durable_exec import JSON_CODEC, BaseDurabilityCapability, DurabilityEngineSpec, DurableOperationBackend
-from pydantic_ai.exceptions import UserError
 from pydantic_ai.messages import ModelMessage, ModelRequest, ModelResponse, TextPart, ToolReturnPart, UserPromptPart
 from pydantic_ai.models.function import AgentInfo, FunctionModel
 from pydantic_ai.tools import DeferredToolResults
@@ -216,5 +215,78 @@ def test_two_agents_may_not_share_a_bound_durability() -> None:
     found = [CeleryDurability.from_agent(agent) for agent in (first, second)]
 
     assert [own.name for own in found if own is not None] == ["first", "second"]
-    with pytest.raises(UserError, match="name"):
-        Agent(scripted(Counter(), "c"), capabilities=[CeleryDurability[None]()])
+
+
+MODULE = """
+from pydantic_ai import Agent
+from paigeant_celery import CeleryDurability, PaigeantAgent
+
+def make():
+    return Agent(model(), capabilities=[CeleryDurability()])
+
+triage = Agent(model(), capabilities=[CeleryDurability()])
+step = PaigeantAgent(model(), capabilities=[CeleryDurability()])
+factory = make()
+in_a_list = [make(), make()]
+
+class Team:
+    reader = make()
+"""
+
+
+def unnamed_agents(asked: Counter[str]) -> dict[str, Any]:
+    """Load a module whose agents have no name when they are made."""
+    module: dict[str, Any] = {"__name__": "shop_agents", "model": lambda: scripted(asked, calls("look"), "done")}
+    exec(compile(MODULE, "/shop_agents.py", "exec"), module)
+    agents = [module["triage"], module["step"], module["factory"], *module["in_a_list"], module["Team"].reader]
+    for agent in agents:
+        agent.tool_plain(lambda: "seen", name="look")
+    return module
+
+
+async def test_an_agent_that_gets_its_name_later_may_be_durable_from_the_start() -> None:
+    """`triage = PaigeantAgent(…, capabilities=[CeleryDurability()])` is what people write first."""
+    asked: Counter[str] = Counter()
+    module, hop = unnamed_agents(asked), JournalledHop()
+    agents = [module["triage"], module["factory"], *module["in_a_list"], module["Team"].reader]
+
+    with hop.attempt():
+        first = [(await agent.run("go")).run_id for agent in agents]
+    module, before = unnamed_agents(asked), asked.total()  # as another process does
+    agents = [module["triage"], module["factory"], *module["in_a_list"], module["Team"].reader]
+    with hop.attempt() as journal:
+        again = [(await agent.run("go")).run_id for agent in agents]
+
+    assert first == again == ["w.0:triage:0", "w.0:factory:0", *(f"w.0:agent:{number}" for number in range(3))]
+    assert (asked.total(), journal.made) == (before, 0)
+
+
+async def test_a_run_is_found_again_whatever_the_code_that_runs_an_unnamed_agent_calls_it() -> None:
+    """pydantic-ai names such an agent after the first variable that runs it, which differs between processes."""
+    asked: Counter[str] = Counter()
+    hop, module, later = JournalledHop(), unnamed_agents(asked), unnamed_agents(asked)
+    somebody = module["in_a_list"][0]
+    somebody_else = later["in_a_list"][0]
+
+    with hop.attempt():
+        await somebody.run("go")
+    before = asked.total()
+    with hop.attempt() as journal:
+        await somebody_else.run("go")
+
+    assert (somebody.name, somebody_else.name) == ("somebody", "somebody_else")
+    assert (asked.total(), journal.made) == (before, 0)
+
+
+async def test_the_step_of_an_agent_that_is_named_by_its_global_is_durable(workflow_harness: WorkflowHarness) -> None:
+    """Its own durability records under the name of the activity."""
+    asked: Counter[str] = Counter()
+    step = unnamed_agents(asked)["step"]
+    step.output_validator(Flaky(1))
+
+    handle = workflow_harness.dispatch([step.activity("go")])
+    outcomes = await workflow_harness.deliver()
+
+    assert (step.name, outcomes) == ("step", ["retrying", "workflow_completed"])
+    assert asked == {"local": 2}
+    assert "resumed" in [event.type for event in handle.events_so_far()]

@@ -13,7 +13,7 @@ from pydantic_ai.models.function import AgentInfo, FunctionModel
 from pydantic_ai.models.test import TestModel
 
 from paigeant_celery.activities.context import WorkflowContext
-from paigeant_celery.activities.port import EditLimits
+from paigeant_celery.activities.port import StepLimits
 from paigeant_celery.agents.agent import PaigeantAgent
 from paigeant_celery.agents.itinerary import Edit, Insertion
 from paigeant_celery.client.dispatch import WorkflowDispatcher
@@ -48,7 +48,7 @@ def make_edit(make_message: MakeMessage, make_context: MakeContext) -> Callable[
             context=make_context(message),
             max_added_steps=added,
             allowed_activities=allowed,
-            limits=EditLimits(max_visits=visits),
+            limits=StepLimits(max_visits=visits, max_output_size=1024),
         )
 
     return make
@@ -90,7 +90,7 @@ REFUSALS = [
     pytest.param({"added": 0}, wanted("critic"), "too_many_added_steps", "", id="none-allowed"),
     pytest.param({"visits": 2}, wanted("editor", "editor"), "too_many_visits", "", id="visits"),
     pytest.param({}, wanted("critic", "editor", prompt=" "), "empty_prompt", "prompt", id="empty-prompt"),
-    pytest.param({}, wanted("critic", prompt="a\0"), "invalid_text", "prompt", id="broken-text"),
+    pytest.param({}, wanted("critic", prompt="a\ud800"), "invalid_text", "prompt", id="broken-text"),
 ]  # fmt: skip
 
 

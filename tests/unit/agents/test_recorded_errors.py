@@ -6,8 +6,9 @@ import pytest
 from pydantic_ai.exceptions import ModelAPIError, ModelHTTPError, UnexpectedModelBehavior
 
 from paigeant_celery.agents.recorded_errors import rebuilt, survived
+from paigeant_celery.core.causes import cause_of
 from paigeant_celery.core.errors import ReplayedError
-from paigeant_celery.journal.record import Record, RecordedError
+from paigeant_celery.journal.record import CallKey, Record, RecordedError, parse_record
 
 
 class OwnError(Exception):
@@ -30,6 +31,23 @@ def test_an_error_of_python_or_pydantic_ai_is_of_its_class_again(error: Exceptio
 
     assert type(again) is type(error)
     assert str(again) == str(error)
+
+
+def test_a_replayed_error_leads_to_the_code_that_raised_it_then() -> None:
+    """The replay runs no tool, and its own frames say nothing about the bug."""
+
+    def tool() -> None:
+        raise ValueError("bad")
+
+    with pytest.raises(ValueError, match="bad") as first:
+        tool()
+    record = parse_record(survived(first.value, {}).encode(), step_id="s", key=CallKey(run="r", step=1, kind="tool"))
+    with pytest.raises(ValueError, match="bad") as replayed:
+        raise rebuilt(record)
+
+    then = cause_of(first.value).frames[-1]
+    assert then.function.endswith("tool")
+    assert cause_of(replayed.value).frames[-1] == then
 
 
 @pytest.mark.parametrize("error", [OwnError("mine"), OwnError(object())])

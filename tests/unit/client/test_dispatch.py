@@ -30,6 +30,7 @@ from paigeant_celery.core.errors import (
     UsageError,
     WorkflowConflict,
     WorkflowFailed,
+    WorkflowParked,
 )
 from paigeant_celery.core.message import PaigeantMessage, parse
 from paigeant_celery.core.policy import StepPolicy
@@ -418,8 +419,7 @@ def test_the_status_says_where_the_workflow_stands(workflow_harness: WorkflowHar
 
     assert status == WorkflowStatus(
         correlation_id="w",
-        state="running",
-        running=False,
+        state="queued",
         step_id="two",
         activity="two",
         queue="paigeant.two",
@@ -482,7 +482,7 @@ def test_waiting_for_a_result_ends_with_the_timeout_and_leaves_the_workflow(work
     assert str(caught.value).endswith("step 'a' waits on queue 'paigeant.a'; no worker has begun it")
     with pytest.raises(TimeoutError):
         asyncio.run(handle.result(timeout=0))
-    assert handle.status_sync().state == "running"
+    assert handle.status_sync().state == "queued"
 
 
 READS: list[Callable[..., object]] = [
@@ -550,18 +550,22 @@ def test_the_default_transport_is_in_memory_and_one_per_process() -> None:
 # What goes wrong around a step.
 
 
-def test_an_error_while_the_next_step_is_sent_fails_the_workflow(
+def test_an_error_while_the_next_step_is_sent_parks_the_workflow_with_its_output(
     workflow_harness: WorkflowHarness, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A host's own route function may raise; nobody waits forever because of it."""
+    """A host's own route function may raise; nobody waits forever because of it, and nothing is made twice."""
+    runs: list[str] = []
 
     @activity
     def one() -> int:
+        runs.append("one")
         return 1
 
     @activity
     def two() -> int:
         return 2
+
+    routed = workflow_harness.transport.publisher.queue_for
 
     def route(activity: str, queue: str | None) -> str:
         raise KeyError("two")
@@ -569,13 +573,21 @@ def test_an_error_while_the_next_step_is_sent_fails_the_workflow(
     handle = workflow_harness.dispatch([one.activity(), two.activity()])
     workflow_harness.transport.publisher.queue_for = route  # type: ignore[method-assign]
 
-    assert asyncio.run(workflow_harness.deliver()) == ["failed"]
+    assert asyncio.run(workflow_harness.deliver()) == ["parked"]
 
-    with pytest.raises(WorkflowFailed) as caught:
+    with pytest.raises(WorkflowParked) as caught:
         handle.result_sync(0)
-    assert caught.value.args[1:] == (
-        "one", "KeyError", "after the step ran, its output could not be sent on: 'two'",
-    )  # fmt: skip
+    text = "after the step ran, its output could not be sent on: 'two'; what the step gave is kept"
+    assert caught.value.args[1:3] == ("one", "KeyError")
+    assert caught.value.text.startswith(text)
+
+    workflow_harness.transport.publisher.queue_for = routed  # type: ignore[method-assign]
+    assert handle.redrive_sync()
+    workflow_harness.sweep()
+
+    assert asyncio.run(workflow_harness.deliver()) == ["completed", "workflow_completed"]
+    assert handle.result_sync(0).outputs == {"one": 1, "two": 2}
+    assert runs == ["one"]
 
 
 def test_an_error_while_a_message_is_opened_fails_the_workflow(workflow_harness: WorkflowHarness) -> None:

@@ -5,17 +5,22 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import pytest
 from pydantic_ai.models.test import TestModel
 
+from paigeant_celery.activities.context import WorkflowContext
 from paigeant_celery.activities.functions import activity
 from paigeant_celery.activities.registry import registry
 from paigeant_celery.agents.agent import PaigeantAgent
 from paigeant_celery.client.dead_letters import DeadLetters
+from paigeant_celery.client.dispatch import WorkflowDispatcher
 from paigeant_celery.client.handle import WorkflowEvent, WorkflowHandle
 from paigeant_celery.core.errors import (
+    InvalidInput,
     StoreCorrupt,
     StoreRequired,
     UnknownWorkflow,
@@ -23,10 +28,11 @@ from paigeant_celery.core.errors import (
     WorkflowFailed,
     WorkflowParked,
 )
+from paigeant_celery.core.names import CORRELATION_ID_RULE
 from paigeant_celery.core.policy import StepPolicy
 from paigeant_celery.core.settings import Settings
 from paigeant_celery.core.slip import ActivitySpec, FunctionSpec
-from paigeant_celery.store.port import Closing
+from paigeant_celery.store.port import Claim, Closing
 from paigeant_celery.testing import WorkflowHarness
 
 PATIENCE = 20.0  # seconds after which a test that waits has failed
@@ -124,13 +130,13 @@ def test_events_are_given_up_to_the_end_however_long_nothing_happens(
     reader.join(PATIENCE)
 
     assert waited == [True, ["completed"], True, ["workflow_completed"]]
-    assert [(event.type, event.hop_id) for event in seen] == [
-        ("started", "w.0"),
-        ("claimed", "w.0"),
-        ("completed", "w.0"),
-        ("claimed", "w.1"),
-        ("completed", "w.1"),
-        ("workflow_completed", "w.1"),
+    assert [(event.type, event.hop_id, event.fields.get("step")) for event in seen] == [
+        ("started", "w.0", None),
+        ("claimed", "w.0", "repeat"),
+        ("completed", "w.0", "repeat"),
+        ("claimed", "w.1", "repeat-2"),
+        ("completed", "w.1", "repeat-2"),
+        ("workflow_completed", "w.1", None),
     ]
 
 
@@ -183,7 +189,7 @@ def test_an_event_says_what_when_and_where(workflow_harness: WorkflowHarness) ->
     assert started == WorkflowEvent(
         cursor=started.cursor, at=status.created_at, type="started", hop_id="w.0", fields={"queue": "paigeant.repeat"}
     )
-    assert claimed.fields == {"attempt": "1", "fence": "1", "exhausted": "0"}
+    assert claimed.fields == {"step": "repeat", "attempt": "1", "fence": "1", "exhausted": "0"}
     assert "hunter2" not in repr(events)
 
 
@@ -203,6 +209,83 @@ def test_long_stories_are_told_whole(workflow_harness: WorkflowHarness) -> None:
 
     assert types_of(events) == ["started", *["claimed", "completed"] * 120, "workflow_completed"]
     assert list(handle.events_sync()) == events
+
+
+# Waiting inside a step.
+
+
+WAITS: dict[str, Callable[[WorkflowHandle], Any]] = {
+    "result": lambda handle: asyncio.run(handle.result()),
+    "result_sync": lambda handle: handle.result_sync(PATIENCE),
+    "events": lambda handle: asyncio.run(read(handle)),
+    "events_sync": lambda handle: list(handle.events_sync()),
+}
+
+
+async def read(handle: WorkflowHandle) -> None:
+    async for _ in handle.events():
+        pass
+
+
+@pytest.mark.parametrize("wait", WAITS)
+@pytest.mark.parametrize("itself", [False, True])
+def test_a_step_that_would_wait_for_a_workflow_is_told_what_to_do(
+    workflow_harness: WorkflowHarness, wait: str, itself: bool
+) -> None:
+    """It would keep a slot that the workflow may need, and a pool full of such steps never goes on."""
+    other = workflow_harness.dispatch([repeat.activity("a")], correlation_id="other")
+
+    @activity
+    def waits(context: WorkflowContext) -> Any:
+        return WAITS[wait](WorkflowHandle(context.correlation_id, workflow_harness.transport) if itself else other)
+
+    handle = workflow_harness.dispatch([waits.activity()], correlation_id="waits")
+    asyncio.run(workflow_harness.redeliver(workflow_harness.pending[-1]))
+    with pytest.raises(WorkflowFailed) as caught:
+        handle.result_sync(timeout=0)
+
+    assert caught.value.error_class == "WaitInsideStep"
+    assert f"must not wait for the workflow '{'waits' if itself else 'other'}'" in caught.value.text
+    assert "result(timeout=0)" in caught.value.text
+
+
+def test_a_step_may_look_without_waiting(workflow_harness: WorkflowHarness) -> None:
+    """The id that an earlier step passed on leads to the outputs once they are there."""
+    other = workflow_harness.dispatch([repeat.activity("a")])
+
+    @activity(policy=StepPolicy(backoff=0.0))
+    def looks() -> list[Any]:
+        return [other.result_sync(timeout=0).output, len(list(other.events_sync())), other.result_sync().output]
+
+    handle = workflow_harness.dispatch([looks.activity()])
+    first = asyncio.run(workflow_harness.redeliver(workflow_harness.pending[1]))
+    asyncio.run(workflow_harness.deliver())
+
+    failure = handle.status_sync().failure
+    assert (first, failure) == ("retrying", None)
+    assert handle.result_sync(timeout=0).output == ["a", 4, "a"]
+
+
+@pytest.mark.parametrize("place", ["a dependency", "a tool"])
+def test_nothing_that_an_agent_runs_may_wait_either(workflow_harness: WorkflowHarness, place: str) -> None:
+    """Whatever code of a step waits, it is the step that keeps its slot."""
+    other = workflow_harness.dispatch([repeat.activity("a")])
+
+    def wait() -> str:
+        return str(other.result_sync().output)
+
+    agent = PaigeantAgent(
+        TestModel(),
+        name="asking",
+        tools=[wait] if place == "a tool" else [],
+        deps_factory=(lambda *_: wait()) if place == "a dependency" else None,
+    )
+
+    handle = workflow_harness.dispatch([agent.activity("ask")])
+    asyncio.run(workflow_harness.redeliver(workflow_harness.pending[-1]))
+
+    with pytest.raises(WorkflowFailed, match="WaitInsideStep"):
+        handle.result_sync(timeout=0)
 
 
 # Reading what ended.
@@ -298,9 +381,8 @@ def test_a_status_says_when_a_failed_step_is_tried_again(workflow_harness: Workf
 
     assert status.failure is not None
     assert status.retry_at is not None
-    assert (status.state, status.running, status.attempt, status.failure.text) == (
-        "running", False, 1, "the provider is down",
-    )  # fmt: skip
+    assert (status.state, status.running) == ("retrying", False)
+    assert (status.attempt, status.failure.text) == (1, "the provider is down")
     with pytest.raises(TimeoutError, match="failed with ConnectionError and is tried again at"):
         handle.result_sync(0)
 
@@ -416,8 +498,53 @@ def test_a_status_shows_that_a_worker_runs_the_step(workflow_harness: WorkflowHa
     asyncio.run(workflow_harness.deliver())
 
     (status,) = seen
+    assert (status.state, status.running) == ("running", True)
     assert (status.running, status.attempt, status.step_id, status.executed) == (True, 1, "look", ())
     assert (handle.status_sync().running, handle.status_sync().step_id) == (False, None)
+
+
+def test_a_status_tells_apart_whatever_the_current_step_waits_for(workflow_harness: WorkflowHarness) -> None:
+    """`running` would be a lie to someone who has not started a worker yet."""
+
+    @activity(policy=StepPolicy(backoff=60, max_attempts=2))
+    def flaky() -> None:
+        raise ConnectionError("the provider is down")
+
+    store = workflow_harness.store
+    handle = workflow_harness.dispatch([flaky.activity()])
+    hop, states = f"{handle.correlation_id}.0", [handle.status_sync().state]
+    claimed = store.claim(Claim(hop_id=hop, owner="o", token="t", max_attempts=2, digest=None))
+    states.append(handle.status_sync().state)
+    assert handle.status_sync().in_progress
+    store.release(Closing(hop_id=hop, owner="o", fence=claimed.fence))
+    states.append(handle.status_sync().state)
+    asyncio.run(workflow_harness.deliver(1))
+    states.append(handle.status_sync().state)
+    asyncio.run(workflow_harness.deliver(1))
+    states.append(handle.status_sync().state)
+    assert not handle.status_sync().in_progress
+    handle.redrive_sync()
+    states.append(handle.status_sync().state)
+    assert handle.status_sync().in_progress
+    handle.cancel_sync()
+    states.append(handle.status_sync().state)
+
+    assert states == ["queued", "running", "queued", "retrying", "parked", "queued", "cancelled"]
+
+
+def test_waiting_for_a_step_that_was_begun_before_says_so(workflow_harness: WorkflowHarness) -> None:
+    """People who read that no worker has begun it look for a worker, and there is one."""
+
+    @activity(policy=StepPolicy(backoff=60))
+    def flaky() -> None:
+        raise ConnectionError("the provider is down")
+
+    handle = workflow_harness.dispatch([flaky.activity()])
+    asyncio.run(workflow_harness.deliver(1))
+    workflow_harness._send_retries()
+
+    with pytest.raises(TimeoutError, match=r"waits on queue 'paigeant.flaky'; begun 1 times before$"):
+        handle.result_sync(0)
 
 
 def test_a_look_at_the_events_needs_a_store_and_a_workflow(workflow_harness: WorkflowHarness) -> None:
@@ -430,6 +557,50 @@ def test_a_look_at_the_events_needs_a_store_and_a_workflow(workflow_harness: Wor
         WorkflowHandle("nobody", workflow_harness.transport).events_so_far()
 
 
-def test_a_handle_shows_its_workflow() -> None:
+def test_a_handle_shows_its_workflow(workflow_harness: WorkflowHarness) -> None:
     """People who wait for it log it."""
-    assert repr(WorkflowHandle("w-1", None)) == "WorkflowHandle('w-1')"  # type: ignore[arg-type]
+    assert repr(WorkflowHandle("w-1", workflow_harness.transport)) == "WorkflowHandle('w-1')"
+
+
+# Ids that name no workflow.
+
+
+def test_a_workflow_whose_time_is_over_is_unknown() -> None:
+    """Its record is gone, and nobody knows that it ever was."""
+    clock = [datetime.now(UTC)]
+    harness = WorkflowHarness(Settings(result_ttl=60))
+    harness.store._clock = lambda: clock[0]
+    asyncio.run(harness.run([repeat.activity("x")], correlation_id="w"))
+    clock[0] += timedelta(seconds=61)
+
+    for ask in (WorkflowHandle.status_sync, WorkflowHandle.events_so_far, WorkflowHandle.cancel_sync):
+        with pytest.raises(UnknownWorkflow):
+            ask(WorkflowHandle("w", harness.transport))
+
+
+@pytest.mark.parametrize("given", [None, 17, UUID(int=1), b"w", ["w"]])
+def test_an_id_that_is_no_string_is_refused_at_once(workflow_harness: WorkflowHarness, given: Any) -> None:
+    """Django's `<uuid:…>` gives a `UUID`, which would be unknown for ever."""
+    with pytest.raises(InvalidInput, match=f"^invalid_input at `correlation_id`: .* not a {type(given).__name__};"):
+        WorkflowDispatcher().handle(given, workflow_harness.transport)
+
+
+@pytest.mark.parametrize(
+    ("given", "store", "hint"),
+    [
+        ("w", "redis://h:6379/0", "never dispatched there, has another `paigeant_prefix`, or ended longer ago than"),
+        ("w", "memory://", "set `PAIGEANT_REDIS_URL`, or pass the transport that they were dispatched to"),
+        ("w.12", "redis://h:6379/0", "this is the id of a hop or task, and its workflow is 'w'"),
+        ("a b", "redis://h:6379/0", f"a correlation id has {CORRELATION_ID_RULE}"),
+    ],
+)
+def test_an_unknown_id_is_answered_with_the_likeliest_reason(given: str, store: str, hint: str) -> None:
+    """The id was copied from Flower, or the script had no variable."""
+    assert hint in str(UnknownWorkflow(given, store))
+
+
+def test_what_is_no_transport_is_refused_wherever_one_is_taken() -> None:
+    """`dispatcher.handle(transport, id)` is a common slip."""
+    for make in (lambda: WorkflowHandle("w", "redis"), lambda: DeadLetters("redis")):  # type: ignore[arg-type]
+        with pytest.raises(InvalidInput, match=r"^invalid_input at `transport`: must be what `get_transport\(…\)`"):
+            make()

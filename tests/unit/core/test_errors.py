@@ -32,6 +32,7 @@ from paigeant_celery.core.errors import (
     NotSerializable,
     NoWorkflow,
     PaigeantError,
+    RemoteTraceback,
     ReplayedError,
     StoreCorrupt,
     StoreRequired,
@@ -41,9 +42,11 @@ from paigeant_celery.core.errors import (
     UnknownWorkflow,
     Unreachable,
     UsageError,
+    WaitInsideStep,
     WorkerEnded,
     WorkflowCancelled,
     WorkflowConflict,
+    WorkflowError,
     WorkflowFailed,
     WorkflowParked,
 )
@@ -66,6 +69,7 @@ SAMPLES = [
     ConfigurationError(("one", "two")),
     UnknownTransport("kafka"),
     NoWorkflow(),
+    WaitInsideStep("critic", "w"),
     NotSerializable("output_not_serializable", "a Pool has no JSON form"),
     IllegalEvent("Completed", "3", "the workflow stands at place '4'"),
     MessageError("malformed"),
@@ -80,6 +84,8 @@ SAMPLES = [
     WorkflowFailed("w", None, "malformed", "no"),
     WorkflowParked("w", "critic", "ValueError", "no"),
     WorkflowCancelled("w"),
+    WorkflowError("w"),
+    RemoteTraceback("KeyError"),
     HopLost("w.2"),
     NonDeterminismError("critic", "the model call in step 1 of run 'critic:0'", "its model changed"),
     ReplayedError("OwnError", "no"),
@@ -87,13 +93,13 @@ SAMPLES = [
 
 USAGE = {
     UsageError, InvalidInput, EmptyItinerary, WorkflowConflict, StoreRequired, UnknownWorkflow, UnknownActivity,
-    DuplicateActivity, ConfigurationError, UnknownTransport, NoWorkflow, NotSerializable,
+    DuplicateActivity, ConfigurationError, UnknownTransport, NoWorkflow, NotSerializable, WaitInsideStep,
 }  # fmt: skip
 MESSAGE = {MessageError}
 TRANSIENT = {TransientError, Unreachable, NotPublished, NotRecorded, WorkerEnded}
 OTHERS = {
     PaigeantError, StoreCorrupt, IllegalEvent, HopFailed, WorkflowFailed, WorkflowParked, WorkflowCancelled, HopLost,
-    NonDeterminismError, ReplayedError,
+    NonDeterminismError, ReplayedError, RemoteTraceback, WorkflowError,
 }  # fmt: skip
 
 

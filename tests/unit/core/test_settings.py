@@ -10,6 +10,7 @@ from celery import Celery
 from pydantic import ValidationError
 
 from paigeant_celery.core.errors import ConfigurationError
+from paigeant_celery.core.names import ACTIVITY_NAME_RULE
 from paigeant_celery.core.settings import Settings, read_settings
 
 SECRET = "hunter2-hunter2"
@@ -87,7 +88,7 @@ def test_every_mistake_is_named_and_no_value_is_shown() -> None:
         paigeant_max_step=SECRET,
         paigeant_zzz=SECRET,
     ) == [
-        "`paigeant_prefix`: must be 1 to 128 ASCII letters, digits, '_', '-' or '.', and begin with a letter",
+        f"`paigeant_prefix`: must have {ACTIVITY_NAME_RULE}",
         "`paigeant_store_url`: Input should be a valid string",
         "`paigeant_consume`: must be 'also', 'only', 'no', or the names of activities",
         "`paigeant_step_timeout`: Input should be greater than 0",

@@ -75,8 +75,8 @@ def test_an_id_that_stands_twice_is_refused(taken: tuple[str, ...]) -> None:
         ({"step_id": ""}, "bad_step_id", "step_id"),
         ({"step_id": "a b"}, "bad_step_id", "step_id"),
         ({"step_id": "a" * 129}, "bad_step_id", "step_id"),
-        ({"queue": ""}, "invalid_input", "queue"),
-        ({"queue": "q" * 256}, "invalid_input", "queue"),
+        ({"queue": ""}, "invalid_queue", "queue"),
+        ({"queue": "é" * 128}, "invalid_queue", "queue"),
         ({"policy": "fast"}, "invalid_input", "policy"),
     ],
 )

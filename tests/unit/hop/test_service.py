@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -37,6 +38,9 @@ MakeMessage = Callable[..., PaigeantMessage]
 
 LEASE = 10.0  # seconds of the store's clock, which stands still
 TRACE_ID = 0x0AF7651916CD43DD8448EB211C80319C
+
+
+KEPT = "what the step gave is kept, so a redrive goes on from there without a call"
 
 
 class Killed(BaseException):
@@ -251,7 +255,7 @@ def test_a_broker_that_is_away_gets_the_same_bytes_when_the_hop_is_closed_again(
     line.open(line.arrival())
 
 
-def test_whatever_goes_wrong_as_a_hop_is_closed_fails_its_workflow(
+def test_whatever_goes_wrong_as_a_hop_is_closed_parks_its_workflow(
     line: Line, first: Arrival, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Nobody waits for a workflow that will not move, and the log has the trace."""
@@ -261,12 +265,12 @@ def test_whatever_goes_wrong_as_a_hop_is_closed_fails_its_workflow(
 
     monkeypatch.setattr(line.store, "complete", complete)
 
-    assert line.serve(first) == Summary(hop_id="w-1.0", step_id="one", outcome="failed", error_class="RuntimeError")
+    assert line.serve(first) == Summary(hop_id="w-1.0", step_id="one", outcome="parked", error_class="RuntimeError")
 
     text = "after the step ran, its output could not be sent on: whatever"
-    assert line.failure() == ("failed", "one", "RuntimeError", text)
+    assert line.failure() == ("parked", "one", "RuntimeError", f"{text}; {KEPT}")
     assert line.given == []
-    assert errors_in(caplog) == ["close_failed", "hop_failed"]
+    assert errors_in(caplog) == ["close_failed", "hop_parked"]
 
 
 def test_an_unexpected_error_after_the_record_leaves_the_next_hop_to_a_sweep(
@@ -686,7 +690,7 @@ def test_a_step_runs_inside_the_trace_of_its_message(line: Line, make_message: M
 
 
 @pytest.mark.parametrize(("characters", "fits"), [(1022, True), (1023, False)])
-def test_an_output_over_the_limit_fails_its_step(make_message: MakeMessage, characters: int, fits: bool) -> None:
+def test_an_output_over_the_limit_parks_its_step(make_message: MakeMessage, characters: int, fits: bool) -> None:
     """The size is that of its JSON, quotation marks included; the store must not keep what nobody could read again."""
     line = Line(max_output_size=1024)
 
@@ -699,8 +703,8 @@ def test_an_output_over_the_limit_fails_its_step(make_message: MakeMessage, char
     if fits:
         assert [sent.hop_id for sent in line.given] == ["w-1.1"]
         return
-    text = "1025 bytes exceed `paigeant_max_output_size` (1024)"
-    assert line.failure() == ("failed", "large", "output_too_large", text)
+    text = "1025 bytes exceed `paigeant_max_output_size` (1024); raise it, or return less"
+    assert line.failure() == ("parked", "large", "output_too_large", f"{text}; {KEPT}")
     assert line.given == []
 
 
@@ -721,7 +725,7 @@ def test_an_output_above_the_limit_of_what_travels_is_stored(
         outputs.kept("x" * 1023)
 
 
-def test_an_envelope_that_outgrows_the_limit_fails_the_step_that_made_it(make_message: MakeMessage) -> None:
+def test_an_envelope_that_outgrows_the_limit_parks_the_step_that_made_it(make_message: MakeMessage) -> None:
     """The next worker would refuse it although its step is not to blame; the last output does not travel on."""
     line = Line(max_message_size=4096)
 
@@ -731,8 +735,9 @@ def test_an_envelope_that_outgrows_the_limit_fails_the_step_that_made_it(make_me
 
     line.serve(line.start(make_message(long.activity(), FunctionSpec("two"))))
 
-    text = "with this step's output the envelope exceeds `paigeant_max_message_size`"
-    assert line.failure() == ("failed", "long", "too_large", text)
+    state, step, reason, text = line.failure()
+    assert (state, step, reason) == ("parked", "long", "too_large")
+    assert re.fullmatch(f".* bytes; raise `paigeant_max_message_size` \\(4096\\); {KEPT}", text)
     assert line.given == []
 
     line = Line(max_message_size=4096)

@@ -103,7 +103,7 @@ async def test_nothing_is_made_any_more_where_code_swallowed_that_it_changed() -
 
 
 async def test_a_result_that_is_too_large_for_a_record_is_refused_by_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Otherwise the store would time out at each attempt to write it, until the step does."""
+    """A run that went wild does not fill the store."""
     monkeypatch.setattr("paigeant_celery.journal.hop_journal.MAX_RECORD", 100)
     hop = JournalledHop()
     with hop.attempt() as journal, pytest.raises(NotSerializable, match="result_too_large"):

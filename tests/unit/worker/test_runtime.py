@@ -326,9 +326,12 @@ def test_a_step_that_blocks_the_loop_times_out_and_the_next_one_runs(
     finally:
         release.set()
 
-    assert bench.record().failure == Failure(
+    failure = bench.record().failure
+    assert failure is not None
+    assert replace(failure, cause=None) == Failure(
         step_id="blocking", error_class="TimeoutError", text="the step ran longer than 0.05 s"
     )
+    assert failure.where.endswith(f"{blocking.function.__code__.co_firstlineno + 2} in {blocking.__qualname__}")
     assert [record.__dict__["hop"] for record in caplog.records if record.__dict__.get("action") == "loop_blocked"] == [
         "w-1.0"
     ]

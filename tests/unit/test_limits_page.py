@@ -1,0 +1,186 @@
+"""The page on limits: what it says of names, ids and numbers is what the package accepts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from paigeant_celery import (
+    ActivitySpec,
+    FunctionSpec,
+    InvalidInput,
+    PaigeantAgent,
+    StepPolicy,
+    WorkflowDispatcher,
+    activity,
+    register_agent,
+)
+from paigeant_celery.core.errors import ConfigurationError
+from paigeant_celery.core.jsonable import MAX_VALUE_DEPTH
+from paigeant_celery.core.settings import read_settings
+from paigeant_celery.testing import WorkflowHarness
+
+PAGE = Path(__file__).parents[2] / "docs" / "limits.md"
+
+
+def rows(header: str) -> dict[str, list[str]]:
+    """Return the rows of the table of the page that has this header, by their first cell."""
+    lines = iter(PAGE.read_text(encoding="utf-8").splitlines())
+    assert any(line == header for line in lines), f"there is no table {header}"
+    next(lines)
+    found = {}
+    while (line := next(lines, "")).startswith("|"):
+        first, *others = [cell.strip() for cell in line.strip("|").split("|")]
+        found[first] = others
+    return found
+
+
+PATTERNS = rows("| what | pattern | longest | an error has |")
+LIMITS = rows("| what | limit | an error has |")
+
+
+def dispatched(**options: Any) -> object:
+    harness = WorkflowHarness()
+    steps = [ActivitySpec("writer", "x")]
+    return WorkflowDispatcher().dispatch_workflow_sync(harness.transport, itinerary=steps, **options)
+
+
+# Each way to give a name of a kind: where the page says one thing, all of them do.
+WAYS: dict[str, list[Callable[[str], object]]] = {
+    "correlation id": [lambda text: dispatched(correlation_id=text)],
+    "`step_id=`": [lambda text: ActivitySpec("a", "x", step_id=text), lambda text: FunctionSpec("a", step_id=text)],
+    "name of an agent or function": [
+        lambda text: ActivitySpec(text, "x"),
+        lambda text: FunctionSpec(text),
+        lambda text: PaigeantAgent("test", name=text),
+        lambda text: register_agent(PaigeantAgent("test", name="x"), name=text),
+        lambda text: activity(name=text)(lambda: None),
+    ],
+    "`paigeant_prefix`": [lambda text: read_settings({"paigeant_prefix": text})],
+}
+
+
+def probes(longest: int) -> Iterator[str]:
+    """Yield short texts with each character that may be special, and texts that are as long as allowed, or longer."""
+    for character in [*map(chr, range(128)), "é", "ａ", "\u212a", "٣", "\u00a0", "\ud800", "🦜"]:
+        yield from (character, f"a{character}", f"{character}a", f"a{character}a", f"a{character}{character}a")
+    yield from ("", "a" * longest, "a" * (longest + 1), "a." * (longest // 2), "a." * (longest // 2 - 1) + "aa")
+
+
+def fault(way: Callable[[str], object], text: str) -> str | None:
+    """Return what the error says if the text is refused."""
+    try:
+        way(text)
+    except (InvalidInput, ConfigurationError) as error:
+        return str(error)
+    return None
+
+
+def test_the_page_has_a_row_for_each_kind_of_name() -> None:
+    """A row without a check would be believed, and a check without a row not found."""
+    assert set(PATTERNS) == set(WAYS)
+
+
+@pytest.mark.parametrize("what", PATTERNS)
+def test_a_name_is_accepted_exactly_if_the_page_says_so(what: str) -> None:
+    """People make ids of what they have: numbers of orders, mail addresses, names of files."""
+    pattern, longest, code = PATTERNS[what]
+    expected, most = re.compile(pattern.strip("`")), int(longest.split()[0])
+    wrong = []
+    for way in WAYS[what]:
+        for text in probes(most):
+            allowed = expected.fullmatch(text) is not None and len(text) <= most
+            if (fault(way, text) is None) != allowed:
+                wrong.append(text)
+
+    assert wrong == []
+    for way in WAYS[what]:
+        told = fault(way, "a b") or ""
+        assert code.strip("`") in told or "configuration" in told
+        assert f"1 to {most} of A-Z, a-z, 0-9, '_'" in told
+
+
+def policy(**limits: Any) -> Callable[[], object]:
+    return lambda: StepPolicy(**limits)
+
+
+def nested(levels: int) -> dict[str, object]:
+    value: dict[str, object] = {}
+    for _ in range(levels - 1):
+        value = {"a": value}
+    return value
+
+
+def queue(name: str) -> list[Callable[[], object]]:
+    return [
+        lambda: ActivitySpec("a", "x", queue=name),
+        lambda: PaigeantAgent("test", name="a", queue=name),
+        lambda: activity(name="a", queue=name)(lambda: None),
+    ]
+
+
+# For each row: the numbers that its text has, and calls that are just within the limit and just beyond it.
+EDGES: dict[str, tuple[list[str], list[Callable[[], object]], list[Callable[[], object]]]] = {
+    "`queue=`": (["1", "255"], [*queue("q"), *queue("é" * 127)], [*queue(""), *queue(" \t"), *queue("é" * 128)]),
+    "keys of `variables=` and of mappings in deps and arguments": (
+        [],
+        [lambda: dispatched(variables={"": 1, "ключ 🦜 $": 1}), lambda: FunctionSpec("a", {"a": {" ": 1}})],
+        [lambda: dispatched(variables={"\ud800": 1}), lambda: ActivitySpec("a", "x", {"\ud800": 1})],
+    ),
+    "prompt": ([], [lambda: ActivitySpec("a", "🦜\u202e")], [lambda: ActivitySpec("a", " \n")]),
+    "`variables=`, deps, arguments or an output": (
+        ["24"],
+        [lambda: dispatched(variables=nested(24)), lambda: ActivitySpec("a", "x", nested(24))],
+        [lambda: dispatched(variables=nested(25)), lambda: FunctionSpec("a", nested(25))],
+    ),
+    "`max_added_steps=`": (
+        ["0", "1000"],
+        [lambda: PaigeantAgent("test", max_added_steps=0), lambda: PaigeantAgent("test", max_added_steps=1000)],
+        [lambda: PaigeantAgent("test", max_added_steps=-1), lambda: PaigeantAgent("test", max_added_steps=1001)],
+    ),
+    "`StepPolicy(timeout=…)`": (
+        ["0", "2592000", "30"], [policy(timeout=0.001), policy(timeout=30 * 86400)],
+        [policy(timeout=0), policy(timeout=30 * 86400 + 1)],
+    ),
+    "`StepPolicy(max_attempts=…)`": (
+        ["1", "1000"], [policy(max_attempts=1), policy(max_attempts=1000)],
+        [policy(max_attempts=0), policy(max_attempts=1001)],
+    ),
+    "`StepPolicy(backoff=…)`": (
+        ["0", "86400"], [policy(backoff=0), policy(backoff=86400)], [policy(backoff=-1), policy(backoff=86401)],
+    ),
+    "a class in `retry_on=` or `final_on=`": (
+        ["1", "128"], [policy(retry_on=["E"]), policy(final_on=["E" * 128])],
+        [policy(retry_on=[""]), policy(final_on=["E" * 129])],
+    ),
+}  # fmt: skip
+ELSEWHERE = {  # settings; their page is compared with the code by another test
+    "all of these together, with the outputs so far": "`paigeant_max_message_size`",
+    "steps of a workflow": "`paigeant_max_steps`",
+}
+
+
+def test_the_page_has_a_row_for_each_limit_that_is_checked_here() -> None:
+    """None stands there unchecked."""
+    assert set(LIMITS) == {*EDGES, *ELSEWHERE}
+    assert all(LIMITS[what][0].startswith(setting) for what, setting in ELSEWHERE.items())
+    assert MAX_VALUE_DEPTH == 24
+
+
+@pytest.mark.parametrize("what", EDGES)
+def test_a_limit_is_where_the_page_says(what: str) -> None:
+    """The last allowed value works; the next one is refused with a code of the row."""
+    numbers, within, beyond = EDGES[what]
+    text, codes = LIMITS[what]
+
+    assert [*map(str, re.findall(r"\d+", text.replace("UTF-8", "")))] == numbers
+    for call in within:
+        call()
+    for call in beyond:
+        with pytest.raises(InvalidInput) as caught:
+            call()
+        assert f"`{caught.value.reason}`" in codes
