@@ -19,6 +19,7 @@ from kombu.utils.url import maybe_sanitize_url
 
 from paigeant_celery.activities.registry import registry
 from paigeant_celery.broker.dead_letter_queue import LetterQueue
+from paigeant_celery.broker.left_behind import unfinished_in, watch
 from paigeant_celery.broker.publisher import CeleryPublisher, broker_address
 from paigeant_celery.broker.stand_alone import (
     REDIS_VARIABLE,
@@ -115,10 +116,20 @@ class CeleryTransport:
         return "durable" if self.store.shared else "in-process"
 
     def check_dispatch(self) -> None:
-        """Raise `ConfigurationError` if the app's configuration would change how hops run."""
+        """Raise `ConfigurationError` if the app's configuration would change how hops run.
+
+        What is dispatched into memory is watched from now on: this process says what it loses when it ends.
+        """
         mistakes = list(self.mistakes())
         if mistakes:
             raise ConfigurationError(mistakes)
+        if self.in_memory:
+            watch(self, unfinished_in(self.store, self.names))
+
+    def serves(self, activity: str) -> bool:
+        """Say whether an executor of this process runs the steps of an activity."""
+        known = attachment_of(self.app)
+        return known is not None and known.serves(activity)
 
     def mistakes(self) -> Iterator[str]:
         """Yield what is wrong with our settings, and which of the host's would change how hops run."""
@@ -173,6 +184,10 @@ class Attachment:
     installed: ClassVar[bool] = False
 
     transport: CeleryTransport
+
+    def serves(self, activity: str) -> bool:
+        """Say whether an executor serves an activity. None does if we are not installed."""
+        return False
 
 
 def attachment_of(app: Celery) -> Attachment | None:

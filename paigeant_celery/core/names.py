@@ -255,6 +255,7 @@ ACTIONS: Mapping[str, str] = MappingProxyType(
         "loop_blocked": "a step blocks the event loop, and later ones get a new one",
         "loop_interrupted": "something ended the event loop, which goes on",
         "message_refused": "a message cannot be run; `reason` says why",
+        "nobody_serves": "a caller waits for a workflow whose step nobody serves",
         "open_failed": "an unexpected error occurred while a delivery was opened",
         "owner_gone": "the process of an owner is gone, so its hops are sent again",
         "queue_not_added": "a worker was told to take a queue of ours, but its settings are wrong",

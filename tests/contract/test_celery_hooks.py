@@ -16,7 +16,7 @@ from celery.worker.request import Request
 from kombu import Connection, Producer, Queue
 from kombu import Consumer as Consumers
 from kombu.message import Message
-from kombu.transport import pyamqp, redis, virtual
+from kombu.transport import memory, pyamqp, redis, virtual
 
 from paigeant_celery.core.names import Names
 from paigeant_celery.worker.intake import Intake
@@ -55,6 +55,16 @@ def test_a_consumer_waits_for_messages_in_the_loop_that_is_wrapped() -> None:
     """What that loop raises decides whether Celery connects again or ends the worker."""
     assert "c.loop(*c.loop_args())" in inspect.getsource(Evloop.start)
     assert issubclass(ConnectionResetError, Connection("amqp://127.0.0.1:1").connection_errors)
+
+
+def test_the_messages_in_memory_can_be_looked_at() -> None:
+    """They are as they were sent, in one place for the whole process."""
+    with Celery("shop", broker="memory://", set_as_current=False) as app:
+        app.send_task("paigeant.writer", task_id="w.0", queue="looked-at")
+        (message,) = memory.Channel.queues["looked-at"].queue
+        memory.Channel.queues["looked-at"].queue.clear()
+
+    assert (message["headers"]["id"], message["headers"]["task"]) == ("w.0", "paigeant.writer")
 
 
 def test_an_app_tells_whether_its_worker_was_given_queues() -> None:
