@@ -10,7 +10,7 @@ from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
 from datetime import datetime
 from types import MappingProxyType, TracebackType
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, JsonValue, PrivateAttr, TypeAdapter
 
@@ -60,6 +60,8 @@ class WorkflowDependencies(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+    made_by_the_step: ClassVar[frozenset[str]] = frozenset({"_previous_output"})  # and so does not have to cross
 
     _previous_output: StepOutput | None = PrivateAttr(default=None)
 

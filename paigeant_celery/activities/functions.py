@@ -6,21 +6,28 @@ import asyncio
 import concurrent.futures
 import contextvars
 import inspect
+import json
+import sys
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from functools import cached_property, partial, update_wrapper
+from types import FrameType
 from typing import Any, Concatenate, Generic, Literal, ParamSpec, Protocol, TypeVar, get_type_hints, overload
 
-from pydantic import BaseModel, ConfigDict, PydanticUserError, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, PydanticUserError, TypeAdapter, ValidationError, create_model
 
 from paigeant_celery.activities.context import WorkflowContext
 from paigeant_celery.activities.lazy import Reading, read_in_thread, read_on_loop, reading
+from paigeant_celery.activities.making import Making
 from paigeant_celery.activities.port import ActivityResult, StepLimits
 from paigeant_celery.activities.registry import check_name, registry
+from paigeant_celery.activities.results import result_of
 from paigeant_celery.activities.stacks import still_running
+from paigeant_celery.core.certainty import certainty_of
+from paigeant_celery.core.crossing import OWN, cross, refuse_lost
 from paigeant_celery.core.errors import InvalidInput, MessageError, UsageError
 from paigeant_celery.core.faults import first_fault, raised_by_validator
-from paigeant_celery.core.jsonable import dumps, recordable
+from paigeant_celery.core.jsonable import dumps
 from paigeant_celery.core.policy import StepPolicy
 from paigeant_celery.core.slip import FunctionSpec, Step
 
@@ -51,6 +58,7 @@ class FunctionActivity(Generic[P, R]):
         self.name, self.queue, self.policy, self.description = name, queue, policy, description
         code = getattr(inspect.unwrap(function), "__code__", None)
         self.origin = f"{code.co_filename}:{code.co_firstlineno}" if code else repr(function)
+        self.making = Making.at(_maker(), function)
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         return self.function(*args, **kwargs)
@@ -58,12 +66,13 @@ class FunctionActivity(Generic[P, R]):
     def activity(self, /, *args: P.args, **kwargs: P.kwargs) -> FunctionSpec:
         """Return a step that calls the function with these arguments, leaving out its `WorkflowContext`.
 
-        Raises `InvalidInput` if the arguments do not fit the signature or are not JSON.
+        Raises `InvalidInput` if the arguments do not fit the signature, or would not come back from JSON as they are.
         """
         try:
             bound = inspect.Signature(self._parameters).bind(*args, **kwargs)
-            step = FunctionSpec(self.name, dict(bound.arguments), policy=self.policy, queue=self.queue)
-            self.check(step)
+            crossed = cross(dict(bound.arguments), path="arguments", readers=self._readers)
+            step = FunctionSpec(self.name, crossed, policy=self.policy, queue=self.queue)
+            self._arguments_of(step)
         except TypeError as error:
             raise InvalidInput("invalid_arguments", "arguments", f"{self.name}: {error}") from None
         except MessageError as error:
@@ -71,19 +80,22 @@ class FunctionActivity(Generic[P, R]):
         return step
 
     def check(self, step: Step) -> None:
-        """Raise `MessageError` if the step is not a function step or its arguments do not fit."""
-        self._arguments_of(step)
+        """Raise `MessageError` if the step is not a function step or its arguments do not fit.
+
+        Raises `InvalidInput` if they fit, but are not what the caller gave.
+        """
+        arguments = self._arguments_of(step)
+        refuse_lost(step.given, arguments, readers=self._readers, path="arguments")
 
     async def run(self, step: Step, context: WorkflowContext, *, limits: StepLimits) -> ActivityResult:
         """Call the function with the step's arguments and return its result as JSON."""
         arguments = self._arguments_of(step)
         first = (context,) if self._takes_context else ()
         call, most = partial(self.function, *first, **arguments), limits.max_output_size
+        record = partial(result_of, declared=self._declared_output)
         if inspect.iscoroutinefunction(self.function) or inspect.isasyncgenfunction(self.function):
-            output = recordable(await read_on_loop(reading(call(), at_most=most)))
-        else:
-            output = await _reading_in_own_thread(lambda read: recordable(read(reading(call(), at_most=most))))
-        return ActivityResult(output=output)
+            return record(await read_on_loop(reading(call(), at_most=most)))
+        return await _reading_in_own_thread(lambda read: record(read(reading(call(), at_most=most))))
 
     def _arguments_of(self, step: Step) -> dict[str, Any]:
         if not isinstance(step, FunctionSpec):
@@ -106,10 +118,30 @@ class FunctionActivity(Generic[P, R]):
     @cached_property
     def _hints(self) -> dict[str, Any]:
         try:
-            return get_type_hints(inspect.unwrap(self.function), include_extras=True)
+            return get_type_hints(_innermost(self.function), include_extras=True)
         except (NameError, TypeError) as error:
             text = f"the annotations of {self.name!r} cannot be read ({error}); import their names at run time"
             raise MessageError("invalid_arguments", "arguments", text) from error
+
+    @cached_property
+    def _declared_output(self) -> Any:
+        try:
+            return self._hints.get("return", OWN)
+        except MessageError:  # nothing else asks for the annotations of a function without parameters
+            return OWN
+
+    @cached_property
+    def _readers(self) -> dict[str, _ArgumentReader]:
+        """What reads each argument on the worker; nothing for those of which the annotation says nothing."""
+        declared = {parameter: self._hints.get(parameter.name, OWN) for parameter in self._parameters}
+        try:
+            return {
+                parameter.name: _ArgumentReader(self._model_of([parameter]), parameter.name, hint)
+                for parameter, hint in declared.items()
+                if hint is not OWN
+            }
+        except MessageError:  # an annotation cannot be made from JSON, which `check` says
+            return {}
 
     @cached_property
     def _takes_context(self) -> bool:
@@ -122,12 +154,15 @@ class FunctionActivity(Generic[P, R]):
 
     @cached_property
     def _model(self) -> type[BaseModel]:
+        return self._model_of(self._parameters)
+
+    def _model_of(self, parameters: Iterable[inspect.Parameter]) -> type[BaseModel]:
         fields: dict[str, Any] = {
             _field(parameter.name): (
                 self._hints.get(parameter.name, Any),
                 ... if parameter.default is inspect.Parameter.empty else parameter.default,
             )
-            for parameter in self._parameters
+            for parameter in parameters
         }
         config = ConfigDict(
             extra="forbid",
@@ -142,6 +177,39 @@ class FunctionActivity(Generic[P, R]):
             raise MessageError("invalid_arguments", "arguments", text) from error
 
 
+class _ArgumentReader:
+    """Reads and writes one argument just as it is read among all arguments, whose settings reach into its type."""
+
+    around = 1  # its name, in the place of an error
+
+    def __init__(self, model: type[BaseModel], name: str, declared: Any) -> None:
+        self._model, self._name = model, name
+        self.certainty = certainty_of(TypeAdapter(declared).core_schema)
+
+    def validate_json(self, data: str, /) -> Any:
+        return self._value_of(self._model.model_validate_json(f"{{{dumps(self._name)}:{data}}}"))
+
+    def validate_python(self, value: Any, /, *, strict: bool | None = None) -> Any:
+        return self._value_of(self._model.model_validate({self._name: value}, strict=strict))
+
+    def dump_json(self, value: Any, /, *, round_trip: bool, by_alias: bool, warnings: bool) -> bytes:
+        holder = self._model.model_construct(**{_field(self._name): value})
+        text = holder.model_dump_json(round_trip=round_trip, by_alias=by_alias, warnings=warnings)
+        [written] = json.loads(text).values()
+        return dumps(written).encode()
+
+    def _value_of(self, holder: BaseModel) -> Any:
+        return getattr(holder, _field(self._name))
+
+
+def _innermost(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function that has the annotations, without what wraps it."""
+    function = inspect.unwrap(function)
+    while isinstance(function, partial):
+        function = inspect.unwrap(function.func)
+    return function
+
+
 def _check_kinds(name: str, function: Callable[..., Any]) -> None:
     """Raise `UsageError` if an argument has no name; the first may have none, because it may be the context."""
     nameless: set[object] = {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
@@ -149,6 +217,14 @@ def _check_kinds(name: str, function: Callable[..., Any]) -> None:
         if parameter.kind in nameless:
             raise UsageError(f"{name}: a step's arguments have names, but `{parameter}` takes arguments without one")
         nameless.add(inspect.Parameter.POSITIONAL_ONLY)
+
+
+def _maker() -> FrameType:
+    """Return the frame of the code that makes a function an activity."""
+    frame = sys._getframe(1)
+    while frame.f_globals is globals() and frame.f_back is not None:
+        frame = frame.f_back
+    return frame
 
 
 def _field(name: str) -> str:

@@ -13,7 +13,8 @@ from contextlib import (
     contextmanager,
 )
 from dataclasses import fields
-from typing import Any, Literal, TypeAlias, TypeVar, get_type_hints
+from types import FrameType
+from typing import Any, Literal, TypeAlias, TypeVar, get_origin, get_type_hints
 
 from pydantic import PydanticUndefinedAnnotation, PydanticUserError, TypeAdapter, ValidationError
 from pydantic_ai.agent import AbstractAgent
@@ -23,13 +24,16 @@ from pydantic_ai.usage import RunUsage, UsageLimits
 
 from paigeant_celery.activities.context import StepOutput, WorkflowContext, WorkflowDependencies, with_previous_output
 from paigeant_celery.activities.functions import read_beside
+from paigeant_celery.activities.making import Making
 from paigeant_celery.activities.port import ActivityResult, StepLimits
+from paigeant_celery.activities.results import result_of
 from paigeant_celery.agents.durability import CeleryDurability
 from paigeant_celery.agents.itinerary import Edit, ItineraryEditing
-from paigeant_celery.core.budget import reported_cost, used_by
+from paigeant_celery.core.budget import reported_cost, reported_count, used_by
+from paigeant_celery.core.crossing import OWN, Crossed, cross, refuse_lost
 from paigeant_celery.core.errors import MessageError, UsageError
 from paigeant_celery.core.faults import first_fault, raised_by_validator
-from paigeant_celery.core.jsonable import dumps, recordable
+from paigeant_celery.core.jsonable import dumps
 from paigeant_celery.core.message import PaigeantMessage
 from paigeant_celery.core.names import is_activity_name
 from paigeant_celery.core.policy import StepPolicy
@@ -44,8 +48,6 @@ DepsFactory: TypeAlias = Callable[
     [Any, WorkflowContext], D | Awaitable[D] | AbstractContextManager[D] | AbstractAsyncContextManager[D]
 ]
 
-MISSING = object()
-
 BLOCK_EDGE = re.compile(r"<(?=\s*/?\s*previous_output)", re.IGNORECASE)
 
 
@@ -58,7 +60,7 @@ class AgentActivity:
         self,
         agent: AbstractAgent[Any, Any],
         *,
-        origin: str,
+        maker: FrameType,
         name: str | None = None,
         find_name: Callable[[object], str | None] = lambda _: None,
         queue: str | None = None,
@@ -68,7 +70,8 @@ class AgentActivity:
         allowed_activities: frozenset[str] | None = None,
     ) -> None:
         self._agent, self._name, self._find_name = agent, name, find_name
-        self.origin, self.queue, self.policy = origin, queue, policy
+        self.making = Making.at(maker, agent)
+        self.origin, self.queue, self.policy = self.making.calls[0], queue, policy
         self._deps_factory = deps_factory
         self._max_added_steps, self._allowed = max_added_steps, allowed_activities
         self._durability: CeleryDurability[Any] | None = None  # kept because it keeps the models
@@ -90,9 +93,22 @@ class AgentActivity:
         description = getattr(self._agent, "description", None)
         return description if isinstance(description, str) else ""
 
+    def crossed(self, deps: object) -> Crossed:
+        """Return deps as the JSON that this agent's own type reads; raises `InvalidInput` if it cannot."""
+        try:
+            expected = self._expected()
+        except MessageError:  # the annotations cannot be read, which `check` says
+            expected = OWN
+        return cross(deps, path="deps", reader=expected)
+
     def check(self, step: Step) -> None:
-        """Raise `MessageError` if the step is not an agent step or its deps do not fit."""
-        self._data_of(step)
+        """Raise `MessageError` if the step is not an agent step or its deps do not fit.
+
+        Raises `InvalidInput` if they fit, but are not what the caller gave.
+        """
+        data = self._data_of(step)
+        if (expected := self._expected()) is not OWN:
+            refuse_lost(step.given, data, reader=expected, path="deps")
 
     async def run(self, step: Step, context: WorkflowContext, *, limits: StepLimits) -> ActivityResult:
         """Run the agent on the step's prompt; the output becomes JSON."""
@@ -116,8 +132,9 @@ class AgentActivity:
                     infer_name=False,
                 )
             output = await read_beside(result.output, at_most=limits.max_output_size)  # it may need the deps
-        return ActivityResult(
-            output=recordable(output),
+        return result_of(
+            output,
+            declared=_plain_output_type(self._agent),
             usage=_counters(result.usage),
             cost=reported_cost(getattr(result.usage, "cost", None)),
             inserted=edit.inserted,
@@ -141,11 +158,10 @@ class AgentActivity:
             raise MessageError(
                 "invalid_envelope", "kind", f"{step.activity!r} is an agent, but the step calls a function"
             )
+        expected = self._expected()
         if self._deps_factory is not None:
-            expected = _first_annotation(self._deps_factory)
-            return step.deps if expected is MISSING else _validated(step.deps, expected)
-        expected = self._agent.deps_type
-        if expected is object or expected is type(None):
+            return step.deps if expected is OWN else _validated(step.deps, expected)
+        if expected is OWN:
             if step.deps is not None:
                 text = f"the agent {step.agent_name!r} takes no deps; give it a `deps_type`, or leave out the deps"
                 raise MessageError("unexpected_deps", "deps", text)
@@ -153,6 +169,13 @@ class AgentActivity:
         if step.deps is None and isinstance(expected, type) and issubclass(expected, WorkflowDependencies):
             return _validated({}, expected)
         return _validated(step.deps, expected)
+
+    def _expected(self) -> Any:
+        """Return the type that reads the deps of a step, or OWN if there is none."""
+        if self._deps_factory is not None:
+            return _first_annotation(self._deps_factory)
+        expected = self._agent.deps_type
+        return OWN if expected is object or expected is type(None) else expected
 
     @asynccontextmanager
     async def _deps(self, data: Any, context: WorkflowContext) -> AsyncIterator[Any]:
@@ -240,20 +263,26 @@ def _validated(data: Any, expected: Any) -> Any:
 def _first_annotation(factory: Callable[..., Any]) -> Any:
     parameters = list(inspect.signature(factory).parameters.values())
     if not parameters or parameters[0].annotation is inspect.Parameter.empty:
-        return MISSING
+        return OWN
     target = factory if inspect.isroutine(factory) else type(factory).__call__
     try:
-        annotation = get_type_hints(inspect.unwrap(target), include_extras=True).get(parameters[0].name, MISSING)
+        annotation = get_type_hints(inspect.unwrap(target), include_extras=True).get(parameters[0].name, OWN)
     except (NameError, TypeError) as error:
         text = f"the annotations of `deps_factory` cannot be read ({error}); import their names at run time"
         raise MessageError("invalid_deps", "deps", text) from error
-    return MISSING if annotation is Any else annotation
+    return OWN if annotation is Any else annotation
+
+
+def _plain_output_type(agent: AbstractAgent[Any, Any]) -> Any:
+    """Return the type of an agent's output if it is a type, such as `dict[int, str]`, or OWN."""
+    declared = getattr(agent, "output_type", OWN)
+    return declared if get_origin(declared) in {dict, list, tuple, set, frozenset} else OWN
 
 
 def _counters(usage: RunUsage) -> dict[str, int]:
     return {
-        "requests": usage.requests,
-        "tool_calls": usage.tool_calls,
-        "input_tokens": usage.input_tokens,
-        "output_tokens": usage.output_tokens,
+        "requests": reported_count(usage.requests),
+        "tool_calls": reported_count(usage.tool_calls),
+        "input_tokens": reported_count(usage.input_tokens),
+        "output_tokens": reported_count(usage.output_tokens),
     }

@@ -7,7 +7,7 @@ import threading
 import uuid
 from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import cast
 
@@ -20,6 +20,7 @@ from paigeant_celery.broker.port import Transport, checked_transport
 from paigeant_celery.broker.tracing import current_trace
 from paigeant_celery.client.handle import WorkflowHandle
 from paigeant_celery.core.budget import WorkflowLimits
+from paigeant_celery.core.crossing import Crossed, cross
 from paigeant_celery.core.errors import (
     EmptyItinerary,
     InvalidInput,
@@ -39,7 +40,6 @@ from paigeant_celery.core.slip import (
     RegisteredActivity,
     RoutingSlip,
     Step,
-    crossing,
     name_steps,
 )
 from paigeant_celery.store.port import NewWorkflow
@@ -171,13 +171,15 @@ class WorkflowDispatcher:
             runway = None
         steps: list[Step] = list(itinerary) if itinerary is not None else list(runway.steps if runway else ())
         try:
-            message = _first_message(steps, asked, self._registered.values(), transport)
+            variables = _crossed_variables(asked.variables)
+            message = _first_message(steps, asked, variables, self._registered.values(), transport)
             envelope = _checked_envelope(message, transport)
         except BaseException:
             if runway is not None:
                 runway.give_back()
             raise
-        return _Sending(transport=transport, message=message, envelope=envelope, runway=runway)
+        content = content_digest(message, variables=variables.content_of(variables.tree))
+        return _Sending(transport=transport, message=message, envelope=envelope, content=content, runway=runway)
 
 
 @dataclass(kw_only=True)
@@ -187,6 +189,7 @@ class _Sending:
     transport: Transport
     message: PaigeantMessage
     envelope: str
+    content: str
     runway: _Runway | None
 
     def send(self) -> str:
@@ -216,9 +219,12 @@ class _Sending:
         hop = outbox.record_of(self.message, self.envelope)
         if store is None:
             return hop
-        content = content_digest(self.message)
+        new = NewWorkflow(correlation_id=correlation_id, content=self.content, hop=hop)
         try:
-            answer = store.start(NewWorkflow(correlation_id=correlation_id, content=content, hop=hop))
+            answer = store.start(new)
+            others = self._other_contents() if answer == "conflict" else []
+            while answer == "conflict" and others:
+                answer = store.start(replace(new, content=others.pop(0)))
             if answer == "conflict":
                 raise WorkflowConflict(correlation_id)
             existing = store.workflow(correlation_id) if answer == "exists" else None
@@ -233,6 +239,11 @@ class _Sending:
         waits = existing.awaits_message and existing.hop_id == self.message.message_id
         return existing if waits else None
 
+    def _other_contents(self) -> list[str]:
+        """Return the digests under which a process without the values, or an older version, recorded the same JSON."""
+        found = [content_digest(self.message, notation="json"), content_digest(self.message, notation="text")]
+        return [content for content in dict.fromkeys(found) if content != self.content]
+
     def _give_back(self) -> None:
         if self.runway is not None:
             self.runway.give_back()
@@ -241,6 +252,7 @@ class _Sending:
 def _first_message(
     steps: list[Step],
     asked: _Asked,
+    variables: Crossed,
     registered: Iterable[RegisteredActivity],
     transport: Transport,
 ) -> PaigeantMessage:
@@ -251,7 +263,7 @@ def _first_message(
         raise InvalidInput("too_many_steps", "itinerary", f"{len(steps)} steps exceed `paigeant_max_steps` ({limit})")
     now = datetime.now(UTC)
     _check_deadline(asked.deadline, now)
-    correlation_id, variables = asked.correlation_id, asked.variables
+    correlation_id = asked.correlation_id
     if correlation_id is None:
         correlation_id = str(uuid.uuid4())
     elif not isinstance(correlation_id, str):
@@ -259,11 +271,8 @@ def _first_message(
         raise InvalidInput("bad_correlation_id", "correlation_id", text)
     elif not is_correlation_id(correlation_id):
         raise InvalidInput("bad_correlation_id", "correlation_id", f"use {CORRELATION_ID_RULE}")
-    if variables is not None and not isinstance(variables, Mapping):
-        raise InvalidInput("invalid_variables", "variables", f"must be a mapping, not a {type(variables).__name__}")
     if not isinstance(asked.stream, bool):
         raise InvalidInput("invalid_input", "stream", f"must be True or False, not a {type(asked.stream).__name__}")
-    json_variables = cast("dict[str, JsonValue]", crossing(dict(variables or {}), path="variables"))
     checked = [_checked_step(index, step) for index, step in enumerate(steps)]
     return PaigeantMessage(
         message_id=hop_id(correlation_id, FIRST_PLACE),
@@ -272,12 +281,18 @@ def _first_message(
         sent_at=now,
         deadline=asked.deadline,
         trace_context=current_trace(),
-        variables=json_variables,
+        variables=cast("dict[str, JsonValue]", variables.tree),
         slip=RoutingSlip(itinerary=name_steps(checked)),
         registered_activities=tuple(registered),
         stream=asked.stream,
         usage_limits=WorkflowLimits.given(asked.usage_limits),
     )
+
+
+def _crossed_variables(variables: object) -> Crossed:
+    if variables is not None and not isinstance(variables, Mapping):
+        raise InvalidInput("invalid_variables", "variables", f"must be a mapping, not a {type(variables).__name__}")
+    return cross(dict(variables or {}), path="variables")
 
 
 def _check_deadline(deadline: datetime | None, now: datetime) -> None:
@@ -301,7 +316,7 @@ def _checked_step(index: int, step: object) -> Step:
         return step
     try:
         activity.check(step)
-    except MessageError as error:
+    except (MessageError, InvalidInput) as error:
         raise InvalidInput(error.reason, f"itinerary[{index}].{error.path}".rstrip("."), error.text) from None
     if step.queue is None and activity.queue is not None:
         return step.model_copy(update={"queue": activity.queue})

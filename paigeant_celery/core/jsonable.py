@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, cast
 
 from pydantic import BaseModel, JsonValue, SecretBytes, SecretStr
@@ -15,7 +15,7 @@ from pydantic_core import PydanticSerializationError, to_json
 from paigeant_celery.core.errors import MessageError, NotSerializable
 from paigeant_celery.core.names import text_fault
 
-__all__ = ["MAX_DEPTH", "MAX_VALUE_DEPTH", "check_tree", "dumps", "holds_secret", "loads", "recordable", "to_jsonable"]
+__all__ = ["MAX_DEPTH", "MAX_VALUE_DEPTH", "check_tree", "dumps", "holds_secret", "json_of", "loads", "to_jsonable"]
 
 MAX_DEPTH = 32  # levels of nested arrays and objects in a whole envelope
 MAX_VALUE_DEPTH = 24  # levels in one value, which leaves room for the envelope around it
@@ -82,9 +82,13 @@ def to_jsonable(value: object, *, reason: str) -> JsonValue:
     Models, dataclasses, dates, UUIDs and the like are converted. Raises `NotSerializable` with `reason` if
     something has no JSON form (open connections, NaN, cycles), with `invalid_text` if a text cannot travel.
     """
+    return json_of(lambda: to_json(value, inf_nan_mode="constants", by_alias=True), value, reason=reason)
+
+
+def json_of(write: Callable[[], bytes], value: object, *, reason: str) -> JsonValue:
+    """Return what `write` writes of `value` as checked JSON; raises what `to_jsonable` raises."""
     try:
-        text = to_json(value, inf_nan_mode="constants", by_alias=True)
-        tree = loads(text.decode(), invalid=reason)
+        tree = loads(write().decode(), invalid=reason)
         check_tree(tree, invalid=reason, max_depth=MAX_VALUE_DEPTH)
     except MessageError as error:
         kept = error.reason if error.reason == "invalid_text" else reason
@@ -94,14 +98,6 @@ def to_jsonable(value: object, *, reason: str) -> JsonValue:
             raise NotSerializable("invalid_text", "contains a lone surrogate") from None
         raise NotSerializable(reason, f"a {type(value).__name__} has no JSON form ({_first_line(error)})") from None
     return tree
-
-
-def recordable(output: object) -> JsonValue:
-    """Return a step's output as the JSON to record; raises `NotSerializable` (`output_not_serializable`)."""
-    if holds_secret(output):
-        text = "a pydantic secret would be recorded as asterisks; return only what may be recorded"
-        raise NotSerializable("output_not_serializable", text)
-    return to_jsonable(output, reason="output_not_serializable")
 
 
 def holds_secret(value: object) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from datetime import datetime
-from typing import Any, Self
+from typing import Any, Literal, Self, TypeAlias
 
 from pydantic import AwareDatetime, BaseModel, Field, JsonValue, ValidationError
 
@@ -21,11 +21,14 @@ from paigeant_celery.core.names import (
     name_fault,
     split_hop_id,
 )
-from paigeant_celery.core.slip import RegisteredActivity, RoutingSlip, Step, WireModel
+from paigeant_celery.core.notation import in_one_notation
+from paigeant_celery.core.slip import RegisteredActivity, RoutingSlip, Step, StepFields, WireModel
 
 __all__ = ["PaigeantMessage", "content_digest", "encode", "parse", "reread", "sha256"]
 
 _OLD_FORMAT = {"type", "module"}
+Notation: TypeAlias = Literal["values", "json", "text"]
+GIVEN = {"deps", "arguments"}  # of a step: what its caller gave to it as values
 
 
 class PaigeantMessage(WireModel):
@@ -110,21 +113,44 @@ def reread(envelope: str) -> PaigeantMessage:
     return parse(envelope, max_size=sys.maxsize, max_steps=sys.maxsize)
 
 
-def content_digest(message: PaigeantMessage) -> str:
-    """Return a digest of what the caller asked for; equal for a repeated dispatch, whenever it happens."""
+def content_digest(message: PaigeantMessage, *, variables: JsonValue = None, notation: Notation = "values") -> str:
+    """Return a digest of what the caller asked for; equal for a repeated dispatch, whenever it happens.
+
+    By default values that are equal give the same digest, however they are written. `variables` are those of the
+    message in the notation of a digest, if the process that has their values knows it. `json` is the digest of a
+    process that has no values, only their JSON; `text` that of versions that took the text as it is.
+    """
     # It leaves out what a process adds if it has the agents loaded, and fields that a later version may add.
-    step = {"queue", "policy"}
     asked = message.model_dump(
         mode="json",
-        include={"slip": {"itinerary"}, "variables": True, "deadline": True, "stream": True, "usage_limits": True},
-        exclude={"slip": {"itinerary": {"__all__": step}}},
+        include={"deadline": True, "stream": True, "usage_limits": True},
         exclude_defaults=True,
     )
+    if message.variables:
+        asked["variables"] = message.variables if variables is None or notation != "values" else variables
+    if notation != "text":
+        asked.update({name: in_one_notation(asked[name]) for name in ("deadline", "variables") if name in asked})
+    if message.slip.itinerary:
+        asked["slip"] = {"itinerary": [_content_of(step, notation) for step in message.slip.itinerary]}
     registered = sorted(
-        dumps(activity.model_dump(mode="json", exclude={"step": step}, exclude_defaults=True), canonical=True)
-        for activity in message.registered_activities
+        dumps(_content_of(activity, notation), canonical=True) for activity in message.registered_activities
     )
     return sha256(dumps([asked, registered], canonical=True))
+
+
+def _content_of(part: WireModel, notation: Notation) -> dict[str, Any]:
+    """Return the content of a step, or of a part of the envelope that holds steps."""
+    asked = part.model_dump(mode="json", exclude={"queue", "policy"}, exclude_defaults=True)
+    for name in asked.keys() & type(part).model_fields.keys():
+        value = getattr(part, name)
+        if isinstance(value, WireModel):
+            asked[name] = _content_of(value, notation)
+        elif isinstance(value, tuple) and any(isinstance(inner, WireModel) for inner in value):
+            asked[name] = [_content_of(inner, notation) for inner in value]
+        elif name in GIVEN and isinstance(part, StepFields) and notation != "text":
+            given = part.given.content_of(asked[name]) if notation == "values" else asked[name]
+            asked[name] = in_one_notation(given)
+    return asked
 
 
 def sha256(text: str) -> str:

@@ -6,12 +6,21 @@ from collections.abc import Collection, Iterable
 from decimal import Decimal
 from typing import Annotated, Any, Literal, Self, TypeAlias, cast
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    PrivateAttr,
+    ValidationError,
+)
 from pydantic_core import PydanticCustomError
 
-from paigeant_celery.core.errors import InvalidInput, NotSerializable
+from paigeant_celery.core.crossing import NOTHING, Crossed, cross
+from paigeant_celery.core.errors import InvalidInput
 from paigeant_celery.core.faults import fault_of
-from paigeant_celery.core.jsonable import holds_secret, to_jsonable
 from paigeant_celery.core.names import (
     ACTIVITY_NAME_RULE,
     QUEUE_RULE,
@@ -32,6 +41,7 @@ __all__ = [
     "RegisteredActivity",
     "RoutingSlip",
     "Step",
+    "StepFields",
     "WireModel",
     "name_steps",
 ]
@@ -96,6 +106,14 @@ class StepFields(WireModel):
     queue: Queue | None = None
     added_by: StepId | None = None
 
+    # What the step was given, if this process made it; it does not travel.
+    _given: Crossed = PrivateAttr(default_factory=lambda: NOTHING)
+
+    @property
+    def given(self) -> Crossed:
+        """What the step was given, as this process knows it; nothing if the step was read from a message."""
+        return self._given
+
     @property
     def activity(self) -> str:
         """The name of the activity that runs this step."""
@@ -113,8 +131,8 @@ class StepFields(WireModel):
 class ActivitySpec(StepFields):
     """A step that runs an agent on a prompt.
 
-    `deps` is JSON, or anything that pydantic writes as JSON; the worker validates it with the agent's own
-    `deps_type`. `step_id` must be unique within the workflow; by default it is made from the agent's name.
+    `deps` is JSON, or anything whose own class reads back what pydantic writes of it; the worker validates it with the
+    agent's own `deps_type`. `step_id` must be unique within the workflow; by default it is made from the agent's name.
     `previous_output=False` keeps the previous step's output out of the prompt.
 
     Raises `InvalidInput` (`bad_agent_name`, `empty_prompt`, `invalid_text`, `invalid_deps`,
@@ -138,16 +156,18 @@ class ActivitySpec(StepFields):
         queue: str | None = None,
         previous_output: bool = True,
     ) -> None:
+        crossed = deps if isinstance(deps, Crossed) else cross(deps, path="deps")
         _build(
             self,
             agent_name=agent_name,
             prompt=prompt,
-            deps=crossing(deps, path="deps"),
+            deps=crossed.tree,
             step_id=step_id,
             policy=policy,
             queue=queue,
             previous_output=previous_output,
         )
+        self._given = crossed
 
     # Validation of a nested step must fill the fields itself; the signature above would refuse the fields of a
     # newer minor version.
@@ -177,14 +197,16 @@ class FunctionSpec(StepFields):
         *,
         queue: str | None = None,
     ) -> None:
+        crossed = arguments if isinstance(arguments, Crossed) else cross(arguments or {}, path="arguments")
         _build(
             self,
             function_name=function_name,
-            arguments=crossing(arguments or {}, path="arguments"),
+            arguments=crossed.tree,
             step_id=step_id,
             policy=policy,
             queue=queue,
         )
+        self._given = crossed
 
     __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
 
@@ -286,20 +308,6 @@ def name_steps(steps: Iterable[Step], *, taken: Collection[str] = ()) -> tuple[S
             used.add(cast("str", step.step_id))
         named.append(step)
     return tuple(named)
-
-
-def crossing(value: object, *, path: str) -> JsonValue:
-    """Return a value given by the caller as the JSON that crosses the queue."""
-    if holds_secret(value):
-        raise InvalidInput(
-            "secret_without_encryption",
-            path,
-            "a pydantic secret would travel as asterisks; leave it out and make it on the worker with `deps_factory`",
-        )
-    try:
-        return to_jsonable(value, reason=f"invalid_{path}")
-    except NotSerializable as error:
-        raise InvalidInput(error.reason, path, error.text) from None
 
 
 def _build(model: BaseModel, **fields: Any) -> None:

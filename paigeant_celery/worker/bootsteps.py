@@ -25,6 +25,7 @@ from paigeant_celery.worker.serving import (
     banner,
     is_to_serve,
     longest_step,
+    printable,
     queues_of,
     served_activities,
     start_checks,
@@ -82,7 +83,7 @@ class AgentQueues(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ship
             self._announced = True
             if not self._store_seen and served:
                 self._look_at_store(selection)
-            click.echo("\n".join([banner(self._transport, selection), *self._advice(consumer, served)]))
+            click.echo(printable("\n".join([banner(self._transport, selection), *self._advice(consumer, served)])))
         if self._embedded or self._joined or served:
             self._begin(consumer, queues_of(self._transport, served, selection))
 

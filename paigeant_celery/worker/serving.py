@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import logging
 import os
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 
@@ -22,6 +23,7 @@ __all__ = [
     "banner",
     "is_to_serve",
     "longest_step",
+    "printable",
     "queues_of",
     "served_activities",
     "start_checks",
@@ -120,6 +122,12 @@ def banner(transport: CeleryTransport, selection: Selection = NO_SELECTION) -> s
         by_default = "" if transport.settings.consume_is_set else " by default"
         lines.append(f"  . no other queue is served, as `paigeant_consume` is 'only'{by_default}")
     return "\n".join(lines)
+
+
+def printable(text: str) -> str:
+    """Return a text that standard output can show: a character that its encoding lacks is written as an escape."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def _consume(transport: CeleryTransport, selection: Selection) -> Consume | None:

@@ -28,6 +28,7 @@ from paigeant_celery.broker.port import Delivery
 from paigeant_celery.broker.transport import CeleryTransport, transport_of
 from paigeant_celery.core.message import PaigeantMessage, parse
 from paigeant_celery.store.port import WorkflowRecord
+from tests.support.logs import uncaught
 from tests.support.processes import Deployment, eventually, run_script
 from tests.support.promptness import prompt_result
 
@@ -90,7 +91,7 @@ def transport(celery_setup: CeleryTestSetup, stage: Deployment) -> Iterator[Cele
     yield transport_of(celery_setup.app)
     for worker in celery_setup.worker_cluster:
         assert CANARY not in worker.logs()
-        assert "Traceback" not in worker.logs()
+        assert uncaught(worker.logs()) == []
         assert worker.container.status == "running"
 
 
@@ -337,12 +338,13 @@ def test_an_error_that_would_end_a_process_fails_the_workflow_alone(
         (FunctionSpec("too_large", {"characters": 17 * 1024 * 1024}), "output_too_large"),
     ],
 )
-def test_an_output_that_cannot_be_kept_fails_the_step(
+def test_an_output_that_cannot_be_recorded_parks_the_step(
     transport: CeleryTransport, step: FunctionSpec, reason: str
 ) -> None:
-    """An output must be JSON of a bounded size, or a later step could not use it."""
+    """An output must be JSON of a bounded size, or a later step could not use it; the work is not thrown away."""
     error = failure(transport, step)
 
+    assert isinstance(error, WorkflowParked)
     assert error.error_class == reason
     assert prompt_result(dispatch(transport, ActivitySpec("review", "next"))).output == "review(next|)"
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import copy
+import pickle
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
-from typing import Literal
+from decimal import Decimal
+from typing import Any, Literal
 
 import pytest
+from pydantic import BaseModel
 
 from paigeant_celery import get_transport
 from paigeant_celery.activities.functions import activity
@@ -325,6 +329,109 @@ def test_the_same_id_with_other_content_is_a_conflict(
 
     assert caught.value.correlation_id == "w"
     assert prompts_in(workflow_harness) == [["x"]]
+
+
+class Priced(BaseModel):
+    at: datetime
+    price: Decimal
+    tags: frozenset[str] = frozenset()
+
+
+NOON = datetime(2099, 6, 1, 12, tzinfo=UTC)
+SIX, FAR = (NOON.astimezone(timezone(timedelta(hours=hours))) for hours in (-6, 12))
+
+
+def asked(at: datetime, price: Decimal | float, tags: Iterable[str]) -> list[dict[str, Any]]:
+    """Dispatches whose only contents are these, each in another place."""
+    model = Priced(at=at, price=Decimal(str(price)), tags=frozenset(tags))
+    inside = {"a": [{"b": at, "c": {*tags}, "d": Decimal(str(price))}]}
+    plain = ActivitySpec("a", "x")
+    return [
+        {"itinerary": [ActivitySpec("a", "x", deps=model)]},
+        {"itinerary": [ActivitySpec("a", "x", deps=inside)]},
+        {"itinerary": [FunctionSpec("f", {"model": model, "inside": inside})]},
+        {"itinerary": [plain], "variables": {"model": model, "inside": inside}},
+        {"itinerary": [plain], "deadline": at},
+        {"itinerary": [plain], "usage_limits": {"cost_limit": price}},
+        {"itinerary": [plain], "deadline": at, "variables": {at.isoformat(): {at.isoformat()}}},
+        {"itinerary": [plain], "registered": [ActivitySpec("b", "y", deps=model), ActivitySpec("c", "z", deps=inside)]},
+    ]
+
+
+def dispatched(harness: WorkflowHarness, *, registered: Iterable[ActivitySpec] = (), **arguments: Any) -> str:
+    dispatcher = WorkflowDispatcher()
+    for step in registered:
+        dispatcher.register(step)
+    return dispatcher.dispatch_workflow_sync(harness.transport, correlation_id="w", **arguments)
+
+
+@pytest.mark.parametrize("place", range(8))
+def test_equal_content_in_another_notation_is_the_same_workflow(workflow_harness: WorkflowHarness, place: int) -> None:
+    """The retry comes from a server in another zone, with another hash seed, or from code that rounds otherwise."""
+    first = asked(NOON, Decimal("1.50"), ["pear", "fig", "plum"])[place]
+    same = asked(SIX, 1.5, ["plum", "pear", "fig"])[place]
+    others = [asked(SIX.replace(minute=1), 2.5, ["plum"])[place], asked(SIX.replace(tzinfo=UTC), 2, ["fig"])[place]]
+    if "registered" in same:
+        same["registered"].reverse()
+    dispatched(workflow_harness, **first)
+
+    assert dispatched(workflow_harness, **same) == "w"
+    for other in others:
+        with pytest.raises(WorkflowConflict):
+            dispatched(workflow_harness, **other)
+
+
+def test_what_is_sent_keeps_the_notation_of_the_caller(workflow_harness: WorkflowHarness) -> None:
+    """A customer is greeted in his own time, and a price has both its digits."""
+    deps = Priced(at=FAR, price=Decimal("1.50"), tags=frozenset({"b", "a"}))
+    dispatched(workflow_harness, itinerary=[ActivitySpec("a", "x", deps=deps)], deadline=SIX)
+    message = message_in(workflow_harness.pending[0])
+
+    assert message.slip.itinerary[0].deps == {"at": "2099-06-02T00:00:00+12:00", "price": "1.50", "tags": ["a", "b"]}  # type: ignore[union-attr]
+    assert message.deadline is not None
+    assert message.deadline.utcoffset() == timedelta(hours=-6)
+
+
+@pytest.mark.parametrize(
+    ("first", "other"),
+    [
+        ({"prompt": "at 2099-06-01T12:00:00Z"}, {"prompt": "at 2099-06-01T13:00:00+01:00"}),
+        ({"prompt": "2099-06-01T12:00:00Z"}, {"prompt": "2099-06-01T13:00:00+01:00"}),
+        ({"deps": {"version": "1.10"}}, {"deps": {"version": "1.1"}}),
+        ({"deps": [1, 2]}, {"deps": [2, 1]}),
+        ({"deps": True}, {"deps": 1}),
+        ({"deps": {"at": "2099-06-01T12:00:00"}}, {"deps": {"at": "2099-06-01T12:00:00Z"}}),
+    ],
+)
+def test_what_only_looks_equal_is_a_conflict(
+    workflow_harness: WorkflowHarness, first: dict[str, Any], other: dict[str, Any]
+) -> None:
+    """Nobody gets the answer to another question."""
+    dispatched(workflow_harness, itinerary=[ActivitySpec("a", **{"prompt": "x", **first})])
+
+    with pytest.raises(WorkflowConflict):
+        dispatched(workflow_harness, itinerary=[ActivitySpec("a", **{"prompt": "x", **other})])
+
+
+def test_a_workflow_recorded_with_the_digest_of_its_text_is_found(workflow_harness: WorkflowHarness) -> None:
+    """A version before this one recorded it, or a process that has only the JSON of a price."""
+    text = {"at": "2099-06-01T13:00:00+01:00", "price": "1.50", "tags": ["a"]}
+    dispatched(workflow_harness, itinerary=[ActivitySpec("a", "x", deps=text)])
+    value = Priced.model_validate(text)
+
+    assert dispatched(workflow_harness, itinerary=[ActivitySpec("a", "x", deps=value)]) == "w"
+
+
+def test_a_step_that_was_changed_is_what_it_says(workflow_harness: WorkflowHarness) -> None:
+    """What its caller gave before does not count, and a copy by pickle counts as what it says."""
+    step = ActivitySpec("a", "x", deps=Priced(at=NOON, price=Decimal("1.50")))
+    changed = step.model_copy(update={"deps": {**step.deps, "price": "1.60"}})  # type: ignore[dict-item]
+    dispatched(workflow_harness, itinerary=[step])
+
+    assert pickle.loads(pickle.dumps(step)) == step == copy.deepcopy(step)
+    assert dispatched(workflow_harness, itinerary=[pickle.loads(pickle.dumps(step))]) == "w"
+    with pytest.raises(WorkflowConflict):
+        dispatched(workflow_harness, itinerary=[changed])
 
 
 def test_a_workflow_that_ended_is_not_sent_again(workflow_harness: WorkflowHarness) -> None:

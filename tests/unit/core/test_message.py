@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from paigeant_celery.core.errors import MessageError
 from paigeant_celery.core.jsonable import dumps
 from paigeant_celery.core.message import PaigeantMessage, content_digest, encode, parse, sha256
 from paigeant_celery.core.policy import StepPolicy
-from paigeant_celery.core.slip import ActivitySpec, ExecutedStep, FunctionSpec, RoutingSlip
+from paigeant_celery.core.slip import ActivitySpec, ExecutedStep, FunctionSpec, RoutingSlip, StepFields
 
 WIRE = Path(__file__).parents[2] / "data" / "wire"
 NOON = datetime(2026, 1, 2, 12, 0, tzinfo=UTC)
@@ -340,3 +341,31 @@ def test_the_digest_ignores_what_a_process_adds_that_has_the_agents_loaded() -> 
     )
 
     assert content_digest(loaded) == content_digest(first)
+
+
+class Both(StepFields):
+    """A step made of steps, as a later version may bring it."""
+
+    kind: str = "both"
+    steps: tuple[Any, ...] = ()
+
+    @property
+    def activity(self) -> str:
+        return "both"
+
+
+def test_the_digest_recurses_into_steps_that_hold_steps() -> None:
+    """What a process adds, and the notation of what a step is given, count no more inside a step than outside."""
+
+    def asked(at: datetime, words: set[str], **added: Any) -> str:
+        inner = FunctionSpec("f", {"at": at, "price": Decimal(len(words))}, **added)
+        step = Both(steps=(Both(steps=(inner, ActivitySpec("a", "x", deps=words, **added))),))
+        first = read(sample("first"))
+        slip = first.slip.model_copy(update={"itinerary": (step,)})
+        return content_digest(first.model_copy(update={"slip": slip}))
+
+    east = NOON.astimezone(timezone(timedelta(hours=2)))
+
+    assert asked(NOON, {"a", "b"}) == asked(east, {"b", "a"}, queue="slow", policy=StepPolicy(timeout=3))
+    assert asked(NOON, {"a", "b"}) != asked(NOON, {"a", "c"})
+    assert asked(NOON, {"a", "b"}) != asked(NOON.replace(hour=13), {"a", "b"})

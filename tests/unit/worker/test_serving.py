@@ -1,7 +1,9 @@
-"""What a worker serves, and what it says if that is nothing."""
+"""What a worker serves, and what it prints."""
 
 from __future__ import annotations
 
+import io
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
@@ -11,7 +13,7 @@ from celery import Celery
 from paigeant_celery import activity
 from paigeant_celery.broker.transport import CeleryTransport, transport_of
 from paigeant_celery.worker.selection import Selection
-from paigeant_celery.worker.serving import banner, is_to_serve, queues_of, served_activities
+from paigeant_celery.worker.serving import banner, is_to_serve, printable, queues_of, served_activities
 
 EVERYTHING = Selection()
 
@@ -97,3 +99,22 @@ def test_what_a_host_or_a_command_changes_later_counts(
     selection = Selection(None if chosen is None else frozenset(chosen), frozenset(excluded))
 
     assert selection.followed(added=frozenset("ab"), consumed=frozenset(consumed)) == expected
+
+
+@pytest.mark.parametrize(
+    ("encoding", "shown"), [("latin-1", r"größe \u2192"), ("ascii", r"gr\xf6\xdfe \u2192"), ("utf-8", "größe →")]
+)
+def test_a_banner_is_printed_whatever_the_terminal_can_show(
+    encoding: str, shown: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Queues and stores have the names that users gave them, and no name may keep a worker from starting."""
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding=encoding))
+
+    assert printable("größe →") == shown
+
+
+def test_a_banner_may_go_to_something_that_is_no_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Celery puts an object that logs in the place of the standard output."""
+    monkeypatch.setattr(sys, "stdout", object())
+
+    assert printable("größe →") == "größe →"

@@ -1,0 +1,488 @@
+"""Values as the JSON that crosses: JSON that the reader's type reads back equal, or a refusal before anything is sent.
+
+What pydantic writes is not always what the same type reads: names, classes, excluded fields and keys may be lost on
+the way. So each value is read back here, as a worker will read it, and compared with what was given.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import OrderedDict, defaultdict, deque
+from collections.abc import Iterator, Mapping
+from functools import lru_cache, partial
+from itertools import pairwise
+from types import MappingProxyType
+from typing import Any, Protocol, cast, runtime_checkable
+
+from pydantic import (
+    AliasChoices,
+    AliasPath,
+    BaseModel,
+    JsonValue,
+    PydanticUndefinedAnnotation,
+    PydanticUserError,
+    RootModel,
+    TypeAdapter,
+    ValidationError,
+)
+from pydantic_core import to_json
+
+from paigeant_celery.core.certainty import Certainty, certainty_of
+from paigeant_celery.core.errors import InvalidInput, NotSerializable
+from paigeant_celery.core.faults import first_fault
+from paigeant_celery.core.jsonable import dumps, holds_secret, json_of, to_jsonable
+from paigeant_celery.core.likeness import OTHER_KEYS, Difference, difference, field_info
+from paigeant_celery.core.notation import settled
+
+__all__ = ["NOTHING", "OWN", "Crossed", "Reader", "cross", "reader_of", "recordable", "refuse_lost"]
+
+OWN: Any = object()  # in the place of a type: each value is read by its own class, at any depth
+MAPPINGS = (dict, OrderedDict, defaultdict, MappingProxyType)
+SEQUENCES = (list, tuple, set, frozenset, deque)
+JSON_LEAVES = (str, int, float, bool, type(None))
+
+# Schemas of containers that take anything unless they say what: the part that says it.
+BARE = {
+    **dict.fromkeys(("list", "set", "frozenset", "generator"), "items_schema"),
+    "dict": "values_schema",
+}
+
+
+@runtime_checkable
+class Reader(Protocol):
+    """What reads JSON as one type and writes it; a `TypeAdapter` is one.
+
+    `around`, if it has that, is how many parts of an error's place stand for what is around the value.
+    """
+
+    def validate_json(self, data: str, /) -> Any: ...
+
+    def validate_python(self, value: Any, /, *, strict: bool | None = None) -> Any: ...
+
+    def dump_json(self, value: Any, /, *, round_trip: bool, by_alias: bool, warnings: bool) -> bytes: ...
+
+
+@dataclasses.dataclass(frozen=True, eq=False, slots=True)
+class Crossed:
+    """A value as the JSON that crosses, with what only this process knows of it.
+
+    `content` is the same in the notation of a digest. `value` is what was read back, if that is more than the JSON: a
+    copy, which changes to the given value do not reach. `read_by` is the type or the types that read it. All of these
+    are equal to each other, since two steps are equal if their JSON is. A copy by `pickle` or `deepcopy` is without the
+    value, which may be of a local class.
+    """
+
+    tree: JsonValue
+    content: JsonValue
+    value: object = OWN
+    read_by: object = OWN
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Crossed)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __reduce__(self) -> tuple[type[Crossed], tuple[JsonValue, JsonValue]]:
+        return Crossed, (self.tree, self.content)
+
+    def content_of(self, tree: JsonValue) -> JsonValue:
+        """Return the content of a step's JSON, which is `tree` itself if somebody changed it."""
+        return self.content if self.content is not self.tree and dumps(tree) == dumps(self.tree) else tree
+
+
+NOTHING = Crossed(None, None)  # what a step has that was read from a message
+
+
+class _Lost(Exception):
+    """A value does not come back from its JSON."""
+
+    def __init__(self, found: Difference) -> None:
+        super().__init__(found)
+        self.found = found
+
+
+def cross(value: object, *, path: str, reader: Any = OWN, readers: Mapping[str, Any] | None = None) -> Crossed:
+    """Return a value given by the caller as the JSON that crosses the queue.
+
+    `reader` is the type, or its `TypeAdapter`, that reads it on the worker. `readers` are those of the single parts of
+    a mapping, by name. Raises `InvalidInput` (`secret_without_encryption`, `invalid_text`, `invalid_<path>`) with the
+    path of the part that would not come back as it is.
+    """
+    if not _is_json(value) and holds_secret(value):
+        raise InvalidInput(
+            "secret_without_encryption",
+            path,
+            "a pydantic secret would travel as asterisks; leave it out and make it on the worker with `deps_factory`",
+        )
+    try:
+        return _crossed(value, reader, readers, reason=f"invalid_{path}")
+    except NotSerializable as error:
+        raise InvalidInput(error.reason, path, error.text) from None
+    except _Lost as lost:
+        raise InvalidInput(f"invalid_{path}", lost.found.path(path), lost.found.text) from None
+
+
+def recordable(output: object, *, declared: Any = OWN) -> JsonValue:
+    """Return a step's output as the JSON to record.
+
+    It is read back as the `declared` type if it is a value of it, else by its own class; so are parts about which the
+    declared type says nothing. Raises `NotSerializable` (`output_not_serializable`, `invalid_text`).
+    """
+    reason = "output_not_serializable"
+    if holds_secret(output):
+        text = "a pydantic secret would be recorded as asterisks; return only what may be recorded"
+        raise NotSerializable(reason, text)
+    reader = None if declared is OWN or _is_json(output) else _adapter(declared)
+    try:
+        if reader is None or not _is_value_of(output, reader):
+            return _crossed(output, OWN, None, reason=reason).tree
+        try:
+            return _crossed(output, reader, None, reason=reason).tree
+        except _Lost:
+            if not _says_any(reader.core_schema):
+                raise
+            return _crossed(output, OWN, None, reason=reason).tree
+    except _Lost as lost:
+        raise NotSerializable(reason, f"`{lost.found.path('output')}`: {lost.found.text}") from None
+
+
+def refuse_lost(
+    crossed: Crossed, read: object, *, path: str, reader: Any = OWN, readers: Mapping[str, Any] | None = None
+) -> None:
+    """Raise `InvalidInput` if what the worker's own type read of a value is not the value that was given.
+
+    `reader` and `readers` are those of `cross`, which did not know them.
+    """
+    if crossed.value is OWN or crossed.read_by is (reader if readers is None else readers):
+        return
+    value = crossed.value() if isinstance(crossed.value, partial) else crossed.value
+    if readers is None:
+        adapter = reader_of(reader)
+        found = _lost(value, read, adapter) if adapter is not None else None
+    else:
+        found = _lost_parts(cast("Mapping[str, Any]", value), cast("Mapping[str, Any]", read), readers)
+    if found is not None:
+        raise InvalidInput(f"invalid_{path}", found.path(path), found.text)
+
+
+def reader_of(type_: Any) -> Reader | None:
+    """Return what reads JSON as a type, or None if the type cannot be made from JSON."""
+    return type_ if isinstance(type_, Reader) and not isinstance(type_, type) else _adapter(type_)
+
+
+def _adapter(type_: Any) -> TypeAdapter[Any] | None:
+    kind: Any = type_ if isinstance(type_, type) else None
+    try:
+        # Only classes are kept: Python takes `int | str` and `str | int` for equal, which read differently.
+        return _class_adapter(kind) if kind is not None else TypeAdapter(type_)
+    except (PydanticUserError, PydanticUndefinedAnnotation, TypeError, NameError):
+        return None
+
+
+@lru_cache(maxsize=512)
+def _class_certainty(kind: type) -> Certainty | None:
+    adapter = _adapter(kind)
+    return certainty_of(adapter.core_schema) if adapter is not None else None
+
+
+@lru_cache(maxsize=512)
+def _class_adapter(kind: type) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
+def _crossed(value: object, reader: Any, readers: Mapping[str, Any] | None, *, reason: str) -> Crossed:
+    if _is_json(value):
+        tree = to_jsonable(value, reason=reason)
+        return Crossed(tree, tree)
+    read_by = reader if readers is None else readers
+    kind: Any = type(value)
+    if readers is None and _is_certain(value, kind if reader is OWN else reader):
+        tree = to_jsonable(value, reason=reason)
+        return Crossed(tree, tree, partial(_class_adapter(kind).validate_json, dumps(tree)), read_by)
+    written = _Written(reason)
+    try:
+        first: Any = to_jsonable(value, reason=reason)
+    except NotSerializable:
+        # A type may write what has no form of its own.
+        if readers is None and reader is OWN:
+            raise
+        first = OWN
+    try:
+        if readers is not None:
+            tree, read = written.named(cast("Mapping[str, Any]", value), first, readers)
+        else:
+            tree, read = written(value, first, reader_of(reader) if reader is not OWN else None)
+    except _Lost:
+        if first is OWN:
+            to_jsonable(value, reason=reason)  # why it has no form of its own says more
+        raise
+    wire, content = settled(value, tree)
+    return Crossed(wire, wire if dumps(content) == dumps(wire) else content, read, read_by)
+
+
+def _is_certain(value: object, reader: Any) -> bool:
+    """Say whether a value is one of those that a class is known to read back equal."""
+    known = getattr(reader, "certainty", None) if not isinstance(reader, type) else _class_certainty(reader)
+    return known is not None and known(value)
+
+
+class _Written:
+    """Writes values as JSON that is read back equal; raises `_Lost`."""
+
+    def __init__(self, reason: str) -> None:
+        self._reason = reason
+
+    def __call__(self, value: Any, first: Any, reader: Reader | None) -> tuple[JsonValue, Any]:
+        """Return JSON for `value` and what `reader`, or else its own class, reads of it.
+
+        `first` is its usual JSON, which is taken if it is read back, or OWN if it has none.
+        """
+        kind: Any = type(value)
+        if reader is not None:
+            certain = first is not OWN and _is_certain(value, reader)
+            return (first, value) if certain else self._read_back(value, first, reader)
+        if kind in JSON_LEAVES:
+            return cast("JsonValue", first), value
+        if first is not OWN and _is_certain(value, kind):
+            return first, _class_adapter(kind).validate_json(dumps(first))
+        if kind in MAPPINGS and isinstance(first, dict) and len(value) == len(first):
+            return self._mapping(value, first)
+        if kind in SEQUENCES and isinstance(first, list):
+            parts = [
+                self._below(index, part, branch, None)
+                for index, (part, branch) in enumerate(zip(value, first, strict=True))
+            ]
+            return [tree for tree, _ in parts], kind(read for _, read in parts)
+        reader = reader_of(_readable_class(value))
+        if reader is None:
+            text = f"`{kind.__name__}` cannot be made from JSON; pass what it has as JSON, or give its class a form"
+            raise _Lost(Difference(text))
+        return self._read_back(value, first, reader)
+
+    def named(
+        self, values: Mapping[str, Any], first: Any, readers: Mapping[str, Any]
+    ) -> tuple[JsonValue, dict[str, Any]]:
+        """Write the parts of a mapping, each with its own reader."""
+        trees: dict[str, JsonValue] = {}
+        read: dict[str, Any] = {}
+        for name, value in values.items():
+            if _is_json(value):
+                trees[name], read[name] = first[name] if first is not OWN else self._usual(value), value
+                continue
+            reader = reader_of(readers[name]) if name in readers else None
+            branch = first[name] if first is not OWN else self._usual(value, instead=OWN)
+            trees[name], read[name] = self._below(name, value, branch, reader)
+        return cast("JsonValue", trees), read
+
+    def _usual(self, value: object, **given: Any) -> Any:
+        try:
+            return to_jsonable(value, reason=self._reason)
+        except NotSerializable:
+            if "instead" in given:
+                return given["instead"]
+            raise
+
+    def _mapping(self, value: Mapping[Any, Any], first: dict[str, JsonValue]) -> tuple[JsonValue, Any]:
+        trees: dict[str, JsonValue] = {}
+        read: dict[Any, Any] = {}
+        for (key, part), (name, branch) in zip(value.items(), first.items(), strict=True):
+            if not isinstance(key, str) or key != name:
+                raise _Lost(Difference(OTHER_KEYS))
+            trees[name], read[key] = self._below(name, part, branch, None)
+        return cast("JsonValue", trees), read
+
+    def _below(self, part: str | int, value: Any, first: Any, reader: Reader | None) -> tuple[JsonValue, Any]:
+        try:
+            return self(value, first, reader)
+        except _Lost as lost:
+            raise _Lost(lost.found.below(part)) from None
+
+    def _read_back(self, value: Any, first: Any, reader: Reader) -> tuple[JsonValue, Any]:
+        """Return the first form of `value` that is read back equal."""
+        unread: Difference | None = None
+        lost: Difference | None = None
+        for tree in self._forms(value, first, reader):
+            try:
+                read = reader.validate_json(dumps(tree))
+            except ValidationError as error:
+                unread = _unread(error, around=getattr(reader, "around", 0))
+                continue
+            except Exception as error:  # noqa: BLE001 - a validator is somebody else's code
+                unread = Difference(f"a validator raised {type(error).__name__} on what is written for it")
+                continue
+            found = _lost(value, read, reader)
+            if found is None:
+                return tree, read
+            lost = lost or found
+        raise _Lost(lost or unread or Difference("has no JSON form that its type reads"))
+
+    def _forms(self, value: Any, first: Any, reader: Reader) -> Iterator[JsonValue]:
+        """Yield the forms that JSON of `value` may have, beginning with the usual one."""
+        if first is not OWN:
+            yield first
+            if self._usual(value, instead=OWN) != first:
+                return  # an iterator in it can be read only once
+        # Without computed fields, and with `Json` fields written as the text that they are read from.
+        for by_alias in (True, False):
+            for tree in self._round_trips(value, reader, by_alias=by_alias):
+                yield tree if by_alias else renamed(value, tree)
+
+    def _round_trips(self, value: Any, reader: Reader, *, by_alias: bool) -> Iterator[JsonValue]:
+        def by_type() -> bytes:
+            return reader.dump_json(value, round_trip=True, by_alias=by_alias, warnings=False)
+
+        def by_value() -> bytes:
+            return to_json(value, round_trip=True, by_alias=by_alias, inf_nan_mode="constants")
+
+        for write in (by_type, by_value):
+            try:
+                yield json_of(write, value, reason=self._reason)
+            except Exception:  # noqa: BLE001, S112 - a serializer is somebody else's code, and other forms are left
+                continue
+
+
+def renamed(value: Any, tree: JsonValue) -> JsonValue:
+    """Return JSON written by the names of fields with the names that the types of `value` read by default."""
+    if isinstance(value, RootModel):
+        return renamed(value.root, tree)
+    if isinstance(value, BaseModel) and isinstance(tree, dict):
+        parts = {name: vars(value).get(name) for name in type(value).model_fields} | (value.model_extra or {})
+        return _renamed_fields(type(value), parts, tree)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type) and isinstance(tree, dict):
+        fields = dataclasses.fields(value)
+        computed = {found.name for found in fields if not found.init}
+        parts = {found.name: getattr(value, found.name, None) for found in fields}
+        return _renamed_fields(type(value), parts, {name: part for name, part in tree.items() if name not in computed})
+    if isinstance(value, Mapping) and isinstance(tree, dict) and len(value) == len(tree):
+        pairs = zip(value.values(), tree.items(), strict=True)
+        return {name: renamed(part, branch) for part, (name, branch) in pairs}
+    if isinstance(value, SEQUENCES) and isinstance(tree, list) and len(value) == len(tree):
+        return [renamed(part, branch) for part, branch in zip(value, tree, strict=True)]
+    return tree
+
+
+def _renamed_fields(kind: type, parts: Mapping[str, Any], tree: dict[str, JsonValue]) -> JsonValue:
+    found: dict[str, JsonValue] = {}
+    for name, branch in tree.items():
+        _put(found, _read_name(kind, name), renamed(parts.get(name), branch))
+    return found
+
+
+def _read_name(kind: type, name: str) -> list[str | int]:
+    """Return the way to a field in the JSON that its class reads: its alias for validation, or its name."""
+    info = field_info(kind, name)
+    config: Any = getattr(kind, "model_config", None) or getattr(kind, "__pydantic_config__", None) or {}
+    if info is None or config.get("validate_by_alias") is False:
+        return [name]
+    alias = info.validation_alias
+    if isinstance(alias, AliasChoices):
+        alias = next((choice for choice in alias.choices if isinstance(choice, str)), alias.choices[0])
+    if isinstance(alias, AliasPath):
+        return list(alias.path)
+    return [alias if isinstance(alias, str) else name]
+
+
+def _put(tree: Any, way: list[str | int], value: JsonValue) -> None:
+    """Put a value into nested JSON, making the objects and lists on the way to it."""
+    for part, following in pairwise(way):
+        tree = _at(tree, part, [] if isinstance(following, int) else {})
+    _at(tree, way[-1], value)
+    if isinstance(tree, (dict, list)):
+        tree[way[-1]] = value  # type: ignore[index]
+
+
+def _at(tree: Any, part: str | int, missing: JsonValue) -> Any:
+    if isinstance(tree, list) and isinstance(part, int) and part >= 0:
+        tree.extend([None] * (part + 1 - len(tree)))
+        tree[part] = missing if tree[part] is None else tree[part]
+        return tree[part]
+    return tree.setdefault(part, missing) if isinstance(tree, dict) else None
+
+
+def _lost(value: Any, read: Any, reader: Reader) -> Difference | None:
+    """Return what of `value` is not in what was read of its JSON, or None.
+
+    A type may convert what it is given, such as a mapping to a model or a tuple to a list. So if another class came
+    back, it is compared with what the type makes of the value itself.
+    """
+    found = difference(value, read)
+    if found is None or not found.converted:
+        return found
+    try:
+        wanted = reader.validate_python(value)
+    except Exception:  # noqa: BLE001 - it takes only JSON, or is somebody else's code
+        return found if difference(value, read, loosely=True) is not None else None
+    return found if difference(wanted, read) is not None else None
+
+
+def _lost_parts(given: Mapping[str, Any], read: Mapping[str, Any], readers: Mapping[str, Any]) -> Difference | None:
+    for name in given.keys() & read.keys() & readers.keys():
+        if not _is_json(given[name]) and (found := _lost(given[name], read[name], readers[name])) is not None:
+            return found.below(name)
+    return None
+
+
+def _unread(error: ValidationError, *, around: int) -> Difference:
+    place, kind, text = first_fault(error)
+    place = place[around:]
+    if place[-1:] == ("[key]",):
+        return Difference(OTHER_KEYS, place[:-2])
+    remedy = {
+        "missing": "give the field one `alias` for writing and reading, or a default if it is not written",
+        "extra_forbidden": "let its class take what it writes",
+        "float_type": "a number that is not finite is written as null: leave it out, or set `ser_json_inf_nan`",
+    }.get(kind, "let its validators take what its serializers write")
+    return Difference(f"its own type does not read what is written for it ({text}); {remedy}", place)
+
+
+def _readable_class(value: object) -> type:
+    """Return the class that reads a value: its own, or the nearest base that pydantic can make from JSON."""
+    kinds = type(value).__mro__[:-1]
+    return next((kind for kind in kinds if reader_of(kind) is not None), kinds[0])
+
+
+def _is_json(value: object) -> bool:
+    """Say whether a value is JSON as it stands, which every type reads as it does when it comes from elsewhere."""
+    stack, seen = [value], set[int]()
+    while stack:
+        node = stack.pop()
+        kind = type(node)
+        if kind in JSON_LEAVES or id(node) in seen:
+            continue
+        seen.add(id(node))
+        if kind is dict and all(type(key) is str for key in cast("dict[Any, Any]", node)):
+            stack.extend(cast("dict[Any, Any]", node).values())
+        elif kind is list:
+            stack.extend(cast("list[Any]", node))
+        else:
+            return False
+    return True
+
+
+def _is_value_of(value: object, reader: TypeAdapter[Any]) -> bool:
+    """Say whether a value is one of a type that says something about it.
+
+    `Any` and `BaseModel` do not, and what was read of an iterator is none any more.
+    """
+    if reader.core_schema["type"] in {"any", "generator"} or reader.core_schema.get("cls") is BaseModel:
+        return False
+    try:
+        reader.validate_python(value, strict=True)
+    except Exception:  # noqa: BLE001 - a validator is somebody else's code
+        return False
+    return True
+
+
+def _says_any(schema: Any) -> bool:
+    """Say whether some part of a type may be anything."""
+    stack = [schema]
+    while stack:
+        node = stack.pop()
+        if isinstance(node, Mapping):
+            if node.get("type") == "any" or BARE.get(node.get("type", ""), "") not in {"", *node}:
+                return True
+            if node.get("type") not in {"model", "dataclass", "definition-ref"}:
+                stack.extend(part for name, part in node.items() if name not in {"metadata", "serialization"})
+        elif isinstance(node, (list, tuple)):
+            stack.extend(node)
+    return False
