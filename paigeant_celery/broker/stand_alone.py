@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from importlib.util import find_spec
+from types import ModuleType
 from typing import Any, Literal
 
 from celery import Celery
+from celery.app.defaults import _TO_NEW_KEY, SETTING_KEYS
 
 from paigeant_celery.core.errors import ConfigurationError
 
@@ -19,11 +21,7 @@ LOCAL_REDIS = "redis://localhost:6379/0"
 CONFIG_MODULE = "celeryconfig"
 CONFIG_VARIABLE = "CELERY_CONFIG_MODULE"  # Celery's own, which `celery --config` sets
 HOLD_A_STORE = ("redis://", "rediss://")
-# The settings that name a worker's queues, as Celery writes them now, as it used to, and as Django does.
-NAME_QUEUES = (
-    *("task_queues", "CELERY_QUEUES", "CELERY_TASK_QUEUES"),
-    *("task_default_queue", "CELERY_DEFAULT_QUEUE", "CELERY_TASK_DEFAULT_QUEUE"),
-)
+NAME_QUEUES = {"task_queues", "task_default_queue"}
 
 
 class StandAloneApp(Celery):  # type: ignore[misc]  # Celery ships no types
@@ -35,22 +33,12 @@ class StandAloneApp(Celery):  # type: ignore[misc]  # Celery ships no types
     """
 
     def __init__(self) -> None:
-        super().__init__("paigeant_celery", namespace="CELERY")
-        self._beneath: dict[str, object] = {}
-        self.on_after_configure.connect(self._put_defaults_beneath, weak=False)
+        super().__init__("paigeant_celery")
         module = os.environ.get(CONFIG_VARIABLE) or (CONFIG_MODULE if find_spec(CONFIG_MODULE) else None)
-        if module is not None:
-            self._read(module)
-        self.conf.finalize()
-
-    def _read(self, module: str) -> None:
-        """Read the module now. Celery would do it later, and hide some errors and rename others."""
-        self.config_from_object(module)
-        try:
-            self.loader.config_from_object(module)
-        except Exception as error:
-            text = f"`{module}` cannot be loaded: {type(error).__name__}; correct the module"
-            raise ConfigurationError([text]) from error
+        self._given = self._read(module) if module is not None else {}
+        self.config_from_object(self._given)
+        self._by_default = {name: value for name, value in _defaults(self.conf).items() if name not in self._given}
+        self.conf.update(self._by_default)
 
     @property
     def consume_by_default(self) -> Literal["also", "only"]:
@@ -58,22 +46,23 @@ class StandAloneApp(Celery):  # type: ignore[misc]  # Celery ships no types
 
         A user who names queues means them to be consumed.
         """
-        layers = self.conf.maps[:-2]  # without our defaults and Celery's
-        return "also" if any(name in layer for layer in layers for name in NAME_QUEUES) else "only"
+        return "also" if NAME_QUEUES & self._given.keys() else "only"
 
     @property
     def redis_by_default(self) -> bool:
         """Whether its broker is this machine's Redis only because nobody has named another one."""
-        return "broker_url" in self._beneath and not os.environ.get(REDIS_VARIABLE)
+        return "broker_url" in self._by_default and not os.environ.get(REDIS_VARIABLE)
 
-    def _put_defaults_beneath(self, source: Any, **_: object) -> None:
-        """Insert our defaults between what the user has set and Celery's own defaults.
-
-        `Celery.add_defaults` would put them above the user's.
-        """
-        self._beneath = _defaults(source)
-        source.maps.insert(-1, self._beneath)
-        source.defaults.insert(-1, self._beneath)
+    def _read(self, module: str) -> dict[str, object]:
+        """Return the settings of a module by their present names. Celery would hide some errors and rename others."""
+        try:
+            self.loader.config_from_object(module)
+        except Exception as error:
+            text = f"`{module}` cannot be loaded: {type(error).__name__}; correct the module"
+            raise ConfigurationError([text]) from error
+        found = {name: value for name, value in self.loader.conf.items() if not isinstance(value, ModuleType)}
+        # Names in lower case last: they count if somebody has kept the old one beside it.
+        return {_present_name(name): found[name] for name in sorted(found)}
 
 
 def default_redis_url() -> str:
@@ -89,7 +78,10 @@ def only_broker(conf: Any) -> str | None:
 
 
 def _defaults(conf: Any) -> dict[str, object]:
-    """Return what stands beneath `conf`, which may say what else makes sense."""
+    """Return what stands beneath `conf`, which says what makes sense.
+
+    `Celery.add_defaults` would put it above the user's values.
+    """
     found: dict[str, object] = {
         "broker_connection_retry_on_startup": True,
         "worker_prefetch_multiplier": 1,
@@ -104,3 +96,11 @@ def _defaults(conf: Any) -> dict[str, object]:
     if broker is not None and broker.startswith(HOLD_A_STORE):
         found["paigeant_store_url"] = "broker"
     return found
+
+
+def _present_name(name: str) -> str:
+    """Return what Celery calls a setting now that is written as it used to be, or in a namespace, as Django does."""
+    plain = name.lower().removeprefix("celery_")
+    if plain in SETTING_KEYS or plain.startswith("paigeant_"):
+        return plain
+    return str(_TO_NEW_KEY.get(name, name))

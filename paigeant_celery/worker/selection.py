@@ -12,8 +12,9 @@ from celery.utils.text import str_to_list
 
 __all__ = ["NO_SELECTION", "Selection", "selection_of"]
 
-# Celery forgets `-X` once it is applied, and queues that are added later are not checked against it.
-_excluded: weakref.WeakKeyDictionary[Any, frozenset[str]] = weakref.WeakKeyDictionary()
+# What a worker was told on its command line, by its instance. Celery forgets it once it is applied, and queues that are
+# added later are not checked against it.
+_told: weakref.WeakKeyDictionary[Any, Mapping[str, Any]] = weakref.WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -36,14 +37,15 @@ NO_SELECTION = Selection()
 
 def selection_of(worker: Any) -> Selection:
     """Return what a Celery worker was told."""
-    queues = worker.app.amqp.queues
-    chosen = None if queues._consume_from is None else frozenset(queues.consume_from)
-    return Selection(chosen, _excluded.get(worker, frozenset()))
+    queues, told = worker.app.amqp.queues, _told.get(worker, {})
+    excluded = frozenset(str_to_list(told.get("exclude_queues")) or ())
+    # Before Celery 5.7, `-X` alone looks as if the other queues had been chosen.
+    unchosen = queues._consume_from is None or (excluded and not told.get("queues"))
+    return Selection(None if unchosen else frozenset(queues.consume_from), excluded)
 
 
 def _remember(instance: Any = None, options: Mapping[str, Any] | None = None, **_: object) -> None:
-    """Keep what `-X` says."""
-    _excluded[instance] = frozenset(str_to_list((options or {}).get("exclude_queues")) or ())
+    _told[instance] = dict(options or {})
 
 
 celeryd_init.connect(_remember)

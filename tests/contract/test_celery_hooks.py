@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from celery import Celery
+from celery.app.defaults import _TO_NEW_KEY, SETTING_KEYS
 from celery.apps.worker import Worker
 from celery.worker.consumer import Consumer
 from celery.worker.consumer.consumer import Evloop
@@ -71,25 +72,22 @@ def test_an_app_tells_whether_its_worker_was_given_queues() -> None:
     """`-Q` and `-X` become these calls; without the first the attribute is None."""
     with Celery("shop", set_as_current=False) as app:
         queues = app.amqp.queues
-        before = (queues._consume_from, set(queues.consume_from))
+        before = queues._consume_from
         queues.deselect(["celery"])
-        excluded = (queues._consume_from, set(queues.consume_from))
+        excluded = set(queues.consume_from)
         queues.select(["mail"])
 
-    assert (before, excluded) == ((None, {"celery"}), (None, set()))
+    assert (before, excluded) == (None, set())
     assert set(queues._consume_from) == set(queues.consume_from) == {"mail"}
     assert "options=kwargs" in inspect.getsource(Worker.on_before_init)
 
 
-def test_an_app_looks_through_the_layers_of_its_configuration_in_their_order() -> None:
-    """Ours is put in front of the last one, which is Celery's."""
-    with Celery("shop", set_as_current=False, namespace="CELERY") as app:
-        app.conf.finalize()
-        app.conf.maps.insert(-1, {"worker_prefetch_multiplier": 7, "task_acks_late": True})
-        app.conf.update(CELERYD_PREFETCH_MULTIPLIER=8)
+def test_celery_knows_the_present_names_of_its_old_settings() -> None:
+    """The stand-alone app reads files in which both are mixed."""
+    old = {"BROKER_URL": "broker_url", "CELERYD_CONCURRENCY": "worker_concurrency", "CELERY_QUEUES": "task_queues"}
 
-        assert (app.conf.worker_prefetch_multiplier, app.conf.task_acks_late) == (8, True)
-        assert app.conf.maps[-1]["worker_prefetch_multiplier"] == 4
+    assert {name: _TO_NEW_KEY[name] for name in old} == old
+    assert set(_TO_NEW_KEY.values()) <= SETTING_KEYS
 
 
 def test_the_redis_channel_reads_items_in_the_method_that_is_wrapped() -> None:
