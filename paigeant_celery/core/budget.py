@@ -13,7 +13,9 @@ from paigeant_celery.core.errors import InvalidInput
 from paigeant_celery.core.faults import first_fault
 from paigeant_celery.core.slip import MAX_COST, Cost, ExecutedStep, WireModel
 
-__all__ = ["Usage", "WorkflowLimits", "reported_cost", "used_by"]
+__all__ = ["Usage", "WorkflowLimits", "reported_cost", "reported_count", "used_by"]
+
+MAX_COUNT = 2**63 - 1  # of tokens or calls; readers of JSON may know no larger number
 
 # The default context rounds to 28 digits and cannot hold numbers as small as a message may.
 EXACT = Context(prec=MAX_PREC, Emin=MIN_EMIN, Emax=MAX_EMAX)
@@ -150,6 +152,11 @@ def used_by(steps: Iterable[ExecutedStep]) -> Usage:
 def reported_cost(cost: Decimal | None) -> Decimal | None:
     """Return the cost that a model reported, or None if it is not a valid one: a wrong price must not lose a step."""
     return cost if cost is not None and cost.is_finite() and 0 <= cost <= MAX_COST else None
+
+
+def reported_count(count: object) -> int:
+    """Return a count that a model reported, or 0 if it is not a valid one: a wrong count must not lose a step."""
+    return count if isinstance(count, int) and 0 <= count <= MAX_COUNT else 0
 
 
 def _fields_of(limits: object) -> dict[str, Any]:

@@ -28,6 +28,7 @@ __all__ = [
     "NotRecorded",
     "NotSerializable",
     "PaigeantError",
+    "Paused",
     "RemoteTraceback",
     "ReplayedError",
     "StoreCorrupt",
@@ -160,10 +161,10 @@ class DuplicateActivity(UsageError):
         self.name, self.first, self.second = name, first, second
 
     def __str__(self) -> str:
-        return (
-            f"two activities are named {self.name!r}: one made at {self.first}, another at {self.second}; "
-            "give one of them another `name=`"
-        )
+        places = f"one made at {self.first}, another at {self.second}"
+        if self.first == self.second:
+            places = f"both made at {self.first}"
+        return f"two activities are named {self.name!r}: {places}; give one of them another `name=`"
 
 
 class ConfigurationError(UsageError):
@@ -221,6 +222,17 @@ class WaitInsideStep(UsageError):
 
 class NotSerializable(UsageError):
     """A value that must cross a queue is not JSON."""
+
+    def __init__(self, reason: str, text: str) -> None:
+        super().__init__(reason, text)
+        self.reason, self.text = reason, text
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.text}"
+
+
+class Paused(PaigeantError):
+    """What a step returned is no result: its run waits for something. `reason` is a fixed code."""
 
     def __init__(self, reason: str, text: str) -> None:
         super().__init__(reason, text)

@@ -118,7 +118,7 @@ class TimedOut:
 
 @dataclass(frozen=True, kw_only=True)
 class Unsendable:
-    """The step ran, but what it gave cannot be recorded: it is not JSON, or it is too large."""
+    """The step ran, but what it gave cannot be recorded: it is not JSON, too large, or no result but a pause."""
 
     place: str
     reason: str

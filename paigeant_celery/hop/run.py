@@ -14,10 +14,11 @@ from datetime import datetime, timedelta
 from pydantic import JsonValue
 
 from paigeant_celery.activities.context import ReadOutput, entered, open_context
+from paigeant_celery.activities.pauses import pause_of
 from paigeant_celery.activities.port import Activity, StepLimits
 from paigeant_celery.broker.tracing import attached_trace
 from paigeant_celery.core.causes import Cause, cause_of, text_of
-from paigeant_celery.core.errors import NonDeterminismError, NotSerializable, TransientError
+from paigeant_celery.core.errors import NonDeterminismError, NotSerializable, Paused, TransientError
 from paigeant_celery.core.flow import Completed, Diverged, Event, Failed, TimedOut, Unsendable
 from paigeant_celery.core.message import PaigeantMessage
 from paigeant_celery.core.patience import patience
@@ -119,14 +120,15 @@ class StepRunner:
                     ended_at=hop.now(),
                 ),
             )
-        except NotSerializable as error:
-            event = Unsendable(place=hop.message.place, reason=error.reason, text=error.text)
-            return Outcome(event=event, at=hop.now(), cause=cause_of(error))
+        except (NotSerializable, Paused) as error:
+            return _unsendable(hop, error, cause_of(error))
         except asyncio.CancelledError:
             raise
         except BaseException as error:  # noqa: BLE001 - SystemExit and MemoryError of a step must not end a worker
             if limit.expired():
                 return timed_out(hop, cause_of(error))  # with the frames that the step had reached
+            if (pause := pause_of(error)) is not None:
+                return _unsendable(hop, pause, cause_of(error))
             return _failed(hop, error, text_of(error))
 
     def _reader(self, message: PaigeantMessage) -> ReadOutput:
@@ -155,8 +157,7 @@ class StepRunner:
         try:
             output = self._outputs.kept(result.output)
         except NotSerializable as error:
-            event = Unsendable(place=hop.message.place, reason=error.reason, text=error.text)
-            return Outcome(event=event, at=hop.now(), ended=ended)
+            return replace(_unsendable(hop, error, cause_of(error)), ended=ended)
         completed = Completed(
             place=hop.message.place,
             attempt=ended.attempt,
@@ -184,6 +185,11 @@ def _resumed(journal: HopJournal | None) -> tuple[Mapping[str, str], ...]:
 def timed_out(hop: Opened, cause: Cause | None = None) -> Outcome:
     """Return the outcome of a hop that did not end in time; `cause` says what it was doing."""
     event = TimedOut(place=hop.message.place, timeout=hop.timeout, attempt=_attempt(hop, TimeoutError()))
+    return Outcome(event=event, at=hop.now(), cause=cause)
+
+
+def _unsendable(hop: Opened, error: NotSerializable | Paused, cause: Cause) -> Outcome:
+    event = Unsendable(place=hop.message.place, reason=error.reason, text=error.text)
     return Outcome(event=event, at=hop.now(), cause=cause)
 
 

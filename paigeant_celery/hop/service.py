@@ -133,7 +133,7 @@ class HopService:
                 "delivery dropped: %s", answer.reason,
                 extra={"action": "delivery_dropped", "hop": arrival.hop_id, "reason": answer.reason},
             )  # fmt: skip
-            return Drop(reason=answer.reason)
+            return self._effects.dropped(arrival.hop_id, answer)
         timeout = policy.timeout or self._settings.step_timeout
         if message.deadline is not None:
             timeout = min(timeout, max(0.001, (message.deadline - answer.now).total_seconds()))

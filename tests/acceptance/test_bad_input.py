@@ -909,7 +909,7 @@ ROWS: dict[int, tuple[str, ...]] = {
     29: (f"{HERE}::test_agents_that_insert_each_other_without_end_are_parked",),
     30: (f"{HERE}::test_an_edit_that_is_not_allowed_is_refused_whole_and_the_workflow_goes_on",),
     31: (
-        f"{WORKFLOWS}::test_an_output_that_cannot_be_kept_fails_the_step",
+        f"{WORKFLOWS}::test_an_output_that_cannot_be_recorded_parks_the_step",
         f"{WORKFLOWS}::test_a_large_output_reaches_the_other_worker_by_reference",
     ),
     32: ("REFUSALS 5",),

@@ -338,12 +338,13 @@ def test_an_error_that_would_end_a_process_fails_the_workflow_alone(
         (FunctionSpec("too_large", {"characters": 17 * 1024 * 1024}), "output_too_large"),
     ],
 )
-def test_an_output_that_cannot_be_kept_fails_the_step(
+def test_an_output_that_cannot_be_recorded_parks_the_step(
     transport: CeleryTransport, step: FunctionSpec, reason: str
 ) -> None:
-    """An output must be JSON of a bounded size, or a later step could not use it."""
+    """An output must be JSON of a bounded size, or a later step could not use it; the work is not thrown away."""
     error = failure(transport, step)
 
+    assert isinstance(error, WorkflowParked)
     assert error.error_class == reason
     assert prompt_result(dispatch(transport, ActivitySpec("review", "next"))).output == "review(next|)"
 

@@ -46,6 +46,7 @@ FASTAPI_VIEWS = "# web.py"
 DJANGO_VIEW = "# views.py"
 HARNESS_TEST = "workflow_harness"
 IDEMPOTENT_TOOL = "cashier = "
+HANDLED_PAUSE = "janitor = "
 DESK = "# desk.py"
 DESK_STEPS = "from desk import"
 TEAM = "# team.py"
@@ -63,6 +64,7 @@ RUN_BELOW = (
     DJANGO_VIEW,
     HARNESS_TEST,
     IDEMPOTENT_TOOL,
+    HANDLED_PAUSE,
     DESK,
     DESK_STEPS,
     TEAM,
@@ -459,6 +461,19 @@ print(asyncio.run(WorkflowHarness().run([cashier.activity("Refund it.")])).outpu
     printed = run_script(block(IDEMPOTENT_TOOL) + served, cwd=tmp_path)
 
     assert re.search(r"order 0: 0 cents, [0-9a-f-]{36}", printed)
+
+
+def test_the_agent_with_the_handler_that_is_shown_ends_with_an_answer(tmp_path: Path) -> None:
+    """The test model calls the tool, which needs an approval, and the handler refuses it."""
+    served = """
+import asyncio
+from paigeant_celery.testing import WorkflowHarness
+print(asyncio.run(WorkflowHarness().run([janitor.activity("Clean up.")])).output)
+"""
+
+    printed = run_script(block(HANDLED_PAUSE) + served, cwd=tmp_path)
+
+    assert "The tool call was denied." in printed
 
 
 def test_the_agent_and_the_function_that_are_shown_run_as_the_steps_that_are_shown(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from tests.support.processes import Deployment, deployment, eventually
 
 WITHIN = 20.0
 
-ACTIVITIES = ("draft", "flaky", "late")
+ACTIVITIES = ("draft", "flaky", "late", "too_large")
 
 
 @pytest.fixture(
@@ -103,6 +103,17 @@ def test_a_step_that_fails_to_the_last_is_set_aside_and_completes_when_it_is_red
     ran(made, f"{workflow}.1")
     assert letters.list() == []
     assert not letters.redrive(letter.letter_id)
+
+
+def test_an_output_that_cannot_be_sent_on_leaves_a_letter_with_its_step(made: Deployment, letters: DeadLetters) -> None:
+    """Nothing keeps the output, but the step is not lost: it runs again when somebody has raised the limit."""
+    workflow = dispatch(made, FunctionSpec("too_large", {"characters": 17 * 2**20}), ActivitySpec("draft", "then"))
+
+    for _ in range(2):
+        (letter,) = eventually(letters.list, within=WITHIN)
+        assert (letter.reason, letter.hop_id) == ("output_too_large", f"{workflow}.0")
+        assert letters.redrive(letter.letter_id)
+    eventually(letters.list, within=WITHIN)
 
 
 def test_what_cannot_be_run_is_a_letter_and_the_worker_goes_on(made: Deployment, letters: DeadLetters) -> None:

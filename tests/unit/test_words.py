@@ -38,6 +38,7 @@ class Argument:
 # Where reason codes originate. Those of a failure are among names of classes, which are not words of ours.
 REASONS = [
     *(Argument(of, "reason", 0) for of in ("MessageError", "InvalidInput", "EmptyItinerary", "NotSerializable")),
+    Argument("Paused", "reason", 0),
     *(Argument(of, "error_class") for of in ("Failure", "Failed")),
     Argument("PydanticCustomError", "error_type", 0),
 ]

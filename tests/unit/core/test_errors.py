@@ -32,6 +32,7 @@ from paigeant_celery.core.errors import (
     NotSerializable,
     NoWorkflow,
     PaigeantError,
+    Paused,
     RemoteTraceback,
     ReplayedError,
     StoreCorrupt,
@@ -71,6 +72,7 @@ SAMPLES = [
     NoWorkflow(),
     WaitInsideStep("critic", "w"),
     NotSerializable("output_not_serializable", "a Pool has no JSON form"),
+    Paused("tools_deferred", "the run asks for approval of 'delete'"),
     IllegalEvent("Completed", "3", "the workflow stands at place '4'"),
     MessageError("malformed"),
     MessageError("unknown_field", "slip.x", "this version does not know the field"),
@@ -99,7 +101,7 @@ MESSAGE = {MessageError}
 TRANSIENT = {TransientError, Unreachable, NotPublished, NotRecorded, WorkerEnded}
 OTHERS = {
     PaigeantError, StoreCorrupt, IllegalEvent, HopFailed, WorkflowFailed, WorkflowParked, WorkflowCancelled, HopLost,
-    NonDeterminismError, ReplayedError, RemoteTraceback, WorkflowError,
+    NonDeterminismError, Paused, ReplayedError, RemoteTraceback, WorkflowError,
 }  # fmt: skip
 
 

@@ -32,6 +32,11 @@ TOO_SMALL = {
 
 
 @pytest.fixture
+def line() -> Line:
+    return Line()
+
+
+@pytest.fixture
 def runs() -> list[str]:
     return []
 
@@ -76,6 +81,33 @@ def test_a_raised_limit_and_a_redrive_go_on_without_another_run(
 
     assert runs == ["long"]
     assert reread(line.given[-1].envelope).slip.executed[0].output == "x" * 4000
+
+
+@pytest.mark.parametrize(("steps", "characters"), [(40, 30_000), pytest.param(256, 5_000, marks=pytest.mark.proof)])
+def test_a_long_workflow_that_outgrows_its_envelope_goes_on_where_it_stood(
+    line: Line, make_message: MakeMessage, runs: list[str], steps: int, characters: int
+) -> None:
+    """Every output so far travels with it; none of the steps before is made again, nor the one that did not fit."""
+
+    @activity
+    def page(number: int) -> str:
+        runs.append(str(number))
+        return "x" * characters
+
+    arrival = line.start(make_message(*(page.activity(n) for n in range(steps))))
+    while getattr(line.serve(arrival), "outcome", None) == "completed":
+        arrival = line.arrival()
+    assert line.failure()[2] == "too_large"
+    parked = int(line.record().hop_id.partition(".")[2])
+    assert len(runs) == parked + 1 < steps
+
+    line.settings = Settings(max_message_size=4 * 2**20)
+    assert redrive(line, arrival) == "completed"
+    while getattr(line.serve(line.arrival()), "outcome", None) == "completed":
+        pass
+
+    assert line.record().state == "completed"
+    assert runs == [str(n) for n in range(steps)]
 
 
 def test_discarding_the_journal_discards_what_was_kept(
@@ -210,11 +242,6 @@ def test_a_step_that_is_parked_for_its_own_error_keeps_nothing(line: Line, make_
 
     assert line.failure()[:3] == ("parked", "failing", "ConnectionError")
     assert line.store.journal("w-1.0") == {}
-
-
-@pytest.fixture
-def line() -> Line:
-    return Line()
 
 
 # How it is kept.

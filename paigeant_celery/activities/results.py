@@ -1,0 +1,71 @@
+"""What a step returned, as the result that is recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any
+
+from pydantic import JsonValue
+from pydantic_core import PydanticSerializationError, to_jsonable_python
+
+from paigeant_celery.activities.pauses import pause_in
+from paigeant_celery.activities.port import ActivityResult
+from paigeant_celery.core.crossing import OWN, recordable
+from paigeant_celery.core.errors import NotSerializable, Paused
+from paigeant_celery.core.slip import Step
+
+__all__ = ["result_of"]
+
+
+def result_of(
+    output: object,
+    *,
+    declared: Any = OWN,
+    usage: Mapping[str, int] | None = None,
+    cost: Decimal | None = None,
+    inserted: tuple[Step, ...] = (),
+    notes: tuple[Mapping[str, str], ...] = (),
+) -> ActivityResult:
+    """Return the result of a step that returned `output`, which the `declared` type is to read back.
+
+    Lone surrogates, which models may write, are replaced, and an event says so. Raises `Paused` if the output is no
+    result, and `NotSerializable` (`output_not_serializable`) if it has no JSON form that is read back equal.
+    """
+    try:
+        tree = _recordable(output, declared)
+    except NotSerializable as error:
+        if error.reason != "invalid_text":
+            raise
+        tree = _recordable(_mended(output), declared)
+        notes = (*notes, {"type": "text_replaced"})
+    return ActivityResult(output=tree, usage=usage or {}, cost=cost, inserted=inserted, notes=notes)
+
+
+def _recordable(output: object, declared: Any) -> JsonValue:
+    try:
+        if (pause := pause_in(output)) is not None:
+            raise pause
+        return recordable(output, declared=declared)
+    except (NotSerializable, Paused):
+        raise
+    except Exception as error:
+        # Serializers and containers may be the user's. The step ended well, so this is not a failure of it.
+        text = f"writing a {type(output).__name__} as JSON raised {type(error).__name__}"
+        raise NotSerializable("output_not_serializable", text) from error
+
+
+def _mended(value: object) -> object:
+    """Return a value as JSON in which U+FFFD stands for each lone surrogate; text may hold one, but UTF-8 cannot."""
+    if isinstance(value, str):
+        return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    if isinstance(value, dict):
+        return {_mended(key): _mended(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_mended(part) for part in value]
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    try:
+        return _mended(to_jsonable_python(value, by_alias=True))
+    except (PydanticSerializationError, ValueError, RecursionError):
+        return value  # whoever records it says what is wrong

@@ -1,0 +1,290 @@
+"""Runs of agents that end early, to wait for approvals, other calls or a provider: no result, so the hop is parked."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from pydantic_ai import Agent, ApprovalRequired, CallDeferred, DeferredToolRequests, DeferredToolResults, RunContext
+from pydantic_ai import output as outputs
+from pydantic_ai.agent import WrapperAgent
+from pydantic_ai.capabilities import HandleDeferredToolCalls
+from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart, ToolCallPart
+from pydantic_ai.models.function import AgentInfo, FunctionModel
+
+from paigeant_celery import CeleryDurability, PaigeantAgent, WorkflowHandle, WorkflowParked, activity, register_agent
+from paigeant_celery.activities.registry import registry
+from paigeant_celery.core.slip import ActivitySpec, FunctionSpec
+from paigeant_celery.testing import WorkflowHarness
+from tests.support.journalled_hop import scripted
+
+OUTPUT: Any = [str, DeferredToolRequests]
+SECRET = "hunter2-hunter2"
+
+
+@pytest.fixture(autouse=True)
+def own_registry() -> Iterator[None]:
+    with registry.isolated():
+        yield
+
+
+@pytest.fixture
+def asked() -> Counter[str]:
+    """How often the model was asked."""
+    return Counter()
+
+
+def model(asked: Counter[str], *tools: str) -> FunctionModel:
+    """A model that calls tools, then says that it is done."""
+    calls = [ToolCallPart(name, {"path": SECRET}, f"{name}-1") for name in tools]
+    return scripted(asked, calls, "done", "done", "done")
+
+
+def tools(agent: Agent[Any, Any]) -> None:
+    """Give an agent a tool for each way to end a run early."""
+
+    @agent.tool_plain(requires_approval=True)
+    def delete(path: str) -> str:
+        return f"deleted {len(path)}"
+
+    @agent.tool
+    def send(ctx: RunContext[Any], path: str) -> str:
+        if not ctx.tool_call_approved:
+            raise ApprovalRequired
+        return "sent"
+
+    @agent.tool_plain
+    def fetch(path: str) -> str:
+        raise CallDeferred
+
+    @agent.tool_plain
+    def read(path: str) -> str:
+        return "read"
+
+
+def parked(harness: WorkflowHarness, step: ActivitySpec | FunctionSpec, **options: Any) -> tuple[WorkflowHandle, str]:
+    """Run a workflow whose first step is parked, and return the text of its failure."""
+
+    @activity(name="never")
+    def never() -> None:
+        raise AssertionError("the next step must not run")
+
+    handle = harness.dispatch([step, never.activity()], **options)
+    assert asyncio.run(harness.deliver()) == ["parked"]
+    with pytest.raises(WorkflowParked) as caught:
+        handle.result_sync(0)
+    assert caught.value.error_class == "tools_deferred"
+    assert SECRET not in caught.value.text
+    return handle, caught.value.text
+
+
+def paigeant(model: FunctionModel, **options: Any) -> ActivitySpec:
+    agent = PaigeantAgent(model, name="guarded", output_type=OUTPUT, **options)
+    tools(agent)
+    return agent.activity("work")
+
+
+def plain(model: FunctionModel) -> ActivitySpec:
+    agent = Agent(model, name="guarded", output_type=OUTPUT)
+    tools(agent)
+    register_agent(agent)
+    return ActivitySpec("guarded", "work")
+
+
+def wrapped(model: FunctionModel) -> ActivitySpec:
+    agent = Agent(model, name="guarded", output_type=OUTPUT)
+    tools(agent)
+    register_agent(WrapperAgent(agent), name="guarded")
+    return ActivitySpec("guarded", "work")
+
+
+def alone(model: FunctionModel) -> ActivitySpec:
+    agent: Any = PaigeantAgent(model, name="guarded", output_type=[DeferredToolRequests, str])
+    tools(agent)
+    return agent.activity("work")
+
+
+def function(model: FunctionModel) -> FunctionSpec:
+    agent: Any = Agent(model, name="inner", output_type=OUTPUT)
+    tools(agent)
+
+    @activity
+    async def running() -> object:
+        return (await agent.run("work")).output
+
+    return running.activity()
+
+
+def nesting(model: FunctionModel) -> FunctionSpec:
+    agent: Any = Agent(model, name="inner", output_type=OUTPUT)
+    tools(agent)
+
+    @dataclass
+    class Report:
+        said: object
+
+    @activity
+    async def running() -> object:
+        return {"report": [Report((await agent.run("work")).output)]}
+
+    return running.activity()
+
+
+def whole(model: FunctionModel) -> FunctionSpec:
+    agent: Any = Agent(model, name="inner", output_type=OUTPUT)
+    tools(agent)
+
+    @activity
+    async def running() -> object:
+        return await agent.run("work")
+
+    return running.activity()
+
+
+WAYS = [paigeant, plain, wrapped, alone, function, nesting, whole]
+
+
+@pytest.mark.parametrize("make", WAYS, ids=lambda way: way.__name__)
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_run_that_asks_for_tools_is_parked_however_it_is_made(
+    workflow_harness: WorkflowHarness, asked: Counter[str],
+    make: Callable[[FunctionModel], ActivitySpec | FunctionSpec], stream: bool,
+) -> None:  # fmt: skip
+    """The next step would take the request for an answer, and nobody would ever approve it."""
+    _, text = parked(workflow_harness, make(model(asked, "delete", "send", "fetch")), stream=stream)
+
+    assert text.startswith("the run asks for approval of 'delete', 'send' and for results of 'fetch'; ")
+    assert "`HandleDeferredToolCalls`" in text
+    assert asked["local"] == 1
+
+
+def test_a_redrive_asks_no_model_and_parks_again_until_somebody_answers(
+    workflow_harness: WorkflowHarness, asked: Counter[str]
+) -> None:
+    """What was paid for is replayed; with a handler deployed, the run goes on from there."""
+    handle, _ = parked(workflow_harness, paigeant(model(asked, "read", "send")))
+
+    assert handle.redrive_sync()
+    workflow_harness.sweep()
+    assert asyncio.run(workflow_harness.deliver()) == ["parked"]
+    assert asked["local"] == 1
+
+    with registry.isolated():
+        paigeant(model(asked, "read", "send"), capabilities=[HandleDeferredToolCalls(approve)])
+        _held = activity(name="never")(lambda: "ran")
+        assert handle.redrive_sync()
+        workflow_harness.sweep()
+        assert asyncio.run(workflow_harness.deliver()) == ["completed", "workflow_completed"]
+
+    assert handle.result_sync(0).outputs == {"guarded": "done", "never": "ran"}
+    assert asked["local"] == 2
+
+
+async def approve(_: RunContext[Any], requests: DeferredToolRequests) -> DeferredToolResults:
+    return requests.build_results(approve_all=True)
+
+
+def test_requests_that_are_answered_within_the_run_stop_nothing(
+    workflow_harness: WorkflowHarness, asked: Counter[str]
+) -> None:
+    """An agent with a handler ends with its answer."""
+    step = paigeant(model(asked, "delete", "send"), capabilities=[HandleDeferredToolCalls(approve)])
+
+    result = asyncio.run(workflow_harness.run([step]))
+
+    assert result.output == "done"
+    assert asked["local"] == 2
+
+
+def test_an_output_function_may_pass_a_pause_on(workflow_harness: WorkflowHarness) -> None:
+    """It is what the run ends with that counts."""
+
+    def pass_on(text: str) -> DeferredToolRequests:
+        """Pass the text on."""
+        return DeferredToolRequests(approvals=[ToolCallPart("delete", {"path": text}, "1")])
+
+    def answer(_: list[ModelMessage], info: AgentInfo) -> ModelResponse:
+        return ModelResponse(parts=[ToolCallPart(info.output_tools[0].name, {"text": SECRET})])
+
+    agent: Any = PaigeantAgent(FunctionModel(answer), name="guarded", output_type=pass_on)
+
+    _, text = parked(workflow_harness, agent.activity("work"))
+
+    assert text.startswith("the run asks for approval of 'delete'; ")
+
+
+@pytest.mark.parametrize("error", [ApprovalRequired, CallDeferred])
+def test_a_deferral_raised_by_a_function_is_parked_at_once(
+    workflow_harness: WorkflowHarness, error: type[Exception]
+) -> None:
+    """There is no agent to catch it, and four more attempts would raise it again."""
+    runs: list[str] = []
+
+    @activity
+    def calling() -> None:
+        runs.append("ran")
+        raise error
+
+    _, text = parked(workflow_harness, calling.activity())
+
+    assert text.startswith(f"`{error.__name__}` was raised outside a tool of an agent; ")
+    assert runs == ["ran"]
+
+
+def test_a_function_with_a_durable_agent_asks_no_model_again(
+    workflow_harness: WorkflowHarness, asked: Counter[str]
+) -> None:
+    """Its journal is replayed, as that of an agent's step is."""
+    agent: Any = Agent(
+        model(asked, "delete"), name="inner", output_type=OUTPUT, capabilities=[CeleryDurability(name="inner")]
+    )
+    tools(agent)
+
+    @activity
+    async def running() -> object:
+        return (await agent.run("work")).output
+
+    handle, _ = parked(workflow_harness, running.activity())
+    assert handle.redrive_sync()
+    workflow_harness.sweep()
+    assert asyncio.run(workflow_harness.deliver()) == ["parked"]
+
+    assert asked["local"] == 1
+
+
+@pytest.mark.skipif(not hasattr(outputs, "PendingModelResponse"), reason="pydantic-ai before 2.68 never ends a run so")
+def test_a_response_that_the_provider_still_works_on_is_collected_when_the_step_waits_for_it(
+    workflow_harness: WorkflowHarness, asked: Counter[str]
+) -> None:
+    """What was submitted is paid for; the corrected step goes on with it."""
+
+    class Background(FunctionModel):
+        def continuation_delay(self, response: ModelResponse) -> float | None:
+            return 0.01
+
+    def answer(_: list[ModelMessage], __: AgentInfo) -> ModelResponse:
+        asked["model"] += 1
+        if asked["model"] == 1:
+            return ModelResponse(parts=[TextPart("half ")], state="suspended", provider_response_id="r")
+        return ModelResponse(parts=[TextPart("whole")])
+
+    model = Background(answer)
+    with registry.isolated():
+        early: Any = PaigeantAgent(model, name="background", output_type=[str, outputs.PendingModelResponse])
+        handle = workflow_harness.dispatch([early.activity("work")])
+        assert asyncio.run(workflow_harness.deliver()) == ["parked"]
+    with pytest.raises(WorkflowParked, match="response_pending: the provider still works on the response"):
+        handle.result_sync(0)
+
+    with registry.isolated():
+        _waiting = PaigeantAgent(model, name="background")
+        assert handle.redrive_sync()
+        workflow_harness.sweep()
+        assert asyncio.run(workflow_harness.deliver()) == ["workflow_completed"]
+
+    assert handle.result_sync(0).output == "half whole"
+    assert asked["model"] == 2
