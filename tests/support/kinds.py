@@ -49,7 +49,7 @@ from pydantic.dataclasses import dataclass as checked_dataclass
 from pydantic_core import PydanticSerializationError, to_json
 from typing_extensions import TypedDict
 
-__all__ = ["KINDS", "Kind"]
+__all__ = ["KINDS", "Circle", "Kind"]
 
 T = TypeVar("T")
 EAST = timezone(timedelta(hours=1))
