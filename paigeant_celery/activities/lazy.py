@@ -13,6 +13,7 @@ import dataclasses
 import time
 from collections import deque
 from collections.abc import AsyncIterable, Awaitable, Coroutine, Generator, Iterable, Iterator
+from ipaddress import IPv4Network, IPv6Network
 from typing import Any, TypeAlias
 
 from pydantic import BaseModel
@@ -28,7 +29,8 @@ Reading: TypeAlias = Generator[Coroutine[Any, Any, Any] | None, Any, Any]
 
 SHARE = 0.01  # seconds for which reading may keep other steps off the event loop
 
-ATOMS = (str, bytes, bytearray, int, float, type, type(None))
+# What is one value, even if it has items: older versions of pydantic write a network only where it is declared.
+ATOMS = (str, bytes, bytearray, int, float, type, type(None), IPv4Network, IPv6Network)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

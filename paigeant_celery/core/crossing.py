@@ -137,8 +137,10 @@ def recordable(output: object, *, declared: Any = OWN) -> JsonValue:
             return _crossed(output, OWN, None, reason=reason).tree
         try:
             return _crossed(output, reader, None, reason=reason).tree
-        except _Lost:
-            if not _says_any(reader.core_schema):
+        except _Lost as lost:
+            # A type such as `Sequence[int]` says nothing about the class of the container.
+            itself = isinstance(output, (tuple, set, frozenset, deque)) and not lost.found.parts
+            if not itself and not _says_any(reader.core_schema):
                 raise
             return _crossed(output, OWN, None, reason=reason).tree
     except _Lost as lost:
