@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from collections.abc import Callable
 from textwrap import indent
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -23,6 +25,9 @@ discard_journal = click.option(
 @click.group(name="paigeant")
 def paigeant() -> None:
     """Look at paigeant_celery's activities and workflows; cancel workflows or let them go on."""
+    # Otherwise a character that the terminal's encoding lacks, in an error's text for example, would end the output.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 @paigeant.command()

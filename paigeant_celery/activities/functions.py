@@ -7,19 +7,23 @@ import concurrent.futures
 import contextvars
 import inspect
 import json
+import sys
 import threading
 from collections.abc import Callable, Coroutine, Iterable
 from functools import cached_property, partial, update_wrapper
+from types import FrameType
 from typing import Any, Concatenate, Generic, Literal, NoReturn, ParamSpec, Protocol, TypeVar, get_type_hints, overload
 
-from pydantic import BaseModel, ConfigDict, PydanticUserError, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, PydanticUserError, TypeAdapter, ValidationError, create_model
 
 from paigeant_celery.activities.context import WorkflowContext
 from paigeant_celery.activities.lazy import Reading, read_in_thread, read_on_loop, reading
+from paigeant_celery.activities.making import Making
 from paigeant_celery.activities.port import ActivityResult, StepLimits
 from paigeant_celery.activities.registry import check_name, registry
 from paigeant_celery.activities.results import result_of
 from paigeant_celery.activities.stacks import still_running
+from paigeant_celery.core.certainty import certainty_of
 from paigeant_celery.core.crossing import OWN, cross, refuse_lost
 from paigeant_celery.core.errors import InvalidInput, MessageError, UsageError
 from paigeant_celery.core.faults import first_fault, raised_by_validator
@@ -54,6 +58,7 @@ class FunctionActivity(Generic[P, R]):
         self.name, self.queue, self.policy, self.description = name, queue, policy, description
         code = getattr(inspect.unwrap(function), "__code__", None)
         self.origin = f"{code.co_filename}:{code.co_firstlineno}" if code else repr(function)
+        self.making = Making.at(_maker(), function)
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         return self.function(*args, **kwargs)
@@ -87,18 +92,15 @@ class FunctionActivity(Generic[P, R]):
         arguments = self._arguments_of(step)
         first = (context,) if self._takes_context else ()
         call, most = partial(self.function, *first, **arguments), limits.max_output_size
+        record = partial(result_of, declared=self._declared_output)
         if inspect.iscoroutinefunction(self.function) or inspect.isasyncgenfunction(self.function):
-            return self._result(await read_on_loop(reading(call(), at_most=most)))
-        return await _reading_in_own_thread(lambda read: self._result(read(reading(call(), at_most=most))))
-
-    def _result(self, output: object) -> ActivityResult:
-        return result_of(output, declared=self._hints.get("return", OWN))
+            return record(await read_on_loop(reading(call(), at_most=most)))
+        return await _reading_in_own_thread(lambda read: record(read(reading(call(), at_most=most))))
 
     def _arguments_of(self, step: Step) -> dict[str, Any]:
         if not isinstance(step, FunctionSpec):
-            raise MessageError(
-                "invalid_envelope", "kind", f"{step.activity!r} is a function, but the step runs an agent"
-            )
+            text = f"{step.activity!r} is a function, but the step runs an agent; use a `FunctionSpec`"
+            raise MessageError("invalid_envelope", "kind", text)
         try:
             checked = self._model.model_validate_json(dumps(step.arguments))
         except MessageError:
@@ -121,12 +123,21 @@ class FunctionActivity(Generic[P, R]):
             raise MessageError("invalid_arguments", "arguments", text) from error
 
     @cached_property
+    def _declared_output(self) -> Any:
+        try:
+            return self._hints.get("return", OWN)
+        except MessageError:  # nothing else asks for the annotations of a function without parameters
+            return OWN
+
+    @cached_property
     def _readers(self) -> dict[str, _ArgumentReader]:
         """What reads each argument on the worker; nothing for those of which the annotation says nothing."""
-        declared = [parameter for parameter in self._parameters if parameter.name in self._hints]
+        declared = {parameter: self._hints.get(parameter.name, OWN) for parameter in self._parameters}
         try:
             return {
-                parameter.name: _ArgumentReader(self._model_of([parameter]), parameter.name) for parameter in declared
+                parameter.name: _ArgumentReader(self._model_of([parameter]), parameter.name, hint)
+                for parameter, hint in declared.items()
+                if hint is not OWN
             }
         except MessageError:  # an annotation cannot be made from JSON, which `check` says
             return {}
@@ -170,8 +181,9 @@ class _ArgumentReader:
 
     around = 1  # its name, in the place of an error
 
-    def __init__(self, model: type[BaseModel], name: str) -> None:
+    def __init__(self, model: type[BaseModel], name: str, declared: Any) -> None:
         self._model, self._name = model, name
+        self.certainty = certainty_of(TypeAdapter(declared).core_schema)
 
     def validate_json(self, data: str, /) -> Any:
         return self._value_of(self._model.model_validate_json(f"{{{dumps(self._name)}:{data}}}"))
@@ -204,6 +216,14 @@ def _check_kinds(name: str, function: Callable[..., Any]) -> None:
         if parameter.kind in nameless:
             raise UsageError(f"{name}: a step's arguments have names, but `{parameter}` takes arguments without one")
         nameless.add(inspect.Parameter.POSITIONAL_ONLY)
+
+
+def _maker() -> FrameType:
+    """Return the frame of the code that makes a function an activity."""
+    frame = sys._getframe(1)
+    while frame.f_globals is globals() and frame.f_back is not None:
+        frame = frame.f_back
+    return frame
 
 
 def _field(name: str) -> str:
@@ -251,6 +271,9 @@ def activity(
     """
 
     def decorate(function: Callable[..., Any]) -> FunctionActivity[..., Any]:
+        if not callable(function):
+            text = f"`@activity` is for functions, not for a {type(function).__name__}; names are given as `name=`"
+            raise InvalidInput("invalid_input", "function", text)
         made: FunctionActivity[..., Any] = FunctionActivity(
             function,
             name=str(getattr(function, "__name__", "")) if name is None else name,

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from paigeant_celery.core.errors import Paused
 
-__all__ = ["pause_in"]
+__all__ = ["pause_in", "pause_of"]
 
 LIBRARY = "pydantic_ai"
 MOST_NAMED = 20  # tools in one text
@@ -32,12 +32,18 @@ def pause_in(output: object) -> Paused | None:
         if isinstance(node, (str, bytes, int, float, type)) or node is None or id(node) in seen:
             continue
         seen.add(id(node))
-        names = _library_names(node)
-        for name in names & PAUSES.keys():
-            if (pause := PAUSES[name](node)) is not None:
-                return pause
-        if TOLD not in names:
+        if (pause := pause_of(node)) is not None:
+            return pause
+        if TOLD not in _library_names(node):
             stack.extend(_inside(node))
+    return None
+
+
+def pause_of(node: object) -> Paused | None:
+    """Return the pause that an object is itself, such as an error that a step raised; None if it is none."""
+    for name in _library_names(node) & PAUSES.keys():
+        if (pause := PAUSES[name](node)) is not None:
+            return pause
     return None
 
 

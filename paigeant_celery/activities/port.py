@@ -10,6 +10,7 @@ from typing import Literal, Protocol
 from pydantic import JsonValue
 
 from paigeant_celery.activities.context import WorkflowContext
+from paigeant_celery.activities.making import Making
 from paigeant_celery.core.policy import StepPolicy
 from paigeant_celery.core.slip import Step
 
@@ -43,7 +44,12 @@ class Activity(Protocol):
 
     @property
     def origin(self) -> str:
-        """Where it was made, as `file:line`; two with the same name and origin are the same activity."""
+        """Where it was made, as `file:line`."""
+        ...
+
+    @property
+    def making(self) -> Making:
+        """How it was made, which tells it from another activity of its name."""
         ...
 
     @property

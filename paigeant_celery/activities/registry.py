@@ -52,9 +52,9 @@ class Registry:
             self._subscribers.append(notify)
 
     def activities(self) -> dict[str, Activity]:
-        """Return the named activities; if two of the same origin share a name, the newer one.
+        """Return the named activities; of one that was made again, the newer one.
 
-        Raises `DuplicateActivity` if two of different origin share a name.
+        Raises `DuplicateActivity` if two different ones share a name.
         """
         return {name: self._only(name, activities) for name, activities in self._by_name().items()}
 
@@ -101,22 +101,31 @@ class Registry:
         return found
 
     def _only(self, name: str, activities: list[Activity]) -> Activity:
-        """Return the newest activity if all have one origin; raises `DuplicateActivity` if there is a second origin."""
-        if len({activity.origin for activity in activities}) > 1:
+        """Return the newest activity if it replaces all others; raises `DuplicateActivity` if there is a second one."""
+        if _second(activities) is not None:
             # A replaced one may only be waiting for the garbage collector: agent and activity hold each other.
             activities.clear()
             gc.collect()
             activities = self._by_name()[name]
-        for other in activities[:-1]:
-            if other.origin != activities[-1].origin:
-                raise DuplicateActivity(name, other.origin, activities[-1].origin)
-        return activities[-1]
+        newest, second = activities[-1], _second(activities)
+        if second is None:
+            return newest
+        places = (second.origin, newest.origin)
+        if second.origin == newest.origin:
+            places = (second.making.place(second.origin), newest.making.place(newest.origin))
+        raise DuplicateActivity(name, *places)
 
     def _live(self) -> list[Activity]:
         with self._lock:
             live = [(entry, activity) for entry in self._entries if (activity := entry()) is not None]
             self._entries = [entry for entry, _ in live]
             return [activity for _, activity in live]
+
+
+def _second(activities: list[Activity]) -> Activity | None:
+    """Return an activity that the newest one does not replace."""
+    newest = activities[-1]
+    return next((other for other in activities[:-1] if not newest.making.replaces(other.making)), None)
 
 
 def check_name(name: object) -> None:

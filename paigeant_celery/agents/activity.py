@@ -13,6 +13,7 @@ from contextlib import (
     contextmanager,
 )
 from dataclasses import fields
+from types import FrameType
 from typing import Any, Literal, TypeAlias, TypeVar, get_origin, get_type_hints
 
 from pydantic import PydanticUndefinedAnnotation, PydanticUserError, TypeAdapter, ValidationError
@@ -23,12 +24,13 @@ from pydantic_ai.usage import RunUsage, UsageLimits
 
 from paigeant_celery.activities.context import StepOutput, WorkflowContext, WorkflowDependencies, with_previous_output
 from paigeant_celery.activities.functions import read_beside
+from paigeant_celery.activities.making import Making
 from paigeant_celery.activities.port import ActivityResult, StepLimits
 from paigeant_celery.activities.results import result_of
 from paigeant_celery.agents.durability import CeleryDurability
 from paigeant_celery.agents.itinerary import Edit, ItineraryEditing
 from paigeant_celery.core.budget import reported_cost, reported_count, used_by
-from paigeant_celery.core.crossing import OWN, Crossed, cross, reader_of, refuse_lost
+from paigeant_celery.core.crossing import OWN, Crossed, cross, refuse_lost
 from paigeant_celery.core.errors import MessageError, UsageError
 from paigeant_celery.core.faults import first_fault, raised_by_validator
 from paigeant_celery.core.jsonable import dumps
@@ -58,7 +60,7 @@ class AgentActivity:
         self,
         agent: AbstractAgent[Any, Any],
         *,
-        origin: str,
+        maker: FrameType,
         name: str | None = None,
         find_name: Callable[[object], str | None] = lambda _: None,
         queue: str | None = None,
@@ -68,7 +70,8 @@ class AgentActivity:
         allowed_activities: frozenset[str] | None = None,
     ) -> None:
         self._agent, self._name, self._find_name = agent, name, find_name
-        self.origin, self.queue, self.policy = origin, queue, policy
+        self.making = Making.at(maker, agent)
+        self.origin, self.queue, self.policy = self.making.calls[0], queue, policy
         self._deps_factory = deps_factory
         self._max_added_steps, self._allowed = max_added_steps, allowed_activities
         self._durability: CeleryDurability[Any] | None = None  # kept because it keeps the models
@@ -93,10 +96,10 @@ class AgentActivity:
     def crossed(self, deps: object) -> Crossed:
         """Return deps as the JSON that this agent's own type reads; raises `InvalidInput` if it cannot."""
         try:
-            reader = reader_of(self._expected())
+            expected = self._expected()
         except MessageError:  # the annotations cannot be read, which `check` says
-            reader = None
-        return cross(deps, path="deps", reader=OWN if reader is None else reader)
+            expected = OWN
+        return cross(deps, path="deps", reader=expected)
 
     def check(self, step: Step) -> None:
         """Raise `MessageError` if the step is not an agent step or its deps do not fit.
@@ -152,9 +155,8 @@ class AgentActivity:
     def _data_of(self, step: Step) -> Any:
         """Return the step's deps, validated as the type that this worker expects, or None if it expects none."""
         if not isinstance(step, ActivitySpec):
-            raise MessageError(
-                "invalid_envelope", "kind", f"{step.activity!r} is an agent, but the step calls a function"
-            )
+            text = f"{step.activity!r} is an agent, but the step calls a function; use an `ActivitySpec`"
+            raise MessageError("invalid_envelope", "kind", text)
         expected = self._expected()
         if self._deps_factory is not None:
             return step.deps if expected is OWN else _validated(step.deps, expected)

@@ -14,7 +14,7 @@ from typing_extensions import TypeVar
 from paigeant_celery.activities.registry import check_name, registry
 from paigeant_celery.agents.activity import AgentActivity, DepsFactory
 from paigeant_celery.agents.naming import GlobalName, local_name, maker_frame
-from paigeant_celery.core.errors import InvalidInput, UsageError
+from paigeant_celery.core.errors import DuplicateActivity, InvalidInput, UsageError
 from paigeant_celery.core.policy import StepPolicy
 from paigeant_celery.core.slip import ActivitySpec
 
@@ -59,6 +59,8 @@ class PaigeantAgent(Agent[AgentDepsT, OutputT]):
     - `deps_factory`: called on the worker with the JSON that arrived (validated by the annotation of the first
       parameter, if it has one) and the `WorkflowContext`. It is a sync or async function; it may return a
       context manager, which is exited when the step ends. Its result is the agent's `deps`.
+
+    A copy of it is an ordinary agent, which can be given to `register_agent` under another name.
 
     Raises `InvalidInput` (`bad_agent_name`, `invalid_limit`, `invalid_queue`, `invalid_policy`, `invalid_input`).
     """
@@ -121,7 +123,7 @@ class PaigeantAgent(Agent[AgentDepsT, OutputT]):
         ) -> None:
             agent_arguments.setdefault("defer_model_check", True)
             super().__init__(model, **agent_arguments)
-            self.dispatcher = dispatcher
+            self.dispatcher = _checked_runway(dispatcher)
             self.can_edit_itinerary = can_edit_itinerary
             self.max_added_steps = _checked_limit(max_added_steps)
             self.allowed_activities = _checked_names(allowed_activities)
@@ -137,7 +139,7 @@ class PaigeantAgent(Agent[AgentDepsT, OutputT]):
             self,
             name=self.name,
             find_name=GlobalName(maker.f_globals),
-            origin=f"{maker.f_code.co_filename}:{maker.f_lineno}",
+            maker=maker,
             queue=self.queue,
             policy=self.policy,
             deps_factory=self.deps_factory,
@@ -200,11 +202,21 @@ class PaigeantAgent(Agent[AgentDepsT, OutputT]):
         )
 
     def _ensure_name(self) -> None:
+        self._check_copy()
         try:
             _ = self._own_activity.name
         except UsageError:
             self.name = local_name(self)
             check_name(self.name)
+
+    def _check_copy(self) -> None:
+        """Raise `DuplicateActivity` if this is a copy under the name of the original, which would run its steps."""
+        original = self._own_activity
+        if original.making.subject is self:
+            return
+        registered: Iterable[AgentActivity] = getattr(self, "_paigeant_activities", ())
+        if not any(activity.making.subject is self and activity.name == self.name for activity in registered):
+            raise DuplicateActivity(original.name, original.origin, f"{original.origin} and then copied")
 
     def _dispatcher(self, method: str) -> Runway:
         if self.dispatcher is None:
@@ -224,20 +236,28 @@ def register_agent(
 
     A worker serves it for as long as something else holds the agent. Raises `InvalidInput` (`bad_agent_name`).
     """
+    if not isinstance(agent, AbstractAgent):
+        raise InvalidInput("invalid_input", "agent", f"must be a pydantic-ai agent, not a {type(agent).__name__}")
     name = agent.name if name is None else name
     if name is None:
         raise InvalidInput("bad_agent_name", "name", "the agent has no name; pass `name=`")
     check_name(name)
-    frame = sys._getframe(1)
     activity = AgentActivity(
         agent,
         name=name,
-        origin=f"{frame.f_code.co_filename}:{frame.f_lineno}",
+        maker=sys._getframe(1),
         queue=queue,
         policy=policy,
         deps_factory=_checked_factory(deps_factory),
     )
     registry.add(activity, holder=agent)
+
+
+def _checked_runway(dispatcher: Runway | None) -> Runway | None:
+    if dispatcher is not None and not (hasattr(dispatcher, "add") and hasattr(dispatcher, "register")):
+        text = f"must be a `WorkflowDispatcher`, not a {type(dispatcher).__name__}"
+        raise InvalidInput("invalid_input", "dispatcher", text)
+    return dispatcher
 
 
 def _checked_limit(limit: object) -> int:

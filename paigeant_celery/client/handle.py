@@ -123,7 +123,8 @@ class WorkflowHandle:
 
     def __init__(self, correlation_id: str, transport: Transport) -> None:
         if not isinstance(correlation_id, str):
-            text = f"must be a string, not a {type(correlation_id).__name__}; pass the id that the dispatch returned"
+            given = type(correlation_id).__name__
+            text = f"must be a string, not a {given}; pass what `await dispatch_workflow(…)` returns"
             raise InvalidInput("invalid_input", "correlation_id", text)
         self.correlation_id = correlation_id
         self._transport = checked_transport(transport)
@@ -347,6 +348,8 @@ def _event(stored: StoredEvent) -> WorkflowEvent:
 
 def _waits(timeout: float | None) -> Iterator[float]:
     """Yield growing pauses until `timeout` has passed, then one last time without a pause."""
+    if timeout is not None and not (isinstance(timeout, (int, float)) and timeout == timeout):  # no NaN
+        raise InvalidInput("invalid_input", "timeout", "must be a number of seconds, or None to wait forever")
     end = None if timeout is None else time.monotonic() + timeout
     wait = FIRST_WAIT
     while end is None or time.monotonic() < end:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Iterator, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import pairwise
 from types import MappingProxyType
 from typing import Any, Protocol, cast, runtime_checkable
@@ -27,6 +27,7 @@ from pydantic import (
 )
 from pydantic_core import to_json
 
+from paigeant_celery.core.certainty import Certainty, certainty_of
 from paigeant_celery.core.errors import InvalidInput, NotSerializable
 from paigeant_celery.core.faults import first_fault
 from paigeant_celery.core.jsonable import dumps, holds_secret, json_of, to_jsonable
@@ -66,13 +67,15 @@ class Crossed:
     """A value as the JSON that crosses, with what only this process knows of it.
 
     `content` is the same in the notation of a digest. `value` is what was read back, if that is more than the JSON: a
-    copy, which changes to the given value do not reach. All of these are equal to each other, since two steps are equal
-    if their JSON is. A copy by `pickle` or `deepcopy` is without the value, which may be of a local class.
+    copy, which changes to the given value do not reach. `read_by` is the type or the types that read it. All of these
+    are equal to each other, since two steps are equal if their JSON is. A copy by `pickle` or `deepcopy` is without the
+    value, which may be of a local class.
     """
 
     tree: JsonValue
     content: JsonValue
     value: object = OWN
+    read_by: object = OWN
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Crossed)
@@ -105,7 +108,7 @@ def cross(value: object, *, path: str, reader: Any = OWN, readers: Mapping[str, 
     a mapping, by name. Raises `InvalidInput` (`secret_without_encryption`, `invalid_text`, `invalid_<path>`) with the
     path of the part that would not come back as it is.
     """
-    if holds_secret(value):
+    if not _is_json(value) and holds_secret(value):
         raise InvalidInput(
             "secret_without_encryption",
             path,
@@ -150,13 +153,14 @@ def refuse_lost(
 
     `reader` and `readers` are those of `cross`, which did not know them.
     """
-    if crossed.value is OWN:
+    if crossed.value is OWN or crossed.read_by is (reader if readers is None else readers):
         return
+    value = crossed.value() if isinstance(crossed.value, partial) else crossed.value
     if readers is None:
         adapter = reader_of(reader)
-        found = _lost(crossed.value, read, adapter) if adapter is not None else None
+        found = _lost(value, read, adapter) if adapter is not None else None
     else:
-        found = _lost_parts(cast("Mapping[str, Any]", crossed.value), cast("Mapping[str, Any]", read), readers)
+        found = _lost_parts(cast("Mapping[str, Any]", value), cast("Mapping[str, Any]", read), readers)
     if found is not None:
         raise InvalidInput(f"invalid_{path}", found.path(path), found.text)
 
@@ -167,11 +171,18 @@ def reader_of(type_: Any) -> Reader | None:
 
 
 def _adapter(type_: Any) -> TypeAdapter[Any] | None:
+    kind: Any = type_ if isinstance(type_, type) else None
     try:
         # Only classes are kept: Python takes `int | str` and `str | int` for equal, which read differently.
-        return _class_adapter(type_) if isinstance(type_, type) else TypeAdapter(type_)
+        return _class_adapter(kind) if kind is not None else TypeAdapter(type_)
     except (PydanticUserError, PydanticUndefinedAnnotation, TypeError, NameError):
         return None
+
+
+@lru_cache(maxsize=512)
+def _class_certainty(kind: type) -> Certainty | None:
+    adapter = _adapter(kind)
+    return certainty_of(adapter.core_schema) if adapter is not None else None
 
 
 @lru_cache(maxsize=512)
@@ -183,6 +194,11 @@ def _crossed(value: object, reader: Any, readers: Mapping[str, Any] | None, *, r
     if _is_json(value):
         tree = to_jsonable(value, reason=reason)
         return Crossed(tree, tree)
+    read_by = reader if readers is None else readers
+    kind: Any = type(value)
+    if readers is None and _is_certain(value, kind if reader is OWN else reader):
+        tree = to_jsonable(value, reason=reason)
+        return Crossed(tree, tree, partial(_class_adapter(kind).validate_json, dumps(tree)), read_by)
     written = _Written(reason)
     try:
         first: Any = to_jsonable(value, reason=reason)
@@ -201,7 +217,13 @@ def _crossed(value: object, reader: Any, readers: Mapping[str, Any] | None, *, r
             to_jsonable(value, reason=reason)  # why it has no form of its own says more
         raise
     wire, content = settled(value, tree)
-    return Crossed(wire, wire if dumps(content) == dumps(wire) else content, read)
+    return Crossed(wire, wire if dumps(content) == dumps(wire) else content, read, read_by)
+
+
+def _is_certain(value: object, reader: Any) -> bool:
+    """Say whether a value is one of those that a class is known to read back equal."""
+    known = getattr(reader, "certainty", None) if not isinstance(reader, type) else _class_certainty(reader)
+    return known is not None and known(value)
 
 
 class _Written:
@@ -215,11 +237,14 @@ class _Written:
 
         `first` is its usual JSON, which is taken if it is read back, or OWN if it has none.
         """
+        kind: Any = type(value)
         if reader is not None:
-            return self._read_back(value, first, reader)
-        kind = type(value)
+            certain = first is not OWN and _is_certain(value, reader)
+            return (first, value) if certain else self._read_back(value, first, reader)
         if kind in JSON_LEAVES:
             return cast("JsonValue", first), value
+        if first is not OWN and _is_certain(value, kind):
+            return first, _class_adapter(kind).validate_json(dumps(first))
         if kind in MAPPINGS and isinstance(first, dict) and len(value) == len(first):
             return self._mapping(value, first)
         if kind in SEQUENCES and isinstance(first, list):
@@ -295,6 +320,8 @@ class _Written:
         """Yield the forms that JSON of `value` may have, beginning with the usual one."""
         if first is not OWN:
             yield first
+            if self._usual(value, instead=OWN) != first:
+                return  # an iterator in it can be read only once
         # Without computed fields, and with `Json` fields written as the text that they are read from.
         for by_alias in (True, False):
             for tree in self._round_trips(value, reader, by_alias=by_alias):
@@ -433,8 +460,11 @@ def _is_json(value: object) -> bool:
 
 
 def _is_value_of(value: object, reader: TypeAdapter[Any]) -> bool:
-    """Say whether a value is one of a type that says something about it, as `Any` and `BaseModel` do not."""
-    if reader.core_schema["type"] == "any" or reader.core_schema.get("cls") is BaseModel:
+    """Say whether a value is one of a type that says something about it.
+
+    `Any` and `BaseModel` do not, and what was read of an iterator is none any more.
+    """
+    if reader.core_schema["type"] in {"any", "generator"} or reader.core_schema.get("cls") is BaseModel:
         return False
     try:
         reader.validate_python(value, strict=True)

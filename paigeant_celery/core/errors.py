@@ -161,10 +161,10 @@ class DuplicateActivity(UsageError):
         self.name, self.first, self.second = name, first, second
 
     def __str__(self) -> str:
-        return (
-            f"two activities are named {self.name!r}: one made at {self.first}, another at {self.second}; "
-            "give one of them another `name=`"
-        )
+        places = f"one made at {self.first}, another at {self.second}"
+        if self.first == self.second:
+            places = f"both made at {self.first}"
+        return f"two activities are named {self.name!r}: {places}; give one of them another `name=`"
 
 
 class ConfigurationError(UsageError):

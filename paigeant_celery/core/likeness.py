@@ -112,6 +112,10 @@ class _Comparison:
                 return self._mappings(given, read)
             if _is_leaf(read):
                 return None if _same(given, read) else Difference(CHANGED)
+        if isinstance(given, (*SEQUENCES, Set)) and isinstance(
+            read, Iterator
+        ):  # the type takes anything that has items
+            return self._sequences(list(given), list(read))
         if isinstance(given, float) and not math.isfinite(given):
             return Difference(NOT_FINITE)
         if isinstance(given, list) and isinstance(read, Iterator):  # as a type such as `Iterable[int]` reads a list

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TypeAlias, assert_never
 
@@ -15,16 +15,20 @@ from paigeant_celery.hop.guard import Arrival
 from paigeant_celery.hop.run import Opened, Outcome
 from paigeant_celery.journal.hop_journal import HopJournal
 from paigeant_celery.store.outputs import Outputs
-from paigeant_celery.store.port import ClaimAnswer, Claimed, Closing
+from paigeant_celery.store.port import ClaimAnswer, Claimed, Closing, Dropped
 
 __all__ = ["ClosedAs", "Drop", "Effects", "Refusal", "Refused", "Summary", "summary_of"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Drop:
-    """Nothing is to be done: the hop is or was handled elsewhere, or the message is not the recorded one."""
+    """Nothing is to be done: the hop is or was handled elsewhere, or the message is not the recorded one.
+
+    `stands` says how a finished or parked hop ended so far, for whoever sees only this copy of its message.
+    """
 
     reason: str
+    stands: Summary | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +83,14 @@ class Effects(ABC):
     @abstractmethod
     def claim(self, arrival: Arrival, message: PaigeantMessage, *, max_attempts: int) -> ClaimAnswer:
         """Ask whether this delivery may run its hop. Raises `MessageError` if it never may."""
+
+    def dropped(self, hop_id: str, drop: Dropped) -> Drop:
+        """Return the answer to a delivery that may not run its hop."""
+        return Drop(reason=drop.reason)
+
+    def is_cancelled(self, correlation_id: str) -> bool:
+        """Say whether a workflow was cancelled."""
+        return False
 
     @abstractmethod
     def closing_of(self, arrival: Arrival, claimed: Claimed) -> Closing:
@@ -166,5 +178,5 @@ def summary_of(
         error_class=failure.error_class if failure is not None else None,
         next_hop=next_hop,
         delay=delay,
-        frames=failure.cause.telling.frames if failure is not None and failure.cause is not None else (),
+        frames=failure.frames if failure is not None else (),
     )

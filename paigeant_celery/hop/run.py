@@ -14,10 +14,10 @@ from datetime import datetime, timedelta
 from pydantic import JsonValue
 
 from paigeant_celery.activities.context import ReadOutput, entered, open_context
-from paigeant_celery.activities.pauses import pause_in
+from paigeant_celery.activities.pauses import pause_of
 from paigeant_celery.activities.port import Activity, StepLimits
 from paigeant_celery.broker.tracing import hop_trace
-from paigeant_celery.core.causes import Cause, cause_of, text_of
+from paigeant_celery.core.causes import Cause, cause_of, name_of, text_of
 from paigeant_celery.core.errors import NonDeterminismError, NotSerializable, Paused, TransientError
 from paigeant_celery.core.flow import Completed, Diverged, Event, Failed, TimedOut, Unsendable
 from paigeant_celery.core.message import PaigeantMessage
@@ -127,7 +127,7 @@ class StepRunner:
         except BaseException as error:  # noqa: BLE001 - SystemExit and MemoryError of a step must not end a worker
             if limit.expired():
                 return timed_out(hop, cause_of(error))  # with the frames that the step had reached
-            if (pause := pause_in(error)) is not None:
+            if (pause := pause_of(error)) is not None:
                 return _unsendable(hop, pause, cause_of(error))
             return _failed(hop, error, text_of(error))
 
@@ -194,7 +194,7 @@ def _unsendable(hop: Opened, error: NotSerializable | Paused, cause: Cause) -> O
 
 
 def _failed(hop: Opened, error: BaseException, text: str) -> Outcome:
-    event = Failed(place=hop.message.place, error_class=type(error).__name__, text=text, attempt=_attempt(hop, error))
+    event = Failed(place=hop.message.place, error_class=name_of(error), text=text, attempt=_attempt(hop, error))
     return Outcome(event=event, at=hop.now(), cause=cause_of(error))
 
 

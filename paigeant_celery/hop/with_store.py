@@ -12,11 +12,12 @@ from paigeant_celery.broker.outbox import Outbox
 from paigeant_celery.core.causes import cause_of
 from paigeant_celery.core.errors import MessageError, StoreCorrupt, TransientError
 from paigeant_celery.core.flow import Advance, Failure, Finish
-from paigeant_celery.core.message import PaigeantMessage, sha256
+from paigeant_celery.core.message import PaigeantMessage, reread, sha256
+from paigeant_celery.core.names import hop_id as make_hop_id
 from paigeant_celery.core.names import next_place, split_hop_id
 from paigeant_celery.core.settings import Settings
 from paigeant_celery.hop.claims import Claims
-from paigeant_celery.hop.effects import ClosedAs, Effects, Refusal, Summary, summary_of
+from paigeant_celery.hop.effects import ClosedAs, Drop, Effects, Refusal, Summary, summary_of
 from paigeant_celery.hop.ended import Ended
 from paigeant_celery.hop.failures import log_failure, traced
 from paigeant_celery.hop.guard import Arrival
@@ -78,6 +79,40 @@ class RecordedEffects(Effects):
                 self._resend_successor(arrival.hop_id)
         return answer
 
+    def dropped(self, hop_id: str, drop: Dropped | Drop) -> Drop:
+        """Return the answer to a copy, with how its hop stands if it finished or is parked."""
+        if drop.reason not in ("finished", "parked"):
+            return Drop(reason=drop.reason)
+        return Drop(reason=drop.reason, stands=self._standing_of(hop_id))
+
+    def is_cancelled(self, correlation_id: str) -> bool:
+        """Say whether a workflow was cancelled, as far as the store still knows it."""
+        record = self._store.workflow(correlation_id)
+        return record is not None and record.state == "cancelled"
+
+    def _standing_of(self, hop_id: str) -> Summary | None:
+        ids = split_hop_id(hop_id)
+        record = self._store.workflow(ids[0]) if ids is not None else None
+        if ids is None or record is None:
+            return None
+        if record.hop_id == hop_id and record.failure is not None:
+            return Summary(
+                hop_id=hop_id,
+                step_id=record.failure.step_id or "",
+                outcome=ClosedAs.FAILED,
+                error_class=record.failure.error_class,
+                frames=record.failure.frames,
+            )
+        try:
+            executed = reread(record.envelope).slip.executed
+        except MessageError:
+            return None
+        step_id = next((step.step_id for step in executed if step.place == ids[1]), "")
+        if record.state == "completed" and executed[-1].place == ids[1]:
+            return Summary(hop_id=hop_id, step_id=step_id, outcome=ClosedAs.WORKFLOW_COMPLETED)
+        following = make_hop_id(ids[0], next_place(ids[1]))
+        return Summary(hop_id=hop_id, step_id=step_id, outcome=ClosedAs.COMPLETED, next_hop=following)
+
     def closing_of(self, arrival: Arrival, claimed: Claimed) -> Closing:
         """Return the owner and fence without which the store accepts nothing."""
         return self._claims.closing_of(arrival, claimed)
@@ -109,7 +144,8 @@ class RecordedEffects(Effects):
 
     def refuse(self, arrival: Arrival, fault: MessageError, message: PaigeantMessage | None) -> Refusal:
         """Park the workflow of a hop whose own message cannot be run; for anything else, keep a dead letter."""
-        return self._refusals.refuse(arrival, fault, message)
+        refusal = self._refusals.refuse(arrival, fault, message)
+        return self.dropped(arrival.hop_id, refusal) if isinstance(refusal, Drop) else refusal
 
     def refuse_unread(self, arrival: Arrival, fault: MessageError) -> None:
         """Keep a dead letter, and park the workflow if its recorded envelope is too large as well."""

@@ -16,7 +16,7 @@ from paigeant_celery.core.errors import HopLost, NonDeterminismError, NotSeriali
 from paigeant_celery.core.patience import patience
 from paigeant_celery.journal.event_feed import EventFeed
 from paigeant_celery.journal.pieces import in_pieces, whole
-from paigeant_celery.journal.record import CallKey, CallKind, Record, differences, parse_key, parse_record
+from paigeant_celery.journal.record import CallKey, CallKind, Record, change_in, differences, parse_key, parse_record
 from paigeant_celery.store.port import Closing, JournalStore
 
 __all__ = ["HopJournal", "calling", "current_journal", "journalling", "surrounding_journal"]
@@ -145,15 +145,15 @@ class HopJournal:
             record = parse_record(text, step_id=self._step_id, key=key)
             decisive, drifted = differences(record.fingerprint, fingerprint)
             if decisive:
-                raise NonDeterminismError(self._step_id, key.label, f"its {', '.join(decisive)} changed")
+                raise NonDeterminismError(self._step_id, key.label, change_in(decisive))
         except NonDeterminismError as error:
             self.fault = error
             raise
         if set(drifted) - self._drifted:  # one log line for each
             self._drifted.update(drifted)
             logger.warning(
-                "%s is replayed although its %s changed; the recorded answer belongs to the earlier version",
-                key.label, " and ".join(drifted), extra={"action": "replay_drift", "hop": self.hop_id},
+                "%s is replayed although %s; the recorded answer belongs to the earlier version",
+                key.label, change_in(drifted), extra={"action": "replay_drift", "hop": self.hop_id},
             )  # fmt: skip
         self.replayed += 1
         self._tell("call_replayed", key)

@@ -8,7 +8,7 @@ instead of making the call.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -17,7 +17,17 @@ from pydantic import JsonValue
 from paigeant_celery.core.causes import Frame, as_lists, frames_from
 from paigeant_celery.core.errors import NonDeterminismError
 
-__all__ = ["FORMAT", "CallKey", "CallKind", "Record", "RecordedError", "differences", "parse_key", "parse_record"]
+__all__ = [
+    "FORMAT",
+    "CallKey",
+    "CallKind",
+    "Record",
+    "RecordedError",
+    "change_in",
+    "differences",
+    "parse_key",
+    "parse_record",
+]
 
 FORMAT = 1  # of a record; increased when older versions could not read it
 
@@ -131,6 +141,12 @@ def differences(recorded: Mapping[str, str], current: Mapping[str, str]) -> tupl
     """Return what differs among the things both name: first what forbids a replay, then what only earns a warning."""
     differing = [name for name in recorded if name in current and recorded[name] != current[name]]
     return [name for name in differing if name in DECISIVE], [name for name in differing if name not in DECISIVE]
+
+
+def change_in(names: Sequence[str]) -> str:
+    """Say that what a call was made with is not the same any more; reads well for one name and for several."""
+    *first, last = names
+    return f"its {', '.join(first)} and {last} changed" if first else f"its {last} changed"
 
 
 def _has_bytes(text: str) -> bool:

@@ -17,7 +17,7 @@ from paigeant_celery.worker.broker_advice import advice_lines, advise
 from paigeant_celery.worker.guest import GuestWorker
 from paigeant_celery.worker.intake import Intake
 from paigeant_celery.worker.revocations import Revocations
-from paigeant_celery.worker.serving import banner, longest_step, queues_of, served_activities, start_checks
+from paigeant_celery.worker.serving import banner, longest_step, printable, queues_of, served_activities, start_checks
 from paigeant_celery.worker.task import register_tasks
 
 __all__ = ["AgentQueues"]
@@ -65,7 +65,7 @@ class AgentQueues(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ship
             if not self._store_seen:
                 self._look_at_store()
             served = served_activities(self._transport)
-            click.echo("\n".join([banner(self._transport, served), *self._advice(consumer, served)]))
+            click.echo(printable("\n".join([banner(self._transport, served), *self._advice(consumer, served)])))
         self._ours.update(queue.name for queue in queues_of(self._transport, served_activities(self._transport)))
         if self._embedded or served_activities(self._transport):
             self._runtime.start_sweeping()

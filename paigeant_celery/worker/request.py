@@ -6,11 +6,16 @@ from typing import Any
 
 from celery.worker.request import Request
 
+from paigeant_celery.worker.runtime import ShownAs
+
 __all__ = ["HopRequest"]
 
 
 class HopRequest(Request):  # type: ignore[misc]  # Celery ships no types
-    """A request that hides its arguments, because `inspect active` would show the whole envelope."""
+    """A request that hides its arguments, because `inspect active` would show the whole envelope.
+
+    It shows how the hop of a dropped copy stands.
+    """
 
     def info(self, safe: bool = False) -> dict[str, Any]:
         """Describe the request as Flower's pages do, without prompts, deps or variables."""
@@ -20,3 +25,10 @@ class HopRequest(Request):  # type: ignore[misc]  # Celery ships no types
     def terminate(self, pool: Any, signal: Any = None) -> None:
         """Kill no process, because its other work would be lost; its owner cancels the run of a revoked hop."""
         self.send_event("task-revoked", terminated=True, signum=str(signal), expired=False)
+
+    def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
+        """Show a hop as it stands if its delivery was dropped; Celery calls this whatever a task raises."""
+        error = getattr(exc_info.exception, "exc", exc_info.exception)  # a pool of threads wraps it
+        if isinstance(error, ShownAs):
+            self.send_event(error.event, **error.fields)
+        return super().on_failure(exc_info, send_failed_event, return_ok)

@@ -6,7 +6,7 @@ import concurrent.futures
 import logging
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from typing import NoReturn, TypeVar, assert_never
 
 from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
@@ -15,8 +15,8 @@ from paigeant_celery.activities.context import only_step_here
 from paigeant_celery.activities.registry import registry
 from paigeant_celery.broker.outbox import Outbox
 from paigeant_celery.broker.transport import CeleryTransport
-from paigeant_celery.core.causes import traceback_of
-from paigeant_celery.core.errors import TransientError
+from paigeant_celery.core.causes import cause_of, traceback_of
+from paigeant_celery.core.errors import HopFailed, StoreCorrupt, TransientError
 from paigeant_celery.core.hop_failures import hop_failed
 from paigeant_celery.core.patience import patience
 from paigeant_celery.hop.effects import ClosedAs, Drop, Effects, Refused, Summary
@@ -32,7 +32,7 @@ from paigeant_celery.worker.loop import ProcessLoop
 from paigeant_celery.worker.shutdown import Shutdown
 from paigeant_celery.worker.streams import complete_streams
 
-__all__ = ["HopRuntime"]
+__all__ = ["HopRuntime", "ShownAs"]
 
 T = TypeVar("T")
 
@@ -44,6 +44,14 @@ CLOSE_PATIENCE = 900.0  # seconds to keep an output that is paid for but cannot 
 
 
 logger = logging.getLogger(__name__)
+
+
+class ShownAs(Ignore):  # type: ignore[misc]  # Celery ships no types
+    """Nothing happens to the task, but one of Celery's own events shows how its hop stands."""
+
+    def __init__(self, reason: str, event: str, fields: dict[str, object]) -> None:
+        super().__init__(reason, event, fields)
+        self.event, self.fields = event, fields
 
 
 class HopRuntime:
@@ -82,16 +90,17 @@ class HopRuntime:
     def perform(self, arrival: Arrival) -> dict[str, str]:
         """Take one delivery through its hop and return a summary for Flower.
 
-        Raises `Ignore` for a copy, which leaves the state of the task as it is; `HopFailed` if the workflow failed or
-        is parked; `Retry` if the step is tried again later (a sweep sends it, not Celery); `Reject` if the store stays
-        away or this worker ends, which puts the message back on its queue.
+        Raises `Ignore` for a copy, which leaves the state of the task as it is, or `ShownAs` if its hop has ended, is
+        parked or cancelled: that changes nothing either, but the copy may be all that an operator sees of it. Raises
+        `HopFailed` if the workflow failed or is parked; `Retry` if the step is tried again later (a sweep sends it, not
+        Celery); `Reject` if the store stays away or this worker ends, which puts the message back on its queue.
         """
         if self.shutdown.asked:
             raise Reject("this worker ends", requeue=True)
         opening = self._patiently(lambda: self.service.open(arrival), OPEN_PATIENCE)
         match opening:
-            case Drop():
-                raise Ignore(opening.reason)
+            case Drop(reason=reason, stands=stands):
+                raise _dropped(reason, stands)
             case Refused(reason=reason, step_id=step_id):
                 raise hop_failed(arrival.hop_id, step_id, reason)
             case Summary():
@@ -115,7 +124,7 @@ class HopRuntime:
         try:
             return self._result(hop, future)
         except concurrent.futures.CancelledError:
-            raise Ignore("taken over by another owner") from None
+            raise self._lost(hop) from None
         except (TimeoutError, SoftTimeLimitExceeded):
             doing = self.loop.doing()
             if not self.loop.leave_if_blocked(BLOCKED_SIGN):
@@ -127,6 +136,13 @@ class HopRuntime:
                 extra={"action": "loop_blocked", "hop": hop.closing.hop_id},
             )
             return timed_out(hop, doing)
+
+    def _lost(self, hop: Opened) -> Ignore:
+        """Return what shows that the run was cancelled with its workflow, or that another owner has the hop."""
+        with suppress(TransientError, StoreCorrupt):
+            if self._effects.is_cancelled(hop.message.correlation_id):
+                return _dropped("cancelled", None)
+        return Ignore("taken over by another owner")
 
     def _result(self, hop: Opened, future: concurrent.futures.Future[Outcome]) -> Outcome:
         end = time.monotonic() + hop.timeout + BLOCKED_GRACE
@@ -169,14 +185,31 @@ class HopRuntime:
             raise Reject("the time limit of the message has expired", requeue=True) from error
 
 
+def _dropped(reason: str, stands: Summary | None) -> Ignore:
+    """Return what leaves a hop alone whose delivery is dropped, and shows how it stands if no run will show that."""
+    if reason == "cancelled":
+        return ShownAs(reason, "task-revoked", {"terminated": False, "signum": None, "expired": False})
+    if stands is None:
+        return Ignore(reason)
+    if stands.error_class is None:
+        return ShownAs(reason, "task-succeeded", {"result": repr(_shown(stands))})
+    error = _failed(stands)
+    return ShownAs(reason, "task-failed", {"exception": repr(error), "traceback": str(cause_of(error))})
+
+
 def _shown(summary: Summary) -> dict[str, str]:
     if summary.outcome is ClosedAs.OVERTAKEN:
         raise Ignore("another owner took over the hop")
-    failed = hop_failed(summary.hop_id, summary.step_id, summary.error_class or "")
     if summary.outcome in (ClosedAs.FAILED, ClosedAs.PARKED):
-        raise failed.with_traceback(traceback_of(summary.frames))
+        raise _failed(summary)
     if summary.outcome is ClosedAs.RETRYING:
         # Flower would keep showing a success, whatever follows it.
-        raise Retry(exc=failed, when=summary.delay)
+        raise Retry(exc=_failed(summary), when=summary.delay)
     shown = {"step": summary.step_id, "outcome": summary.outcome.value}
     return shown if summary.next_hop is None else {**shown, "next": summary.next_hop}
+
+
+def _failed(summary: Summary) -> HopFailed:
+    """Return what Celery is told of a failed hop, with the frames of its step."""
+    failed = hop_failed(summary.hop_id, summary.step_id, summary.error_class or "")
+    return failed.with_traceback(traceback_of(summary.frames))

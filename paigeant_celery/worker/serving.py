@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import logging
+import sys
 from collections.abc import Iterator
 
 from kombu.entity import Queue
@@ -14,7 +15,7 @@ from paigeant_celery.broker.transport import CeleryTransport
 from paigeant_celery.core.errors import ConfigurationError, PaigeantError, TransientError
 from paigeant_celery.core.settings import SPECIAL_CONSUME
 
-__all__ = ["banner", "longest_step", "queues_of", "served_activities", "start_checks"]
+__all__ = ["banner", "longest_step", "printable", "queues_of", "served_activities", "start_checks"]
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +86,12 @@ def banner(transport: CeleryTransport, served: dict[str, Activity]) -> str:
     if not served:
         lines.append("  . no activity is served; name the modules of your agents with `-I` or `imports`")
     return "\n".join(lines)
+
+
+def printable(text: str) -> str:
+    """Return a text that standard output can show: a character that its encoding lacks is written as an escape."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def _unknown_names(transport: CeleryTransport) -> Iterator[str]:

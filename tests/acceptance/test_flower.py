@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,19 +15,24 @@ import requests
 from paigeant_celery import (
     ActivitySpec,
     FunctionSpec,
+    StepPolicy,
     WorkflowCancelled,
     WorkflowDispatcher,
     WorkflowFailed,
     WorkflowHandle,
+    WorkflowParked,
 )
 from paigeant_celery.broker.outbox import delivery_of
+from paigeant_celery.broker.port import Delivery
+from paigeant_celery.core.hop_failures import hop_failed
 from paigeant_celery.core.message import parse
-from tests.support.processes import START_WITHIN, Deployment, deployment, eventually
+from tests.support.processes import START_WITHIN, Deployment, Process, deployment, eventually
 from tests.support.servers import free_port
 
 PROMPT, DEPS, VARIABLE, ERROR = "marzipan", "nougat", "praline", "toffee"  # none of them may be seen anywhere
 SECRETS = (PROMPT, DEPS, VARIABLE, ERROR)
 WITHIN = 15.0
+ONCE = StepPolicy(final_on=["ValueError"])
 
 
 pytestmark = pytest.mark.xdist_group("short leases")
@@ -34,14 +41,14 @@ pytestmark = pytest.mark.xdist_group("short leases")
 class Flower:
     """A running Flower, with its API and its pages."""
 
-    def __init__(self, made: Deployment, pool: str) -> None:
+    def __init__(self, made: Deployment, worker: Process | None = None) -> None:
         self.made, self.transport = made, made.transport()
         self.address = f"http://127.0.0.1:{free_port()}"
         self.process = made.run(
             "-A", "paigeant_celery", "flower", "--address=127.0.0.1", f"--port={self.address.rpartition(':')[2]}",
             folder=made.configured("flower"), name="flower", cold=True, FLOWER_UNAUTHENTICATED_API="true",
         )  # fmt: skip
-        self.worker = made.ready_worker("desk", "press", "troubles", pool=pool, slots=3)
+        self.worker = worker or made.ready_worker("desk", "press", "troubles", pool="prefork", slots=3)
         eventually(self._sees_the_worker, within=START_WITHIN)
 
     def dispatch(self, *steps: ActivitySpec | FunctionSpec) -> WorkflowHandle:
@@ -50,6 +57,20 @@ class Flower:
             self.transport, itinerary=steps, variables={"house": VARIABLE}
         )
         return dispatcher.handle(correlation_id, self.transport)
+
+    def delivery(self, handle: WorkflowHandle) -> Delivery:
+        """The message of a workflow's current hop, for sending it once more."""
+        store = self.transport.store
+        assert store is not None
+        record = store.workflow(handle.correlation_id)
+        assert record is not None
+        return delivery_of(parse(record.envelope, max_size=2**20, max_steps=256), record.envelope, record.queue, None)
+
+    def send(self, *deliveries: Delivery) -> None:
+        """Send messages to queues that the worker serves, whichever they were meant for."""
+        for delivery in deliveries:
+            queue = f"{self.made.prefix}.{delivery.activity}"
+            self.transport.publisher.publish(dataclasses.replace(delivery, queue=queue))
 
     def shown(self, task_id: str) -> dict[str, Any]:
         """What the API says about a task now; empty while it does not know the task."""
@@ -92,7 +113,7 @@ class Flower:
 def flower(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flower]:
     brief = {"paigeant_lease": 1.0, "paigeant_max_attempts": 2, "paigeant_retry_backoff": 0.0}
     with deployment(redis_url, tmp_path_factory.mktemp("flower"), **brief) as made:
-        yield Flower(made, "prefork")
+        yield Flower(made)
 
 
 @pytest.fixture
@@ -141,12 +162,7 @@ def test_a_copy_that_comes_during_a_run_leaves_it_started(flower: Flower, gate: 
     handle = flower.dispatch(ActivitySpec("gated", str(gate)))
     task_id = f"{handle.correlation_id}.0"
     flower.task(task_id, "STARTED")
-    store = flower.transport.store
-    assert store is not None
-    record = store.workflow(handle.correlation_id)
-    assert record is not None
-    message = parse(record.envelope, max_size=2**20, max_steps=256)
-    delivery = delivery_of(message, record.envelope, record.queue, None)
+    delivery = flower.delivery(handle)
     states = []
 
     def shows(later: str) -> bool:
@@ -167,6 +183,46 @@ def test_a_copy_that_comes_during_a_run_leaves_it_started(flower: Flower, gate: 
     assert flower.task(task_id, "SUCCESS")["result"] == repr({"step": "gated", "outcome": "workflow_completed"})
 
 
+def test_one_who_looks_later_sees_by_a_copy_how_the_hop_ended(flower: Flower) -> None:
+    """A copy begins like any other delivery; without an end it would be shown as running for ever."""
+    unserved = f"{flower.made.prefix}-unserved"
+    done = flower.dispatch(
+        ActivitySpec("draft", PROMPT, queue=unserved), ActivitySpec("review", PROMPT, queue=unserved)
+    )
+    failed = flower.dispatch(ActivitySpec("failing", f"ValueError {ERROR}", queue=unserved, policy=ONCE))
+    cancelled = flower.dispatch(ActivitySpec("draft", PROMPT, queue=unserved))
+    first, failing, never = (flower.delivery(handle) for handle in (done, failed, cancelled))
+    flower.send(first, failing)
+    shown = flower.task(first.hop_id, "SUCCESS")["result"]
+    last = flower.delivery(done)
+    flower.send(last)
+    done.result_sync(WITHIN)
+    with pytest.raises(WorkflowFailed):
+        failed.result_sync(WITHIN)
+    parked = flower.dispatch(
+        ActivitySpec("failing", f"ValueError {ERROR}", queue=unserved, policy=StepPolicy(max_attempts=1))
+    )
+    waits = flower.delivery(parked)
+    flower.send(waits)
+    with pytest.raises(WorkflowParked):
+        parked.result_sync(WITHIN)
+    assert cancelled.cancel_sync()
+
+    later = Flower(flower.made, flower.worker)
+    copies = (first, last, failing, waits, never)
+    before = [later.shown(copy.hop_id) for copy in copies]
+    later.send(*copies)
+
+    assert before == [{}] * 5
+    assert later.task(first.hop_id, "SUCCESS")["result"] == shown
+    assert later.task(last.hop_id, "SUCCESS")["result"] == repr({"step": "review", "outcome": "workflow_completed"})
+    assert later.task(failing.hop_id, "FAILURE")["exception"] == repr(
+        hop_failed(failing.hop_id, "failing", "ValueError")
+    )
+    assert later.task(waits.hop_id, "FAILURE")["exception"] == repr(hop_failed(waits.hop_id, "failing", "ValueError"))
+    assert later.task(never.hop_id, "REVOKED")
+
+
 def test_a_failed_hop_is_a_failure_without_its_text(flower: Flower) -> None:
     """Error texts quote prompts and answers; the handle has them, for those who may read them."""
     handle = flower.dispatch(ActivitySpec("failing", f"ValueError {ERROR}", step_id="buy"))
@@ -178,6 +234,9 @@ def test_a_failed_hop_is_a_failure_without_its_text(flower: Flower) -> None:
 
     assert shown["exception"] == f"ValueError('{task_id}', 'buy', 'ValueError')"
     assert ERROR not in json.dumps(shown)
+    assert re.search(
+        r'tests/programs/\w+\.py", line \d+, in \S+\n(?!    )', shown["traceback"]
+    )  # and no line of source
     assert ERROR not in flower.everything(task_id)
 
 
@@ -196,6 +255,16 @@ def test_revoking_a_running_hop_cancels_its_workflow(flower: Flower, gate: Path,
     flower.worker.wait_for_log("workflow cancelled, and its run too")
     assert flower.dispatch(ActivitySpec("draft", PROMPT)).result_sync(WITHIN).output
     assert "WorkerLostError" not in flower.worker.log()
+
+
+def test_a_hop_that_runs_while_its_workflow_is_cancelled_is_shown_as_revoked(flower: Flower, gate: Path) -> None:
+    """Whoever cancels it by its handle sees in Flower that it runs no longer."""
+    handle = flower.dispatch(ActivitySpec("gated", str(gate)))
+    flower.task(f"{handle.correlation_id}.0", "STARTED")
+
+    assert handle.cancel_sync()
+
+    assert flower.task(f"{handle.correlation_id}.0", "REVOKED")
 
 
 def test_no_page_shows_prompts_deps_variables_or_outputs(flower: Flower, gate: Path) -> None:

@@ -141,6 +141,40 @@ def test_show_says_why_a_workflow_failed(host: Callable[..., Celery], workflow_h
     )
 
 
+@pytest.mark.parametrize(
+    ("charset", "text"),
+    [
+        ("latin-1", r"größe \u2192 \u732b \U0001f408"),
+        ("cp1252", r"größe \u2192 \u732b \U0001f408"),
+        ("shift_jis", r"gr\xf6\xdfe → 猫 \U0001f408"),
+        ("utf-8", "größe → 猫 🐈"),
+    ],
+)
+def test_every_command_goes_to_its_end_whatever_the_terminal_can_show(
+    host: Callable[..., Celery], workflow_harness: WorkflowHarness, charset: str, text: str
+) -> None:
+    """An error quotes what users wrote, and a terminal or a pipe on a server may know only Western letters."""
+
+    @activity(policy=StepPolicy(max_attempts=1), queue="größe→猫")
+    def refuse() -> None:
+        raise ValueError("größe → 猫 🐈")
+
+    workflow_harness.dispatch([refuse.activity()], correlation_id="w")
+    asyncio.run(workflow_harness.deliver(1))
+    app, runner = host(workflow_harness.store), CliRunner(charset=charset)
+    letter = runner.invoke(paigeant, ["letters", "list"], obj=SimpleNamespace(app=app)).output.split()[0]
+
+    shown = {
+        arguments: runner.invoke(paigeant, arguments, obj=SimpleNamespace(app=app))
+        for arguments in (("show", "w"), ("letters", "list"), ("letters", "show", letter), ("activities",))
+    }
+
+    assert [(done.exit_code, done.exception) for done in shown.values()] == [(0, None)] * 4
+    output = shown["show", "w"].stdout_bytes.decode(charset)
+    assert text in output
+    assert " parked w.0" in output
+
+
 def test_a_parked_workflow_is_retried_and_a_running_one_cancelled(
     host: Callable[..., Celery], workflow_harness: WorkflowHarness
 ) -> None:

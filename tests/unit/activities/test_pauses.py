@@ -14,7 +14,7 @@ from pydantic_ai import ApprovalRequired, CallDeferred, DeferredToolRequests, Mo
 from pydantic_ai import output as outputs
 from pydantic_ai.messages import TextPart
 
-from paigeant_celery.activities.pauses import MOST_NAMED, pause_in
+from paigeant_celery.activities.pauses import MOST_NAMED, pause_in, pause_of
 from paigeant_celery.activities.results import result_of
 from paigeant_celery.core.errors import Paused
 
@@ -120,7 +120,7 @@ def test_a_response_that_the_provider_still_works_on_is_a_pause(pending: object)
 @pytest.mark.parametrize("error", [ApprovalRequired({"why": SECRET}), CallDeferred()])
 def test_a_deferral_that_no_agent_caught_is_a_pause(error: Exception) -> None:
     """Another attempt would only ask again."""
-    pause = pause_in(error)
+    pause = pause_of(error)
 
     assert pause is not None
     assert (pause.reason, SECRET in str(pause)) == ("tools_deferred", False)

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import importlib.util
+import io
 import sys
 import threading
+import types
+import unittest
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from pydantic_ai import Agent
 
+from paigeant_celery.activities.making import Making
 from paigeant_celery.activities.registry import Registry, registry
+from paigeant_celery.agents.agent import PaigeantAgent, register_agent
 from paigeant_celery.core.errors import DuplicateActivity, UnknownActivity, UsageError
 from paigeant_celery.core.policy import StepPolicy
 
@@ -23,12 +30,15 @@ FUNCTION = "from paigeant_celery import activity\n\n@activity(queue=__name__)\nd
 
 @dataclass(eq=False)
 class Kept:
-    """An activity that is its own holder, like a function."""
+    """An activity that is its own holder, like a function; each was made in a run of its own of the same module."""
 
     given: str | None
     origin: str = "shop.py:1"
     queue: str | None = None
     policy: StepPolicy | None = None
+
+    def __post_init__(self) -> None:
+        self.making = Making(subject=self, calls=(self.origin,), run=(self,))
 
     @property
     def name(self) -> str:
@@ -92,6 +102,255 @@ def test_a_file_that_is_imported_twice_has_its_newest_activities(
     found = {name: activity.queue for name, activity in registry.activities().items()}
     assert found == {"triage": "shop_agents"}
     assert first is not second
+
+
+MAKE = {
+    "an agent": 'PaigeantAgent("test", name="triage", queue=__name__)',
+    "an agent of a subclass": "Own()",
+    "a registered agent": "registered()",
+    "a function": 'activity(name="triage", queue=__name__)(lambda: None)',
+    "a decorated function": "decorated()",
+}
+MAKERS = """
+import threading
+from dataclasses import dataclass, field
+from pydantic_ai import Agent
+from pydantic_ai.agent import WrapperAgent
+from paigeant_celery import PaigeantAgent, activity, register_agent
+
+class Own(PaigeantAgent):
+    def __init__(self):
+        super().__init__("test", name="triage", queue=__name__)
+
+def registered():
+    agent = Agent("test", name="triage", defer_model_check=True)
+    register_agent(agent, queue=__name__)
+    return agent
+
+def decorated():
+    @activity(queue=__name__)
+    def triage(): ...
+    return triage
+
+def make(): return {made}
+"""
+ONCE = {
+    "a factory": "one = make()",
+    "a loop": "one = [make() for _ in range(1)]",
+    "a class": "class Team: triage = make()",
+    "a dataclass": "@dataclass\nclass Team:\n    triage: object = field(default_factory=make)\none = Team()",
+    "a nested factory": "def team(): return make()\none = team()",
+}
+TWICE = {
+    "two lines": "one = make()\nother = make()",
+    "one line": "one, other = make(), make()",
+    "a loop": "both = []\nfor _ in range(2): both.append(make())",
+    "a comprehension": "both = [make() for _ in range(2)]",
+    "a nested factory": "def team(): return make()\none = team()\nother = team()",
+    "classes": "def team():\n    class Team: triage = make()\n    return Team\none, other = team(), team()",
+    "instances": "@dataclass\nclass Team:\n    triage: object = field(default_factory=make)\nboth = [Team(), Team()]",
+    "threads": "both = []\nfor _ in range(2):\n    thread = threading.Thread(target=lambda: both.append(make()))\n"
+    "    thread.start()\n    thread.join()",
+}
+
+
+@pytest.mark.parametrize("made", MAKE)
+@pytest.mark.parametrize("twice", TWICE)
+def test_two_of_one_place_cannot_share_a_name_either(
+    made: str, twice: str, tmp_path: Path, no_new_modules: None
+) -> None:
+    """A factory makes different agents, and a step for one of them must not run the other."""
+    path = tmp_path / "agents.py"
+    path.write_text(MAKERS.format(made=MAKE[made]) + TWICE[twice])
+
+    module = load(path, "shop_agents")
+
+    with pytest.raises(DuplicateActivity, match=f"'triage'.*{path}"):
+        registry.get("triage")
+    with pytest.raises(DuplicateActivity):
+        registry.activities()
+    assert module.make
+
+
+@pytest.mark.parametrize("made", MAKE)
+@pytest.mark.parametrize("once", ONCE)
+def test_what_a_factory_makes_once_may_be_imported_twice(
+    made: str, once: str, tmp_path: Path, no_new_modules: None
+) -> None:
+    """The script and the module of the same file, or an executor that loads it by its path, do not conflict."""
+    path = tmp_path / "agents.py"
+    path.write_text(MAKERS.format(made=MAKE[made]) + ONCE[once])
+
+    loaded = [load(path, name) for name in ("shop_main", "shop_agents")]
+
+    assert registry.get("triage").queue == "shop_agents"
+    assert len(loaded) == 2
+
+
+@pytest.mark.parametrize("made", MAKE)
+def test_a_reloaded_module_replaces_what_is_still_held(made: str, tmp_path: Path, no_new_modules: None) -> None:
+    """Someone who imported the old agent keeps it alive, and that is no second agent."""
+    path = tmp_path / "shop_agents.py"
+    path.write_text(MAKERS.format(made=MAKE[made]) + "one = make()")
+    sys.path.insert(0, str(tmp_path))
+    try:
+        module = importlib.import_module("shop_agents")
+        held, old = module.one, registry.get("triage")
+        importlib.reload(module)
+    finally:
+        sys.path.remove(str(tmp_path))
+
+    assert registry.get("triage") is not old
+    assert module.one is not held
+
+
+def test_a_cell_that_runs_again_replaces_what_it_made(no_new_modules: None) -> None:
+    """A notebook may hold the old agent in a list, and runs every cell in one namespace."""
+    space: dict[str, object] = {"__name__": "__main__", "kept": []}
+    cell = MAKERS.format(made=MAKE["an agent"]) + "kept.append(make())"
+    for _ in range(2):
+        exec(compile(cell, "cell-1", "exec"), space)
+    again = registry.get("triage")
+
+    exec(compile("kept.append(make())", "cell-2", "exec"), space)
+
+    assert again.making.subject is space["kept"][1]  # type: ignore[index]
+    with pytest.raises(DuplicateActivity, match=r"called at cell-1:.*called at cell-2:1"):
+        registry.get("triage")
+
+
+def test_a_factory_that_two_modules_call_makes_two(tmp_path: Path, no_new_modules: None) -> None:
+    """The error names the calls, because both agents come from the same line."""
+    factory, one, other = (tmp_path / f"{name}.py" for name in ("shop_factory", "one", "other"))
+    factory.write_text(MAKERS.format(made=MAKE["an agent"]))
+    for path in (one, other):
+        path.write_text("from shop_factory import make\nagent = make()")
+    load(factory, "shop_factory")
+    loaded = [load(one, "shop_one")]
+    first = registry.get("triage")
+    loaded.append(load(one, "shop_one_again"))
+    again = registry.get("triage")
+
+    loaded.append(load(other, "shop_other"))
+
+    assert again is not first
+    with pytest.raises(DuplicateActivity, match=rf"called at {one}:2, another at .*called at {other}:2"):
+        registry.get("triage")
+
+
+def test_one_agent_that_is_registered_twice_is_one(tmp_path: Path, no_new_modules: None) -> None:
+    """Registering an agent again only changes its options."""
+    agent = Agent("test", name="triage", defer_model_check=True)
+    register_agent(agent)
+    register_agent(agent, queue="slow")
+
+    assert registry.get("triage").queue == "slow"
+
+
+def test_one_that_nobody_holds_any_more_is_no_second_one() -> None:
+    """Tests and handlers make an agent in each call of a function."""
+
+    def handle() -> object:
+        agent = PaigeantAgent("test", name="triage")
+        assert registry.get("triage").making.subject is agent
+        return agent
+
+    for _ in range(3):
+        handle()
+    kept = [handle()]
+    with pytest.raises(DuplicateActivity):
+        handle()
+    kept.clear()
+    handle()
+
+
+TESTS = """
+import asyncio, unittest
+import pytest
+from paigeant_celery import activity
+from paigeant_celery.core.errors import DuplicateActivity
+from paigeant_celery.testing import WorkflowHarness
+
+def make():
+    @activity
+    def triage(): return "done"
+    return triage
+
+def passes(step):
+    return asyncio.run(WorkflowHarness().run([step.activity()])).output == "done"
+
+@pytest.fixture
+def triage():
+    return make()
+
+kept = []
+
+@pytest.mark.parametrize("number", range(3))
+def test_with_a_fixture(triage, number):
+    kept.append(triage)
+    assert passes(triage)
+
+class TestWithInstances:
+    def setup_method(self):
+        self.triage = make()
+
+    @pytest.mark.parametrize("number", range(3))
+    def test_it(self, number):
+        kept.append(self)
+        assert passes(self.triage)
+
+class Inside(unittest.TestCase):
+    def setUp(self):
+        kept.append(self)
+        self.triage = make()
+
+    def test_one(self):
+        assert passes(self.triage)
+
+    def test_other(self):
+        assert passes(self.triage)
+
+    def test_two_of_one_test(self):
+        other = [make() for _ in range(2)]
+        with pytest.raises(DuplicateActivity):
+            passes(self.triage)
+
+class Base(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        kept.append(cls)
+        cls.triage = make()
+
+class FirstOfBase(Base):
+    def test_it(self):
+        assert passes(self.triage)
+
+class SecondOfBase(Base):
+    def test_it(self):
+        assert passes(self.triage)
+"""
+
+
+@pytest.mark.parametrize("group", ["test_with_a_fixture", "TestWithInstances", "Inside", "OfBase"])
+def test_what_an_earlier_test_made_is_no_second_one_though_it_is_kept(group: str, pytester: pytest.Pytester) -> None:
+    """Runners keep the instances of test classes; if they counted, each test after a failed one would fail."""
+    pytester.makepyfile(TESTS)
+
+    result = pytester.runpytest_inprocess("-p", "no:xdist", "-p", "no:cacheprovider", "-k", group)
+
+    assert result.ret == pytest.ExitCode.OK
+
+
+@pytest.mark.parametrize("group", [["Inside"], ["FirstOfBase", "SecondOfBase"]])
+def test_the_same_holds_for_tests_that_python_runs(group: list[str]) -> None:
+    """Django runs the tests of its projects with `unittest`."""
+    module = types.ModuleType("tests_of_python")
+    exec(TESTS, vars(module))
+    cases = [unittest.defaultTestLoader.loadTestsFromTestCase(vars(module)[name]) for name in group]
+
+    result = unittest.TextTestRunner(stream=io.StringIO()).run(unittest.TestSuite(cases))
+
+    assert (result.testsRun > 1, result.errors, result.failures) == (True, [], [])
 
 
 def test_of_two_copies_the_one_that_is_still_held_is_served() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import copy
 import gc
 import inspect
 import types
@@ -22,7 +23,7 @@ from paigeant_celery.activities.context import WorkflowDependencies
 from paigeant_celery.activities.registry import registry
 from paigeant_celery.agents.agent import PaigeantAgent, register_agent
 from paigeant_celery.client.dispatch import WorkflowDispatcher
-from paigeant_celery.core.errors import InvalidInput, UsageError
+from paigeant_celery.core.errors import DuplicateActivity, InvalidInput, UsageError
 from paigeant_celery.core.policy import StepPolicy
 from paigeant_celery.core.slip import ActivitySpec
 
@@ -281,6 +282,22 @@ def test_a_subclass_is_named_where_it_is_used() -> None:
 
     (activity,) = registry.activities().values()
     assert (activity.name, activity.queue, activity.origin) == ("triage", "house", "/shop_agents.py:8")
+
+
+def test_a_copy_is_no_step_under_the_name_of_the_original() -> None:
+    """The original would run it, without what was changed in the copy."""
+    dispatcher = WorkflowDispatcher()
+    original = PaigeantAgent("test", name="triage", dispatcher=dispatcher)
+    other = copy.copy(original)
+
+    for make in (other.activity, other.add_to_runway, other.register_activity):
+        with pytest.raises(DuplicateActivity, match=r"'triage'.*and then copied; give one of them another `name=`"):
+            make("look")
+    register_agent(other, name="second")
+    other.name = "second"
+
+    assert (original.activity("look").agent_name, other.activity("look").agent_name) == ("triage", "second")
+    assert sorted(registry.activities()) == ["second", "triage"]
 
 
 def test_an_agent_with_type_arguments_is_named_and_located_like_any_other() -> None:

@@ -13,6 +13,7 @@ from pydantic_ai.output import OutputObjectDefinition
 from pydantic_ai.tools import RunContext, ToolDefinition
 
 from paigeant_celery.agents.fingerprints import Digests, digest
+from paigeant_celery.journal.record import DECISIVE, change_in
 
 SCHEMA = {"type": "object", "properties": {"title": {"type": "string", "description": "of the book"}}}
 TOOL = ToolDefinition(name="search", parameters_json_schema=SCHEMA, description="Look for books.")
@@ -97,3 +98,12 @@ def test_a_digest_covers_what_json_cannot_say() -> None:
     assert digest(["a", one]) == digest(["a", BinaryContent(data=b"1", media_type="image/png")])
     assert digest({"b": 1, "a": 2}) == digest({"a": 2, "b": 1})
     assert digest(object()) == digest(object())
+
+
+def test_every_word_of_a_fingerprint_reads_well_in_a_sentence() -> None:
+    """A word may be singular or plural, so no sentence about it may have an article or a verb that fits only one."""
+    words = [*Digests().of_request(request(asked("go")), model_name="m"), "arguments"]  # the last is a tool's
+
+    assert words == ["model", "tools", "output", "prompt", "tool descriptions", "settings", "arguments"]
+    assert [change_in([word]) for word in words] == [f"its {word} changed" for word in words]
+    assert change_in(DECISIVE) == "its model, tools and output changed"

@@ -7,7 +7,15 @@ import json
 import pytest
 
 from paigeant_celery.core.errors import NonDeterminismError
-from paigeant_celery.journal.record import CallKey, Record, RecordedError, differences, parse_key, parse_record
+from paigeant_celery.journal.record import (
+    CallKey,
+    Record,
+    RecordedError,
+    change_in,
+    differences,
+    parse_key,
+    parse_record,
+)
 
 KEY = CallKey(run="writer:0", step=2, kind="tool", name="search", call_id="call_1")
 
@@ -87,3 +95,17 @@ def test_texts_may_drift_and_the_rest_may_not() -> None:
     assert differences(recorded, {**recorded, "prompt": "q", "settings": "r"}) == ([], ["prompt", "settings"])
     assert differences(recorded, {**recorded, "model": "b", "output": "x"}) == (["model", "output"], [])
     assert differences({}, recorded) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["model"], "its model changed"),
+        (["tools"], "its tools changed"),
+        (["model", "tools"], "its model and tools changed"),
+        (["prompt", "tool descriptions", "settings"], "its prompt, tool descriptions and settings changed"),
+    ],
+)
+def test_what_changed_is_said_in_one_sentence(names: list[str], said: str) -> None:
+    """The text is what a person reads who must decide between deploying old code and paying again."""
+    assert change_in(names) == said

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import os
+import pickle
 import signal
 import sys
 import threading
@@ -19,6 +20,7 @@ import pytest
 from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 
 from paigeant_celery.activities.functions import FunctionActivity, activity
+from paigeant_celery.activities.registry import registry
 from paigeant_celery.broker.port import Delivery
 from paigeant_celery.core.errors import HopFailed, Unreachable
 from paigeant_celery.core.flow import Failure
@@ -30,7 +32,7 @@ from paigeant_celery.hop.guard import Arrival
 from paigeant_celery.store.memory import MemoryStore
 from paigeant_celery.store.port import Claim, Claimed, HopRecord, NewWorkflow, WorkflowRecord
 from paigeant_celery.worker import runtime
-from paigeant_celery.worker.runtime import HopRuntime
+from paigeant_celery.worker.runtime import HopRuntime, ShownAs
 
 T = TypeVar("T")
 MakeMessage = Callable[..., PaigeantMessage]
@@ -185,6 +187,86 @@ def test_a_refused_message_is_a_failure_that_names_its_step_and_its_copy_is_igno
     assert caught.value.args == ("w-1.0", "elsewhere", "unknown_agent")
 
 
+def test_a_copy_of_a_hop_that_has_ended_is_shown_as_the_hop_ended(bench: Bench, make_message: MakeMessage) -> None:
+    """Someone who opened Flower later would see it begin and never end."""
+
+    @activity
+    def one() -> None:
+        """Do well."""
+
+    @activity
+    def two() -> None:
+        raise TypeError
+
+    first = bench.start(make_message(one.activity(), two.activity()))
+    ended = bench.runtime.perform(first)
+    while_the_next_waits = shown(bench, first)
+    sent = bench.sent[-1]
+    second = Arrival(hop_id=sent.hop_id, activity=sent.activity, envelope=sent.envelope)
+    with pytest.raises(HopFailed) as failed:
+        bench.runtime.perform(second)
+
+    assert shown(bench, first) == while_the_next_waits == ("task-succeeded", {"result": repr(ended)})
+    assert failed.value.args == ("w-1.1", "two", "TypeError")
+    event, fields = shown(bench, second)
+    assert (event, fields["exception"]) == ("task-failed", repr(failed.value))
+    assert f", in {two.__qualname__}\n" in fields["traceback"]
+
+
+def shown(bench: Bench, arrival: Arrival) -> tuple[str, dict[str, object]]:
+    """The event that shows a copy."""
+    with pytest.raises(ShownAs) as caught:
+        bench.runtime.perform(replace(arrival, token=f"copy-{len(bench.sent)}"))
+    return caught.value.event, caught.value.fields
+
+
+def test_a_copy_of_the_last_hop_is_shown_as_the_end_of_the_workflow(bench: Bench, make_message: MakeMessage) -> None:
+    """Also by a worker that could not have run it."""
+    one = activity(name="one")(lambda: None)
+    arrival = bench.start(make_message(one.activity(), outputs=("before",)))
+    ended = bench.runtime.perform(arrival)
+
+    copied = shown(bench, arrival)
+    with registry.isolated():
+        unread = shown(bench, arrival)
+
+    assert copied == unread == ("task-succeeded", {"result": repr(ended)})
+    assert ended == {"step": "one", "outcome": "workflow_completed"}
+
+
+def test_a_copy_of_a_hop_whose_record_is_damaged_is_ignored(bench: Bench, first: Arrival) -> None:
+    """Nothing is shown that is not known."""
+    bench.runtime.perform(first)
+    found = replace(bench.record(), envelope="{")
+    bench.store.workflow = lambda _: found  # type: ignore[method-assign]
+
+    with pytest.raises(Ignore, match="finished"):
+        bench.runtime.perform(replace(first, token="copy"))
+
+
+def test_a_hop_of_a_cancelled_workflow_is_ignored_and_shown_as_revoked(bench: Bench, first: Arrival) -> None:
+    """It never began, and nothing of it failed."""
+    bench.store.cancel("w-1")
+
+    with pytest.raises(ShownAs, match="cancelled") as caught:
+        bench.runtime.perform(first)
+
+    assert caught.value.event == "task-revoked"
+    assert pickle.loads(pickle.dumps(caught.value)).args == caught.value.args
+
+
+def test_a_copy_of_a_parked_hop_is_ignored_and_shown_as_failed(bench: Bench, make_message: MakeMessage) -> None:
+    """It may go on when somebody lets it, and until then it is shown as what it is."""
+    arrival = bench.start(make_message(FunctionSpec("elsewhere")))
+    with pytest.raises(HopFailed) as parked:
+        bench.runtime.perform(arrival)
+
+    with pytest.raises(ShownAs, match="parked") as caught:
+        bench.runtime.perform(replace(arrival, token="another"))
+
+    assert (caught.value.event, caught.value.fields["exception"]) == ("task-failed", repr(parked.value))
+
+
 def test_another_envelope_under_the_id_of_a_hop_changes_nothing_on_screen(bench: Bench, first: Arrival) -> None:
     """A forgery is reported in a dead letter, and the hop with its id is shown unchanged."""
     altered = replace(first, envelope=str(first.envelope).replace("{}", "{ }", 1))
@@ -285,6 +367,17 @@ def test_the_run_of_a_lost_hop_is_cancelled_and_the_delivery_ignored(bench: Benc
 
     assert endless.cancelled.wait(PATIENCE)
     assert (bench.record().state, bench.record().running, bench.record().attempt) == ("running", True, 2)
+
+
+def test_the_run_of_a_cancelled_workflow_is_shown_as_revoked(bench: Bench, make_message: MakeMessage) -> None:
+    """However it was cancelled, nobody must think that it still runs."""
+    endless = Endless(lambda: bench.store.cancel("w-1"))
+    arrival = bench.start(make_message(endless.step))
+
+    with pytest.raises(ShownAs, match="cancelled"):
+        bench.runtime.perform(arrival)
+
+    assert endless.cancelled.wait(PATIENCE)
 
 
 def test_a_step_whose_hop_was_taken_as_it_ended_is_ignored(bench: Bench, make_message: MakeMessage) -> None:
