@@ -17,6 +17,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from paigeant_celery.core.errors import PaigeantError
+
 __all__ = [
     "Cause",
     "Frame",
@@ -225,7 +227,9 @@ def _before(error: BaseException) -> tuple[BaseException | None, bool]:
     """Return the error that this one came from, and whether it was raised from it."""
     if error.__cause__ is not None:
         return error.__cause__, True
-    return (None if error.__suppress_context__ else error.__context__), False
+    # Ours hide what they replace from tracebacks, because its text may quote a value. Records may have it.
+    hidden = error.__suppress_context__ and not isinstance(error, PaigeantError)
+    return (None if hidden else error.__context__), False
 
 
 def _members(error: BaseException) -> Sequence[BaseException]:
