@@ -7,22 +7,26 @@ pydantic-ai and changes no application.
 from __future__ import annotations
 
 from importlib import import_module
+from sys import modules
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from paigeant_celery.activities.context import StepOutput, WorkflowContext, WorkflowDependencies, workflow_context
-    from paigeant_celery.activities.functions import activity
-    from paigeant_celery.agents.agent import PaigeantAgent, register_agent
+    from paigeant_celery.activities.functions import FunctionActivity, activity
+    from paigeant_celery.agents.agent import PaigeantAgent, Runway, register_agent
     from paigeant_celery.agents.durability import CeleryDurability, idempotency_key
-    from paigeant_celery.broker.transport import get_transport
+    from paigeant_celery.broker.port import Transport
+    from paigeant_celery.broker.transport import CeleryTransport, get_transport
     from paigeant_celery.client.dead_letters import DeadLetters
     from paigeant_celery.client.dispatch import WorkflowDispatcher
     from paigeant_celery.client.handle import WorkflowEvent, WorkflowHandle, WorkflowResult, WorkflowStatus
     from paigeant_celery.core.budget import WorkflowLimits
+    from paigeant_celery.core.causes import Cause, Frame
     from paigeant_celery.core.errors import (
         ConfigurationError,
         DuplicateActivity,
         EmptyItinerary,
+        HopFailed,
         InvalidInput,
         MessageError,
         NonDeterminismError,
@@ -31,6 +35,7 @@ if TYPE_CHECKING:
         NotSerializable,
         NoWorkflow,
         PaigeantError,
+        ReplayedError,
         StoreCorrupt,
         StoreRequired,
         TransientError,
@@ -47,9 +52,19 @@ if TYPE_CHECKING:
         WorkflowFailed,
         WorkflowParked,
     )
+    from paigeant_celery.core.flow import Failure
     from paigeant_celery.core.message import PaigeantMessage
     from paigeant_celery.core.policy import StepPolicy
-    from paigeant_celery.core.slip import ActivitySpec, FunctionSpec, RoutingSlip
+    from paigeant_celery.core.settings import Settings
+    from paigeant_celery.core.slip import (
+        ActivitySpec,
+        ExecutedStep,
+        FunctionSpec,
+        OutputRef,
+        RegisteredActivity,
+        RoutingSlip,
+    )
+    from paigeant_celery.store.port import DeadLetter, Store
     from paigeant_celery.worker.executor import ActivityExecutor
     from paigeant_celery.worker.install import install
 
@@ -58,12 +73,20 @@ __version__ = "0.1.0"
 _HOME = {
     "ActivityExecutor": "worker.executor",
     "ActivitySpec": "core.slip",
+    "Cause": "core.causes",
     "CeleryDurability": "agents.durability",
+    "CeleryTransport": "broker.transport",
     "ConfigurationError": "core.errors",
+    "DeadLetter": "store.port",
     "DeadLetters": "client.dead_letters",
     "DuplicateActivity": "core.errors",
     "EmptyItinerary": "core.errors",
+    "ExecutedStep": "core.slip",
+    "Failure": "core.flow",
+    "Frame": "core.causes",
+    "FunctionActivity": "activities.functions",
     "FunctionSpec": "core.slip",
+    "HopFailed": "core.errors",
     "InvalidInput": "core.errors",
     "MessageError": "core.errors",
     "NoWorkflow": "core.errors",
@@ -71,15 +94,22 @@ _HOME = {
     "NotPublished": "core.errors",
     "NotRecorded": "core.errors",
     "NotSerializable": "core.errors",
+    "OutputRef": "core.slip",
     "PaigeantAgent": "agents.agent",
     "PaigeantError": "core.errors",
     "PaigeantMessage": "core.message",
+    "RegisteredActivity": "core.slip",
+    "ReplayedError": "core.errors",
     "RoutingSlip": "core.slip",
+    "Runway": "agents.agent",
+    "Settings": "core.settings",
     "StepOutput": "activities.context",
     "StepPolicy": "core.policy",
+    "Store": "store.port",
     "StoreCorrupt": "core.errors",
     "StoreRequired": "core.errors",
     "TransientError": "core.errors",
+    "Transport": "broker.port",
     "UnknownActivity": "core.errors",
     "UnknownTransport": "core.errors",
     "UnknownWorkflow": "core.errors",
@@ -111,12 +141,20 @@ _HOME = {
 __all__ = [
     "ActivityExecutor",
     "ActivitySpec",
+    "Cause",
     "CeleryDurability",
+    "CeleryTransport",
     "ConfigurationError",
+    "DeadLetter",
     "DeadLetters",
     "DuplicateActivity",
     "EmptyItinerary",
+    "ExecutedStep",
+    "Failure",
+    "Frame",
+    "FunctionActivity",
     "FunctionSpec",
+    "HopFailed",
     "InvalidInput",
     "MessageError",
     "NoWorkflow",
@@ -124,15 +162,22 @@ __all__ = [
     "NotPublished",
     "NotRecorded",
     "NotSerializable",
+    "OutputRef",
     "PaigeantAgent",
     "PaigeantError",
     "PaigeantMessage",
+    "RegisteredActivity",
+    "ReplayedError",
     "RoutingSlip",
+    "Runway",
+    "Settings",
     "StepOutput",
     "StepPolicy",
+    "Store",
     "StoreCorrupt",
     "StoreRequired",
     "TransientError",
+    "Transport",
     "UnknownActivity",
     "UnknownTransport",
     "UnknownWorkflow",
@@ -164,7 +209,8 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        # With `obj`, the traceback suggests the name that was meant.
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name, obj=modules[__name__])
     value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
     globals()[name] = value
     return value

@@ -36,7 +36,7 @@ from paigeant_celery.hop.sweeper import Sweeper
 from paigeant_celery.hop.with_store import RecordedEffects
 from paigeant_celery.store.memory import MemoryStore
 
-__all__ = ["WorkflowHarness", "workflow_harness"]
+__all__ = ["Delivery", "WorkflowHarness", "workflow_harness"]
 
 MOST_DELIVERIES = 10_000  # deliveries of one `run`; a workflow has far fewer steps
 

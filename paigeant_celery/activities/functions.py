@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Coroutine, Iterable
 from functools import cached_property, partial, update_wrapper
 from types import FrameType
-from typing import Any, Concatenate, Generic, Literal, ParamSpec, Protocol, TypeVar, get_type_hints, overload
+from typing import Any, Concatenate, Generic, Literal, NoReturn, ParamSpec, Protocol, TypeVar, get_type_hints, overload
 
 from pydantic import BaseModel, ConfigDict, PydanticUserError, TypeAdapter, ValidationError, create_model
 
@@ -99,9 +99,8 @@ class FunctionActivity(Generic[P, R]):
 
     def _arguments_of(self, step: Step) -> dict[str, Any]:
         if not isinstance(step, FunctionSpec):
-            raise MessageError(
-                "invalid_envelope", "kind", f"{step.activity!r} is a function, but the step runs an agent"
-            )
+            text = f"{step.activity!r} is a function, but the step runs an agent; use a `FunctionSpec`"
+            raise MessageError("invalid_envelope", "kind", text)
         try:
             checked = self._model.model_validate_json(dumps(step.arguments))
         except MessageError:
@@ -272,6 +271,9 @@ def activity(
     """
 
     def decorate(function: Callable[..., Any]) -> FunctionActivity[..., Any]:
+        if not callable(function):
+            text = f"`@activity` is for functions, not for a {type(function).__name__}; names are given as `name=`"
+            raise InvalidInput("invalid_input", "function", text)
         made: FunctionActivity[..., Any] = FunctionActivity(
             function,
             name=str(getattr(function, "__name__", "")) if name is None else name,
@@ -316,21 +318,28 @@ async def in_own_thread(call: Callable[[], T]) -> T:
     example, must always find a free thread there.
     """
     context = contextvars.copy_context()
-    future: concurrent.futures.Future[T] = concurrent.futures.Future()
+    future: concurrent.futures.Future[Callable[[], T]] = concurrent.futures.Future()
 
     def work() -> None:
         try:
-            future.set_result(context.run(call))
-        except StopIteration as error:  # a future cannot carry it
-            future.set_exception(RuntimeError(f"the function raised StopIteration: {error}"))
+            value = context.run(call)
         except BaseException as error:  # noqa: BLE001 - the waiting caller gets what it raised
-            future.set_exception(error)
+            future.set_result(partial(_reraise, error))  # asyncio makes a `TimeoutError` anew, without its frames
+        else:
+            future.set_result(lambda: value)
 
     future.set_running_or_notify_cancel()  # cancelling the wait leaves the thread and its future alone
     thread = threading.Thread(target=work, name="paigeant-function", daemon=True)
     thread.start()
     try:
-        return await asyncio.wrap_future(future)
+        ended = await asyncio.wrap_future(future)
     except asyncio.CancelledError as error:
         error.__cause__ = still_running(thread)  # says what a step that ran out of time was doing
         raise
+    return ended()
+
+
+def _reraise(error: BaseException) -> NoReturn:
+    if isinstance(error, StopIteration):  # a coroutine cannot raise it
+        raise RuntimeError(f"the function raised StopIteration: {error}") from error
+    raise error

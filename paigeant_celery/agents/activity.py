@@ -155,9 +155,8 @@ class AgentActivity:
     def _data_of(self, step: Step) -> Any:
         """Return the step's deps, validated as the type that this worker expects, or None if it expects none."""
         if not isinstance(step, ActivitySpec):
-            raise MessageError(
-                "invalid_envelope", "kind", f"{step.activity!r} is an agent, but the step calls a function"
-            )
+            text = f"{step.activity!r} is an agent, but the step calls a function; use an `ActivitySpec`"
+            raise MessageError("invalid_envelope", "kind", text)
         expected = self._expected()
         if self._deps_factory is not None:
             return step.deps if expected is OWN else _validated(step.deps, expected)

@@ -123,7 +123,7 @@ class PaigeantAgent(Agent[AgentDepsT, OutputT]):
         ) -> None:
             agent_arguments.setdefault("defer_model_check", True)
             super().__init__(model, **agent_arguments)
-            self.dispatcher = dispatcher
+            self.dispatcher = _checked_runway(dispatcher)
             self.can_edit_itinerary = can_edit_itinerary
             self.max_added_steps = _checked_limit(max_added_steps)
             self.allowed_activities = _checked_names(allowed_activities)
@@ -236,6 +236,8 @@ def register_agent(
 
     A worker serves it for as long as something else holds the agent. Raises `InvalidInput` (`bad_agent_name`).
     """
+    if not isinstance(agent, AbstractAgent):
+        raise InvalidInput("invalid_input", "agent", f"must be a pydantic-ai agent, not a {type(agent).__name__}")
     name = agent.name if name is None else name
     if name is None:
         raise InvalidInput("bad_agent_name", "name", "the agent has no name; pass `name=`")
@@ -249,6 +251,13 @@ def register_agent(
         deps_factory=_checked_factory(deps_factory),
     )
     registry.add(activity, holder=agent)
+
+
+def _checked_runway(dispatcher: Runway | None) -> Runway | None:
+    if dispatcher is not None and not (hasattr(dispatcher, "add") and hasattr(dispatcher, "register")):
+        text = f"must be a `WorkflowDispatcher`, not a {type(dispatcher).__name__}"
+        raise InvalidInput("invalid_input", "dispatcher", text)
+    return dispatcher
 
 
 def _checked_limit(limit: object) -> int:

@@ -56,7 +56,7 @@ def idempotency_key(ctx: RunContext[Any]) -> str:
     dies between the effect and its record. It is stable when calls are recorded: in a hop, with a store. Raises
     `UsageError` outside a tool.
     """
-    if ctx.tool_call_id is None:
+    if getattr(ctx, "tool_call_id", None) is None:
         raise UsageError("`idempotency_key` names a tool call, but none is running; call it inside a tool")
     return str(uuid.uuid5(_TOOL_KEYS, json.dumps([ctx.run_id, ctx.run_step, ctx.tool_name, ctx.tool_call_id])))
 

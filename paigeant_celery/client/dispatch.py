@@ -46,6 +46,8 @@ from paigeant_celery.store.port import NewWorkflow
 
 __all__ = ["WorkflowDispatcher"]
 
+STEPS = (ActivitySpec, FunctionSpec)
+
 
 @dataclass
 class _Runway:
@@ -89,7 +91,8 @@ class WorkflowDispatcher:
         self._registered: dict[str, RegisteredActivity] = {}
 
     def add(self, step: ActivitySpec | FunctionSpec) -> None:
-        """Put a step on the runway, after those already there."""
+        """Put a step on the runway, after those already there. Raises `InvalidInput` if it is no step."""
+        _check_kind(step, path="step")
         runway = self._runway.get()
         if runway is None or runway.taken:
             runway = _Runway()
@@ -99,8 +102,12 @@ class WorkflowDispatcher:
     def register(self, step: ActivitySpec, *, description: str = "") -> None:
         """Let agents that may edit the itinerary insert `step`; a later registration for the same agent replaces it.
 
-        It goes with every workflow that this dispatcher sends from now on.
+        It goes with every workflow that this dispatcher sends from now on. Raises `InvalidInput` if it is no step of an
+        agent.
         """
+        if not isinstance(step, ActivitySpec):
+            text = f"must be a step of an agent, as `agent.activity(…)` returns, not a {type(step).__name__}"
+            raise InvalidInput("invalid_input", "step", text)
         self._registered[step.agent_name] = RegisteredActivity(description=description, step=step)
 
     async def dispatch_workflow(
@@ -164,8 +171,9 @@ class WorkflowDispatcher:
     ) -> _Sending:
         transport = _checked_transport(transport)
         transport.check_dispatch()
-        if isinstance(itinerary, (str, ActivitySpec, FunctionSpec)):
-            raise InvalidInput("invalid_input", "itinerary", "is a list of steps; put the step into one")
+        if itinerary is not None and (isinstance(itinerary, (str, *STEPS)) or not isinstance(itinerary, Iterable)):
+            text = f"is a list of steps, not a {type(itinerary).__name__}; put the step into one"
+            raise InvalidInput("invalid_input", "itinerary", text)
         runway = self._runway.get() if itinerary is None else None
         if runway is not None and not runway.take():
             runway = None
@@ -306,11 +314,18 @@ def _check_deadline(deadline: datetime | None, now: datetime) -> None:
         raise InvalidInput("deadline_passed", "deadline", f"{deadline.isoformat()} is in the past")
 
 
-def _checked_step(index: int, step: object) -> Step:
+def _check_kind(step: object, *, path: str) -> None:
+    if not isinstance(step, STEPS):
+        text = (
+            "a step is an `ActivitySpec` or `FunctionSpec`, as `agent.activity(…)` and `function.activity(…)` return, "
+            f"not a {type(step).__name__}"
+        )
+        raise InvalidInput("invalid_input", path, text)
+
+
+def _checked_step(index: int, step: Step) -> Step:
     """Check a step against its activity if this process has loaded it, and add the activity's queue."""
-    if not isinstance(step, (ActivitySpec, FunctionSpec)):
-        text = f"a step is an `ActivitySpec` or `FunctionSpec`, not a {type(step).__name__}"
-        raise InvalidInput("invalid_input", f"itinerary[{index}]", text)
+    _check_kind(step, path=f"itinerary[{index}]")
     activity: Activity | None = registry.find(step.activity)
     if activity is None:
         return step

@@ -81,8 +81,8 @@ class StepPolicy(BaseModel):
                 timeout=timeout,
                 max_attempts=max_attempts,
                 backoff=backoff,
-                retry_on=_names(retry_on),
-                final_on=_names(final_on),
+                retry_on=_names(retry_on, "retry_on"),
+                final_on=_names(final_on, "final_on"),
             )
         except ValidationError as error:
             place, _, text = first_fault(error)
@@ -102,12 +102,12 @@ class StepPolicy(BaseModel):
 _OWN = tuple(StepPolicy.model_fields)
 
 
-def _names(errors: Iterable[str | type[BaseException]] | None) -> tuple[object, ...] | None:
+def _names(errors: Iterable[str | type[BaseException]] | None, path: str) -> tuple[object, ...] | None:
     """Return the names of error classes, because only JSON crosses a queue."""
     if errors is None:
         return None
-    if isinstance(errors, (str, type)):
-        raise InvalidInput("invalid_policy", "retry_on", "must be a list of error classes, or of their names")
+    if isinstance(errors, (str, type)) or not isinstance(errors, Iterable):
+        raise InvalidInput("invalid_policy", path, "must be a list of error classes, or of their names")
     return tuple(error.__name__ if isinstance(error, type) else error for error in errors)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from paigeant_celery.activities.registry import registry
 from paigeant_celery.broker.transport import CeleryTransport
-from paigeant_celery.core.errors import UnknownActivity, UsageError, WorkerEnded
+from paigeant_celery.core.errors import InvalidInput, UnknownActivity, UsageError, WorkerEnded
 from paigeant_celery.worker.app_state import installation_of
 from paigeant_celery.worker.embedded import EmbeddedWorker
 from paigeant_celery.worker.install import install
@@ -31,6 +31,7 @@ class ActivityExecutor:
     """
 
     def __init__(self, transport: CeleryTransport, name: str, module: str | None = None) -> None:
+        _check_kinds(transport, name, module)
         self._transport, self._name, self._module = transport, name, module
 
     async def start(self, lifespan: float | None = None) -> None:
@@ -51,6 +52,18 @@ class ActivityExecutor:
         finally:
             # Shielded: a second cancellation must not abandon the worker's threads.
             await asyncio.shield(_leave(serving, self._name))
+
+
+def _check_kinds(transport: object, name: object, module: object) -> None:
+    if not isinstance(transport, CeleryTransport):
+        text = f"must be what `get_transport(…)` returns, not a {type(transport).__name__}"
+        raise InvalidInput("invalid_input", "transport", text)
+    if not isinstance(name, str):
+        text = f"must be the name of an activity, not a {type(name).__name__}"
+        raise InvalidInput("invalid_input", "name", text)
+    if module is not None and not isinstance(module, str):
+        text = f"must be a string, the dotted name or the file of a module, not a {type(module).__name__}"
+        raise InvalidInput("invalid_input", "module", text)
 
 
 async def _until_ended(worker: EmbeddedWorker, lifespan: float | None) -> None:
@@ -92,6 +105,9 @@ def _load(module: str | None, name: str) -> None:
     if module.endswith(".py"):
         _load_file(Path(module), name)
         return
+    if module.startswith(".") or "/" in module or "\\" in module:
+        text = f"the module {module!r}, which is no dotted name such as 'shop.agents' and no file that ends in '.py'"
+        raise UnknownActivity(name, text)
     try:
         importlib.import_module(module)
     except ModuleNotFoundError as error:

@@ -9,7 +9,7 @@ from celery import Celery
 
 from paigeant_celery.activities.registry import registry
 from paigeant_celery.broker.transport import CeleryTransport, attach, attachment_of, imports_us, transport_of
-from paigeant_celery.core.errors import DuplicateActivity, UsageError
+from paigeant_celery.core.errors import DuplicateActivity, InvalidInput, UsageError
 from paigeant_celery.store.port import Store
 from paigeant_celery.worker.app_state import Installation, installation_of
 from paigeant_celery.worker.bootsteps import AgentQueues
@@ -29,6 +29,8 @@ def install(app: Celery, *, store: str | Store | None = None) -> CeleryTransport
     changes. Mistakes in its settings are reported when a worker starts or a workflow is dispatched. Raises
     `UsageError` if it is already installed with another store.
     """
+    if not isinstance(app, Celery):
+        raise InvalidInput("invalid_input", "app", f"must be a `Celery` app, not a {type(app).__name__}")
     transport = transport_of(app, store=store)
     known = attachment_of(app)
     if isinstance(known, Installation):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import subprocess
 import sys
@@ -48,6 +49,12 @@ IDEMPOTENT_TOOL = "cashier = "
 HANDLED_PAUSE = "janitor = "
 DESK = "# desk.py"
 DESK_STEPS = "from desk import"
+TEAM = "# team.py"
+LIBRARY = "# library.py"
+DISPATCHING = "# dispatching.py"
+FOLLOWING = "# following.py"
+OPENTELEMETRY = "CeleryInstrumentor().instrument()"
+SENTRY = "integrations=[CeleryIntegration()]"
 EXAMPLE_DISPATCH = '("topic_finder", "joke_writer", "joke_judge")'
 EXAMPLE_WATCH = ".events_sync()"
 EXAMPLE_CONFIGURATION = '"examples.existing_celery_app.agents"'
@@ -62,6 +69,12 @@ RUN_BELOW = (
     HANDLED_PAUSE,
     DESK,
     DESK_STEPS,
+    TEAM,
+    LIBRARY,
+    DISPATCHING,
+    FOLLOWING,
+    OPENTELEMETRY,
+    SENTRY,
     EXAMPLE_DISPATCH,
     EXAMPLE_WATCH,
     EXAMPLE_CONFIGURATION,
@@ -479,6 +492,80 @@ print(asyncio.run(WorkflowHarness().run(steps)).outputs)
     printed = run_script(block(DESK_STEPS) + served, cwd=tmp_path)
 
     assert printed == "{'writer': {'text': 'Dear customer …'}, 'shorten': 'Dear'}\n"
+
+
+def test_an_agent_that_one_already_has_runs_as_shown(tmp_path: Path) -> None:
+    """People have agents before they have workflows."""
+    served = """
+import asyncio
+from paigeant_celery.testing import WorkflowHarness
+print(asyncio.run(WorkflowHarness().run([step])).outputs)
+"""
+
+    assert run_script(block(TEAM) + served, cwd=tmp_path) == "{'team.helper': 'Done.'}\n"
+
+
+def test_a_process_that_loads_no_agents_dispatches_as_shown(tmp_path: Path) -> None:
+    """The step gets its deps and arguments, and reads the variables; the web process loads no agent library."""
+    served = """
+import asyncio, sys
+print("pydantic_ai" in sys.modules, dispatcher.handle(correlation_id, transport).status_sync().remaining)
+from paigeant_celery import ActivityExecutor
+
+async def main():
+    executors = [asyncio.create_task(ActivityExecutor(transport, n, "desk").start()) for n in ("writer", "shorten")]
+    print((await dispatcher.handle(correlation_id, transport).result(timeout=30)).output)
+    for executor in executors: executor.cancel()
+    await asyncio.gather(*executors, return_exceptions=True)
+
+asyncio.run(main())
+"""
+    (tmp_path / "desk.py").write_text(block(DESK), encoding="utf-8")
+
+    printed = run_script(block(DISPATCHING) + served, cwd=tmp_path, cold=True).splitlines()
+
+    assert printed == ["False ('writer', 'shorten')", "Dear…"]
+
+
+def test_the_events_that_a_browser_reads_are_the_json_that_is_shown(tmp_path: Path) -> None:
+    """Those who write the page have only the example to go by."""
+    followed = """
+import asyncio
+from pydantic import TypeAdapter
+from paigeant_celery import WorkflowResult, WorkflowStatus, activity
+from paigeant_celery.testing import WorkflowHarness
+
+@activity
+def writer() -> str: return "a"
+
+async def main():
+    harness = WorkflowHarness()
+    result = await harness.run([writer.activity(), writer.activity()], correlation_id="order-17")
+    handle = harness.dispatch([writer.activity(), writer.activity()], correlation_id="order-17")
+    lines = [line async for line in follow(handle)]
+    rest = [line async for line in follow(handle, lines[1].split()[1])]
+    print("".join(lines), end="")
+    assert rest == lines[2:], rest
+    TypeAdapter(WorkflowStatus).dump_json(handle.status_sync()), TypeAdapter(WorkflowResult).dump_json(result)
+
+asyncio.run(main())
+"""
+    shown = json.loads(re.findall(r"```json\n(.*?)```", read("docs/operating.md"), re.DOTALL)[0])
+
+    lines = run_script(block(FOLLOWING) + followed, cwd=tmp_path).split("\n\n")
+    events = [json.loads(line.partition("data: ")[2]) for line in lines if line]
+
+    assert [event["type"] for event in events] == [
+        "started", "claimed", "completed", "claimed", "completed", "workflow_completed",
+    ]  # fmt: skip
+    assert {**events[2], "cursor": shown["cursor"], "at": shown["at"]} == shown
+    assert list(events[2]) == list(shown)
+    assert re.fullmatch(r"[\d-]+T[\d:.]+Z", events[2]["at"])
+
+
+def test_monitors_are_set_up_as_shown(tmp_path: Path) -> None:
+    """The names are those of other packages, and a host copies them."""
+    run_script(block(OPENTELEMETRY) + block(SENTRY), cwd=tmp_path)
 
 
 def test_a_process_without_agents_dispatches_the_three_agents_as_shown(

@@ -73,11 +73,12 @@ CASES = [
     case("16", "empty-runway", dict, "empty_itinerary", "itinerary", EMPTY_TEXT),
     case(
         "16", "no-step", lambda: {"itinerary": ["a"]}, "invalid_input", "itinerary[0]",
-        "a step is an `ActivitySpec` or `FunctionSpec`, not a str",
+        "a step is an `ActivitySpec` or `FunctionSpec`, as `agent.activity(…)` and `function.activity(…)` return, "
+        "not a str",
     ),
     case(
         "16", "no-list", lambda: {"itinerary": ActivitySpec("a", SECRET)}, "invalid_input", "itinerary",
-        "is a list of steps; put the step into one",
+        "is a list of steps, not a ActivitySpec; put the step into one",
     ),
     case(
         "23", "deadline-no-datetime", options(deadline=SECRET), "invalid_input", "deadline",

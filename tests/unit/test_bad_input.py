@@ -302,4 +302,4 @@ def test_a_kind_that_does_not_fit_its_activity_is_refused(workflow_harness: Work
         WorkflowDispatcher().dispatch_workflow_sync(workflow_harness.transport, itinerary=[FunctionSpec("plain")])
 
     assert held[1].name == "plain"
-    assert caught.value.text == "'plain' is an agent, but the step calls a function"
+    assert caught.value.text == "'plain' is an agent, but the step calls a function; use an `ActivitySpec`"

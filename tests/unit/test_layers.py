@@ -42,6 +42,7 @@ LIBRARIES = {
     "redis": {"store.redis_client"},
     "click": {"worker", "cli"},
     "opentelemetry": {"broker.tracing"},
+    "sentry_sdk": {"worker.reporting"},
     "pytest": {"testing"},
     "typing_extensions": {"agents"},
 }

@@ -126,12 +126,25 @@ def queue(name: str) -> list[Callable[[], object]]:
 # For each row: the numbers that its text has, and calls that are just within the limit and just beyond it.
 EDGES: dict[str, tuple[list[str], list[Callable[[], object]], list[Callable[[], object]]]] = {
     "`queue=`": (["1", "255"], [*queue("q"), *queue("é" * 127)], [*queue(""), *queue(" \t"), *queue("é" * 128)]),
-    "keys of `variables=` and of mappings in deps and arguments": (
+    "names of `variables=`": (
         [],
-        [lambda: dispatched(variables={"": 1, "ключ 🦜 $": 1}), lambda: FunctionSpec("a", {"a": {" ": 1}})],
-        [lambda: dispatched(variables={"\ud800": 1}), lambda: ActivitySpec("a", "x", {"\ud800": 1})],
+        [lambda: dispatched(variables={"": 1, "ключ 🦜 $": 1})],
+        [lambda: dispatched(variables={"\ud800": 1}), lambda: dispatched(variables={"\0": 1})],
     ),
-    "prompt": ([], [lambda: ActivitySpec("a", "🦜\u202e")], [lambda: ActivitySpec("a", " \n")]),
+    "keys and text in deps, arguments and variables": (
+        [],
+        [
+            lambda: dispatched(variables={"a": {"ключ\0 🦜": "\0"}}),
+            lambda: ActivitySpec("a", "x", {"\0": "\0"}),
+            lambda: FunctionSpec("a", {"a": {"\0": "\0"}}),
+        ],
+        [
+            lambda: dispatched(variables={"a": {"\ud800": 1}}),
+            lambda: ActivitySpec("a", "x", {"\ud800": 1}),
+            lambda: FunctionSpec("a", {"a": "\ud800"}),
+        ],
+    ),
+    "prompt": ([], [lambda: ActivitySpec("a", "🦜\u202e\0")], [lambda: ActivitySpec("a", " \n")]),
     "`variables=`, deps, arguments or an output": (
         ["24"],
         [lambda: dispatched(variables=nested(24)), lambda: ActivitySpec("a", "x", nested(24))],

@@ -217,7 +217,11 @@ def test_a_step_of_an_agent_is_refused() -> None:
     with pytest.raises(MessageError) as caught:
         order.check(ActivitySpec("order", "please"))
 
-    assert caught.value.args == ("invalid_envelope", "kind", "'order' is a function, but the step runs an agent")
+    assert caught.value.args == (
+        "invalid_envelope",
+        "kind",
+        "'order' is a function, but the step runs an agent; use a `FunctionSpec`",
+    )
 
 
 def test_arguments_that_have_no_name_are_refused_at_the_import() -> None:
