@@ -23,7 +23,7 @@ from paigeant_celery import (
 )
 from paigeant_celery.broker.outbox import delivery_of
 from paigeant_celery.broker.port import Delivery
-from paigeant_celery.core.errors import HopFailed
+from paigeant_celery.core.hop_failures import hop_failed
 from paigeant_celery.core.message import parse
 from tests.support.processes import START_WITHIN, Deployment, Process, deployment, eventually
 from tests.support.servers import free_port
@@ -216,9 +216,9 @@ def test_one_who_looks_later_sees_by_a_copy_how_the_hop_ended(flower: Flower) ->
     assert later.task(first.hop_id, "SUCCESS")["result"] == shown
     assert later.task(last.hop_id, "SUCCESS")["result"] == repr({"step": "review", "outcome": "workflow_completed"})
     assert later.task(failing.hop_id, "FAILURE")["exception"] == repr(
-        HopFailed(failing.hop_id, "failing", "ValueError")
+        hop_failed(failing.hop_id, "failing", "ValueError")
     )
-    assert later.task(waits.hop_id, "FAILURE")["exception"] == repr(HopFailed(waits.hop_id, "failing", "ValueError"))
+    assert later.task(waits.hop_id, "FAILURE")["exception"] == repr(hop_failed(waits.hop_id, "failing", "ValueError"))
     assert later.task(never.hop_id, "REVOKED")
 
 
