@@ -37,7 +37,7 @@ FACES = {"", "celery", "tasks", "cli", "testing"}  # "" is the package itself
 # Who may import libraries other than the standard library and pydantic, which everyone may import.
 LIBRARIES = {
     "pydantic_ai": {"agents"},
-    "celery": {"broker", "worker", "celery"},
+    "celery": {"broker", "worker"},
     "kombu": {"broker", "worker"},
     "redis": {"store.redis_client"},
     "click": {"worker", "cli"},
