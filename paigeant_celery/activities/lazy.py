@@ -17,8 +17,9 @@ from ipaddress import IPv4Network, IPv6Network
 from typing import Any, TypeAlias
 
 from pydantic import BaseModel
-from pydantic_core import PydanticSerializationError, to_json, to_jsonable_python
+from pydantic_core import PydanticSerializationError, to_json
 
+from paigeant_celery.core.crossing import reader_of
 from paigeant_celery.core.errors import NotSerializable
 from paigeant_celery.core.jsonable import MAX_VALUE_DEPTH
 
@@ -243,14 +244,7 @@ def _is_only_iterable(value: object) -> bool:
 
     What has keys is left alone, because its items may be only those, as in a table.
     """
-    if not isinstance(value, Iterable) or hasattr(value, "keys"):
-        return False
-    unknown: list[object] = []
-    try:
-        to_jsonable_python(value, fallback=unknown.append)
-    except (PydanticSerializationError, ValueError, RecursionError):
-        return False
-    return any(each is value for each in unknown)
+    return isinstance(value, Iterable) and not hasattr(value, "keys") and reader_of(type(value)) is None
 
 
 def _least_size(item: object) -> int:
