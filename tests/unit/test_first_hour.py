@@ -145,6 +145,22 @@ def test_an_executor_says_how_a_module_is_named(module: str) -> None:
         asyncio.run(ActivityExecutor(real, "writer", module).start(0))
 
 
+def test_an_executor_that_cannot_start_says_so_at_once(caplog: pytest.LogCaptureFixture) -> None:
+    """It runs as a task whose error nobody has looked at yet, while the program waits for the result."""
+    real = paigeant_celery.get_transport("inmemory")
+
+    async def main() -> None:
+        task = asyncio.create_task(ActivityExecutor(real, "writr", __name__).start())
+        await asyncio.wait([task])
+        assert caplog.messages[0].startswith("the executor of 'writr' ended: no activity 'writr' is loaded; searched ")
+        with pytest.raises(UnknownActivity):
+            await task
+
+    asyncio.run(main())
+
+    assert [record.action for record in caplog.records if record.levelname == "ERROR"] == ["executor_failed"]
+
+
 def test_a_misspelt_public_name_is_corrected() -> None:
     """Python suggests the name that was meant, if the error says where to look."""
     with pytest.raises(AttributeError) as caught:
