@@ -1,45 +1,47 @@
-"""Configuration of the stand-alone app (`celery -A paigeant_celery …`), and the reference of every setting.
+"""The reference of every setting, and a configuration of the stand-alone app (`celery -A paigeant_celery …`).
 
 A host application sets the same `paigeant_*` keys in its own Celery configuration (Django:
 `CELERY_PAIGEANT_*`). Lines that are commented out show the defaults. Times are in seconds, sizes in bytes.
 """
 
-import os
+# --- Celery, as the stand-alone app has it -----------------------------------------------------------------
 
-# The broker: any Kombu URL. The steps of a workflow may run on any worker that reaches it.
-broker_url = os.environ.get("PAIGEANT_REDIS_URL") or "redis://localhost:6379/0"
+# The broker: any Kombu URL. The steps of a workflow may run on any worker that reaches it. The default is the Redis of
+# the environment variable `PAIGEANT_REDIS_URL` if there is one.
+# broker_url = "redis://localhost:6379/0"
 
 # If the broker is not up yet, wait for it instead of ending.
-broker_connection_retry_on_startup = True
+# broker_connection_retry_on_startup = True
 
 # One message at a time per slot: a step takes minutes, and messages should wait where other workers see them.
-worker_prefetch_multiplier = 1
+# worker_prefetch_multiplier = 1
 
 # After a lost connection, Celery lowers the prefetch count while steps that began before it still run, and raises it
 # again from their threads. In the threads pool on RabbitMQ a worker then sometimes took no more messages.
-worker_enable_prefetch_count_reduction = False
+# worker_enable_prefetch_count_reduction = False
 
 # On RabbitMQ set `broker_transport_options = {"confirm_publish": True}`. Otherwise the broker may lose messages that it
 # never wrote down. `get_transport("amqp://…")` sets it.
 
 # Lets Flower see the hops.
-worker_send_task_events = True
+# worker_send_task_events = True
 
-# Outputs are read from the store; no result backend is needed.
-task_ignore_result = True
+# Outputs are read from the store; no result backend is needed. If you name one, results of other tasks are kept.
+# task_ignore_result = True
 
 # --- paigeant_celery -------------------------------------------------------------------------------------
 
-# The store: a Redis URL, or "broker" for the broker's own Redis database. If it is unset (None, the default for a host
-# application), nothing is recorded: a step runs as often as the broker delivers it, `status`, `result`, `events` and
-# `cancel` raise `StoreRequired`, and what cannot continue waits on the queue `<prefix>-dead-letters`.
-paigeant_store_url = "broker"
+# The store: a Redis URL, or "broker" for the broker's own Redis database, which is the default of the stand-alone app
+# on Redis. If it is unset (None, the default for a host application and on other brokers), nothing is recorded: a step
+# runs as often as the broker delivers it, `status`, `result`, `events` and `cancel` raise `StoreRequired`, and what
+# cannot continue waits on the queue `<prefix>-dead-letters`.
+# paigeant_store_url = None
 
 # What this worker serves. "also", the default for a host application: its other queues and every loaded activity.
-# "only": every loaded activity and no other queue. "no": no activity. Names, such as ("writer", "critic"): its other
-# queues and these activities. Here it is "only", because tasks of other applications may wait on this Redis in Celery's
-# default queue.
-paigeant_consume = "only"
+# "only", the default of the stand-alone app: every loaded activity and no other queue, because tasks of other
+# applications may wait on its Redis in Celery's default queue. "no": no activity. Names, such as ("writer", "critic"):
+# its other queues and these activities. If it is not set, `-Q` of a worker says which activities that worker serves.
+# paigeant_consume = "also"
 
 # The names of queues, tasks and store keys begin with it. Two deployments on one Redis need two prefixes.
 # paigeant_prefix = "paigeant"

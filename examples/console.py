@@ -119,7 +119,9 @@ def reporting() -> Iterator[None]:
         yield
         sys.stdout.flush()
     except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # otherwise the flush at exit fails again
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())  # otherwise the flush at exit fails again
+        os.dup2(nowhere, sys.stderr.fileno())  # nor need they hear that the workflow has not ended
         sys.exit(1)
     except (Unexpected, PaigeantError, TimeoutError) as error:
         click.echo(f"{type(error).__name__}: {error}", err=True)

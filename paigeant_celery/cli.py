@@ -35,7 +35,7 @@ def paigeant() -> None:
 @click.pass_context
 def activities(context: click.Context, include: tuple[str, ...]) -> None:
     """List the activities that this app loads, with their queues."""
-    from paigeant_celery.worker.serving import banner, served_activities
+    from paigeant_celery.worker.serving import banner
 
     transport = _transport(context)
     for module in include:
@@ -43,7 +43,7 @@ def activities(context: click.Context, include: tuple[str, ...]) -> None:
             context.obj.app.loader.import_from_cwd(module)
         except ImportError as error:
             raise click.ClickException(f"cannot import {module!r}: {error}") from error
-    click.echo(banner(transport, served_activities(transport)))
+    click.echo(banner(transport))
 
 
 @paigeant.command()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
-from pydantic import JsonValue
-from pydantic_core import PydanticSerializationError, to_jsonable_python
+from pydantic import BaseModel, JsonValue
 
 from paigeant_celery.activities.pauses import pause_in
 from paigeant_celery.activities.port import ActivityResult
@@ -37,16 +38,16 @@ def result_of(
     except NotSerializable as error:
         if error.reason != "invalid_text":
             raise
-        tree = _recordable(_mended(output), declared)
+        tree = _recordable(output, declared, mended=True)
         notes = (*notes, {"type": "text_replaced"})
     return ActivityResult(output=tree, usage=usage or {}, cost=cost, inserted=inserted, notes=notes)
 
 
-def _recordable(output: object, declared: Any) -> JsonValue:
+def _recordable(output: object, declared: Any, *, mended: bool = False) -> JsonValue:
     try:
         if (pause := pause_in(output)) is not None:
             raise pause
-        return recordable(output, declared=declared)
+        return recordable(_mended(output) if mended else output, declared=declared)
     except (NotSerializable, Paused):
         raise
     except Exception as error:
@@ -55,17 +56,22 @@ def _recordable(output: object, declared: Any) -> JsonValue:
         raise NotSerializable("output_not_serializable", text) from error
 
 
-def _mended(value: object) -> object:
-    """Return a value as JSON in which U+FFFD stands for each lone surrogate; text may hold one, but UTF-8 cannot."""
+def _mended(value: Any) -> Any:
+    """Return a value in which U+FFFD stands for each lone surrogate; text may hold one, but UTF-8 cannot."""
     if isinstance(value, str):
         return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     if isinstance(value, dict):
         return {_mended(key): _mended(part) for key, part in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_mended(part) for part in value]
-    if value is None or isinstance(value, (bool, int, float)):
-        return value
-    try:
-        return _mended(to_jsonable_python(value, by_alias=True))
-    except (PydanticSerializationError, ValueError, RecursionError):
-        return value  # whoever records it says what is wrong
+        return type(value)(map(_mended, value)) if type(value) in (list, tuple) else [_mended(part) for part in value]
+    if isinstance(value, BaseModel):
+        model = BaseModel.__copy__(value)
+        vars(model).update(_mended(vars(value)))
+        (model.model_extra or {}).update(_mended(value.model_extra or {}))
+        return model
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        made = copy.copy(value)
+        for field in dataclasses.fields(value):
+            object.__setattr__(made, field.name, _mended(getattr(value, field.name)))  # it may be frozen
+        return made
+    return value

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime
 from typing import Any, cast
 
@@ -78,9 +78,10 @@ def _found(message: Any) -> Found | None:
     """Return the letter in a message and its envelope; None if the message is not a letter of ours."""
     try:
         body = json.loads(message.body)
-        fields = body["letter"]
-        letter = DeadLetter(**{**fields, "at": datetime.fromisoformat(fields["at"])})
-    except (KeyError, TypeError, ValueError):
+        known = {field.name for field in fields(DeadLetter)}  # a later version may keep more
+        kept = {name: value for name, value in body["letter"].items() if name in known}
+        letter = DeadLetter(**{**kept, "at": datetime.fromisoformat(kept["at"])})
+    except (AttributeError, KeyError, TypeError, ValueError):
         return None
     envelope = body.get("envelope")
     return letter, envelope if isinstance(envelope, str) else None

@@ -7,6 +7,7 @@ from typing import TypeAlias
 from paigeant_celery.activities.port import Activity
 from paigeant_celery.activities.registry import Registry
 from paigeant_celery.broker.port import Delivery, Publisher
+from paigeant_celery.broker.tracing import workflow_trace
 from paigeant_celery.core.message import PaigeantMessage, reread, sha256
 from paigeant_celery.core.names import FIRST_PLACE, hop_id
 from paigeant_celery.core.policy import StepPolicy
@@ -36,7 +37,9 @@ class Outbox:
         """
         message = message or reread(record.envelope)
         activity = self._registry.find(message.step.activity)
-        self._publisher.publish(delivery_of(message, record.envelope, record.queue, activity, attempt=attempt))
+        delivery = delivery_of(message, record.envelope, record.queue, activity, attempt=attempt)
+        with workflow_trace(message.trace_context):
+            self._publisher.publish(delivery)
 
     def waiting(self, queue: str) -> int:
         """Return how many messages wait on a queue; raises `TransientError`."""

@@ -10,7 +10,7 @@ from paigeant_celery.core.errors import InvalidInput
 from paigeant_celery.core.settings import Settings
 from paigeant_celery.store.port import DeadLetter, Store
 
-__all__ = ["Delivery", "Letters", "Publisher", "Transport", "checked_transport"]
+__all__ = ["ServesItself", "Delivery", "Letters", "Publisher", "Transport", "checked_transport"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +83,15 @@ class Transport(Protocol):
 
     def check_dispatch(self) -> None:
         """Raise `ConfigurationError` if messages sent from here would not run as they must."""
+        ...
+
+
+@runtime_checkable
+class ServesItself(Protocol):
+    """A transport whose process may also run steps, in its executors."""
+
+    def serves(self, activity: str) -> bool:
+        """Say whether an executor of this process runs the steps of an activity."""
         ...
 
 

@@ -1,31 +1,61 @@
-"""OpenTelemetry context across hops, if the process uses OpenTelemetry; otherwise nothing."""
+"""Traces of OpenTelemetry and Sentry across hops, if the process uses them; otherwise nothing."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
-__all__ = ["attached_trace", "current_trace"]
+__all__ = ["current_trace", "hop_trace", "workflow_trace"]
+
+SENTRY, BAGGAGE = "sentry-trace", "baggage"  # headers; OpenTelemetry uses the second one, too
 
 
 def current_trace() -> dict[str, str]:
-    """Return the trace context to send along, or nothing if OpenTelemetry is not in use."""
-    if "opentelemetry" not in sys.modules:
-        return {}
-    from opentelemetry import propagate
-
+    """Return the trace context to send along, or nothing if there is none."""
     carrier: dict[str, str] = {}
-    propagate.inject(carrier)
+    if "opentelemetry" in sys.modules:
+        from opentelemetry import propagate
+
+        propagate.inject(carrier)
+    if (sentry := _sentry()) is not None and (sentry_trace := sentry.get_traceparent()) is not None:
+        carrier[SENTRY] = sentry_trace
+        entries = (carrier.get(BAGGAGE), sentry.get_baggage())
+        carrier[BAGGAGE] = ",".join(entry for entry in entries if entry)
     return carrier
 
 
 @contextmanager
-def attached_trace(carrier: Mapping[str, str]) -> Iterator[None]:
-    """Make a received trace context the parent of spans that are made inside the block."""
-    if not carrier or "opentelemetry" not in sys.modules:
+def hop_trace(carrier: Mapping[str, str]) -> Iterator[None]:
+    """Make a received trace context the parent of spans made inside the block, unless the hop has a span of its own."""
+    with ExitStack() as stack:
+        if carrier and _trace_id(None) == 0:
+            stack.enter_context(_attached(carrier))
         yield
-        return
+
+
+@contextmanager
+def workflow_trace(carrier: Mapping[str, str]) -> Iterator[None]:
+    """Make the trace of a workflow current, unless what is current belongs to it.
+
+    So a message that is sent again, by a sweep or by another request, stays in the trace of its workflow.
+    """
+    with ExitStack() as stack:
+        if carrier and _trace_id(carrier) not in (0, _trace_id(None)):
+            stack.enter_context(_attached(carrier))
+        if SENTRY in carrier and (sentry := _sentry()) is not None:
+            current = sentry.get_traceparent() or ""
+            if current.partition("-")[0] != carrier[SENTRY].partition("-")[0]:
+                stack.enter_context(sentry.isolation_scope())
+                continued = sentry.continue_trace(dict(carrier), op="queue.submit.celery", name="send a hop again")
+                stack.enter_context(sentry.start_transaction(continued))  # outside of one, it sends no headers along
+        yield
+
+
+@contextmanager
+def _attached(carrier: Mapping[str, str]) -> Iterator[None]:
+    """Make a trace context of OpenTelemetry current."""
     from opentelemetry import context, propagate
 
     token = context.attach(propagate.extract(dict(carrier)))
@@ -33,3 +63,21 @@ def attached_trace(carrier: Mapping[str, str]) -> Iterator[None]:
         yield
     finally:
         context.detach(token)
+
+
+def _trace_id(carrier: Mapping[str, str] | None) -> int:
+    """Return the trace of a context of OpenTelemetry, or that of the current one; 0 if there is none."""
+    if "opentelemetry" not in sys.modules:
+        return 0
+    from opentelemetry import propagate, trace
+
+    of = propagate.extract(dict(carrier)) if carrier is not None else None
+    return trace.get_current_span(of).get_span_context().trace_id
+
+
+def _sentry() -> Any:
+    """Return Sentry's package if the process has initialized it (2.0 or later), otherwise None."""
+    sentry = sys.modules.get("sentry_sdk")
+    if sentry is None or not hasattr(sentry, "isolation_scope") or not sentry.get_client().is_active():
+        return None
+    return sentry

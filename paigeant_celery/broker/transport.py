@@ -6,11 +6,12 @@ import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, ClassVar, cast
+from typing import ClassVar, Literal, cast
 
-from celery import Celery
+from celery import Celery, Task
 from celery.app.annotations import resolve_all
 from kombu.serialization import prepare_accept_content
 from kombu.transport import TRANSPORT_ALIASES
@@ -18,10 +19,18 @@ from kombu.utils.url import maybe_sanitize_url
 
 from paigeant_celery.activities.registry import registry
 from paigeant_celery.broker.dead_letter_queue import LetterQueue
+from paigeant_celery.broker.left_behind import unfinished_in, watch
 from paigeant_celery.broker.publisher import CeleryPublisher, broker_address
+from paigeant_celery.broker.stand_alone import (
+    REDIS_VARIABLE,
+    TRANSPORT_VARIABLE,
+    StandAloneApp,
+    default_redis_url,
+    only_broker,
+)
 from paigeant_celery.core.errors import ConfigurationError, InvalidInput, UnknownTransport
 from paigeant_celery.core.names import Names
-from paigeant_celery.core.settings import Settings, read_settings
+from paigeant_celery.core.settings import Settings, read_what_is_valid
 from paigeant_celery.store import open_store
 from paigeant_celery.store.port import Store
 
@@ -30,7 +39,6 @@ __all__ = [
     "CeleryTransport",
     "attach",
     "attachment_of",
-    "default_redis_url",
     "get_transport",
     "transport_of",
 ]
@@ -40,8 +48,16 @@ IN_MEMORY_POLLING = 0.01  # seconds; with Kombu's own default of 1 s every hop w
 
 ATTACHED_AS = "paigeant_attachment"  # the only attribute of ours on a Celery app
 
-TRANSPORT_VARIABLE = "PAIGEANT_TRANSPORT"
-REDIS_VARIABLE = "PAIGEANT_REDIS_URL"
+
+# What a task annotation would change about how a hop runs. Time limits are missing, because each message carries its
+# own, and so is whatever our tasks neither use nor override, such as `rate_limit`, `on_failure` or `after_return`.
+CHANGING = frozenset({
+    "Request", "Strategy", "__call__", "acks_late", "acks_on_failure", "acks_on_failure_or_timeout", "acks_on_timeout",
+    "annotate", "autoretry_for", "backend", "bind", "compression", "dont_autoretry_for", "expires", "ignore_result",
+    "max_retries", "name", "priority", "reject_on_worker_lost", "retry", "retry_backoff", "retry_backoff_max",
+    "retry_jitter", "retry_kwargs", "run", "send_events", "serializer", "start_strategy",
+    "store_errors_even_if_ignored", "throws", "track_started", "typing",
+})  # fmt: skip
 
 logger = logging.getLogger(__name__)
 
@@ -88,6 +104,11 @@ class CeleryTransport:
         return self.broker.startswith("memory:")
 
     @property
+    def consume_by_default(self) -> Literal["also", "only"]:
+        """What a worker of the app serves if neither `paigeant_consume` nor `-Q` says it."""
+        return self.app.consume_by_default if isinstance(self.app, StandAloneApp) else "also"
+
+    @property
     def mode(self) -> str:
         """What is promised: `durable`, `in-process` or `message only`."""
         if self.store is None:
@@ -95,10 +116,20 @@ class CeleryTransport:
         return "durable" if self.store.shared else "in-process"
 
     def check_dispatch(self) -> None:
-        """Raise `ConfigurationError` if the app's configuration would change how hops run."""
+        """Raise `ConfigurationError` if the app's configuration would change how hops run.
+
+        What is dispatched into memory is watched from now on: this process says what it loses when it ends.
+        """
         mistakes = list(self.mistakes())
         if mistakes:
             raise ConfigurationError(mistakes)
+        if self.in_memory:
+            watch(self, unfinished_in(self.store, self.names))
+
+    def serves(self, activity: str) -> bool:
+        """Say whether an executor of this process runs the steps of an activity."""
+        known = attachment_of(self.app)
+        return known is not None and known.serves(activity)
 
     def mistakes(self) -> Iterator[str]:
         """Yield what is wrong with our settings, and which of the host's would change how hops run."""
@@ -116,14 +147,10 @@ class CeleryTransport:
         yield from self._annotations()
 
     def _annotations(self) -> Iterator[str]:
-        harmless = {"time_limit", "soft_time_limit"}  # each message carries its own, which takes precedence
-        loaded = sorted(registry.names())
-        probes = {name: cast("Any", type("Probe", (), {"name": self.names.task(name)})) for name in ("*", *loaded)}
         found = {
             (name, attribute)
-            for name, probe in probes.items()
-            for annotation in resolve_all(self.app.annotations, probe)
-            for attribute in set(annotation) - harmless
+            for name in ("*", *sorted(registry.names()))
+            for attribute in CHANGING.intersection(_annotated(self.app, self.names.task(name)))
         }
         for name, attribute in sorted(found):
             if name == "*" or ("*", attribute) not in found:
@@ -131,6 +158,14 @@ class CeleryTransport:
                     f"`task_annotations` sets `{attribute}` for {self.names.task(name)!r} (perhaps through '*'), which "
                     "would change how hops run; name the tasks it is meant for, or use a function that skips ours"
                 )
+
+
+def _annotated(app: Celery, task_name: str) -> Iterator[str]:
+    """Yield the attributes that the host's annotations set for a task."""
+    probe = type("Probe", (Task,), {"name": task_name, "abstract": True})
+    with suppress(Exception):  # the host's code; Celery never calls it for our tasks
+        for annotation in resolve_all(app.annotations, probe):
+            yield from annotation
 
 
 def _harmless(part: str) -> str:
@@ -149,6 +184,10 @@ class Attachment:
     installed: ClassVar[bool] = False
 
     transport: CeleryTransport
+
+    def serves(self, activity: str) -> bool:
+        """Say whether an executor serves an activity. None does if we are not installed."""
+        return False
 
 
 def attachment_of(app: Celery) -> Attachment | None:
@@ -169,8 +208,9 @@ def get_transport(
     `url` is `"inmemory"`, `"redis"` or a Kombu URL; with a Redis URL that database is both broker and store. `app`
     is an existing Celery app; its store is the setting `paigeant_store_url`. `store` overrides the store, as a URL
     or an object. Without arguments the transport comes from `PAIGEANT_TRANSPORT`, then `PAIGEANT_REDIS_URL`, then
-    the Celery app in which paigeant_celery is installed, then `"inmemory"`; a log line says which. A process has
-    only one in-memory transport, because Kombu's in-memory broker is shared by the process.
+    the Celery app in which paigeant_celery is installed, then `"inmemory"`; a log line says which. If a variable names
+    broker and store of that app, the app is taken. A process has only one in-memory transport, because Kombu's
+    in-memory broker is shared by the process.
 
     Opens no connection. Raises `UnknownTransport`, `InvalidInput`, `ConfigurationError` (all mistakes at once).
     """
@@ -186,13 +226,21 @@ def get_transport(
         return _chosen("the argument", _from_url(url, store))
     installed = _installed_app()
     for variable in (TRANSPORT_VARIABLE, REDIS_VARIABLE):
-        if value := os.environ.get(variable):
-            if installed is not None:
-                logger.warning(
-                    "`%s` overrides the Celery app %r; pass `app=` to use the app", variable, installed.main,
-                    extra={"action": "transport_overruled"},
-                )  # fmt: skip
-            return _chosen(f"`{variable}`", _from_url(value, store))
+        if not (value := os.environ.get(variable)):
+            continue
+        if variable == REDIS_VARIABLE and isinstance(installed, StandAloneApp):
+            break  # it has read the variable, which stands beneath its configuration
+        named = _from_url(value, store)
+        if named.faults:
+            raise ConfigurationError([f"`{variable}`: {fault}" for fault in named.faults])
+        if installed is not None:
+            if _is_same(named, transport_of(installed, store=store)):
+                break
+            logger.warning(
+                "`%s` overrides the Celery app %r; pass `app=` to use the app", variable, installed.main,
+                extra={"action": "transport_overruled"},
+            )  # fmt: skip
+        return _chosen(f"`{variable}`", named)
     if installed is not None:
         return _chosen(f"the Celery app {installed.main!r}", transport_of(installed, store=store))
     return _chosen("the default", _from_url("inmemory", store))
@@ -206,14 +254,10 @@ def transport_of(app: Celery, *, store: str | Store | None = None) -> CeleryTran
     known = attachment_of(app)
     if known is not None and (store is None or store is known.transport.store):
         return known.transport
-    settings, opened, faults = Settings(), None, list[str]()
+    settings, faults = read_what_is_valid(app.conf)
+    opened = None
     try:
-        settings = read_settings(app.conf)
-    except ConfigurationError as error:
-        faults.extend(error.mistakes)
-    url = store if store is not None else settings.store_url or app.conf.get("paigeant_store_url")
-    try:
-        opened = _opened(str(app.conf.broker_url) if url == "broker" else url, settings)
+        opened = _opened(app, store, settings)
     except ConfigurationError as error:
         faults.extend(error.mistakes)
     transport = CeleryTransport(app, settings=settings, store=None if faults else opened, faults=faults)
@@ -222,9 +266,10 @@ def transport_of(app: Celery, *, store: str | Store | None = None) -> CeleryTran
     return transport
 
 
-def default_redis_url() -> str:
-    """Return `PAIGEANT_REDIS_URL`, otherwise the URL of this host's Redis."""
-    return os.environ.get(REDIS_VARIABLE) or "redis://localhost:6379/0"
+def _is_same(one: CeleryTransport, other: CeleryTransport) -> bool:
+    """Say whether two transports have one broker and one store, so that their settings are all that may differ."""
+    places = [(each.broker_identity, each.store_address, each.faults) for each in (one, other)]
+    return places[0] == places[1]
 
 
 def _chosen(by: str, transport: CeleryTransport) -> CeleryTransport:
@@ -278,10 +323,14 @@ def _app(broker: str) -> Celery:
     return app
 
 
-def _opened(store: str | Store | None, settings: Settings) -> Store | None:
-    if not isinstance(store, str):
-        return store
-    return open_store(store, prefix=settings.prefix, lease=settings.lease, ttl=settings.result_ttl)
+def _opened(app: Celery, store: str | Store | None, settings: Settings) -> Store | None:
+    """Return the store that was passed, otherwise the one of the settings; raises `ConfigurationError`."""
+    url, named = (store, "store URL") if store is not None else (settings.store_url, "`paigeant_store_url`")
+    if not isinstance(url, str):
+        return url
+    if url == "broker":
+        url, named = only_broker(app.conf) or "", f"{named} is 'broker', but the broker's URL is no store's"
+    return open_store(url, prefix=settings.prefix, lease=settings.lease, ttl=settings.result_ttl, named=named)
 
 
 def _installed_app() -> Celery | None:

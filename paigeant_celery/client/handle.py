@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import math
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
@@ -13,7 +15,7 @@ from typing import Literal, TypeAlias, TypeVar, get_args
 from pydantic import JsonValue
 
 from paigeant_celery.activities.context import StepOutput, running_step
-from paigeant_celery.broker.port import Transport, checked_transport
+from paigeant_celery.broker.port import ServesItself, Transport, checked_transport
 from paigeant_celery.core.budget import used_by
 from paigeant_celery.core.errors import (
     InvalidInput,
@@ -43,6 +45,10 @@ CurrentState: TypeAlias = Literal[Underway, WorkflowState]
 FIRST_WAIT = 0.01  # seconds between two looks at the store; grows up to the longest
 LONGEST_WAIT = 0.5
 EVENTS_AT_ONCE = 100
+REMIND_AFTER = 5.0  # seconds of waiting for a result until a log line says that nobody serves the step
+UNSWEPT = 10.0  # seconds; every worker that serves steps sweeps about once a second
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,23 +174,25 @@ class WorkflowHandle:
         (call again). A step may not wait: unless the workflow has ended, it gets `WaitInsideStep`, or
         `TimeoutError` for `timeout=0`.
         """
+        look = self._reminding()
         for wait in _waits(timeout):
-            result = await asyncio.to_thread(self._ended)
+            result = await asyncio.to_thread(look)
             if result is not None:
                 return result
             self._check_wait(wait)
             await asyncio.sleep(wait)
-        raise _too_slow(await self.status(), timeout)
+        raise await asyncio.to_thread(self._too_slow, timeout)
 
     def result_sync(self, timeout: float | None = None) -> WorkflowResult:
         """Do what `result` does, for code without an event loop."""
+        look = self._reminding()
         for wait in _waits(timeout):
-            result = self._ended()
+            result = look()
             if result is not None:
                 return result
             self._check_wait(wait)
             time.sleep(wait)
-        raise _too_slow(self.status_sync(), timeout)
+        raise self._too_slow(timeout)
 
     async def cancel(self) -> bool:
         """Cancel the workflow; True if it is cancelled, now or earlier, False if it ended in another way.
@@ -256,6 +264,48 @@ class WorkflowHandle:
         step_id = running_step()
         if wait > 0 and step_id is not None:
             raise WaitInsideStep(step_id, self.correlation_id)
+
+    def _reminding(self) -> Callable[[], WorkflowResult | None]:
+        """Return what looks for the result of a wait; after some seconds it logs, once, that nobody serves the step."""
+        remind_at = time.monotonic() + REMIND_AFTER
+
+        def look() -> WorkflowResult | None:
+            nonlocal remind_at
+            result = self._ended()
+            if result is None and time.monotonic() > remind_at:
+                remind_at = math.inf
+                if nobody := self._nobody(self.status_sync()):
+                    text, fields = "waiting for workflow %s: %s", {"action": "nobody_serves"}
+                    logger.warning(text, self.correlation_id, nobody, extra=fields)
+            return result
+
+        return look
+
+    def _too_slow(self, timeout: float | None) -> TimeoutError:
+        status = self.status_sync()
+        known = "; ".join(filter(None, (_standing(status), self._nobody(status))))
+        return TimeoutError(f"workflow {status.correlation_id} did not end within {timeout:g} s and goes on: {known}")
+
+    def _nobody(self, status: WorkflowStatus) -> str | None:
+        """Say that nobody runs the current step, as far as this process can know; None if somebody may."""
+        if status.state == "running" or status.activity is None:
+            return None
+        store, name = self._store("result"), status.activity
+        if not store.shared:
+            if not isinstance(self._transport, ServesItself) or self._transport.serves(name):
+                return None
+            return (
+                f"in memory, no executor: no other process can reach it, and this one has no `ActivityExecutor` for "
+                f"{name!r}; start one, or set `PAIGEANT_REDIS_URL` (or `PAIGEANT_TRANSPORT`) and start a worker"
+            )
+        unswept = store.unswept()
+        if unswept is not None and unswept < UNSWEPT:
+            return None
+        since = f"for {unswept:.0f} s" if unswept is not None else "so far"
+        return (
+            f"no worker has used the store {store.address} {since} (prefix {self._transport.settings.prefix!r}); start "
+            "one, or compare with the store that it prints when it starts"
+        )
 
     def _ended(self) -> WorkflowResult | None:
         record = self._record("result")
@@ -329,14 +379,15 @@ def _current_state(record: WorkflowRecord) -> CurrentState:
     return "queued" if record.retry_at is None else "retrying"
 
 
-def _too_slow(status: WorkflowStatus, timeout: float | None) -> TimeoutError:
+def _standing(status: WorkflowStatus) -> str:
+    """Say where the current step stands."""
     at = f"step {status.step_id!r} "
     if status.retry_at is not None and status.failure is not None:
-        at += f"failed with {status.failure.error_class} and is tried again at {status.retry_at:%H:%M:%S}"
-        return TimeoutError(f"workflow {status.correlation_id} did not end within {timeout:g} s and goes on: {at}")
+        return f"{at}failed with {status.failure.error_class} and is tried again at {status.retry_at:%H:%M:%S}"
+    if status.state == "running":
+        return f"{at}is running"
     begun = f"begun {status.attempt} times before" if status.attempt else "no worker has begun it"
-    at += "is running" if status.running else f"waits on queue {status.queue!r}; {begun}"
-    return TimeoutError(f"workflow {status.correlation_id} did not end within {timeout:g} s and goes on: {at}")
+    return f"{at}waits on queue {status.queue!r}; {begun}"
 
 
 def _event(stored: StoredEvent) -> WorkflowEvent:

@@ -21,6 +21,7 @@ __all__ = [
     "Cause",
     "Frame",
     "as_lists",
+    "beyond_plumbing",
     "cause_from",
     "cause_of",
     "clean",
@@ -85,9 +86,22 @@ class Cause:
 
     @property
     def where(self) -> Frame | None:
-        """The innermost frame that is no library's, or else the innermost one."""
-        own = (frame for frame in reversed(self.frames) if not _is_library(frame.file))
-        return next(own, self.frames[-1] if self.frames else None)
+        """The innermost frame of `telling` that is no library's, or else the innermost one."""
+        frames = self.telling.frames
+        own = (frame for frame in reversed(frames) if not _is_library(frame.file))
+        return next(own, frames[-1] if frames else None)
+
+    @property
+    def telling(self) -> Cause:
+        """The first of these errors that has a frame that is no library's: a timeout, for example, has none itself."""
+        own = (each for each in self._all() if not all(_is_library(frame.file) for frame in each.frames))
+        return next(own, self)
+
+    def _all(self) -> Iterator[Cause]:
+        yield self
+        for other in (self.raised_from, *self.group):
+            if other is not None:
+                yield from other._all()
 
     def as_json(self) -> dict[str, Any]:
         """Return it as records keep it; what is empty is left out."""
@@ -135,6 +149,11 @@ def traceback_of(frames: Sequence[Frame]) -> TracebackType | None:
     for frame in reversed(frames):
         at = TracebackType(at, _bare(frame), -1, frame.line)
     return at
+
+
+def beyond_plumbing(first: TracebackType | None) -> TracebackType | None:
+    """Return a traceback without the frames that surround each step; None if there are no others."""
+    return next((at for at in _linked(first) if not _is_plumbing(at)), None)
 
 
 def cause_of(error: BaseException) -> Cause:
@@ -221,7 +240,7 @@ def _notes(error: BaseException) -> list[str]:
 
 def _frames_of(first: TracebackType | None) -> list[Frame]:
     """Return the frames that are kept of a traceback. Thousands cost little: only those are looked at closely."""
-    start = next((at for at in _linked(first) if not _is_plumbing(at)), first)
+    start = beyond_plumbing(first) or first
     outermost = list(islice(_linked(start), OUTERMOST))
     innermost: deque[tuple[int, TracebackType]] = deque(maxlen=INNERMOST)
     own: deque[tuple[int, TracebackType]] = deque(maxlen=OWN)

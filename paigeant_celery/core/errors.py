@@ -338,7 +338,7 @@ class StoreCorrupt(PaigeantError):
 
 
 class HopFailed(PaigeantError):
-    """What Celery and Flower show of a failed hop: ids and the class of the error, but never its text."""
+    """What Celery, Flower and other monitors see of a failed hop: ids and the class of the error, never its text."""
 
     def __init__(self, hop_id: str, step_id: str, error_class: str) -> None:
         super().__init__(hop_id, step_id, error_class)

@@ -73,6 +73,10 @@ class PaigeantMessage(WireModel):
         message_id = hop_id(self.correlation_id, slip.place)
         return self.model_copy(update={"slip": slip, "message_id": message_id, "sent_at": now, "spec_version": version})
 
+    def within(self, trace_context: dict[str, str]) -> Self:
+        """Return the message as a part of a trace; unchanged if that is empty."""
+        return self.model_copy(update={"trace_context": trace_context}) if trace_context else self
+
 
 def encode(message: PaigeantMessage) -> str:
     """Write the envelope as the string that travels; its bytes are made only here."""

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from paigeant_celery.core.errors import ConfigurationError
 from paigeant_celery.core.names import ACTIVITY_NAME_RULE, MAX_ATTEMPTS, is_activity_name
 
-__all__ = ["Settings", "read_settings"]
+__all__ = ["Consume", "Settings", "read_settings", "read_what_is_valid"]
 
 PREFIX = "paigeant_"
 SPECIAL_CONSUME = {"also", "only", "no"}
+
+Consume: TypeAlias = Literal["also", "only", "no"] | tuple[str, ...]
 
 
 class Settings(BaseModel):
@@ -27,7 +29,7 @@ class Settings(BaseModel):
 
     prefix: str = "paigeant"
     store_url: str | None = None
-    consume: Literal["also", "only", "no"] | tuple[str, ...] = "also"
+    consume: Consume = "also"
     step_timeout: float = Field(default=3600.0, gt=0, le=30 * 86400, allow_inf_nan=False)
     max_attempts: int = Field(default=5, ge=1, le=MAX_ATTEMPTS, strict=True)
     retry_backoff: float = Field(default=1.0, ge=0, le=86400, allow_inf_nan=False)
@@ -41,6 +43,11 @@ class Settings(BaseModel):
     max_steps: int = Field(default=256, ge=1, le=100_000, strict=True)
     max_visits: int = Field(default=16, ge=1, strict=True)
     allow_eviction: bool = Field(default=False, strict=True)
+
+    @property
+    def consume_is_set(self) -> bool:
+        """Whether the configuration says what a worker serves; otherwise its `-Q` does, or the default."""
+        return "consume" in self.model_fields_set
 
     @field_validator("prefix")
     @classmethod
@@ -62,16 +69,25 @@ class Settings(BaseModel):
 
 def read_settings(conf: Mapping[str, object]) -> Settings:
     """Read the `paigeant_*` keys of `conf`; raises a `ConfigurationError` that lists every mistake."""
+    settings, mistakes = read_what_is_valid(conf)
+    if mistakes:
+        raise ConfigurationError(mistakes)
+    return settings
+
+
+def read_what_is_valid(conf: Mapping[str, object]) -> tuple[Settings, list[str]]:
+    """Read the `paigeant_*` keys of `conf`, with the default in place of each wrong value; also return the mistakes."""
     keys = list(conf)  # Celery reads its configuration on first use, and knows the namespace only then
     namespace = str(getattr(conf, "prefix", None) or "").lower()  # `CELERY_` in a Django project
     names = {key: key.lower().removeprefix(namespace) for key in keys}
     given = {name.removeprefix(PREFIX): conf[key] for key, name in names.items() if name.startswith(PREFIX)}
     try:
-        return Settings.model_validate(given)
+        return Settings.model_validate(given), []
     except ValidationError as error:
-        raise ConfigurationError(
-            [_mistake(fault["loc"], fault["type"], fault["msg"]) for fault in error.errors()]
-        ) from None
+        faults = error.errors()
+    wrong = {fault["loc"][0] for fault in faults}
+    valid = Settings.model_validate({name: value for name, value in given.items() if name not in wrong})
+    return valid, [_mistake(fault["loc"], fault["type"], fault["msg"]) for fault in faults]
 
 
 def _mistake(location: tuple[int | str, ...], kind: str, text: str) -> str:

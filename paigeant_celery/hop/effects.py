@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TypeAlias, assert_never
 
+from paigeant_celery.core.causes import Frame
 from paigeant_celery.core.errors import MessageError
 from paigeant_celery.core.flow import Advance, Decision, Fail, Failure, Finish, Park, Retry, Run
 from paigeant_celery.core.message import PaigeantMessage
@@ -62,6 +63,7 @@ class Summary:
     error_class: str | None = None
     next_hop: str | None = None
     delay: float | None = None  # seconds to the next attempt
+    frames: tuple[Frame, ...] = ()  # of the error
 
 
 Refusal: TypeAlias = Refused | Drop
@@ -165,7 +167,7 @@ def summary_of(
     outcome: ClosedAs,
     *,
     next_hop: str | None = None,
-    error_class: str | None = None,
+    failure: Failure | None = None,
     delay: float | None = None,
 ) -> Summary:
     """Return what may be shown about how a hop ended."""
@@ -173,7 +175,8 @@ def summary_of(
         hop_id=hop.closing.hop_id,
         step_id=hop.message.step.step_id or "",
         outcome=outcome,
-        error_class=error_class,
+        error_class=failure.error_class if failure is not None else None,
         next_hop=next_hop,
         delay=delay,
+        frames=failure.cause.telling.frames if failure is not None and failure.cause is not None else (),
     )

@@ -16,7 +16,7 @@ from pydantic import JsonValue
 from paigeant_celery.activities.context import ReadOutput, entered, open_context
 from paigeant_celery.activities.pauses import pause_of
 from paigeant_celery.activities.port import Activity, StepLimits
-from paigeant_celery.broker.tracing import attached_trace
+from paigeant_celery.broker.tracing import hop_trace
 from paigeant_celery.core.causes import Cause, cause_of, text_of
 from paigeant_celery.core.errors import NonDeterminismError, NotSerializable, Paused, TransientError
 from paigeant_celery.core.flow import Completed, Diverged, Event, Failed, TimedOut, Unsendable
@@ -108,7 +108,7 @@ class StepRunner:
             async with feed.flowing() if feed is not None else nullcontext(), limit:
                 read, attempt = self._reader(hop.message), hop.claimed.attempt
                 context = await open_context(hop.message, attempt=attempt, read_output=read)
-                with entered(context), attached_trace(hop.message.trace_context), journalling(hop.journal):
+                with entered(context), hop_trace(hop.message.trace_context), journalling(hop.journal):
                     result = await hop.activity.run(hop.message.step, context, limits=self._step_limits())
             notes = (*_resumed(hop.journal), *result.notes)
             return self._completed(

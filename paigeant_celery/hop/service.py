@@ -12,6 +12,7 @@ from typing import TypeAlias
 
 from paigeant_celery.activities.port import Activity
 from paigeant_celery.activities.registry import Registry
+from paigeant_celery.broker.tracing import current_trace
 from paigeant_celery.core.causes import cause_of, text_of
 from paigeant_celery.core.errors import MessageError, StoreCorrupt, TransientError, UnknownActivity
 from paigeant_celery.core.flow import Begun, CouldNotClose, Exhausted, Limits, Run, decide
@@ -163,7 +164,9 @@ class HopService:
         return self._effects.commit(hop, decision, Outcome(event=begun, at=claimed.now))
 
     def _close(self, hop: Opened, outcome: Outcome) -> Summary:
-        decision = decide(hop.message, outcome.event, now=outcome.at, limits=self._limits)
+        # The next hop belongs below this one's span, also if its message is lost and sent again.
+        message = hop.message.within(current_trace())
+        decision = decide(message, outcome.event, now=outcome.at, limits=self._limits)
         return self._effects.commit(hop, decision, outcome)
 
 

@@ -190,16 +190,16 @@ class RecordedEffects(Effects):
         """Record that the hop failed and, with it, the workflow."""
         with suppress(StoreCorrupt):  # the hop failed; if its record cannot say so, the log does
             if not self._store.fail(hop.closing, failure):
-                return _overtaken(hop)
+                return _overtaken(hop, failure)
         log_failure(logging.ERROR, "hop_failed", hop, failure, "the workflow has failed")
-        return summary_of(hop, ClosedAs.FAILED, error_class=failure.error_class)
+        return summary_of(hop, ClosedAs.FAILED, failure=failure)
 
     def _retry(self, hop: Opened, failure: Failure, delay: float) -> Summary:
         """Record that the attempt failed; a sweep sends the hop again after `delay` seconds."""
         if not self._store.retry_at(hop.closing, failure, delay=delay):
-            return _overtaken(hop)
+            return _overtaken(hop, failure)
         log_failure(logging.WARNING, "hop_retried", hop, failure, f"it is tried again in {delay:.1f} s")
-        return summary_of(hop, ClosedAs.RETRYING, error_class=failure.error_class, delay=delay)
+        return summary_of(hop, ClosedAs.RETRYING, failure=failure, delay=delay)
 
     def _park(self, hop: Opened, failure: Failure, outcome: Outcome) -> Summary:
         """Record that the workflow waits for a person, with a dead letter, and before that what the step gave."""
@@ -209,9 +209,9 @@ class RecordedEffects(Effects):
         letter = letter_of(*parked_fault(hop, failure), worker=self._owner(), cause=failure.cause)
         with suppress(StoreCorrupt):  # if its record cannot say so, the log does
             if not self._store.park(hop.closing, failure, letter):
-                return _overtaken(hop)
+                return _overtaken(hop, failure)
         log_failure(logging.ERROR, "hop_parked", hop, failure, "it is parked and waits for a person")
-        return summary_of(hop, ClosedAs.PARKED, error_class=failure.error_class)
+        return summary_of(hop, ClosedAs.PARKED, failure=failure)
 
     def _keep(self, hop: Opened, ended: Ended) -> str:
         """Keep what the step gave, and say what a redrive will do."""
@@ -256,9 +256,12 @@ class RecordedEffects(Effects):
         )
 
 
-def _overtaken(hop: Opened) -> Summary:
-    logger.warning(
-        "another owner took over the hop; this run's output is discarded",
-        extra={"action": "hop_overtaken", "hop": hop.closing.hop_id},
-    )
+def _overtaken(hop: Opened, failure: Failure | None = None) -> Summary:
+    if failure is not None:
+        log_failure(logging.WARNING, "hop_overtaken", hop, failure, "another owner took it over, and this is discarded")
+    else:
+        logger.warning(
+            "another owner took over the hop; this run's output is discarded",
+            extra={"action": "hop_overtaken", "hop": hop.closing.hop_id},
+        )
     return summary_of(hop, ClosedAs.OVERTAKEN)

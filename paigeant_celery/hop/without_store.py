@@ -70,19 +70,19 @@ class MessageOnlyEffects(Effects):
     def _fail(self, hop: Opened, failure: Failure) -> Summary:
         """Set the hop aside; otherwise nothing would show that it failed."""
         self._set_aside(hop, failure, "hop_failed")
-        return summary_of(hop, ClosedAs.FAILED, error_class=failure.error_class)
+        return summary_of(hop, ClosedAs.FAILED, failure=failure)
 
     def _retry(self, hop: Opened, failure: Failure, delay: float) -> Summary:
         """Send the hop again at once, because nobody would remember when it is due."""
         attempt = hop.claimed.attempt + 1
         self._send(hop.message, encode(hop.message), attempt=attempt)
         log_failure(logging.WARNING, "hop_retried", hop, failure, "it is sent again")
-        return summary_of(hop, ClosedAs.RETRYING, error_class=failure.error_class, delay=0.0)
+        return summary_of(hop, ClosedAs.RETRYING, failure=failure, delay=0.0)
 
     def _park(self, hop: Opened, failure: Failure, outcome: Outcome) -> Summary:
         """Set the hop aside for a person. Nothing keeps what its step gave: it will run again."""
         self._set_aside(hop, failure, "hop_parked")
-        return summary_of(hop, ClosedAs.PARKED, error_class=failure.error_class)
+        return summary_of(hop, ClosedAs.PARKED, failure=failure)
 
     def refuse(self, arrival: Arrival, fault: MessageError, message: PaigeantMessage | None) -> Refused:
         """Keep a dead letter, with the envelope if it is sound and another worker might run it."""

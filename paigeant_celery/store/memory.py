@@ -330,6 +330,17 @@ class MemoryStore:
                 self._broker = broker
             return self._broker
 
+    def unswept(self) -> float | None:
+        """Return for how many seconds no worker has swept; None if none ever has."""
+        with self._transaction() as now:
+            swept_at = self._sweeping.swept_at
+            return None if swept_at is None else (now - swept_at).total_seconds()
+
+    def unfinished(self) -> Sequence[str]:
+        """Return the workflows that go on."""
+        with self._transaction():
+            return [workflow.correlation_id for workflow in self._records.workflows.values() if workflow.goes_on]
+
     def close(self) -> None:
         """Do nothing: there are no connections."""
 

@@ -31,6 +31,11 @@ class Workflow:
     hop_ids: list[str] = field(default_factory=list)
     blobs: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether it has not ended and does not wait for a person."""
+        return self.state == "running"
+
 
 @dataclass(kw_only=True)
 class Kept:

@@ -373,6 +373,14 @@ class StoreServer(Protocol):
         """Remember the broker that this prefix belongs to, and return the one that is remembered."""
         ...
 
+    def unswept(self) -> float | None:
+        """Return for how many seconds no worker has swept, which each that serves steps does; None if none ever has."""
+        ...
+
+    def unfinished(self) -> Sequence[str]:
+        """Return the workflows that go on but end with this process; none if other processes see the records."""
+        ...
+
     def close(self) -> None:
         """Release the connections."""
         ...

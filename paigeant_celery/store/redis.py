@@ -314,6 +314,23 @@ class RedisStore:
 
         return str(self._server.ask(bind, about="meta")[-1])
 
+    def unswept(self) -> float | None:
+        """Return for how many seconds no worker has swept; None if none ever has."""
+
+        def look(client: Client) -> Reply:
+            with client.redis.pipeline(transaction=True) as commands:
+                commands.time()
+                commands.hget(f"{self._prefix}:meta", "swept_at")
+                return commands.execute()
+
+        (seconds, micros), swept_at = self._server.ask(look, about="meta")
+        with self._server.readable("meta"):
+            return None if swept_at is None else max(0.0, seconds + micros / 1e6 - int(swept_at) / 1000)
+
+    def unfinished(self) -> Sequence[str]:
+        """Return nothing: the records outlive this process."""
+        return ()
+
     def close(self) -> None:
         """Release this process's connections. A later call opens new ones."""
         self._server.close()

@@ -171,7 +171,7 @@ def _options(url: str) -> dict[str, Any]:
         # Without the cause and its text, which may show parts of a password.
         raise ConfigurationError(
             [
-                "store URL: it is not understood; expected 'redis://user:password@host:6379/0' with options that "
+                "it is not understood; expected 'redis://user:password@host:6379/0' with options that "
                 "redis-py knows, and special characters of the password percent-encoded"
             ]
         ) from None

@@ -24,6 +24,10 @@ class Installation(Attachment):
     runtime: HopRuntime
     embedded: EmbeddedWorker
 
+    def serves(self, activity: str) -> bool:
+        """Say whether an executor of this process serves an activity."""
+        return self.embedded.serves(activity)
+
 
 def installation_of(app: Celery) -> Installation:
     """Return what `install` attached to an app; raises `UsageError` if it was not called."""

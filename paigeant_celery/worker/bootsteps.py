@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import click
 from celery import bootsteps
 from celery.concurrency.thread import TaskPool
+from kombu.entity import Queue
 
 from paigeant_celery.activities.port import Activity
-from paigeant_celery.core.errors import PaigeantError
+from paigeant_celery.activities.registry import registry
+from paigeant_celery.core.errors import ConfigurationError, DuplicateActivity, PaigeantError
 from paigeant_celery.worker.app_state import installation_of
 from paigeant_celery.worker.broker_advice import advice_lines, advise
 from paigeant_celery.worker.guest import GuestWorker
 from paigeant_celery.worker.intake import Intake
 from paigeant_celery.worker.revocations import Revocations
-from paigeant_celery.worker.serving import banner, longest_step, printable, queues_of, served_activities, start_checks
+from paigeant_celery.worker.selection import NO_SELECTION, Selection, selection_of
+from paigeant_celery.worker.serving import (
+    banner,
+    is_to_serve,
+    longest_step,
+    printable,
+    queues_of,
+    served_activities,
+    start_checks,
+    takes_no_other,
+)
 from paigeant_celery.worker.task import register_tasks
 
 __all__ = ["AgentQueues"]
@@ -43,6 +56,9 @@ class AgentQueues(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ship
         store = self._transport.store
         self._revocations = Revocations(store) if store is not None else None
         self._watching: Any = None
+        self._selection, self._added = NO_SELECTION, frozenset[str]()
+        self._store_seen = True
+        self._joined = False
         self._ours = guest.ours if guest is not None else set[str]()
         Intake(
             consumer,
@@ -54,23 +70,22 @@ class AgentQueues(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ship
         if self._embedded:
             return  # the executor adds the queues that it serves
         try:
-            self._serve(consumer.app)
+            self._serve(consumer)
         except PaigeantError as error:
             raise SystemExit(f"paigeant_celery: {error}") from error
 
     def start(self, consumer: Any) -> None:
         """Print what is served once the broker is connected, and start sweeping."""
+        consumed = frozenset(consumer.app.amqp.queues.consume_from)
+        selection = self._selection.followed(added=self._added, consumed=consumed)
+        served = served_activities(self._transport, selection)
         if not self._announced:
             self._announced = True
-            if not self._store_seen:
-                self._look_at_store()
-            served = served_activities(self._transport)
-            click.echo(printable("\n".join([banner(self._transport, served), *self._advice(consumer, served)])))
-        self._ours.update(queue.name for queue in queues_of(self._transport, served_activities(self._transport)))
-        if self._embedded or served_activities(self._transport):
-            self._runtime.start_sweeping()
-            if self._revocations is not None and self._watching is None:
-                self._watching = self._revocations.watch(consumer.timer)
+            if not self._store_seen and served:
+                self._look_at_store(selection)
+            click.echo(printable("\n".join([banner(self._transport, selection), *self._advice(consumer, served)])))
+        if self._embedded or self._joined or served:
+            self._begin(consumer, queues_of(self._transport, served, selection))
 
     def stop(self, consumer: Any) -> None:
         """Stop sweeping because the broker is away or the worker ends."""
@@ -78,6 +93,13 @@ class AgentQueues(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ship
         if self._watching is not None:
             self._watching.cancel()
             self._watching = None
+
+    def _begin(self, consumer: Any, queues: Iterable[Queue]) -> None:
+        """Do what a worker does that takes messages from our queues."""
+        self._ours.update(queue.name for queue in queues)
+        self._runtime.start_sweeping()
+        if self._revocations is not None and self._watching is None:
+            self._watching = self._revocations.watch(consumer.timer)
 
     def _advice(self, consumer: Any, served: dict[str, Activity]) -> Iterator[str]:
         """Yield the findings about the broker's settings if steps are served."""
@@ -90,23 +112,55 @@ class AgentQueues(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ship
             )
             yield from advice_lines(findings)
 
-    def _look_at_store(self) -> None:
+    def _look_at_store(self, selection: Selection) -> None:
         """Check the store if it was away when the worker began; it may have come back together with the broker."""
         try:
-            start_checks(self._transport)
+            start_checks(self._transport, selection)
         except PaigeantError as error:
             click.echo(f"paigeant_celery: {error}", err=True)
             raise SystemExit(1) from error
 
-    def _serve(self, app: Any) -> None:
-        self._store_seen = start_checks(self._transport)
-        register_tasks(app, self._runtime)
-        served = served_activities(self._transport)
-        queues = list(queues_of(self._transport, served))
-        self._ours.update(queue.name for queue in queues)
-        if self._transport.settings.consume == "only" and served:
+    def _serve(self, consumer: Any) -> None:
+        """Check what must be right, and add the queues. What is wrong stops only a worker that is to serve something.
+
+        One that serves nothing may be the host's own, which has other work to do.
+        """
+        app, selection = consumer.app, selection_of(consumer.controller)
+        self._selection = selection
+        try:
+            self._store_seen = start_checks(self._transport, selection)
+        except ConfigurationError as error:
+            if is_to_serve(self._transport, selection):
+                raise
+            text = "this worker serves no activity, so it starts in spite of: %s"
+            logger.warning(text, error, extra={"action": "started_in_spite"})
+        with suppress(DuplicateActivity):  # among the mistakes
+            register_tasks(app, self._runtime)
+        consumer.add_task_queue = self._joining(consumer, consumer.add_task_queue)
+        queues = list(queues_of(self._transport, served_activities(self._transport, selection), selection))
+        self._added = frozenset(queue.name for queue in queues)
+        self._ours.update(self._added)
+        if queues and takes_no_other(self._transport, selection):
             for queue in queues:
                 app.amqp.queues.add(queue)
             app.amqp.queues.select([queue.name for queue in queues])
         for queue in queues:
             app.amqp.queues.select_add(queue)
+
+    def _joining(self, consumer: Any, add: Callable[..., None]) -> Callable[..., None]:
+        """Return `add_task_queue`, which the command `add_consumer` calls, for queues of ours as well."""
+
+        def add_task_queue(queue: str, *args: Any, **kwargs: Any) -> None:
+            ours = {ours.name: ours for ours in queues_of(self._transport, registry.names())}
+            if queue in ours:
+                try:
+                    start_checks(self._transport)
+                except ConfigurationError as error:  # which did not keep a worker from starting that served nothing
+                    logger.error("queue %s is not added: %s", queue, error, extra={"action": "queue_not_added"})
+                    return
+                self._joined = True
+                self._begin(consumer, [ours[queue]])
+                consumer.app.amqp.queues.add(ours[queue])
+            add(queue, *args, **kwargs)
+
+        return add_task_queue

@@ -45,6 +45,10 @@ class EmbeddedWorker:
         """The address of its broker, without the password."""
         return self._transport.broker
 
+    def serves(self, name: str) -> bool:
+        """Say whether an executor serves an activity now."""
+        return name in self._served and not self.ended.done()
+
     def serve(self, name: str) -> None:
         """Consume the queues of an activity from now on."""
         with self._lock:

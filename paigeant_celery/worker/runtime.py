@@ -15,7 +15,9 @@ from paigeant_celery.activities.context import only_step_here
 from paigeant_celery.activities.registry import registry
 from paigeant_celery.broker.outbox import Outbox
 from paigeant_celery.broker.transport import CeleryTransport
-from paigeant_celery.core.errors import HopFailed, StoreCorrupt, TransientError
+from paigeant_celery.core.causes import traceback_of
+from paigeant_celery.core.errors import StoreCorrupt, TransientError
+from paigeant_celery.core.hop_failures import hop_failed
 from paigeant_celery.core.patience import patience
 from paigeant_celery.hop.effects import ClosedAs, Drop, Effects, Refused, Summary
 from paigeant_celery.hop.failures import traced
@@ -100,7 +102,7 @@ class HopRuntime:
             case Drop(reason=reason, stands=stands):
                 raise _dropped(reason, stands)
             case Refused(reason=reason, step_id=step_id):
-                raise HopFailed(arrival.hop_id, step_id, reason)
+                raise hop_failed(arrival.hop_id, step_id, reason)
             case Summary():
                 return _shown(opening)
             case Opened():
@@ -191,17 +193,18 @@ def _dropped(reason: str, stands: Summary | None) -> Ignore:
         return Ignore(reason)
     if stands.error_class is None:
         return ShownAs(reason, "task-succeeded", {"result": repr(_shown(stands))})
-    error = HopFailed(stands.hop_id, stands.step_id, stands.error_class)
+    error = hop_failed(stands.hop_id, stands.step_id, stands.error_class)
     return ShownAs(reason, "task-failed", {"exception": repr(error), "traceback": None})
 
 
 def _shown(summary: Summary) -> dict[str, str]:
     if summary.outcome is ClosedAs.OVERTAKEN:
         raise Ignore("another owner took over the hop")
+    failed = hop_failed(summary.hop_id, summary.step_id, summary.error_class or "")
     if summary.outcome in (ClosedAs.FAILED, ClosedAs.PARKED):
-        raise HopFailed(summary.hop_id, summary.step_id, summary.error_class or "")
+        raise failed.with_traceback(traceback_of(summary.frames))
     if summary.outcome is ClosedAs.RETRYING:
         # Flower would keep showing a success, whatever follows it.
-        raise Retry(exc=HopFailed(summary.hop_id, summary.step_id, summary.error_class or ""), when=summary.delay)
+        raise Retry(exc=failed, when=summary.delay)
     shown = {"step": summary.step_id, "outcome": summary.outcome.value}
     return shown if summary.next_hop is None else {**shown, "next": summary.next_hop}

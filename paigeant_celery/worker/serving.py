@@ -4,24 +4,42 @@ from __future__ import annotations
 
 import difflib
 import logging
+import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 
 from kombu.entity import Queue
 
 from paigeant_celery.activities.port import Activity
 from paigeant_celery.activities.registry import registry
+from paigeant_celery.broker.stand_alone import TRANSPORT_VARIABLE, StandAloneApp
 from paigeant_celery.broker.transport import CeleryTransport
-from paigeant_celery.core.errors import ConfigurationError, PaigeantError, TransientError
-from paigeant_celery.core.settings import SPECIAL_CONSUME
+from paigeant_celery.core.errors import ConfigurationError, DuplicateActivity, PaigeantError, TransientError
+from paigeant_celery.core.settings import SPECIAL_CONSUME, Consume
+from paigeant_celery.worker.selection import NO_SELECTION, Selection
 
-__all__ = ["banner", "longest_step", "printable", "queues_of", "served_activities", "start_checks"]
+__all__ = [
+    "banner",
+    "is_to_serve",
+    "longest_step",
+    "printable",
+    "queues_of",
+    "served_activities",
+    "start_checks",
+    "takes_no_other",
+]
+
+MOST_NAMED = 5  # queues in a line of the banner
 
 logger = logging.getLogger(__name__)
 
 
-def start_checks(transport: CeleryTransport, *, embedded: bool = False) -> bool:
-    """Raise `ConfigurationError` with everything that is wrong; say whether the store could be checked."""
+def start_checks(transport: CeleryTransport, selection: Selection = NO_SELECTION, *, embedded: bool = False) -> bool:
+    """Raise `ConfigurationError` with everything that is wrong; say whether the store could be checked.
+
+    For a worker that serves nothing, a store that is away is one of the mistakes.
+    """
     store_seen = True
     mistakes = list(transport.mistakes())
     if transport.in_memory and not embedded:
@@ -31,39 +49,52 @@ def start_checks(transport: CeleryTransport, *, embedded: bool = False) -> bool:
         )
     try:
         registry.activities()
-        mistakes.extend(_unknown_names(transport))
+        mistakes.extend(_unknown_names(transport, selection))
     except PaigeantError as error:
         mistakes.append(str(error))
+    serves = embedded or is_to_serve(transport, selection)
     try:
-        mistakes.extend(_store_mistakes(transport))
+        mistakes.extend(_store_mistakes(transport, advise=serves))
     except TransientError as error:
-        logger.warning("%s; hops wait until it is back", error, extra={"action": "store_unreachable"})
         store_seen = False
+        text = f"{error} (`paigeant_store_url`)"
+        if serves:
+            logger.warning("%s; hops wait until it is back", text, extra={"action": "store_unreachable"})
+        else:
+            mistakes.append(text)
     if mistakes:
         raise ConfigurationError(mistakes)
     return store_seen
 
 
-def served_activities(transport: CeleryTransport) -> dict[str, Activity]:
-    """Return the loaded activities that this worker serves, as `paigeant_consume` says."""
-    consume = transport.settings.consume
-    loaded = registry.activities()
-    if consume == "no":
-        return {}
-    if isinstance(consume, tuple):
-        return {name: activity for name, activity in loaded.items() if name in consume}
-    return loaded
+def is_to_serve(transport: CeleryTransport, selection: Selection = NO_SELECTION) -> bool:
+    """Say whether a worker is to serve activities, so that what is wrong must stop it; perhaps none is loaded."""
+    consume = _consume(transport, selection)
+    named = consume == "only" or (isinstance(consume, tuple) and bool(consume))
+    return named or bool(_served_names(transport, selection))
 
 
-def queues_of(transport: CeleryTransport, served: dict[str, Activity]) -> Iterator[Queue]:
+def served_activities(transport: CeleryTransport, selection: Selection = NO_SELECTION) -> dict[str, Activity]:
+    """Return the loaded activities that this worker serves, as `paigeant_consume`, `-Q` and `-X` say."""
+    return {name: registry.get(name) for name in _served_names(transport, selection)}
+
+
+def takes_no_other(transport: CeleryTransport, selection: Selection) -> bool:
+    """Say whether a worker takes messages from no queue besides those of activities."""
+    return _consume(transport, selection) == "only"
+
+
+def queues_of(
+    transport: CeleryTransport, served: Iterable[str], selection: Selection = NO_SELECTION
+) -> Iterator[Queue]:
     """Yield the queues of activities: for each the one that is configured, and the default one of its name.
 
     A process that does not know the activity's own queue sends to the default one.
     """
-    publisher = transport.publisher
-    names = [publisher.queue_for(name, None) for name in served] + [transport.names.queue(name) for name in served]
+    names = [name for activity in served for name in _queue_names(transport, activity)]
     for name in dict.fromkeys(names):
-        yield publisher.declared(name)
+        if _takes(transport, name, selection):
+            yield transport.publisher.declared(name)
 
 
 def longest_step(transport: CeleryTransport, served: dict[str, Activity]) -> float:
@@ -72,11 +103,13 @@ def longest_step(transport: CeleryTransport, served: dict[str, Activity]) -> flo
     return max([transport.settings.step_timeout, *(timeout for timeout in own if timeout is not None)])
 
 
-def banner(transport: CeleryTransport, served: dict[str, Activity]) -> str:
+def banner(transport: CeleryTransport, selection: Selection = NO_SELECTION) -> str:
     """Return what a worker prints at its start."""
+    served = served_activities(transport, selection)
     lines = [f"[paigeant_celery] mode: {transport.mode}, store: {transport.store_address}"]
+    lines += _about_defaults(transport)
     lines += [
-        f"  . {name} ({activity.kind}) from {transport.publisher.queue_for(name, None)}"
+        f"  . {name} ({activity.kind}) from {_source(transport, name, selection)}"
         for name, activity in sorted(served.items())
     ]
     lines += [
@@ -84,7 +117,10 @@ def banner(transport: CeleryTransport, served: dict[str, Activity]) -> str:
         for place in registry.nameless()
     ]
     if not served:
-        lines.append("  . no activity is served; name the modules of your agents with `-I` or `imports`")
+        lines.append(f"  . no activity is served{_why_none(transport, selection)}")
+    elif takes_no_other(transport, selection):
+        by_default = "" if transport.settings.consume_is_set else " by default"
+        lines.append(f"  . no other queue is served, as `paigeant_consume` is 'only'{by_default}")
     return "\n".join(lines)
 
 
@@ -94,10 +130,66 @@ def printable(text: str) -> str:
     return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
-def _unknown_names(transport: CeleryTransport) -> Iterator[str]:
-    consume, loaded = transport.settings.consume, registry.activities()
+def _consume(transport: CeleryTransport, selection: Selection) -> Consume | None:
+    """Return what `paigeant_consume` says, or its default; None if `-Q` says it instead."""
+    if transport.settings.consume_is_set:
+        return transport.settings.consume
+    return transport.consume_by_default if selection.chosen is None else None
+
+
+def _served_names(transport: CeleryTransport, selection: Selection) -> list[str]:
+    """Return the names of the served activities, even of those that are there twice."""
+    consume, loaded = _consume(transport, selection), registry.names()
+    if consume == "no":
+        return []
+    wanted = [name for name in loaded if name in consume] if isinstance(consume, tuple) else loaded
+    return [
+        name for name in wanted
+        if any(_takes(transport, queue, selection) for queue in _queue_names(transport, name))
+    ]  # fmt: skip
+
+
+def _takes(transport: CeleryTransport, queue: str, selection: Selection) -> bool:
+    """Say whether a worker takes messages from a queue of an activity that it may serve."""
+    if queue in selection.excluded:
+        return False
+    return _consume(transport, selection) is not None or queue in (selection.chosen or ())
+
+
+def _queue_names(transport: CeleryTransport, activity: str) -> list[str]:
+    names = [transport.names.queue(activity)]
+    with suppress(DuplicateActivity):  # reported, and neither of the two is served
+        names.insert(0, transport.publisher.queue_for(activity, None))
+    return list(dict.fromkeys(names))
+
+
+def _source(transport: CeleryTransport, activity: str, selection: Selection) -> str:
+    return next(name for name in _queue_names(transport, activity) if _takes(transport, name, selection))
+
+
+def _about_defaults(transport: CeleryTransport) -> Iterator[str]:
+    """Yield what is so only because nobody has said otherwise."""
+    app = transport.app
+    if not isinstance(app, StandAloneApp):
+        return
+    if transport.store is None and not transport.faults and app.conf.get("paigeant_store_url", "") == "":
+        yield "  . this broker can hold no store; set `paigeant_store_url` to have one"
+    if app.redis_by_default:
+        yield (
+            f"  . the broker is {transport.broker} by default; programs send to it with "
+            f"`PAIGEANT_REDIS_URL={transport.broker}`, and without it to their own memory"
+        )
+    if os.environ.get(TRANSPORT_VARIABLE) not in (None, "", "redis"):
+        yield f"  . programs that find `{TRANSPORT_VARIABLE}` send to what it names; a worker does not read it"
+
+
+def _unknown_names(transport: CeleryTransport, selection: Selection) -> Iterator[str]:
+    consume, loaded = _consume(transport, selection), registry.names()
     if consume == "only" and not loaded:
-        yield "`paigeant_consume` is 'only', but no activity is loaded; add the modules of your agents to `imports`"
+        yield (
+            "`paigeant_consume` is 'only', but no activity is loaded; name the modules of your agents with `-I` or "
+            "`imports`"
+        )
     if isinstance(consume, tuple):
         known = ", ".join(sorted(loaded)) or "none"
         for name in consume:
@@ -107,13 +199,15 @@ def _unknown_names(transport: CeleryTransport) -> Iterator[str]:
                 yield f"`paigeant_consume` names {name!r}, which is not loaded; loaded: {known}{hint}"
 
 
-def _store_mistakes(transport: CeleryTransport) -> Iterator[str]:
+def _store_mistakes(transport: CeleryTransport, *, advise: bool) -> Iterator[str]:
+    """Yield what is wrong with the store; log what is only worth knowing to `advise` those who run the worker."""
     store = transport.store
     if store is None:
         return
     try:
         for warning in store.check(allow_eviction=transport.settings.allow_eviction):
-            logger.warning(warning, extra={"action": "store_checked"})
+            if advise:
+                logger.warning(warning, extra={"action": "store_checked"})
         bound = store.bind_broker(transport.broker_identity)
     except ConfigurationError as error:
         yield from error.mistakes
@@ -122,5 +216,15 @@ def _store_mistakes(transport: CeleryTransport) -> Iterator[str]:
         yield (
             f"the store {store.address} belongs to the broker {bound} under the prefix "
             f"{transport.settings.prefix!r}, but this worker uses {transport.broker_identity}; choose another "
-            "`paigeant_prefix`, or another store"
+            "`paigeant_prefix`, or another store (`paigeant_store_url`)"
         )
+
+
+def _why_none(transport: CeleryTransport, selection: Selection) -> str:
+    if transport.settings.consume == "no" or transport.settings.consume == ():
+        return ", as `paigeant_consume` says"
+    loaded = registry.names()
+    if not loaded:
+        return "; name the modules of your agents with `-I` or `imports`"
+    queues = [queue for name in sorted(loaded) for queue in _queue_names(transport, name)][:MOST_NAMED]
+    return f", as `-Q` or `-X` says; their queues are {', '.join(dict.fromkeys(queues))}"

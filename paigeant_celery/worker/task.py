@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any, ClassVar
 
 from celery import Celery, Task
+from celery.app import trace
 
 from paigeant_celery.activities.registry import registry
 from paigeant_celery.broker.transport import transport_of
+from paigeant_celery.core.causes import beyond_plumbing, cause_of
 from paigeant_celery.core.errors import HopFailed, MessageError
 from paigeant_celery.core.names import ATTEMPT_HEADER, MAX_ATTEMPTS
 from paigeant_celery.hop.guard import Arrival
+from paigeant_celery.worker.reporting import brief, confidential
 from paigeant_celery.worker.runtime import HopRuntime
 
 __all__ = ["HopTask", "register_tasks"]
@@ -43,7 +47,6 @@ class HopTask(Task):  # type: ignore[misc]  # Celery ships no types
     time_limit = None
     soft_time_limit = None
     max_retries = 0
-    throws = (HopFailed,)  # the class says enough, so Celery logs no traceback
 
     activity_name: ClassVar[str]
     runtime: ClassVar[HopRuntime]
@@ -54,11 +57,32 @@ class HopTask(Task):  # type: ignore[misc]  # Celery ships no types
 
     def run(self, *args: Any, **kwargs: Any) -> dict[str, str]:
         """Take this delivery through its hop."""
+        __tracebackhide__ = True  # those who report errors leave this frame out
+        answer = self._answer(args, kwargs)
+        del args, kwargs  # others report variables, and the envelope is confidential
+        if isinstance(answer, HopFailed):
+            raise answer
+        return answer
+
+    def on_failure(self, exc: BaseException, *arguments: Any) -> None:
+        """Let Flower show the frames of the step, without the lines of source that Celery adds to them."""
+        if isinstance(exc, HopFailed):
+            arguments[-1].traceback = str(cause_of(exc))
+
+    def _answer(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, str] | HopFailed:
+        """Return a summary for Flower, or the error that says that the workflow failed or is parked."""
+        with confidential():
+            try:
+                return self.runtime.perform(self._arrival(args, kwargs))
+            except HopFailed as error:
+                return error.with_traceback(beyond_plumbing(error.__traceback__))
+
+    def _arrival(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arrival:
         request = self.request
         fault = _fault_of(request, args, kwargs)
         for name in EMBEDDED:  # Celery reads them again after the task, whatever it raises
             setattr(request, name, None)
-        arrival = Arrival(
+        return Arrival(
             hop_id=str(request.id),
             activity=self.activity_name,
             envelope=args[0] if args else None,
@@ -66,7 +90,6 @@ class HopTask(Task):  # type: ignore[misc]  # Celery ships no types
             queue=_queue_of(request.delivery_info),
             attempt=_attempt_of(request) or 1,
         )
-        return self.runtime.perform(arrival)
 
 
 def _fault_of(request: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> MessageError | None:
@@ -103,6 +126,7 @@ def _queue_of(delivery_info: object) -> str | None:
 def register_tasks(app: Celery, runtime: HopRuntime) -> None:
     """Make a task for each activity that has none yet. Raises `DuplicateActivity`."""
     transport = transport_of(app)
+    logging.getLogger(trace.__name__).addFilter(brief)
     for name in registry.activities():
         task_name = transport.names.task(name)
         if task_name not in app.tasks:

@@ -231,7 +231,7 @@ def test_a_failed_hop_is_a_failure_without_its_text(flower: Flower) -> None:
 
     shown = flower.task(task_id, "FAILURE")
 
-    assert shown["exception"] == f"HopFailed('{task_id}', 'buy', 'ValueError')"
+    assert shown["exception"] == f"ValueError('{task_id}', 'buy', 'ValueError')"
     assert ERROR not in json.dumps(shown)
     assert ERROR not in flower.everything(task_id)
 

@@ -8,13 +8,16 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from celery import Celery
+from celery.app.defaults import _TO_NEW_KEY, SETTING_KEYS
+from celery.apps.worker import Worker
 from celery.worker.consumer import Consumer
 from celery.worker.consumer.consumer import Evloop
 from celery.worker.request import Request
 from kombu import Connection, Producer, Queue
 from kombu import Consumer as Consumers
 from kombu.message import Message
-from kombu.transport import pyamqp, redis, virtual
+from kombu.transport import memory, pyamqp, redis, virtual
 
 from paigeant_celery.core.names import Names
 from paigeant_celery.worker.intake import Intake
@@ -53,6 +56,38 @@ def test_a_consumer_waits_for_messages_in_the_loop_that_is_wrapped() -> None:
     """What that loop raises decides whether Celery connects again or ends the worker."""
     assert "c.loop(*c.loop_args())" in inspect.getsource(Evloop.start)
     assert issubclass(ConnectionResetError, Connection("amqp://127.0.0.1:1").connection_errors)
+
+
+def test_the_messages_in_memory_can_be_looked_at() -> None:
+    """They are as they were sent, in one place for the whole process."""
+    with Celery("shop", broker="memory://", set_as_current=False) as app:
+        app.send_task("paigeant.writer", task_id="w.0", queue="looked-at")
+        (message,) = memory.Channel.queues["looked-at"].queue
+        memory.Channel.queues["looked-at"].queue.clear()
+
+    assert (message["headers"]["id"], message["headers"]["task"]) == ("w.0", "paigeant.writer")
+
+
+def test_an_app_tells_whether_its_worker_was_given_queues() -> None:
+    """`-Q` and `-X` become these calls; without the first the attribute is None."""
+    with Celery("shop", set_as_current=False) as app:
+        queues = app.amqp.queues
+        before = queues._consume_from
+        queues.deselect(["celery"])
+        excluded = set(queues.consume_from)
+        queues.select(["mail"])
+
+    assert (before, excluded) == (None, set())
+    assert set(queues._consume_from) == set(queues.consume_from) == {"mail"}
+    assert "options=kwargs" in inspect.getsource(Worker.on_before_init)
+
+
+def test_celery_knows_the_present_names_of_its_old_settings() -> None:
+    """The stand-alone app reads files in which both are mixed."""
+    old = {"BROKER_URL": "broker_url", "CELERYD_CONCURRENCY": "worker_concurrency", "CELERY_QUEUES": "task_queues"}
+
+    assert {name: _TO_NEW_KEY[name] for name in old} == old
+    assert set(_TO_NEW_KEY.values()) <= SETTING_KEYS
 
 
 def test_the_redis_channel_reads_items_in_the_method_that_is_wrapped() -> None:

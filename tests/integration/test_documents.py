@@ -53,6 +53,8 @@ TEAM = "# team.py"
 LIBRARY = "# library.py"
 DISPATCHING = "# dispatching.py"
 FOLLOWING = "# following.py"
+OPENTELEMETRY = "CeleryInstrumentor().instrument()"
+SENTRY = "integrations=[CeleryIntegration()]"
 EXAMPLE_DISPATCH = '("topic_finder", "joke_writer", "joke_judge")'
 EXAMPLE_WATCH = ".events_sync()"
 EXAMPLE_CONFIGURATION = '"examples.existing_celery_app.agents"'
@@ -71,6 +73,8 @@ RUN_BELOW = (
     LIBRARY,
     DISPATCHING,
     FOLLOWING,
+    OPENTELEMETRY,
+    SENTRY,
     EXAMPLE_DISPATCH,
     EXAMPLE_WATCH,
     EXAMPLE_CONFIGURATION,
@@ -557,6 +561,11 @@ asyncio.run(main())
     assert {**events[2], "cursor": shown["cursor"], "at": shown["at"]} == shown
     assert list(events[2]) == list(shown)
     assert re.fullmatch(r"[\d-]+T[\d:.]+Z", events[2]["at"])
+
+
+def test_monitors_are_set_up_as_shown(tmp_path: Path) -> None:
+    """The names are those of other packages, and a host copies them."""
+    run_script(block(OPENTELEMETRY) + block(SENTRY), cwd=tmp_path)
 
 
 def test_a_process_without_agents_dispatches_the_three_agents_as_shown(

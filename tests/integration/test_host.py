@@ -90,8 +90,7 @@ import ast, json, sys, warnings
 import celery.exceptions, shop
 warnings.simplefilter("ignore", celery.exceptions.SecurityWarning)  # a container runs its tests as root
 shop.app.conf.update(ast.literal_eval(sys.argv[1]))
-queues = sys.argv[2].split(",") if sys.argv[2] else None
-worker = shop.app.Worker(pool="solo", queues=queues)
+worker = shop.app.Worker(pool="solo", queues=sys.argv[2] or None, exclude_queues=sys.argv[3] or None)
 print(json.dumps(sorted(shop.app.amqp.queues.consume_from)))
 """
 
@@ -170,7 +169,6 @@ def test_no_default_of_the_host_changes_our_tasks_and_messages(with_us: str) -> 
     ("settings", "named"),
     [
         ({"task_always_eager": True}, "`task_always_eager` is set"),
-        ({"task_annotations": {"*": {"rate_limit": "1/h"}}}, "`task_annotations` sets `rate_limit`"),
         ({"task_annotations": {"*": {"acks_late": False}}}, "`task_annotations` sets `acks_late`"),
         ({"task_protocol": 1}, "`task_protocol` is 1"),
         ({"accept_content": ["pickle"]}, "`accept_content` does not include 'json'"),
@@ -214,6 +212,14 @@ def test_annotations_for_the_hosts_own_tasks_are_no_error() -> None:
     ("consume", "queues", "served"),
     [
         (None, "", {"shop", "agents", "draft", "count_letters", "digest_of"}),
+        (None, "orders", {"orders"}),
+        (None, "orders,paigeant.draft", {"orders", "draft"}),
+        (None, "agents", {"agents"}),
+        (None, "-orders", {"shop", "agents", "draft", "count_letters", "digest_of"}),
+        (None, "-agents,paigeant.draft", {"shop", "count_letters", "digest_of"}),
+        ("also", "-paigeant.draft", {"shop", "agents", "count_letters", "digest_of"}),
+        ("no", "orders,paigeant.draft", {"orders", "draft"}),
+        (("draft",), "orders,paigeant.digest_of", {"orders", "agents", "draft", "digest_of"}),
         ("also", "", {"shop", "agents", "draft", "count_letters", "digest_of"}),
         ("also", "orders", {"orders", "agents", "draft", "count_letters", "digest_of"}),
         ("only", "", {"agents", "draft", "count_letters", "digest_of"}),
@@ -225,12 +231,14 @@ def test_annotations_for_the_hosts_own_tasks_are_no_error() -> None:
     ],
 )
 def test_paigeant_consume_says_which_queues_a_worker_serves(consume: object, queues: str, served: set[str]) -> None:
-    """Steps that take minutes and tasks that take milliseconds should not wait for each other."""
+    """Steps that take minutes and tasks that take milliseconds should not wait for each other. "-" stands for `-X`."""
     settings: dict[str, object] = {"imports": ("paigeant_celery.tasks", "press")}
     if consume is not None:
         settings["paigeant_consume"] = consume
 
-    consumed = json.loads(run_script(CONSUMED, repr(settings), queues, SHOP_BROKER="redis://127.0.0.1:1/0"))
+    chosen, excluded = ("", queues[1:]) if queues.startswith("-") else (queues, "")
+
+    consumed = json.loads(run_script(CONSUMED, repr(settings), chosen, excluded, SHOP_BROKER="redis://127.0.0.1:1/0"))
 
     host = {"shop", "orders", "agents"}
     assert consumed == sorted(name if name in host else f"paigeant.{name}" for name in served)
@@ -249,7 +257,11 @@ def test_a_host_worker_runs_its_own_tasks_and_our_steps(
 ) -> None:
     """Its limits of one second and one task per hour apply to its own tasks; a step of 1.5 s, and two at once, pass."""
     url = own_redis().url
-    settings = repr({"paigeant_store_url": "broker", "result_backend": url})
+    annotations = {"*": {"rate_limit": "1/h"}, "paigeant.draft": {"rate_limit": "1/h", "after_return": "is not called"}}
+    settings = repr({
+        "paigeant_store_url": "broker", "result_backend": url, "paigeant_consume": "also",
+        "task_annotations": annotations,
+    })  # fmt: skip
     script = """
 import json, shop
 from paigeant_celery import ActivitySpec, WorkflowDispatcher
@@ -345,7 +357,7 @@ BAD_SETTINGS = {
     "paigeant_leese": 3,
     "paigeant_max_steps": 0,
     "task_always_eager": True,
-    "task_annotations": {"*": {"rate_limit": "1/h"}},
+    "task_annotations": {"*": {"acks_late": False, "rate_limit": "1/h"}},
 }
 
 
@@ -370,9 +382,9 @@ def test_a_worker_with_wrong_settings_stops_with_one_line_that_names_them_all(tm
             "configuration, 7 mistakes: ",
             "`paigeant_leese` is not a setting; did you mean `paigeant_lease`?",
             "`paigeant_max_steps`: ",
-            "store URL: the scheme 'mysql' is not supported",
+            "`paigeant_store_url`: the scheme 'mysql' is not supported",
             "`task_always_eager` is set",
-            "`task_annotations` sets `rate_limit`",
+            "`task_annotations` sets `acks_late`",
             "the broker is `memory://`, which no other process can reach; set `PAIGEANT_REDIS_URL`",
             "two activities are named 'twin': one made at ",
         ):
@@ -394,6 +406,6 @@ def test_a_host_worker_stops_at_a_mistake_too(settings: dict[str, object], mista
     settings = {"imports": ("paigeant_celery.tasks", "press"), **settings}
     script = f"import sys\ntry:\n    exec({CONSUMED!r})\nexcept SystemExit as error:\n    print(error)\n"
 
-    said = run_script(script, repr(settings), "", SHOP_BROKER="redis://127.0.0.1:1/0")
+    said = run_script(script, repr(settings), "", "", SHOP_BROKER="redis://127.0.0.1:1/0")
 
     assert said.startswith(f"paigeant_celery: configuration: {mistake}")

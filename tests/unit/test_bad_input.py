@@ -149,7 +149,7 @@ def test_row38_every_mistake_of_a_configuration_is_listed_at_once() -> None:
         "`paigeant_laese` is not a setting; did you mean `paigeant_lease`?",
         "`paigeant_max_steps`: Input should be greater than or equal to 1",
         f"`paigeant_prefix`: must have {ACTIVITY_NAME_RULE}",
-        "store URL: the scheme 'db' is not supported; use 'redis://host:6379/0', 'rediss://…', "
+        "`paigeant_store_url`: the scheme 'db' is not supported; use 'redis://host:6379/0', 'rediss://…', "
         "'unix:///path/to/socket' or 'memory://'",
     ]
     assert SECRET not in str(caught.value)
@@ -173,7 +173,7 @@ def test_row38_a_store_url_that_is_not_understood_is_refused_without_its_passwor
         get_transport(app=app)
 
     remedy = "use 'redis://host:6379/0', 'rediss://…', 'unix:///path/to/socket' or 'memory://'"
-    assert caught.value.mistakes == [f"store URL: {given}; {remedy}"]
+    assert caught.value.mistakes == [f"`paigeant_store_url`: {given}; {remedy}"]
 
 
 @pytest.mark.parametrize(
@@ -251,7 +251,7 @@ def annotated(**annotations: Any) -> dict[str, Any]:
     ("conf", "named"),
     [
         ({"task_always_eager": True}, ["`task_always_eager` is set"]),
-        (annotated(**{"*": {"rate_limit": "1/m", "acks_late": False}}), ["sets `acks_late`", "sets `rate_limit`"]),
+        (annotated(**{"*": {"serializer": "yaml", "acks_late": False}}), ["sets `acks_late`", "sets `serializer`"]),
         (annotated(**{"paigeant.probe": {"time_limit": 5}}), []),
         (annotated(**{"shop.mail": {"rate_limit": "1/m"}}), []),
     ],

@@ -37,11 +37,12 @@ FACES = {"", "celery", "tasks", "cli", "testing"}  # "" is the package itself
 # Who may import libraries other than the standard library and pydantic, which everyone may import.
 LIBRARIES = {
     "pydantic_ai": {"agents"},
-    "celery": {"broker", "worker", "celery"},
+    "celery": {"broker", "worker"},
     "kombu": {"broker", "worker"},
     "redis": {"store.redis_client"},
     "click": {"worker", "cli"},
     "opentelemetry": {"broker.tracing"},
+    "sentry_sdk": {"worker.reporting"},
     "pytest": {"testing"},
     "typing_extensions": {"agents"},
 }

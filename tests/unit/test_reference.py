@@ -36,7 +36,13 @@ ERRORS = {name: thing for name, thing in CLASSES.items() if issubclass(thing, Ba
 FOR_ANNOTATIONS = {"CeleryTransport", "Delivery", "Runway", "Store", "Transport"}
 # Methods that other parts of the package call; they are public in Python's sense only.
 OWN_USE = {
-    *("FunctionActivity.check", "FunctionActivity.run", "MessageError.detail", "PaigeantMessage.moved"),
+    *(
+        "FunctionActivity.check",
+        "FunctionActivity.run",
+        "MessageError.detail",
+        "PaigeantMessage.moved",
+        "PaigeantMessage.within",
+    ),
     *("Cause.as_json", "RoutingSlip.advanced", "RoutingSlip.step_ids", "StepPolicy.over"),
     *("WorkflowLimits.account", "WorkflowLimits.given", "WorkflowLimits.left", "WorkflowLimits.set_limits"),
     *("PaigeantAgent.from_file", "PaigeantAgent.from_spec"),  # always raise

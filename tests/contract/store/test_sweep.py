@@ -234,3 +234,35 @@ def test_an_owner_that_does_not_come_back_after_an_outage_is_replaced(bench: Ben
 
     assert held == Sweep()
     assert isinstance(bench.store.claim(claim(owner="ben", token="t2")), Claimed)
+
+
+def test_a_store_tells_since_when_no_worker_has_swept(bench: Bench) -> None:
+    """A caller that waits learns whether there are workers at all, without asking the broker."""
+    never = bench.store.unswept()
+    bench.store.sweep(host="here")
+    just_now = bench.store.unswept()
+    bench.next_second()
+    a_second_ago = bench.store.unswept()
+
+    assert never is None
+    assert just_now is not None
+    assert a_second_ago is not None
+    assert 0 <= just_now <= a_second_ago - 0.9
+
+
+def test_a_store_of_one_process_lists_what_ends_with_it(bench: Bench) -> None:
+    """What ended, failed or waits for a person is known to whoever asked; other records outlive their process."""
+    for name in ("queued", "running", "waiting", "parked", "failed", "cancelled", "done"):
+        bench.store.start(new(name))
+    held = {
+        name: closing(bench.store.claim(claim(f"{name}.0", token=name)), f"{name}.0")
+        for name in ("running", "waiting", "parked", "failed", "done")
+    }
+    bench.store.retry_at(held["waiting"], FAILURE, delay=60)
+    bench.store.park(held["parked"], FAILURE)
+    bench.store.fail(held["failed"], FAILURE)
+    bench.store.cancel("cancelled")
+    bench.store.complete(completion(held["done"]))
+
+    listed = () if bench.store.shared else ("queued", "running", "waiting")
+    assert tuple(bench.store.unfinished()) == listed

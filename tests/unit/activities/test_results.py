@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from pydantic import BaseModel, field_serializer
+from pydantic import BaseModel, ConfigDict, Field, field_serializer
 
 from paigeant_celery.activities.results import result_of
 from paigeant_celery.core.errors import NotSerializable
 
 
 class Said(BaseModel):
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    text: str = Field(serialization_alias="said")
+
+
+@dataclass(frozen=True)
+class Told:
     text: str
+    more: tuple[Said, ...] = ()
 
 
 @pytest.mark.parametrize(
@@ -21,7 +30,8 @@ class Said(BaseModel):
     [
         ("a\ud800b", "a\ufffdb"),
         (["\udfff", {"k\ud800": ("\ud800",)}], ["\ufffd", {"k\ufffd": ["\ufffd"]}]),
-        (Said(text="x\ud800"), {"text": "x\ufffd"}),
+        (Said(text="x\ud800", more="\ud800"), {"text": "x\ufffd", "more": "\ufffd"}),
+        (Told("\ud800", (Said(text="\udfff"),)), {"text": "\ufffd", "more": [{"text": "\ufffd"}]}),
         ({"a": Said(text="x\ud800"), "n": 1.5}, {"a": {"text": "x\ufffd"}, "n": 1.5}),
     ],
 )
@@ -62,7 +72,11 @@ class Endless:
         raise TypeError("hunter2")
 
 
-@pytest.mark.parametrize("output", [Torn(a=1), Endless(), [Endless()], object(), {"a\ud800": object()}])
+CYCLE: list[Any] = ["\ud800"]
+CYCLE.append(CYCLE)
+
+
+@pytest.mark.parametrize("output", [Torn(a=1), Endless(), [Endless()], object(), {"a\ud800": object()}, CYCLE])
 def test_whatever_goes_wrong_as_an_output_is_written_is_no_failure_of_its_step(output: object) -> None:
     """A `TypeError` of the step itself would end its workflow; this one parks it."""
     with pytest.raises(NotSerializable) as caught:

@@ -77,12 +77,12 @@ def test_an_annotation_that_names_one_of_our_tasks_is_an_error(make_app: Callabl
     @activity
     def limited() -> None: ...
 
-    app = make_app(task_annotations={"paigeant.limited": {"rate_limit": "1/m"}, "shop.mail": {"rate_limit": "1/m"}})
+    app = make_app(task_annotations={"paigeant.limited": {"max_retries": 9}, "shop.mail": {"max_retries": 9}})
 
     mistakes = list(transport_of(app).mistakes())
 
     assert [mistake.partition(" (")[0] for mistake in mistakes] == [
-        "`task_annotations` sets `rate_limit` for 'paigeant.limited'"
+        "`task_annotations` sets `max_retries` for 'paigeant.limited'"
     ]
     assert limited.name == "limited"
 
@@ -96,7 +96,7 @@ def test_an_annotation_of_all_tasks_is_named_once(make_app: Callable[..., Celery
     @activity
     def two() -> None: ...
 
-    mistakes = list(transport_of(make_app(task_annotations={"*": {"rate_limit": "1/m"}})).mistakes())
+    mistakes = list(transport_of(make_app(task_annotations={"*": {"max_retries": 9}})).mistakes())
 
     assert len(mistakes) == 1
     assert "'paigeant.*'" in mistakes[0]

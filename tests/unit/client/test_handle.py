@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import pytest
+from celery import Celery
 from pydantic_ai.models.test import TestModel
 
 from paigeant_celery.activities.context import WorkflowContext
 from paigeant_celery.activities.functions import activity
 from paigeant_celery.activities.registry import registry
 from paigeant_celery.agents.agent import PaigeantAgent
+from paigeant_celery.broker.transport import get_transport
 from paigeant_celery.client.dead_letters import DeadLetters
 from paigeant_celery.client.dispatch import WorkflowDispatcher
 from paigeant_celery.client.handle import WorkflowEvent, WorkflowHandle
@@ -604,3 +606,71 @@ def test_what_is_no_transport_is_refused_wherever_one_is_taken() -> None:
     for make in (lambda: WorkflowHandle("w", "redis"), lambda: DeadLetters("redis")):  # type: ignore[arg-type]
         with pytest.raises(InvalidInput, match=r"^invalid_input at `transport`: must be what `get_transport\(…\)`"):
             make()
+
+
+# Nobody serves the step.
+
+
+IN_MEMORY = (
+    "in memory, no executor: no other process can reach it, and this one has no `ActivityExecutor` for 'repeat'; start "
+    "one, or set `PAIGEANT_REDIS_URL` (or `PAIGEANT_TRANSPORT`) and start a worker"
+)
+
+
+@pytest.fixture
+def in_memory() -> Iterator[WorkflowHandle]:
+    """A workflow that nobody runs, in the memory of this process."""
+    with Celery("host", broker="memory://localhost//", set_as_current=False) as app:
+        app.conf.paigeant_store_url = "memory://"
+        transport, dispatcher = get_transport(app=app), WorkflowDispatcher()
+        steps = [repeat.activity("a").model_copy(update={"queue": "nobody-takes-this"})]
+        yield dispatcher.handle(dispatcher.dispatch_workflow_sync(transport, itinerary=steps), transport)
+
+
+@pytest.mark.parametrize("wait", [WorkflowHandle.result_sync, lambda handle, t: asyncio.run(handle.result(t))])
+def test_waiting_for_what_no_executor_serves_says_so(in_memory: WorkflowHandle, wait: Callable[..., Any]) -> None:
+    """A script whose shell lacks the variable keeps its workflows to itself."""
+    with pytest.raises(TimeoutError) as caught:
+        wait(in_memory, 0.01)
+
+    at = "step 'repeat' waits on queue 'nobody-takes-this'; no worker has begun it"
+    known = f"workflow {in_memory.correlation_id} did not end within 0.01 s and goes on: {at}; {IN_MEMORY}"
+    assert str(caught.value) == known
+
+
+def test_whoever_waits_for_nobody_is_told_once_while_waiting(
+    in_memory: WorkflowHandle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without a timeout they would wait forever, and nothing would ever say why."""
+    monkeypatch.setattr("paigeant_celery.client.handle.REMIND_AFTER", 0.0)
+
+    with pytest.raises(TimeoutError):
+        in_memory.result_sync(0.1)
+
+    said = [record for record in caplog.records if record.__dict__.get("action") == "nobody_serves"]
+    assert [record.getMessage() for record in said] == [f"waiting for workflow {in_memory.correlation_id}: {IN_MEMORY}"]
+
+
+@pytest.mark.parametrize(
+    ("unswept", "known"),
+    [
+        (None, "; no worker has used the store memory:// so far (prefix 'paigeant'); start one, or compare with the "
+               "store that it prints when it starts"),
+        (35.4, "; no worker has used the store memory:// for 35 s (prefix 'paigeant'); start one, or compare with the "
+               "store that it prints when it starts"),
+        (1.2, ""),
+    ],
+)  # fmt: skip
+def test_waiting_for_what_no_worker_serves_names_the_store(
+    workflow_harness: WorkflowHarness, monkeypatch: pytest.MonkeyPatch, unswept: float | None, known: str
+) -> None:
+    """Workers and program may have found different stores; each of them says its own."""
+    handle = workflow_harness.dispatch([repeat.activity("a")], correlation_id="w")
+    monkeypatch.setattr(type(workflow_harness.store), "shared", True)
+    monkeypatch.setattr(workflow_harness.store, "unswept", lambda: unswept)
+
+    with pytest.raises(TimeoutError) as caught:
+        handle.result_sync(0)
+
+    at = "step 'repeat' waits on queue 'paigeant.repeat'; no worker has begun it"
+    assert str(caught.value) == f"workflow w did not end within 0 s and goes on: {at}{known}"

@@ -51,6 +51,7 @@ from paigeant_celery.core.errors import (
     WorkflowFailed,
     WorkflowParked,
 )
+from paigeant_celery.core.hop_failures import hop_failed
 
 SAMPLES = [
     PaigeantError("text"),
@@ -186,6 +187,20 @@ def test_an_error_survives_a_result_backend(error: PaigeantError) -> None:
 def test_an_error_says_what_happened_and_where(error: PaigeantError, text: str) -> None:
     """The text alone, in a log, is enough to act on."""
     assert str(error) == text
+
+
+@pytest.mark.parametrize("name", ["KeyError", "output_too_large", "StoreCorrupt", "no name"])
+def test_the_error_of_a_failed_hop_has_the_name_of_the_error_of_its_step(name: str) -> None:
+    """Monitors group by class; nobody wants all failures in one group."""
+    error = hop_failed("w.2", "critic", name)
+    backend = Backend(Celery(set_as_current=False), serializer="json")
+    stored = json.loads(json.dumps(backend.prepare_exception(error)))
+
+    assert isinstance(error, HopFailed)
+    assert type(error).__name__ == (name if name.isidentifier() else "HopFailed")
+    for again in (pickle.loads(pickle.dumps(error)), copy.copy(error), backend.exception_to_python(stored)):
+        assert same(again, error)
+    assert same(get_pickled_exception(get_pickleable_exception(error)), error)
 
 
 def test_what_flower_shows_of_a_failed_hop_holds_no_text_of_the_error() -> None:

@@ -241,8 +241,7 @@ def test_a_step_that_ran_out_of_time_says_where_it_was(workflow_harness: Workflo
     failure = handle.status_sync().failure
     assert failure is not None
     assert failure.error_class == "TimeoutError"
-    functions = [frame.function for cause in everything(failure.cause) for frame in cause.frames]
-    assert any(name.endswith("sleeping" if asynchronous else "holding") for name in functions)
+    assert failure.where.endswith("sleeping" if asynchronous else "holding")
 
 
 def test_a_step_that_cancels_itself_says_where(workflow_harness: WorkflowHarness) -> None:
@@ -318,3 +317,18 @@ def test_a_hop_that_cannot_be_closed_says_where_and_quotes_nothing(
     assert failure.cause.frames[-1].function == "culprit"
     assert "in culprit" in caplog.text
     assert SECRET not in caplog.text
+
+
+def test_a_failed_attempt_that_another_owner_overtook_is_logged_as_well(
+    workflow_harness: WorkflowHarness, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing else would say that it failed."""
+    step = plain()
+    assert isinstance(step, FunctionActivity)
+    monkeypatch.setattr(workflow_harness.store, "park", lambda *_: False)
+
+    run(workflow_harness, step.activity())
+
+    (logged,) = (record for record in caplog.records if record.name == "paigeant_celery.hop.failures")
+    assert (logged.action, logged.where.endswith("in culprit")) == ("hop_overtaken", True)  # type: ignore[attr-defined]
+    assert "another owner took it over" in logged.getMessage()

@@ -265,7 +265,12 @@ def test_whatever_goes_wrong_as_a_hop_is_closed_parks_its_workflow(
 
     monkeypatch.setattr(line.store, "complete", complete)
 
-    assert line.serve(first) == Summary(hop_id="w-1.0", step_id="one", outcome="parked", error_class="RuntimeError")
+    closed = line.serve(first)
+    assert isinstance(closed, Summary)
+    assert closed.frames[-1].function == complete.__qualname__
+    assert replace(closed, frames=()) == Summary(
+        hop_id="w-1.0", step_id="one", outcome="parked", error_class="RuntimeError"
+    )
 
     text = "after the step ran, its output could not be sent on: whatever"
     assert line.failure() == ("parked", "one", "RuntimeError", f"{text}; {KEPT}")

@@ -1,13 +1,104 @@
-"""What a worker prints."""
+"""What a worker serves, and what it prints."""
 
 from __future__ import annotations
 
 import io
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 
 import pytest
+from celery import Celery
 
-from paigeant_celery.worker.serving import printable
+from paigeant_celery import activity
+from paigeant_celery.broker.transport import CeleryTransport, transport_of
+from paigeant_celery.worker.selection import Selection
+from paigeant_celery.worker.serving import banner, is_to_serve, printable, queues_of, served_activities
+
+EVERYTHING = Selection()
+
+
+def taking(*chosen: str) -> Selection:
+    return Selection(frozenset(chosen))
+
+
+@pytest.fixture
+def transport_with() -> Iterator[Callable[..., CeleryTransport]]:
+    """Make the transports of hosts with these settings."""
+    with ExitStack() as stack:
+
+        def make(**settings: object) -> CeleryTransport:
+            app = stack.enter_context(Celery("shop", broker="redis://127.0.0.1:1/0", set_as_current=False))
+            app.conf.update(settings)
+            return transport_of(app)
+
+        yield make
+
+
+@pytest.mark.parametrize(
+    ("settings", "selection", "said"),
+    [
+        ({"paigeant_consume": "no"}, EVERYTHING, ", as `paigeant_consume` says"),
+        ({"paigeant_consume": "no"}, taking("mail"), ", as `paigeant_consume` says"),
+        ({"paigeant_consume": ""}, EVERYTHING, ", as `paigeant_consume` says"),
+        ({}, taking("mail"), ", as `-Q` or `-X` says; their queues are slow, paigeant.critic, paigeant.writer"),
+        (
+            {},
+            Selection(None, frozenset({"paigeant.writer", "paigeant.critic", "slow"})),
+            ", as `-Q` or `-X` says; their queues are slow, paigeant.critic, paigeant.writer",
+        ),
+    ],
+)
+def test_a_worker_that_serves_nothing_says_who_asked_for_that(
+    transport_with: Callable[..., CeleryTransport], settings: dict[str, object], selection: Selection, said: str
+) -> None:
+    """To name modules of agents would be no remedy."""
+    held = [activity(name="writer")(lambda: 1), activity(name="critic", queue="slow")(lambda: 1)]
+    transport = transport_with(**settings)
+
+    assert banner(transport, selection).splitlines()[1:] == [f"  . no activity is served{said}"]
+    assert (served_activities(transport, selection), is_to_serve(transport, selection)) == ({}, False)
+    assert len(held) == 2
+
+
+def test_a_worker_without_modules_is_told_to_name_some(transport_with: Callable[..., CeleryTransport]) -> None:
+    """It was asked to serve what is loaded, and nothing is."""
+    asked = transport_with(paigeant_consume="only")
+
+    assert banner(transport_with()).endswith(
+        "  . no activity is served; name the modules of your agents with `-I` or `imports`"
+    )
+    assert (is_to_serve(transport_with()), is_to_serve(asked)) == (False, True)
+
+
+def test_a_queue_that_is_named_is_taken_alone(transport_with: Callable[..., CeleryTransport]) -> None:
+    """An activity has its own queue and the default one; whoever names one of them means that one."""
+    critic = activity(name="critic", queue="slow")(lambda: 1)
+    transport = transport_with()
+
+    for selection in (taking("mail", "slow"), Selection(None, frozenset({"paigeant.critic"}))):
+        assert [queue.name for queue in queues_of(transport, [critic.name], selection)] == ["slow"]
+        assert banner(transport, selection).splitlines()[1:] == ["  . critic (function) from slow"]
+    assert banner(transport, taking("paigeant.critic")).splitlines()[1:] == [
+        "  . critic (function) from paigeant.critic"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "excluded", "consumed", "expected"),
+    [
+        (None, set(), {"shop", "a", "b"}, Selection(None, frozenset())),
+        (None, {"x"}, {"shop", "a"}, Selection(None, frozenset({"x", "b"}))),
+        ({"shop"}, set(), {"shop", "c"}, Selection(frozenset({"shop", "c"}), frozenset({"a", "b"}))),
+    ],
+)
+def test_what_a_host_or_a_command_changes_later_counts(
+    chosen: set[str] | None, excluded: set[str], consumed: set[str], expected: Selection
+) -> None:
+    """Celery tells nobody that the queues of a worker have changed."""
+    selection = Selection(None if chosen is None else frozenset(chosen), frozenset(excluded))
+
+    assert selection.followed(added=frozenset("ab"), consumed=frozenset(consumed)) == expected
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,75 @@
+"""What this process says at its end if workflows in its memory have not ended: nobody else can go on with them."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+
+from kombu.transport import memory
+
+from paigeant_celery.core.names import Names, split_hop_id
+from paigeant_celery.store.port import Store
+
+__all__ = ["said_of", "unfinished_in", "watch"]
+
+MOST_NAMED = 5
+
+# What is watched, with the workflows that were there before: a forked process has its parent's, who answers for them.
+_watched: weakref.WeakKeyDictionary[object, tuple[Callable[[], Iterable[str]], frozenset[str]]]
+_watched = weakref.WeakKeyDictionary()
+
+
+def watch(owner: object, unfinished: Callable[[], Iterable[str]]) -> None:
+    """Look at `unfinished` when this process ends, unless `owner` is gone by then."""
+    if owner not in _watched:
+        _watched[owner] = (unfinished, frozenset(unfinished()))
+
+
+def unfinished_in(store: Store | None, names: Names) -> Callable[[], Iterable[str]]:
+    """Return what lists the workflows that go on in the memory of this process.
+
+    Without a store in memory, they are those with a message in Kombu's.
+    """
+    if store is not None and not store.shared:
+        return store.unfinished
+    return lambda: _with_message(names)
+
+
+def said_of(workflows: Iterable[str]) -> str:
+    """Return what is said about workflows that end with this process."""
+    ids = list(dict.fromkeys(workflows))
+    one = len(ids) == 1
+    named = ", ".join(ids[:MOST_NAMED]) + (f" and {len(ids) - MOST_NAMED} more" if len(ids) > MOST_NAMED else "")
+    return (
+        f"paigeant_celery: {len(ids)} workflow{'' if one else 's'} in the memory of this process "
+        f"{'has' if one else 'have'} not ended and {'is' if one else 'are'} lost with it: {named}. Set "
+        "`PAIGEANT_REDIS_URL` (or `PAIGEANT_TRANSPORT`), so that workers run what is dispatched, or run an "
+        "`ActivityExecutor` in this process until its workflows have ended."
+    )
+
+
+def _with_message(names: Names) -> Iterator[str]:
+    for queue in list(memory.Channel.queues.values()):
+        for message in list(queue.queue):
+            headers = message.get("headers") or {}
+            ids = split_hop_id(str(headers.get("id")))
+            if ids is not None and names.activity(str(headers.get("task"))) is not None:
+                yield ids[0]
+
+
+def _say() -> None:
+    if "pytest" in sys.modules:  # tests dispatch without wanting an end
+        return
+    left = [workflow for unfinished, before in _watched.values() for workflow in unfinished() if workflow not in before]
+    if left and sys.stderr is not None:
+        with suppress(OSError, ValueError):  # it may be closed
+            print(said_of(left), file=sys.stderr, flush=True)
+
+
+atexit.register(_say)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: _watched.clear())

@@ -1,0 +1,106 @@
+"""The stand-alone app: its user's configuration, and beneath it the defaults that make it work without one."""
+
+from __future__ import annotations
+
+import os
+from importlib.util import find_spec
+from types import ModuleType
+from typing import Any, Literal
+
+from celery import Celery
+from celery.app.defaults import _TO_NEW_KEY, SETTING_KEYS
+
+from paigeant_celery.core.errors import ConfigurationError
+
+__all__ = ["LOCAL_REDIS", "REDIS_VARIABLE", "TRANSPORT_VARIABLE", "StandAloneApp", "default_redis_url", "only_broker"]
+
+TRANSPORT_VARIABLE = "PAIGEANT_TRANSPORT"
+REDIS_VARIABLE = "PAIGEANT_REDIS_URL"
+LOCAL_REDIS = "redis://localhost:6379/0"
+
+CONFIG_MODULE = "celeryconfig"
+CONFIG_VARIABLE = "CELERY_CONFIG_MODULE"  # Celery's own, which `celery --config` sets
+HOLD_A_STORE = ("redis://", "rediss://")
+NAME_QUEUES = {"task_queues", "task_default_queue"}
+
+
+class StandAloneApp(Celery):  # type: ignore[misc]  # Celery ships no types
+    """The app of `celery -A paigeant_celery`, which is nobody's host.
+
+    It reads the module that `--config` names, otherwise `celeryconfig.py` in the working directory, if there is one.
+    Its settings may be written in each way that Celery knows: `broker_url`, `BROKER_URL` or `CELERY_BROKER_URL`.
+    Raises `ConfigurationError` if the module cannot be loaded.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("paigeant_celery")
+        module = os.environ.get(CONFIG_VARIABLE) or (CONFIG_MODULE if find_spec(CONFIG_MODULE) else None)
+        self._given = self._read(module) if module is not None else {}
+        self.config_from_object(self._given)
+        self._by_default = {name: value for name, value in _defaults(self.conf).items() if name not in self._given}
+        self.conf.update(self._by_default)
+
+    @property
+    def consume_by_default(self) -> Literal["also", "only"]:
+        """What a worker serves that is not told. Tasks of other applications may wait in Celery's default queue.
+
+        A user who names queues means them to be consumed.
+        """
+        return "also" if NAME_QUEUES & self._given.keys() else "only"
+
+    @property
+    def redis_by_default(self) -> bool:
+        """Whether its broker is this machine's Redis only because nobody has named another one."""
+        return "broker_url" in self._by_default and not os.environ.get(REDIS_VARIABLE)
+
+    def _read(self, module: str) -> dict[str, object]:
+        """Return the settings of a module by their present names. Celery would hide some errors and rename others."""
+        try:
+            self.loader.config_from_object(module)
+        except Exception as error:
+            text = f"`{module}` cannot be loaded: {type(error).__name__}; correct the module"
+            raise ConfigurationError([text]) from error
+        found = {name: value for name, value in self.loader.conf.items() if not isinstance(value, ModuleType)}
+        # Names in lower case last: they count if somebody has kept the old one beside it.
+        return {_present_name(name): found[name] for name in sorted(found)}
+
+
+def default_redis_url() -> str:
+    """Return `PAIGEANT_REDIS_URL`, otherwise the URL of this host's Redis."""
+    return os.environ.get(REDIS_VARIABLE) or LOCAL_REDIS
+
+
+def only_broker(conf: Any) -> str | None:
+    """Return the URL that messages are sent to; None if Celery is given no URL or several."""
+    given = conf.broker_write_url
+    urls = given if isinstance(given, (list, tuple)) else str(given or "").split(";")
+    return urls[0] if len(urls) == 1 and urls[0] else None
+
+
+def _defaults(conf: Any) -> dict[str, object]:
+    """Return what stands beneath `conf`, which says what makes sense.
+
+    `Celery.add_defaults` would put it above the user's values.
+    """
+    found: dict[str, object] = {
+        "broker_connection_retry_on_startup": True,
+        "worker_prefetch_multiplier": 1,
+        "worker_enable_prefetch_count_reduction": False,
+        "worker_send_task_events": True,
+    }
+    if not conf.result_backend:  # a user who names one wants results
+        found["task_ignore_result"] = True
+    broker = only_broker(conf)
+    if not (conf.broker_write_url or conf.broker_read_url or conf.broker_transport):
+        broker = found["broker_url"] = default_redis_url()
+    if broker is not None and broker.startswith(HOLD_A_STORE):
+        found["paigeant_store_url"] = "broker"
+    return found
+
+
+def _present_name(name: str) -> str:
+    """Return what Celery calls a setting now that is written as it used to be, or in a namespace, as Django does."""
+    plain = name.lower().removeprefix("celery_")
+    if plain in SETTING_KEYS or plain.startswith("paigeant_"):
+        return plain
+    return str(_TO_NEW_KEY.get(name, name))

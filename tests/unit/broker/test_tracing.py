@@ -1,0 +1,86 @@
+"""The trace of a message: what is sent along, and which trace is current when a step runs or a message is sent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import sentry_sdk
+from opentelemetry import trace
+from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
+from sentry_sdk.transport import Transport
+
+from paigeant_celery.broker.tracing import current_trace, hop_trace, workflow_trace
+
+OURS, OTHER = 0xA1, 0xB2
+
+
+class Nowhere(Transport):
+    def capture_envelope(self, envelope: object) -> None:
+        """Send nothing."""
+
+
+@pytest.fixture
+def sentry() -> Iterator[None]:
+    """Make Sentry's package active for this test alone."""
+    with sentry_sdk.isolation_scope() as scope:
+        scope.set_client(
+            sentry_sdk.Client(dsn="https://k@sentry.invalid/1", transport=Nowhere, default_integrations=False)
+        )
+        yield
+
+
+def span(trace_id: int) -> NonRecordingSpan:
+    return NonRecordingSpan(
+        SpanContext(trace_id=trace_id, span_id=1, is_remote=False, trace_flags=TraceFlags(TraceFlags.SAMPLED))
+    )
+
+
+def carrier(trace_id: int) -> dict[str, str]:
+    with trace.use_span(span(trace_id)):
+        return current_trace()
+
+
+def current() -> int:
+    return trace.get_current_span().get_span_context().trace_id
+
+
+def test_nothing_is_sent_along_if_nothing_is_traced() -> None:
+    """The envelope stays as small as it was."""
+    assert current_trace() == {}
+
+
+def test_a_step_stays_below_the_span_of_its_hop_and_otherwise_joins_the_trace_of_its_message() -> None:
+    """Spans of an agent belong below the task that ran it, which may have begun a trace of its own."""
+    with hop_trace(carrier(OURS)):
+        assert current() == OURS
+        with trace.use_span(span(OTHER)), hop_trace(carrier(OURS)):
+            assert current() == OTHER
+    with hop_trace({}):
+        assert current() == 0
+
+
+def test_what_is_sent_again_stays_in_the_trace_of_its_workflow() -> None:
+    """A sweep has no trace, and a repeated request has another one."""
+    for around in (0, OTHER):
+        with trace.use_span(span(around)), workflow_trace(carrier(OURS)):
+            assert current() == OURS
+    with trace.use_span(span(OTHER)), workflow_trace({}):
+        assert current() == OTHER
+
+
+@pytest.mark.usefixtures("sentry")
+def test_the_trace_of_sentry_goes_along_and_is_continued() -> None:
+    """Its integration of Celery sends the trace that is current."""
+    with sentry_sdk.isolation_scope() as request:
+        request.set_new_propagation_context()
+        sent = carrier(OURS)
+        with workflow_trace(sent):
+            assert sentry_sdk.get_traceparent() == sent["sentry-trace"]
+    with sentry_sdk.isolation_scope() as later:
+        later.set_new_propagation_context()
+        before = sentry_sdk.get_traceparent()
+        with workflow_trace(sent):
+            assert str(sentry_sdk.get_traceparent())[:32] == sent["sentry-trace"][:32] != str(before)[:32]
+        assert sentry_sdk.get_traceparent() == before
+    assert "sentry-trace_id=" in sent["baggage"]
