@@ -21,6 +21,7 @@ from paigeant_celery import (
     StepPolicy,
     UnknownActivity,
     UsageError,
+    WorkflowContext,
     WorkflowDispatcher,
     activity,
     idempotency_key,
@@ -30,6 +31,7 @@ from paigeant_celery import (
 from paigeant_celery.activities.registry import registry
 from paigeant_celery.testing import WorkflowHarness
 
+CONTEXT = "; a first parameter annotated `WorkflowContext` gets the context"
 STEP = "as `agent.activity(…)` and `function.activity(…)` return, not a"
 
 writer = PaigeantAgent("test", name="writer")
@@ -68,6 +70,20 @@ def unawaited() -> object:
         call.close()
 
 
+def harnessed(itinerary: Any) -> Callable[[], object]:
+    return lambda: WorkflowHarness().dispatch(itinerary)
+
+
+@activity
+def unannotated(context, limit: int) -> int:  # type: ignore[no-untyped-def]
+    return limit
+
+
+@activity
+def not_first(limit: int, where: WorkflowContext) -> int:
+    return limit
+
+
 def executor(*arguments: Any) -> Callable[[], object]:
     return lambda: ActivityExecutor(*arguments)
 
@@ -81,6 +97,10 @@ SLIPS: dict[str, tuple[Callable[[], object], str, str]] = {
     "what a function returned": (steps([shout("x")]), "itinerary[0]", f"{STEP} str"),
     "a plain agent": (steps([Agent("test")]), "itinerary[0]", f"{STEP} Agent"),
     "a list in the list": (steps([[writer.activity("x")]]), "itinerary[0]", f"{STEP} list"),
+    "an agent in the harness": (harnessed(writer), "itinerary", "is a list of steps, not a PaigeantAgent"),
+    "an agent as step in the harness": (harnessed([writer]), "itinerary[0]", f"{STEP} PaigeantAgent"),
+    "a context without annotation": (lambda: unannotated.activity(limit=wrong or 3), "arguments", CONTEXT),
+    "a context that is not first": (lambda: not_first.activity(limit=wrong or 3), "arguments", CONTEXT),
     "an agent on the runway": (lambda: dispatcher.add(wrong or writer), "step", f"{STEP} PaigeantAgent"),
     "an agent to insert": (lambda: dispatcher.register(wrong or writer), "step", "as `agent.activity(…)` returns"),
     "the steps in place of the transport": (
