@@ -214,7 +214,8 @@ def _innermost(function: Callable[..., Any]) -> Callable[..., Any]:
     function = inspect.unwrap(function)
     while isinstance(function, partial):
         function = inspect.unwrap(function.func)
-    return function
+    called: Callable[..., Any] = type(function).__call__  # of an object that can be called
+    return function if inspect.isroutine(function) or inspect.isclass(function) else called
 
 
 def _check_kinds(name: str, function: Callable[..., Any]) -> None:

@@ -20,6 +20,7 @@ from paigeant_celery.activities.registry import registry
 from paigeant_celery.core.errors import InvalidInput, MessageError, NotSerializable, UsageError
 from paigeant_celery.core.policy import StepPolicy
 from paigeant_celery.core.slip import ActivitySpec, FunctionSpec, Step
+from paigeant_celery.testing import WorkflowHarness
 
 if TYPE_CHECKING:
     from decimal import Decimal as MissingAtRunTime
@@ -405,3 +406,20 @@ def test_an_output_that_holds_a_secret_is_not_recorded(run_step: RunStep) -> Non
 
     assert caught.value.reason == "output_not_serializable"
     assert "hunter2" not in str(caught.value)
+
+
+def test_an_object_that_can_be_called_is_read_by_the_annotations_of_its_call(
+    workflow_harness: WorkflowHarness,
+) -> None:
+    """It has none itself, and said that they could not be read."""
+
+    class Shout:
+        def __call__(self, context: WorkflowContext, text: str, times: int) -> str:
+            return text.upper() * times
+
+    shout = activity(name="shout")(Shout())
+
+    with pytest.raises(InvalidInput, match=r"arguments\.times"):
+        shout.activity(text="a", times="many")
+    result = asyncio.run(workflow_harness.run([shout.activity(text="a", times=2)]))
+    assert result.output == "AA"
