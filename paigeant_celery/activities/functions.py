@@ -17,7 +17,7 @@ from typing import Any, Concatenate, Generic, Literal, NoReturn, ParamSpec, Prot
 from pydantic import BaseModel, ConfigDict, PydanticUserError, TypeAdapter, ValidationError, create_model
 
 from paigeant_celery.activities.context import WorkflowContext
-from paigeant_celery.activities.lazy import Reading, read_in_thread, read_on_loop, reading
+from paigeant_celery.activities.lazy import Limit, Reading, read_in_thread, read_on_loop, reading
 from paigeant_celery.activities.making import Making
 from paigeant_celery.activities.port import ActivityResult, StepLimits
 from paigeant_celery.activities.registry import check_name, registry
@@ -91,11 +91,11 @@ class FunctionActivity(Generic[P, R]):
         """Call the function with the step's arguments and return its result as JSON."""
         arguments = self._arguments_of(step)
         first = (context,) if self._takes_context else ()
-        call, most = partial(self.function, *first, **arguments), limits.max_output_size
+        call, limit = partial(self.function, *first, **arguments), Limit(size=limits.max_output_size)
         record = partial(result_of, declared=self._declared_output)
         if inspect.iscoroutinefunction(self.function) or inspect.isasyncgenfunction(self.function):
-            return record(await read_on_loop(reading(call(), at_most=most)))
-        return await _reading_in_own_thread(lambda read: record(read(reading(call(), at_most=most))))
+            return record(await read_on_loop(reading(call(), limit)))
+        return await _reading_in_own_thread(lambda read: record(read(reading(call(), limit))))
 
     def _arguments_of(self, step: Step) -> dict[str, Any]:
         if not isinstance(step, FunctionSpec):
@@ -287,9 +287,9 @@ def activity(
     return decorate if function is None else decorate(function)
 
 
-async def read_beside(result: object, *, at_most: int) -> Any:
+async def read_beside(result: object, limit: Limit) -> Any:
     """Read a result of unknown code; if anything in it is lazy, in a thread of its own, because it may block."""
-    steps = reading(result, at_most=at_most)
+    steps = reading(result, limit)
     try:
         wanted = next(steps)
     except StopIteration as end:

@@ -21,7 +21,7 @@ from pydantic_core import PydanticSerializationError, to_json, to_jsonable_pytho
 from paigeant_celery.core.errors import NotSerializable
 from paigeant_celery.core.jsonable import MAX_VALUE_DEPTH
 
-__all__ = ["Reading", "read_in_thread", "read_on_loop", "reading"]
+__all__ = ["Limit", "Reading", "read_in_thread", "read_on_loop", "reading"]
 
 # Yields None before each item, and each coroutine whose answer it must be sent; returns what was read.
 Reading: TypeAlias = Generator[Coroutine[Any, Any, Any] | None, Any, Any]
@@ -31,13 +31,22 @@ SHARE = 0.01  # seconds for which reading may keep other steps off the event loo
 ATOMS = (str, bytes, bytearray, int, float, type, type(None))
 
 
-def reading(result: object, *, at_most: int) -> Reading:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Limit:
+    """How many bytes of JSON are read, and why: the reason code and the name of what limits them."""
+
+    size: int
+    reason: str = "output_too_large"
+    name: str = "`paigeant_max_output_size`"
+
+
+def reading(result: object, limit: Limit) -> Reading:
     """Read a result: whatever is lazy in it, also inside containers and models, becomes a list or a value.
 
-    Raises what its code raises, and `NotSerializable` (`output_too_large`) once more than `at_most` bytes of JSON were
-    read, because it may never end.
+    Raises what its code raises, and `NotSerializable` with the reason of the limit once more was read, because it may
+    never end.
     """
-    return _Reader(at_most).read(result, 0)
+    return _Reader(limit).read(result, 0)
 
 
 async def read_on_loop(steps: Reading) -> Any:
@@ -104,8 +113,8 @@ def _awaited(
 class _Reader:
     """Reads one result. What holds nothing lazy is returned as it is; of anything else, a copy with what was read."""
 
-    def __init__(self, at_most: int) -> None:
-        self._at_most = self._left = at_most
+    def __init__(self, limit: Limit) -> None:
+        self._limit, self._left = limit, limit.size
         self._inside = 0  # how many lazy things, one inside the other, are being read
 
     def read(self, value: Any, depth: int) -> Reading:
@@ -205,8 +214,8 @@ class _Reader:
             return
         self._left -= _least_size(item)
         if self._left < 0:
-            text = f"more than `paigeant_max_output_size` ({self._at_most}) bytes, and it was read no further"
-            raise NotSerializable("output_too_large", text)
+            text = f"more than {self._limit.name} ({self._limit.size}) bytes, and it was read no further"
+            raise NotSerializable(self._limit.reason, text)
 
 
 def _level(depth: int) -> int:

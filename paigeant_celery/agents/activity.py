@@ -24,6 +24,7 @@ from pydantic_ai.usage import RunUsage, UsageLimits
 
 from paigeant_celery.activities.context import StepOutput, WorkflowContext, WorkflowDependencies, with_previous_output
 from paigeant_celery.activities.functions import read_beside
+from paigeant_celery.activities.lazy import Limit
 from paigeant_celery.activities.making import Making
 from paigeant_celery.activities.port import ActivityResult, StepLimits
 from paigeant_celery.activities.results import result_of
@@ -131,7 +132,7 @@ class AgentActivity:
                     capabilities=self._capabilities(edit),
                     infer_name=False,
                 )
-            output = await read_beside(result.output, at_most=limits.max_output_size)  # it may need the deps
+            output = await read_beside(result.output, Limit(size=limits.max_output_size))  # it may need the deps
         return result_of(
             output,
             declared=_plain_output_type(self._agent),

@@ -16,15 +16,19 @@ from pydantic_ai.tools import AgentDepsT, RunContext
 from pydantic_ai.toolsets import ToolsetTool, WrapperToolset
 from pydantic_ai.usage import RunUsage
 
+from paigeant_celery.activities.functions import read_beside
+from paigeant_celery.activities.lazy import Limit
 from paigeant_celery.agents.fingerprints import digest
 from paigeant_celery.agents.recorded_calls import recorded
 from paigeant_celery.core.errors import NotSerializable
-from paigeant_celery.journal.hop_journal import HopJournal, calling, current_journal
+from paigeant_celery.journal.hop_journal import MAX_RECORD, HopJournal, calling, current_journal
 from paigeant_celery.journal.record import Record
 
 __all__ = ["METADATA_KEY", "RecordedToolset"]
 
 METADATA_KEY = "paigeant"  # a tool with `metadata={"paigeant": False}` is not recorded and runs again on each replay
+
+LIMIT = Limit(size=MAX_RECORD, reason="result_too_large", name="what is recorded of a call")
 
 _USAGE = TypeAdapter(RunUsage)
 
@@ -58,7 +62,8 @@ class RecordedToolset(WrapperToolset[AgentDepsT]):
                 return await self.wrapped.call_tool(name, tool_args, ctx, tool)
 
         async def call(inside: RunContext[AgentDepsT]) -> Any:
-            return await self.wrapped.call_tool(name, tool_args, inside, tool)
+            result = await self.wrapped.call_tool(name, tool_args, inside, tool)
+            return await read_beside(result, LIMIT)  # what a generator raises must still steer the run
 
         return await self._recorded(journal, ctx, call, kind="tool", name=name, arguments=tool_args)
 

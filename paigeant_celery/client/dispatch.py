@@ -281,7 +281,10 @@ def _first_message(
         raise InvalidInput("bad_correlation_id", "correlation_id", f"use {CORRELATION_ID_RULE}")
     if not isinstance(asked.stream, bool):
         raise InvalidInput("invalid_input", "stream", f"must be True or False, not a {type(asked.stream).__name__}")
-    checked = [_checked_step(index, step) for index, step in enumerate(steps)]
+    checked = [_checked_step(f"itinerary[{index}]", step) for index, step in enumerate(steps)]
+    offered = tuple(registered)
+    for index, entry in enumerate(offered):
+        _checked_step(f"registered_activities[{index}]", entry.step)
     return PaigeantMessage(
         message_id=hop_id(correlation_id, FIRST_PLACE),
         correlation_id=correlation_id,
@@ -291,7 +294,7 @@ def _first_message(
         trace_context=current_trace(),
         variables=cast("dict[str, JsonValue]", variables.tree),
         slip=RoutingSlip(itinerary=name_steps(checked)),
-        registered_activities=tuple(registered),
+        registered_activities=offered,
         stream=asked.stream,
         usage_limits=WorkflowLimits.given(asked.usage_limits),
     )
@@ -323,16 +326,16 @@ def _check_kind(step: object, *, path: str) -> None:
         raise InvalidInput("invalid_input", path, text)
 
 
-def _checked_step(index: int, step: Step) -> Step:
+def _checked_step(place: str, step: Step) -> Step:
     """Check a step against its activity if this process has loaded it, and add the activity's queue."""
-    _check_kind(step, path=f"itinerary[{index}]")
+    _check_kind(step, path=place)
     activity: Activity | None = registry.find(step.activity)
     if activity is None:
         return step
     try:
         activity.check(step)
     except (MessageError, InvalidInput) as error:
-        raise InvalidInput(error.reason, f"itinerary[{index}].{error.path}".rstrip("."), error.text) from None
+        raise InvalidInput(error.reason, f"{place}.{error.path}".rstrip("."), error.text) from None
     if step.queue is None and activity.queue is not None:
         return step.model_copy(update={"queue": activity.queue})
     return step

@@ -11,7 +11,6 @@ from collections import OrderedDict, defaultdict, deque
 from collections.abc import Iterator, Mapping
 from functools import lru_cache, partial
 from itertools import pairwise
-from types import MappingProxyType
 from typing import Any, Protocol, cast, runtime_checkable
 
 from pydantic import (
@@ -37,7 +36,7 @@ from paigeant_celery.core.notation import settled
 __all__ = ["NOTHING", "OWN", "Crossed", "Reader", "cross", "reader_of", "recordable", "refuse_lost"]
 
 OWN: Any = object()  # in the place of a type: each value is read by its own class, at any depth
-MAPPINGS = (dict, OrderedDict, defaultdict, MappingProxyType)
+MAPPINGS = (dict, OrderedDict, defaultdict)
 SEQUENCES = (list, tuple, set, frozenset, deque)
 JSON_LEAVES = (str, int, float, bool, type(None))
 
@@ -194,19 +193,18 @@ def _crossed(value: object, reader: Any, readers: Mapping[str, Any] | None, *, r
     if _is_json(value):
         tree = to_jsonable(value, reason=reason)
         return Crossed(tree, tree)
-    read_by = reader if readers is None else readers
+    read_by: object = reader if readers is None else readers
     kind: Any = type(value)
-    if readers is None and _is_certain(value, kind if reader is OWN else reader):
-        tree = to_jsonable(value, reason=reason)
-        return Crossed(tree, tree, partial(_class_adapter(kind).validate_json, dumps(tree)), read_by)
-    written = _Written(reason)
     try:
         first: Any = to_jsonable(value, reason=reason)
     except NotSerializable:
-        # A type may write what has no form of its own.
-        if readers is None and reader is OWN:
+        # A type may write what has no form of its own, and a class may have another form.
+        if readers is None and reader is OWN and kind in (*MAPPINGS, *SEQUENCES):
             raise
         first = OWN
+    if first is not OWN and readers is None and _is_certain(value, kind if reader is OWN else reader):
+        return Crossed(first, first, partial(_class_adapter(kind).validate_json, dumps(first)), read_by)
+    written = _Written(reason)
     try:
         if readers is not None:
             tree, read = written.named(cast("Mapping[str, Any]", value), first, readers)
@@ -438,7 +436,7 @@ def _unread(error: ValidationError, *, around: int) -> Difference:
 def _readable_class(value: object) -> type:
     """Return the class that reads a value: its own, or the nearest base that pydantic can make from JSON."""
     kinds = type(value).__mro__[:-1]
-    return next((kind for kind in kinds if reader_of(kind) is not None), kinds[0])
+    return next((kind for kind in kinds if reader_of(kind) is not None), type(value))
 
 
 def _is_json(value: object) -> bool:

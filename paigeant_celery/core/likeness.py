@@ -118,8 +118,6 @@ class _Comparison:
             return self._sequences(list(given), list(read))
         if isinstance(given, float) and not math.isfinite(given):
             return Difference(NOT_FINITE)
-        if isinstance(given, list) and isinstance(read, Iterator):  # as a type such as `Iterable[int]` reads a list
-            return self._sequences(given, list(read))
         if self._loosely and not isinstance(given, type(read)):
             return self._of_one_shape(given, read)
         return _other_class(given, read)

@@ -19,14 +19,14 @@ from typing import Any
 
 import pytest
 from pydantic import BaseModel, ConfigDict, RootModel, ValidationError
-from pydantic_ai import Agent, ToolOutput
+from pydantic_ai import Agent, ModelRetry, ToolOutput
 from pydantic_ai.models.test import TestModel
 
 from paigeant_celery.activities.context import WorkflowContext, entered, workflow_context
 from paigeant_celery.activities.functions import FunctionActivity, activity
-from paigeant_celery.activities.lazy import reading
+from paigeant_celery.activities.lazy import Limit, reading
 from paigeant_celery.activities.port import ActivityResult, StepLimits
-from paigeant_celery.agents.agent import register_agent
+from paigeant_celery.agents.agent import PaigeantAgent, register_agent
 from paigeant_celery.core.errors import NotSerializable, WorkflowFailed
 from paigeant_celery.core.policy import StepPolicy
 from paigeant_celery.core.slip import ActivitySpec, FunctionSpec
@@ -205,7 +205,7 @@ class Right(enum.Flag):
 def test_what_is_not_lazy_stays_the_very_object(result: Any) -> None:
     """How a value is recorded may depend on its type, so nothing is rebuilt without need."""
     with pytest.raises(StopIteration) as end:
-        next(reading(result, at_most=1))
+        next(reading(result, Limit(size=1)))
 
     assert end.value.value is result
 
@@ -460,4 +460,26 @@ def test_what_an_output_function_of_an_agent_yields_is_read_beside_the_loop(work
     result = asyncio.run(workflow_harness.run([ActivitySpec("liner", "say a line")]))
 
     assert result.output == ["a", "a"]
+    assert threading.main_thread() not in threads
+
+
+def test_what_a_tool_yields_is_read_beside_the_loop_and_may_steer_the_run(workflow_harness: WorkflowHarness) -> None:
+    """A tool that pages through a service blocks nobody, and asks the model to try again like any other."""
+    threads: list[Any] = []
+    tries = itertools.count()
+
+    def pages() -> Iterable[int]:
+        """Page."""
+        threads.append(threading.current_thread())
+        yield 1
+        if next(tries) == 0:
+            raise ModelRetry("again")
+        yield 2
+
+    agent = PaigeantAgent(TestModel(), name="paging", tools=[pages], retries=2)
+
+    result = asyncio.run(workflow_harness.run([agent.activity("page")]))
+
+    assert result.output == '{"pages":[1,2]}'
+    assert len(threads) == 2
     assert threading.main_thread() not in threads
