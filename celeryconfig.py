@@ -92,3 +92,7 @@ A host application sets the same `paigeant_*` keys in its own Celery configurati
 # Start even if the Redis of the store may evict records when it is full (`maxmemory-policy`). Records that are evicted
 # are workflows that never end.
 # paigeant_allow_eviction = False
+
+# What is around each step, as a task class that enters an application context is around tasks: a function that takes
+# the `WorkflowContext` and returns a sync or async context manager, or the dotted path of one ("shop.web.in_context").
+# paigeant_around_step = None

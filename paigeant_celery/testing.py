@@ -32,12 +32,15 @@ from paigeant_celery.hop.effects import ClosedAs, Drop, Refused
 from paigeant_celery.hop.guard import Arrival
 from paigeant_celery.hop.run import Opened
 from paigeant_celery.hop.service import HopService
+from paigeant_celery.hop.surroundings import AroundStep, Surroundings, around_step_of
 from paigeant_celery.hop.sweeper import Sweeper
 from paigeant_celery.hop.with_store import RecordedEffects
 from paigeant_celery.store.memory import MemoryStore
+from paigeant_celery.worker.django_host import DjangoContexts
 
 __all__ = ["Delivery", "WorkflowHarness", "workflow_harness"]
 
+STEPS = (ActivitySpec, FunctionSpec)
 MOST_DELIVERIES = 10_000  # deliveries of one `run`; a workflow has far fewer steps
 
 
@@ -46,10 +49,10 @@ class WorkflowHarness:
 
     `pending` holds the messages that were published but not yet delivered, `delivered` those that were, in order.
     `transport` can be passed to any dispatcher; `store` is its in-memory store. Nobody waits for a retry: the
-    store's clock is set forward instead.
+    store's clock is set forward instead. `around_step` is what workers have as `paigeant_around_step`.
     """
 
-    def __init__(self, settings: Settings | None = None) -> None:
+    def __init__(self, settings: Settings | None = None, *, around_step: str | AroundStep | None = None) -> None:
         settings = settings or Settings()
         self._skipped = timedelta()
         self._retrying: set[str] = set()
@@ -59,11 +62,13 @@ class WorkflowHarness:
         self.transport = _HarnessTransport(settings, self.store, self.pending)
         self._dispatcher = WorkflowDispatcher()
         outbox = Outbox(self.transport.publisher, registry)
+        around = around_step_of(around_step if around_step is not None else settings.around_step)
         self._sweeper = Sweeper(store=self.store, outbox=outbox)
         self._service = HopService(
             effects=RecordedEffects(store=self.store, outbox=outbox, settings=settings, owner=lambda: "harness"),
             registry=registry,
             settings=settings,
+            surroundings=Surroundings(host=DjangoContexts(), around_step=lambda: around),
         )
 
     async def run(
@@ -108,9 +113,10 @@ class WorkflowHarness:
         usage_limits: object = None,
     ) -> WorkflowHandle:
         """Dispatch a workflow without delivering anything yet; return its handle."""
-        steps = list(itinerary) if itinerary is not None else None
-        for step in steps or ():
-            registry.get(step.activity)
+        steps = list(itinerary) if isinstance(itinerary, Iterable) and not isinstance(itinerary, STEPS) else itinerary
+        for step in steps if isinstance(steps, list) else ():
+            if isinstance(step, STEPS):  # the dispatcher says what else is wrong
+                registry.get(step.activity)
         dispatcher = dispatcher or self._dispatcher
         dispatched = dispatcher.dispatch_workflow_sync(
             self.transport,

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import contextvars
 import inspect
 import json
 import sys
-import threading
 from collections.abc import Callable, Coroutine, Iterable
+from concurrent.futures import Future
 from functools import cached_property, partial, update_wrapper
 from types import FrameType
 from typing import Any, Concatenate, Generic, Literal, NoReturn, ParamSpec, Protocol, TypeVar, get_type_hints, overload
@@ -23,6 +22,7 @@ from paigeant_celery.activities.port import ActivityResult, StepLimits
 from paigeant_celery.activities.registry import check_name, registry
 from paigeant_celery.activities.results import result_of
 from paigeant_celery.activities.stacks import still_running
+from paigeant_celery.activities.threads import call_in_step
 from paigeant_celery.core.certainty import certainty_of
 from paigeant_celery.core.crossing import OWN, cross, refuse_lost
 from paigeant_celery.core.errors import InvalidInput, MessageError, UsageError
@@ -74,7 +74,7 @@ class FunctionActivity(Generic[P, R]):
             step = FunctionSpec(self.name, crossed, policy=self.policy, queue=self.queue)
             self._arguments_of(step)
         except TypeError as error:
-            raise InvalidInput("invalid_arguments", "arguments", f"{self.name}: {error}") from None
+            raise InvalidInput("invalid_arguments", "arguments", f"{self.name}: {error}{self._context_hint}") from None
         except MessageError as error:
             raise InvalidInput(error.reason, error.path, error.text) from None
         return step
@@ -141,6 +141,14 @@ class FunctionActivity(Generic[P, R]):
             }
         except MessageError:  # an annotation cannot be made from JSON, which `check` says
             return {}
+
+    @property
+    def _context_hint(self) -> str:
+        """Say how a function gets the context if it looks as if it wanted to."""
+        named = {"context", "ctx"} & {parameter.name for parameter in self._parameters}
+        if self._takes_context or not (named or WorkflowContext in self._hints.values()):
+            return ""
+        return "; a first parameter annotated `WorkflowContext` gets the context"
 
     @cached_property
     def _takes_context(self) -> bool:
@@ -300,7 +308,7 @@ async def read_beside(result: object, limit: Limit) -> Any:
 async def _reading_in_own_thread(work: Callable[[Callable[..., Any]], T]) -> T:
     """Do some work in its own thread. It gets the function that reads there until nobody waits for it any more."""
     loop = asyncio.get_running_loop()
-    given_up: concurrent.futures.Future[None] = concurrent.futures.Future()
+    given_up: Future[None] = Future()
 
     def read(steps: Reading, wanted: Coroutine[Any, Any, Any] | None = None) -> Any:
         return read_in_thread(steps, loop, given_up, wanted)
@@ -312,31 +320,27 @@ async def _reading_in_own_thread(work: Callable[[Callable[..., Any]], T]) -> T:
 
 
 async def in_own_thread(call: Callable[[], T]) -> T:
-    """Call a function in a thread made for it, in a copy of the context.
+    """Call a function in the thread of this step, or in one made for it, in a copy of the context.
 
     The loop's own executor is not used: a function that hangs keeps its thread forever, and name resolution, for
     example, must always find a free thread there.
     """
-    context = contextvars.copy_context()
-    future: concurrent.futures.Future[Callable[[], T]] = concurrent.futures.Future()
-
-    def work() -> None:
-        try:
-            value = context.run(call)
-        except BaseException as error:  # noqa: BLE001 - the waiting caller gets what it raised
-            future.set_result(partial(_reraise, error))  # asyncio makes a `TimeoutError` anew, without its frames
-        else:
-            future.set_result(lambda: value)
-
-    future.set_running_or_notify_cancel()  # cancelling the wait leaves the thread and its future alone
-    thread = threading.Thread(target=work, name="paigeant-function", daemon=True)
-    thread.start()
+    future, thread = call_in_step(contextvars.copy_context(), partial(_outcome, call))
     try:
         ended = await asyncio.wrap_future(future)
     except asyncio.CancelledError as error:
         error.__cause__ = still_running(thread)  # says what a step that ran out of time was doing
         raise
     return ended()
+
+
+def _outcome(call: Callable[[], T]) -> Callable[[], T]:
+    """Make a call and return what gives its result or raises its error."""
+    try:
+        value = call()
+    except BaseException as error:  # noqa: BLE001 - the waiting caller gets what it raised
+        return partial(_reraise, error)  # asyncio makes a `TimeoutError` anew, without its frames
+    return lambda: value
 
 
 def _reraise(error: BaseException) -> NoReturn:

@@ -238,14 +238,17 @@ AGENT_EVENTS: Mapping[str, str] = MappingProxyType(
 # What a log record is about: its field `action`.
 ACTIONS: Mapping[str, str] = MappingProxyType(
     {
+        "around_step_failed": "`paigeant_around_step` raised an error that ends no step, or swallowed one",
         "cancelled": "a workflow was cancelled because its hop was revoked",
         "clock_drift": "the clock of a dispatcher is far from the store's",
         "close_failed": "an unexpected error occurred while a hop was closed",
+        "close_of_host_failed": "a connection or a cache of Django could not be closed after a step",
         "consumer_timeout": "RabbitMQ closed the channel of a long step, and the worker connects again",
         "delivery_dropped": "a delivery had nothing to run; `reason` says why",
         "events_dropped": "events of an agent could not be written and are gone",
         "events_lost": "a run ended before all of its events were sent",
         "events_wait": "events of an agent wait for the store",
+        "executor_failed": "an executor could not start, or its worker ended",
         "executor_left_steps": "an executor stopped, but some of its steps go on",
         "hop_cancelled": "the workflow was cancelled, and the run of its hop with it",
         "hop_failed": "a hop failed and is not tried again",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -43,6 +43,7 @@ class Settings(BaseModel):
     max_steps: int = Field(default=256, ge=1, le=100_000, strict=True)
     max_visits: int = Field(default=16, ge=1, strict=True)
     allow_eviction: bool = Field(default=False, strict=True)
+    around_step: Any = None
 
     @property
     def consume_is_set(self) -> bool:
@@ -65,6 +66,13 @@ class Settings(BaseModel):
         if isinstance(consume, (list, tuple, set, frozenset)) and all(isinstance(name, str) for name in consume):
             return tuple(consume)
         raise ValueError("must be 'also', 'only', 'no', or the names of activities")
+
+    @field_validator("around_step")
+    @classmethod
+    def _check_around_step(cls, around_step: object) -> object:
+        if around_step is None or isinstance(around_step, str) or callable(around_step):
+            return around_step
+        raise ValueError("must be a function, or the dotted path of one")
 
 
 def read_settings(conf: Mapping[str, object]) -> Settings:

@@ -17,7 +17,7 @@ from paigeant_celery.activities.context import ReadOutput, entered, open_context
 from paigeant_celery.activities.pauses import pause_of
 from paigeant_celery.activities.port import Activity, StepLimits
 from paigeant_celery.broker.tracing import hop_trace
-from paigeant_celery.core.causes import Cause, cause_of, text_of
+from paigeant_celery.core.causes import Cause, cause_of, name_of, text_of
 from paigeant_celery.core.errors import NonDeterminismError, NotSerializable, Paused, TransientError
 from paigeant_celery.core.flow import Completed, Diverged, Event, Failed, TimedOut, Unsendable
 from paigeant_celery.core.message import PaigeantMessage
@@ -26,6 +26,7 @@ from paigeant_celery.core.policy import Attempt, StepPolicy, attempt_of
 from paigeant_celery.core.settings import Settings
 from paigeant_celery.core.slip import ExecutedStep
 from paigeant_celery.hop.ended import Ended, read_kept
+from paigeant_celery.hop.surroundings import Surroundings
 from paigeant_celery.journal.hop_journal import HopJournal, journalling
 from paigeant_celery.store.outputs import Outputs
 from paigeant_celery.store.port import Claimed, Closing
@@ -77,8 +78,8 @@ class Outcome:
 class StepRunner:
     """Runs steps inside their contexts, within their timeouts and the limits of the settings."""
 
-    def __init__(self, outputs: Outputs, settings: Settings) -> None:
-        self._outputs, self._settings = outputs, settings
+    def __init__(self, outputs: Outputs, settings: Settings, surroundings: Surroundings) -> None:
+        self._outputs, self._settings, self._surroundings = outputs, settings, surroundings
 
     async def run(self, hop: Opened) -> Outcome:
         """Run the step inside its context and say how it ended. Only a cancellation from outside is raised.
@@ -109,7 +110,8 @@ class StepRunner:
                 read, attempt = self._reader(hop.message), hop.claimed.attempt
                 context = await open_context(hop.message, attempt=attempt, read_output=read)
                 with entered(context), hop_trace(hop.message.trace_context), journalling(hop.journal):
-                    result = await hop.activity.run(hop.message.step, context, limits=self._step_limits())
+                    async with self._surroundings.around(context):
+                        result = await hop.activity.run(hop.message.step, context, limits=self._step_limits())
             notes = (*_resumed(hop.journal), *result.notes)
             return self._completed(
                 hop,
@@ -194,7 +196,7 @@ def _unsendable(hop: Opened, error: NotSerializable | Paused, cause: Cause) -> O
 
 
 def _failed(hop: Opened, error: BaseException, text: str) -> Outcome:
-    event = Failed(place=hop.message.place, error_class=type(error).__name__, text=text, attempt=_attempt(hop, error))
+    event = Failed(place=hop.message.place, error_class=name_of(error), text=text, attempt=_attempt(hop, error))
     return Outcome(event=event, at=hop.now(), cause=cause_of(error))
 
 

@@ -13,10 +13,10 @@ from typing import TypeAlias
 from paigeant_celery.activities.port import Activity
 from paigeant_celery.activities.registry import Registry
 from paigeant_celery.broker.tracing import current_trace
-from paigeant_celery.core.causes import cause_of, text_of
+from paigeant_celery.core.causes import cause_of, name_of, text_of
 from paigeant_celery.core.errors import MessageError, StoreCorrupt, TransientError, UnknownActivity
 from paigeant_celery.core.flow import Begun, CouldNotClose, Exhausted, Limits, Run, decide
-from paigeant_celery.core.message import PaigeantMessage
+from paigeant_celery.core.message import PaigeantMessage, within_trace
 from paigeant_celery.core.names import FIRST_PLACE
 from paigeant_celery.core.policy import StepPolicy
 from paigeant_celery.core.settings import Settings
@@ -25,6 +25,7 @@ from paigeant_celery.hop.effects import Drop, Effects, Refused, Summary
 from paigeant_celery.hop.failures import traced
 from paigeant_celery.hop.guard import Arrival, check_address, read
 from paigeant_celery.hop.run import Opened, Outcome, StepRunner
+from paigeant_celery.hop.surroundings import Surroundings
 from paigeant_celery.store.port import Claimed, Dropped
 
 __all__ = ["HopService", "step_policy"]
@@ -39,10 +40,12 @@ logger = logging.getLogger(__name__)
 class HopService:
     """Takes hops through their steps and leaves what is done about them to the effects. Only `run` is asynchronous."""
 
-    def __init__(self, *, effects: Effects, registry: Registry, settings: Settings) -> None:
+    def __init__(
+        self, *, effects: Effects, registry: Registry, settings: Settings, surroundings: Surroundings | None = None
+    ) -> None:
         self._effects, self._registry, self._settings = effects, registry, settings
         self._limits = Limits(max_steps=settings.max_steps, max_message_size=settings.max_message_size)
-        self._steps = StepRunner(effects.outputs, settings)
+        self._steps = StepRunner(effects.outputs, settings, surroundings or Surroundings())
 
     def open(self, arrival: Arrival) -> Opening:
         """Guard and claim a delivery.
@@ -116,7 +119,7 @@ class HopService:
                 extra={"action": "close_failed", "hop": hop.closing.hop_id},
             )  # fmt: skip
             place = hop.message.place
-            event = CouldNotClose(place=place, error_class=type(error).__name__, text=text_of(error))
+            event = CouldNotClose(place=place, error_class=name_of(error), text=text_of(error))
             return self._close(hop, Outcome(event=event, at=outcome.at, ended=outcome.ended, cause=cause_of(error)))
 
     def _loaded(self, name: str) -> Activity:
@@ -165,7 +168,7 @@ class HopService:
 
     def _close(self, hop: Opened, outcome: Outcome) -> Summary:
         # The next hop belongs below this one's span, also if its message is lost and sent again.
-        message = hop.message.within(current_trace())
+        message = within_trace(hop.message, current_trace())
         decision = decide(message, outcome.event, now=outcome.at, limits=self._limits)
         return self._effects.commit(hop, decision, outcome)
 

@@ -32,6 +32,7 @@ from paigeant_celery.worker.serving import (
     takes_no_other,
 )
 from paigeant_celery.worker.task import register_tasks
+from paigeant_celery.worker.task_log import name_steps_in_task_log
 
 __all__ = ["AgentQueues"]
 
@@ -136,6 +137,7 @@ class AgentQueues(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ship
             logger.warning(text, error, extra={"action": "started_in_spite"})
         with suppress(DuplicateActivity):  # among the mistakes
             register_tasks(app, self._runtime)
+        name_steps_in_task_log(self._transport.names)  # before the processes of a pool are forked
         consumer.add_task_queue = self._joining(consumer, consumer.add_task_queue)
         queues = list(queues_of(self._transport, served_activities(self._transport, selection), selection))
         self._added = frozenset(queue.name for queue in queues)

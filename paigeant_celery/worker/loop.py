@@ -11,15 +11,18 @@ import concurrent.futures
 import logging
 import os
 import threading
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from paigeant_celery.activities.stacks import still_running
+from paigeant_celery.activities.threads import HostResources, NoResources, released
 from paigeant_celery.core.causes import Cause, cause_of
 
 __all__ = ["ProcessLoop"]
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
@@ -28,7 +31,8 @@ logger = logging.getLogger(__name__)
 class ProcessLoop:
     """Runs coroutines for threads that wait for them; a forked child starts with a new loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, host: HostResources | None = None) -> None:
+        self._host = host or NoResources()
         self._lock = threading.Lock()
         self._pid: int | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -68,6 +72,7 @@ class ProcessLoop:
         with self._lock:
             if self._loop is None or self._pid != os.getpid():
                 self._loop, self._pid = asyncio.new_event_loop(), os.getpid()
+                self._loop.set_default_executor(_Threads(self._host))
                 self._thread = threading.Thread(target=_serve, args=(self._loop,), name="paigeant-loop", daemon=True)
                 self._thread.start()
             return self._loop
@@ -75,6 +80,17 @@ class ProcessLoop:
     def _forget(self) -> None:
         # The parent's thread does not exist in the child, and its lock may have been held at the fork.
         self._lock, self._loop, self._thread, self._pid = threading.Lock(), None, None, None
+
+
+class _Threads(ThreadPoolExecutor):
+    """The threads of a loop, for which the host keeps nothing after a call."""
+
+    def __init__(self, host: HostResources) -> None:
+        super().__init__(thread_name_prefix="asyncio")
+        self._host = host
+
+    def submit(self, call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> concurrent.futures.Future[T]:
+        return super().submit(released(self._host, call, *args, **kwargs))
 
 
 def _serve(loop: asyncio.AbstractEventLoop) -> None:

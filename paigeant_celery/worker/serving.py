@@ -17,6 +17,7 @@ from paigeant_celery.broker.stand_alone import TRANSPORT_VARIABLE, StandAloneApp
 from paigeant_celery.broker.transport import CeleryTransport
 from paigeant_celery.core.errors import ConfigurationError, DuplicateActivity, PaigeantError, TransientError
 from paigeant_celery.core.settings import SPECIAL_CONSUME, Consume
+from paigeant_celery.hop.surroundings import around_step_of
 from paigeant_celery.worker.selection import NO_SELECTION, Selection
 
 __all__ = [
@@ -53,6 +54,10 @@ def start_checks(transport: CeleryTransport, selection: Selection = NO_SELECTION
     except PaigeantError as error:
         mistakes.append(str(error))
     serves = embedded or is_to_serve(transport, selection)
+    try:
+        around_step_of(transport.settings.around_step)
+    except ConfigurationError as error:
+        mistakes.extend(error.mistakes)
     try:
         mistakes.extend(_store_mistakes(transport, advise=serves))
     except TransientError as error:

@@ -49,6 +49,8 @@ IDEMPOTENT_TOOL = "cashier = "
 HANDLED_PAUSE = "janitor = "
 DESK = "# desk.py"
 DESK_STEPS = "from desk import"
+FLASK_CONTEXT = "# shop/surroundings.py"
+DJANGO_CONTEXT = "# blog/surroundings.py"
 TEAM = "# team.py"
 LIBRARY = "# library.py"
 DISPATCHING = "# dispatching.py"
@@ -69,6 +71,8 @@ RUN_BELOW = (
     HANDLED_PAUSE,
     DESK,
     DESK_STEPS,
+    FLASK_CONTEXT,
+    DJANGO_CONTEXT,
     TEAM,
     LIBRARY,
     DISPATCHING,
@@ -492,6 +496,75 @@ print(asyncio.run(WorkflowHarness().run(steps)).outputs)
     printed = run_script(block(DESK_STEPS) + served, cwd=tmp_path)
 
     assert printed == "{'writer': {'text': 'Dear customer …'}, 'shorten': 'Dear'}\n"
+
+
+AROUND_STEPS = """
+import asyncio
+from paigeant_celery import PaigeantAgent, activity
+from paigeant_celery.testing import WorkflowHarness
+from pydantic_ai.models.test import TestModel
+
+seen = []
+
+@activity
+def sync_step() -> None:
+    seen.append(look())
+
+@activity
+async def async_step() -> None:
+    seen.append(look())
+
+agent = PaigeantAgent(TestModel(), name="agent")
+
+@agent.tool_plain
+def sync_tool() -> None:
+    seen.append(look())
+
+@agent.tool_plain
+async def async_tool() -> None:
+    seen.append(look())
+
+harness = WorkflowHarness(around_step=around)
+steps = [sync_step.activity(), async_step.activity(), agent.activity("go")]
+asyncio.run(harness.run(steps, variables={"language": "de"}))
+print(*seen)
+"""
+
+
+def write_module(folder: Path, name: str, source: str) -> None:
+    """Write a module of a package."""
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).with_name("__init__.py").touch()
+    (folder / name).write_text(source, encoding="utf-8")
+
+
+def test_the_context_of_flask_that_is_shown_surrounds_all_code_of_steps(tmp_path: Path) -> None:
+    """Its extensions look for the application in it."""
+    write_module(tmp_path, "shop/web.py", "from flask import Flask\napp = Flask('shop')\n")
+    write_module(tmp_path, "shop/surroundings.py", block(FLASK_CONTEXT))
+    given = """
+from flask import current_app
+from shop.surroundings import in_app_context as around
+look = lambda: current_app.name
+"""
+
+    assert run_script(given + AROUND_STEPS, cwd=tmp_path) == "shop shop shop shop\n"
+
+
+def test_the_context_of_django_that_is_shown_surrounds_all_code_of_steps(tmp_path: Path) -> None:
+    """Django keeps the language for each thread of sync code."""
+    write_module(tmp_path, "blog/surroundings.py", block(DJANGO_CONTEXT))
+    given = """
+import django
+from django.conf import settings
+settings.configure(USE_I18N=True)
+django.setup()
+import django.db
+from django.utils.translation import get_language as look
+from blog.surroundings import in_language as around
+"""
+
+    assert run_script(given + AROUND_STEPS, cwd=tmp_path) == "de de de de\n"
 
 
 def test_an_agent_that_one_already_has_runs_as_shown(tmp_path: Path) -> None:

@@ -36,12 +36,14 @@ FACES = {"", "celery", "tasks", "cli", "testing"}  # "" is the package itself
 
 # Who may import libraries other than the standard library and pydantic, which everyone may import.
 LIBRARIES = {
-    "pydantic_ai": {"agents"},
+    "pydantic_ai": {"agents", "worker.django_host"},
     "celery": {"broker", "worker"},
     "kombu": {"broker", "worker"},
     "redis": {"store.redis_client"},
     "click": {"worker", "cli"},
     "opentelemetry": {"broker.tracing"},
+    "asgiref": {"worker.django_host"},
+    "django": {"worker.django_host"},
     "sentry_sdk": {"worker.reporting"},
     "pytest": {"testing"},
     "typing_extensions": {"agents"},

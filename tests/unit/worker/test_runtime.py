@@ -17,6 +17,7 @@ from types import SimpleNamespace
 from typing import Any, TypeVar, cast
 
 import pytest
+from celery import Celery
 from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 
 from paigeant_celery.activities.functions import FunctionActivity, activity
@@ -63,7 +64,10 @@ class Bench:
         publisher = SimpleNamespace(
             queue_for=lambda activity, queue: queue or activity, publish=self._may_fail("publish", self.sent.append)
         )
-        transport = SimpleNamespace(store=self.store, settings=Settings(lease=LEASE), publisher=publisher, letters=None)
+        self.app = Celery("bench", set_as_current=False)
+        transport = SimpleNamespace(
+            app=self.app, store=self.store, settings=Settings(lease=LEASE), publisher=publisher, letters=None
+        )
         self.runtime = HopRuntime(cast("Any", transport))
 
     def start(self, message: PaigeantMessage) -> Arrival:
@@ -208,7 +212,9 @@ def test_a_copy_of_a_hop_that_has_ended_is_shown_as_the_hop_ended(bench: Bench, 
 
     assert shown(bench, first) == while_the_next_waits == ("task-succeeded", {"result": repr(ended)})
     assert failed.value.args == ("w-1.1", "two", "TypeError")
-    assert shown(bench, second) == ("task-failed", {"exception": repr(failed.value), "traceback": None})
+    event, fields = shown(bench, second)
+    assert (event, fields["exception"]) == ("task-failed", repr(failed.value))
+    assert f", in {two.__qualname__}\n" in fields["traceback"]
 
 
 def shown(bench: Bench, arrival: Arrival) -> tuple[str, dict[str, object]]:

@@ -1,4 +1,4 @@
-"""What a worker serves, and what it prints."""
+"""What a worker checks before it serves, what it serves, and what it prints."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from celery import Celery
 
 from paigeant_celery import activity
 from paigeant_celery.broker.transport import CeleryTransport, transport_of
+from paigeant_celery.core.errors import ConfigurationError
 from paigeant_celery.worker.selection import Selection
-from paigeant_celery.worker.serving import banner, is_to_serve, printable, queues_of, served_activities
+from paigeant_celery.worker.serving import banner, is_to_serve, printable, queues_of, served_activities, start_checks
 
 EVERYTHING = Selection()
 
@@ -99,6 +100,31 @@ def test_what_a_host_or_a_command_changes_later_counts(
     selection = Selection(None if chosen is None else frozenset(chosen), frozenset(excluded))
 
     assert selection.followed(added=frozenset("ab"), consumed=frozenset(consumed)) == expected
+
+
+def test_a_function_that_cannot_be_imported_is_told_with_all_other_mistakes() -> None:
+    """Each start of a worker takes a deployment, so it should not take one for each mistake."""
+    app = Celery("host", broker="redis://127.0.0.1:1/0", set_as_current=False)
+    app.conf.update(paigeant_around_step="nowhere.around", paigeant_consume="nothing", task_protocol=1)
+
+    with pytest.raises(ConfigurationError) as caught:
+        start_checks(transport_of(app))
+
+    assert [mistake.split("`")[1] for mistake in caught.value.mistakes] == [
+        "task_protocol",
+        "paigeant_consume",
+        "paigeant_around_step",
+    ]
+
+
+def test_a_value_that_can_be_no_function_is_a_mistake() -> None:
+    """It is found even in a process that only dispatches."""
+    app = Celery("host", broker="redis://127.0.0.1:1/0", set_as_current=False)
+    app.conf.paigeant_around_step = 3
+
+    assert list(transport_of(app).mistakes()) == [
+        "`paigeant_around_step`: must be a function, or the dotted path of one"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,204 @@
+"""The threads that the sync code of steps runs in, and what a host keeps for them and lets go of."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future
+from contextlib import contextmanager
+from contextvars import Context, ContextVar
+from functools import partial
+from queue import SimpleQueue
+from typing import Any, ParamSpec, Protocol, TypeVar
+
+__all__ = ["HostResources", "NoResources", "OwnThread", "ThreadPerCall", "call_in_step", "released", "thread_of_step"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class HostResources(Protocol):
+    """What a host keeps for each context and thread, such as Django's caches and connections. Nothing here raises."""
+
+    def enter_context(self) -> None:
+        """Let the current thread see what the host keeps in the current context, which another thread may have set."""
+        ...
+
+    def release_context(self) -> None:
+        """Let go of what it keeps in the current context."""
+        ...
+
+    def release_thread(self) -> None:
+        """Let go of what it keeps for the current thread."""
+        ...
+
+
+class NoResources:
+    """A host that keeps nothing."""
+
+    def enter_context(self) -> None: ...
+
+    def release_context(self) -> None: ...
+
+    def release_thread(self) -> None: ...
+
+
+class OwnThread(Executor):
+    """A thread that makes calls one after the other. It starts with the first and ends once it is closed.
+
+    Nothing waits for it when the process ends, as it would for the threads of a `ThreadPoolExecutor`: a function that
+    hangs keeps its thread for ever.
+    """
+
+    def __init__(self, host: HostResources, *, name: str = "paigeant-function") -> None:
+        self._host, self._name = host, name
+        self._lock = threading.Lock()
+        self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._open_calls = 0
+        self._closed = False
+        self._ended: Future[None] = Future()
+        self.thread = threading.Thread(target=self._serve, name=name, daemon=True)
+
+    def submit(self, call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Make a call after those before it; raises `RuntimeError` if the thread is closed.
+
+        A call from the thread itself, which may wait for it, is made in a thread beside it.
+        """
+        if threading.current_thread() is self.thread:
+            other = self.beside()
+            try:
+                return other.submit(call, *args, **kwargs)
+            finally:
+                other.close()
+        future: Future[T] = Future()
+        with self._lock:
+            if self._closed:
+                raise RuntimeError("the step to which this thread belongs has ended")
+            self._open_calls += 1
+            self._calls.put(partial(self._make, future, partial(call, *args, **kwargs)))
+            if self.thread.ident is None:
+                self.thread.start()
+        return future
+
+    @property
+    def free(self) -> bool:
+        """Whether no call is in it or waits for it, and calls may still be made."""
+        return not self._closed and self._open_calls == 0
+
+    def make_inside(self, context: Context, call: Callable[[], T]) -> Future[T]:
+        """Make a call inside a context of which the host keeps nothing afterwards."""
+        return self.submit(context.run, _inside, self._host, call)
+
+    def beside(self) -> OwnThread:
+        """Return another thread of the same host."""
+        return OwnThread(self._host, name=self._name)
+
+    def close(self) -> Future[None]:
+        """End the thread after its calls; the future ends when the host has let go of what it kept for it."""
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                self._calls.put(None)
+                if self.thread.ident is None:
+                    self._ended.set_result(None)
+        return self._ended
+
+    def _serve(self) -> None:
+        while (call := self._calls.get()) is not None:
+            call()
+            del call  # and with it the arguments, before the next one comes
+        self._host.release_thread()
+        self._ended.set_result(None)
+
+    def _make(self, future: Future[T], call: Callable[[], T]) -> None:
+        if not future.set_running_or_notify_cancel():
+            self._over()
+            return
+        try:
+            result = call()
+        except BaseException as error:  # noqa: BLE001 - the waiting caller gets what it raised
+            self._over()
+            future.set_exception(_carried(error))
+        else:
+            self._over()  # before the caller hears of it, who may look for a free thread
+            future.set_result(result)
+
+    def _over(self) -> None:
+        with self._lock:
+            self._open_calls -= 1
+
+
+class ThreadPerCall(Executor):
+    """Makes each call in a thread of its own, for which the host keeps nothing after the call."""
+
+    def __init__(self, host: HostResources, *, name: str) -> None:
+        self._host, self._name = host, name
+
+    def submit(self, call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Make a call; its thread ends with it."""
+        thread = OwnThread(NoResources(), name=self._name)
+        future = thread.submit(released(self._host, call, *args, **kwargs))
+        thread.close()
+        return future
+
+
+def released(host: HostResources, call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Callable[[], T]:
+    """Return the call with its arguments; after it, the host lets go of what it keeps for its thread and context."""
+
+    def make() -> T:
+        context = _context_of(call) or Context()
+        context.run(host.enter_context)
+        try:
+            return call(*args, **kwargs)
+        finally:
+            context.run(host.release_context)
+            host.release_thread()
+
+    return make
+
+
+_own: ContextVar[OwnThread | None] = ContextVar("paigeant_thread", default=None)
+
+
+@contextmanager
+def thread_of_step(thread: OwnThread) -> Iterator[None]:
+    """Make a thread the one in which sync code of the step inside the block runs."""
+    token = _own.set(thread)
+    try:
+        yield
+    finally:
+        _own.reset(token)
+
+
+def call_in_step(context: Context, call: Callable[[], T]) -> tuple[Future[T], threading.Thread]:
+    """Make a call inside a context, in the thread of this step, or in another one if that is not free."""
+    thread = _own.get()
+    if thread is not None and thread.free:
+        return thread.make_inside(context, call), thread.thread
+    other = OwnThread(NoResources()) if thread is None else thread.beside()
+    future = other.make_inside(context, call)
+    other.close()
+    return future, other.thread
+
+
+def _inside(host: HostResources, call: Callable[[], T]) -> T:
+    host.enter_context()
+    try:
+        return call()
+    finally:
+        host.release_context()
+
+
+def _context_of(call: Callable[..., Any]) -> Context | None:
+    """Return the context that a call is made in, if it is `context.run`, as it is for those who carry their context."""
+    while isinstance(call, partial):
+        call = call.func
+    owner = getattr(call, "__self__", None)
+    return owner if isinstance(owner, Context) else None
+
+
+def _carried(error: BaseException) -> BaseException:
+    """Return the error in a form that a future can carry."""
+    if isinstance(error, StopIteration):
+        return RuntimeError(f"the function raised StopIteration: {error}")
+    return error

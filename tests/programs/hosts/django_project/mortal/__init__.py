@@ -1,0 +1,1 @@
+"""A database whose server can be restarted, for tests: SQLite, of whose connections an account is kept."""
