@@ -2,10 +2,10 @@
 # Celery 5.7.0: a `KeyError` that a configuration module raises is lost, and every setting then reads as missing.
 #
 # A configuration that reads `os.environ["SHOP_RESULTS"]` without that variable should end with that KeyError. Instead
-# `app.conf.get("broker_url")` is None, although the line above had set it, and a worker ends with
-# `AttributeError: 'Settings' object has no attribute 'worker_pool'`, a setting that nobody wrote. Neither the variable nor the file is named. Celery loads the
-# module when a setting is first looked up in a chain of mappings, and that lookup takes any KeyError for "not in this
-# mapping". Other errors, such as a ZeroDivisionError in the same line, come through.
+# `app.conf.get("broker_url")` is None, although the line above had set it, and a worker ends with `AttributeError:
+# 'Settings' object has no attribute 'worker_pool'`, a setting that nobody wrote. Neither the variable nor the file is
+# named. Celery loads the module when a setting is first looked up in a chain of mappings, and that lookup takes any
+# KeyError for "not in this mapping". Other errors, such as a ZeroDivisionError in the same line, come through.
 #
 # Seen on 2026-11-28 with Python 3.11.7 on Linux. Exits with 1 if it behaves in another way.
 set -euo pipefail
