@@ -40,6 +40,7 @@ from paigeant_celery.worker.django_host import DjangoContexts
 
 __all__ = ["Delivery", "WorkflowHarness", "workflow_harness"]
 
+STEPS = (ActivitySpec, FunctionSpec)
 MOST_DELIVERIES = 10_000  # deliveries of one `run`; a workflow has far fewer steps
 
 
@@ -112,9 +113,10 @@ class WorkflowHarness:
         usage_limits: object = None,
     ) -> WorkflowHandle:
         """Dispatch a workflow without delivering anything yet; return its handle."""
-        steps = list(itinerary) if itinerary is not None else None
-        for step in steps or ():
-            registry.get(step.activity)
+        steps = list(itinerary) if isinstance(itinerary, Iterable) and not isinstance(itinerary, STEPS) else itinerary
+        for step in steps if isinstance(steps, list) else ():
+            if isinstance(step, STEPS):  # the dispatcher says what else is wrong
+                registry.get(step.activity)
         dispatcher = dispatcher or self._dispatcher
         dispatched = dispatcher.dispatch_workflow_sync(
             self.transport,

@@ -74,7 +74,7 @@ class FunctionActivity(Generic[P, R]):
             step = FunctionSpec(self.name, crossed, policy=self.policy, queue=self.queue)
             self._arguments_of(step)
         except TypeError as error:
-            raise InvalidInput("invalid_arguments", "arguments", f"{self.name}: {error}") from None
+            raise InvalidInput("invalid_arguments", "arguments", f"{self.name}: {error}{self._context_hint}") from None
         except MessageError as error:
             raise InvalidInput(error.reason, error.path, error.text) from None
         return step
@@ -141,6 +141,14 @@ class FunctionActivity(Generic[P, R]):
             }
         except MessageError:  # an annotation cannot be made from JSON, which `check` says
             return {}
+
+    @property
+    def _context_hint(self) -> str:
+        """Say how a function gets the context if it looks as if it wanted to."""
+        named = {"context", "ctx"} & {parameter.name for parameter in self._parameters}
+        if self._takes_context or not (named or WorkflowContext in self._hints.values()):
+            return ""
+        return "; a first parameter annotated `WorkflowContext` gets the context"
 
     @cached_property
     def _takes_context(self) -> bool:

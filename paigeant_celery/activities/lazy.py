@@ -13,11 +13,13 @@ import dataclasses
 import time
 from collections import deque
 from collections.abc import AsyncIterable, Awaitable, Coroutine, Generator, Iterable, Iterator
+from ipaddress import IPv4Network, IPv6Network
 from typing import Any, TypeAlias
 
 from pydantic import BaseModel
-from pydantic_core import PydanticSerializationError, to_json, to_jsonable_python
+from pydantic_core import PydanticSerializationError, to_json
 
+from paigeant_celery.core.crossing import reader_of
 from paigeant_celery.core.errors import NotSerializable
 from paigeant_celery.core.jsonable import MAX_VALUE_DEPTH
 
@@ -28,7 +30,8 @@ Reading: TypeAlias = Generator[Coroutine[Any, Any, Any] | None, Any, Any]
 
 SHARE = 0.01  # seconds for which reading may keep other steps off the event loop
 
-ATOMS = (str, bytes, bytearray, int, float, type, type(None))
+# What is one value, even if it has items: older versions of pydantic write a network only where it is declared.
+ATOMS = (str, bytes, bytearray, int, float, type, type(None), IPv4Network, IPv6Network)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -241,14 +244,7 @@ def _is_only_iterable(value: object) -> bool:
 
     What has keys is left alone, because its items may be only those, as in a table.
     """
-    if not isinstance(value, Iterable) or hasattr(value, "keys"):
-        return False
-    unknown: list[object] = []
-    try:
-        to_jsonable_python(value, fallback=unknown.append)
-    except (PydanticSerializationError, ValueError, RecursionError):
-        return False
-    return any(each is value for each in unknown)
+    return isinstance(value, Iterable) and not hasattr(value, "keys") and reader_of(type(value)) is None
 
 
 def _least_size(item: object) -> int:

@@ -232,20 +232,23 @@ def register_agent(
     queue: str | None = None,
     deps_factory: DepsFactory[Any] | None = None,
 ) -> None:
-    """Make any pydantic-ai agent an activity, under `name` or its own name.
+    """Make any pydantic-ai agent an activity, under `name`, its own name, or that of the global that holds it here.
 
     A worker serves it for as long as something else holds the agent. Raises `InvalidInput` (`bad_agent_name`).
     """
     if not isinstance(agent, AbstractAgent):
         raise InvalidInput("invalid_input", "agent", f"must be a pydantic-ai agent, not a {type(agent).__name__}")
+    maker = sys._getframe(1)
     name = agent.name if name is None else name
+    name = GlobalName(maker.f_globals)(agent) if name is None else name
     if name is None:
-        raise InvalidInput("bad_agent_name", "name", "the agent has no name; pass `name=`")
+        text = "the agent has no name, and no global variable of this module holds it; pass `name=`"
+        raise InvalidInput("bad_agent_name", "name", text)
     check_name(name)
     activity = AgentActivity(
         agent,
         name=name,
-        maker=sys._getframe(1),
+        maker=maker,
         queue=queue,
         policy=policy,
         deps_factory=_checked_factory(deps_factory),

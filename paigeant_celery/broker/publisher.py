@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextvars
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, cast
@@ -71,11 +70,8 @@ class CeleryPublisher:
     def publish(self, delivery: Delivery) -> None:
         """Send the message; raises `Unreachable` when Celery has used up its retries."""
         limit = delivery.timeout if delivery.timeout is not None else LONGEST_STEP
-        # OpenTelemetry begins a span before a task is sent, and leaves it current if it does not know the task.
-        context = contextvars.copy_context()
         with reaching_broker(self._app):
-            context.run(
-                self._app.send_task,
+            self._app.send_task(
                 self._names.task(delivery.activity),
                 args=[delivery.envelope],
                 kwargs={},

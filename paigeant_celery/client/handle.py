@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
+from functools import partial
 from typing import Literal, TypeAlias, TypeVar, get_args
 
 from pydantic import JsonValue
@@ -174,9 +175,9 @@ class WorkflowHandle:
         (call again). A step may not wait: unless the workflow has ended, it gets `WaitInsideStep`, or
         `TimeoutError` for `timeout=0`.
         """
-        look = self._reminding()
+        reminder = _Reminder(self)
         for wait in _waits(timeout):
-            result = await asyncio.to_thread(look)
+            result = await asyncio.to_thread(reminder.look, self._ended)
             if result is not None:
                 return result
             self._check_wait(wait)
@@ -185,9 +186,9 @@ class WorkflowHandle:
 
     def result_sync(self, timeout: float | None = None) -> WorkflowResult:
         """Do what `result` does, for code without an event loop."""
-        look = self._reminding()
+        reminder = _Reminder(self)
         for wait in _waits(timeout):
-            result = look()
+            result = reminder.look(self._ended)
             if result is not None:
                 return result
             self._check_wait(wait)
@@ -227,8 +228,9 @@ class WorkflowHandle:
         event seen misses none of the other events and sees none twice. A step may not wait for more: it gets
         `WaitInsideStep` once it has all there is, unless the workflow has ended.
         """
+        reminder = _Reminder(self)
         for wait in _waits(None):
-            batch, ended = await asyncio.to_thread(self._events_after, after)
+            batch, ended = await asyncio.to_thread(reminder.look, partial(self._events_after, after))
             for event in batch:
                 yield event
             after = batch[-1].cursor if batch else after
@@ -240,8 +242,9 @@ class WorkflowHandle:
 
     def events_sync(self, after: str | None = None) -> Iterator[WorkflowEvent]:
         """Do what `events` does, for code without an event loop."""
+        reminder = _Reminder(self)
         for wait in _waits(None):
-            batch, ended = self._events_after(after)
+            batch, ended = reminder.look(partial(self._events_after, after))
             yield from batch
             after = batch[-1].cursor if batch else after
             if ended and not batch:
@@ -265,21 +268,11 @@ class WorkflowHandle:
         if wait > 0 and step_id is not None:
             raise WaitInsideStep(step_id, self.correlation_id)
 
-    def _reminding(self) -> Callable[[], WorkflowResult | None]:
-        """Return what looks for the result of a wait; after some seconds it logs, once, that nobody serves the step."""
-        remind_at = time.monotonic() + REMIND_AFTER
-
-        def look() -> WorkflowResult | None:
-            nonlocal remind_at
-            result = self._ended()
-            if result is None and time.monotonic() > remind_at:
-                remind_at = math.inf
-                if nobody := self._nobody(self.status_sync()):
-                    text, fields = "waiting for workflow %s: %s", {"action": "nobody_serves"}
-                    logger.warning(text, self.correlation_id, nobody, extra=fields)
-            return result
-
-        return look
+    def _remind(self) -> None:
+        """Log that nobody serves the current step, if that is so."""
+        if nobody := self._nobody(self.status_sync()):
+            text, fields = "waiting for workflow %s: %s", {"action": "nobody_serves"}
+            logger.warning(text, self.correlation_id, nobody, extra=fields)
 
     def _too_slow(self, timeout: float | None) -> TimeoutError:
         status = self.status_sync()
@@ -288,7 +281,7 @@ class WorkflowHandle:
 
     def _nobody(self, status: WorkflowStatus) -> str | None:
         """Say that nobody runs the current step, as far as this process can know; None if somebody may."""
-        if status.state == "running" or status.activity is None:
+        if status.activity is None or status.state not in ("queued", "retrying"):
             return None
         store, name = self._store("result"), status.activity
         if not store.shared:
@@ -370,6 +363,21 @@ class WorkflowHandle:
         if self._transport.store is None:
             raise StoreRequired(operation)
         return self._transport.store
+
+
+class _Reminder:
+    """Lets a wait that takes long log, once, that nobody serves the step that it waits for."""
+
+    def __init__(self, handle: WorkflowHandle) -> None:
+        self._handle, self._at = handle, time.monotonic() + REMIND_AFTER
+
+    def look(self, ask: Callable[[], T]) -> T:
+        """Return what a round of the wait finds."""
+        found = ask()
+        if time.monotonic() > self._at:
+            self._at = math.inf
+            self._handle._remind()
+        return found
 
 
 def _current_state(record: WorkflowRecord) -> CurrentState:

@@ -17,6 +17,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from paigeant_celery.core.errors import PaigeantError
+
 __all__ = [
     "Cause",
     "Frame",
@@ -26,6 +28,7 @@ __all__ = [
     "cause_of",
     "clean",
     "frames_from",
+    "name_of",
     "text_of",
     "traceback_of",
 ]
@@ -39,7 +42,7 @@ MOST_NAME = 300  # characters of a file or a name; of a file, the end says more
 # Frames of one error that are kept: the outermost and innermost ones, and between them those that are no library's.
 OUTERMOST, INNERMOST, OWN = 5, 15, 20
 
-OUR_PLUMBING = ("paigeant_celery", "asyncio", "threading", "concurrent", "contextlib")  # modules around each step
+PLUMBING = ("paigeant_celery", "celery", "asyncio", "threading", "concurrent", "contextlib")  # around each step
 LIBRARIES = re.compile(r"[/\\](site|dist)-packages[/\\]|^<frozen ")
 LIBRARY_FOLDERS = (traceback.__file__.removesuffix("traceback.py"), __file__.removesuffix("core/causes.py"))
 
@@ -161,7 +164,7 @@ def cause_of(error: BaseException) -> Cause:
     try:
         return _Reading().of(error)
     except BaseException:  # noqa: BLE001 - a class may override anything; its name is still known
-        return Cause(error_class=_name(type(error).__name__))
+        return Cause(error_class=name_of(error))
 
 
 def text_of(error: BaseException) -> str:
@@ -170,6 +173,11 @@ def text_of(error: BaseException) -> str:
         return clean(str(error)[:LONGEST_TEXT])
     except BaseException:  # noqa: BLE001 - an error whose text raises, whatever it raises, is still an error of the step
         return "(the text of the error could not be made)"
+
+
+def name_of(error: BaseException) -> str:
+    """Return the name of an error's class, in one line; classes that are made at run time may have any name."""
+    return _name(type(error).__name__)
 
 
 def clean(text: str) -> str:
@@ -219,7 +227,9 @@ def _before(error: BaseException) -> tuple[BaseException | None, bool]:
     """Return the error that this one came from, and whether it was raised from it."""
     if error.__cause__ is not None:
         return error.__cause__, True
-    return (None if error.__suppress_context__ else error.__context__), False
+    # Ours hide what they replace from tracebacks, because its text may quote a value. Records may have it.
+    hidden = error.__suppress_context__ and not isinstance(error, PaigeantError)
+    return (None if hidden else error.__context__), False
 
 
 def _members(error: BaseException) -> Sequence[BaseException]:
@@ -284,7 +294,7 @@ def _linked(at: TracebackType | None) -> Iterator[TracebackType]:
 
 
 def _is_plumbing(at: TracebackType) -> bool:
-    return str(at.tb_frame.f_globals.get("__name__")).partition(".")[0] in OUR_PLUMBING
+    return str(at.tb_frame.f_globals.get("__name__")).partition(".")[0] in PLUMBING
 
 
 def _is_library(file: str) -> bool:

@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias, assert_never
 
 from pydantic import JsonValue
 
-from paigeant_celery.core.causes import Cause
+from paigeant_celery.core.causes import Cause, Frame
 from paigeant_celery.core.errors import IllegalEvent, InvalidInput
 from paigeant_celery.core.message import PaigeantMessage, encode
 from paigeant_celery.core.policy import Attempt, retry_delay
@@ -60,6 +60,11 @@ class Failure:
     error_class: str
     text: str
     cause: Cause | None = None
+
+    @property
+    def frames(self) -> tuple[Frame, ...]:
+        """The frames that lead to the code that failed; empty if none are known."""
+        return self.cause.telling.frames if self.cause is not None else ()
 
     @property
     def where(self) -> str:

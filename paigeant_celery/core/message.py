@@ -24,7 +24,7 @@ from paigeant_celery.core.names import (
 from paigeant_celery.core.notation import in_one_notation
 from paigeant_celery.core.slip import RegisteredActivity, RoutingSlip, Step, StepFields, WireModel
 
-__all__ = ["PaigeantMessage", "content_digest", "encode", "parse", "reread", "sha256"]
+__all__ = ["PaigeantMessage", "content_digest", "encode", "parse", "reread", "sha256", "within_trace"]
 
 _OLD_FORMAT = {"type", "module"}
 Notation: TypeAlias = Literal["values", "json", "text"]
@@ -73,9 +73,10 @@ class PaigeantMessage(WireModel):
         message_id = hop_id(self.correlation_id, slip.place)
         return self.model_copy(update={"slip": slip, "message_id": message_id, "sent_at": now, "spec_version": version})
 
-    def within(self, trace_context: dict[str, str]) -> Self:
-        """Return the message as a part of a trace; unchanged if that is empty."""
-        return self.model_copy(update={"trace_context": trace_context}) if trace_context else self
+
+def within_trace(message: PaigeantMessage, trace_context: dict[str, str]) -> PaigeantMessage:
+    """Return a message as a part of a trace; unchanged if that is empty."""
+    return message.model_copy(update={"trace_context": trace_context}) if trace_context else message
 
 
 def encode(message: PaigeantMessage) -> str:

@@ -248,6 +248,7 @@ ACTIONS: Mapping[str, str] = MappingProxyType(
         "events_dropped": "events of an agent could not be written and are gone",
         "events_lost": "a run ended before all of its events were sent",
         "events_wait": "events of an agent wait for the store",
+        "executor_failed": "an executor could not start, or its worker ended",
         "executor_left_steps": "an executor stopped, but some of its steps go on",
         "hop_cancelled": "the workflow was cancelled, and the run of its hop with it",
         "hop_failed": "a hop failed and is not tried again",

@@ -178,5 +178,5 @@ def summary_of(
         error_class=failure.error_class if failure is not None else None,
         next_hop=next_hop,
         delay=delay,
-        frames=failure.cause.telling.frames if failure is not None and failure.cause is not None else (),
+        frames=failure.frames if failure is not None else (),
     )

@@ -17,7 +17,7 @@ from paigeant_celery.activities.context import ReadOutput, entered, open_context
 from paigeant_celery.activities.pauses import pause_of
 from paigeant_celery.activities.port import Activity, StepLimits
 from paigeant_celery.broker.tracing import hop_trace
-from paigeant_celery.core.causes import Cause, cause_of, text_of
+from paigeant_celery.core.causes import Cause, cause_of, name_of, text_of
 from paigeant_celery.core.errors import NonDeterminismError, NotSerializable, Paused, TransientError
 from paigeant_celery.core.flow import Completed, Diverged, Event, Failed, TimedOut, Unsendable
 from paigeant_celery.core.message import PaigeantMessage
@@ -196,7 +196,7 @@ def _unsendable(hop: Opened, error: NotSerializable | Paused, cause: Cause) -> O
 
 
 def _failed(hop: Opened, error: BaseException, text: str) -> Outcome:
-    event = Failed(place=hop.message.place, error_class=type(error).__name__, text=text, attempt=_attempt(hop, error))
+    event = Failed(place=hop.message.place, error_class=name_of(error), text=text, attempt=_attempt(hop, error))
     return Outcome(event=event, at=hop.now(), cause=cause_of(error))
 
 

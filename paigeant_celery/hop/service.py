@@ -13,10 +13,10 @@ from typing import TypeAlias
 from paigeant_celery.activities.port import Activity
 from paigeant_celery.activities.registry import Registry
 from paigeant_celery.broker.tracing import current_trace
-from paigeant_celery.core.causes import cause_of, text_of
+from paigeant_celery.core.causes import cause_of, name_of, text_of
 from paigeant_celery.core.errors import MessageError, StoreCorrupt, TransientError, UnknownActivity
 from paigeant_celery.core.flow import Begun, CouldNotClose, Exhausted, Limits, Run, decide
-from paigeant_celery.core.message import PaigeantMessage
+from paigeant_celery.core.message import PaigeantMessage, within_trace
 from paigeant_celery.core.names import FIRST_PLACE
 from paigeant_celery.core.policy import StepPolicy
 from paigeant_celery.core.settings import Settings
@@ -119,7 +119,7 @@ class HopService:
                 extra={"action": "close_failed", "hop": hop.closing.hop_id},
             )  # fmt: skip
             place = hop.message.place
-            event = CouldNotClose(place=place, error_class=type(error).__name__, text=text_of(error))
+            event = CouldNotClose(place=place, error_class=name_of(error), text=text_of(error))
             return self._close(hop, Outcome(event=event, at=outcome.at, ended=outcome.ended, cause=cause_of(error)))
 
     def _loaded(self, name: str) -> Activity:
@@ -168,7 +168,7 @@ class HopService:
 
     def _close(self, hop: Opened, outcome: Outcome) -> Summary:
         # The next hop belongs below this one's span, also if its message is lost and sent again.
-        message = hop.message.within(current_trace())
+        message = within_trace(hop.message, current_trace())
         decision = decide(message, outcome.event, now=outcome.at, limits=self._limits)
         return self._effects.commit(hop, decision, outcome)
 

@@ -96,8 +96,13 @@ class RecordedEffects(Effects):
         if ids is None or record is None:
             return None
         if record.hop_id == hop_id and record.failure is not None:
-            step_id, error_class = record.failure.step_id or "", record.failure.error_class
-            return Summary(hop_id=hop_id, step_id=step_id, outcome=ClosedAs.FAILED, error_class=error_class)
+            return Summary(
+                hop_id=hop_id,
+                step_id=record.failure.step_id or "",
+                outcome=ClosedAs.FAILED,
+                error_class=record.failure.error_class,
+                frames=record.failure.frames,
+            )
         try:
             executed = reread(record.envelope).slip.executed
         except MessageError:

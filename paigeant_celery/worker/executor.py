@@ -5,18 +5,21 @@ from __future__ import annotations
 import asyncio
 import importlib
 import importlib.util
+import logging
 import sys
 import threading
 from pathlib import Path
 
 from paigeant_celery.activities.registry import registry
 from paigeant_celery.broker.transport import CeleryTransport
-from paigeant_celery.core.errors import InvalidInput, UnknownActivity, UsageError, WorkerEnded
+from paigeant_celery.core.errors import InvalidInput, PaigeantError, UnknownActivity, UsageError, WorkerEnded
 from paigeant_celery.worker.app_state import installation_of
 from paigeant_celery.worker.embedded import EmbeddedWorker
 from paigeant_celery.worker.install import install
 
 __all__ = ["ActivityExecutor"]
+
+logger = logging.getLogger(__name__)
 
 # Executors may start in several threads at once; without this lock an app could get two workers, or a task twice.
 _starting = threading.Lock()
@@ -42,6 +45,15 @@ class ActivityExecutor:
         answer, `UsageError` if paigeant_celery is already installed in the transport's app with another store, and
         `WorkerEnded` if the embedded worker ends by itself.
         """
+        try:
+            await self._serve(lifespan)
+        except Exception as error:
+            # Whoever starts executors as tasks often looks at their errors only at the end, or never.
+            said = error if isinstance(error, PaigeantError) else type(error).__name__
+            logger.error("the executor of %r ended: %s", self._name, said, extra={"action": "executor_failed"})
+            raise
+
+    async def _serve(self, lifespan: float | None) -> None:
         _load(self._module, self._name)
         _check_loaded(self._name, self._module)
         # Not a task: a loop that ends would cancel it and abandon the worker that it is starting.

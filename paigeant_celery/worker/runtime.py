@@ -16,8 +16,8 @@ from paigeant_celery.activities.context import only_step_here
 from paigeant_celery.activities.registry import registry
 from paigeant_celery.broker.outbox import Outbox
 from paigeant_celery.broker.transport import CeleryTransport
-from paigeant_celery.core.causes import traceback_of
-from paigeant_celery.core.errors import StoreCorrupt, TransientError
+from paigeant_celery.core.causes import cause_of, traceback_of
+from paigeant_celery.core.errors import HopFailed, StoreCorrupt, TransientError
 from paigeant_celery.core.hop_failures import hop_failed
 from paigeant_celery.core.patience import patience
 from paigeant_celery.hop.effects import ClosedAs, Drop, Effects, Refused, Summary
@@ -199,18 +199,23 @@ def _dropped(reason: str, stands: Summary | None) -> Ignore:
         return Ignore(reason)
     if stands.error_class is None:
         return ShownAs(reason, "task-succeeded", {"result": repr(_shown(stands))})
-    error = hop_failed(stands.hop_id, stands.step_id, stands.error_class)
-    return ShownAs(reason, "task-failed", {"exception": repr(error), "traceback": None})
+    error = _failed(stands)
+    return ShownAs(reason, "task-failed", {"exception": repr(error), "traceback": str(cause_of(error))})
 
 
 def _shown(summary: Summary) -> dict[str, str]:
     if summary.outcome is ClosedAs.OVERTAKEN:
         raise Ignore("another owner took over the hop")
-    failed = hop_failed(summary.hop_id, summary.step_id, summary.error_class or "")
     if summary.outcome in (ClosedAs.FAILED, ClosedAs.PARKED):
-        raise failed.with_traceback(traceback_of(summary.frames))
+        raise _failed(summary)
     if summary.outcome is ClosedAs.RETRYING:
         # Flower would keep showing a success, whatever follows it.
-        raise Retry(exc=failed, when=summary.delay)
+        raise Retry(exc=_failed(summary), when=summary.delay)
     shown = {"step": summary.step_id, "outcome": summary.outcome.value}
     return shown if summary.next_hop is None else {**shown, "next": summary.next_hop}
+
+
+def _failed(summary: Summary) -> HopFailed:
+    """Return what Celery is told of a failed hop, with the frames of its step."""
+    failed = hop_failed(summary.hop_id, summary.step_id, summary.error_class or "")
+    return failed.with_traceback(traceback_of(summary.frames))

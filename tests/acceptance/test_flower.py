@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from paigeant_celery import (
 )
 from paigeant_celery.broker.outbox import delivery_of
 from paigeant_celery.broker.port import Delivery
-from paigeant_celery.core.errors import HopFailed
+from paigeant_celery.core.hop_failures import hop_failed
 from paigeant_celery.core.message import parse
 from tests.support.processes import START_WITHIN, Deployment, Process, deployment, eventually
 from tests.support.servers import free_port
@@ -216,9 +217,9 @@ def test_one_who_looks_later_sees_by_a_copy_how_the_hop_ended(flower: Flower) ->
     assert later.task(first.hop_id, "SUCCESS")["result"] == shown
     assert later.task(last.hop_id, "SUCCESS")["result"] == repr({"step": "review", "outcome": "workflow_completed"})
     assert later.task(failing.hop_id, "FAILURE")["exception"] == repr(
-        HopFailed(failing.hop_id, "failing", "ValueError")
+        hop_failed(failing.hop_id, "failing", "ValueError")
     )
-    assert later.task(waits.hop_id, "FAILURE")["exception"] == repr(HopFailed(waits.hop_id, "failing", "ValueError"))
+    assert later.task(waits.hop_id, "FAILURE")["exception"] == repr(hop_failed(waits.hop_id, "failing", "ValueError"))
     assert later.task(never.hop_id, "REVOKED")
 
 
@@ -233,6 +234,9 @@ def test_a_failed_hop_is_a_failure_without_its_text(flower: Flower) -> None:
 
     assert shown["exception"] == f"ValueError('{task_id}', 'buy', 'ValueError')"
     assert ERROR not in json.dumps(shown)
+    assert re.search(
+        r'tests/programs/\w+\.py", line \d+, in \S+\n(?!    )', shown["traceback"]
+    )  # and no line of source
     assert ERROR not in flower.everything(task_id)
 
 

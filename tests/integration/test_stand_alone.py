@@ -40,7 +40,7 @@ def test_a_file_with_a_schedule_leaves_a_durable_worker_that_serves_what_it_is_t
         handle = dispatcher.handle(dispatcher.dispatch_workflow_sync(transport, itinerary=itinerary), transport)
 
         half = eventually(lambda: (status := handle.status_sync()).executed == ("dig",) and status, within=WITHIN)
-        waiting = transport.publisher.waiting("paigeant.plant")
+        waiting = eventually(lambda: transport.publisher.waiting("paigeant.plant"), within=WITHIN)
         transport.app.control.add_consumer("paigeant.plant")
         result = handle.result_sync(WITHIN)
 

@@ -20,6 +20,7 @@ from opentelemetry.instrumentation.celery import CeleryInstrumentor
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
 from pydantic_ai.models.test import TestModel
+from sentry_sdk.integrations.celery import CeleryIntegration
 from sentry_sdk.transport import Transport
 
 from paigeant_celery import (
@@ -62,7 +63,7 @@ class Exported(SpanExporter):
 
 sentry_sdk.init(
     dsn="https://key@sentry.invalid/1", transport=Kept, traces_sample_rate=1.0, send_default_pii=True,
-    max_value_length=100_000,
+    max_value_length=100_000, integrations=[CeleryIntegration(monitor_beat_tasks=True)],
 )  # fmt: skip
 provider = TracerProvider()
 provider.add_span_processor(SimpleSpanProcessor(Exported()))

@@ -46,9 +46,10 @@ from pydantic import (
 )
 from pydantic.alias_generators import to_camel
 from pydantic.dataclasses import dataclass as checked_dataclass
+from pydantic_core import PydanticSerializationError, to_json
 from typing_extensions import TypedDict
 
-__all__ = ["KINDS", "Kind"]
+__all__ = ["KINDS", "Circle", "Kind"]
 
 T = TypeVar("T")
 EAST = timezone(timedelta(hours=1))
@@ -590,6 +591,14 @@ def camel() -> Camel:
     return Camel.model_validate({"firstName": "Ada", "bornOn": "2026-01-02"})
 
 
+def writes_deques() -> bool:
+    """Say whether this version of pydantic writes a deque whose type is not declared."""
+    try:
+        return bool(to_json(deque()))
+    except PydanticSerializationError:
+        return False
+
+
 NAN = float("nan")
 DAY = date(2026, 1, 2)
 NOON = datetime(2026, 1, 2, 12, 0, tzinfo=EAST)
@@ -727,7 +736,7 @@ kind("frozen models in a set", frozenset[Frozen], frozenset({Frozen(name="a"), F
 kind("sets in a mapping", dict[str, set[int]], {"a": {1, 2}}, seen=itself)
 kind("integer keys, bare", dict[int, str], {1: "a"}, own="")
 kind("integer keys, bare, as anything", dict, {1: "a"}, lost="")
-kind("deque", deque[date], deque([DAY]))
+kind("deque", deque[date], deque([DAY]), **({} if writes_deques() else {"own": "", "output": ""}))
 kind("ordered mapping", OrderedDict[str, date], OrderedDict(a=DAY))
 kind("counter", Counter[str], Counter("aab"))
 kind("tuple for anything", Any, (1, 2), lost="", own=None, output=None, read_as=tuple)

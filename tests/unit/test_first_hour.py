@@ -21,6 +21,7 @@ from paigeant_celery import (
     StepPolicy,
     UnknownActivity,
     UsageError,
+    WorkflowContext,
     WorkflowDispatcher,
     activity,
     idempotency_key,
@@ -30,6 +31,7 @@ from paigeant_celery import (
 from paigeant_celery.activities.registry import registry
 from paigeant_celery.testing import WorkflowHarness
 
+CONTEXT = "; a first parameter annotated `WorkflowContext` gets the context"
 STEP = "as `agent.activity(…)` and `function.activity(…)` return, not a"
 
 writer = PaigeantAgent("test", name="writer")
@@ -68,6 +70,20 @@ def unawaited() -> object:
         call.close()
 
 
+def harnessed(itinerary: Any) -> Callable[[], object]:
+    return lambda: WorkflowHarness().dispatch(itinerary)
+
+
+@activity
+def unannotated(context, limit: int) -> int:  # type: ignore[no-untyped-def]
+    return limit
+
+
+@activity
+def not_first(limit: int, where: WorkflowContext) -> int:
+    return limit
+
+
 def executor(*arguments: Any) -> Callable[[], object]:
     return lambda: ActivityExecutor(*arguments)
 
@@ -81,6 +97,10 @@ SLIPS: dict[str, tuple[Callable[[], object], str, str]] = {
     "what a function returned": (steps([shout("x")]), "itinerary[0]", f"{STEP} str"),
     "a plain agent": (steps([Agent("test")]), "itinerary[0]", f"{STEP} Agent"),
     "a list in the list": (steps([[writer.activity("x")]]), "itinerary[0]", f"{STEP} list"),
+    "an agent in the harness": (harnessed(writer), "itinerary", "is a list of steps, not a PaigeantAgent"),
+    "an agent as step in the harness": (harnessed([writer]), "itinerary[0]", f"{STEP} PaigeantAgent"),
+    "a context without annotation": (lambda: unannotated.activity(limit=wrong or 3), "arguments", CONTEXT),
+    "a context that is not first": (lambda: not_first.activity(limit=wrong or 3), "arguments", CONTEXT),
     "an agent on the runway": (lambda: dispatcher.add(wrong or writer), "step", f"{STEP} PaigeantAgent"),
     "an agent to insert": (lambda: dispatcher.register(wrong or writer), "step", "as `agent.activity(…)` returns"),
     "the steps in place of the transport": (
@@ -143,6 +163,22 @@ def test_an_executor_says_how_a_module_is_named(module: str) -> None:
 
     with pytest.raises(UnknownActivity, match=r"no dotted name such as 'shop.agents' and no file that ends in '.py'"):
         asyncio.run(ActivityExecutor(real, "writer", module).start(0))
+
+
+def test_an_executor_that_cannot_start_says_so_at_once(caplog: pytest.LogCaptureFixture) -> None:
+    """It runs as a task whose error nobody has looked at yet, while the program waits for the result."""
+    real = paigeant_celery.get_transport("inmemory")
+
+    async def main() -> None:
+        task = asyncio.create_task(ActivityExecutor(real, "writr", __name__).start())
+        await asyncio.wait([task])
+        assert caplog.messages[0].startswith("the executor of 'writr' ended: no activity 'writr' is loaded; searched ")
+        with pytest.raises(UnknownActivity):
+            await task
+
+    asyncio.run(main())
+
+    assert [record.action for record in caplog.records if record.levelname == "ERROR"] == ["executor_failed"]
 
 
 def test_a_misspelt_public_name_is_corrected() -> None:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import date
 from typing import Any
 
 import pytest
-from pydantic import TypeAdapter
-from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart
+from pydantic import BaseModel, TypeAdapter
+from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart, ToolCallPart
 from pydantic_ai.models.function import AgentInfo, FunctionModel
 
 from paigeant_celery import ActivitySpec, FunctionSpec, PaigeantAgent, WorkflowContext, activity
 from paigeant_celery.core.errors import InvalidInput, WorkflowFailed
 from paigeant_celery.testing import WorkflowHarness
-from tests.support.kinds import KINDS, Kind
+from tests.support.kinds import KINDS, Circle, Kind
 
 pytestmark = pytest.mark.anyio
 
@@ -164,3 +165,44 @@ async def test_an_output_is_read_by_its_annotation_or_refused(workflow_harness: 
 
     assert caught.value.error_class == "output_not_serializable"
     assert f"`output{kind.output}`" in caught.value.text or "has no JSON form" in caught.value.text
+
+
+@pytest.mark.parametrize(
+    ("output", "annotation", "recorded"),
+    [
+        ((1, 2), Sequence[int], [1, 2]),
+        (Circle(radius=7), BaseModel, {"name": "shape", "radius": 7}),
+        (Circle(radius=7), object, {"name": "shape", "radius": 7}),
+        ({"day": date(2026, 1, 2), "seen": {2, 1}}, dict[str, Any], {"day": "2026-01-02", "seen": [1, 2]}),
+        ({"name": "a"}, Circle, {"name": "a"}),
+        ({1: "a"}, dict[int, str], {"1": "a"}),
+    ],
+)
+async def test_what_an_annotation_leaves_open_is_read_by_its_own_class(
+    workflow_harness: WorkflowHarness, output: Any, annotation: Any, recorded: Any
+) -> None:
+    """A function that ended well is not parked for an annotation that says less than its output."""
+
+    def make():  # type: ignore[no-untyped-def]
+        return output
+
+    make.__annotations__ = {"return": annotation}
+    step = activity(make)
+
+    assert (await workflow_harness.run([step.activity()])).output == recorded
+
+
+async def test_the_output_of_an_agent_is_read_by_its_type_if_that_says_more(workflow_harness: WorkflowHarness) -> None:
+    """A model that answers with numbers as keys is not paid in vain."""
+
+    def count(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
+        [tool] = info.output_tools
+        named = "properties" in tool.parameters_json_schema
+        return ModelResponse(parts=[ToolCallPart(tool.name, {"response": {"1": "a"}} if named else {"1": "a"})])
+
+    agent = PaigeantAgent(FunctionModel(count), output_type=dict[int, str], name="counter")
+
+    result = await workflow_harness.run([agent.activity("go")])
+
+    assert result.output == {"1": "a"}
+    assert result.output_as(dict[int, str]) == {1: "a"}

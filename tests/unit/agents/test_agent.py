@@ -370,5 +370,22 @@ def test_an_agent_of_ours_keeps_its_own_name_beside_another() -> None:
 
 def test_a_plain_agent_without_any_name_is_refused() -> None:
     """Nobody sees a plain agent being made, so nothing else can name it."""
-    with pytest.raises(InvalidInput, match=r"^bad_agent_name at `name`: the agent has no name; pass `name=`$"):
+    with pytest.raises(InvalidInput, match=r"^bad_agent_name at `name`: the agent has no name, .* pass `name=`$"):
         register_agent(Agent("test", defer_model_check=True))
+
+
+def test_a_plain_agent_is_named_by_the_global_that_holds_it() -> None:
+    """`helper = Agent(…); register_agent(helper)` is what people write first."""
+    module = imported(
+        """
+        from pydantic_ai import Agent
+        from paigeant_celery import register_agent
+
+        helper = Agent("test")
+        register_agent(helper)
+        """,
+        "shop_agents",
+    )
+
+    assert list(registry.activities()) == ["helper"]
+    assert module.helper.name == "helper"

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from types import SimpleNamespace
 
 import pytest
-from celery import Celery
+from celery import Celery, Task
 from celery.worker.request import Request
 
 from paigeant_celery import FunctionSpec, WorkflowDispatcher, activity, get_transport, install
@@ -209,3 +209,41 @@ def test_an_app_that_nobody_keeps_goes_away(make_app: Callable[..., Celery]) -> 
     gc.collect()
 
     assert gone() is None
+
+
+class Annotations:
+    """Annotations as a class, which may want anything of a task."""
+
+    def __init__(self, found: dict[str, object] | None = None, error: type[Exception] | None = None) -> None:
+        self._found, self._error = found, error
+
+    def annotate(self, task: type[Task]) -> dict[str, object] | None:
+        """Look at the task as Celery's own would."""
+        assert issubclass(task, Task)
+        assert task.max_retries == 3
+        if self._error is not None:
+            raise self._error
+        return self._found
+
+
+@pytest.mark.parametrize(
+    ("annotations", "attributes"),
+    [
+        ({"*": {"rate_limit": "1/m", "on_failure": print, "before_start": print, "after_return": print}}, []),
+        ({"*": {"time_limit": 5, "soft_time_limit": 4, "default_retry_delay": 3, "of_the_host": True}}, []),
+        ({"paigeant.*": {"acks_late": False}}, ["acks_late"]),
+        ([{"shop.add": {"max_retries": 9}}, {"*": {"serializer": "yaml"}}], ["serializer"]),
+        (Annotations({"run": print, "rate_limit": "1/m"}), ["run"]),
+        ((Annotations(), Annotations({"__call__": print})), ["__call__"]),
+        (Annotations(error=KeyError), []),
+        ("tests.unit.broker.test_transport.Annotations", []),
+        (None, []),
+    ],
+)
+def test_annotations_of_what_our_tasks_do_not_use_are_no_error(
+    make_app: Callable[..., Celery], annotations: object, attributes: list[str]
+) -> None:
+    """A host may limit and watch its own tasks in each way that Celery offers."""
+    mistakes = list(transport_of(make_app(task_annotations=annotations)).mistakes())
+
+    assert [mistake.split("`")[3] for mistake in mistakes] == attributes

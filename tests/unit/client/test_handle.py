@@ -638,14 +638,32 @@ def test_waiting_for_what_no_executor_serves_says_so(in_memory: WorkflowHandle, 
     assert str(caught.value) == known
 
 
+async def first_events(handle: WorkflowHandle) -> None:
+    async with asyncio.timeout(0.1):
+        async for _ in handle.events():
+            pass
+
+
+@pytest.mark.parametrize(
+    "wait",
+    [
+        lambda handle: handle.result_sync(0.1),
+        lambda handle: asyncio.run(handle.result(0.1)),
+        lambda handle: asyncio.run(first_events(handle)),
+    ],
+    ids=["result_sync", "result", "events"],
+)
 def test_whoever_waits_for_nobody_is_told_once_while_waiting(
-    in_memory: WorkflowHandle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    in_memory: WorkflowHandle,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    wait: Callable[[WorkflowHandle], None],
 ) -> None:
     """Without a timeout they would wait forever, and nothing would ever say why."""
     monkeypatch.setattr("paigeant_celery.client.handle.REMIND_AFTER", 0.0)
 
     with pytest.raises(TimeoutError):
-        in_memory.result_sync(0.1)
+        wait(in_memory)
 
     said = [record for record in caplog.records if record.__dict__.get("action") == "nobody_serves"]
     assert [record.getMessage() for record in said] == [f"waiting for workflow {in_memory.correlation_id}: {IN_MEMORY}"]

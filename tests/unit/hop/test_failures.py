@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from pydantic import BaseModel, field_validator
+from pydantic import BaseModel, field_validator, model_serializer
 from pydantic_ai.models.test import TestModel
 
 from paigeant_celery.activities.functions import FunctionActivity, activity
@@ -56,6 +56,13 @@ def refusing() -> None:
 
 
 ON_WORKER: list[Callable[[], None]] = []  # what validators call
+
+
+class Output(BaseModel):
+    @model_serializer
+    def dump(self) -> str:
+        between()
+        return ""
 
 
 class Deps(BaseModel):
@@ -147,6 +154,14 @@ def factory() -> Made:
         between()
 
     return PaigeantAgent(TestModel(), name="agent", policy=ONCE, deps_factory=deps)
+
+
+def unserializable() -> Made:
+    @activity(policy=ONCE)
+    def step() -> Output:
+        return Output()
+
+    return step
 
 
 KINDS: dict[str, Callable[[], Made]] = {
@@ -332,3 +347,19 @@ def test_a_failed_attempt_that_another_owner_overtook_is_logged_as_well(
     (logged,) = (record for record in caplog.records if record.name == "paigeant_celery.hop.failures")
     assert (logged.action, logged.where.endswith("in culprit")) == ("hop_overtaken", True)  # type: ignore[attr-defined]
     assert "another owner took it over" in logged.getMessage()
+
+
+def test_a_serializer_that_fails_is_named_to_those_who_may_read_its_text(
+    workflow_harness: WorkflowHarness, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Pydantic keeps no frames of it, and our own error does not quote it."""
+    step = unserializable()
+    assert isinstance(step, FunctionActivity)
+
+    failure = run(workflow_harness, step.activity()).status_sync().failure
+
+    assert failure is not None
+    assert failure.error_class == "output_not_serializable"
+    assert f"Error calling function `dump`: KeyError: '{SECRET}'" in str(failure.cause)
+    assert SECRET not in failure.text
+    assert SECRET not in caplog.text
