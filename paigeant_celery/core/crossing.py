@@ -23,7 +23,7 @@ from pydantic import (
 from pydantic_core import to_json
 
 from paigeant_celery.core.certainty import Certainty, certainty_of
-from paigeant_celery.core.errors import InvalidInput, NotSerializable
+from paigeant_celery.core.errors import InvalidInput, NotSerializable, PaigeantError
 from paigeant_celery.core.faults import first_fault
 from paigeant_celery.core.jsonable import dumps, holds_secret, json_of, to_jsonable
 from paigeant_celery.core.likeness import OTHER_KEYS, Difference, difference
@@ -89,7 +89,7 @@ class Crossed:
 NOTHING = Crossed(None, None)  # what a step has that was read from a message
 
 
-class _Lost(Exception):
+class _Lost(PaigeantError):
     """A value does not come back from its JSON."""
 
     def __init__(self, found: Difference) -> None:

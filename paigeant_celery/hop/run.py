@@ -18,7 +18,7 @@ from paigeant_celery.activities.pauses import pause_of
 from paigeant_celery.activities.port import Activity, StepLimits
 from paigeant_celery.broker.tracing import hop_trace
 from paigeant_celery.core.causes import Cause, cause_of, name_of, text_of
-from paigeant_celery.core.errors import NonDeterminismError, NotSerializable, Paused, TransientError
+from paigeant_celery.core.errors import NonDeterminismError, NotSerializable, PaigeantError, Paused, TransientError
 from paigeant_celery.core.flow import Completed, Diverged, Event, Failed, TimedOut, Unsendable
 from paigeant_celery.core.message import PaigeantMessage
 from paigeant_celery.core.patience import patience
@@ -123,14 +123,14 @@ class StepRunner:
                 ),
             )
         except (NotSerializable, Paused) as error:
-            return _unsendable(hop, error, cause_of(error))
+            return _unsendable(hop, error)
         except asyncio.CancelledError:
             raise
         except BaseException as error:  # noqa: BLE001 - SystemExit and MemoryError of a step must not end a worker
             if limit.expired():
                 return timed_out(hop, cause_of(error))  # with the frames that the step had reached
             if (pause := pause_of(error)) is not None:
-                return _unsendable(hop, pause, cause_of(error))
+                return replace(_unsendable(hop, pause), cause=cause_of(error))
             return _failed(hop, error, text_of(error))
 
     def _reader(self, message: PaigeantMessage) -> ReadOutput:
@@ -159,7 +159,7 @@ class StepRunner:
         try:
             output = self._outputs.kept(result.output)
         except NotSerializable as error:
-            return replace(_unsendable(hop, error, cause_of(error)), ended=ended)
+            return replace(_unsendable(hop, error), ended=ended)
         completed = Completed(
             place=hop.message.place,
             attempt=ended.attempt,
@@ -190,7 +190,10 @@ def timed_out(hop: Opened, cause: Cause | None = None) -> Outcome:
     return Outcome(event=event, at=hop.now(), cause=cause)
 
 
-def _unsendable(hop: Opened, error: NotSerializable | Paused, cause: Cause) -> Outcome:
+def _unsendable(hop: Opened, error: NotSerializable | Paused) -> Outcome:
+    # Its own frames are those of the check. What a serializer of the user raised is below it.
+    raised = error.__cause__ or error.__context__
+    cause = None if raised is None or isinstance(raised, PaigeantError) else cause_of(raised)
     event = Unsendable(place=hop.message.place, reason=error.reason, text=error.text)
     return Outcome(event=event, at=hop.now(), cause=cause)
 
