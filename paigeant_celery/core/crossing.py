@@ -10,17 +10,13 @@ import dataclasses
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Iterator, Mapping
 from functools import lru_cache, partial
-from itertools import pairwise
 from typing import Any, Protocol, cast, runtime_checkable
 
 from pydantic import (
-    AliasChoices,
-    AliasPath,
     BaseModel,
     JsonValue,
     PydanticUndefinedAnnotation,
     PydanticUserError,
-    RootModel,
     TypeAdapter,
     ValidationError,
 )
@@ -30,8 +26,9 @@ from paigeant_celery.core.certainty import Certainty, certainty_of
 from paigeant_celery.core.errors import InvalidInput, NotSerializable
 from paigeant_celery.core.faults import first_fault
 from paigeant_celery.core.jsonable import dumps, holds_secret, json_of, to_jsonable
-from paigeant_celery.core.likeness import OTHER_KEYS, Difference, difference, field_info
+from paigeant_celery.core.likeness import OTHER_KEYS, Difference, difference
 from paigeant_celery.core.notation import settled
+from paigeant_celery.core.read_names import is_misnamed, renamed
 
 __all__ = ["NOTHING", "OWN", "Crossed", "Reader", "cross", "reader_of", "recordable", "refuse_lost"]
 
@@ -317,15 +314,23 @@ class _Written:
         raise _Lost(lost or unread or Difference("has no JSON form that its type reads"))
 
     def _forms(self, value: Any, first: Any, reader: Reader) -> Iterator[JsonValue]:
-        """Yield the forms that JSON of `value` may have, beginning with the usual one."""
+        """Yield the forms that JSON of `value` may have, beginning with the usual one.
+
+        If that has names that are not read, it comes last: it is read back equal only while the fields hold defaults.
+        """
+        misnamed = is_misnamed(value)
         if first is not OWN:
-            yield first
-            if self._usual(value, instead=OWN) != first:
-                return  # an iterator in it can be read only once
+            only_once = self._usual(value, instead=OWN) != first  # because an iterator is in it
+            if only_once or not misnamed:
+                yield first
+            if only_once:
+                return
         # Without computed fields, and with `Json` fields written as the text that they are read from.
-        for by_alias in (True, False):
+        for by_alias in (False, True) if misnamed else (True, False):
             for tree in self._round_trips(value, reader, by_alias=by_alias):
                 yield tree if by_alias else renamed(value, tree)
+        if first is not OWN and misnamed:
+            yield first
 
     def _round_trips(self, value: Any, reader: Reader, *, by_alias: bool) -> Iterator[JsonValue]:
         def by_type() -> bytes:
@@ -339,64 +344,6 @@ class _Written:
                 yield json_of(write, value, reason=self._reason)
             except Exception:  # noqa: BLE001, S112 - a serializer is somebody else's code, and other forms are left
                 continue
-
-
-def renamed(value: Any, tree: JsonValue) -> JsonValue:
-    """Return JSON written by the names of fields with the names that the types of `value` read by default."""
-    if isinstance(value, RootModel):
-        return renamed(value.root, tree)
-    if isinstance(value, BaseModel) and isinstance(tree, dict):
-        parts = {name: vars(value).get(name) for name in type(value).model_fields} | (value.model_extra or {})
-        return _renamed_fields(type(value), parts, tree)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type) and isinstance(tree, dict):
-        fields = dataclasses.fields(value)
-        computed = {found.name for found in fields if not found.init}
-        parts = {found.name: getattr(value, found.name, None) for found in fields}
-        return _renamed_fields(type(value), parts, {name: part for name, part in tree.items() if name not in computed})
-    if isinstance(value, Mapping) and isinstance(tree, dict) and len(value) == len(tree):
-        pairs = zip(value.values(), tree.items(), strict=True)
-        return {name: renamed(part, branch) for part, (name, branch) in pairs}
-    if isinstance(value, SEQUENCES) and isinstance(tree, list) and len(value) == len(tree):
-        return [renamed(part, branch) for part, branch in zip(value, tree, strict=True)]
-    return tree
-
-
-def _renamed_fields(kind: type, parts: Mapping[str, Any], tree: dict[str, JsonValue]) -> JsonValue:
-    found: dict[str, JsonValue] = {}
-    for name, branch in tree.items():
-        _put(found, _read_name(kind, name), renamed(parts.get(name), branch))
-    return found
-
-
-def _read_name(kind: type, name: str) -> list[str | int]:
-    """Return the way to a field in the JSON that its class reads: its alias for validation, or its name."""
-    info = field_info(kind, name)
-    config: Any = getattr(kind, "model_config", None) or getattr(kind, "__pydantic_config__", None) or {}
-    if info is None or config.get("validate_by_alias") is False:
-        return [name]
-    alias = info.validation_alias
-    if isinstance(alias, AliasChoices):
-        alias = next((choice for choice in alias.choices if isinstance(choice, str)), alias.choices[0])
-    if isinstance(alias, AliasPath):
-        return list(alias.path)
-    return [alias if isinstance(alias, str) else name]
-
-
-def _put(tree: Any, way: list[str | int], value: JsonValue) -> None:
-    """Put a value into nested JSON, making the objects and lists on the way to it."""
-    for part, following in pairwise(way):
-        tree = _at(tree, part, [] if isinstance(following, int) else {})
-    _at(tree, way[-1], value)
-    if isinstance(tree, (dict, list)):
-        tree[way[-1]] = value  # type: ignore[index]
-
-
-def _at(tree: Any, part: str | int, missing: JsonValue) -> Any:
-    if isinstance(tree, list) and isinstance(part, int) and part >= 0:
-        tree.extend([None] * (part + 1 - len(tree)))
-        tree[part] = missing if tree[part] is None else tree[part]
-        return tree[part]
-    return tree.setdefault(part, missing) if isinstance(tree, dict) else None
 
 
 def _lost(value: Any, read: Any, reader: Reader) -> Difference | None:
