@@ -11,15 +11,17 @@ from contextlib import (
     AsyncExitStack,
     asynccontextmanager,
     contextmanager,
+    suppress,
 )
 from dataclasses import fields
-from types import FrameType
-from typing import Any, Literal, TypeAlias, TypeVar, get_origin, get_type_hints
+from types import FrameType, UnionType
+from typing import Any, Literal, TypeAlias, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from pydantic import PydanticUndefinedAnnotation, PydanticUserError, TypeAdapter, ValidationError
 from pydantic_ai.agent import AbstractAgent
 from pydantic_ai.capabilities import AbstractCapability
 from pydantic_ai.exceptions import UsageLimitExceeded
+from pydantic_ai.output import NativeOutput, PromptedOutput, TextOutput, ToolOutput
 from pydantic_ai.usage import RunUsage, UsageLimits
 
 from paigeant_celery.activities.context import StepOutput, WorkflowContext, WorkflowDependencies, with_previous_output
@@ -48,6 +50,8 @@ D = TypeVar("D")
 DepsFactory: TypeAlias = Callable[
     [Any, WorkflowContext], D | Awaitable[D] | AbstractContextManager[D] | AbstractAsyncContextManager[D]
 ]
+
+CONTAINERS = {dict, list, tuple, set, frozenset}
 
 BLOCK_EDGE = re.compile(r"<(?=\s*/?\s*previous_output)", re.IGNORECASE)
 
@@ -274,9 +278,32 @@ def _first_annotation(factory: Callable[..., Any]) -> Any:
 
 
 def _plain_output_type(agent: AbstractAgent[Any, Any]) -> Any:
-    """Return the type of an agent's output if it is a type, such as `dict[int, str]`, or OWN."""
-    declared = getattr(agent, "output_type", OWN)
-    return declared if get_origin(declared) in {dict, list, tuple, set, frozenset} else OWN
+    """Return the type of an agent's output as far as it is of containers, such as `dict[int, str]`, or OWN.
+
+    Anything else is read by its own class.
+    """
+    plain = [found for found in _output_types(getattr(agent, "output_type", OWN)) if get_origin(found) in CONTAINERS]
+    return Union[tuple(plain)] if plain else OWN  # noqa: UP007 - of any number of types
+
+
+def _output_types(spec: Any) -> Iterator[Any]:
+    """Yield the types of what may be the output: of alternatives, in markers, and returned by output functions."""
+    if isinstance(spec, (list, tuple)):
+        for part in spec:
+            yield from _output_types(part)
+    elif get_origin(spec) in (Union, UnionType):
+        yield from _output_types(get_args(spec))
+    elif isinstance(spec, ToolOutput):
+        yield from _output_types(spec.output)
+    elif isinstance(spec, (NativeOutput, PromptedOutput)):
+        yield from _output_types(spec.outputs)
+    elif isinstance(spec, TextOutput):
+        yield from _output_types(spec.output_function)
+    elif inspect.isroutine(spec):
+        with suppress(NameError, TypeError):  # annotations that cannot be read
+            yield from _output_types(get_type_hints(spec, include_extras=True).get("return"))
+    else:
+        yield spec
 
 
 def _counters(usage: RunUsage) -> dict[str, int]:

@@ -28,7 +28,7 @@ from paigeant_celery.core.faults import first_fault
 from paigeant_celery.core.jsonable import dumps, holds_secret, json_of, to_jsonable
 from paigeant_celery.core.likeness import OTHER_KEYS, Difference, difference
 from paigeant_celery.core.notation import settled
-from paigeant_celery.core.read_names import renamed
+from paigeant_celery.core.read_names import is_misnamed, renamed
 
 __all__ = ["NOTHING", "OWN", "Crossed", "Reader", "cross", "reader_of", "recordable", "refuse_lost"]
 
@@ -213,7 +213,7 @@ def _crossed(value: object, reader: Any, readers: Mapping[str, Any] | None, *, r
         if first is OWN:
             to_jsonable(value, reason=reason)  # why it has no form of its own says more
         raise
-    wire, content = settled(value, tree)
+    wire, content = settled(value, tree, plain=written.certain)
     return Crossed(wire, wire if dumps(content) == dumps(wire) else content, read, read_by)
 
 
@@ -228,6 +228,7 @@ class _Written:
 
     def __init__(self, reason: str) -> None:
         self._reason = reason
+        self.certain: set[int] = set()  # the ids of parts that were not looked into
 
     def __call__(self, value: Any, first: Any, reader: Reader | None) -> tuple[JsonValue, Any]:
         """Return JSON for `value` and what `reader`, or else its own class, reads of it.
@@ -236,11 +237,10 @@ class _Written:
         """
         kind: Any = type(value)
         if reader is not None:
-            certain = first is not OWN and _is_certain(value, reader)
-            return (first, value) if certain else self._read_back(value, first, reader)
+            return (first, value) if self._is_certain(value, first, reader) else self._read_back(value, first, reader)
         if kind in JSON_LEAVES:
             return cast("JsonValue", first), value
-        if first is not OWN and _is_certain(value, kind):
+        if self._is_certain(value, first, kind):
             return first, _class_adapter(kind).validate_json(dumps(first))
         if kind in MAPPINGS and isinstance(first, dict) and len(value) == len(first):
             return self._mapping(value, first)
@@ -255,6 +255,12 @@ class _Written:
             text = f"`{kind.__name__}` cannot be made from JSON; pass what it has as JSON, or give its class a form"
             raise _Lost(Difference(text))
         return self._read_back(value, first, reader)
+
+    def _is_certain(self, value: Any, first: Any, reader: Any) -> bool:
+        if first is OWN or not _is_certain(value, reader):
+            return False
+        self.certain.add(id(value))
+        return True
 
     def named(
         self, values: Mapping[str, Any], first: Any, readers: Mapping[str, Any]
@@ -314,15 +320,24 @@ class _Written:
         raise _Lost(lost or unread or Difference("has no JSON form that its type reads"))
 
     def _forms(self, value: Any, first: Any, reader: Reader) -> Iterator[JsonValue]:
-        """Yield the forms that JSON of `value` may have, beginning with the usual one."""
+        """Yield the forms that JSON of `value` may have, beginning with the usual one.
+
+        If that has names that are not read, it comes last: it is read back equal only while the fields hold defaults.
+        """
+        misnamed = is_misnamed(value)
         if first is not OWN:
-            yield first
-            if self._usual(value, instead=OWN) != first:
-                return  # an iterator in it can be read only once
+            if not misnamed:
+                yield first
+            if self._usual(value, instead=OWN) != first:  # an iterator in it can be read only once
+                if misnamed:
+                    yield first
+                return
         # Without computed fields, and with `Json` fields written as the text that they are read from.
-        for by_alias in (True, False):
+        for by_alias in (False, True) if misnamed else (True, False):
             for tree in self._round_trips(value, reader, by_alias=by_alias):
                 yield tree if by_alias else renamed(value, tree)
+        if first is not OWN and misnamed:
+            yield first
 
     def _round_trips(self, value: Any, reader: Reader, *, by_alias: bool) -> Iterator[JsonValue]:
         def by_type() -> bytes:

@@ -1,18 +1,49 @@
-"""JSON by the names that types read: what pydantic writes by the names of fields, renamed."""
+"""The names of fields in JSON: those that a class reads, which may be others than those it is usually written with."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections import deque
 from collections.abc import Mapping, Set
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
 from pydantic import AliasChoices, AliasPath, BaseModel, JsonValue, RootModel
 
-from paigeant_celery.core.likeness import field_info
+from paigeant_celery.core.likeness import LEAVES, field_info
 
-__all__ = ["renamed"]
+__all__ = ["is_misnamed", "renamed"]
+
+SEQUENCES = (list, tuple, deque, Set)
+
+
+def is_misnamed(value: Any) -> bool:
+    """Say whether the usual JSON of a value has a name that the field's own class does not read."""
+    stack, seen = [value], set[int]()
+    while stack:
+        node = stack.pop()
+        if isinstance(node, LEAVES) or node is None or id(node) in seen:
+            continue
+        seen.add(id(node))
+        kind: Any = type(node)
+        if _writes_other_names(kind):
+            return True
+        if isinstance(node, BaseModel):
+            stack.extend((*vars(node).values(), *(node.model_extra or {}).values()))
+        elif dataclasses.is_dataclass(node) and not isinstance(node, type):
+            stack.extend(getattr(node, found.name, None) for found in dataclasses.fields(node))
+        elif isinstance(node, Mapping):
+            stack.extend(node.values())
+        elif isinstance(node, SEQUENCES):
+            stack.extend(node)
+    return False
+
+
+@lru_cache(maxsize=512)
+def _writes_other_names(kind: type) -> bool:
+    fields: dict[str, Any] = getattr(kind, "__pydantic_fields__", {})
+    return any((info.serialization_alias or name) not in _read_names(kind, name) for name, info in fields.items())
 
 
 def renamed(value: Any, tree: JsonValue) -> JsonValue:
@@ -30,7 +61,7 @@ def renamed(value: Any, tree: JsonValue) -> JsonValue:
     if isinstance(value, Mapping) and isinstance(tree, dict) and len(value) == len(tree):
         pairs = zip(value.values(), tree.items(), strict=True)
         return {name: renamed(part, branch) for part, (name, branch) in pairs}
-    if isinstance(value, (list, tuple, deque, Set)) and isinstance(tree, list) and len(value) == len(tree):
+    if isinstance(value, SEQUENCES) and isinstance(tree, list) and len(value) == len(tree):
         return [renamed(part, branch) for part, branch in zip(value, tree, strict=True)]
     return tree
 
@@ -45,8 +76,7 @@ def _renamed_fields(kind: type, parts: Mapping[str, Any], tree: dict[str, JsonVa
 def _read_name(kind: type, name: str) -> list[str | int]:
     """Return the way to a field in the JSON that its class reads: its alias for validation, or its name."""
     info = field_info(kind, name)
-    config: Any = getattr(kind, "model_config", None) or getattr(kind, "__pydantic_config__", None) or {}
-    if info is None or config.get("validate_by_alias") is False:
+    if info is None or _config(kind).get("validate_by_alias") is False:
         return [name]
     alias = info.validation_alias
     if isinstance(alias, AliasChoices):
@@ -54,6 +84,22 @@ def _read_name(kind: type, name: str) -> list[str | int]:
     if isinstance(alias, AliasPath):
         return list(alias.path)
     return [alias if isinstance(alias, str) else name]
+
+
+def _read_names(kind: type, name: str) -> set[str]:
+    """Return the names by which a class reads one of its fields from JSON, without those inside other objects."""
+    info, config = field_info(kind, name), _config(kind)
+    by_name = config.get("validate_by_name") or config.get("populate_by_name")
+    alias = info.validation_alias if info is not None and config.get("validate_by_alias") is not False else None
+    if alias is None:
+        return {name}
+    choices = alias.choices if isinstance(alias, AliasChoices) else [alias]
+    return {choice for choice in choices if isinstance(choice, str)} | ({name} if by_name else set())
+
+
+def _config(kind: type) -> Mapping[str, Any]:
+    config: Mapping[str, Any] | None = getattr(kind, "model_config", None) or getattr(kind, "__pydantic_config__", None)
+    return config or {}
 
 
 def _put(tree: Any, way: list[str | int], value: JsonValue) -> None:

@@ -23,7 +23,6 @@ from paigeant_celery.core.flow import Completed, Diverged, Event, Failed, TimedO
 from paigeant_celery.core.message import PaigeantMessage
 from paigeant_celery.core.patience import patience
 from paigeant_celery.core.policy import Attempt, StepPolicy, attempt_of
-from paigeant_celery.core.settings import Settings
 from paigeant_celery.core.slip import ExecutedStep
 from paigeant_celery.hop.ended import Ended, read_kept
 from paigeant_celery.hop.surroundings import Surroundings
@@ -76,10 +75,10 @@ class Outcome:
 
 
 class StepRunner:
-    """Runs steps inside their contexts, within their timeouts and the limits of the settings."""
+    """Runs steps inside their contexts, within their timeouts and limits."""
 
-    def __init__(self, outputs: Outputs, settings: Settings, surroundings: Surroundings) -> None:
-        self._outputs, self._settings, self._surroundings = outputs, settings, surroundings
+    def __init__(self, outputs: Outputs, limits: StepLimits, surroundings: Surroundings) -> None:
+        self._outputs, self._limits, self._surroundings = outputs, limits, surroundings
 
     async def run(self, hop: Opened) -> Outcome:
         """Run the step inside its context and say how it ended. Only a cancellation from outside is raised.
@@ -111,7 +110,7 @@ class StepRunner:
                 context = await open_context(hop.message, attempt=attempt, read_output=read)
                 with entered(context), hop_trace(hop.message.trace_context), journalling(hop.journal):
                     async with self._surroundings.around(context):
-                        result = await hop.activity.run(hop.message.step, context, limits=self._step_limits())
+                        result = await hop.activity.run(hop.message.step, context, limits=self._limits)
             notes = (*_resumed(hop.journal), *result.notes)
             return self._completed(
                 hop,
@@ -172,9 +171,6 @@ class StepRunner:
             inserted=result.inserted,
         )
         return Outcome(event=completed, at=hop.now(), blob=output.blob, notes=result.notes, ended=ended)
-
-    def _step_limits(self) -> StepLimits:
-        return StepLimits(max_visits=self._settings.max_visits, max_output_size=self._settings.max_output_size)
 
 
 def _resumed(journal: HopJournal | None) -> tuple[Mapping[str, str], ...]:
