@@ -49,7 +49,7 @@ def pause_of(node: object) -> Paused | None:
 
 def _library_names(node: object) -> set[str]:
     """Return the names of the library's classes that an object is an instance of."""
-    return {kind.__name__ for kind in type(node).__mro__ if kind.__module__.partition(".")[0] == LIBRARY}
+    return {kind.__name__ for kind in type(node).__mro__ if str(kind.__module__).partition(".")[0] == LIBRARY}
 
 
 def _inside(node: object) -> Iterable[object]:

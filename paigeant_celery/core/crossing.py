@@ -24,7 +24,7 @@ from pydantic_core import to_json
 
 from paigeant_celery.core.certainty import Certainty, certainty_of
 from paigeant_celery.core.errors import InvalidInput, NotSerializable, PaigeantError
-from paigeant_celery.core.faults import first_fault
+from paigeant_celery.core.faults import first_fault, raised_by_validator
 from paigeant_celery.core.jsonable import dumps, holds_secret, json_of, to_jsonable
 from paigeant_celery.core.likeness import OTHER_KEYS, Difference, difference
 from paigeant_celery.core.notation import settled
@@ -141,7 +141,7 @@ def recordable(output: object, *, declared: Any = OWN) -> JsonValue:
                 raise
             return _crossed(output, OWN, None, reason=reason).tree
     except _Lost as lost:
-        raise NotSerializable(reason, f"`{lost.found.path('output')}`: {lost.found.text}") from None
+        raise NotSerializable(reason, f"`{lost.found.path('output')}`: {lost.found.text}") from lost.__cause__
 
 
 def refuse_lost(
@@ -298,26 +298,29 @@ class _Written:
         try:
             return self(value, first, reader)
         except _Lost as lost:
-            raise _Lost(lost.found.below(part)) from None
+            raise _Lost(lost.found.below(part)) from lost.__cause__
 
     def _read_back(self, value: Any, first: Any, reader: Reader) -> tuple[JsonValue, Any]:
         """Return the first form of `value` that is read back equal."""
         unread: Difference | None = None
         lost: Difference | None = None
+        raised: BaseException | None = None  # by a validator
         for tree in self._forms(value, first, reader):
             try:
                 read = reader.validate_json(dumps(tree))
             except ValidationError as error:
                 unread = _unread(error, around=getattr(reader, "around", 0))
+                raised = raised_by_validator(error)
                 continue
             except Exception as error:  # noqa: BLE001 - a validator is somebody else's code
                 unread = Difference(f"a validator raised {type(error).__name__} on what is written for it")
+                raised = error
                 continue
             found = _lost(value, read, reader)
             if found is None:
                 return tree, read
             lost = lost or found
-        raise _Lost(lost or unread or Difference("has no JSON form that its type reads"))
+        raise _Lost(lost or unread or Difference("has no JSON form that its type reads")) from raised
 
     def _forms(self, value: Any, first: Any, reader: Reader) -> Iterator[JsonValue]:
         """Yield the forms that JSON of `value` may have, beginning with the usual one.

@@ -126,11 +126,10 @@ class StepRunner:
         except asyncio.CancelledError:
             raise
         except BaseException as error:  # noqa: BLE001 - SystemExit and MemoryError of a step must not end a worker
-            if limit.expired():
-                return timed_out(hop, cause_of(error))  # with the frames that the step had reached
-            if (pause := pause_of(error)) is not None:
-                return replace(_unsendable(hop, pause), cause=cause_of(error))
-            return _failed(hop, error, text_of(error))
+            try:
+                return _raised(hop, error, expired=limit.expired())
+            except BaseException:  # noqa: BLE001 - a class may do anything when its errors are looked at
+                return _failed(hop, error, "(the error raised another one when it was looked at)", as_any=True)
 
     def _reader(self, message: PaigeantMessage) -> ReadOutput:
         async def read(record: ExecutedStep) -> JsonValue:
@@ -180,6 +179,14 @@ def _resumed(journal: HopJournal | None) -> tuple[Mapping[str, str], ...]:
     return ({"type": "resumed", "replayed": str(journal.replayed), "made": str(journal.made)},)
 
 
+def _raised(hop: Opened, error: BaseException, *, expired: bool) -> Outcome:
+    if expired:
+        return timed_out(hop, cause_of(error))  # with the frames that the step had reached
+    if (pause := pause_of(error)) is not None:
+        return replace(_unsendable(hop, pause), cause=cause_of(error))
+    return _failed(hop, error, text_of(error))
+
+
 def timed_out(hop: Opened, cause: Cause | None = None) -> Outcome:
     """Return the outcome of a hop that did not end in time; `cause` says what it was doing."""
     event = TimedOut(place=hop.message.place, timeout=hop.timeout, attempt=_attempt(hop, TimeoutError()))
@@ -194,8 +201,10 @@ def _unsendable(hop: Opened, error: NotSerializable | Paused) -> Outcome:
     return Outcome(event=event, at=hop.now(), cause=cause)
 
 
-def _failed(hop: Opened, error: BaseException, text: str) -> Outcome:
-    event = Failed(place=hop.message.place, error_class=name_of(error), text=text, attempt=_attempt(hop, error))
+def _failed(hop: Opened, error: BaseException, text: str, *, as_any: bool = False) -> Outcome:
+    """Return the outcome of a failed attempt; `as_any` judges it as if its error were of no class that is known."""
+    attempt = _attempt(hop, Exception() if as_any else error)
+    event = Failed(place=hop.message.place, error_class=name_of(error), text=text, attempt=attempt)
     return Outcome(event=event, at=hop.now(), cause=cause_of(error))
 
 
