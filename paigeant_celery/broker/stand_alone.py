@@ -36,6 +36,8 @@ class StandAloneApp(Celery):  # type: ignore[misc]  # Celery ships no types
         super().__init__("paigeant_celery")
         module = os.environ.get(CONFIG_VARIABLE) or (CONFIG_MODULE if find_spec(CONFIG_MODULE) else None)
         self._given = self._read(module) if module is not None else {}
+        if not self._given.get("broker_url"):  # perhaps taken from a variable that is not set
+            self._given.pop("broker_url", None)
         self.config_from_object(self._given)
         self._by_default = {name: value for name, value in _defaults(self.conf).items() if name not in self._given}
         self.conf.update(self._by_default)

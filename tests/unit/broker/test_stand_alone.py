@@ -58,6 +58,8 @@ def configured(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., StandA
         (None, {"PAIGEANT_REDIS_URL": "redis://r:6379/3"}, "redis://r:6379/3", "redis://r:6379/3"),
         ("worker_concurrency = 4", {}, LOCAL, LOCAL),
         ("worker_concurrency = 4", {"PAIGEANT_REDIS_URL": "redis://r:6379/3"}, "redis://r:6379/3", "redis://r:6379/3"),
+        ("broker_url = None", {}, LOCAL, LOCAL),
+        ("CELERY_BROKER_URL = ''", {"PAIGEANT_REDIS_URL": "redis://r:6379/3"}, "redis://r:6379/3", "redis://r:6379/3"),
         ("broker_url = 'redis://b:6379/1'; beat_schedule = {}", {}, "redis://b:6379/1", "redis://b:6379/1"),
         (
             "broker_url = 'redis://b:6379/1'",
