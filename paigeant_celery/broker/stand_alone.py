@@ -55,6 +55,13 @@ class StandAloneApp(Celery):  # type: ignore[misc]  # Celery ships no types
         """Whether its broker is this machine's Redis only because nobody has named another one."""
         return "broker_url" in self._by_default and not os.environ.get(REDIS_VARIABLE)
 
+    @property
+    def faults(self) -> list[str]:
+        """What is wrong with the variable if the broker is taken from it. Celery would look for a host of that name."""
+        if "broker_url" not in self._by_default or "://" in str(self._by_default["broker_url"]):
+            return []
+        return [f"`{REDIS_VARIABLE}` is not a URL; use 'redis://host:6379/0'"]
+
     def _read(self, module: str) -> dict[str, object]:
         """Return the settings of a module by their present names. Celery would hide some errors and rename others."""
         try:
