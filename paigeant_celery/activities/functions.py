@@ -234,7 +234,13 @@ def _innermost(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _check_kinds(name: str, function: Callable[..., Any]) -> None:
-    """Raise `UsageError` if an argument has no name; the first may have none, because it may be the context."""
+    """Raise `UsageError` for a method, and if an argument has no name.
+
+    The first may have none, because it may be the context.
+    """
+    first = next(iter(inspect.signature(function).parameters.values()), None)
+    if first is not None and first.name in {"self", "cls"} and first.annotation is inspect.Parameter.empty:
+        raise UsageError(f"{name}: a step is a function, not a method; take it out of its class")
     nameless: set[object] = {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
     for parameter in inspect.signature(function).parameters.values():
         if parameter.kind in nameless:

@@ -320,7 +320,8 @@ class _Written:
             if found is None:
                 return tree, read
             lost = lost or found
-        raise _Lost(lost or unread or Difference("has no JSON form that its type reads")) from raised
+        found = lost or _refused(value, reader) or unread
+        raise _Lost(found or Difference("has no JSON form that its type reads")) from raised
 
     def _forms(self, value: Any, first: Any, reader: Reader) -> Iterator[JsonValue]:
         """Yield the forms that JSON of `value` may have, beginning with the usual one.
@@ -376,6 +377,18 @@ def _lost_parts(given: Mapping[str, Any], read: Mapping[str, Any], readers: Mapp
     for name in given.keys() & read.keys() & readers.keys():
         if not _is_json(given[name]) and (found := _lost(given[name], read[name], readers[name])) is not None:
             return found.below(name)
+    return None
+
+
+def _refused(value: Any, reader: Reader) -> Difference | None:
+    """Return what the type has against the value itself, such as that it is of another class, or None."""
+    try:
+        reader.validate_python(value)
+    except ValidationError as error:
+        place, _, text = first_fault(error)
+        return Difference(f"is not what its type takes ({text})", place[getattr(reader, "around", 0) :])
+    except Exception:  # noqa: BLE001 - a validator is somebody else's code
+        return None
     return None
 
 
