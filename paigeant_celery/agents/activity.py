@@ -13,6 +13,7 @@ from contextlib import (
     contextmanager,
 )
 from dataclasses import fields
+from functools import cached_property
 from types import FrameType
 from typing import Any, Literal, TypeAlias, TypeVar, get_origin, get_type_hints
 
@@ -31,7 +32,7 @@ from paigeant_celery.activities.results import result_of
 from paigeant_celery.agents.durability import CeleryDurability
 from paigeant_celery.agents.itinerary import Edit, ItineraryEditing
 from paigeant_celery.core.budget import reported_cost, reported_count, used_by
-from paigeant_celery.core.crossing import OWN, Crossed, cross, refuse_lost
+from paigeant_celery.core.crossing import OWN, Crossed, cross, reader_of, refuse_lost
 from paigeant_celery.core.errors import MessageError, UsageError
 from paigeant_celery.core.faults import first_fault, raised_by_validator
 from paigeant_celery.core.jsonable import dumps
@@ -135,7 +136,7 @@ class AgentActivity:
             output = await read_beside(result.output, Limit(size=limits.max_output_size))  # it may need the deps
         return result_of(
             output,
-            declared=_plain_output_type(self._agent),
+            declared=self._declared_output,
             usage=_counters(result.usage),
             cost=reported_cost(getattr(result.usage, "cost", None)),
             inserted=edit.inserted,
@@ -176,6 +177,13 @@ class AgentActivity:
             return _first_annotation(self._deps_factory)
         expected = self._agent.deps_type
         return OWN if expected is object or expected is type(None) else expected
+
+    @cached_property
+    def _declared_output(self) -> Any:
+        """What reads the agent's output if its type is a plain one, such as `dict[int, str]`, or OWN."""
+        declared = getattr(self._agent, "output_type", OWN)
+        plain = get_origin(declared) in {dict, list, tuple, set, frozenset}
+        return (reader_of(declared) if plain else None) or OWN
 
     @asynccontextmanager
     async def _deps(self, data: Any, context: WorkflowContext) -> AsyncIterator[Any]:
@@ -271,12 +279,6 @@ def _first_annotation(factory: Callable[..., Any]) -> Any:
         text = f"the annotations of `deps_factory` cannot be read ({error}); import their names at run time"
         raise MessageError("invalid_deps", "deps", text) from error
     return OWN if annotation is Any else annotation
-
-
-def _plain_output_type(agent: AbstractAgent[Any, Any]) -> Any:
-    """Return the type of an agent's output if it is a type, such as `dict[int, str]`, or OWN."""
-    declared = getattr(agent, "output_type", OWN)
-    return declared if get_origin(declared) in {dict, list, tuple, set, frozenset} else OWN
 
 
 def _counters(usage: RunUsage) -> dict[str, int]:
