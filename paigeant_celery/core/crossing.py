@@ -25,8 +25,8 @@ from pydantic_core import to_json
 from paigeant_celery.core.certainty import Certainty, certainty_of
 from paigeant_celery.core.errors import InvalidInput, NotSerializable
 from paigeant_celery.core.faults import first_fault
-from paigeant_celery.core.jsonable import dumps, holds_secret, json_of, to_jsonable
-from paigeant_celery.core.likeness import OTHER_KEYS, Difference, difference
+from paigeant_celery.core.jsonable import MAX_VALUE_DEPTH, dumps, holds_secret, json_of, to_jsonable
+from paigeant_celery.core.likeness import OTHER_KEYS, Difference, difference, parts_of, parts_path
 from paigeant_celery.core.notation import settled
 from paigeant_celery.core.read_names import is_misnamed, renamed
 
@@ -113,7 +113,8 @@ def cross(value: object, *, path: str, reader: Any = OWN, readers: Mapping[str, 
     try:
         return _crossed(value, reader, readers, reason=f"invalid_{path}")
     except NotSerializable as error:
-        raise InvalidInput(error.reason, path, error.text) from None
+        place, fault = _innermost(value, error)
+        raise InvalidInput(fault.reason, path + parts_path(place), fault.text) from None
     except _Lost as lost:
         raise InvalidInput(f"invalid_{path}", lost.found.path(path), lost.found.text) from None
 
@@ -142,6 +143,9 @@ def recordable(output: object, *, declared: Any = OWN) -> JsonValue:
             return _crossed(output, OWN, None, reason=reason).tree
     except _Lost as lost:
         raise NotSerializable(reason, f"`{lost.found.path('output')}`: {lost.found.text}") from None
+    except NotSerializable as error:
+        place, fault = _innermost(output, error)
+        raise NotSerializable(fault.reason, f"`output{parts_path(place)}`: {fault.text}") from None
 
 
 def refuse_lost(
@@ -221,6 +225,22 @@ def _is_certain(value: object, reader: Any) -> bool:
     """Say whether a value is one of those that a class is known to read back equal."""
     known = getattr(reader, "certainty", None) if not isinstance(reader, type) else _class_certainty(reader)
     return known is not None and known(value)
+
+
+def _innermost(value: object, error: NotSerializable) -> tuple[tuple[str | int, ...], NotSerializable]:
+    """Return the place of the innermost part of a value that has no JSON form by itself, and why it has none."""
+    place: tuple[str | int, ...] = ()
+    found, why = value, error
+    while len(place) < MAX_VALUE_DEPTH:
+        for part, inner in parts_of(found):
+            try:
+                to_jsonable(inner, reason=error.reason)
+            except NotSerializable as its_own:
+                found, why, place = inner, its_own, (*place, part)
+                break
+        else:
+            return place, why
+    return (), error  # it holds itself
 
 
 class _Written:

@@ -96,7 +96,8 @@ def json_of(write: Callable[[], bytes], value: object, *, reason: str) -> JsonVa
     except (PydanticSerializationError, ValueError, RecursionError) as error:
         if "surrogates not allowed" in str(error):
             raise NotSerializable("invalid_text", "contains a lone surrogate") from None
-        raise NotSerializable(reason, f"a {type(value).__name__} has no JSON form ({_first_line(error)})") from None
+        text = f"a {type(value).__name__} has no JSON form ({_first_line(error)}); give what it has as JSON"
+        raise NotSerializable(reason, text) from None
     return tree
 
 

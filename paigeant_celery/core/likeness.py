@@ -16,7 +16,7 @@ from typing import Any, cast
 from pydantic import BaseModel, RootModel
 from pydantic.fields import FieldInfo
 
-__all__ = ["LEAVES", "OTHER_KEYS", "Difference", "difference", "field_info", "parts_path", "written_names"]
+__all__ = ["LEAVES", "OTHER_KEYS", "Difference", "difference", "field_info", "parts_of", "parts_path", "written_names"]
 
 Part = str | int
 
@@ -58,6 +58,14 @@ class Difference:
 def parts_path(parts: Iterable[Part]) -> str:
     """Return what follows the name of a value in the path of its part."""
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part[:64]}" for part in parts)
+
+
+def parts_of(value: object) -> Iterable[tuple[Part, object]]:
+    """Return the parts of a value that a path can name; a mapping with keys that are not text has none."""
+    if isinstance(value, (*SEQUENCES, Set)):
+        return list(enumerate(value))
+    named: Iterable[tuple[Part, object]] = list((_parts(value) or {}).items()) if not isinstance(value, type) else ()
+    return named
 
 
 def difference(given: object, read: object, *, loosely: bool = False) -> Difference | None:

@@ -109,8 +109,8 @@ CASES = [
         "the agent 'plain' takes no deps; give it a `deps_type`, or leave out the deps",
     ),
     case(
-        "19", "no-json", spec(deps={"pool": object()}), "invalid_deps", "deps",
-        "a dict has no JSON form (PydanticSerializationError)",
+        "19", "no-json", spec(deps={"pool": object()}), "invalid_deps", "deps.pool",
+        "a object has no JSON form (PydanticSerializationError); give what it has as JSON",
     ),
     case(
         "19", "not-finite", spec(deps=float("nan")), "invalid_deps", "deps",
@@ -175,7 +175,7 @@ CASES = [
         "27", "surrogate-prompt", spec(prompt=f"{SECRET}\ud800"), "invalid_text", "prompt",
         "the prompt contains a lone surrogate",
     ),
-    case("27", "surrogate-deps", spec(deps={"a": "\udfff"}), "invalid_text", "deps", "contains a lone surrogate"),
+    case("27", "surrogate-deps", spec(deps={"a": "\udfff"}), "invalid_text", "deps.a", "contains a lone surrogate"),
     case(
         "27", "NUL-variables", options(variables={f"{SECRET}\0": 1}), "invalid_text", "variables",
         "the name of a variable contains a NUL character",
