@@ -36,7 +36,7 @@ from paigeant_celery.activities.results import result_of
 from paigeant_celery.activities.stacks import still_running
 from paigeant_celery.activities.threads import call_in_step
 from paigeant_celery.core.certainty import certainty_of
-from paigeant_celery.core.crossing import OWN, cross, refuse_lost
+from paigeant_celery.core.crossing import OWN, cross, reader_of, refuse_lost
 from paigeant_celery.core.errors import InvalidInput, MessageError, UsageError
 from paigeant_celery.core.faults import first_fault, raised_by_validator
 from paigeant_celery.core.jsonable import dumps
@@ -137,9 +137,10 @@ class FunctionActivity(Generic[P, R]):
     @cached_property
     def _declared_output(self) -> Any:
         try:
-            return self._hints.get("return", OWN)
+            declared = self._hints.get("return", OWN)
         except MessageError:  # nothing else asks for the annotations of a function without parameters
             return OWN
+        return declared if declared is OWN else reader_of(declared) or OWN
 
     @cached_property
     def _readers(self) -> dict[str, _ArgumentReader]:
@@ -234,7 +235,13 @@ def _innermost(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _check_kinds(name: str, function: Callable[..., Any]) -> None:
-    """Raise `UsageError` if an argument has no name; the first may have none, because it may be the context."""
+    """Raise `UsageError` for a method, and if an argument has no name.
+
+    The first may have none, because it may be the context.
+    """
+    first = next(iter(inspect.signature(function).parameters.values()), None)
+    if first is not None and first.name in {"self", "cls"} and first.annotation is inspect.Parameter.empty:
+        raise UsageError(f"{name}: a step is a function, not a method; take it out of its class")
     nameless: set[object] = {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
     for parameter in inspect.signature(function).parameters.values():
         if parameter.kind in nameless:

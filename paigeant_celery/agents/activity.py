@@ -14,6 +14,7 @@ from contextlib import (
     suppress,
 )
 from dataclasses import fields
+from functools import cached_property
 from types import FrameType, UnionType
 from typing import Any, Literal, TypeAlias, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -33,7 +34,7 @@ from paigeant_celery.activities.results import result_of
 from paigeant_celery.agents.durability import CeleryDurability
 from paigeant_celery.agents.itinerary import Edit, ItineraryEditing
 from paigeant_celery.core.budget import reported_cost, reported_count, used_by
-from paigeant_celery.core.crossing import OWN, Crossed, cross, refuse_lost
+from paigeant_celery.core.crossing import OWN, Crossed, cross, reader_of, refuse_lost
 from paigeant_celery.core.errors import MessageError, UsageError
 from paigeant_celery.core.faults import first_fault, raised_by_validator
 from paigeant_celery.core.jsonable import dumps
@@ -139,7 +140,7 @@ class AgentActivity:
             output = await read_beside(result.output, Limit(size=limits.max_output_size))  # it may need the deps
         return result_of(
             output,
-            declared=_plain_output_type(self._agent),
+            declared=self._declared_output,
             usage=_counters(result.usage),
             cost=reported_cost(getattr(result.usage, "cost", None)),
             inserted=edit.inserted,
@@ -180,6 +181,12 @@ class AgentActivity:
             return _first_annotation(self._deps_factory)
         expected = self._agent.deps_type
         return OWN if expected is object or expected is type(None) else expected
+
+    @cached_property
+    def _declared_output(self) -> Any:
+        """What reads the agent's output if its type is of containers, such as `dict[int, str]`, or OWN."""
+        plain = _plain_output_type(self._agent)
+        return OWN if plain is OWN else reader_of(plain) or OWN
 
     @asynccontextmanager
     async def _deps(self, data: Any, context: WorkflowContext) -> AsyncIterator[Any]:

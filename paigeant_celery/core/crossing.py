@@ -23,10 +23,18 @@ from pydantic import (
 from pydantic_core import to_json
 
 from paigeant_celery.core.certainty import Certainty, certainty_of
-from paigeant_celery.core.errors import InvalidInput, NotSerializable
-from paigeant_celery.core.faults import first_fault
-from paigeant_celery.core.jsonable import MAX_VALUE_DEPTH, dumps, holds_secret, json_of, to_jsonable
-from paigeant_celery.core.likeness import OTHER_KEYS, Difference, difference, parts_of, parts_path
+from paigeant_celery.core.errors import InvalidInput, NotSerializable, PaigeantError
+from paigeant_celery.core.faults import first_fault, raised_by_validator
+from paigeant_celery.core.jsonable import (
+    LEAVES,
+    MAX_VALUE_DEPTH,
+    dumps,
+    holds_secret,
+    is_json,
+    json_of,
+    to_jsonable,
+)
+from paigeant_celery.core.likeness import OTHER_KEYS, Difference, difference, parts_path, placed_parts
 from paigeant_celery.core.notation import settled
 from paigeant_celery.core.read_names import is_misnamed, renamed
 
@@ -35,7 +43,6 @@ __all__ = ["NOTHING", "OWN", "Crossed", "Reader", "cross", "reader_of", "recorda
 OWN: Any = object()  # in the place of a type: each value is read by its own class, at any depth
 MAPPINGS = (dict, OrderedDict, defaultdict)
 SEQUENCES = (list, tuple, set, frozenset, deque)
-JSON_LEAVES = (str, int, float, bool, type(None))
 
 # Schemas of containers that take anything unless they say what: the part that says it.
 BARE = {
@@ -89,7 +96,7 @@ class Crossed:
 NOTHING = Crossed(None, None)  # what a step has that was read from a message
 
 
-class _Lost(Exception):
+class _Lost(PaigeantError):
     """A value does not come back from its JSON."""
 
     def __init__(self, found: Difference) -> None:
@@ -104,7 +111,7 @@ def cross(value: object, *, path: str, reader: Any = OWN, readers: Mapping[str, 
     a mapping, by name. Raises `InvalidInput` (`secret_without_encryption`, `invalid_text`, `invalid_<path>`) with the
     path of the part that would not come back as it is.
     """
-    if not _is_json(value) and holds_secret(value):
+    if not is_json(value) and holds_secret(value):
         raise InvalidInput(
             "secret_without_encryption",
             path,
@@ -122,15 +129,18 @@ def cross(value: object, *, path: str, reader: Any = OWN, readers: Mapping[str, 
 def recordable(output: object, *, declared: Any = OWN) -> JsonValue:
     """Return a step's output as the JSON to record.
 
-    It is read back as the `declared` type if it is a value of it, else by its own class; so are parts about which the
-    declared type says nothing. Raises `NotSerializable` (`output_not_serializable`, `invalid_text`).
+    It is read back as the `declared` type, or by its `TypeAdapter`, if it is a value of it, else by its own class; so
+    are parts about which that type says nothing. Raises `NotSerializable` (`output_not_serializable`, `invalid_text`).
     """
     reason = "output_not_serializable"
-    if holds_secret(output):
+    reader = None if declared is OWN else cast("TypeAdapter[Any] | None", reader_of(declared))
+    plain = is_json(output) or _is_certain(output, type(output) if reader is None else reader)
+    if not plain and holds_secret(output):
         text = "a pydantic secret would be recorded as asterisks; return only what may be recorded"
         raise NotSerializable(reason, text)
-    reader = None if declared is OWN or _is_json(output) else _adapter(declared)
     try:
+        if plain:
+            return to_jsonable(output, reason=reason)
         if reader is None or not _is_value_of(output, reader):
             return _crossed(output, OWN, None, reason=reason).tree
         try:
@@ -142,10 +152,10 @@ def recordable(output: object, *, declared: Any = OWN) -> JsonValue:
                 raise
             return _crossed(output, OWN, None, reason=reason).tree
     except _Lost as lost:
-        raise NotSerializable(reason, f"`{lost.found.path('output')}`: {lost.found.text}") from None
+        raise NotSerializable(reason, f"`{lost.found.path('output')}`: {lost.found.text}") from lost.__cause__
     except NotSerializable as error:
         place, fault = _innermost(output, error)
-        raise NotSerializable(fault.reason, f"`output{parts_path(place)}`: {fault.text}") from None
+        raise NotSerializable(fault.reason, f"`output{parts_path(place)}`: {fault.text}") from fault.__cause__
 
 
 def refuse_lost(
@@ -182,9 +192,8 @@ def _adapter(type_: Any) -> TypeAdapter[Any] | None:
 
 
 @lru_cache(maxsize=512)
-def _class_certainty(kind: type) -> Certainty | None:
-    adapter = _adapter(kind)
-    return certainty_of(adapter.core_schema) if adapter is not None else None
+def _certainty(adapter: TypeAdapter[Any]) -> Certainty | None:
+    return certainty_of(adapter.core_schema)
 
 
 @lru_cache(maxsize=512)
@@ -193,7 +202,7 @@ def _class_adapter(kind: type) -> TypeAdapter[Any]:
 
 
 def _crossed(value: object, reader: Any, readers: Mapping[str, Any] | None, *, reason: str) -> Crossed:
-    if _is_json(value):
+    if is_json(value):
         tree = to_jsonable(value, reason=reason)
         return Crossed(tree, tree)
     read_by: object = reader if readers is None else readers
@@ -205,14 +214,15 @@ def _crossed(value: object, reader: Any, readers: Mapping[str, Any] | None, *, r
         if readers is None and reader is OWN and kind in (*MAPPINGS, *SEQUENCES):
             raise
         first = OWN
-    if first is not OWN and readers is None and _is_certain(value, kind if reader is OWN else reader):
-        return Crossed(first, first, partial(_class_adapter(kind).validate_json, dumps(first)), read_by)
+    by = reader_of(kind if reader is OWN else reader) if readers is None else None
+    if first is not OWN and by is not None and _is_certain(value, by):
+        return Crossed(first, first, partial(by.validate_json, dumps(first)), read_by)
     written = _Written(reason)
     try:
         if readers is not None:
             tree, read = written.named(cast("Mapping[str, Any]", value), first, readers)
         else:
-            tree, read = written(value, first, reader_of(reader) if reader is not OWN else None)
+            tree, read = written(value, first, by if reader is not OWN else None)
     except _Lost:
         if first is OWN:
             to_jsonable(value, reason=reason)  # why it has no form of its own says more
@@ -221,10 +231,14 @@ def _crossed(value: object, reader: Any, readers: Mapping[str, Any] | None, *, r
     return Crossed(wire, wire if dumps(content) == dumps(wire) else content, read, read_by)
 
 
-def _is_certain(value: object, reader: Any) -> bool:
-    """Say whether a value is one of those that a class is known to read back equal."""
-    known = getattr(reader, "certainty", None) if not isinstance(reader, type) else _class_certainty(reader)
-    return known is not None and known(value)
+def _is_certain(value: object, by: Any) -> bool:
+    """Say whether a value is one of those that a type, or a reader, is known to read back equal."""
+    reader = _adapter(by) if isinstance(by, type) else by
+    known = _certainty(reader) if isinstance(reader, TypeAdapter) else getattr(reader, "certainty", None)
+    try:
+        return known is not None and known(value)
+    except RecursionError:  # it holds itself, or has more levels than JSON may have
+        return False
 
 
 def _innermost(value: object, error: NotSerializable) -> tuple[tuple[str | int, ...], NotSerializable]:
@@ -232,7 +246,7 @@ def _innermost(value: object, error: NotSerializable) -> tuple[tuple[str | int, 
     place: tuple[str | int, ...] = ()
     found, why = value, error
     while len(place) < MAX_VALUE_DEPTH:
-        for part, inner in parts_of(found):
+        for part, inner in placed_parts(found):
             try:
                 to_jsonable(inner, reason=error.reason)
             except NotSerializable as its_own:
@@ -258,7 +272,7 @@ class _Written:
         kind: Any = type(value)
         if reader is not None:
             return (first, value) if self._is_certain(value, first, reader) else self._read_back(value, first, reader)
-        if kind in JSON_LEAVES:
+        if kind in LEAVES:
             return cast("JsonValue", first), value
         if self._is_certain(value, first, kind):
             return first, _class_adapter(kind).validate_json(dumps(first))
@@ -289,7 +303,7 @@ class _Written:
         trees: dict[str, JsonValue] = {}
         read: dict[str, Any] = {}
         for name, value in values.items():
-            if _is_json(value):
+            if is_json(value):
                 trees[name], read[name] = first[name] if first is not OWN else self._usual(value), value
                 continue
             reader = reader_of(readers[name]) if name in readers else None
@@ -318,26 +332,30 @@ class _Written:
         try:
             return self(value, first, reader)
         except _Lost as lost:
-            raise _Lost(lost.found.below(part)) from None
+            raise _Lost(lost.found.below(part)) from lost.__cause__
 
     def _read_back(self, value: Any, first: Any, reader: Reader) -> tuple[JsonValue, Any]:
         """Return the first form of `value` that is read back equal."""
         unread: Difference | None = None
         lost: Difference | None = None
+        raised: BaseException | None = None  # by a validator
         for tree in self._forms(value, first, reader):
             try:
                 read = reader.validate_json(dumps(tree))
             except ValidationError as error:
                 unread = _unread(error, around=getattr(reader, "around", 0))
+                raised = raised_by_validator(error)
                 continue
             except Exception as error:  # noqa: BLE001 - a validator is somebody else's code
                 unread = Difference(f"a validator raised {type(error).__name__} on what is written for it")
+                raised = error
                 continue
             found = _lost(value, read, reader)
             if found is None:
                 return tree, read
             lost = lost or found
-        raise _Lost(lost or unread or Difference("has no JSON form that its type reads"))
+        found = lost or _refused(value, reader) or unread
+        raise _Lost(found or Difference("has no JSON form that its type reads")) from raised
 
     def _forms(self, value: Any, first: Any, reader: Reader) -> Iterator[JsonValue]:
         """Yield the forms that JSON of `value` may have, beginning with the usual one.
@@ -391,8 +409,20 @@ def _lost(value: Any, read: Any, reader: Reader) -> Difference | None:
 
 def _lost_parts(given: Mapping[str, Any], read: Mapping[str, Any], readers: Mapping[str, Any]) -> Difference | None:
     for name in given.keys() & read.keys() & readers.keys():
-        if not _is_json(given[name]) and (found := _lost(given[name], read[name], readers[name])) is not None:
+        if not is_json(given[name]) and (found := _lost(given[name], read[name], readers[name])) is not None:
             return found.below(name)
+    return None
+
+
+def _refused(value: Any, reader: Reader) -> Difference | None:
+    """Return what the type has against the value itself, such as that it is of another class, or None."""
+    try:
+        reader.validate_python(value)
+    except ValidationError as error:
+        place, _, text = first_fault(error)
+        return Difference(f"is not what its type takes ({text})", place[getattr(reader, "around", 0) :])
+    except Exception:  # noqa: BLE001 - a validator is somebody else's code
+        return None
     return None
 
 
@@ -413,24 +443,6 @@ def _readable_class(value: object) -> type:
     """Return the class that reads a value: its own, or the nearest base that pydantic can make from JSON."""
     kinds = type(value).__mro__[:-1]
     return next((kind for kind in kinds if reader_of(kind) is not None), type(value))
-
-
-def _is_json(value: object) -> bool:
-    """Say whether a value is JSON as it stands, which every type reads as it does when it comes from elsewhere."""
-    stack, seen = [value], set[int]()
-    while stack:
-        node = stack.pop()
-        kind = type(node)
-        if kind in JSON_LEAVES or id(node) in seen:
-            continue
-        seen.add(id(node))
-        if kind is dict and all(type(key) is str for key in cast("dict[Any, Any]", node)):
-            stack.extend(cast("dict[Any, Any]", node).values())
-        elif kind is list:
-            stack.extend(cast("list[Any]", node))
-        else:
-            return False
-    return True
 
 
 def _is_value_of(value: object, reader: TypeAdapter[Any]) -> bool:

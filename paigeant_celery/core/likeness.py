@@ -16,7 +16,16 @@ from typing import Any, cast
 from pydantic import BaseModel, RootModel
 from pydantic.fields import FieldInfo
 
-__all__ = ["LEAVES", "OTHER_KEYS", "Difference", "difference", "field_info", "parts_of", "parts_path", "written_names"]
+__all__ = [
+    "LEAVES",
+    "OTHER_KEYS",
+    "Difference",
+    "difference",
+    "field_info",
+    "parts_path",
+    "placed_parts",
+    "written_names",
+]
 
 Part = str | int
 
@@ -60,8 +69,8 @@ def parts_path(parts: Iterable[Part]) -> str:
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part[:64]}" for part in parts)
 
 
-def parts_of(value: object) -> Iterable[tuple[Part, object]]:
-    """Return the parts of a value that a path can name; a mapping with keys that are not text has none."""
+def placed_parts(value: object) -> Iterable[tuple[Part, object]]:
+    """Return the parts of a value with their places in a path; a mapping with keys that are not text has none."""
     if isinstance(value, (*SEQUENCES, Set)):
         return list(enumerate(value))
     named: Iterable[tuple[Part, object]] = list((_parts(value) or {}).items()) if not isinstance(value, type) else ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any
@@ -15,7 +15,7 @@ from paigeant_celery.core.likeness import LEAVES, field_info
 
 __all__ = ["is_misnamed", "renamed"]
 
-SEQUENCES = (list, tuple, set, frozenset, deque)
+SEQUENCES = (list, tuple, deque, Set)
 
 
 def is_misnamed(value: Any) -> bool:

@@ -96,8 +96,9 @@ class RecordedEffects(Effects):
         return record is not None and record.state == "cancelled"
 
     def _standing_of(self, hop_id: str) -> Summary | None:
-        ids = split_hop_id(hop_id)
-        record = self._store.workflow(ids[0]) if ids is not None else None
+        ids, record = split_hop_id(hop_id), None
+        with suppress(StoreCorrupt):  # it is only shown, and nothing is shown that is not known
+            record = self._store.workflow(ids[0]) if ids is not None else None
         if ids is None or record is None:
             return None
         if record.hop_id == hop_id and record.failure is not None:
