@@ -147,6 +147,8 @@ class CeleryTransport:
         yield from self._annotations()
 
     def _annotations(self) -> Iterator[str]:
+        if not self.app.annotations:  # a probe for each activity in each dispatch would be made for nothing
+            return
         found = {
             (name, attribute)
             for name in ("*", *sorted(registry.names()))
