@@ -36,11 +36,12 @@ ATOMS = (str, bytes, bytearray, int, float, type, type(None), IPv4Network, IPv6N
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Limit:
-    """How many bytes of JSON are read, and why: the reason code and the name of what limits them."""
+    """How many bytes of JSON are read, and why: the reason code, what they are, and what to do about it."""
 
     size: int
     reason: str = "output_too_large"
-    name: str = "`paigeant_max_output_size`"
+    name: str = "of an output are kept"
+    remedy: str = "yield less, or raise `paigeant_max_output_size`"
 
 
 def reading(result: object, limit: Limit) -> Reading:
@@ -218,7 +219,8 @@ class _Reader:
         """Count an item, before which there were `left` bytes, in the place of what was counted inside it."""
         self._left = left - _least_size(item)
         if self._left < 0:
-            text = f"more than {self._limit.name} ({self._limit.size}) bytes, and it was read no further"
+            limit = self._limit
+            text = f"at most {limit.size} bytes {limit.name}, and no more was read; {limit.remedy}"
             raise NotSerializable(self._limit.reason, text)
 
 
@@ -252,8 +254,10 @@ def _least_size(item: object) -> int:
     """Return how many bytes of JSON an item takes at least, with the comma after it."""
     if isinstance(item, str):
         return len(item) + 3
+    if isinstance(item, int) and not isinstance(item, bool):
+        return 2 + max(0, item.bit_length() - 1) * 3 // 10  # of 0.30103 digits for each bit
     if isinstance(item, (int, float, type(None))):
-        return 2
+        return 4
     try:
         return len(to_json(item, inf_nan_mode="constants", by_alias=True, fallback=lambda _: None)) + 1
     except (PydanticSerializationError, ValueError, RecursionError):

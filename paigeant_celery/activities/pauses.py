@@ -45,7 +45,7 @@ def _library_names(node: object) -> frozenset[str]:
 
 @lru_cache(maxsize=512)
 def _names_of(kind: type) -> frozenset[str]:
-    return frozenset(base.__name__ for base in kind.__mro__ if base.__module__.partition(".")[0] == LIBRARY)
+    return frozenset(base.__name__ for base in kind.__mro__ if str(base.__module__).partition(".")[0] == LIBRARY)
 
 
 def _parts(node: object) -> Iterable[object]:

@@ -11,16 +11,18 @@ from contextlib import (
     AsyncExitStack,
     asynccontextmanager,
     contextmanager,
+    suppress,
 )
 from dataclasses import fields
 from functools import cached_property
-from types import FrameType
-from typing import Any, Literal, TypeAlias, TypeVar, get_origin, get_type_hints
+from types import FrameType, UnionType
+from typing import Any, Literal, TypeAlias, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from pydantic import PydanticUndefinedAnnotation, PydanticUserError, TypeAdapter, ValidationError
 from pydantic_ai.agent import AbstractAgent
 from pydantic_ai.capabilities import AbstractCapability
 from pydantic_ai.exceptions import UsageLimitExceeded
+from pydantic_ai.output import NativeOutput, PromptedOutput, TextOutput, ToolOutput
 from pydantic_ai.usage import RunUsage, UsageLimits
 
 from paigeant_celery.activities.context import StepOutput, WorkflowContext, WorkflowDependencies, with_previous_output
@@ -49,6 +51,8 @@ D = TypeVar("D")
 DepsFactory: TypeAlias = Callable[
     [Any, WorkflowContext], D | Awaitable[D] | AbstractContextManager[D] | AbstractAsyncContextManager[D]
 ]
+
+CONTAINERS = {dict, list, tuple, set, frozenset}
 
 BLOCK_EDGE = re.compile(r"<(?=\s*/?\s*previous_output)", re.IGNORECASE)
 
@@ -180,10 +184,9 @@ class AgentActivity:
 
     @cached_property
     def _declared_output(self) -> Any:
-        """What reads the agent's output if its type is a plain one, such as `dict[int, str]`, or OWN."""
-        declared = getattr(self._agent, "output_type", OWN)
-        plain = get_origin(declared) in {dict, list, tuple, set, frozenset}
-        return (reader_of(declared) if plain else None) or OWN
+        """What reads the agent's output, or OWN."""
+        declared = _plain_output_type(self._agent)
+        return declared if declared is OWN else reader_of(declared) or OWN
 
     @asynccontextmanager
     async def _deps(self, data: Any, context: WorkflowContext) -> AsyncIterator[Any]:
@@ -279,6 +282,35 @@ def _first_annotation(factory: Callable[..., Any]) -> Any:
         text = f"the annotations of `deps_factory` cannot be read ({error}); import their names at run time"
         raise MessageError("invalid_deps", "deps", text) from error
     return OWN if annotation is Any else annotation
+
+
+def _plain_output_type(agent: AbstractAgent[Any, Any]) -> Any:
+    """Return the type of an agent's output as far as it is of containers, such as `dict[int, str]`, or OWN.
+
+    Anything else is read by its own class.
+    """
+    plain = [found for found in _output_types(getattr(agent, "output_type", OWN)) if get_origin(found) in CONTAINERS]
+    return Union[tuple(plain)] if plain else OWN  # noqa: UP007 - of any number of types
+
+
+def _output_types(spec: Any) -> Iterator[Any]:
+    """Yield the types of what may be the output: of alternatives, in markers, and returned by output functions."""
+    if isinstance(spec, (list, tuple)):
+        for part in spec:
+            yield from _output_types(part)
+    elif get_origin(spec) in (Union, UnionType):
+        yield from _output_types(get_args(spec))
+    elif isinstance(spec, ToolOutput):
+        yield from _output_types(spec.output)
+    elif isinstance(spec, (NativeOutput, PromptedOutput)):
+        yield from _output_types(spec.outputs)
+    elif isinstance(spec, TextOutput):
+        yield from _output_types(spec.output_function)
+    elif inspect.isroutine(spec):
+        with suppress(NameError, TypeError):  # annotations that cannot be read
+            yield from _output_types(get_type_hints(spec, include_extras=True).get("return"))
+    else:
+        yield spec
 
 
 def _counters(usage: RunUsage) -> dict[str, int]:

@@ -28,7 +28,9 @@ __all__ = ["METADATA_KEY", "RecordedToolset"]
 
 METADATA_KEY = "paigeant"  # a tool with `metadata={"paigeant": False}` is not recorded and runs again on each replay
 
-LIMIT = Limit(size=MAX_RECORD, reason="result_too_large", name="what is recorded of a call")
+LIMIT = Limit(
+    size=MAX_RECORD, reason="result_too_large", name="of a call are recorded", remedy="have the tool return a reference"
+)
 
 _USAGE = TypeAdapter(RunUsage)
 

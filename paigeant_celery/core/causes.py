@@ -177,7 +177,7 @@ def text_of(error: BaseException) -> str:
 
 def name_of(error: BaseException) -> str:
     """Return the name of an error's class, in one line; classes that are made at run time may have any name."""
-    return _name(type(error).__name__)
+    return _name(str(type.__dict__["__name__"].__get__(type(error))))  # a metaclass may say something else, or raise
 
 
 def clean(text: str) -> str:

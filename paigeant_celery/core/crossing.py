@@ -10,28 +10,25 @@ import dataclasses
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Iterator, Mapping
 from functools import lru_cache, partial
-from itertools import pairwise
 from typing import Any, Protocol, cast, runtime_checkable
 
 from pydantic import (
-    AliasChoices,
-    AliasPath,
     BaseModel,
     JsonValue,
     PydanticUndefinedAnnotation,
     PydanticUserError,
-    RootModel,
     TypeAdapter,
     ValidationError,
 )
 from pydantic_core import to_json
 
 from paigeant_celery.core.certainty import Certainty, certainty_of
-from paigeant_celery.core.errors import InvalidInput, NotSerializable
-from paigeant_celery.core.faults import first_fault
+from paigeant_celery.core.errors import InvalidInput, NotSerializable, PaigeantError
+from paigeant_celery.core.faults import first_fault, raised_by_validator
 from paigeant_celery.core.jsonable import LEAVES, dumps, holds_secret, is_json, json_of, to_jsonable
-from paigeant_celery.core.likeness import OTHER_KEYS, Difference, difference, field_info
+from paigeant_celery.core.likeness import OTHER_KEYS, Difference, difference
 from paigeant_celery.core.notation import settled
+from paigeant_celery.core.read_names import is_misnamed, renamed
 
 __all__ = ["NOTHING", "OWN", "Crossed", "Reader", "cross", "reader_of", "recordable", "refuse_lost"]
 
@@ -91,7 +88,7 @@ class Crossed:
 NOTHING = Crossed(None, None)  # what a step has that was read from a message
 
 
-class _Lost(Exception):
+class _Lost(PaigeantError):
     """A value does not come back from its JSON."""
 
     def __init__(self, found: Difference) -> None:
@@ -145,7 +142,7 @@ def recordable(output: object, *, declared: Any = OWN) -> JsonValue:
                 raise
             return _crossed(output, OWN, None, reason=reason).tree
     except _Lost as lost:
-        raise NotSerializable(reason, f"`{lost.found.path('output')}`: {lost.found.text}") from None
+        raise NotSerializable(reason, f"`{lost.found.path('output')}`: {lost.found.text}") from lost.__cause__
 
 
 def refuse_lost(
@@ -217,7 +214,7 @@ def _crossed(value: object, reader: Any, readers: Mapping[str, Any] | None, *, r
         if first is OWN:
             to_jsonable(value, reason=reason)  # why it has no form of its own says more
         raise
-    wire, content = settled(value, tree)
+    wire, content = settled(value, tree, plain=written.certain)
     return Crossed(wire, wire if dumps(content) == dumps(wire) else content, read, read_by)
 
 
@@ -236,6 +233,7 @@ class _Written:
 
     def __init__(self, reason: str) -> None:
         self._reason = reason
+        self.certain: set[int] = set()  # the ids of parts that were not looked into
 
     def __call__(self, value: Any, first: Any, reader: Reader | None) -> tuple[JsonValue, Any]:
         """Return JSON for `value` and what `reader`, or else its own class, reads of it.
@@ -244,11 +242,10 @@ class _Written:
         """
         kind: Any = type(value)
         if reader is not None:
-            certain = first is not OWN and _is_certain(value, reader)
-            return (first, value) if certain else self._read_back(value, first, reader)
+            return (first, value) if self._is_certain(value, first, reader) else self._read_back(value, first, reader)
         if kind in LEAVES:
             return cast("JsonValue", first), value
-        if first is not OWN and _is_certain(value, kind):
+        if self._is_certain(value, first, kind):
             return first, _class_adapter(kind).validate_json(dumps(first))
         if kind in MAPPINGS and isinstance(first, dict) and len(value) == len(first):
             return self._mapping(value, first)
@@ -263,6 +260,12 @@ class _Written:
             text = f"`{kind.__name__}` cannot be made from JSON; pass what it has as JSON, or give its class a form"
             raise _Lost(Difference(text))
         return self._read_back(value, first, reader)
+
+    def _is_certain(self, value: Any, first: Any, reader: Any) -> bool:
+        if first is OWN or not _is_certain(value, reader):
+            return False
+        self.certain.add(id(value))
+        return True
 
     def named(
         self, values: Mapping[str, Any], first: Any, readers: Mapping[str, Any]
@@ -300,37 +303,50 @@ class _Written:
         try:
             return self(value, first, reader)
         except _Lost as lost:
-            raise _Lost(lost.found.below(part)) from None
+            raise _Lost(lost.found.below(part)) from lost.__cause__
 
     def _read_back(self, value: Any, first: Any, reader: Reader) -> tuple[JsonValue, Any]:
         """Return the first form of `value` that is read back equal."""
         unread: Difference | None = None
         lost: Difference | None = None
+        raised: BaseException | None = None  # by a validator
         for tree in self._forms(value, first, reader):
             try:
                 read = reader.validate_json(dumps(tree))
             except ValidationError as error:
                 unread = _unread(error, around=getattr(reader, "around", 0))
+                raised = raised_by_validator(error)
                 continue
             except Exception as error:  # noqa: BLE001 - a validator is somebody else's code
                 unread = Difference(f"a validator raised {type(error).__name__} on what is written for it")
+                raised = error
                 continue
             found = _lost(value, read, reader)
             if found is None:
                 return tree, read
             lost = lost or found
-        raise _Lost(lost or unread or Difference("has no JSON form that its type reads"))
+        found = lost or _refused(value, reader) or unread
+        raise _Lost(found or Difference("has no JSON form that its type reads")) from raised
 
     def _forms(self, value: Any, first: Any, reader: Reader) -> Iterator[JsonValue]:
-        """Yield the forms that JSON of `value` may have, beginning with the usual one."""
+        """Yield the forms that JSON of `value` may have, beginning with the usual one.
+
+        If that has names that are not read, it comes last: it is read back equal only while the fields hold defaults.
+        """
+        misnamed = is_misnamed(value)
         if first is not OWN:
-            yield first
-            if self._usual(value, instead=OWN) != first:
-                return  # an iterator in it can be read only once
+            if not misnamed:
+                yield first
+            if self._usual(value, instead=OWN) != first:  # an iterator in it can be read only once
+                if misnamed:
+                    yield first
+                return
         # Without computed fields, and with `Json` fields written as the text that they are read from.
-        for by_alias in (True, False):
+        for by_alias in (False, True) if misnamed else (True, False):
             for tree in self._round_trips(value, reader, by_alias=by_alias):
                 yield tree if by_alias else renamed(value, tree)
+        if first is not OWN and misnamed:
+            yield first
 
     def _round_trips(self, value: Any, reader: Reader, *, by_alias: bool) -> Iterator[JsonValue]:
         def by_type() -> bytes:
@@ -344,64 +360,6 @@ class _Written:
                 yield json_of(write, value, reason=self._reason)
             except Exception:  # noqa: BLE001, S112 - a serializer is somebody else's code, and other forms are left
                 continue
-
-
-def renamed(value: Any, tree: JsonValue) -> JsonValue:
-    """Return JSON written by the names of fields with the names that the types of `value` read by default."""
-    if isinstance(value, RootModel):
-        return renamed(value.root, tree)
-    if isinstance(value, BaseModel) and isinstance(tree, dict):
-        parts = {name: vars(value).get(name) for name in type(value).model_fields} | (value.model_extra or {})
-        return _renamed_fields(type(value), parts, tree)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type) and isinstance(tree, dict):
-        fields = dataclasses.fields(value)
-        computed = {found.name for found in fields if not found.init}
-        parts = {found.name: getattr(value, found.name, None) for found in fields}
-        return _renamed_fields(type(value), parts, {name: part for name, part in tree.items() if name not in computed})
-    if isinstance(value, Mapping) and isinstance(tree, dict) and len(value) == len(tree):
-        pairs = zip(value.values(), tree.items(), strict=True)
-        return {name: renamed(part, branch) for part, (name, branch) in pairs}
-    if isinstance(value, SEQUENCES) and isinstance(tree, list) and len(value) == len(tree):
-        return [renamed(part, branch) for part, branch in zip(value, tree, strict=True)]
-    return tree
-
-
-def _renamed_fields(kind: type, parts: Mapping[str, Any], tree: dict[str, JsonValue]) -> JsonValue:
-    found: dict[str, JsonValue] = {}
-    for name, branch in tree.items():
-        _put(found, _read_name(kind, name), renamed(parts.get(name), branch))
-    return found
-
-
-def _read_name(kind: type, name: str) -> list[str | int]:
-    """Return the way to a field in the JSON that its class reads: its alias for validation, or its name."""
-    info = field_info(kind, name)
-    config: Any = getattr(kind, "model_config", None) or getattr(kind, "__pydantic_config__", None) or {}
-    if info is None or config.get("validate_by_alias") is False:
-        return [name]
-    alias = info.validation_alias
-    if isinstance(alias, AliasChoices):
-        alias = next((choice for choice in alias.choices if isinstance(choice, str)), alias.choices[0])
-    if isinstance(alias, AliasPath):
-        return list(alias.path)
-    return [alias if isinstance(alias, str) else name]
-
-
-def _put(tree: Any, way: list[str | int], value: JsonValue) -> None:
-    """Put a value into nested JSON, making the objects and lists on the way to it."""
-    for part, following in pairwise(way):
-        tree = _at(tree, part, [] if isinstance(following, int) else {})
-    _at(tree, way[-1], value)
-    if isinstance(tree, (dict, list)):
-        tree[way[-1]] = value  # type: ignore[index]
-
-
-def _at(tree: Any, part: str | int, missing: JsonValue) -> Any:
-    if isinstance(tree, list) and isinstance(part, int) and part >= 0:
-        tree.extend([None] * (part + 1 - len(tree)))
-        tree[part] = missing if tree[part] is None else tree[part]
-        return tree[part]
-    return tree.setdefault(part, missing) if isinstance(tree, dict) else None
 
 
 def _lost(value: Any, read: Any, reader: Reader) -> Difference | None:
@@ -424,6 +382,18 @@ def _lost_parts(given: Mapping[str, Any], read: Mapping[str, Any], readers: Mapp
     for name in given.keys() & read.keys() & readers.keys():
         if not is_json(given[name]) and (found := _lost(given[name], read[name], readers[name])) is not None:
             return found.below(name)
+    return None
+
+
+def _refused(value: Any, reader: Reader) -> Difference | None:
+    """Return what the type has against the value itself, such as that it is of another class, or None."""
+    try:
+        reader.validate_python(value)
+    except ValidationError as error:
+        place, _, text = first_fault(error)
+        return Difference(f"is not what its type takes ({text})", place[getattr(reader, "around", 0) :])
+    except Exception:  # noqa: BLE001 - a validator is somebody else's code
+        return None
     return None
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pydantic import ValidationError
+from pydantic_core import PydanticSerializationError, to_jsonable_python
 
-__all__ = ["fault_of", "first_fault", "raised_by_validator"]
+__all__ = ["fault_of", "first_fault", "raised_by_serializer", "raised_by_validator"]
 
 # Faults whose text is the validator's own, or quotes the value it got.
 QUOTING = {"value_error", "assertion_error", "union_tag_invalid"}
@@ -21,6 +22,22 @@ def raised_by_validator(error: ValidationError) -> BaseException | None:
     """Return what a validator raised for the first fault, or None if pydantic itself found it."""
     raised = error.errors(include_input=False, include_url=False)[0].get("ctx", {}).get("error")
     return raised if isinstance(raised, BaseException) else None
+
+
+def raised_by_serializer(value: object) -> BaseException | None:
+    """Return what a serializer raises for a value that cannot be written, or None if it is pydantic that refuses it.
+
+    Pydantic tells that only if it does not write text, so the value is written again.
+    """
+    try:
+        to_jsonable_python(value, inf_nan_mode="constants", by_alias=True)
+    except PydanticSerializationError as error:
+        raised = error.__cause__
+        return raised if raised is not None and raised.__traceback__ is not None else None
+    except Exception as error:  # noqa: BLE001 - of a computed field
+        at = error.__traceback__
+        return error if at is not None and at.tb_next is not None else None
+    return None
 
 
 def fault_of(error: ValidationError) -> tuple[str, str, str]:

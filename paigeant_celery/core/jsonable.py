@@ -13,6 +13,7 @@ from pydantic.types import Secret
 from pydantic_core import PydanticSerializationError, to_json
 
 from paigeant_celery.core.errors import MessageError, NotSerializable
+from paigeant_celery.core.faults import raised_by_serializer
 from paigeant_celery.core.names import text_fault
 
 __all__ = [
@@ -110,7 +111,8 @@ def json_of(write: Callable[[], bytes], value: object, *, reason: str) -> JsonVa
     except (PydanticSerializationError, ValueError, RecursionError) as error:
         if "surrogates not allowed" in str(error):
             raise NotSerializable("invalid_text", "contains a lone surrogate") from None
-        raise NotSerializable(reason, f"a {type(value).__name__} has no JSON form ({_first_line(error)})") from None
+        text = f"a {type(value).__name__} has no JSON form ({_first_line(error)})"
+        raise NotSerializable(reason, text) from raised_by_serializer(value)
 
 
 def is_json(value: object) -> bool:

@@ -258,6 +258,7 @@ ACTIONS: Mapping[str, str] = MappingProxyType(
         "hop_parked": "a hop waits for a person",
         "hop_released": "a hop that nobody ran here was given back",
         "hop_retried": "an attempt failed, and the hop is tried again",
+        "left_task_failed": "a task or callback that a step left on the event loop failed, or was given up",
         "loop_blocked": "a step blocks the event loop, and later ones get a new one",
         "loop_interrupted": "something ended the event loop, which goes on",
         "message_refused": "a message cannot be run; `reason` says why",

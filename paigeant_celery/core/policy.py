@@ -130,15 +130,23 @@ class Attempt:
 
 def attempt_of(error: BaseException, *, number: int, policy: StepPolicy, jitter: float) -> Attempt:
     """Return what the policy of a step sees in its attempt `number`, which ended with `error`."""
-    asked = getattr(error, "retry_after", None)
+    asked = _attribute(error, "retry_after")
     return Attempt(
         number=number,
         max_attempts=policy.max_attempts or 1,
         backoff=policy.backoff or 0.0,
         jitter=jitter,
-        retry_after=min(float(asked), LONGEST_ASKED) if isinstance(asked, (int, float)) and asked > 0 else None,
+        retry_after=float(min(asked, LONGEST_ASKED)) if isinstance(asked, (int, float)) and asked > 0 else None,
         final=is_final(error, retry_on=policy.retry_on, final_on=policy.final_on or ()),
     )
+
+
+def _attribute(error: BaseException, name: str) -> object:
+    """Return what an error has under a name, or None; a property of a class that we do not know may raise anything."""
+    try:
+        return getattr(error, name, None)
+    except Exception:  # noqa: BLE001 - then it says nothing
+        return None
 
 
 def retry_delay(attempt: Attempt) -> float:
@@ -164,6 +172,6 @@ def is_final(error: BaseException, *, retry_on: Collection[str] | None, final_on
         return True
     if retry_on is not None:
         return names.isdisjoint(retry_on)
-    status = getattr(error, "status_code", None)
+    status = _attribute(error, "status_code")
     refused = isinstance(status, int) and 400 <= status < 500 and status not in PASSING_REFUSALS
     return refused or not names.isdisjoint(FINAL_ERRORS)

@@ -11,7 +11,7 @@ import concurrent.futures
 import logging
 import os
 import threading
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, ParamSpec, TypeVar
@@ -19,6 +19,7 @@ from typing import Any, ParamSpec, TypeVar
 from paigeant_celery.activities.stacks import still_running
 from paigeant_celery.activities.threads import HostResources, NoResources, released
 from paigeant_celery.core.causes import Cause, cause_of
+from paigeant_celery.hop.failures import traced
 
 __all__ = ["ProcessLoop"]
 
@@ -73,6 +74,7 @@ class ProcessLoop:
             if self._loop is None or self._pid != os.getpid():
                 self._loop, self._pid = asyncio.new_event_loop(), os.getpid()
                 self._loop.set_default_executor(_Threads(self._host))
+                self._loop.set_exception_handler(_tell)
                 self._thread = threading.Thread(target=_serve, args=(self._loop,), name="paigeant-loop", daemon=True)
                 self._thread.start()
             return self._loop
@@ -91,6 +93,19 @@ class _Threads(ThreadPoolExecutor):
 
     def submit(self, call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> concurrent.futures.Future[T]:
         return super().submit(released(self._host, call, *args, **kwargs))
+
+
+def _tell(loop: asyncio.AbstractEventLoop, context: Mapping[str, Any]) -> None:
+    """Log what failed on the loop without anybody waiting for it, such as a task that a step started and left.
+
+    asyncio itself would log the text of the error and the arguments of callbacks.
+    """
+    error, future = context.get("exception"), context.get("task", context.get("future"))
+    coroutine = future.get_coro() if isinstance(future, asyncio.Task) else None
+    name = getattr(coroutine, "__qualname__", "a callback")
+    cause = cause_of(error) if isinstance(error, BaseException) else None
+    what = f"failed{traced(cause)}" if cause is not None else "was given up before it ended"
+    logger.error("%s, which a step left on the event loop, %s", name, what, extra={"action": "left_task_failed"})
 
 
 def _serve(loop: asyncio.AbstractEventLoop) -> None:

@@ -280,6 +280,34 @@ def test_an_annotation_that_cannot_check_is_a_fault_of_the_message(function: Cal
     assert caught.value.args == ("invalid_arguments", "arguments", text)
 
 
+def test_defaults_of_any_kind_are_left_to_the_function() -> None:
+    """A list or a model as a default is common, and cannot be hashed."""
+
+    @activity
+    def order(article: str, tags: list[str] = [], line: Line = Line(article="x", count=1)) -> None: ...  # noqa: B006, B008
+
+    assert order.activity("a").arguments == {"article": "a"}
+    assert order.activity("a", ["new"]).arguments == {"article": "a", "tags": ["new"]}
+
+
+def test_an_argument_is_known_by_its_own_name_whatever_aliases_its_annotation_has(run_step: RunStep) -> None:
+    """An annotation that a model's field shares with it, for example, has the names of the field."""
+
+    @activity
+    def add(
+        first: Annotated[int, Field(alias="firstNumber")],
+        second: Annotated[int, Field(validation_alias="secondNumber", serialization_alias="2")] = 2,
+    ) -> int:
+        return first + second
+
+    assert run_step(add, add.activity(1)) == 3
+    assert run_step(add, add.activity(first=1, second=4)) == 5
+    assert run_step(add, FunctionSpec("add", {"first": 1, "second": 5})) == 6
+    with pytest.raises(MessageError) as caught:
+        add.check(FunctionSpec("add", {"firstNumber": 1}))
+    assert caught.value.path in {"arguments.first", "arguments.firstNumber"}
+
+
 # Running.
 
 

@@ -164,8 +164,38 @@ def unserializable() -> Made:
     return step
 
 
+def unreadable() -> Made:
+    class Sealed(BaseModel):
+        sealed: str
+
+        @field_validator("sealed")
+        @classmethod
+        def seal(cls, value: str) -> str:
+            if value.startswith("sealed "):
+                between()
+            return f"sealed {value}"
+
+    @activity(policy=ONCE)
+    def step() -> list[Sealed]:
+        return [Sealed(sealed="it")]
+
+    return step
+
+
 KINDS: dict[str, Callable[[], Made]] = {
-    made.__name__: made for made in (plain, asynchronous, in_a_group, wrapped, ending, tool, output_validator, factory)
+    made.__name__: made
+    for made in (
+        plain,
+        asynchronous,
+        in_a_group,
+        wrapped,
+        ending,
+        tool,
+        output_validator,
+        factory,
+        unserializable,
+        unreadable,
+    )
 }
 
 
@@ -349,10 +379,65 @@ def test_a_failed_attempt_that_another_owner_overtook_is_logged_as_well(
     assert "another owner took it over" in logged.getMessage()
 
 
+class Outspoken(type):
+    """The class of a class that cannot be asked for anything."""
+
+    def __getattribute__(cls, name: str) -> Any:
+        if name in ("__name__", "__qualname__", "__module__", "__mro__"):
+            raise RuntimeError(SECRET)
+        return super().__getattribute__(name)
+
+
+class Nowhere(Exception):
+    __module__ = None  # type: ignore[assignment]
+
+
+class Pointed(Exception):
+    __module__ = 7  # type: ignore[assignment]
+
+
+class Probing(Exception):
+    @property
+    def retry_after(self) -> float:
+        raise RuntimeError(SECRET)
+
+    status_code = retry_after
+
+
+class Shy(Exception):
+    def __getattribute__(self, name: str) -> Any:
+        raise RuntimeError(SECRET)
+
+
+class Unasked(Exception, metaclass=Outspoken):
+    pass
+
+
+class Patient(Exception):
+    retry_after = 10**400
+
+
+@pytest.mark.parametrize("kind", ["Nowhere", "Pointed", "Probing", "Shy", "Unasked", "Patient"])
+def test_an_error_that_raises_errors_when_it_is_looked_at_parks_its_step_at_once(
+    workflow_harness: WorkflowHarness, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    """Otherwise Celery logs the text of all of them, and the step runs again when the lease of its owner is over."""
+
+    @activity(policy=ONCE)
+    async def step() -> None:
+        raise globals()[kind](SECRET)
+
+    failure = run(workflow_harness, step.activity()).status_sync().failure
+
+    assert failure is not None
+    assert failure.error_class == kind
+    assert SECRET not in caplog.text
+
+
 def test_a_serializer_that_fails_is_named_to_those_who_may_read_its_text(
     workflow_harness: WorkflowHarness, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Pydantic keeps no frames of it, and our own error does not quote it."""
+    """Our own error does not quote it."""
     step = unserializable()
     assert isinstance(step, FunctionActivity)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import gc
 import os
 import signal
 import subprocess
@@ -232,6 +233,34 @@ def test_a_task_that_would_end_the_process_leaves_the_loop_to_the_other_steps(
     assert [(r.__dict__["action"], r.__dict__["error"]) for r in caplog.records if hasattr(r, "action")] == [
         ("loop_interrupted", error.__name__)
     ]
+
+
+def test_what_a_step_leaves_on_the_loop_is_logged_without_texts_and_values(caplog: pytest.LogCaptureFixture) -> None:
+    """asyncio would log what the error says, and the arguments of a callback."""
+    secret = "tiger" + "-42"
+
+    async def left(value: str) -> None:
+        raise KeyError(value)
+
+    def called(value: str) -> None:
+        raise KeyError(value)
+
+    async def leave() -> None:
+        task = asyncio.create_task(left(secret))
+        asyncio.get_running_loop().call_soon(called, secret)
+        await asyncio.wait([task])
+        del task
+        gc.collect()
+
+    run(ProcessLoop(), leave(), timeout=PATIENCE)
+
+    texts = sorted(r.getMessage() for r in caplog.records if r.__dict__.get("action") == "left_task_failed")
+    assert len(texts) == 2
+    assert "a callback" in texts[0]
+    assert "in test_what_a_step_leaves_on_the_loop_is_logged_without_texts_and_values.<locals>.called" in texts[0]
+    assert "left, which a step left" in texts[1]
+    assert texts[1].endswith("KeyError")
+    assert secret not in caplog.text
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
