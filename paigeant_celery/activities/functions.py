@@ -11,9 +11,21 @@ from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import Future
 from functools import cached_property, partial, update_wrapper
 from types import FrameType
-from typing import Any, Concatenate, Generic, Literal, NoReturn, ParamSpec, Protocol, TypeVar, get_type_hints, overload
+from typing import (
+    Annotated,
+    Any,
+    Concatenate,
+    Generic,
+    Literal,
+    NoReturn,
+    ParamSpec,
+    Protocol,
+    TypeVar,
+    get_type_hints,
+    overload,
+)
 
-from pydantic import BaseModel, ConfigDict, PydanticUserError, TypeAdapter, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, Field, PydanticUserError, ValidationError, create_model
 
 from paigeant_celery.activities.context import WorkflowContext
 from paigeant_celery.activities.lazy import Limit, Reading, read_in_thread, read_on_loop, reading
@@ -24,7 +36,7 @@ from paigeant_celery.activities.results import result_of
 from paigeant_celery.activities.stacks import still_running
 from paigeant_celery.activities.threads import call_in_step
 from paigeant_celery.core.certainty import certainty_of
-from paigeant_celery.core.crossing import OWN, cross, refuse_lost
+from paigeant_celery.core.crossing import OWN, cross, reader_of, refuse_lost
 from paigeant_celery.core.errors import InvalidInput, MessageError, UsageError
 from paigeant_celery.core.faults import first_fault, raised_by_validator
 from paigeant_celery.core.jsonable import dumps
@@ -125,19 +137,19 @@ class FunctionActivity(Generic[P, R]):
     @cached_property
     def _declared_output(self) -> Any:
         try:
-            return self._hints.get("return", OWN)
+            declared = self._hints.get("return", OWN)
         except MessageError:  # nothing else asks for the annotations of a function without parameters
             return OWN
+        return declared if declared is OWN else reader_of(declared) or OWN
 
     @cached_property
     def _readers(self) -> dict[str, _ArgumentReader]:
         """What reads each argument on the worker; nothing for those of which the annotation says nothing."""
-        declared = {parameter: self._hints.get(parameter.name, OWN) for parameter in self._parameters}
         try:
             return {
-                parameter.name: _ArgumentReader(self._model_of([parameter]), parameter.name, hint)
-                for parameter, hint in declared.items()
-                if hint is not OWN
+                parameter.name: _ArgumentReader(self._model_of([parameter]), parameter.name)
+                for parameter in self._parameters
+                if parameter.name in self._hints
             }
         except MessageError:  # an annotation cannot be made from JSON, which `check` says
             return {}
@@ -166,7 +178,7 @@ class FunctionActivity(Generic[P, R]):
     def _model_of(self, parameters: Iterable[inspect.Parameter]) -> type[BaseModel]:
         fields: dict[str, Any] = {
             _field(parameter.name): (
-                self._hints.get(parameter.name, Any),
+                _under_its_name(parameter.name, self._hints.get(parameter.name, Any)),
                 ... if parameter.default is inspect.Parameter.empty else parameter.default,
             )
             for parameter in parameters
@@ -175,7 +187,6 @@ class FunctionActivity(Generic[P, R]):
             extra="forbid",
             arbitrary_types_allowed=False,
             hide_input_in_errors=True,
-            alias_generator=lambda name: name.removeprefix("argument_"),
         )
         try:
             return create_model(f"{self.name} arguments", __config__=config, **fields)
@@ -189,9 +200,13 @@ class _ArgumentReader:
 
     around = 1  # its name, in the place of an error
 
-    def __init__(self, model: type[BaseModel], name: str, declared: Any) -> None:
+    def __init__(self, model: type[BaseModel], name: str) -> None:
         self._model, self._name = model, name
-        self.certainty = certainty_of(TypeAdapter(declared).core_schema)
+        self._is_certain = certainty_of(model.__pydantic_core_schema__)
+
+    def certainty(self, value: Any, /) -> bool:
+        """Say whether the argument is known to read a value back equal."""
+        return self._is_certain is not None and self._is_certain(self._holding(value))
 
     def validate_json(self, data: str, /) -> Any:
         return self._value_of(self._model.model_validate_json(f"{{{dumps(self._name)}:{data}}}"))
@@ -200,10 +215,12 @@ class _ArgumentReader:
         return self._value_of(self._model.model_validate({self._name: value}, strict=strict))
 
     def dump_json(self, value: Any, /, *, round_trip: bool, by_alias: bool, warnings: bool) -> bytes:
-        holder = self._model.model_construct(**{_field(self._name): value})
-        text = holder.model_dump_json(round_trip=round_trip, by_alias=by_alias, warnings=warnings)
+        text = self._holding(value).model_dump_json(round_trip=round_trip, by_alias=by_alias, warnings=warnings)
         [written] = json.loads(text).values()
         return dumps(written).encode()
+
+    def _holding(self, value: Any) -> BaseModel:
+        return self._model.model_construct(**{_field(self._name): value})
 
     def _value_of(self, holder: BaseModel) -> Any:
         return getattr(holder, _field(self._name))
@@ -219,7 +236,13 @@ def _innermost(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _check_kinds(name: str, function: Callable[..., Any]) -> None:
-    """Raise `UsageError` if an argument has no name; the first may have none, because it may be the context."""
+    """Raise `UsageError` for a method, and if an argument has no name.
+
+    The first may have none, because it may be the context.
+    """
+    first = next(iter(inspect.signature(function).parameters.values()), None)
+    if first is not None and first.name in {"self", "cls"} and first.annotation is inspect.Parameter.empty:
+        raise UsageError(f"{name}: a step is a function, not a method; take it out of its class")
     nameless: set[object] = {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
     for parameter in inspect.signature(function).parameters.values():
         if parameter.kind in nameless:
@@ -238,6 +261,11 @@ def _maker() -> FrameType:
 def _field(name: str) -> str:
     """A field name that no attribute of a pydantic model can hide."""
     return f"argument_{name}"
+
+
+def _under_its_name(name: str, hint: Any) -> Any:
+    """Return the type of an argument that is read under its own name, even if the annotation has an alias for it."""
+    return Annotated[hint, Field(alias=name, validation_alias=name, serialization_alias=name)]
 
 
 class Decorator(Protocol):

@@ -36,11 +36,12 @@ ATOMS = (str, bytes, bytearray, int, float, type, type(None), IPv4Network, IPv6N
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Limit:
-    """How many bytes of JSON are read, and why: the reason code and the name of what limits them."""
+    """How many bytes of JSON are read, and why: the reason code, what they are, and what to do about it."""
 
     size: int
     reason: str = "output_too_large"
-    name: str = "`paigeant_max_output_size`"
+    name: str = "of an output are kept"
+    remedy: str = "yield less, or raise `paigeant_max_output_size`"
 
 
 def reading(result: object, limit: Limit) -> Reading:
@@ -118,7 +119,7 @@ class _Reader:
 
     def __init__(self, limit: Limit) -> None:
         self._limit, self._left = limit, limit.size
-        self._inside = 0  # how many lazy things, one inside the other, are being read
+        self._met: dict[int, tuple[object, object]] = {}  # models and dataclasses, and what was read of them
 
     def read(self, value: Any, depth: int) -> Reading:
         """Read a value at a depth of the result."""
@@ -136,10 +137,8 @@ class _Reader:
             return (yield from self.read((yield _answer(value)), depth))
         if isinstance(value, AsyncIterable):
             return (yield self._async_items(value, _level(depth)))
-        if isinstance(value, BaseModel):
-            return (yield from self._model(value, depth + 1))
-        if dataclasses.is_dataclass(value):
-            return (yield from self._dataclass(value, depth + 1))
+        if isinstance(value, BaseModel) or dataclasses.is_dataclass(value):
+            return (yield from self._once(value, depth + 1))
         if _is_only_iterable(value):
             return (yield from self._items(iter(value), _level(depth)))
         return value
@@ -156,7 +155,6 @@ class _Reader:
 
     def _items(self, source: Iterator[Any], depth: int) -> Reading:
         items: list[Any] = []
-        self._inside += 1
         try:
             while True:
                 yield None
@@ -164,31 +162,39 @@ class _Reader:
                     item = next(source)
                 except StopIteration:  # what a generator returns is not among its items
                     return items
+                left = self._left
                 # Before the next one: that of `groupby`, for example, ends the one before it.
                 items.append((yield from self.read(item, depth)))
-                self._count(items[-1])
+                self._count(items[-1], left)
         finally:
-            self._inside -= 1
             if isinstance(source, Generator):
                 source.close()
 
     async def _async_items(self, source: AsyncIterable[Any], depth: int) -> list[Any]:
         items: list[Any] = []
-        self._inside += 1
         try:
             async for item in source:
+                left = self._left
                 items.append(await read_on_loop(self.read(item, depth)))
-                self._count(items[-1])
+                self._count(items[-1], left)
             return items
         finally:
-            self._inside -= 1
             close = getattr(source, "aclose", None)
             if close is not None:
                 await close()
 
+    def _once(self, value: Any, depth: int) -> Reading:
+        """Read a model or dataclass, unless it was met before: it may hold itself, or be held by many others."""
+        if id(value) in self._met:
+            return self._met[id(value)][1]
+        if depth > MAX_VALUE_DEPTH:
+            return value
+        self._met[id(value)] = (value, value)
+        read = yield from (self._model if isinstance(value, BaseModel) else self._dataclass)(value, depth)
+        self._met[id(value)] = (value, read)
+        return read
+
     def _model(self, model: BaseModel, depth: int) -> Reading:
-        if depth > MAX_VALUE_DEPTH:  # it may hold itself
-            return model
         held = {**vars(model), **(model.model_extra or {})}
         changed = yield from self._changed(held.items(), depth)
         if not changed:
@@ -200,8 +206,6 @@ class _Reader:
         return read
 
     def _dataclass(self, instance: Any, depth: int) -> Reading:
-        if depth > MAX_VALUE_DEPTH:
-            return instance
         held = {field.name: getattr(instance, field.name, None) for field in dataclasses.fields(instance)}
         changed = yield from self._changed(held.items(), depth)
         if not changed:
@@ -211,13 +215,12 @@ class _Reader:
             object.__setattr__(read, name, value)  # it may be frozen
         return read
 
-    def _count(self, item: object) -> None:
-        """Count an item that was read, unless it is counted with the lazy thing around it."""
-        if self._inside > 1:
-            return
-        self._left -= _least_size(item)
+    def _count(self, item: object, left: int) -> None:
+        """Count an item, before which there were `left` bytes, in the place of what was counted inside it."""
+        self._left = left - _least_size(item)
         if self._left < 0:
-            text = f"more than {self._limit.name} ({self._limit.size}) bytes, and it was read no further"
+            limit = self._limit
+            text = f"at most {limit.size} bytes {limit.name}, and no more was read; {limit.remedy}"
             raise NotSerializable(self._limit.reason, text)
 
 
@@ -251,8 +254,10 @@ def _least_size(item: object) -> int:
     """Return how many bytes of JSON an item takes at least, with the comma after it."""
     if isinstance(item, str):
         return len(item) + 3
+    if isinstance(item, int) and not isinstance(item, bool):
+        return 2 + max(0, item.bit_length() - 1) * 3 // 10  # of 0.30103 digits for each bit
     if isinstance(item, (int, float, type(None))):
-        return 2
+        return 4
     try:
         return len(to_json(item, inf_nan_mode="constants", by_alias=True, fallback=lambda _: None)) + 1
     except (PydanticSerializationError, ValueError, RecursionError):

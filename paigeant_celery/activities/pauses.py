@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import fields, is_dataclass
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 
-from pydantic import BaseModel
-
 from paigeant_celery.core.errors import Paused
+from paigeant_celery.core.jsonable import everything_in, parts_of
 
 __all__ = ["pause_in", "pause_of"]
 
@@ -26,42 +25,31 @@ def pause_in(output: object) -> Paused | None:
     """Return the pause that an output is, or holds anywhere; None if it is a result."""
     if LIBRARY not in sys.modules:
         return None  # nobody here can have made one
-    stack, seen = [output], set[int]()
-    while stack:
-        node = stack.pop()
-        if isinstance(node, (str, bytes, int, float, type)) or node is None or id(node) in seen:
-            continue
-        seen.add(id(node))
-        if (pause := pause_of(node)) is not None:
-            return pause
-        if TOLD not in _library_names(node):
-            stack.extend(_inside(node))
-    return None
+    pauses = (pause_of(node) for node in everything_in(output, parts=_parts))
+    return next((pause for pause in pauses if pause is not None), None)
 
 
 def pause_of(node: object) -> Paused | None:
     """Return the pause that an object is itself, such as an error that a step raised; None if it is none."""
-    for name in _library_names(node) & PAUSES.keys():
-        if (pause := PAUSES[name](node)) is not None:
+    for name in _library_names(node):
+        if name in PAUSES and (pause := PAUSES[name](node)) is not None:
             return pause
     return None
 
 
-def _library_names(node: object) -> set[str]:
+def _library_names(node: object) -> frozenset[str]:
     """Return the names of the library's classes that an object is an instance of."""
-    return {kind.__name__ for kind in type(node).__mro__ if str(kind.__module__).partition(".")[0] == LIBRARY}
+    kind: Any = type(node)
+    return _names_of(kind)
 
 
-def _inside(node: object) -> Iterable[object]:
-    if isinstance(node, BaseModel):
-        return (*vars(node).values(), *(node.model_extra or {}).values())
-    if is_dataclass(node) and not isinstance(node, type):
-        return [getattr(node, field.name, None) for field in fields(node)]
-    if isinstance(node, Mapping):
-        return (*node.keys(), *node.values())
-    if isinstance(node, Collection) and not isinstance(node, (bytearray, memoryview, range)):
-        return node
-    return ()
+@lru_cache(maxsize=512)
+def _names_of(kind: type) -> frozenset[str]:
+    return frozenset(base.__name__ for base in kind.__mro__ if str(base.__module__).partition(".")[0] == LIBRARY)
+
+
+def _parts(node: object) -> Iterable[object]:
+    return () if TOLD in _library_names(node) else parts_of(node)
 
 
 def _requests(node: Any) -> Paused | None:
@@ -95,9 +83,23 @@ def _response(node: Any) -> Paused | None:
     return _pending(node) if getattr(node, "state", None) == "suspended" else None
 
 
+def _refused(node: Any) -> Paused | None:
+    """Return the pause of a run that may not end with what was asked for, so that pydantic-ai raised an error."""
+    if NOT_DECLARED not in str(node):
+        return None
+    trace = node.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    held = trace.tb_frame.f_locals.values() if trace is not None else ()
+    asked = (_requests(value) for value in held if "DeferredToolRequests" in _library_names(value))
+    return next(filter(None, asked), Paused("tools_deferred", f"the run asks for approvals or results; {REMEDY}"))
+
+
 def _raised(node: Any) -> Paused:
     return Paused("tools_deferred", f"`{type(node).__name__}` was raised outside a tool of an agent; {REMEDY}")
 
+
+NOT_DECLARED = "`DeferredToolRequests` is not among output types"
 
 REMEDY = (
     "a step cannot wait for that yet: let the agent have `HandleDeferredToolCalls`, or end the workflow here and do "
@@ -108,6 +110,7 @@ PAUSES: Mapping[str, Callable[[Any], Paused | None]] = {
     "DeferredToolRequests": _requests,
     "PendingModelResponse": _pending,
     "ModelResponse": _response,
+    "UserError": _refused,
     "ApprovalRequired": _raised,
     "CallDeferred": _raised,
 }

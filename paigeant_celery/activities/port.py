@@ -72,7 +72,10 @@ class Activity(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class StepLimits:
-    """How often any workflow of this deployment may visit an activity, and how large an output may be, in bytes."""
+    """How often any workflow of this deployment may visit an activity, and how large an output may be.
+
+    That is in bytes of JSON, and what is recorded or kept of one: no more is read, because it may never end.
+    """
 
     max_visits: int
     max_output_size: int

@@ -146,7 +146,8 @@ def released(host: HostResources, call: Callable[P, T], /, *args: P.args, **kwar
     """Return the call with its arguments; after it, the host lets go of what it keeps for its thread and context."""
 
     def make() -> T:
-        context = _context_of(call) or Context()
+        own = _context_of(call)
+        context = own if own is not None else Context()  # one of its own is false as long as nothing is set in it
         context.run(host.enter_context)
         try:
             return call(*args, **kwargs)

@@ -11,15 +11,18 @@ from contextlib import (
     AsyncExitStack,
     asynccontextmanager,
     contextmanager,
+    suppress,
 )
 from dataclasses import fields
-from types import FrameType
-from typing import Any, Literal, TypeAlias, TypeVar, get_origin, get_type_hints
+from functools import cached_property
+from types import FrameType, UnionType
+from typing import Any, Literal, TypeAlias, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from pydantic import PydanticUndefinedAnnotation, PydanticUserError, TypeAdapter, ValidationError
 from pydantic_ai.agent import AbstractAgent
 from pydantic_ai.capabilities import AbstractCapability
 from pydantic_ai.exceptions import UsageLimitExceeded
+from pydantic_ai.output import NativeOutput, PromptedOutput, TextOutput, ToolOutput
 from pydantic_ai.usage import RunUsage, UsageLimits
 
 from paigeant_celery.activities.context import StepOutput, WorkflowContext, WorkflowDependencies, with_previous_output
@@ -31,7 +34,7 @@ from paigeant_celery.activities.results import result_of
 from paigeant_celery.agents.durability import CeleryDurability
 from paigeant_celery.agents.itinerary import Edit, ItineraryEditing
 from paigeant_celery.core.budget import reported_cost, reported_count, used_by
-from paigeant_celery.core.crossing import OWN, Crossed, cross, refuse_lost
+from paigeant_celery.core.crossing import OWN, Crossed, cross, reader_of, refuse_lost
 from paigeant_celery.core.errors import MessageError, UsageError
 from paigeant_celery.core.faults import first_fault, raised_by_validator
 from paigeant_celery.core.jsonable import dumps
@@ -48,6 +51,8 @@ D = TypeVar("D")
 DepsFactory: TypeAlias = Callable[
     [Any, WorkflowContext], D | Awaitable[D] | AbstractContextManager[D] | AbstractAsyncContextManager[D]
 ]
+
+CONTAINERS = {dict, list, tuple, set, frozenset}
 
 BLOCK_EDGE = re.compile(r"<(?=\s*/?\s*previous_output)", re.IGNORECASE)
 
@@ -135,7 +140,7 @@ class AgentActivity:
             output = await read_beside(result.output, Limit(size=limits.max_output_size))  # it may need the deps
         return result_of(
             output,
-            declared=_plain_output_type(self._agent),
+            declared=self._declared_output,
             usage=_counters(result.usage),
             cost=reported_cost(getattr(result.usage, "cost", None)),
             inserted=edit.inserted,
@@ -176,6 +181,12 @@ class AgentActivity:
             return _first_annotation(self._deps_factory)
         expected = self._agent.deps_type
         return OWN if expected is object or expected is type(None) else expected
+
+    @cached_property
+    def _declared_output(self) -> Any:
+        """What reads the agent's output if its type is of containers, such as `dict[int, str]`, or OWN."""
+        plain = _plain_output_type(self._agent)
+        return OWN if plain is OWN else reader_of(plain) or OWN
 
     @asynccontextmanager
     async def _deps(self, data: Any, context: WorkflowContext) -> AsyncIterator[Any]:
@@ -274,9 +285,32 @@ def _first_annotation(factory: Callable[..., Any]) -> Any:
 
 
 def _plain_output_type(agent: AbstractAgent[Any, Any]) -> Any:
-    """Return the type of an agent's output if it is a type, such as `dict[int, str]`, or OWN."""
-    declared = getattr(agent, "output_type", OWN)
-    return declared if get_origin(declared) in {dict, list, tuple, set, frozenset} else OWN
+    """Return the type of an agent's output as far as it is of containers, such as `dict[int, str]`, or OWN.
+
+    Anything else is read by its own class.
+    """
+    plain = [found for found in _output_types(getattr(agent, "output_type", OWN)) if get_origin(found) in CONTAINERS]
+    return Union[tuple(plain)] if plain else OWN  # noqa: UP007 - of any number of types
+
+
+def _output_types(spec: Any) -> Iterator[Any]:
+    """Yield the types of what may be the output: of alternatives, in markers, and returned by output functions."""
+    if isinstance(spec, (list, tuple)):
+        for part in spec:
+            yield from _output_types(part)
+    elif get_origin(spec) in (Union, UnionType):
+        yield from _output_types(get_args(spec))
+    elif isinstance(spec, ToolOutput):
+        yield from _output_types(spec.output)
+    elif isinstance(spec, (NativeOutput, PromptedOutput)):
+        yield from _output_types(spec.outputs)
+    elif isinstance(spec, TextOutput):
+        yield from _output_types(spec.output_function)
+    elif inspect.isroutine(spec):
+        with suppress(NameError, TypeError):  # annotations that cannot be read
+            yield from _output_types(get_type_hints(spec, include_extras=True).get("return"))
+    else:
+        yield spec
 
 
 def _counters(usage: RunUsage) -> dict[str, int]:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import atexit
+import multiprocessing
 import os
 import sys
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.util import Finalize
 
+from celery.signals import worker_process_shutdown
 from kombu.transport import memory
 
 from paigeant_celery.core.names import Names, split_hop_id
@@ -18,15 +22,31 @@ __all__ = ["said_of", "unfinished_in", "watch"]
 
 MOST_NAMED = 5
 
-# What is watched, with the workflows that were there before: a forked process has its parent's, who answers for them.
-_watched: weakref.WeakKeyDictionary[object, tuple[Callable[[], Iterable[str]], frozenset[str]]]
-_watched = weakref.WeakKeyDictionary()
+
+@dataclass(frozen=True)
+class _Watched:
+    """A memory of this process. What was `before` is the parent's of a forked process, who answers for it."""
+
+    owner: weakref.ref[object]
+    unfinished: Callable[[], Iterable[str]]
+    before: frozenset[str]
+
+    def left(self) -> list[str]:
+        """Return the workflows that go on."""
+        return [workflow for workflow in self.unfinished() if workflow not in self.before]
+
+
+_watched: list[_Watched] = []
 
 
 def watch(owner: object, unfinished: Callable[[], Iterable[str]]) -> None:
-    """Look at `unfinished` when this process ends, unless `owner` is gone by then."""
-    if owner not in _watched:
-        _watched[owner] = (unfinished, frozenset(unfinished()))
+    """Look at `unfinished` when this process ends, also if `owner` is gone by then."""
+    if any(each.owner() is owner for each in _watched):
+        return
+    _watched[:] = [each for each in _watched if each.owner() is not None or each.left()]
+    if not _watched and multiprocessing.parent_process() is not None:
+        Finalize(None, _say, exitpriority=0)  # a forked process of `multiprocessing` ends without `atexit`
+    _watched.append(_Watched(weakref.ref(owner), unfinished, frozenset(unfinished())))
 
 
 def unfinished_in(store: Store | None, names: Names) -> Callable[[], Iterable[str]]:
@@ -61,15 +81,17 @@ def _with_message(names: Names) -> Iterator[str]:
                 yield ids[0]
 
 
-def _say() -> None:
+def _say(**_: object) -> None:
     if "pytest" in sys.modules:  # tests dispatch without wanting an end
         return
-    left = [workflow for unfinished, before in _watched.values() for workflow in unfinished() if workflow not in before]
+    left = [workflow for each in _watched for workflow in each.left()]
+    _watched.clear()  # some processes come here twice
     if left and sys.stderr is not None:
         with suppress(OSError, ValueError):  # it may be closed
             print(said_of(left), file=sys.stderr, flush=True)
 
 
 atexit.register(_say)
+worker_process_shutdown.connect(_say)  # those of Celery's prefork pool end without `atexit` as well
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=lambda: _watched.clear())

@@ -36,6 +36,8 @@ class StandAloneApp(Celery):  # type: ignore[misc]  # Celery ships no types
         super().__init__("paigeant_celery")
         module = os.environ.get(CONFIG_VARIABLE) or (CONFIG_MODULE if find_spec(CONFIG_MODULE) else None)
         self._given = self._read(module) if module is not None else {}
+        if not self._given.get("broker_url"):  # perhaps taken from a variable that is not set
+            self._given.pop("broker_url", None)
         self.config_from_object(self._given)
         self._by_default = {name: value for name, value in _defaults(self.conf).items() if name not in self._given}
         self.conf.update(self._by_default)
@@ -52,6 +54,13 @@ class StandAloneApp(Celery):  # type: ignore[misc]  # Celery ships no types
     def redis_by_default(self) -> bool:
         """Whether its broker is this machine's Redis only because nobody has named another one."""
         return "broker_url" in self._by_default and not os.environ.get(REDIS_VARIABLE)
+
+    @property
+    def faults(self) -> list[str]:
+        """What is wrong with the variable if the broker is taken from it. Celery would look for a host of that name."""
+        if "broker_url" not in self._by_default or "://" in str(self._by_default["broker_url"]):
+            return []
+        return [f"`{REDIS_VARIABLE}` is not a URL; use 'redis://host:6379/0'"]
 
     def _read(self, module: str) -> dict[str, object]:
         """Return the settings of a module by their present names. Celery would hide some errors and rename others."""

@@ -147,6 +147,8 @@ class CeleryTransport:
         yield from self._annotations()
 
     def _annotations(self) -> Iterator[str]:
+        if not self.app.annotations:  # a probe for each activity in each dispatch would be made for nothing
+            return
         found = {
             (name, attribute)
             for name in ("*", *sorted(registry.names()))
@@ -230,7 +232,7 @@ def get_transport(
             continue
         if variable == REDIS_VARIABLE and isinstance(installed, StandAloneApp):
             break  # it has read the variable, which stands beneath its configuration
-        named = _from_url(value, store)
+        named = _from_url(value, store, variable)
         if named.faults:
             raise ConfigurationError([f"`{variable}`: {fault}" for fault in named.faults])
         if installed is not None:
@@ -255,6 +257,8 @@ def transport_of(app: Celery, *, store: str | Store | None = None) -> CeleryTran
     if known is not None and (store is None or store is known.transport.store):
         return known.transport
     settings, faults = read_what_is_valid(app.conf)
+    if isinstance(app, StandAloneApp):
+        faults.extend(app.faults)
     opened = None
     try:
         opened = _opened(app, store, settings)
@@ -282,14 +286,15 @@ def _chosen(by: str, transport: CeleryTransport) -> CeleryTransport:
     return transport
 
 
-def _from_url(url: str, store: str | Store | None) -> CeleryTransport:
+def _from_url(url: str, store: str | Store | None, variable: str | None = None) -> CeleryTransport:
     if url in {"inmemory", "memory", "memory://"}:
         return _in_memory() if store is None else transport_of(_app(MEMORY_BROKER), store=store)
     if url == "redis":
-        url = default_redis_url()
+        url, variable = default_redis_url(), REDIS_VARIABLE
     scheme, separator, _ = url.partition("://")
     if not separator or scheme.partition("+")[0] not in TRANSPORT_ALIASES:
-        raise UnknownTransport(str(maybe_sanitize_url(url)))
+        shown = str(maybe_sanitize_url(url)) if separator else url.rpartition("@")[2]  # which sanitizes only URLs
+        raise UnknownTransport(shown, variable)
     return _made_for(url) if store is None else transport_of(_app(url), store=store)
 
 

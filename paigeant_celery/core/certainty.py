@@ -1,6 +1,6 @@
 """Values that are known to be read back equal, so that nobody has to write and read them to find out.
 
-Known are plain texts, numbers, times and UUIDs, lists and mappings of them, and models with such fields under one name
+Known are plain texts, numbers, dates and times, lists and mappings of them, and models with such fields under one name
 each, without validators, serializers or anything else that could change them. Whatever else a type may do is not known,
 and so is whatever a later version of pydantic adds. A type is looked at once; each value is compared with what its
 type says, because models take anything that is assigned to them.

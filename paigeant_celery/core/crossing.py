@@ -10,35 +10,32 @@ import dataclasses
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Iterator, Mapping
 from functools import lru_cache, partial
-from itertools import pairwise
 from typing import Any, Protocol, cast, runtime_checkable
 
 from pydantic import (
-    AliasChoices,
-    AliasPath,
     BaseModel,
     JsonValue,
     PydanticUndefinedAnnotation,
     PydanticUserError,
-    RootModel,
     TypeAdapter,
     ValidationError,
 )
 from pydantic_core import to_json
 
 from paigeant_celery.core.certainty import Certainty, certainty_of
-from paigeant_celery.core.errors import InvalidInput, NotSerializable
+from paigeant_celery.core.errors import InvalidInput, NotSerializable, PaigeantError
 from paigeant_celery.core.faults import first_fault, raised_by_validator
-from paigeant_celery.core.jsonable import dumps, holds_secret, json_of, to_jsonable
-from paigeant_celery.core.likeness import OTHER_KEYS, Difference, difference, field_info
+from paigeant_celery.core.formless import formless
+from paigeant_celery.core.jsonable import LEAVES, dumps, holds_secret, is_json, json_of, to_jsonable
+from paigeant_celery.core.likeness import OTHER_KEYS, Difference, difference
 from paigeant_celery.core.notation import settled
+from paigeant_celery.core.read_names import is_misnamed, renamed
 
 __all__ = ["NOTHING", "OWN", "Crossed", "Reader", "cross", "reader_of", "recordable", "refuse_lost"]
 
 OWN: Any = object()  # in the place of a type: each value is read by its own class, at any depth
 MAPPINGS = (dict, OrderedDict, defaultdict)
 SEQUENCES = (list, tuple, set, frozenset, deque)
-JSON_LEAVES = (str, int, float, bool, type(None))
 
 # Schemas of containers that take anything unless they say what: the part that says it.
 BARE = {
@@ -92,7 +89,7 @@ class Crossed:
 NOTHING = Crossed(None, None)  # what a step has that was read from a message
 
 
-class _Lost(Exception):
+class _Lost(PaigeantError):
     """A value does not come back from its JSON."""
 
     def __init__(self, found: Difference) -> None:
@@ -107,7 +104,7 @@ def cross(value: object, *, path: str, reader: Any = OWN, readers: Mapping[str, 
     a mapping, by name. Raises `InvalidInput` (`secret_without_encryption`, `invalid_text`, `invalid_<path>`) with the
     path of the part that would not come back as it is.
     """
-    if not _is_json(value) and holds_secret(value):
+    if not is_json(value) and holds_secret(value):
         raise InvalidInput(
             "secret_without_encryption",
             path,
@@ -116,7 +113,8 @@ def cross(value: object, *, path: str, reader: Any = OWN, readers: Mapping[str, 
     try:
         return _crossed(value, reader, readers, reason=f"invalid_{path}")
     except NotSerializable as error:
-        raise InvalidInput(error.reason, path, error.text) from None
+        found = formless(value) or Difference(error.text)
+        raise InvalidInput(error.reason, found.path(path), found.text) from None
     except _Lost as lost:
         raise InvalidInput(f"invalid_{path}", lost.found.path(path), lost.found.text) from None
 
@@ -124,14 +122,25 @@ def cross(value: object, *, path: str, reader: Any = OWN, readers: Mapping[str, 
 def recordable(output: object, *, declared: Any = OWN) -> JsonValue:
     """Return a step's output as the JSON to record.
 
-    It is read back as the `declared` type if it is a value of it, else by its own class; so are parts about which the
-    declared type says nothing. Raises `NotSerializable` (`output_not_serializable`, `invalid_text`).
+    It is read back as the `declared` type, or by its `TypeAdapter`, if it is a value of it, else by its own class; so
+    are parts about which that type says nothing. Raises `NotSerializable` (`output_not_serializable`, `invalid_text`).
     """
+    try:
+        return _recordable(output, declared)
+    except NotSerializable as error:
+        if (found := formless(output)) is None:
+            raise
+        raise NotSerializable(error.reason, f"`{found.path('output')}`: {found.text}") from error.__cause__
+
+
+def _recordable(output: object, declared: Any) -> JsonValue:
     reason = "output_not_serializable"
+    reader = None if declared is OWN else cast("TypeAdapter[Any] | None", reader_of(declared))
+    if is_json(output) or _is_certain(output, type(output) if reader is None else reader):
+        return to_jsonable(output, reason=reason)
     if holds_secret(output):
         text = "a pydantic secret would be recorded as asterisks; return only what may be recorded"
         raise NotSerializable(reason, text)
-    reader = None if declared is OWN or _is_json(output) else _adapter(declared)
     try:
         if reader is None or not _is_value_of(output, reader):
             return _crossed(output, OWN, None, reason=reason).tree
@@ -181,9 +190,8 @@ def _adapter(type_: Any) -> TypeAdapter[Any] | None:
 
 
 @lru_cache(maxsize=512)
-def _class_certainty(kind: type) -> Certainty | None:
-    adapter = _adapter(kind)
-    return certainty_of(adapter.core_schema) if adapter is not None else None
+def _certainty(adapter: TypeAdapter[Any]) -> Certainty | None:
+    return certainty_of(adapter.core_schema)
 
 
 @lru_cache(maxsize=512)
@@ -192,7 +200,7 @@ def _class_adapter(kind: type) -> TypeAdapter[Any]:
 
 
 def _crossed(value: object, reader: Any, readers: Mapping[str, Any] | None, *, reason: str) -> Crossed:
-    if _is_json(value):
+    if is_json(value):
         tree = to_jsonable(value, reason=reason)
         return Crossed(tree, tree)
     read_by: object = reader if readers is None else readers
@@ -204,26 +212,31 @@ def _crossed(value: object, reader: Any, readers: Mapping[str, Any] | None, *, r
         if readers is None and reader is OWN and kind in (*MAPPINGS, *SEQUENCES):
             raise
         first = OWN
-    if first is not OWN and readers is None and _is_certain(value, kind if reader is OWN else reader):
-        return Crossed(first, first, partial(_class_adapter(kind).validate_json, dumps(first)), read_by)
+    by = reader_of(kind if reader is OWN else reader) if readers is None else None
+    if first is not OWN and by is not None and _is_certain(value, by):
+        return Crossed(first, first, partial(by.validate_json, dumps(first)), read_by)
     written = _Written(reason)
     try:
         if readers is not None:
             tree, read = written.named(cast("Mapping[str, Any]", value), first, readers)
         else:
-            tree, read = written(value, first, reader_of(reader) if reader is not OWN else None)
+            tree, read = written(value, first, by if reader is not OWN else None)
     except _Lost:
         if first is OWN:
             to_jsonable(value, reason=reason)  # why it has no form of its own says more
         raise
-    wire, content = settled(value, tree)
+    wire, content = settled(value, tree, plain=written.certain)
     return Crossed(wire, wire if dumps(content) == dumps(wire) else content, read, read_by)
 
 
-def _is_certain(value: object, reader: Any) -> bool:
-    """Say whether a value is one of those that a class is known to read back equal."""
-    known = getattr(reader, "certainty", None) if not isinstance(reader, type) else _class_certainty(reader)
-    return known is not None and known(value)
+def _is_certain(value: object, by: Any) -> bool:
+    """Say whether a value is one of those that a type, or a reader, is known to read back equal."""
+    reader = _adapter(by) if isinstance(by, type) else by
+    known = _certainty(reader) if isinstance(reader, TypeAdapter) else getattr(reader, "certainty", None)
+    try:
+        return known is not None and known(value)
+    except RecursionError:  # it holds itself, or has more levels than JSON may have
+        return False
 
 
 class _Written:
@@ -231,6 +244,7 @@ class _Written:
 
     def __init__(self, reason: str) -> None:
         self._reason = reason
+        self.certain: set[int] = set()  # the ids of parts that were not looked into
 
     def __call__(self, value: Any, first: Any, reader: Reader | None) -> tuple[JsonValue, Any]:
         """Return JSON for `value` and what `reader`, or else its own class, reads of it.
@@ -239,11 +253,10 @@ class _Written:
         """
         kind: Any = type(value)
         if reader is not None:
-            certain = first is not OWN and _is_certain(value, reader)
-            return (first, value) if certain else self._read_back(value, first, reader)
-        if kind in JSON_LEAVES:
+            return (first, value) if self._is_certain(value, first, reader) else self._read_back(value, first, reader)
+        if kind in LEAVES:
             return cast("JsonValue", first), value
-        if first is not OWN and _is_certain(value, kind):
+        if self._is_certain(value, first, kind):
             return first, _class_adapter(kind).validate_json(dumps(first))
         if kind in MAPPINGS and isinstance(first, dict) and len(value) == len(first):
             return self._mapping(value, first)
@@ -259,6 +272,12 @@ class _Written:
             raise _Lost(Difference(text))
         return self._read_back(value, first, reader)
 
+    def _is_certain(self, value: Any, first: Any, reader: Any) -> bool:
+        if first is OWN or not _is_certain(value, reader):
+            return False
+        self.certain.add(id(value))
+        return True
+
     def named(
         self, values: Mapping[str, Any], first: Any, readers: Mapping[str, Any]
     ) -> tuple[JsonValue, dict[str, Any]]:
@@ -266,7 +285,7 @@ class _Written:
         trees: dict[str, JsonValue] = {}
         read: dict[str, Any] = {}
         for name, value in values.items():
-            if _is_json(value):
+            if is_json(value):
                 trees[name], read[name] = first[name] if first is not OWN else self._usual(value), value
                 continue
             reader = reader_of(readers[name]) if name in readers else None
@@ -317,18 +336,28 @@ class _Written:
             if found is None:
                 return tree, read
             lost = lost or found
-        raise _Lost(lost or unread or Difference("has no JSON form that its type reads")) from raised
+        found = lost or _refused(value, reader) or unread
+        raise _Lost(found or Difference("has no JSON form that its type reads")) from raised
 
     def _forms(self, value: Any, first: Any, reader: Reader) -> Iterator[JsonValue]:
-        """Yield the forms that JSON of `value` may have, beginning with the usual one."""
+        """Yield the forms that JSON of `value` may have, beginning with the usual one.
+
+        If that has names that are not read, it comes last: it is read back equal only while the fields hold defaults.
+        """
+        misnamed = is_misnamed(value)
         if first is not OWN:
-            yield first
-            if self._usual(value, instead=OWN) != first:
-                return  # an iterator in it can be read only once
+            if not misnamed:
+                yield first
+            if self._usual(value, instead=OWN) != first:  # an iterator in it can be read only once
+                if misnamed:
+                    yield first
+                return
         # Without computed fields, and with `Json` fields written as the text that they are read from.
-        for by_alias in (True, False):
+        for by_alias in (False, True) if misnamed else (True, False):
             for tree in self._round_trips(value, reader, by_alias=by_alias):
                 yield tree if by_alias else renamed(value, tree)
+        if first is not OWN and misnamed:
+            yield first
 
     def _round_trips(self, value: Any, reader: Reader, *, by_alias: bool) -> Iterator[JsonValue]:
         def by_type() -> bytes:
@@ -342,64 +371,6 @@ class _Written:
                 yield json_of(write, value, reason=self._reason)
             except Exception:  # noqa: BLE001, S112 - a serializer is somebody else's code, and other forms are left
                 continue
-
-
-def renamed(value: Any, tree: JsonValue) -> JsonValue:
-    """Return JSON written by the names of fields with the names that the types of `value` read by default."""
-    if isinstance(value, RootModel):
-        return renamed(value.root, tree)
-    if isinstance(value, BaseModel) and isinstance(tree, dict):
-        parts = {name: vars(value).get(name) for name in type(value).model_fields} | (value.model_extra or {})
-        return _renamed_fields(type(value), parts, tree)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type) and isinstance(tree, dict):
-        fields = dataclasses.fields(value)
-        computed = {found.name for found in fields if not found.init}
-        parts = {found.name: getattr(value, found.name, None) for found in fields}
-        return _renamed_fields(type(value), parts, {name: part for name, part in tree.items() if name not in computed})
-    if isinstance(value, Mapping) and isinstance(tree, dict) and len(value) == len(tree):
-        pairs = zip(value.values(), tree.items(), strict=True)
-        return {name: renamed(part, branch) for part, (name, branch) in pairs}
-    if isinstance(value, SEQUENCES) and isinstance(tree, list) and len(value) == len(tree):
-        return [renamed(part, branch) for part, branch in zip(value, tree, strict=True)]
-    return tree
-
-
-def _renamed_fields(kind: type, parts: Mapping[str, Any], tree: dict[str, JsonValue]) -> JsonValue:
-    found: dict[str, JsonValue] = {}
-    for name, branch in tree.items():
-        _put(found, _read_name(kind, name), renamed(parts.get(name), branch))
-    return found
-
-
-def _read_name(kind: type, name: str) -> list[str | int]:
-    """Return the way to a field in the JSON that its class reads: its alias for validation, or its name."""
-    info = field_info(kind, name)
-    config: Any = getattr(kind, "model_config", None) or getattr(kind, "__pydantic_config__", None) or {}
-    if info is None or config.get("validate_by_alias") is False:
-        return [name]
-    alias = info.validation_alias
-    if isinstance(alias, AliasChoices):
-        alias = next((choice for choice in alias.choices if isinstance(choice, str)), alias.choices[0])
-    if isinstance(alias, AliasPath):
-        return list(alias.path)
-    return [alias if isinstance(alias, str) else name]
-
-
-def _put(tree: Any, way: list[str | int], value: JsonValue) -> None:
-    """Put a value into nested JSON, making the objects and lists on the way to it."""
-    for part, following in pairwise(way):
-        tree = _at(tree, part, [] if isinstance(following, int) else {})
-    _at(tree, way[-1], value)
-    if isinstance(tree, (dict, list)):
-        tree[way[-1]] = value  # type: ignore[index]
-
-
-def _at(tree: Any, part: str | int, missing: JsonValue) -> Any:
-    if isinstance(tree, list) and isinstance(part, int) and part >= 0:
-        tree.extend([None] * (part + 1 - len(tree)))
-        tree[part] = missing if tree[part] is None else tree[part]
-        return tree[part]
-    return tree.setdefault(part, missing) if isinstance(tree, dict) else None
 
 
 def _lost(value: Any, read: Any, reader: Reader) -> Difference | None:
@@ -420,8 +391,20 @@ def _lost(value: Any, read: Any, reader: Reader) -> Difference | None:
 
 def _lost_parts(given: Mapping[str, Any], read: Mapping[str, Any], readers: Mapping[str, Any]) -> Difference | None:
     for name in given.keys() & read.keys() & readers.keys():
-        if not _is_json(given[name]) and (found := _lost(given[name], read[name], readers[name])) is not None:
+        if not is_json(given[name]) and (found := _lost(given[name], read[name], readers[name])) is not None:
             return found.below(name)
+    return None
+
+
+def _refused(value: Any, reader: Reader) -> Difference | None:
+    """Return what the type has against the value itself, such as that it is of another class, or None."""
+    try:
+        reader.validate_python(value)
+    except ValidationError as error:
+        place, _, text = first_fault(error)
+        return Difference(f"is not what its type takes ({text})", place[getattr(reader, "around", 0) :])
+    except Exception:  # noqa: BLE001 - a validator is somebody else's code
+        return None
     return None
 
 
@@ -442,24 +425,6 @@ def _readable_class(value: object) -> type:
     """Return the class that reads a value: its own, or the nearest base that pydantic can make from JSON."""
     kinds = type(value).__mro__[:-1]
     return next((kind for kind in kinds if reader_of(kind) is not None), type(value))
-
-
-def _is_json(value: object) -> bool:
-    """Say whether a value is JSON as it stands, which every type reads as it does when it comes from elsewhere."""
-    stack, seen = [value], set[int]()
-    while stack:
-        node = stack.pop()
-        kind = type(node)
-        if kind in JSON_LEAVES or id(node) in seen:
-            continue
-        seen.add(id(node))
-        if kind is dict and all(type(key) is str for key in cast("dict[Any, Any]", node)):
-            stack.extend(cast("dict[Any, Any]", node).values())
-        elif kind is list:
-            stack.extend(cast("list[Any]", node))
-        else:
-            return False
-    return True
 
 
 def _is_value_of(value: object, reader: TypeAdapter[Any]) -> bool:

@@ -181,15 +181,16 @@ class ConfigurationError(UsageError):
 
 
 class UnknownTransport(UsageError):
-    """`get_transport` was given something that it does not understand."""
+    """`get_transport` was given something that it does not understand, or found it in an environment `variable`."""
 
-    def __init__(self, given: str) -> None:
-        super().__init__(given)
-        self.given = given
+    def __init__(self, given: str, variable: str | None = None) -> None:
+        super().__init__(given, variable)
+        self.given, self.variable = given, variable
 
     def __str__(self) -> str:
+        named = f"`{self.variable}`:" if self.variable else "transport"
         return (
-            f"transport {self.given!r} is not supported; use 'inmemory', 'redis', a Kombu URL such as "
+            f"{named} {self.given!r} is not supported; use 'inmemory', 'redis', a Kombu URL such as "
             "'redis://host:6379/0' or 'amqp://host//', or `app=` with an existing Celery app"
         )
 

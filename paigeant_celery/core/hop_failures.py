@@ -15,8 +15,13 @@ __all__ = ["hop_failed"]
 
 def hop_failed(hop_id: str, step_id: str, error_class: str) -> HopFailed:
     """Return what Celery is told of a failed hop."""
-    kind = _named(error_class) if error_class.isidentifier() else HopFailed
+    kind = _named(error_class) if _is_free(error_class) else HopFailed
     return kind(hop_id, step_id, error_class)
+
+
+def _is_free(name: str) -> bool:
+    """Say whether a class may have this name and be found here by it."""
+    return name.isidentifier() and not name.startswith("__") and name not in globals()
 
 
 @cache  # a class is found again by its name; there are as many names as the host's code has errors
@@ -25,6 +30,6 @@ def _named(name: str) -> type[HopFailed]:
 
 
 def __getattr__(name: str) -> type[HopFailed]:
-    if name.startswith("__") or not name.isidentifier():
+    if not _is_free(name):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return _named(name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, cast
 
 from pydantic import BaseModel, JsonValue, SecretBytes, SecretStr
@@ -16,14 +16,29 @@ from paigeant_celery.core.errors import MessageError, NotSerializable
 from paigeant_celery.core.faults import raised_by_serializer
 from paigeant_celery.core.names import text_fault
 
-__all__ = ["MAX_DEPTH", "MAX_VALUE_DEPTH", "check_tree", "dumps", "holds_secret", "json_of", "loads", "to_jsonable"]
+__all__ = [
+    "LEAVES",
+    "MAX_DEPTH",
+    "MAX_VALUE_DEPTH",
+    "check_tree",
+    "dumps",
+    "everything_in",
+    "holds_secret",
+    "is_json",
+    "json_of",
+    "loads",
+    "parts_of",
+    "to_jsonable",
+]
 
 MAX_DEPTH = 32  # levels of nested arrays and objects in a whole envelope
 MAX_VALUE_DEPTH = 24  # levels in one value, which leaves room for the envelope around it
+LEAVES = (str, int, float, bool, type(None))
+ATOMS = (*LEAVES, bytes, bytearray, memoryview, range, type)  # in which nothing else is looked for
 
 
-def loads(text: str, *, invalid: str = "invalid_envelope") -> JsonValue:
-    """Parse strict JSON: no duplicate keys, no NaN or infinity, at most `MAX_DEPTH` levels, clean text.
+def loads(text: str, *, invalid: str = "invalid_envelope", max_depth: int = MAX_DEPTH) -> JsonValue:
+    """Parse strict JSON: no duplicate keys, no NaN or infinity, at most `max_depth` levels, clean text.
 
     Raises `MessageError` with reason `invalid`, `too_deep` or `invalid_text`.
     """
@@ -42,12 +57,12 @@ def loads(text: str, *, invalid: str = "invalid_envelope") -> JsonValue:
     try:
         tree = json.loads(text, object_pairs_hook=unique, parse_constant=refuse)
     except RecursionError as error:
-        raise MessageError("too_deep", "", f"more than {MAX_DEPTH} levels") from error
+        raise MessageError("too_deep", "", f"more than {max_depth} levels") from error
     except json.JSONDecodeError as error:
         raise MessageError(invalid, "", f"not JSON: {error.msg} at character {error.pos}") from None
     except ValueError as error:  # an integer with more digits than Python converts
         raise MessageError(invalid, "", "a number is too long") from error
-    check_tree(tree, invalid=invalid)
+    check_tree(tree, invalid=invalid, max_depth=max_depth)
     return cast("JsonValue", tree)
 
 
@@ -89,8 +104,7 @@ def to_jsonable(value: object, *, reason: str) -> JsonValue:
 def json_of(write: Callable[[], bytes], value: object, *, reason: str) -> JsonValue:
     """Return what `write` writes of `value` as checked JSON; raises what `to_jsonable` raises."""
     try:
-        tree = loads(write().decode(), invalid=reason)
-        check_tree(tree, invalid=reason, max_depth=MAX_VALUE_DEPTH)
+        return loads(write().decode(), invalid=reason, max_depth=MAX_VALUE_DEPTH)
     except MessageError as error:
         kept = error.reason if error.reason == "invalid_text" else reason
         raise NotSerializable(kept, f"{error.text} at {error.path!r}" if error.path else error.text) from None
@@ -99,28 +113,52 @@ def json_of(write: Callable[[], bytes], value: object, *, reason: str) -> JsonVa
             raise NotSerializable("invalid_text", "contains a lone surrogate") from None
         text = f"a {type(value).__name__} has no JSON form ({_first_line(error)})"
         raise NotSerializable(reason, text) from raised_by_serializer(value)
-    return tree
+
+
+def is_json(value: object) -> bool:
+    """Say whether a value is JSON as it stands: nothing but texts, numbers, lists and mappings with texts as keys."""
+    stack, seen = [value], set[int]()
+    while stack:
+        node = stack.pop()
+        kind = type(node)
+        if kind in LEAVES or id(node) in seen:
+            continue
+        seen.add(id(node))
+        if kind is dict and all(type(key) is str for key in cast("dict[Any, Any]", node)):
+            stack.extend(cast("dict[Any, Any]", node).values())
+        elif kind is list:
+            stack.extend(cast("list[Any]", node))
+        else:
+            return False
+    return True
 
 
 def holds_secret(value: object) -> bool:
     """Say whether `value` contains a pydantic secret anywhere; its JSON form would be asterisks."""
+    return any(isinstance(node, (SecretStr, SecretBytes, Secret)) for node in everything_in(value))
+
+
+def everything_in(value: object, *, parts: Callable[[object], Iterable[object]] | None = None) -> Iterator[object]:
+    """Yield a value and everything inside it; `parts` says what an object holds, instead of `parts_of`."""
+    parts = parts or parts_of
     stack, seen = [value], set[int]()
     while stack:
         node = stack.pop()
-        if isinstance(node, (SecretStr, SecretBytes, Secret)):
-            return True
-        if isinstance(node, (str, bytes, int, float)) or node is None or id(node) in seen:
-            continue
-        seen.add(id(node))
-        if isinstance(node, BaseModel):  # not iterated, because a `RootModel` may iterate over its items instead
-            stack.extend((*vars(node).values(), *(node.model_extra or {}).values()))
-        elif dataclasses.is_dataclass(node) and not isinstance(node, type):
-            stack.extend(getattr(node, field.name, None) for field in dataclasses.fields(node))
-        elif isinstance(node, Mapping):
-            stack.extend((*node.keys(), *node.values()))
-        elif isinstance(node, Collection) and not isinstance(node, (bytearray, memoryview, range)):
-            stack.extend(node)
-    return False
+        yield node
+        if not isinstance(node, ATOMS) and id(node) not in seen:
+            seen.add(id(node))
+            stack.extend(parts(node))
+
+
+def parts_of(value: object) -> Iterable[object]:
+    """Return what a model, dataclass, mapping or collection holds; nothing for any other value."""
+    if isinstance(value, BaseModel):  # not iterated, because a `RootModel` may iterate over its items instead
+        return (*vars(value).values(), *(value.model_extra or {}).values())
+    if dataclasses.is_dataclass(value):
+        return [getattr(value, field.name, None) for field in dataclasses.fields(value)]
+    if isinstance(value, Mapping):
+        return (*value.keys(), *value.values())
+    return value if isinstance(value, Collection) else ()
 
 
 def _check_text(path: str, text: str) -> None:

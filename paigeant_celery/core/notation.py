@@ -26,20 +26,23 @@ INSTANT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?(Z|[+-]\d\d:\d\
 MAX_PLACES = 400  # of a decimal that is written out; beyond it, it keeps its exponent
 
 
-def settled(value: object, tree: JsonValue) -> tuple[JsonValue, JsonValue]:
+def settled(value: object, tree: JsonValue, *, plain: Set[int] = frozenset()) -> tuple[JsonValue, JsonValue]:
     """Return the JSON of `value` with its sets in order, and the same with equal decimals written equally.
 
     The order of a set differs from process to process. Its elements are sorted by what they are, not by how they are
-    written. Parts that something else than pydantic's usual rules wrote are left as they are.
+    written. Parts that something else than pydantic's usual rules wrote are left as they are, and so are those whose
+    ids are in `plain`: they are known to hold neither sets nor decimals.
     """
+    if id(value) in plain:
+        return tree, tree
     if isinstance(value, BaseModel):
-        return _settled_fields(value, _fields(value), tree)
+        return _settled_fields(value, _fields(value), tree, plain)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return _settled_fields(value, [found.name for found in dataclasses.fields(value)], tree)
+        return _settled_fields(value, [found.name for found in dataclasses.fields(value)], tree, plain)
     if isinstance(value, Mapping) and isinstance(tree, dict) and len(value) == len(tree):
-        return _settled_mapping(value, tree)
+        return _settled_mapping(value, tree, plain)
     if isinstance(value, (list, tuple, deque, Set)) and isinstance(tree, list) and len(value) == len(tree):
-        pairs = [settled(part, branch) for part, branch in zip(value, tree, strict=True)]
+        pairs = [settled(part, branch, plain=plain) for part, branch in zip(value, tree, strict=True)]
         if isinstance(value, Set):
             pairs.sort(key=lambda pair: (dumps(in_one_notation(pair[1]), canonical=True), dumps(pair[0])))
         return [wire for wire, _ in pairs], [content for _, content in pairs]
@@ -82,9 +85,9 @@ def shortest(amount: Decimal) -> str:
     return ("-" if sign else "") + bare + (f"E{exponent:+}" if exponent else "")
 
 
-def _settled_fields(value: object, names: list[str], tree: JsonValue) -> tuple[JsonValue, JsonValue]:
+def _settled_fields(value: object, names: list[str], tree: JsonValue, plain: Set[int]) -> tuple[JsonValue, JsonValue]:
     if names == ["root"] and isinstance(value, BaseModel):
-        return settled(getattr(value, "root", None), tree)
+        return settled(getattr(value, "root", None), tree, plain=plain)
     if not isinstance(tree, dict):
         return tree, tree
     parts = dict(value.model_extra or {}) if isinstance(value, BaseModel) else {}
@@ -96,12 +99,19 @@ def _settled_fields(value: object, names: list[str], tree: JsonValue) -> tuple[J
         key = computed.alias if computed.alias in tree else name
         if isinstance(tree.get(key), (list, dict)):
             parts[key] = getattr(value, name, None)
-    pairs = {key: settled(parts[key], part) if key in parts else (part, part) for key, part in tree.items()}
+    pairs = {
+        key: settled(parts[key], part, plain=plain) if key in parts else (part, part) for key, part in tree.items()
+    }
     return _both(pairs)
 
 
-def _settled_mapping(value: Mapping[Any, Any], tree: dict[str, JsonValue]) -> tuple[JsonValue, JsonValue]:
-    pairs = {written: settled(value[key], part) for key, (written, part) in zip(value, tree.items(), strict=True)}
+def _settled_mapping(
+    value: Mapping[Any, Any], tree: dict[str, JsonValue], plain: Set[int]
+) -> tuple[JsonValue, JsonValue]:
+    pairs = {
+        written: settled(value[key], part, plain=plain)
+        for key, (written, part) in zip(value, tree.items(), strict=True)
+    }
     wire, content = _both(pairs)
     keys = [str(_shortest_leaf(key, written)) for key, written in zip(value, tree, strict=True)]
     if len(set(keys)) == len(keys):

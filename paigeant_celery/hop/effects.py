@@ -80,6 +80,11 @@ class Effects(ABC):
     def outputs(self) -> Outputs:
         """Which outputs travel in the message, and where the others are read."""
 
+    @property
+    @abstractmethod
+    def most_kept(self) -> int:
+        """How many characters of what a step gave are kept if its hop cannot go on with it."""
+
     @abstractmethod
     def claim(self, arrival: Arrival, message: PaigeantMessage, *, max_attempts: int) -> ClaimAnswer:
         """Ask whether this delivery may run its hop. Raises `MessageError` if it never may."""

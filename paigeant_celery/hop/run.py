@@ -18,12 +18,11 @@ from paigeant_celery.activities.pauses import pause_of
 from paigeant_celery.activities.port import Activity, StepLimits
 from paigeant_celery.broker.tracing import hop_trace
 from paigeant_celery.core.causes import Cause, cause_of, name_of, text_of
-from paigeant_celery.core.errors import NonDeterminismError, NotSerializable, Paused, TransientError
+from paigeant_celery.core.errors import NonDeterminismError, NotSerializable, PaigeantError, Paused, TransientError
 from paigeant_celery.core.flow import Completed, Diverged, Event, Failed, TimedOut, Unsendable
 from paigeant_celery.core.message import PaigeantMessage
 from paigeant_celery.core.patience import patience
 from paigeant_celery.core.policy import Attempt, StepPolicy, attempt_of
-from paigeant_celery.core.settings import Settings
 from paigeant_celery.core.slip import ExecutedStep
 from paigeant_celery.hop.ended import Ended, read_kept
 from paigeant_celery.hop.surroundings import Surroundings
@@ -76,10 +75,10 @@ class Outcome:
 
 
 class StepRunner:
-    """Runs steps inside their contexts, within their timeouts and the limits of the settings."""
+    """Runs steps inside their contexts, within their timeouts and limits."""
 
-    def __init__(self, outputs: Outputs, settings: Settings, surroundings: Surroundings) -> None:
-        self._outputs, self._settings, self._surroundings = outputs, settings, surroundings
+    def __init__(self, outputs: Outputs, limits: StepLimits, surroundings: Surroundings) -> None:
+        self._outputs, self._limits, self._surroundings = outputs, limits, surroundings
 
     async def run(self, hop: Opened) -> Outcome:
         """Run the step inside its context and say how it ended. Only a cancellation from outside is raised.
@@ -111,7 +110,7 @@ class StepRunner:
                 context = await open_context(hop.message, attempt=attempt, read_output=read)
                 with entered(context), hop_trace(hop.message.trace_context), journalling(hop.journal):
                     async with self._surroundings.around(context):
-                        result = await hop.activity.run(hop.message.step, context, limits=self._step_limits())
+                        result = await hop.activity.run(hop.message.step, context, limits=self._limits)
             notes = (*_resumed(hop.journal), *result.notes)
             return self._completed(
                 hop,
@@ -123,7 +122,7 @@ class StepRunner:
                 ),
             )
         except (NotSerializable, Paused) as error:
-            return _unsendable(hop, error, cause_of(error))
+            return _unsendable(hop, error)
         except asyncio.CancelledError:
             raise
         except BaseException as error:  # noqa: BLE001 - SystemExit and MemoryError of a step must not end a worker
@@ -158,7 +157,7 @@ class StepRunner:
         try:
             output = self._outputs.kept(result.output)
         except NotSerializable as error:
-            return replace(_unsendable(hop, error, cause_of(error)), ended=ended)
+            return replace(_unsendable(hop, error), ended=ended)
         completed = Completed(
             place=hop.message.place,
             attempt=ended.attempt,
@@ -172,9 +171,6 @@ class StepRunner:
         )
         return Outcome(event=completed, at=hop.now(), blob=output.blob, notes=result.notes, ended=ended)
 
-    def _step_limits(self) -> StepLimits:
-        return StepLimits(max_visits=self._settings.max_visits, max_output_size=self._settings.max_output_size)
-
 
 def _resumed(journal: HopJournal | None) -> tuple[Mapping[str, str], ...]:
     """Return the event of a hop that went on from what earlier attempts had recorded, if it did."""
@@ -187,7 +183,7 @@ def _raised(hop: Opened, error: BaseException, *, expired: bool) -> Outcome:
     if expired:
         return timed_out(hop, cause_of(error))  # with the frames that the step had reached
     if (pause := pause_of(error)) is not None:
-        return _unsendable(hop, pause, cause_of(error))
+        return replace(_unsendable(hop, pause), cause=cause_of(error))
     return _failed(hop, error, text_of(error))
 
 
@@ -197,7 +193,10 @@ def timed_out(hop: Opened, cause: Cause | None = None) -> Outcome:
     return Outcome(event=event, at=hop.now(), cause=cause)
 
 
-def _unsendable(hop: Opened, error: NotSerializable | Paused, cause: Cause) -> Outcome:
+def _unsendable(hop: Opened, error: NotSerializable | Paused) -> Outcome:
+    # Its own frames are those of the check. What a serializer of the user raised is below it.
+    raised = error.__cause__ or error.__context__
+    cause = None if raised is None or isinstance(raised, PaigeantError) else cause_of(raised)
     event = Unsendable(place=hop.message.place, reason=error.reason, text=error.text)
     return Outcome(event=event, at=hop.now(), cause=cause)
 

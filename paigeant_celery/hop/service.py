@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from typing import TypeAlias
 
-from paigeant_celery.activities.port import Activity
+from paigeant_celery.activities.port import Activity, StepLimits
 from paigeant_celery.activities.registry import Registry
 from paigeant_celery.broker.tracing import current_trace
 from paigeant_celery.core.causes import cause_of, name_of, text_of
@@ -45,7 +45,10 @@ class HopService:
     ) -> None:
         self._effects, self._registry, self._settings = effects, registry, settings
         self._limits = Limits(max_steps=settings.max_steps, max_message_size=settings.max_message_size)
-        self._steps = StepRunner(effects.outputs, settings, surroundings or Surroundings())
+        limits = StepLimits(
+            max_visits=settings.max_visits, max_output_size=max(settings.max_output_size, effects.most_kept)
+        )
+        self._steps = StepRunner(effects.outputs, limits, surroundings or Surroundings())
 
     def open(self, arrival: Arrival) -> Opening:
         """Guard and claim a delivery.
@@ -156,7 +159,7 @@ class HopService:
 
     def _begin(self, hop: Opened) -> Opened | Summary:
         message, claimed = hop.message, hop.claimed
-        if claimed.exhausted and hop.kept is None:
+        if claimed.exhausted:  # even if something is kept: going on with it may be what ends each worker
             exhausted = Exhausted(place=message.place, attempts=claimed.attempt)
             return self._close(hop, Outcome(event=exhausted, at=claimed.now))
         _compare_clocks(message, claimed)

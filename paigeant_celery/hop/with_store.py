@@ -49,8 +49,7 @@ class RecordedEffects(Effects):
     ) -> None:
         self._store, self._outbox, self._owner, self._stopping = store, outbox, owner, stopping
         self._outputs = Outputs(settings, store)
-        # What is beside an output fits into an envelope.
-        self._most_kept = max(MAX_RECORD, settings.max_output_size + settings.max_message_size)
+        self._settings = settings
         self._claims = Claims(store=store, outbox=outbox, settings=settings, owner=owner)
         self._refusals = Refusals(store=store, claims=self._claims, settings=settings, owner=owner)
         self._sweeper = Sweeper(store=store, outbox=outbox)
@@ -59,6 +58,12 @@ class RecordedEffects(Effects):
     def outputs(self) -> Outputs:
         """Outputs; the large ones stay in the store."""
         return self._outputs
+
+    @property
+    def most_kept(self) -> int:
+        """As much as is recorded of a call, or else whatever may be recorded of a step."""
+        # What is beside an output fits into an envelope.
+        return max(MAX_RECORD, self._settings.max_output_size + self._settings.max_message_size)
 
     def claim(self, arrival: Arrival, message: PaigeantMessage, *, max_attempts: int) -> ClaimAnswer:
         """Claim the hop. A workflow that the store does not know is adopted if its message is recent enough."""
@@ -91,8 +96,9 @@ class RecordedEffects(Effects):
         return record is not None and record.state == "cancelled"
 
     def _standing_of(self, hop_id: str) -> Summary | None:
-        ids = split_hop_id(hop_id)
-        record = self._store.workflow(ids[0]) if ids is not None else None
+        ids, record = split_hop_id(hop_id), None
+        with suppress(StoreCorrupt):  # it is only shown, and nothing is shown that is not known
+            record = self._store.workflow(ids[0]) if ids is not None else None
         if ids is None or record is None:
             return None
         if record.hop_id == hop_id and record.failure is not None:
@@ -117,8 +123,10 @@ class RecordedEffects(Effects):
         """Return the owner and fence without which the store accepts nothing."""
         return self._claims.closing_of(arrival, claimed)
 
-    def journal_of(self, message: PaigeantMessage, claimed: Claimed, closing: Closing) -> HopJournal:
-        """Return the journal with what earlier attempts recorded."""
+    def journal_of(self, message: PaigeantMessage, claimed: Claimed, closing: Closing) -> HopJournal | None:
+        """Return the journal with what earlier attempts recorded; None for a hop that is not run again."""
+        if claimed.exhausted:
+            return None
         # The first claim of a hop would find nothing, so it does not ask.
         records = self._store.journal(closing.hop_id) if claimed.fence > 1 else {}
         send = partial(self._store.publish, closing)
@@ -222,8 +230,8 @@ class RecordedEffects(Effects):
         """Keep what the step gave, and say what a redrive will do."""
         try:
             text = ended.encode()
-            if len(text) > self._most_kept:
-                return f"more than {self._most_kept} characters are not kept, so a redrive runs the step again"
+            if len(text) > self.most_kept:
+                return f"more than {self.most_kept} characters are not kept, so a redrive runs the step again"
             assert hop.journal is not None
             hop.journal.keep(text)
         except TransientError:

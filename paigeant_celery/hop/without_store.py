@@ -41,6 +41,11 @@ class MessageOnlyEffects(Effects):
         """Outputs; all of them travel in the message."""
         return self._outputs
 
+    @property
+    def most_kept(self) -> int:
+        """None, because nothing keeps them."""
+        return 0
+
     def claim(self, arrival: Arrival, message: PaigeantMessage, *, max_attempts: int) -> Claimed:
         """Let the delivery run, because nobody remembers an earlier one."""
         begun = min(arrival.attempt - 1, max_attempts)  # as the message says, which may say any number

@@ -330,6 +330,11 @@ class MemoryStore:
                 self._broker = broker
             return self._broker
 
+    def bound_broker(self) -> str | None:
+        """Return the broker that is remembered, and remember none."""
+        with self._lock:
+            return self._broker
+
     def unswept(self) -> float | None:
         """Return for how many seconds no worker has swept; None if none ever has."""
         with self._transaction() as now:

@@ -373,6 +373,10 @@ class StoreServer(Protocol):
         """Remember the broker that this prefix belongs to, and return the one that is remembered."""
         ...
 
+    def bound_broker(self) -> str | None:
+        """Return the broker that is remembered, and remember none."""
+        ...
+
     def unswept(self) -> float | None:
         """Return for how many seconds no worker has swept, which each that serves steps does; None if none ever has."""
         ...

@@ -314,6 +314,11 @@ class RedisStore:
 
         return str(self._server.ask(bind, about="meta")[-1])
 
+    def bound_broker(self) -> str | None:
+        """Return the broker that is remembered, and remember none."""
+        found = self._server.ask(lambda client: client.redis.hget(f"{self._prefix}:meta", "broker"), about="meta")
+        return None if found is None else str(found)
+
     def unswept(self) -> float | None:
         """Return for how many seconds no worker has swept; None if none ever has."""
 

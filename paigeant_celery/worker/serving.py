@@ -46,7 +46,8 @@ def start_checks(transport: CeleryTransport, selection: Selection = NO_SELECTION
     if transport.in_memory and not embedded:
         mistakes.append(
             "the broker is `memory://`, which no other process can reach; set `PAIGEANT_REDIS_URL` or `broker_url`, "
-            "or serve the activity inside your program with `ActivityExecutor`"
+            "or serve the activity inside your program with `ActivityExecutor`; a worker for other tasks alone, as in "
+            "the tests of a host, needs `paigeant_consume = 'no'`"
         )
     try:
         registry.activities()
@@ -59,7 +60,7 @@ def start_checks(transport: CeleryTransport, selection: Selection = NO_SELECTION
     except ConfigurationError as error:
         mistakes.extend(error.mistakes)
     try:
-        mistakes.extend(_store_mistakes(transport, advise=serves))
+        mistakes.extend(_store_mistakes(transport, serves=serves))
     except TransientError as error:
         store_seen = False
         text = f"{error} (`paigeant_store_url`)"
@@ -204,23 +205,27 @@ def _unknown_names(transport: CeleryTransport, selection: Selection) -> Iterator
                 yield f"`paigeant_consume` names {name!r}, which is not loaded; loaded: {known}{hint}"
 
 
-def _store_mistakes(transport: CeleryTransport, *, advise: bool) -> Iterator[str]:
-    """Yield what is wrong with the store; log what is only worth knowing to `advise` those who run the worker."""
+def _store_mistakes(transport: CeleryTransport, *, serves: bool) -> Iterator[str]:
+    """Yield what is wrong with the store; log what is only worth knowing.
+
+    A worker that serves nothing only looks: it must not be the one whose broker the store remembers.
+    """
     store = transport.store
     if store is None:
         return
     try:
         for warning in store.check(allow_eviction=transport.settings.allow_eviction):
-            if advise:
+            if serves:
                 logger.warning(warning, extra={"action": "store_checked"})
-        bound = store.bind_broker(transport.broker_identity)
+        own = transport.broker_identity
+        bound = store.bind_broker(own) if serves else store.bound_broker()
     except ConfigurationError as error:
         yield from error.mistakes
         return
-    if bound != transport.broker_identity:
+    if bound not in (None, own):
         yield (
             f"the store {store.address} belongs to the broker {bound} under the prefix "
-            f"{transport.settings.prefix!r}, but this worker uses {transport.broker_identity}; choose another "
+            f"{transport.settings.prefix!r}, but this worker uses {own}; choose another "
             "`paigeant_prefix`, or another store (`paigeant_store_url`)"
         )
 

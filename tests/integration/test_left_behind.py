@@ -72,8 +72,37 @@ def said_by(ending: str, folder: Path) -> list[str]:
             ["w"],
         ),
         ("dispatch('p', 'dig'); child = os.fork(); dispatch('w', 'dig') if not child else os.wait()", ["w", "p"]),
+        (
+            "def run():\n    host = Celery('host', broker='memory://', set_as_current=False)\n"
+            "    host.conf.paigeant_store_url = 'memory://'\n"
+            "    dispatch('w', 'dig', to=get_transport(app=host))\n"
+            "run(); import gc; gc.collect()",
+            ["w"],
+        ),
+        (
+            "import multiprocessing\n"
+            "child = multiprocessing.get_context('fork').Process(target=dispatch, args=('w', 'dig'))\n"
+            "child.start(); child.join()",
+            ["w"],
+        ),
+        (
+            "from celery.signals import worker_process_shutdown\ndispatch('w', 'dig')\n"
+            "worker_process_shutdown.send(sender=None, pid=os.getpid(), exitcode=0); os._exit(0)",
+            ["w"],
+        ),
     ],
-    ids=["end", "error", "exit", "loop", "half", "message only", "forked"],
+    ids=[
+        "end",
+        "error",
+        "exit",
+        "loop",
+        "half",
+        "message only",
+        "forked",
+        "owner gone",
+        "multiprocessing",
+        "prefork",
+    ],
 )
 def test_a_process_names_the_workflows_that_are_lost_with_it(ending: str, named: list[str], tmp_path: Path) -> None:
     """Someone ran it in a shell without the variable, and the ids that it printed are those of nothing."""

@@ -230,7 +230,7 @@ def test_an_option_of_a_wrong_kind_is_named_where_it_is_given(
     assert (caught.value.reason, caught.value.path) == (reason, path)
 
 
-@pytest.mark.parametrize("given", ["kafka", "", "redis:", f"nats://me:{SECRET}@host"])
+@pytest.mark.parametrize("given", ["kafka", "", "redis:", f"nats://me:{SECRET}@host", f"me:{SECRET}@host:6379"])
 def test_row40_a_transport_that_does_not_exist_is_refused_with_those_that_do(given: str) -> None:
     """The error names what may be written instead."""
     with pytest.raises(UnknownTransport) as caught:

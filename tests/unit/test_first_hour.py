@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 from pydantic_ai import Agent
 
 import paigeant_celery
@@ -22,6 +23,7 @@ from paigeant_celery import (
     UnknownActivity,
     UsageError,
     WorkflowContext,
+    WorkflowDependencies,
     WorkflowDispatcher,
     activity,
     idempotency_key,
@@ -47,6 +49,27 @@ def loaded(own_registry: None) -> None:
     """Let each test find the activities of this module."""
     registry.add(writer._own_activity, holder=writer)
     registry.add(shout, holder=shout)
+
+
+class Customer(WorkflowDependencies):
+    customer_id: int
+
+
+class Money(BaseModel):
+    cents: int = 1
+
+
+strict = PaigeantAgent("test", name="strict", deps_type=Customer)
+
+
+def test_a_method_is_no_step() -> None:
+    """Its step would lack an argument that nobody can give."""
+    with pytest.raises(UsageError, match=r"summed: a step is a function, not a method; take it out of its class"):
+
+        class Till:
+            @activity
+            def summed(self, cents: int) -> int:
+                return cents
 
 
 async def later() -> str:
@@ -120,6 +143,9 @@ SLIPS: dict[str, tuple[Callable[[], object], str, str]] = {
     "one class that is final": (lambda: StepPolicy(final_on=wrong or OSError), "final_on", "must be a list of"),
     "a number of classes": (lambda: StepPolicy(retry_on=wrong or 3), "retry_on", "must be a list of"),
     "a name without its keyword": (lambda: activity(wrong or "shout"), "function", "names are given as `name=`"),
+    "deps of another class": (
+        lambda: strict.activity("x", deps=wrong or Money()), "deps", "is not what its type takes (Input should be",
+    ),
     "an agent as function": (lambda: activity(wrong or writer), "function", "not for a PaigeantAgent"),
     "an agent by its name": (lambda: register_agent(wrong or "writer"), "agent", "must be a pydantic-ai agent"),
     "the name of the app": (lambda: install(wrong or "shop"), "app", "must be a `Celery` app, not a str"),

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
 
 import pytest
-from pydantic import BaseModel, TypeAdapter
+from pydantic import AliasPath, BaseModel, Field, TypeAdapter
+from pydantic_ai import RunContext, ToolOutput
 from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart, ToolCallPart
 from pydantic_ai.models.function import AgentInfo, FunctionModel
 
@@ -109,7 +111,7 @@ async def test_what_a_step_is_given_arrives_as_it_is_or_is_refused(
         await arrive(workflow_harness, kind)
 
     assert caught.value.reason == f"invalid_{place.partition('.')[0]}"
-    assert caught.value.path in {f"{place}{kind.lost}", place.partition(".")[0]}
+    assert caught.value.path == f"{place}{kind.lost}"
     assert not workflow_harness.delivered
     assert not workflow_harness.pending
 
@@ -164,7 +166,7 @@ async def test_an_output_is_read_by_its_annotation_or_refused(workflow_harness: 
         await workflow_harness.run([step.activity()])
 
     assert caught.value.error_class == "output_not_serializable"
-    assert f"`output{kind.output}`" in caught.value.text or "has no JSON form" in caught.value.text
+    assert f"`output{kind.output}`" in caught.value.text
 
 
 @pytest.mark.parametrize(
@@ -190,6 +192,76 @@ async def test_what_an_annotation_leaves_open_is_read_by_its_own_class(
     step = activity(make)
 
     assert (await workflow_harness.run([step.activity()])).output == recorded
+
+
+class Query(BaseModel):
+    limit: int = Field(10, serialization_alias="maxItems")
+    page: int = Field(1, validation_alias=AliasPath("paging", "page"))
+
+
+@dataclass
+class Search:
+    queries: list[Query]
+    first: Query = field(default_factory=Query)
+
+
+async def test_the_names_in_json_do_not_depend_on_the_values(workflow_harness: WorkflowHarness) -> None:
+    """A name that is not read comes back equal if its field has the default, but the next step looks for the other."""
+    search, seen = Search([Query()]), []
+
+    @activity
+    def look(context: WorkflowContext, search: Search) -> Search:
+        seen.append(context.variables["search"])
+        return search
+
+    step = look.activity(search)
+    result = await workflow_harness.run([step], variables={"search": search})
+
+    usual = {"limit": 10, "paging": {"page": 1}}
+    written = {"queries": [usual], "first": usual}
+    assert [step.arguments["search"], seen[0], result.output] == [written] * 3
+
+
+def counted(count: int) -> dict[int, str]:
+    return {count: "a"}
+
+
+def counted_or_not(context: RunContext[None], count: int) -> dict[int, str] | None:
+    return {count: "a"} if count else None
+
+
+async def counted_later(count: int) -> dict[int, str]:
+    return {count: "a"}
+
+
+@pytest.mark.parametrize(
+    "output_type",
+    [
+        dict[int, str] | None,
+        [dict[int, str], str],
+        ToolOutput(dict[int, str]),
+        counted,
+        ToolOutput(counted),
+        [counted_or_not, str],
+        counted_later,
+    ],
+)
+async def test_the_output_of_an_agent_may_be_declared_in_any_way(
+    workflow_harness: WorkflowHarness, output_type: Any
+) -> None:
+    """What its output functions say they return, and alternatives, are types of it as well."""
+
+    def count(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
+        tool = info.output_tools[0]
+        named = tool.parameters_json_schema.get("properties", {})
+        arguments = {"count": 1} if "count" in named else {"response": {"1": "a"}} if named else {"1": "a"}
+        return ModelResponse(parts=[ToolCallPart(tool.name, arguments)])
+
+    agent: Any = PaigeantAgent(FunctionModel(count), output_type=output_type, name="counter")
+
+    result = await workflow_harness.run([agent.activity("go")])
+
+    assert result.output == {"1": "a"}
 
 
 async def test_the_output_of_an_agent_is_read_by_its_type_if_that_says_more(workflow_harness: WorkflowHarness) -> None:

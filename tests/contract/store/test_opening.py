@@ -12,8 +12,10 @@ from tests.contract.store.given import new
 
 def test_the_first_broker_is_remembered(bench: Bench) -> None:
     """Two brokers that share a prefix by mistake are found at start-up."""
+    assert bench.store.bound_broker() is None
     assert bench.store.bind_broker("redis://one/0") == "redis://one/0"
     assert bench.store.bind_broker("redis://two/0") == "redis://one/0"
+    assert bench.store.bound_broker() == "redis://one/0"
 
 
 def test_a_closed_store_can_be_used_again(bench: Bench) -> None:

@@ -369,7 +369,9 @@ def test_what_a_thread_waits_for_on_the_loop_ends_with_the_step(run_function: An
     assert ended == ["cancelled"]
 
 
-@pytest.mark.parametrize("item", ["x" * 50, {"text": "x" * 50}, (("x" * 50) for _ in range(1)), None])
+@pytest.mark.parametrize(
+    "item", ["x" * 50, {"text": "x" * 50}, (("x" * 50) for _ in range(1)), None, itertools.count()]
+)
 def test_a_result_that_grows_too_large_is_read_no_further(item: Any, run_function: Any) -> None:
     """An endless one would otherwise take all memory of the worker long before its time is over."""
     closed: list[Any] = []
@@ -381,7 +383,9 @@ def test_a_result_that_grows_too_large_is_read_no_further(item: Any, run_functio
         for _ in itertools.count():
             yield item
 
-    with pytest.raises(NotSerializable, match="paigeant_max_output_size") as caught:
+    with pytest.raises(
+        NotSerializable, match="at most 1024 bytes of an output are kept, and no more was read"
+    ) as caught:
         run_function(lambda: endless(closed, itertools.chain([item], itertools.repeat(item))))
     for function in (astep, generates):
         with pytest.raises(NotSerializable, match="paigeant_max_output_size"):
@@ -409,6 +413,34 @@ def test_what_goes_too_deep_or_holds_itself_is_refused(run_function: Any) -> Non
     for result in (deeper(), ring, knot):
         with pytest.raises(NotSerializable, match="output_not_serializable"):
             run_function(iter([result]).__next__)
+
+
+@dataclass
+class Node:
+    """Of a tree whose parts know their parents."""
+
+    parent: Node | None = None
+    left: Node | None = None
+    right: Node | None = None
+    rows: object = ()
+
+
+def tree(depth: int, parent: Node | None = None) -> Node:
+    node = Node(parent, rows=iter([depth]))
+    if depth:
+        node.left, node.right = tree(depth - 1, node), tree(depth - 1, node)
+    return node
+
+
+def test_objects_that_know_each_other_are_read_once(run_function: Any) -> None:
+    """There are more ways through a few such objects than anybody can walk."""
+    shared = Node(rows=iter([1]))
+    steps = reading(tree(8), Limit(size=100_000))
+
+    met = sum(1 for _ in itertools.islice(steps, 10_000))
+
+    assert met == 2 * (2**9 - 1)  # the one item of each node, and the end after it
+    assert [node["rows"] for node in run_function(lambda: [shared, shared])] == [[1], [1]]
 
 
 class Table:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from concurrent.futures import CancelledError
-from contextvars import ContextVar, copy_context
+from contextvars import Context, ContextVar, copy_context
 from functools import partial
 
 import pytest
@@ -150,6 +150,15 @@ def test_a_thread_for_one_call_lets_go_in_the_context_of_the_call(fails: bool) -
         ("enter context", "nothing"), ("release context", "inside"), ("release thread", "nothing"),
     ]  # fmt: skip
     assert len({where for *_, where in host.noted}) == 1
+
+
+def test_what_a_call_keeps_in_an_empty_context_is_let_go_of() -> None:
+    """Such a context is false."""
+    host = Host()
+
+    released(host, Context().run, keep, "inside")()
+
+    assert ("release context", "inside") in host.words()
 
 
 async def test_a_call_without_a_context_of_its_own_lets_go_of_its_thread() -> None:

@@ -13,7 +13,7 @@ from celery._state import get_current_app
 from paigeant_celery import get_transport, install
 from paigeant_celery.broker.stand_alone import StandAloneApp
 from paigeant_celery.broker.transport import CeleryTransport, transport_of
-from paigeant_celery.core.errors import ConfigurationError
+from paigeant_celery.core.errors import ConfigurationError, UnknownTransport
 from paigeant_celery.worker.selection import Selection
 from paigeant_celery.worker.serving import banner
 
@@ -58,6 +58,8 @@ def configured(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., StandA
         (None, {"PAIGEANT_REDIS_URL": "redis://r:6379/3"}, "redis://r:6379/3", "redis://r:6379/3"),
         ("worker_concurrency = 4", {}, LOCAL, LOCAL),
         ("worker_concurrency = 4", {"PAIGEANT_REDIS_URL": "redis://r:6379/3"}, "redis://r:6379/3", "redis://r:6379/3"),
+        ("broker_url = None", {}, LOCAL, LOCAL),
+        ("CELERY_BROKER_URL = ''", {"PAIGEANT_REDIS_URL": "redis://r:6379/3"}, "redis://r:6379/3", "redis://r:6379/3"),
         ("broker_url = 'redis://b:6379/1'; beat_schedule = {}", {}, "redis://b:6379/1", "redis://b:6379/1"),
         (
             "broker_url = 'redis://b:6379/1'",
@@ -270,3 +272,19 @@ def test_a_url_that_is_not_understood_is_reported_with_its_variable(
 
     assert str(caught.value).startswith(f"configuration: `{variable}`: store URL: it is not understood")
     assert "hunter" not in str(caught.value)
+
+
+def test_a_variable_without_a_scheme_is_named_by_worker_and_program(
+    configured: Callable[..., StandAloneApp], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Celery takes it for the name of a host with RabbitMQ, and the worker would try that for ever."""
+    monkeypatch.setenv("PAIGEANT_REDIS_URL", "me:hunter2@localhost:6379")
+
+    for call in (get_transport, lambda: get_transport("redis")):
+        with pytest.raises(UnknownTransport) as caught:
+            call()
+        assert str(caught.value).startswith("`PAIGEANT_REDIS_URL`: 'localhost:6379' is not supported; use 'inmemory'")
+    assert transport_of(configured("worker_concurrency = 4")).faults == (
+        "`PAIGEANT_REDIS_URL` is not a URL; use 'redis://host:6379/0'",
+    )
+    assert transport_of(configured("broker_url = 'redis://b'")).faults == ()

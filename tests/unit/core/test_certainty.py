@@ -11,6 +11,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr,
 
 from paigeant_celery.activities.context import WorkflowDependencies
 from paigeant_celery.core.certainty import certainty_of
+from paigeant_celery.core.crossing import OWN, recordable
+from paigeant_celery.core.errors import NotSerializable
+from paigeant_celery.core.jsonable import to_jsonable
 from paigeant_celery.core.likeness import difference
 from tests.support.kinds import KINDS, Kind
 
@@ -122,6 +125,39 @@ def test_plain_types_are_known(value: object) -> None:
 def test_a_value_that_its_type_may_read_otherwise_is_not_known(value: object) -> None:
     """Models take whatever is assigned to them, and types may do anything in code of their own."""
     assert not known(value)
+
+
+@pytest.mark.parametrize(
+    ("output", "declared"),
+    [
+        ([{"article": "a", "prices": [1, 2.5, None]}], OWN),
+        (Line(article="a"), OWN),
+        (Line(article="a"), Line),
+        ([Line(article="a"), Line(article="b")], list[Line]),
+        ({"a": [Line(article="a")]}, TypeAdapter(dict[str, list[Line]])),
+    ],
+)
+def test_an_output_that_is_known_is_not_read_back(
+    output: object, declared: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A large one would keep other steps off the event loop for seconds."""
+
+    def called(*arguments: object, **named: object) -> None:
+        raise AssertionError("it was read back")
+
+    for name in ("_crossed", "holds_secret"):
+        monkeypatch.setattr(f"paigeant_celery.core.crossing.{name}", called)
+
+    assert recordable(output, declared=declared) == to_jsonable(output, reason="r")
+
+
+def test_what_holds_itself_is_not_known() -> None:
+    """Whoever looks at it must come to an end."""
+    knot = Order(lines=[])
+    knot.sub.append(knot)
+
+    with pytest.raises(NotSerializable, match="has no JSON form"):
+        recordable(knot)
 
 
 @pytest.mark.parametrize("kind", KINDS)

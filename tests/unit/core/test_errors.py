@@ -189,7 +189,10 @@ def test_an_error_says_what_happened_and_where(error: PaigeantError, text: str) 
     assert str(error) == text
 
 
-@pytest.mark.parametrize("name", ["KeyError", "output_too_large", "StoreCorrupt", "no name"])
+NAMELESS = ("no name", "__Hidden", "HopFailed", "cache")  # of no class of its own: nobody would find it by such a name
+
+
+@pytest.mark.parametrize("name", ["KeyError", "output_too_large", "StoreCorrupt", *NAMELESS])
 def test_the_error_of_a_failed_hop_has_the_name_of_the_error_of_its_step(name: str) -> None:
     """Monitors group by class; nobody wants all failures in one group."""
     error = hop_failed("w.2", "critic", name)
@@ -197,7 +200,7 @@ def test_the_error_of_a_failed_hop_has_the_name_of_the_error_of_its_step(name: s
     stored = json.loads(json.dumps(backend.prepare_exception(error)))
 
     assert isinstance(error, HopFailed)
-    assert type(error).__name__ == (name if name.isidentifier() else "HopFailed")
+    assert type(error).__name__ == (name if name not in NAMELESS else "HopFailed")
     for again in (pickle.loads(pickle.dumps(error)), copy.copy(error), backend.exception_to_python(stored)):
         assert same(again, error)
     assert same(get_pickled_exception(get_pickleable_exception(error)), error)

@@ -296,7 +296,8 @@ def test_sync_code_of_an_agent_that_hangs_ends_with_the_steps_timeout_and_says_w
 ) -> None:
     """The threads of pydantic-ai cannot be given up, so the timeout would wait for them."""
     release, ended = threading.Event(), threading.Event()
-    agent = PaigeantAgent(TestModel(), name="agent", policy=SHORT)
+    policy = StepPolicy(timeout=0.5, max_attempts=1)  # a busy machine takes a while to get to the sync code
+    agent = PaigeantAgent(TestModel(), name="agent", policy=policy)
 
     def hanging() -> str:
         release.wait(5)

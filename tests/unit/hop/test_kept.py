@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from typing import Any
 
 import pytest
 
@@ -124,12 +125,12 @@ def test_discarding_the_journal_discards_what_was_kept(
     assert runs == ["long", "long"]
 
 
-@pytest.mark.parametrize("max_attempts", [1, 5])
+@pytest.mark.parametrize(("max_attempts", "reason"), [(1, "attempts_exhausted"), (5, "too_large")])
 def test_a_crash_between_keeping_and_parking_loses_nothing(
     make_message: MakeMessage, long: FunctionActivity[[], str], runs: list[str],
-    monkeypatch: pytest.MonkeyPatch, max_attempts: int,
+    monkeypatch: pytest.MonkeyPatch, max_attempts: int, reason: str,
 ) -> None:  # fmt: skip
-    """The next owner finds what is kept, even if it may not begin the step any more."""
+    """The next owner finds what is kept; if no attempt is left, whoever redrives does."""
     line = Line(max_message_size=4096, max_attempts=max_attempts)
     first = start(line, make_message, long.activity())
 
@@ -144,10 +145,35 @@ def test_a_crash_between_keeping_and_parking_loses_nothing(
 
     assert getattr(line.serve(first, owner="ben"), "outcome", None) == "parked"
 
-    assert line.failure()[:3] == ("parked", "long", "too_large")
+    assert line.failure()[:3] == ("parked", "long", reason)
     line.settings = Settings()
     assert redrive(line, first) == "completed"
     assert runs == ["long"]
+
+
+def test_what_is_kept_ends_no_more_workers_than_there_are_attempts(
+    make_message: MakeMessage, long: FunctionActivity[[], str], runs: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reading much of it may take more memory than a worker has."""
+    line = Line(max_message_size=4096, max_attempts=2)
+    first = start(line, make_message, long.activity())
+    line.serve(first)
+    assert line.store.redrive("w-1") == "redriven"
+
+    def read(text: str, *, step_id: str) -> Ended:
+        raise Killed
+
+    ended = list[object]()
+    monkeypatch.setattr("paigeant_celery.hop.run.read_kept", read)
+    while not ended and len(runs) < 9:
+        try:
+            ended.append(line.serve(first, owner=f"worker {len(runs)}"))
+        except Killed:
+            runs.append("killed")
+            line.at += timedelta(seconds=30)
+
+    assert line.failure()[:3] == ("parked", "long", "attempts_exhausted")
+    assert runs == ["long", "killed", "killed"]
 
 
 def test_a_store_that_is_away_while_something_is_kept_is_waited_for(
@@ -228,6 +254,69 @@ def test_beyond_a_bound_the_output_is_not_kept_and_the_failure_says_so(
     assert redrive(line, first) == "completed"
 
     assert runs == ["wild", "wild"]
+
+
+def of_a_generator(runs: list[str]) -> Callable[[], Any]:
+    def lazy() -> Iterator[str]:
+        for number in range(300):
+            runs.append(str(number))
+            yield "x" * 10
+
+    return lazy
+
+
+def of_an_async_generator(runs: list[str]) -> Callable[[], Any]:
+    async def lazy() -> AsyncIterator[str]:
+        for text in of_a_generator(runs)():
+            yield text
+
+    return lazy
+
+
+def of_what_an_async_function_returns(runs: list[str]) -> Callable[[], Any]:
+    async def lazy() -> Any:
+        return {"found": of_a_generator(runs)()}
+
+    return lazy
+
+
+@pytest.mark.parametrize("make", [of_a_generator, of_an_async_generator, of_what_an_async_function_returns])
+def test_a_lazy_output_over_the_limit_is_read_to_its_end_and_kept(
+    make_message: MakeMessage, runs: list[str], make: Callable[[list[str]], Callable[[], Any]]
+) -> None:
+    """What a generator did may be paid for as well."""
+    step = activity(make(runs))
+    line = Line(max_output_size=1024)
+    first = start(line, make_message, step.activity())
+    line.serve(first)
+    assert line.failure()[:3] == ("parked", "lazy", "output_too_large")
+    assert line.failure()[3].endswith("; what the step gave is kept, so a redrive goes on from there without a call")
+
+    line.settings = Settings()
+    assert redrive(line, first) == "completed"
+
+    assert runs == [str(number) for number in range(300)]
+
+
+def test_a_generator_without_an_end_is_read_up_to_what_is_kept(
+    make_message: MakeMessage, runs: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would fill the worker's memory."""
+
+    @activity
+    def endless() -> Iterator[str]:
+        while True:
+            runs.append("x")
+            yield "x" * 97
+
+    monkeypatch.setattr("paigeant_celery.hop.with_store.MAX_RECORD", 50_000)
+    line = Line(max_output_size=1024, max_message_size=4096)
+    line.serve(start(line, make_message, endless.activity()))
+
+    text = "at most 50000 bytes of an output are kept, and no more was read; yield less, or raise"
+    assert line.failure()[:3] == ("parked", "endless", "output_too_large")
+    assert line.failure()[3].startswith(text)
+    assert len(runs) == 501
 
 
 def test_a_step_that_is_parked_for_its_own_error_keeps_nothing(line: Line, make_message: MakeMessage) -> None:

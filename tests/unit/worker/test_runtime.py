@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
-from typing import Any, TypeVar, cast
+from typing import Any, NoReturn, TypeVar, cast
 
 import pytest
 from celery import Celery
@@ -23,7 +23,7 @@ from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 from paigeant_celery.activities.functions import FunctionActivity, activity
 from paigeant_celery.activities.registry import registry
 from paigeant_celery.broker.port import Delivery
-from paigeant_celery.core.errors import HopFailed, Unreachable
+from paigeant_celery.core.errors import HopFailed, StoreCorrupt, Unreachable
 from paigeant_celery.core.flow import Failure
 from paigeant_celery.core.message import PaigeantMessage, encode, sha256
 from paigeant_celery.core.policy import StepPolicy
@@ -246,6 +246,23 @@ def test_a_copy_of_a_hop_whose_record_is_damaged_is_ignored(bench: Bench, first:
 
     with pytest.raises(Ignore, match="finished"):
         bench.runtime.perform(replace(first, token="copy"))
+
+
+def test_a_copy_of_a_parked_hop_is_ignored_even_if_its_workflow_cannot_be_read(
+    bench: Bench, make_message: MakeMessage
+) -> None:
+    """What a screen shows must not fail a task."""
+
+    def workflow(correlation_id: str) -> NoReturn:
+        raise StoreCorrupt("wf:w-1", "WRONGTYPE")
+
+    arrival = bench.start(make_message(FunctionSpec("elsewhere")))
+    with pytest.raises(HopFailed):
+        bench.runtime.perform(arrival)
+    bench.store.workflow = workflow  # type: ignore[method-assign]
+
+    with pytest.raises(Ignore, match="parked"):
+        bench.runtime.perform(replace(arrival, token="another"))
 
 
 def test_a_hop_of_a_cancelled_workflow_is_ignored_and_shown_as_revoked(bench: Bench, first: Arrival) -> None:
