@@ -25,16 +25,9 @@ from pydantic_core import to_json
 from paigeant_celery.core.certainty import Certainty, certainty_of
 from paigeant_celery.core.errors import InvalidInput, NotSerializable, PaigeantError
 from paigeant_celery.core.faults import first_fault, raised_by_validator
-from paigeant_celery.core.jsonable import (
-    LEAVES,
-    MAX_VALUE_DEPTH,
-    dumps,
-    holds_secret,
-    is_json,
-    json_of,
-    to_jsonable,
-)
-from paigeant_celery.core.likeness import OTHER_KEYS, Difference, difference, parts_path, placed_parts
+from paigeant_celery.core.formless import formless
+from paigeant_celery.core.jsonable import LEAVES, dumps, holds_secret, is_json, json_of, to_jsonable
+from paigeant_celery.core.likeness import OTHER_KEYS, Difference, difference
 from paigeant_celery.core.notation import settled
 from paigeant_celery.core.read_names import is_misnamed, renamed
 
@@ -120,8 +113,8 @@ def cross(value: object, *, path: str, reader: Any = OWN, readers: Mapping[str, 
     try:
         return _crossed(value, reader, readers, reason=f"invalid_{path}")
     except NotSerializable as error:
-        place, fault = _innermost(value, error)
-        raise InvalidInput(fault.reason, path + parts_path(place), fault.text) from None
+        found = formless(value) or Difference(error.text)
+        raise InvalidInput(error.reason, found.path(path), found.text) from None
     except _Lost as lost:
         raise InvalidInput(f"invalid_{path}", lost.found.path(path), lost.found.text) from None
 
@@ -132,15 +125,23 @@ def recordable(output: object, *, declared: Any = OWN) -> JsonValue:
     It is read back as the `declared` type, or by its `TypeAdapter`, if it is a value of it, else by its own class; so
     are parts about which that type says nothing. Raises `NotSerializable` (`output_not_serializable`, `invalid_text`).
     """
+    try:
+        return _recordable(output, declared)
+    except NotSerializable as error:
+        if (found := formless(output)) is None:
+            raise
+        raise NotSerializable(error.reason, f"`{found.path('output')}`: {found.text}") from error.__cause__
+
+
+def _recordable(output: object, declared: Any) -> JsonValue:
     reason = "output_not_serializable"
     reader = None if declared is OWN else cast("TypeAdapter[Any] | None", reader_of(declared))
-    plain = is_json(output) or _is_certain(output, type(output) if reader is None else reader)
-    if not plain and holds_secret(output):
+    if is_json(output) or _is_certain(output, type(output) if reader is None else reader):
+        return to_jsonable(output, reason=reason)
+    if holds_secret(output):
         text = "a pydantic secret would be recorded as asterisks; return only what may be recorded"
         raise NotSerializable(reason, text)
     try:
-        if plain:
-            return to_jsonable(output, reason=reason)
         if reader is None or not _is_value_of(output, reader):
             return _crossed(output, OWN, None, reason=reason).tree
         try:
@@ -153,9 +154,6 @@ def recordable(output: object, *, declared: Any = OWN) -> JsonValue:
             return _crossed(output, OWN, None, reason=reason).tree
     except _Lost as lost:
         raise NotSerializable(reason, f"`{lost.found.path('output')}`: {lost.found.text}") from lost.__cause__
-    except NotSerializable as error:
-        place, fault = _innermost(output, error)
-        raise NotSerializable(fault.reason, f"`output{parts_path(place)}`: {fault.text}") from fault.__cause__
 
 
 def refuse_lost(
@@ -239,22 +237,6 @@ def _is_certain(value: object, by: Any) -> bool:
         return known is not None and known(value)
     except RecursionError:  # it holds itself, or has more levels than JSON may have
         return False
-
-
-def _innermost(value: object, error: NotSerializable) -> tuple[tuple[str | int, ...], NotSerializable]:
-    """Return the place of the innermost part of a value that has no JSON form by itself, and why it has none."""
-    place: tuple[str | int, ...] = ()
-    found, why = value, error
-    while len(place) < MAX_VALUE_DEPTH:
-        for part, inner in placed_parts(found):
-            try:
-                to_jsonable(inner, reason=error.reason)
-            except NotSerializable as its_own:
-                found, why, place = inner, its_own, (*place, part)
-                break
-        else:
-            return place, why
-    return (), error  # it holds itself
 
 
 class _Written:

@@ -111,7 +111,7 @@ def json_of(write: Callable[[], bytes], value: object, *, reason: str) -> JsonVa
     except (PydanticSerializationError, ValueError, RecursionError) as error:
         if "surrogates not allowed" in str(error):
             raise NotSerializable("invalid_text", "contains a lone surrogate") from None
-        text = f"a {type(value).__name__} has no JSON form ({_first_line(error)}); give what it has as JSON"
+        text = f"a {type(value).__name__} has no JSON form ({_first_line(error)})"
         raise NotSerializable(reason, text) from raised_by_serializer(value)
 
 

@@ -18,12 +18,13 @@ from pydantic.fields import FieldInfo
 
 __all__ = [
     "LEAVES",
+    "NOT_FINITE",
     "OTHER_KEYS",
     "Difference",
+    "Part",
     "difference",
     "field_info",
     "parts_path",
-    "placed_parts",
     "written_names",
 ]
 
@@ -67,14 +68,6 @@ class Difference:
 def parts_path(parts: Iterable[Part]) -> str:
     """Return what follows the name of a value in the path of its part."""
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part[:64]}" for part in parts)
-
-
-def placed_parts(value: object) -> Iterable[tuple[Part, object]]:
-    """Return the parts of a value with their places in a path; a mapping with keys that are not text has none."""
-    if isinstance(value, (*SEQUENCES, Set)):
-        return list(enumerate(value))
-    named: Iterable[tuple[Part, object]] = list((_parts(value) or {}).items()) if not isinstance(value, type) else ()
-    return named
 
 
 def difference(given: object, read: object, *, loosely: bool = False) -> Difference | None:

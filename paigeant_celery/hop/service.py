@@ -159,7 +159,7 @@ class HopService:
 
     def _begin(self, hop: Opened) -> Opened | Summary:
         message, claimed = hop.message, hop.claimed
-        if claimed.exhausted and hop.kept is None:
+        if claimed.exhausted:  # even if something is kept: going on with it may be what ends each worker
             exhausted = Exhausted(place=message.place, attempts=claimed.attempt)
             return self._close(hop, Outcome(event=exhausted, at=claimed.now))
         _compare_clocks(message, claimed)

@@ -123,8 +123,10 @@ class RecordedEffects(Effects):
         """Return the owner and fence without which the store accepts nothing."""
         return self._claims.closing_of(arrival, claimed)
 
-    def journal_of(self, message: PaigeantMessage, claimed: Claimed, closing: Closing) -> HopJournal:
-        """Return the journal with what earlier attempts recorded."""
+    def journal_of(self, message: PaigeantMessage, claimed: Claimed, closing: Closing) -> HopJournal | None:
+        """Return the journal with what earlier attempts recorded; None for a hop that is not run again."""
+        if claimed.exhausted:
+            return None
         # The first claim of a hop would find nothing, so it does not ask.
         records = self._store.journal(closing.hop_id) if claimed.fence > 1 else {}
         send = partial(self._store.publish, closing)

@@ -187,7 +187,7 @@ def test_arguments_are_written_by_name_and_defaults_left_to_the_worker() -> None
         (
             lambda: order.activity("a", Pool()),
             "arguments.lines",
-            "a Pool has no JSON form (PydanticSerializationError); give what it has as JSON",
+            "a `Pool` has no JSON form; pass what it has as JSON, or make it on the worker",
         ),
     ],
 )
@@ -392,7 +392,7 @@ def test_what_it_returns_becomes_json(run_step: RunStep) -> None:
         return Pool()
 
     assert run_step(locate, locate.activity()) == {"town": "Turin", "since": "2026-01-02"}
-    with pytest.raises(NotSerializable, match=r"^output_not_serializable: `output`: a Pool has no JSON form"):
+    with pytest.raises(NotSerializable, match=r"^output_not_serializable: `output`: a `Pool` has no JSON form"):
         run_step(connect, connect.activity())
 
 

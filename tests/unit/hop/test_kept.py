@@ -125,12 +125,12 @@ def test_discarding_the_journal_discards_what_was_kept(
     assert runs == ["long", "long"]
 
 
-@pytest.mark.parametrize("max_attempts", [1, 5])
+@pytest.mark.parametrize(("max_attempts", "reason"), [(1, "attempts_exhausted"), (5, "too_large")])
 def test_a_crash_between_keeping_and_parking_loses_nothing(
     make_message: MakeMessage, long: FunctionActivity[[], str], runs: list[str],
-    monkeypatch: pytest.MonkeyPatch, max_attempts: int,
+    monkeypatch: pytest.MonkeyPatch, max_attempts: int, reason: str,
 ) -> None:  # fmt: skip
-    """The next owner finds what is kept, even if it may not begin the step any more."""
+    """The next owner finds what is kept; if no attempt is left, whoever redrives does."""
     line = Line(max_message_size=4096, max_attempts=max_attempts)
     first = start(line, make_message, long.activity())
 
@@ -145,10 +145,35 @@ def test_a_crash_between_keeping_and_parking_loses_nothing(
 
     assert getattr(line.serve(first, owner="ben"), "outcome", None) == "parked"
 
-    assert line.failure()[:3] == ("parked", "long", "too_large")
+    assert line.failure()[:3] == ("parked", "long", reason)
     line.settings = Settings()
     assert redrive(line, first) == "completed"
     assert runs == ["long"]
+
+
+def test_what_is_kept_ends_no_more_workers_than_there_are_attempts(
+    make_message: MakeMessage, long: FunctionActivity[[], str], runs: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reading much of it may take more memory than a worker has."""
+    line = Line(max_message_size=4096, max_attempts=2)
+    first = start(line, make_message, long.activity())
+    line.serve(first)
+    assert line.store.redrive("w-1") == "redriven"
+
+    def read(text: str, *, step_id: str) -> Ended:
+        raise Killed
+
+    ended = list[object]()
+    monkeypatch.setattr("paigeant_celery.hop.run.read_kept", read)
+    while not ended and len(runs) < 9:
+        try:
+            ended.append(line.serve(first, owner=f"worker {len(runs)}"))
+        except Killed:
+            runs.append("killed")
+            line.at += timedelta(seconds=30)
+
+    assert line.failure()[:3] == ("parked", "long", "attempts_exhausted")
+    assert runs == ["long", "killed", "killed"]
 
 
 def test_a_store_that_is_away_while_something_is_kept_is_waited_for(
