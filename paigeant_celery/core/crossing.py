@@ -402,7 +402,10 @@ def _refused(value: Any, reader: Reader) -> Difference | None:
         reader.validate_python(value)
     except ValidationError as error:
         place, _, text = first_fault(error)
-        return Difference(f"is not what its type takes ({text})", place[getattr(reader, "around", 0) :])
+        place = place[getattr(reader, "around", 0) :]
+        if place[-1:] == ("[key]",):
+            return Difference(OTHER_KEYS, place[:-2])
+        return Difference(f"is not what its type takes ({text})", place)
     except Exception:  # noqa: BLE001 - a validator is somebody else's code
         return None
     return None

@@ -25,6 +25,9 @@ STEPS: dict[str, tuple[ActivitySpec | FunctionSpec, int, str]] = {
     "a function's output over its limit": (
         FunctionSpec("print_out", {"characters": 5 * 2**20}), 5 * 2**20, "output_too_large",
     ),
+    "what a generator yields over the limit": (
+        FunctionSpec("print_pages", {"pages": 60}), len(str(["x" * 1000] * 60)), "output_too_large",
+    ),
 }  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 from pydantic_ai import DeferredToolRequests
@@ -27,6 +27,14 @@ def print_out(characters: int) -> str:
     """Return so many characters."""
     note_run()
     return "x" * characters
+
+
+@activity
+def print_pages(pages: int) -> Iterator[str]:
+    """Yield so many pages."""
+    note_run()
+    for _ in range(pages):
+        yield "x" * 1000
 
 
 @activity
