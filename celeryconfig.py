@@ -80,10 +80,10 @@ A host application sets the same `paigeant_*` keys in its own Celery configurati
 # The largest output that travels inside the message. A larger one is stored once and travels as a reference.
 # paigeant_inline_output_size = 32768
 
-# The largest output of a step (16 MiB). A larger one fails the step with `output_too_large`.
+# The largest output of a step (16 MiB). With a larger one the workflow is parked (`output_too_large`).
 # paigeant_max_output_size = 16777216
 
-# The most steps of a workflow, including those that agents insert.
+# The most steps of a workflow, including those that agents insert. With more it is parked (`loop_limit`).
 # paigeant_max_steps = 256
 
 # How often one activity may stand in a workflow once agents insert it.

@@ -83,9 +83,23 @@ def _response(node: Any) -> Paused | None:
     return _pending(node) if getattr(node, "state", None) == "suspended" else None
 
 
+def _refused(node: Any) -> Paused | None:
+    """Return the pause of a run that may not end with what was asked for, so that pydantic-ai raised an error."""
+    if NOT_DECLARED not in str(node):
+        return None
+    trace = node.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    held = trace.tb_frame.f_locals.values() if trace is not None else ()
+    asked = (_requests(value) for value in held if "DeferredToolRequests" in _library_names(value))
+    return next(filter(None, asked), Paused("tools_deferred", f"the run asks for approvals or results; {REMEDY}"))
+
+
 def _raised(node: Any) -> Paused:
     return Paused("tools_deferred", f"`{type(node).__name__}` was raised outside a tool of an agent; {REMEDY}")
 
+
+NOT_DECLARED = "`DeferredToolRequests` is not among output types"
 
 REMEDY = (
     "a step cannot wait for that yet: let the agent have `HandleDeferredToolCalls`, or end the workflow here and do "
@@ -96,6 +110,7 @@ PAUSES: Mapping[str, Callable[[Any], Paused | None]] = {
     "DeferredToolRequests": _requests,
     "PendingModelResponse": _pending,
     "ModelResponse": _response,
+    "UserError": _refused,
     "ApprovalRequired": _raised,
     "CallDeferred": _raised,
 }

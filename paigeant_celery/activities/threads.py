@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager
 from contextvars import Context, ContextVar
@@ -155,25 +155,46 @@ def released(host: HostResources, call: Callable[P, T], /, *args: P.args, **kwar
             context.run(host.release_context)
             host.release_thread()
 
-    return make
+    return _noted(make)
 
 
 _own: ContextVar[OwnThread | None] = ContextVar("paigeant_thread", default=None)
+# The threads in which calls of a step are now, the oldest one first. The keys of a dictionary are an ordered set.
+_working: ContextVar[dict[threading.Thread, None] | None] = ContextVar("paigeant_working", default=None)
 
 
 @contextmanager
-def thread_of_step(thread: OwnThread) -> Iterator[None]:
-    """Make a thread the one in which sync code of the step inside the block runs."""
-    token = _own.set(thread)
+def thread_of_step(thread: OwnThread) -> Iterator[Collection[threading.Thread]]:
+    """Make a thread the one in which sync code of the step inside the block runs; give those that it is in."""
+    working: dict[threading.Thread, None] = {}
+    own, noted = _own.set(thread), _working.set(working)
     try:
-        yield
+        yield working
     finally:
-        _own.reset(token)
+        _working.reset(noted)
+        _own.reset(own)
+
+
+def _noted(call: Callable[[], T]) -> Callable[[], T]:
+    """Return a call that is noted, while it is made, as one of the step that asks for it now."""
+    working = _working.get()
+    if working is None:
+        return call
+
+    def make() -> T:
+        here = threading.current_thread()
+        working[here] = None
+        try:
+            return call()
+        finally:
+            working.pop(here, None)
+
+    return make
 
 
 def call_in_step(context: Context, call: Callable[[], T]) -> tuple[Future[T], threading.Thread]:
     """Make a call inside a context, in the thread of this step, or in another one if that is not free."""
-    thread = _own.get()
+    thread, call = _own.get(), _noted(call)
     if thread is not None and thread.free:
         return thread.make_inside(context, call), thread.thread
     other = OwnThread(NoResources()) if thread is None else thread.beside()

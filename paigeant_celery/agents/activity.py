@@ -184,9 +184,9 @@ class AgentActivity:
 
     @cached_property
     def _declared_output(self) -> Any:
-        """What reads the agent's output, or OWN."""
-        declared = _plain_output_type(self._agent)
-        return declared if declared is OWN else reader_of(declared) or OWN
+        """What reads the agent's output if its type is of containers, such as `dict[int, str]`, or OWN."""
+        plain = _plain_output_type(self._agent)
+        return OWN if plain is OWN else reader_of(plain) or OWN
 
     @asynccontextmanager
     async def _deps(self, data: Any, context: WorkflowContext) -> AsyncIterator[Any]:

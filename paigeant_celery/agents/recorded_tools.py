@@ -18,6 +18,7 @@ from pydantic_ai.usage import RunUsage
 
 from paigeant_celery.activities.functions import read_beside
 from paigeant_celery.activities.lazy import Limit
+from paigeant_celery.activities.pauses import pause_in
 from paigeant_celery.agents.fingerprints import digest
 from paigeant_celery.agents.recorded_calls import recorded
 from paigeant_celery.core.errors import NotSerializable
@@ -61,11 +62,11 @@ class RecordedToolset(WrapperToolset[AgentDepsT]):
             return await self.wrapped.call_tool(name, tool_args, ctx, tool)
         if not _is_recorded(tool):
             with calling(f"{ctx.run_id}/{ctx.tool_call_id}", recorded=False):
-                return await self.wrapped.call_tool(name, tool_args, ctx, tool)
+                return _answer(await self.wrapped.call_tool(name, tool_args, ctx, tool))
 
         async def call(inside: RunContext[AgentDepsT]) -> Any:
             result = await self.wrapped.call_tool(name, tool_args, inside, tool)
-            return await read_beside(result, LIMIT)  # what a generator raises must still steer the run
+            return _answer(await read_beside(result, LIMIT))  # what a generator raises must still steer the run
 
         return await self._recorded(journal, ctx, call, kind="tool", name=name, arguments=tool_args)
 
@@ -128,6 +129,13 @@ class RecordedToolset(WrapperToolset[AgentDepsT]):
         except NotSerializable as error:
             text = f"tool {name!r}: {error.text}; return JSON, or give it `metadata={{{METADATA_KEY!r}: False}}`"
             raise NotSerializable(error.reason, text) from error
+
+
+def _answer(result: Any) -> Any:
+    """Return what a tool returned; raises `Paused` if an agent inside it waits for something: that is no answer."""
+    if (pause := pause_in(getattr(result, "return_value", result))) is not None:
+        raise pause
+    return result
 
 
 def _is_recorded(tool: ToolsetTool[Any]) -> bool:

@@ -25,6 +25,7 @@ from pydantic_core import to_json
 from paigeant_celery.core.certainty import Certainty, certainty_of
 from paigeant_celery.core.errors import InvalidInput, NotSerializable, PaigeantError
 from paigeant_celery.core.faults import first_fault, raised_by_validator
+from paigeant_celery.core.formless import formless
 from paigeant_celery.core.jsonable import LEAVES, dumps, holds_secret, is_json, json_of, to_jsonable
 from paigeant_celery.core.likeness import OTHER_KEYS, Difference, difference
 from paigeant_celery.core.notation import settled
@@ -112,7 +113,8 @@ def cross(value: object, *, path: str, reader: Any = OWN, readers: Mapping[str, 
     try:
         return _crossed(value, reader, readers, reason=f"invalid_{path}")
     except NotSerializable as error:
-        raise InvalidInput(error.reason, path, error.text) from None
+        found = formless(value) or Difference(error.text)
+        raise InvalidInput(error.reason, found.path(path), found.text) from None
     except _Lost as lost:
         raise InvalidInput(f"invalid_{path}", lost.found.path(path), lost.found.text) from None
 
@@ -123,6 +125,15 @@ def recordable(output: object, *, declared: Any = OWN) -> JsonValue:
     It is read back as the `declared` type, or by its `TypeAdapter`, if it is a value of it, else by its own class; so
     are parts about which that type says nothing. Raises `NotSerializable` (`output_not_serializable`, `invalid_text`).
     """
+    try:
+        return _recordable(output, declared)
+    except NotSerializable as error:
+        if (found := formless(output)) is None:
+            raise
+        raise NotSerializable(error.reason, f"`{found.path('output')}`: {found.text}") from error.__cause__
+
+
+def _recordable(output: object, declared: Any) -> JsonValue:
     reason = "output_not_serializable"
     reader = None if declared is OWN else cast("TypeAdapter[Any] | None", reader_of(declared))
     if is_json(output) or _is_certain(output, type(output) if reader is None else reader):

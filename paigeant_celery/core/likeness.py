@@ -16,7 +16,17 @@ from typing import Any, cast
 from pydantic import BaseModel, RootModel
 from pydantic.fields import FieldInfo
 
-__all__ = ["LEAVES", "OTHER_KEYS", "Difference", "difference", "field_info", "parts_path", "written_names"]
+__all__ = [
+    "LEAVES",
+    "NOT_FINITE",
+    "OTHER_KEYS",
+    "Difference",
+    "Part",
+    "difference",
+    "field_info",
+    "parts_path",
+    "written_names",
+]
 
 Part = str | int
 

@@ -6,16 +6,18 @@ import asyncio
 import importlib
 import inspect
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
 from contextvars import Context, copy_context
 from functools import partial
 from operator import attrgetter
+from threading import Thread
 from types import TracebackType
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 from paigeant_celery.activities.context import WorkflowContext
+from paigeant_celery.activities.stacks import still_running
 from paigeant_celery.activities.threads import HostResources, NoResources, OwnThread, thread_of_step
 from paigeant_celery.core.errors import ConfigurationError, UsageError
 
@@ -63,10 +65,22 @@ class Surroundings:
             thread = OwnThread(self._host)
             try:
                 async with _Around(self._around_step(), context, thread, self._host):
-                    with thread_of_step(thread):
-                        yield
+                    with thread_of_step(thread) as working:
+                        try:
+                            yield
+                        except asyncio.CancelledError as error:
+                            error.__cause__ = error.__cause__ or _where_of(working)
+                            raise
             finally:
                 await ended(thread)
+
+
+def _where_of(working: Collection[Thread]) -> BaseException | None:
+    """Return where the code of a step is that is given up, or None if none of it is in a thread.
+
+    Between the tasks of an agent's run, asyncio makes cancellations anew, and what was said in one of them is lost.
+    """
+    return next(filter(None, map(still_running, list(working))), None)
 
 
 async def ended(thread: OwnThread, *, last: Callable[[], None] | None = None) -> None:
@@ -135,7 +149,7 @@ class _Around(AbstractAsyncContextManager[None]):
     async def _enter_in_thread(self, manager: AbstractContextManager[Any]) -> None:
         entering = self._submit(manager.__enter__)
         try:
-            await asyncio.shield(asyncio.wrap_future(entering))
+            await self._awaited(entering)
         except asyncio.CancelledError as error:
             self._submit(partial(_leave_entered, entering, manager, error))
             raise
@@ -151,7 +165,7 @@ class _Around(AbstractAsyncContextManager[None]):
         free = self._thread.free
         leaving = self._submit(partial(manager.__exit__, kind, error, trace))
         if not isinstance(error, asyncio.CancelledError):
-            return await asyncio.shield(asyncio.wrap_future(leaving))
+            return await self._awaited(leaving)
         # Whoever cancelled the step does not wait for a function that still runs in the thread. It is left after that.
         leaving.add_done_callback(self._tell_if_failed)
         if free:
@@ -159,7 +173,15 @@ class _Around(AbstractAsyncContextManager[None]):
         return None
 
     async def _in_thread(self, call: Callable[[], T]) -> T:
-        return await asyncio.shield(asyncio.wrap_future(self._submit(call)))
+        return await self._awaited(self._submit(call))
+
+    async def _awaited(self, future: Future[T]) -> T:
+        try:
+            return await asyncio.shield(asyncio.wrap_future(future))
+        except asyncio.CancelledError as error:
+            if not self._thread.free:
+                error.__cause__ = still_running(self._thread.thread)
+            raise
 
     def _submit(self, call: Callable[[], T]) -> Future[T]:
         assert self._inside is not None

@@ -47,7 +47,7 @@ class EventFeed:
         """Queue an event of pydantic-ai for sending; may be called from any thread."""
         fields = {"event": str(event.event_kind), "run": run_id, "step": str(step), "attempt": self._attempt}
         try:
-            data = self._adapter(type(event)).dump_json(event)
+            data = self._adapter(type(event)).dump_json(event, warnings=False)
         except Exception as error:  # noqa: BLE001 - classes and serializers of events may be the user's
             self._put({**fields, "error": type(error).__name__})
             return

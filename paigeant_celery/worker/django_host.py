@@ -38,8 +38,12 @@ class DjangoContexts(NoHost):
 
     @asynccontextmanager
     async def step(self) -> AsyncIterator[None]:
-        """Let agents run sync tools in threads that see what Django keeps in the step's context."""
-        with _sync_tools_in(ThreadPerCall(self, name="paigeant-tool")) if _is_used() else nullcontext():
+        """Let agents run sync tools in threads that see what Django keeps in the step's context.
+
+        They do so without Django, too: pydantic-ai's own threads cannot be given up, so a step whose tool hangs would
+        not end when its time is over.
+        """
+        with _sync_tools_in(ThreadPerCall(self, name="paigeant-tool")):
             yield
 
     def enter_context(self) -> None:
@@ -65,7 +69,8 @@ class DjangoHost(DjangoContexts):
     async def step(self) -> AsyncIterator[None]:
         """Give a step also a thread of its own for the calls of asgiref, and leave everything clean."""
         if not _is_used():
-            yield
+            async with super().step():
+                yield
             return
         from django.core.cache import caches
 

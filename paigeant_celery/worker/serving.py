@@ -46,7 +46,8 @@ def start_checks(transport: CeleryTransport, selection: Selection = NO_SELECTION
     if transport.in_memory and not embedded:
         mistakes.append(
             "the broker is `memory://`, which no other process can reach; set `PAIGEANT_REDIS_URL` or `broker_url`, "
-            "or serve the activity inside your program with `ActivityExecutor`"
+            "or serve the activity inside your program with `ActivityExecutor`; a worker for other tasks alone, as in "
+            "the tests of a host, needs `paigeant_consume = 'no'`"
         )
     try:
         registry.activities()

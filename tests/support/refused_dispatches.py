@@ -109,12 +109,12 @@ CASES = [
         "the agent 'plain' takes no deps; give it a `deps_type`, or leave out the deps",
     ),
     case(
-        "19", "no-json", spec(deps={"pool": object()}), "invalid_deps", "deps",
-        "a dict has no JSON form (PydanticSerializationError)",
+        "19", "no-json", spec(deps={"pool": object()}), "invalid_deps", "deps.pool",
+        "a `object` has no JSON form; pass what it has as JSON, or make it on the worker",
     ),
     case(
-        "19", "not-finite", spec(deps=float("nan")), "invalid_deps", "deps",
-        "NaN is not a JSON number",
+        "19", "not-finite", spec(deps=[1, float("nan")]), "invalid_deps", "deps[1]",
+        "a number is not finite; leave it out, or let its model write and read it as text (`ser_json_inf_nan`)",
     ),
     case("19", "too-deep", spec(deps=deep(25)), "invalid_deps", "deps", f"more than 24 levels at {'[0]' * 24!r}"),
     case(
@@ -175,7 +175,10 @@ CASES = [
         "27", "surrogate-prompt", spec(prompt=f"{SECRET}\ud800"), "invalid_text", "prompt",
         "the prompt contains a lone surrogate",
     ),
-    case("27", "surrogate-deps", spec(deps={"a": "\udfff"}), "invalid_text", "deps", "contains a lone surrogate"),
+    case(
+        "27", "surrogate-deps", spec(deps={"a": "\udfff"}), "invalid_text", "deps.a",
+        "contains a lone surrogate; replace it before you pass it on",
+    ),
     case(
         "27", "NUL-variables", options(variables={f"{SECRET}\0": 1}), "invalid_text", "variables",
         "the name of a variable contains a NUL character",

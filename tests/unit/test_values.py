@@ -111,7 +111,7 @@ async def test_what_a_step_is_given_arrives_as_it_is_or_is_refused(
         await arrive(workflow_harness, kind)
 
     assert caught.value.reason == f"invalid_{place.partition('.')[0]}"
-    assert caught.value.path in {f"{place}{kind.lost}", place.partition(".")[0]}
+    assert caught.value.path == f"{place}{kind.lost}"
     assert not workflow_harness.delivered
     assert not workflow_harness.pending
 
@@ -166,7 +166,7 @@ async def test_an_output_is_read_by_its_annotation_or_refused(workflow_harness: 
         await workflow_harness.run([step.activity()])
 
     assert caught.value.error_class == "output_not_serializable"
-    assert f"`output{kind.output}`" in caught.value.text or "has no JSON form" in caught.value.text
+    assert f"`output{kind.output}`" in caught.value.text
 
 
 @pytest.mark.parametrize(

@@ -184,7 +184,11 @@ def test_arguments_are_written_by_name_and_defaults_left_to_the_worker() -> None
             "arguments.lines.0.count",
             "Input should be greater than or equal to 1",
         ),
-        (lambda: order.activity("a", Pool()), "arguments", "a dict has no JSON form (PydanticSerializationError)"),
+        (
+            lambda: order.activity("a", Pool()),
+            "arguments.lines",
+            "a `Pool` has no JSON form; pass what it has as JSON, or make it on the worker",
+        ),
     ],
 )
 def test_arguments_that_do_not_fit_are_refused_where_the_step_is_made(
@@ -388,7 +392,7 @@ def test_what_it_returns_becomes_json(run_step: RunStep) -> None:
         return Pool()
 
     assert run_step(locate, locate.activity()) == {"town": "Turin", "since": "2026-01-02"}
-    with pytest.raises(NotSerializable, match=r"^output_not_serializable: a Pool has no JSON form"):
+    with pytest.raises(NotSerializable, match=r"^output_not_serializable: `output`: a `Pool` has no JSON form"):
         run_step(connect, connect.activity())
 
 

@@ -6,6 +6,7 @@ import gc
 import importlib
 import importlib.util
 import io
+import runpy
 import sys
 import threading
 import types
@@ -38,7 +39,7 @@ class Kept:
     policy: StepPolicy | None = None
 
     def __post_init__(self) -> None:
-        self.making = Making(subject=self, calls=(self.origin,), run=(self,))
+        self.making = Making(subject=self, calls=(self.origin,), of=self.origin, run=(self,))
 
     @property
     def name(self) -> str:
@@ -202,6 +203,40 @@ def test_a_reloaded_module_replaces_what_is_still_held(made: str, tmp_path: Path
 
     assert registry.get("triage") is not old
     assert module.one is not held
+
+
+def test_a_reloaded_module_replaces_what_is_held_although_its_lines_have_moved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_new_modules: None
+) -> None:
+    """A file is edited before it is reloaded, and other modules hold what they imported from it."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    source = "from paigeant_celery import activity\n{}\n@activity\ndef edited():\n    return 1\n"
+    file = tmp_path / "moving.py"
+    file.write_text(source.format(""))
+    with registry.isolated():
+        module = importlib.import_module("moving")
+        held = module.edited
+        file.write_text(source.format("import os\n"))
+        importlib.reload(module)
+
+        assert registry.get("edited") is module.edited is not held
+
+
+@pytest.mark.parametrize("other", ["link.py", "../{folder}/linked.py", "linked.py"])
+def test_one_file_is_one_file_by_whatever_path(
+    other: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_new_modules: None
+) -> None:
+    """A deployment may be a link, and a script may be run by a path that begins in the working directory."""
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "linked.py"
+    file.write_text("from paigeant_celery import activity\n@activity\ndef linked():\n    return 1\n")
+    (tmp_path / "link.py").symlink_to(file)
+    with registry.isolated():
+        held = runpy.run_path(str(file))
+        again = runpy.run_path(other.format(folder=tmp_path.name))
+
+        assert registry.get("linked") is again["linked"] is not held["linked"]
 
 
 def test_a_cell_that_runs_again_replaces_what_it_made(no_new_modules: None) -> None:

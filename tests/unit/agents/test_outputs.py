@@ -36,9 +36,10 @@ def test_an_agent_whose_output_has_no_json_form_asks_no_model_again_when_its_ste
         return PaigeantAgent(FunctionModel(answer), name="counting", output_type=TextOutput(make))
 
     with registry.isolated():
-        handle = workflow_harness.dispatch([agent(wrong).activity("count")])
+        failing = agent(wrong)
+        handle = workflow_harness.dispatch([failing.activity("count")])
         assert asyncio.run(workflow_harness.deliver()) == ["parked"]
-    with pytest.raises(WorkflowParked, match="output_not_serializable: a dict has no JSON form"):
+    with pytest.raises(WorkflowParked, match=r"output_not_serializable: `output\.seven`: a `object` has no JSON form"):
         handle.result_sync(0)
 
     with registry.isolated():

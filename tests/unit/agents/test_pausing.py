@@ -145,7 +145,24 @@ def whole(model: FunctionModel) -> FunctionSpec:
     return running.activity()
 
 
-WAYS = [paigeant, plain, wrapped, alone, function, nesting, whole]
+def undeclared(model: FunctionModel) -> ActivitySpec:
+    agent = PaigeantAgent(model, name="guarded")
+    tools(agent)
+    return agent.activity("work")
+
+
+def undeclared_function(model: FunctionModel) -> FunctionSpec:
+    agent: Any = Agent(model, name="inner")
+    tools(agent)
+
+    @activity
+    async def running() -> object:
+        return (await agent.run("work")).output
+
+    return running.activity()
+
+
+WAYS = [paigeant, plain, wrapped, alone, function, nesting, whole, undeclared, undeclared_function]
 
 
 @pytest.mark.parametrize("make", WAYS, ids=lambda way: way.__name__)
@@ -215,6 +232,25 @@ def test_an_output_function_may_pass_a_pause_on(workflow_harness: WorkflowHarnes
     _, text = parked(workflow_harness, agent.activity("work"))
 
     assert text.startswith("the run asks for approval of 'delete'; ")
+
+
+@pytest.mark.parametrize("metadata", [None, {"paigeant": False}], ids=["recorded", "unrecorded"])
+def test_a_pause_is_no_answer_of_a_tool(
+    workflow_harness: WorkflowHarness, asked: Counter[str], metadata: dict[str, Any] | None
+) -> None:
+    """The outer agent's model would go on with the request of the inner one."""
+    inner: Any = Agent(model(asked, "delete"), name="inner", output_type=OUTPUT)
+    tools(inner)
+    outer = PaigeantAgent(model(outer_asked := Counter(), "delegate"), name="outer")
+
+    @outer.tool_plain(metadata=metadata)
+    async def delegate(path: str) -> Any:
+        return {"report": (await inner.run("work")).output}
+
+    _, text = parked(workflow_harness, outer.activity("work"))
+
+    assert text.startswith("the run asks for approval of 'delete'; ")
+    assert outer_asked["local"] == 1
 
 
 @pytest.mark.parametrize("error", [ApprovalRequired, CallDeferred])

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import pickle
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -287,6 +288,42 @@ def test_a_step_that_ran_out_of_time_says_where_it_was(workflow_harness: Workflo
     assert failure is not None
     assert failure.error_class == "TimeoutError"
     assert failure.where.endswith("sleeping" if asynchronous else "holding")
+
+
+@pytest.mark.parametrize("part", ["tool", "generator", "instructions", "output_validator"])
+def test_sync_code_of_an_agent_that_hangs_ends_with_the_steps_timeout_and_says_where(
+    workflow_harness: WorkflowHarness, part: str
+) -> None:
+    """The threads of pydantic-ai cannot be given up, so the timeout would wait for them."""
+    release, ended = threading.Event(), threading.Event()
+    agent = PaigeantAgent(TestModel(), name="agent", policy=SHORT)
+
+    def hanging() -> str:
+        release.wait(5)
+        ended.set()
+        return "late"
+
+    def yielding() -> Any:
+        yield hanging()
+
+    match part:
+        case "tool":
+            agent.tool_plain(hanging)
+        case "generator":
+            agent.tool_plain(yielding)
+        case "instructions":
+            agent.instructions(hanging)
+        case _:
+            agent.output_validator(lambda output: hanging())
+
+    failure = run(workflow_harness, agent.activity("go")).status_sync().failure
+    waited = not ended.is_set()
+    release.set()
+
+    assert failure is not None
+    assert (failure.error_class, waited) == ("TimeoutError", True)
+    assert failure.where.endswith(".hanging")
+    assert ended.wait(5)
 
 
 def test_a_step_that_cancels_itself_says_where(workflow_harness: WorkflowHarness) -> None:

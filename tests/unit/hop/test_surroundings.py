@@ -328,7 +328,9 @@ async def test_one_that_never_returns_ends_with_the_steps_timeout(at: str) -> No
     handle = await run(around, step.activity(), **ONCE)
 
     status = handle.status_sync()
-    assert (status.state, status.failure.error_class if status.failure else None) == ("parked", "TimeoutError")
+    assert status.failure is not None
+    assert (status.state, status.failure.error_class) == ("parked", "TimeoutError")
+    assert status.failure.where.endswith(".around")
     assert not left.is_set()
     release.set()
     assert await asyncio.to_thread(left.wait, PATIENCE)  # what was entered is left, even if nobody waits for it

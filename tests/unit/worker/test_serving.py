@@ -102,6 +102,18 @@ def test_what_a_host_or_a_command_changes_later_counts(
     assert selection.followed(added=frozenset("ab"), consumed=frozenset(consumed)) == expected
 
 
+def test_a_worker_in_memory_is_told_how_to_run_other_tasks() -> None:
+    """The tests of a host have one, which served its tasks before we were installed."""
+    held = activity(name="writer")(lambda: 1)
+    with Celery("shop", broker="memory://", set_as_current=False) as app, pytest.raises(ConfigurationError) as caught:
+        start_checks(transport_of(app))
+
+    assert caught.value.mistakes[0].endswith(
+        "for other tasks alone, as in the tests of a host, needs `paigeant_consume = 'no'`"
+    )
+    assert held.name == "writer"
+
+
 def test_only_a_worker_that_serves_something_chooses_the_broker_of_a_store(
     transport_with: Callable[..., CeleryTransport],
 ) -> None:
