@@ -401,11 +401,9 @@ def _refused(value: Any, reader: Reader) -> Difference | None:
     try:
         reader.validate_python(value)
     except ValidationError as error:
-        place, _, text = first_fault(error)
-        place = place[getattr(reader, "around", 0) :]
-        if place[-1:] == ("[key]",):
-            return Difference(OTHER_KEYS, place[:-2])
-        return Difference(f"is not what its type takes ({text})", place)
+        unread = _unread(error, around=getattr(reader, "around", 0))
+        text = f"is not what its type takes ({first_fault(error)[2]})"
+        return unread if unread.text == OTHER_KEYS else Difference(text, unread.parts)
     except Exception:  # noqa: BLE001 - a validator is somebody else's code
         return None
     return None

@@ -11,7 +11,8 @@ from typing import Any
 
 from pydantic import AliasChoices, AliasPath, BaseModel, JsonValue, RootModel
 
-from paigeant_celery.core.likeness import LEAVES, field_info
+from paigeant_celery.core.jsonable import everything_in
+from paigeant_celery.core.likeness import field_info
 
 __all__ = ["is_misnamed", "renamed"]
 
@@ -20,24 +21,8 @@ SEQUENCES = (list, tuple, deque, Set)
 
 def is_misnamed(value: Any) -> bool:
     """Say whether the usual JSON of a value has a name that the field's own class does not read."""
-    stack, seen = [value], set[int]()
-    while stack:
-        node = stack.pop()
-        if isinstance(node, LEAVES) or node is None or id(node) in seen:
-            continue
-        seen.add(id(node))
-        kind: Any = type(node)
-        if _writes_other_names(kind):
-            return True
-        if isinstance(node, BaseModel):
-            stack.extend((*vars(node).values(), *(node.model_extra or {}).values()))
-        elif dataclasses.is_dataclass(node) and not isinstance(node, type):
-            stack.extend(getattr(node, found.name, None) for found in dataclasses.fields(node))
-        elif isinstance(node, Mapping):
-            stack.extend(node.values())
-        elif isinstance(node, SEQUENCES):
-            stack.extend(node)
-    return False
+    kinds: set[Any] = {type(node) for node in everything_in(value)}
+    return any(map(_writes_other_names, kinds))
 
 
 @lru_cache(maxsize=512)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from typing import Any
 
 import click
@@ -14,7 +13,7 @@ from kombu.entity import Queue
 
 from paigeant_celery.activities.port import Activity
 from paigeant_celery.activities.registry import registry
-from paigeant_celery.core.errors import ConfigurationError, DuplicateActivity, PaigeantError
+from paigeant_celery.core.errors import ConfigurationError, PaigeantError
 from paigeant_celery.worker.app_state import installation_of
 from paigeant_celery.worker.broker_advice import advice_lines, advise
 from paigeant_celery.worker.guest import GuestWorker
@@ -135,8 +134,7 @@ class AgentQueues(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ship
                 raise
             text = "this worker serves no activity, so it starts in spite of: %s"
             logger.warning(text, error, extra={"action": "started_in_spite"})
-        with suppress(DuplicateActivity):  # among the mistakes
-            register_tasks(app, self._runtime)
+        register_tasks(app, self._runtime)
         name_steps_in_task_log(self._transport.names)  # before the processes of a pool are forked
         consumer.add_task_queue = self._joining(consumer, consumer.add_task_queue)
         queues = list(queues_of(self._transport, served_activities(self._transport, selection), selection))

@@ -9,7 +9,7 @@ from celery import Celery
 
 from paigeant_celery.activities.registry import registry
 from paigeant_celery.broker.transport import CeleryTransport, attach, attachment_of, imports_us, transport_of
-from paigeant_celery.core.errors import DuplicateActivity, InvalidInput, UsageError
+from paigeant_celery.core.errors import InvalidInput, UsageError
 from paigeant_celery.store.port import Store
 from paigeant_celery.worker.app_state import Installation, installation_of
 from paigeant_celery.worker.bootsteps import AgentQueues
@@ -68,12 +68,8 @@ def install_importing_apps() -> None:
 
 
 def _register_known(app: Celery) -> None:
-    if not app.finalized:
-        return
-    try:
+    if app.finalized:
         register_tasks(app, installation_of(app).runtime)
-    except DuplicateActivity:
-        return  # raised again, with all other mistakes, when a worker starts
 
 
 def _registering(app: Celery) -> Callable[[], None]:

@@ -124,10 +124,10 @@ def _queue_of(delivery_info: object) -> str | None:
 
 
 def register_tasks(app: Celery, runtime: HopRuntime) -> None:
-    """Make a task for each activity that has none yet. Raises `DuplicateActivity`."""
+    """Make a task for each activity that has none yet, also for one that is there twice, which others report."""
     transport = transport_of(app)
     logging.getLogger(trace.__name__).addFilter(brief)
-    for name in registry.activities():
+    for name in registry.names():
         task_name = transport.names.task(name)
         if task_name not in app.tasks:
             app.register_task(_task(task_name, name, runtime))
