@@ -16,7 +16,7 @@ __all__ = ["brief", "confidential"]
 HIDDEN = "[hidden]"
 OF_VALUES = ("vars", "pre_context", "context_line", "post_context")  # source may hold prompts, too
 DELIBERATE = {"generic", "logging"}  # what a step itself reports is what it wants to report
-WITH_CONTENT = ("EVALSHA ", "LPUSH ")  # commands of the store and the broker, with all that they write
+WITH_CONTENT = ("EVALSHA ", "HSET ", "LPUSH ")  # commands of the store and the broker, with all that they write
 REPORTED_ANYWAY = {"hop_failed", "hop_parked"}  # as the error that the task raises
 
 

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from asgiref import local
 from asgiref.sync import SyncToAsync, ThreadSensitiveContext, sync_to_async
+from celery import Celery
 from celery.fixups.django import DjangoFixup, DjangoWorkerFixup
 from pydantic_ai import Agent
 from pydantic_ai.models.test import TestModel
@@ -40,6 +41,14 @@ def test_the_fixup_of_celery_closes_connections_and_pools() -> None:
     """In prefork it also closes pools of connections."""
     assert callable(DjangoWorkerFixup.close_database)
     assert isinstance(DjangoFixup.worker_fixup, property)
+
+
+def test_an_app_lists_its_fixups() -> None:
+    """A host is a Django project if one of them finds the modules of its apps."""
+    app = Celery(set_as_current=False, fixups=["celery.fixups.django:DjangoFixup"])
+
+    assert [type(fixup) for fixup in app._fixups] == [DjangoFixup]
+    assert callable(DjangoFixup.autodiscover_tasks)
 
 
 def test_agents_run_sync_tools_in_an_executor_of_ours() -> None:
