@@ -220,7 +220,13 @@ def _context_of(call: Callable[..., Any]) -> Context | None:
 
 
 def _carried(error: BaseException) -> BaseException:
-    """Return the error in a form that a future can carry."""
-    if isinstance(error, StopIteration):
-        return RuntimeError(f"the function raised StopIteration: {error}")
-    return error
+    """Return the error in a form that a future can carry to a coroutine, to which two kinds of error mean its own end.
+
+    An error with the same class name stands in for one of them.
+    """
+    if not isinstance(error, (StopIteration, GeneratorExit)):
+        return error
+    stand_in: type[RuntimeError] = type(type(error).__name__, (RuntimeError,), {})
+    carried = stand_in(*error.args)
+    carried.__cause__ = error
+    return carried

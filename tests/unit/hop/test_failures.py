@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from pydantic import BaseModel, field_validator, model_serializer
+from pydantic_ai.models.function import FunctionModel
 from pydantic_ai.models.test import TestModel
 
 from paigeant_celery.activities.functions import FunctionActivity, activity
@@ -325,6 +326,24 @@ def test_sync_code_of_an_agent_that_hangs_ends_with_the_steps_timeout_and_says_w
     assert (failure.error_class, waited) == ("TimeoutError", True)
     assert failure.where.endswith(".hanging")
     assert ended.wait(5)
+
+
+@pytest.mark.parametrize("error", [GeneratorExit, StopIteration])
+def test_an_error_that_no_future_can_carry_keeps_its_name(
+    workflow_harness: WorkflowHarness, error: type[BaseException]
+) -> None:
+    """Sync code of an agent runs in a thread; in a coroutine, these two mean that the coroutine itself ends."""
+
+    def answer(messages: object, info: object) -> Any:
+        raise error("out")
+
+    agent = PaigeantAgent(FunctionModel(answer), name="agent", policy=ONCE)
+
+    failure = run(workflow_harness, agent.activity("go")).status_sync().failure
+
+    assert failure is not None
+    assert (failure.error_class, failure.text) == (error.__name__, "out")
+    assert failure.where.endswith("answer")
 
 
 def test_a_step_that_cancels_itself_says_where(workflow_harness: WorkflowHarness) -> None:
