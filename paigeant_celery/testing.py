@@ -20,6 +20,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from paigeant_celery.activities.port import Activity
 from paigeant_celery.activities.registry import registry
 from paigeant_celery.broker.outbox import Outbox
 from paigeant_celery.broker.port import Delivery
@@ -56,6 +57,7 @@ class WorkflowHarness:
         settings = settings or Settings()
         self._skipped = timedelta()
         self._retrying: set[str] = set()
+        self._held: list[Activity] = []  # of dispatched steps, because a test may drop what it made them with
         self.store = MemoryStore(lease=settings.lease, ttl=settings.result_ttl, now=self._now)
         self.pending: deque[Delivery] = deque()
         self.delivered: list[Delivery] = []
@@ -116,7 +118,7 @@ class WorkflowHarness:
         steps = list(itinerary) if isinstance(itinerary, Iterable) and not isinstance(itinerary, STEPS) else itinerary
         for step in steps if isinstance(steps, list) else ():
             if isinstance(step, STEPS):  # the dispatcher says what else is wrong
-                registry.get(step.activity)
+                self._held.append(registry.get(step.activity))
         dispatcher = dispatcher or self._dispatcher
         dispatched = dispatcher.dispatch_workflow_sync(
             self.transport,
