@@ -88,7 +88,8 @@ def _say(**_: object) -> None:
     _watched.clear()  # some processes come here twice
     if left and sys.stderr is not None:
         with suppress(OSError, ValueError):  # it may be closed
-            print(said_of(left), file=sys.stderr, flush=True)
+            sys.stderr.write(f"{said_of(left)}\n")  # no log: nobody may have set one up, or it is closed by now
+            sys.stderr.flush()
 
 
 atexit.register(_say)

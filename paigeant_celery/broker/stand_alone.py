@@ -10,6 +10,7 @@ from typing import Any, Literal
 from celery import Celery
 from celery.app.defaults import _TO_NEW_KEY, SETTING_KEYS
 
+from paigeant_celery.core.causes import cause_of
 from paigeant_celery.core.errors import ConfigurationError
 
 __all__ = ["LOCAL_REDIS", "REDIS_VARIABLE", "TRANSPORT_VARIABLE", "StandAloneApp", "default_redis_url", "only_broker"]
@@ -67,7 +68,9 @@ class StandAloneApp(Celery):  # type: ignore[misc]  # Celery ships no types
         try:
             self.loader.config_from_object(module)
         except Exception as error:
-            text = f"`{module}` cannot be loaded: {type(error).__name__}; correct the module"
+            where = cause_of(error).where  # no text, which may quote a URL with its password
+            at = f" at {where}" if where is not None else ""
+            text = f"`{module}` cannot be loaded: {type(error).__name__}{at}; correct the module"
             raise ConfigurationError([text]) from error
         found = {name: value for name, value in self.loader.conf.items() if not isinstance(value, ModuleType)}
         # Names in lower case last: they count if somebody has kept the old one beside it.

@@ -276,6 +276,9 @@ class WorkflowHandle:
 
     def _too_slow(self, timeout: float | None) -> TimeoutError:
         status = self.status_sync()
+        if not status.in_progress:  # it ended after the last look
+            text = f"within {timeout:g} s, but is {status.state} now; call `result` again"
+            return TimeoutError(f"workflow {status.correlation_id} did not end {text}")
         known = "; ".join(filter(None, (_standing(status), self._nobody(status))))
         return TimeoutError(f"workflow {status.correlation_id} did not end within {timeout:g} s and goes on: {known}")
 

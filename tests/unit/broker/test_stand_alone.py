@@ -182,11 +182,13 @@ def test_a_file_that_cannot_be_loaded_is_named_with_its_error(
     def fail(*_: object, **__: object) -> None:
         raise error("hunter2")
 
+    line = fail.__code__.co_firstlineno + 1
     monkeypatch.setattr("celery.loaders.base.BaseLoader.import_from_cwd", fail)
     with pytest.raises(ConfigurationError) as caught:
         StandAloneApp()
 
-    assert caught.value.mistakes == [f"`celeryconfig` cannot be loaded: {error.__name__}; correct the module"]
+    at = f"{__file__}:{line} in {fail.__qualname__}"
+    assert caught.value.mistakes == [f"`celeryconfig` cannot be loaded: {error.__name__} at {at}; correct the module"]
 
 
 def said(transport: CeleryTransport, *chosen: str) -> list[str]:

@@ -20,7 +20,7 @@ from paigeant_celery.agents.agent import PaigeantAgent
 from paigeant_celery.broker.transport import get_transport
 from paigeant_celery.client.dead_letters import DeadLetters
 from paigeant_celery.client.dispatch import WorkflowDispatcher
-from paigeant_celery.client.handle import WorkflowEvent, WorkflowHandle
+from paigeant_celery.client.handle import WorkflowEvent, WorkflowHandle, WorkflowStatus
 from paigeant_celery.core.errors import (
     InvalidInput,
     StoreCorrupt,
@@ -692,3 +692,20 @@ def test_waiting_for_what_no_worker_serves_names_the_store(
 
     at = "step 'repeat' waits on queue 'paigeant.repeat'; no worker has begun it"
     assert str(caught.value) == f"workflow w did not end within 0 s and goes on: {at}{known}"
+
+
+def test_a_workflow_that_ends_after_the_last_look_is_not_said_to_go_on(
+    workflow_harness: WorkflowHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever reads the error would look for a worker that is missing."""
+    handle = workflow_harness.dispatch([repeat.activity("a")], correlation_id="w")
+    status_of = handle.status_sync
+
+    def a_little_later() -> WorkflowStatus:
+        asyncio.run(workflow_harness.deliver())
+        return status_of()
+
+    monkeypatch.setattr(handle, "status_sync", a_little_later)
+
+    with pytest.raises(TimeoutError, match=r"^workflow w did not end within 0 s, but is completed now; call `result` "):
+        handle.result_sync(0)
