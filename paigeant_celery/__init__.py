@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from paigeant_celery.broker.transport import CeleryTransport, get_transport
     from paigeant_celery.client.dead_letters import DeadLetters
     from paigeant_celery.client.dispatch import WorkflowDispatcher
-    from paigeant_celery.client.handle import WorkflowEvent, WorkflowHandle, WorkflowResult, WorkflowStatus
+    from paigeant_celery.client.handle import WorkflowHandle
+    from paigeant_celery.client.readings import WorkflowEvent, WorkflowResult, WorkflowStatus
     from paigeant_celery.core.budget import WorkflowLimits
     from paigeant_celery.core.causes import Cause, Frame
     from paigeant_celery.core.errors import (
@@ -123,13 +124,13 @@ _HOME = {
     "WorkflowDependencies": "activities.context",
     "WorkflowDispatcher": "client.dispatch",
     "WorkflowError": "core.errors",
-    "WorkflowEvent": "client.handle",
+    "WorkflowEvent": "client.readings",
     "WorkflowFailed": "core.errors",
     "WorkflowHandle": "client.handle",
     "WorkflowLimits": "core.budget",
     "WorkflowParked": "core.errors",
-    "WorkflowResult": "client.handle",
-    "WorkflowStatus": "client.handle",
+    "WorkflowResult": "client.readings",
+    "WorkflowStatus": "client.readings",
     "activity": "activities.functions",
     "get_transport": "broker.transport",
     "idempotency_key": "agents.durability",

@@ -25,7 +25,8 @@ from paigeant_celery.activities.registry import registry
 from paigeant_celery.broker.outbox import Outbox
 from paigeant_celery.broker.port import Delivery
 from paigeant_celery.client.dispatch import WorkflowDispatcher
-from paigeant_celery.client.handle import WorkflowHandle, WorkflowResult
+from paigeant_celery.client.handle import WorkflowHandle
+from paigeant_celery.client.readings import WorkflowResult
 from paigeant_celery.core.names import Names
 from paigeant_celery.core.settings import Settings
 from paigeant_celery.core.slip import ActivitySpec, FunctionSpec

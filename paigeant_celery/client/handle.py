@@ -6,42 +6,32 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from datetime import datetime
-from decimal import Decimal
+from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
-from typing import Literal, TypeAlias, TypeVar, get_args
-
-from pydantic import JsonValue
+from typing import TypeVar
 
 from paigeant_celery.activities.context import StepOutput, running_step
 from paigeant_celery.broker.port import ServesItself, Transport, checked_transport
+from paigeant_celery.client.readings import CurrentState, WorkflowEvent, WorkflowResult, WorkflowStatus
 from paigeant_celery.core.budget import used_by
 from paigeant_celery.core.errors import (
     InvalidInput,
     RemoteTraceback,
     StoreRequired,
     UnknownWorkflow,
-    UsageError,
     WaitInsideStep,
     WorkflowCancelled,
     WorkflowFailed,
     WorkflowParked,
 )
-from paigeant_celery.core.flow import Failure, WorkflowState
 from paigeant_celery.core.message import PaigeantMessage, reread
 from paigeant_celery.core.names import is_correlation_id
 from paigeant_celery.store.outputs import read_blob
 from paigeant_celery.store.port import Store, StoredEvent, WorkflowRecord
 
-__all__ = ["WorkflowEvent", "WorkflowHandle", "WorkflowResult", "WorkflowStatus"]
+__all__ = ["WorkflowHandle"]
 
 T = TypeVar("T")
-
-# The store says `running` until a workflow ends or is parked. Whoever looks wants to know more.
-Underway: TypeAlias = Literal["queued", "running", "retrying"]
-CurrentState: TypeAlias = Literal[Underway, WorkflowState]
 
 FIRST_WAIT = 0.01  # seconds between two looks at the store; grows up to the longest
 LONGEST_WAIT = 0.5
@@ -50,75 +40,6 @@ REMIND_AFTER = 5.0  # seconds of waiting for a result until a log line says that
 UNSWEPT = 10.0  # seconds; every worker that serves steps sweeps about once a second
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class WorkflowStatus:
-    """Where a workflow stands.
-
-    `state` is `queued` if its current step waits on `queue` for a worker, `running` if a worker runs it, and `retrying`
-    if an attempt failed with `failure` and the next one begins after `retry_at`. The other states are `completed`,
-    `failed`, `parked` (it waits for a person) and `cancelled`. `executed` and `remaining` are step ids; `usage` and
-    `cost` are those of the executed steps, as in `WorkflowResult`.
-    """
-
-    correlation_id: str
-    state: CurrentState
-    step_id: str | None
-    activity: str | None
-    queue: str
-    attempt: int
-    executed: tuple[str, ...]
-    remaining: tuple[str, ...]
-    failure: Failure | None
-    created_at: datetime
-    updated_at: datetime
-    retry_at: datetime | None = None
-    usage: Mapping[str, int] = field(default_factory=dict)
-    cost: Decimal | None = None
-
-    @property
-    def running(self) -> bool:
-        """Whether a worker runs the current step."""
-        return self.state == "running"
-
-    @property
-    def in_progress(self) -> bool:
-        """Whether the workflow goes on by itself: it is queued, running or retrying."""
-        return self.state in get_args(Underway)
-
-
-@dataclass(frozen=True, kw_only=True)
-class WorkflowEvent:
-    """Something that happened: its `type`, the hop, and further fields. Reading resumes after its `cursor`."""
-
-    cursor: str
-    at: datetime
-    type: str
-    hop_id: str
-    fields: Mapping[str, str]
-
-
-@dataclass(frozen=True, kw_only=True)
-class WorkflowResult:
-    """What a completed workflow produced: the last step's `output`, all outputs by step id, and summed counters.
-
-    `cost` is in US dollars, for the model requests that pydantic-ai could price; None if it could price none.
-    """
-
-    output: JsonValue
-    outputs: Mapping[str, JsonValue]
-    status: WorkflowState
-    usage: Mapping[str, int] = field(default_factory=dict)
-    cost: Decimal | None = None
-    steps: tuple[StepOutput, ...] = field(default=(), repr=False)
-
-    def output_as(self, type_: type[T], *, step_id: str | None = None) -> T:
-        """Return the last output, or that of a step, validated as `type_`."""
-        for step in self.steps if step_id is not None else self.steps[-1:]:
-            if step_id is None or step.step_id == step_id:
-                return step.output_as(type_)
-        raise UsageError(f"no step {step_id!r} in this result; there are {[step.step_id for step in self.steps]}")
 
 
 class WorkflowHandle:

@@ -17,7 +17,7 @@ from paigeant_celery.activities.port import StepLimits
 from paigeant_celery.agents.agent import PaigeantAgent
 from paigeant_celery.agents.itinerary import Edit, Insertion
 from paigeant_celery.client.dispatch import WorkflowDispatcher
-from paigeant_celery.client.handle import WorkflowResult
+from paigeant_celery.client.readings import WorkflowResult
 from paigeant_celery.core.errors import InvalidInput
 from paigeant_celery.core.message import PaigeantMessage
 from paigeant_celery.core.policy import StepPolicy

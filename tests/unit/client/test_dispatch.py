@@ -21,7 +21,7 @@ from paigeant_celery.activities.functions import activity
 from paigeant_celery.agents.agent import PaigeantAgent
 from paigeant_celery.broker.port import Delivery
 from paigeant_celery.client.dispatch import WorkflowDispatcher
-from paigeant_celery.client.handle import WorkflowResult, WorkflowStatus
+from paigeant_celery.client.readings import WorkflowResult, WorkflowStatus
 from paigeant_celery.core.errors import (
     EmptyItinerary,
     InvalidInput,

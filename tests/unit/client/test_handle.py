@@ -20,7 +20,8 @@ from paigeant_celery.agents.agent import PaigeantAgent
 from paigeant_celery.broker.transport import get_transport
 from paigeant_celery.client.dead_letters import DeadLetters
 from paigeant_celery.client.dispatch import WorkflowDispatcher
-from paigeant_celery.client.handle import WorkflowEvent, WorkflowHandle, WorkflowStatus
+from paigeant_celery.client.handle import WorkflowHandle
+from paigeant_celery.client.readings import WorkflowEvent, WorkflowStatus
 from paigeant_celery.core.errors import (
     InvalidInput,
     StoreCorrupt,
