@@ -698,7 +698,7 @@ def test_every_special_value_of_what_a_worker_serves_stands_in_its_table() -> No
     """An undocumented one would be taken for the name of an activity."""
     special = get_args(get_args(type(get_transport("inmemory").settings).model_fields["consume"].annotation)[0])
 
-    *rows, named = table("docs/hosts-and-brokers.md", "`paigeant_consume`")
+    *rows, named = table("docs/hosts.md", "`paigeant_consume`")
 
     assert {meant(row[0]) for row in rows} == set(special)
     assert isinstance(meant(named[0]), tuple)
