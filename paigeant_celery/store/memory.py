@@ -340,6 +340,9 @@ class MemoryStore:
         with self._lock:
             return self._broker
 
+    def raise_format(self) -> None:
+        """Do nothing: all that use this store are of one version."""
+
     def unswept(self) -> float | None:
         """Return for how many seconds no worker has swept; None if none ever has."""
         with self._transaction() as now:

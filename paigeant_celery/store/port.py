@@ -383,6 +383,14 @@ class StoreServer(Protocol):
         """Return the broker that is remembered, and remember none."""
         ...
 
+    def raise_format(self) -> None:
+        """Note that a worker of this version begins; raises `OutdatedVersion` if a newer one has begun.
+
+        Older workers then begin nothing more: their claims and sweeps, and the redrives of their programs, raise that.
+        What they claimed before, they may close.
+        """
+        ...
+
     def unswept(self) -> float | None:
         """Return for how many seconds no worker has swept, which each that serves steps does; None if none ever has."""
         ...

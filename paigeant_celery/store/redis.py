@@ -29,7 +29,7 @@ from paigeant_celery.store.port import (
     Sweep,
     WorkflowRecord,
 )
-from paigeant_celery.store.redis_check import FORMAT, check_server
+from paigeant_celery.store.redis_check import check_server
 from paigeant_celery.store.redis_client import Client, Reply, Server
 from paigeant_celery.store.redis_records import (
     EPOCH,
@@ -52,8 +52,9 @@ _LETTER_CURSOR = re.compile(r"[0-9]{1,15}")
 class RedisStore:
     """A store in one Redis (or Valkey) database, for any number of processes.
 
-    Raises `Unreachable` if the server is away or full, and `StoreCorrupt` if something else wrote under the prefix. If
-    the reply to a call is lost, the call is repeated once; the repetition changes nothing.
+    Raises `Unreachable` if the server is away or full, and `StoreCorrupt` if something else wrote under the prefix. A
+    claim, a sweep and a redrive raise `OutdatedVersion` if a newer worker has begun. If the reply to a call is lost,
+    the call is repeated once; the repetition changes nothing.
     """
 
     def __init__(
@@ -306,7 +307,7 @@ class RedisStore:
         """Return warnings about the server.
 
         Raises `Unreachable`, or `ConfigurationError` if the server is part of a cluster, may evict records (unless
-        allowed), or holds records of another format.
+        allowed), or holds records of a newer format.
         """
         return check_server(self._server, allow_eviction=allow_eviction)
 
@@ -317,7 +318,6 @@ class RedisStore:
         def bind(client: Client) -> Reply:
             with client.redis.pipeline(transaction=True) as commands:
                 commands.hsetnx(key, "broker", broker)
-                commands.hsetnx(key, "format", FORMAT)
                 commands.hget(key, "broker")
                 return commands.execute()
 
@@ -327,6 +327,10 @@ class RedisStore:
         """Return the broker that is remembered, and remember none."""
         found = self._server.ask(lambda client: client.redis.hget(f"{self._prefix}:meta", "broker"), about="meta")
         return None if found is None else str(found)
+
+    def raise_format(self) -> None:
+        """Note that a worker of this version begins, so that older ones begin nothing more."""
+        self._server.run("format", about="meta")
 
     def unswept(self) -> float | None:
         """Return for how many seconds no worker has swept; None if none ever has."""

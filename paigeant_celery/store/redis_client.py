@@ -20,7 +20,7 @@ from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
 from redis.retry import Retry
 from redis.sentinel import Sentinel, SentinelConnectionPool
 
-from paigeant_celery.core.errors import ConfigurationError, StoreCorrupt, Unreachable
+from paigeant_celery.core.errors import ConfigurationError, OutdatedVersion, PaigeantError, StoreCorrupt, Unreachable
 from paigeant_celery.store.endpoint import NOT_UNDERSTOOD, Endpoint, Plain
 from paigeant_celery.store.limits import StoreLimits, as_lua
 
@@ -32,6 +32,7 @@ MAX_CONNECTIONS = 1024  # more than the threads of one worker; each call holds o
 SCRIPTS = (
     "start", "claim", "renew", "release", "complete", "retry_at", "park", "fail", "cancel", "redrive", "sweep", "read",
     "bury", "letters", "record", "publish", "events",
+    "format",
 )  # fmt: skip
 
 # A script failed on a value before its first write. Servers before Redis 7 report a refused command in the same words.
@@ -55,7 +56,8 @@ class Client:
 class Server:
     """A database with records under one prefix.
 
-    Raises `Unreachable` if the server is away or full, and `StoreCorrupt` if something else wrote under the prefix.
+    Raises `Unreachable` if the server is away or full, `StoreCorrupt` if something else wrote under the prefix, and
+    `OutdatedVersion` if a newer worker has begun and the operation would begin something.
     """
 
     def __init__(self, endpoint: Endpoint, *, prefix: str, limits: StoreLimits) -> None:
@@ -120,8 +122,10 @@ class Server:
             for sentinel in asked.sentinels if asked is not None else ():
                 sentinel.close()
 
-    def _refusal(self, error: ResponseError, key: str) -> StoreCorrupt | Unreachable:
+    def _refusal(self, error: ResponseError, key: str) -> PaigeantError:
         text = str(error)
+        if text.startswith("FORMAT "):
+            return OutdatedVersion(self.address, self.prefix, int(text.split()[1]), self.limits.format)
         if text.startswith("CORRUPT "):
             _, key, what = text.split(" ", 2)
             return StoreCorrupt(key, what)
