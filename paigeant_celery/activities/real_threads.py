@@ -27,7 +27,17 @@ from importlib.util import find_spec, module_from_spec
 from types import ModuleType
 from typing import Any, Generic, TypeVar
 
-__all__ = ["OfThread", "RealFuture", "are_greenlets", "new_loop", "real", "real_queue", "run_on", "start_thread"]
+__all__ = [
+    "OfThread",
+    "RealFuture",
+    "are_greenlets",
+    "new_loop",
+    "new_thread",
+    "real",
+    "real_queue",
+    "run_on",
+    "start_thread",
+]
 
 T = TypeVar("T")
 
@@ -50,10 +60,16 @@ def real_queue() -> Any:
     return _original("queue", "SimpleQueue")() if are_greenlets() else queue.SimpleQueue()
 
 
-def start_thread(call: Callable[[], object], *, name: str) -> threading.Thread:
-    """Make a call in a real thread, for which the process does not wait when it ends; return the thread."""
+def new_thread(call: Callable[[], object], *, name: str) -> threading.Thread:
+    """Return a real thread that makes a call once it is started. The process does not wait for it when it ends."""
     _have_hub()  # the first one of a process imports modules, which must not happen in two threads at once
     thread: threading.Thread = real().Thread(target=partial(_within, call), name=name, daemon=True)
+    return thread
+
+
+def start_thread(call: Callable[[], object], *, name: str) -> threading.Thread:
+    """Make a call in a real thread, and return the thread."""
+    thread = new_thread(call, name=name)
     thread.start()
     return thread
 
@@ -134,7 +150,7 @@ class OfThread(Generic[T]):
             self._shared = value
             return
         self._own.value = value
-        if value is not None:
+        if value is not None and _here.is_real:
             _here.closing.append(partial(self._close, value))
 
 

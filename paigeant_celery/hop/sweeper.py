@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import logging
 import random
-import threading
 from collections.abc import Iterable
+from functools import partial
+from typing import Any
 
+from paigeant_celery.activities.real_threads import real, start_thread
 from paigeant_celery.broker.outbox import Outbox
 from paigeant_celery.core.causes import cause_of
 from paigeant_celery.core.errors import MessageError, TransientError
@@ -30,16 +32,13 @@ class Sweeper:
 
     def __init__(self, *, store: HopStore, outbox: Outbox) -> None:
         self._store, self._outbox = store, outbox
-        self._stopping: threading.Event | None = None
+        self._stopping: Any = None  # an event between real threads
 
     def start(self) -> None:
         """Begin to sweep in this process; a forked child does not sweep."""
         if self._stopping is None:
-            self._stopping = threading.Event()
-            thread = threading.Thread(
-                target=self._sweep_until, args=(self._stopping,), name="paigeant-sweeper", daemon=True
-            )
-            thread.start()
+            self._stopping = real().Event()
+            start_thread(partial(self._sweep_until, self._stopping), name="paigeant-sweeper")
 
     def stop(self) -> None:
         """Stop sweeping after the current pass."""
@@ -96,7 +95,7 @@ class Sweeper:
             else:
                 logger.warning("hop %s is sent again", hop.hop_id, extra={"action": "resent", "hop": hop.hop_id})
 
-    def _sweep_until(self, stopping: threading.Event) -> None:
+    def _sweep_until(self, stopping: Any) -> None:
         while not stopping.wait(random.uniform(*EVERY)):  # noqa: S311 - nothing secret
             try:
                 self.sweep()
