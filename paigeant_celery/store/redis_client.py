@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib import resources
 from pkgutil import resolve_name
@@ -20,7 +21,7 @@ from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
 from redis.retry import Retry
 from redis.sentinel import Sentinel, SentinelConnectionPool
 
-from paigeant_celery.activities.real_threads import OfThread
+from paigeant_celery.activities.real_threads import OfThread, are_greenlets
 from paigeant_celery.core.errors import ConfigurationError, OutdatedVersion, PaigeantError, StoreCorrupt, Unreachable
 from paigeant_celery.store.endpoint import NOT_UNDERSTOOD, Endpoint, Plain
 from paigeant_celery.store.limits import StoreLimits, as_lua
@@ -29,6 +30,7 @@ __all__ = ["Client", "Reply", "Server", "script_texts"]
 
 SOCKET_TIMEOUT = 1.0  # seconds; with one retry far below the shortest sensible lease
 RETRIES = 1
+MOST_GREENLETS = 64  # that ask at once; a thousand would open as many connections, which a process may not have
 MAX_CONNECTIONS = 1024  # more than the threads of one worker; each call holds one for its round trip
 SCRIPTS = (
     "start", "claim", "renew", "release", "complete", "retry_at", "park", "fail", "cancel", "redrive", "sweep", "read",
@@ -52,6 +54,7 @@ class Client:
     pid: int
     redis: redis.Redis
     scripts: Mapping[str, Script]
+    turns: AbstractContextManager[Any]
 
 
 class Server:
@@ -74,7 +77,7 @@ class Server:
     def ask(self, question: Callable[[Client], Reply], *, about: str) -> Reply:
         """Put a question to the server. `about` is the key that it concerns, without the prefix."""
         try:
-            return question(self.connected())
+            return self._put(question)
         except UnicodeDecodeError as error:
             raise StoreCorrupt(f"{self.prefix}:{about}", "is not UTF-8 text") from error
         except OutOfMemoryError as error:
@@ -90,7 +93,7 @@ class Server:
     def permitted(self, question: Callable[[Client], Reply]) -> Reply:
         """Put a question that the server may refuse to answer; None if it does."""
         try:
-            return question(self.connected())
+            return self._put(question)
         except ResponseError:
             return None
         except RedisError as error:
@@ -118,6 +121,11 @@ class Server:
         if client is None or client.pid != os.getpid():
             client = self._client.value = _open(self.endpoint, self.limits)
         return client
+
+    def _put(self, question: Callable[[Client], Reply]) -> Reply:
+        client = self.connected()
+        with client.turns:
+            return question(client)
 
     def close(self) -> None:
         """Release this process's connections. A later question opens new ones."""
@@ -162,7 +170,8 @@ def _open(endpoint: Endpoint, limits: StoreLimits) -> Client:
     """Return a client for this process; nothing is connected yet."""
     client = redis.Redis.from_pool(_pool(endpoint))
     scripts = {name: client.register_script(text) for name, text in script_texts(limits).items()}
-    return Client(os.getpid(), client, scripts)
+    turns = threading.Semaphore(MOST_GREENLETS) if are_greenlets() else nullcontext()
+    return Client(os.getpid(), client, scripts, turns)
 
 
 def _pool(endpoint: Endpoint) -> redis.ConnectionPool:
