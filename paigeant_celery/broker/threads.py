@@ -112,7 +112,8 @@ class _Crew:
             while lane and lane[0].is_given_up:
                 lane.popleft()
             lane.append(job)
-            needed = sum(map(len, self._waiting.values())) > self._idle and self._threads < MOST_THREADS
+            waiting = sum(map(len, self._waiting.values()))
+            needed = waiting > self._idle and self._threads < MOST_THREADS and self._open_lane() is not None
             self._threads += needed
             self._changed.notify()
         if needed:

@@ -282,8 +282,8 @@ class Unreachable(TransientError):
     def __str__(self) -> str:
         if self.refused:
             return (
-                f"the {self.what} at {self.address} is there but refuses ({self.cause}); change what it refuses, or "
-                "the account's permissions and the server's limits"
+                f"cannot reach the {self.what} at {self.address} ({self.cause}): it is there, but refuses; change what "
+                "it refuses, the permissions of the account or the limits of the server"
             )
         return (
             f"cannot reach the {self.what} at {self.address} ({self.cause}); start or fix it, or point "
