@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from typing import Any, cast
 
 from celery import Celery
@@ -12,7 +13,15 @@ from paigeant_celery.broker.port import Delivery
 from paigeant_celery.broker.reach import Line
 from paigeant_celery.broker.sending import Sending
 from paigeant_celery.broker.threads import BrokerThreads
-from paigeant_celery.core.names import ATTEMPT_HEADER, SPEC_VERSION, VERSION_HEADER, Names
+from paigeant_celery.core.errors import InvalidInput, MessageError
+from paigeant_celery.core.names import (
+    ATTEMPT_HEADER,
+    MAX_QUEUE_LENGTH,
+    SPEC_VERSION,
+    VERSION_HEADER,
+    Names,
+    queue_fault,
+)
 
 __all__ = ["CeleryPublisher"]
 
@@ -20,6 +29,7 @@ __all__ = ["CeleryPublisher"]
 # and an output may wait a quarter of an hour for a store that is unavailable.
 LIMIT_MARGIN = 20 * 60.0
 LONGEST_STEP = 30 * 86400.0  # seconds; used if neither step nor activity sets a timeout
+LOOK_WITHIN = 1.0  # seconds; a sweep asks for many queues
 NOT_FOUND = "404"  # AMQP's reply code for a missing queue; other transports use it too
 COMPRESS_FROM = 8 * 1024  # bytes of envelope; below that, gzip gains little
 
@@ -38,7 +48,16 @@ class CeleryPublisher:
         self._app, self._names, self._threads = app, names, threads
 
     def queue_for(self, activity: str, queue: str | None) -> str:
-        """Return the step's own queue, or else the activity's, the host's route, or the one of its name."""
+        """Return the step's own queue, or else the activity's, the host's route, or the one of its name.
+
+        Raises `InvalidInput` if not every broker can have a queue of that name, or the exchange that the host gives it.
+        """
+        chosen = self._chosen(activity, queue)
+        if fault := queue_fault(chosen) or _exchange_fault(self.declared(chosen)):
+            raise InvalidInput("invalid_queue", "queue", f"{fault} (the activity {activity!r} is sent there)")
+        return chosen
+
+    def _chosen(self, activity: str, queue: str | None) -> str:
         if queue is not None:
             return queue
         loaded = registry.find(activity)
@@ -75,9 +94,18 @@ class CeleryPublisher:
 
     def waiting(self, queue: str) -> int:
         """Return how many messages wait on a queue; 0 if the broker does not know the queue, or no longer does."""
-        return self._threads.begin(lambda line: _waiting(queue, line.connection), lane=f"look at {queue}").wait()
+        looking = self._threads.begin(
+            lambda line: _waiting(queue, line.connection), lane=f"look at {queue}", within=LOOK_WITHIN
+        )
+        return looking.wait()
 
     def _send(self, delivery: Delivery, queue: Queue, line: Line) -> None:
+        try:
+            self._send_task(delivery, queue, line)
+        except (struct.error, UnicodeError) as error:  # AMQP writes names, ids and keys in 255 bytes of UTF-8
+            raise MessageError("unsendable", "", f"no broker can take its message: {error}") from error
+
+    def _send_task(self, delivery: Delivery, queue: Queue, line: Line) -> None:
         limit = delivery.timeout if delivery.timeout is not None else LONGEST_STEP
         self._app.send_task(
             self._names.task(delivery.activity),
@@ -108,6 +136,14 @@ class CeleryPublisher:
         # None would use the host's default, which workers elsewhere may lack.
         large = len(delivery.envelope) >= COMPRESS_FROM
         return "gzip" if large or self._app.conf.task_compression else None
+
+
+def _exchange_fault(queue: Queue) -> str:
+    """Say why messages cannot be routed to a queue that the host declares; "" if they can."""
+    for what, name in (("exchange", queue.exchange.name or ""), ("routing key", queue.routing_key or "")):
+        if (size := len(name.encode(errors="surrogatepass"))) > MAX_QUEUE_LENGTH:
+            return f"the {what} of the queue {queue.name!r} is {size} bytes long; AMQP allows {MAX_QUEUE_LENGTH}"
+    return ""
 
 
 def _waiting(queue: str, connection: Any) -> int:

@@ -35,12 +35,16 @@ class Sending(Generic[T]):
             future.set_exception(error)
         return cls(future, end=time.monotonic())
 
-    def when_failed(self, tell: Callable[[BaseException], object]) -> None:
-        """Have `tell` called if the call fails, in the thread that makes it. Not if it is given up."""
+    @property
+    def is_over(self) -> bool:
+        """Whether the call has ended, or is too late by now."""
+        return self._future.done() or self._left == 0
+
+    def when_ended(self, tell: Callable[[BaseException | None], object]) -> None:
+        """Have `tell` called with the error of the call, or None, in the thread that ends it."""
 
         def ended(future: concurrent.futures.Future[T]) -> None:
-            if not future.cancelled() and (error := future.exception()) is not None:
-                tell(error)
+            tell(self._late() if future.cancelled() else future.exception())
 
         self._future.add_done_callback(ended)
 

@@ -110,7 +110,7 @@ class _Crew:
         with self._changed:
             lane = self._waiting.setdefault(job.lane, deque())
             while lane and lane[0].is_given_up:
-                lane.popleft()
+                lane.popleft().future.cancel()
             lane.append(job)
             waiting = sum(map(len, self._waiting.values()))
             needed = waiting > self._idle and self._threads < MOST_THREADS and self._open_lane() is not None

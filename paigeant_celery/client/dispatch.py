@@ -191,6 +191,7 @@ class WorkflowDispatcher:
         try:
             variables = _crossed_variables(asked.variables)
             message = _first_message(steps, asked, variables, self._registered.values(), transport)
+            _check_queues(message, transport)
             envelope = _checked_envelope(message, transport)
         except BaseException:
             if runway is not None:
@@ -372,6 +373,15 @@ def _checked_step(place: str, step: Step) -> Step:
     if step.queue is None and activity.queue is not None:
         return step.model_copy(update={"queue": activity.queue})
     return step
+
+
+def _check_queues(message: PaigeantMessage, transport: Transport) -> None:
+    """Refuse steps whose messages no broker could take, as far as this process knows where they are sent."""
+    for index, step in enumerate(message.slip.itinerary):
+        try:
+            transport.publisher.queue_for(step.activity, step.queue)
+        except InvalidInput as error:
+            raise InvalidInput(error.reason, f"itinerary[{index}].{error.path}", error.text) from None
 
 
 def _checked_envelope(message: PaigeantMessage, transport: Transport) -> str:

@@ -331,9 +331,9 @@ class NotPublished(TransientError):
         when = "no longer refuses it" if self.refused else "is back"
         return (
             f"workflow {self.correlation_id} is recorded, but its first message was not sent ({self.cause}). A sweep "
-            f"of any worker sends it once the broker {when}, without your help. To try at once, dispatch the same content "
-            f"again with `correlation_id={self.correlation_id!r}`; under another id it would run, and be paid for, "
-            "twice"
+            f"of any worker sends it once the broker {when}, without your help. To try at once, dispatch the same "
+            f"content again with `correlation_id={self.correlation_id!r}`; under another id it would run, and be paid "
+            "for, twice"
         )
 
 

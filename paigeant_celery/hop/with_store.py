@@ -54,7 +54,7 @@ class RecordedEffects(Effects):
         self._settings = settings
         self._claims = Claims(store=store, outbox=outbox, settings=settings, owner=owner)
         self._refusals = Refusals(store=store, claims=self._claims, settings=settings, owner=owner)
-        self._sweeper = Sweeper(store=store, outbox=outbox)
+        self._sweeper = Sweeper(store=store, outbox=outbox, set_aside=self._refusals.set_aside)
 
     @property
     def outputs(self) -> Outputs:
@@ -193,7 +193,7 @@ class RecordedEffects(Effects):
         except Exception as error:  # noqa: BLE001 - the hop before it is completed whatever happens here
             _tell(hop.hop_id, error)
             return
-        sending.when_failed(partial(_tell, hop.hop_id))
+        sending.when_ended(lambda error: _tell(hop.hop_id, error) if error is not None else None)
         sending.ends_within(MOMENT)
 
     def _finish(self, hop: Opened, decision: Finish, outcome: Outcome) -> Summary:
