@@ -20,7 +20,8 @@ from kombu.utils.url import maybe_sanitize_url
 from paigeant_celery.activities.registry import registry
 from paigeant_celery.broker.dead_letter_queue import LetterQueue
 from paigeant_celery.broker.left_behind import unfinished_in, watch
-from paigeant_celery.broker.publisher import CeleryPublisher, broker_address
+from paigeant_celery.broker.publisher import CeleryPublisher
+from paigeant_celery.broker.reach import broker_address
 from paigeant_celery.broker.stand_alone import (
     REDIS_VARIABLE,
     TRANSPORT_VARIABLE,
@@ -28,6 +29,7 @@ from paigeant_celery.broker.stand_alone import (
     default_redis_url,
     only_broker,
 )
+from paigeant_celery.broker.threads import BrokerThreads
 from paigeant_celery.core.errors import ConfigurationError, InvalidInput, UnknownTransport
 from paigeant_celery.core.names import Names
 from paigeant_celery.core.settings import Settings, read_what_is_valid
@@ -71,8 +73,9 @@ class CeleryTransport:
     def __init__(self, app: Celery, *, settings: Settings, store: Store | None, faults: Sequence[str] = ()) -> None:
         self.app, self.settings, self.store, self.faults = app, settings, store, tuple(faults)
         self.names = Names(settings.prefix)
-        self.publisher = CeleryPublisher(app, self.names)
-        self.letter_queue = LetterQueue(app, self.names.dead_letters)  # used only if there is no store
+        threads = BrokerThreads(app, timeout=settings.publish_timeout)
+        self.publisher = CeleryPublisher(app, self.names, threads)
+        self.letter_queue = LetterQueue(threads, self.names.dead_letters)  # used only if there is no store
         self.letters = self.letter_queue if store is None else None
 
     def __repr__(self) -> str:

@@ -50,6 +50,7 @@ class Client:
     """A client of this process, with the scripts that it can run."""
 
     pid: int
+    lenient: redis.Redis  # for answers of which a part may be no text: its bytes stand as lone surrogates
     redis: redis.Redis
     scripts: Mapping[str, Script]
 
@@ -70,6 +71,13 @@ class Server:
     def run(self, script: str, *arguments: str | int, about: str) -> Reply:
         """Run a script. `about` is the key that it concerns, without the prefix."""
         return self.ask(lambda c: c.scripts[script](args=[self.prefix, *arguments]), about=about)
+
+    def run_leniently(self, script: str, *arguments: str | int, about: str) -> Reply:
+        """Run a script whose answer is about many records, so that one that is no text spoils no other.
+
+        The bytes that are no UTF-8 come as lone surrogates, and go back as they came.
+        """
+        return self.ask(lambda c: c.scripts[script](args=[self.prefix, *arguments], client=c.lenient), about=about)
 
     def ask(self, question: Callable[[Client], Reply], *, about: str) -> Reply:
         """Put a question to the server. `about` is the key that it concerns, without the prefix."""
@@ -146,6 +154,7 @@ def _close(client: Client) -> None:
     if client.pid != os.getpid():
         return  # its connections belong to the parent of this process
     client.redis.close()
+    client.lenient.close()
     asked = getattr(client.redis.connection_pool, "sentinel_manager", None)
     for sentinel in asked.sentinels if asked is not None else ():
         sentinel.close()
@@ -162,11 +171,12 @@ def _open(endpoint: Endpoint, limits: StoreLimits) -> Client:
     """Return a client for this process; nothing is connected yet."""
     client = redis.Redis.from_pool(_pool(endpoint))
     scripts = {name: client.register_script(text) for name, text in script_texts(limits).items()}
-    return Client(os.getpid(), client, scripts)
+    lenient = redis.Redis.from_pool(_pool(endpoint, encoding_errors="surrogateescape"))
+    return Client(os.getpid(), lenient, client, scripts)
 
 
-def _pool(endpoint: Endpoint) -> redis.ConnectionPool:
-    options = _options(endpoint)
+def _pool(endpoint: Endpoint, **more: Any) -> redis.ConnectionPool:
+    options = {**_options(endpoint), **more}
     if not endpoint.master_name:
         return redis.ConnectionPool(**_place(endpoint), **options)
     asking = {
