@@ -9,9 +9,9 @@ from typing import Any, cast
 from celery import Celery
 from kombu.entity import Queue
 from kombu.exceptions import OperationalError
-from kombu.utils.url import maybe_sanitize_url
 
 from paigeant_celery.activities.registry import registry
+from paigeant_celery.broker.connection import broker_urls, missing_driver, shown_url
 from paigeant_celery.broker.port import Delivery
 from paigeant_celery.core.errors import Unreachable
 from paigeant_celery.core.names import ATTEMPT_HEADER, SPEC_VERSION, VERSION_HEADER, Names
@@ -123,11 +123,13 @@ def connected(app: Celery) -> Iterator[Any]:
 
 @contextmanager
 def reaching_broker(app: Celery) -> Iterator[None]:
-    """Raise `Unreachable` for what Kombu raises if the broker is unavailable or refuses."""
+    """Raise `Unreachable` if the broker is unavailable or refuses, `ConfigurationError` if Kombu lacks a library."""
     try:
         yield
     except (OperationalError, OSError) as error:
         raise Unreachable("broker", broker_address(app), type(error).__name__) from error
+    except ImportError as error:
+        raise missing_driver(error, app) from error
     except _refusals(app) as error:
         raise Unreachable("broker", broker_address(app), f"{type(error).__name__}: {error}") from error
 
@@ -140,6 +142,4 @@ def _refusals(app: Celery) -> tuple[type[Exception], ...]:
 
 def broker_address(app: Celery) -> str:
     """Return the address of the app's broker, without password."""
-    url = app.conf.broker_write_url or "amqp://"
-    first = url[0] if isinstance(url, (list, tuple)) else str(url).partition(";")[0]
-    return str(maybe_sanitize_url(first))
+    return shown_url((broker_urls(app.conf) or ["amqp://"])[0])
