@@ -71,6 +71,11 @@ class MemoryStore:
         """Whether other processes see the same records. They do not."""
         return False
 
+    @property
+    def endpoint(self) -> None:
+        """Nothing: no other process reaches the records."""
+        return None
+
     def start(self, new: NewWorkflow) -> Literal["started", "exists", "conflict"]:
         """Record a workflow and its first hop."""
         with self._transaction() as now:
@@ -352,6 +357,9 @@ class MemoryStore:
             records = self._records
             running = sum(map(len, records.owned.values()))
             return OpenHops(due=len(records.due), running=running, parked=len(records.parked))
+
+    def raise_format(self) -> None:
+        """Do nothing: all that use this store are of one version."""
 
     def unswept(self) -> float | None:
         """Return for how many seconds no worker has swept; None if none ever has."""

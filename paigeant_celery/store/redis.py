@@ -11,6 +11,7 @@ from typing import Literal, cast, get_args
 
 from paigeant_celery.core.errors import InvalidInput
 from paigeant_celery.core.flow import Failure, WorkflowState
+from paigeant_celery.store.endpoint import Endpoint, read_url
 from paigeant_celery.store.limits import LIMITS, StoreLimits
 from paigeant_celery.store.port import (
     BoundBroker,
@@ -30,7 +31,7 @@ from paigeant_celery.store.port import (
     Sweep,
     WorkflowRecord,
 )
-from paigeant_celery.store.redis_check import FORMAT, check_server
+from paigeant_celery.store.redis_check import check_server
 from paigeant_celery.store.redis_client import Client, Reply, Server
 from paigeant_celery.store.redis_records import (
     EPOCH,
@@ -53,17 +54,26 @@ _LETTER_CURSOR = re.compile(r"[0-9]{1,15}")
 class RedisStore:
     """A store in one Redis (or Valkey) database, for any number of processes.
 
-    Raises `Unreachable` if the server is away or full, and `StoreCorrupt` if something else wrote under the prefix. If
-    the reply to a call is lost, the call is repeated once; the repetition changes nothing.
+    Raises `Unreachable` if the server is away or full, and `StoreCorrupt` if something else wrote under the prefix. A
+    claim, a sweep and a redrive raise `OutdatedVersion` if a newer worker has begun. If the reply to a call is lost,
+    the call is repeated once; the repetition changes nothing.
     """
 
-    def __init__(self, url: str, *, prefix: str, lease: float, ttl: float, limits: StoreLimits = LIMITS) -> None:
-        self._server = Server(url, prefix=prefix, limits=limits)
+    def __init__(
+        self, where: Endpoint | str, *, prefix: str, lease: float, ttl: float, limits: StoreLimits = LIMITS
+    ) -> None:
+        endpoint = where if isinstance(where, Endpoint) else read_url(where)
+        self._server = Server(endpoint, prefix=prefix, limits=limits)
         self._prefix = prefix
         self._lease, self._ttl = round(lease * 1000), round(ttl * 1000)
 
     def __repr__(self) -> str:
         return f"RedisStore({self.address!r}, prefix={self._prefix!r})"
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Where the records are and how they are reached, for a process that opens them as well."""
+        return self._server.endpoint
 
     @property
     def address(self) -> str:
@@ -299,7 +309,7 @@ class RedisStore:
         """Return warnings about the server.
 
         Raises `Unreachable`, or `ConfigurationError` if the server is part of a cluster, may evict records (unless
-        allowed), or holds records of another format.
+        allowed), or holds records of a newer format.
         """
         return check_server(self._server, allow_eviction=allow_eviction)
 
@@ -312,7 +322,7 @@ class RedisStore:
     def bind_broker(self, broker: BoundBroker, *, instead_of: BoundBroker | None) -> bool:
         """Remember a broker, unless the one that is remembered has changed."""
         expected = ("", "") if instead_of is None else (instead_of.address, instead_of.id or "")
-        reply = self._server.run("bind", FORMAT, *expected, broker.address, broker.id or "", about="meta")
+        reply = self._server.run("bind", *expected, broker.address, broker.id or "", about="meta")
         return bool(reply)
 
     def send_all_again(self) -> None:
@@ -334,6 +344,10 @@ class RedisStore:
 
         due, parked, *running = self._server.ask(count, about="due")
         return OpenHops(due=due, running=sum(running), parked=parked)
+
+    def raise_format(self) -> None:
+        """Note that a worker of this version begins, so that older ones begin nothing more."""
+        self._server.run("format", about="meta")
 
     def unswept(self) -> float | None:
         """Return for how many seconds no worker has swept; None if none ever has."""

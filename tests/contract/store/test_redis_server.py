@@ -12,7 +12,6 @@ import pytest
 import redis
 
 from paigeant_celery.core.errors import ConfigurationError, TransientError, Unreachable
-from paigeant_celery.store.port import BoundBroker
 from paigeant_celery.store.redis import RedisStore
 from tests.contract.store.bench import LEASE, TTL, RedisBench, everything
 from tests.contract.store.given import FAILURE, claim, closing, completion, hop, new, told
@@ -194,13 +193,3 @@ def test_a_cluster_is_refused(own_redis: Callable[..., Any]) -> None:
         store.check(allow_eviction=False)
 
     store.close()
-
-
-def test_records_of_another_format_are_refused(on_redis: RedisBench) -> None:
-    """An old worker among new ones stops at start-up instead of misreading records."""
-    on_redis.store.bind_broker(BoundBroker(address="redis://one/0", id="1"), instead_of=None)
-    on_redis.store.check(allow_eviction=True)
-    on_redis.client.hset(on_redis.key("meta"), "format", "2")
-
-    with pytest.raises(ConfigurationError, match="format '2'"):
-        on_redis.store.check(allow_eviction=True)
