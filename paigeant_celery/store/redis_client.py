@@ -32,7 +32,7 @@ RETRIES = 1
 MAX_CONNECTIONS = 1024  # more than the threads of one worker; each call holds one for its round trip
 SCRIPTS = (
     "start", "claim", "renew", "release", "complete", "retry_at", "park", "fail", "cancel", "redrive", "sweep", "read",
-    "bury", "letters", "record", "publish", "events",
+    "bury", "letters", "record", "publish", "events", "bind", "resend",
     "format",
 )  # fmt: skip
 
