@@ -34,7 +34,7 @@ MOST_GREENLETS = 64  # that ask at once; a thousand would open as many connectio
 MAX_CONNECTIONS = 1024  # more than the threads of one worker; each call holds one for its round trip
 SCRIPTS = (
     "start", "claim", "renew", "release", "complete", "retry_at", "park", "fail", "cancel", "redrive", "sweep", "read",
-    "bury", "letters", "record", "publish", "events",
+    "bury", "letters", "record", "publish", "events", "bind", "resend",
     "format",
 )  # fmt: skip
 
@@ -52,6 +52,7 @@ class Client:
     """A client of this process, with the scripts that it can run."""
 
     pid: int
+    lenient: redis.Redis  # for answers of which a part may be no text: its bytes stand as lone surrogates
     redis: redis.Redis
     scripts: Mapping[str, Script]
     turns: AbstractContextManager[Any]
@@ -73,6 +74,13 @@ class Server:
     def run(self, script: str, *arguments: str | int, about: str) -> Reply:
         """Run a script. `about` is the key that it concerns, without the prefix."""
         return self.ask(lambda c: c.scripts[script](args=[self.prefix, *arguments]), about=about)
+
+    def run_leniently(self, script: str, *arguments: str | int, about: str) -> Reply:
+        """Run a script whose answer is about many records, so that one that is no text spoils no other.
+
+        The bytes that are no UTF-8 come as lone surrogates, and go back as they came.
+        """
+        return self.ask(lambda c: c.scripts[script](args=[self.prefix, *arguments], client=c.lenient), about=about)
 
     def ask(self, question: Callable[[Client], Reply], *, about: str) -> Reply:
         """Put a question to the server. `about` is the key that it concerns, without the prefix."""
@@ -154,6 +162,7 @@ def _close(client: Client) -> None:
     if client.pid != os.getpid():
         return  # its connections belong to the parent of this process
     client.redis.close()
+    client.lenient.close()
     asked = getattr(client.redis.connection_pool, "sentinel_manager", None)
     for sentinel in asked.sentinels if asked is not None else ():
         sentinel.close()
@@ -171,11 +180,12 @@ def _open(endpoint: Endpoint, limits: StoreLimits) -> Client:
     client = redis.Redis.from_pool(_pool(endpoint))
     scripts = {name: client.register_script(text) for name, text in script_texts(limits).items()}
     turns = threading.Semaphore(MOST_GREENLETS) if are_greenlets() else nullcontext()
-    return Client(os.getpid(), client, scripts, turns)
+    lenient = redis.Redis.from_pool(_pool(endpoint, encoding_errors="surrogateescape"))
+    return Client(os.getpid(), lenient, client, scripts, turns)
 
 
-def _pool(endpoint: Endpoint) -> redis.ConnectionPool:
-    options = _options(endpoint)
+def _pool(endpoint: Endpoint, **more: Any) -> redis.ConnectionPool:
+    options = {**_options(endpoint), **more}
     if not endpoint.master_name:
         return redis.ConnectionPool(**_place(endpoint), **options)
     asking = {
