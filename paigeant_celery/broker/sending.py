@@ -6,6 +6,7 @@ import asyncio
 import concurrent.futures
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Generic, TypeVar
 
 __all__ = ["Sending"]
@@ -50,7 +51,9 @@ class Sending(Generic[T]):
 
     def ends_within(self, seconds: float) -> bool:
         """Wait for a moment, and say whether the call has ended, well or not. It goes on if it has not."""
-        return bool(concurrent.futures.wait([self._future], seconds).done)
+        with suppress(TimeoutError, concurrent.futures.CancelledError):
+            self._future.exception(seconds)
+        return self._future.done()
 
     def wait(self) -> T:
         """Return the answer. Raises what the call raised, or that it is too late; then the call is given up."""
