@@ -112,6 +112,15 @@ async def attend(gate: str) -> str:
     return "opened"
 
 
+@activity
+def stumble_once(path: str) -> str:
+    """Fail the first time."""
+    if not Path(path).exists():
+        Path(path).touch()
+        raise ConnectionError("the well is dry")
+    return "recovered"
+
+
 async def tend(messages: list[ModelMessage], _: AgentInfo) -> ModelResponse:
     """Ask each tool once, then say what they said."""
     await asyncio.sleep(0.01)
