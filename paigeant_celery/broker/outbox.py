@@ -9,7 +9,8 @@ from paigeant_celery.activities.registry import Registry
 from paigeant_celery.broker.port import Delivery, Publisher
 from paigeant_celery.broker.tracing import workflow_trace
 from paigeant_celery.core.message import PaigeantMessage, reread, sha256
-from paigeant_celery.core.names import FIRST_PLACE, hop_id
+from paigeant_celery.core.names import FIRST_PLACE, split_hop_id
+from paigeant_celery.core.names import hop_id as make_hop_id
 from paigeant_celery.core.policy import StepPolicy
 from paigeant_celery.store.port import HopRecord, WorkflowRecord
 
@@ -41,6 +42,29 @@ class Outbox:
         with workflow_trace(message.trace_context):
             self._publisher.publish(delivery)
 
+    def put_back(
+        self, hop_id: str, activity: str, queue: str | None, envelope: str, *, attempt: int, given_back: int
+    ) -> None:
+        """Put a message that cannot be read here at the end of its queue; `given_back` says how often that was done.
+
+        Raises `TransientError` if the broker is away.
+        """
+        ids = split_hop_id(hop_id)
+        self._publisher.publish(
+            Delivery(
+                activity=activity,
+                hop_id=hop_id,
+                root_id=make_hop_id(ids[0], FIRST_PLACE) if ids is not None else hop_id,
+                parent_id=None,
+                queue=queue or self._publisher.queue_for(activity, None),
+                envelope=envelope,
+                summary="of a newer version",
+                timeout=None,
+                attempt=attempt,
+                given_back=given_back,
+            )
+        )
+
     def waiting(self, queue: str) -> int:
         """Return how many messages wait on a queue; raises `TransientError`."""
         return self._publisher.waiting(queue)
@@ -56,8 +80,8 @@ def delivery_of(
     return Delivery(
         activity=step.activity,
         hop_id=message.message_id,
-        root_id=hop_id(message.correlation_id, FIRST_PLACE),
-        parent_id=hop_id(message.correlation_id, slip.executed[-1].place) if slip.executed else None,
+        root_id=make_hop_id(message.correlation_id, FIRST_PLACE),
+        parent_id=make_hop_id(message.correlation_id, slip.executed[-1].place) if slip.executed else None,
         queue=queue,
         envelope=envelope,
         summary=f"workflow {message.correlation_id}, step {len(slip.executed) + 1} of {total}: {step.step_id}",

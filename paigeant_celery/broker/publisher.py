@@ -14,7 +14,7 @@ from kombu.utils.url import maybe_sanitize_url
 from paigeant_celery.activities.registry import registry
 from paigeant_celery.broker.port import Delivery
 from paigeant_celery.core.errors import Unreachable
-from paigeant_celery.core.names import ATTEMPT_HEADER, SPEC_VERSION, VERSION_HEADER, Names
+from paigeant_celery.core.names import ATTEMPT_HEADER, GIVEN_BACK_HEADER, SPEC_VERSION, VERSION_HEADER, Names
 
 __all__ = ["PUBLISH_RETRY", "CeleryPublisher", "broker_address", "connected"]
 
@@ -91,7 +91,7 @@ class CeleryPublisher:
                 add_to_parent=False,
                 argsrepr=f"({delivery.summary})",
                 kwargsrepr="{}",
-                headers={VERSION_HEADER: SPEC_VERSION, ATTEMPT_HEADER: delivery.attempt},
+                headers=_headers(delivery),
                 retry=True,
                 retry_policy=PUBLISH_RETRY,
             )
@@ -111,6 +111,11 @@ class CeleryPublisher:
         # None would use the host's default, which workers elsewhere may lack.
         large = len(delivery.envelope) >= COMPRESS_FROM
         return "gzip" if large or self._app.conf.task_compression else None
+
+
+def _headers(delivery: Delivery) -> dict[str, str | int]:
+    headers: dict[str, str | int] = {VERSION_HEADER: SPEC_VERSION, ATTEMPT_HEADER: delivery.attempt}
+    return {**headers, GIVEN_BACK_HEADER: delivery.given_back} if delivery.given_back else headers
 
 
 @contextmanager

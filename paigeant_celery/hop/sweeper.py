@@ -9,11 +9,11 @@ from __future__ import annotations
 import logging
 import random
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from paigeant_celery.broker.outbox import Outbox
 from paigeant_celery.core.causes import cause_of
-from paigeant_celery.core.errors import MessageError, TransientError
+from paigeant_celery.core.errors import MessageError, OutdatedVersion, TransientError
 from paigeant_celery.hop.failures import traced
 from paigeant_celery.hop.liveness import host_id, is_gone
 from paigeant_celery.store.port import HopRecord, HopStore
@@ -32,12 +32,15 @@ class Sweeper:
         self._store, self._outbox = store, outbox
         self._stopping: threading.Event | None = None
 
-    def start(self) -> None:
-        """Begin to sweep in this process; a forked child does not sweep."""
+    def start(self, on_outdated: Callable[[], object]) -> None:
+        """Begin to sweep in this process; a forked child does not sweep.
+
+        `on_outdated` is called, in another thread, if a newer worker has begun. Nothing is swept here then.
+        """
         if self._stopping is None:
             self._stopping = threading.Event()
             thread = threading.Thread(
-                target=self._sweep_until, args=(self._stopping,), name="paigeant-sweeper", daemon=True
+                target=self._sweep_until, args=(self._stopping, on_outdated), name="paigeant-sweeper", daemon=True
             )
             thread.start()
 
@@ -96,10 +99,15 @@ class Sweeper:
             else:
                 logger.warning("hop %s is sent again", hop.hop_id, extra={"action": "resent", "hop": hop.hop_id})
 
-    def _sweep_until(self, stopping: threading.Event) -> None:
+    def _sweep_until(self, stopping: threading.Event, on_outdated: Callable[[], object]) -> None:
         while not stopping.wait(random.uniform(*EVERY)):  # noqa: S311 - nothing secret
             try:
                 self.sweep()
+            except OutdatedVersion as error:
+                text = "this worker takes no more steps; those that it runs go on, and are recorded: %s"
+                logger.critical(text, error, extra={"action": "outdated"})
+                on_outdated()
+                return
             except Exception as error:  # noqa: BLE001 - nobody else does the work of this thread
                 logger.warning("the sweep failed: %s", error, extra={"action": "sweep_failed"})
 

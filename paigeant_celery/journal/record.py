@@ -8,6 +8,7 @@ instead of making the call.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, get_args
@@ -25,11 +26,13 @@ __all__ = [
     "RecordedError",
     "change_in",
     "differences",
+    "newer_part",
     "parse_key",
     "parse_record",
 ]
 
 FORMAT = 1  # of a record; increased when older versions could not read it
+_BEGINNING = re.compile(r'\{"v":([0-9]{1,9})[,}]')
 
 CallKind: TypeAlias = Literal["model", "tool", "validator", "event", "operation", "start"]
 
@@ -101,6 +104,21 @@ class Record:
         text = json.dumps(tree, ensure_ascii=False, separators=(",", ":"))
         # Lone surrogates, which models may write, cannot be encoded.
         return text if text.isascii() or _has_bytes(text) else json.dumps(tree, separators=(",", ":"))
+
+
+def newer_part(records: Mapping[str, str], formats: Mapping[str, int]) -> str | None:
+    """Say what of a journal a newer version recorded, so that it must not be replayed here; None if nothing.
+
+    Every version begins its records with their format, and names calls by a list with their kind. `formats` are those
+    of the entries that are no calls.
+    """
+    for name, text in records.items():
+        own, found = formats.get(name, FORMAT), _BEGINNING.match(text)
+        if found is not None and int(found[1]) > own:
+            return f"its journal has a record of format {found[1]}, and this version reads {own}"
+        if name.startswith("[") and parse_key(name) is None:
+            return "its journal has an entry that this version does not know"
+    return None
 
 
 def parse_key(text: str) -> CallKey | None:

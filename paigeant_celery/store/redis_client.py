@@ -29,7 +29,7 @@ MAX_CONNECTIONS = 1024  # more than the threads of one worker; each call holds o
 SCRIPTS = (
     "start", "claim", "renew", "release", "complete", "retry_at", "park", "fail", "cancel", "redrive", "sweep", "read",
     "bury", "letters", "record", "publish", "events",
-    "format",
+    "give_back", "format",
 )  # fmt: skip
 
 # A script failed on a value before its first write. Servers before Redis 7 report a refused command in the same words.

@@ -15,7 +15,13 @@ from paigeant_celery.activities.port import Activity
 from paigeant_celery.activities.registry import registry
 from paigeant_celery.broker.stand_alone import TRANSPORT_VARIABLE, StandAloneApp
 from paigeant_celery.broker.transport import CeleryTransport
-from paigeant_celery.core.errors import ConfigurationError, DuplicateActivity, PaigeantError, TransientError
+from paigeant_celery.core.errors import (
+    ConfigurationError,
+    DuplicateActivity,
+    OutdatedVersion,
+    PaigeantError,
+    TransientError,
+)
 from paigeant_celery.core.settings import SPECIAL_CONSUME, Consume
 from paigeant_celery.hop.surroundings import around_step_of
 from paigeant_celery.worker.selection import NO_SELECTION, Selection
@@ -70,6 +76,8 @@ def start_checks(transport: CeleryTransport, selection: Selection = NO_SELECTION
             mistakes.append(text)
     if mistakes:
         raise ConfigurationError(mistakes)
+    if serves and store_seen:
+        _begin(transport)
     return store_seen
 
 
@@ -228,6 +236,17 @@ def _store_mistakes(transport: CeleryTransport, *, serves: bool) -> Iterator[str
             f"{transport.settings.prefix!r}, but this worker uses {own}; choose another "
             "`paigeant_prefix`, or another store (`paigeant_store_url`)"
         )
+
+
+def _begin(transport: CeleryTransport) -> None:
+    """Let the store know that a worker of this version begins; its claims and sweeps would do so as well."""
+    if transport.store is None:
+        return
+    try:
+        with suppress(TransientError):
+            transport.store.raise_format()
+    except OutdatedVersion as error:  # a newer one has begun since the store was checked
+        raise ConfigurationError([str(error)]) from error
 
 
 def _why_none(transport: CeleryTransport, selection: Selection) -> str:

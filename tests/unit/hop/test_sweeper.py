@@ -191,8 +191,8 @@ def test_it_sweeps_by_itself_until_it_is_stopped(line: Line, monkeypatch: pytest
     monkeypatch.setattr(line.store, "sweep", sweep)
     before = set(threading.enumerate())
 
-    line.sweeper.start()
-    line.sweeper.start()
+    line.sweeper.start(lambda: None)
+    line.sweeper.start(lambda: None)
     (thread,) = set(threading.enumerate()) - before
     assert all(swept.acquire(timeout=20) for _ in range(3))
     line.sweeper.stop()
