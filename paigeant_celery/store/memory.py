@@ -69,6 +69,11 @@ class MemoryStore:
         """Whether other processes see the same records. They do not."""
         return False
 
+    @property
+    def endpoint(self) -> None:
+        """Nothing: no other process reaches the records."""
+        return None
+
     def start(self, new: NewWorkflow) -> Literal["started", "exists", "conflict"]:
         """Record a workflow and its first hop."""
         with self._transaction() as now:

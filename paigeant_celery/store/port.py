@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from typing import Literal, Protocol, TypeAlias
 
 from paigeant_celery.core.flow import Failure, WorkflowState
+from paigeant_celery.store.endpoint import Endpoint
 
 __all__ = [
     "Claim",
@@ -371,6 +372,11 @@ class StoreServer(Protocol):
     @property
     def shared(self) -> bool:
         """Whether other processes see the same records."""
+        ...
+
+    @property
+    def endpoint(self) -> Endpoint | None:
+        """How another process reaches the same records; None if none can."""
         ...
 
     def check(self, *, allow_eviction: bool) -> Sequence[str]:

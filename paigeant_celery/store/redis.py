@@ -11,6 +11,7 @@ from typing import Literal, cast, get_args
 
 from paigeant_celery.core.errors import InvalidInput
 from paigeant_celery.core.flow import Failure, WorkflowState
+from paigeant_celery.store.endpoint import Endpoint, read_url
 from paigeant_celery.store.limits import LIMITS, StoreLimits
 from paigeant_celery.store.port import (
     Claim,
@@ -56,13 +57,21 @@ class RedisStore:
     the call is repeated once; the repetition changes nothing.
     """
 
-    def __init__(self, url: str, *, prefix: str, lease: float, ttl: float, limits: StoreLimits = LIMITS) -> None:
-        self._server = Server(url, prefix=prefix, limits=limits)
+    def __init__(
+        self, where: Endpoint | str, *, prefix: str, lease: float, ttl: float, limits: StoreLimits = LIMITS
+    ) -> None:
+        endpoint = where if isinstance(where, Endpoint) else read_url(where)
+        self._server = Server(endpoint, prefix=prefix, limits=limits)
         self._prefix = prefix
         self._lease, self._ttl = round(lease * 1000), round(ttl * 1000)
 
     def __repr__(self) -> str:
         return f"RedisStore({self.address!r}, prefix={self._prefix!r})"
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Where the records are and how they are reached, for a process that opens them as well."""
+        return self._server.endpoint
 
     @property
     def address(self) -> str:
