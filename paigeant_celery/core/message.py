@@ -24,7 +24,7 @@ from paigeant_celery.core.names import (
 from paigeant_celery.core.notation import in_one_notation
 from paigeant_celery.core.slip import RegisteredActivity, RoutingSlip, Step, StepFields, WireModel
 
-__all__ = ["PaigeantMessage", "content_digest", "encode", "parse", "reread", "sha256", "within_trace"]
+__all__ = ["PaigeantMessage", "content_digest", "encode", "parse", "reread", "sha256", "step_ids_in", "within_trace"]
 
 _OLD_FORMAT = {"type", "module"}
 Notation: TypeAlias = Literal["values", "json", "text"]
@@ -118,6 +118,21 @@ def parse(text: object, *, max_size: int, max_steps: int) -> PaigeantMessage:
         if (fault := name_fault(name)) is not None:
             raise MessageError("invalid_text", "variables", f"the name of a variable {fault}")
     return message
+
+
+def step_ids_in(envelope: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the ids of the executed and of the remaining steps, as far as they can be told of any later version."""
+    slip = _get(loads(envelope), "slip")
+    return _ids_in(_get(slip, "executed")), _ids_in(_get(slip, "itinerary"))
+
+
+def _ids_in(steps: JsonValue) -> tuple[str, ...]:
+    named = [_get(step, "step_id") for step in steps] if isinstance(steps, list) else []
+    return tuple(step_id for step_id in named if isinstance(step_id, str))
+
+
+def _get(tree: JsonValue, name: str) -> JsonValue:
+    return tree.get(name) if isinstance(tree, dict) else None
 
 
 def _newer(path: str, text: str) -> NewerMessage:
