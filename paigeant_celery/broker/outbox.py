@@ -8,7 +8,8 @@ from paigeant_celery.activities.port import Activity
 from paigeant_celery.activities.registry import Registry
 from paigeant_celery.broker.port import Delivery, Publisher
 from paigeant_celery.broker.tracing import workflow_trace
-from paigeant_celery.core.message import PaigeantMessage, reread, sha256
+from paigeant_celery.core.errors import NewerMessage
+from paigeant_celery.core.message import PaigeantMessage, first_activity_in, reread, sha256
 from paigeant_celery.core.names import FIRST_PLACE, split_hop_id
 from paigeant_celery.core.names import hop_id as make_hop_id
 from paigeant_celery.core.policy import StepPolicy
@@ -36,11 +37,23 @@ class Outbox:
         Reads its envelope again unless the caller passes `message`. `attempt` counts only if there is no store. Raises
         `MessageError` if the envelope cannot be read, and `TransientError` if the broker is away.
         """
-        message = message or reread(record.envelope)
+        try:
+            message = message or reread(record.envelope)
+        except NewerMessage:
+            self._send_unread(record, attempt=attempt)
+            return
         activity = self._registry.find(message.step.activity)
         delivery = delivery_of(message, record.envelope, record.queue, activity, attempt=attempt)
         with workflow_trace(message.trace_context):
             self._publisher.publish(delivery)
+
+    def _send_unread(self, record: Recorded, *, attempt: int) -> None:
+        """Send a hop that only a newer version can read as a whole; raises `NewerMessage` if that is so of its step."""
+        activity = first_activity_in(record.envelope)
+        if activity is None:
+            text = "this version does not know the kind of the step; a newer worker sends it"
+            raise NewerMessage("newer_version", "slip.itinerary[0]", text)
+        self.put_back(record.hop_id, activity, record.queue, record.envelope, attempt=attempt, given_back=0)
 
     def put_back(
         self, hop_id: str, activity: str, queue: str | None, envelope: str, *, attempt: int, given_back: int

@@ -49,6 +49,7 @@ __all__ = [
     "release",
     "renew",
     "sweep",
+    "tells_failure",
 ]
 
 HopState: TypeAlias = Literal["queued", "running", "waiting", "parked", "done", "failed", "cancelled"]
@@ -295,7 +296,7 @@ def close(
         case "failed":
             return Change(hop=closed, leaves=owner, workflow="failed")
         case "waiting":
-            return Change(hop=replace(closed, failure=failure), listing=Due(at=now + delay), leaves=owner)
+            return Change(hop=replace(closed, failure=failure, given_back=0), listing=Due(at=now + delay), leaves=owner)
         case "parked":
             return Change(hop=closed, listing=Parked(since=now), leaves=owner, workflow="parked")
     assert_never(state)
@@ -305,7 +306,9 @@ def release(hop: Hop, *, owner: str, fence: int, now: datetime) -> Change | Lite
     """Requeue a hop that its owner does not run, and give the attempt back. The next sweep sends it."""
     if not is_of(hop, owner=owner, fence=fence) or not is_open(hop):
         return False
-    queued = replace(hop, state="queued", owner=None, attempt=hop.attempt - (not hop.exhausted), sent=0, waits=0)
+    queued = replace(
+        hop, state="queued", owner=None, attempt=hop.attempt - (not hop.exhausted), sent=0, waits=0, given_back=0
+    )
     return Change(hop=_without_claim(queued), listing=Due(at=now), leaves=owner)
 
 
@@ -342,6 +345,11 @@ def redrive(hop: Hop, *, now: datetime) -> Change:
     """Queue a parked hop again, with all its attempts. The next sweep sends it."""
     queued = replace(hop, state="queued", owner=None, failure=None, attempt=0, sent=0, waits=0, given_back=0)
     return Change(hop=queued, listing=Due(at=now))
+
+
+def tells_failure(hop: Hop) -> bool:
+    """Say whether the failure of the last attempt says what the hop waits for."""
+    return hop.state == "waiting" or (hop.state == "queued" and hop.given_back > 0)
 
 
 # What a sweep does with it.

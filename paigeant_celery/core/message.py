@@ -7,7 +7,7 @@ import sys
 from datetime import datetime
 from typing import Any, Literal, Self, TypeAlias
 
-from pydantic import AwareDatetime, BaseModel, Field, JsonValue, ValidationError
+from pydantic import AwareDatetime, BaseModel, Field, JsonValue, TypeAdapter, ValidationError
 
 from paigeant_celery.core.budget import WorkflowLimits
 from paigeant_celery.core.errors import MessageError, NewerMessage
@@ -24,9 +24,20 @@ from paigeant_celery.core.names import (
 from paigeant_celery.core.notation import in_one_notation
 from paigeant_celery.core.slip import RegisteredActivity, RoutingSlip, Step, StepFields, WireModel
 
-__all__ = ["PaigeantMessage", "content_digest", "encode", "parse", "reread", "sha256", "step_ids_in", "within_trace"]
+__all__ = [
+    "PaigeantMessage",
+    "content_digest",
+    "encode",
+    "first_activity_in",
+    "parse",
+    "reread",
+    "sha256",
+    "step_ids_in",
+    "within_trace",
+]
 
 _OLD_FORMAT = {"type", "module"}
+_STEP: TypeAdapter[Step] = TypeAdapter(Step)
 Notation: TypeAlias = Literal["values", "json", "text"]
 GIVEN = {"deps", "arguments"}  # of a step: what its caller gave to it as values
 
@@ -124,6 +135,15 @@ def step_ids_in(envelope: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the ids of the executed and of the remaining steps, as far as they can be told of any later version."""
     slip = _get(loads(envelope), "slip")
     return _ids_in(_get(slip, "executed")), _ids_in(_get(slip, "itinerary"))
+
+
+def first_activity_in(envelope: str) -> str | None:
+    """Return the activity of the step to run, if this version knows its kind; the rest may be of any later version."""
+    steps = _get(_get(loads(envelope), "slip"), "itinerary")
+    try:
+        return _STEP.validate_python(steps[0]).activity if isinstance(steps, list) and steps else None
+    except ValidationError:
+        return None
 
 
 def _ids_in(steps: JsonValue) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 
 from paigeant_celery.broker.outbox import Outbox
 from paigeant_celery.core.causes import cause_of
-from paigeant_celery.core.errors import MessageError, OutdatedVersion, TransientError
+from paigeant_celery.core.errors import MessageError, NewerMessage, OutdatedVersion, TransientError
 from paigeant_celery.hop.failures import traced
 from paigeant_celery.hop.liveness import host_id, is_gone
 from paigeant_celery.store.port import HopRecord, HopStore
@@ -78,6 +78,11 @@ class Sweeper:
             try:
                 # Somebody accepted it. If the limits here are lower, it is parked when it arrives, not lost.
                 self._outbox.send(hop)
+            except NewerMessage as error:
+                logger.warning(
+                    "hop %s is left to newer workers: %s", hop.hop_id, error,
+                    extra={"action": "hop_left_to_newer", "hop": hop.hop_id},
+                )  # fmt: skip
             except MessageError as error:
                 logger.error(
                     "hop %s is not sent again: %s",

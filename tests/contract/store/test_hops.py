@@ -543,10 +543,29 @@ def test_a_hop_that_was_given_back_is_sent_after_a_wait_that_doubles(bench: Benc
         if number:
             bench.next_second()
         assert [found.hop_id for found in bench.store.sweep(host="there").overdue] == ["w.0"]
+        record = bench.store.workflow("w")
+        assert record is not None
+        assert (record.state, record.retry_at, record.failure) == ("running", None, FAILURE)
 
     assert waited == [5, 10, 20, 40, 80, 80, 80]
     assert types(bench.store)[:4] == ["started", "claimed", "given_back", "resent"]
     assert isinstance(bench.store.claim(claim(owner="ben", token="able")), Claimed)
+
+
+def test_a_retry_or_a_release_shows_that_a_worker_could_read_the_hop(bench: Bench) -> None:
+    """Who looks then sees what the hop waits for now, and no longer that it was given back."""
+    for name, left in (("w", lambda held: bench.store.retry_at(held, FAILURE, delay=0)), ("v", bench.store.release)):
+        bench.store.start(new(name))
+        assert bench.store.give_back(closing(bench.store.claim(claim(f"{name}.0")), f"{name}.0"), FAILURE)
+        bench.overdue(f"{name}.0")
+        bench.next_second() if name == "v" else None
+        bench.store.sweep(host="there")
+        assert left(closing(bench.store.claim(claim(f"{name}.0", token="t2")), f"{name}.0"))
+        bench.next_second()
+        assert [found.hop_id for found in bench.store.sweep(host="there").overdue] == [f"{name}.0"]
+        record = bench.store.workflow(name)
+        assert record is not None
+        assert record.failure is None
 
 
 def test_a_late_give_back_takes_nothing_away(bench: Bench) -> None:

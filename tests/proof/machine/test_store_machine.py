@@ -1053,7 +1053,7 @@ MUTANTS = {
         noticed="answer",
     ),
     "claim not idempotent": Mutant(
-        old="if record.token == token and record.owner == owner then",
+        old="if repeated then",
         new="if false then",
         calls=lambda machine: machine.claim_again(back=0),
         noticed="answer",
