@@ -7,6 +7,7 @@ from typing import TypeAlias
 from paigeant_celery.activities.port import Activity
 from paigeant_celery.activities.registry import Registry
 from paigeant_celery.broker.port import Delivery, Publisher
+from paigeant_celery.broker.sending import Sending
 from paigeant_celery.broker.tracing import workflow_trace
 from paigeant_celery.core.errors import NewerMessage
 from paigeant_celery.core.message import PaigeantMessage, first_activity_in, reread, sha256
@@ -31,39 +32,39 @@ class Outbox:
         queue = self._publisher.queue_for(message.step.activity, message.step.queue)
         return HopRecord(hop_id=message.message_id, queue=queue, envelope=envelope, digest=sha256(envelope))
 
-    def send(self, record: Recorded, *, message: PaigeantMessage | None = None, attempt: int = 1) -> None:
-        """Publish the message of a recorded hop.
+    def begin(self, record: Recorded, *, message: PaigeantMessage | None = None, attempt: int = 1) -> Sending[None]:
+        """Have the message of a recorded hop sent, without waiting for the broker.
 
         Reads its envelope again unless the caller passes `message`. `attempt` counts only if there is no store. Raises
-        `MessageError` if the envelope cannot be read, and `TransientError` if the broker is away.
+        `MessageError` if the envelope cannot be read.
         """
         try:
             message = message or reread(record.envelope)
         except NewerMessage:
-            self._send_unread(record, attempt=attempt)
-            return
+            return self._begin_recorded_unread(record, attempt=attempt)
         activity = self._registry.find(message.step.activity)
         delivery = delivery_of(message, record.envelope, record.queue, activity, attempt=attempt)
         with workflow_trace(message.trace_context):
-            self._publisher.publish(delivery)
+            return self._publisher.begin(delivery)
 
-    def _send_unread(self, record: Recorded, *, attempt: int) -> None:
-        """Send a hop that only a newer version can read as a whole; raises `NewerMessage` if that is so of its step."""
+    def send(self, record: Recorded, *, message: PaigeantMessage | None = None, attempt: int = 1) -> None:
+        """Do the same and wait for it; raises `TransientError` as well, if the broker is away or refuses."""
+        self.begin(record, message=message, attempt=attempt).wait()
+
+    def _begin_recorded_unread(self, record: Recorded, *, attempt: int) -> Sending[None]:
+        """Have a hop sent whose own step this version can read, but not the rest; raises `NewerMessage` otherwise."""
         activity = first_activity_in(record.envelope)
         if activity is None:
             text = "this version does not know the kind of the step; a newer worker sends it"
             raise NewerMessage("newer_version", "slip.itinerary[0]", text)
-        self.put_back(record.hop_id, activity, record.queue, record.envelope, attempt=attempt, given_back=0)
+        return self.begin_unread(record.hop_id, activity, record.queue, record.envelope, attempt=attempt, given_back=0)
 
-    def put_back(
+    def begin_unread(
         self, hop_id: str, activity: str, queue: str | None, envelope: str, *, attempt: int, given_back: int
-    ) -> None:
-        """Put a message that cannot be read here at the end of its queue; `given_back` says how often that was done.
-
-        Raises `TransientError` if the broker is away.
-        """
+    ) -> Sending[None]:
+        """Have a message that cannot be read here put at the end of its queue; `given_back` says how often it was."""
         ids = split_hop_id(hop_id)
-        self._publisher.publish(
+        return self._publisher.begin(
             Delivery(
                 activity=activity,
                 hop_id=hop_id,

@@ -11,7 +11,7 @@ from paigeant_celery.broker.outbox import Outbox
 from paigeant_celery.core import flow
 from paigeant_celery.core.causes import Cause, cause_of
 from paigeant_celery.core.errors import MessageError, NewerMessage, StoreCorrupt
-from paigeant_celery.core.message import PaigeantMessage, sha256
+from paigeant_celery.core.message import PaigeantMessage, reread, sha256
 from paigeant_celery.core.names import MAX_ATTEMPTS, split_hop_id
 from paigeant_celery.core.settings import Settings
 from paigeant_celery.hop.claims import Claims
@@ -19,7 +19,7 @@ from paigeant_celery.hop.effects import GIVEN_BACK, PUT_BACK, Drop, Refusal, Ref
 from paigeant_celery.hop.failures import traced
 from paigeant_celery.hop.guard import MOST_PUT_BACK, Arrival, is_misaddressed, refusal_of
 from paigeant_celery.hop.letters import letter_of
-from paigeant_celery.store.port import ClaimAnswer, Claimed, Dropped, Store
+from paigeant_celery.store.port import ClaimAnswer, Claimed, Dropped, HopRecord, Store
 
 __all__ = ["Refusals", "log_given_back", "log_refusal", "put_back", "refused_for"]
 
@@ -84,6 +84,20 @@ class Refusals:
             case Dropped(reason="unknown" | "altered"):
                 return self.refuse(arrival, fault, None)
         return Drop(reason=answer.reason)
+
+    def set_aside(self, record: HopRecord, fault: MessageError) -> bool:
+        """Park the workflow of a recorded hop that can never be sent; False if somebody runs it all the same."""
+        try:
+            message: PaigeantMessage | None = reread(record.envelope)
+        except MessageError:
+            message = None
+        activity = message.step.activity if message is not None else ""
+        arrival = Arrival(hop_id=record.hop_id, activity=activity, envelope=record.envelope, queue=record.queue)
+        answer = self._claims.claim(arrival, message, digest=record.digest, max_attempts=MAX_ATTEMPTS)
+        if not isinstance(answer, Claimed):
+            return False
+        self._park_unrun(arrival, answer, fault, message)
+        return True
 
     def refuse_unread(self, arrival: Arrival, fault: MessageError) -> None:
         """Keep a dead letter, and park the workflow if the recorded envelope is too large as well.
@@ -153,10 +167,10 @@ def put_back(arrival: Arrival, outbox: Outbox) -> bool:
     """Put a message that cannot be read here at the end of its queue; False if that was done often enough."""
     if arrival.given_back >= MOST_PUT_BACK:
         return False
-    outbox.put_back(
+    outbox.begin_unread(
         arrival.hop_id, arrival.activity, arrival.queue, str(arrival.envelope),
         attempt=arrival.attempt, given_back=arrival.given_back + 1,
-    )  # fmt: skip
+    ).wait()  # fmt: skip
     return True
 
 

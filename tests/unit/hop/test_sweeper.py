@@ -14,13 +14,14 @@ from paigeant_celery import FunctionSpec
 from paigeant_celery.activities.registry import Registry
 from paigeant_celery.broker.outbox import Outbox
 from paigeant_celery.broker.port import Delivery
+from paigeant_celery.broker.sending import Sending
 from paigeant_celery.core.errors import OutdatedVersion, Unreachable
 from paigeant_celery.core.message import PaigeantMessage, encode, sha256
 from paigeant_celery.core.settings import Settings
 from paigeant_celery.hop.liveness import new_owner_id
 from paigeant_celery.hop.sweeper import Sweeper
 from paigeant_celery.store.memory import MemoryStore
-from paigeant_celery.store.port import Claim, Claimed, HopRecord, NewWorkflow
+from paigeant_celery.store.port import Claim, Claimed, HopRecord, NewWorkflow, Sweep
 
 MakeMessage = Callable[..., PaigeantMessage]
 
@@ -44,6 +45,9 @@ class Line:
 
     def queue_for(self, activity: str, queue: str | None) -> str:
         return queue or activity
+
+    def begin(self, delivery: Delivery) -> Sending[None]:
+        return Sending.made(lambda: self.publish(delivery))
 
     def publish(self, delivery: Delivery) -> None:
         if self.away:
@@ -213,7 +217,8 @@ def test_a_hop_that_only_a_newer_worker_can_read_is_sent_if_its_own_step_is_know
     tree["slip"]["itinerary"].insert(place, {"step_id": "both", "kind": "block", "branches": []})
     text = json.dumps(tree)
 
-    line.sweeper._send([HopRecord(hop_id="w-1.0", queue="steps", envelope=text, digest=sha256(text))], [])
+    record = HopRecord(hop_id="w-1.0", queue="steps", envelope=text, digest=sha256(text))
+    line.sweeper._send(Sweep(overdue=(record,)))
 
     assert [delivery.hop_id for delivery in line.published] == sent
     assert {(delivery.activity, delivery.queue, delivery.envelope) for delivery in line.published} <= {
