@@ -10,7 +10,7 @@ from functools import partial
 
 from paigeant_celery.broker.outbox import Outbox, Recorded
 from paigeant_celery.core.causes import cause_of
-from paigeant_celery.core.errors import MessageError, NewerMessage, StoreCorrupt, TransientError
+from paigeant_celery.core.errors import MessageError, NewerMessage, OutdatedVersion, StoreCorrupt, TransientError
 from paigeant_celery.core.flow import Advance, Failure, Finish
 from paigeant_celery.core.message import PaigeantMessage, reread, sha256
 from paigeant_celery.core.names import hop_id as make_hop_id
@@ -102,7 +102,7 @@ class RecordedEffects(Effects):
 
     def _standing_of(self, hop_id: str) -> Summary | None:
         ids, record = split_hop_id(hop_id), None
-        with suppress(StoreCorrupt):  # it is only shown, and nothing is shown that is not known
+        with suppress(StoreCorrupt, OutdatedVersion):  # it is only shown, and nothing is shown that is not known
             record = self._store.workflow(ids[0]) if ids is not None else None
         if ids is None or record is None:
             return None
@@ -137,8 +137,9 @@ class RecordedEffects(Effects):
             return None
         # The first claim of a hop would find nothing, so it does not ask.
         records = whole(self._store.journal(closing.hop_id)) if claimed.fence > 1 else {}
-        if (text := newer_part(records, {OUTCOME: ended.FORMAT})) is not None:
-            raise NewerMessage("newer_version", "", text)
+        newer = newer_part(records) or (ended.newer_part(records[OUTCOME]) if OUTCOME in records else None)
+        if newer is not None:
+            raise NewerMessage("newer_version", "", newer)
         send = partial(self._store.publish, closing)
         return HopJournal(
             store=self._store,

@@ -106,18 +106,19 @@ class Record:
         return text if text.isascii() or _has_bytes(text) else json.dumps(tree, separators=(",", ":"))
 
 
-def newer_part(records: Mapping[str, str], formats: Mapping[str, int]) -> str | None:
-    """Say what of a journal a newer version recorded, so that it must not be replayed here; None if nothing.
+def newer_part(records: Mapping[str, str]) -> str | None:
+    """Say what of the calls in a journal a newer version recorded, so that it must not be replayed; None if nothing.
 
-    Every version begins its records with their format, and names calls by a list with their kind. `formats` are those
-    of the entries that are no calls.
+    Every version begins a record with its format, and names a call by a list with its kind.
     """
     for name, text in records.items():
-        own, found = formats.get(name, FORMAT), _BEGINNING.match(text)
-        if found is not None and int(found[1]) > own:
-            return f"its journal has a record of format {found[1]}, and this version reads {own}"
-        if name.startswith("[") and parse_key(name) is None:
-            return "its journal has an entry that this version does not know"
+        if not name.startswith("["):
+            continue
+        if parse_key(name) is None:
+            return "its journal has a call that this version does not know"
+        found = _BEGINNING.match(text)
+        if found is not None and int(found[1]) > FORMAT:
+            return f"its journal has a record of format {found[1]}, and this version reads {FORMAT}"
     return None
 
 

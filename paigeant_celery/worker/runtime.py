@@ -156,7 +156,7 @@ class HopRuntime:
 
     def _lost(self, hop: Opened) -> Ignore:
         """Return what shows that the run was cancelled with its workflow, or that another owner has the hop."""
-        with suppress(TransientError, StoreCorrupt):
+        with suppress(TransientError, StoreCorrupt, OutdatedVersion):
             if self._effects.is_cancelled(hop.message.correlation_id):
                 return _dropped("cancelled", None)
         return Ignore("taken over by another owner")
