@@ -112,7 +112,7 @@ class HopRuntime:
             opening = self._patiently(lambda: self.service.open(arrival), OPEN_PATIENCE)
         except OutdatedVersion as error:
             time.sleep(OUTDATED_PAUSE)
-            raise Reject(str(error), requeue=True) from error
+            raise Reject(str(error), requeue=True) from None  # Celery logs the frames of causes, once for each message
         if opening == PUT_BACK:
             time.sleep(PUT_BACK_PAUSE)
         match opening:
