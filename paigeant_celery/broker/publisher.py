@@ -11,9 +11,8 @@ from kombu.entity import Queue
 from kombu.exceptions import OperationalError
 
 from paigeant_celery.activities.registry import registry
-from paigeant_celery.broker.connection import broker_urls, missing_driver, shown_url
+from paigeant_celery.broker.connection import broker_urls, missing_driver, shown_url, unreachable
 from paigeant_celery.broker.port import Delivery
-from paigeant_celery.core.errors import Unreachable
 from paigeant_celery.core.names import ATTEMPT_HEADER, SPEC_VERSION, VERSION_HEADER, Names
 
 __all__ = ["PUBLISH_RETRY", "CeleryPublisher", "broker_address", "connected"]
@@ -127,11 +126,11 @@ def reaching_broker(app: Celery) -> Iterator[None]:
     try:
         yield
     except (OperationalError, OSError) as error:
-        raise Unreachable("broker", broker_address(app), type(error).__name__) from error
+        raise unreachable(broker_address(app), error) from error
     except ImportError as error:
         raise missing_driver(error, app) from error
     except _refusals(app) as error:
-        raise Unreachable("broker", broker_address(app), f"{type(error).__name__}: {error}") from error
+        raise unreachable(broker_address(app), error, f"{type(error).__name__}: {error}") from error
 
 
 def _refusals(app: Celery) -> tuple[type[Exception], ...]:

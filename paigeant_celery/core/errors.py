@@ -273,13 +273,15 @@ class MessageError(PaigeantError):
 
 
 class Unreachable(TransientError):
-    """A server is away or refuses to serve; the address has no password."""
+    """A server is away or refuses to serve; the address has no password. `remedy` says what to do if it refuses."""
 
-    def __init__(self, what: str, address: str, cause: str) -> None:
-        super().__init__(what, address, cause)
-        self.what, self.address, self.cause = what, address, cause
+    def __init__(self, what: str, address: str, cause: str, remedy: str | None = None) -> None:
+        super().__init__(what, address, cause, *(() if remedy is None else (remedy,)))
+        self.what, self.address, self.cause, self.remedy = what, address, cause, remedy
 
     def __str__(self) -> str:
+        if self.remedy is not None:
+            return f"cannot use the {self.what} at {self.address} ({self.cause}); {self.remedy}"
         return (
             f"cannot reach the {self.what} at {self.address} ({self.cause}); start or fix it, or point "
             "`PAIGEANT_REDIS_URL` (or the Celery configuration) at a running one"

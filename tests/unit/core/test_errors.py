@@ -78,6 +78,7 @@ SAMPLES = [
     MessageError("malformed"),
     MessageError("unknown_field", "slip.x", "this version does not know the field"),
     Unreachable("broker", "redis://host:6379/0", "ConnectionError"),
+    Unreachable("store", "redis://host:6379/0", "LOADING", "wait"),
     NotPublished("w", "cannot reach the broker"),
     NotRecorded("w", "cannot reach the store"),
     WorkerEnded("memory://localhost//"),
