@@ -10,8 +10,7 @@ from celery import Celery
 from kombu.transport import get_transport_cls
 from kombu.utils.url import maybe_sanitize_url
 
-from paigeant_celery.core.errors import ConfigurationError, Unreachable
-from paigeant_celery.core.refusals import refusal_of
+from paigeant_celery.core.errors import ConfigurationError
 from paigeant_celery.store.endpoint import MEANT, Endpoint, Plain, plain_options
 
 __all__ = [
@@ -23,7 +22,6 @@ __all__ = [
     "other_servers",
     "shown_url",
     "store_of_broker",
-    "unreachable",
 ]
 
 LEAST_TIMEOUT = 1.0  # seconds
@@ -68,13 +66,6 @@ def broker_mistakes(app: Celery) -> list[str]:
         except Exception as error:  # noqa: BLE001 - a library that is broken raises whatever it likes
             return [_unmade(error, _failing_scheme(app))]
     return []
-
-
-def unreachable(address: str, error: BaseException, cause: str | None = None) -> Unreachable:
-    """Return the error of ours for one of Kombu's; what the broker refuses with is named as a store's refusal is."""
-    if (refusal := refusal_of(error, rule="~* &* +@all -@admin")) is not None:
-        return Unreachable("broker", address, refusal.cause, refusal.remedy)
-    return Unreachable("broker", address, cause or type(error).__name__)
 
 
 def missing_driver(error: ImportError, app: Celery) -> ConfigurationError:

@@ -18,16 +18,19 @@ from kombu.transport import TRANSPORT_ALIASES
 from kombu.utils.url import maybe_sanitize_url
 
 from paigeant_celery.activities.registry import registry
+from paigeant_celery.broker.binding import BrokerBinding
 from paigeant_celery.broker.connection import broker_mistakes, holds_a_store, is_in_memory, shown_url, store_of_broker
 from paigeant_celery.broker.dead_letter_queue import LetterQueue
 from paigeant_celery.broker.left_behind import unfinished_in, watch
-from paigeant_celery.broker.publisher import CeleryPublisher, broker_address
+from paigeant_celery.broker.publisher import CeleryPublisher
+from paigeant_celery.broker.reach import broker_address
 from paigeant_celery.broker.stand_alone import (
     REDIS_VARIABLE,
     TRANSPORT_VARIABLE,
     StandAloneApp,
     default_redis_url,
 )
+from paigeant_celery.broker.threads import BrokerThreads
 from paigeant_celery.core.errors import ConfigurationError, InvalidInput, UnknownTransport
 from paigeant_celery.core.names import Names
 from paigeant_celery.core.settings import Settings, read_what_is_valid
@@ -71,9 +74,11 @@ class CeleryTransport:
     def __init__(self, app: Celery, *, settings: Settings, store: Store | None, faults: Sequence[str] = ()) -> None:
         self.app, self.settings, self.store, self.faults = app, settings, store, tuple(faults)
         self.names = Names(settings.prefix)
-        self.publisher = CeleryPublisher(app, self.names)
-        self.letter_queue = LetterQueue(app, self.names.dead_letters)  # used only if there is no store
+        threads = BrokerThreads(app, timeout=settings.publish_timeout)
+        self.publisher = CeleryPublisher(app, self.names, threads)
+        self.letter_queue = LetterQueue(threads, self.names.dead_letters)  # used only if there is no store
         self.letters = self.letter_queue if store is None else None
+        self.binding = BrokerBinding(app, store, self.names, address=lambda: self.broker_identity)
 
     def __repr__(self) -> str:
         return f"CeleryTransport(broker={self.broker!r}, store={self.store_address!r})"
@@ -85,7 +90,7 @@ class CeleryTransport:
 
     @property
     def broker_identity(self) -> str:
-        """The broker in one form for all URLs: without credentials, and with what the URL leaves out filled in."""
+        """The broker's address in one form for all URLs: no credentials, and what the URL leaves out is filled in."""
         connection = self.app.connection_for_write()
         default_port = getattr(connection.transport, "default_port", None) or 0
         place = _harmless(connection.virtual_host or "/")
@@ -125,6 +130,10 @@ class CeleryTransport:
             raise ConfigurationError(mistakes)
         if self.in_memory:
             watch(self, unfinished_in(self.store, self.names))
+
+    def check_broker(self) -> None:
+        """Raise `ConfigurationError` if the broker is not the one that the store belongs to."""
+        self.binding.check_dispatch()
 
     def serves(self, activity: str) -> bool:
         """Say whether an executor of this process runs the steps of an activity."""

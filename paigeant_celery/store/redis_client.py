@@ -20,7 +20,8 @@ from redis.exceptions import RedisError, ResponseError
 from redis.retry import Retry
 from redis.sentinel import Sentinel, SentinelConnectionPool
 
-from paigeant_celery.core.errors import ConfigurationError, StoreCorrupt, Unreachable
+from paigeant_celery.activities.real_threads import OfThread
+from paigeant_celery.core.errors import ConfigurationError, OutdatedVersion, StoreCorrupt, Unreachable
 from paigeant_celery.core.refusals import Refusal, refusal_of, without_arguments
 from paigeant_celery.store.endpoint import NOT_UNDERSTOOD, Endpoint, Plain
 from paigeant_celery.store.limits import StoreLimits, as_lua
@@ -32,7 +33,8 @@ RETRIES = 1
 MAX_CONNECTIONS = 1024  # more than the threads of one worker; each call holds one for its round trip
 SCRIPTS = (
     "start", "claim", "renew", "release", "complete", "retry_at", "park", "fail", "cancel", "redrive", "sweep", "read",
-    "bury", "letters", "record", "publish", "events", "probe",
+    "bury", "letters", "record", "publish", "events", "bind", "resend",
+    "format", "probe",
 )  # fmt: skip
 
 # A script failed on a value before its first write. Servers before Redis 7 report a refused command in the same words.
@@ -58,6 +60,7 @@ class Client:
     """A client of this process, with the scripts that it can run."""
 
     pid: int
+    lenient: redis.Redis  # for answers of which a part may be no text: its bytes stand as lone surrogates
     redis: redis.Redis
     scripts: Mapping[str, Script]
 
@@ -65,18 +68,26 @@ class Client:
 class Server:
     """A database with records under one prefix.
 
-    Raises `Unreachable` if the server is away or refuses, and `StoreCorrupt` if something else wrote under the prefix.
+    Raises `Unreachable` if the server is away or refuses, `StoreCorrupt` if something else wrote under the prefix, and
+    `OutdatedVersion` if a newer worker has begun and the operation would begin something.
     """
 
     def __init__(self, endpoint: Endpoint, *, prefix: str, limits: StoreLimits) -> None:
         _refuse_unknown_options(endpoint)
         self.endpoint, self.address = endpoint, endpoint.address
         self.prefix, self.limits = prefix, limits
-        self.client: Client | None = None
+        self._client: OfThread[Client] = OfThread(_close)
 
     def run(self, script: str, *arguments: str | int, about: str) -> Reply:
         """Run a script. `about` is the key that it concerns, without the prefix."""
         return self.ask(lambda c: c.scripts[script](args=[self.prefix, *arguments]), about=about)
+
+    def run_leniently(self, script: str, *arguments: str | int, about: str) -> Reply:
+        """Run a script whose answer is about many records, so that one that is no text spoils no other.
+
+        The bytes that are no UTF-8 come as lone surrogates, and go back as they came.
+        """
+        return self.ask(lambda c: c.scripts[script](args=[self.prefix, *arguments], client=c.lenient), about=about)
 
     def ask(self, question: Callable[[Client], Reply], *, about: str) -> Reply:
         """Put a question to the server. `about` is the key that it concerns, without the prefix."""
@@ -107,23 +118,25 @@ class Server:
             text = f"has values that this version cannot read ({type(error).__name__})"
             raise StoreCorrupt(f"{self.prefix}:{about}", text) from error
 
+    @property
+    def client(self) -> Client | None:
+        """The client of this process, with gevent of this thread, if there has been a question."""
+        return self._client.value
+
     def connected(self) -> Client:
-        """Return this process's client."""
+        """Return it, and open it first if it is not there."""
         # No lock: another thread could hold it at a fork, and in the child it would never be released. At first two
         # threads may both make a client; one of the two goes away when its call is done.
         client = self.client
         if client is None or client.pid != os.getpid():
-            client = self.client = _open(self.endpoint, self.limits)
+            client = self._client.value = _open(self.endpoint, self.limits)
         return client
 
     def close(self) -> None:
         """Release this process's connections. A later question opens new ones."""
-        client, self.client = self.client, None
-        if client is not None and client.pid == os.getpid():
-            client.redis.close()
-            asked = getattr(client.redis.connection_pool, "sentinel_manager", None)
-            for sentinel in asked.sentinels if asked is not None else ():
-                sentinel.close()
+        client, self._client.value = self.client, None
+        if client is not None:
+            _close(client)
 
     def refusal_of(self, error: BaseException | None) -> Refusal | None:
         """Return what an error of the client says about the server; None if nothing answers, or with other words."""
@@ -136,19 +149,23 @@ class Server:
 
         Raises `Unreachable` if one refuses to tell.
         """
-        asked = getattr(self.connected().redis.connection_pool, "sentinel_manager", None)
         found: set[str] | None = None
-        for sentinel in asked.sentinels if asked is not None else ():
+        for sentinel in _sentinels(self.connected().redis):
             try:
-                found = {*(found or ()), *map(str, sentinel.sentinel_masters())}
+                watched: Any = sentinel.sentinel_masters()
+                found = {*(found or ()), *map(str, watched)}
             except RedisError as error:
                 if (refusal := self.refusal_of(error)) is not None:
-                    raise Unreachable("sentinel", self.address, refusal.cause, OF_SENTINELS) from error
+                    raise Unreachable(
+                        "sentinel", self.address, refusal.cause, refused=True, remedy=OF_SENTINELS
+                    ) from error
         return found
 
-    def _told(self, error: RedisError, key: str) -> StoreCorrupt | Unreachable:
+    def _told(self, error: RedisError, key: str) -> StoreCorrupt | OutdatedVersion | Unreachable:
         """Return the error of ours for one of the client."""
         text = str(error)
+        if text.startswith("FORMAT "):
+            return OutdatedVersion(self.address, self.prefix, int(text.split()[1]), self.limits.format)
         if text.startswith("CORRUPT "):
             _, key, what = text.split(" ", 2)
             return StoreCorrupt(key, what)
@@ -156,7 +173,7 @@ class Server:
             return StoreCorrupt(key, "has another type than this version writes")
         if (refusal := self.refusal_of(error)) is not None:
             self._leave_demoted(refusal)
-            return Unreachable("store", self.address, refusal.cause, refusal.remedy)
+            return Unreachable("store", self.address, refusal.cause, refused=True, remedy=refusal.remedy)
         if type(error) is ResponseError and _FALLEN.match(text):
             return StoreCorrupt(key, "has values that this version cannot read")
         # The server is there but refuses, which may pass.
@@ -165,8 +182,25 @@ class Server:
 
     def _leave_demoted(self, refusal: Refusal) -> None:
         """Close the connections to a server that is no longer the primary; new ones ask again who is, if only DNS."""
-        if refusal.cause.startswith(DEMOTED) and self.client is not None:
-            self.client.redis.connection_pool.disconnect(inuse_connections=False)
+        client = self.client
+        if refusal.cause.startswith(DEMOTED) and client is not None:
+            for each in (client.redis, client.lenient):
+                each.connection_pool.disconnect(inuse_connections=False)
+
+
+def _close(client: Client) -> None:
+    if client.pid != os.getpid():
+        return  # its connections belong to the parent of this process
+    for each in (client.redis, client.lenient):
+        each.close()
+        for sentinel in _sentinels(each):
+            sentinel.close()
+
+
+def _sentinels(client: redis.Redis) -> list[redis.Redis]:
+    """Return the clients that ask where the primary is; none if the address is that of a server."""
+    asked = getattr(client.connection_pool, "sentinel_manager", None)
+    return list(asked.sentinels) if asked is not None else []
 
 
 def script_texts(limits: StoreLimits) -> dict[str, str]:
@@ -180,11 +214,12 @@ def _open(endpoint: Endpoint, limits: StoreLimits) -> Client:
     """Return a client for this process; nothing is connected yet."""
     client = redis.Redis.from_pool(_pool(endpoint))
     scripts = {name: client.register_script(text) for name, text in script_texts(limits).items()}
-    return Client(os.getpid(), client, scripts)
+    lenient = redis.Redis.from_pool(_pool(endpoint, encoding_errors="surrogateescape"))
+    return Client(os.getpid(), lenient, client, scripts)
 
 
-def _pool(endpoint: Endpoint) -> redis.ConnectionPool:
-    options = _options(endpoint)
+def _pool(endpoint: Endpoint, **more: Any) -> redis.ConnectionPool:
+    options = {**_options(endpoint), **more}
     if not endpoint.master_name:
         return redis.ConnectionPool(**_place(endpoint), **options)
     asking = {
