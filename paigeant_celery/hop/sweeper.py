@@ -52,7 +52,7 @@ class Sweeper:
         self._store, self._outbox, self._set_aside = store, outbox, set_aside
         self._stopping: threading.Event | None = None
         self._on_their_way: dict[str, Sending[None]] = {}  # by hop
-        self._said: dict[str, str] = {}  # what was said last about a hop, a queue or a record
+        self._said: dict[tuple[str, str], str] = {}  # what was said last about a hop, a queue or a record
 
     def start(self) -> None:
         """Begin to sweep in this process; a forked child does not sweep."""
@@ -94,7 +94,7 @@ class Sweeper:
                 break
             try:
                 empty[queue] = self._outbox.waiting(queue) == 0
-                self._said.pop(queue, None)
+                self._forget("queue_not_seen", queue)
             except Exception as error:  # noqa: BLE001 - it concerns this queue alone
                 self._say(logging.WARNING, "queue_not_seen", queue, "cannot look at queue %s", queue, error=error)
         return empty
@@ -126,10 +126,10 @@ class Sweeper:
 
     def _ended(self, hop: HopRecord, error: BaseException | None) -> None:
         if error is None:
-            self._said.pop(hop.hop_id, None)
+            self._forget("resend_failed", hop.hop_id, hop.queue)
             logger.warning("hop %s is sent again", hop.hop_id, extra=_fields("resent", hop.hop_id))
         elif isinstance(error, MessageError) and self._is_parked(hop, error):
-            self._said.pop(hop.hop_id, None)
+            self._forget("resend_failed", hop.hop_id)
         else:  # it becomes overdue again later and is sent by the worker that sweeps then
             level = logging.WARNING if isinstance(error, TransientError) else logging.ERROR
             about = hop.queue if isinstance(error, TransientError) else hop.hop_id
@@ -150,12 +150,12 @@ class Sweeper:
     ) -> None:
         """Log what is wrong with a hop, a queue or a record, unless that was the last thing said about it."""
         ours = isinstance(error, PaigeantError)
-        said = f"{action} {error if ours else type(error).__name__}"
-        if self._said.get(about) == said:
+        said = str(error) if ours else type(error).__name__
+        if self._said.get((action, about)) == said:
             return
         if len(self._said) >= MOST_SAID:
             self._said.clear()
-        self._said[about] = said
+        self._said[action, about] = said
         detail = "" if error is None else f": {error}" if ours else traced(cause_of(error))
         logger.log(
             level,
@@ -165,6 +165,11 @@ class Sweeper:
             extra={"action": action, **dict(zip(FIELDS[action], values, strict=True))},
         )
 
+    def _forget(self, action: str, *about: str) -> None:
+        """Say it again if it goes wrong again."""
+        for each in about:
+            self._said.pop((action, each), None)
+
     def _sweep_until(self, stopping: threading.Event) -> None:
         while not stopping.wait(random.uniform(*EVERY)):  # noqa: S311 - nothing secret
             try:
@@ -172,7 +177,7 @@ class Sweeper:
             except Exception as error:  # noqa: BLE001 - nobody else does the work of this thread
                 self._say(logging.WARNING, "sweep_failed", "", "the sweep failed", error=error)
             else:
-                self._said.pop("", None)
+                self._forget("sweep_failed", "")
 
 
 def _fields(action: str, hop_id: str) -> dict[str, str]:
