@@ -21,7 +21,6 @@ __all__ = [
     "MAX_ATTEMPTS",
     "MAX_NAME_LENGTH",
     "MAX_QUEUE_LENGTH",
-    "PREFIX_RULE",
     "QUEUE_RULE",
     "REASONS",
     "SPEC_VERSION",
@@ -32,7 +31,6 @@ __all__ = [
     "hop_id",
     "is_activity_name",
     "is_correlation_id",
-    "is_prefix",
     "is_queue_name",
     "is_step_id",
     "name_fault",
@@ -49,7 +47,6 @@ ATTEMPT_HEADER = "paigeant_attempt"  # beside the envelope, if no store counts t
 MAX_NAME_LENGTH = 128  # characters; keeps keys, queues and task names short on every broker
 
 MAX_QUEUE_LENGTH = 255  # bytes; AMQP's own limit
-MAX_PREFIX_LENGTH = MAX_QUEUE_LENGTH - MAX_NAME_LENGTH - len(".")  # so that no queue of an activity has a longer name
 
 CORRELATION_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 STEP_ID = re.compile(r"[A-Za-z0-9_.-]{1,128}")
@@ -62,7 +59,6 @@ _PLACE = re.compile(r"(?:0|[1-9][0-9]{0,8})(?:-(?:0|[1-9][0-9]{0,8})\.(?:0|[1-9]
 CORRELATION_ID_RULE = "1 to 128 of A-Z, a-z, 0-9, '_' and '-'"
 STEP_ID_RULE = "1 to 128 of A-Z, a-z, 0-9, '_', '-' and '.'"
 ACTIVITY_NAME_RULE = "1 to 128 of A-Z, a-z, 0-9, '_' and '-', in parts joined by '.', with a letter or '_' first"
-PREFIX_RULE = ACTIVITY_NAME_RULE.replace(str(MAX_NAME_LENGTH), str(MAX_PREFIX_LENGTH))
 QUEUE_RULE = "1 to 255 bytes of UTF-8, not only spaces, no control characters, and not 'amq.' in front"
 
 FIRST_PLACE = "0"
@@ -103,11 +99,6 @@ def queue_fault(text: str) -> str:
 def is_activity_name(text: str) -> bool:
     """Say whether `text` may name an activity; only ASCII, so that no two names look alike."""
     return len(text) <= MAX_NAME_LENGTH and ACTIVITY_NAME.fullmatch(text) is not None
-
-
-def is_prefix(text: str) -> bool:
-    """Say whether `text` may begin the names of queues, tasks and keys."""
-    return is_activity_name(text) and len(text) <= MAX_PREFIX_LENGTH
 
 
 def hop_id(correlation_id: str, place: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from paigeant_celery.core.errors import ConfigurationError
-from paigeant_celery.core.names import MAX_ATTEMPTS, PREFIX_RULE, is_prefix
+from paigeant_celery.core.names import ACTIVITY_NAME_RULE, MAX_ATTEMPTS, is_activity_name
 
 __all__ = ["Consume", "Settings", "read_settings", "read_what_is_valid"]
 
@@ -54,8 +54,8 @@ class Settings(BaseModel):
     @field_validator("prefix")
     @classmethod
     def _check_prefix(cls, prefix: str) -> str:
-        if not is_prefix(prefix):
-            raise ValueError(f"must have {PREFIX_RULE}")
+        if not is_activity_name(prefix):
+            raise ValueError(f"must have {ACTIVITY_NAME_RULE}")
         return prefix
 
     @field_validator("consume", mode="before")
