@@ -204,6 +204,9 @@ class _HarnessTransport:
     def check_dispatch(self) -> None:
         """Check nothing: no Celery configuration reaches the harness."""
 
+    def check_broker(self) -> None:
+        """Check nothing: there is no broker."""
+
 
 @pytest.fixture
 def workflow_harness() -> WorkflowHarness:

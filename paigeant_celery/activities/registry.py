@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import difflib
 import gc
-import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from paigeant_celery.activities.port import Activity
+from paigeant_celery.activities.real_threads import real
 from paigeant_celery.core.errors import DuplicateActivity, InvalidInput, UnknownActivity, UsageError
 from paigeant_celery.core.names import ACTIVITY_NAME_RULE, QUEUE_RULE, is_activity_name, queue_fault
 from paigeant_celery.core.policy import StepPolicy
@@ -27,7 +27,7 @@ class Registry:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()
+        self._lock = real().RLock()
         self._entries: list[weakref.ref[Activity]] = []
         self._subscribers: list[Subscriber] = []
 

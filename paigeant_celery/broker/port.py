@@ -86,6 +86,13 @@ class Transport(Protocol):
         """Raise `ConfigurationError` if messages sent from here would not run as they must."""
         ...
 
+    def check_broker(self) -> None:
+        """Raise `ConfigurationError` if the broker is not the one that the store belongs to.
+
+        It may ask both; raises `TransientError` if the store is away.
+        """
+        ...
+
 
 @runtime_checkable
 class ServesItself(Protocol):

@@ -8,8 +8,8 @@ from typing import Any
 
 from celery import Celery
 from kombu.exceptions import OperationalError
-from kombu.utils.url import maybe_sanitize_url
 
+from paigeant_celery.broker.connection import broker_urls, missing_driver, shown_url
 from paigeant_celery.core.errors import PaigeantError, Unreachable
 
 __all__ = ["Line", "away", "broker_address", "reaching_broker", "refuses"]
@@ -70,11 +70,13 @@ class Line:
 
 @contextmanager
 def reaching_broker(app: Celery) -> Iterator[None]:
-    """Raise `Unreachable` for what Kombu raises if the broker is away, or refuses."""
+    """Raise `Unreachable` if the broker is away or refuses, `ConfigurationError` if Kombu lacks a library."""
     try:
         yield
     except PaigeantError:
         raise
+    except ImportError as error:
+        raise missing_driver(error, app) from error
     except Exception as error:
         refused = refuses(app, error)
         if not refused and not away(app, error):
@@ -100,6 +102,4 @@ def away(app: Celery, error: BaseException) -> bool:
 
 def broker_address(app: Celery) -> str:
     """Return the address of the app's broker, without password."""
-    url = app.conf.broker_write_url or "amqp://"
-    first = url[0] if isinstance(url, (list, tuple)) else str(url).partition(";")[0]
-    return str(maybe_sanitize_url(first))
+    return shown_url((broker_urls(app.conf) or ["amqp://"])[0])

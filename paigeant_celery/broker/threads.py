@@ -10,12 +10,10 @@ import atexit
 import contextvars
 import logging
 import os
-import threading
 import time
 import weakref
 from collections import OrderedDict, deque
 from collections.abc import Callable
-from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -23,6 +21,7 @@ from typing import Any, TypeVar
 from celery import Celery
 from celery.signals import worker_process_shutdown
 
+from paigeant_celery.activities.real_threads import RealFuture, real, start_thread
 from paigeant_celery.broker.reach import Line, away, broker_address, reaching_broker
 from paigeant_celery.broker.sending import Sending
 from paigeant_celery.core.errors import Unreachable
@@ -48,7 +47,7 @@ class _Job:
     call: Callable[[Line], Any]
     lane: str
     end: float  # on the monotonic clock; nobody waits for it after that
-    future: Future[Any] = field(default_factory=Future)
+    future: RealFuture[Any] = field(default_factory=RealFuture)
     context: contextvars.Context = field(default_factory=contextvars.copy_context)
     begun: float = 0.0
 
@@ -99,7 +98,7 @@ class _Crew:
 
     def __init__(self, app: Celery, timeout: float) -> None:
         self._app, self._timeout = app, timeout
-        self._changed = threading.Condition()
+        self._changed = real().Condition()  # held for moments only: greenlets come here as well
         self._waiting: OrderedDict[str, deque[_Job]] = OrderedDict()  # by lane; the first lane is next
         self._made: dict[str, list[_Job]] = {}  # those that threads make now, by lane
         self._threads = self._idle = 0
@@ -123,7 +122,7 @@ class _Crew:
     def has_ended(self, within: float) -> bool:
         """Wait until no call waits or is made."""
         with self._changed:
-            return self._changed.wait_for(lambda: not self._made and not self._waiting, within)
+            return bool(self._changed.wait_for(lambda: not self._made and not self._waiting, within))
 
     def abandon(self) -> None:
         """Let go of the connections in a forked child, without a word to the broker: they are the parent's."""
@@ -132,7 +131,7 @@ class _Crew:
 
     def _start_thread(self) -> None:
         try:
-            threading.Thread(target=self._serve, name="paigeant-broker", daemon=True).start()
+            start_thread(self._serve, name="paigeant-broker")
         except RuntimeError:  # the interpreter ends, or the system has no thread left; then the caller makes the call
             self._serve(patience=0.0)
 

@@ -263,6 +263,7 @@ class _Sending:
             return hop
         new = NewWorkflow(correlation_id=correlation_id, content=self.content, hop=hop)
         try:
+            self.transport.check_broker()
             answer = store.start(new)
             others = self._other_contents() if answer == "conflict" else []
             while answer == "conflict" and others:

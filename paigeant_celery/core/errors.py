@@ -191,8 +191,9 @@ class UnknownTransport(UsageError):
 
     def __str__(self) -> str:
         named = f"`{self.variable}`:" if self.variable else "transport"
+        valkey = "write 'redis://…' for a Valkey server; " if self.given.lower().startswith("valkey") else ""
         return (
-            f"{named} {self.given!r} is not supported; use 'inmemory', 'redis', a Kombu URL such as "
+            f"{named} {self.given!r} is not supported; {valkey}use 'inmemory', 'redis', a Kombu URL such as "
             "'redis://host:6379/0' or 'amqp://host//', or `app=` with an existing Celery app"
         )
 

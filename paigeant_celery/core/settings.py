@@ -51,6 +51,11 @@ class Settings(BaseModel):
         """Whether the configuration says what a worker serves; otherwise its `-Q` does, or the default."""
         return "consume" in self.model_fields_set
 
+    @property
+    def store_is_set(self) -> bool:
+        """Whether the configuration says where workflows are recorded, if only that they are not."""
+        return "store_url" in self.model_fields_set
+
     @field_validator("prefix")
     @classmethod
     def _check_prefix(cls, prefix: str) -> str:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import logging
 import random
-import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
+from paigeant_celery.activities.real_threads import real, start_thread
 from paigeant_celery.broker.outbox import Outbox
 from paigeant_celery.broker.sending import Sending
 from paigeant_celery.core.causes import cause_of
@@ -50,18 +51,15 @@ class Sweeper:
         self, *, store: HopStore, outbox: Outbox, set_aside: Callable[[HopRecord, MessageError], bool] | None = None
     ) -> None:
         self._store, self._outbox, self._set_aside = store, outbox, set_aside
-        self._stopping: threading.Event | None = None
+        self._stopping: Any = None  # an event between real threads
         self._on_their_way: dict[str, Sending[None]] = {}  # by hop
         self._said: dict[tuple[str, str], str] = {}  # what was said last about a hop, a queue or a record
 
     def start(self) -> None:
         """Begin to sweep in this process; a forked child does not sweep."""
         if self._stopping is None:
-            self._stopping = threading.Event()
-            thread = threading.Thread(
-                target=self._sweep_until, args=(self._stopping,), name="paigeant-sweeper", daemon=True
-            )
-            thread.start()
+            self._stopping = real().Event()
+            start_thread(partial(self._sweep_until, self._stopping), name="paigeant-sweeper")
 
     def stop(self) -> None:
         """Stop sweeping after the current pass."""
@@ -170,7 +168,7 @@ class Sweeper:
         for each in about:
             self._said.pop((action, each), None)
 
-    def _sweep_until(self, stopping: threading.Event) -> None:
+    def _sweep_until(self, stopping: Any) -> None:
         while not stopping.wait(random.uniform(*EVERY)):  # noqa: S311 - nothing secret
             try:
                 self.sweep()

@@ -6,12 +6,12 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from paigeant_celery import FunctionSpec
+from paigeant_celery.activities.real_threads import RealFuture
 from paigeant_celery.activities.registry import Registry
 from paigeant_celery.broker.outbox import Outbox
 from paigeant_celery.broker.port import Delivery
@@ -58,7 +58,7 @@ class Line:
     def begin(self, delivery: Delivery) -> Sending[None]:
         self.handed.append(delivery.hop_id)
         if self.blocked is not None:
-            return Sending(Future(), end=time.monotonic() + 60)
+            return Sending(RealFuture(), end=time.monotonic() + 60)
         return Sending.made(lambda: self.publish(delivery))
 
     def publish(self, delivery: Delivery) -> None:

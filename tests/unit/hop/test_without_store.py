@@ -39,6 +39,9 @@ class Broker:
         self.kept: list[tuple[DeadLetter, str | None]] = []
         self.publisher = self.letters = self
 
+    def check_broker(self) -> None:
+        raise AssertionError("there is no store")
+
     def check_dispatch(self) -> None:
         """Everything may be sent."""
 
