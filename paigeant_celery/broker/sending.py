@@ -6,8 +6,9 @@ import asyncio
 import concurrent.futures
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Generic, TypeVar
+
+from paigeant_celery.activities.real_threads import RealFuture
 
 __all__ = ["Sending"]
 
@@ -21,15 +22,13 @@ class Sending(Generic[T]):
     although its sender was told that it did not. With a store its hop runs once all the same.
     """
 
-    def __init__(
-        self, future: concurrent.futures.Future[T], *, end: float, late: Callable[[], Exception] = TimeoutError
-    ) -> None:
+    def __init__(self, future: RealFuture[T], *, end: float, late: Callable[[], Exception] = TimeoutError) -> None:
         self._future, self._end, self._late = future, end, late
 
     @classmethod
     def made(cls, call: Callable[[], T]) -> Sending[T]:
         """Make a call here and now, where nothing can block it."""
-        future: concurrent.futures.Future[T] = concurrent.futures.Future()
+        future: RealFuture[T] = RealFuture()
         try:
             future.set_result(call())
         except Exception as error:  # noqa: BLE001 - whoever waits gets it
@@ -51,9 +50,11 @@ class Sending(Generic[T]):
 
     def ends_within(self, seconds: float) -> bool:
         """Wait for a moment, and say whether the call has ended, well or not. It goes on if it has not."""
-        with suppress(TimeoutError, concurrent.futures.CancelledError):
+        try:
             self._future.exception(seconds)
-        return self._future.done()
+        except (concurrent.futures.TimeoutError, concurrent.futures.CancelledError):
+            return self._future.done()
+        return True
 
     def wait(self) -> T:
         """Return the answer. Raises what the call raised, or that it is too late; then the call is given up."""
