@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import click
 from celery import bootsteps
 from celery.concurrency.thread import TaskPool
-from kombu.entity import Queue
 
 from paigeant_celery.activities.port import Activity
 from paigeant_celery.activities.registry import registry
@@ -18,6 +17,7 @@ from paigeant_celery.worker.app_state import installation_of
 from paigeant_celery.worker.broker_advice import advice_lines, advise
 from paigeant_celery.worker.guest import GuestWorker
 from paigeant_celery.worker.intake import Intake
+from paigeant_celery.worker.our_queues import OurQueues
 from paigeant_celery.worker.revocations import Revocations
 from paigeant_celery.worker.selection import NO_SELECTION, Selection, selection_of
 from paigeant_celery.worker.serving import (
@@ -48,8 +48,7 @@ class AgentQueues(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ship
 
     def __init__(self, consumer: Any, **kwargs: Any) -> None:
         super().__init__(consumer, **kwargs)
-        guest = consumer.controller if isinstance(consumer.controller, GuestWorker) else None
-        self._embedded = guest is not None
+        self._embedded = isinstance(consumer.controller, GuestWorker)
         self._announced = self._embedded  # an executor prints no banner
         installation = installation_of(consumer.app)
         self._transport, self._runtime = installation.transport, installation.runtime
@@ -59,12 +58,11 @@ class AgentQueues(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ship
         self._selection, self._added = NO_SELECTION, frozenset[str]()
         self._store_seen = True
         self._joined = False
-        self._ours = guest.ours if guest is not None else set[str]()
         Intake(
             consumer,
             names=self._transport.names,
             service=lambda: self._runtime.service,
-            ours=self._ours,
+            ours=OurQueues(self._transport),
             max_size=self._transport.settings.max_message_size,
         ).guard()
         if self._embedded:
@@ -85,7 +83,7 @@ class AgentQueues(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ship
                 self._look_at_store(selection)
             click.echo(printable("\n".join([banner(self._transport, selection), *self._advice(consumer, served)])))
         if self._embedded or self._joined or served:
-            self._begin(consumer, queues_of(self._transport, served, selection))
+            self._begin(consumer)
 
     def stop(self, consumer: Any) -> None:
         """Stop sweeping because the broker is away or the worker ends."""
@@ -94,9 +92,8 @@ class AgentQueues(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ship
             self._watching.cancel()
             self._watching = None
 
-    def _begin(self, consumer: Any, queues: Iterable[Queue]) -> None:
-        """Do what a worker does that takes messages from our queues."""
-        self._ours.update(queue.name for queue in queues)
+    def _begin(self, consumer: Any) -> None:
+        """Do what a worker does that serves activities."""
         self._runtime.start_sweeping()
         if self._revocations is not None and self._watching is None:
             self._watching = self._revocations.watch(consumer.timer)
@@ -139,7 +136,6 @@ class AgentQueues(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ship
         consumer.add_task_queue = self._joining(consumer, consumer.add_task_queue)
         queues = list(queues_of(self._transport, served_activities(self._transport, selection), selection))
         self._added = frozenset(queue.name for queue in queues)
-        self._ours.update(self._added)
         if queues and takes_no_other(self._transport, selection):
             for queue in queues:
                 app.amqp.queues.add(queue)
@@ -159,7 +155,7 @@ class AgentQueues(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ship
                     logger.error("queue %s is not added: %s", queue, error, extra={"action": "queue_not_added"})
                     return
                 self._joined = True
-                self._begin(consumer, [ours[queue]])
+                self._begin(consumer)
                 consumer.app.amqp.queues.add(ours[queue])
             add(queue, *args, **kwargs)
 
