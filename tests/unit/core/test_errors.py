@@ -29,8 +29,10 @@ from paigeant_celery.core.errors import (
     NonDeterminismError,
     NotPublished,
     NotRecorded,
+    NotSent,
     NotSerializable,
     NoWorkflow,
+    OutdatedVersion,
     PaigeantError,
     Paused,
     RemoteTraceback,
@@ -78,10 +80,15 @@ SAMPLES = [
     MessageError("malformed"),
     MessageError("unknown_field", "slip.x", "this version does not know the field"),
     Unreachable("broker", "redis://host:6379/0", "ConnectionError"),
+    Unreachable("broker", "redis://host:6379/0", "MessageNacked", True),
+    NotSent("broker", "redis://host:6379/0", "ConnectionError"),
+    NotSent("broker", "redis://host:6379/0", "MessageNacked", True),
     NotPublished("w", "cannot reach the broker"),
+    NotPublished("w", "the broker is there but refuses", True),
     NotRecorded("w", "cannot reach the store"),
     WorkerEnded("memory://localhost//"),
     StoreCorrupt("paigeant:w", "is a list"),
+    OutdatedVersion("redis://host/0", "paigeant", 2, 1),
     HopFailed("w.2", "critic", "ValueError"),
     WorkflowFailed("w", "critic", "ValueError", "no"),
     WorkflowFailed("w", None, "malformed", "no"),
@@ -99,10 +106,10 @@ USAGE = {
     DuplicateActivity, ConfigurationError, UnknownTransport, NoWorkflow, NotSerializable, WaitInsideStep,
 }  # fmt: skip
 MESSAGE = {MessageError}
-TRANSIENT = {TransientError, Unreachable, NotPublished, NotRecorded, WorkerEnded}
+TRANSIENT = {TransientError, Unreachable, NotSent, NotPublished, NotRecorded, WorkerEnded}
 OTHERS = {
-    PaigeantError, StoreCorrupt, IllegalEvent, HopFailed, WorkflowFailed, WorkflowParked, WorkflowCancelled, HopLost,
-    NonDeterminismError, Paused, ReplayedError, RemoteTraceback, WorkflowError,
+    PaigeantError, StoreCorrupt, OutdatedVersion, IllegalEvent, HopFailed, WorkflowFailed, WorkflowParked,
+    WorkflowCancelled, HopLost, NonDeterminismError, Paused, ReplayedError, RemoteTraceback, WorkflowError,
 }  # fmt: skip
 
 
