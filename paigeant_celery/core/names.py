@@ -294,6 +294,7 @@ ACTIONS: Mapping[str, str] = MappingProxyType(
         "resend_failed": "the message of a hop could not be sent again",
         "resent": "the message of a hop was sent again",
         "send_failed": "the next hop is recorded, but its message could not be sent; a sweep sends it",
+        "start_refused": "a worker does not start; the text says why and what to do",
         "started_in_spite": "a worker that serves no activity starts although its settings are wrong",
         "store_checked": "something about the store's server is worth knowing",
         "store_corrupt": "a record of the store cannot be read",

@@ -30,6 +30,7 @@ from paigeant_celery.worker.serving import (
     start_checks,
     takes_no_other,
 )
+from paigeant_celery.worker.start_errors import refused_start
 from paigeant_celery.worker.task import register_tasks
 from paigeant_celery.worker.task_log import name_steps_in_task_log
 
@@ -72,7 +73,7 @@ class AgentQueues(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ship
         try:
             self._serve(consumer)
         except PaigeantError as error:
-            raise SystemExit(f"paigeant_celery: {error}") from error
+            raise refused_start(consumer.controller, error) from error
 
     def start(self, consumer: Any) -> None:
         """Print what is served once the broker is connected, and start sweeping."""
@@ -81,9 +82,9 @@ class AgentQueues(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ship
         served = served_activities(self._transport, selection)
         serves = self._embedded or self._joined or bool(served)
         if serves and not self._all_seen:
-            self._look_again(lambda: start_checks(self._transport, selection, embedded=self._embedded))
+            self._look_again(consumer, lambda: start_checks(self._transport, selection, embedded=self._embedded))
         elif serves and self._connected_before:
-            self._look_again(lambda: self._transport.binding.check_worker(serves=True))
+            self._look_again(consumer, lambda: self._transport.binding.check_worker(serves=True))
         self._all_seen = self._connected_before = True
         if not self._announced:
             self._announced = True
@@ -117,7 +118,7 @@ class AgentQueues(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ship
             )
             yield from advice_lines(findings)
 
-    def _look_again(self, check: Callable[[], bool]) -> None:
+    def _look_again(self, consumer: Any, check: Callable[[], bool]) -> None:
         """Check what was away when the worker began, or whether it is still the store's broker that has come back.
 
         That one gets its id back if it has lost its data.
@@ -127,8 +128,7 @@ class AgentQueues(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ship
         except TransientError as error:
             logger.warning("%s; hops wait until it is back", error, extra={"action": "store_unreachable"})
         except PaigeantError as error:
-            click.echo(f"paigeant_celery: {error}", err=True)
-            raise SystemExit(1) from error
+            raise refused_start(consumer.controller, error) from error
 
     def _serve(self, consumer: Any) -> None:
         """Check what must be right, and add the queues. What is wrong stops only a worker that is to serve something.
