@@ -95,7 +95,7 @@ class Refusals:
         own = message is not None and message.message_id == arrival.hop_id
         if answer == Dropped(reason="unknown") and message is not None and own and fault.reason == "unknown_agent":
             with suppress(MessageError):  # it is too old or asks for no step
-                self._claims.adopt(arrival, message)
+                self._claims.adopt(arrival, message, begun=arrival.attempt - 1)
                 answer = self._claims.claim(arrival, message, digest=digest, max_attempts=MAX_ATTEMPTS)
         return answer
 

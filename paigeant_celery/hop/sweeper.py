@@ -1,4 +1,4 @@
-"""The sweeper: puts a hop back on its queue if its message is lost or its owner is gone.
+"""The sweeper: puts a hop back on its queue if its message is lost or its owner is gone, and ends it if it is too late.
 
 Every worker has one, and none leads: the store gives each hop to the first that asks. A message that is sent
 once too often runs nothing, because its hop is claimed only once.
@@ -14,9 +14,12 @@ from collections.abc import Iterable
 from paigeant_celery.broker.outbox import Outbox
 from paigeant_celery.core.causes import cause_of
 from paigeant_celery.core.errors import MessageError, TransientError
+from paigeant_celery.core.settings import Settings
+from paigeant_celery.hop.claims import Claims
 from paigeant_celery.hop.failures import traced
+from paigeant_celery.hop.lateness import Lateness
 from paigeant_celery.hop.liveness import host_id, is_gone
-from paigeant_celery.store.port import HopRecord, HopStore
+from paigeant_celery.store.port import HopRecord, HopStore, Sweep
 
 __all__ = ["Sweeper"]
 
@@ -28,8 +31,9 @@ logger = logging.getLogger(__name__)
 class Sweeper:
     """Sweeps in a daemon thread from `start` to `stop`; both may be called repeatedly."""
 
-    def __init__(self, *, store: HopStore, outbox: Outbox) -> None:
+    def __init__(self, *, store: HopStore, outbox: Outbox, claims: Claims, settings: Settings) -> None:
         self._store, self._outbox = store, outbox
+        self._lateness = Lateness(store=store, claims=claims, settings=settings)
         self._stopping: threading.Event | None = None
 
     def start(self) -> None:
@@ -51,15 +55,28 @@ class Sweeper:
         """Make one pass unless someone has made one within this second. Raises `PaigeantError`."""
         host = host_id() or ""
         found = self._store.sweep(host=host)
-        self._send(found.overdue, found.corrupted)
+        self._act_on(found)
         dead = [owner for owner in found.owners if is_gone(owner)]
         for owner in dead:
             logger.warning("the process of %s is gone; its hops are sent again", owner, extra={"action": "owner_gone"})
         # The store knows no broker, so queues are looked at here, and the store is asked a second time.
         queues = {queue: waiting == 0 for queue in found.queues if (waiting := self._waiting(queue)) is not None}
         if dead or queues:
-            found = self._store.sweep(host=host, dead=dead, queues=queues)
-            self._send(found.overdue, found.corrupted)
+            self._act_on(self._store.sweep(host=host, dead=dead, queues=queues))
+
+    def _act_on(self, found: Sweep) -> None:
+        self._end(found.late)
+        self._send(found.overdue, found.corrupted)
+
+    def _end(self, hops: Iterable[HopRecord]) -> None:
+        for hop in hops:
+            try:
+                self._lateness.end(hop)
+            except Exception as error:  # noqa: BLE001 - the store returns it once more, and others are late as well
+                logger.warning(
+                    "hop %s is late, but its workflow is not ended yet: %s", hop.hop_id, error,
+                    extra={"action": "end_failed", "hop": hop.hop_id},
+                )  # fmt: skip
 
     def _waiting(self, queue: str) -> int | None:
         try:

@@ -23,6 +23,7 @@ from paigeant_celery.core.errors import (
     EmptyItinerary,
     HopFailed,
     HopLost,
+    HopUnknown,
     IllegalEvent,
     InvalidInput,
     MessageError,
@@ -90,6 +91,7 @@ SAMPLES = [
     WorkflowError("w"),
     RemoteTraceback("KeyError"),
     HopLost("w.2"),
+    HopUnknown("w.2"),
     NonDeterminismError("critic", "the model call in step 1 of run 'critic:0'", "its model changed"),
     ReplayedError("OwnError", "no"),
 ]
@@ -102,7 +104,7 @@ MESSAGE = {MessageError}
 TRANSIENT = {TransientError, Unreachable, NotPublished, NotRecorded, WorkerEnded}
 OTHERS = {
     PaigeantError, StoreCorrupt, IllegalEvent, HopFailed, WorkflowFailed, WorkflowParked, WorkflowCancelled, HopLost,
-    NonDeterminismError, Paused, ReplayedError, RemoteTraceback, WorkflowError,
+    HopUnknown, NonDeterminismError, Paused, ReplayedError, RemoteTraceback, WorkflowError,
 }  # fmt: skip
 
 

@@ -28,11 +28,11 @@ from paigeant_celery.hop.effects import ClosedAs, Drop, Refused, Summary
 from paigeant_celery.hop.guard import Arrival
 from paigeant_celery.hop.run import Opened
 from paigeant_celery.hop.service import HopService
-from paigeant_celery.hop.sweeper import Sweeper
 from paigeant_celery.hop.with_store import RecordedEffects
 from paigeant_celery.store.memory import MemoryStore
 from paigeant_celery.store.outputs import Kept, Outputs
 from paigeant_celery.store.port import Claim, ClaimAnswer, Closing, Completion, HopRecord, NewWorkflow, WorkflowRecord
+from tests.support.sweeping import sweeper_of
 
 MakeMessage = Callable[..., PaigeantMessage]
 
@@ -294,7 +294,7 @@ def test_an_unexpected_error_after_the_record_leaves_the_next_hop_to_a_sweep(
     line.refusal = None
     line.given.clear()
     line.at += timedelta(seconds=6)
-    Sweeper(store=line.store, outbox=Outbox(line, registry)).sweep()
+    sweeper_of(line.store, Outbox(line, registry)).sweep()
 
     assert [sent.hop_id for sent in line.given] == ["w-1.1"]
     assert line.serve(line.arrival()).outcome == "completed"
