@@ -28,6 +28,7 @@ __all__ = [
     "NotPublished",
     "NotRecorded",
     "NotSerializable",
+    "OutdatedVersion",
     "PaigeantError",
     "Paused",
     "RemoteTraceback",
@@ -336,6 +337,21 @@ class StoreCorrupt(PaigeantError):
         return (
             f"store_corrupt: {self.key!r}: {self.text}; something else writes under this prefix: move it away, "
             "or choose another `paigeant_prefix`"
+        )
+
+
+class OutdatedVersion(PaigeantError):
+    """A worker of a newer version works on the store, so this version begins nothing there any more."""
+
+    def __init__(self, store: str, prefix: str, found: int, own: int) -> None:
+        super().__init__(store, prefix, found, own)
+        self.store, self.prefix, self.found, self.own = store, prefix, found, own
+
+    def __str__(self) -> str:
+        return (
+            f"a newer version of paigeant_celery works on the store {self.store} under the prefix {self.prefix!r}: its "
+            f"records have format {self.found}, and this version writes {self.own}, so it begins nothing more there; "
+            "install that version here too, and restart"
         )
 
 

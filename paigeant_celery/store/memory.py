@@ -70,6 +70,11 @@ class MemoryStore:
         """Whether other processes see the same records. They do not."""
         return False
 
+    @property
+    def endpoint(self) -> None:
+        """Nothing: no other process reaches the records."""
+        return None
+
     def start(self, new: NewWorkflow) -> Literal["started", "exists", "conflict"]:
         """Record a workflow and its first hop."""
         with self._transaction() as now:
@@ -336,6 +341,9 @@ class MemoryStore:
         """Return the broker that is remembered, and remember none."""
         with self._lock:
             return self._broker
+
+    def raise_format(self) -> None:
+        """Do nothing: all that use this store are of one version."""
 
     def unswept(self) -> float | None:
         """Return for how many seconds no worker has swept; None if none ever has."""

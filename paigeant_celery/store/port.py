@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from typing import Literal, Protocol, TypeAlias
 
 from paigeant_celery.core.flow import Failure, WorkflowState
+from paigeant_celery.store.endpoint import Endpoint
 
 __all__ = [
     "Claim",
@@ -373,6 +374,11 @@ class StoreServer(Protocol):
         """Whether other processes see the same records."""
         ...
 
+    @property
+    def endpoint(self) -> Endpoint | None:
+        """How another process reaches the same records; None if none can."""
+        ...
+
     def check(self, *, allow_eviction: bool) -> Sequence[str]:
         """Return warnings about the server; raise `Unreachable` or `ConfigurationError`."""
         ...
@@ -383,6 +389,14 @@ class StoreServer(Protocol):
 
     def bound_broker(self) -> str | None:
         """Return the broker that is remembered, and remember none."""
+        ...
+
+    def raise_format(self) -> None:
+        """Note that a worker of this version begins; raises `OutdatedVersion` if a newer one has begun.
+
+        Older workers then begin nothing more: their claims and sweeps, and the redrives of their programs, raise that.
+        What they claimed before, they may close.
+        """
         ...
 
     def unswept(self) -> float | None:

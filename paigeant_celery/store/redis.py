@@ -11,6 +11,7 @@ from typing import Literal, cast, get_args
 
 from paigeant_celery.core.errors import HopUnknown, InvalidInput
 from paigeant_celery.core.flow import Failure, WorkflowState
+from paigeant_celery.store.endpoint import Endpoint, read_url
 from paigeant_celery.store.limits import LIMITS, StoreLimits
 from paigeant_celery.store.port import (
     Claim,
@@ -28,7 +29,7 @@ from paigeant_celery.store.port import (
     Sweep,
     WorkflowRecord,
 )
-from paigeant_celery.store.redis_check import FORMAT, check_server
+from paigeant_celery.store.redis_check import check_server
 from paigeant_celery.store.redis_client import Client, Reply, Server
 from paigeant_celery.store.redis_records import (
     EPOCH,
@@ -55,17 +56,26 @@ _LETTER_CURSOR = re.compile(r"[0-9]{1,15}")
 class RedisStore:
     """A store in one Redis (or Valkey) database, for any number of processes.
 
-    Raises `Unreachable` if the server is away or full, and `StoreCorrupt` if something else wrote under the prefix. If
-    the reply to a call is lost, the call is repeated once; the repetition changes nothing.
+    Raises `Unreachable` if the server is away or full, and `StoreCorrupt` if something else wrote under the prefix. A
+    claim, a sweep and a redrive raise `OutdatedVersion` if a newer worker has begun. If the reply to a call is lost,
+    the call is repeated once; the repetition changes nothing.
     """
 
-    def __init__(self, url: str, *, prefix: str, lease: float, ttl: float, limits: StoreLimits = LIMITS) -> None:
-        self._server = Server(url, prefix=prefix, limits=limits)
+    def __init__(
+        self, where: Endpoint | str, *, prefix: str, lease: float, ttl: float, limits: StoreLimits = LIMITS
+    ) -> None:
+        endpoint = where if isinstance(where, Endpoint) else read_url(where)
+        self._server = Server(endpoint, prefix=prefix, limits=limits)
         self._prefix = prefix
         self._lease, self._ttl = round(lease * 1000), round(ttl * 1000)
 
     def __repr__(self) -> str:
         return f"RedisStore({self.address!r}, prefix={self._prefix!r})"
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Where the records are and how they are reached, for a process that opens them as well."""
+        return self._server.endpoint
 
     @property
     def address(self) -> str:
@@ -290,7 +300,7 @@ class RedisStore:
         """Return warnings about the server.
 
         Raises `Unreachable`, or `ConfigurationError` if the server is part of a cluster, may evict records (unless
-        allowed), or holds records of another format.
+        allowed), or holds records of a newer format.
         """
         return check_server(self._server, allow_eviction=allow_eviction)
 
@@ -301,7 +311,6 @@ class RedisStore:
         def bind(client: Client) -> Reply:
             with client.redis.pipeline(transaction=True) as commands:
                 commands.hsetnx(key, "broker", broker)
-                commands.hsetnx(key, "format", FORMAT)
                 commands.hget(key, "broker")
                 return commands.execute()
 
@@ -311,6 +320,10 @@ class RedisStore:
         """Return the broker that is remembered, and remember none."""
         found = self._server.ask(lambda client: client.redis.hget(f"{self._prefix}:meta", "broker"), about="meta")
         return None if found is None else str(found)
+
+    def raise_format(self) -> None:
+        """Note that a worker of this version begins, so that older ones begin nothing more."""
+        self._server.run("format", about="meta")
 
     def unswept(self) -> float | None:
         """Return for how many seconds no worker has swept; None if none ever has."""

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
-from paigeant_celery.core.errors import ConfigurationError
+from paigeant_celery.core.errors import ConfigurationError, OutdatedVersion
 from paigeant_celery.store.redis_client import Server
 
-__all__ = ["FORMAT", "check_server"]
-
-FORMAT = "1"  # of the records; grows when an older version could not read them
+__all__ = ["check_server"]
 
 
 def check_server(server: Server, *, allow_eviction: bool) -> list[str]:
     """Return warnings; raises as `RedisStore.check` does."""
     _refuse_cluster(server)
     format_ = server.ask(lambda c: c.redis.hget(f"{server.prefix}:meta", "format"), about="meta")
-    mistakes = _format_mistakes(format_, server.prefix)
+    mistakes = list(_format_mistakes(format_, server))
     config = server.permitted(lambda c: c.redis.config_get("maxmemory-policy", "appendonly"))
     warnings = _config_warnings(server, config)
     policy = config.get("maxmemory-policy", "noeviction") if config is not None else "noeviction"
@@ -52,10 +50,15 @@ def _config_warnings(server: Server, config: Mapping[str, str] | None) -> list[s
     ]
 
 
-def _format_mistakes(found: str | None, prefix: str) -> list[str]:
-    if found in (None, FORMAT):
-        return []
-    return [
-        f"the records under {prefix!r} have format {found!r} and this version reads {FORMAT!r}; run one version on all "
-        "workers, or choose another `paigeant_prefix`"
-    ]
+def _format_mistakes(found: str | None, server: Server) -> Iterator[str]:
+    """Yield what is wrong with the format. If it is an older one, the records are read, and the format is raised."""
+    own = server.limits.format
+    if found is None or (found.isdecimal() and int(found) <= own):
+        return
+    if found.isdecimal():
+        yield str(OutdatedVersion(server.address, server.prefix, int(found), own))
+    else:
+        yield (
+            f"the records under {server.prefix!r} have no number as their format; something else writes under this "
+            "prefix: move it away, or choose another `paigeant_prefix`"
+        )

@@ -8,17 +8,20 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
+from pkgutil import resolve_name
+from ssl import VerifyFlags
 from typing import Any, TypeAlias, cast
-from urllib.parse import urlsplit
 
 import redis
-from redis.backoff import ExponentialBackoff
+from redis.backoff import ExponentialBackoff, NoBackoff
 from redis.commands.core import Script
-from redis.connection import parse_url
+from redis.connection import URL_QUERY_ARGUMENT_PARSERS
 from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
 from redis.retry import Retry
+from redis.sentinel import Sentinel, SentinelConnectionPool
 
-from paigeant_celery.core.errors import ConfigurationError, StoreCorrupt, Unreachable
+from paigeant_celery.core.errors import ConfigurationError, OutdatedVersion, PaigeantError, StoreCorrupt, Unreachable
+from paigeant_celery.store.endpoint import NOT_UNDERSTOOD, Endpoint, Plain
 from paigeant_celery.store.limits import StoreLimits, as_lua
 
 __all__ = ["Client", "Reply", "Server", "script_texts"]
@@ -29,6 +32,7 @@ MAX_CONNECTIONS = 1024  # more than the threads of one worker; each call holds o
 SCRIPTS = (
     "start", "claim", "renew", "release", "complete", "retry_at", "park", "fail", "cancel", "redrive", "sweep", "read",
     "bury", "letters", "record", "publish", "events",
+    "format",
 )  # fmt: skip
 
 # A script failed on a value before its first write. Servers before Redis 7 report a refused command in the same words.
@@ -37,7 +41,7 @@ _REFUSED = re.compile(r"\b(?:OOM|READONLY|MISCONF|NOREPLICAS|NOPERM|MASTERDOWN)\
 
 # redis-py leaves some functions untyped, and types every reply as a union with awaitables.
 Reply: TypeAlias = Any
-_parse_url = cast("Callable[[str], dict[str, Any]]", parse_url)
+_Sentinel, _SentinelPool = cast("Any", Sentinel), cast("Any", SentinelConnectionPool)
 
 
 @dataclass(frozen=True)
@@ -52,12 +56,13 @@ class Client:
 class Server:
     """A database with records under one prefix.
 
-    Raises `Unreachable` if the server is away or full, and `StoreCorrupt` if something else wrote under the prefix.
+    Raises `Unreachable` if the server is away or full, `StoreCorrupt` if something else wrote under the prefix, and
+    `OutdatedVersion` if a newer worker has begun and the operation would begin something.
     """
 
-    def __init__(self, url: str, *, prefix: str, limits: StoreLimits) -> None:
-        self._options = _options(url)
-        self.address = _address(url, self._options)
+    def __init__(self, endpoint: Endpoint, *, prefix: str, limits: StoreLimits) -> None:
+        _refuse_unknown_options(endpoint)
+        self.endpoint, self.address = endpoint, endpoint.address
         self.prefix, self.limits = prefix, limits
         self.client: Client | None = None
 
@@ -105,7 +110,7 @@ class Server:
         # threads may both make a client; one of the two goes away when its call is done.
         client = self.client
         if client is None or client.pid != os.getpid():
-            client = self.client = _open(self._options, self.limits)
+            client = self.client = _open(self.endpoint, self.limits)
         return client
 
     def close(self) -> None:
@@ -113,9 +118,14 @@ class Server:
         client, self.client = self.client, None
         if client is not None and client.pid == os.getpid():
             client.redis.close()
+            asked = getattr(client.redis.connection_pool, "sentinel_manager", None)
+            for sentinel in asked.sentinels if asked is not None else ():
+                sentinel.close()
 
-    def _refusal(self, error: ResponseError, key: str) -> StoreCorrupt | Unreachable:
+    def _refusal(self, error: ResponseError, key: str) -> PaigeantError:
         text = str(error)
+        if text.startswith("FORMAT "):
+            return OutdatedVersion(self.address, self.prefix, int(text.split()[1]), self.limits.format)
         if text.startswith("CORRUPT "):
             _, key, what = text.split(" ", 2)
             return StoreCorrupt(key, what)
@@ -136,53 +146,73 @@ def script_texts(limits: StoreLimits) -> dict[str, str]:
     return {name: common + folder.joinpath(f"{name}.lua").read_text("utf-8") for name in SCRIPTS}
 
 
-def _open(options: Mapping[str, Any], limits: StoreLimits) -> Client:
+def _open(endpoint: Endpoint, limits: StoreLimits) -> Client:
     """Return a client for this process; nothing is connected yet."""
-    client = redis.Redis.from_pool(redis.ConnectionPool(**options))
+    client = redis.Redis.from_pool(_pool(endpoint))
     scripts = {name: client.register_script(text) for name, text in script_texts(limits).items()}
     return Client(os.getpid(), client, scripts)
 
 
-def _options(url: str) -> dict[str, Any]:
-    """Return the client's options for `url`, whose query may set timeouts and the like."""
-    try:
-        parts = urlsplit(url)
-        # A password with '#', '?' or '/' cuts the URL in the wrong place; the '@' is then after the cut.
-        if parts.fragment or "@" in parts.path + parts.query:
-            raise ValueError
-        # redis-py reads a path that is not a number as database 0.
-        if parts.scheme != "unix" and re.fullmatch(r"/*[0-9]*/*", parts.path) is None:
-            raise ValueError
-        given = _parse_url(url)
-        if isinstance(mode := given.get("ssl_cert_reqs"), str):
-            given["ssl_cert_reqs"] = mode.lower().removeprefix("ssl.").removeprefix("cert_")  # Celery's words
-        options = {
-            "socket_timeout": SOCKET_TIMEOUT,
-            "socket_connect_timeout": SOCKET_TIMEOUT,
-            "client_name": "paigeant",
-            "max_connections": MAX_CONNECTIONS,
-            **given,
-            "retry": Retry(ExponentialBackoff(cap=0.2, base=0.05), retries=RETRIES),
-            "retry_on_error": [redis.ConnectionError, redis.TimeoutError],  # redis-py before 6 asks for it
-            "decode_responses": True,
-        }
-        redis.ConnectionPool(**options).make_connection()  # connects to nothing, but finds unknown options
-    except (TypeError, ValueError, RedisError):
-        # Without the cause and its text, which may show parts of a password.
-        raise ConfigurationError(
-            [
-                "it is not understood; expected 'redis://user:password@host:6379/0' with options that "
-                "redis-py knows, and special characters of the password percent-encoded"
-            ]
-        ) from None
+def _pool(endpoint: Endpoint) -> redis.ConnectionPool:
+    options = _options(endpoint)
+    if not endpoint.master_name:
+        return redis.ConnectionPool(**_place(endpoint), **options)
+    asking = {
+        "socket_timeout": SOCKET_TIMEOUT,
+        "socket_connect_timeout": SOCKET_TIMEOUT,
+        **_typed(endpoint.sentinel_options),
+        "retry": Retry(NoBackoff(), 0),  # another sentinel is asked instead
+        "retry_on_error": [],
+    }
+    sentinels = _Sentinel(endpoint.hosts, sentinel_kwargs=asking)
+    pool: redis.ConnectionPool = _SentinelPool(endpoint.master_name, sentinels, ssl=endpoint.tls is not None, **options)
+    return pool
+
+
+def _place(endpoint: Endpoint) -> dict[str, Any]:
+    if endpoint.path:
+        return {"connection_class": redis.UnixDomainSocketConnection, "path": endpoint.path}
+    secure = redis.Connection if endpoint.tls is None else redis.SSLConnection
+    ((host, port),) = endpoint.hosts[:1]
+    return {"connection_class": secure, "host": host, "port": port}
+
+
+def _options(endpoint: Endpoint) -> dict[str, Any]:
+    """Return the options of the connections to the data; those of the endpoint may set timeouts and the like."""
+    options: dict[str, Any] = {
+        "socket_timeout": SOCKET_TIMEOUT,
+        "socket_connect_timeout": SOCKET_TIMEOUT,
+        "client_name": "paigeant",
+        "max_connections": MAX_CONNECTIONS,
+        "username": endpoint.username,
+        "password": endpoint.password,
+        **_typed(endpoint.options),
+        **_typed(endpoint.tls or {}),
+        "db": endpoint.database,
+        "retry": Retry(ExponentialBackoff(cap=0.2, base=0.05), retries=RETRIES),
+        "retry_on_error": [redis.ConnectionError, redis.TimeoutError],  # redis-py before 6 asks for it
+        "decode_responses": True,
+    }
+    if isinstance(provider := options.get("credential_provider"), str):
+        options |= {"credential_provider": resolve_name(provider)(), "username": None, "password": None}
     return options
 
 
-def _address(url: str, options: Mapping[str, Any]) -> str:
-    """Return `url` without the user, the password, and options other than the database."""
-    scheme, database = url.partition("://")[0], options.get("db", 0)
-    if scheme == "unix":
-        return f"unix://{options.get('path', '')}?db={database}"
-    host = options.get("host", "localhost")
-    host = f"[{host}]" if ":" in host else host
-    return f"{scheme}://{host}:{options.get('port', 6379)}/{database}"
+def _typed(options: Mapping[str, Plain]) -> dict[str, Any]:
+    """Return options of redis-py with the types that it wants; those of a URL are texts."""
+    found: dict[str, Any] = {}
+    for name, value in options.items():
+        reader: Any = URL_QUERY_ARGUMENT_PARSERS.get(name) if isinstance(value, str) else None
+        found[name] = reader(value) if reader is not None else value
+        if name.endswith("_verify_flags") and isinstance(value, list):
+            found[name] = [VerifyFlags(int(flag)) for flag in value]
+    return found
+
+
+def _refuse_unknown_options(endpoint: Endpoint) -> None:
+    """Raise `ConfigurationError` for options that redis-py does not know or cannot read."""
+    try:
+        _pool(endpoint).make_connection()  # which connects to nothing
+    except (TypeError, ValueError, RedisError):
+        # Without the cause and its text, which may show parts of a password.
+        raise ConfigurationError([NOT_UNDERSTOOD]) from None

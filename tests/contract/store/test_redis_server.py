@@ -193,13 +193,3 @@ def test_a_cluster_is_refused(own_redis: Callable[..., Any]) -> None:
         store.check(allow_eviction=False)
 
     store.close()
-
-
-def test_records_of_another_format_are_refused(on_redis: RedisBench) -> None:
-    """An old worker among new ones stops at start-up instead of misreading records."""
-    on_redis.store.bind_broker("redis://one/0")
-    on_redis.store.check(allow_eviction=True)
-    on_redis.client.hset(on_redis.key("meta"), "format", "2")
-
-    with pytest.raises(ConfigurationError, match="format '2'"):
-        on_redis.store.check(allow_eviction=True)

@@ -32,6 +32,7 @@ from paigeant_celery.core.errors import (
     NotRecorded,
     NotSerializable,
     NoWorkflow,
+    OutdatedVersion,
     PaigeantError,
     Paused,
     RemoteTraceback,
@@ -83,6 +84,7 @@ SAMPLES = [
     NotRecorded("w", "cannot reach the store"),
     WorkerEnded("memory://localhost//"),
     StoreCorrupt("paigeant:w", "is a list"),
+    OutdatedVersion("redis://host/0", "paigeant", 2, 1),
     HopFailed("w.2", "critic", "ValueError"),
     WorkflowFailed("w", "critic", "ValueError", "no"),
     WorkflowFailed("w", None, "malformed", "no"),
@@ -103,8 +105,8 @@ USAGE = {
 MESSAGE = {MessageError}
 TRANSIENT = {TransientError, Unreachable, NotPublished, NotRecorded, WorkerEnded}
 OTHERS = {
-    PaigeantError, StoreCorrupt, IllegalEvent, HopFailed, WorkflowFailed, WorkflowParked, WorkflowCancelled, HopLost,
-    HopUnknown, NonDeterminismError, Paused, ReplayedError, RemoteTraceback, WorkflowError,
+    PaigeantError, StoreCorrupt, OutdatedVersion, IllegalEvent, HopFailed, WorkflowFailed, WorkflowParked,
+    WorkflowCancelled, HopLost, HopUnknown, NonDeterminismError, Paused, ReplayedError, RemoteTraceback, WorkflowError,
 }  # fmt: skip
 
 
