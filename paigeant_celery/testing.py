@@ -24,6 +24,7 @@ from paigeant_celery.activities.port import Activity
 from paigeant_celery.activities.registry import registry
 from paigeant_celery.broker.outbox import Outbox
 from paigeant_celery.broker.port import Delivery
+from paigeant_celery.broker.sending import Sending
 from paigeant_celery.client.dispatch import WorkflowDispatcher
 from paigeant_celery.client.handle import WorkflowHandle
 from paigeant_celery.client.readings import WorkflowResult
@@ -33,6 +34,7 @@ from paigeant_celery.core.slip import ActivitySpec, FunctionSpec
 from paigeant_celery.hop.claims import Claims
 from paigeant_celery.hop.effects import ClosedAs, Drop, Refused
 from paigeant_celery.hop.guard import Arrival
+from paigeant_celery.hop.lateness import Lateness
 from paigeant_celery.hop.run import Opened
 from paigeant_celery.hop.service import HopService
 from paigeant_celery.hop.surroundings import AroundStep, Surroundings, around_step_of
@@ -69,7 +71,8 @@ class WorkflowHarness:
         outbox = Outbox(self.transport.publisher, registry)
         around = around_step_of(around_step if around_step is not None else settings.around_step)
         claims = Claims(store=self.store, outbox=outbox, settings=settings, owner=lambda: OWNER)
-        self._sweeper = Sweeper(store=self.store, outbox=outbox, claims=claims, settings=settings)
+        lateness = Lateness(store=self.store, claims=claims, settings=settings)
+        self._sweeper = Sweeper(store=self.store, outbox=outbox, end_late=lateness.end)
         self._service = HopService(
             effects=RecordedEffects(store=self.store, outbox=outbox, settings=settings, owner=lambda: OWNER),
             registry=registry,
@@ -190,8 +193,8 @@ class _HarnessPublisher:
     def queue_for(self, activity: str, queue: str | None) -> str:
         return queue or self._names.queue(activity)
 
-    def publish(self, delivery: Delivery) -> None:
-        self._pending.append(delivery)
+    def begin(self, delivery: Delivery) -> Sending[None]:
+        return Sending.made(lambda: self._pending.append(delivery))
 
     def waiting(self, queue: str) -> int:
         return sum(delivery.queue == queue for delivery in self._pending)
@@ -205,6 +208,9 @@ class _HarnessTransport:
 
     def check_dispatch(self) -> None:
         """Check nothing: no Celery configuration reaches the harness."""
+
+    def check_broker(self) -> None:
+        """Check nothing: there is no broker."""
 
 
 @pytest.fixture

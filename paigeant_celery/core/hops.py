@@ -52,6 +52,7 @@ __all__ = [
     "redrive",
     "release",
     "renew",
+    "send_again",
     "sweep",
 ]
 
@@ -334,6 +335,11 @@ def redrive(hop: Hop, *, now: datetime) -> Change:
     """Queue a parked hop again, with all its attempts. The next sweep sends it."""
     queued = replace(hop, state="queued", owner=None, failure=None, attempt=0, sent=0, waits=0)
     return Change(hop=queued, listing=Due(at=now))
+
+
+def send_again(hop: Hop, *, now: datetime) -> Change:
+    """Have the next sweep send a queued hop, because the broker that has its message is given up."""
+    return Change(hop=replace(hop, sent=0, waits=0), listing=Due(at=now))
 
 
 # What a sweep does with it.

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
-from paigeant_celery.broker.outbox import Outbox
+from paigeant_celery.broker.outbox import Outbox, Recorded
 from paigeant_celery.core.causes import cause_of
 from paigeant_celery.core.errors import HopUnknown, MessageError, StoreCorrupt, TransientError
 from paigeant_celery.core.flow import Advance, Failure, Finish
@@ -21,6 +21,7 @@ from paigeant_celery.hop.effects import ClosedAs, Drop, Effects, Refusal, Summar
 from paigeant_celery.hop.ended import Ended
 from paigeant_celery.hop.failures import log_failure, traced
 from paigeant_celery.hop.guard import Arrival
+from paigeant_celery.hop.lateness import Lateness
 from paigeant_celery.hop.letters import letter_of, parked_fault
 from paigeant_celery.hop.refuse import Refusals
 from paigeant_celery.hop.run import Opened, Outcome
@@ -33,6 +34,8 @@ from paigeant_celery.store.port import ClaimAnswer, Claimed, Closing, Completion
 __all__ = ["RecordedEffects"]
 
 logger = logging.getLogger(__name__)
+
+MOMENT = 0.25  # seconds; sending a message takes milliseconds unless something is wrong
 
 
 class RecordedEffects(Effects):
@@ -52,7 +55,8 @@ class RecordedEffects(Effects):
         self._settings = settings
         self._claims = Claims(store=store, outbox=outbox, settings=settings, owner=owner)
         self._refusals = Refusals(store=store, claims=self._claims, settings=settings, owner=owner)
-        self._sweeper = Sweeper(store=store, outbox=outbox, claims=self._claims, settings=settings)
+        lateness = Lateness(store=store, claims=self._claims, settings=settings)
+        self._sweeper = Sweeper(store=store, outbox=outbox, set_aside=self._refusals.set_aside, end_late=lateness.end)
 
     @property
     def outputs(self) -> Outputs:
@@ -104,7 +108,7 @@ class RecordedEffects(Effects):
         if not ended:
             if (record := self._claims.adopt(arrival, hop.message, begun=attempt)) is not None:
                 # The message counts the attempts, because the store may lose the record once more.
-                self._send_recorded(record, hop.message, attempt=min(attempt + 1, MAX_ATTEMPTS))
+                self._send_on(record, hop.message, attempt=min(attempt + 1, MAX_ATTEMPTS))
             return Drop(reason="unknown")
         answer = self._adopted(arrival, hop.message, begun=attempt - 1, max_attempts=MAX_ATTEMPTS)
         if isinstance(answer, Dropped):
@@ -208,21 +212,22 @@ class RecordedEffects(Effects):
         if not self._complete(hop, decision.envelope, next_hop, outcome):
             return _overtaken(hop)
         # A crash before this line leaves the next hop recorded but not sent; a sweep sends it.
-        self._send_recorded(next_hop, decision.message)
+        self._send_on(next_hop, decision.message)
         return summary_of(hop, ClosedAs.COMPLETED, next_hop=next_hop.hop_id)
 
-    def _send_recorded(self, hop: HopRecord, message: PaigeantMessage, *, attempt: int = 1) -> None:
+    def _send_on(self, hop: Recorded, message: PaigeantMessage | None = None, *, attempt: int = 1) -> None:
+        """Have the message of a recorded hop sent, and wait for a moment.
+
+        Usually it is sent by then. If the broker blocks or refuses, the slot is needed for other workflows, and the
+        effect is the same as if the process had died here: a sweep sends it.
+        """
         try:
-            self._outbox.send(hop, message=message, attempt=attempt)
-        except TransientError:
-            raise  # the broker is away; the caller closes the hop again and reaches this line again
-        except Exception as error:  # noqa: BLE001 - a sweep repairs it
-            # The hop before it is completed whatever happens here; the effect is the same as if the process had died.
-            logger.error(
-                "hop %s is recorded, but could not be sent; a sweep will send it%s",
-                hop.hop_id, traced(cause_of(error)),
-                extra={"action": "send_failed", "hop": hop.hop_id},
-            )  # fmt: skip
+            sending = self._outbox.begin(hop, message=message, attempt=attempt)
+        except Exception as error:  # noqa: BLE001 - the hop before it is completed whatever happens here
+            _tell(hop.hop_id, error)
+            return
+        sending.when_ended(lambda error: _tell(hop.hop_id, error) if error is not None else None)
+        sending.ends_within(MOMENT)
 
     def _finish(self, hop: Opened, decision: Finish, outcome: Outcome) -> Summary:
         """Record the last output and, with it, the end of the workflow."""
@@ -283,7 +288,7 @@ class RecordedEffects(Effects):
         if ids is None or record is None or not record.awaits_message:
             return
         if split_hop_id(record.hop_id) == (ids[0], next_place(ids[1])):
-            self._outbox.send(record)
+            self._send_on(record)
 
     def _complete(self, hop: Opened, envelope: str, next_hop: HopRecord | None, outcome: Outcome) -> bool:
         step_id = hop.message.step.step_id or ""
@@ -298,6 +303,17 @@ class RecordedEffects(Effects):
                 notes=outcome.notes,
             )
         )
+
+
+def _tell(hop_id: str, error: BaseException) -> None:
+    """Log that the message of a recorded hop could not be sent."""
+    transient = isinstance(error, TransientError)
+    logger.log(
+        logging.WARNING if transient else logging.ERROR,
+        "hop %s is recorded, but could not be sent; a sweep will send it%s",
+        hop_id, f": {error}" if transient else traced(cause_of(error)),
+        extra={"action": "send_failed", "hop": hop_id},
+    )  # fmt: skip
 
 
 def _overtaken(hop: Opened, failure: Failure | None = None) -> Summary:

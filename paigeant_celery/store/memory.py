@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Literal
 
+from paigeant_celery.activities.real_threads import real
 from paigeant_celery.core import hops as protocol
 from paigeant_celery.core.errors import HopUnknown
 from paigeant_celery.core.flow import Failure
@@ -19,6 +19,7 @@ from paigeant_celery.store.memory_letters import LetterBox
 from paigeant_celery.store.memory_records import Kept, Records, Workflow
 from paigeant_celery.store.memory_sweep import Round
 from paigeant_celery.store.port import (
+    BoundBroker,
     Claim,
     ClaimAnswer,
     Claimed,
@@ -27,6 +28,7 @@ from paigeant_celery.store.port import (
     DeadLetter,
     Dropped,
     NewWorkflow,
+    OpenHops,
     RenewAnswer,
     StoredEvent,
     Sweep,
@@ -50,12 +52,12 @@ class MemoryStore:
     ) -> None:
         self._limits, self._pace = limits, _pace(lease, limits)
         self._ttl, self._clock = timedelta(seconds=ttl), now
-        self._lock = threading.Lock()
+        self._lock = real().Lock()
         self._records = Records(ttl=self._ttl, pace=self._pace)
         self._sweeping = Sweeping()
         self._numbers = count(1)  # of events and letters
         self._letters = LetterBox(ttl=self._ttl, most=limits.max_letters, numbers=self._numbers)
-        self._broker: str | None = None
+        self._broker: BoundBroker | None = None
 
     def __repr__(self) -> str:
         return "MemoryStore()"
@@ -330,17 +332,33 @@ class MemoryStore:
         """Return no warnings: nothing can be wrong."""
         return []
 
-    def bind_broker(self, broker: str) -> str:
-        """Remember the broker, and return the one that is remembered."""
+    def bound_broker(self) -> BoundBroker | None:
+        """Return the broker that this store belongs to, or None."""
         with self._lock:
-            if self._broker is None:
-                self._broker = broker
             return self._broker
 
-    def bound_broker(self) -> str | None:
-        """Return the broker that is remembered, and remember none."""
+    def bind_broker(self, broker: BoundBroker, *, instead_of: BoundBroker | None) -> bool:
+        """Remember a broker, unless the one that is remembered has changed."""
         with self._lock:
-            return self._broker
+            if self._broker not in (instead_of, broker):
+                return False
+            self._broker = broker
+            return True
+
+    def send_all_again(self) -> None:
+        """Have the next sweeps send all queued hops again."""
+        with self._transaction() as now:
+            for hop_id in list(self._records.due):
+                hop = self._records.hops[hop_id].hop
+                if not protocol.goes_first(hop):
+                    self._records.apply(hop_id, protocol.send_again(hop, now=now), now=now)
+
+    def open_hops(self) -> OpenHops:
+        """Count the hops that are not closed."""
+        with self._transaction():
+            records = self._records
+            running = sum(map(len, records.owned.values()))
+            return OpenHops(due=len(records.due), running=running, parked=len(records.parked))
 
     def raise_format(self) -> None:
         """Do nothing: all that use this store are of one version."""

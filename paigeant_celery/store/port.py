@@ -11,6 +11,7 @@ from paigeant_celery.core.flow import Failure, WorkflowState
 from paigeant_celery.store.endpoint import Endpoint
 
 __all__ = [
+    "BoundBroker",
     "Claim",
     "ClaimAnswer",
     "Claimed",
@@ -24,6 +25,7 @@ __all__ = [
     "JournalStore",
     "LetterStore",
     "NewWorkflow",
+    "OpenHops",
     "RenewAnswer",
     "Store",
     "StoreServer",
@@ -219,6 +221,26 @@ class DeadLetter:
     cursor: str = ""
 
 
+@dataclass(frozen=True, kw_only=True)
+class BoundBroker:
+    """The broker that a prefix of the store belongs to: where it was last reached, and what it is known by.
+
+    `id` is None if the broker can keep none, or was remembered by a version that knew addresses alone.
+    """
+
+    address: str
+    id: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenHops:
+    """How many hops wait for a worker, run, and wait for a person. Each workflow that has not ended has one."""
+
+    due: int
+    running: int
+    parked: int
+
+
 class HopStore(Protocol):
     """The durable record of workflows and hops: who may run which, and what came of it.
 
@@ -383,12 +405,20 @@ class StoreServer(Protocol):
         """Return warnings about the server; raise `Unreachable` or `ConfigurationError`."""
         ...
 
-    def bind_broker(self, broker: str) -> str:
-        """Remember the broker that this prefix belongs to, and return the one that is remembered."""
+    def bound_broker(self) -> BoundBroker | None:
+        """Return the broker that this prefix belongs to, or None."""
         ...
 
-    def bound_broker(self) -> str | None:
-        """Return the broker that is remembered, and remember none."""
+    def bind_broker(self, broker: BoundBroker, *, instead_of: BoundBroker | None) -> bool:
+        """Remember a broker; False, and nothing changes, if `instead_of` is not the one that is remembered."""
+        ...
+
+    def send_all_again(self) -> None:
+        """Have the next sweeps send all queued hops again, because the broker that has their messages is given up."""
+        ...
+
+    def open_hops(self) -> OpenHops:
+        """Count the hops that are not closed."""
         ...
 
     def raise_format(self) -> None:

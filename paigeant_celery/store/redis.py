@@ -14,6 +14,7 @@ from paigeant_celery.core.flow import Failure, WorkflowState
 from paigeant_celery.store.endpoint import Endpoint, read_url
 from paigeant_celery.store.limits import LIMITS, StoreLimits
 from paigeant_celery.store.port import (
+    BoundBroker,
     Claim,
     ClaimAnswer,
     Claimed,
@@ -24,6 +25,7 @@ from paigeant_celery.store.port import (
     DropReason,
     HopRecord,
     NewWorkflow,
+    OpenHops,
     RenewAnswer,
     StoredEvent,
     Sweep,
@@ -200,7 +202,7 @@ class RedisStore:
     def sweep(self, *, host: str, dead: Collection[str] = (), queues: Mapping[str, bool] | None = None) -> Sweep:
         """Return hops whose message must be sent again."""
         looked_at = flat_of({queue: "1" if empty else "0" for queue, empty in (queues or {}).items()})
-        owners, unknown, again, corrupted, late = self._server.run(
+        owners, unknown, again, corrupted, late = self._server.run_leniently(
             "sweep", host, self._lease, len(dead), *dead, *looked_at, about="due"
         )
         return Sweep(
@@ -304,22 +306,37 @@ class RedisStore:
         """
         return check_server(self._server, allow_eviction=allow_eviction)
 
-    def bind_broker(self, broker: str) -> str:
-        """Remember the broker that this prefix belongs to, and return the one that is remembered."""
+    def bound_broker(self) -> BoundBroker | None:
+        """Return the broker that this prefix belongs to, or None."""
         key = f"{self._prefix}:meta"
+        address, id_ = self._server.ask(lambda c: c.redis.hmget(key, "broker", "broker_id"), about="meta")
+        return None if address is None else BoundBroker(address=address, id=id_)
 
-        def bind(client: Client) -> Reply:
+    def bind_broker(self, broker: BoundBroker, *, instead_of: BoundBroker | None) -> bool:
+        """Remember a broker, unless the one that is remembered has changed."""
+        expected = ("", "") if instead_of is None else (instead_of.address, instead_of.id or "")
+        reply = self._server.run("bind", *expected, broker.address, broker.id or "", about="meta")
+        return bool(reply)
+
+    def send_all_again(self) -> None:
+        """Have the next sweeps send all queued hops again, in the order in which they were due."""
+        while self._server.run("resend", about="due"):
+            pass
+
+    def open_hops(self) -> OpenHops:
+        """Count the hops that are not closed."""
+
+        def count(client: Client) -> Reply:
+            owners = cast("list[str]", client.redis.zrange(f"{self._prefix}:owners", 0, -1))
             with client.redis.pipeline(transaction=True) as commands:
-                commands.hsetnx(key, "broker", broker)
-                commands.hget(key, "broker")
+                commands.zcard(f"{self._prefix}:due")
+                commands.zcard(f"{self._prefix}:parked")
+                for owner in owners:
+                    commands.scard(f"{self._prefix}:owner:{owner}")
                 return commands.execute()
 
-        return str(self._server.ask(bind, about="meta")[-1])
-
-    def bound_broker(self) -> str | None:
-        """Return the broker that is remembered, and remember none."""
-        found = self._server.ask(lambda client: client.redis.hget(f"{self._prefix}:meta", "broker"), about="meta")
-        return None if found is None else str(found)
+        due, parked, *running = self._server.ask(count, about="due")
+        return OpenHops(due=due, running=sum(running), parked=parked)
 
     def raise_format(self) -> None:
         """Note that a worker of this version begins, so that older ones begin nothing more."""

@@ -37,11 +37,11 @@ logger = logging.getLogger(__name__)
 
 
 def start_checks(transport: CeleryTransport, selection: Selection = NO_SELECTION, *, embedded: bool = False) -> bool:
-    """Raise `ConfigurationError` with everything that is wrong; say whether the store could be checked.
+    """Raise `ConfigurationError` with everything that is wrong; say whether store and broker could be asked.
 
     For a worker that serves nothing, a store that is away is one of the mistakes.
     """
-    store_seen = True
+    seen = False
     mistakes = list(transport.mistakes())
     if transport.in_memory and not embedded:
         mistakes.append(
@@ -61,8 +61,11 @@ def start_checks(transport: CeleryTransport, selection: Selection = NO_SELECTION
         mistakes.extend(error.mistakes)
     try:
         mistakes.extend(_store_mistakes(transport, serves=serves))
+        # A worker that will not start must not be the one whose broker the store remembers.
+        seen = transport.binding.check_worker(serves=serves and not mistakes)
+    except ConfigurationError as error:
+        mistakes.extend(error.mistakes)
     except TransientError as error:
-        store_seen = False
         text = f"{error} (`paigeant_store_url`)"
         if serves:
             logger.warning("%s; hops wait until it is back", text, extra={"action": "store_unreachable"})
@@ -70,7 +73,7 @@ def start_checks(transport: CeleryTransport, selection: Selection = NO_SELECTION
             mistakes.append(text)
     if mistakes:
         raise ConfigurationError(mistakes)
-    return store_seen
+    return seen
 
 
 def is_to_serve(transport: CeleryTransport, selection: Selection = NO_SELECTION) -> bool:
@@ -178,7 +181,7 @@ def _about_defaults(transport: CeleryTransport) -> Iterator[str]:
     app = transport.app
     if not isinstance(app, StandAloneApp):
         return
-    if transport.store is None and not transport.faults and app.conf.get("paigeant_store_url", "") == "":
+    if transport.store is None and not transport.faults and not transport.settings.store_is_set:
         yield "  . this broker can hold no store; set `paigeant_store_url` to have one"
     if app.redis_by_default:
         yield (
@@ -206,10 +209,7 @@ def _unknown_names(transport: CeleryTransport, selection: Selection) -> Iterator
 
 
 def _store_mistakes(transport: CeleryTransport, *, serves: bool) -> Iterator[str]:
-    """Yield what is wrong with the store; log what is only worth knowing.
-
-    A worker that serves nothing only looks: it must not be the one whose broker the store remembers.
-    """
+    """Yield what is wrong with the store; log what is only worth knowing."""
     store = transport.store
     if store is None:
         return
@@ -217,17 +217,8 @@ def _store_mistakes(transport: CeleryTransport, *, serves: bool) -> Iterator[str
         for warning in store.check(allow_eviction=transport.settings.allow_eviction):
             if serves:
                 logger.warning(warning, extra={"action": "store_checked"})
-        own = transport.broker_identity
-        bound = store.bind_broker(own) if serves else store.bound_broker()
     except ConfigurationError as error:
         yield from error.mistakes
-        return
-    if bound not in (None, own):
-        yield (
-            f"the store {store.address} belongs to the broker {bound} under the prefix "
-            f"{transport.settings.prefix!r}, but this worker uses {own}; choose another "
-            "`paigeant_prefix`, or another store (`paigeant_store_url`)"
-        )
 
 
 def _why_none(transport: CeleryTransport, selection: Selection) -> str:

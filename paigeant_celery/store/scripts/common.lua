@@ -33,9 +33,10 @@
 -- {prefix}:sent               hash    queue -> how many messages were meant for it
 -- {prefix}:reached            hash    queue -> the highest of those numbers known to be reached: the first of a claimed
 --                                     hop
--- {prefix}:meta               hash    broker; format (that of the newest worker that ever began); swept_at and held_until of
---                                     the sweeping; letter_cursor (the last one given), letters_dropped (in favour of
---                                     newer ones)
+-- {prefix}:meta               hash    broker (where it was last reached), broker_id (what it is known by, unless the address
+--                                     is all that is known); format (that of the newest worker that ever began); swept_at
+--                                     and held_until of the sweeping; letter_cursor (the last one given), letters_dropped
+--                                     (in favour of newer ones)
 
 local AHEAD = 1e13 -- milliseconds, three centuries: puts hops before all queued ones; there may be thousands of those
 

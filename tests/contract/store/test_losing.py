@@ -102,7 +102,6 @@ def test_an_adopted_hop_counts_on_from_the_attempts_of_its_message(bench: Bench)
 
 def test_an_emptied_store_takes_workflows_as_a_new_one_does(bench: Bench) -> None:
     """Workers go on: nothing of what they ask needs what was there before."""
-    bench.store.bind_broker("redis://there")
     bench.store.start(new())
     bench.store.claim(claim())
     bench.store.sweep(host="here")

@@ -13,10 +13,19 @@ from celery import Celery
 from paigeant_celery import activity
 from paigeant_celery.broker.transport import CeleryTransport, transport_of
 from paigeant_celery.core.errors import ConfigurationError
+from paigeant_celery.store.limits import LIMITS
+from paigeant_celery.store.memory import MemoryStore
+from paigeant_celery.store.port import BoundBroker
 from paigeant_celery.worker.selection import Selection
 from paigeant_celery.worker.serving import banner, is_to_serve, printable, queues_of, served_activities, start_checks
 
 EVERYTHING = Selection()
+
+
+class Shared(MemoryStore):
+    """A store that other processes see."""
+
+    shared = True
 
 
 def taking(*chosen: str) -> Selection:
@@ -119,14 +128,19 @@ def test_only_a_worker_that_serves_something_chooses_the_broker_of_a_store(
 ) -> None:
     """A host's own worker, which may have a broker of its own, would keep those that serve steps from starting."""
     held = activity(name="writer")(lambda: 1)
-    transport = transport_with(paigeant_store_url="memory://")
-    assert transport.store is not None
+    serving = taking("mail", f"paigeant.{held.name}")
+    transport = transport_with(broker_url="filesystem://")
+    store = Shared(lease=1, ttl=1, limits=LIMITS)
+    transport = transport_of(transport.app, store=store)
+    wrong = transport_with(broker_url="filesystem://", task_protocol=1)
 
     start_checks(transport, taking("mail"))
-    after_a_guest = transport.store.bound_broker()
-    start_checks(transport, taking("mail", f"paigeant.{held.name}"))
+    with pytest.raises(ConfigurationError, match="`task_protocol` is 1"):
+        start_checks(transport_of(wrong.app, store=store), serving)
+    before = store.bound_broker()
+    start_checks(transport, serving)
 
-    assert (after_a_guest, transport.store.bound_broker()) == (None, "redis://127.0.0.1:1/0")
+    assert (before, store.bound_broker()) == (None, BoundBroker(address="filesystem://localhost:0/"))
 
 
 def test_a_function_that_cannot_be_imported_is_told_with_all_other_mistakes() -> None:
