@@ -313,7 +313,7 @@ class RedisRig:
     def __init__(self, opened: Client, url: str, prefix: str) -> None:
         self.prefix = prefix
         self.store = RedisStore(url, prefix=prefix, lease=LEASE, ttl=TTL)
-        self.store._server.client = opened
+        self.store._server._client.value = opened
         self._read, self._set = (opened.redis.register_script(text) for text in (READ_ALL, SET_CLOCK))
         self.set_clock(BEGIN)
 
