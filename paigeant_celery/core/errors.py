@@ -23,6 +23,7 @@ __all__ = [
     "IllegalEvent",
     "InvalidInput",
     "MessageError",
+    "NewerMessage",
     "NoWorkflow",
     "NonDeterminismError",
     "NotPublished",
@@ -275,14 +276,23 @@ class MessageError(PaigeantError):
         return f"{self.reason}{where}: {self.text}" if self.text else f"{self.reason}{where}"
 
 
-class Unreachable(TransientError):
-    """A server is away, or it is there and refuses to serve (`refused`); the address has no password."""
+class NewerMessage(MessageError):
+    """A message that only a newer version can read; it is given back, and a worker of that version takes it."""
 
-    def __init__(self, what: str, address: str, cause: str, refused: bool = False) -> None:
-        super().__init__(what, address, cause, refused)
-        self.what, self.address, self.cause, self.refused = what, address, cause, refused
+
+class Unreachable(TransientError):
+    """A server is away, or it is there and refuses to serve (`refused`); the address has no password.
+
+    `remedy` says what to do if what it refuses with has a name.
+    """
+
+    def __init__(self, what: str, address: str, cause: str, refused: bool = False, remedy: str = "") -> None:
+        super().__init__(what, address, cause, refused, remedy)
+        self.what, self.address, self.cause, self.refused, self.remedy = what, address, cause, refused, remedy
 
     def __str__(self) -> str:
+        if self.remedy:
+            return f"cannot use the {self.what} at {self.address} ({self.cause}); {self.remedy}"
         if self.refused:
             return (
                 f"cannot reach the {self.what} at {self.address} ({self.cause}): it is there, but refuses; change what "
