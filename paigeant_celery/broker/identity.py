@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias
 
 from celery import Celery
 
-from paigeant_celery.broker.publisher import reaching_broker
+from paigeant_celery.broker.reach import reaching_broker
 from paigeant_celery.store.port import BoundBroker
 
 __all__ = ["KnownBy", "SeenBroker", "is_another", "look_at_broker"]

@@ -7,6 +7,7 @@ from typing import TypeAlias
 from paigeant_celery.activities.port import Activity
 from paigeant_celery.activities.registry import Registry
 from paigeant_celery.broker.port import Delivery, Publisher
+from paigeant_celery.broker.sending import Sending
 from paigeant_celery.broker.tracing import workflow_trace
 from paigeant_celery.core.message import PaigeantMessage, reread, sha256
 from paigeant_celery.core.names import FIRST_PLACE, hop_id
@@ -29,17 +30,21 @@ class Outbox:
         queue = self._publisher.queue_for(message.step.activity, message.step.queue)
         return HopRecord(hop_id=message.message_id, queue=queue, envelope=envelope, digest=sha256(envelope))
 
-    def send(self, record: Recorded, *, message: PaigeantMessage | None = None, attempt: int = 1) -> None:
-        """Publish the message of a recorded hop.
+    def begin(self, record: Recorded, *, message: PaigeantMessage | None = None, attempt: int = 1) -> Sending[None]:
+        """Have the message of a recorded hop sent, without waiting for the broker.
 
         Reads its envelope again unless the caller passes `message`. `attempt` counts only if there is no store. Raises
-        `MessageError` if the envelope cannot be read, and `TransientError` if the broker is away.
+        `MessageError` if the envelope cannot be read.
         """
         message = message or reread(record.envelope)
         activity = self._registry.find(message.step.activity)
         delivery = delivery_of(message, record.envelope, record.queue, activity, attempt=attempt)
         with workflow_trace(message.trace_context):
-            self._publisher.publish(delivery)
+            return self._publisher.begin(delivery)
+
+    def send(self, record: Recorded, *, message: PaigeantMessage | None = None, attempt: int = 1) -> None:
+        """Do the same and wait for it; raises `TransientError` as well, if the broker is away or refuses."""
+        self.begin(record, message=message, attempt=attempt).wait()
 
     def waiting(self, queue: str) -> int:
         """Return how many messages wait on a queue; raises `TransientError`."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+from paigeant_celery.broker.sending import Sending
 from paigeant_celery.core.errors import InvalidInput
 from paigeant_celery.core.settings import Settings
 from paigeant_celery.store.port import DeadLetter, Store
@@ -54,8 +55,8 @@ class Publisher(Protocol):
         """Return the queue of a step: its own, otherwise the host's route, otherwise the one of its name."""
         ...
 
-    def publish(self, delivery: Delivery) -> None:
-        """Send the message; raises `TransientError` if the broker cannot be reached."""
+    def begin(self, delivery: Delivery) -> Sending[None]:
+        """Have the message sent; waits for nothing. What is returned ends within `paigeant_publish_timeout`."""
         ...
 
     def waiting(self, queue: str) -> int:

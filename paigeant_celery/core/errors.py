@@ -26,6 +26,7 @@ __all__ = [
     "NonDeterminismError",
     "NotPublished",
     "NotRecorded",
+    "NotSent",
     "NotSerializable",
     "OutdatedVersion",
     "PaigeantError",
@@ -190,8 +191,9 @@ class UnknownTransport(UsageError):
 
     def __str__(self) -> str:
         named = f"`{self.variable}`:" if self.variable else "transport"
+        valkey = "write 'redis://…' for a Valkey server; " if self.given.lower().startswith("valkey") else ""
         return (
-            f"{named} {self.given!r} is not supported; use 'inmemory', 'redis', a Kombu URL such as "
+            f"{named} {self.given!r} is not supported; {valkey}use 'inmemory', 'redis', a Kombu URL such as "
             "'redis://host:6379/0' or 'amqp://host//', or `app=` with an existing Celery app"
         )
 
@@ -273,16 +275,32 @@ class MessageError(PaigeantError):
 
 
 class Unreachable(TransientError):
-    """A server is away or refuses to serve; the address has no password."""
+    """A server is away, or it is there and refuses to serve (`refused`); the address has no password."""
 
-    def __init__(self, what: str, address: str, cause: str) -> None:
-        super().__init__(what, address, cause)
-        self.what, self.address, self.cause = what, address, cause
+    def __init__(self, what: str, address: str, cause: str, refused: bool = False) -> None:
+        super().__init__(what, address, cause, refused)
+        self.what, self.address, self.cause, self.refused = what, address, cause, refused
 
     def __str__(self) -> str:
+        if self.refused:
+            return (
+                f"cannot reach the {self.what} at {self.address} ({self.cause}): it is there, but refuses; change what "
+                "it refuses, the permissions of the account or the limits of the server"
+            )
         return (
             f"cannot reach the {self.what} at {self.address} ({self.cause}); start or fix it, or point "
             "`PAIGEANT_REDIS_URL` (or the Celery configuration) at a running one"
+        )
+
+
+class NotSent(Unreachable):
+    """The broker did not take the first message of a workflow, and there is no store that has recorded it."""
+
+    def __str__(self) -> str:
+        return (
+            f"{super().__str__()}. Nothing is recorded, because there is no store: nobody sends the workflow later, so "
+            "dispatch it again. If the broker only did not answer in time, it may have the message all the same, and "
+            "each dispatch then runs"
         )
 
 
@@ -301,16 +319,22 @@ class NotRecorded(TransientError):
 
 
 class NotPublished(TransientError):
-    """The workflow is recorded, but its first message could not be sent."""
+    """The workflow is recorded, but the broker has not taken its first message. A sweep of any worker sends it.
 
-    def __init__(self, correlation_id: str, cause: str) -> None:
-        super().__init__(correlation_id, cause)
-        self.correlation_id, self.cause = correlation_id, cause
+    `refused`: the broker is there and refuses; otherwise it is away, or did not answer in time.
+    """
+
+    def __init__(self, correlation_id: str, cause: str, refused: bool = False) -> None:
+        super().__init__(correlation_id, cause, refused)
+        self.correlation_id, self.cause, self.refused = correlation_id, cause, refused
 
     def __str__(self) -> str:
+        when = "no longer refuses it" if self.refused else "is back"
         return (
-            f"workflow {self.correlation_id} is recorded, but its first message was not sent ({self.cause}); dispatch "
-            f"the same content again with `correlation_id={self.correlation_id!r}` to send it"
+            f"workflow {self.correlation_id} is recorded, but its first message was not sent ({self.cause}). A sweep "
+            f"of any worker sends it once the broker {when}, without your help. To try at once, dispatch the same "
+            f"content again with `correlation_id={self.correlation_id!r}`; under another id it would run, and be paid "
+            "for, twice"
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import sys
 from datetime import datetime
 from typing import Any, Literal, Self, TypeAlias
@@ -116,6 +117,16 @@ def parse(text: object, *, max_size: int, max_steps: int) -> PaigeantMessage:
 def reread(envelope: str) -> PaigeantMessage:
     """Read an envelope that somebody accepted before; the limits of this process may be lower than theirs."""
     return parse(envelope, max_size=sys.maxsize, max_steps=sys.maxsize)
+
+
+def is_newer(envelope: str) -> bool:
+    """Say whether an envelope was written by a newer version, which may read what this one cannot."""
+    try:
+        version = json.loads(envelope)["spec_version"]
+        found, own = ([int(part) for part in text.split(".")] for text in (version, SPEC_VERSION))
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return False
+    return found > own
 
 
 def content_digest(message: PaigeantMessage, *, variables: JsonValue = None, notation: Notation = "values") -> str:

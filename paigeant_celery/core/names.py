@@ -20,6 +20,7 @@ __all__ = [
     "FIRST_PLACE",
     "MAX_ATTEMPTS",
     "MAX_NAME_LENGTH",
+    "MAX_PREFIX_LENGTH",
     "MAX_QUEUE_LENGTH",
     "QUEUE_RULE",
     "REASONS",
@@ -35,6 +36,7 @@ __all__ = [
     "is_step_id",
     "name_fault",
     "next_place",
+    "queue_fault",
     "split_hop_id",
     "text_fault",
 ]
@@ -46,6 +48,7 @@ ATTEMPT_HEADER = "paigeant_attempt"  # beside the envelope, if no store counts t
 MAX_NAME_LENGTH = 128  # characters; keeps keys, queues and task names short on every broker
 
 MAX_QUEUE_LENGTH = 255  # bytes; AMQP's own limit
+MAX_PREFIX_LENGTH = MAX_QUEUE_LENGTH - MAX_NAME_LENGTH - len(".")  # so that no queue of an activity has a longer name
 
 CORRELATION_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 STEP_ID = re.compile(r"[A-Za-z0-9_.-]{1,128}")
@@ -58,7 +61,7 @@ _PLACE = re.compile(r"(?:0|[1-9][0-9]{0,8})(?:-(?:0|[1-9][0-9]{0,8})\.(?:0|[1-9]
 CORRELATION_ID_RULE = "1 to 128 of A-Z, a-z, 0-9, '_' and '-'"
 STEP_ID_RULE = "1 to 128 of A-Z, a-z, 0-9, '_', '-' and '.'"
 ACTIVITY_NAME_RULE = "1 to 128 of A-Z, a-z, 0-9, '_' and '-', in parts joined by '.', with a letter or '_' first"
-QUEUE_RULE = "1 to 255 bytes of UTF-8, not only spaces, and no NUL"
+QUEUE_RULE = "1 to 255 bytes of UTF-8, not only spaces, no control characters, and not 'amq.' in front"
 
 FIRST_PLACE = "0"
 
@@ -77,9 +80,22 @@ def is_step_id(text: str) -> bool:
 
 def is_queue_name(text: str) -> bool:
     """Say whether `text` may name a queue on every broker."""
-    if name_fault(text) is not None:
-        return False
-    return bool(text.strip()) and len(text.encode()) <= MAX_QUEUE_LENGTH
+    return not queue_fault(text)
+
+
+def queue_fault(text: str) -> str:
+    """Say why `text` cannot name a queue on every broker, and what can; "" if it can."""
+    if (fault := name_fault(text)) is not None:
+        return f"the queue's name {fault}; it has {QUEUE_RULE}"
+    if not text.strip():
+        return f"the queue's name is empty; it has {QUEUE_RULE}"
+    if any(unicodedata.category(character) == "Cc" for character in text):
+        return f"the queue's name contains a control character; it has {QUEUE_RULE}"
+    if text.startswith("amq."):
+        return f"the queue's name begins with 'amq.', which RabbitMQ keeps for itself; it has {QUEUE_RULE}"
+    if (size := len(text.encode())) > MAX_QUEUE_LENGTH:
+        return f"the queue's name is {size} bytes long; it has {QUEUE_RULE}"
+    return ""
 
 
 def is_activity_name(text: str) -> bool:
@@ -101,7 +117,12 @@ def next_place(place: str) -> str:
 def split_hop_id(text: str) -> tuple[str, str] | None:
     """Return the correlation id and place of a hop id, or None if `text` is not one."""
     correlation_id, dot, place = text.partition(".")
-    if not dot or not is_correlation_id(correlation_id) or _PLACE.fullmatch(place) is None:
+    if (
+        len(text) > MAX_QUEUE_LENGTH
+        or not dot
+        or not is_correlation_id(correlation_id)
+        or _PLACE.fullmatch(place) is None
+    ):
         return None
     return correlation_id, place
 
@@ -196,6 +217,7 @@ REASONS: Mapping[str, str] = MappingProxyType(
         "unknown_agent": "the worker has not loaded the activity",
         "unknown_field": "the envelope has a field that its version does not have",
         "unknown_task": "the message names a task that is not an activity and that the worker does not have",
+        "unsendable": "no broker can take the message of a hop, whatever its state",
         "unsupported_version": "the envelope has another major version, or none",
     }
 )

@@ -10,7 +10,7 @@ from dataclasses import replace
 from paigeant_celery.core import flow
 from paigeant_celery.core.causes import Cause, cause_of
 from paigeant_celery.core.errors import MessageError, StoreCorrupt
-from paigeant_celery.core.message import PaigeantMessage, sha256
+from paigeant_celery.core.message import PaigeantMessage, reread, sha256
 from paigeant_celery.core.names import MAX_ATTEMPTS, split_hop_id
 from paigeant_celery.core.settings import Settings
 from paigeant_celery.hop.claims import Claims
@@ -18,7 +18,7 @@ from paigeant_celery.hop.effects import Drop, Refusal, Refused
 from paigeant_celery.hop.failures import traced
 from paigeant_celery.hop.guard import Arrival, is_misaddressed, refusal_of
 from paigeant_celery.hop.letters import letter_of
-from paigeant_celery.store.port import ClaimAnswer, Claimed, Dropped, Store
+from paigeant_celery.store.port import ClaimAnswer, Claimed, Dropped, HopRecord, Store
 
 __all__ = ["Refusals", "log_refusal", "refused_for"]
 
@@ -55,6 +55,20 @@ class Refusals:
             case Dropped(reason="altered"):
                 self.discard(arrival, fault)
         return Drop(reason=answer.reason)
+
+    def set_aside(self, record: HopRecord, fault: MessageError) -> bool:
+        """Park the workflow of a recorded hop that can never be sent; False if somebody runs it all the same."""
+        try:
+            message: PaigeantMessage | None = reread(record.envelope)
+        except MessageError:
+            message = None
+        activity = message.step.activity if message is not None else ""
+        arrival = Arrival(hop_id=record.hop_id, activity=activity, envelope=record.envelope, queue=record.queue)
+        answer = self._claims.claim(arrival, message, digest=record.digest, max_attempts=MAX_ATTEMPTS)
+        if not isinstance(answer, Claimed):
+            return False
+        self._park_unrun(arrival, answer, fault, message)
+        return True
 
     def refuse_unread(self, arrival: Arrival, fault: MessageError) -> None:
         """Keep a dead letter, and park the workflow if the recorded envelope is too large as well.

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
-from paigeant_celery.broker.outbox import Outbox
+from paigeant_celery.broker.outbox import Outbox, Recorded
 from paigeant_celery.core.causes import cause_of
 from paigeant_celery.core.errors import MessageError, StoreCorrupt, TransientError
 from paigeant_celery.core.flow import Advance, Failure, Finish
@@ -34,6 +34,8 @@ __all__ = ["RecordedEffects"]
 
 logger = logging.getLogger(__name__)
 
+MOMENT = 0.25  # seconds; sending a message takes milliseconds unless something is wrong
+
 
 class RecordedEffects(Effects):
     """Effects with a store, which decides who may run a hop and keeps the outcome."""
@@ -52,7 +54,7 @@ class RecordedEffects(Effects):
         self._settings = settings
         self._claims = Claims(store=store, outbox=outbox, settings=settings, owner=owner)
         self._refusals = Refusals(store=store, claims=self._claims, settings=settings, owner=owner)
-        self._sweeper = Sweeper(store=store, outbox=outbox)
+        self._sweeper = Sweeper(store=store, outbox=outbox, set_aside=self._refusals.set_aside)
 
     @property
     def outputs(self) -> Outputs:
@@ -177,21 +179,22 @@ class RecordedEffects(Effects):
         if not self._complete(hop, decision.envelope, next_hop, outcome):
             return _overtaken(hop)
         # A crash before this line leaves the next hop recorded but not sent; a sweep sends it.
-        self._send_recorded(next_hop, decision.message)
+        self._send_on(next_hop, decision.message)
         return summary_of(hop, ClosedAs.COMPLETED, next_hop=next_hop.hop_id)
 
-    def _send_recorded(self, hop: HopRecord, message: PaigeantMessage) -> None:
+    def _send_on(self, hop: Recorded, message: PaigeantMessage | None = None) -> None:
+        """Have the message of a recorded hop sent, and wait for a moment.
+
+        Usually it is sent by then. If the broker blocks or refuses, the slot is needed for other workflows, and the
+        effect is the same as if the process had died here: a sweep sends it.
+        """
         try:
-            self._outbox.send(hop, message=message)
-        except TransientError:
-            raise  # the broker is away; the caller closes the hop again and reaches this line again
-        except Exception as error:  # noqa: BLE001 - a sweep repairs it
-            # The hop before it is completed whatever happens here; the effect is the same as if the process had died.
-            logger.error(
-                "hop %s is recorded, but could not be sent; a sweep will send it%s",
-                hop.hop_id, traced(cause_of(error)),
-                extra={"action": "send_failed", "hop": hop.hop_id},
-            )  # fmt: skip
+            sending = self._outbox.begin(hop, message=message)
+        except Exception as error:  # noqa: BLE001 - the hop before it is completed whatever happens here
+            _tell(hop.hop_id, error)
+            return
+        sending.when_ended(lambda error: _tell(hop.hop_id, error) if error is not None else None)
+        sending.ends_within(MOMENT)
 
     def _finish(self, hop: Opened, decision: Finish, outcome: Outcome) -> Summary:
         """Record the last output and, with it, the end of the workflow."""
@@ -252,7 +255,7 @@ class RecordedEffects(Effects):
         if ids is None or record is None or not record.awaits_message:
             return
         if split_hop_id(record.hop_id) == (ids[0], next_place(ids[1])):
-            self._outbox.send(record)
+            self._send_on(record)
 
     def _complete(self, hop: Opened, envelope: str, next_hop: HopRecord | None, outcome: Outcome) -> bool:
         step_id = hop.message.step.step_id or ""
@@ -267,6 +270,17 @@ class RecordedEffects(Effects):
                 notes=outcome.notes,
             )
         )
+
+
+def _tell(hop_id: str, error: BaseException) -> None:
+    """Log that the message of a recorded hop could not be sent."""
+    transient = isinstance(error, TransientError)
+    logger.log(
+        logging.WARNING if transient else logging.ERROR,
+        "hop %s is recorded, but could not be sent; a sweep will send it%s",
+        hop_id, f": {error}" if transient else traced(cause_of(error)),
+        extra={"action": "send_failed", "hop": hop_id},
+    )  # fmt: skip
 
 
 def _overtaken(hop: Opened, failure: Failure | None = None) -> Summary:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from paigeant_celery.core.errors import ConfigurationError
 from paigeant_celery.store import limits
-from paigeant_celery.store.endpoint import Endpoint, read_url
+from paigeant_celery.store.endpoint import EXAMPLES, Endpoint, read_url
 from paigeant_celery.store.port import Store
 
-__all__ = ["open_store"]
+__all__ = ["EXAMPLES", "open_store"]
 
 
 def open_store(where: str | Endpoint, *, prefix: str, lease: float, ttl: float, named: str = "store URL") -> Store:

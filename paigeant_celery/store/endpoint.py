@@ -31,10 +31,7 @@ MEANT = {  # what others call it
     "rediss+socket": "redis+socket",
     "redis+sentinel": "sentinel",
 }
-EXAMPLES = (
-    "use 'redis://host:6379/0', 'rediss://…', 'unix:///path/to/socket', 'sentinel://host:26379/0?master_name=…' or "
-    "'memory://'"
-)
+EXAMPLES = "use 'redis://host:6379/0', 'rediss://…', 'unix:///path/to/socket' or 'memory://'"
 NOT_UNDERSTOOD = (
     "it is not understood; expected 'redis://user:password@host:6379/0' with options that redis-py knows, and special "
     "characters of the password percent-encoded"

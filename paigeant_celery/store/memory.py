@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Literal
 
+from paigeant_celery.activities.real_threads import real
 from paigeant_celery.core import hops as protocol
 from paigeant_celery.core.flow import Failure
 from paigeant_celery.core.hops import Change, ClosedState, Pace, Sweeping
@@ -51,7 +51,7 @@ class MemoryStore:
     ) -> None:
         self._limits, self._pace = limits, _pace(lease, limits)
         self._ttl, self._clock = timedelta(seconds=ttl), now
-        self._lock = threading.Lock()
+        self._lock = real().Lock()
         self._records = Records(ttl=self._ttl, pace=self._pace)
         self._sweeping = Sweeping()
         self._numbers = count(1)  # of events and letters

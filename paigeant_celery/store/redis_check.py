@@ -16,7 +16,7 @@ def check_server(server: Server, *, allow_eviction: bool) -> list[str]:
     format_ = server.ask(lambda c: c.redis.hget(f"{server.prefix}:meta", "format"), about="meta")
     mistakes = list(_format_mistakes(format_, server))
     config = server.permitted(lambda c: c.redis.config_get("maxmemory-policy", "appendonly"))
-    warnings = _config_warnings(server, config)
+    warnings = [*_tls_warnings(server), *_config_warnings(server, config)]
     policy = config.get("maxmemory-policy", "noeviction") if config is not None else "noeviction"
     if policy != "noeviction":
         evicts = f"the store {server.address} has `maxmemory-policy {policy}` and may evict running workflows"
@@ -47,6 +47,15 @@ def _config_warnings(server: Server, config: Mapping[str, str] | None) -> list[s
     return [
         f"the store {server.address} has no append-only file; a restart of the server loses what it recorded since "
         "the last snapshot: set `appendonly yes`"
+    ]
+
+
+def _tls_warnings(server: Server) -> list[str]:
+    if server.endpoint.verifies:
+        return []
+    return [
+        f"the store {server.address} is reached over TLS, but nobody verifies its certificate: who answers instead of "
+        "it reads every record; set `ssl_cert_reqs` to 'required', in `broker_use_ssl` or the store's URL"
     ]
 
 

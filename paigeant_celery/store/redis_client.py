@@ -20,6 +20,7 @@ from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
 from redis.retry import Retry
 from redis.sentinel import Sentinel, SentinelConnectionPool
 
+from paigeant_celery.activities.real_threads import OfThread
 from paigeant_celery.core.errors import ConfigurationError, OutdatedVersion, PaigeantError, StoreCorrupt, Unreachable
 from paigeant_celery.store.endpoint import NOT_UNDERSTOOD, Endpoint, Plain
 from paigeant_celery.store.limits import StoreLimits, as_lua
@@ -49,6 +50,7 @@ class Client:
     """A client of this process, with the scripts that it can run."""
 
     pid: int
+    lenient: redis.Redis  # for answers of which a part may be no text: its bytes stand as lone surrogates
     redis: redis.Redis
     scripts: Mapping[str, Script]
 
@@ -64,11 +66,18 @@ class Server:
         _refuse_unknown_options(endpoint)
         self.endpoint, self.address = endpoint, endpoint.address
         self.prefix, self.limits = prefix, limits
-        self.client: Client | None = None
+        self._client: OfThread[Client] = OfThread(_close)
 
     def run(self, script: str, *arguments: str | int, about: str) -> Reply:
         """Run a script. `about` is the key that it concerns, without the prefix."""
         return self.ask(lambda c: c.scripts[script](args=[self.prefix, *arguments]), about=about)
+
+    def run_leniently(self, script: str, *arguments: str | int, about: str) -> Reply:
+        """Run a script whose answer is about many records, so that one that is no text spoils no other.
+
+        The bytes that are no UTF-8 come as lone surrogates, and go back as they came.
+        """
+        return self.ask(lambda c: c.scripts[script](args=[self.prefix, *arguments], client=c.lenient), about=about)
 
     def ask(self, question: Callable[[Client], Reply], *, about: str) -> Reply:
         """Put a question to the server. `about` is the key that it concerns, without the prefix."""
@@ -104,23 +113,25 @@ class Server:
             text = f"has values that this version cannot read ({type(error).__name__})"
             raise StoreCorrupt(f"{self.prefix}:{about}", text) from error
 
+    @property
+    def client(self) -> Client | None:
+        """The client of this process, with gevent of this thread, if there has been a question."""
+        return self._client.value
+
     def connected(self) -> Client:
-        """Return this process's client."""
+        """Return it, and open it first if it is not there."""
         # No lock: another thread could hold it at a fork, and in the child it would never be released. At first two
         # threads may both make a client; one of the two goes away when its call is done.
         client = self.client
         if client is None or client.pid != os.getpid():
-            client = self.client = _open(self.endpoint, self.limits)
+            client = self._client.value = _open(self.endpoint, self.limits)
         return client
 
     def close(self) -> None:
         """Release this process's connections. A later question opens new ones."""
-        client, self.client = self.client, None
-        if client is not None and client.pid == os.getpid():
-            client.redis.close()
-            asked = getattr(client.redis.connection_pool, "sentinel_manager", None)
-            for sentinel in asked.sentinels if asked is not None else ():
-                sentinel.close()
+        client, self._client.value = self.client, None
+        if client is not None:
+            _close(client)
 
     def _refusal(self, error: ResponseError, key: str) -> PaigeantError:
         text = str(error)
@@ -139,6 +150,16 @@ class Server:
         return Unreachable("store", self.address, said if type(error) is ResponseError else type(error).__name__)
 
 
+def _close(client: Client) -> None:
+    if client.pid != os.getpid():
+        return  # its connections belong to the parent of this process
+    client.redis.close()
+    client.lenient.close()
+    asked = getattr(client.redis.connection_pool, "sentinel_manager", None)
+    for sentinel in asked.sentinels if asked is not None else ():
+        sentinel.close()
+
+
 def script_texts(limits: StoreLimits) -> dict[str, str]:
     """Return the scripts by their names, each as it is sent to the server."""
     folder = resources.files("paigeant_celery.store").joinpath("scripts")
@@ -150,11 +171,12 @@ def _open(endpoint: Endpoint, limits: StoreLimits) -> Client:
     """Return a client for this process; nothing is connected yet."""
     client = redis.Redis.from_pool(_pool(endpoint))
     scripts = {name: client.register_script(text) for name, text in script_texts(limits).items()}
-    return Client(os.getpid(), client, scripts)
+    lenient = redis.Redis.from_pool(_pool(endpoint, encoding_errors="surrogateescape"))
+    return Client(os.getpid(), lenient, client, scripts)
 
 
-def _pool(endpoint: Endpoint) -> redis.ConnectionPool:
-    options = _options(endpoint)
+def _pool(endpoint: Endpoint, **more: Any) -> redis.ConnectionPool:
+    options = {**_options(endpoint), **more}
     if not endpoint.master_name:
         return redis.ConnectionPool(**_place(endpoint), **options)
     asking = {

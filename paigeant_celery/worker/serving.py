@@ -181,7 +181,7 @@ def _about_defaults(transport: CeleryTransport) -> Iterator[str]:
     app = transport.app
     if not isinstance(app, StandAloneApp):
         return
-    if transport.store is None and not transport.faults and app.conf.get("paigeant_store_url", "") == "":
+    if transport.store is None and not transport.faults and not transport.settings.store_is_set:
         yield "  . this broker can hold no store; set `paigeant_store_url` to have one"
     if app.redis_by_default:
         yield (

@@ -162,6 +162,30 @@ class RabbitServer:
         finally:
             self.start()
 
+    def control(self, *arguments: str) -> str:
+        """Run `rabbitmqctl`, and return what it says."""
+        command = [
+            str(Path(self._command).with_name("rabbitmqctl")),
+            "-n",
+            self._environment["RABBITMQ_NODENAME"],
+            *arguments,
+        ]
+        done = subprocess.run(
+            command, env=self._environment, cwd=self._folder, capture_output=True, text=True, check=False, timeout=60
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    @contextlib.contextmanager
+    def short_of_memory(self) -> Iterator[None]:
+        """Have it take no messages for a while, as when its memory is used up. The alarm is taken back in any case."""
+        alarm = "{resource_limit, memory, node()}"
+        self.control("eval", f"rabbit_alarm:set_alarm({{{alarm}, []}}).")
+        try:
+            yield
+        finally:
+            self.control("eval", f"rabbit_alarm:clear_alarm({alarm}).")
+
     def remove(self) -> None:
         """End its processes and remove what it wrote."""
         self.stop()

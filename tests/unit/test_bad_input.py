@@ -150,7 +150,7 @@ def test_row38_every_mistake_of_a_configuration_is_listed_at_once() -> None:
         "`paigeant_max_steps`: Input should be greater than or equal to 1",
         f"`paigeant_prefix`: must have {ACTIVITY_NAME_RULE}",
         "`paigeant_store_url`: the scheme 'db' is not supported; use 'redis://host:6379/0', 'rediss://…', "
-        "'unix:///path/to/socket', 'sentinel://host:26379/0?master_name=…' or 'memory://'",
+        "'unix:///path/to/socket' or 'memory://'",
     ]
     assert SECRET not in str(caught.value)
 
@@ -172,10 +172,7 @@ def test_row38_a_store_url_that_is_not_understood_is_refused_without_its_passwor
     with pytest.raises(ConfigurationError) as caught:
         get_transport(app=app)
 
-    remedy = (
-        "use 'redis://host:6379/0', 'rediss://…', 'unix:///path/to/socket', 'sentinel://host:26379/0?master_name=…' or "
-        "'memory://'"
-    )
+    remedy = "use 'redis://host:6379/0', 'rediss://…', 'unix:///path/to/socket' or 'memory://'"
     assert caught.value.mistakes == [f"`paigeant_store_url`: {given}; {remedy}"]
 
 

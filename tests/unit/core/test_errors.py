@@ -29,6 +29,7 @@ from paigeant_celery.core.errors import (
     NonDeterminismError,
     NotPublished,
     NotRecorded,
+    NotSent,
     NotSerializable,
     NoWorkflow,
     OutdatedVersion,
@@ -79,7 +80,11 @@ SAMPLES = [
     MessageError("malformed"),
     MessageError("unknown_field", "slip.x", "this version does not know the field"),
     Unreachable("broker", "redis://host:6379/0", "ConnectionError"),
+    Unreachable("broker", "redis://host:6379/0", "MessageNacked", True),
+    NotSent("broker", "redis://host:6379/0", "ConnectionError"),
+    NotSent("broker", "redis://host:6379/0", "MessageNacked", True),
     NotPublished("w", "cannot reach the broker"),
+    NotPublished("w", "the broker is there but refuses", True),
     NotRecorded("w", "cannot reach the store"),
     WorkerEnded("memory://localhost//"),
     StoreCorrupt("paigeant:w", "is a list"),
@@ -101,7 +106,7 @@ USAGE = {
     DuplicateActivity, ConfigurationError, UnknownTransport, NoWorkflow, NotSerializable, WaitInsideStep,
 }  # fmt: skip
 MESSAGE = {MessageError}
-TRANSIENT = {TransientError, Unreachable, NotPublished, NotRecorded, WorkerEnded}
+TRANSIENT = {TransientError, Unreachable, NotSent, NotPublished, NotRecorded, WorkerEnded}
 OTHERS = {
     PaigeantError, StoreCorrupt, OutdatedVersion, IllegalEvent, HopFailed, WorkflowFailed, WorkflowParked,
     WorkflowCancelled, HopLost, NonDeterminismError, Paused, ReplayedError, RemoteTraceback, WorkflowError,

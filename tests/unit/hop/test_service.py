@@ -19,7 +19,8 @@ from paigeant_celery.activities.functions import FunctionActivity, activity
 from paigeant_celery.activities.registry import registry
 from paigeant_celery.broker.outbox import Outbox
 from paigeant_celery.broker.port import Delivery
-from paigeant_celery.core.errors import MessageError, NotSerializable, TransientError, Unreachable
+from paigeant_celery.broker.sending import Sending
+from paigeant_celery.core.errors import MessageError, NotSerializable, Unreachable
 from paigeant_celery.core.flow import Failure
 from paigeant_celery.core.message import PaigeantMessage, encode, sha256
 from paigeant_celery.core.settings import Settings
@@ -108,6 +109,9 @@ class Line:
 
     def waiting(self, queue: str) -> int:
         return 0
+
+    def begin(self, delivery: Delivery) -> Sending[None]:
+        return Sending.made(lambda: self.publish(delivery))
 
     def publish(self, delivery: Delivery) -> None:
         self.given.append(delivery)
@@ -236,21 +240,22 @@ def test_a_failed_workflow_resends_nothing(line: Line, make_message: MakeMessage
     assert line.given == []
 
 
-def test_a_broker_that_is_away_gets_the_same_bytes_when_the_hop_is_closed_again(line: Line, first: Arrival) -> None:
-    """What was recorded is what is sent; other bytes would be refused as altered."""
-    service, opened = line.service(), line.open(first)
-    outcome = asyncio.run(service.run(opened))
+def test_a_broker_that_is_away_gets_the_same_bytes_from_a_sweep(
+    line: Line, first: Arrival, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What was recorded is what is sent; other bytes would be refused as altered. The hop is closed meanwhile."""
     line.refusal = Unreachable("broker", "redis://nowhere", "ConnectionError")
-    for _ in range(2):
-        with pytest.raises(TransientError):
-            service.close(opened, outcome)
-    recorded = line.record()
+    closed = [line.serve(first), line.serve(first)]
     line.refusal = None
+    line.at += timedelta(seconds=6)
 
-    assert service.close(opened, outcome).outcome == "completed"
+    Sweeper(store=line.store, outbox=Outbox(line, registry)).sweep()
 
-    assert line.record() == recorded
-    assert [sent.envelope for sent in line.given] == [recorded.envelope] * 3
+    assert closed == [
+        Summary(hop_id="w-1.0", step_id="one", outcome=ClosedAs.COMPLETED, next_hop="w-1.1"), Drop(reason="finished")
+    ]  # fmt: skip
+    assert [sent.envelope for sent in line.given] == [line.record().envelope] * 3
+    assert [getattr(record, "action", None) for record in caplog.records].count("send_failed") == 2
     assert line.effects.count("run one") == 1
     line.open(line.arrival())
 

@@ -13,6 +13,7 @@ from paigeant_celery import FunctionSpec
 from paigeant_celery.activities.registry import Registry
 from paigeant_celery.broker.outbox import Outbox
 from paigeant_celery.broker.port import Delivery
+from paigeant_celery.broker.sending import Sending
 from paigeant_celery.core.errors import Unreachable
 from paigeant_celery.core.message import PaigeantMessage, encode, sha256
 from paigeant_celery.core.settings import Settings
@@ -43,6 +44,9 @@ class Line:
 
     def queue_for(self, activity: str, queue: str | None) -> str:
         return queue or activity
+
+    def begin(self, delivery: Delivery) -> Sending[None]:
+        return Sending.made(lambda: self.publish(delivery))
 
     def publish(self, delivery: Delivery) -> None:
         if self.away:

@@ -12,6 +12,7 @@ from paigeant_celery.activities.functions import FunctionActivity, activity
 from paigeant_celery.activities.registry import registry
 from paigeant_celery.broker.outbox import Outbox
 from paigeant_celery.broker.port import Delivery
+from paigeant_celery.broker.sending import Sending
 from paigeant_celery.client.dead_letters import DeadLetters
 from paigeant_celery.core.message import PaigeantMessage, encode
 from paigeant_celery.core.policy import StepPolicy
@@ -46,6 +47,9 @@ class Broker:
 
     def queue_for(self, activity: str, queue: str | None) -> str:
         return queue or f"q-{activity}"
+
+    def begin(self, delivery: Delivery) -> Sending[None]:
+        return Sending.made(lambda: self.publish(delivery))
 
     def publish(self, delivery: Delivery) -> None:
         self.sent.append(delivery)
