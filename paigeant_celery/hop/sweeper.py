@@ -17,7 +17,7 @@ from paigeant_celery.activities.real_threads import real, start_thread
 from paigeant_celery.broker.outbox import Outbox
 from paigeant_celery.broker.sending import Sending
 from paigeant_celery.core.causes import cause_of
-from paigeant_celery.core.errors import MessageError, PaigeantError, TransientError
+from paigeant_celery.core.errors import MessageError, NewerMessage, OutdatedVersion, PaigeantError, TransientError
 from paigeant_celery.core.message import is_newer
 from paigeant_celery.core.names import is_queue_name, queue_fault
 from paigeant_celery.hop.failures import traced
@@ -32,7 +32,8 @@ MOST_SAID = 10_000  # hops, queues and records about which it is known what was 
 
 # What the text of an action names, as a field of its record.
 FIELDS = {
-    "queue_not_seen": ("queue",), "resend_failed": ("hop",), "store_corrupt": ("key",), "sweep_failed": ()
+    "hop_left_to_newer": ("hop",), "queue_not_seen": ("queue",), "resend_failed": ("hop",),
+    "store_corrupt": ("key",), "sweep_failed": (),
 }  # fmt: skip
 
 EVERY = (0.95, 1.25)  # seconds from one pass to the next; random, so that workers do not all ask at once
@@ -55,11 +56,14 @@ class Sweeper:
         self._on_their_way: dict[str, Sending[None]] = {}  # by hop
         self._said: dict[str, str] = {}  # what was said last about a hop, a queue or a record
 
-    def start(self) -> None:
-        """Begin to sweep in this process; a forked child does not sweep."""
+    def start(self, on_outdated: Callable[[], object]) -> None:
+        """Begin to sweep in this process; a forked child does not sweep.
+
+        `on_outdated` is called, in another thread, if a newer worker has begun. Nothing is swept here then.
+        """
         if self._stopping is None:
             self._stopping = real().Event()
-            start_thread(partial(self._sweep_until, self._stopping), name="paigeant-sweeper")
+            start_thread(partial(self._sweep_until, self._stopping, on_outdated), name="paigeant-sweeper")
 
     def stop(self) -> None:
         """Stop sweeping after the current pass."""
@@ -126,6 +130,9 @@ class Sweeper:
         if error is None:
             self._said.pop(hop.hop_id, None)
             logger.warning("hop %s is sent again", hop.hop_id, extra=_fields("resent", hop.hop_id))
+        elif isinstance(error, NewerMessage):
+            text = "hop %s is left to newer workers"
+            self._say(logging.WARNING, "hop_left_to_newer", hop.hop_id, text, hop.hop_id, error=error)
         elif isinstance(error, MessageError) and self._is_parked(hop, error):
             self._said.pop(hop.hop_id, None)
         else:  # it becomes overdue again later and is sent by the worker that sweeps then
@@ -163,10 +170,15 @@ class Sweeper:
             extra={"action": action, **dict(zip(FIELDS[action], values, strict=True))},
         )
 
-    def _sweep_until(self, stopping: Any) -> None:
+    def _sweep_until(self, stopping: Any, on_outdated: Callable[[], object]) -> None:
         while not stopping.wait(random.uniform(*EVERY)):  # noqa: S311 - nothing secret
             try:
                 self.sweep()
+            except OutdatedVersion as error:
+                text = "this worker takes no more steps; those that it runs go on, and are recorded: %s"
+                logger.critical(text, error, extra={"action": "outdated"})
+                on_outdated()
+                return
             except Exception as error:  # noqa: BLE001 - nobody else does the work of this thread
                 self._say(logging.WARNING, "sweep_failed", "", "the sweep failed", error=error)
             else:

@@ -15,7 +15,13 @@ from paigeant_celery.activities.port import Activity
 from paigeant_celery.activities.registry import registry
 from paigeant_celery.broker.stand_alone import TRANSPORT_VARIABLE, StandAloneApp
 from paigeant_celery.broker.transport import CeleryTransport
-from paigeant_celery.core.errors import ConfigurationError, DuplicateActivity, PaigeantError, TransientError
+from paigeant_celery.core.errors import (
+    ConfigurationError,
+    DuplicateActivity,
+    OutdatedVersion,
+    PaigeantError,
+    TransientError,
+)
 from paigeant_celery.core.settings import SPECIAL_CONSUME, Consume
 from paigeant_celery.hop.surroundings import around_step_of
 from paigeant_celery.worker.selection import NO_SELECTION, Selection
@@ -63,9 +69,14 @@ def start_checks(transport: CeleryTransport, selection: Selection = NO_SELECTION
         mistakes.extend(_store_mistakes(transport, serves=serves))
         # A worker that will not start must not be the one whose broker the store remembers.
         seen = transport.binding.check_worker(serves=serves and not mistakes)
+        if serves and not mistakes and transport.store is not None:
+            transport.store.raise_format()
     except ConfigurationError as error:
         mistakes.extend(error.mistakes)
+    except OutdatedVersion as error:  # a newer worker has begun since the store was checked
+        mistakes.append(str(error))
     except TransientError as error:
+        seen = False
         text = f"{error} (`paigeant_store_url`)"
         if serves:
             logger.warning("%s; hops wait until it is back", text, extra={"action": "store_unreachable"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 from collections.abc import Callable
@@ -14,13 +15,13 @@ from paigeant_celery.activities.registry import Registry
 from paigeant_celery.broker.outbox import Outbox
 from paigeant_celery.broker.port import Delivery
 from paigeant_celery.broker.sending import Sending
-from paigeant_celery.core.errors import Unreachable
+from paigeant_celery.core.errors import OutdatedVersion, Unreachable
 from paigeant_celery.core.message import PaigeantMessage, encode, sha256
 from paigeant_celery.core.settings import Settings
 from paigeant_celery.hop.liveness import new_owner_id
 from paigeant_celery.hop.sweeper import Sweeper
 from paigeant_celery.store.memory import MemoryStore
-from paigeant_celery.store.port import Claim, Claimed, HopRecord, NewWorkflow
+from paigeant_celery.store.port import Claim, Claimed, HopRecord, NewWorkflow, Sweep
 
 MakeMessage = Callable[..., PaigeantMessage]
 
@@ -195,8 +196,8 @@ def test_it_sweeps_by_itself_until_it_is_stopped(line: Line, monkeypatch: pytest
     monkeypatch.setattr(line.store, "sweep", sweep)
     before = set(threading.enumerate())
 
-    line.sweeper.start()
-    line.sweeper.start()
+    line.sweeper.start(lambda: None)
+    line.sweeper.start(lambda: None)
     (thread,) = set(threading.enumerate()) - before
     assert all(swept.acquire(timeout=20) for _ in range(3))
     line.sweeper.stop()
@@ -204,6 +205,47 @@ def test_it_sweeps_by_itself_until_it_is_stopped(line: Line, monkeypatch: pytest
 
     thread.join(20)
     assert not thread.is_alive()
+
+
+@pytest.mark.parametrize(("place", "sent"), [(1, ["w-1.0"]), (0, [])])
+def test_a_hop_that_only_a_newer_worker_can_read_is_sent_if_its_own_step_is_known(
+    make_message: MakeMessage, caplog: pytest.LogCaptureFixture, place: int, sent: list[str]
+) -> None:
+    """A sweep of any worker makes it due, so it should also send it; if it cannot, a newer one does so later."""
+    line = Line(make_message())
+    tree = {**json.loads(encode(make_message())), "spec_version": "1.9"}
+    tree["slip"]["itinerary"].insert(place, {"step_id": "both", "kind": "block", "branches": []})
+    text = json.dumps(tree)
+
+    record = HopRecord(hop_id="w-1.0", queue="steps", envelope=text, digest=sha256(text))
+    line.sweeper._send(Sweep(overdue=(record,)))
+
+    assert [delivery.hop_id for delivery in line.published] == sent
+    assert {(delivery.activity, delivery.queue, delivery.envelope) for delivery in line.published} <= {
+        ("writer", "steps", text)
+    }
+    assert [record.action for record in caplog.records] == (["resent"] if sent else ["hop_left_to_newer"])  # type: ignore[attr-defined]
+
+
+def test_it_ends_and_says_so_once_when_a_newer_worker_has_begun(
+    line: Line, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What it sends again, and what it does not know, is no longer its business."""
+    told = threading.Event()
+
+    def sweep(**_: object) -> None:
+        raise OutdatedVersion("redis://host/0", "p", 2, 1)
+
+    monkeypatch.setattr(line.store, "sweep", sweep)
+    before = set(threading.enumerate())
+
+    line.sweeper.start(told.set)
+    for thread in set(threading.enumerate()) - before:
+        thread.join(20)
+
+    assert told.is_set()
+    assert [(record.levelname, record.action) for record in caplog.records] == [("CRITICAL", "outdated")]  # type: ignore[attr-defined]
+    assert "install that version here too" in caplog.text
 
 
 def test_a_hop_beyond_the_limits_of_the_sweeping_worker_is_published(make_message: MakeMessage) -> None:
