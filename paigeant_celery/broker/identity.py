@@ -73,7 +73,8 @@ def look_at_broker(
         ask = lambda line: _of_cluster(line.connection, address)  # noqa: E731
     else:
         return Sending.made(lambda: SeenBroker(address=address, plain=address))
-    return threads.begin(ask, lane="look at the broker", within=LOOK_WITHIN)
+    within = min(LOOK_WITHIN, threads.timeout / 2)  # the message itself may wait longer
+    return threads.begin(ask, lane="look at the broker", within=within)
 
 
 def _of_redis(connection: Any, plain: str, key: str, give: str | None) -> SeenBroker:

@@ -280,13 +280,18 @@ class NewerMessage(MessageError):
 
 
 class Unreachable(TransientError):
-    """A server is away, or it is there and refuses to serve (`refused`); the address has no password."""
+    """A server is away, or it is there and refuses to serve (`refused`); the address has no password.
 
-    def __init__(self, what: str, address: str, cause: str, refused: bool = False) -> None:
-        super().__init__(what, address, cause, refused)
-        self.what, self.address, self.cause, self.refused = what, address, cause, refused
+    `remedy` says what to do if what it refuses with has a name.
+    """
+
+    def __init__(self, what: str, address: str, cause: str, refused: bool = False, remedy: str = "") -> None:
+        super().__init__(what, address, cause, refused, remedy)
+        self.what, self.address, self.cause, self.refused, self.remedy = what, address, cause, refused, remedy
 
     def __str__(self) -> str:
+        if self.remedy:
+            return f"cannot use the {self.what} at {self.address} ({self.cause}); {self.remedy}"
         if self.refused:
             return (
                 f"cannot reach the {self.what} at {self.address} ({self.cause}): it is there, but refuses; change what "

@@ -21,7 +21,6 @@ __all__ = [
     "GIVEN_BACK_HEADER",
     "MAX_ATTEMPTS",
     "MAX_NAME_LENGTH",
-    "MAX_PREFIX_LENGTH",
     "MAX_QUEUE_LENGTH",
     "QUEUE_RULE",
     "REASONS",
@@ -50,7 +49,6 @@ GIVEN_BACK_HEADER = "paigeant_given_back"  # how often it was put back on its qu
 MAX_NAME_LENGTH = 128  # characters; keeps keys, queues and task names short on every broker
 
 MAX_QUEUE_LENGTH = 255  # bytes; AMQP's own limit
-MAX_PREFIX_LENGTH = MAX_QUEUE_LENGTH - MAX_NAME_LENGTH - len(".")  # so that no queue of an activity has a longer name
 
 CORRELATION_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 STEP_ID = re.compile(r"[A-Za-z0-9_.-]{1,128}")

@@ -82,6 +82,7 @@ SAMPLES = [
     NewerMessage("newer_version", "slip.itinerary[1]", "this version does not know the kind"),
     MessageError("unknown_field", "slip.x", "this version does not know the field"),
     Unreachable("broker", "redis://host:6379/0", "ConnectionError"),
+    Unreachable("store", "redis://host:6379/0", "LOADING", True, "wait"),
     Unreachable("broker", "redis://host:6379/0", "MessageNacked", True),
     NotSent("broker", "redis://host:6379/0", "ConnectionError"),
     NotSent("broker", "redis://host:6379/0", "MessageNacked", True),
