@@ -556,12 +556,12 @@ def test_a_queue_of_ours_is_guarded_however_a_worker_comes_to_read_it(redis_url:
 def sent_item(transport: CeleryTransport, queue: str, envelope: str) -> str:
     """What our publisher puts on a queue for a hop, whose envelope is none."""
     hop_id, unserved = f"{uuid.uuid4().hex}.0", f"{transport.names.prefix}-unserved"
-    transport.publisher.publish(
+    transport.publisher.begin(
         Delivery(
             activity="draft", hop_id=hop_id, root_id=hop_id, parent_id=None, queue=unserved, envelope=envelope,
             summary="damaged", timeout=None,
         )
-    )  # fmt: skip
+    ).wait()  # fmt: skip
     with redis.Redis.from_url(transport.broker) as broker:
         item = broker.rpop(unserved)
     assert isinstance(item, bytes)

@@ -66,6 +66,13 @@ def test_a_queue_is_added_by_the_method_that_is_wrapped() -> None:
     assert "state.consumer.add_task_queue," in inspect.getsource(control.add_consumer)
 
 
+def test_a_queue_is_left_as_the_remote_command_leaves_it() -> None:
+    """It is called from another thread, and the queue must not be taken again when the worker reconnects."""
+    assert "consumer.call_soon(" in inspect.getsource(control.cancel_consumer)
+    assert "consumer.cancel_task_queue, queue," in inspect.getsource(control.cancel_consumer)
+    assert "queues.deselect(queue)" in inspect.getsource(Consumer.cancel_task_queue)
+
+
 def test_the_consumer_connects_through_the_method_that_is_wrapped() -> None:
     """The class of the channels is replaced before the first of them is made."""
     source = inspect.getsource(Consumer.connection_for_read)

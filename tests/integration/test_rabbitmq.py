@@ -9,12 +9,14 @@ import uuid
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import amqp
 import celery
 import pytest
+from celery import Celery
 from hypothesis import given
 from hypothesis import strategies as st
 from kombu import Connection, Queue
@@ -31,9 +33,10 @@ from paigeant_celery import (
 )
 from paigeant_celery.activities.registry import registry
 from paigeant_celery.broker.port import Delivery
-from paigeant_celery.broker.transport import CeleryTransport
-from paigeant_celery.core.errors import NotPublished, StoreRequired, Unreachable
-from paigeant_celery.store.port import DeadLetter
+from paigeant_celery.broker.transport import CeleryTransport, transport_of
+from paigeant_celery.core.errors import ConfigurationError, NotPublished, StoreRequired, Unreachable
+from paigeant_celery.store.port import BoundBroker, DeadLetter
+from paigeant_celery.worker.serving import start_checks
 from tests.support.damage import cut, damaged, drawn
 from tests.support.processes import START_WITHIN, Deployment, eventually
 from tests.support.promptness import prompt_result
@@ -366,7 +369,7 @@ def test_a_queue_that_is_declared_otherwise_holds_a_workflow_up_until_it_is_fixe
         handle = dispatch(made, ActivitySpec("draft", "early"), elsewhere)
         worker.wait_for_log("is recorded, but could not be sent", within=WITHIN)
         channel.queue_delete(name)
-        eventually(lambda: waiting_in(connection, name) == 1, within=WITHIN, what="the next step was not sent")
+        eventually(lambda: waiting_in(connection, name) == 2, within=WITHIN, what="the next step was not sent")
 
     status = handle.status_sync()
     assert (status.state, status.executed, status.remaining) == ("queued", ("draft",), ("elsewhere",))
@@ -445,12 +448,12 @@ def damaged_message(
     """Draw headers and body of a message of our publisher, whose envelope is none, with one part damaged."""
     hop_id = f"{uuid.uuid4().hex}.0"
     unserved = f"{transport.names.prefix}.unserved"
-    transport.publisher.publish(
+    transport.publisher.begin(
         Delivery(
             activity="draft", hop_id=hop_id, root_id=hop_id, parent_id=None, queue=unserved, envelope=SECRET,
             summary="damaged", timeout=None,
         )
-    )  # fmt: skip
+    ).wait()  # fmt: skip
     sent = eventually(lambda: connection.default_channel.basic_get(unserved, no_ack=True))
     headers, body = sent.headers, sent.body
     around = damaged(headers).filter(lambda headers: isinstance(headers, dict)).map(lambda headers: (headers, body))
@@ -487,3 +490,41 @@ def waiting_in(connection: Connection, queue: str) -> int | None:
             return int(channel.queue_declare(queue, passive=True).message_count)
         except connection.channel_errors:
             return None
+
+
+def test_a_cluster_is_known_by_its_name_and_virtual_host(amqp_url: str, redis_db: RedisDatabase) -> None:
+    """Its machines have addresses of their own, and another cluster may get one of them."""
+
+    def on(url: str) -> CeleryTransport:
+        app = Celery("host", broker=url, set_as_current=False)
+        app.conf.update(paigeant_store_url=redis_db.url, paigeant_prefix=redis_db.prefix)
+        return transport_of(app)
+
+    known, again = on(amqp_url), on(amqp_url.replace("127.0.0.1", "localhost"))
+    store = known.store
+    assert store is not None
+    assert start_checks(known, embedded=True)
+    bound = store.bound_broker()
+    assert bound is not None
+    assert (bound.address, str(bound.id)[-2:]) == (known.broker_identity, " /")
+
+    assert start_checks(again, embedded=True)
+    again.check_broker()
+    moved = BoundBroker(address=again.broker_identity, id=bound.id)
+    assert store.bound_broker() == moved
+
+    renamed = replace(moved, id="rabbit@made-anew /")
+    assert store.bind_broker(renamed, instead_of=moved)
+    again.check_broker()
+    assert start_checks(again, embedded=True)
+    assert store.bound_broker() == moved
+
+    for id_ in ("rabbit@another /", f"{str(bound.id)[:-2]} other"):
+        other = BoundBroker(address="amqp://elsewhere:5672/", id=id_)
+        assert store.bind_broker(other, instead_of=store.bound_broker())
+        with pytest.raises(ConfigurationError, match="belongs to the broker amqp://elsewhere:5672/"):
+            start_checks(known, embedded=True)
+        with pytest.raises(ConfigurationError, match="belongs to the broker amqp://elsewhere:5672/"):
+            WorkflowDispatcher().dispatch_workflow_sync(known, itinerary=[ActivitySpec("draft", "early")])
+    with redis_db.client() as client:
+        assert list(client.scan_iter(f"{redis_db.prefix}:*")) == [f"{redis_db.prefix}:meta"]
