@@ -11,12 +11,15 @@ from kombu.exceptions import OperationalError
 
 from paigeant_celery.broker.connection import broker_urls, missing_driver, shown_url
 from paigeant_celery.core.errors import PaigeantError, Unreachable
+from paigeant_celery.core.refusals import refusal_of
 
 __all__ = ["Line", "away", "broker_address", "reaching_broker", "refuses"]
 
 CONNECT_TIMEOUT = 4.0  # seconds for one address; Celery's default, `broker_connection_timeout`
 # Errors with which a broker says no although Kombu counts them as lost connections, or does not know them.
 REFUSALS = {"MessageNacked", "AuthenticationError", "NotAllowed", "InvalidPath"}
+
+ALL_OF_A_BROKER = "~* &* +@all -@admin"  # for a Redis; its keys have names of several prefixes
 
 # How each library is told to give up a call on a connection.
 TIMEOUTS = {
@@ -78,6 +81,9 @@ def reaching_broker(app: Celery) -> Iterator[None]:
     except ImportError as error:
         raise missing_driver(error, app) from error
     except Exception as error:
+        if (named := refusal_of(error, rule=ALL_OF_A_BROKER)) is not None:
+            address = broker_address(app)
+            raise Unreachable("broker", address, named.cause, refused=True, remedy=named.remedy) from error
         refused = refuses(app, error)
         if not refused and not away(app, error):
             raise
@@ -95,7 +101,8 @@ def refuses(app: Celery, error: BaseException) -> bool:
 
 def away(app: Celery, error: BaseException) -> bool:
     """Say whether an error means that the broker does not answer, or not yet."""
-    if refuses(app, error):
+    named = refusal_of(error)
+    if refuses(app, error) or (named is not None and named.mistake):
         return False
     return isinstance(error, (OperationalError, OSError, *app.connection_for_write().connection_errors))
 

@@ -19,9 +19,11 @@ __all__ = [
     "EmptyItinerary",
     "HopFailed",
     "HopLost",
+    "HopUnknown",
     "IllegalEvent",
     "InvalidInput",
     "MessageError",
+    "NewerMessage",
     "NoWorkflow",
     "NonDeterminismError",
     "NotPublished",
@@ -274,14 +276,23 @@ class MessageError(PaigeantError):
         return f"{self.reason}{where}: {self.text}" if self.text else f"{self.reason}{where}"
 
 
-class Unreachable(TransientError):
-    """A server is away, or it is there and refuses to serve (`refused`); the address has no password."""
+class NewerMessage(MessageError):
+    """A message that only a newer version can read; it is given back, and a worker of that version takes it."""
 
-    def __init__(self, what: str, address: str, cause: str, refused: bool = False) -> None:
-        super().__init__(what, address, cause, refused)
-        self.what, self.address, self.cause, self.refused = what, address, cause, refused
+
+class Unreachable(TransientError):
+    """A server is away, or it is there and refuses to serve (`refused`); the address has no password.
+
+    `remedy` says what to do if what it refuses with has a name.
+    """
+
+    def __init__(self, what: str, address: str, cause: str, refused: bool = False, remedy: str = "") -> None:
+        super().__init__(what, address, cause, refused, remedy)
+        self.what, self.address, self.cause, self.refused, self.remedy = what, address, cause, refused, remedy
 
     def __str__(self) -> str:
+        if self.remedy:
+            return f"cannot use the {self.what} at {self.address} ({self.cause}); {self.remedy}"
         if self.refused:
             return (
                 f"cannot reach the {self.what} at {self.address} ({self.cause}): it is there, but refuses; change what "
@@ -461,6 +472,17 @@ class HopLost(PaigeantError):
 
     def __str__(self) -> str:
         return f"hop {self.hop_id} was taken over or cancelled; what this run does from now on is not recorded"
+
+
+class HopUnknown(PaigeantError):
+    """The store has no record of the hop that is to be written for: it lost its data, and nobody overtook the hop."""
+
+    def __init__(self, hop_id: str) -> None:
+        super().__init__(hop_id)
+        self.hop_id = hop_id
+
+    def __str__(self) -> str:
+        return f"the store has no record of hop {self.hop_id}; it has lost its data since the hop was claimed"
 
 
 class NonDeterminismError(PaigeantError):

@@ -3,12 +3,15 @@
 Every store keeps these rules: the store in memory runs them, the scripts on Redis are compared with it, and an
 exhaustive search looks for a way to lose a hop or to run it twice. Each function takes a record and returns what it
 becomes. The store lists hops, counts messages and keeps leases; it applies the change in one transaction.
+
+A hop without a record has no rule here. Whoever wants to write for one is told so (`HopUnknown`), and never that
+somebody has overtaken it: the store has lost its data, and only the message can bring the hop back.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Literal, TypeAlias, assert_never
 
 from paigeant_celery.core.flow import Failure, WorkflowState
@@ -27,10 +30,12 @@ __all__ = [
     "NotGranted",
     "ResentReason",
     "Sweeping",
+    "adopt",
     "cancel",
     "claim",
     "close",
     "count_attempt",
+    "give_back",
     "goes_first",
     "is_held",
     "is_leased",
@@ -40,6 +45,7 @@ __all__ = [
     "is_repeated",
     "is_spent",
     "lapse",
+    "may_be_ended",
     "may_pass",
     "move_on",
     "open_pass",
@@ -49,6 +55,7 @@ __all__ = [
     "renew",
     "send_again",
     "sweep",
+    "tells_failure",
 ]
 
 HopState: TypeAlias = Literal["queued", "running", "waiting", "parked", "done", "failed", "cancelled"]
@@ -56,6 +63,7 @@ ClosedState: TypeAlias = Literal["done", "failed", "waiting", "parked"]
 NotGranted: TypeAlias = Literal["finished", "running", "waiting", "parked", "cancelled", "altered"]
 ResentReason: TypeAlias = Literal["owner_gone", "lease_over", "retry", "overtaken", "queue_empty"]
 
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MOST_DOUBLED = 30  # times; far beyond any longest wait, but no number overflows
 
 
@@ -79,7 +87,8 @@ class Hop:
 
     `token` names the delivery for which it was claimed, `fence` counts its claims, and `attempt` counts those that may
     run it. `sent` and `first` are the numbers of its latest and its first message among those of its queue, and `waits`
-    says how often it was overdue. If `sent` is 0, the next sweep sends it.
+    says how often it was overdue. If `sent` is 0, the next sweep sends it. `given_back` counts the workers that could
+    not read it, because a newer version wrote it.
     """
 
     digest: str = ""
@@ -94,6 +103,7 @@ class Hop:
     sent: int = 0
     first: int = 0
     waits: int = 0
+    given_back: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,6 +225,15 @@ def queue(*, digest: str, line: Line, now: datetime, pace: Pace) -> Change:
     return replace(sent, hop=replace(sent.hop, first=sent.hop.sent))
 
 
+def adopt(*, digest: str, begun: int, line: Line, now: datetime, pace: Pace) -> Change:
+    """Record a hop that is known only from its message, which says how many attempts were begun.
+
+    Its fence is above that of any record that was lost, so that nobody who claimed that one can write for this one.
+    """
+    change = queue(digest=digest, line=line, now=now, pace=pace)
+    return replace(change, hop=replace(change.hop, attempt=begun, fence=(now - EPOCH) // timedelta(milliseconds=1)))
+
+
 def claim(
     hop: Hop,
     *,
@@ -293,7 +312,7 @@ def close(
         case "failed":
             return Change(hop=closed, leaves=owner, workflow="failed")
         case "waiting":
-            return Change(hop=replace(closed, failure=failure), listing=Due(at=now + delay), leaves=owner)
+            return Change(hop=replace(closed, failure=failure, given_back=0), listing=Due(at=now + delay), leaves=owner)
         case "parked":
             return Change(hop=closed, listing=Parked(since=now), leaves=owner, workflow="parked")
     assert_never(state)
@@ -303,8 +322,30 @@ def release(hop: Hop, *, owner: str, fence: int, now: datetime) -> Change | Lite
     """Requeue a hop that its owner does not run, and give the attempt back. The next sweep sends it."""
     if not is_of(hop, owner=owner, fence=fence) or not is_open(hop):
         return False
-    queued = replace(hop, state="queued", owner=None, attempt=hop.attempt - (not hop.exhausted), sent=0, waits=0)
+    queued = replace(
+        hop, state="queued", owner=None, attempt=hop.attempt - (not hop.exhausted), sent=0, waits=0, given_back=0
+    )
     return Change(hop=_without_claim(queued), listing=Due(at=now), leaves=owner)
+
+
+def give_back(hop: Hop, *, owner: str, fence: int, failure: Failure, now: datetime, pace: Pace) -> Change | bool:
+    """Leave a hop that its owner cannot read to others, and give the attempt back. A sweep sends it after a while.
+
+    The wait doubles each time. `failure` says what the owner cannot read. If nothing changes, the answer says whether
+    this claim has already done so.
+    """
+    if not is_of(hop, owner=owner, fence=fence):
+        return False
+    if not is_open(hop):
+        return hop.state == "waiting"
+    left = replace(
+        _without_claim(hop),
+        state="waiting",
+        failure=failure,
+        attempt=hop.attempt - (not hop.exhausted),
+        given_back=hop.given_back + 1,
+    )
+    return Change(hop=left, listing=Due(at=now + _patience(hop.given_back, pace)), leaves=owner)
 
 
 # What people do with it.
@@ -318,13 +359,18 @@ def cancel(hop: Hop) -> Change:
 
 def redrive(hop: Hop, *, now: datetime) -> Change:
     """Queue a parked hop again, with all its attempts. The next sweep sends it."""
-    queued = replace(hop, state="queued", owner=None, failure=None, attempt=0, sent=0, waits=0)
+    queued = replace(hop, state="queued", owner=None, failure=None, attempt=0, sent=0, waits=0, given_back=0)
     return Change(hop=queued, listing=Due(at=now))
 
 
 def send_again(hop: Hop, *, now: datetime) -> Change:
     """Have the next sweep send a queued hop, because the broker that has its message is given up."""
     return Change(hop=replace(hop, sent=0, waits=0), listing=Due(at=now))
+
+
+def tells_failure(hop: Hop) -> bool:
+    """Say whether the failure of the last attempt says what the hop waits for."""
+    return hop.state == "waiting" or (hop.state == "queued" and hop.given_back > 0)
 
 
 # What a sweep does with it.
@@ -363,6 +409,14 @@ def sweep(hop: Hop, *, empty: bool | None, line: Line, now: datetime, pace: Pace
         return None
     # Its message waits behind others: there is no reason to send it again.
     return Change(hop=replace(hop, waits=waits), listing=Due(at=now + _patience(waits, pace)))
+
+
+def may_be_ended(hop: Hop) -> bool:
+    """Say whether whoever sweeps may end a hop whose deadline has passed.
+
+    One that runs is ended by its own timeout, and one that waits for a retry is queued by a sweep before the deadline.
+    """
+    return hop.state == "queued"
 
 
 # What follows for the messages of its queue.

@@ -18,6 +18,7 @@ __all__ = [
     "CORRELATION_ID_RULE",
     "EVENTS",
     "FIRST_PLACE",
+    "GIVEN_BACK_HEADER",
     "MAX_ATTEMPTS",
     "MAX_NAME_LENGTH",
     "MAX_QUEUE_LENGTH",
@@ -43,6 +44,7 @@ __all__ = [
 SPEC_VERSION = "1.1"
 VERSION_HEADER = "paigeant_spec_version"
 ATTEMPT_HEADER = "paigeant_attempt"  # beside the envelope, if no store counts the attempts
+GIVEN_BACK_HEADER = "paigeant_given_back"  # how often it was put back on its queue, if no store knows the hop
 
 MAX_NAME_LENGTH = 128  # characters; keeps keys, queues and task names short on every broker
 
@@ -196,6 +198,7 @@ REASONS: Mapping[str, str] = MappingProxyType(
         "loop_limit": "with the inserted steps the workflow would be longer than `paigeant_max_steps`",
         "malformed": "what arrived is not a message of Celery's protocol",
         "naive_datetime": "a deadline has no time zone",
+        "newer_version": "only a newer version can read the message or its journal; a worker of that version takes it",
         "output_not_serializable": "the output of a step has no JSON form that is read back as it is",
         "output_too_large": "the output of a step is larger than `paigeant_max_output_size`",
         "response_pending": "the output of a step is a response that the provider still works on, and no result",
@@ -203,6 +206,7 @@ REASONS: Mapping[str, str] = MappingProxyType(
         "result_too_large": "a result inside a run is too large to be recorded",
         "secret_without_encryption": "a pydantic secret would have travelled as asterisks",
         "store_corrupt": "a record of the store is not as this version writes it",
+        "store_lost": "the store has lost its data, and the message does not carry all that its workflow needs",
         "too_deep": "JSON has too many levels",
         "too_large": "a message is larger than `paigeant_max_message_size`",
         "too_many_added_steps": "an agent wants to insert more steps than it may",
@@ -230,6 +234,7 @@ EVENTS: Mapping[str, str] = MappingProxyType(
         "edit_refused": "an agent wanted to insert steps but may not; `reason` says why",
         "events_dropped": "so many events of agents were replaced by newer ones before they were read",
         "failed": "a hop failed and is not tried again",
+        "given_back": "a worker could not read a hop of a newer version, and left it to newer workers",
         "note": "a step reported something that has no other type",
         "parked": "a hop waits for a person",
         "redriven": "a parked hop is to be tried again, with all its attempts",
@@ -265,6 +270,7 @@ ACTIONS: Mapping[str, str] = MappingProxyType(
         "close_of_host_failed": "a connection or a cache of Django could not be closed after a step",
         "consumer_timeout": "RabbitMQ closed the channel of a long step, and the worker connects again",
         "delivery_dropped": "a delivery had nothing to run; `reason` says why",
+        "end_failed": "a workflow that has passed its deadline could not be ended; it is tried again",
         "events_dropped": "events of an agent could not be written and are gone",
         "events_lost": "a run ended before all of its events were sent",
         "events_wait": "events of an agent wait for the store",
@@ -273,17 +279,20 @@ ACTIONS: Mapping[str, str] = MappingProxyType(
         "hop_cancelled": "the workflow was cancelled, and the run of its hop with it",
         "hop_failed": "a hop failed and is not tried again",
         "hop_given_back": "the worker ends and gives the hop back, or could not record that; the lease then has to end",
+        "hop_left_to_newer": "a hop that only a newer version can read was given back for its workers",
         "hop_lost": "another owner has the hop, and the run here is cancelled",
         "hop_overtaken": "another owner had the hop when its run ended, and the output is discarded",
         "hop_parked": "a hop waits for a person",
         "hop_released": "a hop that nobody ran here was given back",
         "hop_retried": "an attempt failed, and the hop is tried again",
+        "hop_unknown": "the store has lost its record of a hop, and the run here is cancelled",
         "left_task_failed": "a task or callback that a step left on the event loop failed, or was given up",
         "loop_blocked": "a step blocks the event loop, and later ones get a new one",
         "loop_interrupted": "something ended the event loop, which goes on",
         "message_refused": "a message cannot be run; `reason` says why",
         "nobody_serves": "a caller waits for a workflow whose step nobody serves",
         "open_failed": "an unexpected error occurred while a delivery was opened",
+        "outdated": "a newer worker has begun, so this one takes no more steps",
         "owner_gone": "the process of an owner is gone, so its hops are sent again",
         "queue_not_added": "a worker was told to take a queue of ours, but its settings are wrong",
         "queue_not_seen": "the broker did not say how many messages wait on a queue",

@@ -14,7 +14,15 @@ from paigeant_celery.activities.port import Activity, StepLimits
 from paigeant_celery.activities.registry import Registry
 from paigeant_celery.broker.tracing import current_trace
 from paigeant_celery.core.causes import cause_of, name_of, text_of
-from paigeant_celery.core.errors import MessageError, StoreCorrupt, TransientError, UnknownActivity
+from paigeant_celery.core.errors import (
+    HopUnknown,
+    MessageError,
+    NewerMessage,
+    OutdatedVersion,
+    StoreCorrupt,
+    TransientError,
+    UnknownActivity,
+)
 from paigeant_celery.core.flow import Begun, CouldNotClose, Exhausted, Limits, Run, decide
 from paigeant_celery.core.message import PaigeantMessage, within_trace
 from paigeant_celery.core.names import FIRST_PLACE
@@ -53,8 +61,9 @@ class HopService:
     def open(self, arrival: Arrival) -> Opening:
         """Guard and claim a delivery.
 
-        Raises `TransientError` if the store is away; call again to go on. If anything else goes wrong, the message is
-        refused, so that nobody waits for a workflow that will not move.
+        Raises `TransientError` if the store is away; call again to go on. Raises `OutdatedVersion` if a newer worker
+        has begun. If anything else goes wrong, the message is refused, so that nobody waits for a workflow that will
+        not move.
         """
         message: PaigeantMessage | None = None
         try:
@@ -63,12 +72,16 @@ class HopService:
             activity = self._loaded(arrival.activity)
             activity.check(message.step)
             return self._claimed(arrival, message, activity)
+        except NewerMessage as fault:
+            return self._effects.give_back(arrival, fault)
         except MessageError as fault:
             return self._effects.refuse(arrival, fault, message)
         except StoreCorrupt as error:
             return self._effects.refuse(arrival, MessageError("store_corrupt", "", str(error)), message)
-        except TransientError:
+        except (TransientError, OutdatedVersion):
             raise
+        except HopUnknown as error:  # the store lost its data since the claim; another one adopts the workflow
+            raise TransientError(str(error)) from error
         except Exception as error:  # noqa: BLE001 - the refusal says so
             logger.error(
                 "a delivery cannot be opened%s", traced(cause_of(error)),
@@ -86,6 +99,8 @@ class HopService:
             check_address(arrival, message)
             self._loaded(arrival.activity)
             raise MessageError("unknown_agent", "", "was loaded after this worker began; restart the worker")
+        except NewerMessage as fault:
+            return self._effects.give_back(arrival, fault)
         except MessageError as fault:
             return self._effects.refuse(arrival, fault, message)
 
@@ -110,11 +125,12 @@ class HopService:
         """Record what happened and send the next message.
 
         May be repeated: a hop that is closed stays as it is. Raises `TransientError` if the store or the broker is
-        away; call again to finish. If anything else goes wrong before the hop is recorded, the hop is parked.
+        away; call again to finish. Raises `HopUnknown` if the store has lost its record. If anything else goes wrong
+        before the hop is recorded, the hop is parked.
         """
         try:
             return self._close(hop, outcome)
-        except TransientError:
+        except (TransientError, HopUnknown):
             raise
         except Exception as error:  # noqa: BLE001 - the failure says so
             logger.error(
@@ -124,6 +140,21 @@ class HopService:
             place = hop.message.place
             event = CouldNotClose(place=place, error_class=name_of(error), text=text_of(error))
             return self._close(hop, Outcome(event=event, at=outcome.at, ended=outcome.ended, cause=cause_of(error)))
+
+    def regain(self, arrival: Arrival, hop: Opened, outcome: Outcome | None) -> Summary | Drop | Refused:
+        """Go on with a hop of which the store has no record any more, because it lost its data.
+
+        If its run has ended, what it gave is recorded as it would have been. Otherwise its message is sent again. If
+        the message does not carry all that its workflow needs, it is refused. Raises like `close`.
+        """
+        try:
+            again = self._effects.regain(arrival, hop, ended=outcome is not None)
+        except MessageError as fault:
+            return self._effects.refuse(arrival, fault, hop.message)
+        if isinstance(again, Drop):
+            return again
+        assert outcome is not None
+        return self.close(again, outcome)
 
     def _loaded(self, name: str) -> Activity:
         try:

@@ -1,4 +1,4 @@
-"""The sweeper: puts a hop back on its queue if its message is lost or its owner is gone.
+"""The sweeper: puts a hop back on its queue if its message is lost or its owner is gone, and ends it if it is too late.
 
 Every worker has one, and none leads: the store gives each hop to the first that asks. A message that is sent
 once too often runs nothing, because its hop is claimed only once.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,7 +17,7 @@ from paigeant_celery.activities.real_threads import real, start_thread
 from paigeant_celery.broker.outbox import Outbox
 from paigeant_celery.broker.sending import Sending
 from paigeant_celery.core.causes import cause_of
-from paigeant_celery.core.errors import MessageError, PaigeantError, TransientError
+from paigeant_celery.core.errors import MessageError, NewerMessage, OutdatedVersion, PaigeantError, TransientError
 from paigeant_celery.core.message import is_newer
 from paigeant_celery.core.names import is_queue_name, queue_fault
 from paigeant_celery.hop.failures import traced
@@ -32,7 +32,8 @@ MOST_SAID = 10_000  # hops, queues and records about which it is known what was 
 
 # What the text of an action names, as a field of its record.
 FIELDS = {
-    "queue_not_seen": ("queue",), "resend_failed": ("hop",), "store_corrupt": ("key",), "sweep_failed": ()
+    "end_failed": ("hop",), "hop_left_to_newer": ("hop",), "queue_not_seen": ("queue",), "resend_failed": ("hop",),
+    "store_corrupt": ("key",), "sweep_failed": (),
 }  # fmt: skip
 
 EVERY = (0.95, 1.25)  # seconds from one pass to the next; random, so that workers do not all ask at once
@@ -45,21 +46,30 @@ class Sweeper:
 
     Whatever fails concerns one queue or one hop: it is said once, and the rest of the pass goes on. A broker that
     blocks holds a pass up for a moment. `set_aside` parks a hop that can never be sent, and says whether it could.
+    `end_late` ends the workflow of a hop that is past its deadline.
     """
 
     def __init__(
-        self, *, store: HopStore, outbox: Outbox, set_aside: Callable[[HopRecord, MessageError], bool] | None = None
+        self,
+        *,
+        store: HopStore,
+        outbox: Outbox,
+        set_aside: Callable[[HopRecord, MessageError], bool] | None = None,
+        end_late: Callable[[HopRecord], object] | None = None,
     ) -> None:
-        self._store, self._outbox, self._set_aside = store, outbox, set_aside
+        self._store, self._outbox, self._set_aside, self._end_late = store, outbox, set_aside, end_late
         self._stopping: Any = None  # an event between real threads
         self._on_their_way: dict[str, Sending[None]] = {}  # by hop
         self._said: dict[tuple[str, str], str] = {}  # what was said last about a hop, a queue or a record
 
-    def start(self) -> None:
-        """Begin to sweep in this process; a forked child does not sweep."""
+    def start(self, on_outdated: Callable[[], object]) -> None:
+        """Begin to sweep in this process; a forked child does not sweep.
+
+        `on_outdated` is called, in another thread, if a newer worker has begun. Nothing is swept here then.
+        """
         if self._stopping is None:
             self._stopping = real().Event()
-            start_thread(partial(self._sweep_until, self._stopping), name="paigeant-sweeper")
+            start_thread(partial(self._sweep_until, self._stopping, on_outdated), name="paigeant-sweeper")
 
     def stop(self) -> None:
         """Stop sweeping after the current pass."""
@@ -97,7 +107,19 @@ class Sweeper:
                 self._say(logging.WARNING, "queue_not_seen", queue, "cannot look at queue %s", queue, error=error)
         return empty
 
+    def _end(self, late: Iterable[HopRecord]) -> None:
+        if (end := self._end_late) is None:
+            return
+        for hop in late:
+            try:
+                end(hop)
+                self._forget("end_failed", hop.hop_id)
+            except Exception as error:  # noqa: BLE001 - the store returns it once more, and others are late as well
+                text = "hop %s is past its deadline, but its workflow is not ended yet"
+                self._say(logging.WARNING, "end_failed", hop.hop_id, text, hop.hop_id, error=error)
+
     def _send(self, found: Sweep) -> None:
+        self._end(found.late)
         for key in found.corrupted:
             text = "the record %r cannot be read; its hop is not sent again"
             self._say(logging.ERROR, "store_corrupt", key, text, key)
@@ -126,6 +148,9 @@ class Sweeper:
         if error is None:
             self._forget("resend_failed", hop.hop_id, hop.queue)
             logger.warning("hop %s is sent again", hop.hop_id, extra=_fields("resent", hop.hop_id))
+        elif isinstance(error, NewerMessage):
+            text = "hop %s is left to newer workers"
+            self._say(logging.WARNING, "hop_left_to_newer", hop.hop_id, text, hop.hop_id, error=error)
         elif isinstance(error, MessageError) and self._is_parked(hop, error):
             self._forget("resend_failed", hop.hop_id)
         else:  # it becomes overdue again later and is sent by the worker that sweeps then
@@ -168,10 +193,15 @@ class Sweeper:
         for each in about:
             self._said.pop((action, each), None)
 
-    def _sweep_until(self, stopping: Any) -> None:
+    def _sweep_until(self, stopping: Any, on_outdated: Callable[[], object]) -> None:
         while not stopping.wait(random.uniform(*EVERY)):  # noqa: S311 - nothing secret
             try:
                 self.sweep()
+            except OutdatedVersion as error:
+                text = "this worker takes no more steps; those that it runs go on, and are recorded: %s"
+                logger.critical(text, error, extra={"action": "outdated"})
+                on_outdated()
+                return
             except Exception as error:  # noqa: BLE001 - nobody else does the work of this thread
                 self._say(logging.WARNING, "sweep_failed", "", "the sweep failed", error=error)
             else:

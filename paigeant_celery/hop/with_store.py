@@ -10,23 +10,34 @@ from functools import partial
 
 from paigeant_celery.broker.outbox import Outbox, Recorded
 from paigeant_celery.core.causes import cause_of
-from paigeant_celery.core.errors import MessageError, StoreCorrupt, TransientError
+from paigeant_celery.core.errors import (
+    HopUnknown,
+    MessageError,
+    NewerMessage,
+    OutdatedVersion,
+    StoreCorrupt,
+    TransientError,
+)
 from paigeant_celery.core.flow import Advance, Failure, Finish
 from paigeant_celery.core.message import PaigeantMessage, reread, sha256
+from paigeant_celery.core.names import MAX_ATTEMPTS, next_place, split_hop_id
 from paigeant_celery.core.names import hop_id as make_hop_id
-from paigeant_celery.core.names import next_place, split_hop_id
 from paigeant_celery.core.settings import Settings
+from paigeant_celery.hop import ended
 from paigeant_celery.hop.claims import Claims
 from paigeant_celery.hop.effects import ClosedAs, Drop, Effects, Refusal, Summary, summary_of
 from paigeant_celery.hop.ended import Ended
 from paigeant_celery.hop.failures import log_failure, traced
 from paigeant_celery.hop.guard import Arrival
+from paigeant_celery.hop.lateness import Lateness
 from paigeant_celery.hop.letters import letter_of, parked_fault
 from paigeant_celery.hop.refuse import Refusals
 from paigeant_celery.hop.run import Opened, Outcome
 from paigeant_celery.hop.sweeper import Sweeper
 from paigeant_celery.journal.event_feed import EventFeed
-from paigeant_celery.journal.hop_journal import MAX_RECORD, HopJournal
+from paigeant_celery.journal.hop_journal import MAX_RECORD, OUTCOME, HopJournal
+from paigeant_celery.journal.pieces import whole
+from paigeant_celery.journal.record import newer_part
 from paigeant_celery.store.outputs import Outputs
 from paigeant_celery.store.port import ClaimAnswer, Claimed, Closing, Completion, Dropped, HopRecord, Store
 
@@ -53,8 +64,9 @@ class RecordedEffects(Effects):
         self._outputs = Outputs(settings, store)
         self._settings = settings
         self._claims = Claims(store=store, outbox=outbox, settings=settings, owner=owner)
-        self._refusals = Refusals(store=store, claims=self._claims, settings=settings, owner=owner)
-        self._sweeper = Sweeper(store=store, outbox=outbox, set_aside=self._refusals.set_aside)
+        self._refusals = Refusals(store=store, claims=self._claims, outbox=outbox, settings=settings, owner=owner)
+        lateness = Lateness(store=store, claims=self._claims, settings=settings)
+        self._sweeper = Sweeper(store=store, outbox=outbox, set_aside=self._refusals.set_aside, end_late=lateness.end)
 
     @property
     def outputs(self) -> Outputs:
@@ -72,8 +84,7 @@ class RecordedEffects(Effects):
         digest = sha256(str(arrival.envelope))
         answer = self._claims.claim(arrival, message, digest=digest, max_attempts=max_attempts)
         if answer == Dropped(reason="unknown"):
-            self._claims.adopt(arrival, message)
-            answer = self._claims.claim(arrival, message, digest=digest, max_attempts=max_attempts)
+            answer = self._adopted(arrival, message, begun=arrival.attempt - 1, max_attempts=max_attempts)
             answer = replace(answer, created_at=None) if isinstance(answer, Claimed) else answer
         match answer:
             case Dropped(reason="unknown"):
@@ -86,20 +97,45 @@ class RecordedEffects(Effects):
                 self._resend_successor(arrival.hop_id)
         return answer
 
+    def _adopted(self, arrival: Arrival, message: PaigeantMessage, *, begun: int, max_attempts: int) -> ClaimAnswer:
+        """Adopt a workflow from the message of its hop, and claim the hop."""
+        adopted = self._claims.adopt(arrival, message, begun=begun)
+        digest = sha256(str(arrival.envelope))
+        answer = self._claims.claim(arrival, message, digest=digest, max_attempts=max_attempts)
+        if adopted is not None and answer == Dropped(reason="unknown"):
+            raise HopUnknown(arrival.hop_id)  # the store has just lost its data once more
+        return answer
+
     def dropped(self, hop_id: str, drop: Dropped | Drop) -> Drop:
         """Return the answer to a copy, with how its hop stands if it finished or is parked."""
         if drop.reason not in ("finished", "parked"):
             return Drop(reason=drop.reason)
         return Drop(reason=drop.reason, stands=self._standing_of(hop_id))
 
-    def is_cancelled(self, correlation_id: str) -> bool:
-        """Say whether a workflow was cancelled, as far as the store still knows it."""
-        record = self._store.workflow(correlation_id)
-        return record is not None and record.state == "cancelled"
+    def regain(self, arrival: Arrival, hop: Opened, *, ended: bool) -> Opened | Drop:
+        """Adopt the workflow from the message of its hop, and claim the hop again or send its message."""
+        attempt = hop.claimed.attempt
+        if not ended:
+            if (record := self._claims.adopt(arrival, hop.message, begun=attempt)) is not None:
+                # The message counts the attempts, because the store may lose the record once more.
+                self._send_on(record, hop.message, attempt=min(attempt + 1, MAX_ATTEMPTS))
+            return Drop(reason="unknown")
+        answer = self._adopted(arrival, hop.message, begun=attempt - 1, max_attempts=MAX_ATTEMPTS)
+        if isinstance(answer, Dropped):
+            return Drop(reason=answer.reason)
+        closing = self._claims.closing_of(arrival, answer)
+        return replace(hop, closing=closing, journal=self.journal_of(hop.message, answer, closing))
+
+    def is_cancelled(self, hop: Opened) -> bool:
+        """Say whether a workflow was cancelled."""
+        record = self._store.workflow(hop.message.correlation_id)
+        if record is None:
+            raise HopUnknown(hop.closing.hop_id)
+        return record.state == "cancelled"
 
     def _standing_of(self, hop_id: str) -> Summary | None:
         ids, record = split_hop_id(hop_id), None
-        with suppress(StoreCorrupt):  # it is only shown, and nothing is shown that is not known
+        with suppress(StoreCorrupt, OutdatedVersion):  # it is only shown, and nothing is shown that is not known
             record = self._store.workflow(ids[0]) if ids is not None else None
         if ids is None or record is None:
             return None
@@ -126,25 +162,38 @@ class RecordedEffects(Effects):
         return self._claims.closing_of(arrival, claimed)
 
     def journal_of(self, message: PaigeantMessage, claimed: Claimed, closing: Closing) -> HopJournal | None:
-        """Return the journal with what earlier attempts recorded; None for a hop that is not run again."""
+        """Return the journal with what earlier attempts recorded; None for a hop that is not run again.
+
+        Raises `NewerMessage` if a newer version recorded some of it.
+        """
         if claimed.exhausted:
             return None
         # The first claim of a hop would find nothing, so it does not ask.
-        records = self._store.journal(closing.hop_id) if claimed.fence > 1 else {}
-        send = partial(self._store.publish, closing)
-        return HopJournal(
+        records = whole(self._store.journal(closing.hop_id)) if claimed.fence > 1 else {}
+        newer = newer_part(records) or (ended.newer_part(records[OUTCOME]) if OUTCOME in records else None)
+        if newer is not None:
+            raise NewerMessage("newer_version", "", newer)
+        journal = HopJournal(
             store=self._store,
             closing=closing,
             step_id=message.step.step_id or "",
             records=records,
             stopping=self._stopping,
-            feed=EventFeed(send, attempt=claimed.attempt) if message.stream else None,
         )
+        if message.stream:
+            send = partial(self._store.publish, closing)
+            journal.feed = EventFeed(send, attempt=claimed.attempt, overtaken=journal.lose)
+        return journal
 
     def release(self, hop: Opened) -> bool:
-        """Queue the hop again without counting the attempt; the next sweep of any worker sends its message."""
+        """Queue the hop again without counting the attempt; the next sweep of any worker sends its message.
+
+        If the store has no record of it any more, only the broker can send it.
+        """
         try:
             self._store.release(hop.closing)
+        except HopUnknown:
+            return False
         except (TransientError, StoreCorrupt) as error:
             logger.warning(
                 "the hop is not given back; it waits until its lease expires: %s", error,
@@ -157,6 +206,10 @@ class RecordedEffects(Effects):
         refusal = self._refusals.refuse(arrival, fault, message)
         return self.dropped(arrival.hop_id, refusal) if isinstance(refusal, Drop) else refusal
 
+    def give_back(self, arrival: Arrival, fault: NewerMessage) -> Refusal:
+        """Have the store send the hop again after a while; if it does not know it, put the message back."""
+        return self._refusals.give_back(arrival, fault)
+
     def refuse_unread(self, arrival: Arrival, fault: MessageError) -> None:
         """Keep a dead letter, and park the workflow if its recorded envelope is too large as well."""
         self._refusals.refuse_unread(arrival, fault)
@@ -165,9 +218,9 @@ class RecordedEffects(Effects):
         """Log and keep what may be told about a message that cannot be run."""
         self._refusals.discard(arrival, fault)
 
-    def start_sweeping(self) -> None:
+    def start_sweeping(self, on_outdated: Callable[[], object]) -> None:
         """Start sending again what is due or overdue."""
-        self._sweeper.start()
+        self._sweeper.start(on_outdated)
 
     def stop_sweeping(self) -> None:
         """Stop sending it, and leave that to other workers."""
@@ -182,14 +235,14 @@ class RecordedEffects(Effects):
         self._send_on(next_hop, decision.message)
         return summary_of(hop, ClosedAs.COMPLETED, next_hop=next_hop.hop_id)
 
-    def _send_on(self, hop: Recorded, message: PaigeantMessage | None = None) -> None:
+    def _send_on(self, hop: Recorded, message: PaigeantMessage | None = None, *, attempt: int = 1) -> None:
         """Have the message of a recorded hop sent, and wait for a moment.
 
         Usually it is sent by then. If the broker blocks or refuses, the slot is needed for other workflows, and the
         effect is the same as if the process had died here: a sweep sends it.
         """
         try:
-            sending = self._outbox.begin(hop, message=message)
+            sending = self._outbox.begin(hop, message=message, attempt=attempt)
         except Exception as error:  # noqa: BLE001 - the hop before it is completed whatever happens here
             _tell(hop.hop_id, error)
             return
@@ -237,7 +290,7 @@ class RecordedEffects(Effects):
                 return f"more than {self.most_kept} characters are not kept, so a redrive runs the step again"
             assert hop.journal is not None
             hop.journal.keep(text)
-        except TransientError:
+        except (TransientError, HopUnknown):
             raise
         except Exception as error:  # noqa: BLE001 - the failure says so
             logger.error(

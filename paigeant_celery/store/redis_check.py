@@ -4,17 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from paigeant_celery.core.errors import ConfigurationError, OutdatedVersion
-from paigeant_celery.store.redis_client import Server
+from paigeant_celery.core.errors import ConfigurationError, OutdatedVersion, Unreachable
+from paigeant_celery.store.redis_client import PERMISSIONS, Server
 
 __all__ = ["check_server"]
 
 
 def check_server(server: Server, *, allow_eviction: bool) -> list[str]:
-    """Return warnings; raises as `RedisStore.check` does."""
+    """Return warnings; raises as `RedisStore.check` does. What waiting cannot cure is a mistake."""
+    try:
+        return _check(server, allow_eviction=allow_eviction)
+    except Unreachable as error:
+        refusal = server.refusal_of(error.__cause__)
+        if refusal is None or not refusal.mistake:
+            raise
+        text = f"{error} (`paigeant_store_url`)"
+    raise ConfigurationError([text])
+
+
+def _check(server: Server, *, allow_eviction: bool) -> list[str]:
+    _refuse_unknown_master(server)
     _refuse_cluster(server)
     format_ = server.ask(lambda c: c.redis.hget(f"{server.prefix}:meta", "format"), about="meta")
     mistakes = list(_format_mistakes(format_, server))
+    _refuse_missing_permissions(server)
     config = server.permitted(lambda c: c.redis.config_get("maxmemory-policy", "appendonly"))
     warnings = [*_tls_warnings(server), *_config_warnings(server, config)]
     policy = config.get("maxmemory-policy", "noeviction") if config is not None else "noeviction"
@@ -27,6 +40,30 @@ def check_server(server: Server, *, allow_eviction: bool) -> list[str]:
     if mistakes:
         raise ConfigurationError(mistakes)
     return warnings
+
+
+def _refuse_unknown_master(server: Server) -> None:
+    known, name = server.masters(), server.endpoint.master_name
+    if known is None or name in known:
+        return
+    watched = ", ".join(map(repr, sorted(known))) or "none"
+    text = (
+        f"the sentinels of the store {server.address} watch no primary {name!r}; they watch {watched}: correct "
+        "`master_name`"
+    )
+    raise ConfigurationError([text])
+
+
+def _refuse_missing_permissions(server: Server) -> None:
+    refused = server.run("probe", about="probe")
+    if not refused:
+        return
+    what = "the keys of its prefix" if refused == ["keys"] else ", ".join(refused)
+    text = (
+        f"the user of the store {server.address} may not use {what}; `ACL SETUSER … ~{server.prefix}:* {PERMISSIONS}` "
+        "permits all that is needed"
+    )
+    raise ConfigurationError([text])
 
 
 def _refuse_cluster(server: Server) -> None:

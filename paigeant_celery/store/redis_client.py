@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib import resources
 from pkgutil import resolve_name
@@ -16,29 +17,39 @@ import redis
 from redis.backoff import ExponentialBackoff, NoBackoff
 from redis.commands.core import Script
 from redis.connection import URL_QUERY_ARGUMENT_PARSERS
-from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
+from redis.exceptions import RedisError, ResponseError
 from redis.retry import Retry
 from redis.sentinel import Sentinel, SentinelConnectionPool
 
-from paigeant_celery.activities.real_threads import OfThread
-from paigeant_celery.core.errors import ConfigurationError, OutdatedVersion, PaigeantError, StoreCorrupt, Unreachable
+from paigeant_celery.activities.real_threads import OfThread, are_greenlets
+from paigeant_celery.core.errors import ConfigurationError, OutdatedVersion, StoreCorrupt, Unreachable
+from paigeant_celery.core.refusals import Refusal, refusal_of, without_arguments
 from paigeant_celery.store.endpoint import NOT_UNDERSTOOD, Endpoint, Plain
 from paigeant_celery.store.limits import StoreLimits, as_lua
 
-__all__ = ["Client", "Reply", "Server", "script_texts"]
+__all__ = ["PERMISSIONS", "Client", "Reply", "Server", "script_texts"]
 
 SOCKET_TIMEOUT = 1.0  # seconds; with one retry far below the shortest sensible lease
 RETRIES = 1
+MOST_GREENLETS = 64  # that ask at once; a thousand would open as many connections, which a process may not have
 MAX_CONNECTIONS = 1024  # more than the threads of one worker; each call holds one for its round trip
 SCRIPTS = (
     "start", "claim", "renew", "release", "complete", "retry_at", "park", "fail", "cancel", "redrive", "sweep", "read",
-    "bury", "letters", "record", "publish", "events", "bind", "resend",
-    "format",
+    "bury", "letters", "record", "publish", "events", "bind", "resend", "give_back", "format", "probe",
 )  # fmt: skip
 
 # A script failed on a value before its first write. Servers before Redis 7 report a refused command in the same words.
 _FALLEN = re.compile(r"(?:ERR )?(?:user_script|Error running script)")
-_REFUSED = re.compile(r"\b(?:OOM|READONLY|MISCONF|NOREPLICAS|NOPERM|MASTERDOWN)\b")
+
+DEMOTED = ("READONLY", "MASTERDOWN")
+FILES = ("ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile")
+# What a user of the server needs besides the keys of the prefix.
+PERMISSIONS = "+@read +@write +@scripting +@connection +@transaction +time -@dangerous +info +config|get"
+
+OF_SENTINELS = (
+    "what sentinels ask for is written into `broker_transport_options['sentinel_kwargs']`, or with `sentinel_` before "
+    "it into the store's URL: `?sentinel_password=…`"
+)
 
 # redis-py leaves some functions untyped, and types every reply as a union with awaitables.
 Reply: TypeAlias = Any
@@ -53,12 +64,13 @@ class Client:
     lenient: redis.Redis  # for answers of which a part may be no text: its bytes stand as lone surrogates
     redis: redis.Redis
     scripts: Mapping[str, Script]
+    turns: AbstractContextManager[Any]
 
 
 class Server:
     """A database with records under one prefix.
 
-    Raises `Unreachable` if the server is away or full, `StoreCorrupt` if something else wrote under the prefix, and
+    Raises `Unreachable` if the server is away or refuses, `StoreCorrupt` if something else wrote under the prefix, and
     `OutdatedVersion` if a newer worker has begun and the operation would begin something.
     """
 
@@ -82,34 +94,31 @@ class Server:
     def ask(self, question: Callable[[Client], Reply], *, about: str) -> Reply:
         """Put a question to the server. `about` is the key that it concerns, without the prefix."""
         try:
-            return question(self.connected())
+            return self._put(question)
         except UnicodeDecodeError as error:
             raise StoreCorrupt(f"{self.prefix}:{about}", "is not UTF-8 text") from error
-        except OutOfMemoryError as error:
-            cause = "the server is full: its `maxmemory` is reached and nothing may be evicted"
-            raise Unreachable("store", self.address, cause) from error
-        except ResponseError as error:
-            raise self._refusal(error, f"{self.prefix}:{about}") from error
         except redis.DataError:
             raise  # an argument is neither text nor a number; nothing was sent
         except RedisError as error:
-            raise Unreachable("store", self.address, type(error).__name__) from error
+            raise self._told(error, f"{self.prefix}:{about}") from error
 
     def permitted(self, question: Callable[[Client], Reply]) -> Reply:
         """Put a question that the server may refuse to answer; None if it does."""
         try:
-            return question(self.connected())
+            return self._put(question)
         except ResponseError:
             return None
         except RedisError as error:
-            raise Unreachable("store", self.address, type(error).__name__) from error
+            raise self._told(error, self.prefix) from error
 
     @contextmanager
     def readable(self, about: str) -> Iterator[None]:
-        """Raise `StoreCorrupt` if the body cannot read the answer about a key."""
+        """Raise `StoreCorrupt` if the body cannot read the answer about a key, `OutdatedVersion` if that is newer."""
         try:
             yield
         except (KeyError, ValueError, TypeError) as error:
+            if (found := self.newer_format()) is not None:
+                raise OutdatedVersion(self.address, self.prefix, found, self.limits.format) from error
             text = f"has values that this version cannot read ({type(error).__name__})"
             raise StoreCorrupt(f"{self.prefix}:{about}", text) from error
 
@@ -117,6 +126,12 @@ class Server:
     def client(self) -> Client | None:
         """The client of this process, with gevent of this thread, if there has been a question."""
         return self._client.value
+
+    def newer_format(self) -> int | None:
+        """Return the format of the records if a newer worker has begun, otherwise None."""
+        found = self.ask(lambda c: c.redis.hget(f"{self.prefix}:meta", "format"), about="meta")
+        is_newer = found is not None and found.isdecimal() and int(found) > self.limits.format
+        return int(found) if is_newer else None
 
     def connected(self) -> Client:
         """Return it, and open it first if it is not there."""
@@ -127,13 +142,42 @@ class Server:
             client = self._client.value = _open(self.endpoint, self.limits)
         return client
 
+    def _put(self, question: Callable[[Client], Reply]) -> Reply:
+        client = self.connected()
+        with client.turns:
+            return question(client)
+
     def close(self) -> None:
         """Release this process's connections. A later question opens new ones."""
         client, self._client.value = self.client, None
         if client is not None:
             _close(client)
 
-    def _refusal(self, error: ResponseError, key: str) -> PaigeantError:
+    def refusal_of(self, error: BaseException | None) -> Refusal | None:
+        """Return what an error of the client says about the server; None if nothing answers, or with other words."""
+        tls = self.endpoint.tls or {}
+        files = tuple(str(tls[name]) for name in FILES if tls.get(name) and not os.access(str(tls[name]), os.R_OK))
+        return refusal_of(error, rule=f"~{self.prefix}:* {PERMISSIONS}", paths=files, plain=not tls)
+
+    def masters(self) -> set[str] | None:
+        """Return the primaries that the sentinels watch; None if there are no sentinels, or none of them answers.
+
+        Raises `Unreachable` if one refuses to tell.
+        """
+        found: set[str] | None = None
+        for sentinel in _sentinels(self.connected().redis):
+            try:
+                watched: Any = sentinel.sentinel_masters()
+                found = {*(found or ()), *map(str, watched)}
+            except RedisError as error:
+                if (refusal := self.refusal_of(error)) is not None:
+                    raise Unreachable(
+                        "sentinel", self.address, refusal.cause, refused=True, remedy=OF_SENTINELS
+                    ) from error
+        return found
+
+    def _told(self, error: RedisError, key: str) -> StoreCorrupt | OutdatedVersion | Unreachable:
+        """Return the error of ours for one of the client."""
         text = str(error)
         if text.startswith("FORMAT "):
             return OutdatedVersion(self.address, self.prefix, int(text.split()[1]), self.limits.format)
@@ -142,22 +186,36 @@ class Server:
             return StoreCorrupt(key, what)
         if text.startswith("WRONGTYPE"):
             return StoreCorrupt(key, "has another type than this version writes")
-        if type(error) is ResponseError and _FALLEN.match(text) and not _REFUSED.search(text):
+        if (refusal := self.refusal_of(error)) is not None:
+            self._leave_demoted(refusal)
+            return Unreachable("store", self.address, refusal.cause, refused=True, remedy=refusal.remedy)
+        if type(error) is ResponseError and _FALLEN.match(text):
             return StoreCorrupt(key, "has values that this version cannot read")
         # The server is there but refuses, which may pass.
-        # After these words it would repeat the script or its arguments.
-        said = re.split(r" script: [0-9a-f]{40}|, with args ", text)[0][:200]
-        return Unreachable("store", self.address, said if type(error) is ResponseError else type(error).__name__)
+        cause = without_arguments(text) if type(error) is ResponseError else type(error).__name__
+        return Unreachable("store", self.address, cause)
+
+    def _leave_demoted(self, refusal: Refusal) -> None:
+        """Close the connections to a server that is no longer the primary; new ones ask again who is, if only DNS."""
+        client = self.client
+        if refusal.cause.startswith(DEMOTED) and client is not None:
+            for each in (client.redis, client.lenient):
+                each.connection_pool.disconnect(inuse_connections=False)
 
 
 def _close(client: Client) -> None:
     if client.pid != os.getpid():
         return  # its connections belong to the parent of this process
-    client.redis.close()
-    client.lenient.close()
-    asked = getattr(client.redis.connection_pool, "sentinel_manager", None)
-    for sentinel in asked.sentinels if asked is not None else ():
-        sentinel.close()
+    for each in (client.redis, client.lenient):
+        each.close()
+        for sentinel in _sentinels(each):
+            sentinel.close()
+
+
+def _sentinels(client: redis.Redis) -> list[redis.Redis]:
+    """Return the clients that ask where the primary is; none if the address is that of a server."""
+    asked = getattr(client.connection_pool, "sentinel_manager", None)
+    return list(asked.sentinels) if asked is not None else []
 
 
 def script_texts(limits: StoreLimits) -> dict[str, str]:
@@ -171,8 +229,9 @@ def _open(endpoint: Endpoint, limits: StoreLimits) -> Client:
     """Return a client for this process; nothing is connected yet."""
     client = redis.Redis.from_pool(_pool(endpoint))
     scripts = {name: client.register_script(text) for name, text in script_texts(limits).items()}
+    turns = threading.Semaphore(MOST_GREENLETS) if are_greenlets() else nullcontext()
     lenient = redis.Redis.from_pool(_pool(endpoint, encoding_errors="surrogateescape"))
-    return Client(os.getpid(), lenient, client, scripts)
+    return Client(os.getpid(), lenient, client, scripts, turns)
 
 
 def _pool(endpoint: Endpoint, **more: Any) -> redis.ConnectionPool:

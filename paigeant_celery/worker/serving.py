@@ -19,6 +19,7 @@ from paigeant_celery.core.errors import (
     ConfigurationError,
     DuplicateActivity,
     InvalidInput,
+    OutdatedVersion,
     PaigeantError,
     TransientError,
 )
@@ -71,9 +72,14 @@ def start_checks(transport: CeleryTransport, selection: Selection = NO_SELECTION
         mistakes.extend(_store_mistakes(transport, serves=serves))
         # A worker that will not start must not be the one whose broker the store remembers.
         seen = transport.binding.check_worker(serves=serves and not mistakes)
+        if serves and not mistakes and transport.store is not None:
+            transport.store.raise_format()
     except ConfigurationError as error:
         mistakes.extend(error.mistakes)
+    except OutdatedVersion as error:  # a newer worker has begun since the store was checked
+        mistakes.append(str(error))
     except TransientError as error:
+        seen = False
         text = f"{error} (`paigeant_store_url`)"
         if serves:
             logger.warning("%s; hops wait until it is back", text, extra={"action": "store_unreachable"})

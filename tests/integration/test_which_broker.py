@@ -40,7 +40,7 @@ def own_registry() -> Iterator[None]:
 @pytest.fixture
 def servers(own_redis: Callable[..., RedisServer], tmp_path: Path) -> tuple[RedisServer, RedisServer]:
     """Two servers; the first one, on which the tests have their broker, also has a socket."""
-    return own_redis("--unixsocket", str(tmp_path / "socket")), own_redis()
+    return own_redis("--unixsocket", str(tmp_path / "socket")), own_redis("--repl-diskless-sync-delay", "0")
 
 
 @pytest.fixture
@@ -199,6 +199,24 @@ def test_a_server_that_moved_with_its_data_goes_on(
         assert [event.type for event in moved.events_so_far()].count("resent") <= 1
 
 
+def test_a_store_that_moved_with_its_data_knows_its_broker(
+    app_with: Deploy, servers: tuple[RedisServer, RedisServer], own_redis: Callable[..., RedisServer]
+) -> None:
+    """The broker stays where it is, and what it is known by has moved with the records."""
+    known, new = app_with(servers[0].url), own_redis()
+    start_checks(known, embedded=True)
+    correlation_id = WorkflowDispatcher().dispatch_workflow_sync(known, itinerary=[STEP])
+    replicated(servers[1], new)
+
+    for url in (servers[0].url, servers[0].url.replace("127.0.0.1", "localhost")):
+        moved = transport_of(app_with(url).app, store=new.url)
+        assert start_checks(moved, embedded=True)
+        assert WorkflowDispatcher().handle(correlation_id, moved).status_sync().state == "queued"
+        WorkflowDispatcher().dispatch_workflow_sync(moved, itinerary=[STEP])
+    with pytest.raises(ConfigurationError):
+        start_checks(transport_of(app_with(f"{servers[0].url[:-1]}1").app, store=new.url), embedded=True)
+
+
 def test_a_broker_that_moved_without_its_data_is_bound_by_a_person(
     own_redis: Callable[..., RedisServer], tmp_path: Path, in_a_hurry: str
 ) -> None:
@@ -236,19 +254,21 @@ def test_a_worker_gives_an_emptied_broker_its_id_back_and_leaves_another_one(
     own_redis: Callable[..., RedisServer], tmp_path: Path
 ) -> None:
     """A new worker that knows the broker by another name starts again; one whose broker was exchanged ends."""
-    broker, store = own_redis(), own_redis()
+    broker, store = own_redis("--appendonly", "yes"), own_redis()
     with deployment(broker.url, tmp_path, store=store.url) as made, redis.Redis.from_url(broker.url) as client:
         key = f"{made.prefix}:broker"
         worker = made.ready_worker("press", slots=1)
         given = client.get(key)
 
+        client.flushall()
         broker.stop()
         broker.start()
         eventually(lambda: client.get(key) == given, within=WITHIN, what="the id was not given back")
         made.settings["broker_url"] = broker.url.replace("127.0.0.1", "localhost")
         assert dispatch(made, STEP).result_sync(WITHIN).status == "completed"
         client.set(key, "of somebody else")
-        client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        broker.stop()  # a connection that is only cut may be made again without a word
+        broker.start()
 
         assert worker.ended(within=WITHIN) == 1
         assert "but another one answers there now" in worker.log()

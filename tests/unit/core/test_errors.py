@@ -23,9 +23,11 @@ from paigeant_celery.core.errors import (
     EmptyItinerary,
     HopFailed,
     HopLost,
+    HopUnknown,
     IllegalEvent,
     InvalidInput,
     MessageError,
+    NewerMessage,
     NonDeterminismError,
     NotPublished,
     NotRecorded,
@@ -78,8 +80,10 @@ SAMPLES = [
     Paused("tools_deferred", "the run asks for approval of 'delete'"),
     IllegalEvent("Completed", "3", "the workflow stands at place '4'"),
     MessageError("malformed"),
+    NewerMessage("newer_version", "slip.itinerary[1]", "this version does not know the kind"),
     MessageError("unknown_field", "slip.x", "this version does not know the field"),
     Unreachable("broker", "redis://host:6379/0", "ConnectionError"),
+    Unreachable("store", "redis://host:6379/0", "LOADING", True, "wait"),
     Unreachable("broker", "redis://host:6379/0", "MessageNacked", True),
     NotSent("broker", "redis://host:6379/0", "ConnectionError"),
     NotSent("broker", "redis://host:6379/0", "MessageNacked", True),
@@ -97,6 +101,7 @@ SAMPLES = [
     WorkflowError("w"),
     RemoteTraceback("KeyError"),
     HopLost("w.2"),
+    HopUnknown("w.2"),
     NonDeterminismError("critic", "the model call in step 1 of run 'critic:0'", "its model changed"),
     ReplayedError("OwnError", "no"),
 ]
@@ -105,11 +110,11 @@ USAGE = {
     UsageError, InvalidInput, EmptyItinerary, WorkflowConflict, StoreRequired, UnknownWorkflow, UnknownActivity,
     DuplicateActivity, ConfigurationError, UnknownTransport, NoWorkflow, NotSerializable, WaitInsideStep,
 }  # fmt: skip
-MESSAGE = {MessageError}
+MESSAGE = {MessageError, NewerMessage}
 TRANSIENT = {TransientError, Unreachable, NotSent, NotPublished, NotRecorded, WorkerEnded}
 OTHERS = {
     PaigeantError, StoreCorrupt, OutdatedVersion, IllegalEvent, HopFailed, WorkflowFailed, WorkflowParked,
-    WorkflowCancelled, HopLost, NonDeterminismError, Paused, ReplayedError, RemoteTraceback, WorkflowError,
+    WorkflowCancelled, HopLost, HopUnknown, NonDeterminismError, Paused, ReplayedError, RemoteTraceback, WorkflowError,
 }  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 import time
@@ -16,14 +17,14 @@ from paigeant_celery.activities.registry import Registry
 from paigeant_celery.broker.outbox import Outbox
 from paigeant_celery.broker.port import Delivery
 from paigeant_celery.broker.sending import Sending
-from paigeant_celery.core.errors import Unreachable
+from paigeant_celery.core.errors import OutdatedVersion, Unreachable
+from paigeant_celery.core.flow import Failure
 from paigeant_celery.core.message import PaigeantMessage, encode, sha256
 from paigeant_celery.core.settings import Settings
 from paigeant_celery.hop.liveness import new_owner_id
-from paigeant_celery.hop.sweeper import Sweeper
 from paigeant_celery.hop.with_store import RecordedEffects
 from paigeant_celery.store.memory import MemoryStore
-from paigeant_celery.store.port import Claim, Claimed, HopRecord, NewWorkflow
+from paigeant_celery.store.port import Claim, Claimed, Closing, Dropped, HopRecord, NewWorkflow, Sweep
 
 MakeMessage = Callable[..., PaigeantMessage]
 
@@ -41,7 +42,7 @@ class Line:
         self.poison: set[str] = set()
         outbox, me = Outbox(self, Registry()), new_owner_id()
         effects = RecordedEffects(store=self.store, outbox=outbox, settings=Settings(), owner=lambda: me)
-        self.sweeper = Sweeper(store=self.store, outbox=outbox, set_aside=effects._refusals.set_aside)
+        self.sweeper = effects._sweeper
         self.refused = False
         self.unseen: dict[str, object] = {}
         self.blocked: threading.Event | None = None
@@ -50,7 +51,8 @@ class Line:
         self.hop_id = message.message_id
         envelope = encode(message)
         hop = HopRecord(hop_id=self.hop_id, queue="steps", envelope=envelope, digest=sha256(envelope))
-        self.store.start(NewWorkflow(correlation_id=message.correlation_id, content="c", hop=hop))
+        new = NewWorkflow(correlation_id=message.correlation_id, content="c", hop=hop, deadline=message.deadline)
+        self.store.start(new)
 
     def queue_for(self, activity: str, queue: str | None) -> str:
         return queue or activity
@@ -216,8 +218,8 @@ def test_it_sweeps_by_itself_until_it_is_stopped(line: Line, monkeypatch: pytest
     monkeypatch.setattr(line.store, "sweep", sweep)
     before = set(threading.enumerate())
 
-    line.sweeper.start()
-    line.sweeper.start()
+    line.sweeper.start(lambda: None)
+    line.sweeper.start(lambda: None)
     (thread,) = set(threading.enumerate()) - before
     assert all(swept.acquire(timeout=20) for _ in range(3))
     line.sweeper.stop()
@@ -227,6 +229,47 @@ def test_it_sweeps_by_itself_until_it_is_stopped(line: Line, monkeypatch: pytest
     assert not thread.is_alive()
 
 
+@pytest.mark.parametrize(("place", "sent"), [(1, ["w-1.0"]), (0, [])])
+def test_a_hop_that_only_a_newer_worker_can_read_is_sent_if_its_own_step_is_known(
+    make_message: MakeMessage, caplog: pytest.LogCaptureFixture, place: int, sent: list[str]
+) -> None:
+    """A sweep of any worker makes it due, so it should also send it; if it cannot, a newer one does so later."""
+    line = Line(make_message())
+    tree = {**json.loads(encode(make_message())), "spec_version": "1.9"}
+    tree["slip"]["itinerary"].insert(place, {"step_id": "both", "kind": "block", "branches": []})
+    text = json.dumps(tree)
+
+    record = HopRecord(hop_id="w-1.0", queue="steps", envelope=text, digest=sha256(text))
+    line.sweeper._send(Sweep(overdue=(record,)))
+
+    assert [delivery.hop_id for delivery in line.published] == sent
+    assert {(delivery.activity, delivery.queue, delivery.envelope) for delivery in line.published} <= {
+        ("writer", "steps", text)
+    }
+    assert [record.action for record in caplog.records] == (["resent"] if sent else ["hop_left_to_newer"])  # type: ignore[attr-defined]
+
+
+def test_it_ends_and_says_so_once_when_a_newer_worker_has_begun(
+    line: Line, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What it sends again, and what it does not know, is no longer its business."""
+    told = threading.Event()
+
+    def sweep(**_: object) -> None:
+        raise OutdatedVersion("redis://host/0", "p", 2, 1)
+
+    monkeypatch.setattr(line.store, "sweep", sweep)
+    before = set(threading.enumerate())
+
+    line.sweeper.start(told.set)
+    for thread in set(threading.enumerate()) - before:
+        thread.join(20)
+
+    assert told.is_set()
+    assert [(record.levelname, record.action) for record in caplog.records] == [("CRITICAL", "outdated")]  # type: ignore[attr-defined]
+    assert "install that version here too" in caplog.text
+
+
 def test_a_hop_beyond_the_limits_of_the_sweeping_worker_is_published(make_message: MakeMessage) -> None:
     """A worker with higher limits runs it, or another parks it; it never stays queued without a message."""
     line = Line(make_message(FunctionSpec("count", {"text": "x" * (Settings().max_message_size + 1)})))
@@ -234,6 +277,95 @@ def test_a_hop_beyond_the_limits_of_the_sweeping_worker_is_published(make_messag
     line.after(7)
 
     assert [sent.hop_id for sent in line.published] == [line.hop_id]
+
+
+# Deadlines.
+
+
+@pytest.fixture
+def late(make_message: MakeMessage) -> Line:
+    """A workflow whose deadline passes after ten seconds. No worker has loaded its activity."""
+    deadline = datetime(2030, 1, 1, 0, 0, 10, tzinfo=UTC)
+    return Line(make_message(FunctionSpec("count", {"text": "hidden"}), deadline=deadline))
+
+
+def ended(line: Line) -> tuple[str, str | None, int]:
+    record = line.store.workflow("w-1")
+    assert record is not None
+    return record.state, record.failure.error_class if record.failure is not None else None, record.attempt
+
+
+def test_a_workflow_whose_hop_nobody_takes_fails_at_its_deadline(late: Line, caplog: pytest.LogCaptureFixture) -> None:
+    """Nobody serves its queue, or it is paused, or its message waits behind too many others."""
+    late.length = 3
+    late.after(9)
+    assert ended(late) == ("running", None, 0)
+
+    late.after(1)
+
+    assert ended(late) == ("failed", "deadline", 0)
+    assert [record.getMessage() for record in caplog.records if record.__dict__["action"] == "hop_failed"] == [
+        "hop w-1.0 did not begin before the deadline; the workflow has failed"
+    ]
+    # Whoever takes the message later finds nothing to run.
+    claim = Claim(hop_id="w-1.0", owner="other", token="t", max_attempts=5, digest=None)
+    assert late.store.claim(claim) == Dropped(reason="finished")
+
+
+def test_a_hop_that_runs_at_the_deadline_is_not_ended_by_a_sweep(late: Line) -> None:
+    """Its own timeout ends it, and it may just be done in time."""
+    owner = new_owner_id()
+    fence = late.claim(owner).fence
+
+    for _ in range(15):
+        late.after(1)
+        late.store.renew(owner, {late.hop_id: fence})
+
+    assert ended(late)[0] == "running"
+
+
+def test_a_redrive_after_the_deadline_ends_the_workflow(late: Line) -> None:
+    """As long as it is parked, it stays as it was."""
+    held = late.claim("ann")
+    closing = Closing(hop_id="w-1.0", owner="ann", fence=held.fence)
+    late.store.park(closing, Failure(step_id="count", error_class="ValueError", text="no"))
+    late.after(60)
+    assert ended(late)[0] == "parked"
+
+    late.store.redrive("w-1")
+    late.after(1)
+
+    assert ended(late)[:2] == ("failed", "deadline")
+
+
+def test_a_late_hop_that_cannot_be_read_does_not_hold_up_others(late: Line, caplog: pytest.LogCaptureFixture) -> None:
+    """A newer version may have sent it, and one of its workers will end it."""
+    envelope = '{"spec_version": "1.9"}'
+    odd = HopRecord(hop_id="odd.0", queue="steps", envelope=envelope, digest=sha256(envelope))
+    early = datetime(2030, 1, 1, 0, 0, 9, tzinfo=UTC)
+    late.store.start(NewWorkflow(correlation_id="odd", content="c", hop=odd, deadline=early))
+
+    late.after(20)
+
+    assert ended(late)[0] == "failed"
+    failed = [record for record in caplog.records if record.__dict__["action"] == "end_failed"]
+    assert {record.__dict__["hop"] for record in failed} == {"odd.0"}
+    assert len(failed) == 1  # it is said once
+
+
+def test_a_sweeper_that_dies_before_it_closes_a_late_hop_is_replaced(
+    late: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hop is claimed by then. Its lease ends, and another sweeper is told of it."""
+    fail = late.store.fail
+    monkeypatch.setattr(late.store, "fail", lambda *_: (_ for _ in ()).throw(Unreachable("store", "there", "OSError")))
+    late.after(11)
+    assert ended(late)[0] == "running"
+
+    monkeypatch.setattr(late.store, "fail", fail)
+    late.after(20)
+
+    assert ended(late) == ("failed", "deadline", 0)
 
 
 def recorded(line: Line, workflow: str, queue: str, envelope: str = "") -> None:
