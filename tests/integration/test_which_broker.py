@@ -155,6 +155,27 @@ def test_a_server_is_the_same_with_tls_and_without(
     assert start_checks(encrypted, embedded=True)
 
 
+@pytest.mark.parametrize("rights", [("~*", "-@scripting"), ("~paigeant.*", "~_kombu*"), ("%R~paigeant:broker",)])
+def test_a_user_who_may_keep_no_id_knows_the_broker_by_its_address(
+    app_with: Deploy, servers: tuple[RedisServer, RedisServer], rights: tuple[str, ...]
+) -> None:
+    """Administrators give an application the keys that it is known to need."""
+    with redis.Redis.from_url(servers[0].url) as client:
+        client.execute_command("ACL", "SETUSER", "shop", "on", ">secret", "&*", "+@all", *rights)
+    limited, known = app_with(servers[0].url.replace("//", "//shop:secret@")), app_with(servers[0].url)
+    store = known.store
+    assert store is not None
+
+    assert start_checks(limited, embedded=True)
+    at_first = store.bound_broker()
+    assert start_checks(known, embedded=True)
+    assert start_checks(limited, embedded=True)
+    limited.check_broker()
+
+    assert at_first == BoundBroker(address=known.broker_identity)
+    assert store.bound_broker() == BoundBroker(address=known.broker_identity, id=id_at(servers[0]))
+
+
 OTHERS: dict[str, Callable[[RedisServer, RedisServer], tuple[str, dict[str, object]]]] = {
     "database": lambda one, _two: (f"{one.url[:-1]}1", {}),
     "server": lambda _one, two: (two.url, {}),
