@@ -95,10 +95,11 @@ class TestGevent:
 
     @pytest.mark.parametrize("busy", ["reckon", "clog"])
     def test_a_step_that_keeps_its_thread_busy_is_run_once_beside_others(
-        self, greenhouse: Greenhouse, busy: str
+        self, greenhouse: Greenhouse, tmp_path: Path, busy: str
     ) -> None:
         """It computes, or calls a library that knows nothing of greenlets, for longer than the lease."""
-        handle = greenhouse.begin(step(busy, seconds=LONG))
+        gate = tmp_path / "gate"
+        handle = greenhouse.begin(step(busy, seconds=LONG, gate=str(gate)))
         eventually(lambda: greenhouse.runs(handle) == 1, within=WITHIN)
 
         beside = greenhouse.begin(step("doze", seconds=0.01), ActivitySpec("gardener", "go"))
@@ -106,6 +107,7 @@ class TestGevent:
         assert greenhouse.run_loop("beside") == "beside"
         assert handle.status_sync().state == "running", "the others had to wait for it"
 
+        gate.touch()
         handle.result_sync(WITHIN)
         assert greenhouse.runs(handle) == 1
 
@@ -200,7 +202,9 @@ def test_steps_without_a_store_run(redis_url: str, tmp_path: Path) -> None:
         greenhouse.ready_worker()
 
         sent = [
-            greenhouse.begin(ActivitySpec("gardener", "go"), step("reckon", seconds=0.05), step("doze", seconds=0.01))
+            greenhouse.begin(
+                ActivitySpec("gardener", "go"), step("reckon", seconds=0.05, gate=__file__), step("doze", seconds=0.01)
+            )
             for _ in range(30)
         ]
 
