@@ -76,7 +76,8 @@ def show(context: click.Context, correlation_id: str, events: bool) -> None:
         used = [f"{name}={count}" for name, count in status.usage.items()]
         click.echo(f"  used:      {' '.join([*used, *cost])}")
     if status.failure is not None:
-        click.echo(f"  failed at: {status.failure.step_id or '-'}: {status.failure.error_class}: {status.failure.text}")
+        said = "given back" if status.state == "queued" else "failed at"
+        click.echo(f"  {said}: {status.failure.step_id or '-'}: {status.failure.error_class}: {status.failure.text}")
         if status.failure.cause is not None:
             click.echo(indent(str(status.failure.cause), "    "))
     for event in happened:

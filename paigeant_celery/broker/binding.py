@@ -10,12 +10,14 @@ from contextlib import suppress
 from celery import Celery
 
 from paigeant_celery.broker.identity import SeenBroker, is_another, look_at_broker
+from paigeant_celery.broker.threads import BrokerThreads
 from paigeant_celery.core.errors import ConfigurationError, Unreachable
 from paigeant_celery.core.names import Names
 from paigeant_celery.store.port import BoundBroker, Store
 
 __all__ = ["BrokerBinding"]
 
+MOST_WAITED = 2.0  # seconds that a dispatch waits for the answer; the message itself may wait longer
 MOST_LOOKS = 5  # by one worker of several that begin at once; after the first one's look nothing changes
 
 
@@ -25,8 +27,16 @@ class BrokerBinding:
     A worker that serves steps decides which broker that is if none is remembered. All others only look.
     """
 
-    def __init__(self, app: Celery, store: Store | None, names: Names, *, address: Callable[[], str]) -> None:
-        self._app, self._names, self._address = app, names, address
+    def __init__(
+        self,
+        app: Celery,
+        store: Store | None,
+        names: Names,
+        *,
+        address: Callable[[], str],
+        threads: BrokerThreads | None = None,
+    ) -> None:
+        self._app, self._names, self._address, self._threads = app, names, address, threads
         self._store = store if store is not None and store.shared else None
         self._known: str | None = None  # the id of the broker, once this process has seen it
         self._checked_in: int | None = None  # the process that has found the store's broker
@@ -43,7 +53,7 @@ class BrokerBinding:
         if bound is None:
             return
         try:
-            seen = self._look()
+            seen = self._look_for_caller()
         except Unreachable:
             return
         if is_another(bound, seen):
@@ -123,6 +133,13 @@ class BrokerBinding:
             "choose another `paigeant_prefix`, or another store (`paigeant_store_url`); if this broker takes the place "
             "of that one, run `celery -A … paigeant rebind`"
         )
+
+    def _look_for_caller(self) -> SeenBroker:
+        """Look in a thread of ours: whoever dispatches must not wait for a broker that blocks."""
+        if self._threads is None:
+            return self._look()
+        within = min(MOST_WAITED, self._threads.timeout / 2)
+        return self._threads.begin(lambda _: self._look(), lane="look at the broker", within=within).wait()
 
     def _look(self, *, give: str | None = None) -> SeenBroker:
         return look_at_broker(self._app, self._address(), key=f"{self._names.prefix}:broker", give=give)

@@ -27,6 +27,7 @@ class Delivery:
     summary: str
     timeout: float | None  # seconds per attempt, if step or activity sets them
     attempt: int = 1  # the attempt that it asks for, if no store counts attempts
+    given_back: int = 0  # how often it was put back on its queue because a worker could not read it
 
 
 class Letters(Protocol):

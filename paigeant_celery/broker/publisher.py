@@ -16,6 +16,7 @@ from paigeant_celery.broker.threads import BrokerThreads
 from paigeant_celery.core.errors import InvalidInput, MessageError
 from paigeant_celery.core.names import (
     ATTEMPT_HEADER,
+    GIVEN_BACK_HEADER,
     MAX_QUEUE_LENGTH,
     SPEC_VERSION,
     VERSION_HEADER,
@@ -128,7 +129,7 @@ class CeleryPublisher:
             add_to_parent=False,
             argsrepr=f"({delivery.summary})",
             kwargsrepr="{}",
-            headers={VERSION_HEADER: SPEC_VERSION, ATTEMPT_HEADER: delivery.attempt},
+            headers=_headers(delivery),
             retry=False,  # our threads try again themselves, and know when nobody waits any longer
         )
 
@@ -136,6 +137,11 @@ class CeleryPublisher:
         # None would use the host's default, which workers elsewhere may lack.
         large = len(delivery.envelope) >= COMPRESS_FROM
         return "gzip" if large or self._app.conf.task_compression else None
+
+
+def _headers(delivery: Delivery) -> dict[str, str | int]:
+    headers: dict[str, str | int] = {VERSION_HEADER: SPEC_VERSION, ATTEMPT_HEADER: delivery.attempt}
+    return {**headers, GIVEN_BACK_HEADER: delivery.given_back} if delivery.given_back else headers
 
 
 def _exchange_fault(queue: Queue) -> str:

@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+from paigeant_celery.activities.real_threads import RealFuture
+
 __all__ = ["Sending"]
 
 T = TypeVar("T")
@@ -20,15 +22,13 @@ class Sending(Generic[T]):
     although its sender was told that it did not. With a store its hop runs once all the same.
     """
 
-    def __init__(
-        self, future: concurrent.futures.Future[T], *, end: float, late: Callable[[], Exception] = TimeoutError
-    ) -> None:
+    def __init__(self, future: RealFuture[T], *, end: float, late: Callable[[], Exception] = TimeoutError) -> None:
         self._future, self._end, self._late = future, end, late
 
     @classmethod
     def made(cls, call: Callable[[], T]) -> Sending[T]:
         """Make a call here and now, where nothing can block it."""
-        future: concurrent.futures.Future[T] = concurrent.futures.Future()
+        future: RealFuture[T] = RealFuture()
         try:
             future.set_result(call())
         except Exception as error:  # noqa: BLE001 - whoever waits gets it
@@ -50,7 +50,11 @@ class Sending(Generic[T]):
 
     def ends_within(self, seconds: float) -> bool:
         """Wait for a moment, and say whether the call has ended, well or not. It goes on if it has not."""
-        return bool(concurrent.futures.wait([self._future], seconds).done)
+        try:
+            self._future.exception(seconds)
+        except (concurrent.futures.TimeoutError, concurrent.futures.CancelledError):
+            return self._future.done()
+        return True
 
     def wait(self) -> T:
         """Return the answer. Raises what the call raised, or that it is too late; then the call is given up."""

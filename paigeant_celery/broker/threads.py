@@ -10,12 +10,10 @@ import atexit
 import contextvars
 import logging
 import os
-import threading
 import time
 import weakref
 from collections import OrderedDict, deque
 from collections.abc import Callable
-from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -23,6 +21,7 @@ from typing import Any, TypeVar
 from celery import Celery
 from celery.signals import worker_process_shutdown
 
+from paigeant_celery.activities.real_threads import RealFuture, real, start_thread
 from paigeant_celery.broker.reach import Line, away, broker_address, reaching_broker
 from paigeant_celery.broker.sending import Sending
 from paigeant_celery.core.errors import Unreachable
@@ -48,7 +47,7 @@ class _Job:
     call: Callable[[Line], Any]
     lane: str
     end: float  # on the monotonic clock; nobody waits for it after that
-    future: Future[Any] = field(default_factory=Future)
+    future: RealFuture[Any] = field(default_factory=RealFuture)
     context: contextvars.Context = field(default_factory=contextvars.copy_context)
     begun: float = 0.0
 
@@ -90,7 +89,7 @@ class BrokerThreads:
 
     def _late(self) -> Unreachable:
         return Unreachable(
-            "broker", broker_address(self._app), f"no answer in {self.timeout:g} s (`paigeant_publish_timeout`)"
+            "broker", broker_address(self._app), f"no answer within {self.timeout:g} s (`paigeant_publish_timeout`)"
         )
 
 
@@ -99,7 +98,7 @@ class _Crew:
 
     def __init__(self, app: Celery, timeout: float) -> None:
         self._app, self._timeout = app, timeout
-        self._changed = threading.Condition()
+        self._changed = real().Condition()  # held for moments only: greenlets come here as well
         self._waiting: OrderedDict[str, deque[_Job]] = OrderedDict()  # by lane; the first lane is next
         self._made: dict[str, list[_Job]] = {}  # those that threads make now, by lane
         self._threads = self._idle = 0
@@ -112,9 +111,10 @@ class _Crew:
             while lane and lane[0].is_given_up:
                 lane.popleft().future.cancel()
             lane.append(job)
-            waiting = sum(map(len, self._waiting.values()))
-            needed = waiting > self._idle and self._threads < MOST_THREADS and self._open_lane() is not None
+            ready = sum(min(len(jobs), self._room_in(lane)) for lane, jobs in self._waiting.items())
+            needed = ready > self._idle and self._threads < MOST_THREADS
             self._threads += needed
+            self._idle += needed
             self._changed.notify()
         if needed:
             self._start_thread()
@@ -122,7 +122,7 @@ class _Crew:
     def has_ended(self, within: float) -> bool:
         """Wait until no call waits or is made."""
         with self._changed:
-            return self._changed.wait_for(lambda: not self._made and not self._waiting, within)
+            return bool(self._changed.wait_for(lambda: not self._made and not self._waiting, within))
 
     def abandon(self) -> None:
         """Let go of the connections in a forked child, without a word to the broker: they are the parent's."""
@@ -131,7 +131,7 @@ class _Crew:
 
     def _start_thread(self) -> None:
         try:
-            threading.Thread(target=self._serve, name="paigeant-broker", daemon=True).start()
+            start_thread(self._serve, name="paigeant-broker")
         except RuntimeError:  # the interpreter ends, or the system has no thread left; then the caller makes the call
             self._serve(patience=0.0)
 
@@ -149,36 +149,34 @@ class _Crew:
     def _next(self, patience: float) -> _Job | None:
         """Return the next call that may be made; None after a while without one."""
         with self._changed:
-            self._idle += 1
-            try:
-                self._changed.wait_for(lambda: self._open_lane() is not None, patience)
-                lane = self._open_lane()
-                if lane is None:
-                    self._threads -= 1
-                    return None
-                job = self._waiting[lane].popleft()
-                self._waiting.move_to_end(lane)
-                if not self._waiting[lane]:
-                    del self._waiting[lane]
-                job.begun = time.monotonic()
-                self._made.setdefault(lane, []).append(job)
-                return job
-            finally:
-                self._idle -= 1
+            self._changed.wait_for(lambda: self._open_lane() is not None, patience)
+            self._idle -= 1
+            lane = self._open_lane()
+            if lane is None:
+                self._threads -= 1
+                return None
+            job = self._waiting[lane].popleft()
+            self._waiting.move_to_end(lane)
+            if not self._waiting[lane]:
+                del self._waiting[lane]
+            job.begun = time.monotonic()
+            self._made.setdefault(lane, []).append(job)
+            return job
 
     def _open_lane(self) -> str | None:
-        slow = time.monotonic() - SLOW
-        for lane in self._waiting:
-            made = self._made.get(lane, ())
-            if len(made) < MOST_IN_LANE and all(job.begun > slow for job in made):
-                return lane
-        return None
+        return next((lane for lane in self._waiting if self._room_in(lane)), None)
+
+    def _room_in(self, lane: str) -> int:
+        """Return how many more calls of a lane may be made now."""
+        made, slow = self._made.get(lane, []), time.monotonic() - SLOW
+        return 0 if any(job.begun <= slow for job in made) else MOST_IN_LANE - len(made)
 
     def _end(self, job: _Job) -> None:
         with self._changed:
             self._made[job.lane].remove(job)
             if not self._made[job.lane]:
                 del self._made[job.lane]
+            self._idle += 1
             self._changed.notify_all()
 
     def _make(self, job: _Job, line: Line | None) -> Line | None:

@@ -22,6 +22,7 @@ __all__ = [
     "IllegalEvent",
     "InvalidInput",
     "MessageError",
+    "NewerMessage",
     "NoWorkflow",
     "NonDeterminismError",
     "NotPublished",
@@ -272,6 +273,10 @@ class MessageError(PaigeantError):
     def __str__(self) -> str:
         where = f" at `{self.path}`" if self.path else ""
         return f"{self.reason}{where}: {self.text}" if self.text else f"{self.reason}{where}"
+
+
+class NewerMessage(MessageError):
+    """A message that only a newer version can read; it is given back, and a worker of that version takes it."""
 
 
 class Unreachable(TransientError):

@@ -18,9 +18,9 @@ __all__ = [
     "CORRELATION_ID_RULE",
     "EVENTS",
     "FIRST_PLACE",
+    "GIVEN_BACK_HEADER",
     "MAX_ATTEMPTS",
     "MAX_NAME_LENGTH",
-    "MAX_PREFIX_LENGTH",
     "MAX_QUEUE_LENGTH",
     "QUEUE_RULE",
     "REASONS",
@@ -44,11 +44,11 @@ __all__ = [
 SPEC_VERSION = "1.1"
 VERSION_HEADER = "paigeant_spec_version"
 ATTEMPT_HEADER = "paigeant_attempt"  # beside the envelope, if no store counts the attempts
+GIVEN_BACK_HEADER = "paigeant_given_back"  # how often it was put back on its queue, if no store knows the hop
 
 MAX_NAME_LENGTH = 128  # characters; keeps keys, queues and task names short on every broker
 
 MAX_QUEUE_LENGTH = 255  # bytes; AMQP's own limit
-MAX_PREFIX_LENGTH = MAX_QUEUE_LENGTH - MAX_NAME_LENGTH - len(".")  # so that no queue of an activity has a longer name
 
 CORRELATION_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 STEP_ID = re.compile(r"[A-Za-z0-9_.-]{1,128}")
@@ -198,6 +198,7 @@ REASONS: Mapping[str, str] = MappingProxyType(
         "loop_limit": "with the inserted steps the workflow would be longer than `paigeant_max_steps`",
         "malformed": "what arrived is not a message of Celery's protocol",
         "naive_datetime": "a deadline has no time zone",
+        "newer_version": "only a newer version can read the message or its journal; a worker of that version takes it",
         "output_not_serializable": "the output of a step has no JSON form that is read back as it is",
         "output_too_large": "the output of a step is larger than `paigeant_max_output_size`",
         "response_pending": "the output of a step is a response that the provider still works on, and no result",
@@ -232,6 +233,7 @@ EVENTS: Mapping[str, str] = MappingProxyType(
         "edit_refused": "an agent wanted to insert steps but may not; `reason` says why",
         "events_dropped": "so many events of agents were replaced by newer ones before they were read",
         "failed": "a hop failed and is not tried again",
+        "given_back": "a worker could not read a hop of a newer version, and left it to newer workers",
         "note": "a step reported something that has no other type",
         "parked": "a hop waits for a person",
         "redriven": "a parked hop is to be tried again, with all its attempts",
@@ -275,6 +277,7 @@ ACTIONS: Mapping[str, str] = MappingProxyType(
         "hop_cancelled": "the workflow was cancelled, and the run of its hop with it",
         "hop_failed": "a hop failed and is not tried again",
         "hop_given_back": "the worker ends and gives the hop back, or could not record that; the lease then has to end",
+        "hop_left_to_newer": "a hop that only a newer version can read was given back for its workers",
         "hop_lost": "another owner has the hop, and the run here is cancelled",
         "hop_overtaken": "another owner had the hop when its run ended, and the output is discarded",
         "hop_parked": "a hop waits for a person",
@@ -286,6 +289,7 @@ ACTIONS: Mapping[str, str] = MappingProxyType(
         "message_refused": "a message cannot be run; `reason` says why",
         "nobody_serves": "a caller waits for a workflow whose step nobody serves",
         "open_failed": "an unexpected error occurred while a delivery was opened",
+        "outdated": "a newer worker has begun, so this one takes no more steps",
         "owner_gone": "the process of an owner is gone, so its hops are sent again",
         "queue_not_added": "a worker was told to take a queue of ours, but its settings are wrong",
         "queue_not_seen": "the broker did not say how many messages wait on a queue",

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from paigeant_celery.core.errors import ConfigurationError
-from paigeant_celery.core.names import ACTIVITY_NAME_RULE, MAX_ATTEMPTS, MAX_PREFIX_LENGTH, is_activity_name
+from paigeant_celery.core.names import ACTIVITY_NAME_RULE, MAX_ATTEMPTS, is_activity_name
 
 __all__ = ["Consume", "Settings", "read_settings", "read_what_is_valid"]
 
@@ -61,10 +61,6 @@ class Settings(BaseModel):
     def _check_prefix(cls, prefix: str) -> str:
         if not is_activity_name(prefix):
             raise ValueError(f"must have {ACTIVITY_NAME_RULE}")
-        if len(prefix) > MAX_PREFIX_LENGTH:  # bytes as well, for a name is ASCII
-            raise ValueError(
-                f"is {len(prefix)} bytes long; it must have at most {MAX_PREFIX_LENGTH}, so that queues can be named"
-            )
         return prefix
 
     @field_validator("consume", mode="before")

@@ -17,7 +17,7 @@ from paigeant_celery.activities.real_threads import real, start_thread
 from paigeant_celery.broker.outbox import Outbox
 from paigeant_celery.broker.sending import Sending
 from paigeant_celery.core.causes import cause_of
-from paigeant_celery.core.errors import MessageError, PaigeantError, TransientError
+from paigeant_celery.core.errors import MessageError, NewerMessage, OutdatedVersion, PaigeantError, TransientError
 from paigeant_celery.core.message import is_newer
 from paigeant_celery.core.names import is_queue_name, queue_fault
 from paigeant_celery.hop.failures import traced
@@ -32,7 +32,8 @@ MOST_SAID = 10_000  # hops, queues and records about which it is known what was 
 
 # What the text of an action names, as a field of its record.
 FIELDS = {
-    "queue_not_seen": ("queue",), "resend_failed": ("hop",), "store_corrupt": ("key",), "sweep_failed": ()
+    "hop_left_to_newer": ("hop",), "queue_not_seen": ("queue",), "resend_failed": ("hop",),
+    "store_corrupt": ("key",), "sweep_failed": (),
 }  # fmt: skip
 
 EVERY = (0.95, 1.25)  # seconds from one pass to the next; random, so that workers do not all ask at once
@@ -53,13 +54,16 @@ class Sweeper:
         self._store, self._outbox, self._set_aside = store, outbox, set_aside
         self._stopping: Any = None  # an event between real threads
         self._on_their_way: dict[str, Sending[None]] = {}  # by hop
-        self._said: dict[str, str] = {}  # what was said last about a hop, a queue or a record
+        self._said: dict[tuple[str, str], str] = {}  # what was said last about a hop, a queue or a record
 
-    def start(self) -> None:
-        """Begin to sweep in this process; a forked child does not sweep."""
+    def start(self, on_outdated: Callable[[], object]) -> None:
+        """Begin to sweep in this process; a forked child does not sweep.
+
+        `on_outdated` is called, in another thread, if a newer worker has begun. Nothing is swept here then.
+        """
         if self._stopping is None:
             self._stopping = real().Event()
-            start_thread(partial(self._sweep_until, self._stopping), name="paigeant-sweeper")
+            start_thread(partial(self._sweep_until, self._stopping, on_outdated), name="paigeant-sweeper")
 
     def stop(self) -> None:
         """Stop sweeping after the current pass."""
@@ -92,7 +96,7 @@ class Sweeper:
                 break
             try:
                 empty[queue] = self._outbox.waiting(queue) == 0
-                self._said.pop(queue, None)
+                self._forget("queue_not_seen", queue)
             except Exception as error:  # noqa: BLE001 - it concerns this queue alone
                 self._say(logging.WARNING, "queue_not_seen", queue, "cannot look at queue %s", queue, error=error)
         return empty
@@ -124,10 +128,13 @@ class Sweeper:
 
     def _ended(self, hop: HopRecord, error: BaseException | None) -> None:
         if error is None:
-            self._said.pop(hop.hop_id, None)
+            self._forget("resend_failed", hop.hop_id, hop.queue)
             logger.warning("hop %s is sent again", hop.hop_id, extra=_fields("resent", hop.hop_id))
+        elif isinstance(error, NewerMessage):
+            text = "hop %s is left to newer workers"
+            self._say(logging.WARNING, "hop_left_to_newer", hop.hop_id, text, hop.hop_id, error=error)
         elif isinstance(error, MessageError) and self._is_parked(hop, error):
-            self._said.pop(hop.hop_id, None)
+            self._forget("resend_failed", hop.hop_id)
         else:  # it becomes overdue again later and is sent by the worker that sweeps then
             level = logging.WARNING if isinstance(error, TransientError) else logging.ERROR
             about = hop.queue if isinstance(error, TransientError) else hop.hop_id
@@ -148,12 +155,12 @@ class Sweeper:
     ) -> None:
         """Log what is wrong with a hop, a queue or a record, unless that was the last thing said about it."""
         ours = isinstance(error, PaigeantError)
-        said = f"{action} {error if ours else type(error).__name__}"
-        if self._said.get(about) == said:
+        said = str(error) if ours else type(error).__name__
+        if self._said.get((action, about)) == said:
             return
         if len(self._said) >= MOST_SAID:
             self._said.clear()
-        self._said[about] = said
+        self._said[action, about] = said
         detail = "" if error is None else f": {error}" if ours else traced(cause_of(error))
         logger.log(
             level,
@@ -163,14 +170,24 @@ class Sweeper:
             extra={"action": action, **dict(zip(FIELDS[action], values, strict=True))},
         )
 
-    def _sweep_until(self, stopping: Any) -> None:
+    def _forget(self, action: str, *about: str) -> None:
+        """Say it again if it goes wrong again."""
+        for each in about:
+            self._said.pop((action, each), None)
+
+    def _sweep_until(self, stopping: Any, on_outdated: Callable[[], object]) -> None:
         while not stopping.wait(random.uniform(*EVERY)):  # noqa: S311 - nothing secret
             try:
                 self.sweep()
+            except OutdatedVersion as error:
+                text = "this worker takes no more steps; those that it runs go on, and are recorded: %s"
+                logger.critical(text, error, extra={"action": "outdated"})
+                on_outdated()
+                return
             except Exception as error:  # noqa: BLE001 - nobody else does the work of this thread
                 self._say(logging.WARNING, "sweep_failed", "", "the sweep failed", error=error)
             else:
-                self._said.pop("", None)
+                self._forget("sweep_failed", "")
 
 
 def _fields(action: str, hop_id: str) -> dict[str, str]:

@@ -19,7 +19,7 @@ from paigeant_celery.journal.pieces import in_pieces, whole
 from paigeant_celery.journal.record import CallKey, CallKind, Record, change_in, differences, parse_key, parse_record
 from paigeant_celery.store.port import Closing, JournalStore
 
-__all__ = ["HopJournal", "calling", "current_journal", "journalling", "surrounding_journal"]
+__all__ = ["MAX_RECORD", "OUTCOME", "HopJournal", "calling", "current_journal", "journalling", "surrounding_journal"]
 
 MAX_RECORD = 64 * 1024 * 1024  # characters; four times the default limit of outputs
 OUTCOME = "outcome"  # the entry for what the step gave; the names of calls are JSON lists

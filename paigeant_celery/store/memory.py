@@ -197,6 +197,22 @@ class MemoryStore:
             kept.workflow.events.add_event("retrying", closing.hop_id, now=now, **about)
             return True
 
+    def give_back(self, closing: Closing, failure: Failure) -> bool:
+        """Leave a hop that the owner cannot read to newer workers."""
+        with self._transaction() as now:
+            kept = self._records.hops.get(closing.hop_id)
+            if kept is None:
+                return False
+            change = protocol.give_back(
+                kept.hop, owner=closing.owner, fence=closing.fence, failure=failure, now=now, pace=self._pace
+            )
+            if isinstance(change, bool):
+                return change
+            self._records.apply(closing.hop_id, change, now=now)
+            kept.workflow.updated_at = now
+            kept.workflow.events.add_event("given_back", closing.hop_id, now=now, **_about(failure))
+            return True
+
     def park(self, closing: Closing, failure: Failure, letter: DeadLetter | None = None) -> bool:
         """Set the hop and its workflow aside, and keep its dead letter."""
         with self._transaction() as now:

@@ -280,6 +280,14 @@ class HopStore(Protocol):
         """Record that an attempt failed; the hop waits for `delay` seconds and is then sent again by a sweep."""
         ...
 
+    def give_back(self, closing: Closing, failure: Failure) -> bool:
+        """Leave a hop that the owner cannot read to newer workers; the attempt does not count.
+
+        A sweep sends it after 5 s, and each time that this happens after twice as long, up to 80 s. `failure` says what
+        the owner cannot read.
+        """
+        ...
+
     def park(self, closing: Closing, failure: Failure, letter: DeadLetter | None = None) -> bool:
         """Set the hop and its workflow aside until a person redrives or cancels it; keep its dead letter too."""
         ...

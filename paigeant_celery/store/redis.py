@@ -160,6 +160,10 @@ class RedisStore:
         """Record that an attempt failed; the hop waits for `delay` seconds."""
         return self._close("retry_at", closing, round(delay * 1000), failure=failure)
 
+    def give_back(self, closing: Closing, failure: Failure) -> bool:
+        """Leave a hop that the owner cannot read to newer workers."""
+        return self._close("give_back", closing, failure=failure)
+
     def park(self, closing: Closing, failure: Failure, letter: DeadLetter | None = None) -> bool:
         """Set the hop and its workflow aside, and keep its dead letter."""
         kept = () if letter is None else (letter.letter_id, *letter_fields(letter))

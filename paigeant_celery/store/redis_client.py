@@ -33,8 +33,7 @@ RETRIES = 1
 MAX_CONNECTIONS = 1024  # more than the threads of one worker; each call holds one for its round trip
 SCRIPTS = (
     "start", "claim", "renew", "release", "complete", "retry_at", "park", "fail", "cancel", "redrive", "sweep", "read",
-    "bury", "letters", "record", "publish", "events", "bind", "resend",
-    "format", "probe",
+    "bury", "letters", "record", "publish", "events", "bind", "resend", "give_back", "format", "probe",
 )  # fmt: skip
 
 # A script failed on a value before its first write. Servers before Redis 7 report a refused command in the same words.
@@ -111,10 +110,12 @@ class Server:
 
     @contextmanager
     def readable(self, about: str) -> Iterator[None]:
-        """Raise `StoreCorrupt` if the body cannot read the answer about a key."""
+        """Raise `StoreCorrupt` if the body cannot read the answer about a key, `OutdatedVersion` if that is newer."""
         try:
             yield
         except (KeyError, ValueError, TypeError) as error:
+            if (found := self.newer_format()) is not None:
+                raise OutdatedVersion(self.address, self.prefix, found, self.limits.format) from error
             text = f"has values that this version cannot read ({type(error).__name__})"
             raise StoreCorrupt(f"{self.prefix}:{about}", text) from error
 
@@ -122,6 +123,12 @@ class Server:
     def client(self) -> Client | None:
         """The client of this process, with gevent of this thread, if there has been a question."""
         return self._client.value
+
+    def newer_format(self) -> int | None:
+        """Return the format of the records if a newer worker has begun, otherwise None."""
+        found = self.ask(lambda c: c.redis.hget(f"{self.prefix}:meta", "format"), about="meta")
+        is_newer = found is not None and found.isdecimal() and int(found) > self.limits.format
+        return int(found) if is_newer else None
 
     def connected(self) -> Client:
         """Return it, and open it first if it is not there."""

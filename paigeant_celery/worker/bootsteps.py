@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import click
@@ -58,7 +59,7 @@ class AgentQueues(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ship
         store = self._transport.store
         self._revocations = Revocations(store) if store is not None else None
         self._watching: list[Any] = []  # timer entries
-        self._selection, self._added = NO_SELECTION, frozenset[str]()
+        self._selection, self._added, self._of_host = NO_SELECTION, frozenset[str](), frozenset[str]()
         self._all_seen, self._connected_before = True, False
         self._joined = False
         self._ours = guest.ours if guest is not None else set[str]()
@@ -102,12 +103,17 @@ class AgentQueues(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ship
     def _begin(self, consumer: Any, queues: Iterable[Queue]) -> None:
         """Do what a worker does that takes messages from our queues."""
         self._ours.update(queue.name for queue in queues)
-        self._runtime.start_sweeping()
+        self._runtime.start_sweeping(partial(self._leave_to_newer, consumer))
         if self._revocations is not None and not self._watching:
             self._watching += [
                 self._revocations.watch(consumer.timer),
                 consumer.timer.call_repeatedly(KEEP_ID_EVERY, self._transport.binding.keep_id),
             ]
+
+    def _leave_to_newer(self, consumer: Any) -> None:
+        """Take no more messages from our queues. Those that the host uses as well stay with it."""
+        for queue in sorted(self._ours - self._of_host):
+            consumer.call_soon(consumer.cancel_task_queue, queue)
 
     def _advice(self, consumer: Any, served: dict[str, Activity]) -> Iterator[str]:
         """Yield the findings about the broker's settings if steps are served."""
@@ -153,7 +159,10 @@ class AgentQueues(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ship
         queues = list(queues_of(self._transport, served_activities(self._transport, selection), selection))
         self._added = frozenset(queue.name for queue in queues)
         self._ours.update(self._added)
-        if queues and takes_no_other(self._transport, selection):
+        if not takes_no_other(self._transport, selection):
+            default = {self._transport.names.queue(name) for name in registry.names()}
+            self._of_host = frozenset(app.amqp.queues.consume_from) - default
+        elif queues:
             for queue in queues:
                 app.amqp.queues.add(queue)
             app.amqp.queues.select([queue.name for queue in queues])

@@ -40,7 +40,7 @@ def own_registry() -> Iterator[None]:
 @pytest.fixture
 def servers(own_redis: Callable[..., RedisServer], tmp_path: Path) -> tuple[RedisServer, RedisServer]:
     """Two servers; the first one, on which the tests have their broker, also has a socket."""
-    return own_redis("--unixsocket", str(tmp_path / "socket")), own_redis()
+    return own_redis("--unixsocket", str(tmp_path / "socket")), own_redis("--repl-diskless-sync-delay", "0")
 
 
 @pytest.fixture
@@ -197,6 +197,24 @@ def test_a_server_that_moved_with_its_data_goes_on(
         moved = WorkflowDispatcher().handle(waits.correlation_id, made.transport())
         assert moved.result_sync(WITHIN).output == "draft(late|draft(early|))"
         assert [event.type for event in moved.events_so_far()].count("resent") <= 1
+
+
+def test_a_store_that_moved_with_its_data_knows_its_broker(
+    app_with: Deploy, servers: tuple[RedisServer, RedisServer], own_redis: Callable[..., RedisServer]
+) -> None:
+    """The broker stays where it is, and what it is known by has moved with the records."""
+    known, new = app_with(servers[0].url), own_redis()
+    start_checks(known, embedded=True)
+    correlation_id = WorkflowDispatcher().dispatch_workflow_sync(known, itinerary=[STEP])
+    replicated(servers[1], new)
+
+    for url in (servers[0].url, servers[0].url.replace("127.0.0.1", "localhost")):
+        moved = transport_of(app_with(url).app, store=new.url)
+        assert start_checks(moved, embedded=True)
+        assert WorkflowDispatcher().handle(correlation_id, moved).status_sync().state == "queued"
+        WorkflowDispatcher().dispatch_workflow_sync(moved, itinerary=[STEP])
+    with pytest.raises(ConfigurationError):
+        start_checks(transport_of(app_with(f"{servers[0].url[:-1]}1").app, store=new.url), embedded=True)
 
 
 def test_a_broker_that_moved_without_its_data_is_bound_by_a_person(

@@ -9,7 +9,8 @@
 --                                     digest, attempt, fence, owner, token, claimed_at, exhausted, failure (JSON, of
 --                                     the last attempt); redriven_by and published_by (tokens); letter (while parked);
 --                                     sent and first (the numbers of its latest and of its first message among those
---                                     of its queue); waits (how often it was overdue); envelope until it is closed
+--                                     of its queue); waits (how often it was overdue); given_back
+--                                     (how many workers could not read it); envelope until it is closed
 -- {prefix}:events:{workflow}  stream  what happened: type, hop, ...; never prompts or outputs
 -- {prefix}:stream:{workflow}  stream  events of agents while they run: behind (the last event of the workflow before
 --                                     it), type, hop, ...; the second number of an id counts all entries that ever came

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from paigeant_celery.core.errors import ConfigurationError, OutdatedVersion
+from paigeant_celery.core.errors import ConfigurationError, OutdatedVersion, StoreCorrupt
 from paigeant_celery.store.limits import LIMITS
 from paigeant_celery.store.port import Claimed, Dropped
 from paigeant_celery.store.redis import RedisStore
@@ -142,6 +142,21 @@ def test_a_worker_checks_the_format_at_its_start(on_redis: RedisBench, newer: Re
     on_redis.client.hset(on_redis.key("meta"), "format", "two")
     with pytest.raises(ConfigurationError, match="no number as their format"):
         newer.check(allow_eviction=True)
+
+
+def test_a_state_of_a_newer_format_is_told_from_a_record_of_somebody_else(
+    on_redis: RedisBench, newer: RedisStore
+) -> None:
+    """The remedy for the one is an upgrade, for the other another prefix: who mixes them up loses workflows."""
+    on_redis.store.start(new())
+    on_redis.client.hset(on_redis.key("wf", "w"), "state", "undoing")
+    with pytest.raises(StoreCorrupt):
+        on_redis.store.workflow("w")
+
+    newer.raise_format()
+
+    with pytest.raises(OutdatedVersion):
+        on_redis.store.workflow("w")
 
 
 def test_what_is_due_has_a_state_that_the_first_format_knows() -> None:

@@ -26,6 +26,7 @@ from paigeant_celery.core.errors import (
     IllegalEvent,
     InvalidInput,
     MessageError,
+    NewerMessage,
     NonDeterminismError,
     NotPublished,
     NotRecorded,
@@ -78,6 +79,7 @@ SAMPLES = [
     Paused("tools_deferred", "the run asks for approval of 'delete'"),
     IllegalEvent("Completed", "3", "the workflow stands at place '4'"),
     MessageError("malformed"),
+    NewerMessage("newer_version", "slip.itinerary[1]", "this version does not know the kind"),
     MessageError("unknown_field", "slip.x", "this version does not know the field"),
     Unreachable("broker", "redis://host:6379/0", "ConnectionError"),
     Unreachable("store", "redis://host:6379/0", "LOADING", True, "wait"),
@@ -106,7 +108,7 @@ USAGE = {
     UsageError, InvalidInput, EmptyItinerary, WorkflowConflict, StoreRequired, UnknownWorkflow, UnknownActivity,
     DuplicateActivity, ConfigurationError, UnknownTransport, NoWorkflow, NotSerializable, WaitInsideStep,
 }  # fmt: skip
-MESSAGE = {MessageError}
+MESSAGE = {MessageError, NewerMessage}
 TRANSIENT = {TransientError, Unreachable, NotSent, NotPublished, NotRecorded, WorkerEnded}
 OTHERS = {
     PaigeantError, StoreCorrupt, OutdatedVersion, IllegalEvent, HopFailed, WorkflowFailed, WorkflowParked,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import json
 import os
 import pickle
 import signal
@@ -25,7 +26,7 @@ from paigeant_celery.activities.functions import FunctionActivity, activity
 from paigeant_celery.activities.registry import registry
 from paigeant_celery.broker.port import Delivery
 from paigeant_celery.broker.sending import Sending
-from paigeant_celery.core.errors import HopFailed, StoreCorrupt, Unreachable
+from paigeant_celery.core.errors import HopFailed, OutdatedVersion, StoreCorrupt, Unreachable
 from paigeant_celery.core.flow import Failure
 from paigeant_celery.core.message import PaigeantMessage, encode, sha256
 from paigeant_celery.core.policy import StepPolicy
@@ -178,6 +179,37 @@ def test_a_completed_hop_is_a_success_that_names_the_next_one(bench: Bench, firs
 
     assert shown == {"step": "one", "outcome": "completed", "next": "w-1.1"}
     assert repr(shown) == "{'step': 'one', 'outcome': 'completed', 'next': 'w-1.1'}"
+
+
+def test_a_message_that_only_a_newer_worker_may_take_goes_back_after_a_pause(
+    bench: Bench, first: Arrival, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until the worker has left its queues, the broker would hand it the message again at once."""
+    paused: list[float] = []
+    monkeypatch.setattr(runtime.time, "sleep", paused.append)
+    bench.failing["claim"] = [OutdatedVersion("redis://host/0", "p", 2, 1)]
+
+    with pytest.raises(Reject) as caught:
+        bench.runtime.perform(first)
+
+    assert (caught.value.requeue, paused) == (True, [runtime.OUTDATED_PAUSE])
+    assert "install that version here too" in str(caught.value.reason)
+    assert bench.runtime.perform(first)["outcome"] == "completed"
+
+
+def test_a_message_that_was_put_back_leaves_others_the_time_to_take_it(
+    bench: Bench, make_message: MakeMessage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only a newer worker can read it, and no store has it sent again later."""
+    paused: list[float] = []
+    monkeypatch.setattr(runtime.time, "sleep", paused.append)
+    tree = json.loads(encode(make_message()))
+    tree["spec_version"], tree["slip"]["itinerary"][0]["kind"] = "1.9", "block"
+
+    with pytest.raises(Ignore, match="put_back"):
+        bench.runtime.perform(Arrival(hop_id="w-1.0", activity="one", envelope=json.dumps(tree)))
+
+    assert (paused, [sent.given_back for sent in bench.sent]) == ([runtime.PUT_BACK_PAUSE], [1])
 
 
 def test_a_refused_message_is_a_failure_that_names_its_step_and_its_copy_is_ignored(

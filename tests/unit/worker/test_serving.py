@@ -6,13 +6,14 @@ import io
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 
 import pytest
 from celery import Celery
 
 from paigeant_celery import activity
 from paigeant_celery.broker.transport import CeleryTransport, transport_of
-from paigeant_celery.core.errors import ConfigurationError
+from paigeant_celery.core.errors import ConfigurationError, OutdatedVersion
 from paigeant_celery.store.limits import LIMITS
 from paigeant_celery.store.memory import MemoryStore
 from paigeant_celery.store.port import BoundBroker
@@ -141,6 +142,43 @@ def test_only_a_worker_that_serves_something_chooses_the_broker_of_a_store(
     start_checks(transport, serving)
 
     assert (before, store.bound_broker()) == (None, BoundBroker(address="filesystem://localhost:0/"))
+
+
+def test_only_a_worker_that_is_right_and_serves_something_stops_older_ones(
+    transport_with: Callable[..., CeleryTransport], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A newer worker that does not start, or has other work, would leave the steps to nobody."""
+    held = activity(name="writer")(lambda: 1)
+    right, wrong = (
+        transport_with(paigeant_store_url="memory://", **more) for more in ({}, {"paigeant_around_step": "nowhere.at"})
+    )
+    raised: list[str] = []
+    for name, transport in (("right", right), ("wrong", wrong)):
+        monkeypatch.setattr(transport.store, "raise_format", partial(raised.append, name))
+
+    with pytest.raises(ConfigurationError):
+        start_checks(wrong, taking(f"paigeant.{held.name}"))
+    start_checks(right, taking("mail"))
+    before = list(raised)
+    start_checks(right, taking(f"paigeant.{held.name}"))
+
+    assert (before, raised) == ([], ["right"])
+
+
+def test_a_worker_that_a_newer_one_overtakes_at_its_start_does_not_start(
+    transport_with: Callable[..., CeleryTransport], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says what to do, as if the newer one had been there before."""
+    held = activity(name="writer")(lambda: 1)
+    transport = transport_with(paigeant_store_url="memory://")
+
+    def overtaken() -> None:
+        raise OutdatedVersion("redis://host/0", "p", 2, 1)
+
+    monkeypatch.setattr(transport.store, "raise_format", overtaken)
+
+    with pytest.raises(ConfigurationError, match="install that version here too"):
+        start_checks(transport, taking(f"paigeant.{held.name}"))
 
 
 def test_a_function_that_cannot_be_imported_is_told_with_all_other_mistakes() -> None:
