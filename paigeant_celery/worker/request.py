@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import threading
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from celery.worker.request import Request
 
+from paigeant_celery.activities.real_threads import are_greenlets
 from paigeant_celery.worker.runtime import ShownAs
 
 __all__ = ["HopRequest"]
+
+# A thousand greenlets may end at once. Kombu has ten connections to Redis for what they acknowledge, and fails if more
+# are needed; the broker then delivers the messages again.
+_turn: AbstractContextManager[Any] = threading.Lock() if are_greenlets() else nullcontext()
 
 
 class HopRequest(Request):  # type: ignore[misc]  # Celery ships no types
@@ -21,6 +28,16 @@ class HopRequest(Request):  # type: ignore[misc]  # Celery ships no types
         """Describe the request as Flower's pages do, without prompts, deps or variables."""
         described: dict[str, Any] = super().info(safe=True)
         return described
+
+    def acknowledge(self) -> None:
+        """Say that the message is done with; greenlets take turns."""
+        with _turn:
+            super().acknowledge()
+
+    def reject(self, requeue: bool = False) -> None:
+        """Put the message back, or drop it; greenlets take turns."""
+        with _turn:
+            super().reject(requeue=requeue)
 
     def terminate(self, pool: Any, signal: Any = None) -> None:
         """Kill no process, because its other work would be lost; its owner cancels the run of a revoked hop."""

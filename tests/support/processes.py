@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pytest
 import redis
 from celery import Celery
 
@@ -21,6 +22,7 @@ from paigeant_celery.broker.transport import CeleryTransport, transport_of
 from tests.support.starting import run, start
 
 __all__ = [
+    "GEVENT",
     "HOSTS",
     "PROGRAMS",
     "START_WITHIN",
@@ -43,6 +45,9 @@ STOP_WITHIN = 15.0
 
 # In front of a command, they give it a pid namespace of its own, which ends with the first of them. The second form is
 # for users other than root. The shell is there because nothing inside of a namespace can kill its first process.
+GEVENT = pytest.param("gevent", marks=pytest.mark.proof)  # a pool for those whose workers start quickly
+PATCHING = {"gevent", "eventlet"}  # pools whose workers replace the standard library before they import anything
+
 UNSHARE = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
 OWN_PIDS = tuple((*UNSHARE, *more, "sh", "-c", '"$@"; exit $?', "sh") for more in ((), ("--map-root-user",)))
 
@@ -182,7 +187,7 @@ class Deployment:
         return self.run(
             "-A", "paigeant_celery", "worker", "-n", f"{name}-{self.prefix}@%h", "-P", pool, "-c", str(slots),
             "-l", "INFO", "--without-mingle", "--without-gossip", "-I", ",".join(modules),
-            folder=self.configured(name), name=name, before=before, cold=cold,
+            folder=self.configured(name), name=name, before=before, cold=cold or pool in PATCHING,
         )  # fmt: skip
 
     def ready_worker(self, *modules: str, **options: Any) -> Process:
