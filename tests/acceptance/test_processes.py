@@ -142,7 +142,7 @@ def test_a_store_that_may_evict_records_stops_a_worker_even_where_it_comes_later
         server.start()
 
         assert worker.ended(within=START_WITHIN) == 1
-        assert "paigeant_celery: configuration: " in worker.log()
+        assert "CRITICAL/MainProcess] paigeant_celery: configuration: " in worker.log()
         assert "`maxmemory-policy allkeys-lru`" in worker.log()
         assert "Traceback" not in worker.log()
 
