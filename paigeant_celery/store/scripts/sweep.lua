@@ -28,7 +28,7 @@ local function is_full() return #again / 4 >= MOST_AT_ONCE or bytes >= MOST_BYTE
 local function record_of(hop)
   if redis.call('TYPE', hop_key(hop)).ok ~= 'hash' then return nil end
   local record = {}
-  local fields = { 'workflow', 'state', 'queue', 'envelope', 'digest' }
+  local fields = { 'workflow', 'state', 'queue', 'envelope', 'digest', 'owner' }
   for i, value in ipairs(redis.call('HMGET', hop_key(hop), unpack(fields))) do record[fields[i]] = value end
   if not (record.workflow and record.queue and record.envelope and record.digest) then return nil end
   local events = redis.call('TYPE', events_key(record.workflow)).ok
@@ -73,9 +73,10 @@ local function lapse(owner, why)
     if is_full() then return end
     local record = record_of(hop)
     take_from(owner, hop)
-    if record and record.state == 'running' then
+    local another = record and record.owner ~= owner -- has it since the server lost its earlier record
+    if record and record.state == 'running' and not another then
       send_again(hop, record, 0, why)
-    else
+    elseif not another then
       corrupted[#corrupted + 1] = hop_key(hop)
     end
   end
