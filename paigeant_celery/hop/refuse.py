@@ -69,15 +69,17 @@ class Refusals:
             return self.refuse(arrival, fault, None)
         try:
             answer = self._claim_unrun(arrival, fault, None, sha256(arrival.envelope))
-        except StoreCorrupt:
-            return self.refuse(arrival, fault, None)
-        match answer:
-            case Claimed():
+            if isinstance(answer, Claimed):
                 closing = self._claims.closing_of(arrival, answer)
                 text = f"given back by {closing.owner}: {fault.detail}"
                 self._store.give_back(closing, flow.Failure(step_id=None, error_class=fault.reason, text=text))
                 log_given_back(arrival, fault)
                 return GIVEN_BACK
+        except StoreCorrupt:
+            return self.refuse(arrival, fault, None)
+        except HopUnknown:  # the store has lost its data since the claim
+            answer = Dropped(reason="unknown")
+        match answer:
             case Dropped(reason="unknown") if put_back(arrival, self._outbox):
                 log_given_back(arrival, fault)
                 return PUT_BACK

@@ -201,9 +201,7 @@ class MemoryStore:
     def give_back(self, closing: Closing, failure: Failure) -> bool:
         """Leave a hop that the owner cannot read to newer workers."""
         with self._transaction() as now:
-            kept = self._records.hops.get(closing.hop_id)
-            if kept is None:
-                return False
+            kept = self._kept(closing)
             change = protocol.give_back(
                 kept.hop, owner=closing.owner, fence=closing.fence, failure=failure, now=now, pace=self._pace
             )

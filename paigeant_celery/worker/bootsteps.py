@@ -124,8 +124,13 @@ class AgentQueues(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ship
                 longest_step=longest_step(self._transport, served),
                 prefetch=consumer.controller.prefetch_multiplier,
                 threads=isinstance(consumer.pool, TaskPool),
+                greenlets=self._greenlets_of_others(consumer.pool),
             )
             yield from advice_lines(findings)
+
+    def _greenlets_of_others(self, pool: Any) -> int:
+        """Return how many tasks that are not ours this worker runs at once, if it runs them in greenlets."""
+        return int(pool.limit) if pool.is_green and not takes_no_other(self._transport, self._selection) else 0
 
     def _look_again(self, consumer: Any, check: Callable[[], bool]) -> None:
         """Check what was away when the worker began, or whether it is still the store's broker that has come back.

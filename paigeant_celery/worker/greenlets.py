@@ -1,4 +1,4 @@
-"""What a worker whose pool runs greenlets needs.
+"""What a worker whose pool runs greenlets needs, and which one cannot run steps.
 
 Its steps run in real threads, and a connection that gevent has made belongs to one thread. A step that sends a task
 must not take one from the pool that the tasks of the worker share: it would stop all of them.
@@ -6,13 +6,26 @@ must not take one from the pool that the tasks of the worker share: it would sto
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
 from typing import Any
 
 from celery import Celery
 
 from paigeant_celery.activities.real_threads import OfThread, in_real_thread
 
-__all__ = ["keep_producers_apart"]
+__all__ = ["keep_producers_apart", "pool_mistakes"]
+
+
+def pool_mistakes() -> Iterator[str]:
+    """Yield why no step can run in this process, if none can."""
+    patcher = sys.modules.get("eventlet.patcher")
+    if patcher is not None and patcher.is_monkey_patched("thread"):
+        yield (
+            "steps cannot run under eventlet: they need threads beside its greenlets, and its locks fail for good if "
+            "both use one, such as that of a log handler (`Cannot switch to a different thread`); use `-P gevent`, "
+            "`-P threads` or `-P prefork`, and give other tasks that need eventlet a worker of their own"
+        )
 
 
 class ProducersOfThreads:

@@ -26,6 +26,7 @@ from paigeant_celery.core.errors import (
 from paigeant_celery.core.names import is_queue_name
 from paigeant_celery.core.settings import SPECIAL_CONSUME, Consume
 from paigeant_celery.hop.surroundings import around_step_of
+from paigeant_celery.worker.greenlets import pool_mistakes
 from paigeant_celery.worker.selection import NO_SELECTION, Selection
 
 __all__ = [
@@ -51,7 +52,7 @@ def start_checks(transport: CeleryTransport, selection: Selection = NO_SELECTION
     For a worker that serves nothing, a store that is away is one of the mistakes.
     """
     seen = False
-    mistakes = list(transport.mistakes())
+    mistakes = [*transport.mistakes(), *pool_mistakes()]
     if transport.in_memory and not embedded:
         mistakes.append(
             "the broker is `memory://`, which no other process can reach; set `PAIGEANT_REDIS_URL` or `broker_url`, "

@@ -184,6 +184,11 @@ ANSWERS = {
         "journal/record.py": ["def differences("],
         "agents/fingerprints.py": ["def of_request("],
     },
+    "Which Redis is the store?": {
+        "broker/connection.py": ["def store_of_broker("],
+        "store/endpoint.py": ["def read_url("],
+        "store/redis_client.py": ["def _pool("],
+    },
     "Why does this worker serve this queue?": {
         "worker/serving.py": ["def served_activities(", "def queues_of("],
         "worker/bootsteps.py": ["def _serve("],

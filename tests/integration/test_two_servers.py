@@ -80,8 +80,9 @@ def test_a_broker_that_comes_back_empty_loses_no_workflow(
 
 
 @pytest.mark.xdist_group("short leases")
+@pytest.mark.parametrize("pool", ["threads", pytest.param("prefork", marks=pytest.mark.proof)])
 def test_a_store_that_loses_its_data_again_and_again_loses_no_workflow_that_has_a_message(
-    own_redis: Callable[..., RedisServer], gate: Path, tmp_path: Path
+    own_redis: Callable[..., RedisServer], gate: Path, tmp_path: Path, pool: str
 ) -> None:
     """Neither one whose step runs nor one whose message waits: each is adopted from it, and goes on."""
     broker, store = own_redis(), own_redis()
@@ -89,7 +90,7 @@ def test_a_store_that_loses_its_data_again_and_again_loses_no_workflow_that_has_
         deployment(broker.url, tmp_path / "made", store=store.url, paigeant_lease=BRIEF_LEASE) as made,
         redis.Redis.from_url(store.url) as client,
     ):
-        made.ready_worker("press", "troubles", pool="threads", slots=AT_ONCE)
+        made.ready_worker("press", "troubles", pool=pool, slots=AT_ONCE)
         handles = [dispatch(made, gate) for _ in range(WORKFLOWS)]
         for loss in range(LOSSES):
             wait_for_runs(made, (loss + 1) * AT_ONCE)
@@ -100,6 +101,31 @@ def test_a_store_that_loses_its_data_again_and_again_loses_no_workflow_that_has_
         eventually(lambda: {state_of(handle) for handle in handles} == {"completed"}, within=WITHIN)
         assert {handle.result_sync(0).output for handle in handles} == {"draft(after|the gate is open)"}
         assert DeadLetters(made.transport()).list() == []
+
+
+@pytest.mark.proof
+@pytest.mark.xdist_group("short leases")
+def test_what_cannot_go_on_without_the_lost_store_becomes_a_letter(
+    own_redis: Callable[..., RedisServer], gate: Path, tmp_path: Path
+) -> None:
+    """The output of an earlier step was only there, whether the next step runs or its message waits."""
+    broker, store = own_redis(), own_redis()
+    with (
+        deployment(broker.url, tmp_path / "made", store=store.url, paigeant_lease=BRIEF_LEASE) as made,
+        redis.Redis.from_url(store.url) as client,
+    ):
+        made.ready_worker("press", pool="threads", name="press")
+        made.ready_worker("troubles", pool="threads", slots=AT_ONCE, name="troubles")
+        transport, dispatcher = made.transport(), WorkflowDispatcher()
+        steps = [ActivitySpec("draft", "x" * 40_000), ActivitySpec("gated", str(gate))]
+        ids = {dispatcher.dispatch_workflow_sync(transport, itinerary=steps) for _ in range(WORKFLOWS)}
+        wait_for_runs(made, WORKFLOWS + AT_ONCE)  # all drafts; the other steps wait for a slot
+
+        client.flushall()
+
+        letters = DeadLetters(transport)
+        eventually(lambda: {letter.correlation_id for letter in letters.list()} == ids, within=WITHIN)
+        assert {letter.reason for letter in letters.list()} == {"store_lost"}
 
 
 def wait_for_runs(made: Deployment, number: int) -> None:

@@ -52,18 +52,22 @@ async def doze(seconds: float) -> str:
 
 
 @activity
-def reckon(seconds: float) -> str:
-    """Compute, in a thread."""
+def reckon(seconds: float, gate: str) -> str:
+    """Compute, in a thread: so long, and until a file is there."""
     with noted_run(workflow_context().hop_id):
         compute_for(seconds)
+        while not Path(gate).exists():
+            compute_for(0.01)
     return "reckoned"
 
 
 @activity
-def clog(seconds: float) -> str:
+def clog(seconds: float, gate: str) -> str:
     """Call a library that blocks its thread and knows nothing of greenlets."""
     with noted_run(workflow_context().hop_id):
         ctypes.CDLL(None).usleep(int(seconds * 1e6))
+        while not Path(gate).exists():
+            ctypes.CDLL(None).usleep(50_000)
     return "clogged"
 
 

@@ -35,7 +35,18 @@ local function record_of(hop)
   return (events == 'stream' or events == 'none') and record or nil
 end
 
+local reached = {}
+local function reached_on(queue)
+  reached[queue] = reached[queue] or tonumber(redis.call('HGET', reached_key, queue)) or 0
+  return reached[queue]
+end
+
 local function send_again(hop, record, waits, why)
+  if type(redis.pcall('HINCRBY', sent_key, record.queue, 0)) ~= 'number' then
+    -- Something else wrote there. Without a number no message of this queue could be sent, and the pass would end here.
+    redis.call('HSET', sent_key, record.queue, int(reached_on(record.queue)))
+    corrupted[#corrupted + 1] = sent_key
+  end
   redis.call('HSET', hop_key(hop), 'state', 'queued')
   expect(hop, record.queue, waits)
   add_event(record.workflow, 'type', 'resent', 'hop', hop, 'why', why)
@@ -68,12 +79,6 @@ local function lapse(owner, why)
       corrupted[#corrupted + 1] = hop_key(hop)
     end
   end
-end
-
-local reached = {}
-local function reached_on(queue)
-  reached[queue] = reached[queue] or tonumber(redis.call('HGET', reached_key, queue)) or 0
-  return reached[queue]
 end
 
 -- Send a retry, or a hop that was released or redriven.

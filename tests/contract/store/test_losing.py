@@ -17,6 +17,7 @@ WRITES: dict[str, Callable[[Store, Closing], object]] = {
     "finish": lambda store, close: store.complete(completion(close)),
     "fail": lambda store, close: store.fail(close, FAILURE),
     "retry_at": lambda store, close: store.retry_at(close, FAILURE, delay=1),
+    "give_back": lambda store, close: store.give_back(close, FAILURE),
     "park": lambda store, close: store.park(close, FAILURE, letter()),
     "release": lambda store, close: store.release(close),
     "record": lambda store, close: store.record(close, {"call": "1"}),
