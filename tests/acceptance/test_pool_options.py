@@ -128,12 +128,14 @@ def expect_whole_after(made: Deployment, earlier: list[WorkflowHandle]) -> None:
 def test_workers_that_are_started_together_and_detached_serve(made: Deployment) -> None:
     """`celery multi` starts them without a terminal, and stops them."""
     folder = made.configured("multi")
-    files = ("--pidfile", f"{folder}/%n.pid", "--logfile", f"{folder}/%n%I.log")
-    common = ("-A", "paigeant_celery", "-c", "1", "-l", "INFO", "-I", "toil", *files)
+    common = ("--app=paigeant_celery", "--concurrency=1", "--loglevel=INFO", "--include=toil")
+    files = (f"--pidfile={folder}/%n.pid", f"--logfile={folder}/%n%I.log")
 
     def multi(verb: str) -> None:
         name = made.prefix
-        process = made.run("multi", verb, f"{name}-one", f"{name}-two", *common, folder=folder, name=verb, cold=True)
+        process = made.run(
+            "multi", verb, f"{name}-one", f"{name}-two", *common, *files, folder=folder, name=verb, cold=True
+        )
         assert process.ended(within=WITHIN) == 0, process.log()
 
     multi("start")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from celery import Celery
 
 from paigeant_celery import ActivitySpec, FunctionSpec, WorkflowDispatcher, WorkflowHandle
-from tests.support.processes import START_WITHIN, Deployment, Process, deployment, eventually
+from tests.support.processes import START_WITHIN, Deployment, Process, deployment, eventually, run_script
 
 WITHIN = 20.0
 LEASE = 0.6  # seconds
@@ -154,6 +155,56 @@ class TestGevent:
 
         assert handle.result_sync(WITHIN).output == "recovered"
         assert handle.status_sync().state == "completed"
+
+
+# What a web process does under `gunicorn -k gevent`, in which each request is a greenlet.
+WEB = """
+import gevent.monkey
+gevent.monkey.patch_all()
+import asyncio, json, time
+import gevent
+from celery import Celery
+from paigeant_celery import ActivitySpec, FunctionSpec, WorkflowDispatcher, get_transport
+
+app = Celery("web", config_source="celeryconfig", set_as_current=False)
+dispatcher, transport = WorkflowDispatcher(), get_transport(app=app)
+steps = [FunctionSpec("doze", {"seconds": 0.2}), ActivitySpec("gardener", "go")]
+
+def view():
+    sent = dispatcher.dispatch_workflow_sync(transport, itinerary=steps)
+    handle = dispatcher.handle(sent, transport)
+    handle.status_sync()
+    return handle.result_sync(30).output
+
+async def asynchronous():
+    sent = await dispatcher.dispatch_workflow(transport, itinerary=steps)
+    handle = dispatcher.handle(sent, transport)
+    await handle.status()
+    seen = [event.type async for event in handle.events()]
+    return [(await handle.result(30)).output, "completed" in seen]
+
+views = [gevent.spawn(view) for _ in range(20)]
+views.append(gevent.spawn(lambda: asyncio.run(asynchronous())))
+longest, last = 0.0, time.monotonic()
+while not all(each.dead for each in views):
+    gevent.sleep(0.01)
+    longest, last = max(longest, time.monotonic() - last), time.monotonic()
+print(json.dumps({"outputs": [each.value for each in views], "longest": longest}))
+"""
+
+
+@pytest.mark.proof
+def test_a_web_process_under_gevent_dispatches_and_reads(made: Deployment, worker: Process) -> None:
+    """A request that waits holds up no other one."""
+    folder = made.configured("web")
+    (folder / "celeryconfig.py").write_text(
+        (folder / "celeryconfig.py").read_text().replace("'paigeant_celery.tasks', 'greenhouse'", "")
+    )
+
+    seen = json.loads(run_script(WEB, cwd=folder, cold=True, within=60.0).splitlines()[-1])
+
+    assert seen["outputs"] == [*["dug watered"] * 20, ["dug watered", True]]
+    assert seen["longest"] < 2.0
 
 
 @pytest.mark.proof
