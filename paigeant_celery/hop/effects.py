@@ -86,8 +86,8 @@ class Effects(ABC):
         """How many characters of what a step gave are kept if its hop cannot go on with it."""
 
     @abstractmethod
-    def claim(self, arrival: Arrival, message: PaigeantMessage, *, max_attempts: int) -> ClaimAnswer:
-        """Ask whether this delivery may run its hop. Raises `MessageError` if it never may."""
+    def claim(self, arrival: Arrival, message: PaigeantMessage, *, max_attempts: int, timeout: float) -> ClaimAnswer:
+        """Ask whether this delivery may run its hop, for `timeout` seconds. Raises `MessageError` if it never may."""
 
     def dropped(self, hop_id: str, drop: Dropped) -> Drop:
         """Return the answer to a delivery that may not run its hop."""

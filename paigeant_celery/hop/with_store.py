@@ -65,13 +65,14 @@ class RecordedEffects(Effects):
         # What is beside an output fits into an envelope.
         return max(MAX_RECORD, self._settings.max_output_size + self._settings.max_message_size)
 
-    def claim(self, arrival: Arrival, message: PaigeantMessage, *, max_attempts: int) -> ClaimAnswer:
+    def claim(self, arrival: Arrival, message: PaigeantMessage, *, max_attempts: int, timeout: float) -> ClaimAnswer:
         """Claim the hop. A workflow that the store does not know is adopted if its message is recent enough."""
         digest = sha256(str(arrival.envelope))
-        answer = self._claims.claim(arrival, message, digest=digest, max_attempts=max_attempts)
+        claim = partial(self._claims.claim, arrival, message, digest=digest, max_attempts=max_attempts, timeout=timeout)
+        answer = claim()
         if answer == Dropped(reason="unknown"):
             self._claims.adopt(arrival, message)
-            answer = self._claims.claim(arrival, message, digest=digest, max_attempts=max_attempts)
+            answer = claim()
             answer = replace(answer, created_at=None) if isinstance(answer, Claimed) else answer
         match answer:
             case Dropped(reason="unknown"):

@@ -46,7 +46,7 @@ class MessageOnlyEffects(Effects):
         """None, because nothing keeps them."""
         return 0
 
-    def claim(self, arrival: Arrival, message: PaigeantMessage, *, max_attempts: int) -> Claimed:
+    def claim(self, arrival: Arrival, message: PaigeantMessage, *, max_attempts: int, timeout: float) -> Claimed:
         """Let the delivery run, because nobody remembers an earlier one."""
         begun = min(arrival.attempt - 1, max_attempts)  # as the message says, which may say any number
         hop = count_attempt(Hop(attempt=begun), max_attempts=max_attempts)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from paigeant_celery.core.errors import ConfigurationError
 from paigeant_celery.store import limits
-from paigeant_celery.store.port import Store
+
+if TYPE_CHECKING:  # the process that only touches owners loads no models
+    from paigeant_celery.store.port import Store
 
 __all__ = ["open_store"]
 

@@ -42,6 +42,7 @@ from paigeant_celery.store.redis_records import (
     moment_of,
 )
 from paigeant_celery.store.timeline import id_of, place_of, read_on
+from paigeant_celery.store.touching import touch
 
 __all__ = ["RedisStore"]
 
@@ -57,7 +58,7 @@ class RedisStore:
 
     def __init__(self, url: str, *, prefix: str, lease: float, ttl: float, limits: StoreLimits = LIMITS) -> None:
         self._server = Server(url, prefix=prefix, limits=limits)
-        self._prefix = prefix
+        self._url, self._prefix = url, prefix
         self._lease, self._ttl = round(lease * 1000), round(ttl * 1000)
 
     def __repr__(self) -> str:
@@ -72,6 +73,11 @@ class RedisStore:
     def shared(self) -> bool:
         """Whether other processes see the same records. They do."""
         return True
+
+    @property
+    def reopening(self) -> Mapping[str, str | int] | None:
+        """What another process needs to touch owners, with the password."""
+        return {"url": self._url, "prefix": self._prefix, "lease": self._lease}
 
     def start(self, new: NewWorkflow) -> Literal["started", "exists", "conflict"]:
         """Record a workflow and its first hop."""
@@ -96,7 +102,7 @@ class RedisStore:
         about = f"hop:{claim.hop_id}"
         reply = self._server.run(
             "claim", claim.hop_id, claim.owner, claim.token, claim.max_attempts, claim.digest or "", self._lease,
-            claim.step, about=about,
+            claim.step, round(claim.timeout * 1000), about=about,
         )  # fmt: skip
         if reply[0] != "claimed":
             return Dropped(reason=cast("DropReason", reply[0]))
@@ -110,17 +116,21 @@ class RedisStore:
                 created_at=moment_of(created_at),
             )
 
-    def renew(self, owner: str, hops: Mapping[str, int]) -> RenewAnswer:
+    def renew(self, owner: str, hops: Mapping[str, int], *, touchable: float = 0.0) -> RenewAnswer:
         """Extend the owner's lease. Hops that lapsed and were not taken are the owner's again."""
         pairs = (part for hop_id, fence in hops.items() for part in (hop_id, fence))
-        about = f"owner:{owner}"
-        lost, stray, cancelled = self._server.run("renew", owner, self._lease, *pairs, about=about)
+        about, longest = f"owner:{owner}", round(touchable * 1000)
+        lost, stray, cancelled = self._server.run("renew", owner, self._lease, longest, *pairs, about=about)
         with self._server.readable(about):
             return RenewAnswer(
                 lost=frozenset(lost),
                 cancelled=frozenset(cancelled),
                 stray={hop_id: int(fence) for hop_id, fence in zip(stray[::2], stray[1::2], strict=True)},
             )
+
+    def touch(self, *, host: str, owners: Collection[str]) -> Sequence[str]:
+        """Extend the leases of living owners, and return all owners on a host."""
+        return touch(self._server, host=host, owners=owners, lease=self._lease)
 
     def release(self, closing: Closing) -> bool:
         """Requeue a hop that its owner does not run."""
