@@ -277,6 +277,7 @@ ACTIONS: Mapping[str, str] = MappingProxyType(
         "store_corrupt": "a record of the store cannot be read",
         "store_unreachable": "the store is away, and something waits for it",
         "sweep_failed": "a sweep ended early; the next one comes soon",
+        "touching_failed": "nothing extends the lease of a worker while a step holds the interpreter lock",
         "transport_chosen": "which transport was chosen, and why",
         "transport_overruled": "an environment variable takes precedence over the installed app",
         "waiting_for_server": "the store or the broker is away and is asked again soon",

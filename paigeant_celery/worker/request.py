@@ -22,6 +22,11 @@ class HopRequest(Request):  # type: ignore[misc]  # Celery ships no types
         described: dict[str, Any] = super().info(safe=True)
         return described
 
+    def on_accepted(self, pid: int, time_accepted: float) -> None:
+        """Have the leases of this worker kept from outside, from its first step on."""
+        self.task.runtime.keep_touched()
+        super().on_accepted(pid, time_accepted)
+
     def terminate(self, pool: Any, signal: Any = None) -> None:
         """Kill no process, because its other work would be lost; its owner cancels the run of a revoked hop."""
         self.send_event("task-revoked", terminated=True, signum=str(signal), expired=False)

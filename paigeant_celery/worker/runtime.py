@@ -34,6 +34,7 @@ from paigeant_celery.worker.django_host import DjangoHost
 from paigeant_celery.worker.loop import ProcessLoop
 from paigeant_celery.worker.shutdown import Shutdown
 from paigeant_celery.worker.streams import complete_streams
+from paigeant_celery.worker.touching import Touching
 
 __all__ = ["HopRuntime", "ShownAs"]
 
@@ -64,26 +65,28 @@ class HopRuntime:
         host, settings = DjangoHost(transport.app), transport.settings
         self.loop = ProcessLoop(host)
         self.shutdown = Shutdown(grace=settings.shutdown_grace)
-        self._owner, self._effects = self._owner_and_effects(transport)
+        self._owner, self._effects, self._touching = self._owner_and_effects(transport)
         surroundings = Surroundings(host=host, around_step=cache(lambda: around_step_of(settings.around_step)))
         self.service = HopService(
             effects=self._effects, registry=registry, settings=settings, surroundings=surroundings
         )
 
-    def _owner_and_effects(self, transport: CeleryTransport) -> tuple[Owner | NoLease, Effects]:
-        """Return who holds hops and what is done about them, which depends on whether there is a store."""
+    def _owner_and_effects(self, transport: CeleryTransport) -> tuple[Owner | NoLease, Effects, Touching]:
+        """Return who holds hops, what is done about them and who else keeps them, which depends on the store."""
         store, settings, outbox = transport.store, transport.settings, Outbox(transport.publisher, registry)
         if store is None:
             letters = transport.letter_queue
-            return NoLease(), MessageOnlyEffects(outbox=outbox, letters=letters, settings=settings, worker=new_owner_id)
+            alone = MessageOnlyEffects(outbox=outbox, letters=letters, settings=settings, worker=new_owner_id)
+            return NoLease(), alone, Touching(None, lease=settings.lease)
         owner = Owner(store, lease=settings.lease)
-        return owner, RecordedEffects(
+        effects = RecordedEffects(
             store=store,
             outbox=outbox,
             settings=settings,
             owner=lambda: owner.id,
             stopping=lambda: self.shutdown.asked,
         )
+        return owner, effects, Touching(store.reopening, lease=settings.lease)
 
     def start_sweeping(self) -> None:
         """Start putting hops back on their queue if their message or owner is lost; without a store, do nothing."""
@@ -92,6 +95,17 @@ class HopRuntime:
     def stop_sweeping(self) -> None:
         """Stop that, and leave it to other workers."""
         self._effects.stop_sweeping()
+
+    def keep_touched(self) -> None:
+        """Have a helper extend the leases of this worker while a step holds the interpreter lock.
+
+        This is called in the process that accepts deliveries, before a step can hold its lock.
+        """
+        self._touching.begin()
+
+    def leave_touched(self) -> None:
+        """End the helper, because no step runs here any more."""
+        self._touching.end()
 
     def perform(self, arrival: Arrival) -> dict[str, str]:
         """Take one delivery through its hop and return a summary for Flower.
@@ -123,7 +137,8 @@ class HopRuntime:
             return self._close(hop, outcome)
 
     def _held(self, hop: Opened, future: concurrent.futures.Future[Outcome]) -> AbstractContextManager[None]:
-        return self._owner.holding(hop.closing.hop_id, fence=hop.closing.fence, cancel=future.cancel)
+        ends = hop.begun_at + hop.timeout
+        return self._owner.holding(hop.closing.hop_id, fence=hop.closing.fence, cancel=future.cancel, ends=ends)
 
     def _outcome(self, hop: Opened, future: concurrent.futures.Future[Outcome]) -> Outcome:
         """Wait for the run; give it up if its code blocks the loop, because then no timeout can reach it."""
