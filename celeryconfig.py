@@ -61,6 +61,10 @@ A host application sets the same `paigeant_*` keys in its own Celery configurati
 # less than 5 s, an outage of the store of 2.5 s may already look like the end of all workers.
 # paigeant_lease = 10.0
 
+# How long a dispatch waits for the broker. What is recorded by then is sent by a sweep, so the caller loses nothing by
+# giving up. A worker waits as long for what it sends without a store, and for nobody otherwise.
+# paigeant_publish_timeout = 10.0
+
 # How long steps continue after a worker is told to end (SIGTERM). They are then given back, and another worker begins
 # them again; no attempt is spent. Set it to less than your service manager waits before it kills: 30 s in Kubernetes,
 # 10 s in Docker, 90 s in systemd.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from textwrap import indent
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -12,10 +12,13 @@ import click
 
 if TYPE_CHECKING:
     from paigeant_celery.client.dead_letters import DeadLetters
+    from paigeant_celery.store.port import Store
 
 __all__ = ["paigeant"]
 
 T = TypeVar("T")
+
+STILL_SWEPT = 10.0  # seconds; a worker that serves steps looks every second
 
 discard_journal = click.option(
     "--discard-journal", is_flag=True, help="Make and pay for all calls of the step again, even recorded ones."
@@ -73,7 +76,8 @@ def show(context: click.Context, correlation_id: str, events: bool) -> None:
         used = [f"{name}={count}" for name, count in status.usage.items()]
         click.echo(f"  used:      {' '.join([*used, *cost])}")
     if status.failure is not None:
-        click.echo(f"  failed at: {status.failure.step_id or '-'}: {status.failure.error_class}: {status.failure.text}")
+        said = "given back" if status.state == "queued" else "failed at"
+        click.echo(f"  {said}: {status.failure.step_id or '-'}: {status.failure.error_class}: {status.failure.text}")
         if status.failure.cause is not None:
             click.echo(indent(str(status.failure.cause), "    "))
     for event in happened:
@@ -100,6 +104,44 @@ def retry(context: click.Context, correlation_id: str, discard_journal: bool) ->
     if not _asked(context, correlation_id, "redrive_sync", discard_journal=discard_journal):
         raise click.ClickException(f"workflow {correlation_id} is not parked")
     click.echo(f"workflow {correlation_id} goes on")
+
+
+@paigeant.command()
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.pass_context
+def rebind(context: click.Context, yes: bool) -> None:
+    """Let this app's broker take the place of the one that the store belongs to."""
+    from paigeant_celery.core.errors import StoreRequired
+
+    transport = _transport(context)
+    if (store := transport.store) is None:
+        raise click.ClickException(str(StoreRequired("rebind")))
+    old = _reading(transport.binding.other_broker)
+    if old is None:
+        click.echo(f"the store {store.address} belongs to no other broker than {transport.broker}; nothing is changed")
+        return
+    click.echo(f"store:      {store.address}, prefix {transport.settings.prefix!r}")
+    click.echo(f"old broker: {old.address}")
+    click.echo(f"new broker: {transport.broker_identity}")
+    for line in _reading(lambda: list(_consequences(store))):
+        click.echo(line)
+    if not yes:
+        click.confirm("Let the store belong to the new broker?", abort=True)
+    if not _reading(lambda: transport.binding.rebind(instead_of=old)):
+        raise click.ClickException("the store belongs to another broker by now; look, and run this again if it must be")
+    click.echo("the store belongs to the new broker; start its workers")
+
+
+def _consequences(store: Store) -> Iterator[str]:
+    """Yield what a change of the broker means for the workflows under way."""
+    hops, unswept = store.open_hops(), store.unswept()
+    yield (
+        f"{hops.due} workflows wait for a worker or a retry, {hops.running} are running, {hops.parked} are parked. "
+        "Their messages stay on the old broker. Workers of the new one send those that wait again, 100 a second, and "
+        "those that are running when their worker is gone. Nothing that is recorded is lost."
+    )
+    if unswept is not None and unswept < STILL_SWEPT:
+        yield f"A worker used the store {unswept:.0f} s ago: stop all workers and programs of the old broker first."
 
 
 @paigeant.group()

@@ -24,6 +24,7 @@ from paigeant_celery.activities.port import Activity
 from paigeant_celery.activities.registry import registry
 from paigeant_celery.broker.outbox import Outbox
 from paigeant_celery.broker.port import Delivery
+from paigeant_celery.broker.sending import Sending
 from paigeant_celery.client.dispatch import WorkflowDispatcher
 from paigeant_celery.client.handle import WorkflowHandle
 from paigeant_celery.client.readings import WorkflowResult
@@ -187,8 +188,8 @@ class _HarnessPublisher:
     def queue_for(self, activity: str, queue: str | None) -> str:
         return queue or self._names.queue(activity)
 
-    def publish(self, delivery: Delivery) -> None:
-        self._pending.append(delivery)
+    def begin(self, delivery: Delivery) -> Sending[None]:
+        return Sending.made(lambda: self._pending.append(delivery))
 
     def waiting(self, queue: str) -> int:
         return sum(delivery.queue == queue for delivery in self._pending)
@@ -202,6 +203,9 @@ class _HarnessTransport:
 
     def check_dispatch(self) -> None:
         """Check nothing: no Celery configuration reaches the harness."""
+
+    def check_broker(self) -> None:
+        """Check nothing: there is no broker."""
 
 
 @pytest.fixture

@@ -6,12 +6,22 @@ import os
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import pytest
 
 from tests.support.hurrying import hurry
-from tests.support.servers import NoServer, RabbitServer, RedisDatabase, RedisServer, rabbit_server, redis_server
+from tests.support.servers import (
+    Certificates,
+    NoServer,
+    RabbitServer,
+    RedisDatabase,
+    RedisServer,
+    certificates,
+    rabbit_server,
+    redis_server,
+    tls_server,
+)
 
 S = TypeVar("S")
 
@@ -54,6 +64,22 @@ def own_redis() -> Iterator[Callable[..., RedisServer]]:
 
 
 @pytest.fixture(scope="session")
+def own_authority(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    """Make a certificate authority that no system knows."""
+    try:
+        return certificates(tmp_path_factory.mktemp("certificates"))
+    except NoServer as error:
+        _without(error)
+
+
+@pytest.fixture
+def tls_redis(own_authority: Certificates) -> Iterator[Callable[..., RedisServer]]:
+    """Start servers that speak TLS, with certificates for the names of this machine or other ones."""
+    with ExitStack() as stack:
+        yield lambda *options, **named: _enter(stack, tls_server(own_authority, *options, **named))
+
+
+@pytest.fixture(scope="session")
 def own_rabbit() -> Iterator[RabbitServer]:
     """Start a RabbitMQ broker that a test may stop for a while."""
     with ExitStack() as stack:
@@ -78,6 +104,10 @@ def _enter(stack: ExitStack, server: AbstractContextManager[S]) -> S:
     try:
         return stack.enter_context(server)
     except NoServer as error:
-        if os.environ.get("CI"):
-            pytest.fail(str(error))
-        pytest.skip(str(error))
+        _without(error)
+
+
+def _without(error: NoServer) -> NoReturn:
+    if os.environ.get("CI"):
+        pytest.fail(str(error))
+    pytest.skip(str(error))

@@ -8,7 +8,6 @@ import inspect
 import json
 import sys
 from collections.abc import Callable, Coroutine, Iterable
-from concurrent.futures import Future
 from functools import cached_property, partial, update_wrapper
 from types import FrameType
 from typing import (
@@ -28,7 +27,7 @@ from typing import (
 from pydantic import BaseModel, ConfigDict, Field, PydanticUserError, ValidationError, create_model
 
 from paigeant_celery.activities.context import WorkflowContext
-from paigeant_celery.activities.lazy import Limit, Reading, read_in_thread, read_on_loop, reading
+from paigeant_celery.activities.lazy import GivenUp, Limit, Reading, read_in_thread, read_on_loop, reading
 from paigeant_celery.activities.making import Making
 from paigeant_celery.activities.port import ActivityResult, StepLimits
 from paigeant_celery.activities.registry import check_name, registry
@@ -337,7 +336,7 @@ async def read_beside(result: object, limit: Limit) -> Any:
 async def _reading_in_own_thread(work: Callable[[Callable[..., Any]], T]) -> T:
     """Do some work in its own thread. It gets the function that reads there until nobody waits for it any more."""
     loop = asyncio.get_running_loop()
-    given_up: Future[None] = Future()
+    given_up = GivenUp()
 
     def read(steps: Reading, wanted: Coroutine[Any, Any, Any] | None = None) -> Any:
         return read_in_thread(steps, loop, given_up, wanted)
@@ -345,7 +344,7 @@ async def _reading_in_own_thread(work: Callable[[Callable[..., Any]], T]) -> T:
     try:
         return await in_own_thread(lambda: work(read))
     finally:
-        given_up.set_result(None)
+        given_up.begin()
 
 
 async def in_own_thread(call: Callable[[], T]) -> T:

@@ -19,11 +19,12 @@ from typing import Any, TypeAlias
 from pydantic import BaseModel
 from pydantic_core import PydanticSerializationError, to_json
 
+from paigeant_celery.activities.real_threads import real, run_on
 from paigeant_celery.core.crossing import reader_of
 from paigeant_celery.core.errors import NotSerializable
 from paigeant_celery.core.jsonable import MAX_VALUE_DEPTH
 
-__all__ = ["Limit", "Reading", "read_in_thread", "read_on_loop", "reading"]
+__all__ = ["GivenUp", "Limit", "Reading", "read_in_thread", "read_on_loop", "reading"]
 
 # Yields None before each item, and each coroutine whose answer it must be sent; returns what was read.
 Reading: TypeAlias = Generator[Coroutine[Any, Any, Any] | None, Any, Any]
@@ -76,18 +77,41 @@ async def read_on_loop(steps: Reading) -> Any:
         steps.close()
 
 
+class GivenUp:
+    """Whether nobody waits for a reading any more; then what it awaits is cancelled as well."""
+
+    def __init__(self) -> None:
+        self.is_so = False
+        self._lock = real().Lock()
+        self._awaited: concurrent.futures.Future[Any] | None = None
+
+    def begin(self) -> None:
+        """Say that nobody waits from now on."""
+        with self._lock:
+            self.is_so, awaited = True, self._awaited
+        if awaited is not None:
+            awaited.cancel()
+
+    def cancels(self, awaited: concurrent.futures.Future[Any]) -> None:
+        """Have cancelled what is awaited now."""
+        with self._lock:
+            self._awaited, already = awaited, self.is_so
+        if already:
+            awaited.cancel()
+
+
 def read_in_thread(
     steps: Reading,
     loop: asyncio.AbstractEventLoop,
-    given_up: concurrent.futures.Future[None],
+    given_up: GivenUp,
     wanted: Coroutine[Any, Any, Any] | None = None,
 ) -> Any:
-    """Read in this thread, and await on `loop` what must be awaited; stop before the next item once `given_up` is done.
+    """Read in this thread, and await on `loop` what must be awaited; stop before the next item once it is `given_up`.
 
     `wanted` is what a reading that has begun has asked for.
     """
     try:
-        while not given_up.done():
+        while not given_up.is_so:
             if wanted is None:
                 wanted = next(steps)
                 continue
@@ -104,13 +128,9 @@ def read_in_thread(
     raise concurrent.futures.CancelledError
 
 
-def _awaited(
-    wanted: Coroutine[Any, Any, Any], loop: asyncio.AbstractEventLoop, given_up: concurrent.futures.Future[None]
-) -> Any:
-    future = asyncio.run_coroutine_threadsafe(wanted, loop)
-    concurrent.futures.wait((future, given_up), return_when=concurrent.futures.FIRST_COMPLETED)
-    if given_up.done():
-        future.cancel()
+def _awaited(wanted: Coroutine[Any, Any, Any], loop: asyncio.AbstractEventLoop, given_up: GivenUp) -> Any:
+    future = run_on(loop, wanted)
+    given_up.cancels(future)
     return future.result()
 
 

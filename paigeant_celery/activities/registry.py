@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import difflib
 import gc
-import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from paigeant_celery.activities.port import Activity
+from paigeant_celery.activities.real_threads import real
 from paigeant_celery.core.errors import DuplicateActivity, InvalidInput, UnknownActivity, UsageError
-from paigeant_celery.core.names import ACTIVITY_NAME_RULE, QUEUE_RULE, is_activity_name, is_queue_name
+from paigeant_celery.core.names import ACTIVITY_NAME_RULE, QUEUE_RULE, is_activity_name, queue_fault
 from paigeant_celery.core.policy import StepPolicy
 
 __all__ = ["Registry", "check_name", "registry"]
@@ -27,7 +27,7 @@ class Registry:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()
+        self._lock = real().RLock()
         self._entries: list[weakref.ref[Activity]] = []
         self._subscribers: list[Subscriber] = []
 
@@ -147,8 +147,10 @@ def _name_of(activity: Activity) -> str | None:
 
 def _check(activity: Activity) -> None:
     queue, policy = activity.queue, activity.policy
-    if queue is not None and not (isinstance(queue, str) and is_queue_name(queue)):
+    if queue is not None and not isinstance(queue, str):
         raise InvalidInput("invalid_queue", "queue", f"must be the name of a Celery queue, which has {QUEUE_RULE}")
+    if queue is not None and (fault := queue_fault(queue)):
+        raise InvalidInput("invalid_queue", "queue", fault)
     if policy is not None and not isinstance(policy, StepPolicy):
         raise InvalidInput("invalid_policy", "policy", f"must be a `StepPolicy`, not a {type(policy).__name__}")
 

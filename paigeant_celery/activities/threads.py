@@ -8,10 +8,20 @@ from concurrent.futures import Executor, Future
 from contextlib import contextmanager
 from contextvars import Context, ContextVar
 from functools import partial
-from queue import SimpleQueue
 from typing import Any, ParamSpec, Protocol, TypeVar
 
-__all__ = ["HostResources", "NoResources", "OwnThread", "ThreadPerCall", "call_in_step", "released", "thread_of_step"]
+from paigeant_celery.activities.real_threads import RealFuture, new_thread, real, real_queue, start_thread
+
+__all__ = [
+    "HostResources",
+    "NoResources",
+    "OwnThread",
+    "SharedThreads",
+    "ThreadPerCall",
+    "call_in_step",
+    "released",
+    "thread_of_step",
+]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -52,30 +62,30 @@ class OwnThread(Executor):
 
     def __init__(self, host: HostResources, *, name: str = "paigeant-function") -> None:
         self._host, self._name = host, name
-        self._lock = threading.Lock()
-        self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._lock = real().Lock()
+        self._calls = real_queue()
         self._open_calls = 0
         self._closed = False
-        self._ended: Future[None] = Future()
-        self.thread = threading.Thread(target=self._serve, name=name, daemon=True)
+        self._ended: Future[None] = RealFuture()
+        self.thread = new_thread(self._serve, name=name)
 
     def submit(self, call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Make a call after those before it; raises `RuntimeError` if the thread is closed.
 
         A call from the thread itself, which may wait for it, is made in a thread beside it.
         """
-        if threading.current_thread() is self.thread:
+        if real().current_thread() is self.thread:
             other = self.beside()
             try:
                 return other.submit(call, *args, **kwargs)
             finally:
                 other.close()
-        future: Future[T] = Future()
+        future: Future[T] = RealFuture()
         with self._lock:
             if self._closed:
                 raise RuntimeError("the step to which this thread belongs has ended")
             self._open_calls += 1
-            self._calls.put(partial(self._make, future, partial(call, *args, **kwargs)))
+            self._calls.put(partial(_make, future, partial(call, *args, **kwargs), over=self._over))
             if self.thread.ident is None:
                 self.thread.start()
         return future
@@ -110,19 +120,6 @@ class OwnThread(Executor):
         self._host.release_thread()
         self._ended.set_result(None)
 
-    def _make(self, future: Future[T], call: Callable[[], T]) -> None:
-        if not future.set_running_or_notify_cancel():
-            self._over()
-            return
-        try:
-            result = call()
-        except BaseException as error:  # noqa: BLE001 - the waiting caller gets what it raised
-            self._over()
-            future.set_exception(_carried(error))
-        else:
-            self._over()  # before the caller hears of it, who may look for a free thread
-            future.set_result(result)
-
     def _over(self) -> None:
         with self._lock:
             self._open_calls -= 1
@@ -140,6 +137,53 @@ class ThreadPerCall(Executor):
         future = thread.submit(released(self._host, call, *args, **kwargs))
         thread.close()
         return future
+
+
+class SharedThreads(Executor):
+    """Makes each call in the first thread that is free, with at most so many threads, which stay."""
+
+    def __init__(self, most: int, *, name: str) -> None:
+        self._most, self._name = most, name
+        self._lock = real().Lock()
+        self._calls = real_queue()
+        self._threads = self._open_calls = 0
+
+    def submit(self, call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Make a call as soon as a thread is free."""
+        future: Future[T] = RealFuture()
+        with self._lock:
+            self._open_calls += 1
+            needed = self._threads < min(self._open_calls, self._most)
+            self._threads += needed
+        self._calls.put(partial(_make, future, partial(call, *args, **kwargs), over=self._over))
+        if needed:
+            start_thread(self._serve, name=self._name)
+        return future
+
+    def _serve(self) -> None:
+        while True:
+            call = self._calls.get()
+            call()
+            del call  # and with it the arguments, before the next one comes
+
+    def _over(self) -> None:
+        with self._lock:
+            self._open_calls -= 1
+
+
+def _make(future: Future[T], call: Callable[[], T], *, over: Callable[[], None]) -> None:
+    """Make a call for a future, and tell that it is over."""
+    if not future.set_running_or_notify_cancel():
+        over()
+        return
+    try:
+        result = call()
+    except BaseException as error:  # noqa: BLE001 - the waiting caller gets what it raised
+        over()
+        future.set_exception(_carried(error))
+    else:
+        over()  # before the caller hears of it, who may look for a free thread
+        future.set_result(result)
 
 
 def released(host: HostResources, call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Callable[[], T]:
@@ -182,7 +226,7 @@ def _noted(call: Callable[[], T]) -> Callable[[], T]:
         return call
 
     def make() -> T:
-        here = threading.current_thread()
+        here = real().current_thread()
         working[here] = None
         try:
             return call()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 
 from pydantic_ai.models import Model, infer_model
+
+from paigeant_celery.activities.real_threads import real
 
 __all__ = ["LoopModels"]
 
@@ -18,7 +19,7 @@ class LoopModels:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = real().Lock()
         self._models: dict[asyncio.AbstractEventLoop, dict[str, Model]] = {}
 
     def get(self, name: str) -> Model:

@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime
-from typing import Any, cast
+from functools import partial
+from typing import Any, TypeVar, cast
 
-from celery import Celery
 from kombu.entity import Queue
 
-from paigeant_celery.broker.publisher import PUBLISH_RETRY, connected
+from paigeant_celery.broker.threads import BrokerThreads
 from paigeant_celery.store.port import DeadLetter
 
 __all__ = ["LetterQueue"]
 
 MOST_LOOKED_AT = 10_000  # letters read at once
+READ_WITHIN = 60.0  # seconds; each letter is a round trip to some brokers
 
 Found = tuple[DeadLetter, str | None]
+T = TypeVar("T")
 
 
 class LetterQueue:
     """Keeps each letter as a durable message of its own, with the envelope of the hop if that may go on later."""
 
-    def __init__(self, app: Celery, name: str) -> None:
-        self._app = app
+    def __init__(self, threads: BrokerThreads, name: str) -> None:
+        self._threads = threads
         self._queue = cast("Any", Queue)(name, routing_key=name, durable=True)  # Kombu ships no types
 
     def bury(self, letter: DeadLetter, envelope: str | None) -> None:
@@ -34,22 +36,34 @@ class LetterQueue:
         now = datetime.now(UTC)
         kept = replace(letter, at=now, cursor=f"{now.timestamp():017.6f}-{letter.letter_id}")
         body = {"letter": {**asdict(kept), "at": now.isoformat()}, "envelope": envelope}
-        with connected(self._app) as connection, connection.Producer() as producer:
-            producer.publish(
+        self._ask(
+            lambda connection: connection.Producer().publish(
                 body, serializer="json", exchange="", routing_key=self._queue.name, declare=[self._queue],
-                delivery_mode=2, retry=True, retry_policy=PUBLISH_RETRY,
-            )  # fmt: skip
+                delivery_mode=2,
+            ),
+            within=None,
+        )  # fmt: skip
 
     def look(self) -> Sequence[Found]:
         """Return the letters, newest first, and put them back on the queue."""
-        with self._read() as messages:
-            found = [read for message in messages if (read := _found(message)) is not None]
-        return sorted(found, key=lambda kept: kept[0].cursor, reverse=True)
+        return self._ask(self._look)
 
     def take(self, letter_id: str) -> bool:
         """Take a letter and its copies off the queue; False if there is none."""
+        return self._ask(partial(self._take, letter_id))
+
+    def _ask(self, question: Callable[[Any], T], *, within: float | None = READ_WITHIN) -> T:
+        asked = self._threads.begin(lambda line: question(line.connection), lane=self._queue.name, within=within)
+        return asked.wait()
+
+    def _look(self, connection: Any) -> Sequence[Found]:
+        with self._read(connection) as messages:
+            found = [read for message in messages if (read := _found(message)) is not None]
+        return sorted(found, key=lambda kept: kept[0].cursor, reverse=True)
+
+    def _take(self, letter_id: str, connection: Any) -> bool:
         taken = False
-        with self._read() as messages:
+        with self._read(connection) as messages:
             for message in messages:
                 read = _found(message)
                 if read is not None and read[0].letter_id == letter_id:
@@ -58,9 +72,9 @@ class LetterQueue:
         return taken
 
     @contextmanager
-    def _read(self) -> Iterator[list[Any]]:
+    def _read(self, connection: Any) -> Iterator[list[Any]]:
         """Yield all messages of the queue; those that are not acknowledged inside the block go back."""
-        with connected(self._app) as connection, connection.channel() as channel:
+        with connection.channel() as channel:
             bound = self._queue(channel)
             bound.declare()
             messages: list[Any] = []

@@ -7,9 +7,12 @@ from typing import TypeAlias
 from paigeant_celery.activities.port import Activity
 from paigeant_celery.activities.registry import Registry
 from paigeant_celery.broker.port import Delivery, Publisher
+from paigeant_celery.broker.sending import Sending
 from paigeant_celery.broker.tracing import workflow_trace
-from paigeant_celery.core.message import PaigeantMessage, reread, sha256
-from paigeant_celery.core.names import FIRST_PLACE, hop_id
+from paigeant_celery.core.errors import NewerMessage
+from paigeant_celery.core.message import PaigeantMessage, first_activity_in, reread, sha256
+from paigeant_celery.core.names import FIRST_PLACE, split_hop_id
+from paigeant_celery.core.names import hop_id as make_hop_id
 from paigeant_celery.core.policy import StepPolicy
 from paigeant_celery.store.port import HopRecord, WorkflowRecord
 
@@ -29,17 +32,52 @@ class Outbox:
         queue = self._publisher.queue_for(message.step.activity, message.step.queue)
         return HopRecord(hop_id=message.message_id, queue=queue, envelope=envelope, digest=sha256(envelope))
 
-    def send(self, record: Recorded, *, message: PaigeantMessage | None = None, attempt: int = 1) -> None:
-        """Publish the message of a recorded hop.
+    def begin(self, record: Recorded, *, message: PaigeantMessage | None = None, attempt: int = 1) -> Sending[None]:
+        """Have the message of a recorded hop sent, without waiting for the broker.
 
         Reads its envelope again unless the caller passes `message`. `attempt` counts only if there is no store. Raises
-        `MessageError` if the envelope cannot be read, and `TransientError` if the broker is away.
+        `MessageError` if the envelope cannot be read.
         """
-        message = message or reread(record.envelope)
+        try:
+            message = message or reread(record.envelope)
+        except NewerMessage:
+            return self._begin_recorded_unread(record, attempt=attempt)
         activity = self._registry.find(message.step.activity)
         delivery = delivery_of(message, record.envelope, record.queue, activity, attempt=attempt)
         with workflow_trace(message.trace_context):
-            self._publisher.publish(delivery)
+            return self._publisher.begin(delivery)
+
+    def send(self, record: Recorded, *, message: PaigeantMessage | None = None, attempt: int = 1) -> None:
+        """Do the same and wait for it; raises `TransientError` as well, if the broker is away or refuses."""
+        self.begin(record, message=message, attempt=attempt).wait()
+
+    def _begin_recorded_unread(self, record: Recorded, *, attempt: int) -> Sending[None]:
+        """Have a hop sent whose own step this version can read, but not the rest; raises `NewerMessage` otherwise."""
+        activity = first_activity_in(record.envelope)
+        if activity is None:
+            text = "this version does not know the kind of the step; a newer worker sends it"
+            raise NewerMessage("newer_version", "slip.itinerary[0]", text)
+        return self.begin_unread(record.hop_id, activity, record.queue, record.envelope, attempt=attempt, given_back=0)
+
+    def begin_unread(
+        self, hop_id: str, activity: str, queue: str | None, envelope: str, *, attempt: int, given_back: int
+    ) -> Sending[None]:
+        """Have a message that cannot be read here put at the end of its queue; `given_back` says how often it was."""
+        ids = split_hop_id(hop_id)
+        return self._publisher.begin(
+            Delivery(
+                activity=activity,
+                hop_id=hop_id,
+                root_id=make_hop_id(ids[0], FIRST_PLACE) if ids is not None else hop_id,
+                parent_id=None,
+                queue=queue or self._publisher.queue_for(activity, None),
+                envelope=envelope,
+                summary="of a newer version",
+                timeout=None,
+                attempt=attempt,
+                given_back=given_back,
+            )
+        )
 
     def waiting(self, queue: str) -> int:
         """Return how many messages wait on a queue; raises `TransientError`."""
@@ -56,8 +94,8 @@ def delivery_of(
     return Delivery(
         activity=step.activity,
         hop_id=message.message_id,
-        root_id=hop_id(message.correlation_id, FIRST_PLACE),
-        parent_id=hop_id(message.correlation_id, slip.executed[-1].place) if slip.executed else None,
+        root_id=make_hop_id(message.correlation_id, FIRST_PLACE),
+        parent_id=make_hop_id(message.correlation_id, slip.executed[-1].place) if slip.executed else None,
         queue=queue,
         envelope=envelope,
         summary=f"workflow {message.correlation_id}, step {len(slip.executed) + 1} of {total}: {step.step_id}",

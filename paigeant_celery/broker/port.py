@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+from paigeant_celery.broker.sending import Sending
 from paigeant_celery.core.errors import InvalidInput
 from paigeant_celery.core.settings import Settings
 from paigeant_celery.store.port import DeadLetter, Store
@@ -26,6 +27,7 @@ class Delivery:
     summary: str
     timeout: float | None  # seconds per attempt, if step or activity sets them
     attempt: int = 1  # the attempt that it asks for, if no store counts attempts
+    given_back: int = 0  # how often it was put back on its queue because a worker could not read it
 
 
 class Letters(Protocol):
@@ -54,8 +56,8 @@ class Publisher(Protocol):
         """Return the queue of a step: its own, otherwise the host's route, otherwise the one of its name."""
         ...
 
-    def publish(self, delivery: Delivery) -> None:
-        """Send the message; raises `TransientError` if the broker cannot be reached."""
+    def begin(self, delivery: Delivery) -> Sending[None]:
+        """Have the message sent; waits for nothing. What is returned ends within `paigeant_publish_timeout`."""
         ...
 
     def waiting(self, queue: str) -> int:
@@ -83,6 +85,13 @@ class Transport(Protocol):
 
     def check_dispatch(self) -> None:
         """Raise `ConfigurationError` if messages sent from here would not run as they must."""
+        ...
+
+    def check_broker(self) -> None:
+        """Raise `ConfigurationError` if the broker is not the one that the store belongs to.
+
+        It may ask both; raises `TransientError` if the store is away.
+        """
         ...
 
 

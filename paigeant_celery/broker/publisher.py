@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import struct
 from typing import Any, cast
 
 from celery import Celery
 from kombu.entity import Queue
-from kombu.exceptions import OperationalError
-from kombu.utils.url import maybe_sanitize_url
 
 from paigeant_celery.activities.registry import registry
 from paigeant_celery.broker.port import Delivery
-from paigeant_celery.core.errors import Unreachable
-from paigeant_celery.core.names import ATTEMPT_HEADER, SPEC_VERSION, VERSION_HEADER, Names
+from paigeant_celery.broker.reach import Line
+from paigeant_celery.broker.sending import Sending
+from paigeant_celery.broker.threads import BrokerThreads
+from paigeant_celery.core.errors import InvalidInput, MessageError
+from paigeant_celery.core.names import (
+    ATTEMPT_HEADER,
+    GIVEN_BACK_HEADER,
+    MAX_QUEUE_LENGTH,
+    SPEC_VERSION,
+    VERSION_HEADER,
+    Names,
+    queue_fault,
+)
 
-__all__ = ["PUBLISH_RETRY", "CeleryPublisher", "broker_address", "connected"]
+__all__ = ["CeleryPublisher"]
 
-PUBLISH_RETRY = {"max_retries": 8, "interval_start": 0.0, "interval_step": 0.2, "interval_max": 1.0}
 # Seconds by which Celery's time limits exceed ours: a run that cannot be cancelled is given up after half a minute,
 # and an output may wait a quarter of an hour for a store that is unavailable.
 LIMIT_MARGIN = 20 * 60.0
 LONGEST_STEP = 30 * 86400.0  # seconds; used if neither step nor activity sets a timeout
+LOOK_WITHIN = 1.0  # seconds; a sweep asks for many queues
 NOT_FOUND = "404"  # AMQP's reply code for a missing queue; other transports use it too
 COMPRESS_FROM = 8 * 1024  # bytes of envelope; below that, gzip gains little
 
@@ -37,11 +45,20 @@ class _Direct:
 class CeleryPublisher:
     """Sends hops as Celery task messages that none of the host's defaults change."""
 
-    def __init__(self, app: Celery, names: Names) -> None:
-        self._app, self._names = app, names
+    def __init__(self, app: Celery, names: Names, threads: BrokerThreads) -> None:
+        self._app, self._names, self._threads = app, names, threads
 
     def queue_for(self, activity: str, queue: str | None) -> str:
-        """Return the step's own queue, or else the activity's, the host's route, or the one of its name."""
+        """Return the step's own queue, or else the activity's, the host's route, or the one of its name.
+
+        Raises `InvalidInput` if not every broker can have a queue of that name, or the exchange that the host gives it.
+        """
+        chosen = self._chosen(activity, queue)
+        if fault := queue_fault(chosen) or _exchange_fault(self.declared(chosen)):
+            raise InvalidInput("invalid_queue", "queue", f"{fault} (the activity {activity!r} is sent there)")
+        return chosen
+
+    def _chosen(self, activity: str, queue: str | None) -> str:
         if queue is not None:
             return queue
         loaded = registry.find(activity)
@@ -67,45 +84,54 @@ class CeleryPublisher:
             declared.queue_arguments = {"x-max-priority": queues.max_priority, **(declared.queue_arguments or {})}
         return cast("Queue", declared)
 
-    def publish(self, delivery: Delivery) -> None:
-        """Send the message; raises `Unreachable` when Celery has used up its retries."""
-        limit = delivery.timeout if delivery.timeout is not None else LONGEST_STEP
-        with reaching_broker(self._app):
-            self._app.send_task(
-                self._names.task(delivery.activity),
-                args=[delivery.envelope],
-                kwargs={},
-                task_id=delivery.hop_id,
-                root_id=delivery.root_id,
-                parent_id=delivery.parent_id,
-                queue=self.declared(delivery.queue),
-                router=_Direct(),
-                serializer="json",
-                compression=self._compression(delivery),
-                soft_time_limit=limit + LIMIT_MARGIN,
-                time_limit=limit + 2 * LIMIT_MARGIN,
-                expires=None,
-                priority=0,
-                delivery_mode=2,
-                ignore_result=True,
-                add_to_parent=False,
-                argsrepr=f"({delivery.summary})",
-                kwargsrepr="{}",
-                headers={VERSION_HEADER: SPEC_VERSION, ATTEMPT_HEADER: delivery.attempt},
-                retry=True,
-                retry_policy=PUBLISH_RETRY,
-            )
+    def begin(self, delivery: Delivery) -> Sending[None]:
+        """Have the message sent by a thread of ours.
+
+        It ends with `Unreachable` if the broker is away or refuses, and with `MessageError` if no broker can ever take
+        the message.
+        """
+        queue = self.declared(delivery.queue)  # here: what the host's configuration raises is the caller's
+        return self._threads.begin(lambda line: self._send(delivery, queue, line), lane=delivery.queue)
 
     def waiting(self, queue: str) -> int:
         """Return how many messages wait on a queue; 0 if the broker does not know the queue, or no longer does."""
-        # A connection of its own, because a pooled one does not survive a refused declaration.
-        with connected(self._app) as connection, connection.channel() as channel:
-            try:
-                return int(channel.queue_declare(queue, passive=True).message_count)
-            except connection.channel_errors as error:
-                if str(getattr(error, "reply_code", "")) == NOT_FOUND:
-                    return 0
-                raise
+        looking = self._threads.begin(
+            lambda line: _waiting(queue, line.connection), lane=f"look at {queue}", within=LOOK_WITHIN
+        )
+        return looking.wait()
+
+    def _send(self, delivery: Delivery, queue: Queue, line: Line) -> None:
+        try:
+            self._send_task(delivery, queue, line)
+        except (struct.error, UnicodeError) as error:  # AMQP writes names, ids and keys in 255 bytes of UTF-8
+            raise MessageError("unsendable", "", f"no broker can take its message: {error}") from error
+
+    def _send_task(self, delivery: Delivery, queue: Queue, line: Line) -> None:
+        limit = delivery.timeout if delivery.timeout is not None else LONGEST_STEP
+        self._app.send_task(
+            self._names.task(delivery.activity),
+            args=[delivery.envelope],
+            kwargs={},
+            task_id=delivery.hop_id,
+            root_id=delivery.root_id,
+            parent_id=delivery.parent_id,
+            queue=queue,
+            router=_Direct(),
+            producer=line.producer,
+            serializer="json",
+            compression=self._compression(delivery),
+            soft_time_limit=limit + LIMIT_MARGIN,
+            time_limit=limit + 2 * LIMIT_MARGIN,
+            expires=None,
+            priority=0,
+            delivery_mode=2,
+            ignore_result=True,
+            add_to_parent=False,
+            argsrepr=f"({delivery.summary})",
+            kwargsrepr="{}",
+            headers=_headers(delivery),
+            retry=False,  # our threads try again themselves, and know when nobody waits any longer
+        )
 
     def _compression(self, delivery: Delivery) -> str | None:
         # None would use the host's default, which workers elsewhere may lack.
@@ -113,33 +139,25 @@ class CeleryPublisher:
         return "gzip" if large or self._app.conf.task_compression else None
 
 
-@contextmanager
-def connected(app: Celery) -> Iterator[Any]:
-    """Yield a separate connection to the broker; raises `Unreachable`."""
-    with reaching_broker(app), app.connection_for_write() as connection:
-        connection.ensure_connection(max_retries=1, interval_start=0.1)
-        yield connection
+def _headers(delivery: Delivery) -> dict[str, str | int]:
+    headers: dict[str, str | int] = {VERSION_HEADER: SPEC_VERSION, ATTEMPT_HEADER: delivery.attempt}
+    return {**headers, GIVEN_BACK_HEADER: delivery.given_back} if delivery.given_back else headers
 
 
-@contextmanager
-def reaching_broker(app: Celery) -> Iterator[None]:
-    """Raise `Unreachable` for what Kombu raises if the broker is unavailable or refuses."""
-    try:
-        yield
-    except (OperationalError, OSError) as error:
-        raise Unreachable("broker", broker_address(app), type(error).__name__) from error
-    except _refusals(app) as error:
-        raise Unreachable("broker", broker_address(app), f"{type(error).__name__}: {error}") from error
+def _exchange_fault(queue: Queue) -> str:
+    """Say why messages cannot be routed to a queue that the host declares; "" if they can."""
+    for what, name in (("exchange", queue.exchange.name or ""), ("routing key", queue.routing_key or "")):
+        if (size := len(name.encode(errors="surrogatepass"))) > MAX_QUEUE_LENGTH:
+            return f"the {what} of the queue {queue.name!r} is {size} bytes long; AMQP allows {MAX_QUEUE_LENGTH}"
+    return ""
 
 
-def _refusals(app: Celery) -> tuple[type[Exception], ...]:
-    # What Kombu does not retry: a wrong password or virtual host, a queue declared differently.
-    connection = app.connection_for_write()
-    return (*connection.connection_errors, *connection.channel_errors)
-
-
-def broker_address(app: Celery) -> str:
-    """Return the address of the app's broker, without password."""
-    url = app.conf.broker_write_url or "amqp://"
-    first = url[0] if isinstance(url, (list, tuple)) else str(url).partition(";")[0]
-    return str(maybe_sanitize_url(first))
+def _waiting(queue: str, connection: Any) -> int:
+    # A channel of its own, because none survives a refused declaration.
+    with connection.channel() as channel:
+        try:
+            return int(channel.queue_declare(queue, passive=True).message_count)
+        except connection.channel_errors as error:
+            if str(getattr(error, "reply_code", "")) == NOT_FOUND:
+                return 0
+            raise

@@ -13,7 +13,7 @@ from celery.app.defaults import _TO_NEW_KEY, SETTING_KEYS
 from paigeant_celery.core.causes import cause_of
 from paigeant_celery.core.errors import ConfigurationError
 
-__all__ = ["LOCAL_REDIS", "REDIS_VARIABLE", "TRANSPORT_VARIABLE", "StandAloneApp", "default_redis_url", "only_broker"]
+__all__ = ["LOCAL_REDIS", "REDIS_VARIABLE", "TRANSPORT_VARIABLE", "StandAloneApp", "default_redis_url"]
 
 TRANSPORT_VARIABLE = "PAIGEANT_TRANSPORT"
 REDIS_VARIABLE = "PAIGEANT_REDIS_URL"
@@ -21,7 +21,6 @@ LOCAL_REDIS = "redis://localhost:6379/0"
 
 CONFIG_MODULE = "celeryconfig"
 CONFIG_VARIABLE = "CELERY_CONFIG_MODULE"  # Celery's own, which `celery --config` sets
-HOLD_A_STORE = ("redis://", "rediss://")
 NAME_QUEUES = {"task_queues", "task_default_queue"}
 
 
@@ -82,13 +81,6 @@ def default_redis_url() -> str:
     return os.environ.get(REDIS_VARIABLE) or LOCAL_REDIS
 
 
-def only_broker(conf: Any) -> str | None:
-    """Return the URL that messages are sent to; None if Celery is given no URL or several."""
-    given = conf.broker_write_url
-    urls = given if isinstance(given, (list, tuple)) else str(given or "").split(";")
-    return urls[0] if len(urls) == 1 and urls[0] else None
-
-
 def _defaults(conf: Any) -> dict[str, object]:
     """Return what stands beneath `conf`, which says what makes sense.
 
@@ -102,11 +94,8 @@ def _defaults(conf: Any) -> dict[str, object]:
     }
     if not conf.result_backend:  # a user who names one wants results
         found["task_ignore_result"] = True
-    broker = only_broker(conf)
     if not (conf.broker_write_url or conf.broker_read_url or conf.broker_transport):
-        broker = found["broker_url"] = default_redis_url()
-    if broker is not None and broker.startswith(HOLD_A_STORE):
-        found["paigeant_store_url"] = "broker"
+        found["broker_url"] = default_redis_url()
     return found
 
 

@@ -18,20 +18,23 @@ from kombu.transport import TRANSPORT_ALIASES
 from kombu.utils.url import maybe_sanitize_url
 
 from paigeant_celery.activities.registry import registry
+from paigeant_celery.broker.binding import BrokerBinding
+from paigeant_celery.broker.connection import broker_mistakes, holds_a_store, is_in_memory, shown_url, store_of_broker
 from paigeant_celery.broker.dead_letter_queue import LetterQueue
 from paigeant_celery.broker.left_behind import unfinished_in, watch
-from paigeant_celery.broker.publisher import CeleryPublisher, broker_address
+from paigeant_celery.broker.publisher import CeleryPublisher
+from paigeant_celery.broker.reach import broker_address
 from paigeant_celery.broker.stand_alone import (
     REDIS_VARIABLE,
     TRANSPORT_VARIABLE,
     StandAloneApp,
     default_redis_url,
-    only_broker,
 )
+from paigeant_celery.broker.threads import BrokerThreads
 from paigeant_celery.core.errors import ConfigurationError, InvalidInput, UnknownTransport
 from paigeant_celery.core.names import Names
 from paigeant_celery.core.settings import Settings, read_what_is_valid
-from paigeant_celery.store import open_store
+from paigeant_celery.store import EXAMPLES, open_store
 from paigeant_celery.store.port import Store
 
 __all__ = [
@@ -71,9 +74,11 @@ class CeleryTransport:
     def __init__(self, app: Celery, *, settings: Settings, store: Store | None, faults: Sequence[str] = ()) -> None:
         self.app, self.settings, self.store, self.faults = app, settings, store, tuple(faults)
         self.names = Names(settings.prefix)
-        self.publisher = CeleryPublisher(app, self.names)
-        self.letter_queue = LetterQueue(app, self.names.dead_letters)  # used only if there is no store
+        threads = BrokerThreads(app, timeout=settings.publish_timeout)
+        self.publisher = CeleryPublisher(app, self.names, threads)
+        self.letter_queue = LetterQueue(threads, self.names.dead_letters)  # used only if there is no store
         self.letters = self.letter_queue if store is None else None
+        self.binding = BrokerBinding(app, store, self.names, address=lambda: self.broker_identity, threads=threads)
 
     def __repr__(self) -> str:
         return f"CeleryTransport(broker={self.broker!r}, store={self.store_address!r})"
@@ -85,7 +90,7 @@ class CeleryTransport:
 
     @property
     def broker_identity(self) -> str:
-        """The broker in one form for all URLs: without credentials, and with what the URL leaves out filled in."""
+        """The broker's address in one form for all URLs: no credentials, and what the URL leaves out is filled in."""
         connection = self.app.connection_for_write()
         default_port = getattr(connection.transport, "default_port", None) or 0
         place = _harmless(connection.virtual_host or "/")
@@ -125,6 +130,10 @@ class CeleryTransport:
             raise ConfigurationError(mistakes)
         if self.in_memory:
             watch(self, unfinished_in(self.store, self.names))
+
+    def check_broker(self) -> None:
+        """Raise `ConfigurationError` if the broker is not the one that the store belongs to."""
+        self.binding.check_dispatch()
 
     def serves(self, activity: str) -> bool:
         """Say whether an executor of this process runs the steps of an activity."""
@@ -259,11 +268,12 @@ def transport_of(app: Celery, *, store: str | Store | None = None) -> CeleryTran
     settings, faults = read_what_is_valid(app.conf)
     if isinstance(app, StandAloneApp):
         faults.extend(app.faults)
+    faults.extend(broker_mistakes(app))
     opened = None
     try:
         opened = _opened(app, store, settings)
     except ConfigurationError as error:
-        faults.extend(error.mistakes)
+        faults.extend(mistake for mistake in error.mistakes if mistake not in faults)
     transport = CeleryTransport(app, settings=settings, store=None if faults else opened, faults=faults)
     if known is None:
         attach(app, Attachment(transport))
@@ -293,7 +303,7 @@ def _from_url(url: str, store: str | Store | None, variable: str | None = None) 
         url, variable = default_redis_url(), REDIS_VARIABLE
     scheme, separator, _ = url.partition("://")
     if not separator or scheme.partition("+")[0] not in TRANSPORT_ALIASES:
-        shown = str(maybe_sanitize_url(url)) if separator else url.rpartition("@")[2]  # which sanitizes only URLs
+        shown = shown_url(url) if separator else url.rpartition("@")[2]
         raise UnknownTransport(shown, variable)
     return _made_for(url) if store is None else transport_of(_app(url), store=store)
 
@@ -301,7 +311,8 @@ def _from_url(url: str, store: str | Store | None, variable: str | None = None) 
 @lru_cache(maxsize=16)
 def _made_for(url: str) -> CeleryTransport:
     """Return the transport of a URL; its app and connections are made once per process."""
-    return transport_of(_app(url), store=url if url.startswith(("redis:", "rediss:")) else None)
+    app = _app(url)
+    return transport_of(app, store="broker" if holds_a_store(app) else None)
 
 
 @lru_cache(maxsize=1)
@@ -330,12 +341,27 @@ def _app(broker: str) -> Celery:
 
 def _opened(app: Celery, store: str | Store | None, settings: Settings) -> Store | None:
     """Return the store that was passed, otherwise the one of the settings; raises `ConfigurationError`."""
-    url, named = (store, "store URL") if store is not None else (settings.store_url, "`paigeant_store_url`")
-    if not isinstance(url, str):
-        return url
-    if url == "broker":
-        url, named = only_broker(app.conf) or "", f"{named} is 'broker', but the broker's URL is no store's"
-    return open_store(url, prefix=settings.prefix, lease=settings.lease, ttl=settings.result_ttl, named=named)
+    where, named = (store, "store URL") if store is not None else (settings.store_url, "`paigeant_store_url`")
+    if where is None and isinstance(app, StandAloneApp) and not settings.store_is_set and holds_a_store(app):
+        where = "broker"
+    if where == "broker":
+        return _opened_of_broker(app, settings, named)
+    if not isinstance(where, str):
+        return where
+    return open_store(where, prefix=settings.prefix, lease=settings.lease, ttl=settings.result_ttl, named=named)
+
+
+def _opened_of_broker(app: Celery, settings: Settings, named: str) -> Store:
+    named = f"{named} is 'broker'"
+    endpoint = store_of_broker(app, lease=settings.lease)
+    if endpoint is None and not is_in_memory(app.connection_for_write()):
+        scheme = broker_address(app).partition("://")[0]
+        raise ConfigurationError([f"{named}, but a broker of {scheme!r} can hold no store; {EXAMPLES}"])
+    with suppress(ConfigurationError):
+        return open_store(
+            endpoint or "memory://", prefix=settings.prefix, lease=settings.lease, ttl=settings.result_ttl
+        )
+    raise ConfigurationError([f"{named}, but redis-py does not know an option of `broker_use_ssl`, or its value"])
 
 
 def _installed_app() -> Celery | None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 import uuid
-from collections.abc import Iterable, Mapping
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -17,6 +18,7 @@ from paigeant_celery.activities.port import Activity
 from paigeant_celery.activities.registry import registry
 from paigeant_celery.broker.outbox import Outbox, Recorded
 from paigeant_celery.broker.port import Transport, checked_transport
+from paigeant_celery.broker.sending import Sending
 from paigeant_celery.broker.tracing import current_trace
 from paigeant_celery.client.handle import WorkflowHandle
 from paigeant_celery.core.budget import WorkflowLimits
@@ -27,9 +29,11 @@ from paigeant_celery.core.errors import (
     MessageError,
     NotPublished,
     NotRecorded,
+    NotSent,
     PaigeantError,
     StoreCorrupt,
     TransientError,
+    Unreachable,
     WorkflowConflict,
 )
 from paigeant_celery.core.message import PaigeantMessage, content_digest, encode, parse
@@ -54,18 +58,24 @@ class _Runway:
     """Steps collected for the next dispatch of one context."""
 
     steps: list[Step] = field(default_factory=list)
-    taken: bool = False
-    lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    free: deque[None] = field(default_factory=lambda: deque([None]), repr=False)  # empty while a dispatch has the steps
+
+    @property
+    def taken(self) -> bool:
+        """Whether a dispatch has the steps."""
+        return not self.free
 
     def take(self) -> bool:
         """Take the steps for one dispatch; False if another dispatch has them."""
-        with self.lock:
-            free, self.taken = not self.taken, True
-            return free
+        try:
+            self.free.pop()  # in one go, and without a lock that another thread could hold at a fork
+        except IndexError:
+            return False
+        return True
 
     def give_back(self) -> None:
         """Leave the steps to a later dispatch, because this one sent nothing."""
-        self.taken = False
+        self.free.append(None)
 
 
 @dataclass(frozen=True)
@@ -136,13 +146,13 @@ class WorkflowDispatcher:
 
         Raises `InvalidInput` and `EmptyItinerary` before anything is enqueued, `WorkflowConflict` if the id belongs to
         other content, `NotRecorded` if the store is away (it may have recorded the workflow if only the reply was
-        lost), `NotPublished` if the workflow was recorded but not sent, `Unreachable` if there is no store and the
-        broker is away, and `StoreCorrupt` if the existing workflow's record cannot be read. To try again after
-        `NotRecorded` or `NotPublished`, pass the `correlation_id` of the error.
+        lost), `NotPublished` if the workflow was recorded but not sent within `paigeant_publish_timeout`, so that a
+        sweep sends it, `NotSent` if there is no store either, and `StoreCorrupt` if the existing workflow's record
+        cannot be read. To try again after `NotRecorded` or `NotPublished`, pass the `correlation_id` of the error.
         """
         asked = _Asked(variables, correlation_id, deadline, stream, usage_limits)
         sending = self._prepare(transport, itinerary, asked)
-        return await asyncio.to_thread(sending.send)
+        return await sending.sent()
 
     def dispatch_workflow_sync(
         self,
@@ -181,6 +191,7 @@ class WorkflowDispatcher:
         try:
             variables = _crossed_variables(asked.variables)
             message = _first_message(steps, asked, variables, self._registered.values(), transport)
+            _check_queues(message, transport)
             envelope = _checked_envelope(message, transport)
         except BaseException:
             if runway is not None:
@@ -201,22 +212,45 @@ class _Sending:
     runway: _Runway | None
 
     def send(self) -> str:
-        message = self.message
+        first = self._begin()
+        with self._telling():
+            if first is not None:
+                first.wait()
+        return self.message.correlation_id
+
+    async def sent(self) -> str:
+        """Do what `send` does. The event loop waits neither for the store nor for the broker."""
+        first = await asyncio.to_thread(self._begin)
+        with self._telling():
+            if first is not None:
+                await first.arrived()
+        return self.message.correlation_id
+
+    def _begin(self) -> Sending[None] | None:
+        """Record the workflow and have its first message sent; None if there is nothing to send."""
         outbox = Outbox(self.transport.publisher, registry)
         recorded = self._record(outbox)
         if recorded is None:
-            return message.correlation_id
+            return None
         try:
-            outbox.send(recorded, message=message if recorded.envelope == self.envelope else None)
+            return outbox.begin(recorded, message=self.message if recorded.envelope == self.envelope else None)
         except MessageError as error:  # only an envelope that the store returned is read again
             self._give_back()
-            raise StoreCorrupt(f"{message.correlation_id}: envelope", str(error)) from error
+            raise StoreCorrupt(f"{self.message.correlation_id}: envelope", str(error)) from error
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        """Say of a message that was not sent whether its workflow is recorded."""
+        try:
+            yield
         except TransientError as error:
-            if self.transport.store is None:
-                self._give_back()
-                raise
-            raise NotPublished(message.correlation_id, str(error)) from error
-        return message.correlation_id
+            refused = isinstance(error, Unreachable) and error.refused
+            if self.transport.store is not None:
+                raise NotPublished(self.message.correlation_id, str(error), refused) from error
+            self._give_back()
+            if isinstance(error, Unreachable):
+                raise NotSent(*error.args) from error
+            raise
 
     def _record(self, outbox: Outbox) -> Recorded | None:
         """Record the workflow and return what must be sent, or None if it has already begun.
@@ -229,6 +263,7 @@ class _Sending:
             return hop
         new = NewWorkflow(correlation_id=correlation_id, content=self.content, hop=hop)
         try:
+            self.transport.check_broker()
             answer = store.start(new)
             others = self._other_contents() if answer == "conflict" else []
             while answer == "conflict" and others:
@@ -339,6 +374,15 @@ def _checked_step(place: str, step: Step) -> Step:
     if step.queue is None and activity.queue is not None:
         return step.model_copy(update={"queue": activity.queue})
     return step
+
+
+def _check_queues(message: PaigeantMessage, transport: Transport) -> None:
+    """Refuse steps whose messages no broker could take, as far as this process knows where they are sent."""
+    for index, step in enumerate(message.slip.itinerary):
+        try:
+            transport.publisher.queue_for(step.activity, step.queue)
+        except InvalidInput as error:
+            raise InvalidInput(error.reason, f"itinerary[{index}].{error.path}", error.text) from None
 
 
 def _checked_envelope(message: PaigeantMessage, transport: Transport) -> str:

@@ -16,6 +16,7 @@ from paigeant_celery.client.readings import CurrentState, WorkflowEvent, Workflo
 from paigeant_celery.core.budget import used_by
 from paigeant_celery.core.errors import (
     InvalidInput,
+    NewerMessage,
     RemoteTraceback,
     StoreRequired,
     UnknownWorkflow,
@@ -24,7 +25,8 @@ from paigeant_celery.core.errors import (
     WorkflowFailed,
     WorkflowParked,
 )
-from paigeant_celery.core.message import PaigeantMessage, reread
+from paigeant_celery.core.flow import Failure
+from paigeant_celery.core.message import PaigeantMessage, reread, step_ids_in
 from paigeant_celery.core.names import is_correlation_id
 from paigeant_celery.store.outputs import read_blob
 from paigeant_celery.store.port import Store, StoredEvent, WorkflowRecord
@@ -67,7 +69,10 @@ class WorkflowHandle:
     def status_sync(self) -> WorkflowStatus:
         """Do what `status` does, for code without an event loop."""
         record = self._record("status")
-        message = self._message(record)
+        try:
+            message = self._message(record)
+        except NewerMessage:
+            return self._status_of_newer(record)
         step, used = message.slip.next_step, used_by(message.slip.executed)
         return WorkflowStatus(
             correlation_id=self.correlation_id,
@@ -84,6 +89,24 @@ class WorkflowHandle:
             retry_at=record.retry_at,
             usage=used.counters,
             cost=used.cost,
+        )
+
+    def _status_of_newer(self, record: WorkflowRecord) -> WorkflowStatus:
+        """Return what can be told of a workflow whose message only a newer version can read."""
+        executed, remaining = step_ids_in(record.envelope)
+        return WorkflowStatus(
+            correlation_id=self.correlation_id,
+            state=_current_state(record),
+            step_id=remaining[0] if remaining else None,
+            activity=None,
+            queue=record.queue,
+            attempt=record.attempt,
+            executed=executed,
+            remaining=remaining,
+            failure=record.failure,
+            created_at=record.created_at,
+            updated_at=record.updated_at,
+            retry_at=record.retry_at,
         )
 
     async def result(self, timeout: float | None = None) -> WorkflowResult:  # noqa: ASYNC109 - as `AsyncResult.get`
@@ -308,12 +331,19 @@ def _current_state(record: WorkflowRecord) -> CurrentState:
     """Say more than the store's `running`: whether a worker has the step, or what it waits for."""
     if record.state != "running" or record.running:
         return record.state
-    return "queued" if record.retry_at is None else "retrying"
+    return "queued" if record.retry_at is None or _is_left_to_newer(record.failure) else "retrying"
+
+
+def _is_left_to_newer(failure: Failure | None) -> bool:
+    """Say whether no attempt failed, but a worker could not read what a newer version wrote."""
+    return failure is not None and failure.error_class == "newer_version"
 
 
 def _standing(status: WorkflowStatus) -> str:
     """Say where the current step stands."""
     at = f"step {status.step_id!r} "
+    if status.failure is not None and _is_left_to_newer(status.failure):
+        return f"{at}waits on queue {status.queue!r} for a worker of a newer version: {status.failure.text}"
     if status.retry_at is not None and status.failure is not None:
         return f"{at}failed with {status.failure.error_class} and is tried again at {status.retry_at:%H:%M:%S}"
     if status.state == "running":

@@ -28,9 +28,10 @@ class WorkflowStatus:
     """Where a workflow stands.
 
     `state` is `queued` if its current step waits on `queue` for a worker, `running` if a worker runs it, and `retrying`
-    if an attempt failed with `failure` and the next one begins after `retry_at`. The other states are `completed`,
-    `failed`, `parked` (it waits for a person) and `cancelled`. `executed` and `remaining` are step ids; `usage` and
-    `cost` are those of the executed steps, as in `WorkflowResult`.
+    if an attempt failed with `failure` and the next one begins after `retry_at`. If it is `queued` with a
+    `failure`, a worker could not read the step, because a newer version sent it; it is sent again at `retry_at`. The
+    other states are `completed`, `failed`, `parked` (it waits for a person) and `cancelled`. `executed` and `remaining`
+    are step ids; `usage` and `cost` are those of the executed steps, as in `WorkflowResult`.
     """
 
     correlation_id: str

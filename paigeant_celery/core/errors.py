@@ -22,11 +22,14 @@ __all__ = [
     "IllegalEvent",
     "InvalidInput",
     "MessageError",
+    "NewerMessage",
     "NoWorkflow",
     "NonDeterminismError",
     "NotPublished",
     "NotRecorded",
+    "NotSent",
     "NotSerializable",
+    "OutdatedVersion",
     "PaigeantError",
     "Paused",
     "RemoteTraceback",
@@ -189,8 +192,9 @@ class UnknownTransport(UsageError):
 
     def __str__(self) -> str:
         named = f"`{self.variable}`:" if self.variable else "transport"
+        valkey = "write 'redis://…' for a Valkey server; " if self.given.lower().startswith("valkey") else ""
         return (
-            f"{named} {self.given!r} is not supported; use 'inmemory', 'redis', a Kombu URL such as "
+            f"{named} {self.given!r} is not supported; {valkey}use 'inmemory', 'redis', a Kombu URL such as "
             "'redis://host:6379/0' or 'amqp://host//', or `app=` with an existing Celery app"
         )
 
@@ -271,17 +275,42 @@ class MessageError(PaigeantError):
         return f"{self.reason}{where}: {self.text}" if self.text else f"{self.reason}{where}"
 
 
-class Unreachable(TransientError):
-    """A server is away or refuses to serve; the address has no password."""
+class NewerMessage(MessageError):
+    """A message that only a newer version can read; it is given back, and a worker of that version takes it."""
 
-    def __init__(self, what: str, address: str, cause: str) -> None:
-        super().__init__(what, address, cause)
-        self.what, self.address, self.cause = what, address, cause
+
+class Unreachable(TransientError):
+    """A server is away, or it is there and refuses to serve (`refused`); the address has no password.
+
+    `remedy` says what to do if what it refuses with has a name.
+    """
+
+    def __init__(self, what: str, address: str, cause: str, refused: bool = False, remedy: str = "") -> None:
+        super().__init__(what, address, cause, refused, remedy)
+        self.what, self.address, self.cause, self.refused, self.remedy = what, address, cause, refused, remedy
 
     def __str__(self) -> str:
+        if self.remedy:
+            return f"cannot use the {self.what} at {self.address} ({self.cause}); {self.remedy}"
+        if self.refused:
+            return (
+                f"cannot reach the {self.what} at {self.address} ({self.cause}): it is there, but refuses; change what "
+                "it refuses, the permissions of the account or the limits of the server"
+            )
         return (
             f"cannot reach the {self.what} at {self.address} ({self.cause}); start or fix it, or point "
             "`PAIGEANT_REDIS_URL` (or the Celery configuration) at a running one"
+        )
+
+
+class NotSent(Unreachable):
+    """The broker did not take the first message of a workflow, and there is no store that has recorded it."""
+
+    def __str__(self) -> str:
+        return (
+            f"{super().__str__()}. Nothing is recorded, because there is no store: nobody sends the workflow later, so "
+            "dispatch it again. If the broker only did not answer in time, it may have the message all the same, and "
+            "each dispatch then runs"
         )
 
 
@@ -300,16 +329,22 @@ class NotRecorded(TransientError):
 
 
 class NotPublished(TransientError):
-    """The workflow is recorded, but its first message could not be sent."""
+    """The workflow is recorded, but the broker has not taken its first message. A sweep of any worker sends it.
 
-    def __init__(self, correlation_id: str, cause: str) -> None:
-        super().__init__(correlation_id, cause)
-        self.correlation_id, self.cause = correlation_id, cause
+    `refused`: the broker is there and refuses; otherwise it is away, or did not answer in time.
+    """
+
+    def __init__(self, correlation_id: str, cause: str, refused: bool = False) -> None:
+        super().__init__(correlation_id, cause, refused)
+        self.correlation_id, self.cause, self.refused = correlation_id, cause, refused
 
     def __str__(self) -> str:
+        when = "no longer refuses it" if self.refused else "is back"
         return (
-            f"workflow {self.correlation_id} is recorded, but its first message was not sent ({self.cause}); dispatch "
-            f"the same content again with `correlation_id={self.correlation_id!r}` to send it"
+            f"workflow {self.correlation_id} is recorded, but its first message was not sent ({self.cause}). A sweep "
+            f"of any worker sends it once the broker {when}, without your help. To try at once, dispatch the same "
+            f"content again with `correlation_id={self.correlation_id!r}`; under another id it would run, and be paid "
+            "for, twice"
         )
 
 
@@ -335,6 +370,21 @@ class StoreCorrupt(PaigeantError):
         return (
             f"store_corrupt: {self.key!r}: {self.text}; something else writes under this prefix: move it away, "
             "or choose another `paigeant_prefix`"
+        )
+
+
+class OutdatedVersion(PaigeantError):
+    """A worker of a newer version works on the store, so this version begins nothing there any more."""
+
+    def __init__(self, store: str, prefix: str, found: int, own: int) -> None:
+        super().__init__(store, prefix, found, own)
+        self.store, self.prefix, self.found, self.own = store, prefix, found, own
+
+    def __str__(self) -> str:
+        return (
+            f"a newer version of paigeant_celery works on the store {self.store} under the prefix {self.prefix!r}: its "
+            f"records have format {self.found}, and this version writes {self.own}, so it begins nothing more there; "
+            "install that version here too, and restart"
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import ValidationError
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
-__all__ = ["fault_of", "first_fault", "raised_by_serializer", "raised_by_validator"]
+__all__ = ["fault_of", "first_fault", "kind_fault", "raised_by_serializer", "raised_by_validator"]
 
 # Faults whose text is the validator's own, or quotes the value it got.
 QUOTING = {"value_error", "assertion_error", "union_tag_invalid"}
@@ -40,15 +40,30 @@ def raised_by_serializer(value: object) -> BaseException | None:
     return None
 
 
+def kind_fault(error: ValidationError) -> str | None:
+    """Return the path of the first step whose kind pydantic does not know, or None if each is known."""
+    found = error.errors(include_input=False, include_url=False, include_context=False)
+    return next((_path_of(each["loc"]) for each in found if _is_kind(each["type"], each["loc"])), None)
+
+
+def _is_kind(fault: str, place: tuple[int | str, ...]) -> bool:
+    """Say whether a fault is about a kind: of a step that may be of several kinds, or of one that has only one."""
+    return fault == "union_tag_invalid" or (fault == "literal_error" and place[-1] == "kind")
+
+
 def fault_of(error: ValidationError) -> tuple[str, str, str]:
     """Return reason code, field path and text of the first fault that pydantic found, without any value."""
     place, kind, text = first_fault(error)
-    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).lstrip(".")
-    # A tagged union puts its tag into the path, but the reader looks for the field.
-    path = path.replace("].agent.", "].").replace("].function.", "].").replace(".step.agent.", ".step.")
+    path = _path_of(place)
     if kind == "string_unicode":
         return "invalid_text", path, "contains a lone surrogate"
     if kind == "extra_forbidden":
         return "unknown_field", path, "this version does not know the field"
     custom = kind in {"bad_agent_name", "bad_step_id", "empty_prompt", "invalid_queue", "invalid_text"}
     return (kind if custom else "invalid_envelope"), path, text
+
+
+def _path_of(place: tuple[int | str, ...]) -> str:
+    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).lstrip(".")
+    # A tagged union puts its tag into the path, but the reader looks for the field.
+    return path.replace("].agent.", "].").replace("].function.", "].").replace(".step.agent.", ".step.")

@@ -31,6 +31,7 @@ __all__ = [
     "claim",
     "close",
     "count_attempt",
+    "give_back",
     "goes_first",
     "is_held",
     "is_leased",
@@ -47,7 +48,9 @@ __all__ = [
     "redrive",
     "release",
     "renew",
+    "send_again",
     "sweep",
+    "tells_failure",
 ]
 
 HopState: TypeAlias = Literal["queued", "running", "waiting", "parked", "done", "failed", "cancelled"]
@@ -78,7 +81,8 @@ class Hop:
 
     `token` names the delivery for which it was claimed, `fence` counts its claims, and `attempt` counts those that may
     run it. `sent` and `first` are the numbers of its latest and its first message among those of its queue, and `waits`
-    says how often it was overdue. If `sent` is 0, the next sweep sends it.
+    says how often it was overdue. If `sent` is 0, the next sweep sends it. `given_back` counts the workers that could
+    not read it, because a newer version wrote it.
     """
 
     digest: str = ""
@@ -93,6 +97,7 @@ class Hop:
     sent: int = 0
     first: int = 0
     waits: int = 0
+    given_back: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -292,7 +297,7 @@ def close(
         case "failed":
             return Change(hop=closed, leaves=owner, workflow="failed")
         case "waiting":
-            return Change(hop=replace(closed, failure=failure), listing=Due(at=now + delay), leaves=owner)
+            return Change(hop=replace(closed, failure=failure, given_back=0), listing=Due(at=now + delay), leaves=owner)
         case "parked":
             return Change(hop=closed, listing=Parked(since=now), leaves=owner, workflow="parked")
     assert_never(state)
@@ -302,8 +307,30 @@ def release(hop: Hop, *, owner: str, fence: int, now: datetime) -> Change | Lite
     """Requeue a hop that its owner does not run, and give the attempt back. The next sweep sends it."""
     if not is_of(hop, owner=owner, fence=fence) or not is_open(hop):
         return False
-    queued = replace(hop, state="queued", owner=None, attempt=hop.attempt - (not hop.exhausted), sent=0, waits=0)
+    queued = replace(
+        hop, state="queued", owner=None, attempt=hop.attempt - (not hop.exhausted), sent=0, waits=0, given_back=0
+    )
     return Change(hop=_without_claim(queued), listing=Due(at=now), leaves=owner)
+
+
+def give_back(hop: Hop, *, owner: str, fence: int, failure: Failure, now: datetime, pace: Pace) -> Change | bool:
+    """Leave a hop that its owner cannot read to others, and give the attempt back. A sweep sends it after a while.
+
+    The wait doubles each time. `failure` says what the owner cannot read. If nothing changes, the answer says whether
+    this claim has already done so.
+    """
+    if not is_of(hop, owner=owner, fence=fence):
+        return False
+    if not is_open(hop):
+        return hop.state == "waiting"
+    left = replace(
+        _without_claim(hop),
+        state="waiting",
+        failure=failure,
+        attempt=hop.attempt - (not hop.exhausted),
+        given_back=hop.given_back + 1,
+    )
+    return Change(hop=left, listing=Due(at=now + _patience(hop.given_back, pace)), leaves=owner)
 
 
 # What people do with it.
@@ -317,8 +344,18 @@ def cancel(hop: Hop) -> Change:
 
 def redrive(hop: Hop, *, now: datetime) -> Change:
     """Queue a parked hop again, with all its attempts. The next sweep sends it."""
-    queued = replace(hop, state="queued", owner=None, failure=None, attempt=0, sent=0, waits=0)
+    queued = replace(hop, state="queued", owner=None, failure=None, attempt=0, sent=0, waits=0, given_back=0)
     return Change(hop=queued, listing=Due(at=now))
+
+
+def send_again(hop: Hop, *, now: datetime) -> Change:
+    """Have the next sweep send a queued hop, because the broker that has its message is given up."""
+    return Change(hop=replace(hop, sent=0, waits=0), listing=Due(at=now))
+
+
+def tells_failure(hop: Hop) -> bool:
+    """Say whether the failure of the last attempt says what the hop waits for."""
+    return hop.state == "waiting" or (hop.state == "queued" and hop.given_back > 0)
 
 
 # What a sweep does with it.

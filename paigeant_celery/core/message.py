@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import sys
 from datetime import datetime
 from typing import Any, Literal, Self, TypeAlias
 
-from pydantic import AwareDatetime, BaseModel, Field, JsonValue, ValidationError
+from pydantic import AwareDatetime, BaseModel, Field, JsonValue, TypeAdapter, ValidationError
 
 from paigeant_celery.core.budget import WorkflowLimits
-from paigeant_celery.core.errors import MessageError
-from paigeant_celery.core.faults import fault_of
+from paigeant_celery.core.errors import MessageError, NewerMessage
+from paigeant_celery.core.faults import fault_of, kind_fault
 from paigeant_celery.core.jsonable import dumps, loads
 from paigeant_celery.core.names import (
     CORRELATION_ID_RULE,
@@ -24,9 +25,20 @@ from paigeant_celery.core.names import (
 from paigeant_celery.core.notation import in_one_notation
 from paigeant_celery.core.slip import RegisteredActivity, RoutingSlip, Step, StepFields, WireModel
 
-__all__ = ["PaigeantMessage", "content_digest", "encode", "parse", "reread", "sha256", "within_trace"]
+__all__ = [
+    "PaigeantMessage",
+    "content_digest",
+    "encode",
+    "first_activity_in",
+    "parse",
+    "reread",
+    "sha256",
+    "step_ids_in",
+    "within_trace",
+]
 
 _OLD_FORMAT = {"type", "module"}
+_STEP: TypeAdapter[Step] = TypeAdapter(Step)
 Notation: TypeAlias = Literal["values", "json", "text"]
 GIVEN = {"deps", "arguments"}  # of a step: what its caller gave to it as values
 
@@ -88,7 +100,7 @@ def parse(text: object, *, max_size: int, max_steps: int) -> PaigeantMessage:
     """Read an envelope, or raise `MessageError` with the reason code and the path of the field.
 
     `max_size` is in bytes of UTF-8 and is checked before anything is parsed; `max_steps` counts executed and
-    remaining steps.
+    remaining steps. Raises `NewerMessage` if the message is of a newer minor version and has what this one cannot read.
     """
     if not isinstance(text, str):
         raise MessageError("bad_envelope", "", f"the envelope is a {type(text).__name__}, not a string")
@@ -103,19 +115,64 @@ def parse(text: object, *, max_size: int, max_steps: int) -> PaigeantMessage:
     try:
         message = PaigeantMessage.model_validate(tree)
     except ValidationError as error:
+        if newer and (path := kind_fault(error)) is not None:
+            raise _newer(path, f"this version does not know this kind of step ({_supported()})") from None
         raise MessageError(*fault_of(error)) from None
     if not newer:
         _refuse_unknown(message)
-    _check_slip(message, max_steps)
+    try:
+        _check_slip(message, max_steps)
+    except MessageError as odd:
+        if newer and odd.reason == "inconsistent_slip":  # it may count and place its steps in another way
+            raise _newer(odd.path, f"{odd.text}, as far as this version can tell ({_supported()})") from None
+        raise
     for name in message.variables:
         if (fault := name_fault(name)) is not None:
             raise MessageError("invalid_text", "variables", f"the name of a variable {fault}")
     return message
 
 
+def step_ids_in(envelope: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the ids of the executed and of the remaining steps, as far as they can be told of any later version."""
+    slip = _get(loads(envelope), "slip")
+    return _ids_in(_get(slip, "executed")), _ids_in(_get(slip, "itinerary"))
+
+
+def first_activity_in(envelope: str) -> str | None:
+    """Return the activity of the step to run, if this version knows its kind; the rest may be of any later version."""
+    steps = _get(_get(loads(envelope), "slip"), "itinerary")
+    try:
+        return _STEP.validate_python(steps[0]).activity if isinstance(steps, list) and steps else None
+    except ValidationError:
+        return None
+
+
+def _ids_in(steps: JsonValue) -> tuple[str, ...]:
+    named = [_get(step, "step_id") for step in steps] if isinstance(steps, list) else []
+    return tuple(step_id for step_id in named if isinstance(step_id, str))
+
+
+def _get(tree: JsonValue, name: str) -> JsonValue:
+    return tree.get(name) if isinstance(tree, dict) else None
+
+
+def _newer(path: str, text: str) -> NewerMessage:
+    return NewerMessage("newer_version", path, text)
+
+
 def reread(envelope: str) -> PaigeantMessage:
     """Read an envelope that somebody accepted before; the limits of this process may be lower than theirs."""
     return parse(envelope, max_size=sys.maxsize, max_steps=sys.maxsize)
+
+
+def is_newer(envelope: str) -> bool:
+    """Say whether an envelope was written by a newer version, which may read what this one cannot."""
+    try:
+        version = json.loads(envelope)["spec_version"]
+        found, own = ([int(part) for part in text.split(".")] for text in (version, SPEC_VERSION))
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return False
+    return found > own
 
 
 def content_digest(message: PaigeantMessage, *, variables: JsonValue = None, notation: Notation = "values") -> str:
@@ -173,6 +230,10 @@ def _check_version(version: object) -> bool:
     if not (_is_number(major) and _is_number(minor)) or int(major) != own_major:
         raise MessageError("unsupported_version", "spec_version", f"{version[:32]!r}; {supported}")
     return int(minor) > own_minor
+
+
+def _supported() -> str:
+    return f"it reads all of {SPEC_VERSION}"
 
 
 def _is_number(text: str) -> bool:

@@ -18,6 +18,7 @@ __all__ = [
     "CORRELATION_ID_RULE",
     "EVENTS",
     "FIRST_PLACE",
+    "GIVEN_BACK_HEADER",
     "MAX_ATTEMPTS",
     "MAX_NAME_LENGTH",
     "MAX_QUEUE_LENGTH",
@@ -35,6 +36,7 @@ __all__ = [
     "is_step_id",
     "name_fault",
     "next_place",
+    "queue_fault",
     "split_hop_id",
     "text_fault",
 ]
@@ -42,6 +44,7 @@ __all__ = [
 SPEC_VERSION = "1.1"
 VERSION_HEADER = "paigeant_spec_version"
 ATTEMPT_HEADER = "paigeant_attempt"  # beside the envelope, if no store counts the attempts
+GIVEN_BACK_HEADER = "paigeant_given_back"  # how often it was put back on its queue, if no store knows the hop
 
 MAX_NAME_LENGTH = 128  # characters; keeps keys, queues and task names short on every broker
 
@@ -58,7 +61,7 @@ _PLACE = re.compile(r"(?:0|[1-9][0-9]{0,8})(?:-(?:0|[1-9][0-9]{0,8})\.(?:0|[1-9]
 CORRELATION_ID_RULE = "1 to 128 of A-Z, a-z, 0-9, '_' and '-'"
 STEP_ID_RULE = "1 to 128 of A-Z, a-z, 0-9, '_', '-' and '.'"
 ACTIVITY_NAME_RULE = "1 to 128 of A-Z, a-z, 0-9, '_' and '-', in parts joined by '.', with a letter or '_' first"
-QUEUE_RULE = "1 to 255 bytes of UTF-8, not only spaces, and no NUL"
+QUEUE_RULE = "1 to 255 bytes of UTF-8, not only spaces, no control characters, and not 'amq.' in front"
 
 FIRST_PLACE = "0"
 
@@ -77,9 +80,22 @@ def is_step_id(text: str) -> bool:
 
 def is_queue_name(text: str) -> bool:
     """Say whether `text` may name a queue on every broker."""
-    if name_fault(text) is not None:
-        return False
-    return bool(text.strip()) and len(text.encode()) <= MAX_QUEUE_LENGTH
+    return not queue_fault(text)
+
+
+def queue_fault(text: str) -> str:
+    """Say why `text` cannot name a queue on every broker, and what can; "" if it can."""
+    if (fault := name_fault(text)) is not None:
+        return f"the queue's name {fault}; it has {QUEUE_RULE}"
+    if not text.strip():
+        return f"the queue's name is empty; it has {QUEUE_RULE}"
+    if any(unicodedata.category(character) == "Cc" for character in text):
+        return f"the queue's name contains a control character; it has {QUEUE_RULE}"
+    if text.startswith("amq."):
+        return f"the queue's name begins with 'amq.', which RabbitMQ keeps for itself; it has {QUEUE_RULE}"
+    if (size := len(text.encode())) > MAX_QUEUE_LENGTH:
+        return f"the queue's name is {size} bytes long; it has {QUEUE_RULE}"
+    return ""
 
 
 def is_activity_name(text: str) -> bool:
@@ -101,7 +117,12 @@ def next_place(place: str) -> str:
 def split_hop_id(text: str) -> tuple[str, str] | None:
     """Return the correlation id and place of a hop id, or None if `text` is not one."""
     correlation_id, dot, place = text.partition(".")
-    if not dot or not is_correlation_id(correlation_id) or _PLACE.fullmatch(place) is None:
+    if (
+        len(text) > MAX_QUEUE_LENGTH
+        or not dot
+        or not is_correlation_id(correlation_id)
+        or _PLACE.fullmatch(place) is None
+    ):
         return None
     return correlation_id, place
 
@@ -177,6 +198,7 @@ REASONS: Mapping[str, str] = MappingProxyType(
         "loop_limit": "with the inserted steps the workflow would be longer than `paigeant_max_steps`",
         "malformed": "what arrived is not a message of Celery's protocol",
         "naive_datetime": "a deadline has no time zone",
+        "newer_version": "only a newer version can read the message or its journal; a worker of that version takes it",
         "output_not_serializable": "the output of a step has no JSON form that is read back as it is",
         "output_too_large": "the output of a step is larger than `paigeant_max_output_size`",
         "response_pending": "the output of a step is a response that the provider still works on, and no result",
@@ -196,6 +218,7 @@ REASONS: Mapping[str, str] = MappingProxyType(
         "unknown_agent": "the worker has not loaded the activity",
         "unknown_field": "the envelope has a field that its version does not have",
         "unknown_task": "the message names a task that is not an activity and that the worker does not have",
+        "unsendable": "no broker can take the message of a hop, whatever its state",
         "unsupported_version": "the envelope has another major version, or none",
     }
 )
@@ -210,6 +233,7 @@ EVENTS: Mapping[str, str] = MappingProxyType(
         "edit_refused": "an agent wanted to insert steps but may not; `reason` says why",
         "events_dropped": "so many events of agents were replaced by newer ones before they were read",
         "failed": "a hop failed and is not tried again",
+        "given_back": "a worker could not read a hop of a newer version, and left it to newer workers",
         "note": "a step reported something that has no other type",
         "parked": "a hop waits for a person",
         "redriven": "a parked hop is to be tried again, with all its attempts",
@@ -253,6 +277,7 @@ ACTIONS: Mapping[str, str] = MappingProxyType(
         "hop_cancelled": "the workflow was cancelled, and the run of its hop with it",
         "hop_failed": "a hop failed and is not tried again",
         "hop_given_back": "the worker ends and gives the hop back, or could not record that; the lease then has to end",
+        "hop_left_to_newer": "a hop that only a newer version can read was given back for its workers",
         "hop_lost": "another owner has the hop, and the run here is cancelled",
         "hop_overtaken": "another owner had the hop when its run ended, and the output is discarded",
         "hop_parked": "a hop waits for a person",
@@ -264,6 +289,7 @@ ACTIONS: Mapping[str, str] = MappingProxyType(
         "message_refused": "a message cannot be run; `reason` says why",
         "nobody_serves": "a caller waits for a workflow whose step nobody serves",
         "open_failed": "an unexpected error occurred while a delivery was opened",
+        "outdated": "a newer worker has begun, so this one takes no more steps",
         "owner_gone": "the process of an owner is gone, so its hops are sent again",
         "queue_not_added": "a worker was told to take a queue of ours, but its settings are wrong",
         "queue_not_seen": "the broker did not say how many messages wait on a queue",

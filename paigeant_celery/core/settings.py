@@ -33,6 +33,7 @@ class Settings(BaseModel):
     step_timeout: float = Field(default=3600.0, gt=0, le=30 * 86400, allow_inf_nan=False)
     max_attempts: int = Field(default=5, ge=1, le=MAX_ATTEMPTS, strict=True)
     retry_backoff: float = Field(default=1.0, ge=0, le=86400, allow_inf_nan=False)
+    publish_timeout: float = Field(default=10.0, ge=0.1, le=3600, allow_inf_nan=False)
     lease: float = Field(default=10.0, ge=0.2, le=3600, allow_inf_nan=False)
     shutdown_grace: float = Field(default=25.0, ge=0, le=86400, allow_inf_nan=False)
     result_ttl: float = Field(default=7 * 86400.0, ge=1, allow_inf_nan=False)
@@ -49,6 +50,11 @@ class Settings(BaseModel):
     def consume_is_set(self) -> bool:
         """Whether the configuration says what a worker serves; otherwise its `-Q` does, or the default."""
         return "consume" in self.model_fields_set
+
+    @property
+    def store_is_set(self) -> bool:
+        """Whether the configuration says where workflows are recorded, if only that they are not."""
+        return "store_url" in self.model_fields_set
 
     @field_validator("prefix")
     @classmethod

@@ -23,12 +23,11 @@ from paigeant_celery.core.errors import InvalidInput
 from paigeant_celery.core.faults import fault_of
 from paigeant_celery.core.names import (
     ACTIVITY_NAME_RULE,
-    QUEUE_RULE,
     STEP_ID_RULE,
     is_activity_name,
-    is_queue_name,
     is_step_id,
     name_fault,
+    queue_fault,
     text_fault,
 )
 from paigeant_celery.core.policy import StepPolicy
@@ -72,8 +71,8 @@ def _step_id(step_id: str) -> str:
 def _queue(queue: str) -> str:
     if (fault := name_fault(queue)) is not None:
         raise PydanticCustomError("invalid_text", "the queue's name {fault}", {"fault": fault})
-    if not is_queue_name(queue):
-        raise PydanticCustomError("invalid_queue", "the name of a queue has {rule}", {"rule": QUEUE_RULE})
+    if fault := queue_fault(queue):
+        raise PydanticCustomError("invalid_queue", "{fault}", {"fault": fault})
     return queue
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TypeAlias, assert_never
 
 from paigeant_celery.core.causes import Frame
-from paigeant_celery.core.errors import MessageError
+from paigeant_celery.core.errors import MessageError, NewerMessage
 from paigeant_celery.core.flow import Advance, Decision, Fail, Failure, Finish, Park, Retry, Run
 from paigeant_celery.core.message import PaigeantMessage
 from paigeant_celery.hop.guard import Arrival
@@ -17,7 +18,20 @@ from paigeant_celery.journal.hop_journal import HopJournal
 from paigeant_celery.store.outputs import Outputs
 from paigeant_celery.store.port import ClaimAnswer, Claimed, Closing, Dropped
 
-__all__ = ["ClosedAs", "Drop", "Effects", "Refusal", "Refused", "Summary", "summary_of"]
+__all__ = [
+    "GIVEN_BACK",
+    "PUT_BACK",
+    "PUT_BACK_PAUSE",
+    "ClosedAs",
+    "Drop",
+    "Effects",
+    "Refusal",
+    "Refused",
+    "Summary",
+    "summary_of",
+]
+
+PUT_BACK_PAUSE = 0.5  # seconds for which a slot takes nothing more, so that another worker may be faster
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +43,10 @@ class Drop:
 
     reason: str
     stands: Summary | None = field(default=None, compare=False)
+
+
+GIVEN_BACK = Drop(reason="given_back")  # the store has the hop sent again after a while, perhaps to a newer worker
+PUT_BACK = Drop(reason="put_back")  # no store knows it; its message stands at the end of its queue
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,6 +149,10 @@ class Effects(ABC):
         """Keep a dead letter of a message that cannot be run; `message` is None if it could not be read."""
 
     @abstractmethod
+    def give_back(self, arrival: Arrival, fault: NewerMessage) -> Refusal:
+        """Leave a message that only a newer version can read to newer workers."""
+
+    @abstractmethod
     def refuse_unread(self, arrival: Arrival, fault: MessageError) -> None:
         """Keep a dead letter of a message that is too large to be read."""
 
@@ -139,8 +161,11 @@ class Effects(ABC):
         """Keep a dead letter of something that is not a hop's message."""
 
     @abstractmethod
-    def start_sweeping(self) -> None:
-        """Start putting hops back on their queue if their message or their owner is lost."""
+    def start_sweeping(self, on_outdated: Callable[[], object]) -> None:
+        """Start putting hops back on their queue if their message or their owner is lost.
+
+        `on_outdated` is called, in another thread, if a newer worker has begun and this one may no longer do that.
+        """
 
     @abstractmethod
     def stop_sweeping(self) -> None:

@@ -11,9 +11,10 @@ from pydantic import TypeAdapter, ValidationError
 
 from paigeant_celery.activities.port import ActivityResult
 from paigeant_celery.core.errors import NonDeterminismError
+from paigeant_celery.core.faults import kind_fault
 from paigeant_celery.core.jsonable import dumps
 
-__all__ = ["Ended", "read_kept"]
+__all__ = ["Ended", "newer_part", "read_kept"]
 
 FORMAT = 1  # of what is kept; increased when older versions could not read it
 
@@ -33,6 +34,21 @@ class Ended:
 
 
 _ENDED: TypeAdapter[Ended] = TypeAdapter(Ended)
+
+
+def newer_part(text: str) -> str | None:
+    """Say what of the text that a journal keeps only a newer version can read; None if nothing."""
+    try:
+        tree: dict[str, Any] = json.loads(text)
+        if type(tree["v"]) is int and tree["v"] > FORMAT:
+            return f"what the step gave is kept in format {tree['v']}, and this version reads {FORMAT}"
+        _ENDED.validate_python(tree["ended"])
+    except ValidationError as error:
+        if kind_fault(error) is not None:
+            return "the step inserted a step of a kind that this version does not know"
+    except (ValueError, TypeError, KeyError):
+        pass  # it is damaged, which whoever goes on with it says
+    return None
 
 
 def read_kept(text: str, *, step_id: str) -> Ended:

@@ -10,7 +10,18 @@ from paigeant_celery.core.errors import MessageError
 from paigeant_celery.core.message import PaigeantMessage, parse
 from paigeant_celery.core.settings import Settings
 
-__all__ = ["Arrival", "check_address", "content_of", "is_misaddressed", "read", "refusal_of"]
+__all__ = [
+    "MOST_PUT_BACK",
+    "Arrival",
+    "check_address",
+    "content_of",
+    "given_back_of",
+    "is_misaddressed",
+    "read",
+    "refusal_of",
+]
+
+MOST_PUT_BACK = 20  # times, with a pause each; a message that no worker reads then becomes a dead letter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +30,7 @@ class Arrival:
 
     `fault` is what the receiver already found wrong with the message around the envelope. `token` names this
     delivery: claiming again with it gets the answer of the first claim, whose reply may have been lost. `attempt`
-    counts only if no store does.
+    counts only if no store does, and so does `given_back`: how often workers that could not read it put it back.
     """
 
     hop_id: str
@@ -28,7 +39,15 @@ class Arrival:
     fault: MessageError | None = None
     queue: str | None = None
     attempt: int = 1
+    given_back: int = 0
     token: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+
+def given_back_of(header: object) -> int:
+    """Read how often a message was put back; what is no such number counts as often enough."""
+    if header is None:
+        return 0
+    return header if type(header) is int and 0 <= header <= MOST_PUT_BACK else MOST_PUT_BACK
 
 
 def read(arrival: Arrival, settings: Settings) -> PaigeantMessage:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
+from paigeant_celery.activities.real_threads import real, start_thread
 from paigeant_celery.core.errors import PaigeantError
 from paigeant_celery.hop.liveness import new_owner_id
 from paigeant_celery.store.port import Closing, HopStore
@@ -38,11 +38,11 @@ class Owner:
     def __init__(self, store: HopStore, *, lease: float) -> None:
         self._store = store
         self._interval = lease / RENEWALS_PER_LEASE
-        self._lock = threading.Lock()
+        self._lock = real().Lock()
         self._id: str | None = None
         self._held: dict[str, _Held] = {}
         self._stray: dict[str, int] = {}
-        self._thread: threading.Thread | None = None
+        self._thread: object = None
         os.register_at_fork(after_in_child=self._reset)
 
     @property
@@ -65,8 +65,7 @@ class Owner:
             overtaken = self._held.get(hop_id)
             self._held[hop_id] = held
             if self._thread is None:
-                self._thread = threading.Thread(target=self._renew_for_ever, name="paigeant-lease", daemon=True)
-                self._thread.start()
+                self._thread = start_thread(self._renew_for_ever, name="paigeant-lease")
         try:
             if overtaken is not None and overtaken.fence < fence:
                 overtaken.cancel()  # this process took over its own expired hop; only the new run is renewed
@@ -108,7 +107,7 @@ class Owner:
                 logger.warning("hop given back because nobody ran it here", extra=_fields("hop_released", hop_id))
 
     def _renew_for_ever(self) -> None:
-        wake = threading.Event()  # never set; unlike a sleep, its wait is not cut short by a signal
+        wake = real().Event()  # never set; unlike a sleep, its wait is not cut short by a signal
         while True:
             wake.wait(self._interval)
             try:
@@ -120,7 +119,7 @@ class Owner:
                 logger.error("lease not renewed: %s", type(error).__name__, extra=_fields("renew_failed", None))
 
     def _reset(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = real().Lock()
         self._id, self._held, self._stray, self._thread = None, {}, {}, None
 
 

@@ -7,20 +7,21 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 
+from paigeant_celery.broker.outbox import Outbox
 from paigeant_celery.core import flow
 from paigeant_celery.core.causes import Cause, cause_of
-from paigeant_celery.core.errors import MessageError, StoreCorrupt
-from paigeant_celery.core.message import PaigeantMessage, sha256
+from paigeant_celery.core.errors import MessageError, NewerMessage, StoreCorrupt
+from paigeant_celery.core.message import PaigeantMessage, reread, sha256
 from paigeant_celery.core.names import MAX_ATTEMPTS, split_hop_id
 from paigeant_celery.core.settings import Settings
 from paigeant_celery.hop.claims import Claims
-from paigeant_celery.hop.effects import Drop, Refusal, Refused
+from paigeant_celery.hop.effects import GIVEN_BACK, PUT_BACK, Drop, Refusal, Refused
 from paigeant_celery.hop.failures import traced
-from paigeant_celery.hop.guard import Arrival, is_misaddressed, refusal_of
+from paigeant_celery.hop.guard import MOST_PUT_BACK, Arrival, is_misaddressed, refusal_of
 from paigeant_celery.hop.letters import letter_of
-from paigeant_celery.store.port import ClaimAnswer, Claimed, Dropped, Store
+from paigeant_celery.store.port import ClaimAnswer, Claimed, Dropped, HopRecord, Store
 
-__all__ = ["Refusals", "log_refusal", "refused_for"]
+__all__ = ["Refusals", "log_given_back", "log_refusal", "put_back", "refused_for"]
 
 logger = logging.getLogger(__name__)
 
@@ -28,8 +29,11 @@ logger = logging.getLogger(__name__)
 class Refusals:
     """What is done about messages that cannot be run if there is a store."""
 
-    def __init__(self, *, store: Store, claims: Claims, settings: Settings, owner: Callable[[], str]) -> None:
+    def __init__(
+        self, *, store: Store, claims: Claims, outbox: Outbox, settings: Settings, owner: Callable[[], str]
+    ) -> None:
         self._store, self._claims, self._settings, self._owner = store, claims, settings, owner
+        self._outbox = outbox
 
     def refuse(self, arrival: Arrival, fault: MessageError, message: PaigeantMessage | None) -> Refusal:
         """Park the workflow of a hop whose own message cannot be run; for anything else, keep a dead letter.
@@ -55,6 +59,45 @@ class Refusals:
             case Dropped(reason="altered"):
                 self.discard(arrival, fault)
         return Drop(reason=answer.reason)
+
+    def give_back(self, arrival: Arrival, fault: NewerMessage) -> Refusal:
+        """Have a hop that only a newer version can read sent again after a while, without an attempt spent.
+
+        One that the store does not know is put back on its queue. Any other message with its id is refused.
+        """
+        if is_misaddressed(arrival, None) or not isinstance(arrival.envelope, str):
+            return self.refuse(arrival, fault, None)
+        try:
+            answer = self._claim_unrun(arrival, fault, None, sha256(arrival.envelope))
+        except StoreCorrupt:
+            return self.refuse(arrival, fault, None)
+        match answer:
+            case Claimed():
+                closing = self._claims.closing_of(arrival, answer)
+                text = f"given back by {closing.owner}: {fault.detail}"
+                self._store.give_back(closing, flow.Failure(step_id=None, error_class=fault.reason, text=text))
+                log_given_back(arrival, fault)
+                return GIVEN_BACK
+            case Dropped(reason="unknown") if put_back(arrival, self._outbox):
+                log_given_back(arrival, fault)
+                return PUT_BACK
+            case Dropped(reason="unknown" | "altered"):
+                return self.refuse(arrival, fault, None)
+        return Drop(reason=answer.reason)
+
+    def set_aside(self, record: HopRecord, fault: MessageError) -> bool:
+        """Park the workflow of a recorded hop that can never be sent; False if somebody runs it all the same."""
+        try:
+            message: PaigeantMessage | None = reread(record.envelope)
+        except MessageError:
+            message = None
+        activity = message.step.activity if message is not None else ""
+        arrival = Arrival(hop_id=record.hop_id, activity=activity, envelope=record.envelope, queue=record.queue)
+        answer = self._claims.claim(arrival, message, digest=record.digest, max_attempts=MAX_ATTEMPTS)
+        if not isinstance(answer, Claimed):
+            return False
+        self._park_unrun(arrival, answer, fault, message)
+        return True
 
     def refuse_unread(self, arrival: Arrival, fault: MessageError) -> None:
         """Keep a dead letter, and park the workflow if the recorded envelope is too large as well.
@@ -120,6 +163,17 @@ class Refusals:
             self._store.park(self._claims.closing_of(arrival, claimed), failure, letter)
 
 
+def put_back(arrival: Arrival, outbox: Outbox) -> bool:
+    """Put a message that cannot be read here at the end of its queue; False if that was done often enough."""
+    if arrival.given_back >= MOST_PUT_BACK:
+        return False
+    outbox.begin_unread(
+        arrival.hop_id, arrival.activity, arrival.queue, str(arrival.envelope),
+        attempt=arrival.attempt, given_back=arrival.given_back + 1,
+    ).wait()  # fmt: skip
+    return True
+
+
 def refused_for(fault: MessageError, message: PaigeantMessage | None) -> Refused:
     """Return the answer to a message that cannot be run."""
     step = message.slip.next_step if message is not None else None
@@ -138,4 +192,13 @@ def log_refusal(arrival: Arrival, fault: MessageError) -> None:
         "message refused: %s (hop %s, %d bytes, sha256 %s)%s",
         fault, fields["hop"], fields["size"], fields["sha256"], traced(_cause(fault)),
         extra={"action": "message_refused", **fields},
+    )  # fmt: skip
+
+
+def log_given_back(arrival: Arrival, fault: NewerMessage) -> None:
+    """Log that a message is left to newer workers."""
+    logger.warning(
+        "hop %s is left to newer workers; if there are none, start one of the version that sent it: %s",
+        arrival.hop_id[:300], fault,
+        extra={"action": "hop_left_to_newer", "hop": arrival.hop_id[:300]},
     )  # fmt: skip

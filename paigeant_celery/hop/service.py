@@ -14,7 +14,14 @@ from paigeant_celery.activities.port import Activity, StepLimits
 from paigeant_celery.activities.registry import Registry
 from paigeant_celery.broker.tracing import current_trace
 from paigeant_celery.core.causes import cause_of, name_of, text_of
-from paigeant_celery.core.errors import MessageError, StoreCorrupt, TransientError, UnknownActivity
+from paigeant_celery.core.errors import (
+    MessageError,
+    NewerMessage,
+    OutdatedVersion,
+    StoreCorrupt,
+    TransientError,
+    UnknownActivity,
+)
 from paigeant_celery.core.flow import Begun, CouldNotClose, Exhausted, Limits, Run, decide
 from paigeant_celery.core.message import PaigeantMessage, within_trace
 from paigeant_celery.core.names import FIRST_PLACE
@@ -53,8 +60,9 @@ class HopService:
     def open(self, arrival: Arrival) -> Opening:
         """Guard and claim a delivery.
 
-        Raises `TransientError` if the store is away; call again to go on. If anything else goes wrong, the message is
-        refused, so that nobody waits for a workflow that will not move.
+        Raises `TransientError` if the store is away; call again to go on. Raises `OutdatedVersion` if a newer worker
+        has begun. If anything else goes wrong, the message is refused, so that nobody waits for a workflow that will
+        not move.
         """
         message: PaigeantMessage | None = None
         try:
@@ -63,11 +71,13 @@ class HopService:
             activity = self._loaded(arrival.activity)
             activity.check(message.step)
             return self._claimed(arrival, message, activity)
+        except NewerMessage as fault:
+            return self._effects.give_back(arrival, fault)
         except MessageError as fault:
             return self._effects.refuse(arrival, fault, message)
         except StoreCorrupt as error:
             return self._effects.refuse(arrival, MessageError("store_corrupt", "", str(error)), message)
-        except TransientError:
+        except (TransientError, OutdatedVersion):
             raise
         except Exception as error:  # noqa: BLE001 - the refusal says so
             logger.error(
@@ -86,6 +96,8 @@ class HopService:
             check_address(arrival, message)
             self._loaded(arrival.activity)
             raise MessageError("unknown_agent", "", "was loaded after this worker began; restart the worker")
+        except NewerMessage as fault:
+            return self._effects.give_back(arrival, fault)
         except MessageError as fault:
             return self._effects.refuse(arrival, fault, message)
 

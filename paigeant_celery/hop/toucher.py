@@ -23,12 +23,12 @@ STDIN = 0
 
 def touch_until_closed(given: Mapping[str, Any]) -> None:
     """Touch the owners of a worker until it closes the standard input or is gone."""
-    touch = partial(Toucher(given["store"]).touch, host=host_id() or "")
-    worker, interval = str(given["worker"]), float(given["interval"])
+    toucher = Toucher(given["endpoint"], prefix=given["prefix"], lease=given["lease"])
+    touch, worker = partial(toucher.touch, host=host_id() or ""), str(given["worker"])
     owners = _touched(touch, (), worker)  # who is there; they are touched at once
     while not is_gone(worker):
         owners = _touched(touch, owners, worker)
-        if select.select([STDIN], [], [], interval)[0]:
+        if select.select([STDIN], [], [], given["interval"])[0]:
             return  # nothing more is ever written there
 
 

@@ -8,14 +8,15 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
-from paigeant_celery.broker.outbox import Outbox
+from paigeant_celery.broker.outbox import Outbox, Recorded
 from paigeant_celery.core.causes import cause_of
-from paigeant_celery.core.errors import MessageError, StoreCorrupt, TransientError
+from paigeant_celery.core.errors import MessageError, NewerMessage, OutdatedVersion, StoreCorrupt, TransientError
 from paigeant_celery.core.flow import Advance, Failure, Finish
 from paigeant_celery.core.message import PaigeantMessage, reread, sha256
 from paigeant_celery.core.names import hop_id as make_hop_id
 from paigeant_celery.core.names import next_place, split_hop_id
 from paigeant_celery.core.settings import Settings
+from paigeant_celery.hop import ended
 from paigeant_celery.hop.claims import Claims
 from paigeant_celery.hop.effects import ClosedAs, Drop, Effects, Refusal, Summary, summary_of
 from paigeant_celery.hop.ended import Ended
@@ -26,13 +27,17 @@ from paigeant_celery.hop.refuse import Refusals
 from paigeant_celery.hop.run import Opened, Outcome
 from paigeant_celery.hop.sweeper import Sweeper
 from paigeant_celery.journal.event_feed import EventFeed
-from paigeant_celery.journal.hop_journal import MAX_RECORD, HopJournal
+from paigeant_celery.journal.hop_journal import MAX_RECORD, OUTCOME, HopJournal
+from paigeant_celery.journal.pieces import whole
+from paigeant_celery.journal.record import newer_part
 from paigeant_celery.store.outputs import Outputs
 from paigeant_celery.store.port import ClaimAnswer, Claimed, Closing, Completion, Dropped, HopRecord, Store
 
 __all__ = ["RecordedEffects"]
 
 logger = logging.getLogger(__name__)
+
+MOMENT = 0.25  # seconds; sending a message takes milliseconds unless something is wrong
 
 
 class RecordedEffects(Effects):
@@ -51,8 +56,8 @@ class RecordedEffects(Effects):
         self._outputs = Outputs(settings, store)
         self._settings = settings
         self._claims = Claims(store=store, outbox=outbox, settings=settings, owner=owner)
-        self._refusals = Refusals(store=store, claims=self._claims, settings=settings, owner=owner)
-        self._sweeper = Sweeper(store=store, outbox=outbox)
+        self._refusals = Refusals(store=store, claims=self._claims, outbox=outbox, settings=settings, owner=owner)
+        self._sweeper = Sweeper(store=store, outbox=outbox, set_aside=self._refusals.set_aside)
 
     @property
     def outputs(self) -> Outputs:
@@ -98,7 +103,7 @@ class RecordedEffects(Effects):
 
     def _standing_of(self, hop_id: str) -> Summary | None:
         ids, record = split_hop_id(hop_id), None
-        with suppress(StoreCorrupt):  # it is only shown, and nothing is shown that is not known
+        with suppress(StoreCorrupt, OutdatedVersion):  # it is only shown, and nothing is shown that is not known
             record = self._store.workflow(ids[0]) if ids is not None else None
         if ids is None or record is None:
             return None
@@ -125,11 +130,17 @@ class RecordedEffects(Effects):
         return self._claims.closing_of(arrival, claimed)
 
     def journal_of(self, message: PaigeantMessage, claimed: Claimed, closing: Closing) -> HopJournal | None:
-        """Return the journal with what earlier attempts recorded; None for a hop that is not run again."""
+        """Return the journal with what earlier attempts recorded; None for a hop that is not run again.
+
+        Raises `NewerMessage` if a newer version recorded some of it.
+        """
         if claimed.exhausted:
             return None
         # The first claim of a hop would find nothing, so it does not ask.
-        records = self._store.journal(closing.hop_id) if claimed.fence > 1 else {}
+        records = whole(self._store.journal(closing.hop_id)) if claimed.fence > 1 else {}
+        newer = newer_part(records) or (ended.newer_part(records[OUTCOME]) if OUTCOME in records else None)
+        if newer is not None:
+            raise NewerMessage("newer_version", "", newer)
         send = partial(self._store.publish, closing)
         return HopJournal(
             store=self._store,
@@ -156,6 +167,10 @@ class RecordedEffects(Effects):
         refusal = self._refusals.refuse(arrival, fault, message)
         return self.dropped(arrival.hop_id, refusal) if isinstance(refusal, Drop) else refusal
 
+    def give_back(self, arrival: Arrival, fault: NewerMessage) -> Refusal:
+        """Have the store send the hop again after a while; if it does not know it, put the message back."""
+        return self._refusals.give_back(arrival, fault)
+
     def refuse_unread(self, arrival: Arrival, fault: MessageError) -> None:
         """Keep a dead letter, and park the workflow if its recorded envelope is too large as well."""
         self._refusals.refuse_unread(arrival, fault)
@@ -164,9 +179,9 @@ class RecordedEffects(Effects):
         """Log and keep what may be told about a message that cannot be run."""
         self._refusals.discard(arrival, fault)
 
-    def start_sweeping(self) -> None:
+    def start_sweeping(self, on_outdated: Callable[[], object]) -> None:
         """Start sending again what is due or overdue."""
-        self._sweeper.start()
+        self._sweeper.start(on_outdated)
 
     def stop_sweeping(self) -> None:
         """Stop sending it, and leave that to other workers."""
@@ -178,21 +193,22 @@ class RecordedEffects(Effects):
         if not self._complete(hop, decision.envelope, next_hop, outcome):
             return _overtaken(hop)
         # A crash before this line leaves the next hop recorded but not sent; a sweep sends it.
-        self._send_recorded(next_hop, decision.message)
+        self._send_on(next_hop, decision.message)
         return summary_of(hop, ClosedAs.COMPLETED, next_hop=next_hop.hop_id)
 
-    def _send_recorded(self, hop: HopRecord, message: PaigeantMessage) -> None:
+    def _send_on(self, hop: Recorded, message: PaigeantMessage | None = None) -> None:
+        """Have the message of a recorded hop sent, and wait for a moment.
+
+        Usually it is sent by then. If the broker blocks or refuses, the slot is needed for other workflows, and the
+        effect is the same as if the process had died here: a sweep sends it.
+        """
         try:
-            self._outbox.send(hop, message=message)
-        except TransientError:
-            raise  # the broker is away; the caller closes the hop again and reaches this line again
-        except Exception as error:  # noqa: BLE001 - a sweep repairs it
-            # The hop before it is completed whatever happens here; the effect is the same as if the process had died.
-            logger.error(
-                "hop %s is recorded, but could not be sent; a sweep will send it%s",
-                hop.hop_id, traced(cause_of(error)),
-                extra={"action": "send_failed", "hop": hop.hop_id},
-            )  # fmt: skip
+            sending = self._outbox.begin(hop, message=message)
+        except Exception as error:  # noqa: BLE001 - the hop before it is completed whatever happens here
+            _tell(hop.hop_id, error)
+            return
+        sending.when_ended(lambda error: _tell(hop.hop_id, error) if error is not None else None)
+        sending.ends_within(MOMENT)
 
     def _finish(self, hop: Opened, decision: Finish, outcome: Outcome) -> Summary:
         """Record the last output and, with it, the end of the workflow."""
@@ -253,7 +269,7 @@ class RecordedEffects(Effects):
         if ids is None or record is None or not record.awaits_message:
             return
         if split_hop_id(record.hop_id) == (ids[0], next_place(ids[1])):
-            self._outbox.send(record)
+            self._send_on(record)
 
     def _complete(self, hop: Opened, envelope: str, next_hop: HopRecord | None, outcome: Outcome) -> bool:
         step_id = hop.message.step.step_id or ""
@@ -268,6 +284,17 @@ class RecordedEffects(Effects):
                 notes=outcome.notes,
             )
         )
+
+
+def _tell(hop_id: str, error: BaseException) -> None:
+    """Log that the message of a recorded hop could not be sent."""
+    transient = isinstance(error, TransientError)
+    logger.log(
+        logging.WARNING if transient else logging.ERROR,
+        "hop %s is recorded, but could not be sent; a sweep will send it%s",
+        hop_id, f": {error}" if transient else traced(cause_of(error)),
+        extra={"action": "send_failed", "hop": hop_id},
+    )  # fmt: skip
 
 
 def _overtaken(hop: Opened, failure: Failure | None = None) -> Summary:

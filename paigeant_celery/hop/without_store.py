@@ -12,16 +12,16 @@ from datetime import UTC, datetime
 
 from paigeant_celery.broker.outbox import Outbox
 from paigeant_celery.broker.port import Letters
-from paigeant_celery.core.errors import MessageError
+from paigeant_celery.core.errors import MessageError, NewerMessage
 from paigeant_celery.core.flow import Advance, Failure, Finish
 from paigeant_celery.core.hops import Hop, count_attempt
 from paigeant_celery.core.message import PaigeantMessage, encode, reread
 from paigeant_celery.core.settings import Settings
-from paigeant_celery.hop.effects import ClosedAs, Effects, Refused, Summary, summary_of
+from paigeant_celery.hop.effects import PUT_BACK, ClosedAs, Effects, Refusal, Refused, Summary, summary_of
 from paigeant_celery.hop.failures import log_failure
 from paigeant_celery.hop.guard import Arrival
 from paigeant_celery.hop.letters import letter_of, parked_fault
-from paigeant_celery.hop.refuse import log_refusal, refused_for
+from paigeant_celery.hop.refuse import log_given_back, log_refusal, put_back, refused_for
 from paigeant_celery.hop.run import Opened, Outcome
 from paigeant_celery.store.outputs import Outputs
 from paigeant_celery.store.port import Claimed, Closing
@@ -95,6 +95,13 @@ class MessageOnlyEffects(Effects):
         self._letters.bury(letter_of(arrival, fault, worker=self._worker()), _sound(arrival))
         return refused_for(fault, message)
 
+    def give_back(self, arrival: Arrival, fault: NewerMessage) -> Refusal:
+        """Put the message back on its queue, and keep a dead letter of it when that was done often enough."""
+        if isinstance(arrival.envelope, str) and put_back(arrival, self._outbox):
+            log_given_back(arrival, fault)
+            return PUT_BACK
+        return self.refuse(arrival, fault, None)
+
     def discard(self, arrival: Arrival, fault: MessageError) -> None:
         """Keep a dead letter of something that is not a hop's message."""
         self.refuse(arrival, fault, None)
@@ -103,7 +110,7 @@ class MessageOnlyEffects(Effects):
         """Keep a dead letter of a message that is too large to be read."""
         self.discard(arrival, fault)
 
-    def start_sweeping(self) -> None:
+    def start_sweeping(self, on_outdated: Callable[[], object]) -> None:
         """Do nothing, because only the broker knows what waits."""
 
     def stop_sweeping(self) -> None:
@@ -124,6 +131,8 @@ def _sound(arrival: Arrival) -> str | None:
         return None
     try:
         _ = reread(arrival.envelope).step
+    except NewerMessage:
+        pass
     except MessageError:
         return None
     return arrival.envelope

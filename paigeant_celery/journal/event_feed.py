@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -12,6 +11,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from paigeant_celery.activities.real_threads import real
 from paigeant_celery.core.errors import PaigeantError
 from paigeant_celery.core.patience import patience
 
@@ -40,7 +40,7 @@ class EventFeed:
         self._send, self._attempt = send, str(attempt)
         self._waiting: deque[Mapping[str, str]] = deque()
         self._dropped, self._away = 0, False
-        self._lock = threading.Lock()
+        self._lock = real().Lock()
         self._adapters: dict[type[Any], TypeAdapter[Any]] = {}
 
     def put(self, run_id: str, step: int, event: Any) -> None:

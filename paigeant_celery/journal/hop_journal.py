@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
@@ -12,6 +11,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+from paigeant_celery.activities.real_threads import real
 from paigeant_celery.core.errors import HopLost, NonDeterminismError, NotSerializable, TransientError
 from paigeant_celery.core.patience import patience
 from paigeant_celery.journal.event_feed import EventFeed
@@ -19,7 +19,7 @@ from paigeant_celery.journal.pieces import in_pieces, whole
 from paigeant_celery.journal.record import CallKey, CallKind, Record, change_in, differences, parse_key, parse_record
 from paigeant_celery.store.port import Closing, JournalStore
 
-__all__ = ["HopJournal", "calling", "current_journal", "journalling", "surrounding_journal"]
+__all__ = ["MAX_RECORD", "OUTCOME", "HopJournal", "calling", "current_journal", "journalling", "surrounding_journal"]
 
 MAX_RECORD = 64 * 1024 * 1024  # characters; four times the default limit of outputs
 OUTCOME = "outcome"  # the entry for what the step gave; the names of calls are JSON lists
@@ -71,7 +71,7 @@ class HopJournal:
         self._store, self._closing, self._step_id = store, closing, step_id
         self._records, self._stopping = whole(records), stopping
         self.feed = feed
-        self._lock = threading.Lock()
+        self._lock = real().Lock()
         self._runs, self._occurrences = Counter[str](), Counter[CallKey]()
         self._unwritten: dict[CallKey, _Unwritten] = {}
         self._begun: dict[str, int] = {}  # run -> how many runs began before it

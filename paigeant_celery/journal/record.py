@@ -8,6 +8,7 @@ instead of making the call.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, get_args
@@ -25,11 +26,13 @@ __all__ = [
     "RecordedError",
     "change_in",
     "differences",
+    "newer_part",
     "parse_key",
     "parse_record",
 ]
 
 FORMAT = 1  # of a record; increased when older versions could not read it
+_BEGINNING = re.compile(r'\{"v":([0-9]{1,9})[,}]')
 
 CallKind: TypeAlias = Literal["model", "tool", "validator", "event", "operation", "start"]
 
@@ -101,6 +104,22 @@ class Record:
         text = json.dumps(tree, ensure_ascii=False, separators=(",", ":"))
         # Lone surrogates, which models may write, cannot be encoded.
         return text if text.isascii() or _has_bytes(text) else json.dumps(tree, separators=(",", ":"))
+
+
+def newer_part(records: Mapping[str, str]) -> str | None:
+    """Say what of the calls in a journal a newer version recorded, so that it must not be replayed; None if nothing.
+
+    Every version begins a record with its format, and names a call by a list with its kind.
+    """
+    for name, text in records.items():
+        if not name.startswith("["):
+            continue
+        if parse_key(name) is None:
+            return "its journal has a call that this version does not know"
+        found = _BEGINNING.match(text)
+        if found is not None and int(found[1]) > FORMAT:
+            return f"its journal has a record of format {found[1]}, and this version reads {FORMAT}"
+    return None
 
 
 def parse_key(text: str) -> CallKey | None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Literal
 
+from paigeant_celery.activities.real_threads import real
 from paigeant_celery.core import hops as protocol
 from paigeant_celery.core.flow import Failure
 from paigeant_celery.core.hops import Change, ClosedState, Pace, Sweeping
@@ -18,6 +18,7 @@ from paigeant_celery.store.memory_letters import LetterBox
 from paigeant_celery.store.memory_records import Kept, Records, Workflow
 from paigeant_celery.store.memory_sweep import Round
 from paigeant_celery.store.port import (
+    BoundBroker,
     Claim,
     ClaimAnswer,
     Claimed,
@@ -26,6 +27,7 @@ from paigeant_celery.store.port import (
     DeadLetter,
     Dropped,
     NewWorkflow,
+    OpenHops,
     RenewAnswer,
     StoredEvent,
     Sweep,
@@ -49,12 +51,12 @@ class MemoryStore:
     ) -> None:
         self._limits, self._pace = limits, _pace(lease, limits)
         self._ttl, self._clock = timedelta(seconds=ttl), now
-        self._lock = threading.Lock()
+        self._lock = real().Lock()
         self._records = Records(ttl=self._ttl, pace=self._pace)
         self._sweeping = Sweeping()
         self._numbers = count(1)  # of events and letters
         self._letters = LetterBox(ttl=self._ttl, most=limits.max_letters, numbers=self._numbers)
-        self._broker: str | None = None
+        self._broker: BoundBroker | None = None
 
     def __repr__(self) -> str:
         return "MemoryStore()"
@@ -70,8 +72,8 @@ class MemoryStore:
         return False
 
     @property
-    def reopening(self) -> None:
-        """Nothing: no other process sees the records."""
+    def endpoint(self) -> None:
+        """Nothing: no other process reaches the records."""
         return None
 
     def start(self, new: NewWorkflow) -> Literal["started", "exists", "conflict"]:
@@ -203,6 +205,22 @@ class MemoryStore:
                 return kept
             about = {**_about(failure), "delay_ms": str(round(delay * 1000))}
             kept.workflow.events.add_event("retrying", closing.hop_id, now=now, **about)
+            return True
+
+    def give_back(self, closing: Closing, failure: Failure) -> bool:
+        """Leave a hop that the owner cannot read to newer workers."""
+        with self._transaction() as now:
+            kept = self._records.hops.get(closing.hop_id)
+            if kept is None:
+                return False
+            change = protocol.give_back(
+                kept.hop, owner=closing.owner, fence=closing.fence, failure=failure, now=now, pace=self._pace
+            )
+            if isinstance(change, bool):
+                return change
+            self._records.apply(closing.hop_id, change, now=now)
+            kept.workflow.updated_at = now
+            kept.workflow.events.add_event("given_back", closing.hop_id, now=now, **_about(failure))
             return True
 
     def park(self, closing: Closing, failure: Failure, letter: DeadLetter | None = None) -> bool:
@@ -338,17 +356,36 @@ class MemoryStore:
         """Return no warnings: nothing can be wrong."""
         return []
 
-    def bind_broker(self, broker: str) -> str:
-        """Remember the broker, and return the one that is remembered."""
+    def bound_broker(self) -> BoundBroker | None:
+        """Return the broker that this store belongs to, or None."""
         with self._lock:
-            if self._broker is None:
-                self._broker = broker
             return self._broker
 
-    def bound_broker(self) -> str | None:
-        """Return the broker that is remembered, and remember none."""
+    def bind_broker(self, broker: BoundBroker, *, instead_of: BoundBroker | None) -> bool:
+        """Remember a broker, unless the one that is remembered has changed."""
         with self._lock:
-            return self._broker
+            if self._broker not in (instead_of, broker):
+                return False
+            self._broker = broker
+            return True
+
+    def send_all_again(self) -> None:
+        """Have the next sweeps send all queued hops again."""
+        with self._transaction() as now:
+            for hop_id in list(self._records.due):
+                hop = self._records.hops[hop_id].hop
+                if not protocol.goes_first(hop):
+                    self._records.apply(hop_id, protocol.send_again(hop, now=now), now=now)
+
+    def open_hops(self) -> OpenHops:
+        """Count the hops that are not closed."""
+        with self._transaction():
+            records = self._records
+            running = sum(map(len, records.owned.values()))
+            return OpenHops(due=len(records.due), running=running, parked=len(records.parked))
+
+    def raise_format(self) -> None:
+        """Do nothing: all that use this store are of one version."""
 
     def unswept(self) -> float | None:
         """Return for how many seconds no worker has swept; None if none ever has."""

@@ -111,7 +111,7 @@ class Records:
             queue=kept.queue,
             running=kept.hop.state == "running",
             attempt=kept.hop.attempt,
-            failure=kept.hop.failure if waits else workflow.failure,
+            failure=kept.hop.failure if protocol.tells_failure(kept.hop) else workflow.failure,
             created_at=workflow.created_at,
             updated_at=workflow.updated_at,
             retry_at=self.due[workflow.hop_id] if waits else None,

@@ -8,8 +8,10 @@ from datetime import datetime, timedelta
 from typing import Literal, Protocol, TypeAlias
 
 from paigeant_celery.core.flow import Failure, WorkflowState
+from paigeant_celery.store.endpoint import Endpoint
 
 __all__ = [
+    "BoundBroker",
     "Claim",
     "ClaimAnswer",
     "Claimed",
@@ -23,6 +25,7 @@ __all__ = [
     "JournalStore",
     "LetterStore",
     "NewWorkflow",
+    "OpenHops",
     "RenewAnswer",
     "Store",
     "StoreServer",
@@ -214,6 +217,26 @@ class DeadLetter:
     cursor: str = ""
 
 
+@dataclass(frozen=True, kw_only=True)
+class BoundBroker:
+    """The broker that a prefix of the store belongs to: where it was last reached, and what it is known by.
+
+    `id` is None if the broker can keep none, or was remembered by a version that knew addresses alone.
+    """
+
+    address: str
+    id: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenHops:
+    """How many hops wait for a worker, run, and wait for a person. Each workflow that has not ended has one."""
+
+    due: int
+    running: int
+    parked: int
+
+
 class HopStore(Protocol):
     """The durable record of workflows and hops: who may run which, and what came of it.
 
@@ -267,6 +290,14 @@ class HopStore(Protocol):
 
     def retry_at(self, closing: Closing, failure: Failure, *, delay: float) -> bool:
         """Record that an attempt failed; the hop waits for `delay` seconds and is then sent again by a sweep."""
+        ...
+
+    def give_back(self, closing: Closing, failure: Failure) -> bool:
+        """Leave a hop that the owner cannot read to newer workers; the attempt does not count.
+
+        A sweep sends it after 5 s, and each time that this happens after twice as long, up to 80 s. `failure` says what
+        the owner cannot read.
+        """
         ...
 
     def park(self, closing: Closing, failure: Failure, letter: DeadLetter | None = None) -> bool:
@@ -378,20 +409,36 @@ class StoreServer(Protocol):
         ...
 
     @property
-    def reopening(self) -> Mapping[str, str | int] | None:
-        """What another process needs to touch owners, with the password; None if no other process sees the records."""
+    def endpoint(self) -> Endpoint | None:
+        """How another process reaches the same records; None if none can."""
         ...
 
     def check(self, *, allow_eviction: bool) -> Sequence[str]:
         """Return warnings about the server; raise `Unreachable` or `ConfigurationError`."""
         ...
 
-    def bind_broker(self, broker: str) -> str:
-        """Remember the broker that this prefix belongs to, and return the one that is remembered."""
+    def bound_broker(self) -> BoundBroker | None:
+        """Return the broker that this prefix belongs to, or None."""
         ...
 
-    def bound_broker(self) -> str | None:
-        """Return the broker that is remembered, and remember none."""
+    def bind_broker(self, broker: BoundBroker, *, instead_of: BoundBroker | None) -> bool:
+        """Remember a broker; False, and nothing changes, if `instead_of` is not the one that is remembered."""
+        ...
+
+    def send_all_again(self) -> None:
+        """Have the next sweeps send all queued hops again, because the broker that has their messages is given up."""
+        ...
+
+    def open_hops(self) -> OpenHops:
+        """Count the hops that are not closed."""
+        ...
+
+    def raise_format(self) -> None:
+        """Note that a worker of this version begins; raises `OutdatedVersion` if a newer one has begun.
+
+        Older workers then begin nothing more: their claims and sweeps, and the redrives of their programs, raise that.
+        What they claimed before, they may close.
+        """
         ...
 
     def unswept(self) -> float | None:

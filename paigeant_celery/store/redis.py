@@ -11,8 +11,10 @@ from typing import Literal, cast, get_args
 
 from paigeant_celery.core.errors import InvalidInput
 from paigeant_celery.core.flow import Failure, WorkflowState
+from paigeant_celery.store.endpoint import Endpoint, read_url
 from paigeant_celery.store.limits import LIMITS, StoreLimits
 from paigeant_celery.store.port import (
+    BoundBroker,
     Claim,
     ClaimAnswer,
     Claimed,
@@ -23,12 +25,13 @@ from paigeant_celery.store.port import (
     DropReason,
     HopRecord,
     NewWorkflow,
+    OpenHops,
     RenewAnswer,
     StoredEvent,
     Sweep,
     WorkflowRecord,
 )
-from paigeant_celery.store.redis_check import FORMAT, check_server
+from paigeant_celery.store.redis_check import check_server
 from paigeant_celery.store.redis_client import Client, Reply, Server
 from paigeant_celery.store.redis_records import (
     EPOCH,
@@ -52,17 +55,26 @@ _LETTER_CURSOR = re.compile(r"[0-9]{1,15}")
 class RedisStore:
     """A store in one Redis (or Valkey) database, for any number of processes.
 
-    Raises `Unreachable` if the server is away or full, and `StoreCorrupt` if something else wrote under the prefix. If
-    the reply to a call is lost, the call is repeated once; the repetition changes nothing.
+    Raises `Unreachable` if the server is away or full, and `StoreCorrupt` if something else wrote under the prefix. A
+    claim, a sweep and a redrive raise `OutdatedVersion` if a newer worker has begun. If the reply to a call is lost,
+    the call is repeated once; the repetition changes nothing.
     """
 
-    def __init__(self, url: str, *, prefix: str, lease: float, ttl: float, limits: StoreLimits = LIMITS) -> None:
-        self._server = Server(url, prefix=prefix, limits=limits)
-        self._url, self._prefix = url, prefix
+    def __init__(
+        self, where: Endpoint | str, *, prefix: str, lease: float, ttl: float, limits: StoreLimits = LIMITS
+    ) -> None:
+        endpoint = where if isinstance(where, Endpoint) else read_url(where)
+        self._server = Server(endpoint, prefix=prefix, limits=limits)
+        self._prefix = prefix
         self._lease, self._ttl = round(lease * 1000), round(ttl * 1000)
 
     def __repr__(self) -> str:
         return f"RedisStore({self.address!r}, prefix={self._prefix!r})"
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Where the records are and how they are reached, for a process that opens them as well."""
+        return self._server.endpoint
 
     @property
     def address(self) -> str:
@@ -73,11 +85,6 @@ class RedisStore:
     def shared(self) -> bool:
         """Whether other processes see the same records. They do."""
         return True
-
-    @property
-    def reopening(self) -> Mapping[str, str | int] | None:
-        """What another process needs to touch owners, with the password."""
-        return {"url": self._url, "prefix": self._prefix, "lease": self._lease}
 
     def start(self, new: NewWorkflow) -> Literal["started", "exists", "conflict"]:
         """Record a workflow and its first hop."""
@@ -158,6 +165,10 @@ class RedisStore:
         """Record that an attempt failed; the hop waits for `delay` seconds."""
         return self._close("retry_at", closing, round(delay * 1000), failure=failure)
 
+    def give_back(self, closing: Closing, failure: Failure) -> bool:
+        """Leave a hop that the owner cannot read to newer workers."""
+        return self._close("give_back", closing, failure=failure)
+
     def park(self, closing: Closing, failure: Failure, letter: DeadLetter | None = None) -> bool:
         """Set the hop and its workflow aside, and keep its dead letter."""
         kept = () if letter is None else (letter.letter_id, *letter_fields(letter))
@@ -204,7 +215,7 @@ class RedisStore:
     def sweep(self, *, host: str, dead: Collection[str] = (), queues: Mapping[str, bool] | None = None) -> Sweep:
         """Return hops whose message must be sent again."""
         looked_at = flat_of({queue: "1" if empty else "0" for queue, empty in (queues or {}).items()})
-        owners, unknown, again, corrupted = self._server.run(
+        owners, unknown, again, corrupted = self._server.run_leniently(
             "sweep", host, self._lease, len(dead), *dead, *looked_at, about="due"
         )
         overdue = zip(*(iter(again),) * 4, strict=True)
@@ -307,27 +318,45 @@ class RedisStore:
         """Return warnings about the server.
 
         Raises `Unreachable`, or `ConfigurationError` if the server is part of a cluster, may evict records (unless
-        allowed), or holds records of another format.
+        allowed), or holds records of a newer format.
         """
         return check_server(self._server, allow_eviction=allow_eviction)
 
-    def bind_broker(self, broker: str) -> str:
-        """Remember the broker that this prefix belongs to, and return the one that is remembered."""
+    def bound_broker(self) -> BoundBroker | None:
+        """Return the broker that this prefix belongs to, or None."""
         key = f"{self._prefix}:meta"
+        address, id_ = self._server.ask(lambda c: c.redis.hmget(key, "broker", "broker_id"), about="meta")
+        return None if address is None else BoundBroker(address=address, id=id_)
 
-        def bind(client: Client) -> Reply:
+    def bind_broker(self, broker: BoundBroker, *, instead_of: BoundBroker | None) -> bool:
+        """Remember a broker, unless the one that is remembered has changed."""
+        expected = ("", "") if instead_of is None else (instead_of.address, instead_of.id or "")
+        reply = self._server.run("bind", *expected, broker.address, broker.id or "", about="meta")
+        return bool(reply)
+
+    def send_all_again(self) -> None:
+        """Have the next sweeps send all queued hops again, in the order in which they were due."""
+        while self._server.run("resend", about="due"):
+            pass
+
+    def open_hops(self) -> OpenHops:
+        """Count the hops that are not closed."""
+
+        def count(client: Client) -> Reply:
+            owners = cast("list[str]", client.redis.zrange(f"{self._prefix}:owners", 0, -1))
             with client.redis.pipeline(transaction=True) as commands:
-                commands.hsetnx(key, "broker", broker)
-                commands.hsetnx(key, "format", FORMAT)
-                commands.hget(key, "broker")
+                commands.zcard(f"{self._prefix}:due")
+                commands.zcard(f"{self._prefix}:parked")
+                for owner in owners:
+                    commands.scard(f"{self._prefix}:owner:{owner}")
                 return commands.execute()
 
-        return str(self._server.ask(bind, about="meta")[-1])
+        due, parked, *running = self._server.ask(count, about="due")
+        return OpenHops(due=due, running=sum(running), parked=parked)
 
-    def bound_broker(self) -> str | None:
-        """Return the broker that is remembered, and remember none."""
-        found = self._server.ask(lambda client: client.redis.hget(f"{self._prefix}:meta", "broker"), about="meta")
-        return None if found is None else str(found)
+    def raise_format(self) -> None:
+        """Note that a worker of this version begins, so that older ones begin nothing more."""
+        self._server.run("format", about="meta")
 
     def unswept(self) -> float | None:
         """Return for how many seconds no worker has swept; None if none ever has."""

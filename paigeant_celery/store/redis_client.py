@@ -8,36 +8,50 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
+from pkgutil import resolve_name
+from ssl import VerifyFlags
 from typing import Any, TypeAlias, cast
-from urllib.parse import urlsplit
 
 import redis
-from redis.backoff import ExponentialBackoff
+from redis.backoff import ExponentialBackoff, NoBackoff
 from redis.commands.core import Script
-from redis.connection import parse_url
-from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
+from redis.connection import URL_QUERY_ARGUMENT_PARSERS
+from redis.exceptions import RedisError, ResponseError
 from redis.retry import Retry
+from redis.sentinel import Sentinel, SentinelConnectionPool
 
-from paigeant_celery.core.errors import ConfigurationError, StoreCorrupt, Unreachable
+from paigeant_celery.activities.real_threads import OfThread
+from paigeant_celery.core.errors import ConfigurationError, OutdatedVersion, StoreCorrupt, Unreachable
+from paigeant_celery.core.refusals import Refusal, refusal_of, without_arguments
+from paigeant_celery.store.endpoint import NOT_UNDERSTOOD, Endpoint, Plain
 from paigeant_celery.store.limits import StoreLimits, as_lua
 
-__all__ = ["Client", "Reply", "Server", "script_texts"]
+__all__ = ["PERMISSIONS", "Client", "Reply", "Server", "script_texts"]
 
 SOCKET_TIMEOUT = 1.0  # seconds; with one retry far below the shortest sensible lease
 RETRIES = 1
 MAX_CONNECTIONS = 1024  # more than the threads of one worker; each call holds one for its round trip
 SCRIPTS = (
     "start", "claim", "renew", "touch", "release", "complete", "retry_at", "park", "fail", "cancel", "redrive", "sweep",
-    "read", "bury", "letters", "record", "publish", "events",
+    "read", "bury", "letters", "record", "publish", "events", "bind", "resend", "give_back", "format", "probe",
 )  # fmt: skip
 
 # A script failed on a value before its first write. Servers before Redis 7 report a refused command in the same words.
 _FALLEN = re.compile(r"(?:ERR )?(?:user_script|Error running script)")
-_REFUSED = re.compile(r"\b(?:OOM|READONLY|MISCONF|NOREPLICAS|NOPERM|MASTERDOWN)\b")
+
+DEMOTED = ("READONLY", "MASTERDOWN")
+FILES = ("ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile")
+# What a user of the server needs besides the keys of the prefix.
+PERMISSIONS = "+@read +@write +@scripting +@connection +@transaction +time -@dangerous +info +config|get"
+
+OF_SENTINELS = (
+    "what sentinels ask for is written into `broker_transport_options['sentinel_kwargs']`, or with `sentinel_` before "
+    "it into the store's URL: `?sentinel_password=…`"
+)
 
 # redis-py leaves some functions untyped, and types every reply as a union with awaitables.
 Reply: TypeAlias = Any
-_parse_url = cast("Callable[[str], dict[str, Any]]", parse_url)
+_Sentinel, _SentinelPool = cast("Any", Sentinel), cast("Any", SentinelConnectionPool)
 
 
 @dataclass(frozen=True)
@@ -45,6 +59,7 @@ class Client:
     """A client of this process, with the scripts that it can run."""
 
     pid: int
+    lenient: redis.Redis  # for answers of which a part may be no text: its bytes stand as lone surrogates
     redis: redis.Redis
     scripts: Mapping[str, Script]
 
@@ -52,18 +67,26 @@ class Client:
 class Server:
     """A database with records under one prefix.
 
-    Raises `Unreachable` if the server is away or full, and `StoreCorrupt` if something else wrote under the prefix.
+    Raises `Unreachable` if the server is away or refuses, `StoreCorrupt` if something else wrote under the prefix, and
+    `OutdatedVersion` if a newer worker has begun and the operation would begin something.
     """
 
-    def __init__(self, url: str, *, prefix: str, limits: StoreLimits) -> None:
-        self._options = _options(url)
-        self.address = _address(url, self._options)
+    def __init__(self, endpoint: Endpoint, *, prefix: str, limits: StoreLimits) -> None:
+        _refuse_unknown_options(endpoint)
+        self.endpoint, self.address = endpoint, endpoint.address
         self.prefix, self.limits = prefix, limits
-        self.client: Client | None = None
+        self._client: OfThread[Client] = OfThread(_close)
 
     def run(self, script: str, *arguments: str | int, about: str) -> Reply:
         """Run a script. `about` is the key that it concerns, without the prefix."""
         return self.ask(lambda c: c.scripts[script](args=[self.prefix, *arguments]), about=about)
+
+    def run_leniently(self, script: str, *arguments: str | int, about: str) -> Reply:
+        """Run a script whose answer is about many records, so that one that is no text spoils no other.
+
+        The bytes that are no UTF-8 come as lone surrogates, and go back as they came.
+        """
+        return self.ask(lambda c: c.scripts[script](args=[self.prefix, *arguments], client=c.lenient), about=about)
 
     def ask(self, question: Callable[[Client], Reply], *, about: str) -> Reply:
         """Put a question to the server. `about` is the key that it concerns, without the prefix."""
@@ -71,15 +94,10 @@ class Server:
             return question(self.connected())
         except UnicodeDecodeError as error:
             raise StoreCorrupt(f"{self.prefix}:{about}", "is not UTF-8 text") from error
-        except OutOfMemoryError as error:
-            cause = "the server is full: its `maxmemory` is reached and nothing may be evicted"
-            raise Unreachable("store", self.address, cause) from error
-        except ResponseError as error:
-            raise self._refusal(error, f"{self.prefix}:{about}") from error
         except redis.DataError:
             raise  # an argument is neither text nor a number; nothing was sent
         except RedisError as error:
-            raise Unreachable("store", self.address, type(error).__name__) from error
+            raise self._told(error, f"{self.prefix}:{about}") from error
 
     def permitted(self, question: Callable[[Client], Reply]) -> Reply:
         """Put a question that the server may refuse to answer; None if it does."""
@@ -88,45 +106,108 @@ class Server:
         except ResponseError:
             return None
         except RedisError as error:
-            raise Unreachable("store", self.address, type(error).__name__) from error
+            raise self._told(error, self.prefix) from error
 
     @contextmanager
     def readable(self, about: str) -> Iterator[None]:
-        """Raise `StoreCorrupt` if the body cannot read the answer about a key."""
+        """Raise `StoreCorrupt` if the body cannot read the answer about a key, `OutdatedVersion` if that is newer."""
         try:
             yield
         except (KeyError, ValueError, TypeError) as error:
+            if (found := self.newer_format()) is not None:
+                raise OutdatedVersion(self.address, self.prefix, found, self.limits.format) from error
             text = f"has values that this version cannot read ({type(error).__name__})"
             raise StoreCorrupt(f"{self.prefix}:{about}", text) from error
 
+    @property
+    def client(self) -> Client | None:
+        """The client of this process, with gevent of this thread, if there has been a question."""
+        return self._client.value
+
+    def newer_format(self) -> int | None:
+        """Return the format of the records if a newer worker has begun, otherwise None."""
+        found = self.ask(lambda c: c.redis.hget(f"{self.prefix}:meta", "format"), about="meta")
+        is_newer = found is not None and found.isdecimal() and int(found) > self.limits.format
+        return int(found) if is_newer else None
+
     def connected(self) -> Client:
-        """Return this process's client."""
+        """Return it, and open it first if it is not there."""
         # No lock: another thread could hold it at a fork, and in the child it would never be released. At first two
         # threads may both make a client; one of the two goes away when its call is done.
         client = self.client
         if client is None or client.pid != os.getpid():
-            client = self.client = _open(self._options, self.limits)
+            client = self._client.value = _open(self.endpoint, self.limits)
         return client
 
     def close(self) -> None:
         """Release this process's connections. A later question opens new ones."""
-        client, self.client = self.client, None
-        if client is not None and client.pid == os.getpid():
-            client.redis.close()
+        client, self._client.value = self.client, None
+        if client is not None:
+            _close(client)
 
-    def _refusal(self, error: ResponseError, key: str) -> StoreCorrupt | Unreachable:
+    def refusal_of(self, error: BaseException | None) -> Refusal | None:
+        """Return what an error of the client says about the server; None if nothing answers, or with other words."""
+        tls = self.endpoint.tls or {}
+        files = tuple(str(tls[name]) for name in FILES if tls.get(name) and not os.access(str(tls[name]), os.R_OK))
+        return refusal_of(error, rule=f"~{self.prefix}:* {PERMISSIONS}", paths=files, plain=not tls)
+
+    def masters(self) -> set[str] | None:
+        """Return the primaries that the sentinels watch; None if there are no sentinels, or none of them answers.
+
+        Raises `Unreachable` if one refuses to tell.
+        """
+        found: set[str] | None = None
+        for sentinel in _sentinels(self.connected().redis):
+            try:
+                watched: Any = sentinel.sentinel_masters()
+                found = {*(found or ()), *map(str, watched)}
+            except RedisError as error:
+                if (refusal := self.refusal_of(error)) is not None:
+                    raise Unreachable(
+                        "sentinel", self.address, refusal.cause, refused=True, remedy=OF_SENTINELS
+                    ) from error
+        return found
+
+    def _told(self, error: RedisError, key: str) -> StoreCorrupt | OutdatedVersion | Unreachable:
+        """Return the error of ours for one of the client."""
         text = str(error)
+        if text.startswith("FORMAT "):
+            return OutdatedVersion(self.address, self.prefix, int(text.split()[1]), self.limits.format)
         if text.startswith("CORRUPT "):
             _, key, what = text.split(" ", 2)
             return StoreCorrupt(key, what)
         if text.startswith("WRONGTYPE"):
             return StoreCorrupt(key, "has another type than this version writes")
-        if type(error) is ResponseError and _FALLEN.match(text) and not _REFUSED.search(text):
+        if (refusal := self.refusal_of(error)) is not None:
+            self._leave_demoted(refusal)
+            return Unreachable("store", self.address, refusal.cause, refused=True, remedy=refusal.remedy)
+        if type(error) is ResponseError and _FALLEN.match(text):
             return StoreCorrupt(key, "has values that this version cannot read")
         # The server is there but refuses, which may pass.
-        # After these words it would repeat the script or its arguments.
-        said = re.split(r" script: [0-9a-f]{40}|, with args ", text)[0][:200]
-        return Unreachable("store", self.address, said if type(error) is ResponseError else type(error).__name__)
+        cause = without_arguments(text) if type(error) is ResponseError else type(error).__name__
+        return Unreachable("store", self.address, cause)
+
+    def _leave_demoted(self, refusal: Refusal) -> None:
+        """Close the connections to a server that is no longer the primary; new ones ask again who is, if only DNS."""
+        client = self.client
+        if refusal.cause.startswith(DEMOTED) and client is not None:
+            for each in (client.redis, client.lenient):
+                each.connection_pool.disconnect(inuse_connections=False)
+
+
+def _close(client: Client) -> None:
+    if client.pid != os.getpid():
+        return  # its connections belong to the parent of this process
+    for each in (client.redis, client.lenient):
+        each.close()
+        for sentinel in _sentinels(each):
+            sentinel.close()
+
+
+def _sentinels(client: redis.Redis) -> list[redis.Redis]:
+    """Return the clients that ask where the primary is; none if the address is that of a server."""
+    asked = getattr(client.connection_pool, "sentinel_manager", None)
+    return list(asked.sentinels) if asked is not None else []
 
 
 def script_texts(limits: StoreLimits) -> dict[str, str]:
@@ -136,53 +217,74 @@ def script_texts(limits: StoreLimits) -> dict[str, str]:
     return {name: common + folder.joinpath(f"{name}.lua").read_text("utf-8") for name in SCRIPTS}
 
 
-def _open(options: Mapping[str, Any], limits: StoreLimits) -> Client:
+def _open(endpoint: Endpoint, limits: StoreLimits) -> Client:
     """Return a client for this process; nothing is connected yet."""
-    client = redis.Redis.from_pool(redis.ConnectionPool(**options))
+    client = redis.Redis.from_pool(_pool(endpoint))
     scripts = {name: client.register_script(text) for name, text in script_texts(limits).items()}
-    return Client(os.getpid(), client, scripts)
+    lenient = redis.Redis.from_pool(_pool(endpoint, encoding_errors="surrogateescape"))
+    return Client(os.getpid(), lenient, client, scripts)
 
 
-def _options(url: str) -> dict[str, Any]:
-    """Return the client's options for `url`, whose query may set timeouts and the like."""
-    try:
-        parts = urlsplit(url)
-        # A password with '#', '?' or '/' cuts the URL in the wrong place; the '@' is then after the cut.
-        if parts.fragment or "@" in parts.path + parts.query:
-            raise ValueError
-        # redis-py reads a path that is not a number as database 0.
-        if parts.scheme != "unix" and re.fullmatch(r"/*[0-9]*/*", parts.path) is None:
-            raise ValueError
-        given = _parse_url(url)
-        if isinstance(mode := given.get("ssl_cert_reqs"), str):
-            given["ssl_cert_reqs"] = mode.lower().removeprefix("ssl.").removeprefix("cert_")  # Celery's words
-        options = {
-            "socket_timeout": SOCKET_TIMEOUT,
-            "socket_connect_timeout": SOCKET_TIMEOUT,
-            "client_name": "paigeant",
-            "max_connections": MAX_CONNECTIONS,
-            **given,
-            "retry": Retry(ExponentialBackoff(cap=0.2, base=0.05), retries=RETRIES),
-            "retry_on_error": [redis.ConnectionError, redis.TimeoutError],  # redis-py before 6 asks for it
-            "decode_responses": True,
-        }
-        redis.ConnectionPool(**options).make_connection()  # connects to nothing, but finds unknown options
-    except (TypeError, ValueError, RedisError):
-        # Without the cause and its text, which may show parts of a password.
-        raise ConfigurationError(
-            [
-                "it is not understood; expected 'redis://user:password@host:6379/0' with options that "
-                "redis-py knows, and special characters of the password percent-encoded"
-            ]
-        ) from None
+def _pool(endpoint: Endpoint, **more: Any) -> redis.ConnectionPool:
+    options = {**_options(endpoint), **more}
+    if not endpoint.master_name:
+        return redis.ConnectionPool(**_place(endpoint), **options)
+    asking = {
+        "socket_timeout": SOCKET_TIMEOUT,
+        "socket_connect_timeout": SOCKET_TIMEOUT,
+        **_typed(endpoint.sentinel_options),
+        "retry": Retry(NoBackoff(), 0),  # another sentinel is asked instead
+        "retry_on_error": [],
+    }
+    sentinels = _Sentinel(endpoint.hosts, sentinel_kwargs=asking)
+    pool: redis.ConnectionPool = _SentinelPool(endpoint.master_name, sentinels, ssl=endpoint.tls is not None, **options)
+    return pool
+
+
+def _place(endpoint: Endpoint) -> dict[str, Any]:
+    if endpoint.path:
+        return {"connection_class": redis.UnixDomainSocketConnection, "path": endpoint.path}
+    secure = redis.Connection if endpoint.tls is None else redis.SSLConnection
+    ((host, port),) = endpoint.hosts[:1]
+    return {"connection_class": secure, "host": host, "port": port}
+
+
+def _options(endpoint: Endpoint) -> dict[str, Any]:
+    """Return the options of the connections to the data; those of the endpoint may set timeouts and the like."""
+    options: dict[str, Any] = {
+        "socket_timeout": SOCKET_TIMEOUT,
+        "socket_connect_timeout": SOCKET_TIMEOUT,
+        "client_name": "paigeant",
+        "max_connections": MAX_CONNECTIONS,
+        "username": endpoint.username,
+        "password": endpoint.password,
+        **_typed(endpoint.options),
+        **_typed(endpoint.tls or {}),
+        "db": endpoint.database,
+        "retry": Retry(ExponentialBackoff(cap=0.2, base=0.05), retries=RETRIES),
+        "retry_on_error": [redis.ConnectionError, redis.TimeoutError],  # redis-py before 6 asks for it
+        "decode_responses": True,
+    }
+    if isinstance(provider := options.get("credential_provider"), str):
+        options |= {"credential_provider": resolve_name(provider)(), "username": None, "password": None}
     return options
 
 
-def _address(url: str, options: Mapping[str, Any]) -> str:
-    """Return `url` without the user, the password, and options other than the database."""
-    scheme, database = url.partition("://")[0], options.get("db", 0)
-    if scheme == "unix":
-        return f"unix://{options.get('path', '')}?db={database}"
-    host = options.get("host", "localhost")
-    host = f"[{host}]" if ":" in host else host
-    return f"{scheme}://{host}:{options.get('port', 6379)}/{database}"
+def _typed(options: Mapping[str, Plain]) -> dict[str, Any]:
+    """Return options of redis-py with the types that it wants; those of a URL are texts."""
+    found: dict[str, Any] = {}
+    for name, value in options.items():
+        reader: Any = URL_QUERY_ARGUMENT_PARSERS.get(name) if isinstance(value, str) else None
+        found[name] = reader(value) if reader is not None else value
+        if name.endswith("_verify_flags") and isinstance(value, list):
+            found[name] = [VerifyFlags(int(flag)) for flag in value]
+    return found
+
+
+def _refuse_unknown_options(endpoint: Endpoint) -> None:
+    """Raise `ConfigurationError` for options that redis-py does not know or cannot read."""
+    try:
+        _pool(endpoint).make_connection()  # which connects to nothing
+    except (TypeError, ValueError, RedisError):
+        # Without the cause and its text, which may show parts of a password.
+        raise ConfigurationError([NOT_UNDERSTOOD]) from None

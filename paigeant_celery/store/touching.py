@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
+from paigeant_celery.store.endpoint import Endpoint
 from paigeant_celery.store.limits import LIMITS
 from paigeant_celery.store.redis_client import Server
 
@@ -11,11 +13,11 @@ __all__ = ["Toucher", "touch"]
 
 
 class Toucher:
-    """Touches owners in the store that a process has opened; `reopening` is what that store says about itself."""
+    """Touches owners in the store that another process has opened; `endpoint` is its endpoint as plain values."""
 
-    def __init__(self, reopening: Mapping[str, str | int]) -> None:
-        self._server = Server(str(reopening["url"]), prefix=str(reopening["prefix"]), limits=LIMITS)
-        self._lease = int(reopening["lease"])
+    def __init__(self, endpoint: Mapping[str, Any], *, prefix: str, lease: float) -> None:
+        self._server = Server(Endpoint.from_plain(endpoint), prefix=prefix, limits=LIMITS)
+        self._lease = round(lease * 1000)
 
     def touch(self, *, host: str, owners: Collection[str]) -> Sequence[str]:
         """Extend the leases of living owners, and return all owners on a host."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import click
@@ -13,13 +14,13 @@ from kombu.entity import Queue
 
 from paigeant_celery.activities.port import Activity
 from paigeant_celery.activities.registry import registry
-from paigeant_celery.core.errors import ConfigurationError, PaigeantError
+from paigeant_celery.core.errors import ConfigurationError, PaigeantError, TransientError
 from paigeant_celery.worker.app_state import installation_of
 from paigeant_celery.worker.broker_advice import advice_lines, advise
 from paigeant_celery.worker.guest import GuestWorker
 from paigeant_celery.worker.intake import Intake
 from paigeant_celery.worker.revocations import Revocations
-from paigeant_celery.worker.selection import NO_SELECTION, Selection, selection_of
+from paigeant_celery.worker.selection import NO_SELECTION, selection_of
 from paigeant_celery.worker.serving import (
     banner,
     is_to_serve,
@@ -34,6 +35,8 @@ from paigeant_celery.worker.task import register_tasks
 from paigeant_celery.worker.task_log import name_steps_in_task_log
 
 __all__ = ["AgentQueues"]
+
+KEEP_ID_EVERY = 30.0  # seconds within which a broker that was emptied is known again under each of its names
 
 logger = logging.getLogger(__name__)
 
@@ -55,9 +58,9 @@ class AgentQueues(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ship
         self._transport, self._runtime = installation.transport, installation.runtime
         store = self._transport.store
         self._revocations = Revocations(store) if store is not None else None
-        self._watching: Any = None
-        self._selection, self._added = NO_SELECTION, frozenset[str]()
-        self._store_seen = True
+        self._watching: list[Any] = []  # timer entries
+        self._selection, self._added, self._of_host = NO_SELECTION, frozenset[str](), frozenset[str]()
+        self._all_seen, self._connected_before = True, False
         self._joined = False
         self._ours = guest.ours if guest is not None else set[str]()
         Intake(
@@ -79,27 +82,38 @@ class AgentQueues(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ship
         consumed = frozenset(consumer.app.amqp.queues.consume_from)
         selection = self._selection.followed(added=self._added, consumed=consumed)
         served = served_activities(self._transport, selection)
+        serves = self._embedded or self._joined or bool(served)
+        if serves and not self._all_seen:
+            self._look_again(lambda: start_checks(self._transport, selection, embedded=self._embedded))
+        elif serves and self._connected_before:
+            self._look_again(lambda: self._transport.binding.check_worker(serves=True))
+        self._all_seen = self._connected_before = True
         if not self._announced:
             self._announced = True
-            if not self._store_seen and served:
-                self._look_at_store(selection)
             click.echo(printable("\n".join([banner(self._transport, selection), *self._advice(consumer, served)])))
-        if self._embedded or self._joined or served:
+        if serves:
             self._begin(consumer, queues_of(self._transport, served, selection))
 
     def stop(self, consumer: Any) -> None:
         """Stop sweeping because the broker is away or the worker ends."""
         self._runtime.stop_sweeping()
-        if self._watching is not None:
-            self._watching.cancel()
-            self._watching = None
+        while self._watching:
+            self._watching.pop().cancel()
 
     def _begin(self, consumer: Any, queues: Iterable[Queue]) -> None:
         """Do what a worker does that takes messages from our queues."""
         self._ours.update(queue.name for queue in queues)
-        self._runtime.start_sweeping()
-        if self._revocations is not None and self._watching is None:
-            self._watching = self._revocations.watch(consumer.timer)
+        self._runtime.start_sweeping(partial(self._leave_to_newer, consumer))
+        if self._revocations is not None and not self._watching:
+            self._watching += [
+                self._revocations.watch(consumer.timer),
+                consumer.timer.call_repeatedly(KEEP_ID_EVERY, self._transport.binding.keep_id),
+            ]
+
+    def _leave_to_newer(self, consumer: Any) -> None:
+        """Take no more messages from our queues. Those that the host uses as well stay with it."""
+        for queue in sorted(self._ours - self._of_host):
+            consumer.call_soon(consumer.cancel_task_queue, queue)
 
     def _advice(self, consumer: Any, served: dict[str, Activity]) -> Iterator[str]:
         """Yield the findings about the broker's settings if steps are served."""
@@ -112,10 +126,15 @@ class AgentQueues(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ship
             )
             yield from advice_lines(findings)
 
-    def _look_at_store(self, selection: Selection) -> None:
-        """Check the store if it was away when the worker began; it may have come back together with the broker."""
+    def _look_again(self, check: Callable[[], bool]) -> None:
+        """Check what was away when the worker began, or whether it is still the store's broker that has come back.
+
+        That one gets its id back if it has lost its data.
+        """
         try:
-            start_checks(self._transport, selection)
+            check()
+        except TransientError as error:
+            logger.warning("%s; hops wait until it is back", error, extra={"action": "store_unreachable"})
         except PaigeantError as error:
             click.echo(f"paigeant_celery: {error}", err=True)
             raise SystemExit(1) from error
@@ -128,7 +147,7 @@ class AgentQueues(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ship
         app, selection = consumer.app, selection_of(consumer.controller)
         self._selection = selection
         try:
-            self._store_seen = start_checks(self._transport, selection)
+            self._all_seen = start_checks(self._transport, selection)
         except ConfigurationError as error:
             if is_to_serve(self._transport, selection):
                 raise
@@ -140,7 +159,10 @@ class AgentQueues(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ship
         queues = list(queues_of(self._transport, served_activities(self._transport, selection), selection))
         self._added = frozenset(queue.name for queue in queues)
         self._ours.update(self._added)
-        if queues and takes_no_other(self._transport, selection):
+        if not takes_no_other(self._transport, selection):
+            default = {self._transport.names.queue(name) for name in registry.names()}
+            self._of_host = frozenset(app.amqp.queues.consume_from) - default
+        elif queues:
             for queue in queues:
                 app.amqp.queues.add(queue)
             app.amqp.queues.select([queue.name for queue in queues])

@@ -5,18 +5,21 @@ None of it stops a worker. Settings that must not be used are mistakes, which `s
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from ssl import CERT_NONE, CERT_REQUIRED
 from typing import Any, TypeAlias
 
 import kombu
 
+from paigeant_celery.broker.connection import other_servers, store_of_broker
 from paigeant_celery.broker.transport import CeleryTransport
 
 __all__ = ["Finding", "Found", "Recommended", "advise", "advice_lines"]
 
 CONSUMER_TIMEOUT = 30 * 60.0  # seconds; RabbitMQ's default, because the server does not tell what it is set to
 CHECKS_CONSUMERS_SINCE = (5, 7)  # the first Kombu whose health checks cover the connection that waits for messages
+UNVERIFIED = (None, "none", CERT_NONE)
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,8 @@ def advise(transport: CeleryTransport, *, longest_step: float, prefetch: int, th
     if broker.driver_type == "redis":
         options = {**_defaults(broker.Channel), **connection.transport_options}
         findings += [_visibility(options, durable=durable, longest_step=longest_step), _liveness(options)]
+        findings += _failing_over(transport)
+        findings += _prefixed(transport, options)
     elif broker.driver_type == "amqp":
         findings += [
             _confirms(connection.transport_options, durable=durable),
@@ -58,6 +63,7 @@ def advise(transport: CeleryTransport, *, longest_step: float, prefetch: int, th
         ]
         findings += _consumer_timeout(durable=durable, longest_step=longest_step)
         findings += _reduction(transport.app.conf, threads=threads)
+    findings += _encryption(connection)
     findings += _cancelling(transport.app.conf)
     return tuple(findings)
 
@@ -113,6 +119,44 @@ def _liveness(options: dict[str, Any]) -> Finding:
         value="True",
         reason="a worker whose connection was cut silently would wait on it forever",
     )
+
+
+def _encryption(connection: Any) -> Iterator[Finding]:
+    """Judge TLS. Kombu's options of Redis begin with `ssl_`; on RabbitMQ the certificate is verified unless told."""
+    given = connection.ssl
+    if not given:
+        return
+    options = {name.removeprefix("ssl_"): value for name, value in given.items()} if isinstance(given, Mapping) else {}
+    if options.get("cert_reqs", CERT_REQUIRED) in UNVERIFIED:
+        yield Recommended(
+            setting=f"broker_use_ssl['{'ssl_' if connection.transport.driver_type == 'redis' else ''}cert_reqs']",
+            value="ssl.CERT_REQUIRED",
+            reason="nobody verifies the certificate of the broker: who answers in its place reads every message",
+        )
+    else:
+        yield Found("TLS, with a certificate that is verified")
+
+
+def _failing_over(transport: CeleryTransport) -> Iterator[Finding]:
+    """Say where the store stays if only the broker fails over."""
+    others, store = other_servers(transport.app), transport.store
+    if (
+        others
+        and store is not None
+        and store.endpoint == store_of_broker(transport.app, lease=transport.settings.lease)
+    ):
+        yield Recommended(
+            setting="paigeant_store_url",
+            value="the URL of one server",
+            reason=f"the store is {store.address}, the first broker of {len(others) + 1}, and stays there if Celery "
+            "fails over to another; two primaries that change places need Redis Sentinel",
+        )
+
+
+def _prefixed(transport: CeleryTransport, options: Mapping[str, Any]) -> Iterator[Finding]:
+    if options.get("global_keyprefix") and transport.store is not None:
+        prefix = transport.settings.prefix
+        yield Found(f"global_keyprefix for messages alone (the keys of the store begin with {prefix + ':'!r})")
 
 
 def _confirms(options: dict[str, Any], *, durable: bool) -> Finding:

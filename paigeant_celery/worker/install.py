@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from typing import Any
 
 from celery import Celery
+from celery.signals import celeryd_init
 
 from paigeant_celery.activities.registry import registry
+from paigeant_celery.broker.connection import broker_mistakes
 from paigeant_celery.broker.transport import CeleryTransport, attach, attachment_of, imports_us, transport_of
-from paigeant_celery.core.errors import InvalidInput, UsageError
+from paigeant_celery.core.errors import ConfigurationError, InvalidInput, UsageError
 from paigeant_celery.store.port import Store
 from paigeant_celery.worker.app_state import Installation, installation_of
 from paigeant_celery.worker.bootsteps import AgentQueues
@@ -43,6 +46,7 @@ def install(app: Celery, *, store: str | Store | None = None) -> CeleryTransport
     else:
         runtime = HopRuntime(transport)
         attach(app, Installation(transport, runtime=runtime, embedded=EmbeddedWorker(transport, runtime)))
+        celeryd_init.connect(_refuse_unmade_broker)
         app.steps["worker"].add(ending(runtime.shutdown))
         app.steps["consumer"].add(AgentQueues)
         # Not earlier: registering a task would finalize the host's app while its modules are still loading.
@@ -65,6 +69,12 @@ def install_importing_apps() -> None:
                 # The signal that `install` waits for was sent before this module was imported.
                 app._autodiscover_tasks(None, "agents")
     connect_on_app_finalize(lambda app: install(app) if imports_us(app) else None)
+
+
+def _refuse_unmade_broker(instance: Any, **_: object) -> None:
+    """End a worker's start if its broker cannot be made; Celery would end it a moment later, with a traceback."""
+    if isinstance(attachment_of(instance.app), Installation) and (mistakes := broker_mistakes(instance.app)):
+        raise SystemExit(f"paigeant_celery: {ConfigurationError(mistakes)}")
 
 
 def _register_known(app: Celery) -> None:

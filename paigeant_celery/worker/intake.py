@@ -17,10 +17,10 @@ from typing import Any
 from celery.exceptions import InvalidTaskError
 from kombu.exceptions import ContentDisallowed
 
-from paigeant_celery.core.errors import MessageError, TransientError
-from paigeant_celery.core.names import Names
-from paigeant_celery.hop.effects import Refused
-from paigeant_celery.hop.guard import Arrival
+from paigeant_celery.core.errors import MessageError, OutdatedVersion, TransientError
+from paigeant_celery.core.names import GIVEN_BACK_HEADER, Names
+from paigeant_celery.hop.effects import PUT_BACK, PUT_BACK_PAUSE, Refused
+from paigeant_celery.hop.guard import Arrival, given_back_of
 from paigeant_celery.hop.service import HopService
 from paigeant_celery.worker.channels import BROKEN, harden, headers_in
 
@@ -181,7 +181,11 @@ class Intake:
                 otherwise(body, message, error)
                 return
             arrival = Arrival(
-                hop_id=hop_id, activity=activity, envelope=_envelope_of(message), queue=self._queue_of(message)
+                hop_id=hop_id,
+                activity=activity,
+                envelope=_envelope_of(message),
+                queue=self._queue_of(message),
+                given_back=given_back_of(message.headers.get(GIVEN_BACK_HEADER)),
             )
             if isinstance(self._asked(message, lambda: self._service().refuse_unknown(arrival)), Refused):
                 self._consumer.event_dispatcher.send("task-failed", uuid=hop_id, exception=f"NotRegistered({task!r})")
@@ -203,15 +207,18 @@ class Intake:
         return Arrival(hop_id=hop_id, activity=activity, envelope=content, fault=fault, queue=queue)
 
     def _asked(self, message: Any, refuse: Callable[[], object]) -> object:
-        """Refuse a message and return the answer; if the store is away, the message goes back to its queue."""
+        """Refuse a message and return the answer; if the store is away or newer, the message goes back to its queue."""
         try:
             answer = refuse()
-        except TransientError as away:
-            logger.error("%s; the message goes back to its queue", away, extra={"action": "store_unreachable"})
+        except (TransientError, OutdatedVersion) as error:
+            action = "outdated" if isinstance(error, OutdatedVersion) else "store_unreachable"
+            logger.error("%s; the message goes back to its queue", error, extra={"action": action})
             time.sleep(STORE_WAIT)
             message.reject_log_error(logger, self._consumer.connection_errors, requeue=True)
             return None
         message.reject_log_error(logger, self._consumer.connection_errors)
+        if answer == PUT_BACK:
+            time.sleep(PUT_BACK_PAUSE)
         return answer
 
     def _queue_of(self, message: Any) -> str | None:

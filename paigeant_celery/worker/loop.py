@@ -13,11 +13,13 @@ import os
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
+from paigeant_celery.activities.real_threads import RealFuture, are_greenlets, new_loop, real, run_on, start_thread
 from paigeant_celery.activities.stacks import still_running
-from paigeant_celery.activities.threads import HostResources, NoResources, released
+from paigeant_celery.activities.threads import HostResources, NoResources, SharedThreads, released
 from paigeant_celery.core.causes import Cause, cause_of
 from paigeant_celery.hop.failures import traced
 
@@ -34,7 +36,7 @@ class ProcessLoop:
 
     def __init__(self, host: HostResources | None = None) -> None:
         self._host = host or NoResources()
-        self._lock = threading.Lock()
+        self._lock = real().Lock()
         self._pid: int | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -43,7 +45,7 @@ class ProcessLoop:
     @contextmanager
     def running(self, coroutine: Coroutine[Any, Any, T]) -> Iterator[concurrent.futures.Future[T]]:
         """Run a coroutine in a copy of the caller's context; leaving the block before it ends cancels it."""
-        future = asyncio.run_coroutine_threadsafe(coroutine, self._own())
+        future = run_on(self._own(), coroutine)
         try:
             yield future
         finally:
@@ -60,9 +62,10 @@ class ProcessLoop:
         The steps on a blocked loop stay there. Within `patience` seconds the loop must show a sign of life.
         """
         loop = self._own()
-        alive = threading.Event()
-        loop.call_soon_threadsafe(alive.set)
-        if alive.wait(patience):
+        alive: RealFuture[None] = RealFuture()
+        loop.call_soon_threadsafe(alive.set_result, None)
+        with suppress(TimeoutError):
+            alive.result(patience)
             return False
         with self._lock:
             if self._loop is loop:
@@ -72,16 +75,15 @@ class ProcessLoop:
     def _own(self) -> asyncio.AbstractEventLoop:
         with self._lock:
             if self._loop is None or self._pid != os.getpid():
-                self._loop, self._pid = asyncio.new_event_loop(), os.getpid()
+                self._loop, self._pid = new_loop(), os.getpid()
                 self._loop.set_default_executor(_Threads(self._host))
                 self._loop.set_exception_handler(_tell)
-                self._thread = threading.Thread(target=_serve, args=(self._loop,), name="paigeant-loop", daemon=True)
-                self._thread.start()
+                self._thread = start_thread(partial(_serve, self._loop), name="paigeant-loop")
             return self._loop
 
     def _forget(self) -> None:
         # The parent's thread does not exist in the child, and its lock may have been held at the fork.
-        self._lock, self._loop, self._thread, self._pid = threading.Lock(), None, None, None
+        self._lock, self._loop, self._thread, self._pid = real().Lock(), None, None, None
 
 
 class _Threads(ThreadPoolExecutor):
@@ -90,9 +92,12 @@ class _Threads(ThreadPoolExecutor):
     def __init__(self, host: HostResources) -> None:
         super().__init__(thread_name_prefix="asyncio")
         self._host = host
+        # asyncio takes no executor of another class, and the threads of this one may be greenlets.
+        self._real = SharedThreads(self._max_workers, name="asyncio") if are_greenlets() else None
 
     def submit(self, call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> concurrent.futures.Future[T]:
-        return super().submit(released(self._host, call, *args, **kwargs))
+        submit = super().submit if self._real is None else self._real.submit
+        return submit(released(self._host, call, *args, **kwargs))
 
 
 def _tell(loop: asyncio.AbstractEventLoop, context: Mapping[str, Any]) -> None:

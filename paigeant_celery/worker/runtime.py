@@ -17,10 +17,10 @@ from paigeant_celery.activities.registry import registry
 from paigeant_celery.broker.outbox import Outbox
 from paigeant_celery.broker.transport import CeleryTransport
 from paigeant_celery.core.causes import cause_of, traceback_of
-from paigeant_celery.core.errors import HopFailed, StoreCorrupt, TransientError
+from paigeant_celery.core.errors import HopFailed, OutdatedVersion, StoreCorrupt, TransientError
 from paigeant_celery.core.hop_failures import hop_failed
 from paigeant_celery.core.patience import patience
-from paigeant_celery.hop.effects import ClosedAs, Drop, Effects, Refused, Summary
+from paigeant_celery.hop.effects import PUT_BACK, PUT_BACK_PAUSE, ClosedAs, Drop, Effects, Refused, Summary
 from paigeant_celery.hop.failures import traced
 from paigeant_celery.hop.guard import Arrival
 from paigeant_celery.hop.lease import NoLease, Owner
@@ -44,6 +44,7 @@ BLOCKED_GRACE = 30.0  # seconds after a step's timeout until a step that cannot 
 LOOK_UP = 0.25  # seconds until a waiting task body notices that its worker ends
 BLOCKED_SIGN = 5.0  # seconds within which a loop shows a sign of life unless it is blocked
 OPEN_PATIENCE = 30.0  # seconds to wait for a store that is away before the message goes back to its queue
+OUTDATED_PAUSE = 1.0  # seconds for which a slot keeps a message that only a newer worker may take
 CLOSE_PATIENCE = 900.0  # seconds to keep an output that is paid for but cannot be recorded yet
 
 
@@ -77,7 +78,7 @@ class HopRuntime:
         if store is None:
             letters = transport.letter_queue
             alone = MessageOnlyEffects(outbox=outbox, letters=letters, settings=settings, worker=new_owner_id)
-            return NoLease(), alone, Touching(None, lease=settings.lease)
+            return NoLease(), alone, Touching(None, settings)
         owner = Owner(store, lease=settings.lease)
         effects = RecordedEffects(
             store=store,
@@ -86,11 +87,14 @@ class HopRuntime:
             owner=lambda: owner.id,
             stopping=lambda: self.shutdown.asked,
         )
-        return owner, effects, Touching(store.reopening, lease=settings.lease)
+        return owner, effects, Touching(store.endpoint, settings)
 
-    def start_sweeping(self) -> None:
-        """Start putting hops back on their queue if their message or owner is lost; without a store, do nothing."""
-        self._effects.start_sweeping()
+    def start_sweeping(self, on_outdated: Callable[[], object]) -> None:
+        """Start putting hops back on their queue if their message or owner is lost; without a store, do nothing.
+
+        `on_outdated` is called, in another thread, if a newer worker has begun.
+        """
+        self._effects.start_sweeping(on_outdated)
 
     def stop_sweeping(self) -> None:
         """Stop that, and leave it to other workers."""
@@ -113,11 +117,18 @@ class HopRuntime:
         Raises `Ignore` for a copy, which leaves the state of the task as it is, or `ShownAs` if its hop has ended, is
         parked or cancelled: that changes nothing either, but the copy may be all that an operator sees of it. Raises
         `HopFailed` if the workflow failed or is parked; `Retry` if the step is tried again later (a sweep sends it, not
-        Celery); `Reject` if the store stays away or this worker ends, which puts the message back on its queue.
+        Celery); `Reject` if the store stays away, this worker ends or a newer one has begun, which puts the message
+        back on its queue.
         """
         if self.shutdown.asked:
             raise Reject("this worker ends", requeue=True)
-        opening = self._patiently(lambda: self.service.open(arrival), OPEN_PATIENCE)
+        try:
+            opening = self._patiently(lambda: self.service.open(arrival), OPEN_PATIENCE)
+        except OutdatedVersion as error:
+            time.sleep(OUTDATED_PAUSE)
+            raise Reject(str(error), requeue=True) from None  # Celery logs the frames of causes, once for each message
+        if opening == PUT_BACK:
+            time.sleep(PUT_BACK_PAUSE)
         match opening:
             case Drop(reason=reason, stands=stands):
                 raise _dropped(reason, stands)
@@ -160,7 +171,7 @@ class HopRuntime:
 
     def _lost(self, hop: Opened) -> Ignore:
         """Return what shows that the run was cancelled with its workflow, or that another owner has the hop."""
-        with suppress(TransientError, StoreCorrupt):
+        with suppress(TransientError, StoreCorrupt, OutdatedVersion):
             if self._effects.is_cancelled(hop.message.correlation_id):
                 return _dropped("cancelled", None)
         return Ignore("taken over by another owner")

@@ -15,7 +15,15 @@ from paigeant_celery.activities.port import Activity
 from paigeant_celery.activities.registry import registry
 from paigeant_celery.broker.stand_alone import TRANSPORT_VARIABLE, StandAloneApp
 from paigeant_celery.broker.transport import CeleryTransport
-from paigeant_celery.core.errors import ConfigurationError, DuplicateActivity, PaigeantError, TransientError
+from paigeant_celery.core.errors import (
+    ConfigurationError,
+    DuplicateActivity,
+    InvalidInput,
+    OutdatedVersion,
+    PaigeantError,
+    TransientError,
+)
+from paigeant_celery.core.names import is_queue_name
 from paigeant_celery.core.settings import SPECIAL_CONSUME, Consume
 from paigeant_celery.hop.surroundings import around_step_of
 from paigeant_celery.worker.selection import NO_SELECTION, Selection
@@ -37,11 +45,11 @@ logger = logging.getLogger(__name__)
 
 
 def start_checks(transport: CeleryTransport, selection: Selection = NO_SELECTION, *, embedded: bool = False) -> bool:
-    """Raise `ConfigurationError` with everything that is wrong; say whether the store could be checked.
+    """Raise `ConfigurationError` with everything that is wrong; say whether store and broker could be asked.
 
     For a worker that serves nothing, a store that is away is one of the mistakes.
     """
-    store_seen = True
+    seen = False
     mistakes = list(transport.mistakes())
     if transport.in_memory and not embedded:
         mistakes.append(
@@ -52,6 +60,7 @@ def start_checks(transport: CeleryTransport, selection: Selection = NO_SELECTION
     try:
         registry.activities()
         mistakes.extend(_unknown_names(transport, selection))
+        mistakes.extend(_queue_mistakes(transport))
     except PaigeantError as error:
         mistakes.append(str(error))
     serves = embedded or is_to_serve(transport, selection)
@@ -61,8 +70,16 @@ def start_checks(transport: CeleryTransport, selection: Selection = NO_SELECTION
         mistakes.extend(error.mistakes)
     try:
         mistakes.extend(_store_mistakes(transport, serves=serves))
+        # A worker that will not start must not be the one whose broker the store remembers.
+        seen = transport.binding.check_worker(serves=serves and not mistakes)
+        if serves and not mistakes and transport.store is not None:
+            transport.store.raise_format()
+    except ConfigurationError as error:
+        mistakes.extend(error.mistakes)
+    except OutdatedVersion as error:  # a newer worker has begun since the store was checked
+        mistakes.append(str(error))
     except TransientError as error:
-        store_seen = False
+        seen = False
         text = f"{error} (`paigeant_store_url`)"
         if serves:
             logger.warning("%s; hops wait until it is back", text, extra={"action": "store_unreachable"})
@@ -70,7 +87,7 @@ def start_checks(transport: CeleryTransport, selection: Selection = NO_SELECTION
             mistakes.append(text)
     if mistakes:
         raise ConfigurationError(mistakes)
-    return store_seen
+    return seen
 
 
 def is_to_serve(transport: CeleryTransport, selection: Selection = NO_SELECTION) -> bool:
@@ -163,8 +180,8 @@ def _takes(transport: CeleryTransport, queue: str, selection: Selection) -> bool
 
 
 def _queue_names(transport: CeleryTransport, activity: str) -> list[str]:
-    names = [transport.names.queue(activity)]
-    with suppress(DuplicateActivity):  # reported, and neither of the two is served
+    names = [name for name in [transport.names.queue(activity)] if is_queue_name(name)]
+    with suppress(DuplicateActivity, InvalidInput):  # reported: neither of two is served, and no queue without a name
         names.insert(0, transport.publisher.queue_for(activity, None))
     return list(dict.fromkeys(names))
 
@@ -178,7 +195,7 @@ def _about_defaults(transport: CeleryTransport) -> Iterator[str]:
     app = transport.app
     if not isinstance(app, StandAloneApp):
         return
-    if transport.store is None and not transport.faults and app.conf.get("paigeant_store_url", "") == "":
+    if transport.store is None and not transport.faults and not transport.settings.store_is_set:
         yield "  . this broker can hold no store; set `paigeant_store_url` to have one"
     if app.redis_by_default:
         yield (
@@ -187,6 +204,15 @@ def _about_defaults(transport: CeleryTransport) -> Iterator[str]:
         )
     if os.environ.get(TRANSPORT_VARIABLE) not in (None, "", "redis"):
         yield f"  . programs that find `{TRANSPORT_VARIABLE}` send to what it names; a worker does not read it"
+
+
+def _queue_mistakes(transport: CeleryTransport) -> Iterator[str]:
+    """Yield which activities the host's routes, or prefix and name, send to queues that no broker can have."""
+    for name in registry.names():
+        try:
+            transport.publisher.queue_for(name, None)
+        except InvalidInput as error:
+            yield f"the activity {name!r} has no queue: {error.text}"
 
 
 def _unknown_names(transport: CeleryTransport, selection: Selection) -> Iterator[str]:
@@ -206,10 +232,7 @@ def _unknown_names(transport: CeleryTransport, selection: Selection) -> Iterator
 
 
 def _store_mistakes(transport: CeleryTransport, *, serves: bool) -> Iterator[str]:
-    """Yield what is wrong with the store; log what is only worth knowing.
-
-    A worker that serves nothing only looks: it must not be the one whose broker the store remembers.
-    """
+    """Yield what is wrong with the store; log what is only worth knowing."""
     store = transport.store
     if store is None:
         return
@@ -217,17 +240,8 @@ def _store_mistakes(transport: CeleryTransport, *, serves: bool) -> Iterator[str
         for warning in store.check(allow_eviction=transport.settings.allow_eviction):
             if serves:
                 logger.warning(warning, extra={"action": "store_checked"})
-        own = transport.broker_identity
-        bound = store.bind_broker(own) if serves else store.bound_broker()
     except ConfigurationError as error:
         yield from error.mistakes
-        return
-    if bound not in (None, own):
-        yield (
-            f"the store {store.address} belongs to the broker {bound} under the prefix "
-            f"{transport.settings.prefix!r}, but this worker uses {own}; choose another "
-            "`paigeant_prefix`, or another store (`paigeant_store_url`)"
-        )
 
 
 def _why_none(transport: CeleryTransport, selection: Selection) -> str:

@@ -12,8 +12,8 @@ from paigeant_celery.activities.registry import registry
 from paigeant_celery.broker.transport import transport_of
 from paigeant_celery.core.causes import beyond_plumbing, cause_of
 from paigeant_celery.core.errors import HopFailed, MessageError
-from paigeant_celery.core.names import ATTEMPT_HEADER, MAX_ATTEMPTS
-from paigeant_celery.hop.guard import Arrival
+from paigeant_celery.core.names import ATTEMPT_HEADER, GIVEN_BACK_HEADER, MAX_ATTEMPTS
+from paigeant_celery.hop.guard import Arrival, given_back_of
 from paigeant_celery.worker.reporting import brief, confidential
 from paigeant_celery.worker.runtime import HopRuntime
 
@@ -89,6 +89,7 @@ class HopTask(Task):  # type: ignore[misc]  # Celery ships no types
             fault=fault,
             queue=_queue_of(request.delivery_info),
             attempt=_attempt_of(request) or 1,
+            given_back=given_back_of(getattr(request, GIVEN_BACK_HEADER, None)),
         )
 
 

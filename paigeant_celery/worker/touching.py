@@ -11,34 +11,36 @@ from __future__ import annotations
 import json
 import logging
 import os
-import socket
-import subprocess
 import sys
-import threading
-from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 
+from paigeant_celery.activities.real_threads import real, start_thread
+from paigeant_celery.core.settings import Settings
 from paigeant_celery.hop.lease import RENEWALS_PER_LEASE
 from paigeant_celery.hop.liveness import host_id, new_owner_id
+from paigeant_celery.store.endpoint import Endpoint
 
 __all__ = ["Touching"]
 
-# It must not end at the signals that a service manager sends to a whole group: steps go on for a while then. The
-# process that was started ends at once, so that the other one has no parent here.
+# The process that is started ends at once, so that the other one has no parent here. That must not end at the signals
+# that go to all processes of a service: steps go on for a while then. It says on its standard output why it ends.
 PROGRAM = """
-import json, os, signal, sys
+import os, signal, sys
+os.closerange(3, os.sysconf("SC_OPEN_MAX"))
 if os.fork():
     os._exit(0)
 try:
+    os.setsid()
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    os.set_blocking(0, True)  # it is not if gevent made it
+    import json
     given = json.loads(sys.stdin.buffer.readline())
-    sys.path[:] = given["path"]
+    sys.path[:] = given.pop("path")
     from paigeant_celery.hop.toucher import touch_until_closed
     touch_until_closed(given)
 except BaseException as error:
-    os.write(0, type(error).__name__.encode())
+    os.write(1, type(error).__name__.encode())
 os._exit(0)
 """
 
@@ -48,12 +50,17 @@ logger = logging.getLogger(__name__)
 class Touching:
     """Starts the helper of this process when the first step is accepted, and says once if there is none."""
 
-    def __init__(self, reopening: Mapping[str, str | int] | None, *, lease: float) -> None:
-        self._reopening, self._lease = reopening, lease
-        self._lock = threading.Lock()
+    def __init__(self, endpoint: Endpoint | None, settings: Settings) -> None:
+        self._endpoint, self._prefix, self._lease = endpoint, settings.prefix, settings.lease
+        self._lock = real().Lock()
         self._begun = False
-        self._ours: socket.socket | None = None
+        self._pipes: tuple[int, int] | None = None  # to the helper, which ends when it is closed; and from it
         os.register_at_fork(after_in_child=self._leave)
+
+    @property
+    def helps(self) -> bool:
+        """Whether this process has a helper."""
+        return self._pipes is not None
 
     def begin(self) -> None:
         """Start the helper if there is none and this system can have one. It needs no thread of this process then."""
@@ -63,57 +70,70 @@ class Touching:
             if self._begun:
                 return
             self._begun = True
-            if self._reopening is None or host_id() is None:
+            if self._endpoint is None or host_id() is None:
                 return
             try:
-                self._start()
+                self._start(self._endpoint)
             except OSError as error:
                 self._tell(type(error).__name__)
 
     def end(self) -> None:
         """End the helper; the next step starts one again."""
         with self._lock:
-            ours, self._ours, self._begun = self._ours, None, False
-            if ours is not None:
-                ours.shutdown(socket.SHUT_RDWR)
+            pipes, self._pipes, self._begun = self._pipes, None, False
+            if pipes is not None:
+                os.close(pipes[0])
 
-    def _start(self) -> None:
-        ours, its = socket.socketpair()
+    def _start(self, endpoint: Endpoint) -> None:
+        python = _python()
+        (its, ours), (told, tells) = os.pipe(), os.pipe()
         try:
-            with its:
-                # `-I`: what an environment adds to each Python process is not for this one.
-                first = subprocess.Popen(  # noqa: S603 - nothing in it comes from outside
-                    [_python(), "-I", "-c", PROGRAM, f"(keeps the leases of process {os.getpid()})"],
-                    stdin=its.fileno(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-                )  # fmt: skip
-            ours.sendall(self._given())
+            # Nothing of it goes through `subprocess` and `socket`, which gevent replaces. With `-I`, what an
+            # environment adds to each Python process is not loaded.
+            first = os.posix_spawn(
+                python,
+                [python, "-I", "-c", PROGRAM, f"(keeps the leases of process {os.getpid()})"],
+                os.environ,
+                file_actions=[
+                    (os.POSIX_SPAWN_DUP2, its, 0),
+                    (os.POSIX_SPAWN_DUP2, tells, 1),
+                    (os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0),
+                ],
+            )
+            os.write(ours, self._given(endpoint))
         except OSError:
-            ours.close()
+            os.close(ours)
+            os.close(told)
             raise
-        self._ours = ours
-        threading.Thread(target=self._watch, args=(first, ours), name="paigeant-touching", daemon=True).start()
+        finally:
+            os.close(its)
+            os.close(tells)
+        self._pipes = pipes = ours, told
+        start_thread(partial(self._watch, first, pipes), name="paigeant-touching")
 
-    def _given(self) -> bytes:
+    def _given(self, endpoint: Endpoint) -> bytes:
         """Return what the helper reads first. Addresses and passwords are nowhere else that others could see."""
         given = {
             "path": [entry for entry in sys.path if isinstance(entry, str)],
-            "store": self._reopening,
-            "worker": new_owner_id(),
+            "endpoint": endpoint.as_plain(),
+            "prefix": self._prefix,
+            "lease": self._lease,
             "interval": self._lease / RENEWALS_PER_LEASE,
+            "worker": new_owner_id(),
         }
         return json.dumps(given).encode() + b"\n"
 
-    def _watch(self, first: subprocess.Popen[bytes], ours: socket.socket) -> None:
+    def _watch(self, first: int, pipes: tuple[int, int]) -> None:
         """Wait until the helper ends, which it should not do before this process."""
-        first.wait()
-        said = b""
-        with ours:
-            with suppress(ConnectionError):  # it had not read everything
-                said = ours.recv(1024)
-            with self._lock:
-                asked = self._ours is not ours
-                if not asked:
-                    self._ours = None
+        with suppress(ChildProcessError):  # somebody else has waited for all children
+            os.waitpid(first, 0)
+        said = os.read(pipes[1], 1024)
+        os.close(pipes[1])
+        with self._lock:
+            asked = self._pipes is not pipes
+            if not asked:
+                self._pipes = None
+                os.close(pipes[0])
         if not asked:
             self._tell(said.decode(errors="replace") or "it was killed")
 
@@ -126,9 +146,9 @@ class Touching:
 
     def _leave(self) -> None:
         """Forget the helper of the parent, which must see that end even if this child goes on."""
-        ours, self._ours, self._begun, self._lock = self._ours, None, False, threading.Lock()
-        if ours is not None:
-            os.close(ours.detach())
+        pipes, self._pipes, self._begun, self._lock = self._pipes, None, False, real().Lock()
+        for end in pipes or ():
+            os.close(end)
 
 
 def _python() -> str:

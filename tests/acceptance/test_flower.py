@@ -70,7 +70,7 @@ class Flower:
         """Send messages to queues that the worker serves, whichever they were meant for."""
         for delivery in deliveries:
             queue = f"{self.made.prefix}.{delivery.activity}"
-            self.transport.publisher.publish(dataclasses.replace(delivery, queue=queue))
+            self.transport.publisher.begin(dataclasses.replace(delivery, queue=queue)).wait()
 
     def shown(self, task_id: str) -> dict[str, Any]:
         """What the API says about a task now; empty while it does not know the task."""
@@ -170,7 +170,7 @@ def test_a_copy_that_comes_during_a_run_leaves_it_started(flower: Flower, gate: 
         return flower.shown(later).get("state") == "SUCCESS"
 
     for _ in range(2):
-        flower.transport.publisher.publish(delivery)
+        flower.transport.publisher.begin(delivery).wait()
     eventually(lambda: flower.worker.log().count("delivery dropped: running") == 2, within=WITHIN)
     later = f"{flower.dispatch(ActivitySpec('draft', PROMPT)).correlation_id}.0"  # its events come after the copies'
     eventually(lambda: shows(later), within=WITHIN)

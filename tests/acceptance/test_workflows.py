@@ -359,7 +359,7 @@ def test_a_deadline_that_passes_in_the_queue_costs_no_model_call(transport: Cele
     delivery = waiting(handle, transport)
     eventually(lambda: datetime.now(UTC) > deadline)
 
-    transport.publisher.publish(dataclasses.replace(delivery, queue=f"{stage.prefix}.draft"))
+    transport.publisher.begin(dataclasses.replace(delivery, queue=f"{stage.prefix}.draft")).wait()
 
     with pytest.raises(WorkflowFailed) as raised:
         handle.result_sync(WITHIN)
@@ -392,10 +392,10 @@ def test_copies_of_a_message_run_the_agent_once(transport: CeleryTransport, stag
     delivery = dataclasses.replace(delivery, queue=f"{stage.prefix}.review")
 
     for _ in range(8):
-        transport.publisher.publish(delivery)
+        transport.publisher.begin(delivery).wait()
     handle.result_sync(WITHIN)
     for _ in range(4):
-        transport.publisher.publish(delivery)
+        transport.publisher.begin(delivery).wait()
 
     log = f"review[{handle.correlation_id}.0] received"
     eventually(lambda: stage.desk.log().count(log) == 12)
@@ -415,7 +415,7 @@ def test_copies_that_come_during_a_run_of_ten_leases_run_the_agent_once(
     copies, pause = 0, threading.Event()
 
     while handle.status_sync().running:
-        transport.publisher.publish(delivery)
+        transport.publisher.begin(delivery).wait()
         copies += 1
         pause.wait(lease / 2)
 

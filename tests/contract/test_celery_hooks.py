@@ -11,6 +11,7 @@ import pytest
 from celery import Celery
 from celery.app.defaults import _TO_NEW_KEY, SETTING_KEYS
 from celery.apps.worker import Worker
+from celery.worker import control
 from celery.worker.consumer import Consumer
 from celery.worker.consumer.consumer import Evloop
 from celery.worker.request import Request
@@ -44,6 +45,13 @@ def parameters(function: object) -> list[str]:
 def test_the_consumer_has_the_methods_that_the_intake_wraps(name: str, expected: list[str]) -> None:
     """They are looked up on the consumer whenever it connects, so that wrapped ones are used."""
     assert parameters(getattr(Consumer, name)) == expected
+
+
+def test_a_queue_is_left_as_the_remote_command_leaves_it() -> None:
+    """It is called from another thread, and the queue must not be taken again when the worker reconnects."""
+    assert "consumer.call_soon(" in inspect.getsource(control.cancel_consumer)
+    assert "consumer.cancel_task_queue, queue," in inspect.getsource(control.cancel_consumer)
+    assert "queues.deselect(queue)" in inspect.getsource(Consumer.cancel_task_queue)
 
 
 def test_the_consumer_connects_through_the_method_that_is_wrapped() -> None:

@@ -178,6 +178,10 @@ ANSWERS = {
         "worker/bootsteps.py": ["def _serve("],
         "broker/publisher.py": ["def queue_for("],
     },
+    "Why is this broker not the store's?": {
+        "broker/identity.py": ["def is_another(", "def look_at_broker("],
+        "broker/binding.py": ["def check_dispatch(", "def check_worker(", "def _difference("],
+    },
     "Which errors are not tried again?": {
         "core/policy.py": ["def is_final(", "FINAL_ERRORS = "],
     },

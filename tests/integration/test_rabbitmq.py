@@ -8,12 +8,14 @@ import json
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import amqp
 import celery
 import pytest
+from celery import Celery
 from kombu import Connection, Queue
 
 from paigeant_celery import (
@@ -26,8 +28,10 @@ from paigeant_celery import (
     get_transport,
 )
 from paigeant_celery.activities.registry import registry
-from paigeant_celery.core.errors import NotPublished, StoreRequired, Unreachable
-from paigeant_celery.store.port import DeadLetter, Store
+from paigeant_celery.broker.transport import CeleryTransport, transport_of
+from paigeant_celery.core.errors import ConfigurationError, NotPublished, StoreRequired, Unreachable
+from paigeant_celery.store.port import BoundBroker, DeadLetter, Store
+from paigeant_celery.worker.serving import start_checks
 from tests.support.processes import START_WITHIN, Deployment, eventually
 from tests.support.promptness import prompt_result
 from tests.support.servers import RabbitServer, RedisDatabase, free_port
@@ -357,7 +361,7 @@ def test_a_queue_that_is_declared_otherwise_holds_a_workflow_up_until_it_is_fixe
         with pytest.raises(NotPublished, match=f"'x-queue-type' for queue '{name}'"):
             dispatch(made, elsewhere)
         handle = dispatch(made, ActivitySpec("draft", "early"), elsewhere)
-        worker.wait_for_log("waiting: cannot reach the broker", within=WITHIN)
+        worker.wait_for_log("is recorded, but could not be sent", within=WITHIN)
         channel.queue_delete(name)
         eventually(lambda: waiting_in(connection, name) == 1, within=WITHIN, what="the next step was not sent")
 
@@ -448,3 +452,41 @@ def waiting_in(connection: Connection, queue: str) -> int | None:
             return int(channel.queue_declare(queue, passive=True).message_count)
         except connection.channel_errors:
             return None
+
+
+def test_a_cluster_is_known_by_its_name_and_virtual_host(amqp_url: str, redis_db: RedisDatabase) -> None:
+    """Its machines have addresses of their own, and another cluster may get one of them."""
+
+    def on(url: str) -> CeleryTransport:
+        app = Celery("host", broker=url, set_as_current=False)
+        app.conf.update(paigeant_store_url=redis_db.url, paigeant_prefix=redis_db.prefix)
+        return transport_of(app)
+
+    known, again = on(amqp_url), on(amqp_url.replace("127.0.0.1", "localhost"))
+    store = known.store
+    assert store is not None
+    assert start_checks(known, embedded=True)
+    bound = store.bound_broker()
+    assert bound is not None
+    assert (bound.address, str(bound.id)[-2:]) == (known.broker_identity, " /")
+
+    assert start_checks(again, embedded=True)
+    again.check_broker()
+    moved = BoundBroker(address=again.broker_identity, id=bound.id)
+    assert store.bound_broker() == moved
+
+    renamed = replace(moved, id="rabbit@made-anew /")
+    assert store.bind_broker(renamed, instead_of=moved)
+    again.check_broker()
+    assert start_checks(again, embedded=True)
+    assert store.bound_broker() == moved
+
+    for id_ in ("rabbit@another /", f"{str(bound.id)[:-2]} other"):
+        other = BoundBroker(address="amqp://elsewhere:5672/", id=id_)
+        assert store.bind_broker(other, instead_of=store.bound_broker())
+        with pytest.raises(ConfigurationError, match="belongs to the broker amqp://elsewhere:5672/"):
+            start_checks(known, embedded=True)
+        with pytest.raises(ConfigurationError, match="belongs to the broker amqp://elsewhere:5672/"):
+            WorkflowDispatcher().dispatch_workflow_sync(known, itinerary=[ActivitySpec("draft", "early")])
+    with redis_db.client() as client:
+        assert list(client.scan_iter(f"{redis_db.prefix}:*")) == [f"{redis_db.prefix}:meta"]

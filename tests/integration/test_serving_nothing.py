@@ -82,7 +82,7 @@ def test_a_worker_that_serves_nothing_starts_with_one_warning_of_what_stops_othe
 
     found = json.loads(run_script(BUILT, settings, redis_db.url))
 
-    outages = {"away", "password"}  # which may end: a worker that serves steps waits
+    outages = {"away"}  # which may end: a worker that serves steps waits
     for name, consumed, said in found:
         text = cases[name][1]
         if consumed == ["orders"]:

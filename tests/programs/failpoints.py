@@ -19,6 +19,7 @@ from ledger import me, note
 
 import paigeant_celery.store.redis_client as client_module
 from paigeant_celery.broker.publisher import CeleryPublisher
+from paigeant_celery.broker.sending import Sending
 from paigeant_celery.hop.service import HopService
 from paigeant_celery.store.port import Claimed
 from paigeant_celery.store.redis import RedisStore
@@ -63,6 +64,13 @@ def dies(name: str) -> Callable[[object], None]:
     return lambda answer: die_at(name) if answer else None
 
 
+def die_once_sent(sending: Sending[None]) -> None:
+    """End the process when the broker has the message."""
+    if (FOLDER / "published").exists():
+        sending.wait()
+        die_at("published")
+
+
 def in_a_hop() -> bool:
     """Say whether a hop's next message is sent, not a workflow's first one or one that is resent."""
     return DISPATCHER not in os.environ["PROCESS"] and threading.current_thread().name != "paigeant-sweeper"
@@ -74,7 +82,7 @@ wrap(RedisStore, "claim", before=lambda: die_at("received"))
 wrap(RedisStore, "claim", after=lambda answer: die_at("claimed") if isinstance(answer, Claimed) else None)
 wrap(HopService, "close", before=lambda: die_at("ran"))
 wrap(RedisStore, "complete", after=dies("completed"))
-wrap(CeleryPublisher, "publish", after=lambda _: die_at("published") if in_a_hop() else None)
+wrap(CeleryPublisher, "begin", after=lambda sending: die_once_sent(sending) if in_a_hop() else None)
 wrap(RedisStore, "retry_at", after=dies("retried"))
 wrap(RedisStore, "park", after=dies("parked"))
 wrap(RedisStore, "fail", after=dies("failed"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import random
 import shutil
@@ -21,11 +22,24 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-__all__ = ["NoServer", "RabbitServer", "RedisDatabase", "RedisServer", "free_port", "rabbit_server", "redis_server"]
+__all__ = [
+    "Certificates",
+    "NoServer",
+    "RabbitServer",
+    "RedisDatabase",
+    "RedisServer",
+    "certificates",
+    "free_port",
+    "rabbit_server",
+    "redis_server",
+    "tls_server",
+]
 
 START_TIMEOUT = 20.0  # seconds
 RABBIT_START_TIMEOUT = 60.0  # seconds; takes five on an idle machine with two cores
 RABBIT_STOP_TIMEOUT = 15.0  # seconds
+
+NEW_KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")  # quicker than RSA
 
 # Below those that systems give to connections that leave: one of these may come while a server is stopped.
 PORTS = range(15_000, 32_000)
@@ -53,11 +67,17 @@ class RedisServer:
         self._folder = tempfile.mkdtemp(prefix="redis-")
         self._port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
+        self.tls_port = 0  # where it speaks TLS as well, if it does
         try:
             self.start()
         except BaseException:
             self.remove()
             raise
+
+    @property
+    def port(self) -> int:
+        """Where it speaks without TLS."""
+        return self._port
 
     @property
     def url(self) -> str:
@@ -162,6 +182,30 @@ class RabbitServer:
         finally:
             self.start()
 
+    def control(self, *arguments: str) -> str:
+        """Run `rabbitmqctl`, and return what it says."""
+        command = [
+            str(Path(self._command).with_name("rabbitmqctl")),
+            "-n",
+            self._environment["RABBITMQ_NODENAME"],
+            *arguments,
+        ]
+        done = subprocess.run(
+            command, env=self._environment, cwd=self._folder, capture_output=True, text=True, check=False, timeout=60
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    @contextlib.contextmanager
+    def short_of_memory(self) -> Iterator[None]:
+        """Have it take no messages for a while, as when its memory is used up. The alarm is taken back in any case."""
+        alarm = "{resource_limit, memory, node()}"
+        self.control("eval", f"rabbit_alarm:set_alarm({{{alarm}, []}}).")
+        try:
+            yield
+        finally:
+            self.control("eval", f"rabbit_alarm:clear_alarm({alarm}).")
+
     def remove(self) -> None:
         """End its processes and remove what it wrote."""
         self.stop()
@@ -204,6 +248,66 @@ class RedisDatabase:
 def rabbit_server(**settings: int) -> Iterator[RabbitServer]:
     """Give a RabbitMQ broker of our own, removed at the end; raises `NoServer`."""
     server = RabbitServer(**settings)
+    try:
+        yield server
+    finally:
+        server.remove()
+
+
+@dataclass(frozen=True)
+class Certificates:
+    """A certificate authority of our own, with what it signed. Each is the path of a file."""
+
+    folder: Path
+
+    @property
+    def authority(self) -> str:
+        """What clients verify the others with."""
+        return str(self.folder / "ca.pem")
+
+    def signed(self, names: str) -> tuple[str, str]:
+        """Return a certificate for these names (`DNS:localhost,IP:127.0.0.1`) and its key."""
+        name = hashlib.sha256(names.encode()).hexdigest()[:12]
+        certificate, key, request = (self.folder / f"{name}.{ending}" for ending in ("pem", "key", "csr"))
+        if not certificate.exists():
+            (self.folder / f"{name}.ext").write_text(f"subjectAltName={names}")
+            _openssl("req", *NEW_KEY, "-keyout", str(key), "-out", str(request), "-subj", f"/CN={name}")
+            _openssl(
+                "x509", "-req", "-in", str(request), "-CA", self.authority, "-CAkey", str(self.folder / "ca.key"),
+                "-set_serial", str(len(list(self.folder.iterdir()))), "-out", str(certificate), "-days", "2",
+                "-extfile", str(self.folder / f"{name}.ext"),
+            )  # fmt: skip
+        return str(certificate), str(key)
+
+
+def certificates(folder: Path) -> Certificates:
+    """Make a certificate authority; raises `NoServer` without `openssl`."""
+    made = Certificates(folder)
+    key = str(folder / "ca.key")
+    _openssl("req", "-x509", *NEW_KEY, "-keyout", key, "-out", made.authority, "-days", "2", "-subj", "/CN=tests")
+    return made
+
+
+def _openssl(*arguments: str) -> None:
+    try:
+        subprocess.run(["openssl", *arguments], check=True, capture_output=True, timeout=START_TIMEOUT)
+    except FileNotFoundError as error:
+        raise NoServer("no certificates: install `openssl`") from error
+
+
+@contextlib.contextmanager
+def tls_server(made: Certificates, *options: str, names: str = "DNS:localhost,IP:127.0.0.1") -> Iterator[RedisServer]:
+    """Give a server that speaks TLS at `tls_port`, with a certificate for these names; raises `NoServer`."""
+    certificate, key = made.signed(names)
+    port = free_port()
+    files = ("--tls-cert-file", certificate, "--tls-key-file", key, "--tls-ca-cert-file", made.authority)
+    try:
+        server = RedisServer("--tls-port", str(port), *files, "--tls-auth-clients", "no", *options)
+    except RuntimeError as error:
+        if "tls" not in str(error).lower():
+            raise
+        raise NoServer("this server is built without TLS: put `redis-server` on the PATH") from error
+    server.tls_port = port
     try:
         yield server
     finally:

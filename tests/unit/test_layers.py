@@ -20,17 +20,17 @@ PACKAGE = Path(paigeant_celery.__file__).parent
 # The other wings that each wing may import. The name of a module means only that module.
 MAY_IMPORT = {
     "core": set[str](),
-    "store": {"core"},
+    "store": {"core", "activities.real_threads"},
     "activities": {"core"},
-    "journal": {"core", "store.port"},
+    "journal": {"core", "store.port", "activities.real_threads"},
     "broker": {"core", "store", "activities"},
     "hop": {
         *("core", "store.port", "store.outputs", "store.touching", "activities", "journal"),
-        *("broker.port", "broker.outbox", "broker.tracing"),
+        *("broker.port", "broker.outbox", "broker.sending", "broker.tracing"),
     },
     "agents": {"core", "activities", "journal"},
     "client": {"core", "store.port", "store.outputs", "activities", "broker"},
-    "worker": {"core", "store.port", "activities", "broker", "hop"},
+    "worker": {"core", "store.port", "store.endpoint", "activities", "broker", "hop"},
 }
 FACES = {"", "celery", "tasks", "cli", "testing"}  # "" is the package itself
 
@@ -49,7 +49,7 @@ LIBRARIES = {
     "typing_extensions": {"agents"},
 }
 # A library is loaded by the modules that need it, and never by these.
-WITHOUT_CELERY = {"broker.port", "broker.outbox", "broker.tracing"}
+WITHOUT_CELERY = {"broker.port", "broker.outbox", "broker.sending", "broker.tracing"}
 
 NOT_IN_CORE = {"asyncio", "os", "random", "secrets", "socket", "subprocess", "threading", "time", "urllib", "uuid"}
 

@@ -35,9 +35,11 @@ class Argument:
     prefix: str = ""
 
 
+ERRORS = ("MessageError", "NewerMessage", "InvalidInput", "EmptyItinerary", "NotSerializable")
+
 # Where reason codes originate. Those of a failure are among names of classes, which are not words of ours.
 REASONS = [
-    *(Argument(of, "reason", 0) for of in ("MessageError", "InvalidInput", "EmptyItinerary", "NotSerializable")),
+    *(Argument(of, "reason", 0) for of in ERRORS),
     Argument("Paused", "reason", 0),
     *(Argument(of, "error_class") for of in ("Failure", "Failed")),
     Argument("PydanticCustomError", "error_type", 0),

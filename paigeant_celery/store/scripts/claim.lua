@@ -2,7 +2,8 @@
 -- ARGV: prefix, hop, owner, token, max_attempts, digest ('' skips the comparison), lease, step ('' if unknown), timeout
 --       (of the step; so long may TOUCH extend the owner's lease)
 -- Answer: {'unknown' | 'finished' | 'running' | 'waiting' | 'parked' | 'cancelled' | 'altered'}, or
---         {'claimed', fence, attempt, claimed_at, exhausted (0|1), when the workflow was recorded}
+--         {'claimed', fence, attempt, claimed_at, exhausted (0|1), when the workflow was recorded}, or
+--         the error FORMAT if a newer worker has begun
 
 local _, hop, owner, token, max_attempts, digest, lease, step, timeout = unpack(ARGV)
 
@@ -14,6 +15,8 @@ local record = {}
 local fields = { 'workflow', 'state', 'digest', 'owner', 'token', 'fence', 'attempt', 'claimed_at', 'exhausted', 'queue',
   'first' }
 for i, value in ipairs(redis.call('HMGET', hop_key(hop), unpack(fields))) do record[fields[i]] = value end
+local repeated = record.token == token and record.owner == owner
+if is_outdated and not repeated then return outdated() end -- what it claimed before is its own
 if redis.call('EXISTS', hop_key(hop)) == 0 then return { 'unknown' } end
 if not (record.workflow and record.state and tonumber(record.fence) and tonumber(record.attempt)) then
   return corrupt(hop_key(hop), 'lacks fields')
@@ -38,7 +41,7 @@ local function give()
   give_to(owner, hop, lease)
   if tonumber(timeout) > redis.call('PTTL', touchable_key(owner)) then let_touch(owner, tonumber(timeout)) end
 end
-if record.token == token and record.owner == owner then
+if repeated then
   -- The reply to this very call was lost, and the client repeats it. The lease may have expired since.
   redis.call('HSET', hop_key(hop), 'state', 'running')
   redis.call('ZREM', due, hop)
@@ -49,6 +52,7 @@ if record.state == 'running' then
   local lease_ends = redis.call('ZSCORE', owners, record.owner)
   if lease_ends and (tonumber(lease_ends) > now or held(lease)) then return { 'running' } end
 end
+raise_format()
 local fence, attempt, exhausted = int(record.fence + 1), record.attempt, '0'
 if tonumber(attempt) >= tonumber(max_attempts) then exhausted = '1' else attempt = int(attempt + 1) end
 redis.call('HSET', hop_key(hop), 'state', 'running', 'owner', owner, 'token', token, 'fence', fence, 'attempt', attempt,

@@ -9,7 +9,8 @@
 --                                     digest, attempt, fence, owner, token, claimed_at, exhausted, failure (JSON, of
 --                                     the last attempt); redriven_by and published_by (tokens); letter (while parked);
 --                                     sent and first (the numbers of its latest and of its first message among those
---                                     of its queue); waits (how often it was overdue); envelope until it is closed
+--                                     of its queue); waits (how often it was overdue); given_back
+--                                     (how many workers could not read it); envelope until it is closed
 -- {prefix}:events:{workflow}  stream  what happened: type, hop, ...; never prompts or outputs
 -- {prefix}:stream:{workflow}  stream  events of agents while they run: behind (the last event of the workflow before
 --                                     it), type, hop, ...; the second number of an id counts all entries that ever came
@@ -32,8 +33,10 @@
 -- {prefix}:sent               hash    queue -> how many messages were meant for it
 -- {prefix}:reached            hash    queue -> the highest of those numbers known to be reached: the first of a claimed
 --                                     hop
--- {prefix}:meta               hash    broker, format; swept_at and held_until of the sweeping; letter_cursor (the last
---                                     one given), letters_dropped (in favour of newer ones)
+-- {prefix}:meta               hash    broker (where it was last reached), broker_id (what it is known by, unless the address
+--                                     is all that is known); format (that of the newest worker that ever began); swept_at
+--                                     and held_until of the sweeping; letter_cursor (the last one given), letters_dropped
+--                                     (in favour of newer ones)
 
 local AHEAD = 1e13 -- milliseconds, three centuries: puts hops before all queued ones; there may be thousands of those
 
@@ -58,6 +61,17 @@ local function touchable_key(owner) return prefix .. ':touchable:' .. owner end
 
 -- Redis would write a large number as 1.7e+12.
 local function int(number) return string.format('%.0f', number) end
+
+-- Versions run side by side in every deploy. A format adds states, fields and keys, and changes none, so what an older
+-- version ends, records or starts is still right. But it must begin nothing: it could not read what it meets. CLAIM and
+-- SWEEP ask this first. A newer worker raises the format there, and at its start; after the store was emptied, whoever
+-- comes first writes it again.
+local newest = tonumber(redis.pcall('HGET', meta, 'format')) or 0
+local is_outdated = newest > FORMAT
+local function outdated() return redis.error_reply('FORMAT ' .. int(newest)) end
+local function raise_format()
+  if newest < FORMAT then redis.call('HSET', meta, 'format', FORMAT) end
+end
 
 local function corrupt(key, what) return redis.error_reply('CORRUPT ' .. key .. ' ' .. what) end
 

@@ -13,13 +13,16 @@ local record = redis.call('HMGET', wf_key(workflow), 'state', 'content', 'hop', 
 if not record[3] then return corrupt(wf_key(workflow), 'names no hop') end
 wrong = misplaced(hop_key(record[3]), 'hash')
 if wrong then return wrong end
-local hop = redis.call('HMGET', hop_key(record[3]), 'queue', 'state', 'attempt', 'envelope', 'failure')
+local hop = redis.call('HMGET', hop_key(record[3]), 'queue', 'state', 'attempt', 'envelope', 'failure',
+  'given_back')
 local retry_at, failure = false, record[6]
 if hop[2] == 'waiting' then
   wrong = misplaced(due, 'zset')
   if wrong then return wrong end
   local at = redis.call('ZSCORE', due, record[3])
   retry_at, failure = at and int(at + AHEAD), hop[5]
+elseif hop[2] == 'queued' and hop[6] then
+  failure = hop[5] -- nobody who can read it has it yet
 end
 return { record[1], record[2], record[3], record[4], record[5], failure, record[7] or hop[4], hop[1], hop[2], hop[3],
   retry_at }

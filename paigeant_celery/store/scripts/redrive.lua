@@ -1,13 +1,14 @@
 -- REDRIVE: queue the parked hop of a workflow again, with all its attempts. The next sweep sends its message: the hop
 -- counts as overtaken by all others of its queue.
 -- ARGV: prefix, workflow, token (of this call, which may be repeated), '1' to discard the hop's journal
--- Answer: 'redriven' | 'not_parked' | 'unknown'
+-- Answer: 'redriven' | 'not_parked' | 'unknown', or the error FORMAT if a newer worker has begun: this begins something
 
 local _, workflow, token, discard = unpack(ARGV)
 
 local wrong = misplaced(wf_key(workflow), 'hash', events_key(workflow), 'stream', due, 'zset', parked, 'zset',
   kept_letters, 'zset')
 if wrong then return wrong end
+if is_outdated then return outdated() end
 local state, hop = unpack(redis.call('HMGET', wf_key(workflow), 'state', 'hop'))
 if not state then return 'unknown' end
 wrong = misplaced(hop_key(hop or ''), 'hash')
@@ -20,7 +21,7 @@ end
 
 drop_letter(hop)
 redis.call('HSET', hop_key(hop), 'redriven_by', token, 'state', 'queued', 'attempt', 0, 'sent', 0, 'waits', 0)
-redis.call('HDEL', hop_key(hop), 'owner', 'failure')
+redis.call('HDEL', hop_key(hop), 'owner', 'failure', 'given_back')
 redis.call('ZREM', parked, hop)
 if discard == '1' then redis.call('DEL', journal_key(hop)) end
 send_at(hop, now)

@@ -14,7 +14,7 @@ wrong = misplaced(wf_key(workflow), 'hash', events_key(workflow), 'stream')
 if wrong then return wrong end
 
 redis.call('HSET', hop_key(hop), 'state', 'waiting', 'failure', failure)
-redis.call('HDEL', hop_key(hop), 'token', 'claimed_at', 'exhausted')
+redis.call('HDEL', hop_key(hop), 'token', 'claimed_at', 'exhausted', 'given_back')
 take_from(owner, hop)
 send_at(hop, now + delay)
 redis.call('HSET', wf_key(workflow), 'updated_at', int(now))

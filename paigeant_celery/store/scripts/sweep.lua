@@ -3,13 +3,16 @@
 -- ARGV: prefix, host, lease, number of dead owners, the dead owners (their processes are gone), then queue, '1' (it is
 --       empty) or '0' for each queue that the caller has looked at
 -- Answer: {owners of this host}, {queues that must be looked at}, {hop, queue, envelope, digest, ... to send again},
---         {keys that do not hold records of ours}
+--         {keys that do not hold records of ours}, or the error FORMAT if a newer worker has begun
 
 local _, host, lease, dead_count = unpack(ARGV, 1, 4)
 
 local wrong = misplaced(due, 'zset', owners, 'zset', meta, 'hash', sent_key, 'hash', reached_key, 'hash',
   host_key(host), 'set')
 if wrong then return wrong end
+
+if is_outdated then return outdated() end
+raise_format()
 
 local looked_at = {}
 for i = 5 + dead_count, #ARGV, 2 do looked_at[ARGV[i]] = ARGV[i + 1] end

@@ -522,6 +522,82 @@ def test_a_released_hop_is_sent_by_the_next_sweep_and_has_its_attempt_back(bench
     assert types(bench.store) == ["started", "claimed", "released", "resent", "claimed"]
 
 
+def test_a_hop_that_was_given_back_is_sent_after_a_wait_that_doubles(bench: Bench) -> None:
+    """Its worker is too old to read it. It comes again until a newer worker has it, and no attempt is spent."""
+    bench.store.start(new())
+    waited = []
+    for number in range(7):
+        claimed = bench.store.claim(claim(owner="ann", token=f"t{number}"))
+        assert isinstance(claimed, Claimed)
+        assert claimed.attempt == 1
+        before = claimed.now
+        assert bench.store.give_back(closing(claimed), FAILURE)
+        assert bench.store.give_back(closing(claimed), FAILURE)  # the reply was lost, and the client asks again
+        record = bench.store.workflow("w")
+        assert record is not None
+        assert record.retry_at is not None
+        assert (record.state, record.running, record.attempt, record.failure) == ("running", False, 0, FAILURE)
+        waited.append(round((record.retry_at - before).total_seconds()))
+        assert bench.store.claim(claim(owner="ben", token="copy")) == Dropped(reason="waiting")
+        bench.overdue("w.0")
+        if number:
+            bench.next_second()
+        assert [found.hop_id for found in bench.store.sweep(host="there").overdue] == ["w.0"]
+        record = bench.store.workflow("w")
+        assert record is not None
+        assert (record.state, record.retry_at, record.failure) == ("running", None, FAILURE)
+
+    assert waited == [5, 10, 20, 40, 80, 80, 80]
+    assert types(bench.store)[:4] == ["started", "claimed", "given_back", "resent"]
+    assert isinstance(bench.store.claim(claim(owner="ben", token="able")), Claimed)
+
+
+def test_a_retry_or_a_release_shows_that_a_worker_could_read_the_hop(bench: Bench) -> None:
+    """Who looks then sees what the hop waits for now, and no longer that it was given back."""
+    for name, left in (("w", lambda held: bench.store.retry_at(held, FAILURE, delay=0)), ("v", bench.store.release)):
+        bench.store.start(new(name))
+        assert bench.store.give_back(closing(bench.store.claim(claim(f"{name}.0")), f"{name}.0"), FAILURE)
+        bench.overdue(f"{name}.0")
+        bench.next_second() if name == "v" else None
+        bench.store.sweep(host="there")
+        assert left(closing(bench.store.claim(claim(f"{name}.0", token="t2")), f"{name}.0"))
+        bench.next_second()
+        assert [found.hop_id for found in bench.store.sweep(host="there").overdue] == [f"{name}.0"]
+        record = bench.store.workflow(name)
+        assert record is not None
+        assert record.failure is None
+
+
+def test_a_late_give_back_takes_nothing_away(bench: Bench) -> None:
+    """Another worker has the hop by then, or has closed it."""
+    bench.store.start(new())
+    first = lapsed_of(bench, bench.store.claim(claim(owner="here:7")))
+    second = bench.store.claim(claim(owner="ben", token="t2"))
+    overtaken = bench.store.give_back(first, FAILURE)
+    bench.store.complete(completion(closing(second, owner="ben")))
+
+    assert not overtaken
+    assert not bench.store.give_back(closing(second, owner="ben"), FAILURE)
+
+
+def test_a_redrive_begins_the_waits_again(bench: Bench) -> None:
+    """A person has deployed what was missing, and waits for it."""
+    bench.store.start(new())
+    assert bench.store.give_back(closing(bench.store.claim(claim())), FAILURE)
+    bench.overdue("w.0")
+    bench.store.sweep(host="there")
+    assert bench.store.park(closing(bench.store.claim(claim(token="t2"))), FAILURE)
+    assert bench.store.redrive("w") == "redriven"
+    claimed = bench.store.claim(claim(token="t3"))
+    assert isinstance(claimed, Claimed)
+    assert bench.store.give_back(closing(claimed), FAILURE)
+
+    record = bench.store.workflow("w")
+    assert record is not None
+    assert record.retry_at is not None
+    assert round((record.retry_at - claimed.now).total_seconds()) == 5
+
+
 def test_the_owner_of_a_released_hop_can_write_nothing(bench: Bench) -> None:
     """It said that it does not run the hop; a late claim gets it again."""
     bench.store.start(new())

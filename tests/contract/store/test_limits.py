@@ -31,6 +31,7 @@ NAMES = [field.name.upper() for field in fields(StoreLimits)]
 def test_the_scripts_begin_with_the_limits() -> None:
     """What an operator reads in the table is what the server does."""
     assert as_lua(LIMITS) == (
+        "local FORMAT = 1\n"
         "local DUE_AFTER = 5000\n"
         "local DUE_AFTER_MOST = 80000\n"
         "local LONG_UNSWEPT = 2500\n"

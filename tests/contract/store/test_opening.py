@@ -2,20 +2,55 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from paigeant_celery.core.errors import ConfigurationError
 from paigeant_celery.store import open_store
+from paigeant_celery.store.port import BoundBroker, OpenHops
 from tests.contract.store.bench import Bench
-from tests.contract.store.given import new
+from tests.contract.store.given import FAILURE, claim, closing, new
+
+ONE = BoundBroker(address="redis://one/0", id="1")
+TWO = BoundBroker(address="redis://two/0", id="2")
+NAMED = BoundBroker(address="filesystem://localhost:0/")
 
 
 def test_the_first_broker_is_remembered(bench: Bench) -> None:
     """Two brokers that share a prefix by mistake are found at start-up."""
     assert bench.store.bound_broker() is None
-    assert bench.store.bind_broker("redis://one/0") == "redis://one/0"
-    assert bench.store.bind_broker("redis://two/0") == "redis://one/0"
-    assert bench.store.bound_broker() == "redis://one/0"
+    assert bench.store.bind_broker(ONE, instead_of=None)
+    assert not bench.store.bind_broker(TWO, instead_of=None)
+    assert bench.store.bound_broker() == ONE
+
+
+def test_a_broker_takes_the_place_of_the_one_that_was_read(bench: Bench) -> None:
+    """Two people who move a deployment at once do not undo each other's work."""
+    bench.store.bind_broker(ONE, instead_of=None)
+
+    assert not bench.store.bind_broker(NAMED, instead_of=replace(ONE, id=None))
+    assert bench.store.bind_broker(NAMED, instead_of=ONE)
+    assert bench.store.bound_broker() == NAMED
+    assert bench.store.bind_broker(TWO, instead_of=NAMED)
+    assert bench.store.bind_broker(TWO, instead_of=NAMED)  # asked again, because the reply was lost
+    assert bench.store.bound_broker() == TWO
+
+
+def test_the_hops_that_are_not_closed_are_counted(bench: Bench) -> None:
+    """Whoever moves a deployment wants to know how many workflows it is about."""
+    assert bench.store.open_hops() == OpenHops(due=0, running=0, parked=0)
+    for name in ("queued", "waits", "runs", "runs-too", "parked", "ended"):
+        bench.store.start(new(name))
+    claimed = {
+        name: bench.store.claim(claim(f"{name}.0", owner="ben" if name == "runs-too" else "ann"))
+        for name in ("waits", "runs", "runs-too", "parked", "ended")
+    }
+    bench.store.retry_at(closing(claimed["waits"], "waits.0"), FAILURE, delay=60)
+    bench.store.park(closing(claimed["parked"], "parked.0"), FAILURE)
+    bench.store.fail(closing(claimed["ended"], "ended.0"), FAILURE)
+
+    assert bench.store.open_hops() == OpenHops(due=2, running=2, parked=1)
 
 
 def test_a_closed_store_can_be_used_again(bench: Bench) -> None:

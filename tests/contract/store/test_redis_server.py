@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
+import shutil
 import signal
+import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from paigeant_celery.core.errors import ConfigurationError, TransientError, Unreachable
+from paigeant_celery.store.limits import LIMITS
 from paigeant_celery.store.redis import RedisStore
+from paigeant_celery.store.redis_client import PERMISSIONS, script_texts
 from tests.contract.store.bench import LEASE, TTL, RedisBench, everything
 from tests.contract.store.given import FAILURE, claim, closing, completion, hop, new, told
+from tests.support.processes import eventually
 from tests.support.servers import free_port
 
 
@@ -33,15 +43,31 @@ def test_an_unreachable_store_is_named_without_its_password() -> None:
     assert "s3cret" not in "".join((str(caught.value), repr(caught.value), repr(store), str(caught.value.__cause__)))
 
 
-def test_a_wrong_password_is_named_without_it(own_redis: Callable[..., Any]) -> None:
-    """A mistyped secret is found at start-up and is not printed."""
+@pytest.mark.parametrize(
+    ("user", "said"),
+    [
+        ("", "NOAUTH: it asks for a password"),
+        (":s3cret@", "WRONGPASS: it does not know"),
+        ("nobody:s3cret@", "WRONGPASS: it does not know this user, or not with this password"),
+    ],
+)
+def test_a_wrong_password_ends_a_start_and_is_waited_out_later(
+    own_redis: Callable[..., Any], user: str, said: str
+) -> None:
+    """A mistyped secret is found at start-up and is not printed; one that is changed later ends no worker."""
     server = own_redis("--requirepass", "right")
-    store = RedisStore(server.url.replace("//", "//:s3cret@"), prefix="p", lease=LEASE, ttl=TTL)
+    store = RedisStore(server.url.replace("//", f"//{user}"), prefix="p", lease=LEASE, ttl=TTL)
 
-    with pytest.raises(Unreachable, match="AuthenticationError") as caught:
+    with pytest.raises(ConfigurationError) as at_start:
         store.check(allow_eviction=False)
+    with pytest.raises(Unreachable) as later:
+        store.claim(claim())
 
-    assert "s3cret" not in str(caught.value) + str(caught.value.__cause__)
+    for text in (str(at_start.value), str(later.value)):
+        assert said in text
+        assert "start or fix it" not in text
+        assert "s3cret" not in text
+    assert "s3cret" not in str(later.value.__cause__)
     store.close()
 
 
@@ -116,7 +142,7 @@ def test_a_demoted_primary_is_away_and_not_corrupt(own_redis: Callable[..., Any]
     with redis.Redis.from_url(server.url) as admin:
         admin.execute_command("REPLICAOF", "127.0.0.1", free_port())
 
-        with pytest.raises(Unreachable, match="ReadOnlyError"):
+        with pytest.raises(Unreachable, match="READONLY: it is a replica"):
             store.start(new())
 
         admin.execute_command("REPLICAOF", "NO", "ONE")
@@ -124,21 +150,155 @@ def test_a_demoted_primary_is_away_and_not_corrupt(own_redis: Callable[..., Any]
     store.close()
 
 
-# Valkey names the command, Redis 7 does not; before these it was an error of a class of its own.
-NOT_PERMITTED = r"\(ACL failure.*hset|The user executing the script can't run this command|NoPermissionError"
-
-
-def test_a_command_that_is_not_permitted_is_named_as_such(own_redis: Callable[..., Any]) -> None:
-    """Missing permissions on the server are not mistaken for damaged records."""
+@pytest.mark.parametrize(
+    ("keys", "taken", "at_start", "later"),
+    [
+        ("p:*", "-hset -zadd", "may not use HSET, ZADD; `ACL SETUSER … ~p:* +@read", "NOPERM"),
+        ("other:*", "", "NOPERM: the rules of its user do not permit these keys", "NOPERM"),
+        ("p:*", "-evalsha -eval", "NOPERM: the rules of its user do not permit `EVALSHA`", "permit `EVALSHA`"),
+        ("p:*", "-client", "NOPERM: the rules of its user do not permit `CLIENT SETNAME`", "`CLIENT SETNAME`"),
+    ],
+)
+def test_what_is_not_permitted_is_named_with_the_rule_that_suffices(
+    own_redis: Callable[..., Any], keys: str, taken: str, at_start: str, later: str
+) -> None:
+    """Missing permissions are neither an outage nor damaged records, and no restart of Redis cures them."""
     server = own_redis()
     with redis.Redis.from_url(server.url) as admin:
-        admin.acl_setuser("app", enabled=True, nopass=True, keys=["*"], categories=["+@all"], commands=["-hset"])
+        admin.execute_command("ACL", "SETUSER", "app", "on", "nopass", f"~{keys}", "+@all", *taken.split())
     store = RedisStore(server.url.replace("//", "//app:any@"), prefix="p", lease=LEASE, ttl=TTL)
 
-    with pytest.raises(Unreachable, match=NOT_PERMITTED) as caught:
+    with pytest.raises(ConfigurationError) as refused:
+        store.check(allow_eviction=False)
+    with pytest.raises(Unreachable, match=later) as waited:
         store.start(new())
 
-    assert "envelope" not in str(caught.value)
+    assert at_start in str(refused.value)
+    assert f"~p:* {PERMISSIONS}" in str(refused.value)
+    assert f"~p:* {PERMISSIONS}" in str(waited.value)
+    assert "envelope" not in str(waited.value)
+    store.close()
+
+
+def test_the_rule_that_is_named_suffices(own_redis: Callable[..., Any]) -> None:
+    """Whoever copies it from the text, or the page, is done."""
+    server = own_redis("--appendonly", "yes")
+    with redis.Redis.from_url(server.url) as admin:
+        admin.execute_command("ACL", "SETUSER", "app", "on", "nopass", "~p:*", *PERMISSIONS.split())
+        store = RedisStore(server.url.replace("//", "//app:any@"), prefix="p", lease=LEASE, ttl=TTL)
+
+        warnings = store.check(allow_eviction=False)
+        store.start(new())
+        claimed = store.claim(claim())
+        store.renew("ann", {"w.0": 1})
+        done = store.complete(completion(closing(claimed), next_hop=hop("w.1"), blobs={"draft": "1"}))
+        store.sweep(host="here")
+        store.cancel("w")
+        store.forget_letter("x")
+
+        assert (warnings, done) == ([], True)
+        assert admin.execute_command("ACL", "LOG") == []
+        assert [key for key in admin.keys("*") if b"probe" in key] == []
+    store.close()
+
+
+def test_the_probe_tries_each_command_of_the_scripts() -> None:
+    """A script that begins to use another one would be refused in the middle of a workflow."""
+    texts = {name: text for name, text in script_texts(LIMITS).items() if name != "probe"}
+    used = {command for text in texts.values() for command in re.findall(r"redis\.p?call\('([A-Z]+)'", text)}
+    tried = set(re.findall(r"\{'([A-Z]+)'", script_texts(LIMITS)["probe"]))
+
+    assert used - {"TIME"} == tried
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"min-replicas-to-write": "1"}, "NOREPLICAS: fewer replicas follow it"),
+        ({"maxmemory": "1"}, "OOM: the server is full"),
+    ],
+)
+def test_a_server_that_refuses_writes_for_a_while_is_named_and_waited_for(
+    own_redis: Callable[..., Any], settings: dict[str, str], said: str
+) -> None:
+    """An operator at night reads what it is, and need not guess from the name of a class."""
+    server = own_redis()
+    store = RedisStore(server.url, prefix="p", lease=LEASE, ttl=TTL)
+    with redis.Redis.from_url(server.url) as admin:
+        for name, value in settings.items():
+            admin.config_set(name, value)
+    store.check(allow_eviction=False)
+
+    with pytest.raises(Unreachable) as caught:
+        store.start(new())
+
+    assert said in str(caught.value)
+    assert "start or fix it" not in str(caught.value)
+    store.close()
+
+
+def test_a_server_that_cannot_write_to_its_disk_is_named(own_redis: Callable[..., Any], tmp_path: Path) -> None:
+    """It answers each write with MISCONF until a snapshot succeeds again."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    server = own_redis("--save", "1 1", "--dir", str(folder))
+    store = RedisStore(server.url, prefix="p", lease=LEASE, ttl=TTL)
+    store.start(new())
+    with redis.Redis.from_url(server.url) as admin:
+        shutil.rmtree(folder)
+        with contextlib.suppress(redis.ResponseError):  # it may have begun one by itself
+            admin.bgsave()
+        eventually(
+            lambda: admin.info("persistence")["rdb_last_bgsave_status"] == "err", what="the snapshot did not fail"
+        )
+
+        with pytest.raises(Unreachable, match="MISCONF: it cannot write to its disk"):
+            store.start(new("v"))
+    store.close()
+
+
+def test_a_server_that_is_busy_with_another_script_is_named(own_redis: Callable[..., Any]) -> None:
+    """Its owner can end that script; nothing of ours takes so long."""
+    server = own_redis("--lua-time-limit", "50")
+    store = RedisStore(server.url, prefix="p", lease=LEASE, ttl=TTL)
+    store.start(new())
+    with redis.Redis.from_url(server.url) as other:
+        running = threading.Thread(target=lambda: _endless(server.url))
+        running.start()
+        with pytest.raises(Unreachable, match="BUSY: a script there has been running"):
+            eventually(lambda: store.workflow("w") is None, what="the server answered all the time")
+        other.script_kill()
+        running.join(10)
+
+    assert store.workflow("w") is not None
+    store.close()
+
+
+def _endless(url: str) -> None:
+    with redis.Redis.from_url(url, retry=Retry(NoBackoff(), 0)) as client, contextlib.suppress(redis.RedisError):
+        client.eval("while true do end", 0)
+
+
+def test_a_database_that_the_server_does_not_have_ends_a_start(own_redis: Callable[..., Any]) -> None:
+    """The number is a mistake in a URL, and no later one makes it right."""
+    store = RedisStore(own_redis().url.replace("/0", "/99"), prefix="p", lease=LEASE, ttl=TTL)
+
+    with pytest.raises(ConfigurationError, match="it has no database of this number"):
+        store.check(allow_eviction=False)
+    store.close()
+
+
+def test_connections_to_a_demoted_primary_are_left(own_redis: Callable[..., Any]) -> None:
+    """A name that means another server after a failover is looked up again."""
+    server = own_redis()
+    store = RedisStore(server.url, prefix="p", lease=LEASE, ttl=TTL)
+    store.start(new())
+    with redis.Redis.from_url(server.url) as admin:
+        admin.execute_command("REPLICAOF", "127.0.0.1", free_port())
+        with pytest.raises(Unreachable, match="READONLY"):
+            store.start(new("v"))
+
+        assert [client for client in admin.client_list() if client["name"] == "paigeant"] == []
     store.close()
 
 
@@ -193,13 +353,3 @@ def test_a_cluster_is_refused(own_redis: Callable[..., Any]) -> None:
         store.check(allow_eviction=False)
 
     store.close()
-
-
-def test_records_of_another_format_are_refused(on_redis: RedisBench) -> None:
-    """An old worker among new ones stops at start-up instead of misreading records."""
-    on_redis.store.bind_broker("redis://one/0")
-    on_redis.store.check(allow_eviction=True)
-    on_redis.client.hset(on_redis.key("meta"), "format", "2")
-
-    with pytest.raises(ConfigurationError, match="format '2'"):
-        on_redis.store.check(allow_eviction=True)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, cast
+from unittest.mock import ANY
 
+from paigeant_celery.store.limits import LIMITS
 from paigeant_celery.store.port import Claimed, Dropped, RenewAnswer, Sweep
-from tests.contract.store.bench import Bench
+from tests.contract.store.bench import Bench, RedisBench
 from tests.contract.store.given import FAILURE, claim, closing, completion, hop, new, types
 
 BACKLOG = 1100  # hops; more than one pass looks at
@@ -266,3 +269,37 @@ def test_a_store_of_one_process_lists_what_ends_with_it(bench: Bench) -> None:
 
     listed = () if bench.store.shared else ("queued", "running", "waiting")
     assert tuple(bench.store.unfinished()) == listed
+
+
+def test_all_queued_hops_are_sent_again_if_their_broker_is_given_up(bench: Bench) -> None:
+    """Their messages stay there. Whatever waits on the new broker's queues is no sign that they will come."""
+    bench.limit(replace(LIMITS, most_at_once=10, most_looked_at=20))
+    queued = [f"w{number}" for number in range(50)]
+    for name in (*queued, "running", "waiting"):
+        bench.raw.start(new(name, queue="q"))
+    bench.store.claim(claim("running.0"))
+    bench.store.retry_at(closing(bench.store.claim(claim("waiting.0")), "waiting.0"), FAILURE, delay=3600)
+    before = bench.store.sweep(host="here")
+
+    bench.store.send_all_again()
+
+    found = list[str]()
+    for _ in range(5):
+        bench.next_second()
+        found += resent(bench.raw.sweep(host="here", queues={"q": False}))
+    bench.next_second()
+    assert (before, bench.store.sweep(host="here", queues={"q": False})) == (Sweep(), Sweep())
+    assert sorted(found) == sorted(f"{name}.0" for name in queued)
+    assert bench.store.claim(claim("w7.0", token="t2")) == Claimed(fence=1, attempt=1, now=ANY, created_at=ANY)
+
+
+def test_what_is_sent_again_keeps_its_order(on_redis: RedisBench) -> None:
+    """The first that was dispatched is the first that runs, on the new broker as well."""
+    for number in range(30):
+        on_redis.raw.start(new(f"w{number}", queue="q"))
+        on_redis.client.zadd(on_redis.key("due"), {f"w{number}.0": on_redis.now() + 5000 + number})
+
+    on_redis.store.send_all_again()
+
+    on_redis.store.send_all_again()
+    assert resent(on_redis.store.sweep(host="here")) == [f"w{number}.0" for number in range(30)]

@@ -534,6 +534,7 @@ CALLS = st.one_of(
     *[a("record", back=BACK)] * 2,
     a("publish", back=BACK, size=LITTLE),
     a("retry_at", back=BACK),
+    a("give_back", back=BACK),
     a("park", back=BACK, lettered=st.booleans()),
     a("release", back=BACK),
     a("fail", back=BACK, meant=SELDOM),
@@ -640,6 +641,10 @@ class Machine:
     def retry_at(self, back: int) -> None:
         closing = self.closing(back)
         self.closes(closing, "waiting", lambda store: store.retry_at(closing, FAILURE, delay=DELAY))
+
+    def give_back(self, back: int) -> None:
+        closing = self.closing(back)
+        self.closes(closing, "waiting", lambda store: store.give_back(closing, FAILURE))
 
     def park(self, back: int, lettered: bool = False) -> None:
         closing = self.closing(back)
@@ -1048,7 +1053,7 @@ MUTANTS = {
         noticed="answer",
     ),
     "claim not idempotent": Mutant(
-        old="if record.token == token and record.owner == owner then",
+        old="if repeated then",
         new="if false then",
         calls=lambda machine: machine.claim_again(back=0),
         noticed="answer",

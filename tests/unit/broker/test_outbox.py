@@ -11,6 +11,7 @@ from paigeant_celery.activities.port import Activity
 from paigeant_celery.activities.registry import registry
 from paigeant_celery.broker.outbox import Outbox, delivery_of
 from paigeant_celery.broker.port import Delivery
+from paigeant_celery.broker.sending import Sending
 from paigeant_celery.core.errors import MessageError
 from paigeant_celery.core.message import PaigeantMessage, encode
 from paigeant_celery.core.policy import StepPolicy
@@ -95,6 +96,9 @@ class Publisher:
 
     def queue_for(self, activity: str, queue: str | None) -> str:
         return queue or f"q-{activity}"
+
+    def begin(self, delivery: Delivery) -> Sending[None]:
+        return Sending.made(lambda: self.publish(delivery))
 
     def publish(self, delivery: Delivery) -> None:
         self.sent.append(delivery)

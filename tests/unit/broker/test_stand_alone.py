@@ -78,10 +78,16 @@ def configured(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., StandA
         ("broker_url = 'amqp://b//'", {"PAIGEANT_REDIS_URL": LOCAL}, "amqp://b//", "none"),
         ("broker_url = 'memory://'", {}, "memory:///", "none"),
         ("broker_url = 'filesystem://'", {}, "filesystem:///", "none"),
-        ("broker_url = 'sqs://'", {}, "sqs:///", "none"),
-        ("broker_url = 'sentinel://s:26379'", {}, "sentinel://s:26379//", "none"),
-        ("broker_url = 'redis://b/1;redis://c/1'", {}, "redis://b/1", "none"),
-        ("broker_url = ['redis://b/1', 'redis://c/1']", {}, "redis://b/1", "none"),
+        (
+            "broker_url = 'sentinel://s;sentinel://t:1/2'; broker_transport_options = {'master_name': 'm'}",
+            {},
+            "sentinel://s//",
+            "sentinel://s:26379;sentinel://t:1/0?master_name=m",
+        ),
+        ("broker_url = 'redis://b/1;redis://c/1'", {}, "redis://b/1", "redis://b:6379/1"),
+        ("broker_url = ['redis://b/1', 'redis://c/1']", {}, "redis://b/1", "redis://b:6379/1"),
+        ("broker_url = 'redis+socket:///s?virtual_host=2'", {}, "redis+socket:///s", "unix:///s?db=2"),
+        ("broker_transport = 'redis'; broker_url = 'h'; broker_port = 7000", {}, "h", "redis://h:7000/0"),
         ("paigeant_store_url = 'redis://s:6379/2'", {}, LOCAL, "redis://s:6379/2"),
         (
             "broker_url = 'amqp://b//'; CELERY_PAIGEANT_STORE_URL = 'redis://s:6379/2'",
@@ -272,7 +278,7 @@ def test_a_url_that_is_not_understood_is_reported_with_its_variable(
     with pytest.raises(ConfigurationError) as caught:
         get_transport()
 
-    assert str(caught.value).startswith(f"configuration: `{variable}`: store URL: it is not understood")
+    assert str(caught.value).startswith(f"configuration: `{variable}`: the broker's URL is not understood")
     assert "hunter" not in str(caught.value)
 
 

@@ -20,6 +20,7 @@ from paigeant_celery import get_transport
 from paigeant_celery.activities.functions import activity
 from paigeant_celery.agents.agent import PaigeantAgent
 from paigeant_celery.broker.port import Delivery
+from paigeant_celery.broker.sending import Sending
 from paigeant_celery.client.dispatch import WorkflowDispatcher
 from paigeant_celery.client.readings import WorkflowResult, WorkflowStatus
 from paigeant_celery.core.errors import (
@@ -55,15 +56,15 @@ class Broken:
     """A broker that is down until it is repaired."""
 
     def __init__(self, harness: WorkflowHarness) -> None:
-        self.publish = harness.transport.publisher.publish
+        self.begin = harness.transport.publisher.begin
         self.harness = harness
-        harness.transport.publisher.publish = self.refuse  # type: ignore[method-assign]
+        harness.transport.publisher.begin = lambda _: Sending.made(self.refuse)  # type: ignore[method-assign]
 
-    def refuse(self, delivery: Delivery) -> None:
+    def refuse(self) -> None:
         raise Unreachable("broker", "redis://nowhere", "ConnectionError")
 
     def repair(self) -> None:
-        self.harness.transport.publisher.publish = self.publish  # type: ignore[method-assign]
+        self.harness.transport.publisher.begin = self.begin  # type: ignore[method-assign]
 
 
 # The runway.

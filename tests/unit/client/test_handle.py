@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -31,11 +32,13 @@ from paigeant_celery.core.errors import (
     WorkflowFailed,
     WorkflowParked,
 )
+from paigeant_celery.core.flow import Failure
+from paigeant_celery.core.message import PaigeantMessage, encode
 from paigeant_celery.core.names import CORRELATION_ID_RULE
 from paigeant_celery.core.policy import StepPolicy
 from paigeant_celery.core.settings import Settings
 from paigeant_celery.core.slip import ActivitySpec, FunctionSpec
-from paigeant_celery.store.port import Claim, Closing
+from paigeant_celery.store.port import Claim, Claimed, Closing, HopRecord, NewWorkflow
 from paigeant_celery.testing import WorkflowHarness
 
 PATIENCE = 20.0  # seconds after which a test that waits has failed
@@ -388,6 +391,34 @@ def test_a_status_says_when_a_failed_step_is_tried_again(workflow_harness: Workf
     assert (status.attempt, status.failure.text) == (1, "the provider is down")
     with pytest.raises(TimeoutError, match="failed with ConnectionError and is tried again at"):
         handle.result_sync(0)
+
+
+def test_a_workflow_that_only_a_newer_version_can_read_is_shown_and_cancelled(
+    workflow_harness: WorkflowHarness, make_message: Callable[..., PaigeantMessage]
+) -> None:
+    """Whoever looks during a deploy sees what it waits for, with the commands of either version."""
+    tree = {**json.loads(encode(make_message(repeat.activity("a")))), "spec_version": "1.9"}
+    tree["slip"]["itinerary"].append({"step_id": "both", "kind": "block", "branches": []})
+    envelope, store = json.dumps(tree), workflow_harness.store
+    record = HopRecord(hop_id="w-1.0", queue="q", envelope=envelope, digest="d")
+    store.start(NewWorkflow(correlation_id="w-1", content="x", hop=record))
+    handle = WorkflowHandle("w-1", workflow_harness.transport)
+    before = handle.status_sync()
+    held = store.claim(Claim(hop_id="w-1.0", owner="ann", token="t", max_attempts=5, digest="d"))
+    assert isinstance(held, Claimed)
+    failure = Failure(step_id=None, error_class="newer_version", text="given back by ann: no such kind")
+    store.give_back(Closing(hop_id="w-1.0", owner="ann", fence=held.fence), failure)
+
+    status = handle.status_sync()
+    with pytest.raises(TimeoutError, match="on queue 'q' for a worker of a newer version: given back by ann: no such"):
+        handle.result_sync(0)
+
+    assert (before.state, before.step_id, before.failure) == ("queued", "repeat", None)
+    assert (status.state, status.attempt, status.failure) == ("queued", 0, failure)
+    assert (status.executed, status.remaining) == ((), ("repeat", "both"))
+    assert status.retry_at is not None
+    assert [event.type for event in handle.events_so_far()] == ["started", "claimed", "given_back"]
+    assert handle.cancel_sync()
 
 
 def test_a_parked_workflow_goes_on_when_it_is_redriven(workflow_harness: WorkflowHarness) -> None:

@@ -26,11 +26,14 @@ from paigeant_celery.core.errors import (
     IllegalEvent,
     InvalidInput,
     MessageError,
+    NewerMessage,
     NonDeterminismError,
     NotPublished,
     NotRecorded,
+    NotSent,
     NotSerializable,
     NoWorkflow,
+    OutdatedVersion,
     PaigeantError,
     Paused,
     RemoteTraceback,
@@ -76,12 +79,19 @@ SAMPLES = [
     Paused("tools_deferred", "the run asks for approval of 'delete'"),
     IllegalEvent("Completed", "3", "the workflow stands at place '4'"),
     MessageError("malformed"),
+    NewerMessage("newer_version", "slip.itinerary[1]", "this version does not know the kind"),
     MessageError("unknown_field", "slip.x", "this version does not know the field"),
     Unreachable("broker", "redis://host:6379/0", "ConnectionError"),
+    Unreachable("store", "redis://host:6379/0", "LOADING", True, "wait"),
+    Unreachable("broker", "redis://host:6379/0", "MessageNacked", True),
+    NotSent("broker", "redis://host:6379/0", "ConnectionError"),
+    NotSent("broker", "redis://host:6379/0", "MessageNacked", True),
     NotPublished("w", "cannot reach the broker"),
+    NotPublished("w", "the broker is there but refuses", True),
     NotRecorded("w", "cannot reach the store"),
     WorkerEnded("memory://localhost//"),
     StoreCorrupt("paigeant:w", "is a list"),
+    OutdatedVersion("redis://host/0", "paigeant", 2, 1),
     HopFailed("w.2", "critic", "ValueError"),
     WorkflowFailed("w", "critic", "ValueError", "no"),
     WorkflowFailed("w", None, "malformed", "no"),
@@ -98,11 +108,11 @@ USAGE = {
     UsageError, InvalidInput, EmptyItinerary, WorkflowConflict, StoreRequired, UnknownWorkflow, UnknownActivity,
     DuplicateActivity, ConfigurationError, UnknownTransport, NoWorkflow, NotSerializable, WaitInsideStep,
 }  # fmt: skip
-MESSAGE = {MessageError}
-TRANSIENT = {TransientError, Unreachable, NotPublished, NotRecorded, WorkerEnded}
+MESSAGE = {MessageError, NewerMessage}
+TRANSIENT = {TransientError, Unreachable, NotSent, NotPublished, NotRecorded, WorkerEnded}
 OTHERS = {
-    PaigeantError, StoreCorrupt, IllegalEvent, HopFailed, WorkflowFailed, WorkflowParked, WorkflowCancelled, HopLost,
-    NonDeterminismError, Paused, ReplayedError, RemoteTraceback, WorkflowError,
+    PaigeantError, StoreCorrupt, OutdatedVersion, IllegalEvent, HopFailed, WorkflowFailed, WorkflowParked,
+    WorkflowCancelled, HopLost, NonDeterminismError, Paused, ReplayedError, RemoteTraceback, WorkflowError,
 }  # fmt: skip
 
 

@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from paigeant_celery.core.errors import MessageError
+from paigeant_celery.core.errors import MessageError, NewerMessage
 from paigeant_celery.core.jsonable import dumps
 from paigeant_celery.core.message import PaigeantMessage, content_digest, encode, parse, sha256
+from paigeant_celery.core.names import SPEC_VERSION
 from paigeant_celery.core.policy import StepPolicy
 from paigeant_celery.core.slip import ActivitySpec, ExecutedStep, FunctionSpec, RoutingSlip, StepFields
 
@@ -133,6 +134,64 @@ def test_the_fields_of_a_newer_minor_version_survive_being_forwarded() -> None:
     assert moved["slip"]["revision"] == 4
     assert moved["slip"]["executed"][0] == before["slip"]["executed"][0]
     assert moved["slip"]["itinerary"] == before["slip"]["itinerary"][1:]
+
+
+NEW_KIND = {"step_id": "both", "kind": "block", "branches": [{"name": "a", "steps": [{"kind": "agent"}]}]}
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+@pytest.mark.parametrize("kind", ["block", "Agent", "", 5, None, {"of": "block"}])
+def test_a_kind_of_step_of_a_newer_minor_version_is_left_to_its_workers(place: int, kind: object) -> None:
+    """A deploy has old workers beside new ones; wherever the new step stands, the workflow must not be parked."""
+    tree = sample("newer_minor")
+    tree["slip"]["itinerary"].insert(place, {**NEW_KIND, "kind": kind})
+
+    with pytest.raises(NewerMessage) as found:
+        read(tree)
+
+    assert (found.value.reason, found.value.path) == ("newer_version", f"slip.itinerary[{place}]")
+    for version in ("1.0", SPEC_VERSION):
+        assert refusal({**tree, "spec_version": version}) == ("invalid_envelope", found.value.path)
+
+
+def test_a_step_of_a_new_kind_that_agents_may_insert_is_left_to_newer_workers() -> None:
+    """An agent that cannot be offered it all would take another way than its author meant."""
+    tree = {**sample("underway"), "spec_version": "1.7"}
+    tree["registered_activities"][0]["step"] = {**NEW_KIND, "agent_name": "critic", "prompt": "Judge."}
+
+    with pytest.raises(NewerMessage) as found:
+        read(tree)
+
+    assert found.value.path == "registered_activities[0].step.kind"
+    assert refusal({**tree, "spec_version": SPEC_VERSION})[0] == "invalid_envelope"
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("message_id", "order-17.3-1.0"),  # the first step of a branch
+        ("slip.executed", []),  # the store has the log
+        ("slip.executed.0.place", "3-1.0"),
+    ],
+)
+def test_a_place_that_only_a_newer_minor_version_can_tell_is_left_to_its_workers(path: str, value: object) -> None:
+    """A newer version counts steps that are not in the message, or names places in another way."""
+    tree = changed("newer_minor", path, value)
+
+    with pytest.raises(NewerMessage):
+        read(tree)
+
+    bare = {**sample("underway"), **{name: tree[name] for name in ("message_id", "slip")}, "spec_version": SPEC_VERSION}
+    assert refusal(bare)[0] in ("inconsistent_slip", "unknown_field")
+
+
+@pytest.mark.parametrize("path", ["slip.itinerary.0.prompt", "slip.itinerary.0.kind", "correlation_id", "slip"])
+def test_a_message_of_a_newer_minor_version_that_no_version_can_read_is_refused(path: str) -> None:
+    """What is not there, or wrong in every version, would otherwise wait for a worker that never comes."""
+    with pytest.raises(MessageError) as found:
+        read(changed("newer_minor", path, ...))
+
+    assert type(found.value) is MessageError
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ from tests.unit.hop.test_service import KEPT, Killed, Line
 
 MakeMessage = Callable[..., PaigeantMessage]
 
+DATA = Path(__file__).parents[2] / "data" / "journal"
 AT = datetime(2026, 1, 2, 13, 0, tzinfo=UTC)
 
 TOO_SMALL = {
@@ -353,10 +355,11 @@ GIVEN = Ended(
 def test_what_is_kept_is_read_back_equal() -> None:
     """Whoever redrives goes on from exactly that."""
     assert read_kept(GIVEN.encode(), step_id="a") == GIVEN
+    assert read_kept((DATA / "outcome_v1.json").read_text(encoding="utf-8"), step_id="a") == GIVEN
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"v":1}', '{"v":1,"ended":{}}', '{"v":2,"ended":{}}'])
 def test_what_cannot_be_read_parks_the_hop_again(text: str) -> None:
-    """A later version may have kept it; the remedy is in the text."""
+    """The remedy is in the text. What a newer version kept is left to it before this is asked."""
     with pytest.raises(NonDeterminismError, match="redrive"):
         read_kept(text, step_id="a")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import logging
 import re
 from collections.abc import Callable
@@ -19,13 +20,14 @@ from paigeant_celery.activities.functions import FunctionActivity, activity
 from paigeant_celery.activities.registry import registry
 from paigeant_celery.broker.outbox import Outbox
 from paigeant_celery.broker.port import Delivery
-from paigeant_celery.core.errors import MessageError, NotSerializable, TransientError, Unreachable
+from paigeant_celery.broker.sending import Sending
+from paigeant_celery.core.errors import MessageError, NotSerializable, OutdatedVersion, Unreachable
 from paigeant_celery.core.flow import Failure
 from paigeant_celery.core.message import PaigeantMessage, encode, sha256
 from paigeant_celery.core.settings import Settings
 from paigeant_celery.core.slip import FunctionSpec, OutputRef
-from paigeant_celery.hop.effects import ClosedAs, Drop, Refused, Summary
-from paigeant_celery.hop.guard import Arrival
+from paigeant_celery.hop.effects import GIVEN_BACK, PUT_BACK, ClosedAs, Drop, Refused, Summary
+from paigeant_celery.hop.guard import MOST_PUT_BACK, Arrival
 from paigeant_celery.hop.run import Opened
 from paigeant_celery.hop.service import HopService
 from paigeant_celery.hop.sweeper import Sweeper
@@ -108,6 +110,9 @@ class Line:
 
     def waiting(self, queue: str) -> int:
         return 0
+
+    def begin(self, delivery: Delivery) -> Sending[None]:
+        return Sending.made(lambda: self.publish(delivery))
 
     def publish(self, delivery: Delivery) -> None:
         self.given.append(delivery)
@@ -236,21 +241,22 @@ def test_a_failed_workflow_resends_nothing(line: Line, make_message: MakeMessage
     assert line.given == []
 
 
-def test_a_broker_that_is_away_gets_the_same_bytes_when_the_hop_is_closed_again(line: Line, first: Arrival) -> None:
-    """What was recorded is what is sent; other bytes would be refused as altered."""
-    service, opened = line.service(), line.open(first)
-    outcome = asyncio.run(service.run(opened))
+def test_a_broker_that_is_away_gets_the_same_bytes_from_a_sweep(
+    line: Line, first: Arrival, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What was recorded is what is sent; other bytes would be refused as altered. The hop is closed meanwhile."""
     line.refusal = Unreachable("broker", "redis://nowhere", "ConnectionError")
-    for _ in range(2):
-        with pytest.raises(TransientError):
-            service.close(opened, outcome)
-    recorded = line.record()
+    closed = [line.serve(first), line.serve(first)]
     line.refusal = None
+    line.at += timedelta(seconds=6)
 
-    assert service.close(opened, outcome).outcome == "completed"
+    Sweeper(store=line.store, outbox=Outbox(line, registry)).sweep()
 
-    assert line.record() == recorded
-    assert [sent.envelope for sent in line.given] == [recorded.envelope] * 3
+    assert closed == [
+        Summary(hop_id="w-1.0", step_id="one", outcome=ClosedAs.COMPLETED, next_hop="w-1.1"), Drop(reason="finished")
+    ]  # fmt: skip
+    assert [sent.envelope for sent in line.given] == [line.record().envelope] * 3
+    assert [getattr(record, "action", None) for record in caplog.records].count("send_failed") == 2
     assert line.effects.count("run one") == 1
     line.open(line.arrival())
 
@@ -481,6 +487,123 @@ def test_a_message_that_is_too_large_to_be_read_parks_what_no_worker_here_could_
 
 
 # Workflows that only their message knows.
+
+
+def of_a_newer_version(message: PaigeantMessage, place: int = 0) -> str:
+    """The envelope of a message with a kind of step that no worker here knows."""
+    tree = {**json.loads(encode(message)), "spec_version": "1.9"}
+    tree["slip"]["itinerary"].insert(place, {"step_id": "both", "kind": "block", "branches": []})
+    return json.dumps(tree)
+
+
+def newer(line: Line, message: PaigeantMessage, place: int = 0) -> Arrival:
+    envelope = of_a_newer_version(message, place)
+    hop = HopRecord(hop_id=message.message_id, queue="q", envelope=envelope, digest=sha256(envelope))
+    line.store.start(NewWorkflow(correlation_id="w-1", content="x", hop=hop))
+    return Arrival(hop_id=message.message_id, activity=message.step.activity, envelope=envelope)
+
+
+@pytest.mark.parametrize("place", [0, 1])
+@pytest.mark.parametrize("loaded", [True, False])
+def test_a_hop_that_only_a_newer_worker_can_read_is_left_to_it(
+    line: Line, steps: list[FunctionActivity[[], str]], make_message: MakeMessage, place: int, loaded: bool
+) -> None:
+    """Old workers meet the messages of new ones in every deploy: nothing is parked, and no attempt is spent."""
+    arrival = newer(line, make_message(), place)
+
+    answer = line.service().open(arrival) if loaded else line.service().refuse_unknown(arrival)
+
+    record = line.record()
+    assert answer == GIVEN_BACK
+    assert (record.state, record.attempt, record.running) == ("running", 0, False)
+    assert record.failure is not None
+    assert record.failure.error_class == "newer_version"
+    assert record.failure.text.startswith(f"given back by ann: `slip.itinerary[{place}]`: this version does not know")
+    assert line.store.dead_letters(after=None, limit=9) == []
+    assert line.service("ben").open(arrival) == Drop(reason="waiting")  # a copy
+    assert line.given == []
+
+
+def test_a_message_of_a_newer_version_that_is_not_the_recorded_one_is_a_dead_letter(
+    line: Line, first: Arrival, make_message: MakeMessage
+) -> None:
+    """Whoever can send messages must not be able to hold up a workflow."""
+    before = line.record()
+
+    answer = line.service().open(replace(first, envelope=of_a_newer_version(make_message())))
+
+    assert answer == Drop(reason="altered")
+    assert line.record() == before
+    assert [letter.reason for letter in line.store.dead_letters(after=None, limit=9)] == ["newer_version"]
+
+
+def test_a_message_of_a_newer_version_that_the_store_does_not_know_is_put_back_and_then_set_aside(
+    line: Line, make_message: MakeMessage
+) -> None:
+    """A newer worker may adopt it; if there is none, its slot must not be busy with it for ever."""
+    message = make_message()
+    arrival = Arrival(
+        hop_id=message.message_id, activity=message.step.activity, envelope=of_a_newer_version(message), queue="here"
+    )
+    answers = []
+    for _ in range(MOST_PUT_BACK):
+        answers.append(line.service().open(arrival))
+        sent = line.given[-1]
+        assert (sent.hop_id, sent.activity, sent.queue, sent.envelope) == (
+            arrival.hop_id, arrival.activity, "here", arrival.envelope,
+        )  # fmt: skip
+        arrival = replace(arrival, given_back=sent.given_back)
+
+    assert answers == [PUT_BACK] * MOST_PUT_BACK
+    assert line.service().open(arrival) == Refused(reason="newer_version")
+    assert len(line.given) == MOST_PUT_BACK
+    assert [letter.reason for letter in line.store.dead_letters(after=None, limit=9)] == ["newer_version"]
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {'["draft:0",1,"model","","",0]': '{"v":2,"of":{},"result":1}'},
+        {'["draft:0",1,"dream","","",0]': '{"v":1,"of":{},"result":1}'},
+        {'["draft:0",1,"model","","",0].1': '{"v":2,"of":', '["draft:0",1,"model","","",0].2': "{}}",
+         '["draft:0",1,"model","","",0].pieces': "2"},
+        {"outcome": '{"v":2,"ended":{}}'},
+        {"outcome": '{"v":1,"ended":{"result":{"output":1,"inserted":[{"kind":"block"}]}}}'},
+    ],
+)  # fmt: skip
+def test_a_journal_of_a_newer_version_is_left_to_its_workers(line: Line, first: Arrival, entry: dict[str, str]) -> None:
+    """A newer worker died in the step. An older one must neither replay what it misreads nor pay for it again."""
+    began = line.open(first)
+    line.store.record(began.closing, entry)
+    line.store.release(began.closing)
+
+    answer = line.service("ben").open(first)
+
+    record = line.record()
+    assert answer == GIVEN_BACK
+    assert record.failure is not None
+    assert record.failure.text.startswith("given back by ben: ")
+    assert (record.state, record.attempt) == ("running", 0)
+    assert line.store.journal(began.closing.hop_id) == entry
+
+
+def test_a_store_that_a_newer_worker_uses_is_told_from_one_that_is_away(
+    line: Line, first: Arrival, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The message goes back to its queue at once and becomes no dead letter."""
+    before = line.everything()
+
+    def claim(_: Claim) -> ClaimAnswer:
+        raise OutdatedVersion("redis://host/0", "p", 2, 1)
+
+    monkeypatch.setattr(line.store, "claim", claim)
+
+    for arrival in (first, replace(first, envelope="{}")):
+        with pytest.raises(OutdatedVersion):
+            line.service().open(arrival)
+        with pytest.raises(OutdatedVersion):
+            line.service().refuse_unknown(arrival)
+    assert line.everything() == before
 
 
 def unrecorded(line: Line, message: PaigeantMessage) -> Arrival:

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from paigeant_celery import FunctionSpec
+from paigeant_celery.activities.real_threads import RealFuture
 from paigeant_celery.activities.registry import Registry
 from paigeant_celery.broker.outbox import Outbox
 from paigeant_celery.broker.port import Delivery
-from paigeant_celery.core.errors import Unreachable
+from paigeant_celery.broker.sending import Sending
+from paigeant_celery.core.errors import OutdatedVersion, Unreachable
 from paigeant_celery.core.message import PaigeantMessage, encode, sha256
 from paigeant_celery.core.settings import Settings
 from paigeant_celery.hop.liveness import new_owner_id
 from paigeant_celery.hop.sweeper import Sweeper
+from paigeant_celery.hop.with_store import RecordedEffects
 from paigeant_celery.store.memory import MemoryStore
-from paigeant_celery.store.port import Claim, Claimed, HopRecord, NewWorkflow
+from paigeant_celery.store.port import Claim, Claimed, HopRecord, NewWorkflow, Sweep
 
 MakeMessage = Callable[..., PaigeantMessage]
 
@@ -35,7 +40,14 @@ class Line:
         self.asked: list[str] = []
         self.away = False
         self.poison: set[str] = set()
-        self.sweeper = Sweeper(store=self.store, outbox=Outbox(self, Registry()))
+        outbox, me = Outbox(self, Registry()), new_owner_id()
+        effects = RecordedEffects(store=self.store, outbox=outbox, settings=Settings(), owner=lambda: me)
+        self.sweeper = Sweeper(store=self.store, outbox=outbox, set_aside=effects._refusals.set_aside)
+        self.refused = False
+        self.unseen: dict[str, object] = {}
+        self.blocked: threading.Event | None = None
+        self.handed: list[str] = []
+        self.message = message
         self.hop_id = message.message_id
         envelope = encode(message)
         hop = HopRecord(hop_id=self.hop_id, queue="steps", envelope=envelope, digest=sha256(envelope))
@@ -44,15 +56,28 @@ class Line:
     def queue_for(self, activity: str, queue: str | None) -> str:
         return queue or activity
 
+    def begin(self, delivery: Delivery) -> Sending[None]:
+        self.handed.append(delivery.hop_id)
+        if self.blocked is not None:
+            return Sending(RealFuture(), end=time.monotonic() + 60)
+        return Sending.made(lambda: self.publish(delivery))
+
     def publish(self, delivery: Delivery) -> None:
         if self.away:
             raise Unreachable("broker", "redis://there", "ConnectionError")
+        if self.refused:
+            raise Unreachable("broker", "amqp://there", "MessageNacked", True)
         if delivery.hop_id in self.poison:
             raise RuntimeError("a route of the host's own")
         self.published.append(delivery)
 
     def waiting(self, queue: str) -> int:
         self.asked.append(queue)
+        match self.unseen.get(queue):
+            case Exception() as error:
+                raise error
+            case Callable() as call:
+                call()
         if self.length is None:
             raise Unreachable("broker", "redis://there", "ConnectionError")
         return self.length
@@ -148,16 +173,17 @@ def test_a_queue_that_cannot_be_looked_at_is_taken_for_full(line: Line) -> None:
     assert len(line.asked) > 1
 
 
-def test_a_record_that_is_no_envelope_is_reported(line: Line, caplog: pytest.LogCaptureFixture) -> None:
-    """It does not stop the others."""
+def test_a_record_that_is_no_envelope_is_parked(line: Line, caplog: pytest.LogCaptureFixture) -> None:
+    """It does not stop the others, and a person learns of it."""
     hop = HopRecord(hop_id="odd.0", queue="steps", envelope="{", digest="d")
     line.store.start(NewWorkflow(correlation_id="odd", content="c", hop=hop))
 
     line.after(6)
 
     assert [again.hop_id for again in line.published] == [line.hop_id]
-    failed = [record for record in caplog.records if getattr(record, "action", None) == "resend_failed"]
+    failed = [record for record in caplog.records if getattr(record, "action", None) == "message_refused"]
     assert [(record.levelno, record.hop) for record in failed] == [(logging.ERROR, "odd.0")]  # type: ignore[attr-defined]
+    assert [letter.hop_id for letter in line.store.dead_letters(after=None, limit=9)] == ["odd.0"]
 
 
 def test_a_hop_that_no_broker_takes_does_not_keep_back_those_after_it(
@@ -191,8 +217,8 @@ def test_it_sweeps_by_itself_until_it_is_stopped(line: Line, monkeypatch: pytest
     monkeypatch.setattr(line.store, "sweep", sweep)
     before = set(threading.enumerate())
 
-    line.sweeper.start()
-    line.sweeper.start()
+    line.sweeper.start(lambda: None)
+    line.sweeper.start(lambda: None)
     (thread,) = set(threading.enumerate()) - before
     assert all(swept.acquire(timeout=20) for _ in range(3))
     line.sweeper.stop()
@@ -202,6 +228,47 @@ def test_it_sweeps_by_itself_until_it_is_stopped(line: Line, monkeypatch: pytest
     assert not thread.is_alive()
 
 
+@pytest.mark.parametrize(("place", "sent"), [(1, ["w-1.0"]), (0, [])])
+def test_a_hop_that_only_a_newer_worker_can_read_is_sent_if_its_own_step_is_known(
+    make_message: MakeMessage, caplog: pytest.LogCaptureFixture, place: int, sent: list[str]
+) -> None:
+    """A sweep of any worker makes it due, so it should also send it; if it cannot, a newer one does so later."""
+    line = Line(make_message())
+    tree = {**json.loads(encode(make_message())), "spec_version": "1.9"}
+    tree["slip"]["itinerary"].insert(place, {"step_id": "both", "kind": "block", "branches": []})
+    text = json.dumps(tree)
+
+    record = HopRecord(hop_id="w-1.0", queue="steps", envelope=text, digest=sha256(text))
+    line.sweeper._send(Sweep(overdue=(record,)))
+
+    assert [delivery.hop_id for delivery in line.published] == sent
+    assert {(delivery.activity, delivery.queue, delivery.envelope) for delivery in line.published} <= {
+        ("writer", "steps", text)
+    }
+    assert [record.action for record in caplog.records] == (["resent"] if sent else ["hop_left_to_newer"])  # type: ignore[attr-defined]
+
+
+def test_it_ends_and_says_so_once_when_a_newer_worker_has_begun(
+    line: Line, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What it sends again, and what it does not know, is no longer its business."""
+    told = threading.Event()
+
+    def sweep(**_: object) -> None:
+        raise OutdatedVersion("redis://host/0", "p", 2, 1)
+
+    monkeypatch.setattr(line.store, "sweep", sweep)
+    before = set(threading.enumerate())
+
+    line.sweeper.start(told.set)
+    for thread in set(threading.enumerate()) - before:
+        thread.join(20)
+
+    assert told.is_set()
+    assert [(record.levelname, record.action) for record in caplog.records] == [("CRITICAL", "outdated")]  # type: ignore[attr-defined]
+    assert "install that version here too" in caplog.text
+
+
 def test_a_hop_beyond_the_limits_of_the_sweeping_worker_is_published(make_message: MakeMessage) -> None:
     """A worker with higher limits runs it, or another parks it; it never stays queued without a message."""
     line = Line(make_message(FunctionSpec("count", {"text": "x" * (Settings().max_message_size + 1)})))
@@ -209,3 +276,110 @@ def test_a_hop_beyond_the_limits_of_the_sweeping_worker_is_published(make_messag
     line.after(7)
 
     assert [sent.hop_id for sent in line.published] == [line.hop_id]
+
+
+def recorded(line: Line, workflow: str, queue: str, envelope: str = "") -> None:
+    """Record a workflow as another version may have done."""
+    message = line.message.model_copy(update={"correlation_id": workflow, "message_id": f"{workflow}.0"})
+    envelope = envelope or encode(message)
+    hop = HopRecord(hop_id=f"{workflow}.0", queue=queue, envelope=envelope, digest=sha256(envelope))
+    line.store.start(NewWorkflow(correlation_id=workflow, content="c", hop=hop))
+
+
+NO_QUEUES = {
+    "more bytes than characters": "é" * 130, "long": "q" * 256, "spaces": "  ", "NUL": "a\0b", "control": "a\nb",
+    "surrogate": "a\ud800", "RabbitMQ's own": "amq.first",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("queue", NO_QUEUES.values(), ids=NO_QUEUES)
+def test_a_queue_that_no_broker_can_have_parks_its_hop_and_stops_no_other(line: Line, queue: str) -> None:
+    """A version that checked less may have recorded it. It is parked once, with a letter, and no attempt is spent."""
+    recorded(line, "odd", queue)
+
+    line.after(60)
+
+    assert {again.hop_id for again in line.published} == {line.hop_id}
+    odd = line.store.workflow("odd")
+    assert odd is not None
+    assert (odd.state, odd.failure and odd.failure.error_class) == ("parked", "invalid_queue")
+    assert [letter.reason for letter in line.store.dead_letters(after=None, limit=9)] == ["invalid_queue"]
+    assert queue not in line.asked
+
+
+def test_a_hop_that_can_never_be_sent_is_parked_but_not_one_that_a_newer_version_may_read(line: Line) -> None:
+    """In a rolling deploy the sweep of an old worker must not set aside what the new workers run."""
+    envelope = encode(line.message)
+    recorded(line, "broken", "steps", "{")
+    recorded(
+        line, "newer", "steps", envelope.replace('"spec_version":"1.1"', '"spec_version":"1.7"').replace("count", "")
+    )
+    recorded(line, "next", "steps", envelope.replace('"spec_version":"1.1"', '"spec_version":"2.0"'))
+
+    line.after(60)
+
+    states = {name: record.state for name in ("broken", "newer", "next") if (record := line.store.workflow(name))}
+    assert states == {"broken": "parked", "newer": "running", "next": "running"}
+
+
+def test_a_look_at_a_queue_that_goes_wrong_ends_no_pass(line: Line, caplog: pytest.LogCaptureFixture) -> None:
+    """It is said once, not every second; the queue is looked at again all the same."""
+    recorded(line, "other", "other")
+    line.unseen = {"other": RuntimeError("whatever"), "steps": Unreachable("broker", "amqp://b", "AccessRefused", True)}
+
+    line.after(30)
+    said = [record.queue for record in caplog.records if getattr(record, "action", None) == "queue_not_seen"]  # type: ignore[attr-defined]
+    line.unseen = {}
+    line.after(90)
+
+    assert sorted(said) == ["other", "steps"]
+    assert {again.hop_id for again in line.published} == {line.hop_id, "other.0"}
+
+
+def test_the_hops_of_a_dead_process_do_not_wait_for_a_look_at_queues(line: Line) -> None:
+    """A look may take a while if the broker blocks."""
+    host, pid, start, nonce = new_owner_id().split(":")
+    line.claim(f"{host}:{pid}:{int(start) - 1}:{nonce}")
+    recorded(line, "other", "other")
+    seen: list[list[str]] = []
+    line.unseen = {"other": lambda: seen.append([again.hop_id for again in line.published])}
+
+    line.now += timedelta(seconds=6)
+    line.sweeper.sweep()
+
+    assert seen == [[line.hop_id]]
+
+
+def test_a_queue_that_refuses_is_said_once_however_many_hops_wait_for_it(
+    line: Line, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A log that repeats itself each second hides what else happens; the hops are tried again all the same."""
+    for number in range(20):
+        recorded(line, f"more-{number}", "steps")
+    line.refused = True
+
+    line.after(20)
+    failed = [record for record in caplog.records if getattr(record, "action", None) == "resend_failed"]
+    line.refused = False
+    line.after(40)
+
+    assert len(failed) == 1
+    assert len({again.hop_id for again in line.published}) == 21
+
+
+def test_a_broker_that_blocks_holds_a_pass_up_for_a_moment_and_gets_each_hop_once(
+    line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not for each of a hundred hops. What is on its way is not handed over a second time."""
+    monkeypatch.setattr("paigeant_celery.hop.sweeper.SEND_FOR", 0.05)
+    for number in range(50):
+        recorded(line, f"more-{number}", "steps")
+    line.blocked = threading.Event()
+
+    begun = time.monotonic()
+    line.after(12)
+    took = time.monotonic() - begun
+    handed = len(line.handed)
+
+    assert took < 5
+    assert handed == len(set(line.handed)) == 51

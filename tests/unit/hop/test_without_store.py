@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -12,13 +13,14 @@ from paigeant_celery.activities.functions import FunctionActivity, activity
 from paigeant_celery.activities.registry import registry
 from paigeant_celery.broker.outbox import Outbox
 from paigeant_celery.broker.port import Delivery
+from paigeant_celery.broker.sending import Sending
 from paigeant_celery.client.dead_letters import DeadLetters
 from paigeant_celery.core.message import PaigeantMessage, encode
 from paigeant_celery.core.policy import StepPolicy
 from paigeant_celery.core.settings import Settings
 from paigeant_celery.core.slip import FunctionSpec
-from paigeant_celery.hop.effects import Refused, Summary
-from paigeant_celery.hop.guard import Arrival
+from paigeant_celery.hop.effects import PUT_BACK, Refused, Summary
+from paigeant_celery.hop.guard import MOST_PUT_BACK, Arrival, given_back_of
 from paigeant_celery.hop.run import Opened
 from paigeant_celery.hop.service import HopService
 from paigeant_celery.hop.without_store import MessageOnlyEffects
@@ -38,11 +40,17 @@ class Broker:
         self.kept: list[tuple[DeadLetter, str | None]] = []
         self.publisher = self.letters = self
 
+    def check_broker(self) -> None:
+        raise AssertionError("there is no store")
+
     def check_dispatch(self) -> None:
         """Everything may be sent."""
 
     def queue_for(self, activity: str, queue: str | None) -> str:
         return queue or f"q-{activity}"
+
+    def begin(self, delivery: Delivery) -> Sending[None]:
+        return Sending.made(lambda: self.publish(delivery))
 
     def publish(self, delivery: Delivery) -> None:
         self.sent.append(delivery)
@@ -118,6 +126,31 @@ def test_a_step_that_fails_is_sent_again_at_once_and_counts_its_attempts(
     assert [(sent.hop_id, sent.attempt) for sent in broker.sent] == [("w-1.0", 2), ("w-1.0", 3), ("w-1.1", 1)]
     assert broker.sent[0].envelope == encode(message)
     assert broker.kept == []
+
+
+def test_a_message_that_only_a_newer_worker_can_read_goes_back_and_is_set_aside_whole(
+    broker: Broker, make_message: MakeMessage, flaky: FunctionActivity[[], str]
+) -> None:
+    """Another worker may be newer. If none is, the letter has the envelope, and a redrive sends it later."""
+    tree = {**json.loads(encode(make_message(flaky.activity()))), "spec_version": "1.9"}
+    tree["slip"]["itinerary"].append({"step_id": "both", "kind": "block", "branches": []})
+    arrival = replace(arrival_of(make_message(flaky.activity())), envelope=json.dumps(tree), queue="here", attempt=2)
+
+    while (answer := broker.serve(arrival)) == PUT_BACK:
+        sent = broker.sent[-1]
+        assert (sent.queue, sent.attempt, sent.envelope) == ("here", 2, arrival.envelope)
+        arrival = replace(arrival, given_back=sent.given_back)
+
+    assert answer == Refused(reason="newer_version")
+    assert [sent.given_back for sent in broker.sent] == list(range(1, MOST_PUT_BACK + 1))
+    ((letter, envelope),) = broker.kept
+    assert (letter.reason, envelope) == ("newer_version", arrival.envelope)
+
+
+@pytest.mark.parametrize("header", [-1, True, "1", MOST_PUT_BACK + 1, [], 1.0])
+def test_a_forged_count_puts_nothing_back(header: object) -> None:
+    """A message that goes round for ever would keep slots busy."""
+    assert (given_back_of(None), given_back_of(3), given_back_of(header)) == (0, 3, MOST_PUT_BACK)
 
 
 def test_a_step_behind_its_last_attempt_is_set_aside_and_can_be_redriven(

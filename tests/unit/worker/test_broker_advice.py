@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
@@ -11,7 +12,7 @@ import pytest
 from celery import Celery
 from kombu.transport import redis
 
-from paigeant_celery.broker.transport import CeleryTransport
+from paigeant_celery.broker.transport import CeleryTransport, transport_of
 from paigeant_celery.core.settings import Settings
 from paigeant_celery.store.memory import MemoryStore
 from paigeant_celery.worker.broker_advice import advice_lines, advise
@@ -169,3 +170,56 @@ def test_ending_every_step_with_its_connection_is_named(lines: Advise) -> None:
     )
 
     assert found.startswith("recommended: worker_cancel_long_running_tasks_on_connection_loss = False (")
+
+
+@pytest.mark.parametrize(
+    ("broker", "configuration", "setting"),
+    [
+        ("rediss://h", {}, "broker_use_ssl['ssl_cert_reqs']"),
+        ("redis://h", {"broker_use_ssl": {"ssl_cert_reqs": "none"}}, "broker_use_ssl['ssl_cert_reqs']"),
+        ("rediss://h?ssl_cert_reqs=none", {}, "broker_use_ssl['ssl_cert_reqs']"),
+        ("amqps://h", {"broker_use_ssl": {"cert_reqs": ssl.CERT_NONE}}, "broker_use_ssl['cert_reqs']"),
+    ],
+)
+def test_tls_that_nobody_verifies_is_told(
+    lines: Advise, broker: str, configuration: dict[str, object], setting: str
+) -> None:
+    """Kombu verifies no certificate of Redis unless it is told to, and its only warning comes before any log."""
+    assert [line for line in lines(broker, **configuration) if "certificate" in line] == [
+        f"recommended: {setting} = ssl.CERT_REQUIRED (nobody verifies the certificate of the broker: who answers in "
+        "its place reads every message)"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("broker", "configuration"),
+    [
+        ("redis://h", {"broker_use_ssl": {"ssl_cert_reqs": "required"}}),
+        ("rediss://h", {"broker_use_ssl": {"ssl_ca_certs": "/ca.pem"}}),
+        ("amqps://h", {}),
+        ("amqp://h", {"broker_use_ssl": True}),
+    ],
+)
+def test_tls_that_is_verified_is_found(lines: Advise, broker: str, configuration: dict[str, object]) -> None:
+    """An operator sees that it is on."""
+    assert "TLS, with a certificate that is verified" in lines(broker, **configuration)[0]
+
+
+def test_the_server_that_stays_the_store_is_named() -> None:
+    """Celery fails over to another broker, and the records cannot follow."""
+    urls = ["redis://h/1", "redis://g/1", "redis://f/1"]
+    with Celery("shop", broker=urls, set_as_current=False) as app:
+        app.conf.paigeant_store_url = "broker"
+        findings = advise(transport_of(app), longest_step=1, prefetch=1, threads=False)
+
+    assert [line for line in advice_lines(findings) if "fails over" in line] == [
+        "  recommended: paigeant_store_url = the URL of one server (the store is redis://h:6379/1, the first broker of "
+        "3, and stays there if Celery fails over to another; two primaries that change places need Redis Sentinel)"
+    ]
+
+
+def test_a_prefix_that_the_store_does_not_obey_is_said(lines: Advise) -> None:
+    """Rules of access by key patterns need another line for it."""
+    (line,) = lines("redis://h", broker_transport_options={"global_keyprefix": "shop:", "socket_keepalive": True})
+
+    assert "global_keyprefix for messages alone (the keys of the store begin with 'paigeant:')" in line

@@ -11,7 +11,7 @@ import pytest
 from kombu import Connection
 from kombu.message import Message
 
-from paigeant_celery.core.errors import Unreachable
+from paigeant_celery.core.errors import OutdatedVersion, PaigeantError, Unreachable
 from paigeant_celery.core.names import Names
 from paigeant_celery.hop.effects import Drop, Refused
 from paigeant_celery.hop.guard import Arrival
@@ -36,7 +36,7 @@ class Line:
         monkeypatch.setattr("paigeant_celery.worker.intake.STORE_WAIT", 0)
         self.passed: list[object] = []
         self.discarded: list[Arrival] = []
-        self.away = False
+        self.away: PaigeantError | None = None
         self.raises: list[Exception] = []
         self.ours = {"ours"}
         self.answer: Refused | Drop = Refused(reason="unknown_agent")
@@ -70,8 +70,8 @@ class Line:
         return "ended"
 
     def discard(self, arrival: Arrival) -> None:
-        if self.away:
-            raise Unreachable("store", "redis://host", "ConnectionError")
+        if self.away is not None:
+            raise self.away
         self.discarded.append(arrival)
 
     def refuse_unknown(self, arrival: Arrival) -> Refused | Drop:
@@ -208,10 +208,13 @@ def test_what_is_refused_leaves_the_queue_with_a_letter(line: Line) -> None:
     ]
 
 
-def test_what_is_refused_while_the_store_is_away_goes_back(line: Line) -> None:
+@pytest.mark.parametrize(
+    "why", [Unreachable("store", "redis://host", "ConnectionError"), OutdatedVersion("redis://host", "p", 2, 1)]
+)
+def test_what_is_refused_while_the_store_is_away_or_newer_goes_back(line: Line, why: PaigeantError) -> None:
     """Nothing is dropped that nobody has noted."""
     message = Sent("ours", body="null")
-    line.away = True
+    line.away = why
 
     line.handle(message)
 

@@ -6,17 +6,27 @@ import io
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 
 import pytest
 from celery import Celery
 
 from paigeant_celery import activity
 from paigeant_celery.broker.transport import CeleryTransport, transport_of
-from paigeant_celery.core.errors import ConfigurationError
+from paigeant_celery.core.errors import ConfigurationError, OutdatedVersion
+from paigeant_celery.store.limits import LIMITS
+from paigeant_celery.store.memory import MemoryStore
+from paigeant_celery.store.port import BoundBroker
 from paigeant_celery.worker.selection import Selection
 from paigeant_celery.worker.serving import banner, is_to_serve, printable, queues_of, served_activities, start_checks
 
 EVERYTHING = Selection()
+
+
+class Shared(MemoryStore):
+    """A store that other processes see."""
+
+    shared = True
 
 
 def taking(*chosen: str) -> Selection:
@@ -119,14 +129,56 @@ def test_only_a_worker_that_serves_something_chooses_the_broker_of_a_store(
 ) -> None:
     """A host's own worker, which may have a broker of its own, would keep those that serve steps from starting."""
     held = activity(name="writer")(lambda: 1)
-    transport = transport_with(paigeant_store_url="memory://")
-    assert transport.store is not None
+    serving = taking("mail", f"paigeant.{held.name}")
+    transport = transport_with(broker_url="filesystem://")
+    store = Shared(lease=1, ttl=1, limits=LIMITS)
+    transport = transport_of(transport.app, store=store)
+    wrong = transport_with(broker_url="filesystem://", task_protocol=1)
 
     start_checks(transport, taking("mail"))
-    after_a_guest = transport.store.bound_broker()
-    start_checks(transport, taking("mail", f"paigeant.{held.name}"))
+    with pytest.raises(ConfigurationError, match="`task_protocol` is 1"):
+        start_checks(transport_of(wrong.app, store=store), serving)
+    before = store.bound_broker()
+    start_checks(transport, serving)
 
-    assert (after_a_guest, transport.store.bound_broker()) == (None, "redis://127.0.0.1:1/0")
+    assert (before, store.bound_broker()) == (None, BoundBroker(address="filesystem://localhost:0/"))
+
+
+def test_only_a_worker_that_is_right_and_serves_something_stops_older_ones(
+    transport_with: Callable[..., CeleryTransport], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A newer worker that does not start, or has other work, would leave the steps to nobody."""
+    held = activity(name="writer")(lambda: 1)
+    right, wrong = (
+        transport_with(paigeant_store_url="memory://", **more) for more in ({}, {"paigeant_around_step": "nowhere.at"})
+    )
+    raised: list[str] = []
+    for name, transport in (("right", right), ("wrong", wrong)):
+        monkeypatch.setattr(transport.store, "raise_format", partial(raised.append, name))
+
+    with pytest.raises(ConfigurationError):
+        start_checks(wrong, taking(f"paigeant.{held.name}"))
+    start_checks(right, taking("mail"))
+    before = list(raised)
+    start_checks(right, taking(f"paigeant.{held.name}"))
+
+    assert (before, raised) == ([], ["right"])
+
+
+def test_a_worker_that_a_newer_one_overtakes_at_its_start_does_not_start(
+    transport_with: Callable[..., CeleryTransport], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says what to do, as if the newer one had been there before."""
+    held = activity(name="writer")(lambda: 1)
+    transport = transport_with(paigeant_store_url="memory://")
+
+    def overtaken() -> None:
+        raise OutdatedVersion("redis://host/0", "p", 2, 1)
+
+    monkeypatch.setattr(transport.store, "raise_format", overtaken)
+
+    with pytest.raises(ConfigurationError, match="install that version here too"):
+        start_checks(transport, taking(f"paigeant.{held.name}"))
 
 
 def test_a_function_that_cannot_be_imported_is_told_with_all_other_mistakes() -> None:

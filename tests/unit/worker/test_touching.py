@@ -14,13 +14,16 @@ from textwrap import dedent
 
 import pytest
 
+from paigeant_celery.core.settings import Settings
 from paigeant_celery.hop import liveness
 from paigeant_celery.hop.liveness import host_id
+from paigeant_celery.store.endpoint import read_url
 from paigeant_celery.worker.touching import Touching
 
 WITHIN = 30.0  # seconds
 SECRET = "tangerine"
-AWAY = {"url": f"redis://:{SECRET}@127.0.0.1:1/0", "prefix": "p", "lease": 10_000}  # nothing listens there
+AWAY = read_url(f"redis://:{SECRET}@127.0.0.1:1/0")  # nothing listens there
+SETTINGS = Settings()
 
 pytestmark = pytest.mark.skipif(
     not Path("/proc/self/ns/pid").exists(), reason="needs /proc to see whose lease to extend"
@@ -62,7 +65,7 @@ def at_work(made: Touching) -> None:
 @pytest.fixture(scope="module")
 def helped() -> Iterator[Touching]:
     """A worker whose helper is at work."""
-    made = Touching(AWAY, lease=10.0)
+    made = Touching(AWAY, SETTINGS)
     at_work(made)
     yield made
     made.end()
@@ -115,7 +118,8 @@ def test_the_helper_holds_no_file_of_its_worker(helped: Touching) -> None:
     """A port or a file that it kept open would be taken although the worker has ended."""
     (helper,) = helpers(os.getpid())
     with open(os.devnull) as null:
-        held = opened(helper)
+        pipes = {os.readlink(f"/proc/{helper}/fd/{number}") for number in (0, 1)}
+        held = opened(helper) - pipes
 
         assert null.name in held
         assert opened(os.getpid()) & held == {null.name}
@@ -180,7 +184,7 @@ def test_a_helper_that_cannot_start_is_told_once(
 ) -> None:
     """A frozen program, a server that embeds Python, a system that forbids it: steps run all the same."""
     monkeypatch.setattr(sys, "executable", name)
-    made = Touching(AWAY, lease=10.0)
+    made = Touching(AWAY, SETTINGS)
 
     made.begin()
     made.begin()
@@ -196,11 +200,12 @@ def test_a_frozen_program_starts_no_copy_of_itself(
 ) -> None:
     """Its executable may be called anything, but it is the program."""
     monkeypatch.setattr(sys, "frozen", True, raising=False)
+    made = Touching(AWAY, SETTINGS)
 
-    Touching(AWAY, lease=10.0).begin()
+    made.begin()
 
     assert [record.__dict__["action"] for record in caplog.records] == ["touching_failed"]
-    assert helpers(os.getpid()) == []
+    assert not made.helps
 
 
 def test_a_system_that_may_have_no_more_processes_runs_steps(
@@ -211,9 +216,9 @@ def test_a_system_that_may_have_no_more_processes_runs_steps(
     def refuse(*arguments: object, **named: object) -> None:
         raise BlockingIOError(11, "Resource temporarily unavailable")
 
-    monkeypatch.setattr(subprocess, "Popen", refuse)
+    monkeypatch.setattr(os, "posix_spawn", refuse)
 
-    Touching(AWAY, lease=10.0).begin()
+    Touching(AWAY, SETTINGS).begin()
 
     assert ["(BlockingIOError)" in record.getMessage() for record in caplog.records] == [True]
 
@@ -222,22 +227,26 @@ def test_nobody_is_helped_where_no_other_process_could(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     """Records in memory, no store, or no /proc, as on macOS: there is nothing to say about it at each start."""
-    Touching(None, lease=10.0).begin()
+    nowhere, elsewhere = Touching(None, SETTINGS), Touching(AWAY, SETTINGS)
+    nowhere.begin()
     monkeypatch.setattr(liveness, "PROC", tmp_path)
     host_id.cache_clear()
     try:
-        Touching(AWAY, lease=10.0).begin()
+        elsewhere.begin()
     finally:
         host_id.cache_clear()
 
     assert caplog.records == []
-    assert helpers(os.getpid()) == []
+    assert not nowhere.helps
+    assert not elsewhere.helps
 
 
 WORKER = """
     import os, time
+    from paigeant_celery.core.settings import Settings
+    from paigeant_celery.store.endpoint import read_url
     from paigeant_celery.worker.touching import Touching
-    made = Touching({"url": "redis://127.0.0.1:1/0", "prefix": "p", "lease": 10000}, lease=10.0)
+    made = Touching(read_url("redis://127.0.0.1:1/0"), Settings())
     made.begin()
     child = os.fork()  # a process of a pool, which goes on for a while when its parent is gone
     if child:

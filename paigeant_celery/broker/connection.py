@@ -1,0 +1,268 @@
+"""What Celery's connection to the broker resolved to: whether Kombu can make it, and the Redis database behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from celery import Celery
+from kombu.transport import get_transport_cls
+from kombu.utils.url import maybe_sanitize_url
+
+from paigeant_celery.core.errors import ConfigurationError
+from paigeant_celery.store.endpoint import MEANT, Endpoint, Plain, plain_options
+
+__all__ = [
+    "broker_mistakes",
+    "broker_urls",
+    "holds_a_store",
+    "is_in_memory",
+    "missing_driver",
+    "other_servers",
+    "shown_url",
+    "store_of_broker",
+]
+
+LEAST_TIMEOUT = 1.0  # seconds
+TIMEOUTS_PER_LEASE = 5  # a call and its repetition must leave time to renew the lease
+TIMEOUTS = ("socket_timeout", "socket_connect_timeout")
+CHECKED_AS = {"none", "optional", "required"}  # redis-py's words, to which Kombu hands on what it is given
+RABBITS_WORDS = {"ca_certs", "cert_reqs", "certfile", "keyfile", "ciphers"}  # RabbitMQ's words for what TLS needs
+
+# What to install for a transport, if its extra has not the name of the URL's scheme.
+EXTRAS = {"sqla": "sqlalchemy", "kafka": "confluentkafka"}
+WITH_EXTRAS = {
+    "azureservicebus", "azurestoragequeues", "confluentkafka", "consul", "gcpubsub", "librabbitmq", "mongodb", "pgmq",
+    "pyro", "qpid", "redis", "slmq", "sqlalchemy", "sqs", "zookeeper",
+}  # fmt: skip
+
+
+def broker_urls(conf: Any) -> list[str]:
+    """Return the URLs that messages are sent to; several if Celery may fail over."""
+    given = conf.broker_write_url
+    urls = given if isinstance(given, (list, tuple)) else str(given or "").split(";")
+    return [str(url) for url in urls if url]
+
+
+def shown_url(url: str) -> str:
+    """Return a broker's URL without password and options; little of it if it is not understood."""
+    try:
+        return f"{_scheme(url)}://…" if _is_cut(url) else str(maybe_sanitize_url(url))
+    except ValueError:
+        return f"{_scheme(url)}://…"
+
+
+def broker_mistakes(app: Celery) -> list[str]:
+    """Return why Kombu cannot make a connection, with the remedy. Connects to nothing."""
+    if any(_is_cut(url) for url in broker_urls(app.conf)):
+        return [_not_understood()]
+    for make in (app.connection_for_write, app.connection_for_read):
+        try:
+            connection = make()
+            _ = connection.transport  # loads its library
+            for url in connection.alt or ():
+                get_transport_cls(_scheme(url))
+        except Exception as error:  # noqa: BLE001 - a library that is broken raises whatever it likes
+            return [_unmade(error, _failing_scheme(app))]
+    return []
+
+
+def missing_driver(error: ImportError, app: Celery) -> ConfigurationError:
+    """Return what to say of a library that Kombu misses only when it connects, such as a database's driver."""
+    return ConfigurationError([_unmade(error, _failing_scheme(app))])
+
+
+def is_in_memory(connection: Any) -> bool:
+    """Say whether the broker lives in this process."""
+    return str(connection.transport.driver_type) == "memory"
+
+
+def holds_a_store(app: Celery) -> bool:
+    """Say whether the broker is a Redis. One whose connection cannot be made holds none."""
+    return not broker_mistakes(app) and str(app.connection_for_write().transport.driver_type) == "redis"
+
+
+def other_servers(app: Celery) -> list[str]:
+    """Return to which URLs Celery may fail over from the first, which is the store's; those of sentinels are none."""
+    connection = app.connection_for_write()
+    return [] if _asks_sentinels(connection) else list(dict.fromkeys(connection.alt or ()))[1:]
+
+
+def store_of_broker(app: Celery, *, lease: float) -> Endpoint | None:
+    """Return the Redis database that messages are sent to; None if the broker is no Redis.
+
+    If there are several URLs it is the first: the store must not move when Celery fails over. Raises
+    `ConfigurationError` if a connection cannot be made, or has what a store's cannot.
+    """
+    if mistakes := broker_mistakes(app):
+        raise ConfigurationError(mistakes)
+    connection = app.connection_for_write()
+    if str(connection.transport.driver_type) != "redis":
+        return None
+    mistakes = list(_mistakes(connection))
+    if mistakes:
+        raise ConfigurationError(mistakes)
+    if "://" in str(connection.hostname):
+        return _socket(connection)
+    sentinels = _asks_sentinels(connection)
+    options = connection.transport_options
+    return Endpoint(
+        hosts=tuple(_hosts(connection, sentinels=sentinels)),
+        master_name=str(options["master_name"]) if sentinels else "",
+        database=_database(connection.virtual_host),
+        username=connection.userid,
+        password=connection.password,
+        tls=plain_options(connection.ssl) if connection.ssl else None,
+        options={**_timeouts(options, lease), **_provider(getattr(connection, "credential_provider", None))},
+        sentinel_options=plain_options(options.get("sentinel_kwargs") or {}) if sentinels else {},
+    )
+
+
+def _mistakes(connection: Any) -> Iterator[str]:
+    """Yield what a store's connection cannot have, and what makes the broker's fail or leaves it without TLS."""
+    options = connection.transport_options
+    if _asks_sentinels(connection) and not options.get("master_name"):
+        yield (
+            "`broker_transport_options` has no `master_name`, so nobody knows which primary the sentinels are asked "
+            "for; set it to the name that `sentinel monitor` in their configuration has"
+        )
+    if _database(connection.virtual_host) < 0:
+        yield "the broker's URL ends in something that is no number of a database; end it in '/0'"
+    if not isinstance(connection.password, (str, type(None))):
+        yield "the broker's password is not text, which Kombu can use on RabbitMQ alone; put it into `broker_url`"
+    yield from _tls_mistakes(connection.ssl)
+    if _asks_sentinels(connection):
+        yield from _unplain("broker_transport_options['sentinel_kwargs']", options.get("sentinel_kwargs") or {})
+    provider = getattr(connection, "credential_provider", None)
+    if provider is not None and not isinstance(provider, str):
+        yield (
+            "the broker's connection has a `credential_provider` that is an object, which a store cannot share; name "
+            "its class in the URL (`?credential_provider=module.Class`), or set `paigeant_store_url` to a URL"
+        )
+
+
+def _tls_mistakes(given: Any) -> Iterator[str]:
+    if not given:
+        return
+    if not isinstance(given, Mapping):
+        yield (
+            "`broker_use_ssl` must be a dict on Redis: Kombu would connect without TLS; set it to "
+            "`{'ssl_cert_reqs': 'required', 'ssl_ca_certs': '/path/to/ca.pem'}`"
+        )
+        return
+    for name in given:
+        if str(name) in RABBITS_WORDS:
+            yield f"`broker_use_ssl` has `{name}`, which is RabbitMQ's word; on Redis it is `ssl_{name}`"
+    mode = given.get("ssl_cert_reqs")
+    if isinstance(mode, str) and mode not in CHECKED_AS:
+        yield "`broker_use_ssl['ssl_cert_reqs']` must be 'required', 'optional', 'none', or a constant of `ssl`"
+    else:
+        yield from _unplain("broker_use_ssl", given)
+
+
+def _unplain(setting: str, given: Mapping[str, object]) -> Iterator[str]:
+    try:
+        plain_options(given)
+    except ValueError as error:
+        yield f"`{setting}` has `{error}` with a value that a store cannot share; set `paigeant_store_url` to a URL"
+
+
+def _socket(connection: Any) -> Endpoint:
+    """Read `redis+socket://`, which Kombu leaves to its transport."""
+    parts = urlsplit(connection.hostname)
+    query = dict(parse_qsl(parts.query))
+    if parts.scheme != "socket" or parts.hostname or not parts.path.strip("/"):
+        raise ConfigurationError([_not_understood()])
+    database = _database(query.get("virtual_host", connection.virtual_host))
+    if database < 0:
+        raise ConfigurationError(["the `virtual_host` of the broker's socket is no number of a database"])
+    return Endpoint(
+        path=unquote(parts.path),
+        database=database,
+        username=unquote(parts.username) if parts.username else None,
+        password=unquote(parts.password) if parts.password else None,
+        options=_provider(query.get("credential_provider")),
+    )
+
+
+def _asks_sentinels(connection: Any) -> bool:
+    return "master_name" in getattr(connection.transport.Channel, "from_transport_options", ())
+
+
+def _hosts(connection: Any, *, sentinels: bool) -> Iterator[tuple[str, int]]:
+    default = int(connection.transport.default_port)
+    each = [urlsplit(url) for url in connection.alt or () if str(url).startswith("sentinel://")] if sentinels else []
+    if not each:
+        yield connection.hostname or "127.0.0.1", int(connection.port or default)
+    for parts in each:
+        yield unquote(parts.hostname or "127.0.0.1"), parts.port or default
+
+
+def _database(virtual_host: object) -> int:
+    """Return the number of a database, as Kombu reads it; -1 if it is none."""
+    text = str(virtual_host or "0").removeprefix("/") or "0"
+    return int(text) if text.isdecimal() else -1
+
+
+def _timeouts(options: Mapping[str, Any], lease: float) -> dict[str, Plain]:
+    longest = max(LEAST_TIMEOUT, lease / TIMEOUTS_PER_LEASE)
+    return {name: min(float(options[name]), longest) for name in TIMEOUTS if options.get(name)}
+
+
+def _provider(named: str | None) -> dict[str, Plain]:
+    return {"credential_provider": named} if named else {}
+
+
+def _is_cut(url: str) -> bool:
+    """Say whether a password that is not percent-encoded ends a URL of Redis too early: its '@' is then too late."""
+    if not _scheme(url).startswith(("redis", "sentinel")) or url.startswith("redis+socket"):
+        return False
+    rest = url.partition("://")[2]
+    return "@" in rest[min((rest.find(mark) for mark in "/?#" if mark in rest), default=len(rest)) :]
+
+
+def _scheme(url: str) -> str:
+    return url.partition("://")[0].partition("+")[0] if "://" in url else "amqp"
+
+
+def _failing_scheme(app: Celery) -> str:
+    """Return the scheme whose transport cannot be loaded; the first if none fails in loading."""
+    schemes = [_scheme(url) for url in broker_urls(app.conf)] or ["amqp"]
+    for scheme in schemes:
+        try:
+            get_transport_cls(scheme)
+        except Exception:  # noqa: BLE001 - as above
+            return scheme
+    return schemes[0]
+
+
+def _unmade(error: Exception, scheme: str) -> str:
+    if isinstance(error, KeyError) and "No such transport" in str(error):
+        meant = MEANT.get(scheme)
+        if meant is not None:
+            return (
+                f"Kombu has no transport {scheme!r} for the broker; write '{meant}://…' instead, with the same server"
+            )
+        return f"Kombu has no transport {scheme!r} for the broker; use 'redis://host:6379/0' or 'amqp://host//'"
+    if isinstance(error, TypeError):
+        return (
+            "the broker's URL has options that Kombu does not take there; put what is no `ssl_…` option into "
+            "`broker_transport_options`"
+        )
+    if isinstance(error, (ValueError, KeyError)):
+        return _not_understood()
+    said = f": {error}" if isinstance(error, (ImportError, NameError)) else ""
+    extra = EXTRAS.get(scheme.lower(), scheme.lower())
+    named = f"`pip install 'kombu[{extra}]'`" if extra in WITH_EXTRAS else "the library that it needs"
+    return (
+        f"the broker's transport {scheme!r} cannot be loaded ({type(error).__name__}{said}); install or repair its "
+        f"library ({named}), or use another broker"
+    )
+
+
+def _not_understood() -> str:
+    return (
+        "the broker's URL is not understood; expected 'redis://user:password@host:6379/0' or 'amqp://user:password@"
+        "host:5672/vhost', with special characters of the password percent-encoded"
+    )

@@ -1,0 +1,143 @@
+"""Workers of two versions side by side, as in each deploy: two formats of the store, and two sets of kinds of steps."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from paigeant_celery import ActivitySpec, DeadLetters, FunctionSpec, WorkflowDispatcher, WorkflowHandle
+from paigeant_celery.broker.transport import CeleryTransport
+from tests.support.processes import Deployment, Process, deployment, eventually, run_script
+from tests.support.versions import OLDER_FORMAT, OLDER_SPEC, older_version
+
+WITHIN = 60.0
+SMALL = 6  # workflows
+
+# What a web server of the older version does: it dispatches so many workflows of agents, and prints their ids.
+OLD_DISPATCHER = """
+import sys
+from pathlib import Path
+from celery import Celery
+from paigeant_celery import ActivitySpec, WorkflowDispatcher, get_transport
+from paigeant_celery.core.names import SPEC_VERSION
+from paigeant_celery.store.limits import LIMITS
+
+app = Celery("dispatching", set_as_current=False)
+app.config_from_object("celeryconfig")
+transport = get_transport(app=app)
+print(LIMITS.format, SPEC_VERSION)
+for _ in range(int(sys.argv[2])):
+    steps = [ActivitySpec("first", "go"), ActivitySpec("held", sys.argv[1]), ActivitySpec("last", "go")]
+    print(WorkflowDispatcher().dispatch_workflow_sync(transport, itinerary=steps))
+"""
+
+
+class Deploy:
+    """A deployment that goes from the older version to this one."""
+
+    def __init__(self, made: Deployment, older: str, hurried: str, *, pool: str) -> None:
+        self.made, self.older, self.hurried, self.pool = made, older, hurried, pool
+        self.transport: CeleryTransport = made.transport()
+        self.handles: list[WorkflowHandle] = []
+
+    def old_worker(self, name: str) -> Process:
+        self.made.variables["PYTHONPATH"] = self.older
+        try:
+            return self.made.start_worker("relay", self.hurried, name=name, pool=self.pool, cold=True)
+        finally:
+            del self.made.variables["PYTHONPATH"]
+
+    def new_worker(self, name: str) -> Process:
+        return self.made.ready_worker("relay", self.hurried, name=name, pool=self.pool)
+
+    def dispatch_old(self, count: int, gate: Path) -> None:
+        printed = run_script(
+            OLD_DISPATCHER, str(gate), str(count), cwd=self.made.configured("web"), cold=True, PYTHONPATH=self.older
+        )
+        version, *ids = printed.splitlines()
+        assert version == f"{OLDER_FORMAT} {OLDER_SPEC}"
+        self.handles += [WorkflowHandle(correlation_id, self.transport) for correlation_id in ids]
+
+    def dispatch_new(self, *itineraries: Sequence[ActivitySpec | FunctionSpec]) -> list[WorkflowHandle]:
+        dispatcher, before = WorkflowDispatcher(), len(self.handles)
+        for itinerary in itineraries:
+            sent = dispatcher.dispatch_workflow_sync(self.transport, itinerary=itinerary)
+            self.handles.append(dispatcher.handle(sent, self.transport))
+        return self.handles[before:]
+
+    def running(self) -> list[WorkflowHandle]:
+        return [handle for handle in self.handles if handle.status_sync().running]
+
+
+@pytest.mark.parametrize(
+    ("size", "workers", "pool"),
+    [
+        (SMALL, 1, "prefork"),
+        pytest.param(60, 2, "prefork", marks=pytest.mark.proof),
+        pytest.param(60, 2, "threads", marks=pytest.mark.proof),
+    ],
+)
+def test_a_rolling_deploy_loses_nothing_and_begins_nothing_twice(
+    redis_url: str, tmp_path: Path, in_a_hurry: str, size: int, workers: int, pool: str
+) -> None:
+    """Old workers meet steps that they cannot read and a store that a newer one uses; nobody has to stop the world."""
+    gate = tmp_path / "gate"
+    first, weigh, last = ActivitySpec("first", "go"), FunctionSpec("weigh", {"grams": 5}), ActivitySpec("last", "go")
+    with deployment(redis_url, tmp_path / "deploy") as made:
+        deploy = Deploy(made, older_version(tmp_path / "older"), in_a_hurry, pool=pool)
+        old = [deploy.old_worker(f"old-{number}") for number in range(workers)]
+        for worker in old:
+            worker.wait_for_log(" ready.", within=WITHIN)
+
+        # The web servers are deployed first: nobody can run the functions yet, and the agents before them wait as well.
+        unread = deploy.dispatch_new(*[[first, weigh, last], [weigh, last]] * (size // 6))
+        eventually(lambda: all(left_to_newer(handle) for handle in unread), within=WITHIN)
+        deploy.dispatch_old(size // 3, gate)
+        eventually(lambda: len(deploy.running()) == 2 * workers, within=WITHIN)
+        begun_by_old = deploy.running()
+        new = [deploy.new_worker(f"new-{number}") for number in range(workers)]
+        for worker in old:
+            worker.wait_for_log("this worker takes no more steps", within=WITHIN)
+        if size > SMALL:
+            deploy.dispatch_old(size // 6, gate)  # some web servers are late
+        deploy.dispatch_new(*[[first, last]] * (size - len(deploy.handles)))
+        gate.touch()
+        results = [handle.result_sync(WITHIN) for handle in deploy.handles]
+
+        steps = {
+            handle.correlation_id: len(result.steps) for handle, result in zip(deploy.handles, results, strict=True)
+        }
+        hops = [f"{correlation_id}.{place}" for correlation_id, count in steps.items() for place in range(count)]
+        events = [event for handle in deploy.handles for event in handle.events_so_far()]
+        types = Counter(event.type for event in events)
+        assert len(results) == size
+        assert Counter(made.runs()) == dict.fromkeys(hops, 1)
+        assert DeadLetters(deploy.transport).list() == []
+        assert types.keys() & {"parked", "retrying", "failed", "adopted", "redriven", "released"} == set()
+        assert types["claimed"] == len(hops) + types["given_back"]
+        assert types["given_back"] >= len(unread)
+        assert begun_by_old != []
+        assert [worker.terminate() for worker in old] == [0] * workers
+        for worker in old:
+            assert worker.log().count("this worker takes no more steps") == 1
+            assert set(canceled_in(worker)) == {f"{made.prefix}.{name}" for name in ("first", "held", "last", "weigh")}
+
+        # Back again: the older version does not start on what the newer one wrote, and says why.
+        assert [worker.terminate() for worker in new] == [0] * workers
+        again = deploy.old_worker("again")
+        assert again.ended(within=WITHIN) != 0
+        assert "install that version here too" in again.log()
+
+
+def left_to_newer(handle: WorkflowHandle) -> bool:
+    status = handle.status_sync()
+    return status.state == "queued" and status.failure is not None and status.failure.error_class == "newer_version"
+
+
+def canceled_in(worker: Process) -> list[str]:
+    """Return the queues that a worker has left, as Celery logs it."""
+    return re.findall(r"Canceling queue (\S+)", worker.log())

@@ -1,0 +1,210 @@
+"""Threads that talk to the broker: each caller waits for its own bound, and one queue leaves threads to the others."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from celery import Celery
+
+from paigeant_celery.broker import threads as module
+from paigeant_celery.broker.reach import Line
+from paigeant_celery.broker.sending import Sending
+from paigeant_celery.broker.threads import MOST_IN_LANE, BrokerThreads
+from paigeant_celery.core.errors import Unreachable
+
+WITHIN = 10.0  # seconds within which what does not wait must happen on a busy machine
+
+
+@pytest.fixture
+def app() -> Celery:
+    return Celery("threads", broker="memory://localhost//", set_as_current=False)
+
+
+@pytest.fixture
+def gate() -> Iterator[threading.Event]:
+    """What calls wait for that are stuck; it opens at the end of the test."""
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+def stuck(gate: threading.Event, begun: threading.Semaphore) -> Callable[[Line], str]:
+    def call(_: Line) -> str:
+        begun.release()
+        gate.wait(60)
+        return "at last"
+
+    return call
+
+
+def test_an_answer_comes_back_and_so_does_an_error(app: Celery) -> None:
+    """A call is as if it were made here, in a copy of the caller's context."""
+    variable = contextvars.ContextVar("variable", default="unset")
+    variable.set("set")
+    threads = BrokerThreads(app, timeout=WITHIN)
+
+    def fail(_: Line) -> None:
+        raise RuntimeError("a handler of the host's own")
+
+    async def both() -> tuple[str, str]:
+        here = threads.begin(lambda _: threading.current_thread().name, lane="q")
+        return await here.arrived(), await threads.begin(lambda _: variable.get(), lane="q").arrived()
+
+    assert asyncio.run(both()) == ("paigeant-broker", "set")
+    with pytest.raises(RuntimeError, match="of the host's own"):
+        threads.begin(fail, lane="q").wait()
+
+
+def test_one_thread_keeps_its_connection(app: Celery) -> None:
+    """To connect costs more than to send."""
+    threads = BrokerThreads(app, timeout=WITHIN)
+
+    lines = {id(threads.begin(lambda line: line, lane=str(number)).wait()) for number in range(20)}
+
+    assert len(lines) == 1
+
+
+def test_whoever_waits_for_a_stuck_call_waits_no_longer_than_the_setting(app: Celery, gate: threading.Event) -> None:
+    """It says which setting that is. The call may still succeed later."""
+    threads, begun = BrokerThreads(app, timeout=0.2), threading.Semaphore(0)
+    sending = threads.begin(stuck(gate, begun), lane="q")
+    ended = threading.Event()
+    sending.when_ended(lambda _: ended.set())
+    late = "no answer within 0.2 s (`paigeant_publish_timeout`)"
+
+    with pytest.raises(Unreachable) as caught:
+        sending.wait()
+    with pytest.raises(Unreachable, match=r"within 0\.2 s"):
+        asyncio.run(threads.begin(stuck(gate, begun), lane="q").arrived())
+
+    assert (caught.value.cause, caught.value.refused) == (late, False)
+    assert not ended.is_set()
+    gate.set()
+    assert ended.wait(WITHIN)
+
+
+def test_a_stuck_queue_takes_few_threads_and_holds_up_no_other(app: Celery, gate: threading.Event) -> None:
+    """However many calls wait for it. What nobody waits for any more is never made."""
+    threads, begun, made = BrokerThreads(app, timeout=0.3), threading.Semaphore(0), list[int]()
+    others = BrokerThreads(app, timeout=WITHIN)
+    for _ in range(MOST_IN_LANE):
+        threads.begin(stuck(gate, begun), lane="stuck")
+    assert all(begun.acquire(timeout=WITHIN) for _ in range(MOST_IN_LANE))
+    before = threading.active_count()
+
+    waiting = [threads.begin(lambda _: made.append(1), lane="stuck") for _ in range(200)]
+    free = [threads.begin(lambda _: "free", lane=f"free {number}").wait() for number in range(20)]
+    assert threading.active_count() <= before + 1
+
+    assert free == ["free"] * 20
+    for sending in waiting:
+        with pytest.raises(Unreachable):
+            sending.wait()
+    gate.set()
+    assert threads.has_ended(WITHIN)
+    assert made == []
+    assert others.begin(lambda _: "other", lane="stuck").wait() == "other"
+
+
+def test_a_lane_with_a_slow_call_gets_no_further_thread(
+    app: Celery, gate: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two hundred queues that are stuck after a second cannot take four threads each."""
+    monkeypatch.setattr(module, "SLOW", 0.0)
+    threads, begun = BrokerThreads(app, timeout=WITHIN), threading.Semaphore(0)
+    threads.begin(stuck(gate, begun), lane="stuck")
+    assert begun.acquire(timeout=WITHIN)
+
+    second = threads.begin(stuck(gate, begun), lane="stuck")
+    assert threads.begin(lambda _: "free", lane="free").wait() == "free"
+
+    assert not second.ends_within(0.05)
+    assert not begun.acquire(blocking=False)
+
+
+def test_calls_of_one_lane_are_begun_in_their_order(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With one thread for a queue, it gets its messages as they were sent."""
+    monkeypatch.setattr(module, "MOST_IN_LANE", 1)
+    threads, seen = BrokerThreads(app, timeout=WITHIN), list[int]()
+
+    sendings = [threads.begin(lambda _, number=number: seen.append(number), lane="q") for number in range(50)]  # type: ignore[misc]
+    for sending in sendings:
+        sending.wait()
+
+    assert seen == list(range(50))
+
+
+def test_a_cancelled_coroutine_leaves_nothing_behind(app: Celery, gate: threading.Event) -> None:
+    """A request that is given up leaves no call that nobody waits for, and no complaint of the event loop."""
+    threads, begun, made = BrokerThreads(app, timeout=WITHIN), threading.Semaphore(0), list[int]()
+
+    async def main() -> list[object]:
+        complaints: list[object] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+        running = [threads.begin(stuck(gate, begun), lane="q") for _ in range(MOST_IN_LANE)]
+        waiting = threads.begin(lambda _: made.append(1), lane="q")
+        tasks = [asyncio.ensure_future(sending.arrived()) for sending in (*running, waiting)]
+        await asyncio.sleep(0)
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        return complaints
+
+    complaints = asyncio.run(main())
+    gate.set()
+    assert threads.has_ended(WITHIN)
+
+    assert (complaints, made) == ([], [])
+
+
+def test_a_process_that_ends_gives_what_is_on_its_way_a_moment(app: Celery) -> None:
+    """A child of a prefork pool ends right after its last step, whose next hop should be on its queue by then."""
+    threads, sent = BrokerThreads(app, timeout=WITHIN), list[int]()
+
+    def slowly(_: Line) -> None:
+        time.sleep(0.1)
+        sent.append(1)
+
+    threads.begin(slowly, lane="q")
+    module._flush()
+
+    assert sent == [1]
+
+
+def test_a_lost_connection_is_made_again_and_a_refusal_is_not_tried_again(
+    app: Celery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that closed an idle connection costs nobody an error; one that says no says it at once."""
+    monkeypatch.setattr(module, "PAUSES", (0.0, 0.0))
+    threads, lines, refusals = BrokerThreads(app, timeout=WITHIN), list[int](), list[int]()
+
+    def lose(line: Line) -> str:
+        lines.append(id(line))
+        if len(lines) < 3:
+            raise ConnectionResetError
+        return "sent"
+
+    def refuse(_: Line) -> None:
+        refusals.append(1)
+        raise type("MessageNacked", (Exception,), {})
+
+    assert threads.begin(lose, lane="q").wait() == "sent"
+    with pytest.raises(Unreachable) as caught:
+        threads.begin(refuse, lane="q").wait()
+
+    assert len(lines) == 3
+    assert refusals == [1]
+    assert caught.value.refused
+
+
+def test_what_is_made_at_once_can_be_waited_for_as_well() -> None:
+    """The test kit has no broker that could block."""
+    assert Sending.made(lambda: 3).wait() == 3
+    assert asyncio.run(Sending.made(lambda: 3).arrived()) == 3
+    with pytest.raises(ZeroDivisionError):
+        Sending.made(lambda: 1 / 0).wait()
