@@ -95,6 +95,11 @@ class Effects(ABC):
 
     @property
     @abstractmethod
+    def drops_copies(self) -> bool:
+        """Whether a second delivery of a hop that runs, or has ended, runs nothing."""
+
+    @property
+    @abstractmethod
     def outputs(self) -> Outputs:
         """Which outputs travel in the message, and where the others are read."""
 

@@ -60,6 +60,11 @@ class RecordedEffects(Effects):
         self._sweeper = Sweeper(store=store, outbox=outbox, set_aside=self._refusals.set_aside)
 
     @property
+    def drops_copies(self) -> bool:
+        """They are, because the hop is claimed once."""
+        return True
+
+    @property
     def outputs(self) -> Outputs:
         """Outputs; the large ones stay in the store."""
         return self._outputs

@@ -37,6 +37,11 @@ class MessageOnlyEffects(Effects):
         self._outputs = Outputs(settings)
 
     @property
+    def drops_copies(self) -> bool:
+        """They are not, because nobody remembers the first delivery."""
+        return False
+
+    @property
     def outputs(self) -> Outputs:
         """Outputs; all of them travel in the message."""
         return self._outputs

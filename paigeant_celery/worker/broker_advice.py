@@ -64,7 +64,7 @@ def advise(transport: CeleryTransport, *, longest_step: float, prefetch: int, th
         findings += _consumer_timeout(durable=durable, longest_step=longest_step)
         findings += _reduction(transport.app.conf, threads=threads)
     findings += _encryption(connection)
-    findings += _cancelling(transport.app.conf)
+    findings += _cancelling(transport.app.conf, durable=durable)
     return tuple(findings)
 
 
@@ -200,10 +200,7 @@ def _reduction(conf: Any, *, threads: bool) -> Iterator[Finding]:
         )
 
 
-def _cancelling(conf: Any) -> Iterator[Finding]:
+def _cancelling(conf: Any, *, durable: bool) -> Iterator[Finding]:
     if conf.worker_cancel_long_running_tasks_on_connection_loss:
-        yield Recommended(
-            setting="worker_cancel_long_running_tasks_on_connection_loss",
-            value="False",
-            reason="a lost connection ends every running step, which then begins again",
-        )
+        meaning = "steps go on, and a copy is dropped" if durable else "without a store, steps begin again as tasks do"
+        yield Found(f"worker_cancel_long_running_tasks_on_connection_loss ({meaning})")

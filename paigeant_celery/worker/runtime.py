@@ -100,6 +100,11 @@ class HopRuntime:
         """Stop that, and leave it to other workers."""
         self._effects.stop_sweeping()
 
+    @property
+    def drops_copies(self) -> bool:
+        """Whether a second delivery of a hop that runs, or has ended, runs nothing."""
+        return self._effects.drops_copies
+
     def keep_touched(self) -> None:
         """Have a helper extend the leases of this worker while a step holds the interpreter lock.
 
