@@ -31,8 +31,10 @@ from paigeant_celery.client.readings import WorkflowResult
 from paigeant_celery.core.names import Names
 from paigeant_celery.core.settings import Settings
 from paigeant_celery.core.slip import ActivitySpec, FunctionSpec
+from paigeant_celery.hop.claims import Claims
 from paigeant_celery.hop.effects import ClosedAs, Drop, Refused
 from paigeant_celery.hop.guard import Arrival
+from paigeant_celery.hop.lateness import Lateness
 from paigeant_celery.hop.run import Opened
 from paigeant_celery.hop.service import HopService
 from paigeant_celery.hop.surroundings import AroundStep, Surroundings, around_step_of
@@ -44,6 +46,7 @@ from paigeant_celery.worker.django_host import DjangoContexts
 __all__ = ["Delivery", "WorkflowHarness", "workflow_harness"]
 
 STEPS = (ActivitySpec, FunctionSpec)
+OWNER = "harness"
 MOST_DELIVERIES = 10_000  # deliveries of one `run`; a workflow has far fewer steps
 
 
@@ -67,9 +70,11 @@ class WorkflowHarness:
         self._dispatcher = WorkflowDispatcher()
         outbox = Outbox(self.transport.publisher, registry)
         around = around_step_of(around_step if around_step is not None else settings.around_step)
-        self._sweeper = Sweeper(store=self.store, outbox=outbox)
+        claims = Claims(store=self.store, outbox=outbox, settings=settings, owner=lambda: OWNER)
+        lateness = Lateness(store=self.store, claims=claims, settings=settings)
+        self._sweeper = Sweeper(store=self.store, outbox=outbox, end_late=lateness.end)
         self._service = HopService(
-            effects=RecordedEffects(store=self.store, outbox=outbox, settings=settings, owner=lambda: "harness"),
+            effects=RecordedEffects(store=self.store, outbox=outbox, settings=settings, owner=lambda: OWNER),
             registry=registry,
             settings=settings,
             surroundings=Surroundings(host=DjangoContexts(), around_step=lambda: around),

@@ -11,6 +11,7 @@ from typing import NoReturn, TypeVar
 import pytest
 
 from tests.support.hurrying import hurry
+from tests.support.sentinels import SentinelGroup, sentinel_group
 from tests.support.servers import (
     Certificates,
     NoServer,
@@ -77,6 +78,13 @@ def tls_redis(own_authority: Certificates) -> Iterator[Callable[..., RedisServer
     """Start servers that speak TLS, with certificates for the names of this machine or other ones."""
     with ExitStack() as stack:
         yield lambda *options, **named: _enter(stack, tls_server(own_authority, *options, **named))
+
+
+@pytest.fixture(scope="module")
+def own_sentinels() -> Iterator[Callable[..., SentinelGroup]]:
+    """Start groups of two servers and three sentinels, whose primaries the tests may end."""
+    with ExitStack() as stack:
+        yield lambda *options, **more: _enter(stack, sentinel_group(*options, **more))
 
 
 @pytest.fixture(scope="session")

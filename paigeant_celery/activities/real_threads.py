@@ -31,6 +31,7 @@ __all__ = [
     "OfThread",
     "RealFuture",
     "are_greenlets",
+    "in_real_thread",
     "new_loop",
     "new_thread",
     "real",
@@ -48,6 +49,11 @@ def are_greenlets() -> bool:
     """Say whether `threading` starts greenlets in this process. It may be patched after we are imported."""
     monkey = sys.modules.get("gevent.monkey")
     return monkey is not None and bool(monkey.is_module_patched("threading"))
+
+
+def in_real_thread() -> bool:
+    """Say whether the current thread is one that was started here."""
+    return _here.is_real
 
 
 def real() -> Any:
@@ -117,7 +123,7 @@ class RealFuture(Future[T]):
 
     def _left_after_waiting(self, timeout: float | None) -> float | None:
         """Wait while other greenlets go on; return how long to wait after that, which is nothing at all."""
-        if not are_greenlets() or _here.is_real:
+        if not are_greenlets() or in_real_thread():
             return timeout
         ended = self._ended_for_greenlets()
         while not ended.wait(LONGEST_WAIT if timeout is None else timeout) and timeout is None:
@@ -150,7 +156,7 @@ class OfThread(Generic[T]):
             self._shared = value
             return
         self._own.value = value
-        if value is not None and _here.is_real:
+        if value is not None and in_real_thread():
             _here.closing.append(partial(self._close, value))
 
 
@@ -197,9 +203,8 @@ _Local: Any = _original("_thread", "_local")
 class _Here(_Local):  # type: ignore[misc]  # its class is known only at run time
     """What is known of the current thread."""
 
-    is_real = False
-
     def __init__(self) -> None:
+        self.is_real = False
         self.closing: list[Callable[[], object]] = []
 
 

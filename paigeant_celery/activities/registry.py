@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import gc
+import os
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,6 +31,11 @@ class Registry:
         self._lock = real().RLock()
         self._entries: list[weakref.ref[Activity]] = []
         self._subscribers: list[Subscriber] = []
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._after_fork)
+
+    def _after_fork(self) -> None:
+        self._lock = real().RLock()  # another thread of the parent may have held it, as each dispatch does
 
     def add(self, activity: Activity, *, holder: object) -> None:
         """Add an activity for as long as `holder` (its agent or function) lives.

@@ -185,8 +185,11 @@ class CeleryDurability(BaseDurabilityCapability[AgentDepsT]):
     ) -> ModelResponse:
         """Let the model renew a client whose event loop has ended, as it does in a run that is not durable.
 
-        A durable run leaves that to the code that makes the requests.
+        A durable run leaves that to the code that makes the requests. None is made in a hop that is lost, not even
+        by an agent inside a recorded tool call.
         """
+        if (journal := surrounding_journal()) is not None:
+            journal.check_held()
         if self.in_durable_context:
             request_context.model._refresh_http_client()
         return await super().wrap_model_request(ctx, request_context=request_context, handler=handler)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import time
 import uuid
 from collections.abc import Callable
-from contextlib import suppress
 
 from celery import Celery
 
 from paigeant_celery.broker.identity import SeenBroker, is_another, look_at_broker
+from paigeant_celery.broker.sending import Sending
 from paigeant_celery.broker.threads import BrokerThreads
 from paigeant_celery.core.errors import ConfigurationError, Unreachable
 from paigeant_celery.core.names import Names
@@ -17,7 +18,7 @@ from paigeant_celery.store.port import BoundBroker, Store
 
 __all__ = ["BrokerBinding"]
 
-MOST_WAITED = 2.0  # seconds that a dispatch waits for the answer; the message itself may wait longer
+AWAY_FOR = 10.0  # seconds for which a broker that did not answer is not looked at for a dispatch
 MOST_LOOKS = 5  # by one worker of several that begin at once; after the first one's look nothing changes
 
 
@@ -28,18 +29,13 @@ class BrokerBinding:
     """
 
     def __init__(
-        self,
-        app: Celery,
-        store: Store | None,
-        names: Names,
-        *,
-        address: Callable[[], str],
-        threads: BrokerThreads | None = None,
+        self, app: Celery, store: Store | None, names: Names, threads: BrokerThreads, *, address: Callable[[], str]
     ) -> None:
-        self._app, self._names, self._address, self._threads = app, names, address, threads
+        self._app, self._names, self._threads, self._address = app, names, threads, address
         self._store = store if store is not None and store.shared else None
         self._known: str | None = None  # the id of the broker, once this process has seen it
         self._checked_in: int | None = None  # the process that has found the store's broker
+        self._away_until = 0.0  # on the monotonic clock; until then a dispatch does not look
 
     def check_dispatch(self) -> None:
         """Raise `ConfigurationError` if messages sent from here go to another broker than the store's.
@@ -47,14 +43,15 @@ class BrokerBinding:
         A process looks until it has found the right one. As long as no worker has served steps, or if the broker is
         away, nothing can be told, and nothing is raised. Raises `TransientError` if the store is away.
         """
-        if self._store is None or self._checked_in == os.getpid():
+        if self._store is None or self._checked_in == os.getpid() or time.monotonic() < self._away_until:
             return
         bound = self._store.bound_broker()
         if bound is None:
             return
         try:
-            seen = self._look_for_caller()
+            seen = self._look()
         except Unreachable:
+            self._away_until = time.monotonic() + AWAY_FOR
             return
         if is_another(bound, seen):
             if bound.id is None and seen.known_by != "address":
@@ -78,11 +75,12 @@ class BrokerBinding:
             return False
 
     def keep_id(self) -> None:
-        """Give the broker its id back if it has lost it while this worker was connected: it may have been emptied."""
-        if self._known is None:
-            return
-        with suppress(Unreachable):  # then it is checked when the worker has connected again
-            self._look(give=self._known)
+        """Give the broker its id back if it has lost it while this worker was connected: it may have been emptied.
+
+        Nobody waits for that.
+        """
+        if self._known is not None:
+            self._asked(give=self._known)
 
     def other_broker(self) -> BoundBroker | None:
         """Return the broker that the store belongs to if it is another one than the app's. Raises `TransientError`."""
@@ -134,12 +132,9 @@ class BrokerBinding:
             "of that one, run `celery -A … paigeant rebind`"
         )
 
-    def _look_for_caller(self) -> SeenBroker:
-        """Look in a thread of ours: whoever dispatches must not wait for a broker that blocks."""
-        if self._threads is None:
-            return self._look()
-        within = min(MOST_WAITED, self._threads.timeout / 2)
-        return self._threads.begin(lambda _: self._look(), lane="look at the broker", within=within).wait()
-
     def _look(self, *, give: str | None = None) -> SeenBroker:
-        return look_at_broker(self._app, self._address(), key=f"{self._names.prefix}:broker", give=give)
+        return self._asked(give=give).wait()
+
+    def _asked(self, *, give: str | None) -> Sending[SeenBroker]:
+        key = f"{self._names.prefix}:broker"
+        return look_at_broker(self._threads, self._app, self._address(), key=key, give=give)

@@ -64,13 +64,15 @@ def broker_mistakes(app: Celery) -> list[str]:
             for url in connection.alt or ():
                 get_transport_cls(_scheme(url))
         except Exception as error:  # noqa: BLE001 - a library that is broken raises whatever it likes
-            return [_unmade(error, _failing_scheme(app))]
+            return [_unmade(app, error)]
+        if mistakes := list(_redis_mistakes(connection)):
+            return mistakes
     return []
 
 
 def missing_driver(error: ImportError, app: Celery) -> ConfigurationError:
     """Return what to say of a library that Kombu misses only when it connects, such as a database's driver."""
-    return ConfigurationError([_unmade(error, _failing_scheme(app))])
+    return ConfigurationError([_unloaded(error, _scheme((broker_urls(app.conf) or [""])[0]))])
 
 
 def is_in_memory(connection: Any) -> bool:
@@ -80,7 +82,7 @@ def is_in_memory(connection: Any) -> bool:
 
 def holds_a_store(app: Celery) -> bool:
     """Say whether the broker is a Redis. One whose connection cannot be made holds none."""
-    return not broker_mistakes(app) and str(app.connection_for_write().transport.driver_type) == "redis"
+    return not broker_mistakes(app) and _is_redis(app.connection_for_write())
 
 
 def other_servers(app: Celery) -> list[str]:
@@ -98,9 +100,9 @@ def store_of_broker(app: Celery, *, lease: float) -> Endpoint | None:
     if mistakes := broker_mistakes(app):
         raise ConfigurationError(mistakes)
     connection = app.connection_for_write()
-    if str(connection.transport.driver_type) != "redis":
+    if not _is_redis(connection):
         return None
-    mistakes = list(_mistakes(connection))
+    mistakes = list(_unshared(connection))
     if mistakes:
         raise ConfigurationError(mistakes)
     if "://" in str(connection.hostname):
@@ -119,10 +121,15 @@ def store_of_broker(app: Celery, *, lease: float) -> Endpoint | None:
     )
 
 
-def _mistakes(connection: Any) -> Iterator[str]:
-    """Yield what a store's connection cannot have, and what makes the broker's fail or leaves it without TLS."""
-    options = connection.transport_options
-    if _asks_sentinels(connection) and not options.get("master_name"):
+def _is_redis(connection: Any) -> bool:
+    return str(connection.transport.driver_type) == "redis"
+
+
+def _redis_mistakes(connection: Any) -> Iterator[str]:
+    """Yield what Kombu stumbles over only when it connects to a Redis, or what silently leaves it without TLS."""
+    if not _is_redis(connection):
+        return
+    if _asks_sentinels(connection) and not connection.transport_options.get("master_name"):
         yield (
             "`broker_transport_options` has no `master_name`, so nobody knows which primary the sentinels are asked "
             "for; set it to the name that `sentinel monitor` in their configuration has"
@@ -131,20 +138,11 @@ def _mistakes(connection: Any) -> Iterator[str]:
         yield "the broker's URL ends in something that is no number of a database; end it in '/0'"
     if not isinstance(connection.password, (str, type(None))):
         yield "the broker's password is not text, which Kombu can use on RabbitMQ alone; put it into `broker_url`"
-    yield from _tls_mistakes(connection.ssl)
-    if _asks_sentinels(connection):
-        yield from _unplain("broker_transport_options['sentinel_kwargs']", options.get("sentinel_kwargs") or {})
-    provider = getattr(connection, "credential_provider", None)
-    if provider is not None and not isinstance(provider, str):
-        yield (
-            "the broker's connection has a `credential_provider` that is an object, which a store cannot share; name "
-            "its class in the URL (`?credential_provider=module.Class`), or set `paigeant_store_url` to a URL"
-        )
+    if connection.ssl:
+        yield from _tls_mistakes(connection.ssl)
 
 
 def _tls_mistakes(given: Any) -> Iterator[str]:
-    if not given:
-        return
     if not isinstance(given, Mapping):
         yield (
             "`broker_use_ssl` must be a dict on Redis: Kombu would connect without TLS; set it to "
@@ -157,8 +155,20 @@ def _tls_mistakes(given: Any) -> Iterator[str]:
     mode = given.get("ssl_cert_reqs")
     if isinstance(mode, str) and mode not in CHECKED_AS:
         yield "`broker_use_ssl['ssl_cert_reqs']` must be 'required', 'optional', 'none', or a constant of `ssl`"
-    else:
-        yield from _unplain("broker_use_ssl", given)
+
+
+def _unshared(connection: Any) -> Iterator[str]:
+    """Yield what Kombu takes for its connections and a store cannot, because another process must be able to."""
+    yield from _unplain("broker_use_ssl", connection.ssl or {})
+    if _asks_sentinels(connection):
+        of_sentinels = connection.transport_options.get("sentinel_kwargs") or {}
+        yield from _unplain("broker_transport_options['sentinel_kwargs']", of_sentinels)
+    provider = getattr(connection, "credential_provider", None)
+    if provider is not None and not isinstance(provider, str):
+        yield (
+            "the broker's connection has a `credential_provider` that is an object, which a store cannot share; name "
+            "its class in the URL (`?credential_provider=module.Class`), or set `paigeant_store_url` to a URL"
+        )
 
 
 def _unplain(setting: str, given: Mapping[str, object]) -> Iterator[str]:
@@ -226,32 +236,29 @@ def _scheme(url: str) -> str:
     return url.partition("://")[0].partition("+")[0] if "://" in url else "amqp"
 
 
-def _failing_scheme(app: Celery) -> str:
-    """Return the scheme whose transport cannot be loaded; the first if none fails in loading."""
-    schemes = [_scheme(url) for url in broker_urls(app.conf)] or ["amqp"]
-    for scheme in schemes:
+def _unmade(app: Celery, error: Exception) -> str:
+    """Return why Kombu cannot make a connection, without texts that may quote a URL."""
+    urls = [*broker_urls(app.conf), str(app.conf.broker_read_url or "")]
+    for scheme in dict.fromkeys(map(_scheme, urls)):
         try:
             get_transport_cls(scheme)
-        except Exception:  # noqa: BLE001 - as above
-            return scheme
-    return schemes[0]
-
-
-def _unmade(error: Exception, scheme: str) -> str:
-    if isinstance(error, KeyError) and "No such transport" in str(error):
-        meant = MEANT.get(scheme)
-        if meant is not None:
-            return (
-                f"Kombu has no transport {scheme!r} for the broker; write '{meant}://…' instead, with the same server"
-            )
-        return f"Kombu has no transport {scheme!r} for the broker; use 'redis://host:6379/0' or 'amqp://host//'"
+        except Exception as cause:  # noqa: BLE001 - as above
+            return _unloaded(cause, scheme)
     if isinstance(error, TypeError):
         return (
             "the broker's URL has options that Kombu does not take there; put what is no `ssl_…` option into "
             "`broker_transport_options`"
         )
-    if isinstance(error, (ValueError, KeyError)):
-        return _not_understood()
+    return _not_understood() if isinstance(error, (ValueError, KeyError)) else _unloaded(error, _scheme(urls[0]))
+
+
+def _unloaded(error: Exception, scheme: str) -> str:
+    if isinstance(error, KeyError) and "No such transport" in str(error):
+        meant = MEANT.get(scheme)
+        remedy = f"write '{meant}://…' instead, with the same server" if meant is not None else (
+            "use 'redis://host:6379/0' or 'amqp://host//'"
+        )  # fmt: skip
+        return f"Kombu has no transport {scheme!r} for the broker; {remedy}"
     said = f": {error}" if isinstance(error, (ImportError, NameError)) else ""
     extra = EXTRAS.get(scheme.lower(), scheme.lower())
     named = f"`pip install 'kombu[{extra}]'`" if extra in WITH_EXTRAS else "the library that it needs"

@@ -5,21 +5,22 @@ All other brokers are known by their addresses.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from celery import Celery
 
-from paigeant_celery.broker.reach import reaching_broker
+from paigeant_celery.broker.reach import Line
+from paigeant_celery.broker.sending import Sending
+from paigeant_celery.broker.threads import BrokerThreads
 from paigeant_celery.store.port import BoundBroker
 
 __all__ = ["KnownBy", "SeenBroker", "is_another", "look_at_broker"]
 
 KnownBy: TypeAlias = Literal["key", "cluster", "address"]
 
-LOOK_PATIENCE = 1.0  # seconds for each step of a look at a Redis, unless the host's own options say otherwise
+LOOK_WITHIN = 2.0  # seconds; it takes milliseconds, and what is asked for goes on if the broker does not answer
 
 # One script, because Kombu puts its `global_keyprefix` in front of a script's key, but not of GET's or SETNX's.
 KEEP = """
@@ -57,21 +58,23 @@ def is_another(bound: BoundBroker, seen: SeenBroker, *, known_here: str | None =
     return bound.address != seen.address and (seen.known_by != "key" or bound.id != known_here)
 
 
-def look_at_broker(app: Celery, address: str, *, key: str, give: str | None = None) -> SeenBroker:
-    """Ask the app's broker what it is known by, on a connection of its own. Raises `Unreachable`.
+def look_at_broker(
+    threads: BrokerThreads, app: Celery, address: str, *, key: str, give: str | None = None
+) -> Sending[SeenBroker]:
+    """Have the app's broker asked what it is known by; ends with `Unreachable` if it does not answer.
 
     A Redis keeps its id under `key`; it is given `give` if it has none. `address` is its address in one form for all
     URLs.
     """
-    connection = app.connection_for_write()
-    kind = connection.transport.driver_type
+    kind = app.connection_for_write().transport.driver_type
     if kind == "redis":
-        with _connected(app, socket_timeout=LOOK_PATIENCE, socket_connect_timeout=LOOK_PATIENCE) as connection:
-            return _of_redis(connection, address, key, give)
-    if kind == "amqp":
-        with _connected(app) as connection:
-            return _of_cluster(connection, address)
-    return SeenBroker(address=address, plain=address)
+        ask: Callable[[Line], SeenBroker] = lambda line: _of_redis(line.connection, address, key, give)  # noqa: E731
+    elif kind == "amqp":
+        ask = lambda line: _of_cluster(line.connection, address)  # noqa: E731
+    else:
+        return Sending.made(lambda: SeenBroker(address=address, plain=address))
+    within = min(LOOK_WITHIN, threads.timeout / 2)  # the message itself may wait longer
+    return threads.begin(ask, lane="look at the broker", within=within)
 
 
 def _of_redis(connection: Any, plain: str, key: str, give: str | None) -> SeenBroker:
@@ -93,11 +96,3 @@ def _of_cluster(connection: Any, address: str) -> SeenBroker:
         return SeenBroker(address=address, plain=address)
     id_ = f"{name} {connection.virtual_host or '/'}"
     return SeenBroker(address=address, plain=address, known_by="cluster", id=id_)
-
-
-@contextmanager
-def _connected(app: Celery, **options: float) -> Iterator[Any]:
-    with reaching_broker(app), app.connection_for_write() as connection:
-        connection.transport_options = {**options, **connection.transport_options}
-        connection.ensure_connection(max_retries=1, interval_start=0)
-        yield connection

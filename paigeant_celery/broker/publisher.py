@@ -64,11 +64,11 @@ class CeleryPublisher:
         loaded = registry.find(activity)
         if loaded is not None and loaded.queue is not None:
             return loaded.queue
-        return self.routed_queue(activity) or self._names.queue(activity)
+        return self.routed_queue(self._names.task(activity)) or self._names.queue(activity)
 
-    def routed_queue(self, activity: str) -> str | None:
-        """Return the queue to which a route of the host sends this activity's task, or None."""
-        route = self._app.amqp.router.lookup_route(self._names.task(activity), (), {}, {})
+    def routed_queue(self, task: str) -> str | None:
+        """Return the queue to which a route of the host sends a task, or None."""
+        route = self._app.amqp.router.lookup_route(task, (), {}, {})
         queue = route.get("queue") if isinstance(route, dict) else route
         if isinstance(queue, Queue):
             return str(queue.name)

@@ -78,7 +78,7 @@ class CeleryTransport:
         self.publisher = CeleryPublisher(app, self.names, threads)
         self.letter_queue = LetterQueue(threads, self.names.dead_letters)  # used only if there is no store
         self.letters = self.letter_queue if store is None else None
-        self.binding = BrokerBinding(app, store, self.names, address=lambda: self.broker_identity, threads=threads)
+        self.binding = BrokerBinding(app, store, self.names, threads, address=lambda: self.broker_identity)
 
     def __repr__(self) -> str:
         return f"CeleryTransport(broker={self.broker!r}, store={self.store_address!r})"

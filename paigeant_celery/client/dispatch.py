@@ -261,7 +261,7 @@ class _Sending:
         hop = outbox.record_of(self.message, self.envelope)
         if store is None:
             return hop
-        new = NewWorkflow(correlation_id=correlation_id, content=self.content, hop=hop)
+        new = NewWorkflow(correlation_id=correlation_id, content=self.content, hop=hop, deadline=self.message.deadline)
         try:
             self.transport.check_broker()
             answer = store.start(new)

@@ -19,6 +19,7 @@ __all__ = [
     "EmptyItinerary",
     "HopFailed",
     "HopLost",
+    "HopUnknown",
     "IllegalEvent",
     "InvalidInput",
     "MessageError",
@@ -471,6 +472,17 @@ class HopLost(PaigeantError):
 
     def __str__(self) -> str:
         return f"hop {self.hop_id} was taken over or cancelled; what this run does from now on is not recorded"
+
+
+class HopUnknown(PaigeantError):
+    """The store has no record of the hop that is to be written for: it lost its data, and nobody overtook the hop."""
+
+    def __init__(self, hop_id: str) -> None:
+        super().__init__(hop_id)
+        self.hop_id = hop_id
+
+    def __str__(self) -> str:
+        return f"the store has no record of hop {self.hop_id}; it has lost its data since the hop was claimed"
 
 
 class NonDeterminismError(PaigeantError):

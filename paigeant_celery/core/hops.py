@@ -3,12 +3,15 @@
 Every store keeps these rules: the store in memory runs them, the scripts on Redis are compared with it, and an
 exhaustive search looks for a way to lose a hop or to run it twice. Each function takes a record and returns what it
 becomes. The store lists hops, counts messages and keeps leases; it applies the change in one transaction.
+
+A hop without a record has no rule here. Whoever wants to write for one is told so (`HopUnknown`), and never that
+somebody has overtaken it: the store has lost its data, and only the message can bring the hop back.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Literal, TypeAlias, assert_never
 
 from paigeant_celery.core.flow import Failure, WorkflowState
@@ -27,6 +30,7 @@ __all__ = [
     "NotGranted",
     "ResentReason",
     "Sweeping",
+    "adopt",
     "cancel",
     "claim",
     "close",
@@ -41,6 +45,7 @@ __all__ = [
     "is_repeated",
     "is_spent",
     "lapse",
+    "may_be_ended",
     "may_pass",
     "move_on",
     "open_pass",
@@ -58,6 +63,7 @@ ClosedState: TypeAlias = Literal["done", "failed", "waiting", "parked"]
 NotGranted: TypeAlias = Literal["finished", "running", "waiting", "parked", "cancelled", "altered"]
 ResentReason: TypeAlias = Literal["owner_gone", "lease_over", "retry", "overtaken", "queue_empty"]
 
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MOST_DOUBLED = 30  # times; far beyond any longest wait, but no number overflows
 
 
@@ -217,6 +223,15 @@ def queue(*, digest: str, line: Line, now: datetime, pace: Pace) -> Change:
     """Record a hop whose first message is sent now."""
     sent = _sent(Hop(digest=digest), 0, line, now, pace)
     return replace(sent, hop=replace(sent.hop, first=sent.hop.sent))
+
+
+def adopt(*, digest: str, begun: int, line: Line, now: datetime, pace: Pace) -> Change:
+    """Record a hop that is known only from its message, which says how many attempts were begun.
+
+    Its fence is above that of any record that was lost, so that nobody who claimed that one can write for this one.
+    """
+    change = queue(digest=digest, line=line, now=now, pace=pace)
+    return replace(change, hop=replace(change.hop, attempt=begun, fence=(now - EPOCH) // timedelta(milliseconds=1)))
 
 
 def claim(
@@ -394,6 +409,14 @@ def sweep(hop: Hop, *, empty: bool | None, line: Line, now: datetime, pace: Pace
         return None
     # Its message waits behind others: there is no reason to send it again.
     return Change(hop=replace(hop, waits=waits), listing=Due(at=now + _patience(waits, pace)))
+
+
+def may_be_ended(hop: Hop) -> bool:
+    """Say whether whoever sweeps may end a hop whose deadline has passed.
+
+    One that runs is ended by its own timeout, and one that waits for a retry is queued by a sweep before the deadline.
+    """
+    return hop.state == "queued"
 
 
 # What follows for the messages of its queue.

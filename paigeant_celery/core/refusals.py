@@ -72,6 +72,10 @@ WORDS = {
         "give it a password and a `bind` address, then set both here",
         mistake=True,
     ),
+    "NOMASTER": Refusal(
+        "none of the sentinels that answer knows a primary that lives",
+        "wait for the failover to end; if it stays, see that the sentinels run, and what `master_name` they watch",
+    ),
     "NODB": Refusal(
         "it has no database of this number", "use a smaller one, or raise `databases` of the server", mistake=True
     ),
@@ -83,6 +87,7 @@ CLASSES = {  # redis-py takes the word off the text of these
     "BusyLoadingError": "LOADING",
     "MasterDownError": "MASTERDOWN",
     "NoPermissionError": "NOPERM",
+    "MasterNotFoundError": "NOMASTER",
 }
 TEXTS = (  # a server before Redis 7, and each inside of a script, says some of them in the middle of other words
     (re.compile(r"\b(READONLY|MISCONF|OOM|LOADING|MASTERDOWN|NOREPLICAS|BUSY|NOPERM|DENIED)\b"), None),

@@ -11,7 +11,7 @@ from paigeant_celery.core.errors import MessageError
 from paigeant_celery.core.message import PaigeantMessage, content_digest
 from paigeant_celery.core.settings import Settings
 from paigeant_celery.hop.guard import Arrival
-from paigeant_celery.store.port import Claim, ClaimAnswer, Claimed, Closing, HopStore, NewWorkflow
+from paigeant_celery.store.port import Claim, ClaimAnswer, Claimed, Closing, HopRecord, HopStore, NewWorkflow
 
 __all__ = ["Claims"]
 
@@ -50,15 +50,23 @@ class Claims:
         """Return what the claimed hop is closed with."""
         return Closing(hop_id=arrival.hop_id, owner=self._owner(), fence=claimed.fence)
 
-    def adopt(self, arrival: Arrival, message: PaigeantMessage) -> None:
+    def adopt(self, arrival: Arrival, message: PaigeantMessage, *, begun: int) -> HopRecord | None:
         """Record a workflow that is known only from its message; the store's clock decides how old it is.
 
-        Raises `MessageError` (`expired`) if the message is too old for that.
+        `begun` is how many attempts of its hop were begun. Returns the record of the hop, or None if the workflow is
+        known. Raises `MessageError` if the message is too old for that (`expired`), or if it does not carry all that
+        its workflow needs (`store_lost`).
         """
+        _check_whole(message)
         hop = self._outbox.record_of(message, str(arrival.envelope))
-        new = NewWorkflow(correlation_id=message.correlation_id, content=content_digest(message), hop=hop)
+        new = NewWorkflow(
+            correlation_id=message.correlation_id,
+            content=content_digest(message),
+            hop=hop,
+            deadline=message.deadline,
+        )
         oldest = timedelta(seconds=min(self._settings.max_message_age, self._settings.result_ttl))
-        answer = self._store.adopt(new, sent_at=message.sent_at, max_age=oldest)
+        answer = self._store.adopt(new, sent_at=message.sent_at, max_age=oldest, begun=begun)
         if answer == "expired":
             raise MessageError(
                 "expired", "sent_at",
@@ -67,7 +75,16 @@ class Claims:
             )  # fmt: skip
         if answer == "adopted":
             logger.warning(
-                "workflow %s was not known to this store and is adopted from its message; its dispatcher has no "
-                "store, or another one, and cannot see it", message.correlation_id,
+                "workflow %s was not known to this store and is adopted from its message; the store has lost its "
+                "data, or the dispatcher has no store, or another one, and cannot see it", message.correlation_id,
                 extra={"action": "workflow_adopted", "hop": arrival.hop_id},
             )  # fmt: skip
+        return hop if answer == "adopted" else None
+
+
+def _check_whole(message: PaigeantMessage) -> None:
+    """Raise `MessageError` (`store_lost`) if an output of an earlier step is only in a store that does not know it."""
+    for index, step in enumerate(message.slip.executed):
+        if step.output_ref is not None:
+            text = "the output of an earlier step was only in the store, which has lost it; dispatch the workflow again"
+            raise MessageError("store_lost", f"slip.executed[{index}].output_ref", text)

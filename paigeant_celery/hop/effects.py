@@ -112,12 +112,23 @@ class Effects(ABC):
     def claim(self, arrival: Arrival, message: PaigeantMessage, *, max_attempts: int, timeout: float) -> ClaimAnswer:
         """Ask whether this delivery may run its hop, for `timeout` seconds. Raises `MessageError` if it never may."""
 
+    def regain(self, arrival: Arrival, hop: Opened, *, ended: bool) -> Opened | Drop:
+        """Record a hop of which the store has no record any more from its message, and go on with it.
+
+        If its run has `ended`, return the hop claimed again, to be closed. Otherwise its message is sent again, and
+        counts the attempt. Raises `MessageError` if the message does not carry all that its workflow needs.
+        """
+        raise TypeError("only a store can lose a record")
+
     def dropped(self, hop_id: str, drop: Dropped) -> Drop:
         """Return the answer to a delivery that may not run its hop."""
         return Drop(reason=drop.reason)
 
-    def is_cancelled(self, correlation_id: str) -> bool:
-        """Say whether a workflow was cancelled."""
+    def is_cancelled(self, hop: Opened) -> bool:
+        """Say whether the workflow of a hop that this owner has lost was cancelled.
+
+        Raises `HopUnknown` if the store does not know the workflow any more.
+        """
         return False
 
     @abstractmethod

@@ -10,11 +10,11 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 
 from paigeant_celery.activities.real_threads import real, start_thread
-from paigeant_celery.core.errors import PaigeantError
+from paigeant_celery.core.errors import HopUnknown, PaigeantError
 from paigeant_celery.hop.liveness import new_owner_id
 from paigeant_celery.store.port import Closing, HopStore
 
@@ -85,13 +85,16 @@ class Owner:
         touchable = max(0.0, max(hop.ends for hop in held.values()) - time.monotonic())
         answer = self._store.renew(self.id, fences, touchable=touchable)
         self._release(answer.stray)
-        for hop_id in answer.lost | answer.cancelled:
+        for hop_id in answer.lost | answer.cancelled | answer.unknown:
             with self._lock:
                 # A hop claimed again since the store was asked is not lost: the answer is about the earlier run.
                 lost = self._held.pop(hop_id) if self._held.get(hop_id) is held[hop_id] else None
             if lost is not None:
                 if hop_id in answer.cancelled:
                     logger.warning("workflow cancelled, and its run too", extra=_fields("hop_cancelled", hop_id))
+                elif hop_id in answer.unknown:
+                    text = "the store has lost its record of the hop, and its run here is cancelled"
+                    logger.warning(text, extra=_fields("hop_unknown", hop_id))
                 else:
                     logger.warning("hop lost to another owner; its run is cancelled", extra=_fields("hop_lost", hop_id))
                 lost.cancel()
@@ -103,8 +106,9 @@ class Owner:
             self._stray = {hop_id: fence for hop_id, fence in stray.items() if hop_id not in self._held}
             mine = {hop_id: fence for hop_id, fence in again.items() if hop_id not in self._held}
         for hop_id, fence in mine.items():
-            if self._store.release(Closing(hop_id=hop_id, owner=self.id, fence=fence)):
-                logger.warning("hop given back because nobody ran it here", extra=_fields("hop_released", hop_id))
+            with suppress(HopUnknown):  # its message brings it back
+                if self._store.release(Closing(hop_id=hop_id, owner=self.id, fence=fence)):
+                    logger.warning("hop given back because nobody ran it here", extra=_fields("hop_released", hop_id))
 
     def _renew_for_ever(self) -> None:
         wake = real().Event()  # never set; unlike a sleep, its wait is not cut short by a signal

@@ -10,7 +10,7 @@ from dataclasses import replace
 from paigeant_celery.broker.outbox import Outbox
 from paigeant_celery.core import flow
 from paigeant_celery.core.causes import Cause, cause_of
-from paigeant_celery.core.errors import MessageError, NewerMessage, StoreCorrupt
+from paigeant_celery.core.errors import HopUnknown, MessageError, NewerMessage, StoreCorrupt
 from paigeant_celery.core.message import PaigeantMessage, reread, sha256
 from paigeant_celery.core.names import MAX_ATTEMPTS, split_hop_id
 from paigeant_celery.core.settings import Settings
@@ -69,15 +69,17 @@ class Refusals:
             return self.refuse(arrival, fault, None)
         try:
             answer = self._claim_unrun(arrival, fault, None, sha256(arrival.envelope))
-        except StoreCorrupt:
-            return self.refuse(arrival, fault, None)
-        match answer:
-            case Claimed():
+            if isinstance(answer, Claimed):
                 closing = self._claims.closing_of(arrival, answer)
                 text = f"given back by {closing.owner}: {fault.detail}"
                 self._store.give_back(closing, flow.Failure(step_id=None, error_class=fault.reason, text=text))
                 log_given_back(arrival, fault)
                 return GIVEN_BACK
+        except StoreCorrupt:
+            return self.refuse(arrival, fault, None)
+        except HopUnknown:  # the store has lost its data since the claim
+            answer = Dropped(reason="unknown")
+        match answer:
             case Dropped(reason="unknown") if put_back(arrival, self._outbox):
                 log_given_back(arrival, fault)
                 return PUT_BACK
@@ -138,7 +140,7 @@ class Refusals:
         own = message is not None and message.message_id == arrival.hop_id
         if answer == Dropped(reason="unknown") and message is not None and own and fault.reason == "unknown_agent":
             with suppress(MessageError):  # it is too old or asks for no step
-                self._claims.adopt(arrival, message)
+                self._claims.adopt(arrival, message, begun=arrival.attempt - 1)
                 answer = self._claims.claim(arrival, message, digest=digest, max_attempts=MAX_ATTEMPTS)
         return answer
 
@@ -160,7 +162,10 @@ class Refusals:
         failure = replace(parked.failure, cause=_cause(fault))
         letter = letter_of(arrival, fault, worker=self._owner(), cause=failure.cause)
         with suppress(StoreCorrupt):
-            self._store.park(self._claims.closing_of(arrival, claimed), failure, letter)
+            try:
+                self._store.park(self._claims.closing_of(arrival, claimed), failure, letter)
+            except HopUnknown:  # the store lost its data since the claim
+                self._store.bury(letter)
 
 
 def put_back(arrival: Arrival, outbox: Outbox) -> bool:

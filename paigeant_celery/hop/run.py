@@ -81,9 +81,10 @@ class StepRunner:
         self._outputs, self._limits, self._surroundings = outputs, limits, surroundings
 
     async def run(self, hop: Opened) -> Outcome:
-        """Run the step inside its context and say how it ended. Only a cancellation from outside is raised.
+        """Run the step inside its context and say how it ended.
 
-        A step that ended well in an earlier attempt does not run again.
+        Only a cancellation is raised: from outside, or because an answer of the store said that the hop is lost. A step
+        that ended well in an earlier attempt does not run again.
         """
         if (kept := hop.kept) is not None:
             return await asyncio.to_thread(self._went_on, hop, kept)  # reading much would block the loop
@@ -94,6 +95,8 @@ class StepRunner:
             if task is not None and task.cancelling():
                 raise  # we are told to stop; the hop stays claimed, and nothing is recorded
             outcome = _failed(hop, error, "the step cancelled itself")
+        if hop.journal is not None and hop.journal.lost:  # whatever the step made of it
+            raise asyncio.CancelledError
         if hop.journal is not None and (fault := hop.journal.fault) is not None:  # even if the step caught the error
             event = Diverged(place=hop.message.place, text=str(fault))
             return Outcome(event=event, at=hop.now(), cause=cause_of(fault))

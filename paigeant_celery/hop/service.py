@@ -15,6 +15,7 @@ from paigeant_celery.activities.registry import Registry
 from paigeant_celery.broker.tracing import current_trace
 from paigeant_celery.core.causes import cause_of, name_of, text_of
 from paigeant_celery.core.errors import (
+    HopUnknown,
     MessageError,
     NewerMessage,
     OutdatedVersion,
@@ -79,6 +80,8 @@ class HopService:
             return self._effects.refuse(arrival, MessageError("store_corrupt", "", str(error)), message)
         except (TransientError, OutdatedVersion):
             raise
+        except HopUnknown as error:  # the store lost its data since the claim; another one adopts the workflow
+            raise TransientError(str(error)) from error
         except Exception as error:  # noqa: BLE001 - the refusal says so
             logger.error(
                 "a delivery cannot be opened%s", traced(cause_of(error)),
@@ -122,11 +125,12 @@ class HopService:
         """Record what happened and send the next message.
 
         May be repeated: a hop that is closed stays as it is. Raises `TransientError` if the store or the broker is
-        away; call again to finish. If anything else goes wrong before the hop is recorded, the hop is parked.
+        away; call again to finish. Raises `HopUnknown` if the store has lost its record. If anything else goes wrong
+        before the hop is recorded, the hop is parked.
         """
         try:
             return self._close(hop, outcome)
-        except TransientError:
+        except (TransientError, HopUnknown):
             raise
         except Exception as error:  # noqa: BLE001 - the failure says so
             logger.error(
@@ -136,6 +140,21 @@ class HopService:
             place = hop.message.place
             event = CouldNotClose(place=place, error_class=name_of(error), text=text_of(error))
             return self._close(hop, Outcome(event=event, at=outcome.at, ended=outcome.ended, cause=cause_of(error)))
+
+    def regain(self, arrival: Arrival, hop: Opened, outcome: Outcome | None) -> Summary | Drop | Refused:
+        """Go on with a hop of which the store has no record any more, because it lost its data.
+
+        If its run has ended, what it gave is recorded as it would have been. Otherwise its message is sent again. If
+        the message does not carry all that its workflow needs, it is refused. Raises like `close`.
+        """
+        try:
+            again = self._effects.regain(arrival, hop, ended=outcome is not None)
+        except MessageError as fault:
+            return self._effects.refuse(arrival, fault, hop.message)
+        if isinstance(again, Drop):
+            return again
+        assert outcome is not None
+        return self.close(again, outcome)
 
     def _loaded(self, name: str) -> Activity:
         try:

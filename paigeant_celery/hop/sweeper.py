@@ -1,4 +1,4 @@
-"""The sweeper: puts a hop back on its queue if its message is lost or its owner is gone.
+"""The sweeper: puts a hop back on its queue if its message is lost or its owner is gone, and ends it if it is too late.
 
 Every worker has one, and none leads: the store gives each hop to the first that asks. A message that is sent
 once too often runs nothing, because its hop is claimed only once.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -32,7 +32,7 @@ MOST_SAID = 10_000  # hops, queues and records about which it is known what was 
 
 # What the text of an action names, as a field of its record.
 FIELDS = {
-    "hop_left_to_newer": ("hop",), "queue_not_seen": ("queue",), "resend_failed": ("hop",),
+    "end_failed": ("hop",), "hop_left_to_newer": ("hop",), "queue_not_seen": ("queue",), "resend_failed": ("hop",),
     "store_corrupt": ("key",), "sweep_failed": (),
 }  # fmt: skip
 
@@ -46,12 +46,18 @@ class Sweeper:
 
     Whatever fails concerns one queue or one hop: it is said once, and the rest of the pass goes on. A broker that
     blocks holds a pass up for a moment. `set_aside` parks a hop that can never be sent, and says whether it could.
+    `end_late` ends the workflow of a hop that is past its deadline.
     """
 
     def __init__(
-        self, *, store: HopStore, outbox: Outbox, set_aside: Callable[[HopRecord, MessageError], bool] | None = None
+        self,
+        *,
+        store: HopStore,
+        outbox: Outbox,
+        set_aside: Callable[[HopRecord, MessageError], bool] | None = None,
+        end_late: Callable[[HopRecord], object] | None = None,
     ) -> None:
-        self._store, self._outbox, self._set_aside = store, outbox, set_aside
+        self._store, self._outbox, self._set_aside, self._end_late = store, outbox, set_aside, end_late
         self._stopping: Any = None  # an event between real threads
         self._on_their_way: dict[str, Sending[None]] = {}  # by hop
         self._said: dict[tuple[str, str], str] = {}  # what was said last about a hop, a queue or a record
@@ -101,7 +107,19 @@ class Sweeper:
                 self._say(logging.WARNING, "queue_not_seen", queue, "cannot look at queue %s", queue, error=error)
         return empty
 
+    def _end(self, late: Iterable[HopRecord]) -> None:
+        if (end := self._end_late) is None:
+            return
+        for hop in late:
+            try:
+                end(hop)
+                self._forget("end_failed", hop.hop_id)
+            except Exception as error:  # noqa: BLE001 - the store returns it once more, and others are late as well
+                text = "hop %s is past its deadline, but its workflow is not ended yet"
+                self._say(logging.WARNING, "end_failed", hop.hop_id, text, hop.hop_id, error=error)
+
     def _send(self, found: Sweep) -> None:
+        self._end(found.late)
         for key in found.corrupted:
             text = "the record %r cannot be read; its hop is not sent again"
             self._say(logging.ERROR, "store_corrupt", key, text, key)

@@ -10,11 +10,18 @@ from functools import partial
 
 from paigeant_celery.broker.outbox import Outbox, Recorded
 from paigeant_celery.core.causes import cause_of
-from paigeant_celery.core.errors import MessageError, NewerMessage, OutdatedVersion, StoreCorrupt, TransientError
+from paigeant_celery.core.errors import (
+    HopUnknown,
+    MessageError,
+    NewerMessage,
+    OutdatedVersion,
+    StoreCorrupt,
+    TransientError,
+)
 from paigeant_celery.core.flow import Advance, Failure, Finish
 from paigeant_celery.core.message import PaigeantMessage, reread, sha256
+from paigeant_celery.core.names import MAX_ATTEMPTS, next_place, split_hop_id
 from paigeant_celery.core.names import hop_id as make_hop_id
-from paigeant_celery.core.names import next_place, split_hop_id
 from paigeant_celery.core.settings import Settings
 from paigeant_celery.hop import ended
 from paigeant_celery.hop.claims import Claims
@@ -22,6 +29,7 @@ from paigeant_celery.hop.effects import ClosedAs, Drop, Effects, Refusal, Summar
 from paigeant_celery.hop.ended import Ended
 from paigeant_celery.hop.failures import log_failure, traced
 from paigeant_celery.hop.guard import Arrival
+from paigeant_celery.hop.lateness import Lateness
 from paigeant_celery.hop.letters import letter_of, parked_fault
 from paigeant_celery.hop.refuse import Refusals
 from paigeant_celery.hop.run import Opened, Outcome
@@ -57,7 +65,8 @@ class RecordedEffects(Effects):
         self._settings = settings
         self._claims = Claims(store=store, outbox=outbox, settings=settings, owner=owner)
         self._refusals = Refusals(store=store, claims=self._claims, outbox=outbox, settings=settings, owner=owner)
-        self._sweeper = Sweeper(store=store, outbox=outbox, set_aside=self._refusals.set_aside)
+        lateness = Lateness(store=store, claims=self._claims, settings=settings)
+        self._sweeper = Sweeper(store=store, outbox=outbox, set_aside=self._refusals.set_aside, end_late=lateness.end)
 
     @property
     def drops_copies(self) -> bool:
@@ -78,11 +87,11 @@ class RecordedEffects(Effects):
     def claim(self, arrival: Arrival, message: PaigeantMessage, *, max_attempts: int, timeout: float) -> ClaimAnswer:
         """Claim the hop. A workflow that the store does not know is adopted if its message is recent enough."""
         digest = sha256(str(arrival.envelope))
-        claim = partial(self._claims.claim, arrival, message, digest=digest, max_attempts=max_attempts, timeout=timeout)
-        answer = claim()
+        answer = self._claims.claim(arrival, message, digest=digest, max_attempts=max_attempts, timeout=timeout)
         if answer == Dropped(reason="unknown"):
-            self._claims.adopt(arrival, message)
-            answer = claim()
+            answer = self._adopted(
+                arrival, message, begun=arrival.attempt - 1, max_attempts=max_attempts, timeout=timeout
+            )
             answer = replace(answer, created_at=None) if isinstance(answer, Claimed) else answer
         match answer:
             case Dropped(reason="unknown"):
@@ -95,16 +104,43 @@ class RecordedEffects(Effects):
                 self._resend_successor(arrival.hop_id)
         return answer
 
+    def _adopted(
+        self, arrival: Arrival, message: PaigeantMessage, *, begun: int, max_attempts: int, timeout: float = 0.0
+    ) -> ClaimAnswer:
+        """Adopt a workflow from the message of its hop, and claim the hop."""
+        adopted = self._claims.adopt(arrival, message, begun=begun)
+        digest = sha256(str(arrival.envelope))
+        answer = self._claims.claim(arrival, message, digest=digest, max_attempts=max_attempts, timeout=timeout)
+        if adopted is not None and answer == Dropped(reason="unknown"):
+            raise HopUnknown(arrival.hop_id)  # the store has just lost its data once more
+        return answer
+
     def dropped(self, hop_id: str, drop: Dropped | Drop) -> Drop:
         """Return the answer to a copy, with how its hop stands if it finished or is parked."""
         if drop.reason not in ("finished", "parked"):
             return Drop(reason=drop.reason)
         return Drop(reason=drop.reason, stands=self._standing_of(hop_id))
 
-    def is_cancelled(self, correlation_id: str) -> bool:
-        """Say whether a workflow was cancelled, as far as the store still knows it."""
-        record = self._store.workflow(correlation_id)
-        return record is not None and record.state == "cancelled"
+    def regain(self, arrival: Arrival, hop: Opened, *, ended: bool) -> Opened | Drop:
+        """Adopt the workflow from the message of its hop, and claim the hop again or send its message."""
+        attempt = hop.claimed.attempt
+        if not ended:
+            if (record := self._claims.adopt(arrival, hop.message, begun=attempt)) is not None:
+                # The message counts the attempts, because the store may lose the record once more.
+                self._send_on(record, hop.message, attempt=min(attempt + 1, MAX_ATTEMPTS))
+            return Drop(reason="unknown")
+        answer = self._adopted(arrival, hop.message, begun=attempt - 1, max_attempts=MAX_ATTEMPTS)
+        if isinstance(answer, Dropped):
+            return Drop(reason=answer.reason)
+        closing = self._claims.closing_of(arrival, answer)
+        return replace(hop, closing=closing, journal=self.journal_of(hop.message, answer, closing))
+
+    def is_cancelled(self, hop: Opened) -> bool:
+        """Say whether a workflow was cancelled."""
+        record = self._store.workflow(hop.message.correlation_id)
+        if record is None:
+            raise HopUnknown(hop.closing.hop_id)
+        return record.state == "cancelled"
 
     def _standing_of(self, hop_id: str) -> Summary | None:
         ids, record = split_hop_id(hop_id), None
@@ -146,20 +182,27 @@ class RecordedEffects(Effects):
         newer = newer_part(records) or (ended.newer_part(records[OUTCOME]) if OUTCOME in records else None)
         if newer is not None:
             raise NewerMessage("newer_version", "", newer)
-        send = partial(self._store.publish, closing)
-        return HopJournal(
+        journal = HopJournal(
             store=self._store,
             closing=closing,
             step_id=message.step.step_id or "",
             records=records,
             stopping=self._stopping,
-            feed=EventFeed(send, attempt=claimed.attempt) if message.stream else None,
         )
+        if message.stream:
+            send = partial(self._store.publish, closing)
+            journal.feed = EventFeed(send, attempt=claimed.attempt, overtaken=journal.lose)
+        return journal
 
     def release(self, hop: Opened) -> bool:
-        """Queue the hop again without counting the attempt; the next sweep of any worker sends its message."""
+        """Queue the hop again without counting the attempt; the next sweep of any worker sends its message.
+
+        If the store has no record of it any more, only the broker can send it.
+        """
         try:
             self._store.release(hop.closing)
+        except HopUnknown:
+            return False
         except (TransientError, StoreCorrupt) as error:
             logger.warning(
                 "the hop is not given back; it waits until its lease expires: %s", error,
@@ -201,14 +244,14 @@ class RecordedEffects(Effects):
         self._send_on(next_hop, decision.message)
         return summary_of(hop, ClosedAs.COMPLETED, next_hop=next_hop.hop_id)
 
-    def _send_on(self, hop: Recorded, message: PaigeantMessage | None = None) -> None:
+    def _send_on(self, hop: Recorded, message: PaigeantMessage | None = None, *, attempt: int = 1) -> None:
         """Have the message of a recorded hop sent, and wait for a moment.
 
         Usually it is sent by then. If the broker blocks or refuses, the slot is needed for other workflows, and the
         effect is the same as if the process had died here: a sweep sends it.
         """
         try:
-            sending = self._outbox.begin(hop, message=message)
+            sending = self._outbox.begin(hop, message=message, attempt=attempt)
         except Exception as error:  # noqa: BLE001 - the hop before it is completed whatever happens here
             _tell(hop.hop_id, error)
             return
@@ -256,7 +299,7 @@ class RecordedEffects(Effects):
                 return f"more than {self.most_kept} characters are not kept, so a redrive runs the step again"
             assert hop.journal is not None
             hop.journal.keep(text)
-        except TransientError:
+        except (TransientError, HopUnknown):
             raise
         except Exception as error:  # noqa: BLE001 - the failure says so
             logger.error(

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from paigeant_celery.activities.real_threads import real
-from paigeant_celery.core.errors import PaigeantError
+from paigeant_celery.core.errors import HopUnknown, PaigeantError
 from paigeant_celery.core.patience import patience
 
 __all__ = ["EventFeed"]
@@ -33,11 +33,17 @@ class EventFeed:
     mapping: `event` (its kind), `attempt`, `run`, `step`, and `data`, its JSON. Data that is too large is left out and
     `bytes` gives its size; if data cannot be written as JSON, `error` says why. An event of kind `dropped` counts
     dropped events. Besides the agent's own events there are `call_made` and `call_replayed`, with `call` (model, tool,
-    …) and `name`.
+    …) and `name`. `overtaken` is called if the store says that the run may not go on.
     """
 
-    def __init__(self, send: Callable[[Sequence[Mapping[str, str]]], bool], *, attempt: int) -> None:
-        self._send, self._attempt = send, str(attempt)
+    def __init__(
+        self,
+        send: Callable[[Sequence[Mapping[str, str]]], bool],
+        *,
+        attempt: int,
+        overtaken: Callable[[], object] = lambda: None,
+    ) -> None:
+        self._send, self._attempt, self._overtaken = send, str(attempt), overtaken
         self._waiting: deque[Mapping[str, str]] = deque()
         self._dropped, self._away = 0, False
         self._lock = real().Lock()
@@ -101,6 +107,8 @@ class EventFeed:
             dropped, events = taken
             try:
                 sent = await asyncio.to_thread(self._send, [*self._notice(dropped), *events])
+            except HopUnknown:  # the store lost its data; the next attempt sends its own events
+                return
             except PaigeantError as error:
                 self._give_back(dropped, events)
                 if not self._away:  # logged once: otherwise each of a thousand runs would log it at every attempt
@@ -116,7 +124,8 @@ class EventFeed:
                 logger.warning(text, len(events), type(error).__name__, extra={"action": "events_dropped"})
                 continue
             self._away = False
-            if not sent:  # overtaken: another attempt sends its own events
+            if not sent:  # another attempt sends its own events
+                self._overtaken()
                 return
 
     def _notice(self, dropped: int) -> Sequence[Mapping[str, str]]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from paigeant_celery.activities.real_threads import real
-from paigeant_celery.core.errors import HopLost, NonDeterminismError, NotSerializable, TransientError
+from paigeant_celery.core.errors import HopLost, HopUnknown, NonDeterminismError, NotSerializable, TransientError
 from paigeant_celery.core.patience import patience
 from paigeant_celery.journal.event_feed import EventFeed
 from paigeant_celery.journal.pieces import in_pieces, whole
@@ -80,6 +80,7 @@ class HopJournal:
         self._drifted: set[str] = set()
         self.replayed = self.made = 0
         self.fault: NonDeterminismError | None = None
+        self.lost = False
 
     @property
     def hop_id(self) -> str:
@@ -99,6 +100,15 @@ class HopJournal:
         for records in in_pieces(OUTCOME, outcome):
             if not self._store.record(self._closing, records):
                 return
+
+    def lose(self) -> None:
+        """Let the run begin no more calls: the hop is not this owner's any more. May be called from any thread."""
+        self.lost = True
+
+    def check_held(self) -> None:
+        """Raise `HopLost` if an answer of the store has told that this run may not go on."""
+        if self.lost:
+            raise HopLost(self.hop_id)
 
     @property
     def at_rest(self) -> bool:
@@ -161,11 +171,15 @@ class HopJournal:
 
     @asynccontextmanager
     async def making(self) -> AsyncIterator[None]:
-        """Surround a call that is made; if the worker is ending, wait forever first, so that no call is cut short."""
+        """Surround a call that is made; if the worker is ending, wait forever first, so that no call is cut short.
+
+        Raises `HopLost` if the run may not go on.
+        """
         if self._stopping():
             with self._lock:
                 self._resting += 1
             await asyncio.Event().wait()  # the code that runs the hop sees `at_rest` and cancels the run
+        self.check_held()
         with self._lock:
             self._making += 1
         try:
@@ -215,11 +229,14 @@ class HopJournal:
         waits = patience()
         while True:
             try:
-                if not await asyncio.to_thread(self._store.record, self._closing, records):
-                    raise HopLost(self.hop_id)
-                return
+                if await asyncio.to_thread(self._store.record, self._closing, records):
+                    return
+                self.lose()
+            except HopUnknown:
+                self.lose()
             except TransientError as error:  # the step's own timeout limits the wait
                 logger.warning("waiting: %s", error, extra={"action": "waiting_for_server"})
+            self.check_held()
             await asyncio.sleep(next(waits))
 
     def _is_survived(self, earlier: CallKey, key: CallKey) -> bool:

@@ -10,6 +10,7 @@ from typing import Literal
 
 from paigeant_celery.activities.real_threads import real
 from paigeant_celery.core import hops as protocol
+from paigeant_celery.core.errors import HopUnknown
 from paigeant_celery.core.flow import Failure
 from paigeant_celery.core.hops import Change, ClosedState, Pace, Sweeping
 from paigeant_celery.store.limits import LIMITS, StoreLimits
@@ -86,7 +87,7 @@ class MemoryStore:
             return "started"
 
     def adopt(
-        self, new: NewWorkflow, *, sent_at: datetime, max_age: timedelta
+        self, new: NewWorkflow, *, sent_at: datetime, max_age: timedelta, begun: int = 0
     ) -> Literal["adopted", "known", "expired"]:
         """Record a workflow that is known only from the message of its current hop."""
         with self._transaction() as now:
@@ -94,7 +95,7 @@ class MemoryStore:
                 return "known"
             if now - sent_at > max_age:
                 return "expired"
-            self._begin(new, "adopted", now)
+            self._begin(new, "adopted", now, begun=begun)
             return "adopted"
 
     def claim(self, claim: Claim) -> ClaimAnswer:
@@ -135,16 +136,16 @@ class MemoryStore:
     def renew(self, owner: str, hops: Mapping[str, int], *, touchable: float = 0.0) -> RenewAnswer:
         """Extend the owner's lease. Hops that lapsed and were not taken are the owner's again."""
         with self._transaction() as now:
-            lost = frozenset(hop_id for hop_id, fence in hops.items() if not self._renew(hop_id, owner, fence, now))
+            known = {hop_id: found for hop_id in hops if (found := self._records.hops.get(hop_id)) is not None}
+            lost = frozenset(hop_id for hop_id in known if not self._renew(hop_id, owner, hops[hop_id], now))
             # An owner that names no hops keeps no lease alive. If some are listed, nobody runs them.
             if hops and owner in self._records.owned:
                 self._records.leases[owner] = now + self._pace.lease
                 self._records.touchable[owner] = now + timedelta(seconds=touchable)
             kept, owned = self._records.hops, self._records.owned.get(owner, set())
             stray = {hop_id: kept[hop_id].hop.fence for hop_id in owned - hops.keys()}
-            known = {hop_id: kept[hop_id].hop for hop_id in lost & kept.keys()}
-            cancelled = frozenset(hop_id for hop_id, hop in known.items() if hop.state == "cancelled")
-            return RenewAnswer(lost=lost, stray=stray, cancelled=cancelled)
+            cancelled = frozenset(hop_id for hop_id in lost if known[hop_id].hop.state == "cancelled")
+            return RenewAnswer(lost=lost, stray=stray, cancelled=cancelled, unknown=frozenset(hops.keys() - known))
 
     def touch(self, *, host: str, owners: Collection[str]) -> Sequence[str]:
         """Extend the leases of living owners, and return all owners on a host."""
@@ -157,9 +158,9 @@ class MemoryStore:
     def release(self, closing: Closing) -> bool:
         """Requeue a hop that its owner does not run."""
         with self._transaction() as now:
-            kept = self._records.hops.get(closing.hop_id)
-            change = kept and protocol.release(kept.hop, owner=closing.owner, fence=closing.fence, now=now)
-            if not kept or not change:
+            kept = self._kept(closing)
+            change = protocol.release(kept.hop, owner=closing.owner, fence=closing.fence, now=now)
+            if not change:
                 return False
             self._records.apply(closing.hop_id, change, now=now)
             kept.workflow.events.add_event("released", closing.hop_id, now=now)
@@ -210,9 +211,7 @@ class MemoryStore:
     def give_back(self, closing: Closing, failure: Failure) -> bool:
         """Leave a hop that the owner cannot read to newer workers."""
         with self._transaction() as now:
-            kept = self._records.hops.get(closing.hop_id)
-            if kept is None:
-                return False
+            kept = self._kept(closing)
             change = protocol.give_back(
                 kept.hop, owner=closing.owner, fence=closing.fence, failure=failure, now=now, pace=self._pace
             )
@@ -306,8 +305,9 @@ class MemoryStore:
                 if not protocol.is_held(self._sweeping, now=now, pace=self._pace):
                     found.lapse_all()
                 found.look(queues or {})
+                found.look_at_deadlines()
             owners = self._records.owners_on(host)
-            return Sweep(overdue=tuple(found.again), owners=owners, queues=tuple(found.asked))
+            return Sweep(overdue=tuple(found.again), late=tuple(found.late), owners=owners, queues=tuple(found.asked))
 
     def workflow(self, correlation_id: str) -> WorkflowRecord | None:
         """Return what is known about a workflow, or None."""
@@ -409,30 +409,37 @@ class MemoryStore:
             self._letters.expire(now=now)
             yield now
 
-    def _begin(self, new: NewWorkflow, event: str, now: datetime) -> None:
+    def _begin(self, new: NewWorkflow, event: str, now: datetime, *, begun: int | None = None) -> None:
         workflow = Workflow(
             correlation_id=new.correlation_id,
             content=new.content,
             hop_id=new.hop.hop_id,
             created_at=now,
             updated_at=now,
+            deadline=new.deadline,
             events=Events(limits=self._limits, numbers=self._numbers),
         )
         self._records.workflows[new.correlation_id] = workflow
-        self._records.queue(workflow, new.hop, now=now)
+        self._records.queue(workflow, new.hop, now=now, begun=begun)
         workflow.events.add_event(event, new.hop.hop_id, now=now, queue=new.hop.queue)
 
     def _renew(self, hop_id: str, owner: str, fence: int, now: datetime) -> bool:
-        kept = self._records.hops.get(hop_id)
-        change = protocol.renew(kept.hop, owner=owner, fence=fence, now=now, pace=self._pace) if kept else "lost"
+        change = protocol.renew(self._records.hops[hop_id].hop, owner=owner, fence=fence, now=now, pace=self._pace)
         if isinstance(change, Change):
             self._records.apply(hop_id, change, now=now)
         return change != "lost"
 
+    def _kept(self, closing: Closing) -> Kept:
+        """Return the record of a hop that somebody wants to write for."""
+        kept = self._records.hops.get(closing.hop_id)
+        if kept is None:
+            raise HopUnknown(closing.hop_id)
+        return kept
+
     def _running(self, closing: Closing) -> Kept | None:
         """Return the hop if this claim may still write for it, otherwise None."""
-        kept = self._records.hops.get(closing.hop_id)
-        if kept is None or not protocol.is_of(kept.hop, owner=closing.owner, fence=closing.fence):
+        kept = self._kept(closing)
+        if not protocol.is_of(kept.hop, owner=closing.owner, fence=closing.fence):
             return None
         return kept if protocol.is_open(kept.hop) else None
 
@@ -447,9 +454,7 @@ class MemoryStore:
         delay: timedelta = timedelta(0),
     ) -> Kept | bool:
         """Close a hop and return it. If nothing changes, return the answer to the call."""
-        kept = self._records.hops.get(closing.hop_id)
-        if kept is None:
-            return False
+        kept = self._kept(closing)
         change = protocol.close(
             kept.hop, state, owner=closing.owner, fence=closing.fence, now=now,
             followed=followed, failure=failure, delay=delay,

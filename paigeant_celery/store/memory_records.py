@@ -25,6 +25,7 @@ class Workflow:
     created_at: datetime
     updated_at: datetime
     events: Events
+    deadline: datetime | None = None
     state: WorkflowState = "running"
     envelope: str | None = None
     failure: Failure | None = None
@@ -57,6 +58,7 @@ class Records:
         self.hops: dict[str, Kept] = {}
         self.due: dict[str, datetime] = {}
         self.parked: dict[str, datetime] = {}
+        self.deadlines: dict[str, datetime] = {}  # of workflows that go on: when they are looked at
         self.owned: dict[str, set[str]] = {}
         self.leases: dict[str, datetime] = {}
         self.touchable: dict[str, datetime] = {}  # until when TOUCH may extend the lease
@@ -64,9 +66,13 @@ class Records:
         self.ended: deque[tuple[datetime, str]] = deque()  # when a workflow expires, and which
         self._ttl, self._pace = ttl, pace
 
-    def queue(self, workflow: Workflow, new: HopRecord, *, now: datetime) -> None:
-        """Record a workflow's next hop, whose message is sent now."""
-        change = protocol.queue(digest=new.digest, line=self.line_of(new.queue), now=now, pace=self._pace)
+    def queue(self, workflow: Workflow, new: HopRecord, *, now: datetime, begun: int | None = None) -> None:
+        """Record a workflow's next hop, whose message is sent now, or one that is known only from its message."""
+        line = self.line_of(new.queue)
+        if begun is None:
+            change = protocol.queue(digest=new.digest, line=line, now=now, pace=self._pace)
+        else:
+            change = protocol.adopt(digest=new.digest, begun=begun, line=line, now=now, pace=self._pace)
         self.hops[new.hop_id] = Kept(hop=change.hop, workflow=workflow, queue=new.queue, envelope=new.envelope)
         workflow.hop_ids.append(new.hop_id)
         self.apply(new.hop_id, change, now=now)
@@ -78,6 +84,7 @@ class Records:
         self.lines[kept.queue] = protocol.move_on(self.line_of(kept.queue), change.hop)
         self.due.pop(hop_id, None)
         self.parked.pop(hop_id, None)
+        self._await_deadline(kept.workflow)
         if change.leaves is not None:
             self._take_from(change.leaves, hop_id)
         match change.listing:
@@ -130,6 +137,13 @@ class Records:
         while self.ended and self.ended[0][0] <= now:
             for hop_id in self.workflows.pop(self.ended.popleft()[1]).hop_ids:
                 del self.hops[hop_id]
+
+    def _await_deadline(self, workflow: Workflow) -> None:
+        """Have the deadline of a workflow that goes on looked at when it passes, and of no other."""
+        if not workflow.goes_on:
+            self.deadlines.pop(workflow.correlation_id, None)
+        elif workflow.deadline is not None:
+            self.deadlines.setdefault(workflow.correlation_id, workflow.deadline)
 
     def _take_from(self, owner: str, hop_id: str) -> None:
         owned = self.owned.get(owner, set())

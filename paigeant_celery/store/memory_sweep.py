@@ -17,13 +17,14 @@ __all__ = ["Round"]
 
 @dataclass(kw_only=True)
 class Round:
-    """One look through the records. `again` and `asked` are what it found: hops to send, and queues to look at."""
+    """One look through the records. It finds hops to send (`again`) or to close (`late`), and queues to look at."""
 
     records: Records
     pace: Pace
     most: int  # hops to send again
     now: datetime
     again: list[HopRecord] = field(default_factory=list)
+    late: list[HopRecord] = field(default_factory=list)
     asked: dict[str, None] = field(default_factory=dict)
 
     def lapse(self, owner: str, why: Literal["owner_gone", "lease_over"]) -> None:
@@ -54,6 +55,16 @@ class Round:
             else:
                 self._send(hop_id, change)
 
+    def look_at_deadlines(self) -> None:
+        """Return the hops of workflows whose deadline has passed. Whoever gets them may die, so they are kept."""
+        deadlines = self.records.deadlines
+        passed = sorted((at, name) for name, at in deadlines.items() if at <= self.now)
+        for _, name in passed[: self.most]:
+            deadlines[name] = self.now + self.pace.due_after
+            hop_id = self.records.workflows[name].hop_id
+            if protocol.may_be_ended(self.records.hops[hop_id].hop):
+                self.late.append(self._record_of(hop_id))
+
     @property
     def _is_full(self) -> bool:
         return len(self.again) >= self.most
@@ -71,7 +82,9 @@ class Round:
         self.records.apply(hop_id, change, now=self.now)
         if change.resent is None:
             return
+        self.records.hops[hop_id].workflow.events.add_event("resent", hop_id, now=self.now, why=change.resent)
+        self.again.append(self._record_of(hop_id))
+
+    def _record_of(self, hop_id: str) -> HopRecord:
         kept = self.records.hops[hop_id]
-        kept.workflow.events.add_event("resent", hop_id, now=self.now, why=change.resent)
-        envelope, digest = kept.envelope or "", kept.hop.digest
-        self.again.append(HopRecord(hop_id=hop_id, queue=kept.queue, envelope=envelope, digest=digest))
+        return HopRecord(hop_id=hop_id, queue=kept.queue, envelope=kept.envelope or "", digest=kept.hop.digest)

@@ -52,6 +52,7 @@ class NewWorkflow:
     correlation_id: str
     content: str
     hop: HopRecord
+    deadline: datetime | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,11 +134,13 @@ class RenewAnswer:
     """How the store's list of the owner's hops differs from the owner's own list.
 
     `lost` are hops that it may no longer write for; their runs must be cancelled. `cancelled` are the lost hops whose
-    workflow was cancelled, and that nobody took over. `stray` gives the fences of hops that the store
-    lists but the owner did not name: the reply to their claim was lost or is on its way.
+    workflow was cancelled, and that nobody took over. `unknown` are hops of which the store has no record, because it
+    has lost its data. `stray` gives the fences of hops that the store lists but the owner did not name: the reply to
+    their claim was lost or is on its way.
     """
 
     lost: frozenset[str]
+    unknown: frozenset[str] = frozenset()
     stray: Mapping[str, int] = field(default_factory=dict)
     cancelled: frozenset[str] = frozenset()
 
@@ -147,10 +150,12 @@ class Sweep:
     """What SWEEP found: hops whose message must be sent again, and what it must be told before it can go on.
 
     `owners` are the owners on the asking host that run hops; `queues` are those whose overdue hops are sent again only
-    if they are empty. `corrupted` are keys that do not hold a record.
+    if they are empty. `late` are queued hops whose workflow has passed its deadline: whoever asked must claim and close
+    them, or they are returned again. `corrupted` are keys that do not hold a record.
     """
 
     overdue: tuple[HopRecord, ...] = ()
+    late: tuple[HopRecord, ...] = ()
     owners: tuple[str, ...] = ()
     queues: tuple[str, ...] = ()
     corrupted: tuple[str, ...] = ()
@@ -241,7 +246,8 @@ class HopStore(Protocol):
     """The durable record of workflows and hops: who may run which, and what came of it.
 
     Each non-terminal hop is in exactly one place: due (queued, waiting), an owner's (running), or parked. Closing
-    operations return False, and change nothing, if another owner has overtaken this one.
+    operations return False, and change nothing, if another owner has overtaken this one. They raise `HopUnknown` if the
+    store has no record of the hop: it has lost its data, and the hop's message must bring the hop back.
     """
 
     def start(self, new: NewWorkflow) -> Literal["started", "exists", "conflict"]:
@@ -249,9 +255,9 @@ class HopStore(Protocol):
         ...
 
     def adopt(
-        self, new: NewWorkflow, *, sent_at: datetime, max_age: timedelta
+        self, new: NewWorkflow, *, sent_at: datetime, max_age: timedelta, begun: int = 0
     ) -> Literal["adopted", "known", "expired"]:
-        """Record an unknown workflow from the message of its current hop.
+        """Record an unknown workflow from the message of its current hop, of which `begun` attempts were begun.
 
         `expired` if that message was sent longer ago than `max_age`.
         """
@@ -320,6 +326,8 @@ class HopStore(Protocol):
     def sweep(self, *, host: str, dead: Collection[str] = (), queues: Mapping[str, bool] | None = None) -> Sweep:
         """Return hops whose message must be sent again: their owner is dead or its lease expired, or they are overdue.
 
+        Also return queued hops whose workflow has passed its deadline, for the caller to close.
+
         They are then queued, and become overdue again later. `dead` are owners whose processes are gone; `queues` says
         whether each queue is empty. Without either there is one pass per second, whoever asks.
         """
@@ -340,7 +348,7 @@ class JournalStore(Protocol):
     def record(self, closing: Closing, records: Mapping[str, str]) -> bool:
         """Add records to the journal of a hop that the owner runs.
 
-        False if another owner has overtaken it, or the hop is closed.
+        False if another owner has overtaken it, or the hop is closed. Raises `HopUnknown`.
         """
         ...
 
@@ -355,9 +363,9 @@ class EventStore(Protocol):
     def publish(self, closing: Closing, events: Sequence[Mapping[str, str]]) -> bool:
         """Let those who read the workflow's events see what an agent does.
 
-        False if another owner has overtaken this one, or the hop is closed. The store adds `type`, which is `agent`,
-        and `hop`. A workflow keeps about the last 10 000. After `Unreachable`, some may have been kept; publishing
-        them again would keep them twice.
+        False if another owner has overtaken this one, or the hop is closed. Raises `HopUnknown`. The store adds `type`,
+        which is `agent`, and `hop`. A workflow keeps about the last 10 000. After `Unreachable`, some may have been
+        kept; publishing them again would keep them twice.
         """
         ...
 

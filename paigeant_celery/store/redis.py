@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Literal, cast, get_args
 
-from paigeant_celery.core.errors import InvalidInput
+from paigeant_celery.core.errors import HopUnknown, InvalidInput
 from paigeant_celery.core.flow import Failure, WorkflowState
 from paigeant_celery.store.endpoint import Endpoint, read_url
 from paigeant_celery.store.limits import LIMITS, StoreLimits
@@ -40,14 +40,18 @@ from paigeant_celery.store.redis_records import (
     failure_text,
     flat_of,
     hop_arguments,
+    hops_of,
     letter_fields,
     letter_of,
     moment_of,
+    workflow_arguments,
 )
 from paigeant_celery.store.timeline import id_of, place_of, read_on
 from paigeant_celery.store.touching import touch
 
 __all__ = ["RedisStore"]
+
+NO_RECORD = -1  # the answer of scripts that write for a hop
 
 _LETTER_CURSOR = re.compile(r"[0-9]{1,15}")
 
@@ -88,18 +92,17 @@ class RedisStore:
 
     def start(self, new: NewWorkflow) -> Literal["started", "exists", "conflict"]:
         """Record a workflow and its first hop."""
-        arguments = (new.correlation_id, new.content, *hop_arguments(new.hop))
         return cast(
             "Literal['started', 'exists', 'conflict']",
-            self._server.run("start", *arguments, about=f"wf:{new.correlation_id}"),
+            self._server.run("start", *workflow_arguments(new), about=f"wf:{new.correlation_id}"),
         )
 
     def adopt(
-        self, new: NewWorkflow, *, sent_at: datetime, max_age: timedelta
+        self, new: NewWorkflow, *, sent_at: datetime, max_age: timedelta, begun: int = 0
     ) -> Literal["adopted", "known", "expired"]:
         """Record a workflow that is known only from the message of its current hop."""
-        times = (round((sent_at - EPOCH).total_seconds() * 1000), round(max_age.total_seconds() * 1000))
-        arguments = (new.correlation_id, new.content, *hop_arguments(new.hop), *times)
+        about_message = (round((sent_at - EPOCH).total_seconds() * 1000), round(max_age.total_seconds() * 1000), begun)
+        arguments = (*workflow_arguments(new), *about_message)
         reply = self._server.run("start", *arguments, about=f"wf:{new.correlation_id}")
         answers: Mapping[str, Literal["adopted", "expired"]] = {"started": "adopted", "expired": "expired"}
         return answers.get(reply, "known")
@@ -127,10 +130,11 @@ class RedisStore:
         """Extend the owner's lease. Hops that lapsed and were not taken are the owner's again."""
         pairs = (part for hop_id, fence in hops.items() for part in (hop_id, fence))
         about, longest = f"owner:{owner}", round(touchable * 1000)
-        lost, stray, cancelled = self._server.run("renew", owner, self._lease, longest, *pairs, about=about)
+        lost, stray, cancelled, unknown = self._server.run("renew", owner, self._lease, longest, *pairs, about=about)
         with self._server.readable(about):
             return RenewAnswer(
                 lost=frozenset(lost),
+                unknown=frozenset(unknown),
                 cancelled=frozenset(cancelled),
                 stray={hop_id: int(fence) for hop_id, fence in zip(stray[::2], stray[1::2], strict=True)},
             )
@@ -141,8 +145,7 @@ class RedisStore:
 
     def release(self, closing: Closing) -> bool:
         """Requeue a hop that its owner does not run."""
-        about = f"hop:{closing.hop_id}"
-        return bool(self._server.run("release", closing.hop_id, closing.owner, closing.fence, about=about))
+        return self._write("release", closing)
 
     def complete(self, completion: Completion) -> bool:
         """Record a hop's completion and the next hop, or the end of the workflow."""
@@ -150,12 +153,10 @@ class RedisStore:
         # Without a next hop, its id, queue and digest are empty, and the envelope is the final one.
         following = completion.next_hop or HopRecord(hop_id="", queue="", envelope=completion.envelope, digest="")
         notes = [flat_of({"type": "note", "hop": closing.hop_id, **note}) for note in completion.notes]
-        reply = self._server.run(
-            "complete", closing.hop_id, closing.owner, closing.fence, self._ttl, json.dumps(notes), completion.step,
-            *hop_arguments(following), *flat_of(completion.blobs),
-            about=f"hop:{closing.hop_id}",
+        return self._write(
+            "complete", closing, self._ttl, json.dumps(notes), completion.step, *hop_arguments(following),
+            *flat_of(completion.blobs),
         )  # fmt: skip
-        return bool(reply)
 
     def fail(self, closing: Closing, failure: Failure) -> bool:
         """Record that the hop failed and, with it, the workflow."""
@@ -189,21 +190,16 @@ class RedisStore:
 
     def record(self, closing: Closing, records: Mapping[str, str]) -> bool:
         """Add records to the journal of a hop that the owner runs."""
-        about = f"journal:{closing.hop_id}"
-        return bool(
-            self._server.run("record", closing.hop_id, closing.owner, closing.fence, *flat_of(records), about=about)
-        )
+        return self._write("record", closing, *flat_of(records), about=f"journal:{closing.hop_id}")
 
     def publish(self, closing: Closing, events: Sequence[Mapping[str, str]]) -> bool:
         """Add what the agent in a hop does to the events of its workflow."""
-        about, token = f"hop:{closing.hop_id}", uuid.uuid4().hex  # the client repeats a call if its reply is lost
+        token = uuid.uuid4().hex  # the client repeats a call if its reply is lost
         parts: list[str | int] = []
         for event in events:
             flat = flat_of({**event, "type": "agent", "hop": closing.hop_id})
             parts += [len(flat), *flat]
-        return bool(
-            self._server.run("publish", closing.hop_id, closing.owner, closing.fence, token, *parts, about=about)
-        )
+        return self._write("publish", closing, token, *parts)
 
     def journal(self, hop_id: str) -> Mapping[str, str]:
         """Return the records of a hop's journal by their keys."""
@@ -215,15 +211,12 @@ class RedisStore:
     def sweep(self, *, host: str, dead: Collection[str] = (), queues: Mapping[str, bool] | None = None) -> Sweep:
         """Return hops whose message must be sent again."""
         looked_at = flat_of({queue: "1" if empty else "0" for queue, empty in (queues or {}).items()})
-        owners, unknown, again, corrupted = self._server.run_leniently(
+        owners, unknown, again, corrupted, late = self._server.run_leniently(
             "sweep", host, self._lease, len(dead), *dead, *looked_at, about="due"
         )
-        overdue = zip(*(iter(again),) * 4, strict=True)
         return Sweep(
-            overdue=tuple(
-                HopRecord(hop_id=hop_id, queue=queue, envelope=envelope, digest=digest)
-                for hop_id, queue, envelope, digest in overdue
-            ),
+            overdue=hops_of(again),
+            late=hops_of(late),
             owners=tuple(owners),
             queues=tuple(unknown),
             corrupted=tuple(corrupted),
@@ -380,9 +373,13 @@ class RedisStore:
         self._server.close()
 
     def _close(self, script: str, closing: Closing, *more: int, failure: Failure, letter: Sequence[str] = ()) -> bool:
-        reply = self._server.run(
-            script, closing.hop_id, closing.owner, closing.fence, *more, failure_text(failure),
-            failure.step_id or "", failure.error_class, failure.where, *letter,
-            about=f"hop:{closing.hop_id}",
-        )  # fmt: skip
+        about = (failure_text(failure), failure.step_id or "", failure.error_class, failure.where)
+        return self._write(script, closing, *more, *about, *letter)
+
+    def _write(self, script: str, closing: Closing, *more: str | int, about: str = "") -> bool:
+        """Run a script that writes for a hop; raises `HopUnknown` if there is no record of it."""
+        about = about or f"hop:{closing.hop_id}"
+        reply = self._server.run(script, closing.hop_id, closing.owner, closing.fence, *more, about=about)
+        if reply == NO_RECORD:
+            raise HopUnknown(closing.hop_id)
         return bool(reply)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib import resources
 from pkgutil import resolve_name
@@ -20,7 +21,7 @@ from redis.exceptions import RedisError, ResponseError
 from redis.retry import Retry
 from redis.sentinel import Sentinel, SentinelConnectionPool
 
-from paigeant_celery.activities.real_threads import OfThread
+from paigeant_celery.activities.real_threads import OfThread, are_greenlets
 from paigeant_celery.core.errors import ConfigurationError, OutdatedVersion, StoreCorrupt, Unreachable
 from paigeant_celery.core.refusals import Refusal, refusal_of, without_arguments
 from paigeant_celery.store.endpoint import NOT_UNDERSTOOD, Endpoint, Plain
@@ -30,6 +31,7 @@ __all__ = ["PERMISSIONS", "Client", "Reply", "Server", "script_texts"]
 
 SOCKET_TIMEOUT = 1.0  # seconds; with one retry far below the shortest sensible lease
 RETRIES = 1
+MOST_GREENLETS = 64  # that ask at once; a thousand would open as many connections, which a process may not have
 MAX_CONNECTIONS = 1024  # more than the threads of one worker; each call holds one for its round trip
 SCRIPTS = (
     "start", "claim", "renew", "touch", "release", "complete", "retry_at", "park", "fail", "cancel", "redrive", "sweep",
@@ -62,6 +64,7 @@ class Client:
     lenient: redis.Redis  # for answers of which a part may be no text: its bytes stand as lone surrogates
     redis: redis.Redis
     scripts: Mapping[str, Script]
+    turns: AbstractContextManager[Any]
 
 
 class Server:
@@ -91,7 +94,7 @@ class Server:
     def ask(self, question: Callable[[Client], Reply], *, about: str) -> Reply:
         """Put a question to the server. `about` is the key that it concerns, without the prefix."""
         try:
-            return question(self.connected())
+            return self._put(question)
         except UnicodeDecodeError as error:
             raise StoreCorrupt(f"{self.prefix}:{about}", "is not UTF-8 text") from error
         except redis.DataError:
@@ -102,7 +105,7 @@ class Server:
     def permitted(self, question: Callable[[Client], Reply]) -> Reply:
         """Put a question that the server may refuse to answer; None if it does."""
         try:
-            return question(self.connected())
+            return self._put(question)
         except ResponseError:
             return None
         except RedisError as error:
@@ -138,6 +141,11 @@ class Server:
         if client is None or client.pid != os.getpid():
             client = self._client.value = _open(self.endpoint, self.limits)
         return client
+
+    def _put(self, question: Callable[[Client], Reply]) -> Reply:
+        client = self.connected()
+        with client.turns:
+            return question(client)
 
     def close(self) -> None:
         """Release this process's connections. A later question opens new ones."""
@@ -221,8 +229,9 @@ def _open(endpoint: Endpoint, limits: StoreLimits) -> Client:
     """Return a client for this process; nothing is connected yet."""
     client = redis.Redis.from_pool(_pool(endpoint))
     scripts = {name: client.register_script(text) for name, text in script_texts(limits).items()}
+    turns = threading.Semaphore(MOST_GREENLETS) if are_greenlets() else nullcontext()
     lenient = redis.Redis.from_pool(_pool(endpoint, encoding_errors="surrogateescape"))
-    return Client(os.getpid(), lenient, client, scripts)
+    return Client(os.getpid(), lenient, client, scripts, turns)
 
 
 def _pool(endpoint: Endpoint, **more: Any) -> redis.ConnectionPool:

@@ -10,7 +10,7 @@ from typing import Any
 
 from paigeant_celery.core.causes import cause_from
 from paigeant_celery.core.flow import Failure
-from paigeant_celery.store.port import DeadLetter, HopRecord
+from paigeant_celery.store.port import DeadLetter, HopRecord, NewWorkflow
 from paigeant_celery.store.timeline import Entry, Id, id_of
 
 __all__ = [
@@ -20,9 +20,11 @@ __all__ = [
     "failure_text",
     "flat_of",
     "hop_arguments",
+    "hops_of",
     "letter_fields",
     "letter_of",
     "moment_of",
+    "workflow_arguments",
 ]
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -31,6 +33,22 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 def hop_arguments(hop: HopRecord) -> tuple[str, str, str, str]:
     """Return a hop as scripts take it."""
     return hop.hop_id, hop.queue, hop.envelope, hop.digest
+
+
+def workflow_arguments(new: NewWorkflow) -> tuple[str | int, ...]:
+    """Return a new workflow as scripts take it."""
+    # A deadline is never looked at before it has passed.
+    deadline = "" if new.deadline is None else -((EPOCH - new.deadline) // timedelta(milliseconds=1))
+    return new.correlation_id, new.content, *hop_arguments(new.hop), deadline
+
+
+def hops_of(flat: Sequence[str]) -> tuple[HopRecord, ...]:
+    """Read hops that a script returns."""
+    hops = zip(*(iter(flat),) * 4, strict=True)
+    return tuple(
+        HopRecord(hop_id=hop_id, queue=queue, envelope=envelope, digest=digest)
+        for hop_id, queue, envelope, digest in hops
+    )
 
 
 def flat_of(pairs: Mapping[str, str]) -> list[str]:

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
 import click
 from celery import bootsteps
 from celery.concurrency.thread import TaskPool
-from kombu.entity import Queue
 
 from paigeant_celery.activities.port import Activity
 from paigeant_celery.activities.registry import registry
 from paigeant_celery.core.errors import ConfigurationError, PaigeantError, TransientError
 from paigeant_celery.worker.app_state import installation_of
 from paigeant_celery.worker.broker_advice import advice_lines, advise
+from paigeant_celery.worker.greenlets import keep_producers_apart
 from paigeant_celery.worker.guest import GuestWorker
 from paigeant_celery.worker.intake import Intake
+from paigeant_celery.worker.our_queues import OurQueues
 from paigeant_celery.worker.revocations import Revocations
 from paigeant_celery.worker.selection import NO_SELECTION, selection_of
 from paigeant_celery.worker.serving import (
@@ -31,6 +32,7 @@ from paigeant_celery.worker.serving import (
     start_checks,
     takes_no_other,
 )
+from paigeant_celery.worker.start_errors import refused_start
 from paigeant_celery.worker.task import register_tasks
 from paigeant_celery.worker.task_log import name_steps_in_task_log
 
@@ -51,8 +53,7 @@ class AgentQueues(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ship
 
     def __init__(self, consumer: Any, **kwargs: Any) -> None:
         super().__init__(consumer, **kwargs)
-        guest = consumer.controller if isinstance(consumer.controller, GuestWorker) else None
-        self._embedded = guest is not None
+        self._embedded = isinstance(consumer.controller, GuestWorker)
         self._announced = self._embedded  # an executor prints no banner
         installation = installation_of(consumer.app)
         self._transport, self._runtime = installation.transport, installation.runtime
@@ -62,7 +63,7 @@ class AgentQueues(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ship
         self._selection, self._added, self._of_host = NO_SELECTION, frozenset[str](), frozenset[str]()
         self._all_seen, self._connected_before = True, False
         self._joined = False
-        self._ours = guest.ours if guest is not None else set[str]()
+        self._ours = OurQueues(self._transport)
         Intake(
             consumer,
             names=self._transport.names,
@@ -75,7 +76,7 @@ class AgentQueues(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ship
         try:
             self._serve(consumer)
         except PaigeantError as error:
-            raise SystemExit(f"paigeant_celery: {error}") from error
+            raise refused_start(consumer.controller, error) from error
 
     def start(self, consumer: Any) -> None:
         """Print what is served once the broker is connected, and start sweeping."""
@@ -84,15 +85,15 @@ class AgentQueues(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ship
         served = served_activities(self._transport, selection)
         serves = self._embedded or self._joined or bool(served)
         if serves and not self._all_seen:
-            self._look_again(lambda: start_checks(self._transport, selection, embedded=self._embedded))
+            self._look_again(consumer, lambda: start_checks(self._transport, selection, embedded=self._embedded))
         elif serves and self._connected_before:
-            self._look_again(lambda: self._transport.binding.check_worker(serves=True))
+            self._look_again(consumer, lambda: self._transport.binding.check_worker(serves=True))
         self._all_seen = self._connected_before = True
         if not self._announced:
             self._announced = True
             click.echo(printable("\n".join([banner(self._transport, selection), *self._advice(consumer, served)])))
         if serves:
-            self._begin(consumer, queues_of(self._transport, served, selection))
+            self._begin(consumer)
 
     def stop(self, consumer: Any) -> None:
         """Stop sweeping because the broker is away or the worker ends."""
@@ -100,9 +101,8 @@ class AgentQueues(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ship
         while self._watching:
             self._watching.pop().cancel()
 
-    def _begin(self, consumer: Any, queues: Iterable[Queue]) -> None:
-        """Do what a worker does that takes messages from our queues."""
-        self._ours.update(queue.name for queue in queues)
+    def _begin(self, consumer: Any) -> None:
+        """Do what a worker does that serves activities."""
         self._runtime.start_sweeping(partial(self._leave_to_newer, consumer))
         if self._revocations is not None and not self._watching:
             self._watching += [
@@ -112,7 +112,8 @@ class AgentQueues(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ship
 
     def _leave_to_newer(self, consumer: Any) -> None:
         """Take no more messages from our queues. Those that the host uses as well stay with it."""
-        for queue in sorted(self._ours - self._of_host):
+        read = [queue for queue in consumer.app.amqp.queues.consume_from if queue in self._ours]
+        for queue in sorted(set(read) - self._of_host):
             consumer.call_soon(consumer.cancel_task_queue, queue)
 
     def _advice(self, consumer: Any, served: dict[str, Activity]) -> Iterator[str]:
@@ -123,10 +124,15 @@ class AgentQueues(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ship
                 longest_step=longest_step(self._transport, served),
                 prefetch=consumer.controller.prefetch_multiplier,
                 threads=isinstance(consumer.pool, TaskPool),
+                greenlets=self._greenlets_of_others(consumer.pool),
             )
             yield from advice_lines(findings)
 
-    def _look_again(self, check: Callable[[], bool]) -> None:
+    def _greenlets_of_others(self, pool: Any) -> int:
+        """Return how many tasks that are not ours this worker runs at once, if it runs them in greenlets."""
+        return int(pool.limit) if pool.is_green and not takes_no_other(self._transport, self._selection) else 0
+
+    def _look_again(self, consumer: Any, check: Callable[[], bool]) -> None:
         """Check what was away when the worker began, or whether it is still the store's broker that has come back.
 
         That one gets its id back if it has lost its data.
@@ -136,8 +142,7 @@ class AgentQueues(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ship
         except TransientError as error:
             logger.warning("%s; hops wait until it is back", error, extra={"action": "store_unreachable"})
         except PaigeantError as error:
-            click.echo(f"paigeant_celery: {error}", err=True)
-            raise SystemExit(1) from error
+            raise refused_start(consumer.controller, error) from error
 
     def _serve(self, consumer: Any) -> None:
         """Check what must be right, and add the queues. What is wrong stops only a worker that is to serve something.
@@ -154,14 +159,15 @@ class AgentQueues(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ship
             text = "this worker serves no activity, so it starts in spite of: %s"
             logger.warning(text, error, extra={"action": "started_in_spite"})
         register_tasks(app, self._runtime)
+        if consumer.pool.is_green:
+            keep_producers_apart(app)
         name_steps_in_task_log(self._transport.names)  # before the processes of a pool are forked
         consumer.add_task_queue = self._joining(consumer, consumer.add_task_queue)
         queues = list(queues_of(self._transport, served_activities(self._transport, selection), selection))
         self._added = frozenset(queue.name for queue in queues)
-        self._ours.update(self._added)
         if not takes_no_other(self._transport, selection):
-            default = {self._transport.names.queue(name) for name in registry.names()}
-            self._of_host = frozenset(app.amqp.queues.consume_from) - default
+            consumed = app.amqp.queues.consume_from
+            self._of_host = frozenset(queue for queue in consumed if self._transport.names.activity(queue) is None)
         elif queues:
             for queue in queues:
                 app.amqp.queues.add(queue)
@@ -181,7 +187,7 @@ class AgentQueues(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ship
                     logger.error("queue %s is not added: %s", queue, error, extra={"action": "queue_not_added"})
                     return
                 self._joined = True
-                self._begin(consumer, [ours[queue]])
+                self._begin(consumer)
                 consumer.app.amqp.queues.add(ours[queue])
             add(queue, *args, **kwargs)
 

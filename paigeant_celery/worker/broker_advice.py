@@ -41,11 +41,14 @@ class Recommended:
 Finding: TypeAlias = Found | Recommended
 
 
-def advise(transport: CeleryTransport, *, longest_step: float, prefetch: int, threads: bool) -> tuple[Finding, ...]:
+def advise(
+    transport: CeleryTransport, *, longest_step: float, prefetch: int, threads: bool, greenlets: int = 0
+) -> tuple[Finding, ...]:
     """Judge the broker settings of a worker. Opens no connection.
 
     `longest_step` is the longest timeout of the steps that it serves, in seconds; `prefetch` is its prefetch
-    multiplier, which may also come from its command line; `threads` says whether its steps run in the threads pool.
+    multiplier, which may also come from its command line; `threads` says whether its steps run in the threads pool;
+    `greenlets` is how many tasks of others it runs at once in a pool of greenlets.
     """
     connection = transport.app.connection_for_read()
     broker = connection.transport
@@ -54,6 +57,7 @@ def advise(transport: CeleryTransport, *, longest_step: float, prefetch: int, th
     if broker.driver_type == "redis":
         options = {**_defaults(broker.Channel), **connection.transport_options}
         findings += [_visibility(options, durable=durable, longest_step=longest_step), _liveness(options)]
+        findings += _acknowledging(options, greenlets)
         findings += _failing_over(transport)
         findings += _prefixed(transport, options)
     elif broker.driver_type == "amqp":
@@ -79,7 +83,10 @@ def advice_lines(findings: Sequence[Finding]) -> Iterator[str]:
 
 
 def _defaults(channel: Any) -> dict[str, object]:
-    return {name: getattr(channel, name, None) for name in ("visibility_timeout", "health_check_interval")}
+    return {
+        name: getattr(channel, name, None)
+        for name in ("visibility_timeout", "health_check_interval", "max_connections")
+    }
 
 
 def _prefetch(conf: Any, multiplier: int, *, redis: bool) -> Finding:
@@ -157,6 +164,17 @@ def _prefixed(transport: CeleryTransport, options: Mapping[str, Any]) -> Iterato
     if options.get("global_keyprefix") and transport.store is not None:
         prefix = transport.settings.prefix
         yield Found(f"global_keyprefix for messages alone (the keys of the store begin with {prefix + ':'!r})")
+
+
+def _acknowledging(options: dict[str, Any], greenlets: int) -> Iterator[Finding]:
+    # Our own hops take turns at it.
+    if greenlets > (options["max_connections"] or greenlets):
+        yield Recommended(
+            setting="broker_transport_options['max_connections']",
+            value=str(greenlets),
+            reason="acknowledging a task takes a connection, and without a free one it fails with "
+            "`MaxConnectionsError`, so that the task is delivered again; steps take turns at it",
+        )
 
 
 def _confirms(options: dict[str, Any], *, durable: bool) -> Finding:

@@ -19,13 +19,16 @@ BROKEN = (KeyError, IndexError, TypeError, ValueError, AttributeError, Recursion
 
 
 class Watch(Protocol):
-    """Judges what comes through a channel; `ours` are the names of the queues that it watches.
+    """Judges what comes through a channel.
 
     `reading` is the queue whose item a Redis channel is passing on, or None between two items.
     """
 
-    ours: set[str]
     reading: str | None
+
+    def judges(self, queue: str | None, headers: object) -> bool:
+        """Say whether a message with these headers on this queue is ours to judge."""
+        ...
 
     def keep(self, queue: str, item: bytes, fault: MessageError) -> bool:
         """Keep a dead letter of a list item that is not a message; False if that cannot be done now."""
@@ -59,7 +62,17 @@ def headers_in(item: bytes) -> object:
 def _reading(channel: Any, watch: Watch) -> Any:
     """Return the Redis channel class, which now watches each list item until Celery has it."""
 
+    class Tagged(channel.Message):  # type: ignore[misc]
+        def __init__(self, payload: Any, **fields: Any) -> None:
+            tag = payload["properties"]["delivery_tag"]
+            sound = isinstance(tag, (str, int, float)) and not isinstance(tag, bool)
+            if not sound and watch.judges(watch.reading, payload.get("headers")):
+                raise TypeError("the delivery tag cannot be written to Redis, which would end the worker")
+            super().__init__(payload, **fields)
+
     class Reading(channel):  # type: ignore[misc]
+        Message = Tagged
+
         def _connparams(self, *args: Any, **kwargs: Any) -> Any:
             # A message may be acknowledged or given back after its connection was closed, for example by a restart of
             # the server. Kombu then fails for lack of an address, which ends a worker; a lost connection does not.
@@ -83,7 +96,7 @@ def _reading(channel: Any, watch: Watch) -> Any:
                 return super()._brpop_read(**options)
             except BROKEN as error:  # Kombu takes some of these for a lost connection
                 queue = watch.reading
-                if len(taken) != 2 or queue is None or queue not in watch.ours:
+                if len(taken) != 2 or queue is None or not watch.judges(queue, headers_in(taken[1])):
                     raise
                 fault = MessageError("malformed", "", f"is not a Celery message ({type(error).__name__})")
             finally:

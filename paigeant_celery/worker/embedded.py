@@ -97,7 +97,6 @@ class EmbeddedWorker:
             without_mingle=True,
             without_heartbeat=True,
         )
-        worker.ours.update(queue.name for queue in queues)
         self.ended = concurrent.futures.Future()
         self._thread = threading.Thread(
             target=_run_worker, args=(worker, self.ended), name="paigeant-worker", daemon=True
@@ -127,7 +126,6 @@ class EmbeddedWorker:
         consumer = worker.consumer
         consumer.update_strategies()
         for queue in queues:
-            worker.ours.add(queue.name)  # guarded before the first message arrives
             consumer.app.amqp.queues.select_add(queue)
             consumer.add_task_queue(queue.name)
 

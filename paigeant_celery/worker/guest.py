@@ -33,7 +33,6 @@ class GuestWorker(WorkController):  # type: ignore[misc]
 
     def __init__(self, **arguments: Any) -> None:
         self.ready = threading.Event()
-        self.ours: set[str] = set()  # the queues that its executors serve
         super().__init__(**arguments)
 
     def on_consumer_ready(self, consumer: Any) -> None:

@@ -19,6 +19,7 @@ from paigeant_celery.worker.bootsteps import AgentQueues
 from paigeant_celery.worker.embedded import EmbeddedWorker
 from paigeant_celery.worker.runtime import HopRuntime
 from paigeant_celery.worker.shutdown import ending
+from paigeant_celery.worker.start_errors import refused_start
 from paigeant_celery.worker.task import register_tasks
 
 __all__ = ["install", "install_importing_apps"]
@@ -74,7 +75,7 @@ def install_importing_apps() -> None:
 def _refuse_unmade_broker(instance: Any, **_: object) -> None:
     """End a worker's start if its broker cannot be made; Celery would end it a moment later, with a traceback."""
     if isinstance(attachment_of(instance.app), Installation) and (mistakes := broker_mistakes(instance.app)):
-        raise SystemExit(f"paigeant_celery: {ConfigurationError(mistakes)}")
+        raise refused_start(instance, ConfigurationError(mistakes))
 
 
 def _register_known(app: Celery) -> None:

@@ -1,8 +1,7 @@
 """The intake: anything on our queues that no task can take becomes a dead letter, and the worker lives on.
 
-Some malformed messages end a worker of Celery 5.7: a body that is not a list of three, bad base64, a header without
-`id`. So does any list item that is not a message, with Kombu's Redis transport. Kombu also decompresses whatever it is
-given, to any size. The hooks used here are not part of Celery's public interface; a contract test pins them.
+Celery and Kombu trust what they read: a message that is damaged may end the worker, and no body is too large for them.
+The hooks used here are not part of Celery's public interface; a contract test pins them.
 """
 
 from __future__ import annotations
@@ -10,9 +9,9 @@ from __future__ import annotations
 import logging
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 
 from celery.exceptions import InvalidTaskError
 from kombu.exceptions import ContentDisallowed
@@ -34,16 +33,49 @@ MOST_BESIDE = 64 * 1024  # bytes
 
 COMPRESSIONS = ("application/x-gzip", "gzip", "zlib")  # Kombu's names for the compression that our messages use
 
+# What Celery's own headers may be beside None. It passes them on unread, and a worker fails over them far from here.
+HEADERS: Mapping[str, type | tuple[type, ...]] = {
+    "lang": str,
+    "shadow": str,
+    "group": str,
+    "root_id": str,
+    "parent_id": str,
+    "argsrepr": str,
+    "kwargsrepr": str,
+    "origin": str,
+    "group_index": int,
+    "retries": int,
+    "replaced_task_nesting": int,
+    "ignore_result": bool,
+    "stamps": dict,
+    "stamped_headers": (list, tuple),
+}
+LONGEST_LIMIT = 1e9  # seconds; a worker adds a time limit to its clock
+
 logger = logging.getLogger(__name__)
 
 
+class Ours(Protocol):
+    """Knows which queues carry our messages."""
+
+    def __contains__(self, queue: object) -> bool: ...
+
+    def shared(self, queue: str) -> bool:
+        """Say whether tasks of the host may wait on one of them as well."""
+        ...
+
+    def look(self) -> None:
+        """Look again at what the activities and the host's configuration name."""
+        ...
+
+
 class Intake:
-    """Stands between the broker and Celery's consumer, but only for the queues of our activities."""
+    """Stands between the broker and Celery's consumer, but only for messages that are ours to judge."""
 
     def __init__(
-        self, consumer: Any, *, names: Names, service: Callable[[], HopService], ours: set[str], max_size: int
+        self, consumer: Any, *, names: Names, service: Callable[[], HopService], ours: Ours, max_size: int
     ) -> None:
-        self._consumer, self._names, self._service, self.ours = consumer, names, service, ours
+        self._consumer, self._names, self._service, self._ours = consumer, names, service, ours
         self._max_size = max_size
         self._max_body = MOST_GROWTH * max_size + MOST_BESIDE
         self.reading: str | None = None
@@ -57,7 +89,24 @@ class Intake:
         consumer.on_unknown_task = self._unknown_task(consumer.on_unknown_task)
         consumer.on_decode_error = self._decode_error(consumer.on_decode_error)
         consumer.ensure_connected = self._hardening(consumer.ensure_connected)
+        consumer.add_task_queue = self._looking(consumer.add_task_queue)
         consumer.loop = self._outlasting(consumer.loop)
+
+    def judges(self, queue: str | None, headers: object) -> bool:
+        """Say whether a message is ours to judge.
+
+        It is if it names a task of ours, on any queue. On a queue of ours it also is if it names no task, since nobody
+        else would survive it, or an unknown one; but what waits on a queue of the host and names another task is the
+        host's.
+        """
+        return self._judges(queue, headers.get("task") if isinstance(headers, dict) else None)
+
+    def _judges(self, queue: str | None, task: object) -> bool:
+        if isinstance(task, str) and self._names.activity(task) is not None:
+            return True
+        if queue is None or queue not in self._ours:
+            return False
+        return not isinstance(task, str) or not (task in self._consumer.strategies or self._ours.shared(queue))
 
     def _handling(self, create: Callable[..., Any]) -> Callable[..., Any]:
         def create_task_handler(*args: Any, **kwargs: Any) -> Callable[[Any], None]:
@@ -65,10 +114,10 @@ class Intake:
 
             def on_task_received(message: Any) -> None:
                 queue = self._queue_of(message)
-                if queue is None:
+                if queue not in self._ours and not self.judges(queue, message.headers):
                     handle(message)
                     return
-                fault = self._fault_of(message)
+                fault = self._fault_of(message, queue)
                 if fault is not None:
                     self._refuse(message, queue, fault)
                     return
@@ -81,14 +130,14 @@ class Intake:
 
         return create_task_handler
 
-    def _fault_of(self, message: Any) -> MessageError | None:
+    def _fault_of(self, message: Any, queue: str | None) -> MessageError | None:
         """Say why Celery could not take the message as a task, or None."""
+        task = self._task_of(message)
+        if not self._judges(queue, task):
+            return None  # the host shares this queue with us; only Celery judges its messages
         headers = message.headers
         if not isinstance(headers, dict):
             return MessageError("malformed", "headers", "is not a mapping")
-        task = headers["task"] if "task" in headers else self._old_task(message)
-        if self._of_host(task):
-            return None  # the host shares this queue with us; only Celery judges its messages
         if not isinstance(task, str):
             return MessageError("malformed", "headers", "names no task")
         if "id" not in headers:
@@ -99,6 +148,11 @@ class Intake:
             return MessageError("unknown_task", "headers.task", "is neither an activity nor a task of this worker")
         if len(message.body or b"") > self._max_body:
             return self._too_large()
+        for name, kinds in HEADERS.items():
+            if not _is_one(headers.get(name), kinds):
+                return MessageError("malformed", f"headers.{name}", "is of wrong type")
+        if not _is_time_limit(headers.get("timelimit")):
+            return MessageError("malformed", "headers.timelimit", "is not two numbers of seconds")
         for name in ("eta", "expires"):  # Celery would wait for `eta`, and drop the message because of `expires`
             if headers.get(name) is not None:
                 reason = "bad_envelope" if _is_time(headers[name]) else "invalid_task"
@@ -120,7 +174,7 @@ class Intake:
     def unpacking_fault(self, body: Any, headers: Any, delivery_info: object) -> MessageError | None:
         """Say what is wrong with a compressed body before it is decompressed, or None."""
         compression = headers.get("compression") if isinstance(headers, dict) else None
-        if not compression or self._named(delivery_info) is None or self._of_host(headers.get("task")):
+        if not compression or not self.judges(self._named(delivery_info), headers):
             return None
         if compression not in COMPRESSIONS:
             return MessageError("content_disallowed", "headers.compression", "is not gzip")
@@ -134,9 +188,12 @@ class Intake:
         text = f"is too large for an envelope of {self._max_size} bytes (`paigeant_max_message_size`)"
         return MessageError("too_large", "body", text)
 
-    def _of_host(self, task: object) -> bool:
-        """Say whether a message is for a task of the host, which may share a queue with us."""
-        return isinstance(task, str) and task in self._consumer.strategies and self._names.activity(task) is None
+    def _task_of(self, message: Any) -> object:
+        """Return what a message names as its task, if it can be read."""
+        headers = message.headers
+        if not isinstance(headers, dict):
+            return None
+        return headers["task"] if "task" in headers else self._old_task(message)
 
     def _old_task(self, message: Any) -> object:
         """Return the task named in the body of a message of Celery's first protocol, which a host may still send."""
@@ -151,7 +208,7 @@ class Intake:
     def _instead(self, otherwise: Callable[..., None], reason: str) -> Callable[..., None]:
         def refuse(body: object, message: Any, *error: Exception) -> None:
             queue = self._queue_of(message)
-            if queue is None:
+            if not self._judges(queue, self._task_of(message)):
                 otherwise(body, message, *error)
             else:
                 text = type(error[0]).__name__ if error and not isinstance(error[0], InvalidTaskError) else ""
@@ -162,7 +219,7 @@ class Intake:
     def _decode_error(self, otherwise: Callable[..., None]) -> Callable[..., None]:
         def refuse(message: Any, error: Exception) -> None:
             queue = self._queue_of(message)
-            if queue is None:
+            if not self._judges(queue, self._task_of(message)):
                 otherwise(message, error)
                 return
             reason = "content_disallowed" if isinstance(error, ContentDisallowed) else "undecodable"
@@ -192,7 +249,7 @@ class Intake:
 
         return refuse
 
-    def _refuse(self, message: Any, queue: str, fault: MessageError) -> None:
+    def _refuse(self, message: Any, queue: str | None, fault: MessageError) -> None:
         """Keep a dead letter instead of the message; if it was a hop's own, the hop is sent again when overdue."""
         arrival = self._arrival(message.headers, message.body, queue, fault)
         if fault.reason == "too_large":
@@ -200,7 +257,7 @@ class Intake:
         else:
             self._asked(message, lambda: self._service().discard(arrival))
 
-    def _arrival(self, headers: object, content: object, queue: str, fault: MessageError) -> Arrival:
+    def _arrival(self, headers: object, content: object, queue: str | None, fault: MessageError) -> Arrival:
         named = headers if isinstance(headers, dict) else {}
         activity = self._names.activity(str(named.get("task", ""))) or ""
         hop_id = str(named.get("id", ""))
@@ -222,13 +279,13 @@ class Intake:
         return answer
 
     def _queue_of(self, message: Any) -> str | None:
-        """Return the queue of ours that a message comes from, or None."""
+        """Return the queue that a message comes from; None if nothing tells."""
         return self._named(message.delivery_info)
 
     def _named(self, delivery_info: object) -> str | None:
         info = delivery_info if isinstance(delivery_info, dict) else {}
         queue = self.reading or self._consumed_by(info.get("consumer_tag")) or info.get("routing_key")
-        return queue if isinstance(queue, str) and queue in self.ours else None
+        return queue if isinstance(queue, str) else None
 
     def _consumed_by(self, tag: object) -> str | None:
         """Return the queue that a consumer's tag stands for; the routing key may not be the name of a host's queue."""
@@ -241,9 +298,17 @@ class Intake:
             connection.create_transport = lambda: harden(create(), self)
             if connection._transport is not None:
                 harden(connection._transport, self)
+            self._ours.look()
             return ensure_connected(connection, *args, **kwargs)
 
         return connected
+
+    def _looking(self, add: Callable[..., None]) -> Callable[..., None]:
+        def add_task_queue(queue: str, *args: Any, **kwargs: Any) -> None:
+            self._ours.look()  # it may be that of an activity which was loaded since
+            add(queue, *args, **kwargs)
+
+        return add_task_queue
 
     def _outlasting(self, loop: Callable[..., Any]) -> Callable[..., Any]:
         """Return a loop that connects again if a step exceeded RabbitMQ's `consumer_timeout`, which closed the channel.
@@ -255,7 +320,7 @@ class Intake:
             try:
                 return loop(*args, **kwargs)
             except self._consumer.channel_errors as error:
-                if not (self.ours and _is_consumer_timeout(error)):
+                if not (_is_consumer_timeout(error) and self._reads_ours()):
                     raise
                 logger.warning(
                     "a step runs longer than RabbitMQ's `consumer_timeout`; it goes on, and this worker connects again",
@@ -264,6 +329,9 @@ class Intake:
                 raise ConnectionResetError(str(error)) from error
 
         return outlast
+
+    def _reads_ours(self) -> bool:
+        return any(queue in self._ours for queue in self._consumer.app.amqp.queues.consume_from)
 
     def keep(self, queue: str, item: bytes, fault: MessageError) -> bool:
         """Keep a dead letter of a list item that is not a message; False if the store is away."""
@@ -279,6 +347,20 @@ class Intake:
 
 def _is_consumer_timeout(error: Exception) -> bool:
     return getattr(error, "reply_code", None) == PRECONDITION_FAILED and "timed out" in str(error)
+
+
+def _is_one(value: object, kinds: type | tuple[type, ...]) -> bool:
+    if isinstance(value, bool):
+        return kinds is bool
+    return value is None or isinstance(value, kinds)
+
+
+def _is_time_limit(value: object) -> bool:
+    if value is None:
+        return True
+    if not isinstance(value, (list, tuple)) or len(value) != 2:
+        return False
+    return all(_is_one(limit, (int, float)) and 0 <= (limit or 0) <= LONGEST_LIMIT for limit in value)
 
 
 def _is_time(value: object) -> bool:

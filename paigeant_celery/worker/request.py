@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import logging
+import threading
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from celery.worker.request import Request
 
+from paigeant_celery.activities.real_threads import are_greenlets
 from paigeant_celery.worker.runtime import ShownAs
 
 __all__ = ["HopRequest"]
 
 logger = logging.getLogger(__name__)
+
+# A thousand greenlets may end at once. Kombu has ten connections to Redis for what they acknowledge, and fails if more
+# are needed; the broker then delivers the messages again.
+_turn: AbstractContextManager[Any] = threading.Lock() if are_greenlets() else nullcontext()
 
 
 class HopRequest(Request):  # type: ignore[misc]  # Celery ships no types
@@ -29,6 +36,16 @@ class HopRequest(Request):  # type: ignore[misc]  # Celery ships no types
         """Have the leases of this worker kept from outside, from its first step on."""
         self.task.runtime.keep_touched()
         super().on_accepted(pid, time_accepted)
+
+    def acknowledge(self) -> None:
+        """Say that the message is done with; greenlets take turns."""
+        with _turn:
+            super().acknowledge()
+
+    def reject(self, requeue: bool = False) -> None:
+        """Put the message back, or drop it; greenlets take turns."""
+        with _turn:
+            super().reject(requeue=requeue)
 
     def terminate(self, pool: Any, signal: Any = None) -> None:
         """Kill no process, because its other work would be lost; its owner cancels the run of a revoked hop."""

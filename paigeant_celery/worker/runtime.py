@@ -17,7 +17,7 @@ from paigeant_celery.activities.registry import registry
 from paigeant_celery.broker.outbox import Outbox
 from paigeant_celery.broker.transport import CeleryTransport
 from paigeant_celery.core.causes import cause_of, traceback_of
-from paigeant_celery.core.errors import HopFailed, OutdatedVersion, StoreCorrupt, TransientError
+from paigeant_celery.core.errors import HopFailed, HopUnknown, OutdatedVersion, StoreCorrupt, TransientError
 from paigeant_celery.core.hop_failures import hop_failed
 from paigeant_celery.core.patience import patience
 from paigeant_celery.hop.effects import PUT_BACK, PUT_BACK_PAUSE, ClosedAs, Drop, Effects, Refused, Summary
@@ -142,19 +142,45 @@ class HopRuntime:
             case Summary():
                 return _shown(opening)
             case Opened():
-                return _shown(self._run(opening))
+                return self._run(arrival, opening)
         assert_never(opening)
 
-    def _run(self, hop: Opened) -> Summary:
+    def _run(self, arrival: Arrival, hop: Opened) -> dict[str, str]:
         complete_streams()
-        with self.loop.running(self.service.run(hop)) as future, self._held(hop, future):
-            with only_step_here(hop.message.step.step_id or ""):
-                outcome = self._outcome(hop, future)
-            return self._close(hop, outcome)
+        outcome: Outcome | None = None
+        try:
+            with self.loop.running(self.service.run(hop)) as future, self._held(hop, future):
+                with only_step_here(hop.message.step.step_id or ""):
+                    outcome = self._outcome(hop, future)
+                return _shown(self._close(hop, outcome))
+        except HopUnknown:
+            return self._regain(arrival, hop, outcome)
 
     def _held(self, hop: Opened, future: concurrent.futures.Future[Outcome]) -> AbstractContextManager[None]:
+        def cancel() -> None:
+            if hop.journal is not None:
+                hop.journal.lose()  # first: the loop is told a moment later, and a call might begin before
+            future.cancel()
+
         ends = hop.begun_at + hop.timeout
-        return self._owner.holding(hop.closing.hop_id, fence=hop.closing.fence, cancel=future.cancel, ends=ends)
+        return self._owner.holding(hop.closing.hop_id, fence=hop.closing.fence, cancel=cancel, ends=ends)
+
+    def _regain(self, arrival: Arrival, hop: Opened, outcome: Outcome | None) -> dict[str, str]:
+        """Go on with a hop of which the store has no record any more. If it ended, nothing is lost."""
+        try:
+            answer = self._patiently(lambda: self.service.regain(arrival, hop, outcome), CLOSE_PATIENCE)
+        except HopUnknown:  # the store keeps losing its data: the message is sent again, and counts the attempts
+            answer = self._patiently(lambda: self.service.regain(arrival, hop, None), CLOSE_PATIENCE)
+        except OutdatedVersion as error:  # a newer worker adopts it
+            raise Reject(str(error), requeue=True) from None
+        match answer:
+            case Refused(reason=reason, step_id=step_id):
+                raise hop_failed(arrival.hop_id, step_id, reason)
+            case Drop():
+                raise Ignore("the store has lost its record of the hop, whose message is sent again")
+            case Summary():
+                return _shown(answer)
+        assert_never(answer)
 
     def _outcome(self, hop: Opened, future: concurrent.futures.Future[Outcome]) -> Outcome:
         """Wait for the run; give it up if its code blocks the loop, because then no timeout can reach it."""
@@ -175,9 +201,12 @@ class HopRuntime:
             return timed_out(hop, doing)
 
     def _lost(self, hop: Opened) -> Ignore:
-        """Return what shows that the run was cancelled with its workflow, or that another owner has the hop."""
-        with suppress(TransientError, StoreCorrupt, OutdatedVersion):
-            if self._effects.is_cancelled(hop.message.correlation_id):
+        """Return what shows that the run was cancelled with its workflow, or that another owner has the hop.
+
+        Raises `HopUnknown` if it was cancelled because the store has no record of the hop any more.
+        """
+        with suppress(StoreCorrupt, OutdatedVersion):
+            if self._patiently(lambda: self._effects.is_cancelled(hop), OPEN_PATIENCE):
                 return _dropped("cancelled", None)
         return Ignore("taken over by another owner")
 

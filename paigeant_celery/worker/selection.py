@@ -10,7 +10,7 @@ from typing import Any
 from celery.signals import celeryd_init
 from celery.utils.text import str_to_list
 
-__all__ = ["NO_SELECTION", "Selection", "selection_of"]
+__all__ = ["NO_SELECTION", "Selection", "selection_of", "told_to"]
 
 # What a worker was told on its command line, by its instance. Celery forgets it once it is applied, and queues that are
 # added later are not checked against it.
@@ -35,9 +35,14 @@ class Selection:
 NO_SELECTION = Selection()
 
 
+def told_to(worker: Any) -> Mapping[str, Any]:
+    """Return the options of a Celery worker's command line; none if it was made in code."""
+    return _told.get(worker, {})
+
+
 def selection_of(worker: Any) -> Selection:
-    """Return what a Celery worker was told."""
-    queues, told = worker.app.amqp.queues, _told.get(worker, {})
+    """Return what a Celery worker was told about its queues."""
+    queues, told = worker.app.amqp.queues, told_to(worker)
     excluded = frozenset(str_to_list(told.get("exclude_queues")) or ())
     # Before Celery 5.7, `-X` alone looks as if the other queues had been chosen.
     unchosen = queues._consume_from is None or (excluded and not told.get("queues"))

@@ -26,6 +26,7 @@ from paigeant_celery.core.errors import (
 from paigeant_celery.core.names import is_queue_name
 from paigeant_celery.core.settings import SPECIAL_CONSUME, Consume
 from paigeant_celery.hop.surroundings import around_step_of
+from paigeant_celery.worker.greenlets import pool_mistakes
 from paigeant_celery.worker.selection import NO_SELECTION, Selection
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "is_to_serve",
     "longest_step",
     "printable",
+    "queue_names",
     "queues_of",
     "served_activities",
     "start_checks",
@@ -50,7 +52,7 @@ def start_checks(transport: CeleryTransport, selection: Selection = NO_SELECTION
     For a worker that serves nothing, a store that is away is one of the mistakes.
     """
     seen = False
-    mistakes = list(transport.mistakes())
+    mistakes = [*transport.mistakes(), *pool_mistakes()]
     if transport.in_memory and not embedded:
         mistakes.append(
             "the broker is `memory://`, which no other process can reach; set `PAIGEANT_REDIS_URL` or `broker_url`, "
@@ -114,10 +116,18 @@ def queues_of(
 
     A process that does not know the activity's own queue sends to the default one.
     """
-    names = [name for activity in served for name in _queue_names(transport, activity)]
+    names = [name for activity in served for name in queue_names(transport, activity)]
     for name in dict.fromkeys(names):
         if _takes(transport, name, selection):
             yield transport.publisher.declared(name)
+
+
+def queue_names(transport: CeleryTransport, activity: str) -> list[str]:
+    """Return the queues of an activity: the one that is configured, and the default one of its name."""
+    names = [name for name in [transport.names.queue(activity)] if is_queue_name(name)]
+    with suppress(DuplicateActivity, InvalidInput):  # reported: neither of two is served, and no queue without a name
+        names.insert(0, transport.publisher.queue_for(activity, None))
+    return list(dict.fromkeys(names))
 
 
 def longest_step(transport: CeleryTransport, served: dict[str, Activity]) -> float:
@@ -168,7 +178,7 @@ def _served_names(transport: CeleryTransport, selection: Selection) -> list[str]
     wanted = [name for name in loaded if name in consume] if isinstance(consume, tuple) else loaded
     return [
         name for name in wanted
-        if any(_takes(transport, queue, selection) for queue in _queue_names(transport, name))
+        if any(_takes(transport, queue, selection) for queue in queue_names(transport, name))
     ]  # fmt: skip
 
 
@@ -179,15 +189,8 @@ def _takes(transport: CeleryTransport, queue: str, selection: Selection) -> bool
     return _consume(transport, selection) is not None or queue in (selection.chosen or ())
 
 
-def _queue_names(transport: CeleryTransport, activity: str) -> list[str]:
-    names = [name for name in [transport.names.queue(activity)] if is_queue_name(name)]
-    with suppress(DuplicateActivity, InvalidInput):  # reported: neither of two is served, and no queue without a name
-        names.insert(0, transport.publisher.queue_for(activity, None))
-    return list(dict.fromkeys(names))
-
-
 def _source(transport: CeleryTransport, activity: str, selection: Selection) -> str:
-    return next(name for name in _queue_names(transport, activity) if _takes(transport, name, selection))
+    return next(name for name in queue_names(transport, activity) if _takes(transport, name, selection))
 
 
 def _about_defaults(transport: CeleryTransport) -> Iterator[str]:
@@ -250,5 +253,5 @@ def _why_none(transport: CeleryTransport, selection: Selection) -> str:
     loaded = registry.names()
     if not loaded:
         return "; name the modules of your agents with `-I` or `imports`"
-    queues = [queue for name in sorted(loaded) for queue in _queue_names(transport, name)][:MOST_NAMED]
+    queues = [queue for name in sorted(loaded) for queue in queue_names(transport, name)][:MOST_NAMED]
     return f", as `-Q` or `-X` says; their queues are {', '.join(dict.fromkeys(queues))}"

@@ -16,6 +16,7 @@ from paigeant_celery import ActivitySpec, WorkflowDispatcher, WorkflowHandle, ge
 from paigeant_celery.broker.transport import transport_of
 from paigeant_celery.core.errors import NotRecorded, Unreachable
 from tests.support.processes import (
+    GEVENT,
     START_WITHIN,
     Deployment,
     Process,
@@ -43,7 +44,7 @@ def dispatch(where: Deployment, *steps: ActivitySpec) -> WorkflowHandle:
     return dispatcher.handle(dispatcher.dispatch_workflow_sync(transport, itinerary=steps), transport)
 
 
-@pytest.fixture(scope="module", params=["prefork", "threads", "solo"])
+@pytest.fixture(scope="module", params=["prefork", "threads", "solo", GEVENT])
 def late(request: pytest.FixtureRequest, redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Late]:
     with deployment(redis_url, tmp_path_factory.mktemp("late")) as made:
         handle = dispatch(made, ActivitySpec("draft", "early"), ActivitySpec("draft", "again"))
@@ -141,7 +142,7 @@ def test_a_store_that_may_evict_records_stops_a_worker_even_where_it_comes_later
         server.start()
 
         assert worker.ended(within=START_WITHIN) == 1
-        assert "paigeant_celery: configuration: " in worker.log()
+        assert "CRITICAL/MainProcess] paigeant_celery: configuration: " in worker.log()
         assert "`maxmemory-policy allkeys-lru`" in worker.log()
         assert "Traceback" not in worker.log()
 

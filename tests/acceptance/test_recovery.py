@@ -12,7 +12,7 @@ import redis
 from celery import Celery
 
 from paigeant_celery import ActivitySpec, WorkflowDispatcher, WorkflowHandle
-from tests.support.processes import Deployment, Process, deployment, eventually, own_pids
+from tests.support.processes import GEVENT, Deployment, Process, deployment, eventually, own_pids
 from tests.support.servers import RedisServer
 
 WITHIN = 30.0  # seconds for what takes about two, most of it the start of a worker
@@ -77,7 +77,7 @@ def children(process: Process) -> list[int]:
     return [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
 
 
-@pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
+@pytest.mark.parametrize("pool", ["prefork", "threads", "solo", GEVENT])
 def test_the_step_of_a_killed_worker_runs_on_another_one(made: Deployment, gate: Path, pool: str) -> None:
     """A machine's out-of-memory killer ends a worker; the workflow loses seconds."""
     first = made.ready_worker("press", "troubles", pool=pool, slots=1, name="first")
@@ -109,7 +109,7 @@ def test_the_step_of_a_killed_child_runs_in_the_same_worker(made: Deployment, ga
     assert worker.running
 
 
-@pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
+@pytest.mark.parametrize("pool", ["prefork", "threads", "solo", GEVENT])
 def test_a_worker_that_is_told_to_end_gives_its_step_back(
     redis_url: str, tmp_path: Path, gate: Path, pool: str
 ) -> None:
@@ -235,7 +235,7 @@ def swept(where: Deployment, *, times: int) -> None:
             eventually(lambda last=last: store.hget(f"{where.prefix}:meta", "swept_at") != last)
 
 
-@pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
+@pytest.mark.parametrize("pool", ["prefork", "threads", "solo", GEVENT])
 def test_a_step_that_outlasts_the_visibility_timeout_runs_once(
     redis_url: str, tmp_path: Path, gate: Path, pool: str
 ) -> None:
@@ -257,7 +257,7 @@ def test_a_step_that_outlasts_the_visibility_timeout_runs_once(
         assert handle.status_sync().attempt == 1
 
 
-@pytest.mark.parametrize("pool", ["prefork", "threads"])
+@pytest.mark.parametrize("pool", ["prefork", "threads", GEVENT])
 @pytest.mark.parametrize(("how", "deliveries"), [("cut", 2), ("restarted", 1)])
 def test_a_lost_broker_connection_under_a_run_starts_no_second_one(
     own_redis: Callable[..., RedisServer], tmp_path: Path, gate: Path, pool: str, how: str, deliveries: int
@@ -279,7 +279,7 @@ def test_a_lost_broker_connection_under_a_run_starts_no_second_one(
             server.start()
         received = f"gated[{handle.correlation_id}.1] received"
         eventually(
-            lambda: (worker.log().count("Connected to redis"), worker.log().count(received)) == (2, deliveries),
+            lambda: (worker.log().count("] Connected to redis"), worker.log().count(received)) == (2, deliveries),
             within=WITHIN,
             what="no copy of the step was delivered",
         )

@@ -16,7 +16,7 @@ from paigeant_celery import (
     WorkflowHandle,
     WorkflowParked,
 )
-from tests.support.processes import Deployment, deployment, eventually
+from tests.support.processes import GEVENT, Deployment, deployment, eventually
 from tests.support.servers import RedisServer
 
 WITHIN = 20.0
@@ -24,7 +24,7 @@ WITHIN = 20.0
 pytestmark = pytest.mark.together("made")
 
 
-@pytest.fixture(scope="module", params=["prefork", "threads"])
+@pytest.fixture(scope="module", params=["prefork", "threads", GEVENT])
 def made(
     request: pytest.FixtureRequest, redis_url: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Deployment]:

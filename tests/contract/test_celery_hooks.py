@@ -24,7 +24,20 @@ from paigeant_celery.core.names import Names
 from paigeant_celery.worker.intake import Intake
 from tests.support.servers import RedisDatabase
 
-WRAPPED = ("loop", "create_task_handler", "on_unknown_message", "on_unknown_task", "on_invalid_task", "on_decode_error")
+WRAPPED = (
+    "loop", "add_task_queue", "create_task_handler", "on_unknown_message", "on_unknown_task", "on_invalid_task",
+    "on_decode_error",
+)  # fmt: skip
+
+
+class NoQueues(set[str]):
+    """The queues of ours that a worker reads: none."""
+
+    def shared(self, queue: str) -> bool:
+        return False
+
+    def look(self) -> None:
+        pass
 
 
 def parameters(function: object) -> list[str]:
@@ -45,6 +58,12 @@ def parameters(function: object) -> list[str]:
 def test_the_consumer_has_the_methods_that_the_intake_wraps(name: str, expected: list[str]) -> None:
     """They are looked up on the consumer whenever it connects, so that wrapped ones are used."""
     assert parameters(getattr(Consumer, name)) == expected
+
+
+def test_a_queue_is_added_by_the_method_that_is_wrapped() -> None:
+    """The remote command `add_consumer` ends there."""
+    assert parameters(Consumer.add_task_queue)[:2] == ["self", "queue"]
+    assert "state.consumer.add_task_queue," in inspect.getsource(control.add_consumer)
 
 
 def test_a_queue_is_left_as_the_remote_command_leaves_it() -> None:
@@ -143,7 +162,7 @@ def test_behind_the_intake_a_lost_connection_is_one_that_celery_knows(redis_db: 
     connection = Connection(redis_db.url)
     consumer = SimpleNamespace(**dict.fromkeys(WRAPPED), ensure_connected=lambda connection: connection)
     Intake(
-        consumer, names=Names(), service=lambda: pytest.fail("nothing is refused"), ours=set(), max_size=4096
+        consumer, names=Names(), service=lambda: pytest.fail("nothing is refused"), ours=NoQueues(), max_size=4096
     ).guard()
     channel, message = holding_a_message(consumer.ensure_connected(connection), f"{redis_db.prefix}-held")
     if forgotten == "by the channel":

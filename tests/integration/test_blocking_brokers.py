@@ -252,7 +252,7 @@ from paigeant_celery.broker.transport import transport_of
 
 broker, store, prefix = sys.argv[1:]
 app = Celery("preloaded", broker=broker, set_as_current=False)
-app.conf.update(paigeant_store_url=store, paigeant_prefix=prefix)
+app.conf.update(paigeant_store_url=store, paigeant_prefix=prefix, broker_transport_options={"confirm_publish": True})
 transport = transport_of(app)
 
 def dispatch(times):
@@ -260,6 +260,18 @@ def dispatch(times):
         WorkflowDispatcher().dispatch_workflow_sync(transport, itinerary=[ActivitySpec("draft", "x")])
 
 dispatch(3)
+first = []
+for _ in range(3):  # while the parent's connection is idle
+    first.append(os.fork())
+    if first[-1] == 0:
+        try:
+            dispatch(5)
+            os._exit(0)
+        finally:
+            os._exit(3)
+dispatch(5)
+assert [os.waitpid(pid, 0)[1] for pid in first] == [0] * 3
+
 ending = threading.Event()
 counts = [0, 0]
 def go_on(index):
@@ -298,7 +310,7 @@ for thread in threads: thread.join()
 dispatch(2)
 assert codes == [0] * 7, codes
 assert [other.exitcode for other in others] == [0] * 4
-print(3 + 6 * 4 + 4 * 3 + 2 + sum(counts))
+print(3 + 4 * 5 + 6 * 4 + 4 * 3 + 2 + sum(counts))
 """
 
 

@@ -106,7 +106,7 @@ FIGURES = [
     ("docs/guarantees.md", "(spread, up to {} min)", MAX_BACKOFF / 60),
     ("docs/guarantees.md", "`max_attempts` ({}) in all.", SETTINGS.max_attempts),
     ("docs/guarantees.md", "After it was begun `max_attempts` ({}) times,", SETTINGS.max_attempts),
-    ("docs/guarantees.md", "when its worker renews its lease (every {} s)", SETTINGS.lease / RENEWALS_PER_LEASE),
+    ("docs/guarantees.md", "which is every quarter of `paigeant_lease` ({} s)", SETTINGS.lease / RENEWALS_PER_LEASE),
     ("paigeant_celery/store/port.py", "A workflow keeps about the last {}.", LIMITS.max_streamed),
 ]
 
@@ -157,6 +157,17 @@ ANSWERS = {
         "store/scripts/sweep.lua": ["local function send_again(", "local function send_waiting("],
         "hop/with_store.py": ["def _resend_successor("],
     },
+    "What happens to a workflow that the store has lost?": {
+        "hop/claims.py": ["def adopt(", "store_lost"],
+        "hop/service.py": ["def regain("],
+        "hop/with_store.py": ["def regain(", "def _adopted("],
+        "worker/runtime.py": ["def _regain("],
+    },
+    "Who ends a workflow that nobody runs by its deadline?": {
+        "hop/lateness.py": ["def end("],
+        "hop/sweeper.py": ["found.late"],
+        "store/scripts/sweep.lua": ["local function look_at_deadline("],
+    },
     "Who may write for a hop, and until when?": {
         "hop/lease.py": ["class Owner", "RENEWALS_PER_LEASE = ", "def renew("],
         "store/scripts/renew.lua": ["'ZADD', owners, int(now + lease), owner"],
@@ -172,6 +183,11 @@ ANSWERS = {
         "journal/hop_journal.py": ["def find(", "def _check_new("],
         "journal/record.py": ["def differences("],
         "agents/fingerprints.py": ["def of_request("],
+    },
+    "Which Redis is the store?": {
+        "broker/connection.py": ["def store_of_broker("],
+        "store/endpoint.py": ["def read_url("],
+        "store/redis_client.py": ["def _pool("],
     },
     "Why does this worker serve this queue?": {
         "worker/serving.py": ["def served_activities(", "def queues_of("],

@@ -64,7 +64,7 @@ def wrong(there: str, away: str, other: str, newer: str) -> dict[str, tuple[dict
         "broker": ({"broker_url": "amqp://h", "paigeant_store_url": "broker"}, "`paigeant_store_url` is 'broker', but"),
         "memory": ({"broker_url": "memory://"}, "the broker is `memory://`"),
         "other broker": ({"paigeant_store_url": there, "paigeant_prefix": other}, "belongs to the broker amqp://"),
-        "newer": ({"paigeant_store_url": there, "paigeant_prefix": newer}, "have format '9'"),
+        "newer": ({"paigeant_store_url": there, "paigeant_prefix": newer}, "have format 9"),
         "away": ({"paigeant_store_url": away}, "(`paigeant_store_url`)"),
         "password": ({"paigeant_store_url": there.replace("//", "//nobody:pw@")}, "(`paigeant_store_url`)"),
         "twins": ({}, "two activities are named 'twin'"),

@@ -6,12 +6,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import redis
 
-from paigeant_celery import ActivitySpec, WorkflowDispatcher, WorkflowHandle
+from paigeant_celery import ActivitySpec, DeadLetters, UnknownWorkflow, WorkflowDispatcher, WorkflowHandle
 from tests.support.processes import Deployment, deployment, eventually
 from tests.support.servers import RedisServer
 
 WITHIN = 30.0  # seconds for what takes about two, most of it the start of a worker
+BRIEF_LEASE = 2.0
+WORKFLOWS, AT_ONCE, LOSSES = 30, 10, 3
 
 
 @pytest.fixture
@@ -74,3 +77,63 @@ def test_a_broker_that_comes_back_empty_loses_no_workflow(
         assert handle.result_sync(WITHIN).output == "draft(after|the gate is open)"
         assert [event.type for event in handle.events_so_far()].count("completed") == 2
     assert sorted(made.runs()) == sorted(f"{handle.correlation_id}.{place}" for handle in handles for place in (0, 1))
+
+
+@pytest.mark.xdist_group("short leases")
+@pytest.mark.parametrize("pool", ["threads", pytest.param("prefork", marks=pytest.mark.proof)])
+def test_a_store_that_loses_its_data_again_and_again_loses_no_workflow_that_has_a_message(
+    own_redis: Callable[..., RedisServer], gate: Path, tmp_path: Path, pool: str
+) -> None:
+    """Neither one whose step runs nor one whose message waits: each is adopted from it, and goes on."""
+    broker, store = own_redis(), own_redis()
+    with (
+        deployment(broker.url, tmp_path / "made", store=store.url, paigeant_lease=BRIEF_LEASE) as made,
+        redis.Redis.from_url(store.url) as client,
+    ):
+        made.ready_worker("press", "troubles", pool=pool, slots=AT_ONCE)
+        handles = [dispatch(made, gate) for _ in range(WORKFLOWS)]
+        for loss in range(LOSSES):
+            wait_for_runs(made, (loss + 1) * AT_ONCE)
+            client.flushall()
+        wait_for_runs(made, (LOSSES + 1) * AT_ONCE)
+        gate.touch()
+
+        eventually(lambda: {state_of(handle) for handle in handles} == {"completed"}, within=WITHIN)
+        assert {handle.result_sync(0).output for handle in handles} == {"draft(after|the gate is open)"}
+        assert DeadLetters(made.transport()).list() == []
+
+
+@pytest.mark.proof
+@pytest.mark.xdist_group("short leases")
+def test_what_cannot_go_on_without_the_lost_store_becomes_a_letter(
+    own_redis: Callable[..., RedisServer], gate: Path, tmp_path: Path
+) -> None:
+    """The output of an earlier step was only there, whether the next step runs or its message waits."""
+    broker, store = own_redis(), own_redis()
+    with (
+        deployment(broker.url, tmp_path / "made", store=store.url, paigeant_lease=BRIEF_LEASE) as made,
+        redis.Redis.from_url(store.url) as client,
+    ):
+        made.ready_worker("press", pool="threads", name="press")
+        made.ready_worker("troubles", pool="threads", slots=AT_ONCE, name="troubles")
+        transport, dispatcher = made.transport(), WorkflowDispatcher()
+        steps = [ActivitySpec("draft", "x" * 40_000), ActivitySpec("gated", str(gate))]
+        ids = {dispatcher.dispatch_workflow_sync(transport, itinerary=steps) for _ in range(WORKFLOWS)}
+        wait_for_runs(made, WORKFLOWS + AT_ONCE)  # all drafts; the other steps wait for a slot
+
+        client.flushall()
+
+        letters = DeadLetters(transport)
+        eventually(lambda: {letter.correlation_id for letter in letters.list()} == ids, within=WITHIN)
+        assert {letter.reason for letter in letters.list()} == {"store_lost"}
+
+
+def wait_for_runs(made: Deployment, number: int) -> None:
+    eventually(lambda: len(made.runs()) >= number, within=WITHIN, what=f"{number} runs did not begin")
+
+
+def state_of(handle: WorkflowHandle) -> str:
+    try:
+        return handle.status_sync().state
+    except UnknownWorkflow:
+        return "unknown"

@@ -22,7 +22,8 @@ from paigeant_celery.core.errors import ConfigurationError
 from paigeant_celery.store.port import BoundBroker, OpenHops
 from paigeant_celery.worker.serving import start_checks
 from tests.support.processes import START_WITHIN, Deployment, deployment, eventually
-from tests.support.servers import RedisServer
+from tests.support.sentinels import MASTER, SentinelGroup
+from tests.support.servers import Certificates, RedisServer
 
 WITHIN = 30.0  # seconds for what takes about two, most of it the start of a worker
 
@@ -66,6 +67,11 @@ def all_keys(*servers: RedisServer) -> dict[str, list[bytes]]:
             with redis.Redis.from_url(url) as client:
                 found[url] = sorted(client.keys("*"))
     return found
+
+
+def id_at(server: RedisServer) -> str:
+    with redis.Redis.from_url(server.url, decode_responses=True) as client:
+        return str(client.get("paigeant:broker"))
 
 
 def call(transport: CeleryTransport, *arguments: str, said: str | None = None) -> Result:
@@ -112,10 +118,62 @@ def test_one_server_has_many_names(
     WorkflowDispatcher().dispatch_workflow_sync(known, itinerary=[STEP])
 
     assert known.publisher.waiting("paigeant.draft") == 2
-    with redis.Redis.from_url(servers[0].url, decode_responses=True) as client:
-        assert known.store.bound_broker() == BoundBroker(
-            address=again.broker_identity, id=str(client.get("paigeant:broker"))
-        )
+    assert known.store.bound_broker() == BoundBroker(address=again.broker_identity, id=id_at(servers[0]))
+
+
+def test_a_server_is_the_same_whether_sentinels_name_it_or_a_url(
+    app_with: Deploy, own_sentinels: Callable[..., SentinelGroup]
+) -> None:
+    """What it is known by is asked for as messages are sent, and follows a failover with them."""
+    group = own_sentinels()
+    known, through = app_with(group.primary().url), app_with(group.url, master_name=MASTER)
+    assert known.store is not None
+    assert start_checks(known, embedded=True)
+    assert start_checks(through, embedded=True)
+    through.check_broker()
+    group.let_replica_catch_up()
+    first, second = (id_at(server) for server in group.servers)
+
+    assert known.store.bound_broker() == BoundBroker(address=through.broker_identity, id=first)
+    assert first == second
+    other = ";".join(f"sentinel://127.0.0.1:{port}/1" for port in group.ports)
+    with pytest.raises(ConfigurationError, match="has no mark of that broker"):
+        start_checks(app_with(other, master_name=MASTER), embedded=True)
+
+
+def test_a_server_is_the_same_with_tls_and_without(
+    app_with: Deploy, tls_redis: Callable[..., RedisServer], own_authority: Certificates
+) -> None:
+    """A deployment may turn TLS on while its workflows are under way."""
+    server = tls_redis()
+    known = app_with(server.url)
+    checked = f"ssl_cert_reqs=required&ssl_ca_certs={own_authority.authority}"
+    encrypted = app_with(f"rediss://127.0.0.1:{server.tls_port}/0?{checked}")
+    assert start_checks(known, embedded=True)
+
+    encrypted.check_broker()
+    assert start_checks(encrypted, embedded=True)
+
+
+@pytest.mark.parametrize("rights", [("~*", "-@scripting"), ("~paigeant.*", "~_kombu*"), ("%R~paigeant:broker",)])
+def test_a_user_who_may_keep_no_id_knows_the_broker_by_its_address(
+    app_with: Deploy, servers: tuple[RedisServer, RedisServer], rights: tuple[str, ...]
+) -> None:
+    """Administrators give an application the keys that it is known to need."""
+    with redis.Redis.from_url(servers[0].url) as client:
+        client.execute_command("ACL", "SETUSER", "shop", "on", ">secret", "&*", "+@all", *rights)
+    limited, known = app_with(servers[0].url.replace("//", "//shop:secret@")), app_with(servers[0].url)
+    store = known.store
+    assert store is not None
+
+    assert start_checks(limited, embedded=True)
+    at_first = store.bound_broker()
+    assert start_checks(known, embedded=True)
+    assert start_checks(limited, embedded=True)
+    limited.check_broker()
+
+    assert at_first == BoundBroker(address=known.broker_identity)
+    assert store.bound_broker() == BoundBroker(address=known.broker_identity, id=id_at(servers[0]))
 
 
 OTHERS: dict[str, Callable[[RedisServer, RedisServer], tuple[str, dict[str, object]]]] = {
@@ -254,19 +312,21 @@ def test_a_worker_gives_an_emptied_broker_its_id_back_and_leaves_another_one(
     own_redis: Callable[..., RedisServer], tmp_path: Path
 ) -> None:
     """A new worker that knows the broker by another name starts again; one whose broker was exchanged ends."""
-    broker, store = own_redis(), own_redis()
+    broker, store = own_redis("--appendonly", "yes"), own_redis()
     with deployment(broker.url, tmp_path, store=store.url) as made, redis.Redis.from_url(broker.url) as client:
         key = f"{made.prefix}:broker"
         worker = made.ready_worker("press", slots=1)
         given = client.get(key)
 
+        client.flushall()
         broker.stop()
         broker.start()
         eventually(lambda: client.get(key) == given, within=WITHIN, what="the id was not given back")
         made.settings["broker_url"] = broker.url.replace("127.0.0.1", "localhost")
         assert dispatch(made, STEP).result_sync(WITHIN).status == "completed"
         client.set(key, "of somebody else")
-        client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        broker.stop()  # a connection that is only cut may be made again without a word
+        broker.start()
 
         assert worker.ended(within=WITHIN) == 1
         assert "but another one answers there now" in worker.log()

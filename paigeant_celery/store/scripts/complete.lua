@@ -2,12 +2,13 @@
 -- ARGV: prefix, hop, owner, fence, ttl, notes (JSON list of flat lists name, value, ...),
 --       step ('' if unknown), next hop ('' at the end), its queue, envelope (the next hop's, or the final one), its digest,
 --       then step id, JSON text for each blob
--- Answer: 1 recorded, now or by an earlier call of this claim | 0 overtaken, nothing changed
+-- Answer: 1 recorded, now or by an earlier call of this claim | 0 overtaken, nothing changed |
+--         -1 the hop is unknown
 
 local _, hop, owner, fence, ttl, notes, step, next_hop, queue, envelope, digest = unpack(ARGV, 1, 11)
 
 local wrong = misplaced(hop_key(hop), 'hash', owner_key(owner), 'set', owners, 'zset', host_key(owner), 'set',
-  due, 'zset', sent_key, 'hash')
+  due, 'zset', sent_key, 'hash', deadlines, 'zset')
 if wrong then return wrong end
 local workflow, answer = may_close(hop, owner, fence, 'done')
 if not workflow then return answer end

@@ -1,11 +1,12 @@
 -- FAIL: close a hop as failed, and with it the workflow, which keeps the hop's envelope.
 -- ARGV: prefix, hop, owner, fence, ttl, failure (JSON), step id ('' for none), error class, where ('' for unknown)
--- Answer: 1 recorded, now or by an earlier call of this claim | 0 overtaken, nothing changed
+-- Answer: 1 recorded, now or by an earlier call of this claim | 0 overtaken, nothing changed |
+--         -1 the hop is unknown
 
 local _, hop, owner, fence, ttl, failure, step, error_class, where = unpack(ARGV)
 
 local wrong = misplaced(hop_key(hop), 'hash', owner_key(owner), 'set', owners, 'zset', host_key(owner), 'set',
-  due, 'zset')
+  due, 'zset', deadlines, 'zset')
 if wrong then return wrong end
 local workflow, answer = may_close(hop, owner, fence, 'failed')
 if not workflow then return answer end

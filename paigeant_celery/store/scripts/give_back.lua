@@ -2,7 +2,8 @@
 -- wait that doubles each time. The hop waits as it does for a retry, which every version knows.
 -- ARGV: prefix, hop, owner, fence, failure (JSON; what the owner cannot read), step id ('' for none), error class,
 --       where ('' for unknown)
--- Answer: 1 recorded, now or by an earlier call of this claim | 0 overtaken, nothing changed
+-- Answer: 1 recorded, now or by an earlier call of this claim | 0 overtaken, nothing changed |
+--         -1 the hop is unknown
 
 local _, hop, owner, fence, failure, step, error_class, where = unpack(ARGV)
 

@@ -2,12 +2,14 @@
 -- or cancelled.
 -- ARGV: prefix, hop, owner, fence, failure (JSON), step id ('' for none), error class, where ('' for unknown), then to
 --       keep its dead letter: letter, field, value, ...
--- Answer: 1 recorded, now or by an earlier call of this claim | 0 overtaken, nothing changed
+-- Answer: 1 recorded, now or by an earlier call of this claim | 0 overtaken, nothing changed |
+--         -1 the hop is unknown
 
 local _, hop, owner, fence, failure, step, error_class, where, letter = unpack(ARGV, 1, 9)
 
 local wrong = misplaced(hop_key(hop), 'hash', owner_key(owner), 'set', owners, 'zset', host_key(owner), 'set',
-  due, 'zset', parked, 'zset', letters, 'zset', kept_letters, 'zset', letter_key(letter or ''), 'hash', meta, 'hash')
+  due, 'zset', parked, 'zset', letters, 'zset', kept_letters, 'zset', letter_key(letter or ''), 'hash', meta, 'hash',
+  deadlines, 'zset')
 if wrong then return wrong end
 local workflow, answer = may_close(hop, owner, fence, 'parked')
 if not workflow then return answer end
@@ -19,6 +21,7 @@ redis.call('HDEL', hop_key(hop), 'token', 'claimed_at', 'exhausted')
 take_from(owner, hop)
 redis.call('ZREM', due, hop)
 redis.call('ZADD', parked, int(now), hop)
+redis.call('ZREM', deadlines, workflow)
 if letter then keep_letter(hop, letter, { unpack(ARGV, 10) }) end
 redis.call('HSET', wf_key(workflow), 'state', 'parked', 'failure', failure, 'updated_at', int(now))
 add_failure(workflow, 'parked', hop, step, error_class, where)

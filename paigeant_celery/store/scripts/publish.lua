@@ -2,14 +2,15 @@
 -- readers notice: the second number of an entry's id counts all entries that ever came.
 -- ARGV: prefix, hop, owner, fence, token (of this call, which may be repeated), then for each event the number of its
 --       parts, and field, value, ...
--- Answer: 1 added, now or by an earlier call with this token | 0 overtaken, closed or cancelled, nothing changed
+-- Answer: 1 added, now or by an earlier call with this token | 0 overtaken, closed or cancelled, nothing changed |
+--         -1 the hop is unknown
 
 local _, hop, owner, fence, token = unpack(ARGV, 1, 5)
 
 local wrong = misplaced(hop_key(hop), 'hash')
 if wrong then return wrong end
-local workflow = may_close(hop, owner, fence)
-if not workflow then return 0 end
+local workflow, answer = may_close(hop, owner, fence)
+if not workflow then return answer end
 wrong = misplaced(events_key(workflow), 'stream', stream_key(workflow), 'stream')
 if wrong then return wrong end
 if redis.call('HGET', hop_key(hop), 'published_by') == token then return 1 end

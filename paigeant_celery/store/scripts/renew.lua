@@ -2,7 +2,7 @@
 -- A lapsed owner is revived with it: a hop that nobody took still names the owner and the fence.
 -- ARGV: prefix, owner, lease, for how long TOUCH may extend the lease, then hop, fence for each hop that the owner runs
 -- Answer: {the hops that it may no longer write for}, {hop, fence, ... of those that are listed as its own but not
---         named}, {those of the first that were cancelled}
+--         named}, {those of the first that were cancelled}, {hops that are unknown: the server has lost its data}
 
 local _, owner, lease, touchable = unpack(ARGV, 1, 4)
 
@@ -13,13 +13,14 @@ for i = 5, #ARGV, 2 do
   if wrong then return wrong end
 end
 
-local lost, cancelled = {}, {}
+local lost, cancelled, unknown = {}, {}, {}
 for i = 5, #ARGV, 2 do
   -- A hop that this very claim closed is not lost: its run is about to end.
   local hop = ARGV[i]
   local record = redis.call('HMGET', hop_key(hop), 'owner', 'fence', 'state')
   if record[1] ~= owner or record[2] ~= ARGV[i + 1] then
-    lost[#lost + 1] = hop
+    local gone = redis.call('EXISTS', hop_key(hop)) == 0 and unknown or lost
+    gone[#gone + 1] = hop
     if record[3] == 'cancelled' then cancelled[#cancelled + 1] = hop end
   elseif record[3] == 'queued' then
     redis.call('HSET', hop_key(hop), 'state', 'running')
@@ -46,4 +47,4 @@ for _, hop in ipairs(redis.call('SMEMBERS', owner_key(owner))) do
     stray[#stray + 1] = redis.call('TYPE', hop_key(hop)).ok == 'hash' and redis.call('HGET', hop_key(hop), 'fence') or '0'
   end
 end
-return { lost, stray, cancelled }
+return { lost, stray, cancelled, unknown }

@@ -1,7 +1,8 @@
 -- RETRY_AT: let a hop whose attempt failed wait, owned by nobody, until a sweep sends its message again.
 -- ARGV: prefix, hop, owner, fence, delay, failure (JSON), step id ('' for none), error class,
 --       where ('' for unknown)
--- Answer: 1 recorded, now or by an earlier call of this claim | 0 overtaken, nothing changed
+-- Answer: 1 recorded, now or by an earlier call of this claim | 0 overtaken, nothing changed |
+--         -1 the hop is unknown
 
 local _, hop, owner, fence, delay, failure, step, error_class, where = unpack(ARGV)
 

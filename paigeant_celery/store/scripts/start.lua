@@ -1,12 +1,12 @@
 -- START: record a workflow and its first hop; ADOPT: the same for one that is known only from its message.
--- ARGV: prefix, workflow, content, hop, queue, envelope, digest, then to adopt it: when its message was sent, and how
---       long ago that may be at most
+-- ARGV: prefix, workflow, content, hop, queue, envelope, digest, deadline ('' for none), then to adopt it: when its
+--       message was sent, how long ago that may be at most, and how many attempts of the hop were begun
 -- Answer: 'started' | 'exists' (same content) | 'conflict' (other content) | 'expired' (too old to be adopted)
 
-local _, workflow, content, hop, queue, envelope, digest, sent_at, max_age = unpack(ARGV)
+local _, workflow, content, hop, queue, envelope, digest, deadline, sent_at, max_age, begun = unpack(ARGV)
 
 local wrong = misplaced(wf_key(workflow), 'hash', hop_key(hop), 'hash', hops_key(workflow), 'set',
-  events_key(workflow), 'stream', due, 'zset', sent_key, 'hash')
+  events_key(workflow), 'stream', due, 'zset', sent_key, 'hash', deadlines, 'zset')
 if wrong then return wrong end
 
 local recorded = redis.call('HGET', wf_key(workflow), 'content')
@@ -17,6 +17,10 @@ if sent_at and now - sent_at > tonumber(max_age) then return 'expired' end
 
 redis.call('HSET', wf_key(workflow), 'content', content, 'state', 'running', 'hop', hop, 'created_at', int(now),
   'updated_at', int(now))
+if deadline ~= '' then redis.call('HSET', wf_key(workflow), 'deadline', deadline) end
+await_deadline(workflow, deadline)
 queue_hop(workflow, hop, queue, envelope, digest)
+-- Its fence is above that of any record that was lost, so that nobody who claimed that one can write for this one.
+if sent_at then redis.call('HSET', hop_key(hop), 'attempt', begun, 'fence', int(now)) end
 add_event(workflow, 'type', sent_at and 'adopted' or 'started', 'hop', hop, 'queue', queue)
 return 'started'

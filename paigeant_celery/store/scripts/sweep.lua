@@ -3,12 +3,13 @@
 -- ARGV: prefix, host, lease, number of dead owners, the dead owners (their processes are gone), then queue, '1' (it is
 --       empty) or '0' for each queue that the caller has looked at
 -- Answer: {owners of this host}, {queues that must be looked at}, {hop, queue, envelope, digest, ... to send again},
---         {keys that do not hold records of ours}, or the error FORMAT if a newer worker has begun
+--         {keys that do not hold records of ours}, {hop, queue, envelope, digest, ... whose deadline has passed}, or the
+--         error FORMAT if a newer worker has begun
 
 local _, host, lease, dead_count = unpack(ARGV, 1, 4)
 
 local wrong = misplaced(due, 'zset', owners, 'zset', meta, 'hash', sent_key, 'hash', reached_key, 'hash',
-  host_key(host), 'set')
+  host_key(host), 'set', deadlines, 'zset')
 if wrong then return wrong end
 
 if is_outdated then return outdated() end
@@ -17,7 +18,7 @@ raise_format()
 local looked_at = {}
 for i = 5 + dead_count, #ARGV, 2 do looked_at[ARGV[i]] = ARGV[i + 1] end
 
-local again, corrupted, unknown, asked = {}, {}, {}, {}
+local again, late, corrupted, unknown, asked = {}, {}, {}, {}, {}
 local bytes = 0
 
 -- What does not fit into this answer is left for the next pass.
@@ -34,7 +35,18 @@ local function record_of(hop)
   return (events == 'stream' or events == 'none') and record or nil
 end
 
+local reached = {}
+local function reached_on(queue)
+  reached[queue] = reached[queue] or tonumber(redis.call('HGET', reached_key, queue)) or 0
+  return reached[queue]
+end
+
 local function send_again(hop, record, waits, why)
+  if type(redis.pcall('HINCRBY', sent_key, record.queue, 0)) ~= 'number' then
+    -- Something else wrote there. Without a number no message of this queue could be sent, and the pass would end here.
+    redis.call('HSET', sent_key, record.queue, int(reached_on(record.queue)))
+    corrupted[#corrupted + 1] = sent_key
+  end
   redis.call('HSET', hop_key(hop), 'state', 'queued')
   expect(hop, record.queue, waits)
   add_event(record.workflow, 'type', 'resent', 'hop', hop, 'why', why)
@@ -67,12 +79,6 @@ local function lapse(owner, why)
       corrupted[#corrupted + 1] = hop_key(hop)
     end
   end
-end
-
-local reached = {}
-local function reached_on(queue)
-  reached[queue] = reached[queue] or tonumber(redis.call('HGET', reached_key, queue)) or 0
-  return reached[queue]
 end
 
 -- Send a retry, or a hop that was released or redriven.
@@ -111,6 +117,22 @@ local function look_at(hop)
   end
 end
 
+-- Return the hop of a workflow whose deadline has passed, to be closed. A hop that runs is ended by its own timeout, and
+-- one that waits is queued first. Whoever gets it may die, so it is looked at again.
+local function look_at_deadline(workflow)
+  local hop = redis.call('TYPE', wf_key(workflow)).ok == 'hash' and redis.call('HGET', wf_key(workflow), 'hop')
+  local record = hop and record_of(hop)
+  if not record then
+    redis.call('ZREM', deadlines, workflow)
+    corrupted[#corrupted + 1] = wf_key(workflow)
+    return
+  end
+  redis.call('ZADD', deadlines, int(now + DUE_AFTER), workflow)
+  if record.state ~= 'queued' then return end
+  for _, value in ipairs({ hop, record.queue, record.envelope, record.digest }) do late[#late + 1] = value end
+  bytes = bytes + #record.envelope
+end
+
 for i = 5, 4 + dead_count do lapse(ARGV[i], 'owner_gone') end
 
 local swept_at = redis.call('HGET', meta, 'swept_at')
@@ -131,5 +153,9 @@ if looking or not swept_at or now - swept_at >= PASS_EVERY then
     if is_full() then break end
     look_at(hop)
   end
+  for _, workflow in ipairs(redis.call('ZRANGEBYSCORE', deadlines, '-inf', int(now), 'LIMIT', 0, MOST_AT_ONCE)) do
+    if bytes >= MOST_BYTES then break end
+    look_at_deadline(workflow)
+  end
 end
-return { redis.call('SMEMBERS', host_key(host)), unknown, again, corrupted }
+return { redis.call('SMEMBERS', host_key(host)), unknown, again, corrupted, late }

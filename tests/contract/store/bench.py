@@ -56,6 +56,12 @@ class Bench(Protocol):
     def overdue(self, hop_id: str) -> None:
         """Make the store believe that the message of a queued hop should have arrived by now."""
 
+    def late(self, correlation_id: str) -> None:
+        """Make the store believe that the deadline of a workflow has passed."""
+
+    def lose(self) -> None:
+        """Take all records away from the store."""
+
     def lapse_swept(self) -> None:
         """Return when the leases given by `brief` are over, in a store that was swept all the time."""
 
@@ -131,6 +137,14 @@ class MemoryBench:
         assert hop_id in self.raw._records.due
         self.raw._records.due[hop_id] = self.now
 
+    def late(self, correlation_id: str) -> None:
+        assert correlation_id in self.raw._records.deadlines
+        self.raw._records.deadlines[correlation_id] = self.now
+
+    def lose(self) -> None:
+        empty = MemoryStore(lease=LEASE, ttl=TTL)
+        self.raw._records, self.raw._sweeping, self.raw._letters = empty._records, empty._sweeping, empty._letters
+
     def lapse_swept(self) -> None:
         self.lapse()
         self.swept(self.now - timedelta(seconds=1))
@@ -203,6 +217,12 @@ class RedisBench:
         # Hops that are sent without a look at their queue come before all others.
         ahead = 1e13 if cast("float", self.client.zscore(self.key("due"), hop_id)) < 0 else 0
         assert self.client.zadd(self.key("due"), {hop_id: self.now() - 1 - ahead}, xx=True, ch=True) == 1
+
+    def late(self, correlation_id: str) -> None:
+        assert self.client.zadd(self.key("deadlines"), {correlation_id: self.now() - 1}, xx=True, ch=True) == 1
+
+    def lose(self) -> None:
+        self.client.delete(*self.client.scan_iter(self.key("*")))
 
     def lapse_swept(self) -> None:
         self.lapse()

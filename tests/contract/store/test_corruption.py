@@ -26,6 +26,37 @@ def test_a_record_that_cannot_be_read_is_named_once_and_stops_no_sweep(on_redis:
     assert on_redis.raw.sweep(host="there", queues=queues) == Sweep()
 
 
+@pytest.mark.parametrize("field", ["queue", "envelope", "digest"])
+def test_a_record_that_is_no_text_spoils_no_other(on_redis: RedisBench, field: str) -> None:
+    """Its bytes come as lone surrogates, so that whoever sends hops refuses this one alone, and can set it aside."""
+    for name in ("odd", "sound"):
+        on_redis.raw.start(new(name))
+        on_redis.overdue(f"{name}.0")
+    on_redis.client.hset(on_redis.key("hop", "odd.0"), field, b"\xff\xfe")
+    asked = on_redis.raw.sweep(host="there").queues
+
+    found = on_redis.raw.sweep(host="there", queues=dict.fromkeys(asked, True))
+
+    sent = {again.hop_id: again for again in found.overdue}
+    assert sent.pop("sound.0") == hop("sound.0")
+    assert [getattr(again, field) for again in sent.values()] == ["\udcff\udcfe"]
+
+
+def test_a_count_of_messages_that_is_no_number_ends_no_sweep(on_redis: RedisBench) -> None:
+    """It is counted anew, and reported once."""
+    for name in ("odd", "sound"):
+        on_redis.raw.start(new(name))
+        on_redis.overdue(f"{name}.0")
+    on_redis.client.hset(on_redis.key("sent"), "q-odd.0", "many")
+    queues = {"q-odd.0": True, "q-sound.0": True}
+
+    found = on_redis.raw.sweep(host="there", queues=queues)
+
+    assert {again.hop_id for again in found.overdue} == {"odd.0", "sound.0"}
+    assert found.corrupted == (on_redis.key("sent"),)
+    assert on_redis.client.hget(on_redis.key("sent"), "q-odd.0") in (b"1", "1")
+
+
 WHO_NOTICES = {
     "due": ["start", "claim", "renew", "complete", "fail", "sweep"],
     "sent": ["start", "complete", "sweep"],

@@ -25,6 +25,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
+from paigeant_celery.core.errors import HopUnknown
 from paigeant_celery.core.flow import Failure
 from paigeant_celery.core.hops import goes_first
 from paigeant_celery.store.limits import LIMITS
@@ -52,6 +53,7 @@ T = TypeVar("T")
 
 LEASE, TTL = 100.0, 7200.0  # seconds; a hop can become overdue within a lease
 DELAY = 30.0  # seconds to a retry
+DEADLINE = timedelta(seconds=20)  # from the start of some workflows
 SWEPT_EACH = timedelta(seconds=49)  # often enough that leases are not held as after an outage
 UNSWEPT = timedelta(seconds=60)  # long enough that they are
 AHEAD = 1e13  # puts hops ahead in the scripts if they are sent whatever waits on their queue
@@ -139,6 +141,7 @@ class Course:
     updated_at: int
     failure: Failure | None
     envelope: str | None
+    deadline: int | None
     ends_at: int | None
     hops: frozenset[str]
     blobs: Mapping[str, str]
@@ -155,6 +158,7 @@ class Reading:
     due: Mapping[str, int]
     ahead: frozenset[str]  # due hops that are sent whatever waits on their queue
     parked: Mapping[str, int]
+    deadlines: Mapping[str, int]  # when they are looked at
     owned: Mapping[str, frozenset[str]]
     leases: Mapping[str, int]
     sent: Mapping[str, int]
@@ -185,6 +189,11 @@ class MemoryRig:
         self.now = BEGIN
         self.store = MemoryStore(lease=LEASE, ttl=TTL, now=lambda: self.now, limits=FEW_LETTERS)
 
+    def emptied(self) -> MemoryRig:
+        empty = MemoryRig()
+        empty.set_clock(self.now)
+        return empty
+
     def set_clock(self, now: datetime) -> None:
         self.now = now
         self.store.letters_dropped()  # any call deletes what has expired
@@ -199,6 +208,7 @@ class MemoryRig:
             due={hop_id: milliseconds(at) for hop_id, at in records.due.items()},
             ahead=frozenset(hop_id for hop_id in records.due if goes_first(records.hops[hop_id].hop)),
             parked={hop_id: milliseconds(at) for hop_id, at in records.parked.items()},
+            deadlines={name: milliseconds(at) for name, at in records.deadlines.items()},
             owned={owner: frozenset(held) for owner, held in records.owned.items()},
             leases={owner: milliseconds(end) for owner, end in records.leases.items()},
             sent={queue: line.sent for queue, line in records.lines.items() if line.sent},
@@ -227,6 +237,7 @@ class MemoryRig:
             updated_at=milliseconds(found.updated_at),
             failure=found.failure,
             envelope=found.envelope,
+            deadline=moment_of(found.deadline),
             ends_at=ends_at,
             hops=frozenset(found.hop_ids),
             blobs=dict(found.blobs),
@@ -302,9 +313,15 @@ class RedisRig:
     def __init__(self, opened: Client, url: str, prefix: str) -> None:
         self.prefix = prefix
         self.store = RedisStore(url, prefix=prefix, lease=LEASE, ttl=TTL)
-        self.store._server.client = opened
+        self.store._server._client.value = opened
         self._read, self._set = (opened.redis.register_script(text) for text in (READ_ALL, SET_CLOCK))
         self.set_clock(BEGIN)
+
+    def emptied(self) -> RedisRig:
+        client = cast("Client", self.store._server.client).redis
+        for key in list(client.scan_iter(f"{self.prefix}:*")):
+            client.delete(key)
+        return self
 
     def set_clock(self, now: datetime) -> None:
         self._set(args=[self.prefix, milliseconds(now)])
@@ -316,7 +333,7 @@ class RedisRig:
         ids = {kind: sorted(key[len(kind) + 1 :] for key in found if key.startswith(f"{kind}:")) for kind in KINDS}
         known = {*SINGLE, *(f"{kind}:{each}" for kind in KINDS for each in ids[kind])}
         assert found.keys() <= known, f"record: unknown keys {found.keys() - known}"
-        scores = {index: pairs(found.get(index, [])) for index in ("due", "parked", "owners", "letters", "kept")}
+        scores = {index: pairs(found.get(index, [])) for index in SORTED}
         meta = pairs(found.get("meta", []))
         owned = {owner: frozenset(found[f"owner:{owner}"]) for owner in ids["owner"]}
         hosts = {owner for host in ids["host"] for owner in found[f"host:{host}"]}
@@ -327,6 +344,7 @@ class RedisRig:
             due={hop_id: round(at + AHEAD if at < 0 else at) for hop_id, at in numbers(scores["due"]).items()},
             ahead=frozenset(hop_id for hop_id, at in numbers(scores["due"]).items() if at < 0),
             parked={hop_id: round(at) for hop_id, at in numbers(scores["parked"]).items()},
+            deadlines={name: round(at) for name, at in numbers(scores["deadlines"]).items()},
             owned=owned,
             leases={owner: round(end) for owner, end in numbers(scores["owners"]).items()},
             sent={queue: int(each) for queue, each in pairs(found.get("sent", [])).items()},
@@ -352,6 +370,7 @@ class RedisRig:
             updated_at=int(record["updated_at"]),
             failure=failure_of(record),
             envelope=record.get("envelope"),
+            deadline=int(record["deadline"]) if "deadline" in record else None,
             ends_at=ends_at,
             hops=hops,
             blobs=pairs(found.get(f"blob:{name}", [])),
@@ -401,8 +420,9 @@ class RedisRig:
         ]
 
 
+SORTED = ("due", "parked", "deadlines", "owners", "letters", "kept")
 KINDS = ("wf", "hops", "hop", "events", "stream", "blob", "journal", "owner", "host", "letter")
-SINGLE = ("due", "parked", "owners", "letters", "kept", "sent", "reached", "meta")
+SINGLE = (*SORTED, "sent", "reached", "meta")
 
 
 def numbers(scores: Mapping[str, str]) -> dict[str, float]:
@@ -428,6 +448,16 @@ def without_cursors(answer: object) -> object:
 REFUSALS = (False, "exists", "conflict", "known", "expired", "ended", "unknown", "not_parked")
 
 
+UNKNOWN = cast("Any", "unknown")  # stands for the answer that the store has no record of the hop
+
+
+def answered(call: Callable[[Store], T], store: Store) -> T:
+    try:
+        return call(store)
+    except HopUnknown:
+        return cast("T", UNKNOWN)
+
+
 def is_refusal(answer: object) -> bool:
     return isinstance(answer, Dropped) or (isinstance(answer, (bool, str)) and answer in REFUSALS)
 
@@ -442,12 +472,17 @@ class Pair:
 
     def ask(self, call: Callable[[Store], T]) -> T:
         """Make a call on both stores. They must answer and record the same, and nothing changes if they refuse."""
-        answer, other = (call(rig.store) for rig in self.rigs)
+        answer, other = (answered(call, rig.store) for rig in self.rigs)
         assert without_cursors(other) == without_cursors(answer), f"answer: {other!r} on Redis, {answer!r} in memory"
         before, self.last = self.last, self.read()
         if is_refusal(answer):
             assert self.last == before, f"unchanged: {answer!r} changed {before.difference(self.last)}"
         return answer
+
+    def lose(self) -> None:
+        """Take all records away from both stores, but leave them the time."""
+        self.rigs = self.rigs[0].emptied(), self.rigs[1].emptied()
+        self.last = self.read()
 
     def look(self, *calls: Callable[[Store], object]) -> None:
         """Make calls that only read."""
@@ -483,6 +518,8 @@ def check_reading(found: Reading, *, most: int) -> None:
         assert owners in ([], [row.owner]), f"one place: {hop_id} is owned by {row.owner} but listed under {owners}"
         assert row.attempt <= most, f"capped: {hop_id} was begun too often"
     assert found.leases.keys() == found.owned.keys(), "one place: an owner has a lease if it has hops"
+    going_on = {name for name, course in found.workflows.items() if course.state == "running" and course.deadline}
+    assert found.deadlines.keys() == going_on, f"deadlines: {going_on} go on, but {set(found.deadlines)} are looked at"
     for name, course in found.workflows.items():
         current = found.hops[course.hop].state
         is_open = current in ("queued", "running", "waiting")
@@ -497,7 +534,7 @@ def check_move(before: Reading, found: Reading) -> None:
     for name, course in before.workflows.items():
         now = found.workflows.get(name)
         if now is None or now.created_at != course.created_at:
-            assert course.state in ENDED, f"forward: {name} is forgotten"
+            assert course.state in ENDED or not found.hops, f"forward: {name} is forgotten"
             continue
         assert course.state not in ENDED or now.state == course.state, f"forward: {name} was {course.state}"
         assert parts(now.hop)[1] - parts(course.hop)[1] in (0, 1), f"forward: {name} went to {now.hop}"
@@ -525,6 +562,8 @@ CALLS = st.one_of(
         content=st.sampled_from(["same", "other"]),
         adopted=st.booleans(),
         late=st.booleans(),
+        ends=st.booleans(),
+        begun=st.integers(0, 1),
     ),
     *[a("take", workflow=WORKFLOW, owner=OWNER)] * 3,
     a("take_a_copy", back=BACK, owner=OWNER),
@@ -551,6 +590,8 @@ CALLS = st.one_of(
     *[a("lease_ends", which=st.integers(0, 1), then=st.sampled_from(["wait", "sweep", "claim", "come back"]))] * 3,
     *[a("becomes_due", workflow=WORKFLOW, swept=st.booleans())] * 2,
     a("outage", back=st.integers(0, 3)),
+    *[a("deadline_passes", workflow=WORKFLOW, claimed=st.booleans())] * 2,
+    a("lose", meant=SELDOM, then=st.sampled_from(["nothing", "adopt"])),
     a("end_passes", meant=SELDOM),
     a("bury", letter_id=LETTER),
     a("forget_letter", letter_id=LETTER),
@@ -591,19 +632,23 @@ class Machine:
     def begin(self, *, both: bool, owner: str, most: int) -> None:
         self.most = most
         for workflow in WORKFLOWS[0 if both else 1 :]:
-            self.start(workflow)
+            self.start(workflow, ends=workflow == "v")
         self.claim("w.0", owner)
 
-    def start(self, workflow: str, content: str = "same", adopted: bool = False, late: bool = False) -> None:
+    def start(
+        self, workflow: str, content: str = "same", adopted: bool = False, late: bool = False, ends: bool = False,
+        begun: int = 0,
+    ) -> None:  # fmt: skip
         if workflow not in self.last.workflows and content != "same":
             return
-        new = NewWorkflow(correlation_id=workflow, content=content, hop=hop(f"{workflow}.0"))
+        deadline = self.pair.now + DEADLINE if ends else None
+        new = NewWorkflow(correlation_id=workflow, content=content, hop=hop(f"{workflow}.0"), deadline=deadline)
         if not adopted:
             self.pair.ask(lambda store: store.start(new))
             return
         max_age = timedelta(hours=1)
         sent_at = self.pair.now - max_age * (2 if late else 0.5)
-        answer = self.pair.ask(lambda store: store.adopt(new, sent_at=sent_at, max_age=max_age))
+        answer = self.pair.ask(lambda store: store.adopt(new, sent_at=sent_at, max_age=max_age, begun=begun))
         self.seen[answer] += 1
 
     def take(self, workflow: str, owner: str) -> None:
@@ -675,7 +720,7 @@ class Machine:
         closing, number = self.closing(back), next(self.numbers)
         row = self.last.hops.get(closing.hop_id)
         records = {f"call {number}": f"by {closing.owner} {closing.fence}", "last": str(number)}
-        if not self.pair.ask(lambda store: store.record(closing, records)):
+        if self.pair.ask(lambda store: store.record(closing, records)) is not True:
             self.seen["not recorded"] += 1
         else:
             assert row is not None
@@ -684,7 +729,7 @@ class Machine:
     def publish(self, back: int, size: int) -> None:
         closing, number = self.closing(back), next(self.numbers)
         events = [{"event": "text", "data": f"{number} {each}"} for each in range(size)]
-        self.seen["published"] += self.pair.ask(lambda store: store.publish(closing, events))
+        self.seen["published"] += self.pair.ask(lambda store: store.publish(closing, events)) is True
 
     def redrive(self, workflow: str, *, fresh: bool = False) -> None:
         answer = self.pair.ask(lambda store: store.redrive(workflow, discard_journal=fresh))
@@ -734,6 +779,27 @@ class Machine:
         elif not back:
             self.pair.pass_time(UNSWEPT)
             self.seen["unswept"] += 1
+
+    def deadline_passes(self, workflow: str, claimed: bool) -> None:
+        """Somebody sweeps after it, and claims what is late without beginning it."""
+        if workflow not in self.last.deadlines:
+            return
+        self.pass_until(self.last.deadlines[workflow])
+        for hop_id in self.sweep_once():
+            self.seen["late"] += 1
+            if claimed:
+                self.claim(hop_id, OWNERS[0], most=0)
+                self.fail(back=0, meant=True)
+
+    def lose(self, meant: bool, then: str = "nothing") -> None:
+        """The server comes back empty, and workflows are adopted from their messages, now or later."""
+        if not meant:
+            return
+        self.pair.lose()
+        self.seen["lost everything"] += 1
+        if then == "adopt":
+            for workflow in WORKFLOWS:
+                self.start(workflow, adopted=True, ends=True)
 
     def end_passes(self, meant: bool) -> None:
         """Ended workflows expire."""
@@ -786,10 +852,11 @@ class Machine:
         place = parts(course.hop)[1] if course is not None else 0
         return f"{workflow}.{min(max(place + step, 0), PLACES - 1)}"
 
-    def claim(self, hop_id: str, owner: str, *, digest: str | None = "right") -> None:
+    def claim(self, hop_id: str, owner: str, *, digest: str | None = "right", most: int | None = None) -> None:
         digest = f"d-{hop_id}" if digest == "right" else digest
         token = f"t{next(self.numbers)}"
-        call = Call(Claim(hop_id=hop_id, owner=owner, token=token, max_attempts=self.most, digest=digest, step="s"))
+        most = self.most if most is None else most
+        call = Call(Claim(hop_id=hop_id, owner=owner, token=token, max_attempts=most, digest=digest, step="s"))
         self.asked.append(call)
         self.ask(call)
 
@@ -808,7 +875,7 @@ class Machine:
         else:
             self.seen["exhausted" if answer.exhausted else "taken over" if row.state == "running" else "claimed"] += 1
 
-    def sweep_once(self, *, dead: Sequence[str] = (), empty: bool | None = None, host: str = "here") -> None:
+    def sweep_once(self, *, dead: Sequence[str] = (), empty: bool | None = None, host: str = "here") -> Sequence[str]:
         queues = None if empty is None else {QUEUE: empty}
         before = self.last
         found = self.pair.ask(lambda store: store.sweep(host=host, dead=dead, queues=queues))
@@ -817,6 +884,8 @@ class Machine:
         self.seen["lapsed"] += sum(before.hops[hop_id].state == "running" for hop_id in again)
         self.seen["resent"] += len(again)
         self.seen["asked for queues"] += len(found.queues)
+        assert found.late == tuple(hop(each.hop_id) for each in found.late), f"answer: {found.late}"
+        return [each.hop_id for each in found.late]
 
     def closing(self, back: int) -> Closing:
         """Close with one of the last granted claims. If there is none, a stranger guesses."""
@@ -831,8 +900,11 @@ class Machine:
 
     def closes(self, closing: Closing, state: str, close: Callable[[Store], bool]) -> None:
         is_of, row = self.is_of(closing), self.last.hops.get(closing.hop_id)
-        self.pair.ask(close)
-        if row is None or not is_of:
+        answer = self.pair.ask(close)
+        assert (answer is UNKNOWN) == (row is None), f"told apart: {closing} was answered {answer}, of {row}"
+        if row is None:
+            self.seen["unknown"] += 1
+        elif not is_of:
             self.seen["overtaken"] += 1
         elif row.state == "running":
             self.seen[f"closed as {state}"] += 1
@@ -845,11 +917,12 @@ COMMON = {
     "claimed", "dropped unknown", "dropped finished", "dropped running", "dropped waiting", "dropped parked",
     "overtaken", "closed before", "closed as done", "closed as waiting", "closed as parked", "closed as queued",
     "lapsed", "resent", "recorded", "not recorded", "published", "redriven", "not_parked", "asked for queues",
-    "unswept", "buried", "letter forgotten",
+    "buried", "letter forgotten", "lost everything", "unknown",
 }  # fmt: skip
 RARE = {
     "taken over", "exhausted", "answered again", "revived", "closed late", "closed as failed", "dropped altered",
     "dropped cancelled", "recorded late", "adopted", "known", "expired", "forgotten", "letter dropped",
+    "unswept", "late",
 }  # fmt: skip
 
 
@@ -949,12 +1022,20 @@ def test_both_stores_agree_on_what_random_calls_seldom_meet(new_pairs: Pairs) ->
     machine.start("v", adopted=True)
     machine.claim("v.0", OWNERS[2])
     machine.retry_at(back=0)
+    machine.outage(back=0)
     machine.cancel("v", meant=True)
     machine.claim("v.0", OWNERS[2])
     for letter_id in LETTERS:
         machine.bury(letter_id)
     machine.look("v", place=0, limit=4)
     machine.check(machine.last)
+    machine.end_passes(meant=True)
+    machine.start("v", ends=True)
+    machine.claim("v.0", OWNERS[2])
+    machine.deadline_passes("v", claimed=True)
+    machine.release(back=0)
+    machine.deadline_passes("v", claimed=True)
+    assert machine.last.workflows["v"].state == "failed"
     machine.end_passes(meant=True)
 
     assert met(machine.seen) >= RARE
@@ -975,6 +1056,7 @@ UNSOUND: Mapping[str, Callable[[Reading], Reading]] = {
     "one place: w.0 is owned by": lambda found: with_row(found, owner=OWNERS[1]),
     "one place: an owner": lambda found: replace(found, leases={}),
     "capped": lambda found: with_row(found, attempt=2),
+    "deadlines": lambda found: replace(found, deadlines={"w": 0}),
     "handed on": lambda found: with_course(found, state="failed"),
     "once": lambda found: with_course(found, events=[(0, {"type": "completed", "hop": "w.0"})]),
     "forward: w is forgotten": lambda found: replace(found, workflows={}),
@@ -1018,14 +1100,37 @@ def record_too_late(machine: Machine) -> None:
     machine.record(back=1)
 
 
+def lose_and_complete(machine: Machine) -> None:
+    machine.lose(meant=True)
+    machine.complete(back=0)
+
+
+def lose_and_adopt(machine: Machine) -> None:
+    machine.lose(meant=True)
+    machine.start("w", adopted=True)
+
+
+def let_the_deadline_pass(machine: Machine) -> None:
+    machine.start("v", ends=True)
+    machine.deadline_passes("v", claimed=False)
+
+
+def park_and_redrive(machine: Machine) -> None:
+    machine.start("v", ends=True)
+    machine.claim("v.0", OWNERS[1])
+    machine.park(back=0)
+    machine.redrive("v")
+
+
 MUTANTS = {
     "no fence": Mutant(
-        old="if record[3] ~= owner or record[4] ~= fence then return nil, 0 end",
+        old="if record[3] ~= owner or record[4] ~= fence then",
+        new="if not record[1] then",
         calls=complete_too_late,
         noticed="answer",
     ),
     "no fence on the journal": Mutant(
-        old="if not workflow then return 0 end\nfor i = 5, #ARGV, 2 do",
+        old="if not workflow then return answer end\nfor i = 5, #ARGV, 2 do",
         new="for i = 5, #ARGV, 2 do",
         calls=record_too_late,
         noticed="answer",
@@ -1037,7 +1142,7 @@ MUTANTS = {
     ),
     "no sweeper": Mutant(
         old="for i = 5, 4 + dead_count do lapse(ARGV[i], 'owner_gone') end",
-        new="do return { {}, {}, {}, {} } end",
+        new="do return { {}, {}, {}, {}, {} } end",
         calls=lambda machine: machine.lease_ends(which=0, then="sweep"),
         noticed="answer",
     ),
@@ -1052,6 +1157,29 @@ MUTANTS = {
         calls=lambda machine: machine.lease_ends(which=0, then="claim"),
         noticed="answer",
     ),
+    "a lost record is taken for another owner's": Mutant(
+        old="return nil, redis.call('EXISTS', hop_key(hop)) - 1",
+        new="return nil, 0",
+        calls=lose_and_complete,
+        noticed="answer",
+    ),
+    "an adopted hop has the fence of the lost one": Mutant(
+        old="if sent_at then redis.call('HSET', hop_key(hop), 'attempt', begun, 'fence', int(now)) end",
+        new="if sent_at then redis.call('HSET', hop_key(hop), 'attempt', begun) end",
+        calls=lose_and_adopt,
+        noticed="record",
+    ),
+    "no look at deadlines": Mutant(
+        old="if record.state ~= 'queued' then return end\n  for _, value",
+        new="do return end\n  for _, value",
+        calls=let_the_deadline_pass,
+        noticed="answer",
+    ),
+    "no deadline after a redrive": Mutant(
+        old="await_deadline(workflow, redis.call('HGET', wf_key(workflow), 'deadline'))",
+        calls=park_and_redrive,
+        noticed="record",
+    ),
     "claim not idempotent": Mutant(
         old="if repeated then",
         new="if false then",
@@ -1059,7 +1187,9 @@ MUTANTS = {
         noticed="answer",
     ),
 }
-CHECKS = ("answer", "unchanged", "record", "one place", "handed on", "forward", "capped", "once")
+CHECKS = (
+    "answer", "told apart", "deadlines", "unchanged", "record", "one place", "handed on", "forward", "capped", "once"
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("name", MUTANTS)

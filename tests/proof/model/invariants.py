@@ -6,18 +6,19 @@ from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 
 from paigeant_celery.core.hops import Hop
-from tests.proof.model.moves import CLAIMED, TO_CLOSE, Label, State, holds
+from tests.proof.model.moves import CLAIMED, NOT_KNOWN, TO_CLOSE, Label, State, holds
 from tests.proof.model.records import OWNERS, WORKERS, Rules, owner_of, without_token
 
 __all__ = ["MOVE_INVARIANTS", "STATE_INVARIANTS", "has_ended"]
 
 PLACES = {"queued": ["due"], "waiting": ["due"], "running": ["owned"], "parked": ["parked"]}
+FORGETS = "the store forgets everything"
 ENDS = ("completed", "failed", "cancelled")
 
 
 def has_ended(state: State) -> bool:
-    """Say whether nothing more will happen to the workflow unless people act."""
-    return state.store.workflow != "running"
+    """Say whether nothing more will happen to the workflow unless people act, or its last message was lost as well."""
+    return state.store.workflow not in ("running", "unknown")
 
 
 def _hops(state: State) -> Iterator[tuple[int, Hop]]:
@@ -46,7 +47,9 @@ def _completed_once(state: State, rules: Rules) -> bool:
 def _in_slip_order(state: State, rules: Rules) -> bool:
     """Hops complete and are recorded once each, in the order of the slip."""
     store = state.store
-    return store.recorded == tuple(range(len(store.recorded))) and store.completed == tuple(range(len(store.completed)))
+    first = store.recorded[0] if store.recorded else 0  # it is adopted at any hop
+    places = tuple(range(first, first + len(store.recorded)))
+    return store.recorded == places and store.completed == places[: len(store.completed)]
 
 
 def _handed_on(state: State, rules: Rules) -> bool:
@@ -54,8 +57,8 @@ def _handed_on(state: State, rules: Rules) -> bool:
     store = state.store
     is_open = [hop for hop, record in _hops(state) if record.state in PLACES]
     if store.workflow == "completed":
-        return not is_open and len(store.completed) == rules.hops
-    expected = [] if store.workflow in ENDS else [store.current]
+        return not is_open and store.completed == store.recorded and store.current == rules.hops - 1
+    expected = [] if store.workflow in (*ENDS, *NOT_KNOWN) else [store.current]
     return is_open == expected and store.completed == store.recorded[:-1]
 
 
@@ -66,7 +69,7 @@ def _attempts_capped(state: State, rules: Rules) -> bool:
 
 def _attempts_explained(state: State, rules: Rules) -> bool:
     """Each attempt after the first has a reason: none is spent if nothing went wrong."""
-    return state.store.record(state.store.current).attempt <= 1 + state.excuses
+    return not state.store.recorded or state.store.record(state.store.current).attempt <= 1 + state.excuses
 
 
 def _runs_explained(state: State, rules: Rules) -> bool:
@@ -79,7 +82,7 @@ def _runs_explained(state: State, rules: Rules) -> bool:
 
 def _leases_respected(before: State, label: Label, after: State, rules: Rules) -> bool:
     """No claim is granted while the lease of another claim's owner holds."""
-    for hop, record in _hops(before):
+    for hop, record in _hops(before) if label.name != FORGETS else ():
         owner = owner_of(record)
         if record.state != "running" or owner is None or before.store.leases[owner] != "holds":
             continue
@@ -112,7 +115,9 @@ def _granted_again(before: State, label: Label, after: State, rules: Rules) -> b
 
 
 def _only_forward(before: State, label: Label, after: State, rules: Rules) -> bool:
-    """What has ended stays ended, what is recorded is not forgotten, and fences only grow."""
+    """What has ended stays ended, what is recorded is not forgotten by us, and fences only grow."""
+    if label.name == FORGETS:
+        return True
     if before.store.workflow in ENDS and after.store.workflow != before.store.workflow:
         return False
     if before.store.workflow == "parked" and after.store.workflow == "running" and label.name != "REDRIVE":

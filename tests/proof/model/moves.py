@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple
 
-from paigeant_celery.core.hops import Hop, HopState, goes_first
+from paigeant_celery.core.hops import Hop, HopState, goes_first, may_be_ended
 from tests.proof.model import records
 from tests.proof.model.records import (
     GONE,
@@ -35,16 +35,19 @@ CLAIMED = "claimed"
 RAN, FAILED, BROKE = "ran", "failed", "broke"  # an output; an error worth another attempt; any other error
 SPENT = "spent"  # claimed after the last attempt, which allows no run
 HALF = "half"  # completed, but the next hop is not recorded; only reached by a mutant that does this in two scripts
+LATE = "late"  # claimed by a sweeper, to end the workflow at its deadline
 RECORDED = "recorded"  # completed, but the next hop's message is not published
 CLOSED = "closed"  # only the message is still to be acknowledged
 
-TO_CLOSE = (RAN, FAILED, BROKE, SPENT)
+TO_CLOSE = (RAN, FAILED, BROKE, SPENT, LATE)
 HOLDING = (CLAIMED, *TO_CLOSE)
+
+NOT_KNOWN = ("unknown", "gone")  # workflows that the store has forgotten
 
 OVER: tuple[HopState, ...] = ("done", "failed", "cancelled")
 NOBODYS = {state: Hop(state=state) for state in OVER}  # closed hops, if nobody can ask any more who closed them
 
-FAULTS = ("crash", "expiry", "copy", "loss", "reply", "error", "stop", "cancel", "redrive")
+FAULTS = ("crash", "expiry", "copy", "loss", "reply", "error", "stop", "cancel", "redrive", "forget")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +64,7 @@ class Budget:
     stop: int = 1  # a worker is told to end while it runs the hop
     cancel: int = 1
     redrive: int = 1
+    forget: int = 0  # of everything that the store had
 
 
 class Worker(NamedTuple):
@@ -80,6 +84,7 @@ class State(NamedTuple):
     runs: int  # of the current hop's body, since it was recorded or redriven
     excuses: int  # reasons for another run or attempt of it
     left: tuple[int, ...]  # of the budget: in total, then of each kind
+    late: bool = False  # the deadline has passed
 
 
 class Label(NamedTuple):
@@ -115,9 +120,10 @@ def moves(state: State, rules: Rules) -> Iterator[Move]:
     for worker in WORKERS:
         yield from _works(state, rules, worker)
         yield from _renews(state, rules, worker)
-    yield from _time(state)
+    yield from _time(state, rules)
     if rules.sweeper:
         yield from _sweeps(state)
+        yield from _ends_late(state, rules)
     if state.left[0]:
         yield from _adversary(state, rules)
 
@@ -125,7 +131,7 @@ def moves(state: State, rules: Rules) -> Iterator[Move]:
 def holds(state: State, worker: int, hop: int) -> bool:
     """Say whether a worker runs or closes a hop, or is about to learn that its claim was granted."""
     phase, at, fence = state.workers[worker]
-    if at != hop:
+    if at != hop or state.store.hops[hop] is None:
         return False
     record = state.store.record(hop)
     if phase == TAKEN:
@@ -138,7 +144,7 @@ def holds(state: State, worker: int, hop: int) -> bool:
 
 def _works(state: State, rules: Rules, worker: int) -> Iterator[Move]:
     phase, hop, _ = state.workers[worker]
-    if phase == IDLE:
+    if phase == IDLE and rules.served:
         for waiting, count in enumerate(state.queues):
             if count:
                 taken = _sent(state, waiting, -1)._replace(workers=put(state.workers, worker, Worker(TAKEN, waiting)))
@@ -146,7 +152,11 @@ def _works(state: State, rules: Rules, worker: int) -> Iterator[Move]:
     elif phase == TAKEN:
         yield Move(Label("CLAIM", hop, worker), False, _claims(state, rules, worker))
     elif phase == CLAIMED:
+        if state.late:  # if it has not passed only now
+            yield Move(Label("is too late to begin", hop, worker), False, _at(state, worker, LATE))
         yield Move(Label("runs the body", hop, worker), False, _ran(state, worker, RAN))
+    elif phase in TO_CLOSE and state.store.hops[hop] is None:
+        yield Move(*_without_a_record(state, rules, worker))
     elif phase in TO_CLOSE:
         name, store, answer = _closing(state, rules, worker)
         closed = _after_closing(state, store)
@@ -160,9 +170,34 @@ def _works(state: State, rules: Rules, worker: int) -> Iterator[Move]:
         yield Move(Label("acknowledges", hop, worker), False, _ended(state, worker))
 
 
+def _without_a_record(state: State, rules: Rules, worker: int) -> tuple[Label, bool, State]:
+    """Close a hop of which the store has no record: it is adopted and claimed first, if nobody has adopted it."""
+    phase, hop, _ = state.workers[worker]
+    if not rules.tell:
+        return Label("is told of another owner", hop, worker), False, _at(state, worker, CLOSED)
+    if phase in (SPENT, LATE):  # nothing was run, so the delivery is opened again, or the sweep forgets it
+        again = Worker(TAKEN, hop) if phase == SPENT else Worker()
+        return Label("finds nothing to close", hop, worker), False, _with(state, worker, again)
+    if state.store.workflow not in NOT_KNOWN:
+        return Label("finds its workflow elsewhere", hop, worker), False, _at(state, worker, CLOSED)
+    adopted = _adopted(state, hop)
+    store, answer = records.claimed(adopted.store, rules, hop, worker)
+    assert isinstance(answer, Claimed)
+    closing = Worker(phase, hop, answer.fence)
+    regained = _with(adopted._replace(store=store), worker, closing)
+    return Label("regains the hop that it ran", hop, worker), False, regained
+
+
+def _adopted(state: State, hop: int) -> State:
+    """Record a workflow from the message of its hop."""
+    return _counted_anew(state._replace(store=records.adopted(state.store, hop)))
+
+
 def _claims(state: State, rules: Rules, worker: int) -> State:
     hop = state.workers[worker].hop
     store, answer = records.claimed(state.store, rules, hop, worker)
+    if answer == records.UNKNOWN and state.store.workflow in NOT_KNOWN:
+        return _adopted(state, hop)  # it asks for the claim once more
     state = state._replace(store=store)
     if isinstance(answer, Claimed):
         phase = SPENT if answer.exhausted else CLAIMED
@@ -186,7 +221,7 @@ def _closing(state: State, rules: Rules, worker: int) -> tuple[str, Store, bool]
     phase, hop, fence = state.workers[worker]
     if phase == RAN:
         return "COMPLETE", *records.completed(state.store, rules, hop, worker, fence)
-    if phase == BROKE:
+    if phase in (BROKE, LATE):
         return "FAIL", *records.closed(state.store, hop, worker, fence, "failed")
     # The attempt is known from the claim. If the record has another one by now, nothing is recorded.
     if phase == FAILED and state.store.record(hop).attempt < rules.max_attempts:
@@ -209,7 +244,11 @@ def _renews(state: State, rules: Rules, worker: int) -> Iterator[Move]:
     phase, hop, fence = state.workers[worker]
     if phase in (CLAIMED, RAN, FAILED, BROKE):
         store = records.renewed(state.store, hop, worker, fence)
-        if store is None:
+        if store == "unknown":
+            if phase == CLAIMED:
+                label = Label("RENEW: unknown, and the run is cancelled", hop, worker)
+                yield Move(label, False, _cut(state, rules, worker))
+        elif store is None:
             if phase == CLAIMED:  # a run that has ended is not cancelled
                 yield Move(Label("RENEW: lost, and the run is cancelled", hop, worker), False, _ended(state, worker))
         elif store is not state.store:
@@ -221,11 +260,21 @@ def _renews(state: State, rules: Rules, worker: int) -> Iterator[Move]:
             yield Move(Label("RELEASE of a stray", stray, worker), False, state._replace(store=store))
 
 
+def _cut(state: State, rules: Rules, worker: int) -> State:
+    """Cancel a run of which the store has no record, and send its message again, unless somebody has adopted it."""
+    hop = state.workers[worker].hop
+    if rules.tell and state.store.workflow in NOT_KNOWN:
+        state = _sent(_adopted(state, hop), hop)
+    return _ended(state, worker)
+
+
 # Time and the sweepers.
 
 
-def _time(state: State) -> Iterator[Move]:
-    """Leases that nobody renews expire."""
+def _time(state: State, rules: Rules) -> Iterator[Move]:
+    """The deadline passes, and leases that nobody renews expire."""
+    if rules.deadline and not state.late:
+        yield Move(Label("the deadline passes"), False, state._replace(late=True))
     for owner in OWNERS:
         if state.store.owned[owner] and state.store.leases[owner] == "holds" and not _is_attended(state, owner):
             hop = min(state.store.owned[owner])
@@ -260,6 +309,19 @@ def _sweeps(state: State) -> Iterator[Move]:
             yield Move(Label("SWEEP: overdue", hop), False, _sent(again, hop))
 
 
+def _ends_late(state: State, rules: Rules) -> Iterator[Move]:
+    """A sweeper is told of a hop that is late. It claims it in the process of a worker, and closes it then."""
+    hop, store = state.store.current, state.store
+    if not (rules.late and state.late and store.workflow == "running") or not may_be_ended(store.record(hop)):
+        return
+    for worker in WORKERS:
+        if state.workers[worker].phase == IDLE:
+            claimed, answer = records.claimed(store, rules, hop, worker, max_attempts=0)
+            assert isinstance(answer, Claimed)
+            ending = _with(state._replace(store=claimed), worker, Worker(LATE, hop, answer.fence))
+            yield Move(Label("SWEEP: late, and it is claimed", hop, worker), False, ending)
+
+
 def _is_on_its_way(state: State, hop: int) -> bool:
     """Say whether the hop's message will come. If that takes long it is sent again, like the adversary's copies."""
     late = (worker for worker in state.workers if worker.phase in (TAKEN, RECORDED))
@@ -277,6 +339,26 @@ def _adversary(state: State, rules: Rules) -> Iterator[Move]:
         yield from _fails(state, rules, worker)
     yield from _disturbs_messages(state)
     yield from _people(state)
+    if (paid := _paid(state, "forget")) is not None and state.store.workflow not in NOT_KNOWN:
+        yield Move(Label("the store forgets everything"), True, _forgotten(paid, rules))
+
+
+def _forgotten(state: State, rules: Rules) -> State:
+    store = records.forgotten(state.store, rules, owed=_has_message(state))
+    return state._replace(store=store, runs=0, excuses=0)
+
+
+def _has_message(state: State) -> bool:
+    """Say whether a message can bring the workflow back: it waits, or is in hand, or is about to be sent."""
+    in_hand = (TAKEN, CLAIMED, RAN, FAILED, BROKE, SPENT, RECORDED)
+    return any(state.queues) or any(worker.phase in in_hand for worker in state.workers)
+
+
+def _without_message(state: State) -> State:
+    """Note that an unknown workflow is gone, if the adversary has taken its last message."""
+    if state.store.workflow != "unknown" or _has_message(state):
+        return state
+    return state._replace(store=state.store._replace(workflow="gone"))
 
 
 def _crashes(state: State, worker: int) -> Iterator[Move]:
@@ -285,7 +367,7 @@ def _crashes(state: State, worker: int) -> Iterator[Move]:
     if (paid := _paid(state, "crash")) is None or (phase == IDLE and not state.store.owned[worker]):
         return
     gone = _excused(_gone(paid, worker), state.store.owned[worker])
-    yield Move(Label("crashes, its message is lost", hop, worker), True, gone)
+    yield Move(Label("crashes, its message is lost", hop, worker), True, _without_message(gone))
     if phase != IDLE:
         yield Move(Label("crashes, its message comes back", hop, worker), True, _sent(gone, hop))
 
@@ -320,11 +402,11 @@ def _loses_replies(state: State, rules: Rules, worker: int) -> Iterator[Move]:
         store, answer = records.claimed(state.store, rules, hop, worker)
         if isinstance(answer, Claimed) and store != state.store:
             yield Move(Label("CLAIM, its reply is lost", hop, worker), True, paid._replace(store=store))
-    elif phase in TO_CLOSE:
+    elif phase in TO_CLOSE and state.store.hops[hop] is not None:
         name, store, _ = _closing(state, rules, worker)
         if store != state.store:
             yield Move(Label(f"{name}, its reply is lost", hop, worker), True, _after_closing(paid, store))
-    if phase in (TAKEN, *TO_CLOSE):
+    if phase in (TAKEN, *TO_CLOSE) and phase != LATE:
         given_up = _excused(paid, state.store.owned[worker])
         back = _ended(_sent(given_up, hop), worker)
         yield Move(Label("gives up, and gives its message back", hop, worker), True, back)
@@ -333,7 +415,13 @@ def _loses_replies(state: State, rules: Rules, worker: int) -> Iterator[Move]:
 def _after_closing(state: State, store: Store) -> State:
     """Take over the store. If it has a next hop, start counting again."""
     moved = store.recorded != state.store.recorded
-    return state._replace(store=store, runs=0, excuses=0) if moved else state._replace(store=store)
+    return _counted_anew(state._replace(store=store)) if moved else state._replace(store=store)
+
+
+def _counted_anew(state: State) -> State:
+    """Start counting for a hop. After a loss, workers may run it who claimed an earlier record of it."""
+    still = sum(worker.hop == state.store.current and worker.phase in HOLDING for worker in state.workers)
+    return state._replace(runs=0, excuses=still)
 
 
 def _fails(state: State, rules: Rules, worker: int) -> Iterator[Move]:
@@ -346,6 +434,10 @@ def _fails(state: State, rules: Rules, worker: int) -> Iterator[Move]:
         yield Move(Label("the body fails permanently", hop, worker), True, _ran(paid, worker, BROKE))
     if (paid := _paid(state, "stop")) is not None:
         begun = _excused(_ran(paid, worker, CLAIMED), state.store.owned[worker])
+        if state.store.hops[hop] is None:
+            back = _ended(_sent(begun, hop), worker)
+            yield Move(Label("must end, and gives its message back", hop, worker), True, back)
+            return
         store = records.released(state.store, hop, worker, fence)
         yield Move(Label("RELEASE, as it must end", hop, worker), True, _ended(begun._replace(store=store), worker))
 
@@ -357,7 +449,7 @@ def _disturbs_messages(state: State) -> Iterator[Move]:
         if copied is not None and (count or hop in in_hands or _is_on_its_way(state, hop)):
             yield Move(Label("a message is doubled", hop), True, _sent(copied, hop))
         if lost is not None and count:
-            yield Move(Label("a message is lost", hop), True, _sent(lost, hop, -1))
+            yield Move(Label("a message is lost", hop), True, _without_message(_sent(lost, hop, -1)))
 
 
 def _people(state: State) -> Iterator[Move]:
@@ -431,6 +523,10 @@ def _swapped(state: State) -> State:
 
 def _sent(state: State, hop: int, count: int = 1) -> State:
     return state._replace(queues=put(state.queues, hop, state.queues[hop] + count))
+
+
+def _with(state: State, worker: int, delivery: Worker) -> State:
+    return state._replace(workers=put(state.workers, worker, delivery))
 
 
 def _at(state: State, worker: int, phase: str) -> State:

@@ -23,7 +23,9 @@ OF_THE_PROTOCOL: Mapping[str, tuple[str, bool]] = MappingProxyType(
         "once": ("is_open", True),  # a hop that is closed is not closed again
     }
 )
-OF_ITS_USERS = frozenset(field.name for field in fields(Rules) if field.type == "bool")
+OF_ITS_USERS = frozenset(
+    field.name for field in fields(Rules) if field.type == "bool" and not field.metadata.get("size")
+)
 
 RULES = (*OF_THE_PROTOCOL, *sorted(OF_ITS_USERS))
 

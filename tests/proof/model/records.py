@@ -4,11 +4,13 @@ The protocol that the stores run says what becomes of a record; this module list
 effect on a lease: it holds, or it is over. A token is reduced to what it decides: whether the record was claimed for
 the delivery that its owner has in hand. Processes that died are one owner, `GONE`; they never write again. The hold
 after an outage is left out because it only delays a take-over, and so is how often a hop was overdue.
+
+If the store has forgotten everything, the workflow is `unknown` while a message can bring it back, and else `gone`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Any, Literal, NamedTuple, TypeVar
@@ -23,10 +25,13 @@ __all__ = [
     "Claimed",
     "Rules",
     "Store",
+    "UNKNOWN",
+    "adopted",
     "cancelled",
     "claimed",
     "closed",
     "completed",
+    "forgotten",
     "lapsed",
     "owner_of",
     "put",
@@ -57,6 +62,8 @@ PACE = Pace(
 LINE = Line()
 LEASES: dict[Lease, datetime | None] = {"none": None, "holds": NOW + PACE.lease, "over": NOW}
 IN_HAND = "in hand"
+UNKNOWN = "unknown"  # the store has no record of the hop
+FENCES = 100  # claims of a hop are fewer; so much higher are the fences of hops adopted after a loss
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +75,10 @@ class Rules:
     sweeper: bool = True  # somebody looks for hops whose message will not come
     atomic: bool = True  # a completion and the next hop are recorded in one script
     drop: bool = True  # a copy is acknowledged, not returned to its queue
+    tell: bool = True  # whoever writes for a hop without a record is told so, and not that it was overtaken
+    late: bool = True  # sweeps end a workflow that has passed its deadline
+    deadline: bool = field(default=False, metadata={"size": True})  # the workflow has one
+    served: bool = field(default=True, metadata={"size": True})  # somebody takes messages
 
 
 class Store(NamedTuple):
@@ -81,11 +92,12 @@ class Store(NamedTuple):
     leases: tuple[Lease, ...]
     recorded: tuple[int, ...]  # hops, in the order of their records
     completed: tuple[int, ...]
+    losses: int = 0
 
     @property
     def current(self) -> int:
-        """The workflow's current hop."""
-        return self.recorded[-1]
+        """The workflow's current hop, -1 if it is not known."""
+        return self.recorded[-1] if self.recorded else -1
 
     def record(self, hop: int) -> Hop:
         """Return the record of a hop that has one."""
@@ -118,13 +130,31 @@ def recorded(store: Store, hop: int) -> Store:
     return _applied(store, hop, hops.queue(digest="", line=LINE, now=NOW, pace=PACE))
 
 
-def claimed(store: Store, rules: Rules, hop: int, owner: int) -> tuple[Store, Claimed | str]:
+def forgotten(store: Store, rules: Rules, *, owed: bool) -> Store:
+    """Return the store without records. `owed` says whether a message can bring the workflow back."""
+    empty = started(rules)._replace(hops=(None,) * rules.hops, due=frozenset(), recorded=())
+    return empty._replace(workflow="unknown" if owed else "gone", losses=store.losses + 1)
+
+
+def adopted(store: Store, hop: int, *, begun: int = 0) -> Store:
+    """ADOPT: the record of a workflow that is known only from the message of this hop."""
+    store = store._replace(recorded=(hop,))
+    after_loss = hops.EPOCH + store.losses * FENCES * timedelta(milliseconds=1)
+    return _applied(store, hop, hops.adopt(digest="", begun=begun, line=LINE, now=after_loss, pace=PACE))
+
+
+def claimed(
+    store: Store, rules: Rules, hop: int, owner: int, *, max_attempts: int | None = None
+) -> tuple[Store, Claimed | str]:
     """CLAIM, for the delivery that the owner has in hand."""
+    if store.hops[hop] is None:
+        return store, UNKNOWN
     record = store.record(hop)
     holder = owner_of(record)
     lease = LEASES[store.leases[holder]] if holder is not None else None
     change = hops.claim(
-        record, owner=str(owner), token=IN_HAND, max_attempts=rules.max_attempts, digest=None,
+        record, owner=str(owner), token=IN_HAND, digest=None,
+        max_attempts=rules.max_attempts if max_attempts is None else max_attempts,
         lease=lease, held=False, now=NOW, pace=PACE,
     )  # fmt: skip
     if isinstance(change, str):
@@ -132,8 +162,10 @@ def claimed(store: Store, rules: Rules, hop: int, owner: int) -> tuple[Store, Cl
     return _applied(store, hop, change), Claimed(change.hop.fence, change.hop.attempt, change.hop.exhausted)
 
 
-def renewed(store: Store, hop: int, owner: int, fence: int) -> Store | None:
+def renewed(store: Store, hop: int, owner: int, fence: int) -> Store | Literal["unknown"] | None:
     """RENEW, by an owner that runs this hop; None if it may no longer write for it."""
+    if store.hops[hop] is None:
+        return "unknown"
     change = hops.renew(store.record(hop), owner=str(owner), fence=fence, now=NOW, pace=PACE)
     if change == "lost":
         return None
@@ -145,13 +177,13 @@ def renewed(store: Store, hop: int, owner: int, fence: int) -> Store | None:
 
 
 def released(store: Store, hop: int, owner: int, fence: int) -> Store:
-    """RELEASE"""
+    """RELEASE, of a hop that the store knows."""
     change = hops.release(store.record(hop), owner=str(owner), fence=fence, now=NOW)
     return _applied(store, hop, change) if change else store
 
 
 def completed(store: Store, rules: Rules, hop: int, owner: int, fence: int) -> tuple[Store, bool]:
-    """COMPLETE, and whether it is recorded, now or before."""
+    """COMPLETE, of a hop that the store knows, and whether it is recorded, now or before."""
     followed = hop < rules.hops - 1
     change = hops.close(store.record(hop), "done", owner=str(owner), fence=fence, now=NOW, followed=followed)
     if isinstance(change, bool):
@@ -161,7 +193,7 @@ def completed(store: Store, rules: Rules, hop: int, owner: int, fence: int) -> t
 
 
 def closed(store: Store, hop: int, owner: int, fence: int, state: ClosedState) -> tuple[Store, bool]:
-    """RETRY_AT (`waiting`), PARK (`parked`) and FAIL (`failed`), and whether it is recorded, now or before."""
+    """RETRY_AT (`waiting`), PARK (`parked`) and FAIL (`failed`) in the same way."""
     change = hops.close(store.record(hop), state, owner=str(owner), fence=fence, now=NOW)
     return (store, change) if isinstance(change, bool) else (_applied(store, hop, change), True)
 

@@ -29,7 +29,14 @@ CAUGHT = [
     ("once", "completed_once"),
     ("once", "in_slip_order"),
     ("drop", "endless"),
+    ("tell", "stranded"),
+    ("late", "stranded"),
 ]
+# What it takes to notice, if not any two faults in a workflow of two hops.
+NOTICED = {
+    "tell": (Rules(hops=1), Budget(faults=1, forget=1)),
+    "late": (Rules(hops=1, deadline=True, served=False), Budget(faults=1)),
+}
 
 MOVES = {
     "takes a message", "CLAIM", "runs the body", "COMPLETE", "RETRY_AT", "PARK", "FAIL", "acknowledges",
@@ -39,6 +46,10 @@ MOVES = {
     "COMPLETE, its reply is lost", "RETRY_AT, its reply is lost", "FAIL, its reply is lost",
     "gives up, and gives its message back", "the body fails", "the body fails permanently", "RELEASE, as it must end",
     "a message is doubled", "a message is lost", "CANCEL",
+}  # fmt: skip
+AFTER_A_LOSS = {
+    "the store forgets everything", "regains the hop that it ran", "RENEW: unknown, and the run is cancelled",
+    "must end, and gives its message back",
 }  # fmt: skip
 BETWEEN_HOPS = {"publishes"}
 AFTER_TWO_FAULTS = {"REDRIVE", "PARK, its reply is lost"}  # parking a hop of two attempts takes two
@@ -57,11 +68,44 @@ def test_every_state_is_sound_and_ends_once_nobody_disturbs_it(hops: int, faults
     assert set(report.workflows) == {"running", "completed", "failed", "parked", "cancelled"}
 
 
+@pytest.mark.parametrize(
+    ("hops", "faults", "losses"),
+    [
+        (1, 2, 1),
+        pytest.param(3, 2, 2, marks=pytest.mark.proof),
+        pytest.param(1, 3, 3, marks=pytest.mark.proof),
+    ],
+)
+def test_a_store_that_forgets_everything_loses_no_workflow_that_has_a_message(
+    hops: int, faults: int, losses: int
+) -> None:
+    """Whoever runs it, holds its message or gets it later brings it back, and no other rule is broken by that."""
+    report = search(Rules(hops=hops), Budget(faults=faults, forget=losses))
+
+    print(report)
+    assert report.finding is None, str(report.finding)
+    assert set(report.moves) >= AFTER_A_LOSS
+    assert report.workflows["unknown"] > 0
+
+
+@pytest.mark.parametrize("served", [True, False])
+def test_a_workflow_ends_at_its_deadline_whether_or_not_its_queue_is_served(served: bool) -> None:
+    """A sweeper that dies between its claim and its record is replaced, and workers that are faster count."""
+    report = search(Rules(hops=1, deadline=True, served=served), Budget(faults=1))
+
+    print(report)
+    assert report.finding is None, str(report.finding)
+    assert "SWEEP: late, and it is claimed" in report.moves
+    assert report.workflows["failed"] > 0
+    assert report.workflows["completed"] == 0 or served
+
+
 @pytest.mark.parametrize(("rule", "invariant"), CAUGHT)
 def test_no_rule_of_the_protocol_can_be_left_out(rule: str, invariant: str) -> None:
     """Each rule has a reason, which the search finds and shows if somebody removes the rule."""
-    with without(rule, Rules(hops=2)) as rules:
-        report = search(rules, Budget(faults=2), watched=[invariant])
+    whole, budget = NOTICED.get(rule, (Rules(hops=2), Budget(faults=2)))
+    with without(rule, whole) as rules:
+        report = search(rules, budget, watched=[invariant])
 
     assert report.finding is not None
     assert report.finding.invariant == invariant

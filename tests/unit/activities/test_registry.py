@@ -6,7 +6,9 @@ import gc
 import importlib
 import importlib.util
 import io
+import os
 import runpy
+import signal
 import sys
 import threading
 import types
@@ -532,3 +534,26 @@ def test_an_activity_that_was_replaced_counts_no_more_though_it_is_not_collected
         assert own.get("a") is replaced
     finally:
         gc.enable()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_fork_while_another_thread_looks_something_up_leaves_the_child_free() -> None:
+    """A preloaded web server forks while it dispatches."""
+    made, held, ended = Registry(), threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with made._lock:
+            held.set()
+            ended.wait(20)
+
+    holding = threading.Thread(target=hold)
+    holding.start()
+    held.wait(20)
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(10)
+        os._exit(0 if made.names() == [] else 1)
+    ended.set()
+    holding.join()
+
+    assert os.waitpid(pid, 0)[1] == 0

@@ -12,11 +12,13 @@ from celery import Celery
 from paigeant_celery.broker import binding
 from paigeant_celery.broker.binding import BrokerBinding
 from paigeant_celery.broker.identity import SeenBroker
+from paigeant_celery.broker.sending import Sending
+from paigeant_celery.broker.threads import BrokerThreads
 from paigeant_celery.core.errors import ConfigurationError, Unreachable
 from paigeant_celery.core.names import Names
 from paigeant_celery.store.limits import LIMITS
 from paigeant_celery.store.memory import MemoryStore
-from paigeant_celery.store.port import BoundBroker
+from paigeant_celery.store.port import BoundBroker, Store
 
 NAME, OTHER_NAME = "redis://one:6379/0", "redis://two:6379/0"
 
@@ -48,7 +50,7 @@ class Server:
     looks: int = 0
     rivals: list[str] = field(default_factory=list)  # ids that others give it just before this process does
 
-    def look(self, app: object, address: str, *, key: str, give: str | None = None) -> SeenBroker:
+    def look(self, address: str, *, key: str, give: str | None = None) -> SeenBroker:
         assert key == "p:broker"
         self.looks += 1
         if self.away:
@@ -60,6 +62,11 @@ class Server:
         return SeenBroker(address=address, plain=address, known_by="key", id=self.id)
 
 
+def bound_to(store: Store, name: str) -> BrokerBinding:
+    app = Celery(set_as_current=False)
+    return BrokerBinding(app, store, Names("p"), BrokerThreads(app, timeout=1), address=lambda: name)
+
+
 @pytest.fixture
 def store() -> Shared:
     return Shared()
@@ -69,14 +76,17 @@ def store() -> Shared:
 def server(monkeypatch: pytest.MonkeyPatch) -> Server:
     """The broker that all bindings of the test see, whatever they call it."""
     server = Server()
-    monkeypatch.setattr(binding, "look_at_broker", lambda *args, **named: server.look(*args, **named))
+    monkeypatch.setattr(
+        binding, "look_at_broker",
+        lambda threads, app, address, **asked: Sending.made(lambda: server.look(address, **asked)),
+    )  # fmt: skip
     return server
 
 
 @pytest.fixture
 def process(store: Shared, server: Server) -> Callable[..., BrokerBinding]:
     """Make what a process has whose broker has this name."""
-    return lambda name=NAME: BrokerBinding(Celery(set_as_current=False), store, Names("p"), address=lambda: name)
+    return lambda name=NAME: bound_to(store, name)
 
 
 def test_the_first_worker_that_serves_steps_gives_the_broker_its_id(
@@ -217,7 +227,7 @@ def test_a_refused_process_is_accepted_after_a_rebind(
 
 
 def test_a_broker_that_is_away_keeps_nobody_from_recording(
-    store: Shared, server: Server, process: Callable[..., BrokerBinding]
+    store: Shared, server: Server, process: Callable[..., BrokerBinding], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The workflow is recorded and sent by a sweep, and a worker that starts waits for its broker."""
     process().check_worker(serves=True)
@@ -228,7 +238,13 @@ def test_a_broker_that_is_away_keeps_nobody_from_recording(
     assert not starting.check_worker(serves=True)
     starting.keep_id()
 
-    server.away, server.id = False, "b"
+    server.away, server.id, server.looks = False, "b", 0
+    dispatching.check_dispatch()
+    assert server.looks == 0  # a broker that does not answer costs time, and each dispatch would pay it
+    monkeypatch.setattr(binding, "AWAY_FOR", 0.0)
+    server.away, dispatching = True, process()
+    dispatching.check_dispatch()
+    server.away = False
     with pytest.raises(ConfigurationError, match="but another one answers there now"):
         dispatching.check_dispatch()
 
@@ -245,9 +261,7 @@ def test_a_store_that_is_away_is_told(store: Shared, process: Callable[..., Brok
 
 def test_a_store_in_memory_belongs_to_its_process(server: Server) -> None:
     """So does the broker beside it, and neither has a second name."""
-    alone = BrokerBinding(
-        Celery(set_as_current=False), MemoryStore(lease=1, ttl=1, limits=LIMITS), Names("p"), address=lambda: NAME
-    )
+    alone = bound_to(MemoryStore(lease=1, ttl=1, limits=LIMITS), NAME)
 
     alone.check_dispatch()
     assert alone.check_worker(serves=True)

@@ -152,7 +152,7 @@ def test_kombu_itself_connects_to_the_same_place(
         ("amqp://h//", {}, "`paigeant_store_url` is 'broker', but a broker of 'amqp' can hold no store; use 'redis://"),
     ],
 )
-def test_what_a_store_cannot_share_is_said_with_what_to_write(
+def test_what_neither_broker_nor_store_can_use_is_said_with_what_to_write(
     make_app: MakeApp, broker: str, configuration: dict[str, object], said: str
 ) -> None:
     """Most of it keeps the broker from being reached as well, with a worse text or none."""
@@ -251,3 +251,22 @@ def test_a_valkey_url_is_answered_with_the_one_to_write() -> None:
     """The server speaks the same protocol, and Kombu knows it by the older name."""
     with pytest.raises(UnknownTransport, match="write 'redis://…' for a Valkey server"):
         get_transport("valkey://h:6379/0")
+
+
+@pytest.mark.parametrize(
+    ("broker", "configuration", "said"),
+    [
+        ("sentinel://h", {}, "`broker_transport_options` has no `master_name`"),
+        ("redis://h", {"broker_use_ssl": True}, "`broker_use_ssl` must be a dict on Redis"),
+        ("redis://h/x", {}, "the broker's URL ends in something that is no number of a database"),
+        ("redis://h", {"broker_read_url": "sqs://"}, "the broker's transport 'sqs' cannot be loaded"),
+    ],
+)
+@pytest.mark.parametrize("store", [None, "redis://h/1"])
+def test_what_kombu_would_stumble_over_is_a_mistake_with_any_store(
+    make_app: MakeApp, broker: str, configuration: dict[str, object], said: str, store: str | None
+) -> None:
+    """It says so itself only when it connects, in a traceback, or not at all."""
+    (fault,) = transport_of(make_app(broker, **configuration, paigeant_store_url=store)).faults
+
+    assert fault.startswith(said)

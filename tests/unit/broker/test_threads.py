@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -200,6 +202,39 @@ def test_a_lost_connection_is_made_again_and_a_refusal_is_not_tried_again(
     assert len(lines) == 3
     assert refusals == [1]
     assert caught.value.refused
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_forked_child_has_threads_of_its_own(app: Celery, gate: threading.Event) -> None:
+    """Whatever the parent's do at that moment; the parent's call goes on."""
+    threads, begun = BrokerThreads(app, timeout=WITHIN), threading.Semaphore(0)
+    stuck_here = threads.begin(stuck(gate, begun), lane="q")
+    assert begun.acquire(timeout=WITHIN)
+    held, ended = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with threads._crew._changed:
+            held.set()
+            ended.wait(WITHIN)
+
+    holding = threading.Thread(target=hold)
+    holding.start()
+    assert held.wait(WITHIN)
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(10)
+        try:
+            answers = [threads.begin(lambda _: "child", lane="q").wait() for _ in range(2 * MOST_IN_LANE)]
+            module._flush()
+            os._exit(0 if set(answers) == {"child"} else 1)
+        finally:
+            os._exit(2)
+    ended.set()
+    holding.join()
+
+    assert os.waitpid(pid, 0)[1] == 0
+    gate.set()
+    assert stuck_here.wait() == "at last"
 
 
 def test_what_is_made_at_once_can_be_waited_for_as_well() -> None:

@@ -727,7 +727,7 @@ def test_a_workflow_of_a_dispatcher_with_another_store_runs_and_the_log_tells_wh
     assert asyncio.run(workflow_harness.redeliver(elsewhere.pending[0])) == "workflow_completed"
 
     (record,) = [record for record in caplog.records if record.levelname == "WARNING"]
-    assert "its dispatcher has no store, or another one, and cannot see it" in record.getMessage()
+    assert "or the dispatcher has no store, or another one, and cannot see it" in record.getMessage()
 
 
 def test_a_workflow_that_has_begun_is_not_sent_again(workflow_harness: WorkflowHarness) -> None:

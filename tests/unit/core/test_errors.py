@@ -23,6 +23,7 @@ from paigeant_celery.core.errors import (
     EmptyItinerary,
     HopFailed,
     HopLost,
+    HopUnknown,
     IllegalEvent,
     InvalidInput,
     MessageError,
@@ -100,6 +101,7 @@ SAMPLES = [
     WorkflowError("w"),
     RemoteTraceback("KeyError"),
     HopLost("w.2"),
+    HopUnknown("w.2"),
     NonDeterminismError("critic", "the model call in step 1 of run 'critic:0'", "its model changed"),
     ReplayedError("OwnError", "no"),
 ]
@@ -112,7 +114,7 @@ MESSAGE = {MessageError, NewerMessage}
 TRANSIENT = {TransientError, Unreachable, NotSent, NotPublished, NotRecorded, WorkerEnded}
 OTHERS = {
     PaigeantError, StoreCorrupt, OutdatedVersion, IllegalEvent, HopFailed, WorkflowFailed, WorkflowParked,
-    WorkflowCancelled, HopLost, NonDeterminismError, Paused, ReplayedError, RemoteTraceback, WorkflowError,
+    WorkflowCancelled, HopLost, HopUnknown, NonDeterminismError, Paused, ReplayedError, RemoteTraceback, WorkflowError,
 }  # fmt: skip
 
 

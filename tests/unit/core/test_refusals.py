@@ -42,6 +42,7 @@ IN_A_SCRIPT = "Error running script (call to f_0123): @user_script:9: @user_scri
          "NOPERM: the rules of its user do not permit these keys", True),
         (redis.ResponseError("The user executing the script can't run this command or subcommand"),
          "NOPERM: the rules of its user do not permit a command", True),
+        (redis.sentinel.MasterNotFoundError("No master found for 'm'"), "none of the sentinels", False),
         (ssl.SSLCertVerificationError(), "its certificate is not accepted", True),
         (ssl.SSLError(1, "[SSL: WRONG_VERSION_NUMBER]"), "TLS fails", True),
         (ssl.SSLEOFError(8, "EOF occurred in violation of protocol"), "it ended TLS", False),

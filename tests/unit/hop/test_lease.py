@@ -196,6 +196,22 @@ def test_a_lost_hop_is_cancelled_once_and_the_others_go_on(caplog: pytest.LogCap
     ]
 
 
+def test_a_hop_of_which_the_store_has_no_record_is_cancelled_as_such(caplog: pytest.LogCaptureFixture) -> None:
+    """Nobody else runs it, as a log that speaks of another owner would say."""
+    store = Renewals()
+    store.renew = lambda _, hops, touchable: RenewAnswer(lost=frozenset(), unknown=frozenset(hops))  # type: ignore[method-assign]
+    owner, cancelled = owner_of(store), []
+
+    with owner.holding("w.0", fence=1, cancel=lambda: cancelled.append("w.0")):
+        owner.renew()
+        owner.renew()
+
+    assert cancelled == ["w.0"]
+    assert [(record.__dict__["action"], record.__dict__["hop"]) for record in caplog.records] == [
+        ("hop_unknown", "w.0")
+    ]
+
+
 def test_a_lost_hop_is_cancelled_by_the_thread() -> None:
     """The task body itself only waits for its coroutine."""
     cancelled = threading.Event()

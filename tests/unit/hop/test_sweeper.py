@@ -18,13 +18,13 @@ from paigeant_celery.broker.outbox import Outbox
 from paigeant_celery.broker.port import Delivery
 from paigeant_celery.broker.sending import Sending
 from paigeant_celery.core.errors import OutdatedVersion, Unreachable
+from paigeant_celery.core.flow import Failure
 from paigeant_celery.core.message import PaigeantMessage, encode, sha256
 from paigeant_celery.core.settings import Settings
 from paigeant_celery.hop.liveness import new_owner_id
-from paigeant_celery.hop.sweeper import Sweeper
 from paigeant_celery.hop.with_store import RecordedEffects
 from paigeant_celery.store.memory import MemoryStore
-from paigeant_celery.store.port import Claim, Claimed, HopRecord, NewWorkflow, Sweep
+from paigeant_celery.store.port import Claim, Claimed, Closing, Dropped, HopRecord, NewWorkflow, Sweep
 
 MakeMessage = Callable[..., PaigeantMessage]
 
@@ -42,7 +42,7 @@ class Line:
         self.poison: set[str] = set()
         outbox, me = Outbox(self, Registry()), new_owner_id()
         effects = RecordedEffects(store=self.store, outbox=outbox, settings=Settings(), owner=lambda: me)
-        self.sweeper = Sweeper(store=self.store, outbox=outbox, set_aside=effects._refusals.set_aside)
+        self.sweeper = effects._sweeper
         self.refused = False
         self.unseen: dict[str, object] = {}
         self.blocked: threading.Event | None = None
@@ -51,7 +51,8 @@ class Line:
         self.hop_id = message.message_id
         envelope = encode(message)
         hop = HopRecord(hop_id=self.hop_id, queue="steps", envelope=envelope, digest=sha256(envelope))
-        self.store.start(NewWorkflow(correlation_id=message.correlation_id, content="c", hop=hop))
+        new = NewWorkflow(correlation_id=message.correlation_id, content="c", hop=hop, deadline=message.deadline)
+        self.store.start(new)
 
     def queue_for(self, activity: str, queue: str | None) -> str:
         return queue or activity
@@ -276,6 +277,95 @@ def test_a_hop_beyond_the_limits_of_the_sweeping_worker_is_published(make_messag
     line.after(7)
 
     assert [sent.hop_id for sent in line.published] == [line.hop_id]
+
+
+# Deadlines.
+
+
+@pytest.fixture
+def late(make_message: MakeMessage) -> Line:
+    """A workflow whose deadline passes after ten seconds. No worker has loaded its activity."""
+    deadline = datetime(2030, 1, 1, 0, 0, 10, tzinfo=UTC)
+    return Line(make_message(FunctionSpec("count", {"text": "hidden"}), deadline=deadline))
+
+
+def ended(line: Line) -> tuple[str, str | None, int]:
+    record = line.store.workflow("w-1")
+    assert record is not None
+    return record.state, record.failure.error_class if record.failure is not None else None, record.attempt
+
+
+def test_a_workflow_whose_hop_nobody_takes_fails_at_its_deadline(late: Line, caplog: pytest.LogCaptureFixture) -> None:
+    """Nobody serves its queue, or it is paused, or its message waits behind too many others."""
+    late.length = 3
+    late.after(9)
+    assert ended(late) == ("running", None, 0)
+
+    late.after(1)
+
+    assert ended(late) == ("failed", "deadline", 0)
+    assert [record.getMessage() for record in caplog.records if record.__dict__["action"] == "hop_failed"] == [
+        "hop w-1.0 did not begin before the deadline; the workflow has failed"
+    ]
+    # Whoever takes the message later finds nothing to run.
+    claim = Claim(hop_id="w-1.0", owner="other", token="t", max_attempts=5, digest=None)
+    assert late.store.claim(claim) == Dropped(reason="finished")
+
+
+def test_a_hop_that_runs_at_the_deadline_is_not_ended_by_a_sweep(late: Line) -> None:
+    """Its own timeout ends it, and it may just be done in time."""
+    owner = new_owner_id()
+    fence = late.claim(owner).fence
+
+    for _ in range(15):
+        late.after(1)
+        late.store.renew(owner, {late.hop_id: fence})
+
+    assert ended(late)[0] == "running"
+
+
+def test_a_redrive_after_the_deadline_ends_the_workflow(late: Line) -> None:
+    """As long as it is parked, it stays as it was."""
+    held = late.claim("ann")
+    closing = Closing(hop_id="w-1.0", owner="ann", fence=held.fence)
+    late.store.park(closing, Failure(step_id="count", error_class="ValueError", text="no"))
+    late.after(60)
+    assert ended(late)[0] == "parked"
+
+    late.store.redrive("w-1")
+    late.after(1)
+
+    assert ended(late)[:2] == ("failed", "deadline")
+
+
+def test_a_late_hop_that_cannot_be_read_does_not_hold_up_others(late: Line, caplog: pytest.LogCaptureFixture) -> None:
+    """A newer version may have sent it, and one of its workers will end it."""
+    envelope = '{"spec_version": "1.9"}'
+    odd = HopRecord(hop_id="odd.0", queue="steps", envelope=envelope, digest=sha256(envelope))
+    early = datetime(2030, 1, 1, 0, 0, 9, tzinfo=UTC)
+    late.store.start(NewWorkflow(correlation_id="odd", content="c", hop=odd, deadline=early))
+
+    late.after(20)
+
+    assert ended(late)[0] == "failed"
+    failed = [record for record in caplog.records if record.__dict__["action"] == "end_failed"]
+    assert {record.__dict__["hop"] for record in failed} == {"odd.0"}
+    assert len(failed) == 1  # it is said once
+
+
+def test_a_sweeper_that_dies_before_it_closes_a_late_hop_is_replaced(
+    late: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hop is claimed by then. Its lease ends, and another sweeper is told of it."""
+    fail = late.store.fail
+    monkeypatch.setattr(late.store, "fail", lambda *_: (_ for _ in ()).throw(Unreachable("store", "there", "OSError")))
+    late.after(11)
+    assert ended(late)[0] == "running"
+
+    monkeypatch.setattr(late.store, "fail", fail)
+    late.after(20)
+
+    assert ended(late) == ("failed", "deadline", 0)
 
 
 def recorded(line: Line, workflow: str, queue: str, envelope: str = "") -> None:

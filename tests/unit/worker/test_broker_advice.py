@@ -34,13 +34,16 @@ def lines() -> Iterator[Advise]:
             longest_step: float = 3600.0,
             prefetch: int = 1,
             threads: bool = False,
+            greenlets: int = 0,
             **configuration: object,
         ) -> list[str]:
             app = stack.enter_context(Celery("shop", broker=broker, set_as_current=False))
             app.conf.update(configuration)
             store = MemoryStore(lease=10, ttl=10) if durable else None
             transport = CeleryTransport(app, settings=Settings(), store=store)
-            findings = advise(transport, longest_step=longest_step, prefetch=prefetch, threads=threads)
+            findings = advise(
+                transport, longest_step=longest_step, prefetch=prefetch, threads=threads, greenlets=greenlets
+            )
             return [line.strip() for line in advice_lines(findings)]
 
         yield advised
@@ -120,6 +123,15 @@ def test_a_connection_that_nobody_checks_is_named(lines: Advise, monkeypatch: py
 
     assert unchecked[1:] == older[1:] == [keep_alive]
     assert kept[0].endswith(", socket_keepalive")
+
+
+def test_connections_that_greenlets_need_to_acknowledge_are_named(lines: Advise) -> None:
+    """A hundred tasks of the host that end at once would find ten, and come again after an hour."""
+    [_, more] = lines("redis://h", greenlets=100, broker_transport_options={"socket_keepalive": True})
+    enough = lines("redis://h", greenlets=100, broker_transport_options={"max_connections": 100})
+
+    assert more.startswith("recommended: broker_transport_options['max_connections'] = 100 (")
+    assert not any("max_connections" in line for line in [*enough, *lines("redis://h"), *lines("amqp://h")])
 
 
 def test_a_sound_rabbitmq_is_one_line(lines: Advise) -> None:

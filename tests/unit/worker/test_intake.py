@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import base64
+import json
 import zlib
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from kombu import Connection
 from kombu.message import Message
 
@@ -16,6 +19,7 @@ from paigeant_celery.core.names import Names
 from paigeant_celery.hop.effects import Drop, Refused
 from paigeant_celery.hop.guard import Arrival
 from paigeant_celery.worker.intake import Intake
+from tests.support.damage import damaged, drawn
 
 MAX_SIZE = 4096  # bytes of an envelope; a body may have three times as much plus 64 KiB
 MAX_BODY = 3 * MAX_SIZE + 64 * 1024
@@ -29,6 +33,16 @@ class ChannelClosed(Exception):
         self.reply_code = reply_code
 
 
+class Ours(set[str]):
+    """Queues of ours, of which one is the host's as well."""
+
+    def shared(self, queue: str) -> bool:
+        return queue == "shared"
+
+    def look(self) -> None:
+        pass
+
+
 class Line:
     """A consumer that records what reaches Celery, with an intake in front of it."""
 
@@ -38,7 +52,7 @@ class Line:
         self.discarded: list[Arrival] = []
         self.away: PaigeantError | None = None
         self.raises: list[Exception] = []
-        self.ours = {"ours"}
+        self.ours = Ours({"ours", "shared"})
         self.answer: Refused | Drop = Refused(reason="unknown_agent")
         self.events: list[str] = []
         self.consumer = SimpleNamespace(
@@ -48,11 +62,13 @@ class Line:
             on_invalid_task=lambda body, message, error: self.passed.append(message),
             on_decode_error=lambda message, error: self.passed.append(message),
             ensure_connected=lambda connection: connection,
+            add_task_queue=lambda queue: None,
             loop=self._loop,
             connection_errors=(OSError,),
             channel_errors=(ChannelClosed,),
             event_dispatcher=SimpleNamespace(send=lambda event, **fields: self.events.append(event)),
             strategies={"shop.send_mail": object()},
+            app=SimpleNamespace(amqp=SimpleNamespace(queues=SimpleNamespace(consume_from={"ours": None}))),
         )
         self.intake = Intake(
             self.consumer,
@@ -104,9 +120,7 @@ def line(monkeypatch: pytest.MonkeyPatch) -> Line:
     return Line(monkeypatch)
 
 
-@pytest.mark.parametrize(
-    "fields", [{}, {"body": "null"}, {"headers": {}}, {"content_type": "application/x-python-serialize"}]
-)
+@pytest.mark.parametrize("fields", [{}, {"body": "null"}, {"headers": {}}, {"content_type": "application/x-odd"}])
 def test_a_message_of_another_queue_is_left_to_celery(line: Line, fields: dict[str, Any]) -> None:
     """A worker also serves other applications and does not judge their messages."""
     message = Sent("theirs", **{"headers": {"task": "shop.print", "id": "1"}, **fields})
@@ -136,25 +150,94 @@ def test_a_sound_message_passes(line: Line) -> None:
     "fields",
     [
         {"body": '{"task": "shop.send_mail", "id": "1", "args": []}', "headers": {}},
-        {"body": b"pickled", "content_type": "application/x-python-serialize", "accept": set()},
+        {"body": b"text", "content_type": "application/x-odd", "accept": set()},
         {"body": "x" * (MAX_BODY + 1)},
     ],
-    ids=["of the first protocol", "pickled", "large"],
+    ids=["of the first protocol", "of another content type", "large"],
 )
-def test_a_task_of_the_host_is_left_to_celery_on_a_queue_that_it_shares(line: Line, fields: dict[str, Any]) -> None:
-    """An agent was routed to the host's queue; its mails are sent as before."""
-    message = Sent("ours", **{"headers": {"task": "shop.send_mail", "id": "1"}, **fields})
+@pytest.mark.parametrize("queue", ["ours", "shared", "theirs"])
+def test_a_task_of_the_host_is_left_to_celery_on_every_queue(line: Line, fields: dict[str, Any], queue: str) -> None:
+    """An agent was routed to the host's queue; its mails are sent as before, and its errors are told as before."""
+    message = Sent(queue, **{"headers": {"task": "shop.send_mail", "id": "1"}, **fields})
+
+    line.handle(message)
+    line.consumer.on_invalid_task(None, message, ValueError())
+    line.consumer.on_decode_error(message, ValueError())
+
+    assert line.passed == [message] * 3
+    assert line.discarded == []
+
+
+@pytest.mark.parametrize(("queue", "reasons"), [("ours", ["unknown_task"]), ("shared", []), ("theirs", [])])
+def test_an_unknown_task_is_the_hosts_on_a_queue_of_the_host(line: Line, queue: str, reasons: list[str]) -> None:
+    """Celery tells whoever waits for it that nobody knows it; a letter would let them wait."""
+    message = Sent(queue, headers={"task": "shop.new", "id": "1"})
 
     line.handle(message)
 
-    assert line.passed == [message]
-    assert line.discarded == []
+    assert [arrival.fault.reason for arrival in line.discarded if arrival.fault] == reasons
+    assert line.passed == ([] if reasons else [message])
+
+
+@pytest.mark.parametrize(("queue", "kept"), [("ours", True), ("shared", True), ("theirs", False)])
+@pytest.mark.parametrize("fields", [{"headers": None}, {"headers": {}, "body": "null"}])
+def test_what_names_no_task_is_kept_on_every_queue_of_ours(
+    line: Line, fields: dict[str, Any], queue: str, kept: bool
+) -> None:
+    """Nobody can say whose it was, and the worker runs our steps, too."""
+    message = Sent(queue, **fields)
+
+    line.handle(message)
+
+    assert [arrival.fault.reason for arrival in line.discarded if arrival.fault] == ["malformed"] * kept
+    assert line.passed == ([] if kept else [message])
+
+
+@pytest.mark.parametrize("queue", ["ours", "shared", "theirs"])
+def test_what_names_a_task_of_ours_is_judged_on_every_queue(line: Line, queue: str) -> None:
+    """A step may name any queue, also one that this worker does not know as ours."""
+    bad, good = Sent(queue, body="null"), Sent(queue)
+
+    line.handle(bad)
+    line.handle(good)
+
+    assert [(arrival.queue, arrival.fault.reason) for arrival in line.discarded if arrival.fault] == [
+        (queue, "malformed")
+    ]
+    assert line.passed == [good]
+
+
+def test_a_message_that_celery_cannot_handle_ends_no_worker_that_runs_steps(line: Line) -> None:
+    """Celery judges what the host shares with us; what it falls over is kept, because our steps would end with it."""
+
+    def broken(_: object) -> None:
+        raise KeyError("id")
+
+    line.consumer.create_task_handler = lambda: broken
+    Intake(line.consumer, names=Names(), service=lambda: line, ours=line.ours, max_size=MAX_SIZE).guard()  # type: ignore[arg-type,return-value]
+    handle, messages = line.consumer.create_task_handler(), [Sent("shared", headers={"task": "shop.new"})]
+
+    handle(messages[0])
+
+    assert [arrival.fault.reason for arrival in line.discarded if arrival.fault] == ["malformed"]
+    with pytest.raises(KeyError):
+        handle(Sent("theirs", headers={"task": "shop.new"}))
+
+
+def test_a_queue_that_is_added_later_is_looked_at_first(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`celery control add_consumer` and executors add queues to a worker that runs."""
+    looked: list[bool] = []
+    monkeypatch.setattr(Ours, "look", lambda ours: looked.append(True))
+
+    line.consumer.add_task_queue("paigeant.late")
+
+    assert looked == [True]
 
 
 def test_a_queue_is_known_by_its_consumer_where_its_routing_key_is_another(line: Line) -> None:
     """A host binds queues of a topic exchange to keys of its own."""
     line.consumer.task_consumer = SimpleNamespace(_active_tags={"ours": "tag-1", "theirs": "tag-2"})
-    mine, other = (Sent("work.agents", body="null") for _ in range(2))
+    mine, other = (Sent("work.agents", headers={}, body="null") for _ in range(2))
     mine.delivery_info["consumer_tag"], other.delivery_info["consumer_tag"] = "tag-1", "tag-2"
 
     line.handle(mine)
@@ -176,6 +259,61 @@ def test_a_message_with_a_time_of_its_own_is_refused_before_celery_sees_it(
 
     assert line.passed == []
     assert [arrival.fault.reason for arrival in line.discarded if arrival.fault] == [reason]
+
+
+AROUND = {"task": "paigeant.draft", "id": "w.0", "timelimit": [60.0, 30], "retries": 0, "root_id": "w.0", "stamps": {}}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("timelimit", [60.0, ["text"]]), ("timelimit", [60.0]), ("timelimit", "60"), ("timelimit", [-1, 5]),
+        ("timelimit", [float("nan"), 5]), ("timelimit", [10**400, 5]), ("timelimit", [True, 5]),
+        ("retries", "text"), ("retries", True), ("root_id", ["text"]), ("stamps", "text"), ("ignore_result", 1),
+    ],
+)  # fmt: skip
+def test_a_header_of_celery_with_a_wrong_type_is_refused_before_a_pool_has_it(
+    line: Line, name: str, value: object
+) -> None:
+    """The worker's timer adds up time limits, and whatever that raises ends the worker."""
+    good, bad = Sent("ours", headers=AROUND), Sent("ours", headers={**AROUND, name: value})
+
+    for message in (good, bad):
+        line.handle(message)
+
+    assert line.passed == [good]
+    assert [str(arrival.fault).partition(":")[0] for arrival in line.discarded] == [f"malformed at `headers.{name}`"]
+
+
+@drawn(100)
+@given(damaged({"headers": AROUND, "body": [["x"], {}, {"chain": None}]}), st.sampled_from(["ours", "shared"]))
+def test_a_damaged_message_either_reaches_celery_whole_or_is_kept(tree: object, queue: str) -> None:
+    """Whatever part is missing or of another type: nothing is raised, and nothing is lost."""
+    with pytest.MonkeyPatch.context() as patch:
+        line = Line(patch)
+        found = tree if isinstance(tree, dict) else {}
+        message = Sent(queue, body=json.dumps(found.get("body")))
+        message.headers = found.get("headers")
+
+        line.handle(message)
+
+        assert len(line.passed) + len(line.discarded) == 1
+
+
+def test_an_item_whose_tag_redis_could_not_write_is_no_message(line: Line) -> None:
+    """Kombu notes each message under its tag before anybody sees it, and Redis refuses a tag of such a type."""
+    made = {"body": "e30=", "headers": AROUND, "properties": {"delivery_info": {}, "body_encoding": "base64"}}
+    connection = line.consumer.ensure_connected(Connection("redis://127.0.0.1:1"))
+    message = connection.transport.Channel.Message
+    channel = SimpleNamespace(decode_body=lambda body, encoding: base64.b64decode(body))
+
+    for tag in (None, True, [], {}):
+        made["properties"]["delivery_tag"] = tag  # type: ignore[index]
+        with pytest.raises(TypeError, match="delivery tag"):
+            message(made, channel=channel)
+    made["properties"]["delivery_tag"] = "t"  # type: ignore[index]
+
+    assert message(made, channel=channel).delivery_tag == "t"
 
 
 @pytest.mark.parametrize(
@@ -228,7 +366,7 @@ def test_an_error_of_celerys_own_handling_is_a_letter(line: Line) -> None:
         raise KeyError("id")
 
     line.consumer.create_task_handler = lambda: broken
-    Intake(line.consumer, names=Names(), service=lambda: line, ours={"ours"}, max_size=MAX_SIZE).guard()  # type: ignore[arg-type,return-value]
+    Intake(line.consumer, names=Names(), service=lambda: line, ours=line.ours, max_size=MAX_SIZE).guard()  # type: ignore[arg-type,return-value]
     message = Sent("ours")
 
     line.consumer.create_task_handler()(message)
@@ -238,9 +376,9 @@ def test_an_error_of_celerys_own_handling_is_a_letter(line: Line) -> None:
 
 
 def body_of(size: int) -> bytes:
-    """A body of so many bytes, whose zeros compress to almost nothing."""
+    """A body of so many bytes."""
     frame = b'["%s",{},{}]'
-    return frame % (b"0" * (size - len(frame) + 2))
+    return frame % (b"text " * size)[: size - len(frame) + 2]
 
 
 @pytest.mark.parametrize(("size", "refused"), [(MAX_BODY, []), (MAX_BODY + 1, ["too_large at `body`"])])
@@ -288,16 +426,27 @@ class Wire:
         ("ours", "paigeant.draft", "application/x-gzip", MAX_BODY, None),
         ("ours", "paigeant.draft", "application/x-gzip", MAX_BODY + 1, "too_large"),
         ("ours", None, "gzip", MAX_BODY + 1, "too_large"),
-        ("ours", "paigeant.draft", "application/x-bz2", 100, "content_disallowed"),
+        ("ours", "paigeant.draft", "application/x-odd", 100, "content_disallowed"),
         ("ours", "shop.send_mail", "application/x-gzip", MAX_BODY + 1, None),
-        ("theirs", "paigeant.draft", "application/x-gzip", MAX_BODY + 1, None),
+        ("theirs", "paigeant.draft", "application/x-gzip", MAX_BODY + 1, "too_large"),
+        ("theirs", "shop.new", "application/x-gzip", MAX_BODY + 1, None),
+        ("theirs", None, "application/x-gzip", MAX_BODY + 1, None),
     ],
-    ids=["the longest", "too long", "no task", "another compression", "a task of the host", "another queue"],
+    ids=[
+        "the longest",
+        "too long",
+        "no task",
+        "another compression",
+        "a task of the host",
+        "another queue",
+        "another task on another queue",
+        "no task on another queue",
+    ],
 )
 def test_a_compressed_body_is_measured_before_it_is_decompressed(
     line: Line, kind: str, queue: str, task: str | None, compression: str, size: int, fault: str | None
 ) -> None:
-    """A gibibyte of zeros is a message of a mebibyte; messages that are not ours are unpacked as usual."""
+    """A message is small beside what it unpacks to; messages that are not ours are unpacked as usual."""
     packed = zlib.compress(body_of(size))
 
     message = getattr(Wire(line), kind)(packed, {"compression": compression, "task": task}, queue)
@@ -368,7 +517,7 @@ def test_a_channel_that_was_closed_for_another_reason_is_left_to_celery(
     """It would recur, and a worker that serves none of our steps is not ours to judge."""
     line.raises.append(ChannelClosed(code, text))
     if not ours:
-        line.ours.clear()
+        line.consumer.app.amqp.queues.consume_from.clear()
 
     with pytest.raises(ChannelClosed):
         line.consumer.loop("consumer")

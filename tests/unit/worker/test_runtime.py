@@ -31,12 +31,13 @@ from paigeant_celery.core.flow import Failure
 from paigeant_celery.core.message import PaigeantMessage, encode, sha256
 from paigeant_celery.core.policy import StepPolicy
 from paigeant_celery.core.settings import Settings
-from paigeant_celery.core.slip import FunctionSpec
+from paigeant_celery.core.slip import FunctionSpec, OutputRef
 from paigeant_celery.hop.guard import Arrival
 from paigeant_celery.store.memory import MemoryStore
 from paigeant_celery.store.port import Claim, Claimed, HopRecord, NewWorkflow, WorkflowRecord
 from paigeant_celery.worker import runtime
 from paigeant_celery.worker.runtime import HopRuntime, ShownAs
+from paigeant_celery.worker.shutdown import Shutdown
 
 T = TypeVar("T")
 MakeMessage = Callable[..., PaigeantMessage]
@@ -567,3 +568,153 @@ def test_a_time_limit_while_a_server_is_away_gives_the_message_back(
 
     assert caught.value.requeue
     assert (bench.record().state, len(clock.waits)) == ("running", 5)
+
+
+# A store that loses its data.
+
+
+def lose(bench: Bench) -> None:
+    """Take all records away, as a server that came back empty."""
+    bench.store._records = MemoryStore(lease=LEASE, ttl=3600.0)._records
+
+
+def sent_last(bench: Bench) -> Arrival:
+    """The delivery of the last message that was sent."""
+    sent = bench.sent[-1]
+    return Arrival(hop_id=sent.hop_id, activity=sent.activity, envelope=sent.envelope, attempt=sent.attempt)
+
+
+def test_a_step_that_ended_as_the_store_lost_its_record_is_recorded_and_not_run_again(
+    bench: Bench, first: Arrival, runs: list[str]
+) -> None:
+    """What it gave was paid for, and its message says all that must be recorded."""
+    losses = iter([lambda: lose(bench)])
+    bench.before["complete"] = lambda: next(losses, nothing)()
+
+    assert bench.runtime.perform(first) == {"step": "one", "outcome": "completed", "next": "w-1.1"}
+
+    assert runs == ["one"]
+    assert [sent.hop_id for sent in bench.sent] == ["w-1.1"]
+    assert (bench.record().hop_id, bench.record().running) == ("w-1.1", False)
+
+
+def test_a_step_that_runs_as_the_store_loses_its_record_is_cancelled_and_sent_again(
+    bench: Bench, make_message: MakeMessage
+) -> None:
+    """Its message is all that is left of the workflow. It counts the attempt that was begun."""
+    endless = Endless(lambda: lose(bench))
+    arrival = bench.start(make_message(endless.step))
+
+    with pytest.raises(Ignore, match="sent again"):
+        bench.runtime.perform(arrival)
+
+    assert endless.cancelled.wait(PATIENCE)
+    assert (sent_last(bench).hop_id, sent_last(bench).attempt) == ("w-1.0", 2)
+    assert (bench.record().state, bench.record().running, bench.record().attempt) == ("running", False, 1)
+
+
+def test_a_workflow_whose_earlier_output_was_only_in_the_lost_store_becomes_a_letter(
+    bench: Bench, make_message: MakeMessage
+) -> None:
+    """Its next step could not read it. Whoever looks for the workflow finds out what became of it."""
+    endless = Endless(lambda: lose(bench))
+    message = make_message(endless.step, outputs=(None,))
+    earlier = message.slip.executed[0].model_copy(update={"output_ref": OutputRef(size=6, sha256=sha256('"long"'))})
+    slip = message.slip.model_copy(update={"executed": (earlier,)})
+    arrival = bench.start(message.model_copy(update={"slip": slip}))
+    bench.store._records.workflows["w-1"].blobs["earlier-0"] = '"long"'
+
+    with pytest.raises(HopFailed) as running:
+        bench.runtime.perform(arrival)
+    with pytest.raises(HopFailed) as delivered:
+        bench.runtime.perform(replace(arrival, token="redelivered"))
+
+    assert running.value.args == delivered.value.args == ("w-1.1", "endless", "store_lost")
+    (letter,) = bench.store.dead_letters(after=None, limit=9)
+    assert (letter.reason, letter.correlation_id) == ("store_lost", "w-1")
+    assert (bench.store.workflow("w-1"), bench.sent) == (None, [])
+
+
+def test_a_store_that_keeps_losing_its_data_has_a_step_begun_only_so_often(
+    bench: Bench, make_message: MakeMessage
+) -> None:
+    """Each attempt may cost money. After the last one the workflow is parked, and a person is asked."""
+    endless = Endless(lambda: lose(bench))
+    step = endless.step.model_copy(update={"policy": StepPolicy(max_attempts=3)})
+    arrival = bench.start(make_message(step))
+
+    for _ in range(3):
+        with pytest.raises(Ignore, match="sent again"):
+            bench.runtime.perform(arrival)
+        lose(bench)  # before the next delivery as well
+        arrival = sent_last(bench)
+    with pytest.raises(HopFailed) as caught:
+        bench.runtime.perform(arrival)
+
+    assert caught.value.args == ("w-1.0", "endless", "attempts_exhausted")
+    assert [letter.reason for letter in bench.store.dead_letters(after=None, limit=9)] == ["attempts_exhausted"]
+
+
+def test_a_step_that_ends_while_the_store_keeps_losing_its_data_is_sent_again(bench: Bench, first: Arrival) -> None:
+    """Nothing can be recorded, but the message is not gone."""
+    bench.before["complete"] = lambda: lose(bench)
+
+    with pytest.raises(Ignore, match="sent again"):
+        bench.runtime.perform(first)
+
+    assert (sent_last(bench).hop_id, sent_last(bench).attempt) == ("w-1.0", 2)
+
+
+def test_a_hop_that_somebody_else_adopted_meanwhile_is_left_to_them(bench: Bench, make_message: MakeMessage) -> None:
+    """Its message may have been delivered twice: one of the two goes on."""
+
+    @activity
+    def one() -> str:
+        return "done"
+
+    arrival = bench.start(make_message(one.activity(), FunctionSpec("two")))
+
+    def lost_and_adopted() -> None:
+        lose(bench)
+        bench.start(make_message(one.activity(), FunctionSpec("two")))
+        claim = Claim(hop_id="w-1.0", owner="other", token="other", max_attempts=5, digest=None)
+        assert isinstance(MemoryStore.claim(bench.store, claim), Claimed)
+
+    losses = iter([lost_and_adopted])
+    bench.before["complete"] = lambda: next(losses, nothing)()
+
+    with pytest.raises(Ignore):
+        bench.runtime.perform(arrival)
+
+    assert (bench.record().running, bench.sent) == (True, [])
+
+
+def test_a_store_that_loses_its_data_as_a_delivery_is_opened_is_asked_again(
+    bench: Bench, first: Arrival, clock: Clock, runs: list[str]
+) -> None:
+    """Between adopting the workflow and claiming its hop, for example."""
+    asked = iter([nothing, lambda: lose(bench), lambda: lose(bench)])
+    lose(bench)
+    bench.before["claim"] = lambda: next(asked, nothing)()
+
+    assert bench.runtime.perform(first)["outcome"] == "completed"
+
+    assert (len(clock.waits), runs) == (1, ["one"])
+
+
+def test_a_worker_that_ends_gives_an_unknown_hop_back_to_the_broker(bench: Bench, make_message: MakeMessage) -> None:
+    """No store could send it again."""
+    bench.runtime.shutdown = Shutdown(grace=0.0)
+
+    def stop() -> None:
+        bench.runtime._owner.renew = nothing  # type: ignore[method-assign, union-attr]  # it does not notice
+        lose(bench)
+        bench.runtime.shutdown.ask()
+
+    endless = Endless(stop)
+    arrival = bench.start(make_message(endless.step))
+
+    with pytest.raises(Reject) as caught:
+        bench.runtime.perform(arrival)
+
+    assert caught.value.requeue
