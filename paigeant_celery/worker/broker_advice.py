@@ -72,7 +72,7 @@ def advise(
         findings += _reduction(transport.app.conf, threads=threads)
         findings += _countdowns(transport)
     findings += _encryption(connection)
-    findings += _cancelling(transport.app.conf)
+    findings += _cancelling(transport.app.conf, durable=durable)
     return tuple(findings)
 
 
@@ -252,10 +252,7 @@ def _reduction(conf: Any, *, threads: bool) -> Iterator[Finding]:
         )
 
 
-def _cancelling(conf: Any) -> Iterator[Finding]:
+def _cancelling(conf: Any, *, durable: bool) -> Iterator[Finding]:
     if conf.worker_cancel_long_running_tasks_on_connection_loss:
-        yield Recommended(
-            setting="worker_cancel_long_running_tasks_on_connection_loss",
-            value="False",
-            reason="a lost connection ends every running step, which then begins again",
-        )
+        meaning = "steps go on, and a copy is dropped" if durable else "without a store, steps begin again as tasks do"
+        yield Found(f"worker_cancel_long_running_tasks_on_connection_loss ({meaning})")

@@ -174,15 +174,17 @@ def test_what_stops_threads_on_rabbitmq_is_named(lines: Advise) -> None:
     assert found == [True, False, False]
 
 
-def test_ending_every_step_with_its_connection_is_named(lines: Advise) -> None:
-    """A run that goes on while the broker is away is paid for once."""
-    (_, found) = lines(
-        "redis://h",
-        worker_cancel_long_running_tasks_on_connection_loss=True,
-        broker_transport_options={"socket_keepalive": True},
-    )
+@pytest.mark.parametrize(
+    ("durable", "meaning"),
+    [(True, "steps go on, and a copy is dropped"), (False, "without a store, steps begin again as tasks do")],
+)
+def test_what_ends_tasks_with_their_connection_is_named(lines: Advise, durable: bool, meaning: str) -> None:
+    """A host wants it for its own tasks; what it means for steps depends on who drops a copy."""
+    setting = "worker_cancel_long_running_tasks_on_connection_loss"
 
-    assert found.startswith("recommended: worker_cancel_long_running_tasks_on_connection_loss = False (")
+    (settings, *_) = lines("redis://h", durable=durable, **{setting: True})
+
+    assert settings.endswith(f", {setting} ({meaning})")
 
 
 @pytest.mark.parametrize(
