@@ -60,7 +60,7 @@ class Sending(Generic[T]):
         """Return the answer. Raises what the call raised, or that it is too late; then the call is given up."""
         if not self.ends_within(self._left):
             self._give_up()
-        return self._future.result(0)
+        return self._answer()
 
     async def arrived(self) -> T:
         """Do what `wait` does, without blocking the event loop. Cancelled, it gives the call up as well."""
@@ -71,6 +71,11 @@ class Sending(Generic[T]):
             waiting.cancel()  # and with it the call, unless it has begun
         if not self._future.done():
             self._give_up()
+        return self._answer()
+
+    def _answer(self) -> T:
+        if self._future.cancelled():  # by who was to make the call, and found that it was too late
+            raise self._late()
         return self._future.result(0)
 
     @property

@@ -264,6 +264,7 @@ AGENT_EVENTS: Mapping[str, str] = MappingProxyType(
 ACTIONS: Mapping[str, str] = MappingProxyType(
     {
         "around_step_failed": "`paigeant_around_step` raised an error that ends no step, or swallowed one",
+        "cancel_ignored": "Celery would have ended the run of a hop, which goes on",
         "cancelled": "a workflow was cancelled because its hop was revoked",
         "clock_drift": "the clock of a dispatcher is far from the store's",
         "close_failed": "an unexpected error occurred while a hop was closed",
@@ -307,6 +308,7 @@ ACTIONS: Mapping[str, str] = MappingProxyType(
         "store_corrupt": "a record of the store cannot be read",
         "store_unreachable": "the store is away, and something waits for it",
         "sweep_failed": "a sweep ended early; the next one comes soon",
+        "touching_failed": "nothing extends the lease of a worker while a step holds the interpreter lock",
         "transport_chosen": "which transport was chosen, and why",
         "transport_overruled": "an environment variable takes precedence over the installed app",
         "waiting_for_server": "the store or the broker is away and is asked again soon",

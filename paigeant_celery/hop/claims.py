@@ -25,7 +25,13 @@ class Claims:
         self._store, self._outbox, self._settings, self._owner = store, outbox, settings, owner
 
     def claim(
-        self, arrival: Arrival, message: PaigeantMessage | None, *, digest: str, max_attempts: int
+        self,
+        arrival: Arrival,
+        message: PaigeantMessage | None,
+        *,
+        digest: str,
+        max_attempts: int,
+        timeout: float = 0.0,
     ) -> ClaimAnswer:
         """Claim the hop of a delivery; `digest` must be that of the envelope that was recorded for it."""
         step = message.slip.next_step if message is not None else None
@@ -36,6 +42,7 @@ class Claims:
             max_attempts=max_attempts,
             digest=digest,
             step=(step.step_id or "") if step is not None else "",
+            timeout=timeout,
         )
         return self._store.claim(claim)
 

@@ -95,6 +95,11 @@ class Effects(ABC):
 
     @property
     @abstractmethod
+    def drops_copies(self) -> bool:
+        """Whether a second delivery of a hop that runs, or has ended, runs nothing."""
+
+    @property
+    @abstractmethod
     def outputs(self) -> Outputs:
         """Which outputs travel in the message, and where the others are read."""
 
@@ -104,8 +109,8 @@ class Effects(ABC):
         """How many characters of what a step gave are kept if its hop cannot go on with it."""
 
     @abstractmethod
-    def claim(self, arrival: Arrival, message: PaigeantMessage, *, max_attempts: int) -> ClaimAnswer:
-        """Ask whether this delivery may run its hop. Raises `MessageError` if it never may."""
+    def claim(self, arrival: Arrival, message: PaigeantMessage, *, max_attempts: int, timeout: float) -> ClaimAnswer:
+        """Ask whether this delivery may run its hop, for `timeout` seconds. Raises `MessageError` if it never may."""
 
     def regain(self, arrival: Arrival, hop: Opened, *, ended: bool) -> Opened | Drop:
         """Record a hop of which the store has no record any more from its message, and go on with it.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ logger = logging.getLogger(__name__)
 class _Held:
     fence: int
     cancel: Callable[[], object]
+    ends: float  # on the monotonic clock
 
 
 class Owner:
@@ -52,12 +54,13 @@ class Owner:
             return self._id
 
     @contextmanager
-    def holding(self, hop_id: str, *, fence: int, cancel: Callable[[], object]) -> Iterator[None]:
+    def holding(self, hop_id: str, *, fence: int, cancel: Callable[[], object], ends: float = 0.0) -> Iterator[None]:
         """Renew the lease for a hop inside the block; `cancel` is called once if the hop is lost.
 
-        `cancel` runs in the renewing thread, or in the one that holds the hop next.
+        `cancel` runs in the renewing thread, or in the one that holds the hop next. `ends` is when the timeout of the
+        step is over, on the monotonic clock: until then its lease may also be extended from outside.
         """
-        held = _Held(fence, cancel)
+        held = _Held(fence, cancel, ends)
         with self._lock:
             overtaken = self._held.get(hop_id)
             self._held[hop_id] = held
@@ -78,7 +81,9 @@ class Owner:
             held = dict(self._held)
         if not held:
             return
-        answer = self._store.renew(self.id, {hop_id: hop.fence for hop_id, hop in held.items()})
+        fences = {hop_id: hop.fence for hop_id, hop in held.items()}
+        touchable = max(0.0, max(hop.ends for hop in held.values()) - time.monotonic())
+        answer = self._store.renew(self.id, fences, touchable=touchable)
         self._release(answer.stray)
         for hop_id in answer.lost | answer.cancelled | answer.unknown:
             with self._lock:
@@ -127,7 +132,9 @@ class NoLease:
 
     id = ""
 
-    def holding(self, hop_id: str, *, fence: int, cancel: Callable[[], object]) -> AbstractContextManager[None]:
+    def holding(
+        self, hop_id: str, *, fence: int, cancel: Callable[[], object], ends: float = 0.0
+    ) -> AbstractContextManager[None]:
         """Do nothing."""
         return nullcontext()
 

@@ -7,11 +7,13 @@ import uuid
 from functools import cache
 from pathlib import Path
 
-__all__ = ["host_id", "is_gone", "new_owner_id"]
+__all__ = ["goes_on", "host_id", "is_gone", "new_owner_id"]
 
 PROC = Path("/proc")
-START_TIME = 19  # its index in /proc/<pid>/stat after the name of the command, in clock ticks since boot
+PARENT = 1  # its index in /proc/<pid>/stat after the name of the command
+START_TIME = 19  # the same, in clock ticks since boot
 ENDED = {"Z", "X"}  # states of a process that has ended, but whose parent has not noticed yet
+STOPPED = {"T", "t"}  # by a signal, or by a debugger
 UNKNOWN = "unknown"
 
 
@@ -44,15 +46,38 @@ def is_gone(owner_id: str) -> bool:
     Process ids are reused after a while, so the start must match too. A process that has ended is gone, even if its
     parent has not noticed yet.
     """
+    process = _process_of(owner_id)
+    if process is None:
+        return False
+    pid, start = process
+    stat = _stat_of(pid)
+    if stat is None:
+        return not _exists(pid)  # `/proc` may hide other users' processes, which may be alive
+    return stat[0] in ENDED or stat[START_TIME] != start
+
+
+def goes_on(owner_id: str, *, of: str) -> bool:
+    """Say whether the process of an owner is there and not stopped, and is the process `of` or a child of it.
+
+    Both are ids of owners. False if this host cannot tell.
+    """
+    process, above = _process_of(owner_id), _process_of(of)
+    if process is None or above is None:
+        return False
+    stat = _stat_of(process[0])
+    if stat is None or stat[0] in ENDED | STOPPED or stat[START_TIME] != process[1]:
+        return False
+    return str(above[0]) in (str(process[0]), stat[PARENT])
+
+
+def _process_of(owner_id: str) -> tuple[int, str] | None:
+    """Return the process id and the start of an owner on this host; None if this host cannot judge it."""
     host, _, rest = owner_id.partition(":")
     pid, _, rest = rest.partition(":")
     start = rest.partition(":")[0]
     if host_id() is None or host != host_id() or not pid.isdecimal() or start == UNKNOWN:
-        return False
-    stat = _stat_of(int(pid))
-    if stat is None:
-        return not _exists(int(pid))  # `/proc` may hide other users' processes, which may be alive
-    return stat[0] in ENDED or stat[START_TIME] != start
+        return None
+    return int(pid), start
 
 
 def _start_of(pid: int) -> str | None:

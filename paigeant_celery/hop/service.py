@@ -167,14 +167,14 @@ class HopService:
     def _claimed(self, arrival: Arrival, message: PaigeantMessage, activity: Activity) -> Opening:
         policy = step_policy(message.step, activity, self._settings)
         max_attempts = policy.max_attempts or self._settings.max_attempts
-        answer = self._effects.claim(arrival, message, max_attempts=max_attempts)
+        timeout = policy.timeout or self._settings.step_timeout
+        answer = self._effects.claim(arrival, message, max_attempts=max_attempts, timeout=timeout)
         if isinstance(answer, Dropped):
             logger.info(
                 "delivery dropped: %s", answer.reason,
                 extra={"action": "delivery_dropped", "hop": arrival.hop_id, "reason": answer.reason},
             )  # fmt: skip
             return self._effects.dropped(arrival.hop_id, answer)
-        timeout = policy.timeout or self._settings.step_timeout
         if message.deadline is not None:
             timeout = min(timeout, max(0.001, (message.deadline - answer.now).total_seconds()))
         closing = self._effects.closing_of(arrival, answer)

@@ -69,6 +69,11 @@ class RecordedEffects(Effects):
         self._sweeper = Sweeper(store=store, outbox=outbox, set_aside=self._refusals.set_aside, end_late=lateness.end)
 
     @property
+    def drops_copies(self) -> bool:
+        """They are, because the hop is claimed once."""
+        return True
+
+    @property
     def outputs(self) -> Outputs:
         """Outputs; the large ones stay in the store."""
         return self._outputs
@@ -79,12 +84,14 @@ class RecordedEffects(Effects):
         # What is beside an output fits into an envelope.
         return max(MAX_RECORD, self._settings.max_output_size + self._settings.max_message_size)
 
-    def claim(self, arrival: Arrival, message: PaigeantMessage, *, max_attempts: int) -> ClaimAnswer:
+    def claim(self, arrival: Arrival, message: PaigeantMessage, *, max_attempts: int, timeout: float) -> ClaimAnswer:
         """Claim the hop. A workflow that the store does not know is adopted if its message is recent enough."""
         digest = sha256(str(arrival.envelope))
-        answer = self._claims.claim(arrival, message, digest=digest, max_attempts=max_attempts)
+        answer = self._claims.claim(arrival, message, digest=digest, max_attempts=max_attempts, timeout=timeout)
         if answer == Dropped(reason="unknown"):
-            answer = self._adopted(arrival, message, begun=arrival.attempt - 1, max_attempts=max_attempts)
+            answer = self._adopted(
+                arrival, message, begun=arrival.attempt - 1, max_attempts=max_attempts, timeout=timeout
+            )
             answer = replace(answer, created_at=None) if isinstance(answer, Claimed) else answer
         match answer:
             case Dropped(reason="unknown"):
@@ -97,11 +104,13 @@ class RecordedEffects(Effects):
                 self._resend_successor(arrival.hop_id)
         return answer
 
-    def _adopted(self, arrival: Arrival, message: PaigeantMessage, *, begun: int, max_attempts: int) -> ClaimAnswer:
+    def _adopted(
+        self, arrival: Arrival, message: PaigeantMessage, *, begun: int, max_attempts: int, timeout: float = 0.0
+    ) -> ClaimAnswer:
         """Adopt a workflow from the message of its hop, and claim the hop."""
         adopted = self._claims.adopt(arrival, message, begun=begun)
         digest = sha256(str(arrival.envelope))
-        answer = self._claims.claim(arrival, message, digest=digest, max_attempts=max_attempts)
+        answer = self._claims.claim(arrival, message, digest=digest, max_attempts=max_attempts, timeout=timeout)
         if adopted is not None and answer == Dropped(reason="unknown"):
             raise HopUnknown(arrival.hop_id)  # the store has just lost its data once more
         return answer

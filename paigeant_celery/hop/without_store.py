@@ -37,6 +37,11 @@ class MessageOnlyEffects(Effects):
         self._outputs = Outputs(settings)
 
     @property
+    def drops_copies(self) -> bool:
+        """They are not, because nobody remembers the first delivery."""
+        return False
+
+    @property
     def outputs(self) -> Outputs:
         """Outputs; all of them travel in the message."""
         return self._outputs
@@ -46,7 +51,7 @@ class MessageOnlyEffects(Effects):
         """None, because nothing keeps them."""
         return 0
 
-    def claim(self, arrival: Arrival, message: PaigeantMessage, *, max_attempts: int) -> Claimed:
+    def claim(self, arrival: Arrival, message: PaigeantMessage, *, max_attempts: int, timeout: float) -> Claimed:
         """Let the delivery run, because nobody remembers an earlier one."""
         begun = min(arrival.attempt - 1, max_attempts)  # as the message says, which may say any number
         hop = count_attempt(Hop(attempt=begun), max_attempts=max_attempts)

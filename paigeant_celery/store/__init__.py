@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from paigeant_celery.core.errors import ConfigurationError
 from paigeant_celery.store import limits
 from paigeant_celery.store.endpoint import EXAMPLES, Endpoint, read_url
-from paigeant_celery.store.port import Store
+
+if TYPE_CHECKING:  # the process that only touches owners loads no models
+    from paigeant_celery.store.port import Store
 
 __all__ = ["EXAMPLES", "open_store"]
 

@@ -120,6 +120,7 @@ class MemoryStore:
                 return Dropped(reason=change)
             self._records.apply(claim.hop_id, change, now=now)
             hop = change.hop
+            self._records.let_touch(claim.owner, until=now + timedelta(seconds=claim.timeout))
             if hop.fence > before.fence:
                 workflow.updated_at = now
                 about = {"attempt": str(hop.attempt), "fence": str(hop.fence), "exhausted": str(int(hop.exhausted))}
@@ -132,7 +133,7 @@ class MemoryStore:
                 created_at=workflow.created_at,
             )
 
-    def renew(self, owner: str, hops: Mapping[str, int]) -> RenewAnswer:
+    def renew(self, owner: str, hops: Mapping[str, int], *, touchable: float = 0.0) -> RenewAnswer:
         """Extend the owner's lease. Hops that lapsed and were not taken are the owner's again."""
         with self._transaction() as now:
             known = {hop_id: found for hop_id in hops if (found := self._records.hops.get(hop_id)) is not None}
@@ -140,10 +141,19 @@ class MemoryStore:
             # An owner that names no hops keeps no lease alive. If some are listed, nobody runs them.
             if hops and owner in self._records.owned:
                 self._records.leases[owner] = now + self._pace.lease
+                self._records.touchable[owner] = now + timedelta(seconds=touchable)
             kept, owned = self._records.hops, self._records.owned.get(owner, set())
             stray = {hop_id: kept[hop_id].hop.fence for hop_id in owned - hops.keys()}
             cancelled = frozenset(hop_id for hop_id in lost if known[hop_id].hop.state == "cancelled")
             return RenewAnswer(lost=lost, stray=stray, cancelled=cancelled, unknown=frozenset(hops.keys() - known))
+
+    def touch(self, *, host: str, owners: Collection[str]) -> Sequence[str]:
+        """Extend the leases of living owners, and return all owners on a host."""
+        with self._transaction() as now:
+            for owner in owners:
+                if now < min(self._records.leases.get(owner, now), self._records.touchable.get(owner, now)):
+                    self._records.leases[owner] = now + self._pace.lease
+            return self._records.owners_on(host)
 
     def release(self, closing: Closing) -> bool:
         """Requeue a hop that its owner does not run."""
@@ -297,7 +307,7 @@ class MemoryStore:
                     found.lapse_all()
                 found.look(queues or {})
                 found.look_at_deadlines()
-            owners = tuple(sorted(owner for owner in self._records.owned if owner.partition(":")[0] == host))
+            owners = self._records.owners_on(host)
             return Sweep(overdue=tuple(found.again), late=tuple(found.late), owners=owners, queues=tuple(found.asked))
 
     def workflow(self, correlation_id: str) -> WorkflowRecord | None:

@@ -61,6 +61,7 @@ class Records:
         self.deadlines: dict[str, datetime] = {}  # of workflows that go on: when they are looked at
         self.owned: dict[str, set[str]] = {}
         self.leases: dict[str, datetime] = {}
+        self.touchable: dict[str, datetime] = {}  # until when TOUCH may extend the lease
         self.lines: dict[str, Line] = {}
         self.ended: deque[tuple[datetime, str]] = deque()  # when a workflow expires, and which
         self._ttl, self._pace = ttl, pace
@@ -123,6 +124,14 @@ class Records:
             retry_at=self.due[workflow.hop_id] if waits else None,
         )
 
+    def owners_on(self, host: str) -> tuple[str, ...]:
+        """Return the owners on a host that run hops."""
+        return tuple(sorted(owner for owner in self.owned if owner.partition(":")[0] == host))
+
+    def let_touch(self, owner: str, *, until: datetime) -> None:
+        """Let TOUCH extend the owner's lease until then, if not for longer already."""
+        self.touchable[owner] = max(until, self.touchable.get(owner, until))
+
     def expire(self, *, now: datetime) -> None:
         """Delete the workflows that ended long enough ago, with their hops."""
         while self.ended and self.ended[0][0] <= now:
@@ -142,6 +151,7 @@ class Records:
         if not owned:
             self.owned.pop(owner, None)
             self.leases.pop(owner, None)
+            self.touchable.pop(owner, None)
 
     def _end(self, kept: Kept, now: datetime) -> None:
         """Drop the envelope of a closed hop. If the workflow ended with it, the workflow keeps it until it expires."""

@@ -60,7 +60,7 @@ class Claim:
     """A request to run a hop. `token` names this delivery; the same token gets the same answer again.
 
     `digest` is that of the envelope as it arrived; None skips the comparison (for one that cannot be run). `step` is
-    the id of the step, for the event; empty if it is not known.
+    the id of the step, for the event; empty if it is not known. `timeout` is how long it may take, in seconds.
     """
 
     hop_id: str
@@ -69,6 +69,7 @@ class Claim:
     max_attempts: int
     digest: str | None
     step: str = ""
+    timeout: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -266,8 +267,19 @@ class HopStore(Protocol):
         """Give a queued hop, or one whose owner's lease has expired, to an owner."""
         ...
 
-    def renew(self, owner: str, hops: Mapping[str, int]) -> RenewAnswer:
-        """Extend the owner's lease; `hops` maps the hop ids that it runs to their fences."""
+    def renew(self, owner: str, hops: Mapping[str, int], *, touchable: float = 0.0) -> RenewAnswer:
+        """Extend the owner's lease; `hops` maps the hop ids that it runs to their fences.
+
+        For `touchable` seconds from now, `touch` may extend it further.
+        """
+        ...
+
+    def touch(self, *, host: str, owners: Collection[str]) -> Sequence[str]:
+        """Extend the leases of owners that live but may not be able to renew, and return all owners on a host.
+
+        Nothing changes for an owner whose lease is over, or whose steps have taken as long as they may: since `claim`,
+        the timeout of the step, and since `renew`, what that said.
+        """
         ...
 
     def release(self, closing: Closing) -> bool:

@@ -47,6 +47,7 @@ from paigeant_celery.store.redis_records import (
     workflow_arguments,
 )
 from paigeant_celery.store.timeline import id_of, place_of, read_on
+from paigeant_celery.store.touching import touch
 
 __all__ = ["RedisStore"]
 
@@ -111,7 +112,7 @@ class RedisStore:
         about = f"hop:{claim.hop_id}"
         reply = self._server.run(
             "claim", claim.hop_id, claim.owner, claim.token, claim.max_attempts, claim.digest or "", self._lease,
-            claim.step, about=about,
+            claim.step, round(claim.timeout * 1000), about=about,
         )  # fmt: skip
         if reply[0] != "claimed":
             return Dropped(reason=cast("DropReason", reply[0]))
@@ -125,11 +126,11 @@ class RedisStore:
                 created_at=moment_of(created_at),
             )
 
-    def renew(self, owner: str, hops: Mapping[str, int]) -> RenewAnswer:
+    def renew(self, owner: str, hops: Mapping[str, int], *, touchable: float = 0.0) -> RenewAnswer:
         """Extend the owner's lease. Hops that lapsed and were not taken are the owner's again."""
         pairs = (part for hop_id, fence in hops.items() for part in (hop_id, fence))
-        about = f"owner:{owner}"
-        lost, stray, cancelled, unknown = self._server.run("renew", owner, self._lease, *pairs, about=about)
+        about, longest = f"owner:{owner}", round(touchable * 1000)
+        lost, stray, cancelled, unknown = self._server.run("renew", owner, self._lease, longest, *pairs, about=about)
         with self._server.readable(about):
             return RenewAnswer(
                 lost=frozenset(lost),
@@ -137,6 +138,10 @@ class RedisStore:
                 cancelled=frozenset(cancelled),
                 stray={hop_id: int(fence) for hop_id, fence in zip(stray[::2], stray[1::2], strict=True)},
             )
+
+    def touch(self, *, host: str, owners: Collection[str]) -> Sequence[str]:
+        """Extend the leases of living owners, and return all owners on a host."""
+        return touch(self._server, host=host, owners=owners, lease=self._lease)
 
     def release(self, closing: Closing) -> bool:
         """Requeue a hop that its owner does not run."""

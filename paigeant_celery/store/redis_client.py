@@ -34,8 +34,8 @@ RETRIES = 1
 MOST_GREENLETS = 64  # that ask at once; a thousand would open as many connections, which a process may not have
 MAX_CONNECTIONS = 1024  # more than the threads of one worker; each call holds one for its round trip
 SCRIPTS = (
-    "start", "claim", "renew", "release", "complete", "retry_at", "park", "fail", "cancel", "redrive", "sweep", "read",
-    "bury", "letters", "record", "publish", "events", "bind", "resend", "give_back", "format", "probe",
+    "start", "claim", "renew", "touch", "release", "complete", "retry_at", "park", "fail", "cancel", "redrive", "sweep",
+    "read", "bury", "letters", "record", "publish", "events", "bind", "resend", "give_back", "format", "probe",
 )  # fmt: skip
 
 # A script failed on a value before its first write. Servers before Redis 7 report a refused command in the same words.

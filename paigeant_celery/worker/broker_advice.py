@@ -11,6 +11,7 @@ from ssl import CERT_NONE, CERT_REQUIRED
 from typing import Any, TypeAlias
 
 import kombu
+from celery.utils.quorum_queues import detect_quorum_queues
 
 from paigeant_celery.broker.connection import other_servers, store_of_broker
 from paigeant_celery.broker.transport import CeleryTransport
@@ -18,6 +19,7 @@ from paigeant_celery.broker.transport import CeleryTransport
 __all__ = ["Finding", "Found", "Recommended", "advise", "advice_lines"]
 
 CONSUMER_TIMEOUT = 30 * 60.0  # seconds; RabbitMQ's default, because the server does not tell what it is set to
+STARVING = ("priority", "sorted")  # orders of Kombu in which a queue has its turn only while those before it are empty
 CHECKS_CONSUMERS_SINCE = (5, 7)  # the first Kombu whose health checks cover the connection that waits for messages
 UNVERIFIED = (None, "none", CERT_NONE)
 
@@ -57,6 +59,7 @@ def advise(
     if broker.driver_type == "redis":
         options = {**_defaults(broker.Channel), **connection.transport_options}
         findings += [_visibility(options, durable=durable, longest_step=longest_step), _liveness(options)]
+        findings += _order(transport, options)
         findings += _acknowledging(options, greenlets)
         findings += _failing_over(transport)
         findings += _prefixed(transport, options)
@@ -67,8 +70,9 @@ def advise(
         ]
         findings += _consumer_timeout(durable=durable, longest_step=longest_step)
         findings += _reduction(transport.app.conf, threads=threads)
+        findings += _countdowns(transport)
     findings += _encryption(connection)
-    findings += _cancelling(transport.app.conf)
+    findings += _cancelling(transport.app.conf, durable=durable)
     return tuple(findings)
 
 
@@ -126,6 +130,36 @@ def _liveness(options: dict[str, Any]) -> Finding:
         value="True",
         reason="a worker whose connection was cut silently would wait on it forever",
     )
+
+
+def _order(transport: CeleryTransport, options: dict[str, Any]) -> Iterator[Finding]:
+    strategy = options.get("queue_order_strategy")
+    if strategy in STARVING and len(transport.app.amqp.queues.consume_from) > 1:
+        yield Recommended(
+            setting="broker_transport_options['queue_order_strategy']",
+            value="'round_robin'",
+            reason=f"with {strategy!r}, a queue is read only while all before it are empty, so one busy activity holds "
+            "up the others; to prefer one, give it workers of its own (`-Q`)",
+        )
+
+
+def _countdowns(transport: CeleryTransport) -> Iterator[Finding]:
+    """Look at what quorum queues, perhaps only ours, do to the tasks of a host that the same worker serves.
+
+    Celery then no longer raises the prefetch count for a task that it holds until it is due.
+    """
+    app, names = transport.app, transport.names
+    if not (app.conf.worker_detect_quorum_queues and detect_quorum_queues(app, "amqp")[0]):
+        return
+    queues = app.amqp.queues.consume_from.values()
+    if any(names.activity(queue.name) is None and queue.exchange.type == "direct" for queue in queues):
+        yield Recommended(
+            setting="task_default_exchange_type",
+            value="'topic'",
+            reason="one of the queues is a quorum queue, so each task with a countdown or ETA from a direct exchange "
+            "takes the place of a message in this worker until it is due; name another `task_default_exchange` too, or "
+            "give the steps a worker of their own (`paigeant_consume` 'only')",
+        )
 
 
 def _encryption(connection: Any) -> Iterator[Finding]:
@@ -218,10 +252,7 @@ def _reduction(conf: Any, *, threads: bool) -> Iterator[Finding]:
         )
 
 
-def _cancelling(conf: Any) -> Iterator[Finding]:
+def _cancelling(conf: Any, *, durable: bool) -> Iterator[Finding]:
     if conf.worker_cancel_long_running_tasks_on_connection_loss:
-        yield Recommended(
-            setting="worker_cancel_long_running_tasks_on_connection_loss",
-            value="False",
-            reason="a lost connection ends every running step, which then begins again",
-        )
+        meaning = "steps go on, and a copy is dropped" if durable else "without a store, steps begin again as tasks do"
+        yield Found(f"worker_cancel_long_running_tasks_on_connection_loss ({meaning})")

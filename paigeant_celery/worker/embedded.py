@@ -117,6 +117,8 @@ class EmbeddedWorker:
                     "steps of this process go on after its executor has stopped",
                     extra={"action": "executor_left_steps"},
                 )
+            else:
+                self._runtime.leave_touched()
         self.ended = concurrent.futures.Future()
 
     def _add(self, worker: GuestWorker, queues: list[Queue]) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import concurrent.futures
 import logging
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import cache
 from typing import NoReturn, TypeVar, assert_never
 
@@ -34,6 +34,7 @@ from paigeant_celery.worker.django_host import DjangoHost
 from paigeant_celery.worker.loop import ProcessLoop
 from paigeant_celery.worker.shutdown import Shutdown
 from paigeant_celery.worker.streams import complete_streams
+from paigeant_celery.worker.touching import Touching
 
 __all__ = ["HopRuntime", "ShownAs"]
 
@@ -63,28 +64,31 @@ class HopRuntime:
 
     def __init__(self, transport: CeleryTransport) -> None:
         host, settings = DjangoHost(transport.app), transport.settings
+        self.broker_lost = False  # while Celery looks at what ran when it lost its connection
         self.loop = ProcessLoop(host)
         self.shutdown = Shutdown(grace=settings.shutdown_grace)
-        self._owner, self._effects = self._owner_and_effects(transport)
+        self._owner, self._effects, self._touching = self._owner_and_effects(transport)
         surroundings = Surroundings(host=host, around_step=cache(lambda: around_step_of(settings.around_step)))
         self.service = HopService(
             effects=self._effects, registry=registry, settings=settings, surroundings=surroundings
         )
 
-    def _owner_and_effects(self, transport: CeleryTransport) -> tuple[Owner | NoLease, Effects]:
-        """Return who holds hops and what is done about them, which depends on whether there is a store."""
+    def _owner_and_effects(self, transport: CeleryTransport) -> tuple[Owner | NoLease, Effects, Touching]:
+        """Return who holds hops, what is done about them and who else keeps them, which depends on the store."""
         store, settings, outbox = transport.store, transport.settings, Outbox(transport.publisher, registry)
         if store is None:
             letters = transport.letter_queue
-            return NoLease(), MessageOnlyEffects(outbox=outbox, letters=letters, settings=settings, worker=new_owner_id)
+            alone = MessageOnlyEffects(outbox=outbox, letters=letters, settings=settings, worker=new_owner_id)
+            return NoLease(), alone, Touching(None, settings)
         owner = Owner(store, lease=settings.lease)
-        return owner, RecordedEffects(
+        effects = RecordedEffects(
             store=store,
             outbox=outbox,
             settings=settings,
             owner=lambda: owner.id,
             stopping=lambda: self.shutdown.asked,
         )
+        return owner, effects, Touching(store.endpoint, settings)
 
     def start_sweeping(self, on_outdated: Callable[[], object]) -> None:
         """Start putting hops back on their queue if their message or owner is lost; without a store, do nothing.
@@ -96,6 +100,31 @@ class HopRuntime:
     def stop_sweeping(self) -> None:
         """Stop that, and leave it to other workers."""
         self._effects.stop_sweeping()
+
+    @contextmanager
+    def losing_broker(self) -> Iterator[None]:
+        """Say `broker_lost` inside the block."""
+        self.broker_lost = True
+        try:
+            yield
+        finally:
+            self.broker_lost = False
+
+    @property
+    def drops_copies(self) -> bool:
+        """Whether a second delivery of a hop that runs, or has ended, runs nothing."""
+        return self._effects.drops_copies
+
+    def keep_touched(self) -> None:
+        """Have a helper extend the leases of this worker while a step holds the interpreter lock.
+
+        This is called in the process that accepts deliveries, before a step can hold its lock.
+        """
+        self._touching.begin()
+
+    def leave_touched(self) -> None:
+        """End the helper, because no step runs here any more."""
+        self._touching.end()
 
     def perform(self, arrival: Arrival) -> dict[str, str]:
         """Take one delivery through its hop and return a summary for Flower.
@@ -143,7 +172,8 @@ class HopRuntime:
                 hop.journal.lose()  # first: the loop is told a moment later, and a call might begin before
             future.cancel()
 
-        return self._owner.holding(hop.closing.hop_id, fence=hop.closing.fence, cancel=cancel)
+        ends = hop.begun_at + hop.timeout
+        return self._owner.holding(hop.closing.hop_id, fence=hop.closing.fence, cancel=cancel, ends=ends)
 
     def _regain(self, arrival: Arrival, hop: Opened, outcome: Outcome | None) -> dict[str, str]:
         """Go on with a hop of which the store has no record any more. If it ended, nothing is lost."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import logging
+import re
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -229,3 +231,14 @@ def test_a_request_is_terminated_and_described_by_the_methods_that_are_replaced(
     """Flower's Terminate ends up in the first, `inspect active` in the second."""
     assert parameters(Request.terminate) == ["self", "pool", "signal"]
     assert parameters(Request.info) == ["self", "safe"]
+
+
+def test_kombu_takes_the_oldest_redis_that_we_allow() -> None:
+    """It refuses an older one when it connects, long after pip was content with the pair."""
+    refused = re.findall(r"redis\.VERSION < \((\d+), (\d+)", inspect.getsource(redis))
+    dependencies = (Path(__file__).parents[2] / "pyproject.toml").read_text()
+    ours = re.search(r'"redis>=(\d+)\.(\d+)"', dependencies)
+
+    assert ours is not None
+    assert refused
+    assert all((int(major), int(minor)) <= (int(ours[1]), int(ours[2])) for major, minor in refused)

@@ -82,6 +82,7 @@ def test_a_hop_costs_two_round_trips_to_the_store_and_each_model_call_one(
         Celery("dispatching", set_as_current=False) as app,
     ):
         made.configure(app)
+        made.variables["TOUCHED"] = "yes"
         beside = transport_of(app, store=server.url)  # what dispatches and reads is not counted
         made.start_worker("press", slots=SLOTS).wait_for_log(" ready.", within=START_WITHIN)
 
@@ -96,6 +97,7 @@ def test_a_hop_costs_two_round_trips_to_the_store_and_each_model_call_one(
         found, seconds = calls(proxy.turns() - before), time.monotonic() - began
 
     assert found.pop("sweep", 0) <= seconds / EVERY[0] + 1
+    assert found.pop("touch", 0) <= seconds * RENEWALS_PER_LEASE / LEASE + 2
     assert found.pop("renew", 0) <= SLOTS * (seconds * RENEWALS_PER_LEASE / LEASE + 1)
     assert found == {"claim": hops, "complete": hops, "record": 2 * WORKFLOWS}
 

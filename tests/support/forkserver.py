@@ -66,6 +66,8 @@ class Program:
         sys.path[:] = [self._first_path(), *(os.path.abspath(path) for path in paths.split(":") if path), *sys.path]
         sys.warnoptions[:] = self.warnings
         warnings._processoptions(self.warnings)  # type: ignore[attr-defined]
+        if "TOUCHED" not in self.environment:  # a helper for each worker would cost all tests a minute
+            importlib.import_module(f"{PACKAGE}.worker.touching").Touching.begin = lambda _: None  # type: ignore[attr-defined]
         _open_streams(unbuffered=bool(self.environment.get("PYTHONUNBUFFERED")))
         sys.modules["__main__"] = _fresh_main()
 

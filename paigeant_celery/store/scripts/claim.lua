@@ -1,10 +1,11 @@
 -- CLAIM: give a queued hop, or one whose owner's lease has expired, to an owner.
--- ARGV: prefix, hop, owner, token, max_attempts, digest ('' skips the comparison), lease, step ('' if unknown)
+-- ARGV: prefix, hop, owner, token, max_attempts, digest ('' skips the comparison), lease, step ('' if unknown), timeout
+--       (of the step; so long may TOUCH extend the owner's lease)
 -- Answer: {'unknown' | 'finished' | 'running' | 'waiting' | 'parked' | 'cancelled' | 'altered'}, or
 --         {'claimed', fence, attempt, claimed_at, exhausted (0|1), when the workflow was recorded}, or
 --         the error FORMAT if a newer worker has begun
 
-local _, hop, owner, token, max_attempts, digest, lease, step = unpack(ARGV)
+local _, hop, owner, token, max_attempts, digest, lease, step, timeout = unpack(ARGV)
 
 local wrong = misplaced(hop_key(hop), 'hash', due, 'zset', owners, 'zset', owner_key(owner), 'set', host_key(owner), 'set',
   reached_key, 'hash', meta, 'hash')
@@ -38,11 +39,15 @@ end
 if record.state == 'running' and not (record.owner and record.claimed_at) then
   return corrupt(hop_key(hop), 'runs without owner')
 end
+local function give()
+  give_to(owner, hop, lease)
+  if tonumber(timeout) > redis.call('PTTL', touchable_key(owner)) then let_touch(owner, tonumber(timeout)) end
+end
 if repeated then
   -- The reply to this very call was lost, and the client repeats it. The lease may have expired since.
   redis.call('HSET', hop_key(hop), 'state', 'running')
   redis.call('ZREM', due, hop)
-  give_to(owner, hop, lease)
+  give()
   return { 'claimed', record.fence, record.attempt, record.claimed_at, record.exhausted, created_at }
 end
 if record.state == 'running' then
@@ -55,7 +60,7 @@ if tonumber(attempt) >= tonumber(max_attempts) then exhausted = '1' else attempt
 redis.call('HSET', hop_key(hop), 'state', 'running', 'owner', owner, 'token', token, 'fence', fence, 'attempt', attempt,
   'claimed_at', int(now), 'exhausted', exhausted)
 if record.state == 'running' then take_from(record.owner, hop) else redis.call('ZREM', due, hop) end
-give_to(owner, hop, lease)
+give()
 -- Nobody knows which of its messages arrived. If it was sent again, the broker may redeliver the first message while
 -- the last still waits in a long queue. If the last counted as reached, all messages ahead of it would seem lost.
 if (tonumber(record.first) or 0) > (tonumber(redis.call('HGET', reached_key, record.queue)) or 0) then

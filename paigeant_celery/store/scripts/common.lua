@@ -27,6 +27,8 @@
 -- {prefix}:owner:{owner}      set     hops that the owner runs
 -- {prefix}:owners             zset    owner -> end of its lease; exactly the owners whose set is not empty
 -- {prefix}:host:{host}        set     the same owners by host (the part of their id before the first ':')
+-- {prefix}:touchable:{owner}  string  while it is there, TOUCH may extend the owner's lease: until the longest timeout of
+--                                     the steps that it runs is over; it expires by itself
 -- {prefix}:letter:{letter}    hash    a dead letter; expires like an ended workflow, never while its hop is parked
 -- {prefix}:letters            zset    letter of a refused message -> its cursor; expired ones are removed when the
 --                                     next ones come
@@ -59,6 +61,7 @@ local function journal_key(hop) return prefix .. ':journal:' .. hop end
 local function letter_key(letter) return prefix .. ':letter:' .. letter end
 local function owner_key(owner) return prefix .. ':owner:' .. owner end
 local function host_key(owner) return prefix .. ':host:' .. owner:match('^[^:]*') end
+local function touchable_key(owner) return prefix .. ':touchable:' .. owner end
 
 -- Redis would write a large number as 1.7e+12.
 local function int(number) return string.format('%.0f', number) end
@@ -146,6 +149,16 @@ local function take_from(owner, hop)
   if redis.call('EXISTS', owner_key(owner)) == 0 then
     redis.call('ZREM', owners, owner)
     redis.call('SREM', host_key(owner), owner)
+    redis.call('DEL', touchable_key(owner))
+  end
+end
+
+-- Note for how long TOUCH may extend the owner's lease from now on.
+local function let_touch(owner, milliseconds)
+  if milliseconds > 0 then
+    redis.call('SET', touchable_key(owner), '', 'PX', int(milliseconds))
+  else
+    redis.call('DEL', touchable_key(owner))
   end
 end
 

@@ -3,7 +3,7 @@
 -- Answer: {names of commands}, or 'keys' alone if the keys themselves are not permitted
 
 local key = prefix .. ':probe:'
-local hash, set, zset, stream = key .. 'hash', key .. 'set', key .. 'zset', key .. 'stream'
+local hash, set, zset, stream, text = key .. 'hash', key .. 'set', key .. 'zset', key .. 'stream', key .. 'text'
 local tried = {
   {'HSET', hash, 'field', '1'}, {'HGET', hash, 'field'}, {'HMGET', hash, 'field'}, {'HGETALL', hash},
   {'HINCRBY', hash, 'field', '1'}, {'HDEL', hash, 'field'},
@@ -12,7 +12,8 @@ local tried = {
   {'ZRANGEBYSCORE', zset, '0', '1'}, {'ZREVRANGEBYSCORE', zset, '1', '0'}, {'ZREM', zset, 'member'},
   {'XADD', stream, '*', 'type', 'probe'}, {'XRANGE', stream, '-', '+'}, {'XREVRANGE', stream, '+', '-'},
   {'TYPE', stream}, {'EXISTS', stream}, {'PERSIST', stream}, {'PEXPIREAT', stream, int(now + DUE_AFTER)},
-  {'DEL', hash, set, zset, stream},
+  {'SET', text, '', 'PX', int(DUE_AFTER)}, {'PTTL', text},
+  {'DEL', hash, set, zset, stream, text},
 }
 local refused = {}
 for _, command in ipairs(tried) do

@@ -1,20 +1,20 @@
 -- RENEW: extend an owner's lease, and say which of its runs lost their hop.
 -- A lapsed owner is revived with it: a hop that nobody took still names the owner and the fence.
--- ARGV: prefix, owner, lease, then hop, fence for each hop that the owner runs
+-- ARGV: prefix, owner, lease, for how long TOUCH may extend the lease, then hop, fence for each hop that the owner runs
 -- Answer: {the hops that it may no longer write for}, {hop, fence, ... of those that are listed as its own but not
 --         named}, {those of the first that were cancelled}, {hops that are unknown: the server has lost its data}
 
-local _, owner, lease = unpack(ARGV, 1, 3)
+local _, owner, lease, touchable = unpack(ARGV, 1, 4)
 
 local wrong = misplaced(owners, 'zset', owner_key(owner), 'set', host_key(owner), 'set', due, 'zset')
 if wrong then return wrong end
-for i = 4, #ARGV, 2 do
+for i = 5, #ARGV, 2 do
   wrong = misplaced(hop_key(ARGV[i]), 'hash')
   if wrong then return wrong end
 end
 
 local lost, cancelled, unknown = {}, {}, {}
-for i = 4, #ARGV, 2 do
+for i = 5, #ARGV, 2 do
   -- A hop that this very claim closed is not lost: its run is about to end.
   local hop = ARGV[i]
   local record = redis.call('HMGET', hop_key(hop), 'owner', 'fence', 'state')
@@ -35,12 +35,14 @@ end
 if redis.call('EXISTS', owner_key(owner)) == 0 then
   redis.call('ZREM', owners, owner)
   redis.call('SREM', host_key(owner), owner)
-elseif #ARGV > 3 then
+  redis.call('DEL', touchable_key(owner))
+elseif #ARGV > 4 then
   redis.call('ZADD', owners, int(now + lease), owner)
+  let_touch(owner, tonumber(touchable))
 end
 
 local named, stray = {}, {}
-for i = 4, #ARGV, 2 do named[ARGV[i]] = true end
+for i = 5, #ARGV, 2 do named[ARGV[i]] = true end
 for _, hop in ipairs(redis.call('SMEMBERS', owner_key(owner))) do
   if not named[hop] then
     stray[#stray + 1] = hop

@@ -68,6 +68,15 @@ class Bench(Protocol):
     def expire(self) -> None:
         """Return when the workflows ended by `short_lived` are gone."""
 
+    def left(self, owner: str) -> float | None:
+        """Return how many seconds are left of an owner's lease; None if it has none."""
+
+    def leave(self, owner: str, seconds: float) -> None:
+        """Let an owner's lease end so many seconds from now."""
+
+    def touchable(self) -> set[str]:
+        """Return the owners whose leases may be extended from outside."""
+
     def places(self) -> tuple[dict[str, str], dict[str, list[str]], set[str], set[str]]:
         """Return the state of each hop, the places of each, owners with a lease, and owners of hops."""
 
@@ -143,6 +152,17 @@ class MemoryBench:
     def expire(self) -> None:
         self.now += timedelta(seconds=TTL)
 
+    def left(self, owner: str) -> float | None:
+        until = self.raw._records.leases.get(owner)
+        return (until - self.now).total_seconds() if until is not None else None
+
+    def leave(self, owner: str, seconds: float) -> None:
+        assert owner in self.raw._records.leases
+        self.raw._records.leases[owner] = self.now + timedelta(seconds=seconds)
+
+    def touchable(self) -> set[str]:
+        return set(self.raw._records.touchable)
+
     def places(self) -> tuple[dict[str, str], dict[str, list[str]], set[str], set[str]]:
         raw = self.raw._records
         places: dict[str, list[str]] = {hop_id: ["due"] for hop_id in raw.due}
@@ -213,6 +233,16 @@ class RedisBench:
             return [key for key in self.client.scan_iter(self.key("*")) if 0 <= self.client.pttl(key) < TTL * 500]
 
         until(lambda: not expiring())
+
+    def left(self, owner: str) -> float | None:
+        until = cast("float | None", self.client.zscore(self.key("owners"), owner))
+        return (until - self.now()) / 1000 if until is not None else None
+
+    def leave(self, owner: str, seconds: float) -> None:
+        assert self.client.zadd(self.key("owners"), {owner: self.now() + seconds * 1000}, xx=True, ch=True) == 1
+
+    def touchable(self) -> set[str]:
+        return set(self.client.scan_iter(self.key("touchable", "*")))
 
     def places(self) -> tuple[dict[str, str], dict[str, list[str]], set[str], set[str]]:
         hops, owned = self.key("hop", ""), self.key("owner", "")

@@ -131,8 +131,9 @@ def test_the_store_does_as_the_brokers_options_say(tls_redis: Serve, own_authori
     """Broker and store never differ about one URL."""
     server, others = tls_redis(), tls_redis(names=FOR_OTHERS)
     authority = own_authority.authority
-    options = {"ssl_cert_reqs": "required", "ssl_ca_certs": authority}
-    in_url = f"?ssl_cert_reqs=required&ssl_ca_certs={authority}"
+    # redis-py before 6 checks no name of a host unless it is told to.
+    options = {"ssl_cert_reqs": "required", "ssl_ca_certs": authority, "ssl_check_hostname": True}
+    in_url = f"?ssl_cert_reqs=required&ssl_ca_certs={authority}&ssl_check_hostname=true"
 
     def transport(to: RedisServer) -> CeleryTransport:
         if spelled == "url":

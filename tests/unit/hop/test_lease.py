@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from textwrap import dedent
@@ -27,11 +28,13 @@ class Renewals:
     def __init__(self, answer: Callable[[Mapping[str, int]], frozenset[str]] = lambda hops: frozenset()) -> None:
         self.answer = answer
         self.calls: list[tuple[str, dict[str, int]]] = []
+        self.touchable: list[float] = []
         self.changed = threading.Condition()
 
-    def renew(self, owner: str, hops: Mapping[str, int]) -> RenewAnswer:
+    def renew(self, owner: str, hops: Mapping[str, int], *, touchable: float = 0.0) -> RenewAnswer:
         with self.changed:
             self.calls.append((owner, dict(hops)))
+            self.touchable.append(touchable)
             self.changed.notify_all()
         return RenewAnswer(lost=self.answer(hops))
 
@@ -48,7 +51,7 @@ class Strays(Renewals):
         self.stray: dict[str, int] = {}
         self.released: list[Closing] = []
 
-    def renew(self, owner: str, hops: Mapping[str, int]) -> RenewAnswer:
+    def renew(self, owner: str, hops: Mapping[str, int], *, touchable: float = 0.0) -> RenewAnswer:
         return RenewAnswer(lost=super().renew(owner, hops).lost, stray=dict(self.stray))
 
     def release(self, closing: Closing) -> bool:
@@ -85,6 +88,24 @@ def test_all_hops_of_a_process_are_renewed_in_one_call() -> None:
         owner.renew()
 
     assert store.calls == [(owner.id, hops)]
+
+
+def test_a_renewal_says_for_how_long_the_longest_step_may_still_run() -> None:
+    """For so long the lease may be extended from outside; whoever hangs for longer loses its hops."""
+    store = Renewals()
+    owner, now = owner_of(store), time.monotonic()
+
+    with owner.holding("v.0", fence=1, cancel=nothing, ends=now - 5):
+        owner.renew()
+        with (
+            owner.holding("w.0", fence=1, cancel=nothing, ends=now + 600),
+            owner.holding("x.0", fence=1, cancel=nothing, ends=now + 60),
+        ):
+            owner.renew()
+
+    over, longest = store.touchable
+    assert over == 0
+    assert 600 - (time.monotonic() - now) <= longest <= 600
 
 
 def test_a_hop_that_nobody_runs_at_two_renewals_is_given_back(store_with_strays: Strays) -> None:
@@ -178,7 +199,7 @@ def test_a_lost_hop_is_cancelled_once_and_the_others_go_on(caplog: pytest.LogCap
 def test_a_hop_of_which_the_store_has_no_record_is_cancelled_as_such(caplog: pytest.LogCaptureFixture) -> None:
     """Nobody else runs it, as a log that speaks of another owner would say."""
     store = Renewals()
-    store.renew = lambda _, hops: RenewAnswer(lost=frozenset(), unknown=frozenset(hops))  # type: ignore[method-assign]
+    store.renew = lambda _, hops, touchable: RenewAnswer(lost=frozenset(), unknown=frozenset(hops))  # type: ignore[method-assign]
     owner, cancelled = owner_of(store), []
 
     with owner.holding("w.0", fence=1, cancel=lambda: cancelled.append("w.0")):
@@ -287,7 +308,7 @@ def test_a_forked_child_is_an_owner_of_its_own() -> None:
         class Store:
             def __init__(self):
                 self.calls, self.called = [], threading.Event()
-            def renew(self, owner, hops):
+            def renew(self, owner, hops, *, touchable=0.0):
                 self.calls.append((owner, dict(hops)))
                 self.called.set()
                 return RenewAnswer(lost=frozenset())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from paigeant_celery.hop import liveness
-from paigeant_celery.hop.liveness import host_id, is_gone, new_owner_id
+from paigeant_celery.hop.liveness import goes_on, host_id, is_gone, new_owner_id
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/ns/pid").exists(), reason="this system has no /proc")
 
@@ -50,6 +51,7 @@ def test_another_process_under_the_same_id_is_not_the_owner() -> None:
     host, pid, started, nonce = new_owner_id().split(":")
 
     assert is_gone(f"{host}:{pid}:{int(started) - 1}:{nonce}")
+    assert not goes_on(f"{host}:{pid}:{int(started) - 1}:{nonce}", of=new_owner_id())
 
 
 @pytest.mark.parametrize(
@@ -67,6 +69,41 @@ def test_another_process_under_the_same_id_is_not_the_owner() -> None:
 def test_nobody_is_judged_whom_this_host_cannot_see(owner: str) -> None:
     """Then the lease decides, which is slow but right."""
     assert not is_gone(owner)
+    assert not goes_on(owner, of=new_owner_id())
+    assert not goes_on(new_owner_id(), of=owner)
+
+
+def test_a_process_and_its_children_go_on_until_they_stop_or_end() -> None:
+    """A process that is stopped renews nothing, and nobody may renew for it; else its steps would never go on."""
+    here = new_owner_id()
+    with start() as other:
+        owner = owner_in(other)
+        assert goes_on(here, of=here)
+        assert goes_on(owner, of=here)
+        assert not goes_on(here, of=owner)  # it is above it
+
+        other.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, other.pid, os.WSTOPPED | os.WNOWAIT)
+        assert not goes_on(owner, of=here)
+        assert not is_gone(owner)
+
+        other.send_signal(signal.SIGCONT)
+        os.waitid(os.P_PID, other.pid, os.WCONTINUED | os.WNOWAIT)
+        assert goes_on(owner, of=here)
+
+        other.kill()
+        os.waitid(os.P_PID, other.pid, os.WEXITED | os.WNOWAIT)
+        assert not goes_on(owner, of=here)
+
+
+def test_a_process_of_another_worker_is_left_to_that() -> None:
+    """Each worker has a helper of its own, which ends with it."""
+    with start() as other:
+        owner = owner_in(other)
+        host, pid, started, nonce = owner.split(":")
+
+        assert not goes_on(owner, of=f"{host}:{int(pid) + 1}:{started}:{nonce}")
+        other.kill()
 
 
 def test_a_process_that_the_system_hides_is_not_gone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

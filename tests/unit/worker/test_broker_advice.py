@@ -10,6 +10,7 @@ import celery
 import kombu
 import pytest
 from celery import Celery
+from kombu import Exchange, Queue
 from kombu.transport import redis
 
 from paigeant_celery.broker.transport import CeleryTransport, transport_of
@@ -173,15 +174,17 @@ def test_what_stops_threads_on_rabbitmq_is_named(lines: Advise) -> None:
     assert found == [True, False, False]
 
 
-def test_ending_every_step_with_its_connection_is_named(lines: Advise) -> None:
-    """A run that goes on while the broker is away is paid for once."""
-    (_, found) = lines(
-        "redis://h",
-        worker_cancel_long_running_tasks_on_connection_loss=True,
-        broker_transport_options={"socket_keepalive": True},
-    )
+@pytest.mark.parametrize(
+    ("durable", "meaning"),
+    [(True, "steps go on, and a copy is dropped"), (False, "without a store, steps begin again as tasks do")],
+)
+def test_what_ends_tasks_with_their_connection_is_named(lines: Advise, durable: bool, meaning: str) -> None:
+    """A host wants it for its own tasks; what it means for steps depends on who drops a copy."""
+    setting = "worker_cancel_long_running_tasks_on_connection_loss"
 
-    assert found.startswith("recommended: worker_cancel_long_running_tasks_on_connection_loss = False (")
+    (settings, *_) = lines("redis://h", durable=durable, **{setting: True})
+
+    assert settings.endswith(f", {setting} ({meaning})")
 
 
 @pytest.mark.parametrize(
@@ -235,3 +238,40 @@ def test_a_prefix_that_the_store_does_not_obey_is_said(lines: Advise) -> None:
     (line,) = lines("redis://h", broker_transport_options={"global_keyprefix": "shop:", "socket_keepalive": True})
 
     assert "global_keyprefix for messages alone (the keys of the store begin with 'paigeant:')" in line
+
+
+@pytest.mark.parametrize(("strategy", "advised"), [("priority", True), ("sorted", True), ("round_robin", False)])
+def test_an_order_in_which_one_activity_starves_the_others_is_named(
+    lines: Advise, strategy: str, advised: bool
+) -> None:
+    """Fifty messages of the first queue came before the only one of the second."""
+    options = {"queue_order_strategy": strategy, "socket_keepalive": True}
+    two = [Queue("paigeant.first"), Queue("paigeant.second")]
+
+    found = "\n".join(lines("redis://h", broker_transport_options=options, task_queues=two))
+    alone = "\n".join(lines("redis://h", broker_transport_options=options, task_queues=two[:1]))
+
+    assert ("queue_order_strategy'] = 'round_robin' (with " in found) == advised
+    assert "queue_order_strategy" not in alone
+
+
+@pytest.mark.parametrize(
+    ("kind", "host", "exchange", "settings", "advised"),
+    [
+        ("quorum", "mail", "direct", {}, True),
+        ("quorum", "mail", "topic", {}, False),
+        ("classic", "mail", "direct", {}, False),
+        ("quorum", "paigeant.second", "direct", {}, False),
+        ("quorum", "mail", "direct", {"worker_detect_quorum_queues": False}, False),
+    ],
+)
+def test_a_quorum_queue_beside_a_host_is_named_if_its_countdowns_suffer(
+    lines: Advise, kind: str, host: str, exchange: str, settings: dict[str, object], advised: bool
+) -> None:
+    """With one slot, a task waited for 7 s behind one with a countdown; from a topic exchange it did not."""
+    ours = Queue("paigeant.first", queue_arguments={"x-queue-type": kind})
+    hosts = Queue(host, Exchange("mails", type=exchange), routing_key=host)
+
+    found = "\n".join(lines("amqp://h", task_queues=[ours, hosts], **settings))
+
+    assert ("task_default_exchange_type = 'topic' (" in found) == advised

@@ -1,0 +1,159 @@
+"""The helper of a worker: a process that extends its leases while a step holds the interpreter lock.
+
+A process renews its own lease in a thread (`hop/lease.py`), which stands still while a call in C holds the lock. The
+helper (`hop/toucher.py`) then does it, for all processes of a worker: those of a prefork pool, or the worker itself. It
+is no child of the worker, so that nobody's `os.wait` sees it, and no member of its session, so that it outlives a
+Ctrl-C as the worker does. It needs `/proc`; where that is missing there is none.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from contextlib import suppress
+from functools import partial
+
+from paigeant_celery.activities.real_threads import real, start_thread
+from paigeant_celery.core.settings import Settings
+from paigeant_celery.hop.lease import RENEWALS_PER_LEASE
+from paigeant_celery.hop.liveness import host_id, new_owner_id
+from paigeant_celery.store.endpoint import Endpoint
+
+__all__ = ["Touching"]
+
+# The process that is started ends at once, so that the other one has no parent here. That must not end at the signals
+# that go to all processes of a service: steps go on for a while then. It says on its standard output why it ends.
+PROGRAM = """
+import os, signal, sys
+os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+if os.fork():
+    os._exit(0)
+try:
+    os.setsid()
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    import json
+    given = json.loads(sys.stdin.buffer.readline())
+    sys.path[:] = given.pop("path")
+    from paigeant_celery.hop.toucher import touch_until_closed
+    touch_until_closed(given)
+except BaseException as error:
+    os.write(1, type(error).__name__.encode())
+os._exit(0)
+"""
+
+logger = logging.getLogger(__name__)
+
+
+class Touching:
+    """Starts the helper of this process when the first step is accepted, and says once if there is none."""
+
+    def __init__(self, endpoint: Endpoint | None, settings: Settings) -> None:
+        self._endpoint, self._prefix, self._lease = endpoint, settings.prefix, settings.lease
+        self._lock = real().Lock()
+        self._begun = False
+        self._pipes: tuple[int, int] | None = None  # to the helper, which ends when it is closed; and from it
+        os.register_at_fork(after_in_child=self._leave)
+
+    @property
+    def helps(self) -> bool:
+        """Whether this process has a helper."""
+        return self._pipes is not None
+
+    def begin(self) -> None:
+        """Start the helper if there is none and this system can have one. It needs no thread of this process then."""
+        if self._begun:
+            return
+        with self._lock:
+            if self._begun:
+                return
+            self._begun = True
+            if self._endpoint is None or host_id() is None:
+                return
+            try:
+                self._start(self._endpoint)
+            except OSError as error:
+                self._tell(type(error).__name__)
+
+    def end(self) -> None:
+        """End the helper; the next step starts one again."""
+        with self._lock:
+            pipes, self._pipes, self._begun = self._pipes, None, False
+            if pipes is not None:
+                os.close(pipes[0])
+
+    def _start(self, endpoint: Endpoint) -> None:
+        python = _python()
+        (its, ours), (told, tells) = os.pipe(), os.pipe()
+        try:
+            # Nothing of it goes through `subprocess` and `socket`, which gevent replaces. With `-I`, what an
+            # environment adds to each Python process is not loaded.
+            first = os.posix_spawn(
+                python,
+                [python, "-I", "-c", PROGRAM, f"(keeps the leases of process {os.getpid()})"],
+                os.environ,
+                file_actions=[
+                    (os.POSIX_SPAWN_DUP2, its, 0),
+                    (os.POSIX_SPAWN_DUP2, tells, 1),
+                    (os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0),
+                ],
+            )
+            os.write(ours, self._given(endpoint))
+        except OSError:
+            os.close(ours)
+            os.close(told)
+            raise
+        finally:
+            os.close(its)
+            os.close(tells)
+        self._pipes = pipes = ours, told
+        start_thread(partial(self._watch, first, pipes), name="paigeant-touching")
+
+    def _given(self, endpoint: Endpoint) -> bytes:
+        """Return what the helper reads first. Addresses and passwords are nowhere else that others could see."""
+        given = {
+            "path": [entry for entry in sys.path if isinstance(entry, str)],
+            "endpoint": endpoint.as_plain(),
+            "prefix": self._prefix,
+            "lease": self._lease,
+            "interval": self._lease / RENEWALS_PER_LEASE,
+            "worker": new_owner_id(),
+        }
+        return json.dumps(given).encode() + b"\n"
+
+    def _watch(self, first: int, pipes: tuple[int, int]) -> None:
+        """Wait until the helper ends, which it should not do before this process."""
+        with suppress(ChildProcessError):  # somebody else has waited for all children
+            os.waitpid(first, 0)
+        said = os.read(pipes[1], 1024)
+        os.close(pipes[1])
+        with self._lock:
+            asked = self._pipes is not pipes
+            if not asked:
+                self._pipes = None
+                os.close(pipes[0])
+        if not asked:
+            self._tell(said.decode(errors="replace") or "it was killed")
+
+    def _tell(self, why: str) -> None:
+        logger.warning(
+            "no process extends the lease of this worker while a step holds the interpreter lock (%s); a step that "
+            "holds it for longer than `paigeant_lease` (%g s) may be begun again; a restart of the worker starts one",
+            why, self._lease, extra={"action": "touching_failed"},
+        )  # fmt: skip
+
+    def _leave(self) -> None:
+        """Forget the helper of the parent, which must see that end even if this child goes on."""
+        pipes, self._pipes, self._begun, self._lock = self._pipes, None, False, real().Lock()
+        for end in pipes or ():
+            os.close(end)
+
+
+def _python() -> str:
+    """Return the Python that runs this process; raises `OSError` if it is not one that runs a program."""
+    name = os.path.basename(sys.executable or "")
+    if getattr(sys, "frozen", False) or not name.startswith(("python", "pypy")):
+        raise FileNotFoundError(f"{name!r} is no Python interpreter")
+    return sys.executable
