@@ -184,3 +184,15 @@ def test_a_hop_that_was_given_back_waits_no_longer_than_its_deadline(bench: Benc
     assert record is not None
     assert record.retry_at is not None
     assert round((record.retry_at - now).total_seconds()) == waits
+
+
+def test_a_backlog_of_large_envelopes_holds_no_deadline_up(bench: Bench) -> None:
+    """Each pass sends as much of it as one answer may carry, for minutes."""
+    bench.limit(replace(LIMITS, most_bytes=1))
+    for name in ("a", "b", "c"):
+        bench.store.start(new(name))
+        bench.store.release(closing(bench.store.claim(claim(f"{name}.0")), f"{name}.0"))
+    bench.store.start(with_deadline())
+    bench.late("w")
+
+    assert late(bench) == ["w.0"]
