@@ -82,7 +82,7 @@ class Touching:
         return self._helper is not None
 
     def begin(self) -> None:
-        """Start the helper if there is none and this system can have one. It needs no thread of this process then."""
+        """Start the helper if there is none and this system can have one. Nothing here stops a step."""
         if self._begun:
             return
         with self._lock:
@@ -93,7 +93,8 @@ class Touching:
                 return
             helper = self._started(self._endpoint)
         if helper is not None:
-            start_thread(partial(self._watch, self._endpoint, helper), name="paigeant-touching")
+            with suppress(RuntimeError):  # the system has no thread left; the helper works, and nobody watches it
+                start_thread(partial(self._watch, self._endpoint, helper), name="paigeant-touching")
 
     def end(self) -> None:
         """End the helper; the next step starts one again."""

@@ -274,6 +274,21 @@ def test_a_system_that_may_have_no_more_processes_runs_steps(
     assert ["(BlockingIOError)" in record.getMessage() for record in caplog.records] == [True]
 
 
+def test_a_system_that_may_have_no_more_threads_runs_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What Celery calls when a step is accepted must not raise, or it ends the worker."""
+
+    def refuse(*arguments: object, **named: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("paigeant_celery.worker.touching.start_thread", refuse)
+    made = Touching(AWAY, SETTINGS)
+
+    made.begin()
+
+    assert made.helps
+    made.end()
+
+
 def test_nobody_is_helped_where_no_other_process_could(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
