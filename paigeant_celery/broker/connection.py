@@ -14,6 +14,7 @@ from paigeant_celery.core.errors import ConfigurationError
 from paigeant_celery.store.endpoint import MEANT, Endpoint, Plain, plain_options
 
 __all__ = [
+    "asks_sentinels",
     "broker_mistakes",
     "broker_urls",
     "holds_a_store",
@@ -94,6 +95,11 @@ def missing_driver(error: ImportError, app: Celery) -> ConfigurationError:
     return ConfigurationError([_unloaded(error, _scheme((broker_urls(app.conf) or [""])[0]))])
 
 
+def asks_sentinels(transport: Any) -> bool:
+    """Say whether a transport of Kombu asks sentinels where the Redis is."""
+    return "master_name" in getattr(getattr(transport, "Channel", None), "from_transport_options", ())
+
+
 def is_in_memory(connection: Any) -> bool:
     """Say whether the broker lives in this process."""
     return str(connection.transport.driver_type) == "memory"
@@ -107,7 +113,7 @@ def holds_a_store(app: Celery) -> bool:
 def other_servers(app: Celery) -> list[str]:
     """Return to which URLs Celery may fail over from the first, which is the store's; those of sentinels are none."""
     connection = app.connection_for_write()
-    return [] if _asks_sentinels(connection) else list(dict.fromkeys(connection.alt or ()))[1:]
+    return [] if asks_sentinels(connection.transport) else list(dict.fromkeys(connection.alt or ()))[1:]
 
 
 def store_of_broker(app: Celery, *, lease: float) -> Endpoint | None:
@@ -126,7 +132,7 @@ def store_of_broker(app: Celery, *, lease: float) -> Endpoint | None:
         raise ConfigurationError(mistakes)
     if "://" in str(connection.hostname):
         return _socket(connection)
-    sentinels = _asks_sentinels(connection)
+    sentinels = asks_sentinels(connection.transport)
     options = connection.transport_options
     return Endpoint(
         hosts=tuple(_hosts(connection, sentinels=sentinels)),
@@ -171,7 +177,7 @@ def _redis_mistakes(connection: Any) -> Iterator[str]:
     """Yield what Kombu stumbles over only when it connects to a Redis, or what silently leaves it without TLS."""
     if not _is_redis(connection):
         return
-    if _asks_sentinels(connection) and not connection.transport_options.get("master_name"):
+    if asks_sentinels(connection.transport) and not connection.transport_options.get("master_name"):
         yield (
             "`broker_transport_options` has no `master_name`, so nobody knows which primary the sentinels are asked "
             "for; set it to the name that `sentinel monitor` in their configuration has"
@@ -202,7 +208,7 @@ def _tls_mistakes(given: Any) -> Iterator[str]:
 def _unshared(connection: Any) -> Iterator[str]:
     """Yield what Kombu takes for its connections and a store cannot, because another process must be able to."""
     yield from _unplain("broker_use_ssl", connection.ssl or {})
-    if _asks_sentinels(connection):
+    if asks_sentinels(connection.transport):
         of_sentinels = connection.transport_options.get("sentinel_kwargs") or {}
         yield from _unplain("broker_transport_options['sentinel_kwargs']", of_sentinels)
     provider = getattr(connection, "credential_provider", None)
@@ -236,10 +242,6 @@ def _socket(connection: Any) -> Endpoint:
         password=unquote(parts.password) if parts.password else None,
         options=_provider(query.get("credential_provider")),
     )
-
-
-def _asks_sentinels(connection: Any) -> bool:
-    return "master_name" in getattr(connection.transport.Channel, "from_transport_options", ())
 
 
 def _hosts(connection: Any, *, sentinels: bool) -> Iterator[tuple[str, int]]:
