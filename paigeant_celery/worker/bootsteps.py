@@ -73,6 +73,7 @@ class AgentQueues(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ship
             max_size=self._transport.settings.max_message_size,
         ).guard()
         outlast_refusals(consumer, reads_ours=lambda: any(map(self._ours.__contains__, _read_by(consumer))))
+        consumer.on_connection_error_after_connected = self._losing(consumer.on_connection_error_after_connected)
         if self._embedded:
             return  # the executor adds the queues that it serves
         try:
@@ -176,6 +177,15 @@ class AgentQueues(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ship
             app.amqp.queues.select([queue.name for queue in queues])
         for queue in queues:
             app.amqp.queues.select_add(queue)
+
+    def _losing(self, handle: Callable[..., Any]) -> Callable[..., Any]:
+        """Return what handles a lost connection, and lets steps go on that Celery would end for it."""
+
+        def lose(*args: Any, **kwargs: Any) -> Any:
+            with self._runtime.losing_broker():
+                return handle(*args, **kwargs)
+
+        return lose
 
     def _joining(self, consumer: Any, add: Callable[..., None]) -> Callable[..., None]:
         """Return `add_task_queue`, which the command `add_consumer` calls, for queues of ours as well."""

@@ -52,12 +52,12 @@ class HopRequest(Request):  # type: ignore[misc]  # Celery ships no types
         self.send_event("task-revoked", terminated=True, signum=str(signal), expired=False)
 
     def cancel(self, pool: Any, signal: Any = None, **more: Any) -> None:
-        """Let the hop go on, because with a store a copy of its message is dropped, and its process has other work.
+        """Let the hop go on when the broker is lost, because with a store a copy of its message is dropped.
 
-        Celery calls this when the broker's connection is lost, if the host wants that, and in a cold shutdown. Without
-        a store nobody would drop the copy, so the run ends as the host wants.
+        Celery calls this then, if the host wants that, and in a cold shutdown, which ends all tasks. Without a store
+        nobody would drop the copy, so the run ends as the host wants.
         """
-        if self.task.runtime.drops_copies:
+        if self.task.runtime.broker_lost and self.task.runtime.drops_copies:
             logger.info(
                 "hop %s goes on: a copy of its message, which the broker may deliver, is dropped", self.id,
                 extra={"action": "cancel_ignored", "hop": self.id},

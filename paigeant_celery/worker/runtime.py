@@ -5,8 +5,8 @@ from __future__ import annotations
 import concurrent.futures
 import logging
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import cache
 from typing import NoReturn, TypeVar, assert_never
 
@@ -64,6 +64,7 @@ class HopRuntime:
 
     def __init__(self, transport: CeleryTransport) -> None:
         host, settings = DjangoHost(transport.app), transport.settings
+        self.broker_lost = False  # while Celery looks at what ran when it lost its connection
         self.loop = ProcessLoop(host)
         self.shutdown = Shutdown(grace=settings.shutdown_grace)
         self._owner, self._effects, self._touching = self._owner_and_effects(transport)
@@ -99,6 +100,15 @@ class HopRuntime:
     def stop_sweeping(self) -> None:
         """Stop that, and leave it to other workers."""
         self._effects.stop_sweeping()
+
+    @contextmanager
+    def losing_broker(self) -> Iterator[None]:
+        """Say `broker_lost` inside the block."""
+        self.broker_lost = True
+        try:
+            yield
+        finally:
+            self.broker_lost = False
 
     @property
     def drops_copies(self) -> bool:

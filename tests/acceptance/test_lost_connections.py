@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -64,6 +66,23 @@ def test_a_task_of_the_host_ends_with_its_connection_as_the_host_wants(
         assert "goes on: a copy of its message" not in worker.log()
         gate.touch()
         eventually(lambda: sorted(made.runs()) == sorted([*begun, *begun]), within=WITHIN, what="not begun again")
+
+
+def test_a_cold_shutdown_ends_the_steps_of_a_pool_of_processes(redis_url: str, tmp_path: Path) -> None:
+    """Whoever asks for it does not want to wait; another worker begins the steps again."""
+    gate = tmp_path / "gate"
+    with deployment(redis_url, tmp_path / "made", **CANCELS) as made:
+        worker = made.ready_worker("long_calls", pool="prefork", slots=2)
+        handle = dispatch(made, gate)
+        eventually(made.runs, within=WITHIN)
+
+        os.kill(worker.pid, signal.SIGQUIT)
+        worker.ended()
+
+        gate.touch()
+        made.ready_worker("long_calls", pool="prefork", slots=2, name="second")
+        assert handle.result_sync(WITHIN).output == "held"
+        assert len(made.runs()) == 2
 
 
 def dispatch(where: Deployment, gate: Path) -> WorkflowHandle:

@@ -172,6 +172,7 @@ ANSWERS = {
         "hop/lease.py": ["class Owner", "RENEWALS_PER_LEASE = ", "def renew("],
         "store/scripts/renew.lua": ["'ZADD', owners, int(now + lease), owner"],
         "store/scripts/common.lua": ["local function may_close("],
+        "hop/toucher.py": ["def touch_until_closed("],
     },
     "How is an agent's call recorded?": {
         "agents/recorded_calls.py": ["class _RecordedOperation", "async def recorded("],
@@ -193,6 +194,10 @@ ANSWERS = {
         "worker/serving.py": ["def served_activities(", "def queues_of("],
         "worker/bootsteps.py": ["def _serve("],
         "broker/publisher.py": ["def queue_for("],
+    },
+    "Is this message ours to judge?": {
+        "worker/our_queues.py": ["class OurQueues", "def __contains__("],
+        "worker/intake.py": ["def judges("],
     },
     "Why is this broker not the store's?": {
         "broker/identity.py": ["def is_another(", "def look_at_broker("],
