@@ -132,3 +132,17 @@ def test_a_worker_outlasts_what_its_broker_refuses_with(
     assert worker.terminate() == 0
     assert worker.log().count(f"refuses ({named}") == 1
     assert "hunter2" not in worker.log()
+
+
+@pytest.mark.proof
+def test_a_broker_of_files_carries_what_the_store_keeps(
+    deploy: Deploy, own_redis: Callable[..., RedisServer], tmp_path: Path
+) -> None:
+    """A broker that is no server stands for all of Kombu's others; a worker that is killed loses no workflow."""
+    (messages := tmp_path / "messages").mkdir()
+    (control := tmp_path / "control").mkdir()
+    folders = {"data_folder_in": str(messages), "data_folder_out": str(messages), "control_folder": str(control)}
+    made = deploy("filesystem://", store=own_redis().url, broker_transport_options=folders)
+    made.ready_worker("press", pool="threads", slots=1).kill()
+
+    assert "mode: durable" in complete(made)
