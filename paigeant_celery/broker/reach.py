@@ -41,6 +41,7 @@ class Line:
         options = self.connection.transport_options = dict(self.connection.transport_options or {})
         for name in TIMEOUTS.get(self.connection.transport.driver_name, ()):
             options[name] = min(options.get(name) or timeout, timeout)
+        options.setdefault("confirm_publish", True)  # RabbitMQ's; only then it says that it has, or refuses, a message
         self.producer: Any = None
 
     def connect(self, *, within: float) -> None:

@@ -91,8 +91,7 @@ def test_a_dispatch_waits_for_rabbitmq_under_its_memory_alarm_as_long_as_the_set
     own_rabbit: RabbitServer, redis_db: RedisDatabase
 ) -> None:
     """A web process answers although the broker takes nothing; what is recorded is sent when the alarm is over."""
-    confirmed = {"broker_transport_options": {"confirm_publish": True}}
-    made = transport(own_rabbit.url, redis_db.url, paigeant_prefix=redis_db.prefix, **confirmed)
+    made = transport(own_rabbit.url, redis_db.url, paigeant_prefix=redis_db.prefix)
     dispatcher = WorkflowDispatcher()
     handle = dispatcher.handle(dispatcher.dispatch_workflow_sync(made, itinerary=[STEP]), made)
     told = []
@@ -149,10 +148,7 @@ def test_a_dispatch_waits_no_longer_for_an_address_that_never_answers(
 
 def test_a_broker_that_refuses_is_told_from_one_that_is_away(own_rabbit: RabbitServer, redis_db: RedisDatabase) -> None:
     """To wait for it would be vain; somebody must change something."""
-    made = transport(
-        own_rabbit.url, redis_db.url, paigeant_prefix=redis_db.prefix,
-        broker_transport_options={"confirm_publish": True},
-    )  # fmt: skip
+    made = transport(own_rabbit.url, redis_db.url, paigeant_prefix=redis_db.prefix)
     with full(own_rabbit, redis_db.prefix, "draft"):
         WorkflowDispatcher().dispatch_workflow_sync(made, itinerary=[STEP])
         begun = time.monotonic()
@@ -179,8 +175,7 @@ def full(rabbit: RabbitServer, prefix: str, activity: str) -> Iterator[None]:
 @pytest.fixture
 def made(own_rabbit: RabbitServer, redis_db: RedisDatabase, tmp_path: Path) -> Iterator[Deployment]:
     with deployment(
-        own_rabbit.url, tmp_path, store=redis_db.url, paigeant_prefix=redis_db.prefix, paigeant_consume="only",
-        broker_transport_options={"confirm_publish": True},
+        own_rabbit.url, tmp_path, store=redis_db.url, paigeant_prefix=redis_db.prefix, paigeant_consume="only"
     ) as new:  # fmt: skip
         yield new
 
@@ -252,7 +247,7 @@ from paigeant_celery.broker.transport import transport_of
 
 broker, store, prefix = sys.argv[1:]
 app = Celery("preloaded", broker=broker, set_as_current=False)
-app.conf.update(paigeant_store_url=store, paigeant_prefix=prefix, broker_transport_options={"confirm_publish": True})
+app.conf.update(paigeant_store_url=store, paigeant_prefix=prefix)
 transport = transport_of(app)
 
 def dispatch(times):
