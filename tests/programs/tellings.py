@@ -31,8 +31,8 @@ def begin(kind: str) -> None:
 def noting(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
     """Note the answers of an operation before anybody can act on them."""
 
-    def noted(store: RedisStore, about: Any, *more: Any) -> Any:
-        answer = call(store, about, *more)
+    def noted(store: RedisStore, about: Any, *more: Any, **options: Any) -> Any:
+        answer = call(store, about, *more, **options)
         lost = answer.lost if isinstance(answer, RenewAnswer) else () if answer else (about.hop_id,)
         for hop_id in lost:
             note(os.environ["TOLD_FILE"], what="told", kind=name, hop=hop_id)
