@@ -152,8 +152,8 @@ class WorkflowDispatcher:
         cannot be read. To try again after `NotRecorded` or `NotPublished`, pass the `correlation_id` of the error.
         """
         asked = _Asked(variables, correlation_id, deadline, stream, usage_limits)
-        sending = self._prepare(transport, itinerary, asked)
-        return await sending.sent()
+        prepared = self._prepare(transport, itinerary, asked)
+        return await prepared.sent()
 
     def dispatch_workflow_sync(
         self,
@@ -179,7 +179,7 @@ class WorkflowDispatcher:
         transport: Transport | None,
         itinerary: Iterable[ActivitySpec | FunctionSpec] | None,
         asked: _Asked,
-    ) -> _Sending:
+    ) -> _Prepared:
         transport = _checked_transport(transport)
         transport.check_dispatch()
         if itinerary is not None and (isinstance(itinerary, (str, *STEPS)) or not isinstance(itinerary, Iterable)):
@@ -199,11 +199,11 @@ class WorkflowDispatcher:
                 runway.give_back()
             raise
         content = content_digest(message, variables=variables.content_of(variables.tree))
-        return _Sending(transport=transport, message=message, envelope=envelope, content=content, runway=runway)
+        return _Prepared(transport=transport, message=message, envelope=envelope, content=content, runway=runway)
 
 
 @dataclass(kw_only=True)
-class _Sending:
+class _Prepared:
     """A checked workflow that is about to be recorded and sent."""
 
     transport: Transport
