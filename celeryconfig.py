@@ -20,8 +20,9 @@ A host application sets the same `paigeant_*` keys in its own Celery configurati
 # again from their threads. In the threads pool on RabbitMQ a worker then sometimes took no more messages.
 # worker_enable_prefetch_count_reduction = False
 
-# On RabbitMQ set `broker_transport_options = {"confirm_publish": True}`. Otherwise the broker may lose messages that it
-# never wrote down. `get_transport("amqp://…")` sets it.
+# On RabbitMQ, messages of steps are confirmed without it. If you set it for tasks, Celery's events wait for the broker
+# as well: under RabbitMQ's memory alarm a worker then takes nothing more.
+# broker_transport_options = {"confirm_publish": True}
 
 # Lets Flower see the hops.
 # worker_send_task_events = True

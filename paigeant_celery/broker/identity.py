@@ -14,6 +14,7 @@ from celery import Celery
 from paigeant_celery.broker.reach import Line
 from paigeant_celery.broker.sending import Sending
 from paigeant_celery.broker.threads import BrokerThreads
+from paigeant_celery.core.refusals import refusal_of
 from paigeant_celery.store.port import BoundBroker
 
 __all__ = ["KnownBy", "SeenBroker", "is_another", "look_at_broker"]
@@ -84,7 +85,11 @@ def _of_redis(connection: Any, plain: str, key: str, give: str | None) -> SeenBr
     try:
         with channel.conn_or_acquire() as client:
             found = client.register_script(KEEP)(keys=[key], args=[give or ""])
-    except connection.channel_errors:  # we may not write there, or something else has
+    except connection.channel_errors as error:
+        refusal = refusal_of(error)
+        if refusal is not None and not refusal.mistake:  # a full server or a replica: it may take an id later
+            raise
+        # We may not write there, or something else has.
         return SeenBroker(address=address, plain=plain)
     id_ = found.decode(errors="replace") if isinstance(found, bytes) else found
     return SeenBroker(address=address, plain=plain, known_by="key", id=id_)

@@ -45,6 +45,7 @@ class Line:
             options[name] = min(options.get(name) or timeout, timeout)
         if asks_sentinels(self.connection.transport):
             options["sentinel_kwargs"] = {**ASKING_SENTINELS, **(options.get("sentinel_kwargs") or {})}
+        options.setdefault("confirm_publish", True)  # RabbitMQ's; only then it says that it has, or refuses, a message
         self.producer: Any = None
 
     def connect(self, *, within: float) -> None:

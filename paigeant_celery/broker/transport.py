@@ -341,8 +341,6 @@ def _app(broker: str) -> Celery:
     )
     if broker.startswith("memory:"):
         app.conf.broker_transport_options = {"polling_interval": IN_MEMORY_POLLING}
-    elif broker.startswith(("amqp", "pyamqp")):
-        app.conf.broker_transport_options = {"confirm_publish": True}
     return app
 
 

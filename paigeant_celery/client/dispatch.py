@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import uuid
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
@@ -151,8 +152,8 @@ class WorkflowDispatcher:
         cannot be read. To try again after `NotRecorded` or `NotPublished`, pass the `correlation_id` of the error.
         """
         asked = _Asked(variables, correlation_id, deadline, stream, usage_limits)
-        sending = self._prepare(transport, itinerary, asked)
-        return await sending.sent()
+        prepared = self._prepare(transport, itinerary, asked)
+        return await prepared.sent()
 
     def dispatch_workflow_sync(
         self,
@@ -178,7 +179,7 @@ class WorkflowDispatcher:
         transport: Transport | None,
         itinerary: Iterable[ActivitySpec | FunctionSpec] | None,
         asked: _Asked,
-    ) -> _Sending:
+    ) -> _Prepared:
         transport = _checked_transport(transport)
         transport.check_dispatch()
         if itinerary is not None and (isinstance(itinerary, (str, *STEPS)) or not isinstance(itinerary, Iterable)):
@@ -198,11 +199,11 @@ class WorkflowDispatcher:
                 runway.give_back()
             raise
         content = content_digest(message, variables=variables.content_of(variables.tree))
-        return _Sending(transport=transport, message=message, envelope=envelope, content=content, runway=runway)
+        return _Prepared(transport=transport, message=message, envelope=envelope, content=content, runway=runway)
 
 
 @dataclass(kw_only=True)
-class _Sending:
+class _Prepared:
     """A checked workflow that is about to be recorded and sent."""
 
     transport: Transport
@@ -210,6 +211,7 @@ class _Sending:
     envelope: str
     content: str
     runway: _Runway | None
+    looked: float = 0.0  # seconds for which it was looked at the broker; the message has so much less
 
     def send(self) -> str:
         first = self._begin()
@@ -233,7 +235,8 @@ class _Sending:
         if recorded is None:
             return None
         try:
-            return outbox.begin(recorded, message=self.message if recorded.envelope == self.envelope else None)
+            known = self.message if recorded.envelope == self.envelope else None
+            return outbox.begin(recorded, message=known).sooner(self.looked)
         except MessageError as error:  # only an envelope that the store returned is read again
             self._give_back()
             raise StoreCorrupt(f"{self.message.correlation_id}: envelope", str(error)) from error
@@ -263,7 +266,9 @@ class _Sending:
             return hop
         new = NewWorkflow(correlation_id=correlation_id, content=self.content, hop=hop, deadline=self.message.deadline)
         try:
+            begun = time.monotonic()
             self.transport.check_broker()
+            self.looked = time.monotonic() - begun
             answer = store.start(new)
             others = self._other_contents() if answer == "conflict" else []
             while answer == "conflict" and others:

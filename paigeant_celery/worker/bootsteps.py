@@ -16,7 +16,7 @@ from paigeant_celery.activities.registry import registry
 from paigeant_celery.core.errors import ConfigurationError, PaigeantError, TransientError
 from paigeant_celery.worker.app_state import installation_of
 from paigeant_celery.worker.broker_advice import advice_lines, advise
-from paigeant_celery.worker.greenlets import keep_producers_apart
+from paigeant_celery.worker.greenlets import keep_log_flowing, keep_producers_apart
 from paigeant_celery.worker.guest import GuestWorker
 from paigeant_celery.worker.intake import Intake
 from paigeant_celery.worker.our_queues import OurQueues
@@ -164,6 +164,7 @@ class AgentQueues(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ship
         register_tasks(app, self._runtime)
         if consumer.pool.is_green:
             keep_producers_apart(app)
+            keep_log_flowing()
         name_steps_in_task_log(self._transport.names)  # before the processes of a pool are forked
         consumer.add_task_queue = self._joining(consumer, consumer.add_task_queue)
         queues = list(queues_of(self._transport, served_activities(self._transport, selection), selection))

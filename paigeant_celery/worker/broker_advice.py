@@ -225,7 +225,7 @@ def _acknowledging(options: dict[str, Any], greenlets: int) -> Iterator[Finding]
 
 
 def _confirms(options: dict[str, Any], *, durable: bool) -> Finding:
-    if options.get("confirm_publish"):
+    if options.get("confirm_publish", True):  # as our own connections have it
         return Found("confirm_publish")
     lost = "only a sweep resends a message that the broker loses" if durable else (
         "without a store, a message that the broker loses ends its workflow silently"

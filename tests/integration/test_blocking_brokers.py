@@ -31,7 +31,7 @@ from paigeant_celery.broker.transport import CeleryTransport, transport_of
 from paigeant_celery.core.message import PaigeantMessage, encode, sha256
 from paigeant_celery.core.names import FIRST_PLACE, QUEUE_RULE, hop_id
 from paigeant_celery.core.slip import RoutingSlip
-from paigeant_celery.store.port import HopRecord, NewWorkflow
+from paigeant_celery.store.port import BoundBroker, HopRecord, NewWorkflow
 from tests.support.processes import Deployment, deployment, eventually, run_script
 from tests.support.servers import RabbitServer, RedisDatabase, RedisServer
 
@@ -45,7 +45,7 @@ STEP = ActivitySpec("draft", "early")
 
 def transport(broker: str, store: str | None, **settings: object) -> CeleryTransport:
     app = Celery("blocked", broker=broker, set_as_current=False)
-    app.conf.update(paigeant_store_url=store, paigeant_publish_timeout=BOUND, **settings)
+    app.conf.update({"paigeant_store_url": store, "paigeant_publish_timeout": BOUND, **settings})
     return transport_of(app)
 
 
@@ -91,8 +91,7 @@ def test_a_dispatch_waits_for_rabbitmq_under_its_memory_alarm_as_long_as_the_set
     own_rabbit: RabbitServer, redis_db: RedisDatabase
 ) -> None:
     """A web process answers although the broker takes nothing; what is recorded is sent when the alarm is over."""
-    confirmed = {"broker_transport_options": {"confirm_publish": True}}
-    made = transport(own_rabbit.url, redis_db.url, paigeant_prefix=redis_db.prefix, **confirmed)
+    made = transport(own_rabbit.url, redis_db.url, paigeant_prefix=redis_db.prefix)
     dispatcher = WorkflowDispatcher()
     handle = dispatcher.handle(dispatcher.dispatch_workflow_sync(made, itinerary=[STEP]), made)
     told = []
@@ -147,12 +146,25 @@ def test_a_dispatch_waits_no_longer_for_an_address_that_never_answers(
     assert ("Nothing is recorded" in str(caught.value)) is not recorded
 
 
+def test_the_first_look_at_a_broker_is_part_of_the_time_that_a_dispatch_waits(redis_db: RedisDatabase) -> None:
+    """A process looks whether it is the store's. Whoever set three seconds must not wait for four and a half."""
+    with swallowing() as port:
+        made = transport(
+            f"amqp://127.0.0.1:{port}", redis_db.url, paigeant_prefix=redis_db.prefix, paigeant_publish_timeout=3.0
+        )
+        assert made.store is not None
+        made.store.bind_broker(BoundBroker(address=made.broker_identity, id="of a worker"), instead_of=None)
+        begun = time.monotonic()
+        with pytest.raises(NotPublished):
+            WorkflowDispatcher().dispatch_workflow_sync(made, itinerary=[STEP])
+        took = time.monotonic() - begun
+
+    assert took < 3 + SOON
+
+
 def test_a_broker_that_refuses_is_told_from_one_that_is_away(own_rabbit: RabbitServer, redis_db: RedisDatabase) -> None:
     """To wait for it would be vain; somebody must change something."""
-    made = transport(
-        own_rabbit.url, redis_db.url, paigeant_prefix=redis_db.prefix,
-        broker_transport_options={"confirm_publish": True},
-    )  # fmt: skip
+    made = transport(own_rabbit.url, redis_db.url, paigeant_prefix=redis_db.prefix)
     with full(own_rabbit, redis_db.prefix, "draft"):
         WorkflowDispatcher().dispatch_workflow_sync(made, itinerary=[STEP])
         begun = time.monotonic()
@@ -179,8 +191,7 @@ def full(rabbit: RabbitServer, prefix: str, activity: str) -> Iterator[None]:
 @pytest.fixture
 def made(own_rabbit: RabbitServer, redis_db: RedisDatabase, tmp_path: Path) -> Iterator[Deployment]:
     with deployment(
-        own_rabbit.url, tmp_path, store=redis_db.url, paigeant_prefix=redis_db.prefix, paigeant_consume="only",
-        broker_transport_options={"confirm_publish": True},
+        own_rabbit.url, tmp_path, store=redis_db.url, paigeant_prefix=redis_db.prefix, paigeant_consume="only"
     ) as new:  # fmt: skip
         yield new
 
@@ -252,7 +263,7 @@ from paigeant_celery.broker.transport import transport_of
 
 broker, store, prefix = sys.argv[1:]
 app = Celery("preloaded", broker=broker, set_as_current=False)
-app.conf.update(paigeant_store_url=store, paigeant_prefix=prefix, broker_transport_options={"confirm_publish": True})
+app.conf.update(paigeant_store_url=store, paigeant_prefix=prefix)
 transport = transport_of(app)
 
 def dispatch(times):

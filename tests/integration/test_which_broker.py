@@ -176,6 +176,32 @@ def test_a_user_who_may_keep_no_id_knows_the_broker_by_its_address(
     assert store.bound_broker() == BoundBroker(address=known.broker_identity, id=id_at(servers[0]))
 
 
+@pytest.mark.parametrize(
+    ("refuse", "allow"),
+    [(("CONFIG", "SET", "maxmemory", "1"), ("CONFIG", "SET", "maxmemory", "0")),
+     (("REPLICAOF", "127.0.0.1", "1"), ("REPLICAOF", "NO", "ONE"))],
+    ids=["full", "replica"],
+)  # fmt: skip
+def test_a_broker_that_takes_no_id_just_now_is_not_remembered_without_one(
+    app_with: Deploy, servers: tuple[RedisServer, RedisServer], refuse: tuple[str, ...], allow: tuple[str, ...]
+) -> None:
+    """A store that had its bare address would refuse each worker that calls the server by another name."""
+    known, renamed = app_with(servers[0].url), app_with(servers[0].url.replace("127.0.0.1", "localhost"))
+    store = known.store
+    assert store is not None
+
+    with redis.Redis.from_url(servers[0].url) as client:
+        client.execute_command(*refuse)
+        assert not known.binding.check_worker(serves=True)
+        at_first = store.bound_broker()
+        client.execute_command(*allow)
+    assert renamed.binding.check_worker(serves=True)
+    assert known.binding.check_worker(serves=True)
+
+    assert at_first is None
+    assert store.bound_broker() == BoundBroker(address=known.broker_identity, id=id_at(servers[0]))
+
+
 OTHERS: dict[str, Callable[[RedisServer, RedisServer], tuple[str, dict[str, object]]]] = {
     "database": lambda one, _two: (f"{one.url[:-1]}1", {}),
     "server": lambda _one, two: (two.url, {}),

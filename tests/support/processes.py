@@ -148,6 +148,7 @@ class Deployment:
         self.runs_file = folder / "runs"
         self.variables: dict[str, str] = {}  # more of the environment of its processes
         self._processes: list[Process] = []
+        self._transports: dict[str, CeleryTransport] = {}  # by settings
         folder.mkdir(parents=True, exist_ok=True)
 
     @property
@@ -160,10 +161,16 @@ class Deployment:
         app.conf.update(self.settings)
 
     def transport(self) -> CeleryTransport:
-        """Return the transport of an app that no other test sees."""
-        app = Celery("dispatching", set_as_current=False)
-        self.configure(app)
-        return transport_of(app)
+        """Return the transport of an app that no other test sees, and the same one as long as the settings are.
+
+        Each keeps connections to broker and store for a while.
+        """
+        known = repr(self.settings)
+        if known not in self._transports:
+            app = Celery("dispatching", set_as_current=False)
+            self.configure(app)
+            self._transports[known] = transport_of(app)
+        return self._transports[known]
 
     def environment(self) -> dict[str, str]:
         """Return the environment of its processes."""
