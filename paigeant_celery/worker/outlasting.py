@@ -13,7 +13,9 @@ from typing import Any
 from celery.worker.state import maybe_shutdown
 
 from paigeant_celery.broker.reach import ALL_OF_A_BROKER, broker_address
+from paigeant_celery.core.errors import ConfigurationError
 from paigeant_celery.core.refusals import Refusal, refusal_of
+from paigeant_celery.worker.start_errors import refused_start
 
 __all__ = ["outlast_refusals"]
 
@@ -39,8 +41,11 @@ def outlast_refusals(consumer: Any, *, reads_ours: Callable[[], bool]) -> None:
         except consumer.channel_errors as error:
             refusal = refusal_of(error, rule=ALL_OF_A_BROKER)
             has_run = has_run or consumer.task_consumer is not None
-            if refusal is None or (refusal.mistake and not has_run) or not reads_ours():
+            if refusal is None or not reads_ours():
                 raise
+            if refusal.mistake and not has_run:
+                text = f"the broker {broker_address(consumer.app)} refuses ({refusal.cause}); {refusal.remedy}"
+                raise refused_start(consumer.controller, ConfigurationError([text])) from error
             outage.wait(refusal, broker_address(consumer.app), lived=time.monotonic() - began)
         raise ConnectionResetError(refusal.cause)  # without the error, which Celery would log with each attempt
 

@@ -65,13 +65,10 @@ def test_a_refusal_is_told_once_and_counts_as_a_lost_connection(
     ("error", "ran", "ours"),
     [
         (ResponseError("ERR unknown"), True, True),
-        (NoPermissionError("x"), False, True),
         (ReadOnlyError("x"), True, False),
     ],
 )
-def test_other_errors_mistakes_at_the_start_and_workers_without_steps_are_celerys(
-    error: Exception, ran: bool, ours: bool
-) -> None:
+def test_other_errors_and_workers_without_steps_are_celerys(error: Exception, ran: bool, ours: bool) -> None:
     """Waiting would hide them."""
     refused = consumer(error, ran=ran)
     outlast_refusals(refused, reads_ours=lambda: ours)
@@ -92,3 +89,20 @@ def test_a_worker_that_is_told_to_end_does_not_wait(monkeypatch: pytest.MonkeyPa
 
     with pytest.raises(WorkerShutdown):
         refused.blueprint.start(refused)
+
+
+def test_a_mistake_at_the_start_ends_it_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The broker may be another Redis than the store, which was asked before."""
+    told: list[str] = []
+    monkeypatch.setattr(outlasting, "refused_start", lambda _, error: told.append(str(error)) or SystemExit(1))
+    refused = consumer(NoPermissionError("this user has no permissions to run the 'brpop' command"), ran=False)
+    refused.controller = object()
+    outlast_refusals(refused, reads_ours=lambda: True)
+
+    with pytest.raises(SystemExit):
+        refused.blueprint.start(refused)
+
+    (text,) = told
+    assert (
+        "the broker redis://:**@h/ refuses (NOPERM: the rules of its user do not permit `BRPOP`); give the user" in text
+    )
