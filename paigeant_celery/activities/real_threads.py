@@ -32,6 +32,7 @@ __all__ = [
     "RealFuture",
     "are_greenlets",
     "in_real_thread",
+    "let_others_go_on",
     "new_loop",
     "new_thread",
     "real",
@@ -78,6 +79,16 @@ def start_thread(call: Callable[[], object], *, name: str) -> threading.Thread:
     thread = new_thread(call, name=name)
     thread.start()
     return thread
+
+
+def let_others_go_on() -> None:
+    """Let whoever waits for a lock of gevent that this thread has released go on.
+
+    gevent only notes at the release that they are to be told, and tells them when the thread waits the next time in
+    gevent's way. Without this they would wait until it does, or for good if the thread ends first.
+    """
+    if are_greenlets():
+        import_module("gevent").sleep(0)
 
 
 def new_loop() -> asyncio.AbstractEventLoop:
@@ -181,6 +192,7 @@ def _within(call: Callable[[], object]) -> None:
         for close in _here.closing:
             with suppress(Exception):
                 close()
+        let_others_go_on()
         if are_greenlets():
             import_module("gevent").get_hub().destroy(destroy_loop=True)
 

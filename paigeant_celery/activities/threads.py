@@ -10,7 +10,14 @@ from contextvars import Context, ContextVar
 from functools import partial
 from typing import Any, ParamSpec, Protocol, TypeVar
 
-from paigeant_celery.activities.real_threads import RealFuture, new_thread, real, real_queue, start_thread
+from paigeant_celery.activities.real_threads import (
+    RealFuture,
+    let_others_go_on,
+    new_thread,
+    real,
+    real_queue,
+    start_thread,
+)
 
 __all__ = [
     "HostResources",
@@ -177,13 +184,20 @@ def _make(future: Future[T], call: Callable[[], T], *, over: Callable[[], None])
         over()
         return
     try:
-        result = call()
+        result = _made_by(call)
     except BaseException as error:  # noqa: BLE001 - the waiting caller gets what it raised
         over()
         future.set_exception(_carried(error))
     else:
         over()  # before the caller hears of it, who may look for a free thread
         future.set_result(result)
+
+
+def _made_by(call: Callable[[], T]) -> T:
+    try:
+        return call()
+    finally:
+        let_others_go_on()
 
 
 def released(host: HostResources, call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Callable[[], T]:

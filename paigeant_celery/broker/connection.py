@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from celery import Celery
 from kombu.transport import get_transport_cls
@@ -14,11 +14,13 @@ from paigeant_celery.core.errors import ConfigurationError
 from paigeant_celery.store.endpoint import MEANT, Endpoint, Plain, plain_options
 
 __all__ = [
+    "asks_sentinels",
     "broker_mistakes",
     "broker_urls",
     "holds_a_store",
     "is_in_memory",
     "missing_driver",
+    "named_otherwise",
     "other_servers",
     "shown_url",
     "store_of_broker",
@@ -30,6 +32,9 @@ TIMEOUTS = ("socket_timeout", "socket_connect_timeout")
 CHECKED_AS = {"none", "optional", "required"}  # redis-py's words, to which Kombu hands on what it is given
 RABBITS_WORDS = {"ca_certs", "cert_reqs", "certfile", "keyfile", "ciphers"}  # RabbitMQ's words for what TLS needs
 
+# What others, or redis-py, call a transport of Kombu.
+SPELLED = {**MEANT, "unix": "redis+socket", "redis+unix": "redis+socket", "redis-sentinel": "sentinel"}
+
 # What to install for a transport, if its extra has not the name of the URL's scheme.
 EXTRAS = {"sqla": "sqlalchemy", "kafka": "confluentkafka"}
 WITH_EXTRAS = {
@@ -40,21 +45,36 @@ WITH_EXTRAS = {
 
 def broker_urls(conf: Any) -> list[str]:
     """Return the URLs that messages are sent to; several if Celery may fail over."""
-    given = conf.broker_write_url
-    urls = given if isinstance(given, (list, tuple)) else str(given or "").split(";")
-    return [str(url) for url in urls if url]
+    return [url for given in _given(conf.broker_write_url) if isinstance(given, str) for url in given.split(";") if url]
 
 
 def shown_url(url: str) -> str:
     """Return a broker's URL without password and options; little of it if it is not understood."""
     try:
-        return f"{_scheme(url)}://…" if _is_cut(url) else str(maybe_sanitize_url(url))
+        if _is_cut(url):
+            return f"{_scheme(url)}://…"
+        shown, parts = str(maybe_sanitize_url(url)), urlsplit(url)
     except ValueError:
         return f"{_scheme(url)}://…"
+    user, separator, rest = shown.partition("@")
+    if parts.username and not parts.password and separator:  # a password whose colon was forgotten
+        shown = f"{user.partition('://')[0]}://**@{rest}"
+    if ":" in (host := parts.hostname or ""):  # Kombu quotes what is in the brackets of IPv6, and leaves these out
+        shown = shown.replace(quote(unquote(host), safe=""), f"[{host}]")
+    return shown
+
+
+def named_otherwise(scheme: str) -> str | None:
+    """Return what Kombu calls a scheme that it does not know by this name; None if nobody knows."""
+    return SPELLED.get(scheme.lower())
 
 
 def broker_mistakes(app: Celery) -> list[str]:
     """Return why Kombu cannot make a connection, with the remedy. Connects to nothing."""
+    if mistakes := list(_mistyped(app.conf)):
+        return mistakes
+    if meant := [scheme for url in broker_urls(app.conf) if (scheme := url.partition("://")[0].lower()) in SPELLED]:
+        return [_no_transport(meant[0])]
     if any(_is_cut(url) for url in broker_urls(app.conf)):
         return [_not_understood()]
     for make in (app.connection_for_write, app.connection_for_read):
@@ -75,6 +95,11 @@ def missing_driver(error: ImportError, app: Celery) -> ConfigurationError:
     return ConfigurationError([_unloaded(error, _scheme((broker_urls(app.conf) or [""])[0]))])
 
 
+def asks_sentinels(transport: Any) -> bool:
+    """Say whether a transport of Kombu asks sentinels where the Redis is."""
+    return "master_name" in getattr(getattr(transport, "Channel", None), "from_transport_options", ())
+
+
 def is_in_memory(connection: Any) -> bool:
     """Say whether the broker lives in this process."""
     return str(connection.transport.driver_type) == "memory"
@@ -88,7 +113,7 @@ def holds_a_store(app: Celery) -> bool:
 def other_servers(app: Celery) -> list[str]:
     """Return to which URLs Celery may fail over from the first, which is the store's; those of sentinels are none."""
     connection = app.connection_for_write()
-    return [] if _asks_sentinels(connection) else list(dict.fromkeys(connection.alt or ()))[1:]
+    return [] if asks_sentinels(connection.transport) else list(dict.fromkeys(connection.alt or ()))[1:]
 
 
 def store_of_broker(app: Celery, *, lease: float) -> Endpoint | None:
@@ -107,7 +132,7 @@ def store_of_broker(app: Celery, *, lease: float) -> Endpoint | None:
         raise ConfigurationError(mistakes)
     if "://" in str(connection.hostname):
         return _socket(connection)
-    sentinels = _asks_sentinels(connection)
+    sentinels = asks_sentinels(connection.transport)
     options = connection.transport_options
     return Endpoint(
         hosts=tuple(_hosts(connection, sentinels=sentinels)),
@@ -121,6 +146,29 @@ def store_of_broker(app: Celery, *, lease: float) -> Endpoint | None:
     )
 
 
+def _given(urls: object) -> list[object]:
+    """Return what a setting with one URL or several holds."""
+    return list(urls) if isinstance(urls, (list, tuple, set, frozenset)) else [urls] if urls else []
+
+
+def _mistyped(conf: Any) -> Iterator[str]:
+    """Yield settings of another type than Kombu can read, at which it would fail with a text about its own code."""
+    for setting, urls in (("broker_url", conf.broker_write_url), ("broker_read_url", conf.broker_read_url)):
+        wrong = [type(url).__name__ for url in _given(urls) if not isinstance(url, str)]
+        if wrong:
+            yield f"`{setting}` must be text, or a list of texts, and has a value of type `{wrong[0]}`"
+            return
+    options = conf.broker_transport_options
+    if not isinstance(options, Mapping):
+        yield "`broker_transport_options` must be a dict; set it to `{}` if there is nothing to say"
+        return
+    for name in TIMEOUTS:
+        if (seconds := options.get(name)) is not None and not (isinstance(seconds, (int, float)) and seconds > 0):
+            yield f"`broker_transport_options['{name}']` must be a number of seconds above 0, or None"
+    if not isinstance(options.get("sentinel_kwargs") or {}, Mapping):
+        yield "`broker_transport_options['sentinel_kwargs']` must be a dict, such as `{'password': …}`"
+
+
 def _is_redis(connection: Any) -> bool:
     return str(connection.transport.driver_type) == "redis"
 
@@ -129,7 +177,7 @@ def _redis_mistakes(connection: Any) -> Iterator[str]:
     """Yield what Kombu stumbles over only when it connects to a Redis, or what silently leaves it without TLS."""
     if not _is_redis(connection):
         return
-    if _asks_sentinels(connection) and not connection.transport_options.get("master_name"):
+    if asks_sentinels(connection.transport) and not connection.transport_options.get("master_name"):
         yield (
             "`broker_transport_options` has no `master_name`, so nobody knows which primary the sentinels are asked "
             "for; set it to the name that `sentinel monitor` in their configuration has"
@@ -160,7 +208,7 @@ def _tls_mistakes(given: Any) -> Iterator[str]:
 def _unshared(connection: Any) -> Iterator[str]:
     """Yield what Kombu takes for its connections and a store cannot, because another process must be able to."""
     yield from _unplain("broker_use_ssl", connection.ssl or {})
-    if _asks_sentinels(connection):
+    if asks_sentinels(connection.transport):
         of_sentinels = connection.transport_options.get("sentinel_kwargs") or {}
         yield from _unplain("broker_transport_options['sentinel_kwargs']", of_sentinels)
     provider = getattr(connection, "credential_provider", None)
@@ -194,10 +242,6 @@ def _socket(connection: Any) -> Endpoint:
         password=unquote(parts.password) if parts.password else None,
         options=_provider(query.get("credential_provider")),
     )
-
-
-def _asks_sentinels(connection: Any) -> bool:
-    return "master_name" in getattr(connection.transport.Channel, "from_transport_options", ())
 
 
 def _hosts(connection: Any, *, sentinels: bool) -> Iterator[tuple[str, int]]:
@@ -238,8 +282,11 @@ def _scheme(url: str) -> str:
 
 def _unmade(app: Celery, error: Exception) -> str:
     """Return why Kombu cannot make a connection, without texts that may quote a URL."""
-    urls = [*broker_urls(app.conf), str(app.conf.broker_read_url or "")]
-    for scheme in dict.fromkeys(map(_scheme, urls)):
+    read = [url for url in _given(app.conf.broker_read_url) if isinstance(url, str)]
+    schemes = [_scheme(url) for url in (*broker_urls(app.conf), *read)]
+    if app.conf.broker_transport:  # which counts instead
+        schemes = [str(app.conf.broker_transport)]
+    for scheme in dict.fromkeys(schemes):
         try:
             get_transport_cls(scheme)
         except Exception as cause:  # noqa: BLE001 - as above
@@ -249,16 +296,14 @@ def _unmade(app: Celery, error: Exception) -> str:
             "the broker's URL has options that Kombu does not take there; put what is no `ssl_…` option into "
             "`broker_transport_options`"
         )
-    return _not_understood() if isinstance(error, (ValueError, KeyError)) else _unloaded(error, _scheme(urls[0]))
+    return (
+        _not_understood() if isinstance(error, (ValueError, KeyError)) else _unloaded(error, (schemes or ["amqp"])[0])
+    )
 
 
 def _unloaded(error: Exception, scheme: str) -> str:
     if isinstance(error, KeyError) and "No such transport" in str(error):
-        meant = MEANT.get(scheme)
-        remedy = f"write '{meant}://…' instead, with the same server" if meant is not None else (
-            "use 'redis://host:6379/0' or 'amqp://host//'"
-        )  # fmt: skip
-        return f"Kombu has no transport {scheme!r} for the broker; {remedy}"
+        return _no_transport(scheme)
     said = f": {error}" if isinstance(error, (ImportError, NameError)) else ""
     extra = EXTRAS.get(scheme.lower(), scheme.lower())
     named = f"`pip install 'kombu[{extra}]'`" if extra in WITH_EXTRAS else "the library that it needs"
@@ -266,6 +311,14 @@ def _unloaded(error: Exception, scheme: str) -> str:
         f"the broker's transport {scheme!r} cannot be loaded ({type(error).__name__}{said}); install or repair its "
         f"library ({named}), or use another broker"
     )
+
+
+def _no_transport(scheme: str) -> str:
+    meant = SPELLED.get(scheme.lower())
+    remedy = f"write '{meant}://…' instead, with the same server" if meant is not None else (
+        "use 'redis://host:6379/0' or 'amqp://host//'"
+    )  # fmt: skip
+    return f"Kombu has no transport {scheme!r} for the broker; {remedy}"
 
 
 def _not_understood() -> str:

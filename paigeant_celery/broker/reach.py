@@ -9,11 +9,11 @@ from typing import Any
 from celery import Celery
 from kombu.exceptions import OperationalError
 
-from paigeant_celery.broker.connection import broker_urls, missing_driver, shown_url
+from paigeant_celery.broker.connection import asks_sentinels, broker_urls, missing_driver, shown_url
 from paigeant_celery.core.errors import PaigeantError, Unreachable
 from paigeant_celery.core.refusals import refusal_of
 
-__all__ = ["Line", "away", "broker_address", "reaching_broker", "refuses"]
+__all__ = ["ALL_OF_A_BROKER", "ASKING_SENTINELS", "Line", "away", "broker_address", "reaching_broker", "refuses"]
 
 CONNECT_TIMEOUT = 4.0  # seconds for one address; Celery's default, `broker_connection_timeout`
 # Errors with which a broker says no although Kombu counts them as lost connections, or does not know them.
@@ -26,6 +26,8 @@ TIMEOUTS = {
     "py-amqp": ("read_timeout", "write_timeout"),
     "redis": ("socket_timeout", "socket_connect_timeout"),
 }
+# With redis-py's own values, one that is away is tried four times, with seconds between, before the next is asked.
+ASKING_SENTINELS = {"socket_timeout": 1.0, "socket_connect_timeout": 1.0, "retry": None}
 
 
 class Line:
@@ -41,6 +43,8 @@ class Line:
         options = self.connection.transport_options = dict(self.connection.transport_options or {})
         for name in TIMEOUTS.get(self.connection.transport.driver_name, ()):
             options[name] = min(options.get(name) or timeout, timeout)
+        if asks_sentinels(self.connection.transport):
+            options["sentinel_kwargs"] = {**ASKING_SENTINELS, **(options.get("sentinel_kwargs") or {})}
         options.setdefault("confirm_publish", True)  # RabbitMQ's; only then it says that it has, or refuses, a message
         self.producer: Any = None
         self.returned = False  # whether a message had no queue

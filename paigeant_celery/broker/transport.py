@@ -19,7 +19,14 @@ from kombu.utils.url import maybe_sanitize_url
 
 from paigeant_celery.activities.registry import registry
 from paigeant_celery.broker.binding import BrokerBinding
-from paigeant_celery.broker.connection import broker_mistakes, holds_a_store, is_in_memory, shown_url, store_of_broker
+from paigeant_celery.broker.connection import (
+    broker_mistakes,
+    holds_a_store,
+    is_in_memory,
+    named_otherwise,
+    shown_url,
+    store_of_broker,
+)
 from paigeant_celery.broker.dead_letter_queue import LetterQueue
 from paigeant_celery.broker.left_behind import unfinished_in, watch
 from paigeant_celery.broker.publisher import CeleryPublisher
@@ -302,9 +309,9 @@ def _from_url(url: str, store: str | Store | None, variable: str | None = None) 
     if url == "redis":
         url, variable = default_redis_url(), REDIS_VARIABLE
     scheme, separator, _ = url.partition("://")
-    if not separator or scheme.partition("+")[0] not in TRANSPORT_ALIASES:
+    if not separator or named_otherwise(scheme) or scheme.lower().partition("+")[0] not in TRANSPORT_ALIASES:
         shown = shown_url(url) if separator else url.rpartition("@")[2]
-        raise UnknownTransport(shown, variable)
+        raise UnknownTransport(shown, variable, meant=named_otherwise(scheme) if separator else None)
     return _made_for(url) if store is None else transport_of(_app(url), store=store)
 
 
@@ -353,13 +360,13 @@ def _opened_of_broker(app: Celery, settings: Settings, named: str) -> Store:
     named = f"{named} is 'broker'"
     endpoint = store_of_broker(app, lease=settings.lease)
     if endpoint is None and not is_in_memory(app.connection_for_write()):
-        scheme = broker_address(app).partition("://")[0]
+        scheme = str(app.connection_for_write().transport_cls)
         raise ConfigurationError([f"{named}, but a broker of {scheme!r} can hold no store; {EXAMPLES}"])
     with suppress(ConfigurationError):
         return open_store(
             endpoint or "memory://", prefix=settings.prefix, lease=settings.lease, ttl=settings.result_ttl
         )
-    raise ConfigurationError([f"{named}, but redis-py does not know an option of `broker_use_ssl`, or its value"])
+    raise ConfigurationError([f"{named}, but redis-py cannot use an option of the broker's URL or of `broker_use_ssl`"])
 
 
 def _installed_app() -> Celery | None:

@@ -187,15 +187,15 @@ class ConfigurationError(UsageError):
 class UnknownTransport(UsageError):
     """`get_transport` was given something that it does not understand, or found it in an environment `variable`."""
 
-    def __init__(self, given: str, variable: str | None = None) -> None:
-        super().__init__(given, variable)
-        self.given, self.variable = given, variable
+    def __init__(self, given: str, variable: str | None = None, meant: str | None = None) -> None:
+        super().__init__(given, variable, meant)
+        self.given, self.variable, self.meant = given, variable, meant
 
     def __str__(self) -> str:
         named = f"`{self.variable}`:" if self.variable else "transport"
-        valkey = "write 'redis://…' for a Valkey server; " if self.given.lower().startswith("valkey") else ""
+        meant = f"write '{self.meant}://…' with the same server; " if self.meant else ""
         return (
-            f"{named} {self.given!r} is not supported; {valkey}use 'inmemory', 'redis', a Kombu URL such as "
+            f"{named} {self.given!r} is not supported; {meant}use 'inmemory', 'redis', a Kombu URL such as "
             "'redis://host:6379/0' or 'amqp://host//', or `app=` with an existing Celery app"
         )
 

@@ -39,6 +39,7 @@ __all__ = [
     "WorkflowState",
     "decide",
     "decide_refusal",
+    "late_unread",
 ]
 
 WorkflowState: TypeAlias = Literal["running", "completed", "failed", "parked", "cancelled"]
@@ -271,6 +272,15 @@ def decide_refusal(unrunnable: Unrunnable) -> Park:
     step_id = step.step_id if step is not None else None
     failure = Failure(step_id=step_id or None, error_class=unrunnable.reason, text=unrunnable.text)
     return Park(message=unrunnable.message, failure=failure)
+
+
+def late_unread() -> Failure:
+    """Fail a workflow whose deadline passed before a step that only a newer version can read.
+
+    Which step it is does not matter: no version begins one after the deadline.
+    """
+    text = "the deadline passed before the step, which only a newer version can read"
+    return Failure(step_id=None, error_class="deadline", text=text)
 
 
 def _begin(message: PaigeantMessage, step: Step, now: datetime) -> Decision:

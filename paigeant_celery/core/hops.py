@@ -328,11 +328,13 @@ def release(hop: Hop, *, owner: str, fence: int, now: datetime) -> Change | Lite
     return Change(hop=_without_claim(queued), listing=Due(at=now), leaves=owner)
 
 
-def give_back(hop: Hop, *, owner: str, fence: int, failure: Failure, now: datetime, pace: Pace) -> Change | bool:
+def give_back(
+    hop: Hop, *, owner: str, fence: int, failure: Failure, now: datetime, pace: Pace, deadline: datetime | None = None
+) -> Change | bool:
     """Leave a hop that its owner cannot read to others, and give the attempt back. A sweep sends it after a while.
 
-    The wait doubles each time. `failure` says what the owner cannot read. If nothing changes, the answer says whether
-    this claim has already done so.
+    The wait doubles each time, and ends with the deadline of the workflow if that comes first. `failure` says what the
+    owner cannot read. If nothing changes, the answer says whether this claim has already done so.
     """
     if not is_of(hop, owner=owner, fence=fence):
         return False
@@ -345,7 +347,10 @@ def give_back(hop: Hop, *, owner: str, fence: int, failure: Failure, now: dateti
         attempt=hop.attempt - (not hop.exhausted),
         given_back=hop.given_back + 1,
     )
-    return Change(hop=left, listing=Due(at=now + _patience(hop.given_back, pace)), leaves=owner)
+    due = now + _patience(hop.given_back, pace)
+    if deadline is not None and now < deadline < due:
+        due = deadline
+    return Change(hop=left, listing=Due(at=due), leaves=owner)
 
 
 # What people do with it.
@@ -414,7 +419,8 @@ def sweep(hop: Hop, *, empty: bool | None, line: Line, now: datetime, pace: Pace
 def may_be_ended(hop: Hop) -> bool:
     """Say whether whoever sweeps may end a hop whose deadline has passed.
 
-    One that runs is ended by its own timeout, and one that waits for a retry is queued by a sweep before the deadline.
+    One that runs is ended by its own timeout, and one that waits is queued by a sweep when the deadline passes, or
+    before.
     """
     return hop.state == "queued"
 

@@ -264,6 +264,7 @@ AGENT_EVENTS: Mapping[str, str] = MappingProxyType(
 ACTIONS: Mapping[str, str] = MappingProxyType(
     {
         "around_step_failed": "`paigeant_around_step` raised an error that ends no step, or swallowed one",
+        "broker_refuses": "the broker is there but refuses for now, and the worker waits and connects again",
         "cancel_ignored": "Celery would have ended the run of a hop, which goes on",
         "cancelled": "a workflow was cancelled because its hop was revoked",
         "clock_drift": "the clock of a dispatcher is far from the store's",

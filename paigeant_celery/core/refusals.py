@@ -91,7 +91,7 @@ CLASSES = {  # redis-py takes the word off the text of these
 }
 TEXTS = (  # a server before Redis 7, and each inside of a script, says some of them in the middle of other words
     (re.compile(r"\b(READONLY|MISCONF|OOM|LOADING|MASTERDOWN|NOREPLICAS|BUSY|NOPERM|DENIED)\b"), None),
-    (re.compile(r"previous master is now a slave"), "READONLY"),
+    (re.compile(r"previous master is now a slave|UNBLOCKED .*state changed"), "READONLY"),
     (re.compile(r"max number of clients"), "MAXCLIENTS"),
     (re.compile(r"ACL failure|user executing the script can't"), "NOPERM"),
     (re.compile(r"DB index|[Ii]nvalid (?:DB|[Dd]atabase)"), "NODB"),

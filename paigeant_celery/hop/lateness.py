@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from contextlib import suppress
 
-from paigeant_celery.core.errors import HopUnknown
-from paigeant_celery.core.flow import Begun, Fail, Limits, decide
-from paigeant_celery.core.message import reread
+from paigeant_celery.core.errors import HopUnknown, NewerMessage
+from paigeant_celery.core.flow import Begun, Fail, Failure, Limits, decide, late_unread
+from paigeant_celery.core.message import PaigeantMessage, reread
 from paigeant_celery.core.settings import Settings
 from paigeant_celery.hop.claims import Claims
 from paigeant_celery.hop.guard import Arrival
@@ -30,21 +30,36 @@ class Lateness:
     def end(self, hop: HopRecord) -> None:
         """Fail the workflow of a hop. Whoever holds its message drops it later.
 
-        Raises `MessageError` if this version cannot read the envelope, and `TransientError`. The store then returns the
-        hop once more.
+        Raises `MessageError` if the envelope is damaged, and `TransientError`. The store then returns the hop once
+        more.
         """
-        message = reread(hop.envelope)
-        arrival = Arrival(hop_id=hop.hop_id, activity=message.step.activity, envelope=hop.envelope)
+        message = _read(hop)
+        activity = message.step.activity if message is not None else ""
+        arrival = Arrival(hop_id=hop.hop_id, activity=activity, envelope=hop.envelope)
         claimed = self._claims.claim(arrival, message, digest=hop.digest, max_attempts=NO_ATTEMPTS)
         if not isinstance(claimed, Claimed):
             return  # somebody was faster
-        begun = Begun(place=message.place, attempt=claimed.attempt)
-        decision = decide(message, begun, now=claimed.now, limits=self._limits)
+        failure = self._failure(message, claimed)
         closing = self._claims.closing_of(arrival, claimed)
         with suppress(HopUnknown):  # the message brings the hop back, and it is judged then
-            if not isinstance(decision, Fail):
+            if failure is None:
                 self._store.release(closing)  # the store's record of the deadline is not that of the envelope
-            elif self._store.fail(closing, decision.failure):
-                fields = {"action": "hop_failed", "hop": hop.hop_id, "error": decision.failure.error_class}
+            elif self._store.fail(closing, failure):
+                fields = {"action": "hop_failed", "hop": hop.hop_id, "error": failure.error_class}
                 text = "hop %s did not begin before the deadline; the workflow has failed"
-                logger.error(text, hop.hop_id, extra={**fields, "step": decision.failure.step_id})
+                logger.error(text, hop.hop_id, extra={**fields, "step": failure.step_id})
+
+    def _failure(self, message: PaigeantMessage | None, claimed: Claimed) -> Failure | None:
+        if message is None:
+            return late_unread()
+        begun = Begun(place=message.place, attempt=claimed.attempt)
+        decision = decide(message, begun, now=claimed.now, limits=self._limits)
+        return decision.failure if isinstance(decision, Fail) else None
+
+
+def _read(hop: HopRecord) -> PaigeantMessage | None:
+    """Return the message of a hop, or None if only a newer version can read it."""
+    try:
+        return reread(hop.envelope)
+    except NewerMessage:
+        return None

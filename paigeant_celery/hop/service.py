@@ -77,7 +77,7 @@ class HopService:
         except MessageError as fault:
             return self._effects.refuse(arrival, fault, message)
         except StoreCorrupt as error:
-            return self._effects.refuse(arrival, MessageError("store_corrupt", "", str(error)), message)
+            return self._effects.refuse(arrival, _corrupt(error), message)
         except (TransientError, OutdatedVersion):
             raise
         except HopUnknown as error:  # the store lost its data since the claim; another one adopts the workflow
@@ -151,6 +151,8 @@ class HopService:
             again = self._effects.regain(arrival, hop, ended=outcome is not None)
         except MessageError as fault:
             return self._effects.refuse(arrival, fault, hop.message)
+        except StoreCorrupt as error:
+            return self._effects.refuse(arrival, _corrupt(error), hop.message)
         if isinstance(again, Drop):
             return again
         assert outcome is not None
@@ -205,6 +207,10 @@ class HopService:
         message = within_trace(hop.message, current_trace())
         decision = decide(message, outcome.event, now=outcome.at, limits=self._limits)
         return self._effects.commit(hop, decision, outcome)
+
+
+def _corrupt(error: StoreCorrupt) -> MessageError:
+    return MessageError("store_corrupt", "", str(error))
 
 
 def _compare_clocks(message: PaigeantMessage, claimed: Claimed) -> None:

@@ -117,6 +117,8 @@ class Sweeper:
             except Exception as error:  # noqa: BLE001 - the store returns it once more, and others are late as well
                 text = "hop %s is past its deadline, but its workflow is not ended yet"
                 self._say(logging.WARNING, "end_failed", hop.hop_id, text, hop.hop_id, error=error)
+                if isinstance(error, TransientError):
+                    return  # the others would wait for the same server, one after the other
 
     def _send(self, found: Sweep) -> None:
         self._end(found.late)

@@ -136,11 +136,12 @@ class RecordedEffects(Effects):
         return replace(hop, closing=closing, journal=self.journal_of(hop.message, answer, closing))
 
     def is_cancelled(self, hop: Opened) -> bool:
-        """Say whether a workflow was cancelled."""
-        record = self._store.workflow(hop.message.correlation_id)
-        if record is None:
-            raise HopUnknown(hop.closing.hop_id)
-        return record.state == "cancelled"
+        """Say whether a workflow was cancelled. A renewal tells that from a hop that is unknown or taken over."""
+        closing = hop.closing
+        answer = self._store.renew(closing.owner, {closing.hop_id: closing.fence})
+        if closing.hop_id in answer.unknown:
+            raise HopUnknown(closing.hop_id)
+        return closing.hop_id in answer.cancelled
 
     def _standing_of(self, hop_id: str) -> Summary | None:
         ids, record = split_hop_id(hop_id), None

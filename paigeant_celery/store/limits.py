@@ -17,7 +17,9 @@ class StoreLimits:
     long_unswept: int = 2_500  # at least; there is a pass about every second
     pass_every: int = 900  # one second, less the difference between clocks and timers
     most_at_once: int = 100  # hops that one pass sends again, and owners whose hops it queues
-    most_bytes: int = 4 * 1024 * 1024  # of envelopes in one answer; one round trip must carry them
+    most_bytes: int = (
+        4 * 1024 * 1024
+    )  # of envelopes to send, and of late ones, in one answer that a round trip must carry
     most_looked_at: int = 1_000  # queued hops in one pass; it takes about 10 ms
     max_events: int = 1_000  # of one workflow, approximately
     max_streamed: int = 10_000  # events of one workflow's agents, approximately

@@ -213,8 +213,9 @@ class MemoryStore:
         with self._transaction() as now:
             kept = self._kept(closing)
             change = protocol.give_back(
-                kept.hop, owner=closing.owner, fence=closing.fence, failure=failure, now=now, pace=self._pace
-            )
+                kept.hop, owner=closing.owner, fence=closing.fence, failure=failure, now=now, pace=self._pace,
+                deadline=kept.workflow.deadline,
+            )  # fmt: skip
             if isinstance(change, bool):
                 return change
             self._records.apply(closing.hop_id, change, now=now)

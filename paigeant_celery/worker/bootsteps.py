@@ -16,10 +16,11 @@ from paigeant_celery.activities.registry import registry
 from paigeant_celery.core.errors import ConfigurationError, PaigeantError, TransientError
 from paigeant_celery.worker.app_state import installation_of
 from paigeant_celery.worker.broker_advice import advice_lines, advise
-from paigeant_celery.worker.greenlets import keep_producers_apart
+from paigeant_celery.worker.greenlets import keep_log_flowing, keep_producers_apart
 from paigeant_celery.worker.guest import GuestWorker
 from paigeant_celery.worker.intake import Intake
 from paigeant_celery.worker.our_queues import OurQueues
+from paigeant_celery.worker.outlasting import outlast_refusals
 from paigeant_celery.worker.revocations import Revocations
 from paigeant_celery.worker.selection import NO_SELECTION, selection_of
 from paigeant_celery.worker.serving import (
@@ -71,6 +72,7 @@ class AgentQueues(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ship
             ours=self._ours,
             max_size=self._transport.settings.max_message_size,
         ).guard()
+        outlast_refusals(consumer, reads_ours=lambda: any(map(self._ours.__contains__, _read_by(consumer))))
         consumer.on_connection_error_after_connected = self._losing(consumer.on_connection_error_after_connected)
         if self._embedded:
             return  # the executor adds the queues that it serves
@@ -113,7 +115,7 @@ class AgentQueues(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ship
 
     def _leave_to_newer(self, consumer: Any) -> None:
         """Take no more messages from our queues. Those that the host uses as well stay with it."""
-        read = [queue for queue in consumer.app.amqp.queues.consume_from if queue in self._ours]
+        read = [queue for queue in _read_by(consumer) if queue in self._ours]
         for queue in sorted(set(read) - self._of_host):
             consumer.call_soon(consumer.cancel_task_queue, queue)
 
@@ -162,6 +164,7 @@ class AgentQueues(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ship
         register_tasks(app, self._runtime)
         if consumer.pool.is_green:
             keep_producers_apart(app)
+            keep_log_flowing()
         name_steps_in_task_log(self._transport.names)  # before the processes of a pool are forked
         consumer.add_task_queue = self._joining(consumer, consumer.add_task_queue)
         queues = list(queues_of(self._transport, served_activities(self._transport, selection), selection))
@@ -202,3 +205,8 @@ class AgentQueues(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ship
             add(queue, *args, **kwargs)
 
         return add_task_queue
+
+
+def _read_by(consumer: Any) -> Iterator[str]:
+    """Yield the queues that a worker reads."""
+    yield from consumer.app.amqp.queues.consume_from

@@ -13,7 +13,8 @@ from typing import Any, TypeAlias
 import kombu
 from celery.utils.quorum_queues import detect_quorum_queues
 
-from paigeant_celery.broker.connection import other_servers, store_of_broker
+from paigeant_celery.broker.connection import asks_sentinels, other_servers, store_of_broker
+from paigeant_celery.broker.reach import ASKING_SENTINELS
 from paigeant_celery.broker.transport import CeleryTransport
 
 __all__ = ["Finding", "Found", "Recommended", "advise", "advice_lines"]
@@ -62,6 +63,7 @@ def advise(
         findings += _order(transport, options)
         findings += _acknowledging(options, greenlets)
         findings += _failing_over(transport)
+        findings += _sentinels(broker, connection.transport_options)
         findings += _prefixed(transport, options)
     elif broker.driver_type == "amqp":
         findings += [
@@ -191,6 +193,17 @@ def _failing_over(transport: CeleryTransport) -> Iterator[Finding]:
             value="the URL of one server",
             reason=f"the store is {store.address}, the first broker of {len(others) + 1}, and stays there if Celery "
             "fails over to another; two primaries that change places need Redis Sentinel",
+        )
+
+
+def _sentinels(broker: Any, options: Mapping[str, Any]) -> Iterator[Finding]:
+    """Look at how long a worker would wait for a sentinel. What publishes and sweeps sets this by itself."""
+    if asks_sentinels(broker) and not ASKING_SENTINELS.keys() <= (options.get("sentinel_kwargs") or {}).keys():
+        yield Recommended(
+            setting="broker_transport_options['sentinel_kwargs']",
+            value=", ".join(f"{name!r}: {value!r}" for name, value in ASKING_SENTINELS.items()),
+            reason="this worker would wait some seconds for a sentinel that is away, and without a bound for one that "
+            "hangs, before it asks the next",
         )
 
 

@@ -6,15 +6,16 @@ must not take one from the pool that the tasks of the worker share: it would sto
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Iterator
 from typing import Any
 
 from celery import Celery
 
-from paigeant_celery.activities.real_threads import OfThread, in_real_thread
+from paigeant_celery.activities.real_threads import OfThread, are_greenlets, in_real_thread, real
 
-__all__ = ["keep_producers_apart", "pool_mistakes"]
+__all__ = ["keep_log_flowing", "keep_producers_apart", "pool_mistakes"]
 
 
 def pool_mistakes() -> Iterator[str]:
@@ -51,3 +52,18 @@ def keep_producers_apart(app: Celery) -> None:
     """Let code in real threads, such as that of steps, send tasks beside the greenlets of a worker."""
     if not isinstance(app.producer_pool, ProducersOfThreads):
         app.amqp._producer_pool = ProducersOfThreads(app)  # Celery has no other way to name one
+
+
+def keep_log_flowing() -> None:
+    """Give the handlers of the log locks that threads and greenlets can share.
+
+    Those that gevent has made may be free, but taken from a thread that computes, whoever waits for them goes on only
+    when it has ended; and that may be the greenlet that takes the messages. Here each is held for moments.
+    """
+    if not are_greenlets():
+        return
+    logging._lock = real().RLock()  # type: ignore[attr-defined]
+    for reference in list(logging._handlerList):  # type: ignore[attr-defined]
+        handler = reference()
+        if handler is not None and handler.lock is not None:
+            handler.lock = real().RLock()

@@ -49,6 +49,7 @@ def test_a_deadline_is_kept_on_a_queue_that_nobody_serves(stopping: Deployment) 
     assert handle.status_sync().attempt == 0
 
 
+@pytest.mark.proof
 def test_no_call_is_begun_once_the_store_has_told_of_a_cancel(stopping: Deployment) -> None:
     """Whether a record, what is shown live or a renewal was answered, and whatever the code of the step is like."""
     told_file = Path(stopping.variables["TOLD_FILE"])

@@ -73,14 +73,32 @@ class Deploy:
         return [handle for handle in self.handles if handle.status_sync().running]
 
 
-@pytest.mark.parametrize(
-    ("size", "workers", "pool"),
-    [
-        (SMALL, 1, "prefork"),
-        pytest.param(60, 2, "prefork", marks=pytest.mark.proof),
-        pytest.param(60, 2, "threads", marks=pytest.mark.proof),
-    ],
-)
+def test_a_worker_of_an_older_format_ends_its_steps_and_leaves_the_others_to_newer_workers(
+    redis_url: str, tmp_path: Path, in_a_hurry: str
+) -> None:
+    """A deploy begins with one new worker; from then on the old ones only end what they run."""
+    gate = tmp_path / "gate"
+    with deployment(redis_url, tmp_path / "deploy") as made:
+        deploy = Deploy(made, "", in_a_hurry, pool="threads")
+        old = made.ready_worker("relay", in_a_hurry, "aged", name="old", pool="threads")
+        deploy.dispatch_new(*[[ActivitySpec("held", str(gate)), ActivitySpec("last", "go")]] * 2)
+        eventually(lambda: len(deploy.running()) == 2, within=WITHIN)
+
+        new = deploy.new_worker("new")
+        old.wait_for_log("this worker takes no more steps", within=WITHIN)
+        deploy.dispatch_new([ActivitySpec("first", "go"), ActivitySpec("last", "go")])
+        gate.touch()
+        hops = {f"{handle.correlation_id}.{place}" for handle in deploy.handles for place in (0, 1)}
+        for handle in deploy.handles:
+            handle.result_sync(WITHIN)
+
+        assert Counter(made.runs()) == dict.fromkeys(hops, 1)
+        assert DeadLetters(deploy.transport).list() == []
+        assert old.terminate() == new.terminate() == 0
+
+
+@pytest.mark.proof
+@pytest.mark.parametrize(("size", "workers", "pool"), [(SMALL, 1, "prefork"), (60, 2, "prefork"), (60, 2, "threads")])
 def test_a_rolling_deploy_loses_nothing_and_begins_nothing_twice(
     redis_url: str, tmp_path: Path, in_a_hurry: str, size: int, workers: int, pool: str
 ) -> None:

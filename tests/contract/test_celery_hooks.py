@@ -242,3 +242,12 @@ def test_kombu_takes_the_oldest_redis_that_we_allow() -> None:
     assert ours is not None
     assert refused
     assert all((int(major), int(minor)) <= (int(ours[1]), int(ours[2])) for major, minor in refused)
+
+
+def test_a_consumer_connects_again_after_an_error_of_its_blueprint() -> None:
+    """A broker's refusal is raised there as a lost connection."""
+    source = inspect.getsource(Consumer.start)
+
+    assert source.count("blueprint.start(self)") == 1
+    assert "self.connection_errors" in source
+    assert "blueprint = self.blueprint" in source

@@ -384,7 +384,7 @@ EXAMPLES = {"prefork": 40, "threads": 400}  # damaged messages
 # and body, and those to its headers.
 FORGED: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "03 a body that is not compressed as it says": ("undecodable", {}, {"compression": "application/x-gzip"}),
-    "04 pickle": ("content_disallowed", {"content_type": "application/x-python-serialize"}, {}),
+    "04 content that is not JSON": ("content_disallowed", {"content_type": "application/x-python-serialize"}, {}),
     "04 unknown content": ("content_disallowed", {"content_type": "application/x-odd"}, {}),
     "05 a compressed body over the limit": (
         "too_large", {"body": zlib.compress(b'[["%s"], {}, {}]' % (b"a few words " * 500_000))},

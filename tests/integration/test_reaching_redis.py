@@ -87,3 +87,62 @@ def test_a_user_with_the_rights_of_the_page(deploy: Deploy, own_redis: Callable[
     assert [(entry["object"], entry["context"]) for entry in refused] == []
     assert "mode: durable" in log
     assert rules in Path("docs/brokers-and-stores.md").read_text(encoding="utf-8")
+
+
+def fail_to_save(admin: Any) -> None:
+    """Have it stop taking writes because its snapshot cannot be written: a folder has its name."""
+    Path(admin.config_get("dir")["dir"], "dump.rdb").mkdir()
+    admin.config_set("save", "3600 1")
+    admin.bgsave()
+
+
+@pytest.mark.parametrize(
+    ("refuse", "permit", "named"),
+    [
+        (("REPLICAOF", "127.0.0.1", "1"), ("REPLICAOF", "NO", "ONE"), "READONLY"),
+        pytest.param(
+            ("CONFIG", "SET", "min-replicas-to-write", "1"), ("CONFIG", "SET", "min-replicas-to-write", "0"),
+            "NOREPLICAS", marks=pytest.mark.proof,
+        ),
+        pytest.param(fail_to_save, ("CONFIG", "SET", "save", ""), "MISCONF", marks=pytest.mark.proof),
+        pytest.param(
+            ("ACL", "SETUSER", "shop", "-@write"), ("ACL", "SETUSER", "shop", "+@all"), "NOPERM",
+            marks=pytest.mark.proof,
+        ),
+    ],
+)  # fmt: skip
+def test_a_worker_outlasts_what_its_broker_refuses_with(
+    deploy: Deploy, own_redis: Callable[..., RedisServer], refuse: Any, permit: tuple[str, ...], named: str
+) -> None:
+    """Celery takes all of it for an error of the worker, and ends the worker."""
+    server = own_redis("--appendonly", "yes")
+    with redis.Redis.from_url(server.url, decode_responses=True) as admin:
+        admin.execute_command("ACL", "SETUSER", "shop", "on", ">hunter2", "~*", "&*", "+@all")
+        made = deploy(server.url.replace("//", "//shop:hunter2@"))
+        worker = made.ready_worker("press", pool="threads", slots=1)
+
+        admin.execute_command(*refuse) if isinstance(refuse, tuple) else refuse(admin)
+        worker.wait_for_log(f"refuses ({named}", within=WITHIN)
+        admin.execute_command(*permit)
+
+    transport, dispatcher = made.transport(), WorkflowDispatcher()
+    steps = [ActivitySpec("draft", "a")]
+    handle = dispatcher.handle(dispatcher.dispatch_workflow_sync(transport, itinerary=steps), transport)
+    assert handle.result_sync(WITHIN).output == "draft(a|)", worker.log()
+    assert worker.terminate() == 0
+    assert worker.log().count(f"refuses ({named}") == 1
+    assert "hunter2" not in worker.log()
+
+
+@pytest.mark.proof
+def test_a_broker_of_files_carries_what_the_store_keeps(
+    deploy: Deploy, own_redis: Callable[..., RedisServer], tmp_path: Path
+) -> None:
+    """A broker that is no server stands for all of Kombu's others; a worker that is killed loses no workflow."""
+    (messages := tmp_path / "messages").mkdir()
+    (control := tmp_path / "control").mkdir()
+    folders = {"data_folder_in": str(messages), "data_folder_out": str(messages), "control_folder": str(control)}
+    made = deploy("filesystem://", store=own_redis().url, broker_transport_options=folders)
+    made.ready_worker("press", pool="threads", slots=1).kill()
+
+    assert "mode: durable" in complete(made)

@@ -105,6 +105,30 @@ def test_a_store_that_loses_its_data_again_and_again_loses_no_workflow_that_has_
 
 @pytest.mark.proof
 @pytest.mark.xdist_group("short leases")
+@pytest.mark.parametrize("part", ["hop", "wf"])
+def test_a_step_whose_record_or_workflow_alone_is_lost_begins_again(
+    own_redis: Callable[..., RedisServer], gate: Path, tmp_path: Path, part: str
+) -> None:
+    """A server that evicts keys does not ask which belong together."""
+    broker, store = own_redis(), own_redis()
+    with (
+        deployment(broker.url, tmp_path / "made", store=store.url, paigeant_lease=BRIEF_LEASE) as made,
+        redis.Redis.from_url(store.url) as client,
+    ):
+        made.ready_worker("press", "troubles", pool="threads", slots=1)
+        handle = dispatch(made, gate)
+        wait_for_runs(made, 1)
+        names = {"hop": f"hop:{handle.correlation_id}.0", "wf": f"wf:{handle.correlation_id}"}
+        client.delete(f"{made.prefix}:{names[part]}")
+        wait_for_runs(made, 2)
+        gate.touch()
+
+        eventually(lambda: state_of(handle) == "completed", within=WITHIN)
+        assert handle.result_sync(0).output == "draft(after|the gate is open)"
+
+
+@pytest.mark.proof
+@pytest.mark.xdist_group("short leases")
 def test_what_cannot_go_on_without_the_lost_store_becomes_a_letter(
     own_redis: Callable[..., RedisServer], gate: Path, tmp_path: Path
 ) -> None:

@@ -48,6 +48,7 @@ STOP_WITHIN = 15.0
 GEVENT = pytest.param("gevent", marks=pytest.mark.proof)  # a pool for those whose workers start quickly
 PATCHING = {"gevent", "eventlet"}  # pools whose workers replace the standard library before they import anything
 
+BEFORE_THE_STORE = ("hurried", "aged")  # change its limits; it opens before Celery loads modules
 UNSHARE = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
 OWN_PIDS = tuple((*UNSHARE, *more, "sh", "-c", '"$@"; exit $?', "sh") for more in ((), ("--map-root-user",)))
 
@@ -147,6 +148,7 @@ class Deployment:
         self.runs_file = folder / "runs"
         self.variables: dict[str, str] = {}  # more of the environment of its processes
         self._processes: list[Process] = []
+        self._transports: dict[str, CeleryTransport] = {}  # by settings
         folder.mkdir(parents=True, exist_ok=True)
 
     @property
@@ -159,10 +161,16 @@ class Deployment:
         app.conf.update(self.settings)
 
     def transport(self) -> CeleryTransport:
-        """Return the transport of an app that no other test sees."""
-        app = Celery("dispatching", set_as_current=False)
-        self.configure(app)
-        return transport_of(app)
+        """Return the transport of an app that no other test sees, and the same one as long as the settings are.
+
+        Each keeps connections to broker and store for a while.
+        """
+        known = repr(self.settings)
+        if known not in self._transports:
+            app = Celery("dispatching", set_as_current=False)
+            self.configure(app)
+            self._transports[known] = transport_of(app)
+        return self._transports[known]
 
     def environment(self) -> dict[str, str]:
         """Return the environment of its processes."""
@@ -171,11 +179,12 @@ class Deployment:
             **self.variables,
         }  # fmt: skip
 
-    def configured(self, name: str) -> Path:
-        """Return a folder with the configuration of the stand-alone app."""
+    def configured(self, name: str, *, early: Sequence[str] = ()) -> Path:
+        """Return a folder with the configuration of the stand-alone app, which loads `early` modules itself."""
         folder = self.folder / name
         folder.mkdir(exist_ok=True)
-        lines = [f"{key} = {value!r}" for key, value in self.settings.items()]
+        lines = [f"import {module}" for module in early]
+        lines += [f"{key} = {value!r}" for key, value in self.settings.items()]
         (folder / "celeryconfig.py").write_text("\n".join(lines) + "\n")
         return folder
 
@@ -184,10 +193,11 @@ class Deployment:
         cold: bool = False,
     ) -> Process:  # fmt: skip
         """Start `celery -A paigeant_celery worker` that loads `modules`; does not wait for it."""
+        early = [module for module in modules if module in BEFORE_THE_STORE]
         return self.run(
             "-A", "paigeant_celery", "worker", "-n", f"{name}-{self.prefix}@%h", "-P", pool, "-c", str(slots),
             "-l", "INFO", "--without-mingle", "--without-gossip", "-I", ",".join(modules),
-            folder=self.configured(name), name=name, before=before, cold=cold or pool in PATCHING,
+            folder=self.configured(name, early=early), name=name, before=before, cold=cold or pool in PATCHING,
         )  # fmt: skip
 
     def ready_worker(self, *modules: str, **options: Any) -> Process:

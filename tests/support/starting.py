@@ -6,7 +6,6 @@ import atexit
 import contextlib
 import json
 import os
-import select
 import signal
 import socket
 import subprocess
@@ -17,6 +16,7 @@ import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -77,7 +77,7 @@ class Forked:
                 os.kill(self.pid, sig)
 
     def _over(self, timeout: float | None) -> bool:
-        if self.returncode is None and select.select([self._connection], [], [], timeout)[0]:
+        if self.returncode is None and wait([self._connection], timeout):
             with self._reading:
                 if self.returncode is None:
                     self.returncode = self._number()

@@ -27,6 +27,8 @@ if wrong then return wrong end
 
 -- An altered message is recognised in every state of the hop.
 if digest ~= '' and digest ~= record.digest then return { 'altered' } end
+local is_open = record.state == 'queued' or record.state == 'running'
+if is_open and is_unknown(hop) then return { 'unknown' } end
 local created_at = redis.call('HGET', wf_key(record.workflow), 'created_at')
 if not created_at then return corrupt(wf_key(record.workflow), 'lacks fields') end
 if record.state == 'done' or record.state == 'failed' then return { 'finished' } end

@@ -172,14 +172,19 @@ local function held(lease)
   return swept_at and (now - swept_at > long_unswept(lease) or now < tonumber(held_until or 0))
 end
 
+-- Whether there is no record of the hop, or none of its workflow, because the server has lost its data or a part of it.
+local function is_unknown(hop)
+  local workflow = redis.call('HGET', hop_key(hop), 'workflow')
+  return redis.call('EXISTS', workflow and wf_key(workflow) or hop_key(hop)) == 0
+end
+
 -- Shared by the closing operations: what the owner and the fence allow. Returns the workflow if the hop may be closed,
--- otherwise nil and the answer: 1 if the same claim has already closed it in the same way, 0 if not, and -1 if there is
--- no record of the hop, because the server has lost its data.
+-- otherwise nil and the answer: 1 if the same claim has already closed it in the same way, 0 if not, and -1 if the
+-- hop is unknown.
 local function may_close(hop, owner, fence, closed_state)
   local record = redis.call('HMGET', hop_key(hop), 'workflow', 'state', 'owner', 'fence')
-  if record[3] ~= owner or record[4] ~= fence then
-    return nil, redis.call('EXISTS', hop_key(hop)) - 1
-  end
+  if is_unknown(hop) then return nil, -1 end
+  if record[3] ~= owner or record[4] ~= fence then return nil, 0 end
   -- If it is queued and still this owner's, it lapsed and nobody has taken it.
   if record[2] == 'running' or record[2] == 'queued' then return record[1] end
   return nil, record[2] == closed_state and 1 or 0

@@ -1,5 +1,6 @@
 -- GIVE_BACK: leave a hop that its owner cannot read to newer workers, and give the attempt back. A sweep sends it after a
--- wait that doubles each time. The hop waits as it does for a retry, which every version knows.
+-- wait that doubles each time, and ends with the workflow's deadline if that comes first. The hop waits as it does for
+-- a retry, which every version knows.
 -- ARGV: prefix, hop, owner, fence, failure (JSON; what the owner cannot read), step id ('' for none), error class,
 --       where ('' for unknown)
 -- Answer: 1 recorded, now or by an earlier call of this claim | 0 overtaken, nothing changed |
@@ -22,7 +23,10 @@ redis.call('HSET', hop_key(hop), 'state', 'waiting', 'failure', failure, 'attemp
   int(times + 1))
 redis.call('HDEL', hop_key(hop), 'token', 'claimed_at', 'exhausted')
 take_from(owner, hop)
-send_at(hop, now + math.min(DUE_AFTER * 2 ^ times, DUE_AFTER_MOST))
+local at = now + math.min(DUE_AFTER * 2 ^ times, DUE_AFTER_MOST)
+local deadline = tonumber(redis.call('HGET', wf_key(workflow), 'deadline') or nil)
+if deadline and now < deadline and deadline < at then at = deadline end
+send_at(hop, at)
 redis.call('HSET', wf_key(workflow), 'updated_at', int(now))
 add_failure(workflow, 'given_back', hop, step, error_class, where)
 return 1

@@ -18,9 +18,11 @@ for i = 5, #ARGV, 2 do
   -- A hop that this very claim closed is not lost: its run is about to end.
   local hop = ARGV[i]
   local record = redis.call('HMGET', hop_key(hop), 'owner', 'fence', 'state')
-  if record[1] ~= owner or record[2] ~= ARGV[i + 1] then
-    local gone = redis.call('EXISTS', hop_key(hop)) == 0 and unknown or lost
-    gone[#gone + 1] = hop
+  if is_unknown(hop) then
+    unknown[#unknown + 1] = hop
+    take_from(owner, hop)
+  elseif record[1] ~= owner or record[2] ~= ARGV[i + 1] then
+    lost[#lost + 1] = hop
     if record[3] == 'cancelled' then cancelled[#cancelled + 1] = hop end
   elseif record[3] == 'queued' then
     redis.call('HSET', hop_key(hop), 'state', 'running')

@@ -9,15 +9,31 @@ local wrong = misplaced(wf_key(workflow), 'hash', hop_key(hop), 'hash', hops_key
   events_key(workflow), 'stream', due, 'zset', sent_key, 'hash', deadlines, 'zset')
 if wrong then return wrong end
 
-local recorded = redis.call('HGET', wf_key(workflow), 'content')
-if recorded then return recorded == content and 'exists' or 'conflict' end
-if redis.call('EXISTS', wf_key(workflow)) == 1 then return corrupt(wf_key(workflow), 'has no content') end
-if redis.call('EXISTS', hop_key(hop)) == 1 then return corrupt(hop_key(hop), 'is without its workflow') end
+local recorded, state, current = unpack(redis.call('HMGET', wf_key(workflow), 'content', 'state', 'hop'))
+-- The server may lose a part of a workflow, for example if it evicts keys. A message brings either part back.
+local lacks_hop = sent_at and state == 'running' and current == hop and redis.call('EXISTS', hop_key(hop)) == 0
+if recorded and not lacks_hop then return recorded == content and 'exists' or 'conflict' end
+if not recorded and redis.call('EXISTS', wf_key(workflow)) == 1 then
+  return corrupt(wf_key(workflow), 'has no content')
+end
+local hop_state, owner = unpack(redis.call('HMGET', hop_key(hop), 'state', 'owner'))
+local is_open = hop_state == 'queued' or hop_state == 'running'
+if redis.call('EXISTS', hop_key(hop)) == 1 and not (sent_at and is_open and is_unknown(hop)) then
+  return corrupt(hop_key(hop), 'is without its workflow')
+end
 if sent_at and now - sent_at > tonumber(max_age) then return 'expired' end
 
-redis.call('HSET', wf_key(workflow), 'content', content, 'state', 'running', 'hop', hop, 'created_at', int(now),
-  'updated_at', int(now))
-if deadline ~= '' then redis.call('HSET', wf_key(workflow), 'deadline', deadline) end
+wrong = owner and misplaced(owner_key(owner), 'set', owners, 'zset', host_key(owner), 'set')
+if wrong then return wrong end
+
+-- Writes that need memory come first: a full server refuses a script at its first write, or not at all.
+redis.call('HSET', wf_key(workflow), 'updated_at', int(now))
+if not recorded then
+  redis.call('HSET', wf_key(workflow), 'content', content, 'state', 'running', 'hop', hop, 'created_at', int(now))
+  if deadline ~= '' then redis.call('HSET', wf_key(workflow), 'deadline', deadline) end
+end
+if owner then take_from(owner, hop) end
+redis.call('DEL', hop_key(hop))
 await_deadline(workflow, deadline)
 queue_hop(workflow, hop, queue, envelope, digest)
 -- Its fence is above that of any record that was lost, so that nobody who claimed that one can write for this one.

@@ -19,7 +19,7 @@ local looked_at = {}
 for i = 5 + dead_count, #ARGV, 2 do looked_at[ARGV[i]] = ARGV[i + 1] end
 
 local again, late, corrupted, unknown, asked = {}, {}, {}, {}, {}
-local bytes = 0
+local bytes, late_bytes = 0, 0 -- apart, so that no backlog holds deadlines up
 
 -- What does not fit into this answer is left for the next pass.
 local function is_full() return #again / 4 >= MOST_AT_ONCE or bytes >= MOST_BYTES end
@@ -28,7 +28,7 @@ local function is_full() return #again / 4 >= MOST_AT_ONCE or bytes >= MOST_BYTE
 local function record_of(hop)
   if redis.call('TYPE', hop_key(hop)).ok ~= 'hash' then return nil end
   local record = {}
-  local fields = { 'workflow', 'state', 'queue', 'envelope', 'digest' }
+  local fields = { 'workflow', 'state', 'queue', 'envelope', 'digest', 'owner' }
   for i, value in ipairs(redis.call('HMGET', hop_key(hop), unpack(fields))) do record[fields[i]] = value end
   if not (record.workflow and record.queue and record.envelope and record.digest) then return nil end
   local events = redis.call('TYPE', events_key(record.workflow)).ok
@@ -73,9 +73,10 @@ local function lapse(owner, why)
     if is_full() then return end
     local record = record_of(hop)
     take_from(owner, hop)
-    if record and record.state == 'running' then
+    local another = record and record.owner ~= owner -- has it since the server lost its earlier record
+    if record and record.state == 'running' and not another then
       send_again(hop, record, 0, why)
-    else
+    elseif not another then
       corrupted[#corrupted + 1] = hop_key(hop)
     end
   end
@@ -130,7 +131,7 @@ local function look_at_deadline(workflow)
   redis.call('ZADD', deadlines, int(now + DUE_AFTER), workflow)
   if record.state ~= 'queued' then return end
   for _, value in ipairs({ hop, record.queue, record.envelope, record.digest }) do late[#late + 1] = value end
-  bytes = bytes + #record.envelope
+  late_bytes = late_bytes + #record.envelope
 end
 
 for i = 5, 4 + dead_count do lapse(ARGV[i], 'owner_gone') end
@@ -154,7 +155,7 @@ if looking or not swept_at or now - swept_at >= PASS_EVERY then
     look_at(hop)
   end
   for _, workflow in ipairs(redis.call('ZRANGEBYSCORE', deadlines, '-inf', int(now), 'LIMIT', 0, MOST_AT_ONCE)) do
-    if bytes >= MOST_BYTES then break end
+    if late_bytes >= MOST_BYTES then break end
     look_at_deadline(workflow)
   end
 end

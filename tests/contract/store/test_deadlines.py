@@ -6,6 +6,8 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import cast
 
+import pytest
+
 from paigeant_celery.store.limits import LIMITS
 from paigeant_celery.store.port import Claimed, NewWorkflow
 from tests.contract.store.bench import Bench, MemoryBench
@@ -167,3 +169,30 @@ def test_a_sweep_returns_only_so_many_late_hops(bench: Bench) -> None:
     found = [*late(bench), *late(bench)]
 
     assert sorted(found) == ["a.0", "b.0", "c.0"]
+
+
+@pytest.mark.parametrize(("left", "waits"), [(3, 3), (60, 5), (-1, 5)])
+def test_a_hop_that_was_given_back_waits_no_longer_than_its_deadline(bench: Bench, left: int, waits: int) -> None:
+    """Then a sweep queues and ends it. After the deadline it is not sent again in each second."""
+    bench.store.start(new("clock"))
+    now = cast("Claimed", bench.store.claim(claim("clock.0"))).now
+    bench.store.start(with_deadline("w", now + timedelta(seconds=left)))
+
+    bench.store.give_back(closing(bench.store.claim(claim())), FAILURE)
+
+    record = bench.store.workflow("w")
+    assert record is not None
+    assert record.retry_at is not None
+    assert round((record.retry_at - now).total_seconds()) == waits
+
+
+def test_a_backlog_of_large_envelopes_holds_no_deadline_up(bench: Bench) -> None:
+    """Each pass sends as much of it as one answer may carry, for minutes."""
+    bench.limit(replace(LIMITS, most_bytes=1))
+    for name in ("a", "b", "c"):
+        bench.store.start(new(name))
+        bench.store.release(closing(bench.store.claim(claim(f"{name}.0")), f"{name}.0"))
+    bench.store.start(with_deadline())
+    bench.late("w")
+
+    assert late(bench) == ["w.0"]

@@ -9,7 +9,7 @@ import pytest
 
 from paigeant_celery.core.errors import HopUnknown
 from paigeant_celery.store.port import Claimed, Closing, Dropped, NewWorkflow, RenewAnswer, Store
-from tests.contract.store.bench import Bench
+from tests.contract.store.bench import Bench, RedisBench, everything
 from tests.contract.store.given import FAILURE, claim, closing, completion, hop, letter, new, told, types
 
 WRITES: dict[str, Callable[[Store, Closing], object]] = {
@@ -114,3 +114,63 @@ def test_an_emptied_store_takes_workflows_as_a_new_one_does(bench: Bench) -> Non
     assert bench.store.cancel("w") == bench.store.redrive("w") == "unknown"
     assert bench.store.start(new()) == "started"
     assert types(bench.store) == ["started"]
+
+
+PARTS = ["hop:w.0", "wf:w", "hop:w.0 hops:w events:w", "wf:w hops:w"]
+
+
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("claimed", [True, False])
+def test_a_message_brings_back_the_part_of_a_workflow_that_was_lost(
+    on_redis: RedisBench, part: str, *, claimed: bool
+) -> None:
+    """A server that evicts keys loses them one by one, and does not ask which belong together."""
+    store, sent_at = on_redis.store, datetime.now(UTC)
+    store.start(new())
+    close = closing(store.claim(claim())) if claimed else Closing(hop_id="w.0", owner="ann", fence=1)
+    on_redis.client.delete(*(on_redis.key(key) for key in part.split()))
+
+    for write in WRITES.values():
+        with pytest.raises(HopUnknown):
+            write(on_redis.raw, close)
+    assert on_redis.raw.renew("ann", {"w.0": close.fence}).unknown == {"w.0"}
+    assert on_redis.raw.claim(claim(token="t2")) == Dropped(reason="unknown")
+    assert on_redis.raw.adopt(new(), sent_at=sent_at, max_age=DAY) == "adopted"
+
+    record = store.workflow("w")
+    assert record is not None
+    assert (record.state, record.hop_id) == ("running", "w.0")
+    assert store.complete(completion(close)) is False
+
+
+def test_an_owner_that_lapses_takes_no_hop_from_the_owner_that_runs_it_now(on_redis: RedisBench) -> None:
+    """The set of the first one still names the hop, because its record was lost alone."""
+    on_redis.brief.start(new())
+    on_redis.brief.claim(claim())
+    on_redis.client.delete(on_redis.key("hop:w.0"))
+    on_redis.raw.adopt(new(), sent_at=datetime.now(UTC), max_age=DAY)
+    second = closing(on_redis.raw.claim(claim(owner="ben")), owner="ben")
+
+    on_redis.lapse()
+    on_redis.raw.sweep(host="here")
+
+    assert on_redis.store.claim(claim(owner="cem")) == Dropped(reason="running")
+    assert on_redis.store.renew("ben", {"w.0": second.fence}) == RenewAnswer(lost=frozenset())
+
+
+@pytest.mark.parametrize("end", ["complete", "cancel"])
+def test_a_workflow_that_went_on_or_ended_is_not_adopted_at_a_hop_that_was_lost(on_redis: RedisBench, end: str) -> None:
+    """A late copy of an earlier message would have it run again."""
+    store = on_redis.store
+    store.start(new())
+    close = closing(store.claim(claim()))
+    if end == "complete":
+        store.complete(completion(close, next_hop=hop("w.1")))
+    else:
+        store.cancel("w")
+    on_redis.client.delete(on_redis.key("hop:w.0"))
+    before = everything(on_redis)
+
+    assert on_redis.raw.adopt(new(), sent_at=datetime.now(UTC), max_age=DAY) == "known"
+
+    assert everything(on_redis) == before

@@ -1158,8 +1158,8 @@ MUTANTS = {
         noticed="answer",
     ),
     "a lost record is taken for another owner's": Mutant(
-        old="return nil, redis.call('EXISTS', hop_key(hop)) - 1",
-        new="return nil, 0",
+        old="if is_unknown(hop) then return nil, -1 end",
+        new="if is_unknown(hop) then return nil, 0 end",
         calls=lose_and_complete,
         noticed="answer",
     ),

@@ -30,6 +30,7 @@ gevent.monkey.patch_all()
 import asyncio, json, threading, time
 import anyio.to_thread, gevent
 from paigeant_celery.activities.real_threads import *
+from paigeant_celery.activities.threads import SharedThreads
 
 PATIENCE, seen = 20.0, {}
 
@@ -105,6 +106,21 @@ seen["own"] = [*kept.result(PATIENCE), held.value]
 while not closed:
     gevent.sleep(0.01)
 seen["closed"] = closed
+
+lock, passed = threading.Lock(), []
+def pass_through(name):
+    for _ in range(20):
+        with lock:
+            passed.append(name)
+            time.sleep(0.001)
+threads = SharedThreads(4, name="shared")
+ends = [threads.submit(pass_through, number) for number in range(4)]
+greenlets = [gevent.spawn(pass_through, "greenlet") for _ in range(2)]
+single = [start_thread(lambda: pass_through("single"), name="single") for _ in range(2)]
+with gevent.Timeout(PATIENCE, False):
+    while len(passed) < 8 * 20:
+        gevent.sleep(0.01)
+seen["through one lock"] = len(passed)
 print(json.dumps(seen))
 """
 
@@ -234,3 +250,7 @@ class TestUnderGevent:
     def test_each_thread_has_connections_of_its_own(self, seen: dict[str, Any]) -> None:
         """A socket of gevent cannot be used by two threads. Those of a thread are closed with it."""
         assert (seen["own"], seen["closed"]) == ([None, "its own", "mine"], ["its own"])
+
+    def test_threads_and_greenlets_pass_through_one_lock(self, seen: dict[str, Any]) -> None:
+        """Libraries have locks. Whoever waited for one that an idle thread had released waited for good."""
+        assert seen["through one lock"] == 8 * 20

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -11,7 +12,7 @@ import pytest
 from celery import Celery
 
 from paigeant_celery import ActivitySpec, WorkflowDispatcher, get_transport
-from paigeant_celery.broker.connection import broker_mistakes, other_servers, store_of_broker
+from paigeant_celery.broker.connection import broker_mistakes, other_servers, shown_url, store_of_broker
 from paigeant_celery.broker.transport import transport_of
 from paigeant_celery.core.errors import ConfigurationError, UnknownTransport
 from paigeant_celery.store.endpoint import Endpoint
@@ -143,7 +144,7 @@ def test_kombu_itself_connects_to_the_same_place(
         (
             "redis://h",
             {"broker_use_ssl": {"ssl_cart_reqs": 1}},
-            "`paigeant_store_url` is 'broker', but redis-py does not know",
+            "`paigeant_store_url` is 'broker', but redis-py cannot use an option",
         ),
         ("sentinel://h", {}, "`broker_transport_options` has no `master_name`"),
         (f"redis://h/{SECRET}", {}, "the broker's URL ends in something that is no number of a database"),
@@ -247,9 +248,85 @@ def test_a_driver_that_is_missed_only_at_the_first_message_is_named(
         WorkflowDispatcher().dispatch_workflow_sync(get_transport(app=app), itinerary=[ActivitySpec("a", "b")])
 
 
+@pytest.mark.parametrize(
+    ("url", "meant"),
+    [("unix:///s", "redis+socket"), ("redis+tls://h", "rediss"), (f"redis-sentinel://:{SECRET}@h", "sentinel")],
+)
+def test_other_names_of_a_transport_are_answered_with_kombus(make_app: MakeApp, url: str, meant: str) -> None:
+    """Clients have names of their own, and those of the store are redis-py's."""
+    with pytest.raises(UnknownTransport, match=rf"write '{re.escape(meant)}://…' with the same server") as caught:
+        get_transport(url)
+    (mistake,) = broker_mistakes(make_app(url))
+
+    assert f"write '{meant}://…' instead" in mistake
+    assert SECRET not in f"{caught.value}{mistake}"
+
+
+@pytest.mark.parametrize(
+    ("broker", "configuration", "said"),
+    [
+        (b"redis://h", {}, "`broker_url` must be text, or a list of texts, and has a value of type `bytes`"),
+        ({"default": f"redis://:{SECRET}@h"}, {}, "`broker_url` must be text, or a list of texts, and has a value of"),
+        ([f"redis://:{SECRET}@h", None], {}, "`broker_url` must be text, or a list of texts, and has a value of type"),
+        ("redis://h", {"broker_read_url": 5}, "`broker_read_url` must be text"),
+        ("redis://h", {"broker_transport": "nope"}, "Kombu has no transport 'nope' for the broker"),
+        ("redis://h", {"broker_transport_options": None}, "`broker_transport_options` must be a dict"),
+        (
+            "redis://h",
+            {"broker_transport_options": {"socket_timeout": "3"}},
+            "`broker_transport_options['socket_timeout']` must be a number of seconds above 0",
+        ),
+        (
+            "sentinel://h",
+            {"broker_transport_options": {"master_name": "main", "sentinel_kwargs": SECRET}},
+            "`broker_transport_options['sentinel_kwargs']` must be a dict",
+        ),
+        (
+            "redis://h?credential_provider=no.such.Class",
+            {},
+            (
+                "`paigeant_store_url` is 'broker', but redis-py cannot",
+                "the broker's URL has options that Kombu does not",
+            ),
+        ),  # an older Kombu does not know it
+    ],
+)
+def test_a_setting_of_the_wrong_kind_is_a_mistake_with_its_name(
+    make_app: MakeApp, broker: object, configuration: dict[str, object], said: str | tuple[str, ...]
+) -> None:
+    """It would end the start with an error from the middle of Kombu or of a client."""
+    transport = transport_of(make_app(broker, **configuration))
+
+    (fault,) = transport.faults
+    assert fault.startswith(said)
+    assert SECRET not in f"{fault}{transport!r}"
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        (f"redis://{SECRET}@h/0", "redis://**@h/0"),
+        (f"redis://me:{SECRET}@h/0", "redis://me:**@h/0"),
+        ("redis://[::1]:7/0", "redis://[::1]:7/0"),
+        (f"redis://:{SECRET}@[fe80::1]/0", "redis://:**@[fe80::1]/0"),
+    ],
+)
+def test_an_address_is_shown_as_it_is_written_but_for_what_may_be_a_password(url: str, shown: str) -> None:
+    """Whoever forgets the colon before a password has it where the user stands."""
+    assert shown_url(url) == shown
+
+
+@pytest.mark.parametrize("kind", [list, tuple, set])
+def test_no_password_is_shown_of_a_list_of_brokers(make_app: MakeApp, kind: Callable[[list[str]], object]) -> None:
+    """Celery takes each collection."""
+    transport = transport_of(make_app(kind([f"redis://:{SECRET}@h/1"])))
+
+    assert repr(transport) == "CeleryTransport(broker='redis://:**@h/1', store='redis://h:6379/1')"
+
+
 def test_a_valkey_url_is_answered_with_the_one_to_write() -> None:
     """The server speaks the same protocol, and Kombu knows it by the older name."""
-    with pytest.raises(UnknownTransport, match="write 'redis://…' for a Valkey server"):
+    with pytest.raises(UnknownTransport, match="write 'redis://…' with the same server"):
         get_transport("valkey://h:6379/0")
 
 

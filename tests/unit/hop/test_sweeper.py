@@ -473,3 +473,44 @@ def test_a_broker_that_blocks_holds_a_pass_up_for_a_moment_and_gets_each_hop_onc
 
     assert took < 5
     assert handed == len(set(line.handed)) == 51
+
+
+def test_a_late_hop_that_only_a_newer_version_can_read_is_ended_as_well(make_message: MakeMessage) -> None:
+    """Its newer workers may have been taken back, and nobody else would ever end it."""
+    deadline = datetime(2030, 1, 1, 0, 0, 10, tzinfo=UTC)
+    line = Line(make_message())
+    tree = {**json.loads(encode(make_message(deadline=deadline))), "spec_version": "1.9"}
+    tree["slip"]["itinerary"].insert(0, {"step_id": "both", "kind": "block", "branches": []})
+    envelope = json.dumps(tree)
+    hop = HopRecord(hop_id="n.0", queue="steps", envelope=envelope, digest=sha256(envelope))
+    line.store.start(NewWorkflow(correlation_id="n", content="c", hop=hop, deadline=deadline))
+
+    line.after(11)
+
+    record = line.store.workflow("n")
+    assert record is not None
+    assert record.failure is not None
+    assert (record.state, record.failure.error_class) == ("failed", "deadline")
+    assert record.envelope == envelope
+
+
+def test_a_store_that_is_away_is_asked_to_end_one_late_hop_and_not_each(
+    line: Line, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A hundred calls that wait for a server, one after the other, would keep this thread from all that it does."""
+    asked: list[str] = []
+
+    def claim(claim: Claim) -> None:
+        asked.append(claim.hop_id)
+        raise Unreachable("store", "redis://there", "ConnectionError")
+
+    monkeypatch.setattr(line.store, "claim", claim)
+    envelope = encode(line.message)
+    late = [HopRecord(hop_id=f"w-{n}.0", queue="steps", envelope=envelope, digest="d") for n in range(3)]
+    overdue = HopRecord(hop_id="w-1.0", queue="steps", envelope=envelope, digest="d")
+
+    line.sweeper._send(Sweep(late=tuple(late), overdue=(overdue,)))
+
+    assert asked == ["w-0.0"]
+    assert [sent.hop_id for sent in line.published] == ["w-1.0"]
+    assert [record.action for record in caplog.records] == ["end_failed", "resent"]  # type: ignore[attr-defined]

@@ -275,3 +275,16 @@ def test_a_quorum_queue_beside_a_host_is_named_if_its_countdowns_suffer(
     found = "\n".join(lines("amqp://h", task_queues=[ours, hosts], **settings))
 
     assert ("task_default_exchange_type = 'topic' (" in found) == advised
+
+
+def test_sentinels_that_are_away_are_not_waited_for(lines: Advise) -> None:
+    """A worker that connects again may have to ask two that are gone before one that answers."""
+    asking = {"socket_timeout": 1.0, "socket_connect_timeout": 1.0, "retry": None, "password": "hunter2"}
+    advised = lines("sentinel://h", broker_transport_options={"master_name": "main"})
+    followed = lines("sentinel://h", broker_transport_options={"master_name": "main", "sentinel_kwargs": asking})
+
+    (line,) = (line for line in advised if "sentinel" in line)
+    assert line.startswith(
+        "recommended: broker_transport_options['sentinel_kwargs'] = 'socket_timeout': 1.0, 'socket_connect_timeout'"
+    )
+    assert [line for line in followed if "sentinel" in line] == []

@@ -14,6 +14,7 @@ from paigeant_celery.broker.transport import transport_of
 from paigeant_celery.core.errors import ConfigurationError
 from paigeant_celery.worker.greenlets import keep_producers_apart
 from paigeant_celery.worker.serving import start_checks
+from tests.support.processes import run_script
 
 PATIENCE = 20.0
 
@@ -50,3 +51,40 @@ def test_eventlet_is_refused_with_the_reason(app: Celery, monkeypatch: pytest.Mo
     with pytest.raises(ConfigurationError, match="steps cannot run under eventlet: ") as raised:
         start_checks(transport_of(app), embedded=True)
     assert "\n" not in str(raised.value)
+
+
+LOGGING = """
+import gevent.monkey
+gevent.monkey.patch_all()
+import logging, time, gevent
+from paigeant_celery.activities.real_threads import RealFuture, real, start_thread
+from paigeant_celery.worker.greenlets import keep_log_flowing
+
+begun, free, written = RealFuture(), real().Event(), []
+
+class Slow(logging.Handler):
+    def emit(self, record):
+        written.append(record.getMessage())
+        if record.getMessage() == "thread":
+            begun.set_result(None)
+            time.sleep(0.05)
+
+logging.basicConfig(handlers=[Slow()], level="INFO")
+keep_log_flowing()
+
+def compute():
+    logging.info("thread")
+    free.wait(60)  # gevent does not know that it waits, as if it computed
+
+start_thread(compute, name="computes")
+begun.result(20)
+with gevent.Timeout(20, False):
+    gevent.spawn(logging.info, "greenlet").join()
+free.set()
+assert written == ["thread", "greenlet"], written
+"""
+
+
+def test_a_thread_that_has_logged_and_computes_keeps_no_greenlet_from_logging() -> None:
+    """One of them takes the messages: a worker whose steps logged and computed took no more of them meanwhile."""
+    run_script(LOGGING, cold=True)

@@ -19,6 +19,7 @@ from paigeant_celery.hop import liveness
 from paigeant_celery.hop.liveness import host_id
 from paigeant_celery.store.endpoint import read_url
 from paigeant_celery.worker.touching import Touching
+from tests.support.processes import run_script
 
 WITHIN = 30.0  # seconds
 SECRET = "tangerine"
@@ -155,18 +156,68 @@ def test_an_end_that_was_asked_for_is_no_failure(helped: Touching, caplog: pytes
     assert caplog.records == []
 
 
-def test_a_helper_that_is_killed_is_missed_once(helped: Touching, caplog: pytest.LogCaptureFixture) -> None:
-    """Steps go on without it, as they do where there is none; an operator should know."""
+def test_a_helper_that_is_killed_is_told_of_and_started_again(
+    helped: Touching, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A worker that is short of memory for a moment keeps its leases for the weeks that it goes on."""
     (helper,) = helpers(os.getpid())
 
     os.kill(helper, signal.SIGKILL)
     eventually(lambda: caplog.records)
-    helped.begin()
+    helped.begin()  # a step that begins meanwhile starts no second one
+    eventually(lambda: [pid for pid in helpers(os.getpid()) if loaded(pid)])
 
     (record,) = caplog.records
     assert record.__dict__["action"] == "touching_failed"
-    assert "(it was killed)" in record.getMessage()
-    assert helpers(os.getpid()) == []
+    assert "(it was killed, and is started again in 1 s)" in record.getMessage()
+    assert len(helpers(os.getpid())) == 1
+    assert helper not in helpers(os.getpid())
+
+
+def test_a_helper_that_says_why_it_ends_is_not_started_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It would fail in the same way each time."""
+    monkeypatch.setattr(Touching, "_given", lambda *_: b"{}\n")
+    made = Touching(AWAY, SETTINGS)
+
+    made.begin()
+    eventually(lambda: caplog.records)
+
+    (record,) = caplog.records
+    assert "(KeyError)" in record.getMessage()
+    assert not made.helps
+
+
+@pytest.mark.proof
+def test_a_killed_helper_is_started_again_under_gevent() -> None:
+    """gevent's `waitpid` works in its first thread alone."""
+    run_script(UNDER_GEVENT, cold=True)
+
+
+UNDER_GEVENT = """
+import gevent.monkey
+gevent.monkey.patch_all()
+import os, signal, sys, gevent
+from pathlib import Path
+from paigeant_celery.core.settings import Settings
+from paigeant_celery.store.endpoint import read_url
+from paigeant_celery.worker.touching import Touching
+
+def helpers():
+    mark = f"(keeps the leases of process {os.getpid()})".encode()
+    return [int(path.parent.name) for path in Path("/proc").glob("[0-9]*/cmdline") if mark in path.read_bytes()]
+
+made = Touching(read_url("redis://127.0.0.1:1/0"), Settings())
+made.begin()
+with gevent.Timeout(30):
+    while not (first := helpers()):
+        gevent.sleep(0.01)
+    os.kill(first[0], signal.SIGKILL)
+    while not [pid for pid in helpers() if pid not in first]:
+        gevent.sleep(0.01)
+made.end()
+"""
 
 
 @pytest.mark.parametrize(
@@ -221,6 +272,21 @@ def test_a_system_that_may_have_no_more_processes_runs_steps(
     Touching(AWAY, SETTINGS).begin()
 
     assert ["(BlockingIOError)" in record.getMessage() for record in caplog.records] == [True]
+
+
+def test_a_system_that_may_have_no_more_threads_runs_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What Celery calls when a step is accepted must not raise, or it ends the worker."""
+
+    def refuse(*arguments: object, **named: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("paigeant_celery.worker.touching.start_thread", refuse)
+    made = Touching(AWAY, SETTINGS)
+
+    made.begin()
+
+    assert made.helps
+    made.end()
 
 
 def test_nobody_is_helped_where_no_other_process_could(
