@@ -101,6 +101,7 @@ class CeleryPublisher:
         return looking.wait()
 
     def _send(self, delivery: Delivery, queue: Queue, line: Line) -> None:
+        line.returned = False
         try:
             self._send_task(delivery, queue, line)
             if line.returned:

@@ -47,7 +47,7 @@ class Line:
             options["sentinel_kwargs"] = {**ASKING_SENTINELS, **(options.get("sentinel_kwargs") or {})}
         options.setdefault("confirm_publish", True)  # RabbitMQ's; only then it says that it has, or refuses, a message
         self.producer: Any = None
-        self.returned = False  # whether a message had no queue
+        self.returned = False  # whether the last message had no queue
 
     def connect(self, *, within: float) -> None:
         """Connect to the first address that answers."""
@@ -69,7 +69,6 @@ class Line:
 
     def declare_again(self) -> None:
         """Declare what was declared here before, since somebody has deleted it."""
-        self.returned = False
         self.connection.declared_entities.clear()
 
     def _note_return(self, *_: object) -> None:
