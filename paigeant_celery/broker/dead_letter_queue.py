@@ -36,13 +36,7 @@ class LetterQueue:
         now = datetime.now(UTC)
         kept = replace(letter, at=now, cursor=f"{now.timestamp():017.6f}-{letter.letter_id}")
         body = {"letter": {**asdict(kept), "at": now.isoformat()}, "envelope": envelope}
-        self._ask(
-            lambda connection: connection.Producer().publish(
-                body, serializer="json", exchange="", routing_key=self._queue.name, declare=[self._queue],
-                delivery_mode=2,
-            ),
-            within=None,
-        )  # fmt: skip
+        self._ask(partial(self._keep, body), within=None)
 
     def look(self) -> Sequence[Found]:
         """Return the letters, newest first, and put them back on the queue."""
@@ -55,6 +49,13 @@ class LetterQueue:
     def _ask(self, question: Callable[[Any], T], *, within: float | None = READ_WITHIN) -> T:
         asked = self._threads.begin(lambda line: question(line.connection), lane=self._queue.name, within=within)
         return asked.wait()
+
+    def _keep(self, body: dict[str, Any], connection: Any) -> None:
+        with connection.channel() as channel:
+            self._queue(channel).declare()  # each time, because somebody may have deleted it
+            connection.Producer(channel).publish(
+                body, serializer="json", exchange="", routing_key=self._queue.name, delivery_mode=2
+            )
 
     def _look(self, connection: Any) -> Sequence[Found]:
         with self._read(connection) as messages:

@@ -101,8 +101,12 @@ class CeleryPublisher:
         return looking.wait()
 
     def _send(self, delivery: Delivery, queue: Queue, line: Line) -> None:
+        line.returned = False
         try:
             self._send_task(delivery, queue, line)
+            if line.returned:
+                line.declare_again()
+                self._send_task(delivery, queue, line)
         except (struct.error, UnicodeError) as error:  # AMQP writes names, ids and keys in 255 bytes of UTF-8
             raise MessageError("unsendable", "", f"no broker can take its message: {error}") from error
 
@@ -130,6 +134,7 @@ class CeleryPublisher:
             argsrepr=f"({delivery.summary})",
             kwargsrepr="{}",
             headers=_headers(delivery),
+            mandatory=True,  # RabbitMQ returns what has no queue any more, and drops it otherwise
             retry=False,  # our threads try again themselves, and know when nobody waits any longer
         )
 

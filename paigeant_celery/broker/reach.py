@@ -47,6 +47,7 @@ class Line:
             options["sentinel_kwargs"] = {**ASKING_SENTINELS, **(options.get("sentinel_kwargs") or {})}
         options.setdefault("confirm_publish", True)  # RabbitMQ's; only then it says that it has, or refuses, a message
         self.producer: Any = None
+        self.returned = False  # whether the last message had no queue
 
     def connect(self, *, within: float) -> None:
         """Connect to the first address that answers."""
@@ -54,7 +55,9 @@ class Line:
             max_retries=max(1, len(self.connection.alt)), interval_start=0.1, interval_step=0.0, interval_max=0.1,
             timeout=max(0.1, within),
         )  # fmt: skip
-        self.producer = self._app.amqp.Producer(self.connection, auto_declare=False)
+        # Others return nothing, and have no place for who is told of it.
+        told = self._note_return if self.connection.transport.driver_name == "py-amqp" else None
+        self.producer = self._app.amqp.Producer(self.connection, auto_declare=False, on_return=told)
 
     def close(self, *, broken: bool = False) -> None:
         """Close the connection, without a word to a broker that may not listen."""
@@ -63,6 +66,13 @@ class Line:
                 self.connection.collect()
             else:
                 self.connection.release()
+
+    def declare_again(self) -> None:
+        """Declare what was declared here before, since somebody has deleted it."""
+        self.connection.declared_entities.clear()
+
+    def _note_return(self, *_: object) -> None:
+        self.returned = True
 
     def abandon(self) -> None:
         """Forget the connection in a forked child. Only the child's copy of the socket is closed.

@@ -32,6 +32,7 @@ from paigeant_celery.core.message import PaigeantMessage, encode, sha256
 from paigeant_celery.core.names import FIRST_PLACE, QUEUE_RULE, hop_id
 from paigeant_celery.core.slip import RoutingSlip
 from paigeant_celery.store.port import BoundBroker, HopRecord, NewWorkflow
+from tests.contract.store.given import letter
 from tests.support.processes import Deployment, deployment, eventually, run_script
 from tests.support.servers import RabbitServer, RedisDatabase, RedisServer
 
@@ -175,6 +176,29 @@ def test_a_broker_that_refuses_is_told_from_one_that_is_away(own_rabbit: RabbitS
     assert took < SOON
     assert caught.value.refused
     assert "MessageNacked" in str(caught.value)
+
+
+def test_a_queue_that_was_deleted_is_declared_again(own_rabbit: RabbitServer, redis_db: RedisDatabase) -> None:
+    """RabbitMQ drops what has no queue, and our connection remembers that it has declared it."""
+    made = transport(own_rabbit.url, None, paigeant_prefix=redis_db.prefix)
+    queue = f"{redis_db.prefix}.draft"
+    WorkflowDispatcher().dispatch_workflow_sync(made, itinerary=[STEP])
+
+    own_rabbit.control("delete_queue", queue)
+    WorkflowDispatcher().dispatch_workflow_sync(made, itinerary=[STEP])
+
+    assert made.publisher.waiting(queue) == 1
+
+
+def test_a_deleted_queue_of_dead_letters_takes_the_next_one(own_rabbit: RabbitServer, redis_db: RedisDatabase) -> None:
+    """Who empties it by deleting it must see what comes after that."""
+    letters = transport(own_rabbit.url, None, paigeant_prefix=redis_db.prefix).letter_queue
+    letters.bury(letter("a"), None)
+
+    own_rabbit.control("delete_queue", f"{redis_db.prefix}-dead-letters")
+    letters.bury(letter("b"), None)
+
+    assert [kept.letter_id for kept, _ in letters.look()] == ["b"]
 
 
 @contextmanager
