@@ -8,7 +8,6 @@ from paigeant_celery.activities.port import Activity
 from paigeant_celery.activities.registry import Registry
 from paigeant_celery.broker.port import Delivery, Publisher
 from paigeant_celery.broker.sending import Sending
-from paigeant_celery.broker.tracing import workflow_trace
 from paigeant_celery.core.errors import NewerMessage
 from paigeant_celery.core.message import PaigeantMessage, first_activity_in, reread, sha256
 from paigeant_celery.core.names import FIRST_PLACE, split_hop_id
@@ -43,9 +42,7 @@ class Outbox:
         except NewerMessage:
             return self._begin_recorded_unread(record, attempt=attempt)
         activity = self._registry.find(message.step.activity)
-        delivery = delivery_of(message, record.envelope, record.queue, activity, attempt=attempt)
-        with workflow_trace(message.trace_context):
-            return self._publisher.begin(delivery)
+        return self._publisher.begin(delivery_of(message, record.envelope, record.queue, activity, attempt=attempt))
 
     def send(self, record: Recorded, *, message: PaigeantMessage | None = None, attempt: int = 1) -> None:
         """Do the same and wait for it; raises `TransientError` as well, if the broker is away or refuses."""
@@ -101,4 +98,5 @@ def delivery_of(
         summary=f"workflow {message.correlation_id}, step {len(slip.executed) + 1} of {total}: {step.step_id}",
         timeout=own.timeout,  # the default is the worker's, whose settings may differ
         attempt=attempt,
+        trace_context=message.trace_context,
     )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 from paigeant_celery.broker.sending import Sending
@@ -28,6 +28,7 @@ class Delivery:
     timeout: float | None  # seconds per attempt, if step or activity sets them
     attempt: int = 1  # the attempt that it asks for, if no store counts attempts
     given_back: int = 0  # how often it was put back on its queue because a worker could not read it
+    trace_context: Mapping[str, str] = field(default_factory=dict)  # the trace of its workflow
 
 
 class Letters(Protocol):

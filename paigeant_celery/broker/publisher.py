@@ -13,6 +13,7 @@ from paigeant_celery.broker.port import Delivery
 from paigeant_celery.broker.reach import Line
 from paigeant_celery.broker.sending import Sending
 from paigeant_celery.broker.threads import BrokerThreads
+from paigeant_celery.broker.tracing import workflow_trace
 from paigeant_celery.core.errors import InvalidInput, MessageError
 from paigeant_celery.core.names import (
     ATTEMPT_HEADER,
@@ -103,10 +104,12 @@ class CeleryPublisher:
     def _send(self, delivery: Delivery, queue: Queue, line: Line) -> None:
         line.returned = False
         try:
-            self._send_task(delivery, queue, line)
-            if line.returned:
-                line.declare_again()
+            # Here and not by the caller: what makes a trace current in Sentry ends with the block, before we send.
+            with workflow_trace(delivery.trace_context):
                 self._send_task(delivery, queue, line)
+                if line.returned:
+                    line.declare_again()
+                    self._send_task(delivery, queue, line)
         except (struct.error, UnicodeError) as error:  # AMQP writes names, ids and keys in 255 bytes of UTF-8
             raise MessageError("unsendable", "", f"no broker can take its message: {error}") from error
 

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import sentry_sdk
+from celery import Celery
 from opentelemetry import trace
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 from sentry_sdk.transport import Transport
 
+from paigeant_celery.broker.port import Delivery
+from paigeant_celery.broker.publisher import CeleryPublisher
+from paigeant_celery.broker.threads import MOST_IN_LANE, BrokerThreads
 from paigeant_celery.broker.tracing import current_trace, hop_trace, workflow_trace
+from paigeant_celery.core.names import Names
 
 OURS, OTHER = 0xA1, 0xB2
 
@@ -84,3 +91,39 @@ def test_the_trace_of_sentry_goes_along_and_is_continued() -> None:
             assert str(sentry_sdk.get_traceparent())[:32] == sent["sentry-trace"][:32] != str(before)[:32]
         assert sentry_sdk.get_traceparent() == before
     assert "sentry-trace_id=" in sent["baggage"]
+
+
+@pytest.mark.usefixtures("sentry")
+def test_the_thread_that_sends_is_in_the_trace_of_the_workflow() -> None:
+    """Sentry sends headers along only inside of a transaction, which ends with the block that begins it."""
+    with sentry_sdk.isolation_scope() as request:
+        request.set_new_propagation_context()
+        sent = carrier(OURS)
+    app, held, seen = Celery("tracing", broker="memory://localhost//", set_as_current=False), threading.Event(), []
+    app.send_task = lambda *_, **__: seen.append((current_trace()["sentry-trace"], sentry_sdk.get_current_span()))
+    crew = BrokerThreads(app, timeout=10)
+    publisher = CeleryPublisher(app, Names("paigeant"), crew)
+    blocking = [crew.begin(lambda _: held.wait(10), lane="q") for _ in range(MOST_IN_LANE)]
+
+    sending = publisher.begin(delivery(trace_context=sent))
+    held.set()
+    sending.wait()
+
+    assert all(each.wait() for each in blocking)
+    ((sentry_trace, span_at_sending),) = seen
+    assert sentry_trace[:32] == sent["sentry-trace"][:32]
+    assert span_at_sending is not None
+
+
+def delivery(**more: Any) -> Delivery:
+    return Delivery(
+        activity="a",
+        hop_id="w.0",
+        root_id="w.0",
+        parent_id=None,
+        queue="q",
+        envelope="{}",
+        summary="",
+        timeout=1,
+        **more,
+    )
