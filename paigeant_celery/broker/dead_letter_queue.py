@@ -47,7 +47,7 @@ class LetterQueue:
         return self._ask(partial(self._take, letter_id))
 
     def _ask(self, question: Callable[[Any], T], *, within: float | None = READ_WITHIN) -> T:
-        asked = self._threads.begin(lambda line: question(line.connection), lane=self._queue.name, within=within)
+        asked = self._threads.begin(lambda link: question(link.connection), lane=self._queue.name, within=within)
         return asked.wait()
 
     def _keep(self, body: dict[str, Any], connection: Any) -> None:

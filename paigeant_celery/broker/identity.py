@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias
 
 from celery import Celery
 
-from paigeant_celery.broker.reach import Line
+from paigeant_celery.broker.reach import Link
 from paigeant_celery.broker.sending import Sending
 from paigeant_celery.broker.threads import BrokerThreads
 from paigeant_celery.core.refusals import refusal_of
@@ -69,9 +69,9 @@ def look_at_broker(
     """
     kind = app.connection_for_write().transport.driver_type
     if kind == "redis":
-        ask: Callable[[Line], SeenBroker] = lambda line: _of_redis(line.connection, address, key, give)  # noqa: E731
+        ask: Callable[[Link], SeenBroker] = lambda link: _of_redis(link.connection, address, key, give)  # noqa: E731
     elif kind == "amqp":
-        ask = lambda line: _of_cluster(line.connection, address)  # noqa: E731
+        ask = lambda link: _of_cluster(link.connection, address)  # noqa: E731
     else:
         return Sending.made(lambda: SeenBroker(address=address, plain=address))
     within = min(LOOK_WITHIN, threads.timeout / 2)  # the message itself may wait longer

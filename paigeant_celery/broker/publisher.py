@@ -10,7 +10,7 @@ from kombu.entity import Queue
 
 from paigeant_celery.activities.registry import registry
 from paigeant_celery.broker.port import Delivery
-from paigeant_celery.broker.reach import Line
+from paigeant_celery.broker.reach import Link
 from paigeant_celery.broker.sending import Sending
 from paigeant_celery.broker.threads import BrokerThreads
 from paigeant_celery.broker.tracing import workflow_trace
@@ -92,28 +92,28 @@ class CeleryPublisher:
         the message.
         """
         queue = self.declared(delivery.queue)  # here: what the host's configuration raises is the caller's
-        return self._threads.begin(lambda line: self._send(delivery, queue, line), lane=delivery.queue)
+        return self._threads.begin(lambda link: self._send(delivery, queue, link), lane=delivery.queue)
 
     def waiting(self, queue: str) -> int:
         """Return how many messages wait on a queue; 0 if the broker does not know the queue, or no longer does."""
         looking = self._threads.begin(
-            lambda line: _waiting(queue, line.connection), lane=f"look at {queue}", within=LOOK_WITHIN
+            lambda link: _waiting(queue, link.connection), lane=f"look at {queue}", within=LOOK_WITHIN
         )
         return looking.wait()
 
-    def _send(self, delivery: Delivery, queue: Queue, line: Line) -> None:
-        line.returned = False
+    def _send(self, delivery: Delivery, queue: Queue, link: Link) -> None:
+        link.returned = False
         try:
             # Here and not by the caller: what makes a trace current in Sentry ends with the block, before we send.
             with workflow_trace(delivery.trace_context):
-                self._send_task(delivery, queue, line)
-                if line.returned:
-                    line.declare_again()
-                    self._send_task(delivery, queue, line)
+                self._send_task(delivery, queue, link)
+                if link.returned:
+                    link.declare_again()
+                    self._send_task(delivery, queue, link)
         except (struct.error, UnicodeError) as error:  # AMQP writes names, ids and keys in 255 bytes of UTF-8
             raise MessageError("unsendable", "", f"no broker can take its message: {error}") from error
 
-    def _send_task(self, delivery: Delivery, queue: Queue, line: Line) -> None:
+    def _send_task(self, delivery: Delivery, queue: Queue, link: Link) -> None:
         limit = delivery.timeout if delivery.timeout is not None else LONGEST_STEP
         self._app.send_task(
             self._names.task(delivery.activity),
@@ -124,7 +124,7 @@ class CeleryPublisher:
             parent_id=delivery.parent_id,
             queue=queue,
             router=_Direct(),
-            producer=line.producer,
+            producer=link.producer,
             serializer="json",
             compression=self._compression(delivery),
             soft_time_limit=limit + LIMIT_MARGIN,

@@ -13,7 +13,7 @@ from paigeant_celery.broker.connection import asks_sentinels, broker_urls, missi
 from paigeant_celery.core.errors import PaigeantError, Unreachable
 from paigeant_celery.core.refusals import refusal_of
 
-__all__ = ["ALL_OF_A_BROKER", "ASKING_SENTINELS", "Line", "away", "broker_address", "reaching_broker", "refuses"]
+__all__ = ["ALL_OF_A_BROKER", "ASKING_SENTINELS", "Link", "away", "broker_address", "reaching_broker", "refuses"]
 
 CONNECT_TIMEOUT = 4.0  # seconds for one address; Celery's default, `broker_connection_timeout`
 # Errors with which a broker says no although Kombu counts them as lost connections, or does not know them.
@@ -30,7 +30,7 @@ TIMEOUTS = {
 ASKING_SENTINELS = {"socket_timeout": 1.0, "socket_connect_timeout": 1.0, "retry": None}
 
 
-class Line:
+class Link:
     """A connection of our own. One thread uses it; what it asks takes at most `timeout` seconds if the library allows.
 
     Celery's pools are left alone: they belong to the host, and wait without a bound for a broker that blocks.

@@ -22,7 +22,7 @@ from celery import Celery
 from celery.signals import worker_process_shutdown
 
 from paigeant_celery.activities.real_threads import RealFuture, real, start_thread
-from paigeant_celery.broker.reach import Line, away, broker_address, reaching_broker
+from paigeant_celery.broker.reach import Link, away, broker_address, reaching_broker
 from paigeant_celery.broker.sending import Sending
 from paigeant_celery.core.errors import Unreachable
 
@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 class _Job:
     """A call that waits for a thread, or is made by one."""
 
-    call: Callable[[Line], Any]
+    call: Callable[[Link], Any]
     lane: str
     end: float  # on the monotonic clock; nobody waits for it after that
     future: RealFuture[Any] = field(default_factory=RealFuture)
@@ -68,7 +68,7 @@ class BrokerThreads:
         self._crew = _Crew(app, timeout)
         _all.add(self)
 
-    def begin(self, call: Callable[[Line], T], *, lane: str, within: float | None = None) -> Sending[T]:
+    def begin(self, call: Callable[[Link], T], *, lane: str, within: float | None = None) -> Sending[T]:
         """Have a call made, in a copy of the caller's context, within `timeout` unless told otherwise.
 
         Raises nothing, and waits for nothing.
@@ -102,7 +102,7 @@ class _Crew:
         self._waiting: OrderedDict[str, deque[_Job]] = OrderedDict()  # by lane; the first lane is next
         self._made: dict[str, list[_Job]] = {}  # those that threads make now, by lane
         self._threads = self._idle = 0
-        self._lines: set[Line] = set()
+        self._links: set[Link] = set()
 
     def add(self, job: _Job) -> None:
         """Let a thread make a call, and start one if none is idle."""
@@ -126,8 +126,8 @@ class _Crew:
 
     def abandon(self) -> None:
         """Let go of the connections in a forked child, without a word to the broker: they are the parent's."""
-        for line in list(self._lines):
-            line.abandon()
+        for link in list(self._links):
+            link.abandon()
 
     def _start_thread(self) -> None:
         try:
@@ -136,15 +136,15 @@ class _Crew:
             self._serve(patience=0.0)
 
     def _serve(self, patience: float = IDLE) -> None:
-        line: Line | None = None
+        link: Link | None = None
         while (job := self._next(patience)) is not None:
             try:
-                line = self._make(job, line)
+                link = self._make(job, link)
             finally:
                 self._end(job)
             del job  # with its future, what it answered and the caller's context
-        if line is not None:
-            self._drop(line)
+        if link is not None:
+            self._drop(link)
 
     def _next(self, patience: float) -> _Job | None:
         """Return the next call that may be made; None after a while without one."""
@@ -179,49 +179,49 @@ class _Crew:
             self._idle += 1
             self._changed.notify_all()
 
-    def _make(self, job: _Job, line: Line | None) -> Line | None:
+    def _make(self, job: _Job, link: Link | None) -> Link | None:
         """Make a call, and return the connection if it can be used again."""
         if job.is_given_up or not job.future.set_running_or_notify_cancel():
             job.future.cancel()
-            return line
+            return link
         try:
             with reaching_broker(self._app):
-                line, answer = self._tried(job, line)
+                link, answer = self._tried(job, link)
         except BaseException as error:  # noqa: BLE001 - whoever waits gets it
             job.future.set_exception(error)
             return None
         job.future.set_result(answer)
-        return line
+        return link
 
-    def _tried(self, job: _Job, line: Line | None) -> tuple[Line, Any]:
+    def _tried(self, job: _Job, link: Link | None) -> tuple[Link, Any]:
         """Try until the broker answers, refuses, or nobody waits any longer."""
         for pause in (*PAUSES, None):
             try:
-                if line is None:
-                    line = self._connected(job)
-                return line, job.context.run(job.call, line)
+                if link is None:
+                    link = self._connected(job)
+                return link, job.context.run(job.call, link)
             except BaseException as error:
-                if line is not None:
-                    self._drop(line, broken=True)
-                    line = None
+                if link is not None:
+                    self._drop(link, broken=True)
+                    link = None
                 if pause is None or not away(self._app, error) or time.monotonic() + pause >= job.end:
                     raise
             time.sleep(pause)
         raise AssertionError
 
-    def _connected(self, job: _Job) -> Line:
-        line = Line(self._app, timeout=self._timeout)
-        self._lines.add(line)
+    def _connected(self, job: _Job) -> Link:
+        link = Link(self._app, timeout=self._timeout)
+        self._links.add(link)
         try:
-            line.connect(within=job.end - time.monotonic())
+            link.connect(within=job.end - time.monotonic())
         except BaseException:
-            self._drop(line, broken=True)
+            self._drop(link, broken=True)
             raise
-        return line
+        return link
 
-    def _drop(self, line: Line, *, broken: bool = False) -> None:
-        self._lines.discard(line)
-        line.close(broken=broken)
+    def _drop(self, link: Link, *, broken: bool = False) -> None:
+        self._links.discard(link)
+        link.close(broken=broken)
 
 
 _all: weakref.WeakSet[BrokerThreads] = weakref.WeakSet()

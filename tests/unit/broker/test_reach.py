@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from celery import Celery
 
-from paigeant_celery.broker.reach import Line
+from paigeant_celery.broker.reach import Link
 
 
 def test_what_publishes_waits_for_no_sentinel_that_is_away() -> None:
@@ -13,7 +13,7 @@ def test_what_publishes_waits_for_no_sentinel_that_is_away() -> None:
     app = Celery("shop", broker="sentinel://h", set_as_current=False)
     app.conf.broker_transport_options = given
 
-    options = Line(app, timeout=10).connection.transport_options
+    options = Link(app, timeout=10).connection.transport_options
 
     assert options["sentinel_kwargs"] == {
         "password": "p", "socket_timeout": 3, "socket_connect_timeout": 1.0, "retry": None

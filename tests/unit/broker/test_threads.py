@@ -14,7 +14,7 @@ import pytest
 from celery import Celery
 
 from paigeant_celery.broker import threads as module
-from paigeant_celery.broker.reach import Line
+from paigeant_celery.broker.reach import Link
 from paigeant_celery.broker.sending import Sending
 from paigeant_celery.broker.threads import MOST_IN_LANE, BrokerThreads
 from paigeant_celery.core.errors import Unreachable
@@ -35,8 +35,8 @@ def gate() -> Iterator[threading.Event]:
     event.set()
 
 
-def stuck(gate: threading.Event, begun: threading.Semaphore) -> Callable[[Line], str]:
-    def call(_: Line) -> str:
+def stuck(gate: threading.Event, begun: threading.Semaphore) -> Callable[[Link], str]:
+    def call(_: Link) -> str:
         begun.release()
         gate.wait(60)
         return "at last"
@@ -50,7 +50,7 @@ def test_an_answer_comes_back_and_so_does_an_error(app: Celery) -> None:
     variable.set("set")
     threads = BrokerThreads(app, timeout=WITHIN)
 
-    def fail(_: Line) -> None:
+    def fail(_: Link) -> None:
         raise RuntimeError("a handler of the host's own")
 
     async def both() -> tuple[str, str]:
@@ -66,9 +66,9 @@ def test_one_thread_keeps_its_connection(app: Celery) -> None:
     """To connect costs more than to send."""
     threads = BrokerThreads(app, timeout=WITHIN)
 
-    lines = {id(threads.begin(lambda line: line, lane=str(number)).wait()) for number in range(20)}
+    links = {id(threads.begin(lambda link: link, lane=str(number)).wait()) for number in range(20)}
 
-    assert len(lines) == 1
+    assert len(links) == 1
 
 
 def test_whoever_waits_for_a_stuck_call_waits_no_longer_than_the_setting(app: Celery, gate: threading.Event) -> None:
@@ -168,7 +168,7 @@ def test_a_process_that_ends_gives_what_is_on_its_way_a_moment(app: Celery) -> N
     """A child of a prefork pool ends right after its last step, whose next hop should be on its queue by then."""
     threads, sent = BrokerThreads(app, timeout=WITHIN), list[int]()
 
-    def slowly(_: Line) -> None:
+    def slowly(_: Link) -> None:
         time.sleep(0.1)
         sent.append(1)
 
@@ -183,15 +183,15 @@ def test_a_lost_connection_is_made_again_and_a_refusal_is_not_tried_again(
 ) -> None:
     """A server that closed an idle connection costs nobody an error; one that says no says it at once."""
     monkeypatch.setattr(module, "PAUSES", (0.0, 0.0))
-    threads, lines, refusals = BrokerThreads(app, timeout=WITHIN), list[int](), list[int]()
+    threads, links, refusals = BrokerThreads(app, timeout=WITHIN), list[int](), list[int]()
 
-    def lose(line: Line) -> str:
-        lines.append(id(line))
-        if len(lines) < 3:
+    def lose(link: Link) -> str:
+        links.append(id(link))
+        if len(links) < 3:
             raise ConnectionResetError
         return "sent"
 
-    def refuse(_: Line) -> None:
+    def refuse(_: Link) -> None:
         refusals.append(1)
         raise type("MessageNacked", (Exception,), {})
 
@@ -199,7 +199,7 @@ def test_a_lost_connection_is_made_again_and_a_refusal_is_not_tried_again(
     with pytest.raises(Unreachable) as caught:
         threads.begin(refuse, lane="q").wait()
 
-    assert len(lines) == 3
+    assert len(links) == 3
     assert refusals == [1]
     assert caught.value.refused
 
