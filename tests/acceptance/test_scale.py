@@ -149,6 +149,7 @@ def test_after_an_outage_of_the_store_no_run_is_taken_over(
         handles = [dispatch(made, FunctionSpec("attend", {"gate": str(gate)})) for _ in range(RUNS)]
         eventually(lambda: len(made.runs()) == RUNS, within=WITHIN, what="not all runs began")
         made.ready_worker("crowd", pool="threads", slots=RUNS // 2, name="idle")
+        eventually(lambda: swept(made)[0] > 0, within=WITHIN, what="nobody swept")  # only then a gap can be seen
 
         began = time.time()
         server.stop()
