@@ -143,7 +143,9 @@ def test_what_cannot_go_on_without_the_lost_store_becomes_a_letter(
         transport, dispatcher = made.transport(), WorkflowDispatcher()
         steps = [ActivitySpec("draft", "x" * 40_000), ActivitySpec("gated", str(gate))]
         ids = {dispatcher.dispatch_workflow_sync(transport, itinerary=steps) for _ in range(WORKFLOWS)}
+        handles = [dispatcher.handle(correlation_id, transport) for correlation_id in ids]
         wait_for_runs(made, WORKFLOWS + AT_ONCE)  # all drafts; the other steps wait for a slot
+        eventually(lambda: all(handle.status_sync().executed for handle in handles), within=WITHIN)
 
         client.flushall()
 
