@@ -22,6 +22,7 @@ from celery import Celery
 from celery.signals import worker_process_shutdown
 
 from paigeant_celery.activities.real_threads import RealFuture, real, start_thread
+from paigeant_celery.broker.inherited_locks import renew_locks
 from paigeant_celery.broker.reach import Link, away, broker_address, reaching_broker
 from paigeant_celery.broker.sending import Sending
 from paigeant_celery.core.errors import Unreachable
@@ -236,6 +237,8 @@ def _flush(**_: object) -> None:
 
 
 def _begin_anew() -> None:
+    with suppress(Exception):
+        renew_locks()
     for threads in list(_all):
         with suppress(Exception):  # whatever a library holds, the child must live
             threads.after_fork()

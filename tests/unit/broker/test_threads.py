@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from celery import Celery
+from celery.signals import before_task_publish
+from kombu.connection import Connection
 
 from paigeant_celery.broker import threads as module
 from paigeant_celery.broker.reach import Link
@@ -235,6 +237,39 @@ def test_a_forked_child_has_threads_of_its_own(app: Celery, gate: threading.Even
     assert os.waitpid(pid, 0)[1] == 0
     gate.set()
     assert stuck_here.wait() == "at last"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_forked_child_does_not_wait_for_a_lock_of_celery_that_another_thread_of_its_parent_held(app: Celery) -> None:
+    """Kombu's cached properties have one for all apps, and each dispatch reads some; signals have one each."""
+    told: list[object] = []
+    held, ended = threading.Event(), threading.Event()
+
+    def hear(sender: object, **_: object) -> None:
+        told.append(sender)
+
+    def hold() -> None:
+        with vars(Celery)["amqp"].lock, vars(Connection)["manager"].lock, before_task_publish.lock:
+            held.set()
+            ended.wait(WITHIN)
+
+    before_task_publish.connect(hear)
+    holding = threading.Thread(target=hold)
+    holding.start()
+    assert held.wait(WITHIN)
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(10)
+        try:
+            app.send_task("dig", queue="q")
+            os._exit(0 if told == ["dig"] else 1)
+        finally:
+            os._exit(2)
+    ended.set()
+    holding.join()
+    before_task_publish.disconnect(hear)
+
+    assert os.waitpid(pid, 0)[1] == 0
 
 
 def test_what_is_made_at_once_can_be_waited_for_as_well() -> None:
