@@ -364,12 +364,14 @@ def test_a_queue_that_is_declared_otherwise_holds_a_workflow_up_until_it_is_fixe
     with Connection(amqp_url) as connection:
         channel = connection.default_channel
         Queue(name, queue_arguments={"x-queue-type": "quorum"})(channel).queue_declare()
-        with pytest.raises(NotPublished, match=f"'x-queue-type' for queue '{name}'"):
+        with pytest.raises(NotPublished, match=f"'x-queue-type' for queue '{name}'") as refused:
             dispatch(made, elsewhere)
+        # Its message would come first. While it waits, a sweep adds none of a step that is known from the store alone.
+        assert WorkflowDispatcher().handle(refused.value.correlation_id, made.transport()).cancel_sync()
         handle = dispatch(made, ActivitySpec("draft", "early"), elsewhere)
         worker.wait_for_log("is recorded, but could not be sent", within=WITHIN)
         channel.queue_delete(name)
-        eventually(lambda: waiting_in(connection, name) == 2, within=WITHIN, what="the next step was not sent")
+        eventually(lambda: waiting_in(connection, name) == 1, within=WITHIN, what="the next step was not sent")
 
     status = handle.status_sync()
     assert (status.state, status.executed, status.remaining) == ("queued", ("draft",), ("elsewhere",))
