@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -64,6 +65,14 @@ def tools(agent: Agent[Any, Any]) -> None:
     @agent.tool_plain
     def read(path: str) -> str:
         return "read"
+
+
+@pytest.fixture(autouse=True)
+def keep_what_is_made() -> Iterator[None]:
+    """Here only the names in steps hold agents and functions until they run, and a collection would take them."""
+    gc.disable()
+    yield
+    gc.enable()
 
 
 def parked(harness: WorkflowHarness, step: ActivitySpec | FunctionSpec, **options: Any) -> tuple[WorkflowHandle, str]:
