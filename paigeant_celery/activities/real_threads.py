@@ -14,10 +14,12 @@ Without gevent all of this is what the standard library has.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import queue
 import selectors
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from contextlib import suppress
@@ -31,6 +33,7 @@ __all__ = [
     "OfThread",
     "RealFuture",
     "are_greenlets",
+    "end_at_exit",
     "in_real_thread",
     "let_others_go_on",
     "new_loop",
@@ -43,6 +46,7 @@ __all__ = [
 
 T = TypeVar("T")
 
+END_WITHIN = 2.0  # seconds for which a process that ends waits for each of these threads
 LONGEST_WAIT = 60.0  # seconds; without any end to its wait, gevent refuses a greenlet that only another thread can wake
 
 
@@ -89,6 +93,21 @@ def let_others_go_on() -> None:
     """
     if are_greenlets():
         import_module("gevent").sleep(0)
+
+
+def end_at_exit(thread: threading.Thread, tell: Callable[[], object]) -> None:
+    """Have a real thread told to end when the process ends, before the interpreter is taken down.
+
+    With gevent, a thread that wakes while that happens ends the process with a crash. Without, nothing is done.
+    """
+    if are_greenlets():
+        atexit.register(_end, weakref.ref(thread), tell)
+
+
+def _end(thread: weakref.ref[threading.Thread], tell: Callable[[], object]) -> None:
+    if (alive := thread()) is not None and alive.is_alive():
+        tell()
+        alive.join(END_WITHIN)
 
 
 def new_loop() -> asyncio.AbstractEventLoop:

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
-from paigeant_celery.activities.real_threads import real, start_thread
+from paigeant_celery.activities.real_threads import end_at_exit, real, start_thread
 from paigeant_celery.core.errors import HopUnknown, PaigeantError
 from paigeant_celery.hop.liveness import new_owner_id
 from paigeant_celery.store.port import Closing, HopStore
@@ -42,7 +45,7 @@ class Owner:
         self._id: str | None = None
         self._held: dict[str, _Held] = {}
         self._stray: dict[str, int] = {}
-        self._thread: object = None
+        self._thread: threading.Thread | None = None
         os.register_at_fork(after_in_child=self._reset)
 
     @property
@@ -65,7 +68,9 @@ class Owner:
             overtaken = self._held.get(hop_id)
             self._held[hop_id] = held
             if self._thread is None:
-                self._thread = start_thread(self._renew_for_ever, name="paigeant-lease")
+                ending = real().Event()
+                self._thread = start_thread(partial(self._renew_until, ending), name="paigeant-lease")
+                end_at_exit(self._thread, ending.set)
         try:
             if overtaken is not None and overtaken.fence < fence:
                 overtaken.cancel()  # this process took over its own expired hop; only the new run is renewed
@@ -110,10 +115,8 @@ class Owner:
                 if self._store.release(Closing(hop_id=hop_id, owner=self.id, fence=fence)):
                     logger.warning("hop given back because nobody ran it here", extra=_fields("hop_released", hop_id))
 
-    def _renew_for_ever(self) -> None:
-        wake = real().Event()  # never set; unlike a sleep, its wait is not cut short by a signal
-        while True:
-            wake.wait(self._interval)
+    def _renew_until(self, ending: Any) -> None:
+        while not ending.wait(self._interval):  # unlike a sleep, it is not cut short by a signal
             try:
                 self.renew()
             except PaigeantError as error:

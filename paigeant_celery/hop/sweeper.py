@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
-from paigeant_celery.activities.real_threads import real, start_thread
+from paigeant_celery.activities.real_threads import end_at_exit, real, start_thread
 from paigeant_celery.broker.outbox import Outbox
 from paigeant_celery.broker.sending import Sending
 from paigeant_celery.core.causes import cause_of
@@ -69,7 +69,8 @@ class Sweeper:
         """
         if self._stopping is None:
             self._stopping = real().Event()
-            start_thread(partial(self._sweep_until, self._stopping, on_outdated), name="paigeant-sweeper")
+            thread = start_thread(partial(self._sweep_until, self._stopping, on_outdated), name="paigeant-sweeper")
+            end_at_exit(thread, self._stopping.set)
 
     def stop(self) -> None:
         """Stop sweeping after the current pass."""

@@ -17,7 +17,15 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
-from paigeant_celery.activities.real_threads import RealFuture, are_greenlets, new_loop, real, run_on, start_thread
+from paigeant_celery.activities.real_threads import (
+    RealFuture,
+    are_greenlets,
+    end_at_exit,
+    new_loop,
+    real,
+    run_on,
+    start_thread,
+)
 from paigeant_celery.activities.stacks import still_running
 from paigeant_celery.activities.threads import HostResources, NoResources, SharedThreads, released
 from paigeant_celery.core.causes import Cause, cause_of
@@ -79,6 +87,7 @@ class ProcessLoop:
                 self._loop.set_default_executor(_Threads(self._host))
                 self._loop.set_exception_handler(_tell)
                 self._thread = start_thread(partial(_serve, self._loop), name="paigeant-loop")
+                end_at_exit(self._thread, partial(self._loop.call_soon_threadsafe, self._loop.stop))
             return self._loop
 
     def _forget(self) -> None:
