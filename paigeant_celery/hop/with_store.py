@@ -86,8 +86,7 @@ class RecordedEffects(Effects):
 
     def claim(self, arrival: Arrival, message: PaigeantMessage, *, max_attempts: int, timeout: float) -> ClaimAnswer:
         """Claim the hop. A workflow that the store does not know is adopted if its message is recent enough."""
-        digest = sha256(str(arrival.envelope))
-        answer = self._claims.claim(arrival, message, digest=digest, max_attempts=max_attempts, timeout=timeout)
+        answer = self._claimed(arrival, message, max_attempts=max_attempts, timeout=timeout)
         if answer == Dropped(reason="unknown"):
             answer = self._adopted(
                 arrival, message, begun=arrival.attempt - 1, max_attempts=max_attempts, timeout=timeout
@@ -109,11 +108,14 @@ class RecordedEffects(Effects):
     ) -> ClaimAnswer:
         """Adopt a workflow from the message of its hop, and claim the hop."""
         adopted = self._claims.adopt(arrival, message, begun=begun)
-        digest = sha256(str(arrival.envelope))
-        answer = self._claims.claim(arrival, message, digest=digest, max_attempts=max_attempts, timeout=timeout)
+        answer = self._claimed(arrival, message, max_attempts=max_attempts, timeout=timeout)
         if adopted is not None and answer == Dropped(reason="unknown"):
             raise HopUnknown(arrival.hop_id)  # the store has just lost its data once more
         return answer
+
+    def _claimed(self, arrival: Arrival, message: PaigeantMessage, *, max_attempts: int, timeout: float) -> ClaimAnswer:
+        digest = sha256(str(arrival.envelope))
+        return self._claims.claim(arrival, message, digest=digest, max_attempts=max_attempts, timeout=timeout)
 
     def dropped(self, hop_id: str, drop: Dropped | Drop) -> Drop:
         """Return the answer to a copy, with how its hop stands if it finished or is parked."""
