@@ -140,7 +140,7 @@ class RecordedEffects(Effects):
     def is_cancelled(self, hop: Opened) -> bool:
         """Say whether a workflow was cancelled. A renewal tells that from a hop that is unknown or taken over."""
         closing = hop.closing
-        answer = self._store.renew(closing.owner, {closing.hop_id: closing.fence})
+        answer = self._store.renew(closing.owner, {closing.hop_id: closing.fence}, touchable=None)
         if closing.hop_id in answer.unknown:
             raise HopUnknown(closing.hop_id)
         return closing.hop_id in answer.cancelled

@@ -133,7 +133,7 @@ class MemoryStore:
                 created_at=workflow.created_at,
             )
 
-    def renew(self, owner: str, hops: Mapping[str, int], *, touchable: float = 0.0) -> RenewAnswer:
+    def renew(self, owner: str, hops: Mapping[str, int], *, touchable: float | None = 0.0) -> RenewAnswer:
         """Extend the owner's lease. Hops that lapsed and were not taken are the owner's again."""
         with self._transaction() as now:
             known = {hop_id: found for hop_id in hops if (found := self._records.hops.get(hop_id)) is not None}
@@ -141,7 +141,8 @@ class MemoryStore:
             # An owner that names no hops keeps no lease alive. If some are listed, nobody runs them.
             if hops and owner in self._records.owned:
                 self._records.leases[owner] = now + self._pace.lease
-                self._records.touchable[owner] = now + timedelta(seconds=touchable)
+                if touchable is not None:
+                    self._records.touchable[owner] = now + timedelta(seconds=touchable)
             kept, owned = self._records.hops, self._records.owned.get(owner, set())
             stray = {hop_id: kept[hop_id].hop.fence for hop_id in owned - hops.keys()}
             cancelled = frozenset(hop_id for hop_id in lost if known[hop_id].hop.state == "cancelled")

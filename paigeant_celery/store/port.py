@@ -267,10 +267,10 @@ class HopStore(Protocol):
         """Give a queued hop, or one whose owner's lease has expired, to an owner."""
         ...
 
-    def renew(self, owner: str, hops: Mapping[str, int], *, touchable: float = 0.0) -> RenewAnswer:
+    def renew(self, owner: str, hops: Mapping[str, int], *, touchable: float | None = 0.0) -> RenewAnswer:
         """Extend the owner's lease; `hops` maps the hop ids that it runs to their fences.
 
-        For `touchable` seconds from now, `touch` may extend it further.
+        For `touchable` seconds from now, `touch` may extend it further; None leaves that as it is.
         """
         ...
 

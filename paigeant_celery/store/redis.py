@@ -126,10 +126,10 @@ class RedisStore:
                 created_at=moment_of(created_at),
             )
 
-    def renew(self, owner: str, hops: Mapping[str, int], *, touchable: float = 0.0) -> RenewAnswer:
+    def renew(self, owner: str, hops: Mapping[str, int], *, touchable: float | None = 0.0) -> RenewAnswer:
         """Extend the owner's lease. Hops that lapsed and were not taken are the owner's again."""
         pairs = (part for hop_id, fence in hops.items() for part in (hop_id, fence))
-        about, longest = f"owner:{owner}", round(touchable * 1000)
+        about, longest = f"owner:{owner}", "" if touchable is None else round(touchable * 1000)
         lost, stray, cancelled, unknown = self._server.run("renew", owner, self._lease, longest, *pairs, about=about)
         with self._server.readable(about):
             return RenewAnswer(

@@ -1,6 +1,7 @@
 -- RENEW: extend an owner's lease, and say which of its runs lost their hop.
 -- A lapsed owner is revived with it: a hop that nobody took still names the owner and the fence.
--- ARGV: prefix, owner, lease, for how long TOUCH may extend the lease, then hop, fence for each hop that the owner runs
+-- ARGV: prefix, owner, lease, for how long TOUCH may extend the lease ('' if that stays as it is), then hop, fence for
+--       each hop that the owner runs
 -- Answer: {the hops that it may no longer write for}, {hop, fence, ... of those that are listed as its own but not
 --         named}, {those of the first that were cancelled}, {hops that are unknown: the server has lost its data}
 
@@ -38,7 +39,7 @@ if redis.call('EXISTS', owner_key(owner)) == 0 then
   redis.call('DEL', touchable_key(owner))
 elseif #ARGV > 4 then
   redis.call('ZADD', owners, int(now + lease), owner)
-  let_touch(owner, tonumber(touchable))
+  if touchable ~= '' then let_touch(owner, tonumber(touchable)) end
 end
 
 local named, stray = {}, {}

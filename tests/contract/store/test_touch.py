@@ -123,13 +123,19 @@ def longer_since_renewed(store: Store) -> None:
     store.renew("here:7", {taken.hop_id: taken.fence}, touchable=LONG)
 
 
+def asked_about_another(store: Store) -> None:
+    begun(store)
+    taken = begun(store, timeout=0.001, workflow="v")
+    store.renew("here:7", {taken.hop_id: taken.fence}, touchable=None)
+
+
 def revived(store: Store) -> None:
     taken = begun(store)
     store.sweep(host="here", dead=["here:7"])
     store.renew("here:7", {taken.hop_id: taken.fence}, touchable=LONG)
 
 
-@pytest.mark.parametrize("given", [longer_later, longer_before, longer_since_renewed, revived])
+@pytest.mark.parametrize("given", [longer_later, longer_before, longer_since_renewed, asked_about_another, revived])
 def test_the_longest_step_of_a_process_says_how_long_it_is_kept(bench: Bench, given: Callable[[Store], None]) -> None:
     """One lease covers all hops of a process, and any of its steps may keep the others from renewing."""
     given(bench.store)
