@@ -33,6 +33,8 @@ class Row:
     - `again`: what is done outside recorded calls, and so once more in each attempt: its names in the world, and in
       `runs_again` in words.
     - `refused`: the beginning of the error that the hop ends with, and in `why` the reason in words.
+    - `ends`: the beginning of the error that a plain run ends with, and a hop as well.
+    - `anew`: fields of messages that a provider makes up in each run.
     - `other`: what the row says about messages that are not those of a plain run, in words.
     - `since`: the first version of `package` that has it. The row is not made with an older one.
     - `wrong`: what is wrong at present, if the row fails.
@@ -48,6 +50,8 @@ class Row:
     runs_again: str = ""
     refused: str = ""
     why: str = ""
+    ends: str = ""
+    anew: tuple[str, ...] = ()
     other: str = ""
     since: str = FLOOR
     package: str = CORE

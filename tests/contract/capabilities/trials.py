@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Set
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Literal, TypeAlias
 
@@ -48,17 +48,18 @@ class Seen:
 
 @dataclass
 class Trial:
-    """A row that was tried once: what was seen in the last attempt, and what was done in all."""
+    """A row that was tried once: what was seen in the last attempt and in the first, and what was done in all."""
 
     world: World
     seen: Seen
+    first: Seen | None = None
     made: int = 0  # calls that the last attempt made and recorded
 
 
 def plain(row: Row) -> Trial:
     """Run a row outside any hop."""
     world = World()
-    return Trial(world, asyncio.run(_seen(lambda: _run_plain(row, world))))
+    return Trial(world, asyncio.run(_seen(row, lambda: _run_plain(row, world))))
 
 
 def in_a_hop(row: Row) -> Trial:
@@ -69,9 +70,9 @@ def in_a_hop(row: Row) -> Trial:
 def late(row: Row) -> Trial:
     """Run a row, lose its result behind the last call, and run it again."""
     hop, world = JournalledHop(), World()
-    _tried(row, hop, world, None)
+    first = _tried(row, hop, world, None)
     world.attempt += 1
-    return _tried(row, hop, world, None)
+    return replace(_tried(row, hop, world, None), first=first.seen)
 
 
 def dying(row: Row, death: Death) -> Trial:
@@ -126,7 +127,8 @@ def _tried(row: Row, hop: JournalledHop, world: World, death: Death | None) -> T
         with hop.attempt(journal=MortalJournal) as journal:
             assert isinstance(journal, MortalJournal)
             journal.death = death
-            running = asyncio.create_task(_seen(lambda: _run_step(row, world)))
+            asyncio.get_running_loop().set_exception_handler(_of_a_dead_process)
+            running = asyncio.create_task(_seen(row, lambda: _run_step(row, world)))
             dying = asyncio.create_task(journal.died.wait())
             await asyncio.wait({running, dying}, timeout=WITHIN, return_when=asyncio.FIRST_COMPLETED)
             seen = Seen(error="it died") if journal.died.is_set() else Seen(error="it did not end")
@@ -137,9 +139,13 @@ def _tried(row: Row, hop: JournalledHop, world: World, death: Death | None) -> T
             await asyncio.wait({running, dying}, timeout=WITHIN)
             for key, unit in journal.units.items():
                 unit.recorded = str(key) in hop.records
-            return Trial(world, seen, journal.made)
+            return Trial(world, seen, made=journal.made)
 
     return asyncio.run(attempt())
+
+
+def _of_a_dead_process(loop: object, said: object) -> None:
+    """Report nothing of tasks that were left behind."""
 
 
 async def _run_plain(row: Row, world: World) -> Any:
@@ -187,7 +193,7 @@ async def _nothing(record: object) -> object:
     return None
 
 
-async def _seen(run: Callable[[], Awaitable[Any]]) -> Seen:
+async def _seen(row: Row, run: Callable[[], Awaitable[Any]]) -> Seen:
     try:
         result = await run()
     except Exception as error:
@@ -196,7 +202,9 @@ async def _seen(run: Callable[[], Awaitable[Any]]) -> Seen:
         return Seen(output=_json(result))
     return Seen(
         output=_json(result.output),
-        messages=without_times(ModelMessagesTypeAdapter.dump_python(result.all_messages(), mode="json")),
+        messages=_without(
+            ModelMessagesTypeAdapter.dump_python(result.all_messages(), mode="json"), {"timestamp", *row.anew}
+        ),
         usage=_json(asdict(result.usage)),
         ids=[result.run_id, result.conversation_id],
     )
@@ -206,8 +214,8 @@ def _json(value: Any) -> Any:
     return [type(value).__name__, to_jsonable_python(value, serialize_unknown=True)]
 
 
-def without_times(tree: Any) -> Any:
-    """Return JSON without what each attempt measures anew."""
+def _without(tree: Any, names: Set[str]) -> Any:
+    """Return JSON without what each attempt measures or makes up anew."""
     if isinstance(tree, Mapping):
-        return {name: without_times(value) for name, value in tree.items() if name != "timestamp"}
-    return [without_times(item) for item in tree] if isinstance(tree, list) else tree
+        return {name: _without(value, names) for name, value in tree.items() if name not in names}
+    return [_without(item, names) for item in tree] if isinstance(tree, list) else tree

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from tests.contract.capabilities.row import Row
@@ -37,9 +38,9 @@ def deaths_of(hop: Trial) -> Iterator[Death]:
 
 def _of_the_hop(row: Row, free: Trial, hop: Trial) -> Iterator[str]:
     """Compare a run in a hop with a plain one."""
+    if bool(row.ends) != (free.seen.error is not None) or not str(free.seen.error or "").startswith(row.ends):
+        yield f"a plain run ends with {free.seen.error}"
     if row.refused:
-        if free.seen.error is not None:
-            yield f"refused, but a plain run ends with {free.seen.error}"
         if not str(hop.seen.error).startswith(row.refused):
             yield f"it should be refused with {row.refused!r}, but gives {hop.seen.error or hop.seen.output}"
         return
@@ -50,7 +51,9 @@ def _of_the_hop(row: Row, free: Trial, hop: Trial) -> Iterator[str]:
 
 def _of_a_replay(row: Row, hop: Trial, again: Trial, death: Death | tuple[()]) -> Iterator[str]:
     """Compare two attempts with a run in a hop that nothing hit."""
-    yield from _differences(hop.seen, again.seen, ("a whole run", "a replay"))
+    if again.first is not None:
+        yield from _differences(again.first, again.seen, ("the first attempt", "its replay"))
+    yield from _differences(_without_random_ids(hop.seen), _without_random_ids(again.seen), ("a whole run", "a replay"))
     inside, outside = Counter[str](), set[str]()
     lost = Counter[str]()
     for effect in again.world.effects:
@@ -81,20 +84,24 @@ def _of_a_replay(row: Row, hop: Trial, again: Trial, death: Death | tuple[()]) -
 
 def _comparable(seen: Seen) -> Seen:
     """Return what is the same in each run of the same code."""
+    return replace(_without_random_ids(seen, OF_A_RUN), ids=None)
+
+
+def _without_random_ids(seen: Seen, left_out: Sequence[str] = ()) -> Seen:
+    """Return what is seen with a number for each id that pydantic-ai makes up."""
     names: dict[str, str] = {}
-    return Seen(
-        output=_anonymous(seen.output, names),
-        messages=_anonymous(seen.messages, names),
-        usage=seen.usage,
-        error=seen.error,
+    return replace(
+        seen,
+        output=_anonymous(seen.output, names, left_out),
+        messages=_anonymous(seen.messages, names, left_out),
     )
 
 
-def _anonymous(tree: Any, names: dict[str, str]) -> Any:
+def _anonymous(tree: Any, names: dict[str, str], left_out: Sequence[str]) -> Any:
     if isinstance(tree, Mapping):
-        return {name: _anonymous(value, names) for name, value in tree.items() if name not in OF_A_RUN}
+        return {name: _anonymous(value, names, left_out) for name, value in tree.items() if name not in left_out}
     if isinstance(tree, list):
-        return [_anonymous(item, names) for item in tree]
+        return [_anonymous(item, names, left_out) for item in tree]
     if isinstance(tree, str) and tree.startswith(MADE_BY_PYDANTIC_AI):
         return names.setdefault(tree, f"id {len(names)}")
     return tree
@@ -130,8 +137,3 @@ def _first_difference(one: Any, other: Any, path: str) -> tuple[str, str, str]:
 def _short(value: Any) -> str:
     text = json.dumps(value, default=str)
     return text if len(text) < 300 else f"{text[:300]}…"
-
-
-def words(faults: Iterable[str]) -> str:
-    """Return faults as one text."""
-    return "\n".join(faults)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
+from weakref import finalize
 
 from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart, ToolCallPart
 from pydantic_ai.models.function import AgentInfo, DeltaThinkingPart, DeltaToolCall, FunctionModel
@@ -62,14 +65,13 @@ class World:
         self.attempt = 1
         self.effects: list[Effect] = []
         self.state: dict[str, Any] = {}
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
 
-    @property
+    @cached_property
     def folder(self) -> Path:
-        """A folder on a disk that outlives the process."""
-        if self._folder is None:
-            self._folder = tempfile.TemporaryDirectory(prefix="row-")
-        return Path(self._folder.name)
+        """A folder on a disk that outlives the process; removed with the world."""
+        folder = Path(tempfile.mkdtemp(prefix="row-"))
+        finalize(self, shutil.rmtree, folder)
+        return folder
 
     def did(self, what: str) -> int:
         """Count an effect; returns how often it was done, in all attempts together."""
@@ -79,6 +81,10 @@ class World:
     def count(self, what: str) -> int:
         """How often something was done, in all attempts together."""
         return sum(effect.what == what for effect in self.effects)
+
+    def recorded(self, what: str) -> bool:
+        """Say whether something was done in a call that an earlier attempt recorded."""
+        return any(effect.what == what and effect.unit is not None and effect.unit.recorded for effect in self.effects)
 
     def done(self, *, attempt: int | None = None) -> Counter[str]:
         """Everything that was done, in one attempt or in all."""

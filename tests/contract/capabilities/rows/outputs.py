@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel
-from pydantic_ai import Agent, BinaryContent, ModelRetry, RunContext
+from pydantic_ai import Agent, AgentRunResultEvent, BinaryContent, DeferredToolRequests, ModelRetry, RunContext
+from pydantic_ai.exceptions import CallDeferred
 from pydantic_ai.messages import BinaryImage, FilePart, ModelResponse, TextPart, ToolCallPart
-from pydantic_ai.output import NativeOutput, PromptedOutput, TextOutput, ToolOutput
+from pydantic_ai.output import (
+    Choice,
+    Choices,
+    NativeOutput,
+    PromptedOutput,
+    StructuredDict,
+    TextOutput,
+    ToolOutput,
+)
 from pydantic_ai.profiles import ModelProfile
 
+from paigeant_celery import CeleryDurability
 from tests.contract.capabilities.row import Made, Row
 from tests.contract.capabilities.world import World
 
@@ -118,6 +128,85 @@ def binary(world: World) -> Made:
     return Agent(world.model([ToolCallPart("final_result", {"width": 10}, "draw")]), output_type=draw)
 
 
+def text_or_tool(world: World) -> Made:
+    return Agent(world.model("a stone"), output_type=[Bird, str])
+
+
+def dictionary(world: World) -> Made:
+    schema = {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}
+    return Agent(world.model(found(name="wren")), output_type=StructuredDict(schema, name="bird"))
+
+
+def choices(world: World) -> Made:
+    given = Choices({"wren": Choice("It is small.", value=1), "crow": Choice("It is black.", value=2)})
+    return Agent(world.model(found(response="crow")), output_type=given)
+
+
+def literal_of_a_set(world: World) -> Made:
+    """In another process a set has another order."""
+    names = sorted({"wren", "crow", "owl"}, reverse=world.attempt > 1)
+    agent: Agent[None, Any] = Agent(
+        world.model([ToolCallPart("look", {"bird": "owl"}, "look")], found(response="crow")),
+        output_type=Literal[*names],
+    )
+
+    def look(bird: str) -> str:
+        world.did("look")
+        return bird
+
+    look.__annotations__["bird"] = Literal[*names]
+    agent.tool_plain(look)
+    return agent
+
+
+def streamed(world: World) -> Made:
+    agent = Agent(world.model("a long answer"), name="worker", capabilities=[CeleryDurability()])
+
+    async def run() -> Any:
+        async with agent.run_stream("go") as stream:
+            said = [text async for text in stream.stream_text(debounce_by=None)]
+            return [said[-1], stream.usage.requests]
+
+    return run
+
+
+def events_of_a_run(world: World) -> Made:
+    agent = Agent(world.model("a long answer"), name="worker", capabilities=[CeleryDurability()])
+
+    async def run() -> Any:
+        async with agent.run_stream_events("go") as events:
+            async for event in events:
+                if isinstance(event, AgentRunResultEvent):
+                    return event.result
+        raise AssertionError("no result")
+
+    return run
+
+
+def nodes(world: World) -> Made:
+    agent = Agent(world.model("a long answer"), name="worker", capabilities=[CeleryDurability()])
+
+    async def run() -> Any:
+        async with agent.iter("go") as found:
+            async for _ in found:
+                pass
+        return found.result
+
+    return run
+
+
+def deferred(world: World) -> Made:
+    agent: Agent[None, Any] = Agent(
+        world.model([ToolCallPart("weigh", {}, "weigh-1")]), output_type=[str, DeferredToolRequests]
+    )
+
+    @agent.tool_plain
+    def weigh() -> float:
+        raise CallDeferred
+
+    return agent
+
+
 def thoughts(world: World) -> Made:
     return Agent(world.model([TextPart("first"), TextPart("second")]))
 
@@ -145,4 +234,17 @@ ROWS = [
     Row(name="an image", make=image),
     Row(name="an image or text", make=image_or_text),
     Row(name="binary content of an output function", make=binary, **FUNCTION),
+    Row(name="text or an output tool", make=text_or_tool),
+    Row(name="`StructuredDict`", make=dictionary, of=("StructuredDict",)),
+    Row(name="`Choices`", make=choices, of=("Choices",)),
+    Row(name="a `Literal` made from a set", make=literal_of_a_set, wrong="the step is parked as one with other tools"),
+    Row(name="`run_stream` in a function step", make=streamed),
+    Row(name="`run_stream_events` in a function step", make=events_of_a_run),
+    Row(name="`iter` in a function step", make=nodes),
+    Row(
+        name="`DeferredToolRequests`",
+        make=deferred,
+        refused="Paused: tools_deferred: ",
+        why="a step cannot wait for people yet; the workflow is parked with `tools_deferred`",
+    ),
 ]
