@@ -12,7 +12,7 @@ from pydantic_ai.messages import ModelMessage, ModelResponse
 from pydantic_ai.tools import ToolDefinition
 from pydantic_core import PydanticSerializationError, to_json
 
-__all__ = ["Digests", "digest"]
+__all__ = ["Digests", "asked", "digest"]
 
 # Words for people and models; changing them does not change the values that a schema takes.
 TEXTS = {"title", "description", "examples", "$comment"}
@@ -43,7 +43,7 @@ class Digests:
             "model": model_name,
             "tools": digest(sorted(self._of_tool(tool) for tool in parameters.function_tools)),
             "output": digest(output),
-            "prompt": digest(_asked(params.messages)),
+            "prompt": digest(asked(params.messages)),
             "tool descriptions": digest([tool.description for tool in _tools(params)]),
             "settings": digest(params.model_settings),
         }
@@ -85,7 +85,7 @@ def _tools(params: ModelRequestParams) -> Iterable[ToolDefinition]:
     return sorted((*parameters.function_tools, *parameters.output_tools), key=lambda tool: tool.name)
 
 
-def _asked(messages: Sequence[ModelMessage]) -> list[object]:
+def asked(messages: Sequence[ModelMessage]) -> list[object]:
     """Return what the model is asked, without the times and ids that differ in each attempt."""
     asked: list[object] = []
     for message in reversed(messages):
