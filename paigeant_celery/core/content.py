@@ -28,6 +28,7 @@ __all__ = [
     "crossing_prompt",
     "decoded",
     "digest_in",
+    "has_files",
     "pointer_below",
     "shown",
     "stored_in",
@@ -118,6 +119,11 @@ def by_digest(prompt: Prompt) -> JsonValue:
     if isinstance(prompt, str):
         return prompt
     return [part if _data_of(part) is None else _without_data(part) for part in prompt]
+
+
+def has_files(prompt: Prompt) -> bool:
+    """Say whether a prompt has data that travels with it."""
+    return not isinstance(prompt, str) and any(_data_of(part) is not None for part in prompt)
 
 
 def stored_in(prompt: Prompt) -> Iterator[str]:

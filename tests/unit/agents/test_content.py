@@ -20,6 +20,7 @@ from pydantic_ai.messages import (
     ModelResponse,
     TextContent,
     TextPart,
+    ToolCallPart,
     UploadedFile,
     UserContent,
     UserPromptPart,
@@ -27,7 +28,16 @@ from pydantic_ai.messages import (
 )
 from pydantic_ai.models.function import AgentInfo, FunctionModel
 
-from paigeant_celery import ActivitySpec, InvalidInput, PaigeantAgent, WorkflowDispatcher, WorkflowParked
+from paigeant_celery import (
+    ActivitySpec,
+    InvalidInput,
+    PaigeantAgent,
+    StepPolicy,
+    WorkflowConflict,
+    WorkflowDispatcher,
+    WorkflowParked,
+)
+from paigeant_celery.core.settings import Settings
 from paigeant_celery.testing import WorkflowHarness
 
 PNG = b"\x89PNG\r\n\x1a\n\xfb\xff" * 30
@@ -120,3 +130,152 @@ def test_a_part_that_no_worker_takes_parks_its_workflow(
     assert "prompt[1]" in str(parked.value)
     assert says in str(parked.value)
     assert asked.prompts == []
+
+
+# Files that are too large to travel
+
+
+LARGE = BinaryContent(
+    bytes(range(256)) * 200, media_type="image/png", vendor_metadata={"detail": "high"}, identifier="big"
+)
+SMALL = BinaryImage(PNG, media_type="image/png")
+
+
+def test_a_large_file_reaches_every_attempt_of_its_step_but_not_the_message(workflow_harness: WorkflowHarness) -> None:
+    """A file is given once; a retry, a second delivery and a redrive get it too."""
+    asked, failing = Asked(), ["once", "twice"]
+
+    def answer(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
+        response = asked.answer(messages, info)
+        if failing:
+            raise ConnectionError(failing.pop())
+        return response
+
+    viewer = PaigeantAgent(FunctionModel(answer), name="viewer", policy=StepPolicy(max_attempts=2))
+    prompt = ["What is it?", LARGE, SMALL]
+
+    handle = workflow_harness.dispatch([viewer.activity("First."), viewer.activity(prompt, step_id="second")])
+    assert len(workflow_harness.pending[0].envelope) < 4000
+    failing.clear()
+    assert asyncio.run(workflow_harness.deliver(1)) == ["completed"]
+    failing += ["once", "twice"]
+    assert asyncio.run(workflow_harness.deliver(times=2))[-2:] == ["parked", "dropped: parked"]
+    assert handle.redrive_sync()
+    workflow_harness.sweep()
+    assert asyncio.run(workflow_harness.deliver()) == ["workflow_completed"]
+
+    assert [list(given[:3]) for given in asked.prompts[1:]] == [
+        ["What is it?", BinaryImage(**vars_of(LARGE)), SMALL],
+    ] * 3
+    assert all(len(sent.envelope) < 4000 for sent in workflow_harness.delivered)
+
+
+def vars_of(file: BinaryContent) -> dict[str, Any]:
+    return {"data": file.data, "media_type": file.media_type, "vendor_metadata": file.vendor_metadata}
+
+
+def test_an_inserted_step_gets_the_files_that_it_was_registered_with(workflow_harness: WorkflowHarness) -> None:
+    """The model chooses an activity by name and knows from its default prompt that files belong to it."""
+    asked = Asked()
+    dispatcher = WorkflowDispatcher()
+    viewer = PaigeantAgent(asked.model, name="viewer", dispatcher=dispatcher)
+    viewer.register_activity(["Look at it.", LARGE])
+    instructions: list[str] = []
+
+    def plan(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
+        instructions.append(str(info.instructions))
+        if len(messages) > 1:
+            return ModelResponse(parts=[TextPart("planned")])
+        steps = [{"activity": "viewer"}, {"activity": "viewer", "prompt": "Only text."}]
+        return ModelResponse(parts=[ToolCallPart("insert_activities", {"steps": steps})])
+
+    planner = PaigeantAgent(FunctionModel(plan), name="planner", can_edit_itinerary=True)
+
+    asyncio.run(workflow_harness.run([planner.activity("Plan.")], dispatcher=dispatcher))
+
+    assert "Default prompt: Look at it. [binary]" in instructions[0]
+    first, second = asked.prompts
+    assert first[:2] == ["Look at it.", BinaryImage(**vars_of(LARGE))]
+    assert second.startswith("Only text.\n\n")
+    assert all(len(sent.envelope) < 5000 for sent in workflow_harness.delivered)
+
+
+def test_a_repeated_dispatch_is_the_same_workflow_wherever_its_files_are(workflow_harness: WorkflowHarness) -> None:
+    """A web server that sends a request again, with another setting perhaps, begins nothing new."""
+    viewer = PaigeantAgent(Asked().model, name="viewer")
+    dispatcher, transport = WorkflowDispatcher(), workflow_harness.transport
+
+    def dispatched(*prompt: Any) -> str:
+        steps = [viewer.activity(prompt)]
+        return dispatcher.dispatch_workflow_sync(transport, itinerary=steps, correlation_id="order-17")
+
+    assert dispatched("x", LARGE) == "order-17"
+    transport.settings = Settings(inline_output_size=200_000)
+    assert dispatched("x", LARGE) == "order-17"
+    with pytest.raises(WorkflowConflict):
+        dispatched("x", SMALL)
+
+
+def test_a_workflow_whose_files_are_lost_with_the_store_is_set_aside_with_the_reason(
+    workflow_harness: WorkflowHarness,
+) -> None:
+    """Its message does not carry all that it needs; a step without its files would be paid for and wrong."""
+    asked = Asked()
+    viewer = PaigeantAgent(asked.model, name="viewer")
+    workflow_harness.dispatch([viewer.activity("first"), viewer.activity(["x", LARGE])])
+    emptied = WorkflowHarness()
+
+    assert asyncio.run(emptied.redeliver(workflow_harness.pending[0])) == "refused: store_lost"
+
+    assert asked.prompts == []
+    [letter] = emptied.store.dead_letters(after=None, limit=9)
+    assert (letter.reason, "slip.itinerary[1].prompt" in letter.text) == ("store_lost", True)
+
+
+@pytest.mark.parametrize("kept", [None, "iVBORw0="])
+def test_a_file_that_is_not_as_it_was_given_is_shown_to_no_model(
+    workflow_harness: WorkflowHarness, monkeypatch: pytest.MonkeyPatch, kept: str | None
+) -> None:
+    """A store that lost or changed it must not make a model judge another picture."""
+    asked = Asked()
+    viewer = PaigeantAgent(asked.model, name="viewer", policy=StepPolicy(max_attempts=1))
+    handle = workflow_harness.dispatch([viewer.activity(["x", LARGE])])
+    monkeypatch.setattr(workflow_harness.store, "blob", lambda *_: kept)
+
+    assert asyncio.run(workflow_harness.deliver()) == ["parked"]
+
+    with pytest.raises(WorkflowParked, match=r"StoreCorrupt: .*file of a prompt"):
+        handle.result_sync(0)
+    assert asked.prompts == []
+
+
+def test_a_file_that_no_store_can_hold_is_refused_before_anything_is_sent() -> None:
+    """It may be as large as an output."""
+    limited = WorkflowHarness(Settings(max_output_size=60_000))
+    viewer = PaigeantAgent(Asked().model, name="viewer")
+
+    with pytest.raises(InvalidInput, match=r"`paigeant_max_output_size` \(60000\)") as refused:
+        limited.dispatch([viewer.activity(["x", LARGE])])
+
+    assert (refused.value.reason, refused.value.path) == ("too_large", "itinerary[0].prompt[1]")
+    assert not limited.pending
+
+
+def test_without_a_store_files_travel_as_far_as_they_fit_into_a_message(workflow_harness: WorkflowHarness) -> None:
+    """Whoever sends too many learns what would help, which for a text is nothing."""
+    transport = workflow_harness.transport
+    transport.store = None  # type: ignore[assignment]
+    viewer = PaigeantAgent(Asked().model, name="viewer")
+
+    def dispatch(*prompt: Any) -> str:
+        return WorkflowDispatcher().dispatch_workflow_sync(transport, itinerary=[viewer.activity(prompt)])
+
+    dispatch("x", LARGE)
+    assert len(workflow_harness.pending.pop().envelope) > len(LARGE.data)
+    with pytest.raises(InvalidInput, match=r"with a store \(`paigeant_store_url`\) the files") as many:
+        dispatch("x", *[LARGE] * 20)
+    with pytest.raises(InvalidInput, match=r"\(`paigeant_max_message_size`\)$") as long:
+        dispatch("x" * 10 * 2**20)
+
+    assert (many.value.reason, long.value.reason) == ("too_large", "too_large")
+    assert not workflow_harness.pending
