@@ -177,9 +177,16 @@ class CeleryDurability(BaseDurabilityCapability[AgentDepsT]):
         return handler if feed is None else shown_to(feed, handler)
 
     async def wrap_run(self, ctx: RunContext[AgentDepsT], *, handler: WrapRunHandler) -> AgentRunResult[Any]:
-        """Keep replayed calls from exporting their spans and counting their tokens again."""
-        with replay_scope() if self.in_durable_context else nullcontext():
+        """Keep replayed calls from exporting their spans and counting their tokens again.
+
+        When the run has ended well, the failures that it survived are recorded.
+        """
+        if (journal := current_journal()) is None:
             return await super().wrap_run(ctx, handler=handler)
+        with replay_scope():
+            result = await super().wrap_run(ctx, handler=handler)
+        await journal.settle(ctx.run_id)
+        return result
 
     async def wrap_model_request(
         self,

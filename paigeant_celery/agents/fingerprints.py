@@ -16,7 +16,7 @@ from pydantic_core import PydanticSerializationError, to_json
 from paigeant_celery.agents.canonical import NAMED_SCHEMAS, TEXTS, canonical, canonical_schema, sorted_lists
 from paigeant_celery.core.jsonable import everything_in
 
-__all__ = ["Digests", "digest"]
+__all__ = ["Digests", "asked", "digest"]
 
 MOST_KEPT = 1000  # digests of schemas; schemas that are rebuilt for each request would pile up
 
@@ -52,7 +52,7 @@ class Digests:
             # As workers of earlier versions wrote them, and still read them.
             "tools": digest(sorted([name, of.in_order] for name, of in tools)),
             "output": digest([*way, [[name, of.in_order] for name, of in output_tools], form and form.in_order]),
-            "prompt": digest(_asked(params.messages)),
+            "prompt": digest(asked(params.messages)),
             "tool descriptions": digest([tool.description for tool in _tools(params)]),
             "settings": digest(params.model_settings),
             "tools/2": digest(sorted([name, of.canonical] for name, of in tools)),
@@ -102,7 +102,7 @@ def _tools(params: ModelRequestParams) -> Iterable[ToolDefinition]:
     return sorted((*parameters.function_tools, *parameters.output_tools), key=lambda tool: tool.name)
 
 
-def _asked(messages: Sequence[ModelMessage]) -> list[object]:
+def asked(messages: Sequence[ModelMessage]) -> list[object]:
     """Return what the model is asked, without the times and ids that differ in each attempt."""
     asked: list[object] = []
     for message in reversed(messages):
