@@ -121,6 +121,8 @@ class StepRunner:
                 with entered(context), hop_trace(hop.message.trace_context), journalling(hop.journal):
                     async with self._surroundings.around(context):
                         result = await hop.activity.run(hop.message.step, context, limits=self._limits)
+                        if hop.journal is not None:
+                            await hop.journal.settle()
             notes = (*_resumed(hop.journal), *result.notes)
             return self._completed(
                 hop,
