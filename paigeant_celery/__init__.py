@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from paigeant_celery.client.dead_letters import DeadLetters
     from paigeant_celery.client.dispatch import WorkflowDispatcher
     from paigeant_celery.client.handle import WorkflowHandle
-    from paigeant_celery.client.readings import WorkflowEvent, WorkflowResult, WorkflowStatus
+    from paigeant_celery.client.readings import WorkflowResult, WorkflowStatus
     from paigeant_celery.core.budget import WorkflowLimits
     from paigeant_celery.core.causes import Cause, Frame
     from paigeant_celery.core.errors import (
@@ -55,6 +55,7 @@ if TYPE_CHECKING:
         WorkflowFailed,
         WorkflowParked,
     )
+    from paigeant_celery.core.events import WorkflowEvent
     from paigeant_celery.core.flow import Failure
     from paigeant_celery.core.message import PaigeantMessage
     from paigeant_celery.core.policy import StepPolicy
@@ -128,7 +129,7 @@ _HOME = {
     "WorkflowDependencies": "activities.context",
     "WorkflowDispatcher": "client.dispatch",
     "WorkflowError": "core.errors",
-    "WorkflowEvent": "client.readings",
+    "WorkflowEvent": "core.events",
     "WorkflowFailed": "core.errors",
     "WorkflowHandle": "client.handle",
     "WorkflowLimits": "core.budget",

@@ -19,7 +19,16 @@ from paigeant_celery.journal.pieces import in_pieces, whole
 from paigeant_celery.journal.record import CallKey, CallKind, Record, change_in, differences, parse_key, parse_record
 from paigeant_celery.store.port import Closing, JournalStore
 
-__all__ = ["MAX_RECORD", "OUTCOME", "HopJournal", "calling", "current_journal", "journalling", "surrounding_journal"]
+__all__ = [
+    "MAX_RECORD",
+    "OUTCOME",
+    "HopJournal",
+    "calling",
+    "current_journal",
+    "journalling",
+    "surrounding_call",
+    "surrounding_journal",
+]
 
 MAX_RECORD = 64 * 1024 * 1024  # characters; four times the default limit of outputs
 OUTCOME = "outcome"  # the entry for what the step gave; the names of calls are JSON lists
@@ -133,11 +142,6 @@ class HopJournal:
             occurrence = self._occurrences[first]
             self._occurrences[first] += 1
         return replace(first, occurrence=occurrence)
-
-    def holds(self, run_id: str, step: int, kind: CallKind, *, name: str, call_id: str) -> bool:
-        """Say whether such a call was recorded by an earlier attempt."""
-        run = run_id.removeprefix(f"{self.hop_id}:")
-        return str(CallKey(run=run, step=step, kind=kind, name=name, call_id=call_id)) in self._records
 
     def find(self, key: CallKey, fingerprint: Mapping[str, str]) -> Record | None:
         """Return the record of a call, or None if it must be made.
@@ -269,6 +273,12 @@ def surrounding_journal() -> HopJournal | None:
     """Return the journal of the hop that this context belongs to, even inside a recorded call."""
     scope = _scope.get()
     return scope.journal if scope is not None else None
+
+
+def surrounding_call() -> str:
+    """Return the call that this context is the inside of; empty if it is none."""
+    scope = _scope.get()
+    return scope.path if scope is not None else ""
 
 
 @contextmanager
