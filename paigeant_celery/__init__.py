@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from paigeant_celery.activities.context import StepOutput, WorkflowContext, WorkflowDependencies, workflow_context
     from paigeant_celery.activities.functions import FunctionActivity, activity
     from paigeant_celery.agents.agent import PaigeantAgent, Runway, register_agent
+    from paigeant_celery.agents.agent_events import agent_events
     from paigeant_celery.agents.durability import CeleryDurability, idempotency_key
     from paigeant_celery.broker.port import Transport
     from paigeant_celery.broker.transport import CeleryTransport, get_transport
@@ -137,6 +138,7 @@ _HOME = {
     "WorkflowResult": "client.readings",
     "WorkflowStatus": "client.readings",
     "activity": "activities.functions",
+    "agent_events": "agents.agent_events",
     "get_transport": "broker.transport",
     "idempotency_key": "agents.durability",
     "install": "worker.install",
@@ -207,6 +209,7 @@ __all__ = [
     "WorkflowResult",
     "WorkflowStatus",
     "activity",
+    "agent_events",
     "get_transport",
     "idempotency_key",
     "install",
