@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import pytest
@@ -117,56 +117,72 @@ async def broken_off_and_gone_on(seed: int) -> tuple[Essayist, WatchedHop, Any]:
     return essayist, hop, result
 
 
-@pytest.mark.parametrize("seed", range(24))
+def seeds(brief: int, *, blocks: int) -> list[Any]:
+    """Return a few seeds, and blocks of a hundred others for the proof."""
+    starts = range(1000, 1000 + 100 * blocks, 100)
+    return [range(brief), *(pytest.param(range(start, start + 100), marks=pytest.mark.proof) for start in starts)]
+
+
+@pytest.mark.parametrize("seeds", seeds(10, blocks=10), ids=str)
 async def test_whatever_breaks_off_screens_get_a_valid_stream_with_all_that_was_said(
-    seed: int, monkeypatch: pytest.MonkeyPatch
+    seeds: range, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A screen that misses an end spins for ever, and one that gets a second start mixes up texts."""
     monkeypatch.setattr(event_feed, "MOST_AT_ONCE", 1)
-    _, hop, result = await broken_off_and_gone_on(seed)
+    for seed in seeds:
+        _, hop, result = await broken_off_and_gone_on(seed)
+        for read in (ag_ui, vercel):
+            screen = await read(agent_events(told(hop.told())))
 
-    for read in (ag_ui, vercel):
-        screen = await read(agent_events(told(hop.told())))
-
-        assert screen.error is None
-        for message in result.all_messages():
-            for part in message.parts:
-                match part:
-                    case TextPart(content=text):
-                        assert text in screen.texts
-                    case ThinkingPart(content=text):
-                        assert text in screen.thoughts
-                    case ToolCallPart(tool_call_id=id_):
-                        arguments = [given for known, given in screen.arguments.items() if known.split("~")[0] == id_]
-                        assert part.args_as_dict() in [
-                            json.loads(given) if isinstance(given, str) and given.endswith("}") else given
-                            for given in arguments
-                        ]
-                    case ToolReturnPart(tool_call_id=id_, content=content):
-                        results = [given for known, given in screen.results.items() if known.split("~")[0] == id_]
-                        assert results.count(content) == 1
+            assert screen.error is None, seed
+            for message in result.all_messages():
+                for part in message.parts:
+                    assert is_shown(part, screen), seed
 
 
-@pytest.mark.parametrize("seed", range(100, 108))
+def is_shown(part: Any, screen: Screen) -> bool:
+    """Say whether a part of the history of a run can be seen, and a result once."""
+    match part:
+        case TextPart(content=text):
+            return text in screen.texts
+        case ThinkingPart(content=text):
+            return text in screen.thoughts
+        case ToolCallPart(tool_call_id=id_):
+            return part.args_as_dict() in [_parsed(given) for given in _of(screen.arguments, id_)]
+        case ToolReturnPart(tool_call_id=id_, content=content):
+            return _of(screen.results, id_).count(content) == 1
+    return True
+
+
+def _of(shown: Mapping[str, Any], id_: str) -> list[Any]:
+    return [given for known, given in shown.items() if known.split("~")[0] == id_]
+
+
+def _parsed(arguments: Any) -> Any:
+    return json.loads(arguments) if isinstance(arguments, str) and arguments.endswith("}") else arguments
+
+
+@pytest.mark.parametrize("seeds", seeds(4, blocks=3), ids=str)
 async def test_who_comes_late_or_misses_something_gets_a_valid_stream(
-    seed: int, monkeypatch: pytest.MonkeyPatch
+    seeds: range, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A page is reloaded, and of a long workflow the oldest events are gone."""
     monkeypatch.setattr(event_feed, "MOST_AT_ONCE", 1)
-    essayist, hop, _ = await broken_off_and_gone_on(seed)
-    events, dice = hop.told(), essayist.dice
-    for _ in range(5):
-        first = dice.randint(0, len(events) - 1)
-        last = dice.randint(first, min(first + 10, len(events) - 1))
-        missed = [
-            *events[:first],
-            happened("events_dropped", count="1"),
-            *(event for event in events[first:last] if event.type != "agent"),
-            *events[last:],
-        ]
-        for given in (events[first:], events[:first], missed):
-            for read in (ag_ui, vercel):
-                await read(agent_events(told(given)))
+    for seed in seeds:
+        essayist, hop, _ = await broken_off_and_gone_on(seed)
+        events, dice = hop.told(), essayist.dice
+        for _ in range(5):
+            first = dice.randint(0, len(events) - 1)
+            last = dice.randint(first, min(first + 10, len(events) - 1))
+            missed = [
+                *events[:first],
+                happened("events_dropped", count="1"),
+                *(event for event in events[first:last] if event.type != "agent"),
+                *events[last:],
+            ]
+            for given in (events[first:], events[:first], missed):
+                for read in (ag_ui, vercel):
+                    await read(agent_events(told(given)))
 
 
 def text(content: str, *, index: int = 0, after: str | None = None, before: str | None = None) -> list[Any]:
