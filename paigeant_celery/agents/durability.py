@@ -34,6 +34,7 @@ from paigeant_celery.agents.naming import GlobalName, maker_frame
 from paigeant_celery.agents.recorded_calls import JournalBackend
 from paigeant_celery.agents.recorded_tools import METADATA_KEY, RecordedToolset
 from paigeant_celery.agents.stream import feed_here, is_told, shown_to
+from paigeant_celery.agents.tool_values import ToolResults
 from paigeant_celery.core.errors import NotSerializable, UsageError
 from paigeant_celery.journal.hop_journal import current_journal, surrounding_journal
 
@@ -68,7 +69,8 @@ class CeleryDurability(BaseDurabilityCapability[AgentDepsT]):
     replays the records, on any worker, and makes only the missing calls. A call that was in flight is made again:
     side effects of tools happen at least once (see `idempotency_key`). Code between the calls runs again:
     instructions, history processors, output validators and output functions, and tools with
-    `metadata={"paigeant": False}`. Tool results have their JSON form from the first attempt on.
+    `metadata={"paigeant": False}`. Tool results have their JSON form from the first attempt on, which
+    the model is shown as it would be shown the results themselves.
 
     The agent of a step has it already. Attach it to agents that a function step or such a tool runs itself. It does
     nothing outside a hop, without a store, or inside a recorded tool call.
@@ -106,7 +108,7 @@ class CeleryDurability(BaseDurabilityCapability[AgentDepsT]):
         self._inferred = LoopModels()
         self._given: WeakValueDictionary[str, Model] = WeakValueDictionary()
         self._backend: DurableOperationBackend[None] = JournalBackend(Digests())
-        self._tool_results = self._typed_result_codec(CallToolResult)
+        self._tool_results = ToolResults(self._typed_result_codec(CallToolResult))
 
     def for_agent(self, agent: AbstractAgent[AgentDepsT, Any]) -> AbstractCapability[AgentDepsT]:
         """Return the capability to use with the agent, whose name may not be known yet: it is asked for in each run."""
