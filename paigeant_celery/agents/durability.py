@@ -21,6 +21,7 @@ from pydantic_ai.durable_exec import (
     DurableOperationBackend,
     conversation_id_from_run_id,
 )
+from pydantic_ai.durable_exec._utils import DurableModel
 from pydantic_ai.exceptions import UserError
 from pydantic_ai.messages import AgentStreamEvent, ModelResponse
 from pydantic_ai.models import Model, ModelRequestContext, ModelResolutionContext
@@ -32,6 +33,7 @@ from paigeant_celery.agents.fingerprints import Digests
 from paigeant_celery.agents.models import LoopModels
 from paigeant_celery.agents.naming import GlobalName, maker_frame
 from paigeant_celery.agents.recorded_calls import JournalBackend
+from paigeant_celery.agents.recorded_models import RecordedModel, keeping_times
 from paigeant_celery.agents.recorded_tools import METADATA_KEY, RecordedToolset
 from paigeant_celery.agents.stream import feed_here, is_told, shown_to
 from paigeant_celery.agents.tool_values import ToolResults
@@ -175,7 +177,9 @@ class CeleryDurability(BaseDurabilityCapability[AgentDepsT]):
 
     async def wrap_run(self, ctx: RunContext[AgentDepsT], *, handler: WrapRunHandler) -> AgentRunResult[Any]:
         """Keep replayed calls from exporting their spans and counting their tokens again."""
-        with replay_scope() if self.in_durable_context else nullcontext():
+        if not self.in_durable_context:
+            return await super().wrap_run(ctx, handler=handler)
+        with replay_scope():
             return await super().wrap_run(ctx, handler=handler)
 
     async def wrap_model_request(
@@ -194,7 +198,15 @@ class CeleryDurability(BaseDurabilityCapability[AgentDepsT]):
             journal.check_held()
         if self.in_durable_context:
             request_context.model._refresh_http_client()
-        return await super().wrap_model_request(ctx, request_context=request_context, handler=handler)
+        async with keeping_times(ctx) as made:
+            response = await super().wrap_model_request(ctx, request_context=request_context, handler=handler)
+            made(response.failed_attempts)
+        return response
+
+    async def _build_durable_model(
+        self, ctx: RunContext[AgentDepsT], request_context: ModelRequestContext
+    ) -> DurableModel:
+        return RecordedModel.of(await super()._build_durable_model(ctx, request_context))
 
     async def resolve_model_id(self, ctx: ModelResolutionContext[AgentDepsT], *, model_id: str) -> Model | None:
         """Return one model per name and event loop, which keeps its connections from hop to hop."""

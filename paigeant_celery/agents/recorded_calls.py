@@ -21,6 +21,7 @@ from pydantic_ai.durable_exec import (
 )
 from pydantic_ai.tools import RunContext
 
+from paigeant_celery.agents.cut_offs import when_explained
 from paigeant_celery.agents.fingerprints import Digests
 from paigeant_celery.agents.recorded_errors import rebuilt, survived
 from paigeant_celery.journal.hop_journal import HopJournal, calling, current_journal
@@ -54,8 +55,9 @@ async def recorded(
 ) -> Record:
     """Return the record of a call that is made now or was made by an earlier attempt.
 
-    Raises the error of a recorded call that failed but whose run survived. If such a call had been cut off, the
-    replay waits to be cut off again. `used` says what a failed call had used; `count` gets what a replayed one used.
+    Raises the error of a recorded call that failed but whose run survived. If such a call had been cut off for a reason
+    that is not known, the replay waits to be cut off again. `used` says what a failed call had used; `count` gets what
+    a replayed one used.
     """
     record = journal.find(key, fingerprint)
     if record is not None:
@@ -66,12 +68,18 @@ async def recorded(
         if record.failure.error_class == CUT_OFF:
             await asyncio.Event().wait()
         raise rebuilt(record)
+
+    def failed(error: BaseException) -> None:
+        journal.add_later(key, replace(survived(error, fingerprint), usage=used()))
+
     async with journal.making():
         try:
             with calling(str(key), recorded=True), durable_unit_scope():
                 record = await make()
         except (Exception, asyncio.CancelledError) as error:
-            journal.add_later(key, replace(survived(error, fingerprint), usage=used()))
+            failed(error)
+            if isinstance(error, asyncio.CancelledError):
+                when_explained(failed)
             raise
         await journal.add(key, record)
     record_durable_unit(executed=True)

@@ -169,6 +169,11 @@ class HopJournal:
         self._tell("call_replayed", key)
         return record
 
+    def peek(self, key: CallKey) -> Record | None:
+        """Return a record that a replay can do without, because the call is no part of what the run does."""
+        text = self._records.get(str(key))
+        return parse_record(text, step_id=self._step_id, key=key) if text is not None else None
+
     @asynccontextmanager
     async def making(self) -> AsyncIterator[None]:
         """Surround a call that is made; if the worker is ending, wait forever first, so that no call is cut short.
