@@ -29,6 +29,7 @@ from pydantic_ai.run import AgentRunResult
 from pydantic_ai.tools import AgentDepsT, RunContext
 from pydantic_ai.toolsets import AbstractToolset
 
+from paigeant_celery.agents.external_events import waits_refused
 from paigeant_celery.agents.fingerprints import Digests
 from paigeant_celery.agents.models import LoopModels
 from paigeant_celery.agents.naming import GlobalName, maker_frame
@@ -176,10 +177,10 @@ class CeleryDurability(BaseDurabilityCapability[AgentDepsT]):
         return handler if feed is None else shown_to(feed, handler)
 
     async def wrap_run(self, ctx: RunContext[AgentDepsT], *, handler: WrapRunHandler) -> AgentRunResult[Any]:
-        """Keep replayed calls from exporting their spans and counting their tokens again."""
+        """Keep replayed calls from exporting their spans and counting their tokens again; refuse waits."""
         if not self.in_durable_context:
             return await super().wrap_run(ctx, handler=handler)
-        with replay_scope():
+        with replay_scope(), waits_refused():
             return await super().wrap_run(ctx, handler=handler)
 
     async def wrap_model_request(
