@@ -35,6 +35,7 @@ from paigeant_celery.agents.models import LoopModels
 from paigeant_celery.agents.naming import GlobalName, maker_frame
 from paigeant_celery.agents.recorded_calls import JournalBackend
 from paigeant_celery.agents.recorded_models import RecordedModel, keeping_times
+from paigeant_celery.agents.recorded_servers import with_recorded_servers
 from paigeant_celery.agents.recorded_tools import METADATA_KEY, RecordedToolset
 from paigeant_celery.agents.stream import feed_here, is_told, shown_to
 from paigeant_celery.agents.tool_values import ToolResults
@@ -150,10 +151,10 @@ class CeleryDurability(BaseDurabilityCapability[AgentDepsT]):
         return journal.started_at(run_id, datetime.now(UTC)) if journal is not None else None
 
     def get_wrapper_toolset(self, toolset: AbstractToolset[AgentDepsT]) -> AbstractToolset[AgentDepsT] | None:
-        """Record the calls of all tools, whatever their toolset, with or without an id."""
+        """Record the calls of all tools, whatever their toolset, with or without an id, and what MCP servers offer."""
         if not self.in_durable_context:
             return None
-        return RecordedToolset(toolset, self._tool_results, self._durable_run_context_scope)
+        return RecordedToolset(with_recorded_servers(toolset), self._tool_results, self._durable_run_context_scope)
 
     @property
     def has_wrap_run_event_stream(self) -> bool:

@@ -37,11 +37,11 @@ class RecordedModel(DurableModel):
             cancel_suspended_response_segment=model._cancel_suspended_response_segment,
         )
 
-    def _start_request_deadline(self, model_settings: ModelSettings | None, *, stream: bool) -> RequestDeadline | None:
-        deadline = super()._start_request_deadline(model_settings, stream=stream)
-        return (
-            None if deadline is None else _Deadline(**{of.name: getattr(deadline, of.name) for of in fields(deadline)})
-        )
+    def _start_request_deadline(self, model_settings: ModelSettings | None, **options: Any) -> RequestDeadline | None:
+        deadline = super()._start_request_deadline(model_settings, **options)
+        if deadline is None:
+            return None
+        return _Deadline(**{field.name: getattr(deadline, field.name) for field in fields(deadline)})
 
     def _with_serving_wrapper(self, wrap: Callable[[Model], Model]) -> Model:
         wrapped = super()._with_serving_wrapper(wrap)

@@ -76,7 +76,7 @@ class HopJournal:
         self._unwritten: dict[CallKey, _Unwritten] = {}
         self._begun: dict[str, int] = {}  # run -> how many runs began before it
         self._making = self._resting = 0
-        self._last = _last_places(self._records)
+        self._last, self._answered = _last_places(self._records), _last_answers(self._records)
         self._drifted: set[str] = set()
         self.replayed = self.made = 0
         self.fault: NonDeterminismError | None = None
@@ -138,6 +138,10 @@ class HopJournal:
         """Say whether such a call was recorded by an earlier attempt."""
         run = run_id.removeprefix(f"{self.hop_id}:")
         return str(CallKey(run=run, step=step, kind=kind, name=name, call_id=call_id)) in self._records
+
+    def went_on(self, run_id: str, step: int) -> bool:
+        """Say whether an earlier attempt's model answered in this step of a run, or in a later one."""
+        return self._answered.get(run_id.removeprefix(f"{self.hop_id}:"), -1) >= step
 
     def find(self, key: CallKey, fingerprint: Mapping[str, str]) -> Record | None:
         """Return the record of a call, or None if it must be made.
@@ -305,4 +309,14 @@ def _last_places(records: Mapping[str, str]) -> dict[str, tuple[int, bool]]:
         if key is not None and key.kind != "start":
             place = (key.step, key.kind in AFTER_MODEL)
             last[key.run] = max(place, last.get(key.run, place))
+    return last
+
+
+def _last_answers(records: Mapping[str, str]) -> dict[str, int]:
+    """Return the last step of each run in which its model answered."""
+    last: dict[str, int] = {}
+    for text in records:
+        key = parse_key(text)
+        if key is not None and key.kind == "model":
+            last[key.run] = max(key.step, last.get(key.run, -1))
     return last
