@@ -129,7 +129,7 @@ class RecordedServer(WrapperToolset[AgentDepsT]):
         if journal is None:
             return await self._ask(ctx)
         run_id, name = ctx.run_id or "", f"get_tools {self._place}"
-        went_on = journal.went_on(run_id, ctx.run_step)
+        went_on = journal.is_ahead(run_id)
         if not journal.holds(run_id, ctx.run_step, "operation", name=name, call_id=""):
             if self._offered is not None and (went_on or self._is_known):
                 return self._offered
