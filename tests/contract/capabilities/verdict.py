@@ -14,7 +14,8 @@ from tests.contract.capabilities.trials import Death, Seen, Trial, dying, in_a_h
 __all__ = ["deaths_of", "faults_of"]
 
 MADE_BY_PYDANTIC_AI = "pyd_ai_"  # begins the ids of tool calls to which the model gave none
-OF_A_RUN = ("run_id", "conversation_id", "duration")
+MEASURED = ("duration",)
+OF_A_RUN = ("run_id", "conversation_id", *MEASURED)
 
 
 def faults_of(row: Row) -> list[str]:
@@ -53,7 +54,8 @@ def _of_a_replay(row: Row, hop: Trial, again: Trial, death: Death | tuple[()]) -
     """Compare two attempts with a run in a hop that nothing hit."""
     if again.first is not None:
         yield from _differences(again.first, again.seen, ("the first attempt", "its replay"))
-    yield from _differences(_without_random_ids(hop.seen), _without_random_ids(again.seen), ("a whole run", "a replay"))
+    whole, replay = (_without_random_ids(seen, MEASURED) for seen in (hop.seen, again.seen))
+    yield from _differences(whole, replay, ("a whole run", "a replay"))
     inside, outside = Counter[str](), set[str]()
     lost = Counter[str]()
     for effect in again.world.effects:
