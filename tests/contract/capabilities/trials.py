@@ -186,6 +186,7 @@ def _context(step: ActivitySpec) -> WorkflowContext:
         previous_output=None,
         message=message,
         read_output=_nothing,
+        read_data=_nothing,
     )
 
 
