@@ -21,7 +21,16 @@ from paigeant_celery.journal.record import CallKey, CallKind, Record, change_in,
 from paigeant_celery.journal.survival import AFTER_MODEL, Unwritten
 from paigeant_celery.store.port import Closing, JournalStore
 
-__all__ = ["MAX_RECORD", "OUTCOME", "HopJournal", "calling", "current_journal", "journalling", "surrounding_journal"]
+__all__ = [
+    "MAX_RECORD",
+    "OUTCOME",
+    "HopJournal",
+    "calling",
+    "current_journal",
+    "journalling",
+    "surrounding_call",
+    "surrounding_journal",
+]
 
 MAX_RECORD = 64 * 1024 * 1024  # characters; four times the default limit of outputs
 OUTCOME = "outcome"  # the entry for what the step gave; the names of calls are JSON lists
@@ -142,6 +151,10 @@ class HopJournal:
         run = run_id.removeprefix(f"{self.hop_id}:")
         return str(CallKey(run=run, step=step, kind=kind, name=name, call_id=call_id)) in self._records
 
+    def is_ahead(self, run_id: str) -> bool:
+        """Say whether an earlier attempt of a run got further: to a model request that is not replayed yet."""
+        return bool(self._ahead.get(run_id.removeprefix(f"{self.hop_id}:")))
+
     def find(self, key: CallKey, fingerprint: Mapping[str, str]) -> Record | None:
         """Return the record of a call, or None if it must be made.
 
@@ -172,6 +185,11 @@ class HopJournal:
         self.replayed += 1
         self._tell("call_replayed", key)
         return record
+
+    def peek(self, key: CallKey) -> Record | None:
+        """Return a record that a replay can do without, because the call is no part of what the run does."""
+        text = self._records.get(str(key))
+        return parse_record(text, step_id=self._step_id, key=key) if text is not None else None
 
     @asynccontextmanager
     async def making(self) -> AsyncIterator[None]:
@@ -279,6 +297,12 @@ def surrounding_journal() -> HopJournal | None:
     """Return the journal of the hop that this context belongs to, even inside a recorded call."""
     scope = _scope.get()
     return scope.journal if scope is not None else None
+
+
+def surrounding_call() -> str:
+    """Return the call that this context is the inside of; empty if it is none."""
+    scope = _scope.get()
+    return scope.path if scope is not None else ""
 
 
 @contextmanager
