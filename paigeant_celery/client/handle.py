@@ -262,6 +262,7 @@ class WorkflowHandle:
                 step_id=step.step_id,
                 activity=step.activity,
                 output=step.output if step.output_ref is None else read_blob(store, self.correlation_id, step),
+                content=step.content,
             )
             for step in self._message(record).slip.executed
         ]
