@@ -67,7 +67,7 @@ async def recorded(
             spending.count(record.usage)
         if record.failure is None:
             return record
-        if record.failure.error_class == CUT_OFF:
+        if record.failure.error_class == CUT_OFF and record.failure.form is None:  # those of Python's futures have one
             await asyncio.Event().wait()
         raise rebuilt(record)
 
@@ -84,7 +84,12 @@ async def recorded(
             if isinstance(error, asyncio.CancelledError):
                 when_explained(failed)
             raise
-        await journal.add(key, record)
+        try:
+            await journal.add(key, record)
+        except asyncio.CancelledError as error:  # it is answered and may be recorded, but not for the run
+            failed(error)
+            when_explained(failed)
+            raise
     record_durable_unit(executed=True)
     return record
 

@@ -21,7 +21,16 @@ from paigeant_celery.journal.record import CallKey, CallKind, Record, change_in,
 from paigeant_celery.journal.survival import AFTER_MODEL, Unwritten
 from paigeant_celery.store.port import Closing, JournalStore
 
-__all__ = ["MAX_RECORD", "OUTCOME", "HopJournal", "calling", "current_journal", "journalling", "surrounding_journal"]
+__all__ = [
+    "MAX_RECORD",
+    "OUTCOME",
+    "HopJournal",
+    "calling",
+    "current_journal",
+    "journalling",
+    "surrounding_call",
+    "surrounding_journal",
+]
 
 MAX_RECORD = 64 * 1024 * 1024  # characters; four times the default limit of outputs
 OUTCOME = "outcome"  # the entry for what the step gave; the names of calls are JSON lists
@@ -288,6 +297,12 @@ def surrounding_journal() -> HopJournal | None:
     """Return the journal of the hop that this context belongs to, even inside a recorded call."""
     scope = _scope.get()
     return scope.journal if scope is not None else None
+
+
+def surrounding_call() -> str:
+    """Return the call that this context is the inside of; empty if it is none."""
+    scope = _scope.get()
+    return scope.path if scope is not None else ""
 
 
 @contextmanager
