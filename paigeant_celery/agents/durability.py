@@ -183,9 +183,9 @@ class CeleryDurability(BaseDurabilityCapability[AgentDepsT]):
         return handler if feed is None else shown_to(feed, handler)
 
     async def wrap_run(self, ctx: RunContext[AgentDepsT], *, handler: WrapRunHandler) -> AgentRunResult[Any]:
-        """Keep replayed calls from exporting their spans and counting their tokens again; show watchers the end.
+        """Keep replayed calls from exporting their spans and counting their tokens again; refuse waits.
 
-        Waits are refused. When the run has ended well, the failures that it survived are recorded.
+        Watchers are shown the end. When the run has ended well, the failures that it survived are recorded.
         """
         if (journal := current_journal()) is None:
             return await super().wrap_run(ctx, handler=handler)
