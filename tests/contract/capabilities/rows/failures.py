@@ -243,12 +243,10 @@ ROWS = [
         make=fallback_after(exceptions.ModelConnectionError("model", "gone")),
         of=("ModelFallback",),
         since="2.64",
-        wrong="`failed_attempts` has the duration of the replay",
     ),
     Row(
         name="`FallbackModel` after a rate limit",
         make=fallback_model,
-        wrong="`failed_attempts` has the duration of the replay",
     ),
     Row(
         name="an `except ModelHTTPError` around another agent",
