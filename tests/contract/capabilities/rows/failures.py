@@ -215,70 +215,58 @@ ROWS = [
         of=("ModelFallback",),
         since="2.64",
         brief=True,
-        wrong="the error is replayed as a `ReplayedError`",
     ),
     Row(
         name="`ModelFallback(fallback_on=ModelRateLimitError)`",
         make=fallback_after(http("ModelRateLimitError", 429), fallback_on=(exceptions.ModelRateLimitError,)),
         of=("ModelFallback",),
         since="2.64",
-        wrong="the error is replayed as a `ReplayedError`",
     ),
     Row(
         name="`ModelFallback` after a server error",
         make=fallback_after(http("ModelServerError", 500)),
         of=("ModelFallback",),
         since="2.64",
-        wrong="the error is replayed as a `ReplayedError`",
     ),
     Row(
         name="`ModelFallback` after `ModelRequestTimeout`",
         make=fallback_after(exceptions.ModelRequestTimeout("model", 1.5)),
         of=("ModelFallback",),
         since="2.64",
-        wrong="the error is replayed as a `ValueError` about a format code",
     ),
     Row(
         name="`ModelFallback` after a lost connection",
         make=fallback_after(exceptions.ModelConnectionError("model", "gone")),
         of=("ModelFallback",),
         since="2.64",
-        wrong="`failed_attempts` has the duration of the replay",
     ),
     Row(
         name="`FallbackModel` after a rate limit",
         make=fallback_model,
-        wrong="`failed_attempts` has the duration of the replay",
     ),
     Row(
         name="an `except ModelHTTPError` around another agent",
         make=caught(http("ModelRateLimitError", 429), ModelHTTPError),
-        wrong="the error is replayed as a `ReplayedError`",
     ),
     Row(
         name="an `except ModelRateLimitError` around another agent",
         make=caught(http("ModelRateLimitError", 429), exceptions.ModelRateLimitError),
-        wrong="the error is replayed as a `ReplayedError`",
     ),
     Row(
         name="an `except UnexpectedModelBehavior` around another agent",
         make=caught(UnexpectedModelBehavior("odd", '{"a": 1}'), UnexpectedModelBehavior),
-        wrong="the error's `body` is lost",
     ),
     Row(
         name="an `except FallbackExceptionGroup` around another agent",
         make=every_fallback_failed,
-        wrong="the error is replayed as a `ReplayedError`",
     ),
     Row(
         name="an `except OSError` around an agent whose tool raised `FileNotFoundError`",
         make=raised_in_a_tool(MISSING, OSError),
-        wrong="the error's `filename` is lost",
     ),
     Row(
         name="an `except ValueError` around an agent whose tool raised `UnicodeDecodeError`",
         make=raised_in_a_tool(UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid"), ValueError),
-        wrong="the error is replayed as a `ReplayedError`",
     ),
     Row(name="`ToolFailed`", make=tool_failed),
     Row(
@@ -302,7 +290,6 @@ ROWS = [
     Row(
         name="`run(timeout=…)`",
         make=timed_out,
-        wrong="the timeout counts from the start of the first attempt",
     ),
     Row(name="a tool with a `timeout`", make=tool_timeout),
     Row(name="a model that answers nothing", make=empty, ends="UnexpectedModelBehavior"),

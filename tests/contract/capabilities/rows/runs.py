@@ -219,7 +219,7 @@ ROWS = [
         name="`run(capabilities=…)` with an operation",
         make=operation_for_a_run,
         again=("request to helper",),
-        runs_again="the operation; those of capabilities given when the agent is made are recorded",
+        runs_again="the operation; those of capabilities given to the agent are recorded",
     ),
     Row(name="`WrapperAgent`", make=wrapper_agent),
     Row(name="agents without names", make=unnamed),
