@@ -146,9 +146,14 @@ class CeleryDurability(BaseDurabilityCapability[AgentDepsT]):
         return conversation_id_from_run_id(run_id) if self.in_durable_context else None
 
     async def get_run_start_time(self, run_id: str) -> datetime | None:
-        """Return when the run began in its first attempt, from which its time limit counts."""
+        """Return None: the time that a run may take counts from the start of each attempt, as a step's does.
+
+        The start is recorded nevertheless, because workers of earlier versions park a replay that has none.
+        """
         journal = current_journal()
-        return journal.started_at(run_id, datetime.now(UTC)) if journal is not None else None
+        if journal is not None:
+            journal.note_start(run_id, datetime.now(UTC))
+        return None
 
     def get_wrapper_toolset(self, toolset: AbstractToolset[AgentDepsT]) -> AbstractToolset[AgentDepsT] | None:
         """Record the calls of all tools, whatever their toolset, with or without an id."""

@@ -224,14 +224,11 @@ class HopJournal:
             with self._lock:
                 self._unwritten.forget(survived)
 
-    def started_at(self, run_id: str, now: datetime) -> datetime:
-        """Return when a run began in its first attempt, which is `now` if this is the first."""
+    def note_start(self, run_id: str, now: datetime) -> None:
+        """Record when a run began, if this is its first attempt."""
         key = self.key(run_id, 0, "start")
-        record = self.find(key, {})
-        if record is not None:
-            return datetime.fromisoformat(record.result)
-        self.add_later(key, Record(result=now.isoformat()))
-        return now
+        if str(key) not in self._records:
+            self.add_later(key, Record(result=now.isoformat()))
 
     def _tell(self, event: str, key: CallKey) -> None:
         if self.feed is not None:
