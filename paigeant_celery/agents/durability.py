@@ -37,7 +37,7 @@ from paigeant_celery.agents.naming import GlobalName, maker_frame
 from paigeant_celery.agents.recorded_calls import JournalBackend
 from paigeant_celery.agents.recorded_tools import METADATA_KEY, RecordedToolset
 from paigeant_celery.agents.run_context import durable_run
-from paigeant_celery.agents.stream import feed_here, is_told, shown_to
+from paigeant_celery.agents.stream import feed_here, show_rest, shown_run, shown_to
 from paigeant_celery.core.errors import NotSerializable, UsageError
 from paigeant_celery.journal.hop_journal import current_journal, surrounding_journal
 
@@ -169,13 +169,13 @@ class CeleryDurability(BaseDurabilityCapability[AgentDepsT]):
     async def wrap_run_event_stream(
         self, ctx: RunContext[AgentDepsT], *, stream: AsyncIterable[AgentStreamEvent]
     ) -> AsyncIterator[AgentStreamEvent]:
-        """Show watchers the events that are not the model's; they saw the model's when they came."""
-        feed, journal = feed_here(), current_journal()
+        """Show watchers the events that they have not had; they saw the model's when they came."""
+        feed = feed_here() if self.in_durable_context else None
         passing = cast("AsyncGenerator[AgentStreamEvent]", super().wrap_run_event_stream(ctx, stream=stream))
         async with aclosing(passing):
             async for event in passing:
-                if feed is not None and journal is not None and not is_told(journal, ctx, event):
-                    feed.put(ctx.run_id or "", ctx.run_step, event)
+                if feed is not None:
+                    show_rest(feed, ctx, event)
                 yield event
 
     def _model_stream_event_handler(self) -> EventStreamHandler[AgentDepsT] | None:
@@ -183,7 +183,7 @@ class CeleryDurability(BaseDurabilityCapability[AgentDepsT]):
         return handler if feed is None else shown_to(feed, handler)
 
     async def wrap_run(self, ctx: RunContext[AgentDepsT], *, handler: WrapRunHandler) -> AgentRunResult[Any]:
-        """Keep replayed calls from exporting their spans and counting their tokens again.
+        """Keep replayed calls from exporting their spans and counting their tokens again; show watchers the end.
 
         When the run has ended well, the failures that it survived are recorded.
         """
@@ -191,7 +191,8 @@ class CeleryDurability(BaseDurabilityCapability[AgentDepsT]):
             return await super().wrap_run(ctx, handler=handler)
         assert self._agent is not None
         with replay_scope(), durable_run(self._agent):
-            result = await super().wrap_run(ctx, handler=handler)
+            feed, run = feed_here(), super().wrap_run(ctx, handler=handler)
+            result = await (run if feed is None else shown_run(feed, ctx.run_id or "", run))
         await journal.settle(ctx.run_id)
         return result
 

@@ -136,7 +136,7 @@ async def test_a_second_hop_binds_nothing_and_builds_no_schema(
     counted: list[Counter[str]] = []
     for _ in range(3):
         with built(monkeypatch) as count:
-            workflow_harness.dispatch([step], dispatcher=dispatcher)
+            workflow_harness.dispatch([step], dispatcher=dispatcher, stream=True)
             assert await workflow_harness.deliver() == ["workflow_completed"]
         counted.append(count)
 
