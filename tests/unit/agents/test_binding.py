@@ -187,17 +187,19 @@ async def test_a_copy_of_an_agent_is_bound_on_its_own(monkeypatch: pytest.Monkey
     assert counted["bindings"] == 2
 
 
-async def test_an_agent_that_nobody_holds_is_collected() -> None:
+def test_an_agent_that_nobody_holds_is_collected() -> None:
     """What is bound to an agent goes with it: functions may make an agent for each call."""
-    agent = with_tool(Agent(model_of(), name="a", capabilities=[Notes()]))
-    with JournalledHop().attempt():
-        await agent.run("go", capabilities=[CeleryDurability[Any]()])
-    held = weakref.ref(agent)
 
-    del agent
+    def run() -> weakref.ref[Any]:
+        agent = with_tool(Agent(model_of(), name="a", capabilities=[Notes()]))
+        with JournalledHop().attempt():
+            asyncio.run(agent.run("go", capabilities=[CeleryDurability[Any]()]))
+        return weakref.ref(agent)
+
+    agent = run()
     gc.collect()
 
-    assert held() is None
+    assert agent() is None
 
 
 class Asking(AbstractCapability[Any]):
