@@ -21,6 +21,7 @@ from pydantic_ai.durable_exec import (
     CallToolResult,
     DurabilityEngineSpec,
     DurableOperationBackend,
+    ModelRequestParams,
     conversation_id_from_run_id,
 )
 from pydantic_ai.durable_exec._utils import DurableModel
@@ -187,6 +188,15 @@ class CeleryDurability(BaseDurabilityCapability[AgentDepsT]):
     def _model_stream_event_handler(self) -> EventStreamHandler[AgentDepsT] | None:
         handler, feed = super()._model_stream_event_handler(), feed_here()
         return handler if feed is None else shown_to(feed, handler)
+
+    async def _model_request_stream_operation(self, params: ModelRequestParams) -> ModelResponse:
+        """Ask a model that cannot stream for its whole answer, if nobody but watchers wants a stream of it."""
+        try:
+            return await super()._model_request_stream_operation(params)
+        except NotImplementedError:  # pydantic-ai's words for it; nothing was sent yet
+            if feed_here() is None or super()._model_stream_event_handler() is not None:
+                raise
+            return await self._model_request_operation(params)
 
     async def wrap_run(self, ctx: RunContext[AgentDepsT], *, handler: WrapRunHandler) -> AgentRunResult[Any]:
         """Keep replayed calls from exporting their spans and counting their tokens again; refuse waits.
