@@ -101,6 +101,7 @@ class WorkflowContext:
     previous_output: StepOutput | None
     message: PaigeantMessage = field(repr=False)
     read_output: ReadOutput = field(repr=False)
+    history: tuple[str, ...] = field(default=(), repr=False)  # of its conversation, a text for each earlier step
 
     async def output(self, step_id: str) -> StepOutput:
         """Return the output of an earlier step; raises `UsageError` if no such step ran."""
@@ -118,7 +119,9 @@ async def recorded_output(record: ExecutedStep, read: ReadOutput) -> StepOutput:
     return StepOutput(step_id=record.step_id, activity=record.activity, output=output)
 
 
-async def open_context(message: PaigeantMessage, *, attempt: int, read_output: ReadOutput) -> WorkflowContext:
+async def open_context(
+    message: PaigeantMessage, *, attempt: int, read_output: ReadOutput, history: tuple[str, ...] = ()
+) -> WorkflowContext:
     """Build the context of the step that `message` is about to run."""
     step, previous = message.step, message.slip.previous
     return WorkflowContext(
@@ -132,6 +135,7 @@ async def open_context(message: PaigeantMessage, *, attempt: int, read_output: R
         previous_output=await recorded_output(previous, read_output) if previous else None,
         message=message,
         read_output=read_output,
+        history=history,
     )
 
 

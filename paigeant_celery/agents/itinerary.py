@@ -83,6 +83,8 @@ class Edit:
             policy=default.policy,
             queue=default.queue,
             previous_output=default.previous_output,
+            conversation=default.conversation,
+            conversation_id=default.conversation_id,
         )
 
     def _check_limits(self, steps: Sequence[Step]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from pydantic import ValidationError
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
@@ -59,11 +61,18 @@ def fault_of(error: ValidationError) -> tuple[str, str, str]:
         return "invalid_text", path, "contains a lone surrogate"
     if kind == "extra_forbidden":
         return "unknown_field", path, "this version does not know the field"
-    custom = kind in {"bad_agent_name", "bad_step_id", "empty_prompt", "invalid_queue", "invalid_text"}
+    custom = kind in {
+        "bad_agent_name",
+        "bad_conversation",
+        "bad_step_id",
+        "empty_prompt",
+        "invalid_queue",
+        "invalid_text",
+    }
     return (kind if custom else "invalid_envelope"), path, text
 
 
 def _path_of(place: tuple[int | str, ...]) -> str:
     path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).lstrip(".")
     # A tagged union puts its tag into the path, but the reader looks for the field.
-    return path.replace("].agent.", "].").replace("].function.", "].").replace(".step.agent.", ".step.")
+    return re.sub(r"(\]|\.step)\.(?:agent|conversation|function)(?=\.|$)", r"\1", path)

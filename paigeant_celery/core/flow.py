@@ -11,6 +11,7 @@ from typing import Literal, TypeAlias, assert_never
 from pydantic import JsonValue
 
 from paigeant_celery.core.causes import Cause, Frame
+from paigeant_celery.core.conversations import spoken_in
 from paigeant_celery.core.errors import IllegalEvent, InvalidInput
 from paigeant_celery.core.message import PaigeantMessage, encode
 from paigeant_celery.core.policy import Attempt, retry_delay
@@ -303,6 +304,7 @@ def _advance(message: PaigeantMessage, step: Step, event: Completed, now: dateti
         usage=event.usage,
         cost=event.cost,
         added_by=step.added_by,
+        **spoken_in(step),
     )
     try:
         slip = message.slip.advanced(record, event.inserted)

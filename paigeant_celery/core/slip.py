@@ -15,6 +15,7 @@ from pydantic import (
     JsonValue,
     PrivateAttr,
     ValidationError,
+    model_validator,
 )
 from pydantic_core import PydanticCustomError
 
@@ -24,6 +25,7 @@ from paigeant_celery.core.faults import fault_of
 from paigeant_celery.core.names import (
     ACTIVITY_NAME_RULE,
     STEP_ID_RULE,
+    conversation_fault,
     is_activity_name,
     is_step_id,
     name_fault,
@@ -76,6 +78,12 @@ def _queue(queue: str) -> str:
     return queue
 
 
+def _conversation(name: str) -> str:
+    if fault := conversation_fault(name):
+        raise PydanticCustomError("bad_conversation", "it {fault}", {"fault": fault})
+    return name
+
+
 def _prompt(prompt: str) -> str:
     if not prompt.strip():
         raise PydanticCustomError("empty_prompt", "an agent needs a prompt")
@@ -88,6 +96,10 @@ ActivityName = Annotated[str, AfterValidator(_activity_name)]
 StepId = Annotated[str, AfterValidator(_step_id)]
 Prompt = Annotated[str, AfterValidator(_prompt)]
 Queue = Annotated[str, AfterValidator(_queue)]
+# Not written if there is none, so that what has no conversation is written as before.
+Conversation = Annotated[
+    Annotated[str, AfterValidator(_conversation)] | None, Field(exclude_if=lambda name: name is None)
+]
 # In US dollars. The bound keeps sums exact to the 10th decimal, and far below what decimals cannot add.
 MAX_COST = Decimal(10) ** 12
 Cost = Annotated[Decimal, Field(ge=0, le=MAX_COST, allow_inf_nan=False)]
@@ -134,15 +146,21 @@ class ActivitySpec(StepFields):
     agent's own `deps_type`. `step_id` must be unique within the workflow; by default it is made from the agent's name.
     `previous_output=False` keeps the previous step's output out of the prompt.
 
-    Raises `InvalidInput` (`bad_agent_name`, `empty_prompt`, `invalid_text`, `invalid_deps`,
+    Steps of one `conversation` share a message history: those of the workflow that give the same name, or, with
+    `conversation_id`, all that give the same id, whatever their workflow. With both, the id counts.
+
+    Raises `InvalidInput` (`bad_agent_name`, `empty_prompt`, `invalid_text`, `invalid_deps`, `bad_conversation`,
     `secret_without_encryption`, …).
     """
 
-    kind: Literal["agent"] = "agent"
+    # Versions before 1.2 do not know the second one. They would run the step without its history, so they give it back.
+    kind: Literal["agent", "conversation"] = "agent"
     agent_name: ActivityName
     prompt: Prompt
     deps: JsonValue = None
     previous_output: bool = True
+    conversation: Conversation = None
+    conversation_id: Conversation = None
 
     def __init__(
         self,
@@ -154,6 +172,8 @@ class ActivitySpec(StepFields):
         *,
         queue: str | None = None,
         previous_output: bool = True,
+        conversation: str | None = None,
+        conversation_id: str | None = None,
     ) -> None:
         crossed = deps if isinstance(deps, Crossed) else cross(deps, path="deps")
         _build(
@@ -165,12 +185,21 @@ class ActivitySpec(StepFields):
             policy=policy,
             queue=queue,
             previous_output=previous_output,
+            kind="agent" if conversation is None and conversation_id is None else "conversation",
+            conversation=conversation,
+            conversation_id=conversation_id,
         )
         self._given = crossed
 
     # Validation of a nested step must fill the fields itself; the signature above would refuse the fields of a
     # newer minor version.
     __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
+
+    @model_validator(mode="after")
+    def _check_kind(self) -> Self:
+        if (self.kind == "conversation") != (self.conversation is not None or self.conversation_id is not None):
+            raise PydanticCustomError("invalid_envelope", "the kind is 'conversation' exactly if the step names one")
+        return self
 
     @property
     def activity(self) -> str:
@@ -249,6 +278,8 @@ class ExecutedStep(WireModel):
     usage: dict[str, int] = Field(default_factory=dict)
     cost: Cost | None = None
     added_by: StepId | None = None
+    conversation: Conversation = None
+    conversation_id: Conversation = None
 
 
 class RoutingSlip(WireModel):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from datetime import timedelta
 
 from paigeant_celery.broker.outbox import Outbox
+from paigeant_celery.core.conversations import conversation_of
 from paigeant_celery.core.errors import MessageError
 from paigeant_celery.core.message import PaigeantMessage, content_digest
 from paigeant_celery.core.settings import Settings
@@ -43,6 +44,7 @@ class Claims:
             digest=digest,
             step=(step.step_id or "") if step is not None else "",
             timeout=timeout,
+            conversation=conversation_of(message) if message is not None else None,
         )
         return self._store.claim(claim)
 
@@ -83,8 +85,15 @@ class Claims:
 
 
 def _check_whole(message: PaigeantMessage) -> None:
-    """Raise `MessageError` (`store_lost`) if an output of an earlier step is only in a store that does not know it."""
+    """Raise `MessageError` (`store_lost`) if something of an earlier step was only in the store that lost its data."""
     for index, step in enumerate(message.slip.executed):
         if step.output_ref is not None:
             text = "the output of an earlier step was only in the store, which has lost it; dispatch the workflow again"
             raise MessageError("store_lost", f"slip.executed[{index}].output_ref", text)
+    for index, step in enumerate(message.slip.executed):
+        spoken = conversation_of(message, step)
+        if spoken is not None and any(conversation_of(message, left) == spoken for left in message.slip.itinerary):
+            text = (
+                "what an earlier step said in a conversation was only in the store, which has lost it; dispatch again"
+            )
+            raise MessageError("store_lost", f"slip.executed[{index}].conversation", text)
