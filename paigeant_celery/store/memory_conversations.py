@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from paigeant_celery.core.conversations import ConversationKey
 from paigeant_celery.store.conversations import in_pieces
 from paigeant_celery.store.port import Heard, Said
 
 __all__ = ["Histories"]
+
+EPOCH, MILLISECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(milliseconds=1)
 
 
 @dataclass(kw_only=True)
@@ -50,7 +52,7 @@ class Histories:
     def append(self, said: Said, *, hop_id: str, now: datetime) -> None:
         """Add what a step said."""
         key = said.conversation
-        history = self._histories.setdefault(key, History(log=f"{hop_id}@{now.timestamp():.0f}"))
+        history = self._histories.setdefault(key, History(log=f"{hop_id}@{(now - EPOCH) // MILLISECOND}"))
         history.text += said.text
         history.pieces += len(in_pieces(said.text))
         self._keep(key, history, now)
