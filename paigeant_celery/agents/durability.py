@@ -31,6 +31,7 @@ from pydantic_ai.toolsets import AbstractToolset
 from paigeant_celery.agents.fingerprints import Digests
 from paigeant_celery.agents.models import LoopModels
 from paigeant_celery.agents.naming import GlobalName, maker_frame
+from paigeant_celery.agents.own_messages import give_back_own
 from paigeant_celery.agents.recorded_calls import JournalBackend
 from paigeant_celery.agents.recorded_tools import METADATA_KEY, RecordedToolset
 from paigeant_celery.agents.stream import feed_here, is_told, shown_to
@@ -172,9 +173,14 @@ class CeleryDurability(BaseDurabilityCapability[AgentDepsT]):
         return handler if feed is None else shown_to(feed, handler)
 
     async def wrap_run(self, ctx: RunContext[AgentDepsT], *, handler: WrapRunHandler) -> AgentRunResult[Any]:
-        """Keep replayed calls from exporting their spans and counting their tokens again."""
-        with replay_scope() if self.in_durable_context else nullcontext():
-            return await super().wrap_run(ctx, handler=handler)
+        """Keep replayed calls from exporting their spans and counting their tokens again, and messages from being saved
+        again."""
+        journal = current_journal()
+        with replay_scope() if journal is not None else nullcontext():
+            result = await super().wrap_run(ctx, handler=handler)
+        if journal is not None:
+            give_back_own(journal, result)
+        return result
 
     async def wrap_model_request(
         self,

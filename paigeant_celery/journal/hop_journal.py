@@ -125,6 +125,13 @@ class HopJournal:
             self._begun[f"{name}:{number}"] = len(self._begun)
         return f"{self.hop_id}:{name}:{number}"
 
+    def is_ahead(self, run_id: str) -> bool:
+        """Say whether a run is one that an earlier attempt has begun, and this one has yet to begin."""
+        run = run_id.removeprefix(f"{self.hop_id}:")
+        with self._lock:
+            begun = run in self._begun or any(key.run == run for key in self._occurrences)
+        return not begun and (run != run_id or run in self._last)
+
     def key(self, run_id: str, step: int, kind: CallKind, *, name: str = "", call_id: str = "") -> CallKey:
         """Return the key of the call that begins now."""
         run = run_id.removeprefix(f"{self.hop_id}:")

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
-from pydantic_ai import Agent, ModelRetry, RunContext
+from pydantic_ai import Agent, ModelRetry, RunContext, _agent_graph
 from pydantic_ai.durable_exec import JSON_CODEC, BaseDurabilityCapability, CallToolResult
 from pydantic_ai.durable_exec._toolset import unwrap_tool_call_result, wrap_tool_call_result
 from pydantic_ai.exceptions import ApprovalRequired, CallDeferred, ToolFailed, UserError
@@ -67,6 +67,19 @@ def test_the_base_has_the_methods_that_are_overridden_or_called(name: str, expec
 def test_the_base_calls_what_is_overridden(caller: str, called: str) -> None:
     """An override that is no longer called fails silently: models would be refused, or events not shown."""
     assert called in inspect.getsource(getattr(BaseDurabilityCapability, caller))
+
+
+def test_each_run_asks_for_its_history_in_one_place() -> None:
+    """There messages that an earlier attempt saved are left out, before their run would be refused."""
+    resolve = _agent_graph.resolve_conversation
+
+    assert parameters(resolve) == ["conversation", "message_history", "usage", "conversation_id"]
+    assert resolve.__globals__["__name__"] == "paigeant_celery.agents.own_messages"
+    beginning = inspect.getsource(Agent.iter).partition("_prepare_run(")[0]
+    assert "_agent_graph.resolve_conversation(" in beginning
+    assert "resolve_run_id" not in beginning
+    given = (None, None, None)
+    assert resolve(None, message_history=None, usage=None, conversation_id=None)[:3] == given
 
 
 def test_models_can_be_asked_to_renew_their_clients() -> None:
