@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeAlias
 
 from pydantic_ai import Agent
 from pydantic_ai.agent import AbstractAgent
+from pydantic_ai.messages import UserContent
 from pydantic_ai.tools import AgentDepsT
 from typing_extensions import TypeVar
 
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 __all__ = ["PaigeantAgent", "register_agent"]
 
 OutputT = TypeVar("OutputT", default=str)
+
+# A text, or texts with files and links between them, as pydantic-ai's objects or their JSON.
+GivenPrompt: TypeAlias = str | Sequence[UserContent | Mapping[str, object]]
 
 MOST_ADDED_STEPS = 1000
 
@@ -151,7 +155,7 @@ class PaigeantAgent(Agent[AgentDepsT, OutputT]):
 
     def activity(
         self,
-        prompt: str,
+        prompt: GivenPrompt,
         deps: AgentDepsT | object = None,
         *,
         step_id: str | None = None,
@@ -161,8 +165,9 @@ class PaigeantAgent(Agent[AgentDepsT, OutputT]):
     ) -> ActivitySpec:
         """Return a step that runs this agent on `prompt`; add it nowhere. `deps` crosses the queue as JSON.
 
-        It goes on with the message history of the `conversation` of that name in its workflow, or of the one with that
-        `conversation_id` in any workflow, and adds to it when it completes. That takes a store.
+        `prompt` is a text, or a sequence of texts, URLs and files, as for `run`. The step goes on with the message
+        history of the `conversation` of that name in its workflow, or of the one with that `conversation_id` in any
+        workflow, and adds to it when it completes. That takes a store.
 
         Raises `InvalidInput` if the worker would not read `deps` from JSON as they are.
         """
@@ -180,7 +185,7 @@ class PaigeantAgent(Agent[AgentDepsT, OutputT]):
 
     def add_to_runway(
         self,
-        prompt: str,
+        prompt: GivenPrompt,
         deps: AgentDepsT | object = None,
         *,
         step_id: str | None = None,
@@ -198,7 +203,7 @@ class PaigeantAgent(Agent[AgentDepsT, OutputT]):
 
     def register_activity(
         self,
-        prompt: str,
+        prompt: GivenPrompt,
         deps: AgentDepsT | object = None,
         *,
         conversation: str | None = None,

@@ -141,9 +141,14 @@ class CeleryDurability(BaseDurabilityCapability[AgentDepsT]):
         return conversation_id_from_run_id(run_id) if self.in_durable_context else None
 
     async def get_run_start_time(self, run_id: str) -> datetime | None:
-        """Return when the run began in its first attempt, from which its time limit counts."""
+        """Return None: the time that a run may take counts from the start of each attempt, as a step's does.
+
+        The start is recorded nevertheless, because workers of earlier versions park a replay that has none.
+        """
         journal = current_journal()
-        return journal.started_at(run_id, datetime.now(UTC)) if journal is not None else None
+        if journal is not None:
+            journal.note_start(run_id, datetime.now(UTC))
+        return None
 
     def get_wrapper_toolset(self, toolset: AbstractToolset[AgentDepsT]) -> AbstractToolset[AgentDepsT] | None:
         """Record the calls of all tools, whatever their toolset, with or without an id."""
@@ -174,12 +179,16 @@ class CeleryDurability(BaseDurabilityCapability[AgentDepsT]):
 
     async def wrap_run(self, ctx: RunContext[AgentDepsT], *, handler: WrapRunHandler) -> AgentRunResult[Any]:
         """Keep replayed calls from exporting their spans and counting their tokens again, and messages from being saved
-        again."""
-        journal = current_journal()
-        with replay_scope() if journal is not None else nullcontext():
+        again.
+
+        When the run has ended well, the failures that it survived are recorded.
+        """
+        if (journal := current_journal()) is None:
+            return await super().wrap_run(ctx, handler=handler)
+        with replay_scope():
             result = await super().wrap_run(ctx, handler=handler)
-        if journal is not None:
-            give_back_own(journal, result)
+        await journal.settle(ctx.run_id)
+        give_back_own(journal, result)
         return result
 
     async def wrap_model_request(

@@ -22,8 +22,11 @@ from pydantic_ai.durable_exec import (
 from pydantic_ai.tools import RunContext
 
 from paigeant_celery.agents.fingerprints import Digests
+from paigeant_celery.agents.operation_arguments import digest_of_arguments
 from paigeant_celery.agents.recorded_errors import rebuilt, survived
+from paigeant_celery.agents.recorded_usage import Spending
 from paigeant_celery.journal.hop_journal import HopJournal, calling, current_journal
+from paigeant_celery.journal.operations import ARGUMENTS
 from paigeant_celery.journal.record import CallKey, CallKind, Record
 
 try:  # since pydantic-ai 2.68; before that, the spans of replayed calls are exported again
@@ -49,18 +52,18 @@ async def recorded(
     fingerprint: Mapping[str, str],
     make: Callable[[], Awaitable[Record]],
     *,
-    used: Callable[[], Mapping[str, Any]] = dict,
-    count: Callable[[Mapping[str, Any]], None] = lambda usage: None,
+    spending: Spending | None = None,
 ) -> Record:
     """Return the record of a call that is made now or was made by an earlier attempt.
 
     Raises the error of a recorded call that failed but whose run survived. If such a call had been cut off, the
-    replay waits to be cut off again. `used` says what a failed call had used; `count` gets what a replayed one used.
+    replay waits to be cut off again. `spending` is where the call's usage is counted.
     """
     record = journal.find(key, fingerprint)
     if record is not None:
         record_durable_unit(executed=False)
-        count(record.usage)
+        if spending is not None:
+            spending.count(record.usage)
         if record.failure is None:
             return record
         if record.failure.error_class == CUT_OFF:
@@ -71,7 +74,8 @@ async def recorded(
             with calling(str(key), recorded=True), durable_unit_scope():
                 record = await make()
         except (Exception, asyncio.CancelledError) as error:
-            journal.add_later(key, replace(survived(error, fingerprint), usage=used()))
+            usage = spending.used() if spending is not None else {}
+            journal.add_later(key, replace(survived(error, fingerprint), usage=usage))
             raise
         await journal.add(key, record)
     record_durable_unit(executed=True)
@@ -111,16 +115,31 @@ class _RecordedOperation(BoundDurableOperation[ParamsT, WireT, ResultT]):
         if journal is None:
             return await self._operation.handler(params)
         kind, name, fingerprint = self._identity(params)
+        ctx = _context_of(params)
+        run_id, step, call_id = ctx.run_id or "", ctx.run_step, ctx.tool_call_id or _call_id_of(params) or ""
+        if kind == "operation":
+            key = journal.operation_key(run_id, step, name=name, call_id=call_id, digest=fingerprint[ARGUMENTS])
+        else:
+            key = journal.key(run_id, step, kind, name=name, call_id=call_id)
+        spending = Spending(ctx.usage) if kind != "model" else None  # the run counts what a response says
 
         async def make() -> Record:
-            result = await self._operation.handler(params)
-            return Record(fingerprint=fingerprint, result=self._operation.result_codec.dump(result))
+            result = self._operation.result_codec.dump(await self._handled(params, spending))
+            # The result of a capability's operation says itself what was used.
+            usage = spending.used() if spending is not None and kind == "event" else {}
+            return Record(fingerprint=fingerprint, result=result, usage=usage)
 
-        ctx = _context_of(params)
-        call_id = ctx.tool_call_id or _call_id_of(params) or ""
-        key = journal.key(ctx.run_id or "", ctx.run_step, kind, name=name, call_id=call_id)
-        record = await recorded(journal, key, fingerprint, make)
+        record = await recorded(journal, key, fingerprint, make, spending=spending)
         return self._operation.result_codec.load(record.result)
+
+    async def _handled(self, params: Any, spending: Spending | None) -> ResultT:
+        if spending is None:
+            return await self._operation.handler(params)
+        try:
+            apart = replace(_context_of(params), usage=spending.apart)
+            return await self._operation.handler(replace(params, **{_context_field(params): apart}))
+        finally:
+            spending.settle()
 
     def _identity(self, params: object) -> tuple[CallKind, str, dict[str, str]]:
         match self._operation.operation_id:
@@ -132,16 +151,21 @@ class _RecordedOperation(BoundDurableOperation[ParamsT, WireT, ResultT]):
             case ModelCancelSuspendedResponseId(model_name=model_name):
                 return "model", "cancel", {"model": model_name}
             case CapabilityOperationId(capability_id=capability, operation=operation):
-                return "operation", f"{capability}.{operation}", {}
+                return "operation", f"{capability}.{operation}", {ARGUMENTS: digest_of_arguments(params)}
         if isinstance(params, EventStreamHandlerParams):
             return "event", params.event.event_kind, {}
-        return "operation", type(self._operation.operation_id).__name__, {}
+        name = type(self._operation.operation_id).__name__
+        return "operation", name, {ARGUMENTS: digest_of_arguments(params)}
 
 
 def _context_of(params: Any) -> RunContext[Any]:
-    context = params.run_context if hasattr(params, "run_context") else params.ctx
+    context = getattr(params, _context_field(params))
     assert isinstance(context, RunContext)
     return context
+
+
+def _context_field(params: Any) -> str:
+    return "run_context" if hasattr(params, "run_context") else "ctx"
 
 
 def _call_id_of(params: object) -> str | None:

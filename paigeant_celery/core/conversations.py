@@ -13,7 +13,7 @@ from paigeant_celery.core.errors import MessageError, NewerMessage
 from paigeant_celery.core.message import PaigeantMessage
 from paigeant_celery.core.slip import ActivitySpec, ExecutedStep, Step
 
-__all__ = ["FORMAT", "ConversationKey", "batches_in", "check_kept", "conversation_of", "messages_in", "spoken_in"]
+__all__ = ["FORMAT", "ConversationKey", "batches_in", "check_kept", "conversation_of", "messages_in", "names_of"]
 
 FORMAT = 1  # of a batch; increased when older versions could not read it
 _BEGINNING = re.compile(r'\{"v":([0-9]{1,9})[,}]')
@@ -42,11 +42,9 @@ def conversation_of(message: PaigeantMessage, part: Step | ExecutedStep | None =
     return ConversationKey(part.conversation, message.correlation_id) if part.conversation is not None else None
 
 
-def spoken_in(step: Step) -> dict[str, str | None]:
-    """Return what the record of a step says about its conversation."""
-    if not isinstance(step, ActivitySpec):
-        return {}
-    return {"conversation": step.conversation, "conversation_id": step.conversation_id}
+def names_of(step: Step) -> tuple[str | None, str | None]:
+    """Return the name and the id of the conversation that a step gives."""
+    return (step.conversation, step.conversation_id) if isinstance(step, ActivitySpec) else (None, None)
 
 
 def batches_in(text: str) -> tuple[str, ...]:

@@ -12,6 +12,19 @@ __all__ = ["fault_of", "first_fault", "kind_fault", "raised_by_serializer", "rai
 # Faults whose text is the validator's own, or quotes the value it got.
 QUOTING = {"value_error", "assertion_error", "union_tag_invalid"}
 
+# A tagged union puts its tag into the path, but the reader looks for the field.
+TAG = re.compile(r"(?<=\])\.(?:agent|agent_1\.2|function)(?=\.|$)|(?<=\.step)\.agent(?=\.)")
+
+OUR_OWN = {
+    "bad_agent_name",
+    "bad_conversation",
+    "bad_step_id",
+    "empty_prompt",
+    "invalid_prompt",
+    "invalid_queue",
+    "invalid_text",
+}
+
 
 def first_fault(error: ValidationError) -> tuple[tuple[int | str, ...], str, str]:
     """Return place, type and text of the first fault that pydantic found, without any value."""
@@ -61,18 +74,9 @@ def fault_of(error: ValidationError) -> tuple[str, str, str]:
         return "invalid_text", path, "contains a lone surrogate"
     if kind == "extra_forbidden":
         return "unknown_field", path, "this version does not know the field"
-    custom = kind in {
-        "bad_agent_name",
-        "bad_conversation",
-        "bad_step_id",
-        "empty_prompt",
-        "invalid_queue",
-        "invalid_text",
-    }
-    return (kind if custom else "invalid_envelope"), path, text
+    return (kind if kind in OUR_OWN else "invalid_envelope"), path, text
 
 
 def _path_of(place: tuple[int | str, ...]) -> str:
     path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).lstrip(".")
-    # A tagged union puts its tag into the path, but the reader looks for the field.
-    return re.sub(r"(\]|\.step)\.(?:agent|conversation|function)(?=\.|$)", r"\1", path)
+    return TAG.sub("", path)

@@ -206,6 +206,7 @@ REASONS: Mapping[str, str] = MappingProxyType(
         "invalid_input": "an argument of a call has a wrong type or value",
         "invalid_limit": "the limit of an agent's insertions is not a valid number",
         "invalid_policy": "the policy of a step makes no sense",
+        "invalid_prompt": "a part of a prompt is no content that pydantic-ai takes",
         "invalid_queue": "the name of a queue is no text, is empty or too long, or has a NUL",
         "invalid_task": "Celery does not accept the message as a valid task",
         "invalid_text": "a text has a lone surrogate, or a name has a NUL: not every broker and store can keep it",

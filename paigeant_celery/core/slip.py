@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from decimal import Decimal
 from typing import Annotated, Any, Literal, Self, TypeAlias, cast
 
@@ -19,6 +19,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from paigeant_celery.core.content import Prompt, crossing_prompt
 from paigeant_celery.core.crossing import NOTHING, Crossed, cross
 from paigeant_celery.core.errors import InvalidInput
 from paigeant_celery.core.faults import fault_of
@@ -30,7 +31,6 @@ from paigeant_celery.core.names import (
     is_step_id,
     name_fault,
     queue_fault,
-    text_fault,
 )
 from paigeant_celery.core.policy import StepPolicy
 
@@ -84,17 +84,8 @@ def _conversation(name: str) -> str:
     return name
 
 
-def _prompt(prompt: str) -> str:
-    if not prompt.strip():
-        raise PydanticCustomError("empty_prompt", "an agent needs a prompt")
-    if (fault := text_fault(prompt)) is not None:
-        raise PydanticCustomError("invalid_text", "the prompt {fault}", {"fault": fault})
-    return prompt
-
-
 ActivityName = Annotated[str, AfterValidator(_activity_name)]
 StepId = Annotated[str, AfterValidator(_step_id)]
-Prompt = Annotated[str, AfterValidator(_prompt)]
 Queue = Annotated[str, AfterValidator(_queue)]
 # Not written if there is none, so that what has no conversation is written as before.
 Conversation = Annotated[
@@ -102,6 +93,9 @@ Conversation = Annotated[
 ]
 # In US dollars. The bound keeps sums exact to the 10th decimal, and far below what decimals cannot add.
 MAX_COST = Decimal(10) ** 12
+# The kind of an agent's step that only 1.2 can read. Older workers leave kinds that they do not know to newer ones;
+# without that they would refuse the step, or run it without what they do not know.
+NEEDS_1_2: Literal["agent_1.2"] = "agent_1.2"
 Cost = Annotated[Decimal, Field(ge=0, le=MAX_COST, allow_inf_nan=False)]
 
 
@@ -142,19 +136,20 @@ class StepFields(WireModel):
 class ActivitySpec(StepFields):
     """A step that runs an agent on a prompt.
 
-    `deps` is JSON, or anything whose own class reads back what pydantic writes of it; the worker validates it with the
-    agent's own `deps_type`. `step_id` must be unique within the workflow; by default it is made from the agent's name.
-    `previous_output=False` keeps the previous step's output out of the prompt.
+    `prompt` is a text, or a sequence of texts, URLs and files: pydantic-ai's `ImageUrl`, `BinaryContent` and the like,
+    or their JSON, which has a `kind`. `deps` is JSON, or anything whose own class reads back what pydantic writes of
+    it; the worker validates it with the agent's own `deps_type`. `step_id` must be unique within the workflow; by
+    default it is made from the agent's name. `previous_output=False` keeps the previous step's output out of the
+    prompt.
 
     Steps of one `conversation` share a message history: those of the workflow that give the same name, or, with
     `conversation_id`, all that give the same id, whatever their workflow. With both, the id counts.
 
-    Raises `InvalidInput` (`bad_agent_name`, `empty_prompt`, `invalid_text`, `invalid_deps`, `bad_conversation`,
-    `secret_without_encryption`, …).
+    Raises `InvalidInput` (`bad_agent_name`, `empty_prompt`, `invalid_prompt`, `invalid_text`, `invalid_deps`,
+    `bad_conversation`, `secret_without_encryption`, …).
     """
 
-    # Versions before 1.2 do not know the second one. They would run the step without its history, so they give it back.
-    kind: Literal["agent", "conversation"] = "agent"
+    kind: Literal["agent", "agent_1.2"] = "agent"
     agent_name: ActivityName
     prompt: Prompt
     deps: JsonValue = None
@@ -165,7 +160,7 @@ class ActivitySpec(StepFields):
     def __init__(
         self,
         agent_name: str,
-        prompt: str,
+        prompt: str | Sequence[object],
         deps: object = None,
         step_id: str | None = None,
         policy: StepPolicy | None = None,
@@ -178,14 +173,14 @@ class ActivitySpec(StepFields):
         crossed = deps if isinstance(deps, Crossed) else cross(deps, path="deps")
         _build(
             self,
+            kind="agent" if isinstance(prompt, str) and conversation is conversation_id is None else NEEDS_1_2,
             agent_name=agent_name,
-            prompt=prompt,
+            prompt=crossing_prompt(prompt),
             deps=crossed.tree,
             step_id=step_id,
             policy=policy,
             queue=queue,
             previous_output=previous_output,
-            kind="agent" if conversation is None and conversation_id is None else "conversation",
             conversation=conversation,
             conversation_id=conversation_id,
         )
@@ -197,13 +192,24 @@ class ActivitySpec(StepFields):
 
     @model_validator(mode="after")
     def _check_kind(self) -> Self:
-        if (self.kind == "conversation") != (self.conversation is not None or self.conversation_id is not None):
-            raise PydanticCustomError("invalid_envelope", "the kind is 'conversation' exactly if the step names one")
+        if self.kind != NEEDS_1_2 and self._is_in_conversation:
+            raise PydanticCustomError("invalid_envelope", "a step in a conversation is of a kind that needs 1.2")
         return self
+
+    @property
+    def _is_in_conversation(self) -> bool:
+        return self.conversation is not None or self.conversation_id is not None
 
     @property
     def activity(self) -> str:
         return self.agent_name
+
+    def asking(self, prompt: str | None) -> Self:
+        """Return the same step without an id, with another prompt if one is given."""
+        asked = self if prompt is None else ActivitySpec(self.agent_name, prompt)
+        kind = NEEDS_1_2 if self._is_in_conversation else asked.kind
+        changed = {"step_id": None, "added_by": None, "prompt": asked.prompt, "kind": kind}
+        return self.model_copy(update=changed)
 
 
 class FunctionSpec(StepFields):
@@ -263,7 +269,8 @@ class OutputRef(WireModel):
 class ExecutedStep(WireModel):
     """The record of a step that ran; `output` is JSON, or null if `output_ref` says where it is.
 
-    `cost` is in US dollars, or null if it is not known.
+    `content` says which parts of the output are files and links, as JSON Pointers; other JSON that looks like one is
+    none. It exists since 1.2. `cost` is in US dollars, or null if it is not known.
     """
 
     step_id: StepId
@@ -275,6 +282,7 @@ class ExecutedStep(WireModel):
     finished_at: AwareDatetime
     output: JsonValue = None
     output_ref: OutputRef | None = None
+    content: tuple[str, ...] = ()
     usage: dict[str, int] = Field(default_factory=dict)
     cost: Cost | None = None
     added_by: StepId | None = None

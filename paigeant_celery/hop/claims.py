@@ -9,6 +9,7 @@ from datetime import timedelta
 from paigeant_celery.broker.outbox import Outbox
 from paigeant_celery.core.conversations import conversation_of
 from paigeant_celery.core.errors import MessageError
+from paigeant_celery.core.files import first_stored
 from paigeant_celery.core.message import PaigeantMessage, content_digest
 from paigeant_celery.core.settings import Settings
 from paigeant_celery.hop.guard import Arrival
@@ -85,15 +86,17 @@ class Claims:
 
 
 def _check_whole(message: PaigeantMessage) -> None:
-    """Raise `MessageError` (`store_lost`) if something of an earlier step was only in the store that lost its data."""
+    """Raise `MessageError` (`store_lost`) if something is only in a store that does not know the workflow."""
     for index, step in enumerate(message.slip.executed):
         if step.output_ref is not None:
-            text = "the output of an earlier step was only in the store, which has lost it; dispatch the workflow again"
-            raise MessageError("store_lost", f"slip.executed[{index}].output_ref", text)
-    for index, step in enumerate(message.slip.executed):
+            raise _lost("the output of an earlier step", f"slip.executed[{index}].output_ref")
         spoken = conversation_of(message, step)
         if spoken is not None and any(conversation_of(message, left) == spoken for left in message.slip.itinerary):
-            text = (
-                "what an earlier step said in a conversation was only in the store, which has lost it; dispatch again"
-            )
-            raise MessageError("store_lost", f"slip.executed[{index}].conversation", text)
+            raise _lost("what an earlier step said in a conversation", f"slip.executed[{index}].conversation")
+    if (path := first_stored(message)) is not None:
+        raise _lost("a file of a prompt", path)
+
+
+def _lost(what: str, path: str) -> MessageError:
+    text = f"{what} was only in the store, which has lost it; dispatch the workflow again"
+    return MessageError("store_lost", path, text)

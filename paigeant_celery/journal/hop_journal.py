@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -15,17 +15,16 @@ from paigeant_celery.activities.real_threads import real
 from paigeant_celery.core.errors import HopLost, HopUnknown, NonDeterminismError, NotSerializable, TransientError
 from paigeant_celery.core.patience import patience
 from paigeant_celery.journal.event_feed import EventFeed
+from paigeant_celery.journal.operations import Operations
 from paigeant_celery.journal.pieces import in_pieces, whole
 from paigeant_celery.journal.record import CallKey, CallKind, Record, change_in, differences, parse_key, parse_record
+from paigeant_celery.journal.survival import AFTER_MODEL, Unwritten
 from paigeant_celery.store.port import Closing, JournalStore
 
 __all__ = ["MAX_RECORD", "OUTCOME", "HopJournal", "calling", "current_journal", "journalling", "surrounding_journal"]
 
 MAX_RECORD = 64 * 1024 * 1024  # characters; four times the default limit of outputs
 OUTCOME = "outcome"  # the entry for what the step gave; the names of calls are JSON lists
-
-# Calls that a step makes only after its model has answered; events and operations may come before.
-AFTER_MODEL = ("tool", "validator")
 
 logger = logging.getLogger(__name__)
 
@@ -40,14 +39,6 @@ class _Scope:
 
 
 _scope: ContextVar[_Scope | None] = ContextVar("paigeant_journal", default=None)
-
-
-@dataclass(frozen=True)
-class _Unwritten:
-    """A record that is written together with a later one; `begun` is how many runs had begun when the call ended."""
-
-    text: str
-    begun: int
 
 
 class HopJournal:
@@ -73,10 +64,12 @@ class HopJournal:
         self.feed = feed
         self._lock = real().Lock()
         self._runs, self._occurrences = Counter[str](), Counter[CallKey]()
-        self._unwritten: dict[CallKey, _Unwritten] = {}
-        self._begun: dict[str, int] = {}  # run -> how many runs began before it
+        self._unwritten = Unwritten()
         self._making = self._resting = 0
-        self._last = _last_places(self._records)
+        recorded = [key for key in map(parse_key, self._records) if key is not None]
+        self._last = _last_places(recorded)
+        self._ahead = _model_requests(recorded)
+        self._operations = Operations(self._records)
         self._drifted: set[str] = set()
         self.replayed = self.made = 0
         self.fault: NonDeterminismError | None = None
@@ -122,24 +115,36 @@ class HopJournal:
         with self._lock:
             number = self._runs[name]
             self._runs[name] += 1
-            self._begun[f"{name}:{number}"] = len(self._begun)
+            self._unwritten.run_begins(f"{name}:{number}")
         return f"{self.hop_id}:{name}:{number}"
 
     def is_ahead(self, run_id: str) -> bool:
         """Say whether a run is one that an earlier attempt has begun, and this one has yet to begin."""
         run = run_id.removeprefix(f"{self.hop_id}:")
         with self._lock:
-            begun = run in self._begun or any(key.run == run for key in self._occurrences)
-        return not begun and (run != run_id or run in self._last)
+            if run == run_id:  # the code gave the run this id
+                return run in self._last and all(key.run != run for key in self._occurrences)
+            name, _, number = run.rpartition(":")
+            return not number.isdecimal() or int(number) >= self._runs[name]
 
     def key(self, run_id: str, step: int, kind: CallKind, *, name: str = "", call_id: str = "") -> CallKey:
         """Return the key of the call that begins now."""
         run = run_id.removeprefix(f"{self.hop_id}:")
         first = CallKey(run=run, step=step, kind=kind, name=name, call_id=call_id)
         with self._lock:
-            occurrence = self._occurrences[first]
+            key = replace(first, occurrence=self._occurrences[first])
             self._occurrences[first] += 1
-        return replace(first, occurrence=occurrence)
+            self._unwritten.call_begins(key)
+        return key
+
+    def operation_key(self, run_id: str, step: int, *, name: str, call_id: str, digest: str) -> CallKey:
+        """Return the key of the operation that begins now; `digest` stands for what it is called with."""
+        run = run_id.removeprefix(f"{self.hop_id}:")
+        first = CallKey(run=run, step=step, kind="operation", name=name, call_id=call_id)
+        with self._lock:
+            key = self._operations.key(first, digest, ahead=bool(self._ahead.get(run)))
+            self._unwritten.call_begins(key)
+        return key
 
     def holds(self, run_id: str, step: int, kind: CallKind, *, name: str, call_id: str) -> bool:
         """Say whether such a call was recorded by an earlier attempt."""
@@ -159,6 +164,7 @@ class HopJournal:
             if text is None:
                 self._check_new(key)
                 return None
+            self._ahead.get(key.run, set()).discard(key)
             record = parse_record(text, step_id=self._step_id, key=key)
             decisive, drifted = differences(record.fingerprint, fingerprint)
             if decisive:
@@ -202,31 +208,36 @@ class HopJournal:
             said = f"{key.label} gave {len(text)} characters, but at most {MAX_RECORD} are recorded; return a reference"
             raise NotSerializable("result_too_large", said)
         with self._lock:
-            before = [earlier for earlier in self._unwritten if self._is_survived(earlier, key)]
-            records = {str(earlier): self._unwritten[earlier].text for earlier in before}
+            survived = self._unwritten.shown_by(key)
         *first, last = in_pieces(str(key), text)
         for piece in first:
             await self._write(piece)
-        await self._write({**records, **last})
+        await self._write({**{str(earlier): text for earlier, text in survived.items()}, **last})
         with self._lock:  # not earlier, because the write may be cut off
-            for earlier in before:
-                self._unwritten.pop(earlier, None)
+            self._unwritten.forget(survived)
         self.made += 1
         self._tell("call_made", key)
 
     def add_later(self, key: CallKey, record: Record) -> None:
         """Record a call together with a later one of its run, because it matters only if the run goes on after it."""
         with self._lock:
-            self._unwritten[key] = _Unwritten(record.encode(), begun=len(self._begun))
+            self._unwritten.add(key, record.encode())
 
-    def started_at(self, run_id: str, now: datetime) -> datetime:
-        """Return when a run began in its first attempt, which is `now` if this is the first."""
+    async def settle(self, run_id: str | None = None) -> None:
+        """Record the failures that a run survived, or the step, because it has ended well; may raise as `add` does."""
+        run = run_id.removeprefix(f"{self.hop_id}:") if run_id is not None else None
+        with self._lock:
+            survived = self._unwritten.failed_in(run)
+        if survived:
+            await self._write({str(key): text for key, text in survived.items()})
+            with self._lock:
+                self._unwritten.forget(survived)
+
+    def note_start(self, run_id: str, now: datetime) -> None:
+        """Record when a run began, if this is its first attempt."""
         key = self.key(run_id, 0, "start")
-        record = self.find(key, {})
-        if record is not None:
-            return datetime.fromisoformat(record.result)
-        self.add_later(key, Record(result=now.isoformat()))
-        return now
+        if str(key) not in self._records:
+            self.add_later(key, Record(result=now.isoformat()))
 
     def _tell(self, event: str, key: CallKey) -> None:
         if self.feed is not None:
@@ -246,17 +257,10 @@ class HopJournal:
             self.check_held()
             await asyncio.sleep(next(waits))
 
-    def _is_survived(self, earlier: CallKey, key: CallKey) -> bool:
-        """Say whether a call shows that the step went on after an earlier one that failed.
-
-        A fallback's answer, a later step of the same run and a run that began since then show it. A call that runs in
-        parallel does not.
-        """
-        if key.run != earlier.run:
-            return self._begun.get(key.run, -1) >= self._unwritten[earlier].begun
-        return key.step > earlier.step or (key.step == earlier.step and earlier.kind == key.kind == "model")
-
     def _check_new(self, key: CallKey) -> None:
+        if key.kind == "operation":  # its place is not known, and it may run beside a call that is recorded
+            self._tell_new_operation(key)
+            return
         last = self._last.get(key.run)
         if (
             last is not None and (key.step, key.kind != "model") < last
@@ -264,6 +268,14 @@ class HopJournal:
             raise NonDeterminismError(
                 self._step_id, key.label, "it was not made when an earlier attempt of the run went on from there"
             )
+
+    def _tell_new_operation(self, key: CallKey) -> None:
+        if self._ahead.get(key.run) and key.name not in self._drifted:
+            self._drifted.add(key.name)
+            logger.warning(
+                "%s is made although no earlier attempt of the run that went on from there recorded it",
+                key.label, extra={"action": "replay_drift", "hop": self.hop_id},
+            )  # fmt: skip
 
 
 def current_journal() -> HopJournal | None:
@@ -299,12 +311,23 @@ def calling(path: str, *, recorded: bool) -> Iterator[None]:
         _scope.reset(token)
 
 
-def _last_places(records: Mapping[str, str]) -> dict[str, tuple[int, bool]]:
-    """Return how far each run went: its last step, and whether calls after that step's model answer are recorded."""
+def _last_places(recorded: Iterable[CallKey]) -> dict[str, tuple[int, bool]]:
+    """Return how far each run went: its last step, and whether calls after that step's model answer are recorded.
+
+    Operations say nothing of it, because their step need not be the run's.
+    """
     last: dict[str, tuple[int, bool]] = {}
-    for text in records:
-        key = parse_key(text)
-        if key is not None and key.kind != "start":
+    for key in recorded:
+        if key.kind not in ("start", "operation"):
             place = (key.step, key.kind in AFTER_MODEL)
             last[key.run] = max(place, last.get(key.run, place))
     return last
+
+
+def _model_requests(recorded: Iterable[CallKey]) -> dict[str, set[CallKey]]:
+    """Return the recorded model requests of each run."""
+    requests: dict[str, set[CallKey]] = {}
+    for key in recorded:
+        if key.kind == "model" and not key.name:
+            requests.setdefault(key.run, set()).add(key)
+    return requests

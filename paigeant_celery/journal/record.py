@@ -157,9 +157,14 @@ def _error(tree: Mapping[str, Any]) -> RecordedError:
 
 
 def differences(recorded: Mapping[str, str], current: Mapping[str, str]) -> tuple[list[str], list[str]]:
-    """Return what differs among the things both name: first what forbids a replay, then what only earns a warning."""
-    differing = [name for name in recorded if name in current and recorded[name] != current[name]]
-    return [name for name in differing if name in DECISIVE], [name for name in differing if name not in DECISIVE]
+    """Return what differs among the things both name: first what forbids a replay, then what only earns a warning.
+
+    What later versions digest in another way has a name like `tools/2`, after the older ones; the last name that both
+    have counts.
+    """
+    both = {name.partition("/")[0]: name for name in recorded if name in current}
+    differing = [what for what, name in both.items() if recorded[name] != current[name]]
+    return [what for what in differing if what in DECISIVE], [what for what in differing if what not in DECISIVE]
 
 
 def change_in(names: Sequence[str]) -> str:

@@ -156,7 +156,16 @@ EDGES: dict[str, tuple[list[str], list[Callable[[], object]], list[Callable[[], 
             lambda: FunctionSpec("a", {"a": "\ud800"}),
         ],
     ),
-    "prompt": ([], [lambda: ActivitySpec("a", "🦜\u202e\0")], [lambda: ActivitySpec("a", " \n")]),
+    "prompt": (
+        [],
+        [lambda: ActivitySpec("a", "🦜\u202e\0"), lambda: ActivitySpec("a", ["", {"kind": "image-url", "url": "u"}])],
+        [
+            lambda: ActivitySpec("a", " \n"),
+            lambda: ActivitySpec("a", ["", {"kind": "cache-point"}]),
+            lambda: ActivitySpec("a", ["x", 5]),
+            lambda: ActivitySpec("a", ["\ud800"]),
+        ],
+    ),
     "`variables=`, deps, arguments or an output": (
         ["24"],
         [lambda: dispatched(variables=nested(24)), lambda: ActivitySpec("a", "x", nested(24))],
@@ -185,6 +194,7 @@ EDGES: dict[str, tuple[list[str], list[Callable[[], object]], list[Callable[[], 
 }  # fmt: skip
 ELSEWHERE = {  # settings; their page is compared with the code by another test
     "all of these together, with the outputs so far": "`paigeant_max_message_size`",
+    "a file in a prompt, as base64": "`paigeant_max_output_size`",
     "steps of a workflow": "`paigeant_max_steps`",
     "history of a conversation": "`paigeant_max_conversation_size`",
 }
