@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import (
@@ -140,7 +141,7 @@ class AgentActivity:
                     usage_limits=budget.left(),
                     capabilities=self._capabilities(edit),
                     infer_name=False,
-                    **_continued(conversation, context),
+                    **await _continued(conversation, context),
                 )
             output = await read_beside(result.output, Limit(size=limits.max_output_size))  # it may need the deps
         recorded = result_of(
@@ -151,7 +152,9 @@ class AgentActivity:
             inserted=edit.inserted,
             notes=edit.notes(),
         )
-        return recorded if conversation is None else replace(recorded, said=said_by(result.new_messages()))
+        if conversation is None:
+            return recorded
+        return replace(recorded, said=await asyncio.to_thread(said_by, result.new_messages()))
 
     def _capabilities(self, edit: Edit) -> list[AbstractCapability[Any]]:
         """Return what the agent gets for this run: durability, unless it has its own, and itinerary editing."""
@@ -214,11 +217,11 @@ class AgentActivity:
                 yield made
 
 
-def _continued(conversation: ConversationKey | None, context: WorkflowContext) -> dict[str, Any]:
+async def _continued(conversation: ConversationKey | None, context: WorkflowContext) -> dict[str, Any]:
     """Return what a run gets that continues a conversation."""
     if conversation is None:
         return {}
-    history = read_history(context.history, hop_id=context.hop_id)
+    history = await asyncio.to_thread(read_history, context.history, hop_id=context.hop_id)  # it may be large
     return {"message_history": history or None, "conversation_id": conversation.id}
 
 
