@@ -12,10 +12,11 @@ from pydantic import JsonValue, TypeAdapter, ValidationError
 from pydantic_ai.messages import UserContent
 
 from paigeant_celery.activities.context import StepOutput
-from paigeant_celery.core.content import Prompt, decoded, digest_in, pointer_below
+from paigeant_celery.core.content import Prompt, decoded, digest_in
 from paigeant_celery.core.errors import MessageError
 from paigeant_celery.core.faults import first_fault
 from paigeant_celery.core.jsonable import dumps
+from paigeant_celery.core.output_files import pointer_below
 
 __all__ = ["UserPrompt", "check_prompt", "prompt_of", "user_prompt"]
 

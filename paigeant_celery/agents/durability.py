@@ -34,7 +34,7 @@ from paigeant_celery.agents.naming import GlobalName, maker_frame
 from paigeant_celery.agents.own_messages import give_back_own
 from paigeant_celery.agents.recorded_calls import JournalBackend
 from paigeant_celery.agents.recorded_tools import METADATA_KEY, RecordedToolset
-from paigeant_celery.agents.stream import feed_here, is_told, shown_to
+from paigeant_celery.agents.stream import feed_here, show_rest, shown_run, shown_to
 from paigeant_celery.core.errors import NotSerializable, UsageError
 from paigeant_celery.journal.hop_journal import current_journal, surrounding_journal
 
@@ -164,13 +164,13 @@ class CeleryDurability(BaseDurabilityCapability[AgentDepsT]):
     async def wrap_run_event_stream(
         self, ctx: RunContext[AgentDepsT], *, stream: AsyncIterable[AgentStreamEvent]
     ) -> AsyncIterator[AgentStreamEvent]:
-        """Show watchers the events that are not the model's; they saw the model's when they came."""
-        feed, journal = feed_here(), current_journal()
+        """Show watchers the events that they have not had; they saw the model's when they came."""
+        feed = feed_here() if self.in_durable_context else None
         passing = cast("AsyncGenerator[AgentStreamEvent]", super().wrap_run_event_stream(ctx, stream=stream))
         async with aclosing(passing):
             async for event in passing:
-                if feed is not None and journal is not None and not is_told(journal, ctx, event):
-                    feed.put(ctx.run_id or "", ctx.run_step, event)
+                if feed is not None:
+                    show_rest(feed, ctx, event)
                 yield event
 
     def _model_stream_event_handler(self) -> EventStreamHandler[AgentDepsT] | None:
@@ -178,15 +178,17 @@ class CeleryDurability(BaseDurabilityCapability[AgentDepsT]):
         return handler if feed is None else shown_to(feed, handler)
 
     async def wrap_run(self, ctx: RunContext[AgentDepsT], *, handler: WrapRunHandler) -> AgentRunResult[Any]:
-        """Keep replayed calls from exporting their spans and counting their tokens again, and messages from being saved
-        again.
+        """Keep replayed calls from exporting their spans and counting their tokens again; show watchers the end.
+
+        Messages that an earlier attempt has saved are not given to be saved again.
 
         When the run has ended well, the failures that it survived are recorded.
         """
         if (journal := current_journal()) is None:
             return await super().wrap_run(ctx, handler=handler)
         with replay_scope():
-            result = await super().wrap_run(ctx, handler=handler)
+            feed, run = feed_here(), super().wrap_run(ctx, handler=handler)
+            result = await (run if feed is None else shown_run(feed, ctx.run_id or "", run))
         await journal.settle(ctx.run_id)
         give_back_own(journal, result)
         return result

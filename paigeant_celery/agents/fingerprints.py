@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pydantic_ai.durable_exec import ModelRequestParams
-from pydantic_ai.messages import ModelMessage, ModelResponse
+from pydantic_ai.messages import BinaryContent, ModelMessage, ModelResponse
 from pydantic_ai.tools import ToolDefinition
 from pydantic_core import PydanticSerializationError, to_json
 
@@ -18,6 +18,7 @@ from paigeant_celery.core.jsonable import everything_in
 
 __all__ = ["Digests", "asked", "digest"]
 
+LARGE_FILE = 64 * 1024  # bytes; smaller ones are digested as base64, as they always were
 MOST_KEPT = 1000  # digests of schemas; schemas that are rebuilt for each request would pile up
 
 
@@ -114,7 +115,18 @@ def asked(messages: Sequence[ModelMessage]) -> list[object]:
 
 
 def _content(part: Any) -> list[object]:
-    return [part.part_kind, getattr(part, "tool_name", None), getattr(part, "content", None)]
+    return [part.part_kind, getattr(part, "tool_name", None), _light(getattr(part, "content", None))]
+
+
+def _light(content: object) -> object:
+    """Return content with digests in the place of large files, which would be written as base64 for each request."""
+    if isinstance(content, BinaryContent) and len(content.data) > LARGE_FILE:
+        return [content.media_type, content.vendor_metadata, _hashed(content.data)]
+    if isinstance(content, (list, tuple)):
+        return [_light(part) for part in content]
+    if isinstance(content, dict):
+        return {name: _light(part) for name, part in content.items()}
+    return content
 
 
 def _without_texts(schema: object) -> object:

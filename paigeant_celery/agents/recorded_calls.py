@@ -66,7 +66,7 @@ async def recorded(
             spending.count(record.usage)
         if record.failure is None:
             return record
-        if record.failure.error_class == CUT_OFF:
+        if record.failure.error_class == CUT_OFF and record.failure.form is None:  # those of Python's futures have one
             await asyncio.Event().wait()
         raise rebuilt(record)
     async with journal.making():

@@ -29,7 +29,6 @@ __all__ = [
     "decoded",
     "digest_in",
     "has_files",
-    "pointer_below",
     "shown",
     "stored_in",
 ]
@@ -141,11 +140,6 @@ def decoded(data: str) -> bytes:
     """Return the bytes of base64 in either alphabet, with padding or without; raises `ValueError`."""
     text = data.translate(ANY_ALPHABET).rstrip("=")
     return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
-
-
-def pointer_below(pointer: str, part: str | int) -> str:
-    """Return the JSON Pointer of a part of what is at `pointer`."""
-    return f"{pointer}/{str(part).replace('~', '~0').replace('/', '~1')}"
 
 
 def blob_of(digest: str) -> str:

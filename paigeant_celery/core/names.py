@@ -275,6 +275,7 @@ AGENT_EVENTS: Mapping[str, str] = MappingProxyType(
         "call_made": "a call ended and is on record",
         "call_replayed": "a call was answered from the record of an earlier attempt",
         "dropped": "so many events were replaced by newer ones before they could be sent",
+        "run_failed": "a run ended with an error; `error` is its class",
     }
 )
 

@@ -170,6 +170,7 @@ class StepRunner:
             ended_at=ended.ended_at,
             output=output.output,
             output_ref=output.ref,
+            content=result.content,
             usage=dict(result.usage),
             cost=result.cost,
             inserted=result.inserted,

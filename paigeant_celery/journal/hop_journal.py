@@ -21,7 +21,16 @@ from paigeant_celery.journal.record import CallKey, CallKind, Record, change_in,
 from paigeant_celery.journal.survival import AFTER_MODEL, Unwritten
 from paigeant_celery.store.port import Closing, JournalStore
 
-__all__ = ["MAX_RECORD", "OUTCOME", "HopJournal", "calling", "current_journal", "journalling", "surrounding_journal"]
+__all__ = [
+    "MAX_RECORD",
+    "OUTCOME",
+    "HopJournal",
+    "calling",
+    "current_journal",
+    "journalling",
+    "surrounding_call",
+    "surrounding_journal",
+]
 
 MAX_RECORD = 64 * 1024 * 1024  # characters; four times the default limit of outputs
 OUTCOME = "outcome"  # the entry for what the step gave; the names of calls are JSON lists
@@ -145,11 +154,6 @@ class HopJournal:
             key = self._operations.key(first, digest, ahead=bool(self._ahead.get(run)))
             self._unwritten.call_begins(key)
         return key
-
-    def holds(self, run_id: str, step: int, kind: CallKind, *, name: str, call_id: str) -> bool:
-        """Say whether such a call was recorded by an earlier attempt."""
-        run = run_id.removeprefix(f"{self.hop_id}:")
-        return str(CallKey(run=run, step=step, kind=kind, name=name, call_id=call_id)) in self._records
 
     def find(self, key: CallKey, fingerprint: Mapping[str, str]) -> Record | None:
         """Return the record of a call, or None if it must be made.
@@ -288,6 +292,12 @@ def surrounding_journal() -> HopJournal | None:
     """Return the journal of the hop that this context belongs to, even inside a recorded call."""
     scope = _scope.get()
     return scope.journal if scope is not None else None
+
+
+def surrounding_call() -> str:
+    """Return the call that this context is the inside of; empty if it is none."""
+    scope = _scope.get()
+    return scope.path if scope is not None else ""
 
 
 @contextmanager

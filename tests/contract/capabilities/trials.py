@@ -15,7 +15,7 @@ from pydantic_ai.messages import ModelMessagesTypeAdapter
 from pydantic_ai.run import AgentRunResult
 from pydantic_core import to_jsonable_python
 
-from paigeant_celery.activities.context import WorkflowContext, entered
+from paigeant_celery.activities.context import WorkflowContext, entered, open_context
 from paigeant_celery.activities.port import StepLimits
 from paigeant_celery.agents.activity import AgentActivity
 from paigeant_celery.core.message import PaigeantMessage
@@ -156,7 +156,7 @@ async def _run_plain(row: Row, world: World) -> Any:
 async def _run_step(row: Row, world: World) -> Any:
     made = row.make(world)
     step = ActivitySpec("row", row.prompt, row.deps, step_id="draft")
-    context = _context(step)
+    context = await _context(step)
     with entered(context):
         if not isinstance(made, AbstractAgent):
             return await made()
@@ -172,25 +172,18 @@ async def _run_step(row: Row, world: World) -> Any:
         return results[-1]
 
 
-def _context(step: ActivitySpec) -> WorkflowContext:
+async def _context(step: ActivitySpec) -> WorkflowContext:
     slip = RoutingSlip(itinerary=name_steps((step,)), executed=())
     message = PaigeantMessage(message_id="w.0", correlation_id="w", created_at=NOON, sent_at=NOON, slip=slip)
-    return WorkflowContext(
-        correlation_id="w",
-        hop_id="w.0",
-        step_id="draft",
-        activity="row",
-        attempt=1,
-        deadline=None,
-        variables={},
-        previous_output=None,
-        message=message,
-        read_output=_nothing,
-    )
+    return await open_context(message, attempt=1, read_output=_nothing, read_data=_no_data)
 
 
 async def _nothing(record: object) -> object:
     return None
+
+
+async def _no_data(digest: str) -> str:
+    raise AssertionError(digest)
 
 
 async def _seen(row: Row, run: Callable[[], Awaitable[Any]]) -> Seen:

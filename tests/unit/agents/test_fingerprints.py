@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, cast
 
 from pydantic_ai.durable_exec import ModelRequestParams
-from pydantic_ai.messages import BinaryContent, ModelMessage, ModelRequest, ModelResponse, TextPart, UserPromptPart
+from pydantic_ai.messages import (
+    BinaryContent,
+    ModelMessage,
+    ModelRequest,
+    ModelResponse,
+    TextPart,
+    ToolReturnPart,
+    UserContent,
+    UserPromptPart,
+)
 from pydantic_ai.models import ModelRequestParameters
 from pydantic_ai.output import OutputObjectDefinition
 from pydantic_ai.tools import RunContext, ToolDefinition
 
+from paigeant_celery.agents import fingerprints
 from paigeant_celery.agents.fingerprints import Digests, digest
 from paigeant_celery.journal.record import DECISIVE, change_in, differences
 
@@ -101,6 +112,27 @@ def test_a_digest_covers_what_json_cannot_say() -> None:
     assert digest(object()) == digest(object())
     assert digest({"of": {8, 0}}) == digest({"of": {0, 8}})  # whose order differs, as with the seed of a process
     assert digest([frozenset({8, 0}), 1.5]) != digest([frozenset({8, 0}), 2.5])
+
+
+def test_a_large_file_is_hashed_and_not_written() -> None:
+    """Each request that asks with it is compared with its record, and the event loop waits meanwhile."""
+    small = BinaryContent(b"1", media_type="image/png")
+    big, same, other = (
+        BinaryContent(data * 100_000, media_type="image/png", vendor_metadata={"detail": "low"})
+        for data in (b"12", b"12", b"13")
+    )
+    typed = replace(big, media_type="image/jpeg")
+
+    def of(*content: UserContent) -> ModelRequestParams:
+        result = ToolReturnPart("look", {"pages": [content[-1]]}, "id")
+        return request(ModelRequest(parts=[UserPromptPart(content=content), result]))
+
+    assert changed(of("a", big), of("a", same)) == []
+    for unlike in (of("a", other), of("a", typed), of("b", big), of("a", big, big)):
+        assert changed(of("a", big), unlike) == ["prompt"]
+    as_before = fingerprints.asked([ModelRequest(parts=[UserPromptPart(content=["a", small])])])
+    assert digest(as_before) == digest([[None, ["user-prompt", None, ["a", small]]]])  # of earlier versions
+    assert len(json.dumps(fingerprints.asked(of("a", big, big).messages))) < 1000
 
 
 def in_order(*words: str) -> ToolDefinition:

@@ -5,7 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from tests.contract.capabilities.row import Row
-from tests.contract.capabilities.rows import capabilities, failures, hooks, outputs, tools, toolsets, values, waiting
+from tests.contract.capabilities.rows import (
+    capabilities,
+    failures,
+    hooks,
+    models,
+    outputs,
+    runs,
+    tools,
+    toolsets,
+    values,
+    waiting,
+)
 
 __all__ = ["SECTIONS"]
 
@@ -15,6 +26,8 @@ SECTIONS: Mapping[str, Sequence[Row]] = {
     "Outputs": outputs.ROWS,
     "Tools": tools.ROWS,
     "Toolsets": toolsets.ROWS,
+    "Runs": runs.ROWS,
+    "Models": models.ROWS,
     "Values and prompts": values.ROWS,
     "Waiting": waiting.ROWS,
     "Errors and limits": failures.ROWS,
