@@ -2,7 +2,8 @@
 
 A step may keep the history of its runs itself, in a `ConversationStore` or in a table. What one attempt saved, the next
 one reads, and gives to the run that replays it. Runs have the same id in every attempt, so pydantic-ai refuses such a
-history. Here the run gets the history without its own messages, as it had at first, and then gives it back whole.
+history. Here the run gets the history without its own messages, as it had at first, and then gives it back whole. If
+the step did not read the history, but saves what was saved already, nothing is saved again.
 """
 
 from __future__ import annotations
@@ -20,6 +21,12 @@ from pydantic_ai.run import AgentRunResult
 from pydantic_ai.usage import RunUsage
 
 from paigeant_celery.journal.hop_journal import HopJournal, current_journal
+
+try:  # since pydantic-ai 2.66
+    from pydantic_ai._conversation_marks import mark_stored
+    from pydantic_ai.conversation_store import ConversationEntry, ConversationStore
+except ImportError:
+    ConversationStore = None  # type: ignore[assignment, misc]
 
 __all__ = ["give_back_own"]
 
@@ -101,6 +108,41 @@ def _written(messages: list[ModelMessage]) -> list[Any]:
     return tree
 
 
+async def _is_saved(store: ConversationStore, saved: Conversation | AgentRunResult[Any], scope: str | None) -> bool:
+    """Say whether an earlier attempt of this hop has saved the same, and if so let it go on from there."""
+    journal = current_journal()
+    conversation = saved.conversation if isinstance(saved, AgentRunResult) else saved
+    if journal is None or not journal.resumes:
+        return False
+    own = [message for message in conversation.messages if (message.run_id or "").startswith(f"{journal.hop_id}:")]
+    kept = await store.load(conversation.conversation_id, scope=scope) if own else None
+    if kept is None or kept.revision is None:
+        return False
+    runs = {message.run_id for message in own}
+    stored = [message for message in kept.messages if message.run_id in runs]
+    if _written(stored[-len(own) :]) != _written(own):
+        return False
+    if isinstance(saved, AgentRunResult):
+        saved._conversation_saved(kept.revision)
+    else:
+        saved.revision = kept.revision
+        mark_stored(saved, saved.messages)
+    return True
+
+
+def _watch_saves() -> None:
+    """Have each save of a conversation looked at first. Nothing changes outside a hop and in its first attempt."""
+    save = ConversationStore.save
+
+    @wraps(save)
+    async def save_once(
+        self: ConversationStore, conversation: Conversation | AgentRunResult[Any], *, scope: str | None = None
+    ) -> list[ConversationEntry]:
+        return [] if await _is_saved(self, conversation, scope) else await save(self, conversation, scope=scope)
+
+    ConversationStore.save = save_once  # type: ignore[method-assign]
+
+
 def _watch_histories() -> None:
     """Have each run's history looked at first. Nothing changes for runs outside a hop.
 
@@ -116,3 +158,5 @@ def _watch_histories() -> None:
 
 
 _watch_histories()
+if ConversationStore is not None:
+    _watch_saves()

@@ -94,6 +94,11 @@ class HopJournal:
         """What an earlier attempt's step gave, if its hop could not be closed with it."""
         return self._records.get(OUTCOME)
 
+    @property
+    def resumes(self) -> bool:
+        """Whether an earlier attempt has recorded anything."""
+        return bool(self._records)
+
     def keep(self, outcome: str) -> None:
         """Keep what the step gave for whoever redrives the hop. Blocks; raises `TransientError`.
 

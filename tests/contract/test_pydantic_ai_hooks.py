@@ -15,6 +15,7 @@ from pydantic_ai.exceptions import ApprovalRequired, CallDeferred, ToolFailed, U
 from pydantic_ai.models import Model
 from pydantic_ai.models.test import TestModel
 from pydantic_ai.models.wrapper import WrapperModel
+from pydantic_ai.run import AgentRunResult
 from pydantic_ai.usage import RunUsage
 
 from paigeant_celery.agents.durability import CeleryDurability
@@ -80,6 +81,17 @@ def test_each_run_asks_for_its_history_in_one_place() -> None:
     assert "resolve_run_id" not in beginning
     given = (None, None, None)
     assert resolve(None, message_history=None, usage=None, conversation_id=None)[:3] == given
+
+
+def test_each_save_of_a_conversation_goes_through_one_method() -> None:
+    """There what an earlier attempt saved is recognized."""
+    stores = pytest.importorskip("pydantic_ai.conversation_store", reason="this pydantic-ai has no such store")
+    save = stores.ConversationStore.save
+
+    assert parameters(save) == ["self", "conversation", "scope"]
+    assert "save" not in vars(stores.InMemoryConversationStore)
+    assert save.__globals__["__name__"] == "paigeant_celery.agents.own_messages"
+    assert parameters(AgentRunResult._conversation_saved) == ["self", "revision"]
 
 
 def test_models_can_be_asked_to_renew_their_clients() -> None:

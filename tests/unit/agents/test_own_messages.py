@@ -182,6 +182,57 @@ def test_what_others_saved_meanwhile_stays_in_a_conversation_store() -> None:
     assert texts(kept.messages) == ["Where is it?", "found", "ask other", "say other"]
 
 
+@needs_stores
+@pytest.mark.parametrize("what", ["the result", "its conversation"])
+def test_a_step_that_saves_without_reading_first_is_no_conflict(what: str) -> None:
+    """It began the conversation in its first attempt, and still holds what was there before that."""
+    store, failing = InMemoryConversationStore(), [True]
+    agent, asked = desk("one", "two")
+
+    async def step() -> list[str]:
+        first = await agent.run("a")
+        held = first if what == "the result" else first.conversation
+        await store.save(held)
+        second = await agent.run("b", conversation=first.conversation if what == "the result" else held)  # type: ignore[arg-type]
+        if not failing or failing.pop() is None:
+            await store.save(second if what == "the result" else second.conversation)
+        return [first.conversation_id, first.output, second.output]
+
+    outcomes = attempts(step, 4)
+    kept, record = asyncio.run(store.load(outcomes[0][0])), asyncio.run(store.read_record(outcomes[0][0]))
+
+    assert outcomes == [[outcomes[0][0], "one", "two"]] * 4
+    assert kept is not None
+    assert record is not None
+    assert texts(kept.messages) == ["a", "one", "b", "two"]
+    assert (kept.usage.requests, record.branches) == (2, [])
+    assert asked == {"local": 2}
+
+
+@needs_stores
+def test_a_conflict_with_others_stays_one() -> None:
+    """Only what the hop itself has saved is its own."""
+    store = InMemoryConversationStore()
+    agent, _ = desk("found")
+
+    async def step() -> str:
+        result = await agent.run("Where is it?", conversation_id="c")
+        await store.save(result)
+        return result.output
+
+    async def taken() -> None:
+        await store.save(Conversation(messages=turn("other"), conversation_id="c"))
+
+    asyncio.run(taken())
+    with pytest.raises(UserError, match="already exists"):
+        attempts(step, 1)
+    hop = JournalledHop()
+    with pytest.raises(UserError, match="already exists"):
+        attempts(step, 1, hop=hop)
+    with pytest.raises(UserError, match="already exists"):
+        attempts(step, 1, hop=hop)
+
+
 def test_several_runs_of_a_step_go_on_from_one_another() -> None:
     """Each replays with the history that it had, whatever the later ones saved."""
     table = Table([])
