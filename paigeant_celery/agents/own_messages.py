@@ -75,7 +75,7 @@ def _without_own(resolved: tuple[Any, ...], *, carried: bool) -> tuple[Any, ...]
     journal, (history, usage, conversation_id, *stored) = current_journal(), resolved
     if journal is None or not history:
         return resolved
-    start = next((at for at, message in enumerate(history) if journal.is_ahead(message.run_id or "")), None)
+    start = next((at for at, message in enumerate(history) if journal.is_to_begin(message.run_id or "")), None)
     if start is None:
         return resolved
     given = _Given(messages=list(history), start=start, usage=copy(usage) if carried else None)

@@ -21,6 +21,7 @@ from pydantic_ai.durable_exec import (
 )
 from pydantic_ai.tools import RunContext
 
+from paigeant_celery.agents.cut_offs import when_explained
 from paigeant_celery.agents.fingerprints import Digests
 from paigeant_celery.agents.operation_arguments import digest_of_arguments
 from paigeant_celery.agents.recorded_errors import rebuilt, survived
@@ -56,8 +57,8 @@ async def recorded(
 ) -> Record:
     """Return the record of a call that is made now or was made by an earlier attempt.
 
-    Raises the error of a recorded call that failed but whose run survived. If such a call had been cut off, the
-    replay waits to be cut off again. `spending` is where the call's usage is counted.
+    Raises the error of a recorded call that failed but whose run survived. If such a call had been cut off for a reason
+    that is not known, the replay waits to be cut off again. `spending` is where the call's usage is counted.
     """
     record = journal.find(key, fingerprint)
     if record is not None:
@@ -69,13 +70,19 @@ async def recorded(
         if record.failure.error_class == CUT_OFF and record.failure.form is None:  # those of Python's futures have one
             await asyncio.Event().wait()
         raise rebuilt(record)
+
+    def failed(error: BaseException) -> None:
+        usage = spending.used() if spending is not None else {}
+        journal.add_later(key, replace(survived(error, fingerprint), usage=usage))
+
     async with journal.making():
         try:
             with calling(str(key), recorded=True), durable_unit_scope():
                 record = await make()
         except (Exception, asyncio.CancelledError) as error:
-            usage = spending.used() if spending is not None else {}
-            journal.add_later(key, replace(survived(error, fingerprint), usage=usage))
+            failed(error)
+            if isinstance(error, asyncio.CancelledError):
+                when_explained(failed)
             raise
         await journal.add(key, record)
     record_durable_unit(executed=True)

@@ -132,7 +132,7 @@ class HopJournal:
             self._unwritten.run_begins(f"{name}:{number}")
         return f"{self.hop_id}:{name}:{number}"
 
-    def is_ahead(self, run_id: str) -> bool:
+    def is_to_begin(self, run_id: str) -> bool:
         """Say whether a run is one that an earlier attempt has begun, and this one has yet to begin."""
         run = run_id.removeprefix(f"{self.hop_id}:")
         with self._lock:
@@ -159,6 +159,15 @@ class HopJournal:
             key = self._operations.key(first, digest, ahead=bool(self._ahead.get(run)))
             self._unwritten.call_begins(key)
         return key
+
+    def holds(self, run_id: str, step: int, kind: CallKind, *, name: str, call_id: str) -> bool:
+        """Say whether such a call was recorded by an earlier attempt."""
+        run = run_id.removeprefix(f"{self.hop_id}:")
+        return str(CallKey(run=run, step=step, kind=kind, name=name, call_id=call_id)) in self._records
+
+    def is_ahead(self, run_id: str) -> bool:
+        """Say whether an earlier attempt of a run got further: to a model request that is not replayed yet."""
+        return bool(self._ahead.get(run_id.removeprefix(f"{self.hop_id}:")))
 
     def find(self, key: CallKey, fingerprint: Mapping[str, str]) -> Record | None:
         """Return the record of a call, or None if it must be made.
@@ -190,6 +199,11 @@ class HopJournal:
         self.replayed += 1
         self._tell("call_replayed", key)
         return record
+
+    def peek(self, key: CallKey) -> Record | None:
+        """Return a record that a replay can do without, because the call is no part of what the run does."""
+        text = self._records.get(str(key))
+        return parse_record(text, step_id=self._step_id, key=key) if text is not None else None
 
     @asynccontextmanager
     async def making(self) -> AsyncIterator[None]:
