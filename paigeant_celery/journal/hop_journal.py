@@ -244,7 +244,7 @@ class HopJournal:
     def add_later(self, key: CallKey, record: Record) -> None:
         """Record a call together with a later one of its run, because it matters only if the run goes on after it."""
         with self._lock:
-            self._unwritten.add(key, record.encode())
+            self._unwritten.add(key, record.encode(), is_failure=record.failure is not None)
 
     async def settle(self, run_id: str | None = None) -> None:
         """Record the failures that a run survived, or the step, because it has ended well; may raise as `add` does."""
