@@ -37,6 +37,7 @@ from paigeant_celery.agents.external_events import waits_refused
 from paigeant_celery.agents.fingerprints import Digests
 from paigeant_celery.agents.models import LoopModels
 from paigeant_celery.agents.naming import GlobalName, maker_frame
+from paigeant_celery.agents.own_messages import give_back_own
 from paigeant_celery.agents.recorded_calls import JournalBackend
 from paigeant_celery.agents.recorded_models import RecordedModel, keeping_times
 from paigeant_celery.agents.recorded_servers import with_recorded_servers
@@ -201,7 +202,8 @@ class CeleryDurability(BaseDurabilityCapability[AgentDepsT]):
     async def wrap_run(self, ctx: RunContext[AgentDepsT], *, handler: WrapRunHandler) -> AgentRunResult[Any]:
         """Keep replayed calls from exporting their spans and counting their tokens again; refuse waits.
 
-        Watchers are shown the end. When the run has ended well, the failures that it survived are recorded.
+        Watchers are shown the end. When the run has ended well, the failures that it survived are recorded. Messages
+        that an earlier attempt has saved are not given to be saved again.
         """
         if (journal := current_journal()) is None:
             return await super().wrap_run(ctx, handler=handler)
@@ -210,6 +212,7 @@ class CeleryDurability(BaseDurabilityCapability[AgentDepsT]):
             feed, run = feed_here(), super().wrap_run(ctx, handler=handler)
             result = await (run if feed is None else shown_run(feed, ctx.run_id or "", run))
         await journal.settle(ctx.run_id)
+        give_back_own(journal, result)
         return result
 
     async def wrap_model_request(
