@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -21,6 +22,7 @@ from pydantic_ai.durable_exec import (
 )
 from pydantic_ai.tools import RunContext
 
+from paigeant_celery.agents.cut_offs import when_explained
 from paigeant_celery.agents.fingerprints import Digests
 from paigeant_celery.agents.operation_arguments import digest_of_arguments
 from paigeant_celery.agents.recorded_errors import rebuilt, survived
@@ -53,11 +55,14 @@ async def recorded(
     make: Callable[[], Awaitable[Record]],
     *,
     spending: Spending | None = None,
+    unit: Callable[[], AbstractContextManager[object]] = durable_unit_scope,
+    later: Callable[[Record], bool] = lambda record: False,
 ) -> Record:
     """Return the record of a call that is made now or was made by an earlier attempt.
 
-    Raises the error of a recorded call that failed but whose run survived. If such a call had been cut off, the
-    replay waits to be cut off again. `spending` is where the call's usage is counted.
+    Raises the error of a recorded call that failed but whose run survived. If such a call had been cut off for a reason
+    that is not known, the replay waits to be cut off again. `spending` is where the call's usage is counted,
+    `unit` surrounds what is made, and what `later` says matters only if the step goes on, and is recorded then.
     """
     record = journal.find(key, fingerprint)
     if record is not None:
@@ -69,15 +74,29 @@ async def recorded(
         if record.failure.error_class == CUT_OFF and record.failure.form is None:  # those of Python's futures have one
             await asyncio.Event().wait()
         raise rebuilt(record)
+
+    def failed(error: BaseException) -> None:
+        usage = spending.used() if spending is not None else {}
+        journal.add_later(key, replace(survived(error, fingerprint), usage=usage))
+
     async with journal.making():
         try:
-            with calling(str(key), recorded=True), durable_unit_scope():
+            with calling(str(key), recorded=True), unit():
                 record = await make()
         except (Exception, asyncio.CancelledError) as error:
-            usage = spending.used() if spending is not None else {}
-            journal.add_later(key, replace(survived(error, fingerprint), usage=usage))
+            failed(error)
+            if isinstance(error, asyncio.CancelledError):
+                when_explained(failed)
             raise
-        await journal.add(key, record)
+        try:
+            if later(record):
+                journal.add_later(key, record)
+            else:
+                await journal.add(key, record)
+        except asyncio.CancelledError as error:  # it is answered and may be recorded, but not for the run
+            failed(error)
+            when_explained(failed)
+            raise
     record_durable_unit(executed=True)
     return record
 

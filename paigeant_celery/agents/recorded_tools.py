@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from pydantic_ai.durable_exec import CallToolResult, ResultCodec
-from pydantic_ai.durable_exec._toolset import unwrap_tool_call_result, wrap_tool_call_result
+from pydantic_ai.durable_exec._toolset import unwrap_tool_call_result
 from pydantic_ai.tools import AgentDepsT, RunContext
 from pydantic_ai.toolsets import ToolsetTool, WrapperToolset
 
@@ -17,8 +17,10 @@ from paigeant_celery.activities.functions import read_beside
 from paigeant_celery.activities.lazy import Limit
 from paigeant_celery.activities.pauses import pause_in
 from paigeant_celery.agents.fingerprints import digest
+from paigeant_celery.agents.recorded_answers import record_answers
 from paigeant_celery.agents.recorded_calls import recorded
 from paigeant_celery.agents.recorded_usage import Spending
+from paigeant_celery.agents.tool_values import result_of
 from paigeant_celery.core.errors import NotSerializable
 from paigeant_celery.journal.hop_journal import MAX_RECORD, HopJournal, calling, current_journal
 from paigeant_celery.journal.record import Record
@@ -48,6 +50,7 @@ class RecordedToolset(WrapperToolset[AgentDepsT]):
         journal = current_journal()
         if journal is None:
             return tools
+        record_answers(ctx, self.scope)
         return {name: self._with_recorded_validator(journal, tool) for name, tool in tools.items()}
 
     async def call_tool(
@@ -103,7 +106,7 @@ class RecordedToolset(WrapperToolset[AgentDepsT]):
         async def make() -> Record:
             try:
                 with self.scope(replace(ctx, usage=spending.apart)) as inside:
-                    result = self._dumped(await wrap_tool_call_result(call(inside)), name)
+                    result = self._dumped(await result_of(call(inside)), name)
             finally:
                 spending.settle()
             return Record(fingerprint=fingerprint, result=result, usage=spending.used())

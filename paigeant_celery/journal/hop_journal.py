@@ -146,6 +146,15 @@ class HopJournal:
             self._unwritten.call_begins(key)
         return key
 
+    def holds(self, run_id: str, step: int, kind: CallKind, *, name: str, call_id: str) -> bool:
+        """Say whether such a call was recorded by an earlier attempt."""
+        run = run_id.removeprefix(f"{self.hop_id}:")
+        return str(CallKey(run=run, step=step, kind=kind, name=name, call_id=call_id)) in self._records
+
+    def is_ahead(self, run_id: str) -> bool:
+        """Say whether an earlier attempt of a run got further: to a model request that is not replayed yet."""
+        return bool(self._ahead.get(run_id.removeprefix(f"{self.hop_id}:")))
+
     def find(self, key: CallKey, fingerprint: Mapping[str, str]) -> Record | None:
         """Return the record of a call, or None if it must be made.
 
@@ -176,6 +185,11 @@ class HopJournal:
         self.replayed += 1
         self._tell("call_replayed", key)
         return record
+
+    def peek(self, key: CallKey) -> Record | None:
+        """Return a record that a replay can do without, because the call is no part of what the run does."""
+        text = self._records.get(str(key))
+        return parse_record(text, step_id=self._step_id, key=key) if text is not None else None
 
     @asynccontextmanager
     async def making(self) -> AsyncIterator[None]:
@@ -216,7 +230,7 @@ class HopJournal:
     def add_later(self, key: CallKey, record: Record) -> None:
         """Record a call together with a later one of its run, because it matters only if the run goes on after it."""
         with self._lock:
-            self._unwritten.add(key, record.encode())
+            self._unwritten.add(key, record.encode(), is_failure=record.failure is not None)
 
     async def settle(self, run_id: str | None = None) -> None:
         """Record the failures that a run survived, or the step, because it has ended well; may raise as `add` does."""

@@ -83,6 +83,8 @@ async def test_a_run_is_shown_with_what_its_tools_returned_whatever_failed(
     assert SECRET not in json.dumps([dict(event.fields) for event in events])
     failed = [event.fields["error"] for event in events if event.fields.get("event") == "run_failed"]
     assert failed == ["ConnectionError"] * len(where)
+    cut = [event.fields["attempt"] for event in events if "cut" in event.fields]
+    assert cut == [str(number) for number, place in enumerate(where, 1) if place != "tool"]  # not by the next attempt
 
 
 async def test_a_screen_that_comes_later_gets_a_valid_stream_from_any_event_on(
