@@ -314,7 +314,7 @@ ROWS = [
         runs_again="the handler",
     ),
     Row(name="`ctx.enqueue` in an unrecorded tool", make=enqueued),
-    Row(name="`ctx.in_durable_context` in an agent step", make=in_durable_context, wrong="it is False"),
+    Row(name="`ctx.in_durable_context` in an agent step", make=in_durable_context),
     *(
         Row(
             name=f"a `durable_operation` in `{hook}`",
