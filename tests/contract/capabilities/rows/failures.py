@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 from pydantic_ai import Agent, RunContext, exceptions
 from pydantic_ai import capabilities as of
@@ -21,39 +22,43 @@ from tests.contract.capabilities.world import World
 __all__ = ["ROWS"]
 
 
-def http(category: str, status: int) -> Exception:
-    """Return an error as the adapters of providers raise it."""
-    return ModelHTTPError.for_category(
+Raised: TypeAlias = Callable[[], Exception]  # made late, because older versions lack some classes
+
+
+def http(category: str, status: int) -> Raised:
+    """Return what makes an error as the adapters of providers raise it."""
+    return lambda: ModelHTTPError.for_category(
         getattr(exceptions, category), status_code=status, model_name="model", body={"error": "no"}, retry_after=2.0
     )
 
 
-def fallback_after(error: Exception, **arguments: Any) -> Any:
+def fallback_after(error: Raised, *categories: str) -> Any:
     """Return what makes an agent whose first model fails with `error` after a tool was called."""
 
     def make(world: World) -> Made:
         other = world.model("unused", "done by another", name="other")
-        return acting(world, of.ModelFallback(other, **arguments), answers=(call("act"), error))
+        on = {"fallback_on": tuple(getattr(exceptions, name) for name in categories)} if categories else {}
+        return acting(world, of.ModelFallback(other, **on), answers=(call("act"), error()))
 
     return make
 
 
 def fallback_model(world: World) -> Made:
-    first = world.model(call("act"), http("ModelRateLimitError", 429))
+    first = world.model(call("act"), http("ModelRateLimitError", 429)())
     return acting(world, model=FallbackModel(first, world.model("unused", "done by another", name="other")))
 
 
-def caught(error: Exception, *classes: type[Exception]) -> Any:
+def caught(error: Raised, *classes: str) -> Any:
     """Return what makes a step that catches the error of one agent by its class and asks another."""
 
     def make(world: World) -> Made:
-        first = Agent(world.model(error), name="first", capabilities=[CeleryDurability()])
+        first = Agent(world.model(error()), name="first", capabilities=[CeleryDurability()])
         second = Agent(world.model("done", name="other"), name="second", capabilities=[CeleryDurability()])
 
         async def run() -> Any:
             try:
                 return await first.run("go")
-            except classes as raised:
+            except tuple(getattr(exceptions, name) for name in classes) as raised:
                 said = [type(raised).__name__, str(raised), sorted(vars(raised).items(), key=str)]
                 return [said, (await second.run("go")).output]
 
@@ -63,7 +68,7 @@ def caught(error: Exception, *classes: type[Exception]) -> Any:
 
 
 def every_fallback_failed(world: World) -> Made:
-    models = [world.model(http("ModelServerError", 500), name=name) for name in ("one", "two")]
+    models = [world.model(http("ModelServerError", 500)(), name=name) for name in ("one", "two")]
     first = Agent(FallbackModel(*models), name="first", capabilities=[CeleryDurability()])
     second = Agent(world.model("done", name="other"), name="second", capabilities=[CeleryDurability()])
 
@@ -218,7 +223,7 @@ ROWS = [
     ),
     Row(
         name="`ModelFallback(fallback_on=ModelRateLimitError)`",
-        make=fallback_after(http("ModelRateLimitError", 429), fallback_on=(exceptions.ModelRateLimitError,)),
+        make=fallback_after(http("ModelRateLimitError", 429), "ModelRateLimitError"),
         of=("ModelFallback",),
         since="2.64",
     ),
@@ -230,13 +235,13 @@ ROWS = [
     ),
     Row(
         name="`ModelFallback` after `ModelRequestTimeout`",
-        make=fallback_after(exceptions.ModelRequestTimeout("model", 1.5)),
+        make=fallback_after(lambda: exceptions.ModelRequestTimeout("model", 1.5)),
         of=("ModelFallback",),
         since="2.64",
     ),
     Row(
         name="`ModelFallback` after a lost connection",
-        make=fallback_after(exceptions.ModelConnectionError("model", "gone")),
+        make=fallback_after(lambda: exceptions.ModelConnectionError("model", "gone")),
         of=("ModelFallback",),
         since="2.64",
     ),
@@ -246,15 +251,15 @@ ROWS = [
     ),
     Row(
         name="an `except ModelHTTPError` around another agent",
-        make=caught(http("ModelRateLimitError", 429), ModelHTTPError),
+        make=caught(http("ModelRateLimitError", 429), "ModelHTTPError"),
     ),
     Row(
         name="an `except ModelRateLimitError` around another agent",
-        make=caught(http("ModelRateLimitError", 429), exceptions.ModelRateLimitError),
+        make=caught(http("ModelRateLimitError", 429), "ModelRateLimitError"),
     ),
     Row(
         name="an `except UnexpectedModelBehavior` around another agent",
-        make=caught(UnexpectedModelBehavior("odd", '{"a": 1}'), UnexpectedModelBehavior),
+        make=caught(lambda: UnexpectedModelBehavior("odd", '{"a": 1}'), "UnexpectedModelBehavior"),
     ),
     Row(
         name="an `except FallbackExceptionGroup` around another agent",

@@ -12,7 +12,7 @@ from pydantic_ai.messages import FunctionToolCallEvent, FunctionToolResultEvent,
 
 from paigeant_celery import CeleryDurability
 from paigeant_celery.journal.hop_journal import surrounding_journal
-from tests.contract.capabilities.row import Made, Row
+from tests.contract.capabilities.row import FLOOR, Made, Row
 from tests.contract.capabilities.rows.tools import call
 from tests.contract.capabilities.world import World
 
@@ -300,7 +300,9 @@ def operation_of_a_function(world: World) -> Made:
 PATHS: Any = {"anew": ("workspace_ref",)}  # each trial has a folder of its own
 
 ROWS = [
-    Row(name="`Hooks` in every place", make=hooks, of=("Hooks",), again=("hook",), runs_again="the hooks"),
+    Row(
+        name="`Hooks` in every place", make=hooks, of=("Hooks",), again=("hook",), runs_again="the hooks", since="2.64"
+    ),
     Row(name="a hook that changes a tool's result", make=hook_that_changes_a_result, of=("Hooks",)),
     Row(name="a hook that raises `ModelRetry`", make=hook_that_asks_again, of=("Hooks",)),
     Row(name="`on_event`", make=listener, again=("listen",), runs_again="the listener"),
@@ -312,11 +314,12 @@ ROWS = [
         runs_again="the handler",
     ),
     Row(name="`ctx.enqueue` in an unrecorded tool", make=enqueued),
-    Row(name="`ctx.in_durable_context` in an agent step", make=in_durable_context, wrong="it is False"),
+    Row(name="`ctx.in_durable_context` in an agent step", make=in_durable_context),
     *(
         Row(
             name=f"a `durable_operation` in `{hook}`",
             make=operation_in(hook),
+            since="2.64" if hook == "prepare_model_request" else FLOOR,
             ends=ends_of(hook),
             brief=hook == "after_run",
         )

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any
 
-from pydantic_ai import Agent, RunContext, capabilities, direct
-from pydantic_ai.exceptions import ModelAPIError, RetryModelRequest, SkipModelRequest
+from pydantic_ai import Agent, RunContext, capabilities, direct, exceptions
+from pydantic_ai.exceptions import ModelAPIError, SkipModelRequest
 from pydantic_ai.messages import ModelMessage, ModelRequest, ModelResponse, TextPart
 from pydantic_ai.models.concurrency import ConcurrencyLimitedModel
 from pydantic_ai.models.function import AgentInfo, FunctionModel
@@ -92,7 +92,7 @@ def skipped(world: World) -> Made:
 
 def asked_again(world: World) -> Made:
     async def again(ctx: RunContext[Any], *, request_context: Any, error: Exception) -> Any:
-        raise RetryModelRequest(world.model("unused", "done by another", name="other"))
+        raise exceptions.RetryModelRequest(world.model("unused", "done by another", name="other"))
 
     given = capabilities.Hooks(model_request_error=again)
     return acting(world, given, answers=(call("act"), ModelAPIError("model", "overloaded")))
@@ -101,7 +101,7 @@ def asked_again(world: World) -> Made:
 def rejected(world: World) -> Made:
     async def check(ctx: RunContext[Any], *, request_context: Any, response: ModelResponse) -> Any:
         if response.text == "bad":
-            raise RetryModelRequest(world.model("unused", "good", name="other"))
+            raise exceptions.RetryModelRequest(world.model("unused", "good", name="other"))
         return response
 
     return acting(world, capabilities.Hooks(after_model_request=check), answers=(call("act"), "bad"))

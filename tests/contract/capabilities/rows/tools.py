@@ -211,17 +211,20 @@ def changing_deps(world: World) -> Made:
     return agent
 
 
+def asking_for(asked: Agent[None, str]) -> Any:
+    async def ask(ctx: RunContext[None]) -> str:
+        return (await asked.run("why", usage=ctx.usage)).output
+
+    return ask
+
+
 def team(world: World) -> Made:
     """An agent whose tool runs an agent whose tool runs an agent."""
     third = Agent(world.model("three", name="third"), name="third", capabilities=[CeleryDurability()])
     second = Agent(world.model(call("ask"), "two", name="second"), name="second", capabilities=[CeleryDurability()])
     first = Agent(world.model(call("ask"), "one", name="first"), name="first")
     for asking, asked in ((first, second), (second, third)):
-
-        async def ask(ctx: RunContext[None], asked: Any = asked) -> str:
-            return (await asked.run("why", usage=ctx.usage)).output
-
-        asking.tool(lambda ctx, ask=ask: ask(ctx), name="ask", metadata={"paigeant": False})
+        asking.tool(asking_for(asked), name="ask", metadata={"paigeant": False})
     return first
 
 

@@ -12,7 +12,6 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_ai import Agent, BinaryContent, ImageUrl, RunContext, ToolReturn
-from pydantic_ai.conversation_store import InMemoryConversationStore
 from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart, ToolCallPart, ToolReturnPart
 from pydantic_ai.models.function import AgentInfo
 
@@ -120,6 +119,8 @@ def two_runs(world: World) -> Made:
 
 
 def conversation(world: World) -> Made:
+    from pydantic_ai.conversation_store import InMemoryConversationStore  # not there in older versions
+
     store = world.state.setdefault("store", InMemoryConversationStore())
     agent = Agent(world.model("hello", "done"), name="worker", capabilities=[CeleryDurability()])
 

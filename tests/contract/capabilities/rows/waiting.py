@@ -111,7 +111,7 @@ def background_tools(world: World) -> Made:
     @agent.tool_plain
     async def compute() -> int:
         world.did("compute")
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0.2)  # the model has answered by then
         return 42
 
     return agent
