@@ -172,9 +172,16 @@ class CeleryDurability(BaseDurabilityCapability[AgentDepsT]):
         return handler if feed is None else shown_to(feed, handler)
 
     async def wrap_run(self, ctx: RunContext[AgentDepsT], *, handler: WrapRunHandler) -> AgentRunResult[Any]:
-        """Keep replayed calls from exporting their spans and counting their tokens again."""
-        with replay_scope() if self.in_durable_context else nullcontext():
-            return await super().wrap_run(ctx, handler=handler)
+        """Keep replayed calls from exporting their spans and counting their tokens again.
+
+        Raises `NonDeterminismError` if the run ends although it went on from there in an earlier attempt.
+        """
+        journal = current_journal()
+        with replay_scope() if journal is not None else nullcontext():
+            result = await super().wrap_run(ctx, handler=handler)
+        if journal is not None:
+            journal.check_end(ctx.run_id or "")
+        return result
 
     async def wrap_model_request(
         self,

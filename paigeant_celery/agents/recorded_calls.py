@@ -24,7 +24,7 @@ from pydantic_ai.tools import RunContext
 from paigeant_celery.agents.fingerprints import Digests
 from paigeant_celery.agents.recorded_errors import rebuilt, survived
 from paigeant_celery.journal.hop_journal import HopJournal, calling, current_journal
-from paigeant_celery.journal.record import CallKey, CallKind, Record
+from paigeant_celery.journal.record import CUT_OFF, CallKey, CallKind, Record
 
 try:  # since pydantic-ai 2.68; before that, the spans of replayed calls are exported again
     from pydantic_ai.durable_exec import record_durable_unit
@@ -35,8 +35,6 @@ except ImportError:
 
 
 __all__ = ["JournalBackend", "recorded"]
-
-CUT_OFF = asyncio.CancelledError.__name__
 
 ParamsT = TypeVar("ParamsT")
 WireT = TypeVar("WireT")
@@ -57,23 +55,32 @@ async def recorded(
     Raises the error of a recorded call that failed but whose run survived. If such a call had been cut off, the
     replay waits to be cut off again. `used` says what a failed call had used; `count` gets what a replayed one used.
     """
-    record = journal.find(key, fingerprint)
-    if record is not None:
+    found = journal.find(key, fingerprint)
+    if found is not None:
         record_durable_unit(executed=False)
-        count(record.usage)
-        if record.failure is None:
-            return record
-        if record.failure.error_class == CUT_OFF:
+        await journal.turn(found.number)
+        count(found.usage)
+        if found.failure is None:
+            return found
+        if found.failure.error_class == CUT_OFF:
             await asyncio.Event().wait()
-        raise rebuilt(record)
-    async with journal.making():
+        raise rebuilt(found)
+    failed: Exception | None = None
+    async with journal.making(key):
         try:
             with calling(str(key), recorded=True), durable_unit_scope():
                 record = await make()
-        except (Exception, asyncio.CancelledError) as error:
+        except asyncio.CancelledError as error:
             journal.add_later(key, replace(survived(error, fingerprint), usage=used()))
             raise
-        await journal.add(key, record)
+        except Exception as error:  # noqa: BLE001 - raised below, when it is its turn
+            failed = error
+            number = journal.add_later(key, replace(survived(error, fingerprint), usage=used()), numbered=True)
+        else:
+            number = await journal.add(key, record)
+    await journal.turn(number)
+    if failed is not None:
+        raise failed
     record_durable_unit(executed=True)
     return record
 

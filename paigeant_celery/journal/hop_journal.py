@@ -14,18 +14,17 @@ from datetime import datetime
 from paigeant_celery.activities.real_threads import real
 from paigeant_celery.core.errors import HopLost, HopUnknown, NonDeterminismError, NotSerializable, TransientError
 from paigeant_celery.core.patience import patience
+from paigeant_celery.journal.course import Course
 from paigeant_celery.journal.event_feed import EventFeed
 from paigeant_celery.journal.pieces import in_pieces, whole
-from paigeant_celery.journal.record import CallKey, CallKind, Record, change_in, differences, parse_key, parse_record
+from paigeant_celery.journal.record import CallKey, CallKind, Record, change_in, differences, number_of, parse_record
+from paigeant_celery.journal.turns import Turns
 from paigeant_celery.store.port import Closing, JournalStore
 
 __all__ = ["MAX_RECORD", "OUTCOME", "HopJournal", "calling", "current_journal", "journalling", "surrounding_journal"]
 
 MAX_RECORD = 64 * 1024 * 1024  # characters; four times the default limit of outputs
 OUTCOME = "outcome"  # the entry for what the step gave; the names of calls are JSON lists
-
-# Calls that a step makes only after its model has answered; events and operations may come before.
-AFTER_MODEL = ("tool", "validator")
 
 logger = logging.getLogger(__name__)
 
@@ -44,10 +43,14 @@ _scope: ContextVar[_Scope | None] = ContextVar("paigeant_journal", default=None)
 
 @dataclass(frozen=True)
 class _Unwritten:
-    """A record that is written together with a later one; `begun` is how many runs had begun when the call ended."""
+    """A record that is written together with a later one.
 
-    text: str
-    begun: int
+    `runs` and `calls` are how many had begun when the call ended.
+    """
+
+    record: Record
+    runs: int
+    calls: int
 
 
 class HopJournal:
@@ -75,8 +78,11 @@ class HopJournal:
         self._runs, self._occurrences = Counter[str](), Counter[CallKey]()
         self._unwritten: dict[CallKey, _Unwritten] = {}
         self._begun: dict[str, int] = {}  # run -> how many runs began before it
-        self._making = self._resting = 0
-        self._last = _last_places(self._records)
+        self._calls: dict[CallKey, int] = {}  # made call -> how many calls began before it
+        self._open: set[CallKey] = set()  # those of them that have not ended
+        self._resting = 0
+        self._course = Course(self._records, step_id=step_id)
+        self._turns = Turns(filter(None, map(number_of, self._records.values())), given_up=self._lose_order)
         self._drifted: set[str] = set()
         self.replayed = self.made = 0
         self.fault: NonDeterminismError | None = None
@@ -113,7 +119,7 @@ class HopJournal:
     @property
     def at_rest(self) -> bool:
         """Whether the run waits before its next call because the worker is ending, and no call is in progress."""
-        return self._resting > 0 and self._making == 0
+        return self._resting > 0 and not self._open
 
     def next_run_id(self, agent_name: str) -> str:
         """Return the id of the next run of an agent here; it is the same in every attempt."""
@@ -132,7 +138,9 @@ class HopJournal:
         with self._lock:
             occurrence = self._occurrences[first]
             self._occurrences[first] += 1
-        return replace(first, occurrence=occurrence)
+            key = replace(first, occurrence=occurrence)
+            self._course.go_on(key)
+        return key
 
     def holds(self, run_id: str, step: int, kind: CallKind, *, name: str, call_id: str) -> bool:
         """Say whether such a call was recorded by an earlier attempt."""
@@ -150,14 +158,14 @@ class HopJournal:
         text = self._records.get(str(key))
         try:
             if text is None:
-                self._check_new(key)
+                self._course.check_new(key)
                 return None
             record = parse_record(text, step_id=self._step_id, key=key)
             decisive, drifted = differences(record.fingerprint, fingerprint)
             if decisive:
                 raise NonDeterminismError(self._step_id, key.label, change_in(decisive))
         except NonDeterminismError as error:
-            self.fault = error
+            self._stray(error)
             raise
         if set(drifted) - self._drifted:  # one log line for each
             self._drifted.update(drifted)
@@ -169,8 +177,23 @@ class HopJournal:
         self._tell("call_replayed", key)
         return record
 
+    async def turn(self, number: int | None) -> None:
+        """Wait until the code may have the answer of the call with this number: after all that ended before it.
+
+        Without this, parallel calls would steer a replay otherwise than they steered the attempts before.
+        """
+        await self._turns.take(number)
+
+    def check_end(self, run_id: str) -> None:
+        """Raise `NonDeterminismError` if a run gives its result although it went on from here in an earlier attempt."""
+        try:
+            self._course.check_end(run_id.removeprefix(f"{self.hop_id}:"))
+        except NonDeterminismError as error:
+            self._stray(error)
+            raise
+
     @asynccontextmanager
-    async def making(self) -> AsyncIterator[None]:
+    async def making(self, key: CallKey) -> AsyncIterator[None]:
         """Surround a call that is made; if the worker is ending, wait forever first, so that no call is cut short.
 
         Raises `HopLost` if the run may not go on.
@@ -181,36 +204,41 @@ class HopJournal:
             await asyncio.Event().wait()  # the code that runs the hop sees `at_rest` and cancels the run
         self.check_held()
         with self._lock:
-            self._making += 1
+            self._calls[key] = len(self._calls)
+            self._open.add(key)
         try:
-            yield
+            with self._turns.working():
+                yield
         finally:
             with self._lock:
-                self._making -= 1
+                self._open.discard(key)
 
-    async def add(self, key: CallKey, record: Record) -> None:
-        """Record a call; raises `HopLost` if this owner may no longer write, `NotSerializable` if it is too large."""
-        text = record.encode()
-        if len(text) > MAX_RECORD:
-            said = f"{key.label} gave {len(text)} characters, but at most {MAX_RECORD} are recorded; return a reference"
-            raise NotSerializable("result_too_large", said)
-        with self._lock:
-            before = [earlier for earlier in self._unwritten if self._is_survived(earlier, key)]
-            records = {str(earlier): self._unwritten[earlier].text for earlier in before}
-        *first, last = in_pieces(str(key), text)
-        for piece in first:
-            await self._write(piece)
-        await self._write({**records, **last})
-        with self._lock:  # not earlier, because the write may be cut off
-            for earlier in before:
-                self._unwritten.pop(earlier, None)
+    async def add(self, key: CallKey, record: Record) -> int:
+        """Record a call that has ended, and return its number, whose turn must be awaited.
+
+        Raises `HopLost` if this owner may no longer write, `NotSerializable` if the record is too large.
+        """
+        number = self._turns.next()
+        try:
+            await self._add(key, replace(record, number=number, open=self._open_before(key)))
+        except BaseException:
+            self._turns.leave(number)
+            raise
         self.made += 1
         self._tell("call_made", key)
+        return number
 
-    def add_later(self, key: CallKey, record: Record) -> None:
-        """Record a call together with a later one of its run, because it matters only if the run goes on after it."""
+    def add_later(self, key: CallKey, record: Record, *, numbered: bool = False) -> int | None:
+        """Record a call together with a later one of its run, because it matters only if the run goes on after it.
+
+        Return its number, whose turn must be awaited, if the code gets an answer that has a place in the order.
+        """
+        number = self._turns.next() if numbered else None
         with self._lock:
-            self._unwritten[key] = _Unwritten(record.encode(), begun=len(self._begun))
+            self._unwritten[key] = _Unwritten(
+                replace(record, number=number), runs=len(self._begun), calls=len(self._calls)
+            )
+        return number
 
     def started_at(self, run_id: str, now: datetime) -> datetime:
         """Return when a run began in its first attempt, which is `now` if this is the first."""
@@ -220,6 +248,39 @@ class HopJournal:
             return datetime.fromisoformat(record.result)
         self.add_later(key, Record(result=now.isoformat()))
         return now
+
+    async def _add(self, key: CallKey, record: Record) -> None:
+        text = record.encode()
+        if len(text) > MAX_RECORD:
+            said = f"{key.label} gave {len(text)} characters, but at most {MAX_RECORD} are recorded; return a reference"
+            raise NotSerializable("result_too_large", said)
+        with self._lock:
+            before = [earlier for earlier in self._unwritten if self._is_survived(earlier, key)]
+            records = {str(earlier): self._unwritten[earlier].record.encode() for earlier in before}
+        *first, last = in_pieces(str(key), text)
+        for piece in first:
+            await self._write(piece)
+        await self._write({**records, **last})
+        with self._lock:  # not earlier, because the write may be cut off
+            for earlier in before:
+                self._unwritten.pop(earlier, None)
+
+    def _open_before(self, key: CallKey) -> tuple[str, ...]:
+        """Return the calls of earlier steps whose end the run did not know when it went on to a call."""
+        with self._lock:
+            failed = {other for other in self._unwritten if not self._is_survived(other, key)}
+            unknown = self._open | failed
+            return tuple(str(other) for other in unknown if other.run == key.run and other.step < key.step)
+
+    def _stray(self, fault: NonDeterminismError) -> None:
+        self.fault = fault
+        self._turns.give_up()  # what waits for a call that is not made any more must not wait
+
+    def _lose_order(self) -> None:
+        logger.warning(
+            "a recorded call is not made again, and so the others are answered in the order in which they are made",
+            extra={"action": "replay_drift", "hop": self.hop_id},
+        )
 
     def _tell(self, event: str, key: CallKey) -> None:
         if self.feed is not None:
@@ -246,17 +307,10 @@ class HopJournal:
         parallel does not.
         """
         if key.run != earlier.run:
-            return self._begun.get(key.run, -1) >= self._unwritten[earlier].begun
+            return self._begun.get(key.run, -1) >= self._unwritten[earlier].runs
+        if self._calls.get(key, len(self._calls)) < self._unwritten[earlier].calls:
+            return False
         return key.step > earlier.step or (key.step == earlier.step and earlier.kind == key.kind == "model")
-
-    def _check_new(self, key: CallKey) -> None:
-        last = self._last.get(key.run)
-        if (
-            last is not None and (key.step, key.kind != "model") < last
-        ):  # a call that may come before or after counts as after
-            raise NonDeterminismError(
-                self._step_id, key.label, "it was not made when an earlier attempt of the run went on from there"
-            )
 
 
 def current_journal() -> HopJournal | None:
@@ -290,14 +344,3 @@ def calling(path: str, *, recorded: bool) -> Iterator[None]:
         yield
     finally:
         _scope.reset(token)
-
-
-def _last_places(records: Mapping[str, str]) -> dict[str, tuple[int, bool]]:
-    """Return how far each run went: its last step, and whether calls after that step's model answer are recorded."""
-    last: dict[str, tuple[int, bool]] = {}
-    for text in records:
-        key = parse_key(text)
-        if key is not None and key.kind != "start":
-            place = (key.step, key.kind in AFTER_MODEL)
-            last[key.run] = max(place, last.get(key.run, place))
-    return last
