@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Any, cast
 from weakref import WeakValueDictionary
 
-from pydantic_ai.agent import AbstractAgent, EventStreamHandler
+from pydantic_ai.agent import AbstractAgent, Agent, EventStreamHandler
 from pydantic_ai.capabilities import AbstractCapability, WrapModelRequestHandler, WrapRunHandler
 from pydantic_ai.durable_exec import (
     JSON_CODEC,
@@ -34,6 +34,7 @@ from paigeant_celery.agents.naming import GlobalName, maker_frame
 from paigeant_celery.agents.recorded_calls import JournalBackend
 from paigeant_celery.agents.recorded_tools import METADATA_KEY, RecordedToolset
 from paigeant_celery.agents.stream import feed_here, is_told, shown_to
+from paigeant_celery.agents.waits import recorded_sleep
 from paigeant_celery.core.errors import NotSerializable, UsageError
 from paigeant_celery.journal.hop_journal import current_journal, surrounding_journal
 
@@ -172,15 +173,16 @@ class CeleryDurability(BaseDurabilityCapability[AgentDepsT]):
         return handler if feed is None else shown_to(feed, handler)
 
     async def wrap_run(self, ctx: RunContext[AgentDepsT], *, handler: WrapRunHandler) -> AgentRunResult[Any]:
-        """Keep replayed calls from exporting their spans and counting their tokens again.
+        """Keep replayed calls from exporting their spans and counting their tokens again, and waits from starting anew.
 
         Raises `NonDeterminismError` if the run ends although it went on from there in an earlier attempt.
         """
         journal = current_journal()
-        with replay_scope() if journal is not None else nullcontext():
+        if journal is None:
+            return await super().wrap_run(ctx, handler=handler)
+        with replay_scope(), Agent.using_sleep(recorded_sleep(journal, ctx.run_id or "")):
             result = await super().wrap_run(ctx, handler=handler)
-        if journal is not None:
-            journal.check_end(ctx.run_id or "")
+        journal.check_end(ctx.run_id or "")
         return result
 
     async def wrap_model_request(

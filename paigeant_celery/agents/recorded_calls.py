@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from pydantic_ai.durable_exec import (
     BoundDurableOperation,
@@ -14,15 +14,18 @@ from pydantic_ai.durable_exec import (
     DurableOperationBackend,
     EventStreamHandlerParams,
     ModelCancelSuspendedResponseId,
+    ModelCancelSuspendedResponseParams,
     ModelCompactMessagesId,
     ModelRequestId,
     ModelRequestParams,
+    ResultCodec,
     durable_unit_scope,
 )
 from pydantic_ai.tools import RunContext
 
 from paigeant_celery.agents.fingerprints import Digests
 from paigeant_celery.agents.recorded_errors import rebuilt, survived
+from paigeant_celery.agents.waits import Standing, polled
 from paigeant_celery.journal.hop_journal import HopJournal, calling, current_journal
 from paigeant_celery.journal.record import CUT_OFF, CallKey, CallKind, Record
 
@@ -49,11 +52,13 @@ async def recorded(
     *,
     used: Callable[[], Mapping[str, Any]] = dict,
     count: Callable[[Mapping[str, Any]], None] = lambda usage: None,
+    instead_of: Callable[[], CallKey | None] = lambda: None,
 ) -> Record:
     """Return the record of a call that is made now or was made by an earlier attempt.
 
     Raises the error of a recorded call that failed but whose run survived. If such a call had been cut off, the
-    replay waits to be cut off again. `used` says what a failed call had used; `count` gets what a replayed one used.
+    replay waits to be cut off again. `used` says what a failed call had used; `count` gets what a replayed one used;
+    `instead_of` says, once the call is made, which earlier call's record it replaces.
     """
     found = journal.find(key, fingerprint)
     if found is not None:
@@ -77,7 +82,7 @@ async def recorded(
             failed = error
             number = journal.add_later(key, replace(survived(error, fingerprint), usage=used()), numbered=True)
         else:
-            number = await journal.add(key, record)
+            number = await journal.add(key, record, instead_of=instead_of())
     await journal.turn(number)
     if failed is not None:
         raise failed
@@ -118,16 +123,58 @@ class _RecordedOperation(BoundDurableOperation[ParamsT, WireT, ResultT]):
         if journal is None:
             return await self._operation.handler(params)
         kind, name, fingerprint = self._identity(params)
+        ctx = _context_of(params)
+        call_id = ctx.tool_call_id or _call_id_of(params) or ""
+        key = journal.key(ctx.run_id or "", ctx.run_step, kind, name=name, call_id=call_id)
+        if isinstance(params, ModelCancelSuspendedResponseParams):
+            return cast("ResultT", self._cancelled_later(journal, key, params, fingerprint))
+        if isinstance(params, ModelRequestParams):
+            return await self._answered(journal, key, params, fingerprint)
 
         async def make() -> Record:
             result = await self._operation.handler(params)
             return Record(fingerprint=fingerprint, result=self._operation.result_codec.dump(result))
 
-        ctx = _context_of(params)
-        call_id = ctx.tool_call_id or _call_id_of(params) or ""
-        key = journal.key(ctx.run_id or "", ctx.run_step, kind, name=name, call_id=call_id)
         record = await recorded(journal, key, fingerprint, make)
         return self._operation.result_codec.load(record.result)
+
+    async def _answered(
+        self, journal: HopJournal, key: CallKey, params: ModelRequestParams, fingerprint: Mapping[str, str]
+    ) -> ResultT:
+        """Make a model request; a poll that finds the provider's job unfinished replaces the record before it."""
+        codec: ResultCodec[Any] = self._operation.result_codec
+        standing: Standing | None = journal.standing.get(key.run)
+        given: list[Any] = []
+        replaced: Standing | None = None
+
+        async def make() -> Record:
+            nonlocal replaced
+            result = await self._operation.handler(cast("ParamsT", params))
+            given.append(codec.dump(result))
+            replaced = polled(standing, key, params.messages, result)
+            if replaced is None:
+                return Record(fingerprint=fingerprint, result=given[0])
+            return Record(fingerprint=replaced.fingerprint, result=codec.dump(replaced.answer))
+
+        record = await recorded(
+            journal, key, fingerprint, make, instead_of=lambda: replaced.key if replaced is not None else None
+        )
+        result = codec.load(given[0] if given else record.result)
+        journal.standing[key.run] = replaced or Standing(key, result, record.fingerprint)
+        return cast("ResultT", result)
+
+    def _cancelled_later(
+        self, journal: HopJournal, key: CallKey, params: ParamsT, fingerprint: Mapping[str, str]
+    ) -> None:
+        """Leave a provider's job alone until no attempt can ask for it: a failed, late or lost one goes on with it."""
+        if journal.find(key, fingerprint) is not None:
+            return
+
+        async def cancel() -> None:
+            with calling(str(key), recorded=True), durable_unit_scope():
+                await self._operation.handler(params)
+
+        journal.add_later(key, Record(fingerprint=fingerprint), cancel=cancel)
 
     def _identity(self, params: object) -> tuple[CallKind, str, dict[str, str]]:
         match self._operation.operation_id:

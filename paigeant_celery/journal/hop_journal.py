@@ -5,20 +5,23 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import Any
 
 from paigeant_celery.activities.real_threads import real
 from paigeant_celery.core.errors import HopLost, HopUnknown, NonDeterminismError, NotSerializable, TransientError
 from paigeant_celery.core.patience import patience
+from paigeant_celery.journal.abandoned import Abandoned
 from paigeant_celery.journal.course import Course
 from paigeant_celery.journal.event_feed import EventFeed
-from paigeant_celery.journal.pieces import in_pieces, whole
+from paigeant_celery.journal.pieces import PIECE, in_pieces, whole
 from paigeant_celery.journal.record import CallKey, CallKind, Record, change_in, differences, number_of, parse_record
 from paigeant_celery.journal.turns import Turns
+from paigeant_celery.journal.waits import Wait, name_of_wait, read_wait
 from paigeant_celery.store.port import Closing, JournalStore
 
 __all__ = ["MAX_RECORD", "OUTCOME", "HopJournal", "calling", "current_journal", "journalling", "surrounding_journal"]
@@ -80,10 +83,13 @@ class HopJournal:
         self._begun: dict[str, int] = {}  # run -> how many runs began before it
         self._calls: dict[CallKey, int] = {}  # made call -> how many calls began before it
         self._open: set[CallKey] = set()  # those of them that have not ended
-        self._resting = 0
+        self._resting = self._asleep = 0
+        self._answers: dict[str, int | None] = {}  # run -> number of the latest answer of its model
         self._course = Course(self._records, step_id=step_id)
         self._turns = Turns(filter(None, map(number_of, self._records.values())), given_up=self._lose_order)
         self._drifted: set[str] = set()
+        self.abandoned = Abandoned()
+        self.standing: dict[str, Any] = {}  # run -> its model's latest answer, as the agents' code keeps it
         self.replayed = self.made = 0
         self.fault: NonDeterminismError | None = None
         self.lost = False
@@ -118,8 +124,8 @@ class HopJournal:
 
     @property
     def at_rest(self) -> bool:
-        """Whether the run waits before its next call because the worker is ending, and no call is in progress."""
-        return self._resting > 0 and not self._open
+        """Whether the worker is ending, and the run waits before its next call or sleeps with no call in progress."""
+        return not self._open and (self._resting > 0 or (self._asleep > 0 and self._stopping()))
 
     def next_run_id(self, agent_name: str) -> str:
         """Return the id of the next run of an agent here; it is the same in every attempt."""
@@ -173,6 +179,7 @@ class HopJournal:
                 "%s is replayed although %s; the recorded answer belongs to the earlier version",
                 key.label, change_in(drifted), extra={"action": "replay_drift", "hop": self.hop_id},
             )  # fmt: skip
+        self._answered(key, record.number)
         self.replayed += 1
         self._tell("call_replayed", key)
         return record
@@ -213,26 +220,45 @@ class HopJournal:
             with self._lock:
                 self._open.discard(key)
 
-    async def add(self, key: CallKey, record: Record) -> int:
+    async def add(self, key: CallKey, record: Record, *, instead_of: CallKey | None = None) -> int:
         """Record a call that has ended, and return its number, whose turn must be awaited.
 
-        Raises `HopLost` if this owner may no longer write, `NotSerializable` if the record is too large.
+        With `instead_of`, the record replaces that of an earlier call, and the next call has the key of this one: it
+        only brought the earlier answer up to date. Raises `HopLost` if this owner may no longer write,
+        `NotSerializable` if the record is too large.
         """
         number = self._turns.next()
         try:
-            await self._add(key, replace(record, number=number, open=self._open_before(key)))
+            text = replace(record, number=number, open=self._open_before(key)).encode()
+            if len(text) > PIECE:  # pieces of two records must not be taken for one
+                instead_of = None
+            await self._add(key, text, place=instead_of or key)
         except BaseException:
             self._turns.leave(number)
             raise
+        self._answered(key, number)
         self.made += 1
-        self._tell("call_made", key)
+        if instead_of is not None:
+            self._take_back(key)
+        else:
+            self._tell("call_made", key)
         return number
 
-    def add_later(self, key: CallKey, record: Record, *, numbered: bool = False) -> int | None:
+    def add_later(
+        self,
+        key: CallKey,
+        record: Record,
+        *,
+        numbered: bool = False,
+        cancel: Callable[[], Awaitable[object]] | None = None,
+    ) -> int | None:
         """Record a call together with a later one of its run, because it matters only if the run goes on after it.
 
         Return its number, whose turn must be awaited, if the code gets an answer that has a place in the order.
+        `cancel` ends a job that the run gave up, when it is certain that it is not asked for again.
         """
+        if cancel is not None:
+            self.abandoned.add(key, cancel)
         number = self._turns.next() if numbered else None
         with self._lock:
             self._unwritten[key] = _Unwritten(
@@ -249,15 +275,15 @@ class HopJournal:
         self.add_later(key, Record(result=now.isoformat()))
         return now
 
-    async def _add(self, key: CallKey, record: Record) -> None:
-        text = record.encode()
+    async def _add(self, key: CallKey, text: str, *, place: CallKey) -> None:
         if len(text) > MAX_RECORD:
             said = f"{key.label} gave {len(text)} characters, but at most {MAX_RECORD} are recorded; return a reference"
             raise NotSerializable("result_too_large", said)
         with self._lock:
             before = [earlier for earlier in self._unwritten if self._is_survived(earlier, key)]
             records = {str(earlier): self._unwritten[earlier].record.encode() for earlier in before}
-        *first, last = in_pieces(str(key), text)
+        await self.abandoned.cancel(before)
+        *first, last = in_pieces(str(place), text)
         for piece in first:
             await self._write(piece)
         await self._write({**records, **last})
@@ -281,6 +307,42 @@ class HopJournal:
             "a recorded call is not made again, and so the others are answered in the order in which they are made",
             extra={"action": "replay_drift", "hop": self.hop_id},
         )
+
+    async def wake_at(self, run_id: str, delay: float, now: datetime) -> datetime:
+        """Return when a wait of a run is over that takes `delay` seconds, counted from when it first began.
+
+        What the run waits for may be recorded; then the wait is over now.
+        """
+        run = run_id.removeprefix(f"{self.hop_id}:")
+        with self._lock:
+            if self._course.is_next_recorded(run):
+                return now
+            after = self._answers.get(run)
+            begun = read_wait(self._records.pop(name_of_wait(run), None))  # once, so that nothing is skipped twice
+        until = now + timedelta(seconds=max(0.0, delay))
+        if begun is not None and begun.after == after:
+            return min(begun.until, until)
+        await self._write({name_of_wait(run): Wait(after=after, until=until).encode()})
+        return until
+
+    @contextmanager
+    def asleep(self) -> Iterator[None]:
+        """Surround a wait that a later attempt goes on with, so that a worker that ends need not wait for it."""
+        with self._lock:
+            self._asleep += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._asleep -= 1
+
+    def _answered(self, key: CallKey, number: int | None) -> None:
+        if key.kind == "model" and not key.name:
+            self._answers[key.run] = number
+
+    def _take_back(self, key: CallKey) -> None:
+        with self._lock:
+            self._occurrences[replace(key, occurrence=0)] -= 1
 
     def _tell(self, event: str, key: CallKey) -> None:
         if self.feed is not None:
