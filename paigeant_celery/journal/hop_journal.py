@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -250,7 +250,7 @@ class HopJournal:
         record: Record,
         *,
         numbered: bool = False,
-        cancel: Callable[[], Awaitable[object]] | None = None,
+        cancel: Callable[[], Coroutine[Any, Any, object]] | None = None,
     ) -> int | None:
         """Record a call together with a later one of its run, because it matters only if the run goes on after it.
 
