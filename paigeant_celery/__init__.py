@@ -14,13 +14,14 @@ if TYPE_CHECKING:
     from paigeant_celery.activities.context import StepOutput, WorkflowContext, WorkflowDependencies, workflow_context
     from paigeant_celery.activities.functions import FunctionActivity, activity
     from paigeant_celery.agents.agent import PaigeantAgent, Runway, register_agent
+    from paigeant_celery.agents.agent_events import agent_events
     from paigeant_celery.agents.durability import CeleryDurability, idempotency_key
     from paigeant_celery.broker.port import Transport
     from paigeant_celery.broker.transport import CeleryTransport, get_transport
     from paigeant_celery.client.dead_letters import DeadLetters
     from paigeant_celery.client.dispatch import WorkflowDispatcher
     from paigeant_celery.client.handle import WorkflowHandle
-    from paigeant_celery.client.readings import WorkflowEvent, WorkflowResult, WorkflowStatus
+    from paigeant_celery.client.readings import WorkflowResult, WorkflowStatus
     from paigeant_celery.core.budget import WorkflowLimits
     from paigeant_celery.core.causes import Cause, Frame
     from paigeant_celery.core.errors import (
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
         WorkflowFailed,
         WorkflowParked,
     )
+    from paigeant_celery.core.events import WorkflowEvent
     from paigeant_celery.core.flow import Failure
     from paigeant_celery.core.message import PaigeantMessage
     from paigeant_celery.core.policy import StepPolicy
@@ -128,7 +130,7 @@ _HOME = {
     "WorkflowDependencies": "activities.context",
     "WorkflowDispatcher": "client.dispatch",
     "WorkflowError": "core.errors",
-    "WorkflowEvent": "client.readings",
+    "WorkflowEvent": "core.events",
     "WorkflowFailed": "core.errors",
     "WorkflowHandle": "client.handle",
     "WorkflowLimits": "core.budget",
@@ -136,6 +138,7 @@ _HOME = {
     "WorkflowResult": "client.readings",
     "WorkflowStatus": "client.readings",
     "activity": "activities.functions",
+    "agent_events": "agents.agent_events",
     "get_transport": "broker.transport",
     "idempotency_key": "agents.durability",
     "install": "worker.install",
@@ -206,6 +209,7 @@ __all__ = [
     "WorkflowResult",
     "WorkflowStatus",
     "activity",
+    "agent_events",
     "get_transport",
     "idempotency_key",
     "install",

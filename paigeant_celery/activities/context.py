@@ -31,6 +31,7 @@ __all__ = [
 ]
 
 ReadOutput = Callable[[ExecutedStep], Awaitable[JsonValue]]
+ReadData = Callable[[str], Awaitable[str]]  # base64 by its digest
 
 T = TypeVar("T")
 
@@ -39,11 +40,15 @@ _current: ContextVar[entered] = ContextVar("paigeant_workflow")
 
 @dataclass(frozen=True, kw_only=True)
 class StepOutput:
-    """The recorded output of a step; `output` is JSON and has the same shape on every worker."""
+    """The recorded output of a step; `output` is JSON and has the same shape on every worker.
+
+    `content` are JSON Pointers to the files and links in it, which are pydantic-ai's own objects.
+    """
 
     step_id: str
     activity: str
     output: JsonValue
+    content: tuple[str, ...] = ()
 
     def output_as(self, type_: type[T]) -> T:
         """Return the output validated as `type_`; raises `pydantic.ValidationError` if it does not fit.
@@ -101,6 +106,7 @@ class WorkflowContext:
     previous_output: StepOutput | None
     message: PaigeantMessage = field(repr=False)
     read_output: ReadOutput = field(repr=False)
+    read_data: ReadData = field(repr=False)
 
     async def output(self, step_id: str) -> StepOutput:
         """Return the output of an earlier step; raises `UsageError` if no such step ran."""
@@ -115,10 +121,12 @@ async def recorded_output(record: ExecutedStep, read: ReadOutput) -> StepOutput:
     """Return the output of an executed step, read from the store if it did not travel."""
     # A copy, so that changes the step makes to it do not change the record that travels on.
     output = copy.deepcopy(record.output) if record.output_ref is None else await read(record)
-    return StepOutput(step_id=record.step_id, activity=record.activity, output=output)
+    return StepOutput(step_id=record.step_id, activity=record.activity, output=output, content=record.content)
 
 
-async def open_context(message: PaigeantMessage, *, attempt: int, read_output: ReadOutput) -> WorkflowContext:
+async def open_context(
+    message: PaigeantMessage, *, attempt: int, read_output: ReadOutput, read_data: ReadData
+) -> WorkflowContext:
     """Build the context of the step that `message` is about to run."""
     step, previous = message.step, message.slip.previous
     return WorkflowContext(
@@ -132,6 +140,7 @@ async def open_context(message: PaigeantMessage, *, attempt: int, read_output: R
         previous_output=await recorded_output(previous, read_output) if previous else None,
         message=message,
         read_output=read_output,
+        read_data=read_data,
     )
 
 

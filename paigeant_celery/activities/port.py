@@ -21,10 +21,12 @@ __all__ = ["Activity", "ActivityResult", "StepLimits"]
 class ActivityResult:
     """What a step produced: its output as JSON and the steps that it inserts after itself.
 
-    `usage` has counters such as tokens; `cost` is in US dollars, if it is known.
+    `content` are JSON Pointers to the files and links in the output. `usage` has counters such as tokens; `cost` is in
+    US dollars, if it is known.
     """
 
     output: JsonValue
+    content: tuple[str, ...] = ()
     usage: Mapping[str, int] = field(default_factory=dict)
     cost: Decimal | None = None
     inserted: tuple[Step, ...] = ()

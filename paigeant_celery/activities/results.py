@@ -14,6 +14,7 @@ from paigeant_celery.activities.pauses import pause_in
 from paigeant_celery.activities.port import ActivityResult
 from paigeant_celery.core.crossing import OWN, recordable
 from paigeant_celery.core.errors import NotSerializable, Paused
+from paigeant_celery.core.output_files import files_in
 from paigeant_celery.core.slip import Step
 
 __all__ = ["result_of"]
@@ -34,20 +35,23 @@ def result_of(
     result, and `NotSerializable` (`output_not_serializable`) if it has no JSON form that is read back equal.
     """
     try:
-        tree = _recordable(output, declared)
+        tree, files = _recordable(output, declared)
     except NotSerializable as error:
         if error.reason != "invalid_text":
             raise
-        tree = _recordable(output, declared, mended=True)
+        tree, files = _recordable(output, declared, mended=True)
         notes = (*notes, {"type": "text_replaced"})
-    return ActivityResult(output=tree, usage=usage or {}, cost=cost, inserted=inserted, notes=notes)
+    return ActivityResult(output=tree, content=files, usage=usage or {}, cost=cost, inserted=inserted, notes=notes)
 
 
-def _recordable(output: object, declared: Any, *, mended: bool = False) -> JsonValue:
+def _recordable(output: object, declared: Any, *, mended: bool = False) -> tuple[JsonValue, tuple[str, ...]]:
+    """Return an output as JSON, and the places of files and links in that."""
     try:
         if (pause := pause_in(output)) is not None:
             raise pause
-        return recordable(_mended(output) if mended else output, declared=declared)
+        output = _mended(output) if mended else output
+        tree = recordable(output, declared=declared)
+        return tree, files_in(output, tree)
     except (NotSerializable, Paused):
         raise
     except Exception as error:

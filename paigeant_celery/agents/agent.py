@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeAlias
 
 from pydantic_ai import Agent
 from pydantic_ai.agent import AbstractAgent
+from pydantic_ai.messages import UserContent
 from pydantic_ai.tools import AgentDepsT
 from typing_extensions import TypeVar
 
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 __all__ = ["PaigeantAgent", "register_agent"]
 
 OutputT = TypeVar("OutputT", default=str)
+
+# A text, or texts with files and links between them, as pydantic-ai's objects or their JSON.
+GivenPrompt: TypeAlias = str | Sequence[UserContent | Mapping[str, object]]
 
 MOST_ADDED_STEPS = 1000
 
@@ -151,7 +155,7 @@ class PaigeantAgent(Agent[AgentDepsT, OutputT]):
 
     def activity(
         self,
-        prompt: str,
+        prompt: GivenPrompt,
         deps: AgentDepsT | object = None,
         *,
         step_id: str | None = None,
@@ -159,7 +163,8 @@ class PaigeantAgent(Agent[AgentDepsT, OutputT]):
     ) -> ActivitySpec:
         """Return a step that runs this agent on `prompt`; add it nowhere. `deps` crosses the queue as JSON.
 
-        Raises `InvalidInput` if the worker would not read `deps` from JSON as they are.
+        `prompt` is a text, or a sequence of texts, URLs and files, as for `run`. Raises `InvalidInput` if the worker
+        would not read `deps` from JSON as they are.
         """
         self._ensure_name()
         crossed = self._own_activity.crossed(deps)
@@ -167,7 +172,7 @@ class PaigeantAgent(Agent[AgentDepsT, OutputT]):
 
     def add_to_runway(
         self,
-        prompt: str,
+        prompt: GivenPrompt,
         deps: AgentDepsT | object = None,
         *,
         step_id: str | None = None,
@@ -179,7 +184,7 @@ class PaigeantAgent(Agent[AgentDepsT, OutputT]):
         self._dispatcher("add_to_runway").add(step)
         return step
 
-    def register_activity(self, prompt: str, deps: AgentDepsT | object = None) -> ActivitySpec:
+    def register_activity(self, prompt: GivenPrompt, deps: AgentDepsT | object = None) -> ActivitySpec:
         """Let agents that may edit the itinerary insert this agent; `prompt` is the default, which they may change."""
         self._ensure_name()
         step = self.activity(prompt, deps)

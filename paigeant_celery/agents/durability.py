@@ -33,7 +33,7 @@ from paigeant_celery.agents.models import LoopModels
 from paigeant_celery.agents.naming import GlobalName, maker_frame
 from paigeant_celery.agents.recorded_calls import JournalBackend
 from paigeant_celery.agents.recorded_tools import METADATA_KEY, RecordedToolset
-from paigeant_celery.agents.stream import feed_here, is_told, shown_to
+from paigeant_celery.agents.stream import feed_here, show_rest, shown_run, shown_to
 from paigeant_celery.agents.waits import recorded_sleep
 from paigeant_celery.core.errors import NotSerializable, UsageError
 from paigeant_celery.journal.hop_journal import current_journal, surrounding_journal
@@ -141,9 +141,14 @@ class CeleryDurability(BaseDurabilityCapability[AgentDepsT]):
         return conversation_id_from_run_id(run_id) if self.in_durable_context else None
 
     async def get_run_start_time(self, run_id: str) -> datetime | None:
-        """Return when the run began in its first attempt, from which its time limit counts."""
+        """Return None: the time that a run may take counts from the start of each attempt, as a step's does.
+
+        The start is recorded nevertheless, because workers of earlier versions park a replay that has none.
+        """
         journal = current_journal()
-        return journal.started_at(run_id, datetime.now(UTC)) if journal is not None else None
+        if journal is not None:
+            journal.note_start(run_id, datetime.now(UTC))
+        return None
 
     def get_wrapper_toolset(self, toolset: AbstractToolset[AgentDepsT]) -> AbstractToolset[AgentDepsT] | None:
         """Record the calls of all tools, whatever their toolset, with or without an id."""
@@ -159,13 +164,13 @@ class CeleryDurability(BaseDurabilityCapability[AgentDepsT]):
     async def wrap_run_event_stream(
         self, ctx: RunContext[AgentDepsT], *, stream: AsyncIterable[AgentStreamEvent]
     ) -> AsyncIterator[AgentStreamEvent]:
-        """Show watchers the events that are not the model's; they saw the model's when they came."""
-        feed, journal = feed_here(), current_journal()
+        """Show watchers the events that they have not had; they saw the model's when they came."""
+        feed = feed_here() if self.in_durable_context else None
         passing = cast("AsyncGenerator[AgentStreamEvent]", super().wrap_run_event_stream(ctx, stream=stream))
         async with aclosing(passing):
             async for event in passing:
-                if feed is not None and journal is not None and not is_told(journal, ctx, event):
-                    feed.put(ctx.run_id or "", ctx.run_step, event)
+                if feed is not None:
+                    show_rest(feed, ctx, event)
                 yield event
 
     def _model_stream_event_handler(self) -> EventStreamHandler[AgentDepsT] | None:
@@ -175,14 +180,17 @@ class CeleryDurability(BaseDurabilityCapability[AgentDepsT]):
     async def wrap_run(self, ctx: RunContext[AgentDepsT], *, handler: WrapRunHandler) -> AgentRunResult[Any]:
         """Keep replayed calls from exporting their spans and counting their tokens again, and waits from starting anew.
 
-        Raises `NonDeterminismError` if the run ends although it went on from there in an earlier attempt.
+        Watchers are shown the end. When the run has ended well, the failures that it survived are recorded. Raises
+        `NonDeterminismError` if it ends although it went on from there in an earlier attempt.
         """
-        journal = current_journal()
-        if journal is None:
+        if (journal := current_journal()) is None:
             return await super().wrap_run(ctx, handler=handler)
-        with replay_scope(), Agent.using_sleep(recorded_sleep(journal, ctx.run_id or "")):
-            result = await super().wrap_run(ctx, handler=handler)
-        journal.check_end(ctx.run_id or "")
+        run_id = ctx.run_id or ""
+        with replay_scope(), Agent.using_sleep(recorded_sleep(journal, run_id)):
+            feed, run = feed_here(), super().wrap_run(ctx, handler=handler)
+            result = await (run if feed is None else shown_run(feed, run_id, run))
+        journal.check_end(run_id)
+        await journal.settle(run_id)
         return result
 
     async def wrap_model_request(

@@ -4,27 +4,38 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic_ai.durable_exec import ModelRequestParams
-from pydantic_ai.messages import ModelMessage, ModelResponse
+from pydantic_ai.messages import BinaryContent, ModelMessage, ModelResponse
 from pydantic_ai.tools import ToolDefinition
 from pydantic_core import PydanticSerializationError, to_json
 
-__all__ = ["Digests", "digest"]
+from paigeant_celery.agents.canonical import NAMED_SCHEMAS, TEXTS, canonical, canonical_schema, sorted_lists
+from paigeant_celery.core.jsonable import everything_in
 
-# Words for people and models; changing them does not change the values that a schema takes.
-TEXTS = {"title", "description", "examples", "$comment"}
-NAMED_SCHEMAS = {"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"}
+__all__ = ["Digests", "asked", "digest"]
+
+LARGE_FILE = 64 * 1024  # bytes; smaller ones are digested as base64, as they always were
 MOST_KEPT = 1000  # digests of schemas; schemas that are rebuilt for each request would pile up
+
+
+@dataclass(frozen=True)
+class _OfSchema:
+    """The digests of a schema. Records of earlier versions have only that in which the order of its parts counts."""
+
+    schema: object  # held so that no other one gets its id
+    canonical: str
+    in_order: str
 
 
 class Digests:
     """Makes fingerprints. Those of schemas are cached, because they stay the same from one request to the next."""
 
     def __init__(self) -> None:
-        self._schemas: dict[int, tuple[object, str]] = {}
+        self._schemas: dict[int, _OfSchema] = {}
 
     def of_request(self, params: ModelRequestParams, *, model_name: str) -> dict[str, str]:
         """Return the fingerprint of a model request; its cost does not grow with the history.
@@ -33,32 +44,32 @@ class Digests:
         it was covered by its own request.
         """
         parameters = params.model_request_parameters
-        output = [
-            parameters.output_mode,
-            parameters.allow_text_output,
-            [self._of_tool(tool) for tool in parameters.output_tools],
-            self._of_schema(parameters.output_object.json_schema) if parameters.output_object is not None else None,
-        ]
+        tools = [(tool.name, self._of(tool.parameters_json_schema)) for tool in parameters.function_tools]
+        output_tools = [(tool.name, self._of(tool.parameters_json_schema)) for tool in parameters.output_tools]
+        way = [parameters.output_mode, parameters.allow_text_output]
+        form = self._of(parameters.output_object.json_schema) if parameters.output_object is not None else None
         return {
             "model": model_name,
-            "tools": digest(sorted(self._of_tool(tool) for tool in parameters.function_tools)),
-            "output": digest(output),
-            "prompt": digest(_asked(params.messages)),
+            # As workers of earlier versions wrote them, and still read them.
+            "tools": digest(sorted([name, of.in_order] for name, of in tools)),
+            "output": digest([*way, [[name, of.in_order] for name, of in output_tools], form and form.in_order]),
+            "prompt": digest(asked(params.messages)),
             "tool descriptions": digest([tool.description for tool in _tools(params)]),
             "settings": digest(params.model_settings),
+            "tools/2": digest(sorted([name, of.canonical] for name, of in tools)),
+            "output/2": digest(
+                [*way, sorted([name, of.canonical] for name, of in output_tools), form and form.canonical]
+            ),
         }
 
-    def _of_tool(self, tool: ToolDefinition) -> list[str]:
-        return [tool.name, self._of_schema(tool.parameters_json_schema)]
-
-    def _of_schema(self, schema: Mapping[str, Any]) -> str:
+    def _of(self, schema: Mapping[str, Any]) -> _OfSchema:
         kept = self._schemas.get(id(schema))
-        if kept is not None:  # the schema is held so that no other one gets its id
-            return kept[1]
+        if kept is not None:
+            return kept
         if len(self._schemas) >= MOST_KEPT:
             self._schemas.clear()
-        made = digest(_without_texts(schema))
-        self._schemas[id(schema)] = (schema, made)
+        made = _OfSchema(schema, _hashed(canonical(canonical_schema(schema))), digest(_without_texts(schema)))
+        self._schemas[id(schema)] = made
         return made
 
 
@@ -68,14 +79,21 @@ def digest(value: object) -> str:
         text = json.dumps(value, sort_keys=True).encode()
     except (TypeError, ValueError):
         text = _any_json(value)
+    return _hashed(text)
+
+
+def _hashed(text: bytes) -> str:
     return hashlib.blake2b(text, digest_size=8).hexdigest()
 
 
 def _any_json(value: object) -> bytes:
     try:
-        return to_json(
+        text = to_json(
             value, fallback=_type_name, inf_nan_mode="constants", bytes_mode="base64", serialize_unknown=True
         )
+        if any(isinstance(part, Set) for part in everything_in(value)):
+            return canonical(sorted_lists(json.loads(text)))
+        return text
     except (PydanticSerializationError, ValueError):  # it has no bytes at all, so its drift goes unnoticed
         return _type_name(value).encode()
 
@@ -85,7 +103,7 @@ def _tools(params: ModelRequestParams) -> Iterable[ToolDefinition]:
     return sorted((*parameters.function_tools, *parameters.output_tools), key=lambda tool: tool.name)
 
 
-def _asked(messages: Sequence[ModelMessage]) -> list[object]:
+def asked(messages: Sequence[ModelMessage]) -> list[object]:
     """Return what the model is asked, without the times and ids that differ in each attempt."""
     asked: list[object] = []
     for message in reversed(messages):
@@ -97,7 +115,18 @@ def _asked(messages: Sequence[ModelMessage]) -> list[object]:
 
 
 def _content(part: Any) -> list[object]:
-    return [part.part_kind, getattr(part, "tool_name", None), getattr(part, "content", None)]
+    return [part.part_kind, getattr(part, "tool_name", None), _light(getattr(part, "content", None))]
+
+
+def _light(content: object) -> object:
+    """Return content with digests in the place of large files, which would be written as base64 for each request."""
+    if isinstance(content, BinaryContent) and len(content.data) > LARGE_FILE:
+        return [content.media_type, content.vendor_metadata, _hashed(content.data)]
+    if isinstance(content, (list, tuple)):
+        return [_light(part) for part in content]
+    if isinstance(content, dict):
+        return {name: _light(part) for name, part in content.items()}
+    return content
 
 
 def _without_texts(schema: object) -> object:

@@ -15,6 +15,7 @@ from pydantic_ai.toolsets import AbstractToolset, FunctionToolset
 from paigeant_celery.activities.context import WorkflowContext
 from paigeant_celery.activities.port import StepLimits
 from paigeant_celery.agents.recorded_tools import METADATA_KEY
+from paigeant_celery.core.content import shown
 from paigeant_celery.core.errors import InvalidInput
 from paigeant_celery.core.slip import ActivitySpec, RegisteredActivity, Step
 
@@ -74,16 +75,7 @@ class Edit:
         if insertion.activity not in available:
             names = ", ".join(sorted(available)) or "none"
             raise InvalidInput("activity_not_allowed", f"[{index}].activity", f"you may insert: {names}")
-        default = available[insertion.activity].step
-        prompt = insertion.prompt if insertion.prompt is not None else default.prompt
-        return ActivitySpec(
-            default.agent_name,
-            prompt,
-            default.deps,
-            policy=default.policy,
-            queue=default.queue,
-            previous_output=default.previous_output,
-        )
+        return available[insertion.activity].step.asking(insertion.prompt)
 
     def _check_limits(self, steps: Sequence[Step]) -> None:
         slip = self.context.message.slip
@@ -110,7 +102,7 @@ class ItineraryEditing(AbstractCapability[Any]):
         if not available:
             return None
         lines = [
-            f"- {name}: {entry.description or 'no description'} Default prompt: {entry.step.prompt}"
+            f"- {name}: {entry.description or 'no description'} Default prompt: {shown(entry.step.prompt)}"
             for name, entry in sorted(available.items())
         ]
         return (

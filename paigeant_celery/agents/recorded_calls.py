@@ -24,9 +24,12 @@ from pydantic_ai.durable_exec import (
 from pydantic_ai.tools import RunContext
 
 from paigeant_celery.agents.fingerprints import Digests
+from paigeant_celery.agents.operation_arguments import digest_of_arguments
 from paigeant_celery.agents.recorded_errors import rebuilt, survived
+from paigeant_celery.agents.recorded_usage import Spending
 from paigeant_celery.agents.waits import Standing, polled
 from paigeant_celery.journal.hop_journal import HopJournal, calling, current_journal
+from paigeant_celery.journal.operations import ARGUMENTS
 from paigeant_celery.journal.record import CUT_OFF, CallKey, CallKind, Record
 
 try:  # since pydantic-ai 2.68; before that, the spans of replayed calls are exported again
@@ -50,24 +53,24 @@ async def recorded(
     fingerprint: Mapping[str, str],
     make: Callable[[], Awaitable[Record]],
     *,
-    used: Callable[[], Mapping[str, Any]] = dict,
-    count: Callable[[Mapping[str, Any]], None] = lambda usage: None,
+    spending: Spending | None = None,
     instead_of: Callable[[], CallKey | None] = lambda: None,
 ) -> Record:
     """Return the record of a call that is made now or was made by an earlier attempt.
 
     Raises the error of a recorded call that failed but whose run survived. If such a call had been cut off, the
-    replay waits to be cut off again. `used` says what a failed call had used; `count` gets what a replayed one used;
-    `instead_of` says, once the call is made, which earlier call's record it replaces.
+    replay waits to be cut off again. `spending` is where the call's usage is counted. `instead_of` says, once the call
+    is made, which earlier call's record it replaces.
     """
     found = journal.find(key, fingerprint)
     if found is not None:
         record_durable_unit(executed=False)
         await journal.turn(found.number)
-        count(found.usage)
+        if spending is not None:
+            spending.count(found.usage)
         if found.failure is None:
             return found
-        if found.failure.error_class == CUT_OFF:
+        if found.failure.error_class == CUT_OFF and found.failure.form is None:  # those of Python's futures have one
             await asyncio.Event().wait()
         raise rebuilt(found)
     failed: Exception | None = None
@@ -76,11 +79,11 @@ async def recorded(
             with calling(str(key), recorded=True), durable_unit_scope():
                 record = await make()
         except asyncio.CancelledError as error:
-            journal.add_later(key, replace(survived(error, fingerprint), usage=used()))
+            journal.add_later(key, _failed(error, fingerprint, spending))
             raise
         except Exception as error:  # noqa: BLE001 - raised below, when it is its turn
             failed = error
-            number = journal.add_later(key, replace(survived(error, fingerprint), usage=used()), numbered=True)
+            number = journal.add_later(key, _failed(error, fingerprint, spending), answered=True)
         else:
             number = await journal.add(key, record, instead_of=instead_of())
     await journal.turn(number)
@@ -88,6 +91,11 @@ async def recorded(
         raise failed
     record_durable_unit(executed=True)
     return record
+
+
+def _failed(error: BaseException, fingerprint: Mapping[str, str], spending: Spending | None) -> Record:
+    usage = spending.used() if spending is not None else {}
+    return replace(survived(error, fingerprint), usage=usage)
 
 
 class JournalBackend(DurableOperationBackend[None]):
@@ -124,18 +132,24 @@ class _RecordedOperation(BoundDurableOperation[ParamsT, WireT, ResultT]):
             return await self._operation.handler(params)
         kind, name, fingerprint = self._identity(params)
         ctx = _context_of(params)
-        call_id = ctx.tool_call_id or _call_id_of(params) or ""
-        key = journal.key(ctx.run_id or "", ctx.run_step, kind, name=name, call_id=call_id)
+        run_id, step, call_id = ctx.run_id or "", ctx.run_step, ctx.tool_call_id or _call_id_of(params) or ""
+        if kind == "operation":
+            key = journal.operation_key(run_id, step, name=name, call_id=call_id, digest=fingerprint[ARGUMENTS])
+        else:
+            key = journal.key(run_id, step, kind, name=name, call_id=call_id)
         if isinstance(params, ModelCancelSuspendedResponseParams):
             return cast("ResultT", self._cancelled_later(journal, key, params, fingerprint))
         if isinstance(params, ModelRequestParams):
             return await self._answered(journal, key, params, fingerprint)
+        spending = Spending(ctx.usage) if kind != "model" else None  # the run counts what a response says
 
         async def make() -> Record:
-            result = await self._operation.handler(params)
-            return Record(fingerprint=fingerprint, result=self._operation.result_codec.dump(result))
+            result = self._operation.result_codec.dump(await self._handled(params, spending))
+            # The result of a capability's operation says itself what was used.
+            usage = spending.used() if spending is not None and kind == "event" else {}
+            return Record(fingerprint=fingerprint, result=result, usage=usage)
 
-        record = await recorded(journal, key, fingerprint, make)
+        record = await recorded(journal, key, fingerprint, make, spending=spending)
         return self._operation.result_codec.load(record.result)
 
     async def _answered(
@@ -176,6 +190,15 @@ class _RecordedOperation(BoundDurableOperation[ParamsT, WireT, ResultT]):
 
         journal.add_later(key, Record(fingerprint=fingerprint), cancel=cancel)
 
+    async def _handled(self, params: Any, spending: Spending | None) -> ResultT:
+        if spending is None:
+            return await self._operation.handler(params)
+        try:
+            apart = replace(_context_of(params), usage=spending.apart)
+            return await self._operation.handler(replace(params, **{_context_field(params): apart}))
+        finally:
+            spending.settle()
+
     def _identity(self, params: object) -> tuple[CallKind, str, dict[str, str]]:
         match self._operation.operation_id:
             case ModelRequestId(model_name=model_name):
@@ -186,16 +209,21 @@ class _RecordedOperation(BoundDurableOperation[ParamsT, WireT, ResultT]):
             case ModelCancelSuspendedResponseId(model_name=model_name):
                 return "model", "cancel", {"model": model_name}
             case CapabilityOperationId(capability_id=capability, operation=operation):
-                return "operation", f"{capability}.{operation}", {}
+                return "operation", f"{capability}.{operation}", {ARGUMENTS: digest_of_arguments(params)}
         if isinstance(params, EventStreamHandlerParams):
             return "event", params.event.event_kind, {}
-        return "operation", type(self._operation.operation_id).__name__, {}
+        name = type(self._operation.operation_id).__name__
+        return "operation", name, {ARGUMENTS: digest_of_arguments(params)}
 
 
 def _context_of(params: Any) -> RunContext[Any]:
-    context = params.run_context if hasattr(params, "run_context") else params.ctx
+    context = getattr(params, _context_field(params))
     assert isinstance(context, RunContext)
     return context
+
+
+def _context_field(params: Any) -> str:
+    return "run_context" if hasattr(params, "run_context") else "ctx"
 
 
 def _call_id_of(params: object) -> str | None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import builtins
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 
 from pydantic_ai import exceptions
 from pydantic_ai.durable_exec import JSON_CODEC
 from pydantic_ai.messages import ModelResponse
 
-from paigeant_celery.core.causes import cause_of, traceback_of
+from paigeant_celery.agents.error_forms import error_from, form_of
+from paigeant_celery.core.causes import cause_of, name_of, text_of, traceback_of
 from paigeant_celery.core.errors import ReplayedError
 from paigeant_celery.journal.record import Record, RecordedError
 
@@ -31,7 +33,9 @@ __all__ = ["rebuilt", "survived"]
 
 def survived(error: BaseException, fingerprint: Mapping[str, str]) -> Record:
     """Return the record of a failed call, with what a model's stream gave before it failed."""
-    streamed = streamed_before_failing(error)
+    streamed = None
+    with suppress(Exception):  # of a class that does not let its errors be looked at
+        streamed = streamed_before_failing(error)
     return Record(
         fingerprint=fingerprint,
         failure=_described(error),
@@ -40,9 +44,13 @@ def survived(error: BaseException, fingerprint: Mapping[str, str]) -> Record:
 
 
 def rebuilt(record: Record) -> Exception:
-    """Return the error of a record: of its own class if Python or pydantic-ai has it, otherwise a `ReplayedError`."""
+    """Return the error of a record: of its own class if Python, pydantic-ai or this package has it.
+
+    For any other class a `ReplayedError` stands, which is also an instance of the nearest such classes.
+    """
     assert record.failure is not None
-    error = _of_class(record.failure)
+    form = record.failure.form
+    error = (error_from(form) if form is not None else None) or _of_class(record.failure)
     error.__traceback__ = traceback_of(record.failure.frames)  # where it was raised in the earlier attempt
     if record.result is not None:
         mark_streamed_before_failing(error, JSON_CODEC.load(ModelResponse, record.result))
@@ -50,6 +58,7 @@ def rebuilt(record: Record) -> Exception:
 
 
 def _described(error: BaseException) -> RecordedError:
+    """Return what a record says of an error: what earlier versions read, and the form that leads back to it."""
     arguments: tuple[object, ...] = error.args
     if isinstance(error, exceptions.ModelHTTPError):
         arguments = (error.status_code, error.model_name, error.body)
@@ -57,19 +66,24 @@ def _described(error: BaseException) -> RecordedError:
         arguments = (error.model_name, error.message)
     try:
         json.dumps(arguments)
-    except (TypeError, ValueError):
-        arguments = (str(error),)
-    frames = cause_of(error).frames
-    return RecordedError(error_class=type(error).__name__, args=arguments, frames=frames)  # type: ignore[arg-type]  # JSON, as tried
+    except (TypeError, ValueError, RecursionError):
+        arguments = (text_of(error),)
+    return RecordedError(
+        error_class=name_of(error),
+        args=arguments,  # type: ignore[arg-type]  # JSON, as tried
+        frames=cause_of(error).frames,
+        form=form_of(error) if isinstance(error, Exception) else None,
+    )
 
 
 def _of_class(recorded: RecordedError) -> Exception:
+    """Return the error of a record that has no form, as earlier versions wrote it."""
     # A record names no module: its class is looked up in these two only.
     for module in (exceptions, builtins):
         found = getattr(module, recorded.error_class, None)
         if isinstance(found, type) and issubclass(found, Exception):
             try:
                 return found(*recorded.args)
-            except TypeError:
+            except Exception:  # noqa: BLE001 - it takes other arguments than an error shows
                 break
     return ReplayedError(recorded.error_class, ", ".join(map(str, recorded.args)))

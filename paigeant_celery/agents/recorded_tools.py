@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
-from copy import copy
 from dataclasses import dataclass, replace
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
-from pydantic import TypeAdapter
 from pydantic_ai.durable_exec import CallToolResult, ResultCodec
 from pydantic_ai.durable_exec._toolset import unwrap_tool_call_result, wrap_tool_call_result
 from pydantic_ai.tools import AgentDepsT, RunContext
 from pydantic_ai.toolsets import ToolsetTool, WrapperToolset
-from pydantic_ai.usage import RunUsage
 
 from paigeant_celery.activities.functions import read_beside
 from paigeant_celery.activities.lazy import Limit
 from paigeant_celery.activities.pauses import pause_in
 from paigeant_celery.agents.fingerprints import digest
 from paigeant_celery.agents.recorded_calls import recorded
+from paigeant_celery.agents.recorded_usage import Spending
 from paigeant_celery.core.errors import NotSerializable
 from paigeant_celery.journal.hop_journal import MAX_RECORD, HopJournal, calling, current_journal
 from paigeant_celery.journal.record import Record
@@ -32,8 +30,6 @@ METADATA_KEY = "paigeant"  # a tool with `metadata={"paigeant": False}` is not r
 LIMIT = Limit(
     size=MAX_RECORD, reason="result_too_large", name="of a call are recorded", remedy="have the tool return a reference"
 )
-
-_USAGE = TypeAdapter(RunUsage)
 
 
 @dataclass
@@ -102,26 +98,18 @@ class RecordedToolset(WrapperToolset[AgentDepsT]):
         The usage of agents that ran inside it counts in both cases.
         """
         fingerprint = {"arguments": digest(arguments)}
-        spent = copy(ctx.usage)
-        before = copy(spent)
-
-        def used() -> dict[str, Any]:
-            return _counted(spent - before)
-
-        def count(usage: Mapping[str, Any]) -> None:
-            if usage:
-                ctx.usage.incr(_USAGE.validate_python(usage))
+        spending = Spending(ctx.usage)
 
         async def make() -> Record:
             try:
-                with self.scope(replace(ctx, usage=spent)) as inside:
+                with self.scope(replace(ctx, usage=spending.apart)) as inside:
                     result = self._dumped(await wrap_tool_call_result(call(inside)), name)
             finally:
-                ctx.usage.incr(spent - before)
-            return Record(fingerprint=fingerprint, result=result, usage=used())
+                spending.settle()
+            return Record(fingerprint=fingerprint, result=result, usage=spending.used())
 
         key = journal.key(ctx.run_id or "", ctx.run_step, kind, name=name, call_id=ctx.tool_call_id or "")
-        record = await recorded(journal, key, fingerprint, make, used=used, count=count)
+        record = await recorded(journal, key, fingerprint, make, spending=spending)
         return unwrap_tool_call_result(self.results.load(record.result))
 
     def _dumped(self, result: CallToolResult, name: str) -> object:
@@ -141,11 +129,3 @@ def _answer(result: Any) -> Any:
 
 def _is_recorded(tool: ToolsetTool[Any]) -> bool:
     return (tool.tool_def.metadata or {}).get(METADATA_KEY) is not False
-
-
-def _counted(usage: RunUsage) -> dict[str, Any]:
-    """Return what a record says about usage: nothing if there was none."""
-    if not usage.has_values() and not usage.unmeasured_requests:
-        return {}
-    counted = _USAGE.dump_python(usage, mode="json", exclude_defaults=True)
-    return cast("dict[str, Any]", counted)

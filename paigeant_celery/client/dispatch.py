@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 import uuid
 from collections import deque
@@ -23,6 +24,7 @@ from paigeant_celery.broker.sending import Sending
 from paigeant_celery.broker.tracing import current_trace
 from paigeant_celery.client.handle import WorkflowHandle
 from paigeant_celery.core.budget import WorkflowLimits
+from paigeant_celery.core.content import StoredApart
 from paigeant_celery.core.crossing import Crossed, cross
 from paigeant_celery.core.errors import (
     EmptyItinerary,
@@ -37,6 +39,7 @@ from paigeant_celery.core.errors import (
     Unreachable,
     WorkflowConflict,
 )
+from paigeant_celery.core.files import carries_files, with_files_apart
 from paigeant_celery.core.message import PaigeantMessage, content_digest, encode, parse
 from paigeant_celery.core.names import CORRELATION_ID_RULE, FIRST_PLACE, hop_id, is_correlation_id
 from paigeant_celery.core.slip import (
@@ -193,13 +196,16 @@ class WorkflowDispatcher:
             variables = _crossed_variables(asked.variables)
             message = _first_message(steps, asked, variables, self._registered.values(), transport)
             _check_queues(message, transport)
+            message, blobs = _with_files_apart(message, transport)
             envelope = _checked_envelope(message, transport)
         except BaseException:
             if runway is not None:
                 runway.give_back()
             raise
         content = content_digest(message, variables=variables.content_of(variables.tree))
-        return _Prepared(transport=transport, message=message, envelope=envelope, content=content, runway=runway)
+        return _Prepared(
+            transport=transport, message=message, envelope=envelope, blobs=blobs, content=content, runway=runway
+        )
 
 
 @dataclass(kw_only=True)
@@ -209,6 +215,7 @@ class _Prepared:
     transport: Transport
     message: PaigeantMessage
     envelope: str
+    blobs: Mapping[str, str]
     content: str
     runway: _Runway | None
     looked: float = 0.0  # seconds for which it was looked at the broker; the message has so much less
@@ -264,7 +271,13 @@ class _Prepared:
         hop = outbox.record_of(self.message, self.envelope)
         if store is None:
             return hop
-        new = NewWorkflow(correlation_id=correlation_id, content=self.content, hop=hop, deadline=self.message.deadline)
+        new = NewWorkflow(
+            correlation_id=correlation_id,
+            content=self.content,
+            hop=hop,
+            deadline=self.message.deadline,
+            blobs=self.blobs,
+        )
         try:
             begun = time.monotonic()
             self.transport.check_broker()
@@ -390,6 +403,17 @@ def _check_queues(message: PaigeantMessage, transport: Transport) -> None:
             raise InvalidInput(error.reason, f"itinerary[{index}].{error.path}", error.text) from None
 
 
+def _with_files_apart(message: PaigeantMessage, transport: Transport) -> tuple[PaigeantMessage, Mapping[str, str]]:
+    """Return the message to send, and the files of its prompts that the store must hold; without one all travel."""
+    settings = transport.settings
+    inline = settings.inline_output_size if transport.store is not None else sys.maxsize
+    storing = StoredApart(inline=inline, largest=settings.max_output_size)
+    try:
+        return with_files_apart(message, storing), storing.blobs
+    except InvalidInput as error:
+        raise InvalidInput(error.reason, error.path.removeprefix("slip."), error.text) from None
+
+
 def _checked_envelope(message: PaigeantMessage, transport: Transport) -> str:
     """Write the envelope and read it as a worker will, so that anything a worker would refuse is refused here."""
     settings = transport.settings
@@ -397,7 +421,9 @@ def _checked_envelope(message: PaigeantMessage, transport: Transport) -> str:
     try:
         parse(envelope, max_size=settings.max_message_size, max_steps=settings.max_steps)
     except MessageError as error:
-        raise InvalidInput(error.reason, error.path, error.text) from None
+        travels = error.reason == "too_large" and transport.store is None and carries_files(message)
+        remedy = "; with a store (`paigeant_store_url`) the files of prompts do not travel" if travels else ""
+        raise InvalidInput(error.reason, error.path, f"{error.text}{remedy}") from None
     return envelope
 
 

@@ -6,13 +6,13 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TypeVar
 
 from paigeant_celery.activities.context import StepOutput, running_step
 from paigeant_celery.broker.port import ServesItself, Transport, checked_transport
-from paigeant_celery.client.readings import CurrentState, WorkflowEvent, WorkflowResult, WorkflowStatus
+from paigeant_celery.client.readings import CurrentState, WorkflowResult, WorkflowStatus
 from paigeant_celery.core.budget import used_by
 from paigeant_celery.core.errors import (
     InvalidInput,
@@ -25,6 +25,7 @@ from paigeant_celery.core.errors import (
     WorkflowFailed,
     WorkflowParked,
 )
+from paigeant_celery.core.events import Joining, WorkflowEvent
 from paigeant_celery.core.flow import Failure
 from paigeant_celery.core.message import PaigeantMessage, reread, step_ids_in
 from paigeant_celery.core.names import is_correlation_id
@@ -172,38 +173,35 @@ class WorkflowHandle:
         event seen misses none of the other events and sees none twice. A step may not wait for more: it gets
         `WaitInsideStep` once it has all there is, unless the workflow has ended.
         """
-        reminder = _Reminder(self)
+        reminder, reading = _Reminder(self), _Reading(after)
         for wait in _waits(None):
-            batch, ended = await asyncio.to_thread(reminder.look, partial(self._events_after, after))
+            batch, ended = await asyncio.to_thread(reminder.look, partial(self._read_on, reading))
             for event in batch:
                 yield event
-            after = batch[-1].cursor if batch else after
-            if ended and not batch:
+            if ended and not reading.found:
                 return
-            if not batch:
+            if not reading.found:
                 self._check_wait(wait)
                 await asyncio.sleep(wait)
 
     def events_sync(self, after: str | None = None) -> Iterator[WorkflowEvent]:
         """Do what `events` does, for code without an event loop."""
-        reminder = _Reminder(self)
+        reminder, reading = _Reminder(self), _Reading(after)
         for wait in _waits(None):
-            batch, ended = reminder.look(partial(self._events_after, after))
+            batch, ended = reminder.look(partial(self._read_on, reading))
             yield from batch
-            after = batch[-1].cursor if batch else after
-            if ended and not batch:
+            if ended and not reading.found:
                 return
-            if not batch:
+            if not reading.found:
                 self._check_wait(wait)
                 time.sleep(wait)
 
     def events_so_far(self, after: str | None = None) -> list[WorkflowEvent]:
         """Return what has happened so far, without waiting for more."""
-        batch, _ = self._events_after(after)
-        found = list(batch)
-        while len(batch) == EVENTS_AT_ONCE:
-            batch, _ = self._events_after(batch[-1].cursor)
-            found.extend(batch)
+        reading = _Reading(after)
+        found, _ = self._read_on(reading)
+        while reading.found == EVENTS_AT_ONCE:
+            found += self._read_on(reading)[0]
         return found
 
     def _check_wait(self, wait: float) -> None:
@@ -264,6 +262,7 @@ class WorkflowHandle:
                 step_id=step.step_id,
                 activity=step.activity,
                 output=step.output if step.output_ref is None else read_blob(store, self.correlation_id, step),
+                content=step.content,
             )
             for step in self._message(record).slip.executed
         ]
@@ -277,11 +276,11 @@ class WorkflowHandle:
             steps=tuple(outputs),
         )
 
-    def _events_after(self, after: str | None) -> tuple[list[WorkflowEvent], bool]:
+    def _read_on(self, reading: _Reading) -> tuple[list[WorkflowEvent], bool]:
         # The state is read first, so that the event that ended the workflow is in this batch or an earlier one.
         ended = self._record("events").state != "running"
-        stored = self._store("events").events(self.correlation_id, after=after, limit=EVENTS_AT_ONCE)
-        return [_event(event) for event in stored], ended
+        stored = self._store("events").events(self.correlation_id, after=reading.after, limit=EVENTS_AT_ONCE)
+        return reading.whole(stored), ended
 
     def _asked(self, operation: str) -> Store:
         """Return the store, but ask it for no id that no workflow can have."""
@@ -310,6 +309,20 @@ class WorkflowHandle:
         if self._transport.store is None:
             raise StoreRequired(operation)
         return self._transport.store
+
+
+class _Reading:
+    """How far events were read: those of long data are several entries, and `found` is how many the last look found."""
+
+    def __init__(self, after: str | None) -> None:
+        self.after, self.found, self._joining = after, 0, Joining()
+
+    def whole(self, stored: Sequence[StoredEvent]) -> list[WorkflowEvent]:
+        """Return the events that entries are; a cursor of theirs is behind all entries of its event."""
+        self.found = len(stored)
+        self.after = stored[-1].cursor if stored else self.after
+        events = ((entry, self._joining.whole(entry.fields)) for entry in stored)
+        return [_event(entry, fields) for entry, fields in events if fields is not None]
 
 
 class _Reminder:
@@ -352,8 +365,8 @@ def _standing(status: WorkflowStatus) -> str:
     return f"{at}waits on queue {status.queue!r}; {begun}"
 
 
-def _event(stored: StoredEvent) -> WorkflowEvent:
-    fields = dict(stored.fields)
+def _event(stored: StoredEvent, whole: Mapping[str, str]) -> WorkflowEvent:
+    fields = dict(whole)
     return WorkflowEvent(
         cursor=stored.cursor, at=stored.at, type=fields.pop("type", ""), hop_id=fields.pop("hop", ""), fields=fields
     )

@@ -1,4 +1,4 @@
-"""What is read of a workflow from outside: its status, its events and its result, as values."""
+"""What is read of a workflow from outside: its status and its result, as values."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from paigeant_celery.activities.context import StepOutput
 from paigeant_celery.core.errors import UsageError
 from paigeant_celery.core.flow import Failure, WorkflowState
 
-__all__ = ["CurrentState", "WorkflowEvent", "WorkflowResult", "WorkflowStatus"]
+__all__ = ["CurrentState", "WorkflowResult", "WorkflowStatus"]
 
 T = TypeVar("T")
 
@@ -58,17 +58,6 @@ class WorkflowStatus:
     def in_progress(self) -> bool:
         """Whether the workflow goes on by itself: it is queued, running or retrying."""
         return self.state in get_args(Underway)
-
-
-@dataclass(frozen=True, kw_only=True)
-class WorkflowEvent:
-    """Something that happened: its `type`, the hop, and further fields. Reading resumes after its `cursor`."""
-
-    cursor: str
-    at: datetime
-    type: str
-    hop_id: str
-    fields: Mapping[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)

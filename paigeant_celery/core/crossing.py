@@ -317,9 +317,10 @@ class _Written:
             raise _Lost(lost.found.below(part)) from lost.__cause__
 
     def _read_back(self, value: Any, first: Any, reader: Reader) -> tuple[JsonValue, Any]:
-        """Return the first form of `value` that is read back equal."""
+        """Return the first form of `value` that is read back equal, at worst but for what files derive."""
         unread: Difference | None = None
         lost: Difference | None = None
+        spare: tuple[JsonValue, Any] | None = None
         raised: BaseException | None = None  # by a validator
         for tree in self._forms(value, first, reader):
             try:
@@ -332,10 +333,14 @@ class _Written:
                 unread = Difference(f"a validator raised {type(error).__name__} on what is written for it")
                 raised = error
                 continue
-            found = _lost(value, read, reader)
+            found = _lost(value, read, reader, narrowed=False)
             if found is None:
                 return tree, read
+            if spare is None and _lost(value, read, reader) is None:
+                spare = tree, read
             lost = lost or found
+        if spare is not None:
+            return spare
         found = lost or _refused(value, reader) or unread
         raise _Lost(found or Difference("has no JSON form that its type reads")) from raised
 
@@ -373,20 +378,20 @@ class _Written:
                 continue
 
 
-def _lost(value: Any, read: Any, reader: Reader) -> Difference | None:
+def _lost(value: Any, read: Any, reader: Reader, *, narrowed: bool = True) -> Difference | None:
     """Return what of `value` is not in what was read of its JSON, or None.
 
     A type may convert what it is given, such as a mapping to a model or a tuple to a list. So if another class came
     back, it is compared with what the type makes of the value itself.
     """
-    found = difference(value, read)
+    found = difference(value, read, narrowed=narrowed)
     if found is None or not found.converted:
         return found
     try:
         wanted = reader.validate_python(value)
     except Exception:  # noqa: BLE001 - it takes only JSON, or is somebody else's code
-        return found if difference(value, read, loosely=True) is not None else None
-    return found if difference(wanted, read) is not None else None
+        return found if difference(value, read, loosely=True, narrowed=narrowed) is not None else None
+    return found if difference(wanted, read, narrowed=narrowed) is not None else None
 
 
 def _lost_parts(given: Mapping[str, Any], read: Mapping[str, Any], readers: Mapping[str, Any]) -> Difference | None:

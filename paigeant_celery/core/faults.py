@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from pydantic import ValidationError
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
@@ -9,6 +11,11 @@ __all__ = ["fault_of", "first_fault", "kind_fault", "raised_by_serializer", "rai
 
 # Faults whose text is the validator's own, or quotes the value it got.
 QUOTING = {"value_error", "assertion_error", "union_tag_invalid"}
+
+# A tagged union puts its tag into the path, but the reader looks for the field.
+TAG = re.compile(r"(?<=\])\.(?:agent|agent_1\.2|function)\.|(?<=\.step)\.agent\.")
+
+OUR_OWN = {"bad_agent_name", "bad_step_id", "empty_prompt", "invalid_prompt", "invalid_queue", "invalid_text"}
 
 
 def first_fault(error: ValidationError) -> tuple[tuple[int | str, ...], str, str]:
@@ -59,11 +66,9 @@ def fault_of(error: ValidationError) -> tuple[str, str, str]:
         return "invalid_text", path, "contains a lone surrogate"
     if kind == "extra_forbidden":
         return "unknown_field", path, "this version does not know the field"
-    custom = kind in {"bad_agent_name", "bad_step_id", "empty_prompt", "invalid_queue", "invalid_text"}
-    return (kind if custom else "invalid_envelope"), path, text
+    return (kind if kind in OUR_OWN else "invalid_envelope"), path, text
 
 
 def _path_of(place: tuple[int | str, ...]) -> str:
     path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).lstrip(".")
-    # A tagged union puts its tag into the path, but the reader looks for the field.
-    return path.replace("].agent.", "].").replace("].function.", "].").replace(".step.agent.", ".step.")
+    return TAG.sub(".", path)

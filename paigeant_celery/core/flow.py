@@ -98,6 +98,7 @@ class Completed:
     ended_at: datetime | None = None
     output: JsonValue
     output_ref: OutputRef | None = None
+    content: tuple[str, ...] = ()
     usage: dict[str, int] = field(default_factory=dict)
     cost: Decimal | None = None
     inserted: tuple[Step, ...] = ()
@@ -300,6 +301,7 @@ def _advance(message: PaigeantMessage, step: Step, event: Completed, now: dateti
         finished_at=event.ended_at or now,
         output=event.output,
         output_ref=event.output_ref,
+        content=event.content,
         usage=event.usage,
         cost=event.cost,
         added_by=step.added_by,

@@ -16,6 +16,8 @@ from typing import Any, cast
 from pydantic import BaseModel, RootModel
 from pydantic.fields import FieldInfo
 
+from paigeant_celery.core.file_classes import is_file, is_same_kind_of_file
+
 __all__ = [
     "LEAVES",
     "NOT_FINITE",
@@ -70,7 +72,7 @@ def parts_path(parts: Iterable[Part]) -> str:
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part[:64]}" for part in parts)
 
 
-def difference(given: object, read: object, *, loosely: bool = False) -> Difference | None:
+def difference(given: object, read: object, *, loosely: bool = False, narrowed: bool = False) -> Difference | None:
     """Return the first difference between a value and what was read of its JSON, or None if they are equal.
 
     Equal parts have the same class, even those that Python takes for equal: a text for a member of an enum of texts, a
@@ -78,17 +80,18 @@ def difference(given: object, read: object, *, loosely: bool = False) -> Differe
     equality of their own are compared by their attributes.
 
     `loosely` compares values of different kinds by the names of their parts, and takes JSON for whatever was made of
-    it: mappings or models may be given for models of the same shape.
+    it: mappings or models may be given for models of the same shape. `narrowed` takes files of pydantic-ai for equal
+    that differ only in what the library derives of their data: identifier, media type, and a narrower class.
     """
     try:
-        return _Comparison(loosely)(given, read)
+        return _Comparison(loosely, narrowed)(given, read)
     except RecursionError:
         return Difference("has too many levels to be compared")
 
 
 class _Comparison:
-    def __init__(self, loosely: bool) -> None:
-        self._loosely = loosely
+    def __init__(self, loosely: bool, narrowed: bool) -> None:
+        self._loosely, self._narrowed = loosely, narrowed
         self._compared: set[tuple[int, int]] = set()
 
     def __call__(self, given: Any, read: Any) -> Difference | None:
@@ -115,6 +118,8 @@ class _Comparison:
         return self._named(_attributes(given), _attributes(read))
 
     def _of_two_classes(self, given: Any, read: Any) -> Difference | None:
+        if self._narrowed and is_same_kind_of_file(given, read):
+            return self._dataclasses(given, read)
         if _is_number(given) and _is_number(read) and not isinstance(given, Enum):
             return None if _same(given, read) else Difference(CHANGED)
         if _is_bare(given) and isinstance(given, type(read)):
@@ -175,6 +180,8 @@ class _Comparison:
             if not (found.init or found.compare):
                 continue
             value, other = getattr(given, found.name, MISSING), getattr(read, found.name, MISSING)
+            if self._narrowed and value is None and not found.compare and is_file(given):
+                continue
             if (differs := self._part(value, other)) is not None:
                 info = field_info(type(given), found.name)
                 return (Difference(EXCLUDED) if info is not None and info.exclude else differs).below(found.name)

@@ -11,6 +11,7 @@ from typing import Any, Literal, Self, TypeAlias
 from pydantic import AwareDatetime, BaseModel, Field, JsonValue, TypeAdapter, ValidationError
 
 from paigeant_celery.core.budget import WorkflowLimits
+from paigeant_celery.core.content import by_digest
 from paigeant_celery.core.errors import MessageError, NewerMessage
 from paigeant_celery.core.faults import fault_of, kind_fault
 from paigeant_celery.core.jsonable import dumps, loads
@@ -205,7 +206,9 @@ def _content_of(part: WireModel, notation: Notation) -> dict[str, Any]:
     asked = part.model_dump(mode="json", exclude={"queue", "policy"}, exclude_defaults=True)
     for name in asked.keys() & type(part).model_fields.keys():
         value = getattr(part, name)
-        if isinstance(value, WireModel):
+        if name == "prompt":
+            asked[name] = by_digest(value)
+        elif isinstance(value, WireModel):
             asked[name] = _content_of(value, notation)
         elif isinstance(value, tuple) and any(isinstance(inner, WireModel) for inner in value):
             asked[name] = [_content_of(inner, notation) for inner in value]

@@ -41,7 +41,7 @@ __all__ = [
     "text_fault",
 ]
 
-SPEC_VERSION = "1.1"
+SPEC_VERSION = "1.2"
 VERSION_HEADER = "paigeant_spec_version"
 ATTEMPT_HEADER = "paigeant_attempt"  # beside the envelope, if no store counts the attempts
 GIVEN_BACK_HEADER = "paigeant_given_back"  # how often it was put back on its queue, if no store knows the hop
@@ -190,6 +190,7 @@ REASONS: Mapping[str, str] = MappingProxyType(
         "invalid_input": "an argument of a call has a wrong type or value",
         "invalid_limit": "the limit of an agent's insertions is not a valid number",
         "invalid_policy": "the policy of a step makes no sense",
+        "invalid_prompt": "a part of a prompt is no content that pydantic-ai takes",
         "invalid_queue": "the name of a queue is no text, is empty or too long, or has a NUL",
         "invalid_task": "Celery does not accept the message as a valid task",
         "invalid_text": "a text has a lone surrogate, or a name has a NUL: not every broker and store can keep it",
@@ -257,6 +258,7 @@ AGENT_EVENTS: Mapping[str, str] = MappingProxyType(
         "call_made": "a call ended and is on record",
         "call_replayed": "a call was answered from the record of an earlier attempt",
         "dropped": "so many events were replaced by newer ones before they could be sent",
+        "run_failed": "a run ended with an error; `error` is its class",
     }
 )
 

@@ -31,6 +31,16 @@ FINAL_ERRORS = frozenset(
         "UnexpectedModelBehavior",
         "ModelQuotaExceededError",
         "ModelRequestRejectedError",
+        # a run that its own code cancelled, a provider's job whose answer is gone, and signals to a run that no run
+        # listened to
+        "RunCancelled",
+        "SuspendedResponseExpired",
+        "ApprovalRequired",
+        "CallDeferred",
+        "RetryModelRequest",
+        "SkipModelRequest",
+        "SkipToolExecution",
+        "SkipToolValidation",
         # of code
         "ImportError",
         "NameError",
@@ -39,6 +49,9 @@ FINAL_ERRORS = frozenset(
         "TypeError",
     }
 )
+
+# Of these, what another attempt may do better: the clock of a run's own `timeout=` starts anew in each.
+PASSING_ERRORS = frozenset({"RunTimedOut"})
 
 # Refusals that HTTP calls temporary: request timeout, conflict, locked, too early, too many requests.
 PASSING_REFUSALS = frozenset({408, 409, 423, 425, 429})
@@ -172,6 +185,8 @@ def is_final(error: BaseException, *, retry_on: Collection[str] | None, final_on
         return True
     if retry_on is not None:
         return names.isdisjoint(retry_on)
+    if not names.isdisjoint(PASSING_ERRORS):
+        return False
     status = _attribute(error, "status_code")
     refused = isinstance(status, int) and 400 <= status < 500 and status not in PASSING_REFUSALS
     return refused or not names.isdisjoint(FINAL_ERRORS)

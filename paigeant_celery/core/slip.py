@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from decimal import Decimal
 from typing import Annotated, Any, Literal, Self, TypeAlias, cast
 
@@ -18,6 +18,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from paigeant_celery.core.content import Prompt, crossing_prompt
 from paigeant_celery.core.crossing import NOTHING, Crossed, cross
 from paigeant_celery.core.errors import InvalidInput
 from paigeant_celery.core.faults import fault_of
@@ -28,7 +29,6 @@ from paigeant_celery.core.names import (
     is_step_id,
     name_fault,
     queue_fault,
-    text_fault,
 )
 from paigeant_celery.core.policy import StepPolicy
 
@@ -76,20 +76,14 @@ def _queue(queue: str) -> str:
     return queue
 
 
-def _prompt(prompt: str) -> str:
-    if not prompt.strip():
-        raise PydanticCustomError("empty_prompt", "an agent needs a prompt")
-    if (fault := text_fault(prompt)) is not None:
-        raise PydanticCustomError("invalid_text", "the prompt {fault}", {"fault": fault})
-    return prompt
-
-
 ActivityName = Annotated[str, AfterValidator(_activity_name)]
 StepId = Annotated[str, AfterValidator(_step_id)]
-Prompt = Annotated[str, AfterValidator(_prompt)]
 Queue = Annotated[str, AfterValidator(_queue)]
 # In US dollars. The bound keeps sums exact to the 10th decimal, and far below what decimals cannot add.
 MAX_COST = Decimal(10) ** 12
+# The kind of an agent's step that only 1.2 can read. Older workers leave kinds that they do not know to newer ones;
+# without that they would refuse the step, or run it without what they do not know.
+NEEDS_1_2: Literal["agent_1.2"] = "agent_1.2"
 Cost = Annotated[Decimal, Field(ge=0, le=MAX_COST, allow_inf_nan=False)]
 
 
@@ -130,15 +124,17 @@ class StepFields(WireModel):
 class ActivitySpec(StepFields):
     """A step that runs an agent on a prompt.
 
-    `deps` is JSON, or anything whose own class reads back what pydantic writes of it; the worker validates it with the
-    agent's own `deps_type`. `step_id` must be unique within the workflow; by default it is made from the agent's name.
-    `previous_output=False` keeps the previous step's output out of the prompt.
+    `prompt` is a text, or a sequence of texts, URLs and files: pydantic-ai's `ImageUrl`, `BinaryContent` and the like,
+    or their JSON, which has a `kind`. `deps` is JSON, or anything whose own class reads back what pydantic writes of
+    it; the worker validates it with the agent's own `deps_type`. `step_id` must be unique within the workflow; by
+    default it is made from the agent's name. `previous_output=False` keeps the previous step's output out of the
+    prompt.
 
-    Raises `InvalidInput` (`bad_agent_name`, `empty_prompt`, `invalid_text`, `invalid_deps`,
+    Raises `InvalidInput` (`bad_agent_name`, `empty_prompt`, `invalid_prompt`, `invalid_text`, `invalid_deps`,
     `secret_without_encryption`, …).
     """
 
-    kind: Literal["agent"] = "agent"
+    kind: Literal["agent", "agent_1.2"] = "agent"
     agent_name: ActivityName
     prompt: Prompt
     deps: JsonValue = None
@@ -147,7 +143,7 @@ class ActivitySpec(StepFields):
     def __init__(
         self,
         agent_name: str,
-        prompt: str,
+        prompt: str | Sequence[object],
         deps: object = None,
         step_id: str | None = None,
         policy: StepPolicy | None = None,
@@ -158,8 +154,9 @@ class ActivitySpec(StepFields):
         crossed = deps if isinstance(deps, Crossed) else cross(deps, path="deps")
         _build(
             self,
+            kind="agent" if isinstance(prompt, str) else NEEDS_1_2,
             agent_name=agent_name,
-            prompt=prompt,
+            prompt=crossing_prompt(prompt),
             deps=crossed.tree,
             step_id=step_id,
             policy=policy,
@@ -175,6 +172,12 @@ class ActivitySpec(StepFields):
     @property
     def activity(self) -> str:
         return self.agent_name
+
+    def asking(self, prompt: str | None) -> Self:
+        """Return the same step without an id, with another prompt if one is given."""
+        asked = self if prompt is None else ActivitySpec(self.agent_name, prompt)
+        changed = {"step_id": None, "added_by": None, "prompt": asked.prompt, "kind": asked.kind}
+        return self.model_copy(update=changed)
 
 
 class FunctionSpec(StepFields):
@@ -234,7 +237,8 @@ class OutputRef(WireModel):
 class ExecutedStep(WireModel):
     """The record of a step that ran; `output` is JSON, or null if `output_ref` says where it is.
 
-    `cost` is in US dollars, or null if it is not known.
+    `content` says which parts of the output are files and links, as JSON Pointers; other JSON that looks like one is
+    none. It exists since 1.2. `cost` is in US dollars, or null if it is not known.
     """
 
     step_id: StepId
@@ -246,6 +250,7 @@ class ExecutedStep(WireModel):
     finished_at: AwareDatetime
     output: JsonValue = None
     output_ref: OutputRef | None = None
+    content: tuple[str, ...] = ()
     usage: dict[str, int] = Field(default_factory=dict)
     cost: Cost | None = None
     added_by: StepId | None = None

@@ -8,6 +8,7 @@ from datetime import timedelta
 
 from paigeant_celery.broker.outbox import Outbox
 from paigeant_celery.core.errors import MessageError
+from paigeant_celery.core.files import first_stored
 from paigeant_celery.core.message import PaigeantMessage, content_digest
 from paigeant_celery.core.settings import Settings
 from paigeant_celery.hop.guard import Arrival
@@ -83,8 +84,14 @@ class Claims:
 
 
 def _check_whole(message: PaigeantMessage) -> None:
-    """Raise `MessageError` (`store_lost`) if an output of an earlier step is only in a store that does not know it."""
+    """Raise `MessageError` (`store_lost`) if something is only in a store that does not know the workflow."""
     for index, step in enumerate(message.slip.executed):
         if step.output_ref is not None:
-            text = "the output of an earlier step was only in the store, which has lost it; dispatch the workflow again"
-            raise MessageError("store_lost", f"slip.executed[{index}].output_ref", text)
+            raise _lost("the output of an earlier step", f"slip.executed[{index}].output_ref")
+    if (path := first_stored(message)) is not None:
+        raise _lost("a file of a prompt", path)
+
+
+def _lost(what: str, path: str) -> MessageError:
+    text = f"{what} was only in the store, which has lost it; dispatch the workflow again"
+    return MessageError("store_lost", path, text)

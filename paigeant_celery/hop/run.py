@@ -6,14 +6,14 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from functools import partial
+from typing import TypeVar
 
-from pydantic import JsonValue
-
-from paigeant_celery.activities.context import ReadOutput, entered, open_context
+from paigeant_celery.activities.context import entered, open_context
 from paigeant_celery.activities.pauses import pause_of
 from paigeant_celery.activities.port import Activity, StepLimits
 from paigeant_celery.broker.tracing import hop_trace
@@ -23,7 +23,6 @@ from paigeant_celery.core.flow import Completed, Diverged, Event, Failed, TimedO
 from paigeant_celery.core.message import PaigeantMessage
 from paigeant_celery.core.patience import patience
 from paigeant_celery.core.policy import Attempt, StepPolicy, attempt_of
-from paigeant_celery.core.slip import ExecutedStep
 from paigeant_celery.hop.ended import Ended, read_kept
 from paigeant_celery.hop.surroundings import Surroundings
 from paigeant_celery.journal.hop_journal import HopJournal, journalling
@@ -31,6 +30,9 @@ from paigeant_celery.store.outputs import Outputs
 from paigeant_celery.store.port import Claimed, Closing
 
 __all__ = ["Opened", "Outcome", "StepRunner", "timed_out"]
+
+P = TypeVar("P")
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -109,11 +111,18 @@ class StepRunner:
         try:
             # The limit is inside, so that a store that is slow to take the last events uses up none of the step's time.
             async with feed.flowing() if feed is not None else nullcontext(), limit:
-                read, attempt = self._reader(hop.message), hop.claimed.attempt
-                context = await open_context(hop.message, attempt=attempt, read_output=read)
+                attempt, of = hop.claimed.attempt, hop.message.correlation_id
+                context = await open_context(
+                    hop.message,
+                    attempt=attempt,
+                    read_output=partial(_patiently, self._outputs.read, of),
+                    read_data=partial(_patiently, self._outputs.data, of),
+                )
                 with entered(context), hop_trace(hop.message.trace_context), journalling(hop.journal):
                     async with self._surroundings.around(context):
                         result = await hop.activity.run(hop.message.step, context, limits=self._limits)
+                        if hop.journal is not None:
+                            await hop.journal.settle()
             notes = (*_resumed(hop.journal), *result.notes)
             return self._completed(
                 hop,
@@ -133,18 +142,6 @@ class StepRunner:
                 return _raised(hop, error, expired=limit.expired())
             except BaseException:  # noqa: BLE001 - a class may do anything when its errors are looked at
                 return _failed(hop, error, "(the error raised another one when it was looked at)", as_any=True)
-
-    def _reader(self, message: PaigeantMessage) -> ReadOutput:
-        async def read(record: ExecutedStep) -> JsonValue:
-            waits = patience()
-            while True:
-                try:
-                    return await asyncio.to_thread(self._outputs.read, message.correlation_id, record)
-                except TransientError as error:  # the step's own timeout limits the wait
-                    logger.warning("waiting: %s", error, extra={"action": "waiting_for_server"})
-                await asyncio.sleep(next(waits))
-
-        return read
 
     def _went_on(self, hop: Opened, kept: str) -> Outcome:
         try:
@@ -168,11 +165,23 @@ class StepRunner:
             ended_at=ended.ended_at,
             output=output.output,
             output_ref=output.ref,
+            content=result.content,
             usage=dict(result.usage),
             cost=result.cost,
             inserted=result.inserted,
         )
         return Outcome(event=completed, at=hop.now(), blob=output.blob, notes=result.notes, ended=ended)
+
+
+async def _patiently(read: Callable[[str, P], T], correlation_id: str, what: P) -> T:
+    """Read something of a workflow, and wait while the store is away; the step's own timeout limits the wait."""
+    waits = patience()
+    while True:
+        try:
+            return await asyncio.to_thread(read, correlation_id, what)
+        except TransientError as error:
+            logger.warning("waiting: %s", error, extra={"action": "waiting_for_server"})
+        await asyncio.sleep(next(waits))
 
 
 def _resumed(journal: HopJournal | None) -> tuple[Mapping[str, str], ...]:

@@ -38,6 +38,7 @@ from paigeant_celery.journal.event_feed import EventFeed
 from paigeant_celery.journal.hop_journal import MAX_RECORD, OUTCOME, HopJournal
 from paigeant_celery.journal.pieces import whole
 from paigeant_celery.journal.record import newer_part
+from paigeant_celery.journal.told import told_before
 from paigeant_celery.store.outputs import Outputs
 from paigeant_celery.store.port import ClaimAnswer, Claimed, Closing, Completion, Dropped, HopRecord, Store
 
@@ -199,7 +200,8 @@ class RecordedEffects(Effects):
         )
         if message.stream:
             send = partial(self._store.publish, closing)
-            journal.feed = EventFeed(send, attempt=claimed.attempt, overtaken=journal.lose)
+            told = told_before(self._store, closing.hop_id) if claimed.fence > 1 else None
+            journal.feed = EventFeed(send, attempt=claimed.attempt, told=told, overtaken=journal.lose)
         return journal
 
     def release(self, hop: Opened) -> bool:

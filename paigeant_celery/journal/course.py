@@ -7,11 +7,9 @@ from dataclasses import replace
 
 from paigeant_celery.core.errors import NonDeterminismError
 from paigeant_celery.journal.record import CUT_OFF, CallKey, parse_key, parse_record
+from paigeant_celery.journal.survival import AFTER_MODEL
 
 __all__ = ["Course"]
-
-# Calls that a step makes only after its model has answered; events and operations may come before.
-AFTER_MODEL = ("tool", "validator")
 
 
 class Course:
@@ -22,15 +20,24 @@ class Course:
         self._keys: dict[str, list[CallKey]] = {}
         for text in records:
             key = parse_key(text)
-            if key is not None and key.kind != "start":
+            if key is not None and key.kind not in ("start", "operation"):  # whose step need not be the run's
                 self._keys.setdefault(key.run, []).append(key)
         self._last = {run: max(map(_place, keys)) for run, keys in self._keys.items()}
+        self._ahead = {run: set(filter(_is_request, keys)) for run, keys in self._keys.items()}
         self._asked: dict[str, CallKey] = {}  # run -> its latest model request in this attempt
 
     def go_on(self, key: CallKey) -> None:
         """Note that a call begins now."""
         if _is_request(key):
             self._asked[key.run] = key
+
+    def meet(self, key: CallKey) -> None:
+        """Note that a recorded call is replayed."""
+        self._ahead.get(key.run, set()).discard(key)
+
+    def is_behind(self, run: str) -> bool:
+        """Say whether a run has yet to come to a recorded model request."""
+        return bool(self._ahead.get(run))
 
     def check_new(self, key: CallKey) -> None:
         """Raise `NonDeterminismError` if a call that is not recorded comes before others of its run that are.
@@ -71,7 +78,7 @@ class Course:
 
     def _is_cut_off(self, key: CallKey) -> bool:
         failure = parse_record(self._records[str(key)], step_id=self._step_id, key=key).failure
-        return failure is not None and failure.error_class == CUT_OFF
+        return failure is not None and failure.error_class == CUT_OFF and failure.form is None
 
 
 def _place(key: CallKey) -> tuple[int, bool]:

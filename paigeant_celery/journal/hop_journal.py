@@ -18,13 +18,24 @@ from paigeant_celery.core.patience import patience
 from paigeant_celery.journal.abandoned import Abandoned
 from paigeant_celery.journal.course import Course
 from paigeant_celery.journal.event_feed import EventFeed
+from paigeant_celery.journal.operations import Operations
 from paigeant_celery.journal.pieces import PIECE, in_pieces, whole
 from paigeant_celery.journal.record import CallKey, CallKind, Record, change_in, differences, number_of, parse_record
+from paigeant_celery.journal.survival import Unwritten
 from paigeant_celery.journal.turns import Turns
 from paigeant_celery.journal.waits import Wait, name_of_wait, read_wait
 from paigeant_celery.store.port import Closing, JournalStore
 
-__all__ = ["MAX_RECORD", "OUTCOME", "HopJournal", "calling", "current_journal", "journalling", "surrounding_journal"]
+__all__ = [
+    "MAX_RECORD",
+    "OUTCOME",
+    "HopJournal",
+    "calling",
+    "current_journal",
+    "journalling",
+    "surrounding_call",
+    "surrounding_journal",
+]
 
 MAX_RECORD = 64 * 1024 * 1024  # characters; four times the default limit of outputs
 OUTCOME = "outcome"  # the entry for what the step gave; the names of calls are JSON lists
@@ -42,18 +53,6 @@ class _Scope:
 
 
 _scope: ContextVar[_Scope | None] = ContextVar("paigeant_journal", default=None)
-
-
-@dataclass(frozen=True)
-class _Unwritten:
-    """A record that is written together with a later one.
-
-    `runs` and `calls` are how many had begun when the call ended.
-    """
-
-    record: Record
-    runs: int
-    calls: int
 
 
 class HopJournal:
@@ -79,13 +78,12 @@ class HopJournal:
         self.feed = feed
         self._lock = real().Lock()
         self._runs, self._occurrences = Counter[str](), Counter[CallKey]()
-        self._unwritten: dict[CallKey, _Unwritten] = {}
-        self._begun: dict[str, int] = {}  # run -> how many runs began before it
-        self._calls: dict[CallKey, int] = {}  # made call -> how many calls began before it
-        self._open: set[CallKey] = set()  # those of them that have not ended
+        self._unwritten = Unwritten()
+        self._open: set[CallKey] = set()  # calls that are being made
         self._resting = self._asleep = 0
         self._answers: dict[str, int | None] = {}  # run -> number of the latest answer of its model
         self._course = Course(self._records, step_id=step_id)
+        self._operations = Operations(self._records)
         self._turns = Turns(filter(None, map(number_of, self._records.values())), given_up=self._lose_order)
         self._drifted: set[str] = set()
         self.abandoned = Abandoned()
@@ -134,7 +132,7 @@ class HopJournal:
         with self._lock:
             number = self._runs[name]
             self._runs[name] += 1
-            self._begun[f"{name}:{number}"] = len(self._begun)
+            self._unwritten.run_begins(f"{name}:{number}")
         return f"{self.hop_id}:{name}:{number}"
 
     def key(self, run_id: str, step: int, kind: CallKind, *, name: str = "", call_id: str = "") -> CallKey:
@@ -142,16 +140,20 @@ class HopJournal:
         run = run_id.removeprefix(f"{self.hop_id}:")
         first = CallKey(run=run, step=step, kind=kind, name=name, call_id=call_id)
         with self._lock:
-            occurrence = self._occurrences[first]
+            key = replace(first, occurrence=self._occurrences[first])
             self._occurrences[first] += 1
-            key = replace(first, occurrence=occurrence)
             self._course.go_on(key)
+            self._unwritten.call_begins(key)
         return key
 
-    def holds(self, run_id: str, step: int, kind: CallKind, *, name: str, call_id: str) -> bool:
-        """Say whether such a call was recorded by an earlier attempt."""
+    def operation_key(self, run_id: str, step: int, *, name: str, call_id: str, digest: str) -> CallKey:
+        """Return the key of the operation that begins now; `digest` stands for what it is called with."""
         run = run_id.removeprefix(f"{self.hop_id}:")
-        return str(CallKey(run=run, step=step, kind=kind, name=name, call_id=call_id)) in self._records
+        first = CallKey(run=run, step=step, kind="operation", name=name, call_id=call_id)
+        with self._lock:
+            key = self._operations.key(first, digest, ahead=self._course.is_behind(run))
+            self._unwritten.call_begins(key)
+        return key
 
     def find(self, key: CallKey, fingerprint: Mapping[str, str]) -> Record | None:
         """Return the record of a call, or None if it must be made.
@@ -164,8 +166,9 @@ class HopJournal:
         text = self._records.get(str(key))
         try:
             if text is None:
-                self._course.check_new(key)
+                self._check_new(key)
                 return None
+            self._course.meet(key)
             record = parse_record(text, step_id=self._step_id, key=key)
             decisive, drifted = differences(record.fingerprint, fingerprint)
             if decisive:
@@ -211,7 +214,6 @@ class HopJournal:
             await asyncio.Event().wait()  # the code that runs the hop sees `at_rest` and cancels the run
         self.check_held()
         with self._lock:
-            self._calls[key] = len(self._calls)
             self._open.add(key)
         try:
             with self._turns.working():
@@ -220,21 +222,22 @@ class HopJournal:
             with self._lock:
                 self._open.discard(key)
 
-    async def add(self, key: CallKey, record: Record, *, instead_of: CallKey | None = None) -> int:
-        """Record a call that has ended, and return its number, whose turn must be awaited.
+    async def add(self, key: CallKey, record: Record, *, instead_of: CallKey | None = None) -> int | None:
+        """Record a call that has ended, and return its number, whose turn must be awaited; None for an operation.
 
         With `instead_of`, the record replaces that of an earlier call, and the next call has the key of this one: it
         only brought the earlier answer up to date. Raises `HopLost` if this owner may no longer write,
         `NotSerializable` if the record is too large.
         """
-        number = self._turns.next()
+        number = self._number(key)
         try:
             text = replace(record, number=number, open=self._open_before(key)).encode()
             if len(text) > PIECE:  # pieces of two records must not be taken for one
                 instead_of = None
             await self._add(key, text, place=instead_of or key)
         except BaseException:
-            self._turns.leave(number)
+            if number is not None:
+                self._turns.leave(number)
             raise
         self._answered(key, number)
         self.made += 1
@@ -249,53 +252,60 @@ class HopJournal:
         key: CallKey,
         record: Record,
         *,
-        numbered: bool = False,
+        answered: bool = False,
         cancel: Callable[[], Coroutine[Any, Any, object]] | None = None,
     ) -> int | None:
         """Record a call together with a later one of its run, because it matters only if the run goes on after it.
 
-        Return its number, whose turn must be awaited, if the code gets an answer that has a place in the order.
-        `cancel` ends a job that the run gave up, when it is certain that it is not asked for again.
+        Return its number, whose turn must be awaited, if it is `answered`: the code gets its error. `cancel` ends a job
+        that the run gave up, when it is certain that it is not asked for again.
         """
         if cancel is not None:
             self.abandoned.add(key, cancel)
-        number = self._turns.next() if numbered else None
+        number = self._number(key) if answered else None
         with self._lock:
-            self._unwritten[key] = _Unwritten(
-                replace(record, number=number), runs=len(self._begun), calls=len(self._calls)
-            )
+            self._unwritten.add(key, replace(record, number=number).encode())
         return number
 
-    def started_at(self, run_id: str, now: datetime) -> datetime:
-        """Return when a run began in its first attempt, which is `now` if this is the first."""
+    async def settle(self, run_id: str | None = None) -> None:
+        """Record the failures that a run survived, or the step, because it has ended well; may raise as `add` does."""
+        run = run_id.removeprefix(f"{self.hop_id}:") if run_id is not None else None
+        with self._lock:
+            survived = self._unwritten.failed_in(run)
+        await self.abandoned.cancel(survived)
+        if survived:
+            await self._write({str(key): text for key, text in survived.items()})
+            with self._lock:
+                self._unwritten.forget(survived)
+
+    def note_start(self, run_id: str, now: datetime) -> None:
+        """Record when a run began, if this is its first attempt."""
         key = self.key(run_id, 0, "start")
-        record = self.find(key, {})
-        if record is not None:
-            return datetime.fromisoformat(record.result)
-        self.add_later(key, Record(result=now.isoformat()))
-        return now
+        if str(key) not in self._records:
+            self.add_later(key, Record(result=now.isoformat()))
 
     async def _add(self, key: CallKey, text: str, *, place: CallKey) -> None:
         if len(text) > MAX_RECORD:
             said = f"{key.label} gave {len(text)} characters, but at most {MAX_RECORD} are recorded; return a reference"
             raise NotSerializable("result_too_large", said)
         with self._lock:
-            before = [earlier for earlier in self._unwritten if self._is_survived(earlier, key)]
-            records = {str(earlier): self._unwritten[earlier].record.encode() for earlier in before}
-        await self.abandoned.cancel(before)
+            survived = self._unwritten.shown_by(key)
+        await self.abandoned.cancel(survived)
         *first, last = in_pieces(str(place), text)
         for piece in first:
             await self._write(piece)
-        await self._write({**records, **last})
+        await self._write({**{str(earlier): text for earlier, text in survived.items()}, **last})
         with self._lock:  # not earlier, because the write may be cut off
-            for earlier in before:
-                self._unwritten.pop(earlier, None)
+            self._unwritten.forget(survived)
+
+    def _number(self, key: CallKey) -> int | None:
+        """Return the place of a call that ends now; operations have none, because hooks call them in any order."""
+        return self._turns.next() if key.kind != "operation" else None
 
     def _open_before(self, key: CallKey) -> tuple[str, ...]:
         """Return the calls of earlier steps whose end the run did not know when it went on to a call."""
         with self._lock:
-            failed = {other for other in self._unwritten if not self._is_survived(other, key)}
-            unknown = self._open | failed
+            unknown = self._open | self._unwritten.not_shown_by(key)
             return tuple(str(other) for other in unknown if other.run == key.run and other.step < key.step)
 
     def _stray(self, fault: NonDeterminismError) -> None:
@@ -340,6 +350,12 @@ class HopJournal:
         if key.kind == "model" and not key.name:
             self._answers[key.run] = number
 
+    def _check_new(self, key: CallKey) -> None:
+        if key.kind == "operation":  # its place is not known, and it may run beside a call that is recorded
+            self._tell_new_operation(key)
+        else:
+            self._course.check_new(key)
+
     def _take_back(self, key: CallKey) -> None:
         with self._lock:
             self._occurrences[replace(key, occurrence=0)] -= 1
@@ -362,17 +378,13 @@ class HopJournal:
             self.check_held()
             await asyncio.sleep(next(waits))
 
-    def _is_survived(self, earlier: CallKey, key: CallKey) -> bool:
-        """Say whether a call shows that the step went on after an earlier one that failed.
-
-        A fallback's answer, a later step of the same run and a run that began since then show it. A call that runs in
-        parallel does not.
-        """
-        if key.run != earlier.run:
-            return self._begun.get(key.run, -1) >= self._unwritten[earlier].runs
-        if self._calls.get(key, len(self._calls)) < self._unwritten[earlier].calls:
-            return False
-        return key.step > earlier.step or (key.step == earlier.step and earlier.kind == key.kind == "model")
+    def _tell_new_operation(self, key: CallKey) -> None:
+        if self._course.is_behind(key.run) and key.name not in self._drifted:
+            self._drifted.add(key.name)
+            logger.warning(
+                "%s is made although no earlier attempt of the run that went on from there recorded it",
+                key.label, extra={"action": "replay_drift", "hop": self.hop_id},
+            )  # fmt: skip
 
 
 def current_journal() -> HopJournal | None:
@@ -385,6 +397,12 @@ def surrounding_journal() -> HopJournal | None:
     """Return the journal of the hop that this context belongs to, even inside a recorded call."""
     scope = _scope.get()
     return scope.journal if scope is not None else None
+
+
+def surrounding_call() -> str:
+    """Return the call that this context is the inside of; empty if it is none."""
+    scope = _scope.get()
+    return scope.path if scope is not None else ""
 
 
 @contextmanager

@@ -72,12 +72,14 @@ class CallKey:
 class RecordedError:
     """An error that the run survived, and that a replay must raise again: its class, arguments and frames.
 
-    Earlier versions recorded no frames.
+    `form` leads back to the same error, with its attributes and what it came from. Earlier versions recorded no form,
+    and before that no frames.
     """
 
     error_class: str
     args: tuple[JsonValue, ...]
     frames: tuple[Frame, ...] = ()
+    form: Mapping[str, JsonValue] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +106,8 @@ class Record:
             tree["failure"] = {"class": self.failure.error_class, "args": list(self.failure.args)}
             if self.failure.frames:
                 tree["failure"]["frames"] = as_lists(self.failure.frames)
+            if self.failure.form is not None:
+                tree["failure"]["form"] = dict(self.failure.form)
         if self.failure is None or self.result is not None:
             tree["result"] = self.result
         if self.usage:
@@ -170,13 +174,18 @@ def parse_record(text: str, *, step_id: str, key: CallKey) -> Record:
 
 def _error(tree: Mapping[str, Any]) -> RecordedError:
     frames = frames_from(tree.get("frames", ()))
-    return RecordedError(error_class=tree["class"], args=tuple(tree["args"]), frames=frames)
+    return RecordedError(error_class=tree["class"], args=tuple(tree["args"]), frames=frames, form=tree.get("form"))
 
 
 def differences(recorded: Mapping[str, str], current: Mapping[str, str]) -> tuple[list[str], list[str]]:
-    """Return what differs among the things both name: first what forbids a replay, then what only earns a warning."""
-    differing = [name for name in recorded if name in current and recorded[name] != current[name]]
-    return [name for name in differing if name in DECISIVE], [name for name in differing if name not in DECISIVE]
+    """Return what differs among the things both name: first what forbids a replay, then what only earns a warning.
+
+    What later versions digest in another way has a name like `tools/2`, after the older ones; the last name that both
+    have counts.
+    """
+    both = {name.partition("/")[0]: name for name in recorded if name in current}
+    differing = [what for what, name in both.items() if recorded[name] != current[name]]
+    return [what for what in differing if what in DECISIVE], [what for what in differing if what not in DECISIVE]
 
 
 def change_in(names: Sequence[str]) -> str:

@@ -60,10 +60,9 @@ class Turns:
             self._moves += 1
             if number in self._ahead:
                 self._ahead.remove(number)
-            first = self._ahead[0] if self._ahead else None
-            woken = self._waiting.get(first) if first is not None else None
-        if woken is not None:
-            _set(*woken)
+            woken = [waiting for other, waiting in self._waiting.items() if self._is_up(other)]
+        for waiting in woken:
+            _set(*waiting)
 
     def give_up(self) -> None:
         """Keep no order any more, and let everybody go on."""
@@ -115,7 +114,7 @@ class Turns:
         self.give_up()
 
     def _is_up(self, number: int) -> bool:
-        return self._is_given_up or number not in self._ahead or self._ahead[0] == number
+        return self._is_given_up or not self._ahead or number <= self._ahead[0]
 
 
 def _set(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:

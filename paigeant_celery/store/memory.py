@@ -316,11 +316,11 @@ class MemoryStore:
         with self._transaction():
             return self._records.read(correlation_id)
 
-    def blob(self, correlation_id: str, step_id: str) -> str | None:
-        """Return the JSON text of a large output, or None."""
+    def blob(self, correlation_id: str, name: str) -> str | None:
+        """Return the JSON text of a large output, or a file of a prompt by its name; or None."""
         with self._transaction():
             workflow = self._records.workflows.get(correlation_id)
-            return workflow.blobs.get(step_id) if workflow is not None else None
+            return workflow.blobs.get(name) if workflow is not None else None
 
     def events(self, correlation_id: str, *, after: str | None, limit: int) -> Sequence[StoredEvent]:
         """Return the events after the cursor `after`, oldest first."""
@@ -420,6 +420,7 @@ class MemoryStore:
             updated_at=now,
             deadline=new.deadline,
             events=Events(limits=self._limits, numbers=self._numbers),
+            blobs=dict(new.blobs),
         )
         self._records.workflows[new.correlation_id] = workflow
         self._records.queue(workflow, new.hop, now=now, begun=begun)

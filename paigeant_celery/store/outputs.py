@@ -1,4 +1,4 @@
-"""Outputs: what of them travels, and what does not and is read back from the store."""
+"""Outputs and files of prompts: what of them travels, and what does not and is read back from the store."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from pydantic import JsonValue
 
+from paigeant_celery.core.content import blob_of
 from paigeant_celery.core.errors import NotSerializable, StoreCorrupt
 from paigeant_celery.core.jsonable import dumps, loads
 from paigeant_celery.core.message import sha256
@@ -49,6 +50,13 @@ class Outputs:
     def read(self, correlation_id: str, record: ExecutedStep) -> JsonValue:
         """Read an output that does not travel; raises `StoreCorrupt` if it is not there as it was recorded."""
         return read_blob(self._store, correlation_id, record)
+
+    def data(self, correlation_id: str, digest: str) -> str:
+        """Read the data of a file in a prompt, as base64; raises `StoreCorrupt` if it is not there as it was given."""
+        text = self._store.blob(correlation_id, blob_of(digest)) if self._store is not None else None
+        if text is None or sha256(text) != digest:
+            raise StoreCorrupt(f"{correlation_id}: file of a prompt", "missing or not as recorded")
+        return text
 
 
 def read_blob(store: HopStore | None, correlation_id: str, record: ExecutedStep) -> JsonValue:

@@ -47,12 +47,16 @@ class HopRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class NewWorkflow:
-    """What START records; `content` is the digest of what the caller asked for."""
+    """What START records; `content` is the digest of what the caller asked for.
+
+    `blobs` are files of prompts that do not travel, by the names that `core/content.py` gives them.
+    """
 
     correlation_id: str
     content: str
     hop: HopRecord
     deadline: datetime | None = None
+    blobs: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -337,8 +341,8 @@ class HopStore(Protocol):
         """Return what is known about a workflow, or None."""
         ...
 
-    def blob(self, correlation_id: str, step_id: str) -> str | None:
-        """Return the JSON text of a large output, or None."""
+    def blob(self, correlation_id: str, name: str) -> str | None:
+        """Return the JSON text of a large output, or a file of a prompt by its name; or None."""
         ...
 
 

@@ -51,6 +51,7 @@ from paigeant_celery.store.touching import touch
 
 __all__ = ["RedisStore"]
 
+ADOPTS_NOTHING = ("", "", "")  # in the place of what START must know of a message to adopt its workflow
 NO_RECORD = -1  # the answer of scripts that write for a hop
 
 _LETTER_CURSOR = re.compile(r"[0-9]{1,15}")
@@ -92,10 +93,9 @@ class RedisStore:
 
     def start(self, new: NewWorkflow) -> Literal["started", "exists", "conflict"]:
         """Record a workflow and its first hop."""
-        return cast(
-            "Literal['started', 'exists', 'conflict']",
-            self._server.run("start", *workflow_arguments(new), about=f"wf:{new.correlation_id}"),
-        )
+        arguments = (*workflow_arguments(new), *ADOPTS_NOTHING, *flat_of(new.blobs))
+        reply = self._server.run("start", *arguments, about=f"wf:{new.correlation_id}")
+        return cast("Literal['started', 'exists', 'conflict']", reply)
 
     def adopt(
         self, new: NewWorkflow, *, sent_at: datetime, max_age: timedelta, begun: int = 0
@@ -247,12 +247,10 @@ class RedisStore:
                 retry_at=moment_of(retry) if retry is not None else None,
             )
 
-    def blob(self, correlation_id: str, step_id: str) -> str | None:
-        """Return the JSON text of a large output, or None."""
+    def blob(self, correlation_id: str, name: str) -> str | None:
+        """Return the JSON text of a large output, or a file of a prompt by its name; or None."""
         key = f"{self._prefix}:blob:{correlation_id}"
-        return cast(
-            "str | None", self._server.ask(lambda c: c.redis.hget(key, step_id), about=f"blob:{correlation_id}")
-        )
+        return cast("str | None", self._server.ask(lambda c: c.redis.hget(key, name), about=f"blob:{correlation_id}"))
 
     def events(self, correlation_id: str, *, after: str | None, limit: int) -> Sequence[StoredEvent]:
         """Return the events after the cursor `after`, oldest first."""

@@ -55,6 +55,7 @@ TEAM = "# team.py"
 LIBRARY = "# library.py"
 DISPATCHING = "# dispatching.py"
 FOLLOWING = "# following.py"
+SCREEN = "# screen.py"
 OPENTELEMETRY = "CeleryInstrumentor().instrument()"
 SENTRY = "integrations=[CeleryIntegration()]"
 EXAMPLE_DISPATCH = '("topic_finder", "joke_writer", "joke_judge")'
@@ -77,6 +78,7 @@ RUN_BELOW = (
     LIBRARY,
     DISPATCHING,
     FOLLOWING,
+    SCREEN,
     OPENTELEMETRY,
     SENTRY,
     EXAMPLE_DISPATCH,
@@ -660,6 +662,32 @@ asyncio.run(main())
     assert {**events[2], "cursor": shown["cursor"], "at": shown["at"]} == shown
     assert list(events[2]) == list(shown)
     assert re.fullmatch(r"[\d-]+T[\d:.]+Z", events[2]["at"])
+
+
+def test_a_workflow_is_shown_on_a_screen_as_shown(tmp_path: Path) -> None:
+    """A frontend that reads AG-UI needs no more than the example."""
+    watched = """
+import asyncio
+from paigeant_celery import PaigeantAgent
+from paigeant_celery.testing import WorkflowHarness
+
+writer = PaigeantAgent("test", name="writer")
+
+async def main():
+    harness = WorkflowHarness()
+    handle = harness.dispatch([writer.activity("Write.")], stream=True)
+    await harness.deliver()
+    async for line in screen(handle):
+        print(line, end="")
+
+asyncio.run(main())
+"""
+    lines = run_script(block(SCREEN) + watched, cwd=tmp_path).split("\n\n")
+    events = [json.loads(line.removeprefix("data: ")) for line in lines if line]
+
+    assert [events[0]["type"], events[-1]["type"]] == ["RUN_STARTED", "RUN_FINISHED"]
+    text = "".join(event["delta"] for event in events if event["type"] == "TEXT_MESSAGE_CONTENT")
+    assert text == "success (no tool calls)"
 
 
 def test_monitors_are_set_up_as_shown(tmp_path: Path) -> None:

@@ -55,6 +55,7 @@ class JournalledHop:
         cut_after: int | None = None,
         stopping: Callable[[], bool] = lambda: False,
         feed: EventFeed | None = None,
+        journal: type[HopJournal] = HopJournal,
     ) -> Iterator[HopJournal]:
         """Run one attempt inside the block; nothing more is recorded after `cut_after` records."""
         if self.closing is not None:
@@ -65,7 +66,7 @@ class JournalledHop:
         assert isinstance(claimed, Claimed)
         self.closing = Closing(hop_id="w.0", owner="o", fence=claimed.fence)
         self.store.left = cut_after
-        journal = HopJournal(
+        made = journal(
             store=self.store,
             closing=self.closing,
             step_id="draft",
@@ -73,8 +74,8 @@ class JournalledHop:
             stopping=stopping,
             feed=feed,
         )
-        with journalling(journal):
-            yield journal
+        with journalling(made):
+            yield made
 
     def keep(self, records: Mapping[str, str]) -> None:
         """Record what another process did in the current attempt."""

@@ -96,6 +96,9 @@ def make_context(make_message: Callable[..., PaigeantMessage]) -> Callable[..., 
         async def read(record: ExecutedStep) -> object:
             return {"read": record.step_id}
 
+        async def read_data(digest: str) -> str:
+            return f"data of {digest}"
+
         return WorkflowContext(
             correlation_id=message.correlation_id,
             hop_id=message.message_id,
@@ -107,6 +110,7 @@ def make_context(make_message: Callable[..., PaigeantMessage]) -> Callable[..., 
             previous_output=previous_output,
             message=message,
             read_output=read,
+            read_data=read_data,
         )
 
     return make

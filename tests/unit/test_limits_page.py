@@ -20,9 +20,15 @@ from paigeant_celery import (
     register_agent,
 )
 from paigeant_celery.core.errors import ConfigurationError
+from paigeant_celery.core.events import PART
 from paigeant_celery.core.jsonable import MAX_VALUE_DEPTH
 from paigeant_celery.core.settings import read_settings
+from paigeant_celery.journal import event_feed
+from paigeant_celery.store.limits import LIMITS as STORE
 from paigeant_celery.testing import WorkflowHarness
+
+KIB = 1024
+MIB = 1024 * KIB
 
 PAGE = Path(__file__).parents[2] / "docs" / "limits.md"
 
@@ -144,7 +150,16 @@ EDGES: dict[str, tuple[list[str], list[Callable[[], object]], list[Callable[[], 
             lambda: FunctionSpec("a", {"a": "\ud800"}),
         ],
     ),
-    "prompt": ([], [lambda: ActivitySpec("a", "🦜\u202e\0")], [lambda: ActivitySpec("a", " \n")]),
+    "prompt": (
+        [],
+        [lambda: ActivitySpec("a", "🦜\u202e\0"), lambda: ActivitySpec("a", ["", {"kind": "image-url", "url": "u"}])],
+        [
+            lambda: ActivitySpec("a", " \n"),
+            lambda: ActivitySpec("a", ["", {"kind": "cache-point"}]),
+            lambda: ActivitySpec("a", ["x", 5]),
+            lambda: ActivitySpec("a", ["\ud800"]),
+        ],
+    ),
     "`variables=`, deps, arguments or an output": (
         ["24"],
         [lambda: dispatched(variables=nested(24)), lambda: ActivitySpec("a", "x", nested(24))],
@@ -173,6 +188,7 @@ EDGES: dict[str, tuple[list[str], list[Callable[[], object]], list[Callable[[], 
 }  # fmt: skip
 ELSEWHERE = {  # settings; their page is compared with the code by another test
     "all of these together, with the outputs so far": "`paigeant_max_message_size`",
+    "a file in a prompt, as base64": "`paigeant_max_output_size`",
     "steps of a workflow": "`paigeant_max_steps`",
 }
 
@@ -197,3 +213,22 @@ def test_a_limit_is_where_the_page_says(what: str) -> None:
         with pytest.raises(InvalidInput) as caught:
             call()
         assert f"`{caught.value.reason}`" in codes
+
+
+def test_what_is_kept_for_watchers_is_bounded_as_the_page_says() -> None:
+    """Whoever sizes a store or a worker computes with it."""
+    kept = rows("| what | limit | beyond it |")
+    numbers = {
+        what: [int(text) for text in re.findall(r"\d+", row[0].replace("10 000", "10000"))]
+        for what, row in kept.items()
+    }
+
+    assert numbers == {
+        "events of type `agent` of a workflow in the store": [
+            STORE.max_streamed, PART // KIB, round(STORE.max_streamed * PART / MIB, -1),
+        ],
+        "data of an event": [event_feed.MOST_BYTES // MIB, PART // KIB],
+        "what waits in a worker for the store, for each step": [
+            event_feed.MOST_WAITING, event_feed.MOST_BYTES_WAITING // MIB,
+        ],
+    }  # fmt: skip

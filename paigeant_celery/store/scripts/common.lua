@@ -15,7 +15,8 @@
 -- {prefix}:events:{workflow}  stream  what happened: type, hop, ...; never prompts or outputs
 -- {prefix}:stream:{workflow}  stream  events of agents while they run: behind (the last event of the workflow before
 --                                     it), type, hop, ...; the second number of an id counts all entries that ever came
--- {prefix}:blob:{workflow}    hash    step id -> JSON text of an output that does not travel
+-- {prefix}:blob:{workflow}    hash    what does not travel: step id -> JSON text of an output; sha256:DIGEST -> a file of
+--                                     a prompt, as base64
 -- {prefix}:journal:{hop}      hash    call -> what was recorded about it (JSON); expires with the workflow. For a hop that
 --                                     was parked although its step ended well also: outcome -> what the step gave. Long
 --                                     entries are in pieces: NAME.1, NAME.2, ... and NAME.pieces, how many there are

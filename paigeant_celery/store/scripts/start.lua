@@ -1,12 +1,14 @@
 -- START: record a workflow and its first hop; ADOPT: the same for one that is known only from its message.
 -- ARGV: prefix, workflow, content, hop, queue, envelope, digest, deadline ('' for none), then to adopt it: when its
---       message was sent, how long ago that may be at most, and how many attempts of the hop were begun
+--       message was sent, how long ago that may be at most, and how many attempts of the hop were begun ('' each
+--       otherwise), then name, text for each file of its prompts that does not travel
 -- Answer: 'started' | 'exists' (same content) | 'conflict' (other content) | 'expired' (too old to be adopted)
 
-local _, workflow, content, hop, queue, envelope, digest, deadline, sent_at, max_age, begun = unpack(ARGV)
+local _, workflow, content, hop, queue, envelope, digest, deadline, sent_at, max_age, begun = unpack(ARGV, 1, 11)
+if sent_at == '' then sent_at = nil end
 
 local wrong = misplaced(wf_key(workflow), 'hash', hop_key(hop), 'hash', hops_key(workflow), 'set',
-  events_key(workflow), 'stream', due, 'zset', sent_key, 'hash', deadlines, 'zset')
+  events_key(workflow), 'stream', blob_key(workflow), 'hash', due, 'zset', sent_key, 'hash', deadlines, 'zset')
 if wrong then return wrong end
 
 local recorded, state, current = unpack(redis.call('HMGET', wf_key(workflow), 'content', 'state', 'hop'))
@@ -32,6 +34,7 @@ if not recorded then
   redis.call('HSET', wf_key(workflow), 'content', content, 'state', 'running', 'hop', hop, 'created_at', int(now))
   if deadline ~= '' then redis.call('HSET', wf_key(workflow), 'deadline', deadline) end
 end
+for i = 12, #ARGV, 2 do redis.call('HSET', blob_key(workflow), ARGV[i], ARGV[i + 1]) end
 if owner then take_from(owner, hop) end
 redis.call('DEL', hop_key(hop))
 await_deadline(workflow, deadline)

@@ -37,8 +37,9 @@ def hop(hop_id: str = "w.0", *, envelope: str | None = None, queue: str | None =
     )
 
 
-def new(correlation_id: str = "w", *, content: str = "same", queue: str | None = None) -> NewWorkflow:
-    return NewWorkflow(correlation_id=correlation_id, content=content, hop=hop(f"{correlation_id}.0", queue=queue))
+def new(correlation_id: str = "w", *, content: str = "same", queue: str | None = None, **more: Any) -> NewWorkflow:
+    first = hop(f"{correlation_id}.0", queue=queue)
+    return NewWorkflow(correlation_id=correlation_id, content=content, hop=first, **more)
 
 
 def claim(

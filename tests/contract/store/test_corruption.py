@@ -70,7 +70,7 @@ WHO_NOTICES = {
     "hop:w.0": ["start", "claim", "renew", "record", "publish", "complete"],
     "journal:w.0": ["record", "journal"],
     "hops:w": ["start", "complete", "fail"],
-    "blob:w": ["complete", "fail", "blob"],
+    "blob:w": ["start", "complete", "fail", "blob"],
 }
 
 

@@ -465,6 +465,23 @@ def test_a_large_text_comes_back_unchanged(bench: Bench) -> None:
     assert bench.store.blob("w", "draft") == text
 
 
+def test_the_files_of_a_new_workflow_are_kept_with_it_and_go_with_it(bench: Bench) -> None:
+    """Their steps may run much later, and again; nothing of an ended workflow stays for ever."""
+    files = {"sha256:a": "iVBORw0=" * 100_000, "sha256:b": ""}
+
+    assert bench.store.start(new(blobs=files)) == "started"
+    assert bench.store.start(new(blobs={"sha256:a": "other"})) == "exists"
+    assert bench.store.start(new(content="other", blobs={"sha256:c": "other"})) == "conflict"
+    assert bench.store.start(new("without")) == "started"
+    bench.store.complete(completion(closing(bench.store.claim(claim())), next_hop=hop("w.1"), blobs={"draft": "1"}))
+
+    kept = {name: bench.store.blob("w", name) for name in ("draft", "sha256:a", "sha256:b", "sha256:c")}
+    assert kept == {"draft": "1", **files, "sha256:c": None}
+    bench.short_lived.complete(completion(closing(bench.store.claim(claim("w.1")), "w.1")))
+    bench.expire()
+    assert bench.store.blob("w", "sha256:a") is None
+
+
 # What is left to read
 
 

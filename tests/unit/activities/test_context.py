@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
@@ -32,8 +33,15 @@ async def never_read(record: ExecutedStep) -> object:
     raise AssertionError(f"{record.step_id} travelled with the message")
 
 
+async def never_read_data(digest: str) -> str:
+    raise AssertionError(f"{digest} travelled with the message")
+
+
+READERS: dict[str, Any] = {"read_output": never_read, "read_data": never_read_data}
+
+
 def opened(message: PaigeantMessage, **fields: object) -> WorkflowContext:
-    return asyncio.run(open_context(message, **{"attempt": 1, "read_output": never_read, **fields}))  # type: ignore[arg-type]
+    return asyncio.run(open_context(message, **{**READERS, "attempt": 1, **fields}))  # type: ignore[arg-type]
 
 
 def test_a_step_learns_who_it_is_and_what_came_before(make_message: MakeMessage) -> None:
@@ -54,7 +62,7 @@ def test_a_step_learns_who_it_is_and_what_came_before(make_message: MakeMessage)
         variables={"n": 1},
         previous_output=StepOutput(step_id="earlier-1", activity="earlier", output="b"),
         message=message,
-        read_output=never_read,
+        **READERS,
     )
 
 

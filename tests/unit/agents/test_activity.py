@@ -27,8 +27,8 @@ from paigeant_celery.activities.context import (
 )
 from paigeant_celery.activities.port import Activity, StepLimits
 from paigeant_celery.activities.registry import registry
-from paigeant_celery.agents.activity import prompt_of
 from paigeant_celery.agents.agent import PaigeantAgent
+from paigeant_celery.agents.content import prompt_of
 from paigeant_celery.core.errors import MessageError, NotSerializable, UsageError
 from paigeant_celery.core.message import PaigeantMessage
 from paigeant_celery.core.slip import ActivitySpec, FunctionSpec

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, cast
 
 from pydantic_ai.durable_exec import ModelRequestParams
-from pydantic_ai.messages import BinaryContent, ModelMessage, ModelRequest, ModelResponse, TextPart, UserPromptPart
+from pydantic_ai.messages import (
+    BinaryContent,
+    ModelMessage,
+    ModelRequest,
+    ModelResponse,
+    TextPart,
+    ToolReturnPart,
+    UserContent,
+    UserPromptPart,
+)
 from pydantic_ai.models import ModelRequestParameters
 from pydantic_ai.output import OutputObjectDefinition
 from pydantic_ai.tools import RunContext, ToolDefinition
 
+from paigeant_celery.agents import fingerprints
 from paigeant_celery.agents.fingerprints import Digests, digest
-from paigeant_celery.journal.record import DECISIVE, change_in
+from paigeant_celery.journal.record import DECISIVE, change_in, differences
 
 SCHEMA = {"type": "object", "properties": {"title": {"type": "string", "description": "of the book"}}}
 TOOL = ToolDefinition(name="search", parameters_json_schema=SCHEMA, description="Look for books.")
@@ -37,7 +48,8 @@ def request(*messages: ModelMessage, **changes: Any) -> ModelRequestParams:
 def changed(one: ModelRequestParams, other: ModelRequestParams) -> list[str]:
     first = Digests().of_request(one, model_name="m")
     second = Digests().of_request(other, model_name="m")
-    return [name for name in first if first[name] != second[name]]
+    decisive, drifted = differences(first, second)
+    return [*decisive, *drifted]
 
 
 def test_the_same_request_at_another_time_has_the_same_fingerprint() -> None:
@@ -98,12 +110,69 @@ def test_a_digest_covers_what_json_cannot_say() -> None:
     assert digest(["a", one]) == digest(["a", BinaryContent(data=b"1", media_type="image/png")])
     assert digest({"b": 1, "a": 2}) == digest({"a": 2, "b": 1})
     assert digest(object()) == digest(object())
+    assert digest({"of": {8, 0}}) == digest({"of": {0, 8}})  # whose order differs, as with the seed of a process
+    assert digest([frozenset({8, 0}), 1.5]) != digest([frozenset({8, 0}), 2.5])
+
+
+def test_a_large_file_is_hashed_and_not_written() -> None:
+    """Each request that asks with it is compared with its record, and the event loop waits meanwhile."""
+    small = BinaryContent(b"1", media_type="image/png")
+    big, same, other = (
+        BinaryContent(data * 100_000, media_type="image/png", vendor_metadata={"detail": "low"})
+        for data in (b"12", b"12", b"13")
+    )
+    typed = replace(big, media_type="image/jpeg")
+
+    def of(*content: UserContent) -> ModelRequestParams:
+        result = ToolReturnPart("look", {"pages": [content[-1]]}, "id")
+        return request(ModelRequest(parts=[UserPromptPart(content=content), result]))
+
+    assert changed(of("a", big), of("a", same)) == []
+    for unlike in (of("a", other), of("a", typed), of("b", big), of("a", big, big)):
+        assert changed(of("a", big), unlike) == ["prompt"]
+    as_before = fingerprints.asked([ModelRequest(parts=[UserPromptPart(content=["a", small])])])
+    assert digest(as_before) == digest([[None, ["user-prompt", None, ["a", small]]]])  # of earlier versions
+    assert len(json.dumps(fingerprints.asked(of("a", big, big).messages))) < 1000
+
+
+def in_order(*words: str) -> ToolDefinition:
+    """A tool as one process or another makes it, if its choices are a set."""
+    return replace(TOOL, parameters_json_schema={"properties": {"of": {"enum": list(words)}}, "required": list(words)})
+
+
+def test_the_order_of_what_a_set_made_is_no_change() -> None:
+    """The hash seed differs in each process, so the next attempt would otherwise park a hop whose code is the same."""
+    one, other = in_order("a", "b"), in_order("b", "a")
+    form = [OutputObjectDefinition(json_schema=tool.parameters_json_schema) for tool in (one, other)]
+
+    assert changed(request(function_tools=[one]), request(function_tools=[other])) == []
+    assert changed(request(output_object=form[0]), request(output_object=form[1])) == []
+    cat, dog = replace(TOOL, name="final_result_Cat"), replace(TOOL, name="final_result_Dog")
+    assert changed(request(output_tools=[cat, dog]), request(output_tools=[dog, cat])) == []
+
+
+def test_records_of_earlier_versions_are_compared_as_they_were_written() -> None:
+    """A deploy replaces the workers one by one: each reads what others record and parks no unchanged step."""
+    today = Digests().of_request(request(), model_name="m")
+    earlier = {name: value for name, value in today.items() if "/" not in name}
+    otherwise = Digests().of_request(request(function_tools=[in_order("a")]), model_name="m")
+
+    assert earlier == {  # pinned: what the version before recorded of the same request
+        "model": "m", "tools": "a88ed5367744b459", "output": "55e65e776028e91e", "prompt": "4323768f228527ab",
+        "tool descriptions": "f871cc26ba9ae79e", "settings": "7376b2cbfa0ad26e",
+    }  # fmt: skip
+    for recorded, current in [(earlier, today), (today, earlier)]:
+        assert differences(recorded, current) == ([], [])
+    assert differences(earlier, otherwise) == (["tools"], [])
+    assert differences(otherwise, earlier) == (["tools"], [])
 
 
 def test_every_word_of_a_fingerprint_reads_well_in_a_sentence() -> None:
     """A word may be singular or plural, so no sentence about it may have an article or a verb that fits only one."""
     words = [*Digests().of_request(request(asked("go")), model_name="m"), "arguments"]  # the last is a tool's
 
-    assert words == ["model", "tools", "output", "prompt", "tool descriptions", "settings", "arguments"]
+    assert words[:6] == ["model", "tools", "output", "prompt", "tool descriptions", "settings"]
+    assert words[6:] == ["tools/2", "output/2", "arguments"]  # no sentence has what stands after a stroke
+    words = [word for word in words if "/" not in word]
     assert [change_in([word]) for word in words] == [f"its {word} changed" for word in words]
     assert change_in(DECISIVE) == "its model, tools and output changed"

@@ -189,7 +189,7 @@ async def test_a_run_that_goes_on_without_its_job_cancels_it_once() -> None:
 
     assert result.output == "done"
     assert len(harness.delivered) == 2
-    assert jobs.asked == ["submit", "poll", "submit", "cancel", "poll", "poll"]
+    assert jobs.asked == ["submit", "poll", "cancel", "submit", "poll", "poll"]
 
 
 @pytest.mark.parametrize("fails", [False, True])

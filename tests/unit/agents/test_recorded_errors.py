@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import pytest
 from pydantic_ai.exceptions import ModelAPIError, ModelHTTPError, UnexpectedModelBehavior
 
@@ -58,6 +61,44 @@ def test_any_other_error_is_replaced_by_one_that_names_it(error: Exception) -> N
     assert isinstance(again, ReplayedError)
     assert again.error_class == "OwnError"
     assert str(error) in str(again)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "kind", "text"),
+    [
+        (
+            "ModelHTTPError",
+            [503, "m", {"error": "busy"}],
+            ModelHTTPError,
+            str(ModelHTTPError(503, "m", {"error": "busy"})),
+        ),
+        ("ModelAPIError", ["m", "no connection"], ModelAPIError, "no connection"),
+        ("KeyError", ["k"], KeyError, "'k'"),
+        ("FileNotFoundError", [2, "gone"], FileNotFoundError, "[Errno 2] gone"),
+        ("ModelRateLimitError", [429, "m", None], ReplayedError, "ModelRateLimitError: 429, m, None"),
+        ("ModelRequestTimeout", ["m", "it took too long"], ReplayedError, "ModelRequestTimeout: m, it took too long"),
+        ("OwnError", ["mine"], ReplayedError, "OwnError: mine"),
+    ],
+)
+def test_a_record_of_an_earlier_version_is_read_as_that_version_did(
+    name: str, arguments: list[Any], kind: type[Exception], text: str
+) -> None:
+    """It has a class and arguments, which are all that such a version reads of a record of today, too."""
+    old = json.dumps({"v": 1, "of": {}, "failure": {"class": name, "args": arguments}})
+
+    again = rebuilt(parse_record(old, step_id="s", key=CallKey(run="r", step=1, kind="model")))
+
+    assert type(again) is kind
+    assert str(again) == text
+
+
+def test_what_earlier_versions_read_of_a_record_stays_where_it_was() -> None:
+    """In a rolling deploy they take over steps that this one began."""
+    error = ModelHTTPError(503, "m", {"error": "busy"})
+
+    failure = json.loads(survived(error, {}).encode())["failure"]
+
+    assert failure == {"class": "ModelHTTPError", "args": [503, "m", {"error": "busy"}], "form": failure["form"]}
 
 
 @pytest.mark.parametrize("name", ["SystemExit", "KeyboardInterrupt", "print", "Exception", "UserError", "nothing"])

@@ -22,7 +22,7 @@ from paigeant_celery.broker.transport import get_transport
 from paigeant_celery.client.dead_letters import DeadLetters
 from paigeant_celery.client.dispatch import WorkflowDispatcher
 from paigeant_celery.client.handle import WorkflowHandle
-from paigeant_celery.client.readings import WorkflowEvent, WorkflowStatus
+from paigeant_celery.client.readings import WorkflowStatus
 from paigeant_celery.core.errors import (
     InvalidInput,
     StoreCorrupt,
@@ -32,6 +32,7 @@ from paigeant_celery.core.errors import (
     WorkflowFailed,
     WorkflowParked,
 )
+from paigeant_celery.core.events import WorkflowEvent
 from paigeant_celery.core.flow import Failure
 from paigeant_celery.core.message import PaigeantMessage, encode
 from paigeant_celery.core.names import CORRELATION_ID_RULE

@@ -53,7 +53,7 @@ def changed(name: str, path: str, value: object) -> dict[str, Any]:
     return tree
 
 
-@pytest.mark.parametrize("name", ["first", "underway", "newer_minor"])
+@pytest.mark.parametrize("name", ["first", "underway", "content", "newer_minor"])
 def test_a_message_written_by_this_version_is_read_and_written_unchanged(name: str) -> None:
     """Messages wait in queues while workers are upgraded; the samples are what was promised."""
     message = read(sample(name))
@@ -61,19 +61,22 @@ def test_a_message_written_by_this_version_is_read_and_written_unchanged(name: s
     assert json.loads(encode(message)) == sample(name)
 
 
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
 @pytest.mark.parametrize("name", ["first", "underway"])
-def test_a_message_of_the_first_version_is_read_and_forwarded_as_one_of_this(name: str) -> None:
+def test_a_message_of_an_older_version_is_read_and_forwarded_as_one_of_this(name: str, version: str) -> None:
     """Messages wait in queues during an upgrade, and a worker that was not upgraded yet keeps fields that it does not
     know only if the version says that there may be some."""
-    old, current = read(sample(f"{name}_1_0")), read(sample(name))
+    old, current = read(sample(f"{name}_{version.replace('.', '_')}")), read(sample(name))
     record = ExecutedStep(
         step_id="x", place=old.place, kind="agent", activity="x", attempt=1, started_at=NOON, finished_at=NOON
     )
 
-    assert (old.spec_version, old.stream, old.usage_limits) == ("1.0", False, None)
+    assert old.spec_version == version
+    assert all(record.content == () for record in old.slip.executed)
+    assert version != "1.0" or (old.stream, old.usage_limits) == (False, None)
     assert old.slip.itinerary == current.slip.itinerary
     moved = json.loads(encode(old.moved(old.slip.advanced(record, ()), now=NOON)))
-    assert moved["spec_version"] == "1.1"
+    assert moved["spec_version"] == SPEC_VERSION
     assert read(moved).slip.executed[-1] == record
 
 
@@ -103,8 +106,9 @@ def test_a_message_of_a_new_workflow_is_written_as_the_sample() -> None:
 
 def test_the_digest_of_what_was_asked_for_is_a_promise() -> None:
     """The store keeps it: if it were computed differently, every repeated dispatch would be a conflict."""
-    for message in (read(sample("first")), read(sample("first_1_0"))):
+    for message in (read(sample("first")), read(sample("first_1_1")), read(sample("first_1_0"))):
         assert content_digest(message) == "c1efee8e4ba0ba0d79c0494f3b2996d78e590dfcd2f74ef2bcf31b871840b0c9"
+    assert content_digest(read(sample("content"))) == "6408d1cd4deea9a02265f2d1942723089a998505881e09353714a05df7188241"
 
 
 def test_the_digest_ignores_when_and_how_often_the_workflow_was_sent() -> None:

@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic_ai import exceptions
 from pydantic_ai.exceptions import (
     FallbackExceptionGroup,
     ModelAuthenticationError,
     ModelHTTPError,
     ModelQuotaExceededError,
+    RunTimedOut,
     UnexpectedModelBehavior,
     UsageLimitExceeded,
     UserError,
@@ -125,6 +127,53 @@ def test_an_error_that_would_come_again_is_final(error: Exception) -> None:
 def test_an_error_that_may_pass_is_retried(error: BaseException) -> None:
     """Servers are down now and then, and a model answers differently the next time."""
     assert not is_final(error, retry_on=None, final_on=())
+
+
+# Every error of pydantic-ai, by what another attempt may make of it. A new one fails the test until somebody decides.
+NEVER_BETTER = {
+    "UserError", "UndrainedPendingMessagesError", "UsageLimitExceeded", "RunCancelled", "SuspendedResponseExpired",
+    "UnexpectedModelBehavior", "ContentFilterError", "OutputTokenLimitExceeded", "IncompleteToolCall",
+    "ModelQuotaExceededError", "ModelRequestRejectedError", "ModelAuthenticationError", "ModelNotFoundError",
+    "ModelContextWindowExceededError", "ApprovalRequired", "CallDeferred", "RetryModelRequest", "SkipModelRequest",
+    "SkipToolExecution", "SkipToolValidation",
+}  # fmt: skip
+PERHAPS_BETTER = {
+    "AgentRunError", "RunTimedOut", "ConcurrencyLimitExceeded", "ModelAPIError", "ModelRateLimitError",
+    "ModelUnavailableError", "ModelOverloadedError", "ModelServerError", "ModelConnectionError", "ModelTimeoutError",
+    "ModelRequestTimeout", "ModelHTTPError",
+    # raised by code about the world: what a tool needs may be there the next time
+    "ModelRetry", "ToolFailed", "ToolRetryError", "ToolFailedError",
+    # a group is judged by what it holds, and these are errors only if a filter makes them so
+    "FallbackExceptionGroup", "MessageHistoryMutatedWarning", "UnsupportedSettingWarning", "CostNotFoundWarning",
+    "CostCalculationFailedWarning", "UsageExtractionFailedWarning", "UsageLimitUnavailableWarning",
+    "PydanticAIDeprecationWarning",
+}  # fmt: skip
+OF_PYDANTIC_AI = {
+    name: kind
+    for name, kind in vars(exceptions).items()
+    if not name.startswith("_") and isinstance(kind, type) and issubclass(kind, Exception)
+}
+
+
+@pytest.mark.parametrize("name", OF_PYDANTIC_AI)
+def test_each_error_of_pydantic_ai_is_judged(name: str) -> None:
+    """What its run can never do better is not begun five times."""
+    kind = OF_PYDANTIC_AI[name]
+    layout = max(kind.__mro__, key=lambda base: base.__basicsize__ if base.__module__ == "builtins" else 0)
+    error = layout.__new__(kind, "failed", [OSError()])  # whatever its own arguments are
+
+    assert (name in NEVER_BETTER) != (name in PERHAPS_BETTER)
+    assert is_final(error, retry_on=None, final_on=()) == (name in NEVER_BETTER)
+
+
+def test_a_run_that_timed_out_is_no_cancelled_one_unless_the_policy_says_so() -> None:
+    """It is a subclass of it."""
+    error = RunTimedOut("The agent run timed out.")
+
+    assert not is_final(error, retry_on=None, final_on=())
+    assert not is_final(error, retry_on=["TimeoutError"], final_on=())
+    assert is_final(error, retry_on=None, final_on=["RunCancelled"])
+    assert is_final(error, retry_on=["ConnectionError"], final_on=())
 
 
 def test_a_policy_names_the_errors_that_alone_are_retried() -> None:

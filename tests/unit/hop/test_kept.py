@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic_ai.messages import BinaryImage
 
 from paigeant_celery.activities.functions import FunctionActivity, activity
 from paigeant_celery.activities.port import ActivityResult
@@ -84,6 +85,22 @@ def test_a_raised_limit_and_a_redrive_go_on_without_another_run(
 
     assert runs == ["long"]
     assert reread(line.given[-1].envelope).slip.executed[0].output == "x" * 4000
+
+
+def test_files_in_what_is_kept_are_still_files_when_it_goes_on(make_message: MakeMessage) -> None:
+    """The next agent would otherwise get the base64 of a picture as text."""
+    line = Line(max_output_size=1024)
+
+    @activity
+    def draw() -> BinaryImage:
+        return BinaryImage(b"x" * 2000, media_type="image/png")
+
+    first = start(line, make_message, draw.activity())
+    line.serve(first)
+    line.settings = Settings()
+
+    assert redrive(line, first) == "completed"
+    assert reread(line.given[-1].envelope).slip.executed[0].content == ("",)
 
 
 @pytest.mark.parametrize(("steps", "characters"), [(40, 30_000), pytest.param(256, 5_000, marks=pytest.mark.proof)])

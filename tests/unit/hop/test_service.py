@@ -24,6 +24,7 @@ from paigeant_celery.broker.sending import Sending
 from paigeant_celery.core.errors import MessageError, NotSerializable, OutdatedVersion, Unreachable
 from paigeant_celery.core.flow import Failure
 from paigeant_celery.core.message import PaigeantMessage, encode, sha256
+from paigeant_celery.core.names import SPEC_VERSION
 from paigeant_celery.core.settings import Settings
 from paigeant_celery.core.slip import FunctionSpec, OutputRef
 from paigeant_celery.hop.effects import GIVEN_BACK, PUT_BACK, ClosedAs, Drop, Refused, Summary
@@ -440,7 +441,7 @@ def test_a_forged_wrapping_around_the_recorded_envelope_harms_no_workflow(
     [
         lambda text: text.replace('"asked":"this"', '"asked":"that"'),
         lambda text: text[:-1],
-        lambda text: text.replace('"spec_version":"1.1"', '"spec_version":"2.0"'),
+        lambda text: text.replace(f'"spec_version":"{SPEC_VERSION}"', '"spec_version":"2.0"'),
         lambda text: None,
     ],
     ids=["altered", "torn", "of another version", "no text"],

@@ -20,6 +20,7 @@ from paigeant_celery.broker.sending import Sending
 from paigeant_celery.core.errors import OutdatedVersion, Unreachable
 from paigeant_celery.core.flow import Failure
 from paigeant_celery.core.message import PaigeantMessage, encode, sha256
+from paigeant_celery.core.names import SPEC_VERSION
 from paigeant_celery.core.settings import Settings
 from paigeant_celery.hop.liveness import new_owner_id
 from paigeant_celery.hop.with_store import RecordedEffects
@@ -402,9 +403,12 @@ def test_a_hop_that_can_never_be_sent_is_parked_but_not_one_that_a_newer_version
     envelope = encode(line.message)
     recorded(line, "broken", "steps", "{")
     recorded(
-        line, "newer", "steps", envelope.replace('"spec_version":"1.1"', '"spec_version":"1.7"').replace("count", "")
+        line,
+        "newer",
+        "steps",
+        envelope.replace(f'"spec_version":"{SPEC_VERSION}"', '"spec_version":"1.7"').replace("count", ""),
     )
-    recorded(line, "next", "steps", envelope.replace('"spec_version":"1.1"', '"spec_version":"2.0"'))
+    recorded(line, "next", "steps", envelope.replace(f'"spec_version":"{SPEC_VERSION}"', '"spec_version":"2.0"'))
 
     line.after(60)
 

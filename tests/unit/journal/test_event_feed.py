@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from pydantic_ai.messages import PartDeltaEvent, TextPartDelta
+from pydantic_ai.messages import FunctionToolResultEvent, PartDeltaEvent, TextPartDelta, ToolReturnPart
 
 from paigeant_celery.core.errors import Unreachable
+from paigeant_celery.core.events import Joining
 from paigeant_celery.journal import event_feed as feeds
 from paigeant_celery.journal.event_feed import EventFeed
 
@@ -214,23 +215,75 @@ class Progress:
     event_kind: str = "custom"
 
 
-async def test_an_event_that_is_too_large_or_no_json_is_told_without_its_data() -> None:
-    """A file that a tool read does not go to every watcher, and data that cannot be written fails no step."""
+async def test_data_that_is_long_is_sent_in_parts_and_data_that_is_no_json_not_at_all() -> None:
+    """A watcher sees what a tool returned, and data that cannot be written fails no step."""
     watcher = Watcher()
     feed = EventFeed(watcher.send, attempt=1)
 
     async with feed.flowing():
-        feed.put("r", 1, delta("x" * 20_000))
+        feed.put("r", 1, delta("é" * 10_000))
         feed.put("r", 1, Odd(object()))
         feed.put("r", 1, Progress(Engine()))
         feed.tell("call_made", call="tool", name="search")
 
-    large, odd, unknown, own = watcher.batches[0]
-    assert int(large["bytes"]) > 20_000
-    assert "data" not in large
+    *parts, odd, unknown, own = watcher.batches[0]
+    assert [part["part"] for part in parts] == ["1/3", "2/3", "3/3"]
+    assert max(len(part["text"].encode()) for part in parts) <= 8192
+    joining = Joining()
+    *incomplete, whole = [joining.whole(part) for part in parts]
+    assert incomplete == [None, None]
+    assert whole is not None
+    assert json.loads(whole["data"])["delta"]["content_delta"] == "é" * 10_000
     assert odd["error"] == "PydanticSerializationError"
     assert unknown["error"] == "PydanticSchemaGenerationError"
     assert own == {"event": "call_made", "attempt": "1", "call": "tool", "name": "search"}
+
+
+async def test_data_that_is_too_large_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that a tool read does not go to every watcher, but they see which call returned it."""
+    monkeypatch.setattr(feeds, "MOST_BYTES", 20_000)
+    watcher = Watcher()
+    feed = EventFeed(watcher.send, attempt=1)
+
+    async with feed.flowing():
+        feed.put("r", 1, FunctionToolResultEvent(ToolReturnPart("read", "x" * 30_000, tool_call_id="call-1")))
+
+    ((large,),) = watcher.batches
+    assert int(large["bytes"]) > 30_000
+    assert (large["call_id"], large["name"]) == ("call-1", "read")
+    assert "data" not in large
+
+
+@pytest.mark.parametrize("away", [False, True])
+async def test_what_waits_is_bounded_by_its_bytes(monkeypatch: pytest.MonkeyPatch, away: bool) -> None:
+    """A thousand runs whose tools return megabytes must not fill a worker while the store is away."""
+    monkeypatch.setattr(feeds, "PAUSE", 0.001)
+    monkeypatch.setattr(feeds, "LONGEST_PAUSE", 0.001)
+    monkeypatch.setattr(feeds, "MOST_BYTES_WAITING", 100_000)
+    monkeypatch.setattr(feeds, "MOST_BYTES_AT_ONCE", 30_000)
+    watcher, tried = Watcher(), threading.Event()
+    sizes: list[int] = []
+
+    def send(events: Sequence[Mapping[str, str]]) -> bool:
+        sizes.append(sum(len(event.get("text", "")) for event in events))
+        if away and not tried.is_set():
+            tried.set()
+            raise AWAY
+        return watcher.send(events)
+
+    feed = EventFeed(send, attempt=1)
+    async with feed.flowing():
+        for _ in range(20):
+            feed.put("r", 1, delta("x" * 10_000))
+        if away:
+            assert await asyncio.to_thread(tried.wait, 10)
+
+    sent = [event for batch in watcher.batches for event in batch]
+    dropped = sum(int(event["count"]) for event in sent if event["event"] == "dropped")
+    whole = sum(event.get("part", "").startswith("1/") for event in sent)
+    assert dropped + whole == 20
+    assert whole == 9
+    assert max(sizes) <= 30_000
 
 
 async def test_nothing_more_is_sent_for_a_hop_that_was_taken_over() -> None:

@@ -107,6 +107,16 @@ def test_texts_may_drift_and_the_rest_may_not() -> None:
     assert differences({}, recorded) == ([], [])
 
 
+def test_what_is_digested_in_a_new_way_is_compared_in_the_last_that_both_have() -> None:
+    """Versions run side by side: the older one is told of a change too, and what only it would call one is none."""
+    older, newer = {"tools": "a", "prompt": "p"}, {"tools": "a", "prompt": "p", "tools/2": "x", "tools/3": "y"}
+
+    assert differences(older, newer) == differences(newer, older) == ([], [])
+    assert differences(newer, {**newer, "tools": "b", "tools/2": "z"}) == ([], [])
+    assert differences(newer, {**newer, "tools/3": "z"}) == (["tools"], [])
+    assert differences(newer, {**older, "tools": "b"}) == differences({**older, "tools": "b"}, newer) == (["tools"], [])
+
+
 @pytest.mark.parametrize(
     ("names", "said"),
     [

@@ -1,0 +1,154 @@
+"""Providers that take their time, and work beside the run."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic_ai import Agent, RunContext, capabilities
+from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart
+from pydantic_ai.models.function import AgentInfo, FunctionModel
+from pydantic_ai.output import PendingModelResponse
+
+from paigeant_celery import CeleryDurability
+from tests.contract.capabilities.row import Made, Row
+from tests.contract.capabilities.rows.tools import call
+from tests.contract.capabilities.world import World
+
+__all__ = ["ROWS"]
+
+POLLS = 3
+MOMENT = 0.01  # seconds between polls
+
+
+class Background(FunctionModel):
+    """A provider that works on a response in the background and is asked whether it is ready."""
+
+    def __init__(self, world: World, *, polls: int = POLLS) -> None:
+        super().__init__(self._answer, model_name="background")
+        self.world, self.polls = world, polls
+
+    def _answer(self, messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
+        last = messages[-1]
+        if not (isinstance(last, ModelResponse) and last.state == "suspended"):
+            self.world.did("job begun")
+            self.world.state["polls"] = 0
+            return self._suspended()
+        self.world.did("poll")
+        self.world.state["polls"] += 1
+        if self.world.state["polls"] < self.polls:
+            return self._suspended()
+        return ModelResponse(parts=[TextPart("done")], provider_response_id="job-1")
+
+    def _suspended(self) -> ModelResponse:
+        return ModelResponse(parts=[], state="suspended", provider_response_id="job-1")
+
+    def continuation_delay(self, response: ModelResponse) -> float | None:
+        return MOMENT
+
+    async def cancel_suspended_response(self, response: ModelResponse) -> None:
+        self.world.did("job cancelled")
+
+
+def in_background(world: World) -> Made:
+    return Agent(Background(world))
+
+
+def pending(world: World) -> Made:
+    return Agent(Background(world), output_type=[str, PendingModelResponse])
+
+
+def with_own_sleep(world: World) -> Made:
+    """Each wait of the run is slept once, whatever its process dies at."""
+    agent = Agent(Background(world), name="worker", capabilities=[CeleryDurability()])
+
+    async def sleep(seconds: float) -> None:
+        await asyncio.sleep(0)
+
+    async def run() -> Any:
+        with Agent.using_sleep(sleep):
+            return await agent.run("go")
+
+    return run
+
+
+def paused(world: World) -> Made:
+    """A model that pauses within its turn and is asked to go on."""
+
+    def go_on(messages: Sequence[ModelMessage], info: AgentInfo) -> ModelResponse:
+        return ModelResponse(parts=[TextPart("and two")], provider_response_id="two")
+
+    first = ModelResponse(parts=[TextPart("one ")], state="suspended", provider_response_id="one")
+    return Agent(world.model(first, go_on))
+
+
+class InBackground(capabilities.AbstractCapability[Any]):
+    """Runs tools beside the run, and lets the run go on when they end: what the harness' background tools do."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.tasks: list[asyncio.Task[Any]] = []
+
+    async def wrap_tool_execute(self, ctx: RunContext[Any], **given: Any) -> Any:
+        self.tasks.append(asyncio.create_task(given["handler"](given["args"])))
+        return "working on it"
+
+    async def after_node_run(self, ctx: RunContext[Any], *, node: Any, result: Any) -> Any:
+        if Agent.is_end_node(result):
+            for task in self.tasks:
+                ctx.enqueue(f"the result is {await task}")
+            self.tasks.clear()
+        return result
+
+
+def background_tools(world: World) -> Made:
+    agent = Agent(
+        world.model(call("compute"), "working on it", "the result is 42"),
+        capabilities=[InBackground(world)],
+    )
+
+    @agent.tool_plain
+    async def compute() -> int:
+        world.did("compute")
+        await asyncio.sleep(0.02)
+        return 42
+
+    return agent
+
+
+def slow_tool(world: World) -> Made:
+    agent = Agent(world.model(call("slow", "quick"), "done"))
+
+    @agent.tool_plain
+    async def slow() -> str:
+        world.did("slow")
+        await asyncio.sleep(0.02)
+        return "slow"
+
+    @agent.tool_plain
+    async def quick() -> str:
+        world.did("quick")
+        return "quick"
+
+    return agent
+
+
+ROWS = [
+    Row(name="a response that the provider makes in the background", make=in_background),
+    Row(name="the same with `Agent.using_sleep` in a function step", make=with_own_sleep),
+    Row(name="a model that pauses within its turn", make=paused),
+    Row(
+        name="`PendingModelResponse`",
+        make=pending,
+        of=("PendingModelResponse",),
+        refused="Paused: response_pending: ",
+        why="a step cannot wait for a provider yet; the workflow is parked with `response_pending`",
+    ),
+    Row(
+        name="tools that run beside the run and add to it when they end",
+        make=background_tools,
+        wrong="a call that was in flight when the run went on parks the step",
+    ),
+    Row(name="parallel tools of which one is slow", make=slow_tool),
+]
