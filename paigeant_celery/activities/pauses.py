@@ -14,7 +14,7 @@ from typing import Any
 from paigeant_celery.core.errors import Paused
 from paigeant_celery.core.jsonable import everything_in, parts_of
 
-__all__ = ["pause_in", "pause_of"]
+__all__ = ["REMEDY", "WAITS", "pause_in", "pause_of"]
 
 LIBRARY = "pydantic_ai"
 MOST_NAMED = 20  # tools in one text
@@ -84,8 +84,13 @@ def _response(node: Any) -> Paused | None:
 
 
 def _refused(node: Any) -> Paused | None:
-    """Return the pause of a run that may not end with what was asked for, so that pydantic-ai raised an error."""
-    if NOT_DECLARED not in str(node):
+    """Return the pause of a run that may not wait, or not end with what was asked for, so that an error was raised."""
+    text = str(node)
+    if text.startswith(WAITS):
+        return Paused("tools_deferred", text)
+    if WAITS_INSIDE in text:
+        return Paused("tools_deferred", f"{WAITS}, inside a recorded call; {REMEDY}")
+    if NOT_DECLARED not in text:
         return None
     trace = node.__traceback__
     while trace is not None and trace.tb_next is not None:
@@ -99,6 +104,8 @@ def _raised(node: Any) -> Paused:
     return Paused("tools_deferred", f"`{type(node).__name__}` was raised outside a tool of an agent; {REMEDY}")
 
 
+WAITS = "the run waits for something outside it"  # begins our own refusals
+WAITS_INSIDE = "`wait_for_external_event()` was called from inside a durable unit"
 NOT_DECLARED = "`DeferredToolRequests` is not among output types"
 
 REMEDY = (

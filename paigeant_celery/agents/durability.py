@@ -21,6 +21,7 @@ from pydantic_ai.durable_exec import (
     DurableOperationBackend,
     conversation_id_from_run_id,
 )
+from pydantic_ai.durable_exec._utils import DurableModel
 from pydantic_ai.exceptions import UserError
 from pydantic_ai.messages import AgentStreamEvent, ModelResponse
 from pydantic_ai.models import Model, ModelRequestContext, ModelResolutionContext
@@ -28,12 +29,16 @@ from pydantic_ai.run import AgentRunResult
 from pydantic_ai.tools import AgentDepsT, RunContext
 from pydantic_ai.toolsets import AbstractToolset
 
+from paigeant_celery.agents.external_events import waits_refused
 from paigeant_celery.agents.fingerprints import Digests
 from paigeant_celery.agents.models import LoopModels
 from paigeant_celery.agents.naming import GlobalName, maker_frame
 from paigeant_celery.agents.recorded_calls import JournalBackend
+from paigeant_celery.agents.recorded_models import RecordedModel, keeping_times
+from paigeant_celery.agents.recorded_servers import with_recorded_servers
 from paigeant_celery.agents.recorded_tools import METADATA_KEY, RecordedToolset
 from paigeant_celery.agents.stream import feed_here, show_rest, shown_run, shown_to
+from paigeant_celery.agents.tool_values import ToolResults
 from paigeant_celery.agents.waits import recorded_sleep
 from paigeant_celery.core.errors import NotSerializable, UsageError
 from paigeant_celery.journal.hop_journal import current_journal, surrounding_journal
@@ -69,7 +74,8 @@ class CeleryDurability(BaseDurabilityCapability[AgentDepsT]):
     replays the records, on any worker, and makes only the missing calls. A call that was in flight is made again:
     side effects of tools happen at least once (see `idempotency_key`). Code between the calls runs again:
     instructions, history processors, output validators and output functions, and tools with
-    `metadata={"paigeant": False}`. Tool results have their JSON form from the first attempt on.
+    `metadata={"paigeant": False}`. Tool results have their JSON form from the first attempt on, which
+    the model is shown as it would be shown the results themselves.
 
     The agent of a step has it already. Attach it to agents that a function step or such a tool runs itself. It does
     nothing outside a hop, without a store, or inside a recorded tool call.
@@ -107,7 +113,7 @@ class CeleryDurability(BaseDurabilityCapability[AgentDepsT]):
         self._inferred = LoopModels()
         self._given: WeakValueDictionary[str, Model] = WeakValueDictionary()
         self._backend: DurableOperationBackend[None] = JournalBackend(Digests())
-        self._tool_results = self._typed_result_codec(CallToolResult)
+        self._tool_results = ToolResults(self._typed_result_codec(CallToolResult))
 
     def for_agent(self, agent: AbstractAgent[AgentDepsT, Any]) -> AbstractCapability[AgentDepsT]:
         """Return the capability to use with the agent, whose name may not be known yet: it is asked for in each run."""
@@ -151,10 +157,10 @@ class CeleryDurability(BaseDurabilityCapability[AgentDepsT]):
         return None
 
     def get_wrapper_toolset(self, toolset: AbstractToolset[AgentDepsT]) -> AbstractToolset[AgentDepsT] | None:
-        """Record the calls of all tools, whatever their toolset, with or without an id."""
+        """Record the calls of all tools, whatever their toolset, with or without an id, and what MCP servers offer."""
         if not self.in_durable_context:
             return None
-        return RecordedToolset(toolset, self._tool_results, self._durable_run_context_scope)
+        return RecordedToolset(with_recorded_servers(toolset), self._tool_results, self._durable_run_context_scope)
 
     @property
     def has_wrap_run_event_stream(self) -> bool:
@@ -180,13 +186,14 @@ class CeleryDurability(BaseDurabilityCapability[AgentDepsT]):
     async def wrap_run(self, ctx: RunContext[AgentDepsT], *, handler: WrapRunHandler) -> AgentRunResult[Any]:
         """Keep replayed calls from exporting their spans and counting their tokens again, and waits from starting anew.
 
-        Watchers are shown the end. When the run has ended well, the failures that it survived are recorded. Raises
-        `NonDeterminismError` if it ends although it went on from there in an earlier attempt.
+        Waits for people are refused, and watchers are shown the end. When the run has ended well, the failures that it
+        survived are recorded. Raises `NonDeterminismError` if it ends although it went on from there in an earlier
+        attempt.
         """
         if (journal := current_journal()) is None:
             return await super().wrap_run(ctx, handler=handler)
         run_id = ctx.run_id or ""
-        with replay_scope(), Agent.using_sleep(recorded_sleep(journal, run_id)):
+        with replay_scope(), waits_refused(), Agent.using_sleep(recorded_sleep(journal, run_id)):
             feed, run = feed_here(), super().wrap_run(ctx, handler=handler)
             result = await (run if feed is None else shown_run(feed, run_id, run))
         journal.check_end(run_id)
@@ -209,7 +216,15 @@ class CeleryDurability(BaseDurabilityCapability[AgentDepsT]):
             journal.check_held()
         if self.in_durable_context:
             request_context.model._refresh_http_client()
-        return await super().wrap_model_request(ctx, request_context=request_context, handler=handler)
+        async with keeping_times(ctx) as made:
+            response = await super().wrap_model_request(ctx, request_context=request_context, handler=handler)
+            made(response.failed_attempts)
+        return response
+
+    async def _build_durable_model(
+        self, ctx: RunContext[AgentDepsT], request_context: ModelRequestContext
+    ) -> DurableModel:
+        return RecordedModel.of(await super()._build_durable_model(ctx, request_context))
 
     async def resolve_model_id(self, ctx: ModelResolutionContext[AgentDepsT], *, model_id: str) -> Model | None:
         """Return one model per name and event loop, which keeps its connections from hop to hop."""

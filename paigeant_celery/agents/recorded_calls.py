@@ -23,6 +23,7 @@ from pydantic_ai.durable_exec import (
 )
 from pydantic_ai.tools import RunContext
 
+from paigeant_celery.agents.cut_offs import when_explained
 from paigeant_celery.agents.fingerprints import Digests
 from paigeant_celery.agents.operation_arguments import digest_of_arguments
 from paigeant_celery.agents.recorded_errors import rebuilt, survived
@@ -58,9 +59,9 @@ async def recorded(
 ) -> Record:
     """Return the record of a call that is made now or was made by an earlier attempt.
 
-    Raises the error of a recorded call that failed but whose run survived. If such a call had been cut off, the
-    replay waits to be cut off again. `spending` is where the call's usage is counted. `instead_of` says, once the call
-    is made, which earlier call's record it replaces.
+    Raises the error of a recorded call that failed but whose run survived. If such a call had been cut off for a reason
+    that is not known, the replay waits to be cut off again. `spending` is where the call's usage is counted.
+    `instead_of` says, once the call is made, which earlier call's record it replaces.
     """
     found = journal.find(key, fingerprint)
     if found is not None:
@@ -73,17 +74,23 @@ async def recorded(
         if found.failure.error_class == CUT_OFF and found.failure.form is None:  # those of Python's futures have one
             await asyncio.Event().wait()
         raise rebuilt(found)
+
+    def of_failed(error: BaseException) -> Record:
+        usage = spending.used() if spending is not None else {}
+        return replace(survived(error, fingerprint), usage=usage)
+
     failed: Exception | None = None
     async with journal.making(key):
         try:
             with calling(str(key), recorded=True), durable_unit_scope():
                 record = await make()
         except asyncio.CancelledError as error:
-            journal.add_later(key, _failed(error, fingerprint, spending))
+            journal.add_later(key, of_failed(error))
+            when_explained(lambda reason: journal.add_later(key, of_failed(reason)))
             raise
         except Exception as error:  # noqa: BLE001 - raised below, when it is its turn
             failed = error
-            number = journal.add_later(key, _failed(error, fingerprint, spending), answered=True)
+            number = journal.add_later(key, of_failed(error), answered=True)
         else:
             number = await journal.add(key, record, instead_of=instead_of())
     await journal.turn(number)
@@ -91,11 +98,6 @@ async def recorded(
         raise failed
     record_durable_unit(executed=True)
     return record
-
-
-def _failed(error: BaseException, fingerprint: Mapping[str, str], spending: Spending | None) -> Record:
-    usage = spending.used() if spending is not None else {}
-    return replace(survived(error, fingerprint), usage=usage)
 
 
 class JournalBackend(DurableOperationBackend[None]):

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from pydantic_ai.durable_exec import CallToolResult, ResultCodec
-from pydantic_ai.durable_exec._toolset import unwrap_tool_call_result, wrap_tool_call_result
+from pydantic_ai.durable_exec._toolset import unwrap_tool_call_result
 from pydantic_ai.tools import AgentDepsT, RunContext
 from pydantic_ai.toolsets import ToolsetTool, WrapperToolset
 
@@ -19,6 +19,7 @@ from paigeant_celery.activities.pauses import pause_in
 from paigeant_celery.agents.fingerprints import digest
 from paigeant_celery.agents.recorded_calls import recorded
 from paigeant_celery.agents.recorded_usage import Spending
+from paigeant_celery.agents.tool_values import result_of
 from paigeant_celery.core.errors import NotSerializable
 from paigeant_celery.journal.hop_journal import MAX_RECORD, HopJournal, calling, current_journal
 from paigeant_celery.journal.record import Record
@@ -103,7 +104,7 @@ class RecordedToolset(WrapperToolset[AgentDepsT]):
         async def make() -> Record:
             try:
                 with self.scope(replace(ctx, usage=spending.apart)) as inside:
-                    result = self._dumped(await wrap_tool_call_result(call(inside)), name)
+                    result = self._dumped(await result_of(call(inside)), name)
             finally:
                 spending.settle()
             return Record(fingerprint=fingerprint, result=result, usage=spending.used())

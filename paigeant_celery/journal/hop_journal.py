@@ -155,6 +155,15 @@ class HopJournal:
             self._unwritten.call_begins(key)
         return key
 
+    def holds(self, run_id: str, step: int, kind: CallKind, *, name: str, call_id: str) -> bool:
+        """Say whether such a call was recorded by an earlier attempt."""
+        run = run_id.removeprefix(f"{self.hop_id}:")
+        return str(CallKey(run=run, step=step, kind=kind, name=name, call_id=call_id)) in self._records
+
+    def is_ahead(self, run_id: str) -> bool:
+        """Say whether an earlier attempt of a run got further: to a model request that is not replayed yet."""
+        return self._course.is_behind(run_id.removeprefix(f"{self.hop_id}:"))
+
     def find(self, key: CallKey, fingerprint: Mapping[str, str]) -> Record | None:
         """Return the record of a call, or None if it must be made.
 
@@ -186,6 +195,11 @@ class HopJournal:
         self.replayed += 1
         self._tell("call_replayed", key)
         return record
+
+    def peek(self, key: CallKey) -> Record | None:
+        """Return a record that a replay can do without, because the call is no part of what the run does."""
+        text = self._records.get(str(key))
+        return parse_record(text, step_id=self._step_id, key=key) if text is not None else None
 
     async def turn(self, number: int | None) -> None:
         """Wait until the code may have the answer of the call with this number: after all that ended before it.

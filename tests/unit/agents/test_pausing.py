@@ -23,6 +23,12 @@ from paigeant_celery.core.slip import ActivitySpec, FunctionSpec
 from paigeant_celery.testing import WorkflowHarness
 from tests.support.journalled_hop import scripted
 
+try:
+    from pydantic_ai.capabilities import RequestInput
+except ImportError:  # in the oldest supported pydantic-ai
+    RequestInput = None  # type: ignore[assignment, misc]
+
+DURABLE = CeleryDurability[Any](name="inner")
 OUTPUT: Any = [str, DeferredToolRequests]
 SECRET = "hunter2-hunter2"
 
@@ -260,6 +266,43 @@ def test_a_pause_is_no_answer_of_a_tool(
 
     assert text.startswith("the run asks for approval of 'delete'; ")
     assert outer_asked["local"] == 1
+
+
+@pytest.mark.skipif(RequestInput is None, reason="pydantic-ai before 2.68 has no such capability")
+@pytest.mark.parametrize("inside", ["the run", "a recorded tool", "an unrecorded tool"])
+def test_a_wait_inside_a_run_is_refused_with_what_to_do(
+    workflow_harness: WorkflowHarness, asked: Counter[str], inside: str
+) -> None:
+    """Nobody is asked for an answer that could not be taken, and the remedy is no other engine."""
+
+    def ask(*_: Any) -> None:
+        asked["person"] += 1
+
+    capabilities = [RequestInput[Any](ask)]
+    if inside == "the run":
+        step = paigeant(model(asked, "delete", "send"), capabilities=capabilities)
+    else:
+        inner: Any = Agent(model(asked, "delete"), name="inner", output_type=OUTPUT, capabilities=capabilities)
+        tools(inner)
+        outer = PaigeantAgent(model(Counter(), "delegate"), name="outer")
+        if inside == "an unrecorded tool":
+            inner = Agent(
+                model(asked, "delete"), name="inner", output_type=OUTPUT, capabilities=[*capabilities, DURABLE]
+            )
+            tools(inner)
+
+        @outer.tool_plain(metadata=None if inside == "a recorded tool" else {"paigeant": False})
+        async def delegate(path: str) -> Any:
+            return (await inner.run("work")).output
+
+        step = outer.activity("work")
+
+    _, text = parked(workflow_harness, step)
+
+    assert text.startswith("the run waits for something outside it, ")
+    assert "`HandleDeferredToolCalls`" in text
+    assert "AWS" not in text
+    assert asked == {"local": 1}
 
 
 @pytest.mark.parametrize("error", [ApprovalRequired, CallDeferred])
