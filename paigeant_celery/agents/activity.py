@@ -31,8 +31,9 @@ from paigeant_celery.activities.making import Making
 from paigeant_celery.activities.port import ActivityResult, StepLimits
 from paigeant_celery.activities.results import result_of
 from paigeant_celery.agents.content import check_prompt, prompt_of, user_prompt
-from paigeant_celery.agents.durability import CeleryDurability
+from paigeant_celery.agents.durability import CeleryDurability, bind_operations
 from paigeant_celery.agents.itinerary import Edit, ItineraryEditing
+from paigeant_celery.agents.run_context import durable_run
 from paigeant_celery.core.budget import reported_cost, reported_count, used_by
 from paigeant_celery.core.crossing import OWN, Crossed, cross, reader_of, refuse_lost
 from paigeant_celery.core.errors import MessageError, UsageError
@@ -78,6 +79,7 @@ class AgentActivity:
         self.origin, self.queue, self.policy = self.making.calls[0], queue, policy
         self._deps_factory = deps_factory
         self._max_added_steps, self._allowed = max_added_steps, allowed_activities
+        self._reader: tuple[Any, TypeAdapter[Any]] | None = None  # the type of the deps, and what reads it
         self._durability: CeleryDurability[Any] | None = None  # kept because it keeps the models
 
     @property
@@ -130,12 +132,12 @@ class AgentActivity:
         budget = _Budget(context.message)
         prompt = await user_prompt(step.prompt, context.read_data)
         async with self._deps(data, context) as deps:
-            with budget.explained():
+            with budget.explained(), durable_run(self._agent):
                 result = await self._agent.run(
                     prompt_of(prompt, previous if step.previous_output else None),
                     deps=with_previous_output(deps, previous),
                     usage_limits=budget.left(),
-                    capabilities=self._capabilities(edit),
+                    capabilities=await self._capabilities(edit),
                     infer_name=False,
                 )
             output = await read_beside(result.output, Limit(size=limits.max_output_size))  # it may need the deps
@@ -148,12 +150,13 @@ class AgentActivity:
             notes=edit.notes(),
         )
 
-    def _capabilities(self, edit: Edit) -> list[AbstractCapability[Any]]:
+    async def _capabilities(self, edit: Edit) -> list[AbstractCapability[Any]]:
         """Return what the agent gets for this run: durability, unless it has its own, and itinerary editing."""
         given: list[AbstractCapability[Any]] = []
         if current_journal() is not None and CeleryDurability.from_agent(self._agent) is None:
             if self._durability is None:
                 self._durability = CeleryDurability(name=self.name)
+            await bind_operations(self._agent)
             given.append(self._durability)
         if self._max_added_steps:
             given.append(ItineraryEditing(edit))
@@ -166,15 +169,21 @@ class AgentActivity:
             raise MessageError("invalid_envelope", "kind", text)
         expected = self._expected()
         if self._deps_factory is not None:
-            return step.deps if expected is OWN else _validated(step.deps, expected)
+            return step.deps if expected is OWN else self._validated(step.deps, expected)
         if expected is OWN:
             if step.deps is not None:
                 text = f"the agent {step.agent_name!r} takes no deps; give it a `deps_type`, or leave out the deps"
                 raise MessageError("unexpected_deps", "deps", text)
             return None
         if step.deps is None and isinstance(expected, type) and issubclass(expected, WorkflowDependencies):
-            return _validated({}, expected)
-        return _validated(step.deps, expected)
+            return self._validated({}, expected)
+        return self._validated(step.deps, expected)
+
+    def _validated(self, data: Any, expected: Any) -> Any:
+        with _faults_of_deps(expected):
+            if self._reader is None or self._reader[0] != expected:  # a schema is built once, not in each hop
+                self._reader = expected, TypeAdapter(expected)
+            return self._reader[1].validate_json(dumps(data))
 
     def _expected(self) -> Any:
         """Return the type that reads the deps of a step, or OWN if there is none."""
@@ -243,9 +252,11 @@ class _Budget:
             raise UsageLimitExceeded(f"{error}; the workflow has {self._limits.account(self._used)}") from error
 
 
-def _validated(data: Any, expected: Any) -> Any:
+@contextmanager
+def _faults_of_deps(expected: Any) -> Iterator[None]:
+    """Raise `MessageError` for whatever goes wrong when deps are read as this type."""
     try:
-        return TypeAdapter(expected).validate_json(dumps(data))
+        yield
     except ValidationError as error:
         place, _, text = first_fault(error)
         path = ".".join(["deps", *map(str, place)])

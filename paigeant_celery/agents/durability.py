@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import json
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Mapping
 from contextlib import aclosing, nullcontext, suppress
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any, cast
 from weakref import WeakValueDictionary
@@ -19,6 +21,7 @@ from pydantic_ai.durable_exec import (
     CallToolResult,
     DurabilityEngineSpec,
     DurableOperationBackend,
+    ModelRequestParams,
     conversation_id_from_run_id,
 )
 from pydantic_ai.durable_exec._utils import DurableModel
@@ -29,6 +32,7 @@ from pydantic_ai.run import AgentRunResult
 from pydantic_ai.tools import AgentDepsT, RunContext
 from pydantic_ai.toolsets import AbstractToolset
 
+from paigeant_celery.agents.binding import Operations, inner, is_bound, operations_of
 from paigeant_celery.agents.external_events import waits_refused
 from paigeant_celery.agents.fingerprints import Digests
 from paigeant_celery.agents.models import LoopModels
@@ -37,6 +41,7 @@ from paigeant_celery.agents.recorded_calls import JournalBackend
 from paigeant_celery.agents.recorded_models import RecordedModel, keeping_times
 from paigeant_celery.agents.recorded_servers import with_recorded_servers
 from paigeant_celery.agents.recorded_tools import METADATA_KEY, RecordedToolset
+from paigeant_celery.agents.run_context import durable_run
 from paigeant_celery.agents.stream import feed_here, show_rest, shown_run, shown_to
 from paigeant_celery.agents.tool_values import ToolResults
 from paigeant_celery.agents.waits import recorded_sleep
@@ -48,9 +53,11 @@ try:  # since pydantic-ai 2.68; before that, the spans of replayed calls are exp
 except ImportError:
     replay_scope = nullcontext  # type: ignore[assignment]
 
-__all__ = ["CeleryDurability", "idempotency_key"]
+__all__ = ["CeleryDurability", "bind_operations", "idempotency_key"]
 
 UNNAMED = "agent"  # what pydantic-ai calls such an agent in its traces
+
+_calling: ContextVar[CeleryDurability[Any]] = ContextVar("paigeant_durability")  # whose run calls an operation
 
 _TOOL_KEYS = uuid.UUID("5c0d5d9e-4a27-4e43-8f0e-0d7a8a8c4f6b")  # namespace of idempotency keys
 
@@ -183,6 +190,15 @@ class CeleryDurability(BaseDurabilityCapability[AgentDepsT]):
         handler, feed = super()._model_stream_event_handler(), feed_here()
         return handler if feed is None else shown_to(feed, handler)
 
+    async def _model_request_stream_operation(self, params: ModelRequestParams) -> ModelResponse:
+        """Ask a model that cannot stream for its whole answer, if nobody but watchers wants a stream of it."""
+        try:
+            return await super()._model_request_stream_operation(params)
+        except NotImplementedError:  # pydantic-ai's words for it; nothing was sent yet
+            if feed_here() is None or super()._model_stream_event_handler() is not None:
+                raise
+            return await self._model_request_operation(params)
+
     async def wrap_run(self, ctx: RunContext[AgentDepsT], *, handler: WrapRunHandler) -> AgentRunResult[Any]:
         """Keep replayed calls from exporting their spans and counting their tokens again, and waits from starting anew.
 
@@ -192,8 +208,10 @@ class CeleryDurability(BaseDurabilityCapability[AgentDepsT]):
         """
         if (journal := current_journal()) is None:
             return await super().wrap_run(ctx, handler=handler)
-        run_id = ctx.run_id or ""
-        with replay_scope(), waits_refused(), Agent.using_sleep(recorded_sleep(journal, run_id)):
+        assert self._agent is not None
+        run_id, agent = ctx.run_id or "", self._agent
+        sleeping = Agent.using_sleep(recorded_sleep(journal, run_id))
+        with replay_scope(), durable_run(agent), waits_refused(), sleeping:
             feed, run = feed_here(), super().wrap_run(ctx, handler=handler)
             result = await (run if feed is None else shown_run(feed, run_id, run))
         journal.check_end(run_id)
@@ -238,6 +256,20 @@ class CeleryDurability(BaseDurabilityCapability[AgentDepsT]):
     def _bind_to_agent(self, agent: AbstractAgent[AgentDepsT, Any]) -> None:
         """Bind no toolsets. The base class binds them by id, but here all are wrapped for each run."""
 
+    def _bind_capability_operations(self, agent: AbstractAgent[AgentDepsT, Any]) -> None:
+        """Bind the operations of the agent's capabilities, once for all its runs."""
+        operations, declarations = operations_of(agent, lambda: _operations_for_any_run(agent))
+        self._bound_capability_operations = dict(operations)
+        self._capability_declarations = dict(declarations)
+
+    async def _invoke_capability_operation(self, *arguments: Any, **given: Any) -> Any:
+        """Let the operation use this run's models; it is bound for any run."""
+        token = _calling.set(self)
+        try:
+            return await super()._invoke_capability_operation(*arguments, **given)
+        finally:
+            _calling.reset(token)
+
     def _bind_models(self, agent: AbstractAgent[AgentDepsT, Any]) -> None:
         """Also accept an agent that gets its model for each run."""
         try:
@@ -269,3 +301,26 @@ class CeleryDurability(BaseDurabilityCapability[AgentDepsT]):
         given = next((model_id for model_id, kept in self._given.items() if kept is model), None)
         name = given or self._inferred.name_of(model)
         return name is not None, name
+
+
+async def bind_operations(agent: AbstractAgent[Any, Any]) -> None:
+    """Bind the operations of an agent that is about to run in a hop, beside the event loop."""
+    agent = inner(agent)
+    if not is_bound(agent):
+        await asyncio.to_thread(operations_of, agent, lambda: _operations_for_any_run(agent))
+
+
+class _AnyRun(CeleryDurability[Any]):
+    """Stands for the durability of whichever run calls an operation: it has no models and no handler of its own."""
+
+    def _durable_model_scope(self, *arguments: Any, **given: Any) -> Any:
+        return _calling.get()._durable_model_scope(*arguments, **given)
+
+    def _find_registered_model_id_for_hook(self, model: Model) -> str | None:
+        return _calling.get()._find_registered_model_id_for_hook(model)
+
+
+def _operations_for_any_run(agent: AbstractAgent[Any, Any]) -> Operations:
+    shared = _AnyRun()
+    super(CeleryDurability, shared)._bind_capability_operations(agent)
+    return shared._bound_capability_operations, shared._capability_declarations

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any, cast
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_ai.capabilities import AbstractCapability
 from pydantic_ai.exceptions import ToolFailed
+from pydantic_ai.tools import Tool
 from pydantic_ai.toolsets import AbstractToolset, FunctionToolset
 
 from paigeant_celery.activities.context import WorkflowContext
@@ -116,9 +118,14 @@ class ItineraryEditing(AbstractCapability[Any]):
         toolset: FunctionToolset[Any] = FunctionToolset(id="paigeant_itinerary")
         # Calls run one after the other, so that two calls of one response see each other's steps. They run again on
         # each replay, because their effect is only in memory.
-        toolset.add_function(
-            self.insert_activities, name=TOOL_NAME, sequential=True, takes_ctx=False, metadata={METADATA_KEY: False}
+        tool: Tool[Any] = Tool(
+            self.insert_activities,
+            name=TOOL_NAME,
+            sequential=True,
+            metadata={METADATA_KEY: False},
+            function_schema=replace(_schema(), function=self.insert_activities),
         )
+        toolset.add_tool(tool)
         return toolset
 
     def insert_activities(self, steps: list[Insertion]) -> str:
@@ -132,3 +139,10 @@ class ItineraryEditing(AbstractCapability[Any]):
         except InvalidInput as refusal:
             raise ToolFailed(f"Nothing was inserted. {refusal}") from None
         return "Inserted: " + ", ".join(step.activity for step in added)
+
+
+@lru_cache
+def _schema() -> Any:
+    """Return the schema of the tool, which is the same in every run."""
+    unedited = ItineraryEditing(cast("Edit", None))
+    return Tool(unedited.insert_activities, takes_ctx=False).function_schema

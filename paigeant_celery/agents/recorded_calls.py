@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any, TypeVar, cast
 
@@ -55,12 +56,15 @@ async def recorded(
     make: Callable[[], Awaitable[Record]],
     *,
     spending: Spending | None = None,
+    unit: Callable[[], AbstractContextManager[object]] = durable_unit_scope,
+    later: Callable[[Record], bool] = lambda record: False,
     instead_of: Callable[[], CallKey | None] = lambda: None,
 ) -> Record:
     """Return the record of a call that is made now or was made by an earlier attempt.
 
     Raises the error of a recorded call that failed but whose run survived. If such a call had been cut off for a reason
-    that is not known, the replay waits to be cut off again. `spending` is where the call's usage is counted.
+    that is not known, the replay waits to be cut off again. `spending` is where the call's usage is counted,
+    `unit` surrounds what is made, and what `later` says matters only if the step goes on, and is recorded then.
     `instead_of` says, once the call is made, which earlier call's record it replaces.
     """
     found = journal.find(key, fingerprint)
@@ -79,20 +83,30 @@ async def recorded(
         usage = spending.used() if spending is not None else {}
         return replace(survived(error, fingerprint), usage=usage)
 
+    def cut_off(error: asyncio.CancelledError) -> None:
+        journal.add_later(key, of_failed(error))
+        when_explained(lambda reason: journal.add_later(key, of_failed(reason)))
+
     failed: Exception | None = None
     async with journal.making(key):
         try:
-            with calling(str(key), recorded=True), durable_unit_scope():
+            with calling(str(key), recorded=True), unit():
                 record = await make()
         except asyncio.CancelledError as error:
-            journal.add_later(key, of_failed(error))
-            when_explained(lambda reason: journal.add_later(key, of_failed(reason)))
+            cut_off(error)
             raise
         except Exception as error:  # noqa: BLE001 - raised below, when it is its turn
             failed = error
             number = journal.add_later(key, of_failed(error), answered=True)
         else:
-            number = await journal.add(key, record, instead_of=instead_of())
+            try:
+                if later(record):
+                    number = journal.add_later(key, record)
+                else:
+                    number = await journal.add(key, record, instead_of=instead_of())
+            except asyncio.CancelledError as error:  # it is answered and may be recorded, but not for the run
+                cut_off(error)
+                raise
     await journal.turn(number)
     if failed is not None:
         raise failed

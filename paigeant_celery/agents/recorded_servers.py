@@ -72,6 +72,7 @@ class RecordedServer(WrapperToolset[AgentDepsT]):
         self._held = RunHeldToolset(place, server)
         self._offered: DynamicToolsResult | None = None
         self._step: int | None = None  # in which it was offered
+        self._has_listed = False  # on the connection that is open
 
     @property
     def id(self) -> str | None:
@@ -102,6 +103,7 @@ class RecordedServer(WrapperToolset[AgentDepsT]):
 
     async def __aexit__(self, *args: Any) -> bool | None:
         await self._held.aclose(*args)
+        self._has_listed = False
         return None
 
     async def get_tools(self, ctx: RunContext[AgentDepsT]) -> dict[str, ToolsetTool[AgentDepsT]]:
@@ -147,6 +149,7 @@ class RecordedServer(WrapperToolset[AgentDepsT]):
     async def _ask(self, ctx: RunContext[AgentDepsT]) -> DynamicToolsResult:
         server = await self._held.entered()
         tools = await server.get_tools(ctx)
+        self._has_listed = True
         return DynamicToolsResult(
             tools={
                 name: DynamicToolInfo(tool_def=tool.tool_def, max_retries=tool.max_retries)
@@ -157,9 +160,12 @@ class RecordedServer(WrapperToolset[AgentDepsT]):
 
     @property
     def _is_known(self) -> bool:
-        """Whether the server would not be asked again, because nothing it said since has ended what was cached."""
+        """Whether what the server offered holds: it is cached, and the server has not said that it changed.
+
+        A connection on which nothing was listed says nothing of that; what an earlier attempt was offered holds then.
+        """
         server: Any = self.wrapped
-        return server.cache_tools and (not server.is_running or server._cached_tools is not None)
+        return bool(server.cache_tools) and not (self._has_listed and server._cached_tools is None)
 
 
 def _making_recorded_servers(toolset: DynamicToolset[AgentDepsT], place: str) -> DynamicToolset[AgentDepsT]:

@@ -17,6 +17,7 @@ from paigeant_celery.activities.functions import read_beside
 from paigeant_celery.activities.lazy import Limit
 from paigeant_celery.activities.pauses import pause_in
 from paigeant_celery.agents.fingerprints import digest
+from paigeant_celery.agents.recorded_answers import record_answers
 from paigeant_celery.agents.recorded_calls import recorded
 from paigeant_celery.agents.recorded_usage import Spending
 from paigeant_celery.agents.tool_values import result_of
@@ -49,6 +50,7 @@ class RecordedToolset(WrapperToolset[AgentDepsT]):
         journal = current_journal()
         if journal is None:
             return tools
+        record_answers(ctx, self.scope)
         return {name: self._with_recorded_validator(journal, tool) for name, tool in tools.items()}
 
     async def call_tool(

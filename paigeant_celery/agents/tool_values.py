@@ -6,13 +6,14 @@ place of their aliases, `bytes` as text, a mapping that looks like a file as a f
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 from typing import Any, TypeAlias
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import SerializationInfo, TypeAdapter, ValidationError
 from pydantic_ai.durable_exec import JSON_CODEC, CallToolResult, ResultCodec
 from pydantic_ai.durable_exec._toolset import wrap_tool_call_result
 from pydantic_ai.exceptions import UserError
@@ -22,8 +23,9 @@ from pydantic_ai.messages import (
     ToolReturnPart,
     error_details_ta,
     is_multi_modal_content,
+    tool_return_ta,
 )
-from pydantic_core import PydanticSerializationError
+from pydantic_core import PydanticSerializationError, SchemaSerializer, core_schema
 
 from paigeant_celery.core.errors import NotSerializable
 
@@ -45,6 +47,41 @@ class Array(tuple[Any, ...]):
         return not self == other
 
     __hash__ = tuple.__hash__
+
+
+def _written(value: Any, info: SerializationInfo) -> Any:
+    """Return what is written of a value: for the model by alias, unless it was changed since it was loaded."""
+    plain = dict(value) if isinstance(value, dict) else list(value)
+    return value.shown if info.by_alias and plain == value.loaded else plain
+
+
+class _Renamed:
+    """JSON with the names of fields, as message histories have it, that the model is shown by alias."""
+
+    shown: Any
+    loaded: Any
+    __pydantic_serializer__ = SchemaSerializer(
+        core_schema.any_schema(serialization=core_schema.plain_serializer_function_ser_schema(_written, info_arg=True))
+    )
+
+    @staticmethod
+    def of(tree: Any, shown: Any) -> Any:
+        """Return the JSON of what a tool returned, with what the model is shown of it."""
+        for kind, renamed in ((dict, _RenamedObject), (Array, _RenamedArray), (list, _RenamedList)):
+            if isinstance(tree, kind):
+                made: Any = renamed(tree)
+                made.shown, made.loaded = shown, copy.deepcopy(dict(tree) if kind is dict else list(tree))
+                return made
+        return shown
+
+
+class _RenamedObject(_Renamed, dict[str, Any]): ...
+
+
+class _RenamedList(_Renamed, list[Any]): ...
+
+
+class _RenamedArray(_Renamed, Array): ...
 
 
 class ToolResults(ResultCodec[CallToolResult]):
@@ -121,11 +158,13 @@ def loaded_value(tree: Any, notes: Mapping[str, Any]) -> Any:
 def _dumped_content(value: Any) -> tuple[Any, dict[str, Any]]:
     if isinstance(value, list) and any(isinstance(item, ToolReturn) for item in value):
         raise UserError("a tool returned a list with a `ToolReturn` in it; return the `ToolReturn` itself")
-    tree = _shown(value)
+    tree, shown = tool_return_ta.dump_python(value, mode="json"), _shown(value)
+    items = list(_items(value, tree, shown))
     notes = {
         "files": list(_files(value, ())),
-        "nulls": [path for path, item, shown in _items(value, tree) if shown is None and item is not None],
+        "nulls": [path for path, item, _, told in items if told is None and item is not None],
         "array": isinstance(tree, list) and not isinstance(value, list),
+        "shown": [[path, told] for path, _, written, told in items if written != told],
     }
     return tree, {name: note for name, note in notes.items() if note}
 
@@ -138,12 +177,26 @@ def _loaded_content(tree: Any, notes: Mapping[str, Any]) -> Any:
     for path in notes.get("nulls", ()):
         place, last = _place(holder, path)
         place[last] = NULL
-    return Array(holder[0]) if notes.get("array") else holder[0]
+    if notes.get("array"):
+        holder[0] = Array(holder[0])
+    for path, shown in notes.get("shown", ()):
+        place, last = _place(holder, path)
+        place[last] = _Renamed.of(place[last], shown)
+    return holder[0]
 
 
 def _shown(value: Any) -> Any:
     """Return the JSON that the model is shown of a value, and that of a file in it."""
     return ToolReturnPart("", {"value": value}, "").model_response_object()["value"]
+
+
+def _items(value: Any, tree: Any, shown: Any) -> Iterator[tuple[Path, Any, Any, Any]]:
+    """Yield what the model may be shown by itself, how it is written and how it is shown: the whole, or each item."""
+    if not isinstance(value, list):
+        yield (), value, tree, shown
+        return
+    for index, (item, written, told) in enumerate(zip(value, tree, shown, strict=True)):
+        yield (index,), item, written, told
 
 
 def _files(value: Any, path: Path) -> Iterator[Path]:
@@ -157,14 +210,6 @@ def _files(value: Any, path: Path) -> Iterator[Path]:
     elif isinstance(value, (list, tuple)):
         for index, item in enumerate(value):
             yield from _files(item, (*path, index))
-
-
-def _items(value: Any, tree: Any) -> Iterator[tuple[Path, Any, Any]]:
-    """Yield what the model may be shown by itself: the whole and, of a list, each item."""
-    yield (), value, tree
-    if isinstance(value, list):
-        for index, (item, shown) in enumerate(zip(value, tree, strict=True)):
-            yield (index,), item, shown
 
 
 def _place(holder: list[Any], path: Sequence[str | int]) -> tuple[Any, str | int]:

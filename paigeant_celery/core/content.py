@@ -38,6 +38,7 @@ Part: TypeAlias = str | dict[str, JsonValue]
 BINARY = "binary"  # the kind of a part whose `data` is base64; `data_ref` stands for data that the store holds
 MARKS = {"cache-point"}  # kinds of parts that say nothing to a model
 TEXTS = {"text-content", "structured-content"}  # kinds of parts whose `content` is text
+MOST_LARGEST = 8  # files of the largest size in one workflow; they are recorded in one call, which must not take long
 REF_FIELDS = {"size": int, "sha256": str}
 SHA256 = re.compile(r"[0-9a-f]{64}")
 ANY_ALPHABET = str.maketrans("-_", "+/")
@@ -90,7 +91,7 @@ class StoredApart:
     """
 
     def __init__(self, *, inline: int, largest: int) -> None:
-        self._left, self._largest = inline, largest
+        self._left, self._largest, self._room = inline, largest, MOST_LARGEST * largest
         self.blobs: dict[str, str] = {}
 
     def taken(self, prompt: Prompt, *, path: str) -> Prompt:
@@ -109,7 +110,13 @@ class StoredApart:
             self._left -= len(data)
             return part
         apart = _without_data(part)
-        self.blobs[blob_of(cast("dict[str, Any]", apart)["data_ref"]["sha256"])] = data
+        name = blob_of(cast("dict[str, Any]", apart)["data_ref"]["sha256"])
+        if name not in self.blobs:
+            self._room -= len(data)
+            self.blobs[name] = data
+        if self._room < 0:
+            limit = f"{MOST_LARGEST} times `paigeant_max_output_size` ({self._largest})"
+            raise InvalidInput("too_large", path, f"the files of the workflow together exceed {limit}; give links")
         return apart
 
 

@@ -278,7 +278,8 @@ class HopJournal:
             self.abandoned.add(key, cancel)
         number = self._number(key) if answered else None
         with self._lock:
-            self._unwritten.add(key, replace(record, number=number).encode())
+            text, failed = replace(record, number=number).encode(), record.failure is not None or cancel is not None
+            self._unwritten.add(key, text, is_failure=failed)
         return number
 
     async def settle(self, run_id: str | None = None) -> None:
@@ -320,7 +321,8 @@ class HopJournal:
         """Return the calls of earlier steps whose end the run did not know when it went on to a call."""
         with self._lock:
             unknown = self._open | self._unwritten.not_shown_by(key)
-            return tuple(str(other) for other in unknown if other.run == key.run and other.step < key.step)
+            of_run = [other for other in unknown if other.run == key.run and other.step < key.step]
+            return tuple(str(other) for other in of_run if other.kind not in ("start", "operation"))
 
     def _stray(self, fault: NonDeterminismError) -> None:
         self.fault = fault

@@ -18,9 +18,10 @@ AFTER_MODEL = ("tool", "validator")
 
 @dataclass(frozen=True)
 class _Ended:
-    """A call's record, and how many runs and calls had begun when the call ended."""
+    """A call's record, whether the call failed, and how many runs and calls had begun when it ended."""
 
     text: str
+    is_failure: bool
     runs: int
     calls: int
 
@@ -43,9 +44,9 @@ class Unwritten:
         self._calls[key] = self._begun
         self._begun += 1
 
-    def add(self, key: CallKey, text: str) -> None:
+    def add(self, key: CallKey, text: str, *, is_failure: bool) -> None:
         """Keep the record of a call that ended now."""
-        self._ended[key] = _Ended(text, runs=len(self._runs), calls=self._begun)
+        self._ended[key] = _Ended(text, is_failure, runs=len(self._runs), calls=self._begun)
 
     def shown_by(self, key: CallKey) -> Mapping[CallKey, str]:
         """Return the records of calls that the step survived, as `key` shows."""
@@ -57,7 +58,7 @@ class Unwritten:
 
     def failed_in(self, run: str | None) -> Mapping[CallKey, str]:
         """Return the records of the calls that failed in a run, or in any."""
-        found = {key: ended.text for key, ended in self._ended.items() if key.kind != "start"}
+        found = {key: ended.text for key, ended in self._ended.items() if ended.is_failure}
         return {key: text for key, text in found.items() if run is None or key.run == run}
 
     def forget(self, keys: Iterable[CallKey]) -> None:

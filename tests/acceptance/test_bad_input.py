@@ -195,6 +195,11 @@ CASES = {
     ),
     "20 10 MiB": Forged(reason="too_large", unread=True, change=setting(PROMPT, "x" * 10 * 2**20)),
     "20 empty prompt": Forged(reason="empty_prompt", change=setting(PROMPT, "")),
+    "20 no parts": Forged(reason="empty_prompt", change=setting(PROMPT, [])),
+    "20 no part": Forged(reason="invalid_prompt", change=setting(PROMPT, ["x", {"secret": SECRET}])),
+    "20 a part that no library takes": Forged(
+        reason="invalid_prompt", readable=True, change=setting(PROMPT, ["x", {"kind": "picture", "secret": SECRET}])
+    ),
     "21 257 steps": Forged(reason="too_many_steps", change=setting("slip.itinerary", steps(257))),
     "27 lone surrogate": Forged(reason="invalid_text", text=replacing(SECRET, "\\ud800")),
     "27 NUL in a queue": Forged(reason="invalid_text", change=setting("slip.itinerary.0.queue", "a\0")),
@@ -952,7 +957,7 @@ ROWS: dict[int, tuple[str, ...]] = {
     17: ("CASES 1", f"{UNIT}::test_row17_an_unknown_name_is_refused_where_the_registry_is_all_there_is"),
     18: ("CASES 6", "REFUSALS 9"),
     19: ("CASES 5", "REFUSALS 7"),
-    20: ("CASES 2", "REFUSALS 3"),
+    20: ("CASES 5", "REFUSALS 9"),
     21: ("CASES 1", "REFUSALS 1"),
     22: ("REFUSALS 21",),
     23: ("REFUSALS 3",),

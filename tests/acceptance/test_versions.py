@@ -112,7 +112,10 @@ def test_a_rolling_deploy_loses_nothing_and_begins_nothing_twice(
             worker.wait_for_log(" ready.", within=WITHIN)
 
         # The web servers are deployed first: nobody can run the functions yet, and the agents before them wait as well.
-        unread = deploy.dispatch_new(*[[first, weigh, last], [weigh, last]] * (size // 6))
+        # So do agents with files.
+        file = {"kind": "binary", "media_type": "image/png", "data": b"x" * 40_000}
+        looked = ActivitySpec("first", ["look", file])
+        unread = deploy.dispatch_new(*[[first, weigh, last], [weigh, looked], [looked]] * (size // 6))
         eventually(lambda: all(left_to_newer(handle) for handle in unread), within=WITHIN)
         deploy.dispatch_old(size // 3, gate)
         eventually(lambda: len(deploy.running()) == 2 * workers, within=WITHIN)

@@ -40,6 +40,8 @@ def parameters(function: object) -> list[str]:
         ("_find_model_id", ["self", "model"]),
         ("_registered_model_id", ["self", "model"]),
         ("_model_stream_event_handler", ["self"]),
+        ("_model_request_operation", ["self", "params"]),
+        ("_model_request_stream_operation", ["self", "params"]),
         ("_durable_run_context_scope", ["self", "ctx"]),
         ("_typed_result_codec", ["self", "result_type"]),
         ("get_wrapper_toolset", ["self", "toolset"]),
@@ -62,6 +64,7 @@ def test_the_base_has_the_methods_that_are_overridden_or_called(name: str, expec
         ("_bind_for_agent", "bound._bind_to_agent(agent)"),
         ("_find_model_id", "self._registered_model_id("),
         ("_model_request_stream_operation", "self._model_stream_event_handler()"),
+        ("_bind_model_operations", "handler=self._model_request_stream_operation"),
     ],
 )
 def test_the_base_calls_what_is_overridden(caller: str, called: str) -> None:

@@ -52,6 +52,7 @@ DESK_STEPS = "from desk import"
 FLASK_CONTEXT = "# shop/surroundings.py"
 DJANGO_CONTEXT = "# blog/surroundings.py"
 TEAM = "# team.py"
+PICTURES = "# pictures.py"
 LIBRARY = "# library.py"
 DISPATCHING = "# dispatching.py"
 FOLLOWING = "# following.py"
@@ -74,6 +75,7 @@ RUN_BELOW = (
     DESK_STEPS,
     FLASK_CONTEXT,
     DJANGO_CONTEXT,
+    PICTURES,
     TEAM,
     LIBRARY,
     DISPATCHING,
@@ -604,6 +606,21 @@ print(asyncio.run(WorkflowHarness().run([step])).outputs)
 """
 
     assert run_script(block(TEAM) + served, cwd=tmp_path) == "{'team.helper': 'Done.'}\n"
+
+
+def test_a_prompt_with_files_runs_as_shown(tmp_path: Path) -> None:
+    """The model gets the parts as they stand there."""
+    served = """
+import asyncio
+from paigeant_celery.testing import WorkflowHarness
+from pydantic_ai import capture_run_messages
+
+with capture_run_messages() as messages:
+    asyncio.run(WorkflowHarness().run([step]))
+print([getattr(part, "media_type", part) for part in messages[0].parts[0].content])
+"""
+
+    assert run_script(block(PICTURES) + served, cwd=tmp_path) == "['What differs?', 'image/png', 'image/png']\n"
 
 
 def test_a_process_that_loads_no_agents_dispatches_as_shown(tmp_path: Path) -> None:

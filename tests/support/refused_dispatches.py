@@ -121,9 +121,27 @@ CASES = [
         "20", "10-MiB-prompt", spec(prompt="x" * 10 * 2**20), "too_large", "",
         "the envelope has more than 1048576 bytes (`paigeant_max_message_size`)",
     ),
+    case(
+        "20", "10-MiB-part", spec(prompt=["x" * 10 * 2**20]), "too_large", "",
+        "the envelope has more than 1048576 bytes (`paigeant_max_message_size`)",
+    ),
+    case(
+        "20", "large-file", spec(prompt=[{"kind": "binary", "media_type": "a/b", "data": b"x" * 13 * 2**20}]),
+        "too_large", "itinerary[0].prompt[0]",
+        "its data has 18175320 bytes as base64, which exceed `paigeant_max_output_size` (16777216)",
+    ),
     *(
         case("20", f"empty-prompt-{prompt!r}", spec(prompt=prompt), "empty_prompt", "prompt", "an agent needs a prompt")
-        for prompt in ("", " \n\t")
+        for prompt in ("", " \n\t", [], ["", " "])
+    ),
+    case(
+        "20", "no-part", spec(prompt=["x", {"secret": SECRET}]), "invalid_prompt", "prompt[1]",
+        "a dict is no part of a prompt; a prompt is a text, or a list of texts, URLs and files, such as pydantic-ai's "
+        "`ImageUrl` and `BinaryContent`",
+    ),
+    case(
+        "20", "no-such-part", spec("plain", prompt=["x", {"kind": "image-url", "link": SECRET}]), "invalid_prompt",
+        "itinerary[0].prompt[1]", "is no 'image-url' that pydantic-ai takes (url: Field required)",
     ),
     case(
         "21", "257-steps", lambda: {"itinerary": [ActivitySpec("a", "x")] * 257}, "too_many_steps", "itinerary",

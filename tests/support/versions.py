@@ -20,6 +20,7 @@ OLDER_SPEC = "1.0"
 CHANGES = (
     ("store/limits.py", f"format: int = {LIMITS.format} ", f"format: int = {OLDER_FORMAT} "),
     ("core/names.py", f'SPEC_VERSION = "{SPEC_VERSION}"', f'SPEC_VERSION = "{OLDER_SPEC}"'),
+    ("core/slip.py", 'kind: Literal["agent", "agent_1.2"] = "agent"', 'kind: Literal["agent"] = "agent"'),
     ("core/slip.py", 'Annotated[ActivitySpec | FunctionSpec, Field(discriminator="kind")]', "ActivitySpec"),
 )
 

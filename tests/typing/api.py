@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from typing import assert_type
 
 from pydantic import BaseModel, JsonValue
-from pydantic_ai import Agent, RunContext
+from pydantic_ai import Agent, BinaryContent, CachePoint, ImageUrl, RunContext, TextContent
 
 from paigeant_celery import (
     ActivitySpec,
@@ -86,6 +86,15 @@ assert_type(writer.activity("write", {"tenant": "a"}, step_id="first", policy=St
 assert_type(writer.add_to_runway(prompt="write", deps=ShopDeps(tenant="a")), ActivitySpec)
 assert_type(writer.register_activity(prompt="write"), ActivitySpec)
 writer.activity()  # type: ignore[call-arg]
+parts: list[str | ImageUrl] = ["what is it?", ImageUrl("https://example.com/a.png")]
+assert_type(writer.activity(parts), ActivitySpec)
+assert_type(
+    writer.register_activity(["x", BinaryContent(b"", media_type="image/png"), {"kind": "cache-point"}]), ActivitySpec
+)
+assert_type(writer.add_to_runway(("x", TextContent("y"), CachePoint())), ActivitySpec)
+assert_type(ActivitySpec("writer", ["x", {"kind": "image-url", "url": "https://example.com/a.png"}]), ActivitySpec)
+writer.activity(ImageUrl("https://example.com/a.png"))  # type: ignore[arg-type]
+writer.activity(["x", b"y"])  # type: ignore[list-item]
 
 
 # What is made on the worker has the type that the agent asks for.

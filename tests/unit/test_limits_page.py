@@ -189,6 +189,7 @@ EDGES: dict[str, tuple[list[str], list[Callable[[], object]], list[Callable[[], 
 ELSEWHERE = {  # settings; their page is compared with the code by another test
     "all of these together, with the outputs so far": "`paigeant_max_message_size`",
     "a file in a prompt, as base64": "`paigeant_max_output_size`",
+    "all files of a workflow that are stored, as base64": "eight times that",
     "steps of a workflow": "`paigeant_max_steps`",
 }
 

@@ -12,7 +12,9 @@ import pytest
 from pydantic import BaseModel
 from pydantic_ai import Agent, CustomEvent, RunContext
 from pydantic_ai.messages import ModelMessage, ModelRequest, ModelResponse
+from pydantic_ai.models import Model
 from pydantic_ai.models.function import AgentInfo, DeltaToolCall, FunctionModel
+from pydantic_ai.models.test import TestModel
 
 from paigeant_celery import CeleryDurability, FunctionSpec, PaigeantAgent, WorkflowHandle, activity, agent_events
 from paigeant_celery.core.policy import StepPolicy
@@ -83,6 +85,8 @@ async def test_a_run_is_shown_with_what_its_tools_returned_whatever_failed(
     assert SECRET not in json.dumps([dict(event.fields) for event in events])
     failed = [event.fields["error"] for event in events if event.fields.get("event") == "run_failed"]
     assert failed == ["ConnectionError"] * len(where)
+    cut = [event.fields["attempt"] for event in events if "cut" in event.fields]
+    assert cut == [str(number) for number, place in enumerate(where, 1) if place != "tool"]  # not by the next attempt
 
 
 async def test_a_screen_that_comes_later_gets_a_valid_stream_from_any_event_on(
@@ -134,6 +138,35 @@ async def test_the_result_of_the_last_run_ends_the_stream(workflow_harness: Work
     assert SECRET not in json.dumps([dict(event.fields) async for event in handle.events()])
     for screen in await on_screens(handle):
         assert set(screen.results.values()) == {"Final result processed."}
+
+
+class Whole(TestModel):
+    """A model that cannot stream."""
+
+    request_stream = Model.request_stream
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_the_answers_of_a_model_that_cannot_stream_are_shown_whole(
+    workflow_harness: WorkflowHarness, fails: bool
+) -> None:
+    """Whoever watches a workflow does not decide which models it may use."""
+    agent = PaigeantAgent(Whole(), name="whole", policy=StepPolicy(backoff=0))
+    failures = ["once"] if fails else []
+
+    @agent.tool_plain
+    def look_up() -> str:
+        if failures:
+            raise ConnectionError(failures.pop())
+        return "facts"
+
+    handle = workflow_harness.dispatch([agent.activity("Go.")], stream=True)
+    await workflow_harness.deliver()
+
+    assert handle.result_sync(timeout=0).output == '{"look_up":"facts"}'
+    for screen in await on_screens(handle):
+        assert screen.texts == ['{"look_up":"facts"}']
+        assert list(screen.results.values()) == ["facts"]
 
 
 async def test_what_a_tool_tells_is_shown_once(workflow_harness: WorkflowHarness) -> None:

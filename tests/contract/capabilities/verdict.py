@@ -14,7 +14,9 @@ from tests.contract.capabilities.trials import Death, Seen, Trial, dying, in_a_h
 __all__ = ["deaths_of", "faults_of"]
 
 MADE_BY_PYDANTIC_AI = "pyd_ai_"  # begins the ids of tool calls to which the model gave none
-OF_A_RUN = ("run_id", "conversation_id", "duration")
+MEASURED = ("duration",)
+OF_A_RUN = ("run_id", "conversation_id", *MEASURED)
+NO_FILES = ("content_file_digests", [])  # says what a history without it says
 
 
 def faults_of(row: Row) -> list[str]:
@@ -53,7 +55,8 @@ def _of_a_replay(row: Row, hop: Trial, again: Trial, death: Death | tuple[()]) -
     """Compare two attempts with a run in a hop that nothing hit."""
     if again.first is not None:
         yield from _differences(again.first, again.seen, ("the first attempt", "its replay"))
-    yield from _differences(_without_random_ids(hop.seen), _without_random_ids(again.seen), ("a whole run", "a replay"))
+    whole, replay = (_without_random_ids(trial.seen, MEASURED) for trial in (hop, again))
+    yield from _differences(whole, replay, ("a whole run", "a replay"))
     inside, outside = Counter[str](), set[str]()
     lost = Counter[str]()
     for effect in again.world.effects:
@@ -99,7 +102,8 @@ def _without_random_ids(seen: Seen, left_out: Sequence[str] = ()) -> Seen:
 
 def _anonymous(tree: Any, names: dict[str, str], left_out: Sequence[str]) -> Any:
     if isinstance(tree, Mapping):
-        return {name: _anonymous(value, names, left_out) for name, value in tree.items() if name not in left_out}
+        kept = {name: value for name, value in tree.items() if name not in left_out and (name, value) != NO_FILES}
+        return {name: _anonymous(value, names, left_out) for name, value in kept.items()}
     if isinstance(tree, list):
         return [_anonymous(item, names, left_out) for item in tree]
     if isinstance(tree, str) and tree.startswith(MADE_BY_PYDANTIC_AI):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
@@ -10,6 +11,8 @@ from datetime import timedelta
 import pytest
 
 from paigeant_celery.core.errors import InvalidInput
+from paigeant_celery.core.events import PART, Joining, in_parts
+from paigeant_celery.journal.event_feed import MOST_BYTES
 from paigeant_celery.store.port import StoredEvent
 from tests.contract.store.bench import Bench
 from tests.contract.store.given import claim, closing, completion, ending, hop, new, numbers, told, types
@@ -173,6 +176,29 @@ def test_the_oldest_of_too_much_that_is_published_gives_way_and_is_counted(bench
 
 def everything_after(bench: Bench, after: str | None) -> list[StoredEvent]:
     return list(bench.store.events("w", after=after, limit=20_000))
+
+
+def test_the_largest_event_is_published_at_once_and_read_whole_page_by_page(bench: Bench) -> None:
+    """A tool may return megabytes, and whoever reads on from the event before gets all of it again."""
+    bench.store.start(new())
+    close = closing(bench.store.claim(claim()))
+    large = {"event": "function_tool_result", "data": "é" * (MOST_BYTES // 2)}
+    begun = time.monotonic()
+    assert bench.store.publish(close, [told(1), *in_parts(large), told(2)])
+    assert time.monotonic() - begun < 0.9  # a client waits for one second
+    before = bench.store.events("w", after=None, limit=3)[-1]
+    assert numbers([before]) == [1]
+
+    for _ in range(2):
+        joining, after, found = Joining(), before.cursor, []
+        while page := bench.store.events("w", after=after, limit=100):
+            after = page[-1].cursor
+            found += [(entry.cursor, joining.whole(entry.fields)) for entry in page]
+        whole = [event for _, event in found if event is not None]
+        assert [event.get("data") for event in whole] == [large["data"], "part 2"]
+        assert len(found) == MOST_BYTES // PART + 1
+    [(cursor, _), _] = [(cursor, event) for cursor, event in found if event is not None]
+    assert numbers(everything_after(bench, cursor)) == [2]
 
 
 def test_who_was_overtaken_publishes_nothing(bench: Bench) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -37,8 +39,10 @@ from paigeant_celery import (
     WorkflowDispatcher,
     WorkflowParked,
 )
+from paigeant_celery.agents.durability import CeleryDurability
 from paigeant_celery.core.settings import Settings
 from paigeant_celery.testing import WorkflowHarness
+from tests.support.journalled_hop import JournalledHop, calls, history, scripted
 
 PNG = b"\x89PNG\r\n\x1a\n\xfb\xff" * 30
 PARTS: list[UserContent] = [
@@ -279,3 +283,43 @@ def test_without_a_store_files_travel_as_far_as_they_fit_into_a_message(workflow
 
     assert (many.value.reason, long.value.reason) == ("too_large", "too_large")
     assert not workflow_harness.pending
+
+
+def test_a_replay_compares_and_answers_a_prompt_with_files(caplog: pytest.LogCaptureFixture) -> None:
+    """A crash behind the last call repeats none, and the same files are no drift; other files are."""
+    asked: Counter[str] = Counter()
+    agent = Agent(scripted(asked, calls("look"), "seen"), name="viewer", capabilities=[CeleryDurability()])
+
+    @agent.tool_plain
+    def look() -> BinaryContent:
+        asked["look"] += 1
+        return LARGE
+
+    async def run(hop: JournalledHop, *files: BinaryContent) -> Any:
+        with hop.attempt():
+            return history(await agent.run(["Compare.", *files]))
+
+    hop = JournalledHop()
+    first = asyncio.run(run(hop, LARGE, SMALL))
+    again = asyncio.run(run(hop, *copy.deepcopy([LARGE, SMALL])))
+    assert [record.message for record in caplog.records if "replay" in record.message] == []
+    asyncio.run(run(hop, SMALL, SMALL))
+
+    assert again == first
+    assert asked == {"local": 2, "look": 1}
+    assert [getattr(record, "action", None) for record in caplog.records] == ["replay_drift"]
+    assert sum(len(text) for text in hop.records.values()) < 3 * len(LARGE.data)
+
+
+def test_a_letter_about_a_prompt_with_files_has_nothing_of_them(workflow_harness: WorkflowHarness) -> None:
+    """Whoever looks at dead letters may not be allowed to see a scan, or a signed link to one."""
+    link = ImageUrl("https://example.com/a.png?signature=s3cret")
+    steps = [ActivitySpec("viewer", ["s3cret", SMALL, LARGE, link])]
+    WorkflowDispatcher().dispatch_workflow_sync(workflow_harness.transport, itinerary=steps)
+
+    assert asyncio.run(workflow_harness.deliver()) == ["refused: unknown_agent"]
+
+    [letter] = workflow_harness.store.dead_letters(after=None, limit=9)
+    assert "s3cret" not in repr(letter)
+    assert SMALL.base64[:16] not in repr(letter)
+    assert "data_ref" not in letter.sample

@@ -37,6 +37,9 @@ HOOKS = sorted(
 )
 
 
+RECOVERING = {"on_model_request_error", "on_tool_execute_error"}
+
+
 class Notes(AbstractCapability[Any]):
     """Writes a note, by an operation and into the workspace, at each place that a run passes."""
 
@@ -101,7 +104,9 @@ def hook(name: str) -> Callable[..., Awaitable[Any]]:
     return wrap if name.startswith("wrap_") else plain
 
 
-Everywhere: type[Notes] = type("Everywhere", (Notes,), {name: hook(name) for name in HOOKS})
+def passing(hooks: list[str]) -> type[Notes]:
+    """Return a capability with these hooks and those that recover."""
+    return type("Passing", (Notes,), {name: hook(name) for name in {*hooks, *RECOVERING}})
 
 
 def noting(effects: Counter[str], folder: Path, hooks: list[str]) -> Agent[None, str]:
@@ -119,7 +124,7 @@ def noting(effects: Counter[str], folder: Path, hooks: list[str]) -> Agent[None,
         model,
         name="noting",
         output_type=TextOutput(shout),
-        capabilities=[Everywhere(effects, hooks), workspace, CeleryDurability[None]()],
+        capabilities=[passing(hooks)(effects, hooks), workspace, CeleryDurability[None]()],
     )
 
     @agent.tool_plain

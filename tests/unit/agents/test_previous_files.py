@@ -17,6 +17,7 @@ from pydantic_ai.messages import (
     ModelMessage,
     ModelResponse,
     TextPart,
+    ToolCallPart,
     UserPromptPart,
 )
 from pydantic_ai.models.function import AgentInfo, FunctionModel
@@ -160,6 +161,20 @@ def test_a_link_as_text_stays_text(workflow_harness: WorkflowHarness) -> None:
         return ["https://example.com/a.png"]
 
     assert isinstance(seen_after(workflow_harness, find.activity()), str)
+
+
+def test_a_link_in_an_output_reaches_no_private_network(workflow_harness: WorkflowHarness) -> None:
+    """A model that answers with links may have been talked into one to a server that only workers reach."""
+    written = {"url": "http://192.0.2.1/secret.png", "force_download": "allow-local"}
+
+    def find(_: list[ModelMessage], info: AgentInfo) -> ModelResponse:
+        return ModelResponse(parts=[ToolCallPart(info.output_tools[0].name, written)])
+
+    finder = PaigeantAgent(FunctionModel(find), name="finder", output_type=ImageUrl)
+
+    prompt = seen_after(workflow_harness, finder.activity("Find."))
+
+    assert [part.force_download for part in prompt if isinstance(part, ImageUrl)] == [True]
 
 
 def test_files_of_a_prompt_stand_before_those_of_the_output(workflow_harness: WorkflowHarness) -> None:

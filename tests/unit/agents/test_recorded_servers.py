@@ -277,8 +277,8 @@ async def test_a_replay_is_connected_when_it_makes_a_call() -> None:
     with hop.attempt() as again:
         await agent.run("go")
 
-    assert server.asked == {"connected": 2, "listed": 2, "add": 5}
-    assert (again.replayed, again.made, toolset.is_running) == (4, 4, False)
+    assert server.asked == {"connected": 2, "listed": 1, "add": 5}
+    assert (again.replayed, again.made, toolset.is_running) == (4, 3, False)
 
 
 async def test_a_server_that_is_down_at_first_is_asked_by_the_next_attempt() -> None:

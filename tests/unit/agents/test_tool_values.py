@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import datetime
 import decimal
@@ -26,6 +27,7 @@ from pydantic import (
 )
 from pydantic import dataclasses as pydantic_dataclasses
 from pydantic_ai import Agent, ModelRetry, RunContext
+from pydantic_ai.capabilities import Hooks
 from pydantic_ai.durable_exec import CallToolResult
 from pydantic_ai.durable_exec._toolset import unwrap_tool_call_result
 from pydantic_ai.exceptions import ToolFailed, UserError
@@ -36,6 +38,7 @@ from pydantic_ai.messages import (
     DocumentUrl,
     ImageUrl,
     ModelMessage,
+    ModelMessagesTypeAdapter,
     ModelResponse,
     TextPart,
     ToolCallPart,
@@ -46,6 +49,7 @@ from pydantic_ai.messages import (
     VideoUrl,
 )
 from pydantic_ai.models.function import AgentInfo, FunctionModel
+from pydantic_ai.run import AgentRunResult
 from typing_extensions import TypedDict
 
 from paigeant_celery.agents.durability import CeleryDurability
@@ -315,6 +319,48 @@ async def test_a_model_is_shown_the_same_in_a_plain_run_in_a_hop_and_in_each_rep
     assert Counter(ran) == dict.fromkeys(VALUES, 2)  # in the plain run and in the hop
 
 
+async def test_a_history_says_what_that_of_a_plain_run_says() -> None:
+    """Whoever reads a saved history finds models by the names of their fields, also after it was loaded again."""
+    values = {
+        name: VALUES[name] for name in ("model", "models", "root", "dataclass", "returned", "images", "lookalikes")
+    }
+    agent, hop = agent_of(Shown(), values, []), JournalledHop()
+
+    def saved(result: AgentRunResult[str]) -> Any:
+        parts = ModelMessagesTypeAdapter.dump_python(result.all_messages(), mode="json")[2]["parts"]
+        return [{name: part[name] for name in part if name != "timestamp"} for part in parts]
+
+    plain = saved(await agent.run("go"))
+    with hop.attempt():
+        in_hop = saved(await agent.run("go"))
+    with hop.attempt():
+        replayed = saved(await agent.run("go"))
+
+    assert in_hop == plain
+    assert replayed == plain
+
+
+async def test_a_hook_sees_models_by_name_and_may_change_them() -> None:
+    """What it changes is what the model is shown."""
+    seen, shown = list[Any](), Shown()
+
+    async def change(ctx: RunContext[None], **given: Any) -> Any:
+        seen.append(copy.deepcopy(given["result"]))
+        given["result"]["order_id"] = 8
+        return given["result"]
+
+    agent: Agent[None, str] = Agent(
+        shown.model(), name="worker", capabilities=[CeleryDurability[None](), Hooks[None](after_tool_execute=change)]
+    )
+    agent.tool_plain(lambda: ORDER, name="tool")
+
+    with JournalledHop().attempt():
+        await agent.run("go")
+
+    assert seen == [{"order_id": 7, "secret": "**********", "note": "extra", "is_paid": True}]
+    assert shown.of["tool"]["object"]["order_id"] == 8
+
+
 async def test_results_that_the_model_cannot_be_shown_are_refused() -> None:
     """A plain run fails with the next request; a hop says which tool it was."""
     for value in (object(), {"a": 1j * 1j, "b": object()}):
@@ -365,7 +411,7 @@ async def test_records_are_read_by_earlier_versions() -> None:
         record = json.loads(json.dumps(now.dump(await result_of(answer()))))
         return unwrap_tool_call_result(before.load(record))
 
-    assert await read_before(ORDER) == {"orderId": 7, "secret": "**********", "note": "extra", "isPaid": True}
+    assert await read_before(ORDER) == {"order_id": 7, "secret": "**********", "note": "extra", "is_paid": True}
     assert await read_before((1, IMAGE)) == [1, IMAGE]
     assert await read_before({"kind": "tool-return", "return_value": 1}) == {"kind": "tool-return", "return_value": 1}
     assert (await read_before(ToolReturn([LINK], content=[IMAGE]))).return_value == [LINK]

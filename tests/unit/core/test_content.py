@@ -214,6 +214,16 @@ def test_a_file_that_is_too_large_for_the_store_is_refused_with_the_setting() ->
     assert (refused.value.reason, refused.value.path) == ("too_large", "prompt[1]")
 
 
+def test_more_files_than_one_call_records_are_refused() -> None:
+    """The same file counts once."""
+    files = [BinaryContent(bytes([number]) * 60, media_type="image/png") for number in range(10)]
+
+    assert len(apart([*files[:8]] * 3, largest=80)[1]) == 8
+    with pytest.raises(InvalidInput, match=r"together exceed 8 times `paigeant_max_output_size` \(80\)") as refused:
+        apart(files, largest=80)
+    assert (refused.value.reason, refused.value.path) == ("too_large", "prompt[8]")
+
+
 def test_the_same_content_has_the_same_digest_wherever_its_data_is(make_message: Any) -> None:
     """A repeated dispatch, and a workflow that is adopted, are the same one, whatever the sizes in the settings."""
     step = ActivitySpec("a", PARTS)

@@ -433,7 +433,6 @@ ROWS = [
         name="`HandleDeferredToolCalls`",
         make=handled,
         of=("HandleDeferredToolCalls",),
-        wrong="the answers are asked for again and may differ",
     ),
     Row(name="`ImageGeneration` with a local tool", make=image_generation_local, of=("ImageGeneration",)),
     Row(name="`IncludeToolReturnSchemas`", make=return_schemas, of=("IncludeToolReturnSchemas",)),

@@ -88,16 +88,16 @@ class Noting(AbstractCapability[Any]):
         self.world, self.fails = world, fails
 
     @durable_operation(name="sum-up")
-    async def sum_up(self, ctx: RunContext[Any], messages: list[ModelMessage]) -> str:
+    async def sum_up(self, ctx: RunContext[Any], number: int) -> str:
         helper: Agent[None, str] = Agent(self.world.model("short", name="helper"), name="helper")
         result = await helper.run("sum up", usage=ctx.usage)
         if self.fails:
             raise ValueError("it cannot be summed up")
-        return f"{result.output} of {len(messages)}"
+        return f"{result.output} of {number}"
 
     async def before_model_request(self, ctx: RunContext[Any], request_context: Any) -> Any:
         try:
-            text = await self.sum_up(ctx, list(request_context.messages))
+            text = await self.sum_up(ctx, len(request_context.messages))
         except ValueError as error:
             text = str(error)
         note = ModelRequest(parts=[UserPromptPart(text)])
@@ -218,7 +218,7 @@ ROWS = [
     Row(name="agents in a loop in a function step", make=until_it_is_good),
     Row(name="`run(capabilities=…)`", make=given_for_a_run),
     Row(name="`run(toolsets=…)`", make=toolset_for_a_run),
-    Row(name="an operation over the messages that runs an agent", make=operation_over_messages),
+    Row(name="an operation that runs an agent", make=operation_over_messages),
     Row(name="an operation that used a model, failed, and was survived", make=operation_that_fails),
     Row(name="`run(capabilities=…)` with an operation", make=operation_for_a_run),
     Row(name="`WrapperAgent`", make=wrapper_agent),

@@ -252,13 +252,11 @@ ROWS = [
         name="a server that has gained a tool",
         make=mcp_that_grows,
         of=("MCPToolset",),
-        wrong="the step is parked as if its code had changed",
     ),
     Row(
         name="a server that is down, all of whose calls are recorded",
         make=mcp_that_goes_down,
         of=("MCPToolset",),
-        wrong="a replay fails although it calls nothing",
     ),
     Row(name="`PrefixedToolset`", make=prefixed, of=("PrefixedToolset",)),
     Row(name="`PreparedToolset`", make=prepared, of=("PreparedToolset",)),
