@@ -90,6 +90,9 @@ A host application sets the same `paigeant_*` keys in its own Celery configurati
 # a prompt is refused (`too_large`).
 # paigeant_max_output_size = 16777216
 
+# The largest history of a conversation (16 MiB). A step of a larger one is parked (`conversation_too_large`).
+# paigeant_max_conversation_size = 16777216
+
 # The most steps of a workflow, including those that agents insert. With more it is parked (`loop_limit`).
 # paigeant_max_steps = 256
 

@@ -107,6 +107,7 @@ class WorkflowContext:
     message: PaigeantMessage = field(repr=False)
     read_output: ReadOutput = field(repr=False)
     read_data: ReadData = field(repr=False)
+    history: tuple[str, ...] = field(default=(), repr=False)  # of its conversation, a text for each earlier step
 
     async def output(self, step_id: str) -> StepOutput:
         """Return the output of an earlier step; raises `UsageError` if no such step ran."""
@@ -125,7 +126,12 @@ async def recorded_output(record: ExecutedStep, read: ReadOutput) -> StepOutput:
 
 
 async def open_context(
-    message: PaigeantMessage, *, attempt: int, read_output: ReadOutput, read_data: ReadData
+    message: PaigeantMessage,
+    *,
+    attempt: int,
+    read_output: ReadOutput,
+    read_data: ReadData,
+    history: tuple[str, ...] = (),
 ) -> WorkflowContext:
     """Build the context of the step that `message` is about to run."""
     step, previous = message.step, message.slip.previous
@@ -141,6 +147,7 @@ async def open_context(
         message=message,
         read_output=read_output,
         read_data=read_data,
+        history=history,
     )
 
 

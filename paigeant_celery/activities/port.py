@@ -22,7 +22,7 @@ class ActivityResult:
     """What a step produced: its output as JSON and the steps that it inserts after itself.
 
     `content` are JSON Pointers to the files and links in the output. `usage` has counters such as tokens; `cost` is in
-    US dollars, if it is known.
+    US dollars, if it is known. `said` is a line of text, what it adds to its conversation.
     """
 
     output: JsonValue
@@ -31,6 +31,7 @@ class ActivityResult:
     cost: Decimal | None = None
     inserted: tuple[Step, ...] = ()
     notes: tuple[Mapping[str, str], ...] = ()
+    said: str | None = None
 
 
 class Activity(Protocol):
@@ -77,7 +78,9 @@ class StepLimits:
     """How often any workflow of this deployment may visit an activity, and how large an output may be.
 
     That is in bytes of JSON, and what is recorded or kept of one: no more is read, because it may never end.
+    `max_conversation_size` is in bytes, and of a whole history.
     """
 
     max_visits: int
     max_output_size: int
+    max_conversation_size: int = 16 * 1024 * 1024

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import (
@@ -12,7 +13,7 @@ from contextlib import (
     contextmanager,
     suppress,
 )
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import cached_property
 from types import FrameType, UnionType
 from typing import Any, Literal, TypeAlias, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -31,10 +32,12 @@ from paigeant_celery.activities.making import Making
 from paigeant_celery.activities.port import ActivityResult, StepLimits
 from paigeant_celery.activities.results import result_of
 from paigeant_celery.agents.content import check_prompt, prompt_of, user_prompt
+from paigeant_celery.agents.conversations import read_history, said_by
 from paigeant_celery.agents.durability import CeleryDurability, bind_operations
 from paigeant_celery.agents.itinerary import Edit, ItineraryEditing
 from paigeant_celery.agents.run_context import durable_run
 from paigeant_celery.core.budget import reported_cost, reported_count, used_by
+from paigeant_celery.core.conversations import ConversationKey, conversation_of
 from paigeant_celery.core.crossing import OWN, Crossed, cross, reader_of, refuse_lost
 from paigeant_celery.core.errors import MessageError, UsageError
 from paigeant_celery.core.faults import first_fault, raised_by_validator
@@ -129,19 +132,21 @@ class AgentActivity:
             limits=limits,
         )
         previous = context.previous_output
+        conversation = conversation_of(context.message, step)
         budget = _Budget(context.message)
         prompt = await user_prompt(step.prompt, context.read_data)
         async with self._deps(data, context) as deps:
             with budget.explained(), durable_run(self._agent):
                 result = await self._agent.run(
-                    prompt_of(prompt, previous if step.previous_output else None),
+                    prompt_of(prompt, previous if step.previous_output and not _is_heard(context) else None),
                     deps=with_previous_output(deps, previous),
                     usage_limits=budget.left(),
                     capabilities=await self._capabilities(edit),
                     infer_name=False,
+                    **await _continued(conversation, context),
                 )
             output = await read_beside(result.output, Limit(size=limits.max_output_size))  # it may need the deps
-        return result_of(
+        recorded = result_of(
             output,
             declared=self._declared_output,
             usage=_counters(result.usage),
@@ -149,6 +154,9 @@ class AgentActivity:
             inserted=edit.inserted,
             notes=edit.notes(),
         )
+        if conversation is None:
+            return recorded
+        return replace(recorded, said=await asyncio.to_thread(said_by, result.new_messages()))
 
     async def _capabilities(self, edit: Edit) -> list[AbstractCapability[Any]]:
         """Return what the agent gets for this run: durability, unless it has its own, and itinerary editing."""
@@ -216,6 +224,21 @@ class AgentActivity:
                 yield stack.enter_context(made)
             else:
                 yield made
+
+
+async def _continued(conversation: ConversationKey | None, context: WorkflowContext) -> dict[str, Any]:
+    """Return what a run gets that continues a conversation."""
+    if conversation is None:
+        return {}
+    history = await asyncio.to_thread(read_history, context.history, hop_id=context.hop_id)  # it may be large
+    return {"message_history": history or None, "conversation_id": conversation.id}
+
+
+def _is_heard(context: WorkflowContext) -> bool:
+    """Say whether the previous step said its output in the conversation of this one, whose history then has it."""
+    message, previous = context.message, context.message.slip.previous
+    own = conversation_of(message)
+    return own is not None and previous is not None and conversation_of(message, previous) == own
 
 
 class _Budget:

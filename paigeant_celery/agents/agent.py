@@ -160,15 +160,28 @@ class PaigeantAgent(Agent[AgentDepsT, OutputT]):
         *,
         step_id: str | None = None,
         policy: StepPolicy | None = None,
+        conversation: str | None = None,
+        conversation_id: str | None = None,
     ) -> ActivitySpec:
         """Return a step that runs this agent on `prompt`; add it nowhere. `deps` crosses the queue as JSON.
 
-        `prompt` is a text, or a sequence of texts, URLs and files, as for `run`. Raises `InvalidInput` if the worker
-        would not read `deps` from JSON as they are.
+        `prompt` is a text, or a sequence of texts, URLs and files, as for `run`. The step goes on with the message
+        history of the `conversation` of that name in its workflow, or of the one with that `conversation_id` in any
+        workflow, and adds to it when it completes. That takes a store.
+
+        Raises `InvalidInput` if the worker would not read `deps` from JSON as they are.
         """
         self._ensure_name()
-        crossed = self._own_activity.crossed(deps)
-        return ActivitySpec(self.name or "", prompt, crossed, step_id, policy or self.policy, queue=self.queue)
+        return ActivitySpec(
+            self.name or "",
+            prompt,
+            self._own_activity.crossed(deps),
+            step_id,
+            policy or self.policy,
+            queue=self.queue,
+            conversation=conversation,
+            conversation_id=conversation_id,
+        )
 
     def add_to_runway(
         self,
@@ -177,17 +190,28 @@ class PaigeantAgent(Agent[AgentDepsT, OutputT]):
         *,
         step_id: str | None = None,
         policy: StepPolicy | None = None,
+        conversation: str | None = None,
+        conversation_id: str | None = None,
     ) -> ActivitySpec:
         """Put a step of this agent on the dispatcher's runway and return it."""
         self._ensure_name()
-        step = self.activity(prompt, deps, step_id=step_id, policy=policy)
+        step = self.activity(
+            prompt, deps, step_id=step_id, policy=policy, conversation=conversation, conversation_id=conversation_id
+        )
         self._dispatcher("add_to_runway").add(step)
         return step
 
-    def register_activity(self, prompt: GivenPrompt, deps: AgentDepsT | object = None) -> ActivitySpec:
+    def register_activity(
+        self,
+        prompt: GivenPrompt,
+        deps: AgentDepsT | object = None,
+        *,
+        conversation: str | None = None,
+        conversation_id: str | None = None,
+    ) -> ActivitySpec:
         """Let agents that may edit the itinerary insert this agent; `prompt` is the default, which they may change."""
         self._ensure_name()
-        step = self.activity(prompt, deps)
+        step = self.activity(prompt, deps, conversation=conversation, conversation_id=conversation_id)
         description = self.description if isinstance(self.description, str) else ""
         self._dispatcher("register_activity").register(step, description=description)
         return step

@@ -37,6 +37,7 @@ from paigeant_celery.agents.external_events import waits_refused
 from paigeant_celery.agents.fingerprints import Digests
 from paigeant_celery.agents.models import LoopModels
 from paigeant_celery.agents.naming import GlobalName, maker_frame
+from paigeant_celery.agents.own_messages import give_back_own
 from paigeant_celery.agents.recorded_calls import JournalBackend
 from paigeant_celery.agents.recorded_models import RecordedModel, keeping_times
 from paigeant_celery.agents.recorded_servers import with_recorded_servers
@@ -203,8 +204,8 @@ class CeleryDurability(BaseDurabilityCapability[AgentDepsT]):
         """Keep replayed calls from exporting their spans and counting their tokens again, and waits from starting anew.
 
         Waits for people are refused, and watchers are shown the end. When the run has ended well, the failures that it
-        survived are recorded. Raises `NonDeterminismError` if it ends although it went on from there in an earlier
-        attempt.
+        survived are recorded, and messages that an earlier attempt has saved are not given to be saved again. Raises
+        `NonDeterminismError` if the run ends although it went on from there in an earlier attempt.
         """
         if (journal := current_journal()) is None:
             return await super().wrap_run(ctx, handler=handler)
@@ -216,6 +217,7 @@ class CeleryDurability(BaseDurabilityCapability[AgentDepsT]):
             result = await (run if feed is None else shown_run(feed, run_id, run))
         journal.check_end(run_id)
         await journal.settle(run_id)
+        give_back_own(journal, result)
         return result
 
     async def wrap_model_request(

@@ -25,6 +25,7 @@ from paigeant_celery.broker.tracing import current_trace
 from paigeant_celery.client.handle import WorkflowHandle
 from paigeant_celery.core.budget import WorkflowLimits
 from paigeant_celery.core.content import StoredApart
+from paigeant_celery.core.conversations import conversation_of
 from paigeant_celery.core.crossing import Crossed, cross
 from paigeant_celery.core.errors import (
     EmptyItinerary,
@@ -35,6 +36,7 @@ from paigeant_celery.core.errors import (
     NotSent,
     PaigeantError,
     StoreCorrupt,
+    StoreRequired,
     TransientError,
     Unreachable,
     WorkflowConflict,
@@ -195,6 +197,7 @@ class WorkflowDispatcher:
         try:
             variables = _crossed_variables(asked.variables)
             message = _first_message(steps, asked, variables, self._registered.values(), transport)
+            _check_store(message, transport)
             _check_queues(message, transport)
             message, blobs = _with_files_apart(message, transport)
             envelope = _checked_envelope(message, transport)
@@ -392,6 +395,13 @@ def _checked_step(place: str, step: Step) -> Step:
     if step.queue is None and activity.queue is not None:
         return step.model_copy(update={"queue": activity.queue})
     return step
+
+
+def _check_store(message: PaigeantMessage, transport: Transport) -> None:
+    """Raise `StoreRequired` for what only a store can keep."""
+    steps = [*message.slip.itinerary, *(entry.step for entry in message.registered_activities)]
+    if transport.store is None and any(conversation_of(message, step) is not None for step in steps):
+        raise StoreRequired("conversation")
 
 
 def _check_queues(message: PaigeantMessage, transport: Transport) -> None:

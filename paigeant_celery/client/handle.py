@@ -10,10 +10,13 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TypeVar
 
+from pydantic import JsonValue
+
 from paigeant_celery.activities.context import StepOutput, running_step
 from paigeant_celery.broker.port import ServesItself, Transport, checked_transport
 from paigeant_celery.client.readings import CurrentState, WorkflowResult, WorkflowStatus
 from paigeant_celery.core.budget import used_by
+from paigeant_celery.core.conversations import ConversationKey, batches_in, messages_in
 from paigeant_celery.core.errors import (
     InvalidInput,
     NewerMessage,
@@ -28,7 +31,7 @@ from paigeant_celery.core.errors import (
 from paigeant_celery.core.events import Joining, WorkflowEvent
 from paigeant_celery.core.flow import Failure
 from paigeant_celery.core.message import PaigeantMessage, reread, step_ids_in
-from paigeant_celery.core.names import is_correlation_id
+from paigeant_celery.core.names import conversation_fault, is_correlation_id
 from paigeant_celery.store.outputs import read_blob
 from paigeant_celery.store.port import Store, StoredEvent, WorkflowRecord
 
@@ -275,6 +278,24 @@ class WorkflowHandle:
             cost=used.cost,
             steps=tuple(outputs),
         )
+
+    async def conversation(self, name: str | None = None, *, conversation_id: str | None = None) -> list[JsonValue]:
+        """Return the messages of a conversation as JSON: that of a name in this workflow, or that of an id.
+
+        `ModelMessagesTypeAdapter.validate_python` of pydantic-ai reads them. The list is empty if nothing was said yet,
+        or longer ago than `paigeant_result_ttl`.
+        """
+        return await asyncio.to_thread(self.conversation_sync, name, conversation_id=conversation_id)
+
+    def conversation_sync(self, name: str | None = None, *, conversation_id: str | None = None) -> list[JsonValue]:
+        """Do what `conversation` does, for code without an event loop."""
+        given = conversation_id if conversation_id is not None else name
+        if not isinstance(given, str) or (fault := conversation_fault(given)):
+            text = fault if isinstance(given, str) else "pass the name of one, or its `conversation_id`"
+            raise InvalidInput("bad_conversation", "conversation", text)
+        key = ConversationKey(given, None if conversation_id is not None else self.correlation_id)
+        self._record("conversation")
+        return messages_in(batches_in(self._store("conversation").conversation(key) or ""))
 
     def _read_on(self, reading: _Reading) -> tuple[list[WorkflowEvent], bool]:
         # The state is read first, so that the event that ended the workflow is in this batch or an earlier one.

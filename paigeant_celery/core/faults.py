@@ -13,9 +13,17 @@ __all__ = ["fault_of", "first_fault", "kind_fault", "raised_by_serializer", "rai
 QUOTING = {"value_error", "assertion_error", "union_tag_invalid"}
 
 # A tagged union puts its tag into the path, but the reader looks for the field.
-TAG = re.compile(r"(?<=\])\.(?:agent|agent_1\.2|function)\.|(?<=\.step)\.agent\.")
+TAG = re.compile(r"(?<=\])\.(?:agent|agent_1\.2|function)(?=\.|$)|(?<=\.step)\.agent(?=\.)")
 
-OUR_OWN = {"bad_agent_name", "bad_step_id", "empty_prompt", "invalid_prompt", "invalid_queue", "invalid_text"}
+OUR_OWN = {
+    "bad_agent_name",
+    "bad_conversation",
+    "bad_step_id",
+    "empty_prompt",
+    "invalid_prompt",
+    "invalid_queue",
+    "invalid_text",
+}
 
 
 def first_fault(error: ValidationError) -> tuple[tuple[int | str, ...], str, str]:
@@ -71,4 +79,4 @@ def fault_of(error: ValidationError) -> tuple[str, str, str]:
 
 def _path_of(place: tuple[int | str, ...]) -> str:
     path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).lstrip(".")
-    return TAG.sub(".", path)
+    return TAG.sub("", path)

@@ -11,6 +11,7 @@ from typing import Literal, TypeAlias, assert_never
 from pydantic import JsonValue
 
 from paigeant_celery.core.causes import Cause, Frame
+from paigeant_celery.core.conversations import names_of
 from paigeant_celery.core.errors import IllegalEvent, InvalidInput
 from paigeant_celery.core.message import PaigeantMessage, encode
 from paigeant_celery.core.policy import Attempt, retry_delay
@@ -291,6 +292,7 @@ def _begin(message: PaigeantMessage, step: Step, now: datetime) -> Decision:
 
 
 def _advance(message: PaigeantMessage, step: Step, event: Completed, now: datetime, limits: Limits) -> Decision:
+    conversation, conversation_id = names_of(step)
     record = ExecutedStep(
         step_id=step.step_id or "",
         place=event.place,
@@ -305,6 +307,8 @@ def _advance(message: PaigeantMessage, step: Step, event: Completed, now: dateti
         usage=event.usage,
         cost=event.cost,
         added_by=step.added_by,
+        conversation=conversation,
+        conversation_id=conversation_id,
     )
     try:
         slip = message.slip.advanced(record, event.inserted)

@@ -14,6 +14,7 @@ __all__ = [
     "ACTIVITY_NAME_RULE",
     "AGENT_EVENTS",
     "ATTEMPT_HEADER",
+    "CONVERSATION_RULE",
     "CORRELATION_ID",
     "CORRELATION_ID_RULE",
     "EVENTS",
@@ -29,6 +30,7 @@ __all__ = [
     "STEP_ID_RULE",
     "VERSION_HEADER",
     "Names",
+    "conversation_fault",
     "hop_id",
     "is_activity_name",
     "is_correlation_id",
@@ -61,6 +63,7 @@ _PLACE = re.compile(r"(?:0|[1-9][0-9]{0,8})(?:-(?:0|[1-9][0-9]{0,8})\.(?:0|[1-9]
 CORRELATION_ID_RULE = "1 to 128 of A-Z, a-z, 0-9, '_' and '-'"
 STEP_ID_RULE = "1 to 128 of A-Z, a-z, 0-9, '_', '-' and '.'"
 ACTIVITY_NAME_RULE = "1 to 128 of A-Z, a-z, 0-9, '_' and '-', in parts joined by '.', with a letter or '_' first"
+CONVERSATION_RULE = f"1 to {MAX_NAME_LENGTH} characters, not only spaces, and no control characters"
 QUEUE_RULE = "1 to 255 bytes of UTF-8, not only spaces, no control characters, and not 'amq.' in front"
 
 FIRST_PLACE = "0"
@@ -95,6 +98,15 @@ def queue_fault(text: str) -> str:
         return f"the queue's name begins with 'amq.', which RabbitMQ keeps for itself; it has {QUEUE_RULE}"
     if (size := len(text.encode())) > MAX_QUEUE_LENGTH:
         return f"the queue's name is {size} bytes long; it has {QUEUE_RULE}"
+    return ""
+
+
+def conversation_fault(text: str) -> str:
+    """Say why `text` cannot name a conversation, and what can; "" if it can."""
+    if text_fault(text) is not None or any(unicodedata.category(character) == "Cc" for character in text):
+        return f"has a character that no name can have; it has {CONVERSATION_RULE}"
+    if not text.strip() or len(text) > MAX_NAME_LENGTH:
+        return f"is empty or too long; it has {CONVERSATION_RULE}"
     return ""
 
 
@@ -172,11 +184,15 @@ REASONS: Mapping[str, str] = MappingProxyType(
         "activity_not_allowed": "an agent wants to insert an activity that is not allowed or not registered",
         "attempts_exhausted": "the hop was begun as often as it may be, but no attempt ever ended",
         "bad_agent_name": "the name of an activity is empty, too long, or has characters that are not allowed",
+        "bad_conversation": "the name or the id of a conversation is empty, too long, or has control characters",
         "bad_correlation_id": "a correlation id is empty, too long, or has characters that are not allowed",
         "bad_cursor": "the position to read on from is not a cursor",
         "bad_envelope": "the message around the envelope is not as we send it",
         "bad_step_id": "the id of a step is empty, too long, or has characters that are not allowed",
         "content_disallowed": "a message is not JSON, or is compressed with something other than gzip",
+        "conversation_lost": "the store no longer has the history of the conversation that the step continues",
+        "conversation_open": "the history of a conversation ends in a tool call without an answer",
+        "conversation_too_large": "the history of a conversation is larger than `paigeant_max_conversation_size`",
         "deadline": "the deadline of the workflow passed before or during the step",
         "deadline_passed": "a workflow was dispatched with a deadline in the past",
         "duplicate_step_id": "two steps of a workflow have the same id",
@@ -208,6 +224,7 @@ REASONS: Mapping[str, str] = MappingProxyType(
         "secret_without_encryption": "a pydantic secret would have travelled as asterisks",
         "store_corrupt": "a record of the store is not as this version writes it",
         "store_lost": "the store has lost its data, and the message does not carry all that its workflow needs",
+        "store_required": "a step needs a store, and the worker that got it has none",
         "too_deep": "JSON has too many levels",
         "too_large": "a message is larger than `paigeant_max_message_size`",
         "too_many_added_steps": "an agent wants to insert more steps than it may",

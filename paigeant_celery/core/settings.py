@@ -41,6 +41,7 @@ class Settings(BaseModel):
     max_message_size: int = Field(default=1024 * 1024, ge=4096, strict=True)
     inline_output_size: int = Field(default=32 * 1024, ge=0, strict=True)
     max_output_size: int = Field(default=16 * 1024 * 1024, ge=1024, strict=True)
+    max_conversation_size: int = Field(default=16 * 1024 * 1024, ge=1024, strict=True)
     max_steps: int = Field(default=256, ge=1, le=100_000, strict=True)
     max_visits: int = Field(default=16, ge=1, strict=True)
     allow_eviction: bool = Field(default=False, strict=True)

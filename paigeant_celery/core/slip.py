@@ -15,6 +15,7 @@ from pydantic import (
     JsonValue,
     PrivateAttr,
     ValidationError,
+    model_validator,
 )
 from pydantic_core import PydanticCustomError
 
@@ -25,6 +26,7 @@ from paigeant_celery.core.faults import fault_of
 from paigeant_celery.core.names import (
     ACTIVITY_NAME_RULE,
     STEP_ID_RULE,
+    conversation_fault,
     is_activity_name,
     is_step_id,
     name_fault,
@@ -76,9 +78,19 @@ def _queue(queue: str) -> str:
     return queue
 
 
+def _conversation(name: str) -> str:
+    if fault := conversation_fault(name):
+        raise PydanticCustomError("bad_conversation", "it {fault}", {"fault": fault})
+    return name
+
+
 ActivityName = Annotated[str, AfterValidator(_activity_name)]
 StepId = Annotated[str, AfterValidator(_step_id)]
 Queue = Annotated[str, AfterValidator(_queue)]
+# Not written if there is none, so that what has no conversation is written as before.
+Conversation = Annotated[
+    Annotated[str, AfterValidator(_conversation)] | None, Field(exclude_if=lambda name: name is None)
+]
 # In US dollars. The bound keeps sums exact to the 10th decimal, and far below what decimals cannot add.
 MAX_COST = Decimal(10) ** 12
 # The kind of an agent's step that only 1.2 can read. Older workers leave kinds that they do not know to newer ones;
@@ -130,8 +142,11 @@ class ActivitySpec(StepFields):
     default it is made from the agent's name. `previous_output=False` keeps the previous step's output out of the
     prompt.
 
+    Steps of one `conversation` share a message history: those of the workflow that give the same name, or, with
+    `conversation_id`, all that give the same id, whatever their workflow. With both, the id counts.
+
     Raises `InvalidInput` (`bad_agent_name`, `empty_prompt`, `invalid_prompt`, `invalid_text`, `invalid_deps`,
-    `secret_without_encryption`, …).
+    `bad_conversation`, `secret_without_encryption`, …).
     """
 
     kind: Literal["agent", "agent_1.2"] = "agent"
@@ -139,6 +154,8 @@ class ActivitySpec(StepFields):
     prompt: Prompt
     deps: JsonValue = None
     previous_output: bool = True
+    conversation: Conversation = None
+    conversation_id: Conversation = None
 
     def __init__(
         self,
@@ -150,11 +167,13 @@ class ActivitySpec(StepFields):
         *,
         queue: str | None = None,
         previous_output: bool = True,
+        conversation: str | None = None,
+        conversation_id: str | None = None,
     ) -> None:
         crossed = deps if isinstance(deps, Crossed) else cross(deps, path="deps")
         _build(
             self,
-            kind="agent" if isinstance(prompt, str) else NEEDS_1_2,
+            kind="agent" if isinstance(prompt, str) and conversation is conversation_id is None else NEEDS_1_2,
             agent_name=agent_name,
             prompt=crossing_prompt(prompt),
             deps=crossed.tree,
@@ -162,12 +181,24 @@ class ActivitySpec(StepFields):
             policy=policy,
             queue=queue,
             previous_output=previous_output,
+            conversation=conversation,
+            conversation_id=conversation_id,
         )
         self._given = crossed
 
     # Validation of a nested step must fill the fields itself; the signature above would refuse the fields of a
     # newer minor version.
     __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
+
+    @model_validator(mode="after")
+    def _check_kind(self) -> Self:
+        if self.kind != NEEDS_1_2 and self._is_in_conversation:
+            raise PydanticCustomError("invalid_envelope", "a step in a conversation is of a kind that needs 1.2")
+        return self
+
+    @property
+    def _is_in_conversation(self) -> bool:
+        return self.conversation is not None or self.conversation_id is not None
 
     @property
     def activity(self) -> str:
@@ -176,7 +207,8 @@ class ActivitySpec(StepFields):
     def asking(self, prompt: str | None) -> Self:
         """Return the same step without an id, with another prompt if one is given."""
         asked = self if prompt is None else ActivitySpec(self.agent_name, prompt)
-        changed = {"step_id": None, "added_by": None, "prompt": asked.prompt, "kind": asked.kind}
+        kind = NEEDS_1_2 if self._is_in_conversation else asked.kind
+        changed = {"step_id": None, "added_by": None, "prompt": asked.prompt, "kind": kind}
         return self.model_copy(update=changed)
 
 
@@ -254,6 +286,8 @@ class ExecutedStep(WireModel):
     usage: dict[str, int] = Field(default_factory=dict)
     cost: Cost | None = None
     added_by: StepId | None = None
+    conversation: Conversation = None
+    conversation_id: Conversation = None
 
 
 class RoutingSlip(WireModel):

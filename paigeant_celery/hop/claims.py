@@ -7,6 +7,7 @@ from collections.abc import Callable
 from datetime import timedelta
 
 from paigeant_celery.broker.outbox import Outbox
+from paigeant_celery.core.conversations import conversation_of
 from paigeant_celery.core.errors import MessageError
 from paigeant_celery.core.files import first_stored
 from paigeant_celery.core.message import PaigeantMessage, content_digest
@@ -44,6 +45,7 @@ class Claims:
             digest=digest,
             step=(step.step_id or "") if step is not None else "",
             timeout=timeout,
+            conversation=conversation_of(message) if message is not None else None,
         )
         return self._store.claim(claim)
 
@@ -88,6 +90,9 @@ def _check_whole(message: PaigeantMessage) -> None:
     for index, step in enumerate(message.slip.executed):
         if step.output_ref is not None:
             raise _lost("the output of an earlier step", f"slip.executed[{index}].output_ref")
+        spoken = conversation_of(message, step)
+        if spoken is not None and any(conversation_of(message, left) == spoken for left in message.slip.itinerary):
+            raise _lost("what an earlier step said in a conversation", f"slip.executed[{index}].conversation")
     if (path := first_stored(message)) is not None:
         raise _lost("a file of a prompt", path)
 

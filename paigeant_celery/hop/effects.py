@@ -144,6 +144,14 @@ class Effects(ABC):
         """Return the journal of a claimed hop, or None if nothing records what happens inside it."""
 
     @abstractmethod
+    def history_of(self, message: PaigeantMessage, claimed: Claimed) -> tuple[str, ...]:
+        """Return what was said in the conversation of a claimed hop before its first claim, a text for each step.
+
+        Raises `MessageError` if the store no longer has it or it is too large, `NewerMessage` if this version cannot
+        read it.
+        """
+
+    @abstractmethod
     def release(self, hop: Opened) -> bool:
         """Let another worker begin the hop again; False if its message must go back to the broker for that."""
 

@@ -48,6 +48,7 @@ class Opened:
     timeout: float
     policy: StepPolicy
     journal: HopJournal | None = None  # None if there is no store
+    history: tuple[str, ...] = ()  # of its conversation, a text for each earlier step
     begun_at: float = field(default_factory=time.monotonic)
 
     @property
@@ -64,13 +65,15 @@ class Opened:
 class Outcome:
     """How and when a run ended; `blob` is the JSON text of an output that does not travel, `notes` are events.
 
-    `ended` is what the step gave, if its body ended well: a hop that is parked keeps it. `cause` is what raised the
-    error, if one ended the run. Closing a hop again with the same outcome writes the same bytes.
+    `said` is appended to the conversation. `ended` is what the step gave, if its body ended well: a hop that is parked
+    keeps it. `cause` is what raised the error, if one ended the run. Closing a hop again with the same outcome writes
+    the same bytes.
     """
 
     event: Event
     at: datetime
     blob: str | None = None
+    said: str | None = None
     notes: tuple[Mapping[str, str], ...] = ()
     ended: Ended | None = None
     cause: Cause | None = None
@@ -117,6 +120,7 @@ class StepRunner:
                     attempt=attempt,
                     read_output=partial(_patiently, self._outputs.read, of),
                     read_data=partial(_patiently, self._outputs.data, of),
+                    history=hop.history,
                 )
                 with entered(context), hop_trace(hop.message.trace_context), journalling(hop.journal):
                     async with self._surroundings.around(context):
@@ -156,6 +160,7 @@ class StepRunner:
         result = ended.result
         try:
             output = self._outputs.kept(result.output)
+            self._check_said(hop, result.said)
         except NotSerializable as error:
             return replace(_unsendable(hop, error), ended=ended)
         completed = Completed(
@@ -170,7 +175,20 @@ class StepRunner:
             cost=result.cost,
             inserted=result.inserted,
         )
-        return Outcome(event=completed, at=hop.now(), blob=output.blob, notes=result.notes, ended=ended)
+        return Outcome(
+            event=completed, at=hop.now(), blob=output.blob, said=result.said, notes=result.notes, ended=ended
+        )
+
+    def _check_said(self, hop: Opened, said: str | None) -> None:
+        """Raise `NotSerializable` if a conversation would be larger than it may be.
+
+        What other workflows have said in it meanwhile is not counted: the next step meets that.
+        """
+        heard = hop.claimed.heard
+        size = len((said or "").encode()) + (heard.size if heard is not None else 0)
+        if said is not None and size > (most := self._limits.max_conversation_size):
+            text = f"with this step its history has {size} bytes; raise `paigeant_max_conversation_size` ({most})"
+            raise NotSerializable("conversation_too_large", text)
 
 
 async def _patiently(read: Callable[[str, P], T], correlation_id: str, what: P) -> T:

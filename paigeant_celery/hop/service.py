@@ -56,7 +56,9 @@ class HopService:
         self._effects, self._registry, self._settings = effects, registry, settings
         self._limits = Limits(max_steps=settings.max_steps, max_message_size=settings.max_message_size)
         limits = StepLimits(
-            max_visits=settings.max_visits, max_output_size=max(settings.max_output_size, effects.most_kept)
+            max_visits=settings.max_visits,
+            max_output_size=max(settings.max_output_size, effects.most_kept),
+            max_conversation_size=settings.max_conversation_size,
         )
         self._jobs = ProviderJobs(effects.is_called_off)
         self._steps = StepRunner(effects.outputs, limits, surroundings or Surroundings())
@@ -187,6 +189,8 @@ class HopService:
         if message.deadline is not None:
             timeout = min(timeout, max(0.001, (message.deadline - answer.now).total_seconds()))
         closing = self._effects.closing_of(arrival, answer)
+        journal = self._effects.journal_of(message, answer, closing)
+        kept = journal is not None and journal.outcome is not None
         return self._begin(
             Opened(
                 message=message,
@@ -195,7 +199,8 @@ class HopService:
                 closing=closing,
                 timeout=timeout,
                 policy=policy,
-                journal=self._effects.journal_of(message, answer, closing),
+                journal=journal,
+                history=() if kept else self._effects.history_of(message, answer),
             )
         )
 

@@ -10,6 +10,7 @@ from functools import partial
 
 from paigeant_celery.broker.outbox import Outbox, Recorded
 from paigeant_celery.core.causes import cause_of
+from paigeant_celery.core.conversations import batches_in, check_kept, conversation_of
 from paigeant_celery.core.errors import (
     HopUnknown,
     MessageError,
@@ -40,7 +41,7 @@ from paigeant_celery.journal.pieces import whole
 from paigeant_celery.journal.record import newer_part
 from paigeant_celery.journal.told import told_before
 from paigeant_celery.store.outputs import Outputs
-from paigeant_celery.store.port import ClaimAnswer, Claimed, Closing, Completion, Dropped, HopRecord, Store
+from paigeant_celery.store.port import ClaimAnswer, Claimed, Closing, Completion, Dropped, HopRecord, Said, Store
 
 __all__ = ["RecordedEffects"]
 
@@ -204,6 +205,25 @@ class RecordedEffects(Effects):
             journal.feed = EventFeed(send, attempt=claimed.attempt, told=told, overtaken=journal.lose)
         return journal
 
+    def history_of(self, message: PaigeantMessage, claimed: Claimed) -> tuple[str, ...]:
+        """Read it from the store. A step without a conversation, or with a new one, costs no call."""
+        key, heard = conversation_of(message), claimed.heard
+        if key is None or heard is None or claimed.exhausted:
+            return ()
+        if heard.size > (most := self._settings.max_conversation_size):
+            text = f"its {heard.size} bytes exceed `paigeant_max_conversation_size` ({most}); raise it, and redrive"
+            raise MessageError("conversation_too_large", "slip.itinerary[0].conversation", text)
+        history = self._store.conversation(key, heard) if heard.pieces else ""
+        if history is None:
+            text = (
+                "its history was kept for `paigeant_result_ttl` after its last step, and has expired or was lost; "
+                "`redrive(discard_journal=True)` begins the step again with what there is now"
+            )
+            raise MessageError("conversation_lost", "slip.itinerary[0].conversation", text)
+        batches = batches_in(history)
+        check_kept(message, batches)
+        return batches
+
     def release(self, hop: Opened) -> bool:
         """Queue the hop again without counting the attempt; the next sweep of any worker sends its message.
 
@@ -332,6 +352,7 @@ class RecordedEffects(Effects):
     def _complete(self, hop: Opened, envelope: str, next_hop: HopRecord | None, outcome: Outcome) -> bool:
         step_id = hop.message.step.step_id or ""
         blobs = {step_id: outcome.blob} if outcome.blob is not None else {}
+        key = conversation_of(hop.message)
         return self._store.complete(
             Completion(
                 closing=hop.closing,
@@ -340,6 +361,7 @@ class RecordedEffects(Effects):
                 step=step_id,
                 blobs=blobs,
                 notes=outcome.notes,
+                said=Said(conversation=key, text=outcome.said) if key is not None and outcome.said else None,
             )
         )
 

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 
 from paigeant_celery.broker.outbox import Outbox
 from paigeant_celery.broker.port import Letters
+from paigeant_celery.core.conversations import conversation_of
 from paigeant_celery.core.errors import MessageError, NewerMessage
 from paigeant_celery.core.flow import Advance, Failure, Finish
 from paigeant_celery.core.hops import Hop, count_attempt
@@ -52,7 +53,13 @@ class MessageOnlyEffects(Effects):
         return 0
 
     def claim(self, arrival: Arrival, message: PaigeantMessage, *, max_attempts: int, timeout: float) -> Claimed:
-        """Let the delivery run, because nobody remembers an earlier one."""
+        """Let the delivery run, because nobody remembers an earlier one.
+
+        Raises `MessageError` (`store_required`) for a step of a conversation.
+        """
+        if conversation_of(message) is not None:
+            text = "a conversation is kept in a store, and this worker has none; set `paigeant_store_url`"
+            raise MessageError("store_required", "slip.itinerary[0].conversation", text)
         begun = min(arrival.attempt - 1, max_attempts)  # as the message says, which may say any number
         hop = count_attempt(Hop(attempt=begun), max_attempts=max_attempts)
         return Claimed(fence=0, attempt=hop.attempt, now=datetime.now(UTC), exhausted=hop.exhausted)
@@ -63,6 +70,10 @@ class MessageOnlyEffects(Effects):
 
     def journal_of(self, message: PaigeantMessage, claimed: Claimed, closing: Closing) -> None:
         """Return None: a step that runs again makes its calls again."""
+
+    def history_of(self, message: PaigeantMessage, claimed: Claimed) -> tuple[str, ...]:
+        """Return nothing: no step here has a conversation."""
+        return ()
 
     def release(self, hop: Opened) -> bool:
         """Return False, because the broker has the message and redelivers it."""

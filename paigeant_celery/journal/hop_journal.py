@@ -102,6 +102,11 @@ class HopJournal:
         """What an earlier attempt's step gave, if its hop could not be closed with it."""
         return self._records.get(OUTCOME)
 
+    @property
+    def resumes(self) -> bool:
+        """Whether an earlier attempt has recorded anything."""
+        return bool(self._records)
+
     def keep(self, outcome: str) -> None:
         """Keep what the step gave for whoever redrives the hop. Blocks; raises `TransientError`.
 
@@ -134,6 +139,15 @@ class HopJournal:
             self._runs[name] += 1
             self._unwritten.run_begins(f"{name}:{number}")
         return f"{self.hop_id}:{name}:{number}"
+
+    def is_to_begin(self, run_id: str) -> bool:
+        """Say whether a run is one that an earlier attempt has begun, and this one has yet to begin."""
+        run = run_id.removeprefix(f"{self.hop_id}:")
+        with self._lock:
+            if run == run_id:  # the code gave the run this id
+                return run in self._last and all(key.run != run for key in self._occurrences)
+            name, _, number = run.rpartition(":")
+            return not number.isdecimal() or int(number) >= self._runs[name]
 
     def key(self, run_id: str, step: int, kind: CallKind, *, name: str = "", call_id: str = "") -> CallKey:
         """Return the key of the call that begins now."""

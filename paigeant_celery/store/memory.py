@@ -10,6 +10,7 @@ from typing import Literal
 
 from paigeant_celery.activities.real_threads import real
 from paigeant_celery.core import hops as protocol
+from paigeant_celery.core.conversations import ConversationKey
 from paigeant_celery.core.errors import HopUnknown
 from paigeant_celery.core.flow import Failure
 from paigeant_celery.core.hops import Change, ClosedState, Pace, Sweeping
@@ -27,6 +28,7 @@ from paigeant_celery.store.port import (
     Completion,
     DeadLetter,
     Dropped,
+    Heard,
     NewWorkflow,
     OpenHops,
     RenewAnswer,
@@ -131,6 +133,7 @@ class MemoryStore:
                 now=hop.claimed_at or now,
                 exhausted=hop.exhausted,
                 created_at=workflow.created_at,
+                heard=self._heard(kept, claim.conversation, now),
             )
 
     def renew(self, owner: str, hops: Mapping[str, int], *, touchable: float | None = 0.0) -> RenewAnswer:
@@ -176,6 +179,8 @@ class MemoryStore:
                 return kept
             workflow, hop_id, step = kept.workflow, closing.hop_id, _step(completion.step)
             workflow.blobs.update(completion.blobs)
+            if completion.said is not None:
+                self._records.histories.append(completion.said, hop_id=hop_id, now=now)
             for note in completion.notes:
                 workflow.events.note({"type": "note", "hop": hop_id, **note}, now=now)
             if next_hop is None:
@@ -269,6 +274,7 @@ class MemoryStore:
             about = {"journal": "discarded"} if discard_journal else {}
             if discard_journal:
                 kept.journal.clear()
+                kept.heard = None
             workflow.events.add_event("redriven", workflow.hop_id, now=now, **about)
             return "redriven"
 
@@ -295,6 +301,11 @@ class MemoryStore:
         with self._transaction():
             kept = self._records.hops.get(hop_id)
             return dict(kept.journal) if kept is not None else {}
+
+    def conversation(self, key: ConversationKey, heard: Heard | None = None) -> str | None:
+        """Return the history of a conversation as a hop heard it, or all of it."""
+        with self._transaction():
+            return self._records.histories.read(key, heard)
 
     def sweep(self, *, host: str, dead: Collection[str] = (), queues: Mapping[str, bool] | None = None) -> Sweep:
         """Return hops whose message must be sent again."""
@@ -431,6 +442,16 @@ class MemoryStore:
         if isinstance(change, Change):
             self._records.apply(hop_id, change, now=now)
         return change != "lost"
+
+    def _heard(self, kept: Kept, conversation: ConversationKey | None, now: datetime) -> Heard | None:
+        """Return how much of its conversation a hop sees: what there was at its first claim."""
+        if conversation is None:
+            return None
+        if kept.heard is None:
+            kept.heard = self._records.histories.hear(conversation, now=now)
+        else:
+            self._records.histories.keep(conversation, now=now)
+        return kept.heard
 
     def _kept(self, closing: Closing) -> Kept:
         """Return the record of a hop that somebody wants to write for."""

@@ -9,8 +9,9 @@ from datetime import datetime, timedelta
 from paigeant_celery.core import hops as protocol
 from paigeant_celery.core.flow import Failure, WorkflowState
 from paigeant_celery.core.hops import Change, Due, Hop, Line, Owned, Pace, Parked
+from paigeant_celery.store.memory_conversations import Histories
 from paigeant_celery.store.memory_events import Events
-from paigeant_celery.store.port import HopRecord, WorkflowRecord
+from paigeant_celery.store.port import Heard, HopRecord, WorkflowRecord
 
 __all__ = ["Kept", "Records", "Workflow"]
 
@@ -47,6 +48,7 @@ class Kept:
     queue: str
     envelope: str | None
     letter: str | None = None
+    heard: Heard | None = None
     journal: dict[str, str] = field(default_factory=dict)
 
 
@@ -56,6 +58,7 @@ class Records:
     def __init__(self, *, ttl: timedelta, pace: Pace) -> None:
         self.workflows: dict[str, Workflow] = {}
         self.hops: dict[str, Kept] = {}
+        self.histories = Histories(ttl=ttl)
         self.due: dict[str, datetime] = {}
         self.parked: dict[str, datetime] = {}
         self.deadlines: dict[str, datetime] = {}  # of workflows that go on: when they are looked at
@@ -133,9 +136,12 @@ class Records:
         self.touchable[owner] = max(until, self.touchable.get(owner, until))
 
     def expire(self, *, now: datetime) -> None:
-        """Delete the workflows that ended long enough ago, with their hops."""
+        """Delete the workflows that ended long enough ago, with their hops, and what else is kept for a time."""
+        self.histories.expire(now=now)
         while self.ended and self.ended[0][0] <= now:
-            for hop_id in self.workflows.pop(self.ended.popleft()[1]).hop_ids:
+            workflow = self.workflows.pop(self.ended.popleft()[1])
+            self.histories.forget(workflow.correlation_id)
+            for hop_id in workflow.hop_ids:
                 del self.hops[hop_id]
 
     def _await_deadline(self, workflow: Workflow) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Literal, Protocol, TypeAlias
 
+from paigeant_celery.core.conversations import ConversationKey
 from paigeant_celery.core.flow import Failure, WorkflowState
 from paigeant_celery.store.endpoint import Endpoint
 
@@ -17,9 +18,11 @@ __all__ = [
     "Claimed",
     "Closing",
     "Completion",
+    "ConversationKeeper",
     "DeadLetter",
     "Dropped",
     "EventStore",
+    "Heard",
     "HopRecord",
     "HopStore",
     "JournalStore",
@@ -27,6 +30,7 @@ __all__ = [
     "NewWorkflow",
     "OpenHops",
     "RenewAnswer",
+    "Said",
     "Store",
     "StoreServer",
     "StoredEvent",
@@ -65,6 +69,7 @@ class Claim:
 
     `digest` is that of the envelope as it arrived; None skips the comparison (for one that cannot be run). `step` is
     the id of the step, for the event; empty if it is not known. `timeout` is how long it may take, in seconds.
+    `conversation` is the one that the step continues: the first claim notes how long its history is.
     """
 
     hop_id: str
@@ -74,6 +79,19 @@ class Claim:
     digest: str | None
     step: str = ""
     timeout: float = 0.0
+    conversation: ConversationKey | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Heard:
+    """How much of a conversation there was at the first claim of a hop: pieces of text, and bytes.
+
+    `log` tells this history from one that began later under the same id; it is empty if there was none.
+    """
+
+    pieces: int = 0
+    size: int = 0
+    log: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +99,7 @@ class Claimed:
     """The hop belongs to the owner until its lease expires.
 
     `exhausted`: it was begun `max_attempts` times before and may only be closed. `created_at` is when its workflow was
-    recorded, or None if that says nothing about its sender's clock.
+    recorded, or None if that says nothing about its sender's clock. `heard` is None if the step has no conversation.
     """
 
     fence: int
@@ -89,6 +107,7 @@ class Claimed:
     now: datetime
     exhausted: bool = False
     created_at: datetime | None = None
+    heard: Heard | None = None
 
 
 DropReason: TypeAlias = Literal["finished", "running", "waiting", "parked", "cancelled", "unknown", "altered"]
@@ -118,11 +137,19 @@ class Closing:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Said:
+    """What a step adds to the end of a conversation: one line of text."""
+
+    conversation: ConversationKey
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Completion:
     """What COMPLETE records: the state of the workflow, the next hop or the final envelope, and large outputs.
 
     `step` is the id of the step that ended, for the event. `blobs` maps step ids to JSON text that does not travel.
-    `notes` are events to record with it.
+    `notes` are events to record with it, and `said` is appended to a conversation.
     """
 
     closing: Closing
@@ -131,6 +158,7 @@ class Completion:
     step: str = ""
     blobs: Mapping[str, str] = field(default_factory=dict)
     notes: Sequence[Mapping[str, str]] = ()
+    said: Said | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -361,6 +389,21 @@ class JournalStore(Protocol):
         ...
 
 
+class ConversationKeeper(Protocol):
+    """The histories of conversations: text to which only COMPLETE appends.
+
+    One of a workflow is kept as long as that workflow. Any other is kept as long as an ended workflow after the last
+    claim or completion of a step in it.
+    """
+
+    def conversation(self, key: ConversationKey, heard: Heard | None = None) -> str | None:
+        """Return the history of a conversation as it was when a hop `heard` it, by default all of it.
+
+        None if there is none, or no more, or another one that began later.
+        """
+        ...
+
+
 class EventStore(Protocol):
     """What happened to a workflow, for those who watch it."""
 
@@ -466,5 +509,5 @@ class StoreServer(Protocol):
         ...
 
 
-class Store(HopStore, JournalStore, EventStore, LetterStore, StoreServer, Protocol):
+class Store(HopStore, JournalStore, ConversationKeeper, EventStore, LetterStore, StoreServer, Protocol):
     """A whole store. Every operation is atomic, idempotent and synchronous; callers ask for the parts they need."""

@@ -9,8 +9,10 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Literal, cast, get_args
 
+from paigeant_celery.core.conversations import ConversationKey
 from paigeant_celery.core.errors import HopUnknown, InvalidInput
 from paigeant_celery.core.flow import Failure, WorkflowState
+from paigeant_celery.store.conversations import AT_ONCE, heard_of, said_arguments, trips, where_of
 from paigeant_celery.store.endpoint import Endpoint, read_url
 from paigeant_celery.store.limits import LIMITS, StoreLimits
 from paigeant_celery.store.port import (
@@ -23,6 +25,7 @@ from paigeant_celery.store.port import (
     DeadLetter,
     Dropped,
     DropReason,
+    Heard,
     HopRecord,
     NewWorkflow,
     OpenHops,
@@ -112,18 +115,19 @@ class RedisStore:
         about = f"hop:{claim.hop_id}"
         reply = self._server.run(
             "claim", claim.hop_id, claim.owner, claim.token, claim.max_attempts, claim.digest or "", self._lease,
-            claim.step, round(claim.timeout * 1000), about=about,
+            claim.step, round(claim.timeout * 1000), *where_of(claim.conversation), self._ttl, about=about,
         )  # fmt: skip
         if reply[0] != "claimed":
             return Dropped(reason=cast("DropReason", reply[0]))
         with self._server.readable(about):
-            _, fence, attempt, claimed_at, exhausted, created_at = reply
+            _, fence, attempt, claimed_at, exhausted, created_at, heard = reply
             return Claimed(
                 fence=int(fence),
                 attempt=int(attempt),
                 now=moment_of(claimed_at),
                 exhausted=exhausted == "1",
                 created_at=moment_of(created_at),
+                heard=heard_of(heard),
             )
 
     def renew(self, owner: str, hops: Mapping[str, int], *, touchable: float | None = 0.0) -> RenewAnswer:
@@ -155,7 +159,7 @@ class RedisStore:
         notes = [flat_of({"type": "note", "hop": closing.hop_id, **note}) for note in completion.notes]
         return self._write(
             "complete", closing, self._ttl, json.dumps(notes), completion.step, *hop_arguments(following),
-            *flat_of(completion.blobs),
+            *said_arguments(completion.said), *flat_of(completion.blobs),
         )  # fmt: skip
 
     def fail(self, closing: Closing, failure: Failure) -> bool:
@@ -207,6 +211,30 @@ class RedisStore:
         return cast(
             "Mapping[str, str]", self._server.ask(lambda c: c.redis.hgetall(f"{self._prefix}:{about}"), about=about)
         )
+
+    def conversation(self, key: ConversationKey, heard: Heard | None = None) -> str | None:
+        """Return the history of a conversation as a hop heard it, or all of it."""
+        where, name = where_of(key)
+        hash_, start = (f"blob:{key.workflow}", f":{name}:") if where == "workflow" else (f"conversation:{name}", "")
+
+        def read(*fields: str | int) -> list[str | None]:
+            asked = [f"{start}{field}" for field in fields]
+            return cast(
+                "list[str | None]",
+                self._server.ask(lambda c: c.redis.hmget(f"{self._prefix}:{hash_}", asked), about=hash_),
+            )
+
+        pieces, size, log = read("pieces", "size", "log")
+        if pieces is None or size is None or log is None:
+            return None
+        with self._server.readable(hash_):
+            kept = Heard(pieces=int(pieces), size=int(size), log=log)
+        wanted = heard or kept
+        if wanted.log != kept.log or wanted.pieces > kept.pieces:
+            return None
+        sizes = [0] * wanted.pieces if wanted.size <= AT_ONCE else self._sizes(hash_, start, wanted.pieces)
+        parts = [part for trip in trips(sizes) for part in read(*trip)]
+        return None if None in parts else "".join(cast("list[str]", parts))
 
     def sweep(self, *, host: str, dead: Collection[str] = (), queues: Mapping[str, bool] | None = None) -> Sweep:
         """Return hops whose message must be sent again."""
@@ -369,6 +397,17 @@ class RedisStore:
     def close(self) -> None:
         """Release this process's connections. A later call opens new ones."""
         self._server.close()
+
+    def _sizes(self, hash_: str, start: str, pieces: int) -> list[int]:
+        """Return how many bytes each piece of a history has."""
+
+        def look(client: Client) -> Reply:
+            with client.redis.pipeline(transaction=False) as commands:
+                for number in range(1, pieces + 1):
+                    commands.hstrlen(f"{self._prefix}:{hash_}", f"{start}{number}")
+                return commands.execute()
+
+        return cast("list[int]", self._server.ask(look, about=hash_))
 
     def _close(self, script: str, closing: Closing, *more: int, failure: Failure, letter: Sequence[str] = ()) -> bool:
         about = (failure_text(failure), failure.step_id or "", failure.error_class, failure.where)

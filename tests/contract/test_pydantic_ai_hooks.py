@@ -8,13 +8,14 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
-from pydantic_ai import Agent, ModelRetry, RunContext
+from pydantic_ai import Agent, ModelRetry, RunContext, _agent_graph
 from pydantic_ai.durable_exec import JSON_CODEC, BaseDurabilityCapability, CallToolResult
 from pydantic_ai.durable_exec._toolset import unwrap_tool_call_result, wrap_tool_call_result
 from pydantic_ai.exceptions import ApprovalRequired, CallDeferred, ToolFailed, UserError
 from pydantic_ai.models import Model
 from pydantic_ai.models.test import TestModel
 from pydantic_ai.models.wrapper import WrapperModel
+from pydantic_ai.run import AgentRunResult
 from pydantic_ai.usage import RunUsage
 
 from paigeant_celery.agents.durability import CeleryDurability
@@ -70,6 +71,30 @@ def test_the_base_has_the_methods_that_are_overridden_or_called(name: str, expec
 def test_the_base_calls_what_is_overridden(caller: str, called: str) -> None:
     """An override that is no longer called fails silently: models would be refused, or events not shown."""
     assert called in inspect.getsource(getattr(BaseDurabilityCapability, caller))
+
+
+def test_each_run_asks_for_its_history_in_one_place() -> None:
+    """There messages that an earlier attempt saved are left out, before their run would be refused."""
+    resolve = _agent_graph.resolve_conversation
+
+    assert parameters(resolve) == ["conversation", "message_history", "usage", "conversation_id"]
+    assert resolve.__globals__["__name__"] == "paigeant_celery.agents.own_messages"
+    beginning = inspect.getsource(Agent.iter).partition("_prepare_run(")[0]
+    assert "_agent_graph.resolve_conversation(" in beginning
+    assert "resolve_run_id" not in beginning
+    given = (None, None, None)
+    assert resolve(None, message_history=None, usage=None, conversation_id=None)[:3] == given
+
+
+def test_each_save_of_a_conversation_goes_through_one_method() -> None:
+    """There what an earlier attempt saved is recognized."""
+    stores = pytest.importorskip("pydantic_ai.conversation_store", reason="this pydantic-ai has no such store")
+    save = stores.ConversationStore.save
+
+    assert parameters(save) == ["self", "conversation", "scope"]
+    assert "save" not in vars(stores.InMemoryConversationStore)
+    assert save.__globals__["__name__"] == "paigeant_celery.agents.own_messages"
+    assert parameters(AgentRunResult._conversation_saved) == ["self", "revision"]
 
 
 def test_models_can_be_asked_to_renew_their_clients() -> None:

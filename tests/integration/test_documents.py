@@ -52,6 +52,7 @@ DESK_STEPS = "from desk import"
 FLASK_CONTEXT = "# shop/surroundings.py"
 DJANGO_CONTEXT = "# blog/surroundings.py"
 TEAM = "# team.py"
+DESK_TALK = "# desk_talk.py"
 PICTURES = "# pictures.py"
 LIBRARY = "# library.py"
 DISPATCHING = "# dispatching.py"
@@ -77,6 +78,7 @@ RUN_BELOW = (
     DJANGO_CONTEXT,
     PICTURES,
     TEAM,
+    DESK_TALK,
     LIBRARY,
     DISPATCHING,
     FOLLOWING,
@@ -606,6 +608,25 @@ print(asyncio.run(WorkflowHarness().run([step])).outputs)
 """
 
     assert run_script(block(TEAM) + served, cwd=tmp_path) == "{'team.helper': 'Done.'}\n"
+
+
+def test_the_conversations_of_the_page_are_kept_as_it_says(tmp_path: Path) -> None:
+    """Two steps of a name are one history, and an id is another."""
+    shown = """
+import asyncio
+from paigeant_celery.testing import WorkflowHarness
+
+async def main():
+    harness = WorkflowHarness()
+    handle = harness.dispatch(itinerary)
+    await harness.deliver()
+    lamp, customer = await handle.conversation("lamp"), await handle.conversation(conversation_id="customer-7")
+    print([len(lamp), len(customer), lamp[2]["parts"][0]["content"]])
+
+asyncio.run(main())
+"""
+
+    assert run_script(block(DESK_TALK) + shown, cwd=tmp_path) == "[4, 2, 'Sum up what I told you.']\n"
 
 
 def test_a_prompt_with_files_runs_as_shown(tmp_path: Path) -> None:

@@ -132,6 +132,18 @@ def queue(name: str) -> list[Callable[[], object]]:
 # For each row: the numbers that its text has, and calls that are just within the limit and just beyond it.
 EDGES: dict[str, tuple[list[str], list[Callable[[], object]], list[Callable[[], object]]]] = {
     "`queue=`": (["1", "255"], [*queue("q"), *queue("é" * 127)], [*queue(""), *queue(" \t"), *queue("é" * 128)]),
+    "`conversation=`, `conversation_id=`": (
+        ["1", "128"],
+        [
+            lambda: ActivitySpec("a", "x", conversation="a b: é 🦜"),
+            lambda: ActivitySpec("a", "x", conversation_id="a" * 128),
+        ],
+        [
+            lambda: ActivitySpec("a", "x", conversation=" "),
+            lambda: ActivitySpec("a", "x", conversation_id="a" * 129),
+            lambda: ActivitySpec("a", "x", conversation_id="a\n"),
+        ],
+    ),
     "names of `variables=`": (
         [],
         [lambda: dispatched(variables={"": 1, "ключ 🦜 $": 1})],
@@ -191,6 +203,7 @@ ELSEWHERE = {  # settings; their page is compared with the code by another test
     "a file in a prompt, as base64": "`paigeant_max_output_size`",
     "all files of a workflow that are stored, as base64": "eight times that",
     "steps of a workflow": "`paigeant_max_steps`",
+    "history of a conversation": "`paigeant_max_conversation_size`",
 }
 
 

@@ -1,11 +1,14 @@
 -- CLAIM: give a queued hop, or one whose owner's lease has expired, to an owner.
 -- ARGV: prefix, hop, owner, token, max_attempts, digest ('' skips the comparison), lease, step ('' if unknown), timeout
---       (of the step; so long may TOUCH extend the owner's lease)
+--       (of the step; so long may TOUCH extend the owner's lease), where its conversation is kept ('' for none,
+--       'workflow', 'anywhere'), the name of that, ttl
 -- Answer: {'unknown' | 'finished' | 'running' | 'waiting' | 'parked' | 'cancelled' | 'altered'}, or
---         {'claimed', fence, attempt, claimed_at, exhausted (0|1), when the workflow was recorded}, or
+--         {'claimed', fence, attempt, claimed_at, exhausted (0|1), when the workflow was recorded, what was heard of its
+--         conversation at the first claim: 'pieces size log' ('' for none)}, or
 --         the error FORMAT if a newer worker has begun
 
-local _, hop, owner, token, max_attempts, digest, lease, step, timeout = unpack(ARGV)
+local _, hop, owner, token, max_attempts, digest, lease, step, timeout, where, name, ttl =
+  unpack(ARGV)
 
 local wrong = misplaced(hop_key(hop), 'hash', due, 'zset', owners, 'zset', owner_key(owner), 'set', host_key(owner), 'set',
   reached_key, 'hash', meta, 'hash')
@@ -13,7 +16,7 @@ if wrong then return wrong end
 
 local record = {}
 local fields = { 'workflow', 'state', 'digest', 'owner', 'token', 'fence', 'attempt', 'claimed_at', 'exhausted', 'queue',
-  'first' }
+  'first', 'heard' }
 for i, value in ipairs(redis.call('HMGET', hop_key(hop), unpack(fields))) do record[fields[i]] = value end
 local repeated = record.token == token and record.owner == owner
 if is_outdated and not repeated then return outdated() end -- what it claimed before is its own
@@ -39,6 +42,12 @@ end
 if record.state == 'running' and not (record.owner and record.claimed_at) then
   return corrupt(hop_key(hop), 'runs without owner')
 end
+local log, start
+if where ~= '' then
+  log, start = conversation_at(record.workflow, where, name)
+  wrong = misplaced(log, 'hash')
+  if wrong then return wrong end
+end
 local function give()
   give_to(owner, hop, lease)
   if tonumber(timeout) > redis.call('PTTL', touchable_key(owner)) then let_touch(owner, tonumber(timeout)) end
@@ -48,7 +57,8 @@ if repeated then
   redis.call('HSET', hop_key(hop), 'state', 'running')
   redis.call('ZREM', due, hop)
   give()
-  return { 'claimed', record.fence, record.attempt, record.claimed_at, record.exhausted, created_at }
+  return { 'claimed', record.fence, record.attempt, record.claimed_at, record.exhausted, created_at,
+    where ~= '' and record.heard or '' }
 end
 if record.state == 'running' then
   local lease_ends = redis.call('ZSCORE', owners, record.owner)
@@ -59,6 +69,16 @@ local fence, attempt, exhausted = int(record.fence + 1), record.attempt, '0'
 if tonumber(attempt) >= tonumber(max_attempts) then exhausted = '1' else attempt = int(attempt + 1) end
 redis.call('HSET', hop_key(hop), 'state', 'running', 'owner', owner, 'token', token, 'fence', fence, 'attempt', attempt,
   'claimed_at', int(now), 'exhausted', exhausted)
+local heard = ''
+if log then
+  heard = record.heard
+  if not heard then
+    local found = redis.call('HMGET', log, start .. 'pieces', start .. 'size', start .. 'log')
+    heard = (found[1] or '0') .. ' ' .. (found[2] or '0') .. ' ' .. (found[3] or '')
+    redis.call('HSET', hop_key(hop), 'heard', heard)
+  end
+  if where == 'anywhere' then redis.call('PEXPIREAT', log, int(now + ttl)) end
+end
 if record.state == 'running' then take_from(record.owner, hop) else redis.call('ZREM', due, hop) end
 give()
 -- Nobody knows which of its messages arrived. If it was sent again, the broker may redeliver the first message while
@@ -69,4 +89,4 @@ end
 redis.call('HSET', wf_key(record.workflow), 'updated_at', int(now))
 add_event(record.workflow, 'type', 'claimed', 'hop', hop, with_step(step, 'attempt', attempt, 'fence', fence,
   'exhausted', exhausted))
-return { 'claimed', fence, attempt, int(now), exhausted, created_at }
+return { 'claimed', fence, attempt, int(now), exhausted, created_at, heard }

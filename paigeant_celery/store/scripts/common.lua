@@ -11,12 +11,17 @@
 --                                     the last attempt); redriven_by and published_by (tokens); letter (while parked);
 --                                     sent and first (the numbers of its latest and of its first message among those
 --                                     of its queue); waits (how often it was overdue); given_back
---                                     (how many workers could not read it); envelope until it is closed
+--                                     (how many workers could not read it); heard (pieces, size and log of its
+--                                     conversation at the first claim); envelope until it is closed
 -- {prefix}:events:{workflow}  stream  what happened: type, hop, ...; never prompts or outputs
 -- {prefix}:stream:{workflow}  stream  events of agents while they run: behind (the last event of the workflow before
 --                                     it), type, hop, ...; the second number of an id counts all entries that ever came
 -- {prefix}:blob:{workflow}    hash    what does not travel: step id -> JSON text of an output; sha256:DIGEST -> a file of
---                                     a prompt, as base64
+--                                     a prompt, as base64; and the workflow's own conversations, each with the fields
+--                                     of the next key after :{name}:
+-- {prefix}:conversation:{id}  hash    a history that steps of any workflow share: pieces (how many), 1, 2, ... (each a
+--                                     piece of its text), size (bytes), log (tells it from later ones of the same id);
+--                                     expires after the last claim or completion of a step in it
 -- {prefix}:journal:{hop}      hash    call -> what was recorded about it (JSON); expires with the workflow. For a hop that
 --                                     was parked although its step ended well also: outcome -> what the step gave. Long
 --                                     entries are in pieces: NAME.1, NAME.2, ... and NAME.pieces, how many there are
@@ -63,6 +68,13 @@ local function letter_key(letter) return prefix .. ':letter:' .. letter end
 local function owner_key(owner) return prefix .. ':owner:' .. owner end
 local function host_key(owner) return prefix .. ':host:' .. owner:match('^[^:]*') end
 local function touchable_key(owner) return prefix .. ':touchable:' .. owner end
+
+-- The hash of a conversation, and what its fields begin with. One of a single workflow stands beside the workflow's
+-- outputs, so that it expires with them whatever version ends the workflow. No id of a step has a colon.
+local function conversation_at(workflow, where, name)
+  if where == 'workflow' then return blob_key(workflow), ':' .. name .. ':' end
+  return prefix .. ':conversation:' .. name, ''
+end
 
 -- Redis would write a large number as 1.7e+12.
 local function int(number) return string.format('%.0f', number) end

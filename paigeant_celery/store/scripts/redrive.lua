@@ -23,7 +23,10 @@ drop_letter(hop)
 redis.call('HSET', hop_key(hop), 'redriven_by', token, 'state', 'queued', 'attempt', 0, 'sent', 0, 'waits', 0)
 redis.call('HDEL', hop_key(hop), 'owner', 'failure', 'given_back')
 redis.call('ZREM', parked, hop)
-if discard == '1' then redis.call('DEL', journal_key(hop)) end
+if discard == '1' then
+  redis.call('DEL', journal_key(hop))
+  redis.call('HDEL', hop_key(hop), 'heard')
+end
 send_at(hop, now)
 await_deadline(workflow, redis.call('HGET', wf_key(workflow), 'deadline'))
 redis.call('HDEL', wf_key(workflow), 'failure')

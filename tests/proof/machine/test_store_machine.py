@@ -25,9 +25,11 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
+from paigeant_celery.core.conversations import ConversationKey
 from paigeant_celery.core.errors import HopUnknown
 from paigeant_celery.core.flow import Failure
 from paigeant_celery.core.hops import goes_first
+from paigeant_celery.store.conversations import heard_of
 from paigeant_celery.store.limits import LIMITS
 from paigeant_celery.store.memory import MemoryStore
 from paigeant_celery.store.memory_letters import FOR_EVER
@@ -39,9 +41,11 @@ from paigeant_celery.store.port import (
     Completion,
     DeadLetter,
     Dropped,
+    Heard,
     HopRecord,
     NewWorkflow,
     RenewAnswer,
+    Said,
     Store,
     StoredEvent,
     Sweep,
@@ -66,6 +70,9 @@ HOPS = tuple(f"{workflow}.{place}" for workflow in WORKFLOWS for place in range(
 OWNERS = ("here:1", "here:2", "there:3")
 LETTERS = ("w.0", "w.1", "x")  # of hops that may be parked, and of a message without a hop
 FEW_LETTERS = replace(LIMITS, max_letters=2)  # so that the oldest are dropped
+
+SHARED = ConversationKey("customer 7")  # of the first and the last hop of each workflow; the middle one has its own
+KEYS = (SHARED, *(ConversationKey("aside: 1", workflow) for workflow in WORKFLOWS))
 
 FAILURE = Failure(step_id="draft", error_class="ValueError", text="no such topic")
 
@@ -98,6 +105,11 @@ def parts(hop_id: str) -> tuple[str, int]:
     return workflow, int(place)
 
 
+def conversation_of(hop_id: str) -> ConversationKey:
+    workflow, place = parts(hop_id)
+    return ConversationKey("aside: 1", workflow) if place == 1 else SHARED
+
+
 def milliseconds(at: datetime) -> int:
     return round((at - datetime(1970, 1, 1, tzinfo=UTC)) / timedelta(milliseconds=1))
 
@@ -127,6 +139,7 @@ class Row:
     sent: int
     first: int
     waits: int
+    heard: Heard | None
     journal: Mapping[str, str]
 
 
@@ -167,6 +180,7 @@ class Reading:
     held_until: int | None
     letters: Sequence[tuple[Mapping[str, str], int, int | None]]  # oldest first, with `at` and when it expires
     letters_dropped: int
+    histories: Mapping[ConversationKey, tuple[str, Heard, int | None]]  # the text, and when it expires by itself
 
     def difference(self, other: Reading) -> str:
         """Say how two readings differ."""
@@ -224,6 +238,10 @@ class MemoryRig:
                 for end, kept in letters
             ],
             letters_dropped=raw._letters.dropped,
+            histories={
+                key: (kept.text, kept.heard, moment_of(kept.until))
+                for key, kept in records.histories._histories.items()
+            },
         )
 
     def _course(self, name: str, ends_at: int | None) -> Course:
@@ -269,6 +287,7 @@ class MemoryRig:
             sent=found.sent,
             first=found.first,
             waits=found.waits,
+            heard=kept.heard,
             journal=dict(kept.journal),
         )
 
@@ -353,7 +372,21 @@ class RedisRig:
             held_until=int(meta["held_until"]) if "held_until" in meta else None,
             letters=self._letters(ids["letter"], found, ends, scores),
             letters_dropped=int(meta.get("letters_dropped", 0)),
+            histories=dict(self._histories(ids, found, ends)),
         )
+
+    def _histories(
+        self, ids: Mapping[str, Sequence[str]], found: Mapping[str, Any], ends: Mapping[str, int | None]
+    ) -> Iterator[tuple[ConversationKey, tuple[str, Heard, int | None]]]:
+        logs = {ConversationKey(name): (f"conversation:{name}", "") for name in ids["conversation"]}
+        logs |= {ConversationKey("aside: 1", name): (f"blob:{name}", ":aside: 1:") for name in ids["blob"]}
+        for key, (name, start) in logs.items():
+            record = pairs(found[name])
+            if f"{start}log" in record:
+                pieces = int(record[f"{start}pieces"])
+                heard = Heard(pieces=pieces, size=int(record[f"{start}size"]), log=record[f"{start}log"])
+                text = "".join(record[f"{start}{number}"] for number in range(1, pieces + 1))
+                yield key, (text, heard, ends[name] if key.workflow is None else None)
 
     def _course(self, name: str, found: Mapping[str, Any], ends: Mapping[str, int | None]) -> Course:
         record, hops = pairs(found[f"wf:{name}"]), frozenset(found[f"hops:{name}"])
@@ -373,7 +406,9 @@ class RedisRig:
             deadline=int(record["deadline"]) if "deadline" in record else None,
             ends_at=ends_at,
             hops=hops,
-            blobs=pairs(found.get(f"blob:{name}", [])),
+            blobs={
+                step_id: text for step_id, text in pairs(found.get(f"blob:{name}", [])).items() if ":" not in step_id
+            },
             events=[(int(id_.partition("-")[0]), pairs(flat)) for id_, flat in events],
             stream=[
                 (int(id_.partition("-")[0]), pairs(flat[2:]), event_ids.index(flat[1]) + 1) for id_, flat in stream
@@ -398,6 +433,7 @@ class RedisRig:
             sent=int(record["sent"]),
             first=int(record["first"]),
             waits=int(record["waits"]),
+            heard=heard_of(record.get("heard", "")),
             journal=pairs(found.get(f"journal:{hop_id}", [])),
         )
 
@@ -421,7 +457,7 @@ class RedisRig:
 
 
 SORTED = ("due", "parked", "deadlines", "owners", "letters", "kept")
-KINDS = ("wf", "hops", "hop", "events", "stream", "blob", "journal", "owner", "host", "letter")
+KINDS = ("wf", "hops", "hop", "events", "stream", "blob", "conversation", "journal", "owner", "host", "letter")
 SINGLE = (*SORTED, "sent", "reached", "meta")
 
 
@@ -542,6 +578,25 @@ def check_move(before: Reading, found: Reading) -> None:
             assert found.hops[hop_id].fence >= before.hops[hop_id].fence, f"forward: the fence of {hop_id} fell"
 
 
+def check_histories(before: Reading, found: Reading) -> None:
+    """Check that a history only grows, by what each completed hop said, and that a hop always hears the same."""
+    for key, (text, heard, _) in found.histories.items():
+        was, said, _ = before.histories.get(key, ("", Heard(log=heard.log), None))
+        assert said.log != heard.log or text.startswith(was), f"appended: {key} was {was!r} and is {text!r}"
+        lines = Counter(text.splitlines())
+        assert not lines or max(lines.values()) == 1, f"heard once: {key} has {text!r}"
+        for hop_id, row in found.hops.items():
+            if conversation_of(hop_id) == key and row.state != "done" and row.workflow in found.workflows:
+                own = f"{hop_id} {found.workflows[row.workflow].created_at}\n"
+                assert own not in text, f"heard when done: {own!r} is in {text!r}, but {hop_id} is {row.state}"
+    for hop_id, row in before.hops.items():
+        now, course = found.hops.get(hop_id), found.workflows.get(row.workflow)
+        if now is None or course is None or course.created_at != before.workflows[row.workflow].created_at:
+            continue
+        kept = row.heard is None or now.heard in (row.heard, None)
+        assert kept, f"heard again: {hop_id} heard {row.heard} and then {now.heard}"
+
+
 def a(call: str, **arguments: st.SearchStrategy[Any]) -> st.SearchStrategy[tuple[str, dict[str, Any]]]:
     return st.tuples(st.just(call), st.fixed_dictionaries(arguments))
 
@@ -626,6 +681,7 @@ class Machine:
         self.seen["steps"] += 1
         check_reading(self.last, most=self.most)
         check_move(before, self.last)
+        check_histories(before, self.last)
 
     # Calls of clients and workers.
 
@@ -675,6 +731,7 @@ class Machine:
             step=f"draft-{place}" if more else "",
             blobs={f"draft-{place}": '"text"'} if more else {},
             notes=[{"about": "edit", "step": str(place)}] if more else [],
+            said=self.said(closing.hop_id),
         )
         self.closes(closing, "done", lambda store: store.complete(completion))
 
@@ -838,9 +895,20 @@ class Machine:
             *[lambda store, hop_id=hop_id: store.journal(hop_id) for hop_id in HOPS if parts(hop_id)[0] == workflow],
             *[lambda store, letter_id=letter_id: store.dead_letter(letter_id) for letter_id in LETTERS],
             lambda store: store.letters_dropped(),
+            *[lambda store, key=key: store.conversation(key) for key in KEYS],
+            *[
+                lambda store, hop_id=hop_id, row=row: store.conversation(conversation_of(hop_id), row.heard)
+                for hop_id, row in self.last.hops.items()
+            ],
         )
 
     # Parts of calls.
+
+    def said(self, hop_id: str) -> Said:
+        """Return what a hop says: the hop, and when its workflow was recorded, which may happen again."""
+        course = self.last.workflows.get(parts(hop_id)[0])
+        created_at = course.created_at if course is not None else 0
+        return Said(conversation=conversation_of(hop_id), text=f"{hop_id} {created_at}\n")
 
     def owner_that_runs(self, which: int) -> str:
         """Return an owner that has hops, if there is one."""
@@ -856,7 +924,17 @@ class Machine:
         digest = f"d-{hop_id}" if digest == "right" else digest
         token = f"t{next(self.numbers)}"
         most = self.most if most is None else most
-        call = Call(Claim(hop_id=hop_id, owner=owner, token=token, max_attempts=most, digest=digest, step="s"))
+        call = Call(
+            Claim(
+                hop_id=hop_id,
+                owner=owner,
+                token=token,
+                max_attempts=most,
+                digest=digest,
+                step="s",
+                conversation=conversation_of(hop_id),
+            )
+        )
         self.asked.append(call)
         self.ask(call)
 
@@ -873,6 +951,7 @@ class Machine:
         if answer.fence == row.fence:
             self.seen["answered again"] += 1
         else:
+            self.seen["heard" if answer.heard != Heard() else "heard nothing"] += 1
             self.seen["exhausted" if answer.exhausted else "taken over" if row.state == "running" else "claimed"] += 1
 
     def sweep_once(self, *, dead: Sequence[str] = (), empty: bool | None = None, host: str = "here") -> Sequence[str]:
@@ -917,7 +996,7 @@ COMMON = {
     "claimed", "dropped unknown", "dropped finished", "dropped running", "dropped waiting", "dropped parked",
     "overtaken", "closed before", "closed as done", "closed as waiting", "closed as parked", "closed as queued",
     "lapsed", "resent", "recorded", "not recorded", "published", "redriven", "not_parked", "asked for queues",
-    "buried", "letter forgotten", "lost everything", "unknown",
+    "buried", "letter forgotten", "lost everything", "unknown", "heard", "heard nothing",
 }  # fmt: skip
 RARE = {
     "taken over", "exhausted", "answered again", "revived", "closed late", "closed as failed", "dropped altered",
@@ -1050,6 +1129,10 @@ def with_course(found: Reading, **changes: Any) -> Reading:
     return replace(found, workflows={**found.workflows, "w": replace(found.workflows["w"], **changes)})
 
 
+def with_history(found: Reading, text: str) -> Reading:
+    return replace(found, histories={SHARED: (text, Heard(pieces=1, size=len(text), log="x"), None)})
+
+
 # Readings that no store may give after a workflow's first hop began to run.
 UNSOUND: Mapping[str, Callable[[Reading], Reading]] = {
     "one place: w.0": lambda found: replace(found, due={"w.0": 0}),
@@ -1062,6 +1145,9 @@ UNSOUND: Mapping[str, Callable[[Reading], Reading]] = {
     "forward: w is forgotten": lambda found: replace(found, workflows={}),
     "forward: w went": lambda found: with_course(with_row(found, fence=1), hop="w.2"),
     "forward: the fence": lambda found: with_row(found, fence=0),
+    "heard when done": lambda found: with_history(found, f"w.0 {found.workflows['w'].created_at}\n"),
+    "heard once": lambda found: with_history(found, "x\nx\n"),
+    "heard again": lambda found: with_row(found, heard=Heard(pieces=1)),
 }
 
 
@@ -1071,10 +1157,15 @@ def test_each_check_of_the_records_notices_what_it_is_for(new_pairs: Pairs, noti
     sound = started(new_pairs()(), most=1).last
     check_reading(sound, most=1)
     check_move(sound, sound)
+    check_histories(sound, sound)
 
     unsound = UNSOUND[noticed](sound)
+    kinds: dict[str, Callable[[], object]] = {
+        "forward": lambda: check_move(sound, unsound),
+        "heard": lambda: check_histories(sound, unsound),
+    }
     with pytest.raises(AssertionError, match=f"^{noticed}"):
-        check_move(sound, unsound) if noticed.startswith("forward") else check_reading(unsound, most=1)
+        kinds.get(noticed.partition(":")[0].partition(" ")[0], lambda: check_reading(unsound, most=1))()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -1113,6 +1204,18 @@ def lose_and_adopt(machine: Machine) -> None:
 def let_the_deadline_pass(machine: Machine) -> None:
     machine.start("v", ends=True)
     machine.deadline_passes("v", claimed=False)
+
+
+def complete_both_and_retry(machine: Machine) -> None:
+    machine.start("v")
+    machine.claim("v.0", OWNERS[1])
+    machine.complete(back=0)
+    machine.lease_ends(which=0, then="claim")
+
+
+def complete_twice(machine: Machine) -> None:
+    machine.complete(back=0)
+    machine.complete(back=0)
 
 
 def park_and_redrive(machine: Machine) -> None:
@@ -1180,6 +1283,18 @@ MUTANTS = {
         calls=park_and_redrive,
         noticed="record",
     ),
+    "each attempt hears what there is": Mutant(
+        old="heard = record.heard\n",
+        new="heard = nil\n",
+        calls=complete_both_and_retry,
+        noticed="answer",
+    ),
+    "a history that is not kept for longer": Mutant(
+        old="if where == 'anywhere' then redis.call('PEXPIREAT', log, int(now + ttl)) end\nend\nfor i",
+        new="end\nfor i",
+        calls=lambda machine: machine.complete(back=0),
+        noticed="record",
+    ),
     "claim not idempotent": Mutant(
         old="if repeated then",
         new="if false then",
@@ -1188,7 +1303,8 @@ MUTANTS = {
     ),
 }
 CHECKS = (
-    "answer", "told apart", "deadlines", "unchanged", "record", "one place", "handed on", "forward", "capped", "once"
+    "answer", "told apart", "deadlines", "unchanged", "record", "one place", "handed on", "forward", "capped", "once",
+    "heard again", "heard once", "heard when done", "appended",
 )  # fmt: skip
 
 

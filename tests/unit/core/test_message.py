@@ -53,7 +53,7 @@ def changed(name: str, path: str, value: object) -> dict[str, Any]:
     return tree
 
 
-@pytest.mark.parametrize("name", ["first", "underway", "content", "newer_minor"])
+@pytest.mark.parametrize("name", ["first", "underway", "content", "talking", "newer_minor"])
 def test_a_message_written_by_this_version_is_read_and_written_unchanged(name: str) -> None:
     """Messages wait in queues while workers are upgraded; the samples are what was promised."""
     message = read(sample(name))
@@ -138,6 +138,34 @@ def test_the_fields_of_a_newer_minor_version_survive_being_forwarded() -> None:
     assert moved["slip"]["revision"] == 4
     assert moved["slip"]["executed"][0] == before["slip"]["executed"][0]
     assert moved["slip"]["itinerary"] == before["slip"]["itinerary"][1:]
+
+
+def test_a_step_of_a_conversation_is_of_a_kind_that_earlier_versions_leave_to_newer_ones() -> None:
+    """They keep a field that they do not know, and would run the step without its history."""
+    steps = sample("talking")["slip"]["itinerary"]
+
+    assert {step["kind"] for step in steps} == {"agent_1.2"}
+    for field in ("conversation", "conversation_id"):
+        assert encode(read(sample("first"))).count(f'"{field}"') == 0
+    tree = sample("talking")
+    tree["slip"]["itinerary"][0]["kind"] = "agent"
+    assert refusal(tree) == ("invalid_envelope", "slip.itinerary[0]")
+    assert refusal({**sample("talking"), "slip": {**sample("talking")["slip"], "itinerary": [
+        {**steps[0], "conversation": "a\nb"}]}}) == ("bad_conversation", "slip.itinerary[0].conversation")  # fmt: skip
+
+
+def test_the_digest_of_a_step_in_a_conversation_is_its_own() -> None:
+    """Another conversation is another request, even under one correlation id."""
+    digests = {
+        content_digest(read(tree))
+        for tree in (
+            sample("talking"),
+            changed("talking", "slip.itinerary.0.conversation", "billing"),
+            changed("talking", "slip.itinerary.0.conversation_id", "support"),
+        )
+    }
+
+    assert len(digests) == 3
 
 
 NEW_KIND = {"step_id": "both", "kind": "block", "branches": [{"name": "a", "steps": [{"kind": "agent"}]}]}

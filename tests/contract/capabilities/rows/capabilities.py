@@ -433,6 +433,7 @@ ROWS = [
         name="`HandleDeferredToolCalls`",
         make=handled,
         of=("HandleDeferredToolCalls",),
+        brief=True,
     ),
     Row(name="`ImageGeneration` with a local tool", make=image_generation_local, of=("ImageGeneration",)),
     Row(name="`IncludeToolReturnSchemas`", make=return_schemas, of=("IncludeToolReturnSchemas",)),

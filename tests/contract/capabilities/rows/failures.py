@@ -215,28 +215,24 @@ ROWS = [
         of=("ModelFallback",),
         since="2.64",
         brief=True,
-        wrong="`failed_attempts` has the duration of the replay",
     ),
     Row(
         name="`ModelFallback(fallback_on=ModelRateLimitError)`",
         make=fallback_after(http("ModelRateLimitError", 429), fallback_on=(exceptions.ModelRateLimitError,)),
         of=("ModelFallback",),
         since="2.64",
-        wrong="`failed_attempts` has the duration of the replay",
     ),
     Row(
         name="`ModelFallback` after a server error",
         make=fallback_after(http("ModelServerError", 500)),
         of=("ModelFallback",),
         since="2.64",
-        wrong="`failed_attempts` has the duration of the replay",
     ),
     Row(
         name="`ModelFallback` after `ModelRequestTimeout`",
         make=fallback_after(exceptions.ModelRequestTimeout("model", 1.5)),
         of=("ModelFallback",),
         since="2.64",
-        wrong="`failed_attempts` has the duration of the replay",
     ),
     Row(
         name="`ModelFallback` after a lost connection",

@@ -298,9 +298,6 @@ def operation_of_a_function(world: World) -> Made:
 
 
 PATHS: Any = {"anew": ("workspace_ref",)}  # each trial has a folder of its own
-LATE_OPERATIONS = ("after_run", "after_node_run", "on_run_error")
-LATE_WORKSPACES = ("after_run", "before_model_request", "after_tool_execute", "on_run_error")
-LATE = "an operation made late in a run parks an unchanged step"
 
 ROWS = [
     Row(name="`Hooks` in every place", make=hooks, of=("Hooks",), again=("hook",), runs_again="the hooks"),
@@ -321,17 +318,16 @@ ROWS = [
             name=f"a `durable_operation` in `{hook}`",
             make=operation_in(hook),
             ends=ends_of(hook),
-            wrong=LATE if hook in LATE_OPERATIONS else "",
-            brief=hook == "before_run",
+            brief=hook == "after_run",
         )
         for hook in HOOKS
     ),
-    Row(name="a `durable_operation` in `wrap_run`, behind the run", make=operation_behind_the_run, wrong=LATE),
+    Row(name="a `durable_operation` in `wrap_run`, behind the run", make=operation_behind_the_run),
     Row(
         name="a `durable_operation` of a capability that a function makes",
         make=operation_of_a_function,
         again=("note",),
-        runs_again="the operation; those of capabilities given when the agent is made are recorded",
+        runs_again="the operation; those of capabilities given to the agent are recorded",
     ),
     *(
         Row(
@@ -339,17 +335,23 @@ ROWS = [
             make=workspace_in(hook),
             of=("LocalWorkspace",),
             ends=ends_of(hook),
-            wrong=LATE if hook in LATE_WORKSPACES else "",
+            brief=hook == "after_tool_execute",
             **PATHS,
         )
-        for hook in ("before_run", "wrap_run", *LATE_WORKSPACES)
+        for hook in (
+            "before_run",
+            "wrap_run",
+            "after_run",
+            "before_model_request",
+            "after_tool_execute",
+            "on_run_error",
+        )
     ),
     Row(name="`LocalWorkspace` in a tool", make=workspace_in_a_tool, of=("LocalWorkspace",), **PATHS),
     Row(
         name="`LocalWorkspace` in an unrecorded tool",
         make=workspace_in_an_unrecorded_tool,
         of=("LocalWorkspace",),
-        wrong=LATE,
         **PATHS,
     ),
 ]

@@ -154,7 +154,7 @@ ROWS = [
     Row(name="`SkipModelRequest`", make=skipped),
     Row(name="`RetryModelRequest` after an error", make=asked_again, since="2.68"),
     Row(name="`RetryModelRequest` after a bad response", make=rejected, since="2.68"),
-    Row(name="`ModelFallback` after a stream that broke off", make=broken_stream, since="2.64"),
+    Row(name="`ModelFallback` after a stream that broke off", make=broken_stream, since="2.64", ends="ModelAPIError"),
     Row(
         name="`direct.model_request` in a function step",
         make=asked_directly,

@@ -214,7 +214,7 @@ def thoughts(world: World) -> Made:
 FUNCTION = {"again": ("output function",), "runs_again": "the function"}
 
 ROWS = [
-    Row(name="text", make=text, brief=True),
+    Row(name="text", make=text),
     Row(name="several texts in one response", make=thoughts),
     Row(name="an output tool", make=tool, of=("ToolOutput",)),
     Row(name="an output tool for each of several types", make=tool_of_two),
@@ -237,7 +237,7 @@ ROWS = [
     Row(name="text or an output tool", make=text_or_tool),
     Row(name="`StructuredDict`", make=dictionary, of=("StructuredDict",)),
     Row(name="`Choices`", make=choices, of=("Choices",)),
-    Row(name="a `Literal` made from a set", make=literal_of_a_set, wrong="the step is parked as one with other tools"),
+    Row(name="a `Literal` made from a set", make=literal_of_a_set),
     Row(name="`run_stream` in a function step", make=streamed),
     Row(name="`run_stream_events` in a function step", make=events_of_a_run),
     Row(name="`iter` in a function step", make=nodes),

@@ -191,11 +191,6 @@ def broken_off(world: World) -> Made:
     return run
 
 
-def in_a_thread(world: World) -> Made:
-    agent = durable(world)
-    return lambda: asyncio.to_thread(lambda: agent.run_sync("go"))
-
-
 def checked(world: World) -> Made:
     agent = durable(world, answers=(call("act"), "bad", "good"))
 
@@ -220,7 +215,12 @@ ROWS = [
     Row(name="`run(toolsets=…)`", make=toolset_for_a_run),
     Row(name="an operation that runs an agent", make=operation_over_messages),
     Row(name="an operation that used a model, failed, and was survived", make=operation_that_fails),
-    Row(name="`run(capabilities=…)` with an operation", make=operation_for_a_run),
+    Row(
+        name="`run(capabilities=…)` with an operation",
+        make=operation_for_a_run,
+        again=("request to helper",),
+        runs_again="the operation; those of capabilities given to the agent are recorded",
+    ),
     Row(name="`WrapperAgent`", make=wrapper_agent),
     Row(name="agents without names", make=unnamed),
     Row(name="`run(run_id=…, conversation_id=…)`", make=own_ids),
@@ -231,7 +231,6 @@ ROWS = [
     Row(name='`end_strategy="exhaustive"`', make=exhaustive),
     Row(name="`run_stream` with tools", make=streamed_tool_use),
     Row(name="`run_stream` that is left early", make=broken_off),
-    Row(name="`run_sync` in a thread", make=in_a_thread),
     Row(name="an answer that a validator refuses", make=checked),
     Row(name="text beside a tool call", make=text_beside_a_call),
 ]

@@ -237,7 +237,7 @@ def hand_off(world: World) -> Made:
 
 
 ROWS = [
-    Row(name="tools, one after the other", make=tools, brief=True),
+    Row(name="tools, one after the other", make=tools),
     Row(name="tools in parallel", make=parallel, brief=True),
     Row(name="a tool that raises `ModelRetry`", make=retried),
     Row(
@@ -246,7 +246,7 @@ ROWS = [
         again=("look",),
         runs_again="the tool",
     ),
-    Row(name="an agent inside a tool", make=delegate),
+    Row(name="an agent inside a tool", make=delegate, brief=True),
     Row(name='a durable agent inside a tool with `metadata={"paigeant": False}`', make=delegate_unrecorded),
     Row(name="a chain of durable agents inside unrecorded tools", make=team),
     Row(name="an output function that runs a durable agent", make=hand_off),

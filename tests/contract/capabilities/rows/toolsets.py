@@ -246,12 +246,13 @@ ROWS = [
     Row(name="`FunctionToolset`", make=function, of=("FunctionToolset",)),
     Row(name="`FunctionToolset` with instructions", make=with_instructions, of=("FunctionToolset",)),
     Row(name="`IncludeReturnSchemasToolset`", make=return_schemas, of=("IncludeReturnSchemasToolset",)),
-    Row(name="`MCPToolset`", make=mcp, of=("MCPToolset",), brief=True),
+    Row(name="`MCPToolset`", make=mcp, of=("MCPToolset",)),
     Row(name="the capability `MCP`", make=mcp_capability, of=("MCP",)),
     Row(
         name="a server that has gained a tool",
         make=mcp_that_grows,
         of=("MCPToolset",),
+        brief=True,
     ),
     Row(
         name="a server that is down, all of whose calls are recorded",
