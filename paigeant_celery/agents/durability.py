@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any, cast
 from weakref import WeakValueDictionary
 
-from pydantic_ai.agent import AbstractAgent, EventStreamHandler
+from pydantic_ai.agent import AbstractAgent, Agent, EventStreamHandler
 from pydantic_ai.capabilities import AbstractCapability, WrapModelRequestHandler, WrapRunHandler
 from pydantic_ai.durable_exec import (
     JSON_CODEC,
@@ -45,6 +45,7 @@ from paigeant_celery.agents.recorded_tools import METADATA_KEY, RecordedToolset
 from paigeant_celery.agents.run_context import durable_run
 from paigeant_celery.agents.stream import feed_here, show_rest, shown_run, shown_to
 from paigeant_celery.agents.tool_values import ToolResults
+from paigeant_celery.agents.waits import recorded_sleep
 from paigeant_celery.core.errors import NotSerializable, UsageError
 from paigeant_celery.journal.hop_journal import current_journal, surrounding_journal
 
@@ -200,18 +201,22 @@ class CeleryDurability(BaseDurabilityCapability[AgentDepsT]):
             return await self._model_request_operation(params)
 
     async def wrap_run(self, ctx: RunContext[AgentDepsT], *, handler: WrapRunHandler) -> AgentRunResult[Any]:
-        """Keep replayed calls from exporting their spans and counting their tokens again; refuse waits.
+        """Keep replayed calls from exporting their spans and counting their tokens again, and waits from starting anew.
 
-        Watchers are shown the end. When the run has ended well, the failures that it survived are recorded. Messages
-        that an earlier attempt has saved are not given to be saved again.
+        Waits for people are refused, and watchers are shown the end. When the run has ended well, the failures that it
+        survived are recorded, and messages that an earlier attempt has saved are not given to be saved again. Raises
+        `NonDeterminismError` if the run ends although it went on from there in an earlier attempt.
         """
         if (journal := current_journal()) is None:
             return await super().wrap_run(ctx, handler=handler)
         assert self._agent is not None
-        with replay_scope(), durable_run(self._agent), waits_refused():
+        run_id, agent = ctx.run_id or "", self._agent
+        sleeping = Agent.using_sleep(recorded_sleep(journal, run_id))
+        with replay_scope(), durable_run(agent), waits_refused(), sleeping:
             feed, run = feed_here(), super().wrap_run(ctx, handler=handler)
-            result = await (run if feed is None else shown_run(feed, ctx.run_id or "", run))
-        await journal.settle(ctx.run_id)
+            result = await (run if feed is None else shown_run(feed, run_id, run))
+        journal.check_end(run_id)
+        await journal.settle(run_id)
         give_back_own(journal, result)
         return result
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from pydantic_ai.durable_exec import (
     BoundDurableOperation,
@@ -15,9 +15,11 @@ from pydantic_ai.durable_exec import (
     DurableOperationBackend,
     EventStreamHandlerParams,
     ModelCancelSuspendedResponseId,
+    ModelCancelSuspendedResponseParams,
     ModelCompactMessagesId,
     ModelRequestId,
     ModelRequestParams,
+    ResultCodec,
     durable_unit_scope,
 )
 from pydantic_ai.tools import RunContext
@@ -27,9 +29,10 @@ from paigeant_celery.agents.fingerprints import Digests
 from paigeant_celery.agents.operation_arguments import digest_of_arguments
 from paigeant_celery.agents.recorded_errors import rebuilt, survived
 from paigeant_celery.agents.recorded_usage import Spending
+from paigeant_celery.agents.waits import Standing, polled
 from paigeant_celery.journal.hop_journal import HopJournal, calling, current_journal
 from paigeant_celery.journal.operations import ARGUMENTS
-from paigeant_celery.journal.record import CallKey, CallKind, Record
+from paigeant_celery.journal.record import CUT_OFF, CallKey, CallKind, Record
 
 try:  # since pydantic-ai 2.68; before that, the spans of replayed calls are exported again
     from pydantic_ai.durable_exec import record_durable_unit
@@ -40,8 +43,6 @@ except ImportError:
 
 
 __all__ = ["JournalBackend", "recorded"]
-
-CUT_OFF = asyncio.CancelledError.__name__
 
 ParamsT = TypeVar("ParamsT")
 WireT = TypeVar("WireT")
@@ -57,46 +58,58 @@ async def recorded(
     spending: Spending | None = None,
     unit: Callable[[], AbstractContextManager[object]] = durable_unit_scope,
     later: Callable[[Record], bool] = lambda record: False,
+    instead_of: Callable[[], CallKey | None] = lambda: None,
 ) -> Record:
     """Return the record of a call that is made now or was made by an earlier attempt.
 
     Raises the error of a recorded call that failed but whose run survived. If such a call had been cut off for a reason
     that is not known, the replay waits to be cut off again. `spending` is where the call's usage is counted,
     `unit` surrounds what is made, and what `later` says matters only if the step goes on, and is recorded then.
+    `instead_of` says, once the call is made, which earlier call's record it replaces.
     """
-    record = journal.find(key, fingerprint)
-    if record is not None:
+    found = journal.find(key, fingerprint)
+    if found is not None:
         record_durable_unit(executed=False)
+        await journal.turn(found.number)
         if spending is not None:
-            spending.count(record.usage)
-        if record.failure is None:
-            return record
-        if record.failure.error_class == CUT_OFF and record.failure.form is None:  # those of Python's futures have one
+            spending.count(found.usage)
+        if found.failure is None:
+            return found
+        if found.failure.error_class == CUT_OFF and found.failure.form is None:  # those of Python's futures have one
             await asyncio.Event().wait()
-        raise rebuilt(record)
+        raise rebuilt(found)
 
-    def failed(error: BaseException) -> None:
+    def of_failed(error: BaseException) -> Record:
         usage = spending.used() if spending is not None else {}
-        journal.add_later(key, replace(survived(error, fingerprint), usage=usage))
+        return replace(survived(error, fingerprint), usage=usage)
 
-    async with journal.making():
+    def cut_off(error: asyncio.CancelledError) -> None:
+        journal.add_later(key, of_failed(error))
+        when_explained(lambda reason: journal.add_later(key, of_failed(reason)))
+
+    failed: Exception | None = None
+    async with journal.making(key):
         try:
             with calling(str(key), recorded=True), unit():
                 record = await make()
-        except (Exception, asyncio.CancelledError) as error:
-            failed(error)
-            if isinstance(error, asyncio.CancelledError):
-                when_explained(failed)
+        except asyncio.CancelledError as error:
+            cut_off(error)
             raise
-        try:
-            if later(record):
-                journal.add_later(key, record)
-            else:
-                await journal.add(key, record)
-        except asyncio.CancelledError as error:  # it is answered and may be recorded, but not for the run
-            failed(error)
-            when_explained(failed)
-            raise
+        except Exception as error:  # noqa: BLE001 - raised below, when it is its turn
+            failed = error
+            number = journal.add_later(key, of_failed(error), answered=True)
+        else:
+            try:
+                if later(record):
+                    number = journal.add_later(key, record)
+                else:
+                    number = await journal.add(key, record, instead_of=instead_of())
+            except asyncio.CancelledError as error:  # it is answered and may be recorded, but not for the run
+                cut_off(error)
+                raise
+    await journal.turn(number)
+    if failed is not None:
+        raise failed
     record_durable_unit(executed=True)
     return record
 
@@ -140,6 +153,10 @@ class _RecordedOperation(BoundDurableOperation[ParamsT, WireT, ResultT]):
             key = journal.operation_key(run_id, step, name=name, call_id=call_id, digest=fingerprint[ARGUMENTS])
         else:
             key = journal.key(run_id, step, kind, name=name, call_id=call_id)
+        if isinstance(params, ModelCancelSuspendedResponseParams):
+            return cast("ResultT", self._cancelled_later(journal, key, params, fingerprint))
+        if isinstance(params, ModelRequestParams):
+            return await self._answered(journal, key, params, fingerprint)
         spending = Spending(ctx.usage) if kind != "model" else None  # the run counts what a response says
 
         async def make() -> Record:
@@ -150,6 +167,44 @@ class _RecordedOperation(BoundDurableOperation[ParamsT, WireT, ResultT]):
 
         record = await recorded(journal, key, fingerprint, make, spending=spending)
         return self._operation.result_codec.load(record.result)
+
+    async def _answered(
+        self, journal: HopJournal, key: CallKey, params: ModelRequestParams, fingerprint: Mapping[str, str]
+    ) -> ResultT:
+        """Make a model request; a poll that finds the provider's job unfinished replaces the record before it."""
+        codec: ResultCodec[Any] = self._operation.result_codec
+        standing: Standing | None = journal.standing.get(key.run)
+        given: list[Any] = []
+        replaced: Standing | None = None
+
+        async def make() -> Record:
+            nonlocal replaced
+            result = await self._operation.handler(cast("ParamsT", params))
+            given.append(codec.dump(result))
+            replaced = polled(standing, key, params.messages, result)
+            if replaced is None:
+                return Record(fingerprint=fingerprint, result=given[0])
+            return Record(fingerprint=replaced.fingerprint, result=codec.dump(replaced.answer))
+
+        record = await recorded(
+            journal, key, fingerprint, make, instead_of=lambda: replaced.key if replaced is not None else None
+        )
+        result = codec.load(given[0] if given else record.result)
+        journal.standing[key.run] = replaced or Standing(key, result, record.fingerprint)
+        return cast("ResultT", result)
+
+    def _cancelled_later(
+        self, journal: HopJournal, key: CallKey, params: ParamsT, fingerprint: Mapping[str, str]
+    ) -> None:
+        """Leave a provider's job alone until no attempt can ask for it: a failed, late or lost one goes on with it."""
+        if journal.find(key, fingerprint) is not None:
+            return
+
+        async def cancel() -> None:
+            with calling(str(key), recorded=True), durable_unit_scope():
+                await self._operation.handler(params)
+
+        journal.add_later(key, Record(fingerprint=fingerprint), cancel=cancel)
 
     async def _handled(self, params: Any, spending: Spending | None) -> ResultT:
         if spending is None:

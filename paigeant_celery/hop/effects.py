@@ -131,6 +131,10 @@ class Effects(ABC):
         """
         return False
 
+    def is_called_off(self, hop: Opened) -> bool:
+        """Say whether the workflow of a hop was cancelled, whoever has the hop now. Nothing changes."""
+        return False
+
     @abstractmethod
     def closing_of(self, arrival: Arrival, claimed: Claimed) -> Closing:
         """Return the owner and fence that close a claimed hop."""

@@ -7,6 +7,7 @@ is acknowledged last.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import TypeAlias
 
@@ -23,7 +24,7 @@ from paigeant_celery.core.errors import (
     TransientError,
     UnknownActivity,
 )
-from paigeant_celery.core.flow import Begun, CouldNotClose, Exhausted, Limits, Run, decide
+from paigeant_celery.core.flow import Begun, CouldNotClose, Decision, Exhausted, Limits, Run, decide
 from paigeant_celery.core.message import PaigeantMessage, within_trace
 from paigeant_celery.core.names import FIRST_PLACE
 from paigeant_celery.core.policy import StepPolicy
@@ -32,6 +33,7 @@ from paigeant_celery.core.slip import Step
 from paigeant_celery.hop.effects import Drop, Effects, Refused, Summary
 from paigeant_celery.hop.failures import traced
 from paigeant_celery.hop.guard import Arrival, check_address, read
+from paigeant_celery.hop.jobs import ProviderJobs
 from paigeant_celery.hop.run import Opened, Outcome, StepRunner
 from paigeant_celery.hop.surroundings import Surroundings
 from paigeant_celery.store.port import Claimed, Dropped
@@ -58,6 +60,7 @@ class HopService:
             max_output_size=max(settings.max_output_size, effects.most_kept),
             max_conversation_size=settings.max_conversation_size,
         )
+        self._jobs = ProviderJobs(effects.is_called_off)
         self._steps = StepRunner(effects.outputs, limits, surroundings or Surroundings())
 
     def open(self, arrival: Arrival) -> Opening:
@@ -121,7 +124,13 @@ class HopService:
 
     async def run(self, hop: Opened) -> Outcome:
         """Run the step and say how it ended. Only a cancellation from outside is raised."""
-        return await self._steps.run(hop)
+        try:
+            outcome = await self._steps.run(hop)
+        except asyncio.CancelledError:
+            self._jobs.after_cancelled(hop)
+            raise
+        await self._jobs.after(hop, outcome, lambda ended: self._decided(hop.message, ended))
+        return outcome
 
     def close(self, hop: Opened, outcome: Outcome) -> Summary:
         """Record what happened and send the next message.
@@ -210,8 +219,10 @@ class HopService:
     def _close(self, hop: Opened, outcome: Outcome) -> Summary:
         # The next hop belongs below this one's span, also if its message is lost and sent again.
         message = within_trace(hop.message, current_trace())
-        decision = decide(message, outcome.event, now=outcome.at, limits=self._limits)
-        return self._effects.commit(hop, decision, outcome)
+        return self._effects.commit(hop, self._decided(message, outcome), outcome)
+
+    def _decided(self, message: PaigeantMessage, outcome: Outcome) -> Decision:
+        return decide(message, outcome.event, now=outcome.at, limits=self._limits)
 
 
 def _corrupt(error: StoreCorrupt) -> MessageError:

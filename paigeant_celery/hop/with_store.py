@@ -147,6 +147,11 @@ class RecordedEffects(Effects):
             raise HopUnknown(closing.hop_id)
         return closing.hop_id in answer.cancelled
 
+    def is_called_off(self, hop: Opened) -> bool:
+        """Say whether a workflow was cancelled, from its record alone."""
+        record = self._store.workflow(hop.message.correlation_id)
+        return record is not None and record.state == "cancelled"
+
     def _standing_of(self, hop_id: str) -> Summary | None:
         ids, record = split_hop_id(hop_id), None
         with suppress(StoreCorrupt, OutdatedVersion):  # it is only shown, and nothing is shown that is not known

@@ -5,20 +5,25 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import Any
 
 from paigeant_celery.activities.real_threads import real
 from paigeant_celery.core.errors import HopLost, HopUnknown, NonDeterminismError, NotSerializable, TransientError
 from paigeant_celery.core.patience import patience
+from paigeant_celery.journal.abandoned import Abandoned
+from paigeant_celery.journal.course import Course
 from paigeant_celery.journal.event_feed import EventFeed
 from paigeant_celery.journal.operations import Operations
-from paigeant_celery.journal.pieces import in_pieces, whole
-from paigeant_celery.journal.record import CallKey, CallKind, Record, change_in, differences, parse_key, parse_record
-from paigeant_celery.journal.survival import AFTER_MODEL, Unwritten
+from paigeant_celery.journal.pieces import PIECE, in_pieces, whole
+from paigeant_celery.journal.record import CallKey, CallKind, Record, change_in, differences, number_of, parse_record
+from paigeant_celery.journal.survival import Unwritten
+from paigeant_celery.journal.turns import Turns
+from paigeant_celery.journal.waits import Wait, name_of_wait, read_wait
 from paigeant_celery.store.port import Closing, JournalStore
 
 __all__ = [
@@ -74,12 +79,15 @@ class HopJournal:
         self._lock = real().Lock()
         self._runs, self._occurrences = Counter[str](), Counter[CallKey]()
         self._unwritten = Unwritten()
-        self._making = self._resting = 0
-        recorded = [key for key in map(parse_key, self._records) if key is not None]
-        self._last = _last_places(recorded)
-        self._ahead = _model_requests(recorded)
+        self._open: set[CallKey] = set()  # calls that are being made
+        self._resting = self._asleep = 0
+        self._answers: dict[str, int | None] = {}  # run -> number of the latest answer of its model
+        self._course = Course(self._records, step_id=step_id)
         self._operations = Operations(self._records)
+        self._turns = Turns(filter(None, map(number_of, self._records.values())), given_up=self._lose_order)
         self._drifted: set[str] = set()
+        self.abandoned = Abandoned()
+        self.standing: dict[str, Any] = {}  # run -> its model's latest answer, as the agents' code keeps it
         self.replayed = self.made = 0
         self.fault: NonDeterminismError | None = None
         self.lost = False
@@ -119,8 +127,8 @@ class HopJournal:
 
     @property
     def at_rest(self) -> bool:
-        """Whether the run waits before its next call because the worker is ending, and no call is in progress."""
-        return self._resting > 0 and self._making == 0
+        """Whether the worker is ending, and the run waits before its next call or sleeps with no call in progress."""
+        return not self._open and (self._resting > 0 or (self._asleep > 0 and self._stopping()))
 
     def next_run_id(self, agent_name: str) -> str:
         """Return the id of the next run of an agent here; it is the same in every attempt."""
@@ -148,6 +156,7 @@ class HopJournal:
         with self._lock:
             key = replace(first, occurrence=self._occurrences[first])
             self._occurrences[first] += 1
+            self._course.go_on(key)
             self._unwritten.call_begins(key)
         return key
 
@@ -156,7 +165,7 @@ class HopJournal:
         run = run_id.removeprefix(f"{self.hop_id}:")
         first = CallKey(run=run, step=step, kind="operation", name=name, call_id=call_id)
         with self._lock:
-            key = self._operations.key(first, digest, ahead=bool(self._ahead.get(run)))
+            key = self._operations.key(first, digest, ahead=self._course.is_behind(run))
             self._unwritten.call_begins(key)
         return key
 
@@ -167,7 +176,7 @@ class HopJournal:
 
     def is_ahead(self, run_id: str) -> bool:
         """Say whether an earlier attempt of a run got further: to a model request that is not replayed yet."""
-        return bool(self._ahead.get(run_id.removeprefix(f"{self.hop_id}:")))
+        return self._course.is_behind(run_id.removeprefix(f"{self.hop_id}:"))
 
     def find(self, key: CallKey, fingerprint: Mapping[str, str]) -> Record | None:
         """Return the record of a call, or None if it must be made.
@@ -182,13 +191,13 @@ class HopJournal:
             if text is None:
                 self._check_new(key)
                 return None
-            self._ahead.get(key.run, set()).discard(key)
+            self._course.meet(key)
             record = parse_record(text, step_id=self._step_id, key=key)
             decisive, drifted = differences(record.fingerprint, fingerprint)
             if decisive:
                 raise NonDeterminismError(self._step_id, key.label, change_in(decisive))
         except NonDeterminismError as error:
-            self.fault = error
+            self._stray(error)
             raise
         if set(drifted) - self._drifted:  # one log line for each
             self._drifted.update(drifted)
@@ -196,6 +205,7 @@ class HopJournal:
                 "%s is replayed although %s; the recorded answer belongs to the earlier version",
                 key.label, change_in(drifted), extra={"action": "replay_drift", "hop": self.hop_id},
             )  # fmt: skip
+        self._answered(key, record.number)
         self.replayed += 1
         self._tell("call_replayed", key)
         return record
@@ -205,8 +215,23 @@ class HopJournal:
         text = self._records.get(str(key))
         return parse_record(text, step_id=self._step_id, key=key) if text is not None else None
 
+    async def turn(self, number: int | None) -> None:
+        """Wait until the code may have the answer of the call with this number: after all that ended before it.
+
+        Without this, parallel calls would steer a replay otherwise than they steered the attempts before.
+        """
+        await self._turns.take(number)
+
+    def check_end(self, run_id: str) -> None:
+        """Raise `NonDeterminismError` if a run gives its result although it went on from here in an earlier attempt."""
+        try:
+            self._course.check_end(run_id.removeprefix(f"{self.hop_id}:"))
+        except NonDeterminismError as error:
+            self._stray(error)
+            raise
+
     @asynccontextmanager
-    async def making(self) -> AsyncIterator[None]:
+    async def making(self, key: CallKey) -> AsyncIterator[None]:
         """Surround a call that is made; if the worker is ending, wait forever first, so that no call is cut short.
 
         Raises `HopLost` if the run may not go on.
@@ -217,40 +242,66 @@ class HopJournal:
             await asyncio.Event().wait()  # the code that runs the hop sees `at_rest` and cancels the run
         self.check_held()
         with self._lock:
-            self._making += 1
+            self._open.add(key)
         try:
-            yield
+            with self._turns.working():
+                yield
         finally:
             with self._lock:
-                self._making -= 1
+                self._open.discard(key)
 
-    async def add(self, key: CallKey, record: Record) -> None:
-        """Record a call; raises `HopLost` if this owner may no longer write, `NotSerializable` if it is too large."""
-        text = record.encode()
-        if len(text) > MAX_RECORD:
-            said = f"{key.label} gave {len(text)} characters, but at most {MAX_RECORD} are recorded; return a reference"
-            raise NotSerializable("result_too_large", said)
-        with self._lock:
-            survived = self._unwritten.shown_by(key)
-        *first, last = in_pieces(str(key), text)
-        for piece in first:
-            await self._write(piece)
-        await self._write({**{str(earlier): text for earlier, text in survived.items()}, **last})
-        with self._lock:  # not earlier, because the write may be cut off
-            self._unwritten.forget(survived)
+    async def add(self, key: CallKey, record: Record, *, instead_of: CallKey | None = None) -> int | None:
+        """Record a call that has ended, and return its number, whose turn must be awaited; None for an operation.
+
+        With `instead_of`, the record replaces that of an earlier call, and the next call has the key of this one: it
+        only brought the earlier answer up to date. Raises `HopLost` if this owner may no longer write,
+        `NotSerializable` if the record is too large.
+        """
+        number = self._number(key)
+        try:
+            text = replace(record, number=number, open=self._open_before(key)).encode()
+            if len(text) > PIECE:  # pieces of two records must not be taken for one
+                instead_of = None
+            await self._add(key, text, place=instead_of or key)
+        except BaseException:
+            if number is not None:
+                self._turns.leave(number)
+            raise
+        self._answered(key, number)
         self.made += 1
-        self._tell("call_made", key)
+        if instead_of is not None:
+            self._take_back(key)
+        else:
+            self._tell("call_made", key)
+        return number
 
-    def add_later(self, key: CallKey, record: Record) -> None:
-        """Record a call together with a later one of its run, because it matters only if the run goes on after it."""
+    def add_later(
+        self,
+        key: CallKey,
+        record: Record,
+        *,
+        answered: bool = False,
+        cancel: Callable[[], Coroutine[Any, Any, object]] | None = None,
+    ) -> int | None:
+        """Record a call together with a later one of its run, because it matters only if the run goes on after it.
+
+        Return its number, whose turn must be awaited, if it is `answered`: the code gets its error. `cancel` ends a job
+        that the run gave up, when it is certain that it is not asked for again.
+        """
+        if cancel is not None:
+            self.abandoned.add(key, cancel)
+        number = self._number(key) if answered else None
         with self._lock:
-            self._unwritten.add(key, record.encode(), is_failure=record.failure is not None)
+            text, failed = replace(record, number=number).encode(), record.failure is not None or cancel is not None
+            self._unwritten.add(key, text, is_failure=failed)
+        return number
 
     async def settle(self, run_id: str | None = None) -> None:
         """Record the failures that a run survived, or the step, because it has ended well; may raise as `add` does."""
         run = run_id.removeprefix(f"{self.hop_id}:") if run_id is not None else None
         with self._lock:
             survived = self._unwritten.failed_in(run)
+        await self.abandoned.cancel(survived)
         if survived:
             await self._write({str(key): text for key, text in survived.items()})
             with self._lock:
@@ -261,6 +312,83 @@ class HopJournal:
         key = self.key(run_id, 0, "start")
         if str(key) not in self._records:
             self.add_later(key, Record(result=now.isoformat()))
+
+    async def _add(self, key: CallKey, text: str, *, place: CallKey) -> None:
+        if len(text) > MAX_RECORD:
+            said = f"{key.label} gave {len(text)} characters, but at most {MAX_RECORD} are recorded; return a reference"
+            raise NotSerializable("result_too_large", said)
+        with self._lock:
+            survived = self._unwritten.shown_by(key)
+        await self.abandoned.cancel(survived)
+        *first, last = in_pieces(str(place), text)
+        for piece in first:
+            await self._write(piece)
+        await self._write({**{str(earlier): text for earlier, text in survived.items()}, **last})
+        with self._lock:  # not earlier, because the write may be cut off
+            self._unwritten.forget(survived)
+
+    def _number(self, key: CallKey) -> int | None:
+        """Return the place of a call that ends now; operations have none, because hooks call them in any order."""
+        return self._turns.next() if key.kind != "operation" else None
+
+    def _open_before(self, key: CallKey) -> tuple[str, ...]:
+        """Return the calls of earlier steps whose end the run did not know when it went on to a call."""
+        with self._lock:
+            unknown = self._open | self._unwritten.not_shown_by(key)
+            of_run = [other for other in unknown if other.run == key.run and other.step < key.step]
+            return tuple(str(other) for other in of_run if other.kind not in ("start", "operation"))
+
+    def _stray(self, fault: NonDeterminismError) -> None:
+        self.fault = fault
+        self._turns.give_up()  # what waits for a call that is not made any more must not wait
+
+    def _lose_order(self) -> None:
+        logger.warning(
+            "a recorded call is not made again, and so the others are answered in the order in which they are made",
+            extra={"action": "replay_drift", "hop": self.hop_id},
+        )
+
+    async def wake_at(self, run_id: str, delay: float, now: datetime) -> datetime:
+        """Return when a wait of a run is over that takes `delay` seconds, counted from when it first began.
+
+        What the run waits for may be recorded; then the wait is over now.
+        """
+        run = run_id.removeprefix(f"{self.hop_id}:")
+        with self._lock:
+            if self._course.is_next_recorded(run):
+                return now
+            after = self._answers.get(run)
+            begun = read_wait(self._records.pop(name_of_wait(run), None))  # once, so that nothing is skipped twice
+        until = now + timedelta(seconds=max(0.0, delay))
+        if begun is not None and begun.after == after:
+            return min(begun.until, until)
+        await self._write({name_of_wait(run): Wait(after=after, until=until).encode()})
+        return until
+
+    @contextmanager
+    def asleep(self) -> Iterator[None]:
+        """Surround a wait that a later attempt goes on with, so that a worker that ends need not wait for it."""
+        with self._lock:
+            self._asleep += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._asleep -= 1
+
+    def _answered(self, key: CallKey, number: int | None) -> None:
+        if key.kind == "model" and not key.name:
+            self._answers[key.run] = number
+
+    def _check_new(self, key: CallKey) -> None:
+        if key.kind == "operation":  # its place is not known, and it may run beside a call that is recorded
+            self._tell_new_operation(key)
+        else:
+            self._course.check_new(key)
+
+    def _take_back(self, key: CallKey) -> None:
+        with self._lock:
+            self._occurrences[replace(key, occurrence=0)] -= 1
 
     def _tell(self, event: str, key: CallKey) -> None:
         if self.feed is not None:
@@ -280,20 +408,8 @@ class HopJournal:
             self.check_held()
             await asyncio.sleep(next(waits))
 
-    def _check_new(self, key: CallKey) -> None:
-        if key.kind == "operation":  # its place is not known, and it may run beside a call that is recorded
-            self._tell_new_operation(key)
-            return
-        last = self._last.get(key.run)
-        if (
-            last is not None and (key.step, key.kind != "model") < last
-        ):  # a call that may come before or after counts as after
-            raise NonDeterminismError(
-                self._step_id, key.label, "it was not made when an earlier attempt of the run went on from there"
-            )
-
     def _tell_new_operation(self, key: CallKey) -> None:
-        if self._ahead.get(key.run) and key.name not in self._drifted:
+        if self._course.is_behind(key.run) and key.name not in self._drifted:
             self._drifted.add(key.name)
             logger.warning(
                 "%s is made although no earlier attempt of the run that went on from there recorded it",
@@ -338,25 +454,3 @@ def calling(path: str, *, recorded: bool) -> Iterator[None]:
         yield
     finally:
         _scope.reset(token)
-
-
-def _last_places(recorded: Iterable[CallKey]) -> dict[str, tuple[int, bool]]:
-    """Return how far each run went: its last step, and whether calls after that step's model answer are recorded.
-
-    Operations say nothing of it, because their step need not be the run's.
-    """
-    last: dict[str, tuple[int, bool]] = {}
-    for key in recorded:
-        if key.kind not in ("start", "operation"):
-            place = (key.step, key.kind in AFTER_MODEL)
-            last[key.run] = max(place, last.get(key.run, place))
-    return last
-
-
-def _model_requests(recorded: Iterable[CallKey]) -> dict[str, set[CallKey]]:
-    """Return the recorded model requests of each run."""
-    requests: dict[str, set[CallKey]] = {}
-    for key in recorded:
-        if key.kind == "model" and not key.name:
-            requests.setdefault(key.run, set()).add(key)
-    return requests

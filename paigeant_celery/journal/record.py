@@ -19,6 +19,7 @@ from paigeant_celery.core.causes import Frame, as_lists, frames_from
 from paigeant_celery.core.errors import NonDeterminismError
 
 __all__ = [
+    "CUT_OFF",
     "FORMAT",
     "CallKey",
     "CallKind",
@@ -27,12 +28,14 @@ __all__ = [
     "change_in",
     "differences",
     "newer_part",
+    "number_of",
     "parse_key",
     "parse_record",
 ]
 
+CUT_OFF = "CancelledError"  # the failure of a call that was cancelled while its run went on
 FORMAT = 1  # of a record; increased when older versions could not read it
-_BEGINNING = re.compile(r'\{"v":([0-9]{1,9})[,}]')
+_BEGINNING = re.compile(r'\{"v":([0-9]{1,9})(?:,"n":([0-9]{1,15}))?[,}]')
 
 CallKind: TypeAlias = Literal["model", "tool", "validator", "event", "operation", "start"]
 
@@ -84,17 +87,21 @@ class Record:
     """A call that ended: its result, or the error that the run survived (then `result` is what came before it).
 
     `fingerprint` says what the call was made with, as digests and never the prompt itself. `usage` holds the counters
-    of agents that ran inside it.
+    of agents that ran inside it. `number` is its place in the order in which calls ended, None if it has none, as in
+    records of earlier versions. `open` are the keys of calls of earlier steps of its run that had not ended then.
     """
 
     fingerprint: Mapping[str, str] = field(default_factory=dict)
     result: Any = None
     failure: RecordedError | None = None
     usage: Mapping[str, Any] = field(default_factory=dict)
+    number: int | None = None
+    open: tuple[str, ...] = ()
 
     def encode(self) -> str:
         """Write the record as the text that the store keeps; raises `ValueError` or `TypeError` if it is not JSON."""
-        tree: dict[str, Any] = {"v": FORMAT, "of": dict(self.fingerprint)}
+        numbered = {"n": self.number} if self.number is not None else {}  # second, so that it is found without parsing
+        tree: dict[str, Any] = {"v": FORMAT, **numbered, "of": dict(self.fingerprint)}
         if self.failure is not None:
             tree["failure"] = {"class": self.failure.error_class, "args": list(self.failure.args)}
             if self.failure.frames:
@@ -105,6 +112,8 @@ class Record:
             tree["result"] = self.result
         if self.usage:
             tree["usage"] = dict(self.usage)
+        if self.open:
+            tree["open"] = list(self.open)
         text = json.dumps(tree, ensure_ascii=False, separators=(",", ":"))
         # Lone surrogates, which models may write, cannot be encoded.
         return text if text.isascii() or _has_bytes(text) else json.dumps(tree, separators=(",", ":"))
@@ -124,6 +133,12 @@ def newer_part(records: Mapping[str, str]) -> str | None:
         if found is not None and int(found[1]) > FORMAT:
             return f"its journal has a record of format {found[1]}, and this version reads {FORMAT}"
     return None
+
+
+def number_of(text: str) -> int | None:
+    """Return the number of a record without reading all of it, None if it has none."""
+    found = _BEGINNING.match(text)
+    return int(found[2]) if found is not None and found[2] else None
 
 
 def parse_key(text: str) -> CallKey | None:
@@ -149,6 +164,8 @@ def parse_record(text: str, *, step_id: str, key: CallKey) -> Record:
                 result=tree.get("result"),
                 failure=_error(failure) if failure else None,
                 usage=tree.get("usage", {}),
+                number=tree.get("n"),
+                open=tuple(tree.get("open", ())),
             )
     except (ValueError, TypeError, KeyError) as error:
         raise NonDeterminismError(step_id, key.label, "its record is damaged") from error

@@ -32,7 +32,8 @@ class Unwritten:
     def __init__(self) -> None:
         self._ended: dict[CallKey, _Ended] = {}
         self._runs: dict[str, int] = {}  # how many runs began before it
-        self._calls: dict[CallKey, int] = {}  # how many calls began before it
+        self._calls: dict[CallKey, int] = {}  # how many calls began before it; a key may begin again
+        self._begun = 0
 
     def run_begins(self, run: str) -> None:
         """Note that a run begins now."""
@@ -40,15 +41,20 @@ class Unwritten:
 
     def call_begins(self, key: CallKey) -> None:
         """Note that a call begins now."""
-        self._calls[key] = len(self._calls)
+        self._calls[key] = self._begun
+        self._begun += 1
 
     def add(self, key: CallKey, text: str, *, is_failure: bool) -> None:
         """Keep the record of a call that ended now."""
-        self._ended[key] = _Ended(text, is_failure, runs=len(self._runs), calls=len(self._calls))
+        self._ended[key] = _Ended(text, is_failure, runs=len(self._runs), calls=self._begun)
 
     def shown_by(self, key: CallKey) -> Mapping[CallKey, str]:
         """Return the records of calls that the step survived, as `key` shows."""
         return {earlier: ended.text for earlier, ended in self._ended.items() if self._is_survived(earlier, ended, key)}
+
+    def not_shown_by(self, key: CallKey) -> set[CallKey]:
+        """Return the calls that have ended, but of which `key` does not show that the step survived them."""
+        return set(self._ended) - set(self.shown_by(key))
 
     def failed_in(self, run: str | None) -> Mapping[CallKey, str]:
         """Return the records of the calls that failed in a run, or in any."""
@@ -76,10 +82,10 @@ def _shows_survival(later: CallKey, failed: CallKey, *, began_after: bool) -> bo
     """
     if failed.kind == "start":
         return True
+    if not began_after:  # it ran beside the failed one, as a later step does beside a tool in the background
+        return False
     if failed.kind != "operation" and later.step > failed.step:
         return True
-    if not began_after:
-        return False
     if later.kind == "model":
         return later.name != "cancel"
     if later.kind not in AFTER_MODEL:

@@ -187,7 +187,8 @@ ANSWERS = {
         "agents/recorded_tools.py": ["class RecordedToolset", "def _is_recorded("],
     },
     "Why was a step not replayed?": {
-        "journal/hop_journal.py": ["def find(", "def _check_new("],
+        "journal/hop_journal.py": ["def find("],
+        "journal/course.py": ["def check_new(", "def check_end("],
         "journal/record.py": ["def differences("],
         "agents/fingerprints.py": ["def of_request("],
     },

@@ -94,23 +94,24 @@ class MortalJournal(HopJournal):
         self.units: dict[CallKey, Unit] = {}
 
     @asynccontextmanager
-    async def making(self) -> AsyncIterator[None]:
-        async with super().making():
+    async def making(self, key: CallKey) -> AsyncIterator[None]:
+        async with super().making(key):
             with in_unit(Unit()):
                 yield
 
-    async def add(self, key: CallKey, record: Record) -> None:
+    async def add(self, key: CallKey, record: Record, **more: Any) -> int | None:
         self.check_held()
         self._of_this_unit(key)
         if self.death == ("before", self.made + 1):
             await self._die()
-        await super().add(key, record)
+        number = await super().add(key, record, **more)
         if self.death == ("after", self.made):
             await self._die()
+        return number
 
-    def add_later(self, key: CallKey, record: Record) -> None:
+    def add_later(self, key: CallKey, record: Record, **more: Any) -> int | None:
         self._of_this_unit(key)
-        super().add_later(key, record)
+        return super().add_later(key, record, **more)
 
     def _of_this_unit(self, key: CallKey) -> None:
         if (unit := current_unit()) is not None:

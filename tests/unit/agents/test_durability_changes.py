@@ -15,6 +15,7 @@ from pydantic_ai.usage import UsageLimits
 
 from paigeant_celery.agents.durability import CeleryDurability
 from paigeant_celery.core.errors import HopLost, NonDeterminismError
+from paigeant_celery.journal import turns
 from tests.support.journalled_hop import JournalledHop, calls, scripted
 
 pytestmark = pytest.mark.anyio
@@ -144,8 +145,9 @@ async def test_a_call_that_comes_after_all_that_is_on_record_is_made() -> None:
     assert (result.output, journal.replayed, journal.made) == ("more", 5, 1)
 
 
-async def test_a_run_of_another_agent_may_be_added_to_a_step() -> None:
+async def test_a_run_of_another_agent_may_be_added_to_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs are known by their agents: a new one does not affect the others."""
+    monkeypatch.setattr(turns, "PATIENCE", 0.05)
     hop, edition, other = await begun(Edition(), 3), Edition(), Edition(name="other")
 
     with hop.attempt() as journal:

@@ -205,3 +205,31 @@ async def test_a_handler_of_a_run_hears_replayed_calls_too() -> None:
     assert heard.count("function_tool_result") == 1
     assert texts == heard * 2
     assert (again.made, teller.calls) == (0, ONCE)
+
+
+@pytest.mark.parametrize("debounce", [None, 0.1])
+async def test_a_stream_whose_model_waits_for_its_reader_ends_with_the_step(debounce: float | None) -> None:
+    """The whole stream is recorded before the run sees any of it, so an early break cannot reach such a model."""
+    closed = list[str]()
+
+    async def waits(messages: list[ModelMessage], info: AgentInfo) -> AsyncIterator[str]:
+        try:
+            yield "one "
+            await asyncio.Event().wait()
+        finally:
+            closed.append("closed")
+
+    agent: Agent[None, str] = Agent(
+        FunctionModel(stream_function=waits), name="worker", capabilities=[CeleryDurability[None]()]
+    )
+    hop = JournalledHop()
+
+    async def leave_early() -> None:
+        async with agent.run_stream("go") as stream:
+            async for _ in stream.stream_text(debounce_by=debounce):
+                break
+
+    with hop.attempt(), pytest.raises(TimeoutError):
+        await asyncio.wait_for(leave_early(), 0.2)
+
+    assert (closed, dict(hop.records)) == (["closed"], {})

@@ -13,6 +13,7 @@ from paigeant_celery.journal.record import (
     RecordedError,
     change_in,
     differences,
+    number_of,
     parse_key,
     parse_record,
 )
@@ -30,6 +31,7 @@ def read(text: str) -> Record:
         Record(),
         Record(fingerprint={"model": "m", "prompt": "d1"}, result={"parts": [1, None, "ü"]}, usage={"requests": 2}),
         Record(fingerprint={"model": "m"}, failure=RecordedError(error_class="ModelHTTPError", args=(503, "m", None))),
+        Record(result=1, number=7, open=('["writer:0", 1, "tool", "slow", "call_0", 0]',)),
         Record(result="a lone surrogate \ud800 and a \0"),
     ],
 )
@@ -46,7 +48,15 @@ def test_the_format_of_a_record_is_pinned() -> None:
     record = Record(fingerprint={"model": "m"}, result=[1], usage={"requests": 1})
 
     assert record.encode() == '{"v":1,"of":{"model":"m"},"result":[1],"usage":{"requests":1}}'
+    assert Record(result=1, number=7, open=("k",)).encode() == '{"v":1,"n":7,"of":{},"result":1,"open":["k"]}'
     assert str(KEY) == '["writer:0", 2, "tool", "search", "call_1", 0]'
+
+
+def test_the_number_of_a_record_is_known_without_reading_all_of_it() -> None:
+    """A journal is put in order before any of it is replayed; records of earlier versions have no number."""
+    assert number_of(Record(result=[{"v": 1, "n": 3}], number=12).encode()) == 12
+    assert number_of(Record(result=[{"v": 1, "n": 3}]).encode()) is None
+    assert number_of("damaged") is None
 
 
 def test_what_is_no_json_is_not_written() -> None:
