@@ -1,4 +1,4 @@
-"""The seam to a store: five small parts, so that its users ask only for what they need."""
+"""The seam to a store: six small parts, so that its users ask only for what they need."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from paigeant_celery.store import port
 from paigeant_celery.store.memory import MemoryStore
 from paigeant_celery.store.redis import RedisStore
 
-PARTS = (port.HopStore, port.JournalStore, port.EventStore, port.LetterStore, port.StoreServer)
+PARTS = (port.HopStore, port.JournalStore, port.ConversationKeeper, port.EventStore, port.LetterStore, port.StoreServer)
 
 
 def operations(of: type) -> set[str]:
@@ -21,7 +21,7 @@ def operations(of: type) -> set[str]:
     return {name for name in vars(of) if not name.startswith("_")}
 
 
-def test_each_operation_of_a_store_stands_in_one_of_its_five_parts() -> None:
+def test_each_operation_of_a_store_stands_in_one_of_its_six_parts() -> None:
     """A signature shows which parts of the store its owner may touch."""
     assert set(PARTS) < set(port.Store.__mro__)
     assert operations(port.Store) == set()
