@@ -148,7 +148,6 @@ ROWS = [
     Row(
         name="tools that run beside the run and add to it when they end",
         make=background_tools,
-        wrong="a tool that was in flight when the model answered again parks the step",
     ),
     Row(name="parallel tools of which one is slow", make=slow_tool),
 ]
