@@ -31,6 +31,10 @@ class Course:
         if _is_request(key):
             self._asked[key.run] = key
 
+    def knows(self, run: str) -> bool:
+        """Say whether an earlier attempt recorded calls of a run."""
+        return run in self._last
+
     def meet(self, key: CallKey) -> None:
         """Note that a recorded call is replayed."""
         self._ahead.get(key.run, set()).discard(key)
