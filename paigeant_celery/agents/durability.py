@@ -35,6 +35,7 @@ from pydantic_ai.toolsets import AbstractToolset
 from paigeant_celery.agents.binding import Operations, inner, is_bound, operations_of
 from paigeant_celery.agents.external_events import waits_refused
 from paigeant_celery.agents.fingerprints import Digests
+from paigeant_celery.agents.guarded_context import guarded
 from paigeant_celery.agents.models import LoopModels
 from paigeant_celery.agents.naming import GlobalName, maker_frame
 from paigeant_celery.agents.own_messages import give_back_own
@@ -169,6 +170,10 @@ class CeleryDurability(BaseDurabilityCapability[AgentDepsT]):
         if not self.in_durable_context:
             return None
         return RecordedToolset(with_recorded_servers(toolset), self._tool_results, self._durable_run_context_scope)
+
+    def _durable_run_context(self, ctx: RunContext[AgentDepsT]) -> RunContext[AgentDepsT]:
+        """Return a context for a recorded call; the base class names another remedy for what it refuses."""
+        return guarded(ctx)
 
     @property
     def has_wrap_run_event_stream(self) -> bool:

@@ -147,10 +147,11 @@ async def test_a_recorded_tool_cannot_reach_into_the_run(what: str) -> None:
             ctx.cancel()
         return "meddled"
 
-    with JournalledHop().attempt() as journal, pytest.raises(UserError, match=what):
+    with JournalledHop().attempt() as journal, pytest.raises(UserError, match=what) as caught:
         await agent.run("go")
 
     assert (journal.made, asked) == (1, {"worker": 1})
+    assert 'give the tool `metadata={"paigeant": False}`' in str(caught.value)
 
 
 async def test_a_tool_that_is_not_recorded_may_add_to_the_run() -> None:
