@@ -15,18 +15,22 @@ PAGE = Path(__file__).parents[3] / "docs/capabilities.md"
 HEAD = """\
 # What a crash costs, capability by capability
 
-Each row is an agent. A test runs it outside a hop, in a hop, in a hop whose result is lost behind the last call, and in
-hops whose process dies before and after each record of the journal. The next attempt then goes on, with the agent made
-anew. The test compares the output, all messages, the usage and the ids, and counts what was done outside the process.
+Does it survive a crash? Look for what your agent uses, and read the second column:
 
-- **works**: all of them are the same, whatever the process dies at. What was recorded is not done again. What was in
-  flight is done once more.
-- **runs again**: the same is true, but the code that is named runs in each attempt, because it runs between the calls
-  that are recorded. Give it no side effects, or make them in a tool or a `durable_operation`.
-- **refused**: the step fails before the call is made, with an error that says what to do.
+- **works**: yes. Output, messages, usage and ids are those of a run without a crash. A call that had ended is not made
+  again. One that was in progress is made once more.
+- **runs again**: yes, but the code that is named runs in each attempt, because it runs between the calls that are
+  recorded. Give it no side effects, or make them in a tool or a `durable_operation`.
+- **refused**: this cannot be done in a step, crash or not. It ends with an error that says what to do.
 
-Model requests and tool calls are recorded in every row. The last column says since which version pydantic-ai has it;
-2.62 is the oldest that is supported. This page is made from the tests, with `python -m tests.contract.capabilities`.
+This holds for agents of a step, and for agents with `CeleryDurability` in a function step. It takes a store. Requests
+of their models and calls of their tools are recorded; a tool with `metadata={"paigeant": False}` is not, and is called
+*unrecorded* here. [What a crash costs](guarantees.md#what-a-crash-costs) says how that works.
+
+Each row is an agent that a test runs outside a step, in a step, in a step whose result is lost behind the last call, and
+in steps whose process dies before and after each record. The test compares the results, and counts what was done
+outside the process. The last column says since which version pydantic-ai has it; 2.62 is the oldest that is supported.
+`python -m tests.contract.capabilities` writes this page.
 """
 
 
