@@ -27,9 +27,9 @@ This holds for agents of a step, and for agents with `CeleryDurability` in a fun
 of their models and calls of their tools are recorded; a tool with `metadata={"paigeant": False}` is not, and is called
 *unrecorded* here. [What a crash costs](guarantees.md#what-a-crash-costs) says how that works.
 
-Each row is an agent that a test runs outside a step, in a step, in a step whose result is lost behind the last call, and
-in steps whose process dies before and after each record. The test compares the results, and counts what was done
-outside the process. The last column says since which version pydantic-ai has it; 2.62 is the oldest that is supported.
+Each row is an agent. A test runs it outside a step, in a step, in a step whose result is lost behind the last call, and
+in steps whose process dies before and after each record. It compares the results, and counts what was done outside the
+process. The last column says since which version pydantic-ai has it; 2.62 is the oldest that is supported.
 `python -m tests.contract.capabilities` writes this page.
 """
 
