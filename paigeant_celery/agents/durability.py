@@ -44,7 +44,7 @@ from paigeant_celery.agents.recorded_models import RecordedModel, keeping_times
 from paigeant_celery.agents.recorded_servers import with_recorded_servers
 from paigeant_celery.agents.recorded_tools import METADATA_KEY, RecordedToolset
 from paigeant_celery.agents.run_context import durable_run
-from paigeant_celery.agents.stream import feed_here, show_rest, shown_run, shown_to
+from paigeant_celery.agents.stream import cannot_stream, feed_here, show_rest, shown_run, shown_to
 from paigeant_celery.agents.tool_values import ToolResults
 from paigeant_celery.agents.waits import recorded_sleep
 from paigeant_celery.core.errors import NotSerializable, UsageError
@@ -200,8 +200,8 @@ class CeleryDurability(BaseDurabilityCapability[AgentDepsT]):
         """Ask a model that cannot stream for its whole answer, if nobody but watchers wants a stream of it."""
         try:
             return await super()._model_request_stream_operation(params)
-        except NotImplementedError:  # pydantic-ai's words for it; nothing was sent yet
-            if feed_here() is None or super()._model_stream_event_handler() is not None:
+        except (NotImplementedError, AssertionError) as error:
+            if not cannot_stream(error) or feed_here() is None or super()._model_stream_event_handler() is not None:
                 raise
             return await self._model_request_operation(params)
 
