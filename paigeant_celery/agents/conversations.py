@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import JsonValue, ValidationError
 from pydantic_ai.messages import ModelMessage, ModelMessagesTypeAdapter, ModelResponse, TextPart, ToolCallPart
+from pydantic_core import PydanticSerializationError
 
 from paigeant_celery.core.conversations import FORMAT
 from paigeant_celery.core.errors import NotSerializable, Paused
@@ -53,11 +54,16 @@ def said_by(messages: Sequence[ModelMessage]) -> str:
     """Return the messages of a run as one line of text.
 
     Raises `Paused` (`conversation_open`) if they end in a tool call without an answer: no step could continue after it.
+    Raises `NotSerializable` (`result_not_serializable`) if something in them has no JSON form.
     """
     if waiting := _open_calls(messages):
         text = f"the run ended in calls of {', '.join(waiting)} that have no result, so no step could go on from there"
         raise Paused("conversation_open", text)
-    tree = ModelMessagesTypeAdapter.dump_python(list(messages), mode="json")
+    try:
+        tree = ModelMessagesTypeAdapter.dump_python(list(messages), mode="json", warnings=False)
+    except (PydanticSerializationError, ValueError) as error:  # such as the metadata of a tool that is not recorded
+        said = "something that the run says in its conversation, such as a tool's `metadata`, has no JSON form"
+        raise NotSerializable("result_not_serializable", said) from error
     text = json.dumps(tree, ensure_ascii=False, separators=(",", ":"))
     try:
         text.encode()

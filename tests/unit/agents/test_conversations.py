@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 from pydantic import BaseModel
-from pydantic_ai import NativeOutput, TextOutput
+from pydantic_ai import NativeOutput, TextOutput, ToolReturn
 from pydantic_ai.messages import (
     BinaryContent,
     BinaryImage,
@@ -38,6 +39,7 @@ from paigeant_celery.core.settings import Settings
 from paigeant_celery.core.slip import ActivitySpec
 from paigeant_celery.store.port import Said
 from paigeant_celery.testing import WorkflowHarness
+from tests.support.journalled_hop import calls, scripted
 
 SAMPLES = Path(__file__).parents[2] / "data" / "conversations"
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
@@ -166,6 +168,22 @@ def test_an_answer_that_is_odd_json_is_a_text(workflow_harness: WorkflowHarness,
 def len_of(text: str) -> int:
     """Return how long a text is."""
     return len(text)
+
+
+def test_what_has_no_json_form_parks_the_step_at_once(workflow_harness: WorkflowHarness) -> None:
+    """A tool that is not recorded may give its run anything. A conversation cannot keep it, however often it tries."""
+    script = scripted(Counter(), calls("peek"), "done")
+    agent = PaigeantAgent(script, name="peeking")
+
+    @agent.tool_plain(metadata={"paigeant": False})
+    def peek() -> ToolReturn:
+        return ToolReturn("seen", metadata=object())
+
+    handle = workflow_harness.dispatch([agent.activity("Look.", conversation="c")])
+    assert asyncio.run(workflow_harness.deliver()) == ["parked"]
+
+    with pytest.raises(WorkflowParked, match=r"result_not_serializable: .* has no JSON form"):
+        handle.result_sync(0)
 
 
 def test_an_id_reaches_beyond_one_workflow_and_a_name_does_not(workflow_harness: WorkflowHarness) -> None:
