@@ -26,12 +26,11 @@ from pydantic_ai.tools import RunContext
 
 from paigeant_celery.agents.cut_offs import when_explained
 from paigeant_celery.agents.fingerprints import Digests
-from paigeant_celery.agents.operation_arguments import digest_of_arguments
+from paigeant_celery.agents.operation_arguments import digests_of_arguments
 from paigeant_celery.agents.recorded_errors import rebuilt, survived
 from paigeant_celery.agents.recorded_usage import Spending
 from paigeant_celery.agents.waits import Standing, polled
 from paigeant_celery.journal.hop_journal import HopJournal, calling, current_journal
-from paigeant_celery.journal.operations import ARGUMENTS
 from paigeant_celery.journal.record import CUT_OFF, CallKey, CallKind, Record
 
 try:  # since pydantic-ai 2.68; before that, the spans of replayed calls are exported again
@@ -150,7 +149,7 @@ class _RecordedOperation(BoundDurableOperation[ParamsT, WireT, ResultT]):
         ctx = _context_of(params)
         run_id, step, call_id = ctx.run_id or "", ctx.run_step, ctx.tool_call_id or _call_id_of(params) or ""
         if kind == "operation":
-            key = journal.operation_key(run_id, step, name=name, call_id=call_id, digest=fingerprint[ARGUMENTS])
+            key = journal.operation_key(run_id, step, name=name, call_id=call_id, digests=fingerprint)
         else:
             key = journal.key(run_id, step, kind, name=name, call_id=call_id)
         if isinstance(params, ModelCancelSuspendedResponseParams):
@@ -225,11 +224,11 @@ class _RecordedOperation(BoundDurableOperation[ParamsT, WireT, ResultT]):
             case ModelCancelSuspendedResponseId(model_name=model_name):
                 return "model", "cancel", {"model": model_name}
             case CapabilityOperationId(capability_id=capability, operation=operation):
-                return "operation", f"{capability}.{operation}", {ARGUMENTS: digest_of_arguments(params)}
+                return "operation", f"{capability}.{operation}", digests_of_arguments(params)
         if isinstance(params, EventStreamHandlerParams):
             return "event", params.event.event_kind, {}
         name = type(self._operation.operation_id).__name__
-        return "operation", name, {ARGUMENTS: digest_of_arguments(params)}
+        return "operation", name, digests_of_arguments(params)
 
 
 def _context_of(params: Any) -> RunContext[Any]:

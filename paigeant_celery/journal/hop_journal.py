@@ -160,12 +160,12 @@ class HopJournal:
             self._unwritten.call_begins(key)
         return key
 
-    def operation_key(self, run_id: str, step: int, *, name: str, call_id: str, digest: str) -> CallKey:
-        """Return the key of the operation that begins now; `digest` stands for what it is called with."""
+    def operation_key(self, run_id: str, step: int, *, name: str, call_id: str, digests: Mapping[str, str]) -> CallKey:
+        """Return the key of the operation that begins now; `digests` stand for what it is called with."""
         run = run_id.removeprefix(f"{self.hop_id}:")
         first = CallKey(run=run, step=step, kind="operation", name=name, call_id=call_id)
         with self._lock:
-            key = self._operations.key(first, digest, ahead=self._course.is_behind(run))
+            key = self._operations.key(first, digests, ahead=self._course.is_behind(run))
             self._unwritten.call_begins(key)
         return key
 
