@@ -31,7 +31,7 @@ from paigeant_celery.agents.recorded_errors import rebuilt, survived
 from paigeant_celery.agents.recorded_usage import Spending
 from paigeant_celery.agents.waits import Standing, polled
 from paigeant_celery.journal.hop_journal import HopJournal, calling, current_journal
-from paigeant_celery.journal.record import CUT_OFF, CallKey, CallKind, Record
+from paigeant_celery.journal.record import ASLEEP, CUT_OFF, CallKey, CallKind, Record
 
 try:  # since pydantic-ai 2.68; before that, the spans of replayed calls are exported again
     from pydantic_ai.durable_exec import record_durable_unit
@@ -203,7 +203,8 @@ class _RecordedOperation(BoundDurableOperation[ParamsT, WireT, ResultT]):
             with calling(str(key), recorded=True), durable_unit_scope():
                 await self._operation.handler(params)
 
-        journal.add_later(key, Record(fingerprint=fingerprint), cancel=cancel)
+        result = ASLEEP if journal.was_cut_off_asleep(key.run) else None
+        journal.add_later(key, Record(fingerprint=fingerprint, result=result), cancel=cancel)
 
     async def _handled(self, params: Any, spending: Spending | None) -> ResultT:
         if spending is None:

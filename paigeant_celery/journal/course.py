@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from paigeant_celery.core.errors import NonDeterminismError
-from paigeant_celery.journal.record import CUT_OFF, CallKey, parse_key, parse_record
+from paigeant_celery.journal.record import ASLEEP, CUT_OFF, CallKey, parse_key, parse_record
 from paigeant_celery.journal.survival import AFTER_MODEL
 
 __all__ = ["Course"]
@@ -73,6 +73,14 @@ class Course:
         """Say whether the request is recorded that continues the run's latest one."""
         latest = self._asked.get(run)
         return latest is not None and str(replace(latest, occurrence=latest.occurrence + 1)) in self._records
+
+    def is_given_up(self, run: str) -> bool:
+        """Say whether a run was cut off in its sleep after its latest request, and an earlier attempt went on."""
+        latest = self._asked.get(run)
+        key = replace(latest, name="cancel", occurrence=0) if latest is not None else None
+        if key is None or str(key) not in self._records or self.is_next_recorded(run):
+            return False
+        return parse_record(self._records[str(key)], step_id=self._step_id, key=key).result == ASLEEP
 
     def _open(self, run: str) -> set[str]:
         keys = self._keys.get(run, ())
