@@ -80,7 +80,7 @@ class Course:
         key = replace(latest, name="cancel", occurrence=0) if latest is not None else None
         if key is None or str(key) not in self._records or self.is_next_recorded(run):
             return False
-        return parse_record(self._records[str(key)], step_id=self._step_id, key=key).result == ASLEEP
+        return bool(parse_record(self._records[str(key)], step_id=self._step_id, key=key).result == ASLEEP)
 
     def _open(self, run: str) -> set[str]:
         keys = self._keys.get(run, ())
