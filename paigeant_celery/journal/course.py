@@ -26,14 +26,14 @@ class Course:
         self._ahead = {run: set(filter(_is_request, keys)) for run, keys in self._keys.items()}
         self._asked: dict[str, CallKey] = {}  # run -> its latest model request in this attempt
 
-    def was_begun(self, run: str) -> bool:
-        """Say whether an earlier attempt recorded calls of a run."""
-        return run in self._keys
-
     def go_on(self, key: CallKey) -> None:
         """Note that a call begins now."""
         if _is_request(key):
             self._asked[key.run] = key
+
+    def knows(self, run: str) -> bool:
+        """Say whether an earlier attempt recorded calls of a run."""
+        return run in self._last
 
     def meet(self, key: CallKey) -> None:
         """Note that a recorded call is replayed."""

@@ -145,7 +145,7 @@ class HopJournal:
         run = run_id.removeprefix(f"{self.hop_id}:")
         with self._lock:
             if run == run_id:  # the code gave the run this id
-                return self._course.was_begun(run) and all(key.run != run for key in self._occurrences)
+                return self._course.knows(run) and all(key.run != run for key in self._occurrences)
             name, _, number = run.rpartition(":")
             return not number.isdecimal() or int(number) >= self._runs[name]
 
