@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from pydantic import ValidationError
 from pydantic_ai.messages import ModelMessage, ModelMessagesTypeAdapter, ModelResponse, ToolCallPart
 
 from paigeant_celery.core.conversations import FORMAT
@@ -55,9 +54,9 @@ def _messages_of(batch: str) -> list[ModelMessage]:
         if not (batch.startswith(_START) and batch.endswith(_END)):
             raise ValueError(batch[: len(_START)])
         return ModelMessagesTypeAdapter.validate_json(batch[len(_START) : -len(_END)])
-    except (ValidationError, ValueError) as error:
+    except ValueError:  # a `ValidationError` is one, which would quote the messages
         text = "its history is damaged, or a newer pydantic-ai wrote it; redrive the workflow on workers that have that"
-        raise NotSerializable("store_corrupt", text) from error
+    raise NotSerializable("store_corrupt", text)
 
 
 def _not_own(message: ModelMessage, hop_id: str) -> ModelMessage:
