@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from pydantic import JsonValue, ValidationError
+from pydantic import JsonValue
 from pydantic_ai.messages import ModelMessage, ModelMessagesTypeAdapter, ModelResponse, TextPart, ToolCallPart
 from pydantic_core import PydanticSerializationError
 
@@ -77,9 +77,9 @@ def _messages_of(batch: str) -> list[ModelMessage]:
         if not (batch.startswith(_START) and batch.endswith(_END)):
             raise ValueError(batch[: len(_START)])
         return ModelMessagesTypeAdapter.validate_json(batch[len(_START) : -len(_END)])
-    except (ValidationError, ValueError) as error:
+    except ValueError:  # a `ValidationError` is one, which would quote the messages
         text = "its history is damaged, or a newer pydantic-ai wrote it; redrive the workflow on workers that have that"
-        raise NotSerializable("store_corrupt", text) from error
+    raise NotSerializable("store_corrupt", text)
 
 
 def _forms_of(answer: ModelResponse) -> Iterator[Any]:

@@ -209,11 +209,8 @@ class _RecordedOperation(BoundDurableOperation[ParamsT, WireT, ResultT]):
     async def _handled(self, params: Any, spending: Spending | None) -> ResultT:
         if spending is None:
             return await self._operation.handler(params)
-        try:
-            apart = replace(_context_of(params), usage=spending.apart)
+        with spending.apart_from(_context_of(params)) as apart:
             return await self._operation.handler(replace(params, **{_context_field(params): apart}))
-        finally:
-            spending.settle()
 
     def _identity(self, params: object) -> tuple[CallKind, str, dict[str, str]]:
         match self._operation.operation_id:

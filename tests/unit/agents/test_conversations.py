@@ -33,6 +33,7 @@ from pydantic_ai.profiles import ModelProfile
 
 from paigeant_celery import PaigeantAgent, StoreRequired, WorkflowDispatcher
 from paigeant_celery.agents.conversations import read_history, said_by
+from paigeant_celery.core.causes import cause_of
 from paigeant_celery.core.conversations import ConversationKey, batches_in
 from paigeant_celery.core.errors import InvalidInput, NewerMessage, NotSerializable, Paused, WorkflowParked
 from paigeant_celery.core.settings import Settings
@@ -476,6 +477,16 @@ def test_text_that_is_no_unicode_is_kept() -> None:
     batch.encode()
     with pytest.raises(NotSerializable, match="damaged, or a newer pydantic-ai"):
         read_history([batch[:-3]], hop_id="w.0")
+
+
+def test_a_history_that_cannot_be_read_is_not_quoted() -> None:
+    """Letters have the causes of an error with their texts, and pydantic's quote what they could not read."""
+    batch = '{"v":1,"messages":[{"kind":"request","parts":[{"part_kind":"user-prompt","content":{"my iban":1}}]}]}'
+
+    with pytest.raises(NotSerializable) as caught:
+        read_history([batch], hop_id="w.0")
+
+    assert "my iban" not in repr(cause_of(caught.value))
 
 
 def full_history() -> list[ModelMessage]:
