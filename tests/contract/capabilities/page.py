@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tests.contract.capabilities.row import CORE, Row
+from tests.contract.capabilities.row import Row
 from tests.contract.capabilities.rows import SECTIONS
 
 __all__ = ["PAGE", "page"]
@@ -24,9 +24,11 @@ anew. The test compares the output, all messages, the usage and the ids, and cou
 - **runs again**: the same is true, but the code that is named runs in each attempt, because it runs between the calls
   that are recorded. Give it no side effects, or make them in a tool or a `durable_operation`.
 - **refused**: the step fails before the call is made, with an error that says what to do.
+- **not tried**: what no test can try, and why.
 
 Model requests and tool calls are recorded in every row. The last column says since which version pydantic-ai has it;
-2.62 is the oldest that is supported. This page is made from the tests, with `python -m tests.contract.capabilities`.
+2.62 is the oldest that is supported. The last section is about another package, in one version, beside the newest
+pydantic-ai. This page is made from the tests, with `python -m tests.contract.capabilities`.
 """
 
 
@@ -38,7 +40,7 @@ def page() -> str:
 def _section(title: str, rows: Sequence[Row]) -> Iterator[str]:
     yield from (f"## {title}", "", "| What | After a crash | Since |", "|---|---|---|")
     for row in rows:
-        since = row.since if row.package == CORE else f"{row.package} {row.since}"
+        since = row.since
         yield f"| {_cell(row.name)} | {_cell(row.outcome)} | {since} |"
     yield ""
 
