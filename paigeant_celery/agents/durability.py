@@ -16,10 +16,8 @@ from weakref import WeakValueDictionary
 from pydantic_ai.agent import AbstractAgent, Agent, EventStreamHandler
 from pydantic_ai.capabilities import AbstractCapability, WrapModelRequestHandler, WrapRunHandler
 from pydantic_ai.durable_exec import (
-    JSON_CODEC,
     BaseDurabilityCapability,
     CallToolResult,
-    DurabilityEngineSpec,
     DurableOperationBackend,
     ModelRequestParams,
     conversation_id_from_run_id,
@@ -33,6 +31,7 @@ from pydantic_ai.tools import AgentDepsT, RunContext
 from pydantic_ai.toolsets import AbstractToolset
 
 from paigeant_celery.agents.binding import Operations, inner, is_bound, operations_of
+from paigeant_celery.agents.engine import ENGINE
 from paigeant_celery.agents.external_events import waits_refused
 from paigeant_celery.agents.fingerprints import Digests
 from paigeant_celery.agents.guarded_context import guarded
@@ -42,12 +41,12 @@ from paigeant_celery.agents.own_messages import give_back_own
 from paigeant_celery.agents.recorded_calls import JournalBackend
 from paigeant_celery.agents.recorded_models import RecordedModel, keeping_times
 from paigeant_celery.agents.recorded_servers import with_recorded_servers
-from paigeant_celery.agents.recorded_tools import METADATA_KEY, RecordedToolset
+from paigeant_celery.agents.recorded_tools import RecordedToolset
 from paigeant_celery.agents.run_context import durable_run
 from paigeant_celery.agents.stream import cannot_stream, feed_here, show_rest, shown_run, shown_to
 from paigeant_celery.agents.tool_values import ToolResults
 from paigeant_celery.agents.waits import recorded_sleep
-from paigeant_celery.core.errors import NotSerializable, UsageError
+from paigeant_celery.core.errors import UsageError
 from paigeant_celery.journal.hop_journal import current_journal, surrounding_journal
 
 try:  # since pydantic-ai 2.68; before that, the spans of replayed calls are exported again
@@ -99,16 +98,7 @@ class CeleryDurability(BaseDurabilityCapability[AgentDepsT]):
     `NotSerializable` if a tool returns something without a JSON form.
     """
 
-    engine_spec = DurabilityEngineSpec(
-        engine_name="Celery",
-        durable_unit_noun="call",
-        durable_container_noun="hop",
-        codec=JSON_CODEC,
-        serialization_failure=lambda error: NotSerializable(
-            "result_not_serializable", f"a result has no JSON form ({type(error).__name__}), but is recorded"
-        ),
-        tool_config_key=METADATA_KEY,
-    )
+    engine_spec = ENGINE
 
     def __init__(
         self,

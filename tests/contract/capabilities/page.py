@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tests.contract.capabilities.row import CORE, Row
+from tests.contract.capabilities.row import Row
 from tests.contract.capabilities.rows import SECTIONS
 
 __all__ = ["PAGE", "page"]
@@ -22,6 +22,7 @@ Does it survive a crash? Look for what your agent uses, and read the second colu
 - **runs again**: yes, but the code that is named runs in each attempt, because it runs between the calls that are
   recorded. Give it no side effects, or make them in a tool or a `durable_operation`.
 - **refused**: this cannot be done in a step, crash or not. It ends with an error that says what to do.
+- **not tried**: what no test can try, and why.
 
 This holds for agents of a step, and for agents with `CeleryDurability` in a function step. It takes a store. Requests
 of their models and calls of their tools are recorded; a tool with `metadata={"paigeant": False}` is not, and is called
@@ -30,6 +31,7 @@ of their models and calls of their tools are recorded; a tool with `metadata={"p
 Each row is an agent. A test runs it outside a step, in a step, in a step whose result is lost behind the last call, and
 in steps whose process dies before and after each record. It compares the results, and counts what was done outside the
 process. The last column says since which version pydantic-ai has it; 2.62 is the oldest that is supported.
+The last section is about another package, in one version, beside the newest pydantic-ai.
 `python -m tests.contract.capabilities` writes this page.
 """
 
@@ -42,7 +44,7 @@ def page() -> str:
 def _section(title: str, rows: Sequence[Row]) -> Iterator[str]:
     yield from (f"## {title}", "", "| What | After a crash | Since |", "|---|---|---|")
     for row in rows:
-        since = row.since if row.package == CORE else f"{row.package} {row.since}"
+        since = row.since
         yield f"| {_cell(row.name)} | {_cell(row.outcome)} | {since} |"
     yield ""
 
