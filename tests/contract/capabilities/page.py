@@ -20,7 +20,7 @@ hops whose process dies before and after each record of the journal. The next at
 anew. The test compares the output, all messages, the usage and the ids, and counts what was done outside the process.
 
 - **works**: all of them are the same, whatever the process dies at. What was recorded is not done again. What was in
-  flight is done once more.
+  flight is done once more. For some rows, which say so, processes of real workers are killed as well.
 - **runs again**: the same is true, but the code that is named runs in each attempt, because it runs between the calls
   that are recorded. Give it no side effects, or make them in a tool or a `durable_operation`.
 - **refused**: the step fails before the call is made, with an error that says what to do.

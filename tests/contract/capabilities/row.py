@@ -39,6 +39,7 @@ class Row:
     - `since`: the first version of `package` that has it. The row is not made with an older one.
     - `wrong`: what is wrong at present, if the row fails.
     - `brief`: whether the row is among those that are always tried.
+    - `killed`: whether it is tried with real workers too, whose processes are killed.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Row:
     package: str = CORE
     wrong: str = ""
     brief: bool = False
+    killed: bool = False
 
     def __post_init__(self) -> None:
         assert bool(self.again) == bool(self.runs_again), self.name
@@ -70,7 +72,7 @@ class Row:
         if self.refused:
             return f"refused: {self.why}"
         said = f"runs again: {self.runs_again}" if self.again else "works"
-        return f"{said}; {self.other}" if self.other else said
+        return "; ".join(filter(None, (said, self.other, "shown with killed workers too" if self.killed else "")))
 
     @property
     def is_here(self) -> bool:

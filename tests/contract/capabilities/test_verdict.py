@@ -80,13 +80,33 @@ def right(world: World) -> Made:
 @pytest.mark.parametrize(
     ("make", "row", "said"),
     [
-        (not_durable, {}, "runs again: ['act', 'request to model']"),
-        (of_chance, {}, "output/1 of a plain run is"),
-        (of_the_attempt, {}, 'late: output/1 of a whole run is "done 1", of a replay "done 2"'),
+        pytest.param(not_durable, {}, "runs again: ['act', 'request to model']", marks=pytest.mark.proof),
+        pytest.param(of_chance, {}, "output/1 of a plain run is", marks=pytest.mark.proof),
+        pytest.param(
+            of_the_attempt,
+            {},
+            'late: output/1 of a whole run is "done 1", of a replay "done 2"',
+            marks=pytest.mark.proof,
+        ),
         (unrecorded, {}, "late: runs again: ['act']"),
-        (changed, {}, 'before 2: error of a whole run is null, of a replay "NonDeterminismError'),
-        (right, {"again": ("act",), "runs_again": "the tool"}, "late: does not run again: ['act']"),
-        (right, {"refused": "UserError", "why": "it is not"}, "it should be refused with 'UserError', but gives"),
+        pytest.param(
+            changed,
+            {},
+            'before 2: error of a whole run is null, of a replay "NonDeterminismError',
+            marks=pytest.mark.proof,
+        ),
+        pytest.param(
+            right,
+            {"again": ("act",), "runs_again": "the tool"},
+            "late: does not run again: ['act']",
+            marks=pytest.mark.proof,
+        ),
+        pytest.param(
+            right,
+            {"refused": "UserError", "why": "it is not"},
+            "it should be refused with 'UserError', but gives",
+            marks=pytest.mark.proof,
+        ),
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
 )
@@ -96,6 +116,7 @@ def test_a_row_that_is_not_true_is_found_out(make: Callable[[World], Made], row:
     assert [fault for fault in faults if said in fault], faults
 
 
+@pytest.mark.proof
 def test_what_only_a_dying_process_does_is_found_out() -> None:
     """Cleaning up after a crash must not undo what the next attempt goes on with."""
     faults = faults_of(Row(name="a wrong row", make=cleaned_up))

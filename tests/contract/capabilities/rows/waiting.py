@@ -135,7 +135,7 @@ def slow_tool(world: World) -> Made:
 
 
 ROWS = [
-    Row(name="a response that the provider makes in the background", make=in_background),
+    Row(name="a response that the provider makes in the background", make=in_background, killed=True),
     Row(name="the same with `Agent.using_sleep` in a function step", make=with_own_sleep),
     Row(name="a model that pauses within its turn", make=paused),
     Row(
