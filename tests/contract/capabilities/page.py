@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tests.contract.capabilities.row import CORE, Row
+from tests.contract.capabilities.row import CORE, Row, Shown
 from tests.contract.capabilities.rows import SECTIONS
+from tests.contract.capabilities.rows.workflows import SHOWN
 
 __all__ = ["PAGE", "page"]
 
@@ -32,7 +33,8 @@ Model requests and tool calls are recorded in every row. The last column says si
 
 def page() -> str:
     """Return the text of the page."""
-    return "\n".join([HEAD, *(line for title, rows in SECTIONS.items() for line in _section(title, rows))])
+    tried = (line for title, rows in SECTIONS.items() for line in _section(title, rows))
+    return "\n".join([HEAD, *tried, *_shown(SHOWN)])
 
 
 def _section(title: str, rows: Sequence[Row]) -> Iterator[str]:
@@ -40,6 +42,15 @@ def _section(title: str, rows: Sequence[Row]) -> Iterator[str]:
     for row in rows:
         since = row.since if row.package == CORE else f"{row.package} {row.since}"
         yield f"| {_cell(row.name)} | {_cell(row.outcome)} | {since} |"
+    yield ""
+
+
+def _shown(rows: Sequence[Shown]) -> Iterator[str]:
+    said = "These go beyond one run of an agent. Tests of their own show them."
+    yield from ("## Steps and workflows", "", said, "", "| What | After a crash | Shown by |", "|---|---|---|")
+    for row in rows:
+        file = row.by.partition("::")[0]
+        yield f"| {_cell(row.name)} | {_cell(row.outcome)} | [`{Path(file).stem}`](../{file}) |"
     yield ""
 
 

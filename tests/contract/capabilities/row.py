@@ -12,7 +12,7 @@ from pydantic_ai.agent import AbstractAgent
 
 from tests.contract.capabilities.world import World
 
-__all__ = ["CORE", "FLOOR", "Function", "Made", "Row"]
+__all__ = ["CORE", "FLOOR", "Function", "Made", "Row", "Shown"]
 
 CORE = "pydantic-ai-slim"
 FLOOR = "2.62"  # the oldest version that is supported
@@ -81,3 +81,12 @@ class Row:
             return Version(version(self.package)) >= Version(self.since)
         except PackageNotFoundError:
             return False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """What is no run of an agent that can be tried at every point; a test of its own shows it."""
+
+    name: str
+    by: str
+    outcome: str = "works"

@@ -16,7 +16,7 @@ from tests.contract.capabilities.trials import Death, Seen, Trial, in_a_hop
 from tests.contract.capabilities.verdict import faults_of_kills
 from tests.support.processes import Deployment, deployment
 
-WITHIN = 60.0  # seconds; a hop of a killed process goes on after two
+WITHIN = 180.0  # seconds for all rows together
 
 ROWS = [row for rows in SECTIONS.values() for row in rows if row.killed and row.is_here]
 
@@ -36,7 +36,7 @@ class Gallows:
         self._worlds.mkdir()
         self._begun: dict[tuple[str, Death | None], WorkflowHandle] = {}
         made.variables["WORLDS"] = str(self._worlds)
-        made.ready_worker("tabled", slots=4)
+        made.ready_worker("tabled", slots=10)  # Celery holds the place of a killed process for ten seconds
 
     def begin(self, row: Row, death: Death | None) -> None:
         """Start a workflow whose process dies there."""

@@ -77,37 +77,20 @@ def right(world: World) -> Made:
     return acting(world)
 
 
+CASES: list[tuple[Callable[[World], Made], dict[str, Any], str]] = [
+    (not_durable, {}, "runs again: ['act', 'request to model']"),
+    (of_chance, {}, "output/1 of a plain run is"),
+    (of_the_attempt, {}, 'late: output/1 of a whole run is "done 1", of a replay "done 2"'),
+    (unrecorded, {}, "late: runs again: ['act']"),
+    (changed, {}, 'before 2: error of a whole run is null, of a replay "NonDeterminismError'),
+    (right, {"again": ("act",), "runs_again": "the tool"}, "late: does not run again: ['act']"),
+    (right, {"refused": "UserError", "why": "it is not"}, "it should be refused with 'UserError', but gives"),
+]
+
+
 @pytest.mark.parametrize(
     ("make", "row", "said"),
-    [
-        pytest.param(not_durable, {}, "runs again: ['act', 'request to model']", marks=pytest.mark.proof),
-        pytest.param(of_chance, {}, "output/1 of a plain run is", marks=pytest.mark.proof),
-        pytest.param(
-            of_the_attempt,
-            {},
-            'late: output/1 of a whole run is "done 1", of a replay "done 2"',
-            marks=pytest.mark.proof,
-        ),
-        (unrecorded, {}, "late: runs again: ['act']"),
-        pytest.param(
-            changed,
-            {},
-            'before 2: error of a whole run is null, of a replay "NonDeterminismError',
-            marks=pytest.mark.proof,
-        ),
-        pytest.param(
-            right,
-            {"again": ("act",), "runs_again": "the tool"},
-            "late: does not run again: ['act']",
-            marks=pytest.mark.proof,
-        ),
-        pytest.param(
-            right,
-            {"refused": "UserError", "why": "it is not"},
-            "it should be refused with 'UserError', but gives",
-            marks=pytest.mark.proof,
-        ),
-    ],
+    [pytest.param(*case, marks=() if case[0] is unrecorded else pytest.mark.proof) for case in CASES],
     ids=lambda value: value.__name__ if callable(value) else "",
 )
 def test_a_row_that_is_not_true_is_found_out(make: Callable[[World], Made], row: dict[str, Any], said: str) -> None:
