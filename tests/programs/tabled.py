@@ -6,7 +6,6 @@ import os
 import signal
 import sys
 from dataclasses import asdict
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import paigeant_celery.hop.with_store
 from paigeant_celery import WorkflowContext, activity
 from paigeant_celery.journal.hop_journal import current_journal
 from tests.contract.capabilities.lasting import LastingWorld
+from tests.contract.capabilities.rows import SECTIONS
 from tests.contract.capabilities.trials import Death, MortalJournal, seen_in
 from tests.contract.capabilities.world import Unit
 
@@ -51,9 +51,9 @@ paigeant_celery.hop.with_store.HopJournal = DeadlyJournal  # type: ignore[misc]
 
 
 @activity
-async def try_row(context: WorkflowContext, module: str, name: str) -> dict[str, Any]:
+async def try_row(context: WorkflowContext, name: str) -> dict[str, Any]:
     """Run a row, and return what can be seen of it."""
-    [row] = [row for row in import_module(module).ROWS if row.name == name]
+    [row] = [row for rows in SECTIONS.values() for row in rows if row.name == name]
     journal = current_journal()
     assert isinstance(journal, DeadlyJournal)
     journal.world = LastingWorld(Path(os.environ["WORLDS"], context.correlation_id), attempt=context.attempt)

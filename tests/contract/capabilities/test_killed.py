@@ -45,7 +45,7 @@ class Gallows:
         if death is not None:
             world.condemn(death)
         transport, dispatcher = self._made.transport(), WorkflowDispatcher()
-        step = FunctionSpec("try_row", {"module": row.make.__module__, "name": row.name})
+        step = FunctionSpec("try_row", {"name": row.name})
         dispatcher.dispatch_workflow_sync(transport, itinerary=[step], correlation_id=id_)
         self._begun[row.name, death] = dispatcher.handle(id_, transport)
 
