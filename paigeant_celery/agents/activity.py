@@ -32,7 +32,7 @@ from paigeant_celery.activities.making import Making
 from paigeant_celery.activities.port import ActivityResult, StepLimits
 from paigeant_celery.activities.results import result_of
 from paigeant_celery.agents.content import check_prompt, prompt_of, user_prompt
-from paigeant_celery.agents.conversations import read_history, said_by
+from paigeant_celery.agents.conversations import is_said, read_history, said_by
 from paigeant_celery.agents.durability import CeleryDurability, bind_operations
 from paigeant_celery.agents.itinerary import Edit, ItineraryEditing
 from paigeant_celery.agents.run_context import durable_run
@@ -43,7 +43,7 @@ from paigeant_celery.core.errors import MessageError, UsageError
 from paigeant_celery.core.faults import first_fault, raised_by_validator
 from paigeant_celery.core.jsonable import dumps
 from paigeant_celery.core.message import PaigeantMessage
-from paigeant_celery.core.names import is_activity_name
+from paigeant_celery.core.names import hop_id, is_activity_name
 from paigeant_celery.core.policy import StepPolicy
 from paigeant_celery.core.slip import ActivitySpec, Step
 from paigeant_celery.journal.hop_journal import current_journal
@@ -135,15 +135,16 @@ class AgentActivity:
         conversation = conversation_of(context.message, step)
         budget = _Budget(context.message)
         prompt = await user_prompt(step.prompt, context.read_data)
+        continued, is_heard = await asyncio.to_thread(_continued, conversation, context)  # a history may be large
         async with self._deps(data, context) as deps:
             with budget.explained(), durable_run(self._agent):
                 result = await self._agent.run(
-                    prompt_of(prompt, previous if step.previous_output and not _is_heard(context) else None),
+                    prompt_of(prompt, previous if step.previous_output and not is_heard else None),
                     deps=with_previous_output(deps, previous),
                     usage_limits=budget.left(),
                     capabilities=await self._capabilities(edit),
                     infer_name=False,
-                    **await _continued(conversation, context),
+                    **continued,
                 )
             output = await read_beside(result.output, Limit(size=limits.max_output_size))  # it may need the deps
         recorded = result_of(
@@ -226,19 +227,20 @@ class AgentActivity:
                 yield made
 
 
-async def _continued(conversation: ConversationKey | None, context: WorkflowContext) -> dict[str, Any]:
-    """Return what a run gets that continues a conversation."""
+def _continued(conversation: ConversationKey | None, context: WorkflowContext) -> tuple[dict[str, Any], bool]:
+    """Return what a run gets that continues a conversation, and whether the previous output is in its history."""
     if conversation is None:
-        return {}
-    history = await asyncio.to_thread(read_history, context.history, hop_id=context.hop_id)  # it may be large
-    return {"message_history": history or None, "conversation_id": conversation.id}
-
-
-def _is_heard(context: WorkflowContext) -> bool:
-    """Say whether the previous step said its output in the conversation of this one, whose history then has it."""
-    message, previous = context.message, context.message.slip.previous
-    own = conversation_of(message)
-    return own is not None and previous is not None and conversation_of(message, previous) == own
+        return {}, False
+    history = read_history(context.history, hop_id=context.hop_id)
+    message, before, previous = context.message, context.message.slip.previous, context.previous_output
+    is_heard = (
+        before is not None
+        and previous is not None
+        and not previous.content  # models are shown no files of earlier answers
+        and conversation_of(message, before) == conversation
+        and is_said(previous.output, history, hop_id=hop_id(message.correlation_id, before.place))
+    )
+    return {"message_history": history or None, "conversation_id": conversation.id}, is_heard
 
 
 class _Budget:

@@ -22,6 +22,7 @@ __all__ = ["UserPrompt", "check_prompt", "prompt_of", "user_prompt"]
 
 UserPrompt: TypeAlias = str | Sequence[UserContent]
 
+MOST_SHOWN = 32  # characters of a kind that nobody knows
 BLOCK_EDGE = re.compile(r"<(?=\s*/?\s*previous_output)", re.IGNORECASE)
 
 
@@ -113,7 +114,8 @@ def _content_at(index: int, part: dict[str, JsonValue]) -> UserContent:
     try:
         return _content(part)
     except KeyError:
-        text = f"the pydantic-ai of this process knows no kind {part['kind']!r}, but {', '.join(_readers())}"
+        kind = str(part["kind"])[:MOST_SHOWN]
+        text = f"the pydantic-ai of this process knows no kind {kind!r}, but {', '.join(_readers())}"
     except ValidationError as error:
         place, _, fault = first_fault(error)
         text = f"is no {part['kind']!r} that pydantic-ai takes ({'.'.join(map(str, place))}: {fault})"

@@ -16,10 +16,8 @@ from weakref import WeakValueDictionary
 from pydantic_ai.agent import AbstractAgent, Agent, EventStreamHandler
 from pydantic_ai.capabilities import AbstractCapability, WrapModelRequestHandler, WrapRunHandler
 from pydantic_ai.durable_exec import (
-    JSON_CODEC,
     BaseDurabilityCapability,
     CallToolResult,
-    DurabilityEngineSpec,
     DurableOperationBackend,
     ModelRequestParams,
     conversation_id_from_run_id,
@@ -33,20 +31,22 @@ from pydantic_ai.tools import AgentDepsT, RunContext
 from pydantic_ai.toolsets import AbstractToolset
 
 from paigeant_celery.agents.binding import Operations, inner, is_bound, operations_of
+from paigeant_celery.agents.engine import ENGINE
 from paigeant_celery.agents.external_events import waits_refused
 from paigeant_celery.agents.fingerprints import Digests
+from paigeant_celery.agents.guarded_context import guarded
 from paigeant_celery.agents.models import LoopModels
 from paigeant_celery.agents.naming import GlobalName, maker_frame
 from paigeant_celery.agents.own_messages import give_back_own
 from paigeant_celery.agents.recorded_calls import JournalBackend
 from paigeant_celery.agents.recorded_models import RecordedModel, keeping_times
 from paigeant_celery.agents.recorded_servers import with_recorded_servers
-from paigeant_celery.agents.recorded_tools import METADATA_KEY, RecordedToolset
+from paigeant_celery.agents.recorded_tools import RecordedToolset
 from paigeant_celery.agents.run_context import durable_run
-from paigeant_celery.agents.stream import feed_here, show_rest, shown_run, shown_to
+from paigeant_celery.agents.stream import cannot_stream, feed_here, show_rest, shown_run, shown_to
 from paigeant_celery.agents.tool_values import ToolResults
 from paigeant_celery.agents.waits import recorded_sleep
-from paigeant_celery.core.errors import NotSerializable, UsageError
+from paigeant_celery.core.errors import UsageError
 from paigeant_celery.journal.hop_journal import current_journal, surrounding_journal
 
 try:  # since pydantic-ai 2.68; before that, the spans of replayed calls are exported again
@@ -98,16 +98,7 @@ class CeleryDurability(BaseDurabilityCapability[AgentDepsT]):
     `NotSerializable` if a tool returns something without a JSON form.
     """
 
-    engine_spec = DurabilityEngineSpec(
-        engine_name="Celery",
-        durable_unit_noun="call",
-        durable_container_noun="hop",
-        codec=JSON_CODEC,
-        serialization_failure=lambda error: NotSerializable(
-            "result_not_serializable", f"a result has no JSON form ({type(error).__name__}), but is recorded"
-        ),
-        tool_config_key=METADATA_KEY,
-    )
+    engine_spec = ENGINE
 
     def __init__(
         self,
@@ -170,6 +161,10 @@ class CeleryDurability(BaseDurabilityCapability[AgentDepsT]):
             return None
         return RecordedToolset(with_recorded_servers(toolset), self._tool_results, self._durable_run_context_scope)
 
+    def _durable_run_context(self, ctx: RunContext[AgentDepsT]) -> RunContext[AgentDepsT]:
+        """Return a context for a recorded call; the base class names another remedy for what it refuses."""
+        return guarded(ctx)
+
     @property
     def has_wrap_run_event_stream(self) -> bool:
         """Whether models are asked for streams: for an event handler, or for those who watch the workflow."""
@@ -195,8 +190,8 @@ class CeleryDurability(BaseDurabilityCapability[AgentDepsT]):
         """Ask a model that cannot stream for its whole answer, if nobody but watchers wants a stream of it."""
         try:
             return await super()._model_request_stream_operation(params)
-        except NotImplementedError:  # pydantic-ai's words for it; nothing was sent yet
-            if feed_here() is None or super()._model_stream_event_handler() is not None:
+        except (NotImplementedError, AssertionError) as error:
+            if not cannot_stream(error) or feed_here() is None or super()._model_stream_event_handler() is not None:
                 raise
             return await self._model_request_operation(params)
 

@@ -19,23 +19,22 @@ from paigeant_celery.core.jsonable import everything_in
 __all__ = ["Digests", "asked", "digest"]
 
 LARGE_FILE = 64 * 1024  # bytes; smaller ones are digested as base64, as they always were
-MOST_KEPT = 1000  # digests of schemas; schemas that are rebuilt for each request would pile up
+MOST_KEPT = 1000  # digests of schemas; those that differ in each request would pile up
 
 
 @dataclass(frozen=True)
 class _OfSchema:
     """The digests of a schema. Records of earlier versions have only that in which the order of its parts counts."""
 
-    schema: object  # held so that no other one gets its id
     canonical: str
     in_order: str
 
 
 class Digests:
-    """Makes fingerprints. Those of schemas are cached, because they stay the same from one request to the next."""
+    """Makes fingerprints. Those of schemas are cached by their text: pydantic-ai copies schemas for each request."""
 
     def __init__(self) -> None:
-        self._schemas: dict[int, _OfSchema] = {}
+        self._schemas: dict[bytes, _OfSchema] = {}
 
     def of_request(self, params: ModelRequestParams, *, model_name: str) -> dict[str, str]:
         """Return the fingerprint of a model request; its cost does not grow with the history.
@@ -63,14 +62,21 @@ class Digests:
         }
 
     def _of(self, schema: Mapping[str, Any]) -> _OfSchema:
-        kept = self._schemas.get(id(schema))
-        if kept is not None:
+        try:
+            text = json.dumps(schema).encode()
+        except (TypeError, ValueError, RecursionError):  # it has a text only in its canonical form
+            return _made_of(schema)
+        name = hashlib.blake2b(text, digest_size=16).digest()
+        if (kept := self._schemas.get(name)) is not None:
             return kept
         if len(self._schemas) >= MOST_KEPT:
             self._schemas.clear()
-        made = _OfSchema(schema, _hashed(canonical(canonical_schema(schema))), digest(_without_texts(schema)))
-        self._schemas[id(schema)] = made
+        made = self._schemas[name] = _made_of(schema)
         return made
+
+
+def _made_of(schema: Mapping[str, Any]) -> _OfSchema:
+    return _OfSchema(_hashed(canonical(canonical_schema(schema))), digest(_without_texts(schema)))
 
 
 def digest(value: object) -> str:

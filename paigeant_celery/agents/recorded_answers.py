@@ -80,11 +80,8 @@ class RecordedAnswers(Generic[AgentDepsT]):
         spending = Spending(ctx.usage)
 
         async def make() -> Record:
-            try:
-                with self._scope(replace(ctx, usage=spending.apart)) as inside:
-                    answers = await self._capabilities.handle_deferred_tool_calls(inside, requests=requests)
-            finally:
-                spending.settle()
+            with spending.apart_from(ctx) as apart, self._scope(apart) as inside:
+                answers = await self._capabilities.handle_deferred_tool_calls(inside, requests=requests)
             return Record(result=_dumped(answers), usage=spending.used())
 
         # A handler may wait, which is refused in its own words, and not as if a tool did.

@@ -26,13 +26,12 @@ from pydantic_ai.tools import RunContext
 
 from paigeant_celery.agents.cut_offs import when_explained
 from paigeant_celery.agents.fingerprints import Digests
-from paigeant_celery.agents.operation_arguments import digest_of_arguments
+from paigeant_celery.agents.operation_arguments import digests_of_arguments
 from paigeant_celery.agents.recorded_errors import rebuilt, survived
 from paigeant_celery.agents.recorded_usage import Spending
 from paigeant_celery.agents.waits import Standing, polled
 from paigeant_celery.journal.hop_journal import HopJournal, calling, current_journal
-from paigeant_celery.journal.operations import ARGUMENTS
-from paigeant_celery.journal.record import CUT_OFF, CallKey, CallKind, Record
+from paigeant_celery.journal.record import ASLEEP, CUT_OFF, CallKey, CallKind, Record
 
 try:  # since pydantic-ai 2.68; before that, the spans of replayed calls are exported again
     from pydantic_ai.durable_exec import record_durable_unit
@@ -150,7 +149,7 @@ class _RecordedOperation(BoundDurableOperation[ParamsT, WireT, ResultT]):
         ctx = _context_of(params)
         run_id, step, call_id = ctx.run_id or "", ctx.run_step, ctx.tool_call_id or _call_id_of(params) or ""
         if kind == "operation":
-            key = journal.operation_key(run_id, step, name=name, call_id=call_id, digest=fingerprint[ARGUMENTS])
+            key = journal.operation_key(run_id, step, name=name, call_id=call_id, digests=fingerprint)
         else:
             key = journal.key(run_id, step, kind, name=name, call_id=call_id)
         if isinstance(params, ModelCancelSuspendedResponseParams):
@@ -204,16 +203,14 @@ class _RecordedOperation(BoundDurableOperation[ParamsT, WireT, ResultT]):
             with calling(str(key), recorded=True), durable_unit_scope():
                 await self._operation.handler(params)
 
-        journal.add_later(key, Record(fingerprint=fingerprint), cancel=cancel)
+        result = ASLEEP if journal.was_cut_off_asleep(key.run) else None
+        journal.add_later(key, Record(fingerprint=fingerprint, result=result), cancel=cancel)
 
     async def _handled(self, params: Any, spending: Spending | None) -> ResultT:
         if spending is None:
             return await self._operation.handler(params)
-        try:
-            apart = replace(_context_of(params), usage=spending.apart)
+        with spending.apart_from(_context_of(params)) as apart:
             return await self._operation.handler(replace(params, **{_context_field(params): apart}))
-        finally:
-            spending.settle()
 
     def _identity(self, params: object) -> tuple[CallKind, str, dict[str, str]]:
         match self._operation.operation_id:
@@ -225,11 +222,11 @@ class _RecordedOperation(BoundDurableOperation[ParamsT, WireT, ResultT]):
             case ModelCancelSuspendedResponseId(model_name=model_name):
                 return "model", "cancel", {"model": model_name}
             case CapabilityOperationId(capability_id=capability, operation=operation):
-                return "operation", f"{capability}.{operation}", {ARGUMENTS: digest_of_arguments(params)}
+                return "operation", f"{capability}.{operation}", digests_of_arguments(params)
         if isinstance(params, EventStreamHandlerParams):
             return "event", params.event.event_kind, {}
         name = type(self._operation.operation_id).__name__
-        return "operation", name, {ARGUMENTS: digest_of_arguments(params)}
+        return "operation", name, digests_of_arguments(params)
 
 
 def _context_of(params: Any) -> RunContext[Any]:

@@ -6,6 +6,7 @@ import builtins
 import json
 from collections.abc import Mapping
 from contextlib import suppress
+from typing import Any
 
 from pydantic_ai import exceptions
 from pydantic_ai.durable_exec import JSON_CODEC
@@ -77,13 +78,23 @@ def _described(error: BaseException) -> RecordedError:
 
 
 def _of_class(recorded: RecordedError) -> Exception:
-    """Return the error of a record that has no form, as earlier versions wrote it."""
+    """Return the error of a record that has no form, as earlier versions wrote it, or one of the nearest class."""
     # A record names no module: its class is looked up in these two only.
     for module in (exceptions, builtins):
         found = getattr(module, recorded.error_class, None)
         if isinstance(found, type) and issubclass(found, Exception):
-            try:
-                return found(*recorded.args)
-            except Exception:  # noqa: BLE001 - it takes other arguments than an error shows
-                break
+            for near in found.__mro__[: found.__mro__.index(Exception)]:
+                with suppress(Exception):  # it takes other arguments than an error shows
+                    return _made(near, *recorded.args)
     return ReplayedError(recorded.error_class, ", ".join(map(str, recorded.args)))
+
+
+def _made(error_class: type[Exception], *arguments: Any) -> Exception:
+    """Make an error of its recorded arguments; those of a provider's answer begin with its HTTP status."""
+    if issubclass(error_class, exceptions.ModelAPIError) and isinstance(arguments[0], int):
+        if error_class is exceptions.ModelHTTPError:
+            return error_class(*arguments)
+        status, name, body = arguments
+        category: Any = error_class
+        return exceptions.ModelHTTPError.for_category(category, status_code=status, model_name=name, body=body)
+    return error_class(*arguments)

@@ -104,11 +104,8 @@ class RecordedToolset(WrapperToolset[AgentDepsT]):
         spending = Spending(ctx.usage)
 
         async def make() -> Record:
-            try:
-                with self.scope(replace(ctx, usage=spending.apart)) as inside:
-                    result = self._dumped(await result_of(call(inside)), name)
-            finally:
-                spending.settle()
+            with spending.apart_from(ctx) as apart, self.scope(apart) as inside:
+                result = self._dumped(await result_of(call(inside)), name)
             return Record(fingerprint=fingerprint, result=result, usage=spending.used())
 
         key = journal.key(ctx.run_id or "", ctx.run_step, kind, name=name, call_id=ctx.tool_call_id or "")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from copy import copy
+from dataclasses import replace
 from typing import Any, cast
 
 from pydantic import TypeAdapter
+from pydantic_ai.tools import AgentDepsT, RunContext
 from pydantic_ai.usage import RunUsage
 
 __all__ = ["Spending"]
@@ -18,15 +21,19 @@ class Spending:
     """What one call adds to a run's usage, kept apart from what calls in parallel add meanwhile."""
 
     def __init__(self, usage: RunUsage) -> None:
-        self._usage, self._before, self.apart = usage, copy(usage), copy(usage)
+        self._usage, self._before, self._apart = usage, copy(usage), copy(usage)
 
-    def settle(self) -> None:
-        """Add to the run's usage what was added to `apart`."""
-        self._usage.incr(self.apart - self._before)
+    @contextmanager
+    def apart_from(self, ctx: RunContext[AgentDepsT]) -> Iterator[RunContext[AgentDepsT]]:
+        """Surround the call, which counts in the context given; the run's usage has it when the block ends."""
+        try:
+            yield replace(ctx, usage=self._apart)
+        finally:
+            self._usage.incr(self._apart - self._before)
 
     def used(self) -> dict[str, Any]:
         """Return what a record says of it: nothing if there was none."""
-        usage = self.apart - self._before
+        usage = self._apart - self._before
         if not usage.has_values() and not usage.unmeasured_requests:
             return {}
         counted = _USAGE.dump_python(usage, mode="json", exclude_defaults=True)

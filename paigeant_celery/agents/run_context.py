@@ -18,6 +18,7 @@ from pydantic_ai.durable_exec import BaseDurabilityCapability
 
 from paigeant_celery.activities.real_threads import real
 from paigeant_celery.agents.binding import inner
+from paigeant_celery.agents.engine import ENGINE
 from paigeant_celery.journal.hop_journal import current_journal
 
 __all__ = ["durable_run"]
@@ -27,7 +28,9 @@ _running: ContextVar[AbstractAgent[Any, Any] | None] = ContextVar("paigeant_dura
 
 
 class Answer(AbstractCapability[Any]):
-    """Says whether calls are recorded here, in a durable run of this agent."""
+    """Says whether calls are recorded here, in a durable run of this agent, and by which engine."""
+
+    engine_spec = ENGINE
 
     def __init__(self, agent: AbstractAgent[Any, Any]) -> None:
         self._agent = agent

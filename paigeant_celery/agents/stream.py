@@ -22,11 +22,12 @@ from paigeant_celery.core.causes import name_of
 from paigeant_celery.journal.event_feed import EventFeed
 from paigeant_celery.journal.hop_journal import surrounding_call, surrounding_journal
 
-__all__ = ["feed_here", "show_rest", "shown_run", "shown_to"]
+__all__ = ["cannot_stream", "feed_here", "show_rest", "shown_run", "shown_to"]
 
 ResultT = TypeVar("ResultT", bound=AgentRunResult[Any])
 
 MODEL_EVENTS = get_args(get_args(ModelResponseStreamEvent)[0])
+NO_STREAM_FUNCTION = "FunctionModel must receive a `stream_function`"
 
 
 @dataclass(kw_only=True)
@@ -52,6 +53,11 @@ def feed_here() -> EventFeed | None:
     """Return the feed that shows the events of this context, or None if nobody asked for them."""
     journal = surrounding_journal()
     return journal.feed if journal is not None else None
+
+
+def cannot_stream(error: Exception) -> bool:
+    """Say whether a model that was asked for a stream has none; it has sent nothing then."""
+    return isinstance(error, NotImplementedError) or str(error).startswith(NO_STREAM_FUNCTION)
 
 
 async def shown_run(feed: EventFeed, run_id: str, run: Awaitable[ResultT]) -> ResultT:

@@ -18,16 +18,25 @@ __all__ = ["Standing", "polled", "recorded_sleep"]
 
 
 def recorded_sleep(journal: HopJournal, run_id: str) -> Callable[[float], Awaitable[None]]:
-    """Return how a run sleeps between two polls: until the time that was recorded when it first went to sleep."""
+    """Return how a run sleeps between two polls: until the time that was recorded when it first went to sleep.
+
+    If it was cut off there in an earlier attempt, and gave up its job, it sleeps until it is cut off again.
+    """
 
     async def sleep(delay: float) -> None:
         if current_journal() is not journal:  # inside a recorded call, which is made again as a whole
             await pause(delay)
             return
         journal.check_held()
-        until = await journal.wake_at(run_id, delay, now())
         with journal.asleep():
-            await pause((until - now()).total_seconds())
+            if journal.is_given_up(run_id):
+                await asyncio.Event().wait()  # what cut the run off then does so again
+            try:
+                until = await journal.wake_at(run_id, delay, now())
+                await pause((until - now()).total_seconds())
+            except asyncio.CancelledError:
+                journal.cut_off_asleep(run_id)
+                raise
 
     return sleep
 

@@ -10,6 +10,7 @@ import base64
 import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import PurePath
 from typing import Annotated, Any, TypeAlias, cast
 
 from pydantic import JsonValue, PlainSerializer, PlainValidator
@@ -169,7 +170,11 @@ def _crossing_part(part: object, path: str) -> Part:
     if isinstance(part, str):
         return str.__str__(part)
     if isinstance(part, (bytes, bytearray, memoryview)):
-        raise InvalidInput("invalid_prompt", path, "is bytes of an unknown kind; give a `BinaryContent`")
+        text = "bytes do not say what they are; give `BinaryContent(data, media_type=…)`"
+        raise InvalidInput("invalid_prompt", path, text)
+    if isinstance(part, PurePath):
+        text = "a path is no part of a prompt, because a worker may not reach it; give `BinaryContent.from_path(…)`"
+        raise InvalidInput("invalid_prompt", path, text)
     if holds_secret(part):
         text = "a pydantic secret would travel as asterisks; leave it out"
         raise InvalidInput("secret_without_encryption", path, text)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from paigeant_celery.core.errors import NonDeterminismError
-from paigeant_celery.journal.record import CUT_OFF, CallKey, parse_key, parse_record
+from paigeant_celery.journal.record import ASLEEP, CUT_OFF, CallKey, number_of, parse_key, parse_record
 from paigeant_celery.journal.survival import AFTER_MODEL
 
 __all__ = ["Course"]
@@ -46,12 +46,13 @@ class Course:
     def check_new(self, key: CallKey) -> None:
         """Raise `NonDeterminismError` if a call that is not recorded comes before others of its run that are.
 
-        A call that had begun and not ended when the run went on is made again.
+        A call that had begun and not ended when the run went on is made again. Older records do not say which had:
+        there each tool that the recorded answers call may have.
         """
         last = self._last.get(key.run)
         if last is None or (key.step, key.kind != "model") >= last:  # a call that may come before or after counts so
             return
-        if str(key) not in self._open(key.run):
+        if str(key) not in self._open(key.run) and not (key.kind in AFTER_MODEL and self._is_unknown(key)):
             text = "it was not made when an earlier attempt of the run went on from there"
             raise NonDeterminismError(self._step_id, key.label, text)
 
@@ -73,6 +74,19 @@ class Course:
         """Say whether the request is recorded that continues the run's latest one."""
         latest = self._asked.get(run)
         return latest is not None and str(replace(latest, occurrence=latest.occurrence + 1)) in self._records
+
+    def is_given_up(self, run: str) -> bool:
+        """Say whether a run was cut off in its sleep after its latest request, and an earlier attempt went on."""
+        latest = self._asked.get(run)
+        key = replace(latest, name="cancel", occurrence=0) if latest is not None else None
+        if key is None or str(key) not in self._records or self.is_next_recorded(run):
+            return False
+        return bool(parse_record(self._records[str(key)], step_id=self._step_id, key=key).result == ASLEEP)
+
+    def _is_unknown(self, key: CallKey) -> bool:
+        """Say whether no record of a later step says what was open: versions that numbered no calls made them all."""
+        later = (other for other in self._keys.get(key.run, ()) if other.step > key.step)
+        return all(number_of(self._records[str(other)]) is None for other in later)
 
     def _open(self, run: str) -> set[str]:
         keys = self._keys.get(run, ())

@@ -81,6 +81,7 @@ class HopJournal:
         self._unwritten = Unwritten()
         self._open: set[CallKey] = set()  # calls that are being made
         self._resting = self._asleep = 0
+        self._cut_off_asleep: set[str] = set()
         self._answers: dict[str, int | None] = {}  # run -> number of the latest answer of its model
         self._course = Course(self._records, step_id=step_id)
         self._operations = Operations(self._records)
@@ -160,12 +161,12 @@ class HopJournal:
             self._unwritten.call_begins(key)
         return key
 
-    def operation_key(self, run_id: str, step: int, *, name: str, call_id: str, digest: str) -> CallKey:
-        """Return the key of the operation that begins now; `digest` stands for what it is called with."""
+    def operation_key(self, run_id: str, step: int, *, name: str, call_id: str, digests: Mapping[str, str]) -> CallKey:
+        """Return the key of the operation that begins now; `digests` stand for what it is called with."""
         run = run_id.removeprefix(f"{self.hop_id}:")
         first = CallKey(run=run, step=step, kind="operation", name=name, call_id=call_id)
         with self._lock:
-            key = self._operations.key(first, digest, ahead=self._course.is_behind(run))
+            key = self._operations.key(first, digests, ahead=self._course.is_behind(run))
             self._unwritten.call_begins(key)
         return key
 
@@ -364,6 +365,21 @@ class HopJournal:
             return min(begun.until, until)
         await self._write({name_of_wait(run): Wait(after=after, until=until).encode()})
         return until
+
+    def cut_off_asleep(self, run_id: str) -> None:
+        """Note that a run is cut off while it sleeps."""
+        with self._lock:
+            self._cut_off_asleep.add(run_id.removeprefix(f"{self.hop_id}:"))
+
+    def was_cut_off_asleep(self, run: str) -> bool:
+        """Say whether a run was cut off while it slept."""
+        with self._lock:
+            return run in self._cut_off_asleep
+
+    def is_given_up(self, run_id: str) -> bool:
+        """Say whether a run was cut off in the sleep that begins now, and an earlier attempt went on without it."""
+        with self._lock:
+            return self._course.is_given_up(run_id.removeprefix(f"{self.hop_id}:"))
 
     @contextmanager
     def asleep(self) -> Iterator[None]:

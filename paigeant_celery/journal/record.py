@@ -19,6 +19,7 @@ from paigeant_celery.core.causes import Frame, as_lists, frames_from
 from paigeant_celery.core.errors import NonDeterminismError
 
 __all__ = [
+    "ASLEEP",
     "CUT_OFF",
     "FORMAT",
     "CallKey",
@@ -34,6 +35,7 @@ __all__ = [
 ]
 
 CUT_OFF = "CancelledError"  # the failure of a call that was cancelled while its run went on
+ASLEEP = "asleep"  # the result of the call that cancels a job, if its run was cut off between two polls
 FORMAT = 1  # of a record; increased when older versions could not read it
 _BEGINNING = re.compile(r'\{"v":([0-9]{1,9})(?:,"n":([0-9]{1,15}))?[,}]')
 

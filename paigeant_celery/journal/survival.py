@@ -57,9 +57,9 @@ class Unwritten:
         return set(self._ended) - set(self.shown_by(key))
 
     def failed_in(self, run: str | None) -> Mapping[CallKey, str]:
-        """Return the records of the calls that failed in a run, or in any."""
+        """Return the records of the calls that failed in a run or in its tools, or anywhere."""
         found = {key: ended.text for key, ended in self._ended.items() if ended.is_failure}
-        return {key: text for key, text in found.items() if run is None or key.run == run}
+        return {key: text for key, text in found.items() if run is None or _is_of(key.run, run)}
 
     def forget(self, keys: Iterable[CallKey]) -> None:
         """Drop records, because they are written."""
@@ -67,10 +67,16 @@ class Unwritten:
             self._ended.pop(key, None)
 
     def _is_survived(self, earlier: CallKey, ended: _Ended, key: CallKey) -> bool:
-        """A run that began since a call failed shows that the step went on, and so may a later call of its run."""
-        if key.run != earlier.run:
-            return self._runs.get(key.run, -1) >= ended.runs
-        return _shows_survival(key, earlier, began_after=self._calls.get(key, -1) >= ended.calls)
+        """A run that began since a call failed shows that the step went on, and so may a later call of its run.
+
+        So does a later request of the run in one of whose tools the call's run was.
+        """
+        began_after = self._calls.get(key, -1) >= ended.calls
+        if key.run == earlier.run:
+            return _shows_survival(key, earlier, began_after=began_after)
+        if _is_of(earlier.run, key.run) and began_after and key.kind == "model" and key.name != "cancel":
+            return True
+        return self._runs.get(key.run, -1) >= ended.runs
 
 
 def _shows_survival(later: CallKey, failed: CallKey, *, began_after: bool) -> bool:
@@ -93,3 +99,8 @@ def _shows_survival(later: CallKey, failed: CallKey, *, began_after: bool) -> bo
     if failed.kind == "model":
         return later.step == failed.step
     return bool(later.call_id) and later.call_id == failed.call_id
+
+
+def _is_of(run: str, outer: str) -> bool:
+    """Say whether a run is another one, or one that a tool of that one began, or a tool of such a run."""
+    return run == outer or run.startswith(f"{outer}/") or f":{outer}/" in run

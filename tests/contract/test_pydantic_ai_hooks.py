@@ -3,22 +3,38 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
 from pydantic_ai import Agent, ModelRetry, RunContext, _agent_graph
 from pydantic_ai.durable_exec import JSON_CODEC, BaseDurabilityCapability, CallToolResult
-from pydantic_ai.durable_exec._toolset import unwrap_tool_call_result, wrap_tool_call_result
+from pydantic_ai.durable_exec._toolset import (
+    DynamicToolInfo,
+    DynamicToolsResult,
+    RunHeldToolset,
+    unwrap_tool_call_result,
+    wrap_tool_call_result,
+)
+from pydantic_ai.durable_exec._utils import DurableModel
+from pydantic_ai.durable_exec._workspace import WorkspaceCallParams
 from pydantic_ai.exceptions import ApprovalRequired, CallDeferred, ToolFailed, UserError
-from pydantic_ai.models import Model
+from pydantic_ai.messages import ModelResponse
+from pydantic_ai.models import Model, _request_timeout
+from pydantic_ai.models._continuation import merge_mode, merge_responses
+from pydantic_ai.models._request_timeout import RequestDeadline
 from pydantic_ai.models.test import TestModel
 from pydantic_ai.models.wrapper import WrapperModel
 from pydantic_ai.run import AgentRunResult
+from pydantic_ai.tool_manager import ToolManager
+from pydantic_ai.toolsets._dynamic import DynamicToolset
 from pydantic_ai.usage import RunUsage
 
 from paigeant_celery.agents.durability import CeleryDurability
+from paigeant_celery.agents.run_context import Answer, durable_run
 from paigeant_celery.core.errors import NotSerializable
 
 pytestmark = pytest.mark.anyio
@@ -43,6 +59,11 @@ def parameters(function: object) -> list[str]:
         ("_model_stream_event_handler", ["self"]),
         ("_model_request_operation", ["self", "params"]),
         ("_model_request_stream_operation", ["self", "params"]),
+        ("_build_durable_model", ["self", "ctx", "request_context"]),
+        ("_bind_capability_operations", ["self", "agent"]),
+        ("_find_registered_model_id_for_hook", ["self", "model"]),
+        ("_resolve_model_for_request", ["self", "model_id", "run_context"]),
+        ("wrap_run", ["self", "ctx", "handler"]),
         ("_durable_run_context_scope", ["self", "ctx"]),
         ("_typed_result_codec", ["self", "result_type"]),
         ("get_wrapper_toolset", ["self", "toolset"]),
@@ -66,6 +87,11 @@ def test_the_base_has_the_methods_that_are_overridden_or_called(name: str, expec
         ("_find_model_id", "self._registered_model_id("),
         ("_model_request_stream_operation", "self._model_stream_event_handler()"),
         ("_bind_model_operations", "handler=self._model_request_stream_operation"),
+        ("_bind_for_agent", "bound._bind_capability_operations(agent)"),
+        ("wrap_model_request", "await self._build_durable_model("),
+        ("_durable_model_scope", "await self._resolve_model_for_request("),
+        ("_invoke_capability_operation", "await self._bound_capability_operations["),
+        ("_invoke_capability_operation", "self._capability_declarations["),
     ],
 )
 def test_the_base_calls_what_is_overridden(caller: str, called: str) -> None:
@@ -101,6 +127,82 @@ def test_models_can_be_asked_to_renew_their_clients() -> None:
     """The core asks them at the start of a run that is not durable, and nobody else does."""
     assert parameters(Model._refresh_http_client) == ["self"]
     assert parameters(BaseDurabilityCapability.wrap_model_request) == ["self", "ctx", "request_context", "handler"]
+
+
+def test_operations_that_are_bound_for_any_run_ask_their_durability_only_for_models() -> None:
+    """Whatever else they asked, they would ask one that stands for all runs and knows none of them."""
+    source = inspect.getsource(BaseDurabilityCapability._bind_capability_operations)
+    filled = {"_bound_capability_operations", "_capability_declarations"}
+    while_binding = {"engine_spec", "get_durable_operation_backend", "_typed_result_codec"}
+
+    for_models = {"_durable_model_scope", "_find_registered_model_id_for_hook"}
+    asked = set(re.findall(r"\bself\.(\w+)", source))
+    assert filled | for_models <= asked <= filled | for_models | while_binding
+
+
+def test_an_agent_can_be_given_one_more_capability_to_ask() -> None:
+    """It answers `ctx.in_durable_context`, and takes no part in runs: the base asks what is registered as its kind."""
+    agent = Agent(TestModel(), name="a")
+    assert BaseDurabilityCapability.from_agent(agent) is None
+
+    with durable_run(agent):
+        found = BaseDurabilityCapability.from_agent(agent)
+
+        assert type(found) is Answer
+        assert agent.root_capability is agent._root_capability
+        assert found.in_durable_context is False  # in no hop
+
+
+def test_durable_models_are_made_of_four_segments_and_time_their_requests() -> None:
+    """A copy has the same segments; the deadline of a request is one that is enforced in a block."""
+    segments = [
+        f"{name}_segment" for name in ("request", "request_stream", "compact_messages", "cancel_suspended_response")
+    ]
+
+    assert parameters(DurableModel.__init__) == ["self", "wrapped", *segments]
+    assert "_with_serving_wrapper(" in inspect.getsource(_agent_graph)
+    assert parameters(DurableModel._with_serving_wrapper) == ["self", "wrap"]
+    assert parameters(DurableModel._start_request_deadline)[:2] == ["self", "model_settings"]
+    assert "model._start_request_deadline(" in inspect.getsource(_request_timeout)
+    assert isinstance(RequestDeadline("m", 1.0, deadline=1.0).enforce(), AbstractContextManager)
+
+
+def test_answers_of_a_job_are_merged_as_a_run_merges_them() -> None:
+    """A poll takes the place of the answer before it only if a run would put it there."""
+    one, other = (ModelResponse([], provider_response_id=name, state="suspended") for name in ("1", "2"))
+
+    assert merge_mode(one, replace(one)) == "replace-same-id"
+    assert merge_mode(one, other) != "replace-same-id"
+    assert merge_responses(one, replace(one)).state == "suspended"
+
+
+def test_a_run_asks_the_capabilities_of_its_tools_about_deferred_calls() -> None:
+    """There the answers of handlers are recorded."""
+    assert "root_capability" in {field.name for field in fields(ToolManager)}
+    assert "tool_manager" in {field.name for field in fields(RunContext)}
+    source = inspect.getsource(ToolManager)
+    assert "cap = self.root_capability" in source
+    assert ".handle_deferred_tool_calls(" in source
+
+
+def test_servers_can_be_held_for_a_run_and_say_what_they_have_cached() -> None:
+    """They are swapped in where they stand, and entered when they are first asked."""
+    servers = pytest.importorskip("pydantic_ai.mcp", reason="the MCP client is not installed")
+
+    assert parameters(RunHeldToolset.__init__) == ["self", "id", "toolset"]
+    assert inspect.iscoroutinefunction(RunHeldToolset.entered)
+    assert inspect.iscoroutinefunction(RunHeldToolset.aclose)
+    assert {"tools", "instructions"} <= {field.name for field in fields(DynamicToolsResult)}
+    assert {"tool_def", "max_retries"} <= {field.name for field in fields(DynamicToolInfo)}
+    assert parameters(servers.MCPToolset.tool_for_tool_def) == ["self", "tool_def", "ctx"]
+    assert "if self.cache_tools and self._cached_tools is not None:" in inspect.getsource(servers.MCPToolset)
+    assert isinstance(inspect.getattr_static(servers.MCPToolset, "_explicit_id"), property)
+    assert "toolset_func" in vars(DynamicToolset(lambda ctx: None))
+
+
+def test_calls_of_workspaces_have_their_arguments_in_one_field() -> None:
+    """Of a call's parameters only this is the same in every attempt."""
+    assert {"run_context", "call"} <= {field.name for field in fields(WorkspaceCallParams)}
 
 
 def bound(agent: Agent[None, Any]) -> CeleryDurability[None]:

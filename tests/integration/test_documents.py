@@ -192,6 +192,47 @@ ANSWERS = {
         "journal/record.py": ["def differences("],
         "agents/fingerprints.py": ["def of_request("],
     },
+    "Why was an operation of a capability made again?": {
+        "agents/recorded_calls.py": ["class _RecordedOperation", "def _identity("],
+        "journal/operations.py": ["class Operations", "def key("],
+    },
+    "In which order do calls end that run beside each other?": {
+        "journal/turns.py": ["class Turns", "def take("],
+    },
+    "Why did a recorded error come back as another class?": {
+        "agents/error_forms.py": ["def error_from(", "class _StandIn"],
+        "agents/recorded_errors.py": ["def survived(", "def rebuilt("],
+    },
+    "Why does a step wait for its job again, or cancel it?": {
+        "agents/waits.py": ["def recorded_sleep(", "def polled("],
+        "journal/waits.py": ["class Wait", "def read_wait("],
+        "journal/abandoned.py": ["class Abandoned"],
+        "hop/jobs.py": ["class ProviderJobs", "def after("],
+    },
+    "What did a step see of its conversation?": {
+        "core/conversations.py": ["def conversation_of("],
+        "hop/claims.py": ["conversation=conversation_of("],
+        "store/scripts/claim.lua": ["conversation_at("],
+        "agents/conversations.py": ["def read_history("],
+    },
+    "What of an MCP server, or of a handler of deferred calls, is recorded?": {
+        "agents/recorded_servers.py": ["class RecordedServer", "def get_tools("],
+        "agents/recorded_answers.py": ["class RecordedAnswers"],
+    },
+    "What happens to a history that a function saves itself?": {
+        "agents/own_messages.py": ["def give_back_own(", "def save_once("],
+    },
+    "Where is a file of a prompt or an output?": {
+        "core/content.py": ["class StoredApart", "def stored_in("],
+        "core/files.py": ["def with_files_apart("],
+        "core/output_files.py": ["def files_in("],
+        "agents/content.py": ["def prompt_of("],
+    },
+    "Why does a screen show this of an agent, or not?": {
+        "agents/stream.py": ["def show_rest(", "def shown_run("],
+        "journal/event_feed.py": ["class EventFeed"],
+        "agents/agent_events.py": ["def agent_events("],
+    },
     "Which Redis is the store?": {
         "broker/connection.py": ["def store_of_broker("],
         "store/endpoint.py": ["def read_url("],

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 from pydantic_ai import Agent, CustomEvent, RunContext
-from pydantic_ai.messages import ModelMessage, ModelRequest, ModelResponse
+from pydantic_ai.messages import ModelMessage, ModelRequest, ModelResponse, TextPart
 from pydantic_ai.models import Model
 from pydantic_ai.models.function import AgentInfo, DeltaToolCall, FunctionModel
 from pydantic_ai.models.test import TestModel
@@ -167,6 +167,38 @@ async def test_the_answers_of_a_model_that_cannot_stream_are_shown_whole(
     for screen in await on_screens(handle):
         assert screen.texts == ['{"look_up":"facts"}']
         assert list(screen.results.values()) == ["facts"]
+
+
+async def test_a_function_model_without_a_stream_may_be_watched(workflow_harness: WorkflowHarness) -> None:
+    """It says that it cannot stream in words of its own."""
+    model = FunctionModel(lambda messages, info: ModelResponse(parts=[TextPart("whole")]))
+    agent = PaigeantAgent(model, name="whole")
+
+    handle = workflow_harness.dispatch([agent.activity("Go.")], stream=True)
+    await workflow_harness.deliver()
+
+    assert handle.result_sync(timeout=0).output == "whole"
+    for screen in await on_screens(handle):
+        assert screen.texts == ["whole"]
+
+
+async def test_a_watched_model_may_fail_an_assertion_of_its_own(workflow_harness: WorkflowHarness) -> None:
+    """It is not taken for a model that cannot stream, and is not asked again."""
+    asked = []
+
+    async def stream(messages: list[ModelMessage], info: AgentInfo) -> AsyncIterator[str]:
+        asked.append("stream")
+        yield "par"
+        raise AssertionError("not this")
+
+    model = FunctionModel(lambda messages, info: ModelResponse(parts=[TextPart("whole")]), stream_function=stream)
+    agent = PaigeantAgent(model, name="wrong", policy=StepPolicy(max_attempts=1))
+    handle = workflow_harness.dispatch([agent.activity("Go.")], stream=True)
+    await workflow_harness.deliver()
+
+    status = await handle.status()
+    assert status.failure is not None
+    assert (asked, status.failure.error_class) == (["stream"], "AssertionError")
 
 
 async def test_what_a_tool_tells_is_shown_once(workflow_harness: WorkflowHarness) -> None:

@@ -35,6 +35,8 @@ class Row:
     - `refused`: the beginning of the error that the hop ends with, and in `why` the reason in words.
     - `ends`: the beginning of the error that a plain run ends with, and a hop as well.
     - `anew`: fields of messages that a provider makes up in each run.
+    - `made_up`: what ids look like that each run makes up anew, as a regular expression.
+    - `untried`: why no test tries it. Such a row has no `make`.
     - `other`: what the row says about messages that are not those of a plain run, in words.
     - `since`: the first version of `package` that has it. The row is not made with an older one.
     - `wrong`: what is wrong at present, if the row fails.
@@ -43,7 +45,7 @@ class Row:
     """
 
     name: str
-    make: Callable[[World], Made]
+    make: Callable[[World], Made] | None = None
     prompt: str = "go"
     deps: Any = None
     of: tuple[str, ...] = ()
@@ -53,6 +55,8 @@ class Row:
     why: str = ""
     ends: str = ""
     anew: tuple[str, ...] = ()
+    made_up: str = ""
+    untried: str = ""
     other: str = ""
     since: str = FLOOR
     package: str = CORE
@@ -61,12 +65,15 @@ class Row:
     killed: bool = False
 
     def __post_init__(self) -> None:
+        assert bool(self.untried) == (self.make is None), self.name
         assert bool(self.again) == bool(self.runs_again), self.name
         assert bool(self.refused) == bool(self.why), self.name
 
     @property
     def outcome(self) -> str:
         """What the table says about it."""
+        if self.untried:
+            return f"not tried: {self.untried}"
         if self.wrong:
             return f"does not work yet: {self.wrong}"
         if self.refused:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Set
 from contextlib import asynccontextmanager
@@ -29,7 +30,7 @@ from tests.support.journalled_hop import JournalledHop
 __all__ = ["Death", "MortalJournal", "Seen", "Trial", "dying", "in_a_hop", "late", "plain", "seen_in"]
 
 DIED = "it died"
-WITHIN = 10.0  # seconds for one attempt, of which none needs one
+WITHIN = 60.0  # seconds for one attempt, of which one needs more than one only to build schemas
 LIMITS = StepLimits(max_visits=16, max_output_size=16 * 1024 * 1024)
 NOON = datetime(2026, 1, 2, 12, 0, tzinfo=UTC)
 
@@ -60,7 +61,7 @@ class Trial:
 def plain(row: Row) -> Trial:
     """Run a row outside any hop."""
     world = World()
-    return Trial(world, asyncio.run(_seen(row, lambda: _run_plain(row, world))))
+    return Trial(world, asyncio.run(_seen(row, world, lambda: _run_plain(row, world))))
 
 
 def in_a_hop(row: Row) -> Trial:
@@ -141,7 +142,7 @@ def _tried(row: Row, hop: JournalledHop, world: World, death: Death | None) -> T
             assert isinstance(journal, MortalJournal)
             journal.death = death
             asyncio.get_running_loop().set_exception_handler(_of_a_dead_process)
-            running = asyncio.create_task(_seen(row, lambda: _run_step(row, world)))
+            running = asyncio.create_task(_seen(row, world, lambda: _run_step(row, world)))
             dying = asyncio.create_task(journal.died.wait())
             await asyncio.wait({running, dying}, timeout=WITHIN, return_when=asyncio.FIRST_COMPLETED)
             seen = Seen(error=DIED) if journal.died.is_set() else Seen(error="it did not end")
@@ -162,6 +163,7 @@ def _of_a_dead_process(loop: object, said: object) -> None:
 
 
 async def _run_plain(row: Row, world: World) -> Any:
+    assert row.make is not None, "nobody can try it"
     made = row.make(world)
     return await (made.run(row.prompt, deps=row.deps) if isinstance(made, AbstractAgent) else made())
 
@@ -174,10 +176,11 @@ async def _run_step(row: Row, world: World) -> Any:
 
 async def seen_in(row: Row, world: World, context: WorkflowContext) -> Seen:
     """Run a row in the step whose context this is."""
-    return await _seen(row, lambda: _run_in(row, world, context))
+    return await _seen(row, world, lambda: _run_in(row, world, context))
 
 
 async def _run_in(row: Row, world: World, context: WorkflowContext) -> Any:
+    assert row.make is not None, "nobody can try it"
     made = row.make(world)
     if not isinstance(made, AbstractAgent):
         return await made()
@@ -211,18 +214,17 @@ async def _no_data(digest: str) -> str:
     raise AssertionError(digest)
 
 
-async def _seen(row: Row, run: Callable[[], Awaitable[Any]]) -> Seen:
+async def _seen(row: Row, world: World, run: Callable[[], Awaitable[Any]]) -> Seen:
     try:
         result = await run()
     except Exception as error:
         return Seen(error=f"{type(error).__name__}: {error}")
     if not isinstance(result, AgentRunResult):
-        return Seen(output=_json(result))
+        return Seen(output=_elsewhere(world, _json(result)))
+    messages = ModelMessagesTypeAdapter.dump_python(result.all_messages(), mode="json")
     return Seen(
-        output=_json(result.output),
-        messages=_without(
-            ModelMessagesTypeAdapter.dump_python(result.all_messages(), mode="json"), {"timestamp", *row.anew}
-        ),
+        output=_elsewhere(world, _json(result.output)),
+        messages=_elsewhere(world, _without(messages, {"timestamp", *row.anew})),
         usage=_json(asdict(result.usage)),
         ids=[result.run_id, result.conversation_id],
     )
@@ -230,6 +232,13 @@ async def _seen(row: Row, run: Callable[[], Awaitable[Any]]) -> Seen:
 
 def _json(value: Any) -> Any:
     return [type(value).__name__, to_jsonable_python(value, serialize_unknown=True)]
+
+
+def _elsewhere(world: World, tree: Any) -> Any:
+    """Return JSON as it would be if the folder of each world had the same name."""
+    if not world.has_folder:
+        return tree
+    return json.loads(json.dumps(tree).replace(json.dumps(str(world.folder))[1:-1], "/folder"))
 
 
 def _without(tree: Any, names: Set[str]) -> Any:

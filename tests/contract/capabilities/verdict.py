@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -13,7 +14,7 @@ from tests.contract.capabilities.trials import Death, Seen, Trial, dying, in_a_h
 
 __all__ = ["deaths_of", "faults_of", "faults_of_kills"]
 
-MADE_BY_PYDANTIC_AI = "pyd_ai_"  # begins the ids of tool calls to which the model gave none
+MADE_BY_PYDANTIC_AI = r"\Apyd_ai_.*"  # the ids of tool calls to which the model gave none
 MEASURED = ("duration",)
 OF_A_RUN = ("run_id", "conversation_id", *MEASURED)
 NO_FILES = ("content_file_digests", [])  # says what a history without it says
@@ -54,7 +55,7 @@ def _of_the_hop(row: Row, free: Trial, hop: Trial) -> Iterator[str]:
         if not str(hop.seen.error).startswith(row.refused):
             yield f"it should be refused with {row.refused!r}, but gives {hop.seen.error or hop.seen.output}"
         return
-    yield from _differences(_comparable(free.seen), _comparable(hop.seen), ("a plain run", "a hop"))
+    yield from _differences(_comparable(row, free.seen), _comparable(row, hop.seen), ("a plain run", "a hop"))
     if free.world.done() != hop.world.done():
         yield f"a plain run did {dict(free.world.done())}, a hop {dict(hop.world.done())}"
 
@@ -63,7 +64,7 @@ def _of_a_replay(row: Row, hop: Trial, again: Trial, death: Death | tuple[()]) -
     """Compare two attempts with a run in a hop that nothing hit."""
     if again.first is not None:
         yield from _differences(again.first, again.seen, ("the first attempt", "its replay"))
-    whole, replay = (_without_random_ids(trial.seen, MEASURED) for trial in (hop, again))
+    whole, replay = (_without_ids(row, trial.seen, MEASURED) for trial in (hop, again))
     yield from _differences(whole, replay, ("a whole run", "a replay"))
     inside, outside = Counter[str](), set[str]()
     lost = Counter[str]()
@@ -93,30 +94,28 @@ def _of_a_replay(row: Row, hop: Trial, again: Trial, death: Death | tuple[()]) -
         yield f"{what!r} is done only if the process dies"
 
 
-def _comparable(seen: Seen) -> Seen:
+def _comparable(row: Row, seen: Seen) -> Seen:
     """Return what is the same in each run of the same code."""
-    return replace(_without_random_ids(seen, OF_A_RUN), ids=None)
+    return replace(_without_ids(row, seen, OF_A_RUN), ids=None)
 
 
-def _without_random_ids(seen: Seen, left_out: Sequence[str] = ()) -> Seen:
-    """Return what is seen with a number for each id that pydantic-ai makes up."""
+def _without_ids(row: Row, seen: Seen, left_out: Sequence[str] = ()) -> Seen:
+    """Return what is seen with a number for each id that is made up."""
+    made_up = re.compile(f"{MADE_BY_PYDANTIC_AI}|{row.made_up}" if row.made_up else MADE_BY_PYDANTIC_AI)
     names: dict[str, str] = {}
-    return replace(
-        seen,
-        output=_anonymous(seen.output, names, left_out),
-        messages=_anonymous(seen.messages, names, left_out),
-    )
 
+    def named(found: re.Match[str]) -> str:
+        return names.setdefault(found[0], f"id {len(names)}")
 
-def _anonymous(tree: Any, names: dict[str, str], left_out: Sequence[str]) -> Any:
-    if isinstance(tree, Mapping):
-        kept = {name: value for name, value in tree.items() if name not in left_out and (name, value) != NO_FILES}
-        return {name: _anonymous(value, names, left_out) for name, value in kept.items()}
-    if isinstance(tree, list):
-        return [_anonymous(item, names, left_out) for item in tree]
-    if isinstance(tree, str) and tree.startswith(MADE_BY_PYDANTIC_AI):
-        return names.setdefault(tree, f"id {len(names)}")
-    return tree
+    def anonymous(tree: Any) -> Any:
+        if isinstance(tree, Mapping):
+            kept = {name: value for name, value in tree.items() if name not in left_out and (name, value) != NO_FILES}
+            return {name: anonymous(value) for name, value in kept.items()}
+        if isinstance(tree, list):
+            return [anonymous(item) for item in tree]
+        return made_up.sub(named, tree) if isinstance(tree, str) else tree
+
+    return replace(seen, output=anonymous(seen.output), messages=anonymous(seen.messages))
 
 
 def _differences(one: Seen, other: Seen, names: tuple[str, str]) -> Iterator[str]:

@@ -75,6 +75,11 @@ class World:
         finalize(self, shutil.rmtree, folder)
         return folder
 
+    @property
+    def has_folder(self) -> bool:
+        """Whether anybody has asked for the folder."""
+        return "folder" in vars(self)
+
     def did(self, what: str) -> int:
         """Count an effect; returns how often it was done, in all attempts together."""
         self.effects.append(Effect(what, self.attempt, _unit.get()))

@@ -18,6 +18,7 @@ from pydantic._internal._generate_schema import GenerateSchema
 from pydantic_ai import Agent, RunContext
 from pydantic_ai.agent import WrapperAgent
 from pydantic_ai.capabilities import AbstractCapability, Hooks, durable_operation
+from pydantic_ai.durable_exec import BaseDurabilityCapability
 from pydantic_ai.models.function import FunctionModel
 
 from paigeant_celery import ActivitySpec, PaigeantAgent, WorkflowDispatcher, activity, register_agent
@@ -291,3 +292,28 @@ async def test_a_run_of_a_function_says_whether_it_is_durable(workflow_harness: 
     assert {place for place, said in asking.said.items() if said} == (
         {*HOOKS, "inside an unrecorded tool"} - {"wrap_run"} if durable else set()
     )
+
+
+async def test_capabilities_may_ask_what_the_engine_of_an_agent_step_records(workflow_harness: WorkflowHarness) -> None:
+    """Some choose by it whether to record the calls of their tools themselves."""
+    seen: list[bool] = []
+
+    class Choosing(AbstractCapability[Any]):
+        async def before_model_request(self, ctx: RunContext[Any], request_context: Any) -> Any:
+            def ask(capability: AbstractCapability[Any]) -> None:
+                if isinstance(capability, BaseDurabilityCapability):
+                    seen.append("function" in capability.engine_spec.wrapped_toolset_kinds)
+
+            assert ctx.root_capability is not None
+            ctx.root_capability.apply(ask)
+            return request_context
+
+    agent: PaigeantAgent[Any, str] = PaigeantAgent(
+        scripted(Counter(), "done"), name="worker", capabilities=[Choosing()]
+    )
+
+    workflow_harness.dispatch([agent.activity("go")])
+
+    assert await workflow_harness.deliver() == ["workflow_completed"]
+    assert seen
+    assert all(seen)

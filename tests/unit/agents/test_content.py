@@ -95,6 +95,7 @@ def test_a_step_is_asked_as_a_plain_run_is(workflow_harness: WorkflowHarness) ->
 
 NO_PARTS: list[tuple[dict[str, Any], str]] = [
     ({"kind": "picture", "url": "x"}, "knows no kind 'picture', but"),
+    ({"kind": "p" * 50_000}, f"knows no kind '{'p' * 32}', but"),
     ({"kind": "image-url"}, "is no 'image-url' that pydantic-ai takes (url: Field required)"),
     ({"kind": "image-url", "url": 5}, "is no 'image-url' that pydantic-ai takes (url: Input should be a valid string)"),
     ({"kind": "binary", "data": b"x"}, "is no 'binary' that pydantic-ai takes (media_type: Field required)"),

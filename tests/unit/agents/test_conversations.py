@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
+from pydantic_ai import NativeOutput, TextOutput, ToolReturn
 from pydantic_ai.messages import (
     BinaryContent,
+    BinaryImage,
+    FilePart,
     ModelMessage,
     ModelMessagesTypeAdapter,
     ModelRequest,
     ModelResponse,
+    ModelResponsePart,
     TextPart,
     ThinkingPart,
     ToolCallPart,
@@ -23,15 +29,18 @@ from pydantic_ai.messages import (
     UserPromptPart,
 )
 from pydantic_ai.models.function import AgentInfo, FunctionModel
+from pydantic_ai.profiles import ModelProfile
 
 from paigeant_celery import PaigeantAgent, StoreRequired, WorkflowDispatcher
 from paigeant_celery.agents.conversations import read_history, said_by
+from paigeant_celery.core.causes import cause_of
 from paigeant_celery.core.conversations import ConversationKey, batches_in
 from paigeant_celery.core.errors import InvalidInput, NewerMessage, NotSerializable, Paused, WorkflowParked
 from paigeant_celery.core.settings import Settings
 from paigeant_celery.core.slip import ActivitySpec
 from paigeant_celery.store.port import Said
 from paigeant_celery.testing import WorkflowHarness
+from tests.support.journalled_hop import calls, scripted
 
 SAMPLES = Path(__file__).parents[2] / "data" / "conversations"
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
@@ -90,6 +99,92 @@ def test_agents_of_one_workflow_share_a_conversation(workflow_harness: WorkflowH
 
     assert second.sent == [["system-prompt: First.", "user-prompt: a", "text: first_clerk 1", "user-prompt: b"]]
     assert first.sent[1] == [*second.sent[0], "text: second_clerk 1", "user-prompt: c"]
+
+
+def look_up(name: str) -> list[int]:
+    """Be what makes an output of an answer."""
+    return [11, 22, len(name)]
+
+
+class Order(BaseModel):
+    """What an agent gives."""
+
+    number: int
+    note: str = "none"
+
+
+FOX = BinaryImage(b"fox", media_type="image/png", identifier="fox")
+
+
+@pytest.mark.parametrize(
+    ("answer", "output_type", "shown"),
+    [
+        (TextPart("yes"), str, None),
+        (TextPart('{"number": 7, "note": "x"}'), NativeOutput(Order), None),
+        (ToolCallPart("final_result", {"number": 7, "note": "x"}), Order, None),
+        (ToolCallPart("final_result", {"response": [7]}), list[int], None),
+        (ToolCallPart("final_result", {"number": 7}), Order, '{"number":7,"note":"none"}'),
+        (ToolCallPart("final_result", {"name": "abc"}), look_up, "[11,22,3]"),
+        (FilePart(FOX), BinaryImage, "This is file fox:"),
+    ],
+)
+def test_an_output_that_the_history_lacks_is_in_the_prompt(
+    workflow_harness: WorkflowHarness, answer: ModelResponsePart, output_type: Any, shown: str | None
+) -> None:
+    """A step that goes on with rows that a function has found must see them: its history says only that it ran."""
+    model = FunctionModel(
+        lambda _, __: ModelResponse(parts=[answer]),
+        profile=ModelProfile(supports_image_output=True, supports_json_schema_output=True),
+    )
+    finder, clerk = PaigeantAgent(model, name="finder", output_type=output_type), Clerk("clerk")
+
+    run(workflow_harness, finder.activity("Find.", conversation="c"), clerk.step("Sum up.", conversation="c"))
+
+    prompt = clerk.sent[0][-1]
+    assert (shown in prompt) if shown is not None else (prompt == "user-prompt: Sum up.")
+
+
+def test_what_a_validator_made_of_an_answer_is_in_the_prompt(workflow_harness: WorkflowHarness) -> None:
+    """The history has what the model said, which the workflow does not go on with."""
+    writer, clerk = Clerk("writer"), Clerk("clerk")
+    writer.agent.output_validator(lambda text: f"checked: {text}")
+
+    run(workflow_harness, writer.step("Write.", conversation="c"), clerk.step("Read.", conversation="c"))
+
+    assert clerk.sent[0][-2] == "text: writer 1"
+    assert "checked: writer 1" in clerk.sent[0][-1]
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "NaN", '{"response": 1'])
+def test_an_answer_that_is_odd_json_is_a_text(workflow_harness: WorkflowHarness, text: str) -> None:
+    """No answer of a model stops the step after it."""
+    clerk, model = Clerk("clerk"), FunctionModel(lambda _, __: ModelResponse(parts=[TextPart(text)]))
+    writer = PaigeantAgent(model, name="writer", output_type=TextOutput(len_of))
+
+    run(workflow_harness, writer.activity("Write.", conversation="c"), clerk.step("Read.", conversation="c"))
+
+    assert f"\n{len(text)}\n" in clerk.sent[0][-1]
+
+
+def len_of(text: str) -> int:
+    """Return how long a text is."""
+    return len(text)
+
+
+def test_what_has_no_json_form_parks_the_step_at_once(workflow_harness: WorkflowHarness) -> None:
+    """A tool that is not recorded may give its run anything. A conversation cannot keep it, however often it tries."""
+    script = scripted(Counter(), calls("peek"), "done")
+    agent = PaigeantAgent(script, name="peeking")
+
+    @agent.tool_plain(metadata={"paigeant": False})
+    def peek() -> ToolReturn:
+        return ToolReturn("seen", metadata=object())
+
+    handle = workflow_harness.dispatch([agent.activity("Look.", conversation="c")])
+    assert asyncio.run(workflow_harness.deliver()) == ["parked"]
+
+    with pytest.raises(WorkflowParked, match=r"result_not_serializable: .* has no JSON form"):
+        handle.result_sync(0)
 
 
 def test_an_id_reaches_beyond_one_workflow_and_a_name_does_not(workflow_harness: WorkflowHarness) -> None:
@@ -382,6 +477,16 @@ def test_text_that_is_no_unicode_is_kept() -> None:
     batch.encode()
     with pytest.raises(NotSerializable, match="damaged, or a newer pydantic-ai"):
         read_history([batch[:-3]], hop_id="w.0")
+
+
+def test_a_history_that_cannot_be_read_is_not_quoted() -> None:
+    """Letters have the causes of an error with their texts, and pydantic's quote what they could not read."""
+    batch = '{"v":1,"messages":[{"kind":"request","parts":[{"part_kind":"user-prompt","content":{"my iban":1}}]}]}'
+
+    with pytest.raises(NotSerializable) as caught:
+        read_history([batch], hop_id="w.0")
+
+    assert "my iban" not in repr(cause_of(caught.value))
 
 
 def full_history() -> list[ModelMessage]:

@@ -96,6 +96,27 @@ async def test_a_run_waits_for_its_background_tools_in_each_attempt(tools: list[
         assert result.usage == replayed.usage
 
 
+@pytest.mark.parametrize("cut", [1, 2])
+async def test_background_tools_of_a_journal_of_an_earlier_version_are_called_again(cut: int) -> None:
+    """It does not say that they were in flight when the run went on; nothing has changed, so nothing is parked."""
+    case, begun, hop = Case(tools=[40 * PAUSE, 40 * PAUSE]), JournalledHop(), JournalledHop()
+    with begun.attempt(cut_after=2), suppress(HopLost):
+        await case.agent.run("go")
+    with hop.attempt():
+        for key, text in begun.records.items():
+            record = json.loads(text)
+            hop.keep({key: json.dumps({name: part for name, part in record.items() if name not in ("n", "open")})})
+
+    with hop.attempt(cut_after=cut), suppress(HopLost):
+        await case.agent.run("go")
+    with hop.attempt() as journal:
+        result = await case.agent.run("go")
+
+    assert "result 0" in result.output
+    assert "result 1" in result.output
+    assert journal.replayed == 2 + cut
+
+
 async def test_a_background_tool_that_fails_is_called_again_by_the_next_attempt() -> None:
     """Its error ended the run, even if a model request that was under way before it was recorded after it."""
     case, hop = Case(tools=[0.0], failing=1), JournalledHop()

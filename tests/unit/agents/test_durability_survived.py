@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterable
+from collections.abc import AsyncIterable, Awaitable, Callable
 from contextlib import suppress
 from typing import Any
 
@@ -208,3 +208,56 @@ async def test_what_an_event_handler_used_counts_in_the_replay() -> None:
 
     assert first.usage.requests == 3
     assert second.usage == first.usage
+
+
+def nested(asked: Counter[str], *, deep: bool, fatal: bool = False) -> Agent[None, str]:
+    """Return an agent whose two tools each ask an agent that fails; they answer without it, unless that is `fatal`."""
+    failing = scripted(asked, ConnectionError("no answer"), name="helper")
+    agent: Agent[None, str] = Agent(failing, name="helper", capabilities=[CeleryDurability()])
+    for name in ("middle", "outer") if deep else ("outer",):
+        ask = asking(agent, () if fatal else (ConnectionError,))
+        model = scripted(asked, calls("ask", "ask"), f"done by {name}", name=name)
+        agent = Agent(model, name=name, capabilities=[CeleryDurability()])
+        agent.tool_plain(ask, name="ask", metadata={"paigeant": False})
+    return agent
+
+
+def asking(agent: Agent[None, str], survives: tuple[type[Exception], ...]) -> Callable[[], Awaitable[str]]:
+    """Return a tool that asks an agent."""
+
+    async def ask() -> str:
+        with suppress(*survives):
+            return (await agent.run("go")).output
+        return "without it"
+
+    return ask
+
+
+@pytest.mark.parametrize("deep", [False, True])
+async def test_a_failure_in_an_agent_of_a_tool_is_replayed_when_the_outer_run_went_on(deep: bool) -> None:
+    """It is not asked again, and nothing that came after waits for its answer."""
+    asked: Counter[str] = Counter()
+    hop = JournalledHop()
+
+    with hop.attempt():
+        assert (await nested(asked, deep=deep).run("go")).output == "done by outer"
+    once = Counter(asked)
+    assert once["helper"] == (4 if deep else 2)
+    async with asyncio.timeout(4):  # recorded calls that nobody makes are given up after five seconds
+        with hop.attempt() as journal:
+            assert (await nested(asked, deep=deep).run("go")).output == "done by outer"
+
+    assert (asked, journal.made) == (once, 0)
+
+
+@pytest.mark.parametrize("deep", [False, True])
+async def test_a_failure_in_an_agent_of_a_tool_that_ended_the_outer_run_is_not_replayed(deep: bool) -> None:
+    """Otherwise no retry would get further."""
+    asked: Counter[str] = Counter()
+    hop = JournalledHop()
+
+    for attempt in (1, 2):
+        with hop.attempt(), pytest.raises(ConnectionError):
+            await nested(asked, deep=deep, fatal=True).run("go")
+        assert asked["helper"] >= attempt
+    assert asked["outer"] == 1

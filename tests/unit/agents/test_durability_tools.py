@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 from pydantic_ai import Agent, RunContext
-from pydantic_ai.exceptions import UserError
+from pydantic_ai.capabilities import AbstractCapability
+from pydantic_ai.exceptions import RunCancelled, UserError
 from pydantic_ai.messages import ToolReturnPart
+from pydantic_ai.models.test import TestModel
 from pydantic_ai.run import AgentRunResult
 from pydantic_ai.toolsets import FunctionToolset, WrapperToolset
 
@@ -147,10 +149,11 @@ async def test_a_recorded_tool_cannot_reach_into_the_run(what: str) -> None:
             ctx.cancel()
         return "meddled"
 
-    with JournalledHop().attempt() as journal, pytest.raises(UserError, match=what):
+    with JournalledHop().attempt() as journal, pytest.raises(UserError, match=what) as caught:
         await agent.run("go")
 
     assert (journal.made, asked) == (1, {"worker": 1})
+    assert 'give the tool `metadata={"paigeant": False}`' in str(caught.value)
 
 
 async def test_a_tool_that_is_not_recorded_may_add_to_the_run() -> None:
@@ -165,6 +168,26 @@ async def test_a_tool_that_is_not_recorded_may_add_to_the_run() -> None:
     result = await run_twice(JournalledHop(), agent)
 
     assert "and another thing" in str(history(result))
+
+
+class Stopping(AbstractCapability[None]):
+    """Cancels the run after each tool."""
+
+    async def after_tool_execute(self, ctx: RunContext[None], *, result: Any, **_: Any) -> Any:
+        ctx.cancel()
+        return result
+
+
+async def test_a_hook_may_cancel_the_run_after_a_recorded_tool() -> None:
+    """The refusal inside the tool names hooks as a way, so they must be one, also in a replay."""
+    agent = Agent(TestModel(), name="worker", capabilities=[CeleryDurability[None](), Stopping()])
+    agent.tool_plain(lambda: "x", name="look")
+    hop = JournalledHop()
+
+    for made in (2, 0):
+        with hop.attempt() as journal, pytest.raises(RunCancelled):
+            await agent.run("go")
+        assert journal.made == made
 
 
 async def test_a_result_that_is_no_json_is_refused_with_the_tools_name() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -19,7 +20,7 @@ from paigeant_celery.agents import waits
 from paigeant_celery.agents.durability import CeleryDurability
 from paigeant_celery.core.errors import HopLost
 from paigeant_celery.journal.record import parse_key
-from tests.support.journalled_hop import JournalledHop, history
+from tests.support.journalled_hop import JournalledHop, history, scripted
 from tests.support.provider_jobs import BackgroundModel, BatchModel, Provider
 
 pytestmark = pytest.mark.anyio
@@ -192,3 +193,35 @@ async def test_usage_of_a_job_counts_once(clock: Clock) -> None:
             usages.append((await agent.run("go")).usage)
 
     assert usages[0] == usages[1]
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_job_that_the_code_gave_up_is_given_up_again_and_never_polled(clock: Clock, way: str) -> None:
+    """It is cancelled by then: a poll would bring an error that the code does not expect, or an answer after all."""
+    provider, agent = made(way, clock, takes=100, interval=10)
+    other = Agent(scripted(Counter(), "without it"), name="other", capabilities=[CeleryDurability()])
+    hop, turns = JournalledHop(), 500  # of the event loop: a poll would come at once
+
+    async def step() -> str:
+        run = asyncio.create_task(agent.run("go"))
+        if clock.ends < 100:
+            await asyncio.wait({run})
+        else:
+            for _ in range(turns):
+                await asyncio.sleep(0)
+        run.cancel()
+        await asyncio.wait({run})
+        return "done" if not run.cancelled() else (await other.run("go")).output
+
+    clock.ends = 25
+    with hop.attempt():
+        assert await step() == "without it"
+    asked = [*provider.asked]
+    assert asked.count("cancel") == 1
+
+    clock.time, clock.ends = 200.0, float("inf")
+    with hop.attempt() as journal:
+        assert await step() == "without it"
+        await journal.settle()
+
+    assert (provider.asked, journal.made) == (asked, 0)

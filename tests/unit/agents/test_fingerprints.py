@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from copy import deepcopy
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, cast
 
+import pytest
 from pydantic_ai.durable_exec import ModelRequestParams
 from pydantic_ai.messages import (
     BinaryContent,
@@ -23,6 +25,7 @@ from pydantic_ai.output import OutputObjectDefinition
 from pydantic_ai.tools import RunContext, ToolDefinition
 
 from paigeant_celery.agents import fingerprints
+from paigeant_celery.agents.canonical import canonical_schema
 from paigeant_celery.agents.fingerprints import Digests, digest
 from paigeant_celery.journal.record import DECISIVE, change_in, differences
 
@@ -79,6 +82,33 @@ def test_a_property_named_like_a_word_of_schemas_is_no_text() -> None:
     schema = {"type": "object", "title": "Book", "properties": {"title": {"type": "integer"}}}
 
     assert changed(request(), request(function_tools=[replace(TOOL, parameters_json_schema=schema)])) == ["tools"]
+
+
+def test_a_schema_is_digested_once_although_each_request_has_a_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With twenty tools that is a sixth of a hop. The last schema of each round is another one."""
+    digested: list[object] = []
+
+    def noting(schema: object) -> object:
+        digested.append(schema)
+        return canonical_schema(schema)
+
+    monkeypatch.setattr(fingerprints, "canonical_schema", noting)
+    monkeypatch.setattr(fingerprints, "MOST_KEPT", 2)
+    digests = Digests()
+    other = {"type": "object", "properties": {"name": {"type": "string"}}}
+    prints = [
+        digests.of_request(
+            request(function_tools=[replace(TOOL, parameters_json_schema=deepcopy(schema))]), model_name="m"
+        )
+        for schema in (SCHEMA, SCHEMA, other, other)
+    ]
+
+    assert digested == [SCHEMA, other]
+    assert prints[0] == prints[1] != prints[2] == prints[3]
+    digests.of_request(
+        request(function_tools=[replace(TOOL, parameters_json_schema={"type": "object"})]), model_name="m"
+    )
+    assert len(digests._schemas) <= fingerprints.MOST_KEPT
 
 
 def test_another_output_shows_as_output() -> None:

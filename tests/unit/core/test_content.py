@@ -6,6 +6,7 @@ import base64
 import json
 from collections import deque
 from enum import Enum
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytest
@@ -151,6 +152,23 @@ def test_what_is_no_prompt_is_refused_when_the_step_is_made(prompt: Any, reason:
 
     assert (refused.value.reason, refused.value.path) == (reason, path)
     assert "PNG" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("part", "remedy"),
+    [
+        (PNG, "give `BinaryContent(data, media_type=…)`"),
+        (bytearray(PNG), "give `BinaryContent(data, media_type=…)`"),
+        (Path("a.png"), "give `BinaryContent.from_path(…)`"),
+    ],
+)
+def test_a_file_that_is_given_bare_is_answered_with_what_to_write(part: Any, remedy: str) -> None:
+    """Bytes and paths are what people try first."""
+    with pytest.raises(InvalidInput) as refused:
+        ActivitySpec("a", ["x", part])
+
+    assert (refused.value.reason, refused.value.path) == ("invalid_prompt", "prompt[1]")
+    assert remedy in str(refused.value)
 
 
 @pytest.mark.parametrize(

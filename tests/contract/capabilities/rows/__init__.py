@@ -8,6 +8,7 @@ from tests.contract.capabilities.row import Row
 from tests.contract.capabilities.rows import (
     capabilities,
     failures,
+    harness,
     hooks,
     models,
     outputs,
@@ -31,4 +32,5 @@ SECTIONS: Mapping[str, Sequence[Row]] = {
     "Values and prompts": values.ROWS,
     "Waiting": waiting.ROWS,
     "Errors and limits": failures.ROWS,
+    f"{harness.HARNESS} {harness.VERSION}": harness.ROWS,
 }

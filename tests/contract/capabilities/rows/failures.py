@@ -290,7 +290,7 @@ ROWS = [
         name="`ctx.cancel()` in a recorded tool",
         make=cancelled_recorded,
         ends="RunCancelled",
-        refused="UserError: ",
+        refused="UserError: `ctx.cancel()` is refused inside a recorded call",
         why='a replay would miss it; give the tool `metadata={"paigeant": False}`',
     ),
     Row(
