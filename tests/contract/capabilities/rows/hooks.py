@@ -322,6 +322,7 @@ ROWS = [
             since="2.64" if hook == "prepare_model_request" else FLOOR,
             ends=ends_of(hook),
             brief=hook == "after_run",
+            killed=hook == "after_run",
         )
         for hook in HOOKS
     ),
