@@ -32,8 +32,9 @@ from paigeant_celery.agents.recorded_errors import rebuilt, survived
 from paigeant_celery.agents.recorded_usage import Spending
 from paigeant_celery.agents.waits import Standing, polled
 from paigeant_celery.core.errors import NotSerializable
-from paigeant_celery.journal.hop_journal import HopJournal, calling, current_journal
+from paigeant_celery.journal.hop_journal import HopJournal
 from paigeant_celery.journal.record import ASLEEP, CUT_OFF, CallKey, CallKind, Record
+from paigeant_celery.journal.scope import calling, current_journal
 
 try:  # since pydantic-ai 2.68; before that, the spans of replayed calls are exported again
     from pydantic_ai.durable_exec import record_durable_unit

@@ -22,8 +22,9 @@ from paigeant_celery.agents.recorded_calls import read_back, recorded
 from paigeant_celery.agents.recorded_usage import Spending
 from paigeant_celery.agents.tool_values import result_of
 from paigeant_celery.core.errors import NotSerializable
-from paigeant_celery.journal.hop_journal import MAX_RECORD, HopJournal, calling, current_journal
+from paigeant_celery.journal.hop_journal import MAX_RECORD, HopJournal
 from paigeant_celery.journal.record import Record
+from paigeant_celery.journal.scope import calling, current_journal
 
 __all__ = ["METADATA_KEY", "RecordedToolset"]
 

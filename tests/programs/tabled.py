@@ -13,7 +13,7 @@ sys.path.append(str(Path(__file__).parents[2]))  # the rows are tests; behind th
 
 import paigeant_celery.hop.with_store
 from paigeant_celery import WorkflowContext, activity
-from paigeant_celery.journal.hop_journal import current_journal
+from paigeant_celery.journal.scope import current_journal
 from tests.contract.capabilities.lasting import LastingWorld
 from tests.contract.capabilities.rows import SECTIONS
 from tests.contract.capabilities.trials import Death, MortalJournal, seen_in
