@@ -8,9 +8,11 @@ import datetime
 import decimal
 import enum
 import json
+import traceback
 import uuid
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -50,6 +52,7 @@ from pydantic_ai.messages import (
 )
 from pydantic_ai.models.function import AgentInfo, FunctionModel
 from pydantic_ai.run import AgentRunResult
+from pydantic_core import PydanticSerializationError, to_jsonable_python
 from typing_extensions import TypedDict
 
 from paigeant_celery.agents.durability import CeleryDurability
@@ -144,6 +147,11 @@ LINK_LOOKALIKE = {"kind": "image-url", "url": "https://example.com/a.png", "medi
 ORDER = Order(orderId=7, note="extra")  # type: ignore[call-arg]
 
 
+DEQUES: dict[str, Callable[[], Any]] = {}
+with suppress(PydanticSerializationError):  # older versions of pydantic cannot write one that has no type
+    to_jsonable_python(deque())
+    DEQUES["deque"] = lambda: deque([1, ORDER])
+
 VALUES: Mapping[str, Callable[[], Any]] = {
     "model": lambda: ORDER,
     "models": lambda: [ORDER, {"of": (ORDER,)}],
@@ -164,7 +172,7 @@ VALUES: Mapping[str, Callable[[], Any]] = {
     "empty_text": str,
     "set": lambda: {1.5},
     "frozen": lambda: frozenset({Color.RED}),
-    "deque": lambda: deque([1, ORDER]),
+    **DEQUES,
     "ordered": lambda: OrderedDict(z=1, a=2),
     "counter": lambda: Counter("aab"),
     "keys": lambda: {1: 2, None: 3, b"\xff": 4, (1, 2): 5, 1.5: 6, Color.RED: 7, datetime.date(2020, 1, 1): 8},
@@ -404,8 +412,7 @@ async def test_a_record_that_this_version_cannot_read_parks_the_step_and_is_not_
 
     with hop.attempt(), pytest.raises(NotSerializable, match="cannot read its result back") as raised:
         await agent.run("go")
-    assert "secret" not in str(raised.value)
-    assert raised.value.__context__ is None
+    assert "secret" not in "".join(traceback.format_exception(raised.value))
 
 
 async def test_an_array_is_equal_to_its_list() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -92,7 +91,6 @@ def test_a_file_is_recorded_and_read_back_as_it_was(file: Any, declared: str) ->
         ([NAMED, PLAIN], list[BinaryContent], ("/0", "/1")),
         ([NAMED, TYPED, LINK, PLAIN], list[MultiModalContent], ("/0", "/1", "/2", "/3")),
         ((1, PLAIN), OWN, ("/1",)),
-        (deque([PLAIN]), OWN, ("/0",)),
         ({"a": {"b": [LINK]}}, OWN, ("/a/b/0",)),
         ({"a": PLAIN}, dict[str, BinaryContent], ("/a",)),
         ({"a": TYPED}, dict[str, Any], ("/a",)),
