@@ -207,7 +207,7 @@ class CeleryDurability(BaseDurabilityCapability[AgentDepsT]):
         assert self._agent is not None
         run_id, agent = ctx.run_id or "", self._agent
         sleeping = Agent.using_sleep(recorded_sleep(journal, run_id))
-        with replay_scope(), durable_run(agent), waits_refused(), sleeping:
+        with replay_scope(), durable_run(agent), waits_refused(), sleeping, journal.running(run_id):
             feed, run = feed_here(), super().wrap_run(ctx, handler=handler)
             result = await (run if feed is None else shown_run(feed, run_id, run))
         journal.check_end(run_id)

@@ -45,11 +45,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _Scope:
-    """What surrounds a step's code: the hop's journal, the call that it runs in, and whether that call is recorded."""
+    """What surrounds a step's code: the hop's journal, the call and the run that it is in, if the call is recorded."""
 
     journal: HopJournal
     path: str = ""
     recorded: bool = False
+    run: str = ""
 
 
 _scope: ContextVar[_Scope | None] = ContextVar("paigeant_journal", default=None)
@@ -140,6 +141,20 @@ class HopJournal:
             self._runs[name] += 1
             self._unwritten.run_begins(f"{name}:{number}")
         return f"{self.hop_id}:{name}:{number}"
+
+    @contextmanager
+    def running(self, run_id: str) -> Iterator[None]:
+        """Surround a run: whatever runs begin in the block are in its code."""
+        run, scope = run_id.removeprefix(f"{self.hop_id}:"), _scope.get()
+        assert scope is not None, "a run is recorded only in a hop"
+        if scope.run and scope.run != run:
+            with self._lock:
+                self._unwritten.run_is_in(run, scope.run)
+        token = _scope.set(replace(scope, run=run))
+        try:
+            yield
+        finally:
+            _scope.reset(token)
 
     def is_to_begin(self, run_id: str) -> bool:
         """Say whether a run is one that an earlier attempt has begun, and this one has yet to begin."""
