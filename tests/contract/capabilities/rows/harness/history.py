@@ -118,14 +118,21 @@ def warn(world: World) -> Made:
 
 
 def warn_of_cache(world: World) -> Made:
-    return long(world, of("WarnOnCacheBusts")(min_prefix_tokens=1, min_missed_tokens=1))
+    return long(world, of("WarnOnCacheBusts")(min_missed_tokens=1))
 
+
+WRITTEN = r"\d{4}-\d\d-\d\dT[\d:.]+\+00:00"  # when a summary was written
 
 ROWS = [
     row(name="`ClampOversizedMessages`", make=clamp, of=("ClampOversizedMessages",)),
     row(name="`ClearToolResults`", make=clear, of=("ClearToolResults",)),
     row(name="`CompactOnRequest`", make=on_request, of=("CompactOnRequest",)),
-    row(name="`CompactOnRequest` with a summary", make=on_request_summarizing, of=("CompactOnRequest",)),
+    row(
+        name="`CompactOnRequest` with a summary",
+        make=on_request_summarizing,
+        of=("CompactOnRequest",),
+        made_up=WRITTEN,
+    ),
     row(name="`DeduplicateFileReads`", make=deduplicate, of=("DeduplicateFileReads",)),
     row(
         name="`FallbackCompaction` whose first strategy fails",
@@ -147,13 +154,14 @@ ROWS = [
     ),
     row(name="`SlidingWindowCompaction`", make=window, of=("SlidingWindowCompaction",)),
     row(name="`SlidingWindowCompaction` with receipts", make=window_with_receipts, of=("SlidingWindowCompaction",)),
-    row(name="`SummarizingCompaction`", make=summary, of=("SummarizingCompaction",)),
+    row(name="`SummarizingCompaction`", make=summary, of=("SummarizingCompaction",), made_up=WRITTEN),
     row(
         name="`SummarizingCompaction` by the agent's model",
         make=summary_by_the_same_model,
         of=("SummarizingCompaction",),
+        made_up=WRITTEN,
     ),
-    row(name="`TieredCompaction`", make=tiered, of=("TieredCompaction",)),
+    row(name="`TieredCompaction`", make=tiered, of=("TieredCompaction",), made_up=WRITTEN),
     row(name="`WarnNearLimits`", make=warn, of=("WarnNearLimits",)),
     row(name="`WarnOnCacheBusts`", make=warn_of_cache, of=("WarnOnCacheBusts",)),
 ]

@@ -319,7 +319,7 @@ def background_beside_others(world: World) -> Made:
     return agent
 
 
-HANDLES = r"[^/']+(?=/tell-\d\.\d)"  # the run's id within the name of what was spilled
+HANDLES = r"[^/'\s]+(?=/tell-\d\.\d)"  # the run's id within the name of what was spilled
 
 ROWS = [
     row(name="`FileSystem`", make=files, of=("FileSystem",)),
