@@ -46,7 +46,7 @@ from paigeant_celery.core.message import PaigeantMessage
 from paigeant_celery.core.names import hop_id, is_activity_name
 from paigeant_celery.core.policy import StepPolicy
 from paigeant_celery.core.slip import ActivitySpec, Step
-from paigeant_celery.journal.hop_journal import current_journal
+from paigeant_celery.journal.scope import current_journal
 
 __all__ = ["AgentActivity", "DepsFactory"]
 

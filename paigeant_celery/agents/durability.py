@@ -47,7 +47,7 @@ from paigeant_celery.agents.stream import cannot_stream, feed_here, show_rest, s
 from paigeant_celery.agents.tool_values import ToolResults
 from paigeant_celery.agents.waits import recorded_sleep
 from paigeant_celery.core.errors import UsageError
-from paigeant_celery.journal.hop_journal import current_journal, surrounding_journal
+from paigeant_celery.journal.scope import current_journal, running, surrounding_call, surrounding_journal
 
 try:  # since pydantic-ai 2.68; before that, the spans of replayed calls are exported again
     from pydantic_ai.durable_exec import replay_scope
@@ -134,7 +134,7 @@ class CeleryDurability(BaseDurabilityCapability[AgentDepsT]):
     def get_default_run_id(self) -> str | None:
         """Return an id that is the same in every attempt."""
         journal = current_journal()
-        return journal.next_run_id(self._run_name()) if journal is not None else None
+        return journal.next_run_id(self._run_name(), within=surrounding_call()) if journal is not None else None
 
     def _run_name(self) -> str:
         # An unnamed agent's own name is not asked for: pydantic-ai takes it from a variable of the code that first runs
@@ -207,7 +207,7 @@ class CeleryDurability(BaseDurabilityCapability[AgentDepsT]):
         assert self._agent is not None
         run_id, agent = ctx.run_id or "", self._agent
         sleeping = Agent.using_sleep(recorded_sleep(journal, run_id))
-        with replay_scope(), durable_run(agent), waits_refused(), sleeping, journal.running(run_id):
+        with replay_scope(), durable_run(agent), waits_refused(), sleeping, running(run_id):
             feed, run = feed_here(), super().wrap_run(ctx, handler=handler)
             result = await (run if feed is None else shown_run(feed, run_id, run))
         journal.check_end(run_id)

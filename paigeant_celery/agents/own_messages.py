@@ -20,7 +20,8 @@ from pydantic_ai.messages import ModelMessage, ModelMessagesTypeAdapter, ModelRe
 from pydantic_ai.run import AgentRunResult
 from pydantic_ai.usage import RunUsage
 
-from paigeant_celery.journal.hop_journal import HopJournal, current_journal
+from paigeant_celery.journal.hop_journal import HopJournal
+from paigeant_celery.journal.scope import current_journal
 
 try:  # since pydantic-ai 2.66
     from pydantic_ai._conversation_marks import mark_stored

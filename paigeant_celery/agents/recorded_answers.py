@@ -20,8 +20,9 @@ from paigeant_celery.agents.recorded_calls import recorded
 from paigeant_celery.agents.recorded_usage import Spending
 from paigeant_celery.agents.tool_values import dumped_value, loaded_value
 from paigeant_celery.core.errors import NotSerializable
-from paigeant_celery.journal.hop_journal import HopJournal, current_journal
+from paigeant_celery.journal.hop_journal import HopJournal
 from paigeant_celery.journal.record import CallKey, Record
+from paigeant_celery.journal.scope import current_journal
 
 __all__ = ["RecordedAnswers", "record_answers"]
 

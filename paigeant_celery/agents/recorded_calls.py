@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any, TypeVar, cast
 
+from pydantic import ValidationError
 from pydantic_ai.durable_exec import (
     BoundDurableOperation,
     CapabilityOperationId,
@@ -30,8 +31,10 @@ from paigeant_celery.agents.operation_arguments import digests_of_arguments
 from paigeant_celery.agents.recorded_errors import rebuilt, survived
 from paigeant_celery.agents.recorded_usage import Spending
 from paigeant_celery.agents.waits import Standing, polled
-from paigeant_celery.journal.hop_journal import HopJournal, calling, current_journal
+from paigeant_celery.core.errors import NotSerializable
+from paigeant_celery.journal.hop_journal import HopJournal
 from paigeant_celery.journal.record import ASLEEP, CUT_OFF, CallKey, CallKind, Record
+from paigeant_celery.journal.scope import calling, current_journal
 
 try:  # since pydantic-ai 2.68; before that, the spans of replayed calls are exported again
     from pydantic_ai.durable_exec import record_durable_unit
@@ -41,7 +44,7 @@ except ImportError:
         """Report nothing."""
 
 
-__all__ = ["JournalBackend", "recorded"]
+__all__ = ["JournalBackend", "read_back", "recorded"]
 
 ParamsT = TypeVar("ParamsT")
 WireT = TypeVar("WireT")
@@ -113,6 +116,20 @@ async def recorded(
     return record
 
 
+def read_back(key: CallKey, load: Callable[[Any], ResultT], result: Any) -> ResultT:
+    """Return what a record holds; raises `NotSerializable` if the installed pydantic-ai cannot read it.
+
+    A `ValidationError` would quote the answer, and that of a tool's result would pass for a model's bad arguments.
+    """
+    try:
+        return load(result)
+    except ValidationError:
+        said = (
+            "the installed pydantic-ai cannot read its result back; redrive the workflow with the version that wrote it"
+        )
+    raise NotSerializable("result_not_serializable", f"{key.label}: {said}")
+
+
 class JournalBackend(DurableOperationBackend[None]):
     """Binds the operations of pydantic-ai's base class to the journal of the hop that runs when they are called."""
 
@@ -165,7 +182,7 @@ class _RecordedOperation(BoundDurableOperation[ParamsT, WireT, ResultT]):
             return Record(fingerprint=fingerprint, result=result, usage=usage)
 
         record = await recorded(journal, key, fingerprint, make, spending=spending)
-        return self._operation.result_codec.load(record.result)
+        return read_back(key, self._operation.result_codec.load, record.result)
 
     async def _answered(
         self, journal: HopJournal, key: CallKey, params: ModelRequestParams, fingerprint: Mapping[str, str]
@@ -188,7 +205,7 @@ class _RecordedOperation(BoundDurableOperation[ParamsT, WireT, ResultT]):
         record = await recorded(
             journal, key, fingerprint, make, instead_of=lambda: replaced.key if replaced is not None else None
         )
-        result = codec.load(given[0] if given else record.result)
+        result = read_back(key, codec.load, given[0] if given else record.result)
         journal.standing[key.run] = replaced or Standing(key, result, record.fingerprint)
         return cast("ResultT", result)
 

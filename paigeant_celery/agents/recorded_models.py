@@ -17,8 +17,8 @@ from pydantic_ai.settings import ModelSettings
 from pydantic_ai.tools import RunContext
 
 from paigeant_celery.agents.cut_offs import explained_by
-from paigeant_celery.journal.hop_journal import current_journal
 from paigeant_celery.journal.record import Record
+from paigeant_celery.journal.scope import current_journal
 
 __all__ = ["RecordedModel", "keeping_times"]
 

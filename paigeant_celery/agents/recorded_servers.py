@@ -17,8 +17,8 @@ from pydantic_ai.toolsets import AbstractToolset, CombinedToolset, ToolsetTool, 
 from pydantic_ai.toolsets._dynamic import DynamicToolset
 
 from paigeant_celery.agents.recorded_calls import recorded
-from paigeant_celery.journal.hop_journal import current_journal
 from paigeant_celery.journal.record import Record
+from paigeant_celery.journal.scope import current_journal
 
 __all__ = ["RecordedServer", "with_recorded_servers"]
 

@@ -18,12 +18,13 @@ from paigeant_celery.activities.lazy import Limit
 from paigeant_celery.activities.pauses import pause_in
 from paigeant_celery.agents.fingerprints import digest
 from paigeant_celery.agents.recorded_answers import record_answers
-from paigeant_celery.agents.recorded_calls import recorded
+from paigeant_celery.agents.recorded_calls import read_back, recorded
 from paigeant_celery.agents.recorded_usage import Spending
 from paigeant_celery.agents.tool_values import result_of
 from paigeant_celery.core.errors import NotSerializable
-from paigeant_celery.journal.hop_journal import MAX_RECORD, HopJournal, calling, current_journal
+from paigeant_celery.journal.hop_journal import MAX_RECORD, HopJournal
 from paigeant_celery.journal.record import Record
+from paigeant_celery.journal.scope import calling, current_journal
 
 __all__ = ["METADATA_KEY", "RecordedToolset"]
 
@@ -110,7 +111,7 @@ class RecordedToolset(WrapperToolset[AgentDepsT]):
 
         key = journal.key(ctx.run_id or "", ctx.run_step, kind, name=name, call_id=ctx.tool_call_id or "")
         record = await recorded(journal, key, fingerprint, make, spending=spending)
-        return unwrap_tool_call_result(self.results.load(record.result))
+        return unwrap_tool_call_result(read_back(key, self.results.load, record.result))
 
     def _dumped(self, result: CallToolResult, name: str) -> object:
         try:

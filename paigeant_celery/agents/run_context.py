@@ -19,7 +19,7 @@ from pydantic_ai.durable_exec import BaseDurabilityCapability
 from paigeant_celery.activities.real_threads import real
 from paigeant_celery.agents.binding import inner
 from paigeant_celery.agents.engine import ENGINE
-from paigeant_celery.journal.hop_journal import current_journal
+from paigeant_celery.journal.scope import current_journal
 
 __all__ = ["durable_run"]
 

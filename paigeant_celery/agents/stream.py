@@ -20,7 +20,7 @@ from pydantic_ai.usage import RunUsage
 
 from paigeant_celery.core.causes import name_of
 from paigeant_celery.journal.event_feed import EventFeed
-from paigeant_celery.journal.hop_journal import surrounding_call, surrounding_journal
+from paigeant_celery.journal.scope import surrounding_call, surrounding_journal
 
 __all__ = ["cannot_stream", "feed_here", "show_rest", "shown_run", "shown_to"]
 

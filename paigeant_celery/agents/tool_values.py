@@ -25,7 +25,7 @@ from pydantic_ai.messages import (
     is_multi_modal_content,
     tool_return_ta,
 )
-from pydantic_core import PydanticSerializationError, SchemaSerializer, core_schema
+from pydantic_core import PydanticSerializationError, SchemaSerializer, core_schema, to_jsonable_python
 
 from paigeant_celery.core.errors import NotSerializable
 
@@ -139,18 +139,28 @@ def dumped_value(value: Any) -> tuple[Any, dict[str, Any]]:
         if not isinstance(value, ToolReturn):
             return _dumped_content(value)
         tree, notes = _dumped_content(value.return_value)
-        around = JSON_CODEC.dump(ToolReturn, replace(value, return_value=None))
-        return {**around, "return_value": tree}, {**notes, "tool_return": True}
+        # As they are, because pydantic-ai itself refuses what are no names of tools.
+        tools: dict[str, Any] = (
+            {"tools": to_jsonable_python(value.tools)} if getattr(value, "tools", None) is not None else {}
+        )
+        around = JSON_CODEC.dump(ToolReturn, replace(value, return_value=None, **_empty(tools)))
+        return {**around, **tools, "return_value": tree}, {**notes, "tool_return": True}
     except (PydanticSerializationError, TypeError, ValueError) as error:
         text = f"a result has no JSON form ({type(error).__name__}), but is recorded"
         raise NotSerializable("result_not_serializable", text) from error
+
+
+def _empty(tools: Mapping[str, Any]) -> dict[str, Any]:
+    return dict.fromkeys(tools)
 
 
 def loaded_value(tree: Any, notes: Mapping[str, Any]) -> Any:
     """Return what a tool returned, so that the model is shown the same as of the original."""
     if not notes.get("tool_return"):
         return _loaded_content(tree, notes)
-    loaded: ToolReturn[Any] = JSON_CODEC.load(ToolReturn, {**tree, "return_value": None})
+    tools: dict[str, Any] = {"tools": tree["tools"]} if "tools" in tree else {}
+    around = {**tree, **_empty(tools), "return_value": None}
+    loaded: ToolReturn[Any] = replace(JSON_CODEC.load(ToolReturn, around), **tools)
     loaded.return_value = _loaded_content(tree["return_value"], notes)
     return loaded
 

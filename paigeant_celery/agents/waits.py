@@ -11,8 +11,9 @@ from typing import Any
 from pydantic_ai.messages import ModelMessage, ModelResponse
 from pydantic_ai.models._continuation import merge_mode, merge_responses
 
-from paigeant_celery.journal.hop_journal import HopJournal, current_journal
+from paigeant_celery.journal.hop_journal import HopJournal
 from paigeant_celery.journal.record import CallKey
+from paigeant_celery.journal.scope import current_journal
 
 __all__ = ["Standing", "polled", "recorded_sleep"]
 

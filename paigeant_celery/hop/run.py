@@ -25,7 +25,8 @@ from paigeant_celery.core.patience import patience
 from paigeant_celery.core.policy import Attempt, StepPolicy, attempt_of
 from paigeant_celery.hop.ended import Ended, read_kept
 from paigeant_celery.hop.surroundings import Surroundings
-from paigeant_celery.journal.hop_journal import HopJournal, journalling
+from paigeant_celery.journal.hop_journal import HopJournal
+from paigeant_celery.journal.scope import journalling
 from paigeant_celery.store.outputs import Outputs
 from paigeant_celery.store.port import Claimed, Closing
 

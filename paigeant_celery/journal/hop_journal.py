@@ -7,8 +7,7 @@ import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -26,34 +25,12 @@ from paigeant_celery.journal.turns import Turns
 from paigeant_celery.journal.waits import Wait, name_of_wait, read_wait
 from paigeant_celery.store.port import Closing, JournalStore
 
-__all__ = [
-    "MAX_RECORD",
-    "OUTCOME",
-    "HopJournal",
-    "calling",
-    "current_journal",
-    "journalling",
-    "surrounding_call",
-    "surrounding_journal",
-]
+__all__ = ["MAX_RECORD", "OUTCOME", "HopJournal"]
 
 MAX_RECORD = 64 * 1024 * 1024  # characters; four times the default limit of outputs
 OUTCOME = "outcome"  # the entry for what the step gave; the names of calls are JSON lists
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class _Scope:
-    """What surrounds a step's code: the hop's journal, the call and the run that it is in, if the call is recorded."""
-
-    journal: HopJournal
-    path: str = ""
-    recorded: bool = False
-    run: str = ""
-
-
-_scope: ContextVar[_Scope | None] = ContextVar("paigeant_journal", default=None)
 
 
 class HopJournal:
@@ -132,29 +109,19 @@ class HopJournal:
         """Whether the worker is ending, and the run waits before its next call or sleeps with no call in progress."""
         return not self._open and (self._resting > 0 or (self._asleep > 0 and self._stopping()))
 
-    def next_run_id(self, agent_name: str) -> str:
-        """Return the id of the next run of an agent here; it is the same in every attempt."""
-        scope = _scope.get()
-        name = f"{scope.path}/{agent_name}" if scope is not None and scope.path else agent_name
+    def next_run_id(self, agent_name: str, *, within: str = "") -> str:
+        """Return the id of the next run of an agent inside a call; it is the same in every attempt."""
+        name = f"{within}/{agent_name}" if within else agent_name
         with self._lock:
             number = self._runs[name]
             self._runs[name] += 1
             self._unwritten.run_begins(f"{name}:{number}")
         return f"{self.hop_id}:{name}:{number}"
 
-    @contextmanager
-    def running(self, run_id: str) -> Iterator[None]:
-        """Surround a run: whatever runs begin in the block are in its code."""
-        run, scope = run_id.removeprefix(f"{self.hop_id}:"), _scope.get()
-        assert scope is not None, "a run is recorded only in a hop"
-        if scope.run and scope.run != run:
-            with self._lock:
-                self._unwritten.run_is_in(run, scope.run)
-        token = _scope.set(replace(scope, run=run))
-        try:
-            yield
-        finally:
-            _scope.reset(token)
+    def note_surrounding(self, run_id: str, outer_id: str) -> None:
+        """Note that a run begins in the code of another, in a hook or in a tool that is not recorded."""
+        with self._lock:
+            self._unwritten.run_is_in(run_id.removeprefix(f"{self.hop_id}:"), outer_id.removeprefix(f"{self.hop_id}:"))
 
     def is_to_begin(self, run_id: str) -> bool:
         """Say whether a run is one that an earlier attempt has begun, and this one has yet to begin."""
@@ -446,42 +413,3 @@ class HopJournal:
                 "%s is made although no earlier attempt of the run that went on from there recorded it",
                 key.label, extra={"action": "replay_drift", "hop": self.hop_id},
             )  # fmt: skip
-
-
-def current_journal() -> HopJournal | None:
-    """Return the journal that records the calls of this context; None outside a hop and inside a recorded call."""
-    scope = _scope.get()
-    return None if scope is None or scope.recorded else scope.journal
-
-
-def surrounding_journal() -> HopJournal | None:
-    """Return the journal of the hop that this context belongs to, even inside a recorded call."""
-    scope = _scope.get()
-    return scope.journal if scope is not None else None
-
-
-def surrounding_call() -> str:
-    """Return the call that this context is the inside of; empty if it is none."""
-    scope = _scope.get()
-    return scope.path if scope is not None else ""
-
-
-@contextmanager
-def journalling(journal: HopJournal | None) -> Iterator[None]:
-    """Record the calls of the block in `journal`."""
-    token = _scope.set(_Scope(journal) if journal is not None else None)
-    try:
-        yield
-    finally:
-        _scope.reset(token)
-
-
-@contextmanager
-def calling(path: str, *, recorded: bool) -> Iterator[None]:
-    """Mark the block as the inside of a call: if `recorded`, nothing in it is recorded; otherwise `path` names runs."""
-    scope = _scope.get()
-    token = _scope.set(replace(scope, path=path, recorded=recorded) if scope is not None else None)
-    try:
-        yield
-    finally:
-        _scope.reset(token)

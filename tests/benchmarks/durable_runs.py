@@ -31,7 +31,8 @@ from pydantic_ai.models.function import AgentInfo, FunctionModel
 from pydantic_ai.usage import RequestUsage
 
 from paigeant_celery.agents.durability import CeleryDurability
-from paigeant_celery.journal.hop_journal import HopJournal, journalling
+from paigeant_celery.journal.hop_journal import HopJournal
+from paigeant_celery.journal.scope import journalling
 from paigeant_celery.store.port import Claim, Claimed, Closing, HopRecord, NewWorkflow
 from paigeant_celery.store.redis import RedisStore
 

@@ -12,7 +12,8 @@ from pydantic_ai.models.function import AgentInfo, DeltaToolCall, FunctionModel
 from pydantic_ai.run import AgentRunResult
 
 from paigeant_celery.journal.event_feed import EventFeed
-from paigeant_celery.journal.hop_journal import HopJournal, journalling
+from paigeant_celery.journal.hop_journal import HopJournal
+from paigeant_celery.journal.scope import journalling
 from paigeant_celery.store.memory import MemoryStore
 from paigeant_celery.store.port import Claim, Claimed, Closing, HopRecord, NewWorkflow
 

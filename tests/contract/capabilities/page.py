@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tests.contract.capabilities.row import Row
+from tests.contract.capabilities.row import Row, Shown
 from tests.contract.capabilities.rows import SECTIONS
+from tests.contract.capabilities.rows.workflows import SHOWN
 
 __all__ = ["PAGE", "page"]
 
@@ -31,14 +32,16 @@ of their models and calls of their tools are recorded; a tool with `metadata={"p
 Each row is an agent. A test runs it outside a step, in a step, in a step whose result is lost behind the last call, and
 in steps whose process dies before and after each record. It compares the results, and counts what was done outside the
 process. The last column says since which version pydantic-ai has it; 2.62 is the oldest that is supported.
-The last section is about another package, in one version, beside the newest pydantic-ai.
+Some rows say that they are shown with killed workers too: real ones, whose processes get SIGKILL before and after a
+record. The section on pydantic-ai-harness is about that version of it, beside the newest pydantic-ai.
 `python -m tests.contract.capabilities` writes this page.
 """
 
 
 def page() -> str:
     """Return the text of the page."""
-    return "\n".join([HEAD, *(line for title, rows in SECTIONS.items() for line in _section(title, rows))])
+    tried = (line for title, rows in SECTIONS.items() for line in _section(title, rows))
+    return "\n".join([HEAD, *tried, *_shown(SHOWN)])
 
 
 def _section(title: str, rows: Sequence[Row]) -> Iterator[str]:
@@ -46,6 +49,15 @@ def _section(title: str, rows: Sequence[Row]) -> Iterator[str]:
     for row in rows:
         since = row.since
         yield f"| {_cell(row.name)} | {_cell(row.outcome)} | {since} |"
+    yield ""
+
+
+def _shown(rows: Sequence[Shown]) -> Iterator[str]:
+    said = "These go beyond one run of an agent. Tests of their own show them."
+    yield from ("## Steps and workflows", "", said, "", "| What | After a crash | Shown by |", "|---|---|---|")
+    for row in rows:
+        file = row.by.partition("::")[0]
+        yield f"| {_cell(row.name)} | {_cell(row.outcome)} | [`{Path(file).stem}`](../{file}) |"
     yield ""
 
 

@@ -12,7 +12,7 @@ from pydantic_ai.agent import AbstractAgent
 
 from tests.contract.capabilities.world import World
 
-__all__ = ["CORE", "FLOOR", "Function", "Made", "Row"]
+__all__ = ["CORE", "FLOOR", "Function", "Made", "Row", "Shown"]
 
 CORE = "pydantic-ai-slim"
 FLOOR = "2.62"  # the oldest version that is supported
@@ -41,6 +41,7 @@ class Row:
     - `since`: the first version of `package` that has it. The row is not made with an older one.
     - `wrong`: what is wrong at present, if the row fails.
     - `brief`: whether the row is among those that are always tried.
+    - `killed`: whether it is tried with real workers too, whose processes are killed.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Row:
     package: str = CORE
     wrong: str = ""
     brief: bool = False
+    killed: bool = False
 
     def __post_init__(self) -> None:
         assert bool(self.untried) == (self.make is None), self.name
@@ -77,7 +79,7 @@ class Row:
         if self.refused:
             return f"refused: {self.why}"
         said = f"runs again: {self.runs_again}" if self.again else "works"
-        return f"{said}; {self.other}" if self.other else said
+        return "; ".join(filter(None, (said, self.other, "shown with killed workers too" if self.killed else "")))
 
     @property
     def is_here(self) -> bool:
@@ -86,3 +88,12 @@ class Row:
             return Version(version(self.package)) >= Version(self.since)
         except PackageNotFoundError:
             return False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """What is no run of an agent that can be tried at every point; a test of its own shows it."""
+
+    name: str
+    by: str
+    outcome: str = "works"

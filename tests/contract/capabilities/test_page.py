@@ -12,13 +12,21 @@ from pydantic_ai.capabilities import AbstractCapability
 from pydantic_ai.toolsets import AbstractToolset
 
 from tests.contract.capabilities.page import PAGE, page
-from tests.contract.capabilities.row import CORE
+from tests.contract.capabilities.row import CORE, Shown
 from tests.contract.capabilities.rows import SECTIONS
+from tests.contract.capabilities.rows.workflows import SHOWN
 
 
 def test_the_page_is_made_of_the_rows() -> None:
     """Users read what the tests have shown; `python -m tests.contract.capabilities` writes it anew."""
     assert PAGE.read_text(encoding="utf-8") == page()
+
+
+@pytest.mark.parametrize("row", [pytest.param(row, id=row.name) for row in SHOWN])
+def test_what_is_shown_elsewhere_has_its_test(row: Shown) -> None:
+    """A test that is renamed or deleted shows nothing."""
+    file, _, name = row.by.partition("::")
+    assert f"def {name}(" in (PAGE.parents[1] / file).read_text(encoding="utf-8")
 
 
 def test_no_two_rows_have_the_same_name() -> None:

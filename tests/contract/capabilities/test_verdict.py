@@ -77,17 +77,20 @@ def right(world: World) -> Made:
     return acting(world)
 
 
+CASES: list[tuple[Callable[[World], Made], dict[str, Any], str]] = [
+    (not_durable, {}, "runs again: ['act', 'request to model']"),
+    (of_chance, {}, "output/1 of a plain run is"),
+    (of_the_attempt, {}, 'late: output/1 of a whole run is "done 1", of a replay "done 2"'),
+    (unrecorded, {}, "late: runs again: ['act']"),
+    (changed, {}, 'before 2: error of a whole run is null, of a replay "NonDeterminismError'),
+    (right, {"again": ("act",), "runs_again": "the tool"}, "late: does not run again: ['act']"),
+    (right, {"refused": "UserError", "why": "it is not"}, "it should be refused with 'UserError', but gives"),
+]
+
+
 @pytest.mark.parametrize(
     ("make", "row", "said"),
-    [
-        (not_durable, {}, "runs again: ['act', 'request to model']"),
-        (of_chance, {}, "output/1 of a plain run is"),
-        (of_the_attempt, {}, 'late: output/1 of a whole run is "done 1", of a replay "done 2"'),
-        (unrecorded, {}, "late: runs again: ['act']"),
-        (changed, {}, 'before 2: error of a whole run is null, of a replay "NonDeterminismError'),
-        (right, {"again": ("act",), "runs_again": "the tool"}, "late: does not run again: ['act']"),
-        (right, {"refused": "UserError", "why": "it is not"}, "it should be refused with 'UserError', but gives"),
-    ],
+    [pytest.param(*case, marks=() if case[0] is unrecorded else pytest.mark.proof) for case in CASES],
     ids=lambda value: value.__name__ if callable(value) else "",
 )
 def test_a_row_that_is_not_true_is_found_out(make: Callable[[World], Made], row: dict[str, Any], said: str) -> None:
@@ -96,6 +99,7 @@ def test_a_row_that_is_not_true_is_found_out(make: Callable[[World], Made], row:
     assert [fault for fault in faults if said in fault], faults
 
 
+@pytest.mark.proof
 def test_what_only_a_dying_process_does_is_found_out() -> None:
     """Cleaning up after a crash must not undo what the next attempt goes on with."""
     faults = faults_of(Row(name="a wrong row", make=cleaned_up))

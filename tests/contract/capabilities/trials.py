@@ -27,8 +27,9 @@ from tests.contract.capabilities.row import Row
 from tests.contract.capabilities.world import Unit, World, current_unit, in_unit
 from tests.support.journalled_hop import JournalledHop
 
-__all__ = ["Death", "Seen", "Trial", "dying", "in_a_hop", "late", "plain"]
+__all__ = ["Death", "MortalJournal", "Seen", "Trial", "dying", "in_a_hop", "late", "plain", "seen_in"]
 
+DIED = "it died"
 WITHIN = 60.0  # seconds for one attempt, of which one needs more than one only to build schemas
 LIMITS = StepLimits(max_visits=16, max_output_size=16 * 1024 * 1024)
 NOON = datetime(2026, 1, 2, 12, 0, tzinfo=UTC)
@@ -79,7 +80,8 @@ def late(row: Row) -> Trial:
 def dying(row: Row, death: Death) -> Trial:
     """Run a row in a process that dies, and run it again to its end."""
     hop, world = JournalledHop(), World()
-    _tried(row, hop, world, death)
+    first = _tried(row, hop, world, death)
+    assert first.seen.error == DIED, f"{row.name} did not get to {death}"
     world.attempt += 1
     return _tried(row, hop, world, None)
 
@@ -92,6 +94,7 @@ class MortalJournal(HopJournal):
     def __init__(self, **given: Any) -> None:
         super().__init__(**given)
         self.died = asyncio.Event()
+        self.ended = 0
         self.units: dict[CallKey, Unit] = {}
 
     @asynccontextmanager
@@ -103,11 +106,15 @@ class MortalJournal(HopJournal):
     async def add(self, key: CallKey, record: Record, **more: Any) -> int | None:
         self.check_held()
         self._of_this_unit(key)
-        if self.death == ("before", self.made + 1):
-            await self._die()
+        self.ended += 1
+        place = self.ended  # several may be written at once
+        if self.death == ("before", place):
+            await self.die()
         number = await super().add(key, record, **more)
-        if self.death == ("after", self.made):
-            await self._die()
+        if (unit := current_unit()) is not None:
+            self.is_recorded(unit)
+        if self.death == ("after", place):
+            await self.die()
         return number
 
     def add_later(self, key: CallKey, record: Record, **more: Any) -> int | None:
@@ -118,7 +125,12 @@ class MortalJournal(HopJournal):
         if (unit := current_unit()) is not None:
             self.units[key] = unit
 
-    async def _die(self) -> None:
+    def is_recorded(self, unit: Unit) -> None:
+        """Note that what was done in a unit must not be done again."""
+        unit.recorded = True
+
+    async def die(self) -> None:
+        """Go no further."""
         self.lose()
         self.died.set()
         await asyncio.Event().wait()
@@ -133,14 +145,14 @@ def _tried(row: Row, hop: JournalledHop, world: World, death: Death | None) -> T
             running = asyncio.create_task(_seen(row, world, lambda: _run_step(row, world)))
             dying = asyncio.create_task(journal.died.wait())
             await asyncio.wait({running, dying}, timeout=WITHIN, return_when=asyncio.FIRST_COMPLETED)
-            seen = Seen(error="it died") if journal.died.is_set() else Seen(error="it did not end")
+            seen = Seen(error=DIED) if journal.died.is_set() else Seen(error="it did not end")
             if running.done():
                 seen = running.result()
             for task in (running, dying):
                 task.cancel()
             await asyncio.wait({running, dying}, timeout=WITHIN)
             for key, unit in journal.units.items():
-                unit.recorded = str(key) in hop.records
+                unit.recorded |= str(key) in hop.records
             return Trial(world, seen, made=journal.made)
 
     return asyncio.run(attempt())
@@ -157,27 +169,39 @@ async def _run_plain(row: Row, world: World) -> Any:
 
 
 async def _run_step(row: Row, world: World) -> Any:
+    context = await _context(row)
+    with entered(context):
+        return await _run_in(row, world, context)
+
+
+async def seen_in(row: Row, world: World, context: WorkflowContext) -> Seen:
+    """Run a row in the step whose context this is."""
+    return await _seen(row, world, lambda: _run_in(row, world, context))
+
+
+async def _run_in(row: Row, world: World, context: WorkflowContext) -> Any:
     assert row.make is not None, "nobody can try it"
     made = row.make(world)
-    step = ActivitySpec("row", row.prompt, row.deps, step_id="draft")
-    context = await _context(step)
-    with entered(context):
-        if not isinstance(made, AbstractAgent):
-            return await made()
-        results: list[Any] = []
-        run = made.run
+    if not isinstance(made, AbstractAgent):
+        return await made()
+    results: list[Any] = []
+    run = made.run
 
-        async def kept(*args: Any, **kwargs: Any) -> Any:
-            results.append(await run(*args, **kwargs))
-            return results[-1]
-
-        made.run = kept  # type: ignore[method-assign]  # the step gives only its output
-        await AgentActivity(made, maker=sys._getframe(), name="row").run(step, context, limits=LIMITS)
+    async def kept(*args: Any, **kwargs: Any) -> Any:
+        results.append(await run(*args, **kwargs))
         return results[-1]
 
+    made.run = kept  # type: ignore[method-assign]  # the step gives only its output
+    await AgentActivity(made, maker=sys._getframe(), name="row").run(_step(row), context, limits=LIMITS)
+    return results[-1]
 
-async def _context(step: ActivitySpec) -> WorkflowContext:
-    slip = RoutingSlip(itinerary=name_steps((step,)), executed=())
+
+def _step(row: Row) -> ActivitySpec:
+    return ActivitySpec("row", row.prompt, row.deps, step_id="draft")
+
+
+async def _context(row: Row) -> WorkflowContext:
+    slip = RoutingSlip(itinerary=name_steps((_step(row),)), executed=())
     message = PaigeantMessage(message_id="w.0", correlation_id="w", created_at=NOON, sent_at=NOON, slip=slip)
     return await open_context(message, attempt=1, read_output=_nothing, read_data=_no_data)
 

@@ -12,7 +12,7 @@ from typing import Any
 from tests.contract.capabilities.row import Row
 from tests.contract.capabilities.trials import Death, Seen, Trial, dying, in_a_hop, late, plain
 
-__all__ = ["deaths_of", "faults_of"]
+__all__ = ["deaths_of", "faults_of", "faults_of_kills"]
 
 MADE_BY_PYDANTIC_AI = r"\Apyd_ai_.*"  # the ids of tool calls to which the model gave none
 MEASURED = ("duration",)
@@ -29,6 +29,14 @@ def faults_of(row: Row) -> list[str]:
         faults += [
             f"{' '.join(map(str, death))}: {fault}" for fault in _of_a_replay(row, hop, dying(row, death), death)
         ]
+    return faults
+
+
+def faults_of_kills(row: Row, hop: Trial, killed: Mapping[Death, Trial]) -> list[str]:
+    """Return what is wrong with a row that was tried with a real worker: undisturbed, and with processes killed."""
+    faults = [*_of_the_hop(row, plain(row), hop)]
+    for death, again in killed.items():
+        faults += [f"{' '.join(map(str, death))}: {fault}" for fault in _of_a_replay(row, hop, again, death)]
     return faults
 
 

@@ -8,10 +8,11 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
+from uuid import uuid4
 from weakref import finalize
 
 from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart, ToolCallPart
@@ -29,6 +30,7 @@ class Unit:
     """A call that the journal makes: what is done in it may be done again only if it was not recorded."""
 
     recorded: bool = False
+    name: str = field(default_factory=lambda: uuid4().hex)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from pydantic_ai.models.function import AgentInfo, FunctionModel
 from paigeant_celery.agents.durability import CeleryDurability
 from paigeant_celery.core.errors import HopLost
 from paigeant_celery.journal.event_feed import EventFeed
-from paigeant_celery.journal.hop_journal import HopJournal, surrounding_journal
+from paigeant_celery.journal.hop_journal import HopJournal
+from paigeant_celery.journal.scope import surrounding_journal
 from tests.support.journalled_hop import JournalledHop, calls, scripted
 
 Asked = Counter[str]

@@ -380,6 +380,34 @@ async def test_a_list_of_returns_is_refused_as_in_a_plain_run() -> None:
         await agent.run("go")
 
 
+@pytest.mark.skipif(not hasattr(ToolReturn("a"), "tools"), reason="this pydantic-ai has no `ToolReturn.tools`")
+@pytest.mark.parametrize("tools", ["search", 1, [1], [[]]])
+async def test_names_of_tools_that_are_none_are_refused_as_in_a_plain_run(tools: Any) -> None:
+    """Otherwise the model would be told that its arguments were wrong, and would call the tool again."""
+    agent = agent_of(Shown(), {"tool": lambda: ToolReturn(1, tools=tools)}, [])
+
+    for _ in range(2):
+        with JournalledHop().attempt(), pytest.raises(UserError, match=r"`ToolReturn\.tools` must be a list"):
+            await agent.run("go")
+
+
+@pytest.mark.parametrize("kind", ["model", "tool"])
+async def test_a_record_that_this_version_cannot_read_parks_the_step_and_is_not_quoted(kind: str) -> None:
+    """A validation error would quote the answer, and that of a tool would pass for wrong arguments of the model."""
+    hop, agent = JournalledHop(), agent_of(Shown(), {"tool": lambda: ToolReturn("kept")}, [])
+    with hop.attempt():
+        await agent.run("go")
+        [[key, text], *_] = [item for item in hop.records.items() if f'"{kind}"' in item[0]]
+        record = json.loads(text)
+        record["result"] = {**record["result"], "parts": "secret", "kind": "secret"}
+        hop.keep({key: json.dumps(record)})
+
+    with hop.attempt(), pytest.raises(NotSerializable, match="cannot read its result back") as raised:
+        await agent.run("go")
+    assert "secret" not in str(raised.value)
+    assert raised.value.__context__ is None
+
+
 async def test_an_array_is_equal_to_its_list() -> None:
     """Code that reads a tuple's result as JSON still finds a list's items."""
     assert Array((1, [2])) == [1, [2]]

@@ -434,6 +434,7 @@ ROWS = [
         make=handled,
         of=("HandleDeferredToolCalls",),
         brief=True,
+        killed=True,
     ),
     Row(name="`ImageGeneration` with a local tool", make=image_generation_local, of=("ImageGeneration",)),
     Row(name="`IncludeToolReturnSchemas`", make=return_schemas, of=("IncludeToolReturnSchemas",)),

@@ -220,6 +220,7 @@ ROWS = [
         of=("ModelFallback",),
         since="2.64",
         brief=True,
+        killed=True,
     ),
     Row(
         name="`ModelFallback(fallback_on=ModelRateLimitError)`",

@@ -11,7 +11,7 @@ from pydantic_ai.capabilities import AbstractCapability, Hooks, LocalWorkspace, 
 from pydantic_ai.messages import FunctionToolCallEvent, FunctionToolResultEvent, ToolCallPart
 
 from paigeant_celery import CeleryDurability
-from paigeant_celery.journal.hop_journal import surrounding_journal
+from paigeant_celery.journal.scope import surrounding_journal
 from tests.contract.capabilities.row import FLOOR, Made, Row
 from tests.contract.capabilities.rows.tools import call
 from tests.contract.capabilities.world import World
@@ -322,6 +322,7 @@ ROWS = [
             since="2.64" if hook == "prepare_model_request" else FLOOR,
             ends=ends_of(hook),
             brief=hook == "after_run",
+            killed=hook == "after_run",
         )
         for hook in HOOKS
     ),

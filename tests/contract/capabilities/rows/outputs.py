@@ -231,7 +231,7 @@ ROWS = [
         again=("output validator",),
         runs_again="the validator",
     ),
-    Row(name="an image", make=image),
+    Row(name="an image", make=image, killed=True),
     Row(name="an image or text", make=image_or_text),
     Row(name="binary content of an output function", make=binary, **FUNCTION),
     Row(name="text or an output tool", make=text_or_tool),

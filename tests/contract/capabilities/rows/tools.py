@@ -241,7 +241,7 @@ def hand_off(world: World) -> Made:
 
 ROWS = [
     Row(name="tools, one after the other", make=tools),
-    Row(name="tools in parallel", make=parallel, brief=True),
+    Row(name="tools in parallel", make=parallel, brief=True, killed=True),
     Row(name="a tool that raises `ModelRetry`", make=retried),
     Row(
         name='a tool with `metadata={"paigeant": False}`',

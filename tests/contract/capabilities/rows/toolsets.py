@@ -246,7 +246,7 @@ ROWS = [
     Row(name="`FunctionToolset`", make=function, of=("FunctionToolset",)),
     Row(name="`FunctionToolset` with instructions", make=with_instructions, of=("FunctionToolset",)),
     Row(name="`IncludeReturnSchemasToolset`", make=return_schemas, of=("IncludeReturnSchemasToolset",)),
-    Row(name="`MCPToolset`", make=mcp, of=("MCPToolset",)),
+    Row(name="`MCPToolset`", make=mcp, of=("MCPToolset",), killed=True),
     Row(name="the capability `MCP`", make=mcp_capability, of=("MCP",)),
     Row(
         name="a server that has gained a tool",

@@ -168,5 +168,5 @@ ROWS = [
         runs_again="the functions",
     ),
     Row(name="two runs in a function step, the second with the first one's history", make=two_runs, brief=True),
-    Row(name="`ConversationStore` in a function step", make=conversation, since="2.66"),
+    Row(name="`ConversationStore` in a function step", make=conversation, since="2.66", killed=True),
 ]

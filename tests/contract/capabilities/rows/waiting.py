@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 from pydantic_ai import Agent, RunContext, capabilities
 from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart
+from pydantic_ai.models.batch import Batch
 from pydantic_ai.models.function import AgentInfo, FunctionModel
 from pydantic_ai.output import PendingModelResponse
 
 from paigeant_celery import CeleryDurability
+from paigeant_celery.agents import waits
 from tests.contract.capabilities.row import Made, Row
 from tests.contract.capabilities.rows.tools import call
 from tests.contract.capabilities.world import World
@@ -83,6 +90,102 @@ def paused(world: World) -> Made:
     return Agent(world.model(first, go_on))
 
 
+@contextmanager
+def minutes_that_pass_at_once(world: World) -> Iterator[None]:
+    """Let only waits move the clock, which outlives the process."""
+    world.state.setdefault("clock", 0.0)
+
+    async def pause(seconds: float) -> None:
+        await asyncio.sleep(0)
+        world.state["clock"] += max(0.0, seconds)
+
+    def now() -> datetime:
+        return datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=world.state["clock"])
+
+    monotonic = SimpleNamespace(monotonic=lambda: world.state["clock"])
+    with ExitStack() as stack:
+        stack.enter_context(patch.object(waits, "now", now))
+        stack.enter_context(patch.object(waits, "pause", pause))
+        stack.enter_context(patch("pydantic_ai.models._batch_model.time", monotonic))
+        stack.enter_context(Agent.using_sleep(pause))
+        yield
+
+
+def taking_time(agent_of: Callable[[World], Agent[Any, Any]]) -> Callable[[World], Made]:
+    """Return a step that says how long it has waited in all attempts together."""
+
+    def make(world: World) -> Made:
+        agent = agent_of(world)
+
+        async def run() -> Any:
+            with minutes_that_pass_at_once(world):
+                result = await agent.run("go")
+            return [result.output, round(world.state["clock"])]
+
+        return run
+
+    return make
+
+
+def is_done(world: World) -> bool:
+    return bool(world.state["clock"] >= 60)
+
+
+class Slow(Background):
+    """A job of a minute."""
+
+    def _answer(self, messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
+        last = messages[-1]
+        if not (isinstance(last, ModelResponse) and last.state == "suspended"):
+            self.world.did("job begun")
+            return self._suspended()
+        self.world.did("poll")
+        done = [TextPart("done")]
+        return ModelResponse(parts=done, provider_response_id="job-1") if is_done(self.world) else self._suspended()
+
+    def continuation_delay(self, response: ModelResponse) -> float | None:
+        return 20.0
+
+
+def slow(world: World) -> Agent[Any, Any]:
+    return Agent(Slow(world), name="worker", capabilities=[CeleryDurability()])
+
+
+class Batched(FunctionModel):
+    """A provider's batch, which takes a minute."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(lambda messages, info: ModelResponse(parts=[TextPart("done")]), model_name="batched")
+        self.world = world
+
+    async def batch_create(self, requests: Any) -> Batch:
+        self.world.did("batch begun")
+        batch = await super().batch_create(requests)
+        self.world.state["batch"] = (batch, await super().batch_results(batch))
+        return replace(batch, status="in_progress")
+
+    async def batch_status(self, batch: Batch) -> Batch:
+        self.world.did("poll")
+        ended, _ = self.world.state["batch"]
+        return ended if is_done(self.world) else batch
+
+    async def batch_results(self, batch: Batch) -> Any:
+        _, results = self.world.state["batch"]
+        return results
+
+    async def batch_cancel(self, batch: Batch) -> Batch:
+        self.world.did("batch cancelled")
+        return batch
+
+
+def in_batches(world: World) -> Agent[Any, Any]:
+    every = timedelta(seconds=20)
+    given = capabilities.BatchModelRequests(
+        max_wait=timedelta(milliseconds=1), poll_interval=every, max_poll_interval=every
+    )
+    return Agent(Batched(world), name="worker", capabilities=[CeleryDurability(), given])
+
+
 class InBackground(capabilities.AbstractCapability[Any]):
     """Runs tools beside the run, and lets the run go on when they end: what the harness' background tools do."""
 
@@ -135,7 +238,9 @@ def slow_tool(world: World) -> Made:
 
 
 ROWS = [
-    Row(name="a response that the provider makes in the background", make=in_background),
+    Row(name="a response that the provider makes in the background", make=in_background, killed=True),
+    Row(name="a response in the background that takes a minute", make=taking_time(slow), killed=True),
+    Row(name="a batch that takes a minute", make=taking_time(in_batches), of=("BatchModelRequests",), killed=True),
     Row(name="the same with `Agent.using_sleep` in a function step", make=with_own_sleep),
     Row(name="a model that pauses within its turn", make=paused),
     Row(
