@@ -47,7 +47,7 @@ from paigeant_celery.agents.stream import cannot_stream, feed_here, show_rest, s
 from paigeant_celery.agents.tool_values import ToolResults
 from paigeant_celery.agents.waits import recorded_sleep
 from paigeant_celery.core.errors import UsageError
-from paigeant_celery.journal.scope import current_journal, surrounding_call, surrounding_journal
+from paigeant_celery.journal.scope import current_journal, running, surrounding_call, surrounding_journal
 
 try:  # since pydantic-ai 2.68; before that, the spans of replayed calls are exported again
     from pydantic_ai.durable_exec import replay_scope
@@ -207,7 +207,7 @@ class CeleryDurability(BaseDurabilityCapability[AgentDepsT]):
         assert self._agent is not None
         run_id, agent = ctx.run_id or "", self._agent
         sleeping = Agent.using_sleep(recorded_sleep(journal, run_id))
-        with replay_scope(), durable_run(agent), waits_refused(), sleeping:
+        with replay_scope(), durable_run(agent), waits_refused(), sleeping, running(run_id):
             feed, run = feed_here(), super().wrap_run(ctx, handler=handler)
             result = await (run if feed is None else shown_run(feed, run_id, run))
         journal.check_end(run_id)

@@ -118,6 +118,11 @@ class HopJournal:
             self._unwritten.run_begins(f"{name}:{number}")
         return f"{self.hop_id}:{name}:{number}"
 
+    def note_surrounding(self, run_id: str, outer_id: str) -> None:
+        """Note that a run begins in the code of another, in a hook or in a tool that is not recorded."""
+        with self._lock:
+            self._unwritten.run_is_in(run_id.removeprefix(f"{self.hop_id}:"), outer_id.removeprefix(f"{self.hop_id}:"))
+
     def is_to_begin(self, run_id: str) -> bool:
         """Say whether a run is one that an earlier attempt has begun, and this one has yet to begin."""
         run = run_id.removeprefix(f"{self.hop_id}:")

@@ -9,16 +9,17 @@ from dataclasses import dataclass, replace
 
 from paigeant_celery.journal.hop_journal import HopJournal
 
-__all__ = ["calling", "current_journal", "journalling", "surrounding_call", "surrounding_journal"]
+__all__ = ["calling", "current_journal", "journalling", "running", "surrounding_call", "surrounding_journal"]
 
 
 @dataclass(frozen=True)
 class _Scope:
-    """What surrounds a step's code: the hop's journal, the call that it runs in, and whether that call is recorded."""
+    """What surrounds a step's code: the hop's journal, the call and the run that it is in, if the call is recorded."""
 
     journal: HopJournal
     path: str = ""
     recorded: bool = False
+    run_id: str = ""
 
 
 _scope: ContextVar[_Scope | None] = ContextVar("paigeant_journal", default=None)
@@ -57,6 +58,20 @@ def calling(path: str, *, recorded: bool) -> Iterator[None]:
     """Mark the block as the inside of a call: if `recorded`, nothing in it is recorded; otherwise `path` names runs."""
     scope = _scope.get()
     token = _scope.set(replace(scope, path=path, recorded=recorded) if scope is not None else None)
+    try:
+        yield
+    finally:
+        _scope.reset(token)
+
+
+@contextmanager
+def running(run_id: str) -> Iterator[None]:
+    """Mark the block as the inside of a run of an agent, whose calls are recorded."""
+    scope = _scope.get()
+    assert scope is not None, "a run is recorded only in a hop"
+    if scope.run_id not in ("", run_id):
+        scope.journal.note_surrounding(run_id, scope.run_id)
+    token = _scope.set(replace(scope, run_id=run_id))
     try:
         yield
     finally:

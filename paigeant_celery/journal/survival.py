@@ -32,12 +32,17 @@ class Unwritten:
     def __init__(self) -> None:
         self._ended: dict[CallKey, _Ended] = {}
         self._runs: dict[str, int] = {}  # how many runs began before it
+        self._around: dict[str, str] = {}  # run -> the one in whose code it began
         self._calls: dict[CallKey, int] = {}  # how many calls began before it; a key may begin again
         self._begun = 0
 
     def run_begins(self, run: str) -> None:
         """Note that a run begins now."""
         self._runs[run] = len(self._runs)
+
+    def run_is_in(self, run: str, outer: str) -> None:
+        """Note that a run began in the code of another: in a hook, or in a tool that is not recorded."""
+        self._around[run] = outer
 
     def call_begins(self, key: CallKey) -> None:
         """Note that a call begins now."""
@@ -57,9 +62,9 @@ class Unwritten:
         return set(self._ended) - set(self.shown_by(key))
 
     def failed_in(self, run: str | None) -> Mapping[CallKey, str]:
-        """Return the records of the calls that failed in a run or in its tools, or anywhere."""
+        """Return the records of the calls that failed in a run or in its code, or anywhere."""
         found = {key: ended.text for key, ended in self._ended.items() if ended.is_failure}
-        return {key: text for key, text in found.items() if run is None or _is_of(key.run, run)}
+        return {key: text for key, text in found.items() if run is None or self._is_of(key.run, run)}
 
     def forget(self, keys: Iterable[CallKey]) -> None:
         """Drop records, because they are written."""
@@ -69,14 +74,21 @@ class Unwritten:
     def _is_survived(self, earlier: CallKey, ended: _Ended, key: CallKey) -> bool:
         """A run that began since a call failed shows that the step went on, and so may a later call of its run.
 
-        So does a later request of the run in one of whose tools the call's run was.
+        So does a later request of the run in whose code the call's run was.
         """
         began_after = self._calls.get(key, -1) >= ended.calls
         if key.run == earlier.run:
             return _shows_survival(key, earlier, began_after=began_after)
-        if _is_of(earlier.run, key.run) and began_after and key.kind == "model" and key.name != "cancel":
+        if self._is_of(earlier.run, key.run) and began_after and key.kind == "model" and key.name != "cancel":
             return True
         return self._runs.get(key.run, -1) >= ended.runs
+
+    def _is_of(self, run: str, outer: str) -> bool:
+        """Say whether a run is another one, or one that began in the code of that one, or in the code of such a run."""
+        inner: str | None = run
+        while inner is not None and inner != outer:
+            inner = self._around.get(inner)
+        return inner is not None
 
 
 def _shows_survival(later: CallKey, failed: CallKey, *, began_after: bool) -> bool:
@@ -99,8 +111,3 @@ def _shows_survival(later: CallKey, failed: CallKey, *, began_after: bool) -> bo
     if failed.kind == "model":
         return later.step == failed.step
     return bool(later.call_id) and later.call_id == failed.call_id
-
-
-def _is_of(run: str, outer: str) -> bool:
-    """Say whether a run is another one, or one that a tool of that one began, or a tool of such a run."""
-    return run == outer or run.startswith(f"{outer}/") or f":{outer}/" in run

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
@@ -21,11 +22,10 @@ def schemas_kept() -> Iterator[None]:
 
     def kept(function: Any, signature: Any, parameter: Any, hints: dict[str, Any], **given: Any) -> Any:
         key = (function.__module__, function.__qualname__, str(signature), repr(hints), repr(given))
-        if parameter is None:  # such a schema holds the function of its capability
-            return build(function, signature, parameter, hints, **given)
         if key not in _kept:
             _kept[key] = build(function, signature, parameter, hints, **given)
-        return _kept[key]
+        # Without a context, a schema holds the method of one capability.
+        return replace(_kept[key], function=function) if parameter is None else _kept[key]
 
     with patch.object(operations, "_capability_operation_schema", kept):
         yield

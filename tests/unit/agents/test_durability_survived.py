@@ -261,3 +261,72 @@ async def test_a_failure_in_an_agent_of_a_tool_that_ended_the_outer_run_is_not_r
             await nested(asked, deep=deep, fatal=True).run("go")
         assert asked["helper"] >= attempt
     assert asked["outer"] == 1
+
+
+class Consulting(AbstractCapability[Any]):
+    """Asks an agent in one of its hooks and goes on without it if that is away, unless that is `fatal`."""
+
+    def __init__(self, hook: str, asked: Counter[str], *, fatal: bool = False) -> None:
+        failing = scripted(asked, ConnectionError("no answer"), name="helper")
+        agent: Agent[None, str] = Agent(failing, name="helper", capabilities=[CeleryDurability()])
+        self._hook, self._ask = hook, asking(agent, () if fatal else (ConnectionError,))
+
+    async def before_model_request(self, ctx: RunContext[Any], request_context: Any) -> Any:
+        if self._hook == "before_model_request":
+            await self._ask()
+        return request_context
+
+    async def after_model_request(self, ctx: RunContext[Any], *, request_context: Any, response: Any) -> Any:
+        if self._hook == "after_model_request":
+            await self._ask()
+        return response
+
+    async def after_node_run(self, ctx: RunContext[Any], *, node: Any, result: Any) -> Any:
+        if self._hook == "after_node_run":
+            await self._ask()
+        return result
+
+
+def consulting(hook: str, asked: Counter[str], *, fatal: bool = False) -> Agent[None, str]:
+    """Return an agent with such a capability, whose model says something only when it is asked for the third time."""
+    model = scripted(asked, [], [], "done", name="outer")
+    durable: list[AbstractCapability[Any]] = [CeleryDurability(), Consulting(hook, asked, fatal=fatal)]
+    return Agent(model, name="outer", capabilities=durable, retries=5)
+
+
+@pytest.mark.parametrize("hook", ["before_model_request", "after_model_request", "after_node_run"])
+async def test_a_failure_in_an_agent_of_a_hook_is_replayed_when_the_outer_run_went_on(hook: str) -> None:
+    """Such as one that summarizes for a capability: asked again, it might answer, and the model be asked otherwise."""
+    asked: Counter[str] = Counter()
+    hop = JournalledHop()
+    with hop.attempt() as journal:
+        assert (await consulting(hook, asked).run("go")).output == "done"
+    whole, made = Counter(asked), journal.made
+    assert (whole["outer"], made) == (3, 3)
+    assert whole["helper"] >= 3
+
+    for cut in range(made + 1):
+        asked.clear()
+        hop = JournalledHop()
+        with hop.attempt(cut_after=cut), suppress(HopLost):
+            await consulting(hook, asked).run("go")
+        async with asyncio.timeout(4):  # recorded calls that nobody makes are given up after five seconds
+            with hop.attempt() as journal:
+                assert (await consulting(hook, asked).run("go")).output == "done"
+
+        assert journal.fault is None
+        assert journal.made == made - cut
+        for name, once in whole.items():  # only what was lost with the worker is asked again
+            assert once <= asked[name] <= once + 2, cut
+
+
+@pytest.mark.parametrize("hook", ["before_model_request", "after_model_request", "after_node_run"])
+async def test_a_failure_in_an_agent_of_a_hook_that_ended_the_outer_run_is_not_replayed(hook: str) -> None:
+    """Otherwise no retry would get further."""
+    asked: Counter[str] = Counter()
+    hop = JournalledHop()
+
+    for attempt in (1, 2):
+        with hop.attempt(), pytest.raises(ConnectionError):
+            await consulting(hook, asked, fatal=True).run("go")
+        assert asked["helper"] == attempt

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pydantic_ai.exceptions import ModelHTTPError
-from pydantic_ai.messages import ToolCallPart
+from pydantic_ai.messages import ModelResponse, TextPart, ToolCallPart
 
 from paigeant_celery import CeleryDurability
 from tests.contract.capabilities.row import Made
@@ -105,12 +105,20 @@ def summary(world: World) -> Made:
 
 
 def summary_by_the_same_model(world: World) -> Made:
-    return long(world, of("SummarizingCompaction")(max_messages=4, keep_messages=2))
+    def act_or_summarize(messages: Any, info: Any) -> ModelResponse:
+        return ModelResponse(parts=call("act") if info.function_tools else [TextPart("it acted")])
+
+    answers = (act_or_summarize, *LONG[1:])
+    return long(world, of("SummarizingCompaction")(max_messages=4, keep_messages=2), answers=answers)
 
 
-def tiered(world: World) -> Made:
-    tiers = [of("ClearToolResults")(max_messages=3, keep_pairs=1), summarizing(world)]
+def tiered(world: World, **more: Any) -> Made:
+    tiers = [of("ClearToolResults")(max_messages=3, keep_pairs=1), summarizing(world, **more)]
     return long(world, of("TieredCompaction")(tiers, target_tokens=20))
+
+
+def tiered_recorded(world: World) -> Made:
+    return tiered(world, summarization_capabilities=[CeleryDurability()])
 
 
 def warn(world: World) -> Made:
@@ -118,14 +126,23 @@ def warn(world: World) -> Made:
 
 
 def warn_of_cache(world: World) -> Made:
-    return long(world, of("WarnOnCacheBusts")(min_prefix_tokens=1, min_missed_tokens=1))
+    return long(world, of("WarnOnCacheBusts")(min_missed_tokens=1))
 
+
+WRITTEN = r"\d{4}-\d\d-\d\dT[\d:.]+\+00:00"  # when a summary was written
+CREATED = "pydantic-ai-harness.compaction.summary.created_at"
+LATER = "a summary in a tier bears the time of the attempt"
 
 ROWS = [
     row(name="`ClampOversizedMessages`", make=clamp, of=("ClampOversizedMessages",)),
     row(name="`ClearToolResults`", make=clear, of=("ClearToolResults",)),
     row(name="`CompactOnRequest`", make=on_request, of=("CompactOnRequest",)),
-    row(name="`CompactOnRequest` with a summary", make=on_request_summarizing, of=("CompactOnRequest",)),
+    row(
+        name="`CompactOnRequest` with a summary",
+        make=on_request_summarizing,
+        of=("CompactOnRequest",),
+        made_up=WRITTEN,
+    ),
     row(name="`DeduplicateFileReads`", make=deduplicate, of=("DeduplicateFileReads",)),
     row(
         name="`FallbackCompaction` whose first strategy fails",
@@ -147,13 +164,29 @@ ROWS = [
     ),
     row(name="`SlidingWindowCompaction`", make=window, of=("SlidingWindowCompaction",)),
     row(name="`SlidingWindowCompaction` with receipts", make=window_with_receipts, of=("SlidingWindowCompaction",)),
-    row(name="`SummarizingCompaction`", make=summary, of=("SummarizingCompaction",)),
+    row(name="`SummarizingCompaction`", make=summary, of=("SummarizingCompaction",), made_up=WRITTEN),
     row(
         name="`SummarizingCompaction` by the agent's model",
         make=summary_by_the_same_model,
         of=("SummarizingCompaction",),
+        made_up=WRITTEN,
     ),
-    row(name="`TieredCompaction`", make=tiered, of=("TieredCompaction",)),
+    row(
+        name="`TieredCompaction`",
+        make=tiered,
+        of=("TieredCompaction",),
+        anew=(CREATED,),
+        again=("request to summarizer",),
+        runs_again="the requests of its tiers",
+        other=LATER,
+    ),
+    row(
+        name="`TieredCompaction` whose tier has `summarization_capabilities=[CeleryDurability()]`",
+        make=tiered_recorded,
+        of=("TieredCompaction",),
+        anew=(CREATED,),
+        other=LATER,
+    ),
     row(name="`WarnNearLimits`", make=warn, of=("WarnNearLimits",)),
     row(name="`WarnOnCacheBusts`", make=warn_of_cache, of=("WarnOnCacheBusts",)),
 ]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from typing import Any
 
-from pydantic_ai import Agent, DeferredToolRequests
-from pydantic_ai.capabilities import LocalWorkspace
+from pydantic_ai import Agent, DeferredToolRequests, RunContext
+from pydantic_ai.capabilities import AbstractCapability, LocalWorkspace
 from pydantic_ai.messages import ModelRequest, ModelResponse, TextPart, ToolCallPart, UserPromptPart
 from pydantic_ai.usage import RequestUsage
 
@@ -18,7 +19,16 @@ from tests.contract.capabilities.world import World
 
 __all__ = ["ROWS"]
 
-SOON = 0.3  # seconds that a tool takes beside a run, whose models answer at once
+
+class Pace(AbstractCapability[Any]):
+    """Lets tools beside a run end when its model has answered in a given step."""
+
+    def __init__(self) -> None:
+        self.answered: dict[int, asyncio.Event] = defaultdict(asyncio.Event)
+
+    async def after_model_request(self, ctx: RunContext[Any], *, request_context: Any, response: Any) -> Any:
+        self.answered[ctx.run_step].set()
+        return response
 
 
 def saying(name: str, /, **arguments: Any) -> list[ToolCallPart]:
@@ -265,38 +275,41 @@ def ask_user_later(world: World) -> Made:
 
 def background(world: World) -> Made:
     def end(messages: Any, info: Any) -> str:
-        return "the result is 42" if "42" in str(messages[-1].parts) else "working on it"
+        return "the result is here" if "a result" in str(messages[-1].parts) else "working on it"
 
-    agent: Agent[Any, Any] = Agent(world.model(call("compute"), end), capabilities=[of("BackgroundTools")()])
+    pace = Pace()
+    agent: Agent[Any, Any] = Agent(world.model(call("compute"), end), capabilities=[of("BackgroundTools")(), pace])
 
     @agent.tool_plain(metadata={"background": True})
-    async def compute() -> int:
+    async def compute() -> str:
         world.did("compute")
-        await asyncio.sleep(SOON)
-        return 42
+        await pace.answered[2].wait()
+        return "a result"
 
     return agent
 
 
 def background_beside_others(world: World) -> Made:
     def end(messages: Any, info: Any) -> str:
-        return "the results are 42 and 43" if "43" in str(messages) and "42" in str(messages) else "working on it"
+        told = str(messages)
+        return "the results are here" if "a result" in told and "another one" in told else "working on it"
 
+    pace = Pace()
     agent: Agent[Any, Any] = Agent(
-        world.model(call("compute", "other"), call("look"), end), capabilities=[of("BackgroundTools")()]
+        world.model(call("compute", "other"), call("look"), end), capabilities=[of("BackgroundTools")(), pace]
     )
 
     @agent.tool_plain(metadata={"background": True})
-    async def compute() -> int:
+    async def compute() -> str:
         world.did("compute")
-        await asyncio.sleep(SOON)
-        return 42
+        await pace.answered[3].wait()
+        return "a result"
 
     @agent.tool_plain(metadata={"background": True})
-    async def other() -> int:
+    async def other() -> str:
         world.did("other")
-        await asyncio.sleep(2 * SOON)
-        return 43
+        await pace.answered[4].wait()
+        return "another one"
 
     @agent.tool_plain
     async def look() -> str:
@@ -306,7 +319,7 @@ def background_beside_others(world: World) -> Made:
     return agent
 
 
-HANDLES = r"[^/']+(?=/tell-\d\.\d)"  # the run's id within the name of what was spilled
+HANDLES = r"[^/'\s]+(?=/tell-\d\.\d)"  # the run's id within the name of what was spilled
 
 ROWS = [
     row(name="`FileSystem`", make=files, of=("FileSystem",)),
