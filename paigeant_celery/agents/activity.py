@@ -135,7 +135,10 @@ class AgentActivity:
         conversation = conversation_of(context.message, step)
         budget = _Budget(context.message)
         prompt = await user_prompt(step.prompt, context.read_data)
-        continued, is_heard = await asyncio.to_thread(_continued, conversation, context)  # a history may be large
+        continued: dict[str, Any] = {}
+        is_heard = False
+        if conversation is not None:
+            continued, is_heard = await asyncio.to_thread(_continued, conversation, context)  # a history may be large
         async with self._deps(data, context) as deps:
             with budget.explained(), durable_run(self._agent):
                 result = await self._agent.run(
@@ -227,10 +230,8 @@ class AgentActivity:
                 yield made
 
 
-def _continued(conversation: ConversationKey | None, context: WorkflowContext) -> tuple[dict[str, Any], bool]:
+def _continued(conversation: ConversationKey, context: WorkflowContext) -> tuple[dict[str, Any], bool]:
     """Return what a run gets that continues a conversation, and whether the previous output is in its history."""
-    if conversation is None:
-        return {}, False
     history = read_history(context.history, hop_id=context.hop_id)
     message, before, previous = context.message, context.message.slip.previous, context.previous_output
     is_heard = (
