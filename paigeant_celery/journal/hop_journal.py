@@ -284,11 +284,11 @@ class HopJournal:
         run = run_id.removeprefix(f"{self.hop_id}:") if run_id is not None else None
         with self._lock:
             survived = self._unwritten.failed_in(run)
-        await self.abandoned.cancel(survived)
         if survived:
             await self._write({str(key): text for key, text in survived.items()})
             with self._lock:
                 self._unwritten.forget(survived)
+            await self.abandoned.cancel(survived)  # not earlier: another owner, or the next attempt, may want the job
 
     def note_start(self, run_id: str, now: datetime) -> None:
         """Record when a run began, if this is its first attempt."""
@@ -302,13 +302,13 @@ class HopJournal:
             raise NotSerializable("result_too_large", said)
         with self._lock:
             survived = self._unwritten.shown_by(key)
-        await self.abandoned.cancel(survived)
         *first, last = in_pieces(str(place), text)
         for piece in first:
             await self._write(piece)
         await self._write({**{str(earlier): text for earlier, text in survived.items()}, **last})
         with self._lock:  # not earlier, because the write may be cut off
             self._unwritten.forget(survived)
+        await self.abandoned.cancel(survived)  # not earlier: another owner, or the next attempt, may want the job
 
     def _number(self, key: CallKey) -> int | None:
         """Return the place of a call that ends now; operations have none, because hooks call them in any order."""

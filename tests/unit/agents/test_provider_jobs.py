@@ -213,3 +213,26 @@ async def test_a_step_that_stops_waiting_of_its_own_accord_cancels_the_job(fails
 
     assert outcomes == (["parked"] if fails else ["workflow_completed"])
     assert jobs.asked.count("cancel") == (0 if fails else 1)
+
+
+async def test_a_step_that_stops_waiting_when_another_owner_has_its_hop_leaves_the_job_alone() -> None:
+    """What it survived is not recorded, so the other owner goes on with the job."""
+    jobs, harness, lost = provider(polls=None), WorkflowHarness(), list[bool]()
+    agent, record = waiting(jobs, capabilities=[CeleryDurability()]), harness.store.record
+
+    @activity(policy=StepPolicy(max_attempts=1))
+    async def hurry() -> str:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(5 * INTERVAL):
+                await agent.run("go")
+        lost.append(True)
+        return "without it"
+
+    harness.store.record = lambda *arguments: not lost and record(*arguments)  # type: ignore[method-assign]
+    harness.dispatch([hurry.activity()])
+    with suppress(asyncio.CancelledError):
+        await harness.deliver(1)
+
+    assert lost
+    assert "poll" in jobs.asked
+    assert "cancel" not in jobs.asked
