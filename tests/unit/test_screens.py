@@ -182,14 +182,17 @@ async def test_a_function_model_without_a_stream_may_be_watched(workflow_harness
         assert screen.texts == ["whole"]
 
 
-async def test_a_watched_model_may_fail_an_assertion_of_its_own(workflow_harness: WorkflowHarness) -> None:
-    """It is not taken for a model that cannot stream, and is not asked again."""
+@pytest.mark.parametrize("error", [AssertionError, NotImplementedError])
+async def test_a_watched_model_may_fail_in_mid_stream_with_what_says_that_one_cannot_stream(
+    workflow_harness: WorkflowHarness, error: type[Exception]
+) -> None:
+    """It is not taken for a model that cannot stream, and is not asked and paid again."""
     asked = []
 
     async def stream(messages: list[ModelMessage], info: AgentInfo) -> AsyncIterator[str]:
         asked.append("stream")
         yield "par"
-        raise AssertionError("not this")
+        raise error("not this")
 
     model = FunctionModel(lambda messages, info: ModelResponse(parts=[TextPart("whole")]), stream_function=stream)
     agent = PaigeantAgent(model, name="wrong", policy=StepPolicy(max_attempts=1))
@@ -198,7 +201,7 @@ async def test_a_watched_model_may_fail_an_assertion_of_its_own(workflow_harness
 
     status = await handle.status()
     assert status.failure is not None
-    assert (asked, status.failure.error_class) == (["stream"], "AssertionError")
+    assert (asked, status.failure.error_class) == (["stream"], error.__name__)
 
 
 async def test_what_a_tool_tells_is_shown_once(workflow_harness: WorkflowHarness) -> None:
