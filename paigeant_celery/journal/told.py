@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -116,7 +117,10 @@ class Told:
 
 
 def told_before(store: EventStore, hop_id: str) -> Told:
-    """Return what watchers were told by earlier attempts of a hop. Blocks; raises `TransientError`."""
+    """Return what watchers were told by earlier attempts of a hop. Blocks; raises `TransientError`.
+
+    An event of another form is left out, because no step may fail for what is shown of it.
+    """
     told, joining, after = Told(), Joining(), None
     correlation_id, _ = split_hop_id(hop_id) or ("", "")
     while page := store.events(correlation_id, after=after, limit=EVENTS_AT_ONCE):
@@ -126,7 +130,8 @@ def told_before(store: EventStore, hop_id: str) -> Told:
             if event is None or event.get("hop") != hop_id:
                 continue
             if event["type"] == "agent":
-                told.remember(event)
+                with suppress(ValueError, TypeError, LookupError, AttributeError):  # of another pydantic-ai
+                    told.remember(event)
             elif event["type"] == "redriven" and "journal" in event:
                 told.forget()
     return told

@@ -20,7 +20,8 @@ from pydantic_ai.messages import (
     ToolReturnPart,
 )
 
-from paigeant_celery.journal.told import Told
+from paigeant_celery.journal.told import Told, told_before
+from tests.support.journalled_hop import JournalledHop
 
 
 def event(of: Any, **more: str) -> dict[str, str]:
@@ -86,3 +87,18 @@ def test_a_repetition_is_known_by_its_call_and_counts_once() -> None:
     ]  # fmt: skip
     assert told.is_repeated({"event": "custom", "run": "r", "step": "1", "data": '{"done": 1}'})
     assert not told.is_repeated({"event": "custom", "run": "r", "step": "1", "data": '{"done": 2}'})
+
+
+def test_events_that_another_version_wrote_otherwise_fail_no_step() -> None:
+    """Whoever watches a workflow must not decide whether it goes on."""
+    hop, known = JournalledHop(), event(FunctionToolResultEvent(part=ToolReturnPart("look", "facts", "call-1")))
+    others = [{**known, "data": data} for data in ("{}", "[]", "no JSON", '{"part": 1}', '{"part": {}}')]
+    others += [{**start(TextPart("a")), "step": "none"}, {**end(TextPart("a")), "data": '{"index": 0}'}]
+    with hop.attempt():
+        assert hop.closing is not None
+        assert hop.store.publish(hop.closing, [*others, known])
+
+    told = told_before(hop.store, "w.0")
+
+    assert told.is_repeated(known)
+    assert not told.is_repeated(known)
