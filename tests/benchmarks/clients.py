@@ -1,8 +1,8 @@
 """The client of a contestant in its own process, which may load another revision of the package.
 
-    python clients.py slip|chain URL
+    python clients.py slip|chain|lean URL
 
-Reads a JSON object on each line and answers it with one: `{"send": steps}` with `{"sent": id}`, and
+Reads a JSON object on each line and answers it with one: `{"send": prompts}` with `{"sent": id}`, and
 `{"read": id, "timeout": seconds}` with `{"outputs": […]}` or, if they did not come in time, `{"late": text}`.
 """
 
@@ -10,19 +10,22 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
-from typing import Protocol
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import celery.exceptions
 from celery import chain
 from celery.result import AsyncResult
-from contestants import AGENT, STEP, chain_app, prompt_of, slip_app
+from contestants import AGENT, ENDED, STEP, chain_app, lean_app, slip_app
+from kombu.simple import SimpleQueue
 
 
 class Client(Protocol):
     """How a contestant gets work, and how its outputs are read."""
 
-    def send(self, steps: int) -> str:
+    def send(self, prompts: Sequence[str]) -> str:
         """Send one workflow and return its id."""
         ...
 
@@ -39,10 +42,10 @@ class SlipClient:
 
         self._transport, self._dispatcher = get_transport(app=slip_app(url)), WorkflowDispatcher()
 
-    def send(self, steps: int) -> str:
+    def send(self, prompts: Sequence[str]) -> str:
         from paigeant_celery import ActivitySpec
 
-        itinerary = [ActivitySpec(AGENT, prompt_of(index)) for index in range(steps)]
+        itinerary = [ActivitySpec(AGENT, prompt) for prompt in prompts]
         return self._dispatcher.dispatch_workflow_sync(self._transport, itinerary=itinerary)
 
     def outputs(self, sent: str, *, timeout: float) -> Sequence[object]:
@@ -57,9 +60,9 @@ class ChainClient:
         self._app = chain_app(url)
         self._sent: dict[str, AsyncResult] = {}
 
-    def send(self, steps: int) -> str:
-        first = self._app.signature(STEP, args=(None, prompt_of(0)))
-        others = [self._app.signature(STEP, args=(prompt_of(index),)) for index in range(1, steps)]
+    def send(self, prompts: Sequence[str]) -> str:
+        first = self._app.signature(STEP, args=(None, prompts[0]))
+        others = [self._app.signature(STEP, args=(prompt,)) for prompt in prompts[1:]]
         sent = chain(first, *others, app=self._app).apply_async()
         self._sent[sent.id] = sent
         return str(sent.id)
@@ -76,15 +79,44 @@ class ChainClient:
         return found[::-1]
 
 
+class LeanClient:
+    """The lean slip, which goes to a queue when it has ended."""
+
+    def __init__(self, url: str) -> None:
+        self._app = lean_app(url)
+        self._queue: Any = SimpleQueue(self._app.connection_for_read(), ENDED)  # type: ignore[no-untyped-call]
+        self._ended: dict[str, Sequence[object]] = {}
+
+    def send(self, prompts: Sequence[str]) -> str:
+        sent = uuid.uuid4().hex
+        self._app.send_task(STEP, ({"id": sent, "prompts": prompts, "outputs": []},))
+        return sent
+
+    def outputs(self, sent: str, *, timeout: float) -> Sequence[object]:
+        deadline = time.monotonic() + timeout
+        while sent not in self._ended:
+            try:
+                message = self._queue.get(timeout=max(deadline - time.monotonic(), 0.001))
+            except self._queue.Empty as error:
+                raise TimeoutError(f"slip {sent} did not end within {timeout:g} s") from error
+            message.ack()
+            (slip,), *_ = message.payload
+            self._ended[slip["id"]] = slip["outputs"]
+        return self._ended.pop(sent)
+
+
+CLIENTS: dict[str, Callable[[str], Client]] = {"slip": SlipClient, "chain": ChainClient, "lean": LeanClient}
+
+
 def main() -> None:
     """Answer until the input ends."""
     kind, url = sys.argv[1:]
-    client: Client = SlipClient(url) if kind == "slip" else ChainClient(url)
+    client: Client = CLIENTS[kind](url)
     for line in sys.stdin:
         print(json.dumps(_answer(client, **json.loads(line))), flush=True)
 
 
-def _answer(client: Client, *, send: int = 0, read: str = "", timeout: float = 0) -> dict[str, object]:
+def _answer(client: Client, *, send: Sequence[str] = (), read: str = "", timeout: float = 0) -> dict[str, object]:
     if send:
         return {"sent": client.send(send)}
     try:

@@ -8,6 +8,7 @@ agent for that. `BENCH_CODE` says where our package must come from, if not from 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import threading
 import time
@@ -17,15 +18,17 @@ from typing import Any, Literal, TypeAlias, cast
 
 from celery import Celery
 
-__all__ = ["AGENT", "STEP", "Kind", "chain_app", "prompt_of", "slip_app"]
+__all__ = ["AGENT", "ENDED", "STEP", "Kind", "chain_app", "lean_app", "padding_of", "prompt_of", "slip_app"]
 
-# slip: ours, with its store on the broker's Redis; chain: Celery's own, with a result backend there.
-Kind: TypeAlias = Literal["slip", "chain"]
+# slip: ours, with its store on the broker's Redis; chain: Celery's own, with a result backend there; lean: a plain task
+# that holds the prompts and outputs in its argument, keeps nothing anywhere, and sends the next one itself.
+Kind: TypeAlias = Literal["slip", "chain", "lean"]
 
 AGENT = "stepper"
 STEP = "bench.step"
+ENDED = "bench.ended"  # queue that a lean slip goes to when it has ended
 
-# The configuration of both, as in a deployment that is watched in Flower.
+# The configuration of all, as in a deployment that is watched in Flower.
 COMMON = {
     "worker_prefetch_multiplier": 1,
     "worker_send_task_events": True,
@@ -52,21 +55,38 @@ def chain_app(url: str) -> Celery:
     return app
 
 
-def prompt_of(index: int) -> str:
-    """Return the prompt of a step."""
-    return f"step {index}"
+def lean_app(url: str) -> Celery:
+    """Return an app without a result backend."""
+    app = Celery("bench", broker=url, set_as_current=False)
+    app.conf.update(COMMON, task_acks_late=True, task_reject_on_worker_lost=True, task_ignore_result=True)
+    return app
+
+
+def prompt_of(index: int, *, size: int = 0, wait: float = 0, until: float = 0) -> str:
+    """Return the prompt of a step: the padding of its output, and how long or until when its model waits."""
+    return f"step {index} size={size} wait={wait!r} until={until!r}"
+
+
+def padding_of(line: str, size: int) -> str:
+    """Return a text that no compression makes shorter than half, another for each prompt."""
+    return hashlib.shake_256(line.encode()).hexdigest(size // 2)
 
 
 def agent_arguments() -> dict[str, Any]:
-    """Return the agent factory of both: the model answers at once, with the prompt and the time."""
+    """Return the agent's arguments: the model answers with the prompt, the times of its call, and the padding."""
     from pydantic_ai.messages import ModelMessage, ModelRequest, ModelResponse, TextPart, UserPromptPart
     from pydantic_ai.models.function import AgentInfo, FunctionModel
 
     async def answer(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
         request = cast("ModelRequest", messages[-1])
         part = next(part for part in request.parts if isinstance(part, UserPromptPart))
-        line = str(part.content).partition("\n")[0]
-        return ModelResponse(parts=[TextPart(f"done {line}|{time.monotonic()!r}")])
+        line, begun = str(part.content).partition("\n")[0], time.monotonic()
+        asked = dict(word.split("=") for word in line.split() if "=" in word)
+        wait = max(float(asked["wait"]), float(asked["until"]) - begun)
+        if wait > 0:
+            await asyncio.sleep(wait)
+        times = f"{begun!r}|{time.monotonic()!r}"
+        return ModelResponse(parts=[TextPart(f"done {line}|{times}|{padding_of(line, int(asked['size']))}")])
 
     return {"model": FunctionModel(answer), "name": AGENT}
 
@@ -92,6 +112,31 @@ def add_chain_step(app: Celery) -> None:
         return cast("str", run(agent.run(text)).output)
 
 
+def add_lean_step(app: Celery) -> None:
+    """Add the task of a lean slip: its agents share one event loop in a thread of the process."""
+    from pydantic_ai import Agent
+
+    agent, loops, starting = Agent(**agent_arguments()), list[asyncio.AbstractEventLoop](), threading.Lock()
+
+    def loop() -> asyncio.AbstractEventLoop:
+        with starting:
+            if not loops:
+                loops.append(asyncio.new_event_loop())
+                threading.Thread(target=loops[0].run_forever, daemon=True).start()
+            return loops[0]
+
+    @app.task(name=STEP)  # type: ignore[untyped-decorator]  # Celery ships no types
+    def step(slip: dict[str, Any]) -> None:
+        prompts, outputs = slip["prompts"], slip["outputs"]
+        prompt = prompts[len(outputs)]
+        text = f"{prompt}\n\n{outputs[-1]}" if outputs else prompt
+        outputs.append(asyncio.run_coroutine_threadsafe(agent.run(text), loop()).result().output)
+        if len(outputs) < len(prompts):
+            step.apply_async((slip,))
+        else:
+            app.send_task(ENDED, (slip,), queue=ENDED)
+
+
 match os.environ.get("BENCH_CONTESTANT"):
     case "slip":
         from paigeant_celery import PaigeantAgent
@@ -101,3 +146,6 @@ match os.environ.get("BENCH_CONTESTANT"):
     case "chain":
         app = chain_app(os.environ["BENCH_BROKER_URL"])
         add_chain_step(app)
+    case "lean":
+        app = lean_app(os.environ["BENCH_BROKER_URL"])
+        add_lean_step(app)

@@ -1,4 +1,4 @@
-"""A proxy in front of a Redis server that counts request/reply turns and says what they were for."""
+"""A proxy in front of a Redis server that counts turns and bytes, and says what the turns were for."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ Turns: TypeAlias = Counter[tuple[str, str]]  # how often each (kind, commands) w
 CHUNK = 1 << 16  # bytes read at once
 START_TIMEOUT = 10.0  # seconds
 NOTHING = (b"*-1\r\n", b"_\r\n")  # a blocking pop that ended without a message, in both protocols
+BROUGHT = ("hop", "BRPOP")  # a blocking pop that brought a message
 OBSERVING = (b".celeryev", b".pidbox")  # parts of the channel names of Celery's events and remote control
 
 
@@ -27,11 +28,15 @@ class CountingProxy:
     turn. Kinds: `event` (what Celery publishes for observers), `poll` (a blocking pop that brought nothing),
     `connect` (handshakes), and `hop` for everything else. Commands are the names in a turn, joined by `+`; a script
     is named by its digest.
+
+    Bytes are those of both directions and all connections. They are cut when a blocking pop brings a message: its reply
+    is the first that belongs to the new part. With one slot a part is a hop.
     """
 
     def __init__(self, port: int) -> None:
         self._target = port
         self._turns: Turns = Counter()
+        self._parts = [0]
         self._lock = threading.Lock()
         self._ready = threading.Event()
         self._loop = asyncio.new_event_loop()
@@ -53,6 +58,11 @@ class CountingProxy:
         """Return what has been seen so far."""
         with self._lock:
             return self._turns.copy()
+
+    def parts(self) -> list[int]:
+        """Return the bytes before the first message that was brought, and then from each message to the next."""
+        with self._lock:
+            return self._parts.copy()
 
     def _serve(self) -> None:
         asyncio.set_event_loop(self._loop)
@@ -83,6 +93,8 @@ class CountingProxy:
     async def _forward_requests(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, turn: _Turn) -> None:
         while data := await reader.read(CHUNK):
             turn.request(data)
+            with self._lock:
+                self._parts[-1] += len(data)
             writer.write(data)
             await writer.drain()
         writer.close()
@@ -90,9 +102,12 @@ class CountingProxy:
     async def _forward_replies(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, turn: _Turn) -> None:
         while data := await reader.read(CHUNK):
             found = turn.reply(data)
-            if found is not None:
-                with self._lock:
+            with self._lock:
+                if found is not None:
                     self._turns[found] += 1
+                if found == BROUGHT:
+                    self._parts.append(0)
+                self._parts[-1] += len(data)
             writer.write(data)
             await writer.drain()
         writer.close()

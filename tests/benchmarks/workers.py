@@ -41,10 +41,11 @@ class Contestant:
 
 @dataclass(frozen=True, kw_only=True)
 class Usage:
-    """What a worker and its children have used so far: seconds of CPU, and peak resident bytes."""
+    """What a worker and its children have used so far: seconds of CPU, and resident bytes at most and now."""
 
     cpu: float
     peak: int
+    resident: int
 
 
 class Worker:
@@ -62,13 +63,14 @@ class Worker:
         """Return what the process and its children used; raises `RuntimeError` if it has ended."""
         if self._process.poll() is not None:
             raise RuntimeError("the worker ended")
-        worker, cpu, peak = psutil.Process(self._process.pid), 0.0, 0
+        worker, cpu, peak, resident = psutil.Process(self._process.pid), 0.0, 0, 0
         for process in (worker, *worker.children(recursive=True)):
             with suppress(psutil.NoSuchProcess):
                 times = process.cpu_times()
                 cpu += times.user + times.system
                 peak += _peak_memory(process)
-        return Usage(cpu=cpu, peak=peak)
+                resident += process.memory_info().rss
+        return Usage(cpu=cpu, peak=peak, resident=resident)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -94,12 +96,14 @@ class Worker:
 
 
 @contextmanager
-def running_worker(contestant: Contestant, *, broker: str, pool: str, slots: int, folder: Path) -> Iterator[Worker]:
+def running_worker(
+    contestant: Contestant, *, broker: str, pool: str, slots: int, folder: Path, number: int = 1
+) -> Iterator[Worker]:
     """Yield a worker of a contestant; a failure inside the block shows the end of its log."""
     environment = {**contestant.environment(), "BENCH_CONTESTANT": contestant.kind, "BENCH_BROKER_URL": broker}
     command = [sys.executable, "-m", "celery", "--quiet", "-A", "contestants", "worker", "--loglevel", "WARNING"]
-    command += ["--pool", pool, "--concurrency", str(slots), "--hostname", f"{contestant.kind}@bench"]
-    worker = Worker(command, environment=environment, folder=folder, log=folder / f"{contestant.name}.log")
+    command += ["--pool", pool, "--concurrency", str(slots), "--hostname", f"{contestant.kind}{number}@bench"]
+    worker = Worker(command, environment=environment, folder=folder, log=folder / f"{contestant.name}-{number}.log")
     try:
         yield worker
     except BaseException:
@@ -115,9 +119,9 @@ class Client:
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
 
-    def send(self, steps: int) -> str:
-        """Send one workflow and return its id."""
-        return str(self._ask(send=steps)["sent"])
+    def send(self, prompts: Sequence[str]) -> str:
+        """Send one workflow with a step for each prompt and return its id."""
+        return str(self._ask(send=list(prompts))["sent"])
 
     def outputs(self, sent: str, *, timeout: float) -> Sequence[object]:
         """Wait for a workflow and return the outputs of all its steps; raises `TimeoutError`."""

@@ -144,3 +144,19 @@ def test_a_thousand_hops_of_a_process_are_renewed_in_one_round_trip(server: Redi
         assert calls(proxy.turns() - before) == {"renew": 1}
     assert lost == []
     store.close()
+
+
+def test_the_proxy_cuts_its_bytes_when_a_message_is_brought(server: RedisServer, proxy: CountingProxy) -> None:
+    """The bytes of a hop are read off it; a message counts in the part that it begins."""
+    with redis.Redis.from_url(server.url) as publisher, redis.Redis.from_url(through(proxy)) as worker:
+        assert worker.brpop(["q"], timeout=0.01) is None
+        for size in (200_000, 10):
+            publisher.lpush("q", "x" * size)
+            worker.brpop(["q"], timeout=WITHIN)
+            worker.set("kept", "y" * 5_000)
+
+    before, first, second = proxy.parts()
+
+    assert before < 1_000
+    assert 205_000 < first < 206_000
+    assert 5_000 < second < 6_000

@@ -6,9 +6,14 @@ from dataclasses import replace
 
 import pytest
 
+from tests.benchmarks.contestants import padding_of, prompt_of
 from tests.benchmarks.durable_runs import Attempt, Bytes, destination
+from tests.benchmarks.growth import split
 from tests.benchmarks.journal import DBOS, OURS, SYNCED, Sample, mistakes_in, ratio_lines
 from tests.benchmarks.recovery import PEERS, Outcome, percentile, table_lines
+from tests.benchmarks.samples import Samples
+from tests.benchmarks.stands import WrongOutput, checked
+from tests.benchmarks.targets import ROWS, missed, target_lines
 
 CALLS = 3
 RAN = Attempt(output=destination(CALLS), model_calls=CALLS + 1, tool_calls=CALLS, seconds=0.1)
@@ -97,3 +102,65 @@ def test_the_ratio_is_that_of_what_is_added_to_the_bare_run_of_the_round() -> No
     _, line, _ = ratio_lines({0: {"bare": [bare], OURS: [ours], SYNCED: [theirs], DBOS: [theirs]}})
 
     assert line.removeprefix(f"{0:<17}{OURS}").split()[:5] == ["0.25", "0.25", "-", "0.25", "0.40"]
+
+
+def test_early_and_late_hops_are_means_of_a_tenth() -> None:
+    """One hop in which a lease is renewed must not decide about growth."""
+    assert split(range(200)) == (14.5, 189.5)
+    assert split([7, 9]) == (7, 9)
+
+
+def test_a_figure_is_the_median_of_the_ratios_of_rounds_and_is_named_if_it_misses() -> None:
+    """The command prints what must be reached, so a miss must not hide behind a mean or a missing case."""
+    threads = Samples()
+    for own, other, rate in ((1.0, 1.0, 90.0), (2.0, 1.0, 80.0), (13.0, 10.0, 10.0)):
+        threads.add("worker CPU ms/hop", "slip", own)
+        threads.add("worker CPU ms/hop", "chain", other)
+        threads.add("hops/s, at load", "slip", rate)
+        threads.add("hops/s, at load", "chain", 100.0)
+
+    _, cpu, rate_line = target_lines({"threads": threads}, ["slip"])
+
+    assert cpu.split()[-6:] == ["1", "1.30", "1.00", "-", "2.00", "missed"]
+    assert rate_line.split()[-6:] == ["0.95", "0.80", "0.10", "-", "0.90", "missed"]
+    assert missed({"threads": threads}) == [ROWS[0].title, ROWS[2].title]
+
+
+@pytest.mark.parametrize(
+    ("value", "verdict"), [(16.0, "missed"), (15.0, "reached"), (10.0, "stretch"), (2.0, "stretch")]
+)
+def test_a_figure_says_which_target_it_meets(value: float, verdict: str) -> None:
+    """Targets are met when they are equalled."""
+    growth = Samples()
+    growth.add("KB of all hops", "slip", value)
+    growth.add("KB of all outputs", "slip", 1.0)
+    growth.add("KB of an early hop", "slip", 1.0)
+    growth.add("KB of a late hop", "slip", 1.0)
+    growth.add("worker CPU ms/hop, long workflow", "slip", 1.0)
+    growth.add("worker CPU ms/hop, 5 steps", "slip", 1.0)
+
+    *_, bytes_line, _ = target_lines({"growth": growth}, ["slip"])
+
+    assert bytes_line.split()[-1] == verdict
+
+
+@pytest.mark.parametrize(
+    "outputs",
+    [
+        [],
+        ["done {0}|1.0|2.0|"],
+        ["done {0}|1.0|2.0|{padding}x"],
+        ["done {0}|1.0|{padding}"],
+        ["done {0}|1.0|2.0|{padding}", "done {0}|3.0|4.0|{padding}"],
+    ],
+    ids=["none", "without its padding", "with more", "without a time", "one too many"],
+)
+def test_an_output_that_is_not_what_it_must_be_is_wrong(outputs: list[str]) -> None:
+    """A benchmark of lost work would be fast."""
+    prompt = prompt_of(0, size=20)
+    texts = [text.format(prompt, padding=padding_of(prompt, 20)) for text in outputs]
+
+    with pytest.raises(WrongOutput):
+        checked(texts, [prompt])
+
+    assert checked([f"done {prompt}|1.0|2.0|{padding_of(prompt, 20)}"], [prompt]).ended == [2.0]

@@ -1,0 +1,107 @@
+"""What the request/reply turns of a hop are for: the case `turns`.
+
+Workers reach Redis through a counting proxy. A turn is a burst of requests followed by a reply, so a pipeline is one
+turn; the blocking pop that brings a message is also one. Not counted: pops that bring nothing, handshakes, and what
+Celery publishes for observers (task events, heartbeats), which have their own line.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import runpy
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from importlib import resources
+from importlib.resources.abc import Traversable
+from urllib.parse import urlsplit
+
+from tests.benchmarks.proxy import Turns, running_proxy
+from tests.benchmarks.samples import Samples
+from tests.benchmarks.stands import LONG, Place, Size, standing, warm_up
+from tests.benchmarks.steady import SLOTS
+from tests.benchmarks.workers import Contestant
+
+__all__ = ["TRIPS", "measure", "turn_lines"]
+
+TRIPS, EVENTS = "round trips/hop", "  events for observers/hop"
+
+# What the turns of a hop are for.
+PURPOSES = {
+    "BRPOP": "receive the message",
+    "MULTI+ZADD+HSET+EXEC": "note it as unacknowledged",
+    "EVALSHA claim": "claim the hop",
+    "EVALSHA complete": "record output and next hop",
+    "EVALSHA record": "record an answer",
+    "EVALSHA renew": "renew the lease",
+    "EVALSHA touch": "say that the worker is alive",
+    "EVALSHA sweep": "look for overdue hops",
+    "GET": "look for an earlier result",
+    "MULTI+SETEX+PUBLISH+EXEC": "store the result",
+    "LPUSH": "publish the next message",
+    "MULTI+ZREM+HDEL+EXEC": "acknowledge",
+}
+
+
+def measure(samples: Samples, contestants: Sequence[Contestant], place: Place, size: Size) -> dict[str, Turns]:
+    """Count the turns of long workflows, and return them by contestant."""
+    turns = dict[str, Turns]()
+    with ExitStack() as stack:
+        stands = []
+        for index, contestant in enumerate(contestants):
+            proxy = stack.enter_context(running_proxy(urlsplit(place.url).port or 6379))
+            own = place.database(index)
+            proxied = own.replace(urlsplit(own).netloc, f"127.0.0.1:{proxy.port}")
+            stand = standing(
+                stack, contestant, worker_url=proxied, client_url=own, pool="threads", slots=SLOTS, folder=place.folder
+            )
+            stands.append((stand, proxy))
+            warm_up(stand)
+        for stand, proxy in stands:
+            before = proxy.turns()
+            stand.run(size.counted, steps=LONG)
+            found, hops = proxy.turns() - before, size.counted * LONG
+            turns[stand.name] = found
+            samples.add(TRIPS, stand.name, _count(found, "hop") / hops)
+            samples.add(EVENTS, stand.name, _count(found, "event") / hops)
+    return turns
+
+
+def turn_lines(turns: Mapping[str, Turns], contestants: Sequence[Contestant], counted: int) -> Iterator[str]:
+    """Yield a line for each kind of turn, with its number in a hop of each contestant."""
+    scripts, hops = _script_names(contestants), counted * LONG
+    counters = {contestant.name: Counter[str]() for contestant in contestants}
+    for name, found in turns.items():
+        for (kind, commands), count in found.items():
+            if kind == "hop":
+                counters[name][scripts.get(commands, commands)] += count
+    for commands in sorted(set().union(*counters.values()), key=lambda one: [*PURPOSES, one].index(one)):
+        numbers = "".join(f"{counter[commands] / hops:>14.2f}" for counter in counters.values())
+        yield f"  {PURPOSES.get(commands, 'other'):<34}{numbers}    {commands[:60]}"
+
+
+def _count(turns: Turns, kind: str) -> int:
+    return sum(count for (of, _), count in turns.items() if of == kind)
+
+
+def _script_names(contestants: Sequence[Contestant]) -> dict[str, str]:
+    """Return the names of our scripts by the digest under which the proxy sees their calls."""
+    found = {}
+    for contestant in contestants:
+        package = contestant.code / "paigeant_celery" if contestant.code else resources.files("paigeant_celery")
+        folder = package.joinpath("store/scripts")
+        common = _limits(package) + folder.joinpath("common.lua").read_bytes()
+        for path in folder.iterdir():
+            digest = hashlib.sha1(common + path.read_bytes()).hexdigest()
+            found[f"EVALSHA {digest}"] = f"EVALSHA {path.name.removesuffix('.lua')}"
+    return found
+
+
+def _limits(package: Traversable) -> bytes:
+    """Return what a version of the package writes in front of its scripts: nothing before it had a table of limits."""
+    table = package.joinpath("store/limits.py")
+    if not table.is_file():
+        return b""
+    names = runpy.run_path(str(table))
+    written: str = names["as_lua"](names["LIMITS"])
+    return written.encode()
