@@ -82,9 +82,10 @@ A host application sets the same `paigeant_*` keys in its own Celery configurati
 # The largest envelope that is sent or accepted (1 MiB).
 # paigeant_max_message_size = 1048576
 
-# The largest output that travels inside the message. A larger one is stored once and travels as a reference. The files
-# of prompts travel while all of a message together are no larger than this as base64.
-# paigeant_inline_output_size = 32768
+# The largest output that travels inside the message, in bytes (1 KiB). A larger one is stored once and travels as a
+# reference, so that a message does not grow with each step. The files of prompts travel while all of a message together
+# are no larger than this as base64.
+# paigeant_inline_output_size = 1024
 
 # The largest output of a step (16 MiB). With a larger one the workflow is parked (`output_too_large`). A larger file in
 # a prompt is refused (`too_large`).

@@ -32,7 +32,7 @@ from paigeant_celery.core.events import Joining, WorkflowEvent
 from paigeant_celery.core.flow import Failure
 from paigeant_celery.core.message import PaigeantMessage, reread, step_ids_in
 from paigeant_celery.core.names import conversation_fault, is_correlation_id
-from paigeant_celery.store.outputs import read_blob
+from paigeant_celery.store.outputs import outputs_of
 from paigeant_celery.store.port import Store, StoredEvent, WorkflowRecord
 
 __all__ = ["WorkflowHandle"]
@@ -260,16 +260,12 @@ class WorkflowHandle:
             cause = RemoteTraceback(str(failure.cause)) if failure.cause is not None else None
             raise error(self.correlation_id, failure.step_id, failure.error_class, failure.text) from cause
         store = self._store("result")
+        executed = self._message(record).slip.executed
         outputs = [
-            StepOutput(
-                step_id=step.step_id,
-                activity=step.activity,
-                output=step.output if step.output_ref is None else read_blob(store, self.correlation_id, step),
-                content=step.content,
-            )
-            for step in self._message(record).slip.executed
+            StepOutput(step_id=step.step_id, activity=step.activity, output=output, content=step.content)
+            for step, output in zip(executed, outputs_of(store, self.correlation_id, executed), strict=True)
         ]
-        used = used_by(self._message(record).slip.executed)
+        used = used_by(executed)
         return WorkflowResult(
             output=outputs[-1].output,
             outputs={output.step_id: output.output for output in outputs},

@@ -73,6 +73,38 @@ def dumps(value: object, *, canonical: bool = False) -> str:
 
 def check_tree(tree: object, *, invalid: str = "invalid_envelope", max_depth: int = MAX_DEPTH) -> None:
     """Raise `MessageError` if a JSON tree is too deep or holds text or numbers that cannot travel."""
+    if not _is_sound(tree, max_depth):  # which most trees are, and then nothing needs a path
+        _refuse_unsound(tree, invalid, max_depth)
+
+
+def _is_sound(tree: object, max_depth: int) -> bool:
+    """Say whether a tree has fewer than `max_depth` levels and nothing in it that might have to be refused."""
+    level = [tree]
+    for _ in range(max_depth):
+        below: list[object] = []
+        for node in level:
+            kind = type(node)
+            if kind is str:
+                if not (text := cast("str", node)).isascii() and text_fault(text) is not None:
+                    return False
+            elif kind is dict:
+                below += (pairs := cast("dict[str, object]", node)).values()
+                if not all(map(str.isascii, pairs)):
+                    return False
+            elif kind is list:
+                below += cast("list[object]", node)
+            elif kind is float:
+                if not math.isfinite(cast("float", node)):
+                    return False
+            elif kind not in LEAVES:
+                return False
+        if not below:
+            return True
+        level = below
+    return False
+
+
+def _refuse_unsound(tree: object, invalid: str, max_depth: int) -> None:
     level: list[tuple[str, object]] = [("", tree)]
     for depth in range(max_depth + 1):
         below: list[tuple[str, object]] = []
@@ -162,10 +194,7 @@ def parts_of(value: object) -> Iterable[object]:
 
 
 def _check_text(path: str, text: str) -> None:
-    if text.isascii():
-        return
-    fault = text_fault(text)
-    if fault is not None:
+    if (fault := text_fault(text)) is not None:
         raise MessageError("invalid_text", path, fault)
 
 

@@ -14,7 +14,7 @@ from paigeant_celery.core.budget import WorkflowLimits
 from paigeant_celery.core.content import by_digest
 from paigeant_celery.core.errors import MessageError, NewerMessage
 from paigeant_celery.core.faults import fault_of, kind_fault
-from paigeant_celery.core.jsonable import dumps, loads
+from paigeant_celery.core.jsonable import LEAVES, dumps, loads
 from paigeant_celery.core.names import (
     CORRELATION_ID_RULE,
     SPEC_VERSION,
@@ -41,6 +41,7 @@ __all__ = [
 _OLD_FORMAT = {"type", "module"}
 _STEP: TypeAdapter[Step] = TypeAdapter(Step)
 Notation: TypeAlias = Literal["values", "json", "text"]
+WITHOUT_FIELDS = {*LEAVES, dict, list, datetime}  # what most fields of a message hold
 GIVEN = {"deps", "arguments"}  # of a step: what its caller gave to it as values
 
 
@@ -244,13 +245,26 @@ def _is_number(text: str) -> bool:
 
 
 def _refuse_unknown(message: PaigeantMessage) -> None:
-    path = _unknown_field(message, "")
+    path = _unknown_field(message, "") if _has_unknown_field(message) else None
     if path is None:
         return
     hint = "this version does not know the field"
     if path.rpartition(".")[2] in _OLD_FORMAT:
         hint += "; it belongs to an older format that named classes and modules: dispatch the workflow again"
     raise MessageError("unknown_field", path, hint)
+
+
+def _has_unknown_field(message: PaigeantMessage) -> bool:
+    """Say so without the path, which hardly any message needs."""
+    parts: list[object] = [message]
+    for part in parts:  # which grows by what is in each
+        if isinstance(part, tuple):
+            parts += part
+        elif isinstance(part, BaseModel):
+            if part.model_extra:
+                return True
+            parts += [value for value in vars(part).values() if type(value) not in WITHOUT_FIELDS]
+    return False
 
 
 def _unknown_field(value: Any, path: str) -> str | None:

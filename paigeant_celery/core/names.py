@@ -56,6 +56,8 @@ CORRELATION_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 STEP_ID = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 ACTIVITY_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*(?:\.[A-Za-z0-9_-]+)*")
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
 # The number of a step; inside a branch, the path to it: `3-1.0` is the first step of branch 1 of step 3.
 _PLACE = re.compile(r"(?:0|[1-9][0-9]{0,8})(?:-(?:0|[1-9][0-9]{0,8})\.(?:0|[1-9][0-9]{0,8})){0,8}")
 
@@ -141,9 +143,9 @@ def split_hop_id(text: str) -> tuple[str, str] | None:
 
 def text_fault(text: str) -> str | None:
     """Say why `text` cannot travel as JSON text, or return None if it can. Only names may have no NUL."""
-    if any(unicodedata.category(c) == "Cs" for c in text if "\ud800" <= c <= "\udfff"):
-        return "contains a lone surrogate"
-    return None
+    if text.isascii() or _SURROGATE.search(text) is None:
+        return None
+    return "contains a lone surrogate"
 
 
 def name_fault(text: str) -> str | None:

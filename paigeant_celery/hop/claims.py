@@ -13,6 +13,7 @@ from paigeant_celery.core.files import first_stored
 from paigeant_celery.core.message import PaigeantMessage, content_digest
 from paigeant_celery.core.settings import Settings
 from paigeant_celery.hop.guard import Arrival
+from paigeant_celery.store.outputs import brought_with_claim
 from paigeant_celery.store.port import Claim, ClaimAnswer, Claimed, Closing, HopRecord, HopStore, NewWorkflow
 
 __all__ = ["Claims"]
@@ -46,6 +47,7 @@ class Claims:
             step=(step.step_id or "") if step is not None else "",
             timeout=timeout,
             conversation=conversation_of(message) if message is not None else None,
+            wanted=brought_with_claim(message) if message is not None else (),
         )
         return self._store.claim(claim)
 

@@ -13,6 +13,8 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import TypeVar
 
+from pydantic import JsonValue
+
 from paigeant_celery.activities.context import entered, open_context
 from paigeant_celery.activities.pauses import pause_of
 from paigeant_celery.activities.port import Activity, StepLimits
@@ -23,11 +25,12 @@ from paigeant_celery.core.flow import Completed, Diverged, Event, Failed, TimedO
 from paigeant_celery.core.message import PaigeantMessage
 from paigeant_celery.core.patience import patience
 from paigeant_celery.core.policy import Attempt, StepPolicy, attempt_of
+from paigeant_celery.core.slip import ExecutedStep
 from paigeant_celery.hop.ended import Ended, read_kept
 from paigeant_celery.hop.surroundings import Surroundings
 from paigeant_celery.journal.hop_journal import HopJournal
 from paigeant_celery.journal.scope import journalling
-from paigeant_celery.store.outputs import Outputs
+from paigeant_celery.store.outputs import Outputs, checked
 from paigeant_celery.store.port import Claimed, Closing
 
 __all__ = ["Opened", "Outcome", "StepRunner", "timed_out"]
@@ -119,7 +122,7 @@ class StepRunner:
                 context = await open_context(
                     hop.message,
                     attempt=attempt,
-                    read_output=partial(_patiently, self._outputs.read, of),
+                    read_output=partial(self._output, hop),
                     read_data=partial(_patiently, self._outputs.data, of),
                     history=hop.history,
                 )
@@ -147,6 +150,13 @@ class StepRunner:
                 return _raised(hop, error, expired=limit.expired())
             except BaseException:  # noqa: BLE001 - a class may do anything when its errors are looked at
                 return _failed(hop, error, "(the error raised another one when it was looked at)", as_any=True)
+
+    async def _output(self, hop: Opened, record: ExecutedStep) -> JsonValue:
+        """Return an output that does not travel: as the claim brought it, otherwise as the store has it."""
+        of = hop.message.correlation_id
+        if (text := hop.claimed.brought.get(record.step_id)) is not None:
+            return checked(of, record, text)
+        return await _patiently(self._outputs.read, of, record)
 
     def _went_on(self, hop: Opened, kept: str) -> Outcome:
         try:

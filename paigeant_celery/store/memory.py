@@ -134,6 +134,7 @@ class MemoryStore:
                 exhausted=hop.exhausted,
                 created_at=workflow.created_at,
                 heard=self._heard(kept, claim.conversation, now),
+                brought=_named(workflow.blobs, claim.wanted),
             )
 
     def renew(self, owner: str, hops: Mapping[str, int], *, touchable: float | None = 0.0) -> RenewAnswer:
@@ -333,6 +334,12 @@ class MemoryStore:
             workflow = self._records.workflows.get(correlation_id)
             return workflow.blobs.get(name) if workflow is not None else None
 
+    def blobs(self, correlation_id: str, names: Sequence[str]) -> Mapping[str, str]:
+        """Return those of the named blobs that are there."""
+        with self._transaction():
+            workflow = self._records.workflows.get(correlation_id)
+            return _named(workflow.blobs, names) if workflow is not None else {}
+
     def events(self, correlation_id: str, *, after: str | None, limit: int) -> Sequence[StoredEvent]:
         """Return the events after the cursor `after`, oldest first."""
         place = place_of(after)
@@ -504,6 +511,10 @@ def _pace(lease: float, limits: StoreLimits) -> Pace:
         long_unswept=timedelta(milliseconds=limits.long_unswept),
         pass_every=timedelta(milliseconds=limits.pass_every),
     )
+
+
+def _named(blobs: Mapping[str, str], names: Sequence[str]) -> dict[str, str]:
+    return {name: blobs[name] for name in names if name in blobs}
 
 
 def _step(step_id: str) -> dict[str, str]:

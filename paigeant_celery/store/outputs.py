@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from pydantic import JsonValue
@@ -9,12 +10,15 @@ from pydantic import JsonValue
 from paigeant_celery.core.content import blob_of
 from paigeant_celery.core.errors import NotSerializable, StoreCorrupt
 from paigeant_celery.core.jsonable import dumps, loads
-from paigeant_celery.core.message import sha256
+from paigeant_celery.core.message import PaigeantMessage, sha256
 from paigeant_celery.core.settings import Settings
 from paigeant_celery.core.slip import ExecutedStep, OutputRef
 from paigeant_celery.store.port import HopStore
 
-__all__ = ["Kept", "Outputs", "read_blob"]
+__all__ = ["Kept", "Outputs", "brought_with_claim", "checked", "outputs_of"]
+
+MOST_BROUGHT = 64 * 1024  # bytes of an output that a claim brings; the event loop reads so much in less than 1 ms
+AT_ONCE = 4 * 1024 * 1024  # bytes of outputs that are read in one round trip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +53,8 @@ class Outputs:
 
     def read(self, correlation_id: str, record: ExecutedStep) -> JsonValue:
         """Read an output that does not travel; raises `StoreCorrupt` if it is not there as it was recorded."""
-        return read_blob(self._store, correlation_id, record)
+        text = self._store.blob(correlation_id, record.step_id) if self._store is not None else None
+        return checked(correlation_id, record, text)
 
     def data(self, correlation_id: str, digest: str) -> str:
         """Read the data of a file in a prompt, as base64; raises `StoreCorrupt` if it is not there as it was given."""
@@ -59,9 +64,42 @@ class Outputs:
         return text
 
 
-def read_blob(store: HopStore | None, correlation_id: str, record: ExecutedStep) -> JsonValue:
-    """Read a large output from the store; raises `StoreCorrupt` if it is missing or not as it was recorded."""
-    text = store.blob(correlation_id, record.step_id) if store is not None else None
+def outputs_of(store: HopStore, correlation_id: str, records: Sequence[ExecutedStep]) -> list[JsonValue]:
+    """Return the outputs of steps, with few round trips for those that do not travel; raises like `Outputs.read`."""
+    texts: dict[str, str] = {}
+    for together in _together([record for record in records if record.output_ref is not None]):
+        texts.update(store.blobs(correlation_id, together))
+    return [
+        record.output if record.output_ref is None else checked(correlation_id, record, texts.get(record.step_id))
+        for record in records
+    ]
+
+
+def brought_with_claim(message: PaigeantMessage) -> tuple[str, ...]:
+    """Return the blobs that a claim brings because the step needs them: the previous output, unless it is large."""
+    previous = message.slip.previous
+    reference = previous.output_ref if previous is not None else None
+    if previous is None or reference is None or reference.size > MOST_BROUGHT:
+        return ()
+    return (previous.step_id,)
+
+
+def _together(records: Sequence[ExecutedStep]) -> Iterator[list[str]]:
+    """Yield the ids of the steps whose outputs are read in one round trip."""
+    ids, size = list[str](), 0
+    for record in records:
+        own = record.output_ref.size if record.output_ref is not None else 0
+        if ids and size + own > AT_ONCE:
+            yield ids
+            ids, size = [], 0
+        ids.append(record.step_id)
+        size += own
+    if ids:
+        yield ids
+
+
+def checked(correlation_id: str, record: ExecutedStep, text: str | None) -> JsonValue:
+    """Return the output that a text is; raises `StoreCorrupt` if it is missing or not as it was recorded."""
     if text is None or record.output_ref is None or sha256(text) != record.output_ref.sha256:
         raise StoreCorrupt(f"{correlation_id}: output of {record.step_id}", "missing or not as recorded")
     return loads(text, invalid="store_corrupt")

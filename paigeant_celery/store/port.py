@@ -69,7 +69,8 @@ class Claim:
 
     `digest` is that of the envelope as it arrived; None skips the comparison (for one that cannot be run). `step` is
     the id of the step, for the event; empty if it is not known. `timeout` is how long it may take, in seconds.
-    `conversation` is the one that the step continues: the first claim notes how long its history is.
+    `conversation` is the one that the step continues: the first claim notes how long its history is. `wanted` are names
+    of blobs of the workflow that the answer shall bring, so that they need no round trip of their own.
     """
 
     hop_id: str
@@ -80,6 +81,7 @@ class Claim:
     step: str = ""
     timeout: float = 0.0
     conversation: ConversationKey | None = None
+    wanted: Sequence[str] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +102,7 @@ class Claimed:
 
     `exhausted`: it was begun `max_attempts` times before and may only be closed. `created_at` is when its workflow was
     recorded, or None if that says nothing about its sender's clock. `heard` is None if the step has no conversation.
+    `brought` are the wanted blobs that are there, by their names.
     """
 
     fence: int
@@ -108,6 +111,7 @@ class Claimed:
     exhausted: bool = False
     created_at: datetime | None = None
     heard: Heard | None = None
+    brought: Mapping[str, str] = field(default_factory=dict)
 
 
 DropReason: TypeAlias = Literal["finished", "running", "waiting", "parked", "cancelled", "unknown", "altered"]
@@ -371,6 +375,10 @@ class HopStore(Protocol):
 
     def blob(self, correlation_id: str, name: str) -> str | None:
         """Return the JSON text of a large output, or a file of a prompt by its name; or None."""
+        ...
+
+    def blobs(self, correlation_id: str, names: Sequence[str]) -> Mapping[str, str]:
+        """Return those of the named blobs that are there, as `blob` does for each."""
         ...
 
 

@@ -115,12 +115,13 @@ class RedisStore:
         about = f"hop:{claim.hop_id}"
         reply = self._server.run(
             "claim", claim.hop_id, claim.owner, claim.token, claim.max_attempts, claim.digest or "", self._lease,
-            claim.step, round(claim.timeout * 1000), *where_of(claim.conversation), self._ttl, about=about,
+            claim.step, round(claim.timeout * 1000), *where_of(claim.conversation), self._ttl,
+            *claim.wanted, about=about,
         )  # fmt: skip
         if reply[0] != "claimed":
             return Dropped(reason=cast("DropReason", reply[0]))
         with self._server.readable(about):
-            _, fence, attempt, claimed_at, exhausted, created_at, heard = reply
+            _, fence, attempt, claimed_at, exhausted, created_at, heard, brought = reply
             return Claimed(
                 fence=int(fence),
                 attempt=int(attempt),
@@ -128,6 +129,7 @@ class RedisStore:
                 exhausted=exhausted == "1",
                 created_at=moment_of(created_at),
                 heard=heard_of(heard),
+                brought=dict(zip(brought[::2], brought[1::2], strict=True)),
             )
 
     def renew(self, owner: str, hops: Mapping[str, int], *, touchable: float | None = 0.0) -> RenewAnswer:
@@ -279,6 +281,14 @@ class RedisStore:
         """Return the JSON text of a large output, or a file of a prompt by its name; or None."""
         key = f"{self._prefix}:blob:{correlation_id}"
         return cast("str | None", self._server.ask(lambda c: c.redis.hget(key, name), about=f"blob:{correlation_id}"))
+
+    def blobs(self, correlation_id: str, names: Sequence[str]) -> Mapping[str, str]:
+        """Return those of the named blobs that are there."""
+        if not names:
+            return {}
+        about = f"blob:{correlation_id}"
+        found = self._server.ask(lambda c: c.redis.hmget(f"{self._prefix}:{about}", list(names)), about=about)
+        return {name: text for name, text in zip(names, found, strict=True) if text is not None}
 
     def events(self, correlation_id: str, *, after: str | None, limit: int) -> Sequence[StoredEvent]:
         """Return the events after the cursor `after`, oldest first."""

@@ -1,14 +1,15 @@
 -- CLAIM: give a queued hop, or one whose owner's lease has expired, to an owner.
 -- ARGV: prefix, hop, owner, token, max_attempts, digest ('' skips the comparison), lease, step ('' if unknown), timeout
 --       (of the step; so long may TOUCH extend the owner's lease), where its conversation is kept ('' for none,
---       'workflow', 'anywhere'), the name of that, ttl
+--       'workflow', 'anywhere'), the name of that, ttl, then the names of blobs that the answer brings
 -- Answer: {'unknown' | 'finished' | 'running' | 'waiting' | 'parked' | 'cancelled' | 'altered'}, or
 --         {'claimed', fence, attempt, claimed_at, exhausted (0|1), when the workflow was recorded, what was heard of its
---         conversation at the first claim: 'pieces size log' ('' for none)}, or
+--         conversation at the first claim: 'pieces size log' ('' for none), {name, blob, ... for those that are there}}, or
 --         the error FORMAT if a newer worker has begun
 
 local _, hop, owner, token, max_attempts, digest, lease, step, timeout, where, name, ttl =
-  unpack(ARGV)
+  unpack(ARGV, 1, 12)
+local first_wanted = 12 + 1
 
 local wrong = misplaced(hop_key(hop), 'hash', due, 'zset', owners, 'zset', owner_key(owner), 'set', host_key(owner), 'set',
   reached_key, 'hash', meta, 'hash')
@@ -48,6 +49,18 @@ if where ~= '' then
   wrong = misplaced(log, 'hash')
   if wrong then return wrong end
 end
+if #ARGV >= first_wanted then
+  wrong = misplaced(blob_key(record.workflow), 'hash')
+  if wrong then return wrong end
+end
+local function brought()
+  local found = {}
+  for i = first_wanted, #ARGV do
+    local blob = redis.call('HGET', blob_key(record.workflow), ARGV[i])
+    if blob then found[#found + 1] = ARGV[i]; found[#found + 1] = blob end
+  end
+  return found
+end
 local function give()
   give_to(owner, hop, lease)
   if tonumber(timeout) > redis.call('PTTL', touchable_key(owner)) then let_touch(owner, tonumber(timeout)) end
@@ -58,7 +71,7 @@ if repeated then
   redis.call('ZREM', due, hop)
   give()
   return { 'claimed', record.fence, record.attempt, record.claimed_at, record.exhausted, created_at,
-    where ~= '' and record.heard or '' }
+    where ~= '' and record.heard or '', brought() }
 end
 if record.state == 'running' then
   local lease_ends = redis.call('ZSCORE', owners, record.owner)
@@ -89,4 +102,4 @@ end
 redis.call('HSET', wf_key(record.workflow), 'updated_at', int(now))
 add_event(record.workflow, 'type', 'claimed', 'hop', hop, with_step(step, 'attempt', attempt, 'fence', fence,
   'exhausted', exhausted))
-return { 'claimed', fence, attempt, int(now), exhausted, created_at, heard }
+return { 'claimed', fence, attempt, int(now), exhausted, created_at, heard, brought() }

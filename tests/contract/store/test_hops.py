@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, cast
 
@@ -646,3 +647,36 @@ def lapsed_of(bench: Bench, claimed: object) -> Closing:
     close = closing(claimed, owner="here:7")
     bench.store.sweep(host="here", dead=["here:7"])
     return close
+
+
+def test_a_claim_brings_the_blobs_that_it_asks_for(bench: Bench) -> None:
+    """A step gets the previous output without another round trip, also if the reply to its claim was lost."""
+    bench.store.start(new())
+    first = bench.store.claim(claim())
+    bench.store.complete(completion(closing(first), next_hop=hop("w.1"), blobs={"draft": '"grün"', "other": "1"}))
+    asking = replace(claim("w.1"), wanted=("draft", "missing"))
+
+    answer, repeated = bench.store.claim(asking), bench.store.claim(asking)
+
+    assert isinstance(answer, Claimed)
+    assert answer.brought == {"draft": '"grün"'}
+    assert repeated == answer
+
+
+def test_a_claim_that_asks_for_nothing_brings_nothing(bench: Bench) -> None:
+    """Outputs are read when somebody needs them."""
+    bench.store.start(new(blobs={"draft": "1"}))
+
+    claimed = bench.store.claim(claim())
+
+    assert isinstance(claimed, Claimed)
+    assert claimed.brought == {}
+
+
+def test_several_blobs_are_read_in_one_call(bench: Bench) -> None:
+    """A result of hundreds of outputs takes few round trips. What is not there is left out."""
+    bench.store.start(new(blobs={"draft": "1", "essay": '"grün"', "notes": "2"}))
+
+    assert bench.store.blobs("w", ["draft", "essay", "missing"]) == {"draft": "1", "essay": '"grün"'}
+    assert bench.store.blobs("w", []) == {}
+    assert bench.store.blobs("unknown", ["draft"]) == {}

@@ -313,7 +313,8 @@ def test_an_output_that_is_not_as_it_was_recorded_is_no_result(found: str | None
     """An error that names the step is better than another workflow's text, or none."""
     harness = WorkflowHarness(Settings(inline_output_size=10))
     asyncio.run(harness.run([repeat.activity("x", 50)], correlation_id="w"))
-    harness.store.blob = lambda correlation_id, step_id: found  # type: ignore[method-assign]
+    kept = {} if found is None else {"repeat": found}
+    harness.store.blobs = lambda correlation_id, names: kept  # type: ignore[method-assign]
 
     with pytest.raises(StoreCorrupt) as caught:
         WorkflowHandle("w", harness.transport).result_sync(timeout=0)

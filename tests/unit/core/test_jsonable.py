@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -21,6 +22,7 @@ from paigeant_celery.core.errors import MessageError, NotSerializable
 from paigeant_celery.core.jsonable import (
     MAX_DEPTH,
     MAX_VALUE_DEPTH,
+    _refuse_unsound,
     check_tree,
     dumps,
     holds_secret,
@@ -180,6 +182,29 @@ def test_a_fault_in_a_tree_is_found_by_its_path(tree: object, path: str) -> None
         check_tree(tree)
 
     assert caught.value.path == path
+
+
+faulty = st.recursive(
+    st.sampled_from([None, True, 7, 1.5, float("inf"), float("nan"), "a", "ä", "\ud800"]),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(["a", "ä", "\ud800"]), inner),
+    max_leaves=4,
+)
+
+
+@given(faulty, st.integers(0, 3))
+def test_a_tree_is_looked_at_twice_but_refused_as_if_once(tree: object, most: int) -> None:
+    """The quick look, without paths, accepts nothing that the thorough one refuses."""
+    found = refusal(lambda: check_tree(tree, invalid="mine", max_depth=most))
+
+    assert found == refusal(lambda: _refuse_unsound(tree, "mine", most))
+
+
+def refusal(check: Callable[[], None]) -> tuple[str, str, str] | None:
+    try:
+        check()
+    except MessageError as error:
+        return error.reason, error.path, error.text
+    return None
 
 
 def linked(token: object) -> Node:

@@ -29,6 +29,9 @@ MakeMessage = Callable[..., PaigeantMessage]
 DATA = Path(__file__).parents[2] / "data" / "journal"
 AT = datetime(2026, 1, 2, 13, 0, tzinfo=UTC)
 
+# Outputs that travel, so that a message can become too large.
+INLINE = {"inline_output_size": 32 * 1024}
+
 TOO_SMALL = {
     "the output": ({"max_output_size": 1024}, "output_too_large"),
     "the envelope": ({"max_message_size": 4096}, "too_large"),
@@ -37,7 +40,7 @@ TOO_SMALL = {
 
 @pytest.fixture
 def line() -> Line:
-    return Line()
+    return Line(**INLINE)
 
 
 @pytest.fixture
@@ -73,14 +76,14 @@ def test_a_raised_limit_and_a_redrive_go_on_without_another_run(
     settings: dict[str, int], reason: str,
 ) -> None:  # fmt: skip
     """What was paid for is not lost to a setting, nor is it paid for twice, however often somebody tries."""
-    line = Line(**settings)
+    line = Line(**INLINE, **settings)
     first = start(line, make_message, long.activity())
     line.serve(first)
     assert line.failure()[:3] == ("parked", "long", reason)
 
     assert redrive(line, first) == "parked"
     assert line.failure()[:3] == ("parked", "long", reason)
-    line.settings = Settings()
+    line.settings = Settings(**INLINE)
     assert redrive(line, first) == "completed"
 
     assert runs == ["long"]
@@ -89,7 +92,7 @@ def test_a_raised_limit_and_a_redrive_go_on_without_another_run(
 
 def test_files_in_what_is_kept_are_still_files_when_it_goes_on(make_message: MakeMessage) -> None:
     """The next agent would otherwise get the base64 of a picture as text."""
-    line = Line(max_output_size=1024)
+    line = Line(**INLINE, max_output_size=1024)
 
     @activity
     def draw() -> BinaryImage:
@@ -97,7 +100,7 @@ def test_files_in_what_is_kept_are_still_files_when_it_goes_on(make_message: Mak
 
     first = start(line, make_message, draw.activity())
     line.serve(first)
-    line.settings = Settings()
+    line.settings = Settings(**INLINE)
 
     assert redrive(line, first) == "completed"
     assert reread(line.given[-1].envelope).slip.executed[0].content == ("",)
@@ -121,7 +124,7 @@ def test_a_long_workflow_that_outgrows_its_envelope_goes_on_where_it_stood(
     parked = int(line.record().hop_id.partition(".")[2])
     assert len(runs) == parked + 1 < steps
 
-    line.settings = Settings(max_message_size=4 * 2**20)
+    line.settings = Settings(**INLINE, max_message_size=4 * 2**20)
     assert redrive(line, arrival) == "completed"
     while getattr(line.serve(line.arrival()), "outcome", None) == "completed":
         pass
@@ -134,10 +137,10 @@ def test_discarding_the_journal_discards_what_was_kept(
     make_message: MakeMessage, long: FunctionActivity[[], str], runs: list[str]
 ) -> None:
     """Whoever corrected the step wants it to run again."""
-    line = Line(max_message_size=4096)
+    line = Line(**INLINE, max_message_size=4096)
     first = start(line, make_message, long.activity())
     line.serve(first)
-    line.settings = Settings()
+    line.settings = Settings(**INLINE)
 
     assert redrive(line, first, discard_journal=True) == "completed"
 
@@ -150,7 +153,7 @@ def test_a_crash_between_keeping_and_parking_loses_nothing(
     monkeypatch: pytest.MonkeyPatch, max_attempts: int, reason: str,
 ) -> None:  # fmt: skip
     """The next owner finds what is kept; if no attempt is left, whoever redrives does."""
-    line = Line(max_message_size=4096, max_attempts=max_attempts)
+    line = Line(**INLINE, max_message_size=4096, max_attempts=max_attempts)
     first = start(line, make_message, long.activity())
 
     def park(closing: Closing, failure: Failure, letter: DeadLetter | None = None) -> bool:
@@ -165,7 +168,7 @@ def test_a_crash_between_keeping_and_parking_loses_nothing(
     assert getattr(line.serve(first, owner="ben"), "outcome", None) == "parked"
 
     assert line.failure()[:3] == ("parked", "long", reason)
-    line.settings = Settings()
+    line.settings = Settings(**INLINE)
     assert redrive(line, first) == "completed"
     assert runs == ["long"]
 
@@ -174,7 +177,7 @@ def test_what_is_kept_ends_no_more_workers_than_there_are_attempts(
     make_message: MakeMessage, long: FunctionActivity[[], str], runs: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Reading much of it may take more memory than a worker has."""
-    line = Line(max_message_size=4096, max_attempts=2)
+    line = Line(**INLINE, max_message_size=4096, max_attempts=2)
     first = start(line, make_message, long.activity())
     line.serve(first)
     assert line.store.redrive("w-1") == "redriven"
@@ -199,7 +202,7 @@ def test_a_store_that_is_away_while_something_is_kept_is_waited_for(
     make_message: MakeMessage, long: FunctionActivity[[], str], runs: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Closing the hop again writes the same; a lost reply changes nothing."""
-    line = Line(max_message_size=4096)
+    line = Line(**INLINE, max_message_size=4096)
     service, opened = line.service(), line.open(start(line, make_message, long.activity()))
     outcome = asyncio.run(service.run(opened))
     store = line.store.record
@@ -222,10 +225,10 @@ def test_a_kept_output_does_not_outlive_the_deadline(
     make_message: MakeMessage, long: FunctionActivity[[], str], runs: list[str]
 ) -> None:
     """Nobody waits for it any longer."""
-    line = Line(max_message_size=4096)
+    line = Line(**INLINE, max_message_size=4096)
     first = start(line, make_message, long.activity(), deadline=line.at + timedelta(minutes=1))
     line.serve(first)
-    line.settings, line.at = Settings(), line.at + timedelta(minutes=2)
+    line.settings, line.at = Settings(**INLINE), line.at + timedelta(minutes=2)
 
     assert redrive(line, first) == "failed"
 
@@ -237,10 +240,10 @@ def test_what_is_recorded_late_is_what_the_step_gave_when_it_ran(
     make_message: MakeMessage, long: FunctionActivity[[], str]
 ) -> None:
     """Usage, times and attempt are those of the run, and an event says that none followed."""
-    line = Line(max_message_size=4096)
+    line = Line(**INLINE, max_message_size=4096)
     first = start(line, make_message, long.activity())
     line.serve(first)
-    line.settings, line.at = Settings(), line.at + timedelta(days=1)
+    line.settings, line.at = Settings(**INLINE), line.at + timedelta(days=1)
 
     redrive(line, first)
 
@@ -263,13 +266,13 @@ def test_beyond_a_bound_the_output_is_not_kept_and_the_failure_says_so(
         return "x" * 2**21
 
     monkeypatch.setattr("paigeant_celery.hop.with_store.MAX_RECORD", 1024)
-    line = Line(max_output_size=1024, max_message_size=4096)
+    line = Line(**INLINE, max_output_size=1024, max_message_size=4096)
     first = start(line, make_message, wild.activity())
     line.serve(first)
     assert line.failure()[:3] == ("parked", "wild", "output_too_large")
     assert line.failure()[3].endswith("; more than 5120 characters are not kept, so a redrive runs the step again")
 
-    line.settings = Settings()
+    line.settings = Settings(**INLINE)
     assert redrive(line, first) == "completed"
 
     assert runs == ["wild", "wild"]
@@ -305,13 +308,13 @@ def test_a_lazy_output_over_the_limit_is_read_to_its_end_and_kept(
 ) -> None:
     """What a generator did may be paid for as well."""
     step = activity(make(runs))
-    line = Line(max_output_size=1024)
+    line = Line(**INLINE, max_output_size=1024)
     first = start(line, make_message, step.activity())
     line.serve(first)
     assert line.failure()[:3] == ("parked", "lazy", "output_too_large")
     assert line.failure()[3].endswith("; what the step gave is kept, so a redrive goes on from there without a call")
 
-    line.settings = Settings()
+    line.settings = Settings(**INLINE)
     assert redrive(line, first) == "completed"
 
     assert runs == [str(number) for number in range(300)]
@@ -329,7 +332,7 @@ def test_a_generator_without_an_end_is_read_up_to_what_is_kept(
             yield "x" * 97
 
     monkeypatch.setattr("paigeant_celery.hop.with_store.MAX_RECORD", 50_000)
-    line = Line(max_output_size=1024, max_message_size=4096)
+    line = Line(**INLINE, max_output_size=1024, max_message_size=4096)
     line.serve(start(line, make_message, endless.activity()))
 
     text = "at most 50000 bytes of an output are kept, and no more was read; yield less, or raise"
@@ -345,7 +348,7 @@ def test_a_step_that_is_parked_for_its_own_error_keeps_nothing(line: Line, make_
     def failing() -> None:
         raise ConnectionError
 
-    line.settings = Settings(max_attempts=1)
+    line.settings = Settings(**INLINE, max_attempts=1)
     line.serve(start(line, make_message, failing.activity()))
 
     assert line.failure()[:3] == ("parked", "failing", "ConnectionError")

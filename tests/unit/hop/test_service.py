@@ -16,6 +16,7 @@ import pytest
 from opentelemetry import trace
 from pydantic_ai.exceptions import ModelRateLimitError
 
+from paigeant_celery.activities.context import workflow_context
 from paigeant_celery.activities.functions import FunctionActivity, activity
 from paigeant_celery.activities.registry import registry
 from paigeant_celery.broker.outbox import Outbox
@@ -856,7 +857,7 @@ def test_an_output_above_the_limit_of_what_travels_is_stored(
 
 def test_an_envelope_that_outgrows_the_limit_parks_the_step_that_made_it(make_message: MakeMessage) -> None:
     """The next worker would refuse it although its step is not to blame; the last output does not travel on."""
-    line = Line(max_message_size=4096)
+    line = Line(max_message_size=4096, inline_output_size=8192)
 
     @activity
     def long() -> str:
@@ -869,6 +870,69 @@ def test_an_envelope_that_outgrows_the_limit_parks_the_step_that_made_it(make_me
     assert re.fullmatch(f".* bytes; raise `paigeant_max_message_size` \\(4096\\); {KEPT}", text)
     assert line.given == []
 
-    line = Line(max_message_size=4096)
+    line = Line(max_message_size=4096, inline_output_size=8192)
     line.serve(line.start(make_message(long.activity())))
     assert line.record().state == "completed"
+
+
+def test_the_previous_output_comes_with_the_claim(make_message: MakeMessage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An output that does not travel costs no round trip of its own."""
+    line, seen = Line(inline_output_size=24), list[object]()
+
+    @activity
+    def long() -> str:
+        return "x" * 4000
+
+    @activity
+    def look() -> None:
+        previous = workflow_context().previous_output
+        seen.append(previous.output if previous is not None else None)
+
+    line.serve(line.start(make_message(long.activity(), look.activity())))
+    monkeypatch.setattr(line.store, "blob", lambda *_: pytest.fail("it was read once more"))
+    line.serve(line.arrival())
+
+    assert line.record().state == "completed"
+    assert seen == ["x" * 4000]
+
+
+@pytest.mark.parametrize("found", [{}, {"long": '"another"'}], ids=["missing", "changed"])
+def test_a_previous_output_that_is_not_as_it_was_recorded_runs_no_step(
+    make_message: MakeMessage, monkeypatch: pytest.MonkeyPatch, found: dict[str, str]
+) -> None:
+    """A step must not begin with less than the one before it gave."""
+    line, seen = Line(inline_output_size=24), list[object]()
+
+    @activity
+    def long() -> str:
+        return "x" * 4000
+
+    @activity
+    def look() -> None:
+        seen.append("ran")
+
+    line.serve(line.start(make_message(long.activity(), look.activity())))
+    workflow = line.store._records.workflows["w-1"]
+    workflow.blobs.clear()
+    workflow.blobs.update(found)
+    line.serve(line.arrival())
+
+    assert seen == []
+    assert line.record().state != "completed"
+
+
+def test_a_message_does_not_grow_by_outputs_that_stay_in_the_store(make_message: MakeMessage) -> None:
+    """Each byte of it crosses the wire several times in every hop."""
+    line = Line()
+
+    @activity
+    def page(number: int) -> str:
+        return f"{number}" + "x" * 2000
+
+    arrival, sizes = line.start(make_message(*(page.activity(number) for number in range(30)))), list[int]()
+    while getattr(line.serve(arrival), "outcome", None) == "completed":
+        arrival = line.arrival()
+        sizes.append(len(str(arrival.envelope)))
+
+    assert line.record().state == "completed"
+    assert max(sizes) < 30 * 1000
