@@ -35,13 +35,13 @@ from paigeant_celery.worker.loop import ProcessLoop
 from paigeant_celery.worker.shutdown import Shutdown
 from paigeant_celery.worker.streams import complete_streams
 from paigeant_celery.worker.touching import Touching
+from paigeant_celery.worker.waiting import LookOut, Waiting
 
 __all__ = ["HopRuntime", "ShownAs"]
 
 T = TypeVar("T")
 
 BLOCKED_GRACE = 30.0  # seconds after a step's timeout until a step that cannot be cancelled is given up
-LOOK_UP = 0.25  # seconds until a waiting task body notices that its worker ends
 BLOCKED_SIGN = 5.0  # seconds within which a loop shows a sign of life unless it is blocked
 OPEN_PATIENCE = 30.0  # seconds to wait for a store that is away before the message goes back to its queue
 OUTDATED_PAUSE = 1.0  # seconds for which a slot keeps a message that only a newer worker may take
@@ -67,6 +67,7 @@ class HopRuntime:
         self.broker_lost = False  # while Celery looks at what ran when it lost its connection
         self.loop = ProcessLoop(host)
         self.shutdown = Shutdown(grace=settings.shutdown_grace)
+        self._look_out = LookOut(lambda: self.shutdown)
         self._owner, self._effects, self._touching = self._owner_and_effects(transport)
         surroundings = Surroundings(host=host, around_step=cache(lambda: around_step_of(settings.around_step)))
         self.service = HopService(
@@ -194,9 +195,13 @@ class HopRuntime:
 
     def _outcome(self, hop: Opened, future: concurrent.futures.Future[Outcome]) -> Outcome:
         """Wait for the run; give it up if its code blocks the loop, because then no timeout can reach it."""
+        run = Waiting(future=future, at_rest=lambda: hop.journal is not None and hop.journal.at_rest)
         try:
-            return self._result(hop, future)
+            with self._look_out.over(run):
+                return future.result(hop.timeout + BLOCKED_GRACE)
         except concurrent.futures.CancelledError:
+            if run.given_up and not (hop.journal is not None and hop.journal.lost):
+                self._give_back(hop)
             raise self._lost(hop) from None
         except (TimeoutError, SoftTimeLimitExceeded):
             doing = self.loop.doing()
@@ -219,19 +224,6 @@ class HopRuntime:
             if self._patiently(lambda: self._effects.is_cancelled(hop), OPEN_PATIENCE):
                 return _dropped("cancelled", None)
         return Ignore("taken over by another owner")
-
-    def _result(self, hop: Opened, future: concurrent.futures.Future[Outcome]) -> Outcome:
-        end = time.monotonic() + hop.timeout + BLOCKED_GRACE
-        while True:
-            try:
-                return future.result(max(0.0, min(LOOK_UP, end - time.monotonic())))
-            except TimeoutError:
-                if future.done() or time.monotonic() >= end:
-                    raise
-            at_rest = hop.journal is not None and hop.journal.at_rest  # everything that it did is recorded
-            # A run that has just ended cannot be cancelled, so it counts.
-            if (at_rest or self.shutdown.over) and future.cancel():
-                self._give_back(hop)
 
     def _give_back(self, hop: Opened) -> NoReturn:
         """Let another worker begin the hop again; the attempt does not count."""

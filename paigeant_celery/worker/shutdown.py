@@ -5,8 +5,8 @@ From SIGTERM to the last hop that is given back:
 1. Celery sends `worker_shutting_down`, or closes its boot steps. `Ending` hears it and calls `Shutdown.ask`.
 2. Nothing more is begun: `HopRuntime.perform` rejects what arrives, so that the broker has it again.
 3. A run goes on, but waits before its next call (`HopJournal.making`). If no call is in progress it is `at_rest`.
-4. `HopRuntime` sees that within a quarter of a second, cancels the run and gives its hop back. When the grace is over
-   (`Shutdown.over`), it does so with every other run.
+4. `LookOut` sees that within a quarter of a second and cancels the run, whose hop `HopRuntime` gives back. When the
+   grace is over (`Shutdown.over`), it does so with every other run.
 5. With a store, `RecordedEffects.release` queues the hop by `release.lua`, without an attempt spent. The task ends with
    `Ignore`, which acknowledges the message. A sweep of another worker sends the hop again.
 6. Without a store, the task ends with `Reject`: the broker has the message again.

@@ -152,7 +152,8 @@ ANSWERS = {
     },
     "What happens at SIGTERM?": {
         "worker/shutdown.py": ["From SIGTERM to", "worker_shutting_down.connect(", "def ask("],
-        "worker/runtime.py": ["if self.shutdown.asked:", "self.shutdown.over) and future.cancel()", "def _give_back("],
+        "worker/runtime.py": ["if self.shutdown.asked:", "run.given_up", "def _give_back("],
+        "worker/waiting.py": ["class LookOut", ".over or run.at_rest()"],
         "journal/hop_journal.py": ["def making(", "def at_rest("],
         "store/scripts/release.lua": ["'state', 'queued'", "send_at("],
     },
