@@ -40,7 +40,7 @@ from paigeant_celery.journal.hop_journal import MAX_RECORD, OUTCOME, HopJournal
 from paigeant_celery.journal.pieces import whole
 from paigeant_celery.journal.record import newer_part
 from paigeant_celery.journal.told import told_before
-from paigeant_celery.store.outputs import Outputs
+from paigeant_celery.store.outputs import Outputs, brought_with_claim
 from paigeant_celery.store.port import ClaimAnswer, Claimed, Closing, Completion, Dropped, HopRecord, Said, Store
 
 __all__ = ["RecordedEffects"]
@@ -116,8 +116,14 @@ class RecordedEffects(Effects):
         return answer
 
     def _claimed(self, arrival: Arrival, message: PaigeantMessage, *, max_attempts: int, timeout: float) -> ClaimAnswer:
-        digest = sha256(str(arrival.envelope))
-        return self._claims.claim(arrival, message, digest=digest, max_attempts=max_attempts, timeout=timeout)
+        return self._claims.claim(
+            arrival,
+            message,
+            digest=sha256(str(arrival.envelope)),
+            max_attempts=max_attempts,
+            timeout=timeout,
+            wanted=brought_with_claim(message),
+        )
 
     def dropped(self, hop_id: str, drop: Dropped | Drop) -> Drop:
         """Return the answer to a copy, with how its hop stands if it finished or is parked."""
