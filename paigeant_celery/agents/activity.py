@@ -11,6 +11,7 @@ from contextlib import (
     AsyncExitStack,
     asynccontextmanager,
     contextmanager,
+    nullcontext,
     suppress,
 )
 from dataclasses import fields, replace
@@ -140,7 +141,9 @@ class AgentActivity:
         if conversation is not None:
             continued, is_heard = await asyncio.to_thread(_continued, conversation, context)  # a history may be large
         async with self._deps(data, context) as deps:
-            with budget.explained(), durable_run(self._agent):
+            journal = current_journal()
+            holding = journal.holding() if journal is not None else nullcontext()
+            with budget.explained(), durable_run(self._agent), holding:
                 result = await self._agent.run(
                     prompt_of(prompt, previous if step.previous_output and not is_heard else None),
                     deps=with_previous_output(deps, previous),

@@ -236,6 +236,7 @@ class RecordedEffects(Effects):
         If the store has no record of it any more, only the broker can send it.
         """
         try:
+            _write_held(hop)
             self._store.release(hop.closing)
         except HopUnknown:
             return False
@@ -302,6 +303,8 @@ class RecordedEffects(Effects):
 
     def _fail(self, hop: Opened, failure: Failure) -> Summary:
         """Record that the hop failed and, with it, the workflow."""
+        with suppress(StoreCorrupt):
+            _write_held(hop)
         with suppress(StoreCorrupt):  # the hop failed; if its record cannot say so, the log does
             if not self._store.fail(hop.closing, failure):
                 return _overtaken(hop, failure)
@@ -310,6 +313,7 @@ class RecordedEffects(Effects):
 
     def _retry(self, hop: Opened, failure: Failure, delay: float) -> Summary:
         """Record that the attempt failed; a sweep sends the hop again after `delay` seconds."""
+        _write_held(hop)
         if not self._store.retry_at(hop.closing, failure, delay=delay):
             return _overtaken(hop, failure)
         log_failure(logging.WARNING, "hop_retried", hop, failure, f"it is tried again in {delay:.1f} s")
@@ -317,6 +321,8 @@ class RecordedEffects(Effects):
 
     def _park(self, hop: Opened, failure: Failure, outcome: Outcome) -> Summary:
         """Record that the workflow waits for a person, with a dead letter, and before that what the step gave."""
+        with suppress(StoreCorrupt):
+            _write_held(hop)
         if outcome.ended is not None:
             # A crash after this line leaves a hop that runs again, and goes on from what is kept.
             failure = replace(failure, text=f"{failure.text}; {self._keep(hop, outcome.ended)}")
@@ -359,7 +365,8 @@ class RecordedEffects(Effects):
         step_id = hop.message.step.step_id or ""
         blobs = {step_id: outcome.blob} if outcome.blob is not None else {}
         key = conversation_of(hop.message)
-        return self._store.complete(
+        held = hop.journal.held if hop.journal is not None else {}
+        done = self._store.complete(
             Completion(
                 closing=hop.closing,
                 envelope=envelope,
@@ -368,8 +375,12 @@ class RecordedEffects(Effects):
                 blobs=blobs,
                 notes=outcome.notes,
                 said=Said(conversation=key, text=outcome.said) if key is not None and outcome.said else None,
+                records=held,
             )
         )
+        if hop.journal is not None:
+            hop.journal.let_go(held)
+        return done
 
 
 def _tell(hop_id: str, error: BaseException) -> None:
@@ -381,6 +392,12 @@ def _tell(hop_id: str, error: BaseException) -> None:
         hop_id, f": {error}" if transient else traced(cause_of(error)),
         extra={"action": "send_failed", "hop": hop_id},
     )  # fmt: skip
+
+
+def _write_held(hop: Opened) -> None:
+    """Write the last answer of a step that is not completed now, so that its next attempt does not ask for it again."""
+    if hop.journal is not None:
+        hop.journal.write_held_now()
 
 
 def _overtaken(hop: Opened, failure: Failure | None = None) -> Summary:
