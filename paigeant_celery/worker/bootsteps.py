@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from functools import partial
+from importlib.util import find_spec
 from typing import Any
 
 import click
@@ -128,6 +129,7 @@ class AgentQueues(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ship
                 prefetch=consumer.controller.prefetch_multiplier,
                 threads=isinstance(consumer.pool, TaskPool),
                 greenlets=self._greenlets_of_others(consumer.pool),
+                hiredis=find_spec("hiredis") is not None,
             )
             yield from advice_lines(findings)
 

@@ -17,7 +17,7 @@ from paigeant_celery.broker.connection import asks_sentinels, other_servers, sto
 from paigeant_celery.broker.reach import ASKING_SENTINELS
 from paigeant_celery.broker.transport import CeleryTransport
 
-__all__ = ["Finding", "Found", "Recommended", "advise", "advice_lines"]
+__all__ = ["Faster", "Finding", "Found", "Recommended", "advise", "advice_lines"]
 
 CONSUMER_TIMEOUT = 30 * 60.0  # seconds; RabbitMQ's default, because the server does not tell what it is set to
 STARVING = ("priority", "sorted")  # orders of Kombu in which a queue has its turn only while those before it are empty
@@ -41,17 +41,38 @@ class Recommended:
     reason: str
 
 
-Finding: TypeAlias = Found | Recommended
+@dataclass(frozen=True, kw_only=True)
+class Faster:
+    """A package that makes a worker faster if it is installed, and why."""
+
+    install: str
+    reason: str
+
+
+Finding: TypeAlias = Found | Recommended | Faster
+
+
+PARSES_IN_PYTHON = Faster(
+    install="paigeant_celery[fast]",
+    reason="without `hiredis`, replies of Redis are parsed in Python, which takes more CPU",
+)
 
 
 def advise(
-    transport: CeleryTransport, *, longest_step: float, prefetch: int, threads: bool, greenlets: int = 0
+    transport: CeleryTransport,
+    *,
+    longest_step: float,
+    prefetch: int,
+    threads: bool,
+    greenlets: int = 0,
+    hiredis: bool,
 ) -> tuple[Finding, ...]:
     """Judge the broker settings of a worker. Opens no connection.
 
     `longest_step` is the longest timeout of the steps that it serves, in seconds; `prefetch` is its prefetch
     multiplier, which may also come from its command line; `threads` says whether its steps run in the threads pool;
-    `greenlets` is how many tasks of others it runs at once in a pool of greenlets.
+    `greenlets` is how many tasks of others it runs at once in a pool of greenlets; `hiredis` says whether that package
+    is installed.
     """
     connection = transport.app.connection_for_read()
     broker = connection.transport
@@ -75,6 +96,8 @@ def advise(
         findings += _countdowns(transport)
     findings += _encryption(connection)
     findings += _cancelling(transport.app.conf, durable=durable)
+    if not hiredis and (broker.driver_type == "redis" or durable):  # a worker's store is always on Redis
+        findings.append(PARSES_IN_PYTHON)
     return tuple(findings)
 
 
@@ -86,6 +109,8 @@ def advice_lines(findings: Sequence[Finding]) -> Iterator[str]:
     for finding in findings:
         if isinstance(finding, Recommended):
             yield f"  recommended: {finding.setting} = {finding.value} ({finding.reason})"
+        elif isinstance(finding, Faster):
+            yield f"  recommended: pip install '{finding.install}' ({finding.reason})"
 
 
 def _defaults(channel: Any) -> dict[str, object]:

@@ -36,6 +36,7 @@ def lines() -> Iterator[Advise]:
             prefetch: int = 1,
             threads: bool = False,
             greenlets: int = 0,
+            hiredis: bool = True,
             **configuration: object,
         ) -> list[str]:
             app = stack.enter_context(Celery("shop", broker=broker, set_as_current=False))
@@ -43,7 +44,12 @@ def lines() -> Iterator[Advise]:
             store = MemoryStore(lease=10, ttl=10) if durable else None
             transport = CeleryTransport(app, settings=Settings(), store=store)
             findings = advise(
-                transport, longest_step=longest_step, prefetch=prefetch, threads=threads, greenlets=greenlets
+                transport,
+                longest_step=longest_step,
+                prefetch=prefetch,
+                threads=threads,
+                greenlets=greenlets,
+                hiredis=hiredis,
             )
             return [line.strip() for line in advice_lines(findings)]
 
@@ -225,7 +231,7 @@ def test_the_server_that_stays_the_store_is_named() -> None:
     urls = ["redis://h/1", "redis://g/1", "redis://f/1"]
     with Celery("shop", broker=urls, set_as_current=False) as app:
         app.conf.paigeant_store_url = "broker"
-        findings = advise(transport_of(app), longest_step=1, prefetch=1, threads=False)
+        findings = advise(transport_of(app), longest_step=1, prefetch=1, threads=False, hiredis=True)
 
     assert [line for line in advice_lines(findings) if "fails over" in line] == [
         "  recommended: paigeant_store_url = the URL of one server (the store is redis://h:6379/1, the first broker of "
@@ -288,3 +294,19 @@ def test_sentinels_that_are_away_are_not_waited_for(lines: Advise) -> None:
         "recommended: broker_transport_options['sentinel_kwargs'] = 'socket_timeout': 1.0, 'socket_connect_timeout'"
     )
     assert [line for line in followed if "sentinel" in line] == []
+
+
+@pytest.mark.parametrize(
+    ("broker", "durable", "named"),
+    [("redis://h", True, 1), ("redis://h", False, 1), ("amqp://h", True, 1), ("amqp://h", False, 0)],
+)
+def test_what_makes_redis_faster_is_named_once(lines: Advise, broker: str, durable: bool, named: int) -> None:
+    """The extra is named in one line if Redis is the broker, the store or both, until it is installed."""
+    said = [line for line in lines(broker, durable=durable, hiredis=False) if "hiredis" in line]
+
+    line = (
+        "recommended: pip install 'paigeant_celery[fast]' "
+        "(without `hiredis`, replies of Redis are parsed in Python, which takes more CPU)"
+    )
+    assert said == [line] * named
+    assert not any("hiredis" in line for line in lines(broker, durable=durable, hiredis=True))
