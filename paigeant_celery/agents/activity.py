@@ -251,7 +251,7 @@ class _Budget:
     """What a workflow's limits leave for the step that runs now."""
 
     def __init__(self, message: PaigeantMessage) -> None:
-        self._limits, self._used = message.usage_limits, used_by(message.slip.executed)
+        self._limits, self._used = message.usage_limits, used_by(message.slip.executed, earlier=message.slip.earlier)
 
     def left(self) -> UsageLimits | None:
         """Return the limits of the run, or None if the workflow has none.

@@ -93,6 +93,8 @@ class Claims:
 
 def _check_whole(message: PaigeantMessage) -> None:
     """Raise `MessageError` (`store_lost`) if something is only in a store that does not know the workflow."""
+    if message.slip.earlier is not None:
+        raise _lost("the record of earlier steps", "slip.earlier")
     for index, step in enumerate(message.slip.executed):
         if step.output_ref is not None:
             raise _lost("the output of an earlier step", f"slip.executed[{index}].output_ref")

@@ -40,6 +40,7 @@ from paigeant_celery.journal.hop_journal import MAX_RECORD, OUTCOME, HopJournal
 from paigeant_celery.journal.pieces import whole
 from paigeant_celery.journal.record import newer_part
 from paigeant_celery.journal.told import told_before
+from paigeant_celery.store.earlier import executed_at
 from paigeant_celery.store.outputs import Outputs, brought_with_claim
 from paigeant_celery.store.port import ClaimAnswer, Claimed, Closing, Completion, Dropped, HopRecord, Said, Store
 
@@ -79,6 +80,11 @@ class RecordedEffects(Effects):
     def outputs(self) -> Outputs:
         """Outputs; the large ones stay in the store."""
         return self._outputs
+
+    @property
+    def keeps_records(self) -> bool:
+        """They may."""
+        return True
 
     @property
     def most_kept(self) -> int:
@@ -173,11 +179,12 @@ class RecordedEffects(Effects):
                 frames=record.failure.frames,
             )
         try:
-            executed = reread(record.envelope).slip.executed
-        except MessageError:
+            slip = reread(record.envelope).slip
+            ran = executed_at(self._store, ids[0], slip, ids[1])
+        except (MessageError, StoreCorrupt):
             return None
-        step_id = next((step.step_id for step in executed if step.place == ids[1]), "")
-        if record.state == "completed" and executed[-1].place == ids[1]:
+        step_id = ran.step_id if ran is not None else ""
+        if record.state == "completed" and slip.executed[-1].place == ids[1]:
             return Summary(hop_id=hop_id, step_id=step_id, outcome=ClosedAs.WORKFLOW_COMPLETED)
         following = make_hop_id(ids[0], next_place(ids[1]))
         return Summary(hop_id=hop_id, step_id=step_id, outcome=ClosedAs.COMPLETED, next_hop=following)
@@ -275,7 +282,7 @@ class RecordedEffects(Effects):
     def _advance(self, hop: Opened, decision: Advance, outcome: Outcome) -> Summary:
         """Record the output and the next hop in one step, then send that hop's message."""
         next_hop = self._outbox.record_of(decision.message, decision.envelope)
-        if not self._complete(hop, decision.envelope, next_hop, outcome):
+        if not self._complete(hop, decision, next_hop, outcome):
             return _overtaken(hop)
         # A crash before this line leaves the next hop recorded but not sent; a sweep sends it.
         self._send_on(next_hop, decision.message)
@@ -297,7 +304,7 @@ class RecordedEffects(Effects):
 
     def _finish(self, hop: Opened, decision: Finish, outcome: Outcome) -> Summary:
         """Record the last output and, with it, the end of the workflow."""
-        if not self._complete(hop, decision.envelope, None, outcome):
+        if not self._complete(hop, decision, None, outcome):
             return _overtaken(hop)
         return summary_of(hop, ClosedAs.WORKFLOW_COMPLETED)
 
@@ -361,15 +368,15 @@ class RecordedEffects(Effects):
         if split_hop_id(record.hop_id) == (ids[0], next_place(ids[1])):
             self._send_on(record)
 
-    def _complete(self, hop: Opened, envelope: str, next_hop: HopRecord | None, outcome: Outcome) -> bool:
+    def _complete(self, hop: Opened, decision: Advance | Finish, next_hop: HopRecord | None, outcome: Outcome) -> bool:
         step_id = hop.message.step.step_id or ""
-        blobs = {step_id: outcome.blob} if outcome.blob is not None else {}
+        blobs = {**decision.far, step_id: outcome.blob} if outcome.blob is not None else decision.far
         key = conversation_of(hop.message)
         held = hop.journal.held if hop.journal is not None else {}
         done = self._store.complete(
             Completion(
                 closing=hop.closing,
-                envelope=envelope,
+                envelope=decision.envelope,
                 next_hop=next_hop,
                 step=step_id,
                 blobs=blobs,

@@ -12,8 +12,9 @@ from paigeant_celery.core.errors import NotSerializable, StoreCorrupt
 from paigeant_celery.core.jsonable import dumps, loads
 from paigeant_celery.core.message import PaigeantMessage, sha256
 from paigeant_celery.core.settings import Settings
-from paigeant_celery.core.slip import ExecutedStep, OutputRef
+from paigeant_celery.core.slip import ExecutedStep, OutputRef, RoutingSlip
 from paigeant_celery.store.conversations import trips
+from paigeant_celery.store.earlier import executed_step
 from paigeant_celery.store.port import HopStore
 
 __all__ = ["Kept", "Outputs", "brought_with_claim", "checked", "outputs_of"]
@@ -55,6 +56,14 @@ class Outputs:
         """Read an output that does not travel; raises `StoreCorrupt` if it is not there as it was recorded."""
         text = self._store.blob(correlation_id, record.step_id) if self._store is not None else None
         return checked(correlation_id, record, text)
+
+    def step(self, slip: RoutingSlip, correlation_id: str, step_id: str) -> ExecutedStep:
+        """Return the record of a step that ran.
+
+        Raises `UsageError` if no such step ran, and `StoreCorrupt` if its record is only in the store, and damaged
+        there.
+        """
+        return executed_step(self._store, correlation_id, slip, step_id)
 
     def data(self, correlation_id: str, digest: str) -> str:
         """Read the data of a file in a prompt, as base64; raises `StoreCorrupt` if it is not there as it was given."""

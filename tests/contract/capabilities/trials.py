@@ -20,7 +20,7 @@ from paigeant_celery.activities.context import WorkflowContext, entered, open_co
 from paigeant_celery.activities.port import StepLimits
 from paigeant_celery.agents.activity import AgentActivity
 from paigeant_celery.core.message import PaigeantMessage
-from paigeant_celery.core.slip import ActivitySpec, RoutingSlip, name_steps
+from paigeant_celery.core.slip import ActivitySpec, ExecutedStep, RoutingSlip, name_steps
 from paigeant_celery.journal.hop_journal import HopJournal
 from paigeant_celery.journal.record import CallKey, Record
 from tests.contract.capabilities.row import Row
@@ -211,11 +211,15 @@ def _step(row: Row) -> ActivitySpec:
 async def _context(row: Row) -> WorkflowContext:
     slip = RoutingSlip(itinerary=name_steps((_step(row),)), executed=())
     message = PaigeantMessage(message_id="w.0", correlation_id="w", created_at=NOON, sent_at=NOON, slip=slip)
-    return await open_context(message, attempt=1, read_output=_nothing, read_data=_no_data)
+    return await open_context(message, attempt=1, read_output=_nothing, read_data=_no_data, read_step=_no_step)
 
 
 async def _nothing(record: object) -> object:
     return None
+
+
+async def _no_step(step_id: str) -> ExecutedStep:
+    raise AssertionError(step_id)
 
 
 async def _no_data(digest: str) -> str:
