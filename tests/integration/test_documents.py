@@ -181,6 +181,11 @@ ANSWERS = {
         "store/scripts/common.lua": ["local function may_close("],
         "hop/toucher.py": ["def touch_until_closed("],
     },
+    "How does the agent of a step become durable?": {
+        "agents/step_runs.py": ["class StepRuns", "def durable("],
+        "agents/run_context.py": ["def run_with(", "def durable_run("],
+        "agents/durability.py": ["class CeleryDurability"],
+    },
     "How is an agent's call recorded?": {
         "agents/recorded_calls.py": ["class _RecordedOperation", "async def recorded("],
         "journal/hop_journal.py": ["async def add(", "def find("],
