@@ -5,14 +5,17 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from decimal import Decimal
+from itertools import takewhile
 
 from pydantic import ValidationError
 
 from paigeant_celery.core.errors import MessageError
 from paigeant_celery.core.jsonable import dumps, loads
+from paigeant_celery.core.message import sha256
+from paigeant_celery.core.names import inserting_place
 from paigeant_celery.core.slip import Earlier, ExecutedStep, RoutingSlip
 
-__all__ = ["folded", "name_of_place", "name_of_record", "record_in", "records_in", "spoken_key"]
+__all__ = ["folded", "name_of_note", "name_of_record", "note_of", "record_in", "records_in", "spoken_key"]
 
 FOLDED_AT_ONCE = 100  # records; two writes each, so that a script that records them stays short
 
@@ -22,9 +25,14 @@ def name_of_record(place: int | str) -> str:
     return f"executed:{place}"
 
 
-def name_of_place(step_id: str) -> str:
-    """Return the name under which the store has the place of a step."""
+def name_of_note(step_id: str) -> str:
+    """Return the name under which the store has the note that says where the record of a step is."""
     return f"at:{step_id}"
+
+
+def note_of(place: str, text: str) -> str:
+    """Return the note about the record at a place: the place, and the digest of the record."""
+    return f"{place} {sha256(text)}"
 
 
 def folded(slip: RoutingSlip, *, most: int) -> tuple[RoutingSlip, Mapping[str, str]]:
@@ -33,7 +41,7 @@ def folded(slip: RoutingSlip, *, most: int) -> tuple[RoutingSlip, Mapping[str, s
     If its steps and records have more than `most` bytes of JSON, only the record of the last step travels on. Once
     that was so, no more than the last one ever does.
     """
-    leaving = slip.executed[:-1][:FOLDED_AT_ONCE]
+    leaving = tuple(takewhile(_has_its_id_alone, slip.executed[:-1][:FOLDED_AT_ONCE]))
     if not leaving or (slip.earlier is None and _size(slip) <= most):
         return slip, {}
     earlier, stored = slip.earlier, {}
@@ -41,7 +49,7 @@ def folded(slip: RoutingSlip, *, most: int) -> tuple[RoutingSlip, Mapping[str, s
         text = dumps(record.model_dump(mode="json"))
         earlier = _with(earlier, record, text)
         stored[name_of_record(record.place)] = text
-        stored[name_of_place(record.step_id)] = record.place
+        stored[name_of_note(record.step_id)] = note_of(record.place, text)
     return slip.model_copy(update={"earlier": earlier, "executed": slip.executed[len(leaving) :]}), stored
 
 
@@ -75,6 +83,12 @@ def records_in(earlier: Earlier, texts: Mapping[str, str]) -> tuple[ExecutedStep
     return tuple(records)
 
 
+def _has_its_id_alone(record: ExecutedStep) -> bool:
+    """Say whether no step that is inserted later can get its id; dispatchers before 1.3 allowed any id."""
+    place = inserting_place(record.step_id)
+    return place is None or place < int(record.place)
+
+
 def _size(slip: RoutingSlip) -> int:
     return len(dumps(slip.model_dump(mode="json", include={"itinerary", "executed"})).encode())
 
@@ -96,7 +110,7 @@ def _with(earlier: Earlier | None, record: ExecutedStep, text: str) -> Earlier:
 
 
 def _sum(counts: Mapping[str, int], more: Mapping[str, int]) -> dict[str, int]:
-    return {name: counts.get(name, 0) + more.get(name, 0) for name in (*counts, *(more.keys() - counts.keys()))}
+    return {**counts, **{name: counts.get(name, 0) + count for name, count in more.items()}}
 
 
 def _digest(before: str, text: str) -> str:

@@ -297,6 +297,8 @@ def _check_slip(message: PaigeantMessage, max_steps: int) -> None:
         )
     if slip.earlier is not None and not slip.executed:
         raise MessageError("inconsistent_slip", "slip.executed", "the record of the last step is missing")
+    if slip.earlier is not None and sum(slip.earlier.visits.values()) != slip.earlier.count:
+        raise MessageError("inconsistent_slip", "slip.earlier.visits", "they are not as many as the steps")
     for index, record in enumerate(slip.executed):
         if record.place != str(slip.ran - len(slip.executed) + index):
             raise MessageError("inconsistent_slip", f"slip.executed[{index}].place", "out of order")

@@ -28,8 +28,8 @@ from paigeant_celery.core.names import (
     ACTIVITY_NAME_RULE,
     STEP_ID_RULE,
     conversation_fault,
+    inserting_place,
     is_activity_name,
-    is_made_step_id,
     is_step_id,
     name_fault,
     queue_fault,
@@ -96,10 +96,12 @@ Conversation = Annotated[
 ]
 # In US dollars. The bound keeps sums exact to the 10th decimal, and far below what decimals cannot add.
 MAX_COST = Decimal(10) ** 12
+MOST_COSTS = 10**6  # in a sum; no workflow has so many steps
 # The kind of an agent's step that only 1.2 can read. Older workers leave kinds that they do not know to newer ones;
 # without that they would refuse the step, or run it without what they do not know.
 NEEDS_1_2: Literal["agent_1.2"] = "agent_1.2"
 Cost = Annotated[Decimal, Field(ge=0, le=MAX_COST, allow_inf_nan=False)]
+Times = Annotated[int, Field(ge=1, strict=True)]
 
 
 class StepFields(WireModel):
@@ -303,9 +305,9 @@ class Earlier(WireModel):
     count: int = Field(ge=1, strict=True)
     digest: str
     usage: dict[str, int] = Field(default_factory=dict)
-    cost: Annotated[Decimal, Field(ge=0, allow_inf_nan=False)] | None = None
-    visits: dict[str, int] = Field(default_factory=dict)
-    spoken: Annotated[dict[str, int], Field(exclude_if=lambda spoken: not spoken)] = Field(default_factory=dict)
+    cost: Annotated[Decimal, Field(ge=0, le=MAX_COST * MOST_COSTS, allow_inf_nan=False)] | None = None
+    visits: dict[str, Times] = Field(default_factory=dict)
+    spoken: Annotated[dict[str, Times], Field(exclude_if=lambda spoken: not spoken)] = Field(default_factory=dict)
 
 
 class RoutingSlip(WireModel):
@@ -384,7 +386,7 @@ def name_steps(steps: Iterable[Step]) -> tuple[Step, ...]:
     given = [step.step_id for step in wanted if step.step_id is not None]
     _check_unique(given)
     for step_id in given:
-        if is_made_step_id(step_id):
+        if inserting_place(step_id) is not None:
             text = f"{step_id!r} ends like the id of an inserted step, NAME-PLACE.NUMBER; choose another one"
             raise InvalidInput("bad_step_id", "step_id", text)
     used = set(given)
@@ -417,6 +419,6 @@ def _made_id(name: str, place: str, number: int) -> str:
 
 def _free_id(name: str, used: set[str]) -> str:
     name = name[:120]  # leaves room for the number
-    if name not in used and not is_made_step_id(name):
+    if name not in used and inserting_place(name) is None:
         return name
     return next(f"{name}-{n}" for n in range(2, len(used) + 3) if f"{name}-{n}" not in used)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -21,6 +21,7 @@ from paigeant_celery.core.flow import Advance, Completed, Finish, Limits, Park, 
 from paigeant_celery.core.message import PaigeantMessage, encode, parse, reread
 from paigeant_celery.core.slip import ActivitySpec
 from paigeant_celery.hop.claims import _check_whole
+from paigeant_celery.store import earlier
 from paigeant_celery.store.earlier import executed_at, executed_of, executed_step
 from paigeant_celery.store.memory import MemoryStore
 from paigeant_celery.store.port import HopRecord, NewWorkflow
@@ -60,6 +61,18 @@ def store_of(blobs: dict[str, str]) -> MemoryStore:
     hop = HopRecord(hop_id="w-1.0", queue="q", envelope="e", digest="d")
     store.start(NewWorkflow(correlation_id="w-1", content="c", hop=hop, blobs=blobs))
     return store
+
+
+class Counting(MemoryStore):
+    """A store that notes how many blobs each call asks for."""
+
+    def __init__(self, blobs: dict[str, str]) -> None:
+        super().__init__(lease=60, ttl=60)
+        self._texts, self.asked = blobs, list[int]()
+
+    def blobs(self, correlation_id: str, names: Sequence[str]) -> dict[str, str]:
+        self.asked.append(len(names))
+        return {name: self._texts[name] for name in names if name in self._texts}
 
 
 def test_what_is_asked_of_a_slip_is_the_same_wherever_its_records_are(make_message: MakeMessage) -> None:
@@ -179,6 +192,79 @@ def test_a_record_that_is_missing_or_changed_is_never_passed_on(make_message: Ma
         executed_of(store_of(blobs), "w-1", message.slip)
     with pytest.raises(StoreCorrupt):
         executed_of(None, "w-1", message.slip)
+    with pytest.raises(StoreCorrupt):
+        executed_step(store_of(blobs), "w-1", message.slip, "a1-2")
+
+
+@pytest.mark.parametrize("place", ["1", "1 00", "x y", "9" * 5000, "٣ 00", "3"])
+def test_a_damaged_note_of_a_place_hides_no_record(make_message: MakeMessage, place: str) -> None:
+    """The records themselves are sound, and say where each step ran."""
+    message, blobs = walked(make_message(*itinerary(30)), 20)
+
+    found = executed_step(store_of({**blobs, "at:a1-2": place}), "w-1", message.slip, "a1-2")
+
+    assert (found.step_id, found.place) == ("a1-2", "3")
+
+
+def test_records_are_read_in_parts(make_message: MakeMessage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One call for all of 100 000 steps would stop the server for everybody else."""
+    message, blobs = walked(make_message(*itinerary(30)), 20)
+    monkeypatch.setattr(earlier, "READ_AT_ONCE", 8)
+    store, asked = Counting(blobs), message.slip
+
+    assert len(executed_of(store, "w-1", asked)) == 20
+    assert store.asked == [8, 8, 3]
+    del blobs["executed:2"]
+    with pytest.raises(StoreCorrupt, match="executed:2 is missing"):
+        executed_of(Counting(blobs), "w-1", asked)
+
+
+def test_a_message_whose_sums_cannot_be_true_is_refused(make_message: MakeMessage) -> None:
+    """Visits are capped by them, and a decimal of a million digits stops whoever adds to it."""
+    tree = json.loads(encode(walked(make_message(*itinerary(30)), 20)[0]))
+    sums = tree["slip"]["earlier"]
+    assert sum(sums["visits"].values()) == sums["count"] == 19
+
+    for change, reason in (
+        ({"visits": {}}, "inconsistent_slip"),
+        ({"count": 18, "visits": {"a0": 10, "a1": 8}}, "inconsistent_slip"),
+        ({"visits": {"a0": -81, "a1": 100}}, "invalid_envelope"),
+        ({"cost": "1e999999"}, "invalid_envelope"),
+        ({"spoken": {"name:talk": -1}}, "invalid_envelope"),
+    ):
+        tree["slip"]["earlier"] = {**sums, **change}
+        with pytest.raises(MessageError) as refused:
+            parse(json.dumps(tree), max_size=2**20, max_steps=400)
+        assert refused.value.reason == reason, change
+
+
+def test_a_step_whose_id_an_inserted_one_may_get_keeps_its_record_in_the_message(make_message: MakeMessage) -> None:
+    """Older dispatchers let users give such ids; another step of the same id would hide its output."""
+    first = make_message(*itinerary(30))
+    odd = first.slip.itinerary[3].identified("b-25.1")
+    slip = first.slip.model_copy(
+        update={"itinerary": (*first.slip.itinerary[:3], odd, *first.slip.itinerary[4:])},
+    )
+    message = walked(first.model_copy(update={"slip": slip}), 25)[0]
+    event = Completed(place="25", attempt=1, started_at=NOON, output=None, inserted=(ActivitySpec("b", "x"),))
+
+    decision = decide(message, event, now=NOON, limits=LIMITS)
+
+    assert message.slip.executed[0].step_id == "b-25.1"
+    assert isinstance(decision, Park)
+    assert decision.failure.error_class == "duplicate_step_id"
+
+
+def test_a_step_that_was_inserted_leaves_like_any_other(make_message: MakeMessage) -> None:
+    """Its id names a place that is over, so that no other step can get it."""
+    message = walked(make_message(*itinerary(30)), 20)[0]
+    event = Completed(place="20", attempt=1, started_at=NOON, output=None, inserted=(ActivitySpec("b", "x"),))
+    inserted = decide(message, event, now=NOON, limits=LIMITS)
+    assert isinstance(inserted, Advance)
+
+    later = walked(inserted.message, 3)[0]
+
+    assert (later.slip.earlier.count if later.slip.earlier else 0, len(later.slip.executed)) == (23, 1)
 
 
 def test_a_workflow_whose_records_were_in_a_lost_store_is_not_adopted(make_message: MakeMessage) -> None:
