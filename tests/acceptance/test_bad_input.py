@@ -762,7 +762,7 @@ def test_agents_that_insert_each_other_without_end_are_parked(edited: Deployment
 
     assert raised.value.error_class == "loop_limit"
     assert "`paigeant_max_steps`" in raised.value.text
-    assert handle.status_sync().executed == ("ping", "pong", "ping-2", "pong-2", "ping-3", "pong-3")
+    assert handle.status_sync().executed == ("ping", "pong-0.1", "ping-1.1", "pong-2.1", "ping-3.1", "pong-4.1")
     assert len([run for run in edited.runs() if run.startswith(handle.correlation_id)]) == 7
     store = edited.transport().store
     assert store is not None

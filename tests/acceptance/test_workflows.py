@@ -263,7 +263,7 @@ def test_an_agent_inserts_steps_that_other_workers_run(transport: CeleryTranspor
 
     result = handle.result_sync(WITHIN)
 
-    assert list(result.outputs) == ["planner", "draft", "review", "publish"]
+    assert list(result.outputs) == ["planner", "draft-0.1", "review-0.2", "publish"]
     assert result.output == "publish(print|review(check it|draft(inserted|planned)))"
     message = message_in(recorded(handle, transport))
     assert [record.added_by for record in message.slip.executed] == [None, "planner", "planner", None]
