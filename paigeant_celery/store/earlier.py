@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-from paigeant_celery.core.errors import StoreCorrupt, UsageError
+from paigeant_celery.core.errors import StoreCorrupt, StoreRequired, UsageError
 from paigeant_celery.core.far import name_of_note, name_of_record, note_of, record_in, records_in
 from paigeant_celery.core.slip import ExecutedStep, RoutingSlip
 from paigeant_celery.store.port import HopStore
@@ -15,10 +15,15 @@ READ_AT_ONCE = 100  # records; with outputs of the default size they are about a
 
 
 def executed_of(store: HopStore | None, correlation_id: str, slip: RoutingSlip) -> tuple[ExecutedStep, ...]:
-    """Return the records of all steps that ran; raises `StoreCorrupt` if one is missing or not as it was recorded."""
+    """Return the records of all steps that ran.
+
+    Raises `StoreCorrupt` if one is missing or not as it was recorded, and `StoreRequired` if there is no store to ask.
+    """
     if slip.earlier is None:
         return slip.executed
-    texts = _texts(store, correlation_id, slip.earlier.count) if store is not None else {}
+    if store is None:
+        raise StoreRequired("output")
+    texts = _texts(store, correlation_id, slip.earlier.count)
     try:
         return (*records_in(slip.earlier, texts), *slip.executed)
     except ValueError as error:
@@ -28,7 +33,7 @@ def executed_of(store: HopStore | None, correlation_id: str, slip: RoutingSlip) 
 def executed_step(store: HopStore | None, correlation_id: str, slip: RoutingSlip, step_id: str) -> ExecutedStep:
     """Return the record of one step that ran.
 
-    Raises `UsageError` if no such step ran, and `StoreCorrupt` if its record is missing or damaged.
+    Raises `UsageError` if no such step ran, and what `executed_of` raises.
     """
     for record in slip.executed:
         if record.step_id == step_id:
@@ -45,7 +50,7 @@ def executed_step(store: HopStore | None, correlation_id: str, slip: RoutingSlip
     raise UsageError(f"no step {step_id!r} ran before {own!r}; these did: {ran}")
 
 
-def executed_at(store: HopStore | None, correlation_id: str, slip: RoutingSlip, place: str) -> ExecutedStep | None:
+def executed_at(store: HopStore, correlation_id: str, slip: RoutingSlip, place: str) -> ExecutedStep | None:
     """Return the record of the step that ran at a place, or None.
 
     Raises `StoreCorrupt` if it is not there as a record of that place. Only `executed_of` and `executed_step` tell
@@ -57,7 +62,7 @@ def executed_at(store: HopStore | None, correlation_id: str, slip: RoutingSlip, 
     if slip.earlier is None or not place.isdecimal() or int(place) >= slip.earlier.count:
         return None
     try:
-        return record_in(store.blob(correlation_id, name_of_record(place)) if store is not None else None, place)
+        return record_in(store.blob(correlation_id, name_of_record(place)), place)
     except ValueError as error:
         raise StoreCorrupt(f"{correlation_id}: record of an earlier step", str(error)) from error
 

@@ -60,8 +60,8 @@ class Outputs:
     def step(self, slip: RoutingSlip, correlation_id: str, step_id: str) -> ExecutedStep:
         """Return the record of a step that ran.
 
-        Raises `UsageError` if no such step ran, and `StoreCorrupt` if its record is only in the store, and damaged
-        there.
+        Raises `UsageError` if no such step ran, `StoreCorrupt` if its record is only in the store, and damaged there,
+        and `StoreRequired` if it is only in a store, and there is none.
         """
         return executed_step(self._store, correlation_id, slip, step_id)
 

@@ -739,7 +739,7 @@ def test_no_log_holds_what_was_refused(made: Deployment, worker: Process) -> Non
 @pytest.fixture(scope="module")
 def edited(redis_url: str, pool: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     """A worker with low limits on what agents may insert."""
-    limits = {"paigeant_max_steps": 7, "paigeant_max_visits": 4}
+    limits = {"paigeant_max_steps": 7, "paigeant_max_visits": 4, "paigeant_inline_log_size": 0}
     with deployment(redis_url, tmp_path_factory.mktemp("edited"), **limits) as made:
         made.ready_worker("editors", "press", "desk", pool=pool, slots=2)
         yield made

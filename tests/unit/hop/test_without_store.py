@@ -9,13 +9,16 @@ from dataclasses import replace
 
 import pytest
 
+from paigeant_celery.activities.context import workflow_context
 from paigeant_celery.activities.functions import FunctionActivity, activity
 from paigeant_celery.activities.registry import registry
 from paigeant_celery.broker.outbox import Outbox
 from paigeant_celery.broker.port import Delivery
 from paigeant_celery.broker.sending import Sending
 from paigeant_celery.client.dead_letters import DeadLetters
-from paigeant_celery.core.message import PaigeantMessage, encode
+from paigeant_celery.core.errors import UsageError
+from paigeant_celery.core.far import folded
+from paigeant_celery.core.message import PaigeantMessage, encode, reread
 from paigeant_celery.core.policy import StepPolicy
 from paigeant_celery.core.settings import Settings
 from paigeant_celery.core.slip import FunctionSpec
@@ -239,3 +242,34 @@ def test_a_message_that_claims_more_attempts_than_there_are_runs_nothing(
     assert isinstance(summary, Summary)
     assert (summary.outcome, summary.error_class) == ("parked", "attempts_exhausted")
     assert runs == []
+
+
+def test_all_records_travel_without_a_store_and_parts_in_one_are_not_lost(
+    broker: Broker, make_message: MakeMessage
+) -> None:
+    """A worker that lacks the store of the others counts what they have folded, and says what it cannot read."""
+
+    @activity
+    async def look(step_id: str) -> object:
+        try:
+            return (await workflow_context().output(step_id)).output
+        except UsageError as error:
+            return str(error)
+
+    broker.settings = Settings(inline_log_size=0)
+    whole = make_message(*[look.activity("earlier-0")] * 4, outputs=("a", "b", "c"))
+    slip, stored = folded(whole.slip, most=0)
+    assert (len(stored), slip.ran) == (4, 3)
+
+    for message, said in ((whole, "a"), (whole.model_copy(update={"slip": slip}), "`output` reads the store, but")):
+        broker.sent.clear()
+        broker.serve(arrival_of(message))
+        for _ in range(2):
+            broker.serve(broker.last())
+        moved = reread(str(broker.last().envelope)).slip
+
+        assert moved.ran == 6
+        assert moved.visits == {"earlier": 3, "look": 4}
+        assert moved.earlier == message.slip.earlier
+        assert [str(record.output)[:29] for record in moved.executed[-3:]] == [said] * 3
+    assert broker.kept == []
