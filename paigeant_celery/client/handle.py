@@ -36,6 +36,7 @@ from paigeant_celery.core.message import PaigeantMessage, reread, step_ids_in
 from paigeant_celery.core.names import conversation_fault, is_correlation_id
 from paigeant_celery.store.earlier import executed_of
 from paigeant_celery.store.outputs import outputs_of
+from paigeant_celery.store.pages import all_opened
 from paigeant_celery.store.port import Store, StoredEvent, WorkflowRecord
 
 __all__ = ["WorkflowHandle"]
@@ -77,7 +78,8 @@ class WorkflowHandle:
         """Do what `status` does, for code without an event loop."""
         record = self._record("status")
         try:
-            message = self._message(record)
+            with self._kept("status"):
+                message = all_opened(self._store("status"), self._message(record))
         except NewerMessage:
             return self._status_of_newer(record)
         slip = message.slip

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from decimal import Decimal
-from itertools import takewhile
 
 from pydantic import ValidationError
 
@@ -41,8 +40,8 @@ def folded(slip: RoutingSlip, *, most: int) -> tuple[RoutingSlip, Mapping[str, s
     If its steps and records have more than `most` bytes of JSON, only the record of the last step travels on. Once
     that was so, no more than the last one ever does.
     """
-    leaving = tuple(takewhile(_has_its_id_alone, slip.executed[:-1][:FOLDED_AT_ONCE]))
-    if not leaving or (slip.earlier is None and _size(slip) <= most):
+    leaving = slip.executed[:-1][:FOLDED_AT_ONCE]
+    if not leaving or (slip.earlier is None and (_size(slip) <= most or _may_clash(slip))):
         return slip, {}
     earlier, stored = slip.earlier, {}
     for record in leaving:
@@ -83,10 +82,10 @@ def records_in(earlier: Earlier, texts: Mapping[str, str]) -> tuple[ExecutedStep
     return tuple(records)
 
 
-def _has_its_id_alone(record: ExecutedStep) -> bool:
-    """Say whether no step that is inserted later can get its id; dispatchers before 1.3 allowed any id."""
-    place = inserting_place(record.step_id)
-    return place is None or place < int(record.place)
+def _may_clash(slip: RoutingSlip) -> bool:
+    """Say whether a step that is inserted later may get an id that is in use; dispatchers before 1.3 allowed any."""
+    places = map(inserting_place, slip.step_ids())
+    return any(place is not None and place >= slip.ran for place in places)
 
 
 def _size(slip: RoutingSlip) -> int:

@@ -16,6 +16,7 @@ from paigeant_celery.core.conversations import names_of
 from paigeant_celery.core.errors import IllegalEvent, InvalidInput
 from paigeant_celery.core.far import folded
 from paigeant_celery.core.message import PaigeantMessage, encode
+from paigeant_celery.core.pages import next_page, paged
 from paigeant_celery.core.policy import Attempt, retry_delay
 from paigeant_celery.core.slip import ExecutedStep, OutputRef, Step
 
@@ -250,7 +251,7 @@ def decide(message: PaigeantMessage, event: Event, *, now: datetime, limits: Lim
     """Say where the workflow stands after `event` and what must be recorded.
 
     Raises `IllegalEvent` if the event is not about the step that `message` asks for, for example because it was
-    applied before.
+    applied before, or if the step ran and the steps after it are not there.
     """
     step = message.slip.next_step
     if step is None or event.place != message.place:
@@ -300,6 +301,8 @@ def _begin(message: PaigeantMessage, step: Step, now: datetime) -> Decision:
 
 
 def _advance(message: PaigeantMessage, step: Step, event: Completed, now: datetime, limits: Limits) -> Decision:
+    if next_page(message.slip) is not None:
+        raise IllegalEvent(type(event).__name__, event.place, "the next page of the itinerary is not opened")
     conversation, conversation_id = names_of(step)
     record = ExecutedStep(
         step_id=step.step_id or "",
@@ -327,7 +330,9 @@ def _advance(message: PaigeantMessage, step: Step, event: Completed, now: dateti
         return _park(message, step, "loop_limit", text)
     far: Mapping[str, str] = {}
     if limits.inline_log_size is not None:
-        slip, far = folded(slip, most=limits.inline_log_size)
+        slip, records = folded(slip, most=limits.inline_log_size)
+        slip, pages = paged(slip, most=limits.inline_log_size)
+        far = {**records, **pages}
     moved = message.moved(slip, now=now)
     if not slip.itinerary:
         return Finish(message=moved, far=far)

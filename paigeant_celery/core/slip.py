@@ -41,6 +41,7 @@ __all__ = [
     "Earlier",
     "ExecutedStep",
     "FunctionSpec",
+    "Later",
     "OutputRef",
     "RegisteredActivity",
     "RoutingSlip",
@@ -310,14 +311,29 @@ class Earlier(WireModel):
     spoken: Annotated[dict[str, Times], Field(exclude_if=lambda spoken: not spoken)] = Field(default_factory=dict)
 
 
+class Later(WireModel):
+    """What travels of the last steps to come if they are in the store: how many they are, and where they begin.
+
+    `page` is the digest of the page that has the first of them, and `size` its length in bytes; that page says how it
+    goes on. `visits` counts the steps of each activity.
+    """
+
+    count: int = Field(ge=1, strict=True)
+    page: str = Field(pattern="^[0-9a-f]{64}$")
+    size: int = Field(ge=0, strict=True)
+    visits: dict[str, Times] = Field(default_factory=dict)
+
+
 class RoutingSlip(WireModel):
     """The steps still to run, in order, and the record of those that ran.
 
-    The records of the first of them may be in the store: `earlier`, since 1.3, says what of them travels, and
-    `executed` goes on from there. `compensations` is reserved in the format for activities that undo others.
+    Of a long slip only the middle travels, since 1.3. `earlier` says what travels of the first records, and `executed`
+    goes on from there; `later` says what travels of the last steps, and they follow those of `itinerary`.
+    `compensations` is reserved in the format for activities that undo others.
     """
 
     itinerary: tuple[Step, ...] = ()
+    later: Annotated[Later | None, Field(exclude_if=lambda later: later is None)] = None
     earlier: Annotated[Earlier | None, Field(exclude_if=lambda earlier: earlier is None)] = None
     executed: tuple[ExecutedStep, ...] = ()
     compensations: tuple[JsonValue, ...] = ()
@@ -335,7 +351,7 @@ class RoutingSlip(WireModel):
     @property
     def length(self) -> int:
         """How many steps ran or are still to run."""
-        return self.ran + len(self.itinerary)
+        return self.ran + len(self.itinerary) + (self.later.count if self.later is not None else 0)
 
     @property
     def next_step(self) -> Step | None:
@@ -352,10 +368,11 @@ class RoutingSlip(WireModel):
         """How many steps of each activity ran or are still to run."""
         counted = Counter(self.earlier.visits if self.earlier is not None else ())
         counted.update(part.activity for part in (*self.executed, *self.itinerary))
+        counted.update(self.later.visits if self.later is not None else ())
         return counted
 
     def step_ids(self) -> list[str]:
-        """The ids of the steps whose records travel and of those to come, in the order of the slip."""
+        """The ids of the records and steps that travel, in the order of the slip."""
         return [record.step_id for record in self.executed] + [step.step_id or "" for step in self.itinerary]
 
     def advanced(self, record: ExecutedStep, inserted: Iterable[Step]) -> RoutingSlip:
