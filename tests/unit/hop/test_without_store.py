@@ -19,6 +19,7 @@ from paigeant_celery.client.dead_letters import DeadLetters
 from paigeant_celery.core.errors import UsageError
 from paigeant_celery.core.far import folded
 from paigeant_celery.core.message import PaigeantMessage, encode, reread
+from paigeant_celery.core.pages import paged
 from paigeant_celery.core.policy import StepPolicy
 from paigeant_celery.core.settings import Settings
 from paigeant_celery.core.slip import FunctionSpec
@@ -273,3 +274,22 @@ def test_all_records_travel_without_a_store_and_parts_in_one_are_not_lost(
         assert moved.earlier == message.slip.earlier
         assert [str(record.output)[:29] for record in moved.executed[-3:]] == [said] * 3
     assert broker.kept == []
+
+
+def test_a_step_is_not_paid_for_if_the_steps_after_it_are_in_a_store(
+    broker: Broker, make_message: MakeMessage, flaky: FunctionActivity[[], str]
+) -> None:
+    """The workflow could not go on; a worker that has the store can run the letter's message."""
+    steps = [flaky.activity()] * 4
+    folded_slip, _ = folded(make_message(*steps, outputs=("a", "b")).slip, most=0)
+    slip, pages = paged(folded_slip, most=0)
+    message = make_message(*steps, outputs=("a", "b")).model_copy(update={"slip": slip})
+    assert (len(slip.itinerary), len(pages)) == (1, 3)
+
+    answer = broker.serve(arrival_of(message))
+
+    assert isinstance(answer, Refused)
+    assert answer.reason == "store_required"
+    ((letter, envelope),) = broker.kept
+    assert (letter.reason, envelope) == ("store_required", encode(message))
+    assert broker.sent == []
