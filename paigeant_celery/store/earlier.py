@@ -38,9 +38,10 @@ def executed_step(store: HopStore | None, correlation_id: str, slip: RoutingSlip
     for record in slip.executed:
         if record.step_id == step_id:
             return record
-    found = _noted(store, correlation_id, step_id) if store is not None and slip.earlier is not None else None
-    if found is not None:
-        return found
+    if store is not None and slip.earlier is not None:
+        found = _noted(store, correlation_id, step_id)
+        if found is not None and int(found.place) < slip.earlier.count:
+            return found
     everything = executed_of(store, correlation_id, slip)  # the rare way, and the sure one
     for record in everything:
         if record.step_id == step_id:

@@ -208,7 +208,8 @@ def test_a_conversation_that_lost_a_turn_goes_on_with_neither() -> None:
         assert ["refused: conversation_lost"] in found
 
 
-def test_retries_redrives_and_cancels_find_the_workflow_where_it_stood() -> None:
+@pytest.mark.parametrize("discard", [False, True])
+def test_retries_redrives_and_cancels_find_the_workflow_where_it_stood(discard: bool) -> None:
     """What failed, was parked and goes on is the same step; what was cancelled keeps what it had."""
 
     tries: list[int] = []
@@ -227,7 +228,7 @@ def test_retries_redrives_and_cancels_find_the_workflow_where_it_stood() -> None
         tries.clear()
         trial.deliver()
         trial.look()
-        assert trial.handle.redrive_sync()
+        assert trial.handle.redrive_sync(discard_journal=discard)
         trial.harness.sweep()
         trial.deliver(3)
         trial.look()

@@ -221,6 +221,16 @@ def test_a_damaged_note_of_a_place_hides_no_record(make_message: MakeMessage, pl
     assert (found.step_id, found.place) == ("a1-2", "3")
 
 
+def test_what_an_earlier_run_of_the_same_id_has_left_is_no_step_that_ran(make_message: MakeMessage) -> None:
+    """A store that has lost only a part of its data may have records of steps that are still to run."""
+    _, old = walked(make_message(*itinerary(30)), 25)
+    message, blobs = walked(make_message(*itinerary(30)), 20)
+
+    with pytest.raises(UsageError, match="no step 'a1-12' ran before"):
+        executed_step(store_of({**old, **blobs}), "w-1", message.slip, "a1-12")
+    assert executed_step(store_of({**old, **blobs}), "w-1", message.slip, "a1-9").place == "17"
+
+
 def test_records_are_read_in_parts(make_message: MakeMessage, monkeypatch: pytest.MonkeyPatch) -> None:
     """One call for all of 100 000 steps would stop the server for everybody else."""
     message, blobs = walked(make_message(*itinerary(30)), 20)
