@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from paigeant_celery.activities.real_threads import end_at_exit, real, start_thread
@@ -44,7 +46,7 @@ class LookOut:
         self._runs: set[Waiting] = set()
         self._lock = real().Lock()
         self._pid: int | None = None
-        os.register_at_fork(after_in_child=self._forget)
+        os.register_at_fork(after_in_child=partial(_forget, weakref.ref(self)))  # which the process keeps for good
 
     @contextmanager
     def over(self, run: Waiting) -> Iterator[None]:
@@ -62,18 +64,33 @@ class LookOut:
         with self._lock:
             if self._pid != os.getpid():
                 self._pid, ended = os.getpid(), real().Event()
-                end_at_exit(start_thread(lambda: self._look(ended), name="paigeant-look-out"), ended.set)
+                look = partial(_look, weakref.ref(self), ended)
+                end_at_exit(start_thread(look, name="paigeant-look-out"), ended.set)
 
-    def _look(self, ended: threading.Event) -> None:
-        while not ended.wait(LOOK_UP):
-            if self._shutdown().asked:
-                self._give_up()
-
-    def _give_up(self) -> None:
+    def look(self) -> None:
+        """Give up what must be given up now."""
+        if not self._shutdown().asked:
+            return
         for run in self._runs.copy():
             if self._shutdown().over or run.at_rest():
                 run.give_up()
 
-    def _forget(self) -> None:
-        # The parent's thread does not exist in the child, and its lock may have been held at the fork.
+    def forget(self) -> None:
+        """Begin anew in a forked child: the parent's thread is not there, and its lock may have been held."""
         self._lock, self._pid, self._runs = real().Lock(), None, set()
+
+
+# Neither the thread nor the process keeps an app whose runs are looked after.
+
+
+def _look(found: weakref.ref[LookOut], ended: threading.Event) -> None:
+    while not ended.wait(LOOK_UP):
+        if (look_out := found()) is None:
+            return
+        look_out.look()
+        del look_out
+
+
+def _forget(found: weakref.ref[LookOut]) -> None:
+    if (look_out := found()) is not None:
+        look_out.forget()

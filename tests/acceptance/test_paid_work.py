@@ -11,7 +11,10 @@ from tests.support.processes import Deployment, Process, deployment
 
 WITHIN = 20.0
 
-NARROW = {"paigeant_max_message_size": 8192, "paigeant_max_output_size": 50_000}
+# Outputs travel, so that an envelope can become too large.
+NARROW = {
+    "paigeant_inline_output_size": 100_000, "paigeant_max_message_size": 8192, "paigeant_max_output_size": 50_000,
+}  # fmt: skip
 
 pytestmark = pytest.mark.together("made")
 

@@ -1,6 +1,6 @@
 """What a hop costs, with targets: our slip against a plain Celery chain, and against a slip without a store.
 
-    python tests/benchmarks/hop.py [--cases threads,growth] [--rounds N] [--against REVISION] [--quick]
+    python tests/benchmarks/hop.py [--cases threads,growth] [--rounds N] [--against REVISION] [--quick] [--postgres]
 
 Contestants, each with its own worker and client processes, all on one Redis server (a database each), with the same
 pool, the same agent and the same prompts, with late acknowledgement and task events:
@@ -21,6 +21,8 @@ Cases (`--cases`, all by default):
 - `turns`: request/reply turns of a hop, through a counting proxy.
 - `growth`: bytes and CPU of a hop early and late in workflows of 200 steps with outputs of 2 KB.
 - `waiting`: 500 and 1000 agents in flight.
+- `dbos`: the workflows of `growth` in DBOS, which is no chain of messages, for a look. Only if it is installed
+  (`pip install --group bench`); on SQLite, or on PostgreSQL with `--postgres`.
 
 What each figure is exactly is said at the top of `steady.py`, `round_trips.py`, `growth.py` and `waiting.py`. The
 rounds are interleaved, and the contestants take turns to begin. The ratio is the median of the ratios of the rounds. On
@@ -35,12 +37,14 @@ from __future__ import annotations
 import argparse
 import platform
 import signal
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +53,9 @@ import redis
 if not __package__:  # when run by its path: the helpers are found, and the installed package goes first
     sys.path.append(str(Path(__file__).parents[2]))
 
-from tests.benchmarks import growth, round_trips, steady, waiting
+from tests.benchmarks import dbos_growth, growth, round_trips, steady, waiting
 from tests.benchmarks.earlier import NoRevision, earlier
+from tests.benchmarks.postgres import find_initdb
 from tests.benchmarks.proxy import Turns
 from tests.benchmarks.samples import Samples
 from tests.benchmarks.stands import CHAIN, LEAN, SLIP, Place, Size, WrongOutput, place
@@ -72,7 +77,7 @@ class Case:
 
     name: str
     measure: Measure
-    peer: Contestant = CHAIN
+    peer: Contestant | None = CHAIN  # None: ours takes no part
 
 
 CASES = (
@@ -82,6 +87,8 @@ CASES = (
     Case(name="growth", measure=growth.measure),
     Case(name="waiting", measure=waiting.measure, peer=LEAN),
 )
+DBOS = Case(name="dbos", measure=lambda samples, _, *of: dbos_growth.measure(samples, *of, postgres=False), peer=None)
+POSTGRES = replace(DBOS, measure=lambda samples, _, *of: dbos_growth.measure(samples, *of, postgres=True))
 
 
 @dataclass(kw_only=True)
@@ -104,9 +111,11 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             was = [earlier(arguments.against, folder)] if arguments.against else []
+            if arguments.postgres:
+                find_initdb()
             print(_surroundings(size))
             report = Report()
-            for case in CASES:
+            for case in (*CASES, POSTGRES if arguments.postgres else DBOS):
                 if case.name in arguments.cases:
                     _run(case, was, size, folder, report)
     except (NoRevision, NoServer) as error:
@@ -117,11 +126,15 @@ def main() -> int:
 
 
 def _arguments() -> argparse.Namespace:
-    names = [case.name for case in CASES]
+    usual = [case.name for case in CASES]
+    if find_spec("dbos") is not None:
+        usual.append(DBOS.name)
+    names = [*(case.name for case in CASES), DBOS.name]
     parser = argparse.ArgumentParser(description="What a hop costs, with targets.")
-    parser.add_argument("--cases", type=_names_of(names), default=names, help=f"some of {','.join(names)}")
+    parser.add_argument("--cases", type=_names_of(names), default=usual, help=f"some of {','.join(names)}")
     parser.add_argument("--rounds", type=int, help="interleaved rounds (default 12, quick 1)")
     parser.add_argument("--against", metavar="REVISION", help="an earlier state of this repository, as a contestant")
+    parser.add_argument("--postgres", action="store_true", help="DBOS on a PostgreSQL of its own, and not on SQLite")
     parser.add_argument("--quick", action="store_true", help="less of everything, for a look")
     return parser.parse_args()
 
@@ -138,24 +151,27 @@ def _names_of(known: Sequence[str]) -> Callable[[str], list[str]]:
 
 def _run(case: Case, was: Sequence[Contestant], size: Size, folder: Path, report: Report) -> None:
     """Run a case and print its table, or name it as failed."""
-    contestants = [*was, SLIP, case.peer]  # ours and ours as it was are next to each other in every round
+    contestants = (
+        [] if case.peer is None else [*was, SLIP, case.peer]
+    )  # ours and ours as it was are next to each other in every round
     samples, found = Samples(), None
     try:
-        with _at_most(size.limit * len(contestants)), place(folder) as where:
+        with _at_most(size.limit * max(len(contestants), 1)), place(folder) as where:
             found = case.measure(samples, contestants, where, size)
     except WrongOutput as error:
         report.failed[case.name] = f"wrong output: {error}"
     except TimeoutError as error:
         report.failed[case.name] = f"lost or too late: {error}"
-    except (RuntimeError, OSError, redis.RedisError) as error:
+    except (RuntimeError, OSError, subprocess.SubprocessError, redis.RedisError) as error:
         report.failed[case.name] = f"{type(error).__name__}: {error}"
     if case.name in report.failed:
         print(f"\n{case.name}: failed, {report.failed[case.name]}", flush=True)
         return
     report.samples[case.name] = samples
-    others = [case.peer.name, *(one.name for one in was)]
+    own = dbos_growth.NAME if case.peer is None else SLIP.name
+    others = [] if case.peer is None else [case.peer.name, *(one.name for one in was)]
     print(f"\n{case.name}: all outputs complete and equal")
-    print("\n".join(samples.lines(SLIP.name, others)), flush=True)
+    print("\n".join(samples.lines(own, others)), flush=True)
     if isinstance(found, dict):
         print("\n".join(_turn_lines(found, contestants, size)), flush=True)
 
@@ -166,7 +182,7 @@ def _turn_lines(turns: dict[str, Turns], contestants: Sequence[Contestant], size
 
 
 def _summary(report: Report, own: Sequence[str]) -> Iterator[str]:
-    if report.samples:
+    if report.samples.keys() - {DBOS.name}:
         yield ""
         yield from target_lines(report.samples, own)
         titles = missed(report.samples)
