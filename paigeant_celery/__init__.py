@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from paigeant_celery.core.settings import Settings
     from paigeant_celery.core.slip import (
         ActivitySpec,
+        Earlier,
         ExecutedStep,
         FunctionSpec,
         OutputRef,
@@ -86,6 +87,7 @@ _HOME = {
     "DeadLetters": "client.dead_letters",
     "DuplicateActivity": "core.errors",
     "EmptyItinerary": "core.errors",
+    "Earlier": "core.slip",
     "ExecutedStep": "core.slip",
     "Failure": "core.flow",
     "Frame": "core.causes",
@@ -157,6 +159,7 @@ __all__ = [
     "DeadLetters",
     "DuplicateActivity",
     "EmptyItinerary",
+    "Earlier",
     "ExecutedStep",
     "Failure",
     "Frame",

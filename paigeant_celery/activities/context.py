@@ -14,7 +14,7 @@ from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, JsonValue, PrivateAttr, TypeAdapter
 
-from paigeant_celery.core.errors import NoWorkflow, UsageError
+from paigeant_celery.core.errors import NoWorkflow
 from paigeant_celery.core.jsonable import dumps
 from paigeant_celery.core.message import PaigeantMessage
 from paigeant_celery.core.slip import ExecutedStep
@@ -31,6 +31,7 @@ __all__ = [
 ]
 
 ReadOutput = Callable[[ExecutedStep], Awaitable[JsonValue]]
+ReadStep = Callable[[str], Awaitable[ExecutedStep]]  # by its id; raises `UsageError` if no such step ran
 ReadData = Callable[[str], Awaitable[str]]  # base64 by its digest
 
 T = TypeVar("T")
@@ -107,15 +108,12 @@ class WorkflowContext:
     message: PaigeantMessage = field(repr=False)
     read_output: ReadOutput = field(repr=False)
     read_data: ReadData = field(repr=False)
+    read_step: ReadStep = field(repr=False)
     history: tuple[str, ...] = field(default=(), repr=False)  # of its conversation, a text for each earlier step
 
     async def output(self, step_id: str) -> StepOutput:
         """Return the output of an earlier step; raises `UsageError` if no such step ran."""
-        for record in self.message.slip.executed:
-            if record.step_id == step_id:
-                return await recorded_output(record, self.read_output)
-        ran = [record.step_id for record in self.message.slip.executed]
-        raise UsageError(f"no step {step_id!r} ran before {self.step_id!r}; these did: {ran}")
+        return await recorded_output(await self.read_step(step_id), self.read_output)
 
 
 async def recorded_output(record: ExecutedStep, read: ReadOutput) -> StepOutput:
@@ -131,6 +129,7 @@ async def open_context(
     attempt: int,
     read_output: ReadOutput,
     read_data: ReadData,
+    read_step: ReadStep,
     history: tuple[str, ...] = (),
 ) -> WorkflowContext:
     """Build the context of the step that `message` is about to run."""
@@ -147,6 +146,7 @@ async def open_context(
         message=message,
         read_output=read_output,
         read_data=read_data,
+        read_step=read_step,
         history=history,
     )
 

@@ -11,6 +11,7 @@ from contextlib import (
     AsyncExitStack,
     asynccontextmanager,
     contextmanager,
+    nullcontext,
     suppress,
 )
 from dataclasses import fields, replace
@@ -140,7 +141,9 @@ class AgentActivity:
         if conversation is not None:
             continued, is_heard = await asyncio.to_thread(_continued, conversation, context)  # a history may be large
         async with self._deps(data, context) as deps:
-            with budget.explained(), durable_run(self._agent):
+            journal = current_journal()
+            holding = journal.holding() if journal is not None else nullcontext()
+            with budget.explained(), durable_run(self._agent), holding:
                 result = await self._agent.run(
                     prompt_of(prompt, previous if step.previous_output and not is_heard else None),
                     deps=with_previous_output(deps, previous),
@@ -248,7 +251,7 @@ class _Budget:
     """What a workflow's limits leave for the step that runs now."""
 
     def __init__(self, message: PaigeantMessage) -> None:
-        self._limits, self._used = message.usage_limits, used_by(message.slip.executed)
+        self._limits, self._used = message.usage_limits, used_by(message.slip.executed, earlier=message.slip.earlier)
 
     def left(self) -> UsageLimits | None:
         """Return the limits of the run, or None if the workflow has none.

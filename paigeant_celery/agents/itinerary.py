@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -80,13 +79,12 @@ class Edit:
         return available[insertion.activity].step.asking(insertion.prompt)
 
     def _check_limits(self, steps: Sequence[Step]) -> None:
-        slip = self.context.message.slip
         if len(self.inserted) + len(steps) > self.max_added_steps:
             left = self.max_added_steps - len(self.inserted)
             raise InvalidInput("too_many_added_steps", "", f"this step may insert {left} more, not {len(steps)}")
         # The length of the workflow is not checked: a loop that exceeds it is parked, and no model may avoid that.
-        visits = Counter([record.activity for record in slip.executed])
-        visits.update(step.activity for step in (*slip.itinerary, *self.inserted, *steps))
+        visits = self.context.message.slip.visits
+        visits.update(step.activity for step in (*self.inserted, *steps))
         for step in steps:
             if visits[step.activity] > self.limits.max_visits:
                 text = f"{step.activity!r} may appear {self.limits.max_visits} times in a workflow"

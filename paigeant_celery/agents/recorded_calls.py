@@ -23,6 +23,7 @@ from pydantic_ai.durable_exec import (
     ResultCodec,
     durable_unit_scope,
 )
+from pydantic_ai.messages import ToolCallPart
 from pydantic_ai.tools import RunContext
 
 from paigeant_celery.agents.cut_offs import when_explained
@@ -61,13 +62,15 @@ async def recorded(
     unit: Callable[[], AbstractContextManager[object]] = durable_unit_scope,
     later: Callable[[Record], bool] = lambda record: False,
     instead_of: Callable[[], CallKey | None] = lambda: None,
+    may_be_last: Callable[[], bool] = lambda: False,
 ) -> Record:
     """Return the record of a call that is made now or was made by an earlier attempt.
 
     Raises the error of a recorded call that failed but whose run survived. If such a call had been cut off for a reason
     that is not known, the replay waits to be cut off again. `spending` is where the call's usage is counted,
     `unit` surrounds what is made, and what `later` says matters only if the step goes on, and is recorded then.
-    `instead_of` says, once the call is made, which earlier call's record it replaces.
+    `instead_of` says, once the call is made, which earlier call's record it replaces, and `may_be_last` whether
+    the run may end with it.
     """
     found = journal.find(key, fingerprint)
     if found is not None:
@@ -105,7 +108,7 @@ async def recorded(
                 if later(record):
                     number = journal.add_later(key, record)
                 else:
-                    number = await journal.add(key, record, instead_of=instead_of())
+                    number = await journal.add(key, record, instead_of=instead_of(), may_be_last=may_be_last())
             except asyncio.CancelledError as error:  # it is answered and may be recorded, but not for the run
                 cut_off(error)
                 raise
@@ -191,11 +194,13 @@ class _RecordedOperation(BoundDurableOperation[ParamsT, WireT, ResultT]):
         codec: ResultCodec[Any] = self._operation.result_codec
         standing: Standing | None = journal.standing.get(key.run)
         given: list[Any] = []
+        is_last = False
         replaced: Standing | None = None
 
         async def make() -> Record:
-            nonlocal replaced
+            nonlocal replaced, is_last
             result = await self._operation.handler(cast("ParamsT", params))
+            is_last = _may_be_last(params, result)
             given.append(codec.dump(result))
             replaced = polled(standing, key, params.messages, result)
             if replaced is None:
@@ -203,7 +208,12 @@ class _RecordedOperation(BoundDurableOperation[ParamsT, WireT, ResultT]):
             return Record(fingerprint=replaced.fingerprint, result=codec.dump(replaced.answer))
 
         record = await recorded(
-            journal, key, fingerprint, make, instead_of=lambda: replaced.key if replaced is not None else None
+            journal,
+            key,
+            fingerprint,
+            make,
+            instead_of=lambda: replaced.key if replaced is not None else None,
+            may_be_last=lambda: is_last,
         )
         result = read_back(key, codec.load, given[0] if given else record.result)
         journal.standing[key.run] = replaced or Standing(key, result, record.fingerprint)
@@ -244,6 +254,13 @@ class _RecordedOperation(BoundDurableOperation[ParamsT, WireT, ResultT]):
             return "event", params.event.event_kind, {}
         name = type(self._operation.operation_id).__name__
         return "operation", name, digests_of_arguments(params)
+
+
+def _may_be_last(params: ModelRequestParams, answer: Any) -> bool:
+    """Say whether a run may end with an answer: it asks for no tool but those that give the output."""
+    outputs = {tool.name for tool in params.model_request_parameters.output_tools}
+    asked = [part.tool_name for part in answer.parts if isinstance(part, ToolCallPart)]
+    return outputs.issuperset(asked) and answer.state == "complete"
 
 
 def _context_of(params: Any) -> RunContext[Any]:

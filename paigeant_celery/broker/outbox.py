@@ -87,7 +87,6 @@ def delivery_of(
     """Return what must be published for the hop that `message` asks for."""
     step, slip = message.step, message.slip
     own = (step.policy or StepPolicy()).over(activity.policy if activity is not None else None)
-    total = len(slip.executed) + len(slip.itinerary)
     return Delivery(
         activity=step.activity,
         hop_id=message.message_id,
@@ -95,7 +94,7 @@ def delivery_of(
         parent_id=make_hop_id(message.correlation_id, slip.executed[-1].place) if slip.executed else None,
         queue=queue,
         envelope=envelope,
-        summary=f"workflow {message.correlation_id}, step {len(slip.executed) + 1} of {total}: {step.step_id}",
+        summary=f"workflow {message.correlation_id}, step {slip.ran + 1} of {slip.length}: {step.step_id}",
         timeout=own.timeout,  # the default is the worker's, whose settings may differ
         attempt=attempt,
         trace_context=message.trace_context,

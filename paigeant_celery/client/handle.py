@@ -32,6 +32,7 @@ from paigeant_celery.core.events import Joining, WorkflowEvent
 from paigeant_celery.core.flow import Failure
 from paigeant_celery.core.message import PaigeantMessage, reread, step_ids_in
 from paigeant_celery.core.names import conversation_fault, is_correlation_id
+from paigeant_celery.store.earlier import executed_of
 from paigeant_celery.store.outputs import outputs_of
 from paigeant_celery.store.port import Store, StoredEvent, WorkflowRecord
 
@@ -77,7 +78,9 @@ class WorkflowHandle:
             message = self._message(record)
         except NewerMessage:
             return self._status_of_newer(record)
-        step, used = message.slip.next_step, used_by(message.slip.executed)
+        slip = message.slip
+        step, used = slip.next_step, used_by(slip.executed, earlier=slip.earlier)
+        ran = executed_of(self._store("status"), self.correlation_id, slip)
         return WorkflowStatus(
             correlation_id=self.correlation_id,
             state=_current_state(record),
@@ -85,8 +88,8 @@ class WorkflowHandle:
             activity=step.activity if step else None,
             queue=record.queue,
             attempt=record.attempt,
-            executed=tuple(executed.step_id for executed in message.slip.executed),
-            remaining=tuple(remaining.step_id or "" for remaining in message.slip.itinerary),
+            executed=tuple(executed.step_id for executed in ran),
+            remaining=tuple(remaining.step_id or "" for remaining in slip.itinerary),
             failure=record.failure,
             created_at=record.created_at,
             updated_at=record.updated_at,
@@ -260,12 +263,13 @@ class WorkflowHandle:
             cause = RemoteTraceback(str(failure.cause)) if failure.cause is not None else None
             raise error(self.correlation_id, failure.step_id, failure.error_class, failure.text) from cause
         store = self._store("result")
-        executed = self._message(record).slip.executed
+        slip = self._message(record).slip
+        executed = executed_of(store, self.correlation_id, slip)
         outputs = [
             StepOutput(step_id=step.step_id, activity=step.activity, output=output, content=step.content)
             for step, output in zip(executed, outputs_of(store, self.correlation_id, executed), strict=True)
         ]
-        used = used_by(executed)
+        used = used_by(slip.executed, earlier=slip.earlier)
         return WorkflowResult(
             output=outputs[-1].output,
             outputs={output.step_id: output.output for output in outputs},

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from paigeant_celery.core.errors import InvalidInput
 from paigeant_celery.core.faults import first_fault
-from paigeant_celery.core.slip import MAX_COST, Cost, ExecutedStep, WireModel
+from paigeant_celery.core.slip import MAX_COST, Cost, Earlier, ExecutedStep, WireModel
 
 __all__ = ["Usage", "WorkflowLimits", "reported_cost", "reported_count", "used_by"]
 
@@ -137,10 +137,10 @@ class WorkflowLimits(WireModel):
         return ", ".join(f"a {name} of {limit}, of which earlier steps used {used.of(name)}" for name, limit in limits)
 
 
-def used_by(steps: Iterable[ExecutedStep]) -> Usage:
-    """Return what steps have used together."""
-    counters: dict[str, int] = {}
-    cost: Decimal | None = None
+def used_by(steps: Iterable[ExecutedStep], *, earlier: Earlier | None = None) -> Usage:
+    """Return what steps have used together, with those whose records do not travel."""
+    counters = dict(earlier.usage) if earlier is not None else {}
+    cost = earlier.cost if earlier is not None else None
     for step in steps:
         for name, count in step.usage.items():
             counters[name] = counters.get(name, 0) + count

@@ -70,6 +70,8 @@ def check_kept(message: PaigeantMessage, batches: Sequence[str] = ()) -> None:
     """Raise `MessageError` (`conversation_lost`) if a history lacks what earlier steps of the workflow said in it."""
     key = conversation_of(message)
     spoken = sum(conversation_of(message, record) == key for record in message.slip.executed)
+    if key is not None and message.slip.earlier is not None:
+        spoken += message.slip.earlier.spoken.get(f"{'id' if key.workflow is None else 'name'}:{key.name}", 0)
     if key is not None and len(batches) < spoken:
         text = f"the store has lost what {spoken} earlier steps said in it; dispatch the workflow again"
         raise MessageError("conversation_lost", "slip.itinerary[0].conversation", text)

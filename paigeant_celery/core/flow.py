@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -13,6 +14,7 @@ from pydantic import JsonValue
 from paigeant_celery.core.causes import Cause, Frame
 from paigeant_celery.core.conversations import names_of
 from paigeant_celery.core.errors import IllegalEvent, InvalidInput
+from paigeant_celery.core.far import folded
 from paigeant_celery.core.message import PaigeantMessage, encode
 from paigeant_celery.core.policy import Attempt, retry_delay
 from paigeant_celery.core.slip import ExecutedStep, OutputRef, Step
@@ -48,10 +50,14 @@ WorkflowState: TypeAlias = Literal["running", "completed", "failed", "parked", "
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """How far a workflow may grow: executed and remaining steps together, and bytes of the next envelope."""
+    """How far a workflow may grow: executed and remaining steps together, and bytes of the next envelope.
+
+    `inline_log_size` is how many bytes of steps and records travel if a store can hold the rest; None if none can.
+    """
 
     max_steps: int
     max_message_size: int
+    inline_log_size: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,9 +191,10 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class Advance:
-    """Record the step and send `message` for the next one."""
+    """Record the step and send `message` for the next one; `far` are texts for the store that do not travel."""
 
     message: PaigeantMessage
+    far: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def envelope(self) -> str:
@@ -197,9 +204,10 @@ class Advance:
 
 @dataclass(frozen=True, kw_only=True)
 class Finish:
-    """Record the last step; the workflow is completed."""
+    """Record the last step; the workflow is completed. `far` are texts for the store that do not travel."""
 
     message: PaigeantMessage
+    far: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def envelope(self) -> str:
@@ -314,13 +322,16 @@ def _advance(message: PaigeantMessage, step: Step, event: Completed, now: dateti
         slip = message.slip.advanced(record, event.inserted)
     except InvalidInput as error:
         return _park(message, step, error.reason, error.text)
-    if len(slip.executed) + len(slip.itinerary) > limits.max_steps:
+    if slip.length > limits.max_steps:
         text = f"with the inserted steps the workflow has more than {limits.max_steps} (`paigeant_max_steps`)"
         return _park(message, step, "loop_limit", text)
+    far: Mapping[str, str] = {}
+    if limits.inline_log_size is not None:
+        slip, far = folded(slip, most=limits.inline_log_size)
     moved = message.moved(slip, now=now)
     if not slip.itinerary:
-        return Finish(message=moved)
-    advance = Advance(message=moved)
+        return Finish(message=moved, far=far)
+    advance = Advance(message=moved, far=far)
     size, most = len(advance.envelope.encode()), limits.max_message_size
     if size > most:
         text = f"with this step's output the envelope has {size} bytes; raise `paigeant_max_message_size` ({most})"

@@ -287,7 +287,7 @@ def _check_slip(message: PaigeantMessage, max_steps: int) -> None:
     slip = message.slip
     if not is_correlation_id(message.correlation_id):
         raise MessageError("bad_correlation_id", "correlation_id", CORRELATION_ID_RULE)
-    if len(slip.executed) + len(slip.itinerary) > max_steps:
+    if slip.length > max_steps:
         raise MessageError("too_many_steps", "slip", f"more than {max_steps} steps (`paigeant_max_steps`)")
     if split_hop_id(message.message_id) != (message.correlation_id, slip.place):
         raise MessageError(
@@ -295,8 +295,10 @@ def _check_slip(message: PaigeantMessage, max_steps: int) -> None:
             "message_id",
             f"the slip stands at place {slip.place}, but the id says otherwise",
         )
+    if slip.earlier is not None and not slip.executed:
+        raise MessageError("inconsistent_slip", "slip.executed", "the record of the last step is missing")
     for index, record in enumerate(slip.executed):
-        if record.place != str(index):
+        if record.place != str(slip.ran - len(slip.executed) + index):
             raise MessageError("inconsistent_slip", f"slip.executed[{index}].place", "out of order")
     ids = slip.step_ids()
     if "" in ids:

@@ -34,6 +34,7 @@ __all__ = [
     "hop_id",
     "is_activity_name",
     "is_correlation_id",
+    "is_made_step_id",
     "is_queue_name",
     "is_step_id",
     "name_fault",
@@ -43,7 +44,7 @@ __all__ = [
     "text_fault",
 ]
 
-SPEC_VERSION = "1.2"
+SPEC_VERSION = "1.3"
 VERSION_HEADER = "paigeant_spec_version"
 ATTEMPT_HEADER = "paigeant_attempt"  # beside the envelope, if no store counts the attempts
 GIVEN_BACK_HEADER = "paigeant_given_back"  # how often it was put back on its queue, if no store knows the hop
@@ -54,6 +55,7 @@ MAX_QUEUE_LENGTH = 255  # bytes; AMQP's own limit
 
 CORRELATION_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 STEP_ID = re.compile(r"[A-Za-z0-9_.-]{1,128}")
+_MADE_STEP_ID = re.compile(r".*-(?:0|[1-9][0-9]{0,8})\.[1-9][0-9]{0,8}")  # of an inserted step: NAME-PLACE.NUMBER
 ACTIVITY_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*(?:\.[A-Za-z0-9_-]+)*")
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -81,6 +83,11 @@ def is_correlation_id(text: str) -> bool:
 def is_step_id(text: str) -> bool:
     """Say whether `text` may identify a step of a workflow."""
     return STEP_ID.fullmatch(text) is not None
+
+
+def is_made_step_id(text: str) -> bool:
+    """Say whether `text` has the form of an id that a step gets when another step inserts it."""
+    return _MADE_STEP_ID.fullmatch(text) is not None
 
 
 def is_queue_name(text: str) -> bool:

@@ -40,6 +40,7 @@ class Settings(BaseModel):
     max_message_age: float = Field(default=3 * 86400.0, ge=0, allow_inf_nan=False)
     max_message_size: int = Field(default=1024 * 1024, ge=4096, strict=True)
     inline_output_size: int = Field(default=1024, ge=0, strict=True)
+    inline_log_size: int = Field(default=4096, ge=0, strict=True)
     max_output_size: int = Field(default=16 * 1024 * 1024, ge=1024, strict=True)
     max_conversation_size: int = Field(default=16 * 1024 * 1024, ge=1024, strict=True)
     max_steps: int = Field(default=256, ge=1, le=100_000, strict=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from typing import Annotated, Any, Literal, Self, TypeAlias, cast
 
@@ -28,6 +29,7 @@ from paigeant_celery.core.names import (
     STEP_ID_RULE,
     conversation_fault,
     is_activity_name,
+    is_made_step_id,
     is_step_id,
     name_fault,
     queue_fault,
@@ -36,6 +38,7 @@ from paigeant_celery.core.policy import StepPolicy
 
 __all__ = [
     "ActivitySpec",
+    "Earlier",
     "ExecutedStep",
     "FunctionSpec",
     "OutputRef",
@@ -290,20 +293,47 @@ class ExecutedStep(WireModel):
     conversation_id: Conversation = None
 
 
+class Earlier(WireModel):
+    """What travels of the first steps that ran if their records are in the store: how many they are, and their sums.
+
+    `digest` is over the texts of the records, in their order. `visits` counts the steps of each activity, `spoken`
+    those that said something in each conversation: `name:NAME`, or `id:ID` if the conversation has an id.
+    """
+
+    count: int = Field(ge=1, strict=True)
+    digest: str
+    usage: dict[str, int] = Field(default_factory=dict)
+    cost: Annotated[Decimal, Field(ge=0, allow_inf_nan=False)] | None = None
+    visits: dict[str, int] = Field(default_factory=dict)
+    spoken: Annotated[dict[str, int], Field(exclude_if=lambda spoken: not spoken)] = Field(default_factory=dict)
+
+
 class RoutingSlip(WireModel):
     """The steps still to run, in order, and the record of those that ran.
 
-    `compensations` is reserved in the format for activities that undo others.
+    The records of the first of them may be in the store: `earlier`, since 1.3, says what of them travels, and
+    `executed` goes on from there. `compensations` is reserved in the format for activities that undo others.
     """
 
     itinerary: tuple[Step, ...] = ()
+    earlier: Annotated[Earlier | None, Field(exclude_if=lambda earlier: earlier is None)] = None
     executed: tuple[ExecutedStep, ...] = ()
     compensations: tuple[JsonValue, ...] = ()
 
     @property
+    def ran(self) -> int:
+        """How many steps ran."""
+        return len(self.executed) + (self.earlier.count if self.earlier is not None else 0)
+
+    @property
     def place(self) -> str:
         """The position of the next step: the number of steps that ran."""
-        return str(len(self.executed))
+        return str(self.ran)
+
+    @property
+    def length(self) -> int:
+        """How many steps ran or are still to run."""
+        return self.ran + len(self.itinerary)
 
     @property
     def next_step(self) -> Step | None:
@@ -315,30 +345,49 @@ class RoutingSlip(WireModel):
         """The record of the step that ran last."""
         return self.executed[-1] if self.executed else None
 
+    @property
+    def visits(self) -> Counter[str]:
+        """How many steps of each activity ran or are still to run."""
+        counted = Counter(self.earlier.visits if self.earlier is not None else ())
+        counted.update(part.activity for part in (*self.executed, *self.itinerary))
+        return counted
+
     def step_ids(self) -> list[str]:
-        """The ids of all steps, in the order of the slip."""
+        """The ids of the steps whose records travel and of those to come, in the order of the slip."""
         return [record.step_id for record in self.executed] + [step.step_id or "" for step in self.itinerary]
 
     def advanced(self, record: ExecutedStep, inserted: Iterable[Step]) -> RoutingSlip:
-        """Return the slip after its next step ran: the step recorded, and `inserted` put before the rest."""
-        left = self.itinerary[1:]
-        taken = {*self.step_ids()}
-        added = name_steps([step.inserted_by(record.step_id) for step in inserted], taken=taken)
+        """Return the slip after its next step ran: the step recorded, and `inserted` put before the rest.
+
+        An inserted step without an id gets `NAME-PLACE.NUMBER`, which nobody else can give, so that this needs no list
+        of all ids. Raises `InvalidInput` if an id is used twice, or may be.
+        """
+        left, steps = self.itinerary[1:], tuple(inserted)
+        if self.earlier is not None and any(step.step_id is not None for step in steps):
+            text = "the ids of the first steps do not travel any more; leave out the ids of inserted steps"
+            raise InvalidInput("duplicate_step_id", "step_id", text)
+        added = tuple(
+            step.identified(step.step_id or _made_id(step.activity, record.place, number)).inserted_by(record.step_id)
+            for number, step in enumerate(steps, 1)
+        )
+        _check_unique([*self.step_ids(), *(step.step_id or "" for step in added)])
         return self.model_copy(update={"itinerary": (*added, *left), "executed": (*self.executed, record)})
 
 
-def name_steps(steps: Iterable[Step], *, taken: Collection[str] = ()) -> tuple[Step, ...]:
+def name_steps(steps: Iterable[Step]) -> tuple[Step, ...]:
     """Give each step without an id one made from its activity's name, numbered from the second on.
 
-    Deterministic: the same steps get the same ids. Raises `InvalidInput` if an id is used twice.
+    Deterministic: the same steps get the same ids. Raises `InvalidInput` if an id is used twice, or has the form of
+    those that inserted steps get.
     """
     wanted = list(steps)
-    used = set(taken)
-    for step in wanted:
-        if step.step_id is not None:
-            if step.step_id in used:
-                raise InvalidInput("duplicate_step_id", "step_id", f"{step.step_id!r} is used twice in the workflow")
-            used.add(step.step_id)
+    given = [step.step_id for step in wanted if step.step_id is not None]
+    _check_unique(given)
+    for step_id in given:
+        if is_made_step_id(step_id):
+            text = f"{step_id!r} ends like the id of an inserted step, NAME-PLACE.NUMBER; choose another one"
+            raise InvalidInput("bad_step_id", "step_id", text)
+    used = set(given)
     named: list[Step] = []
     for step in wanted:
         if step.step_id is None:
@@ -356,8 +405,18 @@ def _build(model: BaseModel, **fields: Any) -> None:
         raise InvalidInput("invalid_input" if reason == "invalid_envelope" else reason, path, text) from None
 
 
-def _free_id(name: str, used: Collection[str]) -> str:
+def _check_unique(step_ids: Sequence[str]) -> None:
+    twice = next((step_id for step_id, count in Counter(step_ids).items() if count > 1), None)
+    if twice is not None:
+        raise InvalidInput("duplicate_step_id", "step_id", f"{twice!r} is used twice in the workflow")
+
+
+def _made_id(name: str, place: str, number: int) -> str:
+    return f"{name[:100]}-{place}.{number}"  # leaves room for the numbers
+
+
+def _free_id(name: str, used: set[str]) -> str:
     name = name[:120]  # leaves room for the number
-    if name not in used:
+    if name not in used and not is_made_step_id(name):
         return name
     return next(f"{name}-{n}" for n in range(2, len(used) + 3) if f"{name}-{n}" not in used)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 
 from paigeant_celery.broker.outbox import Outbox
@@ -13,7 +13,6 @@ from paigeant_celery.core.files import first_stored
 from paigeant_celery.core.message import PaigeantMessage, content_digest
 from paigeant_celery.core.settings import Settings
 from paigeant_celery.hop.guard import Arrival
-from paigeant_celery.store.outputs import brought_with_claim
 from paigeant_celery.store.port import Claim, ClaimAnswer, Claimed, Closing, HopRecord, HopStore, NewWorkflow
 
 __all__ = ["Claims"]
@@ -35,8 +34,13 @@ class Claims:
         digest: str,
         max_attempts: int,
         timeout: float = 0.0,
+        wanted: Sequence[str] = (),
     ) -> ClaimAnswer:
-        """Claim the hop of a delivery; `digest` must be that of the envelope that was recorded for it."""
+        """Claim the hop of a delivery; `digest` must be that of the envelope that was recorded for it.
+
+        The answer brings the `wanted` blobs. One that is not as the store writes it raises `StoreCorrupt`, so whoever
+        claims a hop only to set it aside wants none.
+        """
         step = message.slip.next_step if message is not None else None
         claim = Claim(
             hop_id=arrival.hop_id,
@@ -47,7 +51,7 @@ class Claims:
             step=(step.step_id or "") if step is not None else "",
             timeout=timeout,
             conversation=conversation_of(message) if message is not None else None,
-            wanted=brought_with_claim(message) if message is not None else (),
+            wanted=wanted,
         )
         return self._store.claim(claim)
 
@@ -89,6 +93,8 @@ class Claims:
 
 def _check_whole(message: PaigeantMessage) -> None:
     """Raise `MessageError` (`store_lost`) if something is only in a store that does not know the workflow."""
+    if message.slip.earlier is not None:
+        raise _lost("the record of earlier steps", "slip.earlier")
     for index, step in enumerate(message.slip.executed):
         if step.output_ref is not None:
             raise _lost("the output of an earlier step", f"slip.executed[{index}].output_ref")

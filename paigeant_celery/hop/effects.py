@@ -105,6 +105,11 @@ class Effects(ABC):
 
     @property
     @abstractmethod
+    def keeps_records(self) -> bool:
+        """Whether the records of earlier steps may leave the message for the store."""
+
+    @property
+    @abstractmethod
     def most_kept(self) -> int:
         """How many characters of what a step gave are kept if its hop cannot go on with it."""
 

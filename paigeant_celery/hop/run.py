@@ -124,6 +124,7 @@ class StepRunner:
                     attempt=attempt,
                     read_output=partial(self._output, hop),
                     read_data=partial(_patiently, self._outputs.data, of),
+                    read_step=partial(_patiently, partial(self._outputs.step, hop.message.slip), of),
                     history=hop.history,
                 )
                 with entered(context), hop_trace(hop.message.trace_context), journalling(hop.journal):

@@ -54,7 +54,11 @@ class HopService:
         self, *, effects: Effects, registry: Registry, settings: Settings, surroundings: Surroundings | None = None
     ) -> None:
         self._effects, self._registry, self._settings = effects, registry, settings
-        self._limits = Limits(max_steps=settings.max_steps, max_message_size=settings.max_message_size)
+        self._limits = Limits(
+            max_steps=settings.max_steps,
+            max_message_size=settings.max_message_size,
+            inline_log_size=settings.inline_log_size if effects.keeps_records else None,
+        )
         limits = StepLimits(
             max_visits=settings.max_visits,
             max_output_size=max(settings.max_output_size, effects.most_kept),

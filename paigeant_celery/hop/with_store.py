@@ -40,7 +40,8 @@ from paigeant_celery.journal.hop_journal import MAX_RECORD, OUTCOME, HopJournal
 from paigeant_celery.journal.pieces import whole
 from paigeant_celery.journal.record import newer_part
 from paigeant_celery.journal.told import told_before
-from paigeant_celery.store.outputs import Outputs
+from paigeant_celery.store.earlier import executed_at
+from paigeant_celery.store.outputs import Outputs, brought_with_claim
 from paigeant_celery.store.port import ClaimAnswer, Claimed, Closing, Completion, Dropped, HopRecord, Said, Store
 
 __all__ = ["RecordedEffects"]
@@ -81,6 +82,11 @@ class RecordedEffects(Effects):
         return self._outputs
 
     @property
+    def keeps_records(self) -> bool:
+        """They may."""
+        return True
+
+    @property
     def most_kept(self) -> int:
         """As much as is recorded of a call, or else whatever may be recorded of a step."""
         # What is beside an output fits into an envelope.
@@ -116,8 +122,14 @@ class RecordedEffects(Effects):
         return answer
 
     def _claimed(self, arrival: Arrival, message: PaigeantMessage, *, max_attempts: int, timeout: float) -> ClaimAnswer:
-        digest = sha256(str(arrival.envelope))
-        return self._claims.claim(arrival, message, digest=digest, max_attempts=max_attempts, timeout=timeout)
+        return self._claims.claim(
+            arrival,
+            message,
+            digest=sha256(str(arrival.envelope)),
+            max_attempts=max_attempts,
+            timeout=timeout,
+            wanted=brought_with_claim(message),
+        )
 
     def dropped(self, hop_id: str, drop: Dropped | Drop) -> Drop:
         """Return the answer to a copy, with how its hop stands if it finished or is parked."""
@@ -167,11 +179,12 @@ class RecordedEffects(Effects):
                 frames=record.failure.frames,
             )
         try:
-            executed = reread(record.envelope).slip.executed
-        except MessageError:
+            slip = reread(record.envelope).slip
+            ran = executed_at(self._store, ids[0], slip, ids[1])
+        except (MessageError, StoreCorrupt):
             return None
-        step_id = next((step.step_id for step in executed if step.place == ids[1]), "")
-        if record.state == "completed" and executed[-1].place == ids[1]:
+        step_id = ran.step_id if ran is not None else ""
+        if record.state == "completed" and slip.executed[-1].place == ids[1]:
             return Summary(hop_id=hop_id, step_id=step_id, outcome=ClosedAs.WORKFLOW_COMPLETED)
         following = make_hop_id(ids[0], next_place(ids[1]))
         return Summary(hop_id=hop_id, step_id=step_id, outcome=ClosedAs.COMPLETED, next_hop=following)
@@ -230,6 +243,7 @@ class RecordedEffects(Effects):
         If the store has no record of it any more, only the broker can send it.
         """
         try:
+            _write_held(hop)
             self._store.release(hop.closing)
         except HopUnknown:
             return False
@@ -268,7 +282,7 @@ class RecordedEffects(Effects):
     def _advance(self, hop: Opened, decision: Advance, outcome: Outcome) -> Summary:
         """Record the output and the next hop in one step, then send that hop's message."""
         next_hop = self._outbox.record_of(decision.message, decision.envelope)
-        if not self._complete(hop, decision.envelope, next_hop, outcome):
+        if not self._complete(hop, decision, next_hop, outcome):
             return _overtaken(hop)
         # A crash before this line leaves the next hop recorded but not sent; a sweep sends it.
         self._send_on(next_hop, decision.message)
@@ -290,12 +304,14 @@ class RecordedEffects(Effects):
 
     def _finish(self, hop: Opened, decision: Finish, outcome: Outcome) -> Summary:
         """Record the last output and, with it, the end of the workflow."""
-        if not self._complete(hop, decision.envelope, None, outcome):
+        if not self._complete(hop, decision, None, outcome):
             return _overtaken(hop)
         return summary_of(hop, ClosedAs.WORKFLOW_COMPLETED)
 
     def _fail(self, hop: Opened, failure: Failure) -> Summary:
         """Record that the hop failed and, with it, the workflow."""
+        with suppress(StoreCorrupt):
+            _write_held(hop)
         with suppress(StoreCorrupt):  # the hop failed; if its record cannot say so, the log does
             if not self._store.fail(hop.closing, failure):
                 return _overtaken(hop, failure)
@@ -304,6 +320,7 @@ class RecordedEffects(Effects):
 
     def _retry(self, hop: Opened, failure: Failure, delay: float) -> Summary:
         """Record that the attempt failed; a sweep sends the hop again after `delay` seconds."""
+        _write_held(hop)
         if not self._store.retry_at(hop.closing, failure, delay=delay):
             return _overtaken(hop, failure)
         log_failure(logging.WARNING, "hop_retried", hop, failure, f"it is tried again in {delay:.1f} s")
@@ -311,6 +328,8 @@ class RecordedEffects(Effects):
 
     def _park(self, hop: Opened, failure: Failure, outcome: Outcome) -> Summary:
         """Record that the workflow waits for a person, with a dead letter, and before that what the step gave."""
+        with suppress(StoreCorrupt):
+            _write_held(hop)
         if outcome.ended is not None:
             # A crash after this line leaves a hop that runs again, and goes on from what is kept.
             failure = replace(failure, text=f"{failure.text}; {self._keep(hop, outcome.ended)}")
@@ -349,21 +368,26 @@ class RecordedEffects(Effects):
         if split_hop_id(record.hop_id) == (ids[0], next_place(ids[1])):
             self._send_on(record)
 
-    def _complete(self, hop: Opened, envelope: str, next_hop: HopRecord | None, outcome: Outcome) -> bool:
+    def _complete(self, hop: Opened, decision: Advance | Finish, next_hop: HopRecord | None, outcome: Outcome) -> bool:
         step_id = hop.message.step.step_id or ""
-        blobs = {step_id: outcome.blob} if outcome.blob is not None else {}
+        blobs = {**decision.far, step_id: outcome.blob} if outcome.blob is not None else decision.far
         key = conversation_of(hop.message)
-        return self._store.complete(
+        held = hop.journal.held if hop.journal is not None else {}
+        done = self._store.complete(
             Completion(
                 closing=hop.closing,
-                envelope=envelope,
+                envelope=decision.envelope,
                 next_hop=next_hop,
                 step=step_id,
                 blobs=blobs,
                 notes=outcome.notes,
                 said=Said(conversation=key, text=outcome.said) if key is not None and outcome.said else None,
+                records=held,
             )
         )
+        if hop.journal is not None:
+            hop.journal.let_go(held)
+        return done
 
 
 def _tell(hop_id: str, error: BaseException) -> None:
@@ -375,6 +399,12 @@ def _tell(hop_id: str, error: BaseException) -> None:
         hop_id, f": {error}" if transient else traced(cause_of(error)),
         extra={"action": "send_failed", "hop": hop_id},
     )  # fmt: skip
+
+
+def _write_held(hop: Opened) -> None:
+    """Write the last answer of a step that is not completed now, so that its next attempt does not ask for it again."""
+    if hop.journal is not None:
+        hop.journal.write_held_now()
 
 
 def _overtaken(hop: Opened, failure: Failure | None = None) -> Summary:

@@ -48,6 +48,11 @@ class MessageOnlyEffects(Effects):
         return self._outputs
 
     @property
+    def keeps_records(self) -> bool:
+        """They travel."""
+        return False
+
+    @property
     def most_kept(self) -> int:
         """None, because nothing keeps them."""
         return 0

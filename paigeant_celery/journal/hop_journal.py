@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -25,9 +25,11 @@ from paigeant_celery.journal.turns import Turns
 from paigeant_celery.journal.waits import Wait, name_of_wait, read_wait
 from paigeant_celery.store.port import Closing, JournalStore
 
-__all__ = ["MAX_RECORD", "OUTCOME", "HopJournal"]
+__all__ = ["HELD_FOR", "MAX_RECORD", "OUTCOME", "HopJournal"]
 
 MAX_RECORD = 64 * 1024 * 1024  # characters; four times the default limit of outputs
+HELD_FOR = 0.02  # seconds; a step that ends with its model's last answer ends much sooner than that
+MOST_HELD = 64 * 1024  # characters of a record; what is larger is not worth the memory
 OUTCOME = "outcome"  # the entry for what the step gave; the names of calls are JSON lists
 
 logger = logging.getLogger(__name__)
@@ -65,6 +67,9 @@ class HopJournal:
         self._operations = Operations(self._records)
         self._turns = Turns(filter(None, map(number_of, self._records.values())), given_up=self._lose_order)
         self._drifted: set[str] = set()
+        self._held: dict[str, str] = {}  # written with what comes next, after `HELD_FOR`, or when the hop is completed
+        self._holding: asyncio.AbstractEventLoop | None = None
+        self._writing: asyncio.Task[None] | None = None
         self.abandoned = Abandoned()
         self.standing: dict[str, Any] = {}  # run -> its model's latest answer, as the agents' code keeps it
         self.replayed = self.made = 0
@@ -95,6 +100,41 @@ class HopJournal:
             if not self._store.record(self._closing, records):
                 return
 
+    @contextmanager
+    def holding(self) -> Iterator[None]:
+        """Surround the one run of an agent that is its step: the record of its last answer may wait for the end."""
+        self._holding = asyncio.get_running_loop()
+        try:
+            yield
+        finally:
+            self._holding = None
+
+    @property
+    def held(self) -> Mapping[str, str]:
+        """The records that are not written yet; COMPLETE takes them along."""
+        with self._lock:
+            return dict(self._held)
+
+    async def write_held(self) -> None:
+        """Write the records that are held: something begins, and must not begin before what led to it is recorded."""
+        if self._held:
+            await self._write({})
+
+    def write_held_now(self) -> None:
+        """Write them, because the hop is not completed now. Blocks; raises `TransientError` and `HopUnknown`.
+
+        Nothing is written if this owner may no longer write, or has closed the hop.
+        """
+        if held := self.held:
+            self._store.record(self._closing, held)
+            self.let_go(held)
+
+    def let_go(self, written: Mapping[str, str]) -> None:
+        """Hold records no longer, because they are written."""
+        with self._lock:
+            for name in written:
+                self._held.pop(name, None)
+
     def lose(self) -> None:
         """Let the run begin no more calls: the hop is not this owner's any more. May be called from any thread."""
         self.lost = True
@@ -107,7 +147,7 @@ class HopJournal:
     @property
     def at_rest(self) -> bool:
         """Whether the worker is ending, and the run waits before its next call or sleeps with no call in progress."""
-        return not self._open and (self._resting > 0 or (self._asleep > 0 and self._stopping()))
+        return not self._open and not self._held and (self._resting > 0 or (self._asleep > 0 and self._stopping()))
 
     def next_run_id(self, agent_name: str, *, within: str = "") -> str:
         """Return the id of the next run of an agent inside a call; it is the same in every attempt."""
@@ -219,6 +259,7 @@ class HopJournal:
 
         Raises `HopLost` if the run may not go on.
         """
+        await self.write_held()
         if self._stopping():
             with self._lock:
                 self._resting += 1
@@ -233,19 +274,23 @@ class HopJournal:
             with self._lock:
                 self._open.discard(key)
 
-    async def add(self, key: CallKey, record: Record, *, instead_of: CallKey | None = None) -> int | None:
+    async def add(
+        self, key: CallKey, record: Record, *, instead_of: CallKey | None = None, may_be_last: bool = False
+    ) -> int | None:
         """Record a call that has ended, and return its number, whose turn must be awaited; None for an operation.
 
         With `instead_of`, the record replaces that of an earlier call, and the next call has the key of this one: it
-        only brought the earlier answer up to date. Raises `HopLost` if this owner may no longer write,
-        `NotSerializable` if the record is too large.
+        only brought the earlier answer up to date. One that `may_be_last` of an agent's step is held for `HELD_FOR`, so
+        that COMPLETE can take it along. Raises `HopLost` if this owner may no longer write, `NotSerializable` if the
+        record is too large.
         """
         number = self._number(key)
         try:
             text = replace(record, number=number, open=self._open_before(key)).encode()
             if len(text) > PIECE:  # pieces of two records must not be taken for one
                 instead_of = None
-            await self._add(key, text, place=instead_of or key)
+            if not (may_be_last and instead_of is None and self._hold(key, text)):
+                await self._add(key, text, place=instead_of or key)
         except BaseException:
             if number is not None:
                 self._turns.leave(number)
@@ -309,6 +354,31 @@ class HopJournal:
         with self._lock:  # not earlier, because the write may be cut off
             self._unwritten.forget(survived)
         await self.abandoned.cancel(survived)  # not earlier: another owner, or the next attempt, may want the job
+
+    def _hold(self, key: CallKey, text: str) -> bool:
+        """Keep a record back if the loop of this run writes it in time; False if it must be written now.
+
+        Watchers are told of an answer at once, and a job is ended at once that the answer shows to be given up.
+        """
+        loop = asyncio.get_running_loop()
+        if self.feed is not None or loop is not self._holding or len(text) > MOST_HELD or self._stopping():
+            return False
+        with self._lock:
+            survived = self._unwritten.shown_by(key)
+            if self._unwritten.is_inside(key.run) or any(earlier.kind != "start" for earlier in survived):
+                return False
+            self._held.update({**{str(earlier): text for earlier, text in survived.items()}, str(key): text})
+            self._unwritten.forget(survived)
+        loop.call_later(HELD_FOR, self._begin_writing)
+        return True
+
+    def _begin_writing(self) -> None:
+        if self._held:
+            self._writing = asyncio.get_running_loop().create_task(self._write_in_time())
+
+    async def _write_in_time(self) -> None:
+        with suppress(HopLost):  # the next call of the run raises it
+            await self.write_held()
 
     def _number(self, key: CallKey) -> int | None:
         """Return the place of a call that ends now; operations have none, because hooks call them in any order."""
@@ -393,10 +463,13 @@ class HopJournal:
             self.feed.tell(event, run=f"{self.hop_id}:{key.run}", step=str(key.step), call=key.kind, name=key.name)
 
     async def _write(self, records: Mapping[str, str]) -> None:
-        waits = patience()
+        """Write records, and before them what is held."""
+        waits, held = patience(), self.held
+        records = {**held, **records}
         while True:
             try:
                 if await asyncio.to_thread(self._store.record, self._closing, records):
+                    self.let_go(held)
                     return
                 self.lose()
             except HopUnknown:

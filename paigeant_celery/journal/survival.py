@@ -44,6 +44,10 @@ class Unwritten:
         """Note that a run began in the code of another: in a hook, or in a tool that is not recorded."""
         self._around[run] = outer
 
+    def is_inside(self, run: str) -> bool:
+        """Say whether a run began in the code of another."""
+        return run in self._around
+
     def call_begins(self, key: CallKey) -> None:
         """Note that a call begins now."""
         self._calls[key] = self._begun

@@ -43,7 +43,7 @@ def heard_of(text: str) -> Heard | None:
 
 
 def trips(sizes: Sequence[int]) -> Iterator[range]:
-    """Yield the numbers of the pieces that are read together, from 1 on."""
+    """Yield the numbers of what is read in one round trip, from 1 on; `sizes` are in bytes."""
     first, sum_ = 1, 0
     for number, size in enumerate(sizes, 1):
         if sum_ + size > AT_ONCE and number > first:

@@ -179,6 +179,7 @@ class MemoryStore:
             if isinstance(kept, bool):
                 return kept
             workflow, hop_id, step = kept.workflow, closing.hop_id, _step(completion.step)
+            kept.journal.update(completion.records)
             workflow.blobs.update(completion.blobs)
             if completion.said is not None:
                 self._records.histories.append(completion.said, hop_id=hop_id, now=now)

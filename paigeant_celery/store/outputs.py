@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pydantic import JsonValue
@@ -12,13 +12,14 @@ from paigeant_celery.core.errors import NotSerializable, StoreCorrupt
 from paigeant_celery.core.jsonable import dumps, loads
 from paigeant_celery.core.message import PaigeantMessage, sha256
 from paigeant_celery.core.settings import Settings
-from paigeant_celery.core.slip import ExecutedStep, OutputRef
+from paigeant_celery.core.slip import ExecutedStep, OutputRef, RoutingSlip
+from paigeant_celery.store.conversations import trips
+from paigeant_celery.store.earlier import executed_step
 from paigeant_celery.store.port import HopStore
 
 __all__ = ["Kept", "Outputs", "brought_with_claim", "checked", "outputs_of"]
 
-MOST_BROUGHT = 64 * 1024  # bytes of an output that a claim brings; the event loop reads so much in less than 1 ms
-AT_ONCE = 4 * 1024 * 1024  # bytes of outputs that are read in one round trip
+MOST_BROUGHT = 32 * 1024  # bytes of an output that a claim brings; the event loop reads so much in about 1 ms
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +57,14 @@ class Outputs:
         text = self._store.blob(correlation_id, record.step_id) if self._store is not None else None
         return checked(correlation_id, record, text)
 
+    def step(self, slip: RoutingSlip, correlation_id: str, step_id: str) -> ExecutedStep:
+        """Return the record of a step that ran.
+
+        Raises `UsageError` if no such step ran, and `StoreCorrupt` if its record is only in the store, and damaged
+        there.
+        """
+        return executed_step(self._store, correlation_id, slip, step_id)
+
     def data(self, correlation_id: str, digest: str) -> str:
         """Read the data of a file in a prompt, as base64; raises `StoreCorrupt` if it is not there as it was given."""
         text = self._store.blob(correlation_id, blob_of(digest)) if self._store is not None else None
@@ -66,9 +75,10 @@ class Outputs:
 
 def outputs_of(store: HopStore, correlation_id: str, records: Sequence[ExecutedStep]) -> list[JsonValue]:
     """Return the outputs of steps, with few round trips for those that do not travel; raises like `Outputs.read`."""
+    far = [(record.step_id, record.output_ref.size) for record in records if record.output_ref is not None]
     texts: dict[str, str] = {}
-    for together in _together([record for record in records if record.output_ref is not None]):
-        texts.update(store.blobs(correlation_id, together))
+    for trip in trips([size for _, size in far]):
+        texts.update(store.blobs(correlation_id, [far[number - 1][0] for number in trip]))
     return [
         record.output if record.output_ref is None else checked(correlation_id, record, texts.get(record.step_id))
         for record in records
@@ -82,20 +92,6 @@ def brought_with_claim(message: PaigeantMessage) -> tuple[str, ...]:
     if previous is None or reference is None or reference.size > MOST_BROUGHT:
         return ()
     return (previous.step_id,)
-
-
-def _together(records: Sequence[ExecutedStep]) -> Iterator[list[str]]:
-    """Yield the ids of the steps whose outputs are read in one round trip."""
-    ids, size = list[str](), 0
-    for record in records:
-        own = record.output_ref.size if record.output_ref is not None else 0
-        if ids and size + own > AT_ONCE:
-            yield ids
-            ids, size = [], 0
-        ids.append(record.step_id)
-        size += own
-    if ids:
-        yield ids
 
 
 def checked(correlation_id: str, record: ExecutedStep, text: str | None) -> JsonValue:

@@ -152,8 +152,9 @@ class Said:
 class Completion:
     """What COMPLETE records: the state of the workflow, the next hop or the final envelope, and large outputs.
 
-    `step` is the id of the step that ended, for the event. `blobs` maps step ids to JSON text that does not travel.
-    `notes` are events to record with it, and `said` is appended to a conversation.
+    `step` is the id of the step that ended, for the event. `blobs` maps names to text that does not travel: step
+    ids to their outputs, and the names of `core/far.py` to the records of earlier steps.
+    `notes` are events to record with it, and `said` is appended to a conversation. `records` are added to the journal.
     """
 
     closing: Closing
@@ -163,6 +164,7 @@ class Completion:
     blobs: Mapping[str, str] = field(default_factory=dict)
     notes: Sequence[Mapping[str, str]] = ()
     said: Said | None = None
+    records: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

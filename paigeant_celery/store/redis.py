@@ -161,7 +161,8 @@ class RedisStore:
         notes = [flat_of({"type": "note", "hop": closing.hop_id, **note}) for note in completion.notes]
         return self._write(
             "complete", closing, self._ttl, json.dumps(notes), completion.step, *hop_arguments(following),
-            *said_arguments(completion.said), *flat_of(completion.blobs),
+            *said_arguments(completion.said), len(completion.records), *flat_of(completion.records),
+            *flat_of(completion.blobs),
         )  # fmt: skip
 
     def fail(self, closing: Closing, failure: Failure) -> bool:

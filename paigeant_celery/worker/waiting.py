@@ -63,9 +63,10 @@ class LookOut:
             return
         with self._lock:
             if self._pid != os.getpid():
-                self._pid, ended = os.getpid(), real().Event()
-                look = partial(_look, weakref.ref(self), ended)
-                end_at_exit(start_thread(look, name="paigeant-look-out"), ended.set)
+                ended = real().Event()
+                thread = start_thread(partial(_look, weakref.ref(self), ended), name="paigeant-look-out")
+                end_at_exit(thread, ended.set)
+                self._pid = os.getpid()  # last, so that the next run tries again if no thread can be started
 
     def look(self) -> None:
         """Give up what must be given up now."""

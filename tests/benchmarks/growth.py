@@ -15,11 +15,10 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from contextlib import ExitStack
-from urllib.parse import urlsplit
 
-from tests.benchmarks.proxy import CountingProxy, running_proxy
+from tests.benchmarks.proxy import CountingProxy
 from tests.benchmarks.samples import Samples
-from tests.benchmarks.stands import SHORT, Place, Size, Stand, WrongOutput, standing, warm_up
+from tests.benchmarks.stands import SHORT, Place, Size, Stand, WrongOutput, proxied
 from tests.benchmarks.workers import Contestant
 
 __all__ = ["BYTES", "EARLY", "LATE", "LONG_CPU", "OUTPUTS", "SHORT_CPU", "measure", "split"]
@@ -33,16 +32,7 @@ WALL = "s from first to last output"
 def measure(samples: Samples, contestants: Sequence[Contestant], place: Place, size: Size) -> None:
     """Run interleaved rounds, in which the contestants take turns to begin."""
     with ExitStack() as stack:
-        stands = []
-        for index, contestant in enumerate(contestants):
-            proxy = stack.enter_context(running_proxy(urlsplit(place.url).port or 6379))
-            own = place.database(index)
-            proxied = own.replace(urlsplit(own).netloc, f"127.0.0.1:{proxy.port}")
-            stand = standing(
-                stack, contestant, worker_url=proxied, client_url=own, pool="threads", slots=1, folder=place.folder
-            )
-            stands.append((stand, proxy))
-            warm_up(stand)
+        stands = [proxied(stack, one, place, index, slots=1) for index, one in enumerate(contestants)]
         for round_ in range(size.rounds):
             for stand, proxy in stands[:: -1 if round_ % 2 else 1]:
                 _one_round(samples, stand, proxy, size)

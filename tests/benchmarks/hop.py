@@ -151,9 +151,8 @@ def _names_of(known: Sequence[str]) -> Callable[[str], list[str]]:
 
 def _run(case: Case, was: Sequence[Contestant], size: Size, folder: Path, report: Report) -> None:
     """Run a case and print its table, or name it as failed."""
-    contestants = (
-        [] if case.peer is None else [*was, SLIP, case.peer]
-    )  # ours and ours as it was are next to each other in every round
+    # Ours and ours as it was are next to each other in every round.
+    contestants = [] if case.peer is None else [*was, SLIP, case.peer]
     samples, found = Samples(), None
     try:
         with _at_most(size.limit * max(len(contestants), 1)), place(folder) as where:

@@ -14,11 +14,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from importlib import resources
 from importlib.resources.abc import Traversable
-from urllib.parse import urlsplit
 
-from tests.benchmarks.proxy import Turns, running_proxy
+from tests.benchmarks.proxy import Turns
 from tests.benchmarks.samples import Samples
-from tests.benchmarks.stands import LONG, Place, Size, standing, warm_up
+from tests.benchmarks.stands import LONG, Place, Size, proxied
 from tests.benchmarks.steady import SLOTS
 from tests.benchmarks.workers import Contestant
 
@@ -47,16 +46,7 @@ def measure(samples: Samples, contestants: Sequence[Contestant], place: Place, s
     """Count the turns of long workflows, and return them by contestant."""
     turns = dict[str, Turns]()
     with ExitStack() as stack:
-        stands = []
-        for index, contestant in enumerate(contestants):
-            proxy = stack.enter_context(running_proxy(urlsplit(place.url).port or 6379))
-            own = place.database(index)
-            proxied = own.replace(urlsplit(own).netloc, f"127.0.0.1:{proxy.port}")
-            stand = standing(
-                stack, contestant, worker_url=proxied, client_url=own, pool="threads", slots=SLOTS, folder=place.folder
-            )
-            stands.append((stand, proxy))
-            warm_up(stand)
+        stands = [proxied(stack, one, place, index, slots=SLOTS) for index, one in enumerate(contestants)]
         for stand, proxy in stands:
             before = proxy.turns()
             stand.run(size.counted, steps=LONG)

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 
 __all__ = ["Samples", "ratios"]
 
+SHOWN = 0.005  # what is less is shown as 0.00, and a table says nothing of ratios to it
+
 
 @dataclass
 class Samples:
@@ -43,6 +45,6 @@ def ratios(own: Sequence[float], other: Sequence[float]) -> list[float]:
 
 
 def _ratio_text(own: Sequence[float], other: Sequence[float]) -> str:
-    found = ratios(own, other)
+    found = ratios(own, other) if min(map(abs, other)) >= SHOWN else []
     spread = f"{min(found):.2f} - {max(found):.2f}" if len(found) > 1 else ""
     return (f"{statistics.median(found):>18.2f}" if found else f"{'':>18}") + f"{spread:>20}"

@@ -8,10 +8,12 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import redis
 
 from tests.benchmarks.contestants import padding_of, prompt_of
+from tests.benchmarks.proxy import CountingProxy, running_proxy
 from tests.benchmarks.workers import Client, Contestant, Worker, running_client, running_worker
 from tests.support.servers import redis_server
 
@@ -28,6 +30,7 @@ __all__ = [
     "WrongOutput",
     "checked",
     "place",
+    "proxied",
     "standing",
     "warm_up",
 ]
@@ -132,6 +135,20 @@ def standing(
     database = stack.enter_context(redis.Redis.from_url(client_url))
     client = stack.enter_context(running_client(contestant, client_url))
     return Stand(name=contestant.name, worker=worker, client=client, database=database)
+
+
+def proxied(
+    stack: ExitStack, contestant: Contestant, place: Place, index: int, *, slots: int
+) -> tuple[Stand, CountingProxy]:
+    """Start and warm up a contestant whose worker, of threads, reaches the server through a counting proxy."""
+    own = place.database(index)
+    proxy = stack.enter_context(running_proxy(urlsplit(own).port or 6379))
+    counted = own.replace(urlsplit(own).netloc, f"127.0.0.1:{proxy.port}")
+    stand = standing(
+        stack, contestant, worker_url=counted, client_url=own, pool="threads", slots=slots, folder=place.folder
+    )
+    warm_up(stand)
+    return stand, proxy
 
 
 def warm_up(stand: Stand) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from functools import partial
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -21,6 +23,7 @@ from paigeant_celery.core.slip import (
     RoutingSlip,
     name_steps,
 )
+from paigeant_celery.store.earlier import executed_step
 from paigeant_celery.testing import workflow_harness
 
 __all__ = ["workflow_harness"]
@@ -111,6 +114,7 @@ def make_context(make_message: Callable[..., PaigeantMessage]) -> Callable[..., 
             message=message,
             read_output=read,
             read_data=read_data,
+            read_step=partial(asyncio.to_thread, executed_step, None, "w", message.slip),
         )
 
     return make

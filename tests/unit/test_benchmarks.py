@@ -164,3 +164,18 @@ def test_an_output_that_is_not_what_it_must_be_is_wrong(outputs: list[str]) -> N
         checked(texts, [prompt])
 
     assert checked([f"done {prompt}|1.0|2.0|{padding_of(prompt, 20)}"], [prompt]).ended == [2.0]
+
+
+def test_a_table_has_no_ratio_to_what_it_shows_as_nothing() -> None:
+    """The CPU of agents that only wait is noise around zero, and a ratio to that would be any number."""
+    samples = Samples()
+    for slip, lean in ((0.002, 0.0000001), (0.003, -0.001)):
+        samples.add("cores", "slip", slip)
+        samples.add("cores", "lean", lean)
+        samples.add("KB", "slip", 30.0)
+        samples.add("KB", "lean", 20.0)
+
+    _, cores, size = samples.lines("slip", ["lean"])
+
+    assert cores.split() == ["cores", "0.00", "-0.00"]
+    assert size.split() == ["KB", "30.00", "20.00", "1.50", "1.50", "-", "1.50"]

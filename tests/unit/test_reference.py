@@ -235,7 +235,7 @@ def test_the_reference_has_each_attribute_of_what_one_reads() -> None:
     """A field that is not on the page is not used, or guessed."""
     shown = {row[0].strip("`"): set(shown_words(row[1])) for row in rows("| value | its attributes |")}
 
-    hidden = {"read_output", "read_data", "history", *OWN_USE}
+    hidden = {"read_output", "read_data", "read_step", "history", *OWN_USE}
     assert shown == {name: attributes(CLASSES[name]) - hidden for name in shown}
     values = {name for name, kind in CLASSES.items() if "__dataclass_params__" in vars(kind)}
     assert values - FOR_ANNOTATIONS - set(shown) == set()

@@ -17,7 +17,8 @@
 -- {prefix}:stream:{workflow}  stream  events of agents while they run: behind (the last event of the workflow before
 --                                     it), type, hop, ...; the second number of an id counts all entries that ever came
 -- {prefix}:blob:{workflow}    hash    what does not travel: step id -> JSON text of an output; sha256:DIGEST -> a file of
---                                     a prompt, as base64; and the workflow's own conversations, each with the fields
+--                                     a prompt, as base64; executed:PLACE -> the record of an earlier step (JSON);
+--                                     at:STEP_ID -> its place; and the workflow's own conversations, each with the fields
 --                                     of the next key after :{name}:
 -- {prefix}:conversation:{id}  hash    a history that steps of any workflow share: pieces (how many), 1, 2, ... (each a
 --                                     piece of its text), size (bytes), log (tells it from later ones of the same id);

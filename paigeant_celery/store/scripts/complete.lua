@@ -2,14 +2,16 @@
 -- ARGV: prefix, hop, owner, fence, ttl, notes (JSON list of flat lists name, value, ...),
 --       step ('' if unknown), next hop ('' at the end), its queue, envelope (the next hop's, or the final one), its digest,
 --       where its conversation is kept ('' for none, 'workflow', 'anywhere'), the name of that, the bytes that the step
---       said in it, how many pieces they come in, the pieces, then step id, JSON text for each blob
+--       said in it, how many pieces they come in, the pieces, how many records the journal gets,
+--       key, record for each, then step id, JSON text for each blob
 -- Answer: 1 recorded, now or by an earlier call of this claim | 0 overtaken, nothing changed |
 --         -1 the hop is unknown
 
 local _, hop, owner, fence, ttl, notes, step, next_hop, queue, envelope, digest = unpack(ARGV, 1, 11)
 local where, name, size, pieces = unpack(ARGV, 12, 12 + 3)
 local first_piece = 12 + 4
-local first_blob = first_piece + pieces
+local first_record = first_piece + pieces + 1
+local first_blob = first_record + 2 * ARGV[first_record - 1]
 
 local wrong = misplaced(hop_key(hop), 'hash', owner_key(owner), 'set', owners, 'zset', host_key(owner), 'set',
   due, 'zset', sent_key, 'hash', deadlines, 'zset')
@@ -19,6 +21,10 @@ if not workflow then return answer end
 wrong = misplaced(wf_key(workflow), 'hash', hops_key(workflow), 'set', events_key(workflow), 'stream',
   blob_key(workflow), 'hash')
 if wrong then return wrong end
+if first_blob > first_record then
+  wrong = misplaced(journal_key(hop), 'hash')
+  if wrong then return wrong end
+end
 local log, start
 if where ~= '' then
   log, start = conversation_at(workflow, where, name)
@@ -35,12 +41,13 @@ if log then
   if redis.call('HGET', log, start .. 'log') == false then
     redis.call('HSET', log, start .. 'log', hop .. '@' .. int(now))
   end
-  for i = first_piece, first_blob - 1 do
+  for i = first_piece, first_record - 2 do
     redis.call('HSET', log, start .. redis.call('HINCRBY', log, start .. 'pieces', 1), ARGV[i])
   end
   redis.call('HINCRBY', log, start .. 'size', size)
   if where == 'anywhere' then redis.call('PEXPIREAT', log, int(now + ttl)) end
 end
+for i = first_record, first_blob - 1, 2 do redis.call('HSET', journal_key(hop), ARGV[i], ARGV[i + 1]) end
 for i = first_blob, #ARGV, 2 do redis.call('HSET', blob_key(workflow), ARGV[i], ARGV[i + 1]) end
 if next_hop ~= '' then queue_hop(workflow, next_hop, queue, envelope, digest) end
 close_hop(hop, owner, 'done')

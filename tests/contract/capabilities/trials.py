@@ -20,7 +20,7 @@ from paigeant_celery.activities.context import WorkflowContext, entered, open_co
 from paigeant_celery.activities.port import StepLimits
 from paigeant_celery.agents.activity import AgentActivity
 from paigeant_celery.core.message import PaigeantMessage
-from paigeant_celery.core.slip import ActivitySpec, RoutingSlip, name_steps
+from paigeant_celery.core.slip import ActivitySpec, ExecutedStep, RoutingSlip, name_steps
 from paigeant_celery.journal.hop_journal import HopJournal
 from paigeant_celery.journal.record import CallKey, Record
 from tests.contract.capabilities.row import Row
@@ -111,7 +111,7 @@ class MortalJournal(HopJournal):
         if self.death == ("before", place):
             await self.die()
         number = await super().add(key, record, **more)
-        if (unit := current_unit()) is not None:
+        if (unit := current_unit()) is not None and str(key) not in self.held:
             self.is_recorded(unit)
         if self.death == ("after", place):
             await self.die()
@@ -120,6 +120,12 @@ class MortalJournal(HopJournal):
     def add_later(self, key: CallKey, record: Record, **more: Any) -> int | None:
         self._of_this_unit(key)
         return super().add_later(key, record, **more)
+
+    def let_go(self, written: Mapping[str, str]) -> None:
+        super().let_go(written)
+        for key, unit in self.units.items():
+            if str(key) in written:
+                self.is_recorded(unit)
 
     def _of_this_unit(self, key: CallKey) -> None:
         if (unit := current_unit()) is not None:
@@ -132,6 +138,7 @@ class MortalJournal(HopJournal):
     async def die(self) -> None:
         """Go no further."""
         self.lose()
+        self._held.clear()  # no timer writes it any more
         self.died.set()
         await asyncio.Event().wait()
 
@@ -148,6 +155,7 @@ def _tried(row: Row, hop: JournalledHop, world: World, death: Death | None) -> T
             seen = Seen(error=DIED) if journal.died.is_set() else Seen(error="it did not end")
             if running.done():
                 seen = running.result()
+                journal.write_held_now()  # as before the step is tried again; `dying` does not get here
             for task in (running, dying):
                 task.cancel()
             await asyncio.wait({running, dying}, timeout=WITHIN)
@@ -203,11 +211,15 @@ def _step(row: Row) -> ActivitySpec:
 async def _context(row: Row) -> WorkflowContext:
     slip = RoutingSlip(itinerary=name_steps((_step(row),)), executed=())
     message = PaigeantMessage(message_id="w.0", correlation_id="w", created_at=NOON, sent_at=NOON, slip=slip)
-    return await open_context(message, attempt=1, read_output=_nothing, read_data=_no_data)
+    return await open_context(message, attempt=1, read_output=_nothing, read_data=_no_data, read_step=_no_step)
 
 
 async def _nothing(record: object) -> object:
     return None
+
+
+async def _no_step(step_id: str) -> ExecutedStep:
+    raise AssertionError(step_id)
 
 
 async def _no_data(digest: str) -> str:

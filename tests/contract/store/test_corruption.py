@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import pytest
 
 from paigeant_celery.core.errors import StoreCorrupt
-from paigeant_celery.store.port import Closing, Sweep
+from paigeant_celery.store.port import Claimed, Closing, Sweep
 from tests.contract.store.bench import RedisBench, everything
 from tests.contract.store.given import FAILURE, claim, completion, hop, new, told
 
@@ -202,3 +203,15 @@ def test_a_workflow_with_rubbish_in_its_record_is_reported(
 
     with pytest.raises(StoreCorrupt, match="wf:w"):
         on_redis.raw.workflow("w")
+
+
+def test_a_claim_reports_blobs_that_are_not_ours_only_if_it_wants_some(on_redis: RedisBench) -> None:
+    """Nothing is claimed then, and whoever sets the hop aside still can."""
+    store = on_redis.raw
+    store.start(new())
+    on_redis.client.set(on_redis.key("blob:w"), "not ours")
+    before = everything(on_redis)
+
+    assert fault_of(lambda: store.claim(replace(claim(), wanted=("draft",)))) is not None
+    assert everything(on_redis) == before
+    assert isinstance(store.claim(claim()), Claimed)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from tests.contract.store.bench import Bench
@@ -20,6 +22,21 @@ def test_a_journal_holds_what_its_owner_recorded(bench: Bench) -> None:
 
     assert bench.store.journal("w.0") == {"call 1": '{"v":1}', "call 2": "two \U0001f600", "call 3": "3"}
     assert bench.store.journal("w.1") == {}
+
+
+def test_a_completion_brings_the_last_records(bench: Bench) -> None:
+    """They are written with it, once: neither its repetition nor an overtaken owner adds anything."""
+    bench.store.start(new())
+    first = closing(bench.store.claim(claim()))
+    bench.store.record(first, {"call 1": "1"})
+
+    late = completion(replace(first, fence=first.fence + 1), records={"call 3": "3"})
+    assert not bench.store.complete(late)
+    for _ in range(2):
+        assert bench.store.complete(completion(first, records={"call 2": "two \U0001f600"}, blobs={"s": '"b"'}))
+
+    assert bench.store.journal("w.0") == {"call 1": "1", "call 2": "two \U0001f600"}
+    assert bench.store.blob("w", "s") == '"b"'
 
 
 @pytest.mark.parametrize("end", ["release", "retry_at", "park", "lapse"])

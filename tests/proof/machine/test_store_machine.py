@@ -731,6 +731,7 @@ class Machine:
             step=f"draft-{place}" if more else "",
             blobs={f"draft-{place}": '"text"'} if more else {},
             notes=[{"about": "edit", "step": str(place)}] if more else [],
+            records={"last answer": f"of fence {closing.fence}"} if more else {},
             said=self.said(closing.hop_id),
         )
         self.closes(closing, "done", lambda store: store.complete(completion))
@@ -1237,6 +1238,12 @@ MUTANTS = {
         new="for i = 5, #ARGV, 2 do",
         calls=record_too_late,
         noticed="answer",
+    ),
+    "a completion without its records": Mutant(
+        old="for i = first_record, first_blob - 1, 2 do",
+        new="for i = first_record, first_record - 1, 2 do",
+        calls=lambda machine: machine.complete(back=0, more=True),
+        noticed="record",
     ),
     "no dedupe at claim": Mutant(
         old="if lease_ends and (tonumber(lease_ends) > now or held(lease)) then return { 'running' } end",

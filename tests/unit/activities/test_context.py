@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from paigeant_celery.activities.context import (
 from paigeant_celery.core.errors import NoWorkflow, UsageError
 from paigeant_celery.core.message import PaigeantMessage
 from paigeant_celery.core.slip import ActivitySpec, ExecutedStep, OutputRef
+from paigeant_celery.store.earlier import executed_step
 
 MakeMessage = Callable[..., PaigeantMessage]
 MakeContext = Callable[..., WorkflowContext]
@@ -40,8 +42,14 @@ async def never_read_data(digest: str) -> str:
 READERS: dict[str, Any] = {"read_output": never_read, "read_data": never_read_data}
 
 
+def reader_of(message: PaigeantMessage) -> Any:
+    """Return what finds the record of a step whose record travels."""
+    return partial(asyncio.to_thread, executed_step, None, "w-1", message.slip)
+
+
 def opened(message: PaigeantMessage, **fields: object) -> WorkflowContext:
-    return asyncio.run(open_context(message, **{**READERS, "attempt": 1, **fields}))  # type: ignore[arg-type]
+    given = {**READERS, "attempt": 1, "read_step": reader_of(message), **fields}
+    return asyncio.run(open_context(message, **given))  # type: ignore[arg-type]
 
 
 def test_a_step_learns_who_it_is_and_what_came_before(make_message: MakeMessage) -> None:
@@ -63,6 +71,7 @@ def test_a_step_learns_who_it_is_and_what_came_before(make_message: MakeMessage)
         previous_output=StepOutput(step_id="earlier-1", activity="earlier", output="b"),
         message=message,
         **READERS,
+        read_step=context.read_step,
     )
 
 

@@ -40,11 +40,15 @@ class Notes(AbstractCapability[Any]):
     id = "notes"
 
     def __init__(self) -> None:
-        self.made: Counter[str] = Counter()
+        self._models: list[str] = []  # a list, because threads that add to a Counter lose calls
+
+    @property
+    def made(self) -> Counter[str]:
+        return Counter(self._models)
 
     @durable_operation(name="write")
     async def write(self, ctx: RunContext[Any], places: dict[str, Place]) -> list[Place]:
-        self.made[str(ctx.model.model_name)] += 1
+        self._models.append(str(ctx.model.model_name))
         return list(places.values())
 
     async def before_run(self, ctx: RunContext[Any]) -> None:

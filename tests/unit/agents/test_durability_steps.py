@@ -122,7 +122,7 @@ async def test_steps_that_an_agent_inserted_are_there_after_a_replay(workflow_ha
     handle = workflow_harness.dispatch([planner.activity("plan")], dispatcher=dispatcher)
     await workflow_harness.deliver()
 
-    assert handle.result_sync(0).outputs == {"planner": "planned", "writer": "written"}
+    assert handle.result_sync(0).outputs == {"planner": "planned", "writer-0.1": "written"}
     assert asked == {"planner": 2, "writer": 1}
     assert [event.type for event in handle.events_so_far()].count("step_inserted") == 1
 

@@ -176,7 +176,7 @@ def test_a_model_that_may_edit_sees_the_activities_and_inserts_one(workflow_harn
     result, notes = plan(workflow_harness, model, can_edit_itinerary=True)
 
     returned = [part.content for m in messages for part in m.parts if isinstance(part, ToolReturnPart)]
-    assert result.outputs == {"planner": "planned", "critic": "judged"}
+    assert result.outputs == {"planner": "planned", "critic-0.1": "judged"}
     assert notes == [("step_inserted", "critic")]
     assert returned == ["Inserted: critic"]
     assert [tool.name for tool in infos[0].function_tools] == ["insert_activities"]
@@ -254,7 +254,7 @@ def test_two_calls_in_one_response_share_one_limit(workflow_harness: WorkflowHar
 
     result, notes = plan(workflow_harness, model, can_edit_itinerary=True, max_added_steps=2)
 
-    assert list(result.outputs) == ["planner", "critic", "critic-2"]
+    assert list(result.outputs) == ["planner", "critic-0.1", "critic-0.2"]
     assert notes == [("step_inserted", "critic"), ("step_inserted", "critic"), ("edit_refused", "too_many_added_steps")]
 
 

@@ -137,8 +137,8 @@ def test_inserted_steps_run_next_and_say_who_added_them(make_message: MakeMessag
 
     assert isinstance(decision, Advance)
     assert [(step.step_id, step.added_by) for step in decision.message.slip.itinerary] == [
-        ("writer-2", "planner"),
-        ("critic", "planner"),
+        ("writer-0.1", "planner"),
+        ("critic-0.2", "planner"),
         ("writer", None),
     ]
 
@@ -152,7 +152,10 @@ def test_who_added_a_step_stands_in_the_executed_log_too(make_message: MakeMessa
     finished = decide(advanced.message, completed("1"), now=LATER, limits=LIMITS)
 
     assert isinstance(finished, Finish)
-    assert [(r.step_id, r.added_by) for r in finished.message.slip.executed] == [("planner", None), ("b", "planner")]
+    assert [(r.step_id, r.added_by) for r in finished.message.slip.executed] == [
+        ("planner", None),
+        ("b-0.1", "planner"),
+    ]
 
 
 def test_inserting_beyond_the_cap_parks_the_workflow(make_message: MakeMessage) -> None:

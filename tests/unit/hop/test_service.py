@@ -22,7 +22,7 @@ from paigeant_celery.activities.registry import registry
 from paigeant_celery.broker.outbox import Outbox
 from paigeant_celery.broker.port import Delivery
 from paigeant_celery.broker.sending import Sending
-from paigeant_celery.core.errors import MessageError, NotSerializable, OutdatedVersion, Unreachable
+from paigeant_celery.core.errors import MessageError, NotSerializable, OutdatedVersion, StoreCorrupt, Unreachable
 from paigeant_celery.core.flow import Failure
 from paigeant_celery.core.message import PaigeantMessage, encode, sha256
 from paigeant_celery.core.names import SPEC_VERSION
@@ -879,15 +879,7 @@ def test_the_previous_output_comes_with_the_claim(make_message: MakeMessage, mon
     """An output that does not travel costs no round trip of its own."""
     line, seen = Line(inline_output_size=24), list[object]()
 
-    @activity
-    def long() -> str:
-        return "x" * 4000
-
-    @activity
-    def look() -> None:
-        previous = workflow_context().previous_output
-        seen.append(previous.output if previous is not None else None)
-
+    long, look = _long_and_look(seen)
     line.serve(line.start(make_message(long.activity(), look.activity())))
     monkeypatch.setattr(line.store, "blob", lambda *_: pytest.fail("it was read once more"))
     line.serve(line.arrival())
@@ -903,14 +895,7 @@ def test_a_previous_output_that_is_not_as_it_was_recorded_runs_no_step(
     """A step must not begin with less than the one before it gave."""
     line, seen = Line(inline_output_size=24), list[object]()
 
-    @activity
-    def long() -> str:
-        return "x" * 4000
-
-    @activity
-    def look() -> None:
-        seen.append("ran")
-
+    long, look = _long_and_look(seen)
     line.serve(line.start(make_message(long.activity(), look.activity())))
     workflow = line.store._records.workflows["w-1"]
     workflow.blobs.clear()
@@ -919,6 +904,28 @@ def test_a_previous_output_that_is_not_as_it_was_recorded_runs_no_step(
 
     assert seen == []
     assert line.failure()[:3] == ("running", "look", "StoreCorrupt")  # it is tried again, and parked in the end
+
+
+def test_a_previous_output_that_no_claim_can_bring_parks_the_step(
+    make_message: MakeMessage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise its message would be refused and sent again for ever, and nobody would wait for a person."""
+    line, seen = Line(inline_output_size=24), list[object]()
+    long, look = _long_and_look(seen)
+    line.serve(line.start(make_message(long.activity(), look.activity())))
+    claim = line.store.claim
+
+    def damaged(asked: Claim) -> ClaimAnswer:
+        answer = claim(asked)
+        if asked.wanted:  # the server has made the claim, and its answer cannot be read
+            raise StoreCorrupt("paigeant:blob:w-1", "is not UTF-8 text")
+        return answer
+
+    monkeypatch.setattr(line.store, "claim", damaged)
+    line.serve(line.arrival())
+
+    assert seen == []
+    assert line.failure()[:3] == ("parked", "look", "store_corrupt")
 
 
 def test_a_message_does_not_grow_by_outputs_that_stay_in_the_store(make_message: MakeMessage) -> None:
@@ -936,3 +943,18 @@ def test_a_message_does_not_grow_by_outputs_that_stay_in_the_store(make_message:
 
     assert line.record().state == "completed"
     assert max(sizes) < 30 * 1000
+
+
+def _long_and_look(seen: list[object]) -> tuple[FunctionActivity[[], str], FunctionActivity[[], None]]:
+    """Return a step whose output does not travel, and one that looks at it."""
+
+    @activity
+    def long() -> str:
+        return "x" * 4000
+
+    @activity
+    def look() -> None:
+        previous = workflow_context().previous_output
+        seen.append(previous.output if previous is not None else None)
+
+    return long, look

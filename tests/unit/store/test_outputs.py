@@ -11,8 +11,9 @@ import pytest
 from paigeant_celery.core.errors import StoreCorrupt
 from paigeant_celery.core.message import sha256
 from paigeant_celery.core.slip import ExecutedStep, OutputRef
+from paigeant_celery.store.conversations import AT_ONCE
 from paigeant_celery.store.memory import MemoryStore
-from paigeant_celery.store.outputs import AT_ONCE, checked, outputs_of
+from paigeant_celery.store.outputs import checked, outputs_of
 
 AT = datetime(2026, 1, 2, 13, 0, tzinfo=UTC)
 

@@ -1,0 +1,103 @@
+"""Records of executed steps that do not travel: how they leave the slip for the store, and how they are read back."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from decimal import Decimal
+
+from pydantic import ValidationError
+
+from paigeant_celery.core.errors import MessageError
+from paigeant_celery.core.jsonable import dumps, loads
+from paigeant_celery.core.slip import Earlier, ExecutedStep, RoutingSlip
+
+__all__ = ["folded", "name_of_place", "name_of_record", "record_in", "records_in", "spoken_key"]
+
+FOLDED_AT_ONCE = 100  # records; two writes each, so that a script that records them stays short
+
+
+def name_of_record(place: int | str) -> str:
+    """Return the name under which the store has the record of the step at a place; no step id has a colon."""
+    return f"executed:{place}"
+
+
+def name_of_place(step_id: str) -> str:
+    """Return the name under which the store has the place of a step."""
+    return f"at:{step_id}"
+
+
+def folded(slip: RoutingSlip, *, most: int) -> tuple[RoutingSlip, Mapping[str, str]]:
+    """Return the slip that travels, and what the store must hold of it.
+
+    If its steps and records have more than `most` bytes of JSON, only the record of the last step travels on. Once
+    that was so, no more than the last one ever does.
+    """
+    leaving = slip.executed[:-1][:FOLDED_AT_ONCE]
+    if not leaving or (slip.earlier is None and _size(slip) <= most):
+        return slip, {}
+    earlier, stored = slip.earlier, {}
+    for record in leaving:
+        text = dumps(record.model_dump(mode="json"))
+        earlier = _with(earlier, record, text)
+        stored[name_of_record(record.place)] = text
+        stored[name_of_place(record.step_id)] = record.place
+    return slip.model_copy(update={"earlier": earlier, "executed": slip.executed[len(leaving) :]}), stored
+
+
+def spoken_key(part: ExecutedStep) -> str | None:
+    """Return how `Earlier` calls the conversation of a step, or None if it has none."""
+    if part.conversation_id is not None:
+        return f"id:{part.conversation_id}"
+    return f"name:{part.conversation}" if part.conversation is not None else None
+
+
+def record_in(text: str | None, place: int | str) -> ExecutedStep:
+    """Read the record of the step at a place; raises `ValueError` if it is missing or damaged."""
+    try:
+        record = ExecutedStep.model_validate(loads(text, invalid="store_corrupt")) if text is not None else None
+    except (ValidationError, MessageError) as error:
+        raise ValueError(f"{name_of_record(place)} is damaged") from error
+    if record is None or record.place != str(place):
+        raise ValueError(f"{name_of_record(place)} is missing, or that of another step")
+    return record
+
+
+def records_in(earlier: Earlier, texts: Mapping[str, str]) -> tuple[ExecutedStep, ...]:
+    """Read the records of all earlier steps; raises `ValueError` if they are not those that left the slip."""
+    digest, records = "", []
+    for place in range(earlier.count):
+        text = texts.get(name_of_record(place))
+        records.append(record_in(text, place))
+        digest = _digest(digest, text or "")
+    if digest != earlier.digest:
+        raise ValueError("the records of the first steps are not as they were recorded")
+    return tuple(records)
+
+
+def _size(slip: RoutingSlip) -> int:
+    return len(dumps(slip.model_dump(mode="json", include={"itinerary", "executed"})).encode())
+
+
+def _with(earlier: Earlier | None, record: ExecutedStep, text: str) -> Earlier:
+    before = earlier or Earlier(count=1, digest="")
+    costs = [cost for cost in (before.cost, record.cost) if cost is not None]
+    spoken = spoken_key(record)
+    return before.model_copy(
+        update={
+            "count": before.count + 1 if earlier is not None else 1,
+            "digest": _digest(before.digest, text),
+            "usage": _sum(before.usage, record.usage),
+            "cost": sum(costs, Decimal(0)) if costs else None,
+            "visits": _sum(before.visits, {record.activity: 1}),
+            "spoken": _sum(before.spoken, {spoken: 1}) if spoken is not None else before.spoken,
+        }
+    )
+
+
+def _sum(counts: Mapping[str, int], more: Mapping[str, int]) -> dict[str, int]:
+    return {name: counts.get(name, 0) + more.get(name, 0) for name in (*counts, *(more.keys() - counts.keys()))}
+
+
+def _digest(before: str, text: str) -> str:
+    return hashlib.sha256(f"{before}\n{text}".encode(errors="surrogatepass")).hexdigest()
