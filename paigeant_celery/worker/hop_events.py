@@ -1,14 +1,18 @@
 """The events of hops, which Flower and `celery events` read: many in one message.
 
 Celery has a name for such a message, `task.multi`, and uses it if its worker has an event loop: for what comes within
-one turn of the loop, which seldom is more than one event. What is sent of a task of the host stays as Celery sends it.
+one turn of the loop, which seldom is more than one event. Its buffer is none to wait in for longer: no version hands it
+on when a connection is lost, and those before 5.7 empty it also of what the broker has not taken, and of what came
+meanwhile. What is sent of a task of the host stays as Celery sends it.
 """
 
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import Enum, auto
 from typing import Any
 
 from celery import bootsteps
@@ -19,87 +23,98 @@ __all__ = ["EventsTogether", "HopEvents", "sending_together"]
 
 TOGETHER_WITHIN = 0.1  # seconds that an event waits for others; what a killed worker loses
 MOST_TOGETHER = 50
+MOST_HELD = 10_000  # while there is no connection; of more, the oldest are dropped
 HELD_BY = "paigeant_events"  # the attribute of a consumer
+
+
+class _Now(Enum):
+    """What becomes of an event."""
+
+    WAITS_FOR_OTHERS = auto()
+    WAITS_FOR_CONNECTION = auto()  # a broker that is gone would hold up each hop that ends
+    IS_SENT = auto()  # a worker that ends has nothing that would send it later
 
 
 class HopEvents:
     """Stands in for Celery's dispatcher of events, to which it hands what came within a moment."""
 
     def __init__(self, consumer: Any) -> None:
-        self.dispatcher: Any = None  # that of the current connection
+        self.enabled = False  # whether the worker sends events at all
         self._consumer = consumer
-        self._lock = threading.Lock()  # also while it publishes, so that nothing overtakes
-        self._held: list[dict[str, Any]] = []
-        self._due = threading.Event()
-        self._sender: threading.Thread | None = None
-        self._ending = True
+        self._dispatcher: Any = None
+        self._now = _Now.WAITS_FOR_CONNECTION
+        self._held: deque[dict[str, Any]] = deque(maxlen=MOST_HELD)
+        self._awaited = False  # whether a call of `flush` is to come
+        # Nothing overtakes what is being sent. A cold shutdown sends events in the handler of a signal, which may have
+        # come in the midst of that.
+        self._sending = threading.RLock()
+        self._is_sending = False
 
-    @property
-    def enabled(self) -> bool:
-        """Whether the worker sends events at all."""
-        return self.dispatcher is not None and bool(self.dispatcher.enabled)
+    def use(self, dispatcher: Any) -> None:
+        """Send by the dispatcher of the current connection; there is none if the worker sends no events."""
+        self._dispatcher, self.enabled = dispatcher, dispatcher is not None and bool(dispatcher.enabled)
 
     def send(self, type: str, **fields: Any) -> None:  # noqa: A002  # Celery's name
         """Send an event of a task with others, or at once in a worker that ends.
 
         Its time and its place in the order of events are those of this call.
         """
-        dispatcher = self.dispatcher
+        dispatcher = self._dispatcher
         if not self.enabled or (dispatcher.groups and "task" not in dispatcher.groups):
             return
-        with self._lock:
-            clock = dispatcher.clock.forward()
-            self._held.append(
-                Event(
-                    type, hostname=dispatcher.hostname, utcoffset=utcoffset(), pid=dispatcher.pid, clock=clock, **fields
-                )
-            )
-            if self._ending or len(self._held) >= MOST_TOGETHER:
-                self._publish()
-            elif len(self._held) == 1:
-                self._wake()
+        clock = dispatcher.clock.forward()
+        self._held.append(
+            Event(type, hostname=dispatcher.hostname, utcoffset=utcoffset(), pid=dispatcher.pid, clock=clock, **fields)
+        )
+        if self._now is _Now.IS_SENT or len(self._held) >= MOST_TOGETHER:
+            self.flush()
+        elif not self._awaited:
+            self._awaited = True
+            self._flush_soon()
 
     def begin(self) -> None:
         """Let events wait for others, and send what is left from before a connection was lost."""
-        self.dispatcher = self._consumer.event_dispatcher
-        self._ending = False
+        self.use(self._consumer.event_dispatcher)
+        self._now = _Now.WAITS_FOR_OTHERS
         self.flush()
+
+    def lose(self) -> None:
+        """Let events wait for the next connection."""
+        self._now = _Now.WAITS_FOR_CONNECTION
 
     def end(self) -> None:
         """Let no event wait any longer."""
-        self._ending = True
+        self._now = _Now.IS_SENT
         self.flush()
 
     def flush(self) -> None:
-        """Send what waits."""
-        with self._lock:
-            self._publish()
+        """Send what waits, if there is a connection."""
+        self._awaited = False  # before anything is taken, so that what comes meanwhile is awaited again
+        with self._sending:
+            if self._is_sending:  # whoever was interrupted by the signal sends it
+                return
+            self._is_sending = True
+            try:
+                while self._held and self._now is not _Now.WAITS_FOR_CONNECTION and self._dispatcher.producer:
+                    self._publish([self._held.popleft() for _ in range(min(len(self._held), MOST_TOGETHER))])
+            finally:
+                self._is_sending = False
 
-    def _publish(self) -> None:
-        dispatcher = self.dispatcher
-        producer = dispatcher and dispatcher.producer
-        if not self._held or producer is None:  # none while there is no connection
+    def _publish(self, events: list[dict[str, Any]]) -> None:
+        dispatcher = self._dispatcher
+        dispatcher.flush(groups=False)  # what the broker did not take before
+        dispatcher.publish("task-multi", {}, dispatcher.producer, blind=True, Event=lambda *_, **__: events)
+
+    def _flush_soon(self) -> None:
+        """Have the worker's event loop send what waits, or a thread in workers without one."""
+        hub = self._consumer.hub
+        if hub is not None:  # its timer alone would not wake it, and is none for other threads
+            hub.call_soon(hub.timer.call_after, TOGETHER_WITHIN, self.flush)
             return
-        events, self._held = self._held, []
-        dispatcher.publish("task-multi", {}, producer, blind=True, Event=lambda *_, **__: events)
-
-    def _wake(self) -> None:
-        """Have what waits sent in a moment, by the worker's event loop or else by a thread."""
-        if self._consumer.hub is not None:
-            self._consumer.timer.call_after(TOGETHER_WITHIN, self.flush)
-            return
-        if self._sender is None:
-            self._sender = threading.Thread(target=self._send_when_due, name="paigeant-events", daemon=True)
-            self._sender.start()
-        self._due.set()
-
-    def _send_when_due(self) -> None:
-        pause = threading.Event()
-        while True:
-            self._due.wait()
-            self._due.clear()
-            pause.wait(TOGETHER_WITHIN)
-            self.flush()
+        # Celery's own timer would be a thread that may sleep for long.
+        thread = threading.Timer(TOGETHER_WITHIN, self.flush)
+        thread.name, thread.daemon = "paigeant-events", True
+        thread.start()
 
 
 class EventsTogether(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ships no types
@@ -120,8 +135,11 @@ class EventsTogether(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery s
         self._events.begin()
 
     def stop(self, consumer: Any) -> None:
-        """Send what waits because the connection is gone or the worker ends."""
-        self._events.end()
+        """Wait for the next connection, or send what waits because the worker ends."""
+        if consumer.blueprint.state == bootsteps.RUN:
+            self._events.lose()
+        else:
+            self._events.end()
 
 
 @contextmanager
@@ -135,7 +153,7 @@ def sending_together(consumer: Any) -> Iterator[None]:
     if events is None or dispatcher is None:
         yield
         return
-    events.dispatcher = dispatcher
+    events.use(dispatcher)
     consumer.event_dispatcher = events
     try:
         yield
