@@ -1,29 +1,36 @@
-"""The events of hops, as they come from a real worker with threads."""
+"""The events of hops, as they come from real workers; some of these gather them until something has them sent."""
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
-from collections import defaultdict
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+import redis
 from celery.events.receiver import EventReceiver
+from celery.events.state import State
 
-from paigeant_celery import ActivitySpec, WorkflowDispatcher
-from tests.support.processes import deployment, eventually
-from tests.support.servers import RedisDatabase
+from paigeant_celery import ActivitySpec, WorkflowDispatcher, WorkflowHandle
+from tests.support.processes import Deployment, deployment, eventually
+from tests.support.servers import RedisDatabase, RedisServer
 
 WITHIN = 20.0
-PLACES = 3
+WHOLE = ["received", "started", "succeeded"]
+proof = pytest.mark.proof
 
 
 class Messages(EventReceiver):
-    """Keeps the events of each message."""
+    """Keeps the events of each message, and what Celery and Flower make of them."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
+        self.state = State()
+        super().__init__(*arguments, handlers={"*": self.state.event}, **options)
         self.seen: list[list[dict[str, Any]]] = []
         self.ready = threading.Event()
 
@@ -31,7 +38,31 @@ class Messages(EventReceiver):
         self.ready.set()
 
     def _receive(self, body: Any, message: Any, *_: Any, **__: Any) -> None:
+        super()._receive(body, message)
         self.seen.append(body if isinstance(body, list) else [body])
+
+    @property
+    def types(self) -> list[str]:
+        """The types of all events, in the order in which they came."""
+        return [event["type"] for events in self.seen for event in events]
+
+    @property
+    def repeated(self) -> list[tuple[Any, ...]]:
+        """The events of tasks that came more than once."""
+        tasks = [event for events in self.seen for event in events if "uuid" in event and event["type"] != "task-sent"]
+        times = Counter((event["uuid"], event["type"], event["hostname"], event["clock"]) for event in tasks)
+        return [event for event, count in times.items() if count > 1]
+
+    def of(self, handle: WorkflowHandle, place: int) -> list[str]:
+        """What its worker said about a hop, in the order in which it came."""
+        hop = f"{handle.correlation_id}.{place}"
+        told = [event["type"] for events in self.seen for event in events if event.get("uuid") == hop]
+        return [type_.removeprefix("task-") for type_ in told if type_ != "task-sent"]
+
+    def states(self, handle: WorkflowHandle) -> list[str | None]:
+        """How the hops stand in Flower."""
+        tasks = [self.state.tasks.get(f"{handle.correlation_id}.{place}") for place in range(3)]
+        return [task and task.state for task in tasks]
 
 
 @contextmanager
@@ -48,27 +79,148 @@ def watching(app: Any) -> Iterator[Messages]:
             thread.join()
 
 
-def ends(seen: list[list[dict[str, Any]]]) -> bool:
-    """Say whether all hops have succeeded and the worker is offline."""
-    told = [event["type"] for events in seen for event in events]
-    return told.count("task-succeeded") == PLACES and "worker-offline" in told
+def dispatch(made: Deployment, gate: Path | None = None) -> WorkflowHandle:
+    """Start a workflow of three steps, of which the second waits for the gate, if there is one."""
+    transport, dispatcher = made.transport(), WorkflowDispatcher()
+    second = ActivitySpec("review", "b") if gate is None else ActivitySpec("gated", str(gate))
+    steps = [ActivitySpec("draft", "a"), second, ActivitySpec("publish", "c")]
+    return dispatcher.handle(dispatcher.dispatch_workflow_sync(transport, itinerary=steps), transport)
 
 
-def test_all_events_of_a_worker_that_ends_arrive(redis_db: RedisDatabase, tmp_path: Path) -> None:
-    """Each hop shows as received, started and succeeded, although the worker ends as soon as the result is there."""
-    with deployment(redis_db.url, tmp_path) as made:
-        worker, transport = made.ready_worker("desk", "press", pool="threads"), made.transport()
-        with watching(transport.app) as messages:
-            dispatcher = WorkflowDispatcher()
-            steps = [ActivitySpec(name, "marzipan") for name in ("draft", "review", "publish")]
-            workflow = dispatcher.dispatch_workflow_sync(transport, itinerary=steps)
-            dispatcher.handle(workflow, transport).result_sync(WITHIN)
+def at_gate(made: Deployment, gate: Path, *, runs: int = 1) -> WorkflowHandle:
+    """Start a workflow and wait until its second step waits."""
+    handle = dispatch(made, gate)
+    eventually(lambda: runs_of(made, handle, 1) == runs, within=WITHIN)
+    return handle
+
+
+def runs_of(made: Deployment, handle: WorkflowHandle, place: int) -> int:
+    return made.runs().count(f"{handle.correlation_id}.{place}")
+
+
+@pytest.mark.parametrize(
+    ("pool", "settings"),
+    [
+        pytest.param("threads", {}, id="threads"),
+        pytest.param("prefork", {}, id="prefork", marks=proof),
+        pytest.param("prefork", {"worker_max_tasks_per_child": 1}, id="children of one task", marks=proof),
+        pytest.param("solo", {}, id="solo", marks=proof),
+        pytest.param("gevent", {}, id="gevent", marks=proof),
+    ],
+)
+def test_a_worker_sends_what_is_asked_for_and_all_of_it_before_it_ends(
+    redis_db: RedisDatabase, tmp_path: Path, pool: str, settings: dict[str, object]
+) -> None:
+    """Flower's button lets a worker tell of its hops or not; a worker that ends keeps nothing back."""
+    with deployment(redis_db.url, tmp_path, worker_send_task_events=False, **settings) as made:
+        worker, app = made.ready_worker("desk", "press", "gathering", pool=pool, slots=1), made.transport().app
+        with watching(app) as messages:
+            before = dispatch(made)
+            before.result_sync(WITHIN)
+            assert app.control.enable_events(reply=True)
+            shown = dispatch(made)
+            shown.result_sync(WITHIN)
+            dispatch(made).result_sync(WITHIN)  # so its only slot is done with the other
+            assert app.control.disable_events(reply=True)
+            after = dispatch(made)
+            after.result_sync(WITHIN)
             assert worker.terminate() == 0
-            eventually(lambda: ends(messages.seen), within=WITHIN)
+            eventually(lambda: "worker-offline" in messages.types, within=WITHIN)
 
-    of_hops = [sent for sent in messages.seen if sent[0]["type"].startswith("task-")]
-    by_hop = defaultdict(list)
-    for event in sorted((event for sent in of_hops for event in sent), key=lambda event: event["clock"]):
-        by_hop[event["uuid"]].append(event["type"].removeprefix("task-"))
-    shown = {hop: [type_ for type_ in types if type_ != "sent"] for hop, types in by_hop.items()}
-    assert shown == {f"{workflow}.{place}": ["received", "started", "succeeded"] for place in range(PLACES)}
+    assert [messages.of(shown, place) for place in range(3)] == [WHOLE] * 3
+    assert [messages.of(handle, place) for handle in (before, after) for place in range(3)] == [[]] * 6
+    assert messages.states(shown) == ["SUCCESS"] * 3
+    assert messages.types.index("worker-offline") > messages.types.index("task-succeeded")
+
+
+def test_what_a_killed_worker_had_not_sent_is_all_that_is_missing(redis_db: RedisDatabase, tmp_path: Path) -> None:
+    """Its workflow goes on, and Flower shows it from there."""
+    gate = tmp_path / "gate"
+    with deployment(redis_db.url, tmp_path) as made, watching(made.transport().app) as messages:
+        first = made.ready_worker("desk", "press", "troubles", "gathering", pool="threads", name="first")
+        handle = at_gate(made, gate)
+        first.kill()
+        assert [messages.of(handle, place) for place in range(3)] == [[], [], []]
+
+        made.ready_worker("desk", "press", "troubles", pool="threads", name="second")
+        gate.touch()
+
+        assert [step.step_id for step in handle.result_sync(WITHIN).steps] == ["draft", "gated", "publish"]
+        eventually(lambda: messages.of(handle, 2) == WHOLE, within=WITHIN)
+        assert messages.of(handle, 0) == []
+        assert messages.of(handle, 1) == WHOLE
+        assert messages.states(handle) == [None, "SUCCESS", "SUCCESS"]
+
+
+@pytest.mark.parametrize("pool", ["threads", pytest.param("prefork", marks=proof), pytest.param("gevent", marks=proof)])
+def test_events_outlive_the_connection_that_they_wait_for(
+    own_redis: Callable[..., RedisServer], tmp_path: Path, pool: str
+) -> None:
+    """A broker's load balancer closes what it likes, and a hop ends in the meantime."""
+    gate, broker = tmp_path / "gate", own_redis()
+    with deployment(broker.url, tmp_path / "made") as made, watching(made.transport().app) as messages:
+        with redis.Redis.from_url(broker.url) as client:
+            kept = {one["id"] for one in client.client_list()}
+            worker = made.ready_worker("desk", "press", "troubles", "gathering", pool=pool)
+            handle = at_gate(made, gate)
+            assert messages.of(handle, 0) == []
+
+            for one in client.client_list():
+                if one["id"] not in kept:
+                    client.client_kill_filter(_id=one["id"])
+            eventually(lambda: worker.log().count("Connected to redis") > 1, within=WITHIN)
+            eventually(lambda: messages.of(handle, 1)[:2] == WHOLE[:2], within=WITHIN)
+
+        gate.touch()
+        handle.result_sync(WITHIN)
+        assert worker.terminate() == 0
+        eventually(lambda: "worker-offline" in messages.types, within=WITHIN)
+
+    assert messages.of(handle, 0) == WHOLE
+    assert messages.repeated == []
+    assert messages.states(handle) == ["SUCCESS"] * 3  # copies of their messages may have come as well
+
+
+@proof
+@pytest.mark.parametrize("remap", [False, True], ids=["SIGQUIT", "SIGTERM as SIGQUIT"])
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_a_worker_that_is_ended_cold_keeps_nothing_back(
+    redis_db: RedisDatabase, tmp_path: Path, pool: str, remap: bool
+) -> None:
+    """It cancels its hops in the handler of the signal, and says so."""
+    gate = tmp_path / "gate"
+    with deployment(redis_db.url, tmp_path) as made, watching(made.transport().app) as messages:
+        if remap:
+            made.variables["REMAP_SIGTERM"] = "SIGQUIT"
+        worker = made.ready_worker("desk", "press", "troubles", "gathering", pool=pool)
+        handle = at_gate(made, gate)
+
+        os.kill(worker.pid, signal.SIGTERM if remap else signal.SIGQUIT)
+        eventually(lambda: "worker-offline" in messages.types, within=WITHIN)
+        gate.touch()
+        worker.ended()
+
+    assert messages.of(handle, 0) == WHOLE
+    assert messages.of(handle, 1)[:2] == WHOLE[:2]
+    assert messages.types.index("worker-offline") > messages.types.index("task-started")
+
+
+@proof
+def test_a_lost_child_takes_no_event_with_it(redis_db: RedisDatabase, tmp_path: Path) -> None:
+    """All are sent by the worker's main process."""
+    gate = tmp_path / "gate"
+    with deployment(redis_db.url, tmp_path) as made, watching(made.transport().app) as messages:
+        worker = made.ready_worker("desk", "press", "troubles", "gathering", pool="prefork", slots=1)
+        handle = at_gate(made, gate)
+
+        for child in Path(f"/proc/{worker.pid}/task/{worker.pid}/children").read_text().split():
+            os.kill(int(child), signal.SIGKILL)
+        gate.touch()
+        handle.result_sync(WITHIN)
+        assert worker.terminate() == 0
+        eventually(lambda: "worker-offline" in messages.types, within=WITHIN)
+
+    assert messages.of(handle, 0) == WHOLE
+    assert (messages.of(handle, 1)[:2], messages.of(handle, 1)[-1]) == (WHOLE[:2], "succeeded")
+    assert messages.states(handle) == ["SUCCESS"] * 3
+    assert messages.repeated == []
