@@ -4,79 +4,19 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
-from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import redis
-from celery.events.receiver import EventReceiver
-from celery.events.state import State
 
 from paigeant_celery import ActivitySpec, WorkflowDispatcher, WorkflowHandle
+from tests.support.event_messages import WHOLE, watching
 from tests.support.processes import Deployment, deployment, eventually
 from tests.support.servers import RedisDatabase, RedisServer
 
 WITHIN = 20.0
-WHOLE = ["received", "started", "succeeded"]
 proof = pytest.mark.proof
-
-
-class Messages(EventReceiver):
-    """Keeps the events of each message, and what Celery and Flower make of them."""
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        self.state = State()
-        super().__init__(*arguments, handlers={"*": self.state.event}, **options)
-        self.seen: list[list[dict[str, Any]]] = []
-        self.ready = threading.Event()
-
-    def on_consume_ready(self, *_: Any, **__: Any) -> None:
-        self.ready.set()
-
-    def _receive(self, body: Any, message: Any, *_: Any, **__: Any) -> None:
-        super()._receive(body, message)
-        self.seen.append(body if isinstance(body, list) else [body])
-
-    @property
-    def types(self) -> list[str]:
-        """The types of all events, in the order in which they came."""
-        return [event["type"] for events in self.seen for event in events]
-
-    @property
-    def repeated(self) -> list[tuple[Any, ...]]:
-        """The events of tasks that came more than once."""
-        tasks = [event for events in self.seen for event in events if "uuid" in event and event["type"] != "task-sent"]
-        times = Counter((event["uuid"], event["type"], event["hostname"], event["clock"]) for event in tasks)
-        return [event for event, count in times.items() if count > 1]
-
-    def of(self, handle: WorkflowHandle, place: int) -> list[str]:
-        """What its worker said about a hop, in the order in which it came."""
-        hop = f"{handle.correlation_id}.{place}"
-        told = [event["type"] for events in self.seen for event in events if event.get("uuid") == hop]
-        return [type_.removeprefix("task-") for type_ in told if type_ != "task-sent"]
-
-    def states(self, handle: WorkflowHandle) -> list[str | None]:
-        """How the hops stand in Flower."""
-        tasks = [self.state.tasks.get(f"{handle.correlation_id}.{place}") for place in range(3)]
-        return [task and task.state for task in tasks]
-
-
-@contextmanager
-def watching(app: Any) -> Iterator[Messages]:
-    with app.connection_for_read() as connection:
-        messages = Messages(connection, app=app)
-        thread = threading.Thread(target=messages.capture, kwargs={"wakeup": False})
-        thread.start()
-        try:
-            assert messages.ready.wait(WITHIN)
-            yield messages
-        finally:
-            messages.should_stop = True
-            thread.join()
 
 
 def dispatch(made: Deployment, gate: Path | None = None) -> WorkflowHandle:
