@@ -66,11 +66,13 @@ class HopEvents:
         self._held.append(
             Event(type, hostname=dispatcher.hostname, utcoffset=utcoffset(), pid=dispatcher.pid, clock=clock, **fields)
         )
-        if self._now is _Now.IS_SENT or len(self._held) >= MOST_TOGETHER:
+        if self._now is _Now.IS_SENT:
             self.flush()
+        elif len(self._held) == MOST_TOGETHER:
+            self._flush_after(0)
         elif not self._awaited:
             self._awaited = True
-            self._flush_soon()
+            self._flush_after(TOGETHER_WITHIN)
 
     def begin(self) -> None:
         """Let events wait for others, and send what is left from before a connection was lost."""
@@ -105,14 +107,16 @@ class HopEvents:
         dispatcher.flush(groups=False)  # what the broker did not take before
         dispatcher.publish("task-multi", {}, dispatcher.producer, blind=True, Event=lambda *_, **__: events)
 
-    def _flush_soon(self) -> None:
-        """Have the worker's event loop send what waits, or a thread in workers without one."""
+    def _flush_after(self, seconds: float) -> None:
+        """Have the worker's event loop send what waits, or a thread in workers without one.
+
+        The loop also reads from the connection, which no other thread should use meanwhile.
+        """
         hub = self._consumer.hub
-        if hub is not None:  # its timer alone would not wake it, and is none for other threads
-            hub.call_soon(hub.timer.call_after, TOGETHER_WITHIN, self.flush)
+        if hub is not None:  # a call of its timer alone would not wake it
+            hub.call_soon(hub.timer.call_after, seconds, self.flush)
             return
-        # Celery's own timer would be a thread that may sleep for long.
-        thread = threading.Timer(TOGETHER_WITHIN, self.flush)
+        thread = threading.Timer(seconds, self.flush)  # Celery's own may sleep for long
         thread.name, thread.daemon = "paigeant-events", True
         thread.start()
 

@@ -16,7 +16,14 @@ from celery.utils.imports import symbol_by_name
 from celery.worker.consumer.heart import Heart
 from kombu import Connection
 
-from paigeant_celery.worker.hop_events import MOST_HELD, MOST_TOGETHER, EventsTogether, HopEvents, sending_together
+from paigeant_celery.worker.hop_events import (
+    MOST_HELD,
+    MOST_TOGETHER,
+    TOGETHER_WITHIN,
+    EventsTogether,
+    HopEvents,
+    sending_together,
+)
 from paigeant_celery.worker.request import HopRequest
 
 WITHIN = 10.0
@@ -132,7 +139,10 @@ def test_many_events_do_not_wait(worker: Worker) -> None:
     """A message stays small."""
     for _ in range(MOST_TOGETHER):
         worker.events.send("task-started", uuid="w.0")
+    (later, _), (now, flush) = worker.hub.calls
+    flush()
 
+    assert (later, now) == (TOGETHER_WITHIN, 0)
     assert worker.keys == ["task.multi"]
     assert len(worker.types) == MOST_TOGETHER
 
