@@ -27,15 +27,11 @@ def dispatch(made: Deployment, gate: Path | None = None) -> WorkflowHandle:
     return dispatcher.handle(dispatcher.dispatch_workflow_sync(transport, itinerary=steps), transport)
 
 
-def at_gate(made: Deployment, gate: Path, *, runs: int = 1) -> WorkflowHandle:
-    """Start a workflow and wait until its second step waits."""
+def at_gate(made: Deployment, gate: Path) -> WorkflowHandle:
+    """Start a workflow and wait until its second step waits; a worker of one slot is done with the first one."""
     handle = dispatch(made, gate)
-    eventually(lambda: runs_of(made, handle, 1) == runs, within=WITHIN)
+    eventually(lambda: f"{handle.correlation_id}.1" in made.runs(), within=WITHIN)
     return handle
-
-
-def runs_of(made: Deployment, handle: WorkflowHandle, place: int) -> int:
-    return made.runs().count(f"{handle.correlation_id}.{place}")
 
 
 @pytest.mark.parametrize(
@@ -92,23 +88,26 @@ def test_what_a_killed_worker_had_not_sent_is_all_that_is_missing(redis_db: Redi
         assert messages.states(handle) == [None, "SUCCESS", "SUCCESS"]
 
 
-@pytest.mark.parametrize("pool", ["threads", pytest.param("prefork", marks=proof), pytest.param("gevent", marks=proof)])
+@pytest.mark.parametrize(
+    ("pool", "slots"),  # under gevent, a worker whose slots are full does not look at its connection
+    [("threads", 1), pytest.param("prefork", 1, marks=proof), pytest.param("gevent", 2, marks=proof)],
+)
 def test_events_outlive_the_connection_that_they_wait_for(
-    own_redis: Callable[..., RedisServer], tmp_path: Path, pool: str
+    own_redis: Callable[..., RedisServer], tmp_path: Path, pool: str, slots: int
 ) -> None:
-    """A broker's load balancer closes what it likes, and a hop ends in the meantime."""
+    """Load balancers close connections as they like."""
     gate, broker = tmp_path / "gate", own_redis()
     with deployment(broker.url, tmp_path / "made") as made, watching(made.transport().app) as messages:
         with redis.Redis.from_url(broker.url) as client:
             kept = {one["id"] for one in client.client_list()}
-            worker = made.ready_worker("desk", "press", "troubles", "gathering", pool=pool)
+            worker = made.ready_worker("desk", "press", "troubles", "gathering", pool=pool, slots=slots)
             handle = at_gate(made, gate)
             assert messages.of(handle, 0) == []
 
             for one in client.client_list():
                 if one["id"] not in kept:
                     client.client_kill_filter(_id=one["id"])
-            eventually(lambda: worker.log().count("Connected to redis") > 1, within=WITHIN)
+            worker.wait_for_log("Connection to broker lost", within=WITHIN)
             eventually(lambda: messages.of(handle, 1)[:2] == WHOLE[:2], within=WITHIN)
 
         gate.touch()
@@ -116,9 +115,9 @@ def test_events_outlive_the_connection_that_they_wait_for(
         assert worker.terminate() == 0
         eventually(lambda: "worker-offline" in messages.types, within=WITHIN)
 
-    assert messages.of(handle, 0) == WHOLE
+    assert messages.of(handle, 0)[:3] == WHOLE  # a copy of the message may have come as well
     assert messages.repeated == []
-    assert messages.states(handle) == ["SUCCESS"] * 3  # copies of their messages may have come as well
+    assert messages.states(handle) == ["SUCCESS"] * 3
 
 
 @proof
@@ -132,7 +131,7 @@ def test_a_worker_that_is_ended_cold_keeps_nothing_back(
     with deployment(redis_db.url, tmp_path) as made, watching(made.transport().app) as messages:
         if remap:
             made.variables["REMAP_SIGTERM"] = "SIGQUIT"
-        worker = made.ready_worker("desk", "press", "troubles", "gathering", pool=pool)
+        worker = made.ready_worker("desk", "press", "troubles", "gathering", pool=pool, slots=1)
         handle = at_gate(made, gate)
 
         os.kill(worker.pid, signal.SIGTERM if remap else signal.SIGQUIT)
