@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from concurrent.futures import Executor, Future
-from contextlib import contextmanager
-from contextvars import Context, ContextVar
+from contextvars import Context, ContextVar, Token
 from functools import partial
 from typing import Any, ParamSpec, Protocol, TypeVar
 
@@ -221,16 +220,24 @@ _own: ContextVar[OwnThread | None] = ContextVar("paigeant_thread", default=None)
 _working: ContextVar[dict[threading.Thread, None] | None] = ContextVar("paigeant_working", default=None)
 
 
-@contextmanager
-def thread_of_step(thread: OwnThread) -> Iterator[Collection[threading.Thread]]:
+class thread_of_step:  # noqa: N801 - used as a phrase: `with thread_of_step(thread):`
     """Make a thread the one in which sync code of the step inside the block runs; give those that it is in."""
-    working: dict[threading.Thread, None] = {}
-    own, noted = _own.set(thread), _working.set(working)
-    try:
-        yield working
-    finally:
-        _working.reset(noted)
-        _own.reset(own)
+
+    __slots__ = ("_noted", "_own", "_thread")
+    _own: Token[OwnThread | None]
+    _noted: Token[dict[threading.Thread, None] | None]
+
+    def __init__(self, thread: OwnThread) -> None:
+        self._thread = thread
+
+    def __enter__(self) -> Collection[threading.Thread]:
+        working: dict[threading.Thread, None] = {}
+        self._own, self._noted = _own.set(self._thread), _working.set(working)
+        return working
+
+    def __exit__(self, *error: object) -> None:
+        _working.reset(self._noted)
+        _own.reset(self._own)
 
 
 def _noted(call: Callable[[], T]) -> Callable[[], T]:
