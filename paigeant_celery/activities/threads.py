@@ -71,9 +71,8 @@ class OwnThread(Executor):
         self._lock = real().Lock()
         self._calls = real_queue()
         self._open_calls = 0
-        self._closed = False
-        self._ended: Future[None] = RealFuture()
-        self.thread = new_thread(self._serve, name=name)
+        self._ended: Future[None] | None = None  # once it is closed
+        self.thread: threading.Thread | None = None  # most steps make no call in it
 
     def submit(self, call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Make a call after those before it; raises `RuntimeError` if the thread is closed.
@@ -88,10 +87,12 @@ class OwnThread(Executor):
                 other.close()
         future: Future[T] = RealFuture()
         with self._lock:
-            if self._closed:
+            if self._ended is not None:
                 raise RuntimeError("the step to which this thread belongs has ended")
             self._open_calls += 1
             self._calls.put(partial(_make, future, partial(call, *args, **kwargs), over=self._over))
+            if self.thread is None:
+                self.thread = new_thread(self._serve, name=self._name)
             if self.thread.ident is None:
                 self.thread.start()
         return future
@@ -99,7 +100,7 @@ class OwnThread(Executor):
     @property
     def free(self) -> bool:
         """Whether no call is in it or waits for it, and calls may still be made."""
-        return not self._closed and self._open_calls == 0
+        return self._ended is None and self._open_calls == 0
 
     def make_inside(self, context: Context, call: Callable[[], T]) -> Future[T]:
         """Make a call inside a context of which the host keeps nothing afterwards."""
@@ -112,18 +113,19 @@ class OwnThread(Executor):
     def close(self) -> Future[None]:
         """End the thread after its calls; the future ends when the host has let go of what it kept for it."""
         with self._lock:
-            if not self._closed:
-                self._closed = True
+            if self._ended is None:
+                self._ended = RealFuture()
                 self._calls.put(None)
-                if self.thread.ident is None:
+                if self.thread is None or self.thread.ident is None:
                     self._ended.set_result(None)
-        return self._ended
+            return self._ended
 
     def _serve(self) -> None:
         while (call := self._calls.get()) is not None:
             call()
             del call  # and with it the arguments, before the next one comes
         self._host.release_thread()
+        assert self._ended is not None
         self._ended.set_result(None)
 
     def _over(self) -> None:
@@ -261,11 +263,13 @@ def call_in_step(context: Context, call: Callable[[], T]) -> tuple[Future[T], th
     """Make a call inside a context, in the thread of this step, or in another one if that is not free."""
     thread, call = _own.get(), _noted(call)
     if thread is not None and thread.free:
-        return thread.make_inside(context, call), thread.thread
-    other = OwnThread(NoResources()) if thread is None else thread.beside()
-    future = other.make_inside(context, call)
-    other.close()
-    return future, other.thread
+        future = thread.make_inside(context, call)
+    else:
+        thread = OwnThread(NoResources()) if thread is None else thread.beside()
+        future = thread.make_inside(context, call)
+        thread.close()
+    assert thread.thread is not None
+    return future, thread.thread
 
 
 def _inside(host: HostResources, call: Callable[[], T]) -> T:

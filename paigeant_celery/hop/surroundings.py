@@ -179,6 +179,7 @@ class _Around(AbstractAsyncContextManager[None]):
             return await asyncio.shield(asyncio.wrap_future(future))
         except asyncio.CancelledError as error:
             if not self._thread.free:
+                assert self._thread.thread is not None
                 error.__cause__ = still_running(self._thread.thread)
             raise
 
