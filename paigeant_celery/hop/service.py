@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from functools import cache
 from typing import TypeAlias
 
 from paigeant_celery.activities.port import Activity, StepLimits
@@ -248,8 +249,12 @@ def _compare_clocks(message: PaigeantMessage, claimed: Claimed) -> None:
 
 def step_policy(step: Step, activity: Activity | None, settings: Settings) -> StepPolicy:
     """Return the limits of a step: its own, otherwise its activity's, otherwise those of the settings."""
-    default = StepPolicy(
-        timeout=settings.step_timeout, max_attempts=settings.max_attempts, backoff=settings.retry_backoff
-    )
+    default = _default_policy(settings.step_timeout, settings.max_attempts, settings.retry_backoff)
     own = activity.policy if activity is not None else None
-    return (step.policy or StepPolicy()).over(own).over(default)
+    given = step.policy.over(own) if step.policy is not None else own
+    return given.over(default) if given is not None else default
+
+
+@cache  # the steps that set no limit share one
+def _default_policy(timeout: float, max_attempts: int, backoff: float) -> StepPolicy:
+    return StepPolicy(timeout=timeout, max_attempts=max_attempts, backoff=backoff)
