@@ -64,7 +64,7 @@ from tests.benchmarks.workers import Contestant
 from tests.support.servers import NoServer, redis_server
 
 QUICK = Size(
-    rounds=1, slips=1, load=20, counted=5, steps=40, short=2, agents=40, window=1.0, settle=2.0, limit=90
+    rounds=1, slips=1, load=20, counted=5, steps=40, short=2, agents=40, window=1.0, limit=90
 )  # fmt: skip
 PACKAGES = ("paigeant_celery", "celery", "kombu", "redis", "pydantic-ai-slim")
 
