@@ -53,11 +53,11 @@ def test_a_worker_sends_what_is_asked_for_and_all_of_it_before_it_ends(
         with watching(app) as messages:
             before = dispatch(made)
             before.result_sync(WITHIN)
-            assert app.control.enable_events(reply=True)
+            assert app.control.enable_events(reply=True, limit=1)
             shown = dispatch(made)
             shown.result_sync(WITHIN)
             dispatch(made).result_sync(WITHIN)  # so its only slot is done with the other
-            assert app.control.disable_events(reply=True)
+            assert app.control.disable_events(reply=True, limit=1)
             after = dispatch(made)
             after.result_sync(WITHIN)
             assert worker.terminate() == 0
