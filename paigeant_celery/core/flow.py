@@ -328,20 +328,27 @@ def _advance(message: PaigeantMessage, step: Step, event: Completed, now: dateti
     if slip.length > limits.max_steps:
         text = f"with the inserted steps the workflow has more than {limits.max_steps} (`paigeant_max_steps`)"
         return _park(message, step, "loop_limit", text)
-    far: Mapping[str, str] = {}
-    if limits.inline_log_size is not None:
-        slip, records = folded(slip, most=limits.inline_log_size)
-        slip, pages = paged(slip, most=limits.inline_log_size)
-        far = {**records, **pages}
-    moved = message.moved(slip, now=now)
-    if not slip.itinerary:
-        return Finish(message=moved, far=far)
-    advance = Advance(message=moved, far=far)
-    size, most = len(advance.envelope.encode()), limits.max_message_size
+    ahead = _ahead(message.moved(slip, now=now), most_inline=limits.inline_log_size)
+    if isinstance(ahead, Finish):
+        return ahead
+    size, most = len(ahead.envelope.encode()), limits.max_message_size
     if size > most:
         text = f"with this step's output the envelope has {size} bytes; raise `paigeant_max_message_size` ({most})"
         return _park(message, step, "too_large", text)
-    return advance
+    return ahead
+
+
+def _ahead(moved: PaigeantMessage, *, most_inline: int | None) -> Advance | Finish:
+    """Return how a workflow goes on; a slip of more than `most_inline` bytes leaves its first and last parts behind."""
+    following = Advance if moved.slip.itinerary else Finish
+    ahead = following(message=moved)
+    # Most slips are short. Their envelope, which is written in any case, shows that without writing them once more.
+    if most_inline is None or (moved.slip.earlier is None and len(ahead.envelope.encode()) <= most_inline):
+        return ahead
+    slip, records = folded(moved.slip, most=most_inline)
+    slip, pages = paged(slip, most=most_inline)
+    far = {**records, **pages}
+    return following(message=moved.model_copy(update={"slip": slip}), far=far) if far else ahead
 
 
 def _time_out(message: PaigeantMessage, step: Step, event: TimedOut, now: datetime) -> Decision:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -100,14 +100,13 @@ class HopJournal:
             if not self._store.record(self._closing, records):
                 return
 
-    @contextmanager
-    def holding(self) -> Iterator[None]:
+    def holding(self) -> AbstractContextManager[None]:
         """Surround the one run of an agent that is its step: the record of its last answer may wait for the end."""
-        self._holding = asyncio.get_running_loop()
-        try:
-            yield
-        finally:
-            self._holding = None
+        return _Holding(self)
+
+    def hold_for(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        """Let the record of a last answer wait if its run is on this loop."""
+        self._holding = loop
 
     @property
     def held(self) -> Mapping[str, str]:
@@ -253,12 +252,15 @@ class HopJournal:
             self._stray(error)
             raise
 
-    @asynccontextmanager
-    async def making(self, key: CallKey) -> AsyncIterator[None]:
+    def making(self, key: CallKey) -> AbstractAsyncContextManager[None]:
         """Surround a call that is made; if the worker is ending, wait forever first, so that no call is cut short.
 
         Raises `HopLost` if the run may not go on.
         """
+        return _Making(self, key)
+
+    async def begin(self, key: CallKey) -> None:
+        """Begin what `making` surrounds."""
         await self.write_held()
         if self._stopping():
             with self._lock:
@@ -267,12 +269,13 @@ class HopJournal:
         self.check_held()
         with self._lock:
             self._open.add(key)
-        try:
-            with self._turns.working():
-                yield
-        finally:
-            with self._lock:
-                self._open.discard(key)
+        self._turns.begin_work()
+
+    def end(self, key: CallKey) -> None:
+        """End it."""
+        self._turns.end_work()
+        with self._lock:
+            self._open.discard(key)
 
     async def add(
         self, key: CallKey, record: Record, *, instead_of: CallKey | None = None, may_be_last: bool = False
@@ -486,3 +489,33 @@ class HopJournal:
                 "%s is made although no earlier attempt of the run that went on from there recorded it",
                 key.label, extra={"action": "replay_drift", "hop": self.hop_id},
             )  # fmt: skip
+
+
+class _Holding:
+    """The block in which the record of the last answer may wait."""
+
+    __slots__ = ("_journal",)
+
+    def __init__(self, journal: HopJournal) -> None:
+        self._journal = journal
+
+    def __enter__(self) -> None:
+        self._journal.hold_for(asyncio.get_running_loop())
+
+    def __exit__(self, *error: object) -> None:
+        self._journal.hold_for(None)
+
+
+class _Making:
+    """The block in which a call is made; a generator would take several times its memory while a model is asked."""
+
+    __slots__ = ("_journal", "_key")
+
+    def __init__(self, journal: HopJournal, key: CallKey) -> None:
+        self._journal, self._key = journal, key
+
+    async def __aenter__(self) -> None:
+        await self._journal.begin(self._key)
+
+    async def __aexit__(self, *error: object) -> None:
+        self._journal.end(self._key)

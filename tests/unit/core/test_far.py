@@ -140,6 +140,25 @@ def test_a_short_slip_travels_whole_and_so_does_one_without_a_store(make_message
     assert len(long.slip.executed) == 29
 
 
+def test_a_short_slip_is_written_once(make_message: MakeMessage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its envelope, which is recorded and sent, shows that it is short."""
+    monkeypatch.setattr("paigeant_celery.core.far.dumps", lambda *_: pytest.fail("the slip is written once more"))
+
+    _, stored = walked(make_message(*itinerary(3)), 3, limits=replace(LIMITS, inline_log_size=4096))
+
+    assert stored == {}
+
+
+def test_only_the_slip_counts_not_what_else_is_in_its_envelope(make_message: MakeMessage) -> None:
+    """A workflow with large variables keeps its records as long as any other."""
+    first = make_message(*itinerary(4)).model_copy(update={"variables": {"text": "x" * 4096}})
+
+    whole, stored = walked(first, 3, limits=replace(LIMITS, inline_log_size=4096))
+
+    assert len(encode(whole)) > 4096
+    assert (len(whole.slip.executed), stored) == (3, {})
+
+
 def test_a_long_log_of_an_older_version_leaves_in_parts(make_message: MakeMessage) -> None:
     """No script writes more than some hundred fields, however long the log was when the first new worker met it."""
     message = walked(make_message(*itinerary(300)), 250, limits=replace(LIMITS, inline_log_size=None))[0]
