@@ -74,11 +74,7 @@ OF_SLIP = {
         "paigeant_celery.hop.with_store:RecordedEffects._send_on",
         "paigeant_celery.broker.threads:_Crew._make",
     ),
-    "around the step": (
-        "paigeant_celery.hop.service:HopService.run",
-        "paigeant_celery.hop.run:StepRunner._run",
-        "paigeant_celery.agents.activity:AgentActivity.run",
-    ),
+    "around the step": ("paigeant_celery.hop.run:StepRunner._run",),
     "journal": ("paigeant_celery.agents.recorded_calls:_RecordedOperation._answered",),
 }
 # What threads do outside of all spans; the beginnings of their names.
