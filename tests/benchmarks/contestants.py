@@ -195,3 +195,8 @@ match os.environ.get("BENCH_CONTESTANT"):
     case "lean":
         app = lean_app(os.environ["BENCH_BROKER_URL"])
         add_lean_step(app)
+
+if "BENCH_CONTESTANT" in os.environ and (parts := os.environ.get("BENCH_PARTS")):
+    from spans import install
+
+    install(os.environ["BENCH_CONTESTANT"], Path(parts))

@@ -72,6 +72,10 @@ class Worker:
                 resident += process.memory_info().rss
         return Usage(cpu=cpu, peak=peak, resident=resident)
 
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send a signal to the worker alone, and not to its children."""
+        self._process.send_signal(number)
+
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Keep the worker from taking messages inside the block."""

@@ -14,6 +14,7 @@ from tests.benchmarks.contestants import padding_of, prompt_of
 from tests.benchmarks.durable_runs import Attempt, Bytes, destination
 from tests.benchmarks.growth import split
 from tests.benchmarks.journal import DBOS, OURS, SYNCED, Sample, mistakes_in, ratio_lines
+from tests.benchmarks.parts import table
 from tests.benchmarks.recovery import PEERS, Outcome, percentile, table_lines
 from tests.benchmarks.samples import Samples
 from tests.benchmarks.stands import WrongOutput, checked
@@ -200,3 +201,18 @@ def test_a_process_that_ends_while_it_is_looked_at_fails_no_case(monkeypatch: py
 
     with pytest.raises(psutil.NoSuchProcess):
         peak_memory(looked_at)
+
+
+def test_the_parts_of_a_hop_are_medians_with_what_ours_has_more_of_first() -> None:
+    """A part that only one of the two has is 0 in the other, and one that nobody uses has no row."""
+    ours = [{"store": 1.0, "intake": 0.5, "none": 0.001}, {"store": 3.0, "intake": 0.5}, {"store": 2.0, "intake": 0.5}]
+
+    lines = list(table({"slip": ours, "chain": [{"intake": 0.7}]}))
+
+    assert lines == [
+        "| part | slip | chain |",
+        "|---|---|---|",
+        "| store | 2.00 | 0.00 |",
+        "| intake | 0.50 | 0.70 |",
+        "| all | 2.50 | 0.70 |",
+    ]
