@@ -33,7 +33,7 @@ from paigeant_celery.activities.port import ActivityResult, StepLimits
 from paigeant_celery.activities.results import result_of
 from paigeant_celery.agents.content import check_prompt, prompt_of, user_prompt
 from paigeant_celery.agents.conversations import is_said, read_history, said_by
-from paigeant_celery.agents.itinerary import Edit, ItineraryEditing
+from paigeant_celery.agents.itinerary import Edit, ItineraryEditing, editing
 from paigeant_celery.agents.step_runs import StepRuns
 from paigeant_celery.core.budget import reported_cost, reported_count, used_by
 from paigeant_celery.core.conversations import ConversationKey, conversation_of
@@ -81,8 +81,8 @@ class AgentActivity:
         self.origin, self.queue, self.policy = self.making.calls[0], queue, policy
         self._deps_factory = deps_factory
         self._max_added_steps, self._allowed = max_added_steps, allowed_activities
+        self._runs = StepRuns(agent, lambda: self.name, also=[ItineraryEditing()] if max_added_steps else [])
         self._reader: tuple[Any, TypeAdapter[Any]] | None = None  # the type of the deps, and what reads it
-        self._runs = StepRuns(agent, lambda: self.name)
 
     @property
     def name(self) -> str:
@@ -142,12 +142,12 @@ class AgentActivity:
             journal = current_journal()
             holding = journal.holding() if journal is not None else nullcontext()
             await self._runs.prepare()
-            with budget.explained(), self._runs.durable() as durability, holding:
+            with budget.explained(), self._runs.durable() as capabilities, editing(edit), holding:
                 result = await self._agent.run(
                     prompt_of(prompt, previous if step.previous_output and not is_heard else None),
                     deps=with_previous_output(deps, previous),
                     usage_limits=budget.left(),
-                    capabilities=[*durability, *([ItineraryEditing(edit)] if self._max_added_steps else [])],
+                    capabilities=capabilities,
                     infer_name=False,
                     **continued,
                 )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, cast
@@ -20,7 +22,7 @@ from paigeant_celery.core.content import shown
 from paigeant_celery.core.errors import InvalidInput
 from paigeant_celery.core.slip import ActivitySpec, RegisteredActivity, Step
 
-__all__ = ["Edit", "Insertion", "ItineraryEditing"]
+__all__ = ["Edit", "Insertion", "ItineraryEditing", "editing"]
 
 TOOL_NAME = "insert_activities"
 
@@ -91,40 +93,59 @@ class Edit:
                 raise InvalidInput("too_many_visits", "", text)
 
 
-class ItineraryEditing(AbstractCapability[Any]):
-    """Gives the model one tool, `insert_activities`, and tells it what it may insert."""
+_edit: ContextVar[Edit | None] = ContextVar("paigeant_itinerary_edit", default=None)
 
-    def __init__(self, edit: Edit) -> None:
-        self._edit = edit
+
+@contextmanager
+def editing(edit: Edit) -> Iterator[None]:
+    """Let `ItineraryEditing` make this edit in a run that begins inside the block."""
+    token = _edit.set(edit)
+    try:
+        yield
+    finally:
+        _edit.reset(token)
+
+
+class ItineraryEditing(AbstractCapability[Any]):
+    """Gives the model one tool, `insert_activities`, and tells it what it may insert in this run."""
 
     def get_instructions(self) -> str | None:
-        available = self._edit.available()
-        if not available:
+        edit = _edit.get()
+        if edit is None or not (available := edit.available()):
             return None
         lines = [
             f"- {name}: {entry.description or 'no description'} Default prompt: {shown(entry.step.prompt)}"
             for name, entry in sorted(available.items())
         ]
         return (
-            f"You may add up to {self._edit.max_added_steps} steps, which run after this one in the order given, "
+            f"You may add up to {edit.max_added_steps} steps, which run after this one in the order given, "
             f"with the tool {TOOL_NAME}. Activities:\n" + "\n".join(lines)
         )
 
     def get_toolset(self) -> AbstractToolset[Any] | None:
-        if not self._edit.available():
+        edit = _edit.get()
+        if edit is None or not edit.available():
             return None
         toolset: FunctionToolset[Any] = FunctionToolset(id="paigeant_itinerary")
+        insert = _Insert(edit).insert_activities
         # Calls run one after the other, so that two calls of one response see each other's steps. They run again on
         # each replay, because their effect is only in memory.
         tool: Tool[Any] = Tool(
-            self.insert_activities,
+            insert,
             name=TOOL_NAME,
             sequential=True,
             metadata={METADATA_KEY: False},
-            function_schema=replace(_schema(), function=self.insert_activities),
+            function_schema=replace(_schema(), function=insert),
         )
         toolset.add_tool(tool)
         return toolset
+
+
+class _Insert:
+    """The tool's function for one edit."""
+
+    def __init__(self, edit: Edit) -> None:
+        self._edit = edit
 
     def insert_activities(self, steps: list[Insertion]) -> str:
         """Insert activities after this step, all of them or none.
@@ -142,5 +163,4 @@ class ItineraryEditing(AbstractCapability[Any]):
 @lru_cache
 def _schema() -> Any:
     """Return the schema of the tool, which is the same in every run."""
-    unedited = ItineraryEditing(cast("Edit", None))
-    return Tool(unedited.insert_activities, takes_ctx=False).function_schema
+    return Tool(_Insert(cast("Edit", None)).insert_activities, takes_ctx=False).function_schema

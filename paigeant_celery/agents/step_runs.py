@@ -6,7 +6,7 @@ third of what durability does. The agent itself stays as it is: others run it to
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeGuard
@@ -25,18 +25,23 @@ __all__ = ["StepRuns"]
 
 @dataclass(frozen=True)
 class _Kept:
-    """An agent's capabilities with durability among them, and what they were made from."""
+    """An agent's capabilities with those of its steps among them, and what they were made from."""
 
     root: CombinedCapability[Any]
     model: object
-    durable: Some[CombinedCapability[Any]]
+    all: Some[CombinedCapability[Any]]
 
 
 class StepRuns:
-    """Makes runs of one agent durable; `name` is asked for when the first one begins."""
+    """Makes runs of one agent durable; `name` is asked for when the first one begins.
 
-    def __init__(self, agent: AbstractAgent[Any, Any], name: Callable[[], str]) -> None:
-        self._agent, self._name = agent, name
+    In its steps the agent has the capabilities in `also` too, which must be bound to no agent.
+    """
+
+    def __init__(
+        self, agent: AbstractAgent[Any, Any], name: Callable[[], str], *, also: Sequence[AbstractCapability[Any]] = ()
+    ) -> None:
+        self._agent, self._name, self._also = agent, name, also
         self._durability: CeleryDurability[Any] | None = None  # kept because it keeps the models
         self._kept: _Kept | None = None
 
@@ -50,11 +55,11 @@ class StepRuns:
         """Make the run that begins in the block durable, with the capabilities that it must be given."""
         with durable_run(self._agent):
             if not self._is_to_be_durable():
-                yield []
+                yield [*self._also]
             elif not _runs_as_usual(self._agent):
-                yield [self._made()]
+                yield [self._made(), *self._also]
             else:
-                with run_with(self._agent, self._with_durability(self._agent)):
+                with run_with(self._agent, self._composed(self._agent)):
                     yield []
 
     def _is_to_be_durable(self) -> bool:
@@ -66,13 +71,14 @@ class StepRuns:
             self._durability = CeleryDurability(name=self._name())
         return self._durability
 
-    def _with_durability(self, agent: Agent[Any, Any]) -> Some[CombinedCapability[Any]]:
+    def _composed(self, agent: Agent[Any, Any]) -> Some[CombinedCapability[Any]]:
         root, model = agent.root_capability, agent.model
         kept = self._kept
         if kept is None or kept.root is not root or kept.model is not model:
             bound = self._made().for_agent(agent)
-            kept = self._kept = _Kept(root, model, Some(CombinedCapability([without_answer(root), bound])))
-        return kept.durable
+            together = CombinedCapability([without_answer(root), bound, *self._also])
+            kept = self._kept = _Kept(root, model, Some(together))
+        return kept.all
 
 
 def _runs_as_usual(agent: AbstractAgent[Any, Any]) -> TypeGuard[Agent[Any, Any]]:

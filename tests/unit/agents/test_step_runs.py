@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from pydantic_ai import Agent, RunContext
 from pydantic_ai.capabilities import AbstractCapability, CombinedCapability
-from pydantic_ai.models.function import FunctionModel
+from pydantic_ai.messages import ModelResponse, TextPart
+from pydantic_ai.models.function import AgentInfo, FunctionModel
 
-from paigeant_celery import ActivitySpec, PaigeantAgent, register_agent
+from paigeant_celery import ActivitySpec, PaigeantAgent, WorkflowDispatcher, register_agent
 from paigeant_celery.agents.durability import CeleryDurability
 from paigeant_celery.journal.hop_journal import HopJournal
 from paigeant_celery.testing import WorkflowHarness
@@ -206,6 +207,34 @@ async def test_an_agent_under_two_names_has_runs_of_both(workflow_harness: Workf
         await hop(workflow_harness, ActivitySpec(name, "go"))
 
     assert [str(run).split(":")[1] for run in runs] == ["one", "two", "one"]
+
+
+async def test_each_run_may_insert_what_its_own_workflow_has_registered(workflow_harness: WorkflowHarness) -> None:
+    """The capability is kept with the agent, and what it may do with each workflow."""
+    instructions: list[str] = []
+    tools: list[list[str]] = []
+
+    def answer(messages: list[Any], info: AgentInfo) -> ModelResponse:
+        instructions.append(str(info.instructions))
+        tools.append([tool.name for tool in info.function_tools])
+        return ModelResponse(parts=[TextPart("done")])
+
+    planner = PaigeantAgent(FunctionModel(answer), name="planner", can_edit_itinerary=True)
+    for name in ("critic", "writer"):
+        dispatcher = WorkflowDispatcher()
+        PaigeantAgent(scripted(Counter(), "done"), name=name, dispatcher=dispatcher).register_activity("Go.")
+        workflow_harness.dispatch([planner.activity("go")], dispatcher=dispatcher)
+        assert await workflow_harness.deliver() == ["workflow_completed"]
+    await hop(workflow_harness, planner.activity("go"))
+    await planner.run("go")
+
+    assert [[name for name in ("critic", "writer") if name in text] for text in instructions] == [
+        ["critic"],
+        ["writer"],
+        [],
+        [],
+    ]
+    assert tools == [["insert_activities"], ["insert_activities"], [], []]
 
 
 async def test_instructions_of_a_group_are_its_own(workflow_harness: WorkflowHarness) -> None:
