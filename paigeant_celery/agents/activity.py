@@ -21,7 +21,6 @@ from typing import Any, Literal, TypeAlias, TypeVar, Union, get_args, get_origin
 
 from pydantic import PydanticUndefinedAnnotation, PydanticUserError, TypeAdapter, ValidationError
 from pydantic_ai.agent import AbstractAgent
-from pydantic_ai.capabilities import AbstractCapability
 from pydantic_ai.exceptions import UsageLimitExceeded
 from pydantic_ai.output import NativeOutput, PromptedOutput, TextOutput, ToolOutput
 from pydantic_ai.usage import RunUsage, UsageLimits
@@ -34,9 +33,8 @@ from paigeant_celery.activities.port import ActivityResult, StepLimits
 from paigeant_celery.activities.results import result_of
 from paigeant_celery.agents.content import check_prompt, prompt_of, user_prompt
 from paigeant_celery.agents.conversations import is_said, read_history, said_by
-from paigeant_celery.agents.durability import CeleryDurability, bind_operations
 from paigeant_celery.agents.itinerary import Edit, ItineraryEditing
-from paigeant_celery.agents.run_context import durable_run
+from paigeant_celery.agents.step_runs import StepRuns
 from paigeant_celery.core.budget import reported_cost, reported_count, used_by
 from paigeant_celery.core.conversations import ConversationKey, conversation_of
 from paigeant_celery.core.crossing import OWN, Crossed, cross, reader_of, refuse_lost
@@ -84,7 +82,7 @@ class AgentActivity:
         self._deps_factory = deps_factory
         self._max_added_steps, self._allowed = max_added_steps, allowed_activities
         self._reader: tuple[Any, TypeAdapter[Any]] | None = None  # the type of the deps, and what reads it
-        self._durability: CeleryDurability[Any] | None = None  # kept because it keeps the models
+        self._runs = StepRuns(agent, lambda: self.name)
 
     @property
     def name(self) -> str:
@@ -143,12 +141,13 @@ class AgentActivity:
         async with self._deps(data, context) as deps:
             journal = current_journal()
             holding = journal.holding() if journal is not None else nullcontext()
-            with budget.explained(), durable_run(self._agent), holding:
+            await self._runs.prepare()
+            with budget.explained(), self._runs.durable() as durability, holding:
                 result = await self._agent.run(
                     prompt_of(prompt, previous if step.previous_output and not is_heard else None),
                     deps=with_previous_output(deps, previous),
                     usage_limits=budget.left(),
-                    capabilities=await self._capabilities(edit),
+                    capabilities=[*durability, *([ItineraryEditing(edit)] if self._max_added_steps else [])],
                     infer_name=False,
                     **continued,
                 )
@@ -164,18 +163,6 @@ class AgentActivity:
         if conversation is None:
             return recorded
         return replace(recorded, said=await asyncio.to_thread(said_by, result.new_messages()))
-
-    async def _capabilities(self, edit: Edit) -> list[AbstractCapability[Any]]:
-        """Return what the agent gets for this run: durability, unless it has its own, and itinerary editing."""
-        given: list[AbstractCapability[Any]] = []
-        if current_journal() is not None and CeleryDurability.from_agent(self._agent) is None:
-            if self._durability is None:
-                self._durability = CeleryDurability(name=self.name)
-            await bind_operations(self._agent)
-            given.append(self._durability)
-        if self._max_added_steps:
-            given.append(ItineraryEditing(edit))
-        return given
 
     def _data_of(self, step: Step) -> Any:
         """Return the step's deps, validated as the type that this worker expects, or None if it expects none."""

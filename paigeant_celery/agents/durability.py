@@ -43,7 +43,7 @@ from paigeant_celery.agents.recorded_calls import JournalBackend
 from paigeant_celery.agents.recorded_models import RecordedModel, keeping_times
 from paigeant_celery.agents.recorded_servers import with_recorded_servers
 from paigeant_celery.agents.recorded_tools import RecordedToolset
-from paigeant_celery.agents.run_context import durable_run
+from paigeant_celery.agents.run_context import durable_run, has_begun
 from paigeant_celery.agents.stream import cannot_stream, feed_here, show_rest, shown_run, shown_to
 from paigeant_celery.agents.tool_values import ToolResults
 from paigeant_celery.agents.waits import recorded_sleep
@@ -135,6 +135,7 @@ class CeleryDurability(BaseDurabilityCapability[AgentDepsT]):
 
     def get_default_run_id(self) -> str | None:
         """Return an id that is the same in every attempt."""
+        has_begun(self._agent)  # the first that an agent asks for when it has taken its capabilities
         journal = current_journal()
         return journal.next_run_id(self._run_name(), within=surrounding_call()) if journal is not None else None
 

@@ -140,6 +140,18 @@ def test_operations_that_are_bound_for_any_run_ask_their_durability_only_for_mod
     assert filled | for_models <= asked <= filled | for_models | while_binding
 
 
+def test_a_run_takes_its_capabilities_once_and_then_asks_for_its_id() -> None:
+    """A step lends its agent capabilities for one run, and takes them back when the id is asked for."""
+    taken, _, after = inspect.getsource(Agent._prepare_run).partition(".get_default_run_id()")
+    in_force = inspect.getsource(Agent._effective_root_capability)
+
+    assert taken.count("self._base_run_capability()") == 1
+    assert "_base_run_capability" not in after
+    assert "self._effective_root_capability()" in inspect.getsource(Agent._base_run_capability)
+    assert "override = self._override_root_capability.get()" in in_force
+    assert "override.value if override is not None" in in_force
+
+
 def test_an_agent_can_be_given_one_more_capability_to_ask() -> None:
     """It answers `ctx.in_durable_context`, and takes no part in runs: the base asks what is registered as its kind."""
     agent = Agent(TestModel(), name="a")

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.benchmarks.contestants import padding_of, prompt_of
@@ -14,6 +18,7 @@ from tests.benchmarks.recovery import PEERS, Outcome, percentile, table_lines
 from tests.benchmarks.samples import Samples
 from tests.benchmarks.stands import WrongOutput, checked
 from tests.benchmarks.targets import ROWS, missed, target_lines
+from tests.benchmarks.workers import peak_memory
 
 CALLS = 3
 RAN = Attempt(output=destination(CALLS), model_calls=CALLS + 1, tool_calls=CALLS, seconds=0.1)
@@ -179,3 +184,19 @@ def test_a_table_has_no_ratio_to_what_it_shows_as_nothing() -> None:
 
     assert cores.split() == ["cores", "0.00", "-0.00"]
     assert size.split() == ["KB", "30.00", "20.00", "1.50", "1.50", "-", "1.50"]
+
+
+def test_a_process_that_ends_while_it_is_looked_at_fails_no_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A child of a worker may; it has an error that the sum over the processes passes over."""
+    read, process = Path.read_text, subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    looked_at = psutil.Process(process.pid)
+
+    def gone(path: Path) -> str:
+        process.kill()
+        process.communicate()
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_text", gone)
+
+    with pytest.raises(psutil.NoSuchProcess):
+        peak_memory(looked_at)

@@ -43,11 +43,13 @@ async def nap(seconds, answer=None):
     await asyncio.sleep(seconds)
     return answer
 
-async def count_beside(other):
+async def count_beside(other, enough):
     other, counted = asyncio.ensure_future(other), 0
     while not other.done():
         await asyncio.sleep(0.01)
         counted += 1
+        if counted == 3:
+            enough.set()
     return counted
 
 loops = RealFuture()
@@ -62,33 +64,32 @@ waiting = [gevent.spawn(lambda n=n: run_on(loop, nap(0.3, n)).result()) for n in
 gevent.joinall(waiting)
 seen["at once"] = [[greenlet.value for greenlet in waiting] == list(range(500)), time.monotonic() - began]
 
-computing = RealFuture()
+computing, ticks = RealFuture(), 0
 def compute():
-    end, rounds = time.monotonic() + 0.5, 0
-    while time.monotonic() < end:
+    end, rounds = time.monotonic() + PATIENCE, 0
+    while ticks < 3 and time.monotonic() < end:
         rounds += 1
     computing.set_result(rounds > 0)
 start_thread(compute, name="computes")
-ticks = 0
 while not computing.done():
     gevent.sleep(0.02)
     ticks += 1
 seen["beside a thread that computes"] = [computing.result(0), ticks]
 
-end = time.monotonic() + 0.5
-beats, beaten = [], RealFuture()
+end = time.monotonic() + PATIENCE
+beats = []
 def beat():
     pause = real().Event()
-    while not pause.wait(0.02) and time.monotonic() < end:
+    while len(beats) < 3 and not pause.wait(0.02):
         beats.append(time.monotonic())
-    beaten.set_result(None)
 start_thread(beat, name="beats")
-while time.monotonic() < end:  # a greenlet that never lets go
+while len(beats) < 3 and time.monotonic() < end:  # a greenlet that never lets go
     pass
-beaten.result(PATIENCE)
-seen["beside a greenlet that computes"] = sum(beat < end for beat in beats)
+seen["beside a greenlet that computes"] = len(beats)
 
-seen["threads of libraries"] = run_on(loop, count_beside(anyio.to_thread.run_sync(time.sleep, 0.3))).result(PATIENCE)
+enough = threading.Event()
+waits = anyio.to_thread.run_sync(enough.wait, PATIENCE)
+seen["threads of libraries"] = run_on(loop, count_beside(waits, enough)).result(PATIENCE)
 
 endless = run_on(loop, nap(1000))
 try:
