@@ -30,6 +30,7 @@ __all__ = ["HELD_FOR", "MAX_RECORD", "OUTCOME", "HopJournal"]
 MAX_RECORD = 64 * 1024 * 1024  # characters; four times the default limit of outputs
 HELD_FOR = 0.02  # seconds; a step that ends with its model's last answer ends much sooner than that
 MOST_HELD = 64 * 1024  # characters of a record; what is larger is not worth the memory
+NONE = frozenset[str]()  # for what hardly any hop has: a set takes 0.2 KB, and each hop in flight has a journal
 OUTCOME = "outcome"  # the entry for what the step gave; the names of calls are JSON lists
 
 logger = logging.getLogger(__name__)
@@ -57,16 +58,17 @@ class HopJournal:
         self._records, self._stopping = whole(records), stopping
         self.feed = feed
         self._lock = real().Lock()
-        self._runs, self._occurrences = Counter[str](), Counter[CallKey]()
+        self._runs: Counter[str] = Counter()
+        self._occurrences: Counter[CallKey] = Counter()
         self._unwritten = Unwritten()
         self._open: set[CallKey] = set()  # calls that are being made
         self._resting = self._asleep = 0
-        self._cut_off_asleep: set[str] = set()
+        self._cut_off_asleep: frozenset[str] = NONE
         self._answers: dict[str, int | None] = {}  # run -> number of the latest answer of its model
         self._course = Course(self._records, step_id=step_id)
         self._operations = Operations(self._records)
         self._turns = Turns(filter(None, map(number_of, self._records.values())), given_up=self._lose_order)
-        self._drifted: set[str] = set()
+        self._drifted: frozenset[str] = NONE
         self._held: dict[str, str] = {}  # written with what comes next, after `HELD_FOR`, or when the hop is completed
         self._holding: asyncio.AbstractEventLoop | None = None
         self._writing: asyncio.Task[None] | None = None
@@ -222,7 +224,7 @@ class HopJournal:
             self._stray(error)
             raise
         if set(drifted) - self._drifted:  # one log line for each
-            self._drifted.update(drifted)
+            self._drifted |= set(drifted)
             logger.warning(
                 "%s is replayed although %s; the recorded answer belongs to the earlier version",
                 key.label, change_in(drifted), extra={"action": "replay_drift", "hop": self.hop_id},
@@ -424,7 +426,7 @@ class HopJournal:
     def cut_off_asleep(self, run_id: str) -> None:
         """Note that a run is cut off while it sleeps."""
         with self._lock:
-            self._cut_off_asleep.add(run_id.removeprefix(f"{self.hop_id}:"))
+            self._cut_off_asleep |= {run_id.removeprefix(f"{self.hop_id}:")}
 
     def was_cut_off_asleep(self, run: str) -> bool:
         """Say whether a run was cut off while it slept."""
@@ -484,7 +486,7 @@ class HopJournal:
 
     def _tell_new_operation(self, key: CallKey) -> None:
         if self._course.is_behind(key.run) and key.name not in self._drifted:
-            self._drifted.add(key.name)
+            self._drifted |= {key.name}
             logger.warning(
                 "%s is made although no earlier attempt of the run that went on from there recorded it",
                 key.label, extra={"action": "replay_drift", "hop": self.hop_id},
