@@ -87,8 +87,8 @@ A host application sets the same `paigeant_*` keys in its own Celery configurati
 # are no larger than this as base64.
 # paigeant_inline_output_size = 1024
 
-# How much of the slip travels, in bytes of JSON. Beyond it the records of earlier steps stay in the store, so that the
-# message of a long workflow does not grow with each step.
+# How much of the slip travels, in bytes of JSON. Beyond it the records of earlier steps, and the steps after the next
+# few, stay in the store, so that the message of a long workflow is no larger than that of a short one.
 # paigeant_inline_log_size = 4096
 
 # The largest output of a step (16 MiB). With a larger one the workflow is parked (`output_too_large`). A larger file in

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -181,14 +181,18 @@ class entered(AbstractContextManager[WorkflowContext]):  # noqa: N801 - used as 
 
 # The step that this process runs in its main thread, as a child of Celery's prefork pool does. There is no other one.
 _only: list[str] = []
+_ONE_OF_MANY = nullcontext()
+
+
+def only_step_here(step_id: str) -> AbstractContextManager[None]:
+    """Count every thread of the process as part of a step, if it is run for the main thread, which waits for it."""
+    if threading.current_thread() is not threading.main_thread():
+        return _ONE_OF_MANY
+    return _only_step(step_id)
 
 
 @contextmanager
-def only_step_here(step_id: str) -> Iterator[None]:
-    """Count every thread of the process as part of a step, if it is run for the main thread, which waits for it."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+def _only_step(step_id: str) -> Iterator[None]:
     _only.append(step_id)
     try:
         yield

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from concurrent.futures import Executor, Future
-from contextlib import contextmanager
-from contextvars import Context, ContextVar
+from contextvars import Context, ContextVar, Token
 from functools import partial
 from typing import Any, ParamSpec, Protocol, TypeVar
 
@@ -72,9 +71,8 @@ class OwnThread(Executor):
         self._lock = real().Lock()
         self._calls = real_queue()
         self._open_calls = 0
-        self._closed = False
-        self._ended: Future[None] = RealFuture()
-        self.thread = new_thread(self._serve, name=name)
+        self._ended: Future[None] | None = None  # once it is closed
+        self.thread: threading.Thread | None = None  # most steps make no call in it
 
     def submit(self, call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Make a call after those before it; raises `RuntimeError` if the thread is closed.
@@ -89,10 +87,12 @@ class OwnThread(Executor):
                 other.close()
         future: Future[T] = RealFuture()
         with self._lock:
-            if self._closed:
+            if self._ended is not None:
                 raise RuntimeError("the step to which this thread belongs has ended")
             self._open_calls += 1
             self._calls.put(partial(_make, future, partial(call, *args, **kwargs), over=self._over))
+            if self.thread is None:
+                self.thread = new_thread(self._serve, name=self._name)
             if self.thread.ident is None:
                 self.thread.start()
         return future
@@ -100,7 +100,7 @@ class OwnThread(Executor):
     @property
     def free(self) -> bool:
         """Whether no call is in it or waits for it, and calls may still be made."""
-        return not self._closed and self._open_calls == 0
+        return self._ended is None and self._open_calls == 0
 
     def make_inside(self, context: Context, call: Callable[[], T]) -> Future[T]:
         """Make a call inside a context of which the host keeps nothing afterwards."""
@@ -113,18 +113,19 @@ class OwnThread(Executor):
     def close(self) -> Future[None]:
         """End the thread after its calls; the future ends when the host has let go of what it kept for it."""
         with self._lock:
-            if not self._closed:
-                self._closed = True
+            if self._ended is None:
+                self._ended = RealFuture()
                 self._calls.put(None)
-                if self.thread.ident is None:
+                if self.thread is None or self.thread.ident is None:
                     self._ended.set_result(None)
-        return self._ended
+            return self._ended
 
     def _serve(self) -> None:
         while (call := self._calls.get()) is not None:
             call()
             del call  # and with it the arguments, before the next one comes
         self._host.release_thread()
+        assert self._ended is not None
         self._ended.set_result(None)
 
     def _over(self) -> None:
@@ -221,16 +222,24 @@ _own: ContextVar[OwnThread | None] = ContextVar("paigeant_thread", default=None)
 _working: ContextVar[dict[threading.Thread, None] | None] = ContextVar("paigeant_working", default=None)
 
 
-@contextmanager
-def thread_of_step(thread: OwnThread) -> Iterator[Collection[threading.Thread]]:
+class thread_of_step:  # noqa: N801 - used as a phrase: `with thread_of_step(thread):`
     """Make a thread the one in which sync code of the step inside the block runs; give those that it is in."""
-    working: dict[threading.Thread, None] = {}
-    own, noted = _own.set(thread), _working.set(working)
-    try:
-        yield working
-    finally:
-        _working.reset(noted)
-        _own.reset(own)
+
+    __slots__ = ("_noted", "_own", "_thread")
+    _own: Token[OwnThread | None]
+    _noted: Token[dict[threading.Thread, None] | None]
+
+    def __init__(self, thread: OwnThread) -> None:
+        self._thread = thread
+
+    def __enter__(self) -> Collection[threading.Thread]:
+        working: dict[threading.Thread, None] = {}
+        self._own, self._noted = _own.set(self._thread), _working.set(working)
+        return working
+
+    def __exit__(self, *error: object) -> None:
+        _working.reset(self._noted)
+        _own.reset(self._own)
 
 
 def _noted(call: Callable[[], T]) -> Callable[[], T]:
@@ -254,11 +263,13 @@ def call_in_step(context: Context, call: Callable[[], T]) -> tuple[Future[T], th
     """Make a call inside a context, in the thread of this step, or in another one if that is not free."""
     thread, call = _own.get(), _noted(call)
     if thread is not None and thread.free:
-        return thread.make_inside(context, call), thread.thread
-    other = OwnThread(NoResources()) if thread is None else thread.beside()
-    future = other.make_inside(context, call)
-    other.close()
-    return future, other.thread
+        future = thread.make_inside(context, call)
+    else:
+        thread = OwnThread(NoResources()) if thread is None else thread.beside()
+        future = thread.make_inside(context, call)
+        thread.close()
+    assert thread.thread is not None
+    return future, thread.thread
 
 
 def _inside(host: HostResources, call: Callable[[], T]) -> T:

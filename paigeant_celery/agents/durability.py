@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callab
 from contextlib import aclosing, nullcontext, suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, cast
 from weakref import WeakValueDictionary
 
@@ -56,6 +57,7 @@ except ImportError:
 
 __all__ = ["CeleryDurability", "bind_operations", "idempotency_key"]
 
+MOST_MODELS = 64  # of one agent, whose operations are kept
 UNNAMED = "agent"  # what pydantic-ai calls such an agent in its traces
 
 _calling: ContextVar[CeleryDurability[Any]] = ContextVar("paigeant_durability")  # whose run calls an operation
@@ -268,8 +270,14 @@ class CeleryDurability(BaseDurabilityCapability[AgentDepsT]):
         finally:
             _calling.reset(token)
 
+    def _bind_model_operations(self, *arguments: Any, **given: Any) -> Any:
+        """Return the operations of a model, which all requests to it share: each request would bind its own."""
+        return self._operations_of_model(*arguments, **given)
+
     def _bind_models(self, agent: AbstractAgent[AgentDepsT, Any]) -> None:
         """Also accept an agent that gets its model for each run."""
+        # They are bound to this object, not to a copy of it for one run.
+        self._operations_of_model = lru_cache(MOST_MODELS)(super()._bind_model_operations)
         try:
             super()._bind_models(agent)
         except UserError:

@@ -10,6 +10,7 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 
 from paigeant_celery.broker.connection import asks_sentinels, broker_urls, missing_driver, shown_url
+from paigeant_celery.broker.one_client import keep_one_client
 from paigeant_celery.core.errors import PaigeantError, Unreachable
 from paigeant_celery.core.refusals import refusal_of
 
@@ -45,6 +46,7 @@ class Link:
             options[name] = min(options.get(name) or timeout, timeout)
         if asks_sentinels(self.connection.transport):
             options["sentinel_kwargs"] = {**ASKING_SENTINELS, **(options.get("sentinel_kwargs") or {})}
+        keep_one_client(self.connection.transport)
         options.setdefault("confirm_publish", True)  # RabbitMQ's; only then it says that it has, or refuses, a message
         self.producer: Any = None
         self.returned = False  # whether the last message had no queue

@@ -99,7 +99,8 @@ class _Crew:
 
     def __init__(self, app: Celery, timeout: float) -> None:
         self._app, self._timeout = app, timeout
-        self._changed = real().Condition()  # held for moments only: greenlets come here as well
+        held = real().RLock()  # for moments only: greenlets come here as well
+        self._changed, self._ended = real().Condition(held), real().Condition(held)
         self._waiting: OrderedDict[str, deque[_Job]] = OrderedDict()  # by lane; the first lane is next
         self._made: dict[str, list[_Job]] = {}  # those that threads make now, by lane
         self._threads = self._idle = 0
@@ -122,8 +123,8 @@ class _Crew:
 
     def has_ended(self, within: float) -> bool:
         """Wait until no call waits or is made."""
-        with self._changed:
-            return bool(self._changed.wait_for(lambda: not self._made and not self._waiting, within))
+        with self._ended:
+            return bool(self._ended.wait_for(lambda: not self._made and not self._waiting, within))
 
     def abandon(self) -> None:
         """Let go of the connections in a forked child, without a word to the broker: they are the parent's."""
@@ -178,7 +179,10 @@ class _Crew:
             if not self._made[job.lane]:
                 del self._made[job.lane]
             self._idle += 1
-            self._changed.notify_all()
+            if self._waiting:  # a lane may have room again, and for more calls than this thread makes next
+                self._changed.notify_all()
+            elif not self._made:
+                self._ended.notify_all()
 
     def _make(self, job: _Job, link: Link | None) -> Link | None:
         """Make a call, and return the connection if it can be used again."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 __all__ = ["current_trace", "hop_trace", "workflow_trace"]
 
+_AS_IT_IS = nullcontext()
 SENTRY, BAGGAGE = "sentry-trace", "baggage"  # headers; OpenTelemetry uses the second one, too
 
 
@@ -26,13 +27,9 @@ def current_trace() -> dict[str, str]:
     return carrier
 
 
-@contextmanager
-def hop_trace(carrier: Mapping[str, str]) -> Iterator[None]:
+def hop_trace(carrier: Mapping[str, str]) -> AbstractContextManager[None]:
     """Make a received trace context the parent of spans made inside the block, unless the hop has a span of its own."""
-    with ExitStack() as stack:
-        if carrier and _trace_id(None) == 0:
-            stack.enter_context(_attached(carrier))
-        yield
+    return _attached(carrier) if carrier and _trace_id(None) == 0 else _AS_IT_IS
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import logging
 import math
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import TypeVar
 
@@ -21,6 +22,7 @@ from paigeant_celery.core.errors import (
     InvalidInput,
     NewerMessage,
     RemoteTraceback,
+    StoreCorrupt,
     StoreRequired,
     UnknownWorkflow,
     WaitInsideStep,
@@ -34,6 +36,7 @@ from paigeant_celery.core.message import PaigeantMessage, reread, step_ids_in
 from paigeant_celery.core.names import conversation_fault, is_correlation_id
 from paigeant_celery.store.earlier import executed_of
 from paigeant_celery.store.outputs import outputs_of
+from paigeant_celery.store.pages import all_opened
 from paigeant_celery.store.port import Store, StoredEvent, WorkflowRecord
 
 __all__ = ["WorkflowHandle"]
@@ -75,12 +78,14 @@ class WorkflowHandle:
         """Do what `status` does, for code without an event loop."""
         record = self._record("status")
         try:
-            message = self._message(record)
+            with self._kept("status"):
+                message = all_opened(self._store("status"), self._message(record))
         except NewerMessage:
             return self._status_of_newer(record)
         slip = message.slip
         step, used = slip.next_step, used_by(slip.executed, earlier=slip.earlier)
-        ran = executed_of(self._store("status"), self.correlation_id, slip)
+        with self._kept("status"):
+            ran = executed_of(self._store("status"), self.correlation_id, slip)
         return WorkflowStatus(
             correlation_id=self.correlation_id,
             state=_current_state(record),
@@ -264,11 +269,12 @@ class WorkflowHandle:
             raise error(self.correlation_id, failure.step_id, failure.error_class, failure.text) from cause
         store = self._store("result")
         slip = self._message(record).slip
-        executed = executed_of(store, self.correlation_id, slip)
-        outputs = [
-            StepOutput(step_id=step.step_id, activity=step.activity, output=output, content=step.content)
-            for step, output in zip(executed, outputs_of(store, self.correlation_id, executed), strict=True)
-        ]
+        with self._kept("result"):
+            executed = executed_of(store, self.correlation_id, slip)
+            outputs = [
+                StepOutput(step_id=step.step_id, activity=step.activity, output=output, content=step.content)
+                for step, output in zip(executed, outputs_of(store, self.correlation_id, executed), strict=True)
+            ]
         used = used_by(slip.executed, earlier=slip.earlier)
         return WorkflowResult(
             output=outputs[-1].output,
@@ -321,6 +327,15 @@ class WorkflowHandle:
         if record is None:
             raise UnknownWorkflow(self.correlation_id, store.address)
         return record
+
+    @contextmanager
+    def _kept(self, operation: str) -> Iterator[None]:
+        """Raise `UnknownWorkflow` if something is missing because the workflow has just expired."""
+        try:
+            yield
+        except StoreCorrupt:
+            self._record(operation)
+            raise
 
     def _message(self, record: WorkflowRecord) -> PaigeantMessage:
         # The store keeps what a worker has accepted; the limits of this process may be lower than that worker's.

@@ -10,9 +10,11 @@ from pydantic import ValidationError
 
 from paigeant_celery.core.errors import MessageError
 from paigeant_celery.core.jsonable import dumps, loads
+from paigeant_celery.core.message import sha256
+from paigeant_celery.core.names import inserting_place
 from paigeant_celery.core.slip import Earlier, ExecutedStep, RoutingSlip
 
-__all__ = ["folded", "name_of_place", "name_of_record", "record_in", "records_in", "spoken_key"]
+__all__ = ["folded", "name_of_note", "name_of_record", "note_of", "record_in", "records_in", "spoken_key"]
 
 FOLDED_AT_ONCE = 100  # records; two writes each, so that a script that records them stays short
 
@@ -22,9 +24,14 @@ def name_of_record(place: int | str) -> str:
     return f"executed:{place}"
 
 
-def name_of_place(step_id: str) -> str:
-    """Return the name under which the store has the place of a step."""
+def name_of_note(step_id: str) -> str:
+    """Return the name under which the store has the note that says where the record of a step is."""
     return f"at:{step_id}"
+
+
+def note_of(place: str, text: str) -> str:
+    """Return the note about the record at a place: the place, and the digest of the record."""
+    return f"{place} {sha256(text)}"
 
 
 def folded(slip: RoutingSlip, *, most: int) -> tuple[RoutingSlip, Mapping[str, str]]:
@@ -34,14 +41,14 @@ def folded(slip: RoutingSlip, *, most: int) -> tuple[RoutingSlip, Mapping[str, s
     that was so, no more than the last one ever does.
     """
     leaving = slip.executed[:-1][:FOLDED_AT_ONCE]
-    if not leaving or (slip.earlier is None and _size(slip) <= most):
+    if not leaving or (slip.earlier is None and (_size(slip) <= most or _may_clash(slip))):
         return slip, {}
     earlier, stored = slip.earlier, {}
     for record in leaving:
         text = dumps(record.model_dump(mode="json"))
         earlier = _with(earlier, record, text)
         stored[name_of_record(record.place)] = text
-        stored[name_of_place(record.step_id)] = record.place
+        stored[name_of_note(record.step_id)] = note_of(record.place, text)
     return slip.model_copy(update={"earlier": earlier, "executed": slip.executed[len(leaving) :]}), stored
 
 
@@ -75,6 +82,12 @@ def records_in(earlier: Earlier, texts: Mapping[str, str]) -> tuple[ExecutedStep
     return tuple(records)
 
 
+def _may_clash(slip: RoutingSlip) -> bool:
+    """Say whether a step that is inserted later may get an id that is in use; dispatchers before 1.3 allowed any."""
+    places = map(inserting_place, slip.step_ids())
+    return any(place is not None and place >= slip.ran for place in places)
+
+
 def _size(slip: RoutingSlip) -> int:
     return len(dumps(slip.model_dump(mode="json", include={"itinerary", "executed"})).encode())
 
@@ -96,7 +109,7 @@ def _with(earlier: Earlier | None, record: ExecutedStep, text: str) -> Earlier:
 
 
 def _sum(counts: Mapping[str, int], more: Mapping[str, int]) -> dict[str, int]:
-    return {name: counts.get(name, 0) + more.get(name, 0) for name in (*counts, *(more.keys() - counts.keys()))}
+    return {**counts, **{name: counts.get(name, 0) + count for name, count in more.items()}}
 
 
 def _digest(before: str, text: str) -> str:

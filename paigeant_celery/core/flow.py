@@ -16,6 +16,7 @@ from paigeant_celery.core.conversations import names_of
 from paigeant_celery.core.errors import IllegalEvent, InvalidInput
 from paigeant_celery.core.far import folded
 from paigeant_celery.core.message import PaigeantMessage, encode
+from paigeant_celery.core.pages import next_page, paged
 from paigeant_celery.core.policy import Attempt, retry_delay
 from paigeant_celery.core.slip import ExecutedStep, OutputRef, Step
 
@@ -250,7 +251,7 @@ def decide(message: PaigeantMessage, event: Event, *, now: datetime, limits: Lim
     """Say where the workflow stands after `event` and what must be recorded.
 
     Raises `IllegalEvent` if the event is not about the step that `message` asks for, for example because it was
-    applied before.
+    applied before, or if the step ran and the steps after it are not there.
     """
     step = message.slip.next_step
     if step is None or event.place != message.place:
@@ -300,6 +301,8 @@ def _begin(message: PaigeantMessage, step: Step, now: datetime) -> Decision:
 
 
 def _advance(message: PaigeantMessage, step: Step, event: Completed, now: datetime, limits: Limits) -> Decision:
+    if next_page(message.slip) is not None:
+        raise IllegalEvent(type(event).__name__, event.place, "the next page of the itinerary is not opened")
     conversation, conversation_id = names_of(step)
     record = ExecutedStep(
         step_id=step.step_id or "",
@@ -325,18 +328,27 @@ def _advance(message: PaigeantMessage, step: Step, event: Completed, now: dateti
     if slip.length > limits.max_steps:
         text = f"with the inserted steps the workflow has more than {limits.max_steps} (`paigeant_max_steps`)"
         return _park(message, step, "loop_limit", text)
-    far: Mapping[str, str] = {}
-    if limits.inline_log_size is not None:
-        slip, far = folded(slip, most=limits.inline_log_size)
-    moved = message.moved(slip, now=now)
-    if not slip.itinerary:
-        return Finish(message=moved, far=far)
-    advance = Advance(message=moved, far=far)
-    size, most = len(advance.envelope.encode()), limits.max_message_size
+    ahead = _ahead(message.moved(slip, now=now), most_inline=limits.inline_log_size)
+    if isinstance(ahead, Finish):
+        return ahead
+    size, most = len(ahead.envelope.encode()), limits.max_message_size
     if size > most:
         text = f"with this step's output the envelope has {size} bytes; raise `paigeant_max_message_size` ({most})"
         return _park(message, step, "too_large", text)
-    return advance
+    return ahead
+
+
+def _ahead(moved: PaigeantMessage, *, most_inline: int | None) -> Advance | Finish:
+    """Return how a workflow goes on; a slip of more than `most_inline` bytes leaves its first and last parts behind."""
+    following = Advance if moved.slip.itinerary else Finish
+    ahead = following(message=moved)
+    # Most slips are short. Their envelope, which is written in any case, shows that without writing them once more.
+    if most_inline is None or (moved.slip.earlier is None and len(ahead.envelope.encode()) <= most_inline):
+        return ahead
+    slip, records = folded(moved.slip, most=most_inline)
+    slip, pages = paged(slip, most=most_inline)
+    far = {**records, **pages}
+    return following(message=moved.model_copy(update={"slip": slip}), far=far) if far else ahead
 
 
 def _time_out(message: PaigeantMessage, step: Step, event: TimedOut, now: datetime) -> Decision:

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from functools import cache
 from typing import Any, cast
 
 from pydantic import BaseModel, JsonValue, SecretBytes, SecretStr
@@ -34,6 +35,10 @@ __all__ = [
 MAX_DEPTH = 32  # levels of nested arrays and objects in a whole envelope
 MAX_VALUE_DEPTH = 24  # levels in one value, which leaves room for the envelope around it
 LEAVES = (str, int, float, bool, type(None))
+_COMPACT, _CANONICAL = (
+    json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), sort_keys=canonical)
+    for canonical in (False, True)
+)
 ATOMS = (*LEAVES, bytes, bytearray, memoryview, range, type)  # in which nothing else is looked for
 
 
@@ -42,7 +47,20 @@ def loads(text: str, *, invalid: str = "invalid_envelope", max_depth: int = MAX_
 
     Raises `MessageError` with reason `invalid`, `too_deep` or `invalid_text`.
     """
+    try:
+        tree = _decoder(invalid).decode(text)
+    except RecursionError as error:
+        raise MessageError("too_deep", "", f"more than {max_depth} levels") from error
+    except json.JSONDecodeError as error:
+        raise MessageError(invalid, "", f"not JSON: {error.msg} at character {error.pos}") from None
+    except ValueError as error:  # an integer with more digits than Python converts
+        raise MessageError(invalid, "", "a number is too long") from error
+    check_tree(tree, invalid=invalid, max_depth=max_depth)
+    return cast("JsonValue", tree)
 
+
+@cache
+def _decoder(invalid: str) -> json.JSONDecoder:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) != len(pairs):
@@ -54,21 +72,12 @@ def loads(text: str, *, invalid: str = "invalid_envelope", max_depth: int = MAX_
     def refuse(constant: str) -> JsonValue:
         raise MessageError(invalid, "", f"{constant} is not a JSON number")
 
-    try:
-        tree = json.loads(text, object_pairs_hook=unique, parse_constant=refuse)
-    except RecursionError as error:
-        raise MessageError("too_deep", "", f"more than {max_depth} levels") from error
-    except json.JSONDecodeError as error:
-        raise MessageError(invalid, "", f"not JSON: {error.msg} at character {error.pos}") from None
-    except ValueError as error:  # an integer with more digits than Python converts
-        raise MessageError(invalid, "", "a number is too long") from error
-    check_tree(tree, invalid=invalid, max_depth=max_depth)
-    return cast("JsonValue", tree)
+    return json.JSONDecoder(object_pairs_hook=unique, parse_constant=refuse)
 
 
 def dumps(value: object, *, canonical: bool = False) -> str:
     """Write compact JSON; `canonical` sorts keys, so that equal values give equal text."""
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), sort_keys=canonical)
+    return (_CANONICAL if canonical else _COMPACT).encode(value)
 
 
 def check_tree(tree: object, *, invalid: str = "invalid_envelope", max_depth: int = MAX_DEPTH) -> None:
@@ -79,22 +88,22 @@ def check_tree(tree: object, *, invalid: str = "invalid_envelope", max_depth: in
 
 def _is_sound(tree: object, max_depth: int) -> bool:
     """Say whether a tree has fewer than `max_depth` levels and nothing in it that might have to be refused."""
-    level = [tree]
+    level: list[Any] = [tree]
     for _ in range(max_depth):
-        below: list[object] = []
+        below: list[Any] = []
         for node in level:
             kind = type(node)
             if kind is str:
-                if not (text := cast("str", node)).isascii() and text_fault(text) is not None:
+                if not node.isascii() and text_fault(node) is not None:
                     return False
             elif kind is dict:
-                below += (pairs := cast("dict[str, object]", node)).values()
-                if not all(map(str.isascii, pairs)):
+                below += node.values()
+                if not all(map(str.isascii, node)):
                     return False
             elif kind is list:
-                below += cast("list[object]", node)
+                below += node
             elif kind is float:
-                if not math.isfinite(cast("float", node)):
+                if not math.isfinite(node):
                     return False
             elif kind not in LEAVES:
                 return False

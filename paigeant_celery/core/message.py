@@ -80,10 +80,15 @@ class PaigeantMessage(WireModel):
             raise MessageError("empty_itinerary", "slip.itinerary", "there is no step left to run")
         return step
 
+    @property
+    def is_newer(self) -> bool:
+        """Whether the message is of a newer minor version than this one."""
+        return _check_version(self.spec_version)
+
     def moved(self, slip: RoutingSlip, *, now: datetime) -> Self:
         """Return the message with the slip moved forward; an older version becomes ours."""
         # An older reader keeps the fields that we add only if the version tells it that there may be some.
-        version = self.spec_version if _check_version(self.spec_version) else SPEC_VERSION
+        version = self.spec_version if self.is_newer else SPEC_VERSION
         message_id = hop_id(self.correlation_id, slip.place)
         return self.model_copy(update={"slip": slip, "message_id": message_id, "sent_at": now, "spec_version": version})
 
@@ -297,6 +302,11 @@ def _check_slip(message: PaigeantMessage, max_steps: int) -> None:
         )
     if slip.earlier is not None and not slip.executed:
         raise MessageError("inconsistent_slip", "slip.executed", "the record of the last step is missing")
+    for name, far in (("earlier", slip.earlier), ("later", slip.later)):
+        if far is not None and sum(far.visits.values()) != far.count:
+            raise MessageError("inconsistent_slip", f"slip.{name}.visits", "they are not as many as the steps")
+    if slip.later is not None and (slip.earlier is None or not slip.itinerary):
+        raise MessageError("inconsistent_slip", "slip.later", "the steps before these are missing")
     for index, record in enumerate(slip.executed):
         if record.place != str(slip.ran - len(slip.executed) + index):
             raise MessageError("inconsistent_slip", f"slip.executed[{index}].place", "out of order")

@@ -32,9 +32,9 @@ __all__ = [
     "Names",
     "conversation_fault",
     "hop_id",
+    "inserting_place",
     "is_activity_name",
     "is_correlation_id",
-    "is_made_step_id",
     "is_queue_name",
     "is_step_id",
     "name_fault",
@@ -55,7 +55,7 @@ MAX_QUEUE_LENGTH = 255  # bytes; AMQP's own limit
 
 CORRELATION_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 STEP_ID = re.compile(r"[A-Za-z0-9_.-]{1,128}")
-_MADE_STEP_ID = re.compile(r".*-(?:0|[1-9][0-9]{0,8})\.[1-9][0-9]{0,8}")  # of an inserted step: NAME-PLACE.NUMBER
+_MADE_STEP_ID = re.compile(r".*-(0|[1-9][0-9]{0,8})\.[1-9][0-9]{0,8}")  # of an inserted step: NAME-PLACE.NUMBER
 ACTIVITY_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*(?:\.[A-Za-z0-9_-]+)*")
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -85,9 +85,10 @@ def is_step_id(text: str) -> bool:
     return STEP_ID.fullmatch(text) is not None
 
 
-def is_made_step_id(text: str) -> bool:
-    """Say whether `text` has the form of an id that a step gets when another step inserts it."""
-    return _MADE_STEP_ID.fullmatch(text) is not None
+def inserting_place(step_id: str) -> int | None:
+    """Return the place of the step that inserted this one, if the id has the form that inserted steps get."""
+    found = _MADE_STEP_ID.fullmatch(step_id)
+    return int(found[1]) if found is not None else None
 
 
 def is_queue_name(text: str) -> bool:

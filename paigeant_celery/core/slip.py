@@ -28,8 +28,8 @@ from paigeant_celery.core.names import (
     ACTIVITY_NAME_RULE,
     STEP_ID_RULE,
     conversation_fault,
+    inserting_place,
     is_activity_name,
-    is_made_step_id,
     is_step_id,
     name_fault,
     queue_fault,
@@ -41,6 +41,7 @@ __all__ = [
     "Earlier",
     "ExecutedStep",
     "FunctionSpec",
+    "Later",
     "OutputRef",
     "RegisteredActivity",
     "RoutingSlip",
@@ -96,10 +97,12 @@ Conversation = Annotated[
 ]
 # In US dollars. The bound keeps sums exact to the 10th decimal, and far below what decimals cannot add.
 MAX_COST = Decimal(10) ** 12
+MOST_COSTS = 10**6  # in a sum; no workflow has so many steps
 # The kind of an agent's step that only 1.2 can read. Older workers leave kinds that they do not know to newer ones;
 # without that they would refuse the step, or run it without what they do not know.
 NEEDS_1_2: Literal["agent_1.2"] = "agent_1.2"
 Cost = Annotated[Decimal, Field(ge=0, le=MAX_COST, allow_inf_nan=False)]
+Times = Annotated[int, Field(ge=1, strict=True)]
 
 
 class StepFields(WireModel):
@@ -303,19 +306,34 @@ class Earlier(WireModel):
     count: int = Field(ge=1, strict=True)
     digest: str
     usage: dict[str, int] = Field(default_factory=dict)
-    cost: Annotated[Decimal, Field(ge=0, allow_inf_nan=False)] | None = None
-    visits: dict[str, int] = Field(default_factory=dict)
-    spoken: Annotated[dict[str, int], Field(exclude_if=lambda spoken: not spoken)] = Field(default_factory=dict)
+    cost: Annotated[Decimal, Field(ge=0, le=MAX_COST * MOST_COSTS, allow_inf_nan=False)] | None = None
+    visits: dict[str, Times] = Field(default_factory=dict)
+    spoken: Annotated[dict[str, Times], Field(exclude_if=lambda spoken: not spoken)] = Field(default_factory=dict)
+
+
+class Later(WireModel):
+    """What travels of the last steps to come if they are in the store: how many they are, and where they begin.
+
+    `page` is the digest of the page that has the first of them, and `size` its length in bytes; that page says how it
+    goes on. `visits` counts the steps of each activity.
+    """
+
+    count: int = Field(ge=1, strict=True)
+    page: str = Field(pattern="^[0-9a-f]{64}$")
+    size: int = Field(ge=0, strict=True)
+    visits: dict[str, Times] = Field(default_factory=dict)
 
 
 class RoutingSlip(WireModel):
     """The steps still to run, in order, and the record of those that ran.
 
-    The records of the first of them may be in the store: `earlier`, since 1.3, says what of them travels, and
-    `executed` goes on from there. `compensations` is reserved in the format for activities that undo others.
+    Of a long slip only the middle travels, since 1.3. `earlier` says what travels of the first records, and `executed`
+    goes on from there; `later` says what travels of the last steps, and they follow those of `itinerary`.
+    `compensations` is reserved in the format for activities that undo others.
     """
 
     itinerary: tuple[Step, ...] = ()
+    later: Annotated[Later | None, Field(exclude_if=lambda later: later is None)] = None
     earlier: Annotated[Earlier | None, Field(exclude_if=lambda earlier: earlier is None)] = None
     executed: tuple[ExecutedStep, ...] = ()
     compensations: tuple[JsonValue, ...] = ()
@@ -333,7 +351,7 @@ class RoutingSlip(WireModel):
     @property
     def length(self) -> int:
         """How many steps ran or are still to run."""
-        return self.ran + len(self.itinerary)
+        return self.ran + len(self.itinerary) + (self.later.count if self.later is not None else 0)
 
     @property
     def next_step(self) -> Step | None:
@@ -350,10 +368,11 @@ class RoutingSlip(WireModel):
         """How many steps of each activity ran or are still to run."""
         counted = Counter(self.earlier.visits if self.earlier is not None else ())
         counted.update(part.activity for part in (*self.executed, *self.itinerary))
+        counted.update(self.later.visits if self.later is not None else ())
         return counted
 
     def step_ids(self) -> list[str]:
-        """The ids of the steps whose records travel and of those to come, in the order of the slip."""
+        """The ids of the records and steps that travel, in the order of the slip."""
         return [record.step_id for record in self.executed] + [step.step_id or "" for step in self.itinerary]
 
     def advanced(self, record: ExecutedStep, inserted: Iterable[Step]) -> RoutingSlip:
@@ -384,7 +403,7 @@ def name_steps(steps: Iterable[Step]) -> tuple[Step, ...]:
     given = [step.step_id for step in wanted if step.step_id is not None]
     _check_unique(given)
     for step_id in given:
-        if is_made_step_id(step_id):
+        if inserting_place(step_id) is not None:
             text = f"{step_id!r} ends like the id of an inserted step, NAME-PLACE.NUMBER; choose another one"
             raise InvalidInput("bad_step_id", "step_id", text)
     used = set(given)
@@ -417,6 +436,6 @@ def _made_id(name: str, place: str, number: int) -> str:
 
 def _free_id(name: str, used: set[str]) -> str:
     name = name[:120]  # leaves room for the number
-    if name not in used and not is_made_step_id(name):
+    if name not in used and inserting_place(name) is None:
         return name
     return next(f"{name}-{n}" for n in range(2, len(used) + 3) if f"{name}-{n}" not in used)

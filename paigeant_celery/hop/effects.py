@@ -144,6 +144,13 @@ class Effects(ABC):
     def closing_of(self, arrival: Arrival, claimed: Claimed) -> Closing:
         """Return the owner and fence that close a claimed hop."""
 
+    def opened(self, message: PaigeantMessage, claimed: Claimed) -> PaigeantMessage:
+        """Return the message of a claimed hop with the steps that it needs to move on.
+
+        Raises `StoreCorrupt` if they are missing or damaged, `NewerMessage` if this version cannot read them.
+        """
+        return message
+
     @abstractmethod
     def journal_of(self, message: PaigeantMessage, claimed: Claimed, closing: Closing) -> HopJournal | None:
         """Return the journal of a claimed hop, or None if nothing records what happens inside it."""

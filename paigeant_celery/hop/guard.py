@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import uuid
+import itertools
 from dataclasses import dataclass, field
 
 from paigeant_celery.core.errors import MessageError
@@ -23,14 +23,19 @@ __all__ = [
 
 MOST_PUT_BACK = 20  # times, with a pause each; a message that no worker reads then becomes a dead letter
 
+# Counted, because the store compares tokens of one owner alone, and an owner is new in each process. Random bytes of
+# the system would cost a turn of the interpreter's lock for each delivery.
+_deliveries = itertools.count(1)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Arrival:
     """A message as it arrived: the id and activity from its headers, and the envelope or the whole content, unread.
 
-    `fault` is what the receiver already found wrong with the message around the envelope. `token` names this
-    delivery: claiming again with it gets the answer of the first claim, whose reply may have been lost. `attempt`
-    counts only if no store does, and so does `given_back`: how often workers that could not read it put it back.
+    `fault` is what the receiver already found wrong with the message around the envelope. `token` names this delivery
+    among those of its owner: claiming again with it gets the answer of the first claim, whose reply may have been lost.
+    `attempt` counts only if no store does, and so does `given_back`: how often workers that could not read it put it
+    back.
     """
 
     hop_id: str
@@ -40,7 +45,7 @@ class Arrival:
     queue: str | None = None
     attempt: int = 1
     given_back: int = 0
-    token: str = field(default_factory=lambda: uuid.uuid4().hex)
+    token: str = field(default_factory=lambda: str(next(_deliveries)))
 
 
 def given_back_of(header: object) -> int:

@@ -10,8 +10,8 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -28,11 +28,26 @@ RENEWALS_PER_LEASE = 4  # three may fail before the lease expires
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Held:
     fence: int
     cancel: Callable[[], object]
     ends: float  # on the monotonic clock
+
+
+class _Holding:
+    """The block in which a hop is held; a generator would take ten times its memory while the step waits."""
+
+    __slots__ = ("_held", "_hop_id", "_owner")
+
+    def __init__(self, owner: Owner, hop_id: str, held: _Held) -> None:
+        self._owner, self._hop_id, self._held = owner, hop_id, held
+
+    def __enter__(self) -> None:
+        self._owner.hold(self._hop_id, self._held)
+
+    def __exit__(self, *error: object) -> None:
+        self._owner.let_go(self._hop_id, self._held)
 
 
 class Owner:
@@ -56,14 +71,18 @@ class Owner:
                 self._id = new_owner_id()
             return self._id
 
-    @contextmanager
-    def holding(self, hop_id: str, *, fence: int, cancel: Callable[[], object], ends: float = 0.0) -> Iterator[None]:
+    def holding(
+        self, hop_id: str, *, fence: int, cancel: Callable[[], object], ends: float = 0.0
+    ) -> AbstractContextManager[None]:
         """Renew the lease for a hop inside the block; `cancel` is called once if the hop is lost.
 
         `cancel` runs in the renewing thread, or in the one that holds the hop next. `ends` is when the timeout of the
         step is over, on the monotonic clock: until then its lease may also be extended from outside.
         """
-        held = _Held(fence, cancel, ends)
+        return _Holding(self, hop_id, _Held(fence, cancel, ends))
+
+    def hold(self, hop_id: str, held: _Held) -> None:
+        """Renew the lease for a hop from now on."""
         with self._lock:
             overtaken = self._held.get(hop_id)
             self._held[hop_id] = held
@@ -72,13 +91,17 @@ class Owner:
                 self._thread = start_thread(partial(self._renew_until, ending), name="paigeant-lease")
                 end_at_exit(self._thread, ending.set)
         try:
-            if overtaken is not None and overtaken.fence < fence:
+            if overtaken is not None and overtaken.fence < held.fence:
                 overtaken.cancel()  # this process took over its own expired hop; only the new run is renewed
-            yield
-        finally:
-            with self._lock:
-                if self._held.get(hop_id) is held:
-                    del self._held[hop_id]
+        except BaseException:
+            self.let_go(hop_id, held)
+            raise
+
+    def let_go(self, hop_id: str, held: _Held) -> None:
+        """Renew it no longer, unless another run holds the hop by now."""
+        with self._lock:
+            if self._held.get(hop_id) is held:
+                del self._held[hop_id]
 
     def renew(self) -> None:
         """Renew once if hops are held, and cancel the runs that the store reports as lost."""

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TypeAlias
+from collections.abc import Callable
+from functools import cache
+from typing import Protocol, TypeAlias, TypeVar
 
 from paigeant_celery.activities.port import Activity, StepLimits
 from paigeant_celery.activities.registry import Registry
@@ -42,17 +44,38 @@ __all__ = ["HopService", "step_policy"]
 
 CLOCK_DRIFT = 60.0  # seconds between a dispatcher's clock and the store's; more than that is logged
 
+T = TypeVar("T")
+
+
+class DeepCall(Protocol):
+    """Makes a call, perhaps in another thread."""
+
+    def __call__(self, call: Callable[[], T], /) -> T:
+        """Return what the call returns, or raise what it raises."""
+        ...
+
+
 Opening: TypeAlias = Opened | Drop | Refused | Summary
 
 logger = logging.getLogger(__name__)
 
 
 class HopService:
-    """Takes hops through their steps and leaves what is done about them to the effects. Only `run` is asynchronous."""
+    """Takes hops through their steps and leaves what is done about them to the effects. Only `run` is asynchronous.
+
+    `deep` makes a call that needs much of a thread's stack, as all do that read or write an envelope.
+    """
 
     def __init__(
-        self, *, effects: Effects, registry: Registry, settings: Settings, surroundings: Surroundings | None = None
+        self,
+        *,
+        effects: Effects,
+        registry: Registry,
+        settings: Settings,
+        surroundings: Surroundings | None = None,
+        deep: DeepCall = lambda call: call(),
     ) -> None:
+        self._deep = deep
         self._effects, self._registry, self._settings = effects, registry, settings
         self._limits = Limits(
             max_steps=settings.max_steps,
@@ -76,7 +99,7 @@ class HopService:
         """
         message: PaigeantMessage | None = None
         try:
-            message = read(arrival, self._settings)
+            message = self._deep(lambda: read(arrival, self._settings))
             check_address(arrival, message)
             activity = self._loaded(arrival.activity)
             activity.check(message.step)
@@ -193,6 +216,7 @@ class HopService:
         if message.deadline is not None:
             timeout = min(timeout, max(0.001, (message.deadline - answer.now).total_seconds()))
         closing = self._effects.closing_of(arrival, answer)
+        message = self._effects.opened(message, answer)
         journal = self._effects.journal_of(message, answer, closing)
         kept = journal is not None and journal.outcome is not None
         return self._begin(
@@ -223,7 +247,8 @@ class HopService:
     def _close(self, hop: Opened, outcome: Outcome) -> Summary:
         # The next hop belongs below this one's span, also if its message is lost and sent again.
         message = within_trace(hop.message, current_trace())
-        return self._effects.commit(hop, self._decided(message, outcome), outcome)
+        decision = self._deep(lambda: self._decided(message, outcome))
+        return self._effects.commit(hop, decision, outcome)
 
     def _decided(self, message: PaigeantMessage, outcome: Outcome) -> Decision:
         return decide(message, outcome.event, now=outcome.at, limits=self._limits)
@@ -248,8 +273,12 @@ def _compare_clocks(message: PaigeantMessage, claimed: Claimed) -> None:
 
 def step_policy(step: Step, activity: Activity | None, settings: Settings) -> StepPolicy:
     """Return the limits of a step: its own, otherwise its activity's, otherwise those of the settings."""
-    default = StepPolicy(
-        timeout=settings.step_timeout, max_attempts=settings.max_attempts, backoff=settings.retry_backoff
-    )
+    default = _default_policy(settings.step_timeout, settings.max_attempts, settings.retry_backoff)
     own = activity.policy if activity is not None else None
-    return (step.policy or StepPolicy()).over(own).over(default)
+    given = step.policy.over(own) if step.policy is not None else own
+    return given.over(default) if given is not None else default
+
+
+@cache  # the steps that set no limit share one
+def _default_policy(timeout: float, max_attempts: int, backoff: float) -> StepPolicy:
+    return StepPolicy(timeout=timeout, max_attempts=max_attempts, backoff=backoff)

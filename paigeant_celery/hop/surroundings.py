@@ -8,7 +8,7 @@ import inspect
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from concurrent.futures import Future
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, nullcontext
 from contextvars import Context, copy_context
 from functools import partial
 from operator import attrgetter
@@ -45,9 +45,8 @@ class Host(HostResources, Protocol):
 class NoHost(NoResources):
     """A process without a framework that we know."""
 
-    @asynccontextmanager
-    async def step(self) -> AsyncIterator[None]:
-        yield
+    def step(self) -> AbstractAsyncContextManager[None]:
+        return nullcontext()
 
 
 class Surroundings:
@@ -180,6 +179,7 @@ class _Around(AbstractAsyncContextManager[None]):
             return await asyncio.shield(asyncio.wrap_future(future))
         except asyncio.CancelledError as error:
             if not self._thread.free:
+                assert self._thread.thread is not None
                 error.__cause__ = still_running(self._thread.thread)
             raise
 

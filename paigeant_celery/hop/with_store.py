@@ -23,6 +23,7 @@ from paigeant_celery.core.flow import Advance, Failure, Finish
 from paigeant_celery.core.message import PaigeantMessage, reread, sha256
 from paigeant_celery.core.names import MAX_ATTEMPTS, next_place, split_hop_id
 from paigeant_celery.core.names import hop_id as make_hop_id
+from paigeant_celery.core.pages import name_of_page, next_page
 from paigeant_celery.core.settings import Settings
 from paigeant_celery.hop import ended
 from paigeant_celery.hop.claims import Claims
@@ -42,6 +43,7 @@ from paigeant_celery.journal.record import newer_part
 from paigeant_celery.journal.told import told_before
 from paigeant_celery.store.earlier import executed_at
 from paigeant_celery.store.outputs import Outputs, brought_with_claim
+from paigeant_celery.store.pages import with_next_page
 from paigeant_celery.store.port import ClaimAnswer, Claimed, Closing, Completion, Dropped, HopRecord, Said, Store
 
 __all__ = ["RecordedEffects"]
@@ -192,6 +194,13 @@ class RecordedEffects(Effects):
     def closing_of(self, arrival: Arrival, claimed: Claimed) -> Closing:
         """Return the owner and fence without which the store accepts nothing."""
         return self._claims.closing_of(arrival, claimed)
+
+    def opened(self, message: PaigeantMessage, claimed: Claimed) -> PaigeantMessage:
+        """Open the next page of the itinerary, if the step is the last of this one; the claim has brought it."""
+        later = next_page(message.slip)
+        if later is None or claimed.exhausted:
+            return message
+        return with_next_page(self._store, message, brought=claimed.brought.get(name_of_page(later.page)))
 
     def journal_of(self, message: PaigeantMessage, claimed: Claimed, closing: Closing) -> HopJournal | None:
         """Return the journal with what earlier attempts recorded; None for a hop that is not run again.

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -30,6 +30,7 @@ __all__ = ["HELD_FOR", "MAX_RECORD", "OUTCOME", "HopJournal"]
 MAX_RECORD = 64 * 1024 * 1024  # characters; four times the default limit of outputs
 HELD_FOR = 0.02  # seconds; a step that ends with its model's last answer ends much sooner than that
 MOST_HELD = 64 * 1024  # characters of a record; what is larger is not worth the memory
+NONE = frozenset[str]()  # for what hardly any hop has: a set takes 0.2 KB, and each hop in flight has a journal
 OUTCOME = "outcome"  # the entry for what the step gave; the names of calls are JSON lists
 
 logger = logging.getLogger(__name__)
@@ -57,16 +58,17 @@ class HopJournal:
         self._records, self._stopping = whole(records), stopping
         self.feed = feed
         self._lock = real().Lock()
-        self._runs, self._occurrences = Counter[str](), Counter[CallKey]()
+        self._runs: Counter[str] = Counter()
+        self._occurrences: Counter[CallKey] = Counter()
         self._unwritten = Unwritten()
         self._open: set[CallKey] = set()  # calls that are being made
         self._resting = self._asleep = 0
-        self._cut_off_asleep: set[str] = set()
+        self._cut_off_asleep: frozenset[str] = NONE
         self._answers: dict[str, int | None] = {}  # run -> number of the latest answer of its model
         self._course = Course(self._records, step_id=step_id)
         self._operations = Operations(self._records)
         self._turns = Turns(filter(None, map(number_of, self._records.values())), given_up=self._lose_order)
-        self._drifted: set[str] = set()
+        self._drifted: frozenset[str] = NONE
         self._held: dict[str, str] = {}  # written with what comes next, after `HELD_FOR`, or when the hop is completed
         self._holding: asyncio.AbstractEventLoop | None = None
         self._writing: asyncio.Task[None] | None = None
@@ -100,14 +102,13 @@ class HopJournal:
             if not self._store.record(self._closing, records):
                 return
 
-    @contextmanager
-    def holding(self) -> Iterator[None]:
+    def holding(self) -> AbstractContextManager[None]:
         """Surround the one run of an agent that is its step: the record of its last answer may wait for the end."""
-        self._holding = asyncio.get_running_loop()
-        try:
-            yield
-        finally:
-            self._holding = None
+        return _Holding(self)
+
+    def hold_for(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        """Let the record of a last answer wait if its run is on this loop."""
+        self._holding = loop
 
     @property
     def held(self) -> Mapping[str, str]:
@@ -223,7 +224,7 @@ class HopJournal:
             self._stray(error)
             raise
         if set(drifted) - self._drifted:  # one log line for each
-            self._drifted.update(drifted)
+            self._drifted |= set(drifted)
             logger.warning(
                 "%s is replayed although %s; the recorded answer belongs to the earlier version",
                 key.label, change_in(drifted), extra={"action": "replay_drift", "hop": self.hop_id},
@@ -253,12 +254,15 @@ class HopJournal:
             self._stray(error)
             raise
 
-    @asynccontextmanager
-    async def making(self, key: CallKey) -> AsyncIterator[None]:
+    def making(self, key: CallKey) -> AbstractAsyncContextManager[None]:
         """Surround a call that is made; if the worker is ending, wait forever first, so that no call is cut short.
 
         Raises `HopLost` if the run may not go on.
         """
+        return _Making(self, key)
+
+    async def begin(self, key: CallKey) -> None:
+        """Begin what `making` surrounds."""
         await self.write_held()
         if self._stopping():
             with self._lock:
@@ -267,12 +271,13 @@ class HopJournal:
         self.check_held()
         with self._lock:
             self._open.add(key)
-        try:
-            with self._turns.working():
-                yield
-        finally:
-            with self._lock:
-                self._open.discard(key)
+        self._turns.begin_work()
+
+    def end(self, key: CallKey) -> None:
+        """End it."""
+        self._turns.end_work()
+        with self._lock:
+            self._open.discard(key)
 
     async def add(
         self, key: CallKey, record: Record, *, instead_of: CallKey | None = None, may_be_last: bool = False
@@ -421,7 +426,7 @@ class HopJournal:
     def cut_off_asleep(self, run_id: str) -> None:
         """Note that a run is cut off while it sleeps."""
         with self._lock:
-            self._cut_off_asleep.add(run_id.removeprefix(f"{self.hop_id}:"))
+            self._cut_off_asleep |= {run_id.removeprefix(f"{self.hop_id}:")}
 
     def was_cut_off_asleep(self, run: str) -> bool:
         """Say whether a run was cut off while it slept."""
@@ -481,8 +486,38 @@ class HopJournal:
 
     def _tell_new_operation(self, key: CallKey) -> None:
         if self._course.is_behind(key.run) and key.name not in self._drifted:
-            self._drifted.add(key.name)
+            self._drifted |= {key.name}
             logger.warning(
                 "%s is made although no earlier attempt of the run that went on from there recorded it",
                 key.label, extra={"action": "replay_drift", "hop": self.hop_id},
             )  # fmt: skip
+
+
+class _Holding:
+    """The block in which the record of the last answer may wait."""
+
+    __slots__ = ("_journal",)
+
+    def __init__(self, journal: HopJournal) -> None:
+        self._journal = journal
+
+    def __enter__(self) -> None:
+        self._journal.hold_for(asyncio.get_running_loop())
+
+    def __exit__(self, *error: object) -> None:
+        self._journal.hold_for(None)
+
+
+class _Making:
+    """The block in which a call is made; a generator would take several times its memory while a model is asked."""
+
+    __slots__ = ("_journal", "_key")
+
+    def __init__(self, journal: HopJournal, key: CallKey) -> None:
+        self._journal, self._key = journal, key
+
+    async def __aenter__(self) -> None:
+        await self._journal.begin(self._key)
+
+    async def __aexit__(self, *error: object) -> None:
+        self._journal.end(self._key)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from contextlib import AbstractContextManager
+from contextvars import ContextVar, Token
 from dataclasses import dataclass, replace
 
 from paigeant_celery.journal.hop_journal import HopJournal
@@ -12,7 +11,7 @@ from paigeant_celery.journal.hop_journal import HopJournal
 __all__ = ["calling", "current_journal", "journalling", "running", "surrounding_call", "surrounding_journal"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Scope:
     """What surrounds a step's code: the hop's journal, the call and the run that it is in, if the call is recorded."""
 
@@ -43,36 +42,37 @@ def surrounding_call() -> str:
     return scope.path if scope is not None else ""
 
 
-@contextmanager
-def journalling(journal: HopJournal | None) -> Iterator[None]:
+class _Within:
+    """The block in which a scope surrounds the code; a generator would take several times its memory."""
+
+    __slots__ = ("_scope", "_token")
+    _token: Token[_Scope | None]
+
+    def __init__(self, scope: _Scope | None) -> None:
+        self._scope = scope
+
+    def __enter__(self) -> None:
+        self._token = _scope.set(self._scope)
+
+    def __exit__(self, *error: object) -> None:
+        _scope.reset(self._token)
+
+
+def journalling(journal: HopJournal | None) -> AbstractContextManager[None]:
     """Record the calls of the block in `journal`."""
-    token = _scope.set(_Scope(journal) if journal is not None else None)
-    try:
-        yield
-    finally:
-        _scope.reset(token)
+    return _Within(_Scope(journal) if journal is not None else None)
 
 
-@contextmanager
-def calling(path: str, *, recorded: bool) -> Iterator[None]:
+def calling(path: str, *, recorded: bool) -> AbstractContextManager[None]:
     """Mark the block as the inside of a call: if `recorded`, nothing in it is recorded; otherwise `path` names runs."""
     scope = _scope.get()
-    token = _scope.set(replace(scope, path=path, recorded=recorded) if scope is not None else None)
-    try:
-        yield
-    finally:
-        _scope.reset(token)
+    return _Within(replace(scope, path=path, recorded=recorded) if scope is not None else None)
 
 
-@contextmanager
-def running(run_id: str) -> Iterator[None]:
+def running(run_id: str) -> AbstractContextManager[None]:
     """Mark the block as the inside of a run of an agent, whose calls are recorded."""
     scope = _scope.get()
     assert scope is not None, "a run is recorded only in a hop"
     if scope.run_id not in ("", run_id):
         scope.journal.note_surrounding(run_id, scope.run_id)
-    token = _scope.set(replace(scope, run_id=run_id))
-    try:
-        yield
-    finally:
-        _scope.reset(token)
+    return _Within(replace(scope, run_id=run_id))

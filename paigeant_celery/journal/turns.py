@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from bisect import insort
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 
 from paigeant_celery.activities.real_threads import real
 
@@ -72,17 +72,16 @@ class Turns:
         for woken in waiting:
             _set(*woken)
 
-    @contextmanager
-    def working(self) -> Iterator[None]:
-        """Surround code of which nobody knows how long it takes: meanwhile no recorded call is given up."""
+    def begin_work(self) -> None:
+        """Give up no recorded call until `end_work`: nobody knows how long the code takes that runs now."""
         with self._lock:
             self._at_work += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._at_work -= 1
-                self._moves += 1
+
+    def end_work(self) -> None:
+        """Say that this code has ended."""
+        with self._lock:
+            self._at_work -= 1
+            self._moves += 1
 
     async def _come_up(self, number: int) -> None:
         up = asyncio.Event()

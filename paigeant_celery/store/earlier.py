@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from paigeant_celery.core.errors import StoreCorrupt, UsageError
-from paigeant_celery.core.far import name_of_place, name_of_record, record_in, records_in
+from contextlib import suppress
+
+from paigeant_celery.core.errors import StoreCorrupt, StoreRequired, UsageError
+from paigeant_celery.core.far import name_of_note, name_of_record, note_of, record_in, records_in
 from paigeant_celery.core.slip import ExecutedStep, RoutingSlip
 from paigeant_celery.store.port import HopStore
 
 __all__ = ["executed_at", "executed_of", "executed_step"]
 
+READ_AT_ONCE = 100  # records; with outputs of the default size they are about as many kilobytes
+
 
 def executed_of(store: HopStore | None, correlation_id: str, slip: RoutingSlip) -> tuple[ExecutedStep, ...]:
-    """Return the records of all steps that ran; raises `StoreCorrupt` if one is missing or not as it was recorded."""
+    """Return the records of all steps that ran.
+
+    Raises `StoreCorrupt` if one is missing or not as it was recorded, and `StoreRequired` if there is no store to ask.
+    """
     if slip.earlier is None:
         return slip.executed
-    names = [name_of_record(place) for place in range(slip.earlier.count)]
-    texts = store.blobs(correlation_id, names) if store is not None else {}
+    if store is None:
+        raise StoreRequired("output")
+    texts = _texts(store, correlation_id, slip.earlier.count)
     try:
         return (*records_in(slip.earlier, texts), *slip.executed)
     except ValueError as error:
@@ -25,15 +33,14 @@ def executed_of(store: HopStore | None, correlation_id: str, slip: RoutingSlip) 
 def executed_step(store: HopStore | None, correlation_id: str, slip: RoutingSlip, step_id: str) -> ExecutedStep:
     """Return the record of one step that ran.
 
-    Raises `UsageError` if no such step ran, and `StoreCorrupt` if its record is missing or damaged.
+    Raises `UsageError` if no such step ran, and what `executed_of` raises.
     """
     for record in slip.executed:
         if record.step_id == step_id:
             return record
-    place = store.blob(correlation_id, name_of_place(step_id)) if store and slip.earlier else None
-    if place is not None:
-        found = executed_at(store, correlation_id, slip, place)
-        if found is not None and found.step_id == step_id:
+    if store is not None and slip.earlier is not None:
+        found = _noted(store, correlation_id, step_id)
+        if found is not None and int(found.place) < slip.earlier.count:
             return found
     everything = executed_of(store, correlation_id, slip)  # the rare way, and the sure one
     for record in everything:
@@ -44,14 +51,42 @@ def executed_step(store: HopStore | None, correlation_id: str, slip: RoutingSlip
     raise UsageError(f"no step {step_id!r} ran before {own!r}; these did: {ran}")
 
 
-def executed_at(store: HopStore | None, correlation_id: str, slip: RoutingSlip, place: str) -> ExecutedStep | None:
-    """Return the record of the step that ran at a place, or None; raises `StoreCorrupt` if it is damaged."""
+def executed_at(store: HopStore, correlation_id: str, slip: RoutingSlip, place: str) -> ExecutedStep | None:
+    """Return the record of the step that ran at a place, or None.
+
+    Raises `StoreCorrupt` if it is not there as a record of that place. Only `executed_of` and `executed_step` tell
+    whether somebody has changed it.
+    """
     for record in slip.executed:
         if record.place == place:
             return record
     if slip.earlier is None or not place.isdecimal() or int(place) >= slip.earlier.count:
         return None
     try:
-        return record_in(store.blob(correlation_id, name_of_record(place)) if store is not None else None, place)
+        return record_in(store.blob(correlation_id, name_of_record(place)), place)
     except ValueError as error:
         raise StoreCorrupt(f"{correlation_id}: record of an earlier step", str(error)) from error
+
+
+def _texts(store: HopStore, correlation_id: str, count: int) -> dict[str, str]:
+    """Return the texts of the first records by their names, as far as none is missing."""
+    texts: dict[str, str] = {}
+    for first in range(0, count, READ_AT_ONCE):
+        names = [name_of_record(place) for place in range(first, min(first + READ_AT_ONCE, count))]
+        texts.update(store.blobs(correlation_id, names))
+        if names[-1] not in texts:
+            break
+    return texts
+
+
+def _noted(store: HopStore, correlation_id: str, step_id: str) -> ExecutedStep | None:
+    """Return the record of a step if the store has a note of where it is, and the record is the one that was noted."""
+    note = store.blob(correlation_id, name_of_note(step_id)) or ""
+    place = note.partition(" ")[0]
+    text = store.blob(correlation_id, name_of_record(place)) if place else None
+    if text is None or note_of(place, text) != note:
+        return None
+    with suppress(ValueError):
+        record = record_in(text, place)
+        return record if record.step_id == step_id else None
+    return None

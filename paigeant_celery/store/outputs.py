@@ -11,6 +11,7 @@ from paigeant_celery.core.content import blob_of
 from paigeant_celery.core.errors import NotSerializable, StoreCorrupt
 from paigeant_celery.core.jsonable import dumps, loads
 from paigeant_celery.core.message import PaigeantMessage, sha256
+from paigeant_celery.core.pages import name_of_page, next_page
 from paigeant_celery.core.settings import Settings
 from paigeant_celery.core.slip import ExecutedStep, OutputRef, RoutingSlip
 from paigeant_celery.store.conversations import trips
@@ -60,8 +61,8 @@ class Outputs:
     def step(self, slip: RoutingSlip, correlation_id: str, step_id: str) -> ExecutedStep:
         """Return the record of a step that ran.
 
-        Raises `UsageError` if no such step ran, and `StoreCorrupt` if its record is only in the store, and damaged
-        there.
+        Raises `UsageError` if no such step ran, `StoreCorrupt` if its record is only in the store, and damaged there,
+        and `StoreRequired` if it is only in a store, and there is none.
         """
         return executed_step(self._store, correlation_id, slip, step_id)
 
@@ -86,12 +87,16 @@ def outputs_of(store: HopStore, correlation_id: str, records: Sequence[ExecutedS
 
 
 def brought_with_claim(message: PaigeantMessage) -> tuple[str, ...]:
-    """Return the blobs that a claim brings because the step needs them: the previous output, unless it is large."""
-    previous = message.slip.previous
-    reference = previous.output_ref if previous is not None else None
-    if previous is None or reference is None or reference.size > MOST_BROUGHT:
-        return ()
-    return (previous.step_id,)
+    """Return the blobs that a claim brings because the hop needs them: the previous output and the next page.
+
+    Large ones are read apart.
+    """
+    wanted: list[tuple[str, int]] = []
+    if (previous := message.slip.previous) is not None and previous.output_ref is not None:
+        wanted.append((previous.step_id, previous.output_ref.size))
+    if (later := next_page(message.slip)) is not None:
+        wanted.append((name_of_page(later.page), later.size))
+    return tuple(name for name, size in wanted if size <= MOST_BROUGHT)
 
 
 def checked(correlation_id: str, record: ExecutedStep, text: str | None) -> JsonValue:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from kombu.message import Message
 
+from paigeant_celery.broker.one_client import keep_one_client
 from paigeant_celery.core.errors import MessageError
 
 __all__ = ["BROKEN", "Watch", "harden", "headers_in"]
@@ -41,6 +42,7 @@ class Watch(Protocol):
 
 def harden(transport: Any, watch: Watch) -> Any:
     """Return the transport, with channels and messages that are watched; it must not have connected yet."""
+    keep_one_client(transport)
     if transport.driver_type == "redis":
         transport.Channel = _reading(transport.Channel, watch)
     if hasattr(transport, "Channel"):

@@ -20,9 +20,16 @@ import sys
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import Executor
-from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    asynccontextmanager,
+    contextmanager,
+    nullcontext,
+)
 from contextvars import copy_context
 from functools import partial
+from types import TracebackType
 from typing import Any
 
 from paigeant_celery.activities.threads import OwnThread, ThreadPerCall
@@ -36,15 +43,13 @@ logger = logging.getLogger(__name__)
 class DjangoContexts(NoHost):
     """A process in which nothing of Django is closed after a step, such as that of a test."""
 
-    @asynccontextmanager
-    async def step(self) -> AsyncIterator[None]:
+    def step(self) -> AbstractAsyncContextManager[None]:
         """Let agents run sync tools in threads that see what Django keeps in the step's context.
 
         They do so without Django, too: pydantic-ai's own threads cannot be given up, so a step whose tool hangs would
         not end when its time is over.
         """
-        with _sync_tools_in(ThreadPerCall(self, name="paigeant-tool")):
-            yield
+        return _SyncToolsIn(ThreadPerCall(self, name="paigeant-tool"))
 
     def enter_context(self) -> None:
         """Let this thread see the language and the time zone of the context; newer asgiref notes whose they are."""
@@ -65,13 +70,12 @@ class DjangoHost(DjangoContexts):
     def __init__(self, app: Any) -> None:  # a Celery app; the test kit loads this module without Celery
         self._app = weakref.ref(app)  # the event loop of a process is never given up, but an app may be
 
-    @asynccontextmanager
-    async def step(self) -> AsyncIterator[None]:
+    def step(self) -> AbstractAsyncContextManager[None]:
         """Give a step also a thread of its own for the calls of asgiref, and leave everything clean."""
-        if not _is_used():
-            async with super().step():
-                yield
-            return
+        return self._clean() if _is_used() else super().step()
+
+    @asynccontextmanager
+    async def _clean(self) -> AsyncIterator[None]:
         from django.core.cache import caches
 
         thread = OwnThread(self, name="paigeant-django")
@@ -159,8 +163,26 @@ def _calls_of_asgiref_in(thread: OwnThread) -> Iterator[None]:
         SyncToAsync.context_to_thread_executor.pop(own, None)
 
 
+class _SyncToolsIn:
+    """The block in which agents run sync functions in an executor."""
+
+    __slots__ = ("_executor", "_using")
+    _using: AbstractContextManager[None]
+
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
+
+    async def __aenter__(self) -> None:
+        self._using = _sync_tools_in(self._executor)
+        self._using.__enter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        return self._using.__exit__(kind, error, trace)
+
+
 def _sync_tools_in(executor: Executor) -> AbstractContextManager[None]:
-    """Let agents run sync functions in an executor."""
     if "pydantic_ai" not in sys.modules:
         return nullcontext()
     from pydantic_ai import Agent

@@ -17,6 +17,7 @@ from paigeant_celery.store.port import Store
 from paigeant_celery.worker.app_state import Installation, installation_of
 from paigeant_celery.worker.bootsteps import AgentQueues
 from paigeant_celery.worker.embedded import EmbeddedWorker
+from paigeant_celery.worker.hop_events import EventsTogether
 from paigeant_celery.worker.runtime import HopRuntime
 from paigeant_celery.worker.shutdown import ending
 from paigeant_celery.worker.start_errors import refused_start
@@ -49,7 +50,7 @@ def install(app: Celery, *, store: str | Store | None = None) -> CeleryTransport
         attach(app, Installation(transport, runtime=runtime, embedded=EmbeddedWorker(transport, runtime)))
         celeryd_init.connect(_refuse_unmade_broker)
         app.steps["worker"].add(ending(runtime.shutdown))
-        app.steps["consumer"].add(AgentQueues)
+        app.steps["consumer"].update({AgentQueues, EventsTogether})
         # Not earlier: registering a task would finalize the host's app while its modules are still loading.
         app.on_after_finalize.connect(lambda **_: _register_known(app), weak=False)
         registry.subscribe(_registering(app))

@@ -11,11 +11,11 @@ import concurrent.futures
 import logging
 import os
 import threading
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from functools import partial
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar
 
 from paigeant_celery.activities.real_threads import (
     RealFuture,
@@ -50,14 +50,9 @@ class ProcessLoop:
         self._thread: threading.Thread | None = None
         os.register_at_fork(after_in_child=self._forget)
 
-    @contextmanager
-    def running(self, coroutine: Coroutine[Any, Any, T]) -> Iterator[concurrent.futures.Future[T]]:
+    def running(self, coroutine: Coroutine[Any, Any, T]) -> AbstractContextManager[concurrent.futures.Future[T]]:
         """Run a coroutine in a copy of the caller's context; leaving the block before it ends cancels it."""
-        future = run_on(self._own(), coroutine)
-        try:
-            yield future
-        finally:
-            future.cancel()
+        return _Running(run_on(self._own(), coroutine))
 
     def doing(self) -> Cause | None:
         """Return where the code on the loop is, None if there is no loop."""
@@ -93,6 +88,21 @@ class ProcessLoop:
     def _forget(self) -> None:
         # The parent's thread does not exist in the child, and its lock may have been held at the fork.
         self._lock, self._loop, self._thread, self._pid = real().Lock(), None, None, None
+
+
+class _Running(Generic[T]):
+    """The block in which something runs; a generator would take ten times its memory while the block waits."""
+
+    __slots__ = ("_future",)
+
+    def __init__(self, future: concurrent.futures.Future[T]) -> None:
+        self._future = future
+
+    def __enter__(self) -> concurrent.futures.Future[T]:
+        return self._future
+
+    def __exit__(self, *error: object) -> None:
+        self._future.cancel()
 
 
 class _Threads(ThreadPoolExecutor):

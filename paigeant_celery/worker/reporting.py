@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -20,12 +20,16 @@ WITH_CONTENT = ("EVALSHA ", "HSET ", "LPUSH ")  # commands of the store and the 
 REPORTED_ANYWAY = {"hop_failed", "hop_parked"}  # as the error that the task raises
 
 
-@contextmanager
-def confidential() -> Iterator[None]:
+def confidential() -> AbstractContextManager[None]:
     """Hide texts, variables and the envelope in what Sentry reports of a hop, if the process uses Sentry."""
-    if "sentry_sdk" not in sys.modules:
-        yield
-        return
+    return _hidden() if "sentry_sdk" in sys.modules else _NOBODY_REPORTS
+
+
+_NOBODY_REPORTS = nullcontext()
+
+
+@contextmanager
+def _hidden() -> Iterator[None]:
     import sentry_sdk
 
     if not hasattr(sentry_sdk, "isolation_scope") or not sentry_sdk.get_client().is_active():

@@ -10,6 +10,7 @@ from typing import Any
 from celery.worker.request import Request
 
 from paigeant_celery.activities.real_threads import are_greenlets
+from paigeant_celery.worker.hop_events import HopEvents
 from paigeant_celery.worker.runtime import ShownAs
 
 __all__ = ["HopRequest"]
@@ -26,6 +27,14 @@ class HopRequest(Request):  # type: ignore[misc]  # Celery ships no types
 
     It shows how the hop of a dropped copy stands.
     """
+
+    _eventer: Any
+
+    @Request.eventer.setter  # type: ignore[untyped-decorator]
+    def eventer(self, eventer: Any) -> None:
+        """Keep the sender of events that knows the dispatcher of each connection; Celery hands over a new one."""
+        if not isinstance(self._eventer, HopEvents):
+            self._eventer = eventer
 
     def info(self, safe: bool = False) -> dict[str, Any]:
         """Describe the request as Flower's pages do, without prompts, deps or variables."""

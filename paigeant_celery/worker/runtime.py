@@ -30,6 +30,7 @@ from paigeant_celery.hop.service import HopService
 from paigeant_celery.hop.surroundings import Surroundings, around_step_of
 from paigeant_celery.hop.with_store import RecordedEffects
 from paigeant_celery.hop.without_store import MessageOnlyEffects
+from paigeant_celery.worker.deep_calls import deep_calls
 from paigeant_celery.worker.django_host import DjangoHost
 from paigeant_celery.worker.loop import ProcessLoop
 from paigeant_celery.worker.shutdown import Shutdown
@@ -71,7 +72,11 @@ class HopRuntime:
         self._owner, self._effects, self._touching = self._owner_and_effects(transport)
         surroundings = Surroundings(host=host, around_step=cache(lambda: around_step_of(settings.around_step)))
         self.service = HopService(
-            effects=self._effects, registry=registry, settings=settings, surroundings=surroundings
+            effects=self._effects,
+            registry=registry,
+            settings=settings,
+            surroundings=surroundings,
+            deep=deep_calls.make,
         )
 
     def _owner_and_effects(self, transport: CeleryTransport) -> tuple[Owner | NoLease, Effects, Touching]:

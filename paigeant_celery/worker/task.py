@@ -14,6 +14,7 @@ from paigeant_celery.core.causes import beyond_plumbing, cause_of
 from paigeant_celery.core.errors import HopFailed, MessageError
 from paigeant_celery.core.names import ATTEMPT_HEADER, GIVEN_BACK_HEADER, MAX_ATTEMPTS
 from paigeant_celery.hop.guard import Arrival, given_back_of
+from paigeant_celery.worker.hop_events import sending_together
 from paigeant_celery.worker.reporting import brief, confidential
 from paigeant_celery.worker.runtime import HopRuntime
 
@@ -54,6 +55,11 @@ class HopTask(Task):  # type: ignore[misc]  # Celery ships no types
     @classmethod
     def annotate(cls) -> None:
         """Ignore the host's annotations; those that would change us are reported at start-up."""
+
+    def start_strategy(self, app: Celery, consumer: Any, **kwargs: Any) -> Any:
+        """Have Celery take in our messages as any, and send their events together."""
+        with sending_together(consumer):
+            return super().start_strategy(app, consumer, **kwargs)
 
     def run(self, *args: Any, **kwargs: Any) -> dict[str, str]:
         """Take this delivery through its hop."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -48,15 +48,18 @@ class LookOut:
         self._pid: int | None = None
         os.register_at_fork(after_in_child=partial(_forget, weakref.ref(self)))  # which the process keeps for good
 
-    @contextmanager
-    def over(self, run: Waiting) -> Iterator[None]:
+    def over(self, run: Waiting) -> AbstractContextManager[None]:
         """Look after a run inside the block."""
+        return _Over(self, run)
+
+    def add(self, run: Waiting) -> None:
+        """Look after a run."""
         self._begin()
         self._runs.add(run)
-        try:
-            yield
-        finally:
-            self._runs.discard(run)
+
+    def discard(self, run: Waiting) -> None:
+        """Look after a run no longer."""
+        self._runs.discard(run)
 
     def _begin(self) -> None:
         if self._pid == os.getpid():
@@ -79,6 +82,21 @@ class LookOut:
     def forget(self) -> None:
         """Begin anew in a forked child: the parent's thread is not there, and its lock may have been held."""
         self._lock, self._pid, self._runs = real().Lock(), None, set()
+
+
+class _Over:
+    """The block in which a run is looked after; a generator would take ten times its memory while the run waits."""
+
+    __slots__ = ("_look_out", "_run")
+
+    def __init__(self, look_out: LookOut, run: Waiting) -> None:
+        self._look_out, self._run = look_out, run
+
+    def __enter__(self) -> None:
+        self._look_out.add(self._run)
+
+    def __exit__(self, *error: object) -> None:
+        self._look_out.discard(self._run)
 
 
 # Neither the thread nor the process keeps an app whose runs are looked after.

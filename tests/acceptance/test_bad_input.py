@@ -739,7 +739,7 @@ def test_no_log_holds_what_was_refused(made: Deployment, worker: Process) -> Non
 @pytest.fixture(scope="module")
 def edited(redis_url: str, pool: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     """A worker with low limits on what agents may insert."""
-    limits = {"paigeant_max_steps": 7, "paigeant_max_visits": 4}
+    limits = {"paigeant_max_steps": 7, "paigeant_max_visits": 4, "paigeant_inline_log_size": 0}
     with deployment(redis_url, tmp_path_factory.mktemp("edited"), **limits) as made:
         made.ready_worker("editors", "press", "desk", pool=pool, slots=2)
         yield made
@@ -762,7 +762,7 @@ def test_agents_that_insert_each_other_without_end_are_parked(edited: Deployment
 
     assert raised.value.error_class == "loop_limit"
     assert "`paigeant_max_steps`" in raised.value.text
-    assert handle.status_sync().executed == ("ping", "pong", "ping-2", "pong-2", "ping-3", "pong-3")
+    assert handle.status_sync().executed == ("ping", "pong-0.1", "ping-1.1", "pong-2.1", "ping-3.1", "pong-4.1")
     assert len([run for run in edited.runs() if run.startswith(handle.correlation_id)]) == 7
     store = edited.transport().store
     assert store is not None

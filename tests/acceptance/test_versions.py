@@ -12,7 +12,7 @@ import pytest
 from paigeant_celery import ActivitySpec, DeadLetters, FunctionSpec, WorkflowDispatcher, WorkflowHandle
 from paigeant_celery.broker.transport import CeleryTransport
 from tests.support.processes import Deployment, Process, deployment, eventually, run_script
-from tests.support.versions import OLDER_FORMAT, OLDER_SPEC, older_version
+from tests.support.versions import OLDER_FORMAT, OLDER_SPEC, older_version, whole_slips
 
 WITHIN = 60.0
 SMALL = 6  # workflows
@@ -152,6 +152,51 @@ def test_a_rolling_deploy_loses_nothing_and_begins_nothing_twice(
         again = deploy.old_worker("again")
         assert again.ended(within=WITHIN) != 0
         assert "install that version here too" in again.log()
+
+
+@pytest.mark.proof
+def test_workers_of_version_1_2_leave_folded_slips_to_newer_ones(
+    redis_url: str, tmp_path: Path, in_a_hurry: str
+) -> None:
+    """They run beside each other for as long as a deploy takes; what an old one cannot count, it does not touch."""
+    gate, first = tmp_path / "gate", ActivitySpec("first", "go", previous_output=False)
+    with deployment(redis_url, tmp_path / "deploy", paigeant_inline_log_size=0) as made:
+        deploy = Deploy(made, whole_slips(tmp_path / "older"), in_a_hurry, pool="threads")
+        new = deploy.new_worker("new")
+        steps = [
+            first,
+            first,
+            ActivitySpec("held", str(gate)),
+            first,
+            ActivitySpec("last", "go", previous_output=False),
+        ]
+        (handle,) = deploy.dispatch_new(steps)
+        eventually(lambda: deploy.running() and handle.status_sync().step_id == "held", within=WITHIN)
+        old = deploy.old_worker("old")
+        old.wait_for_log(" ready.", within=WITHIN)
+        new.kill()
+        eventually(lambda: left_to_newer(handle), within=WITHIN)
+        assert handle.status_sync().executed == ("first", "first-2")
+
+        # What the old worker can read it runs: short slips, before and after newer workers have read them.
+        (begun,) = deploy.dispatch_new([first, ActivitySpec("last", "go")])
+        assert begun.result_sync(WITHIN).outputs == {"first": "first(go|)", "last": "last(go|first(go|))"}
+        gate.touch()
+        again = deploy.new_worker("again")
+        deploy.dispatch_new(*[[first] * 6] * 4)
+        results = [each.result_sync(WITHIN) for each in deploy.handles]
+
+        assert [len(result.steps) for result in results] == [5, 2, *[6] * 4]
+        runs = Counter(made.runs())
+        assert runs.pop(f"{handle.correlation_id}.2") == 2  # that of the killed worker, and the one that counts
+        assert set(runs.values()) == {1}
+        assert len(runs) == 4 + 2 + 4 * 6
+        types = Counter(event.type for each in deploy.handles for event in each.events_so_far())
+        assert types["completed"] == 5 + 2 + 4 * 6
+        assert types["given_back"] >= 1
+        assert types.keys() & {"parked", "failed", "adopted"} == set()
+        assert DeadLetters(deploy.transport).list() == []
+        assert old.terminate() == again.terminate() == 0
 
 
 def left_to_newer(handle: WorkflowHandle) -> bool:

@@ -13,12 +13,24 @@ import os
 import threading
 import time
 from collections.abc import Coroutine
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast
 
 from celery import Celery
 
-__all__ = ["AGENT", "ENDED", "STEP", "Kind", "chain_app", "lean_app", "padding_of", "prompt_of", "slip_app"]
+__all__ = [
+    "AGENT",
+    "ENDED",
+    "STEP",
+    "Kind",
+    "chain_app",
+    "lean_app",
+    "padding_of",
+    "prompt_of",
+    "slip_app",
+    "waiting_at",
+]
 
 # slip: ours, with its store on the broker's Redis; chain: Celery's own, with a result backend there; lean: a plain task
 # that holds the prompts and outputs in its argument, keeps nothing anywhere, and sends the next one itself.
@@ -27,6 +39,7 @@ Kind: TypeAlias = Literal["slip", "chain", "lean"]
 AGENT = "stepper"
 STEP = "bench.step"
 ENDED = "bench.ended"  # queue that a lean slip goes to when it has ended
+LOOK_UP = 0.25  # seconds until an open gate is noticed
 
 # The configuration of all, as in a deployment that is watched in Flower.
 COMMON = {
@@ -62,9 +75,15 @@ def lean_app(url: str) -> Celery:
     return app
 
 
-def prompt_of(index: int, *, size: int = 0, wait: float = 0, until: float = 0) -> str:
-    """Return the prompt of a step: the padding of its output, and how long or until when its model waits."""
-    return f"step {index} size={size} wait={wait!r} until={until!r}"
+def prompt_of(index: int, *, size: int = 0, wait: float = 0, gate: str = "") -> str:
+    """Return the prompt of a step: the padding of its output, and how long or at which gate its model waits."""
+    return f"step {index} size={size} wait={wait!r} gate={gate}"
+
+
+def waiting_at(gate: Path) -> int:
+    """Return how many agents have come to a gate."""
+    noted = _notes(gate)
+    return noted.stat().st_size if noted.exists() else 0
 
 
 def padding_of(line: str, size: int) -> str:
@@ -82,13 +101,40 @@ def agent_arguments() -> dict[str, Any]:
         part = next(part for part in request.parts if isinstance(part, UserPromptPart))
         line, begun = str(part.content).partition("\n")[0], time.monotonic()
         asked = dict(word.split("=") for word in line.split() if "=" in word)
-        wait = max(float(asked["wait"]), float(asked["until"]) - begun)
-        if wait > 0:
-            await asyncio.sleep(wait)
+        if asked["gate"]:
+            await _pass_through(Path(asked["gate"]))
+        elif float(asked["wait"]):
+            await asyncio.sleep(float(asked["wait"]))
         times = f"{begun!r}|{time.monotonic()!r}"
         return ModelResponse(parts=[TextPart(f"done {line}|{times}|{padding_of(line, int(asked['size']))}")])
 
     return {"model": FunctionModel(answer), "name": AGENT}
+
+
+async def _pass_through(gate: Path) -> None:
+    """Wait until there is a file `gate`; first note that one more agent is here."""
+    with _notes(gate).open("ab") as notes:
+        notes.write(b".")
+    await _opened(gate, asyncio.get_running_loop()).wait()
+
+
+@cache
+def _opened(gate: Path, loop: asyncio.AbstractEventLoop) -> asyncio.Event:
+    """Return what is set when the gate opens. One look is for all agents of a loop, so that they only wait."""
+    opened = asyncio.Event()
+
+    def look() -> None:
+        if gate.exists():
+            opened.set()
+        else:
+            loop.call_later(LOOK_UP, look)
+
+    look()
+    return opened
+
+
+def _notes(gate: Path) -> Path:
+    return gate.with_suffix(".notes")  # a byte for each agent
 
 
 def add_chain_step(app: Celery) -> None:
@@ -149,3 +195,8 @@ match os.environ.get("BENCH_CONTESTANT"):
     case "lean":
         app = lean_app(os.environ["BENCH_BROKER_URL"])
         add_lean_step(app)
+
+if "BENCH_CONTESTANT" in os.environ and (parts := os.environ.get("BENCH_PARTS")):
+    from spans import install
+
+    install(os.environ["BENCH_CONTESTANT"], Path(parts))

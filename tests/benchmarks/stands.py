@@ -61,7 +61,6 @@ class Size:
     short: int = 20  # short workflows beside each of them
     agents: int = 500  # in flight in one process
     window: float = 5.0  # seconds for which an idle worker and waiting agents are looked at
-    settle: float = 12.0  # seconds for all agents to begin
     limit: int = 1800  # seconds for one case of one contestant
 
 

@@ -17,7 +17,7 @@ import psutil
 
 from tests.benchmarks.contestants import Kind
 
-__all__ = ["Client", "Contestant", "Usage", "Worker", "running_client", "running_worker"]
+__all__ = ["Client", "Contestant", "Usage", "Worker", "peak_memory", "running_client", "running_worker"]
 
 HERE = Path(__file__).parent
 STOP_TIMEOUT = 15.0  # seconds
@@ -68,9 +68,13 @@ class Worker:
             with suppress(psutil.NoSuchProcess):
                 times = process.cpu_times()
                 cpu += times.user + times.system
-                peak += _peak_memory(process)
+                peak += peak_memory(process)
                 resident += process.memory_info().rss
         return Usage(cpu=cpu, peak=peak, resident=resident)
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send a signal to the worker alone, and not to its children."""
+        self._process.send_signal(number)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -155,11 +159,13 @@ def running_client(contestant: Contestant, url: str) -> Iterator[Client]:
             process.kill()
 
 
-def _peak_memory(process: psutil.Process) -> int:
-    """Return the peak resident memory, or the current one if the system does not keep the peak."""
-    status = Path(f"/proc/{process.pid}/status")
-    if status.exists():
-        for line in status.read_text().splitlines():
+def peak_memory(process: psutil.Process) -> int:
+    """Return the peak resident memory, or the current one if the system does not keep the peak.
+
+    Raises `psutil.NoSuchProcess` if it has ended.
+    """
+    with suppress(OSError):  # it may have ended, which then is said in the words of psutil
+        for line in Path(f"/proc/{process.pid}/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
     return int(process.memory_info().rss)

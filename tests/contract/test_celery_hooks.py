@@ -142,6 +142,16 @@ def test_a_redis_channel_asks_for_its_address_in_the_method_that_is_wrapped() ->
     assert issubclass(ConnectionResetError, Connection("redis://127.0.0.1:1").connection_errors)
 
 
+def test_a_redis_channel_makes_a_client_for_each_command_in_the_method_that_is_wrapped(redis_db: RedisDatabase) -> None:
+    """Once Kombu keeps its client itself, ours need not do it any more."""
+    assert parameters(redis.Channel._create_client) == ["self", "asynchronous"]
+    with Connection(redis_db.url) as connection:
+        channel = connection.default_channel
+        with channel.conn_or_acquire() as one, channel.conn_or_acquire() as other:
+            assert one is not other
+            assert one.connection_pool is other.connection_pool is channel.pool
+
+
 def test_a_transport_makes_its_channels_of_the_class_it_names() -> None:
     """Replacing it on one connection changes no other connection of the process."""
     transport = Connection("redis://127.0.0.1:1").transport

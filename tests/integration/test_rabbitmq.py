@@ -38,6 +38,7 @@ from paigeant_celery.core.errors import ConfigurationError, NotPublished, StoreR
 from paigeant_celery.store.port import BoundBroker, DeadLetter
 from paigeant_celery.worker.serving import start_checks
 from tests.support.damage import cut, damaged, drawn
+from tests.support.event_messages import WHOLE, watching
 from tests.support.processes import START_WITHIN, Deployment, eventually
 from tests.support.promptness import prompt_result
 from tests.support.servers import RabbitServer, RedisDatabase, free_port
@@ -119,13 +120,15 @@ def test_a_workflow_of_three_steps_finishes_with_every_output(
     made = on_both(deploy, amqp_url, redis_db, task_create_missing_queue_type=kind)
     worker = made.ready_worker("press")
 
-    handle = dispatch(
-        made,
-        ActivitySpec("draft", "early"),
-        ActivitySpec("draft", "again"),
-        FunctionSpec("count_letters", {"letter": "a"}),
-    )
-    result = handle.result_sync(WITHIN)
+    with watching(made.transport().app) as messages:
+        handle = dispatch(
+            made,
+            ActivitySpec("draft", "early"),
+            ActivitySpec("draft", "again"),
+            FunctionSpec("count_letters", {"letter": "a"}),
+        )
+        result = handle.result_sync(WITHIN)
+        eventually(lambda: messages.of(handle, 2) == WHOLE, within=WITHIN)
 
     assert result.status == "completed"
     assert result.outputs == {

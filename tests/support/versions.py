@@ -1,9 +1,10 @@
-"""Another version of the package: a copy of this one, with an older format, an older envelope and one kind fewer."""
+"""Other versions of the package: copies of this one, with an older envelope, and one of them with an older format."""
 
 from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 import paigeant_celery
@@ -11,13 +12,23 @@ from paigeant_celery.core.names import SPEC_VERSION
 from paigeant_celery.store.limits import LIMITS
 from tests.support.processes import HOSTS, PROGRAMS
 
-__all__ = ["OLDER_FORMAT", "OLDER_SPEC", "older_version"]
+__all__ = ["OLDER_FORMAT", "OLDER_SPEC", "older_version", "whole_slips"]
 
 OLDER_FORMAT = LIMITS.format - 1
 OLDER_SPEC = "1.0"
 
-# File, text in this version, and text in the older one, which knows agents alone.
+# File, text in this version, and text in an older one. 1.2 knows no slip of which a part is in the store.
+WHOLE_SLIPS = (
+    (
+        "core/slip.py",
+        "earlier: Annotated[Earlier | None, Field(exclude_if=lambda earlier: earlier is None)] = None",
+        "earlier = property(lambda slip: None)",
+    ),
+    ("hop/with_store.py", '"""They may."""\n        return True', '"""They travel."""\n        return False'),
+)
+# It knows agents alone.
 CHANGES = (
+    *WHOLE_SLIPS,
     ("store/limits.py", f"format: int = {LIMITS.format} ", f"format: int = {OLDER_FORMAT} "),
     ("core/names.py", f'SPEC_VERSION = "{SPEC_VERSION}"', f'SPEC_VERSION = "{OLDER_SPEC}"'),
     ("core/slip.py", 'kind: Literal["agent", "agent_1.2"] = "agent"', 'kind: Literal["agent"] = "agent"'),
@@ -26,10 +37,21 @@ CHANGES = (
 
 
 def older_version(folder: Path) -> str:
-    """Make the copy and return the `PYTHONPATH` of processes that use it; they must be started cold."""
+    """Make a copy that is much older and return the `PYTHONPATH` of its processes, which must be started cold."""
+    return _copied(folder, CHANGES)
+
+
+def whole_slips(folder: Path) -> str:
+    """Make a copy of version 1.2, which has the same format: its workers go on beside those of this version."""
+    return _copied(
+        folder, (*WHOLE_SLIPS, ("core/names.py", f'SPEC_VERSION = "{SPEC_VERSION}"', 'SPEC_VERSION = "1.2"'))
+    )
+
+
+def _copied(folder: Path, changes: Iterable[tuple[str, str, str]]) -> str:
     copied = folder / "paigeant_celery"
     shutil.copytree(Path(paigeant_celery.__file__).parent, copied, ignore=shutil.ignore_patterns("__pycache__"))
-    for name, ours, theirs in CHANGES:
+    for name, ours, theirs in changes:
         text = (copied / name).read_text(encoding="utf-8")
         assert text.count(ours) == 1, f"{name} has {text.count(ours)} times {ours!r}"
         (copied / name).write_text(text.replace(ours, theirs), encoding="utf-8")

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.benchmarks.contestants import padding_of, prompt_of
 from tests.benchmarks.durable_runs import Attempt, Bytes, destination
 from tests.benchmarks.growth import split
 from tests.benchmarks.journal import DBOS, OURS, SYNCED, Sample, mistakes_in, ratio_lines
+from tests.benchmarks.parts import table
 from tests.benchmarks.recovery import PEERS, Outcome, percentile, table_lines
 from tests.benchmarks.samples import Samples
 from tests.benchmarks.stands import WrongOutput, checked
 from tests.benchmarks.targets import ROWS, missed, target_lines
+from tests.benchmarks.workers import peak_memory
 
 CALLS = 3
 RAN = Attempt(output=destination(CALLS), model_calls=CALLS + 1, tool_calls=CALLS, seconds=0.1)
@@ -179,3 +185,34 @@ def test_a_table_has_no_ratio_to_what_it_shows_as_nothing() -> None:
 
     assert cores.split() == ["cores", "0.00", "-0.00"]
     assert size.split() == ["KB", "30.00", "20.00", "1.50", "1.50", "-", "1.50"]
+
+
+def test_a_process_that_ends_while_it_is_looked_at_fails_no_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A child of a worker may; it has an error that the sum over the processes passes over."""
+    read, process = Path.read_text, subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    looked_at = psutil.Process(process.pid)
+
+    def gone(path: Path) -> str:
+        process.kill()
+        process.communicate()
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_text", gone)
+
+    with pytest.raises(psutil.NoSuchProcess):
+        peak_memory(looked_at)
+
+
+def test_the_parts_of_a_hop_are_medians_with_what_ours_has_more_of_first() -> None:
+    """A part that only one of the two has is 0 in the other, and one that nobody uses has no row."""
+    ours = [{"store": 1.0, "intake": 0.5, "none": 0.001}, {"store": 3.0, "intake": 0.5}, {"store": 2.0, "intake": 0.5}]
+
+    lines = list(table({"slip": ours, "chain": [{"intake": 0.7}]}))
+
+    assert lines == [
+        "| part | slip | chain |",
+        "|---|---|---|",
+        "| store | 2.00 | 0.00 |",
+        "| intake | 0.50 | 0.70 |",
+        "| all | 2.50 | 0.70 |",
+    ]

@@ -25,11 +25,20 @@ MAY_IMPORT = {
     "journal": {"core", "store.port", "activities.real_threads"},
     "broker": {"core", "store", "activities"},
     "hop": {
-        *("core", "store.port", "store.earlier", "store.outputs", "store.touching", "activities", "journal"),
+        *(
+            "core",
+            "store.port",
+            "store.earlier",
+            "store.outputs",
+            "store.pages",
+            "store.touching",
+            "activities",
+            "journal",
+        ),
         *("broker.port", "broker.outbox", "broker.sending", "broker.tracing"),
     },
     "agents": {"core", "activities", "journal"},
-    "client": {"core", "store.port", "store.earlier", "store.outputs", "activities", "broker"},
+    "client": {"core", "store.port", "store.earlier", "store.outputs", "store.pages", "activities", "broker"},
     "worker": {"core", "store.port", "store.endpoint", "activities", "broker", "hop"},
 }
 FACES = {"", "celery", "tasks", "cli", "testing"}  # "" is the package itself

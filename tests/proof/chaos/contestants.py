@@ -31,7 +31,7 @@ BACKOFF = 0.3  # seconds
 MAX_ATTEMPTS = 50  # more than one hop is ever hit
 SETTINGS = {
     "paigeant_lease": LEASE, "paigeant_max_attempts": MAX_ATTEMPTS, "paigeant_shutdown_grace": GRACE,
-    "paigeant_retry_backoff": BACKOFF,
+    "paigeant_retry_backoff": BACKOFF, "paigeant_inline_log_size": 0,  # so that each COMPLETE but the first folds
 }  # fmt: skip
 MOST_REDRIVES = 50  # of one workflow
 DISPATCH_PATIENCE = 30.0  # seconds for one dispatch to survive an outage

@@ -110,6 +110,12 @@ def conversation_of(hop_id: str) -> ConversationKey:
     return ConversationKey("aside: 1", workflow) if place == 1 else SHARED
 
 
+def blobs_of(place: int) -> tuple[str, ...]:
+    """Return what a completion writes: its output, and the record of the step before it, which leaves the slip."""
+    left = (f"executed:{place - 1}", f"at:draft-{place - 1}") if place else ()
+    return (f"draft-{place}", *left)
+
+
 def milliseconds(at: datetime) -> int:
     return round((at - datetime(1970, 1, 1, tzinfo=UTC)) / timedelta(milliseconds=1))
 
@@ -407,7 +413,7 @@ class RedisRig:
             ends_at=ends_at,
             hops=hops,
             blobs={
-                step_id: text for step_id, text in pairs(found.get(f"blob:{name}", [])).items() if ":" not in step_id
+                name: text for name, text in pairs(found.get(f"blob:{name}", [])).items() if not name.startswith(":")
             },
             events=[(int(id_.partition("-")[0]), pairs(flat)) for id_, flat in events],
             stream=[
@@ -729,7 +735,7 @@ class Machine:
             envelope=next_hop.envelope if next_hop else "final",
             next_hop=next_hop,
             step=f"draft-{place}" if more else "",
-            blobs={f"draft-{place}": '"text"'} if more else {},
+            blobs=dict.fromkeys(blobs_of(place), f'"of fence {closing.fence}"') if more else {},
             notes=[{"about": "edit", "step": str(place)}] if more else [],
             records={"last answer": f"of fence {closing.fence}"} if more else {},
             said=self.said(closing.hop_id),
@@ -889,6 +895,7 @@ class Machine:
         self.pair.look(
             lambda store: store.workflow(workflow),
             lambda store: store.blob(workflow, f"draft-{place}"),
+            lambda store: store.blobs(workflow, blobs_of(place)),
             lambda store: store.events(workflow, after=None, limit=1000),
             lambda store: store.events(workflow, after=cursors[id(store)][0], limit=limit),
             lambda store: store.dead_letters(after=None, limit=1000),
@@ -1214,6 +1221,12 @@ def complete_both_and_retry(machine: Machine) -> None:
     machine.lease_ends(which=0, then="claim")
 
 
+def complete_the_second_hop(machine: Machine) -> None:
+    machine.complete(back=0)
+    machine.claim("w.1", OWNERS[1])
+    machine.complete(back=0, more=True)
+
+
 def complete_twice(machine: Machine) -> None:
     machine.complete(back=0)
     machine.complete(back=0)
@@ -1243,6 +1256,12 @@ MUTANTS = {
         old="for i = first_record, first_blob - 1, 2 do",
         new="for i = first_record, first_record - 1, 2 do",
         calls=lambda machine: machine.complete(back=0, more=True),
+        noticed="record",
+    ),
+    "a completion without what leaves the slip": Mutant(
+        old="for i = first_blob, #ARGV, 2 do",
+        new="for i = first_blob, math.min(#ARGV, first_blob + 1), 2 do",
+        calls=complete_the_second_hop,
         noticed="record",
     ),
     "no dedupe at claim": Mutant(

@@ -111,6 +111,15 @@ def test_a_call_that_is_given_up_before_it_begins_is_not_made() -> None:
     assert made == []
 
 
+def test_a_thread_in_which_no_call_is_made_is_never_there() -> None:
+    """Most steps are agents that wait for a model."""
+    thread = OwnThread(NoResources())
+
+    assert thread.close().done()
+    assert thread.thread is None
+    assert not thread.free
+
+
 async def test_sync_code_of_a_step_runs_in_the_threads_of_the_step_or_beside_it() -> None:
     """A step may call a second function while the first one waits for it."""
     host = Host()

@@ -18,12 +18,13 @@ from pydantic._internal._generate_schema import GenerateSchema
 from pydantic_ai import Agent, RunContext
 from pydantic_ai.agent import WrapperAgent
 from pydantic_ai.capabilities import AbstractCapability, Hooks, durable_operation
-from pydantic_ai.durable_exec import BaseDurabilityCapability
+from pydantic_ai.durable_exec import BaseDurabilityCapability, ModelRequestId
 from pydantic_ai.models.function import FunctionModel
 
 from paigeant_celery import ActivitySpec, PaigeantAgent, WorkflowDispatcher, activity, register_agent
 from paigeant_celery.agents import durability
 from paigeant_celery.agents.durability import CeleryDurability
+from paigeant_celery.agents.recorded_calls import JournalBackend
 from paigeant_celery.testing import WorkflowHarness
 from tests.support.journalled_hop import JournalledHop, calls, scripted
 
@@ -148,6 +149,24 @@ async def test_a_second_hop_binds_nothing_and_builds_no_schema(
     assert counted[0]["bindings"] == 1
     assert counted[2] == {}
     assert notes.made == {"local": 3}
+
+
+async def test_requests_to_one_model_share_its_operations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each took 6 KB while it waited, and hundreds may wait at once in a process."""
+    bound, bind = list[object](), JournalBackend.bind
+
+    def binding(self: Any, operation: Any) -> Any:
+        bound.append(operation.operation_id)
+        return bind(self, operation)
+
+    agent = with_tool(Agent(model_of(), name="worker", capabilities=[CeleryDurability(models={"b": model_of("b")})]))
+    monkeypatch.setattr(JournalBackend, "bind", binding)
+    for model in (None, None, "b", "b", None):
+        with JournalledHop().attempt():
+            assert (await agent.run("go", model=model)).output == "done"
+
+    streamed = [(one.model_name, one.streaming) for one in bound if isinstance(one, ModelRequestId)]
+    assert streamed == [("local", False), ("local", True), ("b", False), ("b", True)]
 
 
 async def test_the_operations_of_an_agent_use_the_models_of_the_run_that_calls_them() -> None:

@@ -23,7 +23,7 @@ from tests.support.journalled_hop import JournalledHop, calls, scripted
 pytestmark = pytest.mark.anyio
 
 UNRECORDED = {METADATA_KEY: False}
-LONG, SHORT = 60.0, 0.2  # seconds; a test waits for the short one once or twice
+LONG, SHORT = 60.0, 1.0  # seconds; a test waits for the short one once or twice, and works for a part of it
 
 
 @pytest.fixture(autouse=True)

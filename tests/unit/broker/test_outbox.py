@@ -52,6 +52,13 @@ def test_a_steps_limits_come_before_its_activitys_and_those_before_the_settings(
     assert step_policy(FunctionSpec("work", policy=step), works(own), SETTINGS) == expected
 
 
+def test_steps_that_set_no_limit_share_their_policy() -> None:
+    """Hundreds of them may wait at once in a process."""
+    assert step_policy(FunctionSpec("work"), works(None), SETTINGS) is step_policy(
+        FunctionSpec("other"), None, SETTINGS
+    )
+
+
 def test_an_activity_that_is_not_loaded_here_has_the_limits_of_its_step() -> None:
     """A worker forwards to agents that only other workers have."""
     step = FunctionSpec("elsewhere", policy=StepPolicy(timeout=3))

@@ -73,6 +73,30 @@ def test_one_thread_keeps_its_connection(app: Celery) -> None:
     assert len(links) == 1
 
 
+def test_a_call_wakes_no_more_threads_than_make_it(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that wakes for nothing takes the interpreter's lock from those that run steps."""
+    threads, begun, gate = BrokerThreads(app, timeout=WITHIN), threading.Semaphore(0), threading.Event()
+    idle = [threads.begin(stuck(gate, begun), lane=str(number)) for number in range(4)]
+    assert all(begun.acquire(timeout=WITHIN) for _ in idle)
+    gate.set()
+    assert [sending.wait() for sending in idle] == ["at last"] * 4
+    assert threads.has_ended(WITHIN)
+    looked = list[str]()
+    look = module._Crew._open_lane
+
+    def counted(crew: module._Crew) -> str | None:
+        looked.append(threading.current_thread().name)
+        return look(crew)
+
+    monkeypatch.setattr(module._Crew, "_open_lane", counted)
+    for _ in range(20):
+        threads.begin(lambda _: None, lane="q").wait()
+        assert threads.has_ended(WITHIN)
+
+    # Woken, it looks; it takes the call; it looks before it sleeps again. Those of before may just have begun to sleep.
+    assert len(looked) <= 20 * 3 + 2 * len(idle)
+
+
 def test_whoever_waits_for_a_stuck_call_waits_no_longer_than_the_setting(app: Celery, gate: threading.Event) -> None:
     """It says which setting that is. The call may still succeed later."""
     threads, begun = BrokerThreads(app, timeout=0.2), threading.Semaphore(0)

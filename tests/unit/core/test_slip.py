@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from paigeant_celery.core.errors import InvalidInput
-from paigeant_celery.core.names import is_correlation_id, is_made_step_id
+from paigeant_celery.core.names import inserting_place, is_correlation_id
 from paigeant_celery.core.slip import ActivitySpec, FunctionSpec, Step, name_steps
 
 
@@ -54,7 +54,7 @@ def test_every_step_of_a_workflow_gets_an_id_of_its_own(steps: list[Step], own: 
 
     ids = [step.step_id or "" for step in named]
     assert len({*ids}) == len(ids)
-    assert not any(is_made_step_id(step_id) for step_id in ids)
+    assert all(inserting_place(step_id) is None for step_id in ids)
     assert all(is_correlation_id(step_id.replace(".", "_")) for step_id in ids)
     assert ids[len(steps) :] == [step.step_id for step in named_ones]
     assert [step.activity for step in named] == [step.activity for step in (*steps, *named_ones)]

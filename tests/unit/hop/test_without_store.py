@@ -9,13 +9,17 @@ from dataclasses import replace
 
 import pytest
 
+from paigeant_celery.activities.context import workflow_context
 from paigeant_celery.activities.functions import FunctionActivity, activity
 from paigeant_celery.activities.registry import registry
 from paigeant_celery.broker.outbox import Outbox
 from paigeant_celery.broker.port import Delivery
 from paigeant_celery.broker.sending import Sending
 from paigeant_celery.client.dead_letters import DeadLetters
-from paigeant_celery.core.message import PaigeantMessage, encode
+from paigeant_celery.core.errors import UsageError
+from paigeant_celery.core.far import folded
+from paigeant_celery.core.message import PaigeantMessage, encode, reread
+from paigeant_celery.core.pages import paged
 from paigeant_celery.core.policy import StepPolicy
 from paigeant_celery.core.settings import Settings
 from paigeant_celery.core.slip import FunctionSpec
@@ -239,3 +243,53 @@ def test_a_message_that_claims_more_attempts_than_there_are_runs_nothing(
     assert isinstance(summary, Summary)
     assert (summary.outcome, summary.error_class) == ("parked", "attempts_exhausted")
     assert runs == []
+
+
+def test_all_records_travel_without_a_store_and_parts_in_one_are_not_lost(
+    broker: Broker, make_message: MakeMessage
+) -> None:
+    """A worker that lacks the store of the others counts what they have folded, and says what it cannot read."""
+
+    @activity
+    async def look(step_id: str) -> object:
+        try:
+            return (await workflow_context().output(step_id)).output
+        except UsageError as error:
+            return str(error)
+
+    broker.settings = Settings(inline_log_size=0)
+    whole = make_message(*[look.activity("earlier-0")] * 4, outputs=("a", "b", "c"))
+    slip, stored = folded(whole.slip, most=0)
+    assert (len(stored), slip.ran) == (4, 3)
+
+    for message, said in ((whole, "a"), (whole.model_copy(update={"slip": slip}), "`output` reads the store, but")):
+        broker.sent.clear()
+        broker.serve(arrival_of(message))
+        for _ in range(2):
+            broker.serve(broker.last())
+        moved = reread(str(broker.last().envelope)).slip
+
+        assert moved.ran == 6
+        assert moved.visits == {"earlier": 3, "look": 4}
+        assert moved.earlier == message.slip.earlier
+        assert [str(record.output)[:29] for record in moved.executed[-3:]] == [said] * 3
+    assert broker.kept == []
+
+
+def test_a_step_is_not_paid_for_if_the_steps_after_it_are_in_a_store(
+    broker: Broker, make_message: MakeMessage, flaky: FunctionActivity[[], str]
+) -> None:
+    """The workflow could not go on; a worker that has the store can run the letter's message."""
+    steps = [flaky.activity()] * 4
+    folded_slip, _ = folded(make_message(*steps, outputs=("a", "b")).slip, most=0)
+    slip, pages = paged(folded_slip, most=0)
+    message = make_message(*steps, outputs=("a", "b")).model_copy(update={"slip": slip})
+    assert (len(slip.itinerary), len(pages)) == (1, 3)
+
+    answer = broker.serve(arrival_of(message))
+
+    assert isinstance(answer, Refused)
+    assert answer.reason == "store_required"
+    ((letter, envelope),) = broker.kept
+    assert (letter.reason, envelope) == ("store_required", encode(message))
+    assert broker.sent == []

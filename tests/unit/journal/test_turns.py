@@ -82,9 +82,10 @@ async def test_a_call_that_nobody_makes_is_given_up(monkeypatch: pytest.MonkeyPa
     order = Turns([1, 2], given_up=lambda: given_up.append("given up"))
     waiting = asyncio.create_task(order.take(2))
 
-    with order.working():
-        await asyncio.wait({waiting}, timeout=0.2)
-        assert not waiting.done()
+    order.begin_work()
+    await asyncio.wait({waiting}, timeout=0.2)
+    assert not waiting.done()
+    order.end_work()
     async with asyncio.timeout(5):
         await waiting
 

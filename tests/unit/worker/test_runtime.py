@@ -32,10 +32,12 @@ from paigeant_celery.core.message import PaigeantMessage, encode, sha256
 from paigeant_celery.core.policy import StepPolicy
 from paigeant_celery.core.settings import Settings
 from paigeant_celery.core.slip import FunctionSpec, OutputRef
+from paigeant_celery.hop import service
 from paigeant_celery.hop.guard import Arrival
 from paigeant_celery.store.memory import MemoryStore
 from paigeant_celery.store.port import Claim, Claimed, HopRecord, NewWorkflow, WorkflowRecord
 from paigeant_celery.worker import runtime
+from paigeant_celery.worker.deep_calls import DeepCalls
 from paigeant_celery.worker.runtime import HopRuntime, ShownAs
 from paigeant_celery.worker.shutdown import Shutdown
 
@@ -180,6 +182,28 @@ def test_a_completed_hop_is_a_success_that_names_the_next_one(bench: Bench, firs
 
     assert shown == {"step": "one", "outcome": "completed", "next": "w-1.1"}
     assert repr(shown) == "{'step': 'one', 'outcome': 'completed', 'next': 'w-1.1'}"
+
+
+def test_the_thread_of_a_task_reads_and_writes_no_envelope_if_there_are_many(
+    monkeypatch: pytest.MonkeyPatch, bench: Bench, first: Arrival
+) -> None:
+    """It would keep the stack that this needs for as long as it lives."""
+    seen, few = dict[str, str](), DeepCalls(few=0)
+    monkeypatch.setattr(bench.runtime.service, "_deep", few.make)
+    for name in ("read", "decide"):
+        monkeypatch.setattr(service, name, _noting_thread(seen, name, getattr(service, name)))
+
+    assert bench.runtime.perform(first)["outcome"] == "completed"
+
+    assert seen == {"read": "paigeant-deep-calls", "decide": "paigeant-deep-calls"}
+
+
+def _noting_thread(seen: dict[str, str], name: str, call: Callable[..., T]) -> Callable[..., T]:
+    def noting(*args: Any, **kwargs: Any) -> T:
+        seen[name] = threading.current_thread().name  # that of the last call: it is also decided that a step begins
+        return call(*args, **kwargs)
+
+    return noting
 
 
 def test_a_message_that_only_a_newer_worker_may_take_goes_back_after_a_pause(
