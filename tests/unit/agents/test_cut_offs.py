@@ -79,7 +79,7 @@ async def test_a_request_that_took_too_long_is_replayed_at_once(*, streamed: boo
         return (await quick.run("go")).output
 
     with hop.attempt():
-        await run(0.01)
+        await run(0.3)
     with hop.attempt() as again:
         async with asyncio.timeout(5):  # it would wait for an hour
             assert await run(3600) == "done"
