@@ -35,7 +35,7 @@ from paigeant_celery.agents.content import check_prompt, prompt_of, user_prompt
 from paigeant_celery.agents.conversations import is_said, read_history, said_by
 from paigeant_celery.agents.itinerary import Edit, ItineraryEditing, editing
 from paigeant_celery.agents.step_runs import StepRuns
-from paigeant_celery.core.budget import reported_cost, reported_count, used_by
+from paigeant_celery.core.budget import WorkflowLimits, reported_cost, reported_count, used_by
 from paigeant_celery.core.conversations import ConversationKey, conversation_of
 from paigeant_celery.core.crossing import OWN, Crossed, cross, reader_of, refuse_lost
 from paigeant_celery.core.errors import MessageError, UsageError
@@ -200,13 +200,13 @@ class AgentActivity:
         plain = _plain_output_type(self._agent)
         return OWN if plain is OWN else reader_of(plain) or OWN
 
+    def _deps(self, data: Any, context: WorkflowContext) -> AbstractAsyncContextManager[Any]:
+        return nullcontext(data) if self._deps_factory is None else self._made(self._deps_factory, data, context)
+
     @asynccontextmanager
-    async def _deps(self, data: Any, context: WorkflowContext) -> AsyncIterator[Any]:
-        if self._deps_factory is None:
-            yield data
-            return
+    async def _made(self, factory: DepsFactory[Any], data: Any, context: WorkflowContext) -> AsyncIterator[Any]:
         async with AsyncExitStack() as stack:
-            made = self._deps_factory(data, context)
+            made = factory(data, context)
             if inspect.isawaitable(made):
                 made = await made
             expected = getattr(self._agent, "deps_type", None)
@@ -257,15 +257,18 @@ class _Budget:
         known = {found.name for found in fields(usual)}
         return UsageLimits(**{name: amount for name, amount in left.items() if name in known})  # type: ignore[arg-type]
 
-    @contextmanager
-    def explained(self) -> Iterator[None]:
+    def explained(self) -> AbstractContextManager[None]:
         """Make `UsageLimitExceeded` also state the workflow's limits and how much of them earlier steps used."""
+        if self._limits is None or not self._limits.set_limits():
+            return nullcontext()
+        return self._explained_by(self._limits)
+
+    @contextmanager
+    def _explained_by(self, limits: WorkflowLimits) -> Iterator[None]:
         try:
             yield
         except UsageLimitExceeded as error:
-            if self._limits is None or not self._limits.set_limits():
-                raise
-            raise UsageLimitExceeded(f"{error}; the workflow has {self._limits.account(self._used)}") from error
+            raise UsageLimitExceeded(f"{error}; the workflow has {limits.account(self._used)}") from error
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from paigeant_celery.core.settings import Settings
 from paigeant_celery.hop.lease import RENEWALS_PER_LEASE
 from paigeant_celery.journal.hop_journal import MAX_RECORD
 from paigeant_celery.store.limits import LIMITS
+from paigeant_celery.worker.deep_calls import FEW
 from tests.support.processes import START_WITHIN, Process, run_script, script_environment
 from tests.support.servers import RedisServer
 
@@ -113,6 +114,7 @@ FIGURES = [
     ("docs/guarantees.md", "`max_attempts` ({}) in all.", SETTINGS.max_attempts),
     ("docs/guarantees.md", "After it was begun `max_attempts` ({}) times,", SETTINGS.max_attempts),
     ("docs/guarantees.md", "which is every quarter of `paigeant_lease` ({} s)", SETTINGS.lease / RENEWALS_PER_LEASE),
+    ("docs/performance.md", "with more than {} task threads", FEW),
     ("paigeant_celery/store/port.py", "A workflow keeps about the last {}.", LIMITS.max_streamed),
 ]
 
@@ -248,6 +250,10 @@ ANSWERS = {
         "worker/serving.py": ["def served_activities(", "def queues_of("],
         "worker/bootsteps.py": ["def _serve("],
         "broker/publisher.py": ["def queue_for("],
+    },
+    "Which thread reads and writes an envelope?": {
+        "worker/deep_calls.py": ["class DeepCalls", "FEW = "],
+        "hop/service.py": ["class DeepCall", "self._deep("],
     },
     "Is this message ours to judge?": {
         "worker/our_queues.py": ["class OurQueues", "def __contains__("],
