@@ -90,19 +90,20 @@ class FunctionActivity(Generic[P, R]):
             raise InvalidInput(error.reason, error.path, error.text) from None
         return step
 
-    def check(self, step: Step) -> None:
-        """Raise `MessageError` if the step is not a function step or its arguments do not fit.
+    def check(self, step: Step) -> object:
+        """Return the function's arguments by their names.
 
-        Raises `InvalidInput` if they fit, but are not what the caller gave.
+        Raises `MessageError` if the step is not a function step or its arguments do not fit, and `InvalidInput` if they
+        fit, but are not what the caller gave.
         """
         arguments = self._arguments_of(step)
         refuse_lost(step.given, arguments, readers=self._readers, path="arguments")
+        return arguments
 
-    async def run(self, step: Step, context: WorkflowContext, *, limits: StepLimits) -> ActivityResult:
-        """Call the function with the step's arguments and return its result as JSON."""
-        arguments = self._arguments_of(step)
+    async def run(self, step: Step, given: Any, context: WorkflowContext, *, limits: StepLimits) -> ActivityResult:
+        """Call the function with the arguments `given` and return its result as JSON."""
         first = (context,) if self._takes_context else ()
-        call, limit = partial(self.function, *first, **arguments), Limit(size=limits.max_output_size)
+        call, limit = partial(self.function, *first, **given), Limit(size=limits.max_output_size)
         record = partial(result_of, declared=self._declared_output)
         if inspect.iscoroutinefunction(self.function) or inspect.isasyncgenfunction(self.function):
             return record(await read_on_loop(reading(call(), limit)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from pydantic import JsonValue
 
@@ -64,12 +64,15 @@ class Activity(Protocol):
     @property
     def description(self) -> str: ...
 
-    def check(self, step: Step) -> None:
-        """Raise `MessageError` (`invalid_deps`, `unexpected_deps`, `invalid_arguments`) if the step does not fit."""
+    def check(self, step: Step) -> object:
+        """Return what the step was given, as the activity takes it: made once for each attempt.
+
+        Raises `MessageError` (`invalid_deps`, `unexpected_deps`, `invalid_arguments`) if the step does not fit.
+        """
         ...
 
-    async def run(self, step: Step, context: WorkflowContext, *, limits: StepLimits) -> ActivityResult:
-        """Run the step inside the hop's context."""
+    async def run(self, step: Step, given: Any, context: WorkflowContext, *, limits: StepLimits) -> ActivityResult:
+        """Run the step inside the hop's context; `given` is what `check` returned."""
         ...
 
 

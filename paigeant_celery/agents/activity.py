@@ -109,20 +109,21 @@ class AgentActivity:
             expected = OWN
         return cross(deps, path="deps", reader=expected)
 
-    def check(self, step: Step) -> None:
-        """Raise `MessageError` if the step is not an agent step, or its deps or parts of its prompt do not fit.
+    def check(self, step: Step) -> object:
+        """Return the step's deps.
 
-        Raises `InvalidInput` if they fit, but are not what the caller gave.
+        Raises `MessageError` if it is not an agent step, or its deps or parts of its prompt do not fit, and
+        `InvalidInput` if they fit, but are not what the caller gave.
         """
         data = self._data_of(step)
         assert isinstance(step, ActivitySpec)
         check_prompt(step.prompt)
         if (expected := self._expected()) is not OWN:
             refuse_lost(step.given, data, reader=expected, path="deps")
+        return data
 
-    async def run(self, step: Step, context: WorkflowContext, *, limits: StepLimits) -> ActivityResult:
-        """Run the agent on the step's prompt; the output becomes JSON."""
-        data = self._data_of(step)
+    async def run(self, step: Step, given: Any, context: WorkflowContext, *, limits: StepLimits) -> ActivityResult:
+        """Run the agent on the step's prompt with the deps `given`; the output becomes JSON."""
         assert isinstance(step, ActivitySpec)
         edit = Edit(
             context=context,
@@ -138,7 +139,7 @@ class AgentActivity:
         is_heard = False
         if conversation is not None:
             continued, is_heard = await asyncio.to_thread(_continued, conversation, context)  # a history may be large
-        async with self._deps(data, context) as deps:
+        async with self._deps(given, context) as deps:
             journal = current_journal()
             holding = journal.holding() if journal is not None else nullcontext()
             await self._runs.prepare()

@@ -47,6 +47,7 @@ class Opened:
 
     message: PaigeantMessage
     activity: Activity
+    given: object  # what the activity made of the step's deps or arguments
     claimed: Claimed
     closing: Closing
     timeout: float
@@ -129,7 +130,7 @@ class StepRunner:
                 )
                 with entered(context), hop_trace(hop.message.trace_context), journalling(hop.journal):
                     async with self._surroundings.around(context):
-                        result = await hop.activity.run(hop.message.step, context, limits=self._limits)
+                        result = await hop.activity.run(hop.message.step, hop.given, context, limits=self._limits)
                         if hop.journal is not None:
                             await hop.journal.settle()
             notes = (*_resumed(hop.journal), *result.notes)

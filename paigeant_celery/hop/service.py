@@ -102,8 +102,7 @@ class HopService:
             message = self._deep(lambda: read(arrival, self._settings))
             check_address(arrival, message)
             activity = self._loaded(arrival.activity)
-            activity.check(message.step)
-            return self._claimed(arrival, message, activity)
+            return self._claimed(arrival, message, activity, activity.check(message.step))
         except NewerMessage as fault:
             return self._effects.give_back(arrival, fault)
         except MessageError as fault:
@@ -202,7 +201,7 @@ class HopService:
         except UnknownActivity as error:
             raise MessageError("unknown_agent", "", str(error)) from None
 
-    def _claimed(self, arrival: Arrival, message: PaigeantMessage, activity: Activity) -> Opening:
+    def _claimed(self, arrival: Arrival, message: PaigeantMessage, activity: Activity, given: object) -> Opening:
         policy = step_policy(message.step, activity, self._settings)
         max_attempts = policy.max_attempts or self._settings.max_attempts
         timeout = policy.timeout or self._settings.step_timeout
@@ -223,6 +222,7 @@ class HopService:
             Opened(
                 message=message,
                 activity=activity,
+                given=given,
                 claimed=answer,
                 closing=closing,
                 timeout=timeout,

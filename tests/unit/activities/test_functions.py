@@ -57,7 +57,7 @@ def run_step(make_context: MakeContext, limits: StepLimits) -> RunStep:
 
         async def main() -> ActivityResult:
             with entered(context):
-                return await function.run(step, context, limits=limits)
+                return await function.run(step, function.check(step), context, limits=limits)
 
         return asyncio.run(main()).output
 

@@ -96,7 +96,8 @@ def run_step(make_context: MakeContext, limits: StepLimits) -> Callable[..., Any
 
         async def main() -> Any:
             with entered(context):
-                return await activity.run(step or ActivitySpec("agent", "x"), context, limits=limits)
+                wanted = step or ActivitySpec("agent", "x")
+                return await activity.run(wanted, activity.check(wanted), context, limits=limits)
 
         return asyncio.run(main())
 
