@@ -157,16 +157,23 @@ class SharedThreads(Executor):
         self._threads = self._open_calls = 0
 
     def submit(self, call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Make a call as soon as a thread is free."""
+        """Make a call as soon as a thread is free; raises `RuntimeError` if there is none and none can be started."""
         future: Future[T] = RealFuture()
         with self._lock:
+            if self._threads < min(self._open_calls + 1, self._most):
+                self._start_thread()
             self._open_calls += 1
-            needed = self._threads < min(self._open_calls, self._most)
-            self._threads += needed
         self._calls.put(partial(_make, future, partial(call, *args, **kwargs), over=self._over))
-        if needed:
-            start_thread(self._serve, name=self._name)
         return future
+
+    def _start_thread(self) -> None:
+        try:
+            start_thread(self._serve, name=self._name)
+        except RuntimeError:  # the process may have no more threads; those that are there do it
+            if not self._threads:
+                raise
+            return
+        self._threads += 1
 
     def _serve(self) -> None:
         while True:

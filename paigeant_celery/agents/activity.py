@@ -141,7 +141,8 @@ class AgentActivity:
             continued, is_heard = await asyncio.to_thread(_continued, conversation, context)  # a history may be large
         async with self._deps(given, context) as deps:
             journal = current_journal()
-            holding = journal.holding() if journal is not None else nullcontext()
+            is_held = journal is not None and not self._has_output_functions
+            holding = journal.holding() if journal is not None and is_held else nullcontext()
             await self._runs.prepare()
             with budget.explained(), self._runs.durable() as capabilities, editing(edit), holding:
                 result = await self._agent.run(
@@ -200,6 +201,11 @@ class AgentActivity:
         """What reads the agent's output if its type is of containers, such as `dict[int, str]`, or OWN."""
         plain = _plain_output_type(self._agent)
         return OWN if plain is OWN else reader_of(plain) or OWN
+
+    @cached_property
+    def _has_output_functions(self) -> bool:
+        """Whether the last answer is given to functions, whose effects must not come before it is recorded."""
+        return any(map(inspect.isroutine, _output_parts(getattr(self._agent, "output_type", OWN))))
 
     def _deps(self, data: Any, context: WorkflowContext) -> AbstractAsyncContextManager[Any]:
         return nullcontext(data) if self._deps_factory is None else self._made(self._deps_factory, data, context)
@@ -312,21 +318,28 @@ def _plain_output_type(agent: AbstractAgent[Any, Any]) -> Any:
 
 
 def _output_types(spec: Any) -> Iterator[Any]:
-    """Yield the types of what may be the output: of alternatives, in markers, and returned by output functions."""
+    """Yield the types of what may be the output, also of what output functions return."""
+    for part in _output_parts(spec):
+        if not inspect.isroutine(part):
+            yield part
+            continue
+        with suppress(NameError, TypeError):  # annotations that cannot be read
+            yield from _output_types(get_type_hints(part, include_extras=True).get("return"))
+
+
+def _output_parts(spec: Any) -> Iterator[Any]:
+    """Yield the types and functions that alternatives and markers of an output are made of."""
     if isinstance(spec, (list, tuple)):
         for part in spec:
-            yield from _output_types(part)
+            yield from _output_parts(part)
     elif get_origin(spec) in (Union, UnionType):
-        yield from _output_types(get_args(spec))
+        yield from _output_parts(get_args(spec))
     elif isinstance(spec, ToolOutput):
-        yield from _output_types(spec.output)
+        yield from _output_parts(spec.output)
     elif isinstance(spec, (NativeOutput, PromptedOutput)):
-        yield from _output_types(spec.outputs)
+        yield from _output_parts(spec.outputs)
     elif isinstance(spec, TextOutput):
-        yield from _output_types(spec.output_function)
-    elif inspect.isroutine(spec):
-        with suppress(NameError, TypeError):  # annotations that cannot be read
-            yield from _output_types(get_type_hints(spec, include_extras=True).get("return"))
+        yield from _output_parts(spec.output_function)
     else:
         yield spec
 

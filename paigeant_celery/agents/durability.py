@@ -231,7 +231,7 @@ class CeleryDurability(BaseDurabilityCapability[AgentDepsT]):
         by an agent inside a recorded tool call.
         """
         if (journal := surrounding_journal()) is not None:
-            journal.check_held()
+            journal.check_not_lost()
         if self.in_durable_context:
             request_context.model._refresh_http_client()
         async with keeping_times(ctx) as made:

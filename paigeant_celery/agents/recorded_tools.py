@@ -62,7 +62,7 @@ class RecordedToolset(WrapperToolset[AgentDepsT]):
             return await self.wrapped.call_tool(name, tool_args, ctx, tool)
         if not _is_recorded(tool):
             await journal.write_held()
-            journal.check_held()
+            journal.check_not_lost()
             with calling(f"{ctx.run_id}/{ctx.tool_call_id}", recorded=False):
                 return _answer(await self.wrapped.call_tool(name, tool_args, ctx, tool))
 

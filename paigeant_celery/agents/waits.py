@@ -28,7 +28,7 @@ def recorded_sleep(journal: HopJournal, run_id: str) -> Callable[[float], Awaita
         if current_journal() is not journal:  # inside a recorded call, which is made again as a whole
             await pause(delay)
             return
-        journal.check_held()
+        journal.check_not_lost()
         with journal.asleep():
             if journal.is_given_up(run_id):
                 await asyncio.Event().wait()  # what cut the run off then does so again

@@ -6,6 +6,7 @@ who listen. What is used here is not part of Kombu's public interface; a contrac
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 __all__ = ["keep_one_client"]
@@ -17,6 +18,7 @@ def keep_one_client(transport: Any) -> None:
         transport.Channel = _keeping(transport.Channel)
 
 
+@cache
 def _keeping(channel: Any) -> Any:
     class Keeping(channel):  # type: ignore[misc]
         _kept: Any = None

@@ -71,7 +71,11 @@ class WorkflowHandle:
         return f"WorkflowHandle({self.correlation_id!r})"
 
     async def status(self) -> WorkflowStatus:
-        """Return where the workflow stands; raises `UnknownWorkflow`."""
+        """Return where the workflow stands.
+
+        Of a long workflow it makes a round trip for each 100 steps that ran and for each page of those to come. Raises
+        `UnknownWorkflow`, and `StoreCorrupt` if a record of a workflow that goes on is damaged.
+        """
         return await asyncio.to_thread(self.status_sync)
 
     def status_sync(self) -> WorkflowStatus:
@@ -79,13 +83,15 @@ class WorkflowHandle:
         record = self._record("status")
         try:
             with self._kept("status"):
-                message = all_opened(self._store("status"), self._message(record))
+                slip = all_opened(self._store("status"), self._message(record)).slip
+                ran = executed_of(self._store("status"), self.correlation_id, slip)
         except NewerMessage:
-            return self._status_of_newer(record)
-        slip = message.slip
+            return self._status_by_envelope(record)
+        except StoreCorrupt:
+            if record.failure is None:
+                raise
+            return self._status_by_envelope(record)  # whoever looks after a parked workflow needs to see why
         step, used = slip.next_step, used_by(slip.executed, earlier=slip.earlier)
-        with self._kept("status"):
-            ran = executed_of(self._store("status"), self.correlation_id, slip)
         return WorkflowStatus(
             correlation_id=self.correlation_id,
             state=_current_state(record),
@@ -103,8 +109,8 @@ class WorkflowHandle:
             cost=used.cost,
         )
 
-    def _status_of_newer(self, record: WorkflowRecord) -> WorkflowStatus:
-        """Return what can be told of a workflow whose message only a newer version can read."""
+    def _status_by_envelope(self, record: WorkflowRecord) -> WorkflowStatus:
+        """Return what the envelope alone tells: only a newer version can read it, or what left it is damaged."""
         executed, remaining = step_ids_in(record.envelope)
         return WorkflowStatus(
             correlation_id=self.correlation_id,

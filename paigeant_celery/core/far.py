@@ -83,7 +83,7 @@ def records_in(earlier: Earlier, texts: Mapping[str, str]) -> tuple[ExecutedStep
 
 
 def _may_clash(slip: RoutingSlip) -> bool:
-    """Say whether a step that is inserted later may get an id that is in use; dispatchers before 1.3 allowed any."""
+    """Say whether a step that is inserted later may get an id that is in use, as that of an agent `gpt-4.1` may be."""
     places = map(inserting_place, slip.step_ids())
     return any(place is not None and place >= slip.ran for place in places)
 

@@ -60,9 +60,12 @@ def opened(slip: RoutingSlip, page: Page) -> RoutingSlip:
 
 
 def page_in(text: str | None, later: Later) -> Page:
-    """Read a page; raises `ValueError` if it is missing or not as it was recorded, or cannot be read here."""
+    """Read a page.
+
+    Raises `LookupError` if it is missing or not as it was recorded, and `ValueError` if this version cannot read it.
+    """
     if text is None or sha256(text) != later.page:
-        raise ValueError(f"{name_of_page(later.page)} is missing or not as recorded")
+        raise LookupError(f"{name_of_page(later.page)} is missing or not as recorded")
     try:
         return Page.model_validate(loads(text, invalid="store_corrupt"))
     except (ValidationError, MessageError) as error:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from decimal import Decimal
+from itertools import count
 from typing import Annotated, Any, Literal, Self, TypeAlias, cast
 
 from pydantic import (
@@ -28,7 +29,6 @@ from paigeant_celery.core.names import (
     ACTIVITY_NAME_RULE,
     STEP_ID_RULE,
     conversation_fault,
-    inserting_place,
     is_activity_name,
     is_step_id,
     name_fault,
@@ -378,17 +378,19 @@ class RoutingSlip(WireModel):
     def advanced(self, record: ExecutedStep, inserted: Iterable[Step]) -> RoutingSlip:
         """Return the slip after its next step ran: the step recorded, and `inserted` put before the rest.
 
-        An inserted step without an id gets `NAME-PLACE.NUMBER`, which nobody else can give, so that this needs no list
-        of all ids. Raises `InvalidInput` if an id is used twice, or may be.
+        An inserted step without an id gets `NAME-PLACE.NUMBER`. A step that has such an id although nobody inserted it
+        keeps the whole slip in the message until that place has passed, so that this needs no list of all ids. Raises
+        `InvalidInput` if an id is used twice, or may be.
         """
         left, steps = self.itinerary[1:], tuple(inserted)
         if self.earlier is not None and any(step.step_id is not None for step in steps):
             text = "the ids of the first steps do not travel any more; leave out the ids of inserted steps"
             raise InvalidInput("duplicate_step_id", "step_id", text)
-        added = tuple(
-            step.identified(step.step_id or _made_id(step.activity, record.place, number)).inserted_by(record.step_id)
-            for number, step in enumerate(steps, 1)
-        )
+        taken, added = {*self.step_ids()}, list[Step]()
+        for number, step in enumerate(steps, 1):
+            step_id = step.step_id or _made_id(step.activity, record.place, number, taken)
+            taken.add(step_id)
+            added.append(step.identified(step_id).inserted_by(record.step_id))
         _check_unique([*self.step_ids(), *(step.step_id or "" for step in added)])
         return self.model_copy(update={"itinerary": (*added, *left), "executed": (*self.executed, record)})
 
@@ -396,16 +398,11 @@ class RoutingSlip(WireModel):
 def name_steps(steps: Iterable[Step]) -> tuple[Step, ...]:
     """Give each step without an id one made from its activity's name, numbered from the second on.
 
-    Deterministic: the same steps get the same ids. Raises `InvalidInput` if an id is used twice, or has the form of
-    those that inserted steps get.
+    Deterministic: the same steps get the same ids. Raises `InvalidInput` if an id is used twice.
     """
     wanted = list(steps)
     given = [step.step_id for step in wanted if step.step_id is not None]
     _check_unique(given)
-    for step_id in given:
-        if inserting_place(step_id) is not None:
-            text = f"{step_id!r} ends like the id of an inserted step, NAME-PLACE.NUMBER; choose another one"
-            raise InvalidInput("bad_step_id", "step_id", text)
     used = set(given)
     named: list[Step] = []
     for step in wanted:
@@ -430,12 +427,13 @@ def _check_unique(step_ids: Sequence[str]) -> None:
         raise InvalidInput("duplicate_step_id", "step_id", f"{twice!r} is used twice in the workflow")
 
 
-def _made_id(name: str, place: str, number: int) -> str:
-    return f"{name[:100]}-{place}.{number}"  # leaves room for the numbers
+def _made_id(name: str, place: str, number: int, taken: Collection[str]) -> str:
+    begin = f"{name[:100]}-{place}."  # leaves room for the numbers
+    return next(f"{begin}{n}" for n in count(number) if f"{begin}{n}" not in taken)
 
 
 def _free_id(name: str, used: set[str]) -> str:
     name = name[:120]  # leaves room for the number
-    if name not in used and inserting_place(name) is None:
+    if name not in used:
         return name
     return next(f"{name}-{n}" for n in range(2, len(used) + 3) if f"{name}-{n}" not in used)

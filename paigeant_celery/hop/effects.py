@@ -144,7 +144,7 @@ class Effects(ABC):
     def closing_of(self, arrival: Arrival, claimed: Claimed) -> Closing:
         """Return the owner and fence that close a claimed hop."""
 
-    def opened(self, message: PaigeantMessage, claimed: Claimed) -> PaigeantMessage:
+    def with_next_page(self, message: PaigeantMessage, claimed: Claimed) -> PaigeantMessage:
         """Return the message of a claimed hop with the steps that it needs to move on.
 
         Raises `StoreCorrupt` if they are missing or damaged, `NewerMessage` if this version cannot read them.

@@ -215,7 +215,7 @@ class HopService:
         if message.deadline is not None:
             timeout = min(timeout, max(0.001, (message.deadline - answer.now).total_seconds()))
         closing = self._effects.closing_of(arrival, answer)
-        message = self._effects.opened(message, answer)
+        message = self._effects.with_next_page(message, answer)
         journal = self._effects.journal_of(message, answer, closing)
         kept = journal is not None and journal.outcome is not None
         return self._begin(

@@ -85,7 +85,7 @@ class RecordedEffects(Effects):
 
     @property
     def keeps_records(self) -> bool:
-        """They may."""
+        """They may leave it, because the store keeps them."""
         return True
 
     @property
@@ -195,7 +195,7 @@ class RecordedEffects(Effects):
         """Return the owner and fence without which the store accepts nothing."""
         return self._claims.closing_of(arrival, claimed)
 
-    def opened(self, message: PaigeantMessage, claimed: Claimed) -> PaigeantMessage:
+    def with_next_page(self, message: PaigeantMessage, claimed: Claimed) -> PaigeantMessage:
         """Open the next page of the itinerary, if the step is the last of this one; the claim has brought it."""
         later = next_page(message.slip)
         if later is None or claimed.exhausted:

@@ -50,7 +50,7 @@ class MessageOnlyEffects(Effects):
 
     @property
     def keeps_records(self) -> bool:
-        """They travel."""
+        """They may not, because nothing else keeps them."""
         return False
 
     @property

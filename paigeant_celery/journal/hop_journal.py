@@ -12,7 +12,14 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from paigeant_celery.activities.real_threads import real
-from paigeant_celery.core.errors import HopLost, HopUnknown, NonDeterminismError, NotSerializable, TransientError
+from paigeant_celery.core.errors import (
+    HopLost,
+    HopUnknown,
+    NonDeterminismError,
+    NotSerializable,
+    StoreCorrupt,
+    TransientError,
+)
 from paigeant_celery.core.patience import patience
 from paigeant_celery.journal.abandoned import Abandoned
 from paigeant_celery.journal.course import Course
@@ -140,7 +147,7 @@ class HopJournal:
         """Let the run begin no more calls: the hop is not this owner's any more. May be called from any thread."""
         self.lost = True
 
-    def check_held(self) -> None:
+    def check_not_lost(self) -> None:
         """Raise `HopLost` if an answer of the store has told that this run may not go on."""
         if self.lost:
             raise HopLost(self.hop_id)
@@ -268,7 +275,7 @@ class HopJournal:
             with self._lock:
                 self._resting += 1
             await asyncio.Event().wait()  # the code that runs the hop sees `at_rest` and cancels the run
-        self.check_held()
+        self.check_not_lost()
         with self._lock:
             self._open.add(key)
         self._turns.begin_work()
@@ -382,7 +389,7 @@ class HopJournal:
             self._writing = asyncio.get_running_loop().create_task(self._write_in_time())
 
     async def _write_in_time(self) -> None:
-        with suppress(HopLost):  # the next call of the run raises it
+        with suppress(HopLost, StoreCorrupt):  # the next call of the run raises it, or the completion
             await self.write_held()
 
     def _number(self, key: CallKey) -> int | None:
@@ -481,7 +488,7 @@ class HopJournal:
                 self.lose()
             except TransientError as error:  # the step's own timeout limits the wait
                 logger.warning("waiting: %s", error, extra={"action": "waiting_for_server"})
-            self.check_held()
+            self.check_not_lost()
             await asyncio.sleep(next(waits))
 
     def _tell_new_operation(self, key: CallKey) -> None:

@@ -33,8 +33,8 @@ def _opened(store: HopStore, message: PaigeantMessage, later: Later, text: str |
         text = store.blob(message.correlation_id, name_of_page(later.page))
     try:
         page = page_in(text, later)
-    except ValueError as error:
-        if message.is_newer:
+    except (LookupError, ValueError) as error:
+        if message.is_newer and isinstance(error, ValueError):
             raise NewerMessage("newer_version", "slip.later", str(error)) from error
         raise StoreCorrupt(f"{message.correlation_id}: steps to come", str(error)) from error
     return message.model_copy(update={"slip": opened(message.slip, page)})

@@ -32,7 +32,13 @@ class DeepCalls:
 
     def make(self, call: Callable[[], T]) -> T:
         """Make a call that neither waits nor looks at its context or thread."""
-        return call() if self._is_deep() else self._other.submit(call).result()
+        if self._is_deep():
+            return call()
+        try:
+            future = self._other.submit(call)
+        except RuntimeError:  # there can be no other thread, and depth costs only memory
+            return call()
+        return future.result()
 
     def _is_deep(self) -> bool:
         here = threading.current_thread()

@@ -118,7 +118,10 @@ class HopEvents:
             return
         thread = threading.Timer(seconds, self.flush)  # Celery's own may sleep for long
         thread.name, thread.daemon = "paigeant-events", True
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError:  # the process may have no more threads
+            self.flush()
 
 
 class EventsTogether(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ships no types

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -35,6 +35,13 @@ from paigeant_celery.hop.guard import Arrival
 from paigeant_celery.testing import WorkflowHarness
 
 WHOLE, FOLDED = 2**30, 0  # of `paigeant_inline_log_size`
+HELD: list[object] = []  # activities of the test that runs; the registry does not keep them
+
+
+@pytest.fixture(autouse=True)
+def hold() -> Iterator[None]:
+    yield
+    HELD.clear()
 
 
 @dataclass
@@ -116,6 +123,7 @@ def telling(count: int, wanted: list[str]) -> list[FunctionSpec]:
             "previous": previous and previous.step_id,
         }
 
+    HELD.append(tell)
     return [FunctionSpec("tell", {"name": f"{number}"}, step_id=f"s{number}") for number in range(count)]
 
 

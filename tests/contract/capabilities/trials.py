@@ -104,7 +104,7 @@ class MortalJournal(HopJournal):
                 yield
 
     async def add(self, key: CallKey, record: Record, **more: Any) -> int | None:
-        self.check_held()
+        self.check_not_lost()
         self._of_this_unit(key)
         self.ended += 1
         place = self.ended  # several may be written at once
@@ -200,7 +200,8 @@ async def _run_in(row: Row, world: World, context: WorkflowContext) -> Any:
         return results[-1]
 
     made.run = kept  # type: ignore[method-assign]  # the step gives only its output
-    await AgentActivity(made, maker=sys._getframe(), name="row").run(_step(row), context, limits=LIMITS)
+    activity = AgentActivity(made, maker=sys._getframe(), name="row")
+    await activity.run(_step(row), activity.check(_step(row)), context, limits=LIMITS)
     return results[-1]
 
 

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import redis
 from celery import Celery, chain
@@ -23,7 +23,7 @@ from paigeant_celery.core.errors import UnknownWorkflow
 from tests.proof.chaos.history import Event, Workflow, lines_of
 from tests.support.processes import Deployment, Process
 
-__all__ = ["LEASE", "Chain", "Contestant", "Slip", "Work"]
+__all__ = ["LEASE", "Chain", "Contestant", "Slip", "Work", "settings_of"]
 
 LEASE = 2.0  # seconds; short, so that a frozen worker does not hold up the test
 GRACE = 0.2  # seconds for a step after its worker was told to end; shorter than many steps, so that some are given back
@@ -31,8 +31,9 @@ BACKOFF = 0.3  # seconds
 MAX_ATTEMPTS = 50  # more than one hop is ever hit
 SETTINGS = {
     "paigeant_lease": LEASE, "paigeant_max_attempts": MAX_ATTEMPTS, "paigeant_shutdown_grace": GRACE,
-    "paigeant_retry_backoff": BACKOFF, "paigeant_inline_log_size": 0,  # so that each COMPLETE but the first folds
+    "paigeant_retry_backoff": BACKOFF,
 }  # fmt: skip
+FOLDS = {"paigeant_inline_log_size": 0}  # each COMPLETE but the first folds the slip
 MOST_REDRIVES = 50  # of one workflow
 DISPATCH_PATIENCE = 30.0  # seconds for one dispatch to survive an outage
 BETWEEN_ATTEMPTS = 0.1  # seconds
@@ -40,6 +41,11 @@ QUEUES = ("dig", "plant", "water")
 CHAIN_STEP = "toil.step"
 UNACKED = "unacked"  # where Kombu keeps the messages that workers hold
 CHAIN_STILL = 2.0  # seconds without any message, after which a chain is taken to have stopped
+
+
+def settings_of(seed: int) -> dict[str, Any]:
+    """Return what workers are set to: with every other seed, the slips are folded."""
+    return {**SETTINGS, **(FOLDS if seed % 2 else {})}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 import redis
 
 from tests.proof.chaos.checker import Violation, excuses, violations
-from tests.proof.chaos.contestants import SETTINGS, Chain, Slip
+from tests.proof.chaos.contestants import Chain, Slip, settings_of
 from tests.proof.chaos.history import History, hits_in, runs_in
 from tests.proof.chaos.storm import Plan, Storm
 from tests.support.processes import Deployment, deployment
@@ -65,7 +65,7 @@ class Report:
 def try_slip(seed: int, plan: Plan, folder: Path) -> Report:
     """Put our workflows under the storm of a seed."""
     begun = time.monotonic()
-    with redis_server(*APPEND_ONLY) as server, deployment(server.url, folder, **SETTINGS) as where:
+    with redis_server(*APPEND_ONLY) as server, deployment(server.url, folder, **settings_of(seed)) as where:
         contestant = Slip(where)
         storm = Storm(contestant, server, plan, seed, folder)
         _tell(where, storm)

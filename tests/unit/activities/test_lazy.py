@@ -108,7 +108,7 @@ def run_function(make_context: MakeContext) -> Callable[..., Any]:
         async def main() -> ActivityResult:
             async with asyncio.timeout(timeout):
                 with entered(context := make_context()):
-                    return await made.run(FunctionSpec("f", {}), context, limits=limits)
+                    return await made.run(FunctionSpec("f", {}), {}, context, limits=limits)
 
         return asyncio.run(main()).output
 
@@ -253,7 +253,7 @@ def test_a_generator_that_waits_holds_up_nobody(run_function: Any) -> None:
     thread.start()
     try:
         made = FunctionActivity(waits, name="f", queue=None, policy=None, description="")
-        run = made.run(FunctionSpec("f", {}), None, limits=StepLimits(max_visits=1, max_output_size=99))  # type: ignore[arg-type]
+        run = made.run(FunctionSpec("f", {}), {}, None, limits=StepLimits(max_visits=1, max_output_size=99))  # type: ignore[arg-type]
         assert asyncio.run_coroutine_threadsafe(run, loop).result(PATIENCE).output == [True]
     finally:
         loop.call_soon_threadsafe(loop.stop)

@@ -16,7 +16,8 @@ from pydantic_ai.models.function import AgentInfo, FunctionModel
 from paigeant_celery import ActivitySpec, PaigeantAgent, WorkflowDispatcher, activity
 from paigeant_celery.core.errors import IllegalEvent, MessageError, NewerMessage, StoreCorrupt, WorkflowParked
 from paigeant_celery.core.flow import Advance, Completed, Limits, decide
-from paigeant_celery.core.message import PaigeantMessage, encode, parse, reread
+from paigeant_celery.core.message import PaigeantMessage, encode, parse, reread, sha256
+from paigeant_celery.core.names import SPEC_VERSION
 from paigeant_celery.core.pages import PAGED_AT_ONCE, name_of_page, opened, page_in, paged
 from paigeant_celery.core.slip import Earlier, RoutingSlip
 from paigeant_celery.store.memory import MemoryStore
@@ -98,8 +99,25 @@ def test_a_page_that_is_missing_or_changed_is_not_run(make_message: MakeMessage,
 
     with pytest.raises(StoreCorrupt, match="w-1: steps to come"):
         with_next_page(MemoryStore(lease=60, ttl=60), message, brought=damage)
-    with pytest.raises(NewerMessage):  # a newer version may have written what this one cannot read
+    with pytest.raises(StoreCorrupt):  # a digest is the same in each version
         with_next_page(MemoryStore(lease=60, ttl=60), newer, brought=damage)
+
+
+def test_a_page_of_a_newer_version_is_left_to_newer_workers(make_message: MakeMessage) -> None:
+    """It may have steps of a kind that this version does not know."""
+    slip, pages = paged(slip_of("x", "y" * 500), most=100)
+    assert slip.later is not None
+    text = next(iter(pages.values())).replace('"kind":"agent"', '"kind":"wait"')
+    later = slip.later.model_copy(update={"page": sha256(text)})
+    message = make_message(ActivitySpec("a", "x")).model_copy(
+        update={"slip": slip.model_copy(update={"later": later}), "spec_version": "1.99"}
+    )
+
+    with pytest.raises(NewerMessage):
+        with_next_page(MemoryStore(lease=60, ttl=60), message, brought=text)
+    same = message.model_copy(update={"spec_version": SPEC_VERSION})
+    with pytest.raises(StoreCorrupt):
+        with_next_page(MemoryStore(lease=60, ttl=60), same, brought=text)
 
 
 def test_a_claim_brings_a_page_unless_it_is_large(make_message: MakeMessage) -> None:
@@ -210,6 +228,9 @@ def test_a_workflow_of_which_a_page_is_lost_waits_for_a_person(workflow_harness:
     assert outcomes[-1] == "refused: store_corrupt"
     with pytest.raises(WorkflowParked):
         handle.result_sync(0)
+    status = handle.status_sync()  # of what its message still has
+    assert (status.state, status.failure and status.failure.error_class) == ("parked", "store_corrupt")
+    assert status.remaining[0] == status.step_id
 
 
 def test_an_agent_inserts_steps_before_those_that_do_not_travel(workflow_harness: WorkflowHarness) -> None:

@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from pydantic_ai import ModelRetry
+from pydantic_ai import ModelRetry, TextOutput
 
 from paigeant_celery.agents.agent import PaigeantAgent
 from paigeant_celery.core.errors import TransientError, Unreachable
@@ -172,6 +172,26 @@ def test_no_effect_comes_before_the_record_of_the_answer_that_led_to_it(
     line.serve(start(line, make_message))
 
     assert found == [1]
+
+
+@pytest.mark.usefixtures("slow_machine")
+@pytest.mark.parametrize("is_in_marker", [False, True])
+def test_an_output_function_gets_no_answer_that_is_not_recorded(
+    line: Line, make_message: MakeMessage, store: Watching, asked: Counter[str], *, is_in_marker: bool
+) -> None:
+    """It may act, and a second answer would have it act otherwise."""
+    found = list[int]()
+
+    def send(text: str) -> str:
+        found.append(sum('"model"' in key for key in line.store.journal("w-1.0")))
+        return f"sent {text}"
+
+    output: Any = [TextOutput(send)] if is_in_marker else send
+    answer: Answer = "done" if is_in_marker else calls("final_result", text="done")
+    agent = PaigeantAgent(scripted(asked, answer), name="writer", output_type=output)
+    line.serve(start(line, make_message))
+
+    assert (agent.name, found) == ("writer", [1])
 
 
 @pytest.mark.usefixtures("slow_machine")

@@ -8,9 +8,11 @@ import sys
 import threading
 from collections.abc import Callable
 from textwrap import dedent
+from typing import Any
 
 import pytest
 
+from paigeant_celery.activities import threads
 from paigeant_celery.worker.deep_calls import DeepCalls
 
 PATIENCE = 20.0  # seconds after which a test that waits has failed
@@ -25,10 +27,10 @@ def in_threads(number: int, call: Callable[[], object]) -> list[tuple[threading.
             got.append((threading.current_thread(), call()))
             all_there.wait(PATIENCE)
 
-    threads = [threading.Thread(target=both) for _ in range(number)]
-    for thread in threads:
+    begun = [threading.Thread(target=both) for _ in range(number)]
+    for thread in begun:
         thread.start()
-    for thread in threads:
+    for thread in begun:
         thread.join(PATIENCE)
     assert len(got) == 2 * number
     return got
@@ -81,3 +83,17 @@ def test_a_forked_child_has_a_thread_of_its_own() -> None:
     done = subprocess.run([sys.executable, "-c", dedent(code)], capture_output=True, text=True, timeout=60, check=False)
 
     assert done.stdout.strip() == "0", done.stderr
+
+
+def test_a_process_that_can_start_no_thread_makes_the_calls_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waiting for a thread that never began would take every slot of the worker."""
+    deep = DeepCalls(few=0)
+
+    def no_thread(*_: Any, **__: Any) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as full:
+        full.setattr(threads, "start_thread", no_thread)
+        assert [deep.make(threading.get_ident) for _ in range(2)] == [threading.get_ident()] * 2
+
+    assert deep.make(threading.get_ident) != threading.get_ident()
