@@ -80,8 +80,9 @@ def idempotency_key(ctx: RunContext[Any]) -> str:
 class CeleryDurability(BaseDurabilityCapability[AgentDepsT]):
     """Makes an agent's run durable inside a hop: what was answered is not asked again.
 
-    Each model request and tool call is recorded when it ends. After a crash, a retry or a shutdown the next attempt
-    replays the records, on any worker, and makes only the missing calls. A call that was in flight is made again:
+    Each model request and tool call is recorded when it ends; the last answer of a step's own agent up to 20 ms later,
+    or with the step. After a crash, a retry or a shutdown the next attempt replays the records, on any worker, and
+    makes only the missing calls. A call that was in flight is made again:
     side effects of tools happen at least once (see `idempotency_key`). Code between the calls runs again:
     instructions, history processors, output validators and output functions, and tools with
     `metadata={"paigeant": False}`. Tool results have their JSON form from the first attempt on, which

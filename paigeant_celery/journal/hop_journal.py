@@ -47,8 +47,8 @@ class HopJournal:
     """What one attempt of a hop replays and records.
 
     `records` are those of earlier attempts. A call is either found by its key or made; a made call is recorded before
-    its result is used. While the store is unavailable, the run waits, within the time limit of the step. May be used
-    from any thread and event loop of the hop.
+    its result is used, but for a last answer, which is held for `HELD_FOR`. While the store is unavailable, the run
+    waits, within the time limit of the step. May be used from any thread and event loop of the hop.
     """
 
     def __init__(

@@ -54,8 +54,8 @@ def executed_step(store: HopStore | None, correlation_id: str, slip: RoutingSlip
 def executed_at(store: HopStore, correlation_id: str, slip: RoutingSlip, place: str) -> ExecutedStep | None:
     """Return the record of the step that ran at a place, or None.
 
-    Raises `StoreCorrupt` if it is not there as a record of that place. Only `executed_of` and `executed_step` tell
-    whether somebody has changed it.
+    Raises `StoreCorrupt` if it is not there as a record of that place. Whether somebody has changed it only
+    `executed_of` tells, and `executed_step` if its note is as it was.
     """
     for record in slip.executed:
         if record.place == place:

@@ -153,7 +153,7 @@ class Completion:
     """What COMPLETE records: the state of the workflow, the next hop or the final envelope, and large outputs.
 
     `step` is the id of the step that ended, for the event. `blobs` maps names to text that does not travel: step
-    ids to their outputs, and the names of `core/far.py` to the records of earlier steps.
+    ids to their outputs, `executed:` and `at:` to the records of earlier steps, `steps:` to pages of those to come.
     `notes` are events to record with it, and `said` is appended to a conversation. `records` are added to the journal.
     """
 

@@ -18,7 +18,8 @@
 --                                     it), type, hop, ...; the second number of an id counts all entries that ever came
 -- {prefix}:blob:{workflow}    hash    what does not travel: step id -> JSON text of an output; sha256:DIGEST -> a file of
 --                                     a prompt, as base64; executed:PLACE -> the record of an earlier step (JSON);
---                                     at:STEP_ID -> its place; and the workflow's own conversations, each with the fields
+--                                     at:STEP_ID -> its place and the digest of its record; steps:DIGEST -> a page of steps
+--                                     to come (JSON); and the workflow's own conversations, each with the fields
 --                                     of the next key after :{name}:
 -- {prefix}:conversation:{id}  hash    a history that steps of any workflow share: pieces (how many), 1, 2, ... (each a
 --                                     piece of its text), size (bytes), log (tells it from later ones of the same id);
