@@ -24,7 +24,11 @@ WHOLE_SLIPS = (
         "earlier: Annotated[Earlier | None, Field(exclude_if=lambda earlier: earlier is None)] = None",
         "earlier = property(lambda slip: None)",
     ),
-    ("hop/with_store.py", '"""They may."""\n        return True', '"""They travel."""\n        return False'),
+    (
+        "hop/with_store.py",
+        '"""They may leave it, because the store keeps them."""\n        return True',
+        '"""They travel."""\n        return False',
+    ),
 )
 # It knows agents alone.
 CHANGES = (
