@@ -144,6 +144,8 @@ def _names_of(known: Sequence[str]) -> Callable[[str], list[str]]:
         found = text.split(",")
         if unknown := sorted(set(found) - set(known)):
             raise argparse.ArgumentTypeError(f"no case {', '.join(unknown)}; there are {', '.join(known)}")
+        if DBOS.name in found and find_spec("dbos") is None:
+            raise argparse.ArgumentTypeError("DBOS is not installed; `pip install --group bench` brings it")
         return found
 
     return names

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 from dataclasses import replace
@@ -10,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.benchmarks import hop
 from tests.benchmarks.contestants import padding_of, prompt_of
 from tests.benchmarks.durable_runs import Attempt, Bytes, destination
 from tests.benchmarks.growth import split
@@ -216,3 +218,11 @@ def test_the_parts_of_a_hop_are_medians_with_what_ours_has_more_of_first() -> No
         "| intake | 0.50 | 0.70 |",
         "| all | 2.50 | 0.70 |",
     ]
+
+
+def test_whoever_asks_for_dbos_without_it_is_told_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The case would end with the traceback of another process."""
+    monkeypatch.setattr(hop, "find_spec", lambda _: None)
+
+    with pytest.raises(argparse.ArgumentTypeError, match="pip install --group bench"):
+        hop._names_of(["threads", "dbos"])("dbos")
