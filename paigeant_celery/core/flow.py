@@ -38,6 +38,8 @@ __all__ = [
     "Unrunnable",
     "Retry",
     "Run",
+    "Stands",
+    "Suspend",
     "TimedOut",
     "Unsendable",
     "WorkflowState",
@@ -165,7 +167,22 @@ class Diverged:
     text: str
 
 
-Event: TypeAlias = Begun | Completed | Failed | TimedOut | Unsendable | CouldNotClose | Exhausted | Diverged
+@dataclass(frozen=True, kw_only=True)
+class Stands:
+    """The step can go on only when something from outside has come: an answer, a signal, or a time.
+
+    `tokens` are those of the waits that it stands at, and `wake_at` is when it goes on without any of them. `names` say
+    what it waits for; a look at something that is not ready is `quiet`, and leaves no event.
+    """
+
+    place: str
+    tokens: tuple[str, ...] = ()
+    wake_at: datetime | None = None
+    names: tuple[str, ...] = ()
+    quiet: bool = False
+
+
+Event: TypeAlias = Begun | Completed | Failed | TimedOut | Unsendable | CouldNotClose | Exhausted | Diverged | Stands
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,6 +251,14 @@ class Retry:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Suspend:
+    """Let the hop wait for what it `stands` at, owned by nobody."""
+
+    message: PaigeantMessage
+    stands: Stands
+
+
+@dataclass(frozen=True, kw_only=True)
 class Park:
     """Record the failure; the workflow waits for a person, who may have the step tried again.
 
@@ -244,7 +269,7 @@ class Park:
     failure: Failure
 
 
-Decision: TypeAlias = Run | Advance | Finish | Fail | Retry | Park
+Decision: TypeAlias = Run | Advance | Finish | Fail | Retry | Suspend | Park
 
 
 def decide(message: PaigeantMessage, event: Event, *, now: datetime, limits: Limits) -> Decision:
@@ -274,6 +299,8 @@ def decide(message: PaigeantMessage, event: Event, *, now: datetime, limits: Lim
             return _park(message, step, "attempts_exhausted", text)
         case Diverged(text=text):
             return _park(message, step, "NonDeterminismError", text)
+        case Stands():
+            return Suspend(message=message, stands=event)
     assert_never(event)
 
 

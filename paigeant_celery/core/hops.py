@@ -17,6 +17,7 @@ from typing import Literal, TypeAlias, assert_never
 from paigeant_celery.core.flow import Failure, WorkflowState
 
 __all__ = [
+    "Asleep",
     "Change",
     "ClosedState",
     "Due",
@@ -54,14 +55,17 @@ __all__ = [
     "release",
     "renew",
     "send_again",
+    "suspend",
+    "sleep_on",
     "sweep",
     "tells_failure",
+    "wake",
 ]
 
-HopState: TypeAlias = Literal["queued", "running", "waiting", "parked", "done", "failed", "cancelled"]
+HopState: TypeAlias = Literal["queued", "running", "waiting", "suspended", "parked", "done", "failed", "cancelled"]
 ClosedState: TypeAlias = Literal["done", "failed", "waiting", "parked"]
-NotGranted: TypeAlias = Literal["finished", "running", "waiting", "parked", "cancelled", "altered"]
-ResentReason: TypeAlias = Literal["owner_gone", "lease_over", "retry", "overtaken", "queue_empty"]
+NotGranted: TypeAlias = Literal["finished", "running", "waiting", "suspended", "parked", "cancelled", "altered"]
+ResentReason: TypeAlias = Literal["owner_gone", "lease_over", "retry", "overtaken", "queue_empty", "time_over"]
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MOST_DOUBLED = 30  # times; far beyond any longest wait, but no number overflows
@@ -79,6 +83,7 @@ class Pace:
     due_after_most: timedelta
     long_unswept: timedelta  # at least; after so long without a sweep no owner can have renewed its lease either
     pass_every: timedelta
+    longest_sleep: timedelta = timedelta(days=1)  # until a suspended hop is looked at, whatever it waits for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +93,8 @@ class Hop:
     `token` names the delivery for which it was claimed, `fence` counts its claims, and `attempt` counts those that may
     run it. `sent` and `first` are the numbers of its latest and its first message among those of its queue, and `waits`
     says how often it was overdue. If `sent` is 0, the next sweep sends it. `given_back` counts the workers that could
-    not read it, because a newer version wrote it.
+    not read it, because a newer version wrote it. `suspended_by` is the owner and fence of the claim that suspended it
+    last, and `slept` whether it had to wait then; `wake_at` is when it goes on without an answer.
     """
 
     digest: str = ""
@@ -104,6 +110,9 @@ class Hop:
     first: int = 0
     waits: int = 0
     given_back: int = 0
+    suspended_by: tuple[str, int] | None = None
+    slept: bool = False
+    wake_at: datetime | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,16 +137,23 @@ class Parked:
     since: datetime
 
 
-Listing: TypeAlias = Due | Owned | Parked
+@dataclass(frozen=True, kw_only=True)
+class Asleep:
+    """Listed among the hops that wait for nothing but their waits, and are looked at by that time."""
+
+    until: datetime
+
+
+Listing: TypeAlias = Due | Owned | Parked | Asleep
 
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
     """What becomes of a hop: its record, and the one place where it is listed from now on, if any.
 
-    The hop is removed from the lists of due and of parked hops, and from that of the owner in `leaves`. An owner that
-    runs no other hop then has no lease. `workflow` is the state of its workflow, and `resent` says why its message must
-    be sent again.
+    The hop is removed from the lists of due, parked and sleeping hops, and from that of the owner in `leaves`. An owner
+    that runs no other hop then has no lease. `workflow` is the state of its workflow, and `resent` says why its message
+    must be sent again.
     """
 
     hop: Hop
@@ -256,7 +272,7 @@ def claim(
         return "altered"
     if hop.state in ("done", "failed"):
         return "finished"
-    if hop.state in ("waiting", "parked", "cancelled"):
+    if hop.state in ("waiting", "suspended", "parked", "cancelled"):
         return hop.state
     if is_repeated(hop, owner=owner, token=token):
         return _revived(hop, owner, now, pace)
@@ -328,6 +344,42 @@ def release(hop: Hop, *, owner: str, fence: int, now: datetime) -> Change | Lite
     return Change(hop=_without_claim(queued), listing=Due(at=now), leaves=owner)
 
 
+def suspend(
+    hop: Hop,
+    *,
+    owner: str,
+    fence: int,
+    over: bool,
+    until: datetime,
+    wake_at: datetime | None,
+    line: Line,
+    now: datetime,
+    pace: Pace,
+) -> Change | bool:
+    """Leave a hop that waits for nothing but its waits to nobody, and give the attempt back.
+
+    If one of the waits is `over`, the hop is queued, and its message is sent now. Otherwise it is looked at `until`
+    then. It has no owner from now on, so that whoever is late can write nothing. If nothing changes, the answer says
+    whether this claim has suspended it before.
+    """
+    if hop.suspended_by == (owner, fence):
+        return True
+    if not is_of(hop, owner=owner, fence=fence) or not is_open(hop):
+        return False
+    left = replace(
+        _without_claim(hop),
+        owner=None,
+        attempt=hop.attempt - (not hop.exhausted),
+        given_back=0,
+        suspended_by=(owner, fence),
+        slept=not over,
+        wake_at=wake_at,
+    )
+    if not over:
+        return Change(hop=replace(left, state="suspended"), listing=Asleep(until=until), leaves=owner)
+    return replace(_sent(replace(left, state="queued"), 0, line, now, pace), leaves=owner)
+
+
 def give_back(
     hop: Hop, *, owner: str, fence: int, failure: Failure, now: datetime, pace: Pace, deadline: datetime | None = None
 ) -> Change | bool:
@@ -353,7 +405,22 @@ def give_back(
     return Change(hop=left, listing=Due(at=due), leaves=owner)
 
 
-# What people do with it.
+# What people and the time do with it.
+
+
+def wake(hop: Hop, *, line: Line, now: datetime, pace: Pace, resent: ResentReason | None = None) -> Change | None:
+    """Queue a suspended hop, because one of its waits is over, and send its message now. None if it is not suspended.
+
+    One that runs, or is queued or parked, learns of the answer by itself.
+    """
+    if hop.state != "suspended":
+        return None
+    return replace(_sent(replace(hop, state="queued", owner=None), 0, line, now, pace), resent=resent)
+
+
+def sleep_on(hop: Hop, *, until: datetime) -> Change:
+    """Look at a suspended hop again later: nothing of what it waits for has come."""
+    return Change(hop=hop, listing=Asleep(until=until))
 
 
 def cancel(hop: Hop) -> Change:

@@ -10,7 +10,7 @@ from typing import TypeAlias, assert_never
 
 from paigeant_celery.core.causes import Frame
 from paigeant_celery.core.errors import MessageError, NewerMessage
-from paigeant_celery.core.flow import Advance, Decision, Fail, Failure, Finish, Park, Retry, Run
+from paigeant_celery.core.flow import Advance, Decision, Fail, Failure, Finish, Park, Retry, Run, Stands, Suspend
 from paigeant_celery.core.message import PaigeantMessage
 from paigeant_celery.hop.guard import Arrival
 from paigeant_celery.hop.run import Opened, Outcome
@@ -66,6 +66,7 @@ class ClosedAs(StrEnum):
     COMPLETED = "completed"
     WORKFLOW_COMPLETED = "workflow_completed"
     RETRYING = "retrying"
+    SUSPENDED = "suspended"
     PARKED = "parked"
     FAILED = "failed"
     OVERTAKEN = "overtaken"  # by another owner, whose run counts
@@ -81,6 +82,7 @@ class Summary:
     error_class: str | None = None
     next_hop: str | None = None
     delay: float | None = None  # seconds to the next attempt
+    waits_for: tuple[str, ...] = ()  # names of the waits of a suspended hop
     frames: tuple[Frame, ...] = ()  # of the error
 
 
@@ -180,6 +182,8 @@ class Effects(ABC):
                 return self._retry(hop, replace(failure, cause=outcome.cause), delay)
             case Park(failure=failure):
                 return self._park(hop, replace(failure, cause=outcome.cause), outcome)
+            case Suspend(stands=stands):
+                return self._suspend(hop, stands)
             case Run():
                 raise TypeError("a begun hop is run, not closed")
         assert_never(decision)
@@ -228,6 +232,10 @@ class Effects(ABC):
         """Let the hop be tried again."""
 
     @abstractmethod
+    def _suspend(self, hop: Opened, stands: Stands) -> Summary:
+        """Let the hop wait for something from outside."""
+
+    @abstractmethod
     def _park(self, hop: Opened, failure: Failure, outcome: Outcome) -> Summary:
         """Set the hop aside for a person, if possible with what its step gave."""
 
@@ -239,6 +247,7 @@ def summary_of(
     next_hop: str | None = None,
     failure: Failure | None = None,
     delay: float | None = None,
+    waits_for: tuple[str, ...] = (),
 ) -> Summary:
     """Return what may be shown about how a hop ended."""
     return Summary(
@@ -248,5 +257,6 @@ def summary_of(
         error_class=failure.error_class if failure is not None else None,
         next_hop=next_hop,
         delay=delay,
+        waits_for=waits_for,
         frames=failure.frames if failure is not None else (),
     )

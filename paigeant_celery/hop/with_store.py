@@ -19,7 +19,7 @@ from paigeant_celery.core.errors import (
     StoreCorrupt,
     TransientError,
 )
-from paigeant_celery.core.flow import Advance, Failure, Finish
+from paigeant_celery.core.flow import Advance, Failure, Finish, Stands
 from paigeant_celery.core.message import PaigeantMessage, reread, sha256
 from paigeant_celery.core.names import MAX_ATTEMPTS, next_place, split_hop_id
 from paigeant_celery.core.names import hop_id as make_hop_id
@@ -44,7 +44,17 @@ from paigeant_celery.journal.told import told_before
 from paigeant_celery.store.earlier import executed_at
 from paigeant_celery.store.outputs import Outputs, brought_with_claim
 from paigeant_celery.store.pages import with_next_page
-from paigeant_celery.store.port import ClaimAnswer, Claimed, Closing, Completion, Dropped, HopRecord, Said, Store
+from paigeant_celery.store.port import (
+    ClaimAnswer,
+    Claimed,
+    Closing,
+    Completion,
+    Dropped,
+    HopRecord,
+    Said,
+    Standing,
+    Store,
+)
 
 __all__ = ["RecordedEffects"]
 
@@ -334,6 +344,22 @@ class RecordedEffects(Effects):
             return _overtaken(hop, failure)
         log_failure(logging.WARNING, "hop_retried", hop, failure, f"it is tried again in {delay:.1f} s")
         return summary_of(hop, ClosedAs.RETRYING, failure=failure, delay=delay)
+
+    def _suspend(self, hop: Opened, stands: Stands) -> Summary:
+        """Record what the hop stands at. If some of it has come by now, send the hop on at once."""
+        _write_held(hop)
+        standing = Standing(tokens=stands.tokens, wake_at=stands.wake_at, names=stands.names, quiet=stands.quiet)
+        suspended = self._store.suspend(hop.closing, standing)
+        if suspended is None:
+            return _overtaken(hop)
+        if suspended.hop is not None:  # a crash before this line leaves it queued but not sent; a sweep sends it
+            self._send_on(suspended.hop, hop.message)
+        else:
+            logger.info(
+                "hop %s waits for %s and holds no worker", hop.closing.hop_id, ", ".join(stands.names) or "a time",
+                extra={"action": "hop_suspended", "hop": hop.closing.hop_id},
+            )  # fmt: skip
+        return summary_of(hop, ClosedAs.SUSPENDED, waits_for=stands.names)
 
     def _park(self, hop: Opened, failure: Failure, outcome: Outcome) -> Summary:
         """Record that the workflow waits for a person, with a dead letter, and before that what the step gave."""

@@ -14,7 +14,7 @@ from paigeant_celery.broker.outbox import Outbox
 from paigeant_celery.broker.port import Letters
 from paigeant_celery.core.conversations import conversation_of
 from paigeant_celery.core.errors import MessageError, NewerMessage
-from paigeant_celery.core.flow import Advance, Failure, Finish
+from paigeant_celery.core.flow import Advance, Failure, Finish, Stands
 from paigeant_celery.core.hops import Hop, count_attempt
 from paigeant_celery.core.message import PaigeantMessage, encode, reread
 from paigeant_celery.core.pages import next_page
@@ -108,6 +108,10 @@ class MessageOnlyEffects(Effects):
         self._send(hop.message, encode(hop.message), attempt=attempt)
         log_failure(logging.WARNING, "hop_retried", hop, failure, "it is sent again")
         return summary_of(hop, ClosedAs.RETRYING, failure=failure, delay=0.0)
+
+    def _suspend(self, hop: Opened, stands: Stands) -> Summary:
+        """Refuse: a step here has no waits, because nothing would remember them."""
+        raise TypeError("only a store can remember what a step waits for")
 
     def _park(self, hop: Opened, failure: Failure, outcome: Outcome) -> Summary:
         """Set the hop aside for a person. Nothing keeps what its step gave: it will run again."""

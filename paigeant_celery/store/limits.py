@@ -11,7 +11,7 @@ __all__ = ["LIMITS", "StoreLimits", "as_lua"]
 class StoreLimits:
     """How long the stores wait, in milliseconds, how much they do at once and keep, and the format of the records."""
 
-    format: int = 1  # grows with new states, fields and keys, which change none; older workers then begin nothing more
+    format: int = 2  # grows with new states, fields and keys, which change none; older workers then begin nothing more
     due_after: int = 5_000  # then a queued hop's message is overdue; the wait doubles each time
     due_after_most: int = 80_000
     long_unswept: int = 2_500  # at least; there is a pass about every second
@@ -25,6 +25,13 @@ class StoreLimits:
     max_streamed: int = 10_000  # events of one workflow's agents, approximately
     max_letters: int = 10_000  # of refused messages; the oldest are dropped
     letters_at_once: int = 100  # read at once from an index
+    longest_sleep: int = 86_400_000  # then a suspended hop is looked at, whatever it waits for
+    max_waits: int = 100  # of one hop that are open
+    max_signals: int = 1_000  # of one workflow that are kept for waits to come
+    max_calls: int = 10_000  # signals of one workflow whose ids are remembered, so that none counts twice
+    max_signal: int = 32 * 1024  # bytes
+    max_answer: int = 1024 * 1024  # bytes of one answer
+    asked_at_once: int = 100  # waits read at once from the index of those that are open
 
     def hurried(self, times: int) -> StoreLimits:
         """Return the same limits with waits divided by `times`, for deployments under test.

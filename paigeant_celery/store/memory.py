@@ -14,12 +14,15 @@ from paigeant_celery.core.conversations import ConversationKey
 from paigeant_celery.core.errors import HopUnknown
 from paigeant_celery.core.flow import Failure
 from paigeant_celery.core.hops import Change, ClosedState, Pace, Sweeping
+from paigeant_celery.core.waits import Wait
 from paigeant_celery.store.limits import LIMITS, StoreLimits
 from paigeant_celery.store.memory_events import Events
 from paigeant_celery.store.memory_letters import LetterBox
 from paigeant_celery.store.memory_records import Kept, Records, Workflow
 from paigeant_celery.store.memory_sweep import Round
+from paigeant_celery.store.memory_waits import Waits, by_since
 from paigeant_celery.store.port import (
+    AskedWait,
     BoundBroker,
     Claim,
     ClaimAnswer,
@@ -29,10 +32,14 @@ from paigeant_celery.store.port import (
     DeadLetter,
     Dropped,
     Heard,
+    NewWait,
     NewWorkflow,
     OpenHops,
     RenewAnswer,
+    Resolution,
+    Standing,
     StoredEvent,
+    Suspended,
     Sweep,
     WorkflowRecord,
 )
@@ -56,6 +63,7 @@ class MemoryStore:
         self._ttl, self._clock = timedelta(seconds=ttl), now
         self._lock = real().Lock()
         self._records = Records(ttl=self._ttl, pace=self._pace)
+        self._waits = Waits(records=self._records, limits=limits, pace=self._pace)
         self._sweeping = Sweeping()
         self._numbers = count(1)  # of events and letters
         self._letters = LetterBox(ttl=self._ttl, most=limits.max_letters, numbers=self._numbers)
@@ -123,7 +131,8 @@ class MemoryStore:
             self._records.apply(claim.hop_id, change, now=now)
             hop = change.hop
             self._records.let_touch(claim.owner, until=now + timedelta(seconds=claim.timeout))
-            if hop.fence > before.fence:
+            is_quiet, kept.quiet = kept.quiet, False
+            if hop.fence > before.fence and not is_quiet:
                 workflow.updated_at = now
                 about = {"attempt": str(hop.attempt), "fence": str(hop.fence), "exhausted": str(int(hop.exhausted))}
                 workflow.events.add_event("claimed", claim.hop_id, now=now, **_step(claim.step), **about)
@@ -135,6 +144,7 @@ class MemoryStore:
                 created_at=workflow.created_at,
                 heard=self._heard(kept, claim.conversation, now),
                 brought=_named(workflow.blobs, claim.wanted),
+                waits=by_since(kept.waits.values()),
             )
 
     def renew(self, owner: str, hops: Mapping[str, int], *, touchable: float | None = 0.0) -> RenewAnswer:
@@ -150,7 +160,9 @@ class MemoryStore:
             kept, owned = self._records.hops, self._records.owned.get(owner, set())
             stray = {hop_id: kept[hop_id].hop.fence for hop_id in owned - hops.keys()}
             cancelled = frozenset(hop_id for hop_id in lost if known[hop_id].hop.state == "cancelled")
-            return RenewAnswer(lost=lost, stray=stray, cancelled=cancelled, unknown=frozenset(hops.keys() - known))
+            unknown = frozenset(hops.keys() - known)
+            settled = {hop_id: count for hop_id in known.keys() - lost if (count := known[hop_id].settled_waits)}
+            return RenewAnswer(lost=lost, stray=stray, cancelled=cancelled, unknown=unknown, settled=settled)
 
     def touch(self, *, host: str, owners: Collection[str]) -> Sequence[str]:
         """Extend the leases of living owners, and return all owners on a host."""
@@ -276,9 +288,51 @@ class MemoryStore:
             about = {"journal": "discarded"} if discard_journal else {}
             if discard_journal:
                 kept.journal.clear()
+                kept.waits.clear()
                 kept.heard = None
             workflow.events.add_event("redriven", workflow.hop_id, now=now, **about)
             return "redriven"
+
+    def wait(self, closing: Closing, new: NewWait) -> Wait | None:
+        """Record a wait of a hop that the owner runs, or return the recorded one."""
+        with self._transaction() as now:
+            kept = self._running(closing)
+            return self._waits.wait(closing.hop_id, kept, new, now=now) if kept is not None else None
+
+    def suspend(self, closing: Closing, standing: Standing) -> Suspended | None:
+        """Let a hop wait for what it stands at, or queue it."""
+        with self._transaction() as now:
+            kept, hop_id = self._kept(closing), closing.hop_id
+            return self._waits.suspend(hop_id, kept, standing, owner=closing.owner, fence=closing.fence, now=now)
+
+    def resolve(self, token: str, answers: Mapping[str, str], *, by: str, call: str) -> Resolution:
+        """Answer parts of a wait, and queue its hop if that settles it."""
+        with self._transaction() as now:
+            return self._waits.resolve(token, answers, by=by, call=call, now=now)
+
+    def time_out(self, token: str) -> Wait | None:
+        """Give a wait up if its time is over."""
+        with self._transaction() as now:
+            return self._waits.time_out(token, now=now)
+
+    def signal(self, correlation_id: str, name: str, text: str, *, by: str, call: str) -> Resolution:
+        """Settle the oldest open wait for a signal of this name, or keep the signal."""
+        with self._transaction() as now:
+            workflow = self._records.workflows.get(correlation_id)
+            if workflow is None:
+                return Resolution(outcome="unknown")
+            return self._waits.signal(workflow, name, text, by=by, call=call, now=now)
+
+    def waits(self, hop_id: str) -> Sequence[Wait]:
+        """Return the waits of a hop, by since."""
+        with self._transaction():
+            kept = self._records.hops.get(hop_id)
+            return by_since(kept.waits.values()) if kept is not None else ()
+
+    def asked(self, *, after: str | None, limit: int) -> Sequence[AskedWait]:
+        """Return open waits of all workflows, oldest first."""
+        with self._transaction():
+            return self._waits.asked(after=after, limit=limit)
 
     def record(self, closing: Closing, records: Mapping[str, str]) -> bool:
         """Add records to the journal of a hop that the owner runs."""
@@ -319,10 +373,16 @@ class MemoryStore:
                 self._sweeping = protocol.open_pass(self._sweeping, now=now, pace=self._pace)
                 if not protocol.is_held(self._sweeping, now=now, pace=self._pace):
                     found.lapse_all()
+                found.wake(self._waits)
                 found.look(queues or {})
                 found.look_at_deadlines()
-            owners = self._records.owners_on(host)
-            return Sweep(overdue=tuple(found.again), late=tuple(found.late), owners=owners, queues=tuple(found.asked))
+            return Sweep(
+                overdue=tuple(found.again),
+                late=tuple(found.late),
+                owners=self._records.owners_on(host),
+                queues=tuple(found.asked),
+                full=found.is_full,
+            )
 
     def workflow(self, correlation_id: str) -> WorkflowRecord | None:
         """Return what is known about a workflow, or None."""
@@ -403,7 +463,9 @@ class MemoryStore:
         with self._transaction():
             records = self._records
             running = sum(map(len, records.owned.values()))
-            return OpenHops(due=len(records.due), running=running, parked=len(records.parked))
+            return OpenHops(
+                due=len(records.due), running=running, parked=len(records.parked), asleep=len(records.asleep)
+            )
 
     def raise_format(self) -> None:
         """Do nothing: all that use this store are of one version."""
@@ -511,6 +573,7 @@ def _pace(lease: float, limits: StoreLimits) -> Pace:
         due_after_most=timedelta(milliseconds=limits.due_after_most),
         long_unswept=timedelta(milliseconds=limits.long_unswept),
         pass_every=timedelta(milliseconds=limits.pass_every),
+        longest_sleep=timedelta(milliseconds=limits.longest_sleep),
     )
 
 

@@ -2,18 +2,47 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from paigeant_celery.core import hops as protocol
 from paigeant_celery.core.flow import Failure, WorkflowState
-from paigeant_celery.core.hops import Change, Due, Hop, Line, Owned, Pace, Parked
+from paigeant_celery.core.hops import Asleep, Change, Due, Hop, Line, Owned, Pace, Parked
+from paigeant_celery.core.waits import Answer, Wait
 from paigeant_celery.store.memory_conversations import Histories
 from paigeant_celery.store.memory_events import Events
 from paigeant_celery.store.port import Heard, HopRecord, WorkflowRecord
 
 __all__ = ["Kept", "Records", "Workflow"]
+
+
+class Signals:
+    """The signals of a workflow: those kept for waits to come, by name and in order, and the ids of the latest ones."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.calls: OrderedDict[str, None] = OrderedDict()
+        self._kept: dict[str, deque[Answer]] = {}
+
+    def keep(self, name: str, signal: Answer) -> None:
+        """Keep a signal behind the others of its name."""
+        self._kept.setdefault(name, deque()).append(signal)
+        self.count += 1
+
+    def take(self, name: str) -> Answer | None:
+        """Return the oldest signal of a name, and keep it no longer."""
+        kept = self._kept.get(name)
+        if not kept:
+            return None
+        self.count -= 1
+        return kept.popleft()
+
+    def remember(self, call: str, most: int) -> None:
+        """Remember the id of a signal, and of at most so many."""
+        self.calls[call] = None
+        while len(self.calls) > most:
+            self.calls.popitem(last=False)
 
 
 @dataclass(kw_only=True)
@@ -32,6 +61,7 @@ class Workflow:
     failure: Failure | None = None
     hop_ids: list[str] = field(default_factory=list)
     blobs: dict[str, str] = field(default_factory=dict)
+    signals: Signals = field(default_factory=Signals)
 
     @property
     def goes_on(self) -> bool:
@@ -50,6 +80,13 @@ class Kept:
     letter: str | None = None
     heard: Heard | None = None
     journal: dict[str, str] = field(default_factory=dict)
+    waits: dict[str, Wait] = field(default_factory=dict)
+    quiet: bool = False  # it was suspended for a moment, so that neither its waking nor its next claim is an event
+
+    @property
+    def settled_waits(self) -> int:
+        """How many of its waits are settled."""
+        return sum(wait.state == "settled" for wait in self.waits.values())
 
 
 class Records:
@@ -61,6 +98,7 @@ class Records:
         self.histories = Histories(ttl=ttl)
         self.due: dict[str, datetime] = {}
         self.parked: dict[str, datetime] = {}
+        self.asleep: dict[str, datetime] = {}
         self.deadlines: dict[str, datetime] = {}  # of workflows that go on: when they are looked at
         self.owned: dict[str, set[str]] = {}
         self.leases: dict[str, datetime] = {}
@@ -87,6 +125,7 @@ class Records:
         self.lines[kept.queue] = protocol.move_on(self.line_of(kept.queue), change.hop)
         self.due.pop(hop_id, None)
         self.parked.pop(hop_id, None)
+        self.asleep.pop(hop_id, None)
         self._await_deadline(kept.workflow)
         if change.leaves is not None:
             self._take_from(change.leaves, hop_id)
@@ -98,6 +137,8 @@ class Records:
                 self.leases[owner] = until
             case Parked(since=since):
                 self.parked[hop_id] = since
+            case Asleep(until=until):
+                self.asleep[hop_id] = until
             case None:
                 self._end(kept, now)
 
@@ -125,6 +166,9 @@ class Records:
             created_at=workflow.created_at,
             updated_at=workflow.updated_at,
             retry_at=self.due[workflow.hop_id] if waits else None,
+            suspended=kept.hop.state == "suspended",
+            wake_at=kept.hop.wake_at if kept.hop.state == "suspended" else None,
+            waits=tuple(sorted(kept.waits.values(), key=lambda wait: wait.since)),
         )
 
     def owners_on(self, host: str) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from typing import Literal
 from paigeant_celery.core import hops as protocol
 from paigeant_celery.core.hops import Change, Pace
 from paigeant_celery.store.memory_records import Records
+from paigeant_celery.store.memory_waits import Waits
 from paigeant_celery.store.port import HopRecord
 
 __all__ = ["Round"]
@@ -26,6 +27,7 @@ class Round:
     again: list[HopRecord] = field(default_factory=list)
     late: list[HopRecord] = field(default_factory=list)
     asked: dict[str, None] = field(default_factory=dict)
+    is_cut: bool = False  # there is more than one look takes
 
     def lapse(self, owner: str, why: Literal["owner_gone", "lease_over"]) -> None:
         """Queue the hops of an owner."""
@@ -55,6 +57,17 @@ class Round:
             else:
                 self._send(hop_id, change)
 
+    def wake(self, waits: Waits) -> None:
+        """Queue the suspended hops whose time is over."""
+        before = sum(at <= self.now for at in self.records.asleep.values())
+        self.is_cut = self.is_cut or before > self.most - len(self.again)
+        for hop_id in waits.wake_due(now=self.now, most=self.most - len(self.again)):
+            kept = self.records.hops[hop_id]
+            line = self.records.line_of(kept.queue)
+            change = protocol.wake(kept.hop, line=line, now=self.now, pace=self.pace, resent="time_over")
+            if change is not None:
+                self._send(hop_id, change)
+
     def look_at_deadlines(self) -> None:
         """Return the hops of workflows whose deadline has passed. Whoever gets them may die, so they are kept."""
         deadlines = self.records.deadlines
@@ -64,6 +77,11 @@ class Round:
             hop_id = self.records.workflows[name].hop_id
             if protocol.may_be_ended(self.records.hops[hop_id].hop):
                 self.late.append(self._record_of(hop_id))
+
+    @property
+    def is_full(self) -> bool:
+        """Whether another look would find more at once."""
+        return self.is_cut or self._is_full
 
     @property
     def _is_full(self) -> bool:
@@ -82,7 +100,9 @@ class Round:
         self.records.apply(hop_id, change, now=self.now)
         if change.resent is None:
             return
-        self.records.hops[hop_id].workflow.events.add_event("resent", hop_id, now=self.now, why=change.resent)
+        kept = self.records.hops[hop_id]
+        if change.resent != "time_over" or not kept.quiet:
+            kept.workflow.events.add_event("resent", hop_id, now=self.now, why=change.resent)
         self.again.append(self._record_of(hop_id))
 
     def _record_of(self, hop_id: str) -> HopRecord:

@@ -9,9 +9,11 @@ from typing import Literal, Protocol, TypeAlias
 
 from paigeant_celery.core.conversations import ConversationKey
 from paigeant_celery.core.flow import Failure, WorkflowState
+from paigeant_celery.core.waits import WHOLE, Answered, Signalled, Wait, WaitKind
 from paigeant_celery.store.endpoint import Endpoint
 
 __all__ = [
+    "AskedWait",
     "BoundBroker",
     "Claim",
     "ClaimAnswer",
@@ -27,14 +29,19 @@ __all__ = [
     "HopStore",
     "JournalStore",
     "LetterStore",
+    "NewWait",
     "NewWorkflow",
     "OpenHops",
     "RenewAnswer",
+    "Resolution",
     "Said",
+    "Standing",
     "Store",
     "StoreServer",
     "StoredEvent",
+    "Suspended",
     "Sweep",
+    "WaitStore",
     "WorkflowRecord",
 ]
 
@@ -102,7 +109,7 @@ class Claimed:
 
     `exhausted`: it was begun `max_attempts` times before and may only be closed. `created_at` is when its workflow was
     recorded, or None if that says nothing about its sender's clock. `heard` is None if the step has no conversation.
-    `brought` are the wanted blobs that are there, by their names.
+    `brought` are the wanted blobs that are there, by their names. `waits` are those of the hop, with what was answered.
     """
 
     fence: int
@@ -112,9 +119,12 @@ class Claimed:
     created_at: datetime | None = None
     heard: Heard | None = None
     brought: Mapping[str, str] = field(default_factory=dict)
+    waits: tuple[Wait, ...] = ()
 
 
-DropReason: TypeAlias = Literal["finished", "running", "waiting", "parked", "cancelled", "unknown", "altered"]
+DropReason: TypeAlias = Literal[
+    "finished", "running", "waiting", "suspended", "parked", "cancelled", "unknown", "altered"
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,13 +184,73 @@ class RenewAnswer:
     `lost` are hops that it may no longer write for; their runs must be cancelled. `cancelled` are the lost hops whose
     workflow was cancelled, and that nobody took over. `unknown` are hops of which the store has no record, because it
     has lost its data. `stray` gives the fences of hops that the store lists but the owner did not name: the reply to
-    their claim was lost or is on its way.
+    their claim was lost or is on its way. `settled` says of each hop that is not lost, and has settled waits, how many.
     """
 
     lost: frozenset[str]
     unknown: frozenset[str] = frozenset()
     stray: Mapping[str, int] = field(default_factory=dict)
     cancelled: frozenset[str] = frozenset()
+    settled: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewWait:
+    """A wait to record; its `timeout` is in seconds from now.
+
+    A hop records a wait once by its `wait_id`, and gets the one that is recorded ever after, with the token of that.
+    `instead_of` is the token of the recorded one whose answer was of no use: this one takes its place, open again.
+    """
+
+    wait_id: str
+    token: str
+    kind: WaitKind
+    name: str
+    timeout: float | None = None
+    parts: tuple[str, ...] = (WHOLE,)
+    about: str = ""
+    instead_of: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """What a hop stands at: the tokens of its waits, and when it goes on without them.
+
+    `names` are those of the waits, for the event; a `quiet` hop leaves none, neither now nor when it wakes.
+    """
+
+    tokens: Sequence[str] = ()
+    wake_at: datetime | None = None
+    names: Sequence[str] = ()
+    quiet: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suspended:
+    """The answer to SUSPEND. `hop` must be sent now, because something that it waits for had come; otherwise None."""
+
+    hop: HopRecord | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resolution:
+    """What an answer or a signal did. `wait` is the one that it was for, as it is now; None if there was none.
+
+    `hop` must be sent now, because it was suspended and goes on.
+    """
+
+    outcome: Answered | Signalled
+    wait: Wait | None = None
+    hop: HopRecord | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AskedWait:
+    """An open wait of any workflow, and whose it is; `cursor` resumes reading."""
+
+    cursor: str
+    hop_id: str
+    wait: Wait
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,7 +259,8 @@ class Sweep:
 
     `owners` are the owners on the asking host that run hops; `queues` are those whose overdue hops are sent again only
     if they are empty. `late` are queued hops whose workflow has passed its deadline: whoever asked must claim and close
-    them, or they are returned again. `corrupted` are keys that do not hold a record.
+    them, or they are returned again. `corrupted` are keys that do not hold a record. `full` says that there is more
+    than one pass takes, so that another one should follow.
     """
 
     overdue: tuple[HopRecord, ...] = ()
@@ -197,6 +268,7 @@ class Sweep:
     owners: tuple[str, ...] = ()
     queues: tuple[str, ...] = ()
     corrupted: tuple[str, ...] = ()
+    full: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,7 +276,8 @@ class WorkflowRecord:
     """What the store knows about a workflow. `envelope` is that of the current hop, or the last one at the end.
 
     `running` says whether the current hop is claimed; `queue` is where it was sent. `retry_at` is when it is sent
-    again after a failed attempt; `failure` is then the error of that attempt.
+    again after a failed attempt; `failure` is then the error of that attempt. `suspended` says whether it waits for
+    nothing but its `waits` (all that the hop has ever had), or for the time `wake_at`.
     """
 
     correlation_id: str
@@ -219,11 +292,17 @@ class WorkflowRecord:
     created_at: datetime
     updated_at: datetime
     retry_at: datetime | None = None
+    suspended: bool = False
+    wake_at: datetime | None = None
+    waits: tuple[Wait, ...] = ()
 
     @property
     def awaits_message(self) -> bool:
-        """Whether only the message of the current hop is missing for it to be claimed; not while a retry is ahead."""
-        return self.state == "running" and not self.running and self.retry_at is None
+        """Whether only the message of the current hop is missing for it to be claimed.
+
+        It is not while a retry or an answer is ahead.
+        """
+        return self.state == "running" and not (self.running or self.suspended) and self.retry_at is None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -273,17 +352,19 @@ class BoundBroker:
 
 @dataclass(frozen=True, kw_only=True)
 class OpenHops:
-    """How many hops wait for a worker, run, and wait for a person. Each workflow that has not ended has one."""
+    """How many hops wait for a worker, run, need a person, and are suspended. A workflow that goes on has one."""
 
     due: int
     running: int
     parked: int
+    asleep: int = 0
 
 
 class HopStore(Protocol):
     """The durable record of workflows and hops: who may run which, and what came of it.
 
-    Each non-terminal hop is in exactly one place: due (queued, waiting), an owner's (running), or parked. Closing
+    Each non-terminal hop is in exactly one place: due (queued, waiting), an owner's (running), parked, or asleep
+    (suspended). Closing
     operations return False, and change nothing, if another owner has overtaken this one. They raise `HopUnknown` if the
     store has no record of the hop: it has lost its data, and the hop's message must bring the hop back.
     """
@@ -381,6 +462,56 @@ class HopStore(Protocol):
 
     def blobs(self, correlation_id: str, names: Sequence[str]) -> Mapping[str, str]:
         """Return those of the named blobs that are there, as `blob` does for each."""
+        ...
+
+
+class WaitStore(Protocol):
+    """What hops wait for. `core/waits.py` says what an answer makes of a wait, and `core/hops.py` what of its hop."""
+
+    def wait(self, closing: Closing, new: NewWait) -> Wait | None:
+        """Record a wait of a hop that the owner runs, before anybody is asked, or return the recorded one.
+
+        A wait for a signal takes the oldest kept one of its name. None if another owner has overtaken this one, or the
+        hop is closed. Raises `HopUnknown`, and `InvalidInput` (`too_many_waits`) if too many of the hop are open.
+        """
+        ...
+
+    def suspend(self, closing: Closing, standing: Standing) -> Suspended | None:
+        """Let a hop wait for what it stands at, owned by nobody; the attempt does not count.
+
+        If any of it has come, the hop is queued instead, and the answer has it, to be sent. A repetition of the call
+        gets the same answer. None if another owner has overtaken this one. Raises `HopUnknown`.
+        """
+        ...
+
+    def resolve(self, token: str, answers: Mapping[str, str], *, by: str, call: str) -> Resolution:
+        """Answer parts of a wait: `answers` maps them to JSON texts. If that settles it, a suspended hop is queued.
+
+        `call` names this call, so that its repetition gets the same answer. `unknown` if no such wait is recorded.
+        """
+        ...
+
+    def time_out(self, token: str) -> Wait | None:
+        """Give a wait up if its time is over and it is open; return it as it is now, or None if it is not known.
+
+        For the run that waits: a suspended hop stays so, and a sweep wakes it.
+        """
+        ...
+
+    def signal(self, correlation_id: str, name: str, text: str, *, by: str, call: str) -> Resolution:
+        """Settle the oldest open wait for a signal of this name with a JSON text, or keep the signal for one to come.
+
+        `call` is the id of the signal: a second one with it changes nothing (`repeated`). `ended` if the workflow goes
+        on no more, `too_many` if it keeps as many as it may, `unknown` if there is no such workflow.
+        """
+        ...
+
+    def waits(self, hop_id: str) -> Sequence[Wait]:
+        """Return the waits of a hop, by since; empty if there are none."""
+        ...
+
+    def asked(self, *, after: str | None, limit: int) -> Sequence[AskedWait]:
+        """Return open waits of all workflows, oldest first, after a cursor; raises `InvalidInput` if it is none."""
         ...
 
 
@@ -519,5 +650,5 @@ class StoreServer(Protocol):
         ...
 
 
-class Store(HopStore, JournalStore, ConversationKeeper, EventStore, LetterStore, StoreServer, Protocol):
+class Store(HopStore, WaitStore, JournalStore, ConversationKeeper, EventStore, LetterStore, StoreServer, Protocol):
     """A whole store. Every operation is atomic, idempotent and synchronous; callers ask for the parts they need."""
