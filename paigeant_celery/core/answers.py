@@ -1,42 +1,36 @@
-"""What a wait is about and what answers it, as the JSON that is kept with it.
+"""What answers a wait, as the JSON that is kept with it.
 
-Whoever asks writes an `About`, and whoever answers reads it. A wait that is answered as a whole gets one text, either
-`{"payload": …}` or `{"failed": reason}`. One with parts gets a text for each call of a tool, with what pydantic-ai's
-`DeferredToolResults` has for that call: `{"approval": …}` or `{"call": …}`, and with it `metadata` and `answered_by`.
-All of it is checked here, without pydantic-ai, before anything is settled.
+A wait that is answered as a whole gets one text, `{"payload": …}` or `{"failed": reason}`. One with parts gets a text
+for each call of a tool, with what pydantic-ai's `DeferredToolResults` has for that call: `{"approval": …}` or
+`{"call": …}`, and with it `metadata` and `answered_by`. All of it is checked here, without pydantic-ai, before anything
+is settled.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, TypeGuard, cast, get_args
+from typing import Any, TypeAlias, TypeGuard, cast
 
 from pydantic import JsonValue
 
+from paigeant_celery.core.about import About, AskedCall
 from paigeant_celery.core.errors import MessageError
 from paigeant_celery.core.jsonable import MAX_VALUE_DEPTH, dumps, is_json, loads
 from paigeant_celery.core.wait_errors import InvalidAnswer
-from paigeant_celery.core.waits import WHOLE, Answer
+from paigeant_celery.core.waits import WHOLE
 
 __all__ = [
-    "About",
-    "AskedCall",
-    "CallKind",
     "Given",
     "answers_of",
     "approval_of",
+    "decisions_of",
     "denial_of",
     "failure_answers",
     "given_of",
-    "read_about",
     "results_of",
-    "write_about",
 ]
 
-CallKind: TypeAlias = Literal["approval", "external", "question"]
-
-VERSION = 1  # of what a wait is about; readers take later ones, and what they do not know of them is left out
 RESULTS = ("approvals", "calls", "metadata", "answered_by")  # the fields of `DeferredToolResults`
 MESSAGES = ("tool-failed", "model-retry")  # kinds of results that have a message and nothing else
 
@@ -44,101 +38,62 @@ JsonObject: TypeAlias = dict[str, JsonValue]
 
 
 @dataclass(frozen=True, kw_only=True)
-class AskedCall:
-    """A call of a tool that waits: for leave to run, for the result of work done elsewhere, or for an answer."""
-
-    id: str
-    kind: CallKind
-    tool: str
-    arguments: JsonValue = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class About:
-    """What a wait is about, for whoever answers.
-
-    If it has `calls`, its answer is the JSON form of `DeferredToolResults`, be it for the whole or in parts.
-    """
-
-    step: str = ""
-    activity: str = ""
-    question: str | None = None
-    calls: tuple[AskedCall, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
 class Given:
     """An answer as it was read: a `payload`, or why there will be none.
 
-    Of a part, the payload is what `DeferredToolResults` has for the call among its `approvals` or its `calls`;
-    `is_approval` says among which.
+    Of a part, the payload is what `DeferredToolResults` has for the call.
     """
 
     payload: JsonValue = None
     failed: str | None = None
-    is_approval: bool = False
-    metadata: Mapping[str, JsonValue] | None = None
-    answered_by: str | None = None
-
-
-# What a wait is about.
-
-
-def write_about(about: About) -> str:
-    """Return the text that a wait keeps."""
-    calls = [{"id": call.id, "kind": call.kind, "tool": call.tool, "arguments": call.arguments} for call in about.calls]
-    return dumps(
-        {"v": VERSION, "step": about.step, "activity": about.activity, "question": about.question, "calls": calls}
-    )
-
-
-def read_about(text: str) -> About:
-    """Read what a wait is about; fields that are missing, or of another form, are left out."""
-    tree = _tree(text)
-    if not _is_object(tree):
-        return About()
-    calls = tree.get("calls")
-    question = tree.get("question")
-    return About(
-        step=_text(tree.get("step")),
-        activity=_text(tree.get("activity")),
-        question=question if isinstance(question, str) else None,
-        calls=tuple(_read_calls(calls)) if isinstance(calls, list) else (),
-    )
-
-
-def _read_calls(calls: list[JsonValue]) -> Iterable[AskedCall]:
-    for call in calls:
-        if _is_object(call) and isinstance(call.get("id"), str):
-            kind = call.get("kind")
-            yield AskedCall(
-                id=_text(call["id"]),
-                kind=cast("CallKind", kind) if kind in get_args(CallKind) else "external",
-                tool=_text(call.get("tool")),
-                arguments=call.get("arguments"),
-            )
 
 
 # Making answers.
 
 
-def answers_of(payload: object, *, parts: tuple[str, ...], about: About) -> Mapping[str, str]:
+def answers_of(payload: object, *, parts: Collection[str], about: About, by: str = "") -> Mapping[str, str]:
     """Return the answers to the parts of a wait that a payload gives; raises `InvalidAnswer`.
 
-    A wait for calls of tools takes `{"approvals": …, "calls": …, "metadata": …}`, any other one any JSON.
+    A wait for calls of tools takes `{"approvals": …, "calls": …, "metadata": …}`, any other one any JSON. `by` says of
+    each part who answered it, unless the payload does.
     """
     tree = _checked(payload)
-    if parts == (WHOLE,) and not about.calls:
-        return {WHOLE: dumps({"payload": tree})}
     asked = {call.id: call for call in about.calls}
-    split = _split(tree, asked, pending=tuple(asked) if parts == (WHOLE,) else parts)
-    return {WHOLE: dumps({"payload": tree})} if parts == (WHOLE,) else split
+    if not _is_whole(parts):
+        return {call_id: dumps(answer) for call_id, answer in _split(tree, asked, pending=parts, by=by).items()}
+    if asked:
+        _split(tree, asked, pending=asked)
+    return {WHOLE: dumps({"payload": tree})}
 
 
-def failure_answers(reason: object, *, parts: tuple[str, ...], about: About) -> Mapping[str, str]:
+def decisions_of(
+    decision: JsonValue,
+    *,
+    call: str | None,
+    parts: Collection[str],
+    unanswered: Collection[str],
+    about: About,
+    by: str = "",
+) -> Mapping[str, str]:
+    """Return the answers that decide about one call, or about all approvals that are open; raises `InvalidAnswer`."""
+    if call is not None and not isinstance(call, str):
+        raise _wrong("call", "must be the id of a call")
+    asked = [each.id for each in about.calls if each.kind == "approval"]
+    pending = [part for part in parts if part in asked] if not _is_whole(parts) else asked
+    chosen = [call] if call is not None else [part for part in pending if part in unanswered] or pending
+    if not chosen:
+        raise _wrong("token", "the wait asks for no approval; answer it with `resolve`")
+    if len(chosen) > 1 and _is_object(decision) and decision.get("override_args") is not None:
+        raise _wrong("override_args", "several calls wait for approval; say which one with `call`")
+    if _is_whole(parts) and (call is not None or len(asked) < len(about.calls)) and len(about.calls) > 1:
+        raise _wrong("call", "the wait is answered as a whole, all its calls at once; use `resolve`")
+    return answers_of({"approvals": dict.fromkeys(chosen, decision)}, parts=parts, about=about, by=by)
+
+
+def failure_answers(reason: object, *, parts: Collection[str], about: About) -> Mapping[str, str]:
     """Return the answers that give a wait up: approvals are denied and other calls fail, with this reason."""
     text = _checked_text(reason, "reason")
-    if parts == (WHOLE,):
+    if _is_whole(parts):
         return {WHOLE: dumps({"failed": text})}
     denied = dumps({"approval": denial_of(text)})
     failed = dumps({"call": {"kind": "tool-failed", "message": text}})
@@ -161,7 +116,9 @@ def denial_of(message: object = None) -> JsonValue:
     return False if message is None else {"kind": "tool-denied", "message": _checked_text(message, "message")}
 
 
-def _split(tree: JsonValue, asked: Mapping[str, AskedCall], *, pending: tuple[str, ...]) -> Mapping[str, str]:
+def _split(
+    tree: JsonValue, asked: Mapping[str, AskedCall], *, pending: Collection[str], by: str = ""
+) -> Mapping[str, JsonObject]:
     """Return the answers to calls that the JSON form of `DeferredToolResults` gives."""
     if not _is_object(tree) or not set(tree) <= set(RESULTS):
         raise _wrong("payload", "must be an object with `approvals`, `calls`, and `metadata` if there is any")
@@ -173,17 +130,15 @@ def _split(tree: JsonValue, asked: Mapping[str, AskedCall], *, pending: tuple[st
             if call_id not in pending:
                 raise _wrong(path, "no call of this id is pending; `pending()` has those that are")
             if call_id in asked and (asked[call_id].kind == "approval") != (key == "approval"):
-                raise _wrong(
-                    path, "is a call of the other kind; `approvals` has answers to approvals, `calls` the rest"
-                )
+                raise _wrong(path, "is a call of the other kind; `approvals` is for approvals, `calls` for the rest")
             if call_id in answers:
                 raise _wrong(path, "is answered twice")
             check(result, path)
-            answers[call_id] = {key: result}
+            answers[call_id] = {key: result, "answered_by": by} if by else {key: result}
     if not answers:
         raise _wrong("payload", "answers no call; `approvals` and `calls` have the answers by the ids of the calls")
     _add_what_goes_with(answers, fields)
-    return {call_id: dumps(answer) for call_id, answer in answers.items()}
+    return answers
 
 
 def _add_what_goes_with(answers: dict[str, JsonObject], fields: Mapping[str, JsonObject]) -> None:
@@ -230,29 +185,27 @@ def _check_result(result: JsonValue, path: str) -> None:
 
 def given_of(text: str) -> Given:
     """Read an answer to a whole wait or to a part."""
-    tree = _tree(text)
+    try:
+        tree = loads(text)
+    except MessageError:
+        return Given()
     if not _is_object(tree):
         return Given()
-    metadata, answered_by = tree.get("metadata"), tree.get("answered_by")
-    return Given(
-        payload=next((tree[key] for key in ("payload", "approval", "call") if key in tree), None),
-        failed=_text(tree["failed"]) if "failed" in tree else None,
-        is_approval="approval" in tree,
-        metadata=metadata if _is_object(metadata) else None,
-        answered_by=answered_by if isinstance(answered_by, str) else None,
-    )
+    payload = next((tree[key] for key in ("payload", "approval", "call") if key in tree), None)
+    failed = tree.get("failed")
+    return Given(payload=payload, failed=failed if isinstance(failed, str) else None)
 
 
-def results_of(answers: Mapping[str, Answer]) -> JsonObject:
-    """Return the answers to parts in the JSON form of `DeferredToolResults`, with who gave them."""
+def results_of(answers: Mapping[str, JsonValue]) -> JsonObject:
+    """Return the answers to parts, as they are read from JSON, in the JSON form of `DeferredToolResults`."""
     results: dict[str, JsonObject] = {name: {} for name in RESULTS}
     for call_id, answer in answers.items():
-        given = given_of(answer.text)
-        results["approvals" if given.is_approval else "calls"][call_id] = given.payload
-        if given.metadata is not None:
-            results["metadata"][call_id] = dict(given.metadata)
-        if by := given.answered_by or answer.by:
-            results["answered_by"][call_id] = by
+        given = answer if _is_object(answer) else {}
+        name, key = ("approvals", "approval") if "approval" in given else ("calls", "call")
+        results[name][call_id] = given.get(key)
+        for more in ("metadata", "answered_by"):
+            if more in given:
+                results[more][call_id] = given[more]
     return cast("JsonObject", results)
 
 
@@ -280,13 +233,6 @@ def _checked_text(value: object, path: str) -> str:
     return checked
 
 
-def _tree(text: str) -> JsonValue:
-    try:
-        return loads(text)
-    except MessageError:
-        return None
-
-
 def _object(value: JsonValue, path: str) -> JsonObject:
     if not _is_object(value):
         raise _wrong(path, "must be an object")
@@ -297,8 +243,8 @@ def _is_object(value: Any) -> TypeGuard[JsonObject]:
     return isinstance(value, dict)
 
 
-def _text(value: JsonValue) -> str:
-    return value if isinstance(value, str) else ""
+def _is_whole(parts: Collection[str]) -> bool:
+    return tuple(parts) == (WHOLE,)
 
 
 def _wrong(path: str, text: str) -> InvalidAnswer:

@@ -13,21 +13,19 @@ from pydantic_ai.exceptions import ModelRetry
 from pydantic_ai.messages import ToolReturn
 from pydantic_ai.tools import DeferredToolResults, ToolApproved, ToolDenied
 
+from paigeant_celery.core.about import About, AskedCall
 from paigeant_celery.core.answers import (
-    About,
-    AskedCall,
     Given,
     answers_of,
     approval_of,
+    decisions_of,
     denial_of,
     failure_answers,
     given_of,
-    read_about,
     results_of,
-    write_about,
 )
 from paigeant_celery.core.wait_errors import InvalidAnswer
-from paigeant_celery.core.waits import WHOLE, Answer
+from paigeant_celery.core.waits import WHOLE
 
 RESULTS = TypeAdapter(DeferredToolResults)
 SECRET = "hunter2-hunter2"
@@ -40,45 +38,8 @@ ABOUT = About(step="pay", activity="cashier", question="Pay back?", calls=(REFUN
 PARTS = ("r1", "q1", "p1")
 
 
-def as_results(answers: Mapping[str, str], by: str = "") -> DeferredToolResults:
-    """What a run gets of answers, as pydantic-ai reads it."""
-    kept = {part: Answer(text=text, by=by, at=NOW, call="c") for part, text in answers.items()}
-    return RESULTS.validate_json(json.dumps(results_of(kept)))
-
-
-# What a wait is about.
-
-
-def test_what_a_wait_is_about_is_read_as_it_was_written() -> None:
-    """Whoever answers sees what the agent wants to do, and with what."""
-    assert read_about(write_about(ABOUT)) == ABOUT
-    assert read_about(write_about(About())) == About()
-
-
-def test_what_a_wait_is_about_has_this_form() -> None:
-    """It is kept with the wait: later versions must read it."""
-    text = (
-        '{"v":1,"step":"pay","activity":"cashier","question":"Pay back?","calls":'
-        '[{"id":"r1","kind":"approval","tool":"refund","arguments":{"order":17}}]}'
-    )
-
-    assert write_about(About(step="pay", activity="cashier", question="Pay back?", calls=(REFUND,))) == text
-
-
-@pytest.mark.parametrize(
-    ("text", "about"),
-    [
-        ("", About()),
-        ("[]", About()),
-        ("{", About()),
-        ('{"v":2,"step":3,"question":{"a":1},"calls":{}}', About()),
-        ('{"v":9,"step":"s","urgency":1,"calls":[1,{"id":2},{"id":"a","kind":"vote","tool":"t","more":1}]}',
-         About(step="s", calls=(AskedCall(id="a", kind="external", tool="t"),))),
-    ],
-)  # fmt: skip
-def test_what_a_later_version_wrote_is_read_as_far_as_it_is_known(text: str, about: About) -> None:
-    """An old console shows a wait of a new worker, rather than none at all."""
-    assert read_about(text) == about
+def read(answers: Mapping[str, str]) -> dict[str, Any]:
+    return {part: json.loads(text) for part, text in answers.items()}
 
 
 # What is taken.
@@ -110,7 +71,7 @@ def test_what_pydantic_ai_writes_is_split_into_calls_and_read_back_whole(given: 
     answers = answers_of(payload, parts=PARTS, about=ABOUT)
 
     assert set(answers) == {*given.approvals, *given.calls}
-    assert as_results(answers) == given
+    assert RESULTS.validate_python(results_of(read(answers))) == given
     whole = answers_of(payload, parts=(WHOLE,), about=ABOUT)
     assert RESULTS.validate_python(given_of(whole[WHOLE]).payload) == given
 
@@ -131,20 +92,72 @@ def test_a_wait_that_is_given_up_denies_and_fails_its_calls_with_the_reason() ->
 
     assert given_of(whole[WHOLE]) == Given(failed="nobody is in")
     failed = {"kind": "tool-failed", "message": "nobody is in"}
-    kept = {part: Answer(text=text, by="", at=NOW, call="c") for part, text in parts.items()}
-    assert results_of(kept)["approvals"] == {"r1": {"kind": "tool-denied", "message": "nobody is in"}}
-    assert results_of(kept)["calls"] == {"q1": failed, "p1": failed}
+    results = results_of(read(parts))
+    assert results["approvals"] == {"r1": {"kind": "tool-denied", "message": "nobody is in"}}
+    assert results["calls"] == {"q1": failed, "p1": failed}
 
 
 def test_a_run_learns_who_answered_each_call() -> None:
     """An audit asks who allowed it; what the answer itself says of that counts first."""
     payload = {"approvals": {"r1": True}, "calls": {"p1": 1}, "answered_by": {"p1": "printer"}}
-    kept = {
-        part: Answer(text=text, by="ann", at=NOW, call="c")
-        for part, text in answers_of(payload, parts=PARTS, about=ABOUT).items()
-    }
 
-    assert results_of(kept)["answered_by"] == {"r1": "ann", "p1": "printer"}
+    answers = answers_of(payload, parts=PARTS, about=ABOUT, by="ann")
+
+    assert results_of(read(answers))["answered_by"] == {"r1": "ann", "p1": "printer"}
+
+
+TWO = About(calls=(REFUND, AskedCall(id="r2", kind="approval", tool="refund"), PRINT))
+
+
+@pytest.mark.parametrize(
+    ("call", "unanswered", "decided"),
+    [
+        (None, ("r1", "r2", "p1"), {"r1", "r2"}),
+        (None, ("r2", "p1"), {"r2"}),
+        (None, ("p1",), {"r1", "r2"}),  # the store then says who was first
+        ("r1", ("r1", "r2", "p1"), {"r1"}),
+        ("r1", (), {"r1"}),
+    ],
+)
+def test_a_decision_is_about_one_call_or_about_all_approvals_that_are_open(
+    call: str | None, unanswered: tuple[str, ...], decided: set[str]
+) -> None:
+    """A person clicks on one row, or on "approve all"; the result of a call is no decision."""
+    answers = decisions_of(True, call=call, parts=("r1", "r2", "p1"), unanswered=unanswered, about=TWO)
+
+    assert {part: given_of(text).payload for part, text in answers.items()} == dict.fromkeys(decided, True)
+
+
+def test_a_decision_about_a_wait_that_is_answered_as_a_whole_is_its_payload() -> None:
+    """The run gets what it would get from `resolve`."""
+    only = About(calls=(REFUND,))
+
+    for call in (None, "r1"):
+        answers = decisions_of(False, call=call, parts=(WHOLE,), unanswered=(WHOLE,), about=only)
+        assert {part: given_of(text).payload for part, text in answers.items()} == {WHOLE: {"approvals": {"r1": False}}}
+
+
+@pytest.mark.parametrize(
+    ("decision", "call", "parts", "about", "path"),
+    [
+        (True, None, (WHOLE,), About(), "token"),
+        (True, None, ("p1",), About(calls=(PRINT,)), "token"),
+        (True, "p1", ("r1", "r2", "p1"), TWO, "payload.approvals.p1"),
+        (True, "r3", ("r1", "r2", "p1"), TWO, "payload.approvals.r3"),
+        (True, ["r1"], ("r1", "r2", "p1"), TWO, "call"),
+        (approval_of({}), None, ("r1", "r2", "p1"), TWO, "override_args"),
+        (True, "r1", (WHOLE,), TWO, "call"),
+        (True, None, (WHOLE,), TWO, "call"),
+    ],
+)
+def test_a_decision_that_fits_no_approval_decides_nothing(
+    decision: Any, call: Any, parts: tuple[str, ...], about: About, path: str
+) -> None:
+    """Arguments that were meant for one call must not reach another."""
+    with pytest.raises(InvalidAnswer) as caught:
+        decisions_of(decision, call=call, parts=parts, unanswered=parts, about=about)
+
+    assert caught.value.path == path
 
 
 # What is refused.
@@ -248,7 +261,7 @@ def test_a_wait_whose_calls_cannot_be_read_still_takes_only_its_parts() -> None:
     answers = answers_of({"approvals": {"a": True}, "calls": {"b": 1}}, parts=("a", "b"), about=About())
 
     assert {part: given_of(text) for part, text in answers.items()} == {
-        "a": Given(payload=True, is_approval=True), "b": Given(payload=1),
+        "a": Given(payload=True), "b": Given(payload=1),
     }  # fmt: skip
     with pytest.raises(InvalidAnswer):
         answers_of({"calls": {"c": 1}}, parts=("a", "b"), about=About())
