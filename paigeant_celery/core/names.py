@@ -244,6 +244,7 @@ REASONS: Mapping[str, str] = MappingProxyType(
         "too_many_visits": "an agent wants to insert an activity more often than `paigeant_max_visits`",
         "too_many_waits": "a step has more open waits than a hop may have",
         "tools_deferred": "the output of a step asks for approvals or results of tool calls, and is no result",
+        "too_many_waits": "a step has more open waits than a hop may have",
         "undecodable": "the body of a message cannot be decoded",
         "unexpected_deps": "a step has deps, but its agent takes none",
         "unexpected_error": "opening a delivery raised an unexpected error",
