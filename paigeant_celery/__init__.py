@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     )
     from paigeant_celery.core.events import WorkflowEvent
     from paigeant_celery.core.flow import Failure
+    from paigeant_celery.core.flow_steps import SleepSpec, WaitSpec, sleep_for, sleep_until, wait_for
     from paigeant_celery.core.message import PaigeantMessage
     from paigeant_celery.core.policy import StepPolicy
     from paigeant_celery.core.settings import Settings
@@ -114,6 +115,7 @@ _HOME = {
     "RoutingSlip": "core.slip",
     "Runway": "agents.agent",
     "Settings": "core.settings",
+    "SleepSpec": "core.flow_steps",
     "StepOutput": "activities.context",
     "StepPolicy": "core.policy",
     "Store": "store.port",
@@ -127,6 +129,7 @@ _HOME = {
     "Unreachable": "core.errors",
     "UsageError": "core.errors",
     "WaitInsideStep": "core.errors",
+    "WaitSpec": "core.flow_steps",
     "WorkerEnded": "core.errors",
     "WorkflowCancelled": "core.errors",
     "WorkflowConflict": "core.errors",
@@ -147,6 +150,9 @@ _HOME = {
     "idempotency_key": "agents.durability",
     "install": "worker.install",
     "register_agent": "agents.agent",
+    "sleep_for": "core.flow_steps",
+    "sleep_until": "core.flow_steps",
+    "wait_for": "core.flow_steps",
     "workflow_context": "activities.context",
 }
 
@@ -187,6 +193,7 @@ __all__ = [
     "RoutingSlip",
     "Runway",
     "Settings",
+    "SleepSpec",
     "StepOutput",
     "StepPolicy",
     "Store",
@@ -200,6 +207,7 @@ __all__ = [
     "Unreachable",
     "UsageError",
     "WaitInsideStep",
+    "WaitSpec",
     "WorkerEnded",
     "WorkflowCancelled",
     "WorkflowConflict",
@@ -220,6 +228,9 @@ __all__ = [
     "idempotency_key",
     "install",
     "register_agent",
+    "sleep_for",
+    "sleep_until",
+    "wait_for",
     "workflow_context",
 ]
 
