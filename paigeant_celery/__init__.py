@@ -67,6 +67,7 @@ if TYPE_CHECKING:
     )
     from paigeant_celery.core.events import WorkflowEvent
     from paigeant_celery.core.flow import Failure
+    from paigeant_celery.core.flow_steps import SleepSpec, WaitSpec, sleep_for, sleep_until, wait_for
     from paigeant_celery.core.message import PaigeantMessage
     from paigeant_celery.core.policy import StepPolicy
     from paigeant_celery.core.settings import Settings
@@ -131,6 +132,7 @@ _HOME = {
     "Runway": "agents.agent",
     "Settings": "core.settings",
     "SignalRefused": "core.wait_errors",
+    "SleepSpec": "core.flow_steps",
     "StepOutput": "activities.context",
     "StepPolicy": "core.policy",
     "Store": "store.port",
@@ -145,6 +147,7 @@ _HOME = {
     "Unreachable": "core.errors",
     "UsageError": "core.errors",
     "WaitInsideStep": "core.errors",
+    "WaitSpec": "core.flow_steps",
     "WaitingFor": "client.readings",
     "WorkerEnded": "core.errors",
     "WorkflowCancelled": "core.errors",
@@ -167,6 +170,9 @@ _HOME = {
     "idempotency_key": "agents.durability",
     "install": "worker.install",
     "register_agent": "agents.agent",
+    "sleep_for": "core.flow_steps",
+    "sleep_until": "core.flow_steps",
+    "wait_for": "core.flow_steps",
     "workflow_context": "activities.context",
 }
 
@@ -214,6 +220,7 @@ __all__ = [
     "Runway",
     "Settings",
     "SignalRefused",
+    "SleepSpec",
     "StepOutput",
     "StepPolicy",
     "Store",
@@ -228,6 +235,7 @@ __all__ = [
     "Unreachable",
     "UsageError",
     "WaitInsideStep",
+    "WaitSpec",
     "WaitingFor",
     "WorkerEnded",
     "WorkflowCancelled",
@@ -250,6 +258,9 @@ __all__ = [
     "idempotency_key",
     "install",
     "register_agent",
+    "sleep_for",
+    "sleep_until",
+    "wait_for",
     "workflow_context",
 ]
 

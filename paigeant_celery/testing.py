@@ -33,7 +33,7 @@ from paigeant_celery.client.prepared import Prepared, answer_prepared
 from paigeant_celery.client.readings import WorkflowResult
 from paigeant_celery.core.names import Names
 from paigeant_celery.core.settings import Settings
-from paigeant_celery.core.slip import ActivitySpec, FunctionSpec
+from paigeant_celery.core.slip import ActivitySpec, FunctionSpec, SleepSpec, Step, WaitSpec
 from paigeant_celery.core.wait_errors import WorkflowWaits
 from paigeant_celery.hop.claims import Claims
 from paigeant_celery.hop.effects import ClosedAs, Drop, Refused
@@ -49,7 +49,7 @@ from paigeant_celery.worker.django_host import DjangoContexts
 
 __all__ = ["Delivery", "WorkflowHarness", "workflow_harness"]
 
-STEPS = (ActivitySpec, FunctionSpec)
+STEPS = (ActivitySpec, FunctionSpec, WaitSpec, SleepSpec)
 OWNER = "harness"
 MOST_DELIVERIES = 10_000  # deliveries of one `run`; a workflow has far fewer steps
 
@@ -86,11 +86,12 @@ class WorkflowHarness:
 
     async def run(
         self,
-        itinerary: Iterable[ActivitySpec | FunctionSpec] | None = None,
+        itinerary: Iterable[Step] | None = None,
         *,
         dispatcher: WorkflowDispatcher | None = None,
         variables: Mapping[str, object] | None = None,
         correlation_id: str | None = None,
+        start_at: datetime | None = None,
         deadline: datetime | None = None,
         stream: bool = False,
         usage_limits: object = None,
@@ -115,6 +116,7 @@ class WorkflowHarness:
             dispatcher=dispatcher,
             variables=variables,
             correlation_id=correlation_id,
+            start_at=start_at,
             deadline=deadline,
             stream=stream,
             usage_limits=usage_limits,
@@ -142,11 +144,12 @@ class WorkflowHarness:
 
     def dispatch(
         self,
-        itinerary: Iterable[ActivitySpec | FunctionSpec] | None = None,
+        itinerary: Iterable[Step] | None = None,
         *,
         dispatcher: WorkflowDispatcher | None = None,
         variables: Mapping[str, object] | None = None,
         correlation_id: str | None = None,
+        start_at: datetime | None = None,
         deadline: datetime | None = None,
         stream: bool = False,
         usage_limits: object = None,
@@ -162,6 +165,7 @@ class WorkflowHarness:
             itinerary=steps,
             variables=variables,
             correlation_id=correlation_id,
+            start_at=start_at,
             deadline=deadline,
             stream=stream,
             usage_limits=usage_limits,

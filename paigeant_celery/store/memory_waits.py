@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from paigeant_celery.core import hops as protocol
@@ -50,7 +50,7 @@ class Waits:
         )
         kept.workflow.events.add_event("asked", hop_id, now=now, wait=wait.name)
         if wait.kind == "signal" and (early := kept.workflow.signals.take(wait.name)) is not None:
-            wait, _ = rules.answer(wait, {WHOLE: early.text}, by=early.by, call=early.call, now=now)
+            wait = replace(wait, state="settled", answers={WHOLE: early})
             self._tell(kept, hop_id, wait, (WHOLE,), by=early.by, now=now)
         kept.waits[wait.token] = wait
         return wait
