@@ -68,7 +68,7 @@ class WorkflowHarness:
         self.delivered: list[Delivery] = []
         self.transport = _HarnessTransport(settings, self.store, self.pending)
         self._dispatcher = WorkflowDispatcher()
-        outbox = Outbox(self.transport.publisher, registry)
+        self._outbox = outbox = Outbox(self.transport.publisher, registry)
         around = around_step_of(around_step if around_step is not None else settings.around_step)
         claims = Claims(store=self.store, outbox=outbox, settings=settings, owner=lambda: OWNER)
         lateness = Lateness(store=self.store, claims=claims, settings=settings)

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
+import inspect
 import threading
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
+from functools import partial
 from types import MappingProxyType, TracebackType
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, JsonValue, PrivateAttr, TypeAdapter
 
-from paigeant_celery.core.errors import NoWorkflow
-from paigeant_celery.core.jsonable import dumps
+from paigeant_celery.core.errors import NoWorkflow, UsageError
+from paigeant_celery.core.jsonable import dumps, to_jsonable
 from paigeant_celery.core.message import PaigeantMessage
 from paigeant_celery.core.slip import ExecutedStep
+from paigeant_celery.core.wait_inputs import checked_moment, checked_seconds, checked_wait_name
 
 __all__ = [
+    "AskFor",
     "StepOutput",
+    "Waits",
     "WorkflowContext",
     "WorkflowDependencies",
     "entered",
@@ -33,6 +39,7 @@ __all__ = [
 ReadOutput = Callable[[ExecutedStep], Awaitable[JsonValue]]
 ReadStep = Callable[[str], Awaitable[ExecutedStep]]  # by its id; raises `UsageError` if no such step ran
 ReadData = Callable[[str], Awaitable[str]]  # base64 by its digest
+AskFor = Callable[[str], Awaitable[JsonValue]]  # gets the token; None if the answer comes later
 
 T = TypeVar("T")
 
@@ -89,6 +96,16 @@ def with_previous_output(deps: Any, previous: StepOutput | None) -> Any:
     return own
 
 
+class Waits(Protocol):
+    """What lets a step wait; its hop has it."""
+
+    async def wait_for(self, name: str, *, ask: AskFor | None, timeout: float | None, about: str) -> JsonValue: ...  # noqa: ASYNC109
+
+    async def sleep_until(self, when: datetime, *, name: str) -> None: ...
+
+    async def sleep_for(self, seconds: float, *, name: str) -> None: ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class WorkflowContext:
     """Ids, variables and outputs of the workflow, as seen from the step that runs now.
@@ -109,7 +126,52 @@ class WorkflowContext:
     read_output: ReadOutput = field(repr=False)
     read_data: ReadData = field(repr=False)
     read_step: ReadStep = field(repr=False)
+    waits: Waits | None = field(default=None, repr=False)
     history: tuple[str, ...] = field(default=(), repr=False)  # of its conversation, a text for each earlier step
+
+    def wait_for(
+        self,
+        name: str,
+        *,
+        ask: Callable[[str], object] | None = None,
+        timeout: float | timedelta | None = None,
+        question: str | None = None,
+    ) -> Coroutine[Any, Any, JsonValue]:
+        """Wait for an answer from outside, for as long as it takes, and return it; the worker is free meanwhile.
+
+        Without `ask` the step waits for the signal `name` (`handle.signal(name, payload)`). `ask` gets a token, sync or
+        async, and hands it to whoever answers (`handle.resolve(token, payload)`); what it returns, unless that is None,
+        is the answer. It may be called again after a crash, with the same token. Everybody who may answer is shown the
+        `question`. After `timeout` seconds `WaitTimedOut` is raised.
+
+        An async function runs again from its top when it goes on: what it awaited here before is returned again, and
+        agents with `CeleryDurability` are replayed; anything else that it does is done again, and what runs beside the
+        wait is cut off. Raises `UsageError` in a sync function, which cannot be left.
+        """
+        _check_on_loop("wait_for")
+        about = {"v": 1, "step": self.step_id, "activity": self.activity, "question": question}
+        return self._waits().wait_for(
+            checked_wait_name(name),
+            ask=None if ask is None else partial(_asked, ask),
+            timeout=checked_seconds(timeout, "timeout"),
+            about=dumps(about),
+        )
+
+    def sleep_for(self, delay: float | timedelta) -> Coroutine[Any, Any, None]:
+        """Sleep for so many seconds, counted from the first attempt; the worker is free meanwhile. As `wait_for`."""
+        _check_on_loop("sleep_for")
+        seconds = checked_seconds(delay, "delay")
+        return self._waits().sleep_for(seconds or 0.0, name="a time")
+
+    def sleep_until(self, when: datetime) -> Coroutine[Any, Any, None]:
+        """Sleep until a time, not at all if it is over; the worker is free meanwhile. As `wait_for`."""
+        _check_on_loop("sleep_until")
+        return self._waits().sleep_until(checked_moment(when, "when"), name="a time")
+
+    def _waits(self) -> Waits:
+        if self.waits is None:
+            raise NoWorkflow
+        return self.waits
 
     async def output(self, step_id: str) -> StepOutput:
         """Return the output of an earlier step; raises `UsageError` if no such step ran."""
@@ -131,6 +193,7 @@ async def open_context(
     read_data: ReadData,
     read_step: ReadStep,
     history: tuple[str, ...] = (),
+    waits: Waits | None = None,
 ) -> WorkflowContext:
     """Build the context of the step that `message` is about to run."""
     step, previous = message.step, message.slip.previous
@@ -148,7 +211,27 @@ async def open_context(
         read_data=read_data,
         read_step=read_step,
         history=history,
+        waits=waits,
     )
+
+
+async def _asked(ask: Callable[[str], object], token: str) -> JsonValue:
+    answer = await asyncio.to_thread(ask, token) if not _is_async(ask) else ask(token)
+    return to_jsonable(await answer if inspect.isawaitable(answer) else answer, reason="result_not_serializable")
+
+
+def _is_async(ask: object) -> bool:
+    while isinstance(ask, partial):
+        ask = ask.func
+    return inspect.iscoroutinefunction(ask) or inspect.iscoroutinefunction(getattr(ask, "__call__", None))  # noqa: B004
+
+
+def _check_on_loop(called: str) -> None:
+    """Raise `UsageError` in the thread of a sync function, which cannot be left while it waits."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        raise UsageError(f"a sync function cannot wait; make it `async`, and `await context.{called}(…)`") from None
 
 
 def workflow_context() -> WorkflowContext:

@@ -63,7 +63,7 @@ class RecordedToolset(WrapperToolset[AgentDepsT]):
         if not _is_recorded(tool):
             await journal.write_held()
             journal.check_not_lost()
-            with calling(f"{ctx.run_id}/{ctx.tool_call_id}", recorded=False):
+            with calling(f"{ctx.run_id}/{ctx.tool_call_id}", recorded=False), journal.waits.flying():
                 return _answer(await self.wrapped.call_tool(name, tool_args, ctx, tool))
 
         async def call(inside: RunContext[AgentDepsT]) -> Any:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from typing import Any
 
 from pydantic_ai.messages import ModelMessage, ModelResponse
@@ -33,18 +32,13 @@ def recorded_sleep(journal: HopJournal, run_id: str) -> Callable[[float], Awaita
             if journal.is_given_up(run_id):
                 await asyncio.Event().wait()  # what cut the run off then does so again
             try:
-                until = await journal.wake_at(run_id, delay, now())
-                await pause((until - now()).total_seconds())
+                until = await journal.wake_at(run_id, delay, journal.waits.now())
+                await journal.waits.sleep_until(until, name="a provider", quiet=True)
             except asyncio.CancelledError:
                 journal.cut_off_asleep(run_id)
                 raise
 
     return sleep
-
-
-def now() -> datetime:
-    """Return the time; workers on several machines go on with one wait, so it is not the monotonic clock."""
-    return datetime.now(UTC)
 
 
 async def pause(seconds: float) -> None:

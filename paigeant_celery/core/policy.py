@@ -24,6 +24,7 @@ FINAL_ERRORS = frozenset(
         # ours
         "UsageError",
         "MessageError",
+        "WaitFailed",
         "WaitTimedOut",
         # of pydantic-ai: wrong use of it, a spent budget, a model that did not reach a valid output, and permanent
         # refusals by a provider, even with a status that is otherwise temporary (429 for a spent quota)

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from paigeant_celery.core.errors import InvalidInput, PaigeantError, UsageError, WorkflowError
 
-__all__ = ["HopSuspended", "InvalidAnswer", "SignalRefused", "UnknownWait", "WaitTimedOut", "WorkflowWaits"]
+__all__ = [
+    "HopSuspended",
+    "InvalidAnswer",
+    "SignalRefused",
+    "UnknownWait",
+    "WaitFailed",
+    "WaitTimedOut",
+    "WorkflowWaits",
+]
 
 
 class HopSuspended(PaigeantError):
@@ -68,6 +76,17 @@ class WaitTimedOut(PaigeantError, TimeoutError):
 
     def __str__(self) -> str:
         return f"no answer to the wait {self.name!r} came in time"
+
+
+class WaitFailed(PaigeantError):
+    """Whoever was asked says that there will be no answer to a wait of a step. Trying again would not help."""
+
+    def __init__(self, name: str, text: str) -> None:
+        super().__init__(name, text)
+        self.name, self.text = name, text
+
+    def __str__(self) -> str:
+        return f"there is no answer to the wait {self.name!r}: {self.text}"
 
 
 class WorkflowWaits(WorkflowError):

@@ -1,8 +1,8 @@
 """Jobs at providers that runs gave up: which of them are cancelled when an attempt ends.
 
-A job (a batch, a response in the background) outlives an attempt. One that fails and is tried again, runs out of time,
-is given back by a worker that ends or is lost to another owner leaves its jobs alone: the next attempt goes on with
-them. They are cancelled if the workflow was, or if its step has ended for good.
+A job (a batch, a response in the background) outlives an attempt. One that fails and is tried again, waits, runs out of
+time, is given back by a worker that ends or is lost to another owner leaves its jobs alone: the next attempt goes on
+with them. They are cancelled if the workflow was, or if its step has ended for good.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from paigeant_celery.core.errors import PaigeantError, TransientError
-from paigeant_celery.core.flow import Decision, Park, Retry
+from paigeant_celery.core.flow import Decision, Park, Retry, Suspend
 from paigeant_celery.core.patience import patience
 from paigeant_celery.hop.run import Opened, Outcome
 
@@ -36,7 +36,7 @@ class ProviderJobs:
         if hop.journal is None or not hop.journal.abandoned:
             return
         with suppress(Exception):  # whoever closes the hop says what is wrong
-            if not isinstance(decide(outcome), Retry | Park):
+            if not isinstance(decide(outcome), Retry | Suspend | Park):
                 await hop.journal.abandoned.cancel()
 
     def after_cancelled(self, hop: Opened) -> None:

@@ -33,6 +33,7 @@ class _Held:
     fence: int
     cancel: Callable[[], object]
     ends: float  # on the monotonic clock
+    settled: Callable[[int], object]
 
 
 class _Holding:
@@ -72,14 +73,21 @@ class Owner:
             return self._id
 
     def holding(
-        self, hop_id: str, *, fence: int, cancel: Callable[[], object], ends: float = 0.0
+        self,
+        hop_id: str,
+        *,
+        fence: int,
+        cancel: Callable[[], object],
+        ends: float = 0.0,
+        settled: Callable[[int], object] = lambda count: None,
     ) -> AbstractContextManager[None]:
         """Renew the lease for a hop inside the block; `cancel` is called once if the hop is lost.
 
         `cancel` runs in the renewing thread, or in the one that holds the hop next. `ends` is when the timeout of the
-        step is over, on the monotonic clock: until then its lease may also be extended from outside.
+        step is over, on the monotonic clock: until then its lease may also be extended from outside. `settled` is
+        told at each renewal how many waits of the hop are settled, if any.
         """
-        return _Holding(self, hop_id, _Held(fence, cancel, ends))
+        return _Holding(self, hop_id, _Held(fence, cancel, ends, settled))
 
     def hold(self, hop_id: str, held: _Held) -> None:
         """Renew the lease for a hop from now on."""
@@ -113,6 +121,8 @@ class Owner:
         touchable = max(0.0, max(hop.ends for hop in held.values()) - time.monotonic())
         answer = self._store.renew(self.id, fences, touchable=touchable)
         self._release(answer.stray)
+        for hop_id, count in answer.settled.items():
+            held[hop_id].settled(count)
         for hop_id in answer.lost | answer.cancelled | answer.unknown:
             with self._lock:
                 # A hop claimed again since the store was asked is not lost: the answer is about the earlier run.
@@ -159,7 +169,13 @@ class NoLease:
     id = ""
 
     def holding(
-        self, hop_id: str, *, fence: int, cancel: Callable[[], object], ends: float = 0.0
+        self,
+        hop_id: str,
+        *,
+        fence: int,
+        cancel: Callable[[], object],
+        ends: float = 0.0,
+        settled: Callable[[int], object] = lambda count: None,
     ) -> AbstractContextManager[None]:
         """Do nothing."""
         return nullcontext()

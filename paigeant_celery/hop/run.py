@@ -21,19 +21,20 @@ from paigeant_celery.activities.port import Activity, StepLimits
 from paigeant_celery.broker.tracing import hop_trace
 from paigeant_celery.core.causes import Cause, cause_of, name_of, text_of
 from paigeant_celery.core.errors import NonDeterminismError, NotSerializable, PaigeantError, Paused, TransientError
-from paigeant_celery.core.flow import Completed, Diverged, Event, Failed, TimedOut, Unsendable
+from paigeant_celery.core.flow import Completed, Diverged, Event, Failed, Stands, TimedOut, Unsendable
 from paigeant_celery.core.message import PaigeantMessage
 from paigeant_celery.core.patience import patience
 from paigeant_celery.core.policy import Attempt, StepPolicy, attempt_of
 from paigeant_celery.core.slip import ExecutedStep
 from paigeant_celery.hop.ended import Ended, read_kept
+from paigeant_celery.hop.step_waits import StepWaits
 from paigeant_celery.hop.surroundings import Surroundings
 from paigeant_celery.journal.hop_journal import HopJournal
 from paigeant_celery.journal.scope import journalling
 from paigeant_celery.store.outputs import Outputs, checked
-from paigeant_celery.store.port import Claimed, Closing
+from paigeant_celery.store.port import Claimed, Closing, Standing
 
-__all__ = ["Opened", "Outcome", "StepRunner", "timed_out"]
+__all__ = ["Opened", "Outcome", "StepRunner", "clock_of", "timed_out"]
 
 P = TypeVar("P")
 T = TypeVar("T")
@@ -63,7 +64,16 @@ class Opened:
 
     def now(self) -> datetime:
         """The store's clock, carried on from the claim."""
-        return self.claimed.now + timedelta(seconds=time.monotonic() - self.begun_at)
+        return _carried_on(self.claimed.now, self.begun_at)
+
+
+def clock_of(claimed: Claimed) -> Callable[[], datetime]:
+    """Return the store's clock, carried on from a claim that was answered just now."""
+    return partial(_carried_on, claimed.now, time.monotonic())
+
+
+def _carried_on(at: datetime, since: float) -> datetime:
+    return at + timedelta(seconds=time.monotonic() - since)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,12 +104,16 @@ class StepRunner:
         """Run the step inside its context and say how it ended.
 
         Only a cancellation is raised: from outside, or because an answer of the store said that the hop is lost. A step
-        that ended well in an earlier attempt does not run again.
+        that ended well in an earlier attempt does not run again. One that stands at nothing but its waits is left, and
+        nothing counts that it makes of that.
         """
         if (kept := hop.kept) is not None:
             return await asyncio.to_thread(self._went_on, hop, kept)  # reading much would block the loop
+        running = asyncio.create_task(self._run(hop))  # its own task: a step can cancel only that
+        if hop.journal is not None:
+            hop.journal.waits.begin(leave=running.cancel, timeout=hop.timeout)
         try:
-            outcome = await asyncio.create_task(self._run(hop))  # its own task: a step can cancel only that
+            outcome = await running
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
@@ -107,6 +121,8 @@ class StepRunner:
             outcome = _failed(hop, error, "the step cancelled itself")
         if hop.journal is not None and hop.journal.lost:  # whatever the step made of it
             raise asyncio.CancelledError
+        if hop.journal is not None and (standing := hop.journal.waits.standing) is not None:
+            return _stands(hop, standing)
         if hop.journal is not None and (fault := hop.journal.fault) is not None:  # even if the step caught the error
             event = Diverged(place=hop.message.place, text=str(fault))
             return Outcome(event=event, at=hop.now(), cause=cause_of(fault))
@@ -127,6 +143,7 @@ class StepRunner:
                     read_data=partial(_patiently, self._outputs.data, of),
                     read_step=partial(_patiently, partial(self._outputs.step, hop.message.slip), of),
                     history=hop.history,
+                    waits=StepWaits(hop.journal),
                 )
                 with entered(context), hop_trace(hop.message.trace_context), journalling(hop.journal):
                     async with self._surroundings.around(context):
@@ -228,6 +245,17 @@ def _raised(hop: Opened, error: BaseException, *, expired: bool) -> Outcome:
     if (pause := pause_of(error)) is not None:
         return replace(_unsendable(hop, pause), cause=cause_of(error))
     return _failed(hop, error, text_of(error))
+
+
+def _stands(hop: Opened, standing: Standing) -> Outcome:
+    event = Stands(
+        place=hop.message.place,
+        tokens=tuple(standing.tokens),
+        wake_at=standing.wake_at,
+        names=tuple(standing.names),
+        quiet=standing.quiet,
+    )
+    return Outcome(event=event, at=hop.now())
 
 
 def timed_out(hop: Opened, cause: Cause | None = None) -> Outcome:

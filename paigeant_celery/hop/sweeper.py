@@ -28,6 +28,7 @@ __all__ = ["Sweeper"]
 
 LOOK_FOR = 1.0  # seconds for which one pass looks at queues; a look takes milliseconds unless something is wrong
 SEND_FOR = 1.0  # seconds for which a pass waits for what it sends; the rest goes on
+MOST_PASSES = 50  # that follow one another at once, if there is more than one takes
 MOST_SAID = 10_000  # hops, queues and records about which it is known what was said
 
 # What the text of an action names, as a field of its record.
@@ -79,10 +80,18 @@ class Sweeper:
             self._stopping = None
 
     def sweep(self) -> None:
-        """Make one pass unless someone has made one within this second. Raises `PaigeantError`."""
+        """Make one pass unless someone has made one within this second, and more if it is full.
+
+        Raises `PaigeantError`.
+        """
         host = host_id() or ""
         found = self._store.sweep(host=host)
         self._send(found)
+        for _ in range(MOST_PASSES):
+            if not found.full:
+                break
+            found = self._store.sweep(host=host, again=True)
+            self._send(found)
         dead = [owner for owner in found.owners if is_gone(owner)]
         for owner in dead:
             logger.warning("the process of %s is gone; its hops are sent again", owner, extra={"action": "owner_gone"})

@@ -34,10 +34,11 @@ from paigeant_celery.hop.guard import Arrival
 from paigeant_celery.hop.lateness import Lateness
 from paigeant_celery.hop.letters import letter_of, parked_fault
 from paigeant_celery.hop.refuse import Refusals
-from paigeant_celery.hop.run import Opened, Outcome
+from paigeant_celery.hop.run import Opened, Outcome, clock_of
 from paigeant_celery.hop.sweeper import Sweeper
 from paigeant_celery.journal.event_feed import EventFeed
 from paigeant_celery.journal.hop_journal import MAX_RECORD, OUTCOME, HopJournal
+from paigeant_celery.journal.hop_waits import HopWaits
 from paigeant_celery.journal.pieces import whole
 from paigeant_celery.journal.record import newer_part
 from paigeant_celery.journal.told import told_before
@@ -229,6 +230,7 @@ class RecordedEffects(Effects):
             closing=closing,
             step_id=message.step.step_id or "",
             records=records,
+            waits=HopWaits(store=self._store, closing=closing, known=claimed.waits, now=clock_of(claimed)),
             stopping=self._stopping,
         )
         if message.stream:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from paigeant_celery.core.errors import NonDeterminismError
-from paigeant_celery.journal.record import ASLEEP, CUT_OFF, CallKey, number_of, parse_key, parse_record
+from paigeant_celery.journal.record import ASLEEP, CUT_OFF, PLACELESS, CallKey, number_of, parse_key, parse_record
 from paigeant_celery.journal.survival import AFTER_MODEL
 
 __all__ = ["Course"]
@@ -20,7 +20,7 @@ class Course:
         self._keys: dict[str, list[CallKey]] = {}
         for text in records:
             key = parse_key(text)
-            if key is not None and key.kind not in ("start", "operation"):  # whose step need not be the run's
+            if key is not None and key.kind not in PLACELESS:
                 self._keys.setdefault(key.run, []).append(key)
         self._last = {run: max(map(_place, keys)) for run, keys in self._keys.items()}
         self._ahead = {run: set(filter(_is_request, keys)) for run, keys in self._keys.items()}

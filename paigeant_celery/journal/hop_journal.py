@@ -9,7 +9,8 @@ from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from paigeant_celery.activities.real_threads import real
 from paigeant_celery.core.errors import (
@@ -24,9 +25,19 @@ from paigeant_celery.core.patience import patience
 from paigeant_celery.journal.abandoned import Abandoned
 from paigeant_celery.journal.course import Course
 from paigeant_celery.journal.event_feed import EventFeed
+from paigeant_celery.journal.hop_waits import HopWaits
 from paigeant_celery.journal.operations import Operations
 from paigeant_celery.journal.pieces import PIECE, in_pieces, whole
-from paigeant_celery.journal.record import CallKey, CallKind, Record, change_in, differences, number_of, parse_record
+from paigeant_celery.journal.record import (
+    PLACELESS,
+    CallKey,
+    CallKind,
+    Record,
+    change_in,
+    differences,
+    number_of,
+    parse_record,
+)
 from paigeant_celery.journal.survival import Unwritten
 from paigeant_celery.journal.turns import Turns
 from paigeant_celery.journal.waits import Wait, name_of_wait, read_wait
@@ -39,6 +50,8 @@ HELD_FOR = 0.02  # seconds; a step that ends with its model's last answer ends m
 MOST_HELD = 64 * 1024  # characters of a record; what is larger is not worth the memory
 NONE = frozenset[str]()  # for what hardly any hop has: a set takes 0.2 KB, and each hop in flight has a journal
 OUTCOME = "outcome"  # the entry for what the step gave; the names of calls are JSON lists
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -58,10 +71,12 @@ class HopJournal:
         closing: Closing,
         step_id: str,
         records: Mapping[str, str],
+        waits: HopWaits,
         stopping: Callable[[], bool] = lambda: False,
         feed: EventFeed | None = None,
     ) -> None:
-        self._store, self._closing, self._step_id = store, closing, step_id
+        self._store, self._closing, self._step_id, self.waits = store, closing, step_id, waits
+        waits.busy_if(self._is_busy)
         self._records, self._stopping = whole(records), stopping
         self.feed = feed
         self._lock = real().Lock()
@@ -142,15 +157,19 @@ class HopJournal:
         with self._lock:
             for name in written:
                 self._held.pop(name, None)
+        self.waits.moved()
 
     def lose(self) -> None:
         """Let the run begin no more calls: the hop is not this owner's any more. May be called from any thread."""
         self.lost = True
 
     def check_not_lost(self) -> None:
-        """Raise `HopLost` if an answer of the store has told that this run may not go on."""
-        if self.lost:
+        """Raise `HopLost` if an answer of the store has told that this run may not go on, or the attempt was left."""
+        if self.lost or self.waits.standing is not None:
             raise HopLost(self.hop_id)
+
+    def _is_busy(self) -> bool:
+        return bool(self._open or self._held)
 
     @property
     def at_rest(self) -> bool:
@@ -238,6 +257,7 @@ class HopJournal:
             )  # fmt: skip
         self._answered(key, record.number)
         self.replayed += 1
+        self.waits.moved()
         self._tell("call_replayed", key)
         return record
 
@@ -279,12 +299,14 @@ class HopJournal:
         with self._lock:
             self._open.add(key)
         self._turns.begin_work()
+        self.waits.moved()
 
     def end(self, key: CallKey) -> None:
         """End it."""
         self._turns.end_work()
         with self._lock:
             self._open.discard(key)
+        self.waits.moved()
 
     async def add(
         self, key: CallKey, record: Record, *, instead_of: CallKey | None = None, may_be_last: bool = False
@@ -393,15 +415,18 @@ class HopJournal:
             await self.write_held()
 
     def _number(self, key: CallKey) -> int | None:
-        """Return the place of a call that ends now; operations have none, because hooks call them in any order."""
-        return self._turns.next() if key.kind != "operation" else None
+        """Return the place of a call that ends now.
+
+        Operations have none, because hooks call them in any order, and asking has none, because only its wait ends.
+        """
+        return self._turns.next() if key.kind not in ("operation", "ask") else None
 
     def _open_before(self, key: CallKey) -> tuple[str, ...]:
         """Return the calls of earlier steps whose end the run did not know when it went on to a call."""
         with self._lock:
             unknown = self._open | self._unwritten.not_shown_by(key)
             of_run = [other for other in unknown if other.run == key.run and other.step < key.step]
-            return tuple(str(other) for other in of_run if other.kind not in ("start", "operation"))
+            return tuple(str(other) for other in of_run if other.kind not in PLACELESS)
 
     def _stray(self, fault: NonDeterminismError) -> None:
         self.fault = fault
@@ -412,6 +437,15 @@ class HopJournal:
             "a recorded call is not made again, and so the others are answered in the order in which they are made",
             extra={"action": "replay_drift", "hop": self.hop_id},
         )
+
+    async def noted_until(self, key: CallKey, delay: float) -> datetime:
+        """Return when a sleep of so many seconds is over, counted from when an attempt first came to it."""
+        found = self.find(key, {})
+        if found is not None:
+            return datetime.fromisoformat(found.result)
+        until = self.waits.now() + timedelta(seconds=delay)
+        await self._add(key, Record(result=until.isoformat()).encode(), place=key)
+        return until
 
     async def wake_at(self, run_id: str, delay: float, now: datetime) -> datetime:
         """Return when a wait of a run is over that takes `delay` seconds, counted from when it first began.
@@ -461,7 +495,7 @@ class HopJournal:
             self._answers[key.run] = number
 
     def _check_new(self, key: CallKey) -> None:
-        if key.kind == "operation":  # its place is not known, and it may run beside a call that is recorded
+        if key.kind in PLACELESS:  # its place is not known, and it may run beside a call that is recorded
             self._tell_new_operation(key)
         else:
             self._course.check_new(key)
@@ -476,13 +510,20 @@ class HopJournal:
 
     async def _write(self, records: Mapping[str, str]) -> None:
         """Write records, and before them what is held."""
-        waits, held = patience(), self.held
-        records = {**held, **records}
+        held = self.held
+        await self.patiently(partial(self._store.record, self._closing, {**held, **records}))
+        self.let_go(held)
+
+    async def patiently(self, ask: Callable[[], T | None]) -> T:
+        """Ask the store beside the event loop, again and again while it is away.
+
+        Raises `HopLost` if its answer is none, because this owner may no longer write, or if it does not know the hop.
+        """
+        waits = patience()
         while True:
             try:
-                if await asyncio.to_thread(self._store.record, self._closing, records):
-                    self.let_go(held)
-                    return
+                if answer := await asyncio.to_thread(ask):
+                    return answer
                 self.lose()
             except HopUnknown:
                 self.lose()

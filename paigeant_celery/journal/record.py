@@ -22,6 +22,7 @@ __all__ = [
     "ASLEEP",
     "CUT_OFF",
     "FORMAT",
+    "PLACELESS",
     "CallKey",
     "CallKind",
     "Record",
@@ -39,7 +40,10 @@ ASLEEP = "asleep"  # the result of the call that cancels a job, if its run was c
 FORMAT = 1  # of a record; increased when older versions could not read it
 _BEGINNING = re.compile(r'\{"v":([0-9]{1,9})(?:,"n":([0-9]{1,15}))?[,}]')
 
-CallKind: TypeAlias = Literal["model", "tool", "validator", "event", "operation", "start"]
+CallKind: TypeAlias = Literal["model", "tool", "validator", "event", "operation", "start", "wait", "ask"]
+
+# Calls that are made at no certain step of a run, so that their place says nothing about how far it came.
+PLACELESS = ("start", "operation", "wait", "ask")
 
 # What a record says about its call that must be the same when it is replayed; the rest may change.
 DECISIVE = ("model", "tools", "output")

@@ -8,7 +8,16 @@ from dataclasses import dataclass, replace
 
 from paigeant_celery.journal.hop_journal import HopJournal
 
-__all__ = ["calling", "current_journal", "journalling", "running", "surrounding_call", "surrounding_journal"]
+__all__ = [
+    "calling",
+    "current_journal",
+    "is_recorded_here",
+    "journalling",
+    "running",
+    "surrounding_call",
+    "surrounding_journal",
+    "surrounding_run",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +43,18 @@ def surrounding_journal() -> HopJournal | None:
     """Return the journal of the hop that this context belongs to, even inside a recorded call."""
     scope = _scope.get()
     return scope.journal if scope is not None else None
+
+
+def is_recorded_here() -> bool:
+    """Say whether this context is the inside of a recorded call, in which nothing else is recorded."""
+    scope = _scope.get()
+    return scope is not None and scope.recorded
+
+
+def surrounding_run() -> str:
+    """Return the id of the agent's run that this context is the inside of; empty if it is none."""
+    scope = _scope.get()
+    return scope.run_id if scope is not None else ""
 
 
 def surrounding_call() -> str:

@@ -20,6 +20,7 @@ from paigeant_celery.core.causes import cause_of, traceback_of
 from paigeant_celery.core.errors import HopFailed, HopUnknown, OutdatedVersion, StoreCorrupt, TransientError
 from paigeant_celery.core.hop_failures import hop_failed
 from paigeant_celery.core.patience import patience
+from paigeant_celery.core.wait_errors import HopSuspended
 from paigeant_celery.hop.effects import PUT_BACK, PUT_BACK_PAUSE, ClosedAs, Drop, Effects, Refused, Summary
 from paigeant_celery.hop.failures import traced
 from paigeant_celery.hop.guard import Arrival
@@ -178,8 +179,13 @@ class HopRuntime:
                 hop.journal.lose()  # first: the loop is told a moment later, and a call might begin before
             future.cancel()
 
+        def settled(count: int) -> None:
+            if hop.journal is not None:
+                hop.journal.waits.notice(count)
+
         ends = hop.begun_at + hop.timeout
-        return self._owner.holding(hop.closing.hop_id, fence=hop.closing.fence, cancel=cancel, ends=ends)
+        closing = hop.closing
+        return self._owner.holding(closing.hop_id, fence=closing.fence, cancel=cancel, ends=ends, settled=settled)
 
     def _regain(self, arrival: Arrival, hop: Opened, outcome: Outcome | None) -> dict[str, str]:
         """Go on with a hop of which the store has no record any more. If it ended, nothing is lost."""
@@ -275,6 +281,10 @@ def _shown(summary: Summary) -> dict[str, str]:
         raise Ignore("another owner took over the hop")
     if summary.outcome in (ClosedAs.FAILED, ClosedAs.PARKED):
         raise _failed(summary)
+    if summary.outcome is ClosedAs.SUSPENDED:
+        # Flower shows a retry, with what the hop waits for; only an answer, a signal or the time sends it again.
+        reason = HopSuspended(", ".join(summary.waits_for) or "a time")
+        raise Retry(str(reason), exc=reason)
     if summary.outcome is ClosedAs.RETRYING:
         # Flower would keep showing a success, whatever follows it.
         raise Retry(exc=_failed(summary), when=summary.delay)

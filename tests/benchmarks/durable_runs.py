@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
@@ -32,6 +33,7 @@ from pydantic_ai.usage import RequestUsage
 
 from paigeant_celery.agents.durability import CeleryDurability
 from paigeant_celery.journal.hop_journal import HopJournal
+from paigeant_celery.journal.hop_waits import HopWaits
 from paigeant_celery.journal.scope import journalling
 from paigeant_celery.store.port import Claim, Claimed, Closing, HopRecord, NewWorkflow
 from paigeant_celery.store.redis import RedisStore
@@ -226,7 +228,9 @@ class Journal:
         self._closing = Closing(hop_id=self._hop.hop_id, owner=OWNER, fence=claimed.fence)
 
     async def _attempt(self, records: Mapping[str, str]) -> Attempt:
-        with journalling(HopJournal(store=self._store, closing=self._closing, step_id="s", records=records)):
+        waits = HopWaits(store=self._store, closing=self._closing, known=(), now=lambda: datetime.now(UTC))
+        journal = HopJournal(store=self._store, closing=self._closing, step_id="s", records=records, waits=waits)
+        with journalling(journal):
             return await self._walker.attempt(*self._size, capabilities=[self._durability])
 
 

@@ -1,0 +1,44 @@
+"""What a caller gives for a wait: its name, how long it may take, and times."""
+
+from __future__ import annotations
+
+import math
+from datetime import datetime, timedelta
+
+from paigeant_celery.core.errors import InvalidInput
+from paigeant_celery.core.names import conversation_fault
+
+__all__ = ["LONGEST_WAIT", "checked_moment", "checked_seconds", "checked_wait_name"]
+
+LONGEST_WAIT = 366 * 86400.0 * 10  # seconds; ten years
+
+
+def checked_wait_name(name: object) -> str:
+    """Return the name of a wait or a signal; raises `InvalidInput`. It is shown in events and in Flower."""
+    if not isinstance(name, str):
+        raise InvalidInput("invalid_wait", "name", f"must be a text, not a {type(name).__name__}")
+    if fault := conversation_fault(name):
+        raise InvalidInput("invalid_wait", "name", f"it {fault}")
+    return name
+
+
+def checked_seconds(given: object, path: str) -> float | None:
+    """Return how many seconds a wait may take, None for any time; raises `InvalidInput`."""
+    if given is None:
+        return None
+    if isinstance(given, timedelta):
+        given = given.total_seconds()
+    if isinstance(given, bool) or not isinstance(given, int | float):
+        raise InvalidInput("invalid_wait", path, f"must be seconds or a `timedelta`, not a {type(given).__name__}")
+    if not (math.isfinite(given) and 0 <= given <= LONGEST_WAIT):
+        raise InvalidInput("invalid_wait", path, f"must be from 0 to {LONGEST_WAIT:.0f} seconds, which is ten years")
+    return float(given)
+
+
+def checked_moment(given: object, path: str) -> datetime:
+    """Return a time with its zone; raises `InvalidInput`."""
+    if not isinstance(given, datetime):
+        raise InvalidInput("invalid_wait", path, f"must be a `datetime`, not a {type(given).__name__}")
+    if given.utcoffset() is None:
+        raise InvalidInput("naive_datetime", path, "give it a time zone, as in `datetime.now(UTC)`")
+    return given

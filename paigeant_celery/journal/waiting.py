@@ -1,0 +1,109 @@
+"""Waiting in a step: a wait is recorded before anybody is asked, and what it gave before the code goes on with it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Literal
+
+from pydantic import JsonValue
+
+from paigeant_celery.core.waits import WHOLE, Wait, WaitKind, make_token
+from paigeant_celery.journal.hop_journal import HopJournal
+from paigeant_celery.journal.record import CallKey, Record
+from paigeant_celery.journal.scope import calling
+from paigeant_celery.store.port import NewWait
+
+__all__ = ["Ask", "Ended", "ended_wait"]
+
+Ask = Callable[[str], Awaitable[Mapping[str, JsonValue] | None]]
+BY_STEP = "step"  # who answered, if asking gave the answer at once
+SECRET = 24  # bytes
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What became of a wait: the answers to its parts, as JSON, or none because its time was over."""
+
+    state: Literal["settled", "timed_out"]
+    answers: Mapping[str, Any]
+
+
+async def ended_wait(
+    journal: HopJournal,
+    key: CallKey,
+    *,
+    kind: WaitKind,
+    name: str,
+    ask: Ask | None = None,
+    timeout: float | None = None,  # noqa: ASYNC109 - of the wait, which outlasts this attempt
+    parts: tuple[str, ...] = (WHOLE,),
+    about: str = "",
+    is_of_use: Callable[[Ended], bool] = lambda ended: True,
+) -> Ended:
+    """Wait for an answer, now or in a later attempt, and return it; the same in each attempt.
+
+    `ask` gets the token, and may give answers at once; it may be called again if an attempt ends before its answer is
+    recorded. `timeout` is in seconds from when the wait was first recorded. An answer that is not `is_of_use` opens the
+    wait again under a new token, and `ask` is called with that. Raises `HopLost`.
+    """
+    found = journal.find(key, {})
+    if found is not None:
+        await journal.turn(found.number)
+        return Ended(state=found.result["state"], answers=found.result["answers"])
+    await journal.write_held()
+    waits, instead_of = journal.waits, None
+    while True:
+        wait = waits.known(str(key))
+        if wait is None or instead_of is not None:
+            new = NewWait(
+                wait_id=str(key),
+                token=make_token(journal.hop_id, secrets.token_urlsafe(SECRET)),
+                kind=kind,
+                name=name,
+                timeout=timeout,
+                parts=parts,
+                about=about,
+                instead_of=instead_of,
+            )
+            wait = await journal.patiently(partial(waits.record, new))
+        if wait.state == "open" and ask is not None:
+            wait = await _asked(journal, key, wait, ask)
+        if wait.state == "open":
+            wait = await waits.over(wait)
+        ended = _ended(wait)
+        if ended.state == "timed_out" or is_of_use(ended):
+            break
+        instead_of = wait.token
+    async with journal.making(key):
+        number = await journal.add(key, Record(result={"state": ended.state, "answers": dict(ended.answers)}))
+    await journal.turn(number)
+    return ended
+
+
+async def _asked(journal: HopJournal, key: CallKey, wait: Wait, ask: Ask) -> Wait:
+    """Ask unless that is recorded, and return the wait, which asking may have settled."""
+    mark = hashlib.sha256(wait.token.encode()).hexdigest()[:16]  # a wait that is open again is asked for again
+    asking = replace(key, kind="ask", name=f"{key.name}/{mark}")
+    found = journal.find(asking, {})
+    if found is not None:
+        answers = found.result
+    else:
+        async with journal.making(asking):
+            with calling(str(asking), recorded=True):
+                answers = await ask(wait.token)
+            await journal.add(asking, Record(result=answers))
+    if answers is None:
+        return wait
+    texts = {part: json.dumps(answer, ensure_ascii=False) for part, answer in answers.items()}
+    return await journal.patiently(partial(journal.waits.answer, wait, texts, by=BY_STEP, call=mark))
+
+
+def _ended(wait: Wait) -> Ended:
+    if wait.state == "settled":
+        return Ended("settled", {part: json.loads(answer.text) for part, answer in wait.answers.items()})
+    return Ended("timed_out", {})
