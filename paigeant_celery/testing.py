@@ -123,19 +123,25 @@ class WorkflowHarness:
         )
         times = 2 if deliver_twice else 1
         await self.deliver(times=times)
-        while await self._go_on(handle, answers or {}):
+        answered: set[str] = set()
+        while await self._go_on(handle, answers or {}, answered):
             await self.deliver(times=times)
         return handle.result_sync(timeout=0)
 
-    async def _go_on(self, handle: WorkflowHandle, answers: Prepared) -> bool:
-        """Give a suspended workflow what it waits for, or the time; False if it is not suspended."""
+    async def _go_on(self, handle: WorkflowHandle, answers: Prepared, answered: set[str]) -> bool:
+        """Give a suspended workflow what it waits for, or the time; False if it is not suspended.
+
+        `answered` are the ids of waits that got their answer. One that is open all the same cannot use it.
+        """
         record = self.store.workflow(handle.correlation_id)
         if record is None or not record.suspended:
             return False
-        if await answer_prepared(handle, answers):
+        open_ = {wait.token: wait for wait in record.waits if wait.state == "open"}
+        given = await answer_prepared(handle, answers, to={t for t, w in open_.items() if w.wait_id not in answered})
+        answered.update(open_[token].wait_id for token in given)
+        if given:
             return True
-        open_ = [wait for wait in record.waits if wait.state == "open"]
-        times = [time for time in (record.wake_at, *(wait.until for wait in open_)) if time is not None]
+        times = [time for time in (record.wake_at, *(wait.until for wait in open_.values())) if time is not None]
         if not times:
             waits_for = "; ".join(map(str, handle.status_sync().waiting_for))
             raise WorkflowWaits(handle.correlation_id, waits_for)

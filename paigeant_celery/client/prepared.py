@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TypeAlias, cast
 
 from pydantic import JsonValue, TypeAdapter
@@ -21,14 +21,16 @@ BY = "test"
 RESULTS = "DeferredToolResults"  # pydantic-ai's own, which this wing does not load
 
 
-async def answer_prepared(handle: WorkflowHandle, prepared: Prepared) -> bool:
-    """Answer what a workflow waits for, as far as answers are prepared, and say whether there was one.
+async def answer_prepared(handle: WorkflowHandle, prepared: Prepared, *, to: Collection[str]) -> Collection[str]:
+    """Answer those waits of a workflow for which answers are prepared; return their tokens, which are some of `to`.
 
     A wait is answered by its name. One for calls of tools is also answered by the names of its tools, if all of them
     have an answer. A function may be async. Raises `InvalidAnswer`, and what a function raises.
     """
-    found = False
+    found = []
     for wait in await handle.pending():
+        if wait.token not in to:
+            continue
         if wait.name in prepared:
             payload = _of_wait(wait, await _asked(prepared[wait.name], wait))
         elif wait.calls and all(call.tool in prepared for call in wait.calls):
@@ -36,7 +38,7 @@ async def answer_prepared(handle: WorkflowHandle, prepared: Prepared) -> bool:
         else:
             continue
         await handle.resolve(wait.token, payload, by=BY)
-        found = True
+        found.append(wait.token)
     return found
 
 

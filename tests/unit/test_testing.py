@@ -16,8 +16,11 @@ from paigeant_celery import (
     PendingWait,
     WorkflowContext,
     WorkflowFailed,
+    WorkflowHandle,
     WorkflowWaits,
     activity,
+    sleep_for,
+    wait_for,
 )
 from paigeant_celery.testing import WorkflowHarness
 
@@ -116,6 +119,26 @@ def patient() -> FunctionSpec:
         return await context.wait_for("word", timeout=timedelta(days=1))
 
     return patient.activity()
+
+
+def test_steps_that_wait_get_their_answers_and_take_no_time(workflow_harness: WorkflowHarness) -> None:
+    """A workflow that starts on Monday and waits for a payment is tested today."""
+
+    @activity
+    async def ship(context: WorkflowContext) -> Any:
+        return context.previous_output and context.previous_output.output
+
+    steps = [wait_for("paid", timeout=60), sleep_for(timedelta(days=3)), ship.activity()]
+    start_at = datetime.now(UTC) + timedelta(days=4)
+
+    answers = {"paid": {"cents": 3}}
+    result = asyncio.run(workflow_harness.run(steps, start_at=start_at, answers=answers, correlation_id="w"))
+
+    assert result.outputs == {"wait-paid": {"cents": 3}, "ship": {"cents": 3}}
+    *_, ended = WorkflowHandle("w", workflow_harness.transport).events_sync()
+    assert ended.at - start_at >= timedelta(days=3)
+    with pytest.raises(WorkflowFailed, match="WaitTimedOut"):
+        asyncio.run(workflow_harness.run(steps))
 
 
 def test_a_test_can_stop_where_a_workflow_waits(workflow_harness: WorkflowHarness) -> None:
