@@ -7,6 +7,7 @@ import sys
 
 import click
 
+from paigeant_celery.cli.answering import answer, approve, deny, inbox, signal
 from paigeant_celery.cli.brokers import rebind
 from paigeant_celery.cli.letters import letters
 from paigeant_celery.cli.workflows import activities, cancel, retry, show
@@ -16,11 +17,11 @@ __all__ = ["paigeant"]
 
 @click.group(name="paigeant")
 def paigeant() -> None:
-    """Look at paigeant_celery's activities and workflows; cancel workflows or let them go on."""
+    """Look at paigeant_celery's activities and workflows, answer what they wait for, cancel them or let them go on."""
     # Otherwise a character that the terminal's encoding lacks, in an error's text for example, would end the output.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
-for _command in (activities, show, cancel, retry, rebind, letters):
+for _command in (activities, show, inbox, approve, deny, answer, signal, cancel, retry, rebind, letters):
     paigeant.add_command(_command)

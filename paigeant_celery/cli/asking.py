@@ -10,7 +10,7 @@ import click
 if TYPE_CHECKING:
     from paigeant_celery.broker.transport import CeleryTransport
 
-__all__ = ["discard_journal", "reading", "transport_of_app"]
+__all__ = ["discard_journal", "reading", "shown", "transport_of_app"]
 
 T = TypeVar("T")
 
@@ -40,3 +40,8 @@ def transport_of_app(context: click.Context) -> CeleryTransport:
     if transport.faults:
         raise click.ClickException(str(ConfigurationError(transport.faults)))
     return transport
+
+
+def shown(text: str) -> str:
+    """Return a text that somebody else wrote so that a terminal shows it, and does nothing else with it."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)

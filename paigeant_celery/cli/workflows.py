@@ -6,7 +6,7 @@ from textwrap import indent
 
 import click
 
-from paigeant_celery.cli.asking import discard_journal, reading, transport_of_app
+from paigeant_celery.cli.asking import discard_journal, reading, shown, transport_of_app
 
 __all__ = ["activities", "cancel", "retry", "show"]
 
@@ -53,6 +53,8 @@ def show(context: click.Context, correlation_id: str, events: bool) -> None:
         where = f"is tried again at {status.retry_at:%Y-%m-%d %H:%M:%S} UTC"
     if where is not None:
         click.echo(f"  current:   {status.step_id} {where} (begun {status.attempt} times)")
+    for wait in status.waiting_for:
+        click.echo(f"  waits for: {shown(str(wait))}")
     if status.usage:
         cost = [f"cost=${status.cost}"] if status.cost is not None else []
         used = [f"{name}={count}" for name, count in status.usage.items()]
@@ -63,7 +65,7 @@ def show(context: click.Context, correlation_id: str, events: bool) -> None:
         if status.failure.cause is not None:
             click.echo(indent(str(status.failure.cause), "    "))
     for event in happened:
-        details = " ".join(f"{name}={value}" for name, value in event.fields.items())
+        details = " ".join(f"{name}={shown(value)}" for name, value in event.fields.items())
         click.echo(f"  {event.at:%Y-%m-%d %H:%M:%S} {event.type} {event.hop_id} {details}".rstrip())
 
 
