@@ -497,7 +497,7 @@ class WaitStore(Protocol):
     def time_out(self, token: str) -> Wait | None:
         """Give a wait up if its time is over and it is open; return it as it is now, or None if it is not known.
 
-        For the run that waits: a suspended hop stays so, and a sweep wakes it.
+        For the run that waits. If its hop is suspended by now, it is queued, and a sweep sends it.
         """
         ...
 
