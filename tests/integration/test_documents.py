@@ -97,7 +97,7 @@ FIGURES = [
     ("docs/operating.md", "The store keeps the newest {} of them.", LIMITS.max_letters),
     ("docs/operating.md", "an answer has more than {} MiB", LIMITS.max_answer / 1024**2),
     ("docs/operating.md", "or a signal more than {} KiB", LIMITS.max_signal / 1024),
-    ("docs/operating.md", "or keeps {} signals", LIMITS.max_signals),
+    ("docs/operating.md", "a signal more than the {} that are kept", LIMITS.max_signals),
     ("docs/operating.md", "a step has {} waits that are open", LIMITS.max_waits),
     ("docs/operating.md", "The {} at the head of the queue are looked at.", MOST_LOOKED_AT),
     ("docs/operating.md", "About {} events of a workflow are kept,", LIMITS.max_events),
