@@ -55,6 +55,7 @@ from paigeant_celery.store.port import (
     Said,
     Standing,
     Store,
+    WorkflowRecord,
 )
 
 __all__ = ["RecordedEffects"]
@@ -145,7 +146,9 @@ class RecordedEffects(Effects):
         )
 
     def dropped(self, hop_id: str, drop: Dropped | Drop) -> Drop:
-        """Return the answer to a copy, with how its hop stands if it finished or is parked."""
+        """Return the answer to a copy, with how its hop stands if it finished, is parked or is suspended."""
+        if drop.reason == "suspended":
+            return Drop(reason=drop.reason, stands=self._suspended(hop_id))
         if drop.reason not in ("finished", "parked"):
             return Drop(reason=drop.reason)
         return Drop(reason=drop.reason, stands=self._standing_of(hop_id))
@@ -177,10 +180,21 @@ class RecordedEffects(Effects):
         record = self._store.workflow(hop.message.correlation_id)
         return record is not None and record.state == "cancelled"
 
-    def _standing_of(self, hop_id: str) -> Summary | None:
-        ids, record = split_hop_id(hop_id), None
+    def _suspended(self, hop_id: str) -> Summary | None:
+        record = self._record_of(hop_id)
+        if record is None or record.hop_id != hop_id or not record.suspended:  # it went on meanwhile
+            return None
+        names = sorted({wait.name for wait in record.waits if wait.state == "open"})
+        return Summary(hop_id=hop_id, step_id="", outcome=ClosedAs.SUSPENDED, waits_for=tuple(names))
+
+    def _record_of(self, hop_id: str) -> WorkflowRecord | None:
+        ids = split_hop_id(hop_id)
         with suppress(StoreCorrupt, OutdatedVersion):  # it is only shown, and nothing is shown that is not known
-            record = self._store.workflow(ids[0]) if ids is not None else None
+            return self._store.workflow(ids[0]) if ids is not None else None
+        return None
+
+    def _standing_of(self, hop_id: str) -> Summary | None:
+        ids, record = split_hop_id(hop_id), self._record_of(hop_id)
         if ids is None or record is None:
             return None
         if record.hop_id == hop_id and record.failure is not None:
