@@ -274,8 +274,8 @@ def _dropped(reason: str, stands: Summary | None) -> Ignore:
         return ShownAs(reason, "task-retried", {"exception": repr(_waits(stands)), "traceback": ""})
     if stands.error_class is None:
         return ShownAs(reason, "task-succeeded", {"result": repr(_shown(stands))})
-    error = _failed(stands)
-    return ShownAs(reason, "task-failed", {"exception": repr(error), "traceback": str(cause_of(error))})
+    error, event = _failed(stands), "task-retried" if stands.outcome is ClosedAs.RETRYING else "task-failed"
+    return ShownAs(reason, event, {"exception": repr(error), "traceback": str(cause_of(error))})
 
 
 def _shown(summary: Summary) -> dict[str, str]:

@@ -274,6 +274,23 @@ def test_a_hop_that_waits_for_an_answer_is_a_retry_that_says_what_it_waits_for(f
         assert secret not in flower.worker.log()
 
 
+def test_a_copy_of_a_hop_that_is_tried_again_later_leaves_it_a_retry(flower: Flower) -> None:
+    """Otherwise it would be shown as running until its next attempt, which may be a day away."""
+    later = StepPolicy(max_attempts=2, backoff=3600)
+    handle = flower.dispatch(FunctionSpec("failing_function", {"kind": "ValueError", "text": ERROR}, policy=later))
+    task_id = f"{handle.correlation_id}.0"
+    shown = flower.task(task_id, "RETRY")
+
+    flower.send(flower.delivery(handle))
+    after = f"{flower.dispatch(ActivitySpec('draft', PROMPT)).correlation_id}.0"  # its events come after the copy's
+    flower.task(after, "SUCCESS")
+
+    still = flower.shown(task_id)
+    assert (still["state"], still["exception"]) == ("RETRY", shown["exception"])
+    assert handle.status_sync().state == "retrying"
+    assert ERROR not in json.dumps(still)
+
+
 @pytest.mark.parametrize("terminate", [False, True])
 def test_revoking_a_running_hop_cancels_its_workflow(flower: Flower, gate: Path, terminate: bool) -> None:
     """The buttons do what they say, and no process of the pool is killed."""
