@@ -79,7 +79,7 @@ class HopWaits:
         self._known = {wait.wait_id: wait for wait in known}
         self._lock = real().Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._leave: Callable[[], object] = lambda: None
+        self._leave: Callable[[], object] | None = None  # until an attempt begins, there is none to leave
         self._ends = now()
         self._is_busy: Callable[[], bool] = lambda: False
         self._stands: set[_Stand] = set()
@@ -145,7 +145,7 @@ class HopWaits:
     def moved(self) -> None:
         """Note that something has begun or ended. May be called from any thread."""
         self._moves += 1
-        if not self._stands or self._loop is None:
+        if not self._stands or self._loop is None or self._leave is None:
             return
         with suppress(RuntimeError):  # the loop has ended
             self._loop.call_soon_threadsafe(self._watch)
@@ -154,6 +154,7 @@ class HopWaits:
         self, *, name: str, token: str | None = None, until: datetime | None = None, quiet: bool = False
     ) -> None:
         loop = asyncio.get_running_loop()
+        self._loop = self._loop or loop
         if loop is not self._loop:
             text = "a step waits only on the event loop that runs it; `await` the wait in an `async` function or tool"
             raise UsageError(text)
@@ -223,6 +224,7 @@ class HopWaits:
             await asyncio.sleep(0)
         if self._moves != moves or not self._stands or self.standing is not None or self._is_at_work():
             return
+        assert self._leave is not None
         self.standing = self._stood_at()
         self._leave()
 

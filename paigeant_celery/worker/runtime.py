@@ -283,7 +283,8 @@ def _shown(summary: Summary) -> dict[str, str]:
         raise _failed(summary)
     if summary.outcome is ClosedAs.SUSPENDED:
         # Flower shows a retry, with what the hop waits for; only an answer, a signal or the time sends it again.
-        raise Retry(exc=HopSuspended(", ".join(summary.waits_for) or "a time"))
+        reason = HopSuspended(", ".join(summary.waits_for) or "a time")
+        raise Retry(str(reason), exc=reason)
     if summary.outcome is ClosedAs.RETRYING:
         # Flower would keep showing a success, whatever follows it.
         raise Retry(exc=_failed(summary), when=summary.delay)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
 from pydantic_ai.messages import ModelMessage, ModelMessagesTypeAdapter, ModelResponse, TextPart, ToolCallPart
@@ -13,6 +14,7 @@ from pydantic_ai.run import AgentRunResult
 
 from paigeant_celery.journal.event_feed import EventFeed
 from paigeant_celery.journal.hop_journal import HopJournal
+from paigeant_celery.journal.hop_waits import HopWaits
 from paigeant_celery.journal.scope import journalling
 from paigeant_celery.store.memory import MemoryStore
 from paigeant_celery.store.port import Claim, Claimed, Closing, HopRecord, NewWorkflow
@@ -72,6 +74,7 @@ class JournalledHop:
             closing=self.closing,
             step_id="draft",
             records=self.store.journal("w.0"),
+            waits=HopWaits(store=self.store, closing=self.closing, known=claimed.waits, now=lambda: datetime.now(UTC)),
             stopping=stopping,
             feed=feed,
         )

@@ -311,7 +311,7 @@ def test_an_unexpected_error_after_the_record_leaves_the_next_hop_to_a_sweep(
 def test_the_words_for_how_a_hop_was_closed_are_a_promise() -> None:
     """Flower, results and the test kit show them."""
     assert [str(word) for word in ClosedAs] == [
-        "completed", "workflow_completed", "retrying", "parked", "failed", "overtaken",
+        "completed", "workflow_completed", "retrying", "suspended", "parked", "failed", "overtaken",
     ]  # fmt: skip
 
 

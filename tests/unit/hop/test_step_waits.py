@@ -1,4 +1,4 @@
-"""A step waits without a worker: for a signal, for an answer, for a time; and its code gets the same in each attempt."""
+"""A step waits without a worker, for a signal, an answer or a time, and gets the same in each attempt."""
 
 from __future__ import annotations
 
@@ -30,10 +30,13 @@ def test_a_step_that_waits_for_a_signal_holds_no_attempt_and_goes_on_with_its_pa
     handle = workflow_harness.dispatch([pay.activity()], correlation_id="w")
     assert asyncio.run(workflow_harness.deliver()) == ["suspended"]
     record = workflow_harness.store.workflow("w")
-    assert record is not None and record.suspended and record.attempt == 0
+    assert record is not None
+    assert record.suspended
+    assert record.attempt == 0
 
     resolution = workflow_harness.store.signal("w", "paid", SETTLED, by="bank", call="1")
-    assert resolution.outcome == "settled" and resolution.hop is not None
+    assert resolution.outcome == "settled"
+    assert resolution.hop is not None
     workflow_harness._outbox.send(resolution.hop)
     assert asyncio.run(workflow_harness.deliver()) == ["workflow_completed"]
 
@@ -115,7 +118,8 @@ def test_a_sleep_counts_from_the_first_attempt(workflow_harness: WorkflowHarness
     workflow_harness._skipped += timedelta(minutes=1)
     workflow_harness.sweep()
     assert asyncio.run(workflow_harness.deliver()) == ["workflow_completed"]
-    assert handle.result_sync(timeout=0).output == "rested" and len(ended) == 1
+    assert handle.result_sync(timeout=0).output == "rested"
+    assert len(ended) == 1
 
 
 def test_a_sync_function_is_told_that_it_cannot_wait(workflow_harness: WorkflowHarness) -> None:
