@@ -177,6 +177,7 @@ class Sweeping:
 
     swept_at: datetime | None = None
     held_until: datetime | None = None
+    cut: bool = False  # the last pass left something, and the next one may be made at once
 
 
 # The rules that all operations share.
@@ -449,8 +450,8 @@ def tells_failure(hop: Hop) -> bool:
 
 
 def may_pass(sweeping: Sweeping, *, now: datetime, pace: Pace) -> bool:
-    """Say whether it is time for a pass. There is one per second, whoever asks."""
-    return sweeping.swept_at is None or now - sweeping.swept_at >= pace.pass_every
+    """Say whether it is time for a pass. There is one per second, whoever asks, unless the last one left something."""
+    return sweeping.swept_at is None or sweeping.cut or now - sweeping.swept_at >= pace.pass_every
 
 
 def open_pass(sweeping: Sweeping, *, now: datetime, pace: Pace) -> Sweeping:

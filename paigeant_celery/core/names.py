@@ -19,6 +19,7 @@ __all__ = [
     "CORRELATION_ID_RULE",
     "EVENTS",
     "FIRST_PLACE",
+    "FLOW",
     "GIVEN_BACK_HEADER",
     "MAX_ATTEMPTS",
     "MAX_NAME_LENGTH",
@@ -35,6 +36,7 @@ __all__ = [
     "inserting_place",
     "is_activity_name",
     "is_correlation_id",
+    "is_free_name",
     "is_queue_name",
     "is_step_id",
     "name_fault",
@@ -44,7 +46,7 @@ __all__ = [
     "text_fault",
 ]
 
-SPEC_VERSION = "1.3"
+SPEC_VERSION = "1.4"
 VERSION_HEADER = "paigeant_spec_version"
 ATTEMPT_HEADER = "paigeant_attempt"  # beside the envelope, if no store counts the attempts
 GIVEN_BACK_HEADER = "paigeant_given_back"  # how often it was put back on its queue, if no store knows the hop
@@ -71,6 +73,8 @@ CONVERSATION_RULE = f"1 to {MAX_NAME_LENGTH} characters, not only spaces, and no
 QUEUE_RULE = "1 to 255 bytes of UTF-8, not only spaces, no control characters, and not 'amq.' in front"
 
 FIRST_PLACE = "0"
+
+FLOW = "_flow"  # the activity of the steps that we run ourselves; every worker that serves steps serves it
 
 MAX_ATTEMPTS = 1000  # the highest number that a policy or setting allows
 
@@ -123,6 +127,11 @@ def conversation_fault(text: str) -> str:
 def is_activity_name(text: str) -> bool:
     """Say whether `text` may name an activity; only ASCII, so that no two names look alike."""
     return len(text) <= MAX_NAME_LENGTH and ACTIVITY_NAME.fullmatch(text) is not None
+
+
+def is_free_name(text: str) -> bool:
+    """Say whether a user may give this name to an activity."""
+    return is_activity_name(text) and text != FLOW
 
 
 def hop_id(correlation_id: str, place: str) -> str:
@@ -192,6 +201,7 @@ class Names:
 REASONS: Mapping[str, str] = MappingProxyType(
     {
         "activity_not_allowed": "an agent wants to insert an activity that is not allowed or not registered",
+        "answer_too_large": "an answer to a wait, or a signal, is larger than one may be",
         "attempts_exhausted": "the hop was begun as often as it may be, but no attempt ever ended",
         "bad_agent_name": "the name of an activity is empty, too long, or has characters that are not allowed",
         "bad_conversation": "the name or the id of a conversation is empty, too long, or has control characters",
@@ -204,7 +214,7 @@ REASONS: Mapping[str, str] = MappingProxyType(
         "conversation_open": "the history of a conversation ends in a tool call without an answer",
         "conversation_too_large": "the history of a conversation is larger than `paigeant_max_conversation_size`",
         "deadline": "the deadline of the workflow passed before or during the step",
-        "deadline_passed": "a workflow was dispatched with a deadline in the past",
+        "deadline_passed": "a workflow was dispatched with a deadline in the past, or before its own start",
         "duplicate_step_id": "two steps of a workflow have the same id",
         "empty_itinerary": "there is no step to run",
         "empty_prompt": "a step of an agent has no prompt",
@@ -223,7 +233,7 @@ REASONS: Mapping[str, str] = MappingProxyType(
         "invalid_text": "a text has a lone surrogate, or a name has a NUL: not every broker and store can keep it",
         "invalid_usage_limits": "the usage limits of a workflow make no sense",
         "invalid_variables": "the variables of a workflow are not a mapping, or would not come back from JSON",
-        "invalid_wait": "the name of a wait or the time that it may take makes no sense",
+        "invalid_wait": "the name of a wait, the time that it may take, or who answers it makes no sense",
         "loop_limit": "with the inserted steps the workflow would be longer than `paigeant_max_steps`",
         "malformed": "what arrived is not a message of Celery's protocol",
         "naive_datetime": "a deadline, or another time, has no time zone",
@@ -240,6 +250,7 @@ REASONS: Mapping[str, str] = MappingProxyType(
         "too_deep": "JSON has too many levels",
         "too_large": "a message is larger than `paigeant_max_message_size`",
         "too_many_added_steps": "an agent wants to insert more steps than it may",
+        "too_many_signals": "a workflow keeps as many signals for waits to come as it may",
         "too_many_steps": "a workflow has more steps than `paigeant_max_steps`",
         "too_many_visits": "an agent wants to insert an activity more often than `paigeant_max_visits`",
         "too_many_waits": "a step has more open waits than a hop may have",
@@ -252,6 +263,7 @@ REASONS: Mapping[str, str] = MappingProxyType(
         "unknown_task": "the message names a task that is not an activity and that the worker does not have",
         "unsendable": "no broker can take the message of a hop, whatever its state",
         "unsupported_version": "the envelope has another major version, or none",
+        "workflow_ended": "a signal was sent to a workflow that has ended",
     }
 )
 

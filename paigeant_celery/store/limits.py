@@ -26,6 +26,9 @@ class StoreLimits:
     max_letters: int = 10_000  # of refused messages; the oldest are dropped
     letters_at_once: int = 100  # read at once from an index
     longest_sleep: int = 86_400_000  # then a suspended hop is looked at, whatever it waits for
+    woken_at_once: int = 50  # suspended hops that one pass looks at
+    most_fields: int = 2_000  # in one command; Lua passes on at most some 8000 values
+    most_timed_out: int = 500  # waits that one pass gives up, of all hops, before it leaves the rest to the next one
     max_waits: int = 100  # of one hop that are open
     max_signals: int = 1_000  # of one workflow that are kept for waits to come
     max_calls: int = 10_000  # signals of one workflow whose ids are remembered, so that none counts twice

@@ -9,6 +9,7 @@ from typing import Literal
 
 from paigeant_celery.core import hops as protocol
 from paigeant_celery.core.hops import Change, Pace
+from paigeant_celery.store.limits import StoreLimits
 from paigeant_celery.store.memory_records import Records
 from paigeant_celery.store.memory_waits import Waits
 from paigeant_celery.store.port import HopRecord
@@ -22,7 +23,7 @@ class Round:
 
     records: Records
     pace: Pace
-    most: int  # hops to send again
+    limits: StoreLimits
     now: datetime
     again: list[HopRecord] = field(default_factory=list)
     late: list[HopRecord] = field(default_factory=list)
@@ -59,9 +60,9 @@ class Round:
 
     def wake(self, waits: Waits) -> None:
         """Queue the suspended hops whose time is over."""
-        before = sum(at <= self.now for at in self.records.asleep.values())
-        self.is_cut = self.is_cut or before > self.most - len(self.again)
-        for hop_id in waits.wake_due(now=self.now, most=self.most - len(self.again)):
+        most = min(self.limits.woken_at_once, self.limits.most_at_once - len(self.again))
+        self.is_cut = sum(at <= self.now for at in self.records.asleep.values()) > most
+        for hop_id in waits.wake_due(now=self.now, most=most):
             kept = self.records.hops[hop_id]
             line = self.records.line_of(kept.queue)
             change = protocol.wake(kept.hop, line=line, now=self.now, pace=self.pace, resent="time_over")
@@ -72,7 +73,7 @@ class Round:
         """Return the hops of workflows whose deadline has passed. Whoever gets them may die, so they are kept."""
         deadlines = self.records.deadlines
         passed = sorted((at, name) for name, at in deadlines.items() if at <= self.now)
-        for _, name in passed[: self.most]:
+        for _, name in passed[: self.limits.most_at_once]:
             deadlines[name] = self.now + self.pace.due_after
             hop_id = self.records.workflows[name].hop_id
             if protocol.may_be_ended(self.records.hops[hop_id].hop):
@@ -85,7 +86,7 @@ class Round:
 
     @property
     def _is_full(self) -> bool:
-        return len(self.again) >= self.most
+        return len(self.again) >= self.limits.most_at_once
 
     def _due(self) -> list[str]:
         """Return the hops that are due. Those that are sent whatever waits on their queue come first."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from paigeant_celery.core import hops as protocol
@@ -50,7 +50,7 @@ class Waits:
         )
         kept.workflow.events.add_event("asked", hop_id, now=now, wait=wait.name)
         if wait.kind == "signal" and (early := kept.workflow.signals.take(wait.name)) is not None:
-            wait, _ = rules.answer(wait, {WHOLE: early.text}, by=early.by, call=early.call, now=now)
+            wait = replace(wait, state="settled", answers={WHOLE: early})
             self._tell(kept, hop_id, wait, (WHOLE,), by=early.by, now=now)
         kept.waits[wait.token] = wait
         return wait
@@ -90,6 +90,8 @@ class Waits:
             return Resolution(outcome="unknown")
         before = kept.waits[token]
         wait, outcome = rules.answer(before, answers, by=by, call=call, now=now, ended=_has_ended(kept, now))
+        if wait.state == "timed_out":
+            self._give_up(kept, hop_id, before, now)
         kept.waits[token] = wait
         if wait.answers != before.answers:
             self._tell(kept, hop_id, wait, answers, by=by, now=now)
@@ -100,7 +102,9 @@ class Waits:
         hop_id, kept = self._hop_of(token)
         if kept is None:
             return None
-        self._give_up(kept, hop_id, kept.waits[token], now)
+        before = kept.waits[token]
+        self._give_up(kept, hop_id, before, now)
+        self._woken(hop_id, before, kept.waits[token], now)
         return kept.waits[token]
 
     def signal(self, workflow: Workflow, name: str, text: str, *, by: str, call: str, now: datetime) -> Resolution:
@@ -110,22 +114,25 @@ class Waits:
             return Resolution(outcome="repeated")
         if workflow.state not in ("running", "parked") or _has_ended(kept, now):
             return Resolution(outcome="ended")
+        woken: HopRecord | None = None
         for before in by_since(kept.waits.values()):
             if (before.kind, before.name, before.state) != ("signal", name, "open"):
                 continue
-            wait, outcome = rules.answer(before, {WHOLE: text}, by=by, call=call, now=now)
-            kept.waits[wait.token] = wait
-            if outcome != "settled":  # its time is over, and nobody has noted that yet
+            if self._give_up(kept, workflow.hop_id, before, now):  # nobody has noted yet that its time is over
+                woken = self._woken(workflow.hop_id, before, kept.waits[before.token], now) or woken
                 continue
+            wait, _ = rules.answer(before, {WHOLE: text}, by=by, call=call, now=now)
+            kept.waits[wait.token] = wait
             signals.remember(call, self.limits.max_calls)
             self._tell(kept, workflow.hop_id, wait, (WHOLE,), by=by, now=now)
-            return Resolution(outcome="settled", wait=wait, hop=self._woken(workflow.hop_id, before, wait, now))
+            woken = self._woken(workflow.hop_id, before, wait, now) or woken
+            return Resolution(outcome="settled", wait=wait, hop=woken)
         if signals.count >= self.limits.max_signals:
-            return Resolution(outcome="too_many")
+            return Resolution(outcome="too_many", hop=woken)
         signals.remember(call, self.limits.max_calls)
         signals.keep(name, Answer(text=text, by=by, at=now, call=call))
         workflow.events.add_event("signalled", workflow.hop_id, now=now, name=name, by=by)
-        return Resolution(outcome="kept")
+        return Resolution(outcome="kept", hop=woken)
 
     def asked(self, *, after: str | None, limit: int) -> Sequence[AskedWait]:
         """Return open waits of all workflows, oldest first."""

@@ -442,16 +442,14 @@ class HopStore(Protocol):
         """
         ...
 
-    def sweep(
-        self, *, host: str, dead: Collection[str] = (), queues: Mapping[str, bool] | None = None, again: bool = False
-    ) -> Sweep:
+    def sweep(self, *, host: str, dead: Collection[str] = (), queues: Mapping[str, bool] | None = None) -> Sweep:
         """Return hops whose message must be sent again: their owner is dead or its lease expired, or they are overdue.
 
         Also return queued hops whose workflow has passed its deadline, for the caller to close.
 
         They are then queued, and become overdue again later. `dead` are owners whose processes are gone; `queues` says
-        whether each queue is empty, and `again` that the last pass of this caller was full. Without any of them there
-        is one pass per second, whoever asks.
+        whether each queue is empty. Without either there is one pass per second, whoever asks, unless the last one was
+        full.
         """
         ...
 
@@ -497,7 +495,7 @@ class WaitStore(Protocol):
     def time_out(self, token: str) -> Wait | None:
         """Give a wait up if its time is over and it is open; return it as it is now, or None if it is not known.
 
-        For the run that waits: a suspended hop stays so, and a sweep wakes it.
+        For the run that waits. If its hop is suspended by now, it is queued, and a sweep sends it.
         """
         ...
 

@@ -12,10 +12,12 @@ from typing import Literal, cast, get_args
 from paigeant_celery.core.conversations import ConversationKey
 from paigeant_celery.core.errors import HopUnknown, InvalidInput
 from paigeant_celery.core.flow import Failure, WorkflowState
+from paigeant_celery.core.waits import Wait, hop_of_token
 from paigeant_celery.store.conversations import AT_ONCE, heard_of, said_arguments, trips, where_of
 from paigeant_celery.store.endpoint import Endpoint, read_url
 from paigeant_celery.store.limits import LIMITS, StoreLimits
 from paigeant_celery.store.port import (
+    AskedWait,
     BoundBroker,
     Claim,
     ClaimAnswer,
@@ -27,10 +29,14 @@ from paigeant_celery.store.port import (
     DropReason,
     Heard,
     HopRecord,
+    NewWait,
     NewWorkflow,
     OpenHops,
     RenewAnswer,
+    Resolution,
+    Standing,
     StoredEvent,
+    Suspended,
     Sweep,
     WorkflowRecord,
 )
@@ -49,13 +55,24 @@ from paigeant_celery.store.redis_records import (
     moment_of,
     workflow_arguments,
 )
+from paigeant_celery.store.redis_waits import (
+    asked_page,
+    only_hop,
+    only_wait,
+    resolution_of,
+    standing_arguments,
+    wait_arguments,
+    waits_in,
+)
 from paigeant_celery.store.timeline import id_of, place_of, read_on
 from paigeant_celery.store.touching import touch
+from paigeant_celery.store.waits import after_cursor, too_many_waits
 
 __all__ = ["RedisStore"]
 
 ADOPTS_NOTHING = ("", "", "")  # in the place of what START must know of a message to adopt its workflow
-NO_RECORD = -1  # the answer of scripts that write for a hop
+NO_RECORD, OVERTAKEN = -1, 0  # answers of scripts that write for a hop
+TOO_MANY = "too_many"
 
 _LETTER_CURSOR = re.compile(r"[0-9]{1,15}")
 
@@ -121,7 +138,7 @@ class RedisStore:
         if reply[0] != "claimed":
             return Dropped(reason=cast("DropReason", reply[0]))
         with self._server.readable(about):
-            _, fence, attempt, claimed_at, exhausted, created_at, heard, brought = reply
+            _, fence, attempt, claimed_at, exhausted, created_at, heard, brought, waits = reply
             return Claimed(
                 fence=int(fence),
                 attempt=int(attempt),
@@ -130,19 +147,22 @@ class RedisStore:
                 created_at=moment_of(created_at),
                 heard=heard_of(heard),
                 brought=dict(zip(brought[::2], brought[1::2], strict=True)),
+                waits=waits_in(waits),
             )
 
     def renew(self, owner: str, hops: Mapping[str, int], *, touchable: float | None = 0.0) -> RenewAnswer:
         """Extend the owner's lease. Hops that lapsed and were not taken are the owner's again."""
         pairs = (part for hop_id, fence in hops.items() for part in (hop_id, fence))
         about, longest = f"owner:{owner}", "" if touchable is None else round(touchable * 1000)
-        lost, stray, cancelled, unknown = self._server.run("renew", owner, self._lease, longest, *pairs, about=about)
+        reply = self._server.run("renew", owner, self._lease, longest, *pairs, about=about)
         with self._server.readable(about):
+            lost, stray, cancelled, unknown, settled = reply
             return RenewAnswer(
                 lost=frozenset(lost),
                 unknown=frozenset(unknown),
                 cancelled=frozenset(cancelled),
                 stray={hop_id: int(fence) for hop_id, fence in zip(stray[::2], stray[1::2], strict=True)},
+                settled={hop_id: int(count) for hop_id, count in zip(settled[::2], settled[1::2], strict=True)},
             )
 
     def touch(self, *, host: str, owners: Collection[str]) -> Sequence[str]:
@@ -195,6 +215,58 @@ class RedisStore:
         reply = self._server.run("redrive", correlation_id, token, int(discard_journal), about=f"wf:{correlation_id}")
         return cast("Literal['redriven', 'not_parked', 'unknown']", reply)
 
+    def wait(self, closing: Closing, new: NewWait) -> Wait | None:
+        """Record a wait of a hop that the owner runs, or return the recorded one."""
+        reply = self._run_for("wait", closing, *wait_arguments(new))
+        if reply == TOO_MANY:
+            raise too_many_waits(self._server.limits.max_waits)
+        with self._server.readable(f"hop:{closing.hop_id}"):
+            return only_wait(reply) if reply != OVERTAKEN else None
+
+    def suspend(self, closing: Closing, standing: Standing) -> Suspended | None:
+        """Let a hop wait for what it stands at, or queue it."""
+        reply = self._run_for("suspend", closing, *standing_arguments(standing))
+        return Suspended(hop=only_hop(reply)) if reply != OVERTAKEN else None
+
+    def resolve(self, token: str, answers: Mapping[str, str], *, by: str, call: str) -> Resolution:
+        """Answer parts of a wait, and queue its hop if that settles it."""
+        about = f"hop:{hop_of_token(token)}"
+        reply = self._server.run("resolve", token, by, call, *flat_of(answers), about=about)
+        with self._server.readable(about):
+            return resolution_of(reply)
+
+    def time_out(self, token: str) -> Wait | None:
+        """Give a wait up if its time is over."""
+        about = f"hop:{hop_of_token(token)}"
+        reply = self._server.run("time_out", token, about=about)
+        with self._server.readable(about):
+            return only_wait(reply)
+
+    def signal(self, correlation_id: str, name: str, text: str, *, by: str, call: str) -> Resolution:
+        """Settle the oldest open wait for a signal of this name, or keep the signal."""
+        about = f"wf:{correlation_id}"
+        reply = self._server.run("signal", correlation_id, name, text, by, call, about=about)
+        with self._server.readable(about):
+            return resolution_of(reply)
+
+    def waits(self, hop_id: str) -> Sequence[Wait]:
+        """Return the waits of a hop, by since."""
+        about = f"hop:{hop_id}"
+        reply = self._server.run("waits_of", hop_id, about=about)
+        with self._server.readable(about):
+            return waits_in(reply)
+
+    def asked(self, *, after: str | None, limit: int) -> Sequence[AskedWait]:
+        """Return open waits of all workflows, oldest first."""
+        place: tuple[int, str] | None = after_cursor(after)
+        found: list[AskedWait] = []
+        while place is not None and len(found) < limit:
+            reply = self._server.run("asked", *place, about="asked")
+            with self._server.readable("asked"):
+                page, place = asked_page(reply)
+            found += page
+        return found[: max(limit, 0)]
+
     def record(self, closing: Closing, records: Mapping[str, str]) -> bool:
         """Add records to the journal of a hop that the owner runs."""
         return self._write("record", closing, *flat_of(records), about=f"journal:{closing.hop_id}")
@@ -242,7 +314,7 @@ class RedisStore:
     def sweep(self, *, host: str, dead: Collection[str] = (), queues: Mapping[str, bool] | None = None) -> Sweep:
         """Return hops whose message must be sent again."""
         looked_at = flat_of({queue: "1" if empty else "0" for queue, empty in (queues or {}).items()})
-        owners, unknown, again, corrupted, late = self._server.run_leniently(
+        owners, unknown, again, corrupted, late, full = self._server.run_leniently(
             "sweep", host, self._lease, len(dead), *dead, *looked_at, about="due"
         )
         return Sweep(
@@ -251,6 +323,7 @@ class RedisStore:
             owners=tuple(owners),
             queues=tuple(unknown),
             corrupted=tuple(corrupted),
+            full=full == 1,
         )
 
     def workflow(self, correlation_id: str) -> WorkflowRecord | None:
@@ -260,7 +333,10 @@ class RedisStore:
         if reply is None:
             return None
         with self._server.readable(about):
-            state, content, hop_id, created_at, updated_at, failure, envelope, queue, hop_state, attempt, retry = reply
+            (
+                state, content, hop_id, created_at, updated_at, failure, envelope, queue, hop_state, attempt, retry,
+                wake_at, waits,
+            ) = reply  # fmt: skip
             if None in (content, envelope, queue, hop_state) or state not in get_args(WorkflowState):
                 raise ValueError("it lacks fields, or its state is unknown to this version")
             return WorkflowRecord(
@@ -276,6 +352,9 @@ class RedisStore:
                 created_at=moment_of(created_at),
                 updated_at=moment_of(updated_at),
                 retry_at=moment_of(retry) if retry is not None else None,
+                suspended=hop_state == "suspended",
+                wake_at=moment_of(wake_at) if wake_at else None,
+                waits=waits_in(waits),
             )
 
     def blob(self, correlation_id: str, name: str) -> str | None:
@@ -377,12 +456,13 @@ class RedisStore:
             with client.redis.pipeline(transaction=True) as commands:
                 commands.zcard(f"{self._prefix}:due")
                 commands.zcard(f"{self._prefix}:parked")
+                commands.zcard(f"{self._prefix}:asleep")
                 for owner in owners:
                     commands.scard(f"{self._prefix}:owner:{owner}")
                 return commands.execute()
 
-        due, parked, *running = self._server.ask(count, about="due")
-        return OpenHops(due=due, running=sum(running), parked=parked)
+        due, parked, asleep, *running = self._server.ask(count, about="due")
+        return OpenHops(due=due, running=sum(running), parked=parked, asleep=asleep)
 
     def raise_format(self) -> None:
         """Note that a worker of this version begins, so that older ones begin nothing more."""
@@ -426,8 +506,11 @@ class RedisStore:
 
     def _write(self, script: str, closing: Closing, *more: str | int, about: str = "") -> bool:
         """Run a script that writes for a hop; raises `HopUnknown` if there is no record of it."""
+        return bool(self._run_for(script, closing, *more, about=about))
+
+    def _run_for(self, script: str, closing: Closing, *more: str | int, about: str = "") -> Reply:
         about = about or f"hop:{closing.hop_id}"
         reply = self._server.run(script, closing.hop_id, closing.owner, closing.fence, *more, about=about)
         if reply == NO_RECORD:
             raise HopUnknown(closing.hop_id)
-        return bool(reply)
+        return reply

@@ -36,7 +36,13 @@ MAX_CONNECTIONS = 1024  # more than the threads of one worker; each call holds o
 SCRIPTS = (
     "start", "claim", "renew", "touch", "release", "complete", "retry_at", "park", "fail", "cancel", "redrive", "sweep",
     "read", "bury", "letters", "record", "publish", "events", "bind", "resend", "give_back", "format", "probe",
+    "wait", "suspend", "resolve", "time_out", "signal", "asked", "waits_of",
 )  # fmt: skip
+# What stands in front of some of them, after `common.lua`.
+WITH_WAITS = (
+    "claim", "read", "redrive", "sweep", "wait", "suspend", "resolve", "time_out", "signal", "asked", "waits_of",
+)  # fmt: skip
+WITH_SIGNALS = ("wait", "signal")
 
 # A script failed on a value before its first write. Servers before Redis 7 report a refused command in the same words.
 _FALLEN = re.compile(r"(?:ERR )?(?:user_script|Error running script)")
@@ -221,8 +227,16 @@ def _sentinels(client: redis.Redis) -> list[redis.Redis]:
 def script_texts(limits: StoreLimits) -> dict[str, str]:
     """Return the scripts by their names, each as it is sent to the server."""
     folder = resources.files("paigeant_celery.store").joinpath("scripts")
-    common = as_lua(limits) + folder.joinpath("common.lua").read_text("utf-8")
-    return {name: common + folder.joinpath(f"{name}.lua").read_text("utf-8") for name in SCRIPTS}
+    parts = {
+        name: folder.joinpath(f"{name}.lua").read_text("utf-8") for name in ("common", "waits", "signals", *SCRIPTS)
+    }
+    numbers = as_lua(limits)
+
+    def text_of(name: str) -> str:
+        front = ("common", *("waits",) * (name in WITH_WAITS), *("signals",) * (name in WITH_SIGNALS))
+        return numbers + "".join(parts[part] for part in (*front, name))
+
+    return {name: text_of(name) for name in SCRIPTS}
 
 
 def _open(endpoint: Endpoint, limits: StoreLimits) -> Client:

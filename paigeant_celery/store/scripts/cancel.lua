@@ -6,7 +6,7 @@ local _, workflow, ttl = unpack(ARGV)
 
 local wrong = misplaced(wf_key(workflow), 'hash', hops_key(workflow), 'set', events_key(workflow), 'stream',
   blob_key(workflow), 'hash', due, 'zset', parked, 'zset', owners, 'zset', kept_letters, 'zset',
-  deadlines, 'zset')
+  deadlines, 'zset', asleep, 'zset', asked, 'zset')
 if wrong then return wrong end
 local state, hop = unpack(redis.call('HMGET', wf_key(workflow), 'state', 'hop'))
 if not state then return 'unknown' end
@@ -15,7 +15,7 @@ if state ~= 'running' and state ~= 'parked' then return 'ended' end
 if not hop then return corrupt(wf_key(workflow), 'names no hop') end
 wrong = misplaced(hop_key(hop), 'hash')
 if wrong then return wrong end
-local owner, envelope = unpack(redis.call('HMGET', hop_key(hop), 'owner', 'envelope'))
+local owner, envelope, open = unpack(redis.call('HMGET', hop_key(hop), 'owner', 'envelope', ':open'))
 if owner then
   wrong = misplaced(owner_key(owner), 'set', host_key(owner), 'set')
   if wrong then return wrong end
@@ -24,6 +24,8 @@ end
 
 redis.call('ZREM', due, hop)
 redis.call('ZREM', parked, hop)
+redis.call('ZREM', asleep, hop)
+withdraw_waits(open)
 drop_letter(hop)
 redis.call('HDEL', hop_key(hop), 'envelope', 'owner', 'token', 'failure')
 redis.call('HSET', hop_key(hop), 'state', 'cancelled')

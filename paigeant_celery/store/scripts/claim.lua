@@ -2,10 +2,10 @@
 -- ARGV: prefix, hop, owner, token, max_attempts, digest ('' skips the comparison), lease, step ('' if unknown), timeout
 --       (of the step; so long may TOUCH extend the owner's lease), where its conversation is kept ('' for none,
 --       'workflow', 'anywhere'), the name of that, ttl, then the names of blobs that the answer brings
--- Answer: {'unknown' | 'finished' | 'running' | 'waiting' | 'parked' | 'cancelled' | 'altered'}, or
+-- Answer: {'unknown' | 'finished' | 'running' | 'waiting' | 'suspended' | 'parked' | 'cancelled' | 'altered'}, or
 --         {'claimed', fence, attempt, claimed_at, exhausted (0|1), when the workflow was recorded, what was heard of its
---         conversation at the first claim: 'pieces size log' ('' for none), {name, blob, ... for those that are there}}, or
---         the error FORMAT if a newer worker has begun
+--         conversation at the first claim: 'pieces size log' ('' for none), {name, blob, ... for those that are there},
+--         {the fields of its waits}}, or the error FORMAT if a newer worker has begun
 
 local _, hop, owner, token, max_attempts, digest, lease, step, timeout, where, name, ttl =
   unpack(ARGV, 1, 12)
@@ -17,7 +17,7 @@ if wrong then return wrong end
 
 local record = {}
 local fields = { 'workflow', 'state', 'digest', 'owner', 'token', 'fence', 'attempt', 'claimed_at', 'exhausted', 'queue',
-  'first', 'heard' }
+  'first', 'heard', ':waits', 'quiet' }
 for i, value in ipairs(redis.call('HMGET', hop_key(hop), unpack(fields))) do record[fields[i]] = value end
 local repeated = record.token == token and record.owner == owner
 if is_outdated and not repeated then return outdated() end -- what it claimed before is its own
@@ -36,7 +36,9 @@ if is_open and is_unknown(hop) then return { 'unknown' } end
 local created_at = redis.call('HGET', wf_key(record.workflow), 'created_at')
 if not created_at then return corrupt(wf_key(record.workflow), 'lacks fields') end
 if record.state == 'done' or record.state == 'failed' then return { 'finished' } end
-if record.state == 'waiting' or record.state == 'parked' or record.state == 'cancelled' then return { record.state } end
+if record.state == 'waiting' or record.state == 'suspended' or record.state == 'parked' or record.state == 'cancelled' then
+  return { record.state }
+end
 if record.state ~= 'running' and record.state ~= 'queued' then
   return corrupt(hop_key(hop), 'has the state ' .. record.state)
 end
@@ -61,6 +63,8 @@ local function brought()
   end
   return found
 end
+-- A hop that never waited is not asked for more.
+local function waits() return record[':waits'] and wait_fields(hop) or {} end
 local function give()
   give_to(owner, hop, lease)
   if tonumber(timeout) > redis.call('PTTL', touchable_key(owner)) then let_touch(owner, tonumber(timeout)) end
@@ -71,7 +75,7 @@ if repeated then
   redis.call('ZREM', due, hop)
   give()
   return { 'claimed', record.fence, record.attempt, record.claimed_at, record.exhausted, created_at,
-    where ~= '' and record.heard or '', brought() }
+    where ~= '' and record.heard or '', brought(), waits() }
 end
 if record.state == 'running' then
   local lease_ends = redis.call('ZSCORE', owners, record.owner)
@@ -99,7 +103,11 @@ give()
 if (tonumber(record.first) or 0) > (tonumber(redis.call('HGET', reached_key, record.queue)) or 0) then
   redis.call('HSET', reached_key, record.queue, record.first)
 end
-redis.call('HSET', wf_key(record.workflow), 'updated_at', int(now))
-add_event(record.workflow, 'type', 'claimed', 'hop', hop, with_step(step, 'attempt', attempt, 'fence', fence,
-  'exhausted', exhausted))
-return { 'claimed', fence, attempt, int(now), exhausted, created_at, heard, brought() }
+if record.quiet == '1' then
+  redis.call('HDEL', hop_key(hop), 'quiet')
+else
+  redis.call('HSET', wf_key(record.workflow), 'updated_at', int(now))
+  add_event(record.workflow, 'type', 'claimed', 'hop', hop, with_step(step, 'attempt', attempt, 'fence', fence,
+    'exhausted', exhausted))
+end
+return { 'claimed', fence, attempt, int(now), exhausted, created_at, heard, brought(), waits() }

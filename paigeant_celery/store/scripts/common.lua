@@ -6,13 +6,18 @@
 --                                     one), created_at, updated_at, deadline (if it has one); at the end also envelope
 --                                     and failure (JSON)
 -- {prefix}:hops:{workflow}    set     ids of all its hops
--- {prefix}:hop:{hop}          hash    workflow, state (queued|running|waiting|parked|done|failed|cancelled), queue,
+-- {prefix}:hop:{hop}          hash    workflow, state (queued|running|waiting|suspended|parked|done|failed|
+--                                     cancelled), queue,
 --                                     digest, attempt, fence, owner, token, claimed_at, exhausted, failure (JSON, of
 --                                     the last attempt); redriven_by and published_by (tokens); letter (while parked);
 --                                     sent and first (the numbers of its latest and of its first message among those
 --                                     of its queue); waits (how often it was overdue); given_back
 --                                     (how many workers could not read it); heard (pieces, size and log of its
---                                     conversation at the first claim); envelope until it is closed
+--                                     conversation at the first claim); envelope until it is closed;
+--                                     suspended_by (fence and owner of the claim that suspended it last), slept ('1' if it had
+--                                     to wait then), wake_at ('' for none), quiet ('1' if neither its waking nor its next
+--                                     claim is an event); and its waits, in fields that begin with ':' (waits.lua). They
+--                                     stand here so that they expire with it whatever version ends the workflow
 -- {prefix}:events:{workflow}  stream  what happened: type, hop, ...; never prompts or outputs
 -- {prefix}:stream:{workflow}  stream  events of agents while they run: behind (the last event of the workflow before
 --                                     it), type, hop, ...; the second number of an id counts all entries that ever came
@@ -20,7 +25,10 @@
 --                                     a prompt, as base64; executed:PLACE -> the record of an earlier step (JSON);
 --                                     at:STEP_ID -> its place and the digest of its record; steps:DIGEST -> a page of steps
 --                                     to come (JSON); and the workflow's own conversations, each with the fields
---                                     of the next key after :{name}:
+--                                     of the next key after :{name}:; and its signals: signals:count (that are kept),
+--                                     signals:kept:NAME and signals:taken:NAME (how many of a name ever were),
+--                                     signals:text:N:NAME (also call, by, at) of each that is kept, signals:calls (how many
+--                                     ever came), signals:id:ID and signals:call:N of the latest ones
 -- {prefix}:conversation:{id}  hash    a history that steps of any workflow share: pieces (how many), 1, 2, ... (each a
 --                                     piece of its text), size (bytes), log (tells it from later ones of the same id);
 --                                     expires after the last claim or completion of a step in it
@@ -32,6 +40,10 @@
 -- {prefix}:deadlines          zset    workflow that goes on -> when its deadline is looked at: when it passes, and again
 --                                     later while the workflow has not ended
 -- {prefix}:parked             zset    parked hop -> since when
+-- {prefix}:asleep             zset    suspended hop -> when it is looked at: when the first of the times that it waits for
+--                                     is over, and now and then in any case
+-- {prefix}:asked              zset    token of an open wait -> since when. One that an older version left behind is removed
+--                                     when it is read
 -- {prefix}:owner:{owner}      set     hops that the owner runs
 -- {prefix}:owners             zset    owner -> end of its lease; exactly the owners whose set is not empty
 -- {prefix}:host:{host}        set     the same owners by host (the part of their id before the first ':')
@@ -45,8 +57,8 @@
 -- {prefix}:reached            hash    queue -> the highest of those numbers known to be reached: the first of a claimed
 --                                     hop
 -- {prefix}:meta               hash    broker (where it was last reached), broker_id (what it is known by, unless the address
---                                     is all that is known); format (that of the newest worker that ever began); swept_at
---                                     and held_until of the sweeping; letter_cursor (the last one given), letters_dropped
+--                                     is all that is known); format (that of the newest worker that ever began); swept_at,
+--                                     held_until and cut ('1' if the last pass left something) of the sweeping; letter_cursor (the last one given), letters_dropped
 --                                     (in favour of newer ones)
 
 local AHEAD = 1e13 -- milliseconds, three centuries: puts hops before all queued ones; there may be thousands of those
@@ -56,7 +68,7 @@ local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 
 local due, parked, owners, meta = prefix .. ':due', prefix .. ':parked', prefix .. ':owners', prefix .. ':meta'
-local deadlines = prefix .. ':deadlines'
+local deadlines, asleep, asked = prefix .. ':deadlines', prefix .. ':asleep', prefix .. ':asked'
 local letters, kept_letters = prefix .. ':letters', prefix .. ':kept'
 local sent_key, reached_key = prefix .. ':sent', prefix .. ':reached'
 local function wf_key(workflow) return prefix .. ':wf:' .. workflow end
@@ -193,21 +205,35 @@ local function is_unknown(hop)
   return redis.call('EXISTS', workflow and wf_key(workflow) or hop_key(hop)) == 0
 end
 
+-- The tokens of a hop's open waits, oldest first, from the field that lists them.
+local function tokens_in(open)
+  local tokens = {}
+  for token in (open or ''):gmatch('%S+') do tokens[#tokens + 1] = token end
+  return tokens
+end
+
+-- Ask nobody any longer for what a hop that ends still waits for.
+local function withdraw_waits(open)
+  local tokens = tokens_in(open)
+  if #tokens > 0 then redis.call('ZREM', asked, unpack(tokens)) end
+end
+
 -- Shared by the closing operations: what the owner and the fence allow. Returns the workflow if the hop may be closed,
 -- otherwise nil and the answer: 1 if the same claim has already closed it in the same way, 0 if not, and -1 if the
--- hop is unknown.
+-- hop is unknown. Behind them stand the tokens of its open waits, if it has ever had any.
 local function may_close(hop, owner, fence, closed_state)
-  local record = redis.call('HMGET', hop_key(hop), 'workflow', 'state', 'owner', 'fence')
+  local record = redis.call('HMGET', hop_key(hop), 'workflow', 'state', 'owner', 'fence', ':open')
   if is_unknown(hop) then return nil, -1 end
   if record[3] ~= owner or record[4] ~= fence then return nil, 0 end
   -- If it is queued and still this owner's, it lapsed and nobody has taken it.
-  if record[2] == 'running' or record[2] == 'queued' then return record[1] end
+  if record[2] == 'running' or record[2] == 'queued' then return record[1], nil, record[5] end
   return nil, record[2] == closed_state and 1 or 0
 end
 
-local function close_hop(hop, owner, state)
+local function close_hop(hop, owner, state, open)
   take_from(owner, hop)
   redis.call('ZREM', due, hop)
+  withdraw_waits(open)
   redis.call('HDEL', hop_key(hop), 'envelope')
   redis.call('HSET', hop_key(hop), 'state', state)
 end

@@ -16,10 +16,12 @@ local first_blob = first_record + 2 * ARGV[first_record - 1]
 local wrong = misplaced(hop_key(hop), 'hash', owner_key(owner), 'set', owners, 'zset', host_key(owner), 'set',
   due, 'zset', sent_key, 'hash', deadlines, 'zset')
 if wrong then return wrong end
-local workflow, answer = may_close(hop, owner, fence, 'done')
+local workflow, answer, open = may_close(hop, owner, fence, 'done')
 if not workflow then return answer end
 wrong = misplaced(wf_key(workflow), 'hash', hops_key(workflow), 'set', events_key(workflow), 'stream',
   blob_key(workflow), 'hash')
+if wrong then return wrong end
+wrong = open and misplaced(asked, 'zset')
 if wrong then return wrong end
 if first_blob > first_record then
   wrong = misplaced(journal_key(hop), 'hash')
@@ -50,7 +52,7 @@ end
 for i = first_record, first_blob - 1, 2 do redis.call('HSET', journal_key(hop), ARGV[i], ARGV[i + 1]) end
 for i = first_blob, #ARGV, 2 do redis.call('HSET', blob_key(workflow), ARGV[i], ARGV[i + 1]) end
 if next_hop ~= '' then queue_hop(workflow, next_hop, queue, envelope, digest) end
-close_hop(hop, owner, 'done')
+close_hop(hop, owner, 'done', open)
 for _, note in ipairs(notes) do add_event(workflow, unpack(note)) end
 if next_hop ~= '' then
   redis.call('HSET', wf_key(workflow), 'hop', next_hop, 'updated_at', int(now))

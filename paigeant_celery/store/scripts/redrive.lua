@@ -6,7 +6,7 @@
 local _, workflow, token, discard = unpack(ARGV)
 
 local wrong = misplaced(wf_key(workflow), 'hash', events_key(workflow), 'stream', due, 'zset', parked, 'zset',
-  kept_letters, 'zset', deadlines, 'zset')
+  kept_letters, 'zset', deadlines, 'zset', asked, 'zset')
 if wrong then return wrong end
 if is_outdated then return outdated() end
 local state, hop = unpack(redis.call('HMGET', wf_key(workflow), 'state', 'hop'))
@@ -26,6 +26,7 @@ redis.call('ZREM', parked, hop)
 if discard == '1' then
   redis.call('DEL', journal_key(hop))
   redis.call('HDEL', hop_key(hop), 'heard')
+  forget_waits(hop)
 end
 send_at(hop, now)
 await_deadline(workflow, redis.call('HGET', wf_key(workflow), 'deadline'))

@@ -3,7 +3,8 @@
 -- ARGV: prefix, owner, lease, for how long TOUCH may extend the lease ('' if that stays as it is), then hop, fence for
 --       each hop that the owner runs
 -- Answer: {the hops that it may no longer write for}, {hop, fence, ... of those that are listed as its own but not
---         named}, {those of the first that were cancelled}, {hops that are unknown: the server has lost its data}
+--         named}, {those of the first that were cancelled}, {hops that are unknown: the server has lost its data},
+--         {hop, number, ... of those that are not lost and have settled waits}
 
 local _, owner, lease, touchable = unpack(ARGV, 1, 4)
 
@@ -14,21 +15,27 @@ for i = 5, #ARGV, 2 do
   if wrong then return wrong end
 end
 
-local lost, cancelled, unknown = {}, {}, {}
+local lost, cancelled, unknown, settled = {}, {}, {}, {}
 for i = 5, #ARGV, 2 do
   -- A hop that this very claim closed is not lost: its run is about to end.
   local hop = ARGV[i]
-  local record = redis.call('HMGET', hop_key(hop), 'owner', 'fence', 'state')
+  local record = redis.call('HMGET', hop_key(hop), 'owner', 'fence', 'state', ':settled')
   if is_unknown(hop) then
     unknown[#unknown + 1] = hop
     take_from(owner, hop)
   elseif record[1] ~= owner or record[2] ~= ARGV[i + 1] then
     lost[#lost + 1] = hop
     if record[3] == 'cancelled' then cancelled[#cancelled + 1] = hop end
-  elseif record[3] == 'queued' then
-    redis.call('HSET', hop_key(hop), 'state', 'running')
-    redis.call('ZREM', due, hop)
-    give_to(owner, hop, lease)
+  else
+    if record[3] == 'queued' then
+      redis.call('HSET', hop_key(hop), 'state', 'running')
+      redis.call('ZREM', due, hop)
+      give_to(owner, hop, lease)
+    end
+    if (tonumber(record[4] or 0) or 0) > 0 then
+      settled[#settled + 1] = hop
+      settled[#settled + 1] = record[4]
+    end
   end
 end
 
@@ -50,4 +57,4 @@ for _, hop in ipairs(redis.call('SMEMBERS', owner_key(owner))) do
     stray[#stray + 1] = redis.call('TYPE', hop_key(hop)).ok == 'hash' and redis.call('HGET', hop_key(hop), 'fence') or '0'
   end
 end
-return { lost, stray, cancelled, unknown }
+return { lost, stray, cancelled, unknown, settled }

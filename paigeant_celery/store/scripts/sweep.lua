@@ -3,13 +3,14 @@
 -- ARGV: prefix, host, lease, number of dead owners, the dead owners (their processes are gone), then queue, '1' (it is
 --       empty) or '0' for each queue that the caller has looked at
 -- Answer: {owners of this host}, {queues that must be looked at}, {hop, queue, envelope, digest, ... to send again},
---         {keys that do not hold records of ours}, {hop, queue, envelope, digest, ... whose deadline has passed}, or the
---         error FORMAT if a newer worker has begun
+--         {keys that do not hold records of ours}, {hop, queue, envelope, digest, ... whose deadline has passed}, 1 (there
+--         is more than fits into one pass, so that another one should follow, which may be at once) or 0, or the error
+--         FORMAT if a newer worker has begun
 
 local _, host, lease, dead_count = unpack(ARGV, 1, 4)
 
 local wrong = misplaced(due, 'zset', owners, 'zset', meta, 'hash', sent_key, 'hash', reached_key, 'hash',
-  host_key(host), 'set', deadlines, 'zset')
+  host_key(host), 'set', deadlines, 'zset', asleep, 'zset', asked, 'zset')
 if wrong then return wrong end
 
 if is_outdated then return outdated() end
@@ -28,7 +29,7 @@ local function is_full() return #again / 4 >= MOST_AT_ONCE or bytes >= MOST_BYTE
 local function record_of(hop)
   if redis.call('TYPE', hop_key(hop)).ok ~= 'hash' then return nil end
   local record = {}
-  local fields = { 'workflow', 'state', 'queue', 'envelope', 'digest', 'owner' }
+  local fields = { 'workflow', 'state', 'queue', 'envelope', 'digest', 'owner', 'quiet', 'wake_at', ':open' }
   for i, value in ipairs(redis.call('HMGET', hop_key(hop), unpack(fields))) do record[fields[i]] = value end
   if not (record.workflow and record.queue and record.envelope and record.digest) then return nil end
   local events = redis.call('TYPE', events_key(record.workflow)).ok
@@ -49,7 +50,9 @@ local function send_again(hop, record, waits, why)
   end
   redis.call('HSET', hop_key(hop), 'state', 'queued')
   expect(hop, record.queue, waits)
-  add_event(record.workflow, 'type', 'resent', 'hop', hop, 'why', why)
+  if why ~= 'time_over' or record.quiet ~= '1' then
+    add_event(record.workflow, 'type', 'resent', 'hop', hop, 'why', why)
+  end
   for _, value in ipairs({ hop, record.queue, record.envelope, record.digest }) do again[#again + 1] = value end
   bytes = bytes + #record.envelope
 end
@@ -95,6 +98,38 @@ local function send_waiting(hop)
   end
 end
 
+local wakings, timed_out = 0, 0
+
+-- Whether this pass has had enough of suspended hops. Each may have timed out in as many waits as it may have.
+local function has_woken_enough() return is_full() or wakings >= WOKEN_AT_ONCE or timed_out >= MOST_TIMED_OUT end
+
+-- Look at a suspended hop, and queue it if its time is over or that of any of its waits.
+local function look_at_sleeper(hop)
+  wakings = wakings + 1
+  local record = record_of(hop)
+  if not record or record.state ~= 'suspended' then
+    -- A version that knows no suspended hops ended it, or it expired since.
+    local key_type = redis.call('TYPE', hop_key(hop)).ok
+    local state, open
+    if key_type == 'hash' then state, open = unpack(redis.call('HMGET', hop_key(hop), 'state', ':open')) end
+    redis.call('ZREM', asleep, hop)
+    if state == 'cancelled' then withdraw_waits(open) end
+    if state ~= 'cancelled' and key_type ~= 'none' then corrupted[#corrupted + 1] = hop_key(hop) end
+    return
+  end
+  local workflow_type = redis.call('TYPE', wf_key(record.workflow)).ok
+  local deadline = workflow_type == 'hash' and redis.call('HGET', wf_key(record.workflow), 'deadline')
+  local passed = give_up_passed(hop, record.workflow, tokens_in(record[':open']))
+  timed_out = timed_out + passed
+  -- If its workflow is lost, its message can bring that back.
+  if passed > 0 or has_passed(record.wake_at) or has_passed(deadline) or workflow_type == 'none' then
+    redis.call('ZREM', asleep, hop)
+    send_again(hop, record, 0, 'time_over')
+  else
+    redis.call('ZADD', asleep, int(next_look(hop, record.wake_at, deadline)), hop)
+  end
+end
+
 -- Look at a queued hop that should have been claimed by now. There may be thousands, so only the envelopes of those
 -- that are sent again are read.
 local function look_at(hop)
@@ -136,15 +171,21 @@ end
 
 for i = 5, 4 + dead_count do lapse(ARGV[i], 'owner_gone') end
 
-local swept_at = redis.call('HGET', meta, 'swept_at')
+local swept_at, cut = unpack(redis.call('HMGET', meta, 'swept_at', 'cut'))
 local looking = #ARGV > 4 + dead_count
-if looking or not swept_at or now - swept_at >= PASS_EVERY then
+local is_cut = false
+if looking or not swept_at or cut or now - swept_at >= PASS_EVERY then
   if swept_at and now - swept_at > long_unswept(lease) then redis.call('HSET', meta, 'held_until', int(now + lease)) end
   redis.call('HSET', meta, 'swept_at', int(now))
   if not held(lease) then
     for _, owner in ipairs(redis.call('ZRANGEBYSCORE', owners, '-inf', int(now), 'LIMIT', 0, MOST_AT_ONCE)) do
       lapse(owner, 'lease_over')
     end
+  end
+  for _, hop in ipairs(redis.call('ZRANGEBYSCORE', asleep, '-inf', int(now), 'LIMIT', 0, WOKEN_AT_ONCE + 1)) do
+    is_cut = has_woken_enough()
+    if is_cut then break end
+    look_at_sleeper(hop)
   end
   for _, hop in ipairs(redis.call('ZRANGEBYSCORE', due, '-inf', int(now - AHEAD), 'LIMIT', 0, MOST_AT_ONCE)) do
     if is_full() then break end
@@ -158,5 +199,7 @@ if looking or not swept_at or now - swept_at >= PASS_EVERY then
     if late_bytes >= MOST_BYTES then break end
     look_at_deadline(workflow)
   end
+  is_cut = is_cut or is_full()
+  if is_cut then redis.call('HSET', meta, 'cut', '1') elseif cut then redis.call('HDEL', meta, 'cut') end
 end
-return { redis.call('SMEMBERS', host_key(host)), unknown, again, corrupted, late }
+return { redis.call('SMEMBERS', host_key(host)), unknown, again, corrupted, late, is_cut and 1 or 0 }

@@ -59,6 +59,9 @@ class Bench(Protocol):
     def late(self, correlation_id: str) -> None:
         """Make the store believe that the deadline of a workflow has passed."""
 
+    def pass_time(self, seconds: float) -> None:
+        """Make the store believe that all it knows of waits and suspended hops was recorded so much earlier."""
+
     def lose(self) -> None:
         """Take all records away from the store."""
 
@@ -101,7 +104,7 @@ class Watched:
         return watched
 
 
-PLACES = {"queued": ["due"], "waiting": ["due"], "running": ["owner"], "parked": ["parked"]}
+PLACES = {"queued": ["due"], "waiting": ["due"], "running": ["owner"], "parked": ["parked"], "suspended": ["asleep"]}
 
 
 def check_places(bench: Bench) -> None:
@@ -141,6 +144,15 @@ class MemoryBench:
         assert correlation_id in self.raw._records.deadlines
         self.raw._records.deadlines[correlation_id] = self.now
 
+    def pass_time(self, seconds: float) -> None:
+        self.now += timedelta(seconds=seconds)
+        for leases in (self.raw._records.leases, self.raw._records.touchable):
+            for owner in leases:
+                leases[owner] += timedelta(seconds=seconds)
+        swept_at = self.raw._sweeping.swept_at
+        if swept_at is not None:
+            self.swept(swept_at + timedelta(seconds=seconds))
+
     def lose(self) -> None:
         empty = MemoryStore(lease=LEASE, ttl=TTL)
         self.raw._records, self.raw._sweeping, self.raw._letters = empty._records, empty._sweeping, empty._letters
@@ -168,6 +180,8 @@ class MemoryBench:
         places: dict[str, list[str]] = {hop_id: ["due"] for hop_id in raw.due}
         for hop_id in raw.parked:
             places.setdefault(hop_id, []).append("parked")
+        for hop_id in raw.asleep:
+            places.setdefault(hop_id, []).append("asleep")
         for owner, held in raw.owned.items():
             for hop_id in held:
                 places.setdefault(hop_id, []).append(f"owner {owner}")
@@ -221,6 +235,16 @@ class RedisBench:
     def late(self, correlation_id: str) -> None:
         assert self.client.zadd(self.key("deadlines"), {correlation_id: self.now() - 1}, xx=True, ch=True) == 1
 
+    def pass_time(self, seconds: float) -> None:
+        earlier = round(seconds * 1000)
+        for index in ("asleep", "asked"):
+            for member in cast("list[str]", self.client.zrange(self.key(index), 0, -1)):
+                self.client.zincrby(self.key(index), -earlier, member)
+        for key in self.client.scan_iter(self.key("hop", "*")):
+            for name, value in cast("dict[str, str]", self.client.hgetall(key)).items():
+                if value.isdecimal() and name.startswith(("wake_at", ":since:", ":until:", ":at:")):
+                    self.client.hset(key, name, int(value) - earlier)
+
     def lose(self) -> None:
         self.client.delete(*self.client.scan_iter(self.key("*")))
 
@@ -250,6 +274,8 @@ class RedisBench:
         places = {hop_id: ["due"] for hop_id in cast("list[str]", self.client.zrange(self.key("due"), 0, -1))}
         for hop_id in cast("list[str]", self.client.zrange(self.key("parked"), 0, -1)):
             places.setdefault(hop_id, []).append("parked")
+        for hop_id in cast("list[str]", self.client.zrange(self.key("asleep"), 0, -1)):
+            places.setdefault(hop_id, []).append("asleep")
         owners = {key[len(owned) :] for key in self.client.scan_iter(f"{owned}*")}
         for owner in owners:
             for hop_id in cast("set[str]", self.client.smembers(owned + owner)):

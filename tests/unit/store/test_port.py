@@ -1,4 +1,4 @@
-"""The seam to a store: six small parts, so that its users ask only for what they need."""
+"""The seam to a store: seven small parts, so that its users ask only for what they need."""
 
 from __future__ import annotations
 
@@ -13,7 +13,15 @@ from paigeant_celery.store import port
 from paigeant_celery.store.memory import MemoryStore
 from paigeant_celery.store.redis import RedisStore
 
-PARTS = (port.HopStore, port.JournalStore, port.ConversationKeeper, port.EventStore, port.LetterStore, port.StoreServer)
+PARTS = (
+    port.HopStore,
+    port.WaitStore,
+    port.JournalStore,
+    port.ConversationKeeper,
+    port.EventStore,
+    port.LetterStore,
+    port.StoreServer,
+)
 
 
 def operations(of: type) -> set[str]:
@@ -21,7 +29,7 @@ def operations(of: type) -> set[str]:
     return {name for name in vars(of) if not name.startswith("_")}
 
 
-def test_each_operation_of_a_store_stands_in_one_of_its_six_parts() -> None:
+def test_each_operation_of_a_store_stands_in_one_of_its_seven_parts() -> None:
     """A signature shows which parts of the store its owner may touch."""
     assert set(PARTS) < set(port.Store.__mro__)
     assert operations(port.Store) == set()
@@ -52,11 +60,12 @@ SENT = port.WorkflowRecord(
 )
 
 
-def test_a_hop_that_is_neither_claimed_nor_due_for_a_retry_awaits_its_message() -> None:
+def test_a_hop_that_is_neither_claimed_nor_waits_for_anything_awaits_its_message() -> None:
     """Only then does sending it again help; a hop that waits for its retry would refuse it."""
     assert SENT.awaits_message
     assert not replace(SENT, running=True).awaits_message
     assert not replace(SENT, retry_at=NOW).awaits_message
+    assert not replace(SENT, suspended=True).awaits_message
 
 
 @pytest.mark.parametrize("state", ["parked", "completed", "failed", "cancelled"])

@@ -1,0 +1,49 @@
+-- Put in front of the scripts that give or take signals, after waits.lua. The signals of a workflow are fields of the hash
+-- of its blobs: those of each name that are kept for waits to come, in their order, and the ids of the latest ones.
+
+local OF_SIGNAL = { 'call', 'by', 'at', 'text' }
+
+local function signal_fields(name, number)
+  local fields = {}
+  for i, of in ipairs(OF_SIGNAL) do fields[i] = 'signals:' .. of .. ':' .. number .. ':' .. name end
+  return fields
+end
+
+local function kept_signals(workflow) return tonumber(redis.call('HGET', blob_key(workflow), 'signals:count')) or 0 end
+
+local function is_known_signal(workflow, call)
+  return redis.call('HEXISTS', blob_key(workflow), 'signals:id:' .. call) == 1
+end
+
+-- Remember the id of a signal, and of so many as may be.
+local function remember_signal(workflow, call)
+  local number = redis.call('HINCRBY', blob_key(workflow), 'signals:calls', 1)
+  redis.call('HSET', blob_key(workflow), 'signals:id:' .. call, number, 'signals:call:' .. number, call)
+  local oldest = redis.call('HGET', blob_key(workflow), 'signals:call:' .. int(number - MAX_CALLS))
+  if oldest then
+    redis.call('HDEL', blob_key(workflow), 'signals:id:' .. oldest, 'signals:call:' .. int(number - MAX_CALLS))
+  end
+end
+
+-- Keep a signal behind the others of its name.
+local function keep_signal(workflow, name, call, by, text)
+  local number = redis.call('HINCRBY', blob_key(workflow), 'signals:kept:' .. name, 1)
+  local fields = signal_fields(name, number)
+  redis.call('HSET', blob_key(workflow), fields[1], call, fields[2], by, fields[3], int(now), fields[4], text)
+  redis.call('HINCRBY', blob_key(workflow), 'signals:count', 1)
+end
+
+-- The oldest kept signal of a name, which is kept no longer; nil if there is none.
+local function take_signal(workflow, name)
+  local of_name = { 'signals:kept:' .. name, 'signals:taken:' .. name }
+  local kept, taken = unpack(redis.call('HMGET', blob_key(workflow), unpack(of_name)))
+  kept, taken = tonumber(kept or 0), tonumber(taken or 0)
+  if taken >= kept then return nil end
+  local number = redis.call('HINCRBY', blob_key(workflow), of_name[2], 1)
+  local fields, signal = signal_fields(name, number), {}
+  for i, value in ipairs(redis.call('HMGET', blob_key(workflow), unpack(fields))) do signal[OF_SIGNAL[i]] = value end
+  redis.call('HDEL', blob_key(workflow), unpack(fields))
+  redis.call('HINCRBY', blob_key(workflow), 'signals:count', -1)
+  if number == kept then redis.call('HDEL', blob_key(workflow), unpack(of_name)) end
+  return signal
+end
