@@ -19,6 +19,8 @@ from paigeant_celery import (
     WorkflowDispatcher,
     activity,
     register_agent,
+    sleep_for,
+    wait_for,
 )
 from paigeant_celery.client.answering import check_size
 from paigeant_celery.core.about import About
@@ -155,6 +157,11 @@ EDGES: dict[str, tuple[list[str], list[Callable[[], object]], list[Callable[[], 
             lambda: ActivitySpec("a", "x", conversation_id="a" * 129),
             lambda: ActivitySpec("a", "x", conversation_id="a\n"),
         ],
+    ),
+    "`timeout=` of `wait_for`, time of `sleep_for`": (
+        ["0", "316224000", "10"],
+        [lambda: wait_for("a", timeout=0), lambda: sleep_for(0), lambda: sleep_for(316224000)],
+        [lambda: wait_for("a", timeout=-0.001), lambda: wait_for("a", timeout=316224001), lambda: sleep_for(316224001)],
     ),
     "names of `variables=`": (
         [],
