@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import assert_type
@@ -12,8 +12,12 @@ from pydantic_ai import Agent, BinaryContent, CachePoint, ImageUrl, RunContext, 
 
 from paigeant_celery import (
     ActivitySpec,
+    Answered,
     FunctionSpec,
+    GivenAnswer,
+    Inbox,
     PaigeantAgent,
+    PendingWait,
     SleepSpec,
     StepOutput,
     StepPolicy,
@@ -174,6 +178,21 @@ async def outputs(step: StepOutput, context: WorkflowContext, handle: WorkflowHa
     assert_type(result.output_as(Draft), Draft)
     assert_type(result.output_as(list[int], step_id="first"), list[int])
     assert_type(handle.result_sync().output_as(Verdict), Verdict)
+
+
+async def answers(handle: WorkflowHandle, inbox: Inbox) -> None:
+    (wait,) = await handle.pending()
+    assert_type(wait, PendingWait)
+    assert_type(wait.calls[0].arguments, JsonValue)
+    assert_type(inbox.pending_sync(limit=3, after=wait.cursor), Sequence[PendingWait])
+
+    told = await inbox.approve(wait.token, "call-1", override_args={"amount": 3}, by="ann")
+    assert_type(told, Answered)
+    assert_type(told.first, GivenAnswer | None)
+    assert_type(await handle.deny(wait.token, message="no"), Answered)
+    assert_type(handle.resolve_sync(wait.token, {"size": 3}), Answered)
+    assert_type(await handle.signal("paid", {"amount": 3}, signal_id="evt-1"), Answered)
+    inbox.approve_sync(wait.token, override_args=[3])  # type: ignore[arg-type]
 
 
 async def dispatches() -> None:
