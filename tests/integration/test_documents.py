@@ -279,6 +279,11 @@ ANSWERS = {
         "core/answers.py": ["def answers_of(", "def decisions_of("],
         "core/waits.py": ["def answer("],
     },
+    "What does a step that waits do, and what does the step after it see?": {
+        "core/flow_steps.py": ["class WaitSpec(", "class SleepSpec("],
+        "activities/builtin.py": ["async def run("],
+        "core/slip.py": ["def previous(", "def gives_output("],
+    },
     "Which Redis is the store?": {
         "broker/connection.py": ["def store_of_broker("],
         "store/endpoint.py": ["def read_url("],
