@@ -276,7 +276,7 @@ class RoutingSlip(WireModel):
 
     @property
     def wanted(self) -> ExecutedStep | None:
-        """The record of the output that the next step is given; one that waits is given none, however often it wakes."""
+        """The record of the output that the next step is given; one that waits is given none, whenever it wakes."""
         return None if isinstance(self.next_step, FlowStep) else self.previous
 
     @property
