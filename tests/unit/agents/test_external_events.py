@@ -16,7 +16,7 @@ from pydantic_ai.capabilities import AbstractCapability, HandleDeferredToolCalls
 from pydantic_ai.messages import ToolCallPart
 from pydantic_ai.tools import DeferredToolRequests, DeferredToolResults, ToolApproved
 
-from paigeant_celery import CeleryDurability, PaigeantAgent, WorkflowContext, activity
+from paigeant_celery import CeleryDurability, PaigeantAgent, WorkflowContext, activity, workflow_context
 from paigeant_celery.activities.registry import registry
 from paigeant_celery.core.about import read_about
 from paigeant_celery.core.waits import Wait
@@ -242,6 +242,16 @@ def request_input_after_a_handler(world: World) -> Step:
     return deleting(world, RequestInput[Any](ask), HandleDeferredToolCalls(decide))
 
 
+def in_a_handler(world: World) -> Step:
+    async def decide(ctx: RunContext[Any], requests: DeferredToolRequests) -> DeferredToolResults:
+        world.did["begun"] += 1
+        first = await workflow_context().wait_for("may I", ask=world.ask("may I"))
+        world.did["answer"] = [first, await world.wait("really")]
+        return requests.build_results(approvals={"a": True, "b": False}, calls={"p": 3})
+
+    return deleting(world, HandleDeferredToolCalls(decide))
+
+
 def yes(wait: Wait) -> Any:
     return payload("yes")
 
@@ -306,6 +316,11 @@ ROWS = [
     Row(
         name="in a function", make=in_a_function, did={"answer": "yes", "local": 2},
         asked={"begin": 1, "may I": 1}, suspended=2,
+    ),
+    Row(
+        name="in a handler, which begins again each time", make=in_a_handler,
+        did={"answer": ["yes", "yes"], "begun": 3, "deleted a": 1, "local": 2},
+        asked={"may I": 1, "really": 1}, suspended=2,
     ),
     Row(
         name="`RequestInput`, approved, denied and priced", make=request_input,
