@@ -16,7 +16,14 @@ from pydantic_ai.capabilities import AbstractCapability, HandleDeferredToolCalls
 from pydantic_ai.messages import ToolCallPart
 from pydantic_ai.tools import DeferredToolRequests, DeferredToolResults, ToolApproved
 
-from paigeant_celery import CeleryDurability, PaigeantAgent, WorkflowContext, activity, workflow_context
+from paigeant_celery import (
+    CeleryDurability,
+    PaigeantAgent,
+    WorkflowContext,
+    WorkflowFailed,
+    activity,
+    workflow_context,
+)
 from paigeant_celery.activities.registry import registry
 from paigeant_celery.core.about import read_about
 from paigeant_celery.core.waits import Wait
@@ -524,3 +531,25 @@ def test_a_deadline_ends_a_run_that_waits(workflow_harness: WorkflowHarness) -> 
 
     assert handle.status_sync().state == "failed"
     assert asked_for(workflow_harness) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "path"),
+    [({"name": "two\nlines"}, "name"), ({"name": ""}, "name"), ({"timeout": timedelta.max}, "timeout")],
+    ids=["lines", "empty", "for ever"],
+)
+def test_a_wait_that_could_not_be_shown_or_would_never_end_is_refused(
+    workflow_harness: WorkflowHarness, given: dict[str, Any], path: str
+) -> None:
+    """The name stands in Flower and in events, and no store has a time that far away."""
+    world = World()
+
+    def ask(ctx: RunContext[Any], requests: DeferredToolRequests, token: str) -> None:
+        world.ask("calls")(token)
+
+    handle = workflow_harness.dispatch([deleting(world, RequestInput[Any](ask, **given))], correlation_id="w")
+    assert asyncio.run(workflow_harness.deliver()) == ["failed"]
+
+    with pytest.raises(WorkflowFailed, match=f"invalid_wait at `{path}`"):
+        handle.result_sync(0)
+    assert world.tokens == {}
