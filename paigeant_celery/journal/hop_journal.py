@@ -541,22 +541,23 @@ class HopJournal:
         self.let_go(held)
 
     async def patiently(self, ask: Callable[[], T | None]) -> T:
-        """Ask the store beside the event loop, again and again while it is away.
+        """Ask the store beside the event loop, again and again while it is away; no attempt is left meanwhile.
 
         Raises `HopLost` if its answer is none, because this owner may no longer write, or if it does not know the hop.
         """
         waits = patience()
-        while True:
-            try:
-                if answer := await asyncio.to_thread(ask):
-                    return answer
-                self.lose()
-            except HopUnknown:
-                self.lose()
-            except TransientError as error:  # the step's own timeout limits the wait
-                logger.warning("waiting: %s", error, extra={"action": "waiting_for_server"})
-            self.check_not_lost()
-            await asyncio.sleep(next(waits))
+        with self.waits.flying():
+            while True:
+                try:
+                    if answer := await asyncio.to_thread(ask):
+                        return answer
+                    self.lose()
+                except HopUnknown:
+                    self.lose()
+                except TransientError as error:  # the step's own timeout limits the wait
+                    logger.warning("waiting: %s", error, extra={"action": "waiting_for_server"})
+                self.check_not_lost()
+                await asyncio.sleep(next(waits))
 
     def _tell_new_operation(self, key: CallKey) -> None:
         if self._course.is_behind(key.run) and key.name not in self._drifted:

@@ -55,6 +55,7 @@ async def ended_wait(
     if found is not None:
         await journal.turn(found.number)
         return Ended(state=found.result["state"], answers=found.result["answers"])
+    journal.check_not_lost()
     await journal.write_held()
     waits, instead_of = journal.waits, None
     while True:
