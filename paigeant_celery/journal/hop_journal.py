@@ -463,12 +463,11 @@ class HopJournal:
             extra={"action": "replay_drift", "hop": self.hop_id},
         )
 
-    async def noted_until(self, key: CallKey, delay: float) -> datetime:
-        """Return when a sleep of so many seconds is over, counted from when an attempt first came to it."""
+    async def noted_until(self, key: CallKey, until: datetime) -> datetime:
+        """Return when a sleep is over, as it was when an attempt first came to it."""
         found = self.find(key, {})
         if found is not None:
             return datetime.fromisoformat(found.result)
-        until = self.waits.now() + timedelta(seconds=delay)
         await self._add(key, Record(result=until.isoformat()).encode(), place=key)
         return until
 

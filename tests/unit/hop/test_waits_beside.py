@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -132,3 +133,18 @@ def test_a_wait_that_a_step_has_left_standing_ends_with_it(workflow_harness: Wor
 
     asyncio.run(main())
     assert handle.result_sync(timeout=0).output == "yes"
+
+
+def test_a_sleep_until_a_time_that_is_counted_from_now_ends(workflow_harness: WorkflowHarness) -> None:
+    """The code runs again when it wakes: the time that it first gave counts, as that of any other wait does."""
+
+    @activity
+    async def nap(context: WorkflowContext) -> str:
+        await context.sleep_until(workflow_harness._now() + timedelta(hours=1))
+        return "rested"
+
+    workflow_harness.dispatch([nap.activity()], correlation_id="w")
+    assert asyncio.run(workflow_harness.deliver()) == ["suspended"]
+    workflow_harness._skipped += timedelta(hours=1)
+    workflow_harness.sweep()
+    assert asyncio.run(workflow_harness.deliver()) == ["workflow_completed"]
