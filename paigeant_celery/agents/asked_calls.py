@@ -46,8 +46,8 @@ class AskedCalls:
 
     @cached_property
     def parts(self) -> tuple[str, ...]:
-        """The ids of the calls."""
-        return tuple(call.tool_call_id for call in self._calls())
+        """The ids of the calls, each once."""
+        return tuple(dict.fromkeys(call.tool_call_id for call in self._calls()))
 
     @cached_property
     def about(self) -> About:

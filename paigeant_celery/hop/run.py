@@ -148,7 +148,11 @@ class StepRunner:
                 )
                 with entered(context), hop_trace(hop.message.trace_context), journalling(hop.journal):
                     async with self._around(hop, context):
-                        result = await hop.activity.run(hop.message.step, hop.given, context, limits=self._limits)
+                        try:
+                            result = await hop.activity.run(hop.message.step, hop.given, context, limits=self._limits)
+                        finally:
+                            if hop.journal is not None:
+                                hop.journal.waits.end()
                         if hop.journal is not None:
                             await hop.journal.settle()
             notes = (*_resumed(hop.journal), *result.notes)

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from paigeant_celery.activities.real_threads import real
-from paigeant_celery.core.errors import HopUnknown, PaigeantError, UsageError
+from paigeant_celery.core.errors import HopLost, HopUnknown, PaigeantError, UsageError
 from paigeant_celery.core.waits import Wait
 from paigeant_celery.store.port import Closing, NewWait, Standing, WaitStore
 
@@ -97,6 +97,14 @@ class HopWaits:
         self._ends = self.now() + timedelta(seconds=timeout)
         self._sleeps_until = self._ends - timedelta(seconds=min(SHORTEST, timeout / 4))
 
+    def end(self) -> None:
+        """Leave no attempt any more: its code has ended, and what it left standing ends as well."""
+        self._leave = None
+        if self._look is not None:
+            self._look.cancel()
+        for stand in list(self._stands):
+            stand.over.cancel()
+
     def busy_if(self, is_busy: Callable[[], bool]) -> None:
         """Leave no attempt while a call is being made or must be recorded."""
         self._is_busy = is_busy
@@ -130,7 +138,8 @@ class HopWaits:
         """Stand until a time; a short sleep is slept here unless too little of the step's time would be left."""
         left = (until - self.now()).total_seconds()
         if 0 < left < SHORTEST and until < self._sleeps_until:
-            await asyncio.sleep(left)
+            with self.flying():  # whoever leaves the attempt would not know when it is over
+                await asyncio.sleep(left)
         while self.now() < until:
             await self._stand(name=name, until=until, quiet=quiet)
 
@@ -161,6 +170,8 @@ class HopWaits:
         if loop is not self._loop:
             text = "a step waits only on the event loop that runs it; `await` the wait in an `async` function or tool"
             raise UsageError(text)
+        if self.standing is not None:  # code that swallowed its cancellation gets no further
+            raise HopLost(self._closing.hop_id)
         stand = _Stand(name=name, over=loop.create_future(), token=token, until=until, quiet=quiet)
         flights = _around(_flight.get())
         for flight in flights:
@@ -229,7 +240,8 @@ class HopWaits:
             await asyncio.sleep(0)
         if self._moves != moves or not self._stands or self.standing is not None or self._is_at_work():
             return
-        assert self._leave is not None
+        if self._leave is None:
+            return
         self.standing = self._stood_at()
         self._leave()
 
