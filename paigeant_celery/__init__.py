@@ -21,7 +21,16 @@ if TYPE_CHECKING:
     from paigeant_celery.client.dead_letters import DeadLetters
     from paigeant_celery.client.dispatch import WorkflowDispatcher
     from paigeant_celery.client.handle import WorkflowHandle
-    from paigeant_celery.client.readings import WorkflowResult, WorkflowStatus
+    from paigeant_celery.client.inbox import Inbox
+    from paigeant_celery.client.readings import (
+        Answered,
+        GivenAnswer,
+        PendingWait,
+        WaitingFor,
+        WorkflowResult,
+        WorkflowStatus,
+    )
+    from paigeant_celery.core.about import AskedCall
     from paigeant_celery.core.budget import WorkflowLimits
     from paigeant_celery.core.causes import Cause, Frame
     from paigeant_celery.core.errors import (
@@ -71,6 +80,7 @@ if TYPE_CHECKING:
         RegisteredActivity,
         RoutingSlip,
     )
+    from paigeant_celery.core.wait_errors import InvalidAnswer, SignalRefused, UnknownWait
     from paigeant_celery.store.port import DeadLetter, Store
     from paigeant_celery.worker.executor import ActivityExecutor
     from paigeant_celery.worker.install import install
@@ -80,6 +90,8 @@ __version__ = "0.1.0"
 _HOME = {
     "ActivityExecutor": "worker.executor",
     "ActivitySpec": "core.slip",
+    "Answered": "client.readings",
+    "AskedCall": "core.about",
     "Cause": "core.causes",
     "CeleryDurability": "agents.durability",
     "CeleryTransport": "broker.transport",
@@ -94,7 +106,10 @@ _HOME = {
     "Frame": "core.causes",
     "FunctionActivity": "activities.functions",
     "FunctionSpec": "core.slip",
+    "GivenAnswer": "client.readings",
     "HopFailed": "core.errors",
+    "Inbox": "client.inbox",
+    "InvalidAnswer": "core.wait_errors",
     "InvalidInput": "core.errors",
     "Later": "core.slip",
     "MessageError": "core.errors",
@@ -109,11 +124,13 @@ _HOME = {
     "PaigeantAgent": "agents.agent",
     "PaigeantError": "core.errors",
     "PaigeantMessage": "core.message",
+    "PendingWait": "client.readings",
     "RegisteredActivity": "core.slip",
     "ReplayedError": "core.errors",
     "RoutingSlip": "core.slip",
     "Runway": "agents.agent",
     "Settings": "core.settings",
+    "SignalRefused": "core.wait_errors",
     "StepOutput": "activities.context",
     "StepPolicy": "core.policy",
     "Store": "store.port",
@@ -123,10 +140,12 @@ _HOME = {
     "Transport": "broker.port",
     "UnknownActivity": "core.errors",
     "UnknownTransport": "core.errors",
+    "UnknownWait": "core.wait_errors",
     "UnknownWorkflow": "core.errors",
     "Unreachable": "core.errors",
     "UsageError": "core.errors",
     "WaitInsideStep": "core.errors",
+    "WaitingFor": "client.readings",
     "WorkerEnded": "core.errors",
     "WorkflowCancelled": "core.errors",
     "WorkflowConflict": "core.errors",
@@ -153,6 +172,8 @@ _HOME = {
 __all__ = [
     "ActivityExecutor",
     "ActivitySpec",
+    "Answered",
+    "AskedCall",
     "Cause",
     "CeleryDurability",
     "CeleryTransport",
@@ -167,7 +188,10 @@ __all__ = [
     "Frame",
     "FunctionActivity",
     "FunctionSpec",
+    "GivenAnswer",
     "HopFailed",
+    "Inbox",
+    "InvalidAnswer",
     "InvalidInput",
     "Later",
     "MessageError",
@@ -182,11 +206,13 @@ __all__ = [
     "PaigeantAgent",
     "PaigeantError",
     "PaigeantMessage",
+    "PendingWait",
     "RegisteredActivity",
     "ReplayedError",
     "RoutingSlip",
     "Runway",
     "Settings",
+    "SignalRefused",
     "StepOutput",
     "StepPolicy",
     "Store",
@@ -196,10 +222,12 @@ __all__ = [
     "Transport",
     "UnknownActivity",
     "UnknownTransport",
+    "UnknownWait",
     "UnknownWorkflow",
     "Unreachable",
     "UsageError",
     "WaitInsideStep",
+    "WaitingFor",
     "WorkerEnded",
     "WorkflowCancelled",
     "WorkflowConflict",

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import math
 import time
+import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -15,7 +16,17 @@ from pydantic import JsonValue
 
 from paigeant_celery.activities.context import StepOutput, running_step
 from paigeant_celery.broker.port import ServesItself, Transport, checked_transport
-from paigeant_celery.client.readings import CurrentState, WorkflowResult, WorkflowStatus
+from paigeant_celery.client.answering import AnswersWaits, check_size, send_on
+from paigeant_celery.client.readings import (
+    Answered,
+    CurrentState,
+    PendingWait,
+    WorkflowResult,
+    WorkflowStatus,
+)
+from paigeant_celery.client.waits import answered, open_waits, pending_wait, waiting_for
+from paigeant_celery.core.about import About
+from paigeant_celery.core.answers import answers_of
 from paigeant_celery.core.budget import used_by
 from paigeant_celery.core.conversations import ConversationKey, batches_in, messages_in
 from paigeant_celery.core.errors import (
@@ -23,7 +34,6 @@ from paigeant_celery.core.errors import (
     NewerMessage,
     RemoteTraceback,
     StoreCorrupt,
-    StoreRequired,
     UnknownWorkflow,
     WaitInsideStep,
     WorkflowCancelled,
@@ -34,7 +44,11 @@ from paigeant_celery.core.events import Joining, WorkflowEvent
 from paigeant_celery.core.flow import Failure
 from paigeant_celery.core.message import PaigeantMessage, reread, step_ids_in
 from paigeant_celery.core.names import conversation_fault, is_correlation_id
+from paigeant_celery.core.wait_errors import SignalRefused
+from paigeant_celery.core.wait_inputs import checked_by, checked_signal_id, checked_wait_name
+from paigeant_celery.core.waits import WHOLE
 from paigeant_celery.store.earlier import executed_of
+from paigeant_celery.store.limits import LIMITS
 from paigeant_celery.store.outputs import outputs_of
 from paigeant_celery.store.pages import all_opened
 from paigeant_celery.store.port import Store, StoredEvent, WorkflowRecord
@@ -52,7 +66,7 @@ UNSWEPT = 10.0  # seconds; every worker that serves steps sweeps about once a se
 logger = logging.getLogger(__name__)
 
 
-class WorkflowHandle:
+class WorkflowHandle(AnswersWaits):
     """A workflow by its correlation id. Every call reads the store again; without a store it raises `StoreRequired`.
 
     Each call raises `UnknownWorkflow` if the store holds no workflow of this id, whatever the id looks like, and
@@ -64,7 +78,7 @@ class WorkflowHandle:
             given = type(correlation_id).__name__
             text = f"must be a string, not a {given}; pass what `await dispatch_workflow(…)` returns"
             raise InvalidInput("invalid_input", "correlation_id", text)
-        self.correlation_id = correlation_id
+        self.correlation_id = self._workflow = correlation_id
         self._transport = checked_transport(transport)
 
     def __repr__(self) -> str:
@@ -107,6 +121,7 @@ class WorkflowHandle:
             retry_at=record.retry_at,
             usage=used.counters,
             cost=used.cost,
+            waiting_for=waiting_for(record),
         )
 
     def _status_by_envelope(self, record: WorkflowRecord) -> WorkflowStatus:
@@ -125,6 +140,7 @@ class WorkflowHandle:
             created_at=record.created_at,
             updated_at=record.updated_at,
             retry_at=record.retry_at,
+            waiting_for=waiting_for(record),
         )
 
     async def result(self, timeout: float | None = None) -> WorkflowResult:  # noqa: ASYNC109 - as `AsyncResult.get`
@@ -156,6 +172,48 @@ class WorkflowHandle:
             self._check_wait(wait)
             time.sleep(wait)
         raise self._too_slow(timeout)
+
+    async def pending(self) -> Sequence[PendingWait]:
+        """Return what somebody, or a signal, could answer now, oldest first.
+
+        Whoever reads it gets the tokens: show them to nobody who may not answer. Raises `UnknownWorkflow`.
+        """
+        return await asyncio.to_thread(self.pending_sync)
+
+    def pending_sync(self) -> Sequence[PendingWait]:
+        """Do what `pending` does, for code without an event loop."""
+        record = self._record("pending")
+        return [pending_wait(wait, record.hop_id) for wait in open_waits(record)]
+
+    async def signal(
+        self, name: str, payload: object = None, *, signal_id: str | None = None, by: str = ""
+    ) -> Answered:
+        """Send a signal with JSON: it settles the oldest open wait of this name, or is kept for one to come.
+
+        A second one with the same `signal_id` changes nothing (`repeated`): pass one if the call may be made twice.
+        `by` says who sent it. Raises `SignalRefused` if the workflow has ended or keeps 1000, `InvalidAnswer` if the
+        payload is no JSON or has more than 32 KiB, `InvalidInput`, and `UnknownWorkflow`.
+        """
+        return await asyncio.to_thread(self.signal_sync, name, payload, signal_id=signal_id, by=by)
+
+    def signal_sync(self, name: str, payload: object = None, *, signal_id: str | None = None, by: str = "") -> Answered:
+        """Do what `signal` does, for code without an event loop."""
+        name, by = checked_wait_name(name), checked_by(by)
+        call = uuid.uuid4().hex if signal_id is None else checked_signal_id(signal_id)
+        (text,) = answers_of(payload, parts=(WHOLE,), about=About()).values()
+        check_size([text], LIMITS.max_signal)
+        store = self._asked("signal")
+        self._transport.check_broker()
+        resolution = store.signal(self.correlation_id, name, text, by=by, call=call)
+        self._known("signal", resolution.outcome)
+        if resolution.outcome == "ended":
+            raise SignalRefused("workflow_ended", self.correlation_id, "the workflow has ended")
+        if resolution.outcome == "too_many":
+            kept = f"the workflow keeps {LIMITS.max_signals} that no wait has taken; wait until it goes on"
+            raise SignalRefused("too_many_signals", self.correlation_id, kept)
+        if resolution.hop is not None:
+            send_on(self._transport, resolution.hop)
+        return answered(resolution, parts=(WHOLE,))
 
     async def cancel(self) -> bool:
         """Cancel the workflow; True if it is cancelled, now or earlier, False if it ended in another way.
@@ -347,11 +405,6 @@ class WorkflowHandle:
         # The store keeps what a worker has accepted; the limits of this process may be lower than that worker's.
         return reread(record.envelope)
 
-    def _store(self, operation: str) -> Store:
-        if self._transport.store is None:
-            raise StoreRequired(operation)
-        return self._transport.store
-
 
 class _Reading:
     """How far events were read: those of long data are several entries, and `found` is how many the last look found."""
@@ -386,6 +439,8 @@ def _current_state(record: WorkflowRecord) -> CurrentState:
     """Say more than the store's `running`: whether a worker has the step, or what it waits for."""
     if record.state != "running" or record.running:
         return record.state
+    if record.suspended:
+        return "suspended"
     return "queued" if record.retry_at is None or _is_left_to_newer(record.failure) else "retrying"
 
 
@@ -401,6 +456,9 @@ def _standing(status: WorkflowStatus) -> str:
         return f"{at}waits on queue {status.queue!r} for a worker of a newer version: {status.failure.text}"
     if status.retry_at is not None and status.failure is not None:
         return f"{at}failed with {status.failure.error_class} and is tried again at {status.retry_at:%H:%M:%S}"
+    if status.state == "suspended":
+        waits = "; ".join(map(str, status.waiting_for)) or "something from outside"
+        return f"{at}is suspended and waits for {waits}; `pending()` has what can be answered"
     if status.state == "running":
         return f"{at}is running"
     begun = f"begun {status.attempt} times before" if status.attempt else "no worker has begun it"

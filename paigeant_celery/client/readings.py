@@ -1,4 +1,4 @@
-"""What is read of a workflow from outside: its status and its result, as values."""
+"""What is read of a workflow from outside: its status, its waits and its result, as values."""
 
 from __future__ import annotations
 
@@ -11,16 +11,103 @@ from typing import Literal, TypeAlias, TypeVar, get_args
 from pydantic import JsonValue
 
 from paigeant_celery.activities.context import StepOutput
+from paigeant_celery.core.about import AskedCall
 from paigeant_celery.core.errors import UsageError
 from paigeant_celery.core.flow import Failure, WorkflowState
+from paigeant_celery.core.waits import WaitKind
 
-__all__ = ["CurrentState", "WorkflowResult", "WorkflowStatus"]
+__all__ = [
+    "AnswerOutcome",
+    "Answered",
+    "CurrentState",
+    "GivenAnswer",
+    "PendingWait",
+    "WaitingFor",
+    "WorkflowResult",
+    "WorkflowStatus",
+]
 
 T = TypeVar("T")
 
 # The store says `running` until a workflow ends or is parked. Whoever looks wants to know more.
-Underway: TypeAlias = Literal["queued", "running", "retrying"]
+Underway: TypeAlias = Literal["queued", "running", "retrying", "suspended"]
+AnswerOutcome: TypeAlias = Literal["settled", "recorded", "answered", "late", "kept", "repeated"]
 CurrentState: TypeAlias = Literal[Underway, WorkflowState]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WaitingFor:
+    """Something that a workflow waits for, without what would let a reader answer it.
+
+    `kind` is `token` (an answer), `signal`, or `time`. `tools` are those of the calls that are waited for.
+    """
+
+    kind: Literal["token", "signal", "time"]
+    name: str = ""
+    since: datetime | None = None
+    until: datetime | None = None
+    tools: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        what = {"token": "an answer to", "signal": "the signal", "time": ""}[self.kind]
+        named = f"{what} {self.name!r}" if what else "a time"
+        tools = f" ({', '.join(self.tools)})" if self.tools else ""
+        since = f", since {self.since:%Y-%m-%d %H:%M:%S}" if self.since is not None else ""
+        until = f", until {self.until:%Y-%m-%d %H:%M:%S}" if self.until is not None else ""
+        return f"{named}{tools}{since}{until}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PendingWait:
+    """A wait that nobody has answered yet. Whoever has its `token` can answer it.
+
+    `kind` is `token`, or `signal` if a signal of its `name` answers it, too. `calls` are the calls of tools that still
+    need an answer, if it is about any, and `question` is what whoever answers is asked. It is given up at `until`.
+    """
+
+    token: str = field(repr=False)
+    workflow: str
+    hop_id: str
+    step_id: str
+    activity: str
+    kind: WaitKind
+    name: str
+    question: str | None
+    calls: tuple[AskedCall, ...]
+    since: datetime
+    until: datetime | None
+    cursor: str = field(default="", repr=False)  # has the token, too
+
+
+@dataclass(frozen=True, kw_only=True)
+class GivenAnswer:
+    """An answer that counts: its `payload` or, if it says that there will be none, why it `failed`."""
+
+    payload: JsonValue = field(repr=False)
+    failed: str | None = field(repr=False)
+    by: str
+    at: datetime
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answered:
+    """What an answer or a signal did.
+
+    `outcome` is `settled` (the workflow goes on), `recorded` (the calls in `open` still need an answer), `answered`
+    (somebody was faster, and this answer does not count), or `late` (the wait or its step had ended). That of a signal
+    is `settled`, `kept` (for a wait to come) or `repeated` (it was taken before). `first` is the answer that counts for
+    what was asked for here, and `answers` are all that the wait has, by the ids of calls; `""` is the wait itself.
+    """
+
+    outcome: AnswerOutcome
+    first: GivenAnswer | None = None
+    answers: Mapping[str, GivenAnswer] = field(default_factory=dict)
+    open: tuple[str, ...] = ()
+
+    @property
+    def taken(self) -> bool:
+        """Whether the answer or the signal counts, now or earlier."""
+        return self.outcome not in ("answered", "late")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +115,8 @@ class WorkflowStatus:
     """Where a workflow stands.
 
     `state` is `queued` if its current step waits on `queue` for a worker, `running` if a worker runs it, and `retrying`
-    if an attempt failed with `failure` and the next one begins after `retry_at`. If it is `queued` with a
+    if an attempt failed with `failure` and the next one begins after `retry_at`, `suspended` if it waits for what is in
+    `waiting_for` and holds no worker. A step that runs may wait for something beside that. If it is `queued` with a
     `failure`, a worker could not read the step, because a newer version sent it; it is sent again at `retry_at`. The
     other states are `completed`, `failed`, `parked` (it waits for a person) and `cancelled`. `executed` and `remaining`
     are step ids; `usage` and `cost` are those of the executed steps, as in `WorkflowResult`.
@@ -48,6 +136,7 @@ class WorkflowStatus:
     retry_at: datetime | None = None
     usage: Mapping[str, int] = field(default_factory=dict)
     cost: Decimal | None = None
+    waiting_for: tuple[WaitingFor, ...] = ()
 
     @property
     def running(self) -> bool:
@@ -56,7 +145,7 @@ class WorkflowStatus:
 
     @property
     def in_progress(self) -> bool:
-        """Whether the workflow goes on by itself: it is queued, running or retrying."""
+        """Whether the workflow goes on by itself: it is queued, running, retrying or suspended."""
         return self.state in get_args(Underway)
 
 

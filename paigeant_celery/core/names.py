@@ -192,6 +192,7 @@ class Names:
 REASONS: Mapping[str, str] = MappingProxyType(
     {
         "activity_not_allowed": "an agent wants to insert an activity that is not allowed or not registered",
+        "answer_too_large": "an answer to a wait, or a signal, is larger than one may be",
         "attempts_exhausted": "the hop was begun as often as it may be, but no attempt ever ended",
         "bad_agent_name": "the name of an activity is empty, too long, or has characters that are not allowed",
         "bad_conversation": "the name or the id of a conversation is empty, too long, or has control characters",
@@ -210,6 +211,7 @@ REASONS: Mapping[str, str] = MappingProxyType(
         "empty_prompt": "a step of an agent has no prompt",
         "expired": "the store does not know the workflow, and its message is too old for the workflow to be adopted",
         "inconsistent_slip": "the ids, places or digest of a message contradict each other or the store",
+        "invalid_answer": "an answer to a wait, or a signal, is no JSON, or does not fit what the wait asks for",
         "invalid_arguments": "the arguments of a function do not fit its signature, or would not come back from JSON",
         "invalid_deps": "the deps of an agent do not fit the type that reads them, or would not come back from JSON",
         "invalid_envelope": "an envelope is not strict JSON, or one of its fields has a wrong value",
@@ -222,7 +224,7 @@ REASONS: Mapping[str, str] = MappingProxyType(
         "invalid_text": "a text has a lone surrogate, or a name has a NUL: not every broker and store can keep it",
         "invalid_usage_limits": "the usage limits of a workflow make no sense",
         "invalid_variables": "the variables of a workflow are not a mapping, or would not come back from JSON",
-        "invalid_wait": "the name of a wait or the time that it may take makes no sense",
+        "invalid_wait": "the name of a wait, the time that it may take, or who answers it makes no sense",
         "loop_limit": "with the inserted steps the workflow would be longer than `paigeant_max_steps`",
         "malformed": "what arrived is not a message of Celery's protocol",
         "naive_datetime": "a deadline, or another time, has no time zone",
@@ -239,6 +241,7 @@ REASONS: Mapping[str, str] = MappingProxyType(
         "too_deep": "JSON has too many levels",
         "too_large": "a message is larger than `paigeant_max_message_size`",
         "too_many_added_steps": "an agent wants to insert more steps than it may",
+        "too_many_signals": "a workflow keeps as many signals for waits to come as it may",
         "too_many_steps": "a workflow has more steps than `paigeant_max_steps`",
         "too_many_visits": "an agent wants to insert an activity more often than `paigeant_max_visits`",
         "too_many_waits": "a step has more open waits than a hop may have",
@@ -251,6 +254,7 @@ REASONS: Mapping[str, str] = MappingProxyType(
         "unknown_task": "the message names a task that is not an activity and that the worker does not have",
         "unsendable": "no broker can take the message of a hop, whatever its state",
         "unsupported_version": "the envelope has another major version, or none",
+        "workflow_ended": "a signal was sent to a workflow that has ended",
     }
 )
 

@@ -8,18 +8,32 @@ from datetime import datetime, timedelta
 from paigeant_celery.core.errors import InvalidInput
 from paigeant_celery.core.names import conversation_fault
 
-__all__ = ["LONGEST_WAIT", "checked_moment", "checked_seconds", "checked_wait_name"]
+__all__ = ["LONGEST_WAIT", "checked_by", "checked_moment", "checked_seconds", "checked_signal_id", "checked_wait_name"]
 
 LONGEST_WAIT = 366 * 86400.0 * 10  # seconds; ten years
 
 
 def checked_wait_name(name: object) -> str:
     """Return the name of a wait or a signal; raises `InvalidInput`. It is shown in events and in Flower."""
-    if not isinstance(name, str):
-        raise InvalidInput("invalid_wait", "name", f"must be a text, not a {type(name).__name__}")
-    if fault := conversation_fault(name):
-        raise InvalidInput("invalid_wait", "name", f"it {fault}")
-    return name
+    return _checked_word(name, "name")
+
+
+def checked_by(by: object) -> str:
+    """Return who answers, "" if nobody says; raises `InvalidInput`. It is shown in events."""
+    return "" if by == "" else _checked_word(by, "by")
+
+
+def checked_signal_id(signal_id: object) -> str:
+    """Return what tells a signal from others; raises `InvalidInput`."""
+    return _checked_word(signal_id, "signal_id")
+
+
+def _checked_word(word: object, path: str) -> str:
+    if not isinstance(word, str):
+        raise InvalidInput("invalid_wait", path, f"must be a text, not a {type(word).__name__}")
+    if fault := conversation_fault(word):
+        raise InvalidInput("invalid_wait", path, f"it {fault}")
+    return word
 
 
 def checked_seconds(given: object, path: str) -> float | None:

@@ -38,7 +38,16 @@ MAY_IMPORT = {
         *("broker.port", "broker.outbox", "broker.sending", "broker.tracing"),
     },
     "agents": {"core", "activities", "journal"},
-    "client": {"core", "store.port", "store.earlier", "store.outputs", "store.pages", "activities", "broker"},
+    "client": {
+        "core",
+        "store.port",
+        "store.earlier",
+        "store.limits",
+        "store.outputs",
+        "store.pages",
+        "activities",
+        "broker",
+    },
     "worker": {"core", "store.port", "store.endpoint", "activities", "broker", "hop"},
 }
 FACES = {"", "celery", "tasks", "cli", "testing"}  # "" is the package itself

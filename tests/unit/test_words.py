@@ -35,7 +35,10 @@ class Argument:
     prefix: str = ""
 
 
-ERRORS = ("MessageError", "NewerMessage", "InvalidInput", "EmptyItinerary", "NotSerializable")
+ERRORS = (
+    *("MessageError", "NewerMessage", "InvalidInput", "EmptyItinerary", "NotSerializable"),
+    *("InvalidAnswer", "SignalRefused"),
+)
 
 # Where reason codes originate. Those of a failure are among names of classes, which are not words of ours.
 REASONS = [

@@ -1,0 +1,83 @@
+"""What a wait is about, as the JSON that is kept with it for whoever answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, TypeAlias, cast, get_args
+
+from pydantic import JsonValue
+
+from paigeant_celery.core.errors import MessageError
+from paigeant_celery.core.jsonable import dumps, loads
+
+__all__ = ["About", "AskedCall", "CallKind", "read_about", "write_about"]
+
+CallKind: TypeAlias = Literal["approval", "external", "question"]
+
+VERSION = 1  # readers take later ones, and leave out what they do not know of them
+
+
+@dataclass(frozen=True, kw_only=True)
+class AskedCall:
+    """A call of a tool that waits: for leave to run, for the result of work done elsewhere, or for an answer."""
+
+    id: str
+    kind: CallKind
+    tool: str
+    arguments: JsonValue = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class About:
+    """What a wait is about, for whoever answers.
+
+    If it has `calls`, its answer is the JSON form of `DeferredToolResults`, be it for the whole or in parts.
+    """
+
+    step: str = ""
+    activity: str = ""
+    question: str | None = None
+    calls: tuple[AskedCall, ...] = ()
+
+
+def write_about(about: About) -> str:
+    """Return the text that a wait keeps."""
+    calls = [{"id": call.id, "kind": call.kind, "tool": call.tool, "arguments": call.arguments} for call in about.calls]
+    return dumps(
+        {"v": VERSION, "step": about.step, "activity": about.activity, "question": about.question, "calls": calls}
+    )
+
+
+def read_about(text: str) -> About:
+    """Read what a wait is about; fields that are missing, or of another form, are left out."""
+    try:
+        tree = loads(text)
+    except MessageError:
+        return About()
+    if not isinstance(tree, dict):
+        return About()
+    calls = tree.get("calls")
+    question = tree.get("question")
+    return About(
+        step=_text(tree.get("step")),
+        activity=_text(tree.get("activity")),
+        question=question if isinstance(question, str) else None,
+        calls=tuple(_read_calls(calls)) if isinstance(calls, list) else (),
+    )
+
+
+def _read_calls(calls: list[JsonValue]) -> Iterator[AskedCall]:
+    for call in calls:
+        if isinstance(call, dict) and isinstance(call.get("id"), str):
+            kind = call.get("kind")
+            yield AskedCall(
+                id=_text(call["id"]),
+                kind=cast("CallKind", kind) if kind in get_args(CallKind) else "external",
+                tool=_text(call.get("tool")),
+                arguments=call.get("arguments"),
+            )
+
+
+def _text(value: JsonValue) -> str:
+    return value if isinstance(value, str) else ""
