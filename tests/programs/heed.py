@@ -1,0 +1,88 @@
+"""A step that waits in several ways, and records whom it asks and what it hears; its worker may die between the two."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+
+from failpoints import die_at
+from ledger import note, noted_run
+from pydantic import JsonValue
+from stumbles import stumble
+
+from paigeant_celery import WorkflowContext, activity
+from paigeant_celery.core.wait_errors import WaitTimedOut
+
+IN_TIME = 600.0  # seconds; longer than any trial, so that nothing that is answered is late
+SOON = 1.5  # seconds until a wait is over that nobody answers, or perhaps somebody
+NAP = 1.2  # seconds; the shortest sleep that holds no worker is one of a second
+TIMED_OUT = "timed out"
+
+Heard = dict[str, JsonValue]
+
+
+@activity
+async def heed(context: WorkflowContext, way: str) -> Heard:
+    """Wait in this way, and return what was heard, by the names of the waits."""
+    with noted_run(context.hop_id):
+        heard = await WAYS[way](context)
+        stumble(context.hop_id)
+    return heard
+
+
+async def _asked(context: WorkflowContext) -> Heard:
+    return await _heard(context, "word", asks=True)
+
+
+async def _signalled(context: WorkflowContext) -> Heard:
+    return await _heard(context, "paid", asks=False)
+
+
+async def _unanswered(context: WorkflowContext) -> Heard:
+    return await _heard(context, "never", asks=True, timeout=SOON)
+
+
+async def _contested(context: WorkflowContext) -> Heard:
+    return await _heard(context, "either", asks=True, timeout=SOON)
+
+
+async def _slept(context: WorkflowContext) -> Heard:
+    await context.sleep_for(NAP)
+    return {}
+
+
+async def _beside(context: WorkflowContext) -> Heard:
+    left, right = await asyncio.gather(_asked(context), _signalled(context))
+    return left | right
+
+
+async def _in_turn(context: WorkflowContext) -> Heard:
+    first = await _heard(context, "word", asks=True)
+    await context.sleep_for(NAP)
+    return first | await _heard(context, "paid", asks=False) | await _heard(context, "never", asks=True, timeout=SOON)
+
+
+async def _heard(context: WorkflowContext, name: str, *, asks: bool, timeout: float = IN_TIME) -> Heard:  # noqa: ASYNC109
+    def ask(token: str) -> None:
+        die_at("before asking")
+        note(os.environ["ASKED_FILE"], hop=context.hop_id, name=name, token=token)
+        die_at("asked")
+
+    try:
+        heard = await context.wait_for(name, ask=ask if asks else None, timeout=timeout)
+    except WaitTimedOut:
+        heard = TIMED_OUT
+    note(os.environ["HEARD_FILE"], hop=context.hop_id, name=name, heard=heard)
+    return {name: heard}
+
+
+WAYS: dict[str, Callable[[WorkflowContext], Awaitable[Heard]]] = {
+    "asked": _asked,
+    "signalled": _signalled,
+    "unanswered": _unanswered,
+    "contested": _contested,
+    "slept": _slept,
+    "beside": _beside,
+    "in turn": _in_turn,
+}
