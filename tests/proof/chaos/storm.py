@@ -69,7 +69,7 @@ class Plan:
     step_seconds: tuple[float, float] = (0.1, 0.8)
     stumbling: float = 0.08  # of all steps fail once
     ending_otherwise: float = 0.05  # of all workflows always fail, and as many park; all of the second half
-    waiting: float = 0.4  # of all workflows have a step that waits
+    waiting: float = 0.4  # of all workflows have a step that waits, and all of those that are held back
     faults: Counter[str] = field(
         default_factory=lambda: Counter(
             kill_group=1, kill_apart=2, kill_main=2, kill_child=6, stop_and_kill=2, freeze=1, duplicate=6, lose_one=3,
@@ -95,19 +95,20 @@ class Plan:
 
     def works(self, rng: random.Random, seed: int) -> list[Work]:
         """Return the work of a seed."""
-        works = []
+        works, ways = [], sorted(WAYS)
+        reserve = self.workflows - round(self.workflows * RESERVE)
         for number in range(self.workflows):
             seconds, place = round(rng.uniform(*self.step_seconds), 3), rng.randrange(self.steps)
             otherwise = 2 * number >= self.workflows
             turn = number % round(0.5 / self.ending_otherwise)
-            waits = rng.random() < self.waiting
+            waits = rng.random() < self.waiting or number >= reserve
             works.append(
                 Work(
                     correlation_id=f"s{seed}-{number}", seconds=seconds, steps=self.steps,
                     doomed_at=place if otherwise and turn == 3 else None,
                     parks_at=place if otherwise and turn == 7 else None,
                     waits_at=rng.randrange(self.steps) if waits else None,
-                    way=rng.choice(sorted(WAYS)) if waits else "",
+                    way=ways[number % len(ways)] if waits else "",
                 )
             )  # fmt: skip
         return works
