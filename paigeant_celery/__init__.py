@@ -67,6 +67,7 @@ if TYPE_CHECKING:
     )
     from paigeant_celery.core.events import WorkflowEvent
     from paigeant_celery.core.flow import Failure
+    from paigeant_celery.core.flow_steps import SleepSpec, WaitSpec, sleep_for, sleep_until, wait_for
     from paigeant_celery.core.message import PaigeantMessage
     from paigeant_celery.core.policy import StepPolicy
     from paigeant_celery.core.settings import Settings
@@ -131,6 +132,7 @@ _HOME = {
     "Runway": "agents.agent",
     "Settings": "core.settings",
     "SignalRefused": "core.wait_errors",
+    "SleepSpec": "core.flow_steps",
     "StepOutput": "activities.context",
     "StepPolicy": "core.policy",
     "Store": "store.port",
@@ -146,6 +148,7 @@ _HOME = {
     "UsageError": "core.errors",
     "WaitInsideStep": "core.errors",
     "WaitingFor": "client.readings",
+    "WaitSpec": "core.flow_steps",
     "WorkerEnded": "core.errors",
     "WorkflowCancelled": "core.errors",
     "WorkflowConflict": "core.errors",
@@ -166,6 +169,9 @@ _HOME = {
     "idempotency_key": "agents.durability",
     "install": "worker.install",
     "register_agent": "agents.agent",
+    "sleep_for": "core.flow_steps",
+    "sleep_until": "core.flow_steps",
+    "wait_for": "core.flow_steps",
     "workflow_context": "activities.context",
 }
 
@@ -213,6 +219,7 @@ __all__ = [
     "Runway",
     "Settings",
     "SignalRefused",
+    "SleepSpec",
     "StepOutput",
     "StepPolicy",
     "Store",
@@ -228,6 +235,7 @@ __all__ = [
     "UsageError",
     "WaitInsideStep",
     "WaitingFor",
+    "WaitSpec",
     "WorkerEnded",
     "WorkflowCancelled",
     "WorkflowConflict",
@@ -248,6 +256,9 @@ __all__ = [
     "idempotency_key",
     "install",
     "register_agent",
+    "sleep_for",
+    "sleep_until",
+    "wait_for",
     "workflow_context",
 ]
 

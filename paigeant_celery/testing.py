@@ -30,7 +30,7 @@ from paigeant_celery.client.handle import WorkflowHandle
 from paigeant_celery.client.readings import WorkflowResult
 from paigeant_celery.core.names import Names
 from paigeant_celery.core.settings import Settings
-from paigeant_celery.core.slip import ActivitySpec, FunctionSpec
+from paigeant_celery.core.slip import ActivitySpec, FunctionSpec, SleepSpec, Step, WaitSpec
 from paigeant_celery.hop.claims import Claims
 from paigeant_celery.hop.effects import ClosedAs, Drop, Refused
 from paigeant_celery.hop.guard import Arrival
@@ -45,7 +45,7 @@ from paigeant_celery.worker.django_host import DjangoContexts
 
 __all__ = ["Delivery", "WorkflowHarness", "workflow_harness"]
 
-STEPS = (ActivitySpec, FunctionSpec)
+STEPS = (ActivitySpec, FunctionSpec, WaitSpec, SleepSpec)
 OWNER = "harness"
 MOST_DELIVERIES = 10_000  # deliveries of one `run`; a workflow has far fewer steps
 
@@ -82,11 +82,12 @@ class WorkflowHarness:
 
     async def run(
         self,
-        itinerary: Iterable[ActivitySpec | FunctionSpec] | None = None,
+        itinerary: Iterable[Step] | None = None,
         *,
         dispatcher: WorkflowDispatcher | None = None,
         variables: Mapping[str, object] | None = None,
         correlation_id: str | None = None,
+        start_at: datetime | None = None,
         deadline: datetime | None = None,
         stream: bool = False,
         usage_limits: object = None,
@@ -103,6 +104,7 @@ class WorkflowHarness:
             dispatcher=dispatcher,
             variables=variables,
             correlation_id=correlation_id,
+            start_at=start_at,
             deadline=deadline,
             stream=stream,
             usage_limits=usage_limits,
@@ -112,11 +114,12 @@ class WorkflowHarness:
 
     def dispatch(
         self,
-        itinerary: Iterable[ActivitySpec | FunctionSpec] | None = None,
+        itinerary: Iterable[Step] | None = None,
         *,
         dispatcher: WorkflowDispatcher | None = None,
         variables: Mapping[str, object] | None = None,
         correlation_id: str | None = None,
+        start_at: datetime | None = None,
         deadline: datetime | None = None,
         stream: bool = False,
         usage_limits: object = None,
@@ -132,6 +135,7 @@ class WorkflowHarness:
             itinerary=steps,
             variables=variables,
             correlation_id=correlation_id,
+            start_at=start_at,
             deadline=deadline,
             stream=stream,
             usage_limits=usage_limits,

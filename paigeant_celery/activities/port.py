@@ -35,10 +35,10 @@ class ActivityResult:
 
 
 class Activity(Protocol):
-    """An agent or a function, as the registry and the hop see it."""
+    """An agent, a function or a step of our own, as the registry and the hop see it."""
 
     @property
-    def kind(self) -> Literal["agent", "function"]: ...
+    def kind(self) -> Literal["agent", "function", "flow"]: ...
 
     @property
     def name(self) -> str:

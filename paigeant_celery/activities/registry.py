@@ -6,13 +6,14 @@ import difflib
 import gc
 import os
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
+from paigeant_celery.activities.builtin import FlowActivity
 from paigeant_celery.activities.port import Activity
 from paigeant_celery.activities.real_threads import real
 from paigeant_celery.core.errors import DuplicateActivity, InvalidInput, UnknownActivity, UsageError
-from paigeant_celery.core.names import ACTIVITY_NAME_RULE, QUEUE_RULE, is_activity_name, queue_fault
+from paigeant_celery.core.names import ACTIVITY_NAME_RULE, QUEUE_RULE, is_activity_name, is_free_name, queue_fault
 from paigeant_celery.core.policy import StepPolicy
 
 __all__ = ["Registry", "check_name", "registry"]
@@ -24,10 +25,12 @@ class Registry:
     """Holds activities weakly: one that nothing else holds is no longer served.
 
     An activity may be added before it has a name. Its name is asked for when the registry is read, because a
-    global variable gets its value only after the constructor has returned.
+    global variable gets its value only after the constructor has returned. Those that are `built_in` can be found, but
+    are not among the others: a process that has loaded nothing else serves nothing.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, built_in: Iterable[Activity] = ()) -> None:
+        self._built_in = {activity.name: activity for activity in built_in}
         self._lock = real().RLock()
         self._entries: list[weakref.ref[Activity]] = []
         self._subscribers: list[Subscriber] = []
@@ -68,12 +71,19 @@ class Registry:
         """Return the names of all activities, even of those that are there twice."""
         return list(self._by_name())
 
+    @property
+    def built_in(self) -> tuple[str, ...]:
+        """The names of the activities that every process has."""
+        return tuple(self._built_in)
+
     def nameless(self) -> list[str]:
         """Return where the activities were made that have no name, so that no slip can name them."""
         return sorted({activity.origin for activity in self._live() if _name_of(activity) is None})
 
     def find(self, name: str) -> Activity | None:
         """Return the activity of this name, or None; raises `DuplicateActivity` if there are two."""
+        if name in self._built_in:
+            return self._built_in[name]
         found = self._by_name()
         return self._only(name, found[name]) if name in found else None
 
@@ -141,6 +151,9 @@ def check_name(name: object) -> None:
     if not is_activity_name(name):
         text = f"{name[:64]!r} cannot name a queue and a task; a name has {ACTIVITY_NAME_RULE}. Pass another `name=`"
         raise InvalidInput("bad_agent_name", "name", text)
+    if not is_free_name(name):
+        text = f"{name!r} is the activity of the waits and sleeps of workflows. Pass another `name=`"
+        raise InvalidInput("bad_agent_name", "name", text)
 
 
 def _name_of(activity: Activity) -> str | None:
@@ -161,4 +174,4 @@ def _check(activity: Activity) -> None:
         raise InvalidInput("invalid_policy", "policy", f"must be a `StepPolicy`, not a {type(policy).__name__}")
 
 
-registry = Registry()
+registry = Registry([FlowActivity()])

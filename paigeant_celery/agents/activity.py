@@ -42,7 +42,7 @@ from paigeant_celery.core.errors import MessageError, UsageError
 from paigeant_celery.core.faults import first_fault, raised_by_validator
 from paigeant_celery.core.jsonable import dumps
 from paigeant_celery.core.message import PaigeantMessage
-from paigeant_celery.core.names import hop_id, is_activity_name
+from paigeant_celery.core.names import hop_id, is_free_name
 from paigeant_celery.core.policy import StepPolicy
 from paigeant_celery.core.slip import ActivitySpec, Step
 from paigeant_celery.journal.scope import current_journal
@@ -89,7 +89,7 @@ class AgentActivity:
         """The agent's name on the slip; raises `UsageError` if it has no name yet."""
         # The agent's own name comes last: pydantic-ai may take it from any variable of the code that runs it.
         name = self._name or self._find_name(self._agent) or self._agent.name
-        if name is None or not is_activity_name(name):
+        if name is None or not is_free_name(name):
             raise UsageError("UnnamedAgent: the agent has no name that a slip can use; pass `name=` to it")
         self._name = name
         if self._agent.name is None:

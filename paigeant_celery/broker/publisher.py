@@ -52,6 +52,8 @@ class CeleryPublisher:
     def queue_for(self, activity: str, queue: str | None) -> str:
         """Return the step's own queue, or else the activity's, the host's route, or the one of its name.
 
+        No route sends what is built in anywhere else.
+
         Raises `InvalidInput` if not every broker can have a queue of that name, or the exchange that the host gives it.
         """
         chosen = self._chosen(activity, queue)
@@ -62,6 +64,8 @@ class CeleryPublisher:
     def _chosen(self, activity: str, queue: str | None) -> str:
         if queue is not None:
             return queue
+        if activity in registry.built_in:  # on a queue of another activity, a worker without that one would take both
+            return self._names.queue(activity)
         loaded = registry.find(activity)
         if loaded is not None and loaded.queue is not None:
             return loaded.queue

@@ -167,7 +167,7 @@ class CeleryTransport:
             return
         found = {
             (name, attribute)
-            for name in ("*", *sorted(registry.names()))
+            for name in ("*", *registry.built_in, *sorted(registry.names()))
             for attribute in CHANGING.intersection(_annotated(self.app, self.names.task(name)))
         }
         for name, attribute in sorted(found):

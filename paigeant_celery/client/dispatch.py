@@ -42,6 +42,7 @@ from paigeant_celery.core.errors import (
     WorkflowConflict,
 )
 from paigeant_celery.core.files import carries_files, with_files_apart
+from paigeant_celery.core.flow_steps import FlowStep, start_step
 from paigeant_celery.core.message import PaigeantMessage, content_digest, encode, parse
 from paigeant_celery.core.names import CORRELATION_ID_RULE, FIRST_PLACE, hop_id, is_correlation_id
 from paigeant_celery.core.slip import (
@@ -49,14 +50,17 @@ from paigeant_celery.core.slip import (
     FunctionSpec,
     RegisteredActivity,
     RoutingSlip,
+    SleepSpec,
     Step,
+    WaitSpec,
     name_steps,
 )
+from paigeant_celery.core.wait_inputs import checked_moment
 from paigeant_celery.store.port import NewWorkflow
 
 __all__ = ["WorkflowDispatcher"]
 
-STEPS = (ActivitySpec, FunctionSpec)
+STEPS = (ActivitySpec, FunctionSpec, WaitSpec, SleepSpec)
 
 
 @dataclass
@@ -90,6 +94,7 @@ class _Asked:
 
     variables: Mapping[str, object] | None
     correlation_id: str | None
+    start_at: datetime | None
     deadline: datetime | None
     stream: bool
     usage_limits: object
@@ -106,7 +111,7 @@ class WorkflowDispatcher:
         self._runway: ContextVar[_Runway | None] = ContextVar("paigeant_runway", default=None)
         self._registered: dict[str, RegisteredActivity] = {}
 
-    def add(self, step: ActivitySpec | FunctionSpec) -> None:
+    def add(self, step: Step) -> None:
         """Put a step on the runway, after those already there. Raises `InvalidInput` if it is no step."""
         _check_kind(step, path="step")
         runway = self._runway.get()
@@ -130,9 +135,10 @@ class WorkflowDispatcher:
         self,
         transport: Transport | None = None,
         *,
-        itinerary: Iterable[ActivitySpec | FunctionSpec] | None = None,
+        itinerary: Iterable[Step] | None = None,
         variables: Mapping[str, object] | None = None,
         correlation_id: str | None = None,
+        start_at: datetime | None = None,
         deadline: datetime | None = None,
         stream: bool = False,
         usage_limits: object = None,
@@ -141,7 +147,8 @@ class WorkflowDispatcher:
 
         The steps are `itinerary`, otherwise those on the runway, which are then taken: a second dispatch never repeats
         them. `correlation_id` makes the call idempotent: the same id with the same content returns the existing
-        workflow (its message is sent again if it still waits; copies run once). `deadline` is an aware datetime; a step
+        workflow (its message is sent again if it still waits; copies run once). `start_at` is an aware datetime: until
+        then the workflow waits in a step of its own, `start`, which `sleep_until` makes. `deadline` is one too; a step
         that would begin later fails the workflow. `stream=True` lets the agents ask their models for streams and tell
         readers of `handle.events()` what happens.
 
@@ -156,7 +163,7 @@ class WorkflowDispatcher:
         sweep sends it, `NotSent` if there is no store either, and `StoreCorrupt` if the existing workflow's record
         cannot be read. To try again after `NotRecorded` or `NotPublished`, pass the `correlation_id` of the error.
         """
-        asked = _Asked(variables, correlation_id, deadline, stream, usage_limits)
+        asked = _Asked(variables, correlation_id, start_at, deadline, stream, usage_limits)
         prepared = self._prepare(transport, itinerary, asked)
         return await prepared.sent()
 
@@ -164,15 +171,16 @@ class WorkflowDispatcher:
         self,
         transport: Transport | None = None,
         *,
-        itinerary: Iterable[ActivitySpec | FunctionSpec] | None = None,
+        itinerary: Iterable[Step] | None = None,
         variables: Mapping[str, object] | None = None,
         correlation_id: str | None = None,
+        start_at: datetime | None = None,
         deadline: datetime | None = None,
         stream: bool = False,
         usage_limits: object = None,
     ) -> str:
         """Do what `dispatch_workflow` does, for code without an event loop."""
-        asked = _Asked(variables, correlation_id, deadline, stream, usage_limits)
+        asked = _Asked(variables, correlation_id, start_at, deadline, stream, usage_limits)
         return self._prepare(transport, itinerary, asked).send()
 
     def handle(self, correlation_id: str, transport: Transport | None = None) -> WorkflowHandle:
@@ -182,7 +190,7 @@ class WorkflowDispatcher:
     def _prepare(
         self,
         transport: Transport | None,
-        itinerary: Iterable[ActivitySpec | FunctionSpec] | None,
+        itinerary: Iterable[Step] | None,
         asked: _Asked,
     ) -> _Prepared:
         transport = _checked_transport(transport)
@@ -197,9 +205,10 @@ class WorkflowDispatcher:
         try:
             variables = _crossed_variables(asked.variables)
             message = _first_message(steps, asked, variables, self._registered.values(), transport)
-            _check_store(message, transport)
+            _check_store(message, transport, waits_for_start=asked.start_at is not None)
             _check_queues(message, transport)
             message, blobs = _with_files_apart(message, transport)
+            message = _starting_at(asked.start_at, message)
             envelope = _checked_envelope(message, transport)
         except BaseException:
             if runway is not None:
@@ -322,11 +331,11 @@ def _first_message(
 ) -> PaigeantMessage:
     if not steps:
         raise EmptyItinerary
-    if len(steps) > transport.settings.max_steps:
-        limit = transport.settings.max_steps
-        raise InvalidInput("too_many_steps", "itinerary", f"{len(steps)} steps exceed `paigeant_max_steps` ({limit})")
+    length, limit = len(steps) + (asked.start_at is not None), transport.settings.max_steps
+    if length > limit:
+        raise InvalidInput("too_many_steps", "itinerary", f"{length} steps exceed `paigeant_max_steps` ({limit})")
     now = datetime.now(UTC)
-    _check_deadline(asked.deadline, now)
+    _check_times(asked, now)
     correlation_id = asked.correlation_id
     if correlation_id is None:
         correlation_id = str(uuid.uuid4())
@@ -362,15 +371,18 @@ def _crossed_variables(variables: object) -> Crossed:
     return cross(dict(variables or {}), path="variables")
 
 
-def _check_deadline(deadline: datetime | None, now: datetime) -> None:
+def _check_times(asked: _Asked, now: datetime) -> None:
+    start = checked_moment(asked.start_at, "start_at") if asked.start_at is not None else None
+    deadline = asked.deadline
     if deadline is None:
         return
     if not isinstance(deadline, datetime):
         raise InvalidInput("invalid_input", "deadline", f"must be a `datetime`, not a {type(deadline).__name__}")
-    if deadline.tzinfo is None or deadline.utcoffset() is None:
-        raise InvalidInput("naive_datetime", "deadline", "give it a time zone, as in `datetime.now(UTC)`")
+    deadline = checked_moment(deadline, "deadline")
     if deadline <= now:
         raise InvalidInput("deadline_passed", "deadline", f"{deadline.isoformat()} is in the past")
+    if start is not None and deadline <= start:
+        raise InvalidInput("deadline_passed", "deadline", f"{deadline.isoformat()} is not after `start_at`")
 
 
 def _check_kind(step: object, *, path: str) -> None:
@@ -397,11 +409,30 @@ def _checked_step(place: str, step: Step) -> Step:
     return step
 
 
-def _check_store(message: PaigeantMessage, transport: Transport) -> None:
+def _check_store(message: PaigeantMessage, transport: Transport, *, waits_for_start: bool) -> None:
     """Raise `StoreRequired` for what only a store can keep."""
+    if transport.store is not None:
+        return
+    if waits_for_start:
+        raise StoreRequired("start_at")
+    waiting = next((step for step in message.slip.itinerary if isinstance(step, FlowStep)), None)
+    if waiting is not None:
+        raise StoreRequired(waiting.made_by)
     steps = [*message.slip.itinerary, *(entry.step for entry in message.registered_activities)]
-    if transport.store is None and any(conversation_of(message, step) is not None for step in steps):
+    if any(conversation_of(message, step) is not None for step in steps):
         raise StoreRequired("conversation")
+
+
+def _starting_at(start_at: datetime | None, message: PaigeantMessage) -> PaigeantMessage:
+    """Return the message with a step in front that waits until the workflow is to start, if it starts later.
+
+    It is there even if that time is over, because a repeated dispatch must have the same content.
+    """
+    if start_at is None:
+        return message
+    first = start_step(start_at, taken=message.slip.step_ids())
+    slip = message.slip.model_copy(update={"itinerary": (first, *message.slip.itinerary)})
+    return message.model_copy(update={"slip": slip})
 
 
 def _check_queues(message: PaigeantMessage, transport: Transport) -> None:

@@ -43,7 +43,7 @@ from paigeant_celery.core.errors import (
 from paigeant_celery.core.events import Joining, WorkflowEvent
 from paigeant_celery.core.flow import Failure
 from paigeant_celery.core.message import PaigeantMessage, reread, step_ids_in
-from paigeant_celery.core.names import conversation_fault, is_correlation_id
+from paigeant_celery.core.names import FLOW, conversation_fault, is_correlation_id
 from paigeant_celery.core.wait_errors import SignalRefused
 from paigeant_celery.core.wait_inputs import checked_by, checked_signal_id, checked_wait_name
 from paigeant_celery.core.waits import WHOLE
@@ -307,9 +307,10 @@ class WorkflowHandle(AnswersWaits):
         if not store.shared:
             if not isinstance(self._transport, ServesItself) or self._transport.serves(name):
                 return None
+            missing = "`ActivityExecutor`" if name == FLOW else f"`ActivityExecutor` for {name!r}"
             return (
-                f"in memory, no executor: no other process can reach it, and this one has no `ActivityExecutor` for "
-                f"{name!r}; start one, or set `PAIGEANT_REDIS_URL` (or `PAIGEANT_TRANSPORT`) and start a worker"
+                f"in memory, no executor: no other process can reach it, and this one has no {missing}; start one, or "
+                "set `PAIGEANT_REDIS_URL` (or `PAIGEANT_TRANSPORT`) and start a worker"
             )
         unswept = store.unswept()
         if unswept is not None and unswept < UNSWEPT:
@@ -335,13 +336,14 @@ class WorkflowHandle(AnswersWaits):
         slip = self._message(record).slip
         with self._kept("result"):
             executed = executed_of(store, self.correlation_id, slip)
+            gave = [step for step in executed if step.gives_output]
             outputs = [
                 StepOutput(step_id=step.step_id, activity=step.activity, output=output, content=step.content)
-                for step, output in zip(executed, outputs_of(store, self.correlation_id, executed), strict=True)
+                for step, output in zip(gave, outputs_of(store, self.correlation_id, gave), strict=True)
             ]
         used = used_by(slip.executed, earlier=slip.earlier)
         return WorkflowResult(
-            output=outputs[-1].output,
+            output=outputs[-1].output if outputs else None,
             outputs={output.step_id: output.output for output in outputs},
             status=record.state,
             usage=used.counters,

@@ -151,7 +151,9 @@ class WorkflowStatus:
 
 @dataclass(frozen=True, kw_only=True)
 class WorkflowResult:
-    """What a completed workflow produced: the last step's `output`, all outputs by step id, and summed counters.
+    """What a completed workflow produced: the last `output`, all outputs by step id, and summed counters.
+
+    Sleeps have none.
 
     `cost` is in US dollars, for the model requests that pydantic-ai could price; None if it could price none.
     """

@@ -37,10 +37,10 @@ def note_of(place: str, text: str) -> str:
 def folded(slip: RoutingSlip, *, most: int) -> tuple[RoutingSlip, Mapping[str, str]]:
     """Return the slip that travels, and what the store must hold of it.
 
-    If its steps and records have more than `most` bytes of JSON, only the record of the last step travels on. Once
-    that was so, no more than the last one ever does.
+    If its steps and records have more than `most` bytes of JSON, only the record of the last step travels on, or those
+    from the last one that gave an output, if sleeps came after it. Once that was so, no more than these ever do.
     """
-    leaving = slip.executed[:-1][:FOLDED_AT_ONCE]
+    leaving = slip.executed[: _staying_from(slip)][:FOLDED_AT_ONCE]
     if not leaving or (slip.earlier is None and (_size(slip) <= most or _may_clash(slip))):
         return slip, {}
     earlier, stored = slip.earlier, {}
@@ -80,6 +80,12 @@ def records_in(earlier: Earlier, texts: Mapping[str, str]) -> tuple[ExecutedStep
     if digest != earlier.digest:
         raise ValueError("the records of the first steps are not as they were recorded")
     return tuple(records)
+
+
+def _staying_from(slip: RoutingSlip) -> int:
+    """Return the index of the first record that travels on in any case."""
+    last = len(slip.executed) - 1
+    return next((index for index in range(last, -1, -1) if slip.executed[index].gives_output), last)
 
 
 def _may_clash(slip: RoutingSlip) -> bool:

@@ -17,6 +17,7 @@ from paigeant_celery.core.faults import fault_of, kind_fault
 from paigeant_celery.core.jsonable import LEAVES, dumps, loads
 from paigeant_celery.core.names import (
     CORRELATION_ID_RULE,
+    FLOW,
     SPEC_VERSION,
     hop_id,
     is_correlation_id,
@@ -302,6 +303,8 @@ def _check_slip(message: PaigeantMessage, max_steps: int) -> None:
         )
     if slip.earlier is not None and not slip.executed:
         raise MessageError("inconsistent_slip", "slip.executed", "the record of the last step is missing")
+    if slip.earlier is not None and slip.previous is None and slip.earlier.visits.keys() - {FLOW}:
+        raise MessageError("inconsistent_slip", "slip.executed", "the record of the last output is missing")
     for name, far in (("earlier", slip.earlier), ("later", slip.later)):
         if far is not None and sum(far.visits.values()) != far.count:
             raise MessageError("inconsistent_slip", f"slip.{name}.visits", "they are not as many as the steps")

@@ -19,6 +19,7 @@ __all__ = [
     "CORRELATION_ID_RULE",
     "EVENTS",
     "FIRST_PLACE",
+    "FLOW",
     "GIVEN_BACK_HEADER",
     "MAX_ATTEMPTS",
     "MAX_NAME_LENGTH",
@@ -35,6 +36,7 @@ __all__ = [
     "inserting_place",
     "is_activity_name",
     "is_correlation_id",
+    "is_free_name",
     "is_queue_name",
     "is_step_id",
     "name_fault",
@@ -44,7 +46,7 @@ __all__ = [
     "text_fault",
 ]
 
-SPEC_VERSION = "1.3"
+SPEC_VERSION = "1.4"
 VERSION_HEADER = "paigeant_spec_version"
 ATTEMPT_HEADER = "paigeant_attempt"  # beside the envelope, if no store counts the attempts
 GIVEN_BACK_HEADER = "paigeant_given_back"  # how often it was put back on its queue, if no store knows the hop
@@ -71,6 +73,8 @@ CONVERSATION_RULE = f"1 to {MAX_NAME_LENGTH} characters, not only spaces, and no
 QUEUE_RULE = "1 to 255 bytes of UTF-8, not only spaces, no control characters, and not 'amq.' in front"
 
 FIRST_PLACE = "0"
+
+FLOW = "_flow"  # the activity of the steps that we run ourselves; every worker that serves steps serves it
 
 MAX_ATTEMPTS = 1000  # the highest number that a policy or setting allows
 
@@ -123,6 +127,11 @@ def conversation_fault(text: str) -> str:
 def is_activity_name(text: str) -> bool:
     """Say whether `text` may name an activity; only ASCII, so that no two names look alike."""
     return len(text) <= MAX_NAME_LENGTH and ACTIVITY_NAME.fullmatch(text) is not None
+
+
+def is_free_name(text: str) -> bool:
+    """Say whether a user may give this name to an activity."""
+    return is_activity_name(text) and text != FLOW
 
 
 def hop_id(correlation_id: str, place: str) -> str:
@@ -205,7 +214,7 @@ REASONS: Mapping[str, str] = MappingProxyType(
         "conversation_open": "the history of a conversation ends in a tool call without an answer",
         "conversation_too_large": "the history of a conversation is larger than `paigeant_max_conversation_size`",
         "deadline": "the deadline of the workflow passed before or during the step",
-        "deadline_passed": "a workflow was dispatched with a deadline in the past",
+        "deadline_passed": "a workflow was dispatched with a deadline in the past, or before its own start",
         "duplicate_step_id": "two steps of a workflow have the same id",
         "empty_itinerary": "there is no step to run",
         "empty_prompt": "a step of an agent has no prompt",

@@ -6,35 +6,17 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from decimal import Decimal
 from itertools import count
-from typing import Annotated, Any, Literal, Self, TypeAlias, cast
+from typing import Annotated, Literal, Self, TypeAlias, cast
 
-from pydantic import (
-    AfterValidator,
-    AwareDatetime,
-    BaseModel,
-    ConfigDict,
-    Field,
-    JsonValue,
-    PrivateAttr,
-    ValidationError,
-    model_validator,
-)
+from pydantic import AwareDatetime, Field, JsonValue, model_validator
 from pydantic_core import PydanticCustomError
 
 from paigeant_celery.core.content import Prompt, crossing_prompt
-from paigeant_celery.core.crossing import NOTHING, Crossed, cross
+from paigeant_celery.core.crossing import Crossed, cross
 from paigeant_celery.core.errors import InvalidInput
-from paigeant_celery.core.faults import fault_of
-from paigeant_celery.core.names import (
-    ACTIVITY_NAME_RULE,
-    STEP_ID_RULE,
-    conversation_fault,
-    is_activity_name,
-    is_step_id,
-    name_fault,
-    queue_fault,
-)
+from paigeant_celery.core.flow_steps import SLEEP, SleepSpec, WaitSpec
 from paigeant_celery.core.policy import StepPolicy
+from paigeant_celery.core.step_fields import ActivityName, Conversation, StepFields, StepId, WireModel, build
 
 __all__ = [
     "ActivitySpec",
@@ -45,56 +27,14 @@ __all__ = [
     "OutputRef",
     "RegisteredActivity",
     "RoutingSlip",
+    "SleepSpec",
     "Step",
     "StepFields",
+    "WaitSpec",
     "WireModel",
     "name_steps",
 ]
 
-
-class WireModel(BaseModel):
-    """A frozen part of the envelope.
-
-    It keeps fields that it does not know, so that a message of a newer minor version can be forwarded whole. The
-    parser of an envelope refuses them if the version does not allow them.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="allow", hide_input_in_errors=True)
-
-
-def _activity_name(name: str) -> str:
-    if not is_activity_name(name):
-        raise PydanticCustomError("bad_agent_name", "a name has {rule}", {"rule": ACTIVITY_NAME_RULE})
-    return name
-
-
-def _step_id(step_id: str) -> str:
-    if not is_step_id(step_id):
-        raise PydanticCustomError("bad_step_id", "a step id has {rule}", {"rule": STEP_ID_RULE})
-    return step_id
-
-
-def _queue(queue: str) -> str:
-    if (fault := name_fault(queue)) is not None:
-        raise PydanticCustomError("invalid_text", "the queue's name {fault}", {"fault": fault})
-    if fault := queue_fault(queue):
-        raise PydanticCustomError("invalid_queue", "{fault}", {"fault": fault})
-    return queue
-
-
-def _conversation(name: str) -> str:
-    if fault := conversation_fault(name):
-        raise PydanticCustomError("bad_conversation", "it {fault}", {"fault": fault})
-    return name
-
-
-ActivityName = Annotated[str, AfterValidator(_activity_name)]
-StepId = Annotated[str, AfterValidator(_step_id)]
-Queue = Annotated[str, AfterValidator(_queue)]
-# Not written if there is none, so that what has no conversation is written as before.
-Conversation = Annotated[
-    Annotated[str, AfterValidator(_conversation)] | None, Field(exclude_if=lambda name: name is None)
-]
 # In US dollars. The bound keeps sums exact to the 10th decimal, and far below what decimals cannot add.
 MAX_COST = Decimal(10) ** 12
 MOST_COSTS = 10**6  # in a sum; no workflow has so many steps
@@ -103,40 +43,6 @@ MOST_COSTS = 10**6  # in a sum; no workflow has so many steps
 NEEDS_1_2: Literal["agent_1.2"] = "agent_1.2"
 Cost = Annotated[Decimal, Field(ge=0, le=MAX_COST, allow_inf_nan=False)]
 Times = Annotated[int, Field(ge=1, strict=True)]
-
-
-class StepFields(WireModel):
-    """What every kind of step has.
-
-    `queue` overrides the queue that follows from the activity's name. `added_by` is the id of the step that
-    inserted this one, or None if the dispatcher did.
-    """
-
-    step_id: StepId | None = None
-    policy: StepPolicy | None = None
-    queue: Queue | None = None
-    added_by: StepId | None = None
-
-    # What the step was given, if this process made it; it does not travel.
-    _given: Crossed = PrivateAttr(default_factory=lambda: NOTHING)
-
-    @property
-    def given(self) -> Crossed:
-        """What the step was given, as this process knows it; nothing if the step was read from a message."""
-        return self._given
-
-    @property
-    def activity(self) -> str:
-        """The name of the activity that runs this step."""
-        raise TypeError(f"{type(self).__name__} names no activity")
-
-    def identified(self, step_id: str) -> Self:
-        """Return the step with its id."""
-        return self.model_copy(update={"step_id": step_id})
-
-    def inserted_by(self, step_id: str) -> Self:
-        """Return the step marked with the id of the step that inserted it."""
-        return self.model_copy(update={"added_by": step_id})
 
 
 class ActivitySpec(StepFields):
@@ -177,7 +83,7 @@ class ActivitySpec(StepFields):
         conversation_id: str | None = None,
     ) -> None:
         crossed = deps if isinstance(deps, Crossed) else cross(deps, path="deps")
-        _build(
+        build(
             self,
             kind="agent" if isinstance(prompt, str) and conversation is conversation_id is None else NEEDS_1_2,
             agent_name=agent_name,
@@ -238,7 +144,7 @@ class FunctionSpec(StepFields):
         queue: str | None = None,
     ) -> None:
         crossed = arguments if isinstance(arguments, Crossed) else cross(arguments or {}, path="arguments")
-        _build(
+        build(
             self,
             function_name=function_name,
             arguments=crossed.tree,
@@ -255,7 +161,7 @@ class FunctionSpec(StepFields):
         return self.function_name
 
 
-Step: TypeAlias = Annotated[ActivitySpec | FunctionSpec, Field(discriminator="kind")]
+Step: TypeAlias = Annotated[ActivitySpec | FunctionSpec | WaitSpec | SleepSpec, Field(discriminator="kind")]
 
 
 class RegisteredActivity(WireModel):
@@ -294,6 +200,11 @@ class ExecutedStep(WireModel):
     added_by: StepId | None = None
     conversation: Conversation = None
     conversation_id: Conversation = None
+
+    @property
+    def gives_output(self) -> bool:
+        """Whether the step has an output of its own; a sleep passes on that of the step before it."""
+        return self.kind != SLEEP
 
 
 class Earlier(WireModel):
@@ -360,8 +271,8 @@ class RoutingSlip(WireModel):
 
     @property
     def previous(self) -> ExecutedStep | None:
-        """The record of the step that ran last."""
-        return self.executed[-1] if self.executed else None
+        """The record of the step whose output the next one gets: the last one that gave any, which no sleep does."""
+        return next((record for record in reversed(self.executed) if record.gives_output), None)
 
     @property
     def visits(self) -> Counter[str]:
@@ -388,7 +299,7 @@ class RoutingSlip(WireModel):
             raise InvalidInput("duplicate_step_id", "step_id", text)
         taken, added = {*self.step_ids()}, list[Step]()
         for number, step in enumerate(steps, 1):
-            step_id = step.step_id or _made_id(step.activity, record.place, number, taken)
+            step_id = step.step_id or _made_id(step.stem, record.place, number, taken)
             taken.add(step_id)
             added.append(step.identified(step_id).inserted_by(record.step_id))
         _check_unique([*self.step_ids(), *(step.step_id or "" for step in added)])
@@ -407,18 +318,10 @@ def name_steps(steps: Iterable[Step]) -> tuple[Step, ...]:
     named: list[Step] = []
     for step in wanted:
         if step.step_id is None:
-            step = step.identified(_free_id(step.activity, used))
+            step = step.identified(_free_id(step.stem, used))
             used.add(cast("str", step.step_id))
         named.append(step)
     return tuple(named)
-
-
-def _build(model: BaseModel, **fields: Any) -> None:
-    try:
-        BaseModel.__init__(model, **fields)
-    except ValidationError as error:
-        reason, path, text = fault_of(error)
-        raise InvalidInput("invalid_input" if reason == "invalid_envelope" else reason, path, text) from None
 
 
 def _check_unique(step_ids: Sequence[str]) -> None:

@@ -90,7 +90,7 @@ class Sweeper:
         for _ in range(MOST_PASSES):
             if not found.full:
                 break
-            found = self._store.sweep(host=host, again=True)
+            found = self._store.sweep(host=host)
             self._send(found)
         dead = [owner for owner in found.owners if is_gone(owner)]
         for owner in dead:

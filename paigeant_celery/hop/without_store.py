@@ -15,6 +15,7 @@ from paigeant_celery.broker.port import Letters
 from paigeant_celery.core.conversations import conversation_of
 from paigeant_celery.core.errors import MessageError, NewerMessage
 from paigeant_celery.core.flow import Advance, Failure, Finish, Stands
+from paigeant_celery.core.flow_steps import FlowStep
 from paigeant_celery.core.hops import Hop, count_attempt
 from paigeant_celery.core.message import PaigeantMessage, encode, reread
 from paigeant_celery.core.pages import next_page
@@ -61,11 +62,15 @@ class MessageOnlyEffects(Effects):
     def claim(self, arrival: Arrival, message: PaigeantMessage, *, max_attempts: int, timeout: float) -> Claimed:
         """Let the delivery run, because nobody remembers an earlier one.
 
-        Raises `MessageError` (`store_required`) for a step of a conversation, or if the steps after it are in a store.
+        Raises `MessageError` (`store_required`) for a wait or a step of a conversation, or if the steps after it are in
+        a store.
         """
         if next_page(message.slip) is not None:
             text = "the steps after this one are in a store, and this worker has none; set `paigeant_store_url`"
             raise MessageError("store_required", "slip.later", text)
+        if isinstance(message.step, FlowStep):
+            text = "a wait is kept in a store, and this worker has none; set `paigeant_store_url`"
+            raise MessageError("store_required", "slip.itinerary[0]", text)
         if conversation_of(message) is not None:
             text = "a conversation is kept in a store, and this worker has none; set `paigeant_store_url`"
             raise MessageError("store_required", "slip.itinerary[0].conversation", text)

@@ -364,15 +364,13 @@ class MemoryStore:
         with self._transaction():
             return self._records.histories.read(key, heard)
 
-    def sweep(
-        self, *, host: str, dead: Collection[str] = (), queues: Mapping[str, bool] | None = None, again: bool = False
-    ) -> Sweep:
+    def sweep(self, *, host: str, dead: Collection[str] = (), queues: Mapping[str, bool] | None = None) -> Sweep:
         """Return hops whose message must be sent again."""
         with self._transaction() as now:
             found = Round(records=self._records, pace=self._pace, limits=self._limits, now=now)
             for owner in dead:
                 found.lapse(owner, "owner_gone")
-            if queues or again or protocol.may_pass(self._sweeping, now=now, pace=self._pace):
+            if queues or protocol.may_pass(self._sweeping, now=now, pace=self._pace):
                 self._sweeping = protocol.open_pass(self._sweeping, now=now, pace=self._pace)
                 if not protocol.is_held(self._sweeping, now=now, pace=self._pace):
                     found.lapse_all()

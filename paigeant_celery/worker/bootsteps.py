@@ -194,7 +194,7 @@ class AgentQueues(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ship
         """Return `add_task_queue`, which the command `add_consumer` calls, for queues of ours as well."""
 
         def add_task_queue(queue: str, *args: Any, **kwargs: Any) -> None:
-            ours = {ours.name: ours for ours in queues_of(self._transport, registry.names())}
+            ours = {ours.name: ours for ours in queues_of(self._transport, (*registry.built_in, *registry.names()))}
             if queue in ours:
                 try:
                     start_checks(self._transport)
@@ -205,6 +205,11 @@ class AgentQueues(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ship
                 self._begin(consumer)
                 consumer.app.amqp.queues.add(ours[queue])
             add(queue, *args, **kwargs)
+            if queue in ours:  # a worker that serves anything serves what is built in
+                built_in = {self._transport.names.queue(name) for name in registry.built_in}
+                for name in built_in - self._selection.excluded - {*_read_by(consumer)}:
+                    consumer.app.amqp.queues.add(ours[name])
+                    add(name)
 
         return add_task_queue
 

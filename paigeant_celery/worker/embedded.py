@@ -46,13 +46,13 @@ class EmbeddedWorker:
         return self._transport.broker
 
     def serves(self, name: str) -> bool:
-        """Say whether an executor serves an activity now."""
-        return name in self._served and not self.ended.done()
+        """Say whether an executor serves an activity now; any serves what is built in."""
+        return name in (*self._served, *self._built_in()) and not self.ended.done()
 
     def serve(self, name: str) -> None:
         """Consume the queues of an activity from now on."""
         with self._lock:
-            queues = self._queues(name)
+            queues = self._queues(name, *registry.built_in)
             if self.ended.done():  # it ended by itself; start a new one
                 self._worker, self._thread = None, None
                 self._served.clear()
@@ -72,12 +72,17 @@ class EmbeddedWorker:
             if self._served[name] == 0:
                 del self._served[name]
                 if self._served:
-                    _in_worker(worker, partial(_cancel, worker, self._queues(name)))
+                    left = {queue.name for queue in self._queues(*self._served, *registry.built_in)}
+                    gone = [queue for queue in self._queues(name) if queue.name not in left]
+                    _in_worker(worker, partial(_cancel, worker, gone))
                 else:
                     self._stop(worker)
 
-    def _queues(self, name: str) -> list[Queue]:
-        return list(queues_of(self._transport, {name: registry.get(name)}))
+    def _built_in(self) -> tuple[str, ...]:
+        return registry.built_in if self._served else ()
+
+    def _queues(self, *names: str) -> list[Queue]:
+        return list(queues_of(self._transport, names))
 
     def _start(self, queues: list[Queue]) -> None:
         start_checks(self._transport, embedded=True)

@@ -143,7 +143,7 @@ def banner(transport: CeleryTransport, selection: Selection = NO_SELECTION) -> s
     lines += _about_defaults(transport)
     lines += [
         f"  . {name} ({activity.kind}) from {_source(transport, name, selection)}"
-        for name, activity in sorted(served.items())
+        for name, activity in sorted(served.items(), key=_rank)
     ]
     lines += [
         f"  . an agent made at {place} has no name and is not served; pass `name=` to it"
@@ -176,17 +176,38 @@ def _served_names(transport: CeleryTransport, selection: Selection) -> list[str]
     if consume == "no":
         return []
     wanted = [name for name in loaded if name in consume] if isinstance(consume, tuple) else loaded
-    return [
+    served = [
         name for name in wanted
         if any(_takes(transport, queue, selection) for queue in queue_names(transport, name))
     ]  # fmt: skip
+    return [*served, *_built_in_served(transport, selection, serves=bool(served))]
+
+
+def _built_in_served(transport: CeleryTransport, selection: Selection, *, serves: bool) -> Iterator[str]:
+    """Yield what is built in: a worker that serves anything serves it, unless `-X` excludes its queue.
+
+    One that serves nothing else does so if it is named.
+    """
+    consume = _consume(transport, selection)
+    for name in registry.built_in:
+        queue = transport.names.queue(name)
+        named = name in consume if isinstance(consume, tuple) else queue in (selection.chosen or ())
+        if (serves or named) and queue not in selection.excluded:
+            yield name
 
 
 def _takes(transport: CeleryTransport, queue: str, selection: Selection) -> bool:
     """Say whether a worker takes messages from a queue of an activity that it may serve."""
     if queue in selection.excluded:
         return False
+    if transport.names.activity(queue) in registry.built_in:
+        return True  # asked only if it is served
     return _consume(transport, selection) is not None or queue in (selection.chosen or ())
+
+
+def _rank(served: tuple[str, Activity]) -> tuple[bool, str]:
+    name, _ = served
+    return name in registry.built_in, name
 
 
 def _source(transport: CeleryTransport, activity: str, selection: Selection) -> str:
@@ -228,7 +249,7 @@ def _unknown_names(transport: CeleryTransport, selection: Selection) -> Iterator
     if isinstance(consume, tuple):
         known = ", ".join(sorted(loaded)) or "none"
         for name in consume:
-            if name not in loaded:
+            if name not in (*loaded, *registry.built_in):
                 close = difflib.get_close_matches(name, [*loaded, *SPECIAL_CONSUME], n=1)
                 hint = f"; did you mean {close[0]!r}?" if close else ""
                 yield f"`paigeant_consume` names {name!r}, which is not loaded; loaded: {known}{hint}"

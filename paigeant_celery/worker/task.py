@@ -134,7 +134,7 @@ def register_tasks(app: Celery, runtime: HopRuntime) -> None:
     """Make a task for each activity that has none yet, also for one that is there twice, which others report."""
     transport = transport_of(app)
     logging.getLogger(trace.__name__).addFilter(brief)
-    for name in registry.names():
+    for name in (*registry.built_in, *registry.names()):
         task_name = transport.names.task(name)
         if task_name not in app.tasks:
             app.register_task(_task(task_name, name, runtime))

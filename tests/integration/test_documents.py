@@ -58,6 +58,7 @@ PICTURES = "# pictures.py"
 LIBRARY = "# library.py"
 DISPATCHING = "# dispatching.py"
 FOLLOWING = "# following.py"
+ORDERS = "# orders.py"
 SCREEN = "# screen.py"
 OPENTELEMETRY = "CeleryInstrumentor().instrument()"
 SENTRY = "integrations=[CeleryIntegration()]"
@@ -83,6 +84,7 @@ RUN_BELOW = (
     LIBRARY,
     DISPATCHING,
     FOLLOWING,
+    ORDERS,
     SCREEN,
     OPENTELEMETRY,
     SENTRY,
@@ -441,6 +443,11 @@ def test_the_readme_leads_to_every_page_and_every_example() -> None:
 def test_the_quick_start_prints_the_outputs_of_both_agents(tmp_path: Path) -> None:
     """It is the first thing that anybody copies."""
     assert re.search(r"'researcher': .*'writer': ", run_quick_start(block(QUICK_START), tmp_path))
+
+
+def test_the_order_that_waits_for_its_payment_is_shipped(tmp_path: Path) -> None:
+    """Whoever copies it sees a signal arrive."""
+    assert run_script(block(ORDERS), cwd=tmp_path, cold=True) == "shipped for 1700 cents\n"
 
 
 def test_the_quick_start_prints_the_same_on_redis(tmp_path: Path, own_redis: Callable[..., RedisServer]) -> None:

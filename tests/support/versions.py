@@ -12,7 +12,7 @@ from paigeant_celery.core.names import SPEC_VERSION
 from paigeant_celery.store.limits import LIMITS
 from tests.support.processes import HOSTS, PROGRAMS
 
-__all__ = ["OLDER_FORMAT", "OLDER_SPEC", "older_version", "whole_slips"]
+__all__ = ["OLDER_FORMAT", "OLDER_SPEC", "older_version", "whole_slips", "without_waits"]
 
 OLDER_FORMAT = LIMITS.format - 1
 OLDER_SPEC = "1.0"
@@ -30,13 +30,26 @@ WHOLE_SLIPS = (
         '"""They travel."""\n        return False',
     ),
 )
+# 1.3 knows no steps that wait, and nobody takes them.
+NO_WAITS = (
+    ("core/slip.py", "ActivitySpec | FunctionSpec | WaitSpec | SleepSpec, ", "ActivitySpec | FunctionSpec, "),
+    ("core/slip.py", "if record.gives_output), None)", "), None)"),
+    ("activities/registry.py", "registry = Registry([FlowActivity()])", "registry = Registry()"),
+)
 # It knows agents alone.
 CHANGES = (
     *WHOLE_SLIPS,
+    *NO_WAITS,
     ("store/limits.py", f"format: int = {LIMITS.format} ", f"format: int = {OLDER_FORMAT} "),
     ("core/names.py", f'SPEC_VERSION = "{SPEC_VERSION}"', f'SPEC_VERSION = "{OLDER_SPEC}"'),
     ("core/slip.py", 'kind: Literal["agent", "agent_1.2"] = "agent"', 'kind: Literal["agent"] = "agent"'),
     ("core/slip.py", 'Annotated[ActivitySpec | FunctionSpec, Field(discriminator="kind")]', "ActivitySpec"),
+)
+# It has the format of its time, too: its workers end when a newer one has begun.
+WITHOUT_WAITS = (
+    *NO_WAITS,
+    ("core/names.py", f'SPEC_VERSION = "{SPEC_VERSION}"', 'SPEC_VERSION = "1.3"'),
+    ("store/limits.py", f"format: int = {LIMITS.format} ", f"format: int = {OLDER_FORMAT} "),
 )
 
 
@@ -50,6 +63,11 @@ def whole_slips(folder: Path) -> str:
     return _copied(
         folder, (*WHOLE_SLIPS, ("core/names.py", f'SPEC_VERSION = "{SPEC_VERSION}"', 'SPEC_VERSION = "1.2"'))
     )
+
+
+def without_waits(folder: Path) -> str:
+    """Make a copy of version 1.3."""
+    return _copied(folder, WITHOUT_WAITS)
 
 
 def _copied(folder: Path, changes: Iterable[tuple[str, str, str]]) -> str:

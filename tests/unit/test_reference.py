@@ -34,6 +34,7 @@ ERRORS = {name: thing for name, thing in CLASSES.items() if issubclass(thing, Ba
 
 # They are there for annotations; what they are made of is not public.
 FOR_ANNOTATIONS = {"CeleryTransport", "Delivery", "Runway", "Store", "Transport"}
+STEPS = ("ActivitySpec", "FunctionSpec", "SleepSpec", "WaitSpec")
 # Methods that other parts of the package call; they are public in Python's sense only.
 OWN_USE = {
     *(
@@ -46,10 +47,16 @@ OWN_USE = {
     *("Cause.as_json", "RoutingSlip.advanced", "RoutingSlip.step_ids", "StepPolicy.over"),
     *("WorkflowLimits.account", "WorkflowLimits.given", "WorkflowLimits.left", "WorkflowLimits.set_limits"),
     *("PaigeantAgent.from_file", "PaigeantAgent.from_spec"),  # always raise
-    *(f"{step}.{method}" for step in ("ActivitySpec", "FunctionSpec") for method in ("identified", "inserted_by")),
+    *(f"{step}.{method}" for step in STEPS for method in ("identified", "inserted_by")),
     *("ActivitySpec.asking",),
 }
-MADE_BY_US = {"FunctionActivity", "StepOutput", "WorkflowContext"}  # nobody calls these classes
+MADE_BY_US = {
+    "FunctionActivity",
+    "SleepSpec",
+    "StepOutput",
+    "WaitSpec",
+    "WorkflowContext",
+}  # nobody calls these classes
 
 
 # Reading the page.

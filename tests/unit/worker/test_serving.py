@@ -21,6 +21,8 @@ from paigeant_celery.worker.selection import Selection
 from paigeant_celery.worker.serving import banner, is_to_serve, printable, queues_of, served_activities, start_checks
 
 EVERYTHING = Selection()
+FLOWS = ["paigeant._flow"]
+FLOW = "  . _flow (flow) from paigeant._flow"
 
 
 class Shared(MemoryStore):
@@ -89,10 +91,70 @@ def test_a_queue_that_is_named_is_taken_alone(transport_with: Callable[..., Cele
 
     for selection in (taking("mail", "slow"), Selection(None, frozenset({"paigeant.critic"}))):
         assert [queue.name for queue in queues_of(transport, [critic.name], selection)] == ["slow"]
-        assert banner(transport, selection).splitlines()[1:] == ["  . critic (function) from slow"]
+        assert banner(transport, selection).splitlines()[1:] == ["  . critic (function) from slow", FLOW]
     assert banner(transport, taking("paigeant.critic")).splitlines()[1:] == [
-        "  . critic (function) from paigeant.critic"
+        "  . critic (function) from paigeant.critic",
+        FLOW,
     ]
+
+
+@pytest.mark.parametrize(
+    ("consume", "selection", "served", "queues"),
+    [
+        (None, EVERYTHING, ["critic", "writer", "_flow"], ["slow", "paigeant.critic", "paigeant.writer", *FLOWS]),
+        ("only", EVERYTHING, ["critic", "writer", "_flow"], ["slow", "paigeant.critic", "paigeant.writer", *FLOWS]),
+        (("writer",), EVERYTHING, ["writer", "_flow"], ["paigeant.writer", *FLOWS]),
+        (("writer", "_flow"), EVERYTHING, ["writer", "_flow"], ["paigeant.writer", *FLOWS]),
+        (("_flow",), EVERYTHING, ["_flow"], FLOWS),
+        ("no", EVERYTHING, [], []),
+        ("no", taking(*FLOWS), [], []),
+        (None, taking("mail", "slow"), ["critic", "_flow"], ["slow", *FLOWS]),
+        (None, taking("mail"), [], []),
+        (None, taking(*FLOWS), ["_flow"], FLOWS),
+        (None, Selection(None, frozenset(FLOWS)), ["critic", "writer"], ["slow", "paigeant.critic", "paigeant.writer"]),
+        ("only", Selection(None, frozenset({"slow", "paigeant.critic", "paigeant.writer"})), [], []),
+        (("_flow",), Selection(None, frozenset(FLOWS)), [], []),
+    ],
+)
+def test_a_worker_that_serves_anything_serves_the_waits_of_workflows(
+    transport_with: Callable[..., CeleryTransport],
+    consume: object,
+    selection: Selection,
+    served: list[str],
+    queues: list[str],
+) -> None:
+    """They need no code of anybody; a deployment in which nobody took them would stand still and not know why."""
+    held = [activity(name="critic", queue="slow")(lambda: 1), activity(name="writer")(lambda: 1)]
+    transport = transport_with(**({"paigeant_consume": consume} if consume is not None else {}))
+
+    found = served_activities(transport, selection)
+
+    assert sorted(found) == sorted(served)
+    assert sorted(queue.name for queue in queues_of(transport, found, selection)) == sorted(queues)
+    assert (FLOW in banner(transport, selection)) == ("_flow" in served)
+    assert len(held) == 2
+
+
+def test_the_queue_of_waits_is_where_no_route_of_the_host_can_move_it(
+    transport_with: Callable[..., CeleryTransport],
+) -> None:
+    """On a queue of other activities, a worker that takes it only for the waits would take their messages as well."""
+    held = activity(name="writer")(lambda: 1)
+    transport = transport_with(task_routes={"paigeant.*": {"queue": "agents"}})
+
+    assert transport.publisher.queue_for("writer", None) == "agents"
+    assert transport.publisher.queue_for("_flow", None) == "paigeant._flow"
+    assert [queue.name for queue in queues_of(transport, served_activities(transport))] == [
+        "agents", "paigeant.writer", "paigeant._flow",
+    ]  # fmt: skip
+    assert held.name == "writer"
+
+
+def test_an_annotation_that_would_change_the_waits_is_found(transport_with: Callable[..., CeleryTransport]) -> None:
+    """As one of any other task of ours."""
+    transport = transport_with(task_annotations={"paigeant._flow": {"acks_late": False}})
+
+    assert any("paigeant._flow" in mistake for mistake in transport.mistakes())
 
 
 @pytest.mark.parametrize(
