@@ -17,11 +17,12 @@ from typing import Any, ClassVar, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, JsonValue, PrivateAttr, TypeAdapter
 
+from paigeant_celery.core.about import About, write_about
 from paigeant_celery.core.errors import NoWorkflow, UsageError
 from paigeant_celery.core.jsonable import dumps, to_jsonable
 from paigeant_celery.core.message import PaigeantMessage
 from paigeant_celery.core.slip import ExecutedStep
-from paigeant_celery.core.wait_inputs import checked_moment, checked_seconds, checked_wait_name
+from paigeant_celery.core.wait_inputs import checked_moment, checked_question, checked_seconds, checked_wait_name
 
 __all__ = [
     "AskFor",
@@ -149,12 +150,12 @@ class WorkflowContext:
         wait is cut off. Raises `UsageError` in a sync function, which cannot be left.
         """
         _check_on_loop("wait_for")
-        about = {"v": 1, "step": self.step_id, "activity": self.activity, "question": question}
+        about = About(step=self.step_id, activity=self.activity, question=checked_question(question))
         return self._waits().wait_for(
             checked_wait_name(name),
             ask=None if ask is None else partial(_asked, ask),
             timeout=checked_seconds(timeout, "timeout"),
-            about=dumps(about),
+            about=write_about(about),
         )
 
     def sleep_for(self, delay: float | timedelta) -> Coroutine[Any, Any, None]:

@@ -52,8 +52,8 @@ class WaitingFor:
         what = {"token": "an answer to", "signal": "the signal", "time": ""}[self.kind]
         named = f"{what} {self.name!r}" if what else "a time"
         tools = f" ({', '.join(self.tools)})" if self.tools else ""
-        since = f", since {self.since:%Y-%m-%d %H:%M:%S}" if self.since is not None else ""
-        until = f", until {self.until:%Y-%m-%d %H:%M:%S}" if self.until is not None else ""
+        since = f", since {self.since:%Y-%m-%d %H:%M:%S} UTC" if self.since is not None else ""
+        until = f", until {self.until:%Y-%m-%d %H:%M:%S} UTC" if self.until is not None else ""
         return f"{named}{tools}{since}{until}"
 
 

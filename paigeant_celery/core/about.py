@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, cast, get_args
+from typing import Any, Literal, TypeAlias, cast, get_args
 
 from pydantic import JsonValue
+from pydantic_core import to_json
 
-from paigeant_celery.core.errors import MessageError
-from paigeant_celery.core.jsonable import dumps, loads
+from paigeant_celery.core.names import text_fault
 
 __all__ = ["About", "AskedCall", "CallKind", "read_about", "write_about"]
 
@@ -42,18 +43,29 @@ class About:
 
 
 def write_about(about: About) -> str:
-    """Return the text that a wait keeps."""
+    """Return the text that a wait keeps.
+
+    Models write arguments and questions. What JSON cannot hold is shown as text: numbers that are not finite by their
+    names, and U+FFFD for lone surrogates.
+    """
     calls = [{"id": call.id, "kind": call.kind, "tool": call.tool, "arguments": call.arguments} for call in about.calls]
-    return dumps(
-        {"v": VERSION, "step": about.step, "activity": about.activity, "question": about.question, "calls": calls}
-    )
+    tree = {"v": VERSION, "step": about.step, "activity": about.activity, "question": about.question, "calls": calls}
+    return to_json(_clean(tree), inf_nan_mode="strings").decode()
+
+
+def _clean(node: Any) -> Any:
+    if isinstance(node, str):
+        return node if text_fault(node) is None else node.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(node, dict):
+        return {_clean(key): _clean(value) for key, value in node.items()}
+    return [_clean(each) for each in node] if isinstance(node, list) else node
 
 
 def read_about(text: str) -> About:
     """Read what a wait is about; fields that are missing, or of another form, are left out."""
     try:
-        tree = loads(text)
-    except MessageError:
+        tree = json.loads(text)  # how deep arguments are is no reason not to show them
+    except (ValueError, RecursionError):
         return About()
     if not isinstance(tree, dict):
         return About()

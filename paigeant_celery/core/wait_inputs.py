@@ -7,7 +7,15 @@ from datetime import datetime, timedelta
 from paigeant_celery.core.errors import InvalidInput
 from paigeant_celery.core.names import conversation_fault
 
-__all__ = ["LONGEST_WAIT", "checked_by", "checked_moment", "checked_seconds", "checked_signal_id", "checked_wait_name"]
+__all__ = [
+    "LONGEST_WAIT",
+    "checked_by",
+    "checked_moment",
+    "checked_question",
+    "checked_seconds",
+    "checked_signal_id",
+    "checked_wait_name",
+]
 
 LONGEST_WAIT = 366 * 86400.0 * 10  # seconds; ten years
 
@@ -15,6 +23,13 @@ LONGEST_WAIT = 366 * 86400.0 * 10  # seconds; ten years
 def checked_wait_name(name: object) -> str:
     """Return the name of a wait or a signal; raises `InvalidInput`. It is shown in events and in Flower."""
     return _checked_word(name, "name")
+
+
+def checked_question(question: object) -> str | None:
+    """Return what whoever answers is asked; raises `InvalidInput`."""
+    if question is not None and not isinstance(question, str):
+        raise InvalidInput("invalid_wait", "question", f"must be a text, not a {type(question).__name__}")
+    return question
 
 
 def checked_by(by: object) -> str:

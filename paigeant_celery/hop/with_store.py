@@ -55,6 +55,7 @@ from paigeant_celery.store.port import (
     Said,
     Standing,
     Store,
+    WorkflowRecord,
 )
 
 __all__ = ["RecordedEffects"]
@@ -145,7 +146,9 @@ class RecordedEffects(Effects):
         )
 
     def dropped(self, hop_id: str, drop: Dropped | Drop) -> Drop:
-        """Return the answer to a copy, with how its hop stands if it finished or is parked."""
+        """Return the answer to a copy, with how its hop stands if nobody runs it."""
+        if drop.reason in ("suspended", "waiting"):
+            return Drop(reason=drop.reason, stands=self._waiting(hop_id))
         if drop.reason not in ("finished", "parked"):
             return Drop(reason=drop.reason)
         return Drop(reason=drop.reason, stands=self._standing_of(hop_id))
@@ -177,20 +180,30 @@ class RecordedEffects(Effects):
         record = self._store.workflow(hop.message.correlation_id)
         return record is not None and record.state == "cancelled"
 
-    def _standing_of(self, hop_id: str) -> Summary | None:
-        ids, record = split_hop_id(hop_id), None
+    def _waiting(self, hop_id: str) -> Summary | None:
+        """Return what a hop waits for; None if it has gone on meanwhile."""
+        record = self._record_of(hop_id)
+        if record is None or record.hop_id != hop_id:
+            return None
+        if record.suspended:
+            names = sorted({wait.name for wait in record.waits if wait.state == "open"})
+            return Summary(hop_id=hop_id, step_id="", outcome=ClosedAs.SUSPENDED, waits_for=tuple(names))
+        if record.retry_at is None or record.failure is None:
+            return None
+        return _failed_with(record.failure, hop_id, ClosedAs.RETRYING)
+
+    def _record_of(self, hop_id: str) -> WorkflowRecord | None:
+        ids = split_hop_id(hop_id)
         with suppress(StoreCorrupt, OutdatedVersion):  # it is only shown, and nothing is shown that is not known
-            record = self._store.workflow(ids[0]) if ids is not None else None
+            return self._store.workflow(ids[0]) if ids is not None else None
+        return None
+
+    def _standing_of(self, hop_id: str) -> Summary | None:
+        ids, record = split_hop_id(hop_id), self._record_of(hop_id)
         if ids is None or record is None:
             return None
         if record.hop_id == hop_id and record.failure is not None:
-            return Summary(
-                hop_id=hop_id,
-                step_id=record.failure.step_id or "",
-                outcome=ClosedAs.FAILED,
-                error_class=record.failure.error_class,
-                frames=record.failure.frames,
-            )
+            return _failed_with(record.failure, hop_id, ClosedAs.FAILED)
         try:
             slip = reread(record.envelope).slip
             ran = executed_at(self._store, ids[0], slip, ids[1])
@@ -425,6 +438,16 @@ class RecordedEffects(Effects):
         if hop.journal is not None:
             hop.journal.let_go(held)
         return done
+
+
+def _failed_with(failure: Failure, hop_id: str, outcome: ClosedAs) -> Summary:
+    return Summary(
+        hop_id=hop_id,
+        step_id=failure.step_id or "",
+        outcome=outcome,
+        error_class=failure.error_class,
+        frames=failure.frames,
+    )
 
 
 def _tell(hop_id: str, error: BaseException) -> None:

@@ -137,10 +137,10 @@ class HopRuntime:
         """Take one delivery through its hop and return a summary for Flower.
 
         Raises `Ignore` for a copy, which leaves the state of the task as it is, or `ShownAs` if its hop has ended, is
-        parked or cancelled: that changes nothing either, but the copy may be all that an operator sees of it. Raises
-        `HopFailed` if the workflow failed or is parked; `Retry` if the step is tried again later (a sweep sends it, not
-        Celery); `Reject` if the store stays away, this worker ends or a newer one has begun, which puts the message
-        back on its queue.
+        parked, suspended or cancelled: that changes nothing either, but the copy may be all that an operator sees of
+        it. Raises `HopFailed` if the workflow failed or is parked; `Retry` if the step waits, or is tried again later
+        (a sweep sends it, not Celery); `Reject` if the store stays away, this worker ends or a newer one has begun,
+        which puts the message back on its queue.
         """
         if self.shutdown.asked:
             raise Reject("this worker ends", requeue=True)
@@ -270,10 +270,12 @@ def _dropped(reason: str, stands: Summary | None) -> Ignore:
         return ShownAs(reason, "task-revoked", {"terminated": False, "signum": None, "expired": False})
     if stands is None:
         return Ignore(reason)
+    if stands.outcome is ClosedAs.SUSPENDED:
+        return ShownAs(reason, "task-retried", {"exception": repr(_waits(stands)), "traceback": ""})
     if stands.error_class is None:
         return ShownAs(reason, "task-succeeded", {"result": repr(_shown(stands))})
-    error = _failed(stands)
-    return ShownAs(reason, "task-failed", {"exception": repr(error), "traceback": str(cause_of(error))})
+    error, event = _failed(stands), "task-retried" if stands.outcome is ClosedAs.RETRYING else "task-failed"
+    return ShownAs(reason, event, {"exception": repr(error), "traceback": str(cause_of(error))})
 
 
 def _shown(summary: Summary) -> dict[str, str]:
@@ -283,13 +285,17 @@ def _shown(summary: Summary) -> dict[str, str]:
         raise _failed(summary)
     if summary.outcome is ClosedAs.SUSPENDED:
         # Flower shows a retry, with what the hop waits for; only an answer, a signal or the time sends it again.
-        reason = HopSuspended(", ".join(summary.waits_for) or "a time")
+        reason = _waits(summary)
         raise Retry(str(reason), exc=reason)
     if summary.outcome is ClosedAs.RETRYING:
         # Flower would keep showing a success, whatever follows it.
         raise Retry(exc=_failed(summary), when=summary.delay)
     shown = {"step": summary.step_id, "outcome": summary.outcome.value}
     return shown if summary.next_hop is None else {**shown, "next": summary.next_hop}
+
+
+def _waits(summary: Summary) -> HopSuspended:
+    return HopSuspended(", ".join(summary.waits_for) or "a time")
 
 
 def _failed(summary: Summary) -> HopFailed:

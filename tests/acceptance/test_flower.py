@@ -48,7 +48,7 @@ class Flower:
             "-A", "paigeant_celery", "flower", "--address=127.0.0.1", f"--port={self.address.rpartition(':')[2]}",
             folder=made.configured("flower"), name="flower", cold=True, FLOWER_UNAUTHENTICATED_API="true",
         )  # fmt: skip
-        self.worker = worker or made.ready_worker("desk", "press", "troubles", pool="prefork", slots=3)
+        self.worker = worker or made.ready_worker("counter_desk", "desk", "press", "troubles", pool="prefork", slots=3)
         eventually(self._sees_the_worker, within=START_WITHIN)
 
     def dispatch(self, *steps: ActivitySpec | FunctionSpec) -> WorkflowHandle:
@@ -238,6 +238,57 @@ def test_a_failed_hop_is_a_failure_without_its_text(flower: Flower) -> None:
         r'tests/programs/\w+\.py", line \d+, in \S+\n(?!    )', shown["traceback"]
     )  # and no line of source
     assert ERROR not in flower.everything(task_id)
+
+
+def test_a_hop_that_waits_for_an_answer_is_a_retry_that_says_what_it_waits_for(flower: Flower, tmp_path: Path) -> None:
+    """It holds no worker, and nothing is wrong with it; what is asked and the token are not for everybody who looks."""
+    asked = tmp_path / "asked"
+    handle = flower.dispatch(
+        FunctionSpec("asking", {"path": str(asked), "question": PROMPT}), ActivitySpec("draft", PROMPT)
+    )
+    task_id = f"{handle.correlation_id}.0"
+
+    shown = flower.task(task_id, "RETRY")
+    (pending,) = handle.pending_sync()
+    page = flower.everything(task_id)
+    flower.send(flower.delivery(handle))
+    later = f"{flower.dispatch(ActivitySpec('draft', PROMPT)).correlation_id}.0"  # its events come after the copy's
+    flower.task(later, "SUCCESS")
+    after_a_copy = flower.shown(task_id)
+
+    assert shown["exception"] == "waits for approval"
+    assert after_a_copy["state"] == "RETRY"
+    assert handle.status_sync().state == "suspended"
+    assert pending.question == PROMPT
+    assert asked.read_text() == f"{pending.token}\n"
+
+    assert handle.resolve_sync(pending.token, {"yes": DEPS}, by="ann").outcome == "settled"
+
+    assert handle.result_sync(WITHIN).outputs["asking"] == {"yes": DEPS}
+    assert flower.task(task_id, "SUCCESS")["result"] == repr(
+        {"step": "asking", "outcome": "completed", "next": f"{handle.correlation_id}.1"}
+    )
+    for secret in (*SECRETS, pending.token, pending.token.partition("~")[2]):
+        assert secret not in page
+        assert secret not in flower.everything(task_id)
+        assert secret not in flower.worker.log()
+
+
+def test_a_copy_of_a_hop_that_is_tried_again_later_leaves_it_a_retry(flower: Flower) -> None:
+    """Otherwise it would be shown as running until its next attempt, which may be a day away."""
+    later = StepPolicy(max_attempts=2, backoff=3600)
+    handle = flower.dispatch(FunctionSpec("failing_function", {"kind": "ValueError", "text": ERROR}, policy=later))
+    task_id = f"{handle.correlation_id}.0"
+    shown = flower.task(task_id, "RETRY")
+
+    flower.send(flower.delivery(handle))
+    after = f"{flower.dispatch(ActivitySpec('draft', PROMPT)).correlation_id}.0"  # its events come after the copy's
+    flower.task(after, "SUCCESS")
+
+    still = flower.shown(task_id)
+    assert (still["state"], still["exception"]) == ("RETRY", shown["exception"])
+    assert handle.status_sync().state == "retrying"
+    assert ERROR not in json.dumps(still)
 
 
 @pytest.mark.parametrize("terminate", [False, True])

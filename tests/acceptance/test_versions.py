@@ -9,10 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from paigeant_celery import ActivitySpec, DeadLetters, FunctionSpec, WorkflowDispatcher, WorkflowHandle
+from paigeant_celery import (
+    ActivitySpec,
+    DeadLetters,
+    FunctionSpec,
+    WorkflowDispatcher,
+    WorkflowHandle,
+    sleep_for,
+    wait_for,
+)
 from paigeant_celery.broker.transport import CeleryTransport
+from paigeant_celery.core.slip import Step
 from tests.support.processes import Deployment, Process, deployment, eventually, run_script
-from tests.support.versions import OLDER_FORMAT, OLDER_SPEC, older_version, whole_slips
+from tests.support.versions import OLDER_FORMAT, OLDER_SPEC, older_version, whole_slips, without_waits
 
 WITHIN = 60.0
 SMALL = 6  # workflows
@@ -62,7 +71,7 @@ class Deploy:
         assert version == f"{OLDER_FORMAT} {OLDER_SPEC}"
         self.handles += [WorkflowHandle(correlation_id, self.transport) for correlation_id in ids]
 
-    def dispatch_new(self, *itineraries: Sequence[ActivitySpec | FunctionSpec]) -> list[WorkflowHandle]:
+    def dispatch_new(self, *itineraries: Sequence[Step]) -> list[WorkflowHandle]:
         dispatcher, before = WorkflowDispatcher(), len(self.handles)
         for itinerary in itineraries:
             sent = dispatcher.dispatch_workflow_sync(self.transport, itinerary=itinerary)
@@ -197,6 +206,35 @@ def test_workers_of_version_1_2_leave_folded_slips_to_newer_ones(
         assert types.keys() & {"parked", "failed", "adopted"} == set()
         assert DeadLetters(deploy.transport).list() == []
         assert old.terminate() == again.terminate() == 0
+
+
+@pytest.mark.proof
+def test_workers_of_version_1_3_leave_waits_to_newer_ones(redis_url: str, tmp_path: Path, in_a_hurry: str) -> None:
+    """The web servers are deployed first; wherever a slip waits, an old worker neither runs nor refuses it."""
+    first, last = ActivitySpec("first", "go"), ActivitySpec("last", "go")
+    with deployment(redis_url, tmp_path / "deploy") as made:
+        deploy = Deploy(made, without_waits(tmp_path / "older"), in_a_hurry, pool="threads")
+        old = deploy.old_worker("old")
+        old.wait_for_log(" ready.", within=WITHIN)
+        plain, later, waiting, ahead = deploy.dispatch_new(
+            [first, last], [first, sleep_for(0.1), last], [wait_for("go"), last], [first, last, wait_for("go")]
+        )
+        assert plain.result_sync(WITHIN).output == "last(go|first(go|))"
+        eventually(lambda: left_to_newer(later) and left_to_newer(ahead), within=WITHIN)
+        assert (waiting.status_sync().state, waiting.status_sync().failure) == ("queued", None)
+
+        new = deploy.new_worker("new")
+        old.wait_for_log("this worker takes no more steps", within=WITHIN)
+        for handle in (waiting, ahead):
+            handle.signal_sync("go", "gone")
+        results = [handle.result_sync(WITHIN) for handle in (later, waiting, ahead)]
+
+        assert [result.output for result in results] == ["last(go|first(go|))", "last(go|gone)", "gone"]
+        assert set(Counter(made.runs()).values()) == {1}
+        assert len(made.runs()) == 2 + 2 + 1 + 2
+        assert DeadLetters(deploy.transport).list() == []
+        assert f"{made.prefix}._flow" not in canceled_in(old)
+        assert old.terminate() == new.terminate() == 0
 
 
 def left_to_newer(handle: WorkflowHandle) -> bool:

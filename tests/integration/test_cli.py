@@ -298,7 +298,9 @@ def test_activities_lists_what_is_loaded_and_what_it_is_told_to_load(
     listed = call(app, "activities", "-I", "listed_agents")
 
     assert (listed.exit_code, listed.output) == (
-        0, "[paigeant_celery] mode: in-process, store: memory://\n  . count (function) from slow\n",
+        0,
+        "[paigeant_celery] mode: in-process, store: memory://\n  . count (function) from slow\n"
+        "  . _flow (flow) from paigeant._flow\n",
     )  # fmt: skip
     sys.modules.pop("listed_agents")
 

@@ -211,23 +211,26 @@ def test_annotations_for_the_hosts_own_tasks_are_no_error() -> None:
 @pytest.mark.parametrize(
     ("consume", "queues", "served"),
     [
-        (None, "", {"shop", "agents", "draft", "count_letters", "digest_of"}),
+        (None, "", {"shop", "agents", "draft", "count_letters", "digest_of", "_flow"}),
         (None, "orders", {"orders"}),
-        (None, "orders,paigeant.draft", {"orders", "draft"}),
-        (None, "agents", {"agents"}),
-        (None, "-orders", {"shop", "agents", "draft", "count_letters", "digest_of"}),
-        (None, "-agents,paigeant.draft", {"shop", "count_letters", "digest_of"}),
-        ("also", "-paigeant.draft", {"shop", "agents", "count_letters", "digest_of"}),
+        (None, "orders,paigeant.draft", {"orders", "draft", "_flow"}),
+        (None, "agents", {"agents", "_flow"}),
+        (None, "-orders", {"shop", "agents", "draft", "count_letters", "digest_of", "_flow"}),
+        (None, "-agents,paigeant.draft", {"shop", "count_letters", "digest_of", "_flow"}),
+        ("also", "-paigeant.draft", {"shop", "agents", "count_letters", "digest_of", "_flow"}),
         ("no", "orders,paigeant.draft", {"orders", "draft"}),
-        (("draft",), "orders,paigeant.digest_of", {"orders", "agents", "draft", "digest_of"}),
-        ("also", "", {"shop", "agents", "draft", "count_letters", "digest_of"}),
-        ("also", "orders", {"orders", "agents", "draft", "count_letters", "digest_of"}),
-        ("only", "", {"agents", "draft", "count_letters", "digest_of"}),
-        ("only", "orders", {"agents", "draft", "count_letters", "digest_of"}),
+        (("draft",), "orders,paigeant.digest_of", {"orders", "agents", "draft", "digest_of", "_flow"}),
+        ("also", "", {"shop", "agents", "draft", "count_letters", "digest_of", "_flow"}),
+        ("also", "orders", {"orders", "agents", "draft", "count_letters", "digest_of", "_flow"}),
+        ("only", "", {"agents", "draft", "count_letters", "digest_of", "_flow"}),
+        ("only", "orders", {"agents", "draft", "count_letters", "digest_of", "_flow"}),
         ("no", "", {"shop"}),
         ("no", "agents", {"agents"}),
-        (("draft",), "", {"shop", "agents", "draft"}),
-        ("draft,digest_of", "orders", {"orders", "agents", "draft", "digest_of"}),
+        (("draft",), "", {"shop", "agents", "draft", "_flow"}),
+        (("_flow",), "", {"shop", "_flow"}),
+        (None, "orders,paigeant._flow", {"orders", "_flow"}),
+        ("also", "-paigeant._flow", {"shop", "agents", "draft", "count_letters", "digest_of"}),
+        ("draft,digest_of", "orders", {"orders", "agents", "draft", "digest_of", "_flow"}),
     ],
 )
 def test_paigeant_consume_says_which_queues_a_worker_serves(consume: object, queues: str, served: set[str]) -> None:
@@ -348,7 +351,7 @@ def test_install_in_a_django_project_finds_agents_too(late: bool) -> None:
     after = json.loads(run_script(DJANGO_SEEN.format(then=then), PYTHONPATH=DJANGO_PATH))
 
     assert before == ["blog.tasks.count_posts"]
-    assert after == ["blog.tasks.count_posts", "paigeant.installed_apps", "paigeant.title"]
+    assert after == ["blog.tasks.count_posts", "paigeant._flow", "paigeant.installed_apps", "paigeant.title"]
 
 
 BAD_SETTINGS = {

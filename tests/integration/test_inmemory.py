@@ -27,6 +27,8 @@ from paigeant_celery import (
     WorkflowStatus,
     activity,
     get_transport,
+    sleep_for,
+    wait_for,
 )
 from paigeant_celery.activities.registry import registry
 from paigeant_celery.broker.transport import CeleryTransport
@@ -179,6 +181,29 @@ def test_an_executor_that_stops_leaves_the_others_serving(transport: CeleryTrans
                 assert (await waiting.result(WITHIN)).output == "second first "
 
     asyncio.run(main())
+
+
+def test_workflows_wait_wherever_an_executor_serves_anything(transport: CeleryTransport) -> None:
+    """No program has to know that steps which wait are run by somebody, and who stops takes nothing from the others."""
+    _held = [activity(name=name)(pass_on) for name in ("first", "second")]
+
+    async def main() -> None:
+        dispatcher = WorkflowDispatcher()
+        steps = [sleep_for(0.05), wait_for("go"), FunctionSpec("first"), sleep_for(1.05), FunctionSpec("first")]
+        sent = await dispatcher.dispatch_workflow(transport, itinerary=steps)
+        handle = dispatcher.handle(sent, transport)
+        with pytest.raises(TimeoutError, match="this one has no `ActivityExecutor`; start one"):
+            await handle.result(0)
+        async with serving(ActivityExecutor(transport, "first")):
+            async with serving(ActivityExecutor(transport, "second")):
+                while not transport.store.workflow(sent).suspended:  # type: ignore[union-attr]  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+            await handle.signal("go", "gone ")
+            result = await handle.result(WITHIN)
+            assert result.output == "gone first first "
+            assert list(result.outputs) == ["wait-go", "first", "first-2"]
+
+    asyncio.run(asyncio.wait_for(main(), WITHIN))
 
 
 def test_an_executor_with_a_lifespan_ends_by_itself_and_another_goes_on(transport: CeleryTransport) -> None:
@@ -344,7 +369,7 @@ def test_an_executor_takes_nothing_from_the_queues_of_its_app(host: Celery) -> N
             assert await output_of(transport, "first", "second", "first") == "first second first "
             return set(host.amqp.queues.consume_from)
 
-    assert asyncio.run(main()) == {"paigeant.first", "paigeant.second"}
+    assert asyncio.run(main()) == {"paigeant.first", "paigeant.second", "paigeant._flow"}
     with host.connection_for_read() as connection:
         assert connection.default_channel.basic_get("only-for-workers", no_ack=True) is not None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -12,6 +12,7 @@ from pydantic import BaseModel, SecretStr
 
 from paigeant_celery.activities.context import WorkflowDependencies
 from paigeant_celery.agents.agent import PaigeantAgent
+from paigeant_celery.core.flow_steps import sleep_for, sleep_until, wait_for
 from paigeant_celery.core.names import ACTIVITY_NAME_RULE
 from paigeant_celery.core.policy import StepPolicy
 from paigeant_celery.core.slip import ActivitySpec, FunctionSpec
@@ -51,6 +52,11 @@ def options(**given: Any) -> Callable[[], dict[str, Any]]:
     return lambda: {"itinerary": [ActivitySpec("a", "x")], **given}
 
 
+def step(make: Callable[..., Any], *given: Any, **fields: Any) -> Callable[[], dict[str, Any]]:
+    """A dispatch of one step that waits, which is made only inside the checked call."""
+    return lambda: {"itinerary": [make(*given, **fields)]}
+
+
 def deep(levels: int) -> object:
     value: object = SECRET
     for _ in range(levels):
@@ -66,6 +72,8 @@ ID_TEXT = "use 1 to 128 of A-Z, a-z, 0-9, '_' and '-'"
 NAME_TEXT = f"a name has {ACTIVITY_NAME_RULE}"
 SECRET_TEXT = "a pydantic secret would travel as asterisks; leave it out and make it on the worker with `deps_factory`"
 LIMIT_TEXT = "must be a whole number from 0 to 1000"
+WAIT_TEXT = "it has 1 to 128 characters, not only spaces, and no control characters"
+YEARS_TEXT = "must be from 0 to 316224000 seconds, which is ten years"
 EMPTY_TEXT = "there is no step to run; call `add_to_runway(…)` since the last dispatch, or pass `itinerary=[…]`"
 
 CASES = [
@@ -79,6 +87,38 @@ CASES = [
     case(
         "16", "no-list", lambda: {"itinerary": ActivitySpec("a", SECRET)}, "invalid_input", "itinerary",
         "is a list of steps, not a ActivitySpec; put the step into one",
+    ),
+    *(
+        case("43", f"wait-name-{what}", step(wait_for, name), "invalid_wait", "name", text)
+        for what, name, text in [
+            ("empty", "", f"it is empty or too long; {WAIT_TEXT}"),
+            ("too-long", "a" * 129, f"it is empty or too long; {WAIT_TEXT}"),
+            ("control", f"{SECRET}\n", f"it has a character that no name can have; {WAIT_TEXT}"),
+            ("no-text", [SECRET], "must be a text, not a list"),
+        ]
+    ),
+    *(
+        case("43", f"{make.__name__}-{given!r}", step(make, *before, **{name: given}), "invalid_wait", name, text)
+        for make, before, name in [(wait_for, ["paid"], "timeout"), (sleep_for, [], "seconds")]
+        for given, text in [
+            *[(wrong, YEARS_TEXT) for wrong in (-1, float("nan"), float("inf"), 1e300, timedelta.max)],
+            (True, "must be seconds or a `timedelta`, not a bool"),
+            (SECRET, "must be seconds or a `timedelta`, not a str"),
+        ]
+    ),
+    case("43", "beyond-any-clock", step(sleep_for, 10**400), "invalid_wait", "seconds", YEARS_TEXT),
+    case(
+        "43", "naive", step(sleep_until, datetime(2099, 1, 1)), "naive_datetime", "when",
+        "give it a time zone, as in `datetime.now(UTC)`",
+    ),
+    case("43", "no-datetime", step(sleep_until, SECRET), "invalid_wait", "when", "must be a `datetime`, not a str"),
+    case(
+        "43", "beyond-any-calendar", step(sleep_until, datetime.max.replace(tzinfo=timezone(-timedelta(hours=1)))),
+        "invalid_wait", "until", "it is beyond what a calendar can tell in UTC",
+    ),
+    case(
+        "43", "not-its-activity", spec("_flow", SECRET), "invalid_envelope", "itinerary[0].kind",
+        "'_flow' is the activity of waits and sleeps alone; an agent or a function has another name",
     ),
     case(
         "23", "deadline-no-datetime", options(deadline=SECRET), "invalid_input", "deadline",
@@ -169,6 +209,19 @@ CASES = [
     case(
         "23", "naive", options(deadline=datetime(2099, 1, 1)), "naive_datetime", "deadline",
         "give it a time zone, as in `datetime.now(UTC)`",
+    ),
+    case(
+        "23", "start-naive", options(start_at=datetime(2099, 1, 1)), "naive_datetime", "start_at",
+        "give it a time zone, as in `datetime.now(UTC)`",
+    ),
+    case(
+        "23", "start-no-datetime", options(start_at=SECRET), "invalid_wait", "start_at",
+        "must be a `datetime`, not a str",
+    ),
+    case(
+        "23", "start-after-the-deadline",
+        options(start_at=datetime(2100, 1, 1, tzinfo=UTC), deadline=datetime(2100, 1, 1, tzinfo=UTC)),
+        "deadline_passed", "deadline", "2100-01-01T00:00:00+00:00 is not after `start_at`",
     ),
     case(
         "23", "past", options(deadline=datetime(2026, 1, 1, tzinfo=UTC)), "deadline_passed", "deadline",

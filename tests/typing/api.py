@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from typing import assert_type
 
 from pydantic import BaseModel, JsonValue
@@ -11,10 +12,16 @@ from pydantic_ai import Agent, BinaryContent, CachePoint, ImageUrl, RunContext, 
 
 from paigeant_celery import (
     ActivitySpec,
+    Answered,
     FunctionSpec,
+    GivenAnswer,
+    Inbox,
     PaigeantAgent,
+    PendingWait,
+    SleepSpec,
     StepOutput,
     StepPolicy,
+    WaitSpec,
     WorkflowContext,
     WorkflowDependencies,
     WorkflowDispatcher,
@@ -24,6 +31,9 @@ from paigeant_celery import (
     activity,
     get_transport,
     register_agent,
+    sleep_for,
+    sleep_until,
+    wait_for,
 )
 
 
@@ -97,6 +107,19 @@ writer.activity(ImageUrl("https://example.com/a.png"))  # type: ignore[arg-type]
 writer.activity(["x", b"y"])  # type: ignore[list-item]
 
 
+# Steps that wait.
+
+assert_type(wait_for("paid", timeout=3.5, step_id="money"), WaitSpec)
+assert_type(wait_for("paid", timeout=timedelta(days=1)), WaitSpec)
+assert_type(sleep_for(90), SleepSpec)
+assert_type(sleep_for(timedelta(days=1), step_id="night"), SleepSpec)
+assert_type(sleep_until(datetime.now(UTC)), SleepSpec)
+wait_for("paid", 5)  # type: ignore[call-arg]
+wait_for(writer)  # type: ignore[arg-type]
+sleep_for("5")  # type: ignore[arg-type]
+sleep_until(5)  # type: ignore[arg-type]
+
+
 # What is made on the worker has the type that the agent asks for.
 
 
@@ -157,11 +180,31 @@ async def outputs(step: StepOutput, context: WorkflowContext, handle: WorkflowHa
     assert_type(handle.result_sync().output_as(Verdict), Verdict)
 
 
+async def answers(handle: WorkflowHandle, inbox: Inbox) -> None:
+    (wait,) = await handle.pending()
+    assert_type(wait, PendingWait)
+    assert_type(wait.calls[0].arguments, JsonValue)
+    assert_type(inbox.pending_sync(limit=3, after=wait.cursor), Sequence[PendingWait])
+
+    told = await inbox.approve(wait.token, "call-1", override_args={"amount": 3}, by="ann")
+    assert_type(told, Answered)
+    assert_type(told.first, GivenAnswer | None)
+    assert_type(await handle.deny(wait.token, message="no"), Answered)
+    assert_type(handle.resolve_sync(wait.token, {"size": 3}), Answered)
+    assert_type(await handle.signal("paid", {"amount": 3}, signal_id="evt-1"), Answered)
+    inbox.approve_sync(wait.token, override_args=[3])  # type: ignore[arg-type]
+
+
 async def dispatches() -> None:
     transport = get_transport()
     correlation_id = await dispatcher.dispatch_workflow(transport, itinerary=[writer.activity("a"), score.activity(3)])
     assert_type(correlation_id, str)
     assert_type(dispatcher.dispatch_workflow_sync(itinerary=[rank.activity(3)]), str)
+    await dispatcher.dispatch_workflow(itinerary=[writer.activity("a"), wait_for("paid"), sleep_for(1)])
+    dispatcher.dispatch_workflow_sync(itinerary=[wait_for("paid")], start_at=datetime.now(UTC))
+    dispatcher.add(sleep_until(datetime.now(UTC)))
+    dispatcher.register(wait_for("paid"))  # type: ignore[arg-type]
+    dispatcher.dispatch_workflow_sync(start_at=5)  # type: ignore[arg-type]
     dispatcher.dispatch_workflow_sync(stream=True, usage_limits=WorkflowLimits(request_limit=3, cost_limit="0.5"))
     WorkflowLimits(requests=3)  # type: ignore[call-arg]
     assert_type(dispatcher.handle(correlation_id, transport), WorkflowHandle)

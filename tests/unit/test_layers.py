@@ -371,7 +371,7 @@ def test_the_page_on_the_architecture_shows_the_libraries_of_each_wing() -> None
     assert {wing: set(re.findall(r"`(\w+)`", cell)) for wing, cell in cells.items()} == {
         wing: {library for library, _ in found} for wing, found in users.items()
     }
-    assert {file for cell in cells.values() for file in re.findall(r"`([\w/]+\.py)`", cell)} == {
+    assert {file for cell in cells.values() for file in re.findall(r"`([\w/]+(?:\.py|/))`", cell)} == {
         *(file_of(module) for found in users.values() for _, module in found if "." in module or module in FACES),
         *(file_of(module) for module in WITHOUT_CELERY),
     }
@@ -386,4 +386,6 @@ def shown_rows() -> list[list[str]]:
 
 def file_of(module: str) -> str:
     """The path of a module in the package."""
+    if module == "cli":
+        return "cli/"
     return f"{module.replace('.', '/')}.py"

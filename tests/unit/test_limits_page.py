@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,18 @@ from paigeant_celery import (
     WorkflowDispatcher,
     activity,
     register_agent,
+    sleep_for,
+    wait_for,
 )
+from paigeant_celery.client.answering import check_size
+from paigeant_celery.core.about import About
+from paigeant_celery.core.answers import answers_of
 from paigeant_celery.core.errors import ConfigurationError
 from paigeant_celery.core.events import PART
 from paigeant_celery.core.jsonable import MAX_VALUE_DEPTH
 from paigeant_celery.core.settings import read_settings
+from paigeant_celery.core.wait_inputs import checked_by, checked_signal_id, checked_wait_name
+from paigeant_celery.core.waits import WHOLE
 from paigeant_celery.journal import event_feed
 from paigeant_celery.store.limits import LIMITS as STORE
 from paigeant_celery.testing import WorkflowHarness
@@ -129,6 +137,12 @@ def queue(name: str) -> list[Callable[[], object]]:
     ]
 
 
+def answer(levels: int) -> Callable[[], object]:
+    return partial(answers_of, nested(levels), parts=(WHOLE,), about=About())
+
+
+WORDS_OF_WAITS = (checked_wait_name, checked_signal_id, checked_by)
+
 # For each row: the numbers that its text has, and calls that are just within the limit and just beyond it.
 EDGES: dict[str, tuple[list[str], list[Callable[[], object]], list[Callable[[], object]]]] = {
     "`queue=`": (["1", "255"], [*queue("q"), *queue("é" * 127)], [*queue(""), *queue(" \t"), *queue("é" * 128)]),
@@ -143,6 +157,11 @@ EDGES: dict[str, tuple[list[str], list[Callable[[], object]], list[Callable[[], 
             lambda: ActivitySpec("a", "x", conversation_id="a" * 129),
             lambda: ActivitySpec("a", "x", conversation_id="a\n"),
         ],
+    ),
+    "`timeout=` of `wait_for`, time of `sleep_for`": (
+        ["0", "316224000", "10"],
+        [lambda: wait_for("a", timeout=0), lambda: sleep_for(0), lambda: sleep_for(316224000)],
+        [lambda: wait_for("a", timeout=-0.001), lambda: wait_for("a", timeout=316224001), lambda: sleep_for(316224001)],
     ),
     "names of `variables=`": (
         [],
@@ -177,6 +196,21 @@ EDGES: dict[str, tuple[list[str], list[Callable[[], object]], list[Callable[[], 
         [lambda: dispatched(variables=nested(24)), lambda: ActivitySpec("a", "x", nested(24))],
         [lambda: dispatched(variables=nested(25)), lambda: FunctionSpec("a", nested(25))],
     ),
+    "name of a wait or a signal, `signal_id=`, `by=`": (
+        ["1", "128"],
+        [partial(check, text) for check in WORDS_OF_WAITS for text in ("é", "a" * 128)],
+        [partial(check, text) for check in WORDS_OF_WAITS for text in (" ", "a" * 129, "a\n", "\ud800")],
+    ),
+    "an answer to a wait": (
+        ["1", "24"],
+        [answer(24), partial(check_size, ["é" * (MIB // 2)], STORE.max_answer)],
+        [answer(25), partial(check_size, ["é" * (MIB // 2), "a"], STORE.max_answer)],
+    ),
+    "a signal": (
+        ["32", "24", str(STORE.max_signals)],
+        [partial(check_size, ["a" * 32 * KIB], STORE.max_signal)],
+        [partial(check_size, ["a" * 32 * KIB + "a"], STORE.max_signal)],
+    ),
     "`max_added_steps=`": (
         ["0", "1000"],
         [lambda: PaigeantAgent("test", max_added_steps=0), lambda: PaigeantAgent("test", max_added_steps=1000)],
@@ -204,6 +238,7 @@ ELSEWHERE = {  # settings; their page is compared with the code by another test
     "all files of a workflow that are stored, as base64": "eight times that",
     "steps of a workflow": "`paigeant_max_steps`",
     "history of a conversation": "`paigeant_max_conversation_size`",
+    "open waits of a step": str(STORE.max_waits),
 }
 
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 
-from paigeant_celery.core.hops import Hop
-from tests.proof.model.moves import CLAIMED, NOT_KNOWN, TO_CLOSE, Label, State, holds
+from paigeant_celery.core.hops import Hop, is_of
+from tests.proof.model.moves import HOLDING, NOT_KNOWN, Label, State, holds
 from tests.proof.model.records import OWNERS, WORKERS, Rules, owner_of, without_token
 
 __all__ = ["MOVE_INVARIANTS", "STATE_INVARIANTS", "has_ended"]
 
-PLACES = {"queued": ["due"], "waiting": ["due"], "running": ["owned"], "parked": ["parked"]}
+PLACES = {"queued": ["due"], "waiting": ["due"], "running": ["owned"], "parked": ["parked"], "suspended": ["asleep"]}
 FORGETS = "the store forgets everything"
+WRITES = ("COMPLETE", "FAIL", "RETRY_AT", "PARK", "RELEASE,", "SUSPEND")
 ENDS = ("completed", "failed", "cancelled")
 
 
@@ -32,7 +33,7 @@ def _one_place(state: State, rules: Rules) -> bool:
     """Each open hop is in exactly one place, each closed one in none; an owner without hops has no lease."""
     store = state.store
     for hop, record in _hops(state):
-        places = ["due"] * (hop in store.due) + ["parked"] * (hop in store.parked)
+        places = ["due"] * (hop in store.due) + ["parked"] * (hop in store.parked) + ["asleep"] * (hop in store.asleep)
         owners = [owner for owner in OWNERS if hop in store.owned[owner]]
         if places + ["owned"] * len(owners) != PLACES.get(record.state, []) or owners not in ([], [owner_of(record)]):
             return False
@@ -77,6 +78,22 @@ def _runs_explained(state: State, rules: Rules) -> bool:
     return state.runs <= 1 + state.excuses
 
 
+def _sleeps_for_a_reason(state: State, rules: Rules) -> bool:
+    """A hop sleeps only as long as it waits: whoever ends the wait queues it."""
+    asleep = any(record.state == "suspended" for _, record in _hops(state))
+    return not asleep or (state.store.wait is not None and state.store.wait.state == "open")
+
+
+def _answered_once(state: State, rules: Rules) -> bool:
+    """Whoever is told that his answer counts is the only one, and all bodies run with it, or none can."""
+    return len(state.taken) <= 1
+
+
+def _asked_once(state: State, rules: Rules) -> bool:
+    """Nobody is asked under two tokens."""
+    return len(state.tokens) <= 1
+
+
 # Of a move.
 
 
@@ -93,11 +110,11 @@ def _leases_respected(before: State, label: Label, after: State, rules: Rules) -
 
 def _overtaken_write_nothing(before: State, label: Label, after: State, rules: Rules) -> bool:
     """Whoever does not hold the last claim closes nothing, and opens no next hop."""
-    if label.worker not in WORKERS or not label.name.startswith(("COMPLETE", "FAIL", "RETRY_AT", "PARK", "RELEASE,")):
+    if label.worker not in WORKERS or not label.name.startswith(WRITES):
         return True
     phase, hop, fence = before.workers[label.worker]
     record = before.store.record(hop)
-    assert phase in (CLAIMED, *TO_CLOSE)
+    assert phase in HOLDING
     return (owner_of(record), record.fence) == (label.worker, fence) or _records(after) == _records(before)
 
 
@@ -105,6 +122,16 @@ def _records(state: State) -> tuple[object, ...]:
     """Return the store without tokens, which say what a worker has in hand."""
     hops = tuple(without_token(record) if record is not None else None for record in state.store.hops)
     return state.store._replace(hops=hops)
+
+
+def _left_alone(before: State, label: Label, after: State, rules: Rules) -> bool:
+    """A hop that its owner has left to sleep is nobody's, and remains so when it is woken."""
+    if label.name in ("RESOLVE", "SWEEP: the time is over", "RESOLVE, by another"):
+        return before.store.record(label.hop).state != "suspended" or after.store.record(label.hop).owner is None
+    if not label.name.startswith("SUSPEND"):
+        return True
+    fence = before.workers[label.worker].fence
+    return not is_of(after.store.record(label.hop), owner=str(label.worker), fence=fence)
 
 
 def _granted_again(before: State, label: Label, after: State, rules: Rules) -> bool:
@@ -135,12 +162,16 @@ STATE_INVARIANTS: Mapping[str, Callable[[State, Rules], bool]] = MappingProxyTyp
         "attempts_capped": _attempts_capped,
         "attempts_explained": _attempts_explained,
         "runs_explained": _runs_explained,
+        "sleeps_for_a_reason": _sleeps_for_a_reason,
+        "answered_once": _answered_once,
+        "asked_once": _asked_once,
     }
 )
 MOVE_INVARIANTS: Mapping[str, Callable[[State, Label, State, Rules], bool]] = MappingProxyType(
     {
         "leases_respected": _leases_respected,
         "overtaken_write_nothing": _overtaken_write_nothing,
+        "left_alone": _left_alone,
         "granted_again": _granted_again,
         "only_forward": _only_forward,
     }

@@ -23,15 +23,21 @@ from tests.proof.model.records import (
     owner_of,
     put,
     with_owner,
+    with_suspender,
     without_token,
 )
 
-__all__ = ["Budget", "Label", "Move", "State", "Worker", "canonical", "first", "holds", "moves"]
+__all__ = ["HOLDING", "Budget", "Label", "Move", "State", "Worker", "canonical", "first", "holds", "moves"]
 
 # The phases of a delivery. A crash may come between any two.
 IDLE = "idle"
 TAKEN = "taken"  # from the queue; it asks for the claim, perhaps not for the first time
 CLAIMED = "claimed"
+ASKED = "asked"  # its run waits for an answer, and for nothing else
+TOO_LONG = "too long"  # its run has seen that the time for an answer is over, and gives it up
+TOLD = "told"  # its run has what it waited for
+LEFT = "left"  # its run has ended without an output, so that the hop can be suspended
+WOKEN = "woken"  # it queued the hop again instead of suspending it, but has not published it
 RAN, FAILED, BROKE = "ran", "failed", "broke"  # an output; an error worth another attempt; any other error
 SPENT = "spent"  # claimed after the last attempt, which allows no run
 HALF = "half"  # completed, but the next hop is not recorded; only reached by a mutant that does this in two scripts
@@ -40,14 +46,15 @@ RECORDED = "recorded"  # completed, but the next hop's message is not published
 CLOSED = "closed"  # only the message is still to be acknowledged
 
 TO_CLOSE = (RAN, FAILED, BROKE, SPENT, LATE)
-HOLDING = (CLAIMED, *TO_CLOSE)
+RUNNING = (CLAIMED, ASKED, TOO_LONG, TOLD)
+HOLDING = (*RUNNING, LEFT, *TO_CLOSE)
 
 NOT_KNOWN = ("unknown", "gone")  # workflows that the store has forgotten
 
 OVER: tuple[HopState, ...] = ("done", "failed", "cancelled")
 NOBODYS = {state: Hop(state=state) for state in OVER}  # closed hops, if nobody can ask any more who closed them
 
-FAULTS = ("crash", "expiry", "copy", "loss", "reply", "error", "stop", "cancel", "redrive", "forget")
+FAULTS = ("crash", "expiry", "copy", "loss", "reply", "error", "stop", "cancel", "redrive", "forget", "answer")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +72,7 @@ class Budget:
     cancel: int = 1
     redrive: int = 1
     forget: int = 0  # of everything that the store had
+    answer: int = 2  # by somebody else, or once more; or of one who dies before he has published the hop
 
 
 class Worker(NamedTuple):
@@ -85,6 +93,11 @@ class State(NamedTuple):
     excuses: int  # reasons for another run or attempt of it
     left: tuple[int, ...]  # of the budget: in total, then of each kind
     late: bool = False  # the deadline has passed
+    # Of the wait of the current hop:
+    tokens: frozenset[str] = frozenset()  # under which somebody was asked
+    answered: bool = False  # somebody has answered
+    resolving: bool = False  # whoever answered has queued the hop, but not published it
+    taken: frozenset[str] = frozenset()  # answers that were said to settle the wait, and what bodies ran with
 
 
 class Label(NamedTuple):
@@ -121,6 +134,8 @@ def moves(state: State, rules: Rules) -> Iterator[Move]:
         yield from _works(state, rules, worker)
         yield from _renews(state, rules, worker)
     yield from _time(state, rules)
+    if state.store.wait is not None:
+        yield from _answers(state)
     if rules.sweeper:
         yield from _sweeps(state)
         yield from _ends_late(state, rules)
@@ -154,7 +169,18 @@ def _works(state: State, rules: Rules, worker: int) -> Iterator[Move]:
     elif phase == CLAIMED:
         if state.late:  # if it has not passed only now
             yield Move(Label("is too late to begin", hop, worker), False, _at(state, worker, LATE))
+        if rules.waits and not state.late:
+            yield Move(Label("WAIT", hop, worker), False, _asks(state, rules, worker))
+        if not rules.waits:
+            yield Move(Label("runs the body", hop, worker), False, _ran(state, worker, RAN))
+    elif phase in (ASKED, TOO_LONG):
+        yield from _waits(state, worker)
+    elif phase == TOLD:
         yield Move(Label("runs the body", hop, worker), False, _ran(state, worker, RAN))
+    elif phase == LEFT:
+        yield Move(Label("SUSPEND", hop, worker), False, _suspends(state, worker))
+    elif phase == WOKEN:
+        yield Move(Label("publishes the woken hop", hop, worker), False, _at(_sent(state, hop), worker, CLOSED))
     elif phase in TO_CLOSE and state.store.hops[hop] is None:
         yield Move(*_without_a_record(state, rules, worker))
     elif phase in TO_CLOSE:
@@ -168,6 +194,47 @@ def _works(state: State, rules: Rules, worker: int) -> Iterator[Move]:
         yield Move(Label("publishes", hop + 1, worker), False, _at(_sent(state, hop + 1), worker, CLOSED))
     elif phase == CLOSED:
         yield Move(Label("acknowledges", hop, worker), False, _ended(state, worker))
+
+
+def _asks(state: State, rules: Rules, worker: int) -> State:
+    """Record the wait of the body, or find out what has become of it, before anybody is asked."""
+    _, hop, fence = state.workers[worker]
+    store = records.asked(state.store, rules, hop, worker, fence)
+    if store is None:
+        return _at(state, worker, CLOSED)
+    assert store.wait is not None
+    state = state._replace(store=store, tokens=state.tokens | {store.wait.token})
+    if store.wait.state != "open":
+        return _learns(state, worker)
+    return _at(state, worker, TOO_LONG if store.passed else ASKED)
+
+
+def _learns(state: State, worker: int) -> State:
+    """Give a run what it waited for."""
+    wait = state.store.wait
+    assert wait is not None
+    answer = wait.answer if wait.state == "settled" else None
+    return _at(state._replace(taken=state.taken | {answer or "the time"}), worker, TOLD)
+
+
+def _waits(state: State, worker: int) -> Iterator[Move]:
+    """A run that waits for an answer: it learns of it, gives it up in time, or leaves its worker."""
+    phase, hop, _ = state.workers[worker]
+    wait = state.store.wait
+    assert wait is not None
+    if holds(state, worker, hop) and wait.state == "settled":
+        yield Move(Label("RENEW: settled, and the run goes on", hop, worker), False, _learns(state, worker))
+    if phase == TOO_LONG or state.store.passed:
+        store, _ = records.timed_out(state.store, hop)
+        yield Move(Label("TIME_OUT", hop, worker), False, _learns(state._replace(store=store), worker))
+    if phase == ASKED:
+        yield Move(Label("leaves its run", hop, worker), False, _at(state, worker, LEFT))
+
+
+def _suspends(state: State, worker: int) -> State:
+    _, hop, fence = state.workers[worker]
+    store, answer = records.suspended(state.store, hop, worker, fence)
+    return _at(state._replace(store=store), worker, WOKEN if answer == "sent" else CLOSED)
 
 
 def _without_a_record(state: State, rules: Rules, worker: int) -> tuple[Label, bool, State]:
@@ -211,6 +278,28 @@ def _claims(state: State, rules: Rules, worker: int) -> State:
     return _ended(state, worker)
 
 
+def _answers(state: State) -> Iterator[Move]:
+    """Somebody answers, sooner or later, whatever has become of the hop; and publishes what that has queued."""
+    hop = state.store.current
+    if not state.store.passed:
+        passed = state._replace(store=state.store._replace(passed=True))
+        yield Move(Label("the time for an answer passes", hop), False, passed)
+    if not state.answered:
+        yield Move(Label("RESOLVE", hop), False, _resolved(state, "first")._replace(answered=True))
+    if state.resolving:
+        published = _sent(state, hop)._replace(resolving=False)
+        yield Move(Label("whoever answered publishes", hop), False, published)
+
+
+def _resolved(state: State, call: str) -> State:
+    hop = state.store.current
+    store, outcome, is_sent = records.resolved(state.store, hop, call, late=state.late)
+    taken = state.taken | ({call} if outcome == "settled" else set())
+    if is_sent and state.resolving:
+        state = _sent(state, hop)
+    return state._replace(store=store, taken=taken, resolving=state.resolving or is_sent)
+
+
 def _ran(state: State, worker: int, phase: str) -> State:
     current = state.store.current == state.workers[worker].hop
     return _at(state._replace(runs=state.runs + current), worker, phase)
@@ -242,14 +331,14 @@ def _answered(state: State, rules: Rules, worker: int, recorded: bool) -> State:
 def _renews(state: State, rules: Rules, worker: int) -> Iterator[Move]:
     """The thread that renews an owner's lease, if a renewal changes something."""
     phase, hop, fence = state.workers[worker]
-    if phase in (CLAIMED, RAN, FAILED, BROKE):
+    if phase in (*RUNNING, LEFT, RAN, FAILED, BROKE):
         store = records.renewed(state.store, hop, worker, fence)
         if store == "unknown":
-            if phase == CLAIMED:
+            if phase in RUNNING:
                 label = Label("RENEW: unknown, and the run is cancelled", hop, worker)
                 yield Move(label, False, _cut(state, rules, worker))
         elif store is None:
-            if phase == CLAIMED:  # a run that has ended is not cancelled
+            if phase in RUNNING:  # a run that has ended is not cancelled
                 yield Move(Label("RENEW: lost, and the run is cancelled", hop, worker), False, _ended(state, worker))
         elif store is not state.store:
             yield Move(Label("RENEW", hop, worker), False, state._replace(store=store))
@@ -307,6 +396,13 @@ def _sweeps(state: State) -> Iterator[Move]:
         elif goes_first(record) or not _is_on_its_way(state, hop):
             again = state._replace(store=records.swept(store, hop))
             yield Move(Label("SWEEP: overdue", hop), False, _sent(again, hop))
+    for hop in store.asleep:
+        queued, is_sent = records.timed_out(store, hop)
+        if not is_sent and state.late:
+            queued, is_sent = records.woken(store, hop)
+        if is_sent:
+            again = state._replace(store=queued)
+            yield Move(Label("SWEEP: the time is over", hop), False, _sent(again, hop))
 
 
 def _ends_late(state: State, rules: Rules) -> Iterator[Move]:
@@ -324,8 +420,10 @@ def _ends_late(state: State, rules: Rules) -> Iterator[Move]:
 
 def _is_on_its_way(state: State, hop: int) -> bool:
     """Say whether the hop's message will come. If that takes long it is sent again, like the adversary's copies."""
-    late = (worker for worker in state.workers if worker.phase in (TAKEN, RECORDED))
-    return bool(state.queues[hop]) or any(hop == worker.hop + (worker.phase == RECORDED) for worker in late)
+    late = (worker for worker in state.workers if worker.phase in (TAKEN, RECORDED, WOKEN))
+    if state.queues[hop] or (state.resolving and hop == state.store.current):
+        return True
+    return any(hop == worker.hop + (worker.phase == RECORDED) for worker in late)
 
 
 # The adversary, and people.
@@ -339,6 +437,7 @@ def _adversary(state: State, rules: Rules) -> Iterator[Move]:
         yield from _fails(state, rules, worker)
     yield from _disturbs_messages(state)
     yield from _people(state)
+    yield from _disturbs_answers(state)
     if (paid := _paid(state, "forget")) is not None and state.store.workflow not in NOT_KNOWN:
         yield Move(Label("the store forgets everything"), True, _forgotten(paid, rules))
 
@@ -350,7 +449,7 @@ def _forgotten(state: State, rules: Rules) -> State:
 
 def _has_message(state: State) -> bool:
     """Say whether a message can bring the workflow back: it waits, or is in hand, or is about to be sent."""
-    in_hand = (TAKEN, CLAIMED, RAN, FAILED, BROKE, SPENT, RECORDED)
+    in_hand = (TAKEN, *RUNNING, LEFT, WOKEN, RAN, FAILED, BROKE, SPENT, RECORDED)
     return any(state.queues) or any(worker.phase in in_hand for worker in state.workers)
 
 
@@ -376,7 +475,7 @@ def _gone(state: State, worker: int) -> State:
     store = state.store
     hops = tuple(
         without_token(with_owner(record, GONE)) if record is not None and owner_of(record) == worker else record
-        for record in store.hops
+        for record in (_never_asked_again(each, worker) for each in store.hops)
     )
     if store.owned[worker]:
         owned = put(put(store.owned, GONE, store.owned[GONE] | store.owned[worker]), worker, frozenset[int]())
@@ -402,11 +501,15 @@ def _loses_replies(state: State, rules: Rules, worker: int) -> Iterator[Move]:
         store, answer = records.claimed(state.store, rules, hop, worker)
         if isinstance(answer, Claimed) and store != state.store:
             yield Move(Label("CLAIM, its reply is lost", hop, worker), True, paid._replace(store=store))
+    elif phase == LEFT:
+        store, _ = records.suspended(state.store, hop, worker, state.workers[worker].fence)
+        if store != state.store:
+            yield Move(Label("SUSPEND, its reply is lost", hop, worker), True, paid._replace(store=store))
     elif phase in TO_CLOSE and state.store.hops[hop] is not None:
         name, store, _ = _closing(state, rules, worker)
         if store != state.store:
             yield Move(Label(f"{name}, its reply is lost", hop, worker), True, _after_closing(paid, store))
-    if phase in (TAKEN, *TO_CLOSE) and phase != LATE:
+    if phase in (TAKEN, LEFT, *TO_CLOSE) and phase != LATE:
         given_up = _excused(paid, state.store.owned[worker])
         back = _ended(_sent(given_up, hop), worker)
         yield Move(Label("gives up, and gives its message back", hop, worker), True, back)
@@ -415,7 +518,10 @@ def _loses_replies(state: State, rules: Rules, worker: int) -> Iterator[Move]:
 def _after_closing(state: State, store: Store) -> State:
     """Take over the store. If it has a next hop, start counting again."""
     moved = store.recorded != state.store.recorded
-    return _counted_anew(state._replace(store=store)) if moved else state._replace(store=store)
+    if not moved:
+        return state._replace(store=store)
+    nobody = state._replace(store=store, tokens=frozenset(), answered=False, resolving=False, taken=frozenset())
+    return _counted_anew(nobody)
 
 
 def _counted_anew(state: State) -> State:
@@ -426,13 +532,13 @@ def _counted_anew(state: State) -> State:
 
 def _fails(state: State, rules: Rules, worker: int) -> Iterator[Move]:
     phase, hop, fence = state.workers[worker]
-    if phase != CLAIMED:
+    if phase not in (CLAIMED, TOLD):
         return
     if (paid := _paid(state, "error")) is not None:
         owned = state.store.owned[worker]
         yield Move(Label("the body fails", hop, worker), True, _excused(_ran(paid, worker, FAILED), owned))
         yield Move(Label("the body fails permanently", hop, worker), True, _ran(paid, worker, BROKE))
-    if (paid := _paid(state, "stop")) is not None:
+    if phase == CLAIMED and (paid := _paid(state, "stop")) is not None:
         begun = _excused(_ran(paid, worker, CLAIMED), state.store.owned[worker])
         if state.store.hops[hop] is None:
             back = _ended(_sent(begun, hop), worker)
@@ -440,6 +546,17 @@ def _fails(state: State, rules: Rules, worker: int) -> Iterator[Move]:
             return
         store = records.released(state.store, hop, worker, fence)
         yield Move(Label("RELEASE, as it must end", hop, worker), True, _ended(begun._replace(store=store), worker))
+
+
+def _disturbs_answers(state: State) -> Iterator[Move]:
+    if state.store.wait is None or (paid := _paid(state, "answer")) is None:
+        return
+    hop = state.store.current
+    yield Move(Label("RESOLVE, by another", hop), True, _resolved(paid, "second"))
+    if state.answered:
+        yield Move(Label("RESOLVE, its reply was lost", hop), True, _resolved(paid, "first"))
+    if state.resolving:
+        yield Move(Label("whoever answered dies", hop), True, paid._replace(resolving=False))
 
 
 def _disturbs_messages(state: State) -> Iterator[Move]:
@@ -494,12 +611,26 @@ def canonical(state: State) -> State:
         NOBODYS[record.state] if record is not None and record.state in OVER and hop not in asked else record
         for hop, record in enumerate(state.store.hops)
     )
+    hops = tuple(record and _still_asked(record, hop, state) for hop, record in enumerate(hops))
     if hops != state.store.hops:
         state = state._replace(store=state.store._replace(hops=hops))
     one, two = state.workers
     if one == two:  # they have the same in hand, which does not tell them apart
         return _swapped(state) if _rank(state, WORKERS[0]) > _rank(state, WORKERS[1]) else state
     return _swapped(state) if one > two else state
+
+
+def _still_asked(record: Hop, hop: int, state: State) -> Hop:
+    """Forget who suspended a hop if nobody will ask for that once more."""
+    if record.suspended_by is None:
+        return record
+    name, fence = record.suspended_by
+    return record if state.workers[int(name)] == (LEFT, hop, fence) else with_suspender(record, None)
+
+
+def _never_asked_again(record: Hop | None, worker: int) -> Hop | None:
+    is_its = record is not None and record.suspended_by is not None and record.suspended_by[0] == str(worker)
+    return with_suspender(record, None) if record is not None and is_its else record
 
 
 def _rank(state: State, worker: int) -> tuple[object, ...]:
@@ -510,12 +641,19 @@ def _rank(state: State, worker: int) -> tuple[object, ...]:
 def _swapped(state: State) -> State:
     one, two, gone = OWNERS
     store, other = state.store, {one: two, two: one, gone: gone, None: None}
-    hops = tuple(record and with_owner(record, other[owner_of(record)]) for record in store.hops)
+    hops = tuple(
+        record and with_owner(with_suspender(record, other[_suspender_of(record)]), other[owner_of(record)])
+        for record in store.hops
+    )
     owned, leases = store.owned, store.leases
     store = store._replace(
         hops=hops, owned=(owned[two], owned[one], owned[gone]), leases=(leases[two], leases[one], leases[gone])
     )
     return state._replace(store=store, workers=state.workers[::-1])
+
+
+def _suspender_of(record: Hop) -> int | None:
+    return int(record.suspended_by[0]) if record.suspended_by is not None else None
 
 
 # Parts of moves.

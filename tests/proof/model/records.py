@@ -6,6 +6,9 @@ the delivery that its owner has in hand. Processes that died are one owner, `GON
 after an outage is left out because it only delays a take-over, and so is how often a hop was overdue.
 
 If the store has forgotten everything, the workflow is `unknown` while a message can bring it back, and else `gone`.
+
+A hop waits once, for anybody's answer, and `passed` says whether the time for it is over. What the protocol of waits
+makes of an answer is its own; what is left out is what an answer consists of.
 """
 
 from __future__ import annotations
@@ -15,8 +18,9 @@ from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Any, Literal, NamedTuple, TypeVar
 
-from paigeant_celery.core import hops
-from paigeant_celery.core.hops import Change, ClosedState, Due, Hop, Line, Owned, Pace, Parked, goes_first
+from paigeant_celery.core import hops, waits
+from paigeant_celery.core.hops import Asleep, Change, ClosedState, Due, Hop, Line, Owned, Pace, Parked, goes_first
+from paigeant_celery.core.waits import WHOLE, Answer, Answered, Wait, WaitState
 
 __all__ = [
     "GONE",
@@ -27,6 +31,7 @@ __all__ = [
     "Store",
     "UNKNOWN",
     "adopted",
+    "asked",
     "cancelled",
     "claimed",
     "closed",
@@ -39,10 +44,15 @@ __all__ = [
     "redriven",
     "released",
     "renewed",
+    "resolved",
     "started",
+    "suspended",
     "swept",
+    "timed_out",
     "with_owner",
+    "with_suspender",
     "without_token",
+    "woken",
 ]
 
 T = TypeVar("T")
@@ -63,6 +73,7 @@ LINE = Line()
 LEASES: dict[Lease, datetime | None] = {"none": None, "holds": NOW + PACE.lease, "over": NOW}
 IN_HAND = "in hand"
 UNKNOWN = "unknown"  # the store has no record of the hop
+UNTIL = NOW + timedelta(seconds=1)  # of the wait
 FENCES = 100  # claims of a hop are fewer; so much higher are the fences of hops adopted after a loss
 
 
@@ -77,8 +88,33 @@ class Rules:
     drop: bool = True  # a copy is acknowledged, not returned to its queue
     tell: bool = True  # whoever writes for a hop without a record is told so, and not that it was overtaken
     late: bool = True  # sweeps end a workflow that has passed its deadline
+    same: bool = True  # a wait that is asked for again keeps its token
+    waits: bool = field(default=False, metadata={"size": True})  # the body of each hop waits for an answer
     deadline: bool = field(default=False, metadata={"size": True})  # the workflow has one
     served: bool = field(default=True, metadata={"size": True})  # somebody takes messages
+
+
+class Asked(NamedTuple):
+    """What decides about a wait. States are compared, and a wait of the protocol cannot be."""
+
+    token: str
+    state: WaitState = "open"
+    answer: str | None = None
+
+    @classmethod
+    def of(cls, wait: Wait) -> Asked:
+        """Return what decides about a wait."""
+        given = wait.answers.get(WHOLE)
+        return cls(wait.token, wait.state, given.text if given is not None else None)
+
+    @property
+    def wait(self) -> Wait:
+        """The wait, as the protocol takes it."""
+        answers = {WHOLE: Answer(text=text, by="", at=NOW, call=text)} if (text := self.answer) is not None else {}
+        return Wait(
+            token=self.token, wait_id="", kind="token", name="", since=NOW, until=UNTIL, state=self.state,
+            answers=answers,
+        )  # fmt: skip
 
 
 class Store(NamedTuple):
@@ -93,11 +129,19 @@ class Store(NamedTuple):
     recorded: tuple[int, ...]  # hops, in the order of their records
     completed: tuple[int, ...]
     losses: int = 0
+    asleep: frozenset[int] = frozenset()
+    wait: Asked | None = None  # of the current hop
+    passed: bool = False  # the time for an answer is over
 
     @property
     def current(self) -> int:
         """The workflow's current hop, -1 if it is not known."""
         return self.recorded[-1] if self.recorded else -1
+
+    @property
+    def now(self) -> datetime:
+        """The time, as far as it decides what becomes of the wait."""
+        return UNTIL if self.passed else NOW
 
     def record(self, hop: int) -> Hop:
         """Return the record of a hop that has one."""
@@ -126,7 +170,7 @@ def started(rules: Rules) -> Store:
 
 def recorded(store: Store, hop: int) -> Store:
     """START and COMPLETE: the record of a hop that was sent for the first time."""
-    store = store._replace(recorded=(*store.recorded, hop))
+    store = store._replace(recorded=(*store.recorded, hop), wait=None, passed=False)
     return _applied(store, hop, hops.queue(digest="", line=LINE, now=NOW, pace=PACE))
 
 
@@ -226,6 +270,60 @@ def swept(store: Store, hop: int) -> Store:
     return _applied(store, hop, change)
 
 
+def asked(store: Store, rules: Rules, hop: int, owner: int, fence: int) -> Store | None:
+    """WAIT; None if the owner may no longer write for the hop."""
+    record = store.record(hop)
+    if not hops.is_of(record, owner=str(owner), fence=fence) or not hops.is_open(record):
+        return None
+    if store.wait is not None and rules.same:
+        return store
+    token = f"{store.wait.token}+" if store.wait is not None else "t"
+    return store._replace(wait=Asked(token))
+
+
+def suspended(store: Store, hop: int, owner: int, fence: int) -> tuple[Store, Literal["overtaken", "sleeps", "sent"]]:
+    """SUSPEND, at the wait of the hop."""
+    wait = store.wait
+    over = wait is None or waits.is_over(wait.wait, now=store.now)
+    change = hops.suspend(
+        store.record(hop), owner=str(owner), fence=fence, over=over, until=UNTIL, wake_at=None, line=LINE, now=NOW,
+        pace=PACE,
+    )  # fmt: skip
+    if change is False:
+        return store, "overtaken"
+    if isinstance(change, Change):
+        store = _applied(store, hop, change)
+    record = store.record(hop)
+    goes_on = record.state == "queued" and record.fence == fence and not record.slept
+    return store, "sent" if goes_on else "sleeps"
+
+
+def resolved(store: Store, hop: int, call: str, *, late: bool) -> tuple[Store, Answered, bool]:
+    """RESOLVE, and whether its caller must send the hop. `late` says whether the deadline has passed."""
+    assert store.wait is not None
+    ended = late or store.record(hop).state in ("done", "failed", "cancelled")
+    wait, outcome = waits.answer(store.wait.wait, {WHOLE: call}, by="", call=call, now=store.now, ended=ended)
+    was_open, store = store.wait.state == "open", store._replace(wait=Asked.of(wait))
+    if not was_open or wait.state == "open":
+        return store, outcome, False
+    store, is_sent = woken(store, hop)
+    return store, outcome, is_sent
+
+
+def timed_out(store: Store, hop: int) -> tuple[Store, bool]:
+    """TIME_OUT, by a run or by a sweep, and whether the hop was queued by it."""
+    assert store.wait is not None
+    before = store.wait.wait
+    wait = waits.time_out(before, now=store.now)
+    return (store, False) if wait is before else woken(store._replace(wait=Asked.of(wait)), hop)
+
+
+def woken(store: Store, hop: int) -> tuple[Store, bool]:
+    """Queue a suspended hop, and say whether it was one."""
+    change = hops.wake(store.record(hop), line=LINE, now=NOW, pace=PACE)
+    return (store, False) if change is None else (_applied(store, hop, change), True)
+
+
 def put(values: tuple[T, ...], place: int, value: Any) -> tuple[T, ...]:
     """Return the tuple with another value at one place."""
     return (*values[:place], value, *values[place + 1 :])
@@ -243,6 +341,16 @@ def with_owner(record: Hop, owner: int | None) -> Hop:
 
 
 @cache
+def with_suspender(record: Hop, owner: int | None) -> Hop:
+    """Return the record as if another owner had suspended it, or none that may ask again."""
+    if record.suspended_by is None:
+        return record
+    if owner is None:
+        return replace(record, suspended_by=None, slept=False)
+    return replace(record, suspended_by=(str(owner), record.suspended_by[1]))
+
+
+@cache
 def without_token(record: Hop) -> Hop:
     """Return the record as if its owner had another delivery in hand, or none."""
     return replace(record, token=None)
@@ -253,16 +361,21 @@ def _applied(store: Store, hop: int, change: Change) -> Store:
     if change.leaves is not None:
         store = _taken(store, hop, int(change.leaves))
     due, parked, owned, leases = store.due - {hop}, store.parked - {hop}, store.owned, store.leases
+    asleep = store.asleep - {hop}
     match change.listing:
         case Due():
             due |= {hop}
         case Parked():
             parked |= {hop}
+        case Asleep():
+            asleep |= {hop}
         case Owned(owner=name):
             owner = int(name)
             owned, leases = put(owned, owner, owned[owner] | {hop}), put(leases, owner, "holds")
     hops_ = put(store.hops, hop, _without_counts(change.hop))
-    return store._replace(workflow=change.workflow, hops=hops_, due=due, parked=parked, owned=owned, leases=leases)
+    return store._replace(
+        workflow=change.workflow, hops=hops_, due=due, parked=parked, asleep=asleep, owned=owned, leases=leases
+    )
 
 
 @cache

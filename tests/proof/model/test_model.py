@@ -5,12 +5,18 @@ from __future__ import annotations
 import pytest
 
 from tests.proof.model.moves import Budget
-from tests.proof.model.mutants import RULES, without
+from tests.proof.model.mutants import OF_WAITS, RULES, without
 from tests.proof.model.records import Rules
 from tests.proof.model.search import INVARIANTS, search
 
 # Hops, faults, and the least number of states: two faults in a workflow of three hops, three in one of a single hop.
 SIZES = [(3, 2, 40_000), (1, 3, 40_000)]
+# The same of hops that wait: each state of such a hop is many.
+WAITING = [
+    (Rules(hops=1, waits=True), 1, 5_000),
+    pytest.param(Rules(hops=1, waits=True), 2, 100_000, marks=pytest.mark.proof),
+    pytest.param(Rules(hops=2, waits=True), 1, 10_000, marks=pytest.mark.proof),
+]
 
 # Which invariants notice that a rule is missing. Each rule and each invariant is in at least one pair.
 CAUGHT = [
@@ -31,11 +37,22 @@ CAUGHT = [
     ("drop", "endless"),
     ("tell", "stranded"),
     ("late", "stranded"),
+    ("leaves", "left_alone"),
+    ("alone", "left_alone"),
+    ("looks", "sleeps_for_a_reason"),
+    ("looks", "stranded"),
+    ("wakes", "sleeps_for_a_reason"),
+    ("wakes", "stranded"),
+    ("first", "answered_once"),
+    ("compares", "answered_once"),
+    ("same", "answered_once"),
+    ("same", "asked_once"),
 ]
 # What it takes to notice, if not any two faults in a workflow of two hops.
 NOTICED = {
     "tell": (Rules(hops=1), Budget(faults=1, forget=1)),
     "late": (Rules(hops=1, deadline=True, served=False), Budget(faults=1)),
+    **dict.fromkeys((*OF_WAITS, "same"), (Rules(hops=1, waits=True), Budget(faults=1))),
 }
 
 MOVES = {
@@ -50,6 +67,11 @@ MOVES = {
 AFTER_A_LOSS = {
     "the store forgets everything", "regains the hop that it ran", "RENEW: unknown, and the run is cancelled",
     "must end, and gives its message back",
+}  # fmt: skip
+OF_WAITING_HOPS = {
+    "WAIT", "leaves its run", "SUSPEND", "publishes the woken hop", "SUSPEND, its reply is lost", "TIME_OUT",
+    "RENEW: settled, and the run goes on", "the time for an answer passes", "SWEEP: the time is over", "RESOLVE",
+    "whoever answered publishes", "whoever answered dies", "RESOLVE, by another", "RESOLVE, its reply was lost",
 }  # fmt: skip
 BETWEEN_HOPS = {"publishes"}
 AFTER_TWO_FAULTS = {"REDRIVE", "PARK, its reply is lost"}  # parking a hop of two attempts takes two
@@ -86,6 +108,28 @@ def test_a_store_that_forgets_everything_loses_no_workflow_that_has_a_message(
     assert report.finding is None, str(report.finding)
     assert set(report.moves) >= AFTER_A_LOSS
     assert report.workflows["unknown"] > 0
+
+
+@pytest.mark.parametrize(("rules", "faults", "at_least"), WAITING)
+def test_a_hop_that_waits_is_answered_once_and_sleeps_no_longer(rules: Rules, faults: int, at_least: int) -> None:
+    """Whenever the answer comes, whoever dies then, and if the time for it passes beside it."""
+    report = search(rules, Budget(faults=faults))
+
+    print(report)
+    assert report.finding is None, str(report.finding)
+    assert report.states >= at_least
+    assert set(report.moves) >= OF_WAITING_HOPS
+    assert {"running", "completed", "failed", "cancelled"} <= set(report.workflows)
+
+
+def test_a_hop_that_waits_past_the_deadline_of_its_workflow_is_ended() -> None:
+    """A sweep queues it, and closes it then."""
+    report = search(Rules(hops=1, waits=True, deadline=True, served=False), Budget(faults=1))
+    asleep = search(Rules(hops=1, waits=True, deadline=True), Budget(faults=0))
+
+    assert (report.finding, asleep.finding) == (None, None)
+    assert asleep.moves["SWEEP: the time is over"] > 0
+    assert asleep.workflows["failed"] > 0
 
 
 @pytest.mark.parametrize("served", [True, False])

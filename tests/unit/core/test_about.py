@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from paigeant_celery.core.about import About, AskedCall, read_about, write_about
@@ -41,3 +43,29 @@ def test_what_a_wait_is_about_has_this_form() -> None:
 def test_what_a_later_version_wrote_is_read_as_far_as_it_is_known(text: str, about: About) -> None:
     """An old console shows a wait of a new worker, rather than none at all."""
     assert read_about(text) == about
+
+
+def deep(levels: int) -> Any:
+    return "bottom" if levels == 0 else [deep(levels - 1)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shown"),
+    [
+        ({"a": float("nan"), "b": [float("-inf")]}, {"a": "NaN", "b": ["-Infinity"]}),
+        ({"\ud800": "a\udfff", "b": "größe 🐈\0"}, {"\ufffd": "a\ufffd", "b": "größe 🐈\0"}),
+        (deep(100), deep(100)),
+        ("{not json", "{not json"),
+        (None, None),
+    ],
+)
+def test_whatever_a_model_wrote_is_shown_to_who_must_decide(arguments: Any, shown: Any) -> None:
+    """Strange arguments are a reason to look closely, and none not to show them."""
+    call = AskedCall(id="r1", kind="approval", tool="refund", arguments=arguments)
+
+    text = write_about(About(question="\ud83d", calls=(call,)))
+
+    assert read_about(text) == About(
+        question="\ufffd", calls=(AskedCall(id="r1", kind="approval", tool="refund", arguments=shown),)
+    )
+    assert text.encode()

@@ -1,0 +1,27 @@
+"""`celery -A … paigeant …`: activities and workflows from a shell."""
+
+from __future__ import annotations
+
+import io
+import sys
+
+import click
+
+from paigeant_celery.cli.answering import answer, approve, deny, inbox, signal
+from paigeant_celery.cli.brokers import rebind
+from paigeant_celery.cli.letters import letters
+from paigeant_celery.cli.workflows import activities, cancel, retry, show
+
+__all__ = ["paigeant"]
+
+
+@click.group(name="paigeant")
+def paigeant() -> None:
+    """Look at paigeant_celery's activities and workflows, answer what they wait for, cancel them or let them go on."""
+    # Otherwise a character that the terminal's encoding lacks, in an error's text for example, would end the output.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+for _command in (activities, show, inbox, approve, deny, answer, signal, cancel, retry, rebind, letters):
+    paigeant.add_command(_command)

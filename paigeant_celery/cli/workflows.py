@@ -1,0 +1,97 @@
+"""The commands about workflows and activities."""
+
+from __future__ import annotations
+
+from textwrap import indent
+
+import click
+
+from paigeant_celery.cli.asking import discard_journal, reading, shown, transport_of_app
+
+__all__ = ["activities", "cancel", "retry", "show"]
+
+
+@click.command()
+@click.option("-I", "--include", multiple=True, metavar="MODULE", help="Also load this module; may be repeated.")
+@click.pass_context
+def activities(context: click.Context, include: tuple[str, ...]) -> None:
+    """List the activities that this app loads, with their queues."""
+    from paigeant_celery.worker.serving import banner
+
+    transport = transport_of_app(context)
+    for module in include:
+        try:
+            context.obj.app.loader.import_from_cwd(module)
+        except ImportError as error:
+            raise click.ClickException(f"cannot import {module!r}: {error}") from error
+    click.echo(banner(transport))
+
+
+@click.command()
+@click.argument("correlation_id")
+@click.option("--events/--no-events", default=True, help="Also list what happened to it.")
+@click.pass_context
+def show(context: click.Context, correlation_id: str, events: bool) -> None:
+    """Show where a workflow stands and why a step of it failed."""
+    from paigeant_celery.client.handle import WorkflowHandle
+
+    handle = WorkflowHandle(correlation_id, transport_of_app(context))
+    status = reading(handle.status_sync)
+    happened = reading(handle.events_so_far) if events else []
+    happened = [
+        event for event in happened if event.type != "agent"
+    ]  # there are thousands, and what models say is confidential
+    click.echo(f"workflow {correlation_id}: {status.state}")
+    click.echo(f"  executed:  {', '.join(status.executed) or '-'}")
+    click.echo(f"  remaining: {', '.join(status.remaining) or '-'}")
+    where = {
+        "queued": f"waits on queue {status.queue} for a worker",
+        "running": "runs",
+        "suspended": "is suspended",
+    }.get(status.state)
+    if status.retry_at is not None:
+        where = f"is tried again at {status.retry_at:%Y-%m-%d %H:%M:%S} UTC"
+    if where is not None:
+        click.echo(f"  current:   {status.step_id} {where} (begun {status.attempt} times)")
+    for wait in status.waiting_for:
+        click.echo(f"  waits for: {shown(str(wait))}")
+    if status.usage:
+        cost = [f"cost=${status.cost}"] if status.cost is not None else []
+        used = [f"{name}={count}" for name, count in status.usage.items()]
+        click.echo(f"  used:      {' '.join([*used, *cost])}")
+    if status.failure is not None:
+        said = "given back" if status.state == "queued" else "failed at"
+        click.echo(f"  {said}: {status.failure.step_id or '-'}: {status.failure.error_class}: {status.failure.text}")
+        if status.failure.cause is not None:
+            click.echo(indent(str(status.failure.cause), "    "))
+    for event in happened:
+        details = " ".join(f"{name}={shown(value)}" for name, value in event.fields.items())
+        click.echo(f"  {event.at:%Y-%m-%d %H:%M:%S} {event.type} {event.hop_id} {details}".rstrip())
+
+
+@click.command()
+@click.argument("correlation_id")
+@click.pass_context
+def cancel(context: click.Context, correlation_id: str) -> None:
+    """Cancel a workflow; nothing that a running step does is recorded any more."""
+    if not _asked(context, correlation_id, "cancel_sync"):
+        raise click.ClickException(f"workflow {correlation_id} has already ended")
+    click.echo(f"workflow {correlation_id} is cancelled")
+
+
+@click.command()
+@click.argument("correlation_id")
+@discard_journal
+@click.pass_context
+def retry(context: click.Context, correlation_id: str, discard_journal: bool) -> None:
+    """Let a parked workflow go on, with all attempts of its step available again."""
+    if not _asked(context, correlation_id, "redrive_sync", discard_journal=discard_journal):
+        raise click.ClickException(f"workflow {correlation_id} is not parked")
+    click.echo(f"workflow {correlation_id} goes on")
+
+
+def _asked(context: click.Context, correlation_id: str, question: str, **more: bool) -> bool:
+    from paigeant_celery.client.handle import WorkflowHandle
+
+    handle = WorkflowHandle(correlation_id, transport_of_app(context))
+    return bool(reading(lambda: getattr(handle, question)(**more)))
