@@ -1,4 +1,4 @@
-"""Outputs that are no results: a run of pydantic-ai ended early, and waits for something outside it.
+"""Outputs that are no results: a run of pydantic-ai ended early, instead of waiting for something outside it.
 
 The classes are known by their names, because this wing loads no agent library.
 """
@@ -14,7 +14,7 @@ from typing import Any
 from paigeant_celery.core.errors import Paused
 from paigeant_celery.core.jsonable import everything_in, parts_of
 
-__all__ = ["REMEDY", "WAITS", "pause_in", "pause_of"]
+__all__ = ["IN_CALL", "NO_STORE", "pause_in", "pause_of"]
 
 LIBRARY = "pydantic_ai"
 MOST_NAMED = 20  # tools in one text
@@ -86,10 +86,8 @@ def _response(node: Any) -> Paused | None:
 def _refused(node: Any) -> Paused | None:
     """Return the pause of a run that may not wait, or not end with what was asked for, so that an error was raised."""
     text = str(node)
-    if text.startswith(WAITS):
-        return Paused("tools_deferred", text)
     if WAITS_INSIDE in text:
-        return Paused("tools_deferred", f"{WAITS}, inside a recorded call; {REMEDY}")
+        return Paused("tools_deferred", IN_CALL)
     if NOT_DECLARED not in text:
         return None
     trace = node.__traceback__
@@ -104,13 +102,17 @@ def _raised(node: Any) -> Paused:
     return Paused("tools_deferred", f"`{type(node).__name__}` was raised outside a tool of an agent; {REMEDY}")
 
 
-WAITS = "the run waits for something outside it"  # begins our own refusals
 WAITS_INSIDE = "`wait_for_external_event()` was called from inside a durable unit"
 NOT_DECLARED = "`DeferredToolRequests` is not among output types"
 
+NO_STORE = "a step can wait only if a store remembers what for; set `paigeant_store_url`, and redrive it"
+IN_CALL = (
+    "a recorded call cannot wait, because it is made again as a whole; give the tool `metadata={'paigeant': False}`, "
+    "so that only what it calls is recorded"
+)
 REMEDY = (
-    "a step cannot wait for that yet: let the agent have `HandleDeferredToolCalls`, or end the workflow here and do "
-    "the rest in another one when it is answered"
+    "only the agent of a step waits for that by itself: let this one have `CeleryDurability` and `RequestInput` or "
+    "`HandleDeferredToolCalls`, which answer within its run"
 )
 
 PAUSES: Mapping[str, Callable[[Any], Paused | None]] = {

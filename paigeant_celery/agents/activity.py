@@ -31,6 +31,7 @@ from paigeant_celery.activities.lazy import Limit
 from paigeant_celery.activities.making import Making
 from paigeant_celery.activities.port import ActivityResult, StepLimits
 from paigeant_celery.activities.results import result_of
+from paigeant_celery.agents.answered_runs import run_to_end
 from paigeant_celery.agents.content import check_prompt, prompt_of, user_prompt
 from paigeant_celery.agents.conversations import is_said, read_history, said_by
 from paigeant_celery.agents.itinerary import Edit, ItineraryEditing, editing
@@ -144,27 +145,27 @@ class AgentActivity:
             is_held = journal is not None and not self._has_output_functions
             holding = journal.holding() if journal is not None and is_held else nullcontext()
             await self._runs.prepare()
-            with budget.explained(), self._runs.durable() as capabilities, editing(edit), holding:
-                result = await self._agent.run(
+            with budget.explained(), editing(edit), holding:
+                ran = await run_to_end(
+                    self._agent,
+                    self._runs,
                     prompt_of(prompt, previous if step.previous_output and not is_heard else None),
                     deps=with_previous_output(deps, previous),
                     usage_limits=budget.left(),
-                    capabilities=capabilities,
-                    infer_name=False,
                     **continued,
                 )
-            output = await read_beside(result.output, Limit(size=limits.max_output_size))  # it may need the deps
+            output = await read_beside(ran.output, Limit(size=limits.max_output_size))  # it may need the deps
         recorded = result_of(
             output,
             declared=self._declared_output,
-            usage=_counters(result.usage),
-            cost=reported_cost(getattr(result.usage, "cost", None)),
+            usage=_counters(ran.usage),
+            cost=reported_cost(getattr(ran.usage, "cost", None)),
             inserted=edit.inserted,
             notes=edit.notes(),
         )
         if conversation is None:
             return recorded
-        return replace(recorded, said=await asyncio.to_thread(said_by, result.new_messages()))
+        return replace(recorded, said=await asyncio.to_thread(said_by, ran.said))
 
     def _data_of(self, step: Step) -> Any:
         """Return the step's deps, validated as the type that this worker expects, or None if it expects none."""

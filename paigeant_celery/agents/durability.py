@@ -31,9 +31,10 @@ from pydantic_ai.run import AgentRunResult
 from pydantic_ai.tools import AgentDepsT, RunContext
 from pydantic_ai.toolsets import AbstractToolset
 
+from paigeant_celery.agents.asked_outside import beginning_run
 from paigeant_celery.agents.binding import Operations, inner, is_bound, operations_of
 from paigeant_celery.agents.engine import ENGINE
-from paigeant_celery.agents.external_events import waits_refused
+from paigeant_celery.agents.external_events import waiting
 from paigeant_celery.agents.fingerprints import Digests
 from paigeant_celery.agents.guarded_context import guarded
 from paigeant_celery.agents.models import LoopModels
@@ -202,16 +203,16 @@ class CeleryDurability(BaseDurabilityCapability[AgentDepsT]):
     async def wrap_run(self, ctx: RunContext[AgentDepsT], *, handler: WrapRunHandler) -> AgentRunResult[Any]:
         """Keep replayed calls from exporting their spans and counting their tokens again, and waits from starting anew.
 
-        Waits for people are refused, and watchers are shown the end. When the run has ended well, the failures that it
-        survived are recorded, and messages that an earlier attempt has saved are not given to be saved again. Raises
-        `NonDeterminismError` if the run ends although it went on from there in an earlier attempt.
+        Its waits for people are waits of the hop, and watchers are shown the end. When the run has ended well, the
+        failures that it survived are recorded, and messages that an earlier attempt has saved are not given to be saved
+        again. Raises `NonDeterminismError` if the run ends although it went on from there in an earlier attempt.
         """
         if (journal := current_journal()) is None:
             return await super().wrap_run(ctx, handler=handler)
         assert self._agent is not None
         run_id, agent = ctx.run_id or "", self._agent
         sleeping = Agent.using_sleep(recorded_sleep(journal, run_id))
-        with replay_scope(), durable_run(agent), waits_refused(), sleeping, running(run_id):
+        with replay_scope(), durable_run(agent), waiting(), sleeping, running(run_id), beginning_run(run_id):
             feed, run = feed_here(), super().wrap_run(ctx, handler=handler)
             result = await (run if feed is None else shown_run(feed, run_id, run))
         journal.check_end(run_id)

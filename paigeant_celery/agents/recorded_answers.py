@@ -1,21 +1,27 @@
 """What answers the deferred tool calls of a run (approvals, results) is asked once: its answers are recorded.
 
-Handlers are capabilities in a chain that belongs to no toolset. So their call is recorded where a run asks the chain.
+Handlers are capabilities in a chain that belongs to no toolset. So their calls are recorded where a run asks the chain.
+Each is recorded by itself, so that one that waits keeps nobody from being asked only once. What no handler answers, the
+agent of a step asks of whoever answers from outside.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any, Generic, TypeAlias, cast
 
 from pydantic import TypeAdapter
-from pydantic_ai.capabilities import AbstractCapability
+from pydantic_ai.capabilities import AbstractCapability, CombinedCapability
+from pydantic_ai.capabilities.combined import _ctx_for_active_cap
 from pydantic_ai.exceptions import ModelRetry, ToolFailed
 from pydantic_ai.tools import AgentDepsT, DeferredToolRequests, DeferredToolResults, RunContext
 from pydantic_core import PydanticSerializationError
 
+from paigeant_celery.agents.asked_calls import AskedCalls
+from paigeant_celery.agents.asked_outside import answers_from_outside, is_asked_outside
+from paigeant_celery.agents.external_events import asking_about
 from paigeant_celery.agents.recorded_calls import recorded
 from paigeant_celery.agents.recorded_usage import Spending
 from paigeant_celery.agents.tool_values import dumped_value, loaded_value
@@ -27,6 +33,7 @@ from paigeant_celery.journal.scope import current_journal
 __all__ = ["RecordedAnswers", "record_answers"]
 
 NAME = "handle_deferred_tool_calls"
+UNANSWERED = f"{NAME}/unanswered"  # that nobody has answered some of the calls
 
 Scope: TypeAlias = Callable[[RunContext[AgentDepsT]], AbstractContextManager[RunContext[AgentDepsT]]]
 
@@ -62,39 +69,77 @@ class RecordedAnswers(Generic[AgentDepsT]):
             return await self._capabilities.handle_deferred_tool_calls(ctx, requests=requests)
         found, left = DeferredToolResults(), cast("DeferredToolRequests | None", requests)
         while left is not None:
-            key = _key(journal, ctx, left)
-            was_recorded = journal.peek(key) is not None
-            answers = await self._asked(journal, key, ctx, left)
-            if answers is None:
+            asked, is_replayed = left, False
+            for handler, inside in _handlers(self._capabilities, ctx):
+                key = _key(journal, ctx, left)
+                is_replayed = is_replayed or journal.peek(key) is not None
+                answers = await self._asked(journal, key, handler, inside, left)
+                if answers is not None:
+                    found.update(answers)
+                    left = left.remaining(answers)
+                if left is None:
+                    break
+            if left is None or left is asked:
                 break
+            unanswered = _key(journal, ctx, left, name=UNANSWERED)
+            if journal.peek(unanswered) is not None:
+                break
+            if not is_replayed:  # all have been asked just now
+                journal.add_later(unanswered, Record())
+                break
+        if left is not None and is_asked_outside(ctx):
+            calls = AskedCalls(left)
+            answers = await answers_from_outside(journal, calls, run_id=ctx.run_id or "", step=ctx.run_step)
             found.update(answers)
-            left = left.remaining(answers)
-            if not was_recorded:  # all have been asked just now
-                if left is not None:
-                    journal.add_later(_key(journal, ctx, left), Record())
-                break
         return found if found.approvals or found.calls else None
 
     async def _asked(
-        self, journal: HopJournal, key: CallKey, ctx: RunContext[AgentDepsT], requests: DeferredToolRequests
+        self,
+        journal: HopJournal,
+        key: CallKey,
+        handler: AbstractCapability[AgentDepsT],
+        ctx: RunContext[AgentDepsT],
+        requests: DeferredToolRequests,
     ) -> DeferredToolResults | None:
         spending = Spending(ctx.usage)
 
         async def make() -> Record:
-            with spending.apart_from(ctx) as apart, self._scope(apart) as inside:
-                answers = await self._capabilities.handle_deferred_tool_calls(inside, requests=requests)
+            with spending.apart_from(ctx) as apart, self._scope(apart) as inside, asking_about(handler, requests):
+                answers = await handler.handle_deferred_tool_calls(inside, requests=requests)
             return Record(result=_dumped(answers), usage=spending.used())
 
-        # A handler may wait, which is refused in its own words, and not as if a tool did.
         record = await recorded(
-            journal, key, {}, make, spending=spending, unit=nullcontext, later=lambda made: made.result is None
+            journal,
+            key,
+            {},
+            make,
+            spending=spending,
+            unit=nullcontext,  # it may wait, which is refused in a durable unit
+            later=lambda made: made.result is None,
+            may_wait=True,
         )
         return _loaded(record.result)
 
 
-def _key(journal: HopJournal, ctx: RunContext[Any], requests: DeferredToolRequests) -> CallKey:
+def _handlers(
+    capabilities: AbstractCapability[AgentDepsT], ctx: RunContext[AgentDepsT]
+) -> Iterator[tuple[AbstractCapability[AgentDepsT], RunContext[AgentDepsT]]]:
+    """Yield those of the capabilities that are asked, in their order, with the context that each gets."""
+    if not isinstance(capabilities, CombinedCapability):
+        yield capabilities, ctx
+        return
+    for capability in getattr(capabilities, "_dispatch", capabilities.capabilities):
+        if _can_answer(capability) and (inside := _ctx_for_active_cap(capability, ctx)) is not None:
+            yield from _handlers(capability, inside)
+
+
+def _can_answer(capability: AbstractCapability[Any]) -> bool:
+    return type(capability).handle_deferred_tool_calls is not AbstractCapability.handle_deferred_tool_calls
+
+
+def _key(journal: HopJournal, ctx: RunContext[Any], requests: DeferredToolRequests, *, name: str = NAME) -> CallKey:
     asked = sorted(call.tool_call_id for call in (*requests.approvals, *requests.calls))
-    return journal.key(ctx.run_id or "", ctx.run_step, "operation", name=NAME, call_id=" ".join(asked))
+    return journal.key(ctx.run_id or "", ctx.run_step, "operation", name=name, call_id=" ".join(asked))
 
 
 def _dumped(answers: DeferredToolResults | None) -> dict[str, Any] | None:

@@ -63,6 +63,7 @@ async def recorded(
     later: Callable[[Record], bool] = lambda record: False,
     instead_of: Callable[[], CallKey | None] = lambda: None,
     may_be_last: Callable[[], bool] = lambda: False,
+    may_wait: bool = False,
 ) -> Record:
     """Return the record of a call that is made now or was made by an earlier attempt.
 
@@ -70,7 +71,7 @@ async def recorded(
     that is not known, the replay waits to be cut off again. `spending` is where the call's usage is counted,
     `unit` surrounds what is made, and what `later` says matters only if the step goes on, and is recorded then.
     `instead_of` says, once the call is made, which earlier call's record it replaces, and `may_be_last` whether
-    the run may end with it.
+    the run may end with it. A call that `may_wait` is made again from its top when it has waited.
     """
     found = journal.find(key, fingerprint)
     if found is not None:
@@ -93,9 +94,9 @@ async def recorded(
         when_explained(lambda reason: journal.add_later(key, of_failed(reason)))
 
     failed: Exception | None = None
-    async with journal.making(key):
+    async with journal.making(key, may_wait=may_wait):
         try:
-            with calling(str(key), recorded=True), unit():
+            with calling(str(key), recorded=True, may_wait=may_wait), unit():
                 record = await make()
         except asyncio.CancelledError as error:
             cut_off(error)

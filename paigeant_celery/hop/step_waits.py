@@ -8,20 +8,15 @@ from datetime import datetime
 from pydantic import JsonValue
 
 from paigeant_celery.activities.context import AskFor
+from paigeant_celery.activities.pauses import IN_CALL, NO_STORE
 from paigeant_celery.core.errors import Paused
 from paigeant_celery.core.wait_errors import WaitFailed, WaitTimedOut
 from paigeant_celery.core.waits import WHOLE
 from paigeant_celery.journal.hop_journal import HopJournal
-from paigeant_celery.journal.scope import is_recorded_here, surrounding_call, surrounding_run
+from paigeant_celery.journal.scope import can_wait_here, surrounding_call, surrounding_run
 from paigeant_celery.journal.waiting import ended_wait
 
 __all__ = ["StepWaits"]
-
-NO_STORE = "a step can wait only if a store remembers what for; set `paigeant_store_url`, and redrive it"
-IN_CALL = (
-    "a recorded call cannot wait, because it is made again as a whole; give the tool `metadata={'paigeant': False}`, "
-    "so that only what it calls is recorded"
-)
 
 
 class StepWaits:
@@ -74,6 +69,6 @@ class StepWaits:
     def _journal_here(self) -> HopJournal:
         if self._journal is None:
             raise Paused("store_required", NO_STORE)
-        if is_recorded_here():
+        if not can_wait_here():
             raise Paused("tools_deferred", IN_CALL)
         return self._journal

@@ -31,6 +31,11 @@ class Course:
         if _is_request(key):
             self._asked[key.run] = key
 
+    def step_of(self, run: str) -> int:
+        """Return the step that a run has come to: that of its latest model request."""
+        asked = self._asked.get(run)
+        return asked.step if asked is not None else 0
+
     def knows(self, run: str) -> bool:
         """Say whether an earlier attempt recorded calls of a run."""
         return run in self._last

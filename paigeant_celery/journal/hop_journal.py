@@ -25,7 +25,7 @@ from paigeant_celery.core.patience import patience
 from paigeant_celery.journal.abandoned import Abandoned
 from paigeant_celery.journal.course import Course
 from paigeant_celery.journal.event_feed import EventFeed
-from paigeant_celery.journal.hop_waits import HopWaits
+from paigeant_celery.journal.hop_waits import Flight, HopWaits
 from paigeant_celery.journal.operations import Operations
 from paigeant_celery.journal.pieces import PIECE, in_pieces, whole
 from paigeant_celery.journal.record import (
@@ -84,6 +84,7 @@ class HopJournal:
         self._occurrences: Counter[CallKey] = Counter()
         self._unwritten = Unwritten()
         self._open: set[CallKey] = set()  # calls that are being made
+        self._may_wait: dict[CallKey, Flight] = {}  # those of them that may wait
         self._resting = self._asleep = 0
         self._cut_off_asleep: frozenset[str] = NONE
         self._answers: dict[str, int | None] = {}  # run -> number of the latest answer of its model
@@ -169,12 +170,18 @@ class HopJournal:
             raise HopLost(self.hop_id)
 
     def _is_busy(self) -> bool:
-        return bool(self._open or self._held)
+        """Say whether an attempt that stands at a wait must not be left: a call that rests is to be made soon."""
+        return self._is_making() or self._resting > 0
+
+    def _is_making(self) -> bool:
+        with self._lock:
+            flights = [self._may_wait.get(key) for key in self._open]
+            return bool(self._held) or any(flight is None or not flight.stands for flight in flights)
 
     @property
     def at_rest(self) -> bool:
         """Whether the worker is ending, and the run waits before its next call or sleeps with no call in progress."""
-        return not self._open and not self._held and (self._resting > 0 or (self._asleep > 0 and self._stopping()))
+        return not self._is_making() and (self._resting > 0 or (self._asleep > 0 and self._stopping()))
 
     def next_run_id(self, agent_name: str, *, within: str = "") -> str:
         """Return the id of the next run of an agent inside a call; it is the same in every attempt."""
@@ -281,12 +288,18 @@ class HopJournal:
             self._stray(error)
             raise
 
-    def making(self, key: CallKey) -> AbstractAsyncContextManager[None]:
+    def step_of(self, run_id: str) -> int:
+        """Return the step that a run has come to; 0 if it has asked its model nothing yet."""
+        with self._lock:
+            return self._course.step_of(run_id.removeprefix(f"{self.hop_id}:"))
+
+    def making(self, key: CallKey, *, may_wait: bool = False) -> AbstractAsyncContextManager[None]:
         """Surround a call that is made; if the worker is ending, wait forever first, so that no call is cut short.
 
-        Raises `HopLost` if the run may not go on.
+        One that `may_wait` keeps nobody from leaving the attempt while it stands at a wait. Raises `HopLost` if the
+        run may not go on.
         """
-        return _Making(self, key)
+        return _MakingWithWaits(self, key) if may_wait else _Making(self, key)
 
     async def begin(self, key: CallKey) -> None:
         """Begin what `making` surrounds."""
@@ -301,24 +314,36 @@ class HopJournal:
         self._turns.begin_work()
         self.waits.moved()
 
+    def let_wait(self, key: CallKey, flight: Flight) -> None:
+        """Note in which flight a call is made that may wait."""
+        with self._lock:
+            self._may_wait[key] = flight
+
     def end(self, key: CallKey) -> None:
         """End it."""
         self._turns.end_work()
         with self._lock:
             self._open.discard(key)
+            self._may_wait.pop(key, None)
         self.waits.moved()
 
     async def add(
-        self, key: CallKey, record: Record, *, instead_of: CallKey | None = None, may_be_last: bool = False
+        self,
+        key: CallKey,
+        record: Record,
+        *,
+        instead_of: CallKey | None = None,
+        may_be_last: bool = False,
+        is_inside: bool = False,
     ) -> int | None:
         """Record a call that has ended, and return its number, whose turn must be awaited; None for an operation.
 
         With `instead_of`, the record replaces that of an earlier call, and the next call has the key of this one: it
         only brought the earlier answer up to date. One that `may_be_last` of an agent's step is held for `HELD_FOR`, so
-        that COMPLETE can take it along. Raises `HopLost` if this owner may no longer write, `NotSerializable` if the
-        record is too large.
+        that COMPLETE can take it along. One that `is_inside` another has no number: a replay of that one does not come
+        to it. Raises `HopLost` if this owner may no longer write, `NotSerializable` if the record is too large.
         """
-        number = self._number(key)
+        number = self._number(key) if not is_inside else None
         try:
             text = replace(record, number=number, open=self._open_before(key)).encode()
             if len(text) > PIECE:  # pieces of two records must not be taken for one
@@ -569,3 +594,18 @@ class _Making:
 
     async def __aexit__(self, *error: object) -> None:
         self._journal.end(self._key)
+
+
+class _MakingWithWaits(_Making):
+    """The block in which a call is made that may wait."""
+
+    __slots__ = ("_flying",)
+
+    async def __aenter__(self) -> None:
+        await super().__aenter__()
+        self._flying = self._journal.waits.flying()
+        self._journal.let_wait(self._key, self._flying.__enter__())
+
+    async def __aexit__(self, *error: object) -> None:
+        self._flying.__exit__(None, None, None)
+        await super().__aexit__(*error)

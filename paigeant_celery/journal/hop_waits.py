@@ -15,7 +15,7 @@ from paigeant_celery.core.errors import HopUnknown, PaigeantError, UsageError
 from paigeant_celery.core.waits import Wait
 from paigeant_celery.store.port import Closing, NewWait, Standing, WaitStore
 
-__all__ = ["SHORTEST", "HopWaits"]
+__all__ = ["SHORTEST", "Flight", "HopWaits"]
 
 IN_PEACE = 0.05  # seconds in which nothing else is going on until an attempt is left; a replay is never so slow
 SETTLING = 20  # turns of the event loop before that, so that code that is ready to go on does
@@ -24,14 +24,14 @@ AGAIN = 0.1  # seconds until the store is asked once more whether the time of a 
 
 
 @dataclass(eq=False, slots=True)
-class _Flight:
+class Flight:
     """Code that may be doing something unless it stands at a wait: a tool that is not recorded."""
 
-    outer: _Flight | None
+    outer: Flight | None
     stands: int = 0
 
 
-_flight: ContextVar[_Flight | None] = ContextVar("paigeant_flight", default=None)
+_flight: ContextVar[Flight | None] = ContextVar("paigeant_flight", default=None)
 
 
 @dataclass(eq=False, kw_only=True, slots=True)
@@ -83,7 +83,7 @@ class HopWaits:
         self._ends = now()
         self._is_busy: Callable[[], bool] = lambda: False
         self._stands: set[_Stand] = set()
-        self._flights: set[_Flight] = set()
+        self._flights: set[Flight] = set()
         self._moves = 0
         self._look: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -131,7 +131,7 @@ class HopWaits:
         while self.now() < until:
             await self._stand(name=name, until=until, quiet=quiet)
 
-    def flying(self) -> AbstractContextManager[None]:
+    def flying(self) -> AbstractContextManager[Flight]:
         """Surround code that is not recorded and must not be cut off, unless it stands at a wait itself."""
         return _Flying(self)
 
@@ -241,13 +241,13 @@ class HopWaits:
             quiet=all(stand.quiet for stand in self._stands),
         )
 
-    def take_off(self, flight: _Flight) -> None:
+    def take_off(self, flight: Flight) -> None:
         """Note that such code begins."""
         with self._lock:
             self._flights.add(flight)
         self.moved()
 
-    def land(self, flight: _Flight) -> None:
+    def land(self, flight: Flight) -> None:
         """Note that it has ended."""
         with self._lock:
             self._flights.discard(flight)
@@ -258,21 +258,22 @@ class _Flying:
     """The block in which code flies."""
 
     __slots__ = ("_flight", "_token", "_waits")
-    _token: Token[_Flight | None]
+    _token: Token[Flight | None]
 
     def __init__(self, waits: HopWaits) -> None:
-        self._waits, self._flight = waits, _Flight(_flight.get())
+        self._waits, self._flight = waits, Flight(_flight.get())
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> Flight:
         self._token = _flight.set(self._flight)
         self._waits.take_off(self._flight)
+        return self._flight
 
     def __exit__(self, *error: object) -> None:
         self._waits.land(self._flight)
         _flight.reset(self._token)
 
 
-def _around(flight: _Flight | None) -> list[_Flight]:
+def _around(flight: Flight | None) -> list[Flight]:
     found = []
     while flight is not None:
         found.append(flight)

@@ -10,6 +10,7 @@ from paigeant_celery.journal.hop_journal import HopJournal
 
 __all__ = [
     "calling",
+    "can_wait_here",
     "current_journal",
     "is_recorded_here",
     "journalling",
@@ -22,12 +23,16 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class _Scope:
-    """What surrounds a step's code: the hop's journal, the call and the run that it is in, if the call is recorded."""
+    """What surrounds a step's code: the hop's journal, the call and the run that it is in, if the call is recorded.
+
+    A recorded call that `may_wait` is made again from its top when it has waited.
+    """
 
     journal: HopJournal
     path: str = ""
     recorded: bool = False
     run_id: str = ""
+    may_wait: bool = False
 
 
 _scope: ContextVar[_Scope | None] = ContextVar("paigeant_journal", default=None)
@@ -46,9 +51,15 @@ def surrounding_journal() -> HopJournal | None:
 
 
 def is_recorded_here() -> bool:
-    """Say whether this context is the inside of a recorded call, in which nothing else is recorded."""
+    """Say whether this context is the inside of a recorded call."""
     scope = _scope.get()
     return scope is not None and scope.recorded
+
+
+def can_wait_here() -> bool:
+    """Say whether this context belongs to a hop and is not the inside of a recorded call, which cannot wait."""
+    scope = _scope.get()
+    return scope is not None and (scope.may_wait or not scope.recorded)
 
 
 def surrounding_run() -> str:
@@ -84,10 +95,14 @@ def journalling(journal: HopJournal | None) -> AbstractContextManager[None]:
     return _Within(_Scope(journal) if journal is not None else None)
 
 
-def calling(path: str, *, recorded: bool) -> AbstractContextManager[None]:
-    """Mark the block as the inside of a call: if `recorded`, nothing in it is recorded; otherwise `path` names runs."""
+def calling(path: str, *, recorded: bool, may_wait: bool = False) -> AbstractContextManager[None]:
+    """Mark the block as the inside of a call: if `recorded`, nothing in it is recorded, but for waits if it `may_wait`.
+
+    Otherwise `path` names runs.
+    """
     scope = _scope.get()
-    return _Within(replace(scope, path=path, recorded=recorded) if scope is not None else None)
+    inside = replace(scope, path=path, recorded=recorded, may_wait=may_wait) if scope is not None else None
+    return _Within(inside)
 
 
 def running(run_id: str) -> AbstractContextManager[None]:

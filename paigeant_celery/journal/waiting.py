@@ -15,7 +15,7 @@ from pydantic import JsonValue
 from paigeant_celery.core.waits import WHOLE, Wait, WaitKind, make_token
 from paigeant_celery.journal.hop_journal import HopJournal
 from paigeant_celery.journal.record import CallKey, Record
-from paigeant_celery.journal.scope import calling
+from paigeant_celery.journal.scope import calling, is_recorded_here
 from paigeant_celery.store.port import NewWait
 
 __all__ = ["Ask", "Ended", "ended_wait"]
@@ -80,7 +80,8 @@ async def ended_wait(
             break
         instead_of = wait.token
     async with journal.making(key):
-        number = await journal.add(key, Record(result={"state": ended.state, "answers": dict(ended.answers)}))
+        record = Record(result={"state": ended.state, "answers": dict(ended.answers)})
+        number = await journal.add(key, record, is_inside=is_recorded_here())
     await journal.turn(number)
     return ended
 

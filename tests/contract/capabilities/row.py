@@ -37,6 +37,7 @@ class Row:
     - `anew`: fields of messages that a provider makes up in each run.
     - `made_up`: what ids look like that each run makes up anew, as a regular expression.
     - `untried`: why no test tries it. Such a row has no `make`.
+    - `waits`: the test that shows it, because the step waits for an answer from outside. It has no `make` either.
     - `other`: what the row says about messages that are not those of a plain run, in words.
     - `since`: the first version of `package` that has it. The row is not made with an older one.
     - `wrong`: what is wrong at present, if the row fails.
@@ -57,6 +58,7 @@ class Row:
     anew: tuple[str, ...] = ()
     made_up: str = ""
     untried: str = ""
+    waits: str = ""
     other: str = ""
     since: str = FLOOR
     package: str = CORE
@@ -65,13 +67,15 @@ class Row:
     killed: bool = False
 
     def __post_init__(self) -> None:
-        assert bool(self.untried) == (self.make is None), self.name
+        assert bool(self.untried or self.waits) == (self.make is None), self.name
         assert bool(self.again) == bool(self.runs_again), self.name
         assert bool(self.refused) == bool(self.why), self.name
 
     @property
     def outcome(self) -> str:
         """What the table says about it."""
+        if self.waits:
+            return "works: the step waits for the answers, without a worker"
         if self.untried:
             return f"not tried: {self.untried}"
         if self.wrong:

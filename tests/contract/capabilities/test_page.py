@@ -12,7 +12,7 @@ from pydantic_ai.capabilities import AbstractCapability
 from pydantic_ai.toolsets import AbstractToolset
 
 from tests.contract.capabilities.page import PAGE, page
-from tests.contract.capabilities.row import CORE, Shown
+from tests.contract.capabilities.row import CORE
 from tests.contract.capabilities.rows import SECTIONS
 from tests.contract.capabilities.rows.workflows import SHOWN
 
@@ -22,10 +22,13 @@ def test_the_page_is_made_of_the_rows() -> None:
     assert PAGE.read_text(encoding="utf-8") == page()
 
 
-@pytest.mark.parametrize("row", [pytest.param(row, id=row.name) for row in SHOWN])
-def test_what_is_shown_elsewhere_has_its_test(row: Shown) -> None:
+ELSEWHERE = [row.by for row in SHOWN] + [row.waits for rows in SECTIONS.values() for row in rows if row.waits]
+
+
+@pytest.mark.parametrize("by", ELSEWHERE)
+def test_what_is_shown_elsewhere_has_its_test(by: str) -> None:
     """A test that is renamed or deleted shows nothing."""
-    file, _, name = row.by.partition("::")
+    file, _, name = by.partition("::")
     assert f"def {name}(" in (PAGE.parents[1] / file).read_text(encoding="utf-8")
 
 

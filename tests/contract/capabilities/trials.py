@@ -98,8 +98,8 @@ class MortalJournal(HopJournal):
         self.units: dict[CallKey, Unit] = {}
 
     @asynccontextmanager
-    async def making(self, key: CallKey) -> AsyncIterator[None]:
-        async with super().making(key):
+    async def making(self, key: CallKey, *, may_wait: bool = False) -> AsyncIterator[None]:
+        async with super().making(key, may_wait=may_wait):
             with in_unit(Unit()):
                 yield
 

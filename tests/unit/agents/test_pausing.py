@@ -1,4 +1,4 @@
-"""Runs of agents that end early, to wait for approvals, other calls or a provider: no result, so the hop is parked."""
+"""Runs of agents that end early, to wait for approvals, other calls or a provider: that is no result of a step."""
 
 from __future__ import annotations
 
@@ -13,15 +13,17 @@ import pytest
 from pydantic_ai import Agent, ApprovalRequired, CallDeferred, DeferredToolRequests, DeferredToolResults, RunContext
 from pydantic_ai import output as outputs
 from pydantic_ai.agent import WrapperAgent
-from pydantic_ai.capabilities import HandleDeferredToolCalls
+from pydantic_ai.capabilities import AbstractCapability, HandleDeferredToolCalls
 from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart, ToolCallPart
 from pydantic_ai.models.function import AgentInfo, FunctionModel
+from pydantic_ai.toolsets import ApprovalRequiredToolset, FunctionToolset
 
 from paigeant_celery import CeleryDurability, PaigeantAgent, WorkflowHandle, WorkflowParked, activity, register_agent
 from paigeant_celery.activities.registry import registry
 from paigeant_celery.core.slip import ActivitySpec, FunctionSpec
 from paigeant_celery.testing import WorkflowHarness
 from tests.support.journalled_hop import scripted
+from tests.support.waiting_steps import asked_for, reply
 
 try:
     from pydantic_ai.capabilities import RequestInput
@@ -177,10 +179,53 @@ def undeclared_function(model: FunctionModel) -> FunctionSpec:
     return running.activity()
 
 
-WAYS = [paigeant, plain, wrapped, alone, function, nesting, whole, undeclared, undeclared_function]
+AGENTS = [paigeant, plain, wrapped, alone, undeclared]
+FUNCTIONS = [function, nesting, whole, undeclared_function]
 
 
-@pytest.mark.parametrize("make", WAYS, ids=lambda way: way.__name__)
+@pytest.mark.parametrize("make", AGENTS, ids=lambda way: way.__name__)
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_agent_of_a_step_waits_for_what_it_asks_however_it_is_made(
+    workflow_harness: WorkflowHarness, asked: Counter[str], make: Callable[[FunctionModel], ActivitySpec], stream: bool
+) -> None:
+    """Nobody else would ever answer, and what it asks for is no output."""
+    step = make(model(asked, "delete", "send", "fetch"))
+
+    handle = workflow_harness.dispatch([step], stream=stream, correlation_id="w")
+    assert asyncio.run(workflow_harness.deliver()) == ["suspended"]
+    [wait] = asked_for(workflow_harness)
+    assert sorted(wait.parts) == ["delete-1", "fetch-1", "send-1"]
+    approved = {"approval": True}
+    assert reply(workflow_harness, wait, {"delete-1": approved, "send-1": approved}) == "recorded"
+    assert reply(workflow_harness, wait, {"fetch-1": {"call": "fetched"}}) == "settled"
+    assert asyncio.run(workflow_harness.deliver()) == ["workflow_completed"]
+
+    assert handle.result_sync(0).output == "done"
+    assert asked["local"] == 2
+
+
+def test_a_toolset_may_ask_for_approval(workflow_harness: WorkflowHarness, asked: Counter[str]) -> None:
+    """It asks for tools that know nothing of that."""
+    toolset = FunctionToolset[None]()
+    agent = PaigeantAgent(model(asked, "delete"), name="guarded", toolsets=[ApprovalRequiredToolset(toolset)])
+
+    @toolset.tool_plain
+    def delete(path: str) -> str:
+        asked["deleted"] += 1
+        return "deleted"
+
+    handle = workflow_harness.dispatch([agent.activity("work")], correlation_id="w")
+    assert asyncio.run(workflow_harness.deliver()) == ["suspended"]
+    [wait] = asked_for(workflow_harness)
+    assert asked["deleted"] == 0
+    assert reply(workflow_harness, wait, {"delete-1": {"approval": True}}) == "settled"
+    asyncio.run(workflow_harness.deliver())
+
+    assert handle.result_sync(0).output == "done"
+    assert asked == {"local": 2, "deleted": 1}
+
+
+@pytest.mark.parametrize("make", FUNCTIONS, ids=lambda way: way.__name__)
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_run_that_asks_for_tools_is_parked_however_it_is_made(
     workflow_harness: WorkflowHarness, asked: Counter[str],
@@ -194,11 +239,22 @@ def test_a_run_that_asks_for_tools_is_parked_however_it_is_made(
     assert asked["local"] == 1
 
 
+def durable_function(model: FunctionModel, *capabilities: AbstractCapability[Any]) -> FunctionSpec:
+    agent: Any = Agent(model, name="inner", output_type=OUTPUT, capabilities=[DURABLE, *capabilities])
+    tools(agent)
+
+    @activity
+    async def running() -> object:
+        return (await agent.run("work")).output
+
+    return running.activity()
+
+
 def test_a_redrive_asks_no_model_and_parks_again_until_somebody_answers(
     workflow_harness: WorkflowHarness, asked: Counter[str]
 ) -> None:
     """What was paid for is replayed; with a handler deployed, the run goes on from there."""
-    handle, _ = parked(workflow_harness, paigeant(model(asked, "read", "send")))
+    handle, _ = parked(workflow_harness, durable_function(model(asked, "read", "send")))
 
     assert handle.redrive_sync()
     workflow_harness.sweep()
@@ -206,13 +262,13 @@ def test_a_redrive_asks_no_model_and_parks_again_until_somebody_answers(
     assert asked["local"] == 1
 
     with registry.isolated():
-        paigeant(model(asked, "read", "send"), capabilities=[HandleDeferredToolCalls(approve)])
+        durable_function(model(asked, "read", "send"), HandleDeferredToolCalls(approve))
         _held = activity(name="never")(lambda: "ran")
         assert handle.redrive_sync()
         workflow_harness.sweep()
         assert asyncio.run(workflow_harness.deliver()) == ["completed", "workflow_completed"]
 
-    assert handle.result_sync(0).outputs == {"guarded": "done", "never": "ran"}
+    assert handle.result_sync(0).outputs == {"running": "done", "never": "ran"}
     assert asked["local"] == 2
 
 
@@ -269,38 +325,28 @@ def test_a_pause_is_no_answer_of_a_tool(
 
 
 @pytest.mark.skipif(RequestInput is None, reason="pydantic-ai before 2.68 has no such capability")
-@pytest.mark.parametrize("inside", ["the run", "a recorded tool", "an unrecorded tool"])
-def test_a_wait_inside_a_run_is_refused_with_what_to_do(
-    workflow_harness: WorkflowHarness, asked: Counter[str], inside: str
+def test_a_wait_inside_a_recorded_tool_is_refused_with_what_to_do(
+    workflow_harness: WorkflowHarness, asked: Counter[str]
 ) -> None:
     """Nobody is asked for an answer that could not be taken, and the remedy is no other engine."""
 
     def ask(*_: Any) -> None:
         asked["person"] += 1
 
-    capabilities = [RequestInput[Any](ask)]
-    if inside == "the run":
-        step = paigeant(model(asked, "delete", "send"), capabilities=capabilities)
-    else:
-        inner: Any = Agent(model(asked, "delete"), name="inner", output_type=OUTPUT, capabilities=capabilities)
-        tools(inner)
-        outer = PaigeantAgent(model(Counter(), "delegate"), name="outer")
-        if inside == "an unrecorded tool":
-            inner = Agent(
-                model(asked, "delete"), name="inner", output_type=OUTPUT, capabilities=[*capabilities, DURABLE]
-            )
-            tools(inner)
+    inner: Any = Agent(
+        model(asked, "delete"), name="inner", output_type=OUTPUT, capabilities=[RequestInput[Any](ask), DURABLE]
+    )
+    tools(inner)
+    outer = PaigeantAgent(model(Counter(), "delegate"), name="outer")
 
-        @outer.tool_plain(metadata=None if inside == "a recorded tool" else {"paigeant": False})
-        async def delegate(path: str) -> Any:
-            return (await inner.run("work")).output
+    @outer.tool_plain
+    async def delegate(path: str) -> Any:
+        return (await inner.run("work")).output
 
-        step = outer.activity("work")
+    _, text = parked(workflow_harness, outer.activity("work"))
 
-    _, text = parked(workflow_harness, step)
-
-    assert text.startswith("the run waits for something outside it, ")
-    assert "`HandleDeferredToolCalls`" in text
+    assert text.startswith("a recorded call cannot wait, because it is made again as a whole; ")
+    assert "`metadata={'paigeant': False}`" in text
     assert "AWS" not in text
     assert asked == {"local": 1}
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from pydantic import BaseModel
-from pydantic_ai import Agent, AgentRunResultEvent, BinaryContent, DeferredToolRequests, ModelRetry, RunContext
-from pydantic_ai.exceptions import CallDeferred
+from pydantic_ai import Agent, AgentRunResultEvent, BinaryContent, ModelRetry, RunContext
 from pydantic_ai.messages import BinaryImage, FilePart, ModelResponse, TextPart, ToolCallPart
 from pydantic_ai.output import (
     Choice,
@@ -195,18 +194,6 @@ def nodes(world: World) -> Made:
     return run
 
 
-def deferred(world: World) -> Made:
-    agent: Agent[None, Any] = Agent(
-        world.model([ToolCallPart("weigh", {}, "weigh-1")]), output_type=[str, DeferredToolRequests]
-    )
-
-    @agent.tool_plain
-    def weigh() -> float:
-        raise CallDeferred
-
-    return agent
-
-
 def thoughts(world: World) -> Made:
     return Agent(world.model([TextPart("first"), TextPart("second")]))
 
@@ -243,8 +230,6 @@ ROWS = [
     Row(name="`iter` in a function step", make=nodes),
     Row(
         name="`DeferredToolRequests`",
-        make=deferred,
-        refused="Paused: tools_deferred: ",
-        why="a step cannot wait for people yet; the workflow is parked with `tools_deferred`",
+        waits="tests/unit/agents/test_pausing.py::test_the_agent_of_a_step_waits_for_what_it_asks_however_it_is_made",
     ),
 ]

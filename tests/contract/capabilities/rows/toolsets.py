@@ -150,11 +150,6 @@ def approval(world: World) -> Made:
     return run
 
 
-def asking(world: World) -> Made:
-    toolset = ApprovalRequiredToolset(toolset_of(world, "pay"))
-    return Agent(world.model(call("pay")), toolsets=[toolset], output_type=[str, DeferredToolRequests])
-
-
 def external(world: World) -> Made:
     toolset: ExternalToolset[Any] = ExternalToolset([ToolDefinition(name="weigh", parameters_json_schema={})])
     agent: Agent[Any, Any] = Agent(
@@ -233,10 +228,8 @@ ROWS = [
     Row(name="`ApprovalRequiredToolset`, answered in the step", make=approval, of=("ApprovalRequiredToolset",)),
     Row(
         name="`ApprovalRequiredToolset`, the requests as output",
-        make=asking,
         of=("ApprovalRequiredToolset",),
-        refused="Paused: tools_deferred: the run asks for approval of 'pay'",
-        why="a step cannot wait for people yet; the workflow is parked with `tools_deferred`",
+        waits="tests/unit/agents/test_pausing.py::test_a_toolset_may_ask_for_approval",
     ),
     Row(name="`CombinedToolset`", make=combined, of=("CombinedToolset",)),
     Row(name="`DeferredLoadingToolset`", make=deferred_loading, of=("DeferredLoadingToolset",)),

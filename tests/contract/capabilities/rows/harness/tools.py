@@ -6,7 +6,7 @@ import asyncio
 from collections import defaultdict
 from typing import Any
 
-from pydantic_ai import Agent, DeferredToolRequests, RunContext
+from pydantic_ai import Agent, RunContext
 from pydantic_ai.capabilities import AbstractCapability, LocalWorkspace
 from pydantic_ai.messages import ModelRequest, ModelResponse, TextPart, ToolCallPart, UserPromptPart
 from pydantic_ai.usage import RequestUsage
@@ -263,16 +263,6 @@ def ask_user(world: World) -> Made:
     )
 
 
-def ask_user_later(world: World) -> Made:
-    question = {"header": "Bird", "question": "Which?", "options": [{"label": "wren"}, {"label": "robin"}]}
-    return acting(
-        world,
-        of("AskUser")(answerer=None),
-        answers=([ToolCallPart("ask_user_question", {"questions": [question]}, "ask")], "done"),
-        output_type=[str, DeferredToolRequests],
-    )
-
-
 def background(world: World) -> Made:
     def end(messages: Any, info: Any) -> str:
         return "the result is here" if "a result" in str(messages[-1].parts) else "working on it"
@@ -376,10 +366,8 @@ ROWS = [
     row(name="`AskUser`", make=ask_user, of=("AskUser",)),
     row(
         name="`AskUser(answerer=None)`",
-        make=ask_user_later,
+        waits="tests/unit/agents/test_external_events.py::test_whoever_answers_sees_the_questions_of_a_tool_that_asks",
         of=("AskUser",),
-        refused="Paused: tools_deferred",
-        why="a step cannot wait for people yet; the workflow is parked with `tools_deferred`",
     ),
     row(name="`BackgroundTools`", make=background, of=("BackgroundTools",)),
     row(name="`BackgroundTools` beside other tools", make=background_beside_others, of=("BackgroundTools",)),
