@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 from failpoints import die_at
 from ledger import note, noted_run
@@ -35,6 +36,11 @@ async def _asked(context: WorkflowContext) -> Heard:
     return await _heard(context, "word", asks=True)
 
 
+async def _asked_slowly(context: WorkflowContext) -> Heard:
+    """Ask, which takes until a file is there."""
+    return await _heard(context, "word", asks=True, gate=Path(os.environ["GATE"]))
+
+
 async def _signalled(context: WorkflowContext) -> Heard:
     return await _heard(context, "paid", asks=False)
 
@@ -63,11 +69,20 @@ async def _in_turn(context: WorkflowContext) -> Heard:
     return first | await _heard(context, "paid", asks=False) | await _heard(context, "never", asks=True, timeout=SOON)
 
 
-async def _heard(context: WorkflowContext, name: str, *, asks: bool, timeout: float = IN_TIME) -> Heard:  # noqa: ASYNC109
-    def ask(token: str) -> None:
+async def _heard(
+    context: WorkflowContext,
+    name: str,
+    *,
+    asks: bool,
+    timeout: float = IN_TIME,  # noqa: ASYNC109 - of the wait
+    gate: Path | None = None,
+) -> Heard:
+    async def ask(token: str) -> None:
         die_at("before asking")
         note(os.environ["ASKED_FILE"], hop=context.hop_id, name=name, token=token)
         die_at("asked")
+        while gate is not None and not gate.exists():  # noqa: ASYNC110, ASYNC240 - another process makes it
+            await asyncio.sleep(0.02)
 
     try:
         heard = await context.wait_for(name, ask=ask if asks else None, timeout=timeout)
@@ -79,6 +94,7 @@ async def _heard(context: WorkflowContext, name: str, *, asks: bool, timeout: fl
 
 WAYS: dict[str, Callable[[WorkflowContext], Awaitable[Heard]]] = {
     "asked": _asked,
+    "asked slowly": _asked_slowly,
     "signalled": _signalled,
     "unanswered": _unanswered,
     "contested": _contested,
