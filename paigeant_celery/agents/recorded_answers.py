@@ -79,7 +79,7 @@ class RecordedAnswers(Generic[AgentDepsT]):
                     left = left.remaining(answers)
                 if left is None:
                     break
-            if left is None or left is asked:
+            if left is None or left is asked or is_asked_outside(ctx):
                 break
             unanswered = _key(journal, ctx, left, name=UNANSWERED)
             if journal.peek(unanswered) is not None:

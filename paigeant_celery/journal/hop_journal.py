@@ -534,7 +534,8 @@ class HopJournal:
             self.feed.tell(event, run=f"{self.hop_id}:{key.run}", step=str(key.step), call=key.kind, name=key.name)
 
     async def _write(self, records: Mapping[str, str]) -> None:
-        """Write records, and before them what is held."""
+        """Write records, and before them what is held; nothing of an attempt that was left."""
+        self.check_not_lost()
         held = self.held
         await self.patiently(partial(self._store.record, self._closing, {**held, **records}))
         self.let_go(held)

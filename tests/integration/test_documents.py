@@ -247,10 +247,31 @@ ANSWERS = {
         "journal/event_feed.py": ["class EventFeed"],
         "agents/agent_events.py": ["def agent_events("],
     },
+    "What does this hop wait for, and why was it woken, or not?": {
+        "core/waits.py": ["class Wait:", "def is_over("],
+        "core/hops.py": ["def suspend(", "def wake("],
+        "hop/with_store.py": ["def _suspend("],
+        "store/scripts/suspend.lua": ["-- SUSPEND"],
+        "store/scripts/resolve.lua": ["-- RESOLVE"],
+        "store/scripts/sweep.lua": ["asleep"],
+    },
+    "Why was an attempt left, or not?": {
+        "journal/hop_waits.py": ["IN_PEACE = ", "def _leave_if("],
+        "hop/run.py": ["def _stands("],
+    },
+    "Who was asked, and what did the step get?": {
+        "journal/waiting.py": ["def ended_wait(", "def _asked("],
+        "hop/step_waits.py": ["class StepWaits"],
+    },
     "Why is an answer refused, or does not count?": {
         "client/answering.py": ["def _find(", "def check_size("],
         "core/answers.py": ["def answers_of(", "def decisions_of("],
         "core/waits.py": ["def answer("],
+    },
+    "What does a step that waits do, and what does the step after it see?": {
+        "core/flow_steps.py": ["class WaitSpec(", "class SleepSpec("],
+        "activities/builtin.py": ["async def run("],
+        "core/slip.py": ["def previous(", "def gives_output("],
     },
     "Which Redis is the store?": {
         "broker/connection.py": ["def store_of_broker("],

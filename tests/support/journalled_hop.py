@@ -45,8 +45,8 @@ class CutOff(MemoryStore):
 class JournalledHop:
     """The hop `w.0`, step `draft`, attempt after attempt."""
 
-    def __init__(self) -> None:
-        self.store = CutOff()
+    def __init__(self, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+        self.store, self._now = CutOff(), now
         self.store.start(NewWorkflow(correlation_id="w", content="c", hop=HOP))
         self.attempts = 0
         self.closing: Closing | None = None
@@ -74,7 +74,7 @@ class JournalledHop:
             closing=self.closing,
             step_id="draft",
             records=self.store.journal("w.0"),
-            waits=HopWaits(store=self.store, closing=self.closing, known=claimed.waits, now=lambda: datetime.now(UTC)),
+            waits=HopWaits(store=self.store, closing=self.closing, known=claimed.waits, now=self._now),
             stopping=stopping,
             feed=feed,
         )

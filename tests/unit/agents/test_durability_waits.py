@@ -16,9 +16,9 @@ from pydantic_ai.capabilities import AbstractCapability, BatchModelRequests
 from pydantic_ai.models import Model
 from pydantic_ai.usage import RunUsage
 
-from paigeant_celery.agents import waits
 from paigeant_celery.agents.durability import CeleryDurability
 from paigeant_celery.core.errors import HopLost
+from paigeant_celery.journal.hop_waits import HopWaits
 from paigeant_celery.journal.record import parse_key
 from tests.support.journalled_hop import JournalledHop, history, scripted
 from tests.support.provider_jobs import BackgroundModel, BatchModel, Provider
@@ -33,13 +33,20 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.time, self.ends, self.slept = 0.0, float("inf"), list[float]()
-        monkeypatch.setattr(waits, "now", lambda: START + timedelta(seconds=self.time))
-        monkeypatch.setattr(waits, "pause", self._pause)
+        monkeypatch.setattr(HopWaits, "sleep_until", self._sleep_until)
         clock = SimpleNamespace(monotonic=lambda: self.time)  # with which batches share polls of one interval
         monkeypatch.setattr("pydantic_ai.models._batch_model.time", clock)
 
-    async def _pause(self, seconds: float) -> None:
-        seconds = max(0.0, round(seconds, 6))
+    def now(self) -> datetime:
+        """Return the time that the store tells."""
+        return START + timedelta(seconds=self.time)
+
+    def hop(self) -> JournalledHop:
+        """Return a hop that goes by this clock."""
+        return JournalledHop(now=self.now)
+
+    async def _sleep_until(self, until: datetime, **_: Any) -> None:
+        seconds = max(0.0, round((until - self.now()).total_seconds(), 6))
         slept = min(seconds, self.ends - self.time)
         self.time += slept
         self.slept.append(slept)
@@ -86,7 +93,7 @@ async def test_a_job_is_waited_for_once_wherever_a_worker_dies(way: str, clock: 
     while True:
         clock.time, clock.slept = 0.0, []
         provider, agent = made(way, clock, takes=90, interval=30)
-        hop = JournalledHop()
+        hop = clock.hop()
         with hop.attempt(cut_after=cut), suppress(HopLost):
             await agent.run("go")
             most = cut
@@ -115,7 +122,7 @@ async def test_a_step_that_is_shorter_than_its_job_ends(
 ) -> None:
     """Each attempt waits on from where the last was cut off; none of them cancels the job."""
     provider, agent = made(way, clock, takes=takes, interval=interval)
-    hop, attempts, output = JournalledHop(), 0, None
+    hop, attempts, output = clock.hop(), 0, None
     while output is None and attempts < 20:
         attempts += 1
         clock.ends = clock.time + limit
@@ -134,7 +141,7 @@ async def test_a_step_that_is_shorter_than_its_job_ends(
 async def test_a_journal_keeps_one_record_of_a_job_however_often_it_is_polled(way: str, clock: Clock) -> None:
     """A batch may take a day."""
     provider, agent = made(way, clock, takes=1200, interval=30)
-    hop = JournalledHop()
+    hop = clock.hop()
 
     with hop.attempt():
         await agent.run("go")
@@ -148,7 +155,7 @@ async def test_a_journal_keeps_one_record_of_a_job_however_often_it_is_polled(wa
 async def test_a_wait_that_cannot_be_read_begins_anew(clock: Clock) -> None:
     """A newer version may write it otherwise; waiting too long is no harm."""
     _, agent = made("background", clock, takes=30, interval=30)
-    hop = JournalledHop()
+    hop = clock.hop()
     clock.ends = 20
     with hop.attempt(), suppress(asyncio.CancelledError):
         await asyncio.create_task(agent.run("go"))
@@ -165,7 +172,7 @@ async def test_a_wait_that_cannot_be_read_begins_anew(clock: Clock) -> None:
 async def test_polls_that_earlier_versions_recorded_are_replayed_without_waits(clock: Clock) -> None:
     """They kept one record of each poll, and none of the waits."""
     _, agent = made("background", clock, takes=90, interval=30)
-    hop = JournalledHop()
+    hop = clock.hop()
     with hop.attempt():
         await agent.run("go")
     key, final = (f'["worker:0", 1, "model", "", "", {number}]' for number in (0, 1))
@@ -187,7 +194,7 @@ async def test_usage_of_a_job_counts_once(clock: Clock) -> None:
     """The last state of a job has what it cost."""
     _, agent = made("background", clock, takes=240, interval=30)
     usages = list[RunUsage]()
-    hop = JournalledHop()
+    hop = clock.hop()
     for _ in range(2):
         with hop.attempt():
             usages.append((await agent.run("go")).usage)
@@ -200,7 +207,7 @@ async def test_a_job_that_the_code_gave_up_is_given_up_again_and_never_polled(cl
     """It is cancelled by then: a poll would bring an error that the code does not expect, or an answer after all."""
     provider, agent = made(way, clock, takes=100, interval=10)
     other = Agent(scripted(Counter(), "without it"), name="other", capabilities=[CeleryDurability()])
-    hop, turns = JournalledHop(), 500  # of the event loop: a poll would come at once
+    hop, turns = clock.hop(), 500  # of the event loop: a poll would come at once
 
     async def step() -> str:
         run = asyncio.create_task(agent.run("go"))

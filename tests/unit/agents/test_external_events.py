@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, TypeAlias
@@ -465,3 +466,46 @@ def test_an_ask_that_answers_something_else_fails_as_in_a_plain_run(workflow_har
 
     with pytest.raises(Exception, match="UserError: what `ask` of `RequestInput` returned does not answer"):
         handle.result_sync(0)
+
+
+def test_code_that_swallows_being_left_changes_nothing(workflow_harness: WorkflowHarness) -> None:
+    """What a step makes of the end of an attempt is no answer, and nothing of it is recorded."""
+    world = World()
+    agent: Agent[None, str] = Agent(
+        scripted(world.did, calls("decide"), "done"), capabilities=[CeleryDurability[None](name="inner")]
+    )
+
+    @agent.tool_plain(metadata=WAITS_ITSELF)
+    async def decide() -> Any:
+        return await world.wait("may I")
+
+    @activity
+    async def asking() -> str:
+        try:
+            return (await agent.run("go")).output
+        except asyncio.CancelledError:
+            with suppress(Exception):
+                await agent.run("again")  # no call of it is made
+            return "gave up"
+
+    handle = workflow_harness.dispatch([asking.activity()], correlation_id="w")
+    outcomes = played(workflow_harness, handle, yes)
+
+    assert outcomes == ["suspended", "workflow_completed"]
+    assert handle.result_sync(0).output == "done"
+    assert world.did == {"local": 2}
+
+
+def test_a_deadline_ends_a_run_that_waits(workflow_harness: WorkflowHarness) -> None:
+    """No step timeout runs meanwhile; a deadline does."""
+    world = World()
+    deadline = workflow_harness._now() + HOUR
+    handle = workflow_harness.dispatch([in_a_tool(world)], correlation_id="w", deadline=deadline)
+    assert asyncio.run(workflow_harness.deliver()) == ["suspended"]
+
+    workflow_harness._skipped += HOUR
+    workflow_harness.sweep()
+    asyncio.run(workflow_harness.deliver())
+
+    assert handle.status_sync().state == "failed"
+    assert asked_for(workflow_harness) == []

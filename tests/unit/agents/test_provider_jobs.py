@@ -6,10 +6,11 @@ import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from pydantic_ai.capabilities import AbstractCapability
+from pydantic_ai.capabilities import AbstractCapability, BatchModelRequests
 from pydantic_ai.exceptions import ModelHTTPError, UserError
 from pydantic_ai.messages import ModelResponse, ToolCallPart
 from pydantic_ai.tools import RunContext
@@ -20,7 +21,7 @@ from paigeant_celery.core.errors import Unreachable
 from paigeant_celery.core.settings import Settings
 from paigeant_celery.hop import jobs as jobs_module
 from paigeant_celery.testing import WorkflowHarness
-from tests.support.provider_jobs import BackgroundModel, Provider
+from tests.support.provider_jobs import BackgroundModel, BatchModel, Provider
 
 pytestmark = pytest.mark.anyio
 
@@ -236,3 +237,66 @@ async def test_a_step_that_stops_waiting_when_another_owner_has_its_hop_leaves_t
     assert lost
     assert "poll" in jobs.asked
     assert "cancel" not in jobs.asked
+
+
+WAYS = ["background", "batch", "streamed", "in a function"]
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_job_is_asked_on_schedule_and_holds_no_worker_between(
+    way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch of a night needs no step of a night, and no slot."""
+    harness, ends = WorkflowHarness(Settings(step_timeout=5.0)), list[datetime]()
+    jobs = Provider(lambda: harness._now() >= ends[0], interval=2.0)
+    asked_at: list[float] = []
+    clock = SimpleNamespace(monotonic=lambda: harness._now().timestamp())  # with which batches share polls
+    monkeypatch.setattr("pydantic_ai.models._batch_model.time", clock)
+    every, soon = timedelta(seconds=2), timedelta(milliseconds=1)
+    batches = BatchModelRequests(max_wait=soon, poll_interval=every, max_poll_interval=every)
+    agent: Any = PaigeantAgent(
+        BatchModel(jobs) if way == "batch" else BackgroundModel(jobs),
+        name="waiting",
+        capabilities=[CeleryDurability(), *([batches] if way == "batch" else [])],
+    )
+
+    @activity
+    async def running() -> str:
+        return str((await agent.run("go")).output)
+
+    step = running.activity() if way == "in a function" else agent.activity("go")
+    handle, begun = harness.dispatch([step], stream=way == "streamed", correlation_id="w"), harness._now()
+    ends.append(begun + timedelta(seconds=12))
+    outcomes: list[str] = []
+    while handle.status_sync().state != "completed":
+        polls = jobs.asked.count("poll")
+        outcomes += await harness.deliver()
+        if jobs.asked.count("poll") > polls:
+            asked_at.append((harness._now() - begun).total_seconds())
+        for _ in range(3):
+            if not harness.pending:
+                harness.sweep()
+
+    assert handle.result_sync(0).output == "done"
+    assert outcomes == ["suspended"] * 6 + ["workflow_completed"]
+    assert jobs.asked == ["submit", *["poll"] * 6]
+    assert all(2 * number <= at < 2 * number + 2 for number, at in enumerate(asked_at, 1))
+    seen = [event for event in handle.events_sync() if event.type != "agent"]
+    assert [event.type for event in seen] == ["started", "claimed", "resumed", "completed", "workflow_completed"]
+    assert seen[1].fields["attempt"] == "1"
+
+
+async def test_a_cancelled_workflow_wakes_nobody_who_sleeps() -> None:
+    """Nobody runs who could tell the provider, and the job goes on to its own end."""
+    harness = WorkflowHarness()
+    jobs = Provider(lambda: False, interval=30.0)
+    agent = waiting(jobs)
+    handle = harness.dispatch([agent.activity("go")], correlation_id="w")
+    assert await harness.deliver() == ["suspended"]
+
+    assert handle.cancel_sync()
+    harness._skipped += timedelta(minutes=1)
+    harness.sweep()
+
+    assert await harness.deliver() == []
+    assert jobs.asked == ["submit"]

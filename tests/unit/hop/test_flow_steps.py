@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -16,6 +17,7 @@ from paigeant_celery import (
     ActivitySpec,
     InvalidInput,
     PaigeantAgent,
+    SleepSpec,
     StoreRequired,
     WorkflowConflict,
     WorkflowContext,
@@ -122,10 +124,14 @@ def test_a_timeout_of_nothing_only_asks_whether_the_signal_came(workflow_harness
     assert record.state == "failed"
 
 
-@pytest.mark.parametrize("step", [sleep_for(3600), sleep_for(timedelta(hours=1)), sleep_until(soon(hours=1))])
-def test_a_sleep_holds_no_worker_and_ends_once(workflow_harness: WorkflowHarness, seen: Any, step: Any) -> None:
+@pytest.mark.parametrize(
+    "make", [lambda: sleep_for(3600), lambda: sleep_for(timedelta(hours=1)), lambda: sleep_until(soon(hours=1))]
+)
+def test_a_sleep_holds_no_worker_and_ends_once(
+    workflow_harness: WorkflowHarness, seen: Any, make: Callable[[], SleepSpec]
+) -> None:
     """However often its worker dies meanwhile: the end is that of the first attempt."""
-    workflow_harness.dispatch([step, seen.activity()], correlation_id="w")
+    workflow_harness.dispatch([make(), seen.activity()], correlation_id="w")
     assert delivered(workflow_harness) == ["suspended"]
     (hop,) = workflow_harness.delivered
     assert after(workflow_harness, timedelta(minutes=40)) == []

@@ -18,11 +18,12 @@ from paigeant_celery.broker.sending import Sending
 from paigeant_celery.client.dead_letters import DeadLetters
 from paigeant_celery.core.errors import UsageError
 from paigeant_celery.core.far import folded
+from paigeant_celery.core.flow_steps import sleep_for, wait_for
 from paigeant_celery.core.message import PaigeantMessage, encode, reread
 from paigeant_celery.core.pages import paged
 from paigeant_celery.core.policy import StepPolicy
 from paigeant_celery.core.settings import Settings
-from paigeant_celery.core.slip import FunctionSpec
+from paigeant_celery.core.slip import FunctionSpec, Step
 from paigeant_celery.hop.effects import PUT_BACK, Refused, Summary
 from paigeant_celery.hop.guard import MOST_PUT_BACK, Arrival, given_back_of
 from paigeant_celery.hop.run import Opened
@@ -274,6 +275,19 @@ def test_all_records_travel_without_a_store_and_parts_in_one_are_not_lost(
         assert moved.earlier == message.slip.earlier
         assert [str(record.output)[:29] for record in moved.executed[-3:]] == [said] * 3
     assert broker.kept == []
+
+
+@pytest.mark.parametrize("step", [wait_for("paid"), sleep_for(5)])
+def test_a_step_that_waits_is_set_aside(broker: Broker, make_message: MakeMessage, step: Step) -> None:
+    """Nothing here would remember what for; a worker that has a store can run the letter's message."""
+    message = make_message(step)
+
+    answer = broker.serve(arrival_of(message))
+
+    assert answer == Refused(reason="store_required", step_id=step.stem)
+    ((letter, envelope),) = broker.kept
+    assert (letter.reason, envelope) == ("store_required", encode(message))
+    assert broker.sent == []
 
 
 def test_a_step_is_not_paid_for_if_the_steps_after_it_are_in_a_store(

@@ -18,7 +18,8 @@ from pydantic_ai.models.function import AgentInfo, FunctionModel
 from pydantic_ai.output import PendingModelResponse
 
 from paigeant_celery import CeleryDurability
-from paigeant_celery.agents import waits
+from paigeant_celery.journal.hop_waits import HopWaits
+from paigeant_celery.journal.scope import current_journal
 from tests.contract.capabilities.row import Made, Row
 from tests.contract.capabilities.rows.tools import call
 from tests.contract.capabilities.world import World
@@ -102,10 +103,14 @@ def minutes_that_pass_at_once(world: World) -> Iterator[None]:
     def now() -> datetime:
         return datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=world.state["clock"])
 
+    async def sleep_until(_: HopWaits, until: datetime, **__: Any) -> None:
+        await pause((until - now()).total_seconds())
+
     monotonic = SimpleNamespace(monotonic=lambda: world.state["clock"])
     with ExitStack() as stack:
-        stack.enter_context(patch.object(waits, "now", now))
-        stack.enter_context(patch.object(waits, "pause", pause))
+        stack.enter_context(patch.object(HopWaits, "sleep_until", sleep_until))
+        if (journal := current_journal()) is not None:
+            journal.waits.now = now
         stack.enter_context(patch("pydantic_ai.models._batch_model.time", monotonic))
         stack.enter_context(Agent.using_sleep(pause))
         yield
