@@ -1,7 +1,7 @@
 """A program that answers waits and sends signals: reads one per line, and may be killed halfway.
 
-A line is `{"token": …, "payload": …, "by": …}` or `{"workflow": …, "signal": …, "payload": …, "signal_id": …}`. It
-prints what the store said, or nothing if the reply was lost.
+A line is `{"token": …, "payload": …, "by": …}` or `{"workflow": …, "signal": …, "payload": …, "signal_id": …}`; if it
+`"decides"`, the payload is `approved` or `denied`. It prints what the store said, or nothing if the reply was lost.
 """
 
 from __future__ import annotations
@@ -43,8 +43,12 @@ def main() -> None:
 
 def answer(transport: Any, asked: Mapping[str, Any]) -> str:
     """Answer a wait, or send a signal, and return what became of it."""
+    inbox = Inbox(transport)
+    if "decides" in asked:
+        decide = inbox.approve_sync if asked["payload"] == "approved" else inbox.deny_sync
+        return str(decide(asked["token"], by=asked["by"]).outcome)
     if "token" in asked:
-        return str(Inbox(transport).resolve_sync(asked["token"], asked["payload"], by=asked["by"]).outcome)
+        return str(inbox.resolve_sync(asked["token"], asked["payload"], by=asked["by"]).outcome)
     handle = WorkflowHandle(asked["workflow"], transport)
     return str(handle.signal_sync(asked["signal"], asked["payload"], signal_id=asked["signal_id"]).outcome)
 

@@ -1,4 +1,7 @@
-"""A step that waits in several ways, and records whom it asks and what it hears; its worker may die between the two."""
+"""Steps that wait in several ways, and record whom they ask and what they hear; their workers may die in between.
+
+`teller` is an agent that pays when somebody has approved that: what it hears is the tool that runs.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +13,19 @@ from pathlib import Path
 from failpoints import die_at
 from ledger import note, noted_run
 from pydantic import JsonValue
+from pydantic_ai import DeferredToolRequests
+from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart, ToolCallPart, ToolReturnPart
+from pydantic_ai.models.function import AgentInfo, FunctionModel
 from stumbles import stumble
 
-from paigeant_celery import WorkflowContext, activity
+from paigeant_celery import PaigeantAgent, WorkflowContext, activity, workflow_context
 from paigeant_celery.core.wait_errors import WaitTimedOut
 
 IN_TIME = 600.0  # seconds; longer than any trial, so that nothing that is answered is late
 SOON = 1.5  # seconds until a wait is over that nobody answers, or perhaps somebody
 NAP = 1.2  # seconds; the shortest sleep that holds no worker is one of a second
 TIMED_OUT = "timed out"
+APPROVAL = "deferred_tool_calls"  # as the wait for an approval is called
 
 Heard = dict[str, JsonValue]
 
@@ -102,3 +109,25 @@ WAYS: dict[str, Callable[[WorkflowContext], Awaitable[Heard]]] = {
     "beside": _beside,
     "in turn": _in_turn,
 }
+
+
+async def _think(messages: list[ModelMessage], _: AgentInfo) -> ModelResponse:
+    """Ask to pay, and after that say that it is paid."""
+    if not any(isinstance(part, ToolReturnPart) for message in messages for part in message.parts):
+        return ModelResponse(parts=[ToolCallPart("pay", {}, tool_call_id="pay")])
+    stumble(workflow_context().hop_id)
+    return ModelResponse(parts=[TextPart("paid")])
+
+
+teller: PaigeantAgent[None, str | DeferredToolRequests] = PaigeantAgent(
+    FunctionModel(_think), output_type=[str, DeferredToolRequests]
+)
+
+
+@teller.tool_plain(requires_approval=True)
+async def pay() -> str:
+    """Pay."""
+    hop_id = workflow_context().hop_id
+    with noted_run(hop_id):
+        note(os.environ["HEARD_FILE"], hop=hop_id, name=APPROVAL, heard="approved")
+    return "paid"

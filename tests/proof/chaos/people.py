@@ -15,7 +15,7 @@ from pathlib import Path
 
 from paigeant_celery import Inbox, TransientError
 from paigeant_celery.broker.transport import CeleryTransport
-from tests.proof.chaos.history import Awaited, Told, asked_in
+from tests.proof.chaos.history import Asked, Awaited, Told, asked_in
 
 __all__ = ["WAYS", "People", "waits_of"]
 
@@ -29,8 +29,9 @@ WORD = Awaited(hop_id="", name="word", ending="answered")
 PAID = Awaited(hop_id="", name="paid", ending="answered", asks=False)
 NEVER = Awaited(hop_id="", name="never", ending="timed out")
 EITHER = Awaited(hop_id="", name="either", ending="either")
+APPROVAL = Awaited(hop_id="", name="deferred_tool_calls", ending="answered")
 
-# What each way of `heed` waits for.
+# What each way of `heed` waits for; `approved` is the agent's.
 WAYS: Mapping[str, tuple[Awaited, ...]] = {
     "asked": (WORD,),
     "signalled": (PAID,),
@@ -39,6 +40,7 @@ WAYS: Mapping[str, tuple[Awaited, ...]] = {
     "slept": (),
     "beside": (WORD, PAID),
     "in turn": (WORD, PAID, NEVER),
+    "approved": (APPROVAL,),
 }
 
 
@@ -62,8 +64,8 @@ class _Saying:
 class People:
     """Say everything twice, and once more whenever they do not hear what became of it.
 
-    The second answer differs, and so does each that follows a lost reply, because a person types it. `told` is what
-    they heard. What they use dies on command, and is then started again by `start`.
+    The second answer differs, and so does each that follows a lost reply, because a person types it; what was approved
+    is denied. `told` is what they heard. What they use dies on command, and is then started again by `start`.
     """
 
     def __init__(
@@ -82,6 +84,7 @@ class People:
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._live, name="people", daemon=True)
         self.told: list[Told] = []
+        self.found: dict[str, Asked] = {}  # by token: approvals that nobody was told of, but that are pending
         self.failure: BaseException | None = None
 
     def begin(self) -> None:
@@ -130,6 +133,9 @@ class People:
                     with self._lock:
                         self._late.discard(wait.hop_id)
                     self._say(wait.hop_id, wait.name, within=ANSWER_WITHIN)
+                if wait.name == APPROVAL.name and wait.token not in self.found:
+                    self.found[wait.token] = Asked(hop_id=wait.hop_id, name=wait.name, token=wait.token)
+                    self._say(wait.hop_id, wait.name, token=wait.token, within=ANSWER_WITHIN)
 
     def _say(self, hop_id: str, name: str, *, within: tuple[float, float], token: str | None = None) -> None:
         with self._lock:
@@ -153,8 +159,11 @@ class People:
             self._sayings.append(later)
 
     def _said(self, saying: _Saying) -> str:
-        payload = f"{saying.name} {saying.tries}"
-        if saying.token is None:
+        payload, asked = f"{saying.name} {saying.tries}", dict[str, object]()
+        if saying.name == APPROVAL.name:
+            payload = "denied" if saying.again else "approved"
+            asked = {"decides": True, "token": saying.token, "by": f"person {saying.tries}"}
+        elif saying.token is None:
             asked = {"workflow": saying.hop_id.rpartition(".")[0], "signal": saying.name, "signal_id": saying.hop_id}
         else:
             asked = {"token": saying.token, "by": f"person {saying.tries}"}
@@ -162,7 +171,7 @@ class People:
         self.told.append(Told(hop_id=saying.hop_id, name=saying.name, payload=payload, outcome=outcome))
         return outcome
 
-    def _asked_of_program(self, asked: Mapping[str, str]) -> str:
+    def _asked_of_program(self, asked: Mapping[str, object]) -> str:
         """Return what the program printed; nothing if it died."""
         program = self._program = self._program or self._start()
         assert program.stdin is not None

@@ -84,7 +84,7 @@ def try_slip(seed: int, plan: Plan, folder: Path) -> Report:
             workflows=tuple(map(contestant.outcome, storm.works)),
             runs=runs_in(where.runs_file),
             hits=hits_in(storm.hits_file),
-            asked=asked_in(contestant.asked_file),
+            asked=(*asked_in(contestant.asked_file), *contestant.people.found.values()),
             told=tuple(contestant.people.told),
             heard=heard_in(contestant.heard_file),
             **left,
