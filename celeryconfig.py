@@ -42,6 +42,7 @@ A host application sets the same `paigeant_*` keys in its own Celery configurati
 # "only", the default of the stand-alone app: every loaded activity and no other queue, because tasks of other
 # applications may wait on its Redis in Celery's default queue. "no": no activity. Names, such as ("writer", "critic"):
 # its other queues and these activities. If it is not set, `-Q` of a worker says which activities that worker serves.
+# Whoever serves any activity also serves `_flow`, the steps that wait, unless `-X` excludes its queue.
 # paigeant_consume = "also"
 
 # The names of queues, tasks and store keys begin with it. Two deployments on one Redis need two prefixes.

@@ -81,7 +81,7 @@ if TYPE_CHECKING:
         RegisteredActivity,
         RoutingSlip,
     )
-    from paigeant_celery.core.wait_errors import InvalidAnswer, SignalRefused, UnknownWait
+    from paigeant_celery.core.wait_errors import InvalidAnswer, SignalRefused, UnknownWait, WorkflowWaits
     from paigeant_celery.store.port import DeadLetter, Store
     from paigeant_celery.worker.executor import ActivityExecutor
     from paigeant_celery.worker.install import install
@@ -163,6 +163,7 @@ _HOME = {
     "WorkflowParked": "core.errors",
     "WorkflowResult": "client.readings",
     "WorkflowStatus": "client.readings",
+    "WorkflowWaits": "core.wait_errors",
     "activity": "activities.functions",
     "agent_events": "agents.agent_events",
     "get_transport": "broker.transport",
@@ -250,6 +251,7 @@ __all__ = [
     "WorkflowParked",
     "WorkflowResult",
     "WorkflowStatus",
+    "WorkflowWaits",
     "activity",
     "agent_events",
     "get_transport",

@@ -9,7 +9,9 @@ Put `pytest_plugins = ["paigeant_celery.testing"]` into the top `conftest.py`, t
         assert result.outputs["writer"] == "a draft"
 
 Hops go through the code that a worker runs: guard, claim, run, decide, commit. Only the broker is missing:
-published messages wait in `pending` until they are delivered.
+published messages wait in `pending` until they are delivered. Nobody waits for time, and `answers` stand for people:
+
+    result = await workflow_harness.run([clerk.activity("refund it")], answers={"refund": True, "paid": {"eur": 3}})
 """
 
 from __future__ import annotations
@@ -27,10 +29,12 @@ from paigeant_celery.broker.port import Delivery
 from paigeant_celery.broker.sending import Sending
 from paigeant_celery.client.dispatch import WorkflowDispatcher
 from paigeant_celery.client.handle import WorkflowHandle
+from paigeant_celery.client.prepared import Prepared, answer_prepared
 from paigeant_celery.client.readings import WorkflowResult
 from paigeant_celery.core.names import Names
 from paigeant_celery.core.settings import Settings
 from paigeant_celery.core.slip import ActivitySpec, FunctionSpec, SleepSpec, Step, WaitSpec
+from paigeant_celery.core.wait_errors import WorkflowWaits
 from paigeant_celery.hop.claims import Claims
 from paigeant_celery.hop.effects import ClosedAs, Drop, Refused
 from paigeant_celery.hop.guard import Arrival
@@ -54,8 +58,8 @@ class WorkflowHarness:
     """Dispatches workflows and delivers their hops by hand.
 
     `pending` holds the messages that were published but not yet delivered, `delivered` those that were, in order.
-    `transport` can be passed to any dispatcher; `store` is its in-memory store. Nobody waits for a retry: the
-    store's clock is set forward instead. `around_step` is what workers have as `paigeant_around_step`.
+    `transport` can be passed to any dispatcher; `store` is its in-memory store. Nobody waits for time: the store's
+    clock is set forward instead. `around_step` is what workers have as `paigeant_around_step`.
     """
 
     def __init__(self, settings: Settings | None = None, *, around_step: str | AroundStep | None = None) -> None:
@@ -91,13 +95,21 @@ class WorkflowHarness:
         deadline: datetime | None = None,
         stream: bool = False,
         usage_limits: object = None,
+        answers: Prepared | None = None,
         deliver_twice: bool = False,
     ) -> WorkflowResult:
         """Run a workflow to its end and return its result.
 
         The steps are `itinerary`, or those on the runway of `dispatcher`. `deliver_twice` delivers each hop once
-        more after it ran, as a broker may. Raises what `dispatch_workflow` raises, `UnknownActivity` if a step's
-        activity is not loaded, and `WorkflowFailed`.
+        more after it ran, as a broker may.
+
+        `answers` has what people and programs outside answer, by the name of the wait or signal, or of the tool whose
+        calls wait: JSON, for a call also `True`, `False` or what pydantic-ai has (`ToolDenied("no")`), for a wait with
+        several calls also a mapping of their ids. A function gets the `PendingWait`, or the `AskedCall` of a tool, and
+        returns that. What has no answer times out if it has a timeout; sleeps and polls take no time.
+
+        Raises what `dispatch_workflow` raises, `UnknownActivity` if a step's activity is not loaded, `WorkflowWaits` if
+        something that never times out has no answer, `InvalidAnswer`, and `WorkflowFailed`.
         """
         handle = self.dispatch(
             itinerary,
@@ -109,8 +121,32 @@ class WorkflowHarness:
             stream=stream,
             usage_limits=usage_limits,
         )
-        await self.deliver(times=2 if deliver_twice else 1)
+        times = 2 if deliver_twice else 1
+        await self.deliver(times=times)
+        answered: set[str] = set()
+        while await self._go_on(handle, answers or {}, answered):
+            await self.deliver(times=times)
         return handle.result_sync(timeout=0)
+
+    async def _go_on(self, handle: WorkflowHandle, answers: Prepared, answered: set[str]) -> bool:
+        """Give a suspended workflow what it waits for, or the time; False if it is not suspended.
+
+        `answered` are the ids of waits that got their answer. One that is open all the same cannot use it.
+        """
+        record = self.store.workflow(handle.correlation_id)
+        if record is None or not record.suspended:
+            return False
+        open_ = {wait.token: wait for wait in record.waits if wait.state == "open"}
+        given = await answer_prepared(handle, answers, to={t for t, w in open_.items() if w.wait_id not in answered})
+        answered.update(open_[token].wait_id for token in given)
+        if given:
+            return True
+        times = [time for time in (record.wake_at, *(wait.until for wait in open_.values())) if time is not None]
+        if not times:
+            waits_for = "; ".join(map(str, handle.status_sync().waiting_for))
+            raise WorkflowWaits(handle.correlation_id, waits_for)
+        self.skip(min(times) - self._now())
+        return True
 
     def dispatch(
         self,
@@ -145,8 +181,9 @@ class WorkflowHarness:
     async def deliver(self, hops: int | None = None, *, times: int = 1) -> list[str]:
         """Deliver pending hops, each `times` times: `hops` of them, or until none is left.
 
-        Returns what became of each delivery: `completed`, `workflow_completed`, `retrying`, `parked`, `failed`,
-        `refused: <reason>` or `dropped: <reason>`.
+        Returns what became of each delivery: `completed`, `workflow_completed`, `retrying`, `suspended`, `parked`,
+        `failed`, `refused: <reason>` or `dropped: <reason>`. A suspended hop is pending again when it is answered
+        through its handle, or its time is over: see `skip`.
         """
         outcomes: list[str] = []
         for _ in range(hops if hops is not None else MOST_DELIVERIES):
@@ -176,6 +213,11 @@ class WorkflowHarness:
     def _now(self) -> datetime:
         return datetime.now(UTC) + self._skipped
 
+    def skip(self, delay: timedelta) -> None:
+        """Set the clock forward, and send what is due then: what slept, or whose wait has timed out."""
+        self._skipped += max(delay, timedelta())
+        self.sweep()
+
     def sweep(self) -> None:
         """Resend messages that are due, such as a redriven workflow's; the clock is set forward by a second."""
         self._skipped += timedelta(seconds=1)
@@ -186,8 +228,7 @@ class WorkflowHarness:
         while self._retrying and not self.pending:
             record = self.store.workflow(self._retrying.pop().rpartition(".")[0])
             if record is not None and record.retry_at is not None:
-                self._skipped += max(record.retry_at - self._now(), timedelta())
-                self.sweep()
+                self.skip(record.retry_at - self._now())
 
 
 class _HarnessPublisher:

@@ -197,7 +197,7 @@ async def open_context(
     waits: Waits | None = None,
 ) -> WorkflowContext:
     """Build the context of the step that `message` is about to run."""
-    step, previous = message.step, message.slip.previous
+    step, previous = message.step, message.slip.wanted
     return WorkflowContext(
         correlation_id=message.correlation_id,
         hop_id=message.message_id,

@@ -14,7 +14,7 @@ from pydantic_core import PydanticCustomError
 from paigeant_celery.core.content import Prompt, crossing_prompt
 from paigeant_celery.core.crossing import Crossed, cross
 from paigeant_celery.core.errors import InvalidInput
-from paigeant_celery.core.flow_steps import SLEEP, SleepSpec, WaitSpec
+from paigeant_celery.core.flow_steps import SLEEP, FlowStep, SleepSpec, WaitSpec
 from paigeant_celery.core.policy import StepPolicy
 from paigeant_celery.core.step_fields import ActivityName, Conversation, StepFields, StepId, WireModel, build
 
@@ -273,6 +273,11 @@ class RoutingSlip(WireModel):
     def previous(self) -> ExecutedStep | None:
         """The record of the step whose output the next one gets: the last one that gave any, which no sleep does."""
         return next((record for record in reversed(self.executed) if record.gives_output), None)
+
+    @property
+    def wanted(self) -> ExecutedStep | None:
+        """The record of the output that the next step is given; one that waits is given none, whenever it wakes."""
+        return None if isinstance(self.next_step, FlowStep) else self.previous
 
     @property
     def visits(self) -> Counter[str]:

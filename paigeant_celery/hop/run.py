@@ -7,7 +7,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from pydantic import JsonValue
 
-from paigeant_celery.activities.context import entered, open_context
+from paigeant_celery.activities.context import WorkflowContext, entered, open_context
 from paigeant_celery.activities.pauses import pause_of
 from paigeant_celery.activities.port import Activity, StepLimits
 from paigeant_celery.broker.tracing import hop_trace
@@ -146,7 +146,7 @@ class StepRunner:
                     waits=StepWaits(hop.journal),
                 )
                 with entered(context), hop_trace(hop.message.trace_context), journalling(hop.journal):
-                    async with self._surroundings.around(context):
+                    async with self._around(hop, context):
                         result = await hop.activity.run(hop.message.step, hop.given, context, limits=self._limits)
                         if hop.journal is not None:
                             await hop.journal.settle()
@@ -169,6 +169,10 @@ class StepRunner:
                 return _raised(hop, error, expired=limit.expired())
             except BaseException:  # noqa: BLE001 - a class may do anything when its errors are looked at
                 return _failed(hop, error, "(the error raised another one when it was looked at)", as_any=True)
+
+    def _around(self, hop: Opened, context: WorkflowContext) -> AbstractAsyncContextManager[None]:
+        """Return what surrounds the user's code; a step of our own runs none, and may wait for days."""
+        return nullcontext() if hop.activity.kind == "flow" else self._surroundings.around(context)
 
     async def _output(self, hop: Opened, record: ExecutedStep) -> JsonValue:
         """Return an output that does not travel: as the claim brought it, otherwise as the store has it."""

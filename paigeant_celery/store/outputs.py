@@ -92,7 +92,7 @@ def brought_with_claim(message: PaigeantMessage) -> tuple[str, ...]:
     Large ones are read apart.
     """
     wanted: list[tuple[str, int]] = []
-    if (previous := message.slip.previous) is not None and previous.output_ref is not None:
+    if (previous := message.slip.wanted) is not None and previous.output_ref is not None:
         wanted.append((previous.step_id, previous.output_ref.size))
     if (later := next_page(message.slip)) is not None:
         wanted.append((name_of_page(later.page), later.size))

@@ -45,7 +45,7 @@ HOST_CONFIGURATION = "# celeryconfig.py of the host"
 HOST_DISPATCH = "Thank order 17."
 FASTAPI_VIEWS = "# web.py"
 DJANGO_VIEW = "# views.py"
-HARNESS_TEST = "workflow_harness"
+HARNESS_TEST = "test_the_facts_are_in_the_result"
 IDEMPOTENT_TOOL = "cashier = "
 HANDLED_PAUSE = "janitor = "
 DESK = "# desk.py"
@@ -59,6 +59,9 @@ LIBRARY = "# library.py"
 DISPATCHING = "# dispatching.py"
 FOLLOWING = "# following.py"
 ORDERS = "# orders.py"
+REFUNDS = "# refunds.py"
+REFUNDS_TEST = "# test_refunds.py"
+INBOX_PAGE = "# inbox_page.py"
 SCREEN = "# screen.py"
 OPENTELEMETRY = "CeleryInstrumentor().instrument()"
 SENTRY = "integrations=[CeleryIntegration()]"
@@ -85,6 +88,9 @@ RUN_BELOW = (
     DISPATCHING,
     FOLLOWING,
     ORDERS,
+    REFUNDS,
+    REFUNDS_TEST,
+    INBOX_PAGE,
     SCREEN,
     OPENTELEMETRY,
     SENTRY,
@@ -121,6 +127,11 @@ FIGURES = [
     ("docs/guarantees.md", "After it was begun `max_attempts` ({}) times,", SETTINGS.max_attempts),
     ("docs/guarantees.md", "which is every quarter of `paigeant_lease` ({} s)", SETTINGS.lease / RENEWALS_PER_LEASE),
     ("docs/performance.md", "with more than {} task threads", FEW),
+    ("docs/waiting.md", "A step has at most {} open waits,", LIMITS.max_waits),
+    ("docs/waiting.md", "an answer at most {} MiB,", LIMITS.max_answer / 1024**2),
+    ("docs/waiting.md", "a signal {} KiB,", LIMITS.max_signal / 1024),
+    ("docs/waiting.md", "keeps at most {} signals for waits to come", LIMITS.max_signals),
+    ("docs/waiting.md", "is sent by a sweep after {} s.", LIMITS.due_after / 1000),
     ("paigeant_celery/store/port.py", "A workflow keeps about the last {}.", LIMITS.max_streamed),
 ]
 
@@ -557,6 +568,79 @@ def test_the_harness_test_passes_as_it_is_shown(host: Path) -> None:
     done = run_pytest(host)
 
     assert re.search(r"^1 passed in ", done.stdout, re.MULTILINE), done
+
+
+def test_the_answers_of_a_test_are_given_as_shown(host: Path) -> None:
+    """An approval, a signal and a forgotten answer, in the words of pydantic-ai."""
+    (host / "shop" / "refunds.py").write_text(block(REFUNDS), encoding="utf-8")
+    (host / "conftest.py").write_text('pytest_plugins = ["paigeant_celery.testing"]\n', encoding="utf-8")
+    (host / "test_refunds.py").write_text(block(REFUNDS_TEST), encoding="utf-8")
+
+    done = run_pytest(host)
+
+    assert re.search(r"^2 passed in ", done.stdout, re.MULTILINE), done
+
+
+ANSWERED_ON_A_PAGE = """
+import time
+from starlette.testclient import TestClient
+from paigeant_celery import ActivitySpec, FunctionSpec
+
+correlation_id = dispatcher.dispatch_workflow_sync(
+    transport, itinerary=[ActivitySpec("clerk", "Refund the sofa."), FunctionSpec("settle")]
+)
+handle = dispatcher.handle(correlation_id, transport)
+
+def until_it_waits_for(name):
+    end = time.monotonic() + 60
+    while name not in str(status := handle.status_sync()):
+        assert status.in_progress and time.monotonic() < end, status
+        time.sleep(0.05)
+
+with TestClient(web, follow_redirects=False) as browser:
+    ann, bob = {"x-forwarded-user": "ann"}, {"x-forwarded-user": "bob"}
+    payment = {"id": 17, "by": "bank"}
+
+    def post(path="/inbox", as_=ann, **given):
+        answer = browser.post(path, headers=as_, **given)
+        return answer.status_code, answer.json()["detail"] if answer.status_code in (404, 409) else ""
+
+    print(browser.get("/inbox").status_code, post(as_={}, data={})[0])
+    until_it_waits_for("refund")
+    page = browser.get("/inbox", headers=ann).text
+    print(re.search("<p>(.*?), since", page)[1])
+    form = dict(re.findall(r'name="(token|call)" value="([^"]+)"', page))
+    print(post(data={**form, "token": "a~b", "answer": "yes"}), post(data={**form, "call": "b", "answer": "yes"})[0])
+    print(post(data={**form, "answer": "yes"}), post(as_=bob, data={**form, "answer": "no"}))
+    until_it_waits_for("paid")
+    print(browser.get("/inbox", headers=ann).text, post("/payments/nobody", json=payment))
+    print(post(f"/payments/{correlation_id}", json=payment), post(f"/payments/{correlation_id}", json=payment)[0])
+print(handle.result_sync(timeout=60).outputs)
+print([(event.type, event.fields["by"]) for event in handle.events_sync() if event.type == "answered"])
+"""
+
+
+def test_a_page_lists_what_is_asked_and_its_answers_let_a_worker_go_on(
+    host: Path, own_redis: Callable[..., RedisServer]
+) -> None:
+    """A web process that knows no agent answers for people, and a bank's message that comes twice counts once."""
+    (host / "shop" / "refunds.py").write_text(block(REFUNDS), encoding="utf-8")
+    (host / "shop" / "agents.py").write_text("from shop.refunds import clerk, settle", encoding="utf-8")
+    url = own_redis().url
+
+    with worker(host, "-A", "shop", "worker", PAIGEANT_CONSUME="only", SHOP_BROKER=url):
+        printed = run_script(f"import re\n{block(INBOX_PAGE)}{ANSWERED_ON_A_PAGE}", cwd=host, SHOP_BROKER=url)
+
+    assert printed.splitlines() == [
+        "401 401",
+        "refund {&quot;order&quot;: &quot;a&quot;, &quot;euros&quot;: 0.0}",
+        "(404, 'no longer asked') 422",
+        "(303, '') (409, 'ann was faster')",
+        "Nobody is asked anything. (404, 'no longer asked')",
+        "(202, '') 202",
+        "{'clerk': '{\"refund\":\"refunded 0.0 for a\"}', 'settle': 'paid by bank'}",
+        "[('answered', 'ann'), ('answered', 'bank')]",
+    ]
 
 
 def test_the_harness_stops_half_way_as_its_page_says(host: Path) -> None:

@@ -19,7 +19,7 @@ from tests.support.starting import run
 ROOT = Path(__file__).parents[2]
 EXAMPLES = (
     "single_agent", "three_agents", "dynamic_itinerary", "functions_and_agents", "existing_celery_app",
-    "durable_research",
+    "durable_research", "approvals",
 )  # fmt: skip
 AT_ONCE = 4
 LONGEST = 100.0  # seconds; even a busy machine starts a server and a worker in that time
@@ -32,6 +32,8 @@ CAT = "Our office cat learned to open the fridge"
 CLAIM = "the sum is easy: 2 + 2 = 5"
 NO_CLAIM = "we like to walk by the river"
 MERGE = "How do I merge sorted lists?"
+REFUNDS = "Ann's kettle leaks: 39.90. Bob wants 180.00 back for the sofa; Cy 250.50 for a desk."
+ANSWERED = ("--answer", "90.00", "--answer", "no, we repair it")
 
 pytestmark = pytest.mark.together
 
@@ -67,6 +69,8 @@ RUNS: Mapping[str, tuple[str, ...]] = {
     "research, kill": ("examples/durable_research", "--kill", MERGE),
     "research, failure of another model": ("-m", "examples.durable_research", "--fail", "--model", "test", TRAINS),
     "research, unknown model": ("examples/durable_research", "--kill", "--model", "nobody:none", MERGE),
+    "approvals, kill": ("examples/approvals", "--kill", *ANSWERED, REFUNDS),
+    "approvals, unknown model": ("examples/approvals", "--kill", "--model", "nobody:none", REFUNDS),
     **{f"{name}, help": (f"examples/{name}", "--help") for name in EXAMPLES},
     "no words": ("examples/single_agent", "42 !"),
 }
@@ -380,6 +384,63 @@ def test_any_model_goes_on_after_the_kill(screens: Screens) -> None:
 def test_a_model_that_does_not_exist_starts_no_worker(screens: Screens) -> None:
     """Its name is read in the process that somebody watches."""
     outcome = screens.outcome("research, unknown model")
+
+    assert (outcome.returncode, outcome.stdout) == (1, "")
+    assert outcome.stderr == "Unexpected: Unknown model: nobody:none\n"
+
+
+def test_a_person_answers_while_no_worker_lives_and_each_refund_is_paid_once(screens: Screens) -> None:
+    """Workers come and go while somebody makes up their mind."""
+    screen = screens["approvals, kill"]
+
+    first, second, third = re.findall(r"^worker +process (\d+) is started$", screen, re.MULTILINE)
+    assert re.findall(r"^worker +process (\d+) is killed while the workflow waits$", screen, re.MULTILINE) == [
+        first, second,
+    ]  # fmt: skip
+    assert len({first, second, third}) == 3
+    asked = re.findall(r"^person +refund ([\d.]+) \((.+)\)\? .*: (.+)$", screen, re.MULTILINE)
+    assert asked == [
+        ("180.00", "Bob wants back for the sofa", "90.00"), ("250.50", "Cy for a desk", "no, we repair it"),
+    ]  # fmt: skip
+    assert screen.index(asked[-1][-1]) > screen.index(f"process {second} is killed")
+    assert screen.index(asked[-1][-1]) < screen.index(f"process {third} is started")
+    assert re.findall(r"\d\. (\d.+)$", screen, re.MULTILINE) == [
+        "39.90 (Ann's kettle leaks)", "90.00 (Bob wants back for the sofa)", "250.50 (Cy for a desk): we repair it",
+    ]  # fmt: skip
+    assert screen.endswith("Paid, each once: 2. Decided by a person: 2.\n")
+
+
+def test_what_is_refunded_is_what_the_text_says_and_what_nobody_answers_is_refused() -> None:
+    """The local model knows no text in advance, and where there is no terminal, nobody can have agreed."""
+    refunds = {
+        REFUNDS: [(3990, "Ann's kettle leaks"), (18000, "Bob wants back for the sofa"), (25050, "Cy for a desk")],
+        "Refund $20 for order 17 and 1,250 dollars for order 18!": [
+            (2000, "Refund for order 17"), (125000, "for order 18"),
+        ],
+        "Give Mia 30 and Tom 500 for order 99": [(3000, "Give Mia"), (50000, "Tom for order 99")],
+        "On 12.05.2026 a cup broke: \u20ac5": [(500, "On 12.05.2026 a cup broke")],
+        "three cups broke": [],
+        f"Give me {'9' * 6000} euros": [],
+    }  # fmt: skip
+    script = """
+import json, sys
+from examples.approvals.person import read_line
+from examples.approvals.refunds import refunds_in
+
+print(json.dumps([[[refund.cents, refund.reason] for refund in refunds_in(text)] for text in sys.argv[1:]]))
+print(read_line(), "pydantic_ai" in sys.modules)
+"""
+
+    outcome = run_python("-c", script, *refunds, cold=True)
+
+    found, answer = outcome.stdout.splitlines()
+    assert json.loads(found) == [[list(refund) for refund in expected] for expected in refunds.values()]
+    assert answer == "no, because nobody answered False"
+
+
+def test_a_model_that_does_not_exist_asks_nobody(screens: Screens) -> None:
+    """Its name is read in the process that somebody watches."""
+    outcome = screens.outcome("approvals, unknown model")
 
     assert (outcome.returncode, outcome.stdout) == (1, "")
     assert outcome.stderr == "Unexpected: Unknown model: nobody:none\n"

@@ -13,6 +13,7 @@ from pydantic_ai import Agent, BinaryContent, CachePoint, ImageUrl, RunContext, 
 from paigeant_celery import (
     ActivitySpec,
     Answered,
+    AskedCall,
     FunctionSpec,
     GivenAnswer,
     Inbox,
@@ -35,6 +36,7 @@ from paigeant_celery import (
     sleep_until,
     wait_for,
 )
+from paigeant_celery.testing import WorkflowHarness
 
 
 class Draft(BaseModel):
@@ -208,3 +210,23 @@ async def dispatches() -> None:
     dispatcher.dispatch_workflow_sync(stream=True, usage_limits=WorkflowLimits(request_limit=3, cost_limit="0.5"))
     WorkflowLimits(requests=3)  # type: ignore[call-arg]
     assert_type(dispatcher.handle(correlation_id, transport), WorkflowHandle)
+
+
+# Tests.
+
+
+async def tests(workflow_harness: WorkflowHarness) -> None:
+    def decide(call: AskedCall) -> bool:
+        assert_type(call.arguments, JsonValue)
+        return call.tool == "refund"
+
+    async def address(wait: PendingWait) -> str:
+        assert_type(wait.question, str | None)
+        assert_type(wait.calls, tuple[AskedCall, ...])
+        return wait.name
+
+    answers = {"refund": decide, "address": address, "paid": {"cents": 3}, "word": None}
+    assert_type(await workflow_harness.run([score.activity(3)], answers=answers), WorkflowResult)
+    assert_type(await workflow_harness.deliver(), list[str])
+    workflow_harness.skip(timedelta(hours=1))
+    await workflow_harness.run([score.activity(3)], answers=True)  # type: ignore[arg-type]

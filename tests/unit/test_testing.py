@@ -4,8 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
-from paigeant_celery import FunctionSpec, activity
+import pytest
+from pydantic import BaseModel
+
+from paigeant_celery import (
+    FunctionSpec,
+    PendingWait,
+    WorkflowContext,
+    WorkflowFailed,
+    WorkflowHandle,
+    WorkflowWaits,
+    activity,
+    sleep_for,
+    wait_for,
+)
 from paigeant_celery.testing import WorkflowHarness
 
 
@@ -24,3 +40,148 @@ def test_a_step_runs_whose_function_nothing_else_holds(workflow_harness: Workflo
 
     assert asyncio.run(workflow_harness.deliver()) == ["workflow_completed"]
     assert handle.result_sync(timeout=0).output == 42
+
+
+def shop() -> FunctionSpec:
+    """Make a step that waits for two signals and an answer, one after the other."""
+
+    @activity
+    async def shop(context: WorkflowContext) -> list[Any]:
+        return [
+            await context.wait_for("paid"),
+            await context.wait_for("paid"),
+            await context.wait_for("address", ask=lambda token: None, question="Where to?"),
+        ]
+
+    return shop.activity()
+
+
+class Payment(BaseModel):
+    cents: int
+
+
+def test_each_wait_gets_the_answer_of_its_name(workflow_harness: WorkflowHarness) -> None:
+    """A test says what people and programs answer, as it says with what a model answers."""
+    seen: list[PendingWait] = []
+
+    async def address(wait: PendingWait) -> str:
+        seen.append(wait)
+        return f"answer to {wait.question}"
+
+    answers = {"paid": Payment(cents=3), "address": address}
+    result = asyncio.run(workflow_harness.run([shop()], answers=answers, correlation_id="w"))
+
+    assert result.output == [{"cents": 3}, {"cents": 3}, "answer to Where to?"]
+    assert [(wait.name, wait.kind, wait.step_id, wait.workflow) for wait in seen] == [
+        ("address", "token", "shop", "w")
+    ]  # fmt: skip
+
+
+def test_a_wait_without_an_answer_ends_the_test_with_what_is_pending(workflow_harness: WorkflowHarness) -> None:
+    """Whoever forgot an answer must neither wait nor guess its name."""
+    step = shop()
+
+    with pytest.raises(WorkflowWaits, match=r"'w' waits for an answer to 'address'.*pass an answer in `answers=`"):
+        asyncio.run(workflow_harness.run([step], answers={"paid": None}, correlation_id="w"))
+    with pytest.raises(WorkflowWaits, match="the signal 'paid'"):
+        asyncio.run(workflow_harness.run([step], answers={"payed": 1}))
+
+
+def test_time_is_set_forward_for_sleeps_and_timeouts(workflow_harness: WorkflowHarness) -> None:
+    """A test of a reminder after a week takes no week."""
+
+    @activity
+    async def remind(context: WorkflowContext) -> list[str]:
+        await context.sleep_for(timedelta(days=7))
+        await context.sleep_until(datetime.now(UTC) + timedelta(days=30))
+        told = []
+        for name in ("first", "second"):
+            try:
+                told.append(str(await context.wait_for(name, timeout=timedelta(days=1))))
+            except TimeoutError:
+                told.append(f"no {name}")
+        return told
+
+    began = time.monotonic()
+    result = asyncio.run(workflow_harness.run([remind.activity()], answers={"second": "it"}))
+
+    assert result.output == ["no first", "it"]
+    assert time.monotonic() - began < 60
+    with pytest.raises(WorkflowFailed, match="WaitTimedOut"):
+        asyncio.run(workflow_harness.run([patient()]))
+
+
+def patient() -> FunctionSpec:
+    """Make a step that waits for a day."""
+
+    @activity
+    async def patient(context: WorkflowContext) -> Any:
+        return await context.wait_for("word", timeout=timedelta(days=1))
+
+    return patient.activity()
+
+
+def test_steps_that_wait_get_their_answers_and_take_no_time(workflow_harness: WorkflowHarness) -> None:
+    """A workflow that starts on Monday and waits for a payment is tested today."""
+
+    @activity
+    async def ship(context: WorkflowContext) -> Any:
+        return context.previous_output and context.previous_output.output
+
+    steps = [wait_for("paid", timeout=60), sleep_for(timedelta(days=3)), ship.activity()]
+    start_at = datetime.now(UTC) + timedelta(days=4)
+
+    answers = {"paid": {"cents": 3}}
+    result = asyncio.run(workflow_harness.run(steps, start_at=start_at, answers=answers, correlation_id="w"))
+
+    assert result.outputs == {"wait-paid": {"cents": 3}, "ship": {"cents": 3}}
+    *_, ended = WorkflowHandle("w", workflow_harness.transport).events_sync()
+    assert ended.at - start_at >= timedelta(days=3)
+    with pytest.raises(WorkflowFailed, match="WaitTimedOut"):
+        asyncio.run(workflow_harness.run(steps))
+
+
+def test_a_test_can_stop_where_a_workflow_waits(workflow_harness: WorkflowHarness) -> None:
+    """It looks at what is pending, answers through the handle, or lets time pass."""
+    step = patient()
+    answered, late = (workflow_harness.dispatch([step]) for _ in range(2))
+
+    assert asyncio.run(workflow_harness.deliver()) == ["suspended", "suspended"]
+    assert asyncio.run(workflow_harness.deliver()) == []
+    (wait,) = answered.pending_sync()
+    assert (wait.name, answered.status_sync().state) == ("word", "suspended")
+
+    answered.signal_sync("word", "hello")
+    assert asyncio.run(workflow_harness.deliver()) == ["workflow_completed"]
+    assert answered.result_sync(timeout=0).output == "hello"
+
+    workflow_harness.skip(timedelta(hours=23))
+    assert not workflow_harness.pending
+    workflow_harness.skip(timedelta(hours=1))
+    assert asyncio.run(workflow_harness.deliver()) == ["failed"]
+    with pytest.raises(WorkflowFailed, match="WaitTimedOut"):
+        late.result_sync(timeout=0)
+
+
+def test_a_repeated_delivery_answers_nothing_twice(workflow_harness: WorkflowHarness) -> None:
+    """A broker may deliver the message of a hop again while it waits."""
+    asked = []
+
+    def paid(wait: PendingWait) -> int:
+        asked.append(wait.name)
+        return len(asked)
+
+    answers = {"paid": paid, "address": "there"}
+    result = asyncio.run(workflow_harness.run([shop()], answers=answers, deliver_twice=True))
+
+    assert result.output == [1, 2, "there"]
+
+
+def test_what_a_prepared_function_raises_ends_the_test(workflow_harness: WorkflowHarness) -> None:
+    """It holds the assertions of the test."""
+
+    def paid(wait: PendingWait) -> int:
+        raise AssertionError("not this one")
+
+    with pytest.raises(AssertionError, match="not this one"):
+        asyncio.run(workflow_harness.run([shop()], answers={"paid": paid}))

@@ -29,10 +29,12 @@ from paigeant_celery.core.conversations import ConversationKey
 from paigeant_celery.core.errors import HopUnknown
 from paigeant_celery.core.flow import Failure
 from paigeant_celery.core.hops import goes_first
+from paigeant_celery.core.waits import WHOLE, Wait, make_token
 from paigeant_celery.store.conversations import heard_of
 from paigeant_celery.store.limits import LIMITS
 from paigeant_celery.store.memory import MemoryStore
 from paigeant_celery.store.memory_letters import FOR_EVER
+from paigeant_celery.store.memory_waits import by_since
 from paigeant_celery.store.port import (
     Claim,
     ClaimAnswer,
@@ -43,15 +45,19 @@ from paigeant_celery.store.port import (
     Dropped,
     Heard,
     HopRecord,
+    NewWait,
     NewWorkflow,
     RenewAnswer,
+    Resolution,
     Said,
+    Standing,
     Store,
     StoredEvent,
     Sweep,
 )
 from paigeant_celery.store.redis import RedisStore
 from paigeant_celery.store.redis_client import Client
+from paigeant_celery.store.redis_waits import waits_in
 
 T = TypeVar("T")
 
@@ -69,10 +75,13 @@ PLACES = 3
 HOPS = tuple(f"{workflow}.{place}" for workflow in WORKFLOWS for place in range(PLACES))
 OWNERS = ("here:1", "here:2", "there:3")
 LETTERS = ("w.0", "w.1", "x")  # of hops that may be parked, and of a message without a hop
-FEW_LETTERS = replace(LIMITS, max_letters=2)  # so that the oldest are dropped
+FEW_LETTERS = replace(LIMITS, max_letters=2, max_signals=2, max_calls=3)  # so that the oldest are dropped
 
 SHARED = ConversationKey("customer 7")  # of the first and the last hop of each workflow; the middle one has its own
 KEYS = (SHARED, *(ConversationKey("aside: 1", workflow) for workflow in WORKFLOWS))
+
+WAITS = {"ask": (WHOLE,), "two": ("a", "b"), "paid": (WHOLE,)}  # what hops wait for, and its parts
+PATIENCE = 40.0  # seconds until some waits are given up
 
 FAILURE = Failure(step_id="draft", error_class="ValueError", text="no such topic")
 
@@ -147,6 +156,8 @@ class Row:
     waits: int
     heard: Heard | None
     journal: Mapping[str, str]
+    stands_at: tuple[Wait, ...]
+    suspended: tuple[tuple[str, int] | None, bool, int | None, bool]  # by whom, if it slept, until when, and quietly
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,6 +177,7 @@ class Course:
     blobs: Mapping[str, str]
     events: Sequence[tuple[int, Mapping[str, str]]]
     stream: Sequence[tuple[int, Mapping[str, str], int]]  # the last one is the number of events before it
+    signals: tuple[int, Sequence[str], Mapping[str, Sequence[tuple[str, str, int, str]]]]  # count, ids, those kept
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,6 +189,8 @@ class Reading:
     due: Mapping[str, int]
     ahead: frozenset[str]  # due hops that are sent whatever waits on their queue
     parked: Mapping[str, int]
+    asleep: Mapping[str, int]
+    asked: Mapping[str, int]  # open waits, and since when
     deadlines: Mapping[str, int]  # when they are looked at
     owned: Mapping[str, frozenset[str]]
     leases: Mapping[str, int]
@@ -184,6 +198,7 @@ class Reading:
     reached: Mapping[str, int]
     swept_at: int | None
     held_until: int | None
+    cut: bool
     letters: Sequence[tuple[Mapping[str, str], int, int | None]]  # oldest first, with `at` and when it expires
     letters_dropped: int
     histories: Mapping[ConversationKey, tuple[str, Heard, int | None]]  # the text, and when it expires by itself
@@ -228,6 +243,8 @@ class MemoryRig:
             due={hop_id: milliseconds(at) for hop_id, at in records.due.items()},
             ahead=frozenset(hop_id for hop_id in records.due if goes_first(records.hops[hop_id].hop)),
             parked={hop_id: milliseconds(at) for hop_id, at in records.parked.items()},
+            asleep={hop_id: milliseconds(at) for hop_id, at in records.asleep.items()},
+            asked={each.wait.token: milliseconds(each.wait.since) for each in raw.asked(after=None, limit=999)},
             deadlines={name: milliseconds(at) for name, at in records.deadlines.items()},
             owned={owner: frozenset(held) for owner, held in records.owned.items()},
             leases={owner: milliseconds(end) for owner, end in records.leases.items()},
@@ -235,6 +252,7 @@ class MemoryRig:
             reached={queue: line.reached for queue, line in records.lines.items() if line.reached},
             swept_at=moment_of(raw._sweeping.swept_at),
             held_until=moment_of(raw._sweeping.held_until),
+            cut=raw._sweeping.cut,
             letters=[
                 (
                     letter_fields(kept),
@@ -270,6 +288,15 @@ class MemoryRig:
                 (milliseconds(each.at), dict(each.fields), ids.index(cast("tuple[int, int]", each.behind)) + 1)
                 for each in found.events.streamed
             ],
+            signals=(
+                found.signals.count,
+                list(found.signals.calls),
+                {
+                    name: [(each.text, each.by, milliseconds(each.at), each.call) for each in kept]
+                    for name, kept in found.signals._kept.items()
+                    if kept
+                },
+            ),
         )
 
     def _row(self, hop_id: str) -> Row:
@@ -295,6 +322,8 @@ class MemoryRig:
             waits=found.waits,
             heard=kept.heard,
             journal=dict(kept.journal),
+            stands_at=by_since(kept.waits.values()),
+            suspended=(found.suspended_by, found.slept, moment_of(found.wake_at), kept.quiet),
         )
 
 
@@ -369,6 +398,8 @@ class RedisRig:
             due={hop_id: round(at + AHEAD if at < 0 else at) for hop_id, at in numbers(scores["due"]).items()},
             ahead=frozenset(hop_id for hop_id, at in numbers(scores["due"]).items() if at < 0),
             parked={hop_id: round(at) for hop_id, at in numbers(scores["parked"]).items()},
+            asleep={hop_id: round(at) for hop_id, at in numbers(scores["asleep"]).items()},
+            asked={token: round(since) for token, since in numbers(scores["asked"]).items()},
             deadlines={name: round(at) for name, at in numbers(scores["deadlines"]).items()},
             owned=owned,
             leases={owner: round(end) for owner, end in numbers(scores["owners"]).items()},
@@ -376,6 +407,7 @@ class RedisRig:
             reached={queue: int(each) for queue, each in pairs(found.get("reached", [])).items()},
             swept_at=int(meta["swept_at"]) if "swept_at" in meta else None,
             held_until=int(meta["held_until"]) if "held_until" in meta else None,
+            cut=meta.get("cut") == "1",
             letters=self._letters(ids["letter"], found, ends, scores),
             letters_dropped=int(meta.get("letters_dropped", 0)),
             histories=dict(self._histories(ids, found, ends)),
@@ -401,6 +433,7 @@ class RedisRig:
         of_it += [f"{kind}:{hop_id}" for kind in ("hop", "journal") for hop_id in hops]
         (ends_at,) = {ends[key] for key in of_it if key in ends}
         event_ids = [id_ for id_, _ in events]
+        blobs = pairs(found.get(f"blob:{name}", []))
         return Course(
             state=record["state"],
             content=record["content"],
@@ -412,9 +445,8 @@ class RedisRig:
             deadline=int(record["deadline"]) if "deadline" in record else None,
             ends_at=ends_at,
             hops=hops,
-            blobs={
-                name: text for name, text in pairs(found.get(f"blob:{name}", [])).items() if not name.startswith(":")
-            },
+            blobs={name: text for name, text in blobs.items() if not name.startswith((":", "signals:"))},
+            signals=signals_in(blobs),
             events=[(int(id_.partition("-")[0]), pairs(flat)) for id_, flat in events],
             stream=[
                 (int(id_.partition("-")[0]), pairs(flat[2:]), event_ids.index(flat[1]) + 1) for id_, flat in stream
@@ -441,6 +473,8 @@ class RedisRig:
             waits=int(record["waits"]),
             heard=heard_of(record.get("heard", "")),
             journal=pairs(found.get(f"journal:{hop_id}", [])),
+            stands_at=waits_in([part for pair in record.items() if pair[0].startswith(":") for part in pair]),
+            suspended=suspended_in(record),
         )
 
     def _letters(
@@ -462,7 +496,29 @@ class RedisRig:
         ]
 
 
-SORTED = ("due", "parked", "deadlines", "owners", "letters", "kept")
+def suspended_in(record: Mapping[str, str]) -> tuple[tuple[str, int] | None, bool, int | None, bool]:
+    fence, _, owner = record.get("suspended_by", "").partition(" ")
+    wake_at = record.get("wake_at")
+    return (
+        (owner, int(fence)) if fence else None,
+        record.get("slept") == "1",
+        int(wake_at) if wake_at else None,
+        record.get("quiet") == "1",
+    )
+
+
+def signals_in(blobs: Mapping[str, str]) -> tuple[int, list[str], dict[str, list[tuple[str, str, int, str]]]]:
+    of = {name.removeprefix("signals:"): text for name, text in blobs.items() if name.startswith("signals:")}
+    ids = {int(number): each.removeprefix("id:") for each, number in of.items() if each.startswith("id:")}
+    kept: dict[str, list[tuple[str, str, int, str]]] = {}
+    for name in WAITS:
+        for number in range(int(of.get(f"taken:{name}", 0)) + 1, int(of.get(f"kept:{name}", 0)) + 1):
+            text, by, at, call = (of[f"{each}:{number}:{name}"] for each in ("text", "by", "at", "call"))
+            kept.setdefault(name, []).append((text, by, int(at), call))
+    return int(of.get("count", 0)), [ids[number] for number in sorted(ids)], kept
+
+
+SORTED = ("due", "parked", "asleep", "asked", "deadlines", "owners", "letters", "kept")
 KINDS = ("wf", "hops", "hop", "events", "stream", "blob", "conversation", "journal", "owner", "host", "letter")
 SINGLE = (*SORTED, "sent", "reached", "meta")
 
@@ -487,6 +543,7 @@ def without_cursors(answer: object) -> object:
     return answer
 
 
+NOTHING_CHANGES = ("unknown", "answered", "repeated", "ended")
 REFUSALS = (False, "exists", "conflict", "known", "expired", "ended", "unknown", "not_parked")
 
 
@@ -501,7 +558,9 @@ def answered(call: Callable[[Store], T], store: Store) -> T:
 
 
 def is_refusal(answer: object) -> bool:
-    return isinstance(answer, Dropped) or (isinstance(answer, (bool, str)) and answer in REFUSALS)
+    if isinstance(answer, Resolution):
+        return answer.outcome in NOTHING_CHANGES
+    return answer is None or isinstance(answer, Dropped) or (isinstance(answer, (bool, str)) and answer in REFUSALS)
 
 
 class Pair:
@@ -546,7 +605,7 @@ class Pair:
 
 # What must hold for the records of either store.
 
-WHERE = {"queued": "due", "waiting": "due", "parked": "parked", "running": "owner"}
+WHERE = {"queued": "due", "waiting": "due", "parked": "parked", "running": "owner", "suspended": "asleep"}
 ENDED = ("completed", "failed", "cancelled")
 
 
@@ -554,17 +613,20 @@ def check_reading(found: Reading, *, most: int) -> None:
     """Check the rules that both stores could break in the same way. `most` limits the attempts of each hop."""
     for hop_id, row in found.hops.items():
         places = ["due"] * (hop_id in found.due) + ["parked"] * (hop_id in found.parked)
+        places += ["asleep"] * (hop_id in found.asleep)
         owners = [owner for owner, held in found.owned.items() if hop_id in held]
         expected = [WHERE[row.state]] if row.state in WHERE else []
         assert places + ["owner"] * len(owners) == expected, f"one place: {hop_id} is {row.state}, in {places} {owners}"
         assert owners in ([], [row.owner]), f"one place: {hop_id} is owned by {row.owner} but listed under {owners}"
+        left_by, _, _, _ = row.suspended
+        assert left_by != (row.owner, row.fence), f"left alone: {hop_id} is of {row.owner}, who suspended it"
         assert row.attempt <= most, f"capped: {hop_id} was begun too often"
     assert found.leases.keys() == found.owned.keys(), "one place: an owner has a lease if it has hops"
     going_on = {name for name, course in found.workflows.items() if course.state == "running" and course.deadline}
     assert found.deadlines.keys() == going_on, f"deadlines: {going_on} go on, but {set(found.deadlines)} are looked at"
     for name, course in found.workflows.items():
         current = found.hops[course.hop].state
-        is_open = current in ("queued", "running", "waiting")
+        is_open = current in ("queued", "running", "waiting", "suspended")
         assert is_open == (course.state == "running"), f"handed on: {name} is {course.state}, its hop {current}"
         done = [fields["hop"] for _, fields in course.events if fields["type"] == "completed"]
         recorded = [hop_id for hop_id in HOPS if hop_id in course.hops and found.hops[hop_id].state == "done"]
@@ -613,6 +675,7 @@ HOST = st.sampled_from(["here", "there"])
 LETTER = st.sampled_from(LETTERS)
 SELDOM = st.sampled_from([*[False] * 7, True])  # because little happens after the end of a workflow
 LITTLE = st.integers(0, 4)
+NAME, BY = st.sampled_from(sorted(WAITS)), st.sampled_from(["c1", "c2", "c3", "c4", "c5"])
 
 # One rule draws from all calls. If there were several rules, Hypothesis would leave some out in each example, and
 # without claims nothing happens.
@@ -641,6 +704,12 @@ CALLS = st.one_of(
     a("cancel", workflow=WORKFLOW, meant=SELDOM),
     *[a("redrive", workflow=WORKFLOW, fresh=SELDOM)] * 2,
     *[a("renew", back=BACK, named=st.integers(0, 3))] * 2,
+    *[a("wait", back=BACK, name=NAME, timed=st.booleans(), afresh=SELDOM)] * 2,
+    *[a("falls_asleep", workflow=WORKFLOW, owner=OWNER, name=NAME, timed=st.booleans())] * 3,
+    *[a("suspend", back=BACK, wakes=st.sampled_from([None, None, -1, 30]), quiet=SELDOM)] * 2,
+    *[a("resolve", workflow=WORKFLOW, name=NAME, both=st.booleans(), by=BY)] * 2,
+    a("signal", workflow=WORKFLOW, name=NAME, by=BY),
+    *[a("patience_ends", workflow=WORKFLOW, then=st.sampled_from(["sweep", "time out", "resolve", "signal"]))] * 2,
     a(
         "sweep",
         dies=st.sampled_from([None, 0, 1]),
@@ -678,6 +747,7 @@ class Machine:
     asked: list[Call] = field(default_factory=list)
     granted: list[Call] = field(default_factory=list)
     numbers: Iterator[int] = field(default_factory=count)
+    is_emptied: bool = False  # the stores were, in this very step
 
     @property
     def last(self) -> Reading:
@@ -686,7 +756,9 @@ class Machine:
     def check(self, before: Reading) -> None:
         self.seen["steps"] += 1
         check_reading(self.last, most=self.most)
-        check_move(before, self.last)
+        if not self.is_emptied:
+            check_move(before, self.last)
+        self.is_emptied = False
         check_histories(before, self.last)
 
     # Calls of clients and workers.
@@ -812,6 +884,89 @@ class Machine:
     def forget_letter(self, letter_id: str) -> None:
         self.seen["letter forgotten"] += self.pair.ask(lambda store: store.forget_letter(letter_id))
 
+    # Waits.
+
+    def wait(self, back: int, name: str, timed: bool = False, afresh: bool = False) -> None:
+        """Ask, or ask again; or ask anew because the answer was of no use."""
+        closing, recorded = self.closing(back), self.wait_named(self.closing(back).hop_id, name)
+        new = NewWait(
+            wait_id=name,
+            token=make_token(closing.hop_id, f"{next(self.numbers)}"),
+            kind="signal" if name == "paid" else "token",
+            name=name,
+            timeout=PATIENCE if timed else None,
+            parts=WAITS[name],
+            about="[]",
+            instead_of=recorded.token if afresh and recorded is not None else None,
+        )
+        answer = self.pair.ask(lambda store: store.wait(closing, new))
+        if isinstance(answer, Wait):
+            self.seen["asked" if answer.token == new.token else "asked again"] += 1
+            self.seen["took a signal"] += answer.token == new.token and answer.state == "settled"
+
+    def suspend(self, back: int, wakes: int | None = None, quiet: bool = False) -> None:
+        """Stand at all waits that are open, or the last one if none is."""
+        closing = self.closing(back)
+        row = self.last.hops.get(closing.hop_id)
+        waits = row.stands_at if row is not None else ()
+        standing = Standing(
+            tokens=[wait.token for wait in waits if wait.state == "open"] or [wait.token for wait in waits[-1:]],
+            wake_at=None if wakes is None else self.pair.now + timedelta(seconds=wakes),
+            names=[wait.name for wait in waits],
+            quiet=quiet,
+        )
+        answer = self.pair.ask(lambda store: store.suspend(closing, standing))
+        if answer is not None and answer is not UNKNOWN:
+            self.seen["suspended" if answer.hop is None else "not suspended"] += 1
+
+    def falls_asleep(self, workflow: str, owner: str, name: str, timed: bool) -> None:
+        """Somebody begins the hop, asks and leaves."""
+        if self.last.workflows.get(workflow) is None:
+            return
+        self.take(workflow, owner)
+        self.wait(0, name, timed)
+        self.suspend(0)
+
+    def resolve(self, workflow: str, name: str, both: bool = True, by: str = "c1") -> None:
+        """Answer the wait of this name; if there is none, any other one."""
+        waits = self.waits_of(self.hop_at(workflow))
+        wait = self.wait_named(self.hop_at(workflow), name) or next(iter(waits), None)
+        name = wait.name if wait is not None else name
+        token = wait.token if wait is not None else make_token(self.hop_at(workflow), "other")
+        given = dict.fromkeys(WAITS[name][: 2 if both else 1], f'"{by}"')
+        self.answered(self.pair.ask(lambda store: store.resolve(token, given, by=by, call=by)))
+
+    def signal(self, workflow: str, name: str, by: str) -> None:
+        self.answered(self.pair.ask(lambda store: store.signal(workflow, name, f'"{by}"', by=by, call=by)))
+
+    def answered(self, answer: Resolution) -> None:
+        self.seen[f"answer {answer.outcome}"] += 1
+        self.seen["woken"] += answer.hop is not None
+
+    def patience_ends(self, workflow: str, then: str) -> None:
+        """The time for an answer is over, or for whatever a hop sleeps."""
+        hop_id = self.hop_at(workflow)
+        untils = [wait.until for wait in self.waits_of(hop_id) if wait.until is not None and wait.state == "open"]
+        looks = self.last.asleep.get(hop_id)
+        if not untils and (looks is None or looks > milliseconds(self.pair.now + timedelta(hours=1))):
+            return
+        self.pass_until(min([*map(milliseconds, untils), *([looks] if looks is not None else [])]))
+        for wait in self.waits_of(hop_id):
+            if then == "time out":
+                self.pair.ask(lambda store, token=wait.token: store.time_out(token) or ())
+            elif then == "resolve":
+                self.resolve(workflow, wait.name)
+            elif then == "signal":
+                self.signal(workflow, wait.name, "c1")
+        self.sweep_once()
+
+    def waits_of(self, hop_id: str) -> tuple[Wait, ...]:
+        row = self.last.hops.get(hop_id)
+        return row.stands_at if row is not None else ()
+
+    def wait_named(self, hop_id: str, name: str) -> Wait | None:
+        return next((wait for wait in self.waits_of(hop_id) if wait.name == name), None)
+
     # Time passes.
 
     def lease_ends(self, which: int, then: str) -> None:
@@ -861,6 +1016,7 @@ class Machine:
             return
         self.pair.lose()
         self.seen["lost everything"] += 1
+        self.is_emptied = True
         if then == "adopt":
             for workflow in WORKFLOWS:
                 self.start(workflow, adopted=True, ends=True)
@@ -900,6 +1056,8 @@ class Machine:
             lambda store: store.events(workflow, after=cursors[id(store)][0], limit=limit),
             lambda store: store.dead_letters(after=None, limit=1000),
             lambda store: store.dead_letters(after=cursors[id(store)][1], limit=limit),
+            lambda store: [replace(each, cursor="") for each in store.asked(after=None, limit=limit + 1)],
+            *[lambda store, hop_id=hop_id: store.waits(hop_id) for hop_id in HOPS if parts(hop_id)[0] == workflow],
             *[lambda store, hop_id=hop_id: store.journal(hop_id) for hop_id in HOPS if parts(hop_id)[0] == workflow],
             *[lambda store, letter_id=letter_id: store.dead_letter(letter_id) for letter_id in LETTERS],
             lambda store: store.letters_dropped(),
@@ -971,6 +1129,7 @@ class Machine:
         self.seen["lapsed"] += sum(before.hops[hop_id].state == "running" for hop_id in again)
         self.seen["resent"] += len(again)
         self.seen["asked for queues"] += len(found.queues)
+        self.seen["slept enough"] += sum(before.hops[hop_id].state == "suspended" for hop_id in again)
         assert found.late == tuple(hop(each.hop_id) for each in found.late), f"answer: {found.late}"
         return [each.hop_id for each in found.late]
 
@@ -1005,11 +1164,13 @@ COMMON = {
     "overtaken", "closed before", "closed as done", "closed as waiting", "closed as parked", "closed as queued",
     "lapsed", "resent", "recorded", "not recorded", "published", "redriven", "not_parked", "asked for queues",
     "buried", "letter forgotten", "lost everything", "unknown", "heard", "heard nothing",
+    "asked", "suspended", "answer settled", "answer unknown", "answer kept", "woken", "dropped suspended",
 }  # fmt: skip
 RARE = {
     "taken over", "exhausted", "answered again", "revived", "closed late", "closed as failed", "dropped altered",
     "dropped cancelled", "recorded late", "adopted", "known", "expired", "forgotten", "letter dropped",
-    "unswept", "late",
+    "unswept", "late", "took a signal", "answer ended", "answer too_many", "asked again", "not suspended",
+    "answer recorded", "answer answered", "answer repeated", "answer late", "slept enough",
 }  # fmt: skip
 
 
@@ -1123,6 +1284,25 @@ def test_both_stores_agree_on_what_random_calls_seldom_meet(new_pairs: Pairs) ->
     machine.release(back=0)
     machine.deadline_passes("v", claimed=True)
     assert machine.last.workflows["v"].state == "failed"
+    machine.end_passes(meant=True)
+    machine.start("v")
+    machine.claim("v.0", OWNERS[2])
+    for name, by in (("paid", "c1"), ("paid", "c2"), ("ask", "c3")):
+        machine.signal("v", name, by)
+    machine.wait(back=0, name="paid")
+    machine.signal("v", "paid", "c1")
+    machine.wait(back=0, name="paid")
+    machine.wait(back=0, name="paid", afresh=True)
+    answer_twice(machine, "v")
+    machine.wait(back=0, name="ask", timed=True)
+    machine.suspend(back=0)
+    machine.patience_ends("v", then="sweep")
+    machine.resolve("v", "ask")
+    machine.resolve("v", "two", both=False, by="c1")
+    machine.claim("v.0", OWNERS[2])
+    machine.suspend(back=0, wakes=-1)
+    machine.cancel("v", meant=True)
+    machine.signal("v", "paid", "c4")
     machine.end_passes(meant=True)
 
     assert met(machine.seen) >= RARE
@@ -1239,7 +1419,86 @@ def park_and_redrive(machine: Machine) -> None:
     machine.redrive("v")
 
 
+def suspended(machine: Machine, name: str, *, timed: bool = False) -> None:
+    machine.wait(back=0, name=name, timed=timed)
+    machine.suspend(back=0)
+
+
+def answer_and_suspend(machine: Machine) -> None:
+    machine.wait(back=0, name="ask")
+    machine.resolve("w", "ask")
+    machine.suspend(back=0)
+
+
+def answer_twice(machine: Machine, workflow: str = "w") -> None:
+    machine.wait(back=0, name="two")
+    machine.resolve(workflow, "two", both=False, by="c1")
+    machine.resolve(workflow, "two", both=False, by="c2")
+
+
+def suspend_and_answer(machine: Machine) -> None:
+    suspended(machine, "ask")
+    machine.resolve("w", "ask")
+
+
+def answer_and_time_out(machine: Machine) -> None:
+    machine.wait(back=0, name="two", timed=True)
+    machine.wait(back=0, name="ask", timed=True)
+    machine.resolve("w", "ask")
+    machine.patience_ends("w", then="time out")
+
+
+def sleep_too_long(machine: Machine) -> None:
+    suspended(machine, "ask", timed=True)
+    machine.patience_ends("w", then="sweep")
+
+
+def keep_and_take(machine: Machine) -> None:
+    machine.signal("w", "paid", "c1")
+    machine.wait(back=0, name="paid")
+
+
 MUTANTS = {
+    "an owner is left when its hop is suspended": Mutant(
+        old="redis.call('HDEL', hop_key(hop), 'owner', 'token', 'claimed_at', 'exhausted', 'given_back')\ntake_from(",
+        new="redis.call('HDEL', hop_key(hop), 'token', 'claimed_at', 'exhausted', 'given_back')\ntake_from(",
+        calls=lambda machine: suspended(machine, "ask"),
+        noticed="record",
+    ),
+    "an answer between the last look and the suspension is lost": Mutant(
+        old="over = over or states[i] ~= 'open' or has_passed(untils[i])",
+        new="over = over or has_passed(untils[i])",
+        calls=answer_and_suspend,
+        noticed="answer",
+    ),
+    "an answer is taken twice": Mutant(
+        old="if is_answered then return { 'answered', before, {} } end",
+        calls=answer_twice,
+        noticed="answer",
+    ),
+    "an answer wakes nobody": Mutant(
+        old="local woken = is_settled and wake(hop) or {}",
+        new="local woken = {}",
+        calls=suspend_and_answer,
+        noticed="answer",
+    ),
+    "a timeout without a comparison": Mutant(
+        old="if state == 'open' and has_passed(passes_at) then",
+        new="if has_passed(passes_at) then",
+        calls=answer_and_time_out,
+        noticed="answer",
+    ),
+    "no look at hops that sleep": Mutant(
+        old="    look_at_sleeper(hop)\n",
+        calls=sleep_too_long,
+        noticed="answer",
+    ),
+    "an early signal is forgotten": Mutant(
+        old="local early = kind == 'signal' and take_signal(workflow, name)",
+        new="local early = nil",
+        calls=keep_and_take,
+        noticed="answer",
+    ),
     "no fence": Mutant(
         old="if record[3] ~= owner or record[4] ~= fence then",
         new="if not record[1] then",
@@ -1271,7 +1530,7 @@ MUTANTS = {
     ),
     "no sweeper": Mutant(
         old="for i = 5, 4 + dead_count do lapse(ARGV[i], 'owner_gone') end",
-        new="do return { {}, {}, {}, {}, {} } end",
+        new="do return { {}, {}, {}, {}, {}, 0 } end",
         calls=lambda machine: machine.lease_ends(which=0, then="sweep"),
         noticed="answer",
     ),
@@ -1330,7 +1589,7 @@ MUTANTS = {
 }
 CHECKS = (
     "answer", "told apart", "deadlines", "unchanged", "record", "one place", "handed on", "forward", "capped", "once",
-    "heard again", "heard once", "heard when done", "appended",
+    "heard again", "heard once", "heard when done", "appended", "left alone",
 )  # fmt: skip
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -211,6 +212,42 @@ def test_an_agent_after_a_sleep_reads_the_output_before_it_and_goes_on_with_its_
     assert prompts[0] == ["first"]
     assert '<previous_output step="agent" activity="agent">\nanswer 1' in prompts[1][-1]
     assert prompts[3][1:] == ["answer 3", "fourth"]
+
+
+def test_a_wait_does_not_read_the_output_before_it(monkeypatch: pytest.MonkeyPatch, seen: Any) -> None:
+    """It may be large, and a wait may wake often; the step after it reads it."""
+    read: list[str] = []
+
+    @activity
+    async def large() -> str:
+        return "x" * 50_000
+
+    harness = WorkflowHarness()
+    blob = harness.store.blob
+    monkeypatch.setattr(harness.store, "blob", lambda of, name: read.append(name) or blob(of, name))
+    harness.dispatch([large.activity(), sleep_for(60), sleep_for(60), seen.activity()], correlation_id="w")
+    delivered(harness)
+    after(harness, timedelta(minutes=1))
+    assert read == []
+
+    assert after(harness, timedelta(minutes=1)) == ["completed", "workflow_completed"]
+    assert read == ["large"]
+
+
+def test_what_a_host_puts_around_its_steps_is_not_put_around_a_wait(seen: Any) -> None:
+    """It runs no code of the host, whose hook may know its own activities alone."""
+    around: list[str] = []
+
+    @contextmanager
+    def surrounded(context: WorkflowContext) -> Iterator[None]:
+        around.append(context.activity)
+        yield
+
+    harness = WorkflowHarness(around_step=surrounded)
+    harness.dispatch([sleep_for(0), seen.activity(), wait_for("never")], correlation_id="w")
+
+    assert delivered(harness) == ["completed", "completed", "suspended"]
+    assert around == ["seen"]
 
 
 def test_a_workflow_of_nothing_but_sleeps_has_no_output(workflow_harness: WorkflowHarness) -> None:
