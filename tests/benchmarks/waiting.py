@@ -70,6 +70,7 @@ AFTER_RUNS, APPROVED = "resolve(), four runs of one replayed", "approve(), four 
 REACH, IDLE_REACH, COMMANDS_REACH = 1.5, 0.01, 1000
 OWNER = "bench"
 FAR = 1e6  # seconds
+OUTSIDE = {"cmdstat_evalsha", "cmdstat_info", "cmdstat_config|resetstat"}  # what calls scripts, and looks
 SETTLING = 3.0  # seconds until a worker that has started is idle
 
 
@@ -82,6 +83,14 @@ class Size:
     hops: int = 10_000  # suspended, beside an idle worker
     windows: int = 6
     window: float = 10.0  # seconds
+
+
+@dataclass(frozen=True, kw_only=True)
+class Script:
+    """What one call of a script costs the server."""
+
+    commands: int
+    milliseconds: float
 
 
 QUICK = Size(rounds=1, answers=1, hops=200, windows=1, window=1.0)
@@ -219,16 +228,16 @@ def suspended(store: RedisStore, workflow: str, *, waits: int, parts: int = 1, t
     return tokens
 
 
-def count_commands(where: Deployment, client: redis.Redis) -> Iterator[tuple[str, int]]:
-    """Yield what a script is asked for at most, and how many commands it then runs."""
+def count_commands(where: Deployment, client: redis.Redis) -> Iterator[tuple[str, Script]]:
+    """Yield what a script is asked for at most, and what it then costs the server."""
     store, most, pass_ = store_of(where), LIMITS.max_waits, LIMITS.woken_at_once
 
-    def count(call: Callable[[], object]) -> int:
+    def count(call: Callable[[], object]) -> Script:
         client.config_resetstat()
         call()
         stats: Any = client.info("commandstats")
-        outside = {"cmdstat_evalsha", "cmdstat_info", "cmdstat_config|resetstat"}
-        return sum(found["calls"] for name, found in stats.items() if name not in outside)
+        calls = sum(found["calls"] for name, found in stats.items() if name not in OUTSIDE)
+        return Script(commands=calls, milliseconds=stats["cmdstat_evalsha"]["usec"] / 1000)
 
     def sweep() -> Sweep:
         return store.sweep(host="bench", queues={"q": False})  # whoever has looked at a queue makes a pass at once
@@ -342,11 +351,12 @@ def latency_lines(samples: Samples) -> Iterator[str]:
         )
 
 
-def command_lines(commands: Mapping[str, int]) -> Iterator[str]:
+def command_lines(scripts: Mapping[str, Script]) -> Iterator[str]:
     """Yield the table of commands."""
-    yield f"\n{'':<44}{'commands':>10}{'reach':>8}"
-    for name, count in commands.items():
-        yield f"{name:<44}{count:>10}{COMMANDS_REACH:>8}  {_verdict(count, COMMANDS_REACH)}"
+    yield f"\n{'':<50}{'ms':>8}{'commands':>10}{'reach':>8}"
+    for name, found in scripts.items():
+        verdict = _verdict(found.commands, COMMANDS_REACH)
+        yield f"{name:<50}{found.milliseconds:>8.2f}{found.commands:>10}{COMMANDS_REACH:>8}  {verdict}"
 
 
 def idle_lines(windows: Sequence[tuple[float, float]], size: Size) -> Iterator[str]:
