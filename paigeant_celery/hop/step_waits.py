@@ -62,6 +62,7 @@ class StepWaits:
     async def sleep_for(self, seconds: float, *, name: str) -> None:
         """Sleep for so long, counted from when the step first came here."""
         journal = self._journal_here()
+        await journal.waits.check_not_left()
         key = journal.key(surrounding_run(), 0, "wait", name=name, call_id=surrounding_call())
         until = await journal.noted_until(key, seconds)
         await journal.waits.sleep_until(until, name=name)
