@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from paigeant_celery.activities.real_threads import real
-from paigeant_celery.core.errors import HopLost, HopUnknown, PaigeantError, UsageError
+from paigeant_celery.core.errors import HopUnknown, PaigeantError, UsageError
 from paigeant_celery.core.waits import Wait
 from paigeant_celery.store.port import Closing, NewWait, Standing, WaitStore
 
@@ -162,6 +162,12 @@ class HopWaits:
         with suppress(RuntimeError):  # the loop has ended
             self._loop.call_soon_threadsafe(self._watch)
 
+    async def check_not_left(self) -> None:
+        """Cancel code that goes on although its attempt was left, and that would hold its worker with another wait."""
+        if self.standing is not None:
+            await asyncio.sleep(IN_PEACE)  # code that swallows this in a loop does not block the others
+            raise asyncio.CancelledError
+
     async def _stand(
         self, *, name: str, token: str | None = None, until: datetime | None = None, quiet: bool = False
     ) -> None:
@@ -170,8 +176,7 @@ class HopWaits:
         if loop is not self._loop:
             text = "a step waits only on the event loop that runs it; `await` the wait in an `async` function or tool"
             raise UsageError(text)
-        if self.standing is not None:  # code that swallowed its cancellation gets no further
-            raise HopLost(self._closing.hop_id)
+        await self.check_not_left()
         stand = _Stand(name=name, over=loop.create_future(), token=token, until=until, quiet=quiet)
         flights = _around(_flight.get())
         for flight in flights:

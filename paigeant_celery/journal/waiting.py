@@ -51,6 +51,7 @@ async def ended_wait(
     recorded. `timeout` is in seconds from when the wait was first recorded. An answer that is not `is_of_use` opens the
     wait again under a new token, and `ask` is called with that. Raises `HopLost`.
     """
+    await journal.waits.check_not_left()
     found = journal.find(key, {})
     if found is not None:
         await journal.turn(found.number)
