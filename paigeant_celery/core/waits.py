@@ -42,7 +42,7 @@ NO_ANSWERS: Mapping[str, Answer] = MappingProxyType({})
 class Answer:
     """What somebody answered: JSON text, who and when. `call` names the call that brought it, which may be repeated."""
 
-    text: str
+    text: str = field(repr=False)
     by: str
     at: datetime
     call: str
@@ -57,7 +57,7 @@ class Wait:
     has an answer: the whole, or one call of a tool each. `about` is JSON for whoever answers.
     """
 
-    token: str
+    token: str = field(repr=False)
     wait_id: str
     kind: WaitKind
     name: str
@@ -66,7 +66,7 @@ class Wait:
     state: WaitState = "open"
     parts: tuple[str, ...] = (WHOLE,)
     answers: Mapping[str, Answer] = field(default_factory=lambda: NO_ANSWERS)
-    about: str = ""
+    about: str = field(default="", repr=False)
 
     @property
     def unanswered(self) -> tuple[str, ...]:
