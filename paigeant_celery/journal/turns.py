@@ -15,7 +15,7 @@ from paigeant_celery.activities.real_threads import real
 
 __all__ = ["PATIENCE", "Turns"]
 
-SETTLING = 20  # turns of the event loop between two answers: the code goes as far as the first takes it
+SETTLING = 20  # turns of the event loop between two answers at most: the code goes as far as the first takes it
 PATIENCE = 5.0  # seconds without any progress until a recorded call that nobody makes is given up
 
 
@@ -49,8 +49,7 @@ class Turns:
             return
         try:
             await self._come_up(number)
-            for _ in range(SETTLING):
-                await asyncio.sleep(0)
+            await _settle()
         finally:
             self.leave(number)
 
@@ -114,6 +113,15 @@ class Turns:
 
     def _is_up(self, number: int) -> bool:
         return self._is_given_up or not self._ahead or number <= self._ahead[0]
+
+
+async def _settle() -> None:
+    """Let the loop go on until nothing else is ready to run, as far as its turns show."""
+    ready = getattr(asyncio.get_running_loop(), "_ready", None)  # asyncio's own loops have it, others need not
+    for _ in range(SETTLING):
+        await asyncio.sleep(0)
+        if ready is not None and not ready:
+            return
 
 
 def _set(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:

@@ -384,6 +384,7 @@ class MemoryStore:
                 owners=self._records.owners_on(host),
                 queues=tuple(found.asked),
                 full=found.is_full,
+                woken=frozenset(found.woken),
             )
 
     def workflow(self, correlation_id: str) -> WorkflowRecord | None:
@@ -523,6 +524,7 @@ class MemoryStore:
             kept.heard = self._records.histories.hear(conversation, now=now)
         else:
             self._records.histories.keep(conversation, now=now)
+        kept.heard_in = conversation
         return kept.heard
 
     def _kept(self, closing: Closing) -> Kept:

@@ -20,11 +20,11 @@ Cases (`--cases`, all by default):
   time into their outputs, so nothing depends on how a client waits. Worker CPU is that of the worker and its children.
 - `turns`: request/reply turns of a hop, through a counting proxy.
 - `growth`: bytes and CPU of a hop early and late in workflows of 200 steps with outputs of 2 KB.
-- `waiting`: 500 and 1000 agents in flight.
+- `in-flight`: 500 and 1000 agents in flight.
 - `dbos`: the workflows of `growth` in DBOS, which is no chain of messages, for a look. Only if it is installed
   (`pip install --group bench`); on SQLite, or on PostgreSQL with `--postgres`.
 
-What each figure is exactly is said at the top of `steady.py`, `round_trips.py`, `growth.py` and `waiting.py`. The
+What each figure is exactly is said at the top of `steady.py`, `round_trips.py`, `growth.py` and `in_flight.py`. The
 rounds are interleaved, and the contestants take turns to begin. The ratio is the median of the ratios of the rounds. On
 a busy machine only the ratios are meaningful.
 
@@ -53,7 +53,7 @@ import redis
 if not __package__:  # when run by its path: the helpers are found, and the installed package goes first
     sys.path.append(str(Path(__file__).parents[2]))
 
-from tests.benchmarks import dbos_growth, growth, round_trips, steady, waiting
+from tests.benchmarks import dbos_growth, growth, in_flight, round_trips, steady
 from tests.benchmarks.earlier import NoRevision, earlier
 from tests.benchmarks.postgres import find_initdb
 from tests.benchmarks.proxy import Turns
@@ -85,7 +85,7 @@ CASES = (
     Case(name="prefork", measure=lambda *of: steady.measure(*of, pool="prefork")),
     Case(name="turns", measure=round_trips.measure),
     Case(name="growth", measure=growth.measure),
-    Case(name="waiting", measure=waiting.measure, peer=LEAN),
+    Case(name="in-flight", measure=in_flight.measure, peer=LEAN),
 )
 DBOS = Case(name="dbos", measure=lambda samples, _, *of: dbos_growth.measure(samples, *of, postgres=False), peer=None)
 POSTGRES = replace(DBOS, measure=lambda samples, _, *of: dbos_growth.measure(samples, *of, postgres=True))

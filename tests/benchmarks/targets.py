@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from tests.benchmarks import growth, round_trips, steady, waiting
+from tests.benchmarks import growth, in_flight, round_trips, steady
 from tests.benchmarks.samples import Samples, ratios
 from tests.benchmarks.stands import CHAIN, LEAN, SLIP
 
@@ -108,22 +108,22 @@ ROWS = (
     ),
     Row(
         title="agents of 1 s on two processes / lean slip, time",
-        case="waiting",
-        measure=waiting.WALL,
+        case="in-flight",
+        measure=in_flight.WALL,
         to=LEAN.name,
         reach=1.5,
         stretch=1.2,
     ),
     Row(
         title="CPU of agents that only wait, less an idle worker's, cores",
-        case="waiting",
-        measure=waiting.CORES,
+        case="in-flight",
+        measure=in_flight.CORES,
         reach=0.02,
     ),
     Row(
         title="memory per agent in flight, threads / lean slip",
-        case="waiting",
-        measure=waiting.MEMORY,
+        case="in-flight",
+        measure=in_flight.MEMORY,
         to=LEAN.name,
         reach=1.3,
         stretch=1.0,

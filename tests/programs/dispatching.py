@@ -39,9 +39,13 @@ def main() -> None:
 
 
 def step(index: int, work: Mapping[str, Any]) -> ActivitySpec | FunctionSpec:
-    """Return a step of a workflow; the step that parks it has no second attempt."""
+    """Return a step of a workflow; one may wait, and the one that parks it has no second attempt."""
     name, step_id, seconds = STEPS[index % len(STEPS)], f"step-{index}", work["seconds"]
     policy = StepPolicy(max_attempts=1) if work["parks_at"] == index else None
+    if work["waits_at"] == index and work["way"] == "approved":
+        return ActivitySpec("teller", "Pay.", step_id=step_id, policy=policy)
+    if work["waits_at"] == index:
+        return FunctionSpec("heed", {"way": work["way"]}, step_id=step_id, policy=policy)
     if name == "plant":
         return ActivitySpec(name, str(seconds), step_id=step_id, policy=policy)
     return FunctionSpec(name, {"seconds": seconds}, step_id=step_id, policy=policy)

@@ -7,10 +7,11 @@ once. `soft.<script>` loses one reply, for which the client library asks again; 
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,11 @@ import paigeant_celery.store.redis_client as client_module
 from paigeant_celery.broker.publisher import CeleryPublisher
 from paigeant_celery.broker.sending import Sending
 from paigeant_celery.hop.service import HopService
-from paigeant_celery.store.port import Claimed
+from paigeant_celery.store.port import Claimed, Closing, Sweep
 from paigeant_celery.store.redis import RedisStore
 
 FOLDER = Path(os.environ["FAILPOINTS"])
-DISPATCHER = "dispatcher"  # begins the names of processes that dispatch
+OUTSIDE = ("dispatcher", "answerer")  # begin the names of processes that run no hops
 
 
 def taken(name: str) -> bool:
@@ -72,8 +73,33 @@ def die_once_sent(sending: Sending[None]) -> None:
 
 
 def in_a_hop() -> bool:
-    """Say whether a hop's next message is sent, not a workflow's first one or one that is resent."""
-    return DISPATCHER not in os.environ["PROCESS"] and threading.current_thread().name != "paigeant-sweeper"
+    """Say whether the next message of a hop is sent: not a first one, one that is sent again, or that of an answer."""
+    return not os.environ["PROCESS"].startswith(OUTSIDE) and threading.current_thread().name != "paigeant-sweeper"
+
+
+def hears(records: Mapping[str, str]) -> bool:
+    """Say whether the journal is told what came of a wait."""
+    return any(key.startswith("[") and json.loads(key)[2] == "wait" for key in records)
+
+
+def record(store: RedisStore, closing: Closing, records: Mapping[str, str]) -> bool:
+    """Record something, and end the process before or after it if that is what came of a wait."""
+    if hears(records):
+        die_at("before hearing")
+    written = write(store, closing, records)
+    if hears(records):
+        die_at("heard")
+    return written
+
+
+def sweep(store: RedisStore, **asked: Any) -> Sweep:
+    """Sweep, and end the process if a hop must be sent that waited until its time was over."""
+    found = look(store, **asked)
+    if (FOLDER / "woken").exists():
+        waits = [wait for hop in found.overdue for wait in store.waits(hop.hop_id)]
+        if any(wait.state == "timed_out" for wait in waits):
+            die_at("woken")
+    return found
 
 
 # Between any two effects of the protocol, in its order.
@@ -89,6 +115,16 @@ wrap(RedisStore, "fail", after=dies("failed"))
 wrap(RedisStore, "release", after=dies("released"))
 wrap(RedisStore, "renew", after=dies("renewed"))
 wrap(RedisStore, "sweep", after=lambda found: die_at("swept") if found.overdue else None)
+
+# The same for a hop that waits. `heed` has those around its asking.
+wrap(RedisStore, "wait", before=lambda: die_at("before wait"))
+wrap(RedisStore, "wait", after=dies("wait recorded"))
+wrap(RedisStore, "suspend", before=lambda: die_at("before suspend"))
+wrap(RedisStore, "suspend", after=dies("suspended"))
+wrap(RedisStore, "resolve", after=lambda found: die_at("resolved") if found.hop is not None else None)
+wrap(RedisStore, "signal", after=lambda found: die_at("signalled") if found.hop is not None else None)
+write, look = RedisStore.record, RedisStore.sweep
+RedisStore.record, RedisStore.sweep = record, sweep  # type: ignore[method-assign]
 
 
 open_client = client_module._open

@@ -36,11 +36,12 @@ NO_WAITS = (
     ("core/slip.py", "if record.gives_output), None)", "), None)"),
     ("activities/registry.py", "registry = Registry([FlowActivity()])", "registry = Registry()"),
 )
-# It knows agents alone.
+# It knows agents alone, and no hop that waits for an answer.
 CHANGES = (
     *WHOLE_SLIPS,
     *NO_WAITS,
     ("store/limits.py", f"format: int = {LIMITS.format} ", f"format: int = {OLDER_FORMAT} "),
+    ("store/scripts/cancel.lua", "redis.call('ZREM', asleep, hop)\nwithdraw_waits(open)\n", ""),
     ("core/names.py", f'SPEC_VERSION = "{SPEC_VERSION}"', f'SPEC_VERSION = "{OLDER_SPEC}"'),
     ("core/slip.py", 'kind: Literal["agent", "agent_1.2"] = "agent"', 'kind: Literal["agent"] = "agent"'),
     ("core/slip.py", 'Annotated[ActivitySpec | FunctionSpec, Field(discriminator="kind")]', "ActivitySpec"),

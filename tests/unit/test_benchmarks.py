@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.benchmarks import hop
+from tests.benchmarks import hop, waiting
 from tests.benchmarks.contestants import padding_of, prompt_of
 from tests.benchmarks.durable_runs import Attempt, Bytes, destination
 from tests.benchmarks.growth import split
@@ -226,3 +226,33 @@ def test_whoever_asks_for_dbos_without_it_is_told_how_to_get_it(monkeypatch: pyt
 
     with pytest.raises(argparse.ArgumentTypeError, match="pip install --group bench"):
         hop._names_of(["threads", "dbos"])("dbos")
+
+
+def test_a_table_of_waits_takes_the_ratio_of_each_round() -> None:
+    """A round on a busy machine is slow for both."""
+    samples = Samples()
+    for steady, waited in ((10.0, 12.0), (20.0, 26.0), (10.0, 20.0)):
+        samples.add(waiting.STEADY, waiting.STEADY, steady)
+        for kind in waiting.KINDS:
+            samples.add(waiting.STEADY, kind, waited)
+            samples.add(waiting.CALL, kind, 2.0)
+
+    _, steady_line, *lines = waiting.latency_lines(samples)
+
+    assert steady_line.split() == ["a", "hop", "that", "does", "not", "wait", "10.00"]
+    assert [line.removeprefix(kind).split() for kind, line in zip(waiting.KINDS, lines, strict=True)] == [
+        ["20.00", "2.00", "1.30", "1.20", "-", "2.00", "1.5", "reached"]
+    ] * len(waiting.KINDS)
+
+
+def test_what_a_wait_costs_is_compared_with_what_must_be_reached() -> None:
+    scripts = {
+        "WAIT": waiting.Script(commands=1000, milliseconds=0.1),
+        "SWEEP": waiting.Script(commands=1001, milliseconds=2),
+    }
+    _, *commands = waiting.command_lines(scripts)
+    _, worker, server = waiting.idle_lines([(0.002, 0.001), (0.02, 0.003), (0.012, 0.002)], waiting.QUICK)
+
+    assert [line.split()[-1] for line in commands] == ["reached", "missed"]
+    assert worker.split()[4:] == ["0.0120", "0.0020", "-", "0.0200", "0.01", "missed"]
+    assert server.split()[3:] == ["0.0020", "0.0010", "-", "0.0030"]

@@ -5,9 +5,13 @@ begins after it:
 
 - its process was killed or frozen after the run began and before the hop was recorded as completed,
 - it raised, and the store recorded that the step is retried, or that it is parked (and then resent),
-- its worker was told to end, and the store recorded meanwhile that the hop was given back.
+- its worker was told to end, and the store recorded meanwhile that the hop was given back,
+- it came neither to its end nor raised, and the store recorded that the hop was suspended.
 
 An outage of the server, a lost reply, and a lost or doubled message are no excuse.
+
+A wait ends once: by one answer or because its time is over, which is recorded once, and its step goes on with that,
+however often it runs. Nobody is asked under two tokens.
 """
 
 from __future__ import annotations
@@ -17,13 +21,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from tests.proof.chaos.history import ORDERLY_END, Event, History, Hit, Run, Workflow
+from tests.proof.chaos.history import ORDERLY_END, TIMED_OUT, Awaited, Event, History, Hit, Run, Workflow
 
 __all__ = ["Violation", "excuses", "violations"]
 
 ROUNDING = 0.002  # seconds; the store's clock is truncated to milliseconds
 
-Why: TypeAlias = Literal["hit", "raised", "given back"]
+Why: TypeAlias = Literal["hit", "raised", "given back", "suspended"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,9 +43,14 @@ def violations(history: History) -> list[Violation]:
     """Return everything that does not hold."""
     found = [violation for workflow in history.workflows for violation in _of_workflow(workflow)]
     found += _of_runs(history)
+    found += _of_waits(history)
     found += [Violation(kind="left due", about=hop, seen="in the due index") for hop in history.left_due]
     found += [Violation(kind="left owned", about=key, seen="an owner's set") for key in history.left_owned]
     found += [Violation(kind="left parked", about=hop, seen="in the parked index") for hop in history.left_parked]
+    found += [Violation(kind="left asleep", about=hop, seen="in the index of sleepers") for hop in history.left_asleep]
+    found += [
+        Violation(kind="left asked", about=wait, seen="in the index of open waits") for wait in history.left_asked
+    ]
     found += [Violation(kind="worker ended", about=name, seen="by itself") for name in history.ended_workers]
     return found
 
@@ -99,7 +108,10 @@ def _excuses(history: History) -> Mapping[str, list[tuple[float, Why]]]:
     for run in history.runs:
         done = completed.get(run.hop_id, float("inf")) + ROUNDING
         on_it = [hit for hit in hits[run.process] if _reaches(hit, run)]
-        given = [*_hit(on_it, done), *_tried_again(run, events[run.hop_id]), *_given_back(on_it, events[run.hop_id])]
+        of_hop = events[run.hop_id]
+        given = [
+            *_hit(on_it, done), *_tried_again(run, of_hop), *_given_back(on_it, of_hop), *_suspended(run, of_hop)
+        ]  # fmt: skip
         if given:
             found[run.hop_id].append(min(given))
     return found
@@ -125,6 +137,54 @@ def _given_back(hits: Sequence[Hit], events: Sequence[Event]) -> Iterator[tuple[
         for event in events:
             if hit.kind == ORDERLY_END and event.type == "released" and hit.since <= event.at + ROUNDING <= hit.until:
                 yield event.at, "given back"
+
+
+def _suspended(run: Run, events: Sequence[Event]) -> Iterator[tuple[float, Why]]:
+    if run.ended is None and run.raised is None:
+        for event in events:
+            if event.type == "suspended" and event.at + ROUNDING >= run.begun:
+                yield event.at, "suspended"
+
+
+def _of_waits(history: History) -> Iterator[Violation]:
+    tokens: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for asked in history.asked:
+        tokens[asked.hop_id, asked.name].add(asked.token)
+    for (hop, name), known in tokens.items():
+        if len(known) > 1:
+            yield Violation(kind="two tokens", about=f"{hop} {name}", seen=f"{len(known)} tokens")
+    for workflow in history.workflows:
+        if workflow.state == workflow.end:
+            for wait in workflow.waits:
+                yield from _of_wait(wait, history, workflow, bool(tokens[wait.hop_id, wait.name]))
+
+
+def _of_wait(wait: Awaited, history: History, workflow: Workflow, was_asked: bool) -> Iterator[Violation]:
+    about, key = f"{wait.hop_id} {wait.name}", (wait.hop_id, wait.name)
+    ends = [
+        event.type for event in workflow.events
+        if (event.hop_id, event.wait) == key and event.type in {"answered", "wait_timed_out"}
+    ]  # fmt: skip
+    heard = {each.heard for each in history.heard if (each.hop_id, each.name) == key}
+    told = [each for each in history.told if (each.hop_id, each.name) == key]
+    if len(ends) != 1:
+        yield Violation(kind="ended twice" if ends else "never ended", about=about, seen=f"{ends}")
+        return
+    if was_asked != wait.asks:
+        yield Violation(kind="asked", about=about, seen="asked" if was_asked else "not asked")
+    if len(heard) != 1:
+        yield Violation(kind="heard twice" if heard else "never heard", about=about, seen=f"{sorted(heard)}")
+        return
+    (word,) = heard
+    if (word == TIMED_OUT) != (ends == ["wait_timed_out"]):
+        yield Violation(kind="heard otherwise", about=about, seen=f"heard {word!r} after {ends}")
+    if wait.ending != "either" and (word == TIMED_OUT) != (wait.ending == "timed out"):
+        yield Violation(kind="wrong end", about=about, seen=f"heard {word!r}")
+    if word != TIMED_OUT and word not in {each.payload for each in told}:
+        yield Violation(kind="heard otherwise", about=about, seen=f"heard {word!r}, which nobody said")
+    settled = [each.payload for each in told if each.outcome == "settled"]
+    if len(settled) > 1 or any(payload != word for payload in settled):
+        yield Violation(kind="told otherwise", about=about, seen=f"heard {word!r}, and {settled} are said to count")
 
 
 def _completed_at(history: History) -> dict[str, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import random
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from kombu.exceptions import OperationalError
 from paigeant_celery import WorkflowDispatcher, WorkflowStatus
 from paigeant_celery.core.errors import UnknownWorkflow
 from tests.proof.chaos.history import Event, Workflow, lines_of
+from tests.proof.chaos.people import People, waits_of
 from tests.support.processes import Deployment, Process
 
 __all__ = ["LEASE", "Chain", "Contestant", "Slip", "Work", "settings_of"]
@@ -37,7 +39,7 @@ FOLDS = {"paigeant_inline_log_size": 0}  # each COMPLETE but the first folds the
 MOST_REDRIVES = 50  # of one workflow
 DISPATCH_PATIENCE = 30.0  # seconds for one dispatch to survive an outage
 BETWEEN_ATTEMPTS = 0.1  # seconds
-QUEUES = ("dig", "plant", "water")
+QUEUES = ("dig", "plant", "water", "heed", "teller")
 CHAIN_STEP = "toil.step"
 UNACKED = "unacked"  # where Kombu keeps the messages that workers hold
 CHAIN_STILL = 2.0  # seconds without any message, after which a chain is taken to have stopped
@@ -50,13 +52,18 @@ def settings_of(seed: int) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """A workflow: how long its steps take, and which of them always fails, or fails with only one attempt."""
+    """A workflow: how long its steps take, and which of them always fails, or fails with only one attempt.
+
+    One of them may wait instead, in some way.
+    """
 
     correlation_id: str
     seconds: float
     steps: int
     doomed_at: int | None = None
     parks_at: int | None = None
+    waits_at: int | None = None
+    way: str = ""
 
 
 class Contestant(Protocol):
@@ -95,11 +102,14 @@ class Slip:
 
     failpoints = True
 
-    def __init__(self, where: Deployment) -> None:
+    def __init__(self, where: Deployment, seed: int) -> None:
         self.where = where
         self._transport, self._dispatcher = where.transport(), WorkflowDispatcher()
         self._dispatching: subprocess.Popen[str] | None = None
-        self._dispatchers = 0
+        self._started = 0
+        self.asked_file, self.heard_file = where.folder / "asked", where.folder / "heard"
+        rng = random.Random(f"people {seed}")
+        self.people = People(self._transport, self.asked_file, rng, lambda: self._program("answering", "answerer"))
         self._redriven: Counter[str] = Counter()
         self._ended: set[str] = set()
 
@@ -107,7 +117,7 @@ class Slip:
         return [f"{self.where.prefix}.{name}" for name in QUEUES]
 
     def start_worker(self, *, pool: str, slots: int, name: str, before: Sequence[str]) -> Process:
-        return self.where.start_worker("failpoints", "toil", pool=pool, slots=slots, name=name, before=before)
+        return self.where.start_worker("failpoints", "toil", "heed", pool=pool, slots=slots, name=name, before=before)
 
     def dispatch(self, work: Work) -> None:
         """Let another process send it, which may die halfway and then leaves the workflow to the sweepers."""
@@ -116,10 +126,11 @@ class Slip:
         assert process.stdout is not None
         process.stdin.write(json.dumps(asdict(work)) + "\n")
         process.stdin.flush()
-        if process.stdout.readline().strip() == work.correlation_id:
-            return
-        assert process.wait(10.0) == -signal.SIGKILL, "the dispatcher ended by itself; see its log"
-        self.close()
+        if process.stdout.readline().strip() != work.correlation_id:
+            assert process.wait(10.0) == -signal.SIGKILL, "the dispatcher ended by itself; see its log"
+            self._end_dispatcher()
+        if work.waits_at is not None:
+            self.people.note_sent(f"{work.correlation_id}.{work.waits_at}", work.way)
 
     def tend(self, works: Sequence[Work]) -> None:
         """Resend those that were meant to park and are parked."""
@@ -150,6 +161,10 @@ class Slip:
         return True
 
     def close(self) -> None:
+        self.people.end()
+        self._end_dispatcher()
+
+    def _end_dispatcher(self) -> None:
         process, self._dispatching = self._dispatching, None
         if process is not None:
             process.kill()
@@ -169,6 +184,7 @@ class Slip:
             steps=tuple(f"step-{index}" for index in range(called - doomed)),
             end="failed with NotImplementedError" if doomed else "completed",
             state="unknown", executed=(), events=(),
+            waits=waits_of(work.way, f"{known}.{work.waits_at}") if (work.waits_at or 0) < called and work.way else (),
         )  # fmt: skip
         handle = self._dispatcher.handle(known, self._transport)
         try:
@@ -179,7 +195,11 @@ class Slip:
             **vars(meant),
             "state": status.state if status.failure is None else f"{status.state} with {status.failure.error_class}",
             "executed": status.executed,
-            "events": tuple(Event(type=one.type, hop_id=one.hop_id, at=one.at.timestamp()) for one in events),
+            "events": tuple(
+                Event(
+                    type=one.type, hop_id=one.hop_id, at=one.at.timestamp(), wait=str(one.fields.get("wait", ""))
+                ) for one in events
+            ),
         })  # fmt: skip
 
     def _status(self, correlation_id: str) -> WorkflowStatus | None:
@@ -189,15 +209,19 @@ class Slip:
             return None
 
     def _dispatcher_process(self) -> subprocess.Popen[str]:
-        if self._dispatching is None:
-            self._dispatchers += 1
-            name, folder = f"dispatcher{self._dispatchers}", self.where.configured("dispatcher")
-            with (folder / f"{name}.log").open("wb") as log:
-                self._dispatching = subprocess.Popen(
-                    [sys.executable, "-m", "dispatching"], cwd=folder, text=True, stderr=log,
-                    env={**self.where.environment(), "PROCESS": name}, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                )  # fmt: skip
+        self._dispatching = self._dispatching or self._program("dispatching", "dispatcher")
         return self._dispatching
+
+    def _program(self, module: str, name: str) -> subprocess.Popen[str]:
+        """Start a program that answers each line that it is sent."""
+        self._started += 1
+        folder = self.where.configured(name)
+        with (folder / f"{name}{self._started}.log").open("wb") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", module], cwd=folder, text=True, stderr=log,
+                env={**self.where.environment(), "PROCESS": f"{name}{self._started}"},
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            )  # fmt: skip
 
 
 class Chain:

@@ -6,15 +6,23 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 __all__ = [
     "ORDERLY_END",
+    "TIMED_OUT",
+    "Asked",
+    "Awaited",
+    "Ending",
     "Event",
+    "Heard",
     "History",
     "Hit",
     "Run",
+    "Told",
     "Workflow",
+    "asked_in",
+    "heard_in",
     "hits_in",
     "latest_runs_in",
     "lines_of",
@@ -23,6 +31,11 @@ __all__ = [
 
 LATEST = 4096  # bytes
 ORDERLY_END = "told to end"  # a kind of hit that hurts nothing: the steps that run may be given back
+TIMED_OUT = "timed out"  # what a step hears that nobody answers
+
+ELSEWHERE = {"at started", "at resolved", "at signalled"}  # hits on processes that run no steps
+
+Ending: TypeAlias = Literal["answered", "timed out", "either"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,16 +70,55 @@ class Hit:
     @property
     def kills(self) -> bool:
         """Whether it ended a process that runs steps."""
-        return self.kind.startswith(("kill ", "at ")) and self.kind not in {"kill rest", "at started"}
+        return self.kind.startswith(("kill ", "at ")) and self.kind not in {"kill rest", *ELSEWHERE}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """What the store recorded of a hop."""
+    """What the store recorded of a hop, or of its wait with this name."""
 
     type: str
     hop_id: str
     at: float
+    wait: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Awaited:
+    """A wait that a hop must have had, and how it must have ended; nobody may be asked if it is one for a signal."""
+
+    hop_id: str
+    name: str
+    ending: Ending
+    asks: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """Somebody was asked under a token."""
+
+    hop_id: str
+    name: str
+    token: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Told:
+    """Somebody answered, and what they were told about it; `outcome` is empty if they never heard of it."""
+
+    hop_id: str
+    name: str
+    payload: str
+    outcome: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Heard:
+    """What a step went on with after a wait."""
+
+    hop_id: str
+    name: str
+    heard: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +135,7 @@ class Workflow:
     state: str
     executed: tuple[str, ...]
     events: tuple[Event, ...]
+    waits: tuple[Awaited, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +148,11 @@ class History:
     left_due: tuple[str, ...] = ()
     left_owned: tuple[str, ...] = ()
     left_parked: tuple[str, ...] = ()
+    left_asleep: tuple[str, ...] = ()
+    left_asked: tuple[str, ...] = ()
+    asked: tuple[Asked, ...] = ()
+    told: tuple[Told, ...] = ()
+    heard: tuple[Heard, ...] = ()
     ended_workers: tuple[str, ...] = ()
 
 
@@ -142,3 +200,13 @@ def hits_in(path: Path) -> tuple[Hit, ...]:
         )
         for line in lines_of(path)
     )  # fmt: skip
+
+
+def asked_in(path: Path) -> tuple[Asked, ...]:
+    """Return who was asked, as a file records it."""
+    return tuple(Asked(hop_id=line["hop"], name=line["name"], token=line["token"]) for line in lines_of(path))
+
+
+def heard_in(path: Path) -> tuple[Heard, ...]:
+    """Return what steps went on with, as a file records it."""
+    return tuple(Heard(hop_id=line["hop"], name=line["name"], heard=line["heard"]) for line in lines_of(path))

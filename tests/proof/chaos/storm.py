@@ -21,6 +21,7 @@ from tests.programs.ledger import note
 from tests.programs.stumbles import FOR_GOOD, IN_PASSING
 from tests.proof.chaos.contestants import LEASE, UNACKED, Contestant, Work
 from tests.proof.chaos.history import ORDERLY_END, latest_runs_in
+from tests.proof.chaos.people import WAYS
 from tests.support.processes import START_WITHIN, Process, eventually, own_pids
 from tests.support.servers import RedisServer
 
@@ -30,10 +31,14 @@ __all__ = ["ARMED", "LARGE", "SMALL", "Plan", "Storm"]
 CRASH_POINTS = (
     "started", "received", "claimed", "renewed", "ran", "completed", "published", "retried", "parked", "failed",
     "released", "swept",
+    "before wait", "wait recorded", "before asking", "asked", "before suspend", "suspended", "resolved", "signalled",
+    "woken", "before hearing", "heard",
 )  # fmt: skip
 LOST_REPLIES = (
     "soft.start", "hard.start", "soft.claim", "hard.claim", "soft.renew", "hard.renew", "soft.complete",
     "hard.complete", "soft.retry_at", "hard.retry_at", "hard.park", "hard.fail", "hard.release", "hard.sweep",
+    "soft.wait", "hard.wait", "soft.suspend", "hard.suspend", "soft.resolve", "hard.resolve", "soft.signal",
+    "hard.signal",
 )  # fmt: skip
 ARMED = frozenset({f"at {point}" for point in CRASH_POINTS} | set(LOST_REPLIES))  # as hits are named
 POP_WINDOW = 1.5  # seconds of SIGSTOP in which the server hands a message to a process that never reads it
@@ -64,6 +69,7 @@ class Plan:
     step_seconds: tuple[float, float] = (0.1, 0.8)
     stumbling: float = 0.08  # of all steps fail once
     ending_otherwise: float = 0.05  # of all workflows always fail, and as many park; all of the second half
+    waiting: float = 0.4  # of all workflows have a step that waits, and all of those that are held back
     faults: Counter[str] = field(
         default_factory=lambda: Counter(
             kill_group=1, kill_apart=2, kill_main=2, kill_child=6, stop_and_kill=2, freeze=1, duplicate=6, lose_one=3,
@@ -89,16 +95,20 @@ class Plan:
 
     def works(self, rng: random.Random, seed: int) -> list[Work]:
         """Return the work of a seed."""
-        works = []
+        works, ways = [], sorted(WAYS)
+        reserve = self.workflows - round(self.workflows * RESERVE)
         for number in range(self.workflows):
             seconds, place = round(rng.uniform(*self.step_seconds), 3), rng.randrange(self.steps)
             otherwise = 2 * number >= self.workflows
             turn = number % round(0.5 / self.ending_otherwise)
+            waits = rng.random() < self.waiting or number >= reserve
             works.append(
                 Work(
                     correlation_id=f"s{seed}-{number}", seconds=seconds, steps=self.steps,
                     doomed_at=place if otherwise and turn == 3 else None,
                     parks_at=place if otherwise and turn == 7 else None,
+                    waits_at=rng.randrange(self.steps) if waits else None,
+                    way=ways[number % len(ways)] if waits else "",
                 )
             )  # fmt: skip
         return works
@@ -421,13 +431,17 @@ class Storm:
 
     def _busy(self) -> Worker | None:
         """Wait for a worker in which a long step has just begun; None if no such step begins."""
-        seconds = {work.correlation_id: work.seconds for work in self.works}
+        long = {
+            f"{work.correlation_id}.{place}"
+            for work in self.works if work.seconds >= LONG_STEP
+            for place in range(work.steps) if place != work.waits_at
+        }  # fmt: skip
 
         def found() -> list[Worker]:
             lately = time.time() - JUST_BEGUN
             names = {
                 run.process for run in latest_runs_in(self._contestant.where.runs_file)
-                if run.begun > lately and seconds[run.hop_id.rpartition(".")[0]] >= LONG_STEP
+                if run.begun > lately and run.hop_id in long
             }  # fmt: skip
             return [worker for worker in self._workers if worker.name in names and worker.process.running]
 

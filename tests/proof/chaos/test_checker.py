@@ -9,7 +9,24 @@ from pathlib import Path
 import pytest
 
 from tests.proof.chaos.checker import Violation, excuses, violations
-from tests.proof.chaos.history import ORDERLY_END, Event, History, Hit, Run, Workflow, hits_in, latest_runs_in, runs_in
+from tests.proof.chaos.history import (
+    ORDERLY_END,
+    TIMED_OUT,
+    Asked,
+    Awaited,
+    Event,
+    Heard,
+    History,
+    Hit,
+    Run,
+    Told,
+    Workflow,
+    asked_in,
+    heard_in,
+    hits_in,
+    latest_runs_in,
+    runs_in,
+)
 
 FIRST = Run(hop_id="w.0", process="one", pid=2, begun=1.0, ended=1.5)
 SECOND = Run(hop_id="w.1", process="two", pid=2, begun=2.0, ended=2.5)
@@ -194,11 +211,111 @@ def test_a_run_of_a_hop_that_nobody_dispatched_is_found() -> None:
 
 
 def test_what_is_left_in_the_store_is_found() -> None:
-    history = replace(WHOLE, left_due=("w.1",), left_owned=("p:owner:o",), left_parked=("w.0",), ended_workers=("one",))
+    history = replace(
+        WHOLE, left_due=("w.1",), left_owned=("p:owner:o",), left_parked=("w.0",), left_asleep=("w.1",),
+        left_asked=("w.1~t",), ended_workers=("one",),
+    )  # fmt: skip
 
     assert [(violation.kind, violation.about) for violation in violations(history)] == [
-        ("left due", "w.1"), ("left owned", "p:owner:o"), ("left parked", "w.0"), ("worker ended", "one"),
+        ("left due", "w.1"), ("left owned", "p:owner:o"), ("left parked", "w.0"), ("left asleep", "w.1"),
+        ("left asked", "w.1~t"), ("worker ended", "one"),
     ]  # fmt: skip
+
+
+SUSPENDED = Event(type="suspended", hop_id="w.1", at=2.6)
+
+
+def test_a_run_that_was_left_at_a_wait_excuses_one_more_call() -> None:
+    """An async function runs again from its top when it is woken."""
+    workflows = (replace(WORKFLOW, events=(*EVENTS, SUSPENDED)),)
+    history = replace(WHOLE, workflows=workflows, runs=(FIRST, CUT_SHORT, AGAIN))
+
+    assert violations(history) == []
+    assert excuses(history) == {"suspended": 1}
+    assert kinds(replace(history, runs=(*history.runs, replace(AGAIN, pid=40)))) == ["called too often"]
+
+
+@pytest.mark.parametrize(
+    ("run", "at"),
+    [
+        pytest.param(CUT_SHORT, 1.9, id="it was suspended before"),
+        pytest.param(CUT_SHORT, 4.1, id="it was suspended after the second call began"),
+        pytest.param(SECOND, 2.6, id="it came to its end"),
+        pytest.param(RAISED, 2.6, id="it raised"),
+    ],
+)
+def test_what_was_not_left_at_a_wait_excuses_nothing(run: Run, at: float) -> None:
+    workflows = (replace(WORKFLOW, events=(*EVENTS, replace(SUSPENDED, at=at))),)
+
+    assert kinds(replace(WHOLE, workflows=workflows, runs=(FIRST, run, AGAIN))) == ["called too often"]
+
+
+ANSWERED = Event(type="answered", hop_id="w.1", at=2.7, wait="word")
+LATE = replace(ANSWERED, type="wait_timed_out")
+ASKED = Asked(hop_id="w.1", name="word", token="t")
+YES, NO = (Told(hop_id="w.1", name="word", payload=payload, outcome="settled") for payload in ("yes", "no"))
+HEARD = Heard(hop_id="w.1", name="word", heard="yes")
+MEANT = Awaited(hop_id="w.1", name="word", ending="answered")
+SECOND_NO = replace(NO, outcome="answered")
+
+
+def waiting(*ends: Event, meant: Awaited = MEANT, **changes: object) -> History:
+    """A history with a wait that ended so; an answer of "yes" that somebody heard of, unless that is changed."""
+    workflows = (replace(WORKFLOW, events=(*EVENTS, *ends), waits=(meant,)),)
+    known = {"asked": (ASKED,), "told": (YES, SECOND_NO), "heard": (HEARD,)}
+    return replace(WHOLE, workflows=workflows, **{**known, **changes})
+
+
+def test_a_wait_that_is_answered_once_has_no_violations() -> None:
+    assert violations(waiting(ANSWERED)) == []
+    assert violations(waiting(ANSWERED, asked=(ASKED, ASKED), heard=(HEARD, HEARD))) == []
+    assert violations(waiting(ANSWERED, told=(replace(YES, outcome=""), SECOND_NO))) == []
+    assert violations(waiting(ANSWERED, meant=replace(MEANT, asks=False), asked=())) == []
+
+
+@pytest.mark.parametrize("ending", ["timed out", "either"])
+def test_a_wait_that_timed_out_once_has_no_violations(ending: str) -> None:
+    late = waiting(
+        LATE, meant=replace(MEANT, ending=ending), told=(replace(YES, outcome="late"),),
+        heard=(replace(HEARD, heard=TIMED_OUT),),
+    )  # fmt: skip
+
+    assert violations(late) == []
+
+
+@pytest.mark.parametrize(
+    ("history", "kind"),
+    [
+        (waiting(ANSWERED, asked=(ASKED, replace(ASKED, token="u"))), "two tokens"),
+        (waiting(ANSWERED, asked=()), "asked"),
+        (waiting(ANSWERED, meant=replace(MEANT, asks=False)), "asked"),
+        (waiting(), "never ended"),
+        (waiting(ANSWERED, ANSWERED), "ended twice"),
+        (waiting(ANSWERED, LATE), "ended twice"),
+        (waiting(ANSWERED, heard=()), "never heard"),
+        (waiting(ANSWERED, heard=(HEARD, replace(HEARD, heard="no"))), "heard twice"),
+        (waiting(LATE), "heard otherwise"),
+        (waiting(ANSWERED, told=(SECOND_NO,)), "heard otherwise"),
+        (waiting(ANSWERED, meant=replace(MEANT, ending="timed out")), "wrong end"),
+        (waiting(ANSWERED, told=(YES, NO)), "told otherwise"),
+        (waiting(ANSWERED, told=(replace(YES, outcome="answered"), NO)), "told otherwise"),
+    ],
+)
+def test_a_wait_that_ended_otherwise_than_once_and_for_all_is_found(history: History, kind: str) -> None:
+    assert kinds(history) == [kind]
+
+
+def test_a_wait_of_a_workflow_that_is_lost_is_not_judged() -> None:
+    assert kinds(replace(waiting(), workflows=(replace(waiting().workflows[0], state="suspended"),))) == ["lost"]
+
+
+def test_whom_steps_ask_and_what_they_hear_is_read_from_files(tmp_path: Path) -> None:
+    (tmp_path / "asked").write_text(json.dumps({"at": 1.0, "hop": "w.1", "name": "word", "token": "t"}) + "\n")
+    (tmp_path / "heard").write_text(json.dumps({"at": 1.0, "hop": "w.1", "name": "word", "heard": "yes"}) + "\n")
+
+    assert asked_in(tmp_path / "asked") == (ASKED,)
+    assert heard_in(tmp_path / "heard") == (HEARD,)
+    assert asked_in(tmp_path / "none") == ()
 
 
 def test_a_history_is_read_from_the_lines_of_its_files(tmp_path: Path) -> None:

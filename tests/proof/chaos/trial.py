@@ -13,7 +13,7 @@ import redis
 
 from tests.proof.chaos.checker import Violation, excuses, violations
 from tests.proof.chaos.contestants import Chain, Slip, settings_of
-from tests.proof.chaos.history import History, hits_in, runs_in
+from tests.proof.chaos.history import History, asked_in, heard_in, hits_in, runs_in
 from tests.proof.chaos.storm import Plan, Storm
 from tests.support.processes import Deployment, deployment
 from tests.support.servers import redis_server
@@ -46,6 +46,7 @@ class Report:
     seconds: float
     apart: int
     excused: Mapping[str, int] | None = None
+    waits: int = 0
     points: frozenset[str] = frozenset()
     struck: Mapping[str, int]
     violations: tuple[Violation, ...] = ()
@@ -53,8 +54,12 @@ class Report:
     def __str__(self) -> str:
         explained = ""
         if self.excused is not None:
-            hit, raised, given_back = (self.excused.get(why, 0) for why in ("hit", "raised", "given back"))
-            explained = f" and {hit} running ones hit, {raised} that failed in passing, {given_back} given back"
+            whys = ("hit", "raised", "given back", "suspended")
+            hit, raised, given_back, suspended = (self.excused.get(why, 0) for why in whys)
+            explained = (
+                f" and {hit} running ones hit, {raised} that failed in passing, {given_back} given back, {suspended} "
+                f"suspended at {self.waits} waits"
+            )
         return (
             f"{self.contestant:5} seed {self.seed}: {self.workflows} workflows, {self.kills} kills, lost {self.lost}, "
             f"completed twice {self.twice}, {self.calls} calls for {self.steps} steps{explained}; {self.apart} calls "
@@ -66,16 +71,22 @@ def try_slip(seed: int, plan: Plan, folder: Path) -> Report:
     """Put our workflows under the storm of a seed."""
     begun = time.monotonic()
     with redis_server(*APPEND_ONLY) as server, deployment(server.url, folder, **settings_of(seed)) as where:
-        contestant = Slip(where)
+        contestant = Slip(where, seed)
         storm = Storm(contestant, server, plan, seed, folder)
         _tell(where, storm)
+        where.variables |= {"ASKED_FILE": str(contestant.asked_file), "HEARD_FILE": str(contestant.heard_file)}
+        contestant.people.begin()
         with closing(storm):
             storm.run(patience=PATIENCE)
+        assert contestant.people.failure is None
         left = _leftovers(where)
         history = History(
             workflows=tuple(map(contestant.outcome, storm.works)),
             runs=runs_in(where.runs_file),
             hits=hits_in(storm.hits_file),
+            asked=(*asked_in(contestant.asked_file), *contestant.people.found.values()),
+            told=tuple(contestant.people.told),
+            heard=heard_in(contestant.heard_file),
             **left,
             ended_workers=tuple(storm.unexpected_ends),
         )
@@ -90,6 +101,7 @@ def try_slip(seed: int, plan: Plan, folder: Path) -> Report:
         twice=sum(violation.kind == "completed twice" for violation in found),
         seconds=time.monotonic() - begun,
         excused=excuses(history),
+        waits=sum(len(workflow.waits) for workflow in history.workflows),
         points=frozenset(hit.kind for hit in history.hits if hit.kind.startswith(("at ", "soft.", "hard."))),
         struck=dict(storm.struck),
         violations=found,
@@ -130,7 +142,7 @@ def _tell(where: Deployment, storm: Storm) -> None:
 
 
 def _leftovers(where: Deployment) -> dict[str, tuple[str, ...]]:
-    """Return the contents of the two indexes and the owners' sets, once nothing changes any more."""
+    """Return the contents of the indexes and the owners' sets, once nothing changes any more."""
     deadline = time.monotonic() + LEFTOVER_PATIENCE
     with redis.Redis.from_url(where.url, decode_responses=True) as client:
         while True:
@@ -138,6 +150,8 @@ def _leftovers(where: Deployment) -> dict[str, tuple[str, ...]]:
                 "left_due": tuple(client.zrange(f"{where.prefix}:due", 0, -1)),
                 "left_owned": tuple(client.scan_iter(f"{where.prefix}:owner:*", count=1000)),
                 "left_parked": tuple(client.zrange(f"{where.prefix}:parked", 0, -1)),
+                "left_asleep": tuple(client.zrange(f"{where.prefix}:asleep", 0, -1)),
+                "left_asked": tuple(client.zrange(f"{where.prefix}:asked", 0, -1)),
             }
             if not any(left.values()) or time.monotonic() > deadline:
                 return left

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import threading
+from collections.abc import Awaitable
 
 import pytest
 
@@ -57,6 +58,32 @@ async def test_what_an_answer_leads_to_comes_before_the_next_answer() -> None:
         await asyncio.gather(ask(2, 0), ask(1, 8))
 
     assert seen == [1, 2]
+
+
+async def test_an_answer_is_kept_back_only_as_long_as_something_else_is_ready_to_go_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A replay would otherwise turn the loop twenty times for each call that a run makes after the other."""
+    loop, sleep, turned, slept = asyncio.get_running_loop(), asyncio.sleep, 0, list[float]()
+
+    def counted(delay: float) -> Awaitable[None]:
+        slept.append(delay)
+        return sleep(delay)
+
+    def turn() -> None:
+        nonlocal turned
+        turned += 1
+        if turned < 8:
+            loop.call_soon(turn)
+
+    order = Turns([1, 2])
+    loop.call_soon(turn)
+    await order.take(1)
+    assert turned == 8
+
+    monkeypatch.setattr(asyncio, "sleep", counted)
+    await order.take(2)
+    assert slept == [0]
 
 
 async def test_a_call_that_is_cut_off_holds_up_none() -> None:
