@@ -53,9 +53,9 @@ def main(text: str, *, answers: list[str], model: str, kill: bool) -> None:
                 running = started(stack, environment)
 
         result = handle.result_sync(timeout=PATIENCE)
+        expect(ledger.decisions() or not kill, "nobody had to be asked, so no worker was killed; name a larger amount")
         show_outputs(result, handle.events_sync(), transport)
         check(text, handle, model=model)
-        expect(ledger.decisions() or not kill, "nobody had to be asked, so no worker was killed; name a larger amount")
 
 
 def started(stack: ExitStack, environment: Mapping[str, str]) -> Process:

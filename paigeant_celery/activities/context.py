@@ -147,7 +147,9 @@ class WorkflowContext:
 
         An async function runs again from its top when it goes on: what it awaited here before is returned again, and
         agents with `CeleryDurability` are replayed; anything else that it does is done again, and what runs beside the
-        wait is cut off. Raises `UsageError` in a sync function, which cannot be left.
+        wait is cut off. So is an `asyncio.timeout` around it, which begins anew each time: pass `timeout`. Cancel a
+        wait that you need no more, or the step stands at it. Raises `UsageError` in a sync function, which cannot be
+        left.
         """
         _check_on_loop("wait_for")
         about = About(step=self.step_id, activity=self.activity, question=checked_question(question))
@@ -165,7 +167,10 @@ class WorkflowContext:
         return self._waits().sleep_for(seconds or 0.0, name="a time")
 
     def sleep_until(self, when: datetime) -> Coroutine[Any, Any, None]:
-        """Sleep until a time, not at all if it is over; the worker is free meanwhile. As `wait_for`."""
+        """Sleep until a time, not at all if it is over; the worker is free meanwhile. As `wait_for`.
+
+        The time that the first attempt gives counts, also if it is counted from now.
+        """
         _check_on_loop("sleep_until")
         return self._waits().sleep_until(checked_moment(when, "when"), name="a time")
 

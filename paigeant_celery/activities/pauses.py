@@ -111,8 +111,8 @@ IN_CALL = (
     "so that only what it calls is recorded"
 )
 REMEDY = (
-    "only the agent of a step waits for that by itself: let this one have `CeleryDurability` and `RequestInput` or "
-    "`HandleDeferredToolCalls`, which answer within its run"
+    "only the agent of a step waits for that by itself: let this one have `CeleryDurability`, and `RequestInput` "
+    "(since pydantic-ai 2.68) or `HandleDeferredToolCalls`, which answer within its run"
 )
 
 PAUSES: Mapping[str, Callable[[Any], Paused | None]] = {

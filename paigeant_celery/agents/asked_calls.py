@@ -15,8 +15,7 @@ from pydantic_ai.tools import DeferredToolRequests, DeferredToolResults
 from paigeant_celery.activities.context import workflow_context
 from paigeant_celery.core.about import About, AskedCall, CallKind, write_about
 from paigeant_celery.core.answers import answers_of, results_of
-from paigeant_celery.core.errors import NotSerializable, NoWorkflow
-from paigeant_celery.core.jsonable import to_jsonable
+from paigeant_celery.core.errors import NoWorkflow
 
 __all__ = ["AskedCalls", "about_step", "read_results"]
 
@@ -47,8 +46,8 @@ class AskedCalls:
 
     @cached_property
     def parts(self) -> tuple[str, ...]:
-        """The ids of the calls."""
-        return tuple(call.tool_call_id for call in self._calls())
+        """The ids of the calls, each once."""
+        return tuple(dict.fromkeys(call.tool_call_id for call in self._calls()))
 
     @cached_property
     def about(self) -> About:
@@ -100,8 +99,8 @@ class AskedCalls:
 
 def _arguments_of(call: ToolCallPart) -> JsonValue:
     try:
-        return to_jsonable(call.args_as_dict(), reason="invalid_arguments")
-    except (ValueError, AssertionError, NotSerializable):  # what a model wrote is no JSON object
+        return call.args_as_dict()
+    except (ValueError, AssertionError):  # what a model wrote is no JSON object
         return None
 
 

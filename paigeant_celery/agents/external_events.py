@@ -17,6 +17,7 @@ from paigeant_celery.agents.asked_calls import AskedCalls, about_step
 from paigeant_celery.core.about import write_about
 from paigeant_celery.core.errors import Paused
 from paigeant_celery.core.wait_errors import InvalidAnswer
+from paigeant_celery.core.wait_inputs import checked_seconds, checked_wait_name
 from paigeant_celery.core.waits import WHOLE
 from paigeant_celery.journal.hop_journal import HopJournal
 from paigeant_celery.journal.record import CallKey
@@ -53,8 +54,8 @@ else:
             if journal is None or not can_wait_here():
                 raise Paused("tools_deferred", IN_CALL)
             run_id = surrounding_run()
+            name, seconds = checked_wait_name(name), checked_seconds(timeout, "timeout")
             key = journal.key(run_id, journal.step_of(run_id), "wait", name=name, call_id=surrounding_call())
-            seconds = None if timeout is None else timeout.total_seconds()
             if (calls := _asked.get()) is not None:
                 ended = await _answers(journal, key, calls, ask=ask, timeout=seconds)
             else:

@@ -111,7 +111,8 @@ class StepRunner:
             return await asyncio.to_thread(self._went_on, hop, kept)  # reading much would block the loop
         running = asyncio.create_task(self._run(hop))  # its own task: a step can cancel only that
         if hop.journal is not None:
-            hop.journal.waits.begin(leave=running.cancel, timeout=hop.timeout)
+            # A deadline may be nearer than the step's own timeout. It ends the workflow, so nobody leaves before it.
+            hop.journal.waits.begin(leave=running.cancel, timeout=hop.policy.timeout or hop.timeout)
         try:
             outcome = await running
         except asyncio.CancelledError as error:
@@ -147,7 +148,11 @@ class StepRunner:
                 )
                 with entered(context), hop_trace(hop.message.trace_context), journalling(hop.journal):
                     async with self._around(hop, context):
-                        result = await hop.activity.run(hop.message.step, hop.given, context, limits=self._limits)
+                        try:
+                            result = await hop.activity.run(hop.message.step, hop.given, context, limits=self._limits)
+                        finally:
+                            if hop.journal is not None:
+                                hop.journal.waits.end()
                         if hop.journal is not None:
                             await hop.journal.settle()
             notes = (*_resumed(hop.journal), *result.notes)

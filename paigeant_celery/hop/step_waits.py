@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from pydantic import JsonValue
 
@@ -56,15 +56,16 @@ class StepWaits:
         return payload
 
     async def sleep_until(self, when: datetime, *, name: str) -> None:
-        """Sleep without a worker; not at all if the time is over."""
-        await self._journal_here().waits.sleep_until(when, name=name)
+        """Sleep without a worker until the time that the step first gave here; not at all if it is over."""
+        journal = self._journal_here()
+        await journal.waits.check_not_left()
+        key = journal.key(surrounding_run(), 0, "wait", name=name, call_id=surrounding_call())
+        until = await journal.noted_until(key, when)
+        await journal.waits.sleep_until(until, name=name)
 
     async def sleep_for(self, seconds: float, *, name: str) -> None:
         """Sleep for so long, counted from when the step first came here."""
-        journal = self._journal_here()
-        key = journal.key(surrounding_run(), 0, "wait", name=name, call_id=surrounding_call())
-        until = await journal.noted_until(key, seconds)
-        await journal.waits.sleep_until(until, name=name)
+        await self.sleep_until(self._journal_here().waits.now() + timedelta(seconds=seconds), name=name)
 
     def _journal_here(self) -> HopJournal:
         if self._journal is None:

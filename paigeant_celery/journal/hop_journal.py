@@ -463,12 +463,11 @@ class HopJournal:
             extra={"action": "replay_drift", "hop": self.hop_id},
         )
 
-    async def noted_until(self, key: CallKey, delay: float) -> datetime:
-        """Return when a sleep of so many seconds is over, counted from when an attempt first came to it."""
+    async def noted_until(self, key: CallKey, until: datetime) -> datetime:
+        """Return when a sleep is over, as it was when an attempt first came to it."""
         found = self.find(key, {})
         if found is not None:
             return datetime.fromisoformat(found.result)
-        until = self.waits.now() + timedelta(seconds=delay)
         await self._add(key, Record(result=until.isoformat()).encode(), place=key)
         return until
 
@@ -541,22 +540,23 @@ class HopJournal:
         self.let_go(held)
 
     async def patiently(self, ask: Callable[[], T | None]) -> T:
-        """Ask the store beside the event loop, again and again while it is away.
+        """Ask the store beside the event loop, again and again while it is away; no attempt is left meanwhile.
 
         Raises `HopLost` if its answer is none, because this owner may no longer write, or if it does not know the hop.
         """
         waits = patience()
-        while True:
-            try:
-                if answer := await asyncio.to_thread(ask):
-                    return answer
-                self.lose()
-            except HopUnknown:
-                self.lose()
-            except TransientError as error:  # the step's own timeout limits the wait
-                logger.warning("waiting: %s", error, extra={"action": "waiting_for_server"})
-            self.check_not_lost()
-            await asyncio.sleep(next(waits))
+        with self.waits.flying():
+            while True:
+                try:
+                    if answer := await asyncio.to_thread(ask):
+                        return answer
+                    self.lose()
+                except HopUnknown:
+                    self.lose()
+                except TransientError as error:  # the step's own timeout limits the wait
+                    logger.warning("waiting: %s", error, extra={"action": "waiting_for_server"})
+                self.check_not_lost()
+                await asyncio.sleep(next(waits))
 
     def _tell_new_operation(self, key: CallKey) -> None:
         if self._course.is_behind(key.run) and key.name not in self._drifted:

@@ -18,6 +18,7 @@ from paigeant_celery.store.port import Closing, NewWait, Standing, WaitStore
 __all__ = ["SHORTEST", "Flight", "HopWaits"]
 
 IN_PEACE = 0.05  # seconds in which nothing else is going on until an attempt is left; a replay is never so slow
+BEFORE_THE_END = 0.02  # seconds before a step runs out of time by which an attempt that only waits is left
 SETTLING = 20  # turns of the event loop before that, so that code that is ready to go on does
 SHORTEST = 1.0  # seconds; a shorter sleep is over before another worker could go on
 AGAIN = 0.1  # seconds until the store is asked once more whether the time of a wait is over
@@ -65,6 +66,7 @@ class HopWaits:
         "_look",
         "_loop",
         "_moves",
+        "_sleeps_until",
         "_stands",
         "_store",
         "_tasks",
@@ -80,7 +82,7 @@ class HopWaits:
         self._lock = real().Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._leave: Callable[[], object] | None = None  # until an attempt begins, there is none to leave
-        self._ends = now()
+        self._ends = self._sleeps_until = now()
         self._is_busy: Callable[[], bool] = lambda: False
         self._stands: set[_Stand] = set()
         self._flights: set[Flight] = set()
@@ -93,6 +95,15 @@ class HopWaits:
         """Let an attempt begin on this loop that may take so many seconds; `leave` cancels it."""
         self._loop, self._leave = asyncio.get_running_loop(), leave
         self._ends = self.now() + timedelta(seconds=timeout)
+        self._sleeps_until = self._ends - timedelta(seconds=min(SHORTEST, timeout / 4))
+
+    def end(self) -> None:
+        """Leave no attempt any more: its code has ended, and what it left standing ends as well."""
+        self._leave = None
+        if self._look is not None:
+            self._look.cancel()
+        for stand in list(self._stands):
+            stand.over.cancel()
 
     def busy_if(self, is_busy: Callable[[], bool]) -> None:
         """Leave no attempt while a call is being made or must be recorded."""
@@ -124,10 +135,11 @@ class HopWaits:
         return found
 
     async def sleep_until(self, until: datetime, *, name: str, quiet: bool = False) -> None:
-        """Stand until a time; a short sleep is slept here unless the step would run out of time."""
+        """Stand until a time; a short sleep is slept here unless too little of the step's time would be left."""
         left = (until - self.now()).total_seconds()
-        if 0 < left < SHORTEST and until < self._ends:
-            await asyncio.sleep(left)
+        if 0 < left < SHORTEST and until < self._sleeps_until:
+            with self.flying():  # whoever leaves the attempt would not know when it is over
+                await asyncio.sleep(left)
         while self.now() < until:
             await self._stand(name=name, until=until, quiet=quiet)
 
@@ -150,6 +162,12 @@ class HopWaits:
         with suppress(RuntimeError):  # the loop has ended
             self._loop.call_soon_threadsafe(self._watch)
 
+    async def check_not_left(self) -> None:
+        """Cancel code that goes on although its attempt was left, and that would hold its worker with another wait."""
+        if self.standing is not None:
+            await asyncio.sleep(IN_PEACE)  # code that swallows this in a loop does not block the others
+            raise asyncio.CancelledError
+
     async def _stand(
         self, *, name: str, token: str | None = None, until: datetime | None = None, quiet: bool = False
     ) -> None:
@@ -158,6 +176,7 @@ class HopWaits:
         if loop is not self._loop:
             text = "a step waits only on the event loop that runs it; `await` the wait in an `async` function or tool"
             raise UsageError(text)
+        await self.check_not_left()
         stand = _Stand(name=name, over=loop.create_future(), token=token, until=until, quiet=quiet)
         flights = _around(_flight.get())
         for flight in flights:
@@ -216,7 +235,9 @@ class HopWaits:
         assert self._loop is not None
         if self._look is not None:
             self._look.cancel()
-        self._look = self._loop.call_later(IN_PEACE, lambda moves: self._begin(self._leave_if(moves)), self._moves)
+        left = (self._ends - self.now()).total_seconds() - BEFORE_THE_END
+        delay = max(0.0, min(IN_PEACE, left))
+        self._look = self._loop.call_later(delay, lambda moves: self._begin(self._leave_if(moves)), self._moves)
 
     async def _leave_if(self, moves: int) -> None:
         """Leave the attempt if nothing has moved since, not even now that the loop has had time."""
@@ -224,7 +245,8 @@ class HopWaits:
             await asyncio.sleep(0)
         if self._moves != moves or not self._stands or self.standing is not None or self._is_at_work():
             return
-        assert self._leave is not None
+        if self._leave is None:
+            return
         self.standing = self._stood_at()
         self._leave()
 

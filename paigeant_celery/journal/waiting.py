@@ -51,10 +51,12 @@ async def ended_wait(
     recorded. `timeout` is in seconds from when the wait was first recorded. An answer that is not `is_of_use` opens the
     wait again under a new token, and `ask` is called with that. Raises `HopLost`.
     """
+    await journal.waits.check_not_left()
     found = journal.find(key, {})
     if found is not None:
         await journal.turn(found.number)
         return Ended(state=found.result["state"], answers=found.result["answers"])
+    journal.check_not_lost()
     await journal.write_held()
     waits, instead_of = journal.waits, None
     while True:
@@ -98,10 +100,11 @@ async def _asked(journal: HopJournal, key: CallKey, wait: Wait, ask: Ask) -> Wai
             with calling(str(asking), recorded=True):
                 answers = await ask(wait.token)
             await journal.add(asking, Record(result=answers))
-    if answers is None:
-        return wait
-    texts = {part: json.dumps(answer, ensure_ascii=False) for part, answer in answers.items()}
-    return await journal.patiently(partial(journal.waits.answer, wait, texts, by=BY_STEP, call=mark))
+    texts = {part: json.dumps(answer, ensure_ascii=False) for part, answer in (answers or {}).items()}
+    # Meanwhile somebody else may have answered some of the parts. The store takes answers to all given parts or none.
+    while wait.state == "open" and (left := {part: texts[part] for part in wait.unanswered if part in texts}):
+        wait = await journal.patiently(partial(journal.waits.answer, wait, left, by=BY_STEP, call=mark))
+    return wait
 
 
 def _ended(wait: Wait) -> Ended:

@@ -523,6 +523,7 @@ class MemoryStore:
             kept.heard = self._records.histories.hear(conversation, now=now)
         else:
             self._records.histories.keep(conversation, now=now)
+        kept.heard_in = conversation
         return kept.heard
 
     def _kept(self, closing: Closing) -> Kept:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from paigeant_celery.core import hops as protocol
+from paigeant_celery.core.conversations import ConversationKey
 from paigeant_celery.core.flow import Failure, WorkflowState
 from paigeant_celery.core.hops import Asleep, Change, Due, Hop, Line, Owned, Pace, Parked
 from paigeant_celery.core.waits import Answer, Wait
@@ -79,6 +80,7 @@ class Kept:
     envelope: str | None
     letter: str | None = None
     heard: Heard | None = None
+    heard_in: ConversationKey | None = None
     journal: dict[str, str] = field(default_factory=dict)
     waits: dict[str, Wait] = field(default_factory=dict)
     quiet: bool = False  # it was suspended for a moment, so that neither its waking nor its next claim is an event
@@ -139,6 +141,8 @@ class Records:
                 self.parked[hop_id] = since
             case Asleep(until=until):
                 self.asleep[hop_id] = until
+                if kept.heard_in is not None:  # it must not expire before the hop goes on
+                    self.histories.keep(kept.heard_in, now=until)
             case None:
                 self._end(kept, now)
 

@@ -65,7 +65,8 @@ def test_attempts_end_and_the_job_goes_on_until_its_workflow_is_cancelled(shop: 
     asked = shop.asked(short)
     assert (asked[0], asked.count("submit"), asked.count("cancel")) == ("submit", 1, 0)
     assert asked.count("poll") >= 5
-    assert "retrying" in [event.type for event in short.events_so_far()]
+    assert [event.type for event in short.events_so_far() if event.type in ("retrying", "suspended")] == []
+    assert [event.fields["attempt"] for event in short.events_so_far() if event.type == "claimed"] == ["1"]
 
     shop.change_worker()
     for handle in (kept, unwanted):
@@ -77,3 +78,16 @@ def test_attempts_end_and_the_job_goes_on_until_its_workflow_is_cancelled(shop: 
     assert (shop.asked(kept).count("submit"), shop.asked(kept).count("cancel")) == (1, 0)
     assert kept.status_sync().attempt == 1
     kept.cancel_sync()
+
+
+def test_more_steps_than_there_are_slots_wait_for_their_jobs(shop: Shop) -> None:
+    """Between two polls no worker is held, nothing is written down for people, and no attempt is spent."""
+    handles = [shop.wash(f"{name} by night, for ever", timeout=1.0) for name in "abcdef"]  # on four slots
+
+    for handle in handles:
+        shop.wait_for_polls(handle, 2)
+
+    for handle in handles:
+        assert [event.type for event in handle.events_so_far()] == ["started", "claimed"]
+        assert (shop.asked(handle).count("submit"), shop.asked(handle).count("cancel")) == (1, 0)
+        assert handle.cancel_sync()

@@ -560,25 +560,16 @@ for unknown in ("nobody", "a b", "\\ud800"):
     ]
 
 
-def test_the_harness_test_passes_as_it_is_shown(host: Path) -> None:
-    """People learn the test kit from this example."""
-    (host / "conftest.py").write_text('pytest_plugins = ["paigeant_celery.testing"]\n', encoding="utf-8")
-    (host / "test_shown.py").write_text(block(HARNESS_TEST), encoding="utf-8")
-
-    done = run_pytest(host)
-
-    assert re.search(r"^1 passed in ", done.stdout, re.MULTILINE), done
-
-
-def test_the_answers_of_a_test_are_given_as_shown(host: Path) -> None:
-    """An approval, a signal and a forgotten answer, in the words of pydantic-ai."""
+def test_the_tests_of_the_test_kit_pass_as_they_are_shown(host: Path) -> None:
+    """People learn it from these: outputs, an approval, a signal and a forgotten answer."""
     (host / "shop" / "refunds.py").write_text(block(REFUNDS), encoding="utf-8")
     (host / "conftest.py").write_text('pytest_plugins = ["paigeant_celery.testing"]\n', encoding="utf-8")
+    (host / "test_shown.py").write_text(block(HARNESS_TEST), encoding="utf-8")
     (host / "test_refunds.py").write_text(block(REFUNDS_TEST), encoding="utf-8")
 
     done = run_pytest(host)
 
-    assert re.search(r"^2 passed in ", done.stdout, re.MULTILINE), done
+    assert re.search(r"^3 passed in ", done.stdout, re.MULTILINE), done
 
 
 ANSWERED_ON_A_PAGE = """

@@ -15,6 +15,7 @@ from paigeant_celery import PaigeantAgent, workflow_context
 
 TAKES = 2.5  # seconds for a job, if it is to end
 INTERVAL = 0.2  # seconds between two polls
+SLOWLY = 1.1  # the same for what is washed by night
 
 
 def ask(what: str) -> None:
@@ -35,16 +36,19 @@ class Machine(FunctionModel):
 
     async def request(self, messages: list[ModelMessage], *_: object) -> ModelResponse:
         last = messages[-1]
-        if not isinstance(last, ModelResponse):
-            ask("submit")
-            return ModelResponse(parts=[], state="suspended", provider_response_id="job", model_name=self.model_name)
-        ask("poll")
-        done = "for ever" not in str(messages) and time.time() > submitted_at() + TAKES
-        parts, state = ([TextPart("clean")], "complete") if done else ([], "suspended")
-        return ModelResponse(parts=parts, state=state, provider_response_id="job", model_name=self.model_name)
+        ask("poll" if isinstance(last, ModelResponse) else "submit")
+        ends = isinstance(last, ModelResponse) and "for ever" not in str(messages)
+        done = ends and time.time() > submitted_at() + TAKES
+        return ModelResponse(
+            parts=[TextPart("clean")] if done else [],
+            state="complete" if done else "suspended",
+            provider_response_id="job",
+            provider_details={"slowly": "by night" in str(messages)},
+            model_name=self.model_name,
+        )
 
     def continuation_delay(self, response: ModelResponse) -> float | None:
-        return INTERVAL
+        return SLOWLY if (response.provider_details or {})["slowly"] else INTERVAL
 
     async def cancel_suspended_response(self, response: ModelResponse) -> None:
         ask("cancel")

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from paigeant_celery import (
     FunctionSpec,
+    PaigeantAgent,
     PendingWait,
     WorkflowContext,
     WorkflowFailed,
@@ -23,6 +24,7 @@ from paigeant_celery import (
     wait_for,
 )
 from paigeant_celery.testing import WorkflowHarness
+from tests.support.provider_jobs import BackgroundModel, Provider
 
 
 def made_and_dropped() -> FunctionSpec:
@@ -139,6 +141,17 @@ def test_steps_that_wait_get_their_answers_and_take_no_time(workflow_harness: Wo
     assert ended.at - start_at >= timedelta(days=3)
     with pytest.raises(WorkflowFailed, match="WaitTimedOut"):
         asyncio.run(workflow_harness.run(steps))
+
+
+def test_a_job_at_a_provider_takes_no_time(workflow_harness: WorkflowHarness) -> None:
+    """Its run polls every half minute, and the test does not wait for any of them."""
+    jobs = Provider(lambda: jobs.asked.count("poll") >= 5, interval=30.0)
+    agent = PaigeantAgent(BackgroundModel(jobs), name="waiting")
+
+    result = asyncio.run(workflow_harness.run([agent.activity("go")]))
+
+    assert result.output == "done"
+    assert jobs.asked == ["submit", *["poll"] * 5]
 
 
 def test_a_test_can_stop_where_a_workflow_waits(workflow_harness: WorkflowHarness) -> None:

@@ -94,7 +94,10 @@ if log then
     heard = (found[1] or '0') .. ' ' .. (found[2] or '0') .. ' ' .. (found[3] or '')
     redis.call('HSET', hop_key(hop), 'heard', heard)
   end
-  if where == 'anywhere' then redis.call('PEXPIREAT', log, int(now + ttl)) end
+  if where == 'anywhere' then
+    redis.call('PEXPIREAT', log, int(now + ttl))
+    redis.call('HSET', hop_key(hop), 'heard_in', ttl .. ' ' .. name)
+  end
 end
 if record.state == 'running' then take_from(record.owner, hop) else redis.call('ZREM', due, hop) end
 give()

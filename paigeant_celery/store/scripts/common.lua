@@ -13,7 +13,8 @@
 --                                     sent and first (the numbers of its latest and of its first message among those
 --                                     of its queue); waits (how often it was overdue); given_back
 --                                     (how many workers could not read it); heard (pieces, size and log of its
---                                     conversation at the first claim); envelope until it is closed;
+--                                     conversation at the first claim); heard_in (how long an id's history is kept
+--                                     after a claim, and the id); envelope until it is closed;
 --                                     suspended_by (fence and owner of the claim that suspended it last), slept ('1' if it had
 --                                     to wait then), wake_at ('' for none), quiet ('1' if neither its waking nor its next
 --                                     claim is an event); and its waits, in fields that begin with ':' (waits.lua). They
@@ -31,7 +32,8 @@
 --                                     ever came), signals:id:ID and signals:call:N of the latest ones
 -- {prefix}:conversation:{id}  hash    a history that steps of any workflow share: pieces (how many), 1, 2, ... (each a
 --                                     piece of its text), size (bytes), log (tells it from later ones of the same id);
---                                     expires after the last claim or completion of a step in it
+--                                     expires after the last claim or completion of a step in it, and not while one
+--                                     that heard it is suspended
 -- {prefix}:journal:{hop}      hash    call -> what was recorded about it (JSON); expires with the workflow. For a hop that
 --                                     was parked although its step ended well also: outcome -> what the step gave. Long
 --                                     entries are in pieces: NAME.1, NAME.2, ... and NAME.pieces, how many there are

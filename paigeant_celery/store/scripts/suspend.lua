@@ -40,7 +40,7 @@ redis.call('HSET', hop_key(hop), 'state', over and 'queued' or 'suspended', 'att
   'slept', over and '0' or '1', 'wake_at', wake_at, 'quiet', quiet)
 if not over then
   local deadline = redis.call('HGET', wf_key(workflow), 'deadline')
-  redis.call('ZADD', asleep, int(next_look(hop, wake_at, deadline)), hop)
+  look_again(hop, next_look(hop, wake_at, deadline))
   redis.call('ZREM', due, hop)
 end
 redis.call('HDEL', hop_key(hop), 'owner', 'token', 'claimed_at', 'exhausted', 'given_back')

@@ -126,7 +126,7 @@ local function look_at_sleeper(hop)
     redis.call('ZREM', asleep, hop)
     send_again(hop, record, 0, 'time_over')
   else
-    redis.call('ZADD', asleep, int(next_look(hop, record.wake_at, deadline)), hop)
+    look_again(hop, next_look(hop, record.wake_at, deadline))
   end
 end
 

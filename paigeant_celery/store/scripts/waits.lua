@@ -105,6 +105,16 @@ local function next_look(hop, wake_at, deadline)
   return at
 end
 
+-- Look at a suspended hop at that time. The history that it has heard must not expire before it goes on: it is kept after
+-- that for as long as after a claim.
+local function look_again(hop, at)
+  redis.call('ZADD', asleep, int(at), hop)
+  local ttl, name = (redis.call('HGET', hop_key(hop), 'heard_in') or ''):match('^(%d+) (.*)$')
+  if not ttl then return end
+  local log = conversation_at('', 'anywhere', name)
+  redis.call('PEXPIREAT', log, int(at + ttl))
+end
+
 -- Take a part of a wait as answered.
 local function note_answer(hop, token, place, call, by, at, text)
   local behind = ':' .. token .. ':' .. place

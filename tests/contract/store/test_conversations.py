@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
 from paigeant_celery.core.conversations import ConversationKey
 from paigeant_celery.store.conversations import AT_ONCE, PIECE
-from paigeant_celery.store.port import Claim, Claimed, Closing, Heard, Said
+from paigeant_celery.store.port import Claim, Claimed, Closing, Heard, Said, Standing, Suspended
 from tests.contract.store.bench import Bench, RedisBench
 from tests.contract.store.given import FAILURE, claim, closing, completion, ending, hop, new
 
@@ -177,6 +178,39 @@ def test_a_history_that_began_anew_is_not_the_one_that_a_hop_heard(bench: Bench)
     assert first.heard.size == 4
     assert bench.store.conversation(SHARED, first.heard) is None
     assert bench.store.conversation(SHARED) == "another\n"
+
+
+@BOTH
+def test_a_history_does_not_expire_while_a_hop_that_heard_it_waits(bench: Bench, key: ConversationKey) -> None:
+    """A step may wait for an approval for longer than an idle conversation is kept."""
+    bench.store.start(new())
+    close = closing(bench.short_lived.claim(continuing(key)))
+    assert bench.short_lived.complete(completion(close, next_hop=hop("w.1"), said=Said(conversation=key, text="one\n")))
+    claimed = bench.short_lived.claim(continuing(key, "w.1"))
+    assert isinstance(claimed, Claimed)
+    standing = Standing(wake_at=claimed.now + timedelta(days=3))
+    assert bench.short_lived.suspend(closing(claimed, "w.1"), standing) == Suspended()
+
+    bench.expire()
+
+    assert bench.store.conversation(key, claimed.heard) == "one\n"
+
+
+def test_each_look_at_a_suspended_hop_keeps_the_history_that_it_heard(on_redis: RedisBench) -> None:
+    """It may sleep for weeks."""
+    on_redis.store.start(new())
+    say(on_redis, SHARED, "one\n")
+    claimed = on_redis.store.claim(continuing(SHARED, "w.1"))
+    assert isinstance(claimed, Claimed)
+    standing = Standing(wake_at=claimed.now + timedelta(days=30))
+    assert on_redis.store.suspend(closing(claimed, "w.1"), standing) == Suspended()
+    kept = on_redis.key("conversation", SHARED.name)
+    on_redis.client.pexpire(kept, 1000)
+
+    on_redis.pass_time(86400)
+    on_redis.store.sweep(host="here")
+
+    assert on_redis.client.pttl(kept) > 86_400_000
 
 
 @BOTH

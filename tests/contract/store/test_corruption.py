@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 
 from paigeant_celery.core.errors import StoreCorrupt
-from paigeant_celery.store.port import Claimed, Closing, Sweep
+from paigeant_celery.store.port import Claimed, Closing, NewWait, Standing, Sweep
 from tests.contract.store.bench import RedisBench, everything
-from tests.contract.store.given import FAILURE, claim, completion, hop, new, told
+from tests.contract.store.given import FAILURE, claim, closing, completion, hop, new, told
 
 
 def test_a_record_that_cannot_be_read_is_named_once_and_stops_no_sweep(on_redis: RedisBench) -> None:
@@ -107,6 +107,60 @@ def test_a_key_of_another_type_is_reported_by_retries_parking_and_cancelling(on_
     }
 
     assert who_notices(on_redis, key, calls, but=("claim", "sweep", "claim once more")) == LATER[key]
+
+
+OF_WAITS = {
+    "asked": ["wait", "resolve", "time_out", "signal", "asked", "sweep", "cancel"],
+    "asleep": ["suspend", "resolve", "time_out", "signal", "sweep", "cancel"],
+    "due": ["suspend", "resolve", "time_out", "signal", "sweep", "cancel"],
+    "sent": ["suspend", "resolve", "time_out", "signal", "sweep"],
+    "hop:w.0": ["wait", "suspend", "resolve", "time_out", "signal", "waits", "cancel"],
+    "events:w": ["wait", "suspend", "resolve", "signal", "cancel"],
+    "blob:w": ["wait", "signal", "cancel"],
+    "wf:w": ["suspend", "resolve", "signal", "cancel"],
+}
+
+
+@pytest.mark.parametrize("key", OF_WAITS)
+def test_a_key_of_another_type_is_reported_by_what_concerns_waits(on_redis: RedisBench, key: str) -> None:
+    """Nobody is asked, and no answer is taken, by halves."""
+    store, held = on_redis.raw, Closing(hop_id="w.0", owner="ann", fence=1)
+    parts = ("a", "b")
+    store.start(new())
+    store.claim(claim())
+    ask = NewWait(wait_id="1", token="w.0~s", kind="token", name="ask", parts=parts)
+    calls: Mapping[str, Callable[[], object]] = {
+        "wait": lambda: store.wait(held, ask),
+        "suspend": lambda: store.suspend(held, Standing(tokens=["w.0~s"])),
+        "resolve": lambda: store.resolve("w.0~s", {"a": "1"}, by="ann", call="c"),
+        "time_out": lambda: store.time_out("w.0~s"),
+        "signal": lambda: store.signal("w", "paid", "1", by="ann", call="c"),
+        "asked": lambda: store.asked(after=None, limit=9),
+        "waits": lambda: store.waits("w.0"),
+        "sweep": lambda: store.sweep(host="there"),
+        "cancel": lambda: store.cancel("w"),
+    }
+
+    assert who_notices(on_redis, key, calls, but=()) == OF_WAITS[key]
+
+
+def test_waits_with_rubbish_in_their_fields_are_reported(on_redis: RedisBench) -> None:
+    """And a hop that sleeps but lacks fields ends no sweep."""
+    store = on_redis.raw
+    store.start(new())
+    close = closing(store.claim(claim()))
+    store.wait(close, NewWait(wait_id="1", token="w.0~s", kind="token", name="ask"))
+    store.suspend(close, Standing(tokens=["w.0~s"]))
+    key = on_redis.key("hop", "w.0")
+    on_redis.client.hset(key, ":since:w.0~s", "x")
+
+    for read in (lambda: store.waits("w.0"), lambda: store.workflow("w"), lambda: store.asked(after=None, limit=1)):
+        assert fault_of(read) is not None
+    on_redis.client.hdel(key, "digest")
+    assert fault_of(lambda: store.resolve("w.0~s", {"": "1"}, by="ann", call="c")) is not None
+    on_redis.pass_time(25 * 3600)
+    assert store.sweep(host="there") == Sweep(corrupted=(key,))
+    assert store.sweep(host="there") == Sweep()
 
 
 @pytest.mark.parametrize("key", WHO_NOTICES)

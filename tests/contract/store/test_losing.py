@@ -8,10 +8,11 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from paigeant_celery.core.errors import HopUnknown
-from paigeant_celery.store.port import Claimed, Closing, Dropped, NewWorkflow, RenewAnswer, Store
+from paigeant_celery.store.port import Claimed, Closing, Dropped, NewWait, NewWorkflow, RenewAnswer, Standing, Store
 from tests.contract.store.bench import Bench, RedisBench, everything
 from tests.contract.store.given import FAILURE, claim, closing, completion, hop, letter, new, told, types
 
+ASKS = NewWait(wait_id="a", token="w.0~s", kind="token", name="a")
 WRITES: dict[str, Callable[[Store, Closing], object]] = {
     "complete": lambda store, close: store.complete(completion(close, next_hop=hop("w.1"))),
     "finish": lambda store, close: store.complete(completion(close)),
@@ -21,6 +22,8 @@ WRITES: dict[str, Callable[[Store, Closing], object]] = {
     "park": lambda store, close: store.park(close, FAILURE, letter()),
     "release": lambda store, close: store.release(close),
     "record": lambda store, close: store.record(close, {"call": "1"}),
+    "wait": lambda store, close: store.wait(close, ASKS) or False,
+    "suspend": lambda store, close: store.suspend(close, Standing()) or False,
     "publish": lambda store, close: store.publish(close, [told(1)]),
 }
 DAY = timedelta(days=1)

@@ -6,12 +6,15 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
 import redis
 
-from paigeant_celery.store.port import Claimed, Closing, Dropped, NewWorkflow, RenewAnswer
+from paigeant_celery.core.waits import make_token
+from paigeant_celery.store.limits import LIMITS
+from paigeant_celery.store.port import Claimed, Closing, Dropped, NewWait, NewWorkflow, RenewAnswer, Standing, Sweep
 from paigeant_celery.store.redis import RedisStore
 from tests.contract.store.bench import LEASE, TTL, RedisBench
 from tests.contract.store.given import FAILURE, claim, closing, completion, hop, new, numbers, told, types
@@ -211,3 +214,71 @@ def in_child(ask: Callable[[], tuple[object, ...]]) -> str:
         answer = told.read()
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     return answer
+
+
+def test_waits_that_an_older_version_left_behind_are_removed(on_redis: RedisBench) -> None:
+    """Its CANCEL ends a workflow whose hop sleeps, but knows neither of the indexes."""
+    for name in ("cancelled", "gone"):
+        on_redis.store.start(new(name))
+        close = closing(on_redis.store.claim(claim(f"{name}.0")), f"{name}.0")
+        on_redis.store.wait(close, ask(f"{name}.0"))
+        on_redis.store.suspend(close, Standing(tokens=[f"{name}.0~s"]))
+    client = on_redis.client
+    client.hset(on_redis.key("hop", "cancelled.0"), "state", "cancelled")
+    client.hset(on_redis.key("wf", "cancelled"), "state", "cancelled")
+    client.delete(on_redis.key("hop", "gone.0"), on_redis.key("wf", "gone"))
+
+    assert on_redis.raw.asked(after=None, limit=9) == []
+    assert on_redis.raw.signal("cancelled", "paid", "1", by="ann", call="c").outcome == "ended"
+    on_redis.pass_time(25 * 3600)
+    assert on_redis.raw.sweep(host="there") == Sweep()
+
+    assert not client.exists(on_redis.key("asleep"), on_redis.key("asked"))
+
+
+def test_a_sweep_takes_an_open_wait_of_an_older_cancelled_hop_from_the_index(on_redis: RedisBench) -> None:
+    """Also if nobody reads the index."""
+    on_redis.store.start(new())
+    close = closing(on_redis.store.claim(claim()))
+    on_redis.store.wait(close, ask("w.0"))
+    on_redis.store.suspend(close, Standing(tokens=["w.0~s"]))
+    on_redis.client.hset(on_redis.key("hop", "w.0"), "state", "cancelled")
+    on_redis.pass_time(25 * 3600)
+
+    assert on_redis.raw.sweep(host="there") == Sweep()
+
+    assert not on_redis.client.exists(on_redis.key("asleep"), on_redis.key("asked"))
+
+
+def test_a_suspended_hop_whose_workflow_is_lost_is_sent_so_that_its_message_brings_it_back(
+    on_redis: RedisBench,
+) -> None:
+    """A server that evicts keys leaves no hop asleep for ever."""
+    on_redis.store.start(new())
+    on_redis.store.suspend(closing(on_redis.store.claim(claim())), Standing())
+    on_redis.client.delete(on_redis.key("wf", "w"))
+    on_redis.pass_time(25 * 3600)
+
+    assert on_redis.raw.sweep(host="there").overdue == (hop(),)
+    assert on_redis.raw.claim(claim(token="t2")) == Dropped(reason="unknown")
+
+
+def test_a_pass_gives_only_so_many_waits_up(on_redis: RedisBench) -> None:
+    """The rest is left to the next one, which may follow at once; no script runs for long."""
+    on_redis.limit(replace(LIMITS, most_timed_out=3))
+    for name in ("a", "b", "c"):
+        on_redis.store.start(new(name))
+        close = closing(on_redis.store.claim(claim(f"{name}.0")), f"{name}.0")
+        for number in range(2):
+            on_redis.store.wait(close, ask(f"{name}.0", str(number), timeout=60.0 + len(name)))
+        on_redis.store.suspend(close, Standing())
+    on_redis.pass_time(120)
+
+    passes = [on_redis.raw.sweep(host="there") for _ in range(3)]
+
+    assert [(len(each.overdue), each.full) for each in passes] == [(2, True), (1, False), (0, False)]
+
+
+def ask(hop_id: str, name: str = "", *, timeout: float | None = None) -> NewWait:
+    token = make_token(hop_id, f"s{name}")
+    return NewWait(wait_id=name, token=token, kind="token", name=name, timeout=timeout)

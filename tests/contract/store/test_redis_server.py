@@ -10,6 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from paigeant_celery.core.errors import ConfigurationError, TransientError, Unreachable
+from paigeant_celery.core.waits import WHOLE
 from paigeant_celery.store.limits import LIMITS
+from paigeant_celery.store.port import NewWait, Standing
 from paigeant_celery.store.redis import RedisStore
 from paigeant_celery.store.redis_client import PERMISSIONS, script_texts
 from tests.contract.store.bench import LEASE, TTL, RedisBench, everything
@@ -112,6 +115,8 @@ def test_a_full_store_refuses_new_work_and_lets_workflows_end(own_redis: Callabl
     for name in ("a", "b", "c"):
         bench.store.start(new(name))
     held = {name: closing(bench.store.claim(claim(f"{name}.0")), f"{name}.0") for name in ("a", "b")}
+    asks = NewWait(wait_id="1", token="a.0~s", kind="token", name="ask")
+    assert bench.store.wait(held["a"], asks) is not None
     bench.client.config_set("maxmemory", "1")
     before = everything(bench)
 
@@ -122,6 +127,10 @@ def test_a_full_store_refuses_new_work_and_lets_workflows_end(own_redis: Callabl
         lambda: bench.store.complete(completion(held["a"], blobs={"draft": "1"})),
         lambda: bench.store.record(held["a"], {"call": "1"}),
         lambda: bench.store.publish(held["a"], [told(1)]),
+        lambda: bench.store.wait(held["a"], replace(asks, token="a.0~t", instead_of=asks.token)),
+        lambda: bench.store.suspend(held["a"], Standing(tokens=[asks.token])),
+        lambda: bench.store.resolve(asks.token, {WHOLE: "1"}, by="ann", call="c"),
+        lambda: bench.store.signal("a", "paid", "1", by="ann", call="c"),
     ):
         with pytest.raises(TransientError, match="full"):
             refused()

@@ -675,6 +675,7 @@ HOST = st.sampled_from(["here", "there"])
 LETTER = st.sampled_from(LETTERS)
 SELDOM = st.sampled_from([*[False] * 7, True])  # because little happens after the end of a workflow
 LITTLE = st.integers(0, 4)
+AFTER_AN_ANSWER = ("leaves", "another answers", "time passes")
 NAME, BY = st.sampled_from(sorted(WAITS)), st.sampled_from(["c1", "c2", "c3", "c4", "c5"])
 
 # One rule draws from all calls. If there were several rules, Hypothesis would leave some out in each example, and
@@ -702,12 +703,13 @@ CALLS = st.one_of(
     a("release", back=BACK),
     a("fail", back=BACK, meant=SELDOM),
     a("cancel", workflow=WORKFLOW, meant=SELDOM),
-    *[a("redrive", workflow=WORKFLOW, fresh=SELDOM)] * 2,
+    *(a("redrive", workflow=WORKFLOW, fresh=SELDOM) for _ in range(3)),  # one that is repeated would count once
     *[a("renew", back=BACK, named=st.integers(0, 3))] * 2,
     *[a("wait", back=BACK, name=NAME, timed=st.booleans(), afresh=SELDOM)] * 2,
     *[a("falls_asleep", workflow=WORKFLOW, owner=OWNER, name=NAME, timed=st.booleans())] * 3,
+    *[a("is_answered", workflow=WORKFLOW, owner=OWNER, name=NAME, then=st.sampled_from(AFTER_AN_ANSWER))] * 3,
     *[a("suspend", back=BACK, wakes=st.sampled_from([None, None, -1, 30]), quiet=SELDOM)] * 2,
-    *[a("resolve", workflow=WORKFLOW, name=NAME, both=st.booleans(), by=BY)] * 2,
+    *(a("resolve", workflow=WORKFLOW, name=NAME, both=st.booleans(), by=BY) for _ in range(3)),
     a("signal", workflow=WORKFLOW, name=NAME, by=BY),
     *[a("patience_ends", workflow=WORKFLOW, then=st.sampled_from(["sweep", "time out", "resolve", "signal"]))] * 2,
     a(
@@ -926,6 +928,24 @@ class Machine:
         self.take(workflow, owner)
         self.wait(0, name, timed)
         self.suspend(0)
+
+    def is_answered(self, workflow: str, owner: str, name: str, then: str) -> None:
+        """Somebody begins the hop and is answered while it runs, perhaps before it asks."""
+        if self.last.workflows.get(workflow) is None:
+            return
+        self.take(workflow, owner)
+        if name == "paid":
+            self.signal(workflow, name, "c1")
+        self.wait(0, name, timed=True)
+        self.resolve(workflow, name, both=then != "another answers")
+        if then == "leaves":
+            self.suspend(0)
+        elif then == "another answers":
+            self.resolve(workflow, name, both=False, by="c2")
+        else:
+            self.pair.pass_time(timedelta(seconds=PATIENCE))
+            for wait in self.waits_of(self.hop_at(workflow)):
+                self.pair.ask(lambda store, token=wait.token: store.time_out(token) or ())
 
     def resolve(self, workflow: str, name: str, both: bool = True, by: str = "c1") -> None:
         """Answer the wait of this name; if there is none, any other one."""

@@ -221,7 +221,9 @@ def _waits(state: State, worker: int) -> Iterator[Move]:
     """A run that waits for an answer: it learns of it, gives it up in time, or leaves its worker."""
     phase, hop, _ = state.workers[worker]
     wait = state.store.wait
-    assert wait is not None
+    if wait is None or hop != state.store.current:  # somebody has completed its hop
+        yield Move(Label("leaves its run", hop, worker), False, _at(state, worker, LEFT))
+        return
     if holds(state, worker, hop) and wait.state == "settled":
         yield Move(Label("RENEW: settled, and the run goes on", hop, worker), False, _learns(state, worker))
     if phase == TOO_LONG or state.store.passed:

@@ -16,7 +16,14 @@ from pydantic_ai.capabilities import AbstractCapability, HandleDeferredToolCalls
 from pydantic_ai.messages import ToolCallPart
 from pydantic_ai.tools import DeferredToolRequests, DeferredToolResults, ToolApproved
 
-from paigeant_celery import CeleryDurability, PaigeantAgent, WorkflowContext, activity
+from paigeant_celery import (
+    CeleryDurability,
+    PaigeantAgent,
+    WorkflowContext,
+    WorkflowFailed,
+    activity,
+    workflow_context,
+)
 from paigeant_celery.activities.registry import registry
 from paigeant_celery.core.about import read_about
 from paigeant_celery.core.waits import Wait
@@ -242,6 +249,16 @@ def request_input_after_a_handler(world: World) -> Step:
     return deleting(world, RequestInput[Any](ask), HandleDeferredToolCalls(decide))
 
 
+def in_a_handler(world: World) -> Step:
+    async def decide(ctx: RunContext[Any], requests: DeferredToolRequests) -> DeferredToolResults:
+        world.did["begun"] += 1
+        first = await workflow_context().wait_for("may I", ask=world.ask("may I"))
+        world.did["answer"] = [first, await world.wait("really")]
+        return requests.build_results(approvals={"a": True, "b": False}, calls={"p": 3})
+
+    return deleting(world, HandleDeferredToolCalls(decide))
+
+
 def yes(wait: Wait) -> Any:
     return payload("yes")
 
@@ -306,6 +323,11 @@ ROWS = [
     Row(
         name="in a function", make=in_a_function, did={"answer": "yes", "local": 2},
         asked={"begin": 1, "may I": 1}, suspended=2,
+    ),
+    Row(
+        name="in a handler, which begins again each time", make=in_a_handler,
+        did={"answer": ["yes", "yes"], "begun": 3, "deleted a": 1, "local": 2},
+        asked={"may I": 1, "really": 1}, suspended=2,
     ),
     Row(
         name="`RequestInput`, approved, denied and priced", make=request_input,
@@ -509,3 +531,25 @@ def test_a_deadline_ends_a_run_that_waits(workflow_harness: WorkflowHarness) -> 
 
     assert handle.status_sync().state == "failed"
     assert asked_for(workflow_harness) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "path"),
+    [({"name": "two\nlines"}, "name"), ({"name": ""}, "name"), ({"timeout": timedelta.max}, "timeout")],
+    ids=["lines", "empty", "for ever"],
+)
+def test_a_wait_that_could_not_be_shown_or_would_never_end_is_refused(
+    workflow_harness: WorkflowHarness, given: dict[str, Any], path: str
+) -> None:
+    """The name stands in Flower and in events, and no store has a time that far away."""
+    world = World()
+
+    def ask(ctx: RunContext[Any], requests: DeferredToolRequests, token: str) -> None:
+        world.ask("calls")(token)
+
+    handle = workflow_harness.dispatch([deleting(world, RequestInput[Any](ask, **given))], correlation_id="w")
+    assert asyncio.run(workflow_harness.deliver()) == ["failed"]
+
+    with pytest.raises(WorkflowFailed, match=f"invalid_wait at `{path}`"):
+        handle.result_sync(0)
+    assert world.tokens == {}

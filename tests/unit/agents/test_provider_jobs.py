@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from pydantic_ai.capabilities import AbstractCapability, BatchModelRequests
 from pydantic_ai.exceptions import ModelHTTPError, UserError
-from pydantic_ai.messages import ModelResponse, ToolCallPart
+from pydantic_ai.messages import ModelMessage, ModelResponse, ToolCallPart
 from pydantic_ai.tools import RunContext
 
 from paigeant_celery import CeleryDurability, PaigeantAgent, StepPolicy, WorkflowFailed, WorkflowParked, activity
@@ -74,30 +74,61 @@ async def test_an_attempt_that_is_retried_leaves_the_job_alone() -> None:
     assert len(harness.delivered) == 3
 
 
+class Silent(BackgroundModel):
+    """A provider that does not answer some of its polls, by their numbers."""
+
+    def __init__(self, jobs: Provider, silent: Container[int]) -> None:
+        super().__init__(jobs)
+        self.silent = silent
+
+    async def request(self, messages: list[ModelMessage], *more: Any) -> ModelResponse:
+        response = await super().request(messages, *more)
+        if self.jobs.asked[-1] == "poll" and self.jobs.asked.count("poll") in self.silent:
+            await asyncio.Event().wait()
+        return response
+
+
 @pytest.mark.parametrize("ends", [True, False], ids=["ends", "parks"])
 async def test_a_step_that_runs_out_of_time_leaves_the_job_alone(ends: bool) -> None:
     """Its attempts poll the job one after the other; a parked workflow may be redriven and go on with it."""
-    jobs = provider(polls=25 if ends else None)
-    agent, harness = waiting(jobs), WorkflowHarness()
+    jobs = provider(polls=5)
+    model = Silent(jobs, (2, 4) if ends else range(1, 99))
+    agent, harness = PaigeantAgent(model, name="waiting"), WorkflowHarness()
     policy = StepPolicy(timeout=10 * INTERVAL, backoff=0, max_attempts=20 if ends else 2)
 
     handle = harness.dispatch([agent.activity("go", policy=policy)])
-    await harness.deliver()
+    outcomes = await harness.deliver()
 
-    assert len(harness.delivered) > 1
+    assert outcomes == ["retrying", "retrying", "workflow_completed"] if ends else ["retrying", "parked"]
     assert "cancel" not in jobs.asked
     assert jobs.asked.count("submit") == 1
     if ends:
-        assert (handle.result_sync(0).output, jobs.asked.count("poll")) == ("done", 25)
+        assert (handle.result_sync(0).output, jobs.asked.count("poll")) == ("done", 5)
     else:
         with pytest.raises(WorkflowParked):
             handle.result_sync(0)
-        jobs.is_done = lambda: True
+        model.silent = ()
         assert handle.redrive_sync()
         harness.sweep()
         await harness.deliver()
         assert handle.result_sync(0).output == "done"
         assert "cancel" not in jobs.asked
+
+
+async def test_a_run_that_sleeps_when_its_time_is_over_is_left(workflow_harness: WorkflowHarness) -> None:
+    """Polls that come faster than a worker changes are made in the slot, but a job may be longer than its step."""
+    jobs, harness = provider(polls=20), workflow_harness
+    policy = StepPolicy(timeout=5 * INTERVAL, max_attempts=1)
+
+    handle = harness.dispatch([waiting(jobs).activity("go", policy=policy)])
+    outcomes: list[str] = []
+    while handle.status_sync().state != "completed":
+        outcomes += await harness.deliver()
+        harness.sweep()
+
+    assert set(outcomes[:-1]) == {"suspended"}
+    assert outcomes[-1] == "workflow_completed"
+    assert jobs.asked == ["submit", *["poll"] * 20]
 
 
 async def test_a_step_that_fails_for_good_cancels_the_job() -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
 from pydantic_ai import Agent
 from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart
 from pydantic_ai.models.function import AgentInfo, FunctionModel
@@ -158,6 +159,48 @@ def test_code_that_is_left_can_begin_no_call_and_what_it_returns_does_not_count(
         assert isinstance(outcome.event, Stands)
         assert isinstance(raised[0], asyncio.CancelledError)
         assert slow.requests == 0
+
+    run(main)
+
+
+@pytest.mark.parametrize("how", ["wait", "ask", "sleep", "sleep on"])
+def test_code_that_is_left_cannot_hold_its_worker_with_another_wait(
+    workflow_harness: WorkflowHarness, how: str
+) -> None:
+    """A wait in a `finally` would hold the slot until somebody answers it, and ask before the code comes there."""
+
+    async def main() -> None:
+        asked, swallowed = list[str](), list[BaseException]()
+
+        async def cleaning_up(context: WorkflowContext) -> None:
+            if how == "wait":
+                await context.wait_for("cleaned up")
+            elif how == "ask":
+                await context.wait_for("cleaned up", ask=asked.append)
+            elif how == "sleep":
+                await context.sleep_for(3600)
+            else:
+                await context.sleep_until(datetime.now(UTC) + timedelta(hours=1))
+
+        @activity
+        async def stubborn(context: WorkflowContext) -> None:
+            try:
+                await context.wait_for("a")
+            finally:
+                try:
+                    await cleaning_up(context)
+                except asyncio.CancelledError as error:
+                    swallowed.append(error)
+                await cleaning_up(context)
+
+        opened = begun(workflow_harness, stubborn.activity())
+        outcome = await workflow_harness._service.run(opened)
+
+        assert isinstance(outcome.event, Stands)
+        assert outcome.event.names == ("a",)
+        assert [wait.name for wait in workflow_harness.store.waits("w.0")] == ["a"]
+        assert len(swallowed) == 1
+        assert asked == []
 
     run(main)
 
