@@ -136,12 +136,16 @@ class Sweeper:
             text = "the record %r cannot be read; its hop is not sent again"
             self._say(logging.ERROR, "store_corrupt", key, text, key)
         self._on_their_way = {hop: sending for hop, sending in self._on_their_way.items() if not sending.is_over}
-        begun = [sending for hop in found.overdue if (sending := self._begin(hop)) is not None]
+        begun = [
+            sending
+            for hop in found.overdue
+            if (sending := self._begin(hop, as_expected=hop.hop_id in found.woken)) is not None
+        ]
         end = time.monotonic() + SEND_FOR
         for sending in begun:
             sending.ends_within(max(0.0, end - time.monotonic()))
 
-    def _begin(self, hop: HopRecord) -> Sending[None] | None:
+    def _begin(self, hop: HopRecord, *, as_expected: bool) -> Sending[None] | None:
         if hop.hop_id in self._on_their_way:
             return None
         try:
@@ -153,13 +157,14 @@ class Sweeper:
             self._ended(hop, error)
             return None
         self._on_their_way[hop.hop_id] = sending
-        sending.when_ended(partial(self._ended, hop))
+        sending.when_ended(partial(self._ended, hop, as_expected=as_expected))
         return sending
 
-    def _ended(self, hop: HopRecord, error: BaseException | None) -> None:
+    def _ended(self, hop: HopRecord, error: BaseException | None, *, as_expected: bool = False) -> None:
         if error is None:
             self._forget("resend_failed", hop.hop_id, hop.queue)
-            logger.warning("hop %s is sent again", hop.hop_id, extra=_fields("resent", hop.hop_id))
+            level = logging.INFO if as_expected else logging.WARNING  # a time that is over is no fault
+            logger.log(level, "hop %s is sent again", hop.hop_id, extra=_fields("resent", hop.hop_id))
         elif isinstance(error, NewerMessage):
             text = "hop %s is left to newer workers"
             self._say(logging.WARNING, "hop_left_to_newer", hop.hop_id, text, hop.hop_id, error=error)

@@ -384,6 +384,7 @@ class MemoryStore:
                 owners=self._records.owners_on(host),
                 queues=tuple(found.asked),
                 full=found.is_full,
+                woken=frozenset(found.woken),
             )
 
     def workflow(self, correlation_id: str) -> WorkflowRecord | None:

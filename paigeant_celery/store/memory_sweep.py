@@ -28,6 +28,7 @@ class Round:
     again: list[HopRecord] = field(default_factory=list)
     late: list[HopRecord] = field(default_factory=list)
     asked: dict[str, None] = field(default_factory=dict)
+    woken: set[str] = field(default_factory=set)
     is_cut: bool = False  # there is more than one look takes
 
     def lapse(self, owner: str, why: Literal["owner_gone", "lease_over"]) -> None:
@@ -102,6 +103,8 @@ class Round:
         if change.resent is None:
             return
         kept = self.records.hops[hop_id]
+        if change.resent == "time_over":
+            self.woken.add(hop_id)
         if change.resent != "time_over" or not kept.quiet:
             kept.workflow.events.add_event("resent", hop_id, now=self.now, why=change.resent)
         self.again.append(self._record_of(hop_id))

@@ -260,7 +260,7 @@ class Sweep:
     `owners` are the owners on the asking host that run hops; `queues` are those whose overdue hops are sent again only
     if they are empty. `late` are queued hops whose workflow has passed its deadline: whoever asked must claim and close
     them, or they are returned again. `corrupted` are keys that do not hold a record. `full` says that there is more
-    than one pass takes, so that another one should follow.
+    than one pass takes, so that another one should follow. `woken` are the ids of those to send because a time is over.
     """
 
     overdue: tuple[HopRecord, ...] = ()
@@ -269,6 +269,7 @@ class Sweep:
     queues: tuple[str, ...] = ()
     corrupted: tuple[str, ...] = ()
     full: bool = False
+    woken: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, kw_only=True)

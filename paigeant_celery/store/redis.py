@@ -314,7 +314,7 @@ class RedisStore:
     def sweep(self, *, host: str, dead: Collection[str] = (), queues: Mapping[str, bool] | None = None) -> Sweep:
         """Return hops whose message must be sent again."""
         looked_at = flat_of({queue: "1" if empty else "0" for queue, empty in (queues or {}).items()})
-        owners, unknown, again, corrupted, late, full = self._server.run_leniently(
+        owners, unknown, again, corrupted, late, full, woken = self._server.run_leniently(
             "sweep", host, self._lease, len(dead), *dead, *looked_at, about="due"
         )
         return Sweep(
@@ -324,6 +324,7 @@ class RedisStore:
             queues=tuple(unknown),
             corrupted=tuple(corrupted),
             full=full == 1,
+            woken=frozenset(woken),
         )
 
     def workflow(self, correlation_id: str) -> WorkflowRecord | None:

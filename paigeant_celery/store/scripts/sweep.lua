@@ -4,8 +4,8 @@
 --       empty) or '0' for each queue that the caller has looked at
 -- Answer: {owners of this host}, {queues that must be looked at}, {hop, queue, envelope, digest, ... to send again},
 --         {keys that do not hold records of ours}, {hop, queue, envelope, digest, ... whose deadline has passed}, 1 (there
---         is more than fits into one pass, so that another one should follow, which may be at once) or 0, or the error
---         FORMAT if a newer worker has begun
+--         is more than fits into one pass, so that another one should follow, which may be at once) or 0, {those to send
+--         again because a time is over}, or the error FORMAT if a newer worker has begun
 
 local _, host, lease, dead_count = unpack(ARGV, 1, 4)
 
@@ -98,7 +98,7 @@ local function send_waiting(hop)
   end
 end
 
-local wakings, timed_out = 0, 0
+local wakings, timed_out, woken = 0, 0, {}
 
 -- Whether this pass has had enough of suspended hops. Each may have timed out in as many waits as it may have.
 local function has_woken_enough() return is_full() or wakings >= WOKEN_AT_ONCE or timed_out >= MOST_TIMED_OUT end
@@ -125,6 +125,7 @@ local function look_at_sleeper(hop)
   if passed > 0 or has_passed(record.wake_at) or has_passed(deadline) or workflow_type == 'none' then
     redis.call('ZREM', asleep, hop)
     send_again(hop, record, 0, 'time_over')
+    woken[#woken + 1] = hop
   else
     look_again(hop, next_look(hop, record.wake_at, deadline))
   end
@@ -202,4 +203,4 @@ if looking or not swept_at or cut or now - swept_at >= PASS_EVERY then
   is_cut = is_cut or is_full()
   if is_cut then redis.call('HSET', meta, 'cut', '1') elseif cut then redis.call('HDEL', meta, 'cut') end
 end
-return { redis.call('SMEMBERS', host_key(host)), unknown, again, corrupted, late, is_cut and 1 or 0 }
+return { redis.call('SMEMBERS', host_key(host)), unknown, again, corrupted, late, is_cut and 1 or 0, woken }

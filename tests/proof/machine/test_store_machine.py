@@ -1550,7 +1550,7 @@ MUTANTS = {
     ),
     "no sweeper": Mutant(
         old="for i = 5, 4 + dead_count do lapse(ARGV[i], 'owner_gone') end",
-        new="do return { {}, {}, {}, {}, {}, 0 } end",
+        new="do return { {}, {}, {}, {}, {}, 0, {} } end",
         calls=lambda machine: machine.lease_ends(which=0, then="sweep"),
         noticed="answer",
     ),
