@@ -57,6 +57,7 @@ __all__ = [
     "send_again",
     "suspend",
     "sleep_on",
+    "was_asleep",
     "sweep",
     "tells_failure",
     "wake",
@@ -428,6 +429,11 @@ def cancel(hop: Hop) -> Change:
     """End the hop wherever it is. Its owner can write nothing more."""
     cancelled = _without_claim(replace(hop, state="cancelled", owner=None, failure=None))
     return Change(hop=cancelled, leaves=hop.owner, workflow="cancelled")
+
+
+def was_asleep(hop: Hop) -> bool:
+    """Say whether no run had the hop since it was suspended, and it was cancelled then."""
+    return hop.state == "cancelled" and hop.suspended_by is not None and hop.suspended_by[1] == hop.fence
 
 
 def redrive(hop: Hop, *, now: datetime) -> Change:

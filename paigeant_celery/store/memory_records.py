@@ -176,7 +176,7 @@ class Records:
             updated_at=workflow.updated_at,
             retry_at=self.due[workflow.hop_id] if waits else None,
             suspended=kept.hop.state == "suspended",
-            wake_at=kept.hop.wake_at if kept.hop.state == "suspended" else None,
+            wake_at=kept.hop.wake_at if kept.hop.state == "suspended" or protocol.was_asleep(kept.hop) else None,
             waits=tuple(sorted(kept.waits.values(), key=lambda wait: wait.since)),
         )
 

@@ -278,7 +278,8 @@ class WorkflowRecord:
 
     `running` says whether the current hop is claimed; `queue` is where it was sent. `retry_at` is when it is sent
     again after a failed attempt; `failure` is then the error of that attempt. `suspended` says whether it waits for
-    nothing but its `waits` (all that the hop has ever had), or for the time `wake_at`.
+    nothing but its `waits` (all that the hop has ever had), or for the time `wake_at`. A cancelled one that slept until
+    then still has that time.
     """
 
     correlation_id: str

@@ -591,6 +591,31 @@ def test_a_suspended_workflow_is_cancelled_like_any_other(bench: Bench) -> None:
     assert swept(bench) == Sweep()
 
 
+@pytest.mark.parametrize("stands", ["asleep", "asked", "woken", "runs again", "queued"])
+def test_a_cancelled_workflow_says_whether_its_hop_slept(bench: Bench, stands: str) -> None:
+    """A run that has the hop learns of it by itself; what has slept since it had one must be told."""
+    close = begun(bench)
+    wake_at = _now(bench) + timedelta(seconds=60)
+    if stands == "asked":
+        bench.store.wait(close, asks())
+        bench.store.suspend(close, Standing(tokens=["w.0~s-manager"]))
+    elif stands == "queued":
+        bench.store.release(close)
+    else:
+        bench.store.suspend(close, Standing(wake_at=wake_at))
+    if stands in ("woken", "runs again"):
+        bench.pass_time(61)
+        assert swept(bench).overdue == (hop(),)
+    if stands == "runs again":
+        assert isinstance(bench.store.claim(claim(token="t2")), Claimed)
+
+    assert bench.store.cancel("w") == "cancelled"
+
+    record = bench.store.workflow("w")
+    assert record is not None
+    assert (record.suspended, record.wake_at is not None) == (False, stands in ("asleep", "woken"))
+
+
 def parked(bench: Bench) -> None:
     close = begun(bench)
     for name in ("answered", "open"):
