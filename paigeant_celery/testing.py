@@ -203,6 +203,8 @@ class WorkflowHarness:
         if isinstance(opening, Opened):
             opening = self._service.close(opening, await self._service.run(opening))
         if isinstance(opening, Drop):
+            if opening.jobs is not None:
+                await opening.jobs.cancel()
             return f"dropped: {opening.reason}"
         if isinstance(opening, Refused):
             return f"refused: {opening.reason}"

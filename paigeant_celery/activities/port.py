@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from pydantic import JsonValue
 
@@ -14,7 +14,7 @@ from paigeant_celery.activities.making import Making
 from paigeant_celery.core.policy import StepPolicy
 from paigeant_celery.core.slip import Step
 
-__all__ = ["Activity", "ActivityResult", "StepLimits"]
+__all__ = ["Activity", "ActivityResult", "CancelsJobs", "StepLimits"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +73,15 @@ class Activity(Protocol):
 
     async def run(self, step: Step, given: Any, context: WorkflowContext, *, limits: StepLimits) -> ActivityResult:
         """Run the step inside the hop's context; `given` is what `check` returned."""
+        ...
+
+
+@runtime_checkable
+class CancelsJobs(Protocol):
+    """An activity whose steps may wait for jobs at a provider."""
+
+    async def cancel_jobs(self, records: Mapping[str, str]) -> None:
+        """Cancel the jobs that a cancelled step has left, as its journal shows; none of its own code runs."""
         ...
 
 

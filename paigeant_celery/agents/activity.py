@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import (
     AbstractAsyncContextManager,
     AbstractContextManager,
@@ -166,6 +166,13 @@ class AgentActivity:
         if conversation is None:
             return recorded
         return replace(recorded, said=await asyncio.to_thread(said_by, ran.said))
+
+    async def cancel_jobs(self, records: Mapping[str, str]) -> None:
+        """Cancel the jobs that the agent's own runs slept for; its model alone is asked.
+
+        Agents that it runs inside have models that nobody knows here, and so has a run that was given its model.
+        """
+        await self._runs.cancel_jobs(records)
 
     def _data_of(self, step: Step) -> Any:
         """Return the step's deps, validated as the type that this worker expects, or None if it expects none."""

@@ -139,12 +139,15 @@ class CeleryDurability(BaseDurabilityCapability[AgentDepsT]):
         """Return an id that is the same in every attempt."""
         has_begun(self._agent)  # the first that an agent asks for when it has taken its capabilities
         journal = current_journal()
-        return journal.next_run_id(self._run_name(), within=surrounding_call()) if journal is not None else None
+        if journal is None:
+            return None
+        return journal.next_run_id(self.run_name(self._agent), within=surrounding_call())
 
-    def _run_name(self) -> str:
+    def run_name(self, agent: AbstractAgent[Any, Any] | None) -> str:
+        """Return what names the runs of an agent in its hops' journals."""
         # An unnamed agent's own name is not asked for: pydantic-ai takes it from a variable of the code that first runs
         # it, which may differ from process to process.
-        return self._find_name(self._agent) or self.name
+        return self._find_name(agent) or self.name
 
     def get_default_conversation_id(self, run_id: str) -> str | None:
         """Return an id that is the same in every attempt."""
@@ -245,6 +248,12 @@ class CeleryDurability(BaseDurabilityCapability[AgentDepsT]):
         self, ctx: RunContext[AgentDepsT], request_context: ModelRequestContext
     ) -> DurableModel:
         return RecordedModel.of(await super()._build_durable_model(ctx, request_context))
+
+    def model_of(self, agent: AbstractAgent[Any, Any]) -> Model | None:
+        """Return the model that an agent has for its runs, on the loop that runs here; None if it has none."""
+        if not isinstance(agent.model, str):
+            return agent.model
+        return self._extra_models.get(agent.model) or self._inferred.get(agent.model)
 
     async def resolve_model_id(self, ctx: ModelResolutionContext[AgentDepsT], *, model_id: str) -> Model | None:
         """Return one model per name and event loop, which keeps its connections from hop to hop."""

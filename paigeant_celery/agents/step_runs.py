@@ -6,7 +6,7 @@ third of what durability does. The agent itself stays as it is: others run it to
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeGuard
@@ -16,7 +16,9 @@ from pydantic_ai._utils import Some
 from pydantic_ai.agent import AbstractAgent
 from pydantic_ai.capabilities import AbstractCapability, CombinedCapability
 
+from paigeant_celery.agents.binding import inner
 from paigeant_celery.agents.durability import CeleryDurability, bind_operations
+from paigeant_celery.agents.left_jobs import cancel_left_jobs
 from paigeant_celery.agents.run_context import durable_run, run_with, without_answer
 from paigeant_celery.journal.scope import current_journal
 
@@ -61,6 +63,12 @@ class StepRuns:
             else:
                 with run_with(self._agent, self._composed(self._agent)):
                     yield []
+
+    async def cancel_jobs(self, records: Mapping[str, str]) -> None:
+        """Cancel the jobs that runs slept for whose hop was cancelled, as its journal shows. No run begins."""
+        durability = CeleryDurability.from_agent(self._agent) or self._made()
+        agent = inner(self._agent)
+        await cancel_left_jobs(agent, durability.run_name(agent), records, lambda: durability.model_of(agent))
 
     def _is_to_be_durable(self) -> bool:
         """Say whether the agent runs in a hop, and is not durable by itself."""

@@ -15,6 +15,9 @@ from typing import TypeVar
 from pydantic import JsonValue
 
 from paigeant_celery.activities.context import StepOutput, running_step
+from paigeant_celery.activities.registry import registry
+from paigeant_celery.broker.called_off import begin_calling_off
+from paigeant_celery.broker.outbox import Outbox
 from paigeant_celery.broker.port import ServesItself, Transport, checked_transport
 from paigeant_celery.client.answering import AnswersWaits, check_size, send_on
 from paigeant_celery.client.readings import (
@@ -61,6 +64,7 @@ FIRST_WAIT = 0.01  # seconds between two looks at the store; grows up to the lon
 LONGEST_WAIT = 0.5
 EVENTS_AT_ONCE = 100
 REMIND_AFTER = 5.0  # seconds of waiting for a result until a log line says that nobody serves the step
+SEND_FOR = 5.0  # seconds for the broker to take the message that tells a worker of a cancelled sleeper
 UNSWEPT = 10.0  # seconds; every worker that serves steps sweeps about once a second
 
 logger = logging.getLogger(__name__)
@@ -219,13 +223,20 @@ class WorkflowHandle(AnswersWaits):
         """Cancel the workflow; True if it is cancelled, now or earlier, False if it ended in another way.
 
         No further step begins, and nothing that a running step does is recorded. The run is cancelled when its
-        worker renews its lease, within a quarter of `paigeant_lease`. Raises `UnknownWorkflow`.
+        worker renews its lease, within a quarter of `paigeant_lease`. If it sleeps, a worker cancels the provider's job
+        that it sleeps for. Raises `UnknownWorkflow`.
         """
         return await asyncio.to_thread(self.cancel_sync)
 
     def cancel_sync(self) -> bool:
         """Do what `cancel` does, for code without an event loop."""
-        return self._known("cancel", self._asked("cancel").cancel(self.correlation_id)) == "cancelled"
+        store = self._asked("cancel")
+        if self._known("cancel", store.cancel(self.correlation_id)) != "cancelled":
+            return False
+        outbox = Outbox(self._transport.publisher, registry)
+        if (sending := begin_calling_off(store, outbox, self.correlation_id)) is not None:
+            sending.ends_within(SEND_FOR)
+        return True
 
     async def redrive(self, *, discard_journal: bool = False) -> bool:
         """Let a parked workflow go on, with all attempts of its step available again; False if it is not parked.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TypeAlias, assert_never
@@ -13,6 +13,7 @@ from paigeant_celery.core.errors import MessageError, NewerMessage
 from paigeant_celery.core.flow import Advance, Decision, Fail, Failure, Finish, Park, Retry, Run, Stands, Suspend
 from paigeant_celery.core.message import PaigeantMessage
 from paigeant_celery.hop.guard import Arrival
+from paigeant_celery.hop.left_jobs import LeftJobs
 from paigeant_celery.hop.run import Opened, Outcome
 from paigeant_celery.journal.hop_journal import HopJournal
 from paigeant_celery.store.outputs import Outputs
@@ -38,11 +39,13 @@ PUT_BACK_PAUSE = 0.5  # seconds for which a slot takes nothing more, so that ano
 class Drop:
     """Nothing is to be done: the hop is or was handled elsewhere, or the message is not the recorded one.
 
-    `stands` says how a finished or parked hop ended so far, for whoever sees only this copy of its message.
+    `stands` says how a finished or parked hop ended so far, for whoever sees only this copy of its message. `jobs` is
+    what a cancelled hop may have left at a provider: whoever gets this cancels it.
     """
 
     reason: str
     stands: Summary | None = field(default=None, compare=False)
+    jobs: LeftJobs | None = field(default=None, compare=False)
 
 
 GIVEN_BACK = Drop(reason="given_back")  # the store has the hop sent again after a while, perhaps to a newer worker
@@ -130,6 +133,10 @@ class Effects(ABC):
     def dropped(self, hop_id: str, drop: Dropped) -> Drop:
         """Return the answer to a delivery that may not run its hop."""
         return Drop(reason=drop.reason)
+
+    def journal_left(self, hop_id: str) -> Mapping[str, str]:
+        """Return what is recorded of a hop that nobody goes on with; nothing if that cannot be read."""
+        return {}
 
     def is_cancelled(self, hop: Opened) -> bool:
         """Say whether the workflow of a hop that this owner has lost was cancelled.

@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from typing import Protocol, TypeAlias, TypeVar
 
-from paigeant_celery.activities.port import Activity, StepLimits
+from paigeant_celery.activities.port import Activity, CancelsJobs, StepLimits
 from paigeant_celery.activities.registry import Registry
 from paigeant_celery.broker.tracing import current_trace
 from paigeant_celery.core.causes import cause_of, name_of, text_of
@@ -36,6 +37,7 @@ from paigeant_celery.hop.effects import Drop, Effects, Refused, Summary
 from paigeant_celery.hop.failures import traced
 from paigeant_celery.hop.guard import Arrival, check_address, read
 from paigeant_celery.hop.jobs import ProviderJobs
+from paigeant_celery.hop.left_jobs import left_jobs
 from paigeant_celery.hop.run import Opened, Outcome, StepRunner
 from paigeant_celery.hop.surroundings import Surroundings
 from paigeant_celery.store.port import Claimed, Dropped
@@ -211,7 +213,7 @@ class HopService:
                 "delivery dropped: %s", answer.reason,
                 extra={"action": "delivery_dropped", "hop": arrival.hop_id, "reason": answer.reason},
             )  # fmt: skip
-            return self._effects.dropped(arrival.hop_id, answer)
+            return self._dropped(arrival.hop_id, answer, activity)
         if message.deadline is not None:
             timeout = min(timeout, max(0.001, (message.deadline - answer.now).total_seconds()))
         closing = self._effects.closing_of(arrival, answer)
@@ -231,6 +233,13 @@ class HopService:
                 history=() if kept else self._effects.history_of(message, answer),
             )
         )
+
+    def _dropped(self, hop_id: str, answer: Dropped, activity: Activity) -> Drop:
+        """Return the answer to a copy, with the jobs of a cancelled hop: no run may be left that would cancel them."""
+        drop = self._effects.dropped(hop_id, answer)
+        if answer.reason != "cancelled" or not isinstance(activity, CancelsJobs):
+            return drop
+        return replace(drop, jobs=left_jobs(hop_id, activity, self._effects.journal_left(hop_id)))
 
     def _begin(self, hop: Opened) -> Opened | Summary:
         message, claimed = hop.message, hop.claimed

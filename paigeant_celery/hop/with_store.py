@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -214,6 +214,13 @@ class RecordedEffects(Effects):
             return Summary(hop_id=hop_id, step_id=step_id, outcome=ClosedAs.WORKFLOW_COMPLETED)
         following = make_hop_id(ids[0], next_place(ids[1]))
         return Summary(hop_id=hop_id, step_id=step_id, outcome=ClosedAs.COMPLETED, next_hop=following)
+
+    def journal_left(self, hop_id: str) -> Mapping[str, str]:
+        """Read it from the store."""
+        try:
+            return whole(self._store.journal(hop_id))
+        except (StoreCorrupt, KeyError, ValueError):  # it is damaged
+            return {}
 
     def closing_of(self, arrival: Arrival, claimed: Claimed) -> Closing:
         """Return the owner and fence without which the store accepts nothing."""

@@ -6,10 +6,13 @@ One entry for each run, the latest wait. Its name is no JSON list, so versions t
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-__all__ = ["Wait", "name_of_wait", "read_wait"]
+__all__ = ["Wait", "has_waits", "name_of_wait", "read_wait"]
+
+NAME = "wait "  # begins the name of an entry
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,12 @@ class Wait:
 
 def name_of_wait(run: str) -> str:
     """Return the name of the entry with a run's latest wait."""
-    return f"wait {json.dumps(run)}"
+    return f"{NAME}{json.dumps(run)}"
+
+
+def has_waits(records: Mapping[str, str]) -> bool:
+    """Say whether any run of a journal's hop has waited, as runs do for a provider's job."""
+    return any(name.startswith(NAME) for name in records)
 
 
 def read_wait(text: str | None) -> Wait | None:

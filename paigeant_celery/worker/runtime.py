@@ -25,6 +25,7 @@ from paigeant_celery.hop.effects import PUT_BACK, PUT_BACK_PAUSE, ClosedAs, Drop
 from paigeant_celery.hop.failures import traced
 from paigeant_celery.hop.guard import Arrival
 from paigeant_celery.hop.lease import NoLease, Owner
+from paigeant_celery.hop.left_jobs import LONGEST, LeftJobs
 from paigeant_celery.hop.liveness import new_owner_id
 from paigeant_celery.hop.run import Opened, Outcome, timed_out
 from paigeant_celery.hop.service import HopService
@@ -152,7 +153,9 @@ class HopRuntime:
         if opening == PUT_BACK:
             time.sleep(PUT_BACK_PAUSE)
         match opening:
-            case Drop(reason=reason, stands=stands):
+            case Drop(reason=reason, stands=stands, jobs=jobs):
+                if jobs is not None:
+                    self._cancel(jobs)
                 raise _dropped(reason, stands)
             case Refused(reason=reason, step_id=step_id):
                 raise hop_failed(arrival.hop_id, step_id, reason)
@@ -161,6 +164,15 @@ class HopRuntime:
             case Opened():
                 return self._run(arrival, opening)
         assert_never(opening)
+
+    def _cancel(self, jobs: LeftJobs) -> None:
+        """Cancel what a cancelled hop has left at a provider; nobody waits long for that."""
+        try:
+            with self.loop.running(jobs.cancel()) as future:
+                future.result(LONGEST + BLOCKED_SIGN)
+        except (TimeoutError, concurrent.futures.CancelledError, SoftTimeLimitExceeded) as error:
+            text, fields = "what hop %s slept for may go on: %s", {"action": "job_left", "hop": jobs.hop_id}
+            logger.warning(text, jobs.hop_id, type(error).__name__, extra=fields)
 
     def _run(self, arrival: Arrival, hop: Opened) -> dict[str, str]:
         complete_streams()

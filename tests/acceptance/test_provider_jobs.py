@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,31 @@ class Shop:
         """Wait until a job has been polled so many times more."""
         before = self.asked(handle).count("poll")
         eventually(lambda: self.asked(handle).count("poll") >= before + more, within=WITHIN, what="nobody polls on")
+
+    @contextmanager
+    def shown(self) -> Iterator[Callable[[WorkflowHandle, str], bool]]:
+        """Listen to Celery's events in the block, as Flower does; what is yielded says whether a task was last so."""
+        last: dict[str, str] = {}
+        app = self._made.transport().app
+
+        def note(event: Mapping[str, str]) -> None:
+            if "uuid" in event:
+                last[event["uuid"]] = event["type"]
+
+        with app.connection_for_read() as given:
+            receiver = app.events.Receiver(given, handlers={"*": note})
+            with receiver.consumer_context() as (connection, *_):
+
+                def is_last(handle: WorkflowHandle, event: str) -> bool:
+                    with suppress(TimeoutError):
+                        connection.drain_events(timeout=0.1)
+                    return last.get(f"{handle.correlation_id}.0") == event
+
+                yield is_last
+
+    def revoke(self, handle: WorkflowHandle) -> None:
+        """Do what Flower's button does."""
+        self._made.transport().app.control.revoke(f"{handle.correlation_id}.0")
 
     def change_worker(self) -> None:
         """End the worker, as a deploy does, and start another one."""
@@ -91,3 +117,24 @@ def test_more_steps_than_there_are_slots_wait_for_their_jobs(shop: Shop) -> None
         assert [event.type for event in handle.events_so_far()] == ["started", "claimed"]
         assert (shop.asked(handle).count("submit"), shop.asked(handle).count("cancel")) == (1, 0)
         assert handle.cancel_sync()
+
+
+@pytest.mark.parametrize("how", ["cancelled", "revoked"])
+def test_a_workflow_that_ends_between_two_polls_has_its_job_cancelled(shop: Shop, how: str) -> None:
+    """No run is there that would do it, and none is made: the provider is asked nothing else."""
+    with shop.shown() as is_shown:
+        handle = shop.wash("a tent, for weeks", timeout=600.0)
+        eventually(lambda: handle.status_sync().state == "suspended", within=WITHIN)
+        eventually(lambda: is_shown(handle, "task-retried"), within=WITHIN)
+
+        if how == "cancelled":
+            assert handle.cancel_sync()
+        else:
+            shop.revoke(handle)
+
+        eventually(lambda: "cancel" in shop.asked(handle), within=WITHIN, what="the job was not cancelled")
+        eventually(lambda: is_shown(handle, "task-revoked"), within=WITHIN, what="it is not shown as revoked")
+
+    assert shop.asked(handle) == ["submit", "cancel"]
+    assert handle.status_sync().state == "cancelled"
+    assert "job_left" not in shop.worker.log()

@@ -315,19 +315,3 @@ async def test_a_job_is_asked_on_schedule_and_holds_no_worker_between(
     seen = [event for event in handle.events_sync() if event.type != "agent"]
     assert [event.type for event in seen] == ["started", "claimed", "resumed", "completed", "workflow_completed"]
     assert seen[1].fields["attempt"] == "1"
-
-
-async def test_a_cancelled_workflow_wakes_nobody_who_sleeps() -> None:
-    """Nobody runs who could tell the provider, and the job goes on to its own end."""
-    harness = WorkflowHarness()
-    jobs = Provider(lambda: False, interval=30.0)
-    agent = waiting(jobs)
-    handle = harness.dispatch([agent.activity("go")], correlation_id="w")
-    assert await harness.deliver() == ["suspended"]
-
-    assert handle.cancel_sync()
-    harness._skipped += timedelta(minutes=1)
-    harness.sweep()
-
-    assert await harness.deliver() == []
-    assert jobs.asked == ["submit"]
