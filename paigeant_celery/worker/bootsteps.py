@@ -14,6 +14,7 @@ from celery.concurrency.thread import TaskPool
 
 from paigeant_celery.activities.port import Activity
 from paigeant_celery.activities.registry import registry
+from paigeant_celery.broker.outbox import Outbox
 from paigeant_celery.core.errors import ConfigurationError, PaigeantError, TransientError
 from paigeant_celery.worker.app_state import installation_of
 from paigeant_celery.worker.broker_advice import advice_lines, advise
@@ -60,7 +61,8 @@ class AgentQueues(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ship
         installation = installation_of(consumer.app)
         self._transport, self._runtime = installation.transport, installation.runtime
         store = self._transport.store
-        self._revocations = Revocations(store) if store is not None else None
+        outbox = Outbox(self._transport.publisher, registry)
+        self._revocations = Revocations(store, outbox) if store is not None else None
         self._watching: list[Any] = []  # timer entries
         self._selection, self._added, self._of_host = NO_SELECTION, frozenset[str](), frozenset[str]()
         self._all_seen, self._connected_before = True, False

@@ -8,6 +8,8 @@ from typing import Any
 from celery.signals import task_revoked
 from celery.worker import state
 
+from paigeant_celery.broker.called_off import begin_calling_off
+from paigeant_celery.broker.outbox import Outbox
 from paigeant_celery.core.errors import StoreCorrupt, TransientError
 from paigeant_celery.core.names import hop_id, next_place, split_hop_id
 from paigeant_celery.store.port import HopStore
@@ -23,16 +25,19 @@ class Revocations:
     """Cancels the workflows whose current hop was revoked on this worker.
 
     Celery tells every worker about a revoked task, but a worker forgets it when it ends; the store does not. Only one
-    of the workers that are told changes anything.
+    of the workers that are told changes anything. From then on the store has copies of the message dropped, and Celery
+    no longer: the copy that tells of a cancelled sleeper must reach its task.
     """
 
-    def __init__(self, store: HopStore) -> None:
-        self._store = store
+    def __init__(self, store: HopStore, outbox: Outbox) -> None:
+        self._store, self._outbox = store, outbox
+        self._timer: Any = None
         self._seen: set[str] = set()
         task_revoked.connect(self._forget_expired, weak=True)
 
     def watch(self, timer: Any) -> Any:
         """Look each second, from a worker's timer, at what was revoked; return the timer entry that can stop this."""
+        self._timer = timer
         return timer.call_repeatedly(EVERY, self.look)
 
     def _forget_expired(self, request: Any = None, expired: bool = False, **_: object) -> None:
@@ -65,3 +70,6 @@ class Revocations:
             return
         if self._store.cancel(ids[0]) == "cancelled":
             logger.warning("workflow %s is cancelled: its hop was revoked", ids[0], extra={"action": "cancelled"})
+            state.revoked.discard(task_id)
+            if record.state != "cancelled" and self._timer is not None:  # the other workers have looked by then
+                self._timer.call_after(3 * EVERY, begin_calling_off, (self._store, self._outbox, ids[0]))

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from functools import partial
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from celery.signals import task_revoked
 from celery.worker import state
 
+from paigeant_celery.broker.outbox import Outbox
+from paigeant_celery.broker.sending import Sending
 from paigeant_celery.store.memory import MemoryStore
-from paigeant_celery.store.port import Claim, Claimed, Closing, Completion, HopRecord, NewWorkflow
+from paigeant_celery.store.port import (
+    Claim,
+    Claimed,
+    Closing,
+    Completion,
+    HopRecord,
+    NewWorkflow,
+    Standing,
+    WorkflowRecord,
+)
 from paigeant_celery.worker.revocations import Revocations
 
 
@@ -22,9 +36,39 @@ def store() -> MemoryStore:
     return store
 
 
+class Sent(list[HopRecord | WorkflowRecord], Outbox):
+    """What was sent."""
+
+    def begin(self, record: HopRecord | WorkflowRecord, **_: Any) -> Sending[None]:
+        return Sending.made(lambda: self.append(record))
+
+
+class Timer:
+    """A worker's timer; whoever calls `pass_time` lets all its time pass."""
+
+    def __init__(self) -> None:
+        self.later: list[Callable[[], object]] = []
+
+    def call_repeatedly(self, seconds: float, call: Callable[[], object]) -> None:
+        assert seconds == 1.0
+
+    def call_after(self, seconds: float, call: Callable[..., object], arguments: tuple[Any, ...]) -> None:
+        assert seconds > 2.0
+        self.later.append(partial(call, *arguments))
+
+    def pass_time(self) -> None:
+        for call in self.later:
+            call()
+
+
 @pytest.fixture
-def revocations(store: MemoryStore) -> Iterator[Revocations]:
-    yield Revocations(store)
+def sent() -> Sent:
+    return Sent()
+
+
+@pytest.fixture
+def revocations(store: MemoryStore, sent: Sent) -> Iterator[Revocations]:
+    yield Revocations(store, sent)
     state.revoked.clear()
 
 
@@ -82,3 +126,31 @@ def test_tasks_of_others_are_none_of_our_business(store: MemoryStore, revocation
     revocations.look()
 
     assert state_of(store) == "running"
+
+
+@pytest.mark.parametrize("sleeps", [True, False])
+def test_the_sleeper_whose_hop_is_revoked_gets_a_message_that_no_worker_drops(
+    store: MemoryStore, revocations: Revocations, sent: Sent, sleeps: bool
+) -> None:
+    """Celery drops what is revoked, on each worker that has not looked yet."""
+    timer, others = Timer(), Timer()
+    claimed = store.claim(Claim(hop_id="w.0", owner="o", token="t", max_attempts=5, digest=None))
+    assert isinstance(claimed, Claimed)
+    if sleeps:
+        until = claimed.now + timedelta(seconds=60)
+        store.suspend(Closing(hop_id="w.0", owner="o", fence=claimed.fence), Standing(wake_at=until))
+    revocations.watch(timer)
+    late = Revocations(store, sent)
+    late.watch(others)
+
+    state.revoked.add("w.0")
+    revocations.look()
+    assert "w.0" not in state.revoked
+    state.revoked.add("w.0")  # as another worker's process still has it
+    late.look()
+    assert "w.0" not in state.revoked
+    assert sent == []
+    timer.pass_time()
+    others.pass_time()
+
+    assert [each.hop_id for each in sent] == (["w.0"] if sleeps else [])
