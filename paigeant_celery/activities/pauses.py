@@ -131,8 +131,9 @@ IN_CALL = (
     "so that only what it calls is recorded"
 )
 REMEDY = (
-    "only the agent of a step waits for that by itself: let this one have `CeleryDurability`, and `RequestInput` "
-    "(since pydantic-ai 2.68) or `HandleDeferredToolCalls`, which answer within its run"
+    "only the agent of a step waits for that by itself (if it has an output validator and a call asks again, it needs "
+    "`DeferredToolRequests` in its `output_type`); let another one have `CeleryDurability`, and `RequestInput` (since "
+    "pydantic-ai 2.68) or `HandleDeferredToolCalls`, which answer within its run"
 )
 
 IN_PROCESS = (

@@ -111,6 +111,11 @@ class HopWaits:
         """Leave no attempt while a call is being made or must be recorded."""
         self._is_busy = is_busy
 
+    @property
+    def has_waited(self) -> bool:
+        """Whether a wait of the hop is known: of an earlier attempt, or of this one."""
+        return bool(self._known)
+
     def known(self, wait_id: str) -> Wait | None:
         """Return a wait as it was last seen."""
         return self._known.get(wait_id)
