@@ -58,7 +58,7 @@ async def ended_wait(
         await journal.turn(found.number)
         return Ended(state=found.result["state"], answers=found.result["answers"])
     journal.waits.check_loop()  # before anybody is asked
-    await journal.write_held()
+    await journal.write_before(key)
     waits, instead_of = journal.waits, None
     while True:
         wait = waits.known(str(key))
