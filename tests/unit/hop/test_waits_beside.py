@@ -15,7 +15,8 @@ from pydantic_ai.exceptions import ModelHTTPError
 from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart
 from pydantic_ai.models.function import AgentInfo, FunctionModel
 
-from paigeant_celery import CeleryDurability, WorkflowContext, activity
+from paigeant_celery import CeleryDurability, StepPolicy, WorkflowContext, activity
+from paigeant_celery.journal import hop_waits
 from paigeant_celery.testing import WorkflowHarness
 
 YES = json.dumps({"payload": "yes"})
@@ -182,3 +183,18 @@ def test_a_failure_that_led_to_a_wait_is_there_again_when_it_is_answered(workflo
 
     assert handle.result_sync(timeout=0).output == "yes"
     assert len(asked) == 1
+
+
+def test_a_step_whose_time_ends_while_it_only_waits_is_no_step_that_timed_out(
+    workflow_harness: WorkflowHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A loop that is busy with others may leave it too late, which must not spend an attempt."""
+    monkeypatch.setattr(hop_waits, "IN_PEACE", 60.0)
+    monkeypatch.setattr(hop_waits, "BEFORE_THE_END", -60.0)
+
+    @activity(policy=StepPolicy(timeout=0.1))
+    async def wait(context: WorkflowContext) -> Any:
+        return await context.wait_for("a")
+
+    workflow_harness.dispatch([wait.activity()], correlation_id="w")
+    assert asyncio.run(workflow_harness.deliver(1)) == ["suspended"]
