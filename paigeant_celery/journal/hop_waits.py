@@ -71,6 +71,7 @@ class HopWaits:
         "_store",
         "_tasks",
         "now",
+        "recording",
         "standing",
     )
 
@@ -87,6 +88,7 @@ class HopWaits:
         self._stands: set[_Stand] = set()
         self._flights: set[Flight] = set()
         self._moves = 0
+        self.recording = asyncio.Lock()  # a signal goes to the oldest wait of its name: the first that the code came to
         self._look: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self.standing: Standing | None = None  # what the attempt was left for

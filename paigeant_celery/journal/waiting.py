@@ -73,7 +73,8 @@ async def ended_wait(
                 about=about,
                 instead_of=instead_of,
             )
-            wait = await journal.patiently(partial(waits.record, new))
+            async with waits.recording:
+                wait = await journal.patiently(partial(waits.record, new))
         if wait.state == "open" and ask is not None:
             wait = await _asked(journal, key, wait, ask)
         if wait.state == "open":

@@ -9,7 +9,8 @@ One run on one server, with workers of threads:
   nothing. Each round runs such a workflow and then, one after the other, steps that are suspended and answered:
   functions before whose wait no agent ran, one of four calls, or four of one, and an agent that had made four calls
   and waits for the approval of a tool, which then runs and is recorded. Before the model is called, the calls that were
-  made are replayed. The ratio is the median of those of the rounds.
+  made are replayed. The ratio is the median of those of the rounds. Beside them stands a hop that makes the same calls
+  as that agent, and waits for nothing.
 - commands: how many commands a script runs on the server when a hop has as many waits as it may have, or as many hops
   wake as in one pass, by `INFO commandstats`.
 - idle: the CPU of a worker that has nothing to do while its store has so many suspended hops, less that of one beside
@@ -64,7 +65,8 @@ STEPS = 20
 SLOTS = 4
 TIMEOUT = 60.0  # seconds for one workflow
 LIMIT = 1800  # seconds for everything
-STEADY, CALL = "ms from one answer to the next", "ms of the call itself"
+LATENCY, CALL = "ms to the next call of a model", "ms of the call that answers"
+STEADY, BUSY = "a hop that does not wait", "a hop of all these calls, without a wait"
 RESOLVED, AFTER_RUN = "resolve(), no call replayed", "resolve(), a run of four replayed"
 AFTER_RUNS, APPROVED = "resolve(), four runs of one replayed", "approve(), four replayed"
 REACH, IDLE_REACH, COMMANDS_REACH = 1.5, 0.01, 1000
@@ -103,9 +105,9 @@ class Bench:
         self._transport, self._dispatcher = where.transport(), WorkflowDispatcher()
         self._inbox = Inbox(self._transport)
 
-    def steady(self) -> float:
-        """Return the ms from one model's answer to the next, in a workflow whose steps do not wait."""
-        handle = self._sent([ActivitySpec("clerk", "go") for _ in range(STEPS)])
+    def steady(self, agent: str) -> float:
+        """Return the ms from the last call of a step's model to that of the next, if the steps do not wait."""
+        handle = self._sent([ActivitySpec(agent, "go") for _ in range(STEPS)])
         times = [float(str(step.output)) for step in handle.result_sync(TIMEOUT).steps]
         if len(times) != STEPS or times != sorted(times):
             raise WrongOutput(f"steps gave {times}")
@@ -136,6 +138,7 @@ class WrongOutput(Exception):
     """Something is not what it must be."""
 
 
+AGENTS = {STEADY: "clerk", BUSY: "spender"}
 KINDS: Mapping[str, ActivitySpec | FunctionSpec] = {
     RESOLVED: FunctionSpec("petition", {"scouts": 0, "scribes": 0}),
     AFTER_RUN: FunctionSpec("petition", {"scouts": 1, "scribes": 0}),
@@ -147,17 +150,19 @@ KINDS: Mapping[str, ActivitySpec | FunctionSpec] = {
 def measure_latency(where: Deployment, size: Size) -> Samples:
     """Run interleaved rounds."""
     samples, bench = Samples(), Bench(where)
-    bench.steady()
+    for agent in AGENTS.values():
+        bench.steady(agent)
     for step in KINDS.values():
         bench.answered(step)
     for _ in range(size.rounds):
-        samples.add(STEADY, STEADY, bench.steady())
+        for name, agent in AGENTS.items():
+            samples.add(LATENCY, name, bench.steady(agent))
         found: dict[str, list[tuple[float, float]]] = {kind: [] for kind in KINDS}
         for _ in range(size.answers):
             for kind, step in KINDS.items():
                 found[kind].append(bench.answered(step))
         for kind, pairs in found.items():
-            samples.add(STEADY, kind, statistics.median(total for total, _ in pairs))
+            samples.add(LATENCY, kind, statistics.median(total for total, _ in pairs))
             samples.add(CALL, kind, statistics.median(call for _, call in pairs))
     return samples
 
@@ -338,15 +343,16 @@ def main() -> int:
 
 def latency_lines(samples: Samples) -> Iterator[str]:
     """Yield the table of latencies, with the ratios to a hop that does not wait."""
-    steady = samples.of(STEADY, STEADY)
-    yield f"\n{'':<38}{'ms':>8}{'of it the call':>16}{'/ steady':>10}{'(lowest - highest)':>20}{'reach':>8}"
-    yield f"{'a hop that does not wait':<38}{statistics.median(steady):>8.2f}"
+    steady = samples.of(LATENCY, STEADY)
+    yield f"\n{'':<42}{'ms':>8}{'of it the call':>16}{'/ steady':>10}{'(lowest - highest)':>20}{'reach':>8}"
+    for name in AGENTS:
+        yield f"{name:<42}{statistics.median(samples.of(LATENCY, name)):>8.2f}"
     for kind in KINDS:
-        found, call = samples.of(STEADY, kind), statistics.median(samples.of(CALL, kind))
+        found, call = samples.of(LATENCY, kind), statistics.median(samples.of(CALL, kind))
         of_steady = ratios(found, steady)
         ratio, spread = statistics.median(of_steady), f"{min(of_steady):.2f} - {max(of_steady):.2f}"
         yield (
-            f"{kind:<38}{statistics.median(found):>8.2f}{call:>16.2f}{ratio:>10.2f}{spread:>20}{REACH:>8g}  "
+            f"{kind:<42}{statistics.median(found):>8.2f}{call:>16.2f}{ratio:>10.2f}{spread:>20}{REACH:>8g}  "
             f"{_verdict(ratio, REACH)}"
         )
 

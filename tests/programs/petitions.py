@@ -49,14 +49,19 @@ cashier: PaigeantAgent[None, str | DeferredToolRequests] = PaigeantAgent(
 )
 
 
+spender = PaigeantAgent(FunctionModel(look_first))  # the same calls, without a wait
+
+
 @scout.tool_plain
 @cashier.tool_plain
+@spender.tool_plain
 async def look() -> str:
     """Look."""
     return "seen"
 
 
 @cashier.tool_plain(requires_approval=True)
+@spender.tool_plain
 async def pay(cents: int) -> str:
     """Pay."""
     return "paid"

@@ -232,14 +232,15 @@ def test_a_table_of_waits_takes_the_ratio_of_each_round() -> None:
     """A round on a busy machine is slow for both."""
     samples = Samples()
     for steady, waited in ((10.0, 12.0), (20.0, 26.0), (10.0, 20.0)):
-        samples.add(waiting.STEADY, waiting.STEADY, steady)
+        samples.add(waiting.LATENCY, waiting.STEADY, steady)
+        samples.add(waiting.LATENCY, waiting.BUSY, 2 * steady)
         for kind in waiting.KINDS:
-            samples.add(waiting.STEADY, kind, waited)
+            samples.add(waiting.LATENCY, kind, waited)
             samples.add(waiting.CALL, kind, 2.0)
 
-    _, steady_line, *lines = waiting.latency_lines(samples)
+    _, steady, busy, *lines = waiting.latency_lines(samples)
 
-    assert steady_line.split() == ["a", "hop", "that", "does", "not", "wait", "10.00"]
+    assert [steady.split()[-1], busy.split()[-1]] == ["10.00", "20.00"]
     assert [line.removeprefix(kind).split() for kind, line in zip(waiting.KINDS, lines, strict=True)] == [
         ["20.00", "2.00", "1.30", "1.20", "-", "2.00", "1.5", "reached"]
     ] * len(waiting.KINDS)
