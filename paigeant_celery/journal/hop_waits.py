@@ -173,8 +173,15 @@ class HopWaits:
         with suppress(RuntimeError):  # the loop has ended
             self._loop.call_soon_threadsafe(self._watch)
 
-    async def check_not_left(self) -> None:
-        """Cancel code that goes on although its attempt was left, and that would hold its worker with another wait."""
+    async def check_may_wait(self) -> None:
+        """Raise `UsageError` on another event loop than the step's, which nothing can leave and come back to.
+
+        Code that goes on although its attempt was left is cancelled: it would hold its worker with another wait.
+        """
+        self._loop = self._loop or asyncio.get_running_loop()
+        if asyncio.get_running_loop() is not self._loop:
+            text = "a step waits only on the event loop that runs it; `await` the wait in an `async` function or tool"
+            raise UsageError(text)
         if self.standing is not None:
             await asyncio.sleep(IN_PEACE)  # code that swallows this in a loop does not block the others
             raise asyncio.CancelledError
@@ -182,8 +189,8 @@ class HopWaits:
     async def _stand(
         self, *, name: str, token: str | None = None, until: datetime | None = None, quiet: bool = False
     ) -> None:
-        loop = self.check_loop()
-        await self.check_not_left()
+        await self.check_may_wait()
+        loop = asyncio.get_running_loop()
         stand = _Stand(name=name, over=loop.create_future(), token=token, until=until, quiet=quiet)
         flights = _around(_flight.get())
         for flight in flights:

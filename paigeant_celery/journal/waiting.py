@@ -52,7 +52,7 @@ async def ended_wait(
     wait again under a new token, and `ask` is called with that. Raises `HopLost`, and `UsageError` on an event loop
     that is not the attempt's.
     """
-    await journal.waits.check_not_left()
+    await journal.waits.check_may_wait()
     found = journal.find(key, {})
     if found is not None:
         await journal.turn(found.number)
