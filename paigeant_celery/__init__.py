@@ -81,7 +81,14 @@ if TYPE_CHECKING:
         RegisteredActivity,
         RoutingSlip,
     )
-    from paigeant_celery.core.wait_errors import InvalidAnswer, SignalRefused, UnknownWait, WorkflowWaits
+    from paigeant_celery.core.wait_errors import (
+        InvalidAnswer,
+        SignalRefused,
+        UnknownWait,
+        WaitFailed,
+        WaitTimedOut,
+        WorkflowWaits,
+    )
     from paigeant_celery.store.port import DeadLetter, Store
     from paigeant_celery.worker.executor import ActivityExecutor
     from paigeant_celery.worker.install import install
@@ -146,7 +153,9 @@ _HOME = {
     "UnknownWorkflow": "core.errors",
     "Unreachable": "core.errors",
     "UsageError": "core.errors",
+    "WaitFailed": "core.wait_errors",
     "WaitInsideStep": "core.errors",
+    "WaitTimedOut": "core.wait_errors",
     "WaitingFor": "client.readings",
     "WaitSpec": "core.flow_steps",
     "WorkerEnded": "core.errors",
@@ -234,7 +243,9 @@ __all__ = [
     "UnknownWorkflow",
     "Unreachable",
     "UsageError",
+    "WaitFailed",
     "WaitInsideStep",
+    "WaitTimedOut",
     "WaitingFor",
     "WaitSpec",
     "WorkerEnded",

@@ -22,7 +22,13 @@ from paigeant_celery.core.errors import NoWorkflow, UsageError
 from paigeant_celery.core.jsonable import dumps, to_jsonable
 from paigeant_celery.core.message import PaigeantMessage
 from paigeant_celery.core.slip import ExecutedStep
-from paigeant_celery.core.wait_inputs import checked_moment, checked_question, checked_seconds, checked_wait_name
+from paigeant_celery.core.wait_inputs import (
+    checked_delay,
+    checked_moment,
+    checked_question,
+    checked_seconds,
+    checked_wait_name,
+)
 
 __all__ = [
     "AskFor",
@@ -163,8 +169,7 @@ class WorkflowContext:
     def sleep_for(self, delay: float | timedelta) -> Coroutine[Any, Any, None]:
         """Sleep for so many seconds, counted from the first attempt; the worker is free meanwhile. As `wait_for`."""
         _check_on_loop("sleep_for")
-        seconds = checked_seconds(delay, "delay")
-        return self._waits().sleep_for(seconds or 0.0, name="a time")
+        return self._waits().sleep_for(checked_delay(delay, "delay"), name="a time")
 
     def sleep_until(self, when: datetime) -> Coroutine[Any, Any, None]:
         """Sleep until a time, not at all if it is over; the worker is free meanwhile. As `wait_for`.

@@ -18,6 +18,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from paigeant_celery.core.errors import PaigeantError
+from paigeant_celery.core.waits import without_tokens
 
 __all__ = [
     "Cause",
@@ -168,9 +169,9 @@ def cause_of(error: BaseException) -> Cause:
 
 
 def text_of(error: BaseException) -> str:
-    """Return the text of an error in a form that a record can keep."""
+    """Return the text of an error in a form that a record can keep and anybody may read."""
     try:
-        return clean(str(error)[:LONGEST_TEXT])
+        return clean(without_tokens(str(error)[:LONGEST_TEXT]))
     except BaseException:  # noqa: BLE001 - an error whose text raises, whatever it raises, is still an error of the step
         return "(the text of the error could not be made)"
 
@@ -245,7 +246,9 @@ def _members(error: BaseException) -> Sequence[BaseException]:
 
 def _notes(error: BaseException) -> list[str]:
     notes = getattr(error, "__notes__", ())
-    return [clean(str(note)[:MOST_TEXT]) for note in notes[:MOST_NOTES]] if isinstance(notes, list) else []
+    return (
+        [clean(without_tokens(str(note)[:MOST_TEXT])) for note in notes[:MOST_NOTES]] if isinstance(notes, list) else []
+    )
 
 
 def _frames_of(first: TracebackType | None) -> list[Frame]:

@@ -176,7 +176,7 @@ class Stands:
     """
 
     place: str
-    tokens: tuple[str, ...] = ()
+    tokens: tuple[str, ...] = field(default=(), repr=False)
     wake_at: datetime | None = None
     names: tuple[str, ...] = ()
     quiet: bool = False

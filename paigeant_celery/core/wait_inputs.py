@@ -10,6 +10,7 @@ from paigeant_celery.core.names import conversation_fault
 __all__ = [
     "LONGEST_WAIT",
     "checked_by",
+    "checked_delay",
     "checked_moment",
     "checked_question",
     "checked_seconds",
@@ -52,8 +53,11 @@ def _checked_word(word: object, path: str) -> str:
 
 def checked_seconds(given: object, path: str) -> float | None:
     """Return how many seconds a wait may take, None for any time; raises `InvalidInput`."""
-    if given is None:
-        return None
+    return None if given is None else checked_delay(given, path)
+
+
+def checked_delay(given: object, path: str) -> float:
+    """Return how many seconds something takes; raises `InvalidInput`."""
     if isinstance(given, timedelta):
         given = given.total_seconds()
     if isinstance(given, bool) or not isinstance(given, int | float):

@@ -6,6 +6,7 @@ the store in memory runs them, and the scripts on Redis are compared with it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -26,6 +27,7 @@ __all__ = [
     "make_token",
     "next_look",
     "time_out",
+    "without_tokens",
 ]
 
 WaitKind: TypeAlias = Literal["token", "signal"]
@@ -34,6 +36,7 @@ Answered: TypeAlias = Literal["settled", "recorded", "answered", "late", "unknow
 Signalled: TypeAlias = Literal["settled", "kept", "repeated", "ended", "too_many", "unknown"]
 
 WHOLE = ""  # the part of a wait that one answer settles
+_SECRETS = re.compile(r"(\.\d+(?:~|%7[Ee]))[\w-]{8,}")  # after the number at the end of a hop's id
 SEPARATOR = "~"  # in a token, after the id of its hop; no id has it, and addresses keep it as it is
 NO_ANSWERS: Mapping[str, Answer] = MappingProxyType({})
 
@@ -42,7 +45,7 @@ NO_ANSWERS: Mapping[str, Answer] = MappingProxyType({})
 class Answer:
     """What somebody answered: JSON text, who and when. `call` names the call that brought it, which may be repeated."""
 
-    text: str
+    text: str = field(repr=False)
     by: str
     at: datetime
     call: str
@@ -57,7 +60,7 @@ class Wait:
     has an answer: the whole, or one call of a tool each. `about` is JSON for whoever answers.
     """
 
-    token: str
+    token: str = field(repr=False)
     wait_id: str
     kind: WaitKind
     name: str
@@ -66,7 +69,7 @@ class Wait:
     state: WaitState = "open"
     parts: tuple[str, ...] = (WHOLE,)
     answers: Mapping[str, Answer] = field(default_factory=lambda: NO_ANSWERS)
-    about: str = ""
+    about: str = field(default="", repr=False)
 
     @property
     def unanswered(self) -> tuple[str, ...]:
@@ -77,6 +80,11 @@ class Wait:
 def make_token(hop_id: str, secret: str) -> str:
     """Return the token of a wait: it leads to its hop, and `secret` makes sure that nobody can guess it."""
     return f"{hop_id}{SEPARATOR}{secret}"
+
+
+def without_tokens(text: str) -> str:
+    """Return a text without the secrets of tokens, such as that of an error that names the link it could not send."""
+    return _SECRETS.sub(r"\1…", text)
 
 
 def hop_of_token(token: str) -> str:

@@ -83,6 +83,7 @@ class Owner:
     ) -> AbstractContextManager[None]:
         """Renew the lease for a hop inside the block; `cancel` is called once if the hop is lost.
 
+        It returns False if there is nothing to cancel: the run has ended, and a hop that waits has no owner any more.
         `cancel` runs in the renewing thread, or in the one that holds the hop next. `ends` is when the timeout of the
         step is over, on the monotonic clock: until then its lease may also be extended from outside. `settled` is
         told at each renewal how many waits of the hop are settled, if any.
@@ -127,7 +128,7 @@ class Owner:
             with self._lock:
                 # A hop claimed again since the store was asked is not lost: the answer is about the earlier run.
                 lost = self._held.pop(hop_id) if self._held.get(hop_id) is held[hop_id] else None
-            if lost is not None:
+            if lost is not None and lost.cancel() is not False:
                 if hop_id in answer.cancelled:
                     logger.warning("workflow cancelled, and its run too", extra=_fields("hop_cancelled", hop_id))
                 elif hop_id in answer.unknown:
@@ -135,7 +136,6 @@ class Owner:
                     logger.warning(text, extra=_fields("hop_unknown", hop_id))
                 else:
                     logger.warning("hop lost to another owner; its run is cancelled", extra=_fields("hop_lost", hop_id))
-                lost.cancel()
 
     def _release(self, stray: Mapping[str, int]) -> None:
         """Give back hops that nobody ran at two renewals: the reply to their claim never arrived."""

@@ -41,7 +41,7 @@ class _Stand:
 
     name: str
     over: asyncio.Future[None]
-    token: str | None = None
+    token: str | None = field(default=None, repr=False)
     until: datetime | None = None
     quiet: bool = False
     timer: asyncio.TimerHandle | None = field(default=None)
@@ -71,6 +71,7 @@ class HopWaits:
         "_store",
         "_tasks",
         "now",
+        "recording",
         "standing",
     )
 
@@ -87,6 +88,7 @@ class HopWaits:
         self._stands: set[_Stand] = set()
         self._flights: set[Flight] = set()
         self._moves = 0
+        self.recording = asyncio.Lock()  # a signal goes to the oldest wait of its name: the first that the code came to
         self._look: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self.standing: Standing | None = None  # what the attempt was left for
@@ -143,6 +145,15 @@ class HopWaits:
         while self.now() < until:
             await self._stand(name=name, until=until, quiet=quiet)
 
+    def check_loop(self) -> asyncio.AbstractEventLoop:
+        """Return the loop of the attempt; raises `UsageError` on another one, which cannot be left."""
+        loop = asyncio.get_running_loop()
+        self._loop = self._loop or loop
+        if loop is not self._loop:
+            text = "a step waits only on the event loop that runs it; `await` the wait in an `async` function or tool"
+            raise UsageError(text)
+        return loop
+
     def flying(self) -> AbstractContextManager[Flight]:
         """Surround code that is not recorded and must not be cut off, unless it stands at a wait itself."""
         return _Flying(self)
@@ -152,7 +163,7 @@ class HopWaits:
         known = sum(wait.state == "settled" for wait in list(self._known.values()))
         if settled > known and self._stands and self._loop is not None:
             with suppress(RuntimeError):  # the loop has ended
-                self._loop.call_soon_threadsafe(self._begin, self._read())
+                self._loop.call_soon_threadsafe(lambda: self._begin(self._read()))
 
     def moved(self) -> None:
         """Note that something has begun or ended. May be called from any thread."""
@@ -171,11 +182,7 @@ class HopWaits:
     async def _stand(
         self, *, name: str, token: str | None = None, until: datetime | None = None, quiet: bool = False
     ) -> None:
-        loop = asyncio.get_running_loop()
-        self._loop = self._loop or loop
-        if loop is not self._loop:
-            text = "a step waits only on the event loop that runs it; `await` the wait in an `async` function or tool"
-            raise UsageError(text)
+        loop = self.check_loop()
         await self.check_not_left()
         stand = _Stand(name=name, over=loop.create_future(), token=token, until=until, quiet=quiet)
         flights = _around(_flight.get())

@@ -49,14 +49,15 @@ async def ended_wait(
 
     `ask` gets the token, and may give answers at once; it may be called again if an attempt ends before its answer is
     recorded. `timeout` is in seconds from when the wait was first recorded. An answer that is not `is_of_use` opens the
-    wait again under a new token, and `ask` is called with that. Raises `HopLost`.
+    wait again under a new token, and `ask` is called with that. Raises `HopLost`, and `UsageError` on an event loop
+    that is not the attempt's.
     """
     await journal.waits.check_not_left()
     found = journal.find(key, {})
     if found is not None:
         await journal.turn(found.number)
         return Ended(state=found.result["state"], answers=found.result["answers"])
-    journal.check_not_lost()
+    journal.waits.check_loop()  # before anybody is asked
     await journal.write_held()
     waits, instead_of = journal.waits, None
     while True:
@@ -72,7 +73,8 @@ async def ended_wait(
                 about=about,
                 instead_of=instead_of,
             )
-            wait = await journal.patiently(partial(waits.record, new))
+            async with waits.recording:
+                wait = await journal.patiently(partial(waits.record, new))
         if wait.state == "open" and ask is not None:
             wait = await _asked(journal, key, wait, ask)
         if wait.state == "open":

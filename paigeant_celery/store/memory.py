@@ -289,7 +289,7 @@ class MemoryStore:
             about = {"journal": "discarded"} if discard_journal else {}
             if discard_journal:
                 kept.journal.clear()
-                kept.waits.clear()
+                self._waits.forget(kept)
                 kept.heard = None
             workflow.events.add_event("redriven", workflow.hop_id, now=now, **about)
             return "redriven"

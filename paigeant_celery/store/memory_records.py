@@ -31,6 +31,11 @@ class Signals:
         self._kept.setdefault(name, deque()).append(signal)
         self.count += 1
 
+    def put_back(self, name: str, signal: Answer) -> None:
+        """Keep a signal that was taken before the others of its name."""
+        self._kept.setdefault(name, deque()).appendleft(signal)
+        self.count += 1
+
     def take(self, name: str) -> Answer | None:
         """Return the oldest signal of a name, and keep it no longer."""
         kept = self._kept.get(name)

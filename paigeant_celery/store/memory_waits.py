@@ -134,6 +134,13 @@ class Waits:
         workflow.events.add_event("signalled", workflow.hop_id, now=now, name=name, by=by)
         return Resolution(outcome="kept", hop=woken)
 
+    def forget(self, kept: Kept) -> None:
+        """Forget the waits of a hop that begins anew, and keep the signals that they took for it."""
+        for wait in reversed(kept.waits.values()):
+            if wait.kind == "signal" and wait.state == "settled":
+                kept.workflow.signals.put_back(wait.name, wait.answers[WHOLE])
+        kept.waits.clear()
+
     def asked(self, *, after: str | None, limit: int) -> Sequence[AskedWait]:
         """Return open waits of all workflows, oldest first."""
         place = after_cursor(after)

@@ -203,13 +203,13 @@ class NewWait:
     """
 
     wait_id: str
-    token: str
+    token: str = field(repr=False)
     kind: WaitKind
     name: str
     timeout: float | None = None
     parts: tuple[str, ...] = (WHOLE,)
-    about: str = ""
-    instead_of: str | None = None
+    about: str = field(default="", repr=False)
+    instead_of: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,7 +219,7 @@ class Standing:
     `names` are those of the waits, for the event; a `quiet` hop leaves none, neither now nor when it wakes.
     """
 
-    tokens: Sequence[str] = ()
+    tokens: Sequence[str] = field(default=(), repr=False)
     wake_at: datetime | None = None
     names: Sequence[str] = ()
     quiet: bool = False

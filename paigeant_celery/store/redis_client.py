@@ -42,7 +42,7 @@ SCRIPTS = (
 WITH_WAITS = (
     "claim", "read", "redrive", "sweep", "wait", "suspend", "resolve", "time_out", "signal", "asked", "waits_of",
 )  # fmt: skip
-WITH_SIGNALS = ("wait", "signal")
+WITH_SIGNALS = ("wait", "signal", "redrive")
 
 # A script failed on a value before its first write. Servers before Redis 7 report a refused command in the same words.
 _FALLEN = re.compile(r"(?:ERR )?(?:user_script|Error running script)")

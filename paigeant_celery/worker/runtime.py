@@ -174,10 +174,10 @@ class HopRuntime:
             return self._regain(arrival, hop, outcome)
 
     def _held(self, hop: Opened, future: concurrent.futures.Future[Outcome]) -> AbstractContextManager[None]:
-        def cancel() -> None:
+        def cancel() -> bool:
             if hop.journal is not None:
                 hop.journal.lose()  # first: the loop is told a moment later, and a call might begin before
-            future.cancel()
+            return future.cancel()
 
         def settled(count: int) -> None:
             if hop.journal is not None:

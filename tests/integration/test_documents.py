@@ -274,6 +274,12 @@ ANSWERS = {
         "journal/waiting.py": ["def ended_wait(", "def _asked("],
         "hop/step_waits.py": ["class StepWaits"],
     },
+    "What did an agent ask of people, and who was asked first?": {
+        "agents/recorded_answers.py": ["def _handlers(", "answers_from_outside("],
+        "agents/external_events.py": ["class _Waiter", "def asking_about("],
+        "agents/asked_outside.py": ["def answers_from_outside("],
+        "agents/answered_runs.py": ["def run_to_end("],
+    },
     "Why is an answer refused, or does not count?": {
         "client/answering.py": ["def _find(", "def check_size("],
         "core/answers.py": ["def answers_of(", "def decisions_of("],

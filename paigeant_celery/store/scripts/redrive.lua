@@ -11,7 +11,7 @@ if wrong then return wrong end
 if is_outdated then return outdated() end
 local state, hop = unpack(redis.call('HMGET', wf_key(workflow), 'state', 'hop'))
 if not state then return 'unknown' end
-wrong = misplaced(hop_key(hop or ''), 'hash')
+wrong = misplaced(hop_key(hop or ''), 'hash', blob_key(workflow), 'hash')
 if wrong then return wrong end
 if hop and redis.call('HGET', hop_key(hop), 'redriven_by') == token then return 'redriven' end
 if state ~= 'parked' then return 'not_parked' end
@@ -26,6 +26,7 @@ redis.call('ZREM', parked, hop)
 if discard == '1' then
   redis.call('DEL', journal_key(hop))
   redis.call('HDEL', hop_key(hop), 'heard')
+  return_signals(workflow, hop)
   forget_waits(hop)
 end
 send_at(hop, now)

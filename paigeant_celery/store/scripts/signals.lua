@@ -25,12 +25,16 @@ local function remember_signal(workflow, call)
   end
 end
 
+local function write_signal(workflow, name, number, call, by, at, text)
+  local fields = signal_fields(name, int(number))
+  redis.call('HSET', blob_key(workflow), fields[1], call, fields[2], by, fields[3], at, fields[4], text)
+  redis.call('HINCRBY', blob_key(workflow), 'signals:count', 1)
+end
+
 -- Keep a signal behind the others of its name.
 local function keep_signal(workflow, name, call, by, text)
   local number = redis.call('HINCRBY', blob_key(workflow), 'signals:kept:' .. name, 1)
-  local fields = signal_fields(name, number)
-  redis.call('HSET', blob_key(workflow), fields[1], call, fields[2], by, fields[3], int(now), fields[4], text)
-  redis.call('HINCRBY', blob_key(workflow), 'signals:count', 1)
+  write_signal(workflow, name, number, call, by, int(now), text)
 end
 
 -- The oldest kept signal of a name, which is kept no longer; nil if there is none.
@@ -46,4 +50,23 @@ local function take_signal(workflow, name)
   redis.call('HINCRBY', blob_key(workflow), 'signals:count', -1)
   if number == kept then redis.call('HDEL', blob_key(workflow), unpack(of_name)) end
   return signal
+end
+
+-- Keep the signals that a hop's waits have taken once more, before the others, for waits that are recorded anew.
+local function return_signals(workflow, hop)
+  local wait, waits = {}, {}
+  local fields = wait_fields(hop)
+  for i = 1, #fields, 2 do wait[fields[i]] = fields[i + 1] end
+  for name, token in pairs(wait) do
+    if name:match('^:id:') and wait[':kind:' .. token] == 'signal' and wait[':state:' .. token] == 'settled' then
+      waits[#waits + 1] = token
+    end
+  end
+  table.sort(waits, function(one, other) return tonumber(wait[':number:' .. one]) > tonumber(wait[':number:' .. other]) end)
+  for _, token in ipairs(waits) do
+    local name, behind = wait[':name:' .. token], ':' .. token .. ':1'
+    local number = redis.call('HINCRBY', blob_key(workflow), 'signals:taken:' .. name, -1) + 1
+    write_signal(workflow, name, number, wait[':call' .. behind], wait[':by' .. behind], wait[':at' .. behind],
+      wait[':text' .. behind])
+  end
 end

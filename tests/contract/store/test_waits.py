@@ -628,6 +628,31 @@ def test_a_discarded_journal_takes_the_waits_with_it(bench: Bench) -> None:
     assert bench.store.wait(again, asks("open", secret="new")) is not None
 
 
+def test_a_discarded_journal_gives_its_signals_back(bench: Bench) -> None:
+    """Nobody sends a payment twice: the step that begins anew gets the same signals in the same order."""
+    close = begun(bench)
+    taken = [asks("paid", kind="signal", wait_id=f"id-{each}", secret=each) for each in ("a", "b")]
+    for wait in taken:
+        assert bench.store.wait(close, wait) is not None
+    bench.store.wait(close, asks("by token"))
+    for text in ("1", "2", "3"):
+        signals(bench, "paid", text=text, call=text)
+    answers(bench, asks("by token"))
+    assert bench.store.park(close, FAILURE)
+
+    assert bench.store.redrive("w", discard_journal=True) == "redriven"
+
+    again = closing(bench.store.claim(claim(token="t2")))
+    for text in ("1", "2", "3"):
+        found = bench.store.wait(again, asks("paid", kind="signal", wait_id=f"new-{text}", secret=f"n{text}"))
+        assert found is not None
+        assert (found.answers[WHOLE].text, found.answers[WHOLE].call) == (text, text)
+    last = bench.store.wait(again, asks("paid", kind="signal", wait_id="new", secret="n"))
+    assert last is not None
+    assert last.state == "open"
+    assert signals(bench, "paid", call="1").outcome == "repeated"
+
+
 def test_waits_are_gone_with_their_workflow(bench: Bench) -> None:
     """No key stays behind."""
     close = begun(bench)

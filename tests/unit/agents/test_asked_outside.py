@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -32,8 +33,10 @@ NO: Mapping[str, Any] = {"approval": {"kind": "tool-denied", "message": "not tod
 
 @pytest.fixture(autouse=True)
 def own_registry() -> Iterator[None]:
+    gc.disable()  # only the names in steps hold what is made here until it runs, and a collection would take it
     with registry.isolated():
         yield
+    gc.enable()
 
 
 @pytest.fixture

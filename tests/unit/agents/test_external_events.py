@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -42,8 +43,10 @@ HOUR = timedelta(hours=1)
 
 @pytest.fixture(autouse=True)
 def own_registry() -> Iterator[None]:
+    gc.disable()  # only the names in steps hold what is made here until it runs, and a collection would take it
     with registry.isolated():
         yield
+    gc.enable()
 
 
 @dataclass

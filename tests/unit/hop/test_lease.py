@@ -196,6 +196,16 @@ def test_a_lost_hop_is_cancelled_once_and_the_others_go_on(caplog: pytest.LogCap
     ]
 
 
+def test_nothing_is_said_of_a_hop_whose_run_has_ended(caplog: pytest.LogCaptureFixture) -> None:
+    """A hop that was suspended just now has no owner any more; nobody else has it."""
+    owner = owner_of(Renewals(lambda hops: frozenset(hops)))
+
+    with owner.holding("suspended.0", fence=1, cancel=lambda: False):
+        owner.renew()
+
+    assert caplog.records == []
+
+
 def test_a_hop_of_which_the_store_has_no_record_is_cancelled_as_such(caplog: pytest.LogCaptureFixture) -> None:
     """Nobody else runs it, as a log that speaks of another owner would say."""
     store = Renewals()

@@ -6,6 +6,7 @@ import asyncio
 import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -152,3 +153,50 @@ def test_what_runs_beside_a_wait_goes_on_until_nothing_is_in_flight(workflow_har
         workflow_harness._outbox.send(hop)
         asyncio.run(workflow_harness.deliver())
     assert handle.result_sync(timeout=0).output == ["a", "b"]
+
+
+def test_the_error_of_an_ask_tells_nobody_the_token(
+    workflow_harness: WorkflowHarness, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A library names the link that it could not send, and whoever reads errors could answer in its place."""
+    tokens: list[str] = []
+
+    def send(token: str) -> None:
+        tokens.append(token)
+        try:
+            raise OSError(f"cannot reach https://mail/{token}")
+        except OSError as error:
+            error.add_note(f"while sending {token!r}")
+            raise ValueError(
+                f"500 for url 'https://mail?to={quote(token, safe='').replace('~', '%7E')}&b=c'"
+            ) from error
+
+    @activity
+    async def ask(context: WorkflowContext) -> Any:
+        return await context.wait_for("answer", ask=send)
+
+    handle = workflow_harness.dispatch([ask.activity()], correlation_id="w")
+    asyncio.run(workflow_harness.deliver())
+
+    secret = tokens[0].partition("~")[2]
+    failure = handle.status_sync().failure
+    assert failure is not None
+    assert failure.text == "500 for url 'https://mail?to=w.0%7E…&b=c'"
+    assert secret not in str(failure) + str(list(handle.events_so_far())) + caplog.text
+    assert failure.cause is not None
+    assert failure.cause.raised_from is not None
+    assert failure.cause.raised_from.notes == ("while sending 'w.0~…'",)
+
+
+@pytest.mark.parametrize("delay", [None, True, "3", -1, float("nan")])
+def test_a_sleep_takes_only_a_time(workflow_harness: WorkflowHarness, delay: Any) -> None:
+    """A setting that is missing must not become no sleep at all."""
+
+    @activity
+    async def nap(context: WorkflowContext) -> None:
+        await context.sleep_for(delay)
+
+    handle = workflow_harness.dispatch([nap.activity()], correlation_id="w")
+    assert asyncio.run(workflow_harness.deliver()) == ["failed"]
+    with pytest.raises(WorkflowFailed, match="invalid_wait at `delay`"):
+        handle.result_sync(timeout=0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -15,8 +16,10 @@ from pydantic_ai.models.function import AgentInfo, FunctionModel
 
 from paigeant_celery import CeleryDurability, WorkflowContext, activity
 from paigeant_celery.core.flow import Stands
+from paigeant_celery.core.waits import Wait
 from paigeant_celery.hop.guard import Arrival
 from paigeant_celery.hop.run import Opened, Outcome
+from paigeant_celery.store.port import Closing, NewWait
 from paigeant_celery.testing import WorkflowHarness
 
 YES = json.dumps({"payload": "yes"})
@@ -161,6 +164,34 @@ def test_code_that_is_left_can_begin_no_call_and_what_it_returns_does_not_count(
         assert slow.requests == 0
 
     run(main)
+
+
+def slowly_recorded(harness: WorkflowHarness, name: str, occurrence: int) -> None:
+    """Let the store take a while to record a wait."""
+    record = harness.store.wait
+
+    def slow(closing: Closing, new: NewWait) -> Wait | None:
+        if (new.name, json.loads(new.wait_id)[-1]) == (name, occurrence):
+            time.sleep(0.05)
+        return record(closing, new)
+
+    harness.store.wait = slow  # type: ignore[method-assign]
+
+
+def test_signals_of_one_name_reach_waits_in_the_order_in_which_they_began(workflow_harness: WorkflowHarness) -> None:
+    """A store that is slow for a moment must not swap what the code gets."""
+
+    @activity
+    async def three(context: WorkflowContext) -> list[Any]:
+        return list(await asyncio.gather(*(context.wait_for("paid") for _ in range(3))))
+
+    handle = workflow_harness.dispatch([three.activity()], correlation_id="w")
+    slowly_recorded(workflow_harness, "paid", 0)
+    for number in range(3):
+        handle.signal_sync("paid", number)
+    asyncio.run(workflow_harness.deliver())
+
+    assert handle.result_sync(0).output == [0, 1, 2]
 
 
 @pytest.mark.parametrize("how", ["wait", "ask", "sleep", "sleep on"])

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Mapping
 import pytest
 from pydantic import JsonValue
 
+from paigeant_celery.core.errors import UsageError
 from paigeant_celery.journal.hop_journal import HopJournal
 from paigeant_celery.journal.record import Record
 from paigeant_celery.journal.waiting import Ended, ended_wait
@@ -92,3 +93,43 @@ async def _soon(run: Awaitable[object]) -> None:
     """Cut off a run that waits."""
     async with asyncio.timeout(0.01):
         await run
+
+
+def test_nobody_is_asked_where_the_step_cannot_wait() -> None:
+    """A sync function that runs an agent on a loop of its own holds a thread: it fails before a mail is sent."""
+    hop, asked = JournalledHop(), list[str]()
+
+    async def ask(token: str) -> None:
+        asked.append(token)
+
+    async def wait(journal: HopJournal) -> None:
+        key = journal.key("r", 1, "wait", name="calls")
+        await ended_wait(journal, key, kind="token", name="calls", ask=ask)
+
+    async def attempt() -> None:
+        with hop.attempt() as journal:
+            journal.waits.begin(leave=lambda: None, timeout=60)
+            with pytest.raises(UsageError, match="only on the event loop that runs it"):
+                await asyncio.to_thread(lambda: asyncio.run(wait(journal)))
+
+    asyncio.run(attempt())
+    assert (asked, hop.store.waits("w.0")) == ([], ())
+
+
+def test_what_is_known_of_a_wait_shows_neither_its_token_nor_what_was_said() -> None:
+    """Tools that collect errors show the values of the frames."""
+    hop = JournalledHop()
+
+    async def ask(token: str) -> Mapping[str, JsonValue]:
+        return {"": {"payload": "secret answer"}}
+
+    async def wait() -> None:
+        with hop.attempt() as journal:
+            key = journal.key("r", 1, "wait", name="calls")
+            await ended_wait(journal, key, kind="token", name="calls", ask=ask, about="secret question")
+
+    asyncio.run(wait())
+    (found,) = hop.store.waits("w.0")
+    assert found.state == "settled"
+    assert "secret" not in repr(found)
+    assert found.token not in repr(found)

@@ -253,7 +253,7 @@ ROWS = [
         make=pending,
         of=("PendingModelResponse",),
         refused="Paused: response_pending: ",
-        why="a step cannot wait for a provider yet; the workflow is parked with `response_pending`",
+        why="the run ends instead of waiting, and is parked with `response_pending`; without it the step waits",
     ),
     Row(
         name="tools that run beside the run and add to it when they end",
