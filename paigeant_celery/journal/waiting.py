@@ -85,7 +85,7 @@ async def ended_wait(
         instead_of = wait.token
     async with journal.making(key):
         record = Record(result={"state": ended.state, "answers": dict(ended.answers)})
-        number = await journal.add(key, record, is_inside=is_recorded_here())
+        number = await journal.add(key, record, is_inside=is_recorded_here(), is_kept=True)
     await journal.turn(number)
     return ended
 
