@@ -205,6 +205,9 @@ class HopWaits:
         self.moved()
         try:
             await stand.over
+        except asyncio.CancelledError:
+            self._leave_at_the_end()
+            raise
         finally:
             self._stands.discard(stand)
             if stand.timer is not None:
@@ -268,6 +271,14 @@ class HopWaits:
             return
         self.standing = self._stood_at()
         self._leave()
+
+    def _leave_at_the_end(self) -> None:
+        """Note that the attempt is left if the step's time is over, and it has done nothing but wait at the end.
+
+        On a busy machine that may come before anybody has left it. It is no timeout.
+        """
+        if self.standing is None and self._leave is not None and self.now() >= self._ends and not self._is_at_work():
+            self.standing = self._stood_at()
 
     def _is_at_work(self) -> bool:
         with self._lock:

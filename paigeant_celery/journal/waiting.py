@@ -58,7 +58,7 @@ async def ended_wait(
         await journal.turn(found.number)
         return Ended(state=found.result["state"], answers=found.result["answers"])
     journal.waits.check_loop()  # before anybody is asked
-    await journal.write_held()
+    await journal.write_before(key)
     waits, instead_of = journal.waits, None
     while True:
         wait = waits.known(str(key))
@@ -85,7 +85,7 @@ async def ended_wait(
         instead_of = wait.token
     async with journal.making(key):
         record = Record(result={"state": ended.state, "answers": dict(ended.answers)})
-        number = await journal.add(key, record, is_inside=is_recorded_here())
+        number = await journal.add(key, record, is_inside=is_recorded_here(), is_kept=True)
     await journal.turn(number)
     return ended
 
