@@ -122,7 +122,7 @@ async def test_a_run_that_sleeps_when_its_time_is_over_is_left(workflow_harness:
 
     handle = harness.dispatch([waiting(jobs).activity("go", policy=policy)])
     outcomes: list[str] = []
-    while handle.status_sync().state != "completed":
+    while handle.status_sync().in_progress:
         outcomes += await harness.deliver()
         harness.sweep()
 
