@@ -150,15 +150,6 @@ class HopWaits:
         while self.now() < until:
             await self._stand(name=name, until=until, quiet=quiet)
 
-    def check_loop(self) -> asyncio.AbstractEventLoop:
-        """Return the loop of the attempt; raises `UsageError` on another one, which cannot be left."""
-        loop = asyncio.get_running_loop()
-        self._loop = self._loop or loop
-        if loop is not self._loop:
-            text = "a step waits only on the event loop that runs it; `await` the wait in an `async` function or tool"
-            raise UsageError(text)
-        return loop
-
     def flying(self) -> AbstractContextManager[Flight]:
         """Surround code that is not recorded and must not be cut off, unless it stands at a wait itself."""
         return _Flying(self)
@@ -178,24 +169,25 @@ class HopWaits:
         with suppress(RuntimeError):  # the loop has ended
             self._loop.call_soon_threadsafe(self._watch)
 
-    async def check_may_wait(self) -> None:
-        """Raise `UsageError` on another event loop than the step's, which nothing can leave and come back to.
+    async def check_may_wait(self) -> asyncio.AbstractEventLoop:
+        """Return the loop of the attempt; raises `UsageError` on another one, which cannot be left.
 
         Code that goes on although its attempt was left is cancelled: it would hold its worker with another wait.
         """
-        self._loop = self._loop or asyncio.get_running_loop()
-        if asyncio.get_running_loop() is not self._loop:
+        loop = asyncio.get_running_loop()
+        self._loop = self._loop or loop
+        if loop is not self._loop:
             text = "a step waits only on the event loop that runs it; `await` the wait in an `async` function or tool"
             raise UsageError(text)
         if self.standing is not None:
             await asyncio.sleep(IN_PEACE)  # code that swallows this in a loop does not block the others
             raise asyncio.CancelledError
+        return loop
 
     async def _stand(
         self, *, name: str, token: str | None = None, until: datetime | None = None, quiet: bool = False
     ) -> None:
-        await self.check_may_wait()
-        loop = asyncio.get_running_loop()
+        loop = await self.check_may_wait()
         stand = _Stand(name=name, over=loop.create_future(), token=token, until=until, quiet=quiet)
         flights = _around(_flight.get())
         for flight in flights:
