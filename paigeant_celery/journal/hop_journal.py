@@ -145,6 +145,18 @@ class HopJournal:
         if self._held:
             await self._write({})
 
+    async def write_before(self, key: CallKey) -> None:
+        """Write what led to a wait before it is recorded: what is held, and the failures that the step survived."""
+        with self._lock:
+            survived = self._unwritten.shown_by(key)
+        if not survived:
+            await self.write_held()
+            return
+        await self._write({str(earlier): text for earlier, text in survived.items()})
+        with self._lock:
+            self._unwritten.forget(survived)
+        await self.abandoned.cancel(survived)
+
     def write_held_now(self) -> None:
         """Write them, because the hop is not completed now. Blocks; raises `TransientError` and `HopUnknown`.
 
