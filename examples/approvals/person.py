@@ -15,6 +15,7 @@ import click
 
 from examples.approvals import ledger
 from examples.approvals.refunds import euros
+from examples.console import INTERRUPTED
 from paigeant_celery import AskedCall, WorkflowDispatcher, WorkflowHandle, get_transport
 
 __all__ = ["main"]
@@ -39,8 +40,9 @@ def asked(call: AskedCall, answers: list[str]) -> str:
     what = click.style(f"{call.tool} {euros(int(arguments['cents']))}", bold=True)
     while True:
         click.echo(f"{'person':10}{what} ({arguments['reason']})? yes, no and why, or an amount: ", nl=False)
+        typed = not answers and sys.stdin.isatty()  # so it stands on the screen
         line = answers.pop(0) if answers else read_line()
-        if not sys.stdin.isatty():
+        if not typed or line == NOBODY:
             click.echo(line)
         if YES.fullmatch(line) or NO.fullmatch(line) or AMOUNT.fullmatch(line):
             return line
@@ -74,4 +76,7 @@ def arguments_of(call: AskedCall) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2:])
+    try:
+        main(sys.argv[1], sys.argv[2:])
+    except KeyboardInterrupt:  # the program that started it says so
+        sys.exit(INTERRUPTED)
