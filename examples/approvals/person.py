@@ -57,16 +57,18 @@ def read_line() -> str:
 def decide(handle: WorkflowHandle, token: str, call: AskedCall, line: str) -> None:
     """Approve or deny a call."""
     arguments, by = arguments_of(call), os.environ.get("USER", "somebody")
+    cents: int | None = int(arguments["cents"])
     if (no := NO.fullmatch(line)) is not None:
-        handle.deny_sync(token, call.id, message=no[1] or "a person said no", by=by)
-        ledger.decide(call=call.id, cents=None)
+        cents = None
+        given = handle.deny_sync(token, call.id, message=no[1] or "a person said no", by=by)
     elif (amount := AMOUNT.fullmatch(line)) is not None:
         cents = int(amount[1]) * 100 + int(amount[2] or 0)
-        handle.approve_sync(token, call.id, override_args={**arguments, "cents": cents}, by=by)
-        ledger.decide(call=call.id, cents=cents)
+        given = handle.approve_sync(token, call.id, override_args={**arguments, "cents": cents}, by=by)
     else:
-        handle.approve_sync(token, call.id, by=by)
-        ledger.decide(call=call.id, cents=int(arguments["cents"]))
+        given = handle.approve_sync(token, call.id, by=by)
+    if not given.taken:
+        sys.exit(f"somebody else answered first ({given.outcome}); the example counts only what is answered here")
+    ledger.decide(call=call.id, cents=cents)
 
 
 def arguments_of(call: AskedCall) -> dict[str, Any]:
