@@ -52,13 +52,13 @@ async def ended_wait(
     wait again under a new token, and `ask` is called with that. Raises `HopLost`, and `UsageError` on an event loop
     that is not the attempt's.
     """
-    await journal.waits.check_not_left()
+    await journal.waits.check_may_wait()
     found = journal.find(key, {})
     if found is not None:
         await journal.turn(found.number)
         return Ended(state=found.result["state"], answers=found.result["answers"])
     journal.waits.check_loop()  # before anybody is asked
-    await journal.write_held()
+    await journal.write_before(key)
     waits, instead_of = journal.waits, None
     while True:
         wait = waits.known(str(key))
@@ -85,7 +85,7 @@ async def ended_wait(
         instead_of = wait.token
     async with journal.making(key):
         record = Record(result={"state": ended.state, "answers": dict(ended.answers)})
-        number = await journal.add(key, record, is_inside=is_recorded_here())
+        number = await journal.add(key, record, is_inside=is_recorded_here(), is_kept=True)
     await journal.turn(number)
     return ended
 
