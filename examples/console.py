@@ -26,6 +26,7 @@ from paigeant_celery import (
 from paigeant_celery.broker.transport import CeleryTransport
 
 __all__ = [
+    "INTERRUPTED",
     "Unexpected",
     "command_line",
     "expect",
@@ -39,6 +40,7 @@ __all__ = [
 ]
 
 WIDTH = 100  # characters per line on the screen
+INTERRUPTED = 130  # what a shell calls the end by Ctrl-C
 
 
 class Unexpected(Exception):
@@ -123,6 +125,9 @@ def reporting() -> Iterator[None]:
         os.dup2(nowhere, sys.stdout.fileno())  # otherwise the flush at exit fails again
         os.dup2(nowhere, sys.stderr.fileno())  # nor need they hear that the workflow has not ended
         sys.exit(1)
+    except KeyboardInterrupt:
+        click.echo("\ninterrupted", err=True)
+        sys.exit(INTERRUPTED)
     except (Unexpected, PaigeantError, TimeoutError) as error:
         click.echo(f"{type(error).__name__}: {error}", err=True)
         sys.exit(1)

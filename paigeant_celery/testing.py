@@ -215,9 +215,10 @@ class WorkflowHarness:
     def _now(self) -> datetime:
         return datetime.now(UTC) + self._skipped
 
-    def skip(self, delay: timedelta) -> None:
-        """Set the clock forward, and send what is due then: what slept, or whose wait has timed out."""
-        self._skipped += max(delay, timedelta())
+    def skip(self, delay: timedelta | float) -> None:
+        """Set the clock forward, by seconds or a `timedelta`, and send what is due then: what slept or timed out."""
+        passed = delay if isinstance(delay, timedelta) else timedelta(seconds=delay)
+        self._skipped += max(passed, timedelta())
         self.sweep()
 
     def sweep(self) -> None:

@@ -15,6 +15,7 @@ import click
 
 from examples.approvals import ledger
 from examples.approvals.refunds import euros
+from examples.console import INTERRUPTED
 from paigeant_celery import AskedCall, WorkflowDispatcher, WorkflowHandle, get_transport
 
 __all__ = ["main"]
@@ -39,8 +40,9 @@ def asked(call: AskedCall, answers: list[str]) -> str:
     what = click.style(f"{call.tool} {euros(int(arguments['cents']))}", bold=True)
     while True:
         click.echo(f"{'person':10}{what} ({arguments['reason']})? yes, no and why, or an amount: ", nl=False)
+        typed = not answers and sys.stdin.isatty()  # so it stands on the screen
         line = answers.pop(0) if answers else read_line()
-        if not sys.stdin.isatty():
+        if not typed or line == NOBODY:
             click.echo(line)
         if YES.fullmatch(line) or NO.fullmatch(line) or AMOUNT.fullmatch(line):
             return line
@@ -55,16 +57,18 @@ def read_line() -> str:
 def decide(handle: WorkflowHandle, token: str, call: AskedCall, line: str) -> None:
     """Approve or deny a call."""
     arguments, by = arguments_of(call), os.environ.get("USER", "somebody")
+    cents: int | None = int(arguments["cents"])
     if (no := NO.fullmatch(line)) is not None:
-        handle.deny_sync(token, call.id, message=no[1] or "a person said no", by=by)
-        ledger.decide(call=call.id, cents=None)
+        cents = None
+        given = handle.deny_sync(token, call.id, message=no[1] or "a person said no", by=by)
     elif (amount := AMOUNT.fullmatch(line)) is not None:
         cents = int(amount[1]) * 100 + int(amount[2] or 0)
-        handle.approve_sync(token, call.id, override_args={**arguments, "cents": cents}, by=by)
-        ledger.decide(call=call.id, cents=cents)
+        given = handle.approve_sync(token, call.id, override_args={**arguments, "cents": cents}, by=by)
     else:
-        handle.approve_sync(token, call.id, by=by)
-        ledger.decide(call=call.id, cents=int(arguments["cents"]))
+        given = handle.approve_sync(token, call.id, by=by)
+    if not given.taken:
+        sys.exit(f"somebody else answered first ({given.outcome}); the example counts only what is answered here")
+    ledger.decide(call=call.id, cents=cents)
 
 
 def arguments_of(call: AskedCall) -> dict[str, Any]:
@@ -74,4 +78,7 @@ def arguments_of(call: AskedCall) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2:])
+    try:
+        main(sys.argv[1], sys.argv[2:])
+    except KeyboardInterrupt:  # the program that started it says so
+        sys.exit(INTERRUPTED)

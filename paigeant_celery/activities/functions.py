@@ -29,6 +29,7 @@ from pydantic import BaseModel, ConfigDict, Field, PydanticUserError, Validation
 from paigeant_celery.activities.context import WorkflowContext
 from paigeant_celery.activities.lazy import GivenUp, Limit, Reading, read_in_thread, read_on_loop, reading
 from paigeant_celery.activities.making import Making
+from paigeant_celery.activities.pauses import no_waits_in_process
 from paigeant_celery.activities.port import ActivityResult, StepLimits
 from paigeant_celery.activities.registry import check_name, registry
 from paigeant_celery.activities.results import result_of
@@ -105,9 +106,10 @@ class FunctionActivity(Generic[P, R]):
         first = (context,) if self._takes_context else ()
         call, limit = partial(self.function, *first, **given), Limit(size=limits.max_output_size)
         record = partial(result_of, declared=self._declared_output)
-        if inspect.iscoroutinefunction(self.function) or inspect.isasyncgenfunction(self.function):
-            return record(await read_on_loop(reading(call(), limit)))
-        return await _reading_in_own_thread(lambda read: record(read(reading(call(), limit))))
+        with no_waits_in_process():
+            if inspect.iscoroutinefunction(self.function) or inspect.isasyncgenfunction(self.function):
+                return record(await read_on_loop(reading(call(), limit)))
+            return await _reading_in_own_thread(lambda read: record(read(reading(call(), limit))))
 
     def _arguments_of(self, step: Step) -> dict[str, Any]:
         if not isinstance(step, FunctionSpec):

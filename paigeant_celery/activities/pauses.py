@@ -5,16 +5,18 @@ The classes are known by their names, because this wing loads no agent library.
 
 from __future__ import annotations
 
+import secrets
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from typing import Any
 
 from paigeant_celery.core.errors import Paused
 from paigeant_celery.core.jsonable import everything_in, parts_of
 
-__all__ = ["IN_CALL", "NO_STORE", "pause_in", "pause_of"]
+__all__ = ["IN_CALL", "NO_STORE", "no_waits_in_process", "pause_in", "pause_of"]
 
 LIBRARY = "pydantic_ai"
 MOST_NAMED = 20  # tools in one text
@@ -35,6 +37,24 @@ def pause_of(node: object) -> Paused | None:
         if name in PAUSES and (pause := PAUSES[name](node)) is not None:
             return pause
     return None
+
+
+def no_waits_in_process() -> AbstractContextManager[object]:
+    """Refuse the waits of runs in the block that are not durable, unless whoever is asked answers at once.
+
+    pydantic-ai would have them wait in this process, as long as the step may take.
+    """
+    library: Any = sys.modules.get(f"{LIBRARY}.external_events")  # since 2.68; without it, no run waits
+    return nullcontext() if library is None else library.external_event_scope(_Refusing())
+
+
+class _Refusing:
+    """Stands for an `ExternalEventWaiter`."""
+
+    async def wait(self, name: str, *, ask: Callable[[str], Awaitable[Any]], timeout: object) -> Any:  # noqa: ASYNC109 - as it is called
+        if (answer := await ask(secrets.token_urlsafe())) is None:
+            raise Paused("tools_deferred", IN_PROCESS)
+        return answer
 
 
 def _library_names(node: object) -> frozenset[str]:
@@ -111,8 +131,14 @@ IN_CALL = (
     "so that only what it calls is recorded"
 )
 REMEDY = (
-    "only the agent of a step waits for that by itself: let this one have `CeleryDurability`, and `RequestInput` "
-    "(since pydantic-ai 2.68) or `HandleDeferredToolCalls`, which answer within its run"
+    "only the agent of a step waits for that by itself (if it has an output validator and a call asks again, it needs "
+    "`DeferredToolRequests` in its `output_type`); let another one have `CeleryDurability`, and `RequestInput` (since "
+    "pydantic-ai 2.68) or `HandleDeferredToolCalls`, which answer within its run"
+)
+
+IN_PROCESS = (
+    "a run that is not durable would wait in this process and hold its slot, and no answer would reach it; give its "
+    "agent `CeleryDurability`, or use `await workflow_context().wait_for(…)`"
 )
 
 PAUSES: Mapping[str, Callable[[Any], Paused | None]] = {

@@ -5,7 +5,7 @@ Nearly everything is answered within the run. A call that asks again when it has
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from pydantic_ai.usage import RunUsage
 from paigeant_celery.activities.pauses import NO_STORE
 from paigeant_celery.agents.asked_calls import AskedCalls
 from paigeant_celery.agents.asked_outside import answers_from_outside, asking_outside
+from paigeant_celery.agents.binding import inner
 from paigeant_celery.agents.external_events import waits_refused
 from paigeant_celery.agents.step_runs import StepRuns
 from paigeant_celery.core.errors import Paused
@@ -38,6 +39,8 @@ class Ran:
 async def run_to_end(agent: AbstractAgent[Any, Any], runs: StepRuns, prompt: Any, **given: Any) -> Ran:
     """Run the agent of a step. Raises `Paused` (`store_required`) if it would have to wait, but there is no store."""
     journal, said = current_journal(), list[ModelMessage]()
+    if journal is not None and journal.waits.has_waited:
+        given |= _that_may_ask_again(agent)
     while True:
         with runs.durable() as capabilities, waits_refused() if journal is None else asking_outside():
             result = await agent.run(prompt, capabilities=capabilities, infer_name=False, **given)
@@ -52,6 +55,15 @@ async def run_to_end(agent: AbstractAgent[Any, Any], runs: StepRuns, prompt: Any
             "deferred_tool_results": await answers_from_outside(journal, calls, run_id="", step=0),
             "usage": result.usage,
         }
+
+
+def _that_may_ask_again(agent: AbstractAgent[Any, Any]) -> Mapping[str, Any]:
+    """Return what lets a run end with a call that asks again, when it was answered, though its agent declares none.
+
+    An agent with validators of its output takes no other type for a run, so that it must declare it itself.
+    """
+    validators = getattr(inner(agent), "_output_validators", ())
+    return {} if validators else {"output_type": [agent.output_type, DeferredToolRequests]}
 
 
 def _still_asked(result: AgentRunResult[Any]) -> AskedCalls | None:

@@ -61,7 +61,7 @@ def _list(wait: PendingWait) -> None:
 @click.command()
 @click.argument("token")
 @call
-@click.option("--args", "override_args", metavar="JSON", help="Other arguments than those that were asked for.")
+@click.option("--args", "override_args", metavar="JSON", help="All arguments, in place of those that were asked for.")
 @by
 @click.pass_context
 def approve(context: click.Context, token: str, call: str | None, override_args: str | None, by: str) -> None:

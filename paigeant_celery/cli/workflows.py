@@ -52,7 +52,7 @@ def show(context: click.Context, correlation_id: str, events: bool) -> None:
     if status.retry_at is not None:
         where = f"is tried again at {status.retry_at:%Y-%m-%d %H:%M:%S} UTC"
     if where is not None:
-        click.echo(f"  current:   {status.step_id} {where} (begun {status.attempt} times)")
+        click.echo(f"  current:   {status.step_id} {where} (attempts spent: {status.attempt})")
     for wait in status.waiting_for:
         click.echo(f"  waits for: {shown(str(wait))}")
     if status.usage:

@@ -474,7 +474,7 @@ def _standing(status: WorkflowStatus) -> str:
         return f"{at}is suspended and waits for {waits}; `pending()` has what can be answered"
     if status.state == "running":
         return f"{at}is running"
-    begun = f"begun {status.attempt} times before" if status.attempt else "no worker has begun it"
+    begun = f"begun {status.attempt} times before" if status.attempt else "no worker has taken it yet"
     return f"{at}waits on queue {status.queue!r}; {begun}"
 
 

@@ -6,12 +6,14 @@ import inspect
 from collections.abc import Collection, Mapping
 from typing import TypeAlias, cast
 
-from pydantic import JsonValue, TypeAdapter
+from pydantic import JsonValue, PydanticSchemaGenerationError, TypeAdapter
+from pydantic_core import PydanticSerializationError
 
 from paigeant_celery.client.handle import WorkflowHandle
 from paigeant_celery.client.readings import PendingWait
 from paigeant_celery.core.about import AskedCall
 from paigeant_celery.core.jsonable import is_json
+from paigeant_celery.core.wait_errors import InvalidAnswer
 
 __all__ = ["Prepared", "answer_prepared"]
 
@@ -73,4 +75,8 @@ def _json(given: object) -> JsonValue:
     """Return an answer as JSON; pydantic-ai's own objects, such as `ToolDenied`, have a form of their own."""
     if is_json(given):
         return cast("JsonValue", given)
-    return cast("JsonValue", TypeAdapter(type(given)).dump_python(given, mode="json"))
+    try:
+        return cast("JsonValue", TypeAdapter(type(given)).dump_python(given, mode="json"))
+    except (PydanticSchemaGenerationError, PydanticSerializationError) as error:
+        text = f"{type(given).__name__} has no JSON form; give JSON, or what `DeferredToolResults` has for a call"
+        raise InvalidAnswer("invalid_answer", "answers", text) from error

@@ -82,7 +82,7 @@ def decisions_of(
     pending = [part for part in parts if part in asked] if not _is_whole(parts) else asked
     chosen = [call] if call is not None else [part for part in pending if part in unanswered] or pending
     if not chosen:
-        raise _wrong("token", "the wait asks for no approval; answer it with `resolve`")
+        raise _wrong("token", "the wait asks for no approval; answer it with `resolve` or `celery paigeant answer`")
     if len(chosen) > 1 and _is_object(decision) and decision.get("override_args") is not None:
         raise _wrong("override_args", "several calls wait for approval; say which one with `call`")
     if _is_whole(parts) and (call is not None or len(asked) < len(about.calls)) and len(about.calls) > 1:
@@ -128,7 +128,8 @@ def _split(
         for call_id, result in fields[name].items():
             path = f"payload.{name}.{call_id[:64]}"
             if call_id not in pending:
-                raise _wrong(path, "no call of this id is pending; `pending()` has those that are")
+                remedy = "`pending()` and `celery paigeant inbox` have those that are"
+                raise _wrong(path, f"no call of this id is pending; {remedy}")
             if call_id in asked and (asked[call_id].kind == "approval") != (key == "approval"):
                 raise _wrong(path, "is a call of the other kind; `approvals` is for approvals, `calls` for the rest")
             if call_id in answers:

@@ -42,7 +42,8 @@ class UnknownWait(UsageError, LookupError):
     def __str__(self) -> str:
         return (
             f"the store {self.store} has no such wait; the token is wrong or of another workflow, or the wait ended "
-            "with its workflow or with the journal of its step; `pending()` lists the waits that are open"
+            "with its workflow or with the journal of its step; `pending()` and `celery paigeant inbox` list the waits "
+            "that are open"
         )
 
 

@@ -58,7 +58,7 @@ class StepWaits:
     async def sleep_until(self, when: datetime, *, name: str) -> None:
         """Sleep without a worker until the time that the step first gave here; not at all if it is over."""
         journal = self._journal_here()
-        await journal.waits.check_not_left()
+        await journal.waits.check_may_wait()
         key = journal.key(surrounding_run(), 0, "wait", name=name, call_id=surrounding_call())
         until = await journal.noted_until(key, when)
         await journal.waits.sleep_until(until, name=name)

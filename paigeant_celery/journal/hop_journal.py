@@ -93,6 +93,7 @@ class HopJournal:
         self._turns = Turns(filter(None, map(number_of, self._records.values())), given_up=self._lose_order)
         self._drifted: frozenset[str] = NONE
         self._held: dict[str, str] = {}  # written with what comes next, after `HELD_FOR`, or when the hop is completed
+        self._kept: dict[str, str] = {}  # known to the store in another form; written with what comes next
         self._holding: asyncio.AbstractEventLoop | None = None
         self._writing: asyncio.Task[None] | None = None
         self.abandoned = Abandoned()
@@ -137,12 +138,24 @@ class HopJournal:
     def held(self) -> Mapping[str, str]:
         """The records that are not written yet; COMPLETE takes them along."""
         with self._lock:
-            return dict(self._held)
+            return {**self._kept, **self._held}
 
     async def write_held(self) -> None:
         """Write the records that are held: something begins, and must not begin before what led to it is recorded."""
         if self._held:
             await self._write({})
+
+    async def write_before(self, key: CallKey) -> None:
+        """Write what led to a wait before it is recorded: what is held, and the failures that the step survived."""
+        with self._lock:
+            survived = self._unwritten.shown_by(key)
+        if not survived:
+            await self.write_held()
+            return
+        await self._write({str(earlier): text for earlier, text in survived.items()})
+        with self._lock:
+            self._unwritten.forget(survived)
+        await self.abandoned.cancel(survived)
 
     def write_held_now(self) -> None:
         """Write them, because the hop is not completed now. Blocks; raises `TransientError` and `HopUnknown`.
@@ -158,6 +171,7 @@ class HopJournal:
         with self._lock:
             for name in written:
                 self._held.pop(name, None)
+                self._kept.pop(name, None)
         self.waits.moved()
 
     def lose(self) -> None:
@@ -335,20 +349,24 @@ class HopJournal:
         instead_of: CallKey | None = None,
         may_be_last: bool = False,
         is_inside: bool = False,
+        is_kept: bool = False,
     ) -> int | None:
         """Record a call that has ended, and return its number, whose turn must be awaited; None for an operation.
 
         With `instead_of`, the record replaces that of an earlier call, and the next call has the key of this one: it
         only brought the earlier answer up to date. One that `may_be_last` of an agent's step is held for `HELD_FOR`, so
         that COMPLETE can take it along. One that `is_inside` another has no number: a replay of that one does not come
-        to it. Raises `HopLost` if this owner may no longer write, `NotSerializable` if the record is too large.
+        to it. One that `is_kept` says what the store would tell another attempt as well, so that it is written with
+        what comes next. Raises `HopLost` if this owner may no longer write, `NotSerializable` if the record is too
+        large.
         """
         number = self._number(key) if not is_inside else None
         try:
             text = replace(record, number=number, open=self._open_before(key)).encode()
             if len(text) > PIECE:  # pieces of two records must not be taken for one
                 instead_of = None
-            if not (may_be_last and instead_of is None and self._hold(key, text)):
+            is_held = may_be_last and instead_of is None and self._hold(key, text)
+            if not is_held and not (is_kept and self._set_aside(self._kept, key, text)):
                 await self._add(key, text, place=instead_of or key)
         except BaseException:
             if number is not None:
@@ -420,15 +438,22 @@ class HopJournal:
         Watchers are told of an answer at once, and a job is ended at once that the answer shows to be given up.
         """
         loop = asyncio.get_running_loop()
-        if self.feed is not None or loop is not self._holding or len(text) > MOST_HELD or self._stopping():
+        if self.feed is not None or loop is not self._holding or self._stopping():
+            return False
+        if not self._set_aside(self._held, key, text):
+            return False
+        loop.call_later(HELD_FOR, self._begin_writing)
+        return True
+
+    def _set_aside(self, aside: dict[str, str], key: CallKey, text: str) -> bool:
+        if len(text) > MOST_HELD:
             return False
         with self._lock:
             survived = self._unwritten.shown_by(key)
             if self._unwritten.is_inside(key.run) or any(earlier.kind != "start" for earlier in survived):
                 return False
-            self._held.update({**{str(earlier): text for earlier, text in survived.items()}, str(key): text})
+            aside.update({**{str(earlier): text for earlier, text in survived.items()}, str(key): text})
             self._unwritten.forget(survived)
-        loop.call_later(HELD_FOR, self._begin_writing)
         return True
 
     def _begin_writing(self) -> None:

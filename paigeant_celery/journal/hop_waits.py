@@ -111,6 +111,11 @@ class HopWaits:
         """Leave no attempt while a call is being made or must be recorded."""
         self._is_busy = is_busy
 
+    @property
+    def has_waited(self) -> bool:
+        """Whether a wait of the hop is known: of an earlier attempt, or of this one."""
+        return bool(self._known)
+
     def known(self, wait_id: str) -> Wait | None:
         """Return a wait as it was last seen."""
         return self._known.get(wait_id)
@@ -145,15 +150,6 @@ class HopWaits:
         while self.now() < until:
             await self._stand(name=name, until=until, quiet=quiet)
 
-    def check_loop(self) -> asyncio.AbstractEventLoop:
-        """Return the loop of the attempt; raises `UsageError` on another one, which cannot be left."""
-        loop = asyncio.get_running_loop()
-        self._loop = self._loop or loop
-        if loop is not self._loop:
-            text = "a step waits only on the event loop that runs it; `await` the wait in an `async` function or tool"
-            raise UsageError(text)
-        return loop
-
     def flying(self) -> AbstractContextManager[Flight]:
         """Surround code that is not recorded and must not be cut off, unless it stands at a wait itself."""
         return _Flying(self)
@@ -173,17 +169,25 @@ class HopWaits:
         with suppress(RuntimeError):  # the loop has ended
             self._loop.call_soon_threadsafe(self._watch)
 
-    async def check_not_left(self) -> None:
-        """Cancel code that goes on although its attempt was left, and that would hold its worker with another wait."""
+    async def check_may_wait(self) -> asyncio.AbstractEventLoop:
+        """Return the loop of the attempt; raises `UsageError` on another one, which cannot be left.
+
+        Code that goes on although its attempt was left is cancelled: it would hold its worker with another wait.
+        """
+        loop = asyncio.get_running_loop()
+        self._loop = self._loop or loop
+        if loop is not self._loop:
+            text = "a step waits only on the event loop that runs it; `await` the wait in an `async` function or tool"
+            raise UsageError(text)
         if self.standing is not None:
             await asyncio.sleep(IN_PEACE)  # code that swallows this in a loop does not block the others
             raise asyncio.CancelledError
+        return loop
 
     async def _stand(
         self, *, name: str, token: str | None = None, until: datetime | None = None, quiet: bool = False
     ) -> None:
-        loop = self.check_loop()
-        await self.check_not_left()
+        loop = await self.check_may_wait()
         stand = _Stand(name=name, over=loop.create_future(), token=token, until=until, quiet=quiet)
         flights = _around(_flight.get())
         for flight in flights:
@@ -193,6 +197,9 @@ class HopWaits:
         self.moved()
         try:
             await stand.over
+        except asyncio.CancelledError:
+            self._leave_at_the_end()
+            raise
         finally:
             self._stands.discard(stand)
             if stand.timer is not None:
@@ -256,6 +263,14 @@ class HopWaits:
             return
         self.standing = self._stood_at()
         self._leave()
+
+    def _leave_at_the_end(self) -> None:
+        """Note that the attempt is left if the step's time is over, and it has done nothing but wait at the end.
+
+        On a busy machine that may come before anybody has left it. It is no timeout.
+        """
+        if self.standing is None and self._leave is not None and self.now() >= self._ends and not self._is_at_work():
+            self.standing = self._stood_at()
 
     def _is_at_work(self) -> bool:
         with self._lock:

@@ -78,11 +78,14 @@ class Unwritten:
     def _is_survived(self, earlier: CallKey, ended: _Ended, key: CallKey) -> bool:
         """A run that began since a call failed shows that the step went on, and so may a later call of its run.
 
-        So does a later request of the run in whose code the call's run was.
+        So does a later request or wait of the run in whose code the call's run was, and a later wait of the step's own
+        code: whoever is asked must be asked again when it is made again.
         """
         began_after = self._calls.get(key, -1) >= ended.calls
         if key.run == earlier.run:
             return _shows_survival(key, earlier, began_after=began_after)
+        if began_after and key.kind == "wait" and (not key.run or self._is_of(earlier.run, key.run)):
+            return True
         if self._is_of(earlier.run, key.run) and began_after and key.kind == "model" and key.name != "cancel":
             return True
         return self._runs.get(key.run, -1) >= ended.runs

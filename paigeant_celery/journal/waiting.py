@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import JsonValue
 
-from paigeant_celery.core.waits import WHOLE, Wait, WaitKind, make_token
+from paigeant_celery.core.waits import WHOLE, Wait, WaitKind, is_over, make_token
 from paigeant_celery.journal.hop_journal import HopJournal
 from paigeant_celery.journal.record import CallKey, Record
 from paigeant_celery.journal.scope import calling, is_recorded_here
@@ -52,16 +52,16 @@ async def ended_wait(
     wait again under a new token, and `ask` is called with that. Raises `HopLost`, and `UsageError` on an event loop
     that is not the attempt's.
     """
-    await journal.waits.check_not_left()
+    await journal.waits.check_may_wait()  # before anybody is asked
     found = journal.find(key, {})
     if found is not None:
         await journal.turn(found.number)
         return Ended(state=found.result["state"], answers=found.result["answers"])
-    journal.waits.check_loop()  # before anybody is asked
-    await journal.write_held()
+    await journal.write_before(key)
     waits, instead_of = journal.waits, None
     while True:
         wait = waits.known(str(key))
+        is_too_late = wait is not None and instead_of is None and is_over(wait, now=waits.now())
         if wait is None or instead_of is not None:
             new = NewWait(
                 wait_id=str(key),
@@ -76,7 +76,7 @@ async def ended_wait(
             async with waits.recording:
                 wait = await journal.patiently(partial(waits.record, new))
         if wait.state == "open" and ask is not None:
-            wait = await _asked(journal, key, wait, ask)
+            wait = await _asked(journal, key, wait, None if is_too_late else ask)
         if wait.state == "open":
             wait = await waits.over(wait)
         ended = _ended(wait)
@@ -85,18 +85,20 @@ async def ended_wait(
         instead_of = wait.token
     async with journal.making(key):
         record = Record(result={"state": ended.state, "answers": dict(ended.answers)})
-        number = await journal.add(key, record, is_inside=is_recorded_here())
+        number = await journal.add(key, record, is_inside=is_recorded_here(), is_kept=True)
     await journal.turn(number)
     return ended
 
 
-async def _asked(journal: HopJournal, key: CallKey, wait: Wait, ask: Ask) -> Wait:
-    """Ask unless that is recorded, and return the wait, which asking may have settled."""
+async def _asked(journal: HopJournal, key: CallKey, wait: Wait, ask: Ask | None) -> Wait:
+    """Ask unless that is recorded, or it is too late; return the wait, which asking may have settled."""
     mark = hashlib.sha256(wait.token.encode()).hexdigest()[:16]  # a wait that is open again is asked for again
     asking = replace(key, kind="ask", name=f"{key.name}/{mark}")
     found = journal.find(asking, {})
     if found is not None:
         answers = found.result
+    elif ask is None:
+        return wait
     else:
         async with journal.making(asking):
             with calling(str(asking), recorded=True):

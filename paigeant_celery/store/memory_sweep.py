@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -61,7 +62,8 @@ class Round:
 
     def wake(self, waits: Waits) -> None:
         """Queue the suspended hops whose time is over."""
-        most = min(self.limits.woken_at_once, self.limits.most_at_once - len(self.again))
+        left = math.ceil((self.limits.most_at_once - len(self.again)) / 2)  # each counts twice
+        most = min(self.limits.woken_at_once, max(0, left))
         self.is_cut = sum(at <= self.now for at in self.records.asleep.values()) > most
         for hop_id in waits.wake_due(now=self.now, most=most):
             kept = self.records.hops[hop_id]
@@ -87,7 +89,7 @@ class Round:
 
     @property
     def _is_full(self) -> bool:
-        return len(self.again) >= self.limits.most_at_once
+        return len(self.again) + len(self.woken) >= self.limits.most_at_once  # as on Redis, where they cost more
 
     def _due(self) -> list[str]:
         """Return the hops that are due. Those that are sent whatever waits on their queue come first."""

@@ -75,7 +75,7 @@ def test_show_says_where_a_workflow_waits(host: Callable[..., Celery], workflow_
         "workflow w: queued\n"
         "  executed:  first\n"
         "  remaining: second\n"
-        "  current:   second waits on queue paigeant.second for a worker (begun 0 times)\n"
+        "  current:   second waits on queue paigeant.second for a worker (attempts spent: 0)\n"
     )
     assert [line.split()[2:4] for line in shown.output.splitlines()[4:]] == [
         ["started", "w.0"], ["claimed", "w.0"], ["completed", "w.0"],

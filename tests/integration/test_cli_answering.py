@@ -246,7 +246,7 @@ def test_show_says_what_a_workflow_waits_for_but_not_how_to_answer(
         "workflow w: suspended\n"
         "  executed:  -\n"
         "  remaining: ask\n"
-        "  current:   ask is suspended (begun 0 times)\n"
+        "  current:   ask is suspended (attempts spent: 0)\n"
         f"  waits for: an answer to 'size', since {since}, until {until}\n"
     )
     assert token not in shown

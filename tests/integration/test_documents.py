@@ -596,7 +596,7 @@ def until_it_waits_for(name):
 
 with TestClient(web, follow_redirects=False) as browser:
     ann, bob = {"x-forwarded-user": "ann"}, {"x-forwarded-user": "bob"}
-    payment = {"id": 17, "by": "bank"}
+    payment = {"id": "17", "by": "bank"}
 
     def post(path="/inbox", as_=ann, **given):
         answer = browser.post(path, headers=as_, **given)
@@ -612,7 +612,9 @@ with TestClient(web, follow_redirects=False) as browser:
     until_it_waits_for("paid")
     print(browser.get("/inbox", headers=ann).text, post("/payments/nobody", json=payment))
     print(post(f"/payments/{correlation_id}", json=payment), post(f"/payments/{correlation_id}", json=payment)[0])
-print(handle.result_sync(timeout=60).outputs)
+    print(handle.result_sync(timeout=60).outputs)
+    payments, late = f"/payments/{correlation_id}", payment | {"id": "18"}
+    print(post(payments, json={}), post(payments, json=late))
 print([(event.type, event.fields["by"]) for event in handle.events_sync() if event.type == "answered"])
 """
 
@@ -636,6 +638,7 @@ def test_a_page_lists_what_is_asked_and_its_answers_let_a_worker_go_on(
         "Nobody is asked anything. (404, 'no longer asked')",
         "(202, '') 202",
         "{'clerk': '{\"refund\":\"refunded 0.0 for a\"}', 'settle': 'paid by bank'}",
+        "(422, '') (409, 'the workflow has ended')",
         "[('answered', 'ann'), ('answered', 'bank')]",
     ]
 

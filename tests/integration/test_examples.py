@@ -438,6 +438,34 @@ print(read_line(), "pydantic_ai" in sys.modules)
     assert answer == "no, because nobody answered False"
 
 
+def test_whoever_breaks_off_at_a_question_gets_no_traceback() -> None:
+    """Ctrl-C reaches the person's process and the one that waits for it; an answer given in advance is shown."""
+    script = """
+import sys, types
+from examples.approvals import person
+from examples.console import reporting
+from paigeant_celery import AskedCall
+
+def broken_off():
+    raise KeyboardInterrupt
+
+sys.stdin = types.SimpleNamespace(isatty=lambda: True)
+call = AskedCall(id="a", kind="approval", tool="refund", arguments={"cents": 18000, "reason": "sofa"})
+person.asked(call, ["yes"])
+person.read_line = lambda: person.NOBODY
+person.asked(call, [])
+person.read_line = broken_off
+with reporting():
+    person.asked(call, [])
+"""
+
+    outcome = run_python("-c", script)
+
+    question = "person    refund 180.00 (sofa)? yes, no and why, or an amount: "
+    assert outcome.stdout == f"{question}yes\n{question}no, because nobody answered\n{question}"
+    assert (outcome.returncode, outcome.stderr) == (130, "\ninterrupted\n")
+
+
 def test_a_model_that_does_not_exist_asks_nobody(screens: Screens) -> None:
     """Its name is read in the process that somebody watches."""
     outcome = screens.outcome("approvals, unknown model")

@@ -22,7 +22,7 @@ import paigeant_celery.store.redis_client as client_module
 from paigeant_celery.broker.publisher import CeleryPublisher
 from paigeant_celery.broker.sending import Sending
 from paigeant_celery.hop.service import HopService
-from paigeant_celery.store.port import Claimed, Closing, Sweep
+from paigeant_celery.store.port import Claimed, Sweep
 from paigeant_celery.store.redis import RedisStore
 
 FOLDER = Path(os.environ["FAILPOINTS"])
@@ -82,11 +82,11 @@ def hears(records: Mapping[str, str]) -> bool:
     return any(key.startswith("[") and json.loads(key)[2] == "wait" for key in records)
 
 
-def record(store: RedisStore, closing: Closing, records: Mapping[str, str]) -> bool:
-    """Record something, and end the process before or after it if that is what came of a wait."""
+def hear(records: Mapping[str, str], write: Callable[[], bool]) -> bool:
+    """Write something, and end the process before or after it if the journal is told what came of a wait."""
     if hears(records):
         die_at("before hearing")
-    written = write(store, closing, records)
+    written = write()
     if hears(records):
         die_at("heard")
     return written
@@ -123,8 +123,10 @@ wrap(RedisStore, "suspend", before=lambda: die_at("before suspend"))
 wrap(RedisStore, "suspend", after=dies("suspended"))
 wrap(RedisStore, "resolve", after=lambda found: die_at("resolved") if found.hop is not None else None)
 wrap(RedisStore, "signal", after=lambda found: die_at("signalled") if found.hop is not None else None)
-write, look = RedisStore.record, RedisStore.sweep
-RedisStore.record, RedisStore.sweep = record, sweep  # type: ignore[method-assign]
+write, end, look = RedisStore.record, RedisStore.complete, RedisStore.sweep
+RedisStore.record = lambda store, closing, records: hear(records, lambda: write(store, closing, records))  # type: ignore[method-assign]
+RedisStore.complete = lambda store, done: hear(done.records, lambda: end(store, done))  # type: ignore[method-assign]
+RedisStore.sweep = sweep  # type: ignore[method-assign]
 
 
 open_client = client_module._open

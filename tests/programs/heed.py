@@ -18,8 +18,7 @@ from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart, ToolCall
 from pydantic_ai.models.function import AgentInfo, FunctionModel
 from stumbles import stumble
 
-from paigeant_celery import PaigeantAgent, WorkflowContext, activity, workflow_context
-from paigeant_celery.core.wait_errors import WaitTimedOut
+from paigeant_celery import PaigeantAgent, WaitTimedOut, WorkflowContext, activity, workflow_context
 
 IN_TIME = 600.0  # seconds; longer than any trial, so that nothing that is answered is late
 SOON = 1.5  # seconds until a wait is over that nobody answers, or perhaps somebody

@@ -19,11 +19,11 @@ raise_format()
 local looked_at = {}
 for i = 5 + dead_count, #ARGV, 2 do looked_at[ARGV[i]] = ARGV[i + 1] end
 
-local again, late, corrupted, unknown, asked = {}, {}, {}, {}, {}
+local again, woken, late, corrupted, unknown, asked = {}, {}, {}, {}, {}, {}
 local bytes, late_bytes = 0, 0 -- apart, so that no backlog holds deadlines up
 
--- What does not fit into this answer is left for the next pass.
-local function is_full() return #again / 4 >= MOST_AT_ONCE or bytes >= MOST_BYTES end
+-- What does not fit into this answer is left for the next pass. A woken hop counts twice: it takes more commands.
+local function is_full() return #again / 4 + #woken >= MOST_AT_ONCE or bytes >= MOST_BYTES end
 
 -- What is needed to send the hop again; nil if the record is not one of ours.
 local function record_of(hop)
@@ -42,12 +42,14 @@ local function reached_on(queue)
   return reached[queue]
 end
 
+local is_counted = {} -- queue -> whether its messages are known to be counted
 local function send_again(hop, record, waits, why)
-  if type(redis.pcall('HINCRBY', sent_key, record.queue, 0)) ~= 'number' then
+  if not is_counted[record.queue] and type(redis.pcall('HINCRBY', sent_key, record.queue, 0)) ~= 'number' then
     -- Something else wrote there. Without a number no message of this queue could be sent, and the pass would end here.
     redis.call('HSET', sent_key, record.queue, int(reached_on(record.queue)))
     corrupted[#corrupted + 1] = sent_key
   end
+  is_counted[record.queue] = true
   redis.call('HSET', hop_key(hop), 'state', 'queued')
   expect(hop, record.queue, waits)
   if why ~= 'time_over' or record.quiet ~= '1' then
@@ -98,7 +100,7 @@ local function send_waiting(hop)
   end
 end
 
-local wakings, timed_out, woken = 0, 0, {}
+local wakings, timed_out = 0, 0
 
 -- Whether this pass has had enough of suspended hops. Each may have timed out in as many waits as it may have.
 local function has_woken_enough() return is_full() or wakings >= WOKEN_AT_ONCE or timed_out >= MOST_TIMED_OUT end

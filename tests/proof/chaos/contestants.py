@@ -22,7 +22,7 @@ from kombu.exceptions import OperationalError
 from paigeant_celery import WorkflowDispatcher, WorkflowStatus
 from paigeant_celery.core.errors import UnknownWorkflow
 from tests.proof.chaos.history import Event, Workflow, lines_of
-from tests.proof.chaos.people import People, waits_of
+from tests.proof.chaos.people import People, end, waits_of
 from tests.support.processes import Deployment, Process
 
 __all__ = ["LEASE", "Chain", "Contestant", "Slip", "Work", "settings_of"]
@@ -167,12 +167,7 @@ class Slip:
     def _end_dispatcher(self) -> None:
         process, self._dispatching = self._dispatching, None
         if process is not None:
-            process.kill()
-            process.wait()
-            for pipe in (process.stdin, process.stdout):
-                if pipe is not None:
-                    with contextlib.suppress(BrokenPipeError):
-                        pipe.close()
+            end(process)
 
     def outcome(self, work: Work) -> Workflow:
         """Return what the handle of a workflow says."""

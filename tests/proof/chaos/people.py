@@ -17,7 +17,7 @@ from paigeant_celery import Inbox, TransientError
 from paigeant_celery.broker.transport import CeleryTransport
 from tests.proof.chaos.history import Asked, Awaited, Told, asked_in
 
-__all__ = ["WAYS", "People", "waits_of"]
+__all__ = ["WAYS", "People", "end", "waits_of"]
 
 SOON = 1.5  # seconds; as `heed` waits for what nobody answers, or perhaps somebody
 LOOK_EVERY = 0.05  # seconds
@@ -42,6 +42,16 @@ WAYS: Mapping[str, tuple[Awaited, ...]] = {
     "in turn": (WORD, PAID, NEVER),
     "approved": (APPROVAL,),
 }
+
+
+def end(program: subprocess.Popen[str]) -> None:
+    """End a program that answers lines, and close its pipes."""
+    program.kill()
+    program.wait()
+    for pipe in (program.stdin, program.stdout):
+        if pipe is not None:
+            with contextlib.suppress(BrokenPipeError):
+                pipe.close()
 
 
 def waits_of(way: str, hop_id: str) -> tuple[Awaited, ...]:
@@ -107,8 +117,7 @@ class People:
         if self._thread.ident is not None:
             self._thread.join(30.0)
         if self._program is not None:
-            self._program.kill()
-            self._program.wait()
+            end(self._program)
 
     def _live(self) -> None:
         try:
@@ -183,5 +192,6 @@ class People:
             return line.strip()
         died = program.wait(10.0)
         assert died == -signal.SIGKILL, "what people answer with ended by itself; see its log"
+        end(program)
         self._program = None
         return ""

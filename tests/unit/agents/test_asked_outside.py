@@ -140,11 +140,13 @@ def test_rounds_survive_the_death_of_a_worker_at_each_write(done: bool) -> None:
     assert point > 6
 
 
+@pytest.mark.parametrize("declared", [True, False], ids=["declared", "undeclared"])
 def test_a_call_that_asks_again_when_it_is_answered_is_asked_for_again(
-    workflow_harness: WorkflowHarness, did: Counter[str]
+    workflow_harness: WorkflowHarness, did: Counter[str], declared: bool
 ) -> None:
     """Two must agree. The run has ended by then, and another goes on with its history, usage and messages."""
-    agent = bank(did, [call("close", "c"), call("read", "r", of="a")], "closed")
+    options = {} if declared else {"output_type": str}
+    agent = bank(did, [call("close", "c"), call("read", "r", of="a")], "closed", **options)
     step = agent.activity("go")
 
     handle = workflow_harness.dispatch([step], correlation_id="w")

@@ -18,7 +18,15 @@ from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart, ToolCall
 from pydantic_ai.models.function import AgentInfo, FunctionModel
 from pydantic_ai.toolsets import ApprovalRequiredToolset, FunctionToolset
 
-from paigeant_celery import CeleryDurability, PaigeantAgent, WorkflowHandle, WorkflowParked, activity, register_agent
+from paigeant_celery import (
+    CeleryDurability,
+    PaigeantAgent,
+    WorkflowFailed,
+    WorkflowHandle,
+    WorkflowParked,
+    activity,
+    register_agent,
+)
 from paigeant_celery.activities.registry import registry
 from paigeant_celery.core.slip import ActivitySpec, FunctionSpec
 from paigeant_celery.testing import WorkflowHarness
@@ -349,6 +357,63 @@ def test_a_wait_inside_a_recorded_tool_is_refused_with_what_to_do(
     assert "`metadata={'paigeant': False}`" in text
     assert "AWS" not in text
     assert asked == {"local": 1}
+
+
+@pytest.mark.skipif(RequestInput is None, reason="pydantic-ai before 2.68 has no such capability")
+@pytest.mark.parametrize("is_async", [True, False])
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_run_that_is_not_durable_does_not_wait_in_its_process(
+    workflow_harness: WorkflowHarness, asked: Counter[str], is_async: bool, at_once: bool
+) -> None:
+    """It would hold the slot until the step runs out of time, and no answer from outside reaches it."""
+
+    def ask(_: Any, requests: DeferredToolRequests, __: str) -> DeferredToolResults | None:
+        return requests.build_results(approve_all=True) if at_once else None
+
+    agent: Any = Agent(model(asked, "delete"), name="plain", capabilities=[RequestInput[Any](ask)])
+    tools(agent)
+
+    @activity(name="running")
+    def in_thread() -> object:
+        return asyncio.run(agent.run("work")).output
+
+    @activity(name="running_too")
+    async def on_loop() -> object:
+        return (await agent.run("work")).output
+
+    step = on_loop.activity() if is_async else in_thread.activity()
+    if at_once:
+        handle = workflow_harness.dispatch([step])
+        assert asyncio.run(workflow_harness.deliver()) == ["workflow_completed"]
+        assert handle.result_sync(0).output == "done"
+        return
+
+    _, text = parked(workflow_harness, step)
+    assert text.startswith("a run that is not durable would wait in this process and hold its slot")
+    assert "`CeleryDurability`" in text
+
+
+@pytest.mark.skipif(RequestInput is None, reason="pydantic-ai before 2.68 has no such capability")
+def test_nobody_is_asked_by_a_run_in_a_thread(workflow_harness: WorkflowHarness) -> None:
+    """Whoever answers would find that nobody waits."""
+    asked = list[str]()
+    agent: Any = Agent(
+        model(Counter(), "delete"),
+        name="inner",
+        capabilities=[DURABLE, RequestInput[Any](lambda _, __, token: asked.append(token))],
+    )
+    tools(agent)
+
+    @activity
+    def running() -> object:
+        return asyncio.run(agent.run("work")).output
+
+    handle = workflow_harness.dispatch([running.activity()])
+    assert asyncio.run(workflow_harness.deliver()) == ["failed"]
+    with pytest.raises(WorkflowFailed, match="only on the event loop that runs it"):
+        handle.result_sync(0)
+    assert asked == []
+    assert not workflow_harness.store.asked(after=None, limit=9)
 
 
 @pytest.mark.parametrize("error", [ApprovalRequired, CallDeferred])

@@ -587,7 +587,7 @@ def test_waiting_for_a_result_ends_with_the_timeout_and_leaves_the_workflow(work
 
     with pytest.raises(TimeoutError, match=r"^workflow w did not end within 0.02 s and goes on: ") as caught:
         handle.result_sync(timeout=0.02)
-    assert str(caught.value).endswith("step 'a' waits on queue 'paigeant.a'; no worker has begun it")
+    assert str(caught.value).endswith("step 'a' waits on queue 'paigeant.a'; no worker has taken it yet")
     with pytest.raises(TimeoutError):
         asyncio.run(handle.result(timeout=0))
     assert handle.status_sync().state == "queued"

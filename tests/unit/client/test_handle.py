@@ -569,7 +569,7 @@ def test_a_status_tells_apart_whatever_the_current_step_waits_for(workflow_harne
 
 
 def test_waiting_for_a_step_that_was_begun_before_says_so(workflow_harness: WorkflowHarness) -> None:
-    """People who read that no worker has begun it look for a worker, and there is one."""
+    """People who read that no worker has taken it look for a worker, and there is one."""
 
     @activity(policy=StepPolicy(backoff=60))
     def flaky() -> None:
@@ -580,6 +580,21 @@ def test_waiting_for_a_step_that_was_begun_before_says_so(workflow_harness: Work
     workflow_harness._send_retries()
 
     with pytest.raises(TimeoutError, match=r"waits on queue 'paigeant.flaky'; begun 1 times before$"):
+        handle.result_sync(0)
+
+
+def test_a_step_that_goes_on_after_a_wait_is_not_said_to_be_new(workflow_harness: WorkflowHarness) -> None:
+    """It was begun, and its wait spent no attempt: what is missing is a worker that takes it now."""
+
+    @activity
+    async def settle(context: WorkflowContext) -> None:
+        await context.wait_for("paid")
+
+    handle = workflow_harness.dispatch([settle.activity()])
+    asyncio.run(workflow_harness.deliver(1))
+    handle.signal_sync("paid", None)
+
+    with pytest.raises(TimeoutError, match=r"waits on queue 'paigeant.settle'; no worker has taken it yet$"):
         handle.result_sync(0)
 
 
@@ -667,7 +682,7 @@ def test_waiting_for_what_no_executor_serves_says_so(in_memory: WorkflowHandle, 
     with pytest.raises(TimeoutError) as caught:
         wait(in_memory, 0.01)
 
-    at = "step 'repeat' waits on queue 'nobody-takes-this'; no worker has begun it"
+    at = "step 'repeat' waits on queue 'nobody-takes-this'; no worker has taken it yet"
     known = f"workflow {in_memory.correlation_id} did not end within 0.01 s and goes on: {at}; {IN_MEMORY}"
     assert str(caught.value) == known
 
@@ -724,7 +739,7 @@ def test_waiting_for_what_no_worker_serves_names_the_store(
     with pytest.raises(TimeoutError) as caught:
         handle.result_sync(0)
 
-    at = "step 'repeat' waits on queue 'paigeant.repeat'; no worker has begun it"
+    at = "step 'repeat' waits on queue 'paigeant.repeat'; no worker has taken it yet"
     assert str(caught.value) == f"workflow w did not end within 0 s and goes on: {at}{known}"
 
 

@@ -12,7 +12,15 @@ from pydantic_ai.exceptions import CallDeferred, ToolFailed
 from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart, ToolCallPart, ToolReturnPart
 from pydantic_ai.models.function import AgentInfo, FunctionModel
 
-from paigeant_celery import ActivitySpec, InvalidAnswer, PaigeantAgent, PendingWait, WorkflowWaits
+from paigeant_celery import (
+    ActivitySpec,
+    InvalidAnswer,
+    PaigeantAgent,
+    PendingWait,
+    WorkflowContext,
+    WorkflowWaits,
+    activity,
+)
 from paigeant_celery.testing import WorkflowHarness
 
 try:
@@ -107,6 +115,17 @@ def test_an_answer_of_the_wrong_form_is_told_before_it_counts(workflow_harness: 
     """An approval is no text."""
     with pytest.raises(InvalidAnswer, match="approvals"):
         asyncio.run(workflow_harness.run([till()], answers={"pay": "yes", "look": 1}))
+
+
+def test_an_answer_that_is_no_json_is_named_by_its_class(workflow_harness: WorkflowHarness) -> None:
+    """What pydantic raises names neither the wait nor what to give."""
+
+    @activity
+    async def waits(context: WorkflowContext) -> object:
+        return await context.wait_for("paid")
+
+    with pytest.raises(InvalidAnswer, match="object has no JSON form"):
+        asyncio.run(workflow_harness.run([waits.activity()], answers={"paid": object()}))
 
 
 @pytest.mark.skipif(RequestInput is None, reason="pydantic-ai before 2.68 has no such capability")

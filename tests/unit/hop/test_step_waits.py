@@ -200,3 +200,23 @@ def test_a_sleep_takes_only_a_time(workflow_harness: WorkflowHarness, delay: Any
     assert asyncio.run(workflow_harness.deliver()) == ["failed"]
     with pytest.raises(WorkflowFailed, match="invalid_wait at `delay`"):
         handle.result_sync(timeout=0)
+
+
+def test_nobody_is_asked_when_the_time_of_the_wait_is_over(workflow_harness: WorkflowHarness) -> None:
+    """The mail server was away until then, and whoever gets the mail could only be too late."""
+    asked: list[str] = []
+
+    @activity
+    async def ask(context: WorkflowContext) -> Any:
+        def send(token: str) -> None:
+            asked.append(token)
+            raise OSError("away")
+
+        return await context.wait_for("answer", ask=send, timeout=0.5)
+
+    handle = workflow_harness.dispatch([ask.activity()], correlation_id="w")  # the retries come after a second and more
+    asyncio.run(workflow_harness.deliver())
+
+    assert len(asked) == 1
+    with pytest.raises(WorkflowFailed, match="WaitTimedOut"):
+        handle.result_sync(timeout=0)

@@ -10,8 +10,13 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from pydantic_ai import Agent
+from pydantic_ai.exceptions import ModelHTTPError
+from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart
+from pydantic_ai.models.function import AgentInfo, FunctionModel
 
-from paigeant_celery import WorkflowContext, activity
+from paigeant_celery import CeleryDurability, StepPolicy, WorkflowContext, activity
+from paigeant_celery.journal import hop_waits
 from paigeant_celery.testing import WorkflowHarness
 
 YES = json.dumps({"payload": "yes"})
@@ -148,3 +153,48 @@ def test_a_sleep_until_a_time_that_is_counted_from_now_ends(workflow_harness: Wo
     workflow_harness._skipped += timedelta(hours=1)
     workflow_harness.sweep()
     assert asyncio.run(workflow_harness.deliver()) == ["workflow_completed"]
+
+
+def test_a_failure_that_led_to_a_wait_is_there_again_when_it_is_answered(workflow_harness: WorkflowHarness) -> None:
+    """A person was asked because the model failed: the answer must not be ignored because it works by now."""
+    asked: list[None] = []
+
+    def answer(_: list[ModelMessage], __: AgentInfo) -> ModelResponse:
+        asked.append(None)
+        if len(asked) == 1:
+            raise ModelHTTPError(500, "m")
+        return ModelResponse(parts=[TextPart("by the model")])
+
+    agent = Agent(FunctionModel(answer), name="answering", capabilities=[CeleryDurability()])
+
+    @activity
+    async def decide(context: WorkflowContext) -> Any:
+        try:
+            return (await agent.run("go")).output
+        except ModelHTTPError:
+            return await context.wait_for("human")
+
+    handle = workflow_harness.dispatch([decide.activity()], correlation_id="w")
+    assert asyncio.run(workflow_harness.deliver()) == ["suspended"]
+    hop = workflow_harness.store.signal("w", "human", YES, by="x", call="1").hop
+    assert hop is not None
+    workflow_harness._outbox.send(hop)
+    assert asyncio.run(workflow_harness.deliver()) == ["workflow_completed"]
+
+    assert handle.result_sync(timeout=0).output == "yes"
+    assert len(asked) == 1
+
+
+def test_a_step_whose_time_ends_while_it_only_waits_is_no_step_that_timed_out(
+    workflow_harness: WorkflowHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A loop that is busy with others may leave it too late, which must not spend an attempt."""
+    monkeypatch.setattr(hop_waits, "IN_PEACE", 60.0)
+    monkeypatch.setattr(hop_waits, "BEFORE_THE_END", -60.0)
+
+    @activity(policy=StepPolicy(timeout=0.1))
+    async def wait(context: WorkflowContext) -> Any:
+        return await context.wait_for("a")
+
+    workflow_harness.dispatch([wait.activity()], correlation_id="w")
+    assert asyncio.run(workflow_harness.deliver(1)) == ["suspended"]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 
 import pytest
 from pydantic import JsonValue
 
 from paigeant_celery.core.errors import UsageError
 from paigeant_celery.journal.hop_journal import HopJournal
+from paigeant_celery.journal.record import Record
 from paigeant_celery.journal.waiting import Ended, ended_wait
 from tests.support.journalled_hop import JournalledHop
 
@@ -31,6 +32,67 @@ def test_what_asking_gave_counts_for_the_parts_that_nobody_else_answered_meanwhi
 
     assert asyncio.run(wait()).answers == {"a": {"approval": False}, "b": {"approval": True}}
     assert {part: answer.by for part, answer in hop.store.waits("w.0")[0].answers.items()} == {"a": "ann", "b": "step"}
+
+
+def test_what_a_wait_gave_is_recorded_with_the_next_call_and_known_to_the_next_attempt_without_it() -> None:
+    """The store keeps the answer anyway; a round trip of its own would only keep the step from going on."""
+    hop = JournalledHop()
+    tokens: list[str] = []
+
+    async def ask(token: str) -> None:
+        tokens.append(token)
+
+    async def run(journal: HopJournal, *, calls: int) -> Ended:
+        key = journal.key("r", 1, "wait", name="word")
+        async with asyncio.timeout(5):
+            ended = await ended_wait(journal, key, kind="token", name="word", ask=ask)
+        for _ in range(calls):
+            call = journal.key("r", 2, "model")
+            async with journal.making(call):
+                await journal.add(call, Record(result="said"))
+        return ended
+
+    def attempt(*, calls: int) -> tuple[Ended, list[str]]:
+        """Run an attempt, and return the kinds of what it has recorded."""
+        with hop.attempt() as journal:
+            ended = asyncio.run(run(journal, calls=calls))
+        return ended, sorted(json.loads(key)[2] for key in hop.store.journal("w.0"))
+
+    with hop.attempt() as journal, pytest.raises(TimeoutError):
+        asyncio.run(_soon(run(journal, calls=0)))
+    hop.store.resolve(tokens[0], {"": json.dumps({"payload": "yes"})}, by="ann", call="1")
+
+    answer = Ended("settled", {"": {"payload": "yes"}})
+    assert attempt(calls=0) == (answer, ["ask"])  # it died before its next call was recorded
+    assert attempt(calls=1) == (answer, ["ask", "model", "wait"])
+    assert attempt(calls=1) == (answer, ["ask", "model", "wait"])
+    assert len(tokens) == 1
+
+
+def test_what_a_wait_gave_is_recorded_if_the_hop_ends_with_it() -> None:
+    hop = JournalledHop()
+
+    async def run(journal: HopJournal) -> None:
+        key = journal.key("r", 1, "wait", name="word")
+        await ended_wait(journal, key, kind="token", name="word", ask=_yes)
+
+    with hop.attempt() as journal:
+        asyncio.run(run(journal))
+        assert [json.loads(key)[2] for key in journal.held] == ["wait"]
+        journal.write_held_now()
+        assert journal.held == {}
+
+    assert sorted(json.loads(key)[2] for key in hop.store.journal("w.0")) == ["ask", "wait"]
+
+
+async def _yes(token: str) -> Mapping[str, JsonValue]:
+    return {"": {"payload": "yes"}}
+
+
+async def _soon(run: Awaitable[object]) -> None:
+    """Cut off a run that waits."""
+    async with asyncio.timeout(0.01):
+        await run
 
 
 def test_nobody_is_asked_where_the_step_cannot_wait() -> None:
