@@ -141,9 +141,9 @@ class CeleryDurability(BaseDurabilityCapability[AgentDepsT]):
         journal = current_journal()
         if journal is None:
             return None
-        return journal.next_run_id(self.run_name(self._agent), within=surrounding_call())
+        return journal.next_run_id(self._run_name(self._agent), within=surrounding_call())
 
-    def run_name(self, agent: AbstractAgent[Any, Any] | None) -> str:
+    def _run_name(self, agent: AbstractAgent[Any, Any] | None) -> str:
         """Return what names the runs of an agent in its hops' journals."""
         # An unnamed agent's own name is not asked for: pydantic-ai takes it from a variable of the code that first runs
         # it, which may differ from process to process.
@@ -249,7 +249,7 @@ class CeleryDurability(BaseDurabilityCapability[AgentDepsT]):
     ) -> DurableModel:
         return RecordedModel.of(await super()._build_durable_model(ctx, request_context))
 
-    def model_of(self, agent: AbstractAgent[Any, Any]) -> Model | None:
+    def _model_of(self, agent: AbstractAgent[Any, Any]) -> Model | None:
         """Return the model that an agent has for its runs, on the loop that runs here; None if it has none."""
         if not isinstance(agent.model, str):
             return agent.model

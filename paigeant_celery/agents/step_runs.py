@@ -68,7 +68,7 @@ class StepRuns:
         """Cancel the jobs that runs slept for whose hop was cancelled, as its journal shows. No run begins."""
         durability = CeleryDurability.from_agent(self._agent) or self._made()
         agent = inner(self._agent)
-        await cancel_left_jobs(agent, durability.run_name(agent), records, lambda: durability.model_of(agent))
+        await cancel_left_jobs(agent, durability._run_name(agent), records, lambda: durability._model_of(agent))
 
     def _is_to_be_durable(self) -> bool:
         """Say whether the agent runs in a hop, and is not durable by itself."""
