@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 
-from paigeant_celery import ActivitySpec, FunctionSpec, WorkflowDispatcher, WorkflowHandle, WorkflowParked
-from tests.support.processes import Deployment, Process, deployment
+from paigeant_celery import (
+    ActivitySpec,
+    FunctionSpec,
+    PendingWait,
+    WorkflowDispatcher,
+    WorkflowHandle,
+    WorkflowParked,
+)
+from tests.support.processes import Deployment, Process, deployment, eventually
 
 WITHIN = 20.0
 
@@ -52,6 +59,12 @@ def parked(handle: WorkflowHandle) -> WorkflowParked:
     return caught.value
 
 
+def pending(handle: WorkflowHandle) -> Sequence[PendingWait]:
+    """Return what a workflow waits for, as soon as it is suspended."""
+    eventually(lambda: handle.status_sync().state == "suspended", within=WITHIN)
+    return handle.pending_sync()
+
+
 @pytest.fixture(scope="module")
 def worker(made: Deployment) -> Process:
     """A worker with those limits; the last test ends it."""
@@ -74,18 +87,17 @@ def test_text_with_a_nul_reaches_everybody_and_a_lone_surrogate_is_replaced(made
     assert "completed" in shown.log()
 
 
-def test_a_run_that_asks_for_an_approval_is_parked_with_the_tool(made: Deployment, worker: Process) -> None:
-    """The request is no answer for the next step, and its arguments are nobody's business."""
+def test_a_run_that_asks_for_an_approval_waits_and_tells_nobody_what_it_asks(made: Deployment, worker: Process) -> None:
+    """The model is asked once, and the arguments are the business of whoever decides."""
     handle = dispatch(made, ActivitySpec("guarded", "clean up"), FunctionSpec("count"))
 
-    for _ in range(2):
-        error = parked(handle)
-        assert error.error_class == "tools_deferred"
-        assert error.text.startswith("the run asks for approval of 'delete'; ")
-        assert "hunter2" not in error.text
-        assert handle.redrive_sync()
-    parked(handle)
+    (wait,) = pending(handle)
+    assert [call.tool for call in wait.calls] == ["delete"]
+    assert "hunter2" not in str(handle.status_sync().waiting_for)
+    assert handle.deny_sync(wait.token).outcome == "settled"
+    handle.result_sync(WITHIN)
 
+    assert "hunter2" not in worker.log()
     assert made.runs().count(f"{handle.correlation_id}.0") == 1
 
 

@@ -71,6 +71,8 @@ def read(key: str) -> str:
 
 
 def ask(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
+    if any(isinstance(part, ToolReturnPart) for part in messages[-1].parts):
+        return ModelResponse(parts=[TextPart("nothing is deleted")])
     note_run()
     return ModelResponse(parts=[ToolCallPart("delete", {"path": "hunter2"})])
 
