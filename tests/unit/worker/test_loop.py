@@ -15,11 +15,13 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import suppress
 from inspect import getsource
 from textwrap import dedent
+from types import CodeType
 from typing import Any, TypeVar
 
 import pytest
 
 from paigeant_celery.activities.functions import in_own_thread
+from paigeant_celery.activities.stacks import frame_of
 from paigeant_celery.worker.loop import ProcessLoop
 
 T = TypeVar("T")
@@ -154,7 +156,7 @@ def test_an_interrupted_wait_cancels_the_coroutine(interrupting: None) -> None:
 
     def interrupt_the_waiter() -> None:
         end = time.monotonic() + PATIENCE
-        while sys._current_frames()[waiter].f_code is not threading.Condition.wait.__code__ and time.monotonic() < end:
+        while _code_of(waiter) is not threading.Condition.wait.__code__ and time.monotonic() < end:
             os.sched_yield()
         signal.pthread_kill(waiter, signal.SIGUSR1)
 
@@ -374,3 +376,9 @@ def test_a_blocked_loop_is_left_and_the_next_coroutine_runs_on_a_new_one() -> No
 
         assert run(loop, where(), timeout=PATIENCE) is not first
         release.set()
+
+
+def _code_of(thread: int) -> CodeType:
+    frame = frame_of(thread)
+    assert frame is not None
+    return frame.f_code

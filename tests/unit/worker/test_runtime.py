@@ -8,7 +8,6 @@ import json
 import os
 import pickle
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +23,7 @@ from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 
 from paigeant_celery.activities.functions import FunctionActivity, activity
 from paigeant_celery.activities.registry import registry
+from paigeant_celery.activities.stacks import frame_of
 from paigeant_celery.broker.port import Delivery
 from paigeant_celery.broker.sending import Sending
 from paigeant_celery.core.errors import HopFailed, OutdatedVersion, StoreCorrupt, Unreachable
@@ -383,7 +383,8 @@ def interrupting() -> Iterator[Callable[[type[BaseException]], None]]:
 
 
 def waits_for_a_future(thread: int) -> bool:
-    frame = sys._current_frames()[thread]
+    frame = frame_of(thread)
+    assert frame is not None
     caller = frame.f_back
     wait, result = threading.Condition.wait.__code__, concurrent.futures.Future.result.__code__
     return frame.f_code is wait and caller is not None and caller.f_code is result
