@@ -234,6 +234,11 @@ ANSWERS = {
         "journal/abandoned.py": ["class Abandoned"],
         "hop/jobs.py": ["class ProviderJobs", "def after("],
     },
+    "Who cancels the job of a step that sleeps when its workflow is cancelled?": {
+        "broker/called_off.py": ["def begin_calling_off("],
+        "hop/left_jobs.py": ["class LeftJobs"],
+        "agents/left_jobs.py": ["cancel_suspended_response("],
+    },
     "What did a step see of its conversation?": {
         "core/conversations.py": ["def conversation_of("],
         "hop/claims.py": ["conversation=conversation_of("],
