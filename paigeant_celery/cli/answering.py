@@ -121,7 +121,8 @@ def _tell(told: Answered) -> None:
         raise click.ClickException("too late: the time of the wait is over, or its step has ended")
     if told.outcome == "answered":
         first = f": {_answer(told.first)}" if told.first is not None else ""
-        raise click.ClickException(f"somebody was faster, and this answer does not count{first}")
+        left = f"; still open: {', '.join(map(shown, told.open))}" if any(told.open) else ""
+        raise click.ClickException(f"somebody was faster, and this answer does not count{first}{left}")
     click.echo(
         {
             "recorded": f"this counts; still open: {', '.join(map(shown, told.open))}",

@@ -166,6 +166,19 @@ def test_calls_are_approved_and_denied_from_a_shell(
     assert {part: answer["approval"] for part, answer in kept(workflow_harness).items()} == answers
 
 
+def test_who_decides_about_all_calls_too_late_is_told_which_are_open(
+    call: Call, workflow_harness: WorkflowHarness
+) -> None:
+    """All or none count: whoever denies everything must learn that a part of it still waits."""
+    token = asking(workflow_harness)
+    assert call("approve", token, "--call", "r1").exit_code == 0
+
+    done = call("answer", token, '{"approvals": {"r1": false, "r2": false}}')
+
+    assert done.exit_code == 1
+    assert done.output.rstrip().endswith("; still open: r2")
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
