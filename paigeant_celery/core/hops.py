@@ -17,6 +17,7 @@ from typing import Literal, TypeAlias, assert_never
 from paigeant_celery.core.flow import Failure, WorkflowState
 
 __all__ = [
+    "EPOCH",
     "Asleep",
     "Change",
     "ClosedState",

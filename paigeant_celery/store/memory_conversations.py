@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from paigeant_celery.core.conversations import ConversationKey
+from paigeant_celery.core.hops import EPOCH
 from paigeant_celery.store.conversations import in_pieces
 from paigeant_celery.store.port import Heard, Said
 
 __all__ = ["Histories"]
 
-EPOCH, MILLISECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(milliseconds=1)
+MILLISECOND = timedelta(milliseconds=1)
 
 
 @dataclass(kw_only=True)

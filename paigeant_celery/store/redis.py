@@ -12,6 +12,7 @@ from typing import Literal, cast, get_args
 from paigeant_celery.core.conversations import ConversationKey
 from paigeant_celery.core.errors import HopUnknown, InvalidInput
 from paigeant_celery.core.flow import Failure, WorkflowState
+from paigeant_celery.core.hops import EPOCH
 from paigeant_celery.core.waits import Wait, hop_of_token
 from paigeant_celery.store.conversations import AT_ONCE, heard_of, said_arguments, trips, where_of
 from paigeant_celery.store.endpoint import Endpoint, read_url
@@ -43,7 +44,6 @@ from paigeant_celery.store.port import (
 from paigeant_celery.store.redis_check import check_server
 from paigeant_celery.store.redis_client import Client, Reply, Server
 from paigeant_celery.store.redis_records import (
-    EPOCH,
     entry_of,
     failure_of,
     failure_text,

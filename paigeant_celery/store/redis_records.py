@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from paigeant_celery.core.causes import cause_from
 from paigeant_celery.core.flow import Failure
+from paigeant_celery.core.hops import EPOCH
 from paigeant_celery.store.port import DeadLetter, HopRecord, NewWorkflow
 from paigeant_celery.store.timeline import Entry, Id, id_of
 
 __all__ = [
-    "EPOCH",
     "entry_of",
     "failure_of",
     "failure_text",
@@ -26,8 +26,6 @@ __all__ = [
     "moment_of",
     "workflow_arguments",
 ]
-
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def hop_arguments(hop: HopRecord) -> tuple[str, str, str, str]:

@@ -7,9 +7,10 @@ from datetime import datetime, timedelta
 from types import MappingProxyType
 from typing import Any, cast, get_args
 
+from paigeant_celery.core.hops import EPOCH
 from paigeant_celery.core.waits import Answer, Wait, WaitKind, WaitState
 from paigeant_celery.store.port import AskedWait, HopRecord, NewWait, Resolution, Standing
-from paigeant_celery.store.redis_records import EPOCH, hops_of, moment_of
+from paigeant_celery.store.redis_records import hops_of, moment_of
 
 __all__ = [
     "asked_page",

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 from paigeant_celery.core.errors import InvalidInput
+from paigeant_celery.core.hops import EPOCH
 from paigeant_celery.core.waits import Wait
 
 __all__ = ["after_cursor", "cursor_of", "too_many_waits"]
-
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def cursor_of(wait: Wait) -> tuple[int, str]:
