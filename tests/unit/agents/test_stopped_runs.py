@@ -42,9 +42,10 @@ def stop(agent: Agent[Any, Any], asked: Counter[str]) -> None:
     """Give an agent a tool that cancels its run."""
 
     @agent.tool(metadata=UNRECORDED)
-    def stop(ctx: RunContext[Any]) -> None:
+    async def stop(ctx: RunContext[Any]) -> None:
         asked["stop"] += 1
         ctx.cancel()
+        await asyncio.Event().wait()  # here the cancel arrives; a tool that returns first may still be in the messages
 
 
 def of_an_agent(asked: Counter[str]) -> Any:
