@@ -46,7 +46,7 @@ __all__ = [
     "text_fault",
 ]
 
-SPEC_VERSION = "1.4"
+SPEC_VERSION = "1.5"
 VERSION_HEADER = "paigeant_spec_version"
 ATTEMPT_HEADER = "paigeant_attempt"  # beside the envelope, if no store counts the attempts
 GIVEN_BACK_HEADER = "paigeant_given_back"  # how often it was put back on its queue, if no store knows the hop

@@ -11,7 +11,7 @@ __all__ = ["LIMITS", "StoreLimits", "as_lua"]
 class StoreLimits:
     """How long the stores wait, in milliseconds, how much they do at once and keep, and the format of the records."""
 
-    format: int = 2  # grows with new states, fields and keys, which change none; older workers then begin nothing more
+    format: int = 3  # grows with new states, fields and keys, which change none; older workers then begin nothing more
     due_after: int = 5_000  # then a queued hop's message is overdue; the wait doubles each time
     due_after_most: int = 80_000
     long_unswept: int = 2_500  # at least; there is a pass about every second
