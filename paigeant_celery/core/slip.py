@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from decimal import Decimal
 from itertools import count
 from typing import Annotated, Literal, Self, TypeAlias, cast
@@ -11,6 +11,7 @@ from typing import Annotated, Literal, Self, TypeAlias, cast
 from pydantic import AwareDatetime, Field, JsonValue, model_validator
 from pydantic_core import PydanticCustomError
 
+from paigeant_celery.core.block_steps import BLOCK, BlockSpec, Branch
 from paigeant_celery.core.content import Prompt, crossing_prompt
 from paigeant_celery.core.crossing import Crossed, cross
 from paigeant_celery.core.errors import InvalidInput
@@ -20,6 +21,9 @@ from paigeant_celery.core.step_fields import ActivityName, Conversation, StepFie
 
 __all__ = [
     "ActivitySpec",
+    "BlockSpec",
+    "Branch",
+    "BranchOf",
     "Earlier",
     "ExecutedStep",
     "FunctionSpec",
@@ -32,7 +36,9 @@ __all__ = [
     "StepFields",
     "WaitSpec",
     "WireModel",
+    "is_step",
     "name_steps",
+    "steps_in",
 ]
 
 # In US dollars. The bound keeps sums exact to the 10th decimal, and far below what decimals cannot add.
@@ -161,7 +167,11 @@ class FunctionSpec(StepFields):
         return self.function_name
 
 
-Step: TypeAlias = Annotated[ActivitySpec | FunctionSpec | WaitSpec | SleepSpec, Field(discriminator="kind")]
+Step: TypeAlias = Annotated[ActivitySpec | FunctionSpec | WaitSpec | SleepSpec | BlockSpec, Field(discriminator="kind")]
+STEPS = (ActivitySpec, FunctionSpec, WaitSpec, SleepSpec, BlockSpec)
+
+Branch.model_rebuild(_types_namespace={"Step": Step})
+BlockSpec.model_rebuild(_types_namespace={"Step": Step})
 
 
 class RegisteredActivity(WireModel):
@@ -172,17 +182,22 @@ class RegisteredActivity(WireModel):
 
 
 class OutputRef(WireModel):
-    """An output that the store holds because it is too large to travel: its size in bytes and its digest."""
+    """An output that the store holds because it is too large to travel: its size in bytes and its digest.
+
+    `name` is that under which the store has it; by default it is the id of the step. It exists since 1.5.
+    """
 
     size: int = Field(ge=0)
     sha256: str
+    name: Annotated[str | None, Field(exclude_if=lambda name: name is None)] = None
 
 
 class ExecutedStep(WireModel):
     """The record of a step that ran; `output` is JSON, or null if `output_ref` says where it is.
 
     `content` says which parts of the output are files and links, as JSON Pointers; other JSON that looks like one is
-    none. It exists since 1.2. `cost` is in US dollars, or null if it is not known.
+    none. It exists since 1.2. `cost` is in US dollars, or null if it is not known. The output of a block says where
+    those of its branches are (`core/manifests.py`), and `whole_size` how many bytes they have together.
     """
 
     step_id: StepId
@@ -195,6 +210,7 @@ class ExecutedStep(WireModel):
     output: JsonValue = None
     output_ref: OutputRef | None = None
     content: tuple[str, ...] = ()
+    whole_size: Annotated[int | None, Field(ge=0, exclude_if=lambda size: size is None)] = None
     usage: dict[str, int] = Field(default_factory=dict)
     cost: Cost | None = None
     added_by: StepId | None = None
@@ -205,6 +221,17 @@ class ExecutedStep(WireModel):
     def gives_output(self) -> bool:
         """Whether the step has an output of its own; a sleep passes on that of the step before it."""
         return self.kind != SLEEP
+
+    @property
+    def is_block(self) -> bool:
+        """Whether the output is a manifest of the outputs of branches."""
+        return self.kind == BLOCK
+
+    @property
+    def output_name(self) -> str:
+        """The name under which the store has an output that does not travel."""
+        ref = self.output_ref
+        return ref.name if ref is not None and ref.name is not None else self.step_id
 
 
 class Earlier(WireModel):
@@ -235,11 +262,24 @@ class Later(WireModel):
     visits: dict[str, Times] = Field(default_factory=dict)
 
 
+class BranchOf(WireModel):
+    """Which branch a slip is: the place of its block with its own number, as in `3-1`, and the path of names to it.
+
+    The path has the ids of blocks and the names of branches in turn, as in `readings/4`. `given` is the record whose
+    output the first step gets: of the step before the block, or of an item, which then has the id of the block.
+    """
+
+    place: str
+    path: str = Field(min_length=1)
+    given: ExecutedStep | None = None
+
+
 class RoutingSlip(WireModel):
     """The steps still to run, in order, and the record of those that ran.
 
     Of a long slip only the middle travels, since 1.3. `earlier` says what travels of the first records, and `executed`
-    goes on from there; `later` says what travels of the last steps, and they follow those of `itinerary`.
+    goes on from there; `later` says what travels of the last steps, and they follow those of `itinerary`. `branch` is
+    there if it is not the workflow's own slip, since 1.5.
     `compensations` is reserved in the format for activities that undo others.
     """
 
@@ -248,6 +288,7 @@ class RoutingSlip(WireModel):
     earlier: Annotated[Earlier | None, Field(exclude_if=lambda earlier: earlier is None)] = None
     executed: tuple[ExecutedStep, ...] = ()
     compensations: tuple[JsonValue, ...] = ()
+    branch: Annotated[BranchOf | None, Field(exclude_if=lambda branch: branch is None)] = None
 
     @property
     def ran(self) -> int:
@@ -256,8 +297,20 @@ class RoutingSlip(WireModel):
 
     @property
     def place(self) -> str:
-        """The position of the next step: the number of steps that ran."""
-        return str(self.ran)
+        """The place of the next step: the number of steps that ran, behind that of the branch."""
+        return self.place_of(self.ran)
+
+    def place_of(self, number: int) -> str:
+        """Return the place of a step by its number."""
+        return str(number) if self.branch is None else f"{self.branch.place}.{number}"
+
+    def path_of(self, step_id: str) -> str:
+        """Return the path of a step: its id, behind the path of the branch."""
+        return step_id if self.branch is None else f"{self.branch.path}/{step_id}"
+
+    def name_in_store(self, name: str) -> str:
+        """Return the name under which the store has something that is named within this slip."""
+        return name if self.branch is None else f"{self.branch.place}:{name}"
 
     @property
     def length(self) -> int:
@@ -272,12 +325,13 @@ class RoutingSlip(WireModel):
     @property
     def previous(self) -> ExecutedStep | None:
         """The record of the step whose output the next one gets: the last one that gave any, which no sleep does."""
-        return next((record for record in reversed(self.executed) if record.gives_output), None)
+        own = next((record for record in reversed(self.executed) if record.gives_output), None)
+        return own if own is not None or self.branch is None else self.branch.given
 
     @property
     def wanted(self) -> ExecutedStep | None:
         """The record of the output that the next step is given; one that waits is given none, whenever it wakes."""
-        return None if isinstance(self.next_step, FlowStep) else self.previous
+        return None if isinstance(self.next_step, FlowStep) else self.previous  # a block hands it on unread
 
     @property
     def visits(self) -> Counter[str]:
@@ -304,7 +358,7 @@ class RoutingSlip(WireModel):
             raise InvalidInput("duplicate_step_id", "step_id", text)
         taken, added = {*self.step_ids()}, list[Step]()
         for number, step in enumerate(steps, 1):
-            step_id = step.step_id or _made_id(step.stem, record.place, number, taken)
+            step_id = step.step_id or _made_id(step.stem, str(self.ran), number, taken)
             taken.add(step_id)
             added.append(step.identified(step_id).inserted_by(record.step_id))
         _check_unique([*self.step_ids(), *(step.step_id or "" for step in added)])
@@ -314,7 +368,8 @@ class RoutingSlip(WireModel):
 def name_steps(steps: Iterable[Step]) -> tuple[Step, ...]:
     """Give each step without an id one made from its activity's name, numbered from the second on.
 
-    Deterministic: the same steps get the same ids. Raises `InvalidInput` if an id is used twice.
+    Deterministic: the same steps get the same ids. The ids of each branch are its own. Raises `InvalidInput` if an id
+    is used twice in a slip.
     """
     wanted = list(steps)
     given = [step.step_id for step in wanted if step.step_id is not None]
@@ -322,11 +377,29 @@ def name_steps(steps: Iterable[Step]) -> tuple[Step, ...]:
     used = set(given)
     named: list[Step] = []
     for step in wanted:
+        if isinstance(step, BlockSpec):
+            branches = [branch.model_copy(update={"steps": name_steps(branch.steps)}) for branch in step.branches]
+            step = step.with_branches(branches)
         if step.step_id is None:
             step = step.identified(_free_id(step.stem, used))
             used.add(cast("str", step.step_id))
         named.append(step)
     return tuple(named)
+
+
+def is_step(value: object) -> bool:
+    """Say whether a value is a step."""
+    return isinstance(value, STEPS)
+
+
+def steps_in(steps: Iterable[Step], path: str, *, depth: int = 0) -> Iterator[tuple[str, Step, int]]:
+    """Yield steps and those of their branches, each with its path and in how many blocks it is."""
+    for index, step in enumerate(steps):
+        here = f"{path}[{index}]"
+        yield here, step, depth
+        if isinstance(step, BlockSpec):
+            for number, branch in enumerate(step.branches):
+                yield from steps_in(branch.steps, f"{here}.branches[{number}].steps", depth=depth + 1)
 
 
 def _check_unique(step_ids: Sequence[str]) -> None:
