@@ -228,7 +228,7 @@ class WorkflowHarness:
     def _send_retries(self) -> None:
         """If nothing else is pending, set the clock forward to the next attempt of a hop and send it."""
         while self._retrying and not self.pending:
-            record = self.store.workflow(self._retrying.pop().rpartition(".")[0])
+            record = self.store.hop(self._retrying.pop())
             if record is not None and record.retry_at is not None:
                 self.skip(record.retry_at - self._now())
 

@@ -97,12 +97,6 @@ class HopService:
             blocks_of=effects.blocks_of,
             step_at=effects.step_at,
         )
-            effects.outputs,
-            limits,
-            surroundings or Surroundings(),
-            blocks_of=effects.blocks_of,
-            step_at=effects.step_at,
-        )
 
     def open(self, arrival: Arrival) -> Opening:
         """Guard and claim a delivery.
