@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     )
     from paigeant_celery.core.about import AskedCall
     from paigeant_celery.core.block_errors import BlockFailed, JoinMissed
-    from paigeant_celery.core.block_steps import BlockSpec, Branch, for_each, parallel, sub_workflow
+    from paigeant_celery.core.block_steps import for_each, parallel, sub_workflow
     from paigeant_celery.core.budget import WorkflowLimits
     from paigeant_celery.core.causes import Cause, Frame
     from paigeant_celery.core.errors import (
@@ -74,16 +74,15 @@ if TYPE_CHECKING:
     from paigeant_celery.core.policy import StepPolicy
     from paigeant_celery.core.settings import Settings
     from paigeant_celery.core.slip import (
-        ActivitySpec,
         BranchOf,
         Earlier,
         ExecutedStep,
-        FunctionSpec,
         Later,
         OutputRef,
         RegisteredActivity,
         RoutingSlip,
     )
+    from paigeant_celery.core.steps import ActivitySpec, BlockSpec, Branch, FunctionSpec
     from paigeant_celery.core.wait_errors import (
         InvalidAnswer,
         SignalRefused,
@@ -100,12 +99,12 @@ __version__ = "0.1.0"
 
 _HOME = {
     "ActivityExecutor": "worker.executor",
-    "ActivitySpec": "core.slip",
+    "ActivitySpec": "core.steps",
     "Answered": "client.readings",
     "AskedCall": "core.about",
     "BlockFailed": "core.block_errors",
-    "BlockSpec": "core.block_steps",
-    "Branch": "core.block_steps",
+    "BlockSpec": "core.steps",
+    "Branch": "core.steps",
     "BranchOf": "core.slip",
     "Cause": "core.causes",
     "CeleryDurability": "agents.durability",
@@ -120,7 +119,7 @@ _HOME = {
     "Failure": "core.flow",
     "Frame": "core.causes",
     "FunctionActivity": "activities.functions",
-    "FunctionSpec": "core.slip",
+    "FunctionSpec": "core.steps",
     "GivenAnswer": "client.readings",
     "HopFailed": "core.errors",
     "Inbox": "client.inbox",

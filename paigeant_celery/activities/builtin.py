@@ -11,12 +11,12 @@ from paigeant_celery.activities.context import WorkflowContext
 from paigeant_celery.activities.making import Making
 from paigeant_celery.activities.pauses import NO_STORE
 from paigeant_celery.activities.port import ActivityResult, StepLimits
-from paigeant_celery.core.block_steps import BlockSpec
 from paigeant_celery.core.errors import MessageError, Paused
 from paigeant_celery.core.flow_steps import FlowStep, SleepSpec, WaitSpec
 from paigeant_celery.core.names import FLOW
 from paigeant_celery.core.policy import StepPolicy
 from paigeant_celery.core.slip import Step
+from paigeant_celery.core.steps import BlockSpec
 
 __all__ = ["FlowActivity"]
 

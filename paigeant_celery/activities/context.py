@@ -18,11 +18,11 @@ from typing import Any, ClassVar, Protocol, TypeVar
 from pydantic import BaseModel, ConfigDict, JsonValue, PrivateAttr, TypeAdapter
 
 from paigeant_celery.core.about import About, write_about
-from paigeant_celery.core.block_steps import BlockSpec
 from paigeant_celery.core.errors import NoWorkflow, UsageError
 from paigeant_celery.core.jsonable import dumps, to_jsonable
 from paigeant_celery.core.message import PaigeantMessage
 from paigeant_celery.core.slip import ExecutedStep
+from paigeant_celery.core.steps import BlockSpec
 from paigeant_celery.core.wait_inputs import (
     checked_delay,
     checked_moment,
@@ -125,15 +125,13 @@ class Blocks(Protocol):
 class WorkflowContext:
     """Ids, variables and outputs of the workflow, as seen from the step that runs now.
 
-    `path` is the id of the step; in a branch, behind the ids of blocks and the names of branches. `attempt` is 1 the
-    first time. `variables` cannot be changed. `previous_output` is the output of the step
+    `attempt` is 1 the first time. `variables` cannot be changed. `previous_output` is the output of the step
     before this one, or None for the first.
     """
 
     correlation_id: str
     hop_id: str
     step_id: str
-    path: str
     activity: str
     attempt: int
     deadline: datetime | None
@@ -146,6 +144,11 @@ class WorkflowContext:
     waits: Waits | None = field(default=None, repr=False)
     blocks: Blocks | None = field(default=None, repr=False)
     history: tuple[str, ...] = field(default=(), repr=False)  # of its conversation, a text for each earlier step
+
+    @property
+    def path(self) -> str:
+        """The id of the step; in a branch, behind the ids of blocks and the names of branches: `readings/4/reader`."""
+        return self.message.path
 
     def wait_for(
         self,
@@ -225,7 +228,6 @@ async def open_context(
         correlation_id=message.correlation_id,
         hop_id=message.message_id,
         step_id=step.step_id or "",
-        path=message.path,
         activity=step.activity,
         attempt=attempt,
         deadline=message.deadline,

@@ -2,163 +2,29 @@
 
 from __future__ import annotations
 
-import re
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeAlias
+from typing import Any, Literal
 
-from pydantic import AfterValidator, Field, JsonValue, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import JsonValue
 
 from paigeant_celery.core.crossing import cross
 from paigeant_celery.core.errors import InvalidInput
-from paigeant_celery.core.flow_steps import FlowStep, Seconds
-from paigeant_celery.core.names import STEP_ID, name_fault
-from paigeant_celery.core.pointers import pointer_fault
-from paigeant_celery.core.step_fields import WireModel, build
+from paigeant_celery.core.steps import (
+    AT_ONCE,
+    MOST_AT_ONCE,
+    BlockSpec,
+    Branch,
+    Form,
+    OnFailure,
+    Step,
+    branch_name_fault,
+    is_step,
+    over_fault,
+)
 from paigeant_celery.core.wait_inputs import checked_seconds
 
-if TYPE_CHECKING:
-    from paigeant_celery.core.slip import Step
-
-__all__ = [
-    "AT_ONCE",
-    "BLOCK",
-    "MOST_AT_ONCE",
-    "MOST_DEEP",
-    "BlockSpec",
-    "Branch",
-    "Form",
-    "for_each",
-    "parallel",
-    "sub_workflow",
-]
-
-BLOCK: Literal["block"] = "block"  # the kind of the step
-AT_ONCE = 20  # branches of a block that go on at the same time, unless it says otherwise
-MOST_AT_ONCE = 100
-MOST_DEEP = 8  # blocks inside each other
-MOST_NAMED = 1000  # branches of a `parallel`; those of a `for_each` are limited when they are made
-MAX_BRANCH_NAME = 128  # characters
-
-Form: TypeAlias = Literal["parallel", "for_each", "sub_workflow"]
-OnFailure: TypeAlias = Literal["fail", "collect"]
-Join: TypeAlias = Literal["all"] | Annotated[int, Field(ge=1, strict=True)]
-
-_OVER = re.compile(rf"({STEP_ID.pattern})(?:#(.*))?", re.DOTALL)
-
-
-def _branch_name(name: str) -> str:
-    if fault := _name_fault(name):
-        raise PydanticCustomError("invalid_block", "{fault}", {"fault": fault})
-    return name
-
-
-def _name_fault(name: str) -> str:
-    """Say why a branch cannot have this name; "" if it can. It stands in paths, whose parts `/` divides."""
-    if (fault := name_fault(name)) is not None:
-        return f"the name of a branch {fault}"
-    if not name.strip() or len(name) > MAX_BRANCH_NAME or "/" in name or not name.isprintable():
-        return f"the name of a branch has 1 to {MAX_BRANCH_NAME} printable characters, not only spaces, and no '/'"
-    return ""
-
-
-def _over(over: str | tuple[JsonValue, ...]) -> str | tuple[JsonValue, ...]:
-    if isinstance(over, str) and (fault := _over_fault(over)):
-        raise PydanticCustomError("invalid_over", "{fault}", {"fault": fault})
-    return over
-
-
-def _over_fault(over: str) -> str:
-    found = _OVER.fullmatch(over)
-    if found is None:
-        return f"{over[:64]!r} names no step; use the id of an earlier step, such as 'planner' or 'planner#/sources'"
-    return pointer_fault(found[2] or "")
-
-
-class Branch(WireModel):
-    """A slip that a block opens: its name, and its steps in their order."""
-
-    name: Annotated[str, Field(strict=True), AfterValidator(_branch_name)]
-    steps: tuple[Step, ...] = Field(min_length=1)
-
-
-class BlockSpec(FlowStep):
-    """A step that opens branches and waits for them. Made by `parallel`, `for_each` and `sub_workflow`.
-
-    A `for_each` has one branch, which is opened once for each item of `over`: the items themselves, or the id of an
-    earlier step and, after `#`, where in its output they are. `join` is how many branches must succeed.
-    """
-
-    kind: Literal["block"] = BLOCK
-    form: Form
-    branches: tuple[Branch, ...] = Field(min_length=1, max_length=MOST_NAMED)
-    over: Annotated[
-        Annotated[str | tuple[JsonValue, ...], AfterValidator(_over)] | None,
-        Field(exclude_if=lambda over: over is None),
-    ] = None
-    join: Join = "all"
-    on_failure: OnFailure = "fail"
-    max_at_once: Annotated[int, Field(ge=1, le=MOST_AT_ONCE, strict=True)] = AT_ONCE
-    timeout: Seconds | None = None
-
-    def __init__(
-        self,
-        form: Form,
-        branches: Sequence[Branch],
-        *,
-        over: str | tuple[JsonValue, ...] | None = None,
-        join: Join = "all",
-        on_failure: OnFailure = "fail",
-        max_at_once: int = AT_ONCE,
-        timeout: float | None = None,
-        step_id: str | None = None,
-    ) -> None:
-        build(
-            self,
-            form=form,
-            branches=tuple(branches),
-            over=over,
-            join=join,
-            on_failure=on_failure,
-            max_at_once=max_at_once,
-            timeout=timeout,
-            step_id=step_id,
-        )
-
-    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
-
-    @model_validator(mode="after")
-    def _check_block(self) -> Self:
-        if (self.form == "for_each") != (self.over is not None) or (self.form != "parallel" and len(self.branches) > 1):
-            raise PydanticCustomError("invalid_block", "its branches do not fit its form")
-        if self.join != "all" and self.on_failure == "fail":
-            raise PydanticCustomError("invalid_block", "a join of a number collects failures")
-        if self.form == "parallel" and self.join != "all" and self.join > len(self.branches):
-            raise PydanticCustomError("invalid_block", "its join needs more branches than there are")
-        twice = next((name for name, count in Counter(b.name for b in self.branches).items() if count > 1), None)
-        if twice is not None:
-            raise PydanticCustomError("invalid_block", "two branches are called {name}", {"name": repr(twice)})
-        return self
-
-    @property
-    def stem(self) -> str:
-        return self.form.replace("_", "-")
-
-    @property
-    def made_by(self) -> str:
-        return self.form
-
-    @property
-    def over_step(self) -> tuple[str, str] | None:
-        """The step whose output has the items, and the JSON Pointer to them in it; None if the items are here."""
-        found = _OVER.fullmatch(self.over) if isinstance(self.over, str) else None
-        return (found[1], found[2] or "") if found is not None else None
-
-    def with_branches(self, branches: Iterable[Branch]) -> Self:
-        """Return the block with other branches, which are as those that it has."""
-        return self.model_copy(update={"branches": tuple(branches)})
+__all__ = ["for_each", "parallel", "sub_workflow"]
 
 
 def parallel(
@@ -214,7 +80,7 @@ def for_each(
     All else is as in `parallel`. `step_id` is `for-each` by default.
     """
     if isinstance(over, str):
-        if fault := _over_fault(over):
+        if fault := over_fault(over):
             raise InvalidInput("invalid_over", "over", fault)
         items: str | tuple[JsonValue, ...] = over
     elif isinstance(over, Sequence) and not isinstance(over, (bytes, bytearray)):
@@ -240,9 +106,7 @@ def sub_workflow(
 
 
 def _branch(name: object, steps: Step | Sequence[Step], *, path: str) -> Branch:
-    from paigeant_celery.core.slip import is_step
-
-    if not isinstance(name, str) or (fault := _name_fault(name)):
+    if not isinstance(name, str) or (fault := branch_name_fault(name)):
         text = fault if isinstance(name, str) else f"the name of a branch is a string, not a {type(name).__name__}"
         raise InvalidInput("invalid_block", path, text)
     listed: list[Any] = list(steps) if isinstance(steps, Sequence) else [steps]

@@ -6,12 +6,12 @@ from datetime import datetime
 
 from pydantic import JsonValue
 
-from paigeant_celery.core.block_steps import BlockSpec
 from paigeant_celery.core.jsonable import dumps
 from paigeant_celery.core.manifests import name_of_branch
 from paigeant_celery.core.message import PaigeantMessage, sha256
 from paigeant_celery.core.names import FLOW
 from paigeant_celery.core.slip import BranchOf, ExecutedStep, OutputRef, RoutingSlip
+from paigeant_celery.core.steps import BlockSpec
 
 __all__ = ["first_message"]
 

@@ -11,12 +11,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue, ValidationError
 
-from paigeant_celery.core.block_steps import BlockSpec, Form
 from paigeant_celery.core.budget import used_by
 from paigeant_celery.core.errors import MessageError
 from paigeant_celery.core.jsonable import dumps, loads
 from paigeant_celery.core.message import sha256
 from paigeant_celery.core.slip import Cost, OutputRef, RoutingSlip, WireModel
+from paigeant_celery.core.steps import BlockSpec, Form
 
 __all__ = [
     "BranchEnd",

@@ -10,7 +10,6 @@ from typing import Any, Literal, Self, TypeAlias
 
 from pydantic import AwareDatetime, BaseModel, Field, JsonValue, TypeAdapter, ValidationError
 
-from paigeant_celery.core.block_steps import MOST_DEEP, BlockSpec
 from paigeant_celery.core.budget import WorkflowLimits
 from paigeant_celery.core.content import by_digest
 from paigeant_celery.core.errors import MessageError, NewerMessage
@@ -36,6 +35,7 @@ from paigeant_celery.core.slip import (
     WireModel,
     steps_in,
 )
+from paigeant_celery.core.steps import MOST_DEEP, BlockSpec
 
 __all__ = [
     "PaigeantMessage",

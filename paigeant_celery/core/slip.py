@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable
 from decimal import Decimal
 from itertools import count
-from typing import Annotated, Literal, Self, TypeAlias, cast
+from typing import Annotated
 
-from pydantic import AwareDatetime, Field, JsonValue, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import AwareDatetime, Field, JsonValue
 
-from paigeant_celery.core.block_steps import BLOCK, BlockSpec, Branch
-from paigeant_celery.core.content import Prompt, crossing_prompt
-from paigeant_celery.core.crossing import Crossed, cross
 from paigeant_celery.core.errors import InvalidInput
 from paigeant_celery.core.flow_steps import SLEEP, FlowStep, SleepSpec, WaitSpec
-from paigeant_celery.core.policy import StepPolicy
-from paigeant_celery.core.step_fields import ActivityName, Conversation, StepFields, StepId, WireModel, build
+from paigeant_celery.core.step_fields import ActivityName, Conversation, StepFields, StepId, WireModel
+from paigeant_celery.core.steps import (
+    BLOCK,
+    ActivitySpec,
+    BlockSpec,
+    Branch,
+    FunctionSpec,
+    Step,
+    check_unique,
+    is_step,
+    name_steps,
+    steps_in,
+)
 
 __all__ = [
     "ActivitySpec",
@@ -44,134 +51,8 @@ __all__ = [
 # In US dollars. The bound keeps sums exact to the 10th decimal, and far below what decimals cannot add.
 MAX_COST = Decimal(10) ** 12
 MOST_COSTS = 10**6  # in a sum; no workflow has so many steps
-# The kind of an agent's step that only 1.2 can read. Older workers leave kinds that they do not know to newer ones;
-# without that they would refuse the step, or run it without what they do not know.
-NEEDS_1_2: Literal["agent_1.2"] = "agent_1.2"
 Cost = Annotated[Decimal, Field(ge=0, le=MAX_COST, allow_inf_nan=False)]
 Times = Annotated[int, Field(ge=1, strict=True)]
-
-
-class ActivitySpec(StepFields):
-    """A step that runs an agent on a prompt.
-
-    `prompt` is a text, or a sequence of texts, URLs and files: pydantic-ai's `ImageUrl`, `BinaryContent` and the like,
-    or their JSON, which has a `kind`. `deps` is JSON, or anything whose own class reads back what pydantic writes of
-    it; the worker validates it with the agent's own `deps_type`. `step_id` must be unique within the workflow; by
-    default it is made from the agent's name. `previous_output=False` keeps the previous step's output out of the
-    prompt.
-
-    Steps of one `conversation` share a message history: those of the workflow that give the same name, or, with
-    `conversation_id`, all that give the same id, whatever their workflow. With both, the id counts.
-
-    Raises `InvalidInput` (`bad_agent_name`, `empty_prompt`, `invalid_prompt`, `invalid_text`, `invalid_deps`,
-    `bad_conversation`, `secret_without_encryption`, …).
-    """
-
-    kind: Literal["agent", "agent_1.2"] = "agent"
-    agent_name: ActivityName
-    prompt: Prompt
-    deps: JsonValue = None
-    previous_output: bool = True
-    conversation: Conversation = None
-    conversation_id: Conversation = None
-
-    def __init__(
-        self,
-        agent_name: str,
-        prompt: str | Sequence[object],
-        deps: object = None,
-        step_id: str | None = None,
-        policy: StepPolicy | None = None,
-        *,
-        queue: str | None = None,
-        previous_output: bool = True,
-        conversation: str | None = None,
-        conversation_id: str | None = None,
-    ) -> None:
-        crossed = deps if isinstance(deps, Crossed) else cross(deps, path="deps")
-        build(
-            self,
-            kind="agent" if isinstance(prompt, str) and conversation is conversation_id is None else NEEDS_1_2,
-            agent_name=agent_name,
-            prompt=crossing_prompt(prompt),
-            deps=crossed.tree,
-            step_id=step_id,
-            policy=policy,
-            queue=queue,
-            previous_output=previous_output,
-            conversation=conversation,
-            conversation_id=conversation_id,
-        )
-        self._given = crossed
-
-    # Validation of a nested step must fill the fields itself; the signature above would refuse the fields of a
-    # newer minor version.
-    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
-
-    @model_validator(mode="after")
-    def _check_kind(self) -> Self:
-        if self.kind != NEEDS_1_2 and self._is_in_conversation:
-            raise PydanticCustomError("invalid_envelope", "a step in a conversation is of a kind that needs 1.2")
-        return self
-
-    @property
-    def _is_in_conversation(self) -> bool:
-        return self.conversation is not None or self.conversation_id is not None
-
-    @property
-    def activity(self) -> str:
-        return self.agent_name
-
-    def asking(self, prompt: str | None) -> Self:
-        """Return the same step without an id, with another prompt if one is given."""
-        asked = self if prompt is None else ActivitySpec(self.agent_name, prompt)
-        kind = NEEDS_1_2 if self._is_in_conversation else asked.kind
-        changed = {"step_id": None, "added_by": None, "prompt": asked.prompt, "kind": kind}
-        return self.model_copy(update=changed)
-
-
-class FunctionSpec(StepFields):
-    """A step that calls a function registered by `@activity` with JSON `arguments`.
-
-    Raises `InvalidInput` (`bad_agent_name`, `invalid_arguments`, …).
-    """
-
-    kind: Literal["function"] = "function"
-    function_name: ActivityName
-    arguments: dict[str, JsonValue] = Field(default_factory=dict)
-
-    def __init__(
-        self,
-        function_name: str,
-        arguments: object = None,
-        step_id: str | None = None,
-        policy: StepPolicy | None = None,
-        *,
-        queue: str | None = None,
-    ) -> None:
-        crossed = arguments if isinstance(arguments, Crossed) else cross(arguments or {}, path="arguments")
-        build(
-            self,
-            function_name=function_name,
-            arguments=crossed.tree,
-            step_id=step_id,
-            policy=policy,
-            queue=queue,
-        )
-        self._given = crossed
-
-    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
-
-    @property
-    def activity(self) -> str:
-        return self.function_name
-
-
-Step: TypeAlias = Annotated[ActivitySpec | FunctionSpec | WaitSpec | SleepSpec | BlockSpec, Field(discriminator="kind")]
-STEPS = (ActivitySpec, FunctionSpec, WaitSpec, SleepSpec, BlockSpec)
-
-Branch.model_rebuild(_types_namespace={"Step": Step})
-BlockSpec.model_rebuild(_types_namespace={"Step": Step})
 
 
 class RegisteredActivity(WireModel):
@@ -361,60 +242,10 @@ class RoutingSlip(WireModel):
             step_id = step.step_id or _made_id(step.stem, str(self.ran), number, taken)
             taken.add(step_id)
             added.append(step.identified(step_id).inserted_by(record.step_id))
-        _check_unique([*self.step_ids(), *(step.step_id or "" for step in added)])
+        check_unique([*self.step_ids(), *(step.step_id or "" for step in added)])
         return self.model_copy(update={"itinerary": (*added, *left), "executed": (*self.executed, record)})
-
-
-def name_steps(steps: Iterable[Step]) -> tuple[Step, ...]:
-    """Give each step without an id one made from its activity's name, numbered from the second on.
-
-    Deterministic: the same steps get the same ids. The ids of each branch are its own. Raises `InvalidInput` if an id
-    is used twice in a slip.
-    """
-    wanted = list(steps)
-    given = [step.step_id for step in wanted if step.step_id is not None]
-    _check_unique(given)
-    used = set(given)
-    named: list[Step] = []
-    for step in wanted:
-        if isinstance(step, BlockSpec):
-            branches = [branch.model_copy(update={"steps": name_steps(branch.steps)}) for branch in step.branches]
-            step = step.with_branches(branches)
-        if step.step_id is None:
-            step = step.identified(_free_id(step.stem, used))
-            used.add(cast("str", step.step_id))
-        named.append(step)
-    return tuple(named)
-
-
-def is_step(value: object) -> bool:
-    """Say whether a value is a step."""
-    return isinstance(value, STEPS)
-
-
-def steps_in(steps: Iterable[Step], path: str, *, depth: int = 0) -> Iterator[tuple[str, Step, int]]:
-    """Yield steps and those of their branches, each with its path and in how many blocks it is."""
-    for index, step in enumerate(steps):
-        here = f"{path}[{index}]"
-        yield here, step, depth
-        if isinstance(step, BlockSpec):
-            for number, branch in enumerate(step.branches):
-                yield from steps_in(branch.steps, f"{here}.branches[{number}].steps", depth=depth + 1)
-
-
-def _check_unique(step_ids: Sequence[str]) -> None:
-    twice = next((step_id for step_id, count in Counter(step_ids).items() if count > 1), None)
-    if twice is not None:
-        raise InvalidInput("duplicate_step_id", "step_id", f"{twice!r} is used twice in the workflow")
 
 
 def _made_id(name: str, place: str, number: int, taken: Collection[str]) -> str:
     begin = f"{name[:100]}-{place}."  # leaves room for the numbers
     return next(f"{begin}{n}" for n in count(number) if f"{begin}{n}" not in taken)
-
-
-def _free_id(name: str, used: set[str]) -> str:
-    name = name[:120]  # leaves room for the number
-    if name not in used:
-        return name
-    return next(f"{name}-{n}" for n in range(2, len(used) + 3) if f"{name}-{n}" not in used)

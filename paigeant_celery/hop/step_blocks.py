@@ -13,7 +13,6 @@ from pydantic import JsonValue
 from paigeant_celery.activities.port import ActivityResult
 from paigeant_celery.broker.outbox import Outbox
 from paigeant_celery.core.block_errors import BlockFailed, JoinMissed
-from paigeant_celery.core.block_steps import BlockSpec
 from paigeant_celery.core.blocks import Block, Plan, plan_of
 from paigeant_celery.core.branches import first_message
 from paigeant_celery.core.budget import Usage, added_up
@@ -23,6 +22,7 @@ from paigeant_celery.core.manifests import BranchEnd, content_in, manifest_of, n
 from paigeant_celery.core.message import PaigeantMessage, encode
 from paigeant_celery.core.pointers import pointed_at
 from paigeant_celery.core.settings import Settings
+from paigeant_celery.core.steps import BlockSpec
 from paigeant_celery.hop.failures import traced
 from paigeant_celery.journal.hop_journal import HopJournal
 from paigeant_celery.store.branch_port import BranchPage, BranchReading

@@ -9,7 +9,6 @@ from dataclasses import replace
 from functools import partial
 
 from paigeant_celery.broker.outbox import Outbox, Recorded
-from paigeant_celery.core.block_steps import BlockSpec
 from paigeant_celery.core.causes import cause_of
 from paigeant_celery.core.conversations import batches_in, check_kept, conversation_of
 from paigeant_celery.core.errors import (
@@ -28,6 +27,7 @@ from paigeant_celery.core.names import hop_id as make_hop_id
 from paigeant_celery.core.pages import name_of_page, next_page
 from paigeant_celery.core.settings import Settings
 from paigeant_celery.core.slip import ExecutedStep, RoutingSlip
+from paigeant_celery.core.steps import BlockSpec
 from paigeant_celery.hop import ended
 from paigeant_celery.hop.claims import Claims
 from paigeant_celery.hop.effects import ClosedAs, Drop, Effects, Refusal, Summary, summary_of
