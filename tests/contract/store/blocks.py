@@ -8,8 +8,9 @@ from itertools import count
 from typing import Any, cast
 
 from paigeant_celery.core.blocks import Block, Plan, plan_of
+from paigeant_celery.core.waits import make_token
 from paigeant_celery.store.branch_port import BranchPage, BranchReading
-from paigeant_celery.store.port import Closed, Closing, HopRecord, Standing, Store, Suspended, Sweep
+from paigeant_celery.store.port import Closed, Closing, HopRecord, NewWait, Standing, Store, Suspended, Sweep
 from tests.contract.store.bench import Bench, MemoryBench
 from tests.contract.store.given import FAILURE, claim, closing, completion, hop, new
 
@@ -57,7 +58,7 @@ def open_all(store: Store, block: Closing, size: int, *, queue: str | None = Non
     return ids(opened.hops)
 
 
-def block_of(
+def waiting_block(
     bench: Bench, size: int, *, correlation_id: str = "w", owner: str = "ann", more: Any = (), **planned: Any
 ) -> Closing:
     """Start a workflow whose first hop is a block that waits for its branches."""
@@ -67,7 +68,7 @@ def block_of(
     return block
 
 
-def nested_in(bench: Bench, hop_id: str, size: int, *, owner: str = "ann", **planned: Any) -> Closing:
+def nested_block(bench: Bench, hop_id: str, size: int, *, owner: str = "ann", **planned: Any) -> Closing:
     """Run a hop as a block, until it waits for its branches."""
     block = run(bench.store, hop_id, owner=owner)
     open_all(bench.store, block, size, **planned)
@@ -164,3 +165,18 @@ def now(bench: Bench) -> datetime:
     if isinstance(bench, MemoryBench):
         return bench.now
     return datetime.fromtimestamp(int(cast("Any", bench).now()) / 1000, UTC)
+
+
+def asks(hop_id: str, name: str = "manager", **more: Any) -> NewWait:
+    return NewWait(
+        **{"wait_id": f"id-{name}", "token": make_token(hop_id, f"s-{name}"), "kind": "token", "name": name, **more}
+    )
+
+
+def wait_in(bench: Bench, hop_id: str, *waits: NewWait) -> Closing:
+    """Run a hop, until it waits for nothing but these waits."""
+    close = run(bench.store, hop_id)
+    for wait in waits:
+        assert bench.store.wait(close, wait) is not None
+    assert bench.store.suspend(close, Standing(tokens=[wait.token for wait in waits])) == Suspended()
+    return close

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,6 @@ from tests.contract.store.bench import Bench
 from tests.contract.store.blocks import (
     at,
     begun,
-    block_of,
     complete,
     counts,
     ends,
@@ -35,6 +35,7 @@ from tests.contract.store.blocks import (
     states,
     succeed,
     swept,
+    waiting_block,
     workflow_state,
     write,
 )
@@ -235,7 +236,7 @@ def test_a_block_with_a_timeout_knows_when_it_is_over(bench: Bench) -> None:
 
 def test_a_branch_is_claimed_like_any_hop_once_it_is_open(bench: Bench) -> None:
     """With a lease, a journal and attempts of its own."""
-    block_of(bench, 2)
+    waiting_block(bench, 2)
 
     close = run(bench.store, at(1), owner="bob")
 
@@ -277,7 +278,7 @@ def test_a_block_that_runs_again_goes_on_from_what_is_there(bench: Bench) -> Non
 
 def test_a_branch_that_ends_is_counted_and_opens_the_next_one(bench: Bench) -> None:
     """In the same call, so that no crash leaves the next one behind."""
-    block_of(bench, 4, window=2)
+    waiting_block(bench, 4, window=2)
 
     assert sent_by(complete(bench.store, run(bench.store, at(1)))) == [at(2)]
 
@@ -294,7 +295,7 @@ def test_a_branch_that_ends_is_counted_and_opens_the_next_one(bench: Bench) -> N
 
 def test_with_a_window_of_one_branches_run_one_after_another(bench: Bench) -> None:
     """Also if some of them fail and failures are collected."""
-    block_of(bench, 3, window=1, collects=True)
+    waiting_block(bench, 3, window=1, collects=True)
 
     assert bench.store.claim(claim(at(1))) == Dropped(reason="held")
     assert fail(bench.store, at(0)) == [at(1)]
@@ -312,7 +313,7 @@ def test_with_a_window_of_one_branches_run_one_after_another(bench: Bench) -> No
 @pytest.mark.parametrize("how", ["complete", "fail", "park"])
 def test_a_closing_that_comes_again_counts_once(bench: Bench, how: str) -> None:
     """Its reply was lost; a branch that counted twice would join the block too early."""
-    block_of(bench, 4, window=1, collects=True)
+    waiting_block(bench, 4, window=1, collects=True)
     close = run(bench.store, at(0))
     call: Callable[[], Closed | None] = {
         "complete": lambda: complete(bench.store, close),
@@ -332,7 +333,7 @@ def test_a_closing_that_comes_again_counts_once(bench: Bench, how: str) -> None:
 
 def test_the_closing_of_an_owner_that_was_overtaken_counts_nothing(bench: Bench) -> None:
     """Somebody else runs the branch by now, and ends it."""
-    block_of(bench, 2)
+    waiting_block(bench, 2)
     late = run(bench.store, at(0))
     bench.store.sweep(host="there", dead=["ann"])
     close = run(bench.store, at(0), owner="bob")
@@ -348,7 +349,7 @@ def test_the_closing_of_an_owner_that_was_overtaken_counts_nothing(bench: Bench)
 
 def test_a_branch_of_two_hops_stands_at_its_current_one_and_ends_with_its_last(bench: Bench) -> None:
     """Only the end of the branch is counted."""
-    block_of(bench, 3, window=1)
+    waiting_block(bench, 3, window=1)
     close = run(bench.store, at(0))
 
     step = completion(close, next_hop=hop(at(0, 1)), step="draft", blobs={"draft": "1"})
@@ -369,7 +370,7 @@ def test_a_branch_of_two_hops_stands_at_its_current_one_and_ends_with_its_last(b
 
 def test_a_branch_leaves_its_records_as_any_hop_does(bench: Bench) -> None:
     """Its outputs and its journal are read by whoever follows, and its end is told."""
-    block_of(bench, 2)
+    waiting_block(bench, 2)
     close = run(bench.store, at(1))
 
     assert bench.store.complete(
@@ -396,7 +397,7 @@ def test_a_branch_leaves_its_records_as_any_hop_does(bench: Bench) -> None:
 
 # The join.
 
-JOINS = {
+JOINS: Mapping[str, tuple[dict[str, Any], list[str], str]] = {
     "all: the first failure misses it": (
         {"size": 3},
         ["ok", "no"],
@@ -420,7 +421,7 @@ def test_the_end_that_meets_or_misses_the_join_wakes_the_block(bench: Bench, cas
     """Once, in the same call, and not before."""
     planned, happens, joined = JOINS[case]
     size = planned["size"]
-    block_of(bench, window=window, **planned)
+    waiting_block(bench, window=window, **planned)
 
     for number, what in enumerate(happens):
         assert (counts(bench.store)[-1], state(bench.store, "w.0")) == (None, "suspended")
@@ -446,7 +447,7 @@ def test_the_end_that_meets_or_misses_the_join_wakes_the_block(bench: Bench, cas
 
 def test_a_branch_that_arrives_after_the_join_is_written_down_and_changes_nothing_else(bench: Bench) -> None:
     """It opens none and wakes nobody, and the block can tell that it came later."""
-    block_of(bench, 4, join=1, window=2)
+    waiting_block(bench, 4, join=1, window=2)
     early, late = run(bench.store, at(0)), run(bench.store, at(1))
     assert sent_by(complete(bench.store, early)) == ["w.0"]
 
@@ -510,7 +511,7 @@ def test_the_join_wakes_no_block_that_does_not_wait_for_it(bench: Bench, waits_f
 
 def test_a_block_suspends_only_for_a_moment_that_is_still_to_come(bench: Bench) -> None:
     """A block that is joined and suspends again goes on at once, in every attempt."""
-    block_of(bench, 1)
+    waiting_block(bench, 1)
     assert succeed(bench.store, at(0)) == ["w.0"]
     again = run(bench.store, "w.0")
 
@@ -521,7 +522,7 @@ def test_a_block_suspends_only_for_a_moment_that_is_still_to_come(bench: Bench) 
 
 def test_a_parked_branch_gives_its_place_to_the_next_one(bench: Bench) -> None:
     """It lets its siblings go on, and may still succeed."""
-    block_of(bench, 3, window=1)
+    waiting_block(bench, 3, window=1)
 
     assert park(bench.store, at(0)) == [at(1)]
 
@@ -536,7 +537,7 @@ def test_a_parked_branch_gives_its_place_to_the_next_one(bench: Bench) -> None:
 
 def test_a_branch_that_parks_after_the_join_opens_none(bench: Bench) -> None:
     """The block has what it needs."""
-    block_of(bench, 4, join=1, window=2)
+    waiting_block(bench, 4, join=1, window=2)
     late = run(bench.store, at(1))
     succeed(bench.store, at(0))
 
@@ -547,7 +548,7 @@ def test_a_branch_that_parks_after_the_join_opens_none(bench: Bench) -> None:
 
 def test_a_redriven_branch_goes_on_beside_those_that_took_its_place(bench: Bench) -> None:
     """A redrive is never refused, so the window is exceeded; the end of one opens no other until there is room."""
-    block_of(bench, 4, window=1)
+    waiting_block(bench, 4, window=1)
     assert park(bench.store, at(0)) == [at(1)]
 
     assert bench.store.redrive("w", place="0-0.0") == "redriven"
@@ -563,7 +564,7 @@ def test_a_redriven_branch_goes_on_beside_those_that_took_its_place(bench: Bench
 @pytest.mark.parametrize("place", ["0-1.0", "0-9.0", "0-0.1", "0", "1", "0-0.0-0.0", None])
 def test_only_a_parked_hop_is_redriven(bench: Bench, place: str | None) -> None:
     """Also of a place that does not exist."""
-    block_of(bench, 2)
+    waiting_block(bench, 2)
     park(bench.store, at(0))
     before = (states(bench.store), counts(bench.store), types(bench.store))
 
@@ -574,7 +575,7 @@ def test_only_a_parked_hop_is_redriven(bench: Bench, place: str | None) -> None:
 
 def test_a_discarded_journal_of_a_branch_is_its_own(bench: Bench) -> None:
     """The step of the branch begins anew; no other one does."""
-    block_of(bench, 2)
+    waiting_block(bench, 2)
     for number in (0, 1):
         close = run(bench.store, at(number))
         bench.store.record(close, {"call": str(number)})
@@ -591,7 +592,7 @@ def test_a_discarded_journal_of_a_branch_is_its_own(bench: Bench) -> None:
 
 def test_a_block_is_retried_parked_and_redriven_with_its_branches(bench: Bench) -> None:
     """A discarded journal leaves them, too: what ran is not run again."""
-    block_of(bench, 2)
+    waiting_block(bench, 2)
     succeed(bench.store, at(0), at(1))
     block = run(bench.store, "w.0")
     before = (counts(bench.store), ends(bench.store), states(bench.store))
