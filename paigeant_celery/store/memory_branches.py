@@ -72,7 +72,8 @@ class Branches:
         ends = rules.end_branch(kept.block, how)
         kept.block, branch = ends.block, kept.branches[number]
         branch.how, branch.order, branch.end = how, kept.block.succeeded + kept.block.failed, end
-        kept.workflow.events.add_event(f"branch_{'completed' if how == 'succeeded' else how}", hop_id, now=now)
+        event = "branch_completed" if how == "succeeded" else "branch_failed"
+        kept.workflow.events.add_event(event, hop_id, now=now)
         if ends.wakes:
             kept.workflow.events.add_event("joined", above, now=now, how=str(kept.block.joined))
             return self._woken(above, now)
