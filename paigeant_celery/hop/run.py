@@ -178,6 +178,8 @@ class StepRunner:
             )
         except (NotSerializable, Paused) as error:
             return _unsendable(hop, error)
+        except BlockFailed as error:
+            return _block_failed(hop, error)
         except asyncio.CancelledError:
             raise
         except BaseException as error:  # noqa: BLE001 - SystemExit and MemoryError of a step must not end a worker
@@ -305,11 +307,12 @@ def _failed(hop: Opened, error: BaseException, text: str, *, as_any: bool = Fals
     """Return the outcome of a failed attempt; `as_any` judges it as if its error were of no class that is known."""
     attempt = _attempt(hop, Exception() if as_any else error)
     event = Failed(place=hop.message.place, error_class=name_of(error), text=text, attempt=attempt)
-    if isinstance(error, BlockFailed):
-        place, path = hop.message.place, error.step
-        event = Failed(place=place, error_class=error.error_class, text=error.text, path=path)
-        return Outcome(event=event, at=hop.now())
     return Outcome(event=event, at=hop.now(), cause=cause_of(error))
+
+
+def _block_failed(hop: Opened, error: BlockFailed) -> Outcome:
+    event = Failed(place=hop.message.place, error_class=error.error_class, text=error.text, path=error.step)
+    return Outcome(event=event, at=hop.now())
 
 
 def _attempt(hop: Opened, error: BaseException) -> Attempt:
