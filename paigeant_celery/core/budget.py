@@ -45,6 +45,12 @@ class Usage:
     counters: Mapping[str, int] = field(default_factory=dict)
     cost: Decimal | None = None
 
+    def less(self, other: Usage) -> Usage:
+        """Return what is left of it without the other; never less than zero."""
+        counters = {name: max(0, count - other.counters.get(name, 0)) for name, count in self.counters.items()}
+        cost = max(Decimal(0), self.cost - (other.cost or 0)) if self.cost is not None else None
+        return Usage(counters=counters, cost=cost)
+
     def of(self, limit: str) -> Decimal | int:
         """Return how much was used of the amount that a limit is about."""
         if limit == "cost_limit":

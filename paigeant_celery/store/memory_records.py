@@ -14,6 +14,7 @@ from paigeant_celery.core.waits import Answer, Wait
 from paigeant_celery.store.memory_conversations import Histories
 from paigeant_celery.store.memory_events import Events
 from paigeant_celery.store.port import Heard, HopRecord, WorkflowRecord
+from paigeant_celery.store.totals import NOTHING, Sums
 
 __all__ = ["Kept", "Records", "Workflow"]
 
@@ -68,6 +69,7 @@ class Workflow:
     hop_ids: list[str] = field(default_factory=list)
     blobs: dict[str, str] = field(default_factory=dict)
     signals: Signals = field(default_factory=Signals)
+    used: Sums | None = None  # None if it has no limits, or no hop of it was claimed yet
 
     @property
     def goes_on(self) -> bool:
@@ -87,6 +89,7 @@ class Kept:
     heard: Heard | None = None
     heard_in: ConversationKey | None = None
     journal: dict[str, str] = field(default_factory=dict)
+    counted: Sums = NOTHING  # what the recorded calls used, of a workflow with limits
     waits: dict[str, Wait] = field(default_factory=dict)
     quiet: bool = False  # it was suspended for a moment, so that neither its waking nor its next claim is an event
 
