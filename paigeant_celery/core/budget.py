@@ -137,10 +137,10 @@ class WorkflowLimits(WireModel):
         # Decimal rounds a difference to 28 digits, which may exceed a limit with more digits.
         return {name: min(limit, max(rest, type(limit)(0))) for name, (limit, rest) in left.items()}
 
-    def account(self, used: Usage) -> str:
-        """Tell a person how the limits compare with what was used of them."""
+    def account(self, used: Usage, *, by: str) -> str:
+        """Tell a person how the limits compare with what was used of them, and by whom."""
         limits = self.set_limits().items()
-        return ", ".join(f"a {name} of {limit}, of which earlier steps used {used.of(name)}" for name, limit in limits)
+        return ", ".join(f"a {name} of {limit}, of which {by} used {used.of(name)}" for name, limit in limits)
 
 
 def used_by(steps: Iterable[ExecutedStep], *, earlier: Earlier | None = None) -> Usage:
