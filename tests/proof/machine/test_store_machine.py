@@ -1577,8 +1577,8 @@ MUTANTS = {
         noticed="answer",
     ),
     "no fence on the journal": Mutant(
-        old="if not workflow then return answer end\nfor i = 5, #ARGV, 2 do",
-        new="for i = 5, #ARGV, 2 do",
+        old="if not workflow then return answer end\nlocal used, counted\nif spent",
+        new="workflow = redis.call('HGET', hop_key(hop), 'workflow')\nlocal used, counted\nif spent",
         calls=record_too_late,
         noticed="answer",
     ),
