@@ -33,7 +33,7 @@ from paigeant_celery.client.prepared import Prepared, answer_prepared
 from paigeant_celery.client.readings import WorkflowResult
 from paigeant_celery.core.names import Names
 from paigeant_celery.core.settings import Settings
-from paigeant_celery.core.slip import ActivitySpec, FunctionSpec, SleepSpec, Step, WaitSpec
+from paigeant_celery.core.slip import Step, is_step, steps_in
 from paigeant_celery.core.wait_errors import WorkflowWaits
 from paigeant_celery.hop.claims import Claims
 from paigeant_celery.hop.effects import ClosedAs, Drop, Refused
@@ -49,7 +49,6 @@ from paigeant_celery.worker.django_host import DjangoContexts
 
 __all__ = ["Delivery", "WorkflowHarness", "workflow_harness"]
 
-STEPS = (ActivitySpec, FunctionSpec, WaitSpec, SleepSpec)
 OWNER = "harness"
 MOST_DELIVERIES = 10_000  # deliveries of one `run`; a workflow has far fewer steps
 
@@ -161,10 +160,10 @@ class WorkflowHarness:
         usage_limits: object = None,
     ) -> WorkflowHandle:
         """Dispatch a workflow without delivering anything yet; return its handle."""
-        steps = list(itinerary) if isinstance(itinerary, Iterable) and not isinstance(itinerary, STEPS) else itinerary
-        for step in steps if isinstance(steps, list) else ():
-            if isinstance(step, STEPS):  # the dispatcher says what else is wrong
-                self._held.append(registry.get(step.activity))
+        steps = list(itinerary) if isinstance(itinerary, Iterable) and not is_step(itinerary) else itinerary
+        known = [step for step in steps if is_step(step)] if isinstance(steps, list) else []
+        for _, step, _ in steps_in(known, "itinerary"):  # the dispatcher says what else is wrong
+            self._held.append(registry.get(step.activity))
         dispatcher = dispatcher or self._dispatcher
         dispatched = dispatcher.dispatch_workflow_sync(
             self.transport,
@@ -229,7 +228,7 @@ class WorkflowHarness:
     def _send_retries(self) -> None:
         """If nothing else is pending, set the clock forward to the next attempt of a hop and send it."""
         while self._retrying and not self.pending:
-            record = self.store.workflow(self._retrying.pop().rpartition(".")[0])
+            record = self.store.hop(self._retrying.pop())
             if record is not None and record.retry_at is not None:
                 self.skip(record.retry_at - self._now())
 
