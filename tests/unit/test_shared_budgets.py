@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from decimal import Decimal
 from itertools import count
@@ -14,7 +15,7 @@ from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart, ToolCall
 from pydantic_ai.models.function import AgentInfo, FunctionModel
 from pydantic_ai.usage import RequestUsage
 
-from paigeant_celery import CeleryDurability, PaigeantAgent, StepPolicy, WorkflowHandle
+from paigeant_celery import CeleryDurability, PaigeantAgent, StepPolicy, WorkflowHandle, for_each, parallel
 from paigeant_celery.core.budget import Usage
 from paigeant_celery.core.errors import WorkflowFailed
 from paigeant_celery.store.port import Claim, Claimed, Closing, HopRecord
@@ -310,3 +311,46 @@ async def test_code_that_survives_a_refused_call_gets_no_other(workflow_harness:
     with pytest.raises(WorkflowFailed):
         handle.result_sync(0)
     assert told == ["refused"]
+
+
+async def test_branches_count_once_and_their_block_does_not(workflow_harness: WorkflowHarness) -> None:
+    """The record of a block has what its branches used; the store has counted that with their own steps."""
+    line = Line(workflow_harness, ["note"], "done")
+    step = line.agent.activity("write")
+    branches = parallel({"one": step, "two": [step, step]}, step_id="both")
+    line.handle = workflow_harness.dispatch([step, branches, step], usage_limits={"request_limit": 10})
+
+    await workflow_harness.deliver()
+
+    assert line.handle.result_sync(0).usage == usage(10, 5).counters
+    assert line.used() == usage(10, 5)
+
+
+@pytest.mark.parametrize("limits", [{"request_limit": 30}, {"total_tokens_limit": 450}, {"cost_limit": "0.030"}])
+async def test_branches_at_the_same_time_use_at_most_one_call_each_too_many(
+    workflow_harness: WorkflowHarness, limits: dict[str, Any]
+) -> None:
+    """Twenty agents would make a hundred requests, and may make thirty."""
+    branches, most, asked = 20, 30, 0
+
+    async def answer(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
+        nonlocal asked
+        asked += 1
+        number = sum(isinstance(message, ModelResponse) for message in messages)
+        await asyncio.sleep(0)
+        part = ToolCallPart("note", {}) if number < 4 else TextPart("done")
+        return ModelResponse(parts=[part], usage=RequestUsage(**EACH))
+
+    agent = PaigeantAgent(FunctionModel(answer, model_name="m"), name="reader")
+    agent.tool_plain(name="note")(lambda: "noted")
+    readings = for_each(agent.activity("read"), over=list(range(branches)), max_at_once=branches, step_id="readings")
+    handle = workflow_harness.dispatch([readings], usage_limits=limits)
+    await workflow_harness.deliver(1)
+    pending = [workflow_harness.pending.popleft() for _ in range(branches)]
+
+    await asyncio.gather(*map(workflow_harness.redeliver, pending))
+
+    assert most <= asked <= most + branches
+    await workflow_harness.deliver()
+    with pytest.raises(WorkflowFailed, match="UsageLimitExceeded"):
+        handle.result_sync(0)

@@ -13,7 +13,7 @@ from paigeant_celery.core.budget import Usage
 from paigeant_celery.core.errors import StoreCorrupt
 from paigeant_celery.store.port import Claimed, Closing, Totals
 from paigeant_celery.store.totals import MOST
-from tests.contract.store.bench import Bench, RedisBench, everything
+from tests.contract.store.bench import Bench, MemoryBench, RedisBench, everything
 from tests.contract.store.given import FAILURE, claim, closing, completion, ending, hop, new
 
 NOTHING = Usage(counters={"requests": 0, "tool_calls": 0, "input_tokens": 0, "output_tokens": 0}, cost=Decimal(0))
@@ -154,6 +154,37 @@ def test_calls_recorded_at_the_same_time_all_count(bench: Bench) -> None:
     seen = sorted(cast("Totals", answer).used.counters["requests"] for answer in answers)
     assert seen == list(range(1, 41))
     assert totals_of(bench).used == used(40, tokens=400, cost="0.000000012")
+
+
+def test_hops_of_a_workflow_count_together_and_know_what_is_their_own(bench: Bench) -> None:
+    """A step beside others is refused for what they used, and not twice for its own calls."""
+    bench.store.start(new())
+    queue_beside(bench, "w.9")
+    first = closing(bench.store.claim(claim(used=NOTHING)))
+    beside = bench.store.claim(claim("w.9", owner="bob", used=NOTHING))
+
+    bench.store.record(first, {"call": "1"}, spent={"call": CALL})
+    answer = bench.store.record(closing(beside, "w.9", owner="bob"), {"call": "1"}, spent={"call": used(4, tokens=1)})
+    bench.store.complete(completion(first, next_hop=hop("w.1"), used=used(2, tokens=30)))
+
+    assert isinstance(answer, Totals)
+    assert answer == Totals(used=used(5, tokens=11, cost="0.0000000003"), counted=used(4, tokens=1))
+    assert answer.elsewhere == CALL
+    after = bench.store.record(closing(beside, "w.9", owner="bob"), {}, spent={})
+    assert after == Totals(used=used(6, tokens=31), counted=used(4, tokens=1))
+
+
+def queue_beside(bench: Bench, hop_id: str) -> None:
+    """Queue a second hop of the workflow, as blocks do, whatever they do beside that."""
+    record = replace(hop("w.0"), hop_id=hop_id, digest=f"d-{hop_id}")
+    if isinstance(bench, MemoryBench):
+        records = bench.raw._records
+        records.queue(records.workflows["w"], record, now=bench.now)
+    elif isinstance(bench, RedisBench):
+        bench.client.copy(bench.key("hop", "w.0"), bench.key("hop", hop_id))
+        bench.client.hset(bench.key("hop", hop_id), "digest", record.digest)
+        bench.client.sadd(bench.key("hops", "w"), hop_id)
+        bench.client.zadd(bench.key("due"), {hop_id: bench.now()})
 
 
 def test_a_workflow_without_limits_counts_nothing(bench: Bench) -> None:
