@@ -1124,7 +1124,7 @@ class Machine:
         else:
             self.pair.pass_time(timedelta(seconds=PATIENCE))
             for wait in self.waits_of(self.hop_at(workflow)):
-                self.pair.ask(lambda store, token=wait.token: store.time_out(token) or ())
+                self.time_out(wait.token)
 
     def resolve(self, workflow: str, name: str, both: bool = True, by: str = "c1") -> None:
         """Answer the wait of this name; if there is none, any other one."""
@@ -1154,12 +1154,15 @@ class Machine:
         self.pass_until(min([*map(milliseconds, untils), *([looks] if looks is not None else [])]))
         for wait in self.waits_of(hop_id):
             if then == "time out":
-                self.pair.ask(lambda store, token=wait.token: store.time_out(token) or ())
+                self.time_out(wait.token)
             elif then == "resolve":
                 self.resolve(workflow, wait.name)
             elif then == "signal":
                 self.signal(workflow, wait.name, "c1")
         self.sweep_once()
+
+    def time_out(self, token: str) -> None:
+        self.pair.ask(lambda store: store.time_out(token) or ())
 
     def waits_of(self, hop_id: str) -> tuple[Wait, ...]:
         row = self.last.hops.get(hop_id)
