@@ -42,6 +42,7 @@ __all__ = [
     "content_digest",
     "encode",
     "first_activity_in",
+    "first_step_in",
     "parse",
     "reread",
     "sha256",
@@ -162,13 +163,19 @@ def step_ids_in(envelope: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return _ids_in(_get(slip, "executed")), _ids_in(_get(slip, "itinerary"))
 
 
-def first_activity_in(envelope: str) -> str | None:
-    """Return the activity of the step to run, if this version knows its kind; the rest may be of any later version."""
+def first_step_in(envelope: str) -> Step | None:
+    """Return the step to run, if this version knows its kind; the rest may be of any later version."""
     steps = _get(_get(loads(envelope), "slip"), "itinerary")
     try:
-        return _STEP.validate_python(steps[0]).activity if isinstance(steps, list) and steps else None
+        return _STEP.validate_python(steps[0]) if isinstance(steps, list) and steps else None
     except ValidationError:
         return None
+
+
+def first_activity_in(envelope: str) -> str | None:
+    """Return the activity of that step."""
+    step = first_step_in(envelope)
+    return step.activity if step is not None else None
 
 
 def _ids_in(steps: JsonValue) -> tuple[str, ...]:
