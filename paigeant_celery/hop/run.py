@@ -24,7 +24,7 @@ from paigeant_celery.core.errors import NonDeterminismError, NotSerializable, Pa
 from paigeant_celery.core.flow import Completed, Diverged, Event, Failed, Stands, TimedOut, Unsendable
 from paigeant_celery.core.message import PaigeantMessage
 from paigeant_celery.core.patience import patience
-from paigeant_celery.core.policy import Attempt, StepPolicy, attempt_of
+from paigeant_celery.core.policy import Attempt, StepPolicy, Verdict, attempt_of
 from paigeant_celery.core.slip import ExecutedStep
 from paigeant_celery.hop.ended import Ended, read_kept
 from paigeant_celery.hop.step_waits import StepWaits
@@ -251,6 +251,8 @@ def _resumed(journal: HopJournal | None) -> tuple[Mapping[str, str], ...]:
 def _raised(hop: Opened, error: BaseException, *, expired: bool) -> Outcome:
     if expired:
         return timed_out(hop, cause_of(error))  # with the frames that the step had reached
+    if isinstance(error, Verdict):
+        return _failed(hop, error.error, error.text or text_of(error.error), verdict=error)
     if (pause := pause_of(error)) is not None:
         return replace(_unsendable(hop, pause), cause=cause_of(error))
     return _failed(hop, error, text_of(error))
@@ -281,9 +283,14 @@ def _unsendable(hop: Opened, error: NotSerializable | Paused) -> Outcome:
     return Outcome(event=event, at=hop.now(), cause=cause)
 
 
-def _failed(hop: Opened, error: BaseException, text: str, *, as_any: bool = False) -> Outcome:
-    """Return the outcome of a failed attempt; `as_any` judges it as if its error were of no class that is known."""
-    attempt = _attempt(hop, Exception() if as_any else error)
+def _failed(
+    hop: Opened, error: BaseException, text: str, *, as_any: bool = False, verdict: Verdict | None = None
+) -> Outcome:
+    """Return the outcome of a failed attempt; `as_any` judges it as if its error were of no class that is known.
+
+    A `verdict` is what the step itself says of the error.
+    """
+    attempt = _attempt(hop, Exception() if as_any else verdict or error)
     event = Failed(place=hop.message.place, error_class=name_of(error), text=text, attempt=attempt)
     return Outcome(event=event, at=hop.now(), cause=cause_of(error))
 
