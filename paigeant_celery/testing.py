@@ -33,7 +33,8 @@ from paigeant_celery.client.prepared import Prepared, answer_prepared
 from paigeant_celery.client.readings import WorkflowResult
 from paigeant_celery.core.names import Names
 from paigeant_celery.core.settings import Settings
-from paigeant_celery.core.slip import ActivitySpec, FunctionSpec, SleepSpec, Step, WaitSpec
+from paigeant_celery.core.slip import ActivitySpec, FunctionSpec, SleepSpec, Step, TaskSpec, WaitSpec
+from paigeant_celery.core.task_steps import TaskSignature, is_signature, steps_of
 from paigeant_celery.core.wait_errors import WorkflowWaits
 from paigeant_celery.hop.claims import Claims
 from paigeant_celery.hop.effects import ClosedAs, Drop, Refused
@@ -49,7 +50,7 @@ from paigeant_celery.worker.django_host import DjangoContexts
 
 __all__ = ["Delivery", "WorkflowHarness", "workflow_harness"]
 
-STEPS = (ActivitySpec, FunctionSpec, WaitSpec, SleepSpec)
+STEPS = (ActivitySpec, FunctionSpec, TaskSpec, WaitSpec, SleepSpec)
 OWNER = "harness"
 MOST_DELIVERIES = 10_000  # deliveries of one `run`; a workflow has far fewer steps
 
@@ -86,7 +87,7 @@ class WorkflowHarness:
 
     async def run(
         self,
-        itinerary: Iterable[Step] | None = None,
+        itinerary: Iterable[Step | TaskSignature] | None = None,
         *,
         dispatcher: WorkflowDispatcher | None = None,
         variables: Mapping[str, object] | None = None,
@@ -150,7 +151,7 @@ class WorkflowHarness:
 
     def dispatch(
         self,
-        itinerary: Iterable[Step] | None = None,
+        itinerary: Iterable[Step | TaskSignature] | None = None,
         *,
         dispatcher: WorkflowDispatcher | None = None,
         variables: Mapping[str, object] | None = None,
@@ -161,7 +162,8 @@ class WorkflowHarness:
         usage_limits: object = None,
     ) -> WorkflowHandle:
         """Dispatch a workflow without delivering anything yet; return its handle."""
-        steps = list(itinerary) if isinstance(itinerary, Iterable) and not isinstance(itinerary, STEPS) else itinerary
+        alone = isinstance(itinerary, STEPS) or is_signature(itinerary)
+        steps = list(steps_of(itinerary)) if isinstance(itinerary, Iterable) and not alone else itinerary
         for step in steps if isinstance(steps, list) else ():
             if isinstance(step, STEPS):  # the dispatcher says what else is wrong
                 self._held.append(registry.get(step.activity))

@@ -43,7 +43,7 @@ _OLD_FORMAT = {"type", "module"}
 _STEP: TypeAdapter[Step] = TypeAdapter(Step)
 Notation: TypeAlias = Literal["values", "json", "text"]
 WITHOUT_FIELDS = {*LEAVES, dict, list, datetime}  # what most fields of a message hold
-GIVEN = {"deps", "arguments"}  # of a step: what its caller gave to it as values
+GIVEN = {"deps", "arguments", "args", "kwargs"}  # of a step: what its caller gave to it as values
 
 
 class PaigeantMessage(WireModel):

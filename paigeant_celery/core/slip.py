@@ -17,6 +17,7 @@ from paigeant_celery.core.errors import InvalidInput
 from paigeant_celery.core.flow_steps import SLEEP, FlowStep, SleepSpec, WaitSpec
 from paigeant_celery.core.policy import StepPolicy
 from paigeant_celery.core.step_fields import ActivityName, Conversation, StepFields, StepId, WireModel, build
+from paigeant_celery.core.task_steps import TaskSpec
 
 __all__ = [
     "ActivitySpec",
@@ -30,6 +31,7 @@ __all__ = [
     "SleepSpec",
     "Step",
     "StepFields",
+    "TaskSpec",
     "WaitSpec",
     "WireModel",
     "name_steps",
@@ -161,7 +163,7 @@ class FunctionSpec(StepFields):
         return self.function_name
 
 
-Step: TypeAlias = Annotated[ActivitySpec | FunctionSpec | WaitSpec | SleepSpec, Field(discriminator="kind")]
+Step: TypeAlias = Annotated[ActivitySpec | FunctionSpec | TaskSpec | WaitSpec | SleepSpec, Field(discriminator="kind")]
 
 
 class RegisteredActivity(WireModel):
