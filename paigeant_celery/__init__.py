@@ -32,6 +32,8 @@ if TYPE_CHECKING:
         WorkflowStatus,
     )
     from paigeant_celery.core.about import AskedCall
+    from paigeant_celery.core.block_errors import BlockFailed, JoinMissed
+    from paigeant_celery.core.block_steps import for_each, parallel, sub_workflow
     from paigeant_celery.core.budget import WorkflowLimits
     from paigeant_celery.core.causes import Cause, Frame
     from paigeant_celery.core.errors import (
@@ -73,16 +75,16 @@ if TYPE_CHECKING:
     from paigeant_celery.core.policy import StepPolicy
     from paigeant_celery.core.settings import Settings
     from paigeant_celery.core.slip import (
-        ActivitySpec,
+        BranchOf,
         Earlier,
         ExecutedStep,
-        FunctionSpec,
         Later,
         OutputRef,
         RegisteredActivity,
         RoutingSlip,
         TaskSpec,
     )
+    from paigeant_celery.core.steps import ActivitySpec, BlockSpec, Branch, FunctionSpec
     from paigeant_celery.core.task_steps import TaskSignature
     from paigeant_celery.core.wait_errors import (
         InvalidAnswer,
@@ -101,9 +103,13 @@ __version__ = "0.1.0"
 
 _HOME = {
     "ActivityExecutor": "worker.executor",
-    "ActivitySpec": "core.slip",
+    "ActivitySpec": "core.steps",
     "Answered": "client.readings",
     "AskedCall": "core.about",
+    "BlockFailed": "core.block_errors",
+    "BlockSpec": "core.steps",
+    "Branch": "core.steps",
+    "BranchOf": "core.slip",
     "Cause": "core.causes",
     "CeleryDurability": "agents.durability",
     "CeleryTransport": "broker.transport",
@@ -117,12 +123,13 @@ _HOME = {
     "Failure": "core.flow",
     "Frame": "core.causes",
     "FunctionActivity": "activities.functions",
-    "FunctionSpec": "core.slip",
+    "FunctionSpec": "core.steps",
     "GivenAnswer": "client.readings",
     "HopFailed": "core.errors",
     "Inbox": "client.inbox",
     "InvalidAnswer": "core.wait_errors",
     "InvalidInput": "core.errors",
+    "JoinMissed": "core.block_errors",
     "Later": "core.slip",
     "MessageError": "core.errors",
     "NoWorkflow": "core.errors",
@@ -162,9 +169,9 @@ _HOME = {
     "UsageError": "core.errors",
     "WaitFailed": "core.wait_errors",
     "WaitInsideStep": "core.errors",
+    "WaitSpec": "core.flow_steps",
     "WaitTimedOut": "core.wait_errors",
     "WaitingFor": "client.readings",
-    "WaitSpec": "core.flow_steps",
     "WorkerEnded": "core.errors",
     "WorkflowCancelled": "core.errors",
     "WorkflowConflict": "core.errors",
@@ -182,13 +189,16 @@ _HOME = {
     "WorkflowWaits": "core.wait_errors",
     "activity": "activities.functions",
     "agent_events": "agents.agent_events",
+    "for_each": "core.block_steps",
     "get_transport": "broker.transport",
     "idempotency_key": "agents.durability",
     "install": "worker.install",
+    "parallel": "core.block_steps",
     "register_agent": "agents.agent",
     "register_task": "worker.celery_tasks",
     "sleep_for": "core.flow_steps",
     "sleep_until": "core.flow_steps",
+    "sub_workflow": "core.block_steps",
     "wait_for": "core.flow_steps",
     "workflow_context": "activities.context",
 }
@@ -198,6 +208,10 @@ __all__ = [
     "ActivitySpec",
     "Answered",
     "AskedCall",
+    "BlockFailed",
+    "BlockSpec",
+    "Branch",
+    "BranchOf",
     "Cause",
     "CeleryDurability",
     "CeleryTransport",
@@ -217,6 +231,7 @@ __all__ = [
     "Inbox",
     "InvalidAnswer",
     "InvalidInput",
+    "JoinMissed",
     "Later",
     "MessageError",
     "NoWorkflow",
@@ -256,9 +271,9 @@ __all__ = [
     "UsageError",
     "WaitFailed",
     "WaitInsideStep",
+    "WaitSpec",
     "WaitTimedOut",
     "WaitingFor",
-    "WaitSpec",
     "WorkerEnded",
     "WorkflowCancelled",
     "WorkflowConflict",
@@ -276,13 +291,16 @@ __all__ = [
     "WorkflowWaits",
     "activity",
     "agent_events",
+    "for_each",
     "get_transport",
     "idempotency_key",
     "install",
+    "parallel",
     "register_agent",
     "register_task",
     "sleep_for",
     "sleep_until",
+    "sub_workflow",
     "wait_for",
     "workflow_context",
 ]

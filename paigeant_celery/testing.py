@@ -33,7 +33,7 @@ from paigeant_celery.client.prepared import Prepared, answer_prepared
 from paigeant_celery.client.readings import WorkflowResult
 from paigeant_celery.core.names import Names
 from paigeant_celery.core.settings import Settings
-from paigeant_celery.core.slip import ActivitySpec, FunctionSpec, SleepSpec, Step, TaskSpec, WaitSpec
+from paigeant_celery.core.slip import Step, is_step, steps_in
 from paigeant_celery.core.task_steps import TaskSignature, is_signature, steps_of
 from paigeant_celery.core.wait_errors import WorkflowWaits
 from paigeant_celery.hop.claims import Claims
@@ -50,7 +50,6 @@ from paigeant_celery.worker.django_host import DjangoContexts
 
 __all__ = ["Delivery", "WorkflowHarness", "workflow_harness"]
 
-STEPS = (ActivitySpec, FunctionSpec, TaskSpec, WaitSpec, SleepSpec)
 OWNER = "harness"
 MOST_DELIVERIES = 10_000  # deliveries of one `run`; a workflow has far fewer steps
 
@@ -162,11 +161,11 @@ class WorkflowHarness:
         usage_limits: object = None,
     ) -> WorkflowHandle:
         """Dispatch a workflow without delivering anything yet; return its handle."""
-        alone = isinstance(itinerary, STEPS) or is_signature(itinerary)
+        alone = is_step(itinerary) or is_signature(itinerary)
         steps = list(steps_of(itinerary)) if isinstance(itinerary, Iterable) and not alone else itinerary
-        for step in steps if isinstance(steps, list) else ():
-            if isinstance(step, STEPS):  # the dispatcher says what else is wrong
-                self._held.append(registry.get(step.activity))
+        known = [step for step in steps if is_step(step)] if isinstance(steps, list) else []
+        for _, step, _ in steps_in(known, "itinerary"):  # the dispatcher says what else is wrong
+            self._held.append(registry.get(step.activity))
         dispatcher = dispatcher or self._dispatcher
         dispatched = dispatcher.dispatch_workflow_sync(
             self.transport,
@@ -231,7 +230,7 @@ class WorkflowHarness:
     def _send_retries(self) -> None:
         """If nothing else is pending, set the clock forward to the next attempt of a hop and send it."""
         while self._retrying and not self.pending:
-            record = self.store.workflow(self._retrying.pop().rpartition(".")[0])
+            record = self.store.hop(self._retrying.pop())
             if record is not None and record.retry_at is not None:
                 self.skip(record.retry_at - self._now())
 

@@ -17,6 +17,7 @@ from paigeant_celery.activities.pauses import no_waits_in_process
 from paigeant_celery.activities.port import ActivityResult, StepLimits
 from paigeant_celery.activities.results import result_of
 from paigeant_celery.core.errors import InvalidInput, MessageError, UsageError
+from paigeant_celery.core.message import parent_of
 from paigeant_celery.core.names import ACTIVITY_NAME_RULE, FIRST_PLACE, hop_id, is_free_name
 from paigeant_celery.core.policy import StepPolicy
 from paigeant_celery.core.slip import Step
@@ -152,13 +153,13 @@ class TaskActivity:
 
 
 def _call_of(step: TaskSpec, context: WorkflowContext) -> TaskCall:
-    previous, executed = context.previous_output, context.message.slip.executed
+    previous = context.previous_output
     before = () if step.immutable or previous is None else (previous.output,)
     return TaskCall(
         args=(*before, *copy.deepcopy(step.args)),  # what the task makes of them is none of the message's
         kwargs=copy.deepcopy(step.kwargs),
         hop_id=context.hop_id,
         root_id=hop_id(context.correlation_id, FIRST_PLACE),
-        parent_id=hop_id(context.correlation_id, executed[-1].place) if executed else None,
+        parent_id=parent_of(context.message),
         attempt=context.attempt,
     )

@@ -22,6 +22,7 @@ from paigeant_celery.core.errors import NoWorkflow, UsageError
 from paigeant_celery.core.jsonable import dumps, to_jsonable
 from paigeant_celery.core.message import PaigeantMessage
 from paigeant_celery.core.slip import ExecutedStep
+from paigeant_celery.core.steps import BlockSpec
 from paigeant_celery.core.wait_inputs import (
     checked_delay,
     checked_moment,
@@ -32,6 +33,7 @@ from paigeant_celery.core.wait_inputs import (
 
 __all__ = [
     "AskFor",
+    "Blocks",
     "StepOutput",
     "Waits",
     "WorkflowContext",
@@ -113,6 +115,12 @@ class Waits(Protocol):
     async def sleep_for(self, seconds: float, *, name: str) -> None: ...
 
 
+class Blocks(Protocol):
+    """What opens the branches of a block and joins them; its hop has it. The answer is an `ActivityResult`."""
+
+    async def joined(self, step: BlockSpec, *, read_output: Callable[[str], Awaitable[JsonValue]]) -> Any: ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class WorkflowContext:
     """Ids, variables and outputs of the workflow, as seen from the step that runs now.
@@ -134,7 +142,13 @@ class WorkflowContext:
     read_data: ReadData = field(repr=False)
     read_step: ReadStep = field(repr=False)
     waits: Waits | None = field(default=None, repr=False)
+    blocks: Blocks | None = field(default=None, repr=False)
     history: tuple[str, ...] = field(default=(), repr=False)  # of its conversation, a text for each earlier step
+
+    @property
+    def path(self) -> str:
+        """The id of the step; in a branch, behind the ids of blocks and the names of branches: `readings/4/reader`."""
+        return self.message.path
 
     def wait_for(
         self,
@@ -192,7 +206,8 @@ class WorkflowContext:
 async def recorded_output(record: ExecutedStep, read: ReadOutput) -> StepOutput:
     """Return the output of an executed step, read from the store if it did not travel."""
     # A copy, so that changes the step makes to it do not change the record that travels on.
-    output = copy.deepcopy(record.output) if record.output_ref is None else await read(record)
+    travels = record.output_ref is None and not record.is_block
+    output = copy.deepcopy(record.output) if travels else await read(record)
     return StepOutput(step_id=record.step_id, activity=record.activity, output=output, content=record.content)
 
 
@@ -205,6 +220,7 @@ async def open_context(
     read_step: ReadStep,
     history: tuple[str, ...] = (),
     waits: Waits | None = None,
+    blocks: Blocks | None = None,
 ) -> WorkflowContext:
     """Build the context of the step that `message` is about to run."""
     step, previous = message.step, message.slip.wanted
@@ -223,6 +239,7 @@ async def open_context(
         read_step=read_step,
         history=history,
         waits=waits,
+        blocks=blocks,
     )
 
 

@@ -21,11 +21,13 @@ __all__ = ["Activity", "ActivityResult", "CancelsJobs", "CapsAttempts", "StepLim
 class ActivityResult:
     """What a step produced: its output as JSON and the steps that it inserts after itself.
 
-    `content` are JSON Pointers to the files and links in the output. `usage` has counters such as tokens; `cost` is in
-    US dollars, if it is known. `said` is a line of text, what it adds to its conversation.
+    `whole_size` is that of a block's output with all its parts. `content` are JSON Pointers to the files and links in
+    the output. `usage` has counters such as tokens; `cost` is in US dollars, if it is known. `said` is a line of text,
+    what it adds to its conversation.
     """
 
     output: JsonValue
+    whole_size: int | None = None
     content: tuple[str, ...] = ()
     usage: Mapping[str, int] = field(default_factory=dict)
     cost: Decimal | None = None

@@ -9,7 +9,7 @@ from paigeant_celery.activities.registry import Registry
 from paigeant_celery.broker.port import Delivery, Publisher
 from paigeant_celery.broker.sending import Sending
 from paigeant_celery.core.errors import NewerMessage
-from paigeant_celery.core.message import PaigeantMessage, first_activity_in, reread, sha256
+from paigeant_celery.core.message import PaigeantMessage, first_activity_in, parent_of, reread, sha256
 from paigeant_celery.core.names import FIRST_PLACE, split_hop_id
 from paigeant_celery.core.names import hop_id as make_hop_id
 from paigeant_celery.core.policy import StepPolicy
@@ -91,10 +91,10 @@ def delivery_of(
         activity=step.activity,
         hop_id=message.message_id,
         root_id=make_hop_id(message.correlation_id, FIRST_PLACE),
-        parent_id=make_hop_id(message.correlation_id, slip.executed[-1].place) if slip.executed else None,
+        parent_id=parent_of(message),
         queue=queue,
         envelope=envelope,
-        summary=f"workflow {message.correlation_id}, step {slip.ran + 1} of {slip.length}: {step.step_id}",
+        summary=f"workflow {message.correlation_id}, step {slip.ran + 1} of {slip.length}: {message.path}",
         timeout=own.timeout,  # the default is the worker's, whose settings may differ
         attempt=attempt,
         trace_context=message.trace_context,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import difflib
 import sys
 import time
 import uuid
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
@@ -47,22 +48,19 @@ from paigeant_celery.core.message import PaigeantMessage, content_digest, encode
 from paigeant_celery.core.names import CORRELATION_ID_RULE, FIRST_PLACE, hop_id, is_correlation_id
 from paigeant_celery.core.slip import (
     ActivitySpec,
-    FunctionSpec,
+    BlockSpec,
     RegisteredActivity,
     RoutingSlip,
-    SleepSpec,
     Step,
-    TaskSpec,
-    WaitSpec,
+    is_step,
     name_steps,
+    steps_in,
 )
 from paigeant_celery.core.task_steps import TaskSignature, is_signature, step_of, steps_of
 from paigeant_celery.core.wait_inputs import checked_moment
 from paigeant_celery.store.port import NewWorkflow
 
 __all__ = ["WorkflowDispatcher"]
-
-STEPS = (ActivitySpec, FunctionSpec, TaskSpec, WaitSpec, SleepSpec)
 
 
 @dataclass
@@ -198,7 +196,7 @@ class WorkflowDispatcher:
     ) -> _Prepared:
         transport = _checked_transport(transport)
         transport.check_dispatch()
-        alone = isinstance(itinerary, (str, *STEPS)) or is_signature(itinerary)
+        alone = isinstance(itinerary, str) or is_step(itinerary) or is_signature(itinerary)
         if itinerary is not None and (alone or not isinstance(itinerary, Iterable)):
             text = f"is a list of steps, not a {type(itinerary).__name__}; put the step into one"
             raise InvalidInput("invalid_input", "itinerary", text)
@@ -351,10 +349,12 @@ def _first_message(
         raise InvalidInput("bad_correlation_id", "correlation_id", f"use {CORRELATION_ID_RULE}")
     if not isinstance(asked.stream, bool):
         raise InvalidInput("invalid_input", "stream", f"must be True or False, not a {type(asked.stream).__name__}")
-    checked = [_checked_step(f"itinerary[{index}]", step) for index, step in enumerate(steps)]
+    checked = _checked_steps("itinerary", steps)
     offered = tuple(registered)
     for index, entry in enumerate(offered):
         _checked_step(f"registered_activities[{index}]", entry.step)
+    named = name_steps(checked)
+    _check_blocks(named, "itinerary", (), transport.settings.max_branches)
     return PaigeantMessage(
         message_id=hop_id(correlation_id, FIRST_PLACE),
         correlation_id=correlation_id,
@@ -363,11 +363,50 @@ def _first_message(
         deadline=asked.deadline,
         trace_context=current_trace(),
         variables=cast("dict[str, JsonValue]", variables.tree),
-        slip=RoutingSlip(itinerary=name_steps(checked)),
+        slip=RoutingSlip(itinerary=named),
         registered_activities=offered,
         stream=asked.stream,
         usage_limits=WorkflowLimits.given(asked.usage_limits),
     )
+
+
+def _checked_steps(path: str, steps: Iterable[Step]) -> list[Step]:
+    """Check steps and those of their branches, and add the queues of their activities."""
+    checked = [_checked_step(f"{path}[{index}]", step) for index, step in enumerate(steps)]
+    return [
+        step.with_branches(
+            branch.model_copy(
+                update={"steps": tuple(_checked_steps(f"{path}[{index}].branches[{number}].steps", branch.steps))}
+            )
+            for number, branch in enumerate(step.branches)
+        )
+        if isinstance(step, BlockSpec)
+        else step
+        for index, step in enumerate(checked)
+    ]
+
+
+def _check_blocks(steps: Iterable[Step], path: str, earlier: Sequence[str], most: int) -> None:
+    """Refuse blocks that cannot work: over a step that is not before them, or with more branches than may be.
+
+    `earlier` are the ids of the steps that have run by then, of the slips around as well.
+    """
+    before = list(earlier)
+    for index, step in enumerate(steps):
+        here = f"{path}[{index}]"
+        if isinstance(step, BlockSpec):
+            if step.over_step is not None and step.over_step[0] not in before:
+                name = step.over_step[0]
+                close = difflib.get_close_matches(name, before, n=3)
+                hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
+                raise InvalidInput("invalid_over", f"{here}.over", f"no step {name!r} is before the block{hint}")
+            count = len(step.over) if isinstance(step.over, tuple) else len(step.branches)
+            if count > most:
+                text = f"{count} branches, and a block may have {most} (`paigeant_max_branches`)"
+                raise InvalidInput("too_many_branches", here, text)
+            for number, branch in enumerate(step.branches):
+                _check_blocks(branch.steps, f"{here}.branches[{number}].steps", before, most)
+        before.append(step.step_id or "")
 
 
 def _crossed_variables(variables: object) -> Crossed:
@@ -391,7 +430,7 @@ def _check_times(asked: _Asked, now: datetime) -> None:
 
 
 def _check_kind(step: object, *, path: str) -> None:
-    if not isinstance(step, STEPS):
+    if not is_step(step):
         text = (
             "a step is an `ActivitySpec` or `FunctionSpec`, as `agent.activity(…)` and `function.activity(…)` return, "
             f"not a {type(step).__name__}"
@@ -423,7 +462,8 @@ def _check_store(message: PaigeantMessage, transport: Transport, *, waits_for_st
     waiting = next((step for step in message.slip.itinerary if isinstance(step, FlowStep)), None)
     if waiting is not None:
         raise StoreRequired(waiting.made_by)
-    steps = [*message.slip.itinerary, *(entry.step for entry in message.registered_activities)]
+    steps = [step for _, step, _ in steps_in(message.slip.itinerary, "")]
+    steps += [entry.step for entry in message.registered_activities]
     if any(conversation_of(message, step) is not None for step in steps):
         raise StoreRequired("conversation")
 
@@ -442,11 +482,11 @@ def _starting_at(start_at: datetime | None, message: PaigeantMessage) -> Paigean
 
 def _check_queues(message: PaigeantMessage, transport: Transport) -> None:
     """Refuse steps whose messages no broker could take, as far as this process knows where they are sent."""
-    for index, step in enumerate(message.slip.itinerary):
+    for path, step, _ in steps_in(message.slip.itinerary, "itinerary"):
         try:
             transport.publisher.queue_for(step.activity, step.queue)
         except InvalidInput as error:
-            raise InvalidInput(error.reason, f"itinerary[{index}].{error.path}", error.text) from None
+            raise InvalidInput(error.reason, f"{path}.{error.path}", error.text) from None
 
 
 def _with_files_apart(message: PaigeantMessage, transport: Transport) -> tuple[PaigeantMessage, Mapping[str, str]]:

@@ -13,7 +13,7 @@ from paigeant_celery.core.errors import InvalidInput
 from paigeant_celery.core.faults import first_fault
 from paigeant_celery.core.slip import MAX_COST, Cost, Earlier, ExecutedStep, WireModel
 
-__all__ = ["Usage", "WorkflowLimits", "reported_cost", "reported_count", "used_by"]
+__all__ = ["Usage", "WorkflowLimits", "added_up", "reported_cost", "reported_count", "used_by"]
 
 MAX_COUNT = 2**63 - 1  # of tokens or calls; readers of JSON may know no larger number
 
@@ -139,13 +139,19 @@ class WorkflowLimits(WireModel):
 
 def used_by(steps: Iterable[ExecutedStep], *, earlier: Earlier | None = None) -> Usage:
     """Return what steps have used together, with those whose records do not travel."""
-    counters = dict(earlier.usage) if earlier is not None else {}
-    cost = earlier.cost if earlier is not None else None
-    for step in steps:
-        for name, count in step.usage.items():
+    before = [Usage(counters=earlier.usage, cost=earlier.cost)] if earlier is not None else []
+    return added_up([*before, *(Usage(counters=step.usage, cost=step.cost) for step in steps)])
+
+
+def added_up(parts: Iterable[Usage]) -> Usage:
+    """Return what several have used together."""
+    counters: dict[str, int] = {}
+    cost: Decimal | None = None
+    for part in parts:
+        for name, count in part.counters.items():
             counters[name] = counters.get(name, 0) + count
-        if step.cost is not None:
-            cost = (cost or Decimal(0)) + step.cost
+        if part.cost is not None:
+            cost = (cost or Decimal(0)) + part.cost
     return Usage(counters=counters, cost=cost)
 
 

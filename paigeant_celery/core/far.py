@@ -19,7 +19,7 @@ __all__ = ["folded", "name_of_note", "name_of_record", "note_of", "record_in", "
 FOLDED_AT_ONCE = 100  # records; two writes each, so that a script that records them stays short
 
 
-def name_of_record(place: int | str) -> str:
+def name_of_record(place: str) -> str:
     """Return the name under which the store has the record of the step at a place; no step id has a colon."""
     return f"executed:{place}"
 
@@ -48,7 +48,7 @@ def folded(slip: RoutingSlip, *, most: int) -> tuple[RoutingSlip, Mapping[str, s
         text = dumps(record.model_dump(mode="json"))
         earlier = _with(earlier, record, text)
         stored[name_of_record(record.place)] = text
-        stored[name_of_note(record.step_id)] = note_of(record.place, text)
+        stored[slip.name_in_store(name_of_note(record.step_id))] = note_of(record.place, text)
     return slip.model_copy(update={"earlier": earlier, "executed": slip.executed[len(leaving) :]}), stored
 
 
@@ -59,21 +59,22 @@ def spoken_key(part: ExecutedStep) -> str | None:
     return f"name:{part.conversation}" if part.conversation is not None else None
 
 
-def record_in(text: str | None, place: int | str) -> ExecutedStep:
+def record_in(text: str | None, place: str) -> ExecutedStep:
     """Read the record of the step at a place; raises `ValueError` if it is missing or damaged."""
     try:
         record = ExecutedStep.model_validate(loads(text, invalid="store_corrupt")) if text is not None else None
     except (ValidationError, MessageError) as error:
         raise ValueError(f"{name_of_record(place)} is damaged") from error
-    if record is None or record.place != str(place):
+    if record is None or record.place != place:
         raise ValueError(f"{name_of_record(place)} is missing, or that of another step")
     return record
 
 
-def records_in(earlier: Earlier, texts: Mapping[str, str]) -> tuple[ExecutedStep, ...]:
+def records_in(slip: RoutingSlip, earlier: Earlier, texts: Mapping[str, str]) -> tuple[ExecutedStep, ...]:
     """Read the records of all earlier steps; raises `ValueError` if they are not those that left the slip."""
     digest, records = "", []
-    for place in range(earlier.count):
+    for number in range(earlier.count):
+        place = slip.place_of(number)
         text = texts.get(name_of_record(place))
         records.append(record_in(text, place))
         digest = _digest(digest, text or "")

@@ -13,13 +13,15 @@ __all__ = ["fault_of", "first_fault", "kind_fault", "raised_by_serializer", "rai
 QUOTING = {"value_error", "assertion_error", "union_tag_invalid"}
 
 # A tagged union puts its tag into the path, but the reader looks for the field.
-TAG = re.compile(r"(?<=\])\.(?:agent|agent_1\.2|function|task|wait|sleep)(?=\.|$)|(?<=\.step)\.agent(?=\.)")
+TAG = re.compile(r"(?<=\])\.(?:agent|agent_1\.2|function|task|wait|sleep|block)(?=\.|$)|(?<=\.step)\.agent(?=\.)")
 
 OUR_OWN = {
     "bad_agent_name",
     "bad_conversation",
     "bad_step_id",
     "empty_prompt",
+    "invalid_block",
+    "invalid_over",
     "invalid_prompt",
     "invalid_queue",
     "invalid_text",

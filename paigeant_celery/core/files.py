@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from paigeant_celery.core.content import Prompt, StoredApart, has_files, stored_in
 from paigeant_celery.core.message import PaigeantMessage
-from paigeant_celery.core.slip import ActivitySpec, Step
+from paigeant_celery.core.slip import ActivitySpec, BlockSpec, Step, steps_in
 
 __all__ = ["carries_files", "first_stored", "with_files_apart"]
 
@@ -26,18 +26,25 @@ def with_files_apart(message: PaigeantMessage, storing: StoredApart) -> Paigeant
 
     Raises `InvalidInput` (`too_large`) with the path of a part that is too large even for the store.
     """
-    steps = tuple(_apart(step, path, storing) for path, step in _steps_in(message))
-    ahead = len(message.slip.itinerary)
-    offered = zip(message.registered_activities, steps[ahead:], strict=True)
-    return message.model_copy(
-        update={
-            "slip": message.slip.model_copy(update={"itinerary": steps[:ahead]}),
-            "registered_activities": tuple(entry.model_copy(update={"step": step}) for entry, step in offered),
-        }
+    offered = tuple(
+        entry.model_copy(update={"step": _apart(entry.step, f"registered_activities[{index}].step", storing)})
+        for index, entry in enumerate(message.registered_activities)
     )
+    itinerary = _all_apart(message.slip.itinerary, "slip.itinerary", storing)
+    slip = message.slip.model_copy(update={"itinerary": itinerary})
+    return message.model_copy(update={"slip": slip, "registered_activities": offered})
+
+
+def _all_apart(steps: Iterable[Step], path: str, storing: StoredApart) -> tuple[Step, ...]:
+    return tuple(_apart(step, f"{path}[{index}]", storing) for index, step in enumerate(steps))
 
 
 def _apart(step: Step, path: str, storing: StoredApart) -> Step:
+    if isinstance(step, BlockSpec):
+        return step.with_branches(
+            branch.model_copy(update={"steps": _all_apart(branch.steps, f"{path}.branches[{number}].steps", storing)})
+            for number, branch in enumerate(step.branches)
+        )
     if not isinstance(step, ActivitySpec) or isinstance(step.prompt, str):
         return step
     return step.model_copy(update={"prompt": storing.taken(step.prompt, path=f"{path}.prompt")})
@@ -51,7 +58,7 @@ def _prompts_in(message: PaigeantMessage) -> Iterator[tuple[str, Prompt]]:
 
 def _steps_in(message: PaigeantMessage) -> Iterator[tuple[str, Step]]:
     """Yield the steps ahead and those that may be inserted, each with its path."""
-    for index, step in enumerate(message.slip.itinerary):
-        yield f"slip.itinerary[{index}]", step
+    for path, step, _ in steps_in(message.slip.itinerary, "slip.itinerary"):
+        yield path, step
     for index, entry in enumerate(message.registered_activities):
         yield f"registered_activities[{index}].step", entry.step

@@ -15,6 +15,7 @@ from paigeant_celery.core.causes import Cause, Frame
 from paigeant_celery.core.conversations import names_of
 from paigeant_celery.core.errors import IllegalEvent, InvalidInput
 from paigeant_celery.core.far import folded
+from paigeant_celery.core.manifests import BranchEnd, failed_end, succeeded_end
 from paigeant_celery.core.message import PaigeantMessage, encode
 from paigeant_celery.core.pages import next_page, paged
 from paigeant_celery.core.policy import Attempt, retry_delay
@@ -22,6 +23,7 @@ from paigeant_celery.core.slip import ExecutedStep, OutputRef, Step
 
 __all__ = [
     "Advance",
+    "Arrive",
     "Begun",
     "Completed",
     "CouldNotClose",
@@ -45,6 +47,7 @@ __all__ = [
     "WorkflowState",
     "decide",
     "decide_refusal",
+    "end_of_failed",
     "late_unread",
 ]
 
@@ -109,6 +112,7 @@ class Completed:
     output: JsonValue
     output_ref: OutputRef | None = None
     content: tuple[str, ...] = ()
+    whole_size: int | None = None
     usage: dict[str, int] = field(default_factory=dict)
     cost: Decimal | None = None
     inserted: tuple[Step, ...] = ()
@@ -116,12 +120,16 @@ class Completed:
 
 @dataclass(frozen=True, kw_only=True)
 class Failed:
-    """The step ended with an error; without `attempt`, no further attempt would help."""
+    """The step ended with an error; without `attempt`, no further attempt would help.
+
+    `path` is that of the step that failed, if it is another one: in a branch of the block that the step is.
+    """
 
     place: str
     error_class: str
     text: str
     attempt: Attempt | None = None
+    path: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,7 +177,7 @@ class Diverged:
 
 @dataclass(frozen=True, kw_only=True)
 class Stands:
-    """The step can go on only when something from outside has come: an answer, a signal, or a time.
+    """The step can go on only when something from outside has come: an answer, a signal, a time, or its branches.
 
     `tokens` are those of the waits that it stands at, and `wake_at` is when it goes on without any of them. `names` say
     what it waits for; a look at something that is not ready is `quiet`, and leaves no event.
@@ -180,6 +188,7 @@ class Stands:
     wake_at: datetime | None = None
     names: tuple[str, ...] = ()
     quiet: bool = False
+    branches: bool = False
 
 
 Event: TypeAlias = Begun | Completed | Failed | TimedOut | Unsendable | CouldNotClose | Exhausted | Diverged | Stands
@@ -234,11 +243,28 @@ class Finish:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Arrive:
+    """Record the last step of a branch, and how the branch ended; its block may go on.
+
+    `far` are texts for the store: what is read of the branch from now on.
+    """
+
+    message: PaigeantMessage
+    end: BranchEnd
+    far: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Fail:
-    """Record the failure; the workflow has ended."""
+    """Record the failure; the workflow has ended, or the branch."""
 
     message: PaigeantMessage
     failure: Failure
+
+    @property
+    def end(self) -> BranchEnd | None:
+        """How the branch ended; None if it is not one that failed."""
+        return end_of_failed(self.message, self.failure) if self.message.slip.branch is not None else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -269,7 +295,7 @@ class Park:
     failure: Failure
 
 
-Decision: TypeAlias = Run | Advance | Finish | Fail | Retry | Suspend | Park
+Decision: TypeAlias = Run | Advance | Finish | Arrive | Fail | Retry | Suspend | Park
 
 
 def decide(message: PaigeantMessage, event: Event, *, now: datetime, limits: Limits) -> Decision:
@@ -283,22 +309,23 @@ def decide(message: PaigeantMessage, event: Event, *, now: datetime, limits: Lim
         raise IllegalEvent(type(event).__name__, event.place, f"the workflow stands at place {message.place!r}")
     match event:
         case Begun():
-            return _begin(message, step, now)
+            return _begin(message, now)
         case Completed():
             return _advance(message, step, event, now, limits)
-        case Failed(error_class=error_class, text=text, attempt=attempt):
-            return _retry_or_park(message, _failure(step, error_class, text), attempt, now)
+        case Failed(error_class=error_class, text=text, attempt=attempt, path=path):
+            failure = Failure(step_id=path or message.path, error_class=error_class, text=text)
+            return _retry_or_park(message, failure, attempt, now)
         case TimedOut():
-            return _time_out(message, step, event, now)
+            return _time_out(message, event, now)
         case Unsendable(reason=reason, text=text):
-            return _park(message, step, reason, text)
+            return _park(message, reason, text)
         case CouldNotClose(error_class=error_class, text=text):
-            return _park(message, step, error_class, f"after the step ran, its output could not be sent on: {text}")
+            return _park(message, error_class, f"after the step ran, its output could not be sent on: {text}")
         case Exhausted(attempts=attempts):
             text = f"begun {attempts} times and never ended; its worker died or lost its lease each time"
-            return _park(message, step, "attempts_exhausted", text)
+            return _park(message, "attempts_exhausted", text)
         case Diverged(text=text):
-            return _park(message, step, "NonDeterminismError", text)
+            return _park(message, "NonDeterminismError", text)
         case Stands():
             return Suspend(message=message, stands=event)
     assert_never(event)
@@ -306,10 +333,15 @@ def decide(message: PaigeantMessage, event: Event, *, now: datetime, limits: Lim
 
 def decide_refusal(unrunnable: Unrunnable) -> Park:
     """Park a workflow whose current hop's own message cannot be run: only a person can move it on."""
-    step = unrunnable.message.slip.next_step if unrunnable.message is not None else None
-    step_id = step.step_id if step is not None else None
-    failure = Failure(step_id=step_id or None, error_class=unrunnable.reason, text=unrunnable.text)
+    path = unrunnable.message.path if unrunnable.message is not None else None
+    failure = Failure(step_id=path or None, error_class=unrunnable.reason, text=unrunnable.text)
     return Park(message=unrunnable.message, failure=failure)
+
+
+def end_of_failed(message: PaigeantMessage | None, failure: Failure) -> BranchEnd:
+    """Return how a branch ended that failed; `message` is None if it cannot be read."""
+    slip = message.slip if message is not None else None
+    return failed_end(slip, step=failure.step_id, error_class=failure.error_class, text=failure.text)
 
 
 def late_unread() -> Failure:
@@ -321,9 +353,9 @@ def late_unread() -> Failure:
     return Failure(step_id=None, error_class="deadline", text=text)
 
 
-def _begin(message: PaigeantMessage, step: Step, now: datetime) -> Decision:
+def _begin(message: PaigeantMessage, now: datetime) -> Decision:
     if message.deadline is not None and now >= message.deadline:
-        return _fail(message, step, "deadline", f"the deadline {message.deadline.isoformat()} passed before the step")
+        return _fail(message, "deadline", f"the deadline {message.deadline.isoformat()} passed before the step")
     return Run(message=message)
 
 
@@ -342,6 +374,7 @@ def _advance(message: PaigeantMessage, step: Step, event: Completed, now: dateti
         output=event.output,
         output_ref=event.output_ref,
         content=event.content,
+        whole_size=event.whole_size,
         usage=event.usage,
         cost=event.cost,
         added_by=step.added_by,
@@ -351,22 +384,25 @@ def _advance(message: PaigeantMessage, step: Step, event: Completed, now: dateti
     try:
         slip = message.slip.advanced(record, event.inserted)
     except InvalidInput as error:
-        return _park(message, step, error.reason, error.text)
+        return _park(message, error.reason, error.text)
     if slip.length > limits.max_steps:
         text = f"with the inserted steps the workflow has more than {limits.max_steps} (`paigeant_max_steps`)"
-        return _park(message, step, "loop_limit", text)
+        return _park(message, "loop_limit", text)
     ahead = _ahead(message.moved(slip, now=now), most_inline=limits.inline_log_size)
-    if isinstance(ahead, Finish):
+    if isinstance(ahead, (Finish, Arrive)):
         return ahead
     size, most = len(ahead.envelope.encode()), limits.max_message_size
     if size > most:
         text = f"with this step's output the envelope has {size} bytes; raise `paigeant_max_message_size` ({most})"
-        return _park(message, step, "too_large", text)
+        return _park(message, "too_large", text)
     return ahead
 
 
-def _ahead(moved: PaigeantMessage, *, most_inline: int | None) -> Advance | Finish:
+def _ahead(moved: PaigeantMessage, *, most_inline: int | None) -> Advance | Finish | Arrive:
     """Return how a workflow goes on; a slip of more than `most_inline` bytes leaves its first and last parts behind."""
+    if moved.slip.branch is not None and not moved.slip.itinerary:
+        end, far = succeeded_end(moved.slip)
+        return Arrive(message=moved, end=end, far=far)
     following = Advance if moved.slip.itinerary else Finish
     ahead = following(message=moved)
     # Most slips are short. Their envelope, which is written in any case, shows that without writing them once more.
@@ -378,10 +414,10 @@ def _ahead(moved: PaigeantMessage, *, most_inline: int | None) -> Advance | Fini
     return following(message=moved.model_copy(update={"slip": slip}), far=far) if far else ahead
 
 
-def _time_out(message: PaigeantMessage, step: Step, event: TimedOut, now: datetime) -> Decision:
+def _time_out(message: PaigeantMessage, event: TimedOut, now: datetime) -> Decision:
     if message.deadline is not None and now >= message.deadline:
-        return _fail(message, step, "deadline", "the deadline of the workflow passed in the step")
-    failure = _failure(step, "TimeoutError", f"the step ran longer than {event.timeout:g} s")
+        return _fail(message, "deadline", "the deadline of the workflow passed in the step")
+    failure = _failure(message, "TimeoutError", f"the step ran longer than {event.timeout:g} s")
     return _retry_or_park(message, failure, event.attempt, now)
 
 
@@ -397,13 +433,13 @@ def _retry_or_park(message: PaigeantMessage, failure: Failure, attempt: Attempt 
     return Retry(message=message, failure=failure, delay=delay)
 
 
-def _fail(message: PaigeantMessage, step: Step, error_class: str, text: str) -> Fail:
-    return Fail(message=message, failure=_failure(step, error_class, text))
+def _fail(message: PaigeantMessage, error_class: str, text: str) -> Fail:
+    return Fail(message=message, failure=_failure(message, error_class, text))
 
 
-def _park(message: PaigeantMessage, step: Step, error_class: str, text: str) -> Park:
-    return Park(message=message, failure=_failure(step, error_class, text))
+def _park(message: PaigeantMessage, error_class: str, text: str) -> Park:
+    return Park(message=message, failure=_failure(message, error_class, text))
 
 
-def _failure(step: Step, error_class: str, text: str) -> Failure:
-    return Failure(step_id=step.step_id, error_class=error_class, text=text)
+def _failure(message: PaigeantMessage, error_class: str, text: str) -> Failure:
+    return Failure(step_id=message.path, error_class=error_class, text=text)

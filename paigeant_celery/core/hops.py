@@ -22,6 +22,7 @@ __all__ = [
     "Change",
     "ClosedState",
     "Due",
+    "Held",
     "Hop",
     "HopState",
     "Line",
@@ -39,8 +40,10 @@ __all__ = [
     "count_attempt",
     "give_back",
     "goes_first",
+    "hold",
     "is_held",
     "is_leased",
+    "is_live",
     "is_of",
     "is_open",
     "is_overtaken",
@@ -50,6 +53,7 @@ __all__ = [
     "may_be_ended",
     "may_pass",
     "move_on",
+    "open_held",
     "open_pass",
     "queue",
     "redrive",
@@ -64,9 +68,11 @@ __all__ = [
     "wake",
 ]
 
-HopState: TypeAlias = Literal["queued", "running", "waiting", "suspended", "parked", "done", "failed", "cancelled"]
+HopState: TypeAlias = Literal[
+    "held", "queued", "running", "waiting", "suspended", "parked", "done", "failed", "cancelled"
+]
 ClosedState: TypeAlias = Literal["done", "failed", "waiting", "parked"]
-NotGranted: TypeAlias = Literal["finished", "running", "waiting", "suspended", "parked", "cancelled", "altered"]
+NotGranted: TypeAlias = Literal["finished", "running", "held", "waiting", "suspended", "parked", "cancelled", "altered"]
 ResentReason: TypeAlias = Literal["owner_gone", "lease_over", "retry", "overtaken", "queue_empty", "time_over"]
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -96,7 +102,8 @@ class Hop:
     run it. `sent` and `first` are the numbers of its latest and its first message among those of its queue, and `waits`
     says how often it was overdue. If `sent` is 0, the next sweep sends it. `given_back` counts the workers that could
     not read it, because a newer version wrote it. `suspended_by` is the owner and fence of the claim that suspended it
-    last, and `slept` whether it had to wait then; `wake_at` is when it goes on without an answer.
+    last, and `slept` whether it had to wait then; `wake_at` is when it goes on without an answer. `on_branches` says
+    whether it waited for nothing but its branches then.
     """
 
     digest: str = ""
@@ -115,6 +122,7 @@ class Hop:
     suspended_by: tuple[str, int] | None = None
     slept: bool = False
     wake_at: datetime | None = None
+    on_branches: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +154,12 @@ class Asleep:
     until: datetime
 
 
-Listing: TypeAlias = Due | Owned | Parked | Asleep
+@dataclass(frozen=True, kw_only=True)
+class Held:
+    """Listed nowhere but by its block: the first hop of a branch that is not live yet."""
+
+
+Listing: TypeAlias = Due | Owned | Parked | Asleep | Held
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,6 +206,11 @@ def is_of(hop: Hop, *, owner: str, fence: int) -> bool:
 def is_open(hop: Hop) -> bool:
     """Say whether the hop can be closed. If it is queued and still its owner's, it lapsed and nobody has taken it."""
     return hop.state in ("queued", "running")
+
+
+def is_live(hop: Hop) -> bool:
+    """Say whether the hop goes on by itself. One that waits for its branches goes on only if one of those does."""
+    return hop.state in ("queued", "running", "waiting") or (hop.state == "suspended" and not hop.on_branches)
 
 
 def is_repeated(hop: Hop, *, owner: str, token: str) -> bool:
@@ -244,6 +262,19 @@ def queue(*, digest: str, line: Line, now: datetime, pace: Pace) -> Change:
     return replace(sent, hop=replace(sent.hop, first=sent.hop.sent))
 
 
+def hold(*, digest: str) -> Change:
+    """Record the first hop of a branch, which nobody may claim before its block makes it live."""
+    return Change(hop=Hop(digest=digest, state="held"), listing=Held())
+
+
+def open_held(hop: Hop, *, line: Line, now: datetime, pace: Pace) -> Change | None:
+    """Make a held hop live; its first message is sent now. None if it is live, or was."""
+    if hop.state != "held":
+        return None
+    sent = _sent(replace(hop, state="queued"), 0, line, now, pace)
+    return replace(sent, hop=replace(sent.hop, first=sent.hop.sent))
+
+
 def adopt(*, digest: str, begun: int, line: Line, now: datetime, pace: Pace) -> Change:
     """Record a hop that is known only from its message, which says how many attempts were begun.
 
@@ -275,7 +306,7 @@ def claim(
         return "altered"
     if hop.state in ("done", "failed"):
         return "finished"
-    if hop.state in ("waiting", "suspended", "parked", "cancelled"):
+    if hop.state in ("held", "waiting", "suspended", "parked", "cancelled"):
         return hop.state
     if is_repeated(hop, owner=owner, token=token):
         return _revived(hop, owner, now, pace)
@@ -317,8 +348,8 @@ def close(
     """Close the hop, permanently or until a retry or a person has it sent again.
 
     A hop that is done ends its workflow unless another hop, recorded with this change, has `followed` it. A waiting hop
-    waits for `delay` after `failure`. If nothing changes, the answer says whether this claim has already closed it in
-    the same way.
+    waits for `delay` after `failure`, and a parked one keeps it. If nothing changes, the answer says whether this claim
+    has already closed it in the same way.
     """
     if not is_of(hop, owner=owner, fence=fence):
         return False
@@ -333,7 +364,8 @@ def close(
         case "waiting":
             return Change(hop=replace(closed, failure=failure, given_back=0), listing=Due(at=now + delay), leaves=owner)
         case "parked":
-            return Change(hop=closed, listing=Parked(since=now), leaves=owner, workflow="parked")
+            parked = replace(closed, failure=failure)
+            return Change(hop=parked, listing=Parked(since=now), leaves=owner, workflow="parked")
     assert_never(state)
 
 
@@ -358,6 +390,7 @@ def suspend(
     line: Line,
     now: datetime,
     pace: Pace,
+    on_branches: bool = False,
 ) -> Change | bool:
     """Leave a hop that waits for nothing but its waits to nobody, and give the attempt back.
 
@@ -377,6 +410,7 @@ def suspend(
         suspended_by=(owner, fence),
         slept=not over,
         wake_at=wake_at,
+        on_branches=on_branches,
     )
     if not over:
         return Change(hop=replace(left, state="suspended"), listing=Asleep(until=until), leaves=owner)

@@ -32,7 +32,7 @@ __all__ = [
     "to_jsonable",
 ]
 
-MAX_DEPTH = 32  # levels of nested arrays and objects in a whole envelope
+MAX_DEPTH = 64  # levels of nested arrays and objects in a whole envelope; a block takes four
 MAX_VALUE_DEPTH = 24  # levels in one value, which leaves room for the envelope around it
 LEAVES = (str, int, float, bool, type(None))
 _COMPACT, _CANONICAL = (

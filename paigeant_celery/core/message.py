@@ -19,19 +19,31 @@ from paigeant_celery.core.names import (
     CORRELATION_ID_RULE,
     FLOW,
     SPEC_VERSION,
+    block_of,
     hop_id,
     is_correlation_id,
+    is_step_id,
     name_fault,
     split_hop_id,
 )
 from paigeant_celery.core.notation import in_one_notation
-from paigeant_celery.core.slip import RegisteredActivity, RoutingSlip, Step, StepFields, WireModel
+from paigeant_celery.core.slip import (
+    BranchOf,
+    RegisteredActivity,
+    RoutingSlip,
+    Step,
+    StepFields,
+    WireModel,
+    steps_in,
+)
+from paigeant_celery.core.steps import MOST_DEEP, BlockSpec
 
 __all__ = [
     "PaigeantMessage",
     "content_digest",
     "encode",
     "first_activity_in",
+    "parent_of",
     "parse",
     "reread",
     "sha256",
@@ -74,6 +86,12 @@ class PaigeantMessage(WireModel):
         return self.slip.place
 
     @property
+    def path(self) -> str:
+        """The path of the step to run: its id, in a branch behind the ids of blocks and the names of branches."""
+        step = self.slip.next_step
+        return self.slip.path_of((step.step_id if step is not None else None) or "")
+
+    @property
     def step(self) -> Step:
         """The step to run; raises `MessageError` at the end of the slip."""
         step = self.slip.next_step
@@ -92,6 +110,14 @@ class PaigeantMessage(WireModel):
         version = self.spec_version if self.is_newer else SPEC_VERSION
         message_id = hop_id(self.correlation_id, slip.place)
         return self.model_copy(update={"slip": slip, "message_id": message_id, "sent_at": now, "spec_version": version})
+
+
+def parent_of(message: PaigeantMessage) -> str | None:
+    """Return the hop that sent this one: that of the step before it or, at the beginning of a branch, of its block."""
+    if message.slip.executed:
+        return hop_id(message.correlation_id, message.slip.executed[-1].place)
+    above = block_of(message.message_id)
+    return above[0] if above is not None else None
 
 
 def within_trace(message: PaigeantMessage, trace_context: dict[str, str]) -> PaigeantMessage:
@@ -310,11 +336,38 @@ def _check_slip(message: PaigeantMessage, max_steps: int) -> None:
             raise MessageError("inconsistent_slip", f"slip.{name}.visits", "they are not as many as the steps")
     if slip.later is not None and (slip.earlier is None or not slip.itinerary):
         raise MessageError("inconsistent_slip", "slip.later", "the steps before these are missing")
+    if slip.branch is not None:
+        _check_branch(slip.branch)
     for index, record in enumerate(slip.executed):
-        if record.place != str(slip.ran - len(slip.executed) + index):
+        if record.place != slip.place_of(slip.ran - len(slip.executed) + index):
             raise MessageError("inconsistent_slip", f"slip.executed[{index}].place", "out of order")
     ids = slip.step_ids()
     if "" in ids:
         raise MessageError("invalid_envelope", "slip.itinerary", "a step has no `step_id`")
     if len(set(ids)) != len(ids):
         raise MessageError("inconsistent_slip", "slip", "a step id appears twice")
+    _check_blocks(slip, max_steps)
+
+
+def _check_branch(branch: BranchOf) -> None:
+    parts = branch.path.split("/")
+    if len(parts) != 2 * branch.place.count("-") or not all(map(is_step_id, parts[::2])):
+        raise MessageError("inconsistent_slip", "slip.branch.path", "it does not fit the place of the branch")
+
+
+def _check_blocks(slip: RoutingSlip, max_steps: int) -> None:
+    above = slip.branch.place.count("-") if slip.branch is not None else 0
+    for path, step, depth in steps_in(slip.itinerary, "slip.itinerary"):
+        if not isinstance(step, BlockSpec):
+            continue
+        if above + depth >= MOST_DEEP:
+            raise MessageError("too_many_blocks", path, f"more than {MOST_DEEP} blocks are inside each other")
+        for number, branch in enumerate(step.branches):
+            here = f"{path}.branches[{number}].steps"
+            if len(branch.steps) > max_steps:
+                raise MessageError("too_many_steps", here, f"more than {max_steps} steps (`paigeant_max_steps`)")
+            ids = [inner.step_id for inner in branch.steps]
+            if None in ids:
+                raise MessageError("invalid_envelope", here, "a step has no `step_id`")
+            if len(set(ids)) != len(ids):
+                raise MessageError("inconsistent_slip", here, "a step id appears twice")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -32,6 +32,8 @@ __all__ = [
     "VERSION_HEADER",
     "Names",
     "conversation_fault",
+    "block_of",
+    "blocks_above",
     "hop_id",
     "inserting_place",
     "is_activity_name",
@@ -41,6 +43,7 @@ __all__ = [
     "is_step_id",
     "name_fault",
     "next_place",
+    "number_of",
     "queue_fault",
     "split_hop_id",
     "text_fault",
@@ -143,6 +146,28 @@ def next_place(place: str) -> str:
     """Return the place after `place`, in the same branch."""
     branch, dot, number = place.rpartition(".")
     return f"{branch}{dot}{int(number) + 1}"
+
+
+def block_of(hop_id: str) -> tuple[str, int] | None:
+    """Return the id of the hop of the block that a hop is below, and the number of the branch; None if there is none.
+
+    The hop of branch 1 of block `3` of a workflow is `workflow.3-1.0`.
+    """
+    above, dash, behind = hop_id.rpartition("-")
+    number = behind.partition(".")[0]
+    return (above, int(number)) if dash and "." in above and number.isdecimal() else None
+
+
+def blocks_above(hop_id: str) -> Iterator[str]:
+    """Yield the ids of the hops of all blocks that a hop is below, the innermost first."""
+    while (found := block_of(hop_id)) is not None:
+        hop_id = found[0]
+        yield hop_id
+
+
+def number_of(place: str) -> int:
+    """Return the number of a step within its slip, from its place."""
+    return int(place.rpartition(".")[2])
 
 
 def split_hop_id(text: str) -> tuple[str, str] | None:

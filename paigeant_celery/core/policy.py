@@ -162,12 +162,15 @@ class Attempt:
     final: bool = False
 
 
-def attempt_of(error: BaseException, *, number: int, policy: StepPolicy, jitter: float) -> Attempt:
-    """Return what the policy of a step sees in its attempt `number`, which ended with `error`."""
-    if isinstance(error, Verdict):
-        return _judged(error, attempt_of(error.error, number=number, policy=policy, jitter=jitter), policy)
+def attempt_of(
+    error: BaseException, *, number: int, policy: StepPolicy, jitter: float, verdict: Verdict | None = None
+) -> Attempt:
+    """Return what the policy of a step sees in its attempt `number`, which ended with `error`.
+
+    A `verdict` is what the step's own code says of that.
+    """
     asked = _attribute(error, "retry_after")
-    return Attempt(
+    attempt = Attempt(
         number=number,
         max_attempts=policy.max_attempts or 1,
         backoff=policy.backoff or 0.0,
@@ -175,6 +178,7 @@ def attempt_of(error: BaseException, *, number: int, policy: StepPolicy, jitter:
         retry_after=float(min(asked, LONGEST_ASKED)) if isinstance(asked, (int, float)) and asked > 0 else None,
         final=is_final(error, retry_on=policy.retry_on, final_on=policy.final_on or ()),
     )
+    return attempt if verdict is None else _judged(verdict, attempt, policy)
 
 
 def _judged(verdict: Verdict, attempt: Attempt, policy: StepPolicy) -> Attempt:

@@ -44,6 +44,7 @@ class Settings(BaseModel):
     max_output_size: int = Field(default=16 * 1024 * 1024, ge=1024, strict=True)
     max_conversation_size: int = Field(default=16 * 1024 * 1024, ge=1024, strict=True)
     max_steps: int = Field(default=256, ge=1, le=100_000, strict=True)
+    max_branches: int = Field(default=1000, ge=1, le=10_000, strict=True)
     max_visits: int = Field(default=16, ge=1, strict=True)
     allow_eviction: bool = Field(default=False, strict=True)
     around_step: Any = None

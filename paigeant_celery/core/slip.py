@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from decimal import Decimal
 from itertools import count
-from typing import Annotated, Literal, Self, TypeAlias, cast
+from typing import Annotated
 
-from pydantic import AwareDatetime, Field, JsonValue, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import AwareDatetime, Field, JsonValue
 
-from paigeant_celery.core.content import Prompt, crossing_prompt
-from paigeant_celery.core.crossing import Crossed, cross
 from paigeant_celery.core.errors import InvalidInput
 from paigeant_celery.core.flow_steps import SLEEP, FlowStep, SleepSpec, WaitSpec
-from paigeant_celery.core.policy import StepPolicy
-from paigeant_celery.core.step_fields import ActivityName, Conversation, StepFields, StepId, WireModel, build
-from paigeant_celery.core.task_steps import TaskSpec
+from paigeant_celery.core.step_fields import ActivityName, Conversation, StepFields, StepId, WireModel
+from paigeant_celery.core.steps import (
+    BLOCK,
+    ActivitySpec,
+    BlockSpec,
+    Branch,
+    FunctionSpec,
+    Step,
+    TaskSpec,
+    check_unique,
+    is_step,
+    name_steps,
+    steps_in,
+)
 
 __all__ = [
     "ActivitySpec",
+    "BlockSpec",
+    "Branch",
+    "BranchOf",
     "Earlier",
     "ExecutedStep",
     "FunctionSpec",
@@ -34,136 +45,16 @@ __all__ = [
     "TaskSpec",
     "WaitSpec",
     "WireModel",
+    "is_step",
     "name_steps",
+    "steps_in",
 ]
 
 # In US dollars. The bound keeps sums exact to the 10th decimal, and far below what decimals cannot add.
 MAX_COST = Decimal(10) ** 12
 MOST_COSTS = 10**6  # in a sum; no workflow has so many steps
-# The kind of an agent's step that only 1.2 can read. Older workers leave kinds that they do not know to newer ones;
-# without that they would refuse the step, or run it without what they do not know.
-NEEDS_1_2: Literal["agent_1.2"] = "agent_1.2"
 Cost = Annotated[Decimal, Field(ge=0, le=MAX_COST, allow_inf_nan=False)]
 Times = Annotated[int, Field(ge=1, strict=True)]
-
-
-class ActivitySpec(StepFields):
-    """A step that runs an agent on a prompt.
-
-    `prompt` is a text, or a sequence of texts, URLs and files: pydantic-ai's `ImageUrl`, `BinaryContent` and the like,
-    or their JSON, which has a `kind`. `deps` is JSON, or anything whose own class reads back what pydantic writes of
-    it; the worker validates it with the agent's own `deps_type`. `step_id` must be unique within the workflow; by
-    default it is made from the agent's name. `previous_output=False` keeps the previous step's output out of the
-    prompt.
-
-    Steps of one `conversation` share a message history: those of the workflow that give the same name, or, with
-    `conversation_id`, all that give the same id, whatever their workflow. With both, the id counts.
-
-    Raises `InvalidInput` (`bad_agent_name`, `empty_prompt`, `invalid_prompt`, `invalid_text`, `invalid_deps`,
-    `bad_conversation`, `secret_without_encryption`, …).
-    """
-
-    kind: Literal["agent", "agent_1.2"] = "agent"
-    agent_name: ActivityName
-    prompt: Prompt
-    deps: JsonValue = None
-    previous_output: bool = True
-    conversation: Conversation = None
-    conversation_id: Conversation = None
-
-    def __init__(
-        self,
-        agent_name: str,
-        prompt: str | Sequence[object],
-        deps: object = None,
-        step_id: str | None = None,
-        policy: StepPolicy | None = None,
-        *,
-        queue: str | None = None,
-        previous_output: bool = True,
-        conversation: str | None = None,
-        conversation_id: str | None = None,
-    ) -> None:
-        crossed = deps if isinstance(deps, Crossed) else cross(deps, path="deps")
-        build(
-            self,
-            kind="agent" if isinstance(prompt, str) and conversation is conversation_id is None else NEEDS_1_2,
-            agent_name=agent_name,
-            prompt=crossing_prompt(prompt),
-            deps=crossed.tree,
-            step_id=step_id,
-            policy=policy,
-            queue=queue,
-            previous_output=previous_output,
-            conversation=conversation,
-            conversation_id=conversation_id,
-        )
-        self._given = crossed
-
-    # Validation of a nested step must fill the fields itself; the signature above would refuse the fields of a
-    # newer minor version.
-    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
-
-    @model_validator(mode="after")
-    def _check_kind(self) -> Self:
-        if self.kind != NEEDS_1_2 and self._is_in_conversation:
-            raise PydanticCustomError("invalid_envelope", "a step in a conversation is of a kind that needs 1.2")
-        return self
-
-    @property
-    def _is_in_conversation(self) -> bool:
-        return self.conversation is not None or self.conversation_id is not None
-
-    @property
-    def activity(self) -> str:
-        return self.agent_name
-
-    def asking(self, prompt: str | None) -> Self:
-        """Return the same step without an id, with another prompt if one is given."""
-        asked = self if prompt is None else ActivitySpec(self.agent_name, prompt)
-        kind = NEEDS_1_2 if self._is_in_conversation else asked.kind
-        changed = {"step_id": None, "added_by": None, "prompt": asked.prompt, "kind": kind}
-        return self.model_copy(update=changed)
-
-
-class FunctionSpec(StepFields):
-    """A step that calls a function registered by `@activity` with JSON `arguments`.
-
-    Raises `InvalidInput` (`bad_agent_name`, `invalid_arguments`, …).
-    """
-
-    kind: Literal["function"] = "function"
-    function_name: ActivityName
-    arguments: dict[str, JsonValue] = Field(default_factory=dict)
-
-    def __init__(
-        self,
-        function_name: str,
-        arguments: object = None,
-        step_id: str | None = None,
-        policy: StepPolicy | None = None,
-        *,
-        queue: str | None = None,
-    ) -> None:
-        crossed = arguments if isinstance(arguments, Crossed) else cross(arguments or {}, path="arguments")
-        build(
-            self,
-            function_name=function_name,
-            arguments=crossed.tree,
-            step_id=step_id,
-            policy=policy,
-            queue=queue,
-        )
-        self._given = crossed
-
-    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
-
-    @property
-    def activity(self) -> str:
-        return self.function_name
-
-
-Step: TypeAlias = Annotated[ActivitySpec | FunctionSpec | TaskSpec | WaitSpec | SleepSpec, Field(discriminator="kind")]
 
 
 class RegisteredActivity(WireModel):
@@ -174,17 +65,22 @@ class RegisteredActivity(WireModel):
 
 
 class OutputRef(WireModel):
-    """An output that the store holds because it is too large to travel: its size in bytes and its digest."""
+    """An output that the store holds because it is too large to travel: its size in bytes and its digest.
+
+    `name` is that under which the store has it; by default it is the id of the step. It exists since 1.5.
+    """
 
     size: int = Field(ge=0)
     sha256: str
+    name: Annotated[str | None, Field(exclude_if=lambda name: name is None)] = None
 
 
 class ExecutedStep(WireModel):
     """The record of a step that ran; `output` is JSON, or null if `output_ref` says where it is.
 
     `content` says which parts of the output are files and links, as JSON Pointers; other JSON that looks like one is
-    none. It exists since 1.2. `cost` is in US dollars, or null if it is not known.
+    none. It exists since 1.2. `cost` is in US dollars, or null if it is not known. The output of a block says where
+    those of its branches are (`core/manifests.py`), and `whole_size` how many bytes they have together.
     """
 
     step_id: StepId
@@ -197,6 +93,7 @@ class ExecutedStep(WireModel):
     output: JsonValue = None
     output_ref: OutputRef | None = None
     content: tuple[str, ...] = ()
+    whole_size: Annotated[int | None, Field(ge=0, exclude_if=lambda size: size is None)] = None
     usage: dict[str, int] = Field(default_factory=dict)
     cost: Cost | None = None
     added_by: StepId | None = None
@@ -207,6 +104,17 @@ class ExecutedStep(WireModel):
     def gives_output(self) -> bool:
         """Whether the step has an output of its own; a sleep passes on that of the step before it."""
         return self.kind != SLEEP
+
+    @property
+    def is_block(self) -> bool:
+        """Whether the output is a manifest of the outputs of branches."""
+        return self.kind == BLOCK
+
+    @property
+    def output_name(self) -> str:
+        """The name under which the store has an output that does not travel."""
+        ref = self.output_ref
+        return ref.name if ref is not None and ref.name is not None else self.step_id
 
 
 class Earlier(WireModel):
@@ -237,11 +145,24 @@ class Later(WireModel):
     visits: dict[str, Times] = Field(default_factory=dict)
 
 
+class BranchOf(WireModel):
+    """Which branch a slip is: the place of its block with its own number, as in `3-1`, and the path of names to it.
+
+    The path has the ids of blocks and the names of branches in turn, as in `readings/4`. `given` is the record whose
+    output the first step gets: of the step before the block, or of an item, which then has the id of the block.
+    """
+
+    place: str
+    path: str = Field(min_length=1)
+    given: ExecutedStep | None = None
+
+
 class RoutingSlip(WireModel):
     """The steps still to run, in order, and the record of those that ran.
 
     Of a long slip only the middle travels, since 1.3. `earlier` says what travels of the first records, and `executed`
-    goes on from there; `later` says what travels of the last steps, and they follow those of `itinerary`.
+    goes on from there; `later` says what travels of the last steps, and they follow those of `itinerary`. `branch` is
+    there if it is not the workflow's own slip, since 1.5.
     `compensations` is reserved in the format for activities that undo others.
     """
 
@@ -250,6 +171,7 @@ class RoutingSlip(WireModel):
     earlier: Annotated[Earlier | None, Field(exclude_if=lambda earlier: earlier is None)] = None
     executed: tuple[ExecutedStep, ...] = ()
     compensations: tuple[JsonValue, ...] = ()
+    branch: Annotated[BranchOf | None, Field(exclude_if=lambda branch: branch is None)] = None
 
     @property
     def ran(self) -> int:
@@ -258,8 +180,20 @@ class RoutingSlip(WireModel):
 
     @property
     def place(self) -> str:
-        """The position of the next step: the number of steps that ran."""
-        return str(self.ran)
+        """The place of the next step: the number of steps that ran, behind that of the branch."""
+        return self.place_of(self.ran)
+
+    def place_of(self, number: int) -> str:
+        """Return the place of a step by its number."""
+        return str(number) if self.branch is None else f"{self.branch.place}.{number}"
+
+    def path_of(self, step_id: str) -> str:
+        """Return the path of a step: its id, behind the path of the branch."""
+        return step_id if self.branch is None else f"{self.branch.path}/{step_id}"
+
+    def name_in_store(self, name: str) -> str:
+        """Return the name under which the store has something that is named within this slip."""
+        return name if self.branch is None else f"{self.branch.place}:{name}"
 
     @property
     def length(self) -> int:
@@ -274,12 +208,13 @@ class RoutingSlip(WireModel):
     @property
     def previous(self) -> ExecutedStep | None:
         """The record of the step whose output the next one gets: the last one that gave any, which no sleep does."""
-        return next((record for record in reversed(self.executed) if record.gives_output), None)
+        own = next((record for record in reversed(self.executed) if record.gives_output), None)
+        return own if own is not None or self.branch is None else self.branch.given
 
     @property
     def wanted(self) -> ExecutedStep | None:
         """The record of the output that the next step is given; one that waits is given none, whenever it wakes."""
-        return None if isinstance(self.next_step, FlowStep) else self.previous
+        return None if isinstance(self.next_step, FlowStep) else self.previous  # a block hands it on unread
 
     @property
     def visits(self) -> Counter[str]:
@@ -306,44 +241,13 @@ class RoutingSlip(WireModel):
             raise InvalidInput("duplicate_step_id", "step_id", text)
         taken, added = {*self.step_ids()}, list[Step]()
         for number, step in enumerate(steps, 1):
-            step_id = step.step_id or _made_id(step.stem, record.place, number, taken)
+            step_id = step.step_id or _made_id(step.stem, str(self.ran), number, taken)
             taken.add(step_id)
             added.append(step.identified(step_id).inserted_by(record.step_id))
-        _check_unique([*self.step_ids(), *(step.step_id or "" for step in added)])
+        check_unique([*self.step_ids(), *(step.step_id or "" for step in added)])
         return self.model_copy(update={"itinerary": (*added, *left), "executed": (*self.executed, record)})
-
-
-def name_steps(steps: Iterable[Step]) -> tuple[Step, ...]:
-    """Give each step without an id one made from its activity's name, numbered from the second on.
-
-    Deterministic: the same steps get the same ids. Raises `InvalidInput` if an id is used twice.
-    """
-    wanted = list(steps)
-    given = [step.step_id for step in wanted if step.step_id is not None]
-    _check_unique(given)
-    used = set(given)
-    named: list[Step] = []
-    for step in wanted:
-        if step.step_id is None:
-            step = step.identified(_free_id(step.stem, used))
-            used.add(cast("str", step.step_id))
-        named.append(step)
-    return tuple(named)
-
-
-def _check_unique(step_ids: Sequence[str]) -> None:
-    twice = next((step_id for step_id, count in Counter(step_ids).items() if count > 1), None)
-    if twice is not None:
-        raise InvalidInput("duplicate_step_id", "step_id", f"{twice!r} is used twice in the workflow")
 
 
 def _made_id(name: str, place: str, number: int, taken: Collection[str]) -> str:
     begin = f"{name[:100]}-{place}."  # leaves room for the numbers
     return next(f"{begin}{n}" for n in count(number) if f"{begin}{n}" not in taken)
-
-
-def _free_id(name: str, used: set[str]) -> str:
-    name = name[:120]  # leaves room for the number
-    if name not in used:
-        return name
-    return next(f"{name}-{n}" for n in range(2, len(used) + 3) if f"{name}-{n}" not in used)

@@ -48,7 +48,7 @@ class Claims:
             token=arrival.token,
             max_attempts=max_attempts,
             digest=digest,
-            step=(step.step_id or "") if step is not None else "",
+            step=message.path if message is not None and step is not None else "",
             timeout=timeout,
             conversation=conversation_of(message) if message is not None else None,
             wanted=wanted,
@@ -93,6 +93,8 @@ class Claims:
 
 def _check_whole(message: PaigeantMessage) -> None:
     """Raise `MessageError` (`store_lost`) if something is only in a store that does not know the workflow."""
+    if message.slip.branch is not None:
+        raise _lost("the block of a branch", "slip.branch")
     if message.slip.earlier is not None:
         raise _lost("the record of earlier steps", "slip.earlier")
     for index, step in enumerate(message.slip.executed):

@@ -8,14 +8,30 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TypeAlias, assert_never
 
+from paigeant_celery.activities.context import Blocks
 from paigeant_celery.core.causes import Frame
 from paigeant_celery.core.errors import MessageError, NewerMessage
-from paigeant_celery.core.flow import Advance, Decision, Fail, Failure, Finish, Park, Retry, Run, Stands, Suspend
+from paigeant_celery.core.flow import (
+    Advance,
+    Arrive,
+    Decision,
+    Fail,
+    Failure,
+    Finish,
+    Park,
+    Retry,
+    Run,
+    Stands,
+    Suspend,
+)
+from paigeant_celery.core.manifests import BranchEnd
 from paigeant_celery.core.message import PaigeantMessage
+from paigeant_celery.core.slip import ExecutedStep, RoutingSlip
 from paigeant_celery.hop.guard import Arrival
 from paigeant_celery.hop.left_jobs import LeftJobs
 from paigeant_celery.hop.run import Opened, Outcome
 from paigeant_celery.journal.hop_journal import HopJournal
+from paigeant_celery.store.earlier import executed_step
 from paigeant_celery.store.outputs import Outputs
 from paigeant_celery.store.port import ClaimAnswer, Claimed, Closing, Dropped
 
@@ -67,6 +83,7 @@ class ClosedAs(StrEnum):
     """How a hop was closed. Flower and results show these words."""
 
     COMPLETED = "completed"
+    BRANCH_COMPLETED = "branch_completed"
     WORKFLOW_COMPLETED = "workflow_completed"
     RETRYING = "retrying"
     SUSPENDED = "suspended"
@@ -164,6 +181,18 @@ class Effects(ABC):
     def journal_of(self, message: PaigeantMessage, claimed: Claimed, closing: Closing) -> HopJournal | None:
         """Return the journal of a claimed hop, or None if nothing records what happens inside it."""
 
+    def step_at(self, slip: RoutingSlip, correlation_id: str, path: str) -> ExecutedStep:
+        """Return the record of a step that ran, by its id or its path.
+
+        Raises `UsageError` if no such step ran, `StoreCorrupt` if its record is only in the store, and damaged there,
+        and `StoreRequired` if it is only in a store, and there is none.
+        """
+        return executed_step(None, correlation_id, slip, path)
+
+    def blocks_of(self, hop: Opened) -> Blocks | None:
+        """Return what opens and joins the branches of a claimed hop; None if nothing can."""
+        return None
+
     @abstractmethod
     def history_of(self, message: PaigeantMessage, claimed: Claimed) -> tuple[str, ...]:
         """Return what was said in the conversation of a claimed hop before its first claim, a text for each step.
@@ -183,8 +212,10 @@ class Effects(ABC):
                 return self._advance(hop, decision, outcome)
             case Finish():
                 return self._finish(hop, decision, outcome)
+            case Arrive():
+                return self._arrive(hop, decision, outcome)
             case Fail(failure=failure):
-                return self._fail(hop, replace(failure, cause=outcome.cause))
+                return self._fail(hop, replace(failure, cause=outcome.cause), decision.end)
             case Retry(failure=failure, delay=delay):
                 return self._retry(hop, replace(failure, cause=outcome.cause), delay)
             case Park(failure=failure):
@@ -231,8 +262,12 @@ class Effects(ABC):
         """Record the last output and, with it, the end of the workflow."""
 
     @abstractmethod
-    def _fail(self, hop: Opened, failure: Failure) -> Summary:
-        """End the workflow."""
+    def _arrive(self, hop: Opened, decision: Arrive, outcome: Outcome) -> Summary:
+        """Record the last output of a branch and, with it, how the branch ended."""
+
+    @abstractmethod
+    def _fail(self, hop: Opened, failure: Failure, end: BranchEnd | None) -> Summary:
+        """End the workflow, or the branch: `end` is how that ended."""
 
     @abstractmethod
     def _retry(self, hop: Opened, failure: Failure, delay: float) -> Summary:
@@ -259,7 +294,7 @@ def summary_of(
     """Return what may be shown about how a hop ended."""
     return Summary(
         hop_id=hop.closing.hop_id,
-        step_id=hop.message.step.step_id or "",
+        step_id=hop.message.path,
         outcome=outcome,
         error_class=failure.error_class if failure is not None else None,
         next_hop=next_hop,

@@ -6,8 +6,9 @@ import logging
 from contextlib import suppress
 
 from paigeant_celery.core.errors import HopUnknown, NewerMessage
-from paigeant_celery.core.flow import Begun, Fail, Failure, Limits, decide, late_unread
+from paigeant_celery.core.flow import Begun, Fail, Failure, Limits, decide, end_of_failed, late_unread
 from paigeant_celery.core.message import PaigeantMessage, reread
+from paigeant_celery.core.names import block_of
 from paigeant_celery.core.settings import Settings
 from paigeant_celery.hop.claims import Claims
 from paigeant_celery.hop.guard import Arrival
@@ -44,7 +45,7 @@ class Lateness:
         with suppress(HopUnknown):  # the message brings the hop back, and it is judged then
             if failure is None:
                 self._store.release(closing)  # the store's record of the deadline is not that of the envelope
-            elif self._store.fail(closing, failure):
+            elif self._store.fail(closing, failure, end=_end_of(hop, message, failure)):
                 fields = {"action": "hop_failed", "hop": hop.hop_id, "error": failure.error_class}
                 text = "hop %s did not begin before the deadline; the workflow has failed"
                 logger.error(text, hop.hop_id, extra={**fields, "step": failure.step_id})
@@ -55,6 +56,11 @@ class Lateness:
         begun = Begun(place=message.place, attempt=claimed.attempt)
         decision = decide(message, begun, now=claimed.now, limits=self._limits)
         return decision.failure if isinstance(decision, Fail) else None
+
+
+def _end_of(hop: HopRecord, message: PaigeantMessage | None, failure: Failure) -> str:
+    """Return how the branch of a hop ended; "" if it is in none."""
+    return end_of_failed(message, failure).encode() if block_of(hop.hop_id) is not None else ""
 
 
 def _read(hop: HopRecord) -> PaigeantMessage | None:

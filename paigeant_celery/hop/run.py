@@ -11,21 +11,22 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from pydantic import JsonValue
 
-from paigeant_celery.activities.context import WorkflowContext, entered, open_context
+from paigeant_celery.activities.context import Blocks, WorkflowContext, entered, open_context
 from paigeant_celery.activities.pauses import pause_of
 from paigeant_celery.activities.port import Activity, StepLimits
 from paigeant_celery.broker.tracing import hop_trace
+from paigeant_celery.core.block_errors import BlockFailed
 from paigeant_celery.core.causes import Cause, cause_of, name_of, text_of
 from paigeant_celery.core.errors import NonDeterminismError, NotSerializable, PaigeantError, Paused, TransientError
 from paigeant_celery.core.flow import Completed, Diverged, Event, Failed, Stands, TimedOut, Unsendable
 from paigeant_celery.core.message import PaigeantMessage
 from paigeant_celery.core.patience import patience
 from paigeant_celery.core.policy import Attempt, StepPolicy, Verdict, attempt_of
-from paigeant_celery.core.slip import ExecutedStep
+from paigeant_celery.core.slip import ExecutedStep, RoutingSlip
 from paigeant_celery.hop.ended import Ended, read_kept
 from paigeant_celery.hop.step_waits import StepWaits
 from paigeant_celery.hop.surroundings import Surroundings
@@ -97,8 +98,17 @@ class Outcome:
 class StepRunner:
     """Runs steps inside their contexts, within their timeouts and limits."""
 
-    def __init__(self, outputs: Outputs, limits: StepLimits, surroundings: Surroundings) -> None:
+    def __init__(
+        self,
+        outputs: Outputs,
+        limits: StepLimits,
+        surroundings: Surroundings,
+        *,
+        blocks_of: Callable[[Opened], Blocks | None] = lambda hop: None,
+        step_at: Callable[[RoutingSlip, str, str], ExecutedStep],
+    ) -> None:
         self._outputs, self._limits, self._surroundings = outputs, limits, surroundings
+        self._blocks_of, self._step_at = blocks_of, step_at
 
     async def run(self, hop: Opened) -> Outcome:
         """Run the step inside its context and say how it ended.
@@ -142,9 +152,10 @@ class StepRunner:
                     attempt=attempt,
                     read_output=partial(self._output, hop),
                     read_data=partial(_patiently, self._outputs.data, of),
-                    read_step=partial(_patiently, partial(self._outputs.step, hop.message.slip), of),
+                    read_step=partial(_patiently, partial(self._step_at, hop.message.slip), of),
                     history=hop.history,
                     waits=StepWaits(hop.journal),
+                    blocks=self._blocks_of(hop),
                 )
                 with entered(context), hop_trace(hop.message.trace_context), journalling(hop.journal):
                     async with self._around(hop, context):
@@ -167,6 +178,8 @@ class StepRunner:
             )
         except (NotSerializable, Paused) as error:
             return _unsendable(hop, error)
+        except BlockFailed as error:
+            return _block_failed(hop, error)
         except asyncio.CancelledError:
             raise
         except BaseException as error:  # noqa: BLE001 - SystemExit and MemoryError of a step must not end a worker
@@ -182,7 +195,7 @@ class StepRunner:
     async def _output(self, hop: Opened, record: ExecutedStep) -> JsonValue:
         """Return an output that does not travel: as the claim brought it, otherwise as the store has it."""
         of = hop.message.correlation_id
-        if (text := hop.claimed.brought.get(record.step_id)) is not None:
+        if not record.is_block and (text := hop.claimed.brought.get(record.output_name)) is not None:
             return checked(of, record, text)
         return await _patiently(self._outputs.read, of, record)
 
@@ -198,7 +211,7 @@ class StepRunner:
         """Return the outcome of a step whose body ended well, whether or not its output can be recorded."""
         result = ended.result
         try:
-            output = self._outputs.kept(result.output)
+            output = self._outputs.kept(result.output, name=_name_in_store(hop.message))
             self._check_said(hop, result.said)
         except NotSerializable as error:
             return replace(_unsendable(hop, error), ended=ended)
@@ -210,6 +223,7 @@ class StepRunner:
             output=output.output,
             output_ref=output.ref,
             content=result.content,
+            whole_size=result.whole_size,
             usage=dict(result.usage),
             cost=result.cost,
             inserted=result.inserted,
@@ -241,6 +255,13 @@ async def _patiently(read: Callable[[str, P], T], correlation_id: str, what: P) 
         await asyncio.sleep(next(waits))
 
 
+def _name_in_store(message: PaigeantMessage) -> str | None:
+    """Return the name of an output in the store, if it is not the id of the step."""
+    step_id = message.step.step_id or ""
+    name = message.slip.name_in_store(step_id)
+    return name if name != step_id else None
+
+
 def _resumed(journal: HopJournal | None) -> tuple[Mapping[str, str], ...]:
     """Return the event of a hop that went on from what earlier attempts had recorded, if it did."""
     if journal is None or not journal.replayed:
@@ -251,8 +272,9 @@ def _resumed(journal: HopJournal | None) -> tuple[Mapping[str, str], ...]:
 def _raised(hop: Opened, error: BaseException, *, expired: bool) -> Outcome:
     if expired:
         return timed_out(hop, cause_of(error))  # with the frames that the step had reached
-    if isinstance(error, Verdict):
-        return _failed(hop, error.error, error.text or text_of(error.error), verdict=error)
+    if issubclass(type(error), Verdict):  # without asking the error, whose answer may be anything
+        verdict = cast("Verdict", error)
+        return _failed(hop, verdict.error, verdict.text or text_of(verdict.error), verdict=verdict)
     if (pause := pause_of(error)) is not None:
         return replace(_unsendable(hop, pause), cause=cause_of(error))
     return _failed(hop, error, text_of(error))
@@ -265,6 +287,7 @@ def _stands(hop: Opened, standing: Standing) -> Outcome:
         wake_at=standing.wake_at,
         names=tuple(standing.names),
         quiet=standing.quiet,
+        branches=standing.branches,
     )
     return Outcome(event=event, at=hop.now())
 
@@ -290,11 +313,16 @@ def _failed(
 
     A `verdict` is what the step itself says of the error.
     """
-    attempt = _attempt(hop, Exception() if as_any else verdict or error)
+    attempt = _attempt(hop, Exception() if as_any else error, verdict)
     event = Failed(place=hop.message.place, error_class=name_of(error), text=text, attempt=attempt)
     return Outcome(event=event, at=hop.now(), cause=cause_of(error))
 
 
-def _attempt(hop: Opened, error: BaseException) -> Attempt:
+def _block_failed(hop: Opened, error: BlockFailed) -> Outcome:
+    event = Failed(place=hop.message.place, error_class=error.error_class, text=error.text, path=error.step)
+    return Outcome(event=event, at=hop.now())
+
+
+def _attempt(hop: Opened, error: BaseException, verdict: Verdict | None = None) -> Attempt:
     jitter = random.random()  # noqa: S311 - nothing secret
-    return attempt_of(error, number=hop.claimed.attempt, policy=hop.policy, jitter=jitter)
+    return attempt_of(error, number=hop.claimed.attempt, policy=hop.policy, jitter=jitter, verdict=verdict)

@@ -90,7 +90,13 @@ class HopService:
             max_conversation_size=settings.max_conversation_size,
         )
         self._jobs = ProviderJobs(effects.is_called_off)
-        self._steps = StepRunner(effects.outputs, limits, surroundings or Surroundings())
+        self._steps = StepRunner(
+            effects.outputs,
+            limits,
+            surroundings or Surroundings(),
+            blocks_of=effects.blocks_of,
+            step_at=effects.step_at,
+        )
 
     def open(self, arrival: Arrival) -> Opening:
         """Guard and claim a delivery.

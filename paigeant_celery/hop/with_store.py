@@ -19,12 +19,15 @@ from paigeant_celery.core.errors import (
     StoreCorrupt,
     TransientError,
 )
-from paigeant_celery.core.flow import Advance, Failure, Finish, Stands
+from paigeant_celery.core.flow import Advance, Arrive, Failure, Finish, Stands
+from paigeant_celery.core.manifests import BranchEnd
 from paigeant_celery.core.message import PaigeantMessage, reread, sha256
 from paigeant_celery.core.names import MAX_ATTEMPTS, next_place, split_hop_id
 from paigeant_celery.core.names import hop_id as make_hop_id
 from paigeant_celery.core.pages import name_of_page, next_page
 from paigeant_celery.core.settings import Settings
+from paigeant_celery.core.slip import ExecutedStep, RoutingSlip
+from paigeant_celery.core.steps import BlockSpec
 from paigeant_celery.hop import ended
 from paigeant_celery.hop.claims import Claims
 from paigeant_celery.hop.effects import ClosedAs, Drop, Effects, Refusal, Summary, summary_of
@@ -35,6 +38,7 @@ from paigeant_celery.hop.lateness import Lateness
 from paigeant_celery.hop.letters import letter_of, parked_fault
 from paigeant_celery.hop.refuse import Refusals
 from paigeant_celery.hop.run import Opened, Outcome, clock_of
+from paigeant_celery.hop.step_blocks import StepBlocks
 from paigeant_celery.hop.sweeper import Sweeper
 from paigeant_celery.journal.event_feed import EventFeed
 from paigeant_celery.journal.hop_journal import MAX_RECORD, OUTCOME, HopJournal
@@ -48,6 +52,7 @@ from paigeant_celery.store.pages import with_next_page
 from paigeant_celery.store.port import (
     ClaimAnswer,
     Claimed,
+    Closed,
     Closing,
     Completion,
     Dropped,
@@ -57,6 +62,7 @@ from paigeant_celery.store.port import (
     Store,
     WorkflowRecord,
 )
+from paigeant_celery.store.steps import step_at
 
 __all__ = ["RecordedEffects"]
 
@@ -259,6 +265,23 @@ class RecordedEffects(Effects):
             journal.feed = EventFeed(send, attempt=claimed.attempt, told=told, overtaken=journal.lose)
         return journal
 
+    def step_at(self, slip: RoutingSlip, correlation_id: str, path: str) -> ExecutedStep:
+        """Return the record of a step that ran, also of one around the branch or in the branches of a block."""
+        return step_at(self._store, correlation_id, slip, path)
+
+    def blocks_of(self, hop: Opened) -> StepBlocks | None:
+        """Return what opens and joins the branches of a block."""
+        if hop.journal is None or not isinstance(hop.message.step, BlockSpec):
+            return None
+        return StepBlocks(
+            store=self._store,
+            outbox=self._outbox,
+            settings=self._settings,
+            message=hop.message,
+            closing=hop.closing,
+            journal=hop.journal,
+        )
+
     def history_of(self, message: PaigeantMessage, claimed: Claimed) -> tuple[str, ...]:
         """Read it from the store. A step without a conversation, or with a new one, costs no call."""
         key, heard = conversation_of(message), claimed.heard
@@ -343,20 +366,36 @@ class RecordedEffects(Effects):
         sending.when_ended(lambda error: _tell(hop.hop_id, error) if error is not None else None)
         sending.ends_within(MOMENT)
 
+    def _send_all(self, closed: Closed) -> None:
+        """Send what the end of a branch lets go on. A crash before this line leaves it to a sweep."""
+        for hop in closed.hops:
+            self._send_on(hop)
+
     def _finish(self, hop: Opened, decision: Finish, outcome: Outcome) -> Summary:
         """Record the last output and, with it, the end of the workflow."""
         if not self._complete(hop, decision, None, outcome):
             return _overtaken(hop)
         return summary_of(hop, ClosedAs.WORKFLOW_COMPLETED)
 
-    def _fail(self, hop: Opened, failure: Failure) -> Summary:
-        """Record that the hop failed and, with it, the workflow."""
+    def _arrive(self, hop: Opened, decision: Arrive, outcome: Outcome) -> Summary:
+        """Record the last output of a branch and how it ended, and send what goes on with that."""
+        closed = self._complete(hop, decision, None, outcome)
+        if closed is None:
+            return _overtaken(hop)
+        self._send_all(closed)
+        return summary_of(hop, ClosedAs.BRANCH_COMPLETED)
+
+    def _fail(self, hop: Opened, failure: Failure, end: BranchEnd | None) -> Summary:
+        """Record that the hop failed and, with it, the workflow, or its branch."""
         with suppress(StoreCorrupt):
             _write_held(hop)
         with suppress(StoreCorrupt):  # the hop failed; if its record cannot say so, the log does
-            if not self._store.fail(hop.closing, failure):
+            closed = self._store.fail(hop.closing, failure, end=end.encode() if end is not None else "")
+            if closed is None:
                 return _overtaken(hop, failure)
-        log_failure(logging.ERROR, "hop_failed", hop, failure, "the workflow has failed")
+            self._send_all(closed)
+        whose = "the workflow" if end is None else "its branch"
+        log_failure(logging.ERROR, "hop_failed", hop, failure, f"{whose} has failed")
         return summary_of(hop, ClosedAs.FAILED, failure=failure)
 
     def _retry(self, hop: Opened, failure: Failure, delay: float) -> Summary:
@@ -370,7 +409,13 @@ class RecordedEffects(Effects):
     def _suspend(self, hop: Opened, stands: Stands) -> Summary:
         """Record what the hop stands at. If some of it has come by now, send the hop on at once."""
         _write_held(hop)
-        standing = Standing(tokens=stands.tokens, wake_at=stands.wake_at, names=stands.names, quiet=stands.quiet)
+        standing = Standing(
+            tokens=stands.tokens,
+            wake_at=stands.wake_at,
+            names=stands.names,
+            quiet=stands.quiet,
+            branches=stands.branches,
+        )
         suspended = self._store.suspend(hop.closing, standing)
         if suspended is None:
             return _overtaken(hop)
@@ -392,8 +437,10 @@ class RecordedEffects(Effects):
             failure = replace(failure, text=f"{failure.text}; {self._keep(hop, outcome.ended)}")
         letter = letter_of(*parked_fault(hop, failure), worker=self._owner(), cause=failure.cause)
         with suppress(StoreCorrupt):  # if its record cannot say so, the log does
-            if not self._store.park(hop.closing, failure, letter):
+            closed = self._store.park(hop.closing, failure, letter)
+            if closed is None:
                 return _overtaken(hop, failure)
+            self._send_all(closed)
         log_failure(logging.ERROR, "hop_parked", hop, failure, "it is parked and waits for a person")
         return summary_of(hop, ClosedAs.PARKED, failure=failure)
 
@@ -425,17 +472,20 @@ class RecordedEffects(Effects):
         if split_hop_id(record.hop_id) == (ids[0], next_place(ids[1])):
             self._send_on(record)
 
-    def _complete(self, hop: Opened, decision: Advance | Finish, next_hop: HopRecord | None, outcome: Outcome) -> bool:
-        step_id = hop.message.step.step_id or ""
-        blobs = {**decision.far, step_id: outcome.blob} if outcome.blob is not None else decision.far
+    def _complete(
+        self, hop: Opened, decision: Advance | Finish | Arrive, next_hop: HopRecord | None, outcome: Outcome
+    ) -> Closed | None:
+        own = hop.message.slip.name_in_store(hop.message.step.step_id or "")
+        blobs = {**decision.far, own: outcome.blob} if outcome.blob is not None else decision.far
         key = conversation_of(hop.message)
         held = hop.journal.held if hop.journal is not None else {}
         done = self._store.complete(
             Completion(
                 closing=hop.closing,
-                envelope=decision.envelope,
+                envelope="" if isinstance(decision, Arrive) else decision.envelope,
+                end=decision.end.encode() if isinstance(decision, Arrive) else "",
                 next_hop=next_hop,
-                step=step_id,
+                step=hop.message.path,
                 blobs=blobs,
                 notes=outcome.notes,
                 said=Said(conversation=key, text=outcome.said) if key is not None and outcome.said else None,

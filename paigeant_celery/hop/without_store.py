@@ -14,9 +14,10 @@ from paigeant_celery.broker.outbox import Outbox
 from paigeant_celery.broker.port import Letters
 from paigeant_celery.core.conversations import conversation_of
 from paigeant_celery.core.errors import MessageError, NewerMessage
-from paigeant_celery.core.flow import Advance, Failure, Finish, Stands
+from paigeant_celery.core.flow import Advance, Arrive, Failure, Finish, Stands
 from paigeant_celery.core.flow_steps import FlowStep
 from paigeant_celery.core.hops import Hop, count_attempt
+from paigeant_celery.core.manifests import BranchEnd
 from paigeant_celery.core.message import PaigeantMessage, encode, reread
 from paigeant_celery.core.pages import next_page
 from paigeant_celery.core.settings import Settings
@@ -102,10 +103,14 @@ class MessageOnlyEffects(Effects):
         """Do nothing, because without a store the last output is kept only if the last step does so itself."""
         return summary_of(hop, ClosedAs.WORKFLOW_COMPLETED)
 
-    def _fail(self, hop: Opened, failure: Failure) -> Summary:
+    def _fail(self, hop: Opened, failure: Failure, end: BranchEnd | None) -> Summary:
         """Set the hop aside; otherwise nothing would show that it failed."""
         self._set_aside(hop, failure, "hop_failed")
         return summary_of(hop, ClosedAs.FAILED, failure=failure)
+
+    def _arrive(self, hop: Opened, decision: Arrive, outcome: Outcome) -> Summary:
+        """Refuse: no branch is run here, because nothing would join it."""
+        raise TypeError("only a store can join branches")
 
     def _retry(self, hop: Opened, failure: Failure, delay: float) -> Summary:
         """Send the hop again at once, because nobody would remember when it is due."""

@@ -150,6 +150,14 @@ class HopWaits:
         while self.now() < until:
             await self._stand(name=name, until=until, quiet=quiet)
 
+    async def leave_to_branches(self, until: datetime | None) -> None:
+        """Leave the attempt at once: the hop waits for its branches, at most until then."""
+        await self.check_may_wait()
+        self.standing = Standing(wake_at=until, names=("branches",), branches=True)
+        if self._leave is not None:
+            self._leave()
+        await asyncio.Event().wait()  # to be cancelled here
+
     def flying(self) -> AbstractContextManager[Flight]:
         """Surround code that is not recorded and must not be cut off, unless it stands at a wait itself."""
         return _Flying(self)

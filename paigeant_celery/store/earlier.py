@@ -6,6 +6,7 @@ from contextlib import suppress
 
 from paigeant_celery.core.errors import StoreCorrupt, StoreRequired, UsageError
 from paigeant_celery.core.far import name_of_note, name_of_record, note_of, record_in, records_in
+from paigeant_celery.core.names import number_of
 from paigeant_celery.core.slip import ExecutedStep, RoutingSlip
 from paigeant_celery.store.port import HopStore
 
@@ -23,9 +24,9 @@ def executed_of(store: HopStore | None, correlation_id: str, slip: RoutingSlip) 
         return slip.executed
     if store is None:
         raise StoreRequired("output")
-    texts = _texts(store, correlation_id, slip.earlier.count)
+    texts = _texts(store, correlation_id, slip, slip.earlier.count)
     try:
-        return (*records_in(slip.earlier, texts), *slip.executed)
+        return (*records_in(slip, slip.earlier, texts), *slip.executed)
     except ValueError as error:
         raise StoreCorrupt(f"{correlation_id}: records of earlier steps", str(error)) from error
 
@@ -39,8 +40,8 @@ def executed_step(store: HopStore | None, correlation_id: str, slip: RoutingSlip
         if record.step_id == step_id:
             return record
     if store is not None and slip.earlier is not None:
-        found = _noted(store, correlation_id, step_id)
-        if found is not None and int(found.place) < slip.earlier.count:
+        found = _noted(store, correlation_id, slip, step_id)
+        if found is not None and number_of(found.place) < slip.earlier.count:
             return found
     everything = executed_of(store, correlation_id, slip)  # the rare way, and the sure one
     for record in everything:
@@ -60,7 +61,7 @@ def executed_at(store: HopStore, correlation_id: str, slip: RoutingSlip, place: 
     for record in slip.executed:
         if record.place == place:
             return record
-    if slip.earlier is None or not place.isdecimal() or int(place) >= slip.earlier.count:
+    if slip.earlier is None or place != slip.place_of(number_of(place)) or number_of(place) >= slip.earlier.count:
         return None
     try:
         return record_in(store.blob(correlation_id, name_of_record(place)), place)
@@ -68,20 +69,21 @@ def executed_at(store: HopStore, correlation_id: str, slip: RoutingSlip, place: 
         raise StoreCorrupt(f"{correlation_id}: record of an earlier step", str(error)) from error
 
 
-def _texts(store: HopStore, correlation_id: str, count: int) -> dict[str, str]:
+def _texts(store: HopStore, correlation_id: str, slip: RoutingSlip, count: int) -> dict[str, str]:
     """Return the texts of the first records by their names, as far as none is missing."""
     texts: dict[str, str] = {}
     for first in range(0, count, READ_AT_ONCE):
-        names = [name_of_record(place) for place in range(first, min(first + READ_AT_ONCE, count))]
+        numbers = range(first, min(first + READ_AT_ONCE, count))
+        names = [name_of_record(slip.place_of(number)) for number in numbers]
         texts.update(store.blobs(correlation_id, names))
         if names[-1] not in texts:
             break
     return texts
 
 
-def _noted(store: HopStore, correlation_id: str, step_id: str) -> ExecutedStep | None:
+def _noted(store: HopStore, correlation_id: str, slip: RoutingSlip, step_id: str) -> ExecutedStep | None:
     """Return the record of a step if the store has a note of where it is, and the record is the one that was noted."""
-    note = store.blob(correlation_id, name_of_note(step_id)) or ""
+    note = store.blob(correlation_id, slip.name_in_store(name_of_note(step_id))) or ""
     place = note.partition(" ")[0]
     text = store.blob(correlation_id, name_of_record(place)) if place else None
     if text is None or note_of(place, text) != note:

@@ -21,6 +21,7 @@ class StoreLimits:
         4 * 1024 * 1024
     )  # of envelopes to send, and of late ones, in one answer that a round trip must carry
     most_looked_at: int = 1_000  # queued hops in one pass; it takes about 10 ms
+    max_hops: int = 10_000  # of one workflow with blocks
     max_events: int = 1_000  # of one workflow, approximately
     max_streamed: int = 10_000  # events of one workflow's agents, approximately
     max_letters: int = 10_000  # of refused messages; the oldest are dropped

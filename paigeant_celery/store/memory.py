@@ -11,12 +11,17 @@ from typing import Literal
 
 from paigeant_celery.activities.real_threads import real
 from paigeant_celery.core import hops as protocol
+from paigeant_celery.core.blocks import Block, Plan
 from paigeant_celery.core.conversations import ConversationKey
 from paigeant_celery.core.errors import HopUnknown
 from paigeant_celery.core.flow import Failure
 from paigeant_celery.core.hops import Change, ClosedState, Pace, Sweeping
+from paigeant_celery.core.names import block_of
+from paigeant_celery.core.names import hop_id as make_hop_id
 from paigeant_celery.core.waits import Wait
+from paigeant_celery.store.branch_port import BranchPage, BranchReading, HopReading, OpenedBlock
 from paigeant_celery.store.limits import LIMITS, StoreLimits
+from paigeant_celery.store.memory_branches import Branches
 from paigeant_celery.store.memory_events import Events
 from paigeant_celery.store.memory_letters import LetterBox
 from paigeant_celery.store.memory_records import Kept, Records, Workflow
@@ -28,6 +33,7 @@ from paigeant_celery.store.port import (
     Claim,
     ClaimAnswer,
     Claimed,
+    Closed,
     Closing,
     Completion,
     DeadLetter,
@@ -68,6 +74,7 @@ class MemoryStore:
         self._sweeping = Sweeping()
         self._numbers = count(1)  # of events and letters
         self._letters = LetterBox(ttl=self._ttl, most=limits.max_letters, numbers=self._numbers)
+        self._branches = Branches(records=self._records, letters=self._letters, limits=limits, pace=self._pace)
         self._broker: BoundBroker | None = None
 
     def __repr__(self) -> str:
@@ -184,14 +191,15 @@ class MemoryStore:
             kept.workflow.events.add_event("released", closing.hop_id, now=now)
             return True
 
-    def complete(self, completion: Completion) -> bool:
-        """Record a hop's completion and the next hop, or the end of the workflow."""
+    def complete(self, completion: Completion) -> Closed | None:
+        """Record a hop's completion and the next hop, or the end of the workflow or of its branch."""
         closing, next_hop = completion.closing, completion.next_hop
         with self._transaction() as now:
             kept = self._close(closing, "done", now, followed=next_hop is not None)
             if isinstance(kept, bool):
-                return kept
+                return Closed() if kept else None
             workflow, hop_id, step = kept.workflow, closing.hop_id, _step(completion.step)
+            self._branches.cut_off(hop_id, now=now)
             kept.journal.update(completion.records)
             workflow.blobs.update(completion.blobs)
             if completion.said is not None:
@@ -199,25 +207,33 @@ class MemoryStore:
             for note in completion.notes:
                 workflow.events.note({"type": "note", "hop": hop_id, **note}, now=now)
             if next_hop is None:
-                workflow.envelope = completion.envelope
                 workflow.events.add_event("completed", hop_id, now=now, **step)
+                if block_of(hop_id) is not None:
+                    return Closed(hops=self._branches.arrive(hop_id, "succeeded", completion.end, now=now))
+                workflow.envelope = completion.envelope
                 workflow.events.add_event("workflow_completed", hop_id, now=now)
-                return True
-            workflow.hop_id = next_hop.hop_id
+                return Closed()
+            if block_of(hop_id) is None:
+                workflow.hop_id = next_hop.hop_id
             self._records.queue(workflow, next_hop, now=now)
+            self._branches.advance(hop_id, next_hop.hop_id)
             workflow.events.add_event("completed", hop_id, now=now, **step, next_hop=next_hop.hop_id)
-            return True
+            return Closed()
 
-    def fail(self, closing: Closing, failure: Failure) -> bool:
-        """Record that the hop failed and, with it, the workflow."""
+    def fail(self, closing: Closing, failure: Failure, *, end: str = "") -> Closed | None:
+        """Record that the hop failed and, with it, the workflow, or its branch."""
+        hop_id = closing.hop_id
         with self._transaction() as now:
             kept = self._close(closing, "failed", now)
             if isinstance(kept, bool):
-                return kept
+                return Closed() if kept else None
+            self._branches.cut_off(hop_id, now=now)
+            kept.workflow.events.add_event("failed", hop_id, now=now, **_about(failure))
+            if block_of(hop_id) is not None:
+                return Closed(hops=self._branches.arrive(hop_id, "failed", end, now=now))
             kept.workflow.failure = failure
-            kept.workflow.events.add_event("failed", closing.hop_id, now=now, **_about(failure))
-            kept.workflow.events.add_event("workflow_failed", closing.hop_id, now=now, **_about(failure))
-            return True
+            kept.workflow.events.add_event("workflow_failed", hop_id, now=now, **_about(failure))
+            return Closed()
 
     def retry_at(self, closing: Closing, failure: Failure, *, delay: float) -> bool:
         """Record that an attempt failed; the hop waits for `delay` seconds."""
@@ -244,18 +260,18 @@ class MemoryStore:
             kept.workflow.events.add_event("given_back", closing.hop_id, now=now, **_about(failure))
             return True
 
-    def park(self, closing: Closing, failure: Failure, letter: DeadLetter | None = None) -> bool:
-        """Set the hop and its workflow aside, and keep its dead letter."""
+    def park(self, closing: Closing, failure: Failure, letter: DeadLetter | None = None) -> Closed | None:
+        """Set the hop aside, and keep its dead letter."""
         with self._transaction() as now:
-            kept = self._close(closing, "parked", now)
+            kept = self._close(closing, "parked", now, failure=failure)
             if isinstance(kept, bool):
-                return kept
+                return Closed() if kept else None
             kept.workflow.failure = failure
             if letter is not None:
                 kept.letter = letter.letter_id
                 self._letters.keep(letter, now=now)
             kept.workflow.events.add_event("parked", closing.hop_id, now=now, **_about(failure))
-            return True
+            return Closed(hops=self._branches.set_aside(closing.hop_id, now=now))
 
     def cancel(self, correlation_id: str) -> Literal["cancelled", "ended", "unknown"]:
         """End a workflow wherever it stands."""
@@ -268,30 +284,34 @@ class MemoryStore:
             kept = self._records.hops[workflow.hop_id]
             self._drop_letter(kept)
             self._records.apply(workflow.hop_id, protocol.cancel(kept.hop), now=now)
+            self._branches.cut_off(workflow.hop_id, now=now)
             workflow.failure, workflow.updated_at = None, now
             workflow.events.add_event("workflow_cancelled", workflow.hop_id, now=now)
             return "cancelled"
 
     def redrive(
-        self, correlation_id: str, *, discard_journal: bool = False
+        self, correlation_id: str, *, place: str | None = None, discard_journal: bool = False
     ) -> Literal["redriven", "not_parked", "unknown"]:
         """Queue a parked hop again, with all its attempts."""
         with self._transaction() as now:
             workflow = self._records.workflows.get(correlation_id)
             if workflow is None:
                 return "unknown"
-            if workflow.state != "parked":
+            hop_id = workflow.hop_id if place is None else make_hop_id(correlation_id, place)
+            found = self._records.hops.get(hop_id)
+            if found is None or found.hop.state != "parked":
                 return "not_parked"
-            kept = self._records.hops[workflow.hop_id]
+            kept = found
             self._drop_letter(kept)
-            self._records.apply(workflow.hop_id, protocol.redrive(kept.hop, now=now), now=now)
+            self._records.apply(hop_id, protocol.redrive(kept.hop, now=now), now=now)
+            self._branches.come_back(hop_id)
             workflow.failure, workflow.updated_at = None, now
             about = {"journal": "discarded"} if discard_journal else {}
             if discard_journal:
                 kept.journal.clear()
                 self._waits.forget(kept)
                 kept.heard = None
-            workflow.events.add_event("redriven", workflow.hop_id, now=now, **about)
+            workflow.events.add_event("redriven", hop_id, now=now, **about)
             return "redriven"
 
     def wait(self, closing: Closing, new: NewWait) -> Wait | None:
@@ -316,13 +336,15 @@ class MemoryStore:
         with self._transaction() as now:
             return self._waits.time_out(token, now=now)
 
-    def signal(self, correlation_id: str, name: str, text: str, *, by: str, call: str) -> Resolution:
+    def signal(
+        self, correlation_id: str, name: str, text: str, *, by: str, call: str, below: str | None = None
+    ) -> Resolution:
         """Settle the oldest open wait for a signal of this name, or keep the signal."""
         with self._transaction() as now:
             workflow = self._records.workflows.get(correlation_id)
             if workflow is None:
                 return Resolution(outcome="unknown")
-            return self._waits.signal(workflow, name, text, by=by, call=call, now=now)
+            return self._waits.signal(workflow, name, text, by=by, call=call, below=below, now=now)
 
     def waits(self, hop_id: str) -> Sequence[Wait]:
         """Return the waits of a hop, by since."""
@@ -334,6 +356,34 @@ class MemoryStore:
         """Return open waits of all workflows, oldest first."""
         with self._transaction():
             return self._waits.asked(after=after, limit=limit)
+
+    def block(self, hop_id: str) -> Block | None:
+        """Return what a hop has opened as a block."""
+        with self._transaction():
+            kept = self._records.hops.get(hop_id)
+            return (kept.block or Block()) if kept is not None else None
+
+    def hold(self, closing: Closing, page: BranchPage) -> int | None:
+        """Record the first hops of branches, which nobody may claim yet."""
+        with self._transaction() as now:
+            kept = self._running(closing)
+            return self._branches.hold(kept, page, now=now) if kept is not None else None
+
+    def open_block(self, closing: Closing, plan: Plan) -> OpenedBlock | None:
+        """Make the first branches of a block live, once."""
+        with self._transaction() as now:
+            kept = self._running(closing)
+            return self._branches.open(closing.hop_id, kept, plan, now=now) if kept is not None else None
+
+    def branches(self, hop_id: str, *, first: int, limit: int) -> Sequence[BranchReading]:
+        """Return branches of a block in their order, from a number on."""
+        with self._transaction():
+            return self._branches.read(hop_id, first=first, limit=limit)
+
+    def hop(self, hop_id: str) -> HopReading | None:
+        """Return where any hop stands, or None."""
+        with self._transaction():
+            return self._branches.hop(hop_id)
 
     def record(self, closing: Closing, records: Mapping[str, str]) -> bool:
         """Add records to the journal of a hop that the owner runs."""
@@ -493,7 +543,10 @@ class MemoryStore:
             now = self._clock()
             self._records.expire(now=now)
             self._letters.expire(now=now)
-            yield now
+            try:
+                yield now
+            finally:
+                self._records.settle()
 
     def _begin(self, new: NewWorkflow, event: str, now: datetime, *, begun: int | None = None) -> None:
         workflow = Workflow(

@@ -7,15 +7,19 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from paigeant_celery.core import hops as protocol
+from paigeant_celery.core.blocks import Block, BranchEnded
 from paigeant_celery.core.conversations import ConversationKey
 from paigeant_celery.core.flow import Failure, WorkflowState
-from paigeant_celery.core.hops import Asleep, Change, Due, Hop, Line, Owned, Pace, Parked
+from paigeant_celery.core.hops import Asleep, Change, Due, Held, Hop, Line, Owned, Pace, Parked
+from paigeant_celery.core.names import block_of
 from paigeant_celery.core.waits import Answer, Wait
 from paigeant_celery.store.memory_conversations import Histories
 from paigeant_celery.store.memory_events import Events
 from paigeant_celery.store.port import Heard, HopRecord, WorkflowRecord
 
-__all__ = ["Kept", "Records", "Workflow"]
+__all__ = ["Kept", "KeptBranch", "Records", "Workflow"]
+
+ENDED = ("completed", "failed", "cancelled")
 
 
 class Signals:
@@ -68,11 +72,22 @@ class Workflow:
     hop_ids: list[str] = field(default_factory=list)
     blobs: dict[str, str] = field(default_factory=dict)
     signals: Signals = field(default_factory=Signals)
+    live: int = 0  # hops that go on by themselves
 
     @property
     def goes_on(self) -> bool:
         """Whether it has not ended and does not wait for a person."""
         return self.state == "running"
+
+
+@dataclass(kw_only=True)
+class KeptBranch:
+    """A branch of a block: the hop that it stands at, and how and as which one it ended."""
+
+    hop_id: str
+    how: BranchEnded | None = None
+    order: int = 0
+    end: str = ""
 
 
 @dataclass(kw_only=True)
@@ -88,6 +103,9 @@ class Kept:
     heard_in: ConversationKey | None = None
     journal: dict[str, str] = field(default_factory=dict)
     waits: dict[str, Wait] = field(default_factory=dict)
+    block: Block | None = None  # what it has opened
+    branches: dict[int, KeptBranch] = field(default_factory=dict)
+    is_counted: bool = False  # among the live hops, if it is one
     quiet: bool = False  # it was suspended for a moment, so that neither its waking nor its next claim is an event
 
     @property
@@ -112,6 +130,7 @@ class Records:
         self.touchable: dict[str, datetime] = {}  # until when TOUCH may extend the lease
         self.lines: dict[str, Line] = {}
         self.ended: deque[tuple[datetime, str]] = deque()  # when a workflow expires, and which
+        self._changed: dict[str, Workflow] = {}  # those whose hops have changed in this transaction
         self._ttl, self._pace = ttl, pace
 
     def queue(self, workflow: Workflow, new: HopRecord, *, now: datetime, begun: int | None = None) -> None:
@@ -121,6 +140,10 @@ class Records:
             change = protocol.queue(digest=new.digest, line=line, now=now, pace=self._pace)
         else:
             change = protocol.adopt(digest=new.digest, begun=begun, line=line, now=now, pace=self._pace)
+        self.record(workflow, new, change, now=now)
+
+    def record(self, workflow: Workflow, new: HopRecord, change: Change, *, now: datetime) -> None:
+        """Record a new hop."""
         self.hops[new.hop_id] = Kept(hop=change.hop, workflow=workflow, queue=new.queue, envelope=new.envelope)
         workflow.hop_ids.append(new.hop_id)
         self.apply(new.hop_id, change, now=now)
@@ -128,12 +151,16 @@ class Records:
     def apply(self, hop_id: str, change: Change, *, now: datetime) -> None:
         """Record what becomes of a hop, where it is listed, and what follows for its workflow and its queue."""
         kept = self.hops[hop_id]
-        kept.hop, kept.workflow.state = change.hop, change.workflow
+        workflow = kept.workflow
+        workflow.live += protocol.is_live(change.hop) - (protocol.is_live(kept.hop) and kept.is_counted)
+        kept.hop, kept.is_counted = change.hop, True
+        if block_of(hop_id) is None and change.workflow in ENDED:
+            workflow.state = change.workflow
+        self._changed[workflow.correlation_id] = workflow
         self.lines[kept.queue] = protocol.move_on(self.line_of(kept.queue), change.hop)
         self.due.pop(hop_id, None)
         self.parked.pop(hop_id, None)
         self.asleep.pop(hop_id, None)
-        self._await_deadline(kept.workflow)
         if change.leaves is not None:
             self._take_from(change.leaves, hop_id)
         match change.listing:
@@ -148,8 +175,26 @@ class Records:
                 self.asleep[hop_id] = until
                 if kept.heard_in is not None:  # it must not expire before the hop goes on
                     self.histories.keep(kept.heard_in, now=until)
+            case Held():
+                pass
             case None:
-                self._end(kept, now)
+                self._end(kept, now, is_own=block_of(hop_id) is None)
+
+    def settle(self) -> None:
+        """Say at the end of a transaction where each workflow stands whose hops it has changed.
+
+        One that has not ended goes on as long as any of its hops does.
+        """
+        for workflow in self._changed.values():
+            if workflow.state not in ENDED:
+                workflow.state = "running" if workflow.live else "parked"
+            self._await_deadline(workflow)
+        self._changed.clear()
+
+    def to_send(self, hop_id: str) -> HopRecord:
+        """Return a hop as it is sent."""
+        kept = self.hops[hop_id]
+        return HopRecord(hop_id=hop_id, queue=kept.queue, envelope=kept.envelope or "", digest=kept.hop.digest)
 
     def line_of(self, queue: str) -> Line:
         """Return what is known about the messages of a queue."""
@@ -212,10 +257,10 @@ class Records:
             self.leases.pop(owner, None)
             self.touchable.pop(owner, None)
 
-    def _end(self, kept: Kept, now: datetime) -> None:
+    def _end(self, kept: Kept, now: datetime, *, is_own: bool) -> None:
         """Drop the envelope of a closed hop. If the workflow ended with it, the workflow keeps it until it expires."""
         workflow = kept.workflow
-        if workflow.state != "running":
+        if is_own and workflow.state in ENDED:
             workflow.envelope = kept.envelope
             self.ended.append((now + self._ttl, workflow.correlation_id))
         kept.envelope = None

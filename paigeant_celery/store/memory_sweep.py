@@ -80,7 +80,7 @@ class Round:
             deadlines[name] = self.now + self.pace.due_after
             hop_id = self.records.workflows[name].hop_id
             if protocol.may_be_ended(self.records.hops[hop_id].hop):
-                self.late.append(self._record_of(hop_id))
+                self.late.append(self.records.to_send(hop_id))
 
     @property
     def is_full(self) -> bool:
@@ -109,8 +109,4 @@ class Round:
             self.woken.add(hop_id)
         if change.resent != "time_over" or not kept.quiet:
             kept.workflow.events.add_event("resent", hop_id, now=self.now, why=change.resent)
-        self.again.append(self._record_of(hop_id))
-
-    def _record_of(self, hop_id: str) -> HopRecord:
-        kept = self.records.hops[hop_id]
-        return HopRecord(hop_id=hop_id, queue=kept.queue, envelope=kept.envelope or "", digest=kept.hop.digest)
+        self.again.append(self.records.to_send(hop_id))

@@ -61,16 +61,21 @@ class Waits:
         """Let a hop wait, or queue it."""
         stood_at = [kept.waits[token] for token in standing.tokens if token in kept.waits]
         is_due = standing.wake_at is not None and standing.wake_at <= now
+        is_joined = standing.branches and kept.block is not None and kept.block.joined is not None
         change = protocol.suspend(
             kept.hop,
             owner=owner,
             fence=fence,
-            over=is_due or len(stood_at) < len(standing.tokens) or any(is_over(wait, now=now) for wait in stood_at),
+            over=is_due
+            or len(stood_at) < len(standing.tokens)
+            or any(is_over(wait, now=now) for wait in stood_at)
+            or is_joined,
             until=self._look_at(kept, standing.wake_at, now),
             wake_at=standing.wake_at,
             line=self.records.line_of(kept.queue),
             now=now,
             pace=self.pace,
+            on_branches=standing.branches,
         )
         if change is False:
             return None
@@ -81,7 +86,7 @@ class Waits:
                 about = {"waits_for": ", ".join(standing.names)} if standing.names else {}
                 kept.workflow.events.add_event("suspended", hop_id, now=now, **about)
         goes_on = kept.hop.state == "queued" and kept.hop.fence == fence and not kept.hop.slept
-        return Suspended(hop=self._record_of(hop_id) if goes_on else None)
+        return Suspended(hop=self.records.to_send(hop_id) if goes_on else None)
 
     def resolve(self, token: str, answers: Mapping[str, str], *, by: str, call: str, now: datetime) -> Resolution:
         """Answer parts of a wait."""
@@ -107,32 +112,47 @@ class Waits:
         self._woken(hop_id, before, kept.waits[token], now)
         return kept.waits[token]
 
-    def signal(self, workflow: Workflow, name: str, text: str, *, by: str, call: str, now: datetime) -> Resolution:
+    def signal(
+        self, workflow: Workflow, name: str, text: str, *, by: str, call: str, below: str | None, now: datetime
+    ) -> Resolution:
         """Settle the oldest open wait of this name, or keep the signal."""
-        kept, signals = self.records.hops[workflow.hop_id], workflow.signals
+        signals = workflow.signals
         if call in signals.calls:
             return Resolution(outcome="repeated")
-        if workflow.state not in ("running", "parked") or _has_ended(kept, now):
+        if workflow.state not in ("running", "parked") or _has_ended(self.records.hops[workflow.hop_id], now):
             return Resolution(outcome="ended")
         woken: HopRecord | None = None
-        for before in by_since(kept.waits.values()):
-            if (before.kind, before.name, before.state) != ("signal", name, "open"):
-                continue
-            if self._give_up(kept, workflow.hop_id, before, now):  # nobody has noted yet that its time is over
-                woken = self._woken(workflow.hop_id, before, kept.waits[before.token], now) or woken
+        for before in self._awaited(workflow, name, below):
+            hop_id = hop_of_token(before.token)
+            kept = self.records.hops[hop_id]
+            if self._give_up(kept, hop_id, before, now):  # nobody has noted yet that its time is over
+                woken = self._woken(hop_id, before, kept.waits[before.token], now) or woken
                 continue
             wait, _ = rules.answer(before, {WHOLE: text}, by=by, call=call, now=now)
             kept.waits[wait.token] = wait
             signals.remember(call, self.limits.max_calls)
-            self._tell(kept, workflow.hop_id, wait, (WHOLE,), by=by, now=now)
-            woken = self._woken(workflow.hop_id, before, wait, now) or woken
+            self._tell(kept, hop_id, wait, (WHOLE,), by=by, now=now)
+            woken = self._woken(hop_id, before, wait, now) or woken
             return Resolution(outcome="settled", wait=wait, hop=woken)
+        if below is not None:
+            return Resolution(outcome="unknown", hop=woken)
         if signals.count >= self.limits.max_signals:
             return Resolution(outcome="too_many", hop=woken)
         signals.remember(call, self.limits.max_calls)
         signals.keep(name, Answer(text=text, by=by, at=now, call=call))
         workflow.events.add_event("signalled", workflow.hop_id, now=now, name=name, by=by)
         return Resolution(outcome="kept", hop=woken)
+
+    def _awaited(self, workflow: Workflow, name: str, below: str | None) -> tuple[Wait, ...]:
+        """Return the open waits for a signal, oldest first: all of a workflow, or those in a branch."""
+        begins = "" if below is None else f"{workflow.correlation_id}.{below}."
+        return by_since(
+            wait
+            for hop_id in workflow.hop_ids
+            if hop_id.startswith(begins) and (kept := self.records.hops[hop_id]).hop.state not in ENDED
+            for wait in kept.waits.values()
+            if (wait.kind, wait.name, wait.state) == ("signal", name, "open")
+        )
 
     def forget(self, kept: Kept) -> None:
         """Forget the waits of a hop that begins anew, and keep the signals that they took for it."""
@@ -209,11 +229,7 @@ class Waits:
             return None
         kept.quiet = False
         self.records.apply(hop_id, change, now=now)
-        return self._record_of(hop_id)
-
-    def _record_of(self, hop_id: str) -> HopRecord:
-        kept = self.records.hops[hop_id]
-        return HopRecord(hop_id=hop_id, queue=kept.queue, envelope=kept.envelope or "", digest=kept.hop.digest)
+        return self.records.to_send(hop_id)
 
 
 def by_since(waits: Iterable[Wait]) -> tuple[Wait, ...]:

@@ -10,14 +10,18 @@ from typing import Literal, Protocol, TypeAlias
 from paigeant_celery.core.conversations import ConversationKey
 from paigeant_celery.core.flow import Failure, WorkflowState
 from paigeant_celery.core.waits import WHOLE, Answered, Signalled, Wait, WaitKind
+from paigeant_celery.store.branch_port import BranchStore
 from paigeant_celery.store.endpoint import Endpoint
+from paigeant_celery.store.records import Closed, Closing, HopRecord
 
 __all__ = [
     "AskedWait",
     "BoundBroker",
+    "BranchStore",
     "Claim",
     "ClaimAnswer",
     "Claimed",
+    "Closed",
     "Closing",
     "Completion",
     "ConversationKeeper",
@@ -44,16 +48,6 @@ __all__ = [
     "WaitStore",
     "WorkflowRecord",
 ]
-
-
-@dataclass(frozen=True, kw_only=True)
-class HopRecord:
-    """A hop that waits to be run: everything that is needed to publish its message again."""
-
-    hop_id: str
-    queue: str
-    envelope: str
-    digest: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +117,7 @@ class Claimed:
 
 
 DropReason: TypeAlias = Literal[
-    "finished", "running", "waiting", "suspended", "parked", "cancelled", "unknown", "altered"
+    "finished", "running", "held", "waiting", "suspended", "parked", "cancelled", "unknown", "altered"
 ]
 
 
@@ -142,15 +136,6 @@ ClaimAnswer: TypeAlias = Claimed | Dropped
 
 
 @dataclass(frozen=True, kw_only=True)
-class Closing:
-    """Who closes a hop; the store accepts it only while owner and fence are unchanged."""
-
-    hop_id: str
-    owner: str
-    fence: int
-
-
-@dataclass(frozen=True, kw_only=True)
 class Said:
     """What a step adds to the end of a conversation: one line of text."""
 
@@ -165,6 +150,7 @@ class Completion:
     `step` is the id of the step that ended, for the event. `blobs` maps names to text that does not travel: step
     ids to their outputs, `executed:` and `at:` to the records of earlier steps, `steps:` to pages of those to come.
     `notes` are events to record with it, and `said` is appended to a conversation. `records` are added to the journal.
+    `end` is how a branch ended, if the hop was its last.
     """
 
     closing: Closing
@@ -175,6 +161,7 @@ class Completion:
     notes: Sequence[Mapping[str, str]] = ()
     said: Said | None = None
     records: Mapping[str, str] = field(default_factory=dict)
+    end: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,13 +203,15 @@ class NewWait:
 class Standing:
     """What a hop stands at: the tokens of its waits, and when it goes on without them.
 
-    `names` are those of the waits, for the event; a `quiet` hop leaves none, neither now nor when it wakes.
+    `names` are those of the waits, for the event; a `quiet` hop leaves none, neither now nor when it wakes. `branches`
+    says that it waits for those of the block that it is.
     """
 
     tokens: Sequence[str] = field(default=(), repr=False)
     wake_at: datetime | None = None
     names: Sequence[str] = ()
     quiet: bool = False
+    branches: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -366,9 +355,9 @@ class HopStore(Protocol):
     """The durable record of workflows and hops: who may run which, and what came of it.
 
     Each non-terminal hop is in exactly one place: due (queued, waiting), an owner's (running), parked, or asleep
-    (suspended). Closing
-    operations return False, and change nothing, if another owner has overtaken this one. They raise `HopUnknown` if the
-    store has no record of the hop: it has lost its data, and the hop's message must bring the hop back.
+    (suspended); one that is held is listed by its block. Closing operations return False or None, and change nothing,
+    if another owner has overtaken this one. They raise `HopUnknown` if the store has no record of the hop: it has lost
+    its data, and the hop's message must bring the hop back.
     """
 
     def start(self, new: NewWorkflow) -> Literal["started", "exists", "conflict"]:
@@ -407,12 +396,12 @@ class HopStore(Protocol):
         """Requeue a hop that its owner does not run; the attempt does not count, and the next sweep sends it."""
         ...
 
-    def complete(self, completion: Completion) -> bool:
-        """Record a hop's completion and the next hop, or the end of the workflow."""
+    def complete(self, completion: Completion) -> Closed | None:
+        """Record a hop's completion and the next hop, or the end of the workflow or of its branch."""
         ...
 
-    def fail(self, closing: Closing, failure: Failure) -> bool:
-        """Record that the hop failed and, with it, the workflow."""
+    def fail(self, closing: Closing, failure: Failure, *, end: str = "") -> Closed | None:
+        """Record that the hop failed and, with it, the workflow, or its branch: `end` is how that ended."""
         ...
 
     def retry_at(self, closing: Closing, failure: Failure, *, delay: float) -> bool:
@@ -427,8 +416,11 @@ class HopStore(Protocol):
         """
         ...
 
-    def park(self, closing: Closing, failure: Failure, letter: DeadLetter | None = None) -> bool:
-        """Set the hop and its workflow aside until a person redrives or cancels it; keep its dead letter too."""
+    def park(self, closing: Closing, failure: Failure, letter: DeadLetter | None = None) -> Closed | None:
+        """Set the hop aside until a person redrives it or cancels its workflow; keep its dead letter too.
+
+        The workflow is parked with it, unless other branches go on.
+        """
         ...
 
     def cancel(self, correlation_id: str) -> Literal["cancelled", "ended", "unknown"]:
@@ -436,11 +428,12 @@ class HopStore(Protocol):
         ...
 
     def redrive(
-        self, correlation_id: str, *, discard_journal: bool = False
+        self, correlation_id: str, *, place: str | None = None, discard_journal: bool = False
     ) -> Literal["redriven", "not_parked", "unknown"]:
         """Queue a parked hop again, with all its attempts; the next sweep sends it.
 
-        Its journal stays unless `discard_journal` is true.
+        It is the current one of the workflow's own slip, or the one at a `place`. Its journal stays unless
+        `discard_journal` is true; the branches of a block stay in any case.
         """
         ...
 
@@ -501,9 +494,13 @@ class WaitStore(Protocol):
         """
         ...
 
-    def signal(self, correlation_id: str, name: str, text: str, *, by: str, call: str) -> Resolution:
+    def signal(
+        self, correlation_id: str, name: str, text: str, *, by: str, call: str, below: str | None = None
+    ) -> Resolution:
         """Settle the oldest open wait for a signal of this name with a JSON text, or keep the signal for one to come.
 
+        If `below` is the place of a branch, only waits in it are looked at, and none is kept for: `unknown` if there is
+        no such wait.
         `call` is the id of the signal: a second one with it changes nothing (`repeated`). `ended` if the workflow goes
         on no more, `too_many` if it keeps as many as it may, `unknown` if there is no such workflow.
         """
@@ -653,5 +650,7 @@ class StoreServer(Protocol):
         ...
 
 
-class Store(HopStore, WaitStore, JournalStore, ConversationKeeper, EventStore, LetterStore, StoreServer, Protocol):
+class Store(
+    HopStore, WaitStore, BranchStore, JournalStore, ConversationKeeper, EventStore, LetterStore, StoreServer, Protocol
+):
     """A whole store. Every operation is atomic, idempotent and synchronous; callers ask for the parts they need."""

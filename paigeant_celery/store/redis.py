@@ -9,11 +9,13 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Literal, cast, get_args
 
+from paigeant_celery.core.blocks import Block, Plan
 from paigeant_celery.core.conversations import ConversationKey
 from paigeant_celery.core.errors import HopUnknown, InvalidInput
 from paigeant_celery.core.flow import Failure, WorkflowState
 from paigeant_celery.core.hops import EPOCH
 from paigeant_celery.core.waits import Wait, hop_of_token
+from paigeant_celery.store.branch_port import BranchPage, BranchReading, HopReading, OpenedBlock
 from paigeant_celery.store.conversations import AT_ONCE, heard_of, said_arguments, trips, where_of
 from paigeant_celery.store.endpoint import Endpoint, read_url
 from paigeant_celery.store.limits import LIMITS, StoreLimits
@@ -23,6 +25,7 @@ from paigeant_celery.store.port import (
     Claim,
     ClaimAnswer,
     Claimed,
+    Closed,
     Closing,
     Completion,
     DeadLetter,
@@ -173,21 +176,21 @@ class RedisStore:
         """Requeue a hop that its owner does not run."""
         return self._write("release", closing)
 
-    def complete(self, completion: Completion) -> bool:
-        """Record a hop's completion and the next hop, or the end of the workflow."""
+    def complete(self, completion: Completion) -> Closed | None:
+        """Record a hop's completion and the next hop, or the end of the workflow or of its branch."""
         closing = completion.closing
         # Without a next hop, its id, queue and digest are empty, and the envelope is the final one.
         following = completion.next_hop or HopRecord(hop_id="", queue="", envelope=completion.envelope, digest="")
         notes = [flat_of({"type": "note", "hop": closing.hop_id, **note}) for note in completion.notes]
-        return self._write(
+        return self._closed(
             "complete", closing, self._ttl, json.dumps(notes), completion.step, *hop_arguments(following),
             *said_arguments(completion.said), len(completion.records), *flat_of(completion.records),
             *flat_of(completion.blobs),
         )  # fmt: skip
 
-    def fail(self, closing: Closing, failure: Failure) -> bool:
-        """Record that the hop failed and, with it, the workflow."""
-        return self._close("fail", closing, self._ttl, failure=failure)
+    def fail(self, closing: Closing, failure: Failure, *, end: str = "") -> Closed | None:
+        """Record that the hop failed and, with it, the workflow, or its branch."""
+        return Closed() if self._close("fail", closing, self._ttl, failure=failure) else None
 
     def retry_at(self, closing: Closing, failure: Failure, *, delay: float) -> bool:
         """Record that an attempt failed; the hop waits for `delay` seconds."""
@@ -197,10 +200,10 @@ class RedisStore:
         """Leave a hop that the owner cannot read to newer workers."""
         return self._close("give_back", closing, failure=failure)
 
-    def park(self, closing: Closing, failure: Failure, letter: DeadLetter | None = None) -> bool:
-        """Set the hop and its workflow aside, and keep its dead letter."""
+    def park(self, closing: Closing, failure: Failure, letter: DeadLetter | None = None) -> Closed | None:
+        """Set the hop aside, and keep its dead letter."""
         kept = () if letter is None else (letter.letter_id, *letter_fields(letter))
-        return self._close("park", closing, failure=failure, letter=kept)
+        return Closed() if self._close("park", closing, failure=failure, letter=kept) else None
 
     def cancel(self, correlation_id: str) -> Literal["cancelled", "ended", "unknown"]:
         """End a workflow wherever it stands."""
@@ -208,7 +211,7 @@ class RedisStore:
         return cast("Literal['cancelled', 'ended', 'unknown']", reply)
 
     def redrive(
-        self, correlation_id: str, *, discard_journal: bool = False
+        self, correlation_id: str, *, place: str | None = None, discard_journal: bool = False
     ) -> Literal["redriven", "not_parked", "unknown"]:
         """Queue a parked hop again, with all its attempts."""
         token = uuid.uuid4().hex  # the client repeats a call if its reply is lost
@@ -242,7 +245,9 @@ class RedisStore:
         with self._server.readable(about):
             return only_wait(reply)
 
-    def signal(self, correlation_id: str, name: str, text: str, *, by: str, call: str) -> Resolution:
+    def signal(
+        self, correlation_id: str, name: str, text: str, *, by: str, call: str, below: str | None = None
+    ) -> Resolution:
         """Settle the oldest open wait for a signal of this name, or keep the signal."""
         about = f"wf:{correlation_id}"
         reply = self._server.run("signal", correlation_id, name, text, by, call, about=about)
@@ -266,6 +271,29 @@ class RedisStore:
                 page, place = asked_page(reply)
             found += page
         return found[: max(limit, 0)]
+
+    def block(self, hop_id: str) -> Block | None:
+        """Return what a hop has opened as a block."""
+        raise NotImplementedError
+
+    def hold(self, closing: Closing, page: BranchPage) -> int | None:
+        """Record the first hops of branches, which nobody may claim yet."""
+        raise NotImplementedError
+
+    def open_block(self, closing: Closing, plan: Plan) -> OpenedBlock | None:
+        """Make the first branches of a block live, once."""
+        raise NotImplementedError
+
+    def branches(self, hop_id: str, *, first: int, limit: int) -> Sequence[BranchReading]:
+        """Return branches of a block in their order, from a number on."""
+        raise NotImplementedError
+
+    def hop(self, hop_id: str) -> HopReading | None:
+        """Return where any hop stands, or None."""
+        raise NotImplementedError
+
+    def _closed(self, script: str, closing: Closing, *arguments: str | int) -> Closed | None:
+        return Closed() if self._write(script, closing, *arguments) else None
 
     def record(self, closing: Closing, records: Mapping[str, str]) -> bool:
         """Add records to the journal of a hop that the owner runs."""

@@ -114,7 +114,7 @@ def test_what_a_step_says_of_its_own_attempt_counts(
     """It asks for another attempt, has none left, or wants a person. What it cannot do is overrule `final_on`."""
     policy = policy.over(StepPolicy(max_attempts=5, backoff=2.0))
 
-    assert attempt_of(verdict, number=2, policy=policy, jitter=0.5) == Attempt(
+    assert attempt_of(verdict.error, number=2, policy=policy, jitter=0.5, verdict=verdict) == Attempt(
         **{"number": 2, "max_attempts": 5, "backoff": 2.0, "jitter": 0.5, **expected}
     )
 

@@ -12,6 +12,7 @@ import pytest
 from celery import Celery, chain, chord, group, signature
 from pydantic import SecretStr
 
+from paigeant_celery.core.block_steps import for_each, parallel, sub_workflow
 from paigeant_celery.core.errors import InvalidInput, MessageError
 from paigeant_celery.core.message import PaigeantMessage, content_digest, encode, parse
 from paigeant_celery.core.policy import StepPolicy
@@ -64,6 +65,23 @@ def test_a_process_without_the_task_names_it() -> None:
     assert step_of(signature("shop.charge", kwargs={"order": 17}), path="") == TaskSpec(
         "shop.charge", kwargs={"order": 17}
     )
+
+
+def test_the_branches_of_blocks_take_signatures() -> None:
+    """What stands on a slip may stand on that of a branch."""
+    spec = TaskSpec("shop.charge", (1,))
+
+    blocks = [
+        parallel({"a": charge.s(1), "b": [FunctionSpec("count"), charge.s(1)]}),
+        for_each(charge.s(1), over="planner"),
+        sub_workflow([charge.s(1)]),
+    ]
+
+    assert [[branch.steps for branch in block.branches] for block in blocks] == [
+        [(spec,), (FunctionSpec("count"), spec)], [(spec,)], [(spec,)],
+    ]  # fmt: skip
+    with pytest.raises(InvalidInput, match=r"^invalid_input at `branches\['a'\]\[0\]\.options\.queue`"):
+        parallel({"a": charge.s(1).set(queue="slow")})
 
 
 def test_everything_else_on_an_itinerary_stays_what_it_is() -> None:
