@@ -27,8 +27,8 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
-from paigeant_celery.core.budget import Usage
 from paigeant_celery.core.blocks import Block, Plan, plan_of
+from paigeant_celery.core.budget import Usage
 from paigeant_celery.core.conversations import ConversationKey
 from paigeant_celery.core.errors import HopUnknown
 from paigeant_celery.core.flow import Failure

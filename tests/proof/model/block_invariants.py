@@ -174,10 +174,14 @@ def _cut_off_write_nothing(before: BlockState, label: Label, after: BlockState, 
         if not _is_below_an_end(old, rules, hop):
             continue
         was = old.base.hops[hop]
-        if was is None or (now.state, now.fence, now.attempt) not in (
-            (was.state, was.fence, was.attempt),
-            ("cancelled", was.fence, was.attempt),
-        ) and not (was.state in ENDED and now.state == was.state):
+        if was is None or (
+            (now.state, now.fence, now.attempt)
+            not in (
+                (was.state, was.fence, was.attempt),
+                ("cancelled", was.fence, was.attempt),
+            )
+            and not (was.state in ENDED and now.state == was.state)
+        ):
             return False
         if (new.blocks[hop], new.ends[hop]) != (old.blocks[hop], old.ends[hop]):
             return False

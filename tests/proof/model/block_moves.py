@@ -293,8 +293,10 @@ def _is_on_its_way(state: BlockState, hop: int) -> bool:
 def _cleans(state: BlockState, rules: BlockRules) -> Iterator[Move]:
     for hop, record in enumerate(state.store.base.hops):
         if record is not None and record.state not in ENDED and is_cut(state.store, rules, hop):
-            yield Label("closes what is cut off", hop), False, state._replace(
-                store=records.cleaned(state.store, rules, hop)
+            yield (
+                Label("closes what is cut off", hop),
+                False,
+                state._replace(store=records.cleaned(state.store, rules, hop)),
             )
 
 
