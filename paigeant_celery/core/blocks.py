@@ -11,7 +11,18 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Literal, TypeAlias
 
-__all__ = ["Block", "BranchEnded", "Ends", "Joined", "Plan", "end_branch", "leave_window", "open_branches", "plan_of"]
+__all__ = [
+    "Block",
+    "BranchEnded",
+    "Counted",
+    "Ends",
+    "Joined",
+    "Plan",
+    "end_branch",
+    "leave_window",
+    "open_branches",
+    "plan_of",
+]
 
 Joined: TypeAlias = Literal["met", "missed"]
 BranchEnded: TypeAlias = Literal["succeeded", "failed"]

@@ -15,6 +15,7 @@ from paigeant_celery.store.port import DeadLetter, HopRecord, NewWorkflow
 from paigeant_celery.store.timeline import Entry, Id, id_of
 
 __all__ = [
+    "about_failure",
     "entry_of",
     "failure_of",
     "failure_text",
@@ -58,6 +59,11 @@ def failure_text(failure: Failure) -> str:
     """Return a failure as records keep it."""
     kept = {"step_id": failure.step_id, "error_class": failure.error_class, "text": failure.text}
     return json.dumps(kept if failure.cause is None else {**kept, "cause": failure.cause.as_json()})
+
+
+def about_failure(failure: Failure) -> tuple[str, str, str, str]:
+    """Return a failure as scripts take it."""
+    return failure_text(failure), failure.step_id or "", failure.error_class, failure.where
 
 
 def failure_of(text: str) -> Failure:
