@@ -19,6 +19,7 @@ from paigeant_celery.core.names import (
     CORRELATION_ID_RULE,
     FLOW,
     SPEC_VERSION,
+    block_of,
     hop_id,
     is_correlation_id,
     is_step_id,
@@ -43,6 +44,7 @@ __all__ = [
     "encode",
     "first_activity_in",
     "first_step_in",
+    "parent_of",
     "parse",
     "reread",
     "sha256",
@@ -54,7 +56,7 @@ _OLD_FORMAT = {"type", "module"}
 _STEP: TypeAdapter[Step] = TypeAdapter(Step)
 Notation: TypeAlias = Literal["values", "json", "text"]
 WITHOUT_FIELDS = {*LEAVES, dict, list, datetime}  # what most fields of a message hold
-GIVEN = {"deps", "arguments"}  # of a step: what its caller gave to it as values
+GIVEN = {"deps", "arguments", "args", "kwargs"}  # of a step: what its caller gave to it as values
 
 
 class PaigeantMessage(WireModel):
@@ -109,6 +111,14 @@ class PaigeantMessage(WireModel):
         version = self.spec_version if self.is_newer else SPEC_VERSION
         message_id = hop_id(self.correlation_id, slip.place)
         return self.model_copy(update={"slip": slip, "message_id": message_id, "sent_at": now, "spec_version": version})
+
+
+def parent_of(message: PaigeantMessage) -> str | None:
+    """Return the hop that sent this one: that of the step before it or, at the beginning of a branch, of its block."""
+    if message.slip.executed:
+        return hop_id(message.correlation_id, message.slip.executed[-1].place)
+    above = block_of(message.message_id)
+    return above[0] if above is not None else None
 
 
 def within_trace(message: PaigeantMessage, trace_context: dict[str, str]) -> PaigeantMessage:
