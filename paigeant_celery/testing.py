@@ -37,6 +37,7 @@ from paigeant_celery.core.message import reread
 from paigeant_celery.core.names import Names
 from paigeant_celery.core.settings import Settings
 from paigeant_celery.core.slip import Step, is_step, steps_in
+from paigeant_celery.core.task_steps import TaskSignature, is_signature, steps_of
 from paigeant_celery.core.wait_errors import WorkflowWaits
 from paigeant_celery.hop.claims import Claims
 from paigeant_celery.hop.effects import ClosedAs, Drop, Refused
@@ -90,7 +91,7 @@ class WorkflowHarness:
 
     async def run(
         self,
-        itinerary: Iterable[Step] | None = None,
+        itinerary: Iterable[Step | TaskSignature] | None = None,
         *,
         dispatcher: WorkflowDispatcher | None = None,
         variables: Mapping[str, object] | None = None,
@@ -174,7 +175,7 @@ class WorkflowHarness:
 
     def dispatch(
         self,
-        itinerary: Iterable[Step] | None = None,
+        itinerary: Iterable[Step | TaskSignature] | None = None,
         *,
         dispatcher: WorkflowDispatcher | None = None,
         variables: Mapping[str, object] | None = None,
@@ -185,7 +186,8 @@ class WorkflowHarness:
         usage_limits: object = None,
     ) -> WorkflowHandle:
         """Dispatch a workflow without delivering anything yet; return its handle."""
-        steps = list(itinerary) if isinstance(itinerary, Iterable) and not is_step(itinerary) else itinerary
+        alone = is_step(itinerary) or is_signature(itinerary)
+        steps = list(steps_of(itinerary)) if isinstance(itinerary, Iterable) and not alone else itinerary
         known = [step for step in steps if is_step(step)] if isinstance(steps, list) else []
         for _, step, _ in steps_in(known, "itinerary"):  # the dispatcher says what else is wrong
             self._held.append(registry.get(step.activity))

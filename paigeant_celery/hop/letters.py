@@ -21,6 +21,7 @@ from paigeant_celery.core.slip import (
     FunctionSpec,
     RoutingSlip,
     SleepSpec,
+    TaskSpec,
     WaitSpec,
 )
 from paigeant_celery.hop.guard import Arrival, content_of
@@ -43,6 +44,7 @@ KNOWN_KEYS = {
         BranchOf,
         ActivitySpec,
         FunctionSpec,
+        TaskSpec,
         WaitSpec,
         SleepSpec,
         BlockSpec,

@@ -53,7 +53,7 @@ def changed(name: str, path: str, value: object) -> dict[str, Any]:
     return tree
 
 
-@pytest.mark.parametrize("name", ["first", "underway", "content", "talking", "far", "waiting", "newer_minor"])
+@pytest.mark.parametrize("name", ["first", "underway", "content", "talking", "far", "waiting", "tasks", "newer_minor"])
 def test_a_message_written_by_this_version_is_read_and_written_unchanged(name: str) -> None:
     """Messages wait in queues while workers are upgraded; the samples are what was promised."""
     message = read(sample(name))
