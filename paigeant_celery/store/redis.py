@@ -193,7 +193,7 @@ class RedisStore:
         notes = [flat_of({"type": "note", "hop": closing.hop_id, **note}) for note in completion.notes]
         return self._closed(
             "complete", closing, self._ttl, json.dumps(notes), completion.step, *hop_arguments(following),
-            used_argument(completion.used), completion.end, *said_arguments(completion.said), len(completion.records),
+            completion.end, used_argument(completion.used), *said_arguments(completion.said), len(completion.records),
             *flat_of(completion.records), *flat_of(completion.blobs),
         )  # fmt: skip
 

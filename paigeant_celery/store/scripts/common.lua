@@ -6,8 +6,8 @@
 --                                     one), created_at, updated_at, deadline (if it has one), used (if it has limits
 --                                     and any hop of it was claimed: what it has used, with all calls recorded by now);
 --                                     at the end also envelope and failure (JSON); live (how many of its hops in branches
---                                     go on by themselves; the current hop is judged by its own record) and, while its keys
---                                     are given their end in pages, expires_at
+--                                     go on by themselves; the current hop is judged by its own record) and, while its
+--                                     keys are given their end in pages, expires_at
 -- {prefix}:hops:{workflow}    set     ids of all its hops; those of a large workflow that has ended leave it when they
 --                                     are given their end
 -- {prefix}:hop:{hop}          hash    workflow, state (held|queued|running|waiting|suspended|parked|done|failed|

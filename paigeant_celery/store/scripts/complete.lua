@@ -2,15 +2,15 @@
 -- as a block ends with it.
 -- ARGV: prefix, hop, owner, fence, ttl, notes (JSON list of flat lists name, value, ...),
 --       step ('' if unknown), next hop ('' at the end), its queue, envelope (the next hop's, or the final one), its digest,
---       what the step used ('' for a workflow without limits), how its branch ended (JSON),
---       where its conversation is kept ('' for none, 'workflow', 'anywhere'), the name of that, the bytes that the step
+--       how its branch ended (JSON), what the step used ('' for a workflow without limits), where its conversation is kept
+--       ('' for none, 'workflow', 'anywhere'), the name of that, the bytes that the step
 --       said in it, how many pieces they come in, the pieces, how many records the journal gets,
 --       key, record for each, then step id, JSON text for each blob
 -- Answer: 1 recorded, now or by an earlier call of this claim | {hop, queue, envelope, digest} to be sent, or {}, for the end
 --         of a branch that is recorded now | 0 overtaken, nothing changed | -1 the hop is unknown
 
-local _, hop, owner, fence, ttl, notes, step, next_hop, queue, envelope, digest = unpack(ARGV, 1, 11)
-local exact, end_, where, name, size, pieces = unpack(ARGV, 12, 12 + 5)
+local _, hop, owner, fence, ttl, notes, step, next_hop, queue, envelope, digest, end_ = unpack(ARGV, 1, 12)
+local exact, where, name, size, pieces = unpack(ARGV, 12 + 1, 12 + 5)
 local first_piece = 12 + 6
 local first_record = first_piece + pieces + 1
 local first_blob = first_record + 2 * ARGV[first_record - 1]
