@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from typing import TypeGuard
 
 from paigeant_celery.broker.outbox import Outbox
+from paigeant_celery.core.budget import used_by
 from paigeant_celery.core.conversations import conversation_of
 from paigeant_celery.core.errors import MessageError
 from paigeant_celery.core.files import first_stored
@@ -15,7 +17,7 @@ from paigeant_celery.core.settings import Settings
 from paigeant_celery.hop.guard import Arrival
 from paigeant_celery.store.port import Claim, ClaimAnswer, Claimed, Closing, HopRecord, HopStore, NewWorkflow
 
-__all__ = ["Claims"]
+__all__ = ["Claims", "is_limited"]
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +54,7 @@ class Claims:
             timeout=timeout,
             conversation=conversation_of(message) if message is not None else None,
             wanted=wanted,
+            used=used_by(message.slip.executed, earlier=message.slip.earlier) if is_limited(message) else None,
         )
         return self._store.claim(claim)
 
@@ -89,6 +92,11 @@ class Claims:
                 extra={"action": "workflow_adopted", "hop": arrival.hop_id},
             )  # fmt: skip
         return hop if answer == "adopted" else None
+
+
+def is_limited(message: PaigeantMessage | None) -> TypeGuard[PaigeantMessage]:
+    """Say whether the workflow of a message has limits, so that the store counts what it uses."""
+    return message is not None and message.usage_limits is not None and bool(message.usage_limits.set_limits())
 
 
 def _check_whole(message: PaigeantMessage) -> None:

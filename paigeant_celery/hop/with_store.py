@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import partial
 
 from paigeant_celery.broker.outbox import Outbox, Recorded
+from paigeant_celery.core.budget import Usage
 from paigeant_celery.core.causes import cause_of
 from paigeant_celery.core.conversations import batches_in, check_kept, conversation_of
 from paigeant_celery.core.errors import (
@@ -19,7 +20,7 @@ from paigeant_celery.core.errors import (
     StoreCorrupt,
     TransientError,
 )
-from paigeant_celery.core.flow import Advance, Arrive, Failure, Finish, Stands
+from paigeant_celery.core.flow import Advance, Arrive, Completed, Event, Failure, Finish, Stands
 from paigeant_celery.core.manifests import BranchEnd
 from paigeant_celery.core.message import PaigeantMessage, reread, sha256
 from paigeant_celery.core.names import MAX_ATTEMPTS, next_place, split_hop_id
@@ -29,7 +30,7 @@ from paigeant_celery.core.settings import Settings
 from paigeant_celery.core.slip import ExecutedStep, RoutingSlip
 from paigeant_celery.core.steps import BlockSpec
 from paigeant_celery.hop import ended
-from paigeant_celery.hop.claims import Claims
+from paigeant_celery.hop.claims import Claims, is_limited
 from paigeant_celery.hop.effects import ClosedAs, Drop, Effects, Refusal, Summary, summary_of
 from paigeant_celery.hop.ended import Ended
 from paigeant_celery.hop.failures import log_failure, traced
@@ -258,6 +259,7 @@ class RecordedEffects(Effects):
             records=records,
             waits=HopWaits(store=self._store, closing=closing, known=claimed.waits, now=clock_of(claimed)),
             stopping=self._stopping,
+            totals=claimed.totals,
         )
         if message.stream:
             send = partial(self._store.publish, closing)
@@ -490,11 +492,19 @@ class RecordedEffects(Effects):
                 notes=outcome.notes,
                 said=Said(conversation=key, text=outcome.said) if key is not None and outcome.said else None,
                 records=held,
+                used=_used(hop, outcome.event) if is_limited(hop.message) else None,
             )
         )
         if hop.journal is not None:
             hop.journal.let_go(held)
         return done
+
+
+def _used(hop: Opened, event: Event) -> Usage | None:
+    """Return what a step used that has ended well; what the branches of a block used is counted by their hops."""
+    if not isinstance(event, Completed) or isinstance(hop.message.step, BlockSpec):
+        return None
+    return Usage(counters=event.usage, cost=event.cost)
 
 
 def _failed_with(failure: Failure, hop_id: str, outcome: ClosedAs) -> Summary:

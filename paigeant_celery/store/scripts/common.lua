@@ -3,8 +3,9 @@
 -- server's clock; no other clock is used.
 --
 -- {prefix}:wf:{workflow}      hash    content, state (running|completed|failed|parked|cancelled), hop (the current
---                                     one), created_at, updated_at, deadline (if it has one); at the end also envelope
---                                     and failure (JSON)
+--                                     one), created_at, updated_at, deadline (if it has one), used (if it has limits
+--                                     and any hop of it was claimed: what it has used, with all calls recorded by now);
+--                                     at the end also envelope and failure (JSON)
 -- {prefix}:hops:{workflow}    set     ids of all its hops
 -- {prefix}:hop:{hop}          hash    workflow, state (queued|running|waiting|suspended|parked|done|failed|
 --                                     cancelled), queue,
@@ -12,7 +13,8 @@
 --                                     the last attempt); redriven_by and published_by (tokens); letter (while parked);
 --                                     sent and first (the numbers of its latest and of its first message among those
 --                                     of its queue); waits (how often it was overdue); given_back
---                                     (how many workers could not read it); heard (pieces, size and log of its
+--                                     (how many workers could not read it); counted (what its recorded calls used, as
+--                                     used of the workflow, which has it too); heard (pieces, size and log of its
 --                                     conversation at the first claim); heard_in (how long an id's history is kept
 --                                     after a claim, and the id); envelope until it is closed;
 --                                     suspended_by (fence and owner of the claim that suspended it last), slept ('1' if it had
@@ -106,6 +108,23 @@ local function raise_format()
   if newest < FORMAT then redis.call('HSET', meta, 'format', FORMAT) end
 end
 
+-- What was used: requests, tool calls, input tokens, output tokens and cost (in 10^-10 US dollars), whole numbers with
+-- spaces between them. Nothing counts as zeros; nil if it is something else.
+local function sums_in(text)
+  local sums = { (text or '0 0 0 0 0'):match('^(%d+) (%d+) (%d+) (%d+) (%d+)$') }
+  for i, each in ipairs(sums) do sums[i] = tonumber(each) end
+  return #sums == 5 and sums or nil
+end
+
+-- Sums with some more, and without others, as they are recorded; numbers hold no more exactly than the most.
+local function sums_text(sums, more, less)
+  local found = {}
+  for i, each in ipairs(sums) do
+    found[i] = int(math.max(0, math.min(MOST_COUNTED, each + (more and more[i] or 0) - (less and less[i] or 0))))
+  end
+  return table.concat(found, ' ')
+end
+
 local function corrupt(key, what) return redis.error_reply('CORRUPT ' .. key .. ' ' .. what) end
 
 -- Redis does not roll back a script that fails half-way, so every script asks this before its first write.
@@ -137,6 +156,19 @@ local function add_failure(workflow, type, hop, step, error_class, where, ...)
   else
     add_event(workflow, 'type', type, 'hop', hop, 'step', step, 'error', error_class, 'where', where, ...)
   end
+end
+
+-- What a workflow with limits has used, and what of it was counted for calls of a hop; nothing if it has none. The third
+-- is an error if either is damaged.
+local function totals(workflow, hop)
+  local wrong = misplaced(wf_key(workflow), 'hash', hop_key(hop), 'hash')
+  if wrong then return nil, nil, wrong end
+  local used = redis.call('HGET', wf_key(workflow), 'used')
+  if not used then return end
+  local all, counted = sums_in(used), sums_in(redis.call('HGET', hop_key(hop), 'counted'))
+  if not all then return nil, nil, corrupt(wf_key(workflow), 'has damaged sums') end
+  if not counted then return nil, nil, corrupt(hop_key(hop), 'has damaged sums') end
+  return all, counted
 end
 
 -- Note when the message of a queued hop will be overdue.

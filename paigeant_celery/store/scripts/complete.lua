@@ -1,15 +1,15 @@
 -- COMPLETE: close a hop as done, and record the next one or the end of the workflow.
 -- ARGV: prefix, hop, owner, fence, ttl, notes (JSON list of flat lists name, value, ...),
 --       step ('' if unknown), next hop ('' at the end), its queue, envelope (the next hop's, or the final one), its digest,
---       where its conversation is kept ('' for none, 'workflow', 'anywhere'), the name of that, the bytes that the step
+--       what the step used ('' for a workflow without limits), where its conversation is kept ('' for none, 'workflow', 'anywhere'), the name of that, the bytes that the step
 --       said in it, how many pieces they come in, the pieces, how many records the journal gets,
 --       key, record for each, then step id, JSON text for each blob
 -- Answer: 1 recorded, now or by an earlier call of this claim | 0 overtaken, nothing changed |
 --         -1 the hop is unknown
 
 local _, hop, owner, fence, ttl, notes, step, next_hop, queue, envelope, digest = unpack(ARGV, 1, 11)
-local where, name, size, pieces = unpack(ARGV, 12, 12 + 3)
-local first_piece = 12 + 4
+local exact, where, name, size, pieces = unpack(ARGV, 12, 12 + 4)
+local first_piece = 12 + 5
 local first_record = first_piece + pieces + 1
 local first_blob = first_record + 2 * ARGV[first_record - 1]
 
@@ -33,6 +33,11 @@ if where ~= '' then
   wrong = misplaced(log, 'hash')
   if wrong then return wrong end
 end
+local used, counted
+if exact ~= '' then
+  used, counted, wrong = totals(workflow, hop)
+  if wrong then return wrong end
+end
 if next_hop ~= '' and redis.call('EXISTS', hop_key(next_hop)) == 1 then
   return corrupt(hop_key(next_hop), 'was there before it was recorded')
 end
@@ -51,6 +56,7 @@ if log then
 end
 for i = first_record, first_blob - 1, 2 do redis.call('HSET', journal_key(hop), ARGV[i], ARGV[i + 1]) end
 for i = first_blob, #ARGV, 2 do redis.call('HSET', blob_key(workflow), ARGV[i], ARGV[i + 1]) end
+if used then redis.call('HSET', wf_key(workflow), 'used', sums_text(used, sums_in(exact), counted)) end
 if next_hop ~= '' then queue_hop(workflow, next_hop, queue, envelope, digest) end
 close_hop(hop, owner, 'done', open)
 for _, note in ipairs(notes) do add_event(workflow, unpack(note)) end

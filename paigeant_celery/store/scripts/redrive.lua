@@ -25,7 +25,7 @@ redis.call('HDEL', hop_key(hop), 'owner', 'failure', 'given_back')
 redis.call('ZREM', parked, hop)
 if discard == '1' then
   redis.call('DEL', journal_key(hop))
-  redis.call('HDEL', hop_key(hop), 'heard')
+  redis.call('HDEL', hop_key(hop), 'heard', 'counted') -- what was paid stays in the workflow's sums
   return_signals(workflow, hop)
   forget_waits(hop)
 end

@@ -32,7 +32,7 @@ NAMES = [field.name.upper() for field in fields(StoreLimits) if field.name.upper
 def test_the_scripts_begin_with_the_limits() -> None:
     """What an operator reads in the table is what the server does."""
     assert as_lua(LIMITS) == (
-        "local FORMAT = 2\n"
+        "local FORMAT = 3\n"
         "local DUE_AFTER = 5000\n"
         "local DUE_AFTER_MOST = 80000\n"
         "local LONG_UNSWEPT = 2500\n"
@@ -53,6 +53,7 @@ def test_the_scripts_begin_with_the_limits() -> None:
         "local MAX_CALLS = 10000\n"
         "local MAX_SIGNAL = 32768\n"
         "local MAX_ANSWER = 1048576\n"
+        "local MOST_COUNTED = 9007199254740991\n"
         "local ASKED_AT_ONCE = 100\n"
     )
 
