@@ -59,6 +59,8 @@ LIBRARY = "# library.py"
 DISPATCHING = "# dispatching.py"
 FOLLOWING = "# following.py"
 ORDERS = "# orders.py"
+FAN_OUT = "# fan_out.py"
+VOTES = "# votes.py"
 REFUNDS = "# refunds.py"
 REFUNDS_TEST = "# test_refunds.py"
 INBOX_PAGE = "# inbox_page.py"
@@ -88,6 +90,8 @@ RUN_BELOW = (
     DISPATCHING,
     FOLLOWING,
     ORDERS,
+    FAN_OUT,
+    VOTES,
     REFUNDS,
     REFUNDS_TEST,
     INBOX_PAGE,
@@ -500,6 +504,44 @@ def test_the_quick_start_prints_the_outputs_of_both_agents(tmp_path: Path) -> No
 def test_the_order_that_waits_for_its_payment_is_shipped(tmp_path: Path) -> None:
     """Whoever copies it sees a signal arrive."""
     assert run_script(block(ORDERS), cwd=tmp_path, cold=True) == "shipped for 1700 cents\n"
+
+
+def test_the_blocks_that_are_shown_give_what_their_page_says(tmp_path: Path) -> None:
+    """A path that is wrong on the page is wrong in the code of its readers."""
+    served = """
+import asyncio, json
+from paigeant_celery.testing import WorkflowHarness
+
+async def main():
+    harness = WorkflowHarness()
+    result = await harness.run(itinerary)
+    print(json.dumps(result.outputs))
+
+asyncio.run(main())
+"""
+
+    outputs = json.loads(run_script(block(FAN_OUT) + served, cwd=tmp_path))
+
+    assert outputs["readings"] == ["read cats 1", "read cats 2", "read cats 3"]
+    assert outputs["checks"] == {
+        "number": 3, "text": f"checks/text/sub-workflow/0/write: read cats 1; {outputs['readings']}",
+    }  # fmt: skip
+    assert outputs["write"] == f"write: read cats 1; {outputs['checks']}"
+
+
+def test_the_joins_that_are_shown_give_what_their_page_says(tmp_path: Path) -> None:
+    """People choose how much may fail from it."""
+    served = """
+import asyncio, json
+from paigeant_celery.testing import WorkflowHarness
+print(json.dumps(asyncio.run(WorkflowHarness().run([prices, quorum])).outputs))
+"""
+
+    outputs = json.loads(run_script(block(VOTES) + served, cwd=tmp_path))
+
+    text = outputs["prices"][1].pop("text")
+    assert outputs == {"prices": [12, {"failed": "ValueError"}, 9], "quorum": {"ann": "ann", "bob": "bob"}}
+    assert "unknown" in text
 
 
 def test_the_quick_start_prints_the_same_on_redis(tmp_path: Path, own_redis: Callable[..., RedisServer]) -> None:
