@@ -42,7 +42,7 @@ from paigeant_celery.core.faults import first_fault, raised_by_validator
 from paigeant_celery.core.jsonable import dumps
 from paigeant_celery.core.names import hop_id, is_free_name
 from paigeant_celery.core.policy import StepPolicy
-from paigeant_celery.core.slip import ActivitySpec, Step
+from paigeant_celery.core.slip import ActivitySpec, Step, TaskSpec
 from paigeant_celery.journal.scope import current_journal
 
 __all__ = ["AgentActivity", "DepsFactory"]
@@ -176,7 +176,8 @@ class AgentActivity:
     def _data_of(self, step: Step) -> Any:
         """Return the step's deps, validated as the type that this worker expects, or None if it expects none."""
         if not isinstance(step, ActivitySpec):
-            text = f"{step.activity!r} is an agent, but the step calls a function; use an `ActivitySpec`"
+            does = "runs a Celery task" if isinstance(step, TaskSpec) else "calls a function"
+            text = f"{step.activity!r} is an agent, but the step {does}; use an `ActivitySpec`"
             raise MessageError("invalid_envelope", "kind", text)
         expected = self._expected()
         if self._deps_factory is not None:

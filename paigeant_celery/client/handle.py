@@ -22,11 +22,14 @@ from paigeant_celery.broker.port import ServesItself, Transport, checked_transpo
 from paigeant_celery.client.answering import AnswersWaits, check_size, send_on
 from paigeant_celery.client.readings import (
     Answered,
+    BranchStatus,
     CurrentState,
     PendingWait,
+    WaitingFor,
     WorkflowResult,
     WorkflowStatus,
 )
+from paigeant_celery.client.tree import is_left_to_newer, parked_in, tree_of, waits_of_block, waits_of_tree
 from paigeant_celery.client.waits import answered, open_waits, pending_wait, waiting_for
 from paigeant_celery.core.about import About
 from paigeant_celery.core.answers import answers_of
@@ -47,6 +50,8 @@ from paigeant_celery.core.events import Joining, WorkflowEvent
 from paigeant_celery.core.flow import Failure
 from paigeant_celery.core.message import PaigeantMessage, reread, step_ids_in
 from paigeant_celery.core.names import FLOW, conversation_fault, is_correlation_id
+from paigeant_celery.core.slip import ExecutedStep, RoutingSlip
+from paigeant_celery.core.steps import BlockSpec
 from paigeant_celery.core.wait_errors import SignalRefused
 from paigeant_celery.core.wait_inputs import checked_by, checked_signal_id, checked_wait_name
 from paigeant_celery.core.waits import WHOLE
@@ -65,6 +70,8 @@ LONGEST_WAIT = 0.5
 EVENTS_AT_ONCE = 100
 REMIND_AFTER = 5.0  # seconds of waiting for a result until a log line says that nobody serves the step
 SEND_FOR = 5.0  # seconds for the broker to take the message that tells a worker of a cancelled sleeper
+MOST_TOLD = 5  # things that a workflow waits for, in a text
+GOES_ON = ("running", "parked")
 UNSWEPT = 10.0  # seconds; every worker that serves steps sweeps about once a second
 
 logger = logging.getLogger(__name__)
@@ -91,7 +98,8 @@ class WorkflowHandle(AnswersWaits):
     async def status(self) -> WorkflowStatus:
         """Return where the workflow stands.
 
-        Of a long workflow it makes a round trip for each 100 steps that ran and for each page of those to come. Raises
+        Of a long workflow it makes a round trip for each 100 steps that ran and for each page of those to come, and of
+        one with branches those that `client/tree.py` tells: one for each block and each 100 of its branches. Raises
         `UnknownWorkflow`, and `StoreCorrupt` if a record of a workflow that goes on is damaged.
         """
         return await asyncio.to_thread(self.status_sync)
@@ -110,6 +118,7 @@ class WorkflowHandle(AnswersWaits):
                 raise
             return self._status_by_envelope(record)  # whoever looks after a parked workflow needs to see why
         step, used = slip.next_step, used_by(slip.executed, earlier=slip.earlier)
+        branches, waits = self._branches(record, slip, ran)
         return WorkflowStatus(
             correlation_id=self.correlation_id,
             state=_current_state(record),
@@ -119,14 +128,31 @@ class WorkflowHandle(AnswersWaits):
             attempt=record.attempt,
             executed=tuple(executed.step_id for executed in ran),
             remaining=tuple(remaining.step_id or "" for remaining in slip.itinerary),
-            failure=record.failure,
+            failure=_failure(record, branches),
             created_at=record.created_at,
             updated_at=record.updated_at,
             retry_at=record.retry_at,
             usage=used.counters,
             cost=used.cost,
-            waiting_for=waiting_for(record),
+            waiting_for=waits,
+            branches=branches,
         )
+
+    def _branches(
+        self, record: WorkflowRecord, slip: RoutingSlip, ran: Sequence[ExecutedStep]
+    ) -> tuple[tuple[BranchStatus, ...], tuple[WaitingFor, ...]]:
+        """Return the branches of the workflow's blocks, and what it waits for there and elsewhere."""
+        is_block = isinstance(slip.next_step, BlockSpec)
+        places = [step.place for step in ran if step.is_block] + ([slip.place] if is_block else [])
+        if not places:
+            return (), waiting_for(record)
+        store, live = self._store("status"), slip.place if is_block and record.state in GOES_ON else None
+        branches = tree_of(store, self.correlation_id, places, live=live)
+        path = slip.next_step.step_id if is_block and slip.next_step is not None else None
+        if live is None or path is None or not record.suspended:
+            return branches, waiting_for(record)
+        hop = store.hop(record.hop_id)
+        return branches, (waits_of_block(path, branches, hop), *waits_of_tree(branches))
 
     def _status_by_envelope(self, record: WorkflowRecord) -> WorkflowStatus:
         """Return what the envelope alone tells: only a newer version can read it, or what left it is damaged."""
@@ -338,8 +364,14 @@ class WorkflowHandle(AnswersWaits):
             return None
         if record.state == "cancelled":
             raise WorkflowCancelled(self.correlation_id)
-        if record.failure is not None:
-            failure, error = record.failure, WorkflowParked if record.state == "parked" else WorkflowFailed
+        failure = record.failure
+        if _waits_for_branches(record):
+            status = self.status_sync()
+            if status.state != "parked":  # somebody has just redriven it
+                return None
+            failure = status.failure or record.failure
+        if failure is not None:
+            error = WorkflowParked if record.state == "parked" else WorkflowFailed
             # The frames here are ours alone. What was raised on the worker is the cause, as text.
             cause = RemoteTraceback(str(failure.cause)) if failure.cause is not None else None
             raise error(self.correlation_id, failure.step_id, failure.error_class, failure.text) from cause
@@ -454,28 +486,44 @@ def _current_state(record: WorkflowRecord) -> CurrentState:
         return record.state
     if record.suspended:
         return "suspended"
-    return "queued" if record.retry_at is None or _is_left_to_newer(record.failure) else "retrying"
+    return "queued" if record.retry_at is None or is_left_to_newer(record.failure) else "retrying"
 
 
-def _is_left_to_newer(failure: Failure | None) -> bool:
-    """Say whether no attempt failed, but a worker could not read what a newer version wrote."""
-    return failure is not None and failure.error_class == "newer_version"
+def _waits_for_branches(record: WorkflowRecord) -> bool:
+    """Say whether the workflow is parked, but its current step waits: it is then a branch of that which is parked."""
+    return record.state == "parked" and record.suspended
+
+
+def _failure(record: WorkflowRecord, branches: Sequence[BranchStatus]) -> Failure | None:
+    """Return why the workflow stands; the store keeps the failure that came last, and that may be over."""
+    if not record.suspended or not branches:
+        return record.failure
+    if record.state != "parked":
+        return None
+    parked = parked_in(branches)
+    return parked.failure if parked is not None else record.failure
 
 
 def _standing(status: WorkflowStatus) -> str:
     """Say where the current step stands."""
     at = f"step {status.step_id!r} "
-    if status.failure is not None and _is_left_to_newer(status.failure):
+    if status.failure is not None and is_left_to_newer(status.failure):
         return f"{at}waits on queue {status.queue!r} for a worker of a newer version: {status.failure.text}"
     if status.retry_at is not None and status.failure is not None:
         return f"{at}failed with {status.failure.error_class} and is tried again at {status.retry_at:%H:%M:%S}"
     if status.state == "suspended":
-        waits = "; ".join(map(str, status.waiting_for)) or "something from outside"
+        waits = _told(status.waiting_for) or "something from outside"
         return f"{at}is suspended and waits for {waits}; `pending()` has what can be answered"
     if status.state == "running":
         return f"{at}is running"
     begun = f"begun {status.attempt} times before" if status.attempt else "no worker has taken it yet"
     return f"{at}waits on queue {status.queue!r}; {begun}"
+
+
+def _told(waits: Sequence[WaitingFor]) -> str:
+    told = [str(wait) for wait in waits[:MOST_TOLD]]
+    more = [f"and {len(waits) - MOST_TOLD} more"] if len(waits) > MOST_TOLD else []
+    return "; ".join(told + more)
 
 
 def _event(stored: StoredEvent, whole: Mapping[str, str]) -> WorkflowEvent:

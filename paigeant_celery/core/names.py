@@ -246,7 +246,7 @@ REASONS: Mapping[str, str] = MappingProxyType(
         "expired": "the store does not know the workflow, and its message is too old for the workflow to be adopted",
         "inconsistent_slip": "the ids, places or digest of a message contradict each other or the store",
         "invalid_answer": "an answer to a wait, or a signal, is no JSON, or does not fit what the wait asks for",
-        "invalid_arguments": "the arguments of a function do not fit its signature, or would not come back from JSON",
+        "invalid_arguments": "the arguments of a function or a task do not fit it, or would not come back from JSON",
         "invalid_block": "the branches, the join or another part of a block make no sense",
         "invalid_deps": "the deps of an agent do not fit the type that reads them, or would not come back from JSON",
         "invalid_envelope": "an envelope is not strict JSON, or one of its fields has a wrong value",

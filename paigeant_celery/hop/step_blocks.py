@@ -18,7 +18,15 @@ from paigeant_celery.core.branches import first_message
 from paigeant_celery.core.budget import Usage, added_up
 from paigeant_celery.core.causes import cause_of
 from paigeant_celery.core.errors import InvalidInput, NotSerializable, PaigeantError, Paused, StoreCorrupt, UsageError
-from paigeant_celery.core.manifests import BranchEnd, content_in, manifest_of, name_of_branch, read_end
+from paigeant_celery.core.manifests import (
+    BranchEnd,
+    content_in,
+    manifest_of,
+    name_of_branch,
+    name_of_opened,
+    opened_as,
+    read_end,
+)
 from paigeant_celery.core.message import PaigeantMessage, encode
 from paigeant_celery.core.pointers import pointed_at
 from paigeant_celery.core.settings import Settings
@@ -131,7 +139,8 @@ class StepBlocks:
 
     def _page(self, step: BlockSpec, items: Sequence[JsonValue] | None, first: int, count: int) -> BranchPage:
         hops: list[HopRecord] = []
-        blobs: dict[str, str] = {}
+        kept = {name_of_opened(self._message.place): opened_as(step, self._message.path).encode()}
+        blobs = kept if first == 0 else {}
         size = 0
         for hop, item in self._first_hops(step, items, range(first, min(first + PAGE, count))):
             size += len(hop.envelope) + sum(map(len, item.values()))

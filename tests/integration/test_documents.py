@@ -56,6 +56,7 @@ TEAM = "# team.py"
 DESK_TALK = "# desk_talk.py"
 PICTURES = "# pictures.py"
 LIBRARY = "# library.py"
+TILL = "# till.py"
 DISPATCHING = "# dispatching.py"
 FOLLOWING = "# following.py"
 ORDERS = "# orders.py"
@@ -87,6 +88,7 @@ RUN_BELOW = (
     TEAM,
     DESK_TALK,
     LIBRARY,
+    TILL,
     DISPATCHING,
     FOLLOWING,
     ORDERS,
@@ -160,6 +162,11 @@ ANSWERS = {
         "hop/without_store.py": ["def refuse(", "self._letters.bury("],
         "hop/letters.py": ["def letter_of("],
         "broker/dead_letter_queue.py": ["def bury("],
+    },
+    "What does a Celery task see that runs as a step, and what becomes of its `retry`?": {
+        "activities/celery_tasks.py": ["class TaskCall", "def _call_of("],
+        "worker/celery_tasks.py": ["def _request(", "def _retrying(", "def _gave_up("],
+        "core/policy.py": ["class Verdict", "def _judged("],
     },
     "Where is the delay before a retry chosen?": {
         "core/policy.py": ["def retry_delay(", "MAX_BACKOFF = "],
@@ -829,6 +836,28 @@ print(asyncio.run(WorkflowHarness().run([step])).outputs)
 """
 
     assert run_script(block(TEAM) + served, cwd=tmp_path) == "{'team.helper': 'Done.'}\n"
+
+
+def test_the_celery_tasks_that_are_shown_run_as_steps(tmp_path: Path) -> None:
+    """Whoever has tasks copies this around them."""
+    served = """
+import asyncio
+
+from celery import Celery, signature
+
+from paigeant_celery import TaskSpec
+from paigeant_celery.testing import WorkflowHarness
+
+app = Celery("shop")
+named = [TaskSpec("shop.charge", [], {"order": 17}, step_id="payment"), signature("shop.receipt", args=("en",))]
+for steps in (itinerary, named):
+    print(asyncio.run(WorkflowHarness().run(steps, correlation_id="order-17")).outputs)
+"""
+
+    assert run_script(block(TILL) + served, cwd=tmp_path).splitlines() == [
+        "{'shop.charge': {'order': 17, 'key': 'order-17.0'}, 'shop.receipt': 'de: order 17 is paid'}",
+        "{'payment': {'order': 17, 'key': 'order-17.0'}, 'shop.receipt': 'en: order 17 is paid'}",
+    ]
 
 
 def test_the_conversations_of_the_page_are_kept_as_it_says(tmp_path: Path) -> None:

@@ -494,7 +494,7 @@ def test_a_message_that_is_too_large_to_be_read_parks_what_no_worker_here_could_
 def of_a_newer_version(message: PaigeantMessage, place: int = 0) -> str:
     """The envelope of a message with a kind of step that no worker here knows."""
     tree = {**json.loads(encode(message)), "spec_version": "1.9"}
-    tree["slip"]["itinerary"].insert(place, {"step_id": "both", "kind": "block", "branches": []})
+    tree["slip"]["itinerary"].insert(place, {"step_id": "both", "kind": "edit", "rest": []})
     return json.dumps(tree)
 
 
@@ -570,7 +570,7 @@ def test_a_message_of_a_newer_version_that_the_store_does_not_know_is_put_back_a
         {'["draft:0",1,"model","","",0].1': '{"v":2,"of":', '["draft:0",1,"model","","",0].2': "{}}",
          '["draft:0",1,"model","","",0].pieces': "2"},
         {"outcome": '{"v":2,"ended":{}}'},
-        {"outcome": '{"v":1,"ended":{"result":{"output":1,"inserted":[{"kind":"block"}]}}}'},
+        {"outcome": '{"v":1,"ended":{"result":{"output":1,"inserted":[{"kind":"edit"}]}}}'},
     ],
 )  # fmt: skip
 def test_a_journal_of_a_newer_version_is_left_to_its_workers(line: Line, first: Arrival, entry: dict[str, str]) -> None:
