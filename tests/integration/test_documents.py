@@ -23,6 +23,7 @@ from paigeant_celery.core import names
 from paigeant_celery.core.hops import ResentReason
 from paigeant_celery.core.policy import MAX_BACKOFF
 from paigeant_celery.core.settings import Settings
+from paigeant_celery.core.steps import AT_ONCE, MOST_AT_ONCE, MOST_DEEP
 from paigeant_celery.hop.lease import RENEWALS_PER_LEASE
 from paigeant_celery.journal.hop_journal import MAX_RECORD
 from paigeant_celery.store.limits import LIMITS
@@ -132,6 +133,16 @@ FIGURES = [
     ("docs/guarantees.md", "`max_attempts` ({}) in all.", SETTINGS.max_attempts),
     ("docs/guarantees.md", "After it was begun `max_attempts` ({}) times,", SETTINGS.max_attempts),
     ("docs/guarantees.md", "which is every quarter of `paigeant_lease` ({} s)", SETTINGS.lease / RENEWALS_PER_LEASE),
+    ("docs/blocks.md", "Blocks may stand in branches, up to {} deep.", MOST_DEEP),
+    ("docs/blocks.md", "go on at the same time; {} by default.", AT_ONCE),
+    ("docs/blocks.md", "{}, at most 100 for each block", AT_ONCE),
+    ("docs/blocks.md", "20, at most {} for each block", MOST_AT_ONCE),
+    ("docs/blocks.md", "`paigeant_max_branches` ({})", SETTINGS.max_branches),
+    ("docs/blocks.md", "all branches together | {} |", LIMITS.max_hops),
+    ("docs/limits.md", "hops of a workflow with blocks | {} |", LIMITS.max_hops),
+    ("docs/limits.md", "blocks in each other | {} |", MOST_DEEP),
+    ("docs/limits.md", "`max_at_once=` of a block | 1 to {} |", MOST_AT_ONCE),
+    ("docs/operating.md", "would have more than {} hops", LIMITS.max_hops),
     ("docs/performance.md", "with more than {} task threads", FEW),
     ("docs/waiting.md", "A step has at most {} open waits,", LIMITS.max_waits),
     ("docs/waiting.md", "an answer at most {} MiB,", LIMITS.max_answer / 1024**2),
@@ -281,6 +292,25 @@ ANSWERS = {
         "store/scripts/suspend.lua": ["-- SUSPEND"],
         "store/scripts/resolve.lua": ["-- RESOLVE"],
         "store/scripts/sweep.lua": ["asleep"],
+    },
+    "What does a block do, and when does it go on?": {
+        "core/blocks.py": ["def open_branches(", "def end_branch(", "def leave_window("],
+        "hop/step_blocks.py": ["async def joined(", "async def _open(", "def _missed("],
+    },
+    "What is the first message of a branch, and what does its first step get?": {
+        "core/branches.py": ["def first_message("],
+        "core/slip.py": ["class BranchOf(", "def previous("],
+    },
+    "How did a branch end, and who woke its block?": {
+        "core/manifests.py": ["class BranchEnd(", "def succeeded_end("],
+        "core/blocks.py": ["def end_branch(", "wakes=True"],
+        "hop/effects.py": ["case Arrive():"],
+        "hop/with_store.py": ["def _arrive("],
+    },
+    "Where is the output of a block, or of a step in a branch?": {
+        "core/manifests.py": ["class Manifest(", "def assembled("],
+        "store/outputs.py": ["def outputs_of("],
+        "store/steps.py": ["def step_at("],
     },
     "Why was an attempt left, or not?": {
         "journal/hop_waits.py": ["IN_PEACE = ", "def _leave_if("],
