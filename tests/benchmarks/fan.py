@@ -8,8 +8,9 @@ One run on one server, with workers of threads that run instant agents, each con
   workflows, which are sent to a stopped worker. Agents per second, from the first call of a model to the last one,
   over those of a chord of the same agents; and the same ratio of 100 workflows of 5 steps to as many chains, as
   `hop.py` measures it, in the same rounds. Branches must not lose more of the rate than steps do.
-- many: a block of 1000 branches, of which 50 go on at the same time: how much the memory of the worker grows beyond what
-  the blocks before it needed, and how many bytes of Redis each branch takes beside outputs, when the workflow has ended.
+- many: a block of 1000 branches, of which 50 go on at the same time: how much the memory of the worker grows beyond
+  what the blocks before it needed, and how many bytes of Redis each branch takes beside outputs, when the workflow has
+  ended.
 - commands: how many commands a script of blocks runs on the server at most, by `INFO commandstats`.
 
 The exit code is 1 if an output was lost or is not what it must be. It never depends on times.
@@ -297,8 +298,11 @@ def _row(title: str, values: Sequence[float], reach: float | None, *, at_least: 
 def many_lines(large: Large, size: Size) -> Iterator[str]:
     """Yield what a large block took."""
     yield f"\n{f'{size.branches} branches, {AT_ONCE} at the same time':<52}{'':>8}{'reach':>28}"
-    yield f"{'MB more of the worker':<52}{large.memory:>8.1f}{MEMORY_REACH:>28g}  {_verdict(large.memory, MEMORY_REACH)}"
-    yield f"{'bytes of Redis a branch':<52}{large.bytes:>8.0f}{BYTES_REACH:>28g}  {_verdict(large.bytes, BYTES_REACH)}"
+    for title, value, reach in (
+        ("MB more of the worker", large.memory, MEMORY_REACH),
+        ("bytes of Redis a branch", large.bytes, BYTES_REACH),
+    ):
+        yield f"{title:<52}{value:>8.1f}{reach:>28g}  {_verdict(value, reach)}"
 
 
 def command_lines(scripts: Mapping[str, Script]) -> Iterator[str]:
