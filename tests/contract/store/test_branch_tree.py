@@ -681,3 +681,18 @@ def closing_of(bench: Bench, hop_id: str) -> Closing:
         if hop_id in fences:
             return Closing(hop_id=hop_id, owner=owner, fence=fences[hop_id])
     raise AssertionError(f"nobody runs {hop_id}")
+
+
+def test_a_block_whose_branches_are_all_parked_is_ended_when_the_deadline_passes(bench: Bench) -> None:
+    """It sleeps, and is woken as any hop that sleeps; the pass that wakes it has it ended at once."""
+    waiting_block(bench, 1, more={"deadline": now(bench) + timedelta(seconds=0.2)})
+    park(bench.store, at(0))
+    assert workflow_state(bench.store) == "parked"
+    bench.spend(1.0)
+    if isinstance(bench, MemoryBench):
+        bench.pass_time(1)
+
+    found = swept(bench)
+
+    assert (ids(found.overdue), ids(found.late)) == (["w.0"], ["w.0"])
+    assert workflow_state(bench.store) == "running"
