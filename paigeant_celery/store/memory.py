@@ -443,6 +443,7 @@ class MemoryStore:
                     found.lapse_all()
                 found.wake(self._waits)
                 found.look(queues or {})
+                self._records.settle()  # a block that was woken has its workflow go on, and be late
                 found.look_at_deadlines()
                 self._sweeping = replace(self._sweeping, cut=found.is_full)
             return Sweep(
