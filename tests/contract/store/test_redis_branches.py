@@ -1,375 +1,331 @@
-"""What blocks cost on Redis, when their keys expire, and what becomes of records that others changed."""
+"""What only the store on Redis can get wrong about branches: leftovers, long scripts, lost replies and full servers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, cast
 
 import pytest
 
 from paigeant_celery.core.errors import TransientError
-from paigeant_celery.store.port import Closed, Closing, OpenHops, Standing, Store
-from tests.contract.store.bench import RedisBench, everything
+from paigeant_celery.store.branch_port import OpenedBlock
+from paigeant_celery.store.port import Closed, Closing, OpenHops, Standing, Suspended, Sweep
+from tests.contract.store.bench import TTL, RedisBench, everything
 from tests.contract.store.blocks import (
     asks,
     at,
     begun,
     clean,
+    complete,
+    counts,
+    fail,
     nested_block,
     open_all,
     page,
     park,
     plan,
+    read,
     run,
+    sent_by,
+    state,
     states,
     succeed,
-    swept,
     wait_in,
     waiting_block,
     workflow_state,
     write,
 )
-from tests.contract.store.given import FAILURE, claim, closing, completion, hop, letter, new
-from tests.contract.store.test_corruption import who_notices
+from tests.contract.store.given import FAILURE, completion, hop, letter, new, told
+from tests.contract.store.test_redis import losing_one_reply
 
-MOST_COMMANDS = 1000  # of one script; about 10 ms on a slow server, in which it answers nobody
-PAGE = 100
-RAW = (
-    "eval",
-    "evalsha",
-    "info",
-    "config|resetstat",
-    "hello",
-    "client|setname",
-    "client|setinfo",
-    "select",
-    "script|load",
-)
+MANY = 250  # branches; more than one script closes
+LONGEST = 1000  # commands of one script, about
+
+INDEXES = ("due", "parked", "asleep", "asked", "deadlines", "owners", "letters", "kept", "ending")
+OF_OWNERS = ("owner:*", "host:*", "touchable:*", "letter:*")
 
 
-def commands_of(bench: RedisBench, call: Callable[[], object]) -> int:
-    """Return how many commands the script of a call runs; the server must be nobody else's."""
-    bench.client.config_resetstat()
-    call()
-    stats = cast("Mapping[str, Mapping[str, int]]", bench.client.info("commandstats"))
-    counted = {name.removeprefix("cmdstat_"): each["calls"] for name, each in stats.items()}
-    return sum(count for name, count in counted.items() if name not in RAW)
+def many(bench: RedisBench) -> Closing:
+    """Open a block of so many branches that no script closes all, with hops in each state, and one a block itself."""
+    block = begun(bench)
+    write(bench.store, block, MANY, queue="shared")
+    opened = bench.store.open_block(block, plan(MANY, window=100, collects=True))
+    assert opened is not None
+    store = bench.store
+    for number in range(80):
+        hop_id = at(number)
+        if number < 20:
+            close = run(store, hop_id, owner=f"owner-{number % 3}")
+            store.record(close, {"call": "1"})
+            store.publish(close, [told(number)])
+        elif number < 40:
+            store.park(run(store, hop_id), FAILURE, replace(letter(), letter_id=f"l{number}"))
+        elif number < 60:
+            wait_in(bench, hop_id, asks(hop_id), asks(hop_id, "paid", kind="signal"))
+        elif number < 65:
+            store.retry_at(run(store, hop_id), FAILURE, delay=0)
+        elif number < 70:
+            succeed(store, hop_id)
+        elif number < 75:
+            fail(store, hop_id)
+    inner = run(store, at(75))
+    open_all(store, inner, 150, window=100)
+    for number in range(30):
+        wait_in(bench, at(number, of=at(75)), asks(at(number, of=at(75))))
+    park(store, at(31, of=at(75)))
+    store.suspend(inner, Standing(branches=True))
+    return block
 
 
-@pytest.fixture
-def alone(own_redis: Callable[..., Any]) -> RedisBench:
-    """A server of this test's own, of which the commands can be counted."""
-    return RedisBench(own_redis().url, "p")
-
-
-# What it costs.
-
-
-def linear(store: Store) -> Mapping[str, Callable[[], object]]:
-    """A workflow of two steps, and one that is parked: what each call does to a hop on the workflow's own slip."""
-    held = {place: Closing(hop_id=f"w.{place}", owner="ann", fence=1) for place in (0, 1, 2)}
-    kept = Closing(hop_id="v.0", owner="ann", fence=1)
-    return {
-        "start": lambda: store.start(new()),
-        "claim": lambda: store.claim(claim()),
-        "renew": lambda: store.renew("ann", {"w.0": 1}),
-        "record": lambda: store.record(held[0], {"call": "1"}),
-        "complete": lambda: store.complete(completion(held[0], next_hop=hop("w.1"))),
-        "claim next": lambda: store.claim(claim("w.1")),
-        "retry_at": lambda: store.retry_at(held[1], FAILURE, delay=0),
-        "sweep": lambda: store.sweep(host="there"),
-        "claim again": lambda: store.claim(claim("w.1", token="t2")),
-        "wait": lambda: store.wait(replace(held[1], fence=2), asks("w.1")),
-        "suspend": lambda: store.suspend(replace(held[1], fence=2), Standing(tokens=[asks("w.1").token])),
-        "resolve": lambda: store.resolve(asks("w.1").token, {"": "1"}, by="ann", call="c"),
-        "signal": lambda: store.signal("w", "paid", "1", by="ann", call="c"),
-        "claim last": lambda: store.claim(claim("w.1", token="t3")),
-        "finish": lambda: store.complete(completion(replace(held[1], fence=3))),
-        "start another": lambda: store.start(new("v")),
-        "claim another": lambda: store.claim(claim("v.0")),
-        "park": lambda: store.park(kept, FAILURE, letter()),
-        "redrive": lambda: store.redrive("v"),
-        "cancel": lambda: store.cancel("v"),
-    }
-
-
-def test_a_workflow_of_linear_steps_costs_nothing_more_than_before_there_were_blocks(alone: RedisBench) -> None:
-    """Most workflows have no blocks, and their scripts ask nothing about any."""
-    assert {name: commands_of(alone, call) for name, call in linear(alone.raw).items()} == COSTS
-    alone.close()
-
-
-COSTS = {
-    "start": 24,
-    "claim": 30,
-    "renew": 14,
-    "record": 8,
-    "complete": 33,
-    "claim next": 29,
-    "retry_at": 22,
-    "sweep": 30 + 4,  # nobody waits for a sweep
-    "claim again": 28,
-    "wait": 17,
-    "suspend": 33,
-    "resolve": 33,
-    "signal": 21,
-    "claim last": 29,
-    "finish": 39,
-    "start another": 24,
-    "claim another": 29,
-    "park": 38,
-    "redrive": 26,
-    "cancel": 34,
+ENDS: Mapping[str, Callable[[RedisBench, Closing], object]] = {
+    "cancel": lambda bench, block: bench.store.cancel("w"),
+    "complete": lambda bench, block: bench.store.complete(completion(block)),
+    "fail": lambda bench, block: bench.store.fail(block, FAILURE),
 }
 
 
-def test_no_call_on_a_full_page_of_branches_runs_more_than_a_thousand_commands(alone: RedisBench) -> None:
-    """A script stops the whole server for as long as it runs."""
-    store, counted = alone.raw, {}
-    block = begun(alone)
-    counted["hold"] = commands_of(
-        alone, lambda: store.hold(block, page(0, PAGE, blobs={f"b{n}": "1" for n in range(PAGE)}))
-    )
-    counted["open"] = commands_of(alone, lambda: store.open_block(block, plan(PAGE, window=PAGE, collects=True)))
-    store.suspend(block, Standing(branches=True))
-    for number in range(PAGE):  # each of another owner, which is the dearest
-        run(store, at(number), owner=f"host-{number}:1")
-    counted["read"] = commands_of(alone, lambda: store.branches("w.0", first=0, limit=PAGE))
-    counted["cancel"] = commands_of(alone, lambda: store.cancel("w"))
+@pytest.mark.parametrize("how", ENDS)
+def test_nothing_is_left_of_a_large_tree_after_its_sweeps(on_redis: RedisBench, how: str) -> None:
+    """Neither an entry of an index nor a key without an end; Redis does not fill with leftovers of ended runs."""
+    block = many(on_redis)
+    ENDS[how](on_redis, block)
 
-    assert states(store, size=PAGE) == ["cancelled"] * PAGE
-    assert {name: count for name, count in counted.items() if count > MOST_COMMANDS} == {}
-    alone.close()
+    assert clean(on_redis) == []
 
-
-@pytest.mark.parametrize("how", ["complete", "fail", "cancel"])
-def test_no_end_of_a_large_workflow_runs_more_than_a_thousand_commands(alone: RedisBench, how: str) -> None:
-    """Nor does any sweep that cleans up behind it."""
-    store = alone.raw
-    block = begun(alone)
-    open_all(store, block, 350, window=PAGE, collects=True)
-    for number in range(50):
-        run(store, at(number), owner=f"host-{number}:1")
-    for number in range(50, 70):
-        wait_in(alone, at(number), asks(at(number), "paid", kind="signal"))
-    for number in range(70, 90):
-        store.park(run(store, at(number)), FAILURE, replace(letter(), letter_id=f"l{number}"))
-    open_all(store, run(store, at(95)), 250, window=PAGE)
-    ends: Mapping[str, Callable[[], object]] = {
-        "complete": lambda: store.complete(completion(block)),
-        "fail": lambda: store.fail(block, FAILURE),
-        "cancel": lambda: store.cancel("w"),
-    }
-
-    most = commands_of(alone, ends[how])
-    sweeps = 0
-    while alone.client.exists(alone.key("ending")):
-        most, sweeps = max(most, commands_of(alone, lambda: store.sweep(host="there"))), sweeps + 1
-
-    assert most <= MOST_COMMANDS
-    assert sweeps > 3
-    assert store.open_hops() == OpenHops(due=0, running=0, parked=0)
-    assert expiries(alone) == {"one moment"}
-    alone.close()
+    client = on_redis.client
+    left = {index: client.zrange(on_redis.key(index), 0, -1) for index in INDEXES}
+    assert left == {index: [] for index in INDEXES}
+    assert [key for kind in OF_OWNERS for key in client.scan_iter(on_redis.key(kind))] == []
+    assert on_redis.store.open_hops() == OpenHops(due=0, running=0, parked=0)
+    keys = of_the_workflow(on_redis)
+    assert len(keys) > MANY + 150
+    assert len({client.pexpiretime(key) for key in keys}) == 1
+    assert TTL * 900 < client.pttl(keys[0]) <= TTL * 1000
+    hashes = [key for key in keys if ":hop:" in key]
+    assert [key for key in hashes if client.hexists(key, "envelope") or client.hexists(key, "owner")] == []
 
 
-def test_the_end_of_a_branch_eight_blocks_deep_is_cheap(alone: RedisBench) -> None:
-    """It asks each of the blocks above whether it has ended."""
-    waiting_block(alone, 2, window=1)
-    hop_id = at(0)
-    for _ in range(7):
-        nested_block(alone, hop_id, 2, window=1)
-        hop_id = at(0, of=hop_id)
-    close = run(alone.raw, hop_id)
-
-    assert commands_of(alone, lambda: alone.raw.complete(completion(close, end="{}"))) < PAGE
-    alone.close()
+def of_the_workflow(bench: RedisBench) -> list[str]:
+    """Return the keys of a workflow: all but those that stay."""
+    stay = {bench.key(name) for name in ("meta", "sent", "reached")}
+    return sorted(key for key in bench.client.scan_iter(bench.key("*")) if key not in stay)
 
 
-# When it is gone.
-
-
-def expiries(bench: RedisBench) -> set[str]:
-    """Say when the keys of workflows and hops expire: at `one moment` or several, or never."""
-    kinds = ("wf", "hops", "events", "stream", "blob", "hop", "journal")
-    keys = [key for kind in kinds for key in bench.client.scan_iter(bench.key(kind, "*"), count=1000)]
-    moments = {cast("int", bench.client.pexpiretime(key)) for key in keys}
-    assert keys
-    return {"never" for each in moments if each < 0} | ({"one moment"} if len(moments) == 1 else {"several"})
-
-
-@pytest.mark.parametrize("size", [3, 150, 250])
-def test_all_keys_of_a_workflow_with_branches_expire_in_the_same_millisecond(on_redis: RedisBench, size: int) -> None:
-    """None of them is ever seen without the others; those of a large one are given their end by sweeps."""
-    store = on_redis.store
-    block = begun(on_redis)
-    open_all(store, block, size, window=3, collects=True)
-    store.record(run(store, at(0)), {"call": "1"})
-    store.cancel("w")
+def test_a_large_tree_that_ends_by_itself_expires_whole(on_redis: RedisBench) -> None:
+    """Its keys get their end in pages, but all the same one; nobody sees a part of it later."""
+    waiting_block(on_redis, MANY, window=100, queue="shared")
+    for number in range(MANY):
+        sent = succeed(on_redis.raw, at(number))
+    assert sent == ["w.0"]
+    assert complete(on_redis.store, run(on_redis.store, "w.0")) == Closed()
 
     clean(on_redis)
 
-    assert expiries(on_redis) == {"one moment"}
-    assert not on_redis.client.exists(on_redis.key("ending"))
+    keys = of_the_workflow(on_redis)
+    assert len(keys) > MANY
+    assert len({on_redis.client.pexpiretime(key) for key in keys}) == 1
+    assert on_redis.client.pttl(keys[0]) > 0
+    assert workflow_state(on_redis.store) == "completed"
+    assert len(read(on_redis.store)) == MANY
 
 
-def test_a_large_workflow_that_has_ended_can_be_read_while_its_end_is_set(on_redis: RedisBench) -> None:
-    """Whoever waits for the result sees it at once, and sees no part of it without the others."""
-    store = on_redis.store
-    block = begun(on_redis)
-    open_all(store, block, 450, window=1)
-    store.complete(completion(block))
+def test_a_tree_that_follows_another_one_in_the_same_workflow_expires_with_it(on_redis: RedisBench) -> None:
+    """What an earlier block left behind gets its end when the workflow ends, not before."""
+    block = many(on_redis)
+    assert on_redis.store.complete(completion(block, next_hop=hop("w.1"))) == Closed()
+    clean(on_redis)
+    assert {on_redis.client.pttl(key) for key in of_the_workflow(on_redis)} == {-1}
+    second = run(on_redis.store, "w.1")
+    open_all(on_redis.store, second, 2)
+    assert on_redis.store.complete(completion(second)) == Closed()
 
-    sizes = []
-    while on_redis.client.exists(on_redis.key("ending")):
-        assert workflow_state(store) == "completed"
-        assert on_redis.client.pttl(on_redis.key("wf", "w")) == -1
-        assert on_redis.client.pttl(on_redis.key("hop", "w.0")) == -1
-        sizes.append(len(swept(on_redis).overdue))
-        on_redis.next_second()
+    clean(on_redis)
 
-    assert set(sizes) == {0}
-    assert on_redis.client.pttl(on_redis.key("wf", "w")) > 0
-    assert workflow_state(store) == "completed"
+    assert len({on_redis.client.pexpiretime(key) for key in of_the_workflow(on_redis)}) == 1
+    assert on_redis.client.pttl(on_redis.key("hop", at(249))) > 0
 
 
-@pytest.mark.parametrize("how", ["hold", "open", "complete"])
-def test_nothing_is_recorded_in_a_workflow_that_has_ended(on_redis: RedisBench, how: str) -> None:
-    """Its keys have their end, and a new one would stay for ever."""
-    store = on_redis.store
-    waiting_block(on_redis, 1)
-    inner = run(store, at(0))
-    store.hold(inner, page(0, 1, of=at(0)))
-    store.cancel("w")
-    before = set(on_redis.client.scan_iter(on_redis.key("*")))
+def test_sweeps_that_clean_beside_other_work_leave_that_alone(on_redis: RedisBench) -> None:
+    """Other workflows are sent again meanwhile, and a pass that leaves something is followed at once."""
+    many(on_redis)
+    on_redis.store.start(new("v"))
+    on_redis.store.cancel("w")
+    on_redis.overdue("v.0")
 
-    calls: Mapping[str, Callable[[], object]] = {
-        "hold": lambda: store.hold(inner, page(1, 1, of=at(0))),
-        "open": lambda: store.open_block(inner, plan(1)),
-        "complete": lambda: store.complete(completion(inner, next_hop=hop(at(0, 1)))),
-    }
+    first = on_redis.store.sweep(host="there", queues={"q-v.0": True})
 
-    assert calls[how]() is None
-    assert set(on_redis.client.scan_iter(on_redis.key("*"))) == before
+    assert [each.hop_id for each in first.overdue] == ["v.0"]
+    assert first.full
+    assert clean(on_redis) == []
+    assert on_redis.store.open_hops() == OpenHops(due=1, running=0, parked=0)
 
 
-# What others wrote, or did not know.
+# Long scripts.
 
 
-def ended_by_an_older_version(bench: RedisBench) -> None:
-    """Do what CANCEL of a version without blocks does: it knows only the workflow's own hop."""
-    client = bench.client
-    client.zrem(bench.key("asleep"), "w.0")
-    client.hdel(bench.key("hop", "w.0"), "envelope", "owner", "token", "failure")
-    client.hset(bench.key("hop", "w.0"), "state", "cancelled")
-    client.hset(bench.key("wf", "w"), mapping={"state": "cancelled", "envelope": ""})
+def commands(bench: RedisBench, call: Callable[[], object]) -> int:
+    """Return how many commands the scripts of a call run on the server."""
+    bench.client.config_resetstat()
+    call()
+    stats = cast("Mapping[str, Mapping[str, int]]", bench.client.info("commandstats"))
+    ours = ("cmdstat_eval", "cmdstat_info", "cmdstat_config", "cmdstat_script", "cmdstat_hello", "cmdstat_client")
+    return sum(each["calls"] for name, each in stats.items() if not name.startswith(ours))
 
 
-def test_sweeps_close_what_they_meet_in_a_workflow_that_an_older_version_has_ended(on_redis: RedisBench) -> None:
-    """It knew nothing of branches: their leases, times and messages come to an end one by one."""
-    store = on_redis.raw
-    waiting_block(on_redis, 4)
-    held = closing(on_redis.brief.claim(claim(at(0))), at(0))
-    wait_in(on_redis, at(1), asks(at(1)))
-    store.retry_at(run(store, at(2), owner="bob"), FAILURE, delay=0)
-    ended_by_an_older_version(on_redis)
-
-    assert not store.complete(completion(held))
-    on_redis.pass_time(25 * 3600)
-    on_redis.overdue(at(3))
-    store.sweep(host="there", dead=["ann"], queues={f"q-{at(3)}": True})
-    found = store.sweep(host="there", queues={f"q-{at(3)}": True})
-
-    assert (found.overdue, found.corrupted) == ((), ())
-    assert states(store) == ["cancelled"] * 4
-    assert store.open_hops() == OpenHops(due=0, running=0, parked=0)
-    assert store.asked(after=None, limit=9) == []
-
-
-OF_BLOCKS = {
-    "due": ["open", "suspend", "claim", "complete", "fail", "park", "redrive", "branches", "finish"],
-    "sent": ["open", "suspend", "complete", "fail", "park"],
-    "deadlines": ["open", "suspend", "complete", "fail", "park", "redrive", "finish"],
-    "asleep": ["suspend", "complete", "fail", "park", "finish"],
-    "asked": ["redrive", "finish"],
-    "parked": ["park", "redrive", "finish"],
-    "ending": ["finish"],
-    "kept": ["park", "redrive", "finish"],
-    "hops:w": ["hold", "complete", "fail", "finish"],
-    "blob:w": ["hold", "complete", "fail", "redrive", "finish"],
-    "wf:w": ["open", "suspend", "claim", "complete", "fail", "park", "redrive", "finish"],
-    "events:w": ["open", "suspend", "claim", "complete", "fail", "park", "redrive", "finish"],
-    "hop:w.0": ["hold", "open", "suspend", "claim", "complete", "fail", "park", "redrive", "branches", "finish"],
-}
-
-
-@pytest.mark.parametrize("key", OF_BLOCKS)
-def test_a_key_of_another_type_is_reported_by_what_concerns_branches(on_redis: RedisBench, key: str) -> None:
-    """No branch is recorded, opened or counted by halves."""
-    store, block = on_redis.raw, begun(on_redis)
-    held = {number: Closing(hop_id=at(number), owner="ann", fence=1) for number in range(4)}
-    calls: Mapping[str, Callable[[], object]] = {
-        "hold": lambda: store.hold(block, page(0, 9)),
-        "open": lambda: store.open_block(block, plan(9, window=4, collects=True)),
-        "suspend": lambda: store.suspend(block, Standing(branches=True)),
-        "claim": lambda: store.claim(claim(at(0))),
-        "claim others": lambda: [store.claim(claim(at(number))) for number in (1, 2, 3)],
-        "complete": lambda: store.complete(completion(held[0])),
-        "fail": lambda: store.fail(held[1], FAILURE),
-        "park": lambda: store.park(held[2], FAILURE),
-        "redrive": lambda: store.redrive("w", place="0-2.0"),
-        "branches": lambda: store.branches("w.0", first=0, limit=9),
-        "finish": lambda: store.cancel("w"),
-    }
-
-    assert who_notices(on_redis, key, calls, but=("claim others",)) == OF_BLOCKS[key]
-
-
-def test_a_full_store_records_and_opens_no_branches_and_lets_them_end(own_redis: Callable[..., Any]) -> None:
-    """Nothing is half recorded when memory runs out, and finishing what runs frees it."""
-    bench = RedisBench(own_redis("--maxmemory-policy", "noeviction").url, "p")
-    store = bench.store
-    waiting_block(bench, 4, window=3, collects=True)
-    done, failed, inner = (run(store, at(number)) for number in range(3))
-    write(store, inner, 2)
-    bench.client.config_set("maxmemory", "1")
-    before = everything(bench)
-
-    for refused in (
-        lambda: store.hold(inner, page(2, 1, of=at(2))),
-        lambda: store.open_block(inner, plan(2)),
-        lambda: store.complete(completion(done, next_hop=hop(at(0, 1)))),
-    ):
-        with pytest.raises(TransientError, match="full"):
-            refused()
-    assert everything(bench) == before
-
-    assert store.complete(completion(done, end="{}")) == Closed(hops=(hop(at(3)),))
-    assert store.fail(failed, FAILURE, end="{}") == Closed()
-    assert store.cancel("w") == "cancelled"
-    assert states(store) == ["done", "failed", "cancelled", "cancelled"]
+@pytest.fixture
+def alone(own_redis: Callable[..., Any]) -> Any:
+    """A server on which only the test runs commands."""
+    bench = RedisBench(own_redis().url, "p")
+    yield bench
     bench.close()
 
 
-def test_a_workflow_counts_its_live_branches_at_every_depth(on_redis: RedisBench) -> None:
-    """The count decides whether it is parked: whoever reads it on the server can check it."""
+def test_no_script_runs_long_however_many_branches_there_are(alone: RedisBench) -> None:
+    """While a script runs, no other call of any worker does."""
+    store, found = alone.raw, dict[str, int]()
 
-    def live() -> tuple[str | None, str | None]:
-        return (
-            cast("str | None", on_redis.client.hget(on_redis.key("wf", "w"), "live")),
-            cast("str | None", on_redis.client.hget(on_redis.key("hop", at(0)), "block:live")),
-        )
+    def count(name: str, call: Callable[[], object]) -> None:
+        found[name] = commands(alone, call)
 
-    store = on_redis.store
-    waiting_block(on_redis, 2)
-    assert live() == ("2", None)
-    inner = nested_block(on_redis, at(0), 3, join=1)
-    assert live() == ("4", "3")
-    park(store, at(0, of=at(0)), at(1))
-    assert live() == ("2", "2")
-    assert succeed(store, at(1, of=at(0))) == [inner.hop_id]
-    assert live() == ("2", "1")
-    assert succeed(store, at(0)) == []
-    assert live()[0] == "0"
-    assert workflow_state(store) == "parked"
+    block = begun(alone)
+    items = {f"item:{number}": "x" * 100 for number in range(100)}
+    count("hold", lambda: store.hold(block, page(0, 100, blobs=items, queue="shared")))
+    for first in range(100, 1000, 100):
+        store.hold(block, page(first, 100, queue="shared"))
+    count("open_block", lambda: store.open_block(block, plan(1000, window=100, collects=True)))
+    count("branches", lambda: store.branches("w.0", first=0, limit=100))
+    store.suspend(block, Standing(branches=True))
+    for number in range(100):
+        hop_id = at(number)
+        close = run(store, hop_id, owner=f"owner-{number}")
+        if number < 98:
+            for each in range(10):
+                store.wait(close, asks(hop_id, "paid", kind="signal", wait_id=f"{each}", token=f"{hop_id}~{each}"))
+        else:
+            count("complete", partial(complete, store, close))
+    count("signal", lambda: store.signal("w", "paid", "1", by="ann", call="c1"))
+    count("signal below", lambda: store.signal("w", "paid", "1", by="ann", call="c2", below="0-90"))
+    count("signal of no wait below", lambda: store.signal("w", "paid", "1", by="ann", call="c3", below="0-150"))
+    count("park", lambda: park(store, at(100)))
+    count("redrive", lambda: store.redrive("w", place="0-100.0"))
+    count("a pass that lapses", lambda: store.sweep(host="h", dead=[f"owner-{number}" for number in range(98)]))
+    count("cancel", lambda: store.cancel("w"))
+    for number in range(40):
+        alone.next_second()
+        count(f"pass {number}", lambda: store.sweep(host="h"))
+
+    assert store.open_hops() == OpenHops(due=0, running=0, parked=0)
+    assert {name: each for name, each in found.items() if each > LONGEST} == {}
+
+
+def test_no_script_runs_long_in_a_deep_tree(alone: RedisBench) -> None:
+    """Each call asks the blocks above, of which there are at most eight."""
+    store, found, hop_id = alone.raw, dict[str, int](), at(0)
+    waiting_block(alone, 1)
+    for _ in range(7):
+        nested_block(alone, hop_id, 1)
+        hop_id = at(0, of=hop_id)
+    last = run(store, hop_id)
+    found["record"] = commands(alone, lambda: store.record(last, {"call": "1"}))
+    found["renew"] = commands(alone, lambda: store.renew("ann", {hop_id: last.fence}))
+    found["complete"] = commands(alone, lambda: complete(store, last))
+    found["claim"] = commands(alone, lambda: run(store, hop_id[:-4]))
+
+    assert {name: each for name, each in found.items() if each > 100} == {}
+
+
+def test_a_hundred_hops_of_deep_branches_are_renewed_without_asking_each_block_for_each(alone: RedisBench) -> None:
+    """Many hops are below the same blocks; their lease costs one round trip and few commands."""
+    waiting_block(alone, 1)
+    nested_block(alone, at(0), 100, window=100)
+    fences = {hop_id: run(alone.raw, hop_id).fence for hop_id in (at(number, of=at(0)) for number in range(100))}
+
+    found = commands(alone, lambda: alone.raw.renew("ann", fences))
+
+    assert found < 400
+
+
+# Lost replies.
+
+
+@pytest.mark.parametrize("call", ["hold", "open_block", "complete", "fail", "park", "suspend"])
+def test_a_call_whose_reply_was_lost_counts_once(
+    on_redis: RedisBench, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """The client repeats it, and no branch is written, opened or counted twice."""
+    store = on_redis.raw
+    block = begun(on_redis)
+    if call not in ("hold", "open_block"):
+        open_all(store, block, 3, window=1, collects=True)
+        close = run(store, at(0))
+    elif call == "open_block":
+        write(store, block, 3)
+    lost = losing_one_reply(monkeypatch)
+
+    answer: Any = {
+        "hold": lambda: store.hold(block, page(0, 3)),
+        "open_block": lambda: store.open_block(block, plan(3, window=1)),
+        "complete": lambda: complete(store, close),
+        "fail": lambda: store.fail(close, FAILURE, end="end"),
+        "park": lambda: store.park(close, FAILURE),
+        "suspend": lambda: store.suspend(block, Standing(branches=True)),
+    }[call]()
+
+    assert lost
+    if call == "hold":
+        assert (answer, len(read(store))) == (3, 3)
+    elif call == "open_block":
+        assert isinstance(answer, OpenedBlock)
+        assert states(store) == ["queued", "held", "held"]
+    elif call == "suspend":
+        assert (answer, state(store, "w.0")) == (Suspended(), "suspended")
+    else:
+        assert isinstance(answer, Closed)
+        assert counts(store)[:2] == (2, 1)
+        assert states(store)[1:] == ["queued", "held"]
+
+
+def test_a_branch_that_was_opened_by_a_call_whose_answer_is_lost_is_sent_by_a_sweep(on_redis: RedisBench) -> None:
+    """Whoever closed the one before it may have died before it could send it."""
+    waiting_block(on_redis, 2, window=1)
+    close = run(on_redis.store, at(0))
+    assert sent_by(complete(on_redis.store, close)) == [at(1)]  # and is never sent
+    on_redis.overdue(at(1))
+
+    found = on_redis.store.sweep(host="there", queues={f"q-{at(1)}": True})
+
+    assert found == Sweep(overdue=(hop(at(1)),))
+
+
+# Full stores.
+
+
+def test_a_full_store_opens_no_branches_and_lets_those_that_run_end(alone: RedisBench) -> None:
+    """Nothing is half recorded when memory runs out; the next branches are opened by the ends of others."""
+    store = alone.raw
+    block = begun(alone)
+    open_all(store, block, 4, window=2, collects=True)
+    running = [run(store, at(number)) for number in (0, 1)]
+    other = begun(alone, "v")
+    write(store, other, 2)
+    alone.client.config_set("maxmemory", "1")
+    before = everything(alone)
+
+    for refused in (
+        lambda: store.hold(other, page(2, 2, of="v.0")),
+        lambda: store.open_block(other, plan(2)),
+        lambda: store.suspend(block, Standing(branches=True)),
+        lambda: store.complete(completion(running[0], next_hop=hop(at(0, 1)))),
+    ):
+        with pytest.raises(TransientError, match="full"):
+            refused()
+    assert everything(alone) == before
+
+    assert sent_by(complete(store, running[0])) == [at(2)]
+    assert sent_by(store.fail(running[1], FAILURE, end="end")) == [at(3)]
+    assert store.cancel("w") == "cancelled"
+    alone.client.config_set("maxmemory", "0")
+    assert states(store, "v.0") == ["held", "held"]
+    assert counts(store) == (4, 2, 1, 1, None)
