@@ -74,8 +74,8 @@ end
 for i = first_blob, #ARGV, 2 do redis.call('HSET', blob_key(workflow), ARGV[i], ARGV[i + 1]) end
 if used then redis.call('HSET', wf_key(workflow), 'used', sums_text(used, sums_in(exact), counted)) end
 if next_hop ~= '' then queue_hop(workflow, next_hop, queue, envelope, digest) end
-if above and open then stop_awaiting(workflow, hop, tokens_in(open)) end
 close_hop(hop, owner, 'done', open)
+stop_awaiting(workflow, hop, tokens_in(open))
 end_block(workflow, hop, below)
 for _, note in ipairs(notes) do add_event(workflow, unpack(note)) end
 local sends = 1
