@@ -216,7 +216,8 @@ def closed(
         return store, change, ()
     if _is_refused(store, rules, hop, "close"):
         return store, False, ()
-    base, sends, block_hop = records.applied(store.base, hop, change), (), rules.tree[hop].above
+    base, block_hop = records.applied(store.base, hop, change), rules.tree[hop].above
+    sends: tuple[int, ...] = ()
     if block_hop is not None:
         if state == "done" or state == "failed":
             return _arrived(store, base, rules, hop, "succeeded" if state == "done" else "failed")
