@@ -26,6 +26,7 @@ class StoreLimits:
     max_streamed: int = 10_000  # events of one workflow's agents, approximately
     max_letters: int = 10_000  # of refused messages; the oldest are dropped
     letters_at_once: int = 100  # read at once from an index
+    expired_at_once: int = 200  # hops of a workflow that ends; those of a larger one are left to sweeps, in pages
     longest_sleep: int = 86_400_000  # then a suspended hop is looked at, whatever it waits for
     woken_at_once: int = 50  # suspended hops that one pass looks at
     most_fields: int = 2_000  # in one command; Lua passes on at most some 8000 values
@@ -35,6 +36,7 @@ class StoreLimits:
     max_calls: int = 10_000  # signals of one workflow whose ids are remembered, so that none counts twice
     max_signal: int = 32 * 1024  # bytes
     max_answer: int = 1024 * 1024  # bytes of one answer
+    most_counted: int = 2**53 - 1  # of tokens, calls, or units of cost; every number of a script holds it exactly
     asked_at_once: int = 100  # waits read at once from the index of those that are open
 
     def hurried(self, times: int) -> StoreLimits:
