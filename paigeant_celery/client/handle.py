@@ -20,6 +20,7 @@ from paigeant_celery.broker.called_off import asleep_in, begin_calling_off
 from paigeant_celery.broker.outbox import Outbox
 from paigeant_celery.broker.port import ServesItself, Transport, checked_transport
 from paigeant_celery.client.answering import AnswersWaits, check_size, send_on
+from paigeant_celery.client.event_paths import EventPaths
 from paigeant_celery.client.outputs import outputs_in
 from paigeant_celery.client.paths import At, at_path, is_at_block, parked_at
 from paigeant_celery.client.readings import (
@@ -319,9 +320,9 @@ class WorkflowHandle(AnswersWaits):
         """Yield what happens to the workflow, from its start or from the cursor `after`, until it ends.
 
         If the workflow streams, events of type `agent` show what its agents do while they run, and an event of type
-        `events_dropped` says how many a late reader has missed. A reader who goes on from the cursor of the last
-        event seen misses none of the other events and sees none twice. A step may not wait for more: it gets
-        `WaitInsideStep` once it has all there is, unless the workflow has ended.
+        `events_dropped` says how many a late reader has missed. Each tells the path of its step. A reader who goes on
+        from the cursor of the last event seen misses none of the other events and sees none twice. A step may not wait
+        for more: it gets `WaitInsideStep` once it has all there is, unless the workflow has ended.
         """
         reminder, reading = _Reminder(self), _Reading(after)
         for wait in _waits(None):
@@ -448,9 +449,9 @@ class WorkflowHandle(AnswersWaits):
 
     def _read_on(self, reading: _Reading) -> tuple[list[WorkflowEvent], bool]:
         # The state is read first, so that the event that ended the workflow is in this batch or an earlier one.
-        ended = self._record("events").state != "running"
-        stored = self._store("events").events(self.correlation_id, after=reading.after, limit=EVENTS_AT_ONCE)
-        return reading.whole(stored), ended
+        record, store = self._record("events"), self._store("events")
+        stored = store.events(self.correlation_id, after=reading.after, limit=EVENTS_AT_ONCE)
+        return reading.whole(stored, store, record), record.state != "running"
 
     def _asked(self, operation: str) -> Store:
         """Return the store, but ask it for no id that no workflow can have."""
@@ -489,14 +490,19 @@ class _Reading:
     """How far events were read: those of long data are several entries, and `found` is how many the last look found."""
 
     def __init__(self, after: str | None) -> None:
-        self.after, self.found, self._joining = after, 0, Joining()
+        self.after, self.found, self._joining, self._paths = after, 0, Joining(), EventPaths()
 
-    def whole(self, stored: Sequence[StoredEvent]) -> list[WorkflowEvent]:
+    def whole(self, stored: Sequence[StoredEvent], store: Store, record: WorkflowRecord) -> list[WorkflowEvent]:
         """Return the events that entries are; a cursor of theirs is behind all entries of its event."""
         self.found = len(stored)
         self.after = stored[-1].cursor if stored else self.after
+        self._paths.learn(entry.fields for entry in stored)
         events = ((entry, self._joining.whole(entry.fields)) for entry in stored)
-        return [_event(entry, fields) for entry, fields in events if fields is not None]
+        return [
+            _event(entry, fields, self._paths.of(fields.get("hop", ""), store, record))
+            for entry, fields in events
+            if fields is not None
+        ]
 
 
 class _Reminder:
@@ -560,11 +566,10 @@ def _told(waits: Sequence[WaitingFor]) -> str:
     return "; ".join(told + more)
 
 
-def _event(stored: StoredEvent, whole: Mapping[str, str]) -> WorkflowEvent:
+def _event(stored: StoredEvent, whole: Mapping[str, str], path: str) -> WorkflowEvent:
     fields = dict(whole)
-    return WorkflowEvent(
-        cursor=stored.cursor, at=stored.at, type=fields.pop("type", ""), hop_id=fields.pop("hop", ""), fields=fields
-    )
+    type_, hop_id = fields.pop("type", ""), fields.pop("hop", "")
+    return WorkflowEvent(cursor=stored.cursor, at=stored.at, type=type_, hop_id=hop_id, fields=fields, path=path)
 
 
 def _waits(timeout: float | None) -> Iterator[float]:
