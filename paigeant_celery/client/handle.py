@@ -32,7 +32,14 @@ from paigeant_celery.client.readings import (
     WorkflowResult,
     WorkflowStatus,
 )
-from paigeant_celery.client.tree import is_left_to_newer, parked_in, tree_of, waits_of_block, waits_of_tree
+from paigeant_celery.client.tree import (
+    is_left_to_newer,
+    parked_in,
+    tree_of,
+    waits_for_worker,
+    waits_of_block,
+    waits_of_tree,
+)
 from paigeant_celery.client.waits import answered, open_in, open_waits, pending_wait, waiting_for
 from paigeant_celery.core.about import About
 from paigeant_celery.core.answers import answers_of
@@ -376,10 +383,14 @@ class WorkflowHandle(AnswersWaits):
         return TimeoutError(f"workflow {status.correlation_id} did not end within {timeout:g} s and goes on: {known}")
 
     def _nobody(self, status: WorkflowStatus) -> str | None:
-        """Say that nobody runs the current step, as far as this process can know; None if somebody may."""
-        if status.activity is None or status.state not in ("queued", "retrying"):
+        """Say that nobody runs the current step, as far as this process can know; None if somebody may.
+
+        Of a block it is about the first branch that waits for a worker, if none has one.
+        """
+        name = status.activity if status.state in ("queued", "retrying") else waits_for_worker(status.branches)
+        if name is None:
             return None
-        store, name = self._store("result"), status.activity
+        store = self._store("result")
         if not store.shared:
             if not isinstance(self._transport, ServesItself) or self._transport.serves(name):
                 return None

@@ -18,7 +18,7 @@ from paigeant_celery.store.branch_port import BranchReading, HopReading
 from paigeant_celery.store.port import Store
 from paigeant_celery.store.tree import CLOSED, branches_in
 
-__all__ = ["is_left_to_newer", "parked_in", "tree_of", "waits_of_block", "waits_of_tree"]
+__all__ = ["is_left_to_newer", "parked_in", "tree_of", "waits_for_worker", "waits_of_block", "waits_of_tree"]
 
 NAMES = 500  # blocks asked for at once; most places have none
 
@@ -54,19 +54,30 @@ def tree_of(store: Store, correlation_id: str, places: Sequence[str], *, live: s
 
 def parked_in(branches: Sequence[BranchStatus]) -> BranchStatus | None:
     """Return the first parked branch of a tree."""
+    return next((branch for branch in _all(branches) if branch.state == "parked"), None)
+
+
+def waits_for_worker(branches: Sequence[BranchStatus]) -> str | None:
+    """Return the activity of the first step in a tree that waits for a worker; None if there is none, or others run."""
+    found: str | None = None
+    for branch in _all(branches):
+        if branch.state == "running":
+            return None
+        if branch.state in ("queued", "retrying"):
+            found = found or branch.activity
+    return found
+
+
+def _all(branches: Sequence[BranchStatus]) -> Iterator[BranchStatus]:
     for branch in branches:
-        if branch.state == "parked":
-            return branch
-        if (found := parked_in(branch.branches)) is not None:
-            return found
-    return None
+        yield branch
+        yield from _all(branch.branches)
 
 
 def waits_of_tree(branches: Sequence[BranchStatus]) -> Iterator[WaitingFor]:
     """Yield what the branches of a tree wait for beside branches of their own."""
-    for branch in branches:
+    for branch in _all(branches):
         yield from (wait for wait in branch.waiting_for if wait.kind != "branches")
-        yield from waits_of_tree(branch.branches)
 
 
 def waits_of_block(path: str, branches: Sequence[BranchStatus], hop: HopReading | None) -> WaitingFor:
