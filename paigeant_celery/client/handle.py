@@ -26,13 +26,13 @@ from paigeant_celery.client.paths import At, at_path, is_at_block, parked_at
 from paigeant_celery.client.readings import (
     Answered,
     BranchStatus,
-    CurrentState,
     PendingWait,
     WaitingFor,
     WorkflowResult,
     WorkflowStatus,
 )
 from paigeant_celery.client.tree import (
+    current_state,
     is_left_to_newer,
     parked_in,
     tree_of,
@@ -131,7 +131,7 @@ class WorkflowHandle(AnswersWaits):
         branches, waits = self._branches(record, slip, ran)
         return WorkflowStatus(
             correlation_id=self.correlation_id,
-            state=_current_state(record),
+            state=current_state(record),
             step_id=step.step_id if step else None,
             activity=step.activity if step else None,
             queue=record.queue,
@@ -169,7 +169,7 @@ class WorkflowHandle(AnswersWaits):
         executed, remaining = step_ids_in(record.envelope)
         return WorkflowStatus(
             correlation_id=self.correlation_id,
-            state=_current_state(record),
+            state=current_state(record),
             step_id=remaining[0] if remaining else None,
             activity=None,
             queue=record.queue,
@@ -529,15 +529,6 @@ class _Reminder:
             self._at = math.inf
             self._handle._remind()
         return found
-
-
-def _current_state(record: WorkflowRecord) -> CurrentState:
-    """Say more than the store's `running`: whether a worker has the step, or what it waits for."""
-    if record.state != "running" or record.running:
-        return record.state
-    if record.suspended:
-        return "suspended"
-    return "queued" if record.retry_at is None or is_left_to_newer(record.failure) else "retrying"
 
 
 def _waits_for_branches(record: WorkflowRecord) -> bool:
