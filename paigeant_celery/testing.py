@@ -31,7 +31,6 @@ from paigeant_celery.client.dispatch import WorkflowDispatcher
 from paigeant_celery.client.handle import WorkflowHandle
 from paigeant_celery.client.prepared import Prepared, answer_prepared
 from paigeant_celery.client.readings import WorkflowResult
-from paigeant_celery.client.tree import hops_below
 from paigeant_celery.client.waits import pending_wait, waits_of_hop
 from paigeant_celery.core.message import reread
 from paigeant_celery.core.names import Names
@@ -50,6 +49,7 @@ from paigeant_celery.hop.sweeper import Sweeper
 from paigeant_celery.hop.with_store import RecordedEffects
 from paigeant_celery.store.branch_port import HopReading
 from paigeant_celery.store.memory import MemoryStore
+from paigeant_celery.store.tree import hops_below
 from paigeant_celery.worker.django_host import DjangoContexts
 
 __all__ = ["Delivery", "WorkflowHarness", "workflow_harness"]
