@@ -28,7 +28,8 @@ from examples.processes import Process, redis_server, worker
 from examples.research_fan_out.agents import AT_ONCE, QUORUM, clarity, evidence, reader, relevance, slip_for, writer
 from examples.research_fan_out.documents import DOCUMENTS
 from examples.research_fan_out.ledger import CountedModel, Entry, entries, new_page
-from examples.research_fan_out.watching import Watch, show_readings, show_result
+from examples.research_fan_out.outputs import Findings
+from examples.research_fan_out.watching import Watch, decided, show_readings, show_result
 from paigeant_celery import WorkflowDispatcher, WorkflowResult, get_transport
 from paigeant_celery.broker.transport import CeleryTransport
 
@@ -48,7 +49,7 @@ async def ordinary(question: str) -> None:
         result = await watched(watch)
     show_result(result)
     check([], entries(), watch, result)
-    print(f"\nEach of {len(DOCUMENTS)} documents was read once; {QUORUM} of 3 judges decided.")
+    print(f"\nEach of {len(DOCUMENTS)} documents was read once. Decided: {', '.join(decided(result))}.")
 
 
 async def killed(question: str, *, model: str) -> None:
@@ -76,6 +77,8 @@ async def killed(question: str, *, model: str) -> None:
         after = entries()[len(before) :]
         show_readings(before, after)
         check(before, after, watch, result)
+        read = sum(entry.answered for entry in before)
+        print(f"\n{read} documents were answered before the kill, and none of them was read again.")
         if not model:
             await compare(question, transport, result)
 
@@ -142,9 +145,9 @@ def check(before: Sequence[Entry], after: Sequence[Entry], watch: Watch, result:
     twice = {path: count for path, count in watch.ended().items() if count > 1}
     expect(not twice, f"these steps were recorded more than once: {twice}")
     expect(watch.joins() == Counter(["readings", "verdicts"]), f"the joins were {dict(watch.joins())}")
-    found = [finding["title"] for finding in result.outputs["readings"]]
-    expect(found == titles, f"the findings are those of {found}")
-    judges = result.outputs["verdicts"]
+    findings = result.output_as(Findings, step_id="readings").root
+    expect(len(findings) == len(titles), f"there are {len(findings)} findings")
+    judges = decided(result)
     expect(len(judges) == QUORUM, f"{len(judges)} judges decided: {sorted(judges)}")
 
 
