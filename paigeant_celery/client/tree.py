@@ -9,19 +9,18 @@ from dataclasses import dataclass, field
 from paigeant_celery.client.readings import BranchState, BranchStatus, WaitingFor
 from paigeant_celery.client.waits import waits_of_hop
 from paigeant_celery.core.errors import MessageError
-from paigeant_celery.core.flow import Failure
+from paigeant_celery.core.flow import Failure, failure_at
 from paigeant_celery.core.manifests import BranchEnd, OpenedAs, name_of_opened, read_end, read_opened
 from paigeant_celery.core.message import first_step_in
 from paigeant_celery.core.names import hop_id, number_of, split_hop_id
 from paigeant_celery.core.steps import Step
 from paigeant_celery.store.branch_port import BranchReading, HopReading
 from paigeant_celery.store.port import Store
+from paigeant_celery.store.tree import CLOSED, branches_in
 
-__all__ = ["branches_in", "hops_below", "is_left_to_newer", "parked_in", "tree_of", "waits_of_block", "waits_of_tree"]
+__all__ = ["is_left_to_newer", "parked_in", "tree_of", "waits_of_block", "waits_of_tree"]
 
-PAGE = 100  # branches read at once
 NAMES = 500  # blocks asked for at once; most places have none
-CLOSED = ("done", "failed", "cancelled")
 
 
 @dataclass(kw_only=True)
@@ -51,25 +50,6 @@ def tree_of(store: Store, correlation_id: str, places: Sequence[str], *, live: s
             block.branches = list(branches_in(store, hop_id(correlation_id, block.place)))
         level = _inner(store, correlation_id, level)
     return tuple(branch for block in top for branch in _statuses(block))
-
-
-def branches_in(store: Store, block: str) -> Iterator[BranchReading]:
-    """Yield the branches of a block, by the id of its hop, in their order; a round trip for each 100."""
-    first = 0
-    while page := store.branches(block, first=first, limit=PAGE):
-        yield from page
-        if len(page) < PAGE:
-            return
-        first = page[-1].number + 1
-
-
-def hops_below(store: Store, block: str) -> Iterator[HopReading]:
-    """Yield the hops at which the branches of a block stand that have not ended, in their order, with those below."""
-    for branch in branches_in(store, block):
-        if branch.how is None and branch.hop.state not in CLOSED:
-            yield branch.hop
-            if branch.hop.block is not None:
-                yield from hops_below(store, branch.hop.hop_id)
 
 
 def parked_in(branches: Sequence[BranchStatus]) -> BranchStatus | None:
@@ -175,7 +155,7 @@ def _status(
         activity=step.activity if step is not None else None,
         queue=hop.queue if goes_on else "",
         attempt=hop.attempt,
-        failure=_failure(ends) if ends is not None else hop.failure if goes_on else None,
+        failure=failure_at(ends) if ends is not None else hop.failure if goes_on else None,
         retry_at=hop.retry_at if goes_on else None,
         waiting_for=waits,
         branches=tuple(status for _, statuses in inner for status in statuses),
@@ -204,10 +184,6 @@ def _end(branch: BranchReading) -> BranchEnd:
         return read_end(branch.end)
     except ValueError:
         return BranchEnd(state="failed", error_class="store_corrupt", text="the record of how it ended is damaged")
-
-
-def _failure(end: BranchEnd) -> Failure:
-    return Failure(step_id=end.step, error_class=end.error_class, text=end.text)
 
 
 def _failed_in(end: BranchEnd | None, path: str) -> str | None:

@@ -6,6 +6,7 @@ from those, so that nothing is copied and no record is long.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
@@ -36,6 +37,9 @@ __all__ = [
     "read_opened",
     "succeeded_end",
 ]
+
+
+_NUMBER = re.compile(r"0|[1-9][0-9]{0,8}", re.ASCII)
 
 
 class BranchEnd(WireModel):
@@ -110,6 +114,12 @@ class OpenedAs(WireModel):
     def name_of(self, number: int) -> str:
         """Return the name of a branch."""
         return self.names[number] if number < len(self.names) else str(number)
+
+    def number_of(self, name: str) -> int | None:
+        """Return the number of a branch by its name; None if there is none of that name."""
+        if self.names:
+            return self.names.index(name) if name in self.names else None
+        return int(name) if _NUMBER.fullmatch(name) is not None else None
 
 
 def opened_as(block: BlockSpec, path: str) -> OpenedAs:

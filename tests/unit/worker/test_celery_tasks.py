@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from celery import Celery, Task, _state, current_task, shared_task
+from celery import Celery, Task, _state, current_task, shared_task, signature
 from celery.exceptions import Ignore, MaxRetriesExceededError, Reject
 
 from paigeant_celery import (
@@ -657,6 +657,25 @@ async def test_arguments_that_the_task_does_not_take_are_refused_at_dispatch(
         step.activity(1)
     assert step.activity(order=3) == TaskSpec("shop.charge", (), {"order": 3})  # after another step
     workflow_harness.dispatch([charge.s(1, order=3), charge.s(order=3), anything.s(1, 2, 3)])
+
+
+async def test_arguments_from_a_process_without_the_task_are_checked_by_the_worker(
+    workflow_harness: WorkflowHarness, app: Celery
+) -> None:
+    """The body never begins, and the dead letter says which argument is wrong."""
+    dispatched = WorkflowDispatcher().dispatch_workflow_sync(
+        workflow_harness.transport, itinerary=[signature("shop.charge", args=(1, 2), kwargs={"order": 3})]
+    )
+
+    @app.task(shared=False, name="shop.charge")
+    def charge(*, order: int) -> None: ...
+
+    register_task(charge)
+
+    assert await workflow_harness.deliver() == ["refused: invalid_arguments"]
+    failure = WorkflowDispatcher().handle(dispatched, workflow_harness.transport).status_sync().failure
+    assert failure is not None
+    assert "shop.charge: too many positional arguments" in failure.text
 
 
 @pytest.mark.parametrize("step", [FunctionSpec("shop.charge"), ActivitySpec("shop.charge", "go")])
