@@ -35,6 +35,7 @@ from paigeant_celery.broker.transport import CeleryTransport
 
 EXAMPLE = "How do animals use the sun and the sky to keep their direction?"
 NAMES = ("library", "reader", "relevance", "evidence", "clarity", "writer")
+WORKERS = 2
 ANSWERED = 3  # documents that are answered before the kill
 PATIENCE = 300.0  # seconds
 
@@ -59,7 +60,7 @@ async def killed(question: str, *, model: str) -> None:
         transport = get_transport(url)
         environment = {"PAIGEANT_REDIS_URL": url, "FAN_OUT_MODEL": model}
         held = {**environment, "FAN_OUT_HOLD": str(ANSWERED)}
-        workers = [await started(stack, held) for _ in range(2)]
+        workers = await started(stack, held)
 
         watch = await dispatched(question, transport)
         following = asyncio.create_task(watch.follow())
@@ -68,8 +69,7 @@ async def killed(question: str, *, model: str) -> None:
             process.kill()
             show("worker", f"process {process.pid} is killed while {AT_ONCE} documents are being read")
         before = entries()
-        for _ in range(2):
-            await started(stack, environment)
+        await started(stack, environment)
 
         result = await watch.handle.result(timeout=PATIENCE)
         await following
@@ -108,12 +108,14 @@ async def watched(watch: Watch) -> WorkflowResult:
     return result
 
 
-async def started(stack: ExitStack, environment: Mapping[str, str]) -> Process:
-    """Start a worker that ends with the stack; it has one process, so that nothing of it survives."""
+async def started(stack: ExitStack, environment: Mapping[str, str]) -> list[Process]:
+    """Start two workers that end with the stack; each has one process, so that nothing of it survives."""
     options = ("--include=examples.research_fan_out.agents", "--pool=threads")
-    process = await asyncio.to_thread(stack.enter_context, worker("paigeant_celery", environment, *options))
-    show("worker", f"process {process.pid} is started")
-    return process
+    starting = [worker("paigeant_celery", environment, *options) for _ in range(WORKERS)]
+    processes = await asyncio.gather(*(asyncio.to_thread(stack.enter_context, each) for each in starting))
+    for process in processes:
+        show("worker", f"process {process.pid} is started")
+    return processes
 
 
 async def in_flight(watch: Watch, following: asyncio.Task[None]) -> None:
