@@ -153,8 +153,9 @@ def suspend(store: RedisStore, closing: Closing, standing: Standing) -> Suspende
 
 def arrived(how: str, closing: Closing, closed: Closed | None) -> Closed | None:
     """End the process if the end of a hop lets another one go on, which is not sent yet."""
+    above = block_of(closing.hop_id)
     for hop in closed.hops if closed is not None else ():
-        die_at(f"{how} and joined" if hop.hop_id == block_of(closing.hop_id) else f"{how} and opened")
+        die_at(f"{how} and joined" if above is not None and hop.hop_id == above[0] else f"{how} and opened")
     return closed
 
 

@@ -256,7 +256,7 @@ def meant_of(work: Work) -> Workflow:
     if fan is not None and work.fans_at is not None:
         if fan.misses:
             own, executed, fails = own[: work.fans_at + 1], work.fans_at, True
-        blocks = (block_of(fan, own[work.fans_at], f"step-{work.fans_at}"),)
+        blocks = (block_meant(fan, own[work.fans_at], f"step-{work.fans_at}"),)
     waits = [*waits_of(work.way, f"{known}.{work.waits_at}")] if work.way else []
     for hop, each in work.fans:
         waits += [wait for number, way in each.waits.items() for wait in waits_of(way, f"{hop}-{number}.0")]
@@ -269,13 +269,13 @@ def meant_of(work: Work) -> Workflow:
     )  # fmt: skip
 
 
-def block_of(fan: Fan, hop: str, step: str) -> Block:
+def block_meant(fan: Fan, hop: str, step: str) -> Block:
     """Return what must become of a block."""
     branches = []
     for number in range(BRANCHES):
         bodies = [(below, name) for below, name, other in fan.bodies(hop) if other == number]
         first = f"{hop}-{number}.0"
-        inner = block_of(fan.nested[number], first, "inner") if number in fan.nested else None
+        inner = block_meant(fan.nested[number], first, "inner") if number in fan.nested else None
         branches.append(
             Branch(
                 name=str(number), hops=tuple(below for below, _ in bodies) or (first,), block=inner,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from tests.proof.chaos.storm import Plan, Storm
 from tests.support.processes import Deployment, deployment
 from tests.support.servers import redis_server
 
-__all__ = ["Report", "try_chain", "try_slip"]
+__all__ = ["Report", "table_of", "try_chain", "try_slip"]
 
 # Each write is on disk before its reply is sent.
 APPEND_ONLY = ("--appendonly", "yes", "--appendfsync", "always")
@@ -35,8 +35,8 @@ class Report:
     """The figures of a trial.
 
     `twice` counts steps on the workflow's own slip, and `bodies_twice` those in branches. `orphans` are what is left of
-    workflows that have ended; None if nothing is known of that. `apart` is how many of the calls were made in separate pid namespaces; `excused` is how many calls beyond one per
-    step are explained, and by what.
+    workflows that have ended; None if nothing is known of that. `apart` is how many of the calls were made in separate
+    pid namespaces; `excused` is how many calls beyond one per step are explained, and by what.
     """
 
     contestant: str
@@ -73,9 +73,29 @@ class Report:
         return (
             f"{self.contestant:5} seed {self.seed}: {self.workflows} workflows, {self.kills} kills, lost {self.lost}, "
             f"completed twice {self.twice}{orphans}; of {self.blocks} {whole} {self.joins_lost} joins lost and "
-            f"{self.joins_twice} done twice, {self.bodies_twice} bodies done twice; {self.calls} calls for {self.steps} steps{explained}; {self.apart} calls "
+            f"{self.joins_twice} done twice, {self.bodies_twice} bodies done twice; {self.calls} calls for "
+            f"{self.steps} steps{explained}; {self.apart} calls "
             f"in a pid namespace of their own, {self.seconds:.1f} s"
         )
+
+
+def table_of(reports: Sequence[Report]) -> str:
+    """Return the figures that count, of several trials, one below the other."""
+    head = (
+        "", "seed", "workflows", "blocks", "kills", "lost", "twice", "joins lost", "joins twice", "bodies twice", "orphans"
+    )  # fmt: skip
+    rows = [head] + [
+        tuple(
+            "-" if cell is None else str(cell)
+            for cell in (
+                each.contestant, each.seed, each.workflows, each.blocks, each.kills, each.lost, each.twice,
+                each.joins_lost, each.joins_twice, each.bodies_twice, each.orphans,
+            )
+        )
+        for each in reports
+    ]  # fmt: skip
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
 
 
 def try_slip(seed: int, plan: Plan, folder: Path) -> Report:
