@@ -11,8 +11,8 @@ begins after it:
 An outage of the server, a lost reply, and a lost or doubled message are no excuse.
 
 A block is opened and joined once, exactly when enough of its branches have succeeded or, if it collects, all have
-ended; then its output has what each of those gave. Nothing below a block, and nothing of a workflow, outlives it. Once a
-workflow has ended and been swept, no index has anything of it, and each of its keys expires: there are no orphans.
+ended; then its output has what each of those gave. Nothing below a block, and nothing of a workflow, outlives it. Once
+a workflow has ended and been swept, no index has anything of it, and each of its keys expires: there are no orphans.
 
 A wait ends once: by one answer or because its time is over, which is recorded once, and its step goes on with that,
 however often it runs. Nobody is asked under two tokens.
@@ -22,14 +22,12 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from pydantic import JsonValue
+from tests.proof.chaos.block_rules import is_in_branch, of_blocks
+from tests.proof.chaos.history import ORDERLY_END, TIMED_OUT, Awaited, Event, History, Hit, Run, Violation, Workflow
 
-from tests.proof.chaos.history import ORDERLY_END, TIMED_OUT, Awaited, Block, Event, History, Hit, Run, Workflow
-
-__all__ = ["LEFT", "Violation", "excuses", "violations"]
+__all__ = ["LEFT", "excuses", "violations"]
 
 ROUNDING = 0.002  # seconds; the store's clock is truncated to milliseconds
 
@@ -45,24 +43,14 @@ LEFT = {
     "open": ("left_open", "goes on"),
     "lasting": ("left_lasting", "a key that never expires"),
 }
-FAILED = "NotImplementedError"  # what stands for a branch that always fails
 
 Why: TypeAlias = Literal["hit", "raised", "given back", "suspended"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Violation:
-    """Which rule does not hold, for what, and what was seen."""
-
-    kind: str
-    about: str
-    seen: str
 
 
 def violations(history: History) -> list[Violation]:
     """Return everything that does not hold."""
     found = [violation for workflow in history.workflows for violation in _of_workflow(workflow)]
-    found += [violation for workflow in history.workflows for violation in _of_blocks(workflow)]
+    found += [violation for workflow in history.workflows for violation in of_blocks(workflow)]
     found += _of_runs(history)
     found += _of_waits(history)
     for kind, (what, seen) in LEFT.items():
@@ -85,96 +73,11 @@ def _of_workflow(workflow: Workflow) -> Iterator[Violation]:
     for hop, times in Counter(completed).items():
         if times > 1:
             yield Violation(kind="completed twice", about=hop, seen=f"{times} times")
-    own = [hop for hop in completed if not _is_in_branch(hop)]
+    own = [hop for hop in completed if not is_in_branch(hop)]
     if tuple(dict.fromkeys(own)) != workflow.hops[: len(workflow.steps)]:
         yield Violation(kind="out of order", about=about, seen=f"hops completed as {own}")
     if workflow.executed != workflow.steps:
         yield Violation(kind="out of order", about=about, seen=f"executed {list(workflow.executed)}")
-
-
-def _of_blocks(workflow: Workflow) -> Iterator[Violation]:
-    for block in workflow.all_blocks:
-        yield from _of_block(block, workflow.events)
-    if workflow.state == workflow.end == "completed":
-        for block in workflow.blocks:
-            for about, seen in _faults_of(workflow.outputs.get(block.step), block):
-                yield Violation(kind="wrong output", about=about, seen=seen)
-
-
-def _of_block(block: Block, events: Sequence[Event]) -> Iterator[Violation]:
-    """Find what is wrong with one block; one in a branch that lost may be left at any moment."""
-    about = block.hop_id
-    ends = [at for at, event in enumerate(events) if event.hop_id == about and event.type in {"completed", "failed"}]
-    joins = [at for at, event in enumerate(events) if event.hop_id == about and event.type == "joined"]
-    opened = sum(event.hop_id == about and event.type == "branches_opened" for event in events)
-    if opened > 1:
-        yield Violation(kind="opened twice", about=about, seen=f"{opened} times")
-    if len(joins) > 1:
-        yield Violation(kind="joined twice", about=about, seen=f"{len(joins)} times")
-    if ends and not joins:
-        yield Violation(kind="never joined", about=about, seen=f"{events[ends[0]].type} without a join")
-    if joins:
-        yield from _of_join(block, events[: joins[0] + 1])
-    if ends:
-        late = [event for event in events[ends[0] + 1 :] if event.hop_id.startswith(f"{about}-")]
-        yield from (Violation(kind="outlived its block", about=event.hop_id, seen=event.type) for event in late)
-    for branch in block.branches:
-        completed = [event.hop_id for event in events if event.type == "completed" and event.hop_id in branch.hops]
-        may = branch.hops[: len(branch.hops) - branch.doomed]
-        if tuple(dict.fromkeys(completed)) != may[: len(set(completed))]:
-            yield Violation(kind="out of order", about=f"{about} {branch.name}", seen=f"hops completed as {completed}")
-        if (times := len([event for event in _ends_in(events) if event.hop_id in branch.hops])) > 1:
-            yield Violation(kind="branch ended twice", about=f"{about} {branch.name}", seen=f"{times} times")
-
-
-def _of_join(block: Block, events: Sequence[Event]) -> Iterator[Violation]:
-    """Find what is wrong with a join, which is the last of these events."""
-    last_hops = {hop for branch in block.branches for hop in branch.hops}
-    ended = [event.type for event in _ends_in(events) if event.hop_id in last_hops]
-    succeeded, how = ended.count("branch_completed"), "missed" if block.misses else "met"
-    if block.misses:
-        is_due = ended[-1:] == ["branch_failed"] and ended.count("branch_failed") == 1
-    elif block.collects:
-        is_due = len(ended) == len(block.branches)
-    else:
-        is_due = succeeded == block.needed and ended[-1:] == ["branch_completed"]
-    if events[-1].how != how or not is_due:
-        seen = f"{events[-1].how} with {succeeded} of {len(ended)} branches that had ended"
-        yield Violation(kind="joined wrongly", about=block.hop_id, seen=seen)
-
-
-def _ends_in(events: Sequence[Event]) -> Iterator[Event]:
-    yield from (event for event in events if event.type in {"branch_completed", "branch_failed"})
-
-
-def _faults_of(output: JsonValue, block: Block) -> Iterator[tuple[str, str]]:
-    """Yield what is wrong with the output of a block, and of which one."""
-    if not isinstance(output, dict):
-        yield block.hop_id, f"{output!r}"
-        return
-    branches = {branch.name: branch for branch in block.branches}
-    whole = block.collects or block.needed == len(block.branches)
-    if output.keys() != branches.keys() if whole else not output.keys() <= branches.keys():
-        yield block.hop_id, f"has {sorted(output)}"
-    if not block.collects and sum(not _is_failure(value) for value in output.values()) < block.needed:
-        yield block.hop_id, f"fewer than {block.needed} have succeeded: {output}"
-    for name in output.keys() & branches.keys():
-        branch, value = branches[name], output[name]
-        if _is_failure(value) or branch.doomed:
-            if not (branch.doomed and isinstance(value, dict) and value.get("failed") == FAILED):
-                yield f"{block.hop_id} {name}", f"{value!r}"
-        elif branch.block is not None:
-            yield from _faults_of(value, branch.block)
-        elif branch.output not in {None, value if isinstance(value, str) else ""}:
-            yield f"{block.hop_id} {name}", f"{value!r}"
-
-
-def _is_failure(value: JsonValue) -> bool:
-    return isinstance(value, dict) and "failed" in value
-
-
-def _is_in_branch(hop: str) -> bool:
-    return "-" in hop.rpartition(".")[0].partition(".")[2]
 
 
 def _of_runs(history: History) -> Iterator[Violation]:

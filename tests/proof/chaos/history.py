@@ -24,6 +24,7 @@ __all__ = [
     "Hit",
     "Run",
     "Told",
+    "Violation",
     "Workflow",
     "asked_in",
     "heard_in",
@@ -226,6 +227,15 @@ class History:
     told: tuple[Told, ...] = ()
     heard: tuple[Heard, ...] = ()
     ended_workers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Violation:
+    """Which rule does not hold, for what, and what was seen."""
+
+    kind: str
+    about: str
+    seen: str
 
 
 def lines_of(path: Path) -> Iterator[Mapping[str, Any]]:

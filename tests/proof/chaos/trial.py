@@ -12,9 +12,10 @@ from pathlib import Path
 import redis
 
 from tests.programs.fanning import BRANCHES
-from tests.proof.chaos.checker import LEFT, Violation, excuses, violations
+from tests.proof.chaos.block_rules import is_in_branch
+from tests.proof.chaos.checker import LEFT, excuses, violations
 from tests.proof.chaos.contestants import Chain, Slip, settings_of
-from tests.proof.chaos.history import History, Workflow, asked_in, heard_in, hits_in, runs_in
+from tests.proof.chaos.history import History, Violation, Workflow, asked_in, heard_in, hits_in, runs_in
 from tests.proof.chaos.storm import Plan, Storm
 from tests.support.processes import Deployment, deployment
 from tests.support.servers import redis_server
@@ -82,7 +83,8 @@ class Report:
 def table_of(reports: Sequence[Report]) -> str:
     """Return the figures that count, of several trials, one below the other."""
     head = (
-        "", "seed", "workflows", "blocks", "kills", "lost", "twice", "joins lost", "joins twice", "bodies twice", "orphans"
+        "", "seed", "workflows", "blocks", "kills", "lost", "twice", "joins lost", "joins twice", "bodies twice",
+        "orphans",
     )  # fmt: skip
     rows = [head] + [
         tuple(
@@ -130,12 +132,12 @@ def try_slip(seed: int, plan: Plan, folder: Path) -> Report:
         apart=sum(run.process in storm.apart for run in history.runs),
         lost=sum(violation.kind == "lost" for violation in found),
         twice=sum(
-            violation.kind == "completed twice" and not _is_in_branch(violation.about) for violation in found
+            violation.kind == "completed twice" and not is_in_branch(violation.about) for violation in found
         ),
         blocks=sum(len(workflow.all_blocks) for workflow in history.workflows),
         joins_lost=sum(_lost_joins(workflow) for workflow in history.workflows),
         joins_twice=sum(violation.kind == "joined twice" for violation in found),
-        bodies_twice=sum(violation.kind == "completed twice" and _is_in_branch(violation.about) for violation in found),
+        bodies_twice=sum(violation.kind == "completed twice" and is_in_branch(violation.about) for violation in found),
         orphans=sum(violation.kind.removeprefix("left ") in LEFT for violation in found),
         seconds=time.monotonic() - begun,
         excused=excuses(history),
@@ -167,11 +169,11 @@ def try_chain(seed: int, plan: Plan, folder: Path) -> Report:
         calls=len(runs),
         apart=sum(run.process in storm.apart for run in runs),
         lost=len(lost),
-        twice=sum(times > 1 and hop not in joins and not _is_in_branch(hop) for hop, times in completions.items()),
+        twice=sum(times > 1 and hop not in joins and not is_in_branch(hop) for hop, times in completions.items()),
         blocks=len(joins),
         joins_lost=len(unjoined),
         joins_twice=sum(completions[hop] > 1 for hop in joins),
-        bodies_twice=sum(times > 1 and _is_in_branch(hop) for hop, times in completions.items()),
+        bodies_twice=sum(times > 1 and is_in_branch(hop) for hop, times in completions.items()),
         seconds=time.monotonic() - begun,
         struck=dict(storm.struck),
     )  # fmt: skip
@@ -183,10 +185,6 @@ def _tell(where: Deployment, storm: Storm) -> None:
         "HITS_FILE": str(storm.hits_file), "FAILPOINTS": str(storm.failpoints), "STUMBLES": str(storm.stumbles),
         "CHAIN_QUEUE": where.prefix,
     }  # fmt: skip
-
-
-def _is_in_branch(hop: str) -> bool:
-    return "-" in hop.partition(".")[2]
 
 
 def _lost_joins(workflow: Workflow) -> int:
