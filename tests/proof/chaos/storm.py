@@ -21,9 +21,10 @@ import redis
 from tests.programs.fanning import FANS
 from tests.programs.ledger import note
 from tests.programs.stumbles import FOR_GOOD, IN_PASSING
-from tests.proof.chaos.contestants import LEASE, UNACKED, Contestant, Work
+from tests.proof.chaos.contestants import LEASE, UNACKED, Contestant
 from tests.proof.chaos.history import ORDERLY_END, latest_runs_in
 from tests.proof.chaos.people import WAYS
+from tests.proof.chaos.work import Work
 from tests.support.processes import START_WITHIN, Process, eventually, own_pids
 from tests.support.servers import RedisServer
 

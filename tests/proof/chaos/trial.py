@@ -189,11 +189,12 @@ def _tell(where: Deployment, storm: Storm) -> None:
 
 def _lost_joins(workflow: Workflow) -> int:
     """Count the blocks of a workflow that did not end, all of whose branches have, but which are not joined."""
-    if workflow.state == workflow.end:
-        return 0
-    ended = Counter(event.type for event in workflow.events if event.type in {"branch_completed", "branch_failed"})
+    ended = {event.hop_id for event in workflow.events if event.type in {"branch_completed", "branch_failed"}}
     joined = {event.hop_id for event in workflow.events if event.type == "joined"}
-    return sum(block.hop_id not in joined and ended.total() >= len(block.branches) for block in workflow.blocks)
+    return sum(
+        block.hop_id not in joined and all(ended & {*branch.hops} for branch in block.branches)
+        for block in workflow.all_blocks if workflow.state != workflow.end
+    )  # fmt: skip
 
 
 def _leftovers(where: Deployment) -> dict[str, tuple[str, ...]]:
