@@ -11,6 +11,7 @@ from sys import modules
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from paigeant_celery.activities.celery_tasks import TaskActivity
     from paigeant_celery.activities.context import StepOutput, WorkflowContext, WorkflowDependencies, workflow_context
     from paigeant_celery.activities.functions import FunctionActivity, activity
     from paigeant_celery.agents.agent import PaigeantAgent, Runway, register_agent
@@ -81,8 +82,10 @@ if TYPE_CHECKING:
         OutputRef,
         RegisteredActivity,
         RoutingSlip,
+        TaskSpec,
     )
     from paigeant_celery.core.steps import ActivitySpec, BlockSpec, Branch, FunctionSpec
+    from paigeant_celery.core.task_steps import TaskSignature
     from paigeant_celery.core.wait_errors import (
         InvalidAnswer,
         SignalRefused,
@@ -92,6 +95,7 @@ if TYPE_CHECKING:
         WorkflowWaits,
     )
     from paigeant_celery.store.port import DeadLetter, Store
+    from paigeant_celery.worker.celery_tasks import register_task
     from paigeant_celery.worker.executor import ActivityExecutor
     from paigeant_celery.worker.install import install
 
@@ -152,6 +156,9 @@ _HOME = {
     "Store": "store.port",
     "StoreCorrupt": "core.errors",
     "StoreRequired": "core.errors",
+    "TaskActivity": "activities.celery_tasks",
+    "TaskSignature": "core.task_steps",
+    "TaskSpec": "core.slip",
     "TransientError": "core.errors",
     "Transport": "broker.port",
     "UnknownActivity": "core.errors",
@@ -188,6 +195,7 @@ _HOME = {
     "install": "worker.install",
     "parallel": "core.block_steps",
     "register_agent": "agents.agent",
+    "register_task": "worker.celery_tasks",
     "sleep_for": "core.flow_steps",
     "sleep_until": "core.flow_steps",
     "sub_workflow": "core.block_steps",
@@ -250,6 +258,9 @@ __all__ = [
     "Store",
     "StoreCorrupt",
     "StoreRequired",
+    "TaskActivity",
+    "TaskSignature",
+    "TaskSpec",
     "TransientError",
     "Transport",
     "UnknownActivity",
@@ -286,6 +297,7 @@ __all__ = [
     "install",
     "parallel",
     "register_agent",
+    "register_task",
     "sleep_for",
     "sleep_until",
     "sub_workflow",

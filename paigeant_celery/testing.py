@@ -17,7 +17,7 @@ published messages wait in `pending` until they are delivered. Nobody waits for 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -31,9 +31,12 @@ from paigeant_celery.client.dispatch import WorkflowDispatcher
 from paigeant_celery.client.handle import WorkflowHandle
 from paigeant_celery.client.prepared import Prepared, answer_prepared
 from paigeant_celery.client.readings import WorkflowResult
+from paigeant_celery.client.waits import pending_wait, waits_of_hop
+from paigeant_celery.core.message import reread
 from paigeant_celery.core.names import Names
 from paigeant_celery.core.settings import Settings
 from paigeant_celery.core.slip import Step, is_step, steps_in
+from paigeant_celery.core.task_steps import TaskSignature, is_signature, steps_of
 from paigeant_celery.core.wait_errors import WorkflowWaits
 from paigeant_celery.hop.claims import Claims
 from paigeant_celery.hop.effects import ClosedAs, Drop, Refused
@@ -44,13 +47,15 @@ from paigeant_celery.hop.service import HopService
 from paigeant_celery.hop.surroundings import AroundStep, Surroundings, around_step_of
 from paigeant_celery.hop.sweeper import Sweeper
 from paigeant_celery.hop.with_store import RecordedEffects
+from paigeant_celery.store.branch_port import HopReading
 from paigeant_celery.store.memory import MemoryStore
+from paigeant_celery.store.tree import hops_below
 from paigeant_celery.worker.django_host import DjangoContexts
 
 __all__ = ["Delivery", "WorkflowHarness", "workflow_harness"]
 
 OWNER = "harness"
-MOST_DELIVERIES = 10_000  # deliveries of one `run`; a workflow has far fewer steps
+MOST_DELIVERIES = 100_000  # deliveries of one `run`; a workflow has far fewer steps
 
 
 class WorkflowHarness:
@@ -85,7 +90,7 @@ class WorkflowHarness:
 
     async def run(
         self,
-        itinerary: Iterable[Step] | None = None,
+        itinerary: Iterable[Step | TaskSignature] | None = None,
         *,
         dispatcher: WorkflowDispatcher | None = None,
         variables: Mapping[str, object] | None = None,
@@ -107,6 +112,8 @@ class WorkflowHarness:
         several calls also a mapping of their ids. A function gets the `PendingWait`, or the `AskedCall` of a tool, and
         returns that. What has no answer times out if it has a timeout; sleeps and polls take no time.
 
+        Waits of branches are answered in the order of their places: that of branch 0 before that of branch 1.
+
         Raises what `dispatch_workflow` raises, `UnknownActivity` if a step's activity is not loaded, `WorkflowWaits` if
         something that never times out has no answer, `InvalidAnswer`, and `WorkflowFailed`.
         """
@@ -122,34 +129,45 @@ class WorkflowHarness:
         )
         times = 2 if deliver_twice else 1
         await self.deliver(times=times)
-        answered: set[str] = set()
+        answered: set[tuple[str, str]] = set()
         while await self._go_on(handle, answers or {}, answered):
             await self.deliver(times=times)
         return handle.result_sync(timeout=0)
 
-    async def _go_on(self, handle: WorkflowHandle, answers: Prepared, answered: set[str]) -> bool:
-        """Give a suspended workflow what it waits for, or the time; False if it is not suspended.
+    async def _go_on(self, handle: WorkflowHandle, answers: Prepared, answered: set[tuple[str, str]]) -> bool:
+        """Give the suspended hops of a workflow what they wait for, or the time; False if none is suspended.
 
-        `answered` are the ids of waits that got their answer. One that is open all the same cannot use it.
+        `answered` are the hops and ids of waits that got their answer. One that is open all the same cannot use it.
         """
         record = self.store.workflow(handle.correlation_id)
-        if record is None or not record.suspended:
+        if record is None or record.state != "running":
             return False
-        open_ = {wait.token: wait for wait in record.waits if wait.state == "open"}
-        given = await answer_prepared(handle, answers, to={t for t, w in open_.items() if w.wait_id not in answered})
-        answered.update(open_[token].wait_id for token in given)
+        asleep = [hop for hop in self._hops(record.hop_id) if hop.state == "suspended"]
+        open_ = [(hop, wait) for hop in asleep for wait in hop.waits if wait.state == "open"]
+        ids = {wait.token: (hop.hop_id, wait.wait_id) for hop, wait in open_}
+        asked = [pending_wait(wait, hop.hop_id) for hop, wait in open_ if ids[wait.token] not in answered]
+        given = await answer_prepared(handle, answers, to=asked)
+        answered.update(ids[token] for token in given)
         if given:
             return True
-        times = [time for time in (record.wake_at, *(wait.until for wait in open_.values())) if time is not None]
-        if not times:
-            waits_for = "; ".join(map(str, handle.status_sync().waiting_for))
-            raise WorkflowWaits(handle.correlation_id, waits_for)
-        self.skip(min(times) - self._now())
-        return True
+        times = [time for time in (*(hop.wake_at for hop in asleep), *(wait.until for _, wait in open_)) if time]
+        if times:
+            self.skip(min(times) - self._now())
+            return True
+        if open_:
+            waits_for = (wait for hop in asleep for wait in waits_of_hop(hop, _path_of(hop)))
+            raise WorkflowWaits(handle.correlation_id, "; ".join(map(str, waits_for)))
+        return False
+
+    def _hops(self, hop_id: str) -> Iterator[HopReading]:
+        """Yield a hop and those at which the branches below it stand, in the order of their places."""
+        if (hop := self.store.hop(hop_id)) is not None:
+            yield hop
+            yield from hops_below(self.store, hop_id)
 
     def dispatch(
         self,
-        itinerary: Iterable[Step] | None = None,
+        itinerary: Iterable[Step | TaskSignature] | None = None,
         *,
         dispatcher: WorkflowDispatcher | None = None,
         variables: Mapping[str, object] | None = None,
@@ -160,7 +178,8 @@ class WorkflowHarness:
         usage_limits: object = None,
     ) -> WorkflowHandle:
         """Dispatch a workflow without delivering anything yet; return its handle."""
-        steps = list(itinerary) if isinstance(itinerary, Iterable) and not is_step(itinerary) else itinerary
+        alone = is_step(itinerary) or is_signature(itinerary)
+        steps = list(steps_of(itinerary)) if isinstance(itinerary, Iterable) and not alone else itinerary
         known = [step for step in steps if is_step(step)] if isinstance(steps, list) else []
         for _, step, _ in steps_in(known, "itinerary"):  # the dispatcher says what else is wrong
             self._held.append(registry.get(step.activity))
@@ -228,9 +247,17 @@ class WorkflowHarness:
     def _send_retries(self) -> None:
         """If nothing else is pending, set the clock forward to the next attempt of a hop and send it."""
         while self._retrying and not self.pending:
-            record = self.store.hop(self._retrying.pop())
-            if record is not None and record.retry_at is not None:
-                self.skip(record.retry_at - self._now())
+            read = {hop_id: self.store.hop(hop_id) for hop_id in self._retrying}
+            due = {hop_id: hop.retry_at for hop_id, hop in read.items() if hop is not None and hop.retry_at is not None}
+            self._retrying &= due.keys()
+            if due:
+                self.skip(min(due.values()) - self._now())
+
+
+def _path_of(hop: HopReading) -> str:
+    """Return the path of the step of a hop in a branch; "" for any other."""
+    message = reread(hop.envelope)
+    return message.path if message.slip.branch is not None else ""
 
 
 class _HarnessPublisher:

@@ -172,7 +172,7 @@ class WorkflowContext:
         left.
         """
         _check_on_loop("wait_for")
-        about = About(step=self.step_id, activity=self.activity, question=checked_question(question))
+        about = About(step=self.path, activity=self.activity, question=checked_question(question))
         return self._waits().wait_for(
             checked_wait_name(name),
             ask=None if ask is None else partial(_asked, ask),

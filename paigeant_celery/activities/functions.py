@@ -41,9 +41,9 @@ from paigeant_celery.core.errors import InvalidInput, MessageError, UsageError
 from paigeant_celery.core.faults import first_fault, raised_by_validator
 from paigeant_celery.core.jsonable import dumps
 from paigeant_celery.core.policy import StepPolicy
-from paigeant_celery.core.slip import FunctionSpec, Step
+from paigeant_celery.core.slip import FunctionSpec, Step, TaskSpec
 
-__all__ = ["FunctionActivity", "activity", "in_own_thread", "read_beside"]
+__all__ = ["FunctionActivity", "activity", "in_own_thread", "read_beside", "reading_in_own_thread"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -109,11 +109,12 @@ class FunctionActivity(Generic[P, R]):
         with no_waits_in_process():
             if inspect.iscoroutinefunction(self.function) or inspect.isasyncgenfunction(self.function):
                 return record(await read_on_loop(reading(call(), limit)))
-            return await _reading_in_own_thread(lambda read: record(read(reading(call(), limit))))
+            return await reading_in_own_thread(lambda read: record(read(reading(call(), limit))))
 
     def _arguments_of(self, step: Step) -> dict[str, Any]:
         if not isinstance(step, FunctionSpec):
-            text = f"{step.activity!r} is a function, but the step runs an agent; use a `FunctionSpec`"
+            runs = "a Celery task" if isinstance(step, TaskSpec) else "an agent"
+            text = f"{step.activity!r} is a function, but the step runs {runs}; use a `FunctionSpec`"
             raise MessageError("invalid_envelope", "kind", text)
         try:
             checked = self._model.model_validate_json(dumps(step.arguments))
@@ -333,10 +334,10 @@ async def read_beside(result: object, limit: Limit) -> Any:
         wanted = next(steps)
     except StopIteration as end:
         return end.value
-    return await _reading_in_own_thread(lambda read: read(steps, wanted))
+    return await reading_in_own_thread(lambda read: read(steps, wanted))
 
 
-async def _reading_in_own_thread(work: Callable[[Callable[..., Any]], T]) -> T:
+async def reading_in_own_thread(work: Callable[[Callable[..., Any]], T]) -> T:
     """Do some work in its own thread. It gets the function that reads there until nobody waits for it any more."""
     loop = asyncio.get_running_loop()
     given_up = GivenUp()

@@ -14,7 +14,7 @@ from paigeant_celery.activities.making import Making
 from paigeant_celery.core.policy import StepPolicy
 from paigeant_celery.core.slip import Step
 
-__all__ = ["Activity", "ActivityResult", "CancelsJobs", "StepLimits"]
+__all__ = ["Activity", "ActivityResult", "CancelsJobs", "CapsAttempts", "StepLimits"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,10 +37,10 @@ class ActivityResult:
 
 
 class Activity(Protocol):
-    """An agent, a function or a step of our own, as the registry and the hop see it."""
+    """An agent, a function, a Celery task or a step of our own, as the registry and the hop see it."""
 
     @property
-    def kind(self) -> Literal["agent", "function", "flow"]: ...
+    def kind(self) -> Literal["agent", "function", "task", "flow"]: ...
 
     @property
     def name(self) -> str:
@@ -85,6 +85,14 @@ class CancelsJobs(Protocol):
     async def cancel_jobs(self, records: Mapping[str, str]) -> None:
         """Cancel the jobs that a cancelled step has left, as its journal shows; none of its own code runs."""
         ...
+
+
+@runtime_checkable
+class CapsAttempts(Protocol):
+    """An activity whose own code says how often it may be tried, whatever policies allow."""
+
+    @property
+    def most_attempts(self) -> int | None: ...
 
 
 @dataclass(frozen=True, kw_only=True)

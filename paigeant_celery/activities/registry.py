@@ -22,7 +22,7 @@ Subscriber = Callable[[], None]
 
 
 class Registry:
-    """Holds activities weakly: one that nothing else holds is no longer served.
+    """Holds activities weakly: one that nothing else holds is no longer served, unless it was added to be kept.
 
     An activity may be added before it has a name. Its name is asked for when the registry is read, because a
     global variable gets its value only after the constructor has returned. Those that are `built_in` can be found, but
@@ -32,7 +32,7 @@ class Registry:
     def __init__(self, built_in: Iterable[Activity] = ()) -> None:
         self._built_in = {activity.name: activity for activity in built_in}
         self._lock = real().RLock()
-        self._entries: list[weakref.ref[Activity]] = []
+        self._entries: list[Callable[[], Activity | None]] = []
         self._subscribers: list[Subscriber] = []
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._after_fork)
@@ -49,8 +49,16 @@ class Registry:
         kept: list[Activity] = getattr(holder, "_paigeant_activities", [])
         # The holder keeps its activities alive; it may have several, under different names.
         setattr(holder, "_paigeant_activities", [*kept, activity])  # noqa: B010
+        self._add(weakref.ref(activity))
+
+    def keep(self, activity: Activity) -> None:
+        """Add an activity for good, because nothing of the user's holds it. Raises as `add`."""
+        _check(activity)
+        self._add(lambda: activity)
+
+    def _add(self, entry: Callable[[], Activity | None]) -> None:
         with self._lock:
-            self._entries.append(weakref.ref(activity))
+            self._entries.append(entry)
             subscribers = list(self._subscribers)
         for notify in subscribers:
             notify()
@@ -94,7 +102,9 @@ class Registry:
             loaded = sorted(self.names())
             searched = f"{len(loaded)} loaded: {', '.join(loaded[:20]) or 'none'}"
             if nameless := self.nameless():
-                searched += f"; agents without a name, which need `name=`, were made at {', '.join(nameless[:20])}"
+                searched += (
+                    f"; agents or tasks without a name, which need `name=`, were made at {', '.join(nameless[:20])}"
+                )
             raise UnknownActivity(name, searched, difflib.get_close_matches(name, loaded, n=3))
         return activity
 

@@ -14,16 +14,14 @@ from contextlib import (
     nullcontext,
     suppress,
 )
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import cached_property
 from types import FrameType, UnionType
 from typing import Any, Literal, TypeAlias, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from pydantic import PydanticUndefinedAnnotation, PydanticUserError, TypeAdapter, ValidationError
 from pydantic_ai.agent import AbstractAgent
-from pydantic_ai.exceptions import UsageLimitExceeded
 from pydantic_ai.output import NativeOutput, PromptedOutput, TextOutput, ToolOutput
-from pydantic_ai.usage import RunUsage, UsageLimits
 
 from paigeant_celery.activities.context import WorkflowContext, WorkflowDependencies, with_previous_output
 from paigeant_celery.activities.functions import read_beside
@@ -32,20 +30,19 @@ from paigeant_celery.activities.making import Making
 from paigeant_celery.activities.port import ActivityResult, StepLimits
 from paigeant_celery.activities.results import result_of
 from paigeant_celery.agents.answered_runs import run_to_end
+from paigeant_celery.agents.budget import Budget, usage_of
 from paigeant_celery.agents.content import check_prompt, prompt_of, user_prompt
 from paigeant_celery.agents.conversations import is_said, read_history, said_by
 from paigeant_celery.agents.itinerary import Edit, ItineraryEditing, editing
 from paigeant_celery.agents.step_runs import StepRuns
-from paigeant_celery.core.budget import WorkflowLimits, reported_cost, reported_count, used_by
 from paigeant_celery.core.conversations import ConversationKey, conversation_of
 from paigeant_celery.core.crossing import OWN, Crossed, cross, reader_of, refuse_lost
 from paigeant_celery.core.errors import MessageError, UsageError
 from paigeant_celery.core.faults import first_fault, raised_by_validator
 from paigeant_celery.core.jsonable import dumps
-from paigeant_celery.core.message import PaigeantMessage
 from paigeant_celery.core.names import hop_id, is_free_name
 from paigeant_celery.core.policy import StepPolicy
-from paigeant_celery.core.slip import ActivitySpec, Step
+from paigeant_celery.core.slip import ActivitySpec, Step, TaskSpec
 from paigeant_celery.journal.scope import current_journal
 
 __all__ = ["AgentActivity", "DepsFactory"]
@@ -134,7 +131,6 @@ class AgentActivity:
         )
         previous = context.previous_output
         conversation = conversation_of(context.message, step)
-        budget = _Budget(context.message)
         prompt = await user_prompt(step.prompt, context.read_data)
         continued: dict[str, Any] = {}
         is_heard = False
@@ -142,24 +138,27 @@ class AgentActivity:
             continued, is_heard = await asyncio.to_thread(_continued, conversation, context)  # a history may be large
         async with self._deps(given, context) as deps:
             journal = current_journal()
+            budget = Budget(context.message, journal)
             is_held = journal is not None and not self._has_output_functions
             holding = journal.holding() if journal is not None and is_held else nullcontext()
             await self._runs.prepare()
-            with budget.explained(), editing(edit), holding:
+            with budget.applied(), editing(edit), holding:
                 ran = await run_to_end(
                     self._agent,
                     self._runs,
                     prompt_of(prompt, previous if step.previous_output and not is_heard else None),
                     deps=with_previous_output(deps, previous),
                     usage_limits=budget.left(),
+                    usage=budget.usage,
                     **continued,
                 )
             output = await read_beside(ran.output, Limit(size=limits.max_output_size))  # it may need the deps
+        used = usage_of(ran.usage)
         recorded = result_of(
             output,
             declared=self._declared_output,
-            usage=_counters(ran.usage),
-            cost=reported_cost(getattr(ran.usage, "cost", None)),
+            usage=used.counters,
+            cost=used.cost,
             inserted=edit.inserted,
             notes=edit.notes(),
         )
@@ -177,7 +176,8 @@ class AgentActivity:
     def _data_of(self, step: Step) -> Any:
         """Return the step's deps, validated as the type that this worker expects, or None if it expects none."""
         if not isinstance(step, ActivitySpec):
-            text = f"{step.activity!r} is an agent, but the step calls a function; use an `ActivitySpec`"
+            does = "runs a Celery task" if isinstance(step, TaskSpec) else "calls a function"
+            text = f"{step.activity!r} is an agent, but the step {does}; use an `ActivitySpec`"
             raise MessageError("invalid_envelope", "kind", text)
         expected = self._expected()
         if self._deps_factory is not None:
@@ -249,43 +249,6 @@ def _continued(conversation: ConversationKey, context: WorkflowContext) -> tuple
     return {"message_history": history or None, "conversation_id": conversation.id}, is_heard
 
 
-class _Budget:
-    """What a workflow's limits leave for the step that runs now."""
-
-    def __init__(self, message: PaigeantMessage) -> None:
-        self._limits, self._used = message.usage_limits, used_by(message.slip.executed, earlier=message.slip.earlier)
-
-    def left(self) -> UsageLimits | None:
-        """Return the limits of the run, or None if the workflow has none.
-
-        Raises `UsageLimitExceeded` if nothing is left for another model request.
-        """
-        if self._limits is None:
-            return None
-        left = self._limits.left(self._used)
-        spent = [name for name, amount in left.items() if not amount and name != "tool_calls_limit"]
-        if spent:
-            raise UsageLimitExceeded(f"nothing is left of the {spent[0]}")
-        usual = UsageLimits()
-        if "request_limit" in left and usual.request_limit is not None:
-            left["request_limit"] = min(usual.request_limit, left["request_limit"])
-        known = {found.name for found in fields(usual)}
-        return UsageLimits(**{name: amount for name, amount in left.items() if name in known})  # type: ignore[arg-type]
-
-    def explained(self) -> AbstractContextManager[None]:
-        """Make `UsageLimitExceeded` also state the workflow's limits and how much of them earlier steps used."""
-        if self._limits is None or not self._limits.set_limits():
-            return nullcontext()
-        return self._explained_by(self._limits)
-
-    @contextmanager
-    def _explained_by(self, limits: WorkflowLimits) -> Iterator[None]:
-        try:
-            yield
-        except UsageLimitExceeded as error:
-            raise UsageLimitExceeded(f"{error}; the workflow has {limits.account(self._used)}") from error
-
-
 @contextmanager
 def _faults_of_deps(expected: Any) -> Iterator[None]:
     """Raise `MessageError` for whatever goes wrong when deps are read as this type."""
@@ -350,12 +313,3 @@ def _output_parts(spec: Any) -> Iterator[Any]:
         yield from _output_parts(spec.output_function)
     else:
         yield spec
-
-
-def _counters(usage: RunUsage) -> dict[str, int]:
-    return {
-        "requests": reported_count(usage.requests),
-        "tool_calls": reported_count(usage.tool_calls),
-        "input_tokens": reported_count(usage.input_tokens),
-        "output_tokens": reported_count(usage.output_tokens),
-    }

@@ -30,7 +30,7 @@ def about_step(*calls: AskedCall, question: str | None = None) -> About:
         context = workflow_context()
     except NoWorkflow:
         return About(calls=calls, question=question)
-    return About(step=context.step_id, activity=context.activity, calls=calls, question=question)
+    return About(step=context.path, activity=context.activity, calls=calls, question=question)
 
 
 def read_results(tree: Mapping[str, JsonValue]) -> DeferredToolResults:

@@ -23,15 +23,17 @@ from pydantic_ai.durable_exec import (
     ResultCodec,
     durable_unit_scope,
 )
-from pydantic_ai.messages import ToolCallPart
+from pydantic_ai.messages import ModelResponse, ToolCallPart
 from pydantic_ai.tools import RunContext
 
+from paigeant_celery.agents.budget import budget_of, usage_of_answer
 from paigeant_celery.agents.cut_offs import when_explained
 from paigeant_celery.agents.fingerprints import Digests
 from paigeant_celery.agents.operation_arguments import digests_of_arguments
 from paigeant_celery.agents.recorded_errors import rebuilt, survived
 from paigeant_celery.agents.recorded_usage import Spending
 from paigeant_celery.agents.waits import Standing, polled
+from paigeant_celery.core.budget import Usage
 from paigeant_celery.core.errors import NotSerializable
 from paigeant_celery.journal.hop_journal import HopJournal
 from paigeant_celery.journal.record import ASLEEP, CUT_OFF, CallKey, CallKind, Record
@@ -64,14 +66,16 @@ async def recorded(
     instead_of: Callable[[], CallKey | None] = lambda: None,
     may_be_last: Callable[[], bool] = lambda: False,
     may_wait: bool = False,
+    spent: Callable[[], Usage | None] = lambda: None,
 ) -> Record:
     """Return the record of a call that is made now or was made by an earlier attempt.
 
     Raises the error of a recorded call that failed but whose run survived. If such a call had been cut off for a reason
     that is not known, the replay waits to be cut off again. `spending` is where the call's usage is counted,
     `unit` surrounds what is made, and what `later` says matters only if the step goes on, and is recorded then.
-    `instead_of` says, once the call is made, which earlier call's record it replaces, and `may_be_last` whether
-    the run may end with it. A call that `may_wait` is made again from its top when it has waited.
+    `instead_of` says, once the call is made, which earlier call's record it replaces, `may_be_last` whether the run may
+    end with it, and `spent` what it used, if the workflow has limits. A call that `may_wait` is made again from its top
+    when it has waited.
     """
     found = journal.find(key, fingerprint)
     if found is not None:
@@ -103,13 +107,15 @@ async def recorded(
             raise
         except Exception as error:  # noqa: BLE001 - raised below, when it is its turn
             failed = error
-            number = journal.add_later(key, of_failed(error), answered=True)
+            number = journal.add_later(key, of_failed(error), answered=True, spent=spent())
         else:
             try:
                 if later(record):
-                    number = journal.add_later(key, record)
+                    number = journal.add_later(key, record, spent=spent())
                 else:
-                    number = await journal.add(key, record, instead_of=instead_of(), may_be_last=may_be_last())
+                    number = await journal.add(
+                        key, record, instead_of=instead_of(), may_be_last=may_be_last(), spent=spent()
+                    )
             except asyncio.CancelledError as error:  # it is answered and may be recorded, but not for the run
                 cut_off(error)
                 raise
@@ -178,14 +184,20 @@ class _RecordedOperation(BoundDurableOperation[ParamsT, WireT, ResultT]):
         if isinstance(params, ModelRequestParams):
             return await self._answered(journal, key, params, fingerprint)
         spending = Spending(ctx.usage) if kind != "model" else None  # the run counts what a response says
+        budget = budget_of(ctx)
 
         async def make() -> Record:
+            if budget is not None and kind == "model":
+                budget.check_request()
             result = self._operation.result_codec.dump(await self._handled(params, spending))
             # The result of a capability's operation says itself what was used.
             usage = spending.used() if spending is not None and kind == "event" else {}
             return Record(fingerprint=fingerprint, result=result, usage=usage)
 
-        record = await recorded(journal, key, fingerprint, make, spending=spending)
+        def spent() -> Usage | None:
+            return spending.spent() if spending is not None and budget is not None else None
+
+        record = await recorded(journal, key, fingerprint, make, spending=spending, spent=spent)
         return read_back(key, self._operation.result_codec.load, record.result)
 
     async def _answered(
@@ -197,11 +209,17 @@ class _RecordedOperation(BoundDurableOperation[ParamsT, WireT, ResultT]):
         given: list[Any] = []
         is_last = False
         replaced: Standing | None = None
+        spent: Usage | None = None
+        budget = budget_of(params.run_context)
 
         async def make() -> Record:
-            nonlocal replaced, is_last
+            nonlocal replaced, is_last, spent
+            if budget is not None:
+                budget.check_request()
             result = await self._operation.handler(cast("ParamsT", params))
             is_last = _may_be_last(params, result)
+            if budget is not None:
+                spent = usage_of_answer(cast("ModelResponse", result), params.messages)
             given.append(codec.dump(result))
             replaced = polled(standing, key, params.messages, result)
             if replaced is None:
@@ -215,6 +233,7 @@ class _RecordedOperation(BoundDurableOperation[ParamsT, WireT, ResultT]):
             make,
             instead_of=lambda: replaced.key if replaced is not None else None,
             may_be_last=lambda: is_last,
+            spent=lambda: spent,
         )
         result = read_back(key, codec.load, given[0] if given else record.result)
         journal.standing[key.run] = replaced or Standing(key, result, record.fingerprint)

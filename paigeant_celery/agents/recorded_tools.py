@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -16,11 +16,13 @@ from pydantic_ai.toolsets import ToolsetTool, WrapperToolset
 from paigeant_celery.activities.functions import read_beside
 from paigeant_celery.activities.lazy import Limit
 from paigeant_celery.activities.pauses import pause_in
+from paigeant_celery.agents.budget import budget_of
 from paigeant_celery.agents.fingerprints import digest
 from paigeant_celery.agents.recorded_answers import record_answers
 from paigeant_celery.agents.recorded_calls import read_back, recorded
 from paigeant_celery.agents.recorded_usage import Spending
 from paigeant_celery.agents.tool_values import result_of
+from paigeant_celery.core.budget import Usage
 from paigeant_celery.core.errors import NotSerializable
 from paigeant_celery.journal.hop_journal import MAX_RECORD, HopJournal
 from paigeant_celery.journal.record import Record
@@ -103,15 +105,23 @@ class RecordedToolset(WrapperToolset[AgentDepsT]):
         The usage of agents that ran inside it counts in both cases.
         """
         fingerprint = {"arguments": digest(arguments)}
-        spending = Spending(ctx.usage)
+        spending, budget, called = Spending(ctx.usage), budget_of(ctx), 0
 
         async def make() -> Record:
+            nonlocal called
+            if budget is not None and kind == "tool":
+                counting.enter_context(budget.calling_tool())
             with spending.apart_from(ctx) as apart, self.scope(apart) as inside:
                 result = self._dumped(await result_of(call(inside)), name)
+            called = int(kind == "tool")
             return Record(fingerprint=fingerprint, result=result, usage=spending.used())
 
+        def spent() -> Usage | None:
+            return spending.spent(tool_calls=called) if budget is not None else None
+
         key = journal.key(ctx.run_id or "", ctx.run_step, kind, name=name, call_id=ctx.tool_call_id or "")
-        record = await recorded(journal, key, fingerprint, make, spending=spending)
+        with ExitStack() as counting:
+            record = await recorded(journal, key, fingerprint, make, spending=spending, spent=spent)
         return unwrap_tool_call_result(read_back(key, self.results.load, record.result))
 
     def _dumped(self, result: CallToolResult, name: str) -> object:

@@ -12,6 +12,9 @@ from pydantic import TypeAdapter
 from pydantic_ai.tools import AgentDepsT, RunContext
 from pydantic_ai.usage import RunUsage
 
+from paigeant_celery.agents.budget import usage_of
+from paigeant_celery.core.budget import Usage
+
 __all__ = ["Spending"]
 
 _USAGE = TypeAdapter(RunUsage)
@@ -38,6 +41,12 @@ class Spending:
             return {}
         counted = _USAGE.dump_python(usage, mode="json", exclude_defaults=True)
         return cast("dict[str, Any]", counted)
+
+    def spent(self, *, tool_calls: int = 0) -> Usage:
+        """Return what the call used, with calls of tools that its run has not counted yet."""
+        used = self._apart - self._before
+        used.tool_calls += tool_calls
+        return usage_of(used)
 
     def count(self, usage: Mapping[str, Any]) -> None:
         """Add to the run's usage what a record says."""

@@ -9,8 +9,8 @@ from paigeant_celery.activities.registry import Registry
 from paigeant_celery.broker.port import Delivery, Publisher
 from paigeant_celery.broker.sending import Sending
 from paigeant_celery.core.errors import NewerMessage
-from paigeant_celery.core.message import PaigeantMessage, first_activity_in, reread, sha256
-from paigeant_celery.core.names import FIRST_PLACE, block_of, split_hop_id
+from paigeant_celery.core.message import PaigeantMessage, first_activity_in, parent_of, reread, sha256
+from paigeant_celery.core.names import FIRST_PLACE, split_hop_id
 from paigeant_celery.core.names import hop_id as make_hop_id
 from paigeant_celery.core.policy import StepPolicy
 from paigeant_celery.store.port import HopRecord, WorkflowRecord
@@ -91,7 +91,7 @@ def delivery_of(
         activity=step.activity,
         hop_id=message.message_id,
         root_id=make_hop_id(message.correlation_id, FIRST_PLACE),
-        parent_id=_parent_of(message),
+        parent_id=parent_of(message),
         queue=queue,
         envelope=envelope,
         summary=f"workflow {message.correlation_id}, step {slip.ran + 1} of {slip.length}: {message.path}",
@@ -99,11 +99,3 @@ def delivery_of(
         attempt=attempt,
         trace_context=message.trace_context,
     )
-
-
-def _parent_of(message: PaigeantMessage) -> str | None:
-    """Return the hop that sent this one: that of the step before it or, at the beginning of a branch, of its block."""
-    if message.slip.executed:
-        return make_hop_id(message.correlation_id, message.slip.executed[-1].place)
-    above = block_of(message.message_id)
-    return above[0] if above is not None else None

@@ -56,6 +56,7 @@ from paigeant_celery.core.slip import (
     name_steps,
     steps_in,
 )
+from paigeant_celery.core.task_steps import TaskSignature, is_signature, step_of, steps_of
 from paigeant_celery.core.wait_inputs import checked_moment
 from paigeant_celery.store.port import NewWorkflow
 
@@ -110,14 +111,15 @@ class WorkflowDispatcher:
         self._runway: ContextVar[_Runway | None] = ContextVar("paigeant_runway", default=None)
         self._registered: dict[str, RegisteredActivity] = {}
 
-    def add(self, step: Step) -> None:
+    def add(self, step: Step | TaskSignature) -> None:
         """Put a step on the runway, after those already there. Raises `InvalidInput` if it is no step."""
-        _check_kind(step, path="step")
+        added: Step = step_of(step, path="step")
+        _check_kind(added, path="step")
         runway = self._runway.get()
         if runway is None or runway.taken:
             runway = _Runway()
             self._runway.set(runway)
-        runway.steps.append(step)
+        runway.steps.append(added)
 
     def register(self, step: ActivitySpec, *, description: str = "") -> None:
         """Let agents that may edit the itinerary insert `step`; a later registration for the same agent replaces it.
@@ -134,7 +136,7 @@ class WorkflowDispatcher:
         self,
         transport: Transport | None = None,
         *,
-        itinerary: Iterable[Step] | None = None,
+        itinerary: Iterable[Step | TaskSignature] | None = None,
         variables: Mapping[str, object] | None = None,
         correlation_id: str | None = None,
         start_at: datetime | None = None,
@@ -145,11 +147,11 @@ class WorkflowDispatcher:
         """Record the workflow, send its first message and return its correlation id.
 
         The steps are `itinerary`, otherwise those on the runway, which are then taken: a second dispatch never repeats
-        them. `correlation_id` makes the call idempotent: the same id with the same content returns the existing
-        workflow (its message is sent again if it still waits; copies run once). `start_at` is an aware datetime: until
-        then the workflow waits in a step of its own, `start`, which `sleep_until` makes. `deadline` is one too; a step
-        that would begin later fails the workflow. `stream=True` lets the agents ask their models for streams and tell
-        readers of `handle.events()` what happens.
+        them. A signature of a Celery task (`charge.s(17)`) is a step, too. `correlation_id` makes the call idempotent:
+        the same id with the same content returns the existing workflow (its message is sent again if it still waits;
+        copies run once). `start_at` is an aware datetime: until then the workflow waits in a step of its own, `start`,
+        which `sleep_until` makes. `deadline` is one too; a step that would begin later fails the workflow.
+        `stream=True` lets the agents ask their models for streams and tell readers of `handle.events()` what happens.
 
         `usage_limits` (pydantic-ai's `UsageLimits`, `WorkflowLimits` or a mapping of the same names) apply to all agent
         steps together: each is given what is left, and one that would use more fails the workflow with
@@ -170,7 +172,7 @@ class WorkflowDispatcher:
         self,
         transport: Transport | None = None,
         *,
-        itinerary: Iterable[Step] | None = None,
+        itinerary: Iterable[Step | TaskSignature] | None = None,
         variables: Mapping[str, object] | None = None,
         correlation_id: str | None = None,
         start_at: datetime | None = None,
@@ -189,20 +191,20 @@ class WorkflowDispatcher:
     def _prepare(
         self,
         transport: Transport | None,
-        itinerary: Iterable[Step] | None,
+        itinerary: Iterable[Step | TaskSignature] | None,
         asked: _Asked,
     ) -> _Prepared:
         transport = _checked_transport(transport)
         transport.check_dispatch()
-        if itinerary is not None and (
-            isinstance(itinerary, str) or is_step(itinerary) or not isinstance(itinerary, Iterable)
-        ):
+        alone = isinstance(itinerary, str) or is_step(itinerary) or is_signature(itinerary)
+        if itinerary is not None and (alone or not isinstance(itinerary, Iterable)):
             text = f"is a list of steps, not a {type(itinerary).__name__}; put the step into one"
             raise InvalidInput("invalid_input", "itinerary", text)
-        runway = self._runway.get() if itinerary is None else None
+        listed = list(steps_of(itinerary)) if itinerary is not None else None
+        runway = self._runway.get() if listed is None else None
         if runway is not None and not runway.take():
             runway = None
-        steps: list[Step] = list(itinerary) if itinerary is not None else list(runway.steps if runway else ())
+        steps: list[Step] = listed if listed is not None else list(runway.steps if runway else ())
         try:
             variables = _crossed_variables(asked.variables)
             message = _first_message(steps, asked, variables, self._registered.values(), transport)

@@ -14,20 +14,25 @@ from typing import TypeVar
 
 from pydantic import JsonValue
 
-from paigeant_celery.activities.context import StepOutput, running_step
+from paigeant_celery.activities.context import running_step
 from paigeant_celery.activities.registry import registry
-from paigeant_celery.broker.called_off import begin_calling_off
+from paigeant_celery.broker.called_off import asleep_in, begin_calling_off
 from paigeant_celery.broker.outbox import Outbox
 from paigeant_celery.broker.port import ServesItself, Transport, checked_transport
 from paigeant_celery.client.answering import AnswersWaits, check_size, send_on
+from paigeant_celery.client.outputs import outputs_in
+from paigeant_celery.client.paths import At, at_path, is_at_block, parked_at
 from paigeant_celery.client.readings import (
     Answered,
+    BranchStatus,
     CurrentState,
     PendingWait,
+    WaitingFor,
     WorkflowResult,
     WorkflowStatus,
 )
-from paigeant_celery.client.waits import answered, open_waits, pending_wait, waiting_for
+from paigeant_celery.client.tree import is_left_to_newer, parked_in, tree_of, waits_of_block, waits_of_tree
+from paigeant_celery.client.waits import answered, open_in, open_waits, pending_wait, waiting_for
 from paigeant_celery.core.about import About
 from paigeant_celery.core.answers import answers_of
 from paigeant_celery.core.budget import used_by
@@ -47,14 +52,16 @@ from paigeant_celery.core.events import Joining, WorkflowEvent
 from paigeant_celery.core.flow import Failure
 from paigeant_celery.core.message import PaigeantMessage, reread, step_ids_in
 from paigeant_celery.core.names import FLOW, conversation_fault, is_correlation_id
+from paigeant_celery.core.slip import ExecutedStep, RoutingSlip
+from paigeant_celery.core.steps import BlockSpec
 from paigeant_celery.core.wait_errors import SignalRefused
 from paigeant_celery.core.wait_inputs import checked_by, checked_signal_id, checked_wait_name
 from paigeant_celery.core.waits import WHOLE
 from paigeant_celery.store.earlier import executed_of
 from paigeant_celery.store.limits import LIMITS
-from paigeant_celery.store.outputs import outputs_of
 from paigeant_celery.store.pages import all_opened
 from paigeant_celery.store.port import Store, StoredEvent, WorkflowRecord
+from paigeant_celery.store.tree import hops_below
 
 __all__ = ["WorkflowHandle"]
 
@@ -65,6 +72,8 @@ LONGEST_WAIT = 0.5
 EVENTS_AT_ONCE = 100
 REMIND_AFTER = 5.0  # seconds of waiting for a result until a log line says that nobody serves the step
 SEND_FOR = 5.0  # seconds for the broker to take the message that tells a worker of a cancelled sleeper
+MOST_TOLD = 5  # things that a workflow waits for, in a text
+GOES_ON = ("running", "parked")
 UNSWEPT = 10.0  # seconds; every worker that serves steps sweeps about once a second
 
 logger = logging.getLogger(__name__)
@@ -91,7 +100,8 @@ class WorkflowHandle(AnswersWaits):
     async def status(self) -> WorkflowStatus:
         """Return where the workflow stands.
 
-        Of a long workflow it makes a round trip for each 100 steps that ran and for each page of those to come. Raises
+        Of a long workflow it makes a round trip for each 100 steps that ran and for each page of those to come, and of
+        one with branches those that `client/tree.py` tells: one for each block and each 100 of its branches. Raises
         `UnknownWorkflow`, and `StoreCorrupt` if a record of a workflow that goes on is damaged.
         """
         return await asyncio.to_thread(self.status_sync)
@@ -110,6 +120,7 @@ class WorkflowHandle(AnswersWaits):
                 raise
             return self._status_by_envelope(record)  # whoever looks after a parked workflow needs to see why
         step, used = slip.next_step, used_by(slip.executed, earlier=slip.earlier)
+        branches, waits = self._branches(record, slip, ran)
         return WorkflowStatus(
             correlation_id=self.correlation_id,
             state=_current_state(record),
@@ -119,14 +130,31 @@ class WorkflowHandle(AnswersWaits):
             attempt=record.attempt,
             executed=tuple(executed.step_id for executed in ran),
             remaining=tuple(remaining.step_id or "" for remaining in slip.itinerary),
-            failure=record.failure,
+            failure=_failure(record, branches),
             created_at=record.created_at,
             updated_at=record.updated_at,
             retry_at=record.retry_at,
             usage=used.counters,
             cost=used.cost,
-            waiting_for=waiting_for(record),
+            waiting_for=waits,
+            branches=branches,
         )
+
+    def _branches(
+        self, record: WorkflowRecord, slip: RoutingSlip, ran: Sequence[ExecutedStep]
+    ) -> tuple[tuple[BranchStatus, ...], tuple[WaitingFor, ...]]:
+        """Return the branches of the workflow's blocks, and what it waits for there and elsewhere."""
+        is_block = isinstance(slip.next_step, BlockSpec)
+        places = [step.place for step in ran if step.is_block] + ([slip.place] if is_block else [])
+        if not places:
+            return (), waiting_for(record)
+        store, live = self._store("status"), slip.place if is_block and record.state in GOES_ON else None
+        branches = tree_of(store, self.correlation_id, places, live=live)
+        path = slip.next_step.step_id if is_block and slip.next_step is not None else None
+        if live is None or path is None or not record.suspended:
+            return branches, waiting_for(record)
+        hop = store.hop(record.hop_id)
+        return branches, (waits_of_block(path, branches, hop), *waits_of_tree(branches))
 
     def _status_by_envelope(self, record: WorkflowRecord) -> WorkflowStatus:
         """Return what the envelope alone tells: only a newer version can read it, or what left it is damaged."""
@@ -178,29 +206,39 @@ class WorkflowHandle(AnswersWaits):
         raise self._too_slow(timeout)
 
     async def pending(self) -> Sequence[PendingWait]:
-        """Return what somebody, or a signal, could answer now, oldest first.
+        """Return what somebody, or a signal, could answer now, oldest first, also in branches.
 
-        Whoever reads it gets the tokens: show them to nobody who may not answer. Raises `UnknownWorkflow`.
+        The `step_id` of a wait in a branch is the path of its step. Whoever reads it gets the tokens: show them to
+        nobody who may not answer. Raises `UnknownWorkflow`.
         """
         return await asyncio.to_thread(self.pending_sync)
 
     def pending_sync(self) -> Sequence[PendingWait]:
         """Do what `pending` does, for code without an event loop."""
         record = self._record("pending")
-        return [pending_wait(wait, record.hop_id) for wait in open_waits(record)]
+        found = [pending_wait(wait, record.hop_id) for wait in open_waits(record)]
+        if is_at_block(record):
+            for hop in hops_below(self._store("pending"), record.hop_id):
+                found += [pending_wait(wait, hop.hop_id) for wait in open_in(hop.waits)]
+            found.sort(key=lambda wait: wait.since)
+        return found
 
     async def signal(
-        self, name: str, payload: object = None, *, signal_id: str | None = None, by: str = ""
+        self, name: str, payload: object = None, *, path: str | None = None, signal_id: str | None = None, by: str = ""
     ) -> Answered:
         """Send a signal with JSON: it settles the oldest open wait of this name, or is kept for one to come.
 
-        A second one with the same `signal_id` changes nothing (`repeated`): pass one if the call may be made twice.
-        `by` says who sent it. Raises `SignalRefused` if the workflow has ended or keeps 1000, `InvalidAnswer` if the
-        payload is no JSON or has more than 32 KiB, `InvalidInput`, and `UnknownWorkflow`.
+        With the `path` of a branch, or of the step at which it stands, the oldest one in that branch is settled, and
+        nothing is kept. A second signal with the same `signal_id` changes nothing (`repeated`): pass one if the call
+        may be made twice. `by` says who sent it. Raises `SignalRefused` if the workflow has ended or keeps 1000, or if
+        nothing in the branch waits for it, `InvalidAnswer` if the payload is no JSON or has more than 32 KiB,
+        `InvalidInput` (`unknown_path`, …), and `UnknownWorkflow`.
         """
-        return await asyncio.to_thread(self.signal_sync, name, payload, signal_id=signal_id, by=by)
+        return await asyncio.to_thread(self.signal_sync, name, payload, path=path, signal_id=signal_id, by=by)
 
-    def signal_sync(self, name: str, payload: object = None, *, signal_id: str | None = None, by: str = "") -> Answered:
+    def signal_sync(
+        self, name: str, payload: object = None, *, path: str | None = None, signal_id: str | None = None, by: str = ""
+    ) -> Answered:
         """Do what `signal` does, for code without an event loop."""
         name, by = checked_wait_name(name), checked_by(by)
         call = uuid.uuid4().hex if signal_id is None else checked_signal_id(signal_id)
@@ -208,7 +246,12 @@ class WorkflowHandle(AnswersWaits):
         check_size([text], LIMITS.max_signal)
         store = self._asked("signal")
         self._transport.check_broker()
-        resolution = store.signal(self.correlation_id, name, text, by=by, call=call)
+        below = self._at("signal", path).branch if path is not None else None
+        resolution = store.signal(self.correlation_id, name, text, by=by, call=call, below=below)
+        if below is not None and resolution.outcome == "unknown":
+            self._record("signal")
+            text = f"nothing in {path!r} waits for {name!r}"
+            raise SignalRefused("not_awaited", self.correlation_id, text)
         self._known("signal", resolution.outcome)
         if resolution.outcome == "ended":
             raise SignalRefused("workflow_ended", self.correlation_id, "the workflow has ended")
@@ -224,32 +267,53 @@ class WorkflowHandle(AnswersWaits):
 
         No further step begins, and nothing that a running step does is recorded. The run is cancelled when its
         worker renews its lease, within a quarter of `paigeant_lease`. If it sleeps, a worker cancels the provider's job
-        that it sleeps for. Raises `UnknownWorkflow`.
+        that it sleeps for, also in branches (of the first 1000 that sleep). Raises `UnknownWorkflow`.
         """
         return await asyncio.to_thread(self.cancel_sync)
 
     def cancel_sync(self) -> bool:
         """Do what `cancel` does, for code without an event loop."""
-        store = self._asked("cancel")
+        store, record = self._asked("cancel"), self._record("cancel")
+        asleep = asleep_in(store, record) if is_at_block(record) else []
         if self._known("cancel", store.cancel(self.correlation_id)) != "cancelled":
             return False
         outbox = Outbox(self._transport.publisher, registry)
-        if (sending := begin_calling_off(store, outbox, self.correlation_id)) is not None:
-            sending.ends_within(SEND_FOR)
+        end = time.monotonic() + SEND_FOR
+        for sending in begin_calling_off(store, outbox, self.correlation_id, asleep):
+            sending.ends_within(max(0.0, end - time.monotonic()))
         return True
 
-    async def redrive(self, *, discard_journal: bool = False) -> bool:
-        """Let a parked workflow go on, with all attempts of its step available again; False if it is not parked.
+    async def redrive(self, path: str | None = None, *, discard_journal: bool = False) -> bool:
+        """Let a parked workflow go on, with all attempts of its step available again; False if nothing is parked.
 
-        Calls in the step's journal are not made again. With `discard_journal` they are, and are paid for once more:
-        use it if the code has changed too much. Raises `UnknownWorkflow`.
+        If it is not its own step that is parked, all its parked branches go on. With the `path` of a step or a branch
+        (`readings/3/reader`), only what is parked there does, while others may go on. Calls in the step's journal are
+        not made again. With `discard_journal` they are, and are paid for once more: use it if the code has changed too
+        much. Raises `InvalidInput` (`unknown_path`) and `UnknownWorkflow`.
         """
-        return await asyncio.to_thread(self.redrive_sync, discard_journal=discard_journal)
+        return await asyncio.to_thread(self.redrive_sync, path, discard_journal=discard_journal)
 
-    def redrive_sync(self, *, discard_journal: bool = False) -> bool:
+    def redrive_sync(self, path: str | None = None, *, discard_journal: bool = False) -> bool:
         """Do what `redrive` does, for code without an event loop."""
-        answer = self._asked("redrive").redrive(self.correlation_id, discard_journal=discard_journal)
-        return self._known("redrive", answer) == "redriven"
+        store = self._asked("redrive")
+        if path is None:
+            answer = store.redrive(self.correlation_id, discard_journal=discard_journal)
+            if self._known("redrive", answer) == "redriven":
+                return True
+            record = self._record("redrive")
+            hop = store.hop(record.hop_id) if is_at_block(record) else None
+        else:
+            hop = self._at("redrive", path).hop
+        again = False
+        for place in parked_at(store, hop) if hop is not None else ():
+            answer = store.redrive(self.correlation_id, place=place, discard_journal=discard_journal)
+            again = answer == "redriven" or again
+        return again
+
+    def _at(self, operation: str, path: str) -> At:
+        record = self._record(operation)
+        with self._kept(operation):
+            return at_path(self._store(operation), record, path)
 
     async def events(self, after: str | None = None) -> AsyncIterator[WorkflowEvent]:
         """Yield what happens to the workflow, from its start or from the cursor `after`, until it ends.
@@ -338,8 +402,14 @@ class WorkflowHandle(AnswersWaits):
             return None
         if record.state == "cancelled":
             raise WorkflowCancelled(self.correlation_id)
-        if record.failure is not None:
-            failure, error = record.failure, WorkflowParked if record.state == "parked" else WorkflowFailed
+        failure = record.failure
+        if _waits_for_branches(record):
+            status = self.status_sync()
+            if status.state != "parked":  # somebody has just redriven it
+                return None
+            failure = status.failure or record.failure
+        if failure is not None:
+            error = WorkflowParked if record.state == "parked" else WorkflowFailed
             # The frames here are ours alone. What was raised on the worker is the cause, as text.
             cause = RemoteTraceback(str(failure.cause)) if failure.cause is not None else None
             raise error(self.correlation_id, failure.step_id, failure.error_class, failure.text) from cause
@@ -347,11 +417,7 @@ class WorkflowHandle(AnswersWaits):
         slip = self._message(record).slip
         with self._kept("result"):
             executed = executed_of(store, self.correlation_id, slip)
-            gave = [step for step in executed if step.gives_output]
-            outputs = [
-                StepOutput(step_id=step.step_id, activity=step.activity, output=output, content=step.content)
-                for step, output in zip(gave, outputs_of(store, self.correlation_id, gave), strict=True)
-            ]
+            outputs = outputs_in(store, self.correlation_id, executed)
         used = used_by(slip.executed, earlier=slip.earlier)
         return WorkflowResult(
             output=outputs[-1].output if outputs else None,
@@ -454,28 +520,44 @@ def _current_state(record: WorkflowRecord) -> CurrentState:
         return record.state
     if record.suspended:
         return "suspended"
-    return "queued" if record.retry_at is None or _is_left_to_newer(record.failure) else "retrying"
+    return "queued" if record.retry_at is None or is_left_to_newer(record.failure) else "retrying"
 
 
-def _is_left_to_newer(failure: Failure | None) -> bool:
-    """Say whether no attempt failed, but a worker could not read what a newer version wrote."""
-    return failure is not None and failure.error_class == "newer_version"
+def _waits_for_branches(record: WorkflowRecord) -> bool:
+    """Say whether the workflow is parked, but its current step waits: it is then a branch of that which is parked."""
+    return record.state == "parked" and record.suspended
+
+
+def _failure(record: WorkflowRecord, branches: Sequence[BranchStatus]) -> Failure | None:
+    """Return why the workflow stands; the store keeps the failure that came last, and that may be over."""
+    if not record.suspended or not branches:
+        return record.failure
+    if record.state != "parked":
+        return None
+    parked = parked_in(branches)
+    return parked.failure if parked is not None else record.failure
 
 
 def _standing(status: WorkflowStatus) -> str:
     """Say where the current step stands."""
     at = f"step {status.step_id!r} "
-    if status.failure is not None and _is_left_to_newer(status.failure):
+    if status.failure is not None and is_left_to_newer(status.failure):
         return f"{at}waits on queue {status.queue!r} for a worker of a newer version: {status.failure.text}"
     if status.retry_at is not None and status.failure is not None:
         return f"{at}failed with {status.failure.error_class} and is tried again at {status.retry_at:%H:%M:%S}"
     if status.state == "suspended":
-        waits = "; ".join(map(str, status.waiting_for)) or "something from outside"
+        waits = _told(status.waiting_for) or "something from outside"
         return f"{at}is suspended and waits for {waits}; `pending()` has what can be answered"
     if status.state == "running":
         return f"{at}is running"
     begun = f"begun {status.attempt} times before" if status.attempt else "no worker has taken it yet"
     return f"{at}waits on queue {status.queue!r}; {begun}"
+
+
+def _told(waits: Sequence[WaitingFor]) -> str:
+    told = [str(wait) for wait in waits[:MOST_TOLD]]
+    more = [f"and {len(waits) - MOST_TOLD} more"] if len(waits) > MOST_TOLD else []
+    return "; ".join(told + more)
 
 
 def _event(stored: StoredEvent, whole: Mapping[str, str]) -> WorkflowEvent:

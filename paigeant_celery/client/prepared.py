@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Mapping
+from collections.abc import Iterable, Mapping
 from typing import TypeAlias, cast
 
 from pydantic import JsonValue, PydanticSchemaGenerationError, TypeAdapter
@@ -23,16 +23,14 @@ BY = "test"
 RESULTS = "DeferredToolResults"  # pydantic-ai's own, which this wing does not load
 
 
-async def answer_prepared(handle: WorkflowHandle, prepared: Prepared, *, to: Collection[str]) -> Collection[str]:
-    """Answer those waits of a workflow for which answers are prepared; return their tokens, which are some of `to`.
+async def answer_prepared(handle: WorkflowHandle, prepared: Prepared, *, to: Iterable[PendingWait]) -> list[str]:
+    """Answer those waits of a workflow for which answers are prepared, in their order; return their tokens.
 
     A wait is answered by its name. One for calls of tools is also answered by the names of its tools, if all of them
     have an answer. A function may be async. Raises `InvalidAnswer`, and what a function raises.
     """
     found = []
-    for wait in await handle.pending():
-        if wait.token not in to:
-            continue
+    for wait in to:
         if wait.name in prepared:
             payload = _of_wait(wait, await _asked(prepared[wait.name], wait))
         elif wait.calls and all(call.tool in prepared for call in wait.calls):

@@ -19,6 +19,8 @@ from paigeant_celery.core.waits import WaitKind
 __all__ = [
     "AnswerOutcome",
     "Answered",
+    "BranchState",
+    "BranchStatus",
     "CurrentState",
     "GivenAnswer",
     "PendingWait",
@@ -33,24 +35,32 @@ T = TypeVar("T")
 Underway: TypeAlias = Literal["queued", "running", "retrying", "suspended"]
 AnswerOutcome: TypeAlias = Literal["settled", "recorded", "answered", "late", "kept", "repeated"]
 CurrentState: TypeAlias = Literal[Underway, WorkflowState]
+BranchState: TypeAlias = Literal["held", CurrentState]
 
 
 @dataclass(frozen=True, kw_only=True)
 class WaitingFor:
     """Something that a workflow waits for, without what would let a reader answer it.
 
-    `kind` is `token` (an answer), `signal`, or `time`. `tools` are those of the calls that are waited for.
+    `kind` is `token` (an answer), `signal`, `time`, or `branches`: then `name` is the path of the block, and `branches`
+    says how many of its branches are in which state. `tools` are those of the calls that are waited for. `path` is that
+    of the step that waits, if it is in a branch.
     """
 
-    kind: Literal["token", "signal", "time"]
+    kind: Literal["token", "signal", "time", "branches"]
     name: str = ""
     since: datetime | None = None
     until: datetime | None = None
     tools: tuple[str, ...] = ()
+    path: str = ""
+    branches: Mapping[BranchState, int] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        what = {"token": "an answer to", "signal": "the signal", "time": ""}[self.kind]
+        what = {"token": "an answer to", "signal": "the signal", "time": "", "branches": "the branches of"}[self.kind]
         named = f"{what} {self.name!r}" if what else "a time"
+        if self.branches:
+            named = f"{named} ({', '.join(f'{count} {state}' for state, count in self.branches.items())})"
+        named = f"{named} (in {self.path})" if self.path else named
         tools = f" ({', '.join(self.tools)})" if self.tools else ""
         since = f", since {self.since:%Y-%m-%d %H:%M:%S} UTC" if self.since is not None else ""
         until = f", until {self.until:%Y-%m-%d %H:%M:%S} UTC" if self.until is not None else ""
@@ -111,6 +121,39 @@ class Answered:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BranchStatus:
+    """Where a branch of a block stands.
+
+    `path` is that of the block with the `name` of the branch, as in `readings/3`. `state` is `held` until the branch
+    may begin, because only so many go on at the same time, and otherwise as that of a workflow; `cancelled` if the
+    block or the workflow ended before it. `step_id` is that of its current step or, if it failed, of the one that did;
+    it is None if nothing is known of that any more. `branches` are those of the blocks in it.
+    """
+
+    path: str
+    name: str
+    state: BranchState
+    step_id: str | None = None
+    activity: str | None = None
+    queue: str = ""
+    attempt: int = 0
+    failure: Failure | None = None
+    retry_at: datetime | None = None
+    waiting_for: tuple[WaitingFor, ...] = ()
+    branches: tuple[BranchStatus, ...] = ()
+
+    @property
+    def block(self) -> str:
+        """The path of its block."""
+        return self.path.rpartition("/")[0]
+
+    @property
+    def step(self) -> str | None:
+        """The path of its current step."""
+        return f"{self.path}/{self.step_id}" if self.step_id is not None else None
+
+
+@dataclass(frozen=True, kw_only=True)
 class WorkflowStatus:
     """Where a workflow stands.
 
@@ -120,6 +163,10 @@ class WorkflowStatus:
     `failure`, a worker could not read the step, because a newer version sent it; it is sent again at `retry_at`. The
     other states are `completed`, `failed`, `parked` (it waits for a person) and `cancelled`. `executed` and `remaining`
     are step ids; `usage` and `cost` are those of the executed steps, as in `WorkflowResult`.
+
+    A workflow whose current step is a block is `suspended` while any of its branches goes on, and `parked` once none
+    does without a person. `branches` are those of the blocks that run or have run, in their order, each with those in
+    it; `failure` is that of the first parked one. The `path` of what is waited for in a branch says where.
     """
 
     correlation_id: str
@@ -137,6 +184,7 @@ class WorkflowStatus:
     usage: Mapping[str, int] = field(default_factory=dict)
     cost: Decimal | None = None
     waiting_for: tuple[WaitingFor, ...] = ()
+    branches: tuple[BranchStatus, ...] = ()
 
     @property
     def running(self) -> bool:
@@ -153,7 +201,8 @@ class WorkflowStatus:
 class WorkflowResult:
     """What a completed workflow produced: the last `output`, all outputs by step id, and summed counters.
 
-    Sleeps have none.
+    Sleeps have none. Those of steps in branches are there by their paths, as in `readings/3/reader`, of all branches
+    that are in the output of their block and have not failed.
 
     `cost` is in US dollars, for the model requests that pydantic-ai could price; None if it could price none.
     """
@@ -166,7 +215,7 @@ class WorkflowResult:
     steps: tuple[StepOutput, ...] = field(default=(), repr=False)
 
     def output_as(self, type_: type[T], *, step_id: str | None = None) -> T:
-        """Return the last output, or that of a step, validated as `type_`."""
+        """Return the last output, or that of a step by its id or its path, validated as `type_`."""
         for step in self.steps if step_id is not None else self.steps[-1:]:
             if step_id is None or step.step_id == step_id:
                 return step.output_as(type_)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
+from datetime import datetime
 from typing import cast
 
 from paigeant_celery.client.readings import Answered, AnswerOutcome, GivenAnswer, PendingWait, WaitingFor
@@ -10,32 +11,48 @@ from paigeant_celery.core.about import read_about
 from paigeant_celery.core.answers import given_of
 from paigeant_celery.core.names import split_hop_id
 from paigeant_celery.core.waits import Answer, Wait
+from paigeant_celery.store.branch_port import HopReading
 from paigeant_celery.store.port import Resolution, WorkflowRecord
 
-__all__ = ["answered", "open_waits", "pending_wait", "waiting_for"]
+__all__ = ["answered", "open_in", "open_waits", "pending_wait", "waiting_for", "waits_of_hop"]
 
 
 def open_waits(record: WorkflowRecord) -> list[Wait]:
-    """Return the waits that may still be answered."""
-    goes_on = record.state in ("running", "parked")
-    return [wait for wait in record.waits if wait.state == "open"] if goes_on else []
+    """Return the waits of the current step that may still be answered."""
+    return open_in(record.waits) if record.state in ("running", "parked") else []
+
+
+def open_in(waits: Iterable[Wait]) -> list[Wait]:
+    """Return those that nothing has settled."""
+    return [wait for wait in waits if wait.state == "open"]
 
 
 def waiting_for(record: WorkflowRecord) -> tuple[WaitingFor, ...]:
-    """Return what a workflow waits for, without what would let a reader answer it."""
-    waits = [
+    """Return what the current step waits for beside branches, without what would let a reader answer it."""
+    return _waiting(open_waits(record), record.wake_at if record.suspended else None)
+
+
+def waits_of_hop(hop: HopReading, path: str) -> tuple[WaitingFor, ...]:
+    """Return what a hop in a branch waits for beside its own branches; `path` is that of its step."""
+    sleeps = hop.state == "suspended" and not hop.on_branches
+    return _waiting(open_in(hop.waits), hop.wake_at if sleeps else None, path)
+
+
+def _waiting(waits: Iterable[Wait], wake_at: datetime | None, path: str = "") -> tuple[WaitingFor, ...]:
+    found = [
         WaitingFor(
             kind=wait.kind,
             name=wait.name,
             since=wait.since,
             until=wait.until,
             tools=tuple(call.tool for call in read_about(wait.about).calls if call.id not in wait.answers),
+            path=path,
         )
-        for wait in open_waits(record)
+        for wait in waits
     ]
-    if record.suspended and record.wake_at is not None:
-        waits.append(WaitingFor(kind="time", until=record.wake_at))
-    return tuple(waits)
+    if wake_at is not None:
+        found.append(WaitingFor(kind="time", until=wake_at, path=path))
+    return tuple(found)
 
 
 def pending_wait(wait: Wait, hop_id: str, *, cursor: str = "") -> PendingWait:

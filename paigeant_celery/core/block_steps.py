@@ -22,13 +22,14 @@ from paigeant_celery.core.steps import (
     is_step,
     over_fault,
 )
+from paigeant_celery.core.task_steps import TaskSignature, step_of
 from paigeant_celery.core.wait_inputs import checked_seconds
 
 __all__ = ["for_each", "parallel", "sub_workflow"]
 
 
 def parallel(
-    branches: Mapping[str, Step | Sequence[Step]],
+    branches: Mapping[str, Step | TaskSignature | Sequence[Step | TaskSignature]],
     *,
     join: Literal["all", "any"] | int = "all",
     on_failure: OnFailure | None = None,
@@ -61,7 +62,7 @@ def parallel(
 
 
 def for_each(
-    steps: Step | Sequence[Step],
+    steps: Step | TaskSignature | Sequence[Step | TaskSignature],
     *,
     over: str | Sequence[object],
     join: Literal["all", "any"] | int = "all",
@@ -95,7 +96,10 @@ def for_each(
 
 
 def sub_workflow(
-    steps: Step | Sequence[Step], *, timeout: float | timedelta | None = None, step_id: str | None = None
+    steps: Step | TaskSignature | Sequence[Step | TaskSignature],
+    *,
+    timeout: float | timedelta | None = None,
+    step_id: str | None = None,
 ) -> BlockSpec:
     """Return a step that runs steps in a slip of their own, whose last output is its output.
 
@@ -105,14 +109,15 @@ def sub_workflow(
     return _block("sub_workflow", [_branch("sub", steps, path="steps")], None, "all", None, 1, timeout, step_id)
 
 
-def _branch(name: object, steps: Step | Sequence[Step], *, path: str) -> Branch:
+def _branch(name: object, steps: Step | TaskSignature | Sequence[Step | TaskSignature], *, path: str) -> Branch:
     if not isinstance(name, str) or (fault := branch_name_fault(name)):
         text = fault if isinstance(name, str) else f"the name of a branch is a string, not a {type(name).__name__}"
         raise InvalidInput("invalid_block", path, text)
     listed: list[Any] = list(steps) if isinstance(steps, Sequence) else [steps]
     if not listed:
         raise InvalidInput("invalid_block", path, "has no steps")
-    for index, step in enumerate(listed):
+    for index, given in enumerate(listed):
+        listed[index] = step = step_of(given, path=f"{path}[{index}]")
         if not is_step(step):
             text = f"a step is what `agent.activity(…)` or `function.activity(…)` returns, not a {type(step).__name__}"
             raise InvalidInput("invalid_input", f"{path}[{index}]", text)

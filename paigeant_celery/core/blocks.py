@@ -18,10 +18,12 @@ __all__ = [
     "Ends",
     "Joined",
     "Plan",
+    "come_back",
     "end_branch",
     "leave_window",
     "open_branches",
     "plan_of",
+    "write_page",
 ]
 
 Joined: TypeAlias = Literal["met", "missed"]
@@ -86,6 +88,13 @@ def plan_of(
     return Plan(count=count, needed=needed, counted=counted, spare=spare, at_once=at_once, timeout=timeout)
 
 
+def write_page(block: Block, *, first: int, count: int) -> Block:
+    """Count a page of branches from `first` on as written, once; unchanged if it is, or if its turn has not come."""
+    if first != block.written or block.plan is not None:
+        return block
+    return replace(block, written=block.written + count)
+
+
 def open_branches(block: Block, plan: Plan, *, until: datetime | None) -> Block:
     """Make the first branches live, once: those up to `opened`. The plan of the first opening counts."""
     if block.plan is not None:
@@ -114,6 +123,11 @@ def leave_window(block: Block) -> Ends:
     """Let another branch go on in the place of one that was parked; redriven, that goes on beside it."""
     left = replace(block, under_way=block.under_way - 1)
     return Ends(block=left) if left.joined is not None else _open_next(left)
+
+
+def come_back(block: Block) -> Block:
+    """Count a branch that was parked among those under way again, even if there are too many then."""
+    return replace(block, under_way=block.under_way + 1)
 
 
 def _joined(block: Block) -> Joined | None:

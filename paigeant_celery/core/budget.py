@@ -45,6 +45,12 @@ class Usage:
     counters: Mapping[str, int] = field(default_factory=dict)
     cost: Decimal | None = None
 
+    def less(self, other: Usage) -> Usage:
+        """Return what is left of it without the other; never less than zero."""
+        counters = {name: max(0, count - other.counters.get(name, 0)) for name, count in self.counters.items()}
+        cost = max(Decimal(0), self.cost - (other.cost or 0)) if self.cost is not None else None
+        return Usage(counters=counters, cost=cost)
+
     def of(self, limit: str) -> Decimal | int:
         """Return how much was used of the amount that a limit is about."""
         if limit == "cost_limit":
@@ -131,10 +137,10 @@ class WorkflowLimits(WireModel):
         # Decimal rounds a difference to 28 digits, which may exceed a limit with more digits.
         return {name: min(limit, max(rest, type(limit)(0))) for name, (limit, rest) in left.items()}
 
-    def account(self, used: Usage) -> str:
-        """Tell a person how the limits compare with what was used of them."""
+    def account(self, used: Usage, *, by: str) -> str:
+        """Tell a person how the limits compare with what was used of them, and by whom."""
         limits = self.set_limits().items()
-        return ", ".join(f"a {name} of {limit}, of which earlier steps used {used.of(name)}" for name, limit in limits)
+        return ", ".join(f"a {name} of {limit}, of which {by} used {used.of(name)}" for name, limit in limits)
 
 
 def used_by(steps: Iterable[ExecutedStep], *, earlier: Earlier | None = None) -> Usage:

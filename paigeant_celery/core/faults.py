@@ -13,7 +13,7 @@ __all__ = ["fault_of", "first_fault", "kind_fault", "raised_by_serializer", "rai
 QUOTING = {"value_error", "assertion_error", "union_tag_invalid"}
 
 # A tagged union puts its tag into the path, but the reader looks for the field.
-TAG = re.compile(r"(?<=\])\.(?:agent|agent_1\.2|function|wait|sleep|block)(?=\.|$)|(?<=\.step)\.agent(?=\.)")
+TAG = re.compile(r"(?<=\])\.(?:agent|agent_1\.2|function|task|wait|sleep|block)(?=\.|$)|(?<=\.step)\.agent(?=\.)")
 
 OUR_OWN = {
     "bad_agent_name",

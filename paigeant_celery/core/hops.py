@@ -10,6 +10,7 @@ somebody has overtaken it: the store has lost its data, and only the message can
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Literal, TypeAlias, assert_never
@@ -17,6 +18,7 @@ from typing import Literal, TypeAlias, assert_never
 from paigeant_celery.core.flow import Failure, WorkflowState
 
 __all__ = [
+    "ENDED",
     "EPOCH",
     "Asleep",
     "Change",
@@ -41,6 +43,7 @@ __all__ = [
     "give_back",
     "goes_first",
     "hold",
+    "is_cut_off",
     "is_held",
     "is_leased",
     "is_live",
@@ -74,6 +77,9 @@ HopState: TypeAlias = Literal[
 ClosedState: TypeAlias = Literal["done", "failed", "waiting", "parked"]
 NotGranted: TypeAlias = Literal["finished", "running", "held", "waiting", "suspended", "parked", "cancelled", "altered"]
 ResentReason: TypeAlias = Literal["owner_gone", "lease_over", "retry", "overtaken", "queue_empty", "time_over"]
+
+ENDED: tuple[HopState, ...] = ("done", "failed", "cancelled")
+GONE_ON: tuple[WorkflowState, ...] = ("running", "parked")
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MOST_DOUBLED = 30  # times; far beyond any longest wait, but no number overflows
@@ -211,6 +217,16 @@ def is_open(hop: Hop) -> bool:
 def is_live(hop: Hop) -> bool:
     """Say whether the hop goes on by itself. One that waits for its branches goes on only if one of those does."""
     return hop.state in ("queued", "running", "waiting") or (hop.state == "suspended" and not hop.on_branches)
+
+
+def is_cut_off(above: Iterable[HopState], workflow: WorkflowState) -> bool:
+    """Say whether a hop may write nothing any more, whatever its own record says.
+
+    `above` are the states of the hops of all blocks that it is below, up to that of the workflow's own slip. Once one
+    of them, or the workflow, has ended, whatever would change the hop's record is answered as if it were cancelled;
+    only its cancelling is still recorded. So the end is one mark, and the hops below can be closed later.
+    """
+    return workflow not in GONE_ON or any(state in ENDED for state in above)
 
 
 def is_repeated(hop: Hop, *, owner: str, token: str) -> bool:

@@ -6,6 +6,7 @@ from those, so that nothing is copied and no record is long.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
@@ -22,16 +23,23 @@ __all__ = [
     "BranchEnd",
     "Manifest",
     "ManifestEntry",
+    "OpenedAs",
     "assembled",
     "content_in",
     "failed_end",
     "manifest_in",
     "manifest_of",
     "name_of_branch",
+    "name_of_opened",
     "name_of_slip",
+    "opened_as",
     "read_end",
+    "read_opened",
     "succeeded_end",
 ]
+
+
+_NUMBER = re.compile(r"0|[1-9][0-9]{0,8}", re.ASCII)
 
 
 class BranchEnd(WireModel):
@@ -85,6 +93,56 @@ class Manifest(WireModel):
         """Return it as the output of a step is recorded."""
         tree: JsonValue = self.model_dump(mode="json", exclude_defaults=True)
         return tree
+
+
+class OpenedAs(WireModel):
+    """What whoever looks at the branches of a block needs to know of it, whatever becomes of its messages.
+
+    `path` is that of the block, and `names` are those of its branches, if they are not numbers. `deep` says whether
+    there are blocks in its branches. It exists since 1.5.
+    """
+
+    form: Form
+    path: str
+    names: tuple[str, ...] = ()
+    deep: bool = False
+
+    def encode(self) -> str:
+        """Write it for the store, which does not read it."""
+        return dumps(self.model_dump(mode="json", exclude_defaults=True))
+
+    def name_of(self, number: int) -> str:
+        """Return the name of a branch."""
+        return self.names[number] if number < len(self.names) else str(number)
+
+    def number_of(self, name: str) -> int | None:
+        """Return the number of a branch by its name; None if there is none of that name."""
+        if self.names:
+            return self.names.index(name) if name in self.names else None
+        return int(name) if _NUMBER.fullmatch(name) is not None else None
+
+
+def opened_as(block: BlockSpec, path: str) -> OpenedAs:
+    """Return what is kept of a block that opens its branches."""
+    return OpenedAs(
+        form=block.form,
+        path=path,
+        names=tuple(branch.name for branch in block.branches) if block.form == "parallel" else (),
+        deep=any(isinstance(step, BlockSpec) for branch in block.branches for step in branch.steps),
+    )
+
+
+def name_of_opened(place: str) -> str:
+    """Return the name under which the store has what is kept of the block at a place."""
+    return f"{place}::block"
+
+
+def read_opened(text: str | None) -> OpenedAs | None:
+    """Read what is kept of a block; None if there is nothing that can be read."""
+    try:
+        return OpenedAs.model_validate(loads(text, invalid="store_corrupt")) if text is not None else None
+    except (ValidationError, MessageError):
+        return None
 
 
 def name_of_slip(slip: RoutingSlip) -> str:

@@ -19,6 +19,7 @@ from paigeant_celery.core.names import (
     CORRELATION_ID_RULE,
     FLOW,
     SPEC_VERSION,
+    block_of,
     hop_id,
     is_correlation_id,
     is_step_id,
@@ -42,6 +43,8 @@ __all__ = [
     "content_digest",
     "encode",
     "first_activity_in",
+    "first_step_in",
+    "parent_of",
     "parse",
     "reread",
     "sha256",
@@ -53,7 +56,7 @@ _OLD_FORMAT = {"type", "module"}
 _STEP: TypeAdapter[Step] = TypeAdapter(Step)
 Notation: TypeAlias = Literal["values", "json", "text"]
 WITHOUT_FIELDS = {*LEAVES, dict, list, datetime}  # what most fields of a message hold
-GIVEN = {"deps", "arguments"}  # of a step: what its caller gave to it as values
+GIVEN = {"deps", "arguments", "args", "kwargs"}  # of a step: what its caller gave to it as values
 
 
 class PaigeantMessage(WireModel):
@@ -110,6 +113,14 @@ class PaigeantMessage(WireModel):
         return self.model_copy(update={"slip": slip, "message_id": message_id, "sent_at": now, "spec_version": version})
 
 
+def parent_of(message: PaigeantMessage) -> str | None:
+    """Return the hop that sent this one: that of the step before it or, at the beginning of a branch, of its block."""
+    if message.slip.executed:
+        return hop_id(message.correlation_id, message.slip.executed[-1].place)
+    above = block_of(message.message_id)
+    return above[0] if above is not None else None
+
+
 def within_trace(message: PaigeantMessage, trace_context: dict[str, str]) -> PaigeantMessage:
     """Return a message as a part of a trace; unchanged if that is empty."""
     return message.model_copy(update={"trace_context": trace_context}) if trace_context else message
@@ -162,13 +173,19 @@ def step_ids_in(envelope: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return _ids_in(_get(slip, "executed")), _ids_in(_get(slip, "itinerary"))
 
 
-def first_activity_in(envelope: str) -> str | None:
-    """Return the activity of the step to run, if this version knows its kind; the rest may be of any later version."""
+def first_step_in(envelope: str) -> Step | None:
+    """Return the step to run, if this version knows its kind; the rest may be of any later version."""
     steps = _get(_get(loads(envelope), "slip"), "itinerary")
     try:
-        return _STEP.validate_python(steps[0]).activity if isinstance(steps, list) and steps else None
+        return _STEP.validate_python(steps[0]) if isinstance(steps, list) and steps else None
     except ValidationError:
         return None
+
+
+def first_activity_in(envelope: str) -> str | None:
+    """Return the activity of that step."""
+    step = first_step_in(envelope)
+    return step.activity if step is not None else None
 
 
 def _ids_in(steps: JsonValue) -> tuple[str, ...]:

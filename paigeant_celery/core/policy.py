@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -12,7 +12,7 @@ from paigeant_celery.core.errors import InvalidInput
 from paigeant_celery.core.faults import first_fault
 from paigeant_celery.core.names import MAX_ATTEMPTS
 
-__all__ = ["FINAL_ERRORS", "Attempt", "StepPolicy", "attempt_of", "is_final", "retry_delay"]
+__all__ = ["FINAL_ERRORS", "Attempt", "StepPolicy", "Verdict", "attempt_of", "is_final", "retry_delay"]
 
 MAX_BACKOFF = 300.0  # seconds
 LONGEST_ASKED = 86400.0  # seconds that a provider may ask us to wait before the next attempt
@@ -54,6 +54,8 @@ FINAL_ERRORS = frozenset(
 
 # Of these, what another attempt may do better: the clock of a run's own `timeout=` starts anew in each.
 PASSING_ERRORS = frozenset({"RunTimedOut"})
+
+ANY_ERROR = frozenset({"BaseException"})  # in the place of `retry_on`
 
 # Refusals that HTTP calls temporary: request timeout, conflict, locked, too early, too many requests.
 PASSING_REFUSALS = frozenset({408, 409, 423, 425, 429})
@@ -126,12 +128,28 @@ def _names(errors: Iterable[str | type[BaseException]] | None, path: str) -> tup
     return tuple(error.__name__ if isinstance(error, type) else error for error in errors)
 
 
+class Verdict(Exception):
+    """An attempt ended with `error`, and the step's own code says what becomes of it.
+
+    With `delay` it is to be tried again after so many seconds, unless the policy calls the error final or has no
+    attempt left. With `parks` a person must look at it. With neither, its policy judges the error, but there is no
+    further attempt. `text` is shown in the place of the error's own.
+    """
+
+    def __init__(
+        self, error: BaseException, *, delay: float | None = None, parks: bool = False, text: str | None = None
+    ) -> None:
+        super().__init__(error)
+        self.error, self.delay, self.parks, self.text = error, delay, parks, text
+
+
 @dataclass(frozen=True, kw_only=True)
 class Attempt:
     """A failed attempt of a step, as its policy sees it.
 
     Times are in seconds. `jitter` is a random number from 0 to 1; `retry_after` is how long the provider asks to
-    wait. `final` says that another attempt is not worth it.
+    wait. `delay` is what the step itself says, and then nothing else counts. `final` says that another attempt is not
+    worth it.
     """
 
     number: int
@@ -140,19 +158,35 @@ class Attempt:
     jitter: float
     max_backoff: float = MAX_BACKOFF
     retry_after: float | None = None
+    delay: float | None = None
     final: bool = False
 
 
-def attempt_of(error: BaseException, *, number: int, policy: StepPolicy, jitter: float) -> Attempt:
-    """Return what the policy of a step sees in its attempt `number`, which ended with `error`."""
+def attempt_of(
+    error: BaseException, *, number: int, policy: StepPolicy, jitter: float, verdict: Verdict | None = None
+) -> Attempt:
+    """Return what the policy of a step sees in its attempt `number`, which ended with `error`.
+
+    A `verdict` is what the step's own code says of that.
+    """
     asked = _attribute(error, "retry_after")
-    return Attempt(
+    attempt = Attempt(
         number=number,
         max_attempts=policy.max_attempts or 1,
         backoff=policy.backoff or 0.0,
         jitter=jitter,
         retry_after=float(min(asked, LONGEST_ASKED)) if isinstance(asked, (int, float)) and asked > 0 else None,
         final=is_final(error, retry_on=policy.retry_on, final_on=policy.final_on or ()),
+    )
+    return attempt if verdict is None else _judged(verdict, attempt, policy)
+
+
+def _judged(verdict: Verdict, attempt: Attempt, policy: StepPolicy) -> Attempt:
+    if verdict.delay is not None:
+        final = is_final(verdict.error, retry_on=ANY_ERROR, final_on=policy.final_on or ())
+        return replace(attempt, delay=verdict.delay, final=final)
+    return replace(
+        attempt, max_attempts=min(attempt.max_attempts, attempt.number), final=attempt.final and not verdict.parks
     )
 
 
@@ -169,6 +203,8 @@ def retry_delay(attempt: Attempt) -> float:
 
     The spread covers the upper half of the wait, so that steps that failed together do not come back together.
     """
+    if attempt.delay is not None:
+        return attempt.delay
     longest = min(attempt.max_backoff, attempt.backoff * float(2 ** min(attempt.number - 1, MOST_DOUBLINGS)))
     return max(longest * (1 + attempt.jitter) / 2, attempt.retry_after or 0.0)
 

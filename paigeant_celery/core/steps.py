@@ -1,4 +1,4 @@
-"""The steps of workflows: of agents, of functions, and of blocks, which have steps of their own."""
+"""The steps of workflows: of agents, of functions, of tasks, and of blocks, which have steps of their own."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from paigeant_celery.core.names import STEP_ID, name_fault
 from paigeant_celery.core.pointers import pointer_fault
 from paigeant_celery.core.policy import StepPolicy
 from paigeant_celery.core.step_fields import ActivityName, Conversation, StepFields, WireModel, build
+from paigeant_celery.core.task_steps import TaskSpec
 
 __all__ = [
     "AT_ONCE",
@@ -31,6 +32,7 @@ __all__ = [
     "FunctionSpec",
     "OnFailure",
     "Step",
+    "TaskSpec",
     "branch_name_fault",
     "check_unique",
     "is_step",
@@ -269,8 +271,10 @@ class BlockSpec(FlowStep):
         return self.model_copy(update={"branches": tuple(branches)})
 
 
-Step: TypeAlias = Annotated[ActivitySpec | FunctionSpec | WaitSpec | SleepSpec | BlockSpec, Field(discriminator="kind")]
-STEPS = (ActivitySpec, FunctionSpec, WaitSpec, SleepSpec, BlockSpec)
+Step: TypeAlias = Annotated[
+    ActivitySpec | FunctionSpec | TaskSpec | WaitSpec | SleepSpec | BlockSpec, Field(discriminator="kind")
+]
+STEPS = (ActivitySpec, FunctionSpec, TaskSpec, WaitSpec, SleepSpec, BlockSpec)
 
 Branch.model_rebuild()
 BlockSpec.model_rebuild()

@@ -5,17 +5,23 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from typing import TypeGuard
 
 from paigeant_celery.broker.outbox import Outbox
+from paigeant_celery.core.budget import used_by
+from paigeant_celery.core.causes import cause_of
 from paigeant_celery.core.conversations import conversation_of
-from paigeant_celery.core.errors import MessageError
+from paigeant_celery.core.errors import MessageError, PaigeantError
 from paigeant_celery.core.files import first_stored
 from paigeant_celery.core.message import PaigeantMessage, content_digest
 from paigeant_celery.core.settings import Settings
+from paigeant_celery.hop.failures import traced
 from paigeant_celery.hop.guard import Arrival
-from paigeant_celery.store.port import Claim, ClaimAnswer, Claimed, Closing, HopRecord, HopStore, NewWorkflow
+from paigeant_celery.store.port import Claim, ClaimAnswer, Claimed, Closed, Closing, HopRecord, HopStore, NewWorkflow
 
-__all__ = ["Claims"]
+__all__ = ["Claims", "is_limited"]
+
+MOMENT = 0.25  # seconds; sending a message takes milliseconds unless something is wrong
 
 logger = logging.getLogger(__name__)
 
@@ -52,12 +58,25 @@ class Claims:
             timeout=timeout,
             conversation=conversation_of(message) if message is not None else None,
             wanted=wanted,
+            used=used_by(message.slip.executed, earlier=message.slip.earlier) if is_limited(message) else None,
         )
         return self._store.claim(claim)
 
     def closing_of(self, arrival: Arrival, claimed: Claimed) -> Closing:
         """Return what the claimed hop is closed with."""
         return Closing(hop_id=arrival.hop_id, owner=self._owner(), fence=claimed.fence)
+
+    def send_on(self, closed: Closed | None) -> None:
+        """Have the hops sent that go on because another one was closed; what cannot be sent now, a sweep sends."""
+        for hop in closed.hops if closed is not None else ():
+            try:
+                self._outbox.begin(hop).ends_within(MOMENT)
+            except Exception as error:  # noqa: BLE001 - the hop is closed whatever happens here
+                logger.warning(
+                    "hop %s goes on, but could not be sent; a sweep will send it%s", hop.hop_id,
+                    f": {error}" if isinstance(error, PaigeantError) else traced(cause_of(error)),
+                    extra={"action": "send_failed", "hop": hop.hop_id},
+                )  # fmt: skip
 
     def adopt(self, arrival: Arrival, message: PaigeantMessage, *, begun: int) -> HopRecord | None:
         """Record a workflow that is known only from its message; the store's clock decides how old it is.
@@ -66,7 +85,12 @@ class Claims:
         known. Raises `MessageError` if the message is too old for that (`expired`), or if it does not carry all that
         its workflow needs (`store_lost`).
         """
-        _check_whole(message)
+        try:
+            _check_whole(message)
+        except MessageError:
+            if self._store.workflow(message.correlation_id) is not None:
+                return None
+            raise
         hop = self._outbox.record_of(message, str(arrival.envelope))
         new = NewWorkflow(
             correlation_id=message.correlation_id,
@@ -89,6 +113,11 @@ class Claims:
                 extra={"action": "workflow_adopted", "hop": arrival.hop_id},
             )  # fmt: skip
         return hop if answer == "adopted" else None
+
+
+def is_limited(message: PaigeantMessage | None) -> TypeGuard[PaigeantMessage]:
+    """Say whether the workflow of a message has limits, so that the store counts what it uses."""
+    return message is not None and message.usage_limits is not None and bool(message.usage_limits.set_limits())
 
 
 def _check_whole(message: PaigeantMessage) -> None:

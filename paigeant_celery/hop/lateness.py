@@ -29,7 +29,7 @@ class Lateness:
         self._limits = Limits(max_steps=settings.max_steps, max_message_size=settings.max_message_size)
 
     def end(self, hop: HopRecord) -> None:
-        """Fail the workflow of a hop. Whoever holds its message drops it later.
+        """Fail the workflow of a hop, or its branch. Whoever holds its message drops it later.
 
         Raises `MessageError` if the envelope is damaged, and `TransientError`. The store then returns the hop once
         more.
@@ -45,10 +45,12 @@ class Lateness:
         with suppress(HopUnknown):  # the message brings the hop back, and it is judged then
             if failure is None:
                 self._store.release(closing)  # the store's record of the deadline is not that of the envelope
-            elif self._store.fail(closing, failure, end=_end_of(hop, message, failure)):
+            elif closed := self._store.fail(closing, failure, end=_end_of(hop, message, failure)):
                 fields = {"action": "hop_failed", "hop": hop.hop_id, "error": failure.error_class}
-                text = "hop %s did not begin before the deadline; the workflow has failed"
-                logger.error(text, hop.hop_id, extra={**fields, "step": failure.step_id})
+                whose = "the workflow" if block_of(hop.hop_id) is None else "its branch"
+                text = "hop %s did not begin before the deadline; %s has failed"
+                logger.error(text, hop.hop_id, whose, extra={**fields, "step": failure.step_id})
+                self._claims.send_on(closed)
 
     def _failure(self, message: PaigeantMessage | None, claimed: Claimed) -> Failure | None:
         if message is None:

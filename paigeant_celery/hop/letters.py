@@ -12,7 +12,18 @@ from paigeant_celery.core.errors import MessageError
 from paigeant_celery.core.flow import Failure
 from paigeant_celery.core.message import PaigeantMessage, encode, sha256
 from paigeant_celery.core.names import split_hop_id
-from paigeant_celery.core.slip import ActivitySpec, ExecutedStep, FunctionSpec, RoutingSlip, SleepSpec, WaitSpec
+from paigeant_celery.core.slip import (
+    ActivitySpec,
+    BlockSpec,
+    Branch,
+    BranchOf,
+    ExecutedStep,
+    FunctionSpec,
+    RoutingSlip,
+    SleepSpec,
+    TaskSpec,
+    WaitSpec,
+)
 from paigeant_celery.hop.guard import Arrival, content_of
 from paigeant_celery.hop.run import Opened
 from paigeant_celery.store.port import DeadLetter
@@ -27,7 +38,19 @@ MOST_TEXT = 1000  # characters of the text that says what was wrong
 # The field names of our own format; any other key may be confidential.
 KNOWN_KEYS = {
     name
-    for model in (PaigeantMessage, RoutingSlip, ActivitySpec, FunctionSpec, WaitSpec, SleepSpec, ExecutedStep)
+    for model in (
+        PaigeantMessage,
+        RoutingSlip,
+        BranchOf,
+        ActivitySpec,
+        FunctionSpec,
+        TaskSpec,
+        WaitSpec,
+        SleepSpec,
+        BlockSpec,
+        Branch,
+        ExecutedStep,
+    )
     for name in model.model_fields
 }
 

@@ -146,8 +146,8 @@ class Refusals:
 
     def _claim_too_large(self, arrival: Arrival) -> Claimed | None:
         ids = split_hop_id(arrival.hop_id)
-        record = self._store.workflow(ids[0]) if ids is not None else None
-        if record is None or record.hop_id != arrival.hop_id:
+        record = self._store.hop(arrival.hop_id) if ids is not None else None
+        if record is None:
             return None
         if len(record.envelope.encode()) <= self._settings.max_message_size:
             return None
@@ -163,9 +163,11 @@ class Refusals:
         letter = letter_of(arrival, fault, worker=self._owner(), cause=failure.cause)
         with suppress(StoreCorrupt):
             try:
-                self._store.park(self._claims.closing_of(arrival, claimed), failure, letter)
+                closed = self._store.park(self._claims.closing_of(arrival, claimed), failure, letter)
             except HopUnknown:  # the store lost its data since the claim
                 self._store.bury(letter)
+            else:
+                self._claims.send_on(closed)
 
 
 def put_back(arrival: Arrival, outbox: Outbox) -> bool:

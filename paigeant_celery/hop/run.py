@@ -11,7 +11,7 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from pydantic import JsonValue
 
@@ -25,7 +25,7 @@ from paigeant_celery.core.errors import NonDeterminismError, NotSerializable, Pa
 from paigeant_celery.core.flow import Completed, Diverged, Event, Failed, Stands, TimedOut, Unsendable
 from paigeant_celery.core.message import PaigeantMessage
 from paigeant_celery.core.patience import patience
-from paigeant_celery.core.policy import Attempt, StepPolicy, attempt_of
+from paigeant_celery.core.policy import Attempt, StepPolicy, Verdict, attempt_of
 from paigeant_celery.core.slip import ExecutedStep, RoutingSlip
 from paigeant_celery.hop.ended import Ended, read_kept
 from paigeant_celery.hop.step_waits import StepWaits
@@ -178,6 +178,8 @@ class StepRunner:
             )
         except (NotSerializable, Paused) as error:
             return _unsendable(hop, error)
+        except BlockFailed as error:
+            return _block_failed(hop, error)
         except asyncio.CancelledError:
             raise
         except BaseException as error:  # noqa: BLE001 - SystemExit and MemoryError of a step must not end a worker
@@ -270,6 +272,9 @@ def _resumed(journal: HopJournal | None) -> tuple[Mapping[str, str], ...]:
 def _raised(hop: Opened, error: BaseException, *, expired: bool) -> Outcome:
     if expired:
         return timed_out(hop, cause_of(error))  # with the frames that the step had reached
+    if issubclass(type(error), Verdict):  # without asking the error, whose answer may be anything
+        verdict = cast("Verdict", error)
+        return _failed(hop, verdict.error, verdict.text or text_of(verdict.error), verdict=verdict)
     if (pause := pause_of(error)) is not None:
         return replace(_unsendable(hop, pause), cause=cause_of(error))
     return _failed(hop, error, text_of(error))
@@ -301,17 +306,23 @@ def _unsendable(hop: Opened, error: NotSerializable | Paused) -> Outcome:
     return Outcome(event=event, at=hop.now(), cause=cause)
 
 
-def _failed(hop: Opened, error: BaseException, text: str, *, as_any: bool = False) -> Outcome:
-    """Return the outcome of a failed attempt; `as_any` judges it as if its error were of no class that is known."""
-    attempt = _attempt(hop, Exception() if as_any else error)
+def _failed(
+    hop: Opened, error: BaseException, text: str, *, as_any: bool = False, verdict: Verdict | None = None
+) -> Outcome:
+    """Return the outcome of a failed attempt; `as_any` judges it as if its error were of no class that is known.
+
+    A `verdict` is what the step itself says of the error.
+    """
+    attempt = _attempt(hop, Exception() if as_any else error, verdict)
     event = Failed(place=hop.message.place, error_class=name_of(error), text=text, attempt=attempt)
-    if isinstance(error, BlockFailed):
-        place, path = hop.message.place, error.step
-        event = Failed(place=place, error_class=error.error_class, text=error.text, path=path)
-        return Outcome(event=event, at=hop.now())
     return Outcome(event=event, at=hop.now(), cause=cause_of(error))
 
 
-def _attempt(hop: Opened, error: BaseException) -> Attempt:
+def _block_failed(hop: Opened, error: BlockFailed) -> Outcome:
+    event = Failed(place=hop.message.place, error_class=error.error_class, text=error.text, path=error.step)
+    return Outcome(event=event, at=hop.now())
+
+
+def _attempt(hop: Opened, error: BaseException, verdict: Verdict | None = None) -> Attempt:
     jitter = random.random()  # noqa: S311 - nothing secret
-    return attempt_of(error, number=hop.claimed.attempt, policy=hop.policy, jitter=jitter)
+    return attempt_of(error, number=hop.claimed.attempt, policy=hop.policy, jitter=jitter, verdict=verdict)

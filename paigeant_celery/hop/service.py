@@ -14,7 +14,7 @@ from dataclasses import replace
 from functools import cache
 from typing import Protocol, TypeAlias, TypeVar
 
-from paigeant_celery.activities.port import Activity, CancelsJobs, StepLimits
+from paigeant_celery.activities.port import Activity, CancelsJobs, CapsAttempts, StepLimits
 from paigeant_celery.activities.registry import Registry
 from paigeant_celery.broker.tracing import current_trace
 from paigeant_celery.core.causes import cause_of, name_of, text_of
@@ -291,6 +291,10 @@ def step_policy(step: Step, activity: Activity | None, settings: Settings) -> St
     default = _default_policy(settings.step_timeout, settings.max_attempts, settings.retry_backoff)
     own = activity.policy if activity is not None else None
     given = step.policy.over(own) if step.policy is not None else own
+    if isinstance(activity, CapsAttempts) and (most := activity.most_attempts) is not None:
+        asked = given.max_attempts if given is not None else None
+        capped = StepPolicy(max_attempts=most if asked is None else min(asked, most))
+        given = capped.over(given)
     return given.over(default) if given is not None else default
 
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import partial
 
 from paigeant_celery.broker.outbox import Outbox, Recorded
+from paigeant_celery.core.budget import Usage
 from paigeant_celery.core.causes import cause_of
 from paigeant_celery.core.conversations import batches_in, check_kept, conversation_of
 from paigeant_celery.core.errors import (
@@ -19,17 +20,17 @@ from paigeant_celery.core.errors import (
     StoreCorrupt,
     TransientError,
 )
-from paigeant_celery.core.flow import Advance, Arrive, Failure, Finish, Stands
+from paigeant_celery.core.flow import Advance, Arrive, Completed, Event, Failure, Finish, Stands
 from paigeant_celery.core.manifests import BranchEnd
 from paigeant_celery.core.message import PaigeantMessage, reread, sha256
-from paigeant_celery.core.names import MAX_ATTEMPTS, next_place, split_hop_id
+from paigeant_celery.core.names import MAX_ATTEMPTS, block_of, blocks_above, next_place, split_hop_id
 from paigeant_celery.core.names import hop_id as make_hop_id
 from paigeant_celery.core.pages import name_of_page, next_page
 from paigeant_celery.core.settings import Settings
 from paigeant_celery.core.slip import ExecutedStep, RoutingSlip
 from paigeant_celery.core.steps import BlockSpec
 from paigeant_celery.hop import ended
-from paigeant_celery.hop.claims import Claims
+from paigeant_celery.hop.claims import Claims, is_limited
 from paigeant_celery.hop.effects import ClosedAs, Drop, Effects, Refusal, Summary, summary_of
 from paigeant_celery.hop.ended import Ended
 from paigeant_celery.hop.failures import log_failure, traced
@@ -42,10 +43,11 @@ from paigeant_celery.hop.step_blocks import StepBlocks
 from paigeant_celery.hop.sweeper import Sweeper
 from paigeant_celery.journal.event_feed import EventFeed
 from paigeant_celery.journal.hop_journal import MAX_RECORD, OUTCOME, HopJournal
-from paigeant_celery.journal.hop_waits import HopWaits
+from paigeant_celery.journal.hop_waits import BRANCHES, HopWaits
 from paigeant_celery.journal.pieces import whole
 from paigeant_celery.journal.record import newer_part
 from paigeant_celery.journal.told import told_before
+from paigeant_celery.store.branch_port import HopReading
 from paigeant_celery.store.earlier import executed_at
 from paigeant_celery.store.outputs import Outputs, brought_with_claim
 from paigeant_celery.store.pages import with_next_page
@@ -182,29 +184,42 @@ class RecordedEffects(Effects):
         return closing.hop_id in answer.cancelled
 
     def is_called_off(self, hop: Opened) -> bool:
-        """Say whether a workflow was cancelled, from its record alone."""
+        """Say whether a workflow was cancelled, or a block above the hop has ended, from their records alone."""
         record = self._store.workflow(hop.message.correlation_id)
-        return record is not None and record.state == "cancelled"
+        if record is None or record.state == "cancelled":
+            return record is not None
+        return any(self._has_ended(above) for above in blocks_above(hop.closing.hop_id))
+
+    def _has_ended(self, hop_id: str) -> bool:
+        reading = self._store.hop(hop_id)
+        return reading is not None and reading.state in ("done", "failed", "cancelled")
 
     def _waiting(self, hop_id: str) -> Summary | None:
         """Return what a hop waits for; None if it has gone on meanwhile."""
-        record = self._record_of(hop_id)
-        if record is None or record.hop_id != hop_id:
+        hop = self._reading_of(hop_id)
+        if hop is None:
             return None
-        if record.suspended:
-            names = sorted({wait.name for wait in record.waits if wait.state == "open"})
-            return Summary(hop_id=hop_id, step_id="", outcome=ClosedAs.SUSPENDED, waits_for=tuple(names))
-        if record.retry_at is None or record.failure is None:
+        if hop.state == "suspended":
+            names = {wait.name for wait in hop.waits if wait.state == "open"} if not hop.on_branches else {BRANCHES}
+            return Summary(hop_id=hop_id, step_id="", outcome=ClosedAs.SUSPENDED, waits_for=tuple(sorted(names)))
+        if hop.retry_at is None or hop.failure is None:
             return None
-        return _failed_with(record.failure, hop_id, ClosedAs.RETRYING)
+        return _failed_with(hop.failure, hop_id, ClosedAs.RETRYING)
+
+    def _reading_of(self, hop_id: str) -> HopReading | None:
+        with suppress(StoreCorrupt, OutdatedVersion):  # it is only shown, and nothing is shown that is not known
+            return self._store.hop(hop_id) if split_hop_id(hop_id) is not None else None
+        return None
 
     def _record_of(self, hop_id: str) -> WorkflowRecord | None:
         ids = split_hop_id(hop_id)
-        with suppress(StoreCorrupt, OutdatedVersion):  # it is only shown, and nothing is shown that is not known
+        with suppress(StoreCorrupt, OutdatedVersion):
             return self._store.workflow(ids[0]) if ids is not None else None
         return None
 
     def _standing_of(self, hop_id: str) -> Summary | None:
+        if block_of(hop_id) is not None:
+            return self._standing_in_branch(hop_id)
         ids, record = split_hop_id(hop_id), self._record_of(hop_id)
         if ids is None or record is None:
             return None
@@ -218,8 +233,20 @@ class RecordedEffects(Effects):
         step_id = ran.step_id if ran is not None else ""
         if record.state == "completed" and slip.executed[-1].place == ids[1]:
             return Summary(hop_id=hop_id, step_id=step_id, outcome=ClosedAs.WORKFLOW_COMPLETED)
-        following = make_hop_id(ids[0], next_place(ids[1]))
-        return Summary(hop_id=hop_id, step_id=step_id, outcome=ClosedAs.COMPLETED, next_hop=following)
+        return Summary(hop_id=hop_id, step_id=step_id, outcome=ClosedAs.COMPLETED, next_hop=_following(hop_id))
+
+    def _standing_in_branch(self, hop_id: str) -> Summary | None:
+        """Return how a hop of a branch ended so far; nothing here says which step it was."""
+        hop, following = self._reading_of(hop_id), _following(hop_id)
+        if hop is None:
+            return None
+        if hop.failure is not None:
+            return _failed_with(hop.failure, hop_id, ClosedAs.FAILED)
+        if hop.state == "failed":  # what its branch ended with is with the block
+            return Summary(hop_id=hop_id, step_id="", outcome=ClosedAs.FAILED)
+        if self._reading_of(following) is None:
+            return Summary(hop_id=hop_id, step_id="", outcome=ClosedAs.BRANCH_COMPLETED)
+        return Summary(hop_id=hop_id, step_id="", outcome=ClosedAs.COMPLETED, next_hop=following)
 
     def journal_left(self, hop_id: str) -> Mapping[str, str]:
         """Read it from the store."""
@@ -258,6 +285,7 @@ class RecordedEffects(Effects):
             records=records,
             waits=HopWaits(store=self._store, closing=closing, known=claimed.waits, now=clock_of(claimed)),
             stopping=self._stopping,
+            totals=claimed.totals,
         )
         if message.stream:
             send = partial(self._store.publish, closing)
@@ -366,11 +394,6 @@ class RecordedEffects(Effects):
         sending.when_ended(lambda error: _tell(hop.hop_id, error) if error is not None else None)
         sending.ends_within(MOMENT)
 
-    def _send_all(self, closed: Closed) -> None:
-        """Send what the end of a branch lets go on. A crash before this line leaves it to a sweep."""
-        for hop in closed.hops:
-            self._send_on(hop)
-
     def _finish(self, hop: Opened, decision: Finish, outcome: Outcome) -> Summary:
         """Record the last output and, with it, the end of the workflow."""
         if not self._complete(hop, decision, None, outcome):
@@ -382,7 +405,7 @@ class RecordedEffects(Effects):
         closed = self._complete(hop, decision, None, outcome)
         if closed is None:
             return _overtaken(hop)
-        self._send_all(closed)
+        self._claims.send_on(closed)  # a crash before this line leaves it to a sweep
         return summary_of(hop, ClosedAs.BRANCH_COMPLETED)
 
     def _fail(self, hop: Opened, failure: Failure, end: BranchEnd | None) -> Summary:
@@ -393,7 +416,7 @@ class RecordedEffects(Effects):
             closed = self._store.fail(hop.closing, failure, end=end.encode() if end is not None else "")
             if closed is None:
                 return _overtaken(hop, failure)
-            self._send_all(closed)
+            self._claims.send_on(closed)  # a crash before this line leaves it to a sweep
         whose = "the workflow" if end is None else "its branch"
         log_failure(logging.ERROR, "hop_failed", hop, failure, f"{whose} has failed")
         return summary_of(hop, ClosedAs.FAILED, failure=failure)
@@ -440,7 +463,7 @@ class RecordedEffects(Effects):
             closed = self._store.park(hop.closing, failure, letter)
             if closed is None:
                 return _overtaken(hop, failure)
-            self._send_all(closed)
+            self._claims.send_on(closed)  # a crash before this line leaves it to a sweep
         log_failure(logging.ERROR, "hop_parked", hop, failure, "it is parked and waits for a person")
         return summary_of(hop, ClosedAs.PARKED, failure=failure)
 
@@ -465,12 +488,12 @@ class RecordedEffects(Effects):
     def _resend_successor(self, hop_id: str) -> None:
         # Covers a crash after a hop is recorded and before the next one is published: the broker delivers the
         # finished hop again, and its successor still waits for its first message.
-        ids = split_hop_id(hop_id)
-        record = self._store.workflow(ids[0]) if ids is not None else None
-        if ids is None or record is None or not record.awaits_message:
-            return
-        if split_hop_id(record.hop_id) == (ids[0], next_place(ids[1])):
-            self._send_on(record)
+        following = self._store.hop(_following(hop_id))
+        if following is not None and following.state == "queued":
+            digest = sha256(following.envelope)
+            self._send_on(
+                HopRecord(hop_id=following.hop_id, queue=following.queue, envelope=following.envelope, digest=digest)
+            )
 
     def _complete(
         self, hop: Opened, decision: Advance | Finish | Arrive, next_hop: HopRecord | None, outcome: Outcome
@@ -490,11 +513,25 @@ class RecordedEffects(Effects):
                 notes=outcome.notes,
                 said=Said(conversation=key, text=outcome.said) if key is not None and outcome.said else None,
                 records=held,
+                used=_used(hop, outcome.event) if is_limited(hop.message) else None,
             )
         )
         if hop.journal is not None:
             hop.journal.let_go(held)
         return done
+
+
+def _following(hop_id: str) -> str:
+    """Return the id of the hop of the step after that of a hop."""
+    correlation_id, _, place = hop_id.partition(".")
+    return make_hop_id(correlation_id, next_place(place))
+
+
+def _used(hop: Opened, event: Event) -> Usage | None:
+    """Return what a step used that has ended well; what the branches of a block used is counted by their hops."""
+    if not isinstance(event, Completed) or isinstance(hop.message.step, BlockSpec):
+        return None
+    return Usage(counters=event.usage, cost=event.cost)
 
 
 def _failed_with(failure: Failure, hop_id: str, outcome: ClosedAs) -> Summary:

@@ -21,6 +21,7 @@ from paigeant_celery.core.manifests import BranchEnd
 from paigeant_celery.core.message import PaigeantMessage, encode, reread
 from paigeant_celery.core.pages import next_page
 from paigeant_celery.core.settings import Settings
+from paigeant_celery.core.steps import BlockSpec
 from paigeant_celery.hop.effects import PUT_BACK, ClosedAs, Effects, Refusal, Refused, Summary, summary_of
 from paigeant_celery.hop.failures import log_failure
 from paigeant_celery.hop.guard import Arrival
@@ -63,14 +64,18 @@ class MessageOnlyEffects(Effects):
     def claim(self, arrival: Arrival, message: PaigeantMessage, *, max_attempts: int, timeout: float) -> Claimed:
         """Let the delivery run, because nobody remembers an earlier one.
 
-        Raises `MessageError` (`store_required`) for a wait or a step of a conversation, or if the steps after it are in
-        a store.
+        Raises `MessageError` (`store_required`) for a wait, a block, a branch or a step of a conversation, or if the
+        steps after it are in a store.
         """
         if next_page(message.slip) is not None:
             text = "the steps after this one are in a store, and this worker has none; set `paigeant_store_url`"
             raise MessageError("store_required", "slip.later", text)
+        if message.slip.branch is not None:
+            text = "the block of a branch is in a store, and this worker has none; set `paigeant_store_url`"
+            raise MessageError("store_required", "slip.branch", text)
         if isinstance(message.step, FlowStep):
-            text = "a wait is kept in a store, and this worker has none; set `paigeant_store_url`"
+            what = "a block" if isinstance(message.step, BlockSpec) else "a wait"
+            text = f"{what} is kept in a store, and this worker has none; set `paigeant_store_url`"
             raise MessageError("store_required", "slip.itinerary[0]", text)
         if conversation_of(message) is not None:
             text = "a conversation is kept in a store, and this worker has none; set `paigeant_store_url`"

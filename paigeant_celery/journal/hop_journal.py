@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from paigeant_celery.activities.real_threads import real
+from paigeant_celery.core.budget import Usage
 from paigeant_celery.core.errors import (
     HopLost,
     HopUnknown,
@@ -27,7 +28,7 @@ from paigeant_celery.journal.course import Course
 from paigeant_celery.journal.event_feed import EventFeed
 from paigeant_celery.journal.hop_waits import Flight, HopWaits
 from paigeant_celery.journal.operations import Operations
-from paigeant_celery.journal.pieces import PIECE, in_pieces, whole
+from paigeant_celery.journal.pieces import PIECE, in_pieces, name_of_entry, whole
 from paigeant_celery.journal.record import (
     PLACELESS,
     CallKey,
@@ -41,7 +42,7 @@ from paigeant_celery.journal.record import (
 from paigeant_celery.journal.survival import Unwritten
 from paigeant_celery.journal.turns import Turns
 from paigeant_celery.journal.waits import Wait, name_of_wait, read_wait
-from paigeant_celery.store.port import Closing, JournalStore
+from paigeant_celery.store.port import Closing, JournalStore, Totals
 
 __all__ = ["HELD_FOR", "MAX_RECORD", "OUTCOME", "HopJournal"]
 
@@ -61,7 +62,8 @@ class HopJournal:
 
     `records` are those of earlier attempts. A call is either found by its key or made; a made call is recorded before
     its result is used, but for a last answer, which is held for `HELD_FOR`. While the store is unavailable, the run
-    waits, within the time limit of the step. May be used from any thread and event loop of the hop.
+    waits, within the time limit of the step. May be used from any thread and event loop of the hop. `totals` are what
+    a workflow with limits has used, as the store has answered last.
     """
 
     def __init__(
@@ -74,11 +76,13 @@ class HopJournal:
         waits: HopWaits,
         stopping: Callable[[], bool] = lambda: False,
         feed: EventFeed | None = None,
+        totals: Totals | None = None,
     ) -> None:
         self._store, self._closing, self._step_id, self.waits = store, closing, step_id, waits
         waits.busy_if(self._is_busy)
         self._records, self._stopping = whole(records), stopping
         self.feed = feed
+        self.totals = totals
         self._lock = real().Lock()
         self._runs: Counter[str] = Counter()
         self._occurrences: Counter[CallKey] = Counter()
@@ -94,6 +98,7 @@ class HopJournal:
         self._drifted: frozenset[str] = NONE
         self._held: dict[str, str] = {}  # written with what comes next, after `HELD_FOR`, or when the hop is completed
         self._kept: dict[str, str] = {}  # known to the store in another form; written with what comes next
+        self._spent: dict[str, Usage] = {}  # what calls used whose records are not written yet, by their names
         self._holding: asyncio.AbstractEventLoop | None = None
         self._writing: asyncio.Task[None] | None = None
         self.abandoned = Abandoned()
@@ -163,7 +168,7 @@ class HopJournal:
         Nothing is written if this owner may no longer write, or has closed the hop.
         """
         if held := self.held:
-            self._store.record(self._closing, held)
+            self._record(held)
             self.let_go(held)
 
     def let_go(self, written: Mapping[str, str]) -> None:
@@ -350,6 +355,7 @@ class HopJournal:
         may_be_last: bool = False,
         is_inside: bool = False,
         is_kept: bool = False,
+        spent: Usage | None = None,
     ) -> int | None:
         """Record a call that has ended, and return its number, whose turn must be awaited; None for an operation.
 
@@ -357,14 +363,15 @@ class HopJournal:
         only brought the earlier answer up to date. One that `may_be_last` of an agent's step is held for `HELD_FOR`, so
         that COMPLETE can take it along. One that `is_inside` another has no number: a replay of that one does not come
         to it. One that `is_kept` says what the store would tell another attempt as well, so that it is written with
-        what comes next. Raises `HopLost` if this owner may no longer write, `NotSerializable` if the record is too
-        large.
+        what comes next. `spent` is what the call used. Raises `HopLost` if this owner may no longer write,
+        `NotSerializable` if the record is too large.
         """
         number = self._number(key) if not is_inside else None
         try:
             text = replace(record, number=number, open=self._open_before(key)).encode()
             if len(text) > PIECE:  # pieces of two records must not be taken for one
                 instead_of = None
+            self._note_spent(instead_of or key, spent)
             is_held = may_be_last and instead_of is None and self._hold(key, text)
             if not is_held and not (is_kept and self._set_aside(self._kept, key, text)):
                 await self._add(key, text, place=instead_of or key)
@@ -387,6 +394,7 @@ class HopJournal:
         *,
         answered: bool = False,
         cancel: Callable[[], Coroutine[Any, Any, object]] | None = None,
+        spent: Usage | None = None,
     ) -> int | None:
         """Record a call together with a later one of its run, because it matters only if the run goes on after it.
 
@@ -396,6 +404,7 @@ class HopJournal:
         if cancel is not None:
             self.abandoned.add(key, cancel)
         number = self._number(key) if answered else None
+        self._note_spent(key, spent)
         with self._lock:
             text, failed = replace(record, number=number).encode(), record.failure is not None or cancel is not None
             self._unwritten.add(key, text, is_failure=failed)
@@ -561,8 +570,27 @@ class HopJournal:
         """Write records, and before them what is held; nothing of an attempt that was left."""
         self.check_not_lost()
         held = self.held
-        await self.patiently(partial(self._store.record, self._closing, {**held, **records}))
+        await self.patiently(partial(self._record, {**held, **records}))
         self.let_go(held)
+
+    def _note_spent(self, key: CallKey, spent: Usage | None) -> None:
+        if spent is not None and self.totals is not None:
+            with self._lock:
+                self._spent[str(key)] = spent
+
+    def _record(self, records: Mapping[str, str]) -> bool:
+        """Write records and, if the workflow has limits, count what their calls used. Blocks."""
+        if self.totals is None:
+            return bool(self._store.record(self._closing, records))
+        with self._lock:
+            spent = {name: self._spent[call] for name in records if (call := name_of_entry(name)) in self._spent}
+        answer = self._store.record(self._closing, records, spent=spent)
+        if isinstance(answer, Totals):
+            self.totals = answer
+        with self._lock:
+            for name in spent:
+                self._spent.pop(name_of_entry(name), None)
+        return bool(answer)
 
     async def patiently(self, ask: Callable[[], T | None]) -> T:
         """Ask the store beside the event loop, again and again while it is away; no attempt is left meanwhile.

@@ -15,12 +15,13 @@ from paigeant_celery.core.errors import HopUnknown, PaigeantError, UsageError
 from paigeant_celery.core.waits import Wait
 from paigeant_celery.store.port import Closing, NewWait, Standing, WaitStore
 
-__all__ = ["SHORTEST", "Flight", "HopWaits"]
+__all__ = ["BRANCHES", "SHORTEST", "Flight", "HopWaits"]
 
 IN_PEACE = 0.05  # seconds in which nothing else is going on until an attempt is left; a replay is never so slow
 BEFORE_THE_END = 0.02  # seconds before a step runs out of time by which an attempt that only waits is left
 SETTLING = 20  # turns of the event loop before that, so that code that is ready to go on does
 SHORTEST = 1.0  # seconds; a shorter sleep is over before another worker could go on
+BRANCHES = "branches"  # what a block waits for, as it is told
 AGAIN = 0.1  # seconds until the store is asked once more whether the time of a wait is over
 
 
@@ -153,7 +154,7 @@ class HopWaits:
     async def leave_to_branches(self, until: datetime | None) -> None:
         """Leave the attempt at once: the hop waits for its branches, at most until then."""
         await self.check_may_wait()
-        self.standing = Standing(wake_at=until, names=("branches",), branches=True)
+        self.standing = Standing(wake_at=until, names=(BRANCHES,), branches=True)
         if self._leave is not None:
             self._leave()
         await asyncio.Event().wait()  # to be cancelled here

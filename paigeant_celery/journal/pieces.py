@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-__all__ = ["PIECE", "in_pieces", "whole"]
+__all__ = ["PIECE", "in_pieces", "name_of_entry", "whole"]
 
 PIECE = 4 * 1024 * 1024  # characters
 COUNT = ".pieces"  # ends the name of the entry that counts them; no other name ends so
@@ -22,6 +22,11 @@ def in_pieces(key: str, text: str) -> Iterator[Mapping[str, str]]:
     for number, start in enumerate(starts, 1):
         yield {f"{key}.{number}": text[start : start + PIECE]}
     yield {f"{key}{COUNT}": str(len(starts))}
+
+
+def name_of_entry(written: str) -> str:
+    """Return the name of the entry that is there once this one is written."""
+    return written.removesuffix(COUNT)
 
 
 def whole(records: Mapping[str, str]) -> dict[str, str]:

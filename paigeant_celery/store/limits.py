@@ -36,6 +36,7 @@ class StoreLimits:
     max_calls: int = 10_000  # signals of one workflow whose ids are remembered, so that none counts twice
     max_signal: int = 32 * 1024  # bytes
     max_answer: int = 1024 * 1024  # bytes of one answer
+    most_counted: int = 2**53 - 1  # of tokens, calls, or units of cost; every number of a script holds it exactly
     asked_at_once: int = 100  # waits read at once from the index of those that are open
 
     def hurried(self, times: int) -> StoreLimits:

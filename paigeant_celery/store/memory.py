@@ -12,6 +12,7 @@ from typing import Literal
 from paigeant_celery.activities.real_threads import real
 from paigeant_celery.core import hops as protocol
 from paigeant_celery.core.blocks import Block, Plan
+from paigeant_celery.core.budget import Usage
 from paigeant_celery.core.conversations import ConversationKey
 from paigeant_celery.core.errors import HopUnknown
 from paigeant_celery.core.flow import Failure
@@ -48,9 +49,11 @@ from paigeant_celery.store.port import (
     StoredEvent,
     Suspended,
     Sweep,
+    Totals,
     WorkflowRecord,
 )
 from paigeant_celery.store.timeline import place_of
+from paigeant_celery.store.totals import NOTHING, summed, sums_of, usage_of
 
 __all__ = ["MemoryStore"]
 
@@ -140,6 +143,8 @@ class MemoryStore:
             hop = change.hop
             self._records.let_touch(claim.owner, until=now + timedelta(seconds=claim.timeout))
             is_quiet, kept.quiet = kept.quiet, False
+            if claim.used is not None and workflow.used is None:
+                workflow.used = sums_of(claim.used)
             if hop.fence > before.fence and not is_quiet:
                 workflow.updated_at = now
                 about = {"attempt": str(hop.attempt), "fence": str(hop.fence), "exhausted": str(int(hop.exhausted))}
@@ -153,6 +158,7 @@ class MemoryStore:
                 heard=self._heard(kept, claim.conversation, now),
                 brought=_named(workflow.blobs, claim.wanted),
                 waits=by_since(kept.waits.values()),
+                totals=_totals(kept) if claim.used is not None else None,
             )
 
     def renew(self, owner: str, hops: Mapping[str, int], *, touchable: float | None = 0.0) -> RenewAnswer:
@@ -201,6 +207,8 @@ class MemoryStore:
             workflow, hop_id, step = kept.workflow, closing.hop_id, _step(completion.step)
             self._branches.cut_off(hop_id, now=now)
             kept.journal.update(completion.records)
+            if completion.used is not None and workflow.used is not None:
+                workflow.used = summed(workflow.used, sums_of(completion.used), less=kept.counted)
             workflow.blobs.update(completion.blobs)
             if completion.said is not None:
                 self._records.histories.append(completion.said, hop_id=hop_id, now=now)
@@ -309,6 +317,7 @@ class MemoryStore:
             about = {"journal": "discarded"} if discard_journal else {}
             if discard_journal:
                 kept.journal.clear()
+                kept.counted = NOTHING  # what was paid stays in the workflow's sums
                 self._waits.forget(kept)
                 kept.heard = None
             workflow.events.add_event("redriven", hop_id, now=now, **about)
@@ -385,14 +394,20 @@ class MemoryStore:
         with self._transaction():
             return self._branches.hop(hop_id)
 
-    def record(self, closing: Closing, records: Mapping[str, str]) -> bool:
-        """Add records to the journal of a hop that the owner runs."""
+    def record(
+        self, closing: Closing, records: Mapping[str, str], *, spent: Mapping[str, Usage] | None = None
+    ) -> Totals | bool:
+        """Add records to the journal of a hop that the owner runs, and count their calls."""
         with self._transaction():
             kept = self._running(closing)
             if kept is None:
                 return False
+            for name, usage in (spent or {}).items():
+                if name not in kept.journal and kept.workflow.used is not None:
+                    kept.workflow.used = summed(kept.workflow.used, sums_of(usage))
+                    kept.counted = summed(kept.counted, sums_of(usage))
             kept.journal.update(records)
-            return True
+            return (_totals(kept) if spent is not None else None) or True
 
     def publish(self, closing: Closing, events: Sequence[Mapping[str, str]]) -> bool:
         """Add what the agent in a hop does to the events of its workflow."""
@@ -633,6 +648,11 @@ def _pace(lease: float, limits: StoreLimits) -> Pace:
         pass_every=timedelta(milliseconds=limits.pass_every),
         longest_sleep=timedelta(milliseconds=limits.longest_sleep),
     )
+
+
+def _totals(kept: Kept) -> Totals | None:
+    used = kept.workflow.used
+    return Totals(used=usage_of(used), counted=usage_of(kept.counted)) if used is not None else None
 
 
 def _named(blobs: Mapping[str, str], names: Sequence[str]) -> dict[str, str]:

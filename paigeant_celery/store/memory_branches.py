@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from paigeant_celery.core import blocks as rules
@@ -34,7 +34,8 @@ class Branches:
     def hold(self, kept: Kept, page: BranchPage, *, now: datetime) -> int:
         """Record the first hops of branches, unless they are recorded."""
         block, workflow = kept.block or Block(), kept.workflow
-        if page.first != block.written or block.plan is not None:
+        written = rules.write_page(block, first=page.first, count=len(page.hops))
+        if written is block:
             return block.written
         if len(workflow.hop_ids) + len(page.hops) > self.limits.max_hops:
             raise too_many_hops(self.limits.max_hops)
@@ -42,8 +43,8 @@ class Branches:
         for number, hop in enumerate(page.hops, page.first):
             kept.branches[number] = KeptBranch(hop_id=hop.hop_id)
             self.records.record(workflow, hop, protocol.hold(digest=hop.digest), now=now)
-        kept.block = replace(block, written=block.written + len(page.hops))
-        return kept.block.written
+        kept.block = written
+        return written.written
 
     def open(self, hop_id: str, kept: Kept, plan: Plan, *, now: datetime) -> OpenedBlock:
         """Make the first branches live, once."""
@@ -93,13 +94,13 @@ class Branches:
         if (found := block_of(hop_id)) is not None:
             kept = self.records.hops[found[0]]
             assert kept.block is not None
-            kept.block = replace(kept.block, under_way=kept.block.under_way + 1)
+            kept.block = rules.come_back(kept.block)
 
     def cut_off(self, hop_id: str, *, now: datetime) -> None:
         """End all hops below one that has ended."""
         for branch in self.records.hops[hop_id].branches.values():
             below = self.records.hops[branch.hop_id]
-            if below.hop.state in ("done", "failed", "cancelled"):
+            if below.hop.state in protocol.ENDED:
                 continue
             if below.letter is not None:
                 self.letters.forget(below.letter)

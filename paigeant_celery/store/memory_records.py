@@ -16,6 +16,7 @@ from paigeant_celery.core.waits import Answer, Wait
 from paigeant_celery.store.memory_conversations import Histories
 from paigeant_celery.store.memory_events import Events
 from paigeant_celery.store.port import Heard, HopRecord, WorkflowRecord
+from paigeant_celery.store.totals import NOTHING, Sums
 
 __all__ = ["Kept", "KeptBranch", "Records", "Workflow"]
 
@@ -72,6 +73,7 @@ class Workflow:
     hop_ids: list[str] = field(default_factory=list)
     blobs: dict[str, str] = field(default_factory=dict)
     signals: Signals = field(default_factory=Signals)
+    used: Sums | None = None  # None if it has no limits, or no hop of it was claimed yet
     live: int = 0  # hops that go on by themselves
 
     @property
@@ -102,6 +104,7 @@ class Kept:
     heard: Heard | None = None
     heard_in: ConversationKey | None = None
     journal: dict[str, str] = field(default_factory=dict)
+    counted: Sums = NOTHING  # what the recorded calls used, of a workflow with limits
     waits: dict[str, Wait] = field(default_factory=dict)
     block: Block | None = None  # what it has opened
     branches: dict[int, KeptBranch] = field(default_factory=dict)

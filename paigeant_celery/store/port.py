@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Literal, Protocol, TypeAlias
 
+from paigeant_celery.core.budget import Usage
 from paigeant_celery.core.conversations import ConversationKey
 from paigeant_celery.core.flow import Failure, WorkflowState
 from paigeant_celery.core.waits import WHOLE, Answered, Signalled, Wait, WaitKind
@@ -45,6 +46,7 @@ __all__ = [
     "StoredEvent",
     "Suspended",
     "Sweep",
+    "Totals",
     "WaitStore",
     "WorkflowRecord",
 ]
@@ -71,7 +73,8 @@ class Claim:
     `digest` is that of the envelope as it arrived; None skips the comparison (for one that cannot be run). `step` is
     the id of the step, for the event; empty if it is not known. `timeout` is how long it may take, in seconds.
     `conversation` is the one that the step continues: the first claim notes how long its history is. `wanted` are names
-    of blobs of the workflow that the answer shall bring, so that they need no round trip of their own.
+    of blobs of the workflow that the answer shall bring, so that they need no round trip of their own. `used` is what
+    the steps before this one used, if the workflow has limits: where nothing is counted yet, counting begins with it.
     """
 
     hop_id: str
@@ -83,6 +86,23 @@ class Claim:
     timeout: float = 0.0
     conversation: ConversationKey | None = None
     wanted: Sequence[str] = ()
+    used: Usage | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Totals:
+    """What a workflow with limits has used by now, with its calls that are recorded in hops that go on.
+
+    `counted` is how much of it is that of the calls of the hop that asks, which a replay counts again.
+    """
+
+    used: Usage
+    counted: Usage
+
+    @property
+    def elsewhere(self) -> Usage:
+        """What was used outside the hop that asks, and by what it did before its journal was discarded."""
+        return self.used.less(self.counted)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +124,7 @@ class Claimed:
     `exhausted`: it was begun `max_attempts` times before and may only be closed. `created_at` is when its workflow was
     recorded, or None if that says nothing about its sender's clock. `heard` is None if the step has no conversation.
     `brought` are the wanted blobs that are there, by their names. `waits` are those of the hop, with what was answered.
+    `totals` are None if the workflow has no limits.
     """
 
     fence: int
@@ -114,6 +135,7 @@ class Claimed:
     heard: Heard | None = None
     brought: Mapping[str, str] = field(default_factory=dict)
     waits: tuple[Wait, ...] = ()
+    totals: Totals | None = None
 
 
 DropReason: TypeAlias = Literal[
@@ -150,6 +172,7 @@ class Completion:
     `step` is the id of the step that ended, for the event. `blobs` maps names to text that does not travel: step
     ids to their outputs, `executed:` and `at:` to the records of earlier steps, `steps:` to pages of those to come.
     `notes` are events to record with it, and `said` is appended to a conversation. `records` are added to the journal.
+    `used` is what the step used, if the workflow has limits: it takes the place of what was counted for its calls.
     `end` is how a branch ended, if the hop was its last.
     """
 
@@ -161,6 +184,7 @@ class Completion:
     notes: Sequence[Mapping[str, str]] = ()
     said: Said | None = None
     records: Mapping[str, str] = field(default_factory=dict)
+    used: Usage | None = None
     end: str = ""
 
 
@@ -518,10 +542,14 @@ class WaitStore(Protocol):
 class JournalStore(Protocol):
     """What was answered inside a hop, for its next attempt."""
 
-    def record(self, closing: Closing, records: Mapping[str, str]) -> bool:
+    def record(
+        self, closing: Closing, records: Mapping[str, str], *, spent: Mapping[str, Usage] | None = None
+    ) -> Totals | bool:
         """Add records to the journal of a hop that the owner runs.
 
-        False if another owner has overtaken it, or the hop is closed. Raises `HopUnknown`.
+        False if another owner has overtaken it, or the hop is closed. Raises `HopUnknown`. With `spent`, which says
+        what the calls of some of the records used, the answer has the totals of a workflow with limits. A call counts
+        once, when its record is new.
         """
         ...
 

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from typing import Literal, cast, get_args
 
 from paigeant_celery.core.blocks import Block, Plan
+from paigeant_celery.core.budget import Usage
 from paigeant_celery.core.conversations import ConversationKey
 from paigeant_celery.core.errors import HopUnknown, InvalidInput
 from paigeant_celery.core.flow import Failure, WorkflowState
@@ -44,6 +45,7 @@ from paigeant_celery.store.port import (
     StoredEvent,
     Suspended,
     Sweep,
+    Totals,
     WorkflowRecord,
 )
 from paigeant_celery.store.redis_branches import block_of_values, branches_in, page_arguments, plan_arguments
@@ -59,6 +61,9 @@ from paigeant_celery.store.redis_records import (
     letter_fields,
     letter_of,
     moment_of,
+    spent_arguments,
+    totals_in,
+    used_argument,
     workflow_arguments,
 )
 from paigeant_celery.store.redis_waits import (
@@ -139,12 +144,12 @@ class RedisStore:
         reply = self._server.run(
             "claim", claim.hop_id, claim.owner, claim.token, claim.max_attempts, claim.digest or "", self._lease,
             claim.step, round(claim.timeout * 1000), *where_of(claim.conversation), self._ttl,
-            *claim.wanted, about=about,
+            used_argument(claim.used), *claim.wanted, about=about,
         )  # fmt: skip
         if reply[0] != "claimed":
             return Dropped(reason=cast("DropReason", reply[0]))
         with self._server.readable(about):
-            _, fence, attempt, claimed_at, exhausted, created_at, heard, brought, waits = reply
+            _, fence, attempt, claimed_at, exhausted, created_at, heard, brought, waits, totals = reply
             return Claimed(
                 fence=int(fence),
                 attempt=int(attempt),
@@ -154,6 +159,7 @@ class RedisStore:
                 heard=heard_of(heard),
                 brought=dict(zip(brought[::2], brought[1::2], strict=True)),
                 waits=waits_in(waits),
+                totals=totals_in(totals),
             )
 
     def renew(self, owner: str, hops: Mapping[str, int], *, touchable: float | None = 0.0) -> RenewAnswer:
@@ -187,8 +193,8 @@ class RedisStore:
         notes = [flat_of({"type": "note", "hop": closing.hop_id, **note}) for note in completion.notes]
         return self._closed(
             "complete", closing, self._ttl, json.dumps(notes), completion.step, *hop_arguments(following),
-            completion.end, *said_arguments(completion.said), len(completion.records), *flat_of(completion.records),
-            *flat_of(completion.blobs),
+            completion.end, used_argument(completion.used), *said_arguments(completion.said), len(completion.records),
+            *flat_of(completion.records), *flat_of(completion.blobs),
         )  # fmt: skip
 
     def fail(self, closing: Closing, failure: Failure, *, end: str = "") -> Closed | None:
@@ -308,9 +314,16 @@ class RedisStore:
         found = self._branches_of(hop_id)
         return found[0] if found is not None else None
 
-    def record(self, closing: Closing, records: Mapping[str, str]) -> bool:
-        """Add records to the journal of a hop that the owner runs."""
-        return self._write("record", closing, *flat_of(records), about=f"journal:{closing.hop_id}")
+    def record(
+        self, closing: Closing, records: Mapping[str, str], *, spent: Mapping[str, Usage] | None = None
+    ) -> Totals | bool:
+        """Add records to the journal of a hop that the owner runs, and count their calls."""
+        about = f"journal:{closing.hop_id}"
+        reply = self._run_for("record", closing, *spent_arguments(spent), *flat_of(records), about=about)
+        if isinstance(reply, int):
+            return bool(reply)
+        with self._server.readable(f"wf:{closing.hop_id}"):
+            return totals_in(reply) or True
 
     def publish(self, closing: Closing, events: Sequence[Mapping[str, str]]) -> bool:
         """Add what the agent in a hop does to the events of its workflow."""

@@ -8,11 +8,13 @@ from dataclasses import fields
 from datetime import datetime, timedelta
 from typing import Any
 
+from paigeant_celery.core.budget import Usage
 from paigeant_celery.core.causes import cause_from
 from paigeant_celery.core.flow import Failure
 from paigeant_celery.core.hops import EPOCH
-from paigeant_celery.store.port import DeadLetter, HopRecord, NewWorkflow
+from paigeant_celery.store.port import DeadLetter, HopRecord, NewWorkflow, Totals
 from paigeant_celery.store.timeline import Entry, Id, id_of
+from paigeant_celery.store.totals import sums_in, sums_of, sums_text, usage_of
 
 __all__ = [
     "about_failure",
@@ -25,6 +27,9 @@ __all__ = [
     "letter_fields",
     "letter_of",
     "moment_of",
+    "spent_arguments",
+    "totals_in",
+    "used_argument",
     "workflow_arguments",
 ]
 
@@ -53,6 +58,26 @@ def hops_of(flat: Sequence[str]) -> tuple[HopRecord, ...]:
 def flat_of(pairs: Mapping[str, str]) -> list[str]:
     """Return keys and values in turn, as commands take them."""
     return [part for pair in pairs.items() for part in pair]
+
+
+def used_argument(usage: Usage | None) -> str:
+    """Return what was used as scripts take it: nothing for a workflow without limits."""
+    return "" if usage is None else sums_text(sums_of(usage))
+
+
+def spent_arguments(spent: Mapping[str, Usage] | None) -> list[str | int]:
+    """Return what calls used as a script takes it, by the keys of their records."""
+    if spent is None:
+        return [""]
+    return [len(spent), *flat_of({name: used_argument(usage) for name, usage in spent.items()})]
+
+
+def totals_in(flat: Sequence[str]) -> Totals | None:
+    """Read the totals of a workflow; None if it has no limits."""
+    if not flat:
+        return None
+    used, counted = (usage_of(sums_in(text)) for text in flat)
+    return Totals(used=used, counted=counted)
 
 
 def failure_text(failure: Failure) -> str:

@@ -28,6 +28,7 @@ from paigeant_celery.core.settings import SPECIAL_CONSUME, Consume
 from paigeant_celery.hop.surroundings import around_step_of
 from paigeant_celery.worker.greenlets import pool_mistakes
 from paigeant_celery.worker.selection import NO_SELECTION, Selection
+from paigeant_celery.worker.task import HopTask
 
 __all__ = [
     "banner",
@@ -63,6 +64,7 @@ def start_checks(transport: CeleryTransport, selection: Selection = NO_SELECTION
         registry.activities()
         mistakes.extend(_unknown_names(transport, selection))
         mistakes.extend(_queue_mistakes(transport))
+        mistakes.extend(_task_mistakes(transport))
     except PaigeantError as error:
         mistakes.append(str(error))
     serves = embedded or is_to_serve(transport, selection)
@@ -146,7 +148,7 @@ def banner(transport: CeleryTransport, selection: Selection = NO_SELECTION) -> s
         for name, activity in sorted(served.items(), key=_rank)
     ]
     lines += [
-        f"  . an agent made at {place} has no name and is not served; pass `name=` to it"
+        f"  . an agent or a task made at {place} has no name and is not served; pass `name=` to it"
         for place in registry.nameless()
     ]
     if not served:
@@ -237,6 +239,18 @@ def _queue_mistakes(transport: CeleryTransport) -> Iterator[str]:
             transport.publisher.queue_for(name, None)
         except InvalidInput as error:
             yield f"the activity {name!r} has no queue: {error.text}"
+
+
+def _task_mistakes(transport: CeleryTransport) -> Iterator[str]:
+    """Yield which activities cannot have the Celery task of their name, because the host has one."""
+    for name in registry.names():
+        task_name = transport.names.task(name)
+        task = transport.app.tasks.get(task_name)
+        if task is not None and not isinstance(task, HopTask):
+            yield (
+                f"the hops of the activity {name!r} are the Celery task {task_name!r}, but the app has a task of its "
+                "own under that name; rename one of them, or set `paigeant_prefix`"
+            )
 
 
 def _unknown_names(transport: CeleryTransport, selection: Selection) -> Iterator[str]:

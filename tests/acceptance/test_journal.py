@@ -219,6 +219,25 @@ def test_a_step_that_is_tried_again_repeats_no_call_that_went_well(library: Libr
     assert handle.status_sync().attempt == 2
 
 
+def test_a_killed_step_goes_on_within_the_limits_of_its_workflow(library: Library) -> None:
+    """A budget that just suffices still does after a crash: what is replayed counts once, and is never refused."""
+    (library.reading / "closed-3").touch()
+    first = library.ready_worker(name="first")
+    handle = library.read("limited", request_limit=PAGES + 1, tool_calls_limit=PAGES)
+    eventually(lambda: library.begun(handle)["tool read page-3"], within=SOON, what="page 3 was not begun")
+
+    first.kill()
+    counted = library.used(handle)
+    (library.reading / "closed-3").unlink()
+    library.ready_worker(name="second")
+
+    result = handle.result_sync(3 * SOON)
+    assert (counted["requests"], counted["tool_calls"]) == (3, 2)
+    assert (result.output, library.used(handle)) == ("read", result.usage)
+    assert (result.usage["requests"], result.usage["tool_calls"]) == (PAGES + 1, PAGES)
+    assert library.begun(handle) == ALL_PAGES + Counter(["tool read page-3"])
+
+
 @pytest.fixture
 def changed(library: Library) -> WorkflowHandle:
     """A parked workflow: its code changed while its worker was away."""

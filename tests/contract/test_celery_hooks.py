@@ -10,8 +10,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from celery import Celery
+from celery import Celery, Task, canvas, chain, chord, group
 from celery.app.defaults import _TO_NEW_KEY, SETTING_KEYS
+from celery.app.task import Context
+from celery.app.trace import build_tracer
 from celery.apps.worker import Worker
 from celery.worker import control
 from celery.worker.consumer import Consumer
@@ -261,3 +263,31 @@ def test_a_consumer_connects_again_after_an_error_of_its_blueprint() -> None:
     assert source.count("blueprint.start(self)") == 1
     assert "self.connection_errors" in source
     assert "blueprint = self.blueprint" in source
+
+
+def test_a_task_that_is_called_for_a_step_has_the_stacks_that_are_used() -> None:
+    """Celery's tracer pushes the request there, so `self.request` and `current_task` are those of the hop."""
+    source = inspect.getsource(build_tracer)
+
+    for line in ("push_request = request_stack.push", "push_task = _task_stack.push", "push_request(task_request)"):
+        assert line in source
+    assert Context(id="w.0", retries=2, args=(1,)).id == "w.0"
+
+
+def test_an_eager_retry_says_when_and_sends_nothing() -> None:
+    """And one that is not left to the task raises from a frame that knows the signature."""
+    source = inspect.getsource(Task.retry)
+    eager, sent = source.index("if is_eager:"), source.index("S.apply_async()")
+
+    assert source.index("request.called_directly") < source.index("S = self.signature_from_request(") < eager < sent
+    assert "Retry(exc=exc, when=eta or countdown, is_eager=is_eager, sig=S)" in source
+    assert source.index("if max_retries is not None and retries > max_retries:") < eager
+
+
+def test_the_classes_of_signatures_have_the_names_that_they_are_known_by() -> None:
+    """A process that dispatches looks at nothing else: this package's core imports no Celery."""
+    forms = [chain, group, chord, canvas.xmap, canvas.xstarmap, canvas.chunks]
+
+    assert (canvas.Signature.__name__, canvas.Signature.__module__) == ("Signature", "celery.canvas")
+    assert all(issubclass(form, canvas.Signature) for form in forms)
+    assert {"task", "args", "kwargs", "options", "subtask_type", "immutable"} <= set(canvas.signature("shop.charge"))

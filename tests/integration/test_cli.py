@@ -325,7 +325,7 @@ def test_activities_tells_of_agents_that_nothing_names(host: Callable[..., Celer
 
     listed = call(host(), "activities").output
 
-    assert f"an agent made at {__file__}:" in listed
+    assert f"an agent or a task made at {__file__}:" in listed
     assert "has no name and is not served; pass `name=` to it\n" in listed
     assert team["writer"].name is None
 

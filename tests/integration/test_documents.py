@@ -23,6 +23,7 @@ from paigeant_celery.core import names
 from paigeant_celery.core.hops import ResentReason
 from paigeant_celery.core.policy import MAX_BACKOFF
 from paigeant_celery.core.settings import Settings
+from paigeant_celery.core.steps import AT_ONCE, MOST_AT_ONCE, MOST_DEEP
 from paigeant_celery.hop.lease import RENEWALS_PER_LEASE
 from paigeant_celery.journal.hop_journal import MAX_RECORD
 from paigeant_celery.store.limits import LIMITS
@@ -56,9 +57,12 @@ TEAM = "# team.py"
 DESK_TALK = "# desk_talk.py"
 PICTURES = "# pictures.py"
 LIBRARY = "# library.py"
+TILL = "# till.py"
 DISPATCHING = "# dispatching.py"
 FOLLOWING = "# following.py"
 ORDERS = "# orders.py"
+FAN_OUT = "# fan_out.py"
+VOTES = "# votes.py"
 REFUNDS = "# refunds.py"
 REFUNDS_TEST = "# test_refunds.py"
 INBOX_PAGE = "# inbox_page.py"
@@ -85,9 +89,12 @@ RUN_BELOW = (
     TEAM,
     DESK_TALK,
     LIBRARY,
+    TILL,
     DISPATCHING,
     FOLLOWING,
     ORDERS,
+    FAN_OUT,
+    VOTES,
     REFUNDS,
     REFUNDS_TEST,
     INBOX_PAGE,
@@ -126,6 +133,16 @@ FIGURES = [
     ("docs/guarantees.md", "`max_attempts` ({}) in all.", SETTINGS.max_attempts),
     ("docs/guarantees.md", "After it was begun `max_attempts` ({}) times,", SETTINGS.max_attempts),
     ("docs/guarantees.md", "which is every quarter of `paigeant_lease` ({} s)", SETTINGS.lease / RENEWALS_PER_LEASE),
+    ("docs/blocks.md", "Blocks may stand in branches, up to {} deep.", MOST_DEEP),
+    ("docs/blocks.md", "go on at the same time; {} by default.", AT_ONCE),
+    ("docs/blocks.md", "{}, at most 100 for each block", AT_ONCE),
+    ("docs/blocks.md", "20, at most {} for each block", MOST_AT_ONCE),
+    ("docs/blocks.md", "`paigeant_max_branches` ({})", SETTINGS.max_branches),
+    ("docs/blocks.md", "all branches together | {} |", LIMITS.max_hops),
+    ("docs/limits.md", "hops of a workflow with blocks | {} |", LIMITS.max_hops),
+    ("docs/limits.md", "blocks in each other | {} |", MOST_DEEP),
+    ("docs/limits.md", "`max_at_once=` of a block | 1 to {} |", MOST_AT_ONCE),
+    ("docs/operating.md", "would have more than {} hops", LIMITS.max_hops),
     ("docs/performance.md", "with more than {} task threads", FEW),
     ("docs/waiting.md", "A step has at most {} open waits,", LIMITS.max_waits),
     ("docs/waiting.md", "an answer at most {} MiB,", LIMITS.max_answer / 1024**2),
@@ -156,6 +173,11 @@ ANSWERS = {
         "hop/without_store.py": ["def refuse(", "self._letters.bury("],
         "hop/letters.py": ["def letter_of("],
         "broker/dead_letter_queue.py": ["def bury("],
+    },
+    "What does a Celery task see that runs as a step, and what becomes of its `retry`?": {
+        "activities/celery_tasks.py": ["class TaskCall", "def _call_of("],
+        "worker/celery_tasks.py": ["def _request(", "def _retrying(", "def _gave_up("],
+        "core/policy.py": ["class Verdict", "def _judged("],
     },
     "Where is the delay before a retry chosen?": {
         "core/policy.py": ["def retry_delay(", "MAX_BACKOFF = "],
@@ -270,6 +292,25 @@ ANSWERS = {
         "store/scripts/suspend.lua": ["-- SUSPEND"],
         "store/scripts/resolve.lua": ["-- RESOLVE"],
         "store/scripts/sweep.lua": ["asleep"],
+    },
+    "What does a block do, and when does it go on?": {
+        "core/blocks.py": ["def open_branches(", "def end_branch(", "def leave_window("],
+        "hop/step_blocks.py": ["async def joined(", "async def _open(", "def _missed("],
+    },
+    "What is the first message of a branch, and what does its first step get?": {
+        "core/branches.py": ["def first_message("],
+        "core/slip.py": ["class BranchOf(", "def previous("],
+    },
+    "How did a branch end, and who woke its block?": {
+        "core/manifests.py": ["class BranchEnd(", "def succeeded_end("],
+        "core/blocks.py": ["def end_branch(", "wakes=True"],
+        "hop/effects.py": ["case Arrive():"],
+        "hop/with_store.py": ["def _arrive("],
+    },
+    "Where is the output of a block, or of a step in a branch?": {
+        "core/manifests.py": ["class Manifest(", "def assembled("],
+        "store/outputs.py": ["def outputs_of("],
+        "store/steps.py": ["def step_at("],
     },
     "Why was an attempt left, or not?": {
         "journal/hop_waits.py": ["IN_PEACE = ", "def _leave_if("],
@@ -500,6 +541,44 @@ def test_the_quick_start_prints_the_outputs_of_both_agents(tmp_path: Path) -> No
 def test_the_order_that_waits_for_its_payment_is_shipped(tmp_path: Path) -> None:
     """Whoever copies it sees a signal arrive."""
     assert run_script(block(ORDERS), cwd=tmp_path, cold=True) == "shipped for 1700 cents\n"
+
+
+def test_the_blocks_that_are_shown_give_what_their_page_says(tmp_path: Path) -> None:
+    """A path that is wrong on the page is wrong in the code of its readers."""
+    served = """
+import asyncio, json
+from paigeant_celery.testing import WorkflowHarness
+
+async def main():
+    harness = WorkflowHarness()
+    result = await harness.run(itinerary)
+    print(json.dumps(result.outputs))
+
+asyncio.run(main())
+"""
+
+    outputs = json.loads(run_script(block(FAN_OUT) + served, cwd=tmp_path))
+
+    assert outputs["readings"] == ["read cats 1", "read cats 2", "read cats 3"]
+    assert outputs["checks"] == {
+        "number": 3, "text": f"checks/text/sub-workflow/0/write: read cats 1; {outputs['readings']}",
+    }  # fmt: skip
+    assert outputs["write"] == f"write: read cats 1; {outputs['checks']}"
+
+
+def test_the_joins_that_are_shown_give_what_their_page_says(tmp_path: Path) -> None:
+    """People choose how much may fail from it."""
+    served = """
+import asyncio, json
+from paigeant_celery.testing import WorkflowHarness
+print(json.dumps(asyncio.run(WorkflowHarness().run([prices, quorum])).outputs))
+"""
+
+    outputs = json.loads(run_script(block(VOTES) + served, cwd=tmp_path))
+
+    text = outputs["prices"][1].pop("text")
+    assert outputs == {"prices": [12, {"failed": "ValueError"}, 9], "quorum": {"ann": "ann", "bob": "bob"}}
+    assert "unknown" in text
 
 
 def test_the_quick_start_prints_the_same_on_redis(tmp_path: Path, own_redis: Callable[..., RedisServer]) -> None:
@@ -787,6 +866,28 @@ print(asyncio.run(WorkflowHarness().run([step])).outputs)
 """
 
     assert run_script(block(TEAM) + served, cwd=tmp_path) == "{'team.helper': 'Done.'}\n"
+
+
+def test_the_celery_tasks_that_are_shown_run_as_steps(tmp_path: Path) -> None:
+    """Whoever has tasks copies this around them."""
+    served = """
+import asyncio
+
+from celery import Celery, signature
+
+from paigeant_celery import TaskSpec
+from paigeant_celery.testing import WorkflowHarness
+
+app = Celery("shop")
+named = [TaskSpec("shop.charge", [], {"order": 17}, step_id="payment"), signature("shop.receipt", args=("en",))]
+for steps in (itinerary, named):
+    print(asyncio.run(WorkflowHarness().run(steps, correlation_id="order-17")).outputs)
+"""
+
+    assert run_script(block(TILL) + served, cwd=tmp_path).splitlines() == [
+        "{'shop.charge': {'order': 17, 'key': 'order-17.0'}, 'shop.receipt': 'de: order 17 is paid'}",
+        "{'payment': {'order': 17, 'key': 'order-17.0'}, 'shop.receipt': 'en: order 17 is paid'}",
+    ]
 
 
 def test_the_conversations_of_the_page_are_kept_as_it_says(tmp_path: Path) -> None:

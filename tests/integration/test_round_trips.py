@@ -16,10 +16,11 @@ from celery import Celery
 
 from paigeant_celery import ActivitySpec, FunctionSpec, WorkflowDispatcher
 from paigeant_celery.broker.transport import transport_of
+from paigeant_celery.core.budget import Usage
 from paigeant_celery.hop.lease import RENEWALS_PER_LEASE, Owner
 from paigeant_celery.hop.sweeper import EVERY
 from paigeant_celery.store.limits import LIMITS
-from paigeant_celery.store.port import Claim, Claimed, Closing, HopRecord, NewWorkflow
+from paigeant_celery.store.port import Claim, Claimed, Closing, Completion, HopRecord, NewWorkflow
 from paigeant_celery.store.redis import RedisStore
 from paigeant_celery.store.redis_client import script_texts
 from tests.benchmarks.proxy import CountingProxy, Turns, running_proxy
@@ -121,6 +122,25 @@ def test_what_a_run_records_and_shows_costs_a_round_trip_each(server: RedisServe
 
     eventually(lambda: calls(proxy.turns() - before)["events"] == 1)
     assert calls(proxy.turns() - before) == {"record": 10, "publish": 5, "HGETALL": 1, "events": 1}
+    store.close()
+
+
+def test_limits_cost_no_round_trip(server: RedisServer, proxy: CountingProxy) -> None:
+    """What a workflow has used comes with the answers to its claims and records."""
+    store, used = RedisStore(through(proxy), prefix="p", lease=LEASE, ttl=60), Usage(counters={"requests": 1})
+    hop = HopRecord(hop_id="w.0", queue="q", envelope="{}", digest="d")
+    store.start(NewWorkflow(correlation_id="w", content="c", hop=hop))
+    before = proxy.turns()
+
+    claimed = store.claim(Claim(hop_id=hop.hop_id, owner="ann", token="t", max_attempts=5, digest="d", used=Usage()))
+    assert isinstance(claimed, Claimed)
+    closing = Closing(hop_id=hop.hop_id, owner="ann", fence=claimed.fence)
+    for number in range(10):
+        assert store.record(closing, {f"call {number}": "{}"}, spent={f"call {number}": used})
+    assert store.complete(Completion(closing=closing, envelope="{}", next_hop=None, used=used))
+
+    eventually(lambda: calls(proxy.turns() - before)["complete"] == 1)
+    assert calls(proxy.turns() - before) == {"claim": 1, "record": 10, "complete": 1}
     store.close()
 
 

@@ -124,7 +124,9 @@ wrap(RedisStore, "suspend", after=dies("suspended"))
 wrap(RedisStore, "resolve", after=lambda found: die_at("resolved") if found.hop is not None else None)
 wrap(RedisStore, "signal", after=lambda found: die_at("signalled") if found.hop is not None else None)
 write, end, look = RedisStore.record, RedisStore.complete, RedisStore.sweep
-RedisStore.record = lambda store, closing, records: hear(records, lambda: write(store, closing, records))  # type: ignore[method-assign]
+RedisStore.record = lambda store, closing, records, **more: hear(  # type: ignore[method-assign]
+    records, lambda: write(store, closing, records, **more)
+)
 RedisStore.complete = lambda store, done: hear(done.records, lambda: end(store, done))  # type: ignore[method-assign]
 RedisStore.sweep = sweep  # type: ignore[method-assign]
 

@@ -73,8 +73,8 @@ def find_or_die(self: HopJournal, key: CallKey, fingerprint: Mapping[str, str]) 
 
 
 @functools.wraps(record)
-def record_or_die(self: Any, closing: Closing, records: Mapping[str, str]) -> bool:
-    answer = record(self, closing, records)
+def record_or_die(self: Any, closing: Closing, records: Mapping[str, str], **options: Any) -> Any:
+    answer = record(self, closing, records, **options)
     keys = [key for key in map(parse_key, records) if key is not None and key.kind != "start"]
     for key in keys if answer else ():
         noted("recorded", closing.hop_id, named(key))

@@ -12,12 +12,13 @@ from pydantic_ai.messages import ModelMessage, ModelMessagesTypeAdapter, ModelRe
 from pydantic_ai.models.function import AgentInfo, DeltaToolCall, FunctionModel
 from pydantic_ai.run import AgentRunResult
 
+from paigeant_celery.core.budget import Usage
 from paigeant_celery.journal.event_feed import EventFeed
 from paigeant_celery.journal.hop_journal import HopJournal
 from paigeant_celery.journal.hop_waits import HopWaits
 from paigeant_celery.journal.scope import journalling
 from paigeant_celery.store.memory import MemoryStore
-from paigeant_celery.store.port import Claim, Claimed, Closing, HopRecord, NewWorkflow
+from paigeant_celery.store.port import Claim, Claimed, Closing, HopRecord, NewWorkflow, Totals
 
 __all__ = ["JournalledHop", "calls", "history", "scripted"]
 
@@ -33,13 +34,15 @@ class CutOff(MemoryStore):
         super().__init__(lease=60, ttl=60)
         self.left: int | None = None
 
-    def record(self, closing: Closing, records: Mapping[str, str]) -> bool:
+    def record(
+        self, closing: Closing, records: Mapping[str, str], *, spent: Mapping[str, Usage] | None = None
+    ) -> Totals | bool:
         """Record, or answer as to an overtaken owner."""
         if self.left is not None:
             if self.left == 0:
                 return False
             self.left -= 1
-        return super().record(closing, records)
+        return super().record(closing, records, spent=spent)
 
 
 class JournalledHop:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from paigeant_celery import ActivitySpec, FunctionSpec, WorkflowDispatcher, WorkflowHandle
 from paigeant_celery.client.dead_letters import DeadLetters
+from paigeant_celery.store.redis import RedisStore
+from paigeant_celery.store.totals import sums_in, usage_of
 from tests.support.processes import START_WITHIN, Deployment, Process
 
 __all__ = ["Library", "Note"]
@@ -64,9 +67,16 @@ class Library:
         (self._strikes / correlation_id).write_text(strike)
         return self._dispatch(FunctionSpec("study", {"question": "go"}), correlation_id)
 
-    def read(self, correlation_id: str) -> WorkflowHandle:
-        """Start a workflow of the agent that reads pages."""
-        return self._dispatch(ActivitySpec("reader", "go"), correlation_id)
+    def read(self, correlation_id: str, **limits: int) -> WorkflowHandle:
+        """Start a workflow of the agent that reads pages, perhaps with limits."""
+        return self._dispatch(ActivitySpec("reader", "go"), correlation_id, limits or None)
+
+    def used(self, handle: WorkflowHandle) -> Mapping[str, int]:
+        """Return what the store has counted of a workflow with limits."""
+        prefix, store = self._transport.settings.prefix, self._transport.store
+        assert isinstance(store, RedisStore)
+        text = store._server.ask(lambda c: c.redis.hget(f"{prefix}:wf:{handle.correlation_id}", "used"), about="used")
+        return usage_of(sums_in(text)).counters
 
     def letters(self) -> DeadLetters:
         """Return what an operator sees of parked hops."""
@@ -82,6 +92,10 @@ class Library:
         """How often the code of each call ran."""
         return Counter(note.call for note in self.notes(handle) if note.what == "begun")
 
-    def _dispatch(self, step: FunctionSpec | ActivitySpec, correlation_id: str) -> WorkflowHandle:
-        self._dispatcher.dispatch_workflow_sync(self._transport, itinerary=[step], correlation_id=correlation_id)
+    def _dispatch(
+        self, step: FunctionSpec | ActivitySpec, correlation_id: str, limits: Mapping[str, int] | None = None
+    ) -> WorkflowHandle:
+        self._dispatcher.dispatch_workflow_sync(
+            self._transport, itinerary=[step], correlation_id=correlation_id, usage_limits=limits
+        )
         return self._dispatcher.handle(correlation_id, self._transport)

@@ -118,7 +118,7 @@ CASES = [
     ),
     case(
         "43", "not-its-activity", spec("_flow", SECRET), "invalid_envelope", "itinerary[0].kind",
-        "'_flow' is the activity of waits and sleeps alone; an agent or a function has another name",
+        "'_flow' is the activity of waits, sleeps and blocks; agents and functions have other names",
     ),
     case(
         "23", "deadline-no-datetime", options(deadline=SECRET), "invalid_input", "deadline",

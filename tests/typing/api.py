@@ -22,6 +22,7 @@ from paigeant_celery import (
     SleepSpec,
     StepOutput,
     StepPolicy,
+    TaskSpec,
     WaitSpec,
     WorkflowContext,
     WorkflowDependencies,
@@ -32,6 +33,7 @@ from paigeant_celery import (
     activity,
     get_transport,
     register_agent,
+    register_task,
     sleep_for,
     sleep_until,
     wait_for,
@@ -164,6 +166,32 @@ assert_type(judged.activity(Draft(text="a")), FunctionSpec)
 score.activity(limit="three")  # type: ignore[arg-type]
 score.activity()  # type: ignore[call-arg]
 rank.activity("three")  # type: ignore[arg-type]
+
+
+# Celery tasks. Celery has no types of its own; this is a signature as `celery-types` describes it.
+
+
+class Signature:
+    task: str
+    args: tuple[object, ...]
+    kwargs: dict[str, object]
+    options: dict[str, object]
+    subtask_type: str
+    immutable: bool
+
+
+async def tasks(charge: Signature) -> None:
+    await dispatcher.dispatch_workflow(itinerary=[writer.activity("write"), charge])
+    dispatcher.dispatch_workflow_sync(itinerary=(charge, charge))
+    await WorkflowHarness().run([charge, score.activity(limit=3)])
+    dispatcher.add(charge)
+    dispatcher.add("shop.charge")  # type: ignore[arg-type]
+    dispatcher.add({"task": "shop.charge"})  # type: ignore[arg-type]
+
+
+assert_type(register_task(object(), queue="slow", policy=StepPolicy(timeout=3.0)).activity(1, order=17), TaskSpec)
+assert_type(TaskSpec("shop.charge", (1,), {"order": 17}, "payment", immutable=True), TaskSpec)
+TaskSpec("shop.charge", order=17)  # type: ignore[call-arg]
 
 
 # Outputs.

@@ -58,6 +58,34 @@ def test_a_process_that_dispatches_and_waits_never_loads_pydantic_ai() -> None:
     assert seen == "('writer', 'shout') False"
 
 
+def test_a_process_that_dispatches_celery_tasks_loads_no_agent_library_and_makes_no_task() -> None:
+    """The module of a host's tasks is loaded by its web processes, too, while its app is still being set up."""
+    seen = run(
+        """
+        import sys
+        from celery import Celery, signature
+        from paigeant_celery import WorkflowDispatcher, get_transport, register_task
+
+        app = Celery("shop")
+
+        @app.task(name="shop.charge")
+        def charge(order): ...
+
+        register_task(charge)
+        before = (app.configured, app.finalized, charge.__evaluated__())
+        transport = get_transport("inmemory")
+        dispatcher = WorkflowDispatcher()
+        dispatcher.add(charge.s(order=17))
+        dispatcher.add(signature("shop.elsewhere"))
+        workflow = dispatcher.dispatch_workflow_sync(transport)
+        remaining = dispatcher.handle(workflow, transport).status_sync().remaining
+        print(before, remaining, "pydantic_ai" in sys.modules, sorted(t for t in app.tasks if "celery." not in t))
+        """
+    )
+
+    assert seen == "(False, False, False) ('shop.charge', 'shop.elsewhere') False ['shop.charge']"
+
+
 def test_a_memory_store_does_not_load_the_client_of_redis() -> None:
     """A process without a Redis store does not need its client."""
     seen = run(

@@ -1,15 +1,16 @@
 -- CLAIM: give a queued hop, or one whose owner's lease has expired, to an owner.
 -- ARGV: prefix, hop, owner, token, max_attempts, digest ('' skips the comparison), lease, step ('' if unknown), timeout
 --       (of the step; so long may TOUCH extend the owner's lease), where its conversation is kept ('' for none,
---       'workflow', 'anywhere'), the name of that, ttl, then the names of blobs that the answer brings
+--       'workflow', 'anywhere'), the name of that, ttl, what the steps before it used ('' for a workflow without limits), then
+--       the names of blobs that the answer brings
 -- Answer: {'unknown' | 'finished' | 'running' | 'held' | 'waiting' | 'suspended' | 'parked' | 'cancelled' | 'altered'}, or
 --         {'claimed', fence, attempt, claimed_at, exhausted (0|1), when the workflow was recorded, what was heard of its
 --         conversation at the first claim: 'pieces size log' ('' for none), {name, blob, ... for those that are there},
---         {the fields of its waits}}, or the error FORMAT if a newer worker has begun
+--         {the fields of its waits}, {used, counted; none without limits}}, or the error FORMAT if a newer worker has begun
 
-local _, hop, owner, token, max_attempts, digest, lease, step, timeout, where, name, ttl =
-  unpack(ARGV, 1, 12)
-local first_wanted = 12 + 1
+local _, hop, owner, token, max_attempts, digest, lease, step, timeout, where, name, ttl, before =
+  unpack(ARGV, 1, 12 + 1)
+local first_wanted = 12 + 2
 
 local wrong = misplaced(hop_key(hop), 'hash', due, 'zset', owners, 'zset', owner_key(owner), 'set', host_key(owner), 'set',
   reached_key, 'hash', meta, 'hash')
@@ -36,7 +37,10 @@ if is_open and is_unknown(hop) then return { 'unknown' } end
 local created_at = redis.call('HGET', wf_key(record.workflow), 'created_at')
 if not created_at then return corrupt(wf_key(record.workflow), 'lacks fields') end
 if record.state == 'done' or record.state == 'failed' then return { 'finished' } end
-if is_cut_off(record.workflow, hop) then return { 'cancelled' } end
+local is_cut
+is_cut, wrong = is_cut_off(record.workflow, hop)
+if wrong then return wrong end
+if is_cut then return { 'cancelled' } end
 if record.state == 'held' or record.state == 'waiting' or record.state == 'suspended' or record.state == 'parked' or
   record.state == 'cancelled' then
   return { record.state }
@@ -57,6 +61,11 @@ if #ARGV >= first_wanted then
   wrong = misplaced(blob_key(record.workflow), 'hash')
   if wrong then return wrong end
 end
+local used, counted
+if before ~= '' then
+  used, counted, wrong = totals(record.workflow, hop)
+  if wrong then return wrong end
+end
 local function brought()
   local found = {}
   for i = first_wanted, #ARGV do
@@ -67,6 +76,12 @@ local function brought()
 end
 -- A hop that never waited is not asked for more.
 local function waits() return record[':waits'] and wait_fields(hop) or {} end
+-- What older versions used is only in the message, and so counting begins with that.
+local function spent()
+  if before == '' then return {} end
+  if not used then redis.call('HSET', wf_key(record.workflow), 'used', before) end
+  return { used and sums_text(used) or before, sums_text(counted or sums_in()) }
+end
 local function give()
   give_to(owner, hop, lease)
   if tonumber(timeout) > redis.call('PTTL', touchable_key(owner)) then let_touch(owner, tonumber(timeout)) end
@@ -77,7 +92,7 @@ if repeated then
   redis.call('ZREM', due, hop)
   give()
   return { 'claimed', record.fence, record.attempt, record.claimed_at, record.exhausted, created_at,
-    where ~= '' and record.heard or '', brought(), waits() }
+    where ~= '' and record.heard or '', brought(), waits(), spent() }
 end
 if record.state == 'running' then
   local lease_ends = redis.call('ZSCORE', owners, record.owner)
@@ -115,4 +130,4 @@ else
   add_event(record.workflow, 'type', 'claimed', 'hop', hop, with_step(step, 'attempt', attempt, 'fence', fence,
     'exhausted', exhausted))
 end
-return { 'claimed', fence, attempt, int(now), exhausted, created_at, heard, brought(), waits() }
+return { 'claimed', fence, attempt, int(now), exhausted, created_at, heard, brought(), waits(), spent() }

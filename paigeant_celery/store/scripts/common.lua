@@ -3,10 +3,11 @@
 -- server's clock; no other clock is used.
 --
 -- {prefix}:wf:{workflow}      hash    content, state (running|completed|failed|parked|cancelled), hop (the current
---                                     one), created_at, updated_at, deadline (if it has one); at the end also envelope
---                                     and failure (JSON); live (how many of its hops in branches go on by themselves;
---                                     the current hop is judged by its own record) and, while its keys are given
---                                     their end in pages, expires_at
+--                                     one), created_at, updated_at, deadline (if it has one), used (if it has limits
+--                                     and any hop of it was claimed: what it has used, with all calls recorded by now);
+--                                     at the end also envelope and failure (JSON); live (how many of its hops in branches
+--                                     go on by themselves; the current hop is judged by its own record) and, while its
+--                                     keys are given their end in pages, expires_at
 -- {prefix}:hops:{workflow}    set     ids of all its hops; those of a large workflow that has ended leave it when they
 --                                     are given their end
 -- {prefix}:hop:{hop}          hash    workflow, state (held|queued|running|waiting|suspended|parked|done|failed|
@@ -15,7 +16,8 @@
 --                                     the last attempt, also while it is parked); redriven_by and published_by (tokens); letter (while parked);
 --                                     sent and first (the numbers of its latest and of its first message among those
 --                                     of its queue); waits (how often it was overdue); given_back
---                                     (how many workers could not read it); heard (pieces, size and log of its
+--                                     (how many workers could not read it); counted (what its recorded calls used, as
+--                                     used of the workflow, which has it too); heard (pieces, size and log of its
 --                                     conversation at the first claim); heard_in (how long an id's history is kept
 --                                     after a claim, and the id); envelope until it is closed;
 --                                     suspended_by (fence and owner of the claim that suspended it last), slept ('1' if it had
@@ -117,6 +119,23 @@ local function raise_format()
   if newest < FORMAT then redis.call('HSET', meta, 'format', FORMAT) end
 end
 
+-- What was used: requests, tool calls, input tokens, output tokens and cost (in 10^-10 US dollars), whole numbers with
+-- spaces between them. Nothing counts as zeros; nil if it is something else.
+local function sums_in(text)
+  local sums = { (text or '0 0 0 0 0'):match('^(%d+) (%d+) (%d+) (%d+) (%d+)$') }
+  for i, each in ipairs(sums) do sums[i] = tonumber(each) end
+  return #sums == 5 and sums or nil
+end
+
+-- Sums with some more, and without others, as they are recorded; numbers hold no more exactly than the most.
+local function sums_text(sums, more, less)
+  local found = {}
+  for i, each in ipairs(sums) do
+    found[i] = int(math.max(0, math.min(MOST_COUNTED, each + (more and more[i] or 0) - (less and less[i] or 0))))
+  end
+  return table.concat(found, ' ')
+end
+
 local function corrupt(key, what) return redis.error_reply('CORRUPT ' .. key .. ' ' .. what) end
 
 -- Redis does not roll back a script that fails half-way, so every script asks this before its first write.
@@ -148,6 +167,19 @@ local function add_failure(workflow, type, hop, step, error_class, where, ...)
   else
     add_event(workflow, 'type', type, 'hop', hop, 'step', step, 'error', error_class, 'where', where, ...)
   end
+end
+
+-- What a workflow with limits has used, and what of it was counted for calls of a hop; nothing if it has none. The third
+-- is an error if either is damaged.
+local function totals(workflow, hop)
+  local wrong = misplaced(wf_key(workflow), 'hash', hop_key(hop), 'hash')
+  if wrong then return nil, nil, wrong end
+  local used = redis.call('HGET', wf_key(workflow), 'used')
+  if not used then return end
+  local all, counted = sums_in(used), sums_in(redis.call('HGET', hop_key(hop), 'counted'))
+  if not all then return nil, nil, corrupt(wf_key(workflow), 'has damaged sums') end
+  if not counted then return nil, nil, corrupt(hop_key(hop), 'has damaged sums') end
+  return all, counted
 end
 
 -- Note when the message of a queued hop will be overdue.
@@ -195,8 +227,8 @@ local function give_to(owner, hop, lease)
   redis.call('ZADD', owners, int(now + lease), owner)
 end
 
-local function take_from(owner, hop)
-  redis.call('SREM', owner_key(owner), hop)
+local function take_from(owner, ...)
+  redis.call('SREM', owner_key(owner), ...)
   if redis.call('EXISTS', owner_key(owner)) == 0 then
     redis.call('ZREM', owners, owner)
     redis.call('SREM', host_key(owner), owner)
@@ -230,25 +262,26 @@ local function is_unknown(hop)
 end
 
 local ENDED = { completed = true, done = true, failed = true, cancelled = true }
-local asked_whether_ended = {} -- key -> the answer: many hops are below the same block
+local state_at = {} -- key -> the answer: many hops are below the same block
 
 local function is_ended_at(key)
-  if asked_whether_ended[key] == nil then asked_whether_ended[key] = ENDED[redis.call('HGET', key, 'state')] or false end
-  return asked_whether_ended[key]
+  if state_at[key] == nil then state_at[key] = redis.pcall('HGET', key, 'state') end
+  if type(state_at[key]) == 'table' then return false, corrupt(key, 'is no hash') end
+  return ENDED[state_at[key]] or false
 end
 
 -- Whether a hop in a branch stands below one that has ended, or in a workflow that has. That is all it takes: nobody may
 -- write for the hop any more, whatever its own record says, which somebody will close. A hop on the workflow's own slip
--- is closed with whatever ends it, and nothing is asked.
+-- is closed with whatever ends it, and nothing is asked. Behind the answer stands an error, if a key is of another type.
 local function is_cut_off(workflow, hop)
   local above = block_of(hop)
   if not above then return false end
-  if is_ended_at(wf_key(workflow)) then return true end
-  while above do
-    if is_ended_at(hop_key(above)) then return true end
+  local is_cut, wrong = is_ended_at(wf_key(workflow))
+  while above and not is_cut and not wrong do
+    is_cut, wrong = is_ended_at(hop_key(above))
     above = block_of(above)
   end
-  return false
+  return is_cut, wrong
 end
 
 -- The tokens of a hop's open waits, oldest first, from the field that lists them.
@@ -274,7 +307,8 @@ local function may_close(hop, owner, fence, closed_state)
   if record[3] ~= owner or record[4] ~= fence then return nil, 0 end
   -- If it is queued and still this owner's, it lapsed and nobody has taken it.
   if record[2] == 'running' or record[2] == 'queued' then
-    if is_cut_off(record[1], hop) then return nil, 0 end
+    local is_cut, wrong = is_cut_off(record[1], hop)
+    if is_cut or wrong then return nil, wrong or 0 end
     return record[1], nil, record[5], record[6]
   end
   return nil, record[2] == closed_state and 1 or 0

@@ -2,15 +2,16 @@
 -- as a block ends with it.
 -- ARGV: prefix, hop, owner, fence, ttl, notes (JSON list of flat lists name, value, ...),
 --       step ('' if unknown), next hop ('' at the end), its queue, envelope (the next hop's, or the final one), its digest,
---       how its branch ended (JSON), where its conversation is kept ('' for none, 'workflow', 'anywhere'), the name of that, the bytes that the step
+--       how its branch ended (JSON), what the step used ('' for a workflow without limits), where its conversation is kept
+--       ('' for none, 'workflow', 'anywhere'), the name of that, the bytes that the step
 --       said in it, how many pieces they come in, the pieces, how many records the journal gets,
 --       key, record for each, then step id, JSON text for each blob
 -- Answer: 1 recorded, now or by an earlier call of this claim | {hop, queue, envelope, digest} to be sent, or {}, for the end
 --         of a branch that is recorded now | 0 overtaken, nothing changed | -1 the hop is unknown
 
 local _, hop, owner, fence, ttl, notes, step, next_hop, queue, envelope, digest, end_ = unpack(ARGV, 1, 12)
-local where, name, size, pieces = unpack(ARGV, 12 + 1, 12 + 4)
-local first_piece = 12 + 5
+local exact, where, name, size, pieces = unpack(ARGV, 12 + 1, 12 + 5)
+local first_piece = 12 + 6
 local first_record = first_piece + pieces + 1
 local first_blob = first_record + 2 * ARGV[first_record - 1]
 
@@ -32,6 +33,11 @@ local log, start
 if where ~= '' then
   log, start = conversation_at(workflow, where, name)
   wrong = misplaced(log, 'hash')
+  if wrong then return wrong end
+end
+local used, counted
+if exact ~= '' then
+  used, counted, wrong = totals(workflow, hop)
   if wrong then return wrong end
 end
 if next_hop ~= '' and redis.call('EXISTS', hop_key(next_hop)) == 1 then
@@ -61,9 +67,10 @@ if log then
 end
 for i = first_record, first_blob - 1, 2 do redis.call('HSET', journal_key(hop), ARGV[i], ARGV[i + 1]) end
 for i = first_blob, #ARGV, 2 do redis.call('HSET', blob_key(workflow), ARGV[i], ARGV[i + 1]) end
+if used then redis.call('HSET', wf_key(workflow), 'used', sums_text(used, sums_in(exact), counted)) end
 if next_hop ~= '' then queue_hop(workflow, next_hop, queue, envelope, digest) end
-if above and open then stop_awaiting(workflow, hop, tokens_in(open)) end
 close_hop(hop, owner, 'done', open)
+stop_awaiting(workflow, hop, tokens_in(open))
 end_block(workflow, hop, below)
 for _, note in ipairs(notes) do add_event(workflow, unpack(note)) end
 local sends = 1

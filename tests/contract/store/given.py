@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from paigeant_celery.core.budget import Usage
 from paigeant_celery.core.causes import Cause, Frame
 from paigeant_celery.core.flow import Failure
 from paigeant_celery.store.port import (
@@ -49,9 +50,10 @@ def claim(
     token: str = "t1",
     max_attempts: int = 5,
     digest: str | None = "recorded",
+    used: Usage | None = None,
 ) -> Claim:
     digest = f"d-{hop_id}" if digest == "recorded" else digest
-    return Claim(hop_id=hop_id, owner=owner, token=token, max_attempts=max_attempts, digest=digest)
+    return Claim(hop_id=hop_id, owner=owner, token=token, max_attempts=max_attempts, digest=digest, used=used)
 
 
 def closing(claimed: object, hop_id: str = "w.0", *, owner: str = "ann") -> Closing:

@@ -32,7 +32,7 @@ NAMES = [field.name.upper() for field in fields(StoreLimits) if field.name.upper
 def test_the_scripts_begin_with_the_limits() -> None:
     """What an operator reads in the table is what the server does."""
     assert as_lua(LIMITS) == (
-        "local FORMAT = 2\n"
+        "local FORMAT = 3\n"
         "local DUE_AFTER = 5000\n"
         "local DUE_AFTER_MOST = 80000\n"
         "local LONG_UNSWEPT = 2500\n"
@@ -40,10 +40,12 @@ def test_the_scripts_begin_with_the_limits() -> None:
         "local MOST_AT_ONCE = 100\n"
         "local MOST_BYTES = 4194304\n"
         "local MOST_LOOKED_AT = 1000\n"
+        "local MAX_HOPS = 10000\n"
         "local MAX_EVENTS = 1000\n"
         "local MAX_STREAMED = 10000\n"
         "local MAX_LETTERS = 10000\n"
         "local LETTERS_AT_ONCE = 100\n"
+        "local EXPIRED_AT_ONCE = 200\n"
         "local LONGEST_SLEEP = 86400000\n"
         "local WOKEN_AT_ONCE = 50\n"
         "local MOST_FIELDS = 2000\n"
@@ -53,6 +55,7 @@ def test_the_scripts_begin_with_the_limits() -> None:
         "local MAX_CALLS = 10000\n"
         "local MAX_SIGNAL = 32768\n"
         "local MAX_ANSWER = 1048576\n"
+        "local MOST_COUNTED = 9007199254740991\n"
         "local ASKED_AT_ONCE = 100\n"
     )
 

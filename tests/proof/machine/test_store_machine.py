@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from itertools import count
 from typing import Any, TypeVar, cast
 
@@ -27,6 +28,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
 from paigeant_celery.core.blocks import Block, Plan, plan_of
+from paigeant_celery.core.budget import Usage
 from paigeant_celery.core.conversations import ConversationKey
 from paigeant_celery.core.errors import HopUnknown
 from paigeant_celery.core.flow import Failure
@@ -64,6 +66,7 @@ from paigeant_celery.store.port import (
 from paigeant_celery.store.redis import RedisStore
 from paigeant_celery.store.redis_client import Client
 from paigeant_celery.store.redis_waits import waits_in
+from paigeant_celery.store.totals import NOTHING, Sums, sums_in
 
 T = TypeVar("T")
 
@@ -88,6 +91,12 @@ KEYS = (SHARED, *(ConversationKey("aside: 1", workflow) for workflow in WORKFLOW
 
 WAITS = {"ask": (WHOLE,), "two": ("a", "b"), "paid": (WHOLE,)}  # what hops wait for, and its parts
 PATIENCE = 40.0  # seconds until some waits are given up
+
+LIMITED = "w"  # the workflow that has limits, so that what it uses is counted
+BEFORE, CALL, STEP = (
+    Usage(counters={"requests": each, "tool_calls": 1, "input_tokens": 7 * each}, cost=Decimal(each) / 1000)
+    for each in (5, 1, 3)
+)  # used by steps of an older version, by a recorded call, and by a whole step
 
 FAILURE = Failure(step_id="draft", error_class="ValueError", text="no such topic")
 
@@ -170,6 +179,7 @@ class Row:
     waits: int
     heard: Heard | None
     journal: Mapping[str, str]
+    counted: Sums
     stands_at: tuple[Wait, ...]
     on_branches: bool  # it is suspended, and waits for them alone
     block: Block | None
@@ -190,6 +200,7 @@ class Course:
     envelope: str | None
     deadline: int | None
     ends_at: int | None
+    used: Sums | None
     hops: frozenset[str]
     blobs: Mapping[str, str]
     events: Sequence[tuple[int, Mapping[str, str]]]
@@ -298,6 +309,7 @@ class MemoryRig:
             envelope=found.envelope,
             deadline=moment_of(found.deadline),
             ends_at=ends_at,
+            used=found.used,
             hops=frozenset(found.hop_ids),
             blobs=dict(found.blobs),
             events=[(milliseconds(event.at), dict(event.fields)) for event in found.events.happened],
@@ -339,6 +351,7 @@ class MemoryRig:
             waits=found.waits,
             heard=kept.heard,
             journal=dict(kept.journal),
+            counted=kept.counted,
             stands_at=by_since(kept.waits.values()),
             on_branches=found.state == "suspended" and found.on_branches,
             block=kept.block,
@@ -492,6 +505,7 @@ class RedisRig:
             envelope=record.get("envelope"),
             deadline=int(record["deadline"]) if "deadline" in record else None,
             ends_at=ends_at,
+            used=sums_in(record["used"]) if "used" in record else None,
             hops=hops,
             blobs={name: text for name, text in blobs.items() if not name.startswith((":", "signals:"))},
             signals=signals_in(blobs),
@@ -521,6 +535,7 @@ class RedisRig:
             waits=int(record.get("waits", 0)),
             heard=heard_of(record.get("heard", "")),
             journal=pairs(found.get(f"journal:{hop_id}", [])),
+            counted=sums_in(record["counted"]) if "counted" in record else NOTHING,
             stands_at=waits_in([part for pair in record.items() if pair[0].startswith(":") for part in pair]),
             on_branches=record["state"] == "suspended" and record.get("on_branches") == "1",
             block=block_in(record),
@@ -762,6 +777,11 @@ def check_reading(found: Reading, *, most: int) -> None:
         done = sorted(fields["hop"] for _, fields in course.events if fields["type"] == "completed")
         recorded = sorted(hop_id for hop_id in course.hops if found.hops[hop_id].state == "done")
         assert done == recorded, f"once: {name} completed {done}, but {recorded} are done"
+        open_ = [found.hops[hop_id].counted for hop_id in course.hops if found.hops[hop_id].state != "done"]
+        assert any(map(any, open_)) <= (name == LIMITED), f"counted: {name} has no limits"
+        assert (course.used is None) >= (name != LIMITED), f"counted: {name} has no limits"
+        counted = [sum(each) for each in zip(NOTHING, *open_, strict=True)]
+        assert all(map(int.__le__, counted, course.used or NOTHING)), f"counted: {counted} is not in {course.used}"
 
 
 def check_move(before: Reading, found: Reading) -> None:
@@ -773,6 +793,9 @@ def check_move(before: Reading, found: Reading) -> None:
             continue
         assert course.state not in ENDED or now.state == course.state, f"forward: {name} was {course.state}"
         assert parts(now.hop)[1] - parts(course.hop)[1] in (0, 1), f"forward: {name} went to {now.hop}"
+        was, sums, goes_on = course.used or NOTHING, now.used or NOTHING, now.hop == course.hop
+        is_done = not goes_on or now.state == "completed"
+        assert is_done or all(map(int.__le__, was, sums)), f"counted: {was} became {sums}, but no step is done"
         for hop_id in course.hops:
             was, row = before.hops[hop_id], found.hops[hop_id]
             assert row.fence >= was.fence, f"forward: the fence of {hop_id} fell"
@@ -991,6 +1014,7 @@ class Machine:
             notes=[{"about": "edit", "step": str(place)}] if more else [],
             records={"last answer": f"of fence {closing.fence}"} if more else {},
             said=self.said(closing.hop_id),
+            used=STEP if workflow == LIMITED else None,
             end=f"of fence {closing.fence}" if next_hop is None else "",
         )
         self.closes(closing, "done", lambda store: store.complete(completion))
@@ -1037,10 +1061,13 @@ class Machine:
         closing, number = self.closing(back), next(self.numbers)
         row = self.last.hops.get(closing.hop_id)
         records = {f"call {number}": f"by {closing.owner} {closing.fence}", "last": str(number)}
-        if self.pair.ask(lambda store: store.record(closing, records)) is not True:
+        spent = dict.fromkeys(records, CALL) if parts(closing.hop_id)[0] == LIMITED else None
+        answer = self.pair.ask(lambda store: store.record(closing, records, spent=spent))
+        if answer is False or answer == UNKNOWN:
             self.seen["not recorded"] += 1
         else:
             assert row is not None
+            self.seen["counted"] += answer is not True
             self.seen["recorded" if row.state == "running" else "recorded late"] += 1
 
     def publish(self, back: int, size: int) -> None:
@@ -1454,6 +1481,7 @@ class Machine:
                 digest=digest,
                 step="s",
                 conversation=conversation_of(hop_id),
+                used=BEFORE if parts(hop_id)[0] == LIMITED else None,
             )
         )
         self.asked.append(call)
@@ -1519,7 +1547,8 @@ class Machine:
 COMMON = {
     "claimed", "dropped unknown", "dropped finished", "dropped running", "dropped waiting", "dropped parked",
     "overtaken", "closed before", "closed as done", "closed as waiting", "closed as parked", "closed as queued",
-    "lapsed", "resent", "recorded", "not recorded", "published", "redriven", "not_parked", "asked for queues",
+    "lapsed", "resent", "recorded", "counted", "not recorded", "published", "redriven", "not_parked",
+    "asked for queues",
     "buried", "letter forgotten", "lost everything", "unknown", "heard", "heard nothing",
     "asked", "suspended", "answer settled", "answer unknown", "answer kept", "woken", "dropped suspended",
     "held", "held before", "opened", "opened the next", "waits for branches", "woken by the join", "joined: met",
@@ -1841,6 +1870,28 @@ def record_too_late(machine: Machine) -> None:
     machine.record(back=1)
 
 
+def record_twice(machine: Machine) -> None:
+    machine.record(back=0)
+    machine.record(back=0)
+
+
+def record_and_complete(machine: Machine) -> None:
+    machine.record(back=0)
+    machine.complete(back=0)
+
+
+def record_and_begin_anew(machine: Machine) -> None:
+    machine.record(back=0)
+    machine.park(back=0)
+    machine.redrive("w", fresh=True)
+
+
+def record_and_lapse(machine: Machine) -> None:
+    machine.record(back=0)
+    machine.lease_ends(which=0, then="sweep")
+    machine.claim("w.0", OWNERS[1])
+
+
 def lose_and_complete(machine: Machine) -> None:
     machine.lose(meant=True)
     machine.complete(back=0)
@@ -1968,8 +2019,8 @@ MUTANTS = {
         noticed="answer",
     ),
     "no fence on the journal": Mutant(
-        old="if not workflow then return answer end\nfor i = 5, #ARGV, 2 do",
-        new="for i = 5, #ARGV, 2 do",
+        old="if not workflow then return answer end\nlocal used, counted\nif spent",
+        new="workflow = redis.call('HGET', hop_key(hop), 'workflow')\nlocal used, counted\nif spent",
         calls=record_too_late,
         noticed="answer",
     ),
@@ -2042,6 +2093,35 @@ MUTANTS = {
         calls=lambda machine: machine.complete(back=0),
         noticed="record",
     ),
+    "a call counts each time it is recorded": Mutant(
+        old="if redis.call('HEXISTS', journal_key(hop), ARGV[i]) == 0 then",
+        new="if true then",
+        calls=record_twice,
+        noticed="answer",
+    ),
+    "a step counts beside its calls": Mutant(
+        old="sums_text(used, sums_in(exact), counted)",
+        new="sums_text(used, sums_in(exact))",
+        calls=record_and_complete,
+        noticed="record",
+    ),
+    "a step that is done counts for nothing": Mutant(
+        old="if used then redis.call('HSET', wf_key(workflow), 'used', sums_text(used, sums_in(exact), counted)) end",
+        calls=lambda machine: machine.complete(back=0),
+        noticed="record",
+    ),
+    "what was counted outlives its journal": Mutant(
+        old="'heard', 'counted')",
+        new="'heard')",
+        calls=record_and_begin_anew,
+        noticed="record",
+    ),
+    "counting begins anew with each claim": Mutant(
+        old="if not used then redis.call('HSET', wf_key(record.workflow), 'used', before) end",
+        new="redis.call('HSET', wf_key(record.workflow), 'used', before)",
+        calls=record_and_lapse,
+        noticed="record",
+    ),
     "claim not idempotent": Mutant(
         old="if repeated then",
         new="if false then",
@@ -2051,7 +2131,7 @@ MUTANTS = {
 }
 CHECKS = (
     "answer", "told apart", "deadlines", "unchanged", "record", "one place", "handed on", "forward", "capped", "once",
-    "heard again", "heard once", "heard when done", "appended", "left alone",
+    "counted", "heard again", "heard once", "heard when done", "appended", "left alone",
     "cut off", "block", "counted once", "joined once", "opened once", "live", "asked",
 )  # fmt: skip
 

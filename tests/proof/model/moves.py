@@ -27,7 +27,21 @@ from tests.proof.model.records import (
     without_token,
 )
 
-__all__ = ["HOLDING", "Budget", "Label", "Move", "State", "Worker", "canonical", "first", "holds", "moves"]
+__all__ = [
+    "FAULTS",
+    "HOLDING",
+    "NOBODYS",
+    "Budget",
+    "Label",
+    "Move",
+    "State",
+    "Worker",
+    "canonical",
+    "first",
+    "holds",
+    "left_after",
+    "moves",
+]
 
 # The phases of a delivery. A crash may come between any two.
 IDLE = "idle"
@@ -582,12 +596,13 @@ def _people(state: State) -> Iterator[Move]:
 
 def _paid(state: State, fault: str) -> State | None:
     """Return the state with the fault paid for, or None if the budget does not allow it."""
-    left = _left(state.left, fault)
+    left = left_after(state.left, fault)
     return state._replace(left=left) if left is not None else None
 
 
 @cache
-def _left(left: tuple[int, ...], fault: str) -> tuple[int, ...] | None:
+def left_after(left: tuple[int, ...], fault: str) -> tuple[int, ...] | None:
+    """Return what is left of a budget after a fault, or None if it does not allow it."""
     place = 1 + FAULTS.index(fault)
     if not left[0] or not left[place]:
         return None

@@ -24,13 +24,19 @@ from paigeant_celery.core.waits import WHOLE, Answer, Answered, Wait, WaitState
 
 __all__ = [
     "GONE",
+    "IN_HAND",
+    "LINE",
+    "NOW",
     "OWNERS",
+    "PACE",
+    "UNTIL",
     "WORKERS",
     "Claimed",
     "Rules",
     "Store",
     "UNKNOWN",
     "adopted",
+    "applied",
     "asked",
     "cancelled",
     "claimed",
@@ -171,7 +177,7 @@ def started(rules: Rules) -> Store:
 def recorded(store: Store, hop: int) -> Store:
     """START and COMPLETE: the record of a hop that was sent for the first time."""
     store = store._replace(recorded=(*store.recorded, hop), wait=None, passed=False)
-    return _applied(store, hop, hops.queue(digest="", line=LINE, now=NOW, pace=PACE))
+    return applied(store, hop, hops.queue(digest="", line=LINE, now=NOW, pace=PACE))
 
 
 def forgotten(store: Store, rules: Rules, *, owed: bool) -> Store:
@@ -184,7 +190,7 @@ def adopted(store: Store, hop: int, *, begun: int = 0) -> Store:
     """ADOPT: the record of a workflow that is known only from the message of this hop."""
     store = store._replace(recorded=(hop,))
     after_loss = hops.EPOCH + store.losses * FENCES * timedelta(milliseconds=1)
-    return _applied(store, hop, hops.adopt(digest="", begun=begun, line=LINE, now=after_loss, pace=PACE))
+    return applied(store, hop, hops.adopt(digest="", begun=begun, line=LINE, now=after_loss, pace=PACE))
 
 
 def claimed(
@@ -203,7 +209,7 @@ def claimed(
     )  # fmt: skip
     if isinstance(change, str):
         return store, change
-    return _applied(store, hop, change), Claimed(change.hop.fence, change.hop.attempt, change.hop.exhausted)
+    return applied(store, hop, change), Claimed(change.hop.fence, change.hop.attempt, change.hop.exhausted)
 
 
 def renewed(store: Store, hop: int, owner: int, fence: int) -> Store | Literal["unknown"] | None:
@@ -214,7 +220,7 @@ def renewed(store: Store, hop: int, owner: int, fence: int) -> Store | Literal["
     if change == "lost":
         return None
     if change != "kept":
-        return _applied(store, hop, change)
+        return applied(store, hop, change)
     if not store.owned[owner] or store.leases[owner] == "holds":
         return store
     return store._replace(leases=put(store.leases, owner, "holds"))
@@ -223,7 +229,7 @@ def renewed(store: Store, hop: int, owner: int, fence: int) -> Store | Literal["
 def released(store: Store, hop: int, owner: int, fence: int) -> Store:
     """RELEASE, of a hop that the store knows."""
     change = hops.release(store.record(hop), owner=str(owner), fence=fence, now=NOW)
-    return _applied(store, hop, change) if change else store
+    return applied(store, hop, change) if change else store
 
 
 def completed(store: Store, rules: Rules, hop: int, owner: int, fence: int) -> tuple[Store, bool]:
@@ -232,24 +238,24 @@ def completed(store: Store, rules: Rules, hop: int, owner: int, fence: int) -> t
     change = hops.close(store.record(hop), "done", owner=str(owner), fence=fence, now=NOW, followed=followed)
     if isinstance(change, bool):
         return store, change
-    store = _applied(store, hop, change)._replace(completed=(*store.completed, hop))
+    store = applied(store, hop, change)._replace(completed=(*store.completed, hop))
     return recorded(store, hop + 1) if followed and rules.atomic else store, True
 
 
 def closed(store: Store, hop: int, owner: int, fence: int, state: ClosedState) -> tuple[Store, bool]:
     """RETRY_AT (`waiting`), PARK (`parked`) and FAIL (`failed`) in the same way."""
     change = hops.close(store.record(hop), state, owner=str(owner), fence=fence, now=NOW)
-    return (store, change) if isinstance(change, bool) else (_applied(store, hop, change), True)
+    return (store, change) if isinstance(change, bool) else (applied(store, hop, change), True)
 
 
 def cancelled(store: Store) -> Store:
     """CANCEL, of a workflow that has not ended."""
-    return _applied(store, store.current, hops.cancel(store.record(store.current)))
+    return applied(store, store.current, hops.cancel(store.record(store.current)))
 
 
 def redriven(store: Store) -> Store:
     """REDRIVE, of a parked workflow."""
-    return _applied(store, store.current, hops.redrive(store.record(store.current), now=NOW))
+    return applied(store, store.current, hops.redrive(store.record(store.current), now=NOW))
 
 
 def lapsed(store: Store, owner: int) -> tuple[Store, tuple[int, ...]]:
@@ -258,7 +264,7 @@ def lapsed(store: Store, owner: int) -> tuple[Store, tuple[int, ...]]:
     for hop in store.owned[owner]:
         store = _taken(store, hop, owner)  # a record that is not running is reported as corrupt
     for hop in running:
-        store = _applied(store, hop, hops.lapse(store.record(hop), "lease_over", line=LINE, now=NOW, pace=PACE))
+        store = applied(store, hop, hops.lapse(store.record(hop), "lease_over", line=LINE, now=NOW, pace=PACE))
     return store, running
 
 
@@ -267,7 +273,7 @@ def swept(store: Store, hop: int) -> Store:
     change = hops.sweep(store.record(hop), empty=True, line=LINE, now=NOW, pace=PACE)
     assert change is not None
     assert change.resent
-    return _applied(store, hop, change)
+    return applied(store, hop, change)
 
 
 def asked(store: Store, rules: Rules, hop: int, owner: int, fence: int) -> Store | None:
@@ -292,7 +298,7 @@ def suspended(store: Store, hop: int, owner: int, fence: int) -> tuple[Store, Li
     if change is False:
         return store, "overtaken"
     if isinstance(change, Change):
-        store = _applied(store, hop, change)
+        store = applied(store, hop, change)
     record = store.record(hop)
     goes_on = record.state == "queued" and record.fence == fence and not record.slept
     return store, "sent" if goes_on else "sleeps"
@@ -321,7 +327,7 @@ def timed_out(store: Store, hop: int) -> tuple[Store, bool]:
 def woken(store: Store, hop: int) -> tuple[Store, bool]:
     """Queue a suspended hop, and say whether it was one."""
     change = hops.wake(store.record(hop), line=LINE, now=NOW, pace=PACE)
-    return (store, False) if change is None else (_applied(store, hop, change), True)
+    return (store, False) if change is None else (applied(store, hop, change), True)
 
 
 def put(values: tuple[T, ...], place: int, value: Any) -> tuple[T, ...]:
@@ -356,7 +362,7 @@ def without_token(record: Hop) -> Hop:
     return replace(record, token=None)
 
 
-def _applied(store: Store, hop: int, change: Change) -> Store:
+def applied(store: Store, hop: int, change: Change) -> Store:
     """Record what becomes of a hop, and list it where it is now."""
     if change.leaves is not None:
         store = _taken(store, hop, int(change.leaves))

@@ -454,7 +454,7 @@ def test_an_unknown_name_is_answered_with_what_there_is() -> None:
         Registry().get("x")
 
     add(own, nameless := Kept(None, origin="shop.py:7"))
-    with pytest.raises(UnknownActivity, match=r"; agents without a name, .*, were made at shop.py:7; did you"):
+    with pytest.raises(UnknownActivity, match=r"; agents or tasks without a name, .*, were made at shop.py:7; did you"):
         own.get("agent_1O")
 
     assert nameless.given is None

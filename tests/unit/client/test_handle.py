@@ -400,7 +400,7 @@ def test_a_workflow_that_only_a_newer_version_can_read_is_shown_and_cancelled(
 ) -> None:
     """Whoever looks during a deploy sees what it waits for, with the commands of either version."""
     tree = {**json.loads(encode(make_message(repeat.activity("a")))), "spec_version": "1.9"}
-    tree["slip"]["itinerary"].append({"step_id": "both", "kind": "block", "branches": []})
+    tree["slip"]["itinerary"].append({"step_id": "both", "kind": "edit", "rest": []})
     envelope, store = json.dumps(tree), workflow_harness.store
     record = HopRecord(hop_id="w-1.0", queue="q", envelope=envelope, digest="d")
     store.start(NewWorkflow(correlation_id="w-1", content="x", hop=record))

@@ -87,7 +87,7 @@ def test_limits_are_counted_in_what_their_names_say() -> None:
         "request_limit": 7, "tool_calls_limit": 8, "input_tokens_limit": 0, "output_tokens_limit": 5,
         "total_tokens_limit": 5, "cost_limit": Decimal("0.75"),
     }  # fmt: skip
-    assert "a request_limit of 10, of which earlier steps used 3" in limits.account(used)
+    assert "a request_limit of 10, of which earlier steps used 3" in limits.account(used, by="earlier steps")
 
 
 def test_limits_of_pydantic_ai_are_taken_as_they_are() -> None:

@@ -27,6 +27,7 @@ from paigeant_celery.core.policy import (
     MAX_BACKOFF,
     Attempt,
     StepPolicy,
+    Verdict,
     attempt_of,
     is_final,
     retry_delay,
@@ -91,6 +92,37 @@ def test_an_attempt_whose_error_the_policy_calls_final_is_final() -> None:
     assert attempt_of(ConnectionError(), number=1, policy=policy, jitter=0.0) == Attempt(
         number=1, max_attempts=1, backoff=0.0, jitter=0.0, final=True
     )
+
+
+@pytest.mark.parametrize(
+    ("verdict", "policy", "expected"),
+    [
+        (Verdict(OSError(), delay=7.5), StepPolicy(), {"max_attempts": 5, "delay": 7.5}),
+        (Verdict(OSError(), delay=0.0), StepPolicy(), {"max_attempts": 5, "delay": 0.0}),
+        (Verdict(TypeError(), delay=7.5), StepPolicy(retry_on=[KeyError]), {"max_attempts": 5, "delay": 7.5}),
+        (Verdict(OSError(), delay=7.5), StepPolicy(final_on=[OSError]), {"delay": 7.5, "final": True}),
+        (Verdict(OSError()), StepPolicy(), {"max_attempts": 2}),
+        (Verdict(TypeError()), StepPolicy(), {"max_attempts": 2, "final": True}),
+        (Verdict(OSError(), parks=True), StepPolicy(), {"max_attempts": 2}),
+        (Verdict(TypeError(), parks=True), StepPolicy(final_on=[TypeError]), {"max_attempts": 2}),
+        (Verdict(OSError(), parks=True), StepPolicy(max_attempts=1), {"max_attempts": 1}),
+    ],
+)
+def test_what_a_step_says_of_its_own_attempt_counts(
+    verdict: Verdict, policy: StepPolicy, expected: dict[str, Any]
+) -> None:
+    """It asks for another attempt, has none left, or wants a person. What it cannot do is overrule `final_on`."""
+    policy = policy.over(StepPolicy(max_attempts=5, backoff=2.0))
+
+    assert attempt_of(verdict.error, number=2, policy=policy, jitter=0.5, verdict=verdict) == Attempt(
+        **{"number": 2, "max_attempts": 5, "backoff": 2.0, "jitter": 0.5, **expected}
+    )
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.25, 10_000.0])
+def test_the_time_that_a_step_says_is_neither_spread_nor_stretched(delay: float) -> None:
+    """It knows when the bank opens. No backoff and no limit of ours makes it earlier or later."""
+    assert retry_delay(attempt(4, retry_after=30.0, delay=delay)) == delay
 
 
 def test_a_provider_that_says_how_long_is_not_asked_before() -> None:

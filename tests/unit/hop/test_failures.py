@@ -427,7 +427,7 @@ def test_a_failed_attempt_that_another_owner_overtook_is_logged_as_well(
     """Nothing else would say that it failed."""
     step = plain()
     assert isinstance(step, FunctionActivity)
-    monkeypatch.setattr(workflow_harness.store, "park", lambda *_: False)
+    monkeypatch.setattr(workflow_harness.store, "park", lambda *_: None)
 
     run(workflow_harness, step.activity())
 

@@ -223,8 +223,8 @@ def test_a_wait_does_not_read_the_output_before_it(monkeypatch: pytest.MonkeyPat
         return "x" * 50_000
 
     harness = WorkflowHarness()
-    blob = harness.store.blob
-    monkeypatch.setattr(harness.store, "blob", lambda of, name: read.append(name) or blob(of, name))
+    blobs = harness.store.blobs
+    monkeypatch.setattr(harness.store, "blobs", lambda of, names: read.extend(names) or blobs(of, names))
     harness.dispatch([large.activity(), sleep_for(60), sleep_for(60), seen.activity()], correlation_id="w")
     delivered(harness)
     after(harness, timedelta(minutes=1))
@@ -282,7 +282,7 @@ def test_no_model_can_insert_a_wait(workflow_harness: WorkflowHarness) -> None:
     editor = PaigeantAgent(
         TestModel(custom_output_args={}, call_tools=[]), name="editor", dispatcher=dispatcher, can_edit_itinerary=True
     )
-    with pytest.raises(InvalidInput, match="'_flow' is the activity of waits and sleeps alone"):
+    with pytest.raises(InvalidInput, match="'_flow' is the activity of waits, sleeps and blocks;"):
         workflow_harness.dispatch([ActivitySpec("_flow", "wait"), editor.activity("x")])
 
 

@@ -36,7 +36,16 @@ from paigeant_celery.hop.sweeper import Sweeper
 from paigeant_celery.hop.with_store import RecordedEffects
 from paigeant_celery.store.memory import MemoryStore
 from paigeant_celery.store.outputs import Kept, Outputs
-from paigeant_celery.store.port import Claim, ClaimAnswer, Closing, Completion, HopRecord, NewWorkflow, WorkflowRecord
+from paigeant_celery.store.port import (
+    Claim,
+    ClaimAnswer,
+    Closed,
+    Closing,
+    Completion,
+    HopRecord,
+    NewWorkflow,
+    WorkflowRecord,
+)
 
 MakeMessage = Callable[..., PaigeantMessage]
 
@@ -138,9 +147,9 @@ class Watched(MemoryStore):
         self._line.effects.append(f"complete {completion.closing.hop_id}")
         return super().complete(completion)
 
-    def fail(self, closing: Closing, failure: Failure) -> bool:
+    def fail(self, closing: Closing, failure: Failure, *, end: str = "") -> Closed | None:
         self._line.effects.append(f"fail {closing.hop_id}")
-        return super().fail(closing, failure)
+        return super().fail(closing, failure, end=end)
 
 
 @pytest.fixture
@@ -311,7 +320,7 @@ def test_an_unexpected_error_after_the_record_leaves_the_next_hop_to_a_sweep(
 def test_the_words_for_how_a_hop_was_closed_are_a_promise() -> None:
     """Flower, results and the test kit show them."""
     assert [str(word) for word in ClosedAs] == [
-        "completed", "workflow_completed", "retrying", "suspended", "parked", "failed", "overtaken",
+        "completed", "branch_completed", "workflow_completed", "retrying", "suspended", "parked", "failed", "overtaken",
     ]  # fmt: skip
 
 
@@ -494,7 +503,7 @@ def test_a_message_that_is_too_large_to_be_read_parks_what_no_worker_here_could_
 def of_a_newer_version(message: PaigeantMessage, place: int = 0) -> str:
     """The envelope of a message with a kind of step that no worker here knows."""
     tree = {**json.loads(encode(message)), "spec_version": "1.9"}
-    tree["slip"]["itinerary"].insert(place, {"step_id": "both", "kind": "block", "branches": []})
+    tree["slip"]["itinerary"].insert(place, {"step_id": "both", "kind": "edit", "rest": []})
     return json.dumps(tree)
 
 
@@ -570,7 +579,7 @@ def test_a_message_of_a_newer_version_that_the_store_does_not_know_is_put_back_a
         {'["draft:0",1,"model","","",0].1': '{"v":2,"of":', '["draft:0",1,"model","","",0].2': "{}}",
          '["draft:0",1,"model","","",0].pieces': "2"},
         {"outcome": '{"v":2,"ended":{}}'},
-        {"outcome": '{"v":1,"ended":{"result":{"output":1,"inserted":[{"kind":"block"}]}}}'},
+        {"outcome": '{"v":1,"ended":{"result":{"output":1,"inserted":[{"kind":"edit"}]}}}'},
     ],
 )  # fmt: skip
 def test_a_journal_of_a_newer_version_is_left_to_its_workers(line: Line, first: Arrival, entry: dict[str, str]) -> None:

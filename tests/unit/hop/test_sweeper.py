@@ -237,7 +237,7 @@ def test_a_hop_that_only_a_newer_worker_can_read_is_sent_if_its_own_step_is_know
     """A sweep of any worker makes it due, so it should also send it; if it cannot, a newer one does so later."""
     line = Line(make_message())
     tree = {**json.loads(encode(make_message())), "spec_version": "1.9"}
-    tree["slip"]["itinerary"].insert(place, {"step_id": "both", "kind": "block", "branches": []})
+    tree["slip"]["itinerary"].insert(place, {"step_id": "both", "kind": "edit", "rest": []})
     text = json.dumps(tree)
 
     record = HopRecord(hop_id="w-1.0", queue="steps", envelope=text, digest=sha256(text))
@@ -484,7 +484,7 @@ def test_a_late_hop_that_only_a_newer_version_can_read_is_ended_as_well(make_mes
     deadline = datetime(2030, 1, 1, 0, 0, 10, tzinfo=UTC)
     line = Line(make_message())
     tree = {**json.loads(encode(make_message(deadline=deadline))), "spec_version": "1.9"}
-    tree["slip"]["itinerary"].insert(0, {"step_id": "both", "kind": "block", "branches": []})
+    tree["slip"]["itinerary"].insert(0, {"step_id": "both", "kind": "edit", "rest": []})
     envelope = json.dumps(tree)
     hop = HopRecord(hop_id="n.0", queue="steps", envelope=envelope, digest=sha256(envelope))
     line.store.start(NewWorkflow(correlation_id="n", content="c", hop=hop, deadline=deadline))

@@ -138,7 +138,7 @@ def test_a_message_that_only_a_newer_worker_can_read_goes_back_and_is_set_aside_
 ) -> None:
     """Another worker may be newer. If none is, the letter has the envelope, and a redrive sends it later."""
     tree = {**json.loads(encode(make_message(flaky.activity()))), "spec_version": "1.9"}
-    tree["slip"]["itinerary"].append({"step_id": "both", "kind": "block", "branches": []})
+    tree["slip"]["itinerary"].append({"step_id": "both", "kind": "edit", "rest": []})
     arrival = replace(arrival_of(make_message(flaky.activity())), envelope=json.dumps(tree), queue="here", attempt=2)
 
     while (answer := broker.serve(arrival)) == PUT_BACK:

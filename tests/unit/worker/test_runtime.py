@@ -229,7 +229,7 @@ def test_a_message_that_was_put_back_leaves_others_the_time_to_take_it(
     paused: list[float] = []
     monkeypatch.setattr(runtime.time, "sleep", paused.append)
     tree = json.loads(encode(make_message()))
-    tree["spec_version"], tree["slip"]["itinerary"][0]["kind"] = "1.9", "block"
+    tree["spec_version"], tree["slip"]["itinerary"][0]["kind"] = "1.9", "edit"
 
     with pytest.raises(Ignore, match="put_back"):
         bench.runtime.perform(Arrival(hop_id="w-1.0", activity="one", envelope=json.dumps(tree)))

@@ -186,6 +186,27 @@ def test_a_worker_in_memory_is_told_how_to_run_other_tasks() -> None:
     assert held.name == "writer"
 
 
+def test_a_task_of_the_host_under_the_name_of_an_activity_is_a_mistake(
+    transport_with: Callable[..., CeleryTransport],
+) -> None:
+    """Celery has one task of a name: a hop would be run by the host's, or the host's messages by ours."""
+    transport = transport_with()
+
+    @transport.app.task(name="paigeant.shop.charge", shared=False)
+    def charge() -> None: ...
+
+    held = activity(name="shop.charge")(lambda: 1)
+
+    with pytest.raises(ConfigurationError) as caught:
+        start_checks(transport)
+
+    assert caught.value.mistakes[0] == (
+        "the hops of the activity 'shop.charge' are the Celery task 'paigeant.shop.charge', but the app has a task of "
+        "its own under that name; rename one of them, or set `paigeant_prefix`"
+    )
+    assert held.name == "shop.charge"
+
+
 def test_only_a_worker_that_serves_something_chooses_the_broker_of_a_store(
     transport_with: Callable[..., CeleryTransport],
 ) -> None:
