@@ -9,6 +9,7 @@ from datetime import timedelta
 import pytest
 
 from paigeant_celery.core.waits import WHOLE, Answered
+from paigeant_celery.store.limits import LIMITS
 from paigeant_celery.store.port import (
     Claimed,
     Closed,
