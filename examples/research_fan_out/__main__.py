@@ -28,12 +28,14 @@ from examples.processes import Process, redis_server, worker
 from examples.research_fan_out.agents import AT_ONCE, QUORUM, clarity, evidence, reader, relevance, slip_for, writer
 from examples.research_fan_out.documents import DOCUMENTS
 from examples.research_fan_out.ledger import CountedModel, Entry, entries, new_page
-from examples.research_fan_out.watching import Watch, show_readings, show_result
+from examples.research_fan_out.outputs import Findings
+from examples.research_fan_out.watching import Watch, decided, show_readings, show_result
 from paigeant_celery import WorkflowDispatcher, WorkflowResult, get_transport
 from paigeant_celery.broker.transport import CeleryTransport
 
 EXAMPLE = "How do animals use the sun and the sky to keep their direction?"
 NAMES = ("library", "reader", "relevance", "evidence", "clarity", "writer")
+WORKERS = 2
 ANSWERED = 3  # documents that are answered before the kill
 PATIENCE = 300.0  # seconds
 
@@ -48,7 +50,7 @@ async def ordinary(question: str) -> None:
         result = await watched(watch)
     show_result(result)
     check([], entries(), watch, result)
-    print(f"\nEach of {len(DOCUMENTS)} documents was read once; {QUORUM} of 3 judges decided.")
+    print(f"\nEach of {len(DOCUMENTS)} documents was read once. Decided: {', '.join(decided(result))}.")
 
 
 async def killed(question: str, *, model: str) -> None:
@@ -58,7 +60,7 @@ async def killed(question: str, *, model: str) -> None:
         transport = get_transport(url)
         environment = {"PAIGEANT_REDIS_URL": url, "FAN_OUT_MODEL": model}
         held = {**environment, "FAN_OUT_HOLD": str(ANSWERED)}
-        workers = [await started(stack, held) for _ in range(2)]
+        workers = await started(stack, held)
 
         watch = await dispatched(question, transport)
         following = asyncio.create_task(watch.follow())
@@ -67,8 +69,7 @@ async def killed(question: str, *, model: str) -> None:
             process.kill()
             show("worker", f"process {process.pid} is killed while {AT_ONCE} documents are being read")
         before = entries()
-        for _ in range(2):
-            await started(stack, environment)
+        await started(stack, environment)
 
         result = await watch.handle.result(timeout=PATIENCE)
         await following
@@ -76,6 +77,8 @@ async def killed(question: str, *, model: str) -> None:
         after = entries()[len(before) :]
         show_readings(before, after)
         check(before, after, watch, result)
+        read = sum(entry.answered for entry in before)
+        print(f"\n{read} documents were answered before the kill, and none of them was read again.")
         if not model:
             await compare(question, transport, result)
 
@@ -105,12 +108,14 @@ async def watched(watch: Watch) -> WorkflowResult:
     return result
 
 
-async def started(stack: ExitStack, environment: Mapping[str, str]) -> Process:
-    """Start a worker that ends with the stack; it has one process, so that nothing of it survives."""
+async def started(stack: ExitStack, environment: Mapping[str, str]) -> list[Process]:
+    """Start two workers that end with the stack; each has one process, so that nothing of it survives."""
     options = ("--include=examples.research_fan_out.agents", "--pool=threads")
-    process = await asyncio.to_thread(stack.enter_context, worker("paigeant_celery", environment, *options))
-    show("worker", f"process {process.pid} is started")
-    return process
+    starting = [worker("paigeant_celery", environment, *options) for _ in range(WORKERS)]
+    processes = await asyncio.gather(*(asyncio.to_thread(stack.enter_context, each) for each in starting))
+    for process in processes:
+        show("worker", f"process {process.pid} is started")
+    return processes
 
 
 async def in_flight(watch: Watch, following: asyncio.Task[None]) -> None:
@@ -142,9 +147,9 @@ def check(before: Sequence[Entry], after: Sequence[Entry], watch: Watch, result:
     twice = {path: count for path, count in watch.ended().items() if count > 1}
     expect(not twice, f"these steps were recorded more than once: {twice}")
     expect(watch.joins() == Counter(["readings", "verdicts"]), f"the joins were {dict(watch.joins())}")
-    found = [finding["title"] for finding in result.outputs["readings"]]
-    expect(found == titles, f"the findings are those of {found}")
-    judges = result.outputs["verdicts"]
+    findings = result.output_as(Findings, step_id="readings").root
+    expect(len(findings) == len(titles), f"there are {len(findings)} findings")
+    judges = decided(result)
     expect(len(judges) == QUORUM, f"{len(judges)} judges decided: {sorted(judges)}")
 
 

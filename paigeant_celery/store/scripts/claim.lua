@@ -37,7 +37,10 @@ if is_open and is_unknown(hop) then return { 'unknown' } end
 local created_at = redis.call('HGET', wf_key(record.workflow), 'created_at')
 if not created_at then return corrupt(wf_key(record.workflow), 'lacks fields') end
 if record.state == 'done' or record.state == 'failed' then return { 'finished' } end
-if is_cut_off(record.workflow, hop) then return { 'cancelled' } end
+local is_cut
+is_cut, wrong = is_cut_off(record.workflow, hop)
+if wrong then return wrong end
+if is_cut then return { 'cancelled' } end
 if record.state == 'held' or record.state == 'waiting' or record.state == 'suspended' or record.state == 'parked' or
   record.state == 'cancelled' then
   return { record.state }

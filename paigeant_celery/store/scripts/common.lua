@@ -43,7 +43,8 @@
 --                                     piece of its text), size (bytes), log (tells it from later ones of the same id);
 --                                     expires after the last claim or completion of a step in it, and not while one
 --                                     that heard it is suspended
--- {prefix}:journal:{hop}      hash    call -> what was recorded about it (JSON); expires with the workflow. For a hop that
+-- {prefix}:journal:{hop}      hash    call -> what was recorded about it (JSON); expires with the workflow, that of a hop in a
+--                                     branch when the hop is done. For a hop that
 --                                     was parked although its step ended well also: outcome -> what the step gave. Long
 --                                     entries are in pieces: NAME.1, NAME.2, ... and NAME.pieces, how many there are
 -- {prefix}:due                zset    queued hop -> when its message should have been claimed; hop that is sent
@@ -262,25 +263,26 @@ local function is_unknown(hop)
 end
 
 local ENDED = { completed = true, done = true, failed = true, cancelled = true }
-local asked_whether_ended = {} -- key -> the answer: many hops are below the same block
+local state_at = {} -- key -> the answer: many hops are below the same block
 
 local function is_ended_at(key)
-  if asked_whether_ended[key] == nil then asked_whether_ended[key] = ENDED[redis.call('HGET', key, 'state')] or false end
-  return asked_whether_ended[key]
+  if state_at[key] == nil then state_at[key] = redis.pcall('HGET', key, 'state') end
+  if type(state_at[key]) == 'table' then return false, corrupt(key, 'is no hash') end
+  return ENDED[state_at[key]] or false
 end
 
 -- Whether a hop in a branch stands below one that has ended, or in a workflow that has. That is all it takes: nobody may
 -- write for the hop any more, whatever its own record says, which somebody will close. A hop on the workflow's own slip
--- is closed with whatever ends it, and nothing is asked.
+-- is closed with whatever ends it, and nothing is asked. Behind the answer stands an error, if a key is of another type.
 local function is_cut_off(workflow, hop)
   local above = block_of(hop)
   if not above then return false end
-  if is_ended_at(wf_key(workflow)) then return true end
-  while above do
-    if is_ended_at(hop_key(above)) then return true end
+  local is_cut, wrong = is_ended_at(wf_key(workflow))
+  while above and not is_cut and not wrong do
+    is_cut, wrong = is_ended_at(hop_key(above))
     above = block_of(above)
   end
-  return false
+  return is_cut, wrong
 end
 
 -- The tokens of a hop's open waits, oldest first, from the field that lists them.
@@ -306,7 +308,8 @@ local function may_close(hop, owner, fence, closed_state)
   if record[3] ~= owner or record[4] ~= fence then return nil, 0 end
   -- If it is queued and still this owner's, it lapsed and nobody has taken it.
   if record[2] == 'running' or record[2] == 'queued' then
-    if is_cut_off(record[1], hop) then return nil, 0 end
+    local is_cut, wrong = is_cut_off(record[1], hop)
+    if is_cut or wrong then return nil, wrong or 0 end
     return record[1], nil, record[5], record[6]
   end
   return nil, record[2] == closed_state and 1 or 0

@@ -28,8 +28,8 @@ end
 
 -- Closing first: a full server then lets the workflow end, as it judges a script by its first write.
 local envelope = redis.call('HGET', hop_key(hop), 'envelope') or ''
-if open then stop_awaiting(workflow, hop, tokens_in(open)) end
 close_hop(hop, owner, 'failed', open)
+stop_awaiting(workflow, hop, tokens_in(open))
 end_block(workflow, hop, below)
 if arrival then
   redis.call('HSET', wf_key(workflow), 'updated_at', int(now))

@@ -22,7 +22,10 @@ if hop_state ~= 'parked' then
   if state ~= 'parked' or not is_current or hop_state == 'suspended' then return 'not_parked' end
   return corrupt(wf_key(workflow), 'names no parked hop')
 end
-if is_cut_off(workflow, hop) then return 'not_parked' end
+local is_cut
+is_cut, wrong = is_cut_off(workflow, hop)
+if wrong then return wrong end
+if is_cut then return 'not_parked' end
 local above = block_of(hop)
 wrong = above and misplaced(hop_key(above), 'hash')
 if wrong then return wrong end

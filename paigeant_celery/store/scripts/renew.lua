@@ -13,6 +13,8 @@ if wrong then return wrong end
 for i = 5, #ARGV, 2 do
   wrong = misplaced(hop_key(ARGV[i]), 'hash')
   if wrong then return wrong end
+  if block_of(ARGV[i]) then _, wrong = is_cut_off(ARGV[i]:match('^[^.]*'), ARGV[i]) end
+  if wrong then return wrong end
 end
 
 local LEASED = { running = true, queued = true }

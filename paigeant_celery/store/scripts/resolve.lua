@@ -41,7 +41,7 @@ if state ~= 'open' or has_ended(hop_state, redis.call('HGET', wf_key(workflow), 
   is_cut_off(workflow, hop) then
   return { 'late', before, {} }
 end
-wrong = may_not_wake(hop)
+wrong = may_not_wake(workflow, hop)
 if wrong then return wrong end
 
 if has_passed(of_wait('until')) then

@@ -54,7 +54,7 @@ end
 local wait
 local passed = {}
 for _, each in ipairs(found) do
-  wrong = may_not_wake(each.hop)
+  wrong = may_not_wake(workflow, each.hop)
   if wrong then return wrong end
   wait = not each.is_over and each
   if wait then break end

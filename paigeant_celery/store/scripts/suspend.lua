@@ -21,7 +21,9 @@ local mark = fence .. ' ' .. owner
 local message = { hop, record.queue, record.envelope, record.digest }
 if record.suspended_by == mark then
   local goes_on = record.state == 'queued' and record.fence == fence and record.slept == '0'
-  return goes_on and not is_cut_off(hop:match('^[^.]*'), hop) and message or {}
+  local is_cut
+  is_cut, wrong = is_cut_off(hop:match('^[^.]*'), hop)
+  return wrong or (goes_on and not is_cut and message) or {}
 end
 local workflow = may_close(hop, owner, fence)
 if not workflow then return 0 end

@@ -42,8 +42,7 @@ end
 
 -- Close a hop that stands below one that has ended, or in a workflow that has; says whether it does.
 local function close_if_cut_off(hop, record)
-  local is_readable, is_cut = pcall(is_cut_off, record.workflow, hop)
-  if not (is_readable and is_cut) then return false end
+  if not is_cut_off(record.workflow, hop) then return false end
   closed = closed + 1
   close_below(record.workflow, { records = { below_at(hop) }, left = {}, at = {} })
   return true
@@ -191,20 +190,25 @@ end
 -- Close more of the hops below those that have ended, and give the keys of large workflows that have ended their end.
 -- Returns whether any are left.
 local function end_more()
-  local left = math.floor(MOST_AT_ONCE - done_so_far())
-  for _, name in ipairs(redis.call('ZRANGE', ending, 0, MOST_AT_ONCE - 1)) do
-    if left <= 0 then return true end
+  local left, names = math.floor(MOST_AT_ONCE - done_so_far()), redis.call('ZRANGE', ending, 0, MOST_AT_ONCE - 1)
+  for _, name in ipairs(names) do
     local workflow = name:match('^[^.]*')
     if workflow ~= name then
+      if left <= 0 then return true end
       local found = look_below({ name }, left)
       close_below(workflow, found)
       if #found.left == 0 or found.left[1] ~= name then redis.call('ZREM', ending, name) end
       left = left - math.max(found.looked_at, 1)
-    else
-      left = left - expire_more(workflow, left)
     end
   end
-  return redis.call('ZCARD', ending) > 0
+  -- The keys of a workflow get their end when all is closed.
+  for _, name in ipairs(names) do
+    if name:match('^[^.]*') == name then
+      if left <= 0 then return true end
+      left = left - expire_more(name, left)
+    end
+  end
+  return #names > 0 and redis.call('ZCARD', ending) > 0
 end
 
 for i = 5, 4 + dead_count do lapse(ARGV[i], 'owner_gone') end

@@ -138,12 +138,13 @@ local function wake(workflow, hop)
 end
 
 -- What waking a hop would find in the way.
-local function may_not_wake(hop)
+local function may_not_wake(workflow, hop)
   local state, queue, envelope, digest, on_branches =
     unpack(redis.call('HMGET', hop_key(hop), 'state', 'queue', 'envelope', 'digest', 'on_branches'))
   if state ~= 'suspended' then return nil end
   if not (queue and envelope and digest) then return corrupt(hop_key(hop), 'lacks fields') end
-  return may_not_send(queue) or (on_branches == '1' and misplaced(deadlines, 'zset') or nil)
+  local _, wrong = is_cut_off(workflow, hop)
+  return wrong or may_not_send(queue) or (on_branches == '1' and misplaced(deadlines, 'zset') or nil)
 end
 
 -- Whether nobody can answer any more what the hop waited for.

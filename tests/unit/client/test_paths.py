@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from paigeant_celery import InvalidInput, UnknownWorkflow, for_each, parallel
+from paigeant_celery import DeadLetters, InvalidInput, UnknownWorkflow, for_each, parallel
 from paigeant_celery.client.inbox import Inbox
 from paigeant_celery.core.wait_errors import SignalRefused
 from paigeant_celery.store.port import Resolution
@@ -227,6 +227,22 @@ def test_a_redriven_branch_forgets_its_journal_only_if_asked(workflow_harness: W
     assert handle.redrive_sync("for-each/0/read", discard_journal=True)
 
     assert workflow_harness.store.journal(hop_id) == {}
+
+
+def test_the_letter_of_a_branch_redrives_that_branch(workflow_harness: WorkflowHarness) -> None:
+    """Whoever works through the dead letters need not know that one is of a branch."""
+    handle = dispatched(workflow_harness, over("park", "park"))
+    letters = DeadLetters(workflow_harness.transport)
+    (second, first) = letters.list()
+    assert (first.hop_id, second.hop_id) == ("w.0-0.0", "w.0-1.0")
+    repair()
+
+    assert letters.redrive(second.letter_id)
+    goes_on(workflow_harness)
+
+    assert [branch.state for branch in handle.status_sync().branches] == ["parked", "completed"]
+    assert [letter.hop_id for letter in letters.list()] == ["w.0-0.0"]
+    assert not letters.redrive(second.letter_id)
 
 
 # Cancelling.
