@@ -99,8 +99,12 @@ A host application sets the same `paigeant_*` keys in its own Celery configurati
 # The largest history of a conversation (16 MiB). A step of a larger one is parked (`conversation_too_large`).
 # paigeant_max_conversation_size = 16777216
 
-# The most steps of a workflow, including those that agents insert. With more it is parked (`loop_limit`).
+# The most steps of a workflow, or of a branch of a block, including those that agents insert. With more it is parked (`loop_limit`).
 # paigeant_max_steps = 256
+
+# The most branches of one block. A `parallel` with more is refused, a `for_each` over more items is parked
+# (`too_many_branches`): the limit is for a list that a model made too long. At most 10000, the hops of a workflow.
+# paigeant_max_branches = 1000
 
 # How often one activity may stand in a workflow once agents insert it.
 # paigeant_max_visits = 16

@@ -18,6 +18,7 @@ import click
 from paigeant_celery import (
     ActivityExecutor,
     ActivitySpec,
+    BlockSpec,
     FunctionSpec,
     PaigeantError,
     WorkflowEvent,
@@ -35,6 +36,7 @@ __all__ = [
     "reporting",
     "run",
     "serving",
+    "show_fields",
     "show_outputs",
     "show_slip",
 ]
@@ -133,9 +135,9 @@ def reporting() -> Iterator[None]:
         sys.exit(1)
 
 
-def show_slip(steps: Iterable[ActivitySpec | FunctionSpec], correlation_id: str) -> None:
+def show_slip(steps: Iterable[ActivitySpec | FunctionSpec | BlockSpec], correlation_id: str) -> None:
     """Print the routing slip as dispatched."""
-    click.echo(f"{'slip':10}" + " -> ".join(click.style(step.activity, bold=True) for step in steps))
+    click.echo(f"{'slip':10}" + " -> ".join(click.style(_named(step), bold=True) for step in steps))
     click.echo(f"{'workflow':10}{click.style(correlation_id, dim=True)}")
 
 
@@ -146,7 +148,11 @@ def show_outputs(result: WorkflowResult, events: Iterable[WorkflowEvent], transp
         head = click.style(f"{number}  {step.activity}", bold=True)
         where = click.style(f"ran on queue {queue}, {seconds * 1000:.0f} ms", dim=True)
         click.echo(f"\n{head}  {where}")
-        _show_fields(step.output_as(dict[str, object]))
+        show_fields(step.output_as(dict[str, object]))
+
+
+def _named(step: ActivitySpec | FunctionSpec | BlockSpec) -> str:
+    return (step.step_id or step.form) if isinstance(step, BlockSpec) else step.activity
 
 
 def _durations(events: Iterable[WorkflowEvent]) -> Iterator[float]:
@@ -159,7 +165,8 @@ def _durations(events: Iterable[WorkflowEvent]) -> Iterator[float]:
             yield (event.at - claimed[event.hop_id]).total_seconds()
 
 
-def _show_fields(output: Mapping[str, object]) -> None:
+def show_fields(output: Mapping[str, object]) -> None:
+    """Print the fields of an output, each with its name."""
     indent = 3 + max(map(len, output)) + 2
     for name, value in output.items():
         for index, line in enumerate(_lines(value)):

@@ -25,6 +25,7 @@ __all__ = [
     "previous_output",
     "prompt_of",
     "sentences",
+    "stems",
     "summary_of",
     "unreachable",
     "words",
@@ -95,6 +96,11 @@ def words(text: str) -> list[str]:
     return [word.lower().replace("\u2019", "'") for word in WORD.findall(text)]
 
 
+def stems(text: str) -> list[str]:
+    """Return the words of a text without their endings, so that *lists* finds *list*."""
+    return [_stem(word.removesuffix("'s")) for word in words(text)]
+
+
 def keywords(text: str, most: int = 5) -> dict[str, int]:
     """Return how often the most frequent words occur; among equals, longer ones first, then earlier ones.
 
@@ -118,3 +124,13 @@ def summary_of(text: str) -> list[str]:
 
     best = sorted(range(len(found)), key=lambda index: (-weight(index), index))[: max(1, len(found) // 3)]
     return [found[index] for index in sorted(best)]
+
+
+def _stem(word: str) -> str:
+    for ending in ("ing", "ed", "es", "s", "e"):
+        if word.endswith(ending) and not word.endswith("ss") and len(word) - len(ending) >= 3:
+            word = word.removesuffix(ending)
+            break
+    if len(word) > 3 and word[-1] == word[-2] and word[-1] not in "aeiouls":
+        word = word[:-1]  # *running*, *stopped*
+    return f"{word[:-1]}i" if word.endswith("y") else word

@@ -30,9 +30,8 @@ from paigeant_celery.broker.sending import Sending
 from paigeant_celery.client.dispatch import WorkflowDispatcher
 from paigeant_celery.client.handle import WorkflowHandle
 from paigeant_celery.client.prepared import Prepared, answer_prepared
-from paigeant_celery.client.readings import WaitingFor, WorkflowResult
-from paigeant_celery.client.waits import pending_wait
-from paigeant_celery.core.about import read_about
+from paigeant_celery.client.readings import WorkflowResult
+from paigeant_celery.client.waits import pending_wait, waits_of_hop
 from paigeant_celery.core.message import reread
 from paigeant_celery.core.names import Names
 from paigeant_celery.core.settings import Settings
@@ -50,13 +49,13 @@ from paigeant_celery.hop.sweeper import Sweeper
 from paigeant_celery.hop.with_store import RecordedEffects
 from paigeant_celery.store.branch_port import HopReading
 from paigeant_celery.store.memory import MemoryStore
+from paigeant_celery.store.tree import hops_below
 from paigeant_celery.worker.django_host import DjangoContexts
 
 __all__ = ["Delivery", "WorkflowHarness", "workflow_harness"]
 
 OWNER = "harness"
 MOST_DELIVERIES = 100_000  # deliveries of one `run`; a workflow has far fewer steps
-BRANCHES_AT_ONCE = 100  # that are read
 
 
 class WorkflowHarness:
@@ -143,7 +142,7 @@ class WorkflowHarness:
         record = self.store.workflow(handle.correlation_id)
         if record is None or record.state != "running":
             return False
-        asleep = list(self._asleep(record.hop_id))
+        asleep = [hop for hop in self._hops(record.hop_id) if hop.state == "suspended"]
         open_ = [(hop, wait) for hop in asleep for wait in hop.waits if wait.state == "open"]
         ids = {wait.token: (hop.hop_id, wait.wait_id) for hop, wait in open_}
         asked = [pending_wait(wait, hop.hop_id) for hop, wait in open_ if ids[wait.token] not in answered]
@@ -156,22 +155,15 @@ class WorkflowHarness:
             self.skip(min(times) - self._now())
             return True
         if open_:
-            raise WorkflowWaits(handle.correlation_id, "; ".join(_waits_for(hop) for hop in asleep if hop.waits))
+            waits_for = (wait for hop in asleep for wait in waits_of_hop(hop, _path_of(hop)))
+            raise WorkflowWaits(handle.correlation_id, "; ".join(map(str, waits_for)))
         return False
 
-    def _asleep(self, hop_id: str) -> Iterator[HopReading]:
-        """Yield the suspended hops of a slip and of the branches below it, in the order of their places."""
-        hop = self.store.hop(hop_id)
-        if hop is None:
-            return
-        if hop.state == "suspended":
+    def _hops(self, hop_id: str) -> Iterator[HopReading]:
+        """Yield a hop and those at which the branches below it stand, in the order of their places."""
+        if (hop := self.store.hop(hop_id)) is not None:
             yield hop
-        first = 0
-        while branches := self.store.branches(hop_id, first=first, limit=BRANCHES_AT_ONCE):
-            for branch in branches:
-                if branch.how is None:
-                    yield from self._asleep(branch.hop.hop_id)
-            first = branches[-1].number + 1
+            yield from hops_below(self.store, hop_id)
 
     def dispatch(
         self,
@@ -262,21 +254,10 @@ class WorkflowHarness:
                 self.skip(min(due.values()) - self._now())
 
 
-def _waits_for(hop: HopReading) -> str:
-    """Say what a suspended hop waits for and, in a branch, at which step."""
+def _path_of(hop: HopReading) -> str:
+    """Return the path of the step of a hop in a branch; "" for any other."""
     message = reread(hop.envelope)
-    waits = [
-        WaitingFor(
-            kind=wait.kind,
-            name=wait.name,
-            since=wait.since,
-            tools=tuple(call.tool for call in read_about(wait.about).calls if call.id not in wait.answers),
-        )
-        for wait in hop.waits
-        if wait.state == "open"
-    ]
-    where = f" (in {message.path!r})" if message.slip.branch is not None else ""
-    return "; ".join(f"{wait}{where}" for wait in waits)
+    return message.path if message.slip.branch is not None else ""
 
 
 class _HarnessPublisher:

@@ -16,9 +16,9 @@ from pydoc_data.topics import topics
 
 from pydantic import BaseModel
 
-from examples.local_models import sentences, words
+from examples.local_models import sentences, stems
 
-__all__ = ["Comparison", "Hit", "Passage", "compared", "find", "own", "page", "stems"]
+__all__ = ["Comparison", "Hit", "Passage", "compared", "find", "own", "page"]
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PAGE = 1200  # approximate characters per passage; a model reads several of them
@@ -89,21 +89,6 @@ def own(prompt: object) -> list[Passage]:
     found = sentences(prompt) if isinstance(prompt, str) else []
     told = enumerate(found, 1) if len(found) > 1 else ()
     return [Passage(f"your sentence {number}", text) for number, text in told if not text.endswith("?")]
-
-
-def stems(text: str) -> list[str]:
-    """Return the words of a text without their endings, so that *lists* finds *list*."""
-    return [_stem(word.removesuffix("'s")) for word in words(text)]
-
-
-def _stem(word: str) -> str:
-    for ending in ("ing", "ed", "es", "s", "e"):
-        if word.endswith(ending) and not word.endswith("ss") and len(word) - len(ending) >= 3:
-            word = word.removesuffix(ending)
-            break
-    if len(word) > 3 and word[-1] == word[-2] and word[-1] not in "aeiouls":
-        word = word[:-1]  # *running*, *stopped*
-    return f"{word[:-1]}i" if word.endswith("y") else word
 
 
 def _weight(asked: set[str], passage: Passage, counts: Counter[str], library: _Library) -> float:

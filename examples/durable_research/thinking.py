@@ -10,8 +10,8 @@ from pydantic import TypeAdapter
 from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart, ToolCallPart, ToolReturnPart
 from pydantic_ai.models.function import AgentInfo
 
-from examples.durable_research.library import Comparison, Hit, stems
-from examples.local_models import keywords, prompt_of, sentences
+from examples.durable_research.library import Comparison, Hit
+from examples.local_models import keywords, prompt_of, sentences, stems
 
 __all__ = ["research"]
 

@@ -14,23 +14,33 @@ from typing import TypeVar
 
 from pydantic import JsonValue
 
-from paigeant_celery.activities.context import StepOutput, running_step
+from paigeant_celery.activities.context import running_step
 from paigeant_celery.activities.registry import registry
-from paigeant_celery.broker.called_off import begin_calling_off
+from paigeant_celery.broker.called_off import asleep_in, begin_calling_off
 from paigeant_celery.broker.outbox import Outbox
 from paigeant_celery.broker.port import ServesItself, Transport, checked_transport
 from paigeant_celery.client.answering import AnswersWaits, check_size, send_on
+from paigeant_celery.client.event_paths import EventPaths
+from paigeant_celery.client.outputs import outputs_in
+from paigeant_celery.client.paths import At, at_path, is_at_block, parked_at
 from paigeant_celery.client.readings import (
     Answered,
     BranchStatus,
-    CurrentState,
     PendingWait,
     WaitingFor,
     WorkflowResult,
     WorkflowStatus,
 )
-from paigeant_celery.client.tree import is_left_to_newer, parked_in, tree_of, waits_of_block, waits_of_tree
-from paigeant_celery.client.waits import answered, open_waits, pending_wait, waiting_for
+from paigeant_celery.client.tree import (
+    current_state,
+    is_left_to_newer,
+    parked_in,
+    tree_of,
+    waits_for_worker,
+    waits_of_block,
+    waits_of_tree,
+)
+from paigeant_celery.client.waits import answered, open_in, open_waits, pending_wait, waiting_for
 from paigeant_celery.core.about import About
 from paigeant_celery.core.answers import answers_of
 from paigeant_celery.core.budget import used_by
@@ -57,9 +67,9 @@ from paigeant_celery.core.wait_inputs import checked_by, checked_signal_id, chec
 from paigeant_celery.core.waits import WHOLE
 from paigeant_celery.store.earlier import executed_of
 from paigeant_celery.store.limits import LIMITS
-from paigeant_celery.store.outputs import outputs_of
 from paigeant_celery.store.pages import all_opened
 from paigeant_celery.store.port import Store, StoredEvent, WorkflowRecord
+from paigeant_celery.store.tree import hops_below
 
 __all__ = ["WorkflowHandle"]
 
@@ -121,7 +131,7 @@ class WorkflowHandle(AnswersWaits):
         branches, waits = self._branches(record, slip, ran)
         return WorkflowStatus(
             correlation_id=self.correlation_id,
-            state=_current_state(record),
+            state=current_state(record),
             step_id=step.step_id if step else None,
             activity=step.activity if step else None,
             queue=record.queue,
@@ -159,7 +169,7 @@ class WorkflowHandle(AnswersWaits):
         executed, remaining = step_ids_in(record.envelope)
         return WorkflowStatus(
             correlation_id=self.correlation_id,
-            state=_current_state(record),
+            state=current_state(record),
             step_id=remaining[0] if remaining else None,
             activity=None,
             queue=record.queue,
@@ -204,29 +214,39 @@ class WorkflowHandle(AnswersWaits):
         raise self._too_slow(timeout)
 
     async def pending(self) -> Sequence[PendingWait]:
-        """Return what somebody, or a signal, could answer now, oldest first.
+        """Return what somebody, or a signal, could answer now, oldest first, also in branches.
 
-        Whoever reads it gets the tokens: show them to nobody who may not answer. Raises `UnknownWorkflow`.
+        The `step_id` of a wait in a branch is the path of its step. Whoever reads it gets the tokens: show them to
+        nobody who may not answer. Raises `UnknownWorkflow`.
         """
         return await asyncio.to_thread(self.pending_sync)
 
     def pending_sync(self) -> Sequence[PendingWait]:
         """Do what `pending` does, for code without an event loop."""
         record = self._record("pending")
-        return [pending_wait(wait, record.hop_id) for wait in open_waits(record)]
+        found = [pending_wait(wait, record.hop_id) for wait in open_waits(record)]
+        if is_at_block(record):
+            for hop in hops_below(self._store("pending"), record.hop_id):
+                found += [pending_wait(wait, hop.hop_id) for wait in open_in(hop.waits)]
+            found.sort(key=lambda wait: wait.since)
+        return found
 
     async def signal(
-        self, name: str, payload: object = None, *, signal_id: str | None = None, by: str = ""
+        self, name: str, payload: object = None, *, path: str | None = None, signal_id: str | None = None, by: str = ""
     ) -> Answered:
         """Send a signal with JSON: it settles the oldest open wait of this name, or is kept for one to come.
 
-        A second one with the same `signal_id` changes nothing (`repeated`): pass one if the call may be made twice.
-        `by` says who sent it. Raises `SignalRefused` if the workflow has ended or keeps 1000, `InvalidAnswer` if the
-        payload is no JSON or has more than 32 KiB, `InvalidInput`, and `UnknownWorkflow`.
+        With the `path` of a branch, or of the step at which it stands, the oldest one in that branch is settled, and
+        nothing is kept. A second signal with the same `signal_id` changes nothing (`repeated`): pass one if the call
+        may be made twice. `by` says who sent it. Raises `SignalRefused` if the workflow has ended or keeps 1000, or if
+        nothing in the branch waits for it, `InvalidAnswer` if the payload is no JSON or has more than 32 KiB,
+        `InvalidInput` (`unknown_path`, …), and `UnknownWorkflow`.
         """
-        return await asyncio.to_thread(self.signal_sync, name, payload, signal_id=signal_id, by=by)
+        return await asyncio.to_thread(self.signal_sync, name, payload, path=path, signal_id=signal_id, by=by)
 
-    def signal_sync(self, name: str, payload: object = None, *, signal_id: str | None = None, by: str = "") -> Answered:
+    def signal_sync(
+        self, name: str, payload: object = None, *, path: str | None = None, signal_id: str | None = None, by: str = ""
+    ) -> Answered:
         """Do what `signal` does, for code without an event loop."""
         name, by = checked_wait_name(name), checked_by(by)
         call = uuid.uuid4().hex if signal_id is None else checked_signal_id(signal_id)
@@ -234,7 +254,12 @@ class WorkflowHandle(AnswersWaits):
         check_size([text], LIMITS.max_signal)
         store = self._asked("signal")
         self._transport.check_broker()
-        resolution = store.signal(self.correlation_id, name, text, by=by, call=call)
+        below = self._at("signal", path).branch if path is not None else None
+        resolution = store.signal(self.correlation_id, name, text, by=by, call=call, below=below)
+        if below is not None and resolution.outcome == "unknown":
+            self._record("signal")
+            text = f"nothing in {path!r} waits for {name!r}"
+            raise SignalRefused("not_awaited", self.correlation_id, text)
         self._known("signal", resolution.outcome)
         if resolution.outcome == "ended":
             raise SignalRefused("workflow_ended", self.correlation_id, "the workflow has ended")
@@ -250,40 +275,61 @@ class WorkflowHandle(AnswersWaits):
 
         No further step begins, and nothing that a running step does is recorded. The run is cancelled when its
         worker renews its lease, within a quarter of `paigeant_lease`. If it sleeps, a worker cancels the provider's job
-        that it sleeps for. Raises `UnknownWorkflow`.
+        that it sleeps for, also in branches (of the first 1000 that sleep). Raises `UnknownWorkflow`.
         """
         return await asyncio.to_thread(self.cancel_sync)
 
     def cancel_sync(self) -> bool:
         """Do what `cancel` does, for code without an event loop."""
-        store = self._asked("cancel")
+        store, record = self._asked("cancel"), self._record("cancel")
+        asleep = asleep_in(store, record) if is_at_block(record) else []
         if self._known("cancel", store.cancel(self.correlation_id)) != "cancelled":
             return False
         outbox = Outbox(self._transport.publisher, registry)
-        if (sending := begin_calling_off(store, outbox, self.correlation_id)) is not None:
-            sending.ends_within(SEND_FOR)
+        end = time.monotonic() + SEND_FOR
+        for sending in begin_calling_off(store, outbox, self.correlation_id, asleep):
+            sending.ends_within(max(0.0, end - time.monotonic()))
         return True
 
-    async def redrive(self, *, discard_journal: bool = False) -> bool:
-        """Let a parked workflow go on, with all attempts of its step available again; False if it is not parked.
+    async def redrive(self, path: str | None = None, *, discard_journal: bool = False) -> bool:
+        """Let a parked workflow go on, with all attempts of its step available again; False if nothing is parked.
 
-        Calls in the step's journal are not made again. With `discard_journal` they are, and are paid for once more:
-        use it if the code has changed too much. Raises `UnknownWorkflow`.
+        If it is not its own step that is parked, all its parked branches go on. With the `path` of a step or a branch
+        (`readings/3/reader`), only what is parked there does, while others may go on. Calls in the step's journal are
+        not made again. With `discard_journal` they are, and are paid for once more: use it if the code has changed too
+        much. Raises `InvalidInput` (`unknown_path`) and `UnknownWorkflow`.
         """
-        return await asyncio.to_thread(self.redrive_sync, discard_journal=discard_journal)
+        return await asyncio.to_thread(self.redrive_sync, path, discard_journal=discard_journal)
 
-    def redrive_sync(self, *, discard_journal: bool = False) -> bool:
+    def redrive_sync(self, path: str | None = None, *, discard_journal: bool = False) -> bool:
         """Do what `redrive` does, for code without an event loop."""
-        answer = self._asked("redrive").redrive(self.correlation_id, discard_journal=discard_journal)
-        return self._known("redrive", answer) == "redriven"
+        store = self._asked("redrive")
+        if path is None:
+            answer = store.redrive(self.correlation_id, discard_journal=discard_journal)
+            if self._known("redrive", answer) == "redriven":
+                return True
+            record = self._record("redrive")
+            hop = store.hop(record.hop_id) if is_at_block(record) else None
+        else:
+            hop = self._at("redrive", path).hop
+        again = False
+        for place in parked_at(store, hop) if hop is not None else ():
+            answer = store.redrive(self.correlation_id, place=place, discard_journal=discard_journal)
+            again = answer == "redriven" or again
+        return again
+
+    def _at(self, operation: str, path: str) -> At:
+        record = self._record(operation)
+        with self._kept(operation):
+            return at_path(self._store(operation), record, path)
 
     async def events(self, after: str | None = None) -> AsyncIterator[WorkflowEvent]:
         """Yield what happens to the workflow, from its start or from the cursor `after`, until it ends.
 
         If the workflow streams, events of type `agent` show what its agents do while they run, and an event of type
-        `events_dropped` says how many a late reader has missed. A reader who goes on from the cursor of the last
-        event seen misses none of the other events and sees none twice. A step may not wait for more: it gets
-        `WaitInsideStep` once it has all there is, unless the workflow has ended.
+        `events_dropped` says how many a late reader has missed. Each tells the path of its step. A reader who goes on
+        from the cursor of the last event seen misses none of the other events and sees none twice. A step may not wait
+        for more: it gets `WaitInsideStep` once it has all there is, unless the workflow has ended.
         """
         reminder, reading = _Reminder(self), _Reading(after)
         for wait in _waits(None):
@@ -337,10 +383,14 @@ class WorkflowHandle(AnswersWaits):
         return TimeoutError(f"workflow {status.correlation_id} did not end within {timeout:g} s and goes on: {known}")
 
     def _nobody(self, status: WorkflowStatus) -> str | None:
-        """Say that nobody runs the current step, as far as this process can know; None if somebody may."""
-        if status.activity is None or status.state not in ("queued", "retrying"):
+        """Say that nobody runs the current step, as far as this process can know; None if somebody may.
+
+        Of a block it is about the first branch that waits for a worker, if none has one.
+        """
+        name = status.activity if status.state in ("queued", "retrying") else waits_for_worker(status.branches)
+        if name is None:
             return None
-        store, name = self._store("result"), status.activity
+        store = self._store("result")
         if not store.shared:
             if not isinstance(self._transport, ServesItself) or self._transport.serves(name):
                 return None
@@ -379,11 +429,7 @@ class WorkflowHandle(AnswersWaits):
         slip = self._message(record).slip
         with self._kept("result"):
             executed = executed_of(store, self.correlation_id, slip)
-            gave = [step for step in executed if step.gives_output]
-            outputs = [
-                StepOutput(step_id=step.step_id, activity=step.activity, output=output, content=step.content)
-                for step, output in zip(gave, outputs_of(store, self.correlation_id, gave), strict=True)
-            ]
+            outputs = outputs_in(store, self.correlation_id, executed)
         used = used_by(slip.executed, earlier=slip.earlier)
         return WorkflowResult(
             output=outputs[-1].output if outputs else None,
@@ -414,9 +460,9 @@ class WorkflowHandle(AnswersWaits):
 
     def _read_on(self, reading: _Reading) -> tuple[list[WorkflowEvent], bool]:
         # The state is read first, so that the event that ended the workflow is in this batch or an earlier one.
-        ended = self._record("events").state != "running"
-        stored = self._store("events").events(self.correlation_id, after=reading.after, limit=EVENTS_AT_ONCE)
-        return reading.whole(stored), ended
+        record, store = self._record("events"), self._store("events")
+        stored = store.events(self.correlation_id, after=reading.after, limit=EVENTS_AT_ONCE)
+        return reading.whole(stored, store, record), record.state != "running"
 
     def _asked(self, operation: str) -> Store:
         """Return the store, but ask it for no id that no workflow can have."""
@@ -455,14 +501,19 @@ class _Reading:
     """How far events were read: those of long data are several entries, and `found` is how many the last look found."""
 
     def __init__(self, after: str | None) -> None:
-        self.after, self.found, self._joining = after, 0, Joining()
+        self.after, self.found, self._joining, self._paths = after, 0, Joining(), EventPaths()
 
-    def whole(self, stored: Sequence[StoredEvent]) -> list[WorkflowEvent]:
+    def whole(self, stored: Sequence[StoredEvent], store: Store, record: WorkflowRecord) -> list[WorkflowEvent]:
         """Return the events that entries are; a cursor of theirs is behind all entries of its event."""
         self.found = len(stored)
         self.after = stored[-1].cursor if stored else self.after
+        self._paths.learn(entry.fields for entry in stored)
         events = ((entry, self._joining.whole(entry.fields)) for entry in stored)
-        return [_event(entry, fields) for entry, fields in events if fields is not None]
+        return [
+            _event(entry, fields, self._paths.of(fields.get("hop", ""), store, record))
+            for entry, fields in events
+            if fields is not None
+        ]
 
 
 class _Reminder:
@@ -478,15 +529,6 @@ class _Reminder:
             self._at = math.inf
             self._handle._remind()
         return found
-
-
-def _current_state(record: WorkflowRecord) -> CurrentState:
-    """Say more than the store's `running`: whether a worker has the step, or what it waits for."""
-    if record.state != "running" or record.running:
-        return record.state
-    if record.suspended:
-        return "suspended"
-    return "queued" if record.retry_at is None or is_left_to_newer(record.failure) else "retrying"
 
 
 def _waits_for_branches(record: WorkflowRecord) -> bool:
@@ -526,11 +568,10 @@ def _told(waits: Sequence[WaitingFor]) -> str:
     return "; ".join(told + more)
 
 
-def _event(stored: StoredEvent, whole: Mapping[str, str]) -> WorkflowEvent:
+def _event(stored: StoredEvent, whole: Mapping[str, str], path: str) -> WorkflowEvent:
     fields = dict(whole)
-    return WorkflowEvent(
-        cursor=stored.cursor, at=stored.at, type=fields.pop("type", ""), hop_id=fields.pop("hop", ""), fields=fields
-    )
+    type_, hop_id = fields.pop("type", ""), fields.pop("hop", "")
+    return WorkflowEvent(cursor=stored.cursor, at=stored.at, type=type_, hop_id=hop_id, fields=fields, path=path)
 
 
 def _waits(timeout: float | None) -> Iterator[float]:

@@ -14,6 +14,7 @@ from typing import Literal, TypeAlias
 __all__ = [
     "Block",
     "BranchEnded",
+    "Counted",
     "Ends",
     "Joined",
     "Plan",

@@ -48,6 +48,7 @@ __all__ = [
     "decide",
     "decide_refusal",
     "end_of_failed",
+    "failure_at",
     "late_unread",
 ]
 
@@ -342,6 +343,11 @@ def end_of_failed(message: PaigeantMessage | None, failure: Failure) -> BranchEn
     """Return how a branch ended that failed; `message` is None if it cannot be read."""
     slip = message.slip if message is not None else None
     return failed_end(slip, step=failure.step_id, error_class=failure.error_class, text=failure.text)
+
+
+def failure_at(end: BranchEnd) -> Failure:
+    """Return why a branch failed, from how it ended."""
+    return Failure(step_id=end.step, error_class=end.error_class, text=end.text)
 
 
 def late_unread() -> Failure:

@@ -6,6 +6,7 @@ from those, so that nothing is copied and no record is long.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
@@ -36,6 +37,9 @@ __all__ = [
     "read_opened",
     "succeeded_end",
 ]
+
+
+_NUMBER = re.compile(r"0|[1-9][0-9]{0,8}", re.ASCII)
 
 
 class BranchEnd(WireModel):
@@ -111,6 +115,12 @@ class OpenedAs(WireModel):
         """Return the name of a branch."""
         return self.names[number] if number < len(self.names) else str(number)
 
+    def number_of(self, name: str) -> int | None:
+        """Return the number of a branch by its name; None if there is none of that name."""
+        if self.names:
+            return self.names.index(name) if name in self.names else None
+        return int(name) if _NUMBER.fullmatch(name) is not None else None
+
 
 def opened_as(block: BlockSpec, path: str) -> OpenedAs:
     """Return what is kept of a block that opens its branches."""
@@ -144,7 +154,7 @@ def succeeded_end(slip: RoutingSlip) -> tuple[BranchEnd, Mapping[str, str]]:
     """Return how a branch ended whose slip has no more steps, and what the store must hold of it."""
     used = used_by(slip.executed, earlier=slip.earlier)
     end = BranchEnd(state="succeeded", usage=dict(used.counters), cost=used.cost)
-    stored = {name_of_slip(slip): dumps(slip.model_dump(mode="json"))}
+    stored = {name_of_slip(slip): dumps(slip.model_dump(mode="json", exclude_defaults=True))}
     last = next((record for record in reversed(slip.executed) if record.gives_output), None)
     if last is None:
         return end, stored

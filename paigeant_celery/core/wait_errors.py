@@ -57,7 +57,7 @@ class InvalidAnswer(InvalidInput):
 class SignalRefused(UsageError):
     """A signal cannot be taken: its workflow has ended, or keeps as many for waits to come as it may.
 
-    `reason` is `workflow_ended` or `too_many_signals`.
+    `reason` is `workflow_ended`, `too_many_signals`, or `not_awaited` if nothing in the branch waits for it.
     """
 
     def __init__(self, reason: str, correlation_id: str, text: str) -> None:

@@ -94,7 +94,7 @@ class StepBlocks:
         ends = await self._ends(block)
         if block.joined == "missed":
             raise _missed(step, self._message, block, ends)
-        result = _result(step, self._message.place, ends)
+        result = await asyncio.to_thread(_result, step, self._message.place, ends)  # of 1000 branches, it takes a while
         if (size := result.whole_size or 0) > (most := self._settings.max_output_size):
             text = f"the outputs of its branches have {size} bytes; raise `paigeant_max_output_size` ({most})"
             raise NotSerializable("output_too_large", text)
@@ -127,8 +127,8 @@ class StepBlocks:
     async def _open(self, step: BlockSpec, plan: Plan, items: Sequence[JsonValue] | None, *, written: int) -> Block:
         """Record all branches that are not recorded yet, and make the first ones live."""
         while written < plan.count:
-            page = await asyncio.to_thread(self._page, step, items, written, plan.count)
             try:
+                page = await asyncio.to_thread(self._page, step, items, written, plan.count)
                 written = await self._journal.patiently(partial(self._store.hold, self._closing, page))
             except InvalidInput as error:
                 raise Paused(error.reason, error.text) from None
@@ -159,7 +159,11 @@ class StepBlocks:
             message, text = first_message(self._message, step, number, item=item, inline=inline, now=now)
             given = message.slip.branch.given if message.slip.branch is not None else None
             blobs = {given.output_name: text} if given is not None and text is not None else {}
-            yield self._outbox.record_of(message, encode(message)), blobs
+            envelope = encode(message)
+            if (size := len(envelope.encode())) > (most := self._settings.max_message_size):
+                text = f"the envelope of branch {number} has {size} bytes; raise `paigeant_max_message_size` ({most})"
+                raise Paused("too_large", text)
+            yield self._outbox.record_of(message, envelope), blobs
 
     def _send(self, hops: Sequence[HopRecord]) -> None:
         sending = []

@@ -240,9 +240,10 @@ class RecordedEffects(Effects):
         hop, following = self._reading_of(hop_id), _following(hop_id)
         if hop is None:
             return None
-        if hop.state in ("failed", "parked"):
-            failure = hop.failure or Failure(step_id=None, error_class="", text="")
-            return _failed_with(failure, hop_id, ClosedAs.FAILED)
+        if hop.failure is not None:
+            return _failed_with(hop.failure, hop_id, ClosedAs.FAILED)
+        if hop.state == "failed":  # what its branch ended with is with the block
+            return Summary(hop_id=hop_id, step_id="", outcome=ClosedAs.FAILED)
         if self._reading_of(following) is None:
             return Summary(hop_id=hop_id, step_id="", outcome=ClosedAs.BRANCH_COMPLETED)
         return Summary(hop_id=hop_id, step_id="", outcome=ClosedAs.COMPLETED, next_hop=following)

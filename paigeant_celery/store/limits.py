@@ -26,6 +26,7 @@ class StoreLimits:
     max_streamed: int = 10_000  # events of one workflow's agents, approximately
     max_letters: int = 10_000  # of refused messages; the oldest are dropped
     letters_at_once: int = 100  # read at once from an index
+    expired_at_once: int = 200  # hops of a workflow that ends; those of a larger one are left to sweeps, in pages
     longest_sleep: int = 86_400_000  # then a suspended hop is looked at, whatever it waits for
     woken_at_once: int = 50  # suspended hops that one pass looks at
     most_fields: int = 2_000  # in one command; Lua passes on at most some 8000 values

@@ -9,10 +9,10 @@ from datetime import datetime, timedelta
 from paigeant_celery.core import blocks as rules
 from paigeant_celery.core import hops as protocol
 from paigeant_celery.core.blocks import Block, BranchEnded, Plan
-from paigeant_celery.core.errors import InvalidInput
 from paigeant_celery.core.hops import Pace
 from paigeant_celery.core.names import block_of
 from paigeant_celery.store.branch_port import BranchPage, BranchReading, HopReading, OpenedBlock
+from paigeant_celery.store.branches import too_many_hops
 from paigeant_celery.store.limits import StoreLimits
 from paigeant_celery.store.memory_letters import LetterBox
 from paigeant_celery.store.memory_records import Kept, KeptBranch, Records
@@ -38,8 +38,7 @@ class Branches:
         if written is block:
             return block.written
         if len(workflow.hop_ids) + len(page.hops) > self.limits.max_hops:
-            text = f"with its branches the workflow would have more than {self.limits.max_hops} hops"
-            raise InvalidInput("too_many_hops", "", text)
+            raise too_many_hops(self.limits.max_hops)
         workflow.blobs.update(page.blobs)
         for number, hop in enumerate(page.hops, page.first):
             kept.branches[number] = KeptBranch(hop_id=hop.hop_id)

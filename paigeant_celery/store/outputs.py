@@ -18,7 +18,7 @@ from paigeant_celery.core.slip import ExecutedStep, OutputRef
 from paigeant_celery.store.conversations import trips
 from paigeant_celery.store.port import HopStore
 
-__all__ = ["Kept", "Outputs", "brought_with_claim", "checked", "outputs_of", "recorded_value"]
+__all__ = ["Kept", "Outputs", "brought_with_claim", "checked", "outputs_of", "recorded_values"]
 
 MOST_BROUGHT = 32 * 1024  # bytes of an output that a claim brings; the event loop reads so much in about 1 ms
 
@@ -70,21 +70,17 @@ def outputs_of(store: HopStore | None, correlation_id: str, records: Sequence[Ex
 
     Those of blocks are put together from what their branches gave.
     """
-    found = _read_far(store, correlation_id, [(record.output_name, record.output_ref) for record in records])
-    values = [
-        record.output if record.output_ref is None else value for record, value in zip(records, found, strict=True)
-    ]
+    values = recorded_values(store, correlation_id, records)
     return [
         _assembled(store, correlation_id, value) if record.is_block else value
         for record, value in zip(records, values, strict=True)
     ]
 
 
-def recorded_value(store: HopStore | None, correlation_id: str, record: ExecutedStep) -> JsonValue:
-    """Return what a step has recorded as its output: for a block, its manifest."""
-    if record.output_ref is None:
-        return record.output
-    return _read_far(store, correlation_id, [(record.output_name, record.output_ref)])[0]
+def recorded_values(store: HopStore | None, correlation_id: str, records: Sequence[ExecutedStep]) -> list[JsonValue]:
+    """Return what steps have recorded as their outputs, with few round trips."""
+    found = _read_far(store, correlation_id, [(record.output_name, record.output_ref) for record in records])
+    return [record.output if record.output_ref is None else value for record, value in zip(records, found, strict=True)]
 
 
 def _assembled(store: HopStore | None, correlation_id: str, tree: JsonValue) -> JsonValue:

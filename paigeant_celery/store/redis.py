@@ -15,8 +15,10 @@ from paigeant_celery.core.conversations import ConversationKey
 from paigeant_celery.core.errors import HopUnknown, InvalidInput
 from paigeant_celery.core.flow import Failure, WorkflowState
 from paigeant_celery.core.hops import EPOCH
+from paigeant_celery.core.names import hop_id as make_hop_id
 from paigeant_celery.core.waits import Wait, hop_of_token
 from paigeant_celery.store.branch_port import BranchPage, BranchReading, HopReading, OpenedBlock
+from paigeant_celery.store.branches import too_many_hops
 from paigeant_celery.store.conversations import AT_ONCE, heard_of, said_arguments, trips, where_of
 from paigeant_celery.store.endpoint import Endpoint, read_url
 from paigeant_celery.store.limits import LIMITS, StoreLimits
@@ -46,12 +48,13 @@ from paigeant_celery.store.port import (
     Totals,
     WorkflowRecord,
 )
+from paigeant_celery.store.redis_branches import block_of_values, branches_in, page_arguments, plan_arguments
 from paigeant_celery.store.redis_check import check_server
 from paigeant_celery.store.redis_client import Client, Reply, Server
 from paigeant_celery.store.redis_records import (
+    about_failure,
     entry_of,
     failure_of,
-    failure_text,
     flat_of,
     hop_arguments,
     hops_of,
@@ -190,26 +193,26 @@ class RedisStore:
         notes = [flat_of({"type": "note", "hop": closing.hop_id, **note}) for note in completion.notes]
         return self._closed(
             "complete", closing, self._ttl, json.dumps(notes), completion.step, *hop_arguments(following),
-            used_argument(completion.used), *said_arguments(completion.said), len(completion.records),
+            completion.end, used_argument(completion.used), *said_arguments(completion.said), len(completion.records),
             *flat_of(completion.records), *flat_of(completion.blobs),
         )  # fmt: skip
 
     def fail(self, closing: Closing, failure: Failure, *, end: str = "") -> Closed | None:
         """Record that the hop failed and, with it, the workflow, or its branch."""
-        return Closed() if self._close("fail", closing, self._ttl, failure=failure) else None
+        return self._closed("fail", closing, self._ttl, *about_failure(failure), end)
 
     def retry_at(self, closing: Closing, failure: Failure, *, delay: float) -> bool:
         """Record that an attempt failed; the hop waits for `delay` seconds."""
-        return self._close("retry_at", closing, round(delay * 1000), failure=failure)
+        return self._write("retry_at", closing, round(delay * 1000), *about_failure(failure))
 
     def give_back(self, closing: Closing, failure: Failure) -> bool:
         """Leave a hop that the owner cannot read to newer workers."""
-        return self._close("give_back", closing, failure=failure)
+        return self._write("give_back", closing, *about_failure(failure))
 
     def park(self, closing: Closing, failure: Failure, letter: DeadLetter | None = None) -> Closed | None:
         """Set the hop aside, and keep its dead letter."""
         kept = () if letter is None else (letter.letter_id, *letter_fields(letter))
-        return Closed() if self._close("park", closing, failure=failure, letter=kept) else None
+        return self._closed("park", closing, *about_failure(failure), *kept)
 
     def cancel(self, correlation_id: str) -> Literal["cancelled", "ended", "unknown"]:
         """End a workflow wherever it stands."""
@@ -221,7 +224,9 @@ class RedisStore:
     ) -> Literal["redriven", "not_parked", "unknown"]:
         """Queue a parked hop again, with all its attempts."""
         token = uuid.uuid4().hex  # the client repeats a call if its reply is lost
-        reply = self._server.run("redrive", correlation_id, token, int(discard_journal), about=f"wf:{correlation_id}")
+        hop_id = "" if place is None else make_hop_id(correlation_id, place)
+        about = f"wf:{correlation_id}"
+        reply = self._server.run("redrive", correlation_id, token, int(discard_journal), hop_id, about=about)
         return cast("Literal['redriven', 'not_parked', 'unknown']", reply)
 
     def wait(self, closing: Closing, new: NewWait) -> Wait | None:
@@ -256,7 +261,8 @@ class RedisStore:
     ) -> Resolution:
         """Settle the oldest open wait for a signal of this name, or keep the signal."""
         about = f"wf:{correlation_id}"
-        reply = self._server.run("signal", correlation_id, name, text, by, call, about=about)
+        begins = "" if below is None else f"{correlation_id}.{below}."
+        reply = self._server.run("signal", correlation_id, name, text, by, call, begins, about=about)
         with self._server.readable(about):
             return resolution_of(reply)
 
@@ -280,26 +286,33 @@ class RedisStore:
 
     def block(self, hop_id: str) -> Block | None:
         """Return what a hop has opened as a block."""
-        raise NotImplementedError
+        found = self._branches_of(hop_id)
+        return None if found is None else found[0].block or Block()
 
     def hold(self, closing: Closing, page: BranchPage) -> int | None:
         """Record the first hops of branches, which nobody may claim yet."""
-        raise NotImplementedError
+        reply = self._run_for("hold", closing, *page_arguments(page))
+        if reply == TOO_MANY:
+            raise too_many_hops(self._server.limits.max_hops)
+        return int(reply[0]) if reply != OVERTAKEN else None
 
     def open_block(self, closing: Closing, plan: Plan) -> OpenedBlock | None:
         """Make the first branches of a block live, once."""
-        raise NotImplementedError
+        reply = self._run_for("open_block", closing, *plan_arguments(plan))
+        if reply == OVERTAKEN:
+            return None
+        with self._server.readable(f"hop:{closing.hop_id}"):
+            return OpenedBlock(block=block_of_values(reply[0]), hops=hops_of(reply[1]))
 
     def branches(self, hop_id: str, *, first: int, limit: int) -> Sequence[BranchReading]:
         """Return branches of a block in their order, from a number on."""
-        raise NotImplementedError
+        found = self._branches_of(hop_id, first=first, limit=limit)
+        return list(found[1]) if found is not None else []
 
     def hop(self, hop_id: str) -> HopReading | None:
         """Return where any hop stands, or None."""
-        raise NotImplementedError
-
-    def _closed(self, script: str, closing: Closing, *arguments: str | int) -> Closed | None:
-        return Closed() if self._write(script, closing, *arguments) else None
+        found = self._branches_of(hop_id)
+        return found[0] if found is not None else None
 
     def record(
         self, closing: Closing, records: Mapping[str, str], *, spent: Mapping[str, Usage] | None = None
@@ -542,9 +555,20 @@ class RedisStore:
 
         return cast("list[int]", self._server.ask(look, about=hash_))
 
-    def _close(self, script: str, closing: Closing, *more: int, failure: Failure, letter: Sequence[str] = ()) -> bool:
-        about = (failure_text(failure), failure.step_id or "", failure.error_class, failure.where)
-        return self._write(script, closing, *more, *about, *letter)
+    def _branches_of(
+        self, hop_id: str, *, first: int = 0, limit: int = 0
+    ) -> tuple[HopReading, Sequence[BranchReading]] | None:
+        about = f"hop:{hop_id}"
+        reply = self._server.run("branches_of", hop_id, max(first, 0), max(limit, 0), about=about)
+        with self._server.readable(about):
+            return branches_in(reply) if reply is not None else None
+
+    def _closed(self, script: str, closing: Closing, *arguments: str | int) -> Closed | None:
+        reply = self._run_for(script, closing, *arguments)
+        if reply == OVERTAKEN:
+            return None
+        with self._server.readable(f"hop:{closing.hop_id}"):
+            return Closed(hops=hops_of(reply) if isinstance(reply, list) else ())
 
     def _write(self, script: str, closing: Closing, *more: str | int, about: str = "") -> bool:
         """Run a script that writes for a hop; raises `HopUnknown` if there is no record of it."""

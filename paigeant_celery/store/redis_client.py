@@ -36,12 +36,14 @@ MAX_CONNECTIONS = 1024  # more than the threads of one worker; each call holds o
 SCRIPTS = (
     "start", "claim", "renew", "touch", "release", "complete", "retry_at", "park", "fail", "cancel", "redrive", "sweep",
     "read", "bury", "letters", "record", "publish", "events", "bind", "resend", "give_back", "format", "probe",
-    "wait", "suspend", "resolve", "time_out", "signal", "asked", "waits_of",
+    "wait", "suspend", "resolve", "time_out", "signal", "asked", "waits_of", "hold", "open_block", "branches_of",
 )  # fmt: skip
 # What stands in front of some of them, after `common.lua`.
 WITH_WAITS = (
     "claim", "read", "redrive", "sweep", "wait", "suspend", "resolve", "time_out", "signal", "asked", "waits_of",
+    "branches_of",
 )  # fmt: skip
+WITH_BRANCHES = (*WITH_WAITS, "complete", "park", "fail", "cancel", "hold", "open_block")
 WITH_SIGNALS = ("wait", "signal", "redrive")
 
 # A script failed on a value before its first write. Servers before Redis 7 report a refused command in the same words.
@@ -228,13 +230,15 @@ def script_texts(limits: StoreLimits) -> dict[str, str]:
     """Return the scripts by their names, each as it is sent to the server."""
     folder = resources.files("paigeant_celery.store").joinpath("scripts")
     parts = {
-        name: folder.joinpath(f"{name}.lua").read_text("utf-8") for name in ("common", "waits", "signals", *SCRIPTS)
+        name: folder.joinpath(f"{name}.lua").read_text("utf-8")
+        for name in ("common", "branches", "waits", "signals", *SCRIPTS)
     }
     numbers = as_lua(limits)
 
     def text_of(name: str) -> str:
-        front = ("common", *("waits",) * (name in WITH_WAITS), *("signals",) * (name in WITH_SIGNALS))
-        return numbers + "".join(parts[part] for part in (*front, name))
+        with_more = {"branches": WITH_BRANCHES, "waits": WITH_WAITS, "signals": WITH_SIGNALS}
+        front = [part for part, names in with_more.items() if name in names]
+        return numbers + "".join(parts[part] for part in ("common", *front, name))
 
     return {name: text_of(name) for name in SCRIPTS}
 

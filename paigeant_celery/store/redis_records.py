@@ -17,6 +17,7 @@ from paigeant_celery.store.timeline import Entry, Id, id_of
 from paigeant_celery.store.totals import sums_in, sums_of, sums_text, usage_of
 
 __all__ = [
+    "about_failure",
     "entry_of",
     "failure_of",
     "failure_text",
@@ -83,6 +84,11 @@ def failure_text(failure: Failure) -> str:
     """Return a failure as records keep it."""
     kept = {"step_id": failure.step_id, "error_class": failure.error_class, "text": failure.text}
     return json.dumps(kept if failure.cause is None else {**kept, "cause": failure.cause.as_json()})
+
+
+def about_failure(failure: Failure) -> tuple[str, str, str, str]:
+    """Return a failure as scripts take it."""
+    return failure_text(failure), failure.step_id or "", failure.error_class, failure.where
 
 
 def failure_of(text: str) -> Failure:

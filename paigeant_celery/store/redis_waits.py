@@ -37,7 +37,8 @@ def standing_arguments(standing: Standing) -> tuple[str | int, ...]:
     """Return what a hop stands at as scripts take it."""
     # It is never woken before that time.
     wake_at = "" if standing.wake_at is None else -((EPOCH - standing.wake_at) // timedelta(milliseconds=1))
-    return wake_at, "1" if standing.quiet else "", ", ".join(standing.names), *standing.tokens
+    flags = ("1" if flag else "" for flag in (standing.quiet, standing.branches))
+    return wake_at, *flags, ", ".join(standing.names), *standing.tokens
 
 
 def waits_in(flat: Sequence[str]) -> tuple[Wait, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from pydantic import ValidationError
 
 from paigeant_celery.core.errors import MessageError, StoreCorrupt, UsageError
@@ -11,10 +13,12 @@ from paigeant_celery.core.message import reread
 from paigeant_celery.core.names import block_of, hop_id
 from paigeant_celery.core.slip import BranchOf, ExecutedStep, RoutingSlip
 from paigeant_celery.store.earlier import executed_step
-from paigeant_celery.store.outputs import recorded_value
+from paigeant_celery.store.outputs import recorded_values
 from paigeant_celery.store.port import Store
 
-__all__ = ["manifest_of_record", "slip_of_branch", "step_at"]
+__all__ = ["manifest_of_record", "manifests_of", "slip_of_branch", "slips_of_branches", "step_at"]
+
+READ_AT_ONCE = 50  # slips of branches
 
 
 def step_at(store: Store | None, correlation_id: str, slip: RoutingSlip, path: str) -> ExecutedStep:
@@ -46,22 +50,45 @@ def slip_of_branch(store: Store, correlation_id: str, place: str) -> RoutingSlip
 
     Raises `StoreCorrupt` if it is damaged.
     """
-    name = name_of_slip(RoutingSlip(branch=BranchOf(place=place, path=place)))
-    text = store.blob(correlation_id, name)
-    if text is None:
-        return None
-    try:
-        return RoutingSlip.model_validate(loads(text, invalid="store_corrupt"))
-    except (ValidationError, MessageError) as error:
-        raise StoreCorrupt(f"{correlation_id}: slip of a branch", f"{place} is damaged") from error
+    text = store.blob(correlation_id, _name_of_slip(place))
+    return _read_slip(correlation_id, place, text) if text is not None else None
+
+
+def slips_of_branches(store: Store, correlation_id: str, places: Sequence[str]) -> Mapping[str, RoutingSlip]:
+    """Return the slips of branches that succeeded, by their places; raises `StoreCorrupt` if one is missing."""
+    found: dict[str, RoutingSlip] = {}
+    for first in range(0, len(places), READ_AT_ONCE):
+        some = places[first : first + READ_AT_ONCE]
+        texts = store.blobs(correlation_id, [_name_of_slip(place) for place in some])
+        for place in some:
+            if (text := texts.get(_name_of_slip(place))) is None:
+                raise StoreCorrupt(f"{correlation_id}: slip of a branch", f"{place} is missing")
+            found[place] = _read_slip(correlation_id, place, text)
+    return found
 
 
 def manifest_of_record(store: Store | None, correlation_id: str, record: ExecutedStep) -> Manifest:
     """Return the manifest of a block that has run; raises `StoreCorrupt` if it is damaged."""
+    return manifests_of(store, correlation_id, [record])[0]
+
+
+def manifests_of(store: Store | None, correlation_id: str, records: Sequence[ExecutedStep]) -> list[Manifest]:
+    """Return those of several blocks, with few round trips."""
     try:
-        return manifest_in(recorded_value(store, correlation_id, record))
+        return [manifest_in(value) for value in recorded_values(store, correlation_id, records)]
     except ValueError as error:
         raise StoreCorrupt(f"{correlation_id}: output of a block", str(error)) from error
+
+
+def _name_of_slip(place: str) -> str:
+    return name_of_slip(RoutingSlip(branch=BranchOf(place=place, path=place)))
+
+
+def _read_slip(correlation_id: str, place: str, text: str) -> RoutingSlip:
+    try:
+        return RoutingSlip.model_validate(loads(text, invalid="store_corrupt"))
+    except (ValidationError, MessageError) as error:
+        raise StoreCorrupt(f"{correlation_id}: slip of a branch", f"{place} is damaged") from error
 
 
 def _in_branch(

@@ -8,15 +8,16 @@ from typing import Any
 from celery.signals import task_revoked
 from celery.worker import state
 
-from paigeant_celery.broker.called_off import begin_calling_off
+from paigeant_celery.broker.called_off import asleep_in, begin_calling_off
 from paigeant_celery.broker.outbox import Outbox
 from paigeant_celery.core.errors import StoreCorrupt, TransientError
-from paigeant_celery.core.names import hop_id, next_place, split_hop_id
-from paigeant_celery.store.port import HopStore
+from paigeant_celery.core.names import block_of, blocks_above, hop_id, next_place, split_hop_id
+from paigeant_celery.store.port import Store, WorkflowRecord
 
 __all__ = ["Revocations"]
 
 EVERY = 1.0  # seconds
+CLOSED = ("done", "failed", "cancelled")
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ class Revocations:
     no longer: the copy that tells of a cancelled sleeper must reach its task.
     """
 
-    def __init__(self, store: HopStore, outbox: Outbox) -> None:
+    def __init__(self, store: Store, outbox: Outbox) -> None:
         self._store, self._outbox = store, outbox
         self._timer: Any = None
         self._seen: set[str] = set()
@@ -63,13 +64,35 @@ class Revocations:
     def _cancel(self, task_id: str) -> None:
         ids = split_hop_id(task_id)  # other tasks have no such id, or one that the store does not know
         record = self._store.workflow(ids[0]) if ids is not None else None
-        if ids is None or record is None:
+        if ids is None or record is None or not self._is_current(record, task_id):
             return
-        # The hop may have ended since it was revoked, so that the next one is current.
-        if record.hop_id not in (task_id, hop_id(ids[0], next_place(ids[1]))):
-            return
+        asleep = asleep_in(self._store, record) if record.state in ("running", "parked") else []
         if self._store.cancel(ids[0]) == "cancelled":
             logger.warning("workflow %s is cancelled: its hop was revoked", ids[0], extra={"action": "cancelled"})
             state.revoked.discard(task_id)
             if record.state != "cancelled" and self._timer is not None:  # the other workers have looked by then
-                self._timer.call_after(3 * EVERY, begin_calling_off, (self._store, self._outbox, ids[0]))
+                args = (self._store, self._outbox, ids[0], asleep)
+                self._timer.call_after(3 * EVERY, begin_calling_off, args)
+
+    def _is_current(self, record: WorkflowRecord, task_id: str) -> bool:
+        """Say whether a hop, or the one after it in its slip, is one that its workflow stands at.
+
+        The hop may have ended since it was revoked, so that the next one is current.
+        """
+        following = _after(task_id)
+        if block_of(task_id) is None:
+            return record.hop_id in (task_id, following)
+        goes_on = record.state != "cancelled"
+        for block in blocks_above(task_id) if goes_on else ():
+            above = self._store.hop(block)
+            if above is None or above.state in CLOSED:
+                return False
+        return any(
+            found is not None and (found.state not in CLOSED or (found.state == "cancelled" and not goes_on))
+            for found in map(self._store.hop, (task_id, following))
+        )
+
+
+def _after(task_id: str) -> str:
+    correlation_id, _, place = task_id.partition(".")
+    return hop_id(correlation_id, next_place(place))

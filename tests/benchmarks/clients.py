@@ -2,7 +2,8 @@
 
     python clients.py slip|chain|lean URL
 
-Reads a JSON object on each line and answers it with one: `{"send": prompts}` with `{"sent": id}`, and
+Reads a JSON object on each line and answers it with one: `{"send": prompts}` with `{"sent": id}`,
+`{"fan": prompts, "at_once": number}` with the same, and
 `{"read": id, "timeout": seconds}` with `{"outputs": […]}` or, if they did not come in time, `{"late": text}`.
 """
 
@@ -16,10 +17,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import celery.exceptions
-from celery import chain
+from celery import chain, chord
 from celery.result import AsyncResult
-from contestants import AGENT, ENDED, STEP, chain_app, lean_app, slip_app
+from contestants import AGENT, ENDED, JOIN, STEP, chain_app, lean_app, slip_app
 from kombu.simple import SimpleQueue
+
+FAN = "fan"  # the id of the block
 
 
 class Client(Protocol):
@@ -27,6 +30,10 @@ class Client(Protocol):
 
     def send(self, prompts: Sequence[str]) -> str:
         """Send one workflow and return its id."""
+        ...
+
+    def fan(self, prompts: Sequence[str], at_once: int) -> str:
+        """Send one workflow that asks all prompts side by side and joins the answers, and return its id."""
         ...
 
     def outputs(self, sent: str, *, timeout: float) -> Sequence[object]:
@@ -48,8 +55,18 @@ class SlipClient:
         itinerary = [ActivitySpec(AGENT, prompt) for prompt in prompts]
         return self._dispatcher.dispatch_workflow_sync(self._transport, itinerary=itinerary)
 
+    def fan(self, prompts: Sequence[str], at_once: int) -> str:
+        from paigeant_celery import ActivitySpec, parallel
+
+        branches = {str(index): ActivitySpec(AGENT, prompt) for index, prompt in enumerate(prompts)}
+        block = parallel(branches, max_at_once=at_once, step_id=FAN)
+        return self._dispatcher.dispatch_workflow_sync(self._transport, itinerary=[block])
+
     def outputs(self, sent: str, *, timeout: float) -> Sequence[object]:
         result = self._dispatcher.handle(sent, self._transport).result_sync(timeout)
+        if FAN in result.outputs:
+            joined: Any = result.outputs[FAN]
+            return list(joined.values())
         return [step.output for step in result.steps]
 
 
@@ -59,12 +76,20 @@ class ChainClient:
     def __init__(self, url: str) -> None:
         self._app = chain_app(url)
         self._sent: dict[str, AsyncResult] = {}
+        self._fans: set[str] = set()
 
     def send(self, prompts: Sequence[str]) -> str:
         first = self._app.signature(STEP, args=(None, prompts[0]))
         others = [self._app.signature(STEP, args=(prompt,)) for prompt in prompts[1:]]
         sent = chain(first, *others, app=self._app).apply_async()
         self._sent[sent.id] = sent
+        return str(sent.id)
+
+    def fan(self, prompts: Sequence[str], at_once: int) -> str:
+        asked = [self._app.signature(STEP, args=(None, prompt)) for prompt in prompts]
+        sent = chord(asked, app=self._app)(self._app.signature(JOIN))
+        self._sent[sent.id], sent.parent = sent, None
+        self._fans.add(sent.id)
         return str(sent.id)
 
     def outputs(self, sent: str, *, timeout: float) -> Sequence[object]:
@@ -76,7 +101,7 @@ class ChainClient:
             except celery.exceptions.TimeoutError as error:
                 raise TimeoutError(f"task {step.id} did not end within {timeout:g} s") from error
             step = step.parent
-        return found[::-1]
+        return found[0] if sent in self._fans else found[::-1]  # type: ignore[return-value]
 
 
 class LeanClient:
@@ -91,6 +116,9 @@ class LeanClient:
         sent = uuid.uuid4().hex
         self._app.send_task(STEP, ({"id": sent, "prompts": prompts, "outputs": []},))
         return sent
+
+    def fan(self, prompts: Sequence[str], at_once: int) -> str:
+        raise TypeError("a lean slip joins nothing")
 
     def outputs(self, sent: str, *, timeout: float) -> Sequence[object]:
         deadline = time.monotonic() + timeout
@@ -116,9 +144,19 @@ def main() -> None:
         print(json.dumps(_answer(client, **json.loads(line))), flush=True)
 
 
-def _answer(client: Client, *, send: Sequence[str] = (), read: str = "", timeout: float = 0) -> dict[str, object]:
+def _answer(
+    client: Client,
+    *,
+    send: Sequence[str] = (),
+    fan: Sequence[str] = (),
+    at_once: int = 0,
+    read: str = "",
+    timeout: float = 0,
+) -> dict[str, object]:
     if send:
         return {"sent": client.send(send)}
+    if fan:
+        return {"sent": client.fan(fan, at_once)}
     try:
         return {"outputs": client.outputs(read, timeout=timeout)}
     except TimeoutError as error:

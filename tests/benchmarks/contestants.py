@@ -22,6 +22,7 @@ from celery import Celery
 __all__ = [
     "AGENT",
     "ENDED",
+    "JOIN",
     "STEP",
     "Kind",
     "chain_app",
@@ -38,6 +39,7 @@ Kind: TypeAlias = Literal["slip", "chain", "lean"]
 
 AGENT = "stepper"
 STEP = "bench.step"
+JOIN = "bench.join"  # the body of a chord
 ENDED = "bench.ended"  # queue that a lean slip goes to when it has ended
 LOOK_UP = 0.25  # seconds until an open gate is noticed
 
@@ -156,6 +158,10 @@ def add_chain_step(app: Celery) -> None:
     def step(previous: str | None, prompt: str) -> str:
         text = prompt if previous is None else f"{prompt}\n\n{previous}"
         return cast("str", run(agent.run(text)).output)
+
+    @app.task(name=JOIN)  # type: ignore[untyped-decorator]
+    def join(outputs: list[str]) -> list[str]:
+        return outputs
 
 
 def add_lean_step(app: Celery) -> None:

@@ -127,6 +127,10 @@ class Client:
         """Send one workflow with a step for each prompt and return its id."""
         return str(self._ask(send=list(prompts))["sent"])
 
+    def fan(self, prompts: Sequence[str], *, at_once: int) -> str:
+        """Send one workflow with a branch for each prompt, which a join follows, and return its id."""
+        return str(self._ask(fan=list(prompts), at_once=at_once)["sent"])
+
     def outputs(self, sent: str, *, timeout: float) -> Sequence[object]:
         """Wait for a workflow and return the outputs of all its steps; raises `TimeoutError`."""
         answer = self._ask(read=sent, timeout=timeout)

@@ -23,6 +23,7 @@ from paigeant_celery.core import names
 from paigeant_celery.core.hops import ResentReason
 from paigeant_celery.core.policy import MAX_BACKOFF
 from paigeant_celery.core.settings import Settings
+from paigeant_celery.core.steps import AT_ONCE, MOST_AT_ONCE, MOST_DEEP
 from paigeant_celery.hop.lease import RENEWALS_PER_LEASE
 from paigeant_celery.journal.hop_journal import MAX_RECORD
 from paigeant_celery.store.limits import LIMITS
@@ -60,6 +61,8 @@ TILL = "# till.py"
 DISPATCHING = "# dispatching.py"
 FOLLOWING = "# following.py"
 ORDERS = "# orders.py"
+FAN_OUT = "# fan_out.py"
+VOTES = "# votes.py"
 REFUNDS = "# refunds.py"
 REFUNDS_TEST = "# test_refunds.py"
 INBOX_PAGE = "# inbox_page.py"
@@ -90,6 +93,8 @@ RUN_BELOW = (
     DISPATCHING,
     FOLLOWING,
     ORDERS,
+    FAN_OUT,
+    VOTES,
     REFUNDS,
     REFUNDS_TEST,
     INBOX_PAGE,
@@ -128,6 +133,16 @@ FIGURES = [
     ("docs/guarantees.md", "`max_attempts` ({}) in all.", SETTINGS.max_attempts),
     ("docs/guarantees.md", "After it was begun `max_attempts` ({}) times,", SETTINGS.max_attempts),
     ("docs/guarantees.md", "which is every quarter of `paigeant_lease` ({} s)", SETTINGS.lease / RENEWALS_PER_LEASE),
+    ("docs/blocks.md", "Blocks may stand in branches, up to {} deep.", MOST_DEEP),
+    ("docs/blocks.md", "go on at the same time; {} by default.", AT_ONCE),
+    ("docs/blocks.md", "{}, at most 100 for each block", AT_ONCE),
+    ("docs/blocks.md", "20, at most {} for each block", MOST_AT_ONCE),
+    ("docs/blocks.md", "`paigeant_max_branches` ({})", SETTINGS.max_branches),
+    ("docs/blocks.md", "all branches together | {} |", LIMITS.max_hops),
+    ("docs/limits.md", "hops of a workflow with blocks | {} |", LIMITS.max_hops),
+    ("docs/limits.md", "blocks in each other | {} |", MOST_DEEP),
+    ("docs/limits.md", "`max_at_once=` of a block | 1 to {} |", MOST_AT_ONCE),
+    ("docs/operating.md", "would have more than {} hops", LIMITS.max_hops),
     ("docs/performance.md", "with more than {} task threads", FEW),
     ("docs/waiting.md", "A step has at most {} open waits,", LIMITS.max_waits),
     ("docs/waiting.md", "an answer at most {} MiB,", LIMITS.max_answer / 1024**2),
@@ -277,6 +292,33 @@ ANSWERS = {
         "store/scripts/suspend.lua": ["-- SUSPEND"],
         "store/scripts/resolve.lua": ["-- RESOLVE"],
         "store/scripts/sweep.lua": ["asleep"],
+    },
+    "What does a block do, and when does it go on?": {
+        "core/blocks.py": ["def open_branches(", "def end_branch(", "def leave_window("],
+        "hop/step_blocks.py": ["async def joined(", "async def _open(", "def _missed("],
+        "store/scripts/hold.lua": ["-- HOLD"],
+        "store/scripts/open_block.lua": ["-- OPEN_BLOCK"],
+    },
+    "What is the first message of a branch, and what does its first step get?": {
+        "core/branches.py": ["def first_message("],
+        "core/slip.py": ["class BranchOf(", "def previous("],
+    },
+    "How did a branch end, and who woke its block?": {
+        "core/manifests.py": ["class BranchEnd(", "def succeeded_end("],
+        "core/blocks.py": ["def end_branch(", "wakes=True"],
+        "hop/effects.py": ["case Arrive():"],
+        "hop/with_store.py": ["def _arrive("],
+        "store/scripts/branches.lua": ["local function arrive(", "local function joined_of("],
+    },
+    "Why may this hop of a branch write nothing any more, and who closes it?": {
+        "store/scripts/common.lua": ["local function is_cut_off("],
+        "store/scripts/branches.lua": ["local function end_block(", "local function close_below("],
+        "store/scripts/sweep.lua": ["'ZRANGE', ending"],
+    },
+    "Where is the output of a block, or of a step in a branch?": {
+        "core/manifests.py": ["class Manifest(", "def assembled("],
+        "store/outputs.py": ["def outputs_of("],
+        "store/steps.py": ["def step_at("],
     },
     "Why was an attempt left, or not?": {
         "journal/hop_waits.py": ["IN_PEACE = ", "def _leave_if("],
@@ -507,6 +549,47 @@ def test_the_quick_start_prints_the_outputs_of_both_agents(tmp_path: Path) -> No
 def test_the_order_that_waits_for_its_payment_is_shipped(tmp_path: Path) -> None:
     """Whoever copies it sees a signal arrive."""
     assert run_script(block(ORDERS), cwd=tmp_path, cold=True) == "shipped for 1700 cents\n"
+
+
+def test_the_blocks_that_are_shown_give_what_their_page_says(tmp_path: Path) -> None:
+    """A path that is wrong on the page is wrong in the code of its readers."""
+    served = """
+import asyncio, json
+from paigeant_celery.testing import WorkflowHarness
+
+async def main():
+    harness = WorkflowHarness()
+    result = await harness.run(itinerary)
+    print(json.dumps(result.outputs))
+
+asyncio.run(main())
+"""
+
+    outputs = json.loads(run_script(block(FAN_OUT) + served, cwd=tmp_path))
+
+    assert outputs["readings"] == ["read cats 1", "read cats 2", "read cats 3"]
+    assert outputs["checks"] == {
+        "number": 3, "text": f"checks/text/sub-workflow/0/write: read cats 1; {outputs['readings']}",
+    }  # fmt: skip
+    assert outputs["write"] == f"write: read cats 1; {outputs['checks']}"
+
+
+def test_the_joins_that_are_shown_give_what_their_page_says(tmp_path: Path) -> None:
+    """People choose how much may fail from it."""
+    served = """
+import asyncio, json
+from paigeant_celery.testing import WorkflowHarness
+print(json.dumps(asyncio.run(WorkflowHarness().run([prices, quorum])).outputs))
+"""
+
+    outputs = json.loads(run_script(block(VOTES) + served, cwd=tmp_path))
+
+    text = outputs["prices"][1].pop("text")
+    assert outputs == {
+        "prices": [12, {"failed": "ValueError"}, 9], "prices/0/price": 12, "prices/2/price": 9,
+        "quorum": {"ann": "ann", "bob": "bob"}, "quorum/ann/judge": "ann", "quorum/bob/judge": "bob",
+    }  # fmt: skip
+    assert "unknown" in text
 
 
 def test_the_quick_start_prints_the_same_on_redis(tmp_path: Path, own_redis: Callable[..., RedisServer]) -> None:

@@ -12,7 +12,7 @@ from paigeant_celery.core.names import SPEC_VERSION
 from paigeant_celery.store.limits import LIMITS
 from tests.support.processes import HOSTS, PROGRAMS
 
-__all__ = ["OLDER_FORMAT", "OLDER_SPEC", "older_version", "whole_slips", "without_waits"]
+__all__ = ["OLDER_FORMAT", "OLDER_SPEC", "older_version", "whole_slips", "without_blocks", "without_waits"]
 
 OLDER_FORMAT = LIMITS.format - 1
 OLDER_SPEC = "1.0"
@@ -30,9 +30,23 @@ WHOLE_SLIPS = (
         '"""They travel."""\n        return False',
     ),
 )
+# 1.4 knows no blocks and no branches.
+NO_BLOCKS = (
+    ("core/steps.py", " | SleepSpec | BlockSpec, ", " | SleepSpec, "),
+    (
+        "core/slip.py",
+        "branch: Annotated[BranchOf | None, Field(exclude_if=lambda branch: branch is None)] = None",
+        "branch = property(lambda slip: None)",
+    ),
+)
 # 1.3 knows no steps that wait, and nobody takes them.
 NO_WAITS = (
-    ("core/slip.py", "ActivitySpec | FunctionSpec | WaitSpec | SleepSpec, ", "ActivitySpec | FunctionSpec, "),
+    (
+        "core/steps.py",
+        "ActivitySpec | FunctionSpec | WaitSpec | SleepSpec | BlockSpec, ",
+        "ActivitySpec | FunctionSpec, ",
+    ),
+    NO_BLOCKS[1],
     ("core/slip.py", "if record.gives_output), None)", "), None)"),
     ("activities/registry.py", "registry = Registry([FlowActivity()])", "registry = Registry()"),
 )
@@ -43,13 +57,18 @@ CHANGES = (
     ("store/limits.py", f"format: int = {LIMITS.format} ", f"format: int = {OLDER_FORMAT} "),
     ("store/scripts/cancel.lua", "redis.call('ZREM', asleep, hop)\nwithdraw_waits(open)\n", ""),
     ("core/names.py", f'SPEC_VERSION = "{SPEC_VERSION}"', f'SPEC_VERSION = "{OLDER_SPEC}"'),
-    ("core/slip.py", 'kind: Literal["agent", "agent_1.2"] = "agent"', 'kind: Literal["agent"] = "agent"'),
-    ("core/slip.py", 'Annotated[ActivitySpec | FunctionSpec, Field(discriminator="kind")]', "ActivitySpec"),
+    ("core/steps.py", 'kind: Literal["agent", "agent_1.2"] = "agent"', 'kind: Literal["agent"] = "agent"'),
+    ("core/steps.py", 'Annotated[ActivitySpec | FunctionSpec, Field(discriminator="kind")]', "ActivitySpec"),
 )
 # It has the format of its time, too: its workers end when a newer one has begun.
 WITHOUT_WAITS = (
     *NO_WAITS,
     ("core/names.py", f'SPEC_VERSION = "{SPEC_VERSION}"', 'SPEC_VERSION = "1.3"'),
+    ("store/limits.py", f"format: int = {LIMITS.format} ", f"format: int = {OLDER_FORMAT} "),
+)
+WITHOUT_BLOCKS = (
+    *NO_BLOCKS,
+    ("core/names.py", f'SPEC_VERSION = "{SPEC_VERSION}"', 'SPEC_VERSION = "1.4"'),
     ("store/limits.py", f"format: int = {LIMITS.format} ", f"format: int = {OLDER_FORMAT} "),
 )
 
@@ -69,6 +88,11 @@ def whole_slips(folder: Path) -> str:
 def without_waits(folder: Path) -> str:
     """Make a copy of version 1.3."""
     return _copied(folder, WITHOUT_WAITS)
+
+
+def without_blocks(folder: Path) -> str:
+    """Make a copy of version 1.4."""
+    return _copied(folder, WITHOUT_BLOCKS)
 
 
 def _copied(folder: Path, changes: Iterable[tuple[str, str, str]]) -> str:

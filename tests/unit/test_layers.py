@@ -49,6 +49,7 @@ MAY_IMPORT = {
         "store.outputs",
         "store.pages",
         "store.steps",
+        "store.tree",
         "activities",
         "broker",
     },

@@ -34,7 +34,7 @@ ERRORS = {name: thing for name, thing in CLASSES.items() if issubclass(thing, Ba
 
 # They are there for annotations; what they are made of is not public.
 FOR_ANNOTATIONS = {"CeleryTransport", "Delivery", "Runway", "Store", "TaskSignature", "Transport"}
-STEPS = ("ActivitySpec", "FunctionSpec", "SleepSpec", "TaskSpec", "WaitSpec")
+STEPS = ("ActivitySpec", "BlockSpec", "FunctionSpec", "SleepSpec", "TaskSpec", "WaitSpec")
 # Methods that other parts of the package call; they are public in Python's sense only.
 OWN_USE = {
     *(
@@ -49,9 +49,11 @@ OWN_USE = {
     *("WorkflowLimits.account", "WorkflowLimits.given", "WorkflowLimits.left", "WorkflowLimits.set_limits"),
     *("PaigeantAgent.from_file", "PaigeantAgent.from_spec"),  # always raise
     *(f"{step}.{method}" for step in STEPS for method in ("identified", "inserted_by")),
-    *("ActivitySpec.asking",),
+    *("ActivitySpec.asking", "BlockSpec.with_branches"),
+    *("RoutingSlip.name_in_store", "RoutingSlip.path_of", "RoutingSlip.place_of"),
 }
 MADE_BY_US = {
+    "BlockSpec",
     "FunctionActivity",
     "SleepSpec",
     "StepOutput",
@@ -181,7 +183,7 @@ def test_each_class_in_the_signature_of_a_public_name_is_a_public_name() -> None
     """People write it into their own annotations, and catch or build it."""
     # The signature of a hook of pydantic-ai is pydantic-ai's.
     todo = [thing for name, thing in PUBLIC.items() if name not in {"CeleryDurability", *FOR_ANNOTATIONS}]
-    own_use = {"Decorator", "Usage", "Waits"}  # a protocol of overloads; what `WorkflowLimits` count; a seam
+    own_use = {"Blocks", "Decorator", "Usage", "Waits"}  # a protocol of overloads; what `WorkflowLimits` count; seams
     hidden = {
         (getattr(thing, "__name__", ""), named.__name__)
         for thing in todo
@@ -245,7 +247,7 @@ def test_the_reference_has_each_attribute_of_what_one_reads() -> None:
     """A field that is not on the page is not used, or guessed."""
     shown = {row[0].strip("`"): set(shown_words(row[1])) for row in rows("| value | its attributes |")}
 
-    hidden = {"read_output", "read_data", "read_step", "history", "waits", *OWN_USE}
+    hidden = {"read_output", "read_data", "read_step", "history", "waits", "blocks", *OWN_USE}
     assert shown == {name: attributes(CLASSES[name]) - hidden for name in shown}
     values = {name for name, kind in CLASSES.items() if "__dataclass_params__" in vars(kind)}
     assert values - FOR_ANNOTATIONS - set(shown) == set()

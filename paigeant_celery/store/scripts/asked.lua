@@ -26,7 +26,8 @@ for i = 1, #page, 2 do
   local is_hash = redis.call('TYPE', hop_key(hop)).ok == 'hash'
   local hop_state, wait_state = false, false
   if is_hash then hop_state, wait_state = unpack(redis.call('HMGET', hop_key(hop), 'state', ':state:' .. token)) end
-  if wait_state == 'open' and not has_ended(hop_state, false) then
+  local is_cut = is_cut_off(hop:match('^[^.]*'), hop)
+  if wait_state == 'open' and not has_ended(hop_state, false) and not is_cut then
     found[#found + 1] = { token, hop, fields_of(hop, token) }
   else
     redis.call('ZREM', asked, token)

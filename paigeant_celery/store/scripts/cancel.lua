@@ -1,4 +1,4 @@
--- CANCEL: end a workflow wherever its hop is. A run in progress learns of it at its next renewal and can write nothing.
+-- CANCEL: end a workflow wherever its hops are. A run in progress learns of it at its next renewal and can write nothing.
 -- ARGV: prefix, workflow, ttl
 -- Answer: 'cancelled', now or before | 'ended' in another way before | 'unknown'
 
@@ -15,7 +15,11 @@ if state ~= 'running' and state ~= 'parked' then return 'ended' end
 if not hop then return corrupt(wf_key(workflow), 'names no hop') end
 wrong = misplaced(hop_key(hop), 'hash')
 if wrong then return wrong end
-local owner, envelope, open = unpack(redis.call('HMGET', hop_key(hop), 'owner', 'envelope', ':open'))
+local owner, envelope, open, written =
+  unpack(redis.call('HMGET', hop_key(hop), 'owner', 'envelope', ':open', 'block:written'))
+wrong = written and misplaced(ending, 'zset')
+if wrong then return wrong end
+local below = written and look_below({ hop }, MOST_AT_ONCE)
 if owner then
   wrong = misplaced(owner_key(owner), 'set', host_key(owner), 'set')
   if wrong then return wrong end
@@ -31,6 +35,7 @@ redis.call('HDEL', hop_key(hop), 'envelope', 'owner', 'token', 'failure')
 redis.call('HSET', hop_key(hop), 'state', 'cancelled')
 redis.call('HDEL', wf_key(workflow), 'failure')
 redis.call('HSET', wf_key(workflow), 'state', 'cancelled', 'envelope', envelope or '', 'updated_at', int(now))
+end_block(workflow, hop, below)
 add_event(workflow, 'type', 'workflow_cancelled', 'hop', hop)
 expire(workflow, ttl)
 return 'cancelled'

@@ -3,7 +3,7 @@
 --       (of the step; so long may TOUCH extend the owner's lease), where its conversation is kept ('' for none,
 --       'workflow', 'anywhere'), the name of that, ttl, what the steps before it used ('' for a workflow without limits), then
 --       the names of blobs that the answer brings
--- Answer: {'unknown' | 'finished' | 'running' | 'waiting' | 'suspended' | 'parked' | 'cancelled' | 'altered'}, or
+-- Answer: {'unknown' | 'finished' | 'running' | 'held' | 'waiting' | 'suspended' | 'parked' | 'cancelled' | 'altered'}, or
 --         {'claimed', fence, attempt, claimed_at, exhausted (0|1), when the workflow was recorded, what was heard of its
 --         conversation at the first claim: 'pieces size log' ('' for none), {name, blob, ... for those that are there},
 --         {the fields of its waits}, {used, counted; none without limits}}, or the error FORMAT if a newer worker has begun
@@ -37,7 +37,12 @@ if is_open and is_unknown(hop) then return { 'unknown' } end
 local created_at = redis.call('HGET', wf_key(record.workflow), 'created_at')
 if not created_at then return corrupt(wf_key(record.workflow), 'lacks fields') end
 if record.state == 'done' or record.state == 'failed' then return { 'finished' } end
-if record.state == 'waiting' or record.state == 'suspended' or record.state == 'parked' or record.state == 'cancelled' then
+local is_cut
+is_cut, wrong = is_cut_off(record.workflow, hop)
+if wrong then return wrong end
+if is_cut then return { 'cancelled' } end
+if record.state == 'held' or record.state == 'waiting' or record.state == 'suspended' or record.state == 'parked' or
+  record.state == 'cancelled' then
   return { record.state }
 end
 if record.state ~= 'running' and record.state ~= 'queued' then

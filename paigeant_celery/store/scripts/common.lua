@@ -5,12 +5,15 @@
 -- {prefix}:wf:{workflow}      hash    content, state (running|completed|failed|parked|cancelled), hop (the current
 --                                     one), created_at, updated_at, deadline (if it has one), used (if it has limits
 --                                     and any hop of it was claimed: what it has used, with all calls recorded by now);
---                                     at the end also envelope and failure (JSON)
--- {prefix}:hops:{workflow}    set     ids of all its hops
--- {prefix}:hop:{hop}          hash    workflow, state (queued|running|waiting|suspended|parked|done|failed|
+--                                     at the end also envelope and failure (JSON); live (how many of its hops in branches
+--                                     go on by themselves; the current hop is judged by its own record) and, while its
+--                                     keys are given their end in pages, expires_at
+-- {prefix}:hops:{workflow}    set     ids of all its hops; those of a large workflow that has ended leave it when they
+--                                     are given their end
+-- {prefix}:hop:{hop}          hash    workflow, state (held|queued|running|waiting|suspended|parked|done|failed|
 --                                     cancelled), queue,
 --                                     digest, attempt, fence, owner, token, claimed_at, exhausted, failure (JSON, of
---                                     the last attempt); redriven_by and published_by (tokens); letter (while parked);
+--                                     the last attempt, also while it is parked); redriven_by and published_by (tokens); letter (while parked);
 --                                     sent and first (the numbers of its latest and of its first message among those
 --                                     of its queue); waits (how often it was overdue); given_back
 --                                     (how many workers could not read it); counted (what its recorded calls used, as
@@ -19,8 +22,11 @@
 --                                     after a claim, and the id); envelope until it is closed;
 --                                     suspended_by (fence and owner of the claim that suspended it last), slept ('1' if it had
 --                                     to wait then), wake_at ('' for none), quiet ('1' if neither its waking nor its next
---                                     claim is an event); and its waits, in fields that begin with ':' (waits.lua). They
---                                     stand here so that they expire with it whatever version ends the workflow
+--                                     claim is an event), on_branches ('1' if it waited for nothing but its branches
+--                                     then); its waits, in fields that begin with ':' (waits.lua); and what it has
+--                                     opened as a block, in fields that begin with block:, branch:, how:, order: and
+--                                     end: (branches.lua). They stand here so that they expire with it whatever
+--                                     version ends the workflow
 -- {prefix}:events:{workflow}  stream  what happened: type, hop, ...; never prompts or outputs
 -- {prefix}:stream:{workflow}  stream  events of agents while they run: behind (the last event of the workflow before
 --                                     it), type, hop, ...; the second number of an id counts all entries that ever came
@@ -31,12 +37,14 @@
 --                                     of the next key after :{name}:; and its signals: signals:count (that are kept),
 --                                     signals:kept:NAME and signals:taken:NAME (how many of a name ever were),
 --                                     signals:text:N:NAME (also call, by, at) of each that is kept, signals:calls (how many
---                                     ever came), signals:id:ID and signals:call:N of the latest ones
+--                                     ever came), signals:id:ID and signals:call:N of the latest ones; and
+--                                     signals:asked:NAME, the tokens of open waits for it in branches, oldest first
 -- {prefix}:conversation:{id}  hash    a history that steps of any workflow share: pieces (how many), 1, 2, ... (each a
 --                                     piece of its text), size (bytes), log (tells it from later ones of the same id);
 --                                     expires after the last claim or completion of a step in it, and not while one
 --                                     that heard it is suspended
--- {prefix}:journal:{hop}      hash    call -> what was recorded about it (JSON); expires with the workflow. For a hop that
+-- {prefix}:journal:{hop}      hash    call -> what was recorded about it (JSON); expires with the workflow, that of a hop in a
+--                                     branch when the hop is done. For a hop that
 --                                     was parked although its step ended well also: outcome -> what the step gave. Long
 --                                     entries are in pieces: NAME.1, NAME.2, ... and NAME.pieces, how many there are
 -- {prefix}:due                zset    queued hop -> when its message should have been claimed; hop that is sent
@@ -48,6 +56,9 @@
 --                                     is over, and now and then in any case
 -- {prefix}:asked              zset    token of an open wait -> since when. One that an older version left behind is removed
 --                                     when it is read
+-- {prefix}:ending             zset    hop that has opened a block, and is closed -> since when: some of the hops below it
+--                                     are still to be closed; workflow that has ended -> since when: some of its keys
+--                                     are still to be given their end
 -- {prefix}:owner:{owner}      set     hops that the owner runs
 -- {prefix}:owners             zset    owner -> end of its lease; exactly the owners whose set is not empty
 -- {prefix}:host:{host}        set     the same owners by host (the part of their id before the first ':')
@@ -73,6 +84,7 @@ local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 
 local due, parked, owners, meta = prefix .. ':due', prefix .. ':parked', prefix .. ':owners', prefix .. ':meta'
 local deadlines, asleep, asked = prefix .. ':deadlines', prefix .. ':asleep', prefix .. ':asked'
+local ending = prefix .. ':ending'
 local letters, kept_letters = prefix .. ':letters', prefix .. ':kept'
 local sent_key, reached_key = prefix .. ':sent', prefix .. ':reached'
 local function wf_key(workflow) return prefix .. ':wf:' .. workflow end
@@ -187,9 +199,20 @@ end
 -- Have the hop sent by the first sweep after that time.
 local function send_at(hop, at) redis.call('ZADD', due, int(at - AHEAD), hop) end
 
-local function queue_hop(workflow, hop, queue, envelope, digest)
-  redis.call('HSET', hop_key(hop), 'workflow', workflow, 'state', 'queued', 'queue', queue, 'envelope', envelope,
+-- The hop of the block that a hop is below, and the number of the branch; nil if it is on the workflow's own slip. The
+-- hop of branch 1 of block 3 of a workflow is workflow.3-1.0. No other hop has a '-' behind its first '.'.
+local function block_of(hop)
+  local above, number = hop:match('^([^.]*%..*)%-(%d+)%.[^-]*$')
+  return above, number
+end
+
+local function write_hop(workflow, hop, state, queue, envelope, digest)
+  redis.call('HSET', hop_key(hop), 'workflow', workflow, 'state', state, 'queue', queue, 'envelope', envelope,
     'digest', digest, 'attempt', 0, 'fence', 0)
+end
+
+local function queue_hop(workflow, hop, queue, envelope, digest)
+  write_hop(workflow, hop, 'queued', queue, envelope, digest)
   redis.call('SADD', hops_key(workflow), hop)
   redis.call('HSET', hop_key(hop), 'first', expect(hop, queue, 0))
 end
@@ -239,6 +262,29 @@ local function is_unknown(hop)
   return redis.call('EXISTS', workflow and wf_key(workflow) or hop_key(hop)) == 0
 end
 
+local ENDED = { completed = true, done = true, failed = true, cancelled = true }
+local state_at = {} -- key -> the answer: many hops are below the same block
+
+local function is_ended_at(key)
+  if state_at[key] == nil then state_at[key] = redis.pcall('HGET', key, 'state') end
+  if type(state_at[key]) == 'table' then return false, corrupt(key, 'is no hash') end
+  return ENDED[state_at[key]] or false
+end
+
+-- Whether a hop in a branch stands below one that has ended, or in a workflow that has. That is all it takes: nobody may
+-- write for the hop any more, whatever its own record says, which somebody will close. A hop on the workflow's own slip
+-- is closed with whatever ends it, and nothing is asked. Behind the answer stands an error, if a key is of another type.
+local function is_cut_off(workflow, hop)
+  local above = block_of(hop)
+  if not above then return false end
+  local is_cut, wrong = is_ended_at(wf_key(workflow))
+  while above and not is_cut and not wrong do
+    is_cut, wrong = is_ended_at(hop_key(above))
+    above = block_of(above)
+  end
+  return is_cut, wrong
+end
+
 -- The tokens of a hop's open waits, oldest first, from the field that lists them.
 local function tokens_in(open)
   local tokens = {}
@@ -254,13 +300,18 @@ end
 
 -- Shared by the closing operations: what the owner and the fence allow. Returns the workflow if the hop may be closed,
 -- otherwise nil and the answer: 1 if the same claim has already closed it in the same way, 0 if not, and -1 if the
--- hop is unknown. Behind them stand the tokens of its open waits, if it has ever had any.
+-- hop is unknown. Behind them stand the tokens of its open waits, if it has ever had any, and how many branches it has
+-- written, if it is a block.
 local function may_close(hop, owner, fence, closed_state)
-  local record = redis.call('HMGET', hop_key(hop), 'workflow', 'state', 'owner', 'fence', ':open')
+  local record = redis.call('HMGET', hop_key(hop), 'workflow', 'state', 'owner', 'fence', ':open', 'block:written')
   if is_unknown(hop) then return nil, -1 end
   if record[3] ~= owner or record[4] ~= fence then return nil, 0 end
   -- If it is queued and still this owner's, it lapsed and nobody has taken it.
-  if record[2] == 'running' or record[2] == 'queued' then return record[1], nil, record[5] end
+  if record[2] == 'running' or record[2] == 'queued' then
+    local is_cut, wrong = is_cut_off(record[1], hop)
+    if is_cut or wrong then return nil, wrong or 0 end
+    return record[1], nil, record[5], record[6]
+  end
   return nil, record[2] == closed_state and 1 or 0
 end
 
@@ -296,15 +347,27 @@ local function drop_letter(hop)
   redis.call('ZREM', kept_letters, letter)
 end
 
--- End a workflow. All its keys expire in the same millisecond, so that none is ever seen without the others.
-local function expire(workflow, ttl)
-  redis.call('ZREM', deadlines, workflow)
-  local at = int(now + ttl)
-  for _, hop in ipairs(redis.call('SMEMBERS', hops_key(workflow))) do
-    redis.call('PEXPIREAT', hop_key(hop), at)
-    redis.call('PEXPIREAT', journal_key(hop), at)
-  end
+local function expire_hop(hop, at)
+  redis.call('PEXPIREAT', hop_key(hop), at)
+  redis.call('PEXPIREAT', journal_key(hop), at)
+end
+
+local function expire_workflow(workflow, at)
   for _, key in ipairs({ wf_key, hops_key, events_key, stream_key, blob_key }) do
     redis.call('PEXPIREAT', key(workflow), at)
   end
+end
+
+-- End a workflow. All its keys expire in the same millisecond, so that none is ever seen without the others. Those of a
+-- large one are left to sweeps, in pages.
+local function expire(workflow, ttl)
+  redis.call('ZREM', deadlines, workflow)
+  local at = int(now + ttl)
+  local hops = redis.call('SMEMBERS', hops_key(workflow))
+  if #hops > EXPIRED_AT_ONCE and type(redis.pcall('ZADD', ending, int(now), workflow)) == 'number' then
+    redis.call('HSET', wf_key(workflow), 'expires_at', at)
+    return
+  end
+  for _, hop in ipairs(hops) do expire_hop(hop, at) end
+  expire_workflow(workflow, at)
 end

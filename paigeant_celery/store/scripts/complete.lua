@@ -1,22 +1,24 @@
--- COMPLETE: close a hop as done, and record the next one or the end of the workflow.
+-- COMPLETE: close a hop as done, and record the next one or the end of the workflow, or of its branch. What it has opened
+-- as a block ends with it.
 -- ARGV: prefix, hop, owner, fence, ttl, notes (JSON list of flat lists name, value, ...),
 --       step ('' if unknown), next hop ('' at the end), its queue, envelope (the next hop's, or the final one), its digest,
---       what the step used ('' for a workflow without limits), where its conversation is kept ('' for none, 'workflow', 'anywhere'), the name of that, the bytes that the step
+--       how its branch ended (JSON), what the step used ('' for a workflow without limits), where its conversation is kept
+--       ('' for none, 'workflow', 'anywhere'), the name of that, the bytes that the step
 --       said in it, how many pieces they come in, the pieces, how many records the journal gets,
 --       key, record for each, then step id, JSON text for each blob
--- Answer: 1 recorded, now or by an earlier call of this claim | 0 overtaken, nothing changed |
---         -1 the hop is unknown
+-- Answer: 1 recorded, now or by an earlier call of this claim | {hop, queue, envelope, digest} to be sent, or {}, for the end
+--         of a branch that is recorded now | 0 overtaken, nothing changed | -1 the hop is unknown
 
-local _, hop, owner, fence, ttl, notes, step, next_hop, queue, envelope, digest = unpack(ARGV, 1, 11)
-local exact, where, name, size, pieces = unpack(ARGV, 12, 12 + 4)
-local first_piece = 12 + 5
+local _, hop, owner, fence, ttl, notes, step, next_hop, queue, envelope, digest, end_ = unpack(ARGV, 1, 12)
+local exact, where, name, size, pieces = unpack(ARGV, 12 + 1, 12 + 5)
+local first_piece = 12 + 6
 local first_record = first_piece + pieces + 1
 local first_blob = first_record + 2 * ARGV[first_record - 1]
 
 local wrong = misplaced(hop_key(hop), 'hash', owner_key(owner), 'set', owners, 'zset', host_key(owner), 'set',
   due, 'zset', sent_key, 'hash', deadlines, 'zset')
 if wrong then return wrong end
-local workflow, answer, open = may_close(hop, owner, fence, 'done')
+local workflow, answer, open, written = may_close(hop, owner, fence, 'done')
 if not workflow then return answer end
 wrong = misplaced(wf_key(workflow), 'hash', hops_key(workflow), 'set', events_key(workflow), 'stream',
   blob_key(workflow), 'hash')
@@ -41,6 +43,15 @@ end
 if next_hop ~= '' and redis.call('EXISTS', hop_key(next_hop)) == 1 then
   return corrupt(hop_key(next_hop), 'was there before it was recorded')
 end
+local above, number = block_of(hop)
+wrong = may_not_close_below(written) or (above and misplaced(hop_key(above), 'hash'))
+if wrong then return wrong end
+local below = written and look_below({ hop }, MOST_AT_ONCE)
+local arrival
+if above and next_hop == '' then
+  arrival, wrong = plan_arrival(hop, 'succeeded')
+  if wrong then return wrong end
+end
 notes = cjson.decode(notes)
 
 -- Writes that need memory come first: a full server refuses a script at its first write, or not at all.
@@ -54,13 +65,30 @@ if log then
   redis.call('HINCRBY', log, start .. 'size', size)
   if where == 'anywhere' then redis.call('PEXPIREAT', log, int(now + ttl)) end
 end
-for i = first_record, first_blob - 1, 2 do redis.call('HSET', journal_key(hop), ARGV[i], ARGV[i + 1]) end
+if above then
+  -- Nobody reads it any more, and a fan-out has as many as branches.
+  redis.call('UNLINK', journal_key(hop))
+else
+  for i = first_record, first_blob - 1, 2 do redis.call('HSET', journal_key(hop), ARGV[i], ARGV[i + 1]) end
+end
 for i = first_blob, #ARGV, 2 do redis.call('HSET', blob_key(workflow), ARGV[i], ARGV[i + 1]) end
 if used then redis.call('HSET', wf_key(workflow), 'used', sums_text(used, sums_in(exact), counted)) end
 if next_hop ~= '' then queue_hop(workflow, next_hop, queue, envelope, digest) end
 close_hop(hop, owner, 'done', open)
+stop_awaiting(workflow, hop, tokens_in(open))
+end_block(workflow, hop, below)
 for _, note in ipairs(notes) do add_event(workflow, unpack(note)) end
-if next_hop ~= '' then
+local sends = 1
+if above then
+  redis.call('HSET', wf_key(workflow), 'updated_at', int(now))
+  if next_hop ~= '' then
+    redis.call('HSET', hop_key(above), 'branch:' .. number, next_hop)
+    add_event(workflow, 'type', 'completed', 'hop', hop, with_step(step, 'next_hop', next_hop))
+  else
+    add_event(workflow, 'type', 'completed', 'hop', hop, with_step(step))
+    sends = arrive(workflow, hop, arrival, end_)
+  end
+elseif next_hop ~= '' then
   redis.call('HSET', wf_key(workflow), 'hop', next_hop, 'updated_at', int(now))
   add_event(workflow, 'type', 'completed', 'hop', hop, with_step(step, 'next_hop', next_hop))
 else
@@ -69,4 +97,4 @@ else
   add_event(workflow, 'type', 'workflow_completed', 'hop', hop)
   expire(workflow, ttl)
 end
-return 1
+return sends

@@ -13,16 +13,22 @@ if wrong then return wrong end
 for i = 5, #ARGV, 2 do
   wrong = misplaced(hop_key(ARGV[i]), 'hash')
   if wrong then return wrong end
+  if block_of(ARGV[i]) then _, wrong = is_cut_off(ARGV[i]:match('^[^.]*'), ARGV[i]) end
+  if wrong then return wrong end
 end
 
+local LEASED = { running = true, queued = true }
 local lost, cancelled, unknown, settled = {}, {}, {}, {}
 for i = 5, #ARGV, 2 do
   -- A hop that this very claim closed is not lost: its run is about to end.
   local hop = ARGV[i]
-  local record = redis.call('HMGET', hop_key(hop), 'owner', 'fence', 'state', ':settled')
+  local record = redis.call('HMGET', hop_key(hop), 'owner', 'fence', 'state', ':settled', 'workflow')
   if is_unknown(hop) then
     unknown[#unknown + 1] = hop
     take_from(owner, hop)
+  elseif block_of(hop) and LEASED[record[3]] and is_cut_off(record[5], hop) then
+    lost[#lost + 1] = hop
+    cancelled[#cancelled + 1] = hop
   elseif record[1] ~= owner or record[2] ~= ARGV[i + 1] then
     lost[#lost + 1] = hop
     if record[3] == 'cancelled' then cancelled[#cancelled + 1] = hop end

@@ -12,7 +12,8 @@ if wrong then return wrong end
 local workflow, hop_state = unpack(redis.call('HMGET', hop_key(hop), 'workflow', 'state'))
 local before = fields_of(hop, token)
 if #before == 0 or is_unknown(hop) then return { 'unknown', {}, {} } end
-wrong = misplaced(wf_key(workflow), 'hash', events_key(workflow), 'stream')
+wrong = misplaced(wf_key(workflow), 'hash', events_key(workflow), 'stream') or
+  (block_of(hop) and misplaced(blob_key(workflow), 'hash'))
 if wrong then return wrong end
 local wait = {}
 for i = 1, #before, 2 do wait[before[i]] = before[i + 1] end
@@ -36,14 +37,15 @@ local state = of_wait('state')
 if not is_known then return { 'unknown', before, {} } end
 if is_repeated then return { state == 'settled' and state or 'recorded', before, {} } end
 if is_answered then return { 'answered', before, {} } end
-if state ~= 'open' or has_ended(hop_state, redis.call('HGET', wf_key(workflow), 'deadline')) then
+if state ~= 'open' or has_ended(hop_state, redis.call('HGET', wf_key(workflow), 'deadline')) or
+  is_cut_off(workflow, hop) then
   return { 'late', before, {} }
 end
-wrong = may_not_wake(hop)
+wrong = may_not_wake(workflow, hop)
 if wrong then return wrong end
 
 if has_passed(of_wait('until')) then
-  local woken = wake(hop)
+  local woken = wake(workflow, hop)
   give_up_passed(hop, workflow, { token })
   return { 'late', fields_of(hop, token), woken }
 end
@@ -53,9 +55,9 @@ for i = 5, #ARGV, 2 do
   if ARGV[i] ~= '' then calls[#calls + 1] = ARGV[i] end
 end
 local is_settled = given == open_parts
-local woken = is_settled and wake(hop) or {}
+local woken = is_settled and wake(workflow, hop) or {}
 for i = 5, #ARGV, 2 do note_answer(hop, token, places[ARGV[i]], call, by, int(now), ARGV[i + 1]) end
-if is_settled then end_waits(hop, { token }, 'settled') end
+if is_settled then end_waits(workflow, hop, { token }, 'settled') end
 if is_whole then
   add_event(workflow, 'type', 'answered', 'hop', hop, 'wait', of_wait('name'), 'by', by)
 else

@@ -11,17 +11,15 @@ end
 
 local function kept_signals(workflow) return tonumber(redis.call('HGET', blob_key(workflow), 'signals:count')) or 0 end
 
-local function is_known_signal(workflow, call)
-  return redis.call('HEXISTS', blob_key(workflow), 'signals:id:' .. call) == 1
-end
+local function id_field(call) return 'signals:id:' .. call end
 
 -- Remember the id of a signal, and of so many as may be.
 local function remember_signal(workflow, call)
   local number = redis.call('HINCRBY', blob_key(workflow), 'signals:calls', 1)
-  redis.call('HSET', blob_key(workflow), 'signals:id:' .. call, number, 'signals:call:' .. number, call)
+  redis.call('HSET', blob_key(workflow), id_field(call), number, 'signals:call:' .. number, call)
   local oldest = redis.call('HGET', blob_key(workflow), 'signals:call:' .. int(number - MAX_CALLS))
   if oldest then
-    redis.call('HDEL', blob_key(workflow), 'signals:id:' .. oldest, 'signals:call:' .. int(number - MAX_CALLS))
+    redis.call('HDEL', blob_key(workflow), id_field(oldest), 'signals:call:' .. int(number - MAX_CALLS))
   end
 end
 

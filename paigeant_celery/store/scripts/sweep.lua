@@ -1,4 +1,5 @@
--- SWEEP: find hops whose message will not come, note that it is sent again, and return them.
+-- SWEEP: find hops whose message will not come, note that it is sent again, and return them. Hops below what has ended are
+-- closed instead.
 -- Nobody leads: whoever asks first in a second makes the pass; the others learn only of the owners on their host.
 -- ARGV: prefix, host, lease, number of dead owners, the dead owners (their processes are gone), then queue, '1' (it is
 --       empty) or '0' for each queue that the caller has looked at
@@ -10,7 +11,7 @@
 local _, host, lease, dead_count = unpack(ARGV, 1, 4)
 
 local wrong = misplaced(due, 'zset', owners, 'zset', meta, 'hash', sent_key, 'hash', reached_key, 'hash',
-  host_key(host), 'set', deadlines, 'zset', asleep, 'zset', asked, 'zset')
+  host_key(host), 'set', deadlines, 'zset', asleep, 'zset', asked, 'zset', ending, 'zset', parked, 'zset', kept_letters, 'zset')
 if wrong then return wrong end
 
 if is_outdated then return outdated() end
@@ -21,19 +22,30 @@ for i = 5 + dead_count, #ARGV, 2 do looked_at[ARGV[i]] = ARGV[i + 1] end
 
 local again, woken, late, corrupted, unknown, asked = {}, {}, {}, {}, {}, {}
 local bytes, late_bytes = 0, 0 -- apart, so that no backlog holds deadlines up
+local closed = 0
 
 -- What does not fit into this answer is left for the next pass. A woken hop counts twice: it takes more commands.
-local function is_full() return #again / 4 + #woken >= MOST_AT_ONCE or bytes >= MOST_BYTES end
+local function done_so_far() return #again / 4 + #woken + closed end
+local function is_full() return done_so_far() >= MOST_AT_ONCE or bytes >= MOST_BYTES end
 
 -- What is needed to send the hop again; nil if the record is not one of ours.
 local function record_of(hop)
   if redis.call('TYPE', hop_key(hop)).ok ~= 'hash' then return nil end
   local record = {}
-  local fields = { 'workflow', 'state', 'queue', 'envelope', 'digest', 'owner', 'quiet', 'wake_at', ':open' }
+  local fields = { 'workflow', 'state', 'queue', 'envelope', 'digest', 'owner', 'quiet', 'wake_at', ':open',
+    'on_branches' }
   for i, value in ipairs(redis.call('HMGET', hop_key(hop), unpack(fields))) do record[fields[i]] = value end
   if not (record.workflow and record.queue and record.envelope and record.digest) then return nil end
   local events = redis.call('TYPE', events_key(record.workflow)).ok
   return (events == 'stream' or events == 'none') and record or nil
+end
+
+-- Close a hop that stands below one that has ended, or in a workflow that has; says whether it does.
+local function close_if_cut_off(hop, record)
+  if not is_cut_off(record.workflow, hop) then return false end
+  closed = closed + 1
+  close_below(record.workflow, { records = { below_at(hop) }, left = {}, at = {} })
+  return true
 end
 
 local reached = {}
@@ -44,6 +56,7 @@ end
 
 local is_counted = {} -- queue -> whether its messages are known to be counted
 local function send_again(hop, record, waits, why)
+  if close_if_cut_off(hop, record) then return end
   if not is_counted[record.queue] and type(redis.pcall('HINCRBY', sent_key, record.queue, 0)) ~= 'number' then
     -- Something else wrote there. Without a number no message of this queue could be sent, and the pass would end here.
     redis.call('HSET', sent_key, record.queue, int(reached_on(record.queue)))
@@ -119,6 +132,7 @@ local function look_at_sleeper(hop)
     if state ~= 'cancelled' and key_type ~= 'none' then corrupted[#corrupted + 1] = hop_key(hop) end
     return
   end
+  if close_if_cut_off(hop, record) then return end
   local workflow_type = redis.call('TYPE', wf_key(record.workflow)).ok
   local deadline = workflow_type == 'hash' and redis.call('HGET', wf_key(record.workflow), 'deadline')
   local passed = give_up_passed(hop, record.workflow, tokens_in(record[':open']))
@@ -127,6 +141,7 @@ local function look_at_sleeper(hop)
   if passed > 0 or has_passed(record.wake_at) or has_passed(deadline) or workflow_type == 'none' then
     redis.call('ZREM', asleep, hop)
     send_again(hop, record, 0, 'time_over')
+    goes_on_again(record.workflow, hop, record.on_branches)
     woken[#woken + 1] = hop
   else
     look_again(hop, next_look(hop, record.wake_at, deadline))
@@ -172,6 +187,30 @@ local function look_at_deadline(workflow)
   late_bytes = late_bytes + #record.envelope
 end
 
+-- Close more of the hops below those that have ended, and give the keys of large workflows that have ended their end.
+-- Returns whether any are left.
+local function end_more()
+  local left, names = math.floor(MOST_AT_ONCE - done_so_far()), redis.call('ZRANGE', ending, 0, MOST_AT_ONCE - 1)
+  for _, name in ipairs(names) do
+    local workflow = name:match('^[^.]*')
+    if workflow ~= name then
+      if left <= 0 then return true end
+      local found = look_below({ name }, left)
+      close_below(workflow, found)
+      if #found.left == 0 or found.left[1] ~= name then redis.call('ZREM', ending, name) end
+      left = left - math.max(found.looked_at, 1)
+    end
+  end
+  -- The keys of a workflow get their end when all is closed.
+  for _, name in ipairs(names) do
+    if name:match('^[^.]*') == name then
+      if left <= 0 then return true end
+      left = left - expire_more(name, left)
+    end
+  end
+  return #names > 0 and redis.call('ZCARD', ending) > 0
+end
+
 for i = 5, 4 + dead_count do lapse(ARGV[i], 'owner_gone') end
 
 local swept_at, cut = unpack(redis.call('HMGET', meta, 'swept_at', 'cut'))
@@ -202,7 +241,7 @@ if looking or not swept_at or cut or now - swept_at >= PASS_EVERY then
     if late_bytes >= MOST_BYTES then break end
     look_at_deadline(workflow)
   end
-  is_cut = is_cut or is_full()
+  is_cut = end_more() or is_cut or is_full()
   if is_cut then redis.call('HSET', meta, 'cut', '1') elseif cut then redis.call('HDEL', meta, 'cut') end
 end
 return { redis.call('SMEMBERS', host_key(host)), unknown, again, corrupted, late, is_cut and 1 or 0, woken }

@@ -11,9 +11,10 @@ local workflow = redis.call('HGET', hop_key(hop), 'workflow')
 local state, passes_at = unpack(redis.call('HMGET', hop_key(hop), ':state:' .. token, ':until:' .. token))
 if not state or is_unknown(hop) then return {} end
 if state == 'open' and has_passed(passes_at) then
-  wrong = misplaced(events_key(workflow), 'stream') or may_not_wake(hop)
+  wrong = misplaced(events_key(workflow), 'stream') or may_not_wake(workflow, hop) or
+    (block_of(hop) and misplaced(blob_key(workflow), 'hash'))
   if wrong then return wrong end
-  wake(hop)
+  wake(workflow, hop)
   give_up_passed(hop, workflow, { token })
 end
 return fields_of(hop, token)

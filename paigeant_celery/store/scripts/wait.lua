@@ -28,6 +28,7 @@ if found then
     redis.call('HINCRBY', hop_key(hop), ':settled', -1)
   end
   redis.call('ZREM', asked, found)
+  stop_awaiting(workflow, hop, { found })
   drop_fields(hop, names_of(hop, found))
 end
 others[#others + 1] = token
@@ -42,7 +43,9 @@ add_event(workflow, 'type', 'asked', 'hop', hop, 'wait', name)
 local early = kind == 'signal' and take_signal(workflow, name)
 if early then
   note_answer(hop, token, 1, early.call, early.by, early.at, early.text)
-  end_waits(hop, { token }, 'settled')
+  end_waits(workflow, hop, { token }, 'settled')
   add_event(workflow, 'type', 'answered', 'hop', hop, 'wait', name, 'by', early.by)
+elseif kind == 'signal' and block_of(hop) then
+  await_signal(workflow, name, token)
 end
 return fields_of(hop, token)

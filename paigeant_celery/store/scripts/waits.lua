@@ -1,4 +1,4 @@
--- Put in front of the scripts that read or change what hops wait for, after common.lua. A hop's waits are fields of its
+-- Put in front of the scripts that read or change what hops wait for, after branches.lua. A hop's waits are fields of its
 -- hash, each name with ':' in front, so that HMGET of a hop that never waited finds none of them:
 --
 -- :waits                   how many were ever recorded; each has a number, which orders those of one moment
@@ -66,7 +66,8 @@ local function values_of(hop, tokens, ...)
 end
 
 -- Open waits are open no longer.
-local function end_waits(hop, tokens, state)
+local function end_waits(workflow, hop, tokens, state)
+  stop_awaiting(workflow, hop, tokens)
   local ended, left, states = {}, {}, {}
   for _, token in ipairs(tokens) do
     ended[token] = true
@@ -91,7 +92,7 @@ local function give_up_passed(hop, workflow, tokens)
       add_event(workflow, 'type', 'wait_timed_out', 'hop', hop, 'wait', names[i] or '')
     end
   end
-  if #passed > 0 then end_waits(hop, passed, 'timed_out') end
+  if #passed > 0 then end_waits(workflow, hop, passed, 'timed_out') end
   return #passed
 end
 
@@ -124,24 +125,26 @@ end
 
 -- Queue a suspended hop, because one of its waits is over, and count its message, which the caller sends. Returns what
 -- is needed to send it; nothing if the hop is not suspended, since it then learns of the answer by itself.
-local function wake(hop)
-  local state, queue, envelope, digest = unpack(redis.call('HMGET', hop_key(hop), 'state', 'queue', 'envelope', 'digest'))
-  if state ~= 'suspended' then return {} end
+local function wake(workflow, hop)
+  local state, queue, envelope, digest, on_branches =
+    unpack(redis.call('HMGET', hop_key(hop), 'state', 'queue', 'envelope', 'digest', 'on_branches'))
+  if state ~= 'suspended' or is_cut_off(workflow, hop) then return {} end
   expect(hop, queue, 0)
   redis.call('HSET', hop_key(hop), 'state', 'queued')
   redis.call('HDEL', hop_key(hop), 'quiet')
   redis.call('ZREM', asleep, hop)
+  goes_on_again(workflow, hop, on_branches)
   return { hop, queue, envelope, digest }
 end
 
 -- What waking a hop would find in the way.
-local function may_not_wake(hop)
-  local state, queue, envelope, digest = unpack(redis.call('HMGET', hop_key(hop), 'state', 'queue', 'envelope', 'digest'))
+local function may_not_wake(workflow, hop)
+  local state, queue, envelope, digest, on_branches =
+    unpack(redis.call('HMGET', hop_key(hop), 'state', 'queue', 'envelope', 'digest', 'on_branches'))
   if state ~= 'suspended' then return nil end
   if not (queue and envelope and digest) then return corrupt(hop_key(hop), 'lacks fields') end
-  if redis.call('HEXISTS', sent_key, queue) == 1 and not tonumber(redis.call('HGET', sent_key, queue)) then
-    return corrupt(sent_key, 'has a count that is no number')
-  end
+  local _, wrong = is_cut_off(workflow, hop)
+  return wrong or may_not_send(queue) or (on_branches == '1' and misplaced(deadlines, 'zset') or nil)
 end
 
 -- Whether nobody can answer any more what the hop waited for.
@@ -156,8 +159,10 @@ local function drop_fields(hop, names)
   end
 end
 
-local function forget_waits(hop)
-  withdraw_waits(redis.call('HGET', hop_key(hop), ':open'))
+local function forget_waits(workflow, hop)
+  local open = redis.call('HGET', hop_key(hop), ':open')
+  withdraw_waits(open)
+  stop_awaiting(workflow, hop, tokens_in(open))
   local names = {}
   for _, name in ipairs(redis.call('HKEYS', hop_key(hop))) do
     if name:sub(1, 1) == ':' then names[#names + 1] = name end

@@ -68,11 +68,11 @@ def waiting_block(
     return block
 
 
-def nested_block(bench: Bench, hop_id: str, size: int, *, owner: str = "ann", **planned: Any) -> Closing:
+def nested_block(store: Store, hop_id: str, size: int, *, owner: str = "ann", **planned: Any) -> Closing:
     """Run a hop as a block, until it waits for its branches."""
-    block = run(bench.store, hop_id, owner=owner)
-    open_all(bench.store, block, size, **planned)
-    assert bench.store.suspend(block, Standing(branches=True)) == Suspended()
+    block = run(store, hop_id, owner=owner)
+    open_all(store, block, size, **planned)
+    assert store.suspend(block, Standing(branches=True)) == Suspended()
     return block
 
 
@@ -173,10 +173,10 @@ def asks(hop_id: str, name: str = "manager", **more: Any) -> NewWait:
     )
 
 
-def wait_in(bench: Bench, hop_id: str, *waits: NewWait) -> Closing:
+def wait_in(store: Store, hop_id: str, *waits: NewWait) -> Closing:
     """Run a hop, until it waits for nothing but these waits."""
-    close = run(bench.store, hop_id)
+    close = run(store, hop_id)
     for wait in waits:
-        assert bench.store.wait(close, wait) is not None
-    assert bench.store.suspend(close, Standing(tokens=[wait.token for wait in waits])) == Suspended()
+        assert store.wait(close, wait) is not None
+    assert store.suspend(close, Standing(tokens=[wait.token for wait in waits])) == Suspended()
     return close

@@ -60,7 +60,7 @@ DAY = 24 * 3600.0
 def test_the_join_of_a_block_in_a_branch_wakes_that_block_alone(bench: Bench) -> None:
     """Which then ends its branch as any hop does, and with it the block above."""
     waiting_block(bench, 2)
-    nested_block(bench, INNER, 2)
+    nested_block(bench.store, INNER, 2)
     assert bench.store.open_hops() == OpenHops(due=3, running=0, parked=0, asleep=2)
 
     assert succeed(bench.store, at(0, of=INNER)) == []
@@ -80,7 +80,7 @@ def test_the_join_of_a_block_in_a_branch_wakes_that_block_alone(bench: Bench) ->
 def test_windows_and_counts_are_of_one_block(bench: Bench) -> None:
     """A branch that ends or parks within another one opens nothing outside of it."""
     waiting_block(bench, 3, window=1, collects=True)
-    nested_block(bench, INNER, 3, window=1, collects=True)
+    nested_block(bench.store, INNER, 3, window=1, collects=True)
 
     assert park(bench.store, at(0, of=INNER)) == [at(1, of=INNER)]
     assert fail(bench.store, at(1, of=INNER)) == [at(2, of=INNER)]
@@ -100,13 +100,13 @@ def test_a_block_may_be_any_step_of_a_branch(bench: Bench) -> None:
     waiting_block(bench, 1)
     close = run(bench.store, at(0))
     assert bench.store.complete(completion(close, next_hop=hop(at(0, 1)))) == Closed()
-    second = nested_block(bench, at(0, 1), 1)
+    second = nested_block(bench.store, at(0, 1), 1)
     assert succeed(bench.store, at(0, of=at(0, 1))) == [at(0, 1)]
     again = run(bench.store, second.hop_id)
 
     assert bench.store.complete(completion(again, next_hop=hop(at(0, 2)))) == Closed()
 
-    nested_block(bench, at(0, 2), 1)
+    nested_block(bench.store, at(0, 2), 1)
     assert succeed(bench.store, at(0, of=at(0, 2))) == [at(0, 2)]
     assert succeed(bench.store, at(0, 2)) == ["w.0"]
     assert [each.hop.hop_id for each in read(bench.store)] == [at(0, 2)]
@@ -117,7 +117,7 @@ def test_blocks_stand_eight_deep(bench: Bench) -> None:
     waiting_block(bench, 1)
     hop_id = at(0)
     for _ in range(7):
-        nested_block(bench, hop_id, 1)
+        nested_block(bench.store, hop_id, 1)
         hop_id = at(0, of=hop_id)
     assert bench.store.open_hops() == OpenHops(due=1, running=0, parked=0, asleep=8)
 
@@ -141,7 +141,7 @@ def test_a_workflow_is_parked_only_if_nothing_of_it_goes_on_by_itself(bench: Ben
     if one == "waits for its retry":
         bench.store.retry_at(run(bench.store, at(1)), FAILURE, delay=0)
     elif one == "waits for an answer":
-        wait_in(bench, at(1), asks(at(1)))
+        wait_in(bench.store, at(1), asks(at(1)))
     elif one == "runs":
         close = run(bench.store, at(1))
     assert workflow_state(bench.store) == "running"
@@ -196,7 +196,7 @@ def test_the_end_of_the_last_live_branch_parks_a_workflow_whose_others_are_parke
 def test_a_tree_is_parked_when_all_that_is_left_of_it_is(bench: Bench) -> None:
     """However deep it stands; a block that waits for parked branches does not go on by itself."""
     waiting_block(bench, 3)
-    nested_block(bench, INNER, 2)
+    nested_block(bench.store, INNER, 2)
     park(bench.store, at(1), at(0, of=INNER))
     succeed(bench.store, at(2))
     assert workflow_state(bench.store) == "running"
@@ -278,10 +278,10 @@ def below(bench: Bench, of: str) -> Below:
     parked = run(bench.store, at(1, of=of))
     bench.store.wait(parked, asks(parked.hop_id, "parked"))
     assert sent_by(bench.store.park(parked, FAILURE, letter())) == [at(6, of=of)]
-    wait_in(bench, at(2, of=of), asks(at(2, of=of)), asks(at(2, of=of), "paid", kind="signal"))
+    wait_in(bench.store, at(2, of=of), asks(at(2, of=of)), asks(at(2, of=of), "paid", kind="signal"))
     bench.store.retry_at(run(bench.store, at(4, of=of)), FAILURE, delay=1)
-    nested_block(bench, at(5, of=of), 3, window=1)
-    wait_in(bench, at(0, of=at(5, of=of)), asks(at(0, of=at(5, of=of))))
+    nested_block(bench.store, at(5, of=of), 3, window=1)
+    wait_in(bench.store, at(0, of=at(5, of=of)), asks(at(0, of=at(5, of=of))))
     return Below(bench, of, outer, block, running)
 
 
@@ -479,7 +479,7 @@ def test_a_block_whose_time_is_over_is_woken(bench: Bench) -> None:
 def test_a_block_past_the_deadline_of_its_workflow_is_woken_to_be_ended(bench: Bench) -> None:
     """Whoever sweeps claims and closes it, and so ends all its branches."""
     waiting_block(bench, 2, more={"deadline": now(bench) + timedelta(seconds=0.2)})
-    wait_in(bench, at(0), asks(at(0)))
+    wait_in(bench.store, at(0), asks(at(0)))
     bench.spend(1.0)
     if isinstance(bench, MemoryBench):
         bench.pass_time(1)
@@ -523,7 +523,7 @@ def sends(bench: Bench, *, call: str = "c1", below: str | None = None, text: str
 def test_a_signal_reaches_the_oldest_wait_of_any_branch(bench: Bench) -> None:
     """Whichever branch it stands in; one that comes early is kept for whoever asks first."""
     waiting_block(bench, 4)
-    nested_block(bench, at(2), 2)
+    nested_block(bench.store, at(2), 2)
     assert sends(bench, call="early", text="0").outcome == "kept"
     taker = run(bench.store, at(3))
     early = bench.store.wait(taker, asks(at(3), "paid", kind="signal"))
@@ -531,7 +531,7 @@ def test_a_signal_reaches_the_oldest_wait_of_any_branch(bench: Bench) -> None:
     assert early.state == "settled"
     order = [at(1), at(1, of=at(2)), at(0)]
     for hop_id in order:
-        wait_in(bench, hop_id, asks(hop_id, "paid", kind="signal"))
+        wait_in(bench.store, hop_id, asks(hop_id, "paid", kind="signal"))
         bench.pass_time(1)  # no two at the same time
 
     found = [sends(bench, call=f"c{number}") for number in range(4)]
@@ -544,10 +544,10 @@ def test_a_signal_reaches_the_oldest_wait_of_any_branch(bench: Bench) -> None:
 def test_a_signal_for_a_branch_looks_only_there(bench: Bench) -> None:
     """In it and in the blocks in it; none is kept for a branch."""
     waiting_block(bench, 12)
-    nested_block(bench, at(1), 2)
+    nested_block(bench.store, at(1), 2)
     deep = at(0, of=at(1))
     for hop_id in (at(11), deep, at(0)):
-        wait_in(bench, hop_id, asks(hop_id, "paid", kind="signal"))
+        wait_in(bench.store, hop_id, asks(hop_id, "paid", kind="signal"))
 
     assert sends(bench, call="a", below="0-1") == Resolution(
         outcome="settled", wait=bench.store.waits(deep)[0], hop=hop(deep)
@@ -562,7 +562,7 @@ def test_a_signal_for_a_branch_looks_only_there(bench: Bench) -> None:
 def test_a_signal_passes_by_the_waits_of_branches_that_are_cut_off(bench: Bench) -> None:
     """And is kept for one to come."""
     waiting_block(bench, 2, join=1)
-    wait_in(bench, at(1), asks(at(1), "paid", kind="signal"))
+    wait_in(bench.store, at(1), asks(at(1), "paid", kind="signal"))
     succeed(bench.store, at(0))
     assert bench.store.complete(completion(run(bench.store, "w.0"), next_hop=hop("w.1"))) == Closed()
 
@@ -577,7 +577,7 @@ def test_open_waits_of_branches_are_asked_about_like_any_other(bench: Bench) -> 
     """An answer wakes the branch and not its block."""
     waiting_block(bench, 2)
     for number in (0, 1):
-        wait_in(bench, at(number), asks(at(number)))
+        wait_in(bench.store, at(number), asks(at(number)))
 
     asked = bench.store.asked(after=None, limit=9)
     assert sorted((each.hop_id, each.wait.name) for each in asked) == [(at(0), "manager"), (at(1), "manager")]
@@ -597,7 +597,7 @@ def test_a_branch_that_waits_keeps_its_place_in_the_window(bench: Bench) -> None
     """Otherwise a thousand people would be asked at once."""
     waiting_block(bench, 3, window=1)
 
-    wait_in(bench, at(0), asks(at(0)))
+    wait_in(bench.store, at(0), asks(at(0)))
 
     assert states(bench.store) == ["suspended", "held", "held"]
     assert bench.store.open_hops() == OpenHops(due=0, running=0, parked=0, asleep=2)
@@ -614,7 +614,7 @@ def test_the_records_of_branches_are_gone_with_their_workflow(bench: Bench) -> N
     bench.store.hold(block, page(1, 2))
     bench.store.open_block(block, plan(3, window=2, join=1))
     bench.store.suspend(block, Standing(branches=True))
-    wait_in(bench, at(1), asks(at(1)))
+    wait_in(bench.store, at(1), asks(at(1)))
     succeed(bench.store, at(0))
     again = run(bench.store, "w.0")
     assert bench.short_lived.complete(completion(again)) == Closed()
@@ -634,18 +634,18 @@ MANY = 250
 
 def many(bench: Bench, *, queue: str = "shared") -> Closing:
     """Open a block of 250 branches in pages, with some in each state."""
-    block = begun(bench)
-    open_all(bench.store, block, MANY, window=100, queue=queue)
+    block, store = begun(bench), bench.raw  # which is not looked into after each call
+    open_all(store, block, MANY, window=100, queue=queue)
     for number in range(100):
         hop_id = at(number)
         if number < 30:
-            run(bench.store, hop_id, owner=f"owner-{number % 3}")
+            run(store, hop_id, owner=f"owner-{number % 3}")
         elif number < 50:
-            bench.store.park(run(bench.store, hop_id), FAILURE, replace(letter(), letter_id=f"l{number}"))
+            store.park(run(store, hop_id), FAILURE, replace(letter(), letter_id=f"l{number}"))
         elif number < 70:
-            wait_in(bench, hop_id, asks(hop_id))
+            wait_in(store, hop_id, asks(hop_id))
         elif number < 75:
-            bench.store.retry_at(run(bench.store, hop_id), FAILURE, delay=0)
+            store.retry_at(run(store, hop_id), FAILURE, delay=0)
     return block
 
 
@@ -681,3 +681,18 @@ def closing_of(bench: Bench, hop_id: str) -> Closing:
         if hop_id in fences:
             return Closing(hop_id=hop_id, owner=owner, fence=fences[hop_id])
     raise AssertionError(f"nobody runs {hop_id}")
+
+
+def test_a_block_whose_branches_are_all_parked_is_ended_when_the_deadline_passes(bench: Bench) -> None:
+    """It sleeps, and is woken as any hop that sleeps; the pass that wakes it has it ended at once."""
+    waiting_block(bench, 1, more={"deadline": now(bench) + timedelta(seconds=0.2)})
+    park(bench.store, at(0))
+    assert workflow_state(bench.store) == "parked"
+    bench.spend(1.0)
+    if isinstance(bench, MemoryBench):
+        bench.pass_time(1)
+
+    found = swept(bench)
+
+    assert (ids(found.overdue), ids(found.late)) == (["w.0"], ["w.0"])
+    assert workflow_state(bench.store) == "running"

@@ -22,8 +22,8 @@ WRITES: dict[str, Callable[[Store, Closing], object]] = {
     "park": lambda store, close: store.park(close, FAILURE, letter()),
     "release": lambda store, close: store.release(close),
     "record": lambda store, close: store.record(close, {"call": "1"}),
-    "wait": lambda store, close: store.wait(close, ASKS) or False,
-    "suspend": lambda store, close: store.suspend(close, Standing()) or False,
+    "wait": lambda store, close: store.wait(close, ASKS),
+    "suspend": lambda store, close: store.suspend(close, Standing()),
     "publish": lambda store, close: store.publish(close, [told(1)]),
 }
 DAY = timedelta(days=1)
@@ -55,7 +55,7 @@ def test_whoever_was_overtaken_is_not_told_that_the_hop_is_unknown(bench: Bench,
     close = closing(bench.store.claim(claim()))
     bench.store.cancel("w")
 
-    assert WRITES[write](bench.store, close) is False
+    assert not WRITES[write](bench.store, close)
 
 
 def test_a_renewal_tells_hops_without_a_record_from_those_that_were_lost(bench: Bench) -> None:
@@ -84,7 +84,7 @@ def test_nobody_who_claimed_a_lost_record_can_write_for_the_adopted_one(bench: B
 
     assert (after.hop_id, after.owner) == (before.hop_id, before.owner)
     for write in WRITES.values():
-        assert write(bench.store, before) is False
+        assert not write(bench.store, before)
     assert bench.store.renew("ann", {"w.0": before.fence}).lost == {"w.0"}
     assert bench.store.complete(completion(after))
 
@@ -143,7 +143,7 @@ def test_a_message_brings_back_the_part_of_a_workflow_that_was_lost(
     record = store.workflow("w")
     assert record is not None
     assert (record.state, record.hop_id) == ("running", "w.0")
-    assert store.complete(completion(close)) is False
+    assert store.complete(completion(close)) is None
 
 
 def test_an_owner_that_lapses_takes_no_hop_from_the_owner_that_runs_it_now(on_redis: RedisBench) -> None:

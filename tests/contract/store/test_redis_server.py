@@ -22,7 +22,7 @@ from redis.retry import Retry
 from paigeant_celery.core.errors import ConfigurationError, TransientError, Unreachable
 from paigeant_celery.core.waits import WHOLE
 from paigeant_celery.store.limits import LIMITS
-from paigeant_celery.store.port import NewWait, Standing
+from paigeant_celery.store.port import Closed, NewWait, Standing
 from paigeant_celery.store.redis import RedisStore
 from paigeant_celery.store.redis_client import PERMISSIONS, script_texts
 from tests.contract.store.bench import LEASE, TTL, RedisBench, everything
@@ -205,7 +205,7 @@ def test_the_rule_that_is_named_suffices(own_redis: Callable[..., Any]) -> None:
         store.cancel("w")
         store.forget_letter("x")
 
-        assert (warnings, done) == ([], True)
+        assert (warnings, done) == ([], Closed())
         assert admin.execute_command("ACL", "LOG") == []
         assert [key for key in admin.keys("*") if b"probe" in key] == []
     store.close()

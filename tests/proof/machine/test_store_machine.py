@@ -530,9 +530,9 @@ class RedisRig:
             claim=claim if "token" in record and record["state"] in ("queued", "running") else None,
             failure=failure_of(record),
             letter=record.get("letter"),
-            sent=int(record["sent"]),
-            first=int(record["first"]),
-            waits=int(record["waits"]),
+            sent=int(record.get("sent", 0)),  # a held hop has none
+            first=int(record.get("first", 0)),
+            waits=int(record.get("waits", 0)),
             heard=heard_of(record.get("heard", "")),
             journal=pairs(found.get(f"journal:{hop_id}", [])),
             counted=sums_in(record["counted"]) if "counted" in record else NOTHING,

@@ -169,7 +169,7 @@ def test_its_owner_closes_a_hop_that_nobody_else_took(
     """An output that was paid for is kept, even if the lease has expired meanwhile."""
     change = close(hop, state, owner="ann", fence=1, now=NOW, failure=FAILURE, delay=60 * SECOND)
 
-    failure = FAILURE if state == "waiting" else None
+    failure = FAILURE if state in ("waiting", "parked") else None
     closed = replace(hop, state=state, token=None, claimed_at=None, failure=failure)
     assert change == Change(hop=closed, listing=listing, leaves="ann", workflow=workflow)  # type: ignore[arg-type]
 

@@ -346,7 +346,7 @@ def test_records_out_of_order_are_refused() -> None:
         ('{"a": -Infinity}', ("invalid_envelope", "")),
         ('{"a": 1e999}', ("invalid_envelope", "a")),
         ('{"a": ' + "9" * 5000 + "}", ("invalid_envelope", "")),
-        ("[" * 33 + "]" * 33, ("too_deep", "[0]" * 32)),
+        ("[" * 65 + "]" * 65, ("too_deep", "[0]" * 64)),
         ("[" * 200_000, ("too_deep", "")),
     ],
     ids=lambda value: value[:12] if isinstance(value, str) else None,

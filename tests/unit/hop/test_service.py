@@ -36,7 +36,16 @@ from paigeant_celery.hop.sweeper import Sweeper
 from paigeant_celery.hop.with_store import RecordedEffects
 from paigeant_celery.store.memory import MemoryStore
 from paigeant_celery.store.outputs import Kept, Outputs
-from paigeant_celery.store.port import Claim, ClaimAnswer, Closing, Completion, HopRecord, NewWorkflow, WorkflowRecord
+from paigeant_celery.store.port import (
+    Claim,
+    ClaimAnswer,
+    Closed,
+    Closing,
+    Completion,
+    HopRecord,
+    NewWorkflow,
+    WorkflowRecord,
+)
 
 MakeMessage = Callable[..., PaigeantMessage]
 
@@ -138,9 +147,9 @@ class Watched(MemoryStore):
         self._line.effects.append(f"complete {completion.closing.hop_id}")
         return super().complete(completion)
 
-    def fail(self, closing: Closing, failure: Failure) -> bool:
+    def fail(self, closing: Closing, failure: Failure, *, end: str = "") -> Closed | None:
         self._line.effects.append(f"fail {closing.hop_id}")
-        return super().fail(closing, failure)
+        return super().fail(closing, failure, end=end)
 
 
 @pytest.fixture
@@ -311,7 +320,7 @@ def test_an_unexpected_error_after_the_record_leaves_the_next_hop_to_a_sweep(
 def test_the_words_for_how_a_hop_was_closed_are_a_promise() -> None:
     """Flower, results and the test kit show them."""
     assert [str(word) for word in ClosedAs] == [
-        "completed", "workflow_completed", "retrying", "suspended", "parked", "failed", "overtaken",
+        "completed", "branch_completed", "workflow_completed", "retrying", "suspended", "parked", "failed", "overtaken",
     ]  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from functools import partial
@@ -12,6 +13,7 @@ import pytest
 from celery.signals import task_revoked
 from celery.worker import state
 
+from paigeant_celery import for_each
 from paigeant_celery.broker.outbox import Outbox
 from paigeant_celery.broker.sending import Sending
 from paigeant_celery.store.memory import MemoryStore
@@ -25,7 +27,9 @@ from paigeant_celery.store.port import (
     Standing,
     WorkflowRecord,
 )
+from paigeant_celery.testing import WorkflowHarness
 from paigeant_celery.worker.revocations import Revocations
+from tests.support.branched_steps import dispatched, load, read
 
 
 @pytest.fixture
@@ -66,10 +70,15 @@ def sent() -> Sent:
     return Sent()
 
 
-@pytest.fixture
-def revocations(store: MemoryStore, sent: Sent) -> Iterator[Revocations]:
-    yield Revocations(store, sent)
+@pytest.fixture(autouse=True)
+def nothing_revoked() -> Iterator[None]:
+    yield
     state.revoked.clear()
+
+
+@pytest.fixture
+def revocations(store: MemoryStore, sent: Sent) -> Revocations:
+    return Revocations(store, sent)
 
 
 def hop(hop_id: str) -> HopRecord:
@@ -154,3 +163,59 @@ def test_the_sleeper_whose_hop_is_revoked_gets_a_message_that_no_worker_drops(
     others.pass_time()
 
     assert [each.hop_id for each in sent] == (["w.0"] if sleeps else [])
+
+
+@pytest.fixture
+def branched(own_registry: None) -> WorkflowHarness:
+    """A harness with a workflow that reads two sources: the first sleeps, the second has just been read."""
+    load()
+    harness = WorkflowHarness()
+    steps = for_each([read.activity(), read.activity()], over=["sleep", "a"], step_id="readings")
+    dispatched(harness, steps, hops=3)
+    assert [delivery.hop_id for delivery in harness.pending] == ["w.0-1.1"]
+    return harness
+
+
+@pytest.mark.parametrize("task_id", ["w.0", "w.0-0.0", "w.0-1.0", "w.0-1.1"])
+def test_a_revoked_hop_of_a_branch_cancels_the_whole_workflow(branched: WorkflowHarness, task_id: str) -> None:
+    """The button means the workflow, whichever of its rows in Flower it is pressed on; sleepers are called off."""
+    timer, sent = Timer(), Sent()
+    revocations, late = Revocations(branched.store, sent), Revocations(branched.store, sent)
+    revocations.watch(timer)
+
+    state.revoked.add(task_id)
+    revocations.look()
+    assert state_of(branched.store) == "cancelled"
+    state.revoked.add(task_id)  # as another worker's process still has it
+    late.look()
+    assert task_id not in state.revoked
+    timer.pass_time()
+
+    assert [each.hop_id for each in sent] == ["w.0-0.0"]
+
+
+@pytest.mark.parametrize("task_id", ["w.0-1.0", "w.0-7.0", "w.0-0.0-0.0", "w.3-0.0"])
+def test_a_hop_of_a_branch_that_ended_long_ago_revokes_nothing(branched: WorkflowHarness, task_id: str) -> None:
+    """Nor does one that never was."""
+    asyncio.run(branched.deliver())
+    state.revoked.add(task_id)
+
+    Revocations(branched.store, Sent()).look()
+
+    assert state_of(branched.store) == "running"
+
+
+def test_a_hop_of_a_branch_that_was_cut_off_revokes_nothing(own_registry: None) -> None:
+    """The race is over, and the workflow goes on with the winner."""
+    load()
+    harness = WorkflowHarness()
+    race = for_each(read.activity(), over=["wait", "a"], join="any", step_id="race")
+    dispatched(harness, race, read.activity(), hops=4)
+    cut_off = harness.store.hop("w.0-0.0")
+    assert cut_off is not None
+    assert cut_off.state == "cancelled"
+
+    state.revoked.add("w.0-0.0")
+    Revocations(harness.store, Sent()).look()
+
+    assert state_of(harness.store) == "running"
