@@ -23,7 +23,9 @@ from paigeant_celery import (
     WorkflowFailed,
     WorkflowParked,
     activity,
+    for_each,
     install,
+    parallel,
     register_task,
     sleep_for,
     workflow_context,
@@ -119,6 +121,24 @@ async def test_a_signature_gets_the_previous_output_in_front_as_in_a_chain(
     assert list(result.outputs.values()) == [
         ["first"], [["first"], "second"], ["third"], [["third"]], None, [None, "x"],
     ]  # fmt: skip
+
+
+async def test_signatures_stand_in_branches(workflow_harness: WorkflowHarness, app: Celery) -> None:
+    """Each item is the first argument of its branch, and the output before the block that of every other one."""
+
+    @app.task(shared=False, name="shop.told", bind=True)
+    def told(self: Task, *args: object) -> list[object]:
+        return [self.request.id, self.request.parent_id, *args]
+
+    register_task(told)
+
+    result = await workflow_harness.run(
+        [for_each(told.s(5), over=["p", "q"]), parallel({"left": told.s(), "right": told.si("own")})],
+        correlation_id="w",
+    )
+
+    each = [["w.0-0.0", "w.0", "p", 5], ["w.0-1.0", "w.0", "q", 5]]
+    assert result.output == {"left": ["w.1-0.0", "w.1", each], "right": ["w.1-1.0", "w.1", "own"]}
 
 
 async def test_a_signature_may_be_put_on_the_runway(workflow_harness: WorkflowHarness, app: Celery) -> None:
