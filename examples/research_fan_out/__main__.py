@@ -2,13 +2,14 @@
 
 The first two judges decide, and the third is cut off. `--kill` (or `--fail`) starts a Redis server (unless
 `PAIGEANT_REDIS_URL` names one) and two Celery workers, kills both while some documents are being read, and starts
-two others.
+another one.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -28,12 +29,14 @@ from examples.processes import Process, redis_server, worker
 from examples.research_fan_out.agents import AT_ONCE, QUORUM, clarity, evidence, reader, relevance, slip_for, writer
 from examples.research_fan_out.documents import DOCUMENTS
 from examples.research_fan_out.ledger import CountedModel, Entry, entries, new_page
-from examples.research_fan_out.watching import Watch, show_readings, show_result
-from paigeant_celery import WorkflowDispatcher, WorkflowResult, get_transport
+from examples.research_fan_out.outputs import Findings
+from examples.research_fan_out.watching import Watch, decided, show_readings, show_result
+from paigeant_celery import WorkflowDispatcher, WorkflowHandle, WorkflowResult, get_transport
 from paigeant_celery.broker.transport import CeleryTransport
 
 EXAMPLE = "How do animals use the sun and the sky to keep their direction?"
 NAMES = ("library", "reader", "relevance", "evidence", "clarity", "writer")
+REPOSITORY = Path(__file__).resolve().parents[2]
 ANSWERED = 3  # documents that are answered before the kill
 PATIENCE = 300.0  # seconds
 
@@ -48,17 +51,17 @@ async def ordinary(question: str) -> None:
         result = await watched(watch)
     show_result(result)
     check([], entries(), watch, result)
-    print(f"\nEach of {len(DOCUMENTS)} documents was read once; {QUORUM} of 3 judges decided.")
+    print(f"\nEach of {len(DOCUMENTS)} documents was read once. Decided: {', '.join(decided(result))}.")
 
 
 async def killed(question: str, *, model: str) -> None:
-    """Run the steps on two workers that are killed, then on two others, and once more without a kill."""
+    """Run the steps on two workers that are killed, then on another one, and once more without a kill."""
     with ExitStack() as stack:
         url = stack.enter_context(redis_server())
         transport = get_transport(url)
         environment = {"PAIGEANT_REDIS_URL": url, "FAN_OUT_MODEL": model}
         held = {**environment, "FAN_OUT_HOLD": str(ANSWERED)}
-        workers = [await started(stack, held) for _ in range(2)]
+        workers = await started(stack, held, count=2)
 
         watch = await dispatched(question, transport)
         following = asyncio.create_task(watch.follow())
@@ -67,8 +70,8 @@ async def killed(question: str, *, model: str) -> None:
             process.kill()
             show("worker", f"process {process.pid} is killed while {AT_ONCE} documents are being read")
         before = entries()
-        for _ in range(2):
-            await started(stack, environment)
+        show_tree(watch.handle, environment)
+        await started(stack, environment, count=1)
 
         result = await watch.handle.result(timeout=PATIENCE)
         await following
@@ -76,6 +79,8 @@ async def killed(question: str, *, model: str) -> None:
         after = entries()[len(before) :]
         show_readings(before, after)
         check(before, after, watch, result)
+        read = sum(entry.answered for entry in before)
+        print(f"\n{read} documents were answered before the kill, and none of them was read again.")
         if not model:
             await compare(question, transport, result)
 
@@ -105,12 +110,14 @@ async def watched(watch: Watch) -> WorkflowResult:
     return result
 
 
-async def started(stack: ExitStack, environment: Mapping[str, str]) -> Process:
-    """Start a worker that ends with the stack; it has one process, so that nothing of it survives."""
+async def started(stack: ExitStack, environment: Mapping[str, str], *, count: int) -> list[Process]:
+    """Start workers that end with the stack; each has one process, so that nothing of it survives."""
     options = ("--include=examples.research_fan_out.agents", "--pool=threads")
-    process = await asyncio.to_thread(stack.enter_context, worker("paigeant_celery", environment, *options))
-    show("worker", f"process {process.pid} is started")
-    return process
+    starting = [worker("paigeant_celery", environment, *options) for _ in range(count)]
+    processes = await asyncio.gather(*(asyncio.to_thread(stack.enter_context, each) for each in starting))
+    for process in processes:
+        show("worker", f"process {process.pid} is started")
+    return processes
 
 
 async def in_flight(watch: Watch, following: asyncio.Task[None]) -> None:
@@ -142,10 +149,22 @@ def check(before: Sequence[Entry], after: Sequence[Entry], watch: Watch, result:
     twice = {path: count for path, count in watch.ended().items() if count > 1}
     expect(not twice, f"these steps were recorded more than once: {twice}")
     expect(watch.joins() == Counter(["readings", "verdicts"]), f"the joins were {dict(watch.joins())}")
-    found = [finding["title"] for finding in result.outputs["readings"]]
-    expect(found == titles, f"the findings are those of {found}")
-    judges = result.outputs["verdicts"]
+    findings = result.output_as(Findings, step_id="readings").root
+    expect(len(findings) == len(titles), f"there are {len(findings)} findings")
+    judges = decided(result)
     expect(len(judges) == QUORUM, f"{len(judges)} judges decided: {sorted(judges)}")
+
+
+def show_tree(handle: WorkflowHandle, environment: Mapping[str, str]) -> None:
+    """Print what the store knows of the workflow while no worker lives, as an operator sees it."""
+    command = ["celery", "-A", "paigeant_celery", "paigeant", "show", handle.correlation_id, "--no-events"]
+    print(f"\n$ {' '.join(command)}", flush=True)
+    done = subprocess.run(
+        [sys.executable, "-m", *command],
+        cwd=REPOSITORY, env={**os.environ, **environment}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    expect(done.returncode == 0, f"the command failed:\n{done.stderr[-2000:]}")
+    print(done.stdout, flush=True)
 
 
 def show(what: str, text: str) -> None:
@@ -176,7 +195,7 @@ async def main(question: str, *, model: str, kill: bool) -> None:
 if __name__ == "__main__":
     parser = command_line(__doc__, EXAMPLE)
     parser.add_argument(
-        "--kill", "--fail", action="store_true", help="kill both workers in the middle, and start others"
+        "--kill", "--fail", action="store_true", help="kill both workers in the middle, and start another one"
     )
     arguments = parse(parser)
     run(main(given_text(arguments.text), model=arguments.model or "", kill=arguments.kill))

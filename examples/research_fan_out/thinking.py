@@ -70,7 +70,8 @@ def write(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
 
 def _asked(messages: list[ModelMessage]) -> set[str]:
     """Return the words of the question that tell something, without their endings."""
-    question = prompt_of(messages).partition("\n<previous_output ")[0]
+    before_output = prompt_of(messages).partition("\n<previous_output ")[0]
+    question = before_output.rpartition("\n")[0]  # its last line introduces the output
     return set(stems(" ".join(keywords(question, most=20))))
 
 

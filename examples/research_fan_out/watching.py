@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import click
 
 from examples.console import show_fields
 from examples.research_fan_out.documents import DOCUMENTS
 from examples.research_fan_out.ledger import Entry
+from examples.research_fan_out.outputs import Findings, Verdict
 from paigeant_celery import WorkflowEvent, WorkflowHandle, WorkflowResult
 
-__all__ = ["Watch", "show_readings", "show_result"]
+__all__ = ["Watch", "decided", "show_readings", "show_result"]
 
 COLUMNS = "begun before", "answered before", "begun after", "answered after"
 
@@ -45,21 +47,21 @@ class Watch:
             self._line(self._step(event.hop_id), f"has {told['branches']} branches")
         elif event.type == "joined":
             self._line(
-                self._step(event.hop_id), click.style(f"its join is {told['how']}", bold=True) + self._cut_off(event)
+                self._step(event.hop_id), click.style(f"its join is {told['how']}", bold=True) + self._left(event)
             )
         elif event.type == "claimed" and told["attempt"] != "1":
             self._line(told["step"], f"{_subject(told['step'])}is begun again, attempt {told['attempt']}")
         elif event.type == "completed":
             self._line(told["step"], f"{_subject(told['step'])}is done")
 
-    def _cut_off(self, joined: WorkflowEvent) -> str:
+    def _left(self, joined: WorkflowEvent) -> str:
         """Say how many branches a join does not wait for."""
         opened = next(
             e.fields["branches"] for e in self.events if (e.hop_id, e.type) == (joined.hop_id, "branches_opened")
         )
         ended = sum(path.startswith(f"{self._step(joined.hop_id)}/") for path in self.ended())
         left = int(opened) - ended
-        return f"; {left} branch is cut off" if left else ""
+        return f"; {left} branch is not waited for" if left else ""
 
     def _step(self, hop_id: str) -> str:
         """Return the path of the step that a hop runs."""
@@ -72,12 +74,19 @@ class Watch:
 def show_result(result: WorkflowResult) -> None:
     """Print what the readers found, what the judges said, and the answer."""
     click.echo(f"\n{click.style('readings', bold=True)}")
-    show_fields({finding["title"]: finding["sentences"] or ["nothing"] for finding in result.outputs["readings"]})
-    for judge, verdict in result.outputs["verdicts"].items():
+    found = zip(DOCUMENTS, result.output_as(Findings, step_id="readings").root, strict=True)
+    show_fields({document.title: finding.sentences or ["nothing"] for document, finding in found})
+    for judge, verdict in decided(result).items():
         click.echo(f"\n{click.style(f'verdicts/{judge}', bold=True)}")
-        show_fields({"why": verdict["reason"], "quotes": [quote["sentence"] for quote in verdict["quotes"]]})
+        show_fields({"why": verdict.reason, "quotes": [quote.sentence for quote in verdict.quotes]})
     click.echo(f"\n{click.style('writer', bold=True)}")
     show_fields(result.output_as(dict[str, object]))
+
+
+def decided(result: WorkflowResult) -> dict[str, Verdict]:
+    """Return the verdicts that were in time, by the names of the judges, without those who failed."""
+    given = result.output_as(dict[str, dict[str, Any]], step_id="verdicts")
+    return {judge: Verdict.model_validate(told) for judge, told in given.items() if "failed" not in told}
 
 
 def show_readings(before: Sequence[Entry], after: Sequence[Entry]) -> None:

@@ -10,7 +10,7 @@ import click
 from paigeant_celery.cli.answering import answer, approve, deny, inbox, signal
 from paigeant_celery.cli.brokers import rebind
 from paigeant_celery.cli.letters import letters
-from paigeant_celery.cli.workflows import activities, cancel, retry, show
+from paigeant_celery.cli.workflows import activities, cancel, graph, retry, show
 
 __all__ = ["paigeant"]
 
@@ -23,5 +23,5 @@ def paigeant() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
-for _command in (activities, show, inbox, approve, deny, answer, signal, cancel, retry, rebind, letters):
+for _command in (activities, show, graph, inbox, approve, deny, answer, signal, cancel, retry, rebind, letters):
     paigeant.add_command(_command)

@@ -48,9 +48,8 @@ def _list(wait: PendingWait) -> None:
     until = f", until {wait.until:%Y-%m-%d %H:%M:%S} UTC" if wait.until is not None else ""
     what = "signal " if wait.kind == "signal" else ""
     click.echo(wait.token)
-    click.echo(
-        f"  workflow {wait.workflow}, step {wait.step_id or '-'} ({wait.activity or '-'}): {what}{shown(wait.name)}"
-    )
+    step = f"step {shown(wait.step_id) or '-'} ({wait.activity or '-'})"
+    click.echo(f"  workflow {wait.workflow}, {step}: {what}{shown(wait.name)}")
     click.echo(f"  since {wait.since:%Y-%m-%d %H:%M:%S} UTC{until}")
     if wait.question is not None:
         click.echo(f"  question: {shown(wait.question)}")
@@ -102,17 +101,24 @@ def answer(context: click.Context, token: str, payload: str | None, failed: str 
 @click.argument("correlation_id")
 @click.argument("name")
 @click.argument("payload", metavar="[JSON]", default="null")
+@click.option("--path", metavar="PATH", help="Only a wait in this branch, or of the step there: readings/3/reader.")
 @click.option("--signal-id", metavar="ID", help="A second signal with this id changes nothing.")
 @by
 @click.pass_context
 def signal(
-    context: click.Context, correlation_id: str, name: str, payload: str, signal_id: str | None, by: str
+    context: click.Context,
+    correlation_id: str,
+    name: str,
+    payload: str,
+    path: str | None,
+    signal_id: str | None,
+    by: str,
 ) -> None:
-    """Send a signal to a workflow; it is kept until a step waits for it."""
+    """Send a signal to a workflow; it is kept until a step waits for it, unless --path names a branch."""
     from paigeant_celery.client.handle import WorkflowHandle
 
     handle, given = WorkflowHandle(correlation_id, transport_of_app(context)), _read(payload)
-    _tell(reading(lambda: handle.signal_sync(name, given, signal_id=signal_id, by=by)))
+    _tell(reading(lambda: handle.signal_sync(name, given, path=path, signal_id=signal_id, by=by)))
 
 
 def _tell(told: Answered) -> None:

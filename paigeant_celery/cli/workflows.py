@@ -7,8 +7,9 @@ from textwrap import indent
 import click
 
 from paigeant_celery.cli.asking import discard_journal, reading, shown, transport_of_app
+from paigeant_celery.cli.drawing import flowchart, tree_lines
 
-__all__ = ["activities", "cancel", "retry", "show"]
+__all__ = ["activities", "cancel", "graph", "retry", "show"]
 
 
 @click.command()
@@ -32,7 +33,7 @@ def activities(context: click.Context, include: tuple[str, ...]) -> None:
 @click.option("--events/--no-events", default=True, help="Also list what happened to it.")
 @click.pass_context
 def show(context: click.Context, correlation_id: str, events: bool) -> None:
-    """Show where a workflow stands and why a step of it failed."""
+    """Show where a workflow and its branches stand, and why a step of it failed."""
     from paigeant_celery.client.handle import WorkflowHandle
 
     handle = WorkflowHandle(correlation_id, transport_of_app(context))
@@ -54,7 +55,12 @@ def show(context: click.Context, correlation_id: str, events: bool) -> None:
     if where is not None:
         click.echo(f"  current:   {status.step_id} {where} (attempts spent: {status.attempt})")
     for wait in status.waiting_for:
-        click.echo(f"  waits for: {shown(str(wait))}")
+        if not wait.path:  # those of branches stand in the tree
+            click.echo(f"  waits for: {shown(str(wait))}")
+    if status.branches:
+        click.echo("  branches:")
+        for line in tree_lines(status.branches, "    "):
+            click.echo(line)
     if status.usage:
         cost = [f"cost=${status.cost}"] if status.cost is not None else []
         used = [f"{name}={count}" for name, count in status.usage.items()]
@@ -66,7 +72,24 @@ def show(context: click.Context, correlation_id: str, events: bool) -> None:
             click.echo(indent(str(status.failure.cause), "    "))
     for event in happened:
         details = " ".join(f"{name}={shown(value)}" for name, value in event.fields.items())
-        click.echo(f"  {event.at:%Y-%m-%d %H:%M:%S} {event.type} {event.hop_id} {details}".rstrip())
+        about = f" ({shown(event.path)})" if "/" in event.path else ""  # a hop id alone says little of a branch
+        click.echo(f"  {event.at:%Y-%m-%d %H:%M:%S} {event.type} {event.hop_id}{about} {details}".rstrip())
+
+
+@click.command()
+@click.argument("correlation_id")
+@click.pass_context
+def graph(context: click.Context, correlation_id: str) -> None:
+    """Print what ran and what is planned as a flowchart in Mermaid's language, without prompts and outputs."""
+    from paigeant_celery.client.outline import outline_of
+    from paigeant_celery.core.errors import StoreRequired
+
+    transport = transport_of_app(context)
+    if (store := transport.store) is None:
+        raise click.ClickException(str(StoreRequired("graph")))
+    outline = reading(lambda: outline_of(store, correlation_id))
+    for line in flowchart(outline):
+        click.echo(line)
 
 
 @click.command()
@@ -81,16 +104,22 @@ def cancel(context: click.Context, correlation_id: str) -> None:
 
 @click.command()
 @click.argument("correlation_id")
+@click.argument("path", required=False)
 @discard_journal
 @click.pass_context
-def retry(context: click.Context, correlation_id: str, discard_journal: bool) -> None:
-    """Let a parked workflow go on, with all attempts of its step available again."""
-    if not _asked(context, correlation_id, "redrive_sync", discard_journal=discard_journal):
-        raise click.ClickException(f"workflow {correlation_id} is not parked")
-    click.echo(f"workflow {correlation_id} goes on")
+def retry(context: click.Context, correlation_id: str, path: str | None, discard_journal: bool) -> None:
+    """Let a parked workflow go on, with all attempts of its step available again.
+
+    PATH names a step or a branch, as in readings/3/reader: only what is parked there goes on. Without it, all that is
+    parked does.
+    """
+    if not _asked(context, correlation_id, "redrive_sync", path=path, discard_journal=discard_journal):
+        what = f"nothing in {shown(path)} is parked" if path is not None else f"workflow {correlation_id} is not parked"
+        raise click.ClickException(what)
+    click.echo(f"{shown(path) if path is not None else f'workflow {correlation_id}'} goes on")
 
 
-def _asked(context: click.Context, correlation_id: str, question: str, **more: bool) -> bool:
+def _asked(context: click.Context, correlation_id: str, question: str, **more: bool | str | None) -> bool:
     from paigeant_celery.client.handle import WorkflowHandle
 
     handle = WorkflowHandle(correlation_id, transport_of_app(context))

@@ -9,7 +9,7 @@ from paigeant_celery.broker.outbox import Outbox
 from paigeant_celery.broker.port import Letters, Transport, checked_transport
 from paigeant_celery.core.errors import InvalidInput, StoreRequired
 from paigeant_celery.core.message import reread
-from paigeant_celery.core.names import text_fault
+from paigeant_celery.core.names import split_hop_id, text_fault
 from paigeant_celery.store.port import DeadLetter
 
 __all__ = ["DeadLetters"]
@@ -50,10 +50,8 @@ class DeadLetters:
         letter = self.show(letter_id)
         if letter is None or letter.correlation_id is None:
             return False
-        record = store.workflow(letter.correlation_id)
-        if record is None or record.hop_id != letter.hop_id:
-            return False
-        if store.redrive(letter.correlation_id, discard_journal=discard_journal) != "redriven":
+        ids = split_hop_id(letter.hop_id) if letter.hop_id is not None else None
+        if ids is None or store.redrive(ids[0], place=ids[1], discard_journal=discard_journal) != "redriven":
             return False
         # The redrive deleted the parked hop's letter. If the hop parked again, there is a new one with the same id.
         again = store.dead_letter(letter_id)

@@ -20,18 +20,26 @@ from paigeant_celery.broker.called_off import asleep_in, begin_calling_off
 from paigeant_celery.broker.outbox import Outbox
 from paigeant_celery.broker.port import ServesItself, Transport, checked_transport
 from paigeant_celery.client.answering import AnswersWaits, check_size, send_on
+from paigeant_celery.client.event_paths import EventPaths
 from paigeant_celery.client.outputs import outputs_in
-from paigeant_celery.client.paths import At, at_path, is_at_block, parked_at
+from paigeant_celery.client.paths import GOES_ON, At, at_path, is_at_block, parked_at
 from paigeant_celery.client.readings import (
     Answered,
     BranchStatus,
-    CurrentState,
     PendingWait,
     WaitingFor,
     WorkflowResult,
     WorkflowStatus,
 )
-from paigeant_celery.client.tree import is_left_to_newer, parked_in, tree_of, waits_of_block, waits_of_tree
+from paigeant_celery.client.tree import (
+    current_state,
+    is_left_to_newer,
+    parked_in,
+    tree_of,
+    waits_for_worker,
+    waits_of_block,
+    waits_of_tree,
+)
 from paigeant_celery.client.waits import answered, open_in, open_waits, pending_wait, waiting_for
 from paigeant_celery.core.about import About
 from paigeant_celery.core.answers import answers_of
@@ -73,7 +81,6 @@ EVENTS_AT_ONCE = 100
 REMIND_AFTER = 5.0  # seconds of waiting for a result until a log line says that nobody serves the step
 SEND_FOR = 5.0  # seconds for the broker to take the message that tells a worker of a cancelled sleeper
 MOST_TOLD = 5  # things that a workflow waits for, in a text
-GOES_ON = ("running", "parked")
 UNSWEPT = 10.0  # seconds; every worker that serves steps sweeps about once a second
 
 logger = logging.getLogger(__name__)
@@ -123,7 +130,7 @@ class WorkflowHandle(AnswersWaits):
         branches, waits = self._branches(record, slip, ran)
         return WorkflowStatus(
             correlation_id=self.correlation_id,
-            state=_current_state(record),
+            state=current_state(record),
             step_id=step.step_id if step else None,
             activity=step.activity if step else None,
             queue=record.queue,
@@ -161,7 +168,7 @@ class WorkflowHandle(AnswersWaits):
         executed, remaining = step_ids_in(record.envelope)
         return WorkflowStatus(
             correlation_id=self.correlation_id,
-            state=_current_state(record),
+            state=current_state(record),
             step_id=remaining[0] if remaining else None,
             activity=None,
             queue=record.queue,
@@ -319,9 +326,9 @@ class WorkflowHandle(AnswersWaits):
         """Yield what happens to the workflow, from its start or from the cursor `after`, until it ends.
 
         If the workflow streams, events of type `agent` show what its agents do while they run, and an event of type
-        `events_dropped` says how many a late reader has missed. A reader who goes on from the cursor of the last
-        event seen misses none of the other events and sees none twice. A step may not wait for more: it gets
-        `WaitInsideStep` once it has all there is, unless the workflow has ended.
+        `events_dropped` says how many a late reader has missed. Each tells the path of its step. A reader who goes on
+        from the cursor of the last event seen misses none of the other events and sees none twice. A step may not wait
+        for more: it gets `WaitInsideStep` once it has all there is, unless the workflow has ended.
         """
         reminder, reading = _Reminder(self), _Reading(after)
         for wait in _waits(None):
@@ -375,10 +382,14 @@ class WorkflowHandle(AnswersWaits):
         return TimeoutError(f"workflow {status.correlation_id} did not end within {timeout:g} s and goes on: {known}")
 
     def _nobody(self, status: WorkflowStatus) -> str | None:
-        """Say that nobody runs the current step, as far as this process can know; None if somebody may."""
-        if status.activity is None or status.state not in ("queued", "retrying"):
+        """Say that nobody runs the current step, as far as this process can know; None if somebody may.
+
+        Of a block it is about the first branch that waits for a worker, if none has one.
+        """
+        name = status.activity if status.state in ("queued", "retrying") else waits_for_worker(status.branches)
+        if name is None:
             return None
-        store, name = self._store("result"), status.activity
+        store = self._store("result")
         if not store.shared:
             if not isinstance(self._transport, ServesItself) or self._transport.serves(name):
                 return None
@@ -448,9 +459,9 @@ class WorkflowHandle(AnswersWaits):
 
     def _read_on(self, reading: _Reading) -> tuple[list[WorkflowEvent], bool]:
         # The state is read first, so that the event that ended the workflow is in this batch or an earlier one.
-        ended = self._record("events").state != "running"
-        stored = self._store("events").events(self.correlation_id, after=reading.after, limit=EVENTS_AT_ONCE)
-        return reading.whole(stored), ended
+        record, store = self._record("events"), self._store("events")
+        stored = store.events(self.correlation_id, after=reading.after, limit=EVENTS_AT_ONCE)
+        return reading.whole(stored, store, record), record.state != "running"
 
     def _asked(self, operation: str) -> Store:
         """Return the store, but ask it for no id that no workflow can have."""
@@ -489,14 +500,19 @@ class _Reading:
     """How far events were read: those of long data are several entries, and `found` is how many the last look found."""
 
     def __init__(self, after: str | None) -> None:
-        self.after, self.found, self._joining = after, 0, Joining()
+        self.after, self.found, self._joining, self._paths = after, 0, Joining(), EventPaths()
 
-    def whole(self, stored: Sequence[StoredEvent]) -> list[WorkflowEvent]:
+    def whole(self, stored: Sequence[StoredEvent], store: Store, record: WorkflowRecord) -> list[WorkflowEvent]:
         """Return the events that entries are; a cursor of theirs is behind all entries of its event."""
         self.found = len(stored)
         self.after = stored[-1].cursor if stored else self.after
+        self._paths.learn(entry.fields for entry in stored)
         events = ((entry, self._joining.whole(entry.fields)) for entry in stored)
-        return [_event(entry, fields) for entry, fields in events if fields is not None]
+        return [
+            _event(entry, fields, self._paths.of(fields.get("hop", ""), store, record))
+            for entry, fields in events
+            if fields is not None
+        ]
 
 
 class _Reminder:
@@ -512,15 +528,6 @@ class _Reminder:
             self._at = math.inf
             self._handle._remind()
         return found
-
-
-def _current_state(record: WorkflowRecord) -> CurrentState:
-    """Say more than the store's `running`: whether a worker has the step, or what it waits for."""
-    if record.state != "running" or record.running:
-        return record.state
-    if record.suspended:
-        return "suspended"
-    return "queued" if record.retry_at is None or is_left_to_newer(record.failure) else "retrying"
 
 
 def _waits_for_branches(record: WorkflowRecord) -> bool:
@@ -560,11 +567,10 @@ def _told(waits: Sequence[WaitingFor]) -> str:
     return "; ".join(told + more)
 
 
-def _event(stored: StoredEvent, whole: Mapping[str, str]) -> WorkflowEvent:
+def _event(stored: StoredEvent, whole: Mapping[str, str], path: str) -> WorkflowEvent:
     fields = dict(whole)
-    return WorkflowEvent(
-        cursor=stored.cursor, at=stored.at, type=fields.pop("type", ""), hop_id=fields.pop("hop", ""), fields=fields
-    )
+    type_, hop_id = fields.pop("type", ""), fields.pop("hop", "")
+    return WorkflowEvent(cursor=stored.cursor, at=stored.at, type=type_, hop_id=hop_id, fields=fields, path=path)
 
 
 def _waits(timeout: float | None) -> Iterator[float]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
-from paigeant_celery.client.readings import BranchState, BranchStatus, WaitingFor
+from paigeant_celery.client.readings import BranchState, BranchStatus, CurrentState, WaitingFor
 from paigeant_celery.client.waits import waits_of_hop
 from paigeant_celery.core.errors import MessageError
 from paigeant_celery.core.flow import Failure, failure_at
@@ -15,33 +16,59 @@ from paigeant_celery.core.message import first_step_in
 from paigeant_celery.core.names import hop_id, number_of, split_hop_id
 from paigeant_celery.core.steps import Step
 from paigeant_celery.store.branch_port import BranchReading, HopReading
-from paigeant_celery.store.port import Store
+from paigeant_celery.store.port import Store, WorkflowRecord
 from paigeant_celery.store.tree import CLOSED, branches_in
 
-__all__ = ["is_left_to_newer", "parked_in", "tree_of", "waits_of_block", "waits_of_tree"]
+__all__ = [
+    "ReadBlock",
+    "current_state",
+    "is_left_to_newer",
+    "parked_in",
+    "read_blocks",
+    "tree_of",
+    "waits_for_worker",
+    "waits_of_block",
+    "waits_of_tree",
+]
 
 NAMES = 500  # blocks asked for at once; most places have none
 
 
+Inner: TypeAlias = tuple["ReadBlock", tuple[BranchStatus, ...]]
+
+
 @dataclass(kw_only=True)
-class _Block:
-    """A block that has opened branches, with what was read of them; `ended` says that nothing below it goes on."""
+class ReadBlock:
+    """A block that has opened branches, with what was read of them; `ended` says that nothing below it goes on.
+
+    `inner` has the blocks in each branch, by its number.
+    """
 
     place: str
     opened: OpenedAs
     ended: bool
     branches: list[BranchReading] = field(default_factory=list)
-    inner: dict[int, list[_Block]] = field(default_factory=dict)
+    inner: dict[int, list[ReadBlock]] = field(default_factory=dict)
+
+    def statuses(self) -> list[BranchStatus]:
+        """Return where its branches stand."""
+        return list(_statuses(self))
 
 
 def tree_of(store: Store, correlation_id: str, places: Sequence[str], *, live: str | None) -> tuple[BranchStatus, ...]:
-    """Return the branches of the blocks at these places of the workflow's own slip, with those below them.
+    """Return the branches of the blocks at these places of the workflow's own slip, with those below them."""
+    blocks = read_blocks(store, correlation_id, places, live=live)
+    return tuple(branch for block in blocks for branch in block.statuses())
+
+
+def read_blocks(store: Store, correlation_id: str, places: Sequence[str], *, live: str | None) -> list[ReadBlock]:
+    """Return the blocks at these places of the workflow's own slip that have opened branches, with those below them.
 
     `live` is the one of the places whose block goes on. It takes a round trip for each block and for each 100 of its
     branches, and one for each 500 places in branches of one depth that may have blocks; each is of one moment.
     """
     top = [
-        _Block(place=place, opened=opened, ended=place != live)
+        ReadBlock(place=place, opened=opened, ended=place != live)
         for place, opened in _opened(store, correlation_id, places).items()
     ]
     level = top
@@ -49,24 +76,35 @@ def tree_of(store: Store, correlation_id: str, places: Sequence[str], *, live: s
         for block in level:
             block.branches = list(branches_in(store, hop_id(correlation_id, block.place)))
         level = _inner(store, correlation_id, level)
-    return tuple(branch for block in top for branch in _statuses(block))
+    return top
 
 
 def parked_in(branches: Sequence[BranchStatus]) -> BranchStatus | None:
     """Return the first parked branch of a tree."""
+    return next((branch for branch in _all(branches) if branch.state == "parked"), None)
+
+
+def waits_for_worker(branches: Sequence[BranchStatus]) -> str | None:
+    """Return the activity of the first step in a tree that waits for a worker; None if there is none, or others run."""
+    found: str | None = None
+    for branch in _all(branches):
+        if branch.state == "running":
+            return None
+        if branch.state in ("queued", "retrying"):
+            found = found or branch.activity
+    return found
+
+
+def _all(branches: Sequence[BranchStatus]) -> Iterator[BranchStatus]:
     for branch in branches:
-        if branch.state == "parked":
-            return branch
-        if (found := parked_in(branch.branches)) is not None:
-            return found
-    return None
+        yield branch
+        yield from _all(branch.branches)
 
 
 def waits_of_tree(branches: Sequence[BranchStatus]) -> Iterator[WaitingFor]:
     """Yield what the branches of a tree wait for beside branches of their own."""
-    for branch in branches:
+    for branch in _all(branches):
         yield from (wait for wait in branch.waiting_for if wait.kind != "branches")
-        yield from waits_of_tree(branch.branches)
 
 
 def waits_of_block(path: str, branches: Sequence[BranchStatus], hop: HopReading | None) -> WaitingFor:
@@ -74,6 +112,15 @@ def waits_of_block(path: str, branches: Sequence[BranchStatus], hop: HopReading 
     states = Counter[BranchState](branch.state for branch in branches if branch.block == path)
     until = hop.block.until if hop is not None and hop.block is not None else None
     return WaitingFor(kind="branches", name=path, until=until, branches=dict(states))
+
+
+def current_state(record: WorkflowRecord) -> CurrentState:
+    """Say more than the store's `running`: whether a worker has the step, or what it waits for."""
+    if record.state != "running" or record.running:
+        return record.state
+    if record.suspended:
+        return "suspended"
+    return "queued" if record.retry_at is None or is_left_to_newer(record.failure) else "retrying"
 
 
 def is_left_to_newer(failure: Failure | None) -> bool:
@@ -93,7 +140,7 @@ def _opened(store: Store, correlation_id: str, places: Sequence[str]) -> dict[st
     return found
 
 
-def _inner(store: Store, correlation_id: str, blocks: Sequence[_Block]) -> list[_Block]:
+def _inner(store: Store, correlation_id: str, blocks: Sequence[ReadBlock]) -> list[ReadBlock]:
     """Put the blocks that branches have opened below them, and return those."""
     owners = {
         place: (block, branch)
@@ -102,12 +149,12 @@ def _inner(store: Store, correlation_id: str, blocks: Sequence[_Block]) -> list[
         for branch in block.branches
         for place in _places(branch)
     }
-    found: list[_Block] = []
+    found: list[ReadBlock] = []
     for place, opened in _opened(store, correlation_id, list(owners)).items():
         block, branch = owners[place]
         current = _place(branch.hop) == place
         ended = not current or block.ended or branch.how is not None or branch.hop.state in CLOSED
-        inner = _Block(place=place, opened=opened, ended=ended)
+        inner = ReadBlock(place=place, opened=opened, ended=ended)
         block.inner.setdefault(branch.number, []).append(inner)
         found.append(inner)
     return found
@@ -127,7 +174,7 @@ def _places(branch: BranchReading) -> list[str]:
     return [f"{begins}.{number}" for number in range(number_of(place) + 1)]
 
 
-def _statuses(block: _Block) -> Iterator[BranchStatus]:
+def _statuses(block: ReadBlock) -> Iterator[BranchStatus]:
     for branch in block.branches:
         name = block.opened.name_of(branch.number)
         path = f"{block.opened.path}/{name}"
@@ -136,7 +183,11 @@ def _statuses(block: _Block) -> Iterator[BranchStatus]:
 
 
 def _status(
-    block: _Block, branch: BranchReading, name: str, path: str, inner: list[tuple[_Block, tuple[BranchStatus, ...]]]
+    block: ReadBlock,
+    branch: BranchReading,
+    name: str,
+    path: str,
+    inner: list[tuple[ReadBlock, tuple[BranchStatus, ...]]],
 ) -> BranchStatus:
     hop, state = branch.hop, _state(branch, ended=block.ended)
     ends = _end(branch) if state == "failed" else None

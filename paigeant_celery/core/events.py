@@ -20,13 +20,18 @@ _PLACE = re.compile(r"([1-9][0-9]{0,8})/([1-9][0-9]{0,8})")
 
 @dataclass(frozen=True, kw_only=True)
 class WorkflowEvent:
-    """Something that happened: its `type`, the hop, and further fields. Reading resumes after its `cursor`."""
+    """Something that happened: its `type`, the hop, and further fields. Reading resumes after its `cursor`.
+
+    `path` is that of the hop's step, as in `readings/3/reader`. It is empty if nothing is known of the step any
+    more: of one in a branch that ended before the cursor from which events are read.
+    """
 
     cursor: str
     at: datetime
     type: str
     hop_id: str
     fields: Mapping[str, str]
+    path: str = ""
 
 
 def in_parts(event: Mapping[str, str]) -> Iterator[Mapping[str, str]]:

@@ -154,7 +154,7 @@ def succeeded_end(slip: RoutingSlip) -> tuple[BranchEnd, Mapping[str, str]]:
     """Return how a branch ended whose slip has no more steps, and what the store must hold of it."""
     used = used_by(slip.executed, earlier=slip.earlier)
     end = BranchEnd(state="succeeded", usage=dict(used.counters), cost=used.cost)
-    stored = {name_of_slip(slip): dumps(slip.model_dump(mode="json"))}
+    stored = {name_of_slip(slip): dumps(slip.model_dump(mode="json", exclude_defaults=True))}
     last = next((record for record in reversed(slip.executed) if record.gives_output), None)
     if last is None:
         return end, stored

@@ -207,6 +207,8 @@ class MemoryStore:
             workflow, hop_id, step = kept.workflow, closing.hop_id, _step(completion.step)
             self._branches.cut_off(hop_id, now=now)
             kept.journal.update(completion.records)
+            if block_of(hop_id) is not None:
+                kept.journal.clear()  # nobody reads it any more, and a fan-out has as many as branches
             if completion.used is not None and workflow.used is not None:
                 workflow.used = summed(workflow.used, sums_of(completion.used), less=kept.counted)
             workflow.blobs.update(completion.blobs)

@@ -171,7 +171,8 @@ class Completion:
 
     `step` is the id of the step that ended, for the event. `blobs` maps names to text that does not travel: step
     ids to their outputs, `executed:` and `at:` to the records of earlier steps, `steps:` to pages of those to come.
-    `notes` are events to record with it, and `said` is appended to a conversation. `records` are added to the journal.
+    `notes` are events to record with it, and `said` is appended to a conversation. `records` are added to the journal,
+    which is kept until the workflow expires, but in a branch only until now.
     `used` is what the step used, if the workflow has limits: it takes the place of what was counted for its calls.
     `end` is how a branch ended, if the hop was its last.
     """

@@ -19,7 +19,7 @@ from tests.support.starting import run
 ROOT = Path(__file__).parents[2]
 EXAMPLES = (
     "single_agent", "three_agents", "dynamic_itinerary", "functions_and_agents", "existing_celery_app",
-    "durable_research", "approvals",
+    "durable_research", "approvals", "research_fan_out",
 )  # fmt: skip
 AT_ONCE = 4
 LONGEST = 100.0  # seconds; even a busy machine starts a server and a worker in that time
@@ -33,6 +33,8 @@ CLAIM = "the sum is easy: 2 + 2 = 5"
 NO_CLAIM = "we like to walk by the river"
 MERGE = "How do I merge sorted lists?"
 REFUNDS = "Ann's kettle leaks: 39.90. Bob wants 180.00 back for the sofa; Cy 250.50 for a desk."
+TERNS = "How far do terns and monarchs fly?"
+CLOUDS = "What do bees do if clouds hide the sun?"
 ANSWERED = ("--answer", "90.00", "--answer", "no, we repair it")
 
 pytestmark = pytest.mark.together
@@ -71,6 +73,12 @@ RUNS: Mapping[str, tuple[str, ...]] = {
     "research, unknown model": ("examples/durable_research", "--kill", "--model", "nobody:none", MERGE),
     "approvals, kill": ("examples/approvals", "--kill", *ANSWERED, REFUNDS),
     "approvals, unknown model": ("examples/approvals", "--kill", "--model", "nobody:none", REFUNDS),
+    "fan-out, terns": ("examples/research_fan_out", TERNS),
+    "fan-out, clouds": ("-m", "examples.research_fan_out", CLOUDS),
+    "fan-out, nothing": ("examples/research_fan_out", "quantum computers"),
+    "fan-out, other model": ("examples/research_fan_out", "--model", "test", TERNS),
+    "fan-out, unknown model": ("examples/research_fan_out", "--kill", "--model", "nobody:none", TERNS),
+    "fan-out, kill": ("examples/research_fan_out", "--kill", TERNS),
     **{f"{name}, help": (f"examples/{name}", "--help") for name in EXAMPLES},
     "no words": ("examples/single_agent", "42 !"),
 }
@@ -472,6 +480,71 @@ def test_a_model_that_does_not_exist_asks_nobody(screens: Screens) -> None:
 
     assert (outcome.returncode, outcome.stdout) == (1, "")
     assert outcome.stderr == "Unexpected: Unknown model: nobody:none\n"
+
+
+TITLES = [
+    "Homing pigeons", "Sea turtles", "Salmon", "Honey bees", "Desert ants", "Monarch butterflies", "Dung beetles",
+    "Arctic terns",
+]  # fmt: skip
+
+
+def done(screen: str, block: str) -> list[str]:
+    """Return the steps in the branches of a block that were done, in the order in which the screen showed them."""
+    return re.findall(rf"^{block}/(\w+/\w+) +(?:.* )?is done$", screen, re.MULTILINE)
+
+
+def test_documents_are_read_side_by_side_and_two_of_three_judges_decide(screens: Screens) -> None:
+    """The question decides what is found; the slow judge is not waited for."""
+    terns, clouds = screens["fan-out, terns"], screens["fan-out, clouds"]
+
+    for screen in (terns, clouds):
+        assert "library -> readings -> verdicts -> writer" in screen
+        assert sorted(done(screen, "readings")) == [f"{number}/reader" for number in range(len(TITLES))]
+        assert sorted(done(screen, "verdicts")) == ["evidence/evidence", "relevance/relevance"]
+        assert re.findall(r"^(\w+) +its join is met(.*)$", screen, re.MULTILINE) == [
+            ("readings", ""), ("verdicts", "; 1 branch is not waited for"),
+        ]  # fmt: skip
+        assert re.findall(rf"^   ({'|'.join(TITLES)})  ", screen, re.MULTILINE) == TITLES
+        assert screen.endswith("Each of 8 documents was read once. Decided: relevance, evidence.\n")
+    assert "1. Each autumn monarchs fly up to 4000 kilometres" in terns.partition("\nwriter\n")[2]
+    assert "Homing pigeons" in clouds.partition("\nwriter\n")[2]
+    assert "The documents do not say." in screens["fan-out, nothing"]
+
+
+def test_any_model_may_read_judge_and_write(screens: Screens) -> None:
+    """A model that was not made for the example is as fast in each judge, and still two decide."""
+    screen = screens["fan-out, other model"]
+
+    assert re.search(r"Each of 8 documents was read once\. Decided: \w+, \w+\.$", screen)
+
+
+def test_a_model_that_does_not_exist_reads_nothing(screens: Screens) -> None:
+    """Its name is read in the process that somebody watches."""
+    outcome = screens.outcome("fan-out, unknown model")
+
+    assert (outcome.returncode, outcome.stdout) == (1, "")
+    assert outcome.stderr == "Unexpected: Unknown model: nobody:none\n"
+
+
+def test_no_document_is_read_again_after_all_workers_are_killed_and_the_outcome_is_the_same(screens: Screens) -> None:
+    """Branches that had ended stay ended, and the others go on where no worker of the first ones lives."""
+    screen = screens["fan-out, kill"]
+
+    first, second, third = re.findall(r"^worker +process (\d+) is started$", screen, re.MULTILINE)
+    killed = re.findall(r"^worker +process (\d+) is killed while 3 documents are being read$", screen, re.MULTILINE)
+    assert sorted(killed) == sorted([first, second])
+    assert len({first, second, third}) == 3
+    assert "    readings: 3 completed, 3 running, 2 held\n" in screen
+    table = re.findall(r"^((?:[A-Z]\w+ \w+)|Salmon)((?: +(?:\d|-)){4})$", screen, re.MULTILINE)
+    assert [(name, cells.split()) for name, cells in table] == [
+        *((name, ["1", "1", "-", "-"]) for name in TITLES[:3]),
+        *((name, ["1", "-", "1", "1"]) for name in TITLES[3:6]),
+        *((name, ["-", "-", "1", "1"]) for name in TITLES[6:]),
+    ]
+    again = re.findall(r"^readings/(\d)/reader +.* is begun again, attempt 2$", screen, re.MULTILINE)
+    assert sorted(again) == ["3", "4", "5"]
+    assert "3 documents were answered before the kill, and none of them was read again." in screen
+    assert screen.endswith("Asked again, with nobody killed: the same readings, verdicts and answer.\n")
 
 
 def test_without_any_server_the_host_example_says_what_to_install() -> None:

@@ -1,4 +1,7 @@
-"""The same three steps as a plain Celery chain, configured as Celery's documentation advises for important work."""
+"""The same steps as plain Celery chains, with chords for blocks.
+
+They are configured as Celery's documentation advises for important work.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,9 @@ from stumbles import InPassing, stumble
 
 TIMEOUT = 3  # seconds until Kombu redelivers what was not acknowledged; more than three times the longest step
 
-app = Celery("toil_chain", broker=os.environ["PAIGEANT_REDIS_URL"], set_as_current=False)
+URL = os.environ["PAIGEANT_REDIS_URL"]
+
+app = Celery("toil_chain", broker=URL, backend=URL, set_as_current=False)
 app.conf.update(
     task_default_queue=os.environ["CHAIN_QUEUE"],
     task_acks_late=True,
@@ -28,11 +33,28 @@ app.conf.update(
 )
 
 
-@app.task(name="toil.step", autoretry_for=(InPassing,), retry_backoff=True, max_retries=5)
-def step(hop_id: str, seconds: float) -> None:
+def toil(hop_id: str, seconds: float) -> None:
     with noted_run(hop_id):
         time.sleep(seconds)
         stumble(hop_id)
+
+
+@app.task(name="toil.step", autoretry_for=(InPassing,), retry_backoff=True, max_retries=5)
+def step(hop_id: str, seconds: float) -> None:
+    toil(hop_id, seconds)
+
+
+@app.task(name="toil.branch", autoretry_for=(InPassing,), retry_backoff=True, max_retries=5, ignore_result=False)
+def branch(hop_id: str, seconds: float) -> None:
+    """Do a step of a chord's header, whose results Celery counts."""
+    toil(hop_id, seconds)
+
+
+@app.task(name="toil.join")
+def join(hop_id: str) -> None:
+    """Come after all steps of a chord's header."""
+    with noted_run(hop_id):
+        pass
 
 
 @task_success.connect

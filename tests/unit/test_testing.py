@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from pydantic import BaseModel
+from pydantic_ai.models.test import TestModel
 
 from paigeant_celery import (
     FunctionSpec,
@@ -18,12 +19,16 @@ from paigeant_celery import (
     WorkflowContext,
     WorkflowFailed,
     WorkflowHandle,
+    WorkflowParked,
     WorkflowWaits,
     activity,
+    for_each,
+    parallel,
     sleep_for,
     wait_for,
 )
 from paigeant_celery.testing import WorkflowHarness
+from tests.support.branched_steps import load, read, stumble
 from tests.support.provider_jobs import BackgroundModel, Provider
 
 
@@ -198,3 +203,80 @@ def test_what_a_prepared_function_raises_ends_the_test(workflow_harness: Workflo
 
     with pytest.raises(AssertionError, match="not this one"):
         asyncio.run(workflow_harness.run([shop()], answers={"paid": paid}))
+
+
+# Branches.
+
+
+def test_waits_in_branches_are_answered_in_the_order_of_their_places(workflow_harness: WorkflowHarness) -> None:
+    """A function that answers sees the same order in each run of the test, and no sleep takes time."""
+    load()
+    asked: list[str] = []
+
+    def size(wait: PendingWait) -> str:
+        asked.append(wait.hop_id)
+        return f"size {len(asked)}"
+
+    inner = for_each(read.activity(), over=["wait", "sleep"], step_id="inner")
+    block = parallel({"a": [read.activity(), inner], "b": for_each(read.activity(), over=["signal", "wait"])})
+    answers = {"size": size, "paid": 3}
+    result = asyncio.run(workflow_harness.run([block], answers=answers, correlation_id="w"))
+
+    assert result.output == {"a": ["size 1", "read sleep"], "b": [3, "size 2"]}
+    assert asked == ["w.0-0.1-0.0", "w.0-1.0-1.0"]
+
+
+def test_a_wait_in_a_branch_without_an_answer_is_named_with_its_path(workflow_harness: WorkflowHarness) -> None:
+    """Whoever forgot one of many answers must not look for it."""
+    load()
+    block = for_each(read.activity(), over=["a", "wait", "signal"], step_id="readings")
+
+    with pytest.raises(WorkflowWaits) as waits:
+        asyncio.run(workflow_harness.run([block], answers={"paid": 1}))
+
+    assert "waits for an answer to 'size' (in readings/1/read), since" in str(waits.value)
+    assert "paid" not in str(waits.value)
+
+
+def test_calls_of_tools_in_branches_are_approved_by_their_names(workflow_harness: WorkflowHarness) -> None:
+    """A refund for each of three orders, and a person for each of them."""
+    agent = PaigeantAgent(TestModel(), name="clerk")
+
+    @agent.tool_plain(requires_approval=True)
+    def refund() -> str:
+        return "refunded"
+
+    answers = iter([True, False])
+    block = for_each(agent.activity("refund it"), over=[1, 2], step_id="orders")
+    run = workflow_harness.run([block], answers={"refund": lambda call: next(answers)}, correlation_id="w")
+    result = asyncio.run(run)
+
+    assert result.output == ['{"refund":"refunded"}', '{"refund":"The tool call was denied."}']
+
+
+def test_retries_in_branches_take_no_time_and_come_in_the_order_of_their_times(
+    workflow_harness: WorkflowHarness,
+) -> None:
+    """A test of a flaky source takes no minute."""
+    load()
+    block = for_each(stumble.activity(), over=[1, 2, 3], step_id="all")
+    handle = workflow_harness.dispatch([block])
+    began = time.monotonic()
+    outcomes = asyncio.run(workflow_harness.deliver())
+
+    assert outcomes == ["suspended", *["retrying"] * 3, *["parked"] * 3]
+    assert time.monotonic() - began < 30
+    with pytest.raises(WorkflowParked, match="all/0/stumble"):
+        handle.result_sync(timeout=0)
+
+
+def test_a_parked_branch_ends_a_run_when_the_others_have_ended(workflow_harness: WorkflowHarness) -> None:
+    """The answers of its siblings are given all the same, as people would give them."""
+    load()
+    block = for_each(read.activity(), over=["park", "wait", "sleep"], step_id="readings")
+
+    with pytest.raises(WorkflowParked, match="readings/0/read"):
+        asyncio.run(workflow_harness.run([block], answers={"size": 1}, correlation_id="w"))
+
+    branches = workflow_harness.store.branches("w.0", first=0, limit=10)
+    assert [branch.how for branch in branches] == [None, "succeeded", "succeeded"]

@@ -43,7 +43,8 @@
 --                                     piece of its text), size (bytes), log (tells it from later ones of the same id);
 --                                     expires after the last claim or completion of a step in it, and not while one
 --                                     that heard it is suspended
--- {prefix}:journal:{hop}      hash    call -> what was recorded about it (JSON); expires with the workflow. For a hop that
+-- {prefix}:journal:{hop}      hash    call -> what was recorded about it (JSON); expires with the workflow, that of a hop in a
+--                                     branch when the hop is done. For a hop that
 --                                     was parked although its step ended well also: outcome -> what the step gave. Long
 --                                     entries are in pieces: NAME.1, NAME.2, ... and NAME.pieces, how many there are
 -- {prefix}:due                zset    queued hop -> when its message should have been claimed; hop that is sent

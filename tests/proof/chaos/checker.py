@@ -10,6 +10,10 @@ begins after it:
 
 An outage of the server, a lost reply, and a lost or doubled message are no excuse.
 
+A block is opened and joined once, exactly when enough of its branches have succeeded or, if it collects, all have
+ended; then its output has what each of those gave. Nothing below a block, and nothing of a workflow, outlives it. Once
+a workflow has ended and been swept, no index has anything of it, and each of its keys expires: there are no orphans.
+
 A wait ends once: by one answer or because its time is over, which is recorded once, and its step goes on with that,
 however often it runs. Nobody is asked under two tokens.
 """
@@ -18,39 +22,39 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from tests.proof.chaos.history import ORDERLY_END, TIMED_OUT, Awaited, Event, History, Hit, Run, Workflow
+from tests.proof.chaos.block_rules import is_in_branch, of_blocks
+from tests.proof.chaos.history import ORDERLY_END, TIMED_OUT, Awaited, Event, History, Hit, Run, Violation, Workflow
 
-__all__ = ["Violation", "excuses", "violations"]
+__all__ = ["LEFT", "excuses", "violations"]
 
 ROUNDING = 0.002  # seconds; the store's clock is truncated to milliseconds
 
+# What may be left of workflows that have ended.
+LEFT = {
+    "due": ("left_due", "in the due index"),
+    "owned": ("left_owned", "an owner's set"),
+    "parked": ("left_parked", "in the parked index"),
+    "asleep": ("left_asleep", "in the index of sleepers"),
+    "asked": ("left_asked", "in the index of open waits"),
+    "ending": ("left_ending", "in the index of what ends"),
+    "letters": ("left_letters", "a letter that is kept"),
+    "open": ("left_open", "goes on"),
+    "lasting": ("left_lasting", "a key that never expires"),
+}
+
 Why: TypeAlias = Literal["hit", "raised", "given back", "suspended"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Violation:
-    """Which rule does not hold, for what, and what was seen."""
-
-    kind: str
-    about: str
-    seen: str
 
 
 def violations(history: History) -> list[Violation]:
     """Return everything that does not hold."""
     found = [violation for workflow in history.workflows for violation in _of_workflow(workflow)]
+    found += [violation for workflow in history.workflows for violation in of_blocks(workflow)]
     found += _of_runs(history)
     found += _of_waits(history)
-    found += [Violation(kind="left due", about=hop, seen="in the due index") for hop in history.left_due]
-    found += [Violation(kind="left owned", about=key, seen="an owner's set") for key in history.left_owned]
-    found += [Violation(kind="left parked", about=hop, seen="in the parked index") for hop in history.left_parked]
-    found += [Violation(kind="left asleep", about=hop, seen="in the index of sleepers") for hop in history.left_asleep]
-    found += [
-        Violation(kind="left asked", about=wait, seen="in the index of open waits") for wait in history.left_asked
-    ]
+    for kind, (what, seen) in LEFT.items():
+        found += [Violation(kind=f"left {kind}", about=about, seen=seen) for about in getattr(history, what)]
     found += [Violation(kind="worker ended", about=name, seen="by itself") for name in history.ended_workers]
     return found
 
@@ -69,8 +73,9 @@ def _of_workflow(workflow: Workflow) -> Iterator[Violation]:
     for hop, times in Counter(completed).items():
         if times > 1:
             yield Violation(kind="completed twice", about=hop, seen=f"{times} times")
-    if tuple(dict.fromkeys(completed)) != workflow.hops[: len(workflow.steps)]:
-        yield Violation(kind="out of order", about=about, seen=f"hops completed as {completed}")
+    own = [hop for hop in completed if not is_in_branch(hop)]
+    if tuple(dict.fromkeys(own)) != workflow.hops[: len(workflow.steps)]:
+        yield Violation(kind="out of order", about=about, seen=f"hops completed as {own}")
     if workflow.executed != workflow.steps:
         yield Violation(kind="out of order", about=about, seen=f"executed {list(workflow.executed)}")
 
@@ -81,7 +86,7 @@ def _of_runs(history: History) -> Iterator[Violation]:
         runs[run.hop_id].append(run)
     excused, completed = _excuses(history), _completed_at(history)
     for workflow in history.workflows:
-        for hop in workflow.hops:
+        for hop in workflow.bodies:
             called = sorted(runs[hop], key=lambda run: run.begun)
             given = sorted(excused.get(hop, ()))
             # Every call except the first begins after as many excuses as there were calls before it.
@@ -90,7 +95,7 @@ def _of_runs(history: History) -> Iterator[Violation]:
                 yield Violation(kind="called too often", about=hop, seen=seen)
             if hop in completed and not any(run.ended is not None for run in runs[hop]):
                 yield Violation(kind="never ran", about=hop, seen="completed, and no run came to its end")
-    known = {hop for workflow in history.workflows for hop in workflow.hops}
+    known = {hop for workflow in history.workflows for hop in workflow.bodies}
     for hop in runs.keys() - known:
         yield Violation(kind="unknown hop", about=hop, seen=_shown(runs[hop]))
 

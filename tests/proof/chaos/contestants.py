@@ -1,4 +1,4 @@
-"""What is put under the faults: our workflows, or a plain Celery chain with the same steps."""
+"""What is put under the faults: our workflows, or plain Celery chains and chords with the same steps."""
 
 from __future__ import annotations
 
@@ -11,21 +11,23 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import redis
-from celery import Celery, chain
+from celery import Celery, Signature, chain, chord
 from kombu.exceptions import OperationalError
 
 from paigeant_celery import WorkflowDispatcher, WorkflowStatus
 from paigeant_celery.core.errors import UnknownWorkflow
+from tests.programs.fanning import BRANCHES, FANS, seconds_of
 from tests.proof.chaos.history import Event, Workflow, lines_of
-from tests.proof.chaos.people import People, end, waits_of
+from tests.proof.chaos.people import People, end
+from tests.proof.chaos.work import Work, meant_of
 from tests.support.processes import Deployment, Process
 
-__all__ = ["LEASE", "Chain", "Contestant", "Slip", "Work", "settings_of"]
+__all__ = ["LEASE", "Chain", "Contestant", "Slip", "settings_of"]
 
 LEASE = 2.0  # seconds; short, so that a frozen worker does not hold up the test
 GRACE = 0.2  # seconds for a step after its worker was told to end; shorter than many steps, so that some are given back
@@ -39,8 +41,8 @@ FOLDS = {"paigeant_inline_log_size": 0}  # each COMPLETE but the first folds the
 MOST_REDRIVES = 50  # of one workflow
 DISPATCH_PATIENCE = 30.0  # seconds for one dispatch to survive an outage
 BETWEEN_ATTEMPTS = 0.1  # seconds
-QUEUES = ("dig", "plant", "water", "heed", "teller")
-CHAIN_STEP = "toil.step"
+QUEUES = ("dig", "plant", "water", "heed", "teller", "_flow")
+CHAIN_STEP, CHAIN_BRANCH, CHAIN_JOIN = "toil.step", "toil.branch", "toil.join"
 UNACKED = "unacked"  # where Kombu keeps the messages that workers hold
 CHAIN_STILL = 2.0  # seconds without any message, after which a chain is taken to have stopped
 
@@ -50,26 +52,11 @@ def settings_of(seed: int) -> dict[str, Any]:
     return {**SETTINGS, **(FOLDS if seed % 2 else {})}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Work:
-    """A workflow: how long its steps take, and which of them always fails, or fails with only one attempt.
-
-    One of them may wait instead, in some way.
-    """
-
-    correlation_id: str
-    seconds: float
-    steps: int
-    doomed_at: int | None = None
-    parks_at: int | None = None
-    waits_at: int | None = None
-    way: str = ""
-
-
 class Contestant(Protocol):
     """What the storm needs from a contestant."""
 
     failpoints: bool
+    joins_without_some: bool  # whether a join may do without branches that fail
     where: Deployment
 
     def queues(self) -> Sequence[str]:
@@ -101,6 +88,7 @@ class Slip:
     """Ours."""
 
     failpoints = True
+    joins_without_some = True
 
     def __init__(self, where: Deployment, seed: int) -> None:
         self.where = where
@@ -133,17 +121,19 @@ class Slip:
             self.people.note_sent(f"{work.correlation_id}.{work.waits_at}", work.way)
 
     def tend(self, works: Sequence[Work]) -> None:
-        """Resend those that were meant to park and are parked."""
+        """Resend those that were meant to park and are parked, and branches while others go on."""
         for work in works:
             known = work.correlation_id
-            if work.parks_at is None or known in self._ended or self._redriven[known] >= MOST_REDRIVES:
+            if not work.may_park or known in self._ended or self._redriven[known] >= MOST_REDRIVES:
                 continue
             with contextlib.suppress(UnknownWorkflow):  # not dispatched yet
                 handle = self._dispatcher.handle(known, self._transport)
                 status = handle.status_sync()
-                if status.state == "parked" and handle.redrive_sync():
+                paths = [branch.path for branch in status.branches if branch.state == "parked"]
+                again = [handle.redrive_sync(path) for path in paths]
+                if any(again) or (status.state == "parked" and not paths and handle.redrive_sync()):
                     self._redriven[known] += 1
-                elif not status.in_progress:
+                elif not status.in_progress and status.state != "parked":
                     self._ended.add(known)
 
     def over(self, works: Sequence[Work]) -> bool:
@@ -152,7 +142,7 @@ class Slip:
             if known in self._ended:
                 continue
             status = self._status(known)
-            parked_by_plan = status is not None and status.state == "parked" and work.parks_at is not None
+            parked_by_plan = status is not None and status.state == "parked" and work.may_park
             if (status is not None and status.in_progress) or (
                 parked_by_plan and self._redriven[known] < MOST_REDRIVES
             ):
@@ -171,31 +161,25 @@ class Slip:
 
     def outcome(self, work: Work) -> Workflow:
         """Return what the handle of a workflow says."""
-        known, doomed = work.correlation_id, work.doomed_at is not None
-        called = work.steps if work.doomed_at is None else work.doomed_at + 1
-        meant = Workflow(
-            correlation_id=known,
-            hops=tuple(f"{known}.{place}" for place in range(called)),
-            steps=tuple(f"step-{index}" for index in range(called - doomed)),
-            end="failed with NotImplementedError" if doomed else "completed",
-            state="unknown", executed=(), events=(),
-            waits=waits_of(work.way, f"{known}.{work.waits_at}") if (work.waits_at or 0) < called and work.way else (),
-        )  # fmt: skip
-        handle = self._dispatcher.handle(known, self._transport)
+        meant = meant_of(work)
+        handle = self._dispatcher.handle(work.correlation_id, self._transport)
         try:
             status, events = handle.status_sync(), handle.events_so_far()
+            outputs = handle.result_sync(0).outputs if status.state == "completed" else {}
         except UnknownWorkflow:
             return meant
-        return Workflow(**{
-            **vars(meant),
-            "state": status.state if status.failure is None else f"{status.state} with {status.failure.error_class}",
-            "executed": status.executed,
-            "events": tuple(
+        return replace(
+            meant,
+            state=status.state if status.failure is None else f"{status.state} with {status.failure.error_class}",
+            executed=status.executed,
+            outputs={name: outputs[name] for name in outputs if any(name == block.step for block in meant.blocks)},
+            events=tuple(
                 Event(
-                    type=one.type, hop_id=one.hop_id, at=one.at.timestamp(), wait=str(one.fields.get("wait", ""))
+                    type=one.type, hop_id=one.hop_id, at=one.at.timestamp(), wait=str(one.fields.get("wait", "")),
+                    how=str(one.fields.get("how", "")),
                 ) for one in events
             ),
-        })  # fmt: skip
+        )  # fmt: skip
 
     def _status(self, correlation_id: str) -> WorkflowStatus | None:
         try:
@@ -220,13 +204,17 @@ class Slip:
 
 
 class Chain:
-    """The control. It has no record of workflows: all that is known about them is what the steps recorded."""
+    """The control. It has no record of workflows: all that is known about them is what the steps recorded.
+
+    Where ours has a block, it has a chord of as many of the same bodies, none of which always fails.
+    """
 
     failpoints = False
+    joins_without_some = False
 
     def __init__(self, where: Deployment) -> None:
         self.where = where
-        self._app = Celery("control", broker=where.url, set_as_current=False)
+        self._app = Celery("control", broker=where.url, backend=where.url, set_as_current=False)
         self._app.conf.update(task_default_queue=where.prefix, task_ignore_result=True)
         self._still_since: float | None = None
 
@@ -240,10 +228,9 @@ class Chain:
         )  # fmt: skip
 
     def dispatch(self, work: Work) -> None:
-        steps = [
-            self._app.signature(CHAIN_STEP, args=(f"{work.correlation_id}.{place}", work.seconds), immutable=True)
-            for place in range(work.steps)
-        ]
+        steps = [self._step(work, place) for place in range(work.steps)]
+        if work.fans_at == 0:  # a chord that is sent from here would be sent twice if that fails halfway
+            steps[:2] = reversed(steps[:2])
         deadline = time.monotonic() + DISPATCH_PATIENCE
         while True:
             try:
@@ -254,6 +241,17 @@ class Chain:
                 time.sleep(BETWEEN_ATTEMPTS)
             else:
                 return
+
+    def _step(self, work: Work, place: int) -> Signature:
+        hop = f"{work.correlation_id}.{place}"
+        if place != work.fans_at:
+            return self._app.signature(CHAIN_STEP, args=(hop, work.seconds), immutable=True, ignore_result=True)
+        fan = FANS[work.fan]
+        branches = [
+            self._app.signature(CHAIN_BRANCH, args=(f"{hop}-{n}.0", seconds_of(fan, n, work.seconds)), immutable=True)
+            for n in range(BRANCHES)
+        ]
+        return chord(branches, self._app.signature(CHAIN_JOIN, args=(hop,), immutable=True), app=self._app)
 
     def tend(self, works: Sequence[Work]) -> None:
         """Do nothing: there is nothing that a person could do."""
@@ -287,6 +285,15 @@ class Chain:
     def completions(self) -> list[str]:
         """Return a hop id for each time that a step was done and the next one sent."""
         return [line["hop"] for line in self._lines() if line["what"] == "done"]
+
+    def unjoined(self, works: Sequence[Work]) -> list[str]:
+        """Return the chords that began, but whose join never was done."""
+        began = {line["hop"] for line in self._lines() if line["what"] == "begin"}
+        chords = {f"{work.correlation_id}.{work.fans_at}" for work in works if work.fan}
+        return [
+            hop for hop in sorted(chords - {*self.completions()})
+            if any(f"{hop}-{number}.0" in began for number in range(BRANCHES))
+        ]  # fmt: skip
 
     def _lines(self) -> list[dict[str, str]]:
         return [dict(line) for line in lines_of(Path(self.where.runs_file)) if "hop" in line]

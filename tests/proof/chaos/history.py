@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
+
+from pydantic import JsonValue
 
 __all__ = [
     "ORDERLY_END",
     "TIMED_OUT",
     "Asked",
     "Awaited",
+    "Block",
+    "Branch",
     "Ending",
     "Event",
     "Heard",
@@ -20,6 +24,7 @@ __all__ = [
     "Hit",
     "Run",
     "Told",
+    "Violation",
     "Workflow",
     "asked_in",
     "heard_in",
@@ -75,12 +80,13 @@ class Hit:
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """What the store recorded of a hop, or of its wait with this name."""
+    """What the store recorded of a hop, or of its wait with this name; `how` is that of a join."""
 
     type: str
     hop_id: str
     at: float
     wait: str = ""
+    how: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,10 +128,56 @@ class Heard:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Branch:
+    """A branch of a block: its hops in their order, and what it must give.
+
+    It fails if it is `doomed`; else it gives its `output` or, if that is None, anything. If it is one `block`, that is
+    its only hop.
+    """
+
+    name: str
+    hops: tuple[str, ...]
+    output: str | None = None
+    doomed: bool = False
+    block: Block | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """A block that a slip had, and how it must have been joined.
+
+    It goes on when `needed` branches have succeeded or, if it `collects`, when all have ended; and fails if it `misses`
+    its join.
+    """
+
+    hop_id: str
+    step: str
+    branches: tuple[Branch, ...]
+    needed: int
+    collects: bool = False
+    misses: bool = False
+
+    @property
+    def all(self) -> Iterator[Block]:
+        """It, and the blocks in its branches."""
+        yield self
+        for branch in self.branches:
+            if branch.block is not None:
+                yield from branch.block.all
+
+    @property
+    def hops(self) -> tuple[str, ...]:
+        """The hops that have bodies, of all its branches and those in them."""
+        of_branches = [branch.block.hops if branch.block is not None else branch.hops for branch in self.branches]
+        return tuple(hop for hops in of_branches for hop in hops)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Workflow:
     """What was dispatched, and what its handle says in the end.
 
-    `hops` may be called and `steps` must be executed, both in the slip's order; `end` is the intended state.
+    `hops` may be called and `steps` must be executed, both in the slip's order; `end` is the intended state. `blocks`
+    are among the hops, and `outputs` has theirs by their steps.
     """
 
     correlation_id: str
@@ -136,11 +188,28 @@ class Workflow:
     executed: tuple[str, ...]
     events: tuple[Event, ...]
     waits: tuple[Awaited, ...] = ()
+    blocks: tuple[Block, ...] = ()
+    outputs: Mapping[str, JsonValue] = field(default_factory=dict)
+
+    @property
+    def bodies(self) -> tuple[str, ...]:
+        """The hops that have bodies, also those in branches."""
+        blocks = {block.hop_id for block in self.blocks}
+        own = tuple(hop for hop in self.hops if hop not in blocks)
+        return own + tuple(hop for block in self.blocks for hop in block.hops)
+
+    @property
+    def all_blocks(self) -> tuple[Block, ...]:
+        """Its blocks, also those in branches."""
+        return tuple(each for block in self.blocks for each in block.all)
 
 
 @dataclass(frozen=True, kw_only=True)
 class History:
-    """Everything that the checker judges."""
+    """Everything that the checker judges.
+
+    Of workflows that have ended, `left_open` are hops that have not, and `left_lasting` are keys that never expire.
+    """
 
     workflows: tuple[Workflow, ...]
     runs: tuple[Run, ...]
@@ -150,10 +219,23 @@ class History:
     left_parked: tuple[str, ...] = ()
     left_asleep: tuple[str, ...] = ()
     left_asked: tuple[str, ...] = ()
+    left_ending: tuple[str, ...] = ()
+    left_letters: tuple[str, ...] = ()
+    left_open: tuple[str, ...] = ()
+    left_lasting: tuple[str, ...] = ()
     asked: tuple[Asked, ...] = ()
     told: tuple[Told, ...] = ()
     heard: tuple[Heard, ...] = ()
     ended_workers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Violation:
+    """Which rule does not hold, for what, and what was seen."""
+
+    kind: str
+    about: str
+    seen: str
 
 
 def lines_of(path: Path) -> Iterator[Mapping[str, Any]]:

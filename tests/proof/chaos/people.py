@@ -173,7 +173,7 @@ class People:
             payload = "denied" if saying.again else "approved"
             asked = {"decides": True, "token": saying.token, "by": f"person {saying.tries}"}
         elif saying.token is None:
-            asked = {"workflow": saying.hop_id.rpartition(".")[0], "signal": saying.name, "signal_id": saying.hop_id}
+            asked = {"workflow": saying.hop_id.partition(".")[0], "signal": saying.name, "signal_id": saying.hop_id}
         else:
             asked = {"token": saying.token, "by": f"person {saying.tries}"}
         outcome = self._asked_of_program({**asked, "payload": payload})

@@ -12,16 +12,19 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import cycle
 from pathlib import Path
 
 import redis
 
+from tests.programs.fanning import FANS
 from tests.programs.ledger import note
 from tests.programs.stumbles import FOR_GOOD, IN_PASSING
-from tests.proof.chaos.contestants import LEASE, UNACKED, Contestant, Work
+from tests.proof.chaos.contestants import LEASE, UNACKED, Contestant
 from tests.proof.chaos.history import ORDERLY_END, latest_runs_in
 from tests.proof.chaos.people import WAYS
+from tests.proof.chaos.work import Work
 from tests.support.processes import START_WITHIN, Process, eventually, own_pids
 from tests.support.servers import RedisServer
 
@@ -33,12 +36,17 @@ CRASH_POINTS = (
     "released", "swept",
     "before wait", "wait recorded", "before asking", "asked", "before suspend", "suspended", "resolved", "signalled",
     "woken", "before hearing", "heard",
+    "before pages", "between pages", "pages recorded", "before opening", "opened", "branch published",
+    "branches published", "before leaving to branches", "left to branches", "completed and opened",
+    "completed and joined", "failed and opened", "failed and joined", "parked and opened", "join found",
+    "before block completed", "block completed", "before block failed", "block failed",
 )  # fmt: skip
 LOST_REPLIES = (
     "soft.start", "hard.start", "soft.claim", "hard.claim", "soft.renew", "hard.renew", "soft.complete",
     "hard.complete", "soft.retry_at", "hard.retry_at", "hard.park", "hard.fail", "hard.release", "hard.sweep",
     "soft.wait", "hard.wait", "soft.suspend", "hard.suspend", "soft.resolve", "hard.resolve", "soft.signal",
-    "hard.signal",
+    "hard.signal", "soft.hold", "hard.hold", "soft.open_block", "hard.open_block", "soft.branches_of",
+    "hard.branches_of", "soft.arrival", "hard.arrival",
 )  # fmt: skip
 ARMED = frozenset({f"at {point}" for point in CRASH_POINTS} | set(LOST_REPLIES))  # as hits are named
 POP_WINDOW = 1.5  # seconds of SIGSTOP in which the server hands a message to a process that never reads it
@@ -53,6 +61,7 @@ JUST_BEGUN = 0.15  # seconds
 LONG_WITHIN = 5.0  # seconds within which such a step begins somewhere
 KILLED = {-signal.SIGKILL, 128 + signal.SIGKILL}  # exit codes; the second through a shell
 RESERVE = 0.1  # of the work, held back for the crash points that were not reached yet
+FIRST = 6  # workflows before the first fault; some faults wait for a worker that has taken a message
 MOST_ROUNDS = 8  # of waiting for them
 
 
@@ -70,9 +79,10 @@ class Plan:
     stumbling: float = 0.08  # of all steps fail once
     ending_otherwise: float = 0.05  # of all workflows always fail, and as many park; all of the second half
     waiting: float = 0.4  # of all workflows have a step that waits, and all of those that are held back
+    fanning: float = 0.25  # the same for a step that is a block
     faults: Counter[str] = field(
         default_factory=lambda: Counter(
-            kill_group=1, kill_apart=2, kill_main=2, kill_child=6, stop_and_kill=2, freeze=1, duplicate=6, lose_one=3,
+            kill_group=1, kill_apart=2, kill_main=2, kill_child=3, stop_and_kill=2, freeze=1, duplicate=6, lose_one=3,
             lose_queue=1, cut_clients=2, restart_server=2, roll=3,
         )
     )  # fmt: skip
@@ -95,22 +105,24 @@ class Plan:
 
     def works(self, rng: random.Random, seed: int) -> list[Work]:
         """Return the work of a seed."""
-        works, ways = [], sorted(WAYS)
+        works, ways, fans = [], sorted(WAYS), cycle(FANS)
         reserve = self.workflows - round(self.workflows * RESERVE)
         for number in range(self.workflows):
             seconds, place = round(rng.uniform(*self.step_seconds), 3), rng.randrange(self.steps)
             otherwise = 2 * number >= self.workflows
             turn = number % round(0.5 / self.ending_otherwise)
             waits = rng.random() < self.waiting or number >= reserve
-            works.append(
-                Work(
-                    correlation_id=f"s{seed}-{number}", seconds=seconds, steps=self.steps,
-                    doomed_at=place if otherwise and turn == 3 else None,
-                    parks_at=place if otherwise and turn == 7 else None,
-                    waits_at=rng.randrange(self.steps) if waits else None,
-                    way=ways[number % len(ways)] if waits else "",
-                )
+            work = Work(
+                correlation_id=f"s{seed}-{number}", seconds=seconds, steps=self.steps,
+                doomed_at=place if otherwise and turn == 3 else None,
+                parks_at=place if otherwise and turn == 7 else None,
+                waits_at=rng.randrange(self.steps) if waits else None,
+                way=ways[number % len(ways)] if waits else "",
             )  # fmt: skip
+            free = [each for each in range(work.called) if each not in (work.doomed_at, work.parks_at, work.waits_at)]
+            if (rng.random() < self.fanning or number >= reserve) and free:
+                work = replace(work, fans_at=rng.choice(free), fan=next(fans))
+            works.append(work)
         return works
 
 
@@ -189,7 +201,7 @@ class Storm:
         reserve = round(len(self.works) * RESERVE)
         with self._dispatching() as released:
             for number, fault in enumerate(faults, 1):
-                released((len(self.works) - reserve) * number // len(faults))
+                released(max(FIRST, (len(self.works) - reserve) * number // len(faults)))
                 time.sleep(self._rng.uniform(*PAUSE))
                 self._strike(fault)
                 self._tend()
@@ -203,7 +215,7 @@ class Storm:
                 time.sleep(PAUSE[1])
                 self._tend()
         slots = sum(slots for _, slots, _ in self._plan.workers)
-        working = 2 * sum(work.seconds * work.steps for work in self.works) / slots
+        working = 2 * sum(work.seconds * work.bodies for work in self.works) / slots
         deadline = time.monotonic() + working + patience
         while not self._contestant.over(self.works) and time.monotonic() < deadline:
             self._tend()
@@ -257,6 +269,10 @@ class Storm:
                 if stumbles or place == work.doomed_at:
                     how = FOR_GOOD if place == work.doomed_at else IN_PASSING
                     (self.stumbles / f"{work.correlation_id}.{place}").write_text(how)
+            for hop, fan, number in work.in_branches:
+                doomed = number in fan.doomed and self._contestant.joins_without_some
+                if doomed or number in fan.parks or rng.random() < self._plan.stumbling:
+                    (self.stumbles / hop).write_text(FOR_GOOD if doomed else IN_PASSING)
 
     # The workers.
 
@@ -362,7 +378,7 @@ class Storm:
         os.kill(worker.main, signal.SIGKILL)
         with contextlib.suppress(AssertionError):
             eventually(lambda: not any(map(_lives, pool)), within=ORPHANED)
-        self.struck["orphans"] += sum(map(_lives, pool))
+        self.struck["orphaned processes"] += sum(map(_lives, pool))
         self._kill(worker, "kill main", since)
 
     def _kill_child(self) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.proof.chaos.checker import Violation, excuses, violations
+from tests.proof.chaos.checker import excuses, violations
 from tests.proof.chaos.history import (
     ORDERLY_END,
     TIMED_OUT,
@@ -20,6 +20,7 @@ from tests.proof.chaos.history import (
     Hit,
     Run,
     Told,
+    Violation,
     Workflow,
     asked_in,
     heard_in,
@@ -213,12 +214,14 @@ def test_a_run_of_a_hop_that_nobody_dispatched_is_found() -> None:
 def test_what_is_left_in_the_store_is_found() -> None:
     history = replace(
         WHOLE, left_due=("w.1",), left_owned=("p:owner:o",), left_parked=("w.0",), left_asleep=("w.1",),
-        left_asked=("w.1~t",), ended_workers=("one",),
+        left_asked=("w.1~t",), left_ending=("w.2",), left_letters=("l",), left_open=("w.2-0.0",),
+        left_lasting=("p:hop:w.2",), ended_workers=("one",),
     )  # fmt: skip
 
     assert [(violation.kind, violation.about) for violation in violations(history)] == [
         ("left due", "w.1"), ("left owned", "p:owner:o"), ("left parked", "w.0"), ("left asleep", "w.1"),
-        ("left asked", "w.1~t"), ("worker ended", "one"),
+        ("left asked", "w.1~t"), ("left ending", "w.2"), ("left letters", "l"), ("left open", "w.2-0.0"),
+        ("left lasting", "p:hop:w.2"), ("worker ended", "one"),
     ]  # fmt: skip
 
 

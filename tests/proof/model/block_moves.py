@@ -8,6 +8,8 @@ the store, and a hop that is cut off is closed sooner or later.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache
 from typing import NamedTuple
 
 from paigeant_celery.core.hops import ClosedState, Hop, goes_first
@@ -86,8 +88,7 @@ def moves(state: BlockState, rules: BlockRules) -> Iterator[Move]:
         yield from _sweeps(state, rules)
     if rules.cleaner:
         yield from _cleans(state, rules)
-    if rules.people:
-        yield from _redrives(state, rules)
+    yield from _redrives(state, rules)
     if state.left[0]:
         for worker in WORKERS:
             yield from _crashes(state, worker)
@@ -164,7 +165,7 @@ def _claims(state: BlockState, rules: BlockRules, worker: int) -> BlockState:
     store, answer = records.claimed(state.store, rules, hop, worker)
     state = state._replace(store=store)
     if not isinstance(answer, Claimed):
-        return _ended(state, worker)
+        return _ended(state if rules.drop else _sent(state, hop), worker)
     return _with(state, worker, BlockWorker(SPENT if answer.exhausted else CLAIMED, hop, answer.fence))
 
 
@@ -248,7 +249,8 @@ def _time(state: BlockState, rules: BlockRules) -> Iterator[Move]:
     """Leases that nobody renews expire."""
     base = state.store.base
     for owner in OWNERS:
-        if base.owned[owner] and base.leases[owner] == "holds" and not _is_attended(state, rules, owner):
+        is_renewed = _is_attended(state, rules, owner) or _renews_its_lease(state, rules, owner)
+        if base.owned[owner] and base.leases[owner] == "holds" and not is_renewed:
             yield Label("the lease of nobody's run ends", min(base.owned[owner])), False, _expired(state, owner)
 
 
@@ -256,6 +258,14 @@ def _is_attended(state: BlockState, rules: BlockRules, owner: int) -> bool:
     return owner != GONE and any(
         holds(state, owner, hop) and not is_cut(state.store, rules, hop) for hop in state.store.base.owned[owner]
     )
+
+
+def _renews_its_lease(state: BlockState, rules: BlockRules, owner: int) -> bool:
+    """Say whether an owner keeps its lease although it runs none of its hops: it has not been told of a lost reply."""
+    if owner == GONE or state.workers[owner].phase not in HOLDING or state.workers[owner].phase == SPENT:
+        return False
+    _, hop, fence = state.workers[owner][:3]
+    return records.renewed(state.store, rules, hop, owner, fence) is not None
 
 
 def _expired(state: BlockState, owner: int) -> BlockState:
@@ -383,8 +393,8 @@ def _disturbs(state: BlockState, rules: BlockRules) -> Iterator[Move]:
     copied, lost = _paid(state, "copy"), _paid(state, "loss")
     in_hands = {worker.hop for worker in state.workers if worker.phase != IDLE}
     for hop, count in enumerate(state.queues):
-        if copied is not None and (count or hop in in_hands):
-            yield Label("a message is doubled", hop), True, _sent(copied, hop)
+        if copied is not None and (count or hop in in_hands or state.store.state(hop) == "held"):
+            yield Label("a message is doubled, or forged", hop), True, _sent(copied, hop)
         if lost is not None and count:
             yield Label("a message is lost", hop), True, _sent(lost, hop, -1)
     if state.store.workflow in ("running", "parked") and (paid := _paid(state, "cancel")) is not None:
@@ -406,8 +416,13 @@ def canonical(state: BlockState) -> BlockState:
     records_ = tuple(
         record and _known(record, hop, state, is_asked=hop in asked) for hop, record in enumerate(base.hops)
     )
-    if records_ != base.hops:
-        state = state._replace(store=state.store._replace(base=base._replace(hops=records_)))
+    workers = state.workers
+    for hop, record in enumerate(records_):
+        if record is not None and record.fence > 1:
+            records_, workers = _with_low_fences(records_, workers, hop, record)
+    if records_ != base.hops or workers != state.workers:
+        store = state.store._replace(base=base._replace(hops=records_))
+        state = state._replace(store=store, workers=workers)
     if not state.left[0] and any(state.left):
         state = state._replace(left=(0,) * len(state.left))
     one, two = state.workers
@@ -424,6 +439,30 @@ def _known(record: Hop, hop: int, state: BlockState, *, is_asked: bool) -> Hop:
         return record
     name, fence = record.suspended_by
     return record if state.workers[int(name)][:3] == (LEFT, hop, fence) else with_suspender(record, None)
+
+
+def _with_low_fences(
+    records_: tuple[Hop | None, ...], workers: tuple[BlockWorker, ...], hop: int, record: Hop
+) -> tuple[tuple[Hop | None, ...], tuple[BlockWorker, ...]]:
+    """Number the fences of a hop anew: nothing matters but who has the same, and which is the last."""
+    fences = {worker.fence for worker in workers if worker.hop == hop and worker.phase in HOLDING}
+    ranks = {fence: rank for rank, fence in enumerate(sorted({*fences, record.fence}), 1)}
+    if all(rank == fence for fence, rank in ranks.items()):
+        return records_, workers
+    lower = tuple(
+        worker._replace(fence=ranks[worker.fence]) if worker.hop == hop and worker.phase in HOLDING else worker
+        for worker in workers
+    )
+    suspender = record.suspended_by  # if it is still known, its worker asks, or it is the last
+    return put(records_, hop, with_fence(record, ranks[record.fence], suspender and ranks[suspender[1]])), lower
+
+
+@cache
+def with_fence(record: Hop, fence: int, suspended: int | None) -> Hop:
+    """Return the record as if it had been claimed less often."""
+    by = record.suspended_by
+    left = (by[0], suspended) if by is not None and suspended is not None else None
+    return replace(record, fence=fence, suspended_by=left)
 
 
 def _never_asked_again(record: Hop | None, worker: int) -> Hop | None:

@@ -8,8 +8,8 @@ one by one, so that everything else may come in between.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, NamedTuple, TypeAlias
 
 from paigeant_celery.core import blocks, hops
@@ -25,7 +25,6 @@ __all__ = [
     "BlockRules",
     "BlockStore",
     "Node",
-    "above",
     "cancelled",
     "claimed",
     "cleaned",
@@ -73,8 +72,16 @@ class BlockRules:
     asks: frozenset[Asking] = ASKS
     sweeper: bool = True  # somebody looks for hops whose message will not come
     cleaner: bool = True  # somebody closes the hops that are cut off
+    drop: bool = True  # a copy is acknowledged, not returned to its queue
     looks: bool = True  # SUSPEND looks at the mark of the join
-    people: bool = field(default=True, metadata={"size": True})  # somebody redrives what is parked, once
+
+    @cached_property
+    def above(self) -> tuple[tuple[int, ...], ...]:
+        """For each hop those of the blocks that it is below, the innermost first."""
+        ways: list[tuple[int, ...]] = []
+        for node in self.tree:
+            ways.append((node.above, *ways[node.above]) if node.above is not None else ())
+        return tuple(ways)
 
 
 class BranchEnd(NamedTuple):
@@ -113,20 +120,12 @@ def started(rules: BlockRules) -> BlockStore:
     return BlockStore(base, nothing, nothing)
 
 
-def above(rules: BlockRules, hop: int) -> Iterator[int]:
-    """Yield the hops of the blocks that a hop is below, the innermost first."""
-    while (found := rules.tree[hop].above) is not None:
-        hop = found
-        yield hop
-
-
 def is_cut(store: BlockStore, rules: BlockRules, hop: int) -> bool:
     """Say whether a hop is cut off, as the protocol says it."""
-    states = (store.record(each).state for each in above(rules, hop))
-    workflow: WorkflowState = store.base.workflow  # type: ignore[assignment]  # it is one of those
-    if rules.tree[hop].above is None:
+    if not hop:
         return False  # its own record has the mark
-    return hops.is_cut_off(states, workflow)
+    workflow: WorkflowState = store.base.workflow  # type: ignore[assignment]  # it is one of those
+    return hops.is_cut_off([store.record(each).state for each in rules.above[hop]], workflow)
 
 
 def claimed(store: BlockStore, rules: BlockRules, hop: int, owner: int) -> tuple[BlockStore, Claimed | str]:
@@ -217,7 +216,8 @@ def closed(
         return store, change, ()
     if _is_refused(store, rules, hop, "close"):
         return store, False, ()
-    base, sends, block_hop = records.applied(store.base, hop, change), (), rules.tree[hop].above
+    base, block_hop = records.applied(store.base, hop, change), rules.tree[hop].above
+    sends: tuple[int, ...] = ()
     if block_hop is not None:
         if state == "done" or state == "failed":
             return _arrived(store, base, rules, hop, "succeeded" if state == "done" else "failed")

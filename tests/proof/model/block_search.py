@@ -19,6 +19,7 @@ INVARIANTS = frozenset({*STATE_INVARIANTS, *MOVE_INVARIANTS, STRANDED, ENDLESS})
 ALL = plan_of(2, join="all", collects=False, at_once=1)
 COLLECTS = plan_of(2, join="all", collects=True, at_once=1)
 ANY = plan_of(2, join=1, collects=True, at_once=2)
+THREE = plan_of(3, join="all", collects=False, at_once=1)
 ONE = plan_of(1, join="all", collects=False, at_once=1)
 
 BODIES = (Node(above=0, number=0), Node(above=0, number=1))
@@ -26,6 +27,7 @@ TREES: Mapping[str, tuple[Node, ...]] = MappingProxyType(
     {
         "all": (Node(branches=(1, 2), plan=ALL), *BODIES),
         "collects": (Node(branches=(1, 2), plan=COLLECTS), *BODIES),
+        "three": (Node(branches=(1, 2, 3), plan=THREE), *BODIES, Node(above=0, number=2)),
         "any": (Node(branches=(1, 2), plan=ANY), *BODIES),
         # A block that goes on without its second branch is itself the only branch of a block.
         "inner any": (

@@ -194,7 +194,12 @@ def test_an_event_says_what_when_and_where(workflow_harness: WorkflowHarness) ->
     started, claimed, *_ = events = handle.events_so_far()
 
     assert started == WorkflowEvent(
-        cursor=started.cursor, at=status.created_at, type="started", hop_id="w.0", fields={"queue": "paigeant.repeat"}
+        cursor=started.cursor,
+        at=status.created_at,
+        type="started",
+        hop_id="w.0",
+        fields={"queue": "paigeant.repeat"},
+        path="repeat",
     )
     assert claimed.fields == {"step": "repeat", "attempt": "1", "fence": "1", "exhausted": "0"}
     assert "hunter2" not in repr(events)

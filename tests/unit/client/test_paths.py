@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from paigeant_celery import InvalidInput, UnknownWorkflow, for_each, parallel
+from paigeant_celery import DeadLetters, InvalidInput, UnknownWorkflow, for_each, parallel
 from paigeant_celery.client.inbox import Inbox
 from paigeant_celery.core.wait_errors import SignalRefused
 from paigeant_celery.store.port import Resolution
@@ -154,6 +154,15 @@ def test_a_path_that_leads_nowhere_is_refused_with_the_part_that_is_wrong(
     assert len(handle.pending_sync()) == 1
 
 
+def test_no_path_leads_anywhere_in_a_workflow_that_has_ended(workflow_harness: WorkflowHarness) -> None:
+    """The reason is told, not only that the step is unknown."""
+    handle = dispatched(workflow_harness, over("a"))
+
+    for act in (lambda: handle.signal_sync("paid", path="readings/0"), lambda: handle.redrive_sync("readings/0")):
+        with pytest.raises(InvalidInput, match="no step goes on: the workflow is completed"):
+            act()
+
+
 def test_the_path_of_a_step_of_the_workflow_itself_keeps_the_signal_for_it(workflow_harness: WorkflowHarness) -> None:
     """The step may not have come to its wait yet."""
     handle = workflow_harness.dispatch([gather.activity()], correlation_id="w")
@@ -227,6 +236,22 @@ def test_a_redriven_branch_forgets_its_journal_only_if_asked(workflow_harness: W
     assert handle.redrive_sync("for-each/0/read", discard_journal=True)
 
     assert workflow_harness.store.journal(hop_id) == {}
+
+
+def test_the_letter_of_a_branch_redrives_that_branch(workflow_harness: WorkflowHarness) -> None:
+    """Whoever works through the dead letters need not know that one is of a branch."""
+    handle = dispatched(workflow_harness, over("park", "park"))
+    letters = DeadLetters(workflow_harness.transport)
+    (second, first) = letters.list()
+    assert (first.hop_id, second.hop_id) == ("w.0-0.0", "w.0-1.0")
+    repair()
+
+    assert letters.redrive(second.letter_id)
+    goes_on(workflow_harness)
+
+    assert [branch.state for branch in handle.status_sync().branches] == ["parked", "completed"]
+    assert [letter.hop_id for letter in letters.list()] == ["w.0-0.0"]
+    assert not letters.redrive(second.letter_id)
 
 
 # Cancelling.

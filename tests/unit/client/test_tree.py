@@ -226,3 +226,32 @@ def test_a_branch_that_goes_on_leaves_the_failure_of_the_other(workflow_harness:
     with pytest.raises(WorkflowParked) as parked:
         handle.result_sync(timeout=0)
     assert parked.value.step_id == "readings/1/read"
+
+
+def test_a_wait_that_takes_too_long_says_what_few_branches_wait_for(workflow_harness: WorkflowHarness) -> None:
+    """The text of an error is read as a whole, also where a thousand people are asked."""
+    handle = dispatched(workflow_harness, for_each(read.activity(), over=["wait"] * 9, step_id="all"))
+
+    with pytest.raises(TimeoutError, match="step 'all' is suspended and waits for the branches of 'all'") as late:
+        handle.result_sync(timeout=0)
+
+    text = str(late.value)
+    assert text.count("an answer to 'size' (in all/") == 4
+    assert "; and 5 more; `pending()` has what can be answered" in text
+
+
+def test_nobody_serves_is_said_of_steps_in_branches(
+    workflow_harness: WorkflowHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The block itself only waits; it is the step in the branch for which a worker is missing."""
+    block = parallel({"a": gather.activity(), "b": read.activity()}, step_id="both")
+    handle = dispatched(workflow_harness, block, hops=1)
+    transport = workflow_harness.transport
+    monkeypatch.setattr(type(transport), "serves", lambda self, name: name != "gather", raising=False)
+
+    with pytest.raises(TimeoutError, match="this one has no `ActivityExecutor` for 'gather'"):
+        handle.result_sync(timeout=0)
+    asyncio.run(workflow_harness.deliver(1))
+    with pytest.raises(TimeoutError) as late:
+        handle.result_sync(timeout=0)
+    assert "no executor" not in str(late.value)
