@@ -22,7 +22,7 @@ from paigeant_celery.broker.port import ServesItself, Transport, checked_transpo
 from paigeant_celery.client.answering import AnswersWaits, check_size, send_on
 from paigeant_celery.client.event_paths import EventPaths
 from paigeant_celery.client.outputs import outputs_in
-from paigeant_celery.client.paths import At, at_path, is_at_block, parked_at
+from paigeant_celery.client.paths import GOES_ON, At, at_path, is_at_block, parked_at
 from paigeant_celery.client.readings import (
     Answered,
     BranchStatus,
@@ -81,7 +81,6 @@ EVENTS_AT_ONCE = 100
 REMIND_AFTER = 5.0  # seconds of waiting for a result until a log line says that nobody serves the step
 SEND_FOR = 5.0  # seconds for the broker to take the message that tells a worker of a cancelled sleeper
 MOST_TOLD = 5  # things that a workflow waits for, in a text
-GOES_ON = ("running", "parked")
 UNSWEPT = 10.0  # seconds; every worker that serves steps sweeps about once a second
 
 logger = logging.getLogger(__name__)
