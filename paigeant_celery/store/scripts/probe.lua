@@ -14,7 +14,7 @@ local tried = {
   {'XADD', stream, '*', 'type', 'probe'}, {'XRANGE', stream, '-', '+'}, {'XREVRANGE', stream, '+', '-'},
   {'TYPE', stream}, {'EXISTS', stream}, {'PERSIST', stream}, {'PEXPIREAT', stream, int(now + DUE_AFTER)},
   {'SET', text, '', 'PX', int(DUE_AFTER)}, {'PTTL', text},
-  {'DEL', hash, set, zset, stream, text},
+  {'UNLINK', hash}, {'DEL', hash, set, zset, stream, text},
 }
 local refused = {}
 for _, command in ipairs(tried) do
