@@ -219,7 +219,7 @@ class Records:
             queue=kept.queue,
             running=kept.hop.state == "running",
             attempt=kept.hop.attempt,
-            failure=kept.hop.failure if protocol.tells_failure(kept.hop) else workflow.failure,
+            failure=_failure_of(kept),
             created_at=workflow.created_at,
             updated_at=workflow.updated_at,
             retry_at=self.due[workflow.hop_id] if waits else None,
@@ -267,3 +267,15 @@ class Records:
             workflow.envelope = kept.envelope
             self.ended.append((now + self._ttl, workflow.correlation_id))
         kept.envelope = None
+
+
+def _failure_of(kept: Kept) -> Failure | None:
+    """Return why the workflow stands whose current hop this is.
+
+    A branch that was set aside leaves its failure with the workflow. It says nothing once that goes on, or has
+    completed; and if its block is set aside as well, the failure of that counts.
+    """
+    hop, workflow = kept.hop, kept.workflow
+    if protocol.tells_failure(hop) or (hop.state == "parked" and kept.block is not None):
+        return hop.failure
+    return workflow.failure if workflow.state in ("parked", "failed") else None

@@ -15,9 +15,12 @@ if not record[3] then return corrupt(wf_key(workflow), 'names no hop') end
 wrong = misplaced(hop_key(record[3]), 'hash')
 if wrong then return wrong end
 local hop = redis.call('HMGET', hop_key(record[3]), 'queue', 'state', 'attempt', 'envelope', 'failure',
-  'given_back', 'wake_at', ':waits', 'fence', 'suspended_by')
-local retry_at, failure = false, record[6]
-if hop[2] == 'waiting' then
+  'given_back', 'wake_at', ':waits', 'fence', 'suspended_by', 'block:written')
+-- A branch that was set aside leaves its failure there. It says nothing once the workflow goes on, or has completed.
+local retry_at, failure = false, (record[1] == 'parked' or record[1] == 'failed') and record[6]
+if hop[2] == 'parked' and hop[11] then
+  failure = hop[5] or failure -- a branch of it may have been set aside, or redriven, since
+elseif hop[2] == 'waiting' then
   wrong = misplaced(due, 'zset')
   if wrong then return wrong end
   local at = redis.call('ZSCORE', due, record[3])

@@ -8,6 +8,7 @@ from datetime import timedelta
 
 import pytest
 
+from paigeant_celery.core.flow import Failure
 from paigeant_celery.core.waits import WHOLE, Answered
 from paigeant_celery.store.limits import LIMITS
 from paigeant_celery.store.port import (
@@ -163,6 +164,39 @@ def test_a_workflow_is_parked_only_if_nothing_of_it_goes_on_by_itself(bench: Ben
     assert record is not None
     assert (record.suspended, record.failure) == (True, FAILURE)
     assert bench.store.open_hops() == OpenHops(due=0, running=0, parked=2, asleep=1)
+
+
+def failure(bench: Bench) -> Failure | None:
+    record = bench.store.workflow("w")
+    assert record is not None
+    return record.failure
+
+
+def test_the_failure_of_a_parked_branch_is_not_that_of_a_workflow_that_completes_without_it(bench: Bench) -> None:
+    """A quorum is met although a judge is parked: whoever asks for the result gets it, and no error."""
+    waiting_block(bench, 2, join=1)
+    park(bench.store, at(0))
+    assert failure(bench) is None  # its sibling goes on
+    succeed(bench.store, at(1))
+
+    assert complete(bench.store, run(bench.store, "w.0")) == Closed()
+
+    assert (workflow_state(bench.store), failure(bench)) == ("completed", None)
+
+
+def test_a_block_that_is_parked_tells_its_own_failure(bench: Bench) -> None:
+    """Whatever becomes of the branches that go on beside it."""
+    block = begun(bench)
+    open_all(bench.store, block, 2)
+    own = Failure(step_id="readings", error_class="output_too_large", text="too much")
+    assert bench.store.park(block, own) == Closed()
+
+    park(bench.store, at(0), at(1))
+    assert (workflow_state(bench.store), failure(bench)) == ("parked", own)
+    assert bench.store.redrive("w", place="0-0.0") == "redriven"
+    succeed(bench.store, at(0))
+
+    assert (workflow_state(bench.store), failure(bench)) == ("parked", own)
 
 
 def test_a_workflow_goes_on_with_the_first_of_its_branches_that_is_redriven(bench: Bench) -> None:
