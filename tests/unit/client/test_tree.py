@@ -213,6 +213,18 @@ def test_a_parked_branch_gives_its_failure_to_whoever_waits(workflow_harness: Wo
     assert (parked.value.step_id, parked.value.error_class) == ("readings/1/read", "ValueError")
 
 
+def test_a_quorum_that_is_met_without_a_parked_branch_has_a_result(workflow_harness: WorkflowHarness) -> None:
+    """Nobody needs the branch any more, and its failure is none of the workflow."""
+    handle = dispatched(
+        workflow_harness, for_each(read.activity(), over=["park", "b"], join="any", max_at_once=1, step_id="all")
+    )
+
+    result, status = handle.result_sync(timeout=0), handle.status_sync()
+    assert (result.status, result.output) == ("completed", ["read b"])
+    assert (status.state, status.failure) == ("completed", None)
+    assert states(status.branches) == {"all/0": "cancelled", "all/1": "completed"}
+
+
 def test_a_branch_that_goes_on_leaves_the_failure_of_the_other(workflow_harness: WorkflowHarness) -> None:
     """Redriving one of two parked branches does not make the workflow look as if it had a result."""
     handle = dispatched(workflow_harness, for_each(read.activity(), over=["park", "park"], step_id="readings"))
