@@ -110,8 +110,8 @@ def cancel(context: click.Context, correlation_id: str) -> None:
 def retry(context: click.Context, correlation_id: str, path: str | None, discard_journal: bool) -> None:
     """Let a parked workflow go on, with all attempts of its step available again.
 
-    PATH names a step or a branch, as in readings/3/reader: only what is parked there goes on. Without it, all that is
-    parked does.
+    PATH names a step or a branch, as in readings/3/reader: only what is parked there goes on. Without it, the current
+    step does or, if that waits for branches, all that are parked.
     """
     if not _asked(context, correlation_id, "redrive_sync", path=path, discard_journal=discard_journal):
         what = f"nothing in {shown(path)} is parked" if path is not None else f"workflow {correlation_id} is not parked"
