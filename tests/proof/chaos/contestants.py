@@ -229,6 +229,8 @@ class Chain:
 
     def dispatch(self, work: Work) -> None:
         steps = [self._step(work, place) for place in range(work.steps)]
+        if work.fans_at == 0:  # a chord that is sent from here would be sent twice if that fails halfway
+            steps[:2] = reversed(steps[:2])
         deadline = time.monotonic() + DISPATCH_PATIENCE
         while True:
             try:
@@ -243,7 +245,7 @@ class Chain:
     def _step(self, work: Work, place: int) -> Signature:
         hop = f"{work.correlation_id}.{place}"
         if place != work.fans_at:
-            return self._app.signature(CHAIN_STEP, args=(hop, work.seconds), immutable=True)
+            return self._app.signature(CHAIN_STEP, args=(hop, work.seconds), immutable=True, ignore_result=True)
         fan = FANS[work.fan]
         branches = [
             self._app.signature(CHAIN_BRANCH, args=(f"{hop}-{n}.0", seconds_of(fan, n, work.seconds)), immutable=True)
@@ -285,11 +287,12 @@ class Chain:
         return [line["hop"] for line in self._lines() if line["what"] == "done"]
 
     def unjoined(self, works: Sequence[Work]) -> list[str]:
-        """Return the chords whose bodies are all done, but whose join never was."""
-        done, joins = set(self.completions()), [f"{work.correlation_id}.{work.fans_at}" for work in works if work.fan]
+        """Return the chords that began, but whose join never was done."""
+        began = {line["hop"] for line in self._lines() if line["what"] == "begin"}
+        chords = {f"{work.correlation_id}.{work.fans_at}" for work in works if work.fan}
         return [
-            join for join in joins
-            if join not in done and all(f"{join}-{number}.0" in done for number in range(BRANCHES))
+            hop for hop in sorted(chords - {*self.completions()})
+            if any(f"{hop}-{number}.0" in began for number in range(BRANCHES))
         ]  # fmt: skip
 
     def _lines(self) -> list[dict[str, str]]:

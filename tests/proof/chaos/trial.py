@@ -188,13 +188,11 @@ def _tell(where: Deployment, storm: Storm) -> None:
 
 
 def _lost_joins(workflow: Workflow) -> int:
-    """Count the blocks of a workflow that did not end, all of whose branches have, but which are not joined."""
-    ended = {event.hop_id for event in workflow.events if event.type in {"branch_completed", "branch_failed"}}
-    joined = {event.hop_id for event in workflow.events if event.type == "joined"}
-    return sum(
-        block.hop_id not in joined and all(ended & {*branch.hops} for branch in block.branches)
-        for block in workflow.all_blocks if workflow.state != workflow.end
-    )  # fmt: skip
+    """Count the blocks of a workflow that did not end that have opened branches, but are not joined."""
+    opened, joined = (
+        {event.hop_id for event in workflow.events if event.type == kind} for kind in ("branches_opened", "joined")
+    )
+    return len(opened - joined) if workflow.state != workflow.end else 0
 
 
 def _leftovers(where: Deployment) -> dict[str, tuple[str, ...]]:
