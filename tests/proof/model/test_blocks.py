@@ -21,6 +21,7 @@ SIZES = [
     pytest.param("outer any", 1, 40_000, marks=pytest.mark.proof),
     pytest.param("collects", 2, 40_000, marks=pytest.mark.proof),
     pytest.param("any", 2, 100_000, marks=pytest.mark.proof),
+    pytest.param("nested", 2, 300_000, marks=pytest.mark.proof),
 ]
 
 # Which invariants notice that a rule is missing. Each rule and each invariant is in at least one pair.
