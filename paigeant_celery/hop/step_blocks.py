@@ -16,7 +16,7 @@ from paigeant_celery.core.block_errors import BlockFailed, JoinMissed
 from paigeant_celery.core.blocks import Block, Plan, plan_of
 from paigeant_celery.core.branches import first_message
 from paigeant_celery.core.budget import Usage, added_up
-from paigeant_celery.core.causes import cause_of
+from paigeant_celery.core.causes import cause_from, cause_of
 from paigeant_celery.core.errors import InvalidInput, NotSerializable, PaigeantError, Paused, StoreCorrupt, UsageError
 from paigeant_celery.core.manifests import (
     BranchEnd,
@@ -216,9 +216,11 @@ def _missed(step: BlockSpec, message: PaigeantMessage, block: Block, ends: dict[
     """Return the error of a block whose join cannot be met any more."""
     number, first = next((number, end) for number, end in sorted(ends.items()) if end.state == "failed")
     name = f"{message.path}/{name_of_branch(step, number)}"
+    cause = cause_from(first.cause) if first.cause is not None else None
     if step.on_failure == "fail":
-        return BlockFailed(first.error_class, first.text, first.step or name)
+        return BlockFailed(first.error_class, first.text, first.step or name, cause=cause)
     ended = f"{block.succeeded} of {_count(block)} branches succeeded, and {block.failed} failed"
     return JoinMissed(
-        f"{ended}; {step.join} had to succeed. {first.step or name} failed with {first.error_class}: {first.text}"
+        f"{ended}; {step.join} had to succeed. {first.step or name} failed with {first.error_class}: {first.text}",
+        cause=cause,
     )

@@ -153,6 +153,31 @@ def test_a_block_in_a_branch_that_takes_too_long_fails_its_branch(workflow_harne
     assert result.output == {"slow": {"failed": "TimeoutError", "text": text}, "fast": None}
 
 
+@pytest.mark.parametrize("options", [{}, {"join": 2}], ids=["a failure", "a missed join"])
+def test_the_error_of_a_block_shows_where_its_branch_failed(
+    workflow_harness: WorkflowHarness, options: dict[str, Any]
+) -> None:
+    """Also through blocks in blocks: whoever looks needs the line of the code, on whatever machine that ran."""
+    handle = dispatched(workflow_harness, sub_workflow(readings("a", "fail", **options)))
+
+    with pytest.raises(WorkflowFailed) as failed:
+        handle.result_sync(timeout=0)
+
+    told = str(failed.value.__cause__)
+    assert "branched_steps.py" in told
+    assert "LookupError: no such source" in told
+
+
+def test_the_output_of_a_block_keeps_no_frames_of_what_failed(workflow_harness: WorkflowHarness) -> None:
+    """It is read by models and by whoever gets the result; the frames are for whoever looks after the code."""
+    handle = dispatched(workflow_harness, readings("fail", on_failure="collect"))
+
+    assert handle.result_sync(timeout=0).output == [{"failed": "LookupError", "text": "no such source"}]
+    record = workflow_harness.store.workflow("w")
+    assert record is not None
+    assert "branched_steps.py" not in record.envelope
+
+
 # Ends from outside.
 
 
