@@ -259,6 +259,19 @@ def test_a_block_that_would_have_too_many_hops_is_parked(workflow_harness: Workf
     assert handle.cancel_sync()
 
 
+def test_branches_belong_to_the_trace_of_their_block(
+    workflow_harness: WorkflowHarness, seen: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A trace shows the fan-out below the step that made it."""
+    traces = iter([{"traceparent": "of the block"}])
+    monkeypatch.setattr(step_blocks, "current_trace", lambda: next(traces))
+    workflow_harness.dispatch([for_each(seen.activity(), over=[1, 2])], correlation_id="w")
+    asyncio.run(workflow_harness.deliver(1))
+
+    assert [delivery.trace_context for delivery in workflow_harness.pending] == [{"traceparent": "of the block"}] * 2
+    assert [delivery.parent_id for delivery in workflow_harness.pending] == ["w.0"] * 2
+
+
 # Sizes and names.
 
 
