@@ -82,7 +82,7 @@ class StepBlocks:
                 timeout=step.timeout,
             )
             if plan.needed > count:
-                raise JoinMissed(f"{plan.needed} branches must succeed, but there are only {count}")
+                raise JoinMissed(f"too few branches for the join: {count}, of which {plan.needed} must succeed")
             if not count:
                 return _result(step, self._message.place, {})
             block = await self._open(step, plan, items, written=block.written)

@@ -323,6 +323,7 @@ def check_what_is_cut_off(bench: Bench, of: str, how: str) -> None:
     deepest = at(0, of=block)
     ENDS[how](tree)
     before = everything_read(tree)
+    assert {each.hop.state for above in (of, block) for each in read(store, above)} == {"cancelled"}
 
     for hop_id in (parked, asleep, queued, retried, block, held, deepest, at(1, of=block)):
         assert store.claim(claim(hop_id, token="more", owner="cid")) == Dropped(reason="cancelled"), hop_id

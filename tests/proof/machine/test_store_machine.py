@@ -37,7 +37,7 @@ from paigeant_celery.core.names import block_of, blocks_above, next_place
 from paigeant_celery.core.waits import WHOLE, Wait, make_token
 from paigeant_celery.store.branch_port import BranchPage
 from paigeant_celery.store.conversations import heard_of
-from paigeant_celery.store.limits import LIMITS
+from paigeant_celery.store.limits import LIMITS, StoreLimits
 from paigeant_celery.store.memory import MemoryStore
 from paigeant_celery.store.memory_letters import FOR_EVER
 from paigeant_celery.store.memory_waits import by_since
@@ -1608,9 +1608,9 @@ def new_pairs(redis_db: Any) -> Iterator[Pairs]:
         client.redis.close()
 
 
-def altered(url: str, *replaced: tuple[str, str]) -> Client:
+def altered(url: str, *replaced: tuple[str, str], limits: StoreLimits = FEW_LETTERS) -> Client:
     """Open a client of a store with altered scripts."""
-    opened = RedisStore(url, prefix="unused", lease=LEASE, ttl=TTL, limits=FEW_LETTERS)._server.connected()
+    opened = RedisStore(url, prefix="unused", lease=LEASE, ttl=TTL, limits=limits)._server.connected()
     texts = {name: str(script.script) for name, script in opened.scripts.items()}
     for old, new in replaced:
         assert any(old in text for text in texts.values()), f"no script has {old!r}"

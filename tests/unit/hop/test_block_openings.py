@@ -82,7 +82,7 @@ def test_a_block_over_nothing_gives_nothing(workflow_harness: WorkflowHarness, s
     steps = [plan.activity({"given": []}), for_each(seen.activity(), over="plan#/given"), seen.activity()]
     assert asyncio.run(workflow_harness.run(steps)).output == []
 
-    with pytest.raises(WorkflowFailed, match="JoinMissed: 1 branches must succeed, but there are only 0"):
+    with pytest.raises(WorkflowFailed, match="JoinMissed: too few branches for the join: 0, of which 1 must succeed"):
         asyncio.run(workflow_harness.run([for_each(seen.activity(), over=[], join="any")]))
 
 
