@@ -99,7 +99,8 @@ A host application sets the same `paigeant_*` keys in its own Celery configurati
 # The largest history of a conversation (16 MiB). A step of a larger one is parked (`conversation_too_large`).
 # paigeant_max_conversation_size = 16777216
 
-# The most steps of a workflow, or of a branch of a block, including those that agents insert. With more it is parked (`loop_limit`).
+# The most steps of a workflow, or of a branch of a block, including those that agents insert. With more it is parked
+# (`loop_limit`).
 # paigeant_max_steps = 256
 
 # The most branches of one block. A `parallel` with more is refused, a `for_each` over more items is parked

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from paigeant_celery.client.inbox import Inbox
     from paigeant_celery.client.readings import (
         Answered,
+        BranchStatus,
         GivenAnswer,
         PendingWait,
         WaitingFor,
@@ -110,6 +111,7 @@ _HOME = {
     "BlockSpec": "core.steps",
     "Branch": "core.steps",
     "BranchOf": "core.slip",
+    "BranchStatus": "client.readings",
     "Cause": "core.causes",
     "CeleryDurability": "agents.durability",
     "CeleryTransport": "broker.transport",
@@ -212,6 +214,7 @@ __all__ = [
     "BlockSpec",
     "Branch",
     "BranchOf",
+    "BranchStatus",
     "Cause",
     "CeleryDurability",
     "CeleryTransport",

@@ -2,13 +2,14 @@
 
 The first two judges decide, and the third is cut off. `--kill` (or `--fail`) starts a Redis server (unless
 `PAIGEANT_REDIS_URL` names one) and two Celery workers, kills both while some documents are being read, and starts
-two others.
+another one.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -30,12 +31,12 @@ from examples.research_fan_out.documents import DOCUMENTS
 from examples.research_fan_out.ledger import CountedModel, Entry, entries, new_page
 from examples.research_fan_out.outputs import Findings
 from examples.research_fan_out.watching import Watch, decided, show_readings, show_result
-from paigeant_celery import WorkflowDispatcher, WorkflowResult, get_transport
+from paigeant_celery import WorkflowDispatcher, WorkflowHandle, WorkflowResult, get_transport
 from paigeant_celery.broker.transport import CeleryTransport
 
 EXAMPLE = "How do animals use the sun and the sky to keep their direction?"
 NAMES = ("library", "reader", "relevance", "evidence", "clarity", "writer")
-WORKERS = 2
+REPOSITORY = Path(__file__).resolve().parents[2]
 ANSWERED = 3  # documents that are answered before the kill
 PATIENCE = 300.0  # seconds
 
@@ -54,13 +55,13 @@ async def ordinary(question: str) -> None:
 
 
 async def killed(question: str, *, model: str) -> None:
-    """Run the steps on two workers that are killed, then on two others, and once more without a kill."""
+    """Run the steps on two workers that are killed, then on another one, and once more without a kill."""
     with ExitStack() as stack:
         url = stack.enter_context(redis_server())
         transport = get_transport(url)
         environment = {"PAIGEANT_REDIS_URL": url, "FAN_OUT_MODEL": model}
         held = {**environment, "FAN_OUT_HOLD": str(ANSWERED)}
-        workers = await started(stack, held)
+        workers = await started(stack, held, count=2)
 
         watch = await dispatched(question, transport)
         following = asyncio.create_task(watch.follow())
@@ -69,7 +70,8 @@ async def killed(question: str, *, model: str) -> None:
             process.kill()
             show("worker", f"process {process.pid} is killed while {AT_ONCE} documents are being read")
         before = entries()
-        await started(stack, environment)
+        show_tree(watch.handle, environment)
+        await started(stack, environment, count=1)
 
         result = await watch.handle.result(timeout=PATIENCE)
         await following
@@ -108,10 +110,10 @@ async def watched(watch: Watch) -> WorkflowResult:
     return result
 
 
-async def started(stack: ExitStack, environment: Mapping[str, str]) -> list[Process]:
-    """Start two workers that end with the stack; each has one process, so that nothing of it survives."""
+async def started(stack: ExitStack, environment: Mapping[str, str], *, count: int) -> list[Process]:
+    """Start workers that end with the stack; each has one process, so that nothing of it survives."""
     options = ("--include=examples.research_fan_out.agents", "--pool=threads")
-    starting = [worker("paigeant_celery", environment, *options) for _ in range(WORKERS)]
+    starting = [worker("paigeant_celery", environment, *options) for _ in range(count)]
     processes = await asyncio.gather(*(asyncio.to_thread(stack.enter_context, each) for each in starting))
     for process in processes:
         show("worker", f"process {process.pid} is started")
@@ -153,6 +155,18 @@ def check(before: Sequence[Entry], after: Sequence[Entry], watch: Watch, result:
     expect(len(judges) == QUORUM, f"{len(judges)} judges decided: {sorted(judges)}")
 
 
+def show_tree(handle: WorkflowHandle, environment: Mapping[str, str]) -> None:
+    """Print what the store knows of the workflow while no worker lives, as an operator sees it."""
+    command = ["celery", "-A", "paigeant_celery", "paigeant", "show", handle.correlation_id, "--no-events"]
+    print(f"\n$ {' '.join(command)}", flush=True)
+    done = subprocess.run(
+        [sys.executable, "-m", *command],
+        cwd=REPOSITORY, env={**os.environ, **environment}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    expect(done.returncode == 0, f"the command failed:\n{done.stderr[-2000:]}")
+    print(done.stdout, flush=True)
+
+
 def show(what: str, text: str) -> None:
     """Print a line."""
     print(f"{what:10}{text}", flush=True)
@@ -181,7 +195,7 @@ async def main(question: str, *, model: str, kill: bool) -> None:
 if __name__ == "__main__":
     parser = command_line(__doc__, EXAMPLE)
     parser.add_argument(
-        "--kill", "--fail", action="store_true", help="kill both workers in the middle, and start others"
+        "--kill", "--fail", action="store_true", help="kill both workers in the middle, and start another one"
     )
     arguments = parse(parser)
     run(main(given_text(arguments.text), model=arguments.model or "", kill=arguments.kill))

@@ -509,7 +509,8 @@ def _checked_envelope(message: PaigeantMessage, transport: Transport) -> str:
     except MessageError as error:
         travels = error.reason == "too_large" and transport.store is None and carries_files(message)
         remedy = "; with a store (`paigeant_store_url`) the files of prompts do not travel" if travels else ""
-        raise InvalidInput(error.reason, error.path, f"{error.text}{remedy}") from None
+        path = error.path.removeprefix("slip.")  # the caller knows no slip
+        raise InvalidInput(error.reason, path, f"{error.text}{remedy}") from None
     return envelope
 
 

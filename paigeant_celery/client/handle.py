@@ -7,7 +7,7 @@ import logging
 import math
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import TypeVar
@@ -20,9 +20,9 @@ from paigeant_celery.broker.called_off import asleep_in, begin_calling_off
 from paigeant_celery.broker.outbox import Outbox
 from paigeant_celery.broker.port import ServesItself, Transport, checked_transport
 from paigeant_celery.client.answering import AnswersWaits, check_size, send_on
-from paigeant_celery.client.event_paths import EventPaths
+from paigeant_celery.client.event_reading import EventReading
 from paigeant_celery.client.outputs import outputs_in
-from paigeant_celery.client.paths import At, at_path, is_at_block, parked_at
+from paigeant_celery.client.paths import GOES_ON, At, at_path, is_at_block, parked_at
 from paigeant_celery.client.readings import (
     Answered,
     BranchStatus,
@@ -31,10 +31,9 @@ from paigeant_celery.client.readings import (
     WorkflowResult,
     WorkflowStatus,
 )
+from paigeant_celery.client.standing import failure_of, standing, waits_for_branches
 from paigeant_celery.client.tree import (
     current_state,
-    is_left_to_newer,
-    parked_in,
     tree_of,
     waits_for_worker,
     waits_of_block,
@@ -56,8 +55,7 @@ from paigeant_celery.core.errors import (
     WorkflowFailed,
     WorkflowParked,
 )
-from paigeant_celery.core.events import Joining, WorkflowEvent
-from paigeant_celery.core.flow import Failure
+from paigeant_celery.core.events import WorkflowEvent
 from paigeant_celery.core.message import PaigeantMessage, reread, step_ids_in
 from paigeant_celery.core.names import FLOW, conversation_fault, is_correlation_id
 from paigeant_celery.core.slip import ExecutedStep, RoutingSlip
@@ -68,7 +66,7 @@ from paigeant_celery.core.waits import WHOLE
 from paigeant_celery.store.earlier import executed_of
 from paigeant_celery.store.limits import LIMITS
 from paigeant_celery.store.pages import all_opened
-from paigeant_celery.store.port import Store, StoredEvent, WorkflowRecord
+from paigeant_celery.store.port import Store, WorkflowRecord
 from paigeant_celery.store.tree import hops_below
 
 __all__ = ["WorkflowHandle"]
@@ -80,8 +78,6 @@ LONGEST_WAIT = 0.5
 EVENTS_AT_ONCE = 100
 REMIND_AFTER = 5.0  # seconds of waiting for a result until a log line says that nobody serves the step
 SEND_FOR = 5.0  # seconds for the broker to take the message that tells a worker of a cancelled sleeper
-MOST_TOLD = 5  # things that a workflow waits for, in a text
-GOES_ON = ("running", "parked")
 UNSWEPT = 10.0  # seconds; every worker that serves steps sweeps about once a second
 
 logger = logging.getLogger(__name__)
@@ -138,7 +134,7 @@ class WorkflowHandle(AnswersWaits):
             attempt=record.attempt,
             executed=tuple(executed.step_id for executed in ran),
             remaining=tuple(remaining.step_id or "" for remaining in slip.itinerary),
-            failure=_failure(record, branches),
+            failure=failure_of(record, branches),
             created_at=record.created_at,
             updated_at=record.updated_at,
             retry_at=record.retry_at,
@@ -331,7 +327,7 @@ class WorkflowHandle(AnswersWaits):
         from the cursor of the last event seen misses none of the other events and sees none twice. A step may not wait
         for more: it gets `WaitInsideStep` once it has all there is, unless the workflow has ended.
         """
-        reminder, reading = _Reminder(self), _Reading(after)
+        reminder, reading = _Reminder(self), EventReading(after)
         for wait in _waits(None):
             batch, ended = await asyncio.to_thread(reminder.look, partial(self._read_on, reading))
             for event in batch:
@@ -344,7 +340,7 @@ class WorkflowHandle(AnswersWaits):
 
     def events_sync(self, after: str | None = None) -> Iterator[WorkflowEvent]:
         """Do what `events` does, for code without an event loop."""
-        reminder, reading = _Reminder(self), _Reading(after)
+        reminder, reading = _Reminder(self), EventReading(after)
         for wait in _waits(None):
             batch, ended = reminder.look(partial(self._read_on, reading))
             yield from batch
@@ -356,7 +352,7 @@ class WorkflowHandle(AnswersWaits):
 
     def events_so_far(self, after: str | None = None) -> list[WorkflowEvent]:
         """Return what has happened so far, without waiting for more."""
-        reading = _Reading(after)
+        reading = EventReading(after)
         found, _ = self._read_on(reading)
         while reading.found == EVENTS_AT_ONCE:
             found += self._read_on(reading)[0]
@@ -379,7 +375,7 @@ class WorkflowHandle(AnswersWaits):
         if not status.in_progress:  # it ended after the last look
             text = f"within {timeout:g} s, but is {status.state} now; call `result` again"
             return TimeoutError(f"workflow {status.correlation_id} did not end {text}")
-        known = "; ".join(filter(None, (_standing(status), self._nobody(status))))
+        known = "; ".join(filter(None, (standing(status), self._nobody(status))))
         return TimeoutError(f"workflow {status.correlation_id} did not end within {timeout:g} s and goes on: {known}")
 
     def _nobody(self, status: WorkflowStatus) -> str | None:
@@ -415,7 +411,7 @@ class WorkflowHandle(AnswersWaits):
         if record.state == "cancelled":
             raise WorkflowCancelled(self.correlation_id)
         failure = record.failure
-        if _waits_for_branches(record):
+        if waits_for_branches(record):
             status = self.status_sync()
             if status.state != "parked":  # somebody has just redriven it
                 return None
@@ -458,7 +454,7 @@ class WorkflowHandle(AnswersWaits):
         self._record("conversation")
         return messages_in(batches_in(self._store("conversation").conversation(key) or ""))
 
-    def _read_on(self, reading: _Reading) -> tuple[list[WorkflowEvent], bool]:
+    def _read_on(self, reading: EventReading) -> tuple[list[WorkflowEvent], bool]:
         # The state is read first, so that the event that ended the workflow is in this batch or an earlier one.
         record, store = self._record("events"), self._store("events")
         stored = store.events(self.correlation_id, after=reading.after, limit=EVENTS_AT_ONCE)
@@ -497,25 +493,6 @@ class WorkflowHandle(AnswersWaits):
         return reread(record.envelope)
 
 
-class _Reading:
-    """How far events were read: those of long data are several entries, and `found` is how many the last look found."""
-
-    def __init__(self, after: str | None) -> None:
-        self.after, self.found, self._joining, self._paths = after, 0, Joining(), EventPaths()
-
-    def whole(self, stored: Sequence[StoredEvent], store: Store, record: WorkflowRecord) -> list[WorkflowEvent]:
-        """Return the events that entries are; a cursor of theirs is behind all entries of its event."""
-        self.found = len(stored)
-        self.after = stored[-1].cursor if stored else self.after
-        self._paths.learn(entry.fields for entry in stored)
-        events = ((entry, self._joining.whole(entry.fields)) for entry in stored)
-        return [
-            _event(entry, fields, self._paths.of(fields.get("hop", ""), store, record))
-            for entry, fields in events
-            if fields is not None
-        ]
-
-
 class _Reminder:
     """Lets a wait that takes long log, once, that nobody serves the step that it waits for."""
 
@@ -529,49 +506,6 @@ class _Reminder:
             self._at = math.inf
             self._handle._remind()
         return found
-
-
-def _waits_for_branches(record: WorkflowRecord) -> bool:
-    """Say whether the workflow is parked, but its current step waits: it is then a branch of that which is parked."""
-    return record.state == "parked" and record.suspended
-
-
-def _failure(record: WorkflowRecord, branches: Sequence[BranchStatus]) -> Failure | None:
-    """Return why the workflow stands; the store keeps the failure that came last, and that may be over."""
-    if not record.suspended or not branches:
-        return record.failure
-    if record.state != "parked":
-        return None
-    parked = parked_in(branches)
-    return parked.failure if parked is not None else record.failure
-
-
-def _standing(status: WorkflowStatus) -> str:
-    """Say where the current step stands."""
-    at = f"step {status.step_id!r} "
-    if status.failure is not None and is_left_to_newer(status.failure):
-        return f"{at}waits on queue {status.queue!r} for a worker of a newer version: {status.failure.text}"
-    if status.retry_at is not None and status.failure is not None:
-        return f"{at}failed with {status.failure.error_class} and is tried again at {status.retry_at:%H:%M:%S}"
-    if status.state == "suspended":
-        waits = _told(status.waiting_for) or "something from outside"
-        return f"{at}is suspended and waits for {waits}; `pending()` has what can be answered"
-    if status.state == "running":
-        return f"{at}is running"
-    begun = f"begun {status.attempt} times before" if status.attempt else "no worker has taken it yet"
-    return f"{at}waits on queue {status.queue!r}; {begun}"
-
-
-def _told(waits: Sequence[WaitingFor]) -> str:
-    told = [str(wait) for wait in waits[:MOST_TOLD]]
-    more = [f"and {len(waits) - MOST_TOLD} more"] if len(waits) > MOST_TOLD else []
-    return "; ".join(told + more)
-
-
-def _event(stored: StoredEvent, whole: Mapping[str, str], path: str) -> WorkflowEvent:
-    fields = dict(whole)
-    type_, hop_id = fields.pop("type", ""), fields.pop("hop", "")
-    return WorkflowEvent(cursor=stored.cursor, at=stored.at, type=type_, hop_id=hop_id, fields=fields, path=path)
 
 
 def _waits(timeout: float | None) -> Iterator[float]:

@@ -13,7 +13,9 @@ from paigeant_celery.store.branch_port import BranchReading, HopReading
 from paigeant_celery.store.port import Store, WorkflowRecord
 from paigeant_celery.store.tree import CLOSED, hops_below
 
-__all__ = ["At", "at_path", "is_at_block", "parked_at"]
+__all__ = ["GOES_ON", "At", "at_path", "is_at_block", "parked_at"]
+
+GOES_ON = ("running", "parked")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +34,8 @@ def at_path(store: Store, record: WorkflowRecord, path: str) -> At:
     """
     if not isinstance(path, str) or not path:
         raise InvalidInput("unknown_path", "path", "must be a text such as 'readings/3/reader'")
+    if record.state not in GOES_ON:
+        raise InvalidInput("unknown_path", "path", f"no step goes on: the workflow is {record.state}")
     hop, branch, walked = store.hop(record.hop_id), None, ""
     parts = path.split("/")
     while hop is not None and parts:
@@ -63,7 +67,7 @@ def parked_at(store: Store, hop: HopReading) -> list[str]:
 
 def is_at_block(record: WorkflowRecord) -> bool:
     """Say whether the current step of a workflow that goes on may have branches."""
-    if record.state not in ("running", "parked"):
+    if record.state not in GOES_ON:
         return False
     try:
         step = first_step_in(record.envelope)

@@ -342,7 +342,9 @@ def decide_refusal(unrunnable: Unrunnable) -> Park:
 def end_of_failed(message: PaigeantMessage | None, failure: Failure) -> BranchEnd:
     """Return how a branch ended that failed; `message` is None if it cannot be read."""
     slip = message.slip if message is not None else None
-    return failed_end(slip, step=failure.step_id, error_class=failure.error_class, text=failure.text)
+    return failed_end(
+        slip, step=failure.step_id, error_class=failure.error_class, text=failure.text, cause=failure.cause
+    )
 
 
 def failure_at(end: BranchEnd) -> Failure:

@@ -79,7 +79,7 @@ NotGranted: TypeAlias = Literal["finished", "running", "held", "waiting", "suspe
 ResentReason: TypeAlias = Literal["owner_gone", "lease_over", "retry", "overtaken", "queue_empty", "time_over"]
 
 ENDED: tuple[HopState, ...] = ("done", "failed", "cancelled")
-GONE_ON: tuple[WorkflowState, ...] = ("running", "parked")
+GOES_ON: tuple[WorkflowState, ...] = ("running", "parked")
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MOST_DOUBLED = 30  # times; far beyond any longest wait, but no number overflows
@@ -226,7 +226,7 @@ def is_cut_off(above: Iterable[HopState], workflow: WorkflowState) -> bool:
     of them, or the workflow, has ended, whatever would change the hop's record is answered as if it were cancelled;
     only its cancelling is still recorded. So the end is one mark, and the hops below can be closed later.
     """
-    return workflow not in GONE_ON or any(state in ENDED for state in above)
+    return workflow not in GOES_ON or any(state in ENDED for state in above)
 
 
 def is_repeated(hop: Hop, *, owner: str, token: str) -> bool:

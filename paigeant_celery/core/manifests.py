@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 from pydantic import Field, JsonValue, ValidationError
 
 from paigeant_celery.core.budget import used_by
+from paigeant_celery.core.causes import Cause
 from paigeant_celery.core.errors import MessageError
 from paigeant_celery.core.jsonable import dumps, loads
 from paigeant_celery.core.message import sha256
@@ -46,7 +47,7 @@ class BranchEnd(WireModel):
     """How a branch ended: where its last output is, or why it failed; and what its steps have used together.
 
     `size` is that of the output in bytes. If it is that of a `block`, the store has its manifest in this place, and the
-    size is that of all its parts.
+    size is that of all its parts. `cause` is what raised the error, as `Cause.as_json` has it; no manifest keeps that.
     """
 
     state: Literal["succeeded", "failed"]
@@ -57,6 +58,7 @@ class BranchEnd(WireModel):
     step: str | None = None  # the path of the one that failed
     error_class: str = ""
     text: str = ""
+    cause: dict[str, JsonValue] | None = None
     usage: dict[str, int] = Field(default_factory=dict)
     cost: Cost | None = None
 
@@ -168,11 +170,19 @@ def succeeded_end(slip: RoutingSlip) -> tuple[BranchEnd, Mapping[str, str]]:
     return end.model_copy(update=changed), stored
 
 
-def failed_end(slip: RoutingSlip | None, *, step: str | None, error_class: str, text: str) -> BranchEnd:
+def failed_end(
+    slip: RoutingSlip | None, *, step: str | None, error_class: str, text: str, cause: Cause | None = None
+) -> BranchEnd:
     """Return how a branch ended that failed; `slip` is None if it cannot be read."""
     used = used_by(slip.executed, earlier=slip.earlier) if slip is not None else used_by(())
     return BranchEnd(
-        state="failed", step=step, error_class=error_class, text=text, usage=dict(used.counters), cost=used.cost
+        state="failed",
+        step=step,
+        error_class=error_class,
+        text=text,
+        cause=cause.as_json() if cause is not None else None,
+        usage=dict(used.counters),
+        cost=used.cost,
     )
 
 
@@ -187,7 +197,9 @@ def read_end(text: str) -> BranchEnd:
 def manifest_of(block: BlockSpec, place: str, ends: Mapping[int, BranchEnd]) -> Manifest:
     """Return the manifest of a block at a place from how some of its branches ended, by their numbers."""
     entries = [
-        ManifestEntry(**{**dict(end), "place": f"{place}-{number}", "name": name_of_branch(block, number)})
+        ManifestEntry(
+            **{**dict(end), "cause": None, "place": f"{place}-{number}", "name": name_of_branch(block, number)}
+        )
         for number, end in sorted(ends.items())
     ]
     return Manifest(form=block.form, branches=tuple(entries))

@@ -8,7 +8,7 @@ from pydantic import JsonValue
 
 __all__ = ["pointed_at", "pointer_fault"]
 
-_INDEX = re.compile(r"0|[1-9][0-9]*", re.ASCII)
+_INDEX = re.compile(r"0|[1-9][0-9]{0,17}", re.ASCII)  # no list is so long, and `int` takes no longer one
 _BAD_ESCAPE = re.compile(r"~(?![01])")
 
 

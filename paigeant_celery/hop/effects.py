@@ -215,7 +215,8 @@ class Effects(ABC):
             case Arrive():
                 return self._arrive(hop, decision, outcome)
             case Fail(failure=failure):
-                return self._fail(hop, replace(failure, cause=outcome.cause), decision.end)
+                failed = replace(decision, failure=replace(failure, cause=outcome.cause))
+                return self._fail(hop, failed.failure, failed.end)
             case Retry(failure=failure, delay=delay):
                 return self._retry(hop, replace(failure, cause=outcome.cause), delay)
             case Park(failure=failure):

@@ -183,8 +183,8 @@ def put_back(arrival: Arrival, outbox: Outbox) -> bool:
 
 def refused_for(fault: MessageError, message: PaigeantMessage | None) -> Refused:
     """Return the answer to a message that cannot be run."""
-    step = message.slip.next_step if message is not None else None
-    return Refused(reason=fault.reason, step_id=step.step_id or "" if step is not None else "")
+    path = message.path if message is not None and message.slip.next_step is not None else ""
+    return Refused(reason=fault.reason, step_id=path)
 
 
 def _cause(fault: MessageError) -> Cause | None:

@@ -320,7 +320,7 @@ def _failed(
 
 def _block_failed(hop: Opened, error: BlockFailed) -> Outcome:
     event = Failed(place=hop.message.place, error_class=error.error_class, text=error.text, path=error.step)
-    return Outcome(event=event, at=hop.now())
+    return Outcome(event=event, at=hop.now(), cause=error.cause)
 
 
 def _attempt(hop: Opened, error: BaseException, verdict: Verdict | None = None) -> Attempt:

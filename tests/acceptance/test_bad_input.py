@@ -35,8 +35,11 @@ from paigeant_celery import (
     WorkflowDispatcher,
     WorkflowHandle,
     WorkflowParked,
+    for_each,
+    parallel,
     sleep_for,
     sleep_until,
+    sub_workflow,
     wait_for,
 )
 from paigeant_celery.activities.registry import registry
@@ -44,7 +47,8 @@ from paigeant_celery.broker.port import Delivery
 from paigeant_celery.broker.transport import CeleryTransport
 from paigeant_celery.core.errors import InvalidInput, WorkflowConflict
 from paigeant_celery.core.message import encode
-from paigeant_celery.core.slip import Step, name_steps
+from paigeant_celery.core.slip import BranchOf, Step, name_steps
+from paigeant_celery.store.branch_port import HopReading
 from paigeant_celery.store.port import DeadLetter, HopRecord, NewWorkflow
 from tests.support.damage import damaged_items, drawn
 from tests.support.logs import uncaught
@@ -122,7 +126,18 @@ def nested(levels: int) -> object:
     return value
 
 
+def blocks(levels: int) -> Step:
+    """Return a step inside so many blocks."""
+    step: Step = DRAFT
+    for _ in range(levels):
+        step = sub_workflow(step)
+    return step
+
+
 PROMPT = "slip.itinerary.0.prompt"
+BRANCH = "slip.itinerary.0.branches.0"
+DRAFT = ActivitySpec("draft", "x")
+BLOCK = parallel({"a": DRAFT})
 REVIEW = ActivitySpec("review", "x", {"style": SECRET})
 
 CASES = {
@@ -165,7 +180,7 @@ CASES = {
     "15 Infinity": Forged(reason="invalid_envelope", change=setting("variables", {"x": float("-inf")})),
     "15 1e999": Forged(reason="invalid_envelope", text=replacing('"variables":{}', '"variables":{"x":1e999}')),
     "15 a key twice": Forged(reason="invalid_envelope", text=replacing("{", '{"deadline":null,')),
-    "15 deeper than 32": Forged(reason="too_deep", change=setting("variables", {"x": nested(32)})),
+    "15 deeper than 64": Forged(reason="too_deep", change=setting("variables", {"x": nested(64)})),
     "15 far too deep": Forged(
         reason="too_deep", text=replacing('"variables":{}', f'"variables":{{"x":{"[" * 20000}{"]" * 20000}}}')
     ),
@@ -242,7 +257,73 @@ CASES = {
     "43 an agent under the name of waits": Forged(
         reason="invalid_envelope", readable=True, activity="_flow", step=ActivitySpec("_flow", SECRET)
     ),
+    "44 a branch without steps": Forged(
+        reason="invalid_envelope", says="`slip.itinerary[0].branches[0].steps`", activity="_flow", step=BLOCK,
+        change=setting(f"{BRANCH}.steps", []),
+    ),
+    "44 a branch that is a list": Forged(
+        reason="invalid_envelope", says="`slip.itinerary[0].branches[0]`", activity="_flow", step=BLOCK,
+        change=setting(BRANCH, [SECRET]),
+    ),
+    "44 a name that no branch can have": Forged(
+        reason="invalid_block", says="`slip.itinerary[0].branches[0].name`", activity="_flow", step=BLOCK,
+        change=setting(f"{BRANCH}.name", f"{SECRET}/1"),
+    ),
+    "44 a join of more than there are": Forged(
+        reason="invalid_block", activity="_flow", step=parallel({"a": DRAFT}, join="any"),
+        change=setting("slip.itinerary.0.join", 2),
+    ),
+    "44 a join that is a word": Forged(
+        reason="invalid_envelope", says="`slip.itinerary[0].join.", activity="_flow", step=BLOCK,
+        change=setting("slip.itinerary.0.join", SECRET),
+    ),
+    "44 more at once than any block has": Forged(
+        reason="invalid_envelope", says="`slip.itinerary[0].max_at_once`", activity="_flow", step=BLOCK,
+        change=setting("slip.itinerary.0.max_at_once", 101),
+    ),
+    "44 a form of its own": Forged(
+        reason="invalid_envelope", says="`slip.itinerary[0].form`", activity="_flow", step=BLOCK,
+        change=setting("slip.itinerary.0.form", SECRET),
+    ),
+    "44 items of what has none": Forged(
+        reason="invalid_block", activity="_flow", step=BLOCK, change=setting("slip.itinerary.0.over", [SECRET])
+    ),
+    "44 a pointer that is none": Forged(
+        reason="invalid_over", says="`slip.itinerary[0].over`", activity="_flow", step=for_each(DRAFT, over=[1]),
+        change=setting("slip.itinerary.0.over", "draft#~7"),
+    ),
+    "44 a block on a queue of its own": Forged(
+        reason="invalid_envelope", says="`slip.itinerary[0].queue`", activity="_flow", step=BLOCK,
+        change=setting("slip.itinerary.0.queue", "draft"),
+    ),
+    "44 a step id twice in a branch": Forged(
+        reason="inconsistent_slip", says="`slip.itinerary[0].branches[0].steps`", activity="_flow", step=BLOCK,
+        change=setting(f"{BRANCH}.steps", steps(1) * 2),
+    ),
+    "44 257 steps in a branch": Forged(
+        reason="too_many_steps", says="`slip.itinerary[0].branches[0].steps`", activity="_flow", step=BLOCK,
+        change=setting(f"{BRANCH}.steps", steps(257)),
+    ),
+    "44 blocks nine deep": Forged(reason="too_many_blocks", activity="_flow", step=blocks(9)),
+    "44 an unknown field in a branch": Forged(
+        reason="unknown_field", says="`slip.itinerary[0].branches[0].surprise`", activity="_flow", step=BLOCK,
+        change=setting(f"{BRANCH}.surprise", SECRET),
+    ),
+    "44 a branch that is none": Forged(
+        reason="inconsistent_slip", says="`message_id`", change=setting("slip.branch", {"place": "0-0", "path": "a/0"})
+    ),
 }  # fmt: skip
+
+
+def dumps(tree: object) -> str:
+    return json.dumps(tree, separators=(",", ":"), ensure_ascii=False)
+
+
+def with_block(tree: dict[str, Any]) -> dict[str, Any]:
+    """Return the JSON of a message whose steps are in a block now."""
+    (step,) = name_steps([BLOCK])
+    tree["slip"]["itinerary"] = [step.model_dump(mode="json")]
+    return tree
 
 
 # What has the id of a recorded hop but is not its message: another envelope, or the same one sent differently.
@@ -255,6 +336,9 @@ AROUND = {
     "07 two arguments": Forged(reason="bad_envelope", more_args=("another",)),
     "07 named arguments": Forged(reason="bad_envelope", options={"kwargs": {"extra": SECRET}}),
     "28 another activity": Forged(reason="inconsistent_slip", activity="publish"),
+    "44 a block instead of a step": Forged(
+        reason="inconsistent_slip", text=lambda text: dumps(with_block(json.loads(text)))
+    ),
     "41 a callback": Forged(
         reason="bad_envelope", says="callbacks", options={"link": signature("canary.sing")}
     ),
@@ -829,6 +913,74 @@ def test_an_edit_that_is_not_allowed_is_refused_whole_and_the_workflow_goes_on(
     expect_good(edited.transport())
 
 
+# Branches.
+
+
+def branch_of(message: PaigeantMessage, place: str = "0-0") -> PaigeantMessage:
+    """Return a message as that of the first step of a branch of the workflow, with the same steps."""
+    slip = message.slip.model_copy(update={"branch": BranchOf(place=place, path="parallel/a")})
+    return message.moved(slip, now=datetime.now(UTC))
+
+
+@pytest.mark.parametrize(
+    ("reason", "is_known", "renamed"),
+    [("inconsistent_slip", True, False), ("store_lost", False, False), ("inconsistent_slip", True, True)],
+    ids=["a branch that nobody opened", "a branch of no workflow", "another workflow's branch"],
+)
+def test_a_message_of_a_branch_that_is_not_there_runs_nothing(
+    made: Deployment, worker: Process, reason: str, is_known: bool, renamed: bool
+) -> None:
+    """Whoever can write to a queue opens no branch, and no workflow is recorded from a part of it."""
+    transport = made.transport()
+    assert transport.store is not None
+    message = message_of(ActivitySpec("draft", SECRET))
+    if is_known:
+        record(transport, message, encode(message))
+    before = transport.store.workflow(message.correlation_id)
+    branch = branch_of(message)
+    if renamed:  # that of one workflow under the id of a hop of another
+        branch = branch.model_copy(update={"correlation_id": uuid.uuid4().hex})
+
+    send(transport.app, made.prefix, Forged(reason=""), encode(branch), branch.message_id)
+
+    letters = eventually(lambda: letters_of(transport, branch), within=WITHIN)
+    assert [letter.reason for letter in letters] == [reason]
+    expect_whole(letters[0], None)
+    assert transport.store.workflow(message.correlation_id) == before
+    assert transport.store.hop(branch.message_id) is None
+    expect_good(transport)
+    assert branch.message_id not in made.runs()
+    assert worker.running
+
+
+def test_a_copy_of_the_message_of_a_closed_branch_runs_nothing(made: Deployment, worker: Process) -> None:
+    """The block has its output; nobody pays for a model once more, and nothing is a dead letter."""
+    transport = made.transport()
+    assert transport.store is not None
+    before = len(transport.store.dead_letters(after=None, limit=1000))
+    block = parallel({"a": [wait_for("never"), DRAFT], "b": [wait_for("go"), DRAFT]}, join="any")
+    handle = dispatched(transport, block)
+    loser = f"{handle.correlation_id}.0-0.0"
+    waiting = eventually(lambda: suspended(transport, loser), within=WITHIN)
+    handle.signal_sync("go", "x")
+    assert prompt_result(handle).output == {"b": "draft(x|x)"}
+    seen = len(worker.log())
+
+    send(transport.app, made.prefix, Forged(reason="", activity="_flow"), waiting.envelope, loser)
+
+    eventually(lambda: "delivery dropped: cancelled" in worker.log()[seen:], within=WITHIN)
+    expect_good(transport)
+    assert f"{handle.correlation_id}.0-0.1" not in made.runs()
+    assert len(transport.store.dead_letters(after=None, limit=1000)) == before
+
+
+def suspended(transport: CeleryTransport, hop_id: str) -> HopReading | None:
+    """Return where a hop stands once it waits."""
+    assert transport.store is not None
+    hop = transport.store.hop(hop_id)
+    return hop if hop is not None and hop.state == "suspended" else None
+
+
 # A store that is not as it should be.
 
 
@@ -1026,6 +1178,13 @@ ROWS: dict[int, tuple[str, ...]] = {
         f"{PROCESSES}::test_a_store_that_may_evict_records_stops_a_worker_even_where_it_comes_later",
     ),
     43: ("CASES 6", "REFUSALS 23"),
+    44: (
+        "CASES 15",
+        "AROUND 1",
+        "REFUSALS 17",
+        f"{HERE}::test_a_message_of_a_branch_that_is_not_there_runs_nothing",
+        f"{HERE}::test_a_copy_of_the_message_of_a_closed_branch_runs_nothing",
+    ),
 }
 
 
@@ -1043,7 +1202,7 @@ def cases_of(row: int) -> set[str]:
 
 def test_every_row_of_the_list_is_tested() -> None:
     """Rows 9 and 10 are about signatures, which do not exist yet."""
-    assert set(ROWS) == set(range(1, 44)) - {9, 10}
+    assert set(ROWS) == set(range(1, 45)) - {9, 10}
 
 
 @pytest.mark.parametrize(("row", "tests"), ROWS.items())

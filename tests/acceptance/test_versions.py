@@ -15,13 +15,15 @@ from paigeant_celery import (
     FunctionSpec,
     WorkflowDispatcher,
     WorkflowHandle,
+    parallel,
     sleep_for,
+    sub_workflow,
     wait_for,
 )
 from paigeant_celery.broker.transport import CeleryTransport
 from paigeant_celery.core.slip import Step
 from tests.support.processes import Deployment, Process, deployment, eventually, run_script
-from tests.support.versions import OLDER_FORMAT, OLDER_SPEC, older_version, whole_slips, without_waits
+from tests.support.versions import OLDER_FORMAT, OLDER_SPEC, older_version, whole_slips, without_blocks, without_waits
 
 WITHIN = 60.0
 SMALL = 6  # workflows
@@ -234,6 +236,37 @@ def test_workers_of_version_1_3_leave_waits_to_newer_ones(redis_url: str, tmp_pa
         assert len(made.runs()) == 2 + 2 + 1 + 2
         assert DeadLetters(deploy.transport).list() == []
         assert f"{made.prefix}._flow" not in canceled_in(old)
+        assert old.terminate() == new.terminate() == 0
+
+
+@pytest.mark.proof
+def test_workers_of_version_1_4_leave_blocks_to_newer_ones(redis_url: str, tmp_path: Path, in_a_hurry: str) -> None:
+    """The web servers are deployed first; wherever a slip has a block, an old worker neither runs nor refuses it."""
+    first, last = ActivitySpec("first", "go"), ActivitySpec("last", "go")
+    block = parallel({"a": [first, last], "b": sub_workflow(wait_for("go"))})
+    with deployment(redis_url, tmp_path / "deploy") as made:
+        deploy = Deploy(made, without_blocks(tmp_path / "older"), in_a_hurry, pool="threads")
+        old = deploy.old_worker("old")
+        old.wait_for_log(" ready.", within=WITHIN)
+        plain, now, later, waiting = deploy.dispatch_new(
+            [first, last], [block, last], [first, block], [wait_for("go"), sub_workflow(first)]
+        )
+        assert plain.result_sync(WITHIN).output == "last(go|first(go|))"
+        eventually(lambda: all(left_to_newer(handle) for handle in (now, later, waiting)), within=WITHIN)
+
+        new = deploy.new_worker("new")
+        old.wait_for_log("this worker takes no more steps", within=WITHIN)
+        for handle in (now, later, waiting):
+            handle.signal_sync("go", "gone")
+        results = [handle.result_sync(WITHIN) for handle in (now, later, waiting)]
+
+        gave = {"a": "last(go|first(go|))", "b": "gone"}
+        assert results[1].output == {**gave, "a": "last(go|first(go|first(go|)))"}
+        assert results[0].outputs["parallel"] == gave
+        assert results[2].output == "first(go|gone)"
+        assert set(Counter(made.runs()).values()) == {1}
+        assert len(made.runs()) == 2 + 3 + 3 + 1
+        assert DeadLetters(deploy.transport).list() == []
         assert old.terminate() == new.terminate() == 0
 
 

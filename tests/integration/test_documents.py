@@ -296,6 +296,8 @@ ANSWERS = {
     "What does a block do, and when does it go on?": {
         "core/blocks.py": ["def open_branches(", "def end_branch(", "def leave_window("],
         "hop/step_blocks.py": ["async def joined(", "async def _open(", "def _missed("],
+        "store/scripts/hold.lua": ["-- HOLD"],
+        "store/scripts/open_block.lua": ["-- OPEN_BLOCK"],
     },
     "What is the first message of a branch, and what does its first step get?": {
         "core/branches.py": ["def first_message("],
@@ -306,6 +308,12 @@ ANSWERS = {
         "core/blocks.py": ["def end_branch(", "wakes=True"],
         "hop/effects.py": ["case Arrive():"],
         "hop/with_store.py": ["def _arrive("],
+        "store/scripts/branches.lua": ["local function arrive(", "local function joined_of("],
+    },
+    "Why may this hop of a branch write nothing any more, and who closes it?": {
+        "store/scripts/common.lua": ["local function is_cut_off("],
+        "store/scripts/branches.lua": ["local function end_block(", "local function close_below("],
+        "store/scripts/sweep.lua": ["'ZRANGE', ending"],
     },
     "Where is the output of a block, or of a step in a branch?": {
         "core/manifests.py": ["class Manifest(", "def assembled("],
@@ -577,7 +585,10 @@ print(json.dumps(asyncio.run(WorkflowHarness().run([prices, quorum])).outputs))
     outputs = json.loads(run_script(block(VOTES) + served, cwd=tmp_path))
 
     text = outputs["prices"][1].pop("text")
-    assert outputs == {"prices": [12, {"failed": "ValueError"}, 9], "quorum": {"ann": "ann", "bob": "bob"}}
+    assert outputs == {
+        "prices": [12, {"failed": "ValueError"}, 9], "prices/0/price": 12, "prices/2/price": 9,
+        "quorum": {"ann": "ann", "bob": "bob"}, "quorum/ann/judge": "ann", "quorum/bob/judge": "bob",
+    }  # fmt: skip
     assert "unknown" in text
 
 
@@ -1083,7 +1094,7 @@ def test_every_state_of_a_workflow_stands_in_its_table() -> None:
 
 def test_every_command_stands_in_its_table() -> None:
     """People look there for what they can do at night."""
-    shown = {re.sub(r"( [A-Z]+)+$", "", word).removeprefix("celery -A shop paigeant ") for word in
+    shown = {re.sub(r"( \[?[A-Z]+\]?)+$", "", word).removeprefix("celery -A shop paigeant ") for word in
              (row[0].strip("`") for row in table("docs/operating.md", "command"))}  # fmt: skip
 
     assert shown == set(commands(paigeant))

@@ -12,6 +12,7 @@ from pydantic import BaseModel, SecretStr
 
 from paigeant_celery.activities.context import WorkflowDependencies
 from paigeant_celery.agents.agent import PaigeantAgent
+from paigeant_celery.core.block_steps import for_each, parallel, sub_workflow
 from paigeant_celery.core.flow_steps import sleep_for, sleep_until, wait_for
 from paigeant_celery.core.names import ACTIVITY_NAME_RULE
 from paigeant_celery.core.policy import StepPolicy
@@ -76,6 +77,104 @@ WAIT_TEXT = "it has 1 to 128 characters, not only spaces, and no control charact
 YEARS_TEXT = "must be from 0 to 316224000 seconds, which is ten years"
 EMPTY_TEXT = "there is no step to run; call `add_to_runway(…)` since the last dispatch, or pass `itinerary=[…]`"
 
+A = ActivitySpec("a", "x")
+BRANCH_TEXT = "the name of a branch has 1 to 128 printable characters, not only spaces, and no '/'"
+
+BLOCKS: list[tuple[str, Callable[..., Any], tuple[object, ...], dict[str, Any], str, str, str]] = [
+    (
+        "branches-in-a-list",
+        parallel,
+        ([A],),
+        {},
+        "invalid_block",
+        "branches",
+        "maps names to steps or lists of steps; a list is none",
+    ),
+    (
+        "no-branches",
+        parallel,
+        ({},),
+        {},
+        "invalid_block",
+        "branches",
+        "is empty; leave the block out, or give it a branch",
+    ),
+    ("no-steps", parallel, ({"a": []},), {}, "invalid_block", "branches['a']", "has no steps"),
+    ("name-of-a-branch", parallel, ({"a/b": A},), {}, "invalid_block", "branches['a/b']", BRANCH_TEXT),
+    (
+        "no-step",
+        sub_workflow,
+        ([A, 5],),
+        {},
+        "invalid_input",
+        "steps[1]",
+        "a step is what `agent.activity(…)` or `function.activity(…)` returns, not a int",
+    ),
+    (
+        "join-of-nobody",
+        parallel,
+        ({"a": A},),
+        {"join": 0},
+        "invalid_block",
+        "join",
+        "is 'all', 'any' or how many branches must succeed, not 0",
+    ),
+    (
+        "join-of-too-many",
+        parallel,
+        ({"a": A},),
+        {"join": 2},
+        "invalid_block",
+        "join",
+        "too few branches for the join: 1, of which 2 must succeed",
+    ),
+    (
+        "fail-with-a-number",
+        parallel,
+        ({"a": A},),
+        {"join": 1, "on_failure": "fail"},
+        "invalid_block",
+        "on_failure",
+        "'fail' goes with the join 'all'; a number says itself how many branches may fail",
+    ),
+    (
+        "too-many-at-once",
+        for_each,
+        (A,),
+        {"over": [1], "max_at_once": 101},
+        "invalid_block",
+        "max_at_once",
+        "is a number from 1 to 100",
+    ),
+    (
+        "over-a-mapping",
+        for_each,
+        (A,),
+        {"over": {"a": 1}},
+        "invalid_over",
+        "over",
+        "is a list of JSON values, or names a step; a dict is neither",
+    ),
+    (
+        "over-no-pointer",
+        for_each,
+        (A,),
+        {"over": "a#b"},
+        "invalid_over",
+        "over",
+        "'b' is no JSON Pointer: one is empty, or begins with '/'",
+    ),
+]
+
+
+def deep_block(levels: int) -> Any:
+    """Return a step inside so many blocks."""
+    inner: Any = A
+    for _ in range(levels):
+        inner = sub_workflow(inner)
+    return inner
+
+
 CASES = [
     case("16", "empty-itinerary", lambda: {"itinerary": []}, "empty_itinerary", "itinerary", EMPTY_TEXT),
     case("16", "empty-runway", dict, "empty_itinerary", "itinerary", EMPTY_TEXT),
@@ -119,6 +218,38 @@ CASES = [
     case(
         "43", "not-its-activity", spec("_flow", SECRET), "invalid_envelope", "itinerary[0].kind",
         "'_flow' is the activity of waits, sleeps and blocks; agents and functions have other names",
+    ),
+    *(
+        case("44", what, step(make, *given, **more), reason, path, text)
+        for what, make, given, more, reason, path, text in BLOCKS
+    ),
+    case(
+        "44", "over-the-id-of-a-later-step",
+        lambda: {"itinerary": [ActivitySpec("a", "x", step_id="plan"), for_each(A, over="plane")]},
+        "invalid_over", "itinerary[1].over", "no step 'plane' is before the block; did you mean 'plan'?",
+    ),
+    case(
+        "44", "over-a-step-of-a-branch",
+        lambda: {"itinerary": [parallel({"b": A}), for_each(A, over="a")]},
+        "invalid_over", "itinerary[1].over", "no step 'a' is before the block",
+    ),
+    case(
+        "44", "ids-twice-in-a-branch",
+        lambda: {"itinerary": [sub_workflow([ActivitySpec("a", "x", step_id="s")] * 2)]},
+        "duplicate_step_id", "step_id", "'s' is used twice in the workflow",
+    ),
+    case(
+        "44", "too-deep", lambda: {"itinerary": [deep_block(9)]},
+        "too_many_blocks", "itinerary[0]" + ".branches[0].steps[0]" * 8, "more than 8 blocks are inside each other",
+    ),
+    case(
+        "44", "too-many-items", lambda: {"itinerary": [for_each(A, over=[1] * 1001)]},
+        "too_many_branches", "itinerary[0]",
+        "1001 branches, and a block may have 1000 (`paigeant_max_branches`)",
+    ),
+    case(
+        "44", "too-many-steps", lambda: {"itinerary": [sub_workflow([A] * 257)]},
+        "too_many_steps", "itinerary[0].branches[0].steps", "more than 256 steps (`paigeant_max_steps`)",
     ),
     case(
         "23", "deadline-no-datetime", options(deadline=SECRET), "invalid_input", "deadline",

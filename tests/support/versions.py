@@ -30,9 +30,10 @@ WHOLE_SLIPS = (
         '"""They travel."""\n        return False',
     ),
 )
-# 1.4 knows no blocks and no branches.
+STEPS = "ActivitySpec | FunctionSpec | TaskSpec | WaitSpec | SleepSpec | BlockSpec, "  # of this version
+# 1.4 knows no blocks, no branches and no steps of Celery tasks.
 NO_BLOCKS = (
-    ("core/steps.py", " | SleepSpec | BlockSpec, ", " | SleepSpec, "),
+    ("core/steps.py", STEPS, "ActivitySpec | FunctionSpec | WaitSpec | SleepSpec, "),
     (
         "core/slip.py",
         "branch: Annotated[BranchOf | None, Field(exclude_if=lambda branch: branch is None)] = None",
@@ -41,11 +42,7 @@ NO_BLOCKS = (
 )
 # 1.3 knows no steps that wait, and nobody takes them.
 NO_WAITS = (
-    (
-        "core/steps.py",
-        "ActivitySpec | FunctionSpec | WaitSpec | SleepSpec | BlockSpec, ",
-        "ActivitySpec | FunctionSpec, ",
-    ),
+    ("core/steps.py", STEPS, "ActivitySpec | FunctionSpec, "),
     NO_BLOCKS[1],
     ("core/slip.py", "if record.gives_output), None)", "), None)"),
     ("activities/registry.py", "registry = Registry([FlowActivity()])", "registry = Registry()"),
@@ -58,7 +55,7 @@ CHANGES = (
     ("store/scripts/cancel.lua", "redis.call('ZREM', asleep, hop)\nwithdraw_waits(open)\n", ""),
     ("core/names.py", f'SPEC_VERSION = "{SPEC_VERSION}"', f'SPEC_VERSION = "{OLDER_SPEC}"'),
     ("core/steps.py", 'kind: Literal["agent", "agent_1.2"] = "agent"', 'kind: Literal["agent"] = "agent"'),
-    ("core/steps.py", 'Annotated[ActivitySpec | FunctionSpec, Field(discriminator="kind")]', "ActivitySpec"),
+    ("core/steps.py", 'Annotated[\n    ActivitySpec | FunctionSpec, Field(discriminator="kind")\n]', "ActivitySpec"),
 )
 # It has the format of its time, too: its workers end when a newer one has begun.
 WITHOUT_WAITS = (

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from pydantic import BaseModel
+from pydantic_ai.models.test import TestModel
 
 from paigeant_celery import (
     FunctionSpec,
@@ -235,6 +236,22 @@ def test_a_wait_in_a_branch_without_an_answer_is_named_with_its_path(workflow_ha
 
     assert "waits for an answer to 'size' (in readings/1/read), since" in str(waits.value)
     assert "paid" not in str(waits.value)
+
+
+def test_calls_of_tools_in_branches_are_approved_by_their_names(workflow_harness: WorkflowHarness) -> None:
+    """A refund for each of three orders, and a person for each of them."""
+    agent = PaigeantAgent(TestModel(), name="clerk")
+
+    @agent.tool_plain(requires_approval=True)
+    def refund() -> str:
+        return "refunded"
+
+    answers = iter([True, False])
+    block = for_each(agent.activity("refund it"), over=[1, 2], step_id="orders")
+    run = workflow_harness.run([block], answers={"refund": lambda call: next(answers)}, correlation_id="w")
+    result = asyncio.run(run)
+
+    assert result.output == ['{"refund":"refunded"}', '{"refund":"The tool call was denied."}']
 
 
 def test_retries_in_branches_take_no_time_and_come_in_the_order_of_their_times(

@@ -188,7 +188,8 @@ def words_of_scripts() -> dict[str, str]:
     found = {}
     for script, source in SCRIPTS.items():
         for written in re.findall(r"'type', (.+?), 'hop'", source):
-            found.update(dict.fromkeys(re.findall(r"'(\w+)'", written), script))
+            words = re.findall(r"'(\w+)'", re.sub(r"== '\w+'", "", written))  # what a choice compares is no type
+            found.update(dict.fromkeys(words, script))
     return found
 
 

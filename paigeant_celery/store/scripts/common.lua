@@ -228,8 +228,8 @@ local function give_to(owner, hop, lease)
   redis.call('ZADD', owners, int(now + lease), owner)
 end
 
-local function take_from(owner, hop)
-  redis.call('SREM', owner_key(owner), hop)
+local function take_from(owner, ...)
+  redis.call('SREM', owner_key(owner), ...)
   if redis.call('EXISTS', owner_key(owner)) == 0 then
     redis.call('ZREM', owners, owner)
     redis.call('SREM', host_key(owner), owner)

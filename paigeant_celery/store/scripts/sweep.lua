@@ -87,10 +87,11 @@ local function lapse(owner, why)
     redis.call('SREM', host_key(owner), owner)
     return
   end
+  local taken = {}
   for _, hop in ipairs(redis.call('SMEMBERS', owner_key(owner))) do
-    if is_full() then return end
+    if is_full() or #taken >= MOST_AT_ONCE then break end
     local record = record_of(hop)
-    take_from(owner, hop)
+    taken[#taken + 1] = hop
     local another = record and record.owner ~= owner -- has it since the server lost its earlier record
     if record and record.state == 'running' and not another then
       send_again(hop, record, 0, why)
@@ -98,6 +99,7 @@ local function lapse(owner, why)
       corrupted[#corrupted + 1] = hop_key(hop)
     end
   end
+  if #taken > 0 then take_from(owner, unpack(taken)) end
 end
 
 -- Send a retry, or a hop that was released or redriven.

@@ -270,13 +270,18 @@ class RedisBench:
 
     def places(self) -> tuple[dict[str, str], dict[str, list[str]], set[str], set[str]]:
         hops, owned = self.key("hop", ""), self.key("owner", "")
-        states = {key[len(hops) :]: str(self.client.hget(key, "state")) for key in self.client.scan_iter(f"{hops}*")}
+        keys = list(self.client.scan_iter(f"{hops}*", count=1000))
+        with self.client.pipeline(transaction=False) as commands:  # there may be hundreds
+            for key in keys:
+                commands.hget(key, "state")
+            found = commands.execute()
+        states = {key[len(hops) :]: str(state) for key, state in zip(keys, found, strict=True)}
         places = {hop_id: ["due"] for hop_id in cast("list[str]", self.client.zrange(self.key("due"), 0, -1))}
         for hop_id in cast("list[str]", self.client.zrange(self.key("parked"), 0, -1)):
             places.setdefault(hop_id, []).append("parked")
         for hop_id in cast("list[str]", self.client.zrange(self.key("asleep"), 0, -1)):
             places.setdefault(hop_id, []).append("asleep")
-        owners = {key[len(owned) :] for key in self.client.scan_iter(f"{owned}*")}
+        owners = {key[len(owned) :] for key in self.client.scan_iter(f"{owned}*", count=1000)}
         for owner in owners:
             for hop_id in cast("set[str]", self.client.smembers(owned + owner)):
                 places.setdefault(hop_id, []).append(f"owner {owner}")

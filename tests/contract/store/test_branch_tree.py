@@ -9,6 +9,7 @@ from datetime import timedelta
 import pytest
 
 from paigeant_celery.core.waits import WHOLE, Answered
+from paigeant_celery.store.limits import LIMITS
 from paigeant_celery.store.port import (
     Claimed,
     Closed,
@@ -304,15 +305,25 @@ ENDS = {**OF_THE_WORKFLOW, **OF_A_HOP, **OF_A_BRANCH}
 CASES = [("w.0", how) for how in (*OF_THE_WORKFLOW, *OF_A_HOP)] + [(INNER, how) for how in ENDS]
 
 
+AT_ONCE = pytest.mark.parametrize("at_once", [100, 1], ids=["cleaned at once", "cleaned by sweeps"])
+
+
+@AT_ONCE
 @pytest.mark.parametrize(("of", "how"), CASES)
-def test_nothing_below_a_hop_that_has_ended_may_write(bench: Bench, of: str, how: str) -> None:
+def test_nothing_below_a_hop_that_has_ended_may_write(bench: Bench, of: str, how: str, at_once: int) -> None:
     """At once, whichever worker has it, and however far the cleaning has come: no loser writes into what won."""
+    bench.limit(replace(LIMITS, most_at_once=at_once))
+    check_what_is_cut_off(bench, of, how)
+
+
+def check_what_is_cut_off(bench: Bench, of: str, how: str) -> None:
     tree = below(bench, of)
     store, close = bench.store, tree.running
     parked, asleep, queued, retried, block, held = (tree.at(number) for number in (1, 2, 3, 4, 5, 7))
     deepest = at(0, of=block)
     ENDS[how](tree)
     before = everything_read(tree)
+    assert {each.hop.state for above in (of, block) for each in read(store, above)} == {"cancelled"}
 
     for hop_id in (parked, asleep, queued, retried, block, held, deepest, at(1, of=block)):
         assert store.claim(claim(hop_id, token="more", owner="cid")) == Dropped(reason="cancelled"), hop_id
@@ -355,9 +366,13 @@ def everything_read(tree: Below) -> object:
     )  # fmt: skip
 
 
+@AT_ONCE
 @pytest.mark.parametrize(("of", "how"), CASES)
-def test_nothing_is_left_of_what_stood_below_a_hop_that_has_ended(bench: Bench, of: str, how: str) -> None:
+def test_nothing_is_left_of_what_stood_below_a_hop_that_has_ended(
+    bench: Bench, of: str, how: str, at_once: int
+) -> None:
     """Nobody is asked, no person is called, and no sweep ever sends any of it."""
+    bench.limit(replace(LIMITS, most_at_once=at_once))
     tree = below(bench, of)
     ENDS[how](tree)
 

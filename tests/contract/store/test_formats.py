@@ -9,10 +9,24 @@ import pytest
 
 from paigeant_celery.core.errors import ConfigurationError, OutdatedVersion, StoreCorrupt
 from paigeant_celery.store.limits import LIMITS
-from paigeant_celery.store.port import Claimed, Dropped
+from paigeant_celery.store.port import Claimed, Dropped, OpenHops, Standing, Suspended
 from paigeant_celery.store.redis import RedisStore
 from tests.contract.store.bench import LEASE, PLACES, TTL, RedisBench
+from tests.contract.store.blocks import (
+    asks,
+    at,
+    clean,
+    complete,
+    page,
+    plan,
+    run,
+    sent_by,
+    succeed,
+    wait_in,
+    waiting_block,
+)
 from tests.contract.store.given import FAILURE, claim, closing, ending, letter, new
+from tests.proof.machine.test_store_machine import altered
 
 NEWER = LIMITS.format + 1
 
@@ -63,6 +77,69 @@ def test_an_older_worker_closes_what_it_claimed_before(on_redis: RedisBench, new
     assert old.record(closing(held), {"call": "{}"})
     assert old.publish(closing(held), [{"event": "seen"}])
     assert ending(on_redis, closing(held))[end]()
+
+
+def test_an_older_worker_opens_and_ends_the_branches_that_it_claimed_before(
+    on_redis: RedisBench, newer: RedisStore
+) -> None:
+    """What its blocks open, newer workers run; and the ends of its branches count and let others go on."""
+    old = on_redis.store
+    old.start(new())
+    block = closing(old.claim(claim()))
+    assert old.hold(block, page(0, 2)) == 2
+
+    newer.raise_format()
+
+    assert old.hold(block, page(2, 1)) == 3
+    opened = old.open_block(block, plan(3, window=1))
+    assert opened is not None
+    assert [each.hop_id for each in opened.hops] == [at(0)]
+    assert old.suspend(block, Standing(branches=True)) == Suspended()
+    with pytest.raises(OutdatedVersion):
+        old.claim(claim(at(0)))
+    assert succeed(newer, at(0)) == [at(1)]
+    assert [each.hop.state for each in old.branches("w.0", first=0, limit=9)] == ["done", "queued", "held"]
+
+
+def test_an_older_worker_ends_a_branch_after_a_newer_one_has_begun(on_redis: RedisBench, newer: RedisStore) -> None:
+    """A deploy in the middle of a fan-out loses no answer that was paid for, and the block goes on."""
+    waiting_block(on_redis, 3, window=2, collects=True)
+    running = [run(on_redis.store, at(number)) for number in (0, 1)]
+
+    newer.raise_format()
+
+    assert sent_by(complete(on_redis.store, running[0])) == [at(2)]
+    assert sent_by(on_redis.store.park(running[1], FAILURE)) == []
+    with pytest.raises(OutdatedVersion):
+        on_redis.store.redrive("w", place="0-1.0")
+    assert newer.redrive("w", place="0-1.0") == "redriven"
+    assert succeed(newer, at(1)) == []
+    assert succeed(newer, at(2)) == ["w.0"]
+
+
+def test_what_a_version_without_branches_cancels_is_cleaned_by_newer_sweeps(on_redis: RedisBench) -> None:
+    """An old web server knows no hop but the current one. The branches lose it all the same, and leave nothing."""
+    waiting_block(on_redis, 6, window=5)
+    running = run(on_redis.store, at(0))
+    wait_in(on_redis.store, at(1), asks(at(1)))
+    on_redis.store.retry_at(run(on_redis.store, at(2)), FAILURE, delay=0)
+    without_branches = altered(on_redis.url, ("end_block(workflow, hop, below)\n", ""), limits=LIMITS)
+    old = RedisStore(on_redis.url, prefix=on_redis.prefix, lease=LEASE, ttl=TTL)
+    old._server._client.value = without_branches
+
+    assert old.cancel("w") == "cancelled"
+
+    assert not on_redis.store.record(running, {"call": "1"})
+    assert complete(on_redis.store, running) is None
+    assert on_redis.raw.sweep(host="there", dead=["ann"]).overdue == ()
+    on_redis.pass_time(25 * 3600)
+    for number in (3, 4):
+        on_redis.overdue(at(number))
+    assert on_redis.raw.sweep(host="there", queues={f"q-{at(number)}": True for number in (3, 4)}).overdue == ()
+    assert clean(on_redis) == []
+    assert on_redis.store.open_hops() == OpenHops(due=0, running=0, parked=0)
+    assert on_redis.store.asked(after=None, limit=9) == []
+    without_branches.redis.close()
 
 
 def test_an_older_dispatcher_and_the_commands_go_on(on_redis: RedisBench, newer: RedisStore) -> None:

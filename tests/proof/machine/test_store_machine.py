@@ -37,7 +37,7 @@ from paigeant_celery.core.names import block_of, blocks_above, next_place
 from paigeant_celery.core.waits import WHOLE, Wait, make_token
 from paigeant_celery.store.branch_port import BranchPage
 from paigeant_celery.store.conversations import heard_of
-from paigeant_celery.store.limits import LIMITS
+from paigeant_celery.store.limits import LIMITS, StoreLimits
 from paigeant_celery.store.memory import MemoryStore
 from paigeant_celery.store.memory_letters import FOR_EVER
 from paigeant_celery.store.memory_waits import by_since
@@ -797,10 +797,10 @@ def check_move(before: Reading, found: Reading) -> None:
         is_done = not goes_on or now.state == "completed"
         assert is_done or all(map(int.__le__, was, sums)), f"counted: {was} became {sums}, but no step is done"
         for hop_id in course.hops:
-            was, row = before.hops[hop_id], found.hops[hop_id]
-            assert row.fence >= was.fence, f"forward: the fence of {hop_id} fell"
-            assert row.state == was.state or was.state not in CLOSED, f"forward: {hop_id} was {was.state}"
-            check_joined(hop_id, was, row)
+            old, row = before.hops[hop_id], found.hops[hop_id]
+            assert row.fence >= old.fence, f"forward: the fence of {hop_id} fell"
+            assert row.state == old.state or old.state not in CLOSED, f"forward: {hop_id} was {old.state}"
+            check_joined(hop_id, old, row)
 
 
 def check_joined(hop_id: str, was: Row, now: Row) -> None:
@@ -1608,9 +1608,9 @@ def new_pairs(redis_db: Any) -> Iterator[Pairs]:
         client.redis.close()
 
 
-def altered(url: str, *replaced: tuple[str, str]) -> Client:
+def altered(url: str, *replaced: tuple[str, str], limits: StoreLimits = FEW_LETTERS) -> Client:
     """Open a client of a store with altered scripts."""
-    opened = RedisStore(url, prefix="unused", lease=LEASE, ttl=TTL, limits=FEW_LETTERS)._server.connected()
+    opened = RedisStore(url, prefix="unused", lease=LEASE, ttl=TTL, limits=limits)._server.connected()
     texts = {name: str(script.script) for name, script in opened.scripts.items()}
     for old, new in replaced:
         assert any(old in text for text in texts.values()), f"no script has {old!r}"
@@ -1855,6 +1855,12 @@ class Mutant:
     new: str = ""
     calls: Callable[[Machine], object]
     noticed: str
+    also: tuple[tuple[str, str], ...] = ()  # what else must change for the rule to be missing
+
+    @property
+    def replaced(self) -> tuple[tuple[str, str], ...]:
+        """Return its old and new texts."""
+        return (self.old, self.new), *self.also
 
 
 def complete_too_late(machine: Machine) -> None:
@@ -1971,7 +1977,159 @@ def keep_and_take(machine: Machine) -> None:
     machine.wait(back=0, name="paid")
 
 
+def hold_twice(machine: Machine) -> None:
+    machine.hold(0, first=0, size=2)
+    machine.hold(0, first=0, size=2)
+
+
+def open_twice(machine: Machine) -> None:
+    machine.hold(0, first=0, size=2)
+    machine.open_block(0, window=1, join="all")
+    machine.open_block(0, window=1, join="all")
+
+
+def end_branches(machine: Machine, *hows: str, join: str | int = "all", window: int = 2) -> None:
+    """Let a block wait for three branches, of which these end in their order."""
+    block_of_three(machine, join=join, window=window)
+    for number, how in enumerate(hows):
+        machine.claim(f"w.0-{number}.0", OWNERS[1])
+        if how == "parks":
+            machine.park(back=0)
+        elif how == "fails":
+            machine.fail(back=0, meant=False)
+        else:
+            machine.complete(back=0)
+
+
+def end_and_arrive(machine: Machine) -> None:
+    """The join is met by one of two branches that run; then comes the other one."""
+    block_of_three(machine, join=1)
+    for number in (0, 1):
+        machine.claim(f"w.0-{number}.0", OWNERS[1 + number])
+    machine.complete(back=1)
+    machine.complete(back=0)
+
+
+def end_before_the_block_sleeps(machine: Machine) -> None:
+    machine.hold(0, first=0, size=1)
+    machine.open_block(0, window=1, join="all")
+    machine.claim("w.0-0.0", OWNERS[1])
+    machine.complete(back=0)
+    machine.sleep_on_branches(back=1)
+
+
+def end_a_block_below_which_one_runs(machine: Machine, *, meant: bool = True) -> None:
+    """A block ends that has what it needs, and then comes a branch that lost."""
+    end_branches(machine, "ends", join=1)
+    machine.claim("w.0-1.0", OWNERS[1])
+    machine.claim("w.0", OWNERS[2])
+    machine.complete(back=0)
+    machine.record(back=1)
+    machine.complete(back=1)
+
+
+def cancel_a_block_below_which_one_runs(machine: Machine) -> None:
+    block_of_three(machine, join="all")
+    machine.claim("w.0-0.0", OWNERS[1])
+    machine.cancel("w", meant=True)
+    machine.record(back=0)
+    machine.complete(back=0)
+
+
+def park_and_redrive_branches(machine: Machine) -> None:
+    end_branches(machine, "parks", window=1)
+    machine.redrive_branch(0, fresh=False)
+    machine.claim("w.0-0.0", OWNERS[1])
+    machine.complete(back=0)
+
+
+def go_on_in_a_branch(machine: Machine) -> None:
+    block_of_three(machine, join="all")
+    machine.claim("w.0-0.0", OWNERS[1])
+    machine.complete(back=0, longer=True)
+
+
 MUTANTS = {
+    "a page of branches is written twice": Mutant(
+        old="if tonumber(first) ~= written or",
+        new="if",
+        calls=hold_twice,
+        noticed="answer",
+        also=(("if #keys > 0 and redis.call('EXISTS', unpack(keys)) > 0 then", "if false then"),),
+    ),
+    "a block is opened twice": Mutant(
+        old="if redis.call('HEXISTS', hop_key(hop), 'block:count') == 1 then return { block_values(hop), {} } end",
+        calls=open_twice,
+        noticed="record",
+    ),
+    "a block is joined twice": Mutant(
+        old="if not block.joined then\n",
+        new="if true then\n",
+        calls=end_and_arrive,
+        noticed="record",
+    ),
+    "a join is lost": Mutant(
+        old="plan.wakes = true",
+        calls=lambda machine: end_branches(machine, "ends", join=1),
+        noticed="answer",
+    ),
+    "a join between the last look and the suspension is lost": Mutant(
+        old="or (on_branches == '1' and record['block:joined'])",
+        calls=end_before_the_block_sleeps,
+        noticed="answer",
+    ),
+    "a join that cannot be met any more is not missed": Mutant(
+        old="then return 'missed' end",
+        new="then return nil end",
+        calls=lambda machine: end_branches(machine, "fails"),
+        noticed="answer",
+    ),
+    "a held branch is never opened": Mutant(
+        old="      open_next(block, plan)\n",
+        calls=lambda machine: end_branches(machine, "ends"),
+        noticed="answer",
+    ),
+    "more branches go on than may": Mutant(
+        old="if block.opened >= block.count or block.under_way >= block.at_once then return end",
+        new="if block.opened >= block.count then return end",
+        calls=park_and_redrive_branches,
+        noticed="answer",
+    ),
+    "a parked branch keeps its place": Mutant(
+        old="block.under_way = block.under_way - 1",
+        new="if how then block.under_way = block.under_way - 1 end",
+        calls=lambda machine: end_branches(machine, "parks", window=1),
+        noticed="answer",
+    ),
+    "a redriven branch is not counted": Mutant(
+        old="redis.call('HINCRBY', hop_key(above), 'block:under_way', 1)",
+        calls=park_and_redrive_branches,
+        noticed="record",
+    ),
+    "a branch stands at its first hop for ever": Mutant(
+        old="redis.call('HSET', hop_key(above), 'branch:' .. number, next_hop)",
+        calls=go_on_in_a_branch,
+        noticed="record",
+    ),
+    "a loser still writes": Mutant(
+        old="end_block(workflow, hop, below)\nfor _, note",
+        new="for _, note",
+        calls=end_a_block_below_which_one_runs,
+        noticed="record",
+        also=(("if is_cut or wrong then return nil, wrong or 0 end", ""),),
+    ),
+    "a branch of a workflow that has ended goes on": Mutant(
+        old="end_block(workflow, hop, below)\nadd_event(workflow, 'type', 'workflow_cancelled'",
+        new="add_event(workflow, 'type', 'workflow_cancelled'",
+        calls=cancel_a_block_below_which_one_runs,
+        noticed="record",
+    ),
+    "a workflow whose branches are all parked seems to go on": Mutant(
+        old="count_live(workflow, hop, -1)\n  if plan.sends",
+        new="if plan.sends",
+        calls=lambda machine: end_branches(machine, "parks", "parks", "parks"),
+        noticed="live",
+    ),
     "an owner is left when its hop is suspended": Mutant(
         old="redis.call('HDEL', hop_key(hop), 'owner', 'token', 'claimed_at', 'exhausted', 'given_back')\ntake_from(",
         new="redis.call('HDEL', hop_key(hop), 'token', 'claimed_at', 'exhausted', 'given_back')\ntake_from(",
@@ -1990,7 +2148,7 @@ MUTANTS = {
         noticed="answer",
     ),
     "an answer wakes nobody": Mutant(
-        old="local woken = is_settled and wake(hop) or {}",
+        old="local woken = is_settled and wake(workflow, hop) or {}",
         new="local woken = {}",
         calls=suspend_and_answer,
         noticed="answer",
@@ -2140,7 +2298,7 @@ CHECKS = (
 def test_each_rule_of_the_scripts_has_calls_that_need_it(new_pairs: Pairs, name: str) -> None:
     """A line that protects a workflow cannot disappear from a script unnoticed."""
     mutant = MUTANTS[name]
-    sound, mutated = (started(make(), most=1) for make in (new_pairs(), new_pairs((mutant.old, mutant.new))))
+    sound, mutated = (started(make(), most=1) for make in (new_pairs(), new_pairs(*mutant.replaced)))
 
     mutant.calls(sound)
     with pytest.raises(AssertionError, match=f"^{mutant.noticed}:"):
@@ -2162,6 +2320,6 @@ def test_random_calls_find_each_rule_that_is_missing(new_pairs: Pairs, name: str
     how = settings(SETTINGS, phases=[Phase.generate], report_multiple_bugs=False, derandomize=True, max_examples=600)
 
     with pytest.raises(AssertionError, match=f"^({'|'.join(CHECKS)}):") as caught:
-        run(new_pairs((mutant.old, mutant.new)), how)
+        run(new_pairs(*mutant.replaced), how)
 
     print(f"{name}: {caught.value}"[:300])

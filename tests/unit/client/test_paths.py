@@ -154,6 +154,15 @@ def test_a_path_that_leads_nowhere_is_refused_with_the_part_that_is_wrong(
     assert len(handle.pending_sync()) == 1
 
 
+def test_no_path_leads_anywhere_in_a_workflow_that_has_ended(workflow_harness: WorkflowHarness) -> None:
+    """The reason is told, not only that the step is unknown."""
+    handle = dispatched(workflow_harness, over("a"))
+
+    for act in (lambda: handle.signal_sync("paid", path="readings/0"), lambda: handle.redrive_sync("readings/0")):
+        with pytest.raises(InvalidInput, match="no step goes on: the workflow is completed"):
+            act()
+
+
 def test_the_path_of_a_step_of_the_workflow_itself_keeps_the_signal_for_it(workflow_harness: WorkflowHarness) -> None:
     """The step may not have come to its wait yet."""
     handle = workflow_harness.dispatch([gather.activity()], correlation_id="w")

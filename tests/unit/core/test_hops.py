@@ -10,9 +10,12 @@ import pytest
 
 from paigeant_celery.core.flow import Failure, WorkflowState
 from paigeant_celery.core.hops import (
+    ENDED,
+    Asleep,
     Change,
     ClosedState,
     Due,
+    Held,
     Hop,
     HopState,
     Line,
@@ -26,16 +29,22 @@ from paigeant_celery.core.hops import (
     close,
     count_attempt,
     goes_first,
+    hold,
+    is_cut_off,
     is_held,
+    is_live,
     lapse,
     may_pass,
     move_on,
+    open_held,
     open_pass,
     queue,
     redrive,
     release,
     renew,
+    suspend,
     sweep,
+    wake,
 )
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
@@ -319,3 +328,80 @@ def test_after_an_outage_owners_have_the_time_of_a_lease_to_come_back(lease: int
     assert is_held(late, now=too_late + 0.5 * SECOND, pace=pace)
     assert open_pass(late, now=too_late + SECOND, pace=pace).held_until == late.held_until
     assert not is_held(replace(late, swept_at=late.held_until), now=cast("datetime", late.held_until), pace=pace)
+
+
+# Blocks and branches.
+
+HELD = hold(digest="d").hop
+
+
+def left_to_branches(*, over: bool = False) -> Change:
+    change = suspend(
+        RUNNING, owner="ann", fence=1, over=over, until=NOW + 60 * SECOND, wake_at=None, line=LINE, now=NOW, pace=PACE,
+        on_branches=True,
+    )  # fmt: skip
+    return cast("Change", change)
+
+
+def test_the_first_hop_of_a_branch_is_held_and_listed_nowhere() -> None:
+    """No sweep sends it, and its message counts for no queue."""
+    assert hold(digest="d") == Change(hop=Hop(digest="d", state="held"), listing=Held())
+    assert move_on(LINE, HELD) == LINE
+    assert not is_live(HELD)
+
+
+def test_a_held_hop_cannot_be_claimed_renewed_or_closed() -> None:
+    """Only its block makes it live; a message that somebody forged changes nothing."""
+    assert claimed(HELD) == "held"
+    assert renew(HELD, owner="ann", fence=0, now=NOW, pace=PACE) == "lost"
+    assert [close(HELD, state, owner="ann", fence=0, now=NOW) for state in get_args(ClosedState)] == [False] * 4
+    assert release(HELD, owner="ann", fence=0, now=NOW) is False
+    assert wake(HELD, line=LINE, now=NOW, pace=PACE) is None
+    assert cancel(HELD).hop.state == "cancelled"
+
+
+def test_a_held_hop_is_made_live_once_and_then_is_as_any_new_hop() -> None:
+    """Its message is sent now, and a repetition sends none."""
+    change = open_held(HELD, line=LINE, now=NOW, pace=PACE)
+
+    assert change == queue(digest="d", line=LINE, now=NOW, pace=PACE)
+    for hop in (QUEUED, RUNNING, WAITING, PARKED, cancel(HELD).hop, replace(RUNNING, state="done")):
+        assert open_held(hop, line=LINE, now=NOW, pace=PACE) is None
+
+
+def test_a_block_that_waits_for_its_branches_goes_on_only_if_they_do() -> None:
+    """A workflow is parked when nothing of it goes on by itself, and a wait for somebody's answer goes on."""
+    asleep = left_to_branches()
+    waits = replace(asleep.hop, on_branches=False)
+
+    assert (asleep.hop.state, asleep.hop.owner, asleep.hop.attempt) == ("suspended", None, 0)
+    assert asleep.listing == Asleep(until=NOW + 60 * SECOND)
+    assert [is_live(hop) for hop in (asleep.hop, waits)] == [False, True]
+    assert [is_live(hop) for hop in (QUEUED, RUNNING, WAITING, PARKED)] == [True, True, True, False]
+
+
+def test_a_block_whose_join_was_faster_is_queued_instead_of_suspended() -> None:
+    """The mark is set once, and nobody would wake it later."""
+    change = left_to_branches(over=True)
+    woken = wake(left_to_branches().hop, line=LINE, now=NOW, pace=PACE)
+
+    assert (change.hop.state, change.hop.sent, change.listing) == ("queued", 4, Due(at=NOW + 5 * SECOND))
+    assert is_live(change.hop)
+    assert woken is not None
+    assert (woken.hop.state, woken.hop.owner, is_live(woken.hop)) == ("queued", None, True)
+
+
+def test_a_hop_is_cut_off_by_whatever_has_ended_above_it() -> None:
+    """The end of a block, or of the workflow, takes the right to write from all hops below it at once."""
+    open_: list[HopState] = [state for state in get_args(HopState) if state not in ENDED]
+
+    assert not is_cut_off(open_, "running")
+    assert not is_cut_off(open_, "parked")
+    assert not is_cut_off([], "running")
+    for state in ENDED:
+        for place in (0, 1, len(open_)):
+            assert is_cut_off([*open_[:place], state, *open_[place:]], "running")
+    workflow: WorkflowState
+    for workflow in ("completed", "failed", "cancelled"):
+        assert is_cut_off(open_, workflow)
+        assert is_cut_off([], workflow)

@@ -25,7 +25,7 @@ MakeMessage = Callable[..., PaigeantMessage]
 app = Celery("shop", set_as_current=False)
 
 
-@app.task(name="shop.charge")
+@app.task(name="shop.charge", shared=False)
 def charge(*args: object, **kwargs: object) -> None:
     """Stand for any task of a host."""
 

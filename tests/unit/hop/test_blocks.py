@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from paigeant_celery import (
+    ActivitySpec,
     StepPolicy,
     WorkflowContext,
+    WorkflowDispatcher,
     WorkflowFailed,
     WorkflowHandle,
     WorkflowParked,
@@ -20,9 +22,10 @@ from paigeant_celery import (
     sub_workflow,
 )
 from paigeant_celery.broker.port import Delivery
+from paigeant_celery.core.message import sha256
 from paigeant_celery.hop.guard import Arrival
 from paigeant_celery.hop.run import Opened
-from paigeant_celery.store.port import OpenHops
+from paigeant_celery.store.port import HopRecord, OpenHops
 from paigeant_celery.testing import WorkflowHarness
 from tests.support.branched_steps import dispatched, gather, load, read, repair
 
@@ -148,6 +151,31 @@ def test_a_block_in_a_branch_that_takes_too_long_fails_its_branch(workflow_harne
 
     text = "the block took longer than 60 s; 0 of 1 branches had ended"
     assert result.output == {"slow": {"failed": "TimeoutError", "text": text}, "fast": None}
+
+
+@pytest.mark.parametrize("options", [{}, {"join": 2}], ids=["a failure", "a missed join"])
+def test_the_error_of_a_block_shows_where_its_branch_failed(
+    workflow_harness: WorkflowHarness, options: dict[str, Any]
+) -> None:
+    """Also through blocks in blocks: whoever looks needs the line of the code, on whatever machine that ran."""
+    handle = dispatched(workflow_harness, sub_workflow(readings("a", "fail", **options)))
+
+    with pytest.raises(WorkflowFailed) as failed:
+        handle.result_sync(timeout=0)
+
+    told = str(failed.value.__cause__)
+    assert "branched_steps.py" in told
+    assert "LookupError: no such source" in told
+
+
+def test_the_output_of_a_block_keeps_no_frames_of_what_failed(workflow_harness: WorkflowHarness) -> None:
+    """It is read by models and by whoever gets the result; the frames are for whoever looks after the code."""
+    handle = dispatched(workflow_harness, readings("fail", on_failure="collect"))
+
+    assert handle.result_sync(timeout=0).output == [{"failed": "LookupError", "text": "no such source"}]
+    record = workflow_harness.store.workflow("w")
+    assert record is not None
+    assert "branched_steps.py" not in record.envelope
 
 
 # Ends from outside.
@@ -327,3 +355,60 @@ def test_what_a_step_retries_in_a_branch_concerns_no_other_branch(workflow_harne
 
     assert result.output == [1, 2, 1]
     assert tried == ["all/0/shaky", "all/1/shaky", "all/2/shaky", "all/1/shaky"]
+
+
+# Branches that nobody here can run.
+
+
+def test_a_branch_that_is_refused_is_parked_and_lets_the_next_one_go_on(workflow_harness: WorkflowHarness) -> None:
+    """A worker that lacks one agent must not hold up a whole fan-out."""
+    steps = [for_each(ActivitySpec("elsewhere", "go"), over=[1, 2], max_at_once=1, step_id="all")]
+    sent = WorkflowDispatcher().dispatch_workflow_sync(workflow_harness.transport, itinerary=steps, correlation_id="w")
+    outcomes = delivered(workflow_harness)
+
+    assert outcomes == ["suspended", "refused: unknown_agent", "refused: unknown_agent"]
+    with pytest.raises(WorkflowParked, match="all/0/elsewhere"):
+        WorkflowHandle(sent, workflow_harness.transport).result_sync(timeout=0)
+    letters = workflow_harness.store.dead_letters(after=None, limit=10)
+    assert {letter.hop_id for letter in letters} == {"w.0-0.0", "w.0-1.0"}
+
+
+def test_a_branch_that_did_not_begin_before_the_deadline_fails_and_wakes_its_block(
+    workflow_harness: WorkflowHarness,
+) -> None:
+    """Whoever sweeps ends it, if no worker serves its queue."""
+    handle = workflow_harness.dispatch([readings("a")], correlation_id="w", deadline=datetime.now(UTC) + AN_HOUR)
+    asyncio.run(workflow_harness.deliver(1))
+    (unserved,) = workflow_harness.pending
+    workflow_harness.pending.clear()
+    workflow_harness._skipped += AN_HOUR
+    envelope = unserved.envelope
+    end_late = workflow_harness._sweeper._end_late
+    assert end_late is not None
+
+    end_late(HopRecord(hop_id=unserved.hop_id, queue=unserved.queue, envelope=envelope, digest=sha256(envelope)))
+
+    assert [delivery.hop_id for delivery in workflow_harness.pending] == ["w.0"]
+    assert delivered(workflow_harness) == ["failed"]
+    assert failure_of(handle)[:2] == ("readings", "deadline")
+    assert asyncio.run(workflow_harness.redeliver(unserved)) == "dropped: finished"
+
+
+def test_a_block_whose_owner_was_overtaken_opens_nothing(workflow_harness: WorkflowHarness) -> None:
+    """Its worker was away for longer than its lease, and another one has opened the branches by now."""
+    workflow_harness.dispatch([readings("a", "b")], correlation_id="w")
+    hop = opened(workflow_harness, workflow_harness.pending.popleft())
+    store = workflow_harness.store
+    store.release(hop.closing)
+    workflow_harness.sweep()
+    again = opened(workflow_harness, workflow_harness.pending.popleft())
+    before = store.block("w.0")
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(workflow_harness._service.run(hop))
+    assert (store.block("w.0"), list(workflow_harness.pending)) == (before, [])
+
+    outcome = asyncio.run(workflow_harness._service.run(again))
+    assert workflow_harness._service.close(hop, outcome).outcome == "overtaken"
+    assert workflow_harness._service.close(again, outcome).outcome == "suspended"
+    assert delivered(workflow_harness) == ["branch_completed", "branch_completed", "workflow_completed"]

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from pathlib import Path
+
+import pytest
 
 from paigeant_celery.activities.functions import activity
 from paigeant_celery.client.dead_letters import DeadLetters
@@ -12,6 +16,7 @@ from paigeant_celery.hop.guard import Arrival
 from paigeant_celery.hop.letters import letter_of, redacted
 from paigeant_celery.testing import WorkflowHarness
 
+WIRE = Path(__file__).parents[2] / "data" / "wire"
 ARRIVAL = Arrival(hop_id="w.0", activity="draft", envelope="{}", queue="q")
 FAULT = MessageError("unknown_field", "surprise", "this version does not know the field")
 
@@ -23,6 +28,16 @@ def test_a_sample_keeps_the_structure_and_no_value() -> None:
     assert redacted(content) == (
         '{"slip":{"prompt":"<7 characters>","step_id":"<1 characters>"},"xxxxxx0#1":[0,true,null]}'
     )
+
+
+@pytest.mark.parametrize("name", ["first", "waiting", "tasks"])
+def test_a_sample_names_the_fields_of_each_kind_of_step(name: str) -> None:
+    """What is wrong with a step is seen by its fields; only the names inside of its values are its sender's."""
+    slip = json.loads((WIRE / f"{name}.json").read_text(encoding="utf-8"))["slip"]
+
+    shown = json.loads(redacted(json.dumps({"itinerary": slip["itinerary"][:1]})))
+
+    assert shown["itinerary"][0].keys() == slip["itinerary"][0].keys()
 
 
 def test_a_sample_of_what_is_no_json_shows_its_shape() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 
@@ -16,6 +17,8 @@ from paigeant_celery.broker.outbox import Outbox
 from paigeant_celery.broker.port import Delivery
 from paigeant_celery.broker.sending import Sending
 from paigeant_celery.client.dead_letters import DeadLetters
+from paigeant_celery.core.block_steps import parallel
+from paigeant_celery.core.branches import first_message
 from paigeant_celery.core.errors import UsageError
 from paigeant_celery.core.far import folded
 from paigeant_celery.core.flow_steps import sleep_for, wait_for
@@ -23,7 +26,7 @@ from paigeant_celery.core.message import PaigeantMessage, encode, reread
 from paigeant_celery.core.pages import paged
 from paigeant_celery.core.policy import StepPolicy
 from paigeant_celery.core.settings import Settings
-from paigeant_celery.core.slip import FunctionSpec, Step
+from paigeant_celery.core.slip import BlockSpec, FunctionSpec, Step
 from paigeant_celery.hop.effects import PUT_BACK, Refused, Summary
 from paigeant_celery.hop.guard import MOST_PUT_BACK, Arrival, given_back_of
 from paigeant_celery.hop.run import Opened
@@ -287,6 +290,26 @@ def test_a_step_that_waits_is_set_aside(broker: Broker, make_message: MakeMessag
     assert answer == Refused(reason="store_required", step_id=step.stem)
     ((letter, envelope),) = broker.kept
     assert (letter.reason, envelope) == ("store_required", encode(message))
+    assert broker.sent == []
+
+
+@pytest.mark.parametrize("is_block", [True, False], ids=["a block", "a branch"])
+def test_a_block_and_its_branches_are_set_aside(
+    broker: Broker, make_message: MakeMessage, flaky: FunctionActivity[[], str], is_block: bool
+) -> None:
+    """Nothing here would join them, so nothing of them is paid for."""
+    message = make_message(parallel({"a": flaky.activity()}))
+    (block,) = message.slip.itinerary
+    assert isinstance(block, BlockSpec)
+    if not is_block:
+        message, _ = first_message(message, block, 0, inline=1024, now=datetime.now(UTC))
+
+    answer = broker.serve(arrival_of(message))
+
+    assert answer == Refused(reason="store_required", step_id="parallel" if is_block else "parallel/a/flaky")
+    ((letter, envelope),) = broker.kept
+    assert (letter.reason, envelope) == ("store_required", encode(message))
+    assert ("a block is kept" if is_block else "the block of a branch is") in letter.text
     assert broker.sent == []
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -23,11 +23,16 @@ from paigeant_celery import (
     WorkflowFailed,
     WorkflowParked,
     activity,
+    for_each,
     install,
+    parallel,
     register_task,
     sleep_for,
     workflow_context,
 )
+from paigeant_celery.activities.celery_tasks import TaskCall
+from paigeant_celery.activities.context import WorkflowContext
+from paigeant_celery.activities.port import StepLimits
 from paigeant_celery.activities.registry import registry
 from paigeant_celery.core.errors import DuplicateActivity, MessageError, UnknownActivity
 from paigeant_celery.core.names import MAX_ATTEMPTS
@@ -116,6 +121,24 @@ async def test_a_signature_gets_the_previous_output_in_front_as_in_a_chain(
     assert list(result.outputs.values()) == [
         ["first"], [["first"], "second"], ["third"], [["third"]], None, [None, "x"],
     ]  # fmt: skip
+
+
+async def test_signatures_stand_in_branches(workflow_harness: WorkflowHarness, app: Celery) -> None:
+    """Each item is the first argument of its branch, and the output before the block that of every other one."""
+
+    @app.task(shared=False, name="shop.told", bind=True)
+    def told(self: Task, *args: object) -> list[object]:
+        return [self.request.id, self.request.parent_id, *args]
+
+    register_task(told)
+
+    result = await workflow_harness.run(
+        [for_each(told.s(5), over=["p", "q"]), parallel({"left": told.s(), "right": told.si("own")})],
+        correlation_id="w",
+    )
+
+    each = [["w.0-0.0", "w.0", "p", 5], ["w.0-1.0", "w.0", "q", 5]]
+    assert result.output == {"left": ["w.1-0.0", "w.1", each], "right": ["w.1-1.0", "w.1", "own"]}
 
 
 async def test_a_signature_may_be_put_on_the_runway(workflow_harness: WorkflowHarness, app: Celery) -> None:
@@ -254,19 +277,39 @@ def _sending(app: Celery, sent: list[dict[str, Any]]) -> Iterator[None]:
         app.amqp.__dict__["send_task_message"] = send
 
 
-async def test_a_body_cannot_change_what_its_step_is_given(workflow_harness: WorkflowHarness, app: Celery) -> None:
-    """The next attempt gets what the first one got."""
+async def test_a_body_cannot_change_what_its_step_is_given(
+    app: Celery, make_context: Callable[..., WorkflowContext], limits: StepLimits
+) -> None:
+    """The message is written again for the next attempt, and for a dead letter."""
 
-    @app.task(shared=False, name="shop.eat", bind=True, max_retries=1)
-    def eat(self: Task, basket: list[str], *, extra: list[str]) -> list[str]:
-        eaten = [basket.pop(), extra.pop()]
-        if self.request.retries == 0:
-            raise self.retry(countdown=1)
-        return eaten
+    @app.task(shared=False, name="shop.eat")
+    def eat(basket: list[str], *, extra: dict[str, list[str]]) -> list[str]:
+        return [basket.pop(), extra["more"].pop()]
 
-    register_task(eat)
+    step = register_task(eat)
+    spec = TaskSpec("shop.eat", (["apple"],), {"extra": {"more": ["pear"]}})
 
-    assert (await workflow_harness.run([eat.s(["apple"], extra=["pear"])])).output == ["apple", "pear"]
+    result = await step.run(spec, step.check(spec), make_context(), limits=limits)
+
+    assert result.output == ["apple", "pear"]
+    assert spec == TaskSpec("shop.eat", (["apple"],), {"extra": {"more": ["pear"]}})
+
+
+@pytest.mark.parametrize("raised", [None, Ignore(), Reject(), Down(), SystemExit()])
+def test_a_call_leaves_nothing_in_its_thread(app: Celery, raised: BaseException | None) -> None:
+    """Other code runs in it afterwards, or in a thread that gets its number."""
+
+    @app.task(shared=False, name="shop.charge", bind=True)
+    def charge(self: Task) -> str:
+        if raised is not None:
+            raise raised
+        return str(self.request.id)
+
+    call = TaskCall(args=(), kwargs={}, hop_id="w.0", root_id="w.0", parent_id=None, attempt=1)
+    with suppress(BaseException):
+        assert CeleryBody(charge).make(call, lambda result: result) == (None if raised else "w.0")
+
+    assert (charge.request.id, current_task._get_current_object()) == (None, None)
 
 
 async def test_what_a_task_yields_is_a_list_as_of_a_function(workflow_harness: WorkflowHarness, app: Celery) -> None:

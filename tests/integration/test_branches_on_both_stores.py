@@ -1,0 +1,100 @@
+"""The tree of a workflow is read, and acted upon, in the same way on both stores."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+import paigeant_celery.testing
+from paigeant_celery import for_each, parallel
+from paigeant_celery.activities.registry import registry
+from paigeant_celery.client.outline import outline_of
+from paigeant_celery.client.readings import BranchStatus
+from paigeant_celery.store.redis import RedisStore
+from paigeant_celery.testing import WorkflowHarness
+from tests.support.branched_steps import dispatched, gather, load, read, repair
+from tests.support.servers import RedisDatabase
+
+
+@pytest.fixture(autouse=True)
+def own_registry() -> Iterator[None]:
+    """Let each test find the steps, and no others."""
+    with registry.isolated():
+        load()
+        yield
+
+
+@pytest.fixture
+def harnesses(redis_db: RedisDatabase, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[WorkflowHarness]]:
+    """A harness on the store in memory, and one on Redis."""
+    in_memory = WorkflowHarness()
+    store = RedisStore(redis_db.url, prefix=redis_db.prefix, lease=10, ttl=60)
+    monkeypatch.setattr(paigeant_celery.testing, "MemoryStore", lambda **_: store)
+    yield [in_memory, WorkflowHarness()]
+    store.close()
+
+
+def block() -> Any:
+    inner = for_each([gather.activity(), read.activity()], over=["a", "park", "signal"], step_id="inner")
+    race = for_each(read.activity(), over=["wait", "b"], join="any", step_id="race")
+    failing = for_each(read.activity(), over=["c", "fail"], on_failure="collect", step_id="failing")
+    return parallel({"x": inner, "y": [race, failing], "z": read.activity()}, step_id="all", on_failure="collect")
+
+
+def seen(branches: tuple[BranchStatus, ...]) -> list[Any]:
+    """What both stores must tell alike; times and attempts that no one made are left out."""
+    return [
+        (
+            branch.path,
+            branch.state,
+            branch.step,
+            branch.queue,
+            branch.failure,
+            [(wait.kind, wait.name, wait.path, dict(wait.branches)) for wait in branch.waiting_for],
+            seen(branch.branches),
+        )
+        for branch in branches
+    ]
+
+
+def test_both_stores_tell_the_same_tree(harnesses: list[WorkflowHarness]) -> None:
+    """What is tested of readings with one store is true of the other."""
+    told = []
+    for harness in harnesses:
+        load()
+        handle = dispatched(harness, block(), gather.activity())
+        steps: list[Any] = [seen(handle.status_sync().branches), outline_of(harness.store, "w")]
+        steps.append([(wait.step_id, wait.name) for wait in handle.pending_sync()])
+        steps.append([(event.type, event.path) for event in handle.events_so_far()])
+        handle.signal_sync("paid", 1, path="all/x/inner/2")
+        repair()
+        assert handle.redrive_sync("all/x/inner/1/read")
+        while handle.status_sync().state != "completed":
+            harness.sweep()
+            asyncio.run(harness.deliver())
+        result = handle.result_sync(timeout=0)
+        steps += [seen(handle.status_sync().branches), dict(result.outputs), outline_of(harness.store, "w")]
+        told.append(steps)
+
+    in_memory, on_redis = told
+    for ours, theirs in zip(in_memory, on_redis, strict=True):
+        assert ours == theirs
+
+
+def test_both_stores_tell_what_was_cut_off(harnesses: list[WorkflowHarness]) -> None:
+    """A cancel is one mark; the tree shows at once that nothing below goes on."""
+    told = []
+    for harness in harnesses:
+        load()
+        handle = dispatched(harness, for_each(read.activity(), over=["a", "sleep", "park", "wait"], step_id="all"))
+        assert handle.cancel_sync()
+        copies = [delivery.hop_id for delivery in harness.pending]
+        outcomes = asyncio.run(harness.deliver())
+        told.append((seen(handle.status_sync().branches), handle.pending_sync(), copies, outcomes))
+
+    in_memory, on_redis = told
+    assert in_memory == on_redis
+    assert in_memory[2:] == (["w.0-1.0"], ["dropped: cancelled"])
