@@ -214,7 +214,8 @@ class Chain:
 
     def __init__(self, where: Deployment) -> None:
         self.where = where
-        self._app = Celery("control", broker=where.url, set_as_current=False)
+        # Celery refuses chords without a result backend; those of the workers count them.
+        self._app = Celery("control", broker=where.url, backend="cache+memory://", set_as_current=False)
         self._app.conf.update(task_default_queue=where.prefix, task_ignore_result=True)
         self._still_since: float | None = None
 
