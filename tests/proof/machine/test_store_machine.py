@@ -2246,8 +2246,8 @@ MUTANTS = {
         noticed="answer",
     ),
     "a history that is not kept for longer": Mutant(
-        old="if where == 'anywhere' then redis.call('PEXPIREAT', log, int(now + ttl)) end\nend\nfor i",
-        new="end\nfor i",
+        old="if where == 'anywhere' then redis.call('PEXPIREAT', log, int(now + ttl)) end\nend\nif not above",
+        new="end\nif not above",
         calls=lambda machine: machine.complete(back=0),
         noticed="record",
     ),
