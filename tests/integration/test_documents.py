@@ -1094,7 +1094,7 @@ def test_every_state_of_a_workflow_stands_in_its_table() -> None:
 
 def test_every_command_stands_in_its_table() -> None:
     """People look there for what they can do at night."""
-    shown = {re.sub(r"( [A-Z]+)+$", "", word).removeprefix("celery -A shop paigeant ") for word in
+    shown = {re.sub(r"( \[?[A-Z]+\]?)+$", "", word).removeprefix("celery -A shop paigeant ") for word in
              (row[0].strip("`") for row in table("docs/operating.md", "command"))}  # fmt: skip
 
     assert shown == set(commands(paigeant))
