@@ -139,7 +139,7 @@ def _block(
         text = f"is 'all', 'any' or how many branches must succeed, not {join!r}"
         raise InvalidInput("invalid_block", "join", text)
     if form == "parallel" and needed != "all" and needed > len(branches):
-        text = f"{needed} branches must succeed, but there are only {len(branches)}"
+        text = f"too few branches for the join: {len(branches)}, of which {needed} must succeed"
         raise InvalidInput("invalid_block", "join", text)
     if on_failure not in (None, "fail", "collect"):
         raise InvalidInput("invalid_block", "on_failure", f"is 'fail' or 'collect', not {on_failure!r}")

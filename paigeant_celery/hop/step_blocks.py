@@ -12,6 +12,7 @@ from pydantic import JsonValue
 
 from paigeant_celery.activities.port import ActivityResult
 from paigeant_celery.broker.outbox import Outbox
+from paigeant_celery.broker.tracing import current_trace
 from paigeant_celery.core.block_errors import BlockFailed, JoinMissed
 from paigeant_celery.core.blocks import Block, Plan, plan_of
 from paigeant_celery.core.branches import first_message
@@ -27,7 +28,7 @@ from paigeant_celery.core.manifests import (
     opened_as,
     read_end,
 )
-from paigeant_celery.core.message import PaigeantMessage, encode
+from paigeant_celery.core.message import PaigeantMessage, encode, within_trace
 from paigeant_celery.core.pointers import pointed_at
 from paigeant_celery.core.settings import Settings
 from paigeant_celery.core.steps import BlockSpec
@@ -81,7 +82,7 @@ class StepBlocks:
                 timeout=step.timeout,
             )
             if plan.needed > count:
-                raise JoinMissed(f"{plan.needed} branches must succeed, but there are only {count}")
+                raise JoinMissed(f"too few branches for the join: {count}, of which {plan.needed} must succeed")
             if not count:
                 return _result(step, self._message.place, {})
             block = await self._open(step, plan, items, written=block.written)
@@ -126,9 +127,10 @@ class StepBlocks:
 
     async def _open(self, step: BlockSpec, plan: Plan, items: Sequence[JsonValue] | None, *, written: int) -> Block:
         """Record all branches that are not recorded yet, and make the first ones live."""
+        message = within_trace(self._message, current_trace())  # their hops belong below the span of this one
         while written < plan.count:
             try:
-                page = await asyncio.to_thread(self._page, step, items, written, plan.count)
+                page = await asyncio.to_thread(self._page, message, step, items, written, plan.count)
                 written = await self._journal.patiently(partial(self._store.hold, self._closing, page))
             except InvalidInput as error:
                 raise Paused(error.reason, error.text) from None
@@ -137,12 +139,14 @@ class StepBlocks:
         await asyncio.to_thread(self._send, opened.hops)
         return opened.block
 
-    def _page(self, step: BlockSpec, items: Sequence[JsonValue] | None, first: int, count: int) -> BranchPage:
+    def _page(
+        self, message: PaigeantMessage, step: BlockSpec, items: Sequence[JsonValue] | None, first: int, count: int
+    ) -> BranchPage:
         hops: list[HopRecord] = []
         kept = {name_of_opened(self._message.place): opened_as(step, self._message.path).encode()}
         blobs = kept if first == 0 else {}
         size = 0
-        for hop, item in self._first_hops(step, items, range(first, min(first + PAGE, count))):
+        for hop, item in self._first_hops(message, step, items, range(first, min(first + PAGE, count))):
             size += len(hop.envelope) + sum(map(len, item.values()))
             if hops and size > MOST_BYTES:
                 break
@@ -151,12 +155,12 @@ class StepBlocks:
         return BranchPage(first=first, hops=hops, blobs=blobs)
 
     def _first_hops(
-        self, step: BlockSpec, items: Sequence[JsonValue] | None, numbers: range
+        self, block: PaigeantMessage, step: BlockSpec, items: Sequence[JsonValue] | None, numbers: range
     ) -> Iterator[tuple[HopRecord, dict[str, str]]]:
         now, inline = self._journal.waits.now(), self._settings.inline_output_size
         for number in numbers:
             item = items[number] if items is not None else None
-            message, text = first_message(self._message, step, number, item=item, inline=inline, now=now)
+            message, text = first_message(block, step, number, item=item, inline=inline, now=now)
             given = message.slip.branch.given if message.slip.branch is not None else None
             blobs = {given.output_name: text} if given is not None and text is not None else {}
             envelope = encode(message)

@@ -180,7 +180,7 @@ CASES = {
     "15 Infinity": Forged(reason="invalid_envelope", change=setting("variables", {"x": float("-inf")})),
     "15 1e999": Forged(reason="invalid_envelope", text=replacing('"variables":{}', '"variables":{"x":1e999}')),
     "15 a key twice": Forged(reason="invalid_envelope", text=replacing("{", '{"deadline":null,')),
-    "15 deeper than 32": Forged(reason="too_deep", change=setting("variables", {"x": nested(32)})),
+    "15 deeper than 64": Forged(reason="too_deep", change=setting("variables", {"x": nested(64)})),
     "15 far too deep": Forged(
         reason="too_deep", text=replacing('"variables":{}', f'"variables":{{"x":{"[" * 20000}{"]" * 20000}}}')
     ),

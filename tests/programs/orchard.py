@@ -14,7 +14,7 @@ from paigeant_celery import StepPolicy, WorkflowContext, activity
 FOLDER = Path(os.environ.get("ORCHARD", "."))
 
 
-@activity(policy=StepPolicy(max_attempts=1, final_on=[LookupError]))
+@activity(policy=StepPolicy(max_attempts=5, backoff=0, final_on=[LookupError]))
 async def pick(context: WorkflowContext) -> Any:
     """Pick an item; those of some names are hard to pick."""
     note_run()

@@ -126,7 +126,7 @@ BLOCKS: list[tuple[str, Callable[..., Any], tuple[object, ...], dict[str, Any], 
         {"join": 2},
         "invalid_block",
         "join",
-        "2 branches must succeed, but there are only 1",
+        "too few branches for the join: 1, of which 2 must succeed",
     ),
     (
         "fail-with-a-number",

@@ -23,7 +23,9 @@ for i = first_hop, first_blob - 1, of_hop do
   keys[#keys + 1] = hop_key(ARGV[i])
 end
 if #keys > 0 and redis.call('EXISTS', unpack(keys)) > 0 then
-  return corrupt(hop_key(hop), 'has branches that were there before they were recorded')
+  for _, key in ipairs(keys) do
+    if redis.call('EXISTS', key) == 1 then return corrupt(key, 'was there before it was recorded') end
+  end
 end
 
 local fields = { 'block:written', int(written + count) }

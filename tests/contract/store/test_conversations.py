@@ -9,8 +9,9 @@ import pytest
 
 from paigeant_celery.core.conversations import ConversationKey
 from paigeant_celery.store.conversations import AT_ONCE, PIECE
-from paigeant_celery.store.port import Claim, Claimed, Closing, Heard, Said, Standing, Suspended
+from paigeant_celery.store.port import Claim, Claimed, Closed, Closing, Heard, Said, Standing, Suspended
 from tests.contract.store.bench import Bench, RedisBench
+from tests.contract.store.blocks import at, open_all
 from tests.contract.store.given import FAILURE, claim, closing, completion, ending, hop, new
 
 OWN, SHARED = ConversationKey("support: a:1", "w"), ConversationKey("customer Zoë \U0001f600")
@@ -269,3 +270,37 @@ def test_something_else_in_the_place_of_a_history_is_named(on_redis: RedisBench,
         on_redis.store.complete(completion(close, said=Said(conversation=key, text="one\n")))
     on_redis.client.delete(name)
     assert on_redis.store.complete(completion(close, said=Said(conversation=key, text="one\n")))
+
+
+@BOTH
+def test_branches_say_their_part_in_the_order_in_which_they_end(bench: Bench, key: ConversationKey) -> None:
+    """Each hears what there was when it began, and what follows the block hears all of it."""
+    bench.store.start(new())
+    block = closing(bench.store.claim(claim()))
+    open_all(bench.store, block, 3)
+    assert bench.store.suspend(block, Standing(branches=True)) == Suspended()
+    asked = [continuing(key, at(number), token=f"b{number}") for number in range(3)]
+    closes = [closing(bench.store.claim(asked[number]), at(number)) for number in (0, 1)]
+
+    for number in (1, 0):
+        said = Said(conversation=key, text=f"from {number}\n")
+        assert bench.store.complete(completion(closes[number], said=said, end="{}")) == Closed()
+
+    assert bench.store.conversation(key) == "from 1\nfrom 0\n"
+    assert bench.store.complete(completion(closes[0], said=Said(conversation=key, text="again\n"))) == Closed()
+    last = heard(bench, asked[2])
+    assert (last.pieces, bench.store.conversation(key, last)) == (2, "from 1\nfrom 0\n")
+
+
+@BOTH
+def test_a_branch_that_is_cut_off_adds_nothing_to_a_conversation(bench: Bench, key: ConversationKey) -> None:
+    """What lost is not part of what was said."""
+    bench.store.start(new())
+    block = closing(bench.store.claim(claim()))
+    open_all(bench.store, block, 2)
+    close = closing(bench.store.claim(continuing(key, at(0))), at(0))
+    assert bench.store.complete(completion(block, next_hop=hop("w.1"))) == Closed()
+
+    assert bench.store.complete(completion(close, said=Said(conversation=key, text="late\n"), end="{}")) is None
+
+    assert bench.store.conversation(key) is None

@@ -10,6 +10,7 @@ import pytest
 from paigeant_celery.core.errors import StoreCorrupt
 from paigeant_celery.store.port import Claimed, Closing, NewWait, Standing, Sweep
 from tests.contract.store.bench import RedisBench, everything
+from tests.contract.store.blocks import at, page, plan
 from tests.contract.store.given import FAILURE, claim, closing, completion, hop, new, told
 
 
@@ -144,6 +145,82 @@ def test_a_key_of_another_type_is_reported_by_what_concerns_waits(on_redis: Redi
     assert who_notices(on_redis, key, calls, but=()) == OF_WAITS[key]
 
 
+OF_BRANCHES: Mapping[str, list[str]] = {
+    "due": [
+        "open_block",
+        "suspend",
+        "branches",
+        "hop",
+        "claim",
+        "renew",
+        "complete",
+        "park",
+        "redrive",
+        "fail",
+        "sweep",
+        "cancel",
+    ],
+    "parked": ["park", "redrive", "sweep", "cancel"],
+    "asleep": ["suspend", "complete", "park", "fail", "sweep", "cancel"],
+    "asked": ["redrive", "sweep", "cancel"],
+    "sent": ["open_block", "suspend", "complete", "park", "fail", "sweep"],
+    "deadlines": ["open_block", "suspend", "complete", "park", "redrive", "fail", "sweep", "cancel"],
+    "ending": ["sweep", "cancel"],
+    "kept": ["park", "redrive", "sweep", "cancel"],
+    "owner:ann": ["suspend", "claim", "renew", "complete", "park", "fail"],
+    "events:w": ["open_block", "suspend", "claim", "complete", "park", "redrive", "fail", "cancel"],
+    "blob:w": ["hold", "complete", "redrive", "fail", "cancel"],
+    "hops:w": ["hold", "complete", "fail", "cancel"],
+    "wf:w": ["open_block", "suspend", "claim", "record", "renew", "complete", "park", "redrive", "fail", "cancel"],
+    "hop:w.0": [
+        "hold",
+        "open_block",
+        "suspend",
+        "branches",
+        "claim",
+        "record",
+        "renew",
+        "complete",
+        "park",
+        "redrive",
+        "fail",
+        "cancel",
+    ],
+    "hop:w.0-0.0": ["hold", "open_block", "branches", "hop", "claim", "record", "renew", "complete"],
+    "hop:w.0-1.0": ["hold", "open_block", "branches", "park", "redrive"],
+}
+
+
+@pytest.mark.parametrize("key", OF_BRANCHES)
+def test_a_key_of_another_type_is_reported_by_what_concerns_branches(on_redis: RedisBench, key: str) -> None:
+    """No branch is written, opened, counted or cut off by halves."""
+    store, block = on_redis.raw, Closing(hop_id="w.0", owner="ann", fence=1)
+    first, second, last = (Closing(hop_id=at(number), owner="ann", fence=1) for number in range(3))
+    items = {"item": "1"}
+    store.start(new())
+    store.claim(claim())
+    calls: Mapping[str, Callable[[], object]] = {
+        "hold": lambda: store.hold(block, page(0, 5, blobs=items)),
+        "open_block": lambda: store.open_block(block, plan(5, window=2, collects=True)),
+        "suspend": lambda: store.suspend(block, Standing(branches=True)),
+        "branches": lambda: store.branches("w.0", first=0, limit=9),
+        "hop": lambda: store.hop(at(0)),
+        "claim": lambda: store.claim(claim(at(0))),
+        "claim next": lambda: store.claim(claim(at(1))),
+        "record": lambda: store.record(first, {"call": "1"}),
+        "renew": lambda: store.renew("ann", {at(0): 1}),
+        "complete": lambda: store.complete(completion(first, end="{}")),
+        "park": lambda: store.park(second, FAILURE),
+        "redrive": lambda: store.redrive("w", place="0-1.0"),
+        "claim last": lambda: store.claim(claim(at(2))),
+        "fail": lambda: store.fail(last, FAILURE, end="{}"),
+        "sweep": lambda: store.sweep(host="there"),
+        "cancel": lambda: store.cancel("w"),
+    }
+
+    assert who_notices(on_redis, key, calls, but=("claim next", "claim last")) == OF_BRANCHES[key]
+
+
 def test_waits_with_rubbish_in_their_fields_are_reported(on_redis: RedisBench) -> None:
     """And a hop that sleeps but lacks fields ends no sweep."""
     store = on_redis.raw
@@ -161,6 +238,25 @@ def test_waits_with_rubbish_in_their_fields_are_reported(on_redis: RedisBench) -
     on_redis.pass_time(25 * 3600)
     assert store.sweep(host="there") == Sweep(corrupted=(key,))
     assert store.sweep(host="there") == Sweep()
+
+
+@pytest.mark.parametrize("field", ["block:written", "block:opened", "block:under_way", "how:0", "order:0", "branch:1"])
+def test_a_block_with_rubbish_in_its_fields_is_reported(on_redis: RedisBench, field: str) -> None:
+    """Nothing is read from it as if it were right, and no end of a branch is counted into it."""
+    store = on_redis.raw
+    store.start(new())
+    block = closing(store.claim(claim()))
+    store.hold(block, page(0, 3))
+    store.open_block(block, plan(3, window=2, collects=True))
+    store.complete(completion(closing(store.claim(claim(at(0))), at(0)), end="{}"))
+    close = closing(store.claim(claim(at(1))), at(1))
+    on_redis.client.hset(on_redis.key("hop", "w.0"), field, "odd" if field != "branch:1" else "")
+    before = everything(on_redis)
+
+    assert fault_of(lambda: store.branches("w.0", first=0, limit=9)) is not None
+    if field in ("block:opened", "block:under_way"):
+        assert fault_of(lambda: store.complete(completion(close, end="{}"))) is not None
+    assert everything(on_redis) == before
 
 
 @pytest.mark.parametrize("key", WHO_NOTICES)

@@ -357,6 +357,15 @@ def test_the_previous_output_follows_the_prompt_as_data(
     )
 
 
+def test_the_output_of_a_block_is_told_without_our_own_activity(
+    run_step: Callable[..., Any], make_context: MakeContext
+) -> None:
+    """A model knows the step by its id; the name of what joins branches would only puzzle it."""
+    context = make_context(previous_output=StepOutput(step_id="readings", activity="_flow", output=["a", "b"]))
+
+    assert '<previous_output step="readings">' in prompt_given(run_step, ActivitySpec("agent", "Judge."), context)
+
+
 def test_a_step_can_leave_the_previous_output_out_of_its_prompt(
     run_step: Callable[..., Any], make_context: MakeContext
 ) -> None:

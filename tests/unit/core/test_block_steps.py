@@ -110,7 +110,7 @@ REFUSED: list[tuple[str, Callable[..., object], str, str, str]] = [
         (f"join {join!r}", lambda join=join: parallel({"a": A}, join=join), "invalid_block", "join", text)
         for join, text in [
             (0, NUMBER), (-1, NUMBER), (True, NUMBER), (1.0, NUMBER), ("some", NUMBER), (None, NUMBER),
-            (2, "2 branches must succeed, but there are only 1"),
+            (2, "too few branches for the join: 1, of which 2 must succeed"),
         ]
     ],
     ("fail or not", lambda: parallel({"a": A}, on_failure="stop"), "invalid_block", "on_failure", "not 'stop'"),  # type: ignore[arg-type]

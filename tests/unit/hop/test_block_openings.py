@@ -82,7 +82,7 @@ def test_a_block_over_nothing_gives_nothing(workflow_harness: WorkflowHarness, s
     steps = [plan.activity({"given": []}), for_each(seen.activity(), over="plan#/given"), seen.activity()]
     assert asyncio.run(workflow_harness.run(steps)).output == []
 
-    with pytest.raises(WorkflowFailed, match="JoinMissed: 1 branches must succeed, but there are only 0"):
+    with pytest.raises(WorkflowFailed, match="JoinMissed: too few branches for the join: 0, of which 1 must succeed"):
         asyncio.run(workflow_harness.run([for_each(seen.activity(), over=[], join="any")]))
 
 
@@ -257,6 +257,19 @@ def test_a_block_that_would_have_too_many_hops_is_parked(workflow_harness: Workf
     letters = workflow_harness.store.dead_letters(after=None, limit=10)
     assert {letter.reason for letter in letters} == {"too_many_hops"}
     assert handle.cancel_sync()
+
+
+def test_branches_belong_to_the_trace_of_their_block(
+    workflow_harness: WorkflowHarness, seen: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A trace shows the fan-out below the step that made it."""
+    traces = iter([{"traceparent": "of the block"}])
+    monkeypatch.setattr(step_blocks, "current_trace", lambda: next(traces))
+    workflow_harness.dispatch([for_each(seen.activity(), over=[1, 2])], correlation_id="w")
+    asyncio.run(workflow_harness.deliver(1))
+
+    assert [delivery.trace_context for delivery in workflow_harness.pending] == [{"traceparent": "of the block"}] * 2
+    assert [delivery.parent_id for delivery in workflow_harness.pending] == ["w.0"] * 2
 
 
 # Sizes and names.
