@@ -16,7 +16,7 @@ SIZES = [
     ("collects", 1, 2_000),
     ("any", 1, 8_000),
     ("nested", 1, 10_000),
-    pytest.param("three", 1, 5_000, marks=pytest.mark.proof),
+    pytest.param("three", 1, 4_000, marks=pytest.mark.proof),
     pytest.param("inner any", 1, 40_000, marks=pytest.mark.proof),
     pytest.param("outer any", 1, 40_000, marks=pytest.mark.proof),
     pytest.param("collects", 2, 40_000, marks=pytest.mark.proof),
