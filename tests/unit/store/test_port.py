@@ -10,14 +10,13 @@ import pytest
 
 from paigeant_celery.core.flow import WorkflowState
 from paigeant_celery.store import port
-from paigeant_celery.store.branch_port import BranchStore
 from paigeant_celery.store.memory import MemoryStore
 from paigeant_celery.store.redis import RedisStore
 
 PARTS = (
     port.HopStore,
     port.WaitStore,
-    BranchStore,
+    port.BranchStore,
     port.JournalStore,
     port.ConversationKeeper,
     port.EventStore,
