@@ -18,8 +18,10 @@ from paigeant_celery import (
     StepPolicy,
     WorkflowDispatcher,
     activity,
+    parallel,
     register_agent,
     sleep_for,
+    sub_workflow,
     wait_for,
 )
 from paigeant_celery.client.answering import check_size
@@ -29,6 +31,7 @@ from paigeant_celery.core.errors import ConfigurationError
 from paigeant_celery.core.events import PART
 from paigeant_celery.core.jsonable import MAX_VALUE_DEPTH
 from paigeant_celery.core.settings import read_settings
+from paigeant_celery.core.steps import Step
 from paigeant_celery.core.wait_inputs import checked_by, checked_signal_id, checked_wait_name
 from paigeant_celery.core.waits import WHOLE
 from paigeant_celery.journal import event_feed
@@ -57,10 +60,20 @@ PATTERNS = rows("| what | pattern | longest | an error has |")
 LIMITS = rows("| what | limit | an error has |")
 
 
-def dispatched(**options: Any) -> object:
-    harness = WorkflowHarness()
-    steps = [ActivitySpec("writer", "x")]
-    return WorkflowDispatcher().dispatch_workflow_sync(harness.transport, itinerary=steps, **options)
+def dispatched(*steps: Step, **options: Any) -> object:
+    itinerary = steps or [ActivitySpec("writer", "x")]
+    return WorkflowDispatcher().dispatch_workflow_sync(WorkflowHarness().transport, itinerary=itinerary, **options)
+
+
+def block(name: str = "a", *, at_once: int = 20) -> Callable[[], object]:
+    return lambda: parallel({name: ActivitySpec("a", "x")}, max_at_once=at_once)
+
+
+def deep(blocks: int) -> Callable[[], object]:
+    step: Step = ActivitySpec("a", "x")
+    for _ in range(blocks):
+        step = sub_workflow(step)
+    return lambda: dispatched(step)
 
 
 # Each way to give a name of a kind: where the page says one thing, all of them do.
@@ -211,6 +224,11 @@ EDGES: dict[str, tuple[list[str], list[Callable[[], object]], list[Callable[[], 
         [partial(check_size, ["a" * 32 * KIB], STORE.max_signal)],
         [partial(check_size, ["a" * 32 * KIB + "a"], STORE.max_signal)],
     ),
+    "name of a branch": (["1", "128"], [block("é 🦜"), block("a" * 128)], [block(" "), block("a/b"), block("a" * 129)]),
+    "`max_at_once=` of a block": (
+        ["1", "100"], [block(at_once=1), block(at_once=100)], [block(at_once=0), block(at_once=101)],
+    ),
+    "blocks in each other": (["8"], [deep(8)], [deep(9)]),
     "`max_added_steps=`": (
         ["0", "1000"],
         [lambda: PaigeantAgent("test", max_added_steps=0), lambda: PaigeantAgent("test", max_added_steps=1000)],
@@ -236,7 +254,9 @@ ELSEWHERE = {  # settings; their page is compared with the code by another test
     "all of these together, with the outputs so far": "`paigeant_max_message_size`",
     "a file in a prompt, as base64": "`paigeant_max_output_size`",
     "all files of a workflow that are stored, as base64": "eight times that",
-    "steps of a workflow": "`paigeant_max_steps`",
+    "steps of a workflow, or of a branch of a block": "`paigeant_max_steps`",
+    "branches of a block": "`paigeant_max_branches`",
+    "hops of a workflow with blocks": f"{STORE.max_hops:,}".replace(",", " "),
     "history of a conversation": "`paigeant_max_conversation_size`",
     "open waits of a step": str(STORE.max_waits),
 }

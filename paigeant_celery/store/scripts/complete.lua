@@ -65,17 +65,17 @@ if log then
   redis.call('HINCRBY', log, start .. 'size', size)
   if where == 'anywhere' then redis.call('PEXPIREAT', log, int(now + ttl)) end
 end
-if above then
-  -- Nobody reads it any more, and a fan-out has as many as branches.
-  redis.call('UNLINK', journal_key(hop))
-else
+if not above then
   for i = first_record, first_blob - 1, 2 do redis.call('HSET', journal_key(hop), ARGV[i], ARGV[i + 1]) end
 end
 for i = first_blob, #ARGV, 2 do redis.call('HSET', blob_key(workflow), ARGV[i], ARGV[i + 1]) end
 if used then redis.call('HSET', wf_key(workflow), 'used', sums_text(used, sums_in(exact), counted)) end
 if next_hop ~= '' then queue_hop(workflow, next_hop, queue, envelope, digest) end
 close_hop(hop, owner, 'done', open)
+if above then redis.call('UNLINK', journal_key(hop)) end -- nobody reads it any more, and there are as many as branches
 stop_awaiting(workflow, hop, tokens_in(open))
+-- Nobody reads it any more, and a fan-out has as many as branches.
+if above then redis.call('UNLINK', journal_key(hop)) end
 end_block(workflow, hop, below)
 for _, note in ipairs(notes) do add_event(workflow, unpack(note)) end
 local sends = 1

@@ -152,7 +152,7 @@ def test_no_end_of_a_large_workflow_runs_more_than_a_thousand_commands(alone: Re
     for number in range(50):
         run(store, at(number), owner=f"host-{number}:1")
     for number in range(50, 70):
-        wait_in(alone, at(number), asks(at(number), "paid", kind="signal"))
+        wait_in(alone.raw, at(number), asks(at(number), "paid", kind="signal"))
     for number in range(70, 90):
         store.park(run(store, at(number)), FAILURE, replace(letter(), letter_id=f"l{number}"))
     open_all(store, run(store, at(95)), 250, window=PAGE)
@@ -179,7 +179,7 @@ def test_the_end_of_a_branch_eight_blocks_deep_is_cheap(alone: RedisBench) -> No
     waiting_block(alone, 2, window=1)
     hop_id = at(0)
     for _ in range(7):
-        nested_block(alone, hop_id, 2, window=1)
+        nested_block(alone.raw, hop_id, 2, window=1)
         hop_id = at(0, of=hop_id)
     close = run(alone.raw, hop_id)
 
@@ -271,7 +271,7 @@ def test_sweeps_close_what_they_meet_in_a_workflow_that_an_older_version_has_end
     store = on_redis.raw
     waiting_block(on_redis, 4)
     held = closing(on_redis.brief.claim(claim(at(0))), at(0))
-    wait_in(on_redis, at(1), asks(at(1)))
+    wait_in(on_redis.raw, at(1), asks(at(1)))
     store.retry_at(run(store, at(2), owner="bob"), FAILURE, delay=0)
     ended_by_an_older_version(on_redis)
 
@@ -364,7 +364,7 @@ def test_a_workflow_counts_its_live_branches_at_every_depth(on_redis: RedisBench
     store = on_redis.store
     waiting_block(on_redis, 2)
     assert live() == ("2", None)
-    inner = nested_block(on_redis, at(0), 3, join=1)
+    inner = nested_block(on_redis.raw, at(0), 3, join=1)
     assert live() == ("4", "3")
     park(store, at(0, of=at(0)), at(1))
     assert live() == ("2", "2")

@@ -214,7 +214,8 @@ class Chain:
 
     def __init__(self, where: Deployment) -> None:
         self.where = where
-        self._app = Celery("control", broker=where.url, backend=where.url, set_as_current=False)
+        # Celery refuses chords without a result backend; those of the workers count them.
+        self._app = Celery("control", broker=where.url, backend="cache+memory://", set_as_current=False)
         self._app.conf.update(task_default_queue=where.prefix, task_ignore_result=True)
         self._still_since: float | None = None
 
@@ -229,7 +230,7 @@ class Chain:
 
     def dispatch(self, work: Work) -> None:
         steps = [self._step(work, place) for place in range(work.steps)]
-        if work.fans_at == 0:  # a chord that is sent from here would be sent twice if that fails halfway
+        if work.fans_at == 0:  # nothing here counts results, and what fails halfway would be sent twice
             steps[:2] = reversed(steps[:2])
         deadline = time.monotonic() + DISPATCH_PATIENCE
         while True:

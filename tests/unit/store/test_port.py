@@ -1,4 +1,4 @@
-"""The seam to a store: seven small parts, so that its users ask only for what they need."""
+"""The seam to a store: eight small parts, so that its users ask only for what they need."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from paigeant_celery.store.redis import RedisStore
 PARTS = (
     port.HopStore,
     port.WaitStore,
+    port.BranchStore,
     port.JournalStore,
     port.ConversationKeeper,
     port.EventStore,
@@ -29,7 +30,7 @@ def operations(of: type) -> set[str]:
     return {name for name in vars(of) if not name.startswith("_")}
 
 
-def test_each_operation_of_a_store_stands_in_one_of_its_seven_parts() -> None:
+def test_each_operation_of_a_store_stands_in_one_of_its_eight_parts() -> None:
     """A signature shows which parts of the store its owner may touch."""
     assert set(PARTS) < set(port.Store.__mro__)
     assert operations(port.Store) == set()
