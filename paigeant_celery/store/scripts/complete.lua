@@ -74,8 +74,6 @@ if next_hop ~= '' then queue_hop(workflow, next_hop, queue, envelope, digest) en
 close_hop(hop, owner, 'done', open)
 if above then redis.call('UNLINK', journal_key(hop)) end -- nobody reads it any more, and there are as many as branches
 stop_awaiting(workflow, hop, tokens_in(open))
--- Nobody reads it any more, and a fan-out has as many as branches.
-if above then redis.call('UNLINK', journal_key(hop)) end
 end_block(workflow, hop, below)
 for _, note in ipairs(notes) do add_event(workflow, unpack(note)) end
 local sends = 1
