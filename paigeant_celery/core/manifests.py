@@ -157,14 +157,14 @@ def succeeded_end(slip: RoutingSlip) -> tuple[BranchEnd, Mapping[str, str]]:
     used = used_by(slip.executed, earlier=slip.earlier)
     end = BranchEnd(state="succeeded", usage=dict(used.counters), cost=used.cost)
     stored = {name_of_slip(slip): dumps(slip.model_dump(mode="json", exclude_defaults=True))}
-    last = next((record for record in reversed(slip.executed) if record.gives_output), None)
+    last = slip.previous  # if the branch only slept, what it was given
     if last is None:
         return end, stored
-    ref = last.output_ref
-    if ref is None:
-        text = dumps(last.output)
-        ref = OutputRef(size=len(text.encode()), sha256=sha256(text), name=slip.name_in_store(last.step_id))
-        stored[last.model_copy(update={"output_ref": ref}).output_name] = text
+    if last.output_ref is not None:
+        ref = last.output_ref.model_copy(update={"name": last.output_name})
+    else:
+        text, name = dumps(last.output), slip.name_in_store(last.step_id)
+        ref, stored[name] = OutputRef(size=len(text.encode()), sha256=sha256(text), name=name), text
     size = last.whole_size if last.whole_size is not None else ref.size
     changed = {"output": ref, "block": last.is_block, "size": size, "content": last.content}
     return end.model_copy(update=changed), stored

@@ -22,7 +22,7 @@ class StoreLimits:
     )  # of envelopes to send, and of late ones, in one answer that a round trip must carry
     most_looked_at: int = 1_000  # queued hops in one pass; it takes about 10 ms
     max_hops: int = 10_000  # of one workflow with blocks
-    max_events: int = 1_000  # of one workflow, approximately
+    max_events: int = 10_000  # of one workflow, approximately; a thousand branches have three each
     max_streamed: int = 10_000  # events of one workflow's agents, approximately
     max_letters: int = 10_000  # of refused messages; the oldest are dropped
     letters_at_once: int = 100  # read at once from an index

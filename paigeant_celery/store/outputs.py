@@ -116,7 +116,8 @@ def brought_with_claim(message: PaigeantMessage) -> tuple[str, ...]:
     Large ones are read apart.
     """
     wanted: list[tuple[str, int]] = []
-    if (previous := message.slip.wanted) is not None and previous.output_ref is not None:
+    previous = message.slip.wanted
+    if previous is not None and previous.output_ref is not None and not previous.is_block:
         wanted.append((previous.output_name, previous.output_ref.size))
     if (later := next_page(message.slip)) is not None:
         wanted.append((name_of_page(later.page), later.size))

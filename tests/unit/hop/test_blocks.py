@@ -19,6 +19,7 @@ from paigeant_celery import (
     activity,
     for_each,
     parallel,
+    sleep_for,
     sub_workflow,
 )
 from paigeant_celery.broker.port import Delivery
@@ -77,6 +78,22 @@ def test_the_first_failure_fails_the_workflow_and_cuts_the_others_off(workflow_h
     assert workflow_harness.store.open_hops() == NOTHING_OPEN
     assert handle.resolve_sync(token_of(workflow_harness, "0-0.0"), 1).outcome == "late"
     assert delivered(workflow_harness) == []
+
+
+def test_a_branch_that_only_sleeps_gives_what_it_was_given(workflow_harness: WorkflowHarness) -> None:
+    """A sleep passes the previous output on, in a branch as well, however large the item is."""
+    items = ["a", "x" * 5000]
+
+    result = asyncio.run(workflow_harness.run([for_each(sleep_for(1), over=items), gather.activity()]))
+
+    assert result.outputs["for-each"] == items
+
+    @activity
+    def write() -> str:
+        return items[1]
+
+    result = asyncio.run(workflow_harness.run([write.activity(), sub_workflow(sleep_for(1)), gather.activity()]))
+    assert result.outputs["sub-workflow"] == items[1]
 
 
 def test_a_run_that_was_cut_off_writes_nothing(workflow_harness: WorkflowHarness) -> None:
