@@ -2318,7 +2318,8 @@ HARDLY_MET = {
     "a branch stands at its first hop for ever", "a loser still writes",
     "a branch of a workflow that has ended goes on", "a workflow whose branches are all parked seems to go on",
     "more branches go on than may",
-    "a call counts each time it is recorded", "a step counts beside its calls", "a step that is done counts for nothing",
+    "a call counts each time it is recorded", "a step counts beside its calls",
+    "a step that is done counts for nothing",
     "what was counted outlives its journal", "counting begins anew with each claim",
 }  # fmt: skip
 
