@@ -173,7 +173,11 @@ def _planned_block(step: Step) -> OutlinedBlock | None:
     if not isinstance(step, BlockSpec):
         return None
     branches = [
-        OutlinedBranch(name=branch.name, state="planned", steps=tuple(_planned(branch.steps)))
+        OutlinedBranch(
+            name=branch.name if step.form != "sub_workflow" else "0",
+            state="planned",
+            steps=tuple(_planned(branch.steps)),
+        )
         for branch in step.branches[:MOST_SHOWN]
     ]
     return OutlinedBlock(form=step.form, branches=tuple(branches))

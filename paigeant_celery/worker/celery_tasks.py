@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from celery import Task
 from celery._state import _task_stack
 from celery.app.task import Context
-from celery.exceptions import Ignore, Reject, Retry
+from celery.exceptions import Ignore, NotRegistered, Reject, Retry
 from celery.local import PromiseProxy, Proxy
 from celery.utils.nodenames import gethostname
 from celery.utils.time import maybe_make_aware
@@ -63,7 +63,7 @@ class CeleryBody:
     def name(self) -> str:
         try:
             return str(self._task.name)
-        except RuntimeError as error:  # an app that makes no tasks before it is finalized
+        except (RuntimeError, NotRegistered) as error:  # an app that makes no tasks before it is finalized, or just now
             raise UsageError(f"a Celery task has no name yet: {error}") from error
 
     @property

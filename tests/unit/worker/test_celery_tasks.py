@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from celery import Celery, Task, _state, current_task, shared_task, signature
+from celery.app import base
 from celery.exceptions import Ignore, MaxRetriesExceededError, Reject
 
 from paigeant_celery import (
@@ -809,8 +810,9 @@ def test_the_name_of_a_task_must_be_one_that_a_slip_can_have(app: Celery) -> Non
         register_task(app.tasks["_flow"])
 
 
-def test_registering_a_task_makes_nothing_of_the_app_yet(app: Celery) -> None:
+def test_registering_a_task_makes_nothing_of_the_app_yet(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its module is still loading: settings that come further down must still reach the task."""
+    monkeypatch.setattr(registry, "_subscribers", [])  # apps that other tests have installed, and finalized
 
     @app.task(shared=False)
     def charge() -> None: ...
@@ -842,6 +844,32 @@ async def test_a_shared_task_is_that_of_the_current_app(
         assert "shop.shared" in app.tasks
 
         assert (await workflow_harness.run([shared.s(3)], correlation_id="w")).output == ["w.0", 3]
+
+
+@pytest.mark.parametrize("ours_first", [True, False])
+def test_a_shared_task_is_registered_whoever_hears_first_that_its_app_is_ready(
+    ours_first: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Celery tells a set of listeners in any order: one makes the task, and another one is ours."""
+    heard: list[Callable[[Celery], object]] = []
+    monkeypatch.setattr(_state, "_on_app_finalizers", set())
+    monkeypatch.setattr(_state, "connect_on_app_finalize", heard.append)
+    monkeypatch.setattr(_state, "_announce_app_finalized", lambda app: [hear(app) for hear in heard])
+    monkeypatch.setattr(base, "_announce_app_finalized", _state._announce_app_finalized)
+
+    name = f"shop.heard_{ours_first}"  # apps of other tests may be alive
+
+    @shared_task(name=name)
+    def shared(n: int) -> int:
+        return n
+
+    register_task(shared)
+    with Celery("shop", broker=UNREACHABLE, set_as_current=False) as app:
+        app.set_current()
+        heard.insert(0 if ours_first else len(heard), install)
+        app.finalize()
+
+        assert f"paigeant.{name}" in app.tasks
 
 
 def test_a_task_stays_an_ordinary_task(app: Celery) -> None:
