@@ -11,8 +11,7 @@ from tests.proof.model.moves import Budget
 
 # Trees, faults, and the least number of states.
 SIZES = [
-    ("all", 1, 2_000),
-    pytest.param("all", 2, 40_000, marks=pytest.mark.proof),
+    ("all", 2, 40_000),
     ("collects", 1, 2_000),
     ("any", 1, 8_000),
     ("nested", 1, 10_000),
