@@ -169,7 +169,7 @@ def test_a_graph_shows_what_ran_what_runs_and_what_is_planned(
         "s2b0s1": "sleep",
         "s2b1": "y: planned",
         "s2b1s0": "sub-workflow (sub-workflow)",
-        "s2b1s0b0": "sub: planned",
+        "s2b1s0b0": "0: planned",
         "s2b1s0b0s0": "read",
         "s3": "gather-2 (gather)",
     }

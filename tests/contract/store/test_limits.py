@@ -41,7 +41,7 @@ def test_the_scripts_begin_with_the_limits() -> None:
         "local MOST_BYTES = 4194304\n"
         "local MOST_LOOKED_AT = 1000\n"
         "local MAX_HOPS = 10000\n"
-        "local MAX_EVENTS = 1000\n"
+        "local MAX_EVENTS = 10000\n"
         "local MAX_STREAMED = 10000\n"
         "local MAX_LETTERS = 10000\n"
         "local LETTERS_AT_ONCE = 100\n"
