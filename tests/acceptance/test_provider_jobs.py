@@ -64,6 +64,8 @@ class Shop:
                         connection.drain_events(timeout=0.1)
                     return last.get(f"{handle.correlation_id}.0") == event
 
+                with suppress(TimeoutError):  # Kombu subscribes only now, and what was sent before is not heard
+                    connection.drain_events(timeout=0.5)
                 yield is_last
 
     def revoke(self, handle: WorkflowHandle) -> None:
