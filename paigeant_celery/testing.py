@@ -79,7 +79,7 @@ class WorkflowHarness:
         self._outbox = outbox = Outbox(self.transport.publisher, registry)
         around = around_step_of(around_step if around_step is not None else settings.around_step)
         claims = Claims(store=self.store, outbox=outbox, settings=settings, owner=lambda: OWNER)
-        lateness = Lateness(store=self.store, claims=claims, settings=settings)
+        lateness = Lateness(store=self.store, claims=claims, outbox=outbox, settings=settings)
         self._sweeper = Sweeper(store=self.store, outbox=outbox, end_late=lateness.end)
         self._service = HopService(
             effects=RecordedEffects(store=self.store, outbox=outbox, settings=settings, owner=lambda: OWNER),

@@ -14,7 +14,6 @@ from itertools import islice
 from paigeant_celery.broker.outbox import Outbox, Recorded
 from paigeant_celery.broker.sending import Sending
 from paigeant_celery.core.errors import PaigeantError
-from paigeant_celery.core.message import sha256
 from paigeant_celery.store.port import HopRecord, Store, WorkflowRecord
 from paigeant_celery.store.tree import hops_below
 
@@ -35,10 +34,7 @@ def asleep_in(store: Store, record: WorkflowRecord) -> list[HopRecord]:
         for hop in hops_below(store, record.hop_id)
         if hop.state == "suspended" and hop.wake_at is not None and not hop.on_branches
     )
-    return [
-        HopRecord(hop_id=hop.hop_id, queue=hop.queue, envelope=hop.envelope, digest=sha256(hop.envelope))
-        for hop in islice(asleep, MOST_CALLED_OFF)
-    ]
+    return [hop.to_send() for hop in islice(asleep, MOST_CALLED_OFF)]
 
 
 def begin_calling_off(

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from paigeant_celery.core.errors import InvalidInput, MessageError
+from paigeant_celery.core.hops import ENDED
 from paigeant_celery.core.manifests import name_of_opened, read_opened
 from paigeant_celery.core.message import first_step_in
 from paigeant_celery.core.names import split_hop_id
 from paigeant_celery.core.steps import BlockSpec, Step
 from paigeant_celery.store.branch_port import BranchReading, HopReading
 from paigeant_celery.store.port import Store, WorkflowRecord
-from paigeant_celery.store.tree import CLOSED, hops_below
+from paigeant_celery.store.tree import hops_below
 
 __all__ = ["GOES_ON", "At", "at_path", "is_at_block", "parked_at"]
 
@@ -42,14 +43,14 @@ def at_path(store: Store, record: WorkflowRecord, path: str) -> At:
         step_id = parts.pop(0)
         current = _step_id(hop)
         walked = f"{walked}{step_id}"
-        if step_id != current or hop.state in CLOSED:
+        if step_id != current or hop.state in ENDED:
             text = f"{walked!r} is not a step that goes on; the current one is {current!r}"
             raise InvalidInput("unknown_path", "path", text)
         if not parts:
             break
         found = _branch(store, hop, walked, name := parts.pop(0))
         walked = f"{walked}/{name}"
-        if found.how is not None or found.hop.state in CLOSED:
+        if found.how is not None or found.hop.state in ENDED:
             raise InvalidInput("unknown_path", "path", f"the branch {walked!r} has ended")
         hop, branch = found.hop, _place(found.hop).rpartition(".")[0]
         walked += "/"

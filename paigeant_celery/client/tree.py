@@ -11,13 +11,14 @@ from paigeant_celery.client.readings import BranchState, BranchStatus, CurrentSt
 from paigeant_celery.client.waits import waits_of_hop
 from paigeant_celery.core.errors import MessageError
 from paigeant_celery.core.flow import Failure, failure_at
+from paigeant_celery.core.hops import ENDED
 from paigeant_celery.core.manifests import BranchEnd, OpenedAs, name_of_opened, read_end, read_opened
 from paigeant_celery.core.message import first_step_in
 from paigeant_celery.core.names import hop_id, number_of, split_hop_id
 from paigeant_celery.core.steps import Step
 from paigeant_celery.store.branch_port import BranchReading, HopReading
 from paigeant_celery.store.port import Store, WorkflowRecord
-from paigeant_celery.store.tree import CLOSED, branches_in
+from paigeant_celery.store.tree import branches_in
 
 __all__ = [
     "ReadBlock",
@@ -153,7 +154,7 @@ def _inner(store: Store, correlation_id: str, blocks: Sequence[ReadBlock]) -> li
     for place, opened in _opened(store, correlation_id, list(owners)).items():
         block, branch = owners[place]
         current = _place(branch.hop) == place
-        ended = not current or block.ended or branch.how is not None or branch.hop.state in CLOSED
+        ended = not current or block.ended or branch.how is not None or branch.hop.state in ENDED
         inner = ReadBlock(place=place, opened=opened, ended=ended)
         block.inner.setdefault(branch.number, []).append(inner)
         found.append(inner)

@@ -9,19 +9,15 @@ from typing import TypeGuard
 
 from paigeant_celery.broker.outbox import Outbox
 from paigeant_celery.core.budget import used_by
-from paigeant_celery.core.causes import cause_of
 from paigeant_celery.core.conversations import conversation_of
-from paigeant_celery.core.errors import MessageError, PaigeantError
+from paigeant_celery.core.errors import MessageError
 from paigeant_celery.core.files import first_stored
 from paigeant_celery.core.message import PaigeantMessage, content_digest
 from paigeant_celery.core.settings import Settings
-from paigeant_celery.hop.failures import traced
 from paigeant_celery.hop.guard import Arrival
-from paigeant_celery.store.port import Claim, ClaimAnswer, Claimed, Closed, Closing, HopRecord, HopStore, NewWorkflow
+from paigeant_celery.store.port import Claim, ClaimAnswer, Claimed, Closing, HopRecord, HopStore, NewWorkflow
 
 __all__ = ["Claims", "is_limited"]
-
-MOMENT = 0.25  # seconds; sending a message takes milliseconds unless something is wrong
 
 logger = logging.getLogger(__name__)
 
@@ -65,18 +61,6 @@ class Claims:
     def closing_of(self, arrival: Arrival, claimed: Claimed) -> Closing:
         """Return what the claimed hop is closed with."""
         return Closing(hop_id=arrival.hop_id, owner=self._owner(), fence=claimed.fence)
-
-    def send_on(self, closed: Closed | None) -> None:
-        """Have the hops sent that go on because another one was closed; what cannot be sent now, a sweep sends."""
-        for hop in closed.hops if closed is not None else ():
-            try:
-                self._outbox.begin(hop).ends_within(MOMENT)
-            except Exception as error:  # noqa: BLE001 - the hop is closed whatever happens here
-                logger.warning(
-                    "hop %s goes on, but could not be sent; a sweep will send it%s", hop.hop_id,
-                    f": {error}" if isinstance(error, PaigeantError) else traced(cause_of(error)),
-                    extra={"action": "send_failed", "hop": hop.hop_id},
-                )  # fmt: skip
 
     def adopt(self, arrival: Arrival, message: PaigeantMessage, *, begun: int) -> HopRecord | None:
         """Record a workflow that is known only from its message; the store's clock decides how old it is.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from contextlib import suppress
 
+from paigeant_celery.broker.outbox import Outbox
 from paigeant_celery.core.errors import HopUnknown, NewerMessage
 from paigeant_celery.core.flow import Begun, Fail, Failure, Limits, decide, end_of_failed, late_unread
 from paigeant_celery.core.message import PaigeantMessage, reread
@@ -12,6 +13,7 @@ from paigeant_celery.core.names import block_of
 from paigeant_celery.core.settings import Settings
 from paigeant_celery.hop.claims import Claims
 from paigeant_celery.hop.guard import Arrival
+from paigeant_celery.hop.sending import send_on
 from paigeant_celery.store.port import Claimed, HopRecord, HopStore
 
 __all__ = ["Lateness"]
@@ -24,8 +26,8 @@ logger = logging.getLogger(__name__)
 class Lateness:
     """Claims hops that are late and closes them as `decide` says. No step is run, and none needs to be loaded."""
 
-    def __init__(self, *, store: HopStore, claims: Claims, settings: Settings) -> None:
-        self._store, self._claims = store, claims
+    def __init__(self, *, store: HopStore, claims: Claims, outbox: Outbox, settings: Settings) -> None:
+        self._store, self._claims, self._outbox = store, claims, outbox
         self._limits = Limits(max_steps=settings.max_steps, max_message_size=settings.max_message_size)
 
     def end(self, hop: HopRecord) -> None:
@@ -50,7 +52,7 @@ class Lateness:
                 whose = "the workflow" if block_of(hop.hop_id) is None else "its branch"
                 text = "hop %s did not begin before the deadline; %s has failed"
                 logger.error(text, hop.hop_id, whose, extra={**fields, "step": failure.step_id})
-                self._claims.send_on(closed)
+                send_on(self._outbox, closed.hops)
 
     def _failure(self, message: PaigeantMessage | None, claimed: Claimed) -> Failure | None:
         if message is None:

@@ -19,6 +19,7 @@ from paigeant_celery.hop.effects import GIVEN_BACK, PUT_BACK, Drop, Refusal, Ref
 from paigeant_celery.hop.failures import traced
 from paigeant_celery.hop.guard import MOST_PUT_BACK, Arrival, is_misaddressed, refusal_of
 from paigeant_celery.hop.letters import letter_of
+from paigeant_celery.hop.sending import send_on
 from paigeant_celery.store.port import ClaimAnswer, Claimed, Dropped, HopRecord, Store
 
 __all__ = ["Refusals", "log_given_back", "log_refusal", "put_back", "refused_for"]
@@ -167,7 +168,7 @@ class Refusals:
             except HopUnknown:  # the store lost its data since the claim
                 self._store.bury(letter)
             else:
-                self._claims.send_on(closed)
+                send_on(self._outbox, closed.hops if closed is not None else ())
 
 
 def put_back(arrival: Arrival, outbox: Outbox) -> bool:

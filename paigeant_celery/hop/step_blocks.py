@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
 
@@ -17,8 +15,8 @@ from paigeant_celery.core.block_errors import BlockFailed, JoinMissed
 from paigeant_celery.core.blocks import Block, Plan, plan_of
 from paigeant_celery.core.branches import first_message
 from paigeant_celery.core.budget import Usage, added_up
-from paigeant_celery.core.causes import cause_from, cause_of
-from paigeant_celery.core.errors import InvalidInput, NotSerializable, PaigeantError, Paused, StoreCorrupt, UsageError
+from paigeant_celery.core.causes import cause_from
+from paigeant_celery.core.errors import InvalidInput, NotSerializable, Paused, StoreCorrupt, UsageError
 from paigeant_celery.core.manifests import (
     BranchEnd,
     content_in,
@@ -32,7 +30,7 @@ from paigeant_celery.core.message import PaigeantMessage, encode, within_trace
 from paigeant_celery.core.pointers import pointed_at
 from paigeant_celery.core.settings import Settings
 from paigeant_celery.core.steps import BlockSpec
-from paigeant_celery.hop.failures import traced
+from paigeant_celery.hop.sending import send_on
 from paigeant_celery.journal.hop_journal import HopJournal
 from paigeant_celery.store.branch_port import BranchPage, BranchReading
 from paigeant_celery.store.port import BranchStore, Closing, HopRecord
@@ -41,11 +39,8 @@ __all__ = ["StepBlocks"]
 
 PAGE = 100  # branches recorded or read at once
 MOST_BYTES = 1024 * 1024  # of envelopes and items in one page, unless it has only one branch
-MOMENT = 0.25  # seconds for which the broker is waited for; what is not sent by then, a sweep sends
 
 ReadOutput = Callable[[str], Awaitable[JsonValue]]  # of an earlier step, by its id
-
-logger = logging.getLogger(__name__)
 
 
 class StepBlocks:
@@ -136,7 +131,7 @@ class StepBlocks:
                 raise Paused(error.reason, error.text) from None
         opened = await self._journal.patiently(partial(self._store.open_block, self._closing, plan))
         # A crash before they are sent leaves them live, and a sweep sends them.
-        await asyncio.to_thread(self._send, opened.hops)
+        await asyncio.to_thread(send_on, self._outbox, opened.hops)
         return opened.block
 
     def _page(
@@ -168,21 +163,6 @@ class StepBlocks:
                 text = f"the envelope of branch {number} has {size} bytes; raise `paigeant_max_message_size` ({most})"
                 raise Paused("too_large", text)
             yield self._outbox.record_of(message, envelope), blobs
-
-    def _send(self, hops: Sequence[HopRecord]) -> None:
-        sending = []
-        for hop in hops:
-            try:
-                sending.append(self._outbox.begin(hop))
-            except Exception as error:  # noqa: BLE001 - the others are sent whatever is wrong with this one
-                logger.warning(
-                    "hop %s is live, but could not be sent; a sweep will send it%s", hop.hop_id,
-                    f": {error}" if isinstance(error, PaigeantError) else traced(cause_of(error)),
-                    extra={"action": "send_failed", "hop": hop.hop_id},
-                )  # fmt: skip
-        end = time.monotonic() + MOMENT
-        for each in sending:
-            each.ends_within(max(0.0, end - time.monotonic()))
 
     async def _ends(self, block: Block) -> dict[int, BranchEnd]:
         """Return how the branches ended that had when the join was met or missed, by their numbers."""

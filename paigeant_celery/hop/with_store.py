@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
-from paigeant_celery.broker.outbox import Outbox, Recorded
+from paigeant_celery.broker.outbox import Outbox
 from paigeant_celery.core.budget import Usage
 from paigeant_celery.core.causes import cause_of
 from paigeant_celery.core.conversations import batches_in, check_kept, conversation_of
@@ -21,6 +21,7 @@ from paigeant_celery.core.errors import (
     TransientError,
 )
 from paigeant_celery.core.flow import Advance, Arrive, Completed, Event, Failure, Finish, Stands
+from paigeant_celery.core.hops import ENDED
 from paigeant_celery.core.manifests import BranchEnd
 from paigeant_celery.core.message import PaigeantMessage, reread, sha256
 from paigeant_celery.core.names import MAX_ATTEMPTS, block_of, blocks_above, next_place, split_hop_id
@@ -39,6 +40,7 @@ from paigeant_celery.hop.lateness import Lateness
 from paigeant_celery.hop.letters import letter_of, parked_fault
 from paigeant_celery.hop.refuse import Refusals
 from paigeant_celery.hop.run import Opened, Outcome, clock_of
+from paigeant_celery.hop.sending import send_on
 from paigeant_celery.hop.step_blocks import StepBlocks
 from paigeant_celery.hop.sweeper import Sweeper
 from paigeant_celery.journal.event_feed import EventFeed
@@ -70,8 +72,6 @@ __all__ = ["RecordedEffects"]
 
 logger = logging.getLogger(__name__)
 
-MOMENT = 0.25  # seconds; sending a message takes milliseconds unless something is wrong
-
 
 class RecordedEffects(Effects):
     """Effects with a store, which decides who may run a hop and keeps the outcome."""
@@ -90,7 +90,7 @@ class RecordedEffects(Effects):
         self._settings = settings
         self._claims = Claims(store=store, outbox=outbox, settings=settings, owner=owner)
         self._refusals = Refusals(store=store, claims=self._claims, outbox=outbox, settings=settings, owner=owner)
-        lateness = Lateness(store=store, claims=self._claims, settings=settings)
+        lateness = Lateness(store=store, claims=self._claims, outbox=outbox, settings=settings)
         self._sweeper = Sweeper(store=store, outbox=outbox, set_aside=self._refusals.set_aside, end_late=lateness.end)
 
     @property
@@ -167,7 +167,7 @@ class RecordedEffects(Effects):
         if not ended:
             if (record := self._claims.adopt(arrival, hop.message, begun=attempt)) is not None:
                 # The message counts the attempts, because the store may lose the record once more.
-                self._send_on(record, hop.message, attempt=min(attempt + 1, MAX_ATTEMPTS))
+                send_on(self._outbox, [record], message=hop.message, attempt=min(attempt + 1, MAX_ATTEMPTS))
             return Drop(reason="unknown")
         answer = self._adopted(arrival, hop.message, begun=attempt - 1, max_attempts=MAX_ATTEMPTS)
         if isinstance(answer, Dropped):
@@ -192,7 +192,7 @@ class RecordedEffects(Effects):
 
     def _has_ended(self, hop_id: str) -> bool:
         reading = self._store.hop(hop_id)
-        return reading is not None and reading.state in ("done", "failed", "cancelled")
+        return reading is not None and reading.state in ENDED
 
     def _waiting(self, hop_id: str) -> Summary | None:
         """Return what a hop waits for; None if it has gone on meanwhile."""
@@ -377,22 +377,8 @@ class RecordedEffects(Effects):
         if not self._complete(hop, decision, next_hop, outcome):
             return _overtaken(hop)
         # A crash before this line leaves the next hop recorded but not sent; a sweep sends it.
-        self._send_on(next_hop, decision.message)
+        send_on(self._outbox, [next_hop], message=decision.message)
         return summary_of(hop, ClosedAs.COMPLETED, next_hop=next_hop.hop_id)
-
-    def _send_on(self, hop: Recorded, message: PaigeantMessage | None = None, *, attempt: int = 1) -> None:
-        """Have the message of a recorded hop sent, and wait for a moment.
-
-        Usually it is sent by then. If the broker blocks or refuses, the slot is needed for other workflows, and the
-        effect is the same as if the process had died here: a sweep sends it.
-        """
-        try:
-            sending = self._outbox.begin(hop, message=message, attempt=attempt)
-        except Exception as error:  # noqa: BLE001 - the hop before it is completed whatever happens here
-            _tell(hop.hop_id, error)
-            return
-        sending.when_ended(lambda error: _tell(hop.hop_id, error) if error is not None else None)
-        sending.ends_within(MOMENT)
 
     def _finish(self, hop: Opened, decision: Finish, outcome: Outcome) -> Summary:
         """Record the last output and, with it, the end of the workflow."""
@@ -405,7 +391,7 @@ class RecordedEffects(Effects):
         closed = self._complete(hop, decision, None, outcome)
         if closed is None:
             return _overtaken(hop)
-        self._claims.send_on(closed)  # a crash before this line leaves it to a sweep
+        send_on(self._outbox, closed.hops)  # a crash before this line leaves it to a sweep
         return summary_of(hop, ClosedAs.BRANCH_COMPLETED)
 
     def _fail(self, hop: Opened, failure: Failure, end: BranchEnd | None) -> Summary:
@@ -416,7 +402,7 @@ class RecordedEffects(Effects):
             closed = self._store.fail(hop.closing, failure, end=end.encode() if end is not None else "")
             if closed is None:
                 return _overtaken(hop, failure)
-            self._claims.send_on(closed)  # a crash before this line leaves it to a sweep
+            send_on(self._outbox, closed.hops)  # a crash before this line leaves it to a sweep
         whose = "the workflow" if end is None else "its branch"
         log_failure(logging.ERROR, "hop_failed", hop, failure, f"{whose} has failed")
         return summary_of(hop, ClosedAs.FAILED, failure=failure)
@@ -443,7 +429,7 @@ class RecordedEffects(Effects):
         if suspended is None:
             return _overtaken(hop)
         if suspended.hop is not None:  # a crash before this line leaves it queued but not sent; a sweep sends it
-            self._send_on(suspended.hop, hop.message)
+            send_on(self._outbox, [suspended.hop], message=hop.message)
         else:
             logger.info(
                 "hop %s waits for %s and holds no worker", hop.closing.hop_id, ", ".join(stands.names) or "a time",
@@ -463,7 +449,7 @@ class RecordedEffects(Effects):
             closed = self._store.park(hop.closing, failure, letter)
             if closed is None:
                 return _overtaken(hop, failure)
-            self._claims.send_on(closed)  # a crash before this line leaves it to a sweep
+            send_on(self._outbox, closed.hops)  # a crash before this line leaves it to a sweep
         log_failure(logging.ERROR, "hop_parked", hop, failure, "it is parked and waits for a person")
         return summary_of(hop, ClosedAs.PARKED, failure=failure)
 
@@ -490,10 +476,7 @@ class RecordedEffects(Effects):
         # finished hop again, and its successor still waits for its first message.
         following = self._store.hop(_following(hop_id))
         if following is not None and following.state == "queued":
-            digest = sha256(following.envelope)
-            self._send_on(
-                HopRecord(hop_id=following.hop_id, queue=following.queue, envelope=following.envelope, digest=digest)
-            )
+            send_on(self._outbox, [following.to_send()])
 
     def _complete(
         self, hop: Opened, decision: Advance | Finish | Arrive, next_hop: HopRecord | None, outcome: Outcome
@@ -542,17 +525,6 @@ def _failed_with(failure: Failure, hop_id: str, outcome: ClosedAs) -> Summary:
         error_class=failure.error_class,
         frames=failure.frames,
     )
-
-
-def _tell(hop_id: str, error: BaseException) -> None:
-    """Log that the message of a recorded hop could not be sent."""
-    transient = isinstance(error, TransientError)
-    logger.log(
-        logging.WARNING if transient else logging.ERROR,
-        "hop %s is recorded, but could not be sent; a sweep will send it%s",
-        hop_id, f": {error}" if transient else traced(cause_of(error)),
-        extra={"action": "send_failed", "hop": hop_id},
-    )  # fmt: skip
 
 
 def _write_held(hop: Opened) -> None:

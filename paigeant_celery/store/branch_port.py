@@ -10,6 +10,7 @@ from typing import Protocol
 from paigeant_celery.core.blocks import Block, BranchEnded, Plan
 from paigeant_celery.core.flow import Failure
 from paigeant_celery.core.hops import HopState
+from paigeant_celery.core.message import sha256
 from paigeant_celery.core.waits import Wait
 from paigeant_celery.store.records import Closing, HopRecord
 
@@ -56,6 +57,11 @@ class HopReading:
     on_branches: bool = False
     waits: tuple[Wait, ...] = ()
     block: Block | None = None
+
+    def to_send(self) -> HopRecord:
+        """Return the hop as it is sent; only one that is not closed has what that needs."""
+        digest = sha256(self.envelope)
+        return HopRecord(hop_id=self.hop_id, queue=self.queue, envelope=self.envelope, digest=digest)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 from paigeant_celery.core import hops as protocol
 from paigeant_celery.core import waits as rules
-from paigeant_celery.core.hops import Change, Pace
+from paigeant_celery.core.hops import ENDED, Change, Pace
 from paigeant_celery.core.waits import WHOLE, Answer, Wait, hop_of_token, is_over, next_look
 from paigeant_celery.store.limits import StoreLimits
 from paigeant_celery.store.memory_records import Kept, Records, Workflow
@@ -16,8 +16,6 @@ from paigeant_celery.store.port import AskedWait, HopRecord, NewWait, Resolution
 from paigeant_celery.store.waits import after_cursor, cursor_of, too_many_waits
 
 __all__ = ["Waits"]
-
-ENDED = ("done", "failed", "cancelled")
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from paigeant_celery.core.hops import ENDED
 from paigeant_celery.store.branch_port import BranchReading, BranchStore, HopReading
 
-__all__ = ["CLOSED", "branches_in", "hops_below"]
+__all__ = ["branches_in", "hops_below"]
 
 PAGE = 100  # branches read at once
-CLOSED = ("done", "failed", "cancelled")
 
 
 def branches_in(store: BranchStore, block: str) -> Iterator[BranchReading]:
@@ -25,7 +25,7 @@ def branches_in(store: BranchStore, block: str) -> Iterator[BranchReading]:
 def hops_below(store: BranchStore, block: str) -> Iterator[HopReading]:
     """Yield the hops at which the branches of a block stand that have not ended, in their order, with those below."""
     for branch in branches_in(store, block):
-        if branch.how is None and branch.hop.state not in CLOSED:
+        if branch.how is None and branch.hop.state not in ENDED:
             yield branch.hop
             if branch.hop.block is not None:
                 yield from hops_below(store, branch.hop.hop_id)

@@ -11,13 +11,13 @@ from celery.worker import state
 from paigeant_celery.broker.called_off import asleep_in, begin_calling_off
 from paigeant_celery.broker.outbox import Outbox
 from paigeant_celery.core.errors import StoreCorrupt, TransientError
+from paigeant_celery.core.hops import ENDED
 from paigeant_celery.core.names import block_of, blocks_above, hop_id, next_place, split_hop_id
 from paigeant_celery.store.port import Store, WorkflowRecord
 
 __all__ = ["Revocations"]
 
 EVERY = 1.0  # seconds
-CLOSED = ("done", "failed", "cancelled")
 
 logger = logging.getLogger(__name__)
 
@@ -85,10 +85,10 @@ class Revocations:
         goes_on = record.state != "cancelled"
         for block in blocks_above(task_id) if goes_on else ():
             above = self._store.hop(block)
-            if above is None or above.state in CLOSED:
+            if above is None or above.state in ENDED:
                 return False
         return any(
-            found is not None and (found.state not in CLOSED or (found.state == "cancelled" and not goes_on))
+            found is not None and (found.state not in ENDED or (found.state == "cancelled" and not goes_on))
             for found in map(self._store.hop, (task_id, following))
         )
 

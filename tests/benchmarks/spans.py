@@ -71,7 +71,7 @@ OF_SLIP = {
         "paigeant_celery.broker.outbox:Outbox.record_of",
     ),
     "sending": (
-        "paigeant_celery.hop.with_store:RecordedEffects._send_on",
+        "paigeant_celery.hop.with_store:send_on",
         "paigeant_celery.broker.threads:_Crew._make",
     ),
     "around the step": ("paigeant_celery.hop.run:StepRunner._run",),

@@ -21,13 +21,13 @@ from ledger import me, note
 
 import paigeant_celery.hop.step_blocks as blocks_module
 import paigeant_celery.store.redis_client as client_module
+from paigeant_celery.broker.outbox import Outbox
 from paigeant_celery.broker.publisher import CeleryPublisher
 from paigeant_celery.broker.sending import Sending
 from paigeant_celery.core.blocks import Block
 from paigeant_celery.core.errors import PaigeantError
 from paigeant_celery.core.names import block_of
 from paigeant_celery.hop.service import HopService
-from paigeant_celery.hop.step_blocks import StepBlocks
 from paigeant_celery.store.branch_port import BranchPage
 from paigeant_celery.store.port import Claimed, Closed, Closing, HopRecord, Standing, Suspended, Sweep
 from paigeant_celery.store.redis import RedisStore
@@ -119,16 +119,16 @@ def hold(store: RedisStore, closing: Closing, page: BranchPage) -> int | None:
     return written
 
 
-def send_branches(blocks: StepBlocks, hops: Sequence[HopRecord]) -> None:
+def send_branches(outbox: Outbox, hops: Sequence[HopRecord]) -> None:
     """Send the first branches, and end the process before, halfway or after that."""
     if not hops:
         return
     die_at("opened")
     if (FOLDER / "branch published").exists():
         with contextlib.suppress(PaigeantError):  # the server is away
-            blocks._outbox.begin(hops[0]).wait()
+            outbox.begin(hops[0]).wait()
         die_at("branch published")
-    send_all(blocks, hops)
+    send_all(outbox, hops)
     die_at("branches published")
 
 
@@ -206,10 +206,10 @@ RedisStore.sweep = sweep  # type: ignore[method-assign]
 PAGE = blocks_module.PAGE = 3  # branches at once, so that eight of them take several pages
 joined: set[str] = set()  # hops of blocks that this process has seen joined
 hold_page, look_up, leave = RedisStore.hold, RedisStore.block, RedisStore.suspend
-send_all = StepBlocks._send
+send_all = blocks_module.send_on
 RedisStore.hold = hold  # type: ignore[method-assign]
 wrap(RedisStore, "open_block", before=lambda: die_at("before opening"))
-StepBlocks._send = send_branches  # type: ignore[method-assign]
+blocks_module.send_on = send_branches  # type: ignore[assignment]
 RedisStore.suspend = suspend  # type: ignore[method-assign]
 RedisStore.complete = close_block(RedisStore.complete, "completed")  # type: ignore[method-assign]
 RedisStore.fail = close_block(RedisStore.fail, "failed")  # type: ignore[method-assign]
