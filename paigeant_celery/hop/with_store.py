@@ -16,22 +16,21 @@ from paigeant_celery.core.errors import (
     HopUnknown,
     MessageError,
     NewerMessage,
-    OutdatedVersion,
     StoreCorrupt,
     TransientError,
 )
 from paigeant_celery.core.flow import Advance, Arrive, Completed, Event, Failure, Finish, Stands
 from paigeant_celery.core.hops import ENDED
 from paigeant_celery.core.manifests import BranchEnd
-from paigeant_celery.core.message import PaigeantMessage, reread, sha256
-from paigeant_celery.core.names import MAX_ATTEMPTS, block_of, blocks_above, next_place, split_hop_id
-from paigeant_celery.core.names import hop_id as make_hop_id
+from paigeant_celery.core.message import PaigeantMessage, sha256
+from paigeant_celery.core.names import MAX_ATTEMPTS, blocks_above
 from paigeant_celery.core.pages import name_of_page, next_page
 from paigeant_celery.core.settings import Settings
 from paigeant_celery.core.slip import ExecutedStep, RoutingSlip
 from paigeant_celery.core.steps import BlockSpec
 from paigeant_celery.hop import ended
 from paigeant_celery.hop.claims import Claims, is_limited
+from paigeant_celery.hop.copies import Copies, following_hop
 from paigeant_celery.hop.effects import ClosedAs, Drop, Effects, Refusal, Summary, summary_of
 from paigeant_celery.hop.ended import Ended
 from paigeant_celery.hop.failures import log_failure, traced
@@ -45,12 +44,10 @@ from paigeant_celery.hop.step_blocks import StepBlocks
 from paigeant_celery.hop.sweeper import Sweeper
 from paigeant_celery.journal.event_feed import EventFeed
 from paigeant_celery.journal.hop_journal import MAX_RECORD, OUTCOME, HopJournal
-from paigeant_celery.journal.hop_waits import BRANCHES, HopWaits
+from paigeant_celery.journal.hop_waits import HopWaits
 from paigeant_celery.journal.pieces import whole
 from paigeant_celery.journal.record import newer_part
 from paigeant_celery.journal.told import told_before
-from paigeant_celery.store.branch_port import HopReading
-from paigeant_celery.store.earlier import executed_at
 from paigeant_celery.store.outputs import Outputs, brought_with_claim
 from paigeant_celery.store.pages import with_next_page
 from paigeant_celery.store.port import (
@@ -64,7 +61,6 @@ from paigeant_celery.store.port import (
     Said,
     Standing,
     Store,
-    WorkflowRecord,
 )
 from paigeant_celery.store.steps import step_at
 
@@ -87,6 +83,7 @@ class RecordedEffects(Effects):
     ) -> None:
         self._store, self._outbox, self._owner, self._stopping = store, outbox, owner, stopping
         self._outputs = Outputs(settings, store)
+        self._copies = Copies(store)
         self._settings = settings
         self._claims = Claims(store=store, outbox=outbox, settings=settings, owner=owner)
         self._refusals = Refusals(store=store, claims=self._claims, outbox=outbox, settings=settings, owner=owner)
@@ -155,11 +152,7 @@ class RecordedEffects(Effects):
 
     def dropped(self, hop_id: str, drop: Dropped | Drop) -> Drop:
         """Return the answer to a copy, with how its hop stands if nobody runs it."""
-        if drop.reason in ("suspended", "waiting"):
-            return Drop(reason=drop.reason, stands=self._waiting(hop_id))
-        if drop.reason not in ("finished", "parked"):
-            return Drop(reason=drop.reason)
-        return Drop(reason=drop.reason, stands=self._standing_of(hop_id))
+        return self._copies.answer(hop_id, drop.reason)
 
     def regain(self, arrival: Arrival, hop: Opened, *, ended: bool) -> Opened | Drop:
         """Adopt the workflow from the message of its hop, and claim the hop again or send its message."""
@@ -193,60 +186,6 @@ class RecordedEffects(Effects):
     def _has_ended(self, hop_id: str) -> bool:
         reading = self._store.hop(hop_id)
         return reading is not None and reading.state in ENDED
-
-    def _waiting(self, hop_id: str) -> Summary | None:
-        """Return what a hop waits for; None if it has gone on meanwhile."""
-        hop = self._reading_of(hop_id)
-        if hop is None:
-            return None
-        if hop.state == "suspended":
-            names = {wait.name for wait in hop.waits if wait.state == "open"} if not hop.on_branches else {BRANCHES}
-            return Summary(hop_id=hop_id, step_id="", outcome=ClosedAs.SUSPENDED, waits_for=tuple(sorted(names)))
-        if hop.retry_at is None or hop.failure is None:
-            return None
-        return _failed_with(hop.failure, hop_id, ClosedAs.RETRYING)
-
-    def _reading_of(self, hop_id: str) -> HopReading | None:
-        with suppress(StoreCorrupt, OutdatedVersion):  # it is only shown, and nothing is shown that is not known
-            return self._store.hop(hop_id) if split_hop_id(hop_id) is not None else None
-        return None
-
-    def _record_of(self, hop_id: str) -> WorkflowRecord | None:
-        ids = split_hop_id(hop_id)
-        with suppress(StoreCorrupt, OutdatedVersion):
-            return self._store.workflow(ids[0]) if ids is not None else None
-        return None
-
-    def _standing_of(self, hop_id: str) -> Summary | None:
-        if block_of(hop_id) is not None:
-            return self._standing_in_branch(hop_id)
-        ids, record = split_hop_id(hop_id), self._record_of(hop_id)
-        if ids is None or record is None:
-            return None
-        if record.hop_id == hop_id and record.failure is not None:
-            return _failed_with(record.failure, hop_id, ClosedAs.FAILED)
-        try:
-            slip = reread(record.envelope).slip
-            ran = executed_at(self._store, ids[0], slip, ids[1])
-        except (MessageError, StoreCorrupt):
-            return None
-        step_id = ran.step_id if ran is not None else ""
-        if record.state == "completed" and slip.executed[-1].place == ids[1]:
-            return Summary(hop_id=hop_id, step_id=step_id, outcome=ClosedAs.WORKFLOW_COMPLETED)
-        return Summary(hop_id=hop_id, step_id=step_id, outcome=ClosedAs.COMPLETED, next_hop=_following(hop_id))
-
-    def _standing_in_branch(self, hop_id: str) -> Summary | None:
-        """Return how a hop of a branch ended so far; nothing here says which step it was."""
-        hop, following = self._reading_of(hop_id), _following(hop_id)
-        if hop is None:
-            return None
-        if hop.failure is not None:
-            return _failed_with(hop.failure, hop_id, ClosedAs.FAILED)
-        if hop.state == "failed":  # what its branch ended with is with the block
-            return Summary(hop_id=hop_id, step_id="", outcome=ClosedAs.FAILED)
-        if self._reading_of(following) is None:
-            return Summary(hop_id=hop_id, step_id="", outcome=ClosedAs.BRANCH_COMPLETED)
-        return Summary(hop_id=hop_id, step_id="", outcome=ClosedAs.COMPLETED, next_hop=following)
 
     def journal_left(self, hop_id: str) -> Mapping[str, str]:
         """Read it from the store."""
@@ -474,7 +413,7 @@ class RecordedEffects(Effects):
     def _resend_successor(self, hop_id: str) -> None:
         # Covers a crash after a hop is recorded and before the next one is published: the broker delivers the
         # finished hop again, and its successor still waits for its first message.
-        following = self._store.hop(_following(hop_id))
+        following = self._store.hop(following_hop(hop_id))
         if following is not None and following.state == "queued":
             send_on(self._outbox, [following.to_send()])
 
@@ -504,27 +443,11 @@ class RecordedEffects(Effects):
         return done
 
 
-def _following(hop_id: str) -> str:
-    """Return the id of the hop of the step after that of a hop."""
-    correlation_id, _, place = hop_id.partition(".")
-    return make_hop_id(correlation_id, next_place(place))
-
-
 def _used(hop: Opened, event: Event) -> Usage | None:
     """Return what a step used that has ended well; what the branches of a block used is counted by their hops."""
     if not isinstance(event, Completed) or isinstance(hop.message.step, BlockSpec):
         return None
     return Usage(counters=event.usage, cost=event.cost)
-
-
-def _failed_with(failure: Failure, hop_id: str, outcome: ClosedAs) -> Summary:
-    return Summary(
-        hop_id=hop_id,
-        step_id=failure.step_id or "",
-        outcome=outcome,
-        error_class=failure.error_class,
-        frames=failure.frames,
-    )
 
 
 def _write_held(hop: Opened) -> None:
