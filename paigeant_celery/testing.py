@@ -286,6 +286,10 @@ class _HarnessTransport:
     def check_broker(self) -> None:
         """Check nothing: there is no broker."""
 
+    def serves(self, activity: str) -> bool:
+        """Say yes: the harness delivers every step itself."""
+        return True
+
 
 @pytest.fixture
 def workflow_harness() -> WorkflowHarness:

@@ -11,7 +11,7 @@ from paigeant_celery.core.errors import InvalidInput
 from paigeant_celery.core.settings import Settings
 from paigeant_celery.store.port import DeadLetter, Store
 
-__all__ = ["ServesItself", "Delivery", "Letters", "Publisher", "Transport", "checked_transport"]
+__all__ = ["Delivery", "Letters", "Publisher", "Transport", "checked_transport"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,13 +95,8 @@ class Transport(Protocol):
         """
         ...
 
-
-@runtime_checkable
-class ServesItself(Protocol):
-    """A transport whose process may also run steps, in its executors."""
-
     def serves(self, activity: str) -> bool:
-        """Say whether an executor of this process runs the steps of an activity."""
+        """Say whether this process itself runs the steps of an activity."""
         ...
 
 

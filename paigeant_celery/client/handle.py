@@ -18,7 +18,7 @@ from paigeant_celery.activities.context import running_step
 from paigeant_celery.activities.registry import registry
 from paigeant_celery.broker.called_off import asleep_in, begin_calling_off
 from paigeant_celery.broker.outbox import Outbox
-from paigeant_celery.broker.port import ServesItself, Transport, checked_transport
+from paigeant_celery.broker.port import Transport, checked_transport
 from paigeant_celery.client.answering import AnswersWaits, check_size, send_on
 from paigeant_celery.client.event_reading import EventReading
 from paigeant_celery.client.outputs import outputs_in
@@ -388,7 +388,7 @@ class WorkflowHandle(AnswersWaits):
             return None
         store = self._store("result")
         if not store.shared:
-            if not isinstance(self._transport, ServesItself) or self._transport.serves(name):
+            if self._transport.serves(name):
                 return None
             missing = "`ActivityExecutor`" if name == FLOW else f"`ActivityExecutor` for {name!r}"
             return (

@@ -62,8 +62,11 @@ def test_workflows_wait_on_no_worker_and_go_on_on_any(
             folder=made.configured("two", early=[in_a_hurry]), name="two",
         )  # fmt: skip
         two.wait_for_log(" ready.", within=WITHIN)
+        control = transport.app.control
+        # A worker on Redis says that it is ready before it hears what is broadcast.
+        eventually(lambda: f"two-{made.prefix}@" in str(control.ping(timeout=1)), within=WITHIN)
         revoked, *waiting = handles
-        transport.app.control.revoke(f"{revoked.correlation_id}.2", terminate=True)
+        control.revoke(f"{revoked.correlation_id}.2", terminate=True)
         eventually(lambda: revoked.status_sync().state == "cancelled", within=WITHIN)
         for number, handle in enumerate(waiting):
             handle.signal_sync("go", number)

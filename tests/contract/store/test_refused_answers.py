@@ -80,6 +80,10 @@ class Scene:
     def check_broker(self) -> None:
         """Check nothing."""
 
+    def serves(self, activity: str) -> bool:
+        """Say no: nothing runs here."""
+        return False
+
     def discard_journal(self) -> None:
         """Let the first workflow begin anew."""
         self.inbox.fail_sync(TOKEN, "no")

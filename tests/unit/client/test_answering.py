@@ -700,6 +700,10 @@ class WithoutStore:
     def check_broker(self) -> None:
         """Check nothing."""
 
+    def serves(self, activity: str) -> bool:
+        """Say no: nothing runs here."""
+        return False
+
 
 def test_without_a_store_nothing_is_pending_or_answered() -> None:
     """The error says what to set."""

@@ -54,6 +54,10 @@ class Broker:
     def check_dispatch(self) -> None:
         """Everything may be sent."""
 
+    def serves(self, activity: str) -> bool:
+        """Say no: nothing runs here."""
+        return False
+
     def queue_for(self, activity: str, queue: str | None) -> str:
         return queue or f"q-{activity}"
 
