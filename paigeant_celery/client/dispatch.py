@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import difflib
 import sys
 import time
 import uuid
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
@@ -24,6 +23,7 @@ from paigeant_celery.broker.port import Transport, checked_transport
 from paigeant_celery.broker.sending import Sending
 from paigeant_celery.broker.tracing import current_trace
 from paigeant_celery.client.handle import WorkflowHandle
+from paigeant_celery.core.block_faults import block_faults
 from paigeant_celery.core.budget import WorkflowLimits
 from paigeant_celery.core.content import StoredApart
 from paigeant_celery.core.conversations import conversation_of
@@ -354,7 +354,8 @@ def _first_message(
     for index, entry in enumerate(offered):
         _checked_step(f"registered_activities[{index}]", entry.step)
     named = name_steps(checked)
-    _check_blocks(named, "itinerary", (), transport.settings.max_branches)
+    for fault in block_faults(named, "itinerary", most=transport.settings.max_branches):
+        raise InvalidInput(*fault)
     return PaigeantMessage(
         message_id=hop_id(correlation_id, FIRST_PLACE),
         correlation_id=correlation_id,
@@ -384,29 +385,6 @@ def _checked_steps(path: str, steps: Iterable[Step]) -> list[Step]:
         else step
         for index, step in enumerate(checked)
     ]
-
-
-def _check_blocks(steps: Iterable[Step], path: str, earlier: Sequence[str], most: int) -> None:
-    """Refuse blocks that cannot work: over a step that is not before them, or with more branches than may be.
-
-    `earlier` are the ids of the steps that have run by then, of the slips around as well.
-    """
-    before = list(earlier)
-    for index, step in enumerate(steps):
-        here = f"{path}[{index}]"
-        if isinstance(step, BlockSpec):
-            if step.over_step is not None and step.over_step[0] not in before:
-                name = step.over_step[0]
-                close = difflib.get_close_matches(name, before, n=3)
-                hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
-                raise InvalidInput("invalid_over", f"{here}.over", f"no step {name!r} is before the block{hint}")
-            count = len(step.over) if isinstance(step.over, tuple) else len(step.branches)
-            if count > most:
-                text = f"{count} branches, and a block may have {most} (`paigeant_max_branches`)"
-                raise InvalidInput("too_many_branches", here, text)
-            for number, branch in enumerate(step.branches):
-                _check_blocks(branch.steps, f"{here}.branches[{number}].steps", before, most)
-        before.append(step.step_id or "")
 
 
 def _crossed_variables(variables: object) -> Crossed:
