@@ -95,7 +95,7 @@ if TYPE_CHECKING:
         WaitTimedOut,
         WorkflowWaits,
     )
-    from paigeant_celery.store.port import DeadLetter, Store
+    from paigeant_celery.store.port import DeadLetter, Store, WorkflowOrigin
     from paigeant_celery.worker.celery_tasks import register_task
     from paigeant_celery.worker.executor import ActivityExecutor
     from paigeant_celery.worker.install import install
@@ -185,6 +185,7 @@ _HOME = {
     "WorkflowFailed": "core.errors",
     "WorkflowHandle": "client.handle",
     "WorkflowLimits": "core.budget",
+    "WorkflowOrigin": "store.port",
     "WorkflowParked": "core.errors",
     "WorkflowResult": "client.readings",
     "WorkflowStatus": "client.readings",
@@ -288,6 +289,7 @@ __all__ = [
     "WorkflowFailed",
     "WorkflowHandle",
     "WorkflowLimits",
+    "WorkflowOrigin",
     "WorkflowParked",
     "WorkflowResult",
     "WorkflowStatus",
