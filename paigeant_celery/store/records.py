@@ -9,17 +9,22 @@ from typing import Literal, TypeAlias
 
 from paigeant_celery.core.conversations import ConversationKey
 
-__all__ = ["Closed", "Closing", "HopRecord", "NewWorkflow", "WorkflowOrigin", "Said", "Started"]
+__all__ = ["Closed", "Closing", "HopRecord", "NewWorkflow", "Said", "Started", "WorkflowOrigin"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class HopRecord:
-    """A hop that waits to be run: everything that is needed to publish its message again."""
+    """A hop that waits to be run: everything that is needed to publish its message again.
+
+    `activity` and `step_id` are for the list of workflows, and recorded with it; one that is read has none.
+    """
 
     hop_id: str
     queue: str
     envelope: str
     digest: str
+    activity: str = field(default="", compare=False)
+    step_id: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, kw_only=True)
