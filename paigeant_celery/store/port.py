@@ -13,6 +13,7 @@ from paigeant_celery.core.flow import Failure, WorkflowState
 from paigeant_celery.core.waits import Wait
 from paigeant_celery.store.branch_port import BranchStore
 from paigeant_celery.store.endpoint import Endpoint
+from paigeant_celery.store.query_port import QueryStore
 from paigeant_celery.store.records import Closed, Closing, HopRecord
 from paigeant_celery.store.wait_port import AskedWait, NewWait, Resolution, Standing, Suspended, WaitStore
 
@@ -76,6 +77,7 @@ class Claim:
     `conversation` is the one that the step continues: the first claim notes how long its history is. `wanted` are names
     of blobs of the workflow that the answer shall bring, so that they need no round trip of their own. `used` is what
     the steps before this one used, if the workflow has limits: where nothing is counted yet, counting begins with it.
+    `activity` is that of the step, for the list of workflows and the times of its hops.
     """
 
     hop_id: str
@@ -88,6 +90,7 @@ class Claim:
     conversation: ConversationKey | None = None
     wanted: Sequence[str] = ()
     used: Usage | None = None
+    activity: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -566,6 +569,15 @@ class StoreServer(Protocol):
 
 
 class Store(
-    HopStore, WaitStore, BranchStore, JournalStore, ConversationKeeper, EventStore, LetterStore, StoreServer, Protocol
+    HopStore,
+    WaitStore,
+    BranchStore,
+    JournalStore,
+    ConversationKeeper,
+    EventStore,
+    LetterStore,
+    QueryStore,
+    StoreServer,
+    Protocol,
 ):
     """A whole store. Every operation is atomic, idempotent and synchronous; callers ask for the parts they need."""

@@ -48,6 +48,7 @@ MAY_IMPORT = {
         "store.limits",
         "store.outputs",
         "store.pages",
+        "store.query_port",
         "store.steps",
         "store.tree",
         "activities",
@@ -87,6 +88,7 @@ BY_STRING = re.compile(r"(paigeant_celery(?:\.\w+)*):\w+")  # how Celery imports
 LATE = {
     ("store", "paigeant_celery.store."),  # only the requested store loads its client
     ("client.dispatch", "paigeant_celery.broker.transport"),  # a process that names its transport needs no default
+    ("client.queries", "paigeant_celery.broker.transport"),  # the same
 }
 
 
