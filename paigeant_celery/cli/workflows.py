@@ -10,6 +10,7 @@ import click
 from paigeant_celery.cli.asking import transport_of_app
 from paigeant_celery.cli.drawing import flowchart, tree_lines
 from paigeant_celery.cli.output import Exit, Refused, command, shown, tell
+from paigeant_celery.cli.step_documents import steps_document
 
 if TYPE_CHECKING:
     from paigeant_celery.broker.transport import CeleryTransport
@@ -109,4 +110,4 @@ def graph(context: click.Context, correlation_id: str) -> None:
     if (store := transport.store) is None:
         raise StoreRequired("graph")
     outline = outline_of(store, correlation_id)
-    tell({"workflow": correlation_id, "steps": outline}, flowchart(outline))
+    tell({"workflow": correlation_id, "steps": steps_document(outline, failures=False)}, flowchart(outline))
