@@ -315,6 +315,7 @@ EVENTS: Mapping[str, str] = MappingProxyType(
         "claimed": "a worker began an attempt of a hop",
         "completed": "a hop ended well, and the next one was recorded with it",
         "edit_refused": "an agent wanted to insert steps but may not; `reason` says why",
+        "edited": "somebody replaced the steps to come; `by` says who",
         "events_dropped": "so many events of agents were replaced by newer ones before they were read",
         "failed": "a hop failed and is not tried again",
         "forked": "the workflow is a fork: it begins at the `step` of the workflow `from`",
