@@ -65,17 +65,18 @@ async def main(text: str, *, port: int, may_kill: bool, environment: Mapping[str
     """Serve the page until somebody ends the program."""
     import uvicorn
 
-    from examples.fastapi_service.service import web  # reads the environment
+    from examples.fastapi_service.service import Offer, web  # reads the environment
 
     listening = stack.enter_context(socket.socket())
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((HOST, port))
+        listening.listen()
     except OSError as error:
         raise Unexpected(f"port {port} is taken; name another one with `--port`, or 0 for any") from error
 
     workers = Workers(stack, environment)
-    web.add_api_route("/worker", lambda: {"may_kill": may_kill, "text": text})
+    web.state.offer = Offer(notes=text, may_kill=may_kill)
     if may_kill:
         web.add_api_route("/worker/kill", workers.kill, methods=["POST"], status_code=204)
     await workers.start()

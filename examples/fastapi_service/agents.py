@@ -15,7 +15,8 @@ from paigeant_celery import PaigeantAgent, idempotency_key
 
 __all__ = ["publisher", "reporter", "writer"]
 
-PACE = 0.08  # seconds between two words of the local models: slow enough to watch
+# Seconds between two words of the local models: slow enough to watch.
+PACE = float(os.environ.get("NEWSROOM_PACE") or 0.08)
 
 
 def model(local: Answering) -> Model | str:

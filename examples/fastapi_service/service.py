@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 from fastapi import Depends, FastAPI, Header, HTTPException, Query, Request
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
@@ -35,7 +35,7 @@ from paigeant_celery import (
     get_transport,
 )
 
-__all__ = ["web"]
+__all__ = ["Offer", "web"]
 
 PAGE = Path(__file__).parent / "page"
 SAFE = {
@@ -60,6 +60,16 @@ web = FastAPI(title="Newsroom", docs_url=None, redoc_url=None)  # those pages lo
 web.add_middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"])  # no other site's name leads here
 web.mount("/page", StaticFiles(directory=PAGE))
 dispatcher, transport = WorkflowDispatcher(), get_transport("redis")
+
+
+class Offer(BaseModel):
+    """What the page offers: notes to begin with, and a button that kills the worker, which only the example has."""
+
+    notes: str = ""
+    may_kill: bool = False
+
+
+web.state.offer = Offer()
 
 
 class Notes(BaseModel):
@@ -191,6 +201,12 @@ async def redrive(handle: Handle) -> None:
 def page() -> FileResponse:
     """Return the page, which may run no script but its own."""
     return FileResponse(PAGE / "index.html", headers=SAFE)
+
+
+@web.get("/offer")
+def offer() -> Offer:
+    """Say what the page offers."""
+    return cast("Offer", web.state.offer)
 
 
 @web.get("/articles")

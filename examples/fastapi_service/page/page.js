@@ -341,10 +341,10 @@ $("redrive").onclick = () => trying(async () => { await ask(`${follower.path}/re
 $("kill").onclick = () => trying(() => ask("worker/kill", {}));
 window.onhashchange = open;
 
-ask("worker").then(({ text, may_kill }) => {  // only where the example has started a worker
+ask("offer").then(({ notes, may_kill }) => {
   mayKill = may_kill;
   $("kill").hidden = !mayKill || ENDED.includes($("state").dataset.state);
-  $("text").value ||= text;
+  $("text").value ||= notes;
 }).catch(() => {});
 loadArticles();
 open();
