@@ -23,6 +23,14 @@ if TYPE_CHECKING:
     from paigeant_celery.client.dispatch import WorkflowDispatcher
     from paigeant_celery.client.handle import WorkflowHandle
     from paigeant_celery.client.inbox import Inbox
+    from paigeant_celery.client.queries import (
+        ActivityTimes,
+        Histogram,
+        WorkflowCounts,
+        WorkflowPage,
+        Workflows,
+        WorkflowSummary,
+    )
     from paigeant_celery.client.readings import (
         Answered,
         BranchStatus,
@@ -95,7 +103,7 @@ if TYPE_CHECKING:
         WaitTimedOut,
         WorkflowWaits,
     )
-    from paigeant_celery.store.port import DeadLetter, Store
+    from paigeant_celery.store.port import DeadLetter, Store, WorkflowOrigin
     from paigeant_celery.worker.celery_tasks import register_task
     from paigeant_celery.worker.executor import ActivityExecutor
     from paigeant_celery.worker.install import install
@@ -105,6 +113,7 @@ __version__ = "0.1.0"
 _HOME = {
     "ActivityExecutor": "worker.executor",
     "ActivitySpec": "core.steps",
+    "ActivityTimes": "client.queries",
     "Answered": "client.readings",
     "AskedCall": "core.about",
     "BlockFailed": "core.block_errors",
@@ -127,6 +136,7 @@ _HOME = {
     "FunctionActivity": "activities.functions",
     "FunctionSpec": "core.steps",
     "GivenAnswer": "client.readings",
+    "Histogram": "client.queries",
     "HopFailed": "core.errors",
     "Inbox": "client.inbox",
     "InvalidAnswer": "core.wait_errors",
@@ -178,6 +188,7 @@ _HOME = {
     "WorkflowCancelled": "core.errors",
     "WorkflowConflict": "core.errors",
     "WorkflowContext": "activities.context",
+    "WorkflowCounts": "client.queries",
     "WorkflowDependencies": "activities.context",
     "WorkflowDispatcher": "client.dispatch",
     "WorkflowError": "core.errors",
@@ -185,10 +196,14 @@ _HOME = {
     "WorkflowFailed": "core.errors",
     "WorkflowHandle": "client.handle",
     "WorkflowLimits": "core.budget",
+    "WorkflowOrigin": "store.port",
+    "WorkflowPage": "client.queries",
     "WorkflowParked": "core.errors",
     "WorkflowResult": "client.readings",
     "WorkflowStatus": "client.readings",
+    "WorkflowSummary": "client.queries",
     "WorkflowWaits": "core.wait_errors",
+    "Workflows": "client.queries",
     "activity": "activities.functions",
     "agent_events": "agents.agent_events",
     "for_each": "core.block_steps",
@@ -208,6 +223,7 @@ _HOME = {
 __all__ = [
     "ActivityExecutor",
     "ActivitySpec",
+    "ActivityTimes",
     "Answered",
     "AskedCall",
     "BlockFailed",
@@ -230,6 +246,7 @@ __all__ = [
     "FunctionActivity",
     "FunctionSpec",
     "GivenAnswer",
+    "Histogram",
     "HopFailed",
     "Inbox",
     "InvalidAnswer",
@@ -281,6 +298,7 @@ __all__ = [
     "WorkflowCancelled",
     "WorkflowConflict",
     "WorkflowContext",
+    "WorkflowCounts",
     "WorkflowDependencies",
     "WorkflowDispatcher",
     "WorkflowError",
@@ -288,10 +306,14 @@ __all__ = [
     "WorkflowFailed",
     "WorkflowHandle",
     "WorkflowLimits",
+    "WorkflowOrigin",
+    "WorkflowPage",
     "WorkflowParked",
     "WorkflowResult",
     "WorkflowStatus",
+    "WorkflowSummary",
     "WorkflowWaits",
+    "Workflows",
     "activity",
     "agent_events",
     "for_each",

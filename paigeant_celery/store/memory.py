@@ -19,12 +19,14 @@ from paigeant_celery.core.flow import Failure
 from paigeant_celery.core.hops import Change, ClosedState, Pace, Sweeping
 from paigeant_celery.core.names import block_of
 from paigeant_celery.core.names import hop_id as make_hop_id
+from paigeant_celery.core.queries import CurrentState, WorkflowQuery
 from paigeant_celery.core.waits import Wait
 from paigeant_celery.store.branch_port import BranchPage, BranchReading, HopReading, OpenedBlock
 from paigeant_celery.store.limits import LIMITS, StoreLimits
 from paigeant_celery.store.memory_branches import Branches
 from paigeant_celery.store.memory_events import Events
 from paigeant_celery.store.memory_letters import LetterBox
+from paigeant_celery.store.memory_queries import counted, listed
 from paigeant_celery.store.memory_records import Kept, Records, Workflow
 from paigeant_celery.store.memory_sweep import Round
 from paigeant_celery.store.memory_waits import Waits, by_since
@@ -46,12 +48,14 @@ from paigeant_celery.store.port import (
     RenewAnswer,
     Resolution,
     Standing,
+    Started,
     StoredEvent,
     Suspended,
     Sweep,
     Totals,
     WorkflowRecord,
 )
+from paigeant_celery.store.query_port import HopTimes, ListedPage
 from paigeant_celery.store.timeline import place_of
 from paigeant_celery.store.totals import NOTHING, summed, sums_of, usage_of
 
@@ -98,12 +102,14 @@ class MemoryStore:
         """Nothing: no other process reaches the records."""
         return None
 
-    def start(self, new: NewWorkflow) -> Literal["started", "exists", "conflict"]:
+    def start(self, new: NewWorkflow) -> Started:
         """Record a workflow and its first hop."""
         with self._transaction() as now:
             existing = self._records.workflows.get(new.correlation_id)
             if existing is not None:
                 return "exists" if existing.content == new.content else "conflict"
+            if new.origin is not None and new.origin.workflow not in self._records.workflows:
+                return "gone"
             self._begin(new, "started", now)
             return "started"
 
@@ -141,6 +147,8 @@ class MemoryStore:
                 return Dropped(reason=change)
             self._records.apply(claim.hop_id, change, now=now)
             hop = change.hop
+            if block_of(claim.hop_id) is None and claim.activity:
+                workflow.activity, workflow.step_id = claim.activity, claim.step
             self._records.let_touch(claim.owner, until=now + timedelta(seconds=claim.timeout))
             is_quiet, kept.quiet = kept.quiet, False
             if claim.used is not None and workflow.used is None:
@@ -504,6 +512,20 @@ class MemoryStore:
         with self._transaction():
             return self._letters.dropped
 
+    def listed(self, query: WorkflowQuery) -> ListedPage:
+        """Return workflows that fit a query."""
+        with self._transaction():
+            return listed(self._records, query)
+
+    def counted(self) -> Mapping[str, Mapping[CurrentState, int]]:
+        """Return how many workflows stand at each activity, by state."""
+        with self._transaction():
+            return counted(self._records)
+
+    def times(self) -> Mapping[str, HopTimes]:
+        """Return how long hops waited and ran in the last days, by activity."""
+        return {}
+
     def check(self, *, allow_eviction: bool) -> Sequence[str]:
         """Return no warnings: nothing can be wrong."""
         return []
@@ -580,6 +602,7 @@ class MemoryStore:
         self._records.workflows[new.correlation_id] = workflow
         self._records.queue(workflow, new.hop, now=now, begun=begun)
         workflow.events.add_event(event, new.hop.hop_id, now=now, queue=new.hop.queue)
+        self._records.fork(workflow, new, now=now)
 
     def _renew(self, hop_id: str, owner: str, fence: int, now: datetime) -> bool:
         change = protocol.renew(self._records.hops[hop_id].hop, owner=owner, fence=fence, now=now, pace=self._pace)

@@ -16,6 +16,7 @@ from paigeant_celery.core.errors import HopUnknown, InvalidInput
 from paigeant_celery.core.flow import Failure, WorkflowState
 from paigeant_celery.core.hops import EPOCH
 from paigeant_celery.core.names import hop_id as make_hop_id
+from paigeant_celery.core.queries import CurrentState, WorkflowQuery
 from paigeant_celery.core.waits import Wait, hop_of_token
 from paigeant_celery.store.branch_port import BranchPage, BranchReading, HopReading, OpenedBlock
 from paigeant_celery.store.branches import too_many_hops
@@ -42,15 +43,18 @@ from paigeant_celery.store.port import (
     RenewAnswer,
     Resolution,
     Standing,
+    Started,
     StoredEvent,
     Suspended,
     Sweep,
     Totals,
     WorkflowRecord,
 )
+from paigeant_celery.store.query_port import HopTimes, ListedPage, ListedWorkflow
 from paigeant_celery.store.redis_branches import block_of_values, branches_in, page_arguments, plan_arguments
 from paigeant_celery.store.redis_check import check_server
 from paigeant_celery.store.redis_client import Client, Reply, Server
+from paigeant_celery.store.redis_queries import counts_of, listed_of, page_of
 from paigeant_celery.store.redis_records import (
     about_failure,
     entry_of,
@@ -61,6 +65,8 @@ from paigeant_celery.store.redis_records import (
     letter_fields,
     letter_of,
     moment_of,
+    origin_arguments,
+    origin_in,
     spent_arguments,
     totals_in,
     used_argument,
@@ -122,18 +128,18 @@ class RedisStore:
         """Whether other processes see the same records. They do."""
         return True
 
-    def start(self, new: NewWorkflow) -> Literal["started", "exists", "conflict"]:
+    def start(self, new: NewWorkflow) -> Started:
         """Record a workflow and its first hop."""
-        arguments = (*workflow_arguments(new), *ADOPTS_NOTHING, *flat_of(new.blobs))
+        arguments = (*workflow_arguments(new), *ADOPTS_NOTHING, *origin_arguments(new))
         reply = self._server.run("start", *arguments, about=f"wf:{new.correlation_id}")
-        return cast("Literal['started', 'exists', 'conflict']", reply)
+        return cast("Started", reply)
 
     def adopt(
         self, new: NewWorkflow, *, sent_at: datetime, max_age: timedelta, begun: int = 0
     ) -> Literal["adopted", "known", "expired"]:
         """Record a workflow that is known only from the message of its current hop."""
         about_message = (round((sent_at - EPOCH).total_seconds() * 1000), round(max_age.total_seconds() * 1000), begun)
-        arguments = (*workflow_arguments(new), *about_message)
+        arguments = (*workflow_arguments(new), *about_message, *origin_arguments(new))
         reply = self._server.run("start", *arguments, about=f"wf:{new.correlation_id}")
         answers: Mapping[str, Literal["adopted", "expired"]] = {"started": "adopted", "expired": "expired"}
         return answers.get(reply, "known")
@@ -390,7 +396,7 @@ class RedisStore:
         with self._server.readable(about):
             (
                 state, content, hop_id, created_at, updated_at, failure, envelope, queue, hop_state, attempt, retry,
-                wake_at, waits,
+                wake_at, waits, origin,
             ) = reply  # fmt: skip
             if None in (content, envelope, queue, hop_state) or state not in get_args(WorkflowState):
                 raise ValueError("it lacks fields, or its state is unknown to this version")
@@ -410,6 +416,7 @@ class RedisStore:
                 suspended=hop_state == "suspended",
                 wake_at=moment_of(wake_at) if wake_at else None,
                 waits=waits_in(waits),
+                origin=origin_in(origin),
             )
 
     def blob(self, correlation_id: str, name: str) -> str | None:
@@ -477,6 +484,24 @@ class RedisStore:
             return int(
                 self._server.ask(lambda c: c.redis.hget(f"{self._prefix}:meta", "letters_dropped"), about="meta") or 0
             )
+
+    def listed(self, query: WorkflowQuery) -> ListedPage:
+        """Return workflows that fit a query."""
+        return page_of(self._listed(), query)
+
+    def counted(self) -> Mapping[str, Mapping[CurrentState, int]]:
+        """Return how many workflows stand at each activity, by state."""
+        return counts_of(self._listed())
+
+    def times(self) -> Mapping[str, HopTimes]:
+        """Return how long hops waited and ran in the last days, by activity."""
+        return {}
+
+    def _listed(self) -> Sequence[ListedWorkflow]:
+        start = f"{self._prefix}:wf:"
+        names = self._server.ask(lambda c: list(c.redis.scan_iter(f"{start}*", count=1000)), about="wf:")
+        records = (self.workflow(name.removeprefix(start)) for name in names)
+        return [listed_of(record) for record in records if record is not None]
 
     def check(self, *, allow_eviction: bool) -> Sequence[str]:
         """Return warnings about the server.
