@@ -55,6 +55,7 @@ class Claims:
             conversation=conversation_of(message) if message is not None else None,
             wanted=wanted,
             used=used_by(message.slip.executed, earlier=message.slip.earlier) if is_limited(message) else None,
+            trace=arrival.trace,
         )
         return self._store.claim(claim)
 
