@@ -14,6 +14,7 @@ from paigeant_celery.activities.context import StepOutput
 from paigeant_celery.core.about import AskedCall
 from paigeant_celery.core.errors import UsageError
 from paigeant_celery.core.flow import Failure, WorkflowState
+from paigeant_celery.core.queries import CurrentState, Underway
 from paigeant_celery.core.waits import WaitKind
 
 __all__ = [
@@ -31,10 +32,7 @@ __all__ = [
 
 T = TypeVar("T")
 
-# The store says `running` until a workflow ends or is parked. Whoever looks wants to know more.
-Underway: TypeAlias = Literal["queued", "running", "retrying", "suspended"]
 AnswerOutcome: TypeAlias = Literal["settled", "recorded", "answered", "late", "kept", "repeated"]
-CurrentState: TypeAlias = Literal[Underway, WorkflowState]
 BranchState: TypeAlias = Literal["held", CurrentState]
 
 

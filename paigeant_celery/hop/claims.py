@@ -56,6 +56,7 @@ class Claims:
             wanted=wanted,
             used=used_by(message.slip.executed, earlier=message.slip.earlier) if is_limited(message) else None,
             trace=arrival.trace,
+            activity=step.activity if step is not None else "",
         )
         return self._store.claim(claim)
 

@@ -19,12 +19,14 @@ from paigeant_celery.core.flow import Failure
 from paigeant_celery.core.hops import Change, ClosedState, Hop, Pace, Sweeping
 from paigeant_celery.core.names import block_of
 from paigeant_celery.core.names import hop_id as make_hop_id
+from paigeant_celery.core.queries import CurrentState, WorkflowQuery
 from paigeant_celery.core.waits import Wait
 from paigeant_celery.store.branch_port import BranchPage, BranchReading, HopReading, OpenedBlock
 from paigeant_celery.store.limits import LIMITS, StoreLimits
 from paigeant_celery.store.memory_branches import Branches
 from paigeant_celery.store.memory_events import Events
 from paigeant_celery.store.memory_letters import LetterBox
+from paigeant_celery.store.memory_queries import counted, listed
 from paigeant_celery.store.memory_records import Kept, Records, Workflow
 from paigeant_celery.store.memory_sweep import Round
 from paigeant_celery.store.memory_waits import Waits, by_since
@@ -53,6 +55,7 @@ from paigeant_celery.store.port import (
     Totals,
     WorkflowRecord,
 )
+from paigeant_celery.store.query_port import HopTimes, ListedPage
 from paigeant_celery.store.timeline import place_of
 from paigeant_celery.store.totals import NOTHING, summed, sums_of, usage_of
 
@@ -144,6 +147,8 @@ class MemoryStore:
             hop = change.hop
             if hop.fence > before.fence:
                 _note_claim(kept, before, claim.trace, now)
+            if block_of(claim.hop_id) is None and claim.activity:
+                workflow.activity, workflow.step_id = claim.activity, claim.step
             self._records.let_touch(claim.owner, until=now + timedelta(seconds=claim.timeout))
             is_quiet, kept.quiet = kept.quiet, False
             if claim.used is not None and workflow.used is None:
@@ -507,6 +512,20 @@ class MemoryStore:
         """Return how many dead letters were dropped in favour of newer ones."""
         with self._transaction():
             return self._letters.dropped
+
+    def listed(self, query: WorkflowQuery) -> ListedPage:
+        """Return workflows that fit a query."""
+        with self._transaction():
+            return listed(self._records, query)
+
+    def counted(self) -> Mapping[str, Mapping[CurrentState, int]]:
+        """Return how many workflows stand at each activity, by state."""
+        with self._transaction():
+            return counted(self._records)
+
+    def times(self) -> Mapping[str, HopTimes]:
+        """Return how long hops waited and ran in the last days, by activity."""
+        return {}
 
     def check(self, *, allow_eviction: bool) -> Sequence[str]:
         """Return no warnings: nothing can be wrong."""

@@ -75,6 +75,8 @@ class Workflow:
     signals: Signals = field(default_factory=Signals)
     used: Sums | None = None  # None if it has no limits, or no hop of it was claimed yet
     live: int = 0  # hops that go on by themselves
+    activity: str = ""  # that of the current step, or of the last one
+    step_id: str = ""
 
     @property
     def goes_on(self) -> bool:
@@ -142,6 +144,8 @@ class Records:
 
     def queue(self, workflow: Workflow, new: HopRecord, *, now: datetime, begun: int | None = None) -> None:
         """Record a workflow's next hop, whose message is sent now, or one that is known only from its message."""
+        if block_of(new.hop_id) is None:
+            workflow.activity, workflow.step_id = new.activity, new.step_id
         line = self.line_of(new.queue)
         if begun is None:
             change = protocol.queue(digest=new.digest, line=line, now=now, pace=self._pace)

@@ -13,6 +13,7 @@ from paigeant_celery.core.flow import Failure, WorkflowState
 from paigeant_celery.core.waits import Wait
 from paigeant_celery.store.branch_port import BranchStore
 from paigeant_celery.store.endpoint import Endpoint
+from paigeant_celery.store.query_port import QueryStore
 from paigeant_celery.store.records import Closed, Closing, HopRecord
 from paigeant_celery.store.wait_port import AskedWait, NewWait, Resolution, Standing, Suspended, WaitStore
 
@@ -79,6 +80,7 @@ class Claim:
     of blobs of the workflow that the answer shall bring, so that they need no round trip of their own. `used` is what
     the steps before this one used, if the workflow has limits: where nothing is counted yet, counting begins with it.
     `trace` names the span of this attempt, for the links of later ones: without spaces, and empty if there is none.
+    `activity` is that of the step, for the list of workflows and the times of its hops.
     """
 
     hop_id: str
@@ -92,6 +94,7 @@ class Claim:
     wanted: Sequence[str] = ()
     used: Usage | None = None
     trace: str = ""
+    activity: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -587,6 +590,15 @@ class StoreServer(Protocol):
 
 
 class Store(
-    HopStore, WaitStore, BranchStore, JournalStore, ConversationKeeper, EventStore, LetterStore, StoreServer, Protocol
+    HopStore,
+    WaitStore,
+    BranchStore,
+    JournalStore,
+    ConversationKeeper,
+    EventStore,
+    LetterStore,
+    QueryStore,
+    StoreServer,
+    Protocol,
 ):
     """A whole store. Every operation is atomic, idempotent and synchronous; callers ask for the parts they need."""

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 __all__ = ["Closed", "Closing", "HopRecord"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class HopRecord:
-    """A hop that waits to be run: everything that is needed to publish its message again."""
+    """A hop that waits to be run: everything that is needed to publish its message again.
+
+    `activity` and `step_id` are for the list of workflows, and recorded with it; one that is read has none.
+    """
 
     hop_id: str
     queue: str
     envelope: str
     digest: str
+    activity: str = field(default="", compare=False)
+    step_id: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,7 @@ from paigeant_celery.core.errors import HopUnknown, InvalidInput
 from paigeant_celery.core.flow import Failure, WorkflowState
 from paigeant_celery.core.hops import EPOCH
 from paigeant_celery.core.names import hop_id as make_hop_id
+from paigeant_celery.core.queries import CurrentState, WorkflowQuery
 from paigeant_celery.core.waits import Wait, hop_of_token
 from paigeant_celery.store.branch_port import BranchPage, BranchReading, HopReading, OpenedBlock
 from paigeant_celery.store.branches import too_many_hops
@@ -48,9 +49,11 @@ from paigeant_celery.store.port import (
     Totals,
     WorkflowRecord,
 )
+from paigeant_celery.store.query_port import HopTimes, ListedPage, ListedWorkflow
 from paigeant_celery.store.redis_branches import block_of_values, branches_in, page_arguments, plan_arguments
 from paigeant_celery.store.redis_check import check_server
 from paigeant_celery.store.redis_client import Client, Reply, Server
+from paigeant_celery.store.redis_queries import counts_of, listed_of, page_of
 from paigeant_celery.store.redis_records import (
     about_failure,
     before_in,
@@ -479,6 +482,24 @@ class RedisStore:
             return int(
                 self._server.ask(lambda c: c.redis.hget(f"{self._prefix}:meta", "letters_dropped"), about="meta") or 0
             )
+
+    def listed(self, query: WorkflowQuery) -> ListedPage:
+        """Return workflows that fit a query."""
+        return page_of(self._listed(), query)
+
+    def counted(self) -> Mapping[str, Mapping[CurrentState, int]]:
+        """Return how many workflows stand at each activity, by state."""
+        return counts_of(self._listed())
+
+    def times(self) -> Mapping[str, HopTimes]:
+        """Return how long hops waited and ran in the last days, by activity."""
+        return {}
+
+    def _listed(self) -> Sequence[ListedWorkflow]:
+        start = f"{self._prefix}:wf:"
+        names = self._server.ask(lambda c: list(c.redis.scan_iter(f"{start}*", count=1000)), about="wf:")
+        records = (self.workflow(name.removeprefix(start)) for name in names)
+        return [listed_of(record) for record in records if record is not None]
 
     def check(self, *, allow_eviction: bool) -> Sequence[str]:
         """Return warnings about the server.

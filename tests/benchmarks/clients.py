@@ -23,6 +23,7 @@ from contestants import AGENT, ENDED, JOIN, STEP, chain_app, lean_app, slip_app
 from kombu.simple import SimpleQueue
 
 FAN = "fan"  # the id of the block
+LOOK_AGAIN = 5.0  # seconds after which a result is looked at again, because its announcement may have been missed
 
 
 class Client(Protocol):
@@ -96,12 +97,19 @@ class ChainClient:
         found: list[object] = []
         step: AsyncResult | None = self._sent.pop(sent)
         while step is not None:  # from the last one, which ends last, to the first
-            try:
-                found.append(step.get(timeout=timeout))
-            except celery.exceptions.TimeoutError as error:
-                raise TimeoutError(f"task {step.id} did not end within {timeout:g} s") from error
+            found.append(self._output(step, timeout=timeout))
             step = step.parent
         return found[0] if sent in self._fans else found[::-1]  # type: ignore[return-value]
+
+    def _output(self, step: AsyncResult, *, timeout: float) -> object:
+        """Wait for a step; Celery looks once, subscribes on another connection, and may miss what comes in between."""
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                return step.get(timeout=LOOK_AGAIN)
+            except celery.exceptions.TimeoutError as error:
+                if time.monotonic() >= deadline:
+                    raise TimeoutError(f"task {step.id} is {step.state} after {timeout:g} s") from error
 
 
 class LeanClient:

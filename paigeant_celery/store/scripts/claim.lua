@@ -6,8 +6,9 @@
 -- Answer: {'unknown' | 'finished' | 'running' | 'held' | 'waiting' | 'suspended' | 'parked' | 'cancelled' | 'altered'}, or
 --         {'claimed', fence, attempt, claimed_at, exhausted (0|1), when the workflow was recorded, what was heard of its
 --         conversation at the first claim: 'pieces size log' ('' for none), {name, blob, ... for those that are there},
---         {the fields of its waits}, {used, counted; none without limits}, {when it was claimed before ('' for never), '1' (the
---         owner of that claim was lost) or '', names of the spans of earlier attempts}}, or the error FORMAT if a newer worker has begun
+--         {the fields of its waits}, {used, counted; none without limits}, {when it was claimed before ('' for never), '1'
+--         (the owner of that claim was lost) or '', names of the spans of earlier attempts}}, or the error FORMAT if a newer
+--         worker has begun
 
 local _, hop, owner, token, max_attempts, digest, lease, step, timeout, where, name, ttl, before, trace =
   unpack(ARGV, 1, 12 + 2)
@@ -19,8 +20,7 @@ if wrong then return wrong end
 
 local record = {}
 local fields = { 'workflow', 'state', 'digest', 'owner', 'token', 'fence', 'attempt', 'claimed_at', 'exhausted', 'queue',
-  'first', 'heard', ':waits', 'quiet', 'lapsed', 'last_claim', 'claimed_before', 'taken_over',
-  'traces' }
+  'first', 'heard', ':waits', 'quiet', 'lapsed', 'last_claim', 'claimed_before', 'taken_over', 'traces' }
 for i, value in ipairs(redis.call('HMGET', hop_key(hop), unpack(fields))) do record[fields[i]] = value end
 local repeated = record.token == token and record.owner == owner
 if is_outdated and not repeated then return outdated() end -- what it claimed before is its own

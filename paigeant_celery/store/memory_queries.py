@@ -1,0 +1,98 @@
+"""Questions about all workflows of the store in memory. It looks at each of them."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+
+from paigeant_celery.core import hops as protocol
+from paigeant_celery.core.queries import (
+    CurrentState,
+    WorkflowQuery,
+    current_state,
+    cursor_of,
+    milliseconds,
+    place_of_cursor,
+)
+from paigeant_celery.store.memory_records import Kept, Records, Workflow
+from paigeant_celery.store.query_port import ListedPage, ListedWorkflow
+
+__all__ = ["counted", "listed"]
+
+
+def listed(records: Records, query: WorkflowQuery) -> ListedPage:
+    """Return workflows that fit a query."""
+    place = place_of_cursor(query.after) if query.after is not None else None
+    fitting = [workflow for workflow in records.workflows.values() if _fits(records, workflow, query)]
+    if query.prefix is not None:
+        found = sorted(fitting, key=lambda workflow: workflow.correlation_id)
+        found = [workflow for workflow in found if place is None or workflow.correlation_id > place[1]]
+    else:
+        found = sorted(fitting, key=_newest_first)
+        found = [workflow for workflow in found if place is None or _newest_first(workflow) > (-place[0], place[1])]
+    page = [_listed(records, workflow) for workflow in found[: query.limit]]
+    more = len(found) > len(page)
+    return ListedPage(items=tuple(page), next=cursor_of(page[-1].created_at, page[-1].correlation_id) if more else None)
+
+
+def counted(records: Records) -> Mapping[str, Mapping[CurrentState, int]]:
+    """Return how many workflows stand at each activity, by state."""
+    found: defaultdict[str, Counter[CurrentState]] = defaultdict(Counter)
+    for workflow in records.workflows.values():
+        found[workflow.activity][_state(records, workflow)] += 1
+    return {activity: dict(states) for activity, states in sorted(found.items())}
+
+
+def _newest_first(workflow: Workflow) -> tuple[int, str]:
+    return -milliseconds(workflow.created_at), workflow.correlation_id
+
+
+def _fits(records: Records, workflow: Workflow, query: WorkflowQuery) -> bool:
+    if query.prefix is not None and not workflow.correlation_id.startswith(query.prefix):
+        return False
+    if query.since is not None and milliseconds(workflow.created_at) < milliseconds(query.since):
+        return False
+    if query.before is not None and milliseconds(workflow.created_at) >= milliseconds(query.before):
+        return False
+    if query.activity is not None and workflow.activity != query.activity:
+        return False
+    if query.states and _state(records, workflow) not in query.states:
+        return False
+    if query.waits_for is None:
+        return True
+    return any(query.waits_for in _open_names(records.hops[hop_id]) for hop_id in workflow.hop_ids)
+
+
+def _state(records: Records, workflow: Workflow) -> CurrentState:
+    hop = records.hops[workflow.hop_id].hop
+    return current_state(
+        workflow.state,
+        running=hop.state == "running",
+        suspended=hop.state == "suspended",
+        retrying=hop.state == "waiting" and not hop.given_back,
+    )
+
+
+def _open_names(kept: Kept) -> tuple[str, ...]:
+    """Return the names of what a hop waits for, oldest first."""
+    if kept.hop.state in protocol.ENDED:
+        return ()
+    waits = sorted(kept.waits.values(), key=lambda wait: wait.since)
+    return tuple(dict.fromkeys(wait.name for wait in waits if wait.state == "open"))
+
+
+def _listed(records: Records, workflow: Workflow) -> ListedWorkflow:
+    record, kept = records.read(workflow.correlation_id), records.hops[workflow.hop_id]
+    assert record is not None
+    return ListedWorkflow(
+        correlation_id=workflow.correlation_id,
+        state=_state(records, workflow),
+        activity=workflow.activity,
+        step_id=workflow.step_id,
+        queue=record.queue,
+        attempt=record.attempt,
+        created_at=record.created_at,
+        updated_at=record.updated_at,
+        failure=record.failure,
+        waits_for=_open_names(kept),
+    )

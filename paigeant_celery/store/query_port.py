@@ -1,0 +1,65 @@
+"""The part of the seam to a store that is about all its workflows: which ones, how many, and how long steps take."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Protocol
+
+from paigeant_celery.core.flow import Failure
+from paigeant_celery.core.queries import CurrentState, WorkflowQuery
+
+__all__ = ["HopTimes", "ListedPage", "ListedWorkflow", "QueryStore"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListedWorkflow:
+    """A workflow as a list shows it: where its current step stands, or the last one at its end.
+
+    `activity` and `step_id` are empty if nothing is known of them. `waits_for` are the names of the open waits of its
+    current step.
+    """
+
+    correlation_id: str
+    state: CurrentState
+    activity: str
+    step_id: str
+    queue: str
+    attempt: int
+    created_at: datetime
+    updated_at: datetime
+    failure: Failure | None = None
+    waits_for: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListedPage:
+    """Some workflows in their order, and the cursor behind them; None if there are no more."""
+
+    items: tuple[ListedWorkflow, ...]
+    next: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class HopTimes:
+    """How often hops of an activity waited and ran for how long, by the numbers of buckets (`core/queries.py`)."""
+
+    queued: Mapping[int, int] = field(default_factory=dict)
+    run: Mapping[int, int] = field(default_factory=dict)
+
+
+class QueryStore(Protocol):
+    """What is known about all workflows. Of a workflow whose record has expired, nothing is."""
+
+    def listed(self, query: WorkflowQuery) -> ListedPage:
+        """Return workflows that fit a query."""
+        ...
+
+    def counted(self) -> Mapping[str, Mapping[CurrentState, int]]:
+        """Return how many workflows stand at each activity, by state; ended ones count for their last one."""
+        ...
+
+    def times(self) -> Mapping[str, HopTimes]:
+        """Return how long hops waited and ran in the last days, by activity."""
+        ...
