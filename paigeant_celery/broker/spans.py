@@ -111,7 +111,7 @@ class HopSpan:
         """Make spans that begin inside the block stand below this one."""
         return _AS_IT_IS if self._context is None else _attached(self._context)
 
-    def tell(self, name: str, value: str | int) -> None:
+    def note(self, name: str, value: str | int) -> None:
         """Set an attribute."""
         if self._span is not None and self._span.is_recording():
             self._span.set_attribute(name, value)
@@ -131,14 +131,14 @@ class HopSpan:
         """Say that it ended with an error of a class, and where; no text of an error is told."""
         if self._span is None or not self._span.is_recording():
             return
-        self.tell("error.type", error_class)
+        self.note("error.type", error_class)
         if self._is_own:  # another instrumentation says what it wants to
             from opentelemetry.trace import Status, StatusCode
 
             self._span.set_status(Status(StatusCode.ERROR, error_class))
             if stack:
                 about = {"exception.type": error_class, "exception.stacktrace": stack}
-                self._span.add_event("exception", about)
+                self._span.add_event(name="exception", attributes=about)
 
     def end(self) -> None:
         """End it, unless it is somebody else's. Ending it again changes nothing."""

@@ -156,7 +156,7 @@ class WorkflowDispatcher:
         asked = _Asked(variables, correlation_id, start_at, deadline, stream, usage_limits)
         with dispatching() as span:
             prepared = self._prepare(transport, itinerary, asked)
-            span.tell("messaging.message.conversation_id", prepared.message.correlation_id)
+            span.note("messaging.message.conversation_id", prepared.message.correlation_id)
             return await prepared.sent()
 
     def dispatch_workflow_sync(
@@ -175,7 +175,7 @@ class WorkflowDispatcher:
         asked = _Asked(variables, correlation_id, start_at, deadline, stream, usage_limits)
         with dispatching() as span:
             prepared = self._prepare(transport, itinerary, asked)
-            span.tell("messaging.message.conversation_id", prepared.message.correlation_id)
+            span.note("messaging.message.conversation_id", prepared.message.correlation_id)
             return prepared.send()
 
     def handle(self, correlation_id: str, transport: Transport | None = None) -> WorkflowHandle:

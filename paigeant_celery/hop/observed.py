@@ -85,7 +85,7 @@ class Observed:
         self._claimed, self._begun_at = claimed, time.monotonic()
         self._line.attempt = claimed.attempt
         before = claimed.before
-        self.span.tell("paigeant.attempt", claimed.attempt)
+        self.span.note("paigeant.attempt", claimed.attempt)
         self.span.link(before.traces)
         metrics.attempt_began(self._activity, queued=_queued(message, claimed), taken_over=before.taken_over)
         if before.claimed_at is not None:
@@ -113,7 +113,7 @@ class Observed:
             return
         metrics.delivery_dropped(self._activity, reason)
         self._told = True
-        self.span.tell("paigeant.outcome", "dropped")
+        self.span.note("paigeant.outcome", "dropped")
 
     def ended(self, outcome: str, error_class: str | None = None, stack: str = "") -> None:
         """Tell how it ended; only the first word counts."""
@@ -122,7 +122,7 @@ class Observed:
         self._told = True
         seconds = time.monotonic() - self._begun_at if self._begun_at is not None else None
         metrics.hop_ended(self._activity, outcome, seconds=seconds, error_class=error_class)
-        self.span.tell("paigeant.outcome", outcome)
+        self.span.note("paigeant.outcome", outcome)
         if outcome in ERRORS:
             self.span.fail(error_class or outcome, stack)
 

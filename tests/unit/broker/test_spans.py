@@ -81,7 +81,7 @@ def test_a_process_that_has_not_loaded_the_api_makes_nothing(monkeypatch: pytest
 def test_a_dispatch_is_a_span_that_hops_are_below(ended: InMemorySpanExporter) -> None:
     """A script has no request: without this, each hop would be a trace of its own."""
     with dispatching() as own:
-        own.tell("messaging.message.conversation_id", "w")
+        own.note("messaging.message.conversation_id", "w")
         sent = current_trace()
     hop = begin_hop(sent, task="p.a", attributes={"messaging.message.id": "w.0"})
     hop.end()
@@ -152,7 +152,7 @@ def test_the_span_of_another_instrumentation_is_that_of_the_hop(ended: InMemoryS
         own = begin_hop(carrier(OURS), task="p.a", attributes={"paigeant.activity": "a"})
         with own.current():
             assert trace.get_current_span() is around
-        own.tell("paigeant.outcome", "completed")
+        own.note("paigeant.outcome", "completed")
         own.end()
         assert around.is_recording()
 
