@@ -72,6 +72,7 @@ LIBRARIES = {
     "sentry_sdk": {"worker.reporting"},
     "pytest": {"testing"},
     "typing_extensions": {"agents"},
+    "yaml": {"core.document_text"},
 }
 # A library is loaded by the modules that need it, and never by these.
 WITHOUT_CELERY = {*("broker.port", "broker.outbox", "broker.sending"), *LIBRARIES["opentelemetry"]}
@@ -86,6 +87,7 @@ BY_STRING = re.compile(r"(paigeant_celery(?:\.\w+)*):\w+")  # how Celery imports
 
 # Who may import inside a function, and what. An entry that ends in a dot means everything below it.
 LATE = {
+    ("core.document_text", "yaml"),  # an optional library
     ("store", "paigeant_celery.store."),  # only the requested store loads its client
     ("client.dispatch", "paigeant_celery.broker.transport"),  # a process that names its transport needs no default
     ("client.queries", "paigeant_celery.broker.transport"),  # the same
