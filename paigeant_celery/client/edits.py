@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import assert_never
 
 from paigeant_celery.activities.registry import registry
 from paigeant_celery.broker.outbox import Outbox
@@ -17,6 +18,7 @@ from paigeant_celery.core.document_errors import EditRefused, Finding, InvalidDo
 from paigeant_celery.core.document_steps import StepOfDocument, made
 from paigeant_celery.core.documents import Given, SlipDocument, read_document, revision_of
 from paigeant_celery.core.errors import InvalidInput, StoreRequired, UnknownWorkflow
+from paigeant_celery.core.hops import NotEdited
 from paigeant_celery.core.lint import in_document, lint
 from paigeant_celery.core.message import PaigeantMessage, reread, sha256
 from paigeant_celery.core.names import inserting_place
@@ -28,16 +30,6 @@ from paigeant_celery.store.pages import all_opened
 from paigeant_celery.store.port import Edit, Store, WorkflowRecord
 
 __all__ = ["EditedWorkflow", "edit_workflow", "edit_workflow_sync"]
-
-GOES_ON = (
-    "it goes on, and a worker may have its message; wait until it is parked or suspended, or cancel it and fork it"
-)
-WHY_NOT: Mapping[str, tuple[str, str]] = {
-    "ended": ("workflow_ended", "it has ended; fork it, or run the document"),
-    "goes_on": ("workflow_goes_on", GOES_ON),
-    "changed": ("stale_revision", "somebody else has just edited it; export it again, and edit that"),
-    "begun": ("step_begun", "its current step has opened branches or is suspended, and stays as it is"),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +102,7 @@ class _Editing:
         if answer == "unknown":
             raise UnknownWorkflow(self._record.correlation_id, self._store.address)
         if answer != "edited":
-            raise EditRefused(WHY_NOT[answer][0], self._record.correlation_id, WHY_NOT[answer][1])
+            raise _refused(answer, self._record.correlation_id)
         return self._told(now, hop.digest, restarts=restarts)
 
     def _told(self, before: SlipDocument, digest: str, *, restarts: bool) -> EditedWorkflow:
@@ -133,7 +125,7 @@ class _Editing:
             text = f"the document was exported from workflow {origin.correlation_id!r}"
             raise InvalidDocument("invalid_document", "workflow.correlation_id", text, "name that, or export this one")
         if record.state not in ("running", "parked"):
-            raise EditRefused(WHY_NOT["ended"][0], record.correlation_id, WHY_NOT["ended"][1])
+            raise _refused("ended", record.correlation_id)
         if origin.revision != revision:
             text = (
                 f"its revision is {revision}, and the document has {origin.revision[:64]}: it has moved on, or somebody"
@@ -142,7 +134,7 @@ class _Editing:
                 "stale_revision", record.correlation_id, f"{text} edited it; export it again, and edit that"
             )
         if record.state != "parked" and not record.suspended:
-            raise EditRefused(WHY_NOT["goes_on"][0], record.correlation_id, GOES_ON)
+            raise _refused("goes_on", record.correlation_id)
 
     def _edited(self, whole: PaigeantMessage) -> tuple[PaigeantMessage, Mapping[str, str]]:
         """Return the message with the steps of the document, checked, and the files that the store must hold."""
@@ -175,6 +167,22 @@ class _Editing:
         steps = checked_steps("itinerary", named)
         check_blocks(steps, "itinerary", earlier, self._transport.settings.max_branches)
         return tuple(_added_as_before(step, known.get(step.step_id)) for step in steps)
+
+
+def _refused(why: NotEdited, correlation_id: str) -> EditRefused:
+    match why:
+        case "ended":
+            return EditRefused("workflow_ended", correlation_id, "it has ended; fork it, or run the document")
+        case "goes_on":
+            text = "it goes on, and a worker may have its message; wait until it is parked or suspended, or fork it"
+            return EditRefused("workflow_goes_on", correlation_id, text)
+        case "changed":
+            text = "somebody else has just edited it; export it again, and edit that"
+            return EditRefused("stale_revision", correlation_id, text)
+        case "begun":
+            text = "its current step has opened branches or is suspended, and stays as it is; edit those after it"
+            return EditRefused("step_begun", correlation_id, text)
+    assert_never(why)
 
 
 def _added_as_before(step: Step, before: Step | None) -> Step:

@@ -37,8 +37,9 @@ class InvalidDocument(InvalidInput):
 
     def __init__(self, reason: str, path: str, text: str, remedy: str = "", more: Sequence[Sequence[str]] = ()) -> None:
         super().__init__(reason, path, text)
+        self.remedy, self.more = remedy, [list(each) for each in more]
         # Celery makes an error again from its arguments, and these must be JSON.
-        self.args = (reason, path, text, remedy, [list(each) for each in more])
+        self.args = (reason, path, text, remedy, self.more)
         self.findings = (Finding(reason, path, text, remedy), *(Finding(*each) for each in more))
 
     @classmethod

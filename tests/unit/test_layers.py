@@ -37,7 +37,7 @@ MAY_IMPORT = {
             "activities",
             "journal",
         ),
-        *("broker.port", "broker.outbox", "broker.sending", "broker.tracing"),
+        *("broker.port", "broker.outbox", "broker.sending", "broker.tracing", "broker.spans", "broker.metrics"),
     },
     "agents": {"core", "activities", "journal"},
     "client": {
@@ -66,7 +66,7 @@ LIBRARIES = {
     "redis": {"store.redis_client"},
     "click": {"worker", "cli"},
     "rich": {"cli.output"},
-    "opentelemetry": {"broker.tracing"},
+    "opentelemetry": {"broker.tracing", "broker.spans", "broker.metrics"},
     "asgiref": {"worker.django_host"},
     "django": {"worker.django_host"},
     "sentry_sdk": {"worker.reporting"},
@@ -75,7 +75,7 @@ LIBRARIES = {
     "yaml": {"core.document_text"},
 }
 # A library is loaded by the modules that need it, and never by these.
-WITHOUT_CELERY = {"broker.port", "broker.outbox", "broker.sending", "broker.tracing"}
+WITHOUT_CELERY = {*("broker.port", "broker.outbox", "broker.sending"), *LIBRARIES["opentelemetry"]}
 
 NOT_IN_CORE = {"asyncio", "os", "random", "secrets", "socket", "subprocess", "threading", "time", "urllib", "uuid"}
 
