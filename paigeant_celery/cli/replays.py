@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,8 +13,6 @@ from paigeant_celery.cli.asking import transport_of_app
 from paigeant_celery.cli.output import Exit, Group, Refused, tell
 
 if TYPE_CHECKING:
-    from celery import Celery
-
     from paigeant_celery.core.replays import HopDump
 
 __all__ = ["replay"]
@@ -92,7 +90,7 @@ def _script(dump: HopDump, workflow: str, modules: Sequence[str], *, name: str) 
     return SCRIPT.format(path=path, workflow=workflow, modules=list(modules), dump=text, name=name)
 
 
-def _modules(app: Celery, dump: HopDump) -> list[str]:
+def _modules(app: Any, dump: HopDump) -> list[str]:
     """Return the module that made the agent, or all that the app imports if that is not known."""
     from paigeant_celery.activities.registry import registry
 
