@@ -12,7 +12,8 @@ from paigeant_celery.cli.answering import answer, approve, deny, inbox, signal
 from paigeant_celery.cli.brokers import rebind
 from paigeant_celery.cli.letters import letters
 from paigeant_celery.cli.output import Group
-from paigeant_celery.cli.workflows import activities, graph, show
+from paigeant_celery.cli.serving import activities
+from paigeant_celery.cli.showing import graph, show
 
 __all__ = ["paigeant"]
 
