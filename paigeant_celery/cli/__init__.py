@@ -10,6 +10,7 @@ import click
 from paigeant_celery.cli.acting import cancel, retry
 from paigeant_celery.cli.answering import answer, approve, deny, inbox, signal
 from paigeant_celery.cli.brokers import rebind
+from paigeant_celery.cli.forks import fork
 from paigeant_celery.cli.letters import letters
 from paigeant_celery.cli.output import Group
 from paigeant_celery.cli.serving import activities
@@ -26,5 +27,5 @@ def paigeant() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
-for _command in (activities, show, graph, inbox, approve, deny, answer, signal, cancel, retry, rebind, letters):
+for _command in (activities, show, graph, inbox, approve, deny, answer, signal, cancel, retry, fork, rebind, letters):
     paigeant.add_command(_command)

@@ -6,6 +6,7 @@ import difflib
 import sys
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 
 from paigeant_celery.activities.port import Activity
 from paigeant_celery.activities.registry import registry
@@ -16,9 +17,11 @@ from paigeant_celery.core.files import carries_files, with_files_apart
 from paigeant_celery.core.message import PaigeantMessage, encode, parse
 from paigeant_celery.core.names import CORRELATION_ID_RULE, is_correlation_id
 from paigeant_celery.core.slip import BlockSpec, Step, is_step, steps_in
+from paigeant_celery.core.wait_inputs import checked_moment
 
 __all__ = [
     "check_blocks",
+    "check_deadline",
     "check_kind",
     "check_queues",
     "checked_correlation_id",
@@ -39,6 +42,16 @@ def checked_correlation_id(correlation_id: str | None) -> str:
     if not is_correlation_id(correlation_id):
         raise InvalidInput("bad_correlation_id", "correlation_id", f"use {CORRELATION_ID_RULE}")
     return correlation_id
+
+
+def check_deadline(deadline: object, now: datetime) -> None:
+    """Refuse a deadline that is none, or has passed."""
+    if deadline is None:
+        return
+    if not isinstance(deadline, datetime):
+        raise InvalidInput("invalid_input", "deadline", f"must be a `datetime`, not a {type(deadline).__name__}")
+    if checked_moment(deadline, "deadline") <= now:
+        raise InvalidInput("deadline_passed", "deadline", f"{deadline.isoformat()} is in the past")
 
 
 def check_kind(step: object, *, path: str) -> None:

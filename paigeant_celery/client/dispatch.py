@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import cast
 
 from pydantic import JsonValue
@@ -16,6 +17,7 @@ from paigeant_celery.broker.tracing import current_trace
 from paigeant_celery.client.beginning import Beginning
 from paigeant_celery.client.checks import (
     check_blocks,
+    check_deadline,
     check_kind,
     check_queues,
     checked_correlation_id,
@@ -212,6 +214,7 @@ class WorkflowDispatcher:
             envelope=envelope,
             blobs=blobs,
             content=content,
+            others=partial(_other_contents, message, content),
             give_back=runway.give_back if runway is not None else lambda: None,
         )
 
@@ -254,6 +257,12 @@ def _first_message(
     )
 
 
+def _other_contents(message: PaigeantMessage, known: str) -> list[str]:
+    """Return the digests under which a process without the values, or an older version, recorded the same JSON."""
+    found = [content_digest(message, notation="json"), content_digest(message, notation="text")]
+    return [content for content in dict.fromkeys(found) if content != known]
+
+
 def _crossed_variables(variables: object) -> Crossed:
     if variables is not None and not isinstance(variables, Mapping):
         raise InvalidInput("invalid_variables", "variables", f"must be a mapping, not a {type(variables).__name__}")
@@ -263,14 +272,8 @@ def _crossed_variables(variables: object) -> Crossed:
 def _check_times(asked: _Asked, now: datetime) -> None:
     start = checked_moment(asked.start_at, "start_at") if asked.start_at is not None else None
     deadline = asked.deadline
-    if deadline is None:
-        return
-    if not isinstance(deadline, datetime):
-        raise InvalidInput("invalid_input", "deadline", f"must be a `datetime`, not a {type(deadline).__name__}")
-    deadline = checked_moment(deadline, "deadline")
-    if deadline <= now:
-        raise InvalidInput("deadline_passed", "deadline", f"{deadline.isoformat()} is in the past")
-    if start is not None and deadline <= start:
+    check_deadline(deadline, now)
+    if start is not None and deadline is not None and deadline <= start:
         raise InvalidInput("deadline_passed", "deadline", f"{deadline.isoformat()} is not after `start_at`")
 
 

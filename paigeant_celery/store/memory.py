@@ -48,6 +48,7 @@ from paigeant_celery.store.port import (
     RenewAnswer,
     Resolution,
     Standing,
+    Started,
     StoredEvent,
     Suspended,
     Sweep,
@@ -101,12 +102,14 @@ class MemoryStore:
         """Nothing: no other process reaches the records."""
         return None
 
-    def start(self, new: NewWorkflow) -> Literal["started", "exists", "conflict"]:
+    def start(self, new: NewWorkflow) -> Started:
         """Record a workflow and its first hop."""
         with self._transaction() as now:
             existing = self._records.workflows.get(new.correlation_id)
             if existing is not None:
                 return "exists" if existing.content == new.content else "conflict"
+            if new.origin is not None and new.origin.workflow not in self._records.workflows:
+                return "gone"
             self._begin(new, "started", now)
             return "started"
 
@@ -599,6 +602,7 @@ class MemoryStore:
         self._records.workflows[new.correlation_id] = workflow
         self._records.queue(workflow, new.hop, now=now, begun=begun)
         workflow.events.add_event(event, new.hop.hop_id, now=now, queue=new.hop.queue)
+        self._records.fork(workflow, new, now=now)
 
     def _renew(self, hop_id: str, owner: str, fence: int, now: datetime) -> bool:
         change = protocol.renew(self._records.hops[hop_id].hop, owner=owner, fence=fence, now=now, pace=self._pace)

@@ -15,7 +15,7 @@ from paigeant_celery.core.names import block_of
 from paigeant_celery.core.waits import Answer, Wait
 from paigeant_celery.store.memory_conversations import Histories
 from paigeant_celery.store.memory_events import Events
-from paigeant_celery.store.port import Heard, HopRecord, WorkflowRecord
+from paigeant_celery.store.port import Heard, HopRecord, NewWorkflow, WorkflowOrigin, WorkflowRecord
 from paigeant_celery.store.totals import NOTHING, Sums
 
 __all__ = ["Kept", "KeptBranch", "Records", "Workflow"]
@@ -74,6 +74,7 @@ class Workflow:
     blobs: dict[str, str] = field(default_factory=dict)
     signals: Signals = field(default_factory=Signals)
     used: Sums | None = None  # None if it has no limits, or no hop of it was claimed yet
+    origin: WorkflowOrigin | None = None
     live: int = 0  # hops that go on by themselves
     activity: str = ""  # that of the current step, or of the last one
     step_id: str = ""
@@ -148,6 +149,18 @@ class Records:
         else:
             change = protocol.adopt(digest=new.digest, begun=begun, line=line, now=now, pace=self._pace)
         self.record(workflow, new, change, now=now)
+
+    def fork(self, workflow: Workflow, new: NewWorkflow, *, now: datetime) -> None:
+        """Give a workflow what it has of the one that it is a fork of, if it is one."""
+        if new.origin is None:
+            return
+        given = self.workflows[new.origin.workflow].blobs
+        workflow.origin = new.origin
+        workflow.blobs.update({name: given[name] for name in new.copied if name in given and name not in new.blobs})
+        for said in new.said:
+            self.histories.append(said, hop_id=new.hop.hop_id, now=now)
+        about = {"step": new.origin.step, "from": new.origin.workflow}
+        workflow.events.add_event("forked", new.hop.hop_id, now=now, **about)
 
     def record(self, workflow: Workflow, new: HopRecord, change: Change, *, now: datetime) -> None:
         """Record a new hop."""
@@ -230,6 +243,7 @@ class Records:
             suspended=kept.hop.state == "suspended",
             wake_at=kept.hop.wake_at if kept.hop.state == "suspended" or protocol.was_asleep(kept.hop) else None,
             waits=tuple(sorted(kept.waits.values(), key=lambda wait: wait.since)),
+            origin=workflow.origin,
         )
 
     def owners_on(self, host: str) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from paigeant_celery.core.waits import Wait
 from paigeant_celery.store.branch_port import BranchStore
 from paigeant_celery.store.endpoint import Endpoint
 from paigeant_celery.store.query_port import QueryStore
-from paigeant_celery.store.records import Closed, Closing, HopRecord
+from paigeant_celery.store.records import Closed, Closing, HopRecord, NewWorkflow, Said, Started, WorkflowOrigin
 from paigeant_celery.store.wait_port import AskedWait, NewWait, Resolution, Standing, Suspended, WaitStore
 
 __all__ = [
@@ -39,12 +39,14 @@ __all__ = [
     "NewWait",
     "NewWorkflow",
     "OpenHops",
+    "WorkflowOrigin",
     "RenewAnswer",
     "Resolution",
     "Said",
     "Standing",
     "Store",
     "StoreServer",
+    "Started",
     "StoredEvent",
     "Suspended",
     "Sweep",
@@ -52,20 +54,6 @@ __all__ = [
     "WaitStore",
     "WorkflowRecord",
 ]
-
-
-@dataclass(frozen=True, kw_only=True)
-class NewWorkflow:
-    """What START records; `content` is the digest of what the caller asked for.
-
-    `blobs` are files of prompts that do not travel, by the names that `core/content.py` gives them.
-    """
-
-    correlation_id: str
-    content: str
-    hop: HopRecord
-    deadline: datetime | None = None
-    blobs: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,14 +150,6 @@ ClaimAnswer: TypeAlias = Claimed | Dropped
 
 
 @dataclass(frozen=True, kw_only=True)
-class Said:
-    """What a step adds to the end of a conversation: one line of text."""
-
-    conversation: ConversationKey
-    text: str
-
-
-@dataclass(frozen=True, kw_only=True)
 class Completion:
     """What COMPLETE records: the state of the workflow, the next hop or the final envelope, and large outputs.
 
@@ -236,7 +216,7 @@ class WorkflowRecord:
     `running` says whether the current hop is claimed; `queue` is where it was sent. `retry_at` is when it is sent
     again after a failed attempt; `failure` is then the error of that attempt. `suspended` says whether it waits for
     nothing but its `waits` (all that the hop has ever had), or for the time `wake_at`. A cancelled one that slept until
-    then still has that time.
+    then still has that time. `origin` is what it is a fork of, if it is one.
     """
 
     correlation_id: str
@@ -254,6 +234,7 @@ class WorkflowRecord:
     suspended: bool = False
     wake_at: datetime | None = None
     waits: tuple[Wait, ...] = ()
+    origin: WorkflowOrigin | None = None
 
     @property
     def awaits_message(self) -> bool:
@@ -328,8 +309,11 @@ class HopStore(Protocol):
     its data, and the hop's message must bring the hop back.
     """
 
-    def start(self, new: NewWorkflow) -> Literal["started", "exists", "conflict"]:
-        """Record a workflow and its first hop; `conflict` if the id has other content."""
+    def start(self, new: NewWorkflow) -> Started:
+        """Record a workflow and its first hop; `conflict` if the id has other content.
+
+        `gone` if it is a fork, and there is no such workflow any more.
+        """
         ...
 
     def adopt(

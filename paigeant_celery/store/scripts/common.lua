@@ -3,7 +3,8 @@
 -- server's clock; no other clock is used.
 --
 -- {prefix}:wf:{workflow}      hash    content, state (running|completed|failed|parked|cancelled), hop (the current
---                                     one), created_at, updated_at, deadline (if it has one), used (if it has limits
+--                                     one), created_at, updated_at, deadline (if it has one), origin (of a fork: the
+--                                     workflow and the step that it began as, with a space between them), used (if it has limits
 --                                     and any hop of it was claimed: what it has used, with all calls recorded by now);
 --                                     at the end also envelope and failure (JSON); live (how many of its hops in branches
 --                                     go on by themselves; the current hop is judged by its own record) and, while its
@@ -32,7 +33,8 @@
 --                                     it), type, hop, ...; the second number of an id counts all entries that ever came
 -- {prefix}:blob:{workflow}    hash    what does not travel: step id -> JSON text of an output; sha256:DIGEST -> a file of
 --                                     a prompt, as base64; executed:PLACE -> the record of an earlier step (JSON);
---                                     at:STEP_ID -> its place and the digest of its record; steps:DIGEST -> a page of steps
+--                                     at:STEP_ID -> its place and the digest of its record; ran:PLACE -> a step that ended
+--                                     as it was asked for (JSON); steps:DIGEST -> a page of steps
 --                                     to come (JSON); and the workflow's own conversations, each with the fields
 --                                     of the next key after :{name}:; and its signals: signals:count (that are kept),
 --                                     signals:kept:NAME and signals:taken:NAME (how many of a name ever were),
