@@ -13,8 +13,10 @@ from paigeant_celery.cli.brokers import rebind
 from paigeant_celery.cli.forks import fork
 from paigeant_celery.cli.letters import letters
 from paigeant_celery.cli.output import Group
+from paigeant_celery.cli.results import result
 from paigeant_celery.cli.serving import activities
 from paigeant_celery.cli.showing import graph, show
+from paigeant_celery.cli.watching import watch
 
 __all__ = ["paigeant"]
 
@@ -27,5 +29,11 @@ def paigeant() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
-for _command in (activities, show, graph, inbox, approve, deny, answer, signal, cancel, retry, fork, rebind, letters):
+_commands = (
+    *(activities, show, watch, graph, result),
+    *(inbox, approve, deny, answer, signal),
+    *(cancel, retry, fork),
+    *(letters, rebind),
+)
+for _command in _commands:
     paigeant.add_command(_command)

@@ -65,7 +65,7 @@ LIBRARIES = {
     "kombu": {"broker", "worker"},
     "redis": {"store.redis_client"},
     "click": {"worker", "cli"},
-    "rich": {"cli.output"},
+    "rich": {"cli.terminal"},
     "opentelemetry": {"broker.tracing"},
     "asgiref": {"worker.django_host"},
     "django": {"worker.django_host"},
