@@ -8,6 +8,7 @@ import sys
 import click
 
 from paigeant_celery.cli.acting import cancel, retry
+from paigeant_celery.cli.agents import agents
 from paigeant_celery.cli.answering import answer, approve, deny, inbox, signal
 from paigeant_celery.cli.brokers import rebind
 from paigeant_celery.cli.forks import fork
@@ -33,7 +34,7 @@ _commands = (
     *(activities, show, watch, graph, result),
     *(inbox, approve, deny, answer, signal),
     *(cancel, retry, fork),
-    *(letters, rebind),
+    *(letters, agents, rebind),
 )
 for _command in _commands:
     paigeant.add_command(_command)

@@ -13,6 +13,7 @@ from typing import cast
 from pydantic import JsonValue
 
 from paigeant_celery.broker.port import Transport, checked_transport
+from paigeant_celery.broker.spans import dispatching
 from paigeant_celery.broker.tracing import current_trace
 from paigeant_celery.client.beginning import Beginning
 from paigeant_celery.client.checks import (
@@ -155,8 +156,10 @@ class WorkflowDispatcher:
         cannot be read. To try again after `NotRecorded` or `NotPublished`, pass the `correlation_id` of the error.
         """
         asked = _Asked(variables, correlation_id, start_at, deadline, stream, usage_limits)
-        prepared = self._prepare(transport, itinerary, asked)
-        return await prepared.sent()
+        with dispatching() as span:
+            prepared = self._prepare(transport, itinerary, asked)
+            span.note("messaging.message.conversation_id", prepared.message.correlation_id)
+            return await prepared.sent()
 
     def dispatch_workflow_sync(
         self,
@@ -172,7 +175,10 @@ class WorkflowDispatcher:
     ) -> str:
         """Do what `dispatch_workflow` does, for code without an event loop."""
         asked = _Asked(variables, correlation_id, start_at, deadline, stream, usage_limits)
-        return self._prepare(transport, itinerary, asked).send()
+        with dispatching() as span:
+            prepared = self._prepare(transport, itinerary, asked)
+            span.note("messaging.message.conversation_id", prepared.message.correlation_id)
+            return prepared.send()
 
     def handle(self, correlation_id: str, transport: Transport | None = None) -> WorkflowHandle:
         """Return a handle on a workflow that was dispatched here or anywhere else. Nothing is read yet."""

@@ -249,6 +249,7 @@ REASONS: Mapping[str, str] = MappingProxyType(
         "invalid_arguments": "the arguments of a function or a task do not fit it, or would not come back from JSON",
         "invalid_block": "the branches, the join or another part of a block make no sense",
         "invalid_deps": "the deps of an agent do not fit the type that reads them, or would not come back from JSON",
+        "invalid_document": "a document of a slip is neither JSON nor YAML, or a part of it is not as it has to be",
         "invalid_envelope": "an envelope is not strict JSON, or one of its fields has a wrong value",
         "invalid_input": "an argument of a call has a wrong type or value",
         "invalid_limit": "the limit of an agent's insertions is not a valid number",

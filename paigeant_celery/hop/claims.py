@@ -57,6 +57,7 @@ class Claims:
             conversation=conversation_of(message) if message is not None else None,
             wanted=wanted,
             used=used_by(message.slip.executed, earlier=message.slip.earlier) if is_limited(message) else None,
+            trace=arrival.trace,
             activity=step.activity if step is not None else "",
         )
         return self._store.claim(claim)

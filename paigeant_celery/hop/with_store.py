@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
+from paigeant_celery.broker.metrics import letter_kept
 from paigeant_celery.broker.outbox import Outbox
 from paigeant_celery.core.causes import cause_of
 from paigeant_celery.core.conversations import batches_in, check_kept, conversation_of
@@ -389,6 +390,7 @@ class RecordedEffects(Effects):
             if closed is None:
                 return _overtaken(hop, failure)
             send_on(self._outbox, closed.hops)  # a crash before this line leaves it to a sweep
+        letter_kept(letter.reason)
         log_failure(logging.ERROR, "hop_parked", hop, failure, "it is parked and waits for a person")
         return summary_of(hop, ClosedAs.PARKED, failure=failure)
 

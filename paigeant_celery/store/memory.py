@@ -16,7 +16,7 @@ from paigeant_celery.core.budget import Usage
 from paigeant_celery.core.conversations import ConversationKey
 from paigeant_celery.core.errors import HopUnknown
 from paigeant_celery.core.flow import Failure
-from paigeant_celery.core.hops import Change, ClosedState, Pace, Sweeping
+from paigeant_celery.core.hops import Change, ClosedState, Hop, Pace, Sweeping
 from paigeant_celery.core.names import block_of
 from paigeant_celery.core.names import hop_id as make_hop_id
 from paigeant_celery.core.queries import CurrentState, WorkflowQuery
@@ -32,6 +32,7 @@ from paigeant_celery.store.memory_sweep import Round
 from paigeant_celery.store.memory_waits import Waits, by_since
 from paigeant_celery.store.port import (
     AskedWait,
+    Before,
     BoundBroker,
     Claim,
     ClaimAnswer,
@@ -147,6 +148,8 @@ class MemoryStore:
                 return Dropped(reason=change)
             self._records.apply(claim.hop_id, change, now=now)
             hop = change.hop
+            if hop.fence > before.fence:
+                _note_claim(kept, before, claim.trace, now)
             if block_of(claim.hop_id) is None and claim.activity:
                 workflow.activity, workflow.step_id = claim.activity, claim.step
             self._records.let_touch(claim.owner, until=now + timedelta(seconds=claim.timeout))
@@ -167,6 +170,7 @@ class MemoryStore:
                 brought=_named(workflow.blobs, claim.wanted),
                 waits=by_since(kept.waits.values()),
                 totals=_totals(kept) if claim.used is not None else None,
+                before=kept.before,
             )
 
     def renew(self, owner: str, hops: Mapping[str, int], *, touchable: float | None = 0.0) -> RenewAnswer:
@@ -608,6 +612,7 @@ class MemoryStore:
         change = protocol.renew(self._records.hops[hop_id].hop, owner=owner, fence=fence, now=now, pace=self._pace)
         if isinstance(change, Change):
             self._records.apply(hop_id, change, now=now)
+            self._records.hops[hop_id].lapsed = False
         return change != "lost"
 
     def _heard(self, kept: Kept, conversation: ConversationKey | None, now: datetime) -> Heard | None:
@@ -673,6 +678,15 @@ def _pace(lease: float, limits: StoreLimits) -> Pace:
         pass_every=timedelta(milliseconds=limits.pass_every),
         longest_sleep=timedelta(milliseconds=limits.longest_sleep),
     )
+
+
+def _note_claim(kept: Kept, before: Hop, trace: str, now: datetime) -> None:
+    """Note what a claim is told of those before it, and what later ones are told of it."""
+    taken_over = before.state == "running" or kept.lapsed
+    kept.before = Before(claimed_at=kept.last_claim, taken_over=taken_over, traces=kept.traces)
+    kept.last_claim, kept.lapsed = now, False
+    if trace:
+        kept.traces = (*kept.traces, trace)[-LIMITS.most_traces :]
 
 
 def _totals(kept: Kept) -> Totals | None:

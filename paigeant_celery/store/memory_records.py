@@ -15,7 +15,15 @@ from paigeant_celery.core.names import block_of
 from paigeant_celery.core.waits import Answer, Wait
 from paigeant_celery.store.memory_conversations import Histories
 from paigeant_celery.store.memory_events import Events
-from paigeant_celery.store.port import Heard, HopRecord, NewWorkflow, WorkflowOrigin, WorkflowRecord
+from paigeant_celery.store.port import (
+    NOTHING_BEFORE,
+    Before,
+    Heard,
+    HopRecord,
+    NewWorkflow,
+    WorkflowOrigin,
+    WorkflowRecord,
+)
 from paigeant_celery.store.totals import NOTHING, Sums
 
 __all__ = ["Kept", "KeptBranch", "Records", "Workflow"]
@@ -107,6 +115,10 @@ class Kept:
     heard: Heard | None = None
     heard_in: ConversationKey | None = None
     journal: dict[str, str] = field(default_factory=dict)
+    last_claim: datetime | None = None
+    lapsed: bool = False  # since that
+    before: Before = NOTHING_BEFORE  # that
+    traces: tuple[str, ...] = ()  # of its latest attempts
     counted: Sums = NOTHING  # what the recorded calls used, of a workflow with limits
     waits: dict[str, Wait] = field(default_factory=dict)
     block: Block | None = None  # what it has opened

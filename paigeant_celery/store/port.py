@@ -19,6 +19,8 @@ from paigeant_celery.store.wait_port import AskedWait, NewWait, Resolution, Stan
 
 __all__ = [
     "AskedWait",
+    "NOTHING_BEFORE",
+    "Before",
     "BoundBroker",
     "BranchStore",
     "Claim",
@@ -65,6 +67,7 @@ class Claim:
     `conversation` is the one that the step continues: the first claim notes how long its history is. `wanted` are names
     of blobs of the workflow that the answer shall bring, so that they need no round trip of their own. `used` is what
     the steps before this one used, if the workflow has limits: where nothing is counted yet, counting begins with it.
+    `trace` names the span of this attempt, for the links of later ones: without spaces, and empty if there is none.
     `activity` is that of the step, for the list of workflows and the times of its hops.
     """
 
@@ -78,6 +81,7 @@ class Claim:
     conversation: ConversationKey | None = None
     wanted: Sequence[str] = ()
     used: Usage | None = None
+    trace: str = ""
     activity: str = ""
 
 
@@ -110,13 +114,29 @@ class Heard:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Before:
+    """What is known of the earlier claims of a hop; nothing at its first one.
+
+    `claimed_at` is when the last of them was made, and `taken_over` says that its owner was lost: its lease ended, or
+    its process is gone. `traces` name the spans of the latest earlier attempts, oldest first.
+    """
+
+    claimed_at: datetime | None = None
+    taken_over: bool = False
+    traces: tuple[str, ...] = ()
+
+
+NOTHING_BEFORE = Before()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Claimed:
     """The hop belongs to the owner until its lease expires.
 
     `exhausted`: it was begun `max_attempts` times before and may only be closed. `created_at` is when its workflow was
     recorded, or None if that says nothing about its sender's clock. `heard` is None if the step has no conversation.
     `brought` are the wanted blobs that are there, by their names. `waits` are those of the hop, with what was answered.
-    `totals` are None if the workflow has no limits.
+    `totals` are None if the workflow has no limits. `before` is about the claims before this one.
     """
 
     fence: int
@@ -128,6 +148,7 @@ class Claimed:
     brought: Mapping[str, str] = field(default_factory=dict)
     waits: tuple[Wait, ...] = ()
     totals: Totals | None = None
+    before: Before = NOTHING_BEFORE
 
 
 DropReason: TypeAlias = Literal[

@@ -57,6 +57,7 @@ from paigeant_celery.store.redis_client import Client, Reply, Server
 from paigeant_celery.store.redis_queries import counts_of, listed_of, page_of
 from paigeant_celery.store.redis_records import (
     about_failure,
+    before_in,
     entry_of,
     failure_of,
     flat_of,
@@ -150,12 +151,12 @@ class RedisStore:
         reply = self._server.run(
             "claim", claim.hop_id, claim.owner, claim.token, claim.max_attempts, claim.digest or "", self._lease,
             claim.step, round(claim.timeout * 1000), *where_of(claim.conversation), self._ttl,
-            used_argument(claim.used), *claim.wanted, about=about,
+            used_argument(claim.used), claim.trace, *claim.wanted, about=about,
         )  # fmt: skip
         if reply[0] != "claimed":
             return Dropped(reason=cast("DropReason", reply[0]))
         with self._server.readable(about):
-            _, fence, attempt, claimed_at, exhausted, created_at, heard, brought, waits, totals = reply
+            _, fence, attempt, claimed_at, exhausted, created_at, heard, brought, waits, totals, before = reply
             return Claimed(
                 fence=int(fence),
                 attempt=int(attempt),
@@ -166,6 +167,7 @@ class RedisStore:
                 brought=dict(zip(brought[::2], brought[1::2], strict=True)),
                 waits=waits_in(waits),
                 totals=totals_in(totals),
+                before=before_in(before),
             )
 
     def renew(self, owner: str, hops: Mapping[str, int], *, touchable: float | None = 0.0) -> RenewAnswer:

@@ -13,12 +13,13 @@ from paigeant_celery.core.causes import cause_from
 from paigeant_celery.core.flow import Failure
 from paigeant_celery.core.hops import EPOCH
 from paigeant_celery.store.conversations import history_fields
-from paigeant_celery.store.port import DeadLetter, HopRecord, NewWorkflow, Totals, WorkflowOrigin
+from paigeant_celery.store.port import Before, DeadLetter, HopRecord, NewWorkflow, Totals, WorkflowOrigin
 from paigeant_celery.store.timeline import Entry, Id, id_of
 from paigeant_celery.store.totals import sums_in, sums_of, sums_text, usage_of
 
 __all__ = [
     "about_failure",
+    "before_in",
     "entry_of",
     "failure_of",
     "failure_text",
@@ -98,6 +99,13 @@ def totals_in(flat: Sequence[str]) -> Totals | None:
         return None
     used, counted = (usage_of(sums_in(text)) for text in flat)
     return Totals(used=used, counted=counted)
+
+
+def before_in(told: Sequence[str]) -> Before:
+    """Read what is known of earlier claims of a hop."""
+    claimed_at, taken_over, *traces = told
+    at = moment_of(claimed_at) if claimed_at else None
+    return Before(claimed_at=at, taken_over=taken_over == "1", traces=tuple(traces))
 
 
 def failure_text(failure: Failure) -> str:

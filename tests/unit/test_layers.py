@@ -37,7 +37,7 @@ MAY_IMPORT = {
             "activities",
             "journal",
         ),
-        *("broker.port", "broker.outbox", "broker.sending", "broker.tracing"),
+        *("broker.port", "broker.outbox", "broker.sending", "broker.tracing", "broker.spans", "broker.metrics"),
     },
     "agents": {"core", "activities", "journal"},
     "client": {
@@ -66,15 +66,16 @@ LIBRARIES = {
     "redis": {"store.redis_client"},
     "click": {"worker", "cli"},
     "rich": {"cli.terminal"},
-    "opentelemetry": {"broker.tracing"},
+    "opentelemetry": {"broker.tracing", "broker.spans", "broker.metrics"},
     "asgiref": {"worker.django_host"},
     "django": {"worker.django_host"},
     "sentry_sdk": {"worker.reporting"},
     "pytest": {"testing"},
     "typing_extensions": {"agents"},
+    "yaml": {"core.document_text"},
 }
 # A library is loaded by the modules that need it, and never by these.
-WITHOUT_CELERY = {"broker.port", "broker.outbox", "broker.sending", "broker.tracing"}
+WITHOUT_CELERY = {*("broker.port", "broker.outbox", "broker.sending"), *LIBRARIES["opentelemetry"]}
 
 NOT_IN_CORE = {"asyncio", "os", "random", "secrets", "socket", "subprocess", "threading", "time", "urllib", "uuid"}
 
@@ -86,6 +87,7 @@ BY_STRING = re.compile(r"(paigeant_celery(?:\.\w+)*):\w+")  # how Celery imports
 
 # Who may import inside a function, and what. An entry that ends in a dot means everything below it.
 LATE = {
+    ("core.document_text", "yaml"),  # an optional library
     ("store", "paigeant_celery.store."),  # only the requested store loads its client
     ("client.dispatch", "paigeant_celery.broker.transport"),  # a process that names its transport needs no default
     ("client.queries", "paigeant_celery.broker.transport"),  # the same

@@ -17,7 +17,11 @@
 --                                     the last attempt, also while it is parked); redriven_by and published_by (tokens); letter (while parked);
 --                                     sent and first (the numbers of its latest and of its first message among those
 --                                     of its queue); waits (how often it was overdue); given_back
---                                     (how many workers could not read it); counted (what its recorded calls used, as
+--                                     (how many workers could not read it); last_claim (when it was made, also after
+--                                     it is over), claimed_before and taken_over (when the one before it was made, and '1' if its
+--                                     owner was lost); lapsed ('1' if the owner of the
+--                                     latest claim was lost); traces (what names the spans of its latest attempts, with spaces
+--                                     between them); counted (what its recorded calls used, as
 --                                     used of the workflow, which has it too); heard (pieces, size and log of its
 --                                     conversation at the first claim); heard_in (how long an id's history is kept
 --                                     after a claim, and the id); envelope until it is closed;

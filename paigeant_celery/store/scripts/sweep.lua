@@ -63,6 +63,7 @@ local function send_again(hop, record, waits, why)
     corrupted[#corrupted + 1] = sent_key
   end
   is_counted[record.queue] = true
+  if why == 'owner_gone' or why == 'lease_over' then redis.call('HSET', hop_key(hop), 'lapsed', '1') end
   redis.call('HSET', hop_key(hop), 'state', 'queued')
   expect(hop, record.queue, waits)
   if why ~= 'time_over' or record.quiet ~= '1' then
