@@ -11,6 +11,7 @@ from paigeant_celery.cli.acting import cancel, retry
 from paigeant_celery.cli.agents import agents
 from paigeant_celery.cli.answering import answer, approve, deny, inbox, signal
 from paigeant_celery.cli.brokers import rebind
+from paigeant_celery.cli.checking import check
 from paigeant_celery.cli.forks import fork
 from paigeant_celery.cli.letters import letters
 from paigeant_celery.cli.output import Group
@@ -34,7 +35,7 @@ _commands = (
     *(activities, show, watch, graph, result),
     *(inbox, approve, deny, answer, signal),
     *(cancel, retry, fork),
-    *(letters, agents, rebind),
+    *(letters, agents, check, rebind),
 )
 for _command in _commands:
     paigeant.add_command(_command)

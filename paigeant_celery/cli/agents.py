@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from paigeant_celery.cli.asking import transport_of_app
+from paigeant_celery.cli.asking import include, load, transport_of_app
 from paigeant_celery.cli.output import Exit, Refused, Table, command, ended_with, tell
 
 if TYPE_CHECKING:
@@ -22,10 +22,12 @@ FIELDS = ("host", "pid", "mode", "store", "prefix", "serves", "pool", "slots", "
 @click.option(
     "--timeout", default=1.0, show_default=True, metavar="SECONDS", help="Wait so long for workers to answer."
 )
+@include
 @click.pass_context
-def agents(context: click.Context, timeout: float) -> None:
+def agents(context: click.Context, timeout: float, include: tuple[str, ...]) -> None:
     """Ask the live workers which activities they serve, with how many slots and in which versions."""
     transport = transport_of_app(context)
+    load(context, include)
     if transport.in_memory:
         text = "the broker is `memory://`, which no other process can reach, so no worker of one can be asked"
         raise Refused(text, code="in_memory", ends=Exit.USAGE)

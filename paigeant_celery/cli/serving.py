@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from paigeant_celery.cli.asking import transport_of_app
-from paigeant_celery.cli.output import Exit, Refused, command, tell
+from paigeant_celery.cli.asking import include, load, transport_of_app
+from paigeant_celery.cli.output import command, tell
 
 if TYPE_CHECKING:
     from paigeant_celery.broker.transport import CeleryTransport
@@ -16,18 +16,14 @@ __all__ = ["activities"]
 
 
 @command()
-@click.option("-I", "--include", multiple=True, metavar="MODULE", help="Also load this module; may be repeated.")
+@include
 @click.pass_context
 def activities(context: click.Context, include: tuple[str, ...]) -> None:
     """List the activities that this app loads, with their queues."""
     from paigeant_celery.worker.serving import banner
 
     transport = transport_of_app(context)
-    for module in include:
-        try:
-            context.obj.app.loader.import_from_cwd(module)
-        except ImportError as error:
-            raise Refused(f"cannot import {module!r}: {error}", code="import_failed", ends=Exit.USAGE) from error
+    load(context, include)
     tell(_served(transport), [banner(transport)])
 
 

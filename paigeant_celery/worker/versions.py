@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from importlib.metadata import PackageNotFoundError, version
 
-__all__ = ["versions_here"]
+__all__ = ["PACKAGES", "versions_here"]
 
 PACKAGES = ("paigeant_celery", "celery", "kombu", "redis", "pydantic", "pydantic-ai-slim")
 
