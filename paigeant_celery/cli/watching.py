@@ -57,7 +57,6 @@ def watch(
         raise TimeoutError(f"workflow {correlation_id} did not end within {timeout:g} s and goes on") from None
     status = watching.handle.status_sync()
     document = {
-        "type": "ended",
         "correlation_id": correlation_id,
         "state": status.state,
         "failure": status.failure,

@@ -1,4 +1,4 @@
-"""An agent that tells a story, and holds its breath until a file lets it go on; and steps that hold on, or end badly."""
+"""An agent that tells a story, and holds its breath until a file lets it go on; and steps that do, or end badly."""
 
 from __future__ import annotations
 

@@ -66,6 +66,7 @@ LIBRARIES = {
     "redis": {"store.redis_client"},
     "click": {"worker", "cli"},
     "rich": {"cli.terminal"},
+    "packaging": {"cli.findings"},
     "opentelemetry": {"broker.tracing", "broker.spans", "broker.metrics"},
     "asgiref": {"worker.django_host"},
     "django": {"worker.django_host"},
