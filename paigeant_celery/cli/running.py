@@ -10,7 +10,7 @@ import click
 from paigeant_celery.cli.asking import transport_of_app
 from paigeant_celery.cli.documents import of_document, text_of
 from paigeant_celery.cli.output import Exit, Refused, command, shown, tell
-from paigeant_celery.cli.results import not_completed, result_document, result_lines
+from paigeant_celery.cli.results import result
 
 if TYPE_CHECKING:
     from paigeant_celery.broker.transport import CeleryTransport
@@ -61,6 +61,7 @@ def run(
         return
     click.echo(f"workflow {begun}", err=True)
     _follow(WorkflowHandle(begun, transport), timeout)
+    context.invoke(result, correlation_id=begun, timeout=0.0, step=None)
 
 
 def _document_of(steps: tuple[str, ...]) -> dict[str, Any]:
@@ -81,8 +82,7 @@ def _check_known(given: Any, transport: CeleryTransport) -> None:
 
 
 def _follow(handle: WorkflowHandle, timeout: float | None) -> None:
-    """Print to the standard error what happens, and at the end what the workflow gave."""
-    from paigeant_celery.core.errors import WorkflowError
+    """Print to the standard error what happens, until the end."""
 
     async def show() -> None:
         async with asyncio.timeout(timeout):
@@ -92,12 +92,8 @@ def _follow(handle: WorkflowHandle, timeout: float | None) -> None:
 
     try:
         asyncio.run(show())
-        found = handle.result_sync(timeout=0)
     except TimeoutError:
         raise TimeoutError(f"workflow {handle.correlation_id} did not end within {timeout:g} s and goes on") from None
-    except WorkflowError as error:
-        raise not_completed(error) from error
-    tell(result_document(handle.correlation_id, found, found.output), result_lines(found.output))
 
 
 def _line(event: WorkflowEvent) -> str:
