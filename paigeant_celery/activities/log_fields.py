@@ -7,17 +7,23 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
-__all__ = ["FIELDS", "HopLine", "WorkflowLogFilter", "line_here", "within_line"]
+__all__ = ["FIELDS", "HopLine", "WorkflowLogFilter", "asks_for_fields", "line_here", "within_line"]
 
 NONE = "-"  # what a field is on a line that belongs to no hop
 
 # The fields that a line gets; `docs/telemetry.md` shows them.
-FIELDS = ("workflow", "hop", "step", "activity", "attempt")
+FIELDS: Mapping[str, str] = {
+    "workflow": "the correlation id",
+    "hop": "the id of the hop, which is that of its Celery task",
+    "step": "the path of the step",
+    "activity": "the activity",
+    "attempt": "the number of the attempt",
+}
 
 
 @dataclass(kw_only=True, slots=True)
@@ -69,12 +75,20 @@ def line_here() -> HopLine | None:
     return None if is_ours else _only[-1]
 
 
+def asks_for_fields(format: str) -> bool:  # noqa: A002  # as `logging` and Celery call it
+    """Say whether the format of a handler has any of the fields."""
+    return any(f"%({name})" in format for name in FIELDS)
+
+
 class WorkflowLogFilter(logging.Filter):
     """Adds `workflow` (the correlation id), `hop`, `step`, `activity` and `attempt` to each line of a handler.
 
     Put it on a handler, not on a logger: a logger's filters do not see the lines of loggers below it. What a line says
     itself stays; on a line that belongs to no hop each field is `-`.
     """
+
+    def __init__(self) -> None:
+        super().__init__()
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Add the fields; no line is held back."""
