@@ -13,6 +13,7 @@ from paigeant_celery.cli.brokers import rebind
 from paigeant_celery.cli.forks import fork
 from paigeant_celery.cli.letters import letters
 from paigeant_celery.cli.output import Group
+from paigeant_celery.cli.ready import ready
 from paigeant_celery.cli.workflows import activities, graph, show
 
 __all__ = ["paigeant"]
@@ -26,5 +27,8 @@ def paigeant() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
-for _command in (activities, show, graph, inbox, approve, deny, answer, signal, cancel, retry, fork, rebind, letters):
+for _command in (
+    *(activities, show, graph, inbox, approve, deny, answer, signal, cancel, retry, fork, rebind, letters),
+    *(ready,),
+):
     paigeant.add_command(_command)
