@@ -55,6 +55,7 @@ MAY_IMPORT = {
         "broker",
     },
     "worker": {"core", "store.port", "store.endpoint", "activities", "broker", "hop"},
+    "flower": {"core", "client", "broker.transport"},
 }
 FACES = {"", "celery", "tasks", "cli", "testing"}  # "" is the package itself
 
@@ -71,6 +72,8 @@ LIBRARIES = {
     "django": {"worker.django_host"},
     "sentry_sdk": {"worker.reporting"},
     "pytest": {"testing"},
+    "flower": {"flower"},
+    "tornado": {"flower"},
     "typing_extensions": {"agents"},
     "yaml": {"core.document_text"},
 }
