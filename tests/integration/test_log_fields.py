@@ -17,7 +17,7 @@ STEPS = [FunctionSpec("alone", {}), FunctionSpec("threaded", {}), ActivitySpec("
 @pytest.mark.parametrize("pool", ["prefork", "threads", "solo", "gevent"])
 def test_each_line_of_a_step_has_its_ids_in_the_format_of_the_host(redis_url: str, tmp_path: Path, pool: str) -> None:
     """Agents, tools and libraries log as ever; the host names the fields in `worker_log_format`, and that is all."""
-    log_format = "<%(workflow)s %(hop)s %(step)s %(activity)s %(attempt)s> %(message)s"
+    log_format = "<%(correlation_id)s %(hop)s %(step)s %(activity)s %(attempt)s> %(message)s"
     with deployment(redis_url, tmp_path, worker_log_format=log_format) as made:
         worker = made.ready_worker("scribe", pool=pool)
         dispatcher, transport = WorkflowDispatcher(), made.transport()
