@@ -14,6 +14,7 @@ from paigeant_celery.cli.forks import fork
 from paigeant_celery.cli.letters import letters
 from paigeant_celery.cli.output import Group
 from paigeant_celery.cli.ready import ready
+from paigeant_celery.cli.replays import replay
 from paigeant_celery.cli.workflows import activities, graph, show
 
 __all__ = ["paigeant"]
@@ -28,7 +29,20 @@ def paigeant() -> None:
 
 
 for _command in (
-    *(activities, show, graph, inbox, approve, deny, answer, signal, cancel, retry, fork, rebind, letters),
-    *(ready,),
+    activities,
+    show,
+    graph,
+    inbox,
+    approve,
+    deny,
+    answer,
+    signal,
+    cancel,
+    retry,
+    fork,
+    replay,
+    rebind,
+    letters,
+    ready,
 ):
     paigeant.add_command(_command)

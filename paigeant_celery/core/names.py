@@ -269,6 +269,7 @@ REASONS: Mapping[str, str] = MappingProxyType(
         "not_awaited": "a signal was sent to a branch in which nothing waits for it",
         "not_begun": "a fork would begin behind steps that have not ended",
         "not_kept": "an older version ran a step, and kept nothing of what it was asked for",
+        "not_recorded": "nothing is recorded of a step, or it is none of an agent, so that it cannot be replayed",
         "output_not_serializable": "the output of a step has no JSON form that is read back as it is",
         "output_too_large": "the output of a step is larger than `paigeant_max_output_size`",
         "response_pending": "the output of a step is a response that the provider still works on, and no result",
