@@ -25,21 +25,23 @@ FIELDS: Mapping[str, str] = {
     "attempt": "the number of the attempt",
 }
 # What lines of ours say beside that, each where it is about that.
-OWN_FIELDS: Mapping[str, str] = {
-    "action": "a fixed word that says what the line is about",
-    "asked": "what somebody asked for on a page in Flower",
-    "broker": "the broker, without password",
-    "by": "who asked for it",
-    "error": "the class of an error",
-    "key": "the key of a record in the store",
-    "mode": "the mode of the transport",
-    "queue": "a queue",
-    "reason": "the code of why a message was refused, or a delivery dropped",
-    "sha256": "the digest of a message that was refused",
-    "size": "its size in bytes",
-    "trace": "classes and frames of an error, without its text",
-    "where": "file, line and function where a step failed",
-}
+OWN_FIELDS: Mapping[str, str] = dict(
+    (
+        ("action", "a fixed word that says what the line is about"),
+        ("asked", "what somebody asked for on a page in Flower"),
+        ("broker", "the broker, without password"),
+        ("by", "who asked for it"),
+        ("error", "the class of an error"),
+        ("key", "the key of a record in the store"),
+        ("mode", "the mode of the transport"),
+        ("queue", "a queue"),
+        ("reason", "the code of why a message was refused, or a delivery dropped"),
+        ("sha256", "the digest of a message that was refused"),
+        ("size", "its size in bytes"),
+        ("trace", "classes and frames of an error, without its text"),
+        ("where", "file, line and function where a step failed"),
+    )
+)
 
 
 @dataclass(kw_only=True, slots=True)

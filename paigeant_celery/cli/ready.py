@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from paigeant_celery.cli.output import Exit, Refused, Table, command, tell
-
-if TYPE_CHECKING:
-    from celery import Celery
 
 __all__ = ["ready"]
 
@@ -41,7 +38,7 @@ def ready(context: click.Context, destination: str | None, timeout: float, silen
     )
 
 
-def _asked(app: Celery, wanted: Sequence[str], timeout: float, silence: float) -> list[dict[str, Any]]:
+def _asked(app: Any, wanted: Sequence[str], timeout: float, silence: float) -> list[dict[str, Any]]:
     """Return the answers of workers, by their names; raises `Unreachable` if the broker is away."""
     from paigeant_celery.worker.readiness import read_file
 
@@ -53,7 +50,7 @@ def _asked(app: Celery, wanted: Sequence[str], timeout: float, silence: float) -
     return [_worker(name, told[name]) for name in sorted(told) if isinstance(told[name], Mapping)]
 
 
-def _heard(app: Celery, wanted: Sequence[str], timeout: float, silence: float) -> dict[str, Any]:
+def _heard(app: Any, wanted: Sequence[str], timeout: float, silence: float) -> dict[str, Any]:
     from paigeant_celery.broker.reach import reaching_broker
     from paigeant_celery.broker.transport import transport_of
     from paigeant_celery.worker.readiness import COMMAND
@@ -79,7 +76,7 @@ def _heard(app: Celery, wanted: Sequence[str], timeout: float, silence: float) -
     return {worker: answer for reply in replies or () for worker, answer in reply.items()}
 
 
-def _serving(app: Celery, connection: Any, timeout: float) -> list[str]:
+def _serving(app: Any, connection: Any, timeout: float) -> list[str]:
     """Return the workers that read a queue of ours; others would log that they do not know what they are asked."""
     from paigeant_celery.broker.transport import transport_of
 
