@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 __all__ = ["FIELDS", "OWN_FIELDS", "HopLine", "WorkflowLogFilter", "asks_for_fields", "line_here", "within_line"]
 
+ACTION = "action"
 NONE = "-"  # what a field is on a line that belongs to no hop
 
 # The fields that a line gets. `docs/telemetry.md` shows both tables.
@@ -25,23 +26,21 @@ FIELDS: Mapping[str, str] = {
     "attempt": "the number of the attempt",
 }
 # What lines of ours say beside that, each where it is about that.
-OWN_FIELDS: Mapping[str, str] = dict(
-    (
-        ("action", "a fixed word that says what the line is about"),
-        ("asked", "what somebody asked for on a page in Flower"),
-        ("broker", "the broker, without password"),
-        ("by", "who asked for it"),
-        ("error", "the class of an error"),
-        ("key", "the key of a record in the store"),
-        ("mode", "the mode of the transport"),
-        ("queue", "a queue"),
-        ("reason", "the code of why a message was refused, or a delivery dropped"),
-        ("sha256", "the digest of a message that was refused"),
-        ("size", "its size in bytes"),
-        ("trace", "classes and frames of an error, without its text"),
-        ("where", "file, line and function where a step failed"),
-    )
-)
+OWN_FIELDS: Mapping[str, str] = {
+    ACTION: "a fixed word that says what the line is about",
+    "asked": "what somebody asked for on a page in Flower",
+    "broker": "the broker, without password",
+    "by": "who asked for it",
+    "error": "the class of an error",
+    "key": "the key of a record in the store",
+    "mode": "the mode of the transport",
+    "queue": "a queue",
+    "reason": "the code of why a message was refused, or a delivery dropped",
+    "sha256": "the digest of a message that was refused",
+    "size": "its size in bytes",
+    "trace": "classes and frames of an error, without its text",
+    "where": "file, line and function where a step failed",
+}
 
 
 @dataclass(kw_only=True, slots=True)
