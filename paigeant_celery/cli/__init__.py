@@ -16,6 +16,7 @@ from paigeant_celery.cli.documents import diff, export, import_, lint
 from paigeant_celery.cli.forks import fork
 from paigeant_celery.cli.letters import letters
 from paigeant_celery.cli.output import Group
+from paigeant_celery.cli.ready import ready
 from paigeant_celery.cli.replays import replay
 from paigeant_celery.cli.results import result
 from paigeant_celery.cli.running import run
@@ -39,7 +40,7 @@ _commands = (
     *(inbox, approve, deny, answer, signal),
     *(run, cancel, retry, fork, replay),
     *(export, lint, diff, import_),
-    *(letters, agents, check, rebind),
+    *(letters, agents, ready, check, rebind),
 )
 for _command in _commands:
     paigeant.add_command(_command)
