@@ -50,6 +50,7 @@ from paigeant_celery.store.port import (
     Completion,
     DeadLetter,
     Dropped,
+    Edit,
     Heard,
     HopRecord,
     NewWait,
@@ -878,6 +879,7 @@ CALLS = st.one_of(
     a("fail", back=BACK, meant=SELDOM),
     a("cancel", workflow=WORKFLOW, meant=SELDOM),
     *(a("redrive", workflow=WORKFLOW, fresh=SELDOM) for _ in range(3)),  # one that is repeated would count once
+    a("edit", workflow=WORKFLOW, restarts=st.booleans(), stale=SELDOM),
     *[a("renew", back=BACK, named=st.integers(0, 3))] * 2,
     *[a("wait", back=BACK, name=NAME, timed=st.booleans(), afresh=SELDOM)] * 2,
     *[a("falls_asleep", workflow=WORKFLOW, owner=OWNER, name=NAME, timed=st.booleans())] * 3,
@@ -1078,6 +1080,18 @@ class Machine:
     def redrive(self, workflow: str, *, fresh: bool = False) -> None:
         answer = self.pair.ask(lambda store: store.redrive(workflow, discard_journal=fresh))
         self.seen[answer] += 1
+
+    def edit(self, workflow: str, restarts: bool, stale: bool) -> None:
+        """Replace the envelope of the current hop, and let a copy of its old message come."""
+        hop_id = self.hop_at(workflow)
+        row = self.last.hops.get(hop_id)
+        before = row.digest if row is not None else f"d-{hop_id}"
+        new = replace(hop(hop_id), digest=f"e-{next(self.numbers)}")
+        edit = Edit(hop=new, instead_of="stale" if stale else before, restarts=restarts, by="ann")
+        answer = self.pair.ask(lambda store: store.edit(edit))
+        self.seen[f"edit {answer}"] += 1
+        if answer == "edited":
+            self.claim(hop_id, OWNERS[0], digest=before)
 
     def sweep(self, dies: int | None, empty: bool | None, host: str, after: float = 1.0) -> None:
         self.pair.pass_time(timedelta(seconds=after))
@@ -1469,7 +1483,9 @@ class Machine:
         return f"{workflow}.{min(max(place + step, 0), PLACES - 1)}"
 
     def claim(self, hop_id: str, owner: str, *, digest: str | None = "right", most: int | None = None) -> None:
-        digest = f"d-{hop_id}" if digest == "right" else digest
+        if digest == "right":
+            row = self.last.hops.get(hop_id)
+            digest = row.digest if row is not None else f"d-{hop_id}"
         token = f"t{next(self.numbers)}"
         most = self.most if most is None else most
         call = Call(
@@ -1555,6 +1571,7 @@ COMMON = {
     "dropped held",
 }  # fmt: skip
 RARE = {
+    "edit edited", "edit goes_on", "edit ended", "edit begun", "edit changed", "edit unknown", "dropped superseded",
     "taken over", "exhausted", "answered again", "revived", "closed late", "closed as failed", "dropped altered",
     "dropped cancelled", "recorded late", "adopted", "known", "expired", "forgotten", "letter dropped",
     "unswept", "late", "took a signal", "answer ended", "answer too_many", "asked again", "not suspended",
