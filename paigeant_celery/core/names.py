@@ -269,12 +269,15 @@ REASONS: Mapping[str, str] = MappingProxyType(
         "not_awaited": "a signal was sent to a branch in which nothing waits for it",
         "not_begun": "a fork would begin behind steps that have not ended",
         "not_kept": "an older version ran a step, and kept nothing of what it was asked for",
+        "not_recorded": "nothing is recorded of a step, or it is none of an agent, so that it cannot be replayed",
         "output_not_serializable": "the output of a step has no JSON form that is read back as it is",
         "output_too_large": "the output of a step is larger than `paigeant_max_output_size`",
         "response_pending": "the output of a step is a response that the provider still works on, and no result",
         "result_not_serializable": "a result inside a run has no JSON form, so it cannot be recorded",
         "result_too_large": "a result inside a run is too large to be recorded",
         "secret_without_encryption": "a pydantic secret would have travelled as asterisks",
+        "stale_revision": "a workflow has moved on, or somebody has edited it, since the document was exported",
+        "step_begun": "the current step has opened branches or is suspended, and cannot become another one",
         "store_corrupt": "a record of the store is not as this version writes it",
         "store_lost": "the store has lost its data, and the message does not carry all that its workflow needs",
         "store_required": "a step needs a store, and the worker that got it has none",
@@ -298,7 +301,8 @@ REASONS: Mapping[str, str] = MappingProxyType(
         "unknown_task": "the message names a task that is not an activity and that the worker does not have",
         "unsendable": "no broker can take the message of a hop, whatever its state",
         "unsupported_version": "the envelope has another major version, or none",
-        "workflow_ended": "a signal was sent to a workflow that has ended",
+        "workflow_ended": "a signal was sent to a workflow that has ended, or somebody would edit it",
+        "workflow_goes_on": "the steps to come of a workflow are edited only while it is parked or suspended",
     }
 )
 
@@ -315,6 +319,7 @@ EVENTS: Mapping[str, str] = MappingProxyType(
         "claimed": "a worker began an attempt of a hop",
         "completed": "a hop ended well, and the next one was recorded with it",
         "edit_refused": "an agent wanted to insert steps but may not; `reason` says why",
+        "edited": "somebody replaced the steps to come; `by` says who",
         "events_dropped": "so many events of agents were replaced by newer ones before they were read",
         "failed": "a hop failed and is not tried again",
         "forked": "the workflow is a fork: it begins at the `step` of the workflow `from`",
