@@ -148,7 +148,7 @@ def _pages(one: str, size: Size) -> Iterator[tuple[str, tuple[str, Callable[[str
 
 def _ask(session: requests.Session, flower: FlowerPages, path: str, right: Callable[[str], bool]) -> float:
     began = perf_counter()
-    answer = session.get(f"{flower.address}{path}", timeout=120)
+    answer = session.get(f"{flower.address}{path}", timeout=600)
     taken = 1000 * (perf_counter() - began)
     if not answer.ok or not right(answer.text):
         raise WrongPage(f"{path}: {answer.status_code}")
