@@ -1,32 +1,37 @@
-"""What of a failure everybody may read, and what only those who may read content."""
+"""What of a failure everybody may read. Its texts may quote prompts and answers, and are for those who ask for them."""
 
 from __future__ import annotations
 
-from pydantic import JsonValue
+from dataclasses import replace
 
+from paigeant_celery.core.causes import Cause
 from paigeant_celery.core.flow import Failure
 from paigeant_celery.core.names import REASONS
 
-__all__ = ["told", "told_document"]
+__all__ = ["named", "without_texts"]
 
 # Codes and classes under which only texts of our own stand: they name a field, a setting and a remedy, and no value.
-# What a step raised may quote anything that the step knew.
 OURS = frozenset(REASONS) - {"unexpected_error"} | {"NonDeterminismError"}
 
 
-def told(failure: Failure) -> str:
-    """Return the class of the error or the reason, with the text if that is ours."""
-    return f"{failure.error_class}: {failure.text}" if failure.error_class in OURS else failure.error_class
+def named(failure: Failure) -> str:
+    """Return the class of the error or the reason, with the text if there is one."""
+    return f"{failure.error_class}: {failure.text}" if failure.text else failure.error_class
 
 
-def told_document(failure: Failure | None) -> JsonValue:
-    """Return the same as JSON, with classes and frames of what raised the error; None for none."""
+def without_texts(failure: Failure | None) -> Failure | None:
+    """Return a failure with classes and frames alone; a text of our own stays."""
     if failure is None:
         return None
-    return {
-        "step_id": failure.step_id,
-        "error_class": failure.error_class,
-        "text": failure.text if failure.error_class in OURS else None,
-        "where": failure.where or None,
-        "trace": failure.cause.without_texts if failure.cause is not None else None,
-    }
+    text = failure.text if failure.error_class in OURS else ""
+    return replace(failure, text=text, cause=_bare(failure.cause) if failure.cause is not None else None)
+
+
+def _bare(cause: Cause) -> Cause:
+    return replace(
+        cause,
+        text="",
+        notes=(),
+        raised_from=_bare(cause.raised_from) if cause.raised_from is not None else None,
+        group=tuple(map(_bare, cause.group)),
+    )
