@@ -15,6 +15,7 @@ from paigeant_celery.cli.checking import check
 from paigeant_celery.cli.forks import fork
 from paigeant_celery.cli.letters import letters
 from paigeant_celery.cli.output import Group
+from paigeant_celery.cli.ready import ready
 from paigeant_celery.cli.replays import replay
 from paigeant_celery.cli.results import result
 from paigeant_celery.cli.serving import activities
@@ -36,7 +37,7 @@ _commands = (
     *(activities, show, watch, graph, result),
     *(inbox, approve, deny, answer, signal),
     *(cancel, retry, fork, replay),
-    *(letters, agents, check, rebind),
+    *(letters, agents, ready, check, rebind),
 )
 for _command in _commands:
     paigeant.add_command(_command)
