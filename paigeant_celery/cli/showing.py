@@ -27,10 +27,12 @@ __all__ = ["graph", "show"]
 @command()
 @click.argument("correlation_id")
 @click.option("--events/--no-events", default=True, help="Also tell what happened to it, and who answered what.")
+@click.option("--errors", is_flag=True, help="Also print the texts of errors, which may quote prompts and answers.")
 @click.option("--workers/--no-workers", default=True, help="Ask the workers which of them runs it, for a second.")
 @click.pass_context
-def show(context: click.Context, correlation_id: str, events: bool, workers: bool) -> None:
+def show(context: click.Context, correlation_id: str, events: bool, errors: bool, workers: bool) -> None:
     """Show where a workflow and its branches stand, what it took and used, and why a step of it failed."""
+    from paigeant_celery.cli.redaction import bare_outline, bare_status
     from paigeant_celery.client.handle import WorkflowHandle
 
     transport = transport_of_app(context)
@@ -39,6 +41,8 @@ def show(context: click.Context, correlation_id: str, events: bool, workers: boo
     outline = _readable_outline(transport.store, correlation_id) if transport.store is not None else None
     # There are thousands of those of agents, and what models say is confidential.
     happened = [event for event in handle.events_so_far() if event.type != "agent"] if events else None
+    if not errors:
+        status, outline = bare_status(status), bare_outline(outline) if outline is not None else None
     runners = runners_of(transport, list(_running(outline or ()))) if workers else {}
     tell(_document(status, outline, happened, runners), _lines(status, outline, happened, runners))
 
@@ -97,10 +101,12 @@ def _lines(
     if status.usage:
         cost = [f"cost=${status.cost}"] if status.cost is not None else []
         yield f"  used:      {' '.join([*(f'{name}={count}' for name, count in status.usage.items()), *cost])}"
+    from paigeant_celery.core.telling import named
+
     failure = status.failure
     if failure is not None:
         said = "given back" if status.state == "queued" else "failed at"
-        yield f"  {said}: {shown(failure.step_id or '-')}: {failure.error_class}: {shown(failure.text)}"
+        yield f"  {said}: {shown(failure.step_id or '-')}: {shown(named(failure))}"
         if failure.cause is not None:
             yield from shown_lines(str(failure.cause), "    ")
     yield "  steps:"

@@ -62,6 +62,8 @@ def _origin(step: OutlinedStep) -> str:
 
 
 def _standing(step: OutlinedStep, beside: BesideTree) -> str:
+    from paigeant_celery.core.telling import named
+
     if step.record is not None:
         return _ran(step.record, step.block)
     parts: list[str] = [step.state]
@@ -73,7 +75,7 @@ def _standing(step: OutlinedStep, beside: BesideTree) -> str:
         parts.append(f"again at {step.retry_at:%Y-%m-%d %H:%M:%S} UTC")
     if step.block is not None and step.state != "planned":
         parts.append(_counts(step.block))
-    why = f": {step.failure.error_class}: {shown(step.failure.text)}" if step.failure is not None else ""
+    why = f": {shown(named(step.failure))}" if step.failure is not None else ""
     return f"{', '.join(filter(None, parts))}{why}"
 
 

@@ -131,7 +131,8 @@ def test_show_says_why_a_workflow_failed(host: Callable[..., Celery], workflow_h
     workflow_harness.dispatch([divide.activity(by=0)], correlation_id="w")
     asyncio.run(workflow_harness.deliver(1))
 
-    shown = call(host(workflow_harness.store), "show", "w", "--no-events")
+    app = host(workflow_harness.store)
+    shown = call(app, "show", "w", "--no-events", "--errors")
 
     line = divide.function.__code__.co_firstlineno + 2
     first, _, *lines = shown.output.splitlines(keepends=True)
@@ -143,6 +144,10 @@ def test_show_says_why_a_workflow_failed(host: Callable[..., Celery], workflow_h
         "    ZeroDivisionError: division by zero\n"
         "  steps:\n"
         "    divide: parked: ZeroDivisionError: division by zero\n"
+    )
+    everybody_sees = call(app, "show", "w", "--no-events").output
+    assert everybody_sees == re.sub(
+        "(: | {4})ZeroDivisionError: division by zero", r"\1ZeroDivisionError", shown.output
     )
 
 
@@ -172,11 +177,11 @@ def test_every_command_goes_to_its_end_whatever_the_terminal_can_show(
 
     shown = {
         arguments: runner.invoke(paigeant, arguments, obj=SimpleNamespace(app=app))
-        for arguments in (("show", "w"), ("letters", "list"), ("letters", "show", letter), ("activities",))
+        for arguments in (("show", "w", "--errors"), ("letters", "list"), ("letters", "show", letter), ("activities",))
     }
 
     assert [(done.exit_code, done.exception) for done in shown.values()] == [(0, None)] * 4
-    output = shown["show", "w"].stdout_bytes.decode(charset)
+    output = shown["show", "w", "--errors"].stdout_bytes.decode(charset)
     assert text in output
     assert " parked w.0" in output
 

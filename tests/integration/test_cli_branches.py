@@ -49,7 +49,7 @@ def test_show_draws_the_tree(workflow_harness: WorkflowHarness, call: Callable[.
     block = parallel({"facts": [gather.activity(), inner], "style": read.activity(), "money": stumble.activity()})
     dispatched(workflow_harness, block, gather.activity(), hops=7)
 
-    shown = call("show", "w", "--no-events").output.splitlines()
+    shown = call("show", "w", "--no-events", "--errors").output.splitlines()
 
     first, _, *shown = [re.sub(r"completed in .* s$", "completed in N s", line) for line in shown]
     assert [first, *shown[:4]] == [
