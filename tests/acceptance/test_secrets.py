@@ -66,7 +66,7 @@ class Vault:
     def __init__(self, made: Deployment, seen: Path, events: Messages, canary: str) -> None:
         self.made, self.seen, self.events, self._canary = made, seen, events, canary
         self.transport = made.transport()
-        self.worker: Process = made.ready_worker("vault", pool="threads", slots=4)
+        self.worker: Process = made.ready_worker("vault", pool="prefork", slots=4, level="DEBUG")
         self.workflows: dict[str, WorkflowHandle] = {}
 
     def canary(self, where: str) -> str:
@@ -189,6 +189,20 @@ def test_the_log_of_a_worker_has_no_canary(vault: Vault) -> None:
     assert vault.found_in(log) == []
     assert "ValueError" in log
     assert "vault.py" in log
+
+
+def test_what_stands_beside_an_envelope_in_a_message_has_no_canary(vault: Vault) -> None:
+    """Tools that look into queues show headers, and so does Celery where it logs a message."""
+    import redis
+
+    dispatcher, queue = WorkflowDispatcher(), f"{vault.made.prefix}.nobody"
+    dispatcher.dispatch_workflow_sync(vault.transport, itinerary=[vault.agent("nobody")])
+    with redis.Redis.from_url(vault.made.first_url) as raw:
+        (message,) = (json.loads(each) for each in raw.lrange(queue, 0, -1))
+    beside = {name: part for name, part in message.items() if name != "body"}
+
+    assert "workflow" in beside["headers"]["argsrepr"]
+    assert vault.found_in(json.dumps(beside)) == []
 
 
 def test_events_of_tasks_have_no_canary(vault: Vault) -> None:
