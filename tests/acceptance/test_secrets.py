@@ -15,7 +15,6 @@ from typing import Any
 
 import click
 import pytest
-import requests
 from click.testing import CliRunner
 
 from paigeant_celery import (
@@ -253,17 +252,34 @@ def test_what_is_read_from_python_has_no_canary_when_it_is_printed(vault: Vault)
     assert vault.found_in("\n".join(map(repr, values))) == []
 
 
-def test_pages_of_flower_have_no_canary(vault: Vault) -> None:
+def test_pages_of_flower_have_no_canary_for_those_who_have_not_signed_in(vault: Vault) -> None:
     """Without a sign-in Flower shows names, states, times and sizes."""
+    ids = [handle.correlation_id for handle in vault.workflows.values()]
     with flower_pages(vault.made, signs_in=False) as flower:
-        paths = ["/tasks", "/workers", "/workflows"]
-        paths += [f"/task/{handle.correlation_id}.0" for handle in vault.workflows.values()]
-        paths += [f"/workflow/{handle.correlation_id}" for handle in vault.workflows.values()]
-        pages = {path: flower.get(path) for path in paths}
-        found = {path: vault.found_in(page.text) for path, page in pages.items() if vault.found_in(page.text)}
+        pages = {
+            path: flower.get(path)
+            for path in (
+                *("/tasks", "/workers", "/workflows"),
+                *(f"/workflows/{each}" for each in ids),
+                *(f"/task/{each}.0" for each in ids),
+                *(f"/workflows/{each}/output?path=clerk" for each in ids),
+            )
+        }
 
-    assert any(isinstance(page, requests.Response) and page.ok for page in pages.values())
-    assert found == {}
+    shown = {path for path, page in pages.items() if page.ok}
+    assert {"/tasks", "/workers", "/workflows", *(f"/workflows/{each}" for each in ids)} <= shown
+    assert {path: vault.found_in(page.text) for path, page in pages.items() if vault.found_in(page.text)} == {}
+
+
+def test_the_page_of_a_workflow_has_no_secret_by_type_for_those_who_have_signed_in(vault: Vault) -> None:
+    """They see outputs and errors. A token stays in the server: a page may be saved or sent on."""
+    with flower_pages(vault.made) as flower:
+        pages = {name: flower.get(f"/workflows/{each.correlation_id}") for name, each in vault.workflows.items()}
+        found = {name: set(vault.found_in(page.text)) for name, page in pages.items()}
+
+    assert all(page.ok for page in pages.values())
+    assert {"answer", "exception", "question"} <= set().union(*found.values())
+    assert {name for name, parts in found.items() if parts & {"typed", "token"}} == set()
 
 
 def test_those_who_ask_for_content_get_it_without_what_is_secret_by_type(vault: Vault) -> None:
