@@ -325,6 +325,19 @@ def test_cancel_asks_again_before_it_cancels(flower: FlowerPages, browser: Brows
     assert handle.status_sync().state == "cancelled"
 
 
+def test_a_fork_leads_to_the_workflow_that_it_was_made_of(flower: FlowerPages, browser: Browser) -> None:
+    """Two workflows with nearly the same steps are confusing until one sees which came first."""
+    handle = flower.dispatch(say("one", step_id="first"), say("two", step_id="second"))
+    handle.result_sync(WITHIN)
+    fork = WorkflowHandle(handle.fork_sync("second"), flower.made.transport())
+    fork.result_sync(WITHIN)
+
+    with flower.opened(browser, f"/workflows/{fork.correlation_id}") as page:
+        expect(page.get_by_text("from its step second on")).to_be_visible()
+        page.get_by_role("link", name=handle.correlation_id).click()
+        expect(page.get_by_role("heading", level=1)).to_have_text(handle.correlation_id)
+
+
 def test_a_step_leads_to_its_task(flower: FlowerPages, browser: Browser) -> None:
     """Flower knows the worker and the runtime of each task."""
     handle = flower.dispatch(say("hello"))

@@ -66,7 +66,7 @@ def test_a_fork_begins_where_it_is_told(
 
     assert (done.exit_code, done.output) == (0, "workflow f begins at writer of w\n")
     assert again == {"workflow": "f", "from": {"workflow": "w", "step": "writer"}}
-    assert "  fork of:   w, from step writer on\n" in shown
+    assert "  fork of:   w, from writer on\n" in shown
     assert "    first: completed in " in shown
     assert "    writer: queued" in shown
     assert " forked f.1 step=writer from=w\n" in shown
