@@ -39,6 +39,7 @@ from paigeant_celery.worker.serving import (
 from paigeant_celery.worker.start_errors import refused_start
 from paigeant_celery.worker.task import register_tasks
 from paigeant_celery.worker.task_log import name_steps_in_task_log
+from paigeant_celery.worker.telling import let_workers_tell
 
 __all__ = ["AgentQueues"]
 
@@ -57,6 +58,7 @@ class AgentQueues(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ship
 
     def __init__(self, consumer: Any, **kwargs: Any) -> None:
         super().__init__(consumer, **kwargs)
+        let_workers_tell()
         self._embedded = isinstance(consumer.controller, GuestWorker)
         self._announced = self._embedded  # an executor prints no banner
         installation = installation_of(consumer.app)

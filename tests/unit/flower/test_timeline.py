@@ -43,7 +43,7 @@ def test_a_bar_stands_where_the_step_ran_and_the_current_one_reaches_to_the_end(
 
 def test_a_bar_is_seen_and_stays_on_the_axis_whatever_the_clocks_say() -> None:
     """The clocks of two workers differ."""
-    for began, ended in ((-5, -4), (50, 50), (100, 100), (99, 300), (400, 500), (60, 40)):
+    for began, ended in ((-5, 4), (50, 50), (100, 100), (99, 300), (400, 500), (60, 40)):
         (row,) = rows_of((ran("a", began, ended),), SPAN, outputs={}, content=True)
         assert row.bar is not None
         assert row.bar.left >= 0
@@ -54,21 +54,34 @@ def test_a_bar_is_seen_and_stays_on_the_axis_whatever_the_clocks_say() -> None:
     assert row.bar is not None
 
 
+def test_a_step_that_ran_before_the_workflow_began_has_no_bar() -> None:
+    """A fork has the records of the steps before it, which ran in another workflow."""
+    (row,) = rows_of((ran("a", -50, -40),), SPAN, outputs={"a": "kept"}, content=True)
+
+    assert row.bar is None
+    assert row.output == "kept"
+
+
 def test_branches_stand_below_their_block_and_those_left_out_are_counted() -> None:
     """A block may have a thousand branches."""
-    branch = OutlinedBranch(name="0", state="parked", steps=(PARKED,))
-    block = OutlinedBlock(form="for_each", branches=(branch,), more={"completed": 980})
+    branches = (
+        OutlinedBranch(name="0", state="parked", steps=(PARKED, PLANNED)),
+        OutlinedBranch(name="1", state="parked", steps=(PARKED,)),
+    )
+    block = OutlinedBlock(form="for_each", branches=branches, more={"completed": 980})
     whole = OutlinedStep(step_id="all", activity="_flow", state="suspended", path="all", block=block, hop_id="w.0")
 
     rows = rows_of((whole,), SPAN, outputs={}, content=True)
 
-    assert [(row.kind, row.depth, row.name, row.state) for row in rows] == [
-        ("step", 0, "all", "suspended"),
-        ("branch", 1, "0", "parked"),
-        ("step", 2, "b", "parked"),
-        ("more", 1, "980 more completed", "completed"),
+    assert [(row.kind, row.depth, row.branch, row.name, row.state) for row in rows] == [
+        ("step", 0, "", "all", "suspended"),
+        ("branch", 1, "", "0", "parked"),
+        ("step", 2, "", "b", "parked"),
+        ("step", 2, "", "c", "planned"),
+        ("step", 1, "1", "b", "parked"),
+        ("more", 1, "", "980 more completed", "completed"),
     ]
-    assert [row.may_retry for row in rows] == [False, False, True, False]
+    assert [row.may_retry for row in rows] == [False, False, True, False, True, False]
 
 
 def test_those_who_may_not_see_content_get_names_and_sizes() -> None:
