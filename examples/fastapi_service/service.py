@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -230,7 +230,7 @@ async def approvals(handle: WorkflowHandle) -> list[tuple[str, AskedCall]]:
     return [(wait.token, call) for wait in await handle.pending() for call in wait.calls if call.kind == "approval"]
 
 
-def sent(lines: AsyncIterator[str]) -> StreamingResponse:
+def sent(lines: AsyncGenerator[str, None]) -> StreamingResponse:
     """Return a response that ends with the lines."""
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # the latter is for nginx
     return StreamingResponse(streams.with_heartbeats(lines), media_type="text/event-stream", headers=headers)

@@ -604,7 +604,6 @@ async def main():
         if line == "last":
             break
     await stream.aclose()
-    await asyncio.sleep(0)
     print(silent >= 2, len(asyncio.all_tasks()))
 
 asyncio.run(main())
