@@ -548,7 +548,7 @@ print(json.dumps({"task": entry["task"], **entry["kwargs"]}) if (entry := beat_s
     shown = json.loads(run_script(block(SCHEDULES) + source))
 
     assert (shown["task"], shown["deadline_after"]) == ("paigeant.dispatch", 3600.0)
-    assert shown["schedule"]["crontab"]["hour"] == "8"
+    assert shown["schedule"]["crontab"]["hour"] == 8
     assert shown["document"]["itinerary"] == [{"agent": "writer", "prompt": "Write the report of yesterday."}]
 
 
