@@ -135,7 +135,7 @@ def test_a_fork_says_of_what(call: Call, workflow_harness: WorkflowHarness) -> N
     handle = dispatched(workflow_harness, gather.activity(), gather.activity())
     handle.fork_sync("gather-2", correlation_id="f")
 
-    assert call("show", "f")[1]["origin"] == {"workflow": "w", "step": "gather-2"}
+    assert call("show", "f")[1]["origin"] == {"workflow": "w", "step": "gather-2", "place": "1"}
     with Celery("shop", broker="memory://localhost//", set_as_current=False) as app:
         install(app, store=workflow_harness.store)
         shown = CliRunner().invoke(paigeant, ["show", "f"], obj=SimpleNamespace(app=app)).output
