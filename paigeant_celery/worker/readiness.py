@@ -88,7 +88,10 @@ def _tell_ready(state: Any, silence: float = SILENCE, **_: object) -> Document:
 
 def _pids_of(pool: Any) -> set[int]:
     """Return the processes of a worker: its own, and those of its pool."""
-    return {os.getpid(), *(pool.info.get("processes") or ())}
+    own = {os.getpid()}
+    with suppress(AttributeError):  # it has not begun, or has ended
+        own.update(pool.info.get("processes") or ())
+    return own
 
 
 class Report:
