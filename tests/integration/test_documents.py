@@ -60,6 +60,7 @@ LIBRARY = "# library.py"
 TILL = "# till.py"
 DISPATCHING = "# dispatching.py"
 FOLLOWING = "# following.py"
+LISTING = "workflows = Workflows(transport)"
 ORDERS = "# orders.py"
 FAN_OUT = "# fan_out.py"
 VOTES = "# votes.py"
@@ -97,6 +98,7 @@ RUN_BELOW = (
     TILL,
     DISPATCHING,
     FOLLOWING,
+    LISTING,
     ORDERS,
     FAN_OUT,
     VOTES,
@@ -220,6 +222,21 @@ ANSWERS = {
         "hop/service.py": ["def regain("],
         "hop/with_store.py": ["def regain(", "def _adopted("],
         "worker/runtime.py": ["def _regain("],
+    },
+    "What does a fork begin with?": {
+        "client/forks.py": ["def _beginning(", "def _steps("],
+        "client/copied.py": ["class Before", "def said_before("],
+        "core/forks.py": ["def as_asked(", "def without_inserted(", "def unspent("],
+        "store/scripts/start.lua": ["'type', 'forked'"],
+    },
+    "What is in the dump of a hop, and what does its replay do?": {
+        "core/replays.py": ["class HopDump("],
+        "client/hop_dumps.py": ["def dump_of("],
+        "replay.py": ["class _Journal(", "def replay_sync("],
+    },
+    "Which text of an error may everybody read?": {
+        "core/telling.py": ["def named(", "def without_texts("],
+        "cli/redaction.py": ["def bare_status(", "def bare_outline("],
     },
     "Who ends a workflow that nobody runs by its deadline?": {
         "hop/lateness.py": ["def end("],
@@ -1032,6 +1049,31 @@ asyncio.run(main())
     assert re.fullmatch(r"[\d-]+T[\d:.]+Z", events[2]["at"])
 
 
+def test_workflows_are_listed_and_counted_as_shown() -> None:
+    """The calls are copied into a program that looks for failed ones."""
+    shown = "".join(f"    {line}\n" for line in block(LISTING).splitlines())
+    source = f"""
+import asyncio
+from paigeant_celery import StepPolicy, WorkflowFailed, Workflows, activity
+from paigeant_celery.testing import WorkflowHarness
+
+@activity(policy=StepPolicy(final_on=[RuntimeError]))
+def draft() -> str: raise RuntimeError("no ink")
+
+async def main():
+    harness = WorkflowHarness()
+    for _ in range(60):
+        try: await harness.run([draft.activity()])
+        except WorkflowFailed: pass
+    transport = harness.transport
+{shown}
+    print(len(page.items), page.next, dict(counts.states))
+
+asyncio.run(main())
+"""
+    assert run_script(source) == "10 None {'failed': 60}\n"
+
+
 def test_a_workflow_is_shown_on_a_screen_as_shown(tmp_path: Path) -> None:
     """A frontend that reads AG-UI needs no more than the example."""
     watched = """
@@ -1169,7 +1211,7 @@ def test_every_state_of_a_workflow_stands_in_its_table() -> None:
 
 def test_every_command_stands_in_its_table() -> None:
     """People look there for what they can do at night."""
-    shown = {re.sub(r"( \[?[A-Z]+\]?)+$", "", word).removeprefix("celery -A shop paigeant ") for word in
+    shown = {re.sub(r"( (--\w+ )?\[?[A-Z]+\]?)+$", "", word).removeprefix("celery -A shop paigeant ") for word in
              (row[0].strip("`") for row in table("docs/operating.md", "command"))}  # fmt: skip
 
     assert shown == set(commands(paigeant))
