@@ -11,7 +11,7 @@ __all__ = ["LIMITS", "StoreLimits", "as_lua"]
 class StoreLimits:
     """How long the stores wait, in milliseconds, how much they do at once and keep, and the format of the records."""
 
-    format: int = 3  # grows with new states, fields and keys, which change none; older workers then begin nothing more
+    format: int = 4  # grows with new states, fields and keys, which change none; older workers then begin nothing more
     due_after: int = 5_000  # then a queued hop's message is overdue; the wait doubles each time
     due_after_most: int = 80_000
     long_unswept: int = 2_500  # at least; there is a pass about every second
@@ -38,6 +38,13 @@ class StoreLimits:
     max_answer: int = 1024 * 1024  # bytes of one answer
     most_counted: int = 2**53 - 1  # of tokens, calls, or units of cost; every number of a script holds it exactly
     asked_at_once: int = 100  # waits read at once from the index of those that are open
+    listed_at_once: int = 100  # workflows read at once from the index
+    most_scanned: int = 5_000  # of the index, in search of some with a prefix
+    expired_listed: int = 200  # workflows that leave the index at once
+    most_buckets: int = 25  # that have an upper end, of a histogram of times
+    day: int = 86_400_000
+    days_kept: int = 7  # of times, beside the one that goes on
+    days_served: int = 30  # since a queue was served last, until that is forgotten
 
     def hurried(self, times: int) -> StoreLimits:
         """Return the same limits with waits divided by `times`, for deployments under test.

@@ -37,8 +37,9 @@ SCRIPTS = (
     "start", "claim", "renew", "touch", "release", "complete", "retry_at", "park", "fail", "cancel", "redrive", "sweep",
     "read", "bury", "letters", "record", "publish", "events", "bind", "resend", "give_back", "format", "probe",
     "wait", "suspend", "resolve", "time_out", "signal", "asked", "waits_of", "hold", "open_block", "branches_of",
+    "listed", "counted", "relist",
 )  # fmt: skip
-# What stands in front of some of them, after `common.lua`.
+# What stands in front of some of them, after `common.lua` and `listing.lua`.
 WITH_WAITS = (
     "claim", "read", "redrive", "sweep", "wait", "suspend", "resolve", "time_out", "signal", "asked", "waits_of",
     "branches_of",
@@ -231,14 +232,16 @@ def script_texts(limits: StoreLimits) -> dict[str, str]:
     folder = resources.files("paigeant_celery.store").joinpath("scripts")
     parts = {
         name: folder.joinpath(f"{name}.lua").read_text("utf-8")
-        for name in ("common", "branches", "waits", "signals", *SCRIPTS)
+        for name in ("common", "listing", "branches", "waits", "signals", *SCRIPTS)
     }
-    numbers = as_lua(limits)
+    numbers = as_lua(limits).splitlines(keepends=True)
 
     def text_of(name: str) -> str:
         with_more = {"branches": WITH_BRANCHES, "waits": WITH_WAITS, "signals": WITH_SIGNALS}
         front = [part for part, names in with_more.items() if name in names]
-        return numbers + "".join(parts[part] for part in ("common", *front, name))
+        text = "".join(parts[part] for part in ("common", "listing", *front, name))
+        # A script may have no more than 200 local names.
+        return "".join(number for number in numbers if re.search(rf"\b{number.split()[1]}\b", text)) + text
 
     return {name: text_of(name) for name in SCRIPTS}
 

@@ -1,10 +1,13 @@
 -- START: record a workflow and its first hop; ADOPT: the same for one that is known only from its message.
--- ARGV: prefix, workflow, content, hop, queue, envelope, digest, deadline ('' for none), then to adopt it: when its
+-- ARGV: prefix, workflow, content, hop, queue, envelope, digest, deadline ('' for none), activity and id of its step, then
+--       to adopt it: when its
 --       message was sent, how long ago that may be at most, and how many attempts of the hop were begun ('' each
 --       otherwise), then name, text for each file of its prompts that does not travel
 -- Answer: 'started' | 'exists' (same content) | 'conflict' (other content) | 'expired' (too old to be adopted)
 
-local _, workflow, content, hop, queue, envelope, digest, deadline, sent_at, max_age, begun = unpack(ARGV, 1, 11)
+local _, workflow, content, hop, queue, envelope, digest, deadline, activity, step = unpack(ARGV, 1, 10)
+local sent_at, max_age, begun = unpack(ARGV, 11, 12 + 1)
+local first_blob = 12 + 2
 if sent_at == '' then sent_at = nil end
 
 local wrong = misplaced(wf_key(workflow), 'hash', hop_key(hop), 'hash', hops_key(workflow), 'set',
@@ -34,12 +37,13 @@ if not recorded then
   redis.call('HSET', wf_key(workflow), 'content', content, 'state', 'running', 'hop', hop, 'created_at', int(now))
   if deadline ~= '' then redis.call('HSET', wf_key(workflow), 'deadline', deadline) end
 end
-for i = 12, #ARGV, 2 do redis.call('HSET', blob_key(workflow), ARGV[i], ARGV[i + 1]) end
+for i = first_blob, #ARGV, 2 do redis.call('HSET', blob_key(workflow), ARGV[i], ARGV[i + 1]) end
 if owner then take_from(owner, hop) end
 redis.call('DEL', hop_key(hop))
 await_deadline(workflow, deadline)
 queue_hop(workflow, hop, queue, envelope, digest)
 -- Its fence is above that of any record that was lost, so that nobody who claimed that one can write for this one.
 if sent_at then redis.call('HSET', hop_key(hop), 'attempt', begun, 'fence', int(now)) end
+list(workflow, 'q', activity, step, not recorded and now or nil)
 add_event(workflow, 'type', sent_at and 'adopted' or 'started', 'hop', hop, 'queue', queue)
 return 'started'

@@ -113,6 +113,54 @@ def check_places(bench: Bench) -> None:
     assert {hop_id: [place.partition(" ")[0] for place in places.get(hop_id, [])] for hop_id in states} == expected
     assert set(places) <= set(states)
     assert leases == owners
+    if isinstance(bench, RedisBench):
+        check_listing(bench)
+
+
+STATE_LETTERS = {"queued": "q", "running": "r", "waiting": "t", "suspended": "s", "parked": "q"}
+WORKFLOW_LETTERS = {"completed": "c", "failed": "f", "parked": "p", "cancelled": "x"}
+LAST = 2**53 - 1
+
+
+def check_listing(bench: RedisBench) -> None:
+    """Check that each workflow is listed as its record says, and each open wait, and nothing else."""
+    listed = set(cast("list[str]", bench.client.zrange(bench.key("index"), 0, -1)))
+    ending = dict(cast("list[tuple[str, float]]", bench.client.zrange(bench.key("ended"), 0, -1, withscores=True)))
+    workflows = hashes(bench, "wf")
+    hops = hashes(bench, "hop")
+    texts = {text for text in listed if text.startswith("i")}
+    about = {text[1:].split(" ", 1)[0]: text[1:].split(" ", 1)[1] for text in texts}
+    assert len(about) == len(texts), "a workflow is listed twice"
+    gone = {name for name in about if name not in workflows}
+    assert {name for name in gone if f"i{name} {about[name]}" not in ending} == set(), "it never leaves the list"
+    expected = set()
+    for name, text in about.items():
+        state, activity, step = text[0] + text[1:17], *text[18:].split(":", 1)
+        if name in workflows:
+            record, hop = workflows[name], hops.get(workflows[name]["hop"], {})
+            letter = WORKFLOW_LETTERS.get(record["state"]) or STATE_LETTERS[hop["state"]]
+            assert (name, state) == (name, f"{letter}{LAST - int(record['created_at'])}")
+            assert (f"i{name} {text}" in ending) == (letter in "cfx")
+        expected |= {f"i{name} {state}:{activity}:{step}", f"s{state}{name}", f"a{activity}:{state}{name}"}
+    assert set(workflows) <= set(about)
+    waits = {
+        f"n{fields[':name:' + token]}\0{fields[':age']}{token}"
+        for fields in hops.values()
+        if fields.get("state") not in ("done", "failed", "cancelled")
+        for token in fields.get(":open", "").split()
+    }
+    assert listed - expected == waits
+    assert expected <= listed
+
+
+def hashes(bench: RedisBench, kind: str) -> dict[str, dict[str, str]]:
+    start = bench.key(kind, "")
+    keys = [key for key in bench.client.scan_iter(f"{start}*", count=1000) if bench.client.type(key) == "hash"]
+    with bench.client.pipeline(transaction=False) as commands:
+        for key in keys:
+            commands.hgetall(key)
+        found = commands.execute()
+    return {key[len(start) :]: fields for key, fields in zip(keys, found, strict=True) if fields}
 
 
 class MemoryBench:
