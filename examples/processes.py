@@ -39,6 +39,11 @@ class Process:
             )
         self.pid = self._process.pid
 
+    @property
+    def running(self) -> bool:
+        """Whether it has not ended."""
+        return self._process.poll() is None
+
     def log(self) -> str:
         """What it has written so far."""
         return self._log.read_text(errors="replace")
@@ -47,7 +52,7 @@ class Process:
         """Wait until it is ready; raises `Unexpected` with the end of its log if it never is."""
         end = time.monotonic() + START_PATIENCE
         while not ready():
-            if self._process.poll() is not None or time.monotonic() > end:
+            if not self.running or time.monotonic() > end:
                 raise Unexpected(f"{what} did not start; the end of its log:\n{self.log()[-2000:]}")
             time.sleep(0.05)
 

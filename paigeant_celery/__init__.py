@@ -103,7 +103,7 @@ if TYPE_CHECKING:
         WaitTimedOut,
         WorkflowWaits,
     )
-    from paigeant_celery.store.port import DeadLetter, Store
+    from paigeant_celery.store.port import DeadLetter, Store, WorkflowOrigin
     from paigeant_celery.worker.celery_tasks import register_task
     from paigeant_celery.worker.executor import ActivityExecutor
     from paigeant_celery.worker.install import install
@@ -196,6 +196,7 @@ _HOME = {
     "WorkflowFailed": "core.errors",
     "WorkflowHandle": "client.handle",
     "WorkflowLimits": "core.budget",
+    "WorkflowOrigin": "store.port",
     "WorkflowPage": "client.queries",
     "WorkflowParked": "core.errors",
     "WorkflowResult": "client.readings",
@@ -305,6 +306,7 @@ __all__ = [
     "WorkflowFailed",
     "WorkflowHandle",
     "WorkflowLimits",
+    "WorkflowOrigin",
     "WorkflowPage",
     "WorkflowParked",
     "WorkflowResult",

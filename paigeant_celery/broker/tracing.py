@@ -1,15 +1,17 @@
-"""Traces of OpenTelemetry and Sentry across hops, if the process uses them; otherwise nothing."""
+"""Traces of OpenTelemetry and Sentry across hops, if the process uses them; otherwise nothing.
+
+`broker/spans.py` makes the spans of a workflow. Here they are carried from process to process.
+"""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
-__all__ = ["current_trace", "hop_trace", "workflow_trace"]
+__all__ = ["current_trace", "workflow_trace"]
 
-_AS_IT_IS = nullcontext()
 SENTRY, BAGGAGE = "sentry-trace", "baggage"  # headers; OpenTelemetry uses the second one, too
 
 
@@ -25,11 +27,6 @@ def current_trace() -> dict[str, str]:
         entries = (carrier.get(BAGGAGE), sentry.get_baggage())
         carrier[BAGGAGE] = ",".join(entry for entry in entries if entry)
     return carrier
-
-
-def hop_trace(carrier: Mapping[str, str]) -> AbstractContextManager[None]:
-    """Make a received trace context the parent of spans made inside the block, unless the hop has a span of its own."""
-    return _attached(carrier) if carrier and _trace_id(None) == 0 else _AS_IT_IS
 
 
 @contextmanager

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
+from paigeant_celery.cli.output import refusal, shown
+
 if TYPE_CHECKING:
     from paigeant_celery.broker.transport import CeleryTransport
 
@@ -26,7 +28,7 @@ def reading(ask: Callable[[], T]) -> T:
     try:
         return ask()
     except PaigeantError as error:
-        raise click.ClickException(str(error)) from error
+        raise refusal(error) from error
 
 
 def transport_of_app(context: click.Context) -> CeleryTransport:
@@ -38,10 +40,5 @@ def transport_of_app(context: click.Context) -> CeleryTransport:
     app.loader.import_default_modules()
     transport = transport_of(app)
     if transport.faults:
-        raise click.ClickException(str(ConfigurationError(transport.faults)))
+        raise ConfigurationError(transport.faults)
     return transport
-
-
-def shown(text: str) -> str:
-    """Return a text that somebody else wrote so that a terminal shows it, and does nothing else with it."""
-    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from textwrap import indent
+from typing import TYPE_CHECKING
 
 import click
 
-from paigeant_celery.cli.asking import discard_journal, reading, shown, transport_of_app
+from paigeant_celery.cli.asking import transport_of_app
 from paigeant_celery.cli.drawing import flowchart, tree_lines
+from paigeant_celery.cli.output import Exit, Refused, command, shown, tell
+from paigeant_celery.cli.step_documents import steps_document
 
-__all__ = ["activities", "cancel", "graph", "retry", "show"]
+if TYPE_CHECKING:
+    from paigeant_celery.broker.transport import CeleryTransport
+
+__all__ = ["activities", "graph", "show"]
 
 
-@click.command()
+@command()
 @click.option("-I", "--include", multiple=True, metavar="MODULE", help="Also load this module; may be repeated.")
 @click.pass_context
 def activities(context: click.Context, include: tuple[str, ...]) -> None:
@@ -24,11 +30,27 @@ def activities(context: click.Context, include: tuple[str, ...]) -> None:
         try:
             context.obj.app.loader.import_from_cwd(module)
         except ImportError as error:
-            raise click.ClickException(f"cannot import {module!r}: {error}") from error
-    click.echo(banner(transport))
+            raise Refused(f"cannot import {module!r}: {error}", code="import_failed", ends=Exit.USAGE) from error
+    tell(_served(transport), [banner(transport)])
 
 
-@click.command()
+def _served(transport: CeleryTransport) -> dict[str, object]:
+    from paigeant_celery.activities.registry import registry
+    from paigeant_celery.worker.serving import queue_names, served_activities
+
+    served = served_activities(transport)
+    return {
+        "mode": transport.mode,
+        "store": transport.store_address,
+        "activities": [
+            {"name": name, "kind": activity.kind, "queue": queue_names(transport, name)[0]}
+            for name, activity in sorted(served.items())
+        ],
+        "nameless": list(registry.nameless()),
+    }
+
+
+@command()
 @click.argument("correlation_id")
 @click.option("--events/--no-events", default=True, help="Also list what happened to it.")
 @click.pass_context
@@ -37,8 +59,8 @@ def show(context: click.Context, correlation_id: str, events: bool) -> None:
     from paigeant_celery.client.handle import WorkflowHandle
 
     handle = WorkflowHandle(correlation_id, transport_of_app(context))
-    status = reading(handle.status_sync)
-    happened = reading(handle.events_so_far) if events else []
+    status = handle.status_sync()
+    happened = handle.events_so_far() if events else []
     happened = [
         event for event in happened if event.type != "agent"
     ]  # there are thousands, and what models say is confidential
@@ -76,7 +98,7 @@ def show(context: click.Context, correlation_id: str, events: bool) -> None:
         click.echo(f"  {event.at:%Y-%m-%d %H:%M:%S} {event.type} {event.hop_id}{about} {details}".rstrip())
 
 
-@click.command()
+@command()
 @click.argument("correlation_id")
 @click.pass_context
 def graph(context: click.Context, correlation_id: str) -> None:
@@ -86,41 +108,6 @@ def graph(context: click.Context, correlation_id: str) -> None:
 
     transport = transport_of_app(context)
     if (store := transport.store) is None:
-        raise click.ClickException(str(StoreRequired("graph")))
-    outline = reading(lambda: outline_of(store, correlation_id))
-    for line in flowchart(outline):
-        click.echo(line)
-
-
-@click.command()
-@click.argument("correlation_id")
-@click.pass_context
-def cancel(context: click.Context, correlation_id: str) -> None:
-    """Cancel a workflow; nothing that a running step does is recorded any more."""
-    if not _asked(context, correlation_id, "cancel_sync"):
-        raise click.ClickException(f"workflow {correlation_id} has already ended")
-    click.echo(f"workflow {correlation_id} is cancelled")
-
-
-@click.command()
-@click.argument("correlation_id")
-@click.argument("path", required=False)
-@discard_journal
-@click.pass_context
-def retry(context: click.Context, correlation_id: str, path: str | None, discard_journal: bool) -> None:
-    """Let a parked workflow go on, with all attempts of its step available again.
-
-    PATH names a step or a branch, as in readings/3/reader: only what is parked there goes on. Without it, the current
-    step does or, if that waits for branches, all that are parked.
-    """
-    if not _asked(context, correlation_id, "redrive_sync", path=path, discard_journal=discard_journal):
-        what = f"nothing in {shown(path)} is parked" if path is not None else f"workflow {correlation_id} is not parked"
-        raise click.ClickException(what)
-    click.echo(f"{shown(path) if path is not None else f'workflow {correlation_id}'} goes on")
-
-
-def _asked(context: click.Context, correlation_id: str, question: str, **more: bool | str | None) -> bool:
-    from paigeant_celery.client.handle import WorkflowHandle
-
-    handle = WorkflowHandle(correlation_id, transport_of_app(context))
-    return bool(reading(lambda: getattr(handle, question)(**more)))
+        raise StoreRequired("graph")
+    outline = outline_of(store, correlation_id)
+    tell({"workflow": correlation_id, "steps": steps_document(outline, failures=False)}, flowchart(outline))

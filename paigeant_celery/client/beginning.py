@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -20,11 +20,12 @@ from paigeant_celery.core.errors import (
     PaigeantError,
     StoreCorrupt,
     TransientError,
+    UnknownWorkflow,
     Unreachable,
     WorkflowConflict,
 )
-from paigeant_celery.core.message import PaigeantMessage, content_digest
-from paigeant_celery.store.port import NewWorkflow
+from paigeant_celery.core.message import PaigeantMessage
+from paigeant_celery.store.port import NewWorkflow, Said, WorkflowOrigin
 
 __all__ = ["Beginning"]
 
@@ -38,6 +39,10 @@ class Beginning:
     envelope: str
     blobs: Mapping[str, str]
     content: str
+    others: Callable[[], Sequence[str]] = tuple  # digests under which the same content may have been recorded
+    origin: WorkflowOrigin | None = None  # if it is a fork, and then what it has of that workflow
+    copied: Sequence[str] = ()
+    said: Sequence[Said] = ()
     give_back: Callable[[], None] = lambda: None  # what it was made of, because nothing was sent
     looked: float = 0.0  # seconds for which it was looked at the broker; the message has so much less
 
@@ -99,17 +104,22 @@ class Beginning:
             hop=hop,
             deadline=self.message.deadline,
             blobs=self.blobs,
+            origin=self.origin,
+            copied=self.copied,
+            said=self.said,
         )
         try:
             begun = time.monotonic()
             self.transport.check_broker()
             self.looked = time.monotonic() - begun
             answer = store.start(new)
-            others = self._other_contents() if answer == "conflict" else []
+            others = list(self.others()) if answer == "conflict" else []
             while answer == "conflict" and others:
                 answer = store.start(replace(new, content=others.pop(0)))
             if answer == "conflict":
                 raise WorkflowConflict(correlation_id)
+            if answer == "gone" and self.origin is not None:
+                raise UnknownWorkflow(self.origin.workflow, store.address)
             existing = store.workflow(correlation_id) if answer == "exists" else None
         except TransientError as error:
             self.give_back()
@@ -121,8 +131,3 @@ class Beginning:
             return hop
         waits = existing.awaits_message and existing.hop_id == self.message.message_id
         return existing if waits else None
-
-    def _other_contents(self) -> list[str]:
-        """Return the digests under which a process without the values, or an older version, recorded the same JSON."""
-        found = [content_digest(self.message, notation="json"), content_digest(self.message, notation="text")]
-        return [content for content in dict.fromkeys(found) if content != self.content]

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import difflib
 import sys
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 
 from paigeant_celery.activities.port import Activity
 from paigeant_celery.activities.registry import registry
 from paigeant_celery.broker.port import Transport
+from paigeant_celery.core.block_faults import block_faults
 from paigeant_celery.core.content import StoredApart
 from paigeant_celery.core.errors import InvalidInput, MessageError
 from paigeant_celery.core.files import carries_files, with_files_apart
 from paigeant_celery.core.message import PaigeantMessage, encode, parse
 from paigeant_celery.core.names import CORRELATION_ID_RULE, is_correlation_id
 from paigeant_celery.core.slip import BlockSpec, Step, is_step, steps_in
+from paigeant_celery.core.wait_inputs import checked_moment
 
 __all__ = [
     "check_blocks",
+    "check_deadline",
     "check_kind",
     "check_queues",
     "checked_correlation_id",
@@ -39,6 +42,16 @@ def checked_correlation_id(correlation_id: str | None) -> str:
     if not is_correlation_id(correlation_id):
         raise InvalidInput("bad_correlation_id", "correlation_id", f"use {CORRELATION_ID_RULE}")
     return correlation_id
+
+
+def check_deadline(deadline: object, now: datetime) -> None:
+    """Refuse a deadline that is none, or has passed."""
+    if deadline is None:
+        return
+    if not isinstance(deadline, datetime):
+        raise InvalidInput("invalid_input", "deadline", f"must be a `datetime`, not a {type(deadline).__name__}")
+    if checked_moment(deadline, "deadline") <= now:
+        raise InvalidInput("deadline_passed", "deadline", f"{deadline.isoformat()} is in the past")
 
 
 def check_kind(step: object, *, path: str) -> None:
@@ -87,22 +100,8 @@ def check_blocks(steps: Iterable[Step], path: str, earlier: Sequence[str], most:
 
     `earlier` are the ids of the steps that have run by then, of the slips around as well.
     """
-    before = list(earlier)
-    for index, step in enumerate(steps):
-        here = f"{path}[{index}]"
-        if isinstance(step, BlockSpec):
-            if step.over_step is not None and step.over_step[0] not in before:
-                name = step.over_step[0]
-                close = difflib.get_close_matches(name, before, n=3)
-                hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
-                raise InvalidInput("invalid_over", f"{here}.over", f"no step {name!r} is before the block{hint}")
-            count = len(step.over) if isinstance(step.over, tuple) else len(step.branches)
-            if count > most:
-                text = f"{count} branches, and a block may have {most} (`paigeant_max_branches`)"
-                raise InvalidInput("too_many_branches", here, text)
-            for number, branch in enumerate(step.branches):
-                check_blocks(branch.steps, f"{here}.branches[{number}].steps", before, most)
-        before.append(step.step_id or "")
+    for fault in block_faults(steps, path, most=most, earlier=earlier):
+        raise InvalidInput(*fault)
 
 
 def check_queues(message: PaigeantMessage, transport: Transport) -> None:

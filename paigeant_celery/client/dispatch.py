@@ -7,15 +7,18 @@ from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import cast
 
 from pydantic import JsonValue
 
 from paigeant_celery.broker.port import Transport, checked_transport
+from paigeant_celery.broker.spans import dispatching
 from paigeant_celery.broker.tracing import current_trace
 from paigeant_celery.client.beginning import Beginning
 from paigeant_celery.client.checks import (
     check_blocks,
+    check_deadline,
     check_kind,
     check_queues,
     checked_correlation_id,
@@ -153,8 +156,10 @@ class WorkflowDispatcher:
         cannot be read. To try again after `NotRecorded` or `NotPublished`, pass the `correlation_id` of the error.
         """
         asked = _Asked(variables, correlation_id, start_at, deadline, stream, usage_limits)
-        prepared = self._prepare(transport, itinerary, asked)
-        return await prepared.sent()
+        with dispatching() as span:
+            prepared = self._prepare(transport, itinerary, asked)
+            span.note("messaging.message.conversation_id", prepared.message.correlation_id)
+            return await prepared.sent()
 
     def dispatch_workflow_sync(
         self,
@@ -170,7 +175,10 @@ class WorkflowDispatcher:
     ) -> str:
         """Do what `dispatch_workflow` does, for code without an event loop."""
         asked = _Asked(variables, correlation_id, start_at, deadline, stream, usage_limits)
-        return self._prepare(transport, itinerary, asked).send()
+        with dispatching() as span:
+            prepared = self._prepare(transport, itinerary, asked)
+            span.note("messaging.message.conversation_id", prepared.message.correlation_id)
+            return prepared.send()
 
     def handle(self, correlation_id: str, transport: Transport | None = None) -> WorkflowHandle:
         """Return a handle on a workflow that was dispatched here or anywhere else. Nothing is read yet."""
@@ -212,6 +220,7 @@ class WorkflowDispatcher:
             envelope=envelope,
             blobs=blobs,
             content=content,
+            others=partial(_other_contents, message, content),
             give_back=runway.give_back if runway is not None else lambda: None,
         )
 
@@ -254,6 +263,12 @@ def _first_message(
     )
 
 
+def _other_contents(message: PaigeantMessage, known: str) -> list[str]:
+    """Return the digests under which a process without the values, or an older version, recorded the same JSON."""
+    found = [content_digest(message, notation="json"), content_digest(message, notation="text")]
+    return [content for content in dict.fromkeys(found) if content != known]
+
+
 def _crossed_variables(variables: object) -> Crossed:
     if variables is not None and not isinstance(variables, Mapping):
         raise InvalidInput("invalid_variables", "variables", f"must be a mapping, not a {type(variables).__name__}")
@@ -263,14 +278,8 @@ def _crossed_variables(variables: object) -> Crossed:
 def _check_times(asked: _Asked, now: datetime) -> None:
     start = checked_moment(asked.start_at, "start_at") if asked.start_at is not None else None
     deadline = asked.deadline
-    if deadline is None:
-        return
-    if not isinstance(deadline, datetime):
-        raise InvalidInput("invalid_input", "deadline", f"must be a `datetime`, not a {type(deadline).__name__}")
-    deadline = checked_moment(deadline, "deadline")
-    if deadline <= now:
-        raise InvalidInput("deadline_passed", "deadline", f"{deadline.isoformat()} is in the past")
-    if start is not None and deadline <= start:
+    check_deadline(deadline, now)
+    if start is not None and deadline is not None and deadline <= start:
         raise InvalidInput("deadline_passed", "deadline", f"{deadline.isoformat()} is not after `start_at`")
 
 

@@ -21,6 +21,7 @@ from paigeant_celery.broker.outbox import Outbox
 from paigeant_celery.broker.port import Transport, checked_transport
 from paigeant_celery.client.answering import AnswersWaits, check_size, send_on
 from paigeant_celery.client.event_reading import EventReading
+from paigeant_celery.client.forks import Forkable
 from paigeant_celery.client.outputs import outputs_in
 from paigeant_celery.client.paths import GOES_ON, At, at_path, is_at_block, parked_at
 from paigeant_celery.client.readings import (
@@ -83,7 +84,7 @@ UNSWEPT = 10.0  # seconds; every worker that serves steps sweeps about once a se
 logger = logging.getLogger(__name__)
 
 
-class WorkflowHandle(AnswersWaits):
+class WorkflowHandle(AnswersWaits, Forkable):
     """A workflow by its correlation id. Every call reads the store again; without a store it raises `StoreRequired`.
 
     Each call raises `UnknownWorkflow` if the store holds no workflow of this id, whatever the id looks like, and
@@ -142,6 +143,7 @@ class WorkflowHandle(AnswersWaits):
             cost=used.cost,
             waiting_for=waits,
             branches=branches,
+            origin=record.origin,
         )
 
     def _branches(
@@ -177,6 +179,7 @@ class WorkflowHandle(AnswersWaits):
             updated_at=record.updated_at,
             retry_at=record.retry_at,
             waiting_for=waiting_for(record),
+            origin=record.origin,
         )
 
     async def result(self, timeout: float | None = None) -> WorkflowResult:  # noqa: ASYNC109 - as `AsyncResult.get`

@@ -16,6 +16,7 @@ from paigeant_celery.core.errors import UsageError
 from paigeant_celery.core.flow import Failure, WorkflowState
 from paigeant_celery.core.queries import CurrentState, Underway
 from paigeant_celery.core.waits import WaitKind
+from paigeant_celery.store.port import WorkflowOrigin
 
 __all__ = [
     "AnswerOutcome",
@@ -165,6 +166,9 @@ class WorkflowStatus:
     A workflow whose current step is a block is `suspended` while any of its branches goes on, and `parked` once none
     does without a person. `branches` are those of the blocks that run or have run, in their order, each with those in
     it; `failure` is that of the first parked one. The `path` of what is waited for in a branch says where.
+
+    Of a fork, `origin` says which `workflow` it was made of, and the `step` at which it begins. The steps before that
+    are `executed`; their branches are those of the original, and not here.
     """
 
     correlation_id: str
@@ -183,6 +187,7 @@ class WorkflowStatus:
     cost: Decimal | None = None
     waiting_for: tuple[WaitingFor, ...] = ()
     branches: tuple[BranchStatus, ...] = ()
+    origin: WorkflowOrigin | None = None
 
     @property
     def running(self) -> bool:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from paigeant_celery.core.content import Prompt, StoredApart, has_files, stored_in
+from paigeant_celery.core.content import Prompt, StoredApart, blob_of, has_files, stored_in
 from paigeant_celery.core.message import PaigeantMessage
 from paigeant_celery.core.slip import ActivitySpec, BlockSpec, Step, steps_in
 
-__all__ = ["carries_files", "first_stored", "with_files_apart"]
+__all__ = ["carries_files", "first_stored", "stored_files", "with_files_apart"]
 
 
 def first_stored(message: PaigeantMessage) -> str | None:
@@ -19,6 +19,11 @@ def first_stored(message: PaigeantMessage) -> str | None:
 def carries_files(message: PaigeantMessage) -> bool:
     """Say whether a message has files that travel in it."""
     return any(has_files(prompt) for _, prompt in _prompts_in(message))
+
+
+def stored_files(message: PaigeantMessage) -> list[str]:
+    """Return the names of the files that a message has only in the store."""
+    return [blob_of(digest) for _, prompt in _prompts_in(message) for digest in stored_in(prompt)]
 
 
 def with_files_apart(message: PaigeantMessage, storing: StoredApart) -> PaigeantMessage:

@@ -36,6 +36,7 @@ from paigeant_celery.store.outputs import Outputs
 from paigeant_celery.store.port import ClaimAnswer, Claimed, Closing, Dropped
 
 __all__ = [
+    "COMPLETED",
     "GIVEN_BACK",
     "PUT_BACK",
     "PUT_BACK_PAUSE",
@@ -90,6 +91,9 @@ class ClosedAs(StrEnum):
     PARKED = "parked"
     FAILED = "failed"
     OVERTAKEN = "overtaken"  # by another owner, whose run counts
+
+
+COMPLETED = (ClosedAs.COMPLETED, ClosedAs.BRANCH_COMPLETED, ClosedAs.WORKFLOW_COMPLETED)
 
 
 @dataclass(frozen=True, kw_only=True)

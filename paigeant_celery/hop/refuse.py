@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 
+from paigeant_celery.broker.metrics import letter_kept
 from paigeant_celery.broker.outbox import Outbox
 from paigeant_celery.core import flow
 from paigeant_celery.core.causes import Cause, cause_of
@@ -121,6 +122,7 @@ class Refusals:
         log_refusal(arrival, fault)
         with suppress(StoreCorrupt):  # the log already says what is wrong with the message
             self._store.bury(letter_of(arrival, fault, worker=self._owner(), cause=_cause(fault)))
+            letter_kept(fault.reason)
 
     def _standing(self, arrival: Arrival) -> Dropped:
         """Say how to treat a message that is not the hop's own: as `altered` if its workflow is known."""
@@ -169,6 +171,7 @@ class Refusals:
                 self._store.bury(letter)
             else:
                 send_on(self._outbox, closed.hops if closed is not None else ())
+            letter_kept(letter.reason)
 
 
 def put_back(arrival: Arrival, outbox: Outbox) -> bool:

@@ -16,7 +16,7 @@ from paigeant_celery.core.budget import Usage
 from paigeant_celery.core.conversations import ConversationKey
 from paigeant_celery.core.errors import HopUnknown
 from paigeant_celery.core.flow import Failure
-from paigeant_celery.core.hops import Change, ClosedState, Pace, Sweeping
+from paigeant_celery.core.hops import Change, ClosedState, Hop, Pace, Sweeping
 from paigeant_celery.core.names import block_of
 from paigeant_celery.core.names import hop_id as make_hop_id
 from paigeant_celery.core.queries import CurrentState, WorkflowQuery
@@ -32,6 +32,7 @@ from paigeant_celery.store.memory_sweep import Round
 from paigeant_celery.store.memory_waits import Waits, by_since
 from paigeant_celery.store.port import (
     AskedWait,
+    Before,
     BoundBroker,
     Claim,
     ClaimAnswer,
@@ -48,6 +49,7 @@ from paigeant_celery.store.port import (
     RenewAnswer,
     Resolution,
     Standing,
+    Started,
     StoredEvent,
     Suspended,
     Sweep,
@@ -101,12 +103,14 @@ class MemoryStore:
         """Nothing: no other process reaches the records."""
         return None
 
-    def start(self, new: NewWorkflow) -> Literal["started", "exists", "conflict"]:
+    def start(self, new: NewWorkflow) -> Started:
         """Record a workflow and its first hop."""
         with self._transaction() as now:
             existing = self._records.workflows.get(new.correlation_id)
             if existing is not None:
                 return "exists" if existing.content == new.content else "conflict"
+            if new.origin is not None and new.origin.workflow not in self._records.workflows:
+                return "gone"
             self._begin(new, "started", now)
             return "started"
 
@@ -144,6 +148,8 @@ class MemoryStore:
                 return Dropped(reason=change)
             self._records.apply(claim.hop_id, change, now=now)
             hop = change.hop
+            if hop.fence > before.fence:
+                _note_claim(kept, before, claim.trace, now)
             if block_of(claim.hop_id) is None and claim.step:
                 workflow.activity, workflow.step_id = claim.activity, claim.step
             if hop.fence > before.fence:
@@ -168,6 +174,7 @@ class MemoryStore:
                 brought=_named(workflow.blobs, claim.wanted),
                 waits=by_since(kept.waits.values()),
                 totals=_totals(kept) if claim.used is not None else None,
+                before=kept.before,
             )
 
     def renew(self, owner: str, hops: Mapping[str, int], *, touchable: float | None = 0.0) -> RenewAnswer:
@@ -624,11 +631,13 @@ class MemoryStore:
         self._records.workflows[new.correlation_id] = workflow
         self._records.queue(workflow, new.hop, now=now, begun=begun)
         workflow.events.add_event(event, new.hop.hop_id, now=now, queue=new.hop.queue)
+        self._records.fork(workflow, new, now=now)
 
     def _renew(self, hop_id: str, owner: str, fence: int, now: datetime) -> bool:
         change = protocol.renew(self._records.hops[hop_id].hop, owner=owner, fence=fence, now=now, pace=self._pace)
         if isinstance(change, Change):
             self._records.apply(hop_id, change, now=now)
+            self._records.hops[hop_id].lapsed = False
         return change != "lost"
 
     def _heard(self, kept: Kept, conversation: ConversationKey | None, now: datetime) -> Heard | None:
@@ -697,6 +706,15 @@ def _pace(lease: float, limits: StoreLimits) -> Pace:
         pass_every=timedelta(milliseconds=limits.pass_every),
         longest_sleep=timedelta(milliseconds=limits.longest_sleep),
     )
+
+
+def _note_claim(kept: Kept, before: Hop, trace: str, now: datetime) -> None:
+    """Note what a claim is told of those before it, and what later ones are told of it."""
+    taken_over = before.state == "running" or kept.lapsed
+    kept.before = Before(claimed_at=kept.last_claim, taken_over=taken_over, traces=kept.traces)
+    kept.last_claim, kept.lapsed = now, False
+    if trace:
+        kept.traces = (*kept.traces, trace)[-LIMITS.most_traces :]
 
 
 def _totals(kept: Kept) -> Totals | None:

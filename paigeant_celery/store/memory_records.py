@@ -17,7 +17,15 @@ from paigeant_celery.core.queries import bucket_of
 from paigeant_celery.core.waits import Answer, Wait
 from paigeant_celery.store.memory_conversations import Histories
 from paigeant_celery.store.memory_events import Events
-from paigeant_celery.store.port import Heard, HopRecord, WorkflowRecord
+from paigeant_celery.store.port import (
+    NOTHING_BEFORE,
+    Before,
+    Heard,
+    HopRecord,
+    NewWorkflow,
+    WorkflowOrigin,
+    WorkflowRecord,
+)
 from paigeant_celery.store.totals import NOTHING, Sums
 
 __all__ = ["Kept", "KeptBranch", "Records", "Workflow"]
@@ -76,6 +84,7 @@ class Workflow:
     blobs: dict[str, str] = field(default_factory=dict)
     signals: Signals = field(default_factory=Signals)
     used: Sums | None = None  # None if it has no limits, or no hop of it was claimed yet
+    origin: WorkflowOrigin | None = None
     live: int = 0  # hops that go on by themselves
     activity: str = ""  # that of the current step, or of the last one
     step_id: str = ""
@@ -108,6 +117,10 @@ class Kept:
     heard: Heard | None = None
     heard_in: ConversationKey | None = None
     journal: dict[str, str] = field(default_factory=dict)
+    last_claim: datetime | None = None
+    lapsed: bool = False  # since that
+    before: Before = NOTHING_BEFORE  # that
+    traces: tuple[str, ...] = ()  # of its latest attempts
     counted: Sums = NOTHING  # what the recorded calls used, of a workflow with limits
     waits: dict[str, Wait] = field(default_factory=dict)
     block: Block | None = None  # what it has opened
@@ -154,6 +167,18 @@ class Records:
         else:
             change = protocol.adopt(digest=new.digest, begun=begun, line=line, now=now, pace=self._pace)
         self.record(workflow, new, change, now=now)
+
+    def fork(self, workflow: Workflow, new: NewWorkflow, *, now: datetime) -> None:
+        """Give a workflow what it has of the one that it is a fork of, if it is one."""
+        if new.origin is None:
+            return
+        given = self.workflows[new.origin.workflow].blobs
+        workflow.origin = new.origin
+        workflow.blobs.update({name: given[name] for name in new.copied if name in given and name not in new.blobs})
+        for said in new.said:
+            self.histories.append(said, hop_id=new.hop.hop_id, now=now)
+        about = {"step": new.origin.step, "from": new.origin.workflow}
+        workflow.events.add_event("forked", new.hop.hop_id, now=now, **about)
 
     def record(self, workflow: Workflow, new: HopRecord, change: Change, *, now: datetime) -> None:
         """Record a new hop."""
@@ -243,6 +268,7 @@ class Records:
             suspended=kept.hop.state == "suspended",
             wake_at=kept.hop.wake_at if kept.hop.state == "suspended" or protocol.was_asleep(kept.hop) else None,
             waits=tuple(sorted(kept.waits.values(), key=lambda wait: wait.since)),
+            origin=workflow.origin,
         )
 
     def owners_on(self, host: str) -> tuple[str, ...]:

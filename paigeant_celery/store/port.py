@@ -14,11 +14,13 @@ from paigeant_celery.core.waits import Wait
 from paigeant_celery.store.branch_port import BranchStore
 from paigeant_celery.store.endpoint import Endpoint
 from paigeant_celery.store.query_port import QueryStore
-from paigeant_celery.store.records import Closed, Closing, HopRecord
+from paigeant_celery.store.records import Closed, Closing, HopRecord, NewWorkflow, Said, Started, WorkflowOrigin
 from paigeant_celery.store.wait_port import AskedWait, NewWait, Resolution, Standing, Suspended, WaitStore
 
 __all__ = [
     "AskedWait",
+    "NOTHING_BEFORE",
+    "Before",
     "BoundBroker",
     "BranchStore",
     "Claim",
@@ -39,12 +41,14 @@ __all__ = [
     "NewWait",
     "NewWorkflow",
     "OpenHops",
+    "WorkflowOrigin",
     "RenewAnswer",
     "Resolution",
     "Said",
     "Standing",
     "Store",
     "StoreServer",
+    "Started",
     "StoredEvent",
     "Suspended",
     "Sweep",
@@ -52,20 +56,6 @@ __all__ = [
     "WaitStore",
     "WorkflowRecord",
 ]
-
-
-@dataclass(frozen=True, kw_only=True)
-class NewWorkflow:
-    """What START records; `content` is the digest of what the caller asked for.
-
-    `blobs` are files of prompts that do not travel, by the names that `core/content.py` gives them.
-    """
-
-    correlation_id: str
-    content: str
-    hop: HopRecord
-    deadline: datetime | None = None
-    blobs: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +67,7 @@ class Claim:
     `conversation` is the one that the step continues: the first claim notes how long its history is. `wanted` are names
     of blobs of the workflow that the answer shall bring, so that they need no round trip of their own. `used` is what
     the steps before this one used, if the workflow has limits: where nothing is counted yet, counting begins with it.
+    `trace` names the span of this attempt, for the links of later ones: without spaces, and empty if there is none.
     `activity` is that of the step, for the list of workflows and the times of its hops.
     """
 
@@ -90,6 +81,7 @@ class Claim:
     conversation: ConversationKey | None = None
     wanted: Sequence[str] = ()
     used: Usage | None = None
+    trace: str = ""
     activity: str = ""
 
 
@@ -122,13 +114,29 @@ class Heard:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Before:
+    """What is known of the earlier claims of a hop; nothing at its first one.
+
+    `claimed_at` is when the last of them was made, and `taken_over` says that its owner was lost: its lease ended, or
+    its process is gone. `traces` name the spans of the latest earlier attempts, oldest first.
+    """
+
+    claimed_at: datetime | None = None
+    taken_over: bool = False
+    traces: tuple[str, ...] = ()
+
+
+NOTHING_BEFORE = Before()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Claimed:
     """The hop belongs to the owner until its lease expires.
 
     `exhausted`: it was begun `max_attempts` times before and may only be closed. `created_at` is when its workflow was
     recorded, or None if that says nothing about its sender's clock. `heard` is None if the step has no conversation.
     `brought` are the wanted blobs that are there, by their names. `waits` are those of the hop, with what was answered.
-    `totals` are None if the workflow has no limits.
+    `totals` are None if the workflow has no limits. `before` is about the claims before this one.
     """
 
     fence: int
@@ -140,6 +148,7 @@ class Claimed:
     brought: Mapping[str, str] = field(default_factory=dict)
     waits: tuple[Wait, ...] = ()
     totals: Totals | None = None
+    before: Before = NOTHING_BEFORE
 
 
 DropReason: TypeAlias = Literal[
@@ -159,14 +168,6 @@ class Dropped:
 
 
 ClaimAnswer: TypeAlias = Claimed | Dropped
-
-
-@dataclass(frozen=True, kw_only=True)
-class Said:
-    """What a step adds to the end of a conversation: one line of text."""
-
-    conversation: ConversationKey
-    text: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,7 +237,7 @@ class WorkflowRecord:
     `running` says whether the current hop is claimed; `queue` is where it was sent. `retry_at` is when it is sent
     again after a failed attempt; `failure` is then the error of that attempt. `suspended` says whether it waits for
     nothing but its `waits` (all that the hop has ever had), or for the time `wake_at`. A cancelled one that slept until
-    then still has that time.
+    then still has that time. `origin` is what it is a fork of, if it is one.
     """
 
     correlation_id: str
@@ -254,6 +255,7 @@ class WorkflowRecord:
     suspended: bool = False
     wake_at: datetime | None = None
     waits: tuple[Wait, ...] = ()
+    origin: WorkflowOrigin | None = None
 
     @property
     def awaits_message(self) -> bool:
@@ -328,8 +330,11 @@ class HopStore(Protocol):
     its data, and the hop's message must bring the hop back.
     """
 
-    def start(self, new: NewWorkflow) -> Literal["started", "exists", "conflict"]:
-        """Record a workflow and its first hop; `conflict` if the id has other content."""
+    def start(self, new: NewWorkflow) -> Started:
+        """Record a workflow and its first hop; `conflict` if the id has other content.
+
+        `gone` if it is a fork, and there is no such workflow any more.
+        """
         ...
 
     def adopt(

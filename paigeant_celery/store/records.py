@@ -1,10 +1,15 @@
-"""What every part of the seam to a store is about: a hop, and who writes for it."""
+"""What every part of the seam to a store is about: a hop, who writes for it, and the workflow that it begins."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal, TypeAlias
 
-__all__ = ["Closed", "Closing", "HopRecord"]
+from paigeant_celery.core.conversations import ConversationKey
+
+__all__ = ["Closed", "Closing", "HopRecord", "NewWorkflow", "Said", "Started", "WorkflowOrigin"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,3 +44,41 @@ class Closed:
     """
 
     hops: tuple[HopRecord, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkflowOrigin:
+    """The workflow that another one is a fork of, and the id of the step at which that begins."""
+
+    workflow: str
+    step: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Said:
+    """What a step adds to the end of a conversation: one line of text."""
+
+    conversation: ConversationKey
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewWorkflow:
+    """What START records; `content` is the digest of what the caller asked for.
+
+    `blobs` are texts that do not travel, such as files of prompts, by the names that `core/content.py` gives them. A
+    fork has an `origin`, of which it gets the blobs that `copied` names and that are there, and what was `said` there
+    in conversations of the workflow.
+    """
+
+    correlation_id: str
+    content: str
+    hop: HopRecord
+    deadline: datetime | None = None
+    blobs: Mapping[str, str] = field(default_factory=dict)
+    origin: WorkflowOrigin | None = None
+    copied: Sequence[str] = ()
+    said: Sequence[Said] = ()
+
+
+Started: TypeAlias = Literal["started", "exists", "conflict", "gone"]

@@ -43,6 +43,7 @@ from paigeant_celery.store.port import (
     RenewAnswer,
     Resolution,
     Standing,
+    Started,
     StoredEvent,
     Suspended,
     Sweep,
@@ -63,6 +64,7 @@ from paigeant_celery.store.redis_queries import (
 )
 from paigeant_celery.store.redis_records import (
     about_failure,
+    before_in,
     entry_of,
     failure_of,
     flat_of,
@@ -71,6 +73,8 @@ from paigeant_celery.store.redis_records import (
     letter_fields,
     letter_of,
     moment_of,
+    origin_arguments,
+    origin_in,
     spent_arguments,
     totals_in,
     used_argument,
@@ -132,18 +136,18 @@ class RedisStore:
         """Whether other processes see the same records. They do."""
         return True
 
-    def start(self, new: NewWorkflow) -> Literal["started", "exists", "conflict"]:
+    def start(self, new: NewWorkflow) -> Started:
         """Record a workflow and its first hop."""
-        arguments = (*workflow_arguments(new), *ADOPTS_NOTHING, *flat_of(new.blobs))
+        arguments = (*workflow_arguments(new), *ADOPTS_NOTHING, *origin_arguments(new))
         reply = self._server.run("start", *arguments, about=f"wf:{new.correlation_id}")
-        return cast("Literal['started', 'exists', 'conflict']", reply)
+        return cast("Started", reply)
 
     def adopt(
         self, new: NewWorkflow, *, sent_at: datetime, max_age: timedelta, begun: int = 0
     ) -> Literal["adopted", "known", "expired"]:
         """Record a workflow that is known only from the message of its current hop."""
         about_message = (round((sent_at - EPOCH).total_seconds() * 1000), round(max_age.total_seconds() * 1000), begun)
-        arguments = (*workflow_arguments(new), *about_message)
+        arguments = (*workflow_arguments(new), *about_message, *origin_arguments(new))
         reply = self._server.run("start", *arguments, about=f"wf:{new.correlation_id}")
         answers: Mapping[str, Literal["adopted", "expired"]] = {"started": "adopted", "expired": "expired"}
         return answers.get(reply, "known")
@@ -154,12 +158,12 @@ class RedisStore:
         reply = self._server.run(
             "claim", claim.hop_id, claim.owner, claim.token, claim.max_attempts, claim.digest or "", self._lease,
             claim.activity, claim.step, round(claim.timeout * 1000), *where_of(claim.conversation), self._ttl,
-            used_argument(claim.used), *claim.wanted, about=about,
+            used_argument(claim.used), claim.trace, *claim.wanted, about=about,
         )  # fmt: skip
         if reply[0] != "claimed":
             return Dropped(reason=cast("DropReason", reply[0]))
         with self._server.readable(about):
-            _, fence, attempt, claimed_at, exhausted, created_at, heard, brought, waits, totals = reply
+            _, fence, attempt, claimed_at, exhausted, created_at, heard, brought, waits, totals, before = reply
             return Claimed(
                 fence=int(fence),
                 attempt=int(attempt),
@@ -170,6 +174,7 @@ class RedisStore:
                 brought=dict(zip(brought[::2], brought[1::2], strict=True)),
                 waits=waits_in(waits),
                 totals=totals_in(totals),
+                before=before_in(before),
             )
 
     def renew(self, owner: str, hops: Mapping[str, int], *, touchable: float | None = 0.0) -> RenewAnswer:
@@ -409,7 +414,7 @@ class RedisStore:
         with self._server.readable(about):
             (
                 state, content, hop_id, created_at, updated_at, failure, envelope, queue, hop_state, attempt, retry,
-                wake_at, waits,
+                wake_at, waits, origin,
             ) = reply  # fmt: skip
             if None in (content, envelope, queue, hop_state) or state not in get_args(WorkflowState):
                 raise ValueError("it lacks fields, or its state is unknown to this version")
@@ -429,6 +434,7 @@ class RedisStore:
                 suspended=hop_state == "suspended",
                 wake_at=moment_of(wake_at) if wake_at else None,
                 waits=waits_in(waits),
+                origin=origin_in(origin),
             )
 
     def blob(self, correlation_id: str, name: str) -> str | None:

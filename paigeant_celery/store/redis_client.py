@@ -47,6 +47,8 @@ WITH_WAITS = (
 WITH_BRANCHES = (*WITH_WAITS, "complete", "park", "fail", "cancel", "hold", "open_block")
 WITH_SIGNALS = ("wait", "signal", "redrive")
 
+_CAPITALS = re.compile(r"[A-Z][A-Z_]+")  # names of limits, and others
+
 # A script failed on a value before its first write. Servers before Redis 7 report a refused command in the same words.
 _FALLEN = re.compile(r"(?:ERR )?(?:user_script|Error running script)")
 
@@ -234,14 +236,16 @@ def script_texts(limits: StoreLimits) -> dict[str, str]:
         name: folder.joinpath(f"{name}.lua").read_text("utf-8")
         for name in ("common", "listing", "branches", "waits", "signals", *SCRIPTS)
     }
+    words = {name: set(_CAPITALS.findall(part)) for name, part in parts.items()}
     numbers = as_lua(limits).splitlines(keepends=True)
 
     def text_of(name: str) -> str:
         with_more = {"branches": WITH_BRANCHES, "waits": WITH_WAITS, "signals": WITH_SIGNALS}
         front = [part for part, names in with_more.items() if name in names]
-        text = "".join(parts[part] for part in ("common", "listing", *front, name))
-        # A script may have no more than 200 local names.
-        return "".join(number for number in numbers if re.search(rf"\b{number.split()[1]}\b", text)) + text
+        whole = ("common", "listing", *front, name)
+        used = set[str]().union(*(words[part] for part in whole))  # a script may have no more than 200 local names
+        needed = [number for number in numbers if number.split()[1] in used]
+        return "".join([*needed, *(parts[part] for part in whole)])
 
     return {name: text_of(name) for name in SCRIPTS}
 

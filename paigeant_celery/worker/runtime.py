@@ -19,6 +19,7 @@ from paigeant_celery.broker.transport import CeleryTransport
 from paigeant_celery.core.causes import cause_of, traceback_of
 from paigeant_celery.core.errors import HopFailed, HopUnknown, OutdatedVersion, StoreCorrupt, TransientError
 from paigeant_celery.core.hop_failures import hop_failed
+from paigeant_celery.core.names import Names
 from paigeant_celery.core.patience import patience
 from paigeant_celery.core.wait_errors import HopSuspended
 from paigeant_celery.hop.effects import PUT_BACK, PUT_BACK_PAUSE, ClosedAs, Drop, Effects, Refused, Summary
@@ -27,6 +28,7 @@ from paigeant_celery.hop.guard import Arrival
 from paigeant_celery.hop.lease import NoLease, Owner
 from paigeant_celery.hop.left_jobs import LONGEST, LeftJobs
 from paigeant_celery.hop.liveness import new_owner_id
+from paigeant_celery.hop.observed import Observed
 from paigeant_celery.hop.run import Opened, Outcome, timed_out
 from paigeant_celery.hop.service import HopService
 from paigeant_celery.hop.surroundings import Surroundings, around_step_of
@@ -67,6 +69,7 @@ class HopRuntime:
 
     def __init__(self, transport: CeleryTransport) -> None:
         host, settings = DjangoHost(transport.app), transport.settings
+        self._names = Names(settings.prefix)
         self.broker_lost = False  # while Celery looks at what ran when it lost its connection
         self.loop = ProcessLoop(host)
         self.shutdown = Shutdown(grace=settings.shutdown_grace)
@@ -143,10 +146,15 @@ class HopRuntime:
         (a sweep sends it, not Celery); `Reject` if the store stays away, this worker ends or a newer one has begun,
         which puts the message back on its queue.
         """
+        seen = Observed(arrival, task=self._names.task(arrival.activity))
+        with seen.whole():
+            return self._perform(arrival, seen)
+
+    def _perform(self, arrival: Arrival, seen: Observed) -> dict[str, str]:
         if self.shutdown.asked:
             raise Reject("this worker ends", requeue=True)
         try:
-            opening = self._patiently(lambda: self.service.open(arrival), OPEN_PATIENCE)
+            opening = self._patiently(lambda: self.service.open(arrival, seen), OPEN_PATIENCE)
         except OutdatedVersion as error:
             time.sleep(OUTDATED_PAUSE)
             raise Reject(str(error), requeue=True) from None  # Celery logs the frames of causes, once for each message
@@ -154,10 +162,12 @@ class HopRuntime:
             time.sleep(PUT_BACK_PAUSE)
         match opening:
             case Drop(reason=reason, stands=stands, jobs=jobs):
+                seen.dropped(reason)
                 if jobs is not None:
                     self._cancel(jobs)
                 raise _dropped(reason, stands)
             case Refused(reason=reason, step_id=step_id):
+                seen.ended("refused", reason)
                 raise hop_failed(arrival.hop_id, step_id, reason)
             case Summary():
                 return _shown(opening)
@@ -224,7 +234,9 @@ class HopRuntime:
                 return future.result(hop.timeout + BLOCKED_GRACE)
         except concurrent.futures.CancelledError:
             if run.given_up and not (hop.journal is not None and hop.journal.lost):
+                hop.seen.ended("given_back")
                 self._give_back(hop)
+            hop.seen.ended("lost")
             raise self._lost(hop) from None
         except (TimeoutError, SoftTimeLimitExceeded):
             doing = self.loop.doing()

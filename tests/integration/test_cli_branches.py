@@ -236,7 +236,7 @@ def test_a_graph_of_an_unknown_workflow_says_so(call: Callable[..., Result]) -> 
     """A typing mistake prints no empty picture."""
     for correlation_id in ("nobody", "no workflow has this id"):
         printed = call("graph", correlation_id)
-        assert (printed.exit_code, "flowchart" in printed.output) == (1, False)
+        assert (printed.exit_code, "flowchart" in printed.output) == (3, False)
         assert "no workflow" in printed.output
 
 
@@ -251,7 +251,7 @@ def test_retry_takes_a_path(workflow_harness: WorkflowHarness, call: Callable[..
     assert [branch.state for branch in handle.status_sync().branches] == ["parked", "completed"]
 
     refused = call("retry", "w", "all/1")
-    assert (refused.exit_code, "the branch 'all/1' has ended" in refused.output) == (1, True)
+    assert (refused.exit_code, "the branch 'all/1' has ended" in refused.output) == (3, True)
     assert call("retry", "w").output == "workflow w goes on\n"
     goes_on(workflow_harness)
     assert call("retry", "w").output == "Error: workflow w is not parked\n"

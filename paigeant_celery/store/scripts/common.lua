@@ -3,7 +3,8 @@
 -- server's clock; no other clock is used.
 --
 -- {prefix}:wf:{workflow}      hash    content, state (running|completed|failed|parked|cancelled), hop (the current
---                                     one), created_at, updated_at, deadline (if it has one), used (if it has limits
+--                                     one), created_at, updated_at, deadline (if it has one), origin (of a fork: the
+--                                     workflow and the step that it began as, with a space between them), used (if it has limits
 --                                     and any hop of it was claimed: what it has used, with all calls recorded by now);
 --                                     at the end also envelope and failure (JSON); live (how many of its hops in branches
 --                                     go on by themselves; the current hop is judged by its own record) and, while its
@@ -17,7 +18,11 @@
 --                                     sent and first (the numbers of its latest and of its first message among those
 --                                     of its queue); queued_at (since when it waits for a claim, or did);
 --                                     activity (of its step, since its first claim); waits (how often it was overdue); given_back
---                                     (how many workers could not read it); counted (what its recorded calls used, as
+--                                     (how many workers could not read it); last_claim (when it was made, also after
+--                                     it is over), claimed_before and taken_over (when the one before it was made, and '1' if its
+--                                     owner was lost); lapsed ('1' if the owner of the
+--                                     latest claim was lost); traces (what names the spans of its latest attempts, with spaces
+--                                     between them); counted (what its recorded calls used, as
 --                                     used of the workflow, which has it too); heard (pieces, size and log of its
 --                                     conversation at the first claim); heard_in (how long an id's history is kept
 --                                     after a claim, and the id); envelope until it is closed;
@@ -33,7 +38,8 @@
 --                                     it), type, hop, ...; the second number of an id counts all entries that ever came
 -- {prefix}:blob:{workflow}    hash    what does not travel: step id -> JSON text of an output; sha256:DIGEST -> a file of
 --                                     a prompt, as base64; executed:PLACE -> the record of an earlier step (JSON);
---                                     at:STEP_ID -> its place and the digest of its record; steps:DIGEST -> a page of steps
+--                                     at:STEP_ID -> its place and the digest of its record; ran:PLACE -> a step that ended
+--                                     as it was asked for (JSON); steps:DIGEST -> a page of steps
 --                                     to come (JSON); and the workflow's own conversations, each with the fields
 --                                     of the next key after :{name}:; and its signals: signals:count (that are kept),
 --                                     signals:kept:NAME and signals:taken:NAME (how many of a name ever were),

@@ -1,0 +1,161 @@
+"""The spans of a workflow: one of its dispatch, and one of each attempt of each hop.
+
+They need `opentelemetry-api` alone. In a process that has not loaded it nothing is done, and without an SDK hardly
+anything. Names and attributes follow OpenTelemetry's conventions for messaging; nothing in them is content.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+__all__ = ["ATTRIBUTES", "LIBRARY", "NO_SPAN", "SPANS", "HopSpan", "begin_hop", "dispatching"]
+
+LIBRARY = "paigeant_celery"  # the name of our tracer and our meter
+
+# What a span of ours is called, and what it is about; `docs/telemetry.md` shows both tables.
+SPANS: Mapping[str, str] = {
+    "dispatch workflow": "a call that dispatches a workflow; kind producer",
+    "process {task}": "one attempt of a hop, or a delivery that had nothing to run; kind consumer",
+}
+ATTRIBUTES: Mapping[str, str] = {
+    "error.type": "the class of the error that ended the attempt, or the code of what is wrong with a message",
+    "messaging.destination.name": "the queue that the message came from",
+    "messaging.message.conversation_id": "the correlation id of the workflow",
+    "messaging.message.id": "the id of the hop, which is that of its Celery task",
+    "messaging.operation.name": "`dispatch` or `process`",
+    "messaging.operation.type": "`send` or `process`",
+    "messaging.system": "`celery`",
+    "paigeant.activity": "the activity",
+    "paigeant.attempt": "the number of the attempt; a wait, or a worker that ends, spends none",
+    "paigeant.link": "of a link: `earlier_attempt`",
+    "paigeant.outcome": "how the attempt ended; `docs/telemetry.md` has the words",
+    "paigeant.step": "the path of the step",
+}
+
+_AS_IT_IS = nullcontext()
+_NAME = re.compile(r"([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
+
+
+@contextmanager
+def dispatching() -> Iterator[HopSpan]:
+    """Make a span of a dispatch current: whatever follows of the workflow is below it."""
+    if "opentelemetry" not in sys.modules:
+        yield NO_SPAN
+        return
+    from opentelemetry import trace
+
+    attributes = {
+        "messaging.system": "celery",
+        "messaging.operation.name": "dispatch",
+        "messaging.operation.type": "send",
+    }
+    span = trace.get_tracer(LIBRARY).start_span(
+        "dispatch workflow", kind=trace.SpanKind.PRODUCER, attributes=attributes
+    )
+    own = HopSpan(span, trace.set_span_in_context(span) if span.get_span_context().is_valid else None, is_own=True)
+    try:
+        with own.current():
+            yield own
+    except BaseException as error:
+        own.fail(type(error).__name__)
+        raise
+    finally:
+        own.end()
+
+
+def begin_hop(carrier: Mapping[str, str], *, task: str, attributes: Mapping[str, str]) -> HopSpan:
+    """Begin the span of a delivery, below what sent its message, or below the span that is current.
+
+    If an instrumentation of Celery has made one of this delivery, that is the span of the hop: there is no second one.
+    """
+    if "opentelemetry" not in sys.modules:
+        return NO_SPAN
+    from opentelemetry import context, propagate, trace
+
+    around = trace.get_current_span()
+    about = {**attributes, "messaging.system": "celery", "messaging.operation.name": "process"}
+    about["messaging.operation.type"] = "process"
+    if around.is_recording() and getattr(around, "kind", None) is trace.SpanKind.CONSUMER:
+        around.set_attributes(about)
+        return HopSpan(around, None, is_own=False)
+    is_inside = around.get_span_context().is_valid
+    base = context.get_current() if is_inside else propagate.extract(dict(carrier))
+    tracer, kind = trace.get_tracer(LIBRARY), trace.SpanKind.CONSUMER
+    span = tracer.start_span(f"process {task}", context=base, kind=kind, attributes=about)
+    if not span.get_span_context().is_valid:  # of an API without SDK, some of which forget what is around
+        return HopSpan(span, base if carrier else None, is_own=True)
+    return HopSpan(span, trace.set_span_in_context(span, base), is_own=True)
+
+
+class HopSpan:
+    """The span of one attempt of a hop. Outside of a trace all of this does nothing."""
+
+    __slots__ = ("_context", "_is_own", "_span")
+
+    def __init__(self, span: Any, context: Any, *, is_own: bool) -> None:
+        self._span, self._context, self._is_own = span, context, is_own
+
+    @property
+    def name(self) -> str:
+        """What links of later attempts find it by; empty if nobody would see it."""
+        if self._span is None or not self._span.is_recording():
+            return ""
+        of = self._span.get_span_context()
+        return f"{of.trace_id:032x}-{of.span_id:016x}-{int(of.trace_flags):02x}"
+
+    def current(self) -> AbstractContextManager[None]:
+        """Make spans that begin inside the block stand below this one."""
+        return _AS_IT_IS if self._context is None else _attached(self._context)
+
+    def note(self, name: str, value: str | int) -> None:
+        """Set an attribute."""
+        if self._span is not None and self._span.is_recording():
+            self._span.set_attribute(name, value)
+
+    def link(self, names: Iterable[str]) -> None:
+        """Link it to earlier attempts."""
+        if self._span is None or not self._span.is_recording():
+            return
+        from opentelemetry.trace import SpanContext, TraceFlags
+
+        for found in filter(None, map(_NAME.fullmatch, names)):
+            trace_id, span_id, flags = (int(part, 16) for part in found.groups())
+            earlier = SpanContext(trace_id, span_id, is_remote=True, trace_flags=TraceFlags(flags))
+            self._span.add_link(earlier, {"paigeant.link": "earlier_attempt"})
+
+    def fail(self, error_class: str, stack: str = "") -> None:
+        """Say that it ended with an error of a class, and where; no text of an error is told."""
+        if self._span is None or not self._span.is_recording():
+            return
+        self.note("error.type", error_class)
+        if self._is_own:  # another instrumentation says what it wants to
+            from opentelemetry.trace import Status, StatusCode
+
+            self._span.set_status(Status(StatusCode.ERROR, error_class))
+            if stack:
+                about = {"exception.type": error_class, "exception.stacktrace": stack}
+                self._span.add_event(name="exception", attributes=about)
+
+    def end(self) -> None:
+        """End it, unless it is somebody else's. Ending it again changes nothing."""
+        if self._span is not None and self._is_own and self._span.is_recording():
+            self._span.end()
+
+
+NO_SPAN = HopSpan(None, None, is_own=False)
+
+
+@contextmanager
+def _attached(made: Any) -> Iterator[None]:
+    """Make a context of OpenTelemetry current."""
+    from opentelemetry import context
+
+    token = context.attach(made)
+    try:
+        yield
+    finally:
+        context.detach(token)
