@@ -1,10 +1,13 @@
-"""The numbers of the protocol, each in one place: for the stores, and written at the beginning of the scripts."""
+"""The numbers of the protocol, each in one place: for the stores, and written into the scripts."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass, replace
 
-__all__ = ["LIMITS", "StoreLimits", "as_lua"]
+__all__ = ["LIMITS", "StoreLimits", "with_limits"]
+
+_CAPITALS = re.compile(r"\b[A-Z][A-Z_]+\b")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +67,10 @@ class StoreLimits:
 LIMITS = StoreLimits()  # used by `open_store`
 
 
-def as_lua(limits: StoreLimits) -> str:
-    """Return the limits as the scripts begin with them: local names in capital letters."""
-    return "".join(f"local {name.upper()} = {value}\n" for name, value in asdict(limits).items())
+def with_limits(script: str, limits: StoreLimits) -> str:
+    """Return a script with the limits in the place of their names in capital letters.
+
+    They are no local names of it, because it may have only 200 of those.
+    """
+    numbers = {name.upper(): str(value) for name, value in asdict(limits).items()}
+    return _CAPITALS.sub(lambda found: numbers.get(found[0], found[0]), script)

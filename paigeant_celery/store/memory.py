@@ -56,7 +56,7 @@ from paigeant_celery.store.port import (
     Totals,
     WorkflowRecord,
 )
-from paigeant_celery.store.query_port import HopTimes, ListedPage, ListedWorkflow
+from paigeant_celery.store.query_port import HopTimes, ListedPage, ListedWorkflow, Serving
 from paigeant_celery.store.timeline import place_of
 from paigeant_celery.store.totals import NOTHING, summed, sums_of, usage_of
 
@@ -544,10 +544,10 @@ class MemoryStore:
             since = now - timedelta(milliseconds=self._limits.day * self._limits.days_kept)
             return times(self._records, since=since.date())
 
-    def serving(self) -> Mapping[str, datetime]:
-        """Return when each queue was last served by a worker that sweeps."""
-        with self._transaction():
-            return dict(self._records.served)
+    def serving(self) -> Serving:
+        """Return which queues are served by workers that sweep, and when they were."""
+        with self._transaction() as now:
+            return Serving(now=now, swept_at=self._sweeping.swept_at, queues=dict(self._records.served))
 
     def standing(self, correlation_id: str) -> ListedWorkflow | None:
         """Return a workflow as a list shows it, or None."""

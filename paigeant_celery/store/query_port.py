@@ -10,7 +10,7 @@ from typing import Protocol
 from paigeant_celery.core.flow import Failure
 from paigeant_celery.core.queries import CurrentState, WorkflowQuery
 
-__all__ = ["HopTimes", "ListedPage", "ListedWorkflow", "QueryStore"]
+__all__ = ["HopTimes", "ListedPage", "ListedWorkflow", "QueryStore", "Serving"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +57,15 @@ class HopTimes:
     run: Mapping[int, int] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Serving:
+    """When a worker that serves a queue has swept last, by queue, and when any worker has; all by the store's clock."""
+
+    now: datetime
+    swept_at: datetime | None = None
+    queues: Mapping[str, datetime] = field(default_factory=dict)
+
+
 class QueryStore(Protocol):
     """What is known about all workflows. Of a workflow whose record has expired, nothing is."""
 
@@ -72,8 +81,8 @@ class QueryStore(Protocol):
         """Return how long hops waited and ran in the last days, by activity."""
         ...
 
-    def serving(self) -> Mapping[str, datetime]:
-        """Return when each queue was last served by a worker that sweeps."""
+    def serving(self) -> Serving:
+        """Return which queues are served by workers that sweep, and when they were."""
         ...
 
     def standing(self, correlation_id: str) -> ListedWorkflow | None:

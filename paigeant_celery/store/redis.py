@@ -50,7 +50,7 @@ from paigeant_celery.store.port import (
     Totals,
     WorkflowRecord,
 )
-from paigeant_celery.store.query_port import HopTimes, ListedPage, ListedWorkflow
+from paigeant_celery.store.query_port import HopTimes, ListedPage, ListedWorkflow, Serving
 from paigeant_celery.store.redis_branches import block_of_values, branches_in, page_arguments, plan_arguments
 from paigeant_celery.store.redis_check import check_server
 from paigeant_celery.store.redis_client import Client, Reply, Server
@@ -521,8 +521,8 @@ class RedisStore:
         """Return a workflow as a list shows it, or None."""
         return read_one(self._server, correlation_id)
 
-    def serving(self) -> Mapping[str, datetime]:
-        """Return when each queue was last served by a worker that sweeps."""
+    def serving(self) -> Serving:
+        """Return which queues are served by workers that sweep, and when they were."""
         return read_served(self._server)
 
     def check(self, *, allow_eviction: bool) -> Sequence[str]:

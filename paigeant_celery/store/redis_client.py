@@ -25,7 +25,7 @@ from paigeant_celery.activities.real_threads import OfThread, are_greenlets
 from paigeant_celery.core.errors import ConfigurationError, OutdatedVersion, StoreCorrupt, Unreachable
 from paigeant_celery.core.refusals import Refusal, refusal_of, without_arguments
 from paigeant_celery.store.endpoint import NOT_UNDERSTOOD, Endpoint, Plain
-from paigeant_celery.store.limits import StoreLimits, as_lua
+from paigeant_celery.store.limits import StoreLimits, with_limits
 
 __all__ = ["PERMISSIONS", "Client", "Reply", "Server", "script_texts"]
 
@@ -46,8 +46,6 @@ WITH_WAITS = (
 )  # fmt: skip
 WITH_BRANCHES = (*WITH_WAITS, "complete", "park", "fail", "cancel", "hold", "open_block")
 WITH_SIGNALS = ("wait", "signal", "redrive")
-
-_CAPITALS = re.compile(r"[A-Z][A-Z_]+")  # names of limits, and others
 
 # A script failed on a value before its first write. Servers before Redis 7 report a refused command in the same words.
 _FALLEN = re.compile(r"(?:ERR )?(?:user_script|Error running script)")
@@ -233,19 +231,14 @@ def script_texts(limits: StoreLimits) -> dict[str, str]:
     """Return the scripts by their names, each as it is sent to the server."""
     folder = resources.files("paigeant_celery.store").joinpath("scripts")
     parts = {
-        name: folder.joinpath(f"{name}.lua").read_text("utf-8")
+        name: with_limits(folder.joinpath(f"{name}.lua").read_text("utf-8"), limits)
         for name in ("common", "listing", "branches", "waits", "signals", *SCRIPTS)
     }
-    words = {name: set(_CAPITALS.findall(part)) for name, part in parts.items()}
-    numbers = as_lua(limits).splitlines(keepends=True)
 
     def text_of(name: str) -> str:
         with_more = {"branches": WITH_BRANCHES, "waits": WITH_WAITS, "signals": WITH_SIGNALS}
         front = [part for part, names in with_more.items() if name in names]
-        whole = ("common", "listing", *front, name)
-        used = set[str]().union(*(words[part] for part in whole))  # a script may have no more than 200 local names
-        needed = [number for number in numbers if number.split()[1] in used]
-        return "".join([*needed, *(parts[part] for part in whole)])
+        return "".join(parts[part] for part in ("common", "listing", *front, name))
 
     return {name: text_of(name) for name in SCRIPTS}
 

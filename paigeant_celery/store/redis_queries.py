@@ -13,7 +13,7 @@ from paigeant_celery.core.errors import MessageError
 from paigeant_celery.core.hops import EPOCH
 from paigeant_celery.core.message import first_step_in
 from paigeant_celery.core.queries import MOST_LISTED, STATES, CurrentState, WorkflowQuery, place_of_cursor
-from paigeant_celery.store.query_port import HopTimes, ListedPage, ListedWorkflow
+from paigeant_celery.store.query_port import HopTimes, ListedPage, ListedWorkflow, Serving
 from paigeant_celery.store.redis_client import Client, Reply, Server
 from paigeant_celery.store.redis_records import failure_of, moment_of
 
@@ -107,10 +107,23 @@ def read_times(server: Server) -> Mapping[str, HopTimes]:
     }
 
 
-def read_served(server: Server) -> Mapping[str, datetime]:
-    """Return when each queue was last served by a worker that sweeps."""
-    found = server.ask(lambda c: c.redis.zrange(f"{server.prefix}:served", 0, -1, withscores=True), about="served")
-    return {queue: moment_of(str(int(at))) for queue, at in found}
+def read_served(server: Server) -> Serving:
+    """Return which queues are served by workers that sweep, and when they were."""
+
+    def look(client: Client) -> Reply:
+        with client.redis.pipeline(transaction=True) as commands:
+            commands.time()
+            commands.hget(f"{server.prefix}:meta", "swept_at")
+            commands.zrange(f"{server.prefix}:served", 0, -1, withscores=True)
+            return commands.execute()
+
+    (seconds, micros), swept_at, queues = server.ask(look, about="served")
+    with server.readable("served"):
+        return Serving(
+            now=EPOCH + timedelta(seconds=seconds, microseconds=micros),
+            swept_at=moment_of(swept_at) if swept_at is not None else None,
+            queues={queue: moment_of(int(at)) for queue, at in queues},
+        )
 
 
 def list_older(server: Server) -> None:

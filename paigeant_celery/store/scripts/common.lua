@@ -1,5 +1,5 @@
--- Put in front of every script, after the limits of the protocol as local names (DUE_AFTER, ...). ARGV[1] is always
--- the prefix, from which keys are computed (Redis Cluster is not supported). All times are in milliseconds of the
+-- Put in front of every script. The limits of the protocol stand in the place of their names (DUE_AFTER, ...). ARGV[1] is
+-- always the prefix, from which keys are computed (Redis Cluster is not supported). All times are in milliseconds of the
 -- server's clock; no other clock is used.
 --
 -- {prefix}:wf:{workflow}      hash    content, state (running|completed|failed|parked|cancelled), hop (the current
